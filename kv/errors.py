@@ -1,0 +1,57 @@
+"""Sort failures by what the caller may do next. A failed guard is an outcome, never one of these."""
+
+from __future__ import annotations
+
+
+class AcordoError(Exception):
+    """Base of every error that crosses a port."""
+
+
+class BadRequest(AcordoError):
+    """The request can never work as it is: fix it.
+
+    `code` is a stable snake_case name, `allowed` says what would be accepted.
+    """
+
+    def __init__(self, code: str, detail: str, *, allowed: str | None = None) -> None:
+        super().__init__(detail)
+        self.code, self.detail, self.allowed = code, detail, allowed
+
+
+class NotApplied(AcordoError):
+    """This attempt has no effect and never will (INV-4): retry freely.
+
+    `reason` is one of no_leader, no_quorum, overloaded, draining, store_refused, not_leader, deposed, not_taken_over.
+    """
+
+    def __init__(self, reason: str, detail: str = "", *, retry_after_s: float = 1.0) -> None:
+        super().__init__(detail or reason)
+        self.reason, self.detail, self.retry_after_s = reason, detail or reason, retry_after_s
+
+
+class OutcomeUnknown(AcordoError):
+    """It may have taken effect, or may yet: look the op_id up, or retry with the same op_id."""
+
+    def __init__(self, detail: str, *, op_id: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail, self.op_id = detail, op_id
+
+
+class BackendUnavailable(AcordoError):
+    """A back end did not answer, and nothing was changed there by this call: degrade or retry."""
+
+    def __init__(self, backend: str, detail: str) -> None:
+        super().__init__(f"{backend}: {detail}")
+        self.backend, self.detail = backend, detail
+
+
+class Pruned(AcordoError):
+    """The revision asked for lies below the floor of what is kept (HTTP 410)."""
+
+    def __init__(self, floor: int) -> None:
+        super().__init__(f"revisions below {floor} are no longer kept")
+        self.floor = floor
+
+
+class InvariantViolated(AcordoError):
+    """What can never be has been seen: stop the process; the supervisor restarts it."""

@@ -1,0 +1,293 @@
+"""Say what is written, read and recorded: keys, guards, intents, outcomes, versions, ledger rows.
+
+Pure data. It never talks to a clock, a socket or a store, and knows nothing of HTTP, Raft or SQL.
+
+Every type is a frozen `msgspec.Struct` encoded as an array, so the same value is what travels through the log,
+what the store keeps and what digests are computed over. Fields are only ever appended, with defaults.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+KEY_BYTES_MAX: Final = 1024
+VALUE_BYTES_MAX: Final = 1024 * 1024
+INLINE_BYTES_MAX: Final = 64 * 1024
+"""A larger value is staged in the store; the log then carries a `Reference`."""
+OP_ID_CHARS_MAX: Final = 128
+OPERATIONS_MAX: Final = 128
+"""Operations in one batch, and guards + writes + otherwise + reads in one transaction."""
+REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024
+TTL_MS_MAX: Final = 10 * 366 * 24 * 3600 * 1000
+REVISION_MAX: Final = 2**53 - 1
+NODE_OP_ID_PREFIX: Final = "~"
+"""Op_ids made by a node begin so; a client's never may. They are spared the store's `ops` table."""
+GENESIS_DIGEST: Final = bytes(32)
+
+Key: TypeAlias = bytes
+"""1 … KEY_BYTES_MAX bytes."""
+Revision: TypeAlias = int
+"""Given by the machine, +1 per intent; the first is 1; 0 means "absent" or "nothing yet"."""
+Digest: TypeAlias = bytes
+"""32 bytes (BLAKE2b), rolled over (op_id, body hash) of every intent in order."""
+OpId: TypeAlias = str
+
+
+class _Frozen(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Base of every value here."""
+
+
+# ---------------------------------------------------------------------------------------------------------- values
+
+
+class Reference(_Frozen, frozen=True):
+    """Stand for a large value staged in the store under (op_id, hash)."""
+
+    op_id: OpId
+    hash: bytes
+    """BLAKE2b-256 of the value."""
+    size: int
+
+
+Value: TypeAlias = bytes | Reference
+
+
+class Version(_Frozen, frozen=True):
+    """What one revision made of one key. Immutable; `value` None is a tombstone."""
+
+    key: bytes
+    revision: int
+    value: bytes | Reference | None
+    expires_ms: int | None = None
+    """Log time at which the sweeper may delete the key; until that delete commits it is present."""
+
+    @property
+    def present(self) -> bool:
+        return self.value is not None
+
+
+class Entry(_Frozen, frozen=True):
+    """What a cache holds of a key: its newest version (None: never written) in the store's state at `as_of`."""
+
+    key: bytes
+    version: Version | None
+    as_of: int
+    """Head revision of the snapshot that it was read in, or the last revision of the group that settled it."""
+
+
+# --------------------------------------------------------------------------------------------------------- intents
+
+
+class Absent(_Frozen, frozen=True, tag="a"):
+    """Hold iff the key is absent."""
+
+    key: bytes
+
+
+class Exists(_Frozen, frozen=True, tag="e"):
+    """Hold iff the key is present, at any revision."""
+
+    key: bytes
+
+
+class AtRevision(_Frozen, frozen=True, tag="r"):
+    """Hold iff the key is present and its newest version is one of `revisions` (never empty)."""
+
+    key: bytes
+    revisions: tuple[int, ...]
+
+
+class Equals(_Frozen, frozen=True, tag="v"):
+    """Hold iff the key is present with this value, compared by BLAKE2b-256 so that large values need no fetching."""
+
+    key: bytes
+    hash: bytes
+
+
+Guard: TypeAlias = Absent | Exists | AtRevision | Equals
+
+
+class Put(_Frozen, frozen=True, tag="p"):
+    """Set the key. `ttl_ms` counts from the log time at which the intent is ordered."""
+
+    key: bytes
+    value: bytes | Reference
+    ttl_ms: int | None = None
+
+
+class Delete(_Frozen, frozen=True, tag="d"):
+    """Make the key absent. Deleting an absent key writes nothing."""
+
+    key: bytes
+
+
+Write: TypeAlias = Put | Delete
+
+
+class Intent(_Frozen, frozen=True, tag="i"):
+    """An operation that changes data: if all `guards` hold then `writes`, else `otherwise` (see DESIGN section 3).
+
+    Keys within `writes`, and within `otherwise`, are distinct.
+    """
+
+    op_id: str
+    deadline_ms: int
+    """Log time after which it may no longer take effect. Not part of the body hash."""
+    guards: tuple[Absent | Exists | AtRevision | Equals, ...] = ()
+    writes: tuple[Put | Delete, ...] = ()
+    otherwise: tuple[Put | Delete, ...] | None = None
+    """None: a failed guard refuses the intent. A tuple, also an empty one: the intent applies `otherwise` instead."""
+    reads: tuple[bytes, ...] = ()
+    """Keys whose revisions, in the state that the guards saw, come back in the outcome."""
+
+    @property
+    def body_hash(self) -> bytes:
+        """Return BLAKE2b-128 over guards, writes, otherwise and reads (a mismatch of op_id and body is told by it)."""
+        return hashlib.blake2b(_encode((self.guards, self.writes, self.otherwise, self.reads)), digest_size=16).digest()
+
+    @property
+    def touched(self) -> tuple[bytes, ...]:
+        """Return every key that it may write."""
+        return tuple(w.key for w in self.writes) + tuple(w.key for w in self.otherwise or ())
+
+
+class Cancel(_Frozen, frozen=True, tag="c"):
+    """An intent that matches any body and records `Expired` unless its op_id is known by then."""
+
+    op_id: str
+
+    @property
+    def body_hash(self) -> bytes:
+        return b""
+
+    @property
+    def touched(self) -> tuple[bytes, ...]:
+        return ()
+
+
+Ordered: TypeAlias = Intent | Cancel
+
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+
+
+def roll(before: Digest, op_id: OpId, body_hash: bytes) -> Digest:
+    """Return the digest after one more intent."""
+    return hashlib.blake2b(_encode((op_id, body_hash)), digest_size=32, key=before).digest()
+
+
+def value_hash(value: bytes) -> bytes:
+    """Return BLAKE2b-256 of a value, as `Reference.hash` and `Equals.hash` carry it."""
+    return hashlib.blake2b(value, digest_size=32).digest()
+
+
+# -------------------------------------------------------------------------------------------------------- outcomes
+
+
+class Applied(_Frozen, frozen=True, tag="A"):
+    """It took effect at its revision, by `writes` ("then") or by `otherwise`."""
+
+    branch: Literal["then", "otherwise"] = "then"
+    seen: tuple[int, ...] = ()
+    """For each of `Intent.reads`: revision of the key as the guards saw it, 0 when absent."""
+
+
+class Refused(_Frozen, frozen=True, tag="R"):
+    """A guard did not hold and there is no otherwise: no effect, ever."""
+
+    guard: int
+    """Index of the first guard that failed."""
+    current: int
+    """Revision of that guard's key, 0 when absent."""
+    seen: tuple[int, ...] = ()
+
+
+class Expired(_Frozen, frozen=True, tag="X"):
+    """Its deadline had passed, it was cancelled, or its staged value was missing: no effect, ever."""
+
+
+class Again(_Frozen, frozen=True, tag="G"):
+    """The op_id was known with the same body: no second effect; carries what the first one got."""
+
+    revision: int
+    outcome: Applied | Refused | Expired
+
+
+class Mismatch(_Frozen, frozen=True, tag="M"):
+    """The op_id was known with another body: no effect, ever."""
+
+
+Outcome: TypeAlias = Applied | Refused | Expired | Again | Mismatch
+FirstOutcome: TypeAlias = Applied | Refused | Expired
+
+
+class Answer(_Frozen, frozen=True):
+    """What a waiting client is told: the outcome, and the revision of this attempt (`Again` carries the first one's)."""
+
+    revision: int
+    outcome: Applied | Refused | Expired | Again | Mismatch
+
+
+class Recorded(_Frozen, frozen=True):
+    """One intent in a ledger row; the n-th has revision `first + n`."""
+
+    op_id: str
+    body_hash: bytes
+    outcome: Applied | Refused | Expired | Again | Mismatch
+    keys: tuple[bytes, ...] = ()
+    """Keys that it changed: exactly those with a version at its revision."""
+
+
+class Operation(_Frozen, frozen=True):
+    """A client's op_id as `ops` keeps it: first body, revision and outcome."""
+
+    op_id: str
+    body_hash: bytes
+    revision: int
+    outcome: Applied | Refused | Expired
+    log_time_ms: int = 0
+    """When it was recorded; the retention counts from here."""
+
+
+# ---------------------------------------------------------------------------------------------------------- ledger
+
+
+class Head(_Frozen, frozen=True):
+    """Name one ledger row: what the next row must be built on."""
+
+    seq: int = 0
+    term: int = 0
+    committer: str = ""
+    last: int = 0
+    digest: bytes = GENESIS_DIGEST
+
+
+GENESIS: Final = Head()
+
+
+class LedgerRow(_Frozen, frozen=True):
+    """One committed group. An empty row (take-over, adopt) has no body and its predecessor's digest."""
+
+    seq: int
+    term: int
+    committer: str
+    first: int
+    last: int
+    digest: bytes
+    log_time_ms: int
+    body: tuple[Recorded, ...] = ()
+
+    @property
+    def head(self) -> Head:
+        return Head(self.seq, self.term, self.committer, self.last, self.digest)
+
+
+class Group(_Frozen, frozen=True):
+    """What one store transaction writes: a row built on `base`, the versions it made, the op_ids it records first."""
+
+    base: Head
+    row: LedgerRow
+    versions: tuple[Version, ...] = ()
+    operations: tuple[Operation, ...] = ()
