@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Protocol, Self
 import msgspec
 
 
-class Position(NamedTuple):
+class Position(msgspec.Struct, frozen=True, order=True, array_like=True):
     """A place in the log. Two logs that hold the same (index, term) are equal up to there (Raft section 5.3)."""
 
     index: int
@@ -94,7 +94,7 @@ class Log(Protocol):
     """
 
     async def __aenter__(self) -> Self:
-        """Load snapshot and journal, listen, join. Raises BadRequest for what an operator must mend, naming the file."""
+        """Load snapshot and journal, listen, join. Raises BadRequest for what an operator must mend."""
         ...
 
     async def __aexit__(self, *exc: object) -> None: ...

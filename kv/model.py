@@ -224,7 +224,7 @@ FirstOutcome: TypeAlias = Applied | Refused | Expired
 
 
 class Answer(_Frozen, frozen=True):
-    """What a waiting client is told: the outcome, and the revision of this attempt (`Again` carries the first one's)."""
+    """What a waiting client is told: the outcome and the revision of this attempt (`Again` carries the first's)."""
 
     revision: int
     outcome: Applied | Refused | Expired | Again | Mismatch

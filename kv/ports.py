@@ -133,7 +133,7 @@ class Store(Protocol):
     """
 
     async def __aenter__(self) -> Self:
-        """Open; check or create the schema. Raises BackendUnavailable or BadRequest("foreign_store", "newer_schema")."""
+        """Open; check or create the schema. Raises BackendUnavailable, BadRequest("foreign_store"|"newer_schema")."""
         ...
 
     async def __aexit__(self, *exc: object) -> None: ...
