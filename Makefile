@@ -1,0 +1,76 @@
+# Every command of the project. Each target works as the first one in a fresh clone.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+PY := .venv/bin/python
+READY := .venv/.ready
+NODES ?= 3
+BASE_PORT ?= 8001
+DATA ?= data
+T ?= tests/unit tests/contract tests/simulation tests/integration tests/e2e
+
+help:  ## show this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+$(READY): requirements.lock .ci/venv
+	@PYTHON=$(PYTHON) .ci/venv .venv requirements.lock
+	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+install: $(READY)  ## make .venv from the exact lock
+
+run: $(READY)  ## start a cluster on this machine (NODES=3 BASE_PORT=8001 DATA=data)
+	@exec $(PY) -m cluster up --nodes $(NODES) --base-port $(BASE_PORT) --data $(DATA)
+
+demo: $(READY)  ## load the Python standard library's source, kill the leader half-way, verify every byte
+	@$(PY) -m cluster.demo
+
+test: $(READY)  ## run every test ring in order (T=path for a part)
+	$(PY) -m pytest $(T)
+
+check: $(READY)  ## ruff, mypy strict, import contracts
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy .
+	.venv/bin/lint-imports
+
+sim: $(READY)  ## simulate seeds (SEEDS=500 SEED_FROM=1) or replay one (SEED=7)
+	$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),500) --seed-from $(or $(SEED_FROM),1))
+
+sim-teeth: $(READY)  ## show that the simulation finds every planted fault (QUICK=1: five of them)
+	$(PY) -m tests.simulation.teeth $(if $(QUICK),--quick)
+
+chaos: $(READY)  ## disturb a local cluster and check its history (ARGS=... for chaos run)
+	$(PY) -m chaos run $(or $(ARGS),--workload register,append,watch --nemesis kill,partition,pause --time 60)
+
+chaos-teeth: $(READY)  ## show that the checkers find every planted product bug
+	$(PY) -m chaos teeth
+
+bench: bench-core bench-raft bench-backends  ## run every benchmark
+
+bench-core: $(READY)  ## measure a local cluster beside a bare handler
+	$(PY) -m bench.core
+
+bench-raft: $(READY)  ## measure Raft alone, with and without fsync, beside the stock library
+	$(PY) -m bench.raft
+
+bench-backends: $(READY)  ## measure the real back ends
+	$(PY) -m bench.backends
+
+evidence: $(READY)  ## run the published hazards of the Raft library against our classes
+	$(PY) -m tests.evidence
+
+test-stack: $(READY)  ## bring the containers up, smoke-test, disturb, scale, take down
+	$(PY) -m pytest tests/docker
+
+images: $(READY)  ## build every image from the distribution's packages alone
+	$(PY) -m deploy.images
+
+lock:  ## pin the newest versions that requirements*.in allow
+	@PYTHON=$(PYTHON) .ci/lock
+
+clean:  ## remove what was built (never data/)
+	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.PHONY: help install run demo test check sim sim-teeth chaos chaos-teeth bench bench-core bench-raft bench-backends \
+	evidence test-stack images lock clean
