@@ -32,7 +32,7 @@ check: $(READY)  ## ruff, mypy strict, import contracts
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy .
-	.venv/bin/lint-imports
+	.venv/bin/lint-imports --no-logo
 
 sim: $(READY)  ## simulate seeds (SEEDS=500 SEED_FROM=1) or replay one (SEED=7)
 	$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),500) --seed-from $(or $(SEED_FROM),1))
