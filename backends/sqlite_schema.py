@@ -1,0 +1,172 @@
+"""Open a store's SQLite file: create its tables, migrate them, or refuse the file by name and leave it as it is.
+
+It never repairs, moves or deletes a file.
+"""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+from typing import Any, Final
+
+from backends.sqlite_thread import Turn
+from kv.errors import BackendUnavailable, BadRequest
+
+APPLICATION_ID: Final = 0x41434F52
+"""The letters ACOR in the file's header."""
+SQLITE_VERSION_MIN: Final = (3, 37, 0)
+"""STRICT tables and RETURNING."""
+REVISION_SHIFT: Final = 10
+"""versions.id = revision << 10 | place among that revision's versions: ids order by revision, up to 2^63 - 1."""
+QUICK_CHECK_BYTES_MAX: Final = 64 * 1024 * 1024
+"""A larger file is not read through at opening: it would keep the node from starting in time."""
+WAL_PAGES_MAX: Final = 4000
+"""Checkpoint once the write-ahead log has so many pages (16 MB)."""
+WAL_BYTES_KEPT: Final = 64 * 1024 * 1024
+
+_VERSION_1: Final = (
+    """CREATE TABLE ledger (
+        seq INTEGER PRIMARY KEY, term INTEGER NOT NULL, committer TEXT NOT NULL, first INTEGER NOT NULL,
+        last INTEGER NOT NULL, digest BLOB NOT NULL, log_time INTEGER NOT NULL,
+        body BLOB -- MessagePack of LedgerRow.body; NULL: no intents
+    ) STRICT""",
+    "CREATE INDEX ledger_last ON ledger (last)",
+    """CREATE TABLE versions (
+        id INTEGER PRIMARY KEY, key BLOB NOT NULL,
+        kind INTEGER NOT NULL, -- 0 tombstone, 1 value, 2 reference
+        expires INTEGER,
+        staged TEXT, -- kind 2: the op_id it is staged under
+        value BLOB -- kind 1: the value; kind 2: MessagePack of the Reference
+    ) STRICT""",
+    "CREATE INDEX versions_key ON versions (key)",  # ends in id, as every index of a rowid table does
+    "CREATE INDEX versions_staged ON versions (staged) WHERE staged IS NOT NULL",
+    # The newest versions that expire, so that looking for due ones never meets those already superseded.
+    "CREATE TABLE due (key BLOB PRIMARY KEY, expires INTEGER NOT NULL, id INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    "CREATE INDEX due_expires ON due (expires)",
+    """CREATE TRIGGER versions_due AFTER INSERT ON versions BEGIN
+        DELETE FROM due WHERE key = NEW.key;
+        INSERT INTO due (key, expires, id) SELECT NEW.key, NEW.expires, NEW.id WHERE NEW.expires IS NOT NULL;
+    END""",
+    """CREATE TABLE ops (
+        revision INTEGER PRIMARY KEY, op_id TEXT NOT NULL, body_hash BLOB NOT NULL, log_time INTEGER NOT NULL,
+        outcome BLOB NOT NULL -- MessagePack of the first Outcome
+    ) STRICT""",
+    "CREATE UNIQUE INDEX ops_op_id ON ops (op_id)",
+    """CREATE TABLE blobs (
+        op_id TEXT NOT NULL, hash BLOB NOT NULL,
+        state INTEGER NOT NULL, -- 0 op_id not recorded yet, 1 recorded: to be looked at, 2 a version refers to it
+        log_time INTEGER NOT NULL, -- of the head when it was staged
+        reference BLOB NOT NULL, value BLOB NOT NULL
+    ) STRICT""",
+    "CREATE UNIQUE INDEX blobs_op_id ON blobs (op_id, hash)",
+    "CREATE INDEX blobs_state ON blobs (state, op_id) WHERE state < 2",
+    """CREATE TRIGGER versions_unstage AFTER DELETE ON versions WHEN OLD.staged IS NOT NULL BEGIN
+        UPDATE blobs SET state = 1 WHERE op_id = OLD.staged AND state = 2;
+    END""",
+    # floor: lowest revision that can be read at; walked: newest version whose predecessors have been pruned
+    """CREATE TABLE state (
+        one INTEGER PRIMARY KEY CHECK (one = 1), floor INTEGER NOT NULL, walked INTEGER NOT NULL
+    ) STRICT""",
+    "INSERT INTO state (one, floor, walked) VALUES (1, 0, 0)",
+    "CREATE TABLE cursors (name TEXT PRIMARY KEY, position INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+)
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1,)
+"""Statements that lead from schema version n to n + 1. Never edited once released: append another."""
+TABLES: Final = ("blobs", "cursors", "due", "ledger", "ops", "state", "versions")
+
+
+def connect(path: str, *, cache_kib: int) -> sqlite3.Connection:
+    """Return a connection in autocommit mode whose texts are bytes. Statements never wait for locks by themselves."""
+    connection = sqlite3.connect(
+        path, timeout=0.0, isolation_level=None, check_same_thread=False, cached_statements=512
+    )
+    connection.text_factory = bytes
+    connection.execute(f"PRAGMA cache_size = -{cache_kib}")
+    return connection
+
+
+def prepare(turn: Turn, path: str) -> None:
+    """Make sure that the file is ours, whole, and of this program's schema version; set the connection up.
+
+    Raises BadRequest("foreign_store" | "newer_schema" | "corrupt_store" | "sqlite_too_old"), BackendUnavailable.
+    """
+    if sqlite3.sqlite_version_info < SQLITE_VERSION_MIN:
+        needed = ".".join(map(str, SQLITE_VERSION_MIN))
+        raise BadRequest("sqlite_too_old", f"SQLite {sqlite3.sqlite_version}", allowed=f"{needed} or newer")
+    try:
+        turn.waits(lambda: _identify(turn, path))  # before anything is written to it
+        mode = turn.waits(lambda: turn.fetch("PRAGMA journal_mode = WAL"))[0][0]
+        if mode != b"wal":
+            raise BackendUnavailable("sqlite", f"{path}: cannot keep a write-ahead log here ({mode.decode()})")
+        for pragma in (
+            "PRAGMA synchronous = FULL",
+            f"PRAGMA wal_autocheckpoint = {WAL_PAGES_MAX}",
+            f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}",
+            "PRAGMA foreign_keys = OFF",
+            "PRAGMA temp_store = MEMORY",
+        ):
+            turn.waits(functools.partial(turn.execute, pragma))
+        turn.waits(lambda: turn.write(lambda _: _migrate(turn, path)))
+        turn.waits(lambda: _check_whole(turn, path))
+    except sqlite3.DatabaseError as exc:
+        if exc.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            raise _corrupt(path, str(exc)) from exc
+        raise
+
+
+def _one(turn: Turn, sql: str) -> Any:
+    return turn.fetch(sql)[0][0]
+
+
+def _tables(turn: Turn) -> list[str]:
+    found = turn.fetch("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+    return [row[0].decode(errors="replace") for row in found]
+
+
+def _identify(turn: Turn, path: str) -> int:
+    """Return the file's schema version, 0 for an empty file; refuse what is not ours."""
+    application, version = _one(turn, "PRAGMA application_id"), _one(turn, "PRAGMA user_version")
+    tables = [
+        row[0].decode(errors="replace") for row in turn.fetch("SELECT name FROM sqlite_master WHERE type = 'table'")
+    ]
+    if application not in {0, APPLICATION_ID} or (application == 0 and (tables or version)):
+        raise BadRequest(
+            "foreign_store",
+            f"{path} belongs to another application (id {application:#x}, tables: {', '.join(tables[:8]) or 'none'})",
+            allowed="a new file, or one made by Acordo",
+        )
+    if version > len(MIGRATIONS):
+        raise BadRequest(
+            "newer_schema",
+            f"{path} has schema version {version}",
+            allowed=f"up to {len(MIGRATIONS)}: start it with the newer program that made it",
+        )
+    return int(version)
+
+
+def _migrate(turn: Turn, path: str) -> None:
+    version = _identify(turn, path)  # again, now that nobody else can change it
+    for statements in MIGRATIONS[version:]:
+        for statement in statements:
+            turn.execute(statement)
+    if version < len(MIGRATIONS):
+        turn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        turn.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def _check_whole(turn: Turn, path: str) -> None:
+    if missing := sorted(set(TABLES) - set(_tables(turn))):
+        raise _corrupt(path, f"tables are missing: {', '.join(missing)}")
+    if _one(turn, "PRAGMA page_count") * _one(turn, "PRAGMA page_size") <= QUICK_CHECK_BYTES_MAX:
+        found = _one(turn, "PRAGMA quick_check(1)")
+        if found != b"ok":
+            raise _corrupt(path, found.decode(errors="replace"))
+    turn.fetch("SELECT seq FROM ledger ORDER BY seq DESC LIMIT 1")
+
+
+def _corrupt(path: str, detail: str) -> BadRequest:
+    return BadRequest(
+        "corrupt_store",
+        f"{path} is damaged ({detail}); it was left as it is",
+        allowed="a file that `PRAGMA integrity_check` finds whole: restore a backup",
+    )

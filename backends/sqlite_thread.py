@@ -1,0 +1,248 @@
+"""Run SQLite calls on one thread of their own, each bounded in time and never ambiguous without need.
+
+It never decides what a call means: it says only whether it happened, did not happen, or may have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
+
+import structlog
+
+from kv.errors import AcordoError, BackendUnavailable, InvariantViolated, OutcomeUnknown
+
+WAITING_MAX: Final = 4096
+"""Calls that may wait for the thread; one more is refused with BackendUnavailable."""
+BUSY_PAUSES_S: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02)
+"""Pauses between attempts at a lock that another process holds; the last one repeats until the time is over."""
+
+_log = structlog.get_logger("acordo.sqlite")
+
+T = TypeVar("T")
+
+
+class _Stage(enum.Enum):
+    QUEUED = enum.auto()
+    RUNNING = enum.auto()
+    COMMITTING = enum.auto()
+    """COMMIT has been sent: from here on only its answer says whether the transaction landed."""
+    DONE = enum.auto()
+    WITHDRAWN = enum.auto()
+    """The caller has been told that it did not happen, so it must not."""
+
+
+class WithdrawnError(Exception):
+    """Leave the transaction: nobody waits for it any more."""
+
+
+class Turn:
+    """One call: where it stands and who waits for it. Stages change under the thread's lock only."""
+
+    def __init__(self, job: Callable[[Turn], Any], connection: sqlite3.Connection, owner: SqliteThread) -> None:
+        self.connection = connection
+        self._job, self._owner = job, owner
+        self._loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[Any] = self._loop.create_future()
+        self.stage = _Stage.QUEUED
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        return self.connection.execute(sql, parameters)
+
+    def fetch(self, sql: str, parameters: Any = ()) -> list[Any]:
+        return self.connection.execute(sql, parameters).fetchall()
+
+    def read(self, body: Callable[[Turn], T]) -> T:
+        """Run `body` in one snapshot."""
+        self._begin("BEGIN")
+        try:
+            return body(self)
+        finally:
+            self.rollback()
+
+    def write(self, body: Callable[[Turn], T], *, commit_if: Callable[[T], bool] | None = None) -> T:
+        """Run `body` in one write transaction; commit it unless `commit_if` says no to what it returned."""
+        self._begin("BEGIN IMMEDIATE")
+        try:
+            result = body(self)
+            if commit_if is not None and not commit_if(result):
+                return result
+            self._owner.commits(self)
+            self.connection.execute("COMMIT")
+            return result
+        finally:
+            self.rollback()
+
+    def rollback(self) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+
+    def waits(self, attempt: Callable[[], T]) -> T:
+        """Repeat `attempt` while another process holds the lock that it needs, until the caller gives up."""
+        for n in range(1_000_000):
+            try:
+                return attempt()
+            except sqlite3.OperationalError as exc:
+                if exc.sqlite_errorcode & 0xFF not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+                    raise
+            if self.stage is _Stage.WITHDRAWN:
+                raise WithdrawnError
+            time.sleep(BUSY_PAUSES_S[min(n, len(BUSY_PAUSES_S) - 1)])
+        raise WithdrawnError
+
+    def _begin(self, sql: str) -> None:
+        self.waits(lambda: self.connection.execute(sql))
+
+    def run(self) -> None:
+        """Run the job and hand its result to the loop that waits for it."""
+        try:
+            result = self._job(self)
+        except BaseException as exc:  # noqa: BLE001 - whatever it is, the waiting caller must hear it
+            committing = self._owner.ends(self)
+            self._hand_over(None, translate(exc, self._owner.path, committing=committing))
+        else:
+            self._owner.ends(self)
+            self._hand_over(result, None)
+
+    def _hand_over(self, result: Any, error: BaseException | None) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._resolve, result, error)
+        except RuntimeError:
+            _log.warning("caller_gone", file=self._owner.path)  # its loop is closed: nobody waits
+
+    def _resolve(self, result: Any, error: BaseException | None) -> None:
+        if self.answer.done():
+            return
+        if error is not None:
+            self.answer.set_exception(error)
+        else:
+            self.answer.set_result(result)
+
+
+class SqliteThread:
+    """Own one connection and the only thread that uses it."""
+
+    def __init__(self, name: str, path: str, connect: Callable[[], sqlite3.Connection]) -> None:
+        self.path = path
+        self._connect = connect
+        self._connection: sqlite3.Connection | None = None
+        self._queue: queue.SimpleQueue[Turn | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._running: Turn | None = None
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self._started = False
+
+    def start(self) -> None:
+        """Connect (no file is read yet) and start the thread. Raises BackendUnavailable."""
+        try:
+            self._connection = self._connect()
+        except sqlite3.Error as exc:
+            raise translate(exc, self.path, committing=False) from exc
+        self._thread.start()
+        self._started = True
+
+    async def stop(self) -> None:
+        """Finish what is queued and close the connection, in the thread."""
+        if self._started:
+            self._started = False
+            self._queue.put(None)
+            await asyncio.get_running_loop().run_in_executor(None, self._thread.join, 10.0)
+
+    async def run(self, job: Callable[[Turn], T], *, timeout_s: float) -> T:
+        """Return what `job` returns in the thread.
+
+        Raises BackendUnavailable when it did not happen (also when the time was over before COMMIT was sent: then it
+        is rolled back), OutcomeUnknown when the time was over, or the disk failed, during COMMIT.
+        """
+        if not self._started or self._connection is None:
+            raise BackendUnavailable("sqlite", f"{self.path} is not open")
+        if self._queue.qsize() >= WAITING_MAX:
+            raise BackendUnavailable("sqlite", f"{WAITING_MAX} calls wait already")
+        turn = Turn(job, self._connection, self)
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._give_up, turn)
+        self._queue.put(turn)
+        try:
+            return cast(T, await turn.answer)
+        except asyncio.CancelledError:
+            self._withdraw(turn)
+            raise
+        finally:
+            timer.cancel()
+
+    def commits(self, turn: Turn) -> None:
+        """Pass the point of no return, unless the caller has gone."""
+        with self._lock:
+            if turn.stage is _Stage.WITHDRAWN:
+                raise WithdrawnError
+            turn.stage = _Stage.COMMITTING
+
+    def ends(self, turn: Turn) -> bool:
+        """Leave the thread to the next turn; say whether COMMIT had been sent."""
+        with self._lock:
+            committing = turn.stage is _Stage.COMMITTING
+            self._running = None
+            if turn.stage is not _Stage.WITHDRAWN:
+                turn.stage = _Stage.DONE
+            return committing
+
+    def _give_up(self, turn: Turn) -> None:
+        if turn.answer.done():
+            return
+        stage = self._withdraw(turn)
+        if stage is _Stage.COMMITTING:
+            turn.answer.set_exception(OutcomeUnknown(f"{self.path}: no answer to COMMIT in time"))
+        elif stage is not _Stage.DONE:  # a done one has its answer on the way
+            turn.answer.set_exception(BackendUnavailable("sqlite", f"{self.path}: no answer in time; rolled back"))
+
+    def _withdraw(self, turn: Turn) -> _Stage:
+        """Make sure that the turn never lands, unless it is too late for that; return the stage it was found in."""
+        with self._lock:
+            stage = turn.stage
+            if stage in {_Stage.QUEUED, _Stage.RUNNING}:
+                turn.stage = _Stage.WITHDRAWN
+                if self._running is turn:
+                    turn.connection.interrupt()
+            return stage
+
+    def _main(self) -> None:
+        while (turn := self._queue.get()) is not None:
+            with self._lock:
+                if turn.stage is _Stage.WITHDRAWN:
+                    continue
+                turn.stage, self._running = _Stage.RUNNING, turn
+            turn.run()
+        if self._connection is not None:
+            self._connection.close()
+
+
+def translate(exc: BaseException, path: str, *, committing: bool) -> BaseException:
+    """Return what the caller may do next about a failure in the thread."""
+    if isinstance(exc, AcordoError):
+        return exc
+    ours = _sorted(exc, path, committing=committing)
+    ours.__cause__ = exc
+    return ours
+
+
+def _sorted(exc: BaseException, path: str, *, committing: bool) -> AcordoError:
+    if isinstance(exc, WithdrawnError):
+        return BackendUnavailable("sqlite", f"{path}: no answer in time; rolled back")
+    if isinstance(exc, sqlite3.IntegrityError):
+        return InvariantViolated(f"{path}: {exc}")
+    if not isinstance(exc, sqlite3.OperationalError | sqlite3.DatabaseError) or isinstance(
+        exc, sqlite3.ProgrammingError | sqlite3.NotSupportedError | sqlite3.DataError
+    ):
+        return InvariantViolated(f"{path}: {exc!r}")
+    code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if committing and code == sqlite3.SQLITE_IOERR:
+        # The commit record may already be in the write-ahead log: a recovery after a crash could still bring it back.
+        return OutcomeUnknown(f"{path}: {exc} during COMMIT")
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return BackendUnavailable("sqlite", f"{path}: another process holds the lock")
+    return BackendUnavailable("sqlite", f"{path}: {exc}")
