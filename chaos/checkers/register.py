@@ -1,0 +1,156 @@
+"""Judge whether put, get, cas and delete behaved as one register per key (linearizability, INV-1).
+
+partition by key → refute → tighten → refute again → search under a budget → ok | illegal | unknown. It never feeds on
+parts of multi-key transactions, and never takes revisions on trust: `versions` does that, beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from chaos.checkers.encode import Column, encode, partition
+from chaos.checkers.search import Search
+from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
+from chaos.checkers.zones import INITIAL, Refutation, refute, tighten
+from chaos.history import Operation
+
+PASSES_STEPS: Final = (4_000, 100_000, 2_000_000)
+"""Steps per key in each pass, about 20 ms, 0.5 s and 10 s; a pass goes over all keys that are still undecided."""
+
+LINEARIZABLE: Final = frozenset({None, "linearizable"})
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """How one key was judged, and what explains it when it is not ok."""
+
+    key: str
+    verdict: Verdict
+    operations: int
+    steps: int = 0
+    reason: str = ""
+    anomaly: str = ""
+    story: tuple[Operation, ...] = ()
+    """Operations that contradict each other, in order (refuted keys)."""
+    prefix: tuple[Operation, ...] = ()
+    """Longest legal order found (searched keys)."""
+    stuck: tuple[Operation, ...] = ()
+    """What could come next, of which none can follow."""
+    state: Any = None
+    """Value after the prefix."""
+
+
+@dataclass
+class _Pending:
+    key: str
+    column: Column
+    search: Search = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.search = Search(self.column)
+
+
+def check(
+    operations: Iterable[Operation],
+    *,
+    initial: Any = None,
+    passes: Sequence[int] = PASSES_STEPS,
+    first_only: bool = True,
+) -> Judgement:
+    """Judge all keys. Session and stale reads make no promise here and are left out.
+
+    `first_only`: leave the remaining budget unspent once a key is illegal; keys undecided by then are reported unknown.
+    """
+    reports = check_keys(operations, initial=initial, passes=passes, first_only=first_only)
+    findings = tuple(
+        Finding(r.anomaly or "undecided", f"key {r.key!r}: {r.reason}", r.verdict, r.key, r.story or r.stuck)
+        for r in reports
+        if r.verdict is not Verdict.OK
+    )
+    figures = {
+        "keys": len(reports),
+        "undecided_keys": sum(r.verdict is Verdict.UNKNOWN for r in reports),
+        "steps": sum(r.steps for r in reports),
+    }
+    return Judgement("register", findings, sum(r.operations for r in reports), figures)
+
+
+def check_keys(
+    operations: Iterable[Operation],
+    *,
+    initial: Any = None,
+    passes: Sequence[int] = PASSES_STEPS,
+    first_only: bool = True,
+) -> list[KeyReport]:
+    """Judge each key and say how, in order of first appearance."""
+    by_key = partition(o for o in operations if o.level in LINEARIZABLE)
+    reports: dict[str, KeyReport] = {}
+    pending: list[_Pending] = []
+    for key, mine in by_key.items():
+        column, refuted = prepare(key, mine, initial)
+        if refuted is not None:
+            reports[key] = _refuted(column, refuted)
+        elif not any(column.required):
+            reports[key] = KeyReport(key, Verdict.OK, len(column))
+        else:
+            # The cheap pass comes at once, while the key's columns are at hand.
+            one = _Pending(key, column)
+            verdict = one.search.advance(passes[0])
+            if verdict is Verdict.UNKNOWN:
+                pending.append(one)
+            else:
+                reports[key] = _searched(one, verdict)
+    for steps in passes[1:]:
+        pending.sort(key=lambda p: len(p.column))
+        undecided = []
+        for one in pending:
+            stop = first_only and any(r.verdict is Verdict.ILLEGAL for r in reports.values())
+            verdict = Verdict.UNKNOWN if stop else one.search.advance(steps)
+            if verdict is Verdict.UNKNOWN:
+                undecided.append(one)
+            else:
+                reports[one.key] = _searched(one, verdict)
+        pending = undecided
+    for one in pending:
+        reports[one.key] = _searched(one, Verdict.UNKNOWN)
+    return [reports[key] for key in by_key]
+
+
+def verdict_of(operations: Iterable[Operation], *, initial: Any = None) -> Verdict:
+    """Return only the verdict."""
+    return merge(r.verdict for r in check_keys(operations, initial=initial))
+
+
+def prepare(key: str, operations: Sequence[Operation], initial: Any) -> tuple[Column, Refutation | None]:
+    """Encode, refute, tighten and refute again: all that needs no search."""
+    column = encode(key, operations, initial)
+    refuted = refute(column)
+    if refuted is None and not all(column.required):
+        column = tighten(column)
+        refuted = refute(column)
+    return column, refuted
+
+
+def _refuted(column: Column, refuted: Refutation) -> KeyReport:
+    story = tuple(column.sources[i] for i in refuted.indices if i != INITIAL)
+    value = column.values.values[refuted.state]
+    reason = f"{value!r}: {refuted.reason}"
+    return KeyReport(
+        column.key, Verdict.ILLEGAL, len(column), reason=reason, anomaly=refuted.anomaly, story=story, state=value
+    )
+
+
+def _searched(one: _Pending, verdict: Verdict) -> KeyReport:
+    column, search = one.column, one.search
+    if verdict is Verdict.OK:
+        return KeyReport(one.key, verdict, len(column), search.steps)
+    if verdict is Verdict.UNKNOWN:
+        why = "the cache of configurations is full" if search.exhausted else f"not decided within {search.steps} steps"
+        return KeyReport(one.key, verdict, len(column), search.steps, reason=why)
+    prefix = tuple(column.sources[i] for i in search.longest)
+    stuck = tuple(column.sources[i] for i in search.stuck)
+    reason = f"no order exists; the longest legal prefix has {len(prefix)} of {len(column)} operations"
+    state = column.values.values[search.state_after_longest()]
+    return KeyReport(one.key, verdict, len(column), search.steps, reason, "not_linearizable", (), prefix, stuck, state)

@@ -1,0 +1,38 @@
+"""The register checker agrees with every history of known verdict.
+
+`cases` travels with this repository. The porcupine and knossos corpora are third-party data that stay outside it: in
+`../shared/histories`, or wherever ACORDO_HISTORIES says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chaos.checkers import register
+from chaos.history import load
+
+ROOT = Path(__file__).parents[3]
+OWN = ROOT / "tests" / "histories"
+OTHERS = Path(os.environ.get("ACORDO_HISTORIES", ROOT.parent / "shared" / "histories"))
+FOLDERS = {"cases": OWN, "porcupine": OTHERS / "porcupine", "knossos": OTHERS / "knossos"}
+EXPECTED = {"cases": 12, "porcupine": 56, "knossos": 40}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_checker_agrees_with_every_verdict_of_the_corpus(name: str) -> None:
+    folder = FOLDERS[name]
+    if not (folder / "verdicts.json").exists():
+        pytest.skip(f"the corpus {name} is not at {folder}")
+    verdicts: dict[str, Any] = json.loads((folder / "verdicts.json").read_text())
+    assert len(verdicts) == EXPECTED[name]
+    wrong = []
+    for file, known in verdicts.items():
+        judged = register.check(load(folder / file).operations, initial=known["initial"])
+        if str(judged.verdict) != ("ok" if known["linearizable"] else "illegal"):
+            wrong.append((file, str(judged.verdict)))
+    assert wrong == []
