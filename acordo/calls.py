@@ -1,0 +1,215 @@
+"""Make attempts until one of them answers: choose nodes, pause, keep the deadline. Decides nothing about outcomes."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Final, TypeVar
+
+import aiohttp
+import msgspec
+
+from acordo import course, results, wire
+from acordo.endings import error_of
+from acordo.errors import AcordoError, NotApplied, OutcomeUnknown
+from acordo.outcomes import GUARDED, Judgement, Verdict, classify, conclude
+from acordo.transport import Reply, Request, Transport
+from acordo.wire import Damaged, Intent
+
+AVOID_S: Final = 1.0
+"""How long a node that did not answer is asked last."""
+
+T = TypeVar("T")
+
+
+class Caller:
+    """Calls to the nodes of one cluster. The node that answered last is kept until it fails (or taken in turn)."""
+
+    def __init__(
+        self, transport: Transport, urls: Sequence[str], *, attempt_timeout_s: float, retries: bool, spread: bool
+    ) -> None:
+        self._transport, self._urls = transport, tuple(urls)
+        self._attempt_timeout_s, self._retries, self._spread = attempt_timeout_s, retries, spread
+        self._at = 0
+        self._avoided_until = [0.0] * len(self._urls)
+        self._chance = random.Random()
+        self.revision = 0
+        """Highest `Acordo-Revision` seen."""
+
+    async def call(self, request: Request, parse: Callable[[Reply], T], *, timeout_s: float) -> tuple[T, int]:
+        """Return the parsed answer and how many attempts it took. Raises AcordoError."""
+        judgements: list[Judgement] = []
+        deadline = time.monotonic() + timeout_s
+        while True:
+            reply, result, judged = await self._attempt(request, parse, deadline)
+            judgements.append(judged)
+            if result is not None and judged.verdict is Verdict.OK:
+                return result, len(judgements)
+            step = self._decide(request, reply, judged, len(judgements), deadline)
+            if isinstance(step, course.Finish):
+                raise error_of(request, reply, judgements)
+            if step.after_s:
+                await asyncio.sleep(step.after_s)
+
+    async def batch(self, intents: Sequence[Intent], *, timeout_s: float) -> tuple[results.Item, ...]:
+        """Send intents as one request, and what did not end definitely again, until all did or time is out."""
+        judgements: list[list[Judgement]] = [[] for _ in intents]
+        items: list[results.Item | None] = [None] * len(intents)
+        waiting = list(range(len(intents)))
+        deadline, attempts = time.monotonic() + timeout_s, 0
+        while True:
+            attempts += 1
+            asked = [intents[n] for n in waiting]
+            request = wire.batch_request(asked)
+            parse = functools.partial(wire.parse_batch, intents=asked)
+            reply, got, judged = await self._attempt(request, parse, deadline)
+            for place, n in enumerate(waiting):
+                item = got[place] if got else None
+                judgements[n].append(_judge_item(item) if item else judged)
+                items[n] = item or _item_of(intents[n], error_of(request, reply, judgements[n]))
+            waiting = [n for n in waiting if _open(judgements[n], items[n])]
+            if not waiting:
+                break
+            step = self._decide(request, reply, _worst(judgements, waiting), attempts, deadline)
+            if isinstance(step, course.Finish):
+                break
+            await asyncio.sleep(step.after_s)
+        return tuple(_told(item, history) for item, history in zip(items, judgements, strict=True) if item)
+
+    def choose(self) -> int:
+        """Return the place of the node to ask next: the present one unless it failed a moment ago."""
+        count, now = len(self._urls), time.monotonic()
+        if self._spread:
+            self._at = (self._at + 1) % count
+        for step in range(count):
+            at = (self._at + step) % count
+            if self._avoided_until[at] <= now:
+                self._at = at
+                return at
+        self._at = min(range(count), key=lambda at: self._avoided_until[at])
+        return self._at
+
+    def avoid(self, at: int) -> None:
+        """Ask this node last for a while."""
+        self._avoided_until[at] = time.monotonic() + AVOID_S
+        if self._at == at:
+            self._at = (at + 1) % len(self._urls)
+
+    def stream(
+        self, at: int, request: Request, idle_s: float
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse | Reply]:
+        """Open a stream of events at one node."""
+        return self._transport.stream(self._urls[at], request, head_timeout_s=self._attempt_timeout_s, idle_s=idle_s)
+
+    async def _attempt(
+        self, request: Request, parse: Callable[[Reply], T], deadline: float
+    ) -> tuple[Reply, T | None, Judgement]:
+        at = self.choose()
+        left = max(0.001, min(deadline - time.monotonic(), self._attempt_timeout_s))
+        reply = await self._transport.once(self._urls[at], request, timeout_s=left)
+        reply, result = _parsed(request, reply, parse)
+        judged = classify(reply.seen)
+        self._note(at, reply, judged)
+        return reply, result, judged
+
+    def _note(self, at: int, reply: Reply, judged: Judgement) -> None:
+        position = reply.headers.get("Acordo-Revision", "")
+        if position.isascii() and position.isdigit():
+            self.revision = max(self.revision, int(position))
+        if judged.verdict is Verdict.OK or judged.rule == "rejected":
+            self._avoided_until[at] = 0.0
+            return
+        self.avoid(at)
+
+    def _decide(self, request: Request, reply: Reply, judged: Judgement, attempts: int, deadline: float) -> course.Step:
+        if not self._retries:
+            return course.Finish()
+        return course.decide(
+            course.Last(
+                judgement=judged,
+                mutation=request.mutation,
+                idempotent=request.op_id is not None,
+                status=reply.seen.status,
+                code=reply.seen.code,
+                retry_after_s=reply.retry_after_s,
+            ),
+            attempts=attempts,
+            nodes=len(self._urls),
+            left_s=deadline - time.monotonic(),
+            chance=self._chance.random(),
+        )
+
+
+def _parsed(request: Request, reply: Reply, parse: Callable[[Reply], T]) -> tuple[Reply, T | None]:
+    seen = reply.seen
+    status = seen.status
+    if status in GUARDED:
+        return _with(reply, reply.problem is not None), None
+    promised = status is not None and (200 <= status < 300 or (status == 404 and request.absent_is_answer))
+    if not promised or not seen.complete or (status == 404 and not seen.from_node):
+        return reply, None
+    if status == 404 and classify(seen).verdict is not Verdict.OK:
+        return reply, None
+    try:
+        result = parse(reply)
+    except Damaged as exc:
+        return msgspec.structs.replace(reply, error=f"not what the API promises: {exc}"), None
+    return _with(reply, True), result
+
+
+def _with(reply: Reply, parsed: bool) -> Reply:
+    return msgspec.structs.replace(reply, seen=msgspec.structs.replace(reply.seen, parsed=parsed))
+
+
+def _judge_item(item: results.Item) -> Judgement:
+    match item.outcome:
+        case "applied":
+            return Judgement(Verdict.OK, "success", settles=True)
+        case "refused":
+            return Judgement(Verdict.OK, "guard_refused", refused=True, settles=True)
+        case "mismatch":
+            return Judgement(Verdict.FAIL, "mismatch", settles=True)
+        case "expired":
+            return Judgement(Verdict.FAIL, "expired")
+        case "bad_request":
+            return Judgement(Verdict.FAIL, "rejected")
+        case "not_applied":
+            return Judgement(Verdict.FAIL, "said_not_applied")
+        case "unknown":
+            return Judgement(Verdict.UNKNOWN, "said_unknown")
+
+
+def _open(history: Sequence[Judgement], item: results.Item | None) -> bool:
+    newest = history[-1]
+    if newest.verdict is Verdict.UNKNOWN:
+        return True
+    return newest.rule in ("said_not_applied", "nothing_sent", "redirected") or (
+        newest.rule == "rejected" and item is not None and item.outcome == "not_applied"
+    )
+
+
+def _worst(judgements: Sequence[Sequence[Judgement]], waiting: Sequence[int]) -> Judgement:
+    newest = [judgements[n][-1] for n in waiting]
+    return next((j for j in newest if j.verdict is Verdict.UNKNOWN), newest[0])
+
+
+def _item_of(intent: Intent, error: AcordoError) -> results.Item:
+    op_id, detail = intent.op_id or "", str(error)
+    match error:
+        case OutcomeUnknown():
+            return results.Item(op_id=op_id, outcome="unknown", detail=detail)
+        case NotApplied():
+            return results.Item(op_id=op_id, outcome="not_applied", detail=detail)
+        case _:
+            return results.Item(op_id=op_id, outcome="bad_request", detail=detail)
+
+
+def _told(item: results.Item, history: Sequence[Judgement]) -> results.Item:
+    """Return the item, but "unknown" when an earlier attempt was and no later one spoke of the operation."""
+    if conclude(history).verdict is Verdict.UNKNOWN and item.outcome != "unknown":
+        return msgspec.structs.replace(item, outcome="unknown")
+    return item

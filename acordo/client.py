@@ -1,0 +1,406 @@
+"""Talk to a cluster through any of its nodes. Never calls a write failed that may have taken effect.
+
+Retries are made by `acordo.course`, outcomes judged by `acordo.outcomes`, HTTP spoken by `acordo.wire`; here they are
+put together with a clock, a choice of node and one aiohttp session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Final, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from acordo import results, wire
+from acordo.calls import Caller
+from acordo.errors import BadRequest
+from acordo.transport import Reply, Request, Transport
+from acordo.watch import watch_events
+from acordo.wire import Bytes, Guard, Intent, Write
+
+TIMEOUT_S: Final = 10.0
+ATTEMPT_TIMEOUT_S: Final = 4.0
+CONNECT_TIMEOUT_S: Final = 1.0
+CONNECTIONS_MAX: Final = 128
+LOOK_UP_PAUSE_S: Final = 0.05
+LOOK_UP_PAUSE_MAX_S: Final = 1.0
+
+T = TypeVar("T")
+
+
+def new_op_id() -> str:
+    """Return a fresh op_id: 48 bits of milliseconds, 80 of chance; sorts by time of making."""
+    return f"{time.time_ns() // 1_000_000:012x}-{secrets.token_hex(10)}"
+
+
+class Client:
+    """A client of one cluster.
+
+    `urls`: base URLs of nodes, or of a proxy before them; the first that answers is kept until it fails.
+    `timeout_s` bounds every call as a whole, `attempt_timeout_s` one attempt of it. `level` is the default read level;
+    with "session" reads see at least everything that this client has seen. Not bound to one task: share it freely.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        *,
+        timeout_s: float = TIMEOUT_S,
+        attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        level: results.Level = "linearizable",
+        retries: bool = True,
+        spread: bool = False,
+        connections_max: int = CONNECTIONS_MAX,
+        headers: Mapping[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
+        op_ids: Callable[[], str] = new_op_id,
+    ) -> None:
+        """Open no connection yet.
+
+        `retries=False`: one call is one attempt. `spread`: take the nodes in turn instead of keeping to one.
+        `op_ids` makes the op_id of every write that is given none.
+        """
+        given = [urls] if isinstance(urls, str) else list(urls)
+        self.urls: Final = tuple(_base(url) for url in given)
+        if not self.urls:
+            raise BadRequest("no URL given", code="no_url", allowed="at least one, such as http://127.0.0.1:8001")
+        if timeout_s <= 0 or attempt_timeout_s <= 0:
+            raise BadRequest("a time-out that is not positive", code="bad_timeout", allowed="seconds above 0")
+        _check_level(level)
+        self._timeout_s = timeout_s
+        self._level, self._new_op_id = level, op_ids
+        self._transport = Transport(
+            connections_max=connections_max, connect_timeout_s=connect_timeout_s, headers=headers or {}, tls=tls
+        )
+        self._caller = Caller(
+            self._transport, self.urls, attempt_timeout_s=attempt_timeout_s, retries=retries, spread=spread
+        )
+
+    async def __aenter__(self) -> Client:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._transport.__aexit__(*exc)
+
+    @property
+    def revision(self) -> int:
+        """Highest `Acordo-Revision` this client has seen: what its session reads are at or above."""
+        return self._caller.revision
+
+    # --------------------------------------------------------------------------------------------------------- reads
+
+    async def get(
+        self,
+        key: Bytes,
+        *,
+        level: results.Level | None = None,
+        min_revision: int | None = None,
+        max_age_s: float | None = None,
+        at_revision: int | None = None,
+        timeout_s: float | None = None,
+    ) -> results.Found | None:
+        """Return the key's newest value, or None when it is absent.
+
+        `max_age_s` bounds what a stale read may serve; `at_revision` reads history. Raises ReadFailed, Unreachable,
+        Pruned, BadRequest.
+        """
+        reading = await self.read(
+            key,
+            level=level,
+            min_revision=min_revision,
+            max_age_s=max_age_s,
+            at_revision=at_revision,
+            timeout_s=timeout_s,
+        )
+        return reading if isinstance(reading, results.Found) else None
+
+    async def read(
+        self,
+        key: Bytes,
+        *,
+        level: results.Level | None = None,
+        min_revision: int | None = None,
+        max_age_s: float | None = None,
+        at_revision: int | None = None,
+        timeout_s: float | None = None,
+    ) -> results.Reading:
+        """Do what `get` does, but say also of an absent key who answered and how fresh that is."""
+        raw = wire.key_bytes(key)
+        level, min_revision = self._freshness(level, min_revision)
+        request = wire.get_request(
+            raw, level=level, min_revision=min_revision, max_age_s=max_age_s, revision=at_revision
+        )
+        return await self._call(request, lambda reply: wire.parse_reading(reply, raw), timeout_s)
+
+    async def list(
+        self,
+        prefix: Bytes = b"",
+        *,
+        limit: int = 500,
+        level: results.Level | None = None,
+        min_revision: int | None = None,
+        token: str | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[results.Found]:
+        """Iterate over the keys under a prefix, in byte order, all as of one revision.
+
+        `limit` is the size of a page, `timeout_s` bounds each page. Raises Pruned when the revision is forgotten
+        before the end is reached.
+        """
+        async for page in self.pages(
+            prefix, limit=limit, level=level, min_revision=min_revision, token=token, timeout_s=timeout_s
+        ):
+            for found in page.found:
+                yield found
+
+    async def pages(
+        self,
+        prefix: Bytes = b"",
+        *,
+        limit: int = 500,
+        level: results.Level | None = None,
+        min_revision: int | None = None,
+        token: str | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[results.Page]:
+        """Iterate over whole pages; `Page.token` goes on after that page, also in another process."""
+        raw = wire.as_bytes(prefix, "prefix")
+        level, min_revision = self._freshness(level, min_revision)
+        while True:
+            request = wire.list_request(raw, limit=limit, token=token, level=level, min_revision=min_revision)
+            page = await self._call(request, wire.parse_page, timeout_s)
+            yield page
+            token = page.token
+            if token is None:
+                return
+
+    # -------------------------------------------------------------------------------------------------------- writes
+
+    async def put(
+        self,
+        key: Bytes,
+        value: Bytes,
+        *,
+        ttl_s: float | None = None,
+        if_revision: int | None = None,
+        exists: bool | None = None,
+        op_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> results.Written:
+        """Set the key, at most once for this op_id.
+
+        `if_revision`: only if the key is at that revision (0: absent). `exists`: only if present (True) or absent.
+        Raises PreconditionFailed, NotApplied, OutcomeUnknown, BadRequest.
+        """
+        raw, op_id = wire.key_bytes(key), op_id or self._new_op_id()
+        request = wire.put_request(
+            raw, wire.as_bytes(value, "value"), op_id, ttl_s=ttl_s, if_revision=if_revision, exists=exists
+        )
+        written, attempts = await self._counted(request, lambda reply: wire.parse_written(reply, op_id), timeout_s)
+        return msgspec.structs.replace(written, attempts=attempts) if attempts > 1 else written
+
+    async def cas(
+        self,
+        key: Bytes,
+        value: Bytes,
+        *,
+        if_revision: int,
+        ttl_s: float | None = None,
+        op_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> results.Written:
+        """Set the key if it is at `if_revision` (0: absent). Raises PreconditionFailed with the current revision."""
+        return await self.put(key, value, ttl_s=ttl_s, if_revision=if_revision, op_id=op_id, timeout_s=timeout_s)
+
+    async def delete(
+        self,
+        key: Bytes,
+        *,
+        if_revision: int | None = None,
+        exists: bool | None = None,
+        op_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> results.Written:
+        """Make the key absent; `existed` says whether it was present. Raises as `put` does."""
+        raw, op_id = wire.key_bytes(key), op_id or self._new_op_id()
+        request = wire.delete_request(raw, op_id, if_revision=if_revision, exists=exists)
+        written, attempts = await self._counted(request, lambda reply: wire.parse_written(reply, op_id), timeout_s)
+        return msgspec.structs.replace(written, attempts=attempts) if attempts > 1 else written
+
+    async def txn(
+        self,
+        *,
+        guards: Sequence[Guard] = (),
+        writes: Sequence[Write] = (),
+        otherwise: Sequence[Write] | None = None,
+        reads: Sequence[Bytes] = (),
+        op_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> results.TransactionDone:
+        """Write many keys at one revision if all guards hold, else do `otherwise`; read keys as the guards saw them.
+
+        With reads alone it is a read of one snapshot. Raises TransactionRefused, NotApplied, OutcomeUnknown.
+        """
+        mutation = bool(writes or otherwise)
+        intent = Intent(
+            guards=tuple(guards),
+            writes=tuple(writes),
+            otherwise=None if otherwise is None else tuple(otherwise),
+            reads=tuple(wire.key_bytes(key) for key in reads),
+            op_id=(op_id or self._new_op_id()) if mutation else None,
+        )
+        done, attempts = await self._counted(
+            wire.txn_request(intent), lambda reply: wire.parse_transaction(reply, intent.op_id), timeout_s
+        )
+        return msgspec.structs.replace(done, attempts=attempts) if attempts > 1 else done
+
+    async def batch(
+        self, intents: Sequence[Intent | Write], *, timeout_s: float | None = None
+    ) -> tuple[results.Item, ...]:
+        """Send many independent operations in one request; each ends for itself. Not atomic.
+
+        Never raises for what may have taken effect: those come back as items with outcome "unknown", and what was
+        never tried as "not_applied". Operations that end so are sent again with the same op_ids while time is left.
+        """
+        if not intents:
+            return ()
+        whole = [
+            msgspec.structs.replace(each, op_id=each.op_id or self._new_op_id())
+            if isinstance(each, Intent)
+            else Intent(writes=(each,), op_id=self._new_op_id())
+            for each in intents
+        ]
+        return await self._caller.batch(whole, timeout_s=timeout_s or self._timeout_s)
+
+    async def submit_async(
+        self,
+        *,
+        guards: Sequence[Guard] = (),
+        writes: Sequence[Write] = (),
+        otherwise: Sequence[Write] | None = None,
+        op_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> results.Accepted:
+        """Hand a write to the broker and return before it takes effect; poll `operation`. Raises Unsupported."""
+        intent = Intent(
+            guards=tuple(guards),
+            writes=tuple(writes),
+            otherwise=None if otherwise is None else tuple(otherwise),
+            op_id=op_id or self._new_op_id(),
+        )
+        return await self._call(
+            wire.async_request(intent), lambda reply: wire.parse_accepted(reply, intent.op_id or ""), timeout_s
+        )
+
+    async def operation(self, op_id: str, *, timeout_s: float | None = None) -> results.Operation:
+        """Look an op_id up until its outcome is definite or time is out.
+
+        A look-up of an op_id that nobody knows cancels it: from then on it is "expired" and never takes effect.
+        Raises ReadFailed when the outcome stays unknown.
+        """
+        deadline = time.monotonic() + (timeout_s or self._timeout_s)
+        request, pause = wire.operation_request(op_id), LOOK_UP_PAUSE_S
+        while True:
+            left = max(deadline - time.monotonic(), 0.001)
+            found = await self._call(request, lambda reply: wire.parse_operation(reply, op_id), left)
+            if found.definite or time.monotonic() + pause >= deadline:
+                return found
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LOOK_UP_PAUSE_MAX_S)
+
+    # ------------------------------------------------------------------------------------------------------- watching
+
+    def watch(
+        self,
+        prefix: Bytes = b"",
+        *,
+        after: int | None = None,
+        bookmarks: bool = False,
+    ) -> AsyncIterator[results.Event]:
+        """Iterate over changes under a prefix, for ever: in order, none twice, none left out.
+
+        Begins after revision `after` (None: now). Reconnects on its own, to any node, where it left off. All changes
+        of one revision come together. Raises Pruned when what comes next is no longer kept, BadRequest.
+        """
+        return watch_events(
+            self._caller,
+            wire.as_bytes(prefix, "prefix"),
+            after=after,
+            bookmarks=bookmarks,
+            timeout_s=self._timeout_s,
+        )
+
+    # ----------------------------------------------------------------------------------------------------- the cluster
+
+    async def leader(self, *, timeout_s: float | None = None) -> results.Leader:
+        """Return who leads. Raises ReadFailed while nobody does."""
+        return await self._call(wire.plain_get("/v1/leader"), wire.parse_leader, timeout_s)
+
+    async def cluster(self, *, timeout_s: float | None = None) -> results.Cluster:
+        """Return how the answering node sees the cluster."""
+        return await self._call(wire.plain_get("/v1/cluster"), wire.parse_cluster, timeout_s)
+
+    async def ledger(
+        self, start: int = 1, *, limit: int = 500, timeout_s: float | None = None
+    ) -> AsyncIterator[results.LedgerRow]:
+        """Iterate over the ledger's rows from `seq` start to its present end. `timeout_s` bounds each page."""
+        at: int | None = start
+        while at is not None:
+            request = wire.ledger_request(at, limit)
+            rows, at = await self._call(request, wire.parse_ledger, timeout_s)
+            for row in rows:
+                yield row
+
+    async def transfer(self, to: str | None = None, *, timeout_s: float | None = None) -> str:
+        """Hand leadership to a member (None: the most advanced); return who leads."""
+        return await self._call(wire.transfer_request(to), wire.parse_transfer, timeout_s)
+
+    async def add_member(
+        self, member: str, *, raft_address: str, url: str, voter: bool = False, timeout_s: float | None = None
+    ) -> None:
+        """Add an observer, or promote one (`voter`)."""
+        await self._call(wire.add_member_request(member, raft_address, url, voter), wire.served, timeout_s)
+
+    async def remove_member(self, member: str, *, timeout_s: float | None = None) -> None:
+        """Remove a member."""
+        await self._call(wire.remove_member_request(member), wire.served, timeout_s)
+
+    # ------------------------------------------------------------------------------------------------------- privately
+
+    async def _call(self, request: Request, parse: Callable[[Reply], T], timeout_s: float | None) -> T:
+        return (await self._counted(request, parse, timeout_s))[0]
+
+    async def _counted(self, request: Request, parse: Callable[[Reply], T], timeout_s: float | None) -> tuple[T, int]:
+        return await self._caller.call(request, parse, timeout_s=timeout_s or self._timeout_s)
+
+    def _freshness(self, level: results.Level | None, min_revision: int | None) -> tuple[results.Level, int | None]:
+        level = level or self._level
+        _check_level(level)
+        if level == "session" and min_revision is None:
+            min_revision = self._caller.revision
+        return level, min_revision
+
+
+def _check_level(level: str) -> None:
+    if level not in results.LEVELS:
+        raise BadRequest(f"unknown read level {level!r}", code="bad_level", allowed=", ".join(results.LEVELS))
+
+
+def _base(url: str) -> str:
+    """Return a base URL without a trailing slash. Raises BadRequest."""
+    base = (url if "://" in url else f"http://{url}").rstrip("/")
+    parts = urlsplit(base)
+    try:
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.query or parts.fragment:
+        raise BadRequest(f"not a node's URL: {url!r}", code="bad_url", allowed="such as http://127.0.0.1:8001")
+    return base

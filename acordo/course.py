@@ -1,0 +1,88 @@
+"""Decide what follows an attempt: take the answer, try again (where, after what pause), or give up. Pure.
+
+A write is tried again only where that is safe: freely after a refusal that is definite, and with the same op_id
+after an unknown outcome. Time and chance arrive as arguments.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+import msgspec
+
+from acordo.outcomes import EXPIRED, Judgement, Verdict
+
+ATTEMPTS_MAX: Final = 60
+"""No operation is tried more often, however much time is left."""
+PAUSE_FIRST_S: Final = 0.03
+PAUSE_MAX_S: Final = 1.0
+OVERLOADED: Final = frozenset({"overloaded", "draining_overloaded", "rate_limited"})
+"""Codes after which `Retry-After` is obeyed; after others another node may do at once."""
+
+_ELSEWHERE: Final = frozenset({"nothing_sent", "said_not_applied", "redirected"})
+_FOR_READS: Final = _ELSEWHERE | {
+    "no_answer",
+    "said_unknown",
+    "answer_damaged",
+    "server_error",
+    "not_from_a_node",
+    "refusal_damaged",
+    "redirected_loosely",
+}
+
+
+class Finish(msgspec.Struct, frozen=True):
+    """No further attempt."""
+
+
+class TryAgain(msgspec.Struct, frozen=True):
+    """Try the next node after a pause."""
+
+    after_s: float
+
+
+Step: TypeAlias = Finish | TryAgain
+
+
+class Last(msgspec.Struct, frozen=True, kw_only=True):
+    """What the newest attempt said about trying again."""
+
+    judgement: Judgement
+    mutation: bool
+    idempotent: bool
+    status: int | None = None
+    code: str | None = None
+    retry_after_s: float | None = None
+
+
+def decide(last: Last, *, attempts: int, nodes: int, left_s: float, chance: float) -> Step:
+    """Return what follows attempt number `attempts`. `chance` in [0, 1) spreads the pauses of many clients."""
+    if not _may_try_again(last) or attempts >= ATTEMPTS_MAX:
+        return Finish()
+    pause = _pause(last, attempts, nodes, chance)
+    # An attempt that starts with no time to be answered only adds doubt.
+    return Finish() if pause >= left_s else TryAgain(pause)
+
+
+def _may_try_again(last: Last) -> bool:
+    judged = last.judgement
+    match judged.verdict:
+        case Verdict.OK:
+            return False
+        case Verdict.UNKNOWN:
+            return last.idempotent
+        case Verdict.FAIL:
+            if last.status == 501 or last.code == EXPIRED or judged.settles:
+                return False
+            if judged.rule == "rejected":
+                return last.status in (408, 429)
+            return judged.rule in (_ELSEWHERE if last.mutation else _FOR_READS)
+
+
+def _pause(last: Last, attempts: int, nodes: int, chance: float) -> float:
+    if last.status == 429 or last.code in OVERLOADED:
+        return (last.retry_after_s or PAUSE_MAX_S) * (1 + chance / 4)
+    if attempts < nodes:
+        return 0.0
+    rounds = min(attempts // nodes, 10)
+    return float(min(PAUSE_MAX_S, PAUSE_FIRST_S * 2 ** (rounds - 1)) * (0.5 + chance / 2))

@@ -1,0 +1,157 @@
+"""Sort what can go wrong by what the caller may do next. Never a bare time-out, never a sentence to be parsed.
+
+Each error says what happened (`detail`), whether the write may have taken effect (`maybe_applied`) and what to do
+(`advice`). A missing key is not an error: `Client.get` returns None.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AcordoError(Exception):
+    """Base of everything the client raises on purpose."""
+
+    maybe_applied: ClassVar[bool] = False
+    advice: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str = "",
+        op_id: str | None = None,
+        status: int | None = None,
+        node: str | None = None,
+        attempts: int = 0,
+    ) -> None:
+        super().__init__(detail)
+        self.detail, self.code, self.op_id, self.status = detail, code, op_id, status
+        self.node, self.attempts = node, attempts
+
+    def __str__(self) -> str:
+        return f"{self.detail} ({self.advice})" if self.advice else self.detail
+
+
+class BadRequest(AcordoError):
+    """The request can never work as it is. `allowed` says what would be accepted."""
+
+    advice = "fix the request; nothing was changed"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        allowed: str | None = None,
+        code: str = "",
+        op_id: str | None = None,
+        status: int | None = None,
+        node: str | None = None,
+        attempts: int = 0,
+    ) -> None:
+        super().__init__(detail, code=code, op_id=op_id, status=status, node=node, attempts=attempts)
+        self.allowed = allowed
+
+
+class Unsupported(BadRequest):
+    """This cluster is set up without what was asked for; the detail names the setting."""
+
+    advice = "the cluster's settings do not allow it; nothing was changed"
+
+
+class Mismatch(BadRequest):
+    """The op_id is known with another body: this operation never takes effect."""
+
+    advice = "use a new op_id for a new operation; nothing was changed"
+
+
+class Pruned(AcordoError):
+    """The revision asked for is no longer kept; `floor` is the oldest that is."""
+
+    advice = "start again from the present state"
+
+    def __init__(self, detail: str, *, floor: int | None, status: int | None = None, node: str | None = None) -> None:
+        super().__init__(detail, code="pruned", status=status, node=node)
+        self.floor = floor
+
+
+class Refused(AcordoError):
+    """A guard was evaluated and did not hold: no effect, ever. `revision` is the one that this attempt was given."""
+
+    advice = "read the key again and decide; nothing was changed"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        guard: int,
+        key: bytes | None,
+        current: int | None,
+        revision: int,
+        op_id: str,
+        again: bool = False,
+        status: int | None = None,
+        node: str | None = None,
+        attempts: int = 0,
+    ) -> None:
+        super().__init__(detail, code="refused", op_id=op_id, status=status, node=node, attempts=attempts)
+        self.guard, self.key, self.current, self.revision, self.again = guard, key, current, revision, again
+
+
+class PreconditionFailed(Refused):
+    """The guard on one key did not hold. `current` is the key's revision, 0 when it is absent."""
+
+
+class TransactionRefused(Refused):
+    """Guard number `guard` of a transaction without `otherwise` did not hold."""
+
+
+class NotApplied(AcordoError):
+    """Every attempt ended without effect, and none will ever have one. `reason` is the server's, or the client's."""
+
+    advice = "retry freely"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        reason: str,
+        retry_after_s: float | None = None,
+        op_id: str | None = None,
+        status: int | None = None,
+        node: str | None = None,
+        attempts: int = 0,
+    ) -> None:
+        super().__init__(detail, code=reason, op_id=op_id, status=status, node=node, attempts=attempts)
+        self.reason, self.retry_after_s = reason, retry_after_s
+
+
+class Unreachable(NotApplied):
+    """No node could be connected to: no byte of the request left this client."""
+
+    advice = "check the URLs and the network; nothing was changed, retry freely"
+
+
+class ReadFailed(AcordoError):
+    """No node gave a whole answer to a read in time. Reads change nothing."""
+
+    advice = "retry freely"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        reason: str,
+        status: int | None = None,
+        node: str | None = None,
+        attempts: int = 0,
+    ) -> None:
+        super().__init__(detail, code=reason, status=status, node=node, attempts=attempts)
+        self.reason = reason
+
+
+class OutcomeUnknown(AcordoError):
+    """The write may have taken effect, or may yet. Look it up, or repeat it with the same `op_id`."""
+
+    maybe_applied = True
+    advice = "it may have been applied: look the op_id up, or repeat with the same op_id"

@@ -1,0 +1,209 @@
+"""Say what the client returns: typed, frozen, and without a trace of HTTP. Never decides anything."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+Level: TypeAlias = Literal["linearizable", "session", "stale"]
+LEVELS: Final[tuple[Level, ...]] = ("linearizable", "session", "stale")
+
+
+class _Result(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of every value here."""
+
+
+class Served(_Result, frozen=True, kw_only=True):
+    """Who answered, and how fresh the answer was."""
+
+    node: str
+    position: int
+    """`Acordo-Revision`: the answer reflects at least everything up to here."""
+    level: str | None = None
+    """Read level that was served; None for writes."""
+    age_ms: int | None = None
+    """How old a `stale` answer may be."""
+
+
+class Reading(_Result, frozen=True, kw_only=True):
+    """What a read of one key observed, present or not."""
+
+    key: bytes
+    value: bytes | None
+    """None: absent."""
+    revision: int
+    """Revision of the newest version; 0 when absent."""
+    served: Served
+
+    @property
+    def text(self) -> str:
+        """Return the value as UTF-8. Raises UnicodeDecodeError, or ValueError when absent."""
+        if self.value is None:
+            raise ValueError("the key is absent")
+        return self.value.decode()
+
+
+class Found(Reading, frozen=True, kw_only=True):
+    """A key that is present."""
+
+    value: bytes
+
+    @property
+    def text(self) -> str:
+        """Return the value as UTF-8. Raises UnicodeDecodeError."""
+        return self.value.decode()
+
+
+class Page(_Result, frozen=True, kw_only=True):
+    """One page of a listing."""
+
+    found: tuple[Found, ...]
+    token: str | None
+    """Goes on after this page; None: it was the last."""
+    revision: int
+    """The revision at which all pages of the listing are."""
+    served: Served
+
+
+class Written(_Result, frozen=True, kw_only=True):
+    """A write took effect at `revision`."""
+
+    op_id: str
+    revision: int
+    served: Served
+    existed: bool | None = None
+    """The key was present before it; None: not told."""
+    again: bool = False
+    """An earlier attempt with the same op_id had done it; this is that one's outcome."""
+    attempts: int = 1
+
+
+class TransactionDone(_Result, frozen=True, kw_only=True):
+    """A transaction took effect (or, with reads alone, observed one snapshot)."""
+
+    op_id: str | None
+    """None: reads alone, nothing to identify."""
+    revision: int
+    branch: Literal["then", "otherwise"]
+    reads: tuple[Reading, ...]
+    served: Served
+    again: bool = False
+    attempts: int = 1
+
+
+class Item(_Result, frozen=True, kw_only=True):
+    """How one operation of a batch ended. Only an `unknown` one may still take effect."""
+
+    op_id: str
+    outcome: Literal["applied", "refused", "expired", "mismatch", "not_applied", "unknown", "bad_request"]
+    revision: int = 0
+    again: bool = False
+    guard: int | None = None
+    """Refused: index of the guard."""
+    current: int | None = None
+    """Refused: revision of that guard's key, 0 when absent."""
+    branch: Literal["then", "otherwise"] = "then"
+    detail: str = ""
+
+    @property
+    def applied(self) -> bool:
+        return self.outcome == "applied"
+
+
+class Operation(_Result, frozen=True, kw_only=True):
+    """What is known of an op_id."""
+
+    op_id: str
+    outcome: Literal["applied", "refused", "expired", "pending", "unknown"]
+    """pending, unknown: not definite yet; all others never change."""
+    revision: int = 0
+    guard: int | None = None
+    current: int | None = None
+    branch: Literal["then", "otherwise"] = "then"
+    detail: str = ""
+
+    @property
+    def definite(self) -> bool:
+        return self.outcome in ("applied", "refused", "expired")
+
+
+class Accepted(_Result, frozen=True, kw_only=True):
+    """A command is in the broker's hands and will be submitted; poll `Client.operation(op_id)`."""
+
+    op_id: str
+    url: str
+    served: Served
+
+
+class Member(_Result, frozen=True, kw_only=True):
+    """One member, as the answering node knows it. Unknown figures are None."""
+
+    id: str
+    url: str | None = None
+    role: str = "unknown"
+    voter: bool = True
+    term: int | None = None
+    applied: int | None = None
+    settled: int | None = None
+    digest: str | None = None
+    lag: int | None = None
+    last_seen_s: float | None = None
+
+
+class Leader(_Result, frozen=True, kw_only=True):
+    """Who leads."""
+
+    id: str
+    url: str | None
+    term: int
+    quorum: bool = True
+    since_ms: int | None = None
+
+
+class Cluster(_Result, frozen=True, kw_only=True):
+    """How the answering node sees the cluster; `raw` is its whole answer."""
+
+    node: str
+    role: str
+    term: int
+    leader: str | None
+    quorum: bool
+    settled: int
+    members: tuple[Member, ...]
+    refusal: str | None = None
+    raw: dict[str, object]
+
+
+class Change(_Result, frozen=True, kw_only=True):
+    """One change of one key, as a watch tells it."""
+
+    kind: Literal["put", "delete"]
+    key: bytes
+    value: bytes | None
+    revision: int
+    op_id: str | None = None
+    last: bool
+    """The last change of its revision: a position to resume after."""
+
+
+class Bookmark(_Result, frozen=True, kw_only=True):
+    """Nothing under the prefix changed up to `revision`: a position to resume after."""
+
+    revision: int
+
+
+Event: TypeAlias = Change | Bookmark
+
+
+class LedgerRow(_Result, frozen=True, kw_only=True):
+    """One committed group of the ledger."""
+
+    seq: int
+    term: int
+    committer: str
+    first: int
+    last: int
+    digest: str
+    log_time_ms: int
+    body: tuple[dict[str, object], ...] = ()

@@ -1,0 +1,278 @@
+"""Make one attempt of one request, and say exactly what was seen. Never retries, follows or raises for the network.
+
+One call is one request on the wire: aiohttp's own silent retry of idempotent methods is switched off, redirects are
+not followed, and no proxy is taken from the environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Final, Literal
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from acordo.outcomes import Seen
+
+RESPONSE_BYTES_MAX: Final = 256 * 1024 * 1024
+"""A longer answer is taken for a damaged one."""
+PROBLEM_BYTES_MAX: Final = 64 * 1024
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """What the client uses of an RFC 9457 problem document. Unknown members are ignored."""
+
+    title: str = ""
+    detail: str = ""
+    code: str = ""
+    type: str = ""
+    outcome: Literal["not_applied", "unknown"] | None = None
+    op_id: str | None = None
+    allowed: object = None
+    guard: int | None = None
+    current: int | None = None
+    revision: int | None = None
+    floor: int | None = None
+    again: bool = False
+    key: object = None
+    reason: str | None = None
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One request, ready to be sent to any node."""
+
+    method: Literal["GET", "PUT", "DELETE", "POST"]
+    path: str
+    """Percent-encoded path and query, from the `/` on."""
+    headers: Mapping[str, str] = {}
+    body: bytes | None = None
+    mutation: bool = False
+    op_id: str | None = None
+    key: bytes | None = None
+    """The one key that it is about, for errors."""
+    absent_is_answer: bool = False
+    """A node's 404 says that the key is absent."""
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """What one attempt brought back. `seen.parsed` is False until somebody has parsed the body."""
+
+    url: str
+    seen: Seen
+    headers: Mapping[str, str] = {}
+    body: bytes = b""
+    problem: Problem | None = None
+    error: str = ""
+    """What went wrong below HTTP; empty when a whole answer came."""
+
+    @property
+    def node(self) -> str | None:
+        return self.headers.get("Acordo-Node")
+
+    @property
+    def retry_after_s(self) -> float | None:
+        raw = self.headers.get("Retry-After", "")
+        return float(raw) if raw.isdigit() else None
+
+
+class _Attempt:
+    __slots__ = ("sent",)
+
+    def __init__(self) -> None:
+        self.sent = False
+
+
+_problem_decoder: Final = msgspec.json.Decoder(Problem)
+
+
+class Transport:
+    """An aiohttp session that does what it is told once."""
+
+    def __init__(
+        self,
+        *,
+        connections_max: int,
+        connect_timeout_s: float,
+        headers: Mapping[str, str],
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self._connections_max, self._connect_timeout_s = connections_max, connect_timeout_s
+        self._headers, self._tls = dict(headers), tls
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Transport:
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(_mark_sent)
+        connector = aiohttp.TCPConnector(
+            limit=self._connections_max,
+            keepalive_timeout=15.0,  # shorter than servers keep them, so that few are found closed when reused
+            ssl=self._tls or True,
+        )
+        session = aiohttp.ClientSession(
+            connector=connector,
+            headers={"Accept-Encoding": "identity", "User-Agent": "acordo-client", **self._headers},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[trace],
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+        )
+        # aiohttp repeats GET, PUT and DELETE once after a disconnect and has no public switch for it. A repeat that
+        # nobody recorded makes "definite" a lie. tests/unit/acordo/test_transport.py counts requests.
+        if not hasattr(session, "_retry_connection"):  # pragma: no cover - a future aiohttp
+            await session.close()
+            raise RuntimeError("this aiohttp cannot be kept from repeating requests: use the locked version")
+        session._retry_connection = False
+        self._session = session
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("the client is not open: use `async with Client(...)`")
+        return self._session
+
+    async def once(self, base: str, request: Request, *, timeout_s: float) -> Reply:
+        """Send the request once to `base`. Cancelling it leaves the outcome unknown."""
+        attempt = _Attempt()
+        status: int | None = None
+        headers: Mapping[str, str] = {}
+        body, whole, error = b"", False, ""
+        try:
+            async with self.session.request(
+                request.method,
+                URL(base + request.path, encoded=True),
+                data=request.body,
+                headers=request.headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s, self._connect_timeout_s)),
+                trace_request_ctx=attempt,
+            ) as response:
+                status, headers = response.status, response.headers
+                body = await _read(response)
+                whole = _framed(response)
+                if not whole:
+                    error = "answer without a length"
+        except TimeoutError:
+            error = f"no answer within {timeout_s:.1f} s" if attempt.sent else "could not connect in time"
+        except (aiohttp.ClientError, OSError, ValueError) as exc:
+            error = f"{type(exc).__name__}: {exc}".rstrip(": ")
+        return _reply(base, request, attempt, status=status, headers=headers, body=body, whole=whole, error=error)
+
+    @asynccontextmanager
+    async def stream(
+        self, base: str, request: Request, *, head_timeout_s: float, idle_s: float
+    ) -> AsyncIterator[aiohttp.ClientResponse | Reply]:
+        """Open a stream of server-sent events; yield the response, or a Reply when there is none."""
+        attempt = _Attempt()
+        error, opened = "", False
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=min(head_timeout_s, self._connect_timeout_s), sock_read=idle_s
+        )
+        status: int | None = None
+        headers: Mapping[str, str] = {}
+        body = b""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(head_timeout_s):
+                    response = await stack.enter_async_context(
+                        self.session.get(
+                            URL(base + request.path, encoded=True),
+                            headers=request.headers,
+                            allow_redirects=False,
+                            timeout=timeout,
+                            trace_request_ctx=attempt,
+                        )
+                    )
+                    status, headers = response.status, response.headers
+                    opened = status == 200 and "text/event-stream" in headers.get("Content-Type", "")
+                    if not opened:
+                        body = await _read(response)
+            except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as exc:
+                opened, error = False, f"{type(exc).__name__}: {exc}".rstrip(": ")
+            if opened:
+                yield response
+            else:
+                yield _reply(
+                    base, request, attempt, status=status, headers=headers, body=body, whole=not error, error=error
+                )
+
+
+def _reply(
+    base: str,
+    request: Request,
+    attempt: _Attempt,
+    *,
+    status: int | None,
+    headers: Mapping[str, str],
+    body: bytes,
+    whole: bool,
+    error: str,
+) -> Reply:
+    problem = _problem(status, headers, body)
+    return Reply(
+        url=base,
+        headers=headers,
+        body=body,
+        problem=problem,
+        error=error,
+        seen=Seen(
+            mutation=request.mutation,
+            sent=attempt.sent,
+            status=status,
+            complete=whole,
+            from_node="Acordo-Node" in headers,
+            outcome=problem.outcome if problem else None,
+            code=(problem.code or None) if problem else None,
+            idempotent=request.op_id is not None,
+        ),
+    )
+
+
+async def _mark_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    # aiohttp calls this just before the head is given to the socket: too early is safe, too late would not be.
+    if context.trace_request_ctx is not None:
+        context.trace_request_ctx.sent = True
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    if response.content_length is not None:
+        if response.content_length > RESPONSE_BYTES_MAX:
+            raise ValueError(f"answer above {RESPONSE_BYTES_MAX} bytes")
+        return await response.read()
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > RESPONSE_BYTES_MAX:
+            raise ValueError(f"answer above {RESPONSE_BYTES_MAX} bytes")
+    return b"".join(parts)
+
+
+def _framed(response: aiohttp.ClientResponse) -> bool:
+    """Say whether the end of the body was marked. Otherwise a cut connection looks like a whole answer."""
+    return (
+        response.status in (204, 304)
+        or "Content-Length" in response.headers
+        or "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+    )
+
+
+def _problem(status: int | None, headers: Mapping[str, str], body: bytes) -> Problem | None:
+    if status is None or status < 400 or not body or len(body) > PROBLEM_BYTES_MAX:
+        return None
+    if "json" not in headers.get("Content-Type", ""):
+        return None
+    try:
+        return _problem_decoder.decode(body)
+    except msgspec.MsgspecError:
+        return None

@@ -1,0 +1,143 @@
+"""Follow the changes under a prefix across reconnections: in order, none twice, none left out.
+
+The server puts an `id` on the last change of a revision only. Changes wait here until it comes, so a connection cut in
+the middle of a revision is resumed before it, and nothing of it has been told. Never guesses a position.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from typing import Final
+
+import aiohttp
+
+from acordo import results, wire
+from acordo.calls import Caller
+from acordo.errors import AcordoError, BadRequest, Pruned, ReadFailed, Unreachable
+from acordo.sse import Parser, ServerEvent, TooLong
+from acordo.transport import Reply
+from acordo.wire import Damaged
+
+IDLE_S: Final = 45.0
+"""A stream silent for so long is taken for dead: nodes send a heartbeat every 15 s."""
+GIVE_UP_S: Final = 60.0
+"""A watch that reaches no node for so long raises; take it up again at the last position."""
+PAUSE_FIRST_S: Final = 0.05
+PAUSE_MAX_S: Final = 2.0
+CHANGES_MAX: Final = 1024
+"""Changes of one revision; a transaction has fewer."""
+
+
+class OutOfOrder(AcordoError):
+    """A node told a revision that it must have told before: a broken promise, not something to retry."""
+
+    advice = "report it: a watch never repeats or goes back"
+
+
+class Watch:
+    """One watch. `position`: everything under the prefix up to this revision has been told."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        prefix: bytes,
+        *,
+        after: int,
+        bookmarks: bool,
+        idle_s: float = IDLE_S,
+        give_up_s: float = GIVE_UP_S,
+    ) -> None:
+        self._caller, self._prefix, self._bookmarks = caller, prefix, bookmarks
+        self._idle_s, self._give_up_s = idle_s, give_up_s
+        self._waiting: list[results.Change] = []
+        self._chance = random.Random()
+        self.position = after
+
+    async def events(self) -> AsyncIterator[results.Event]:
+        """Iterate for ever. Raises Pruned, BadRequest, OutOfOrder, Unreachable or ReadFailed after GIVE_UP_S."""
+        alive, pause = time.monotonic(), PAUSE_FIRST_S
+        why = Reply(url="", seen=wire.UNSEEN)
+        while True:
+            at = self._caller.choose()
+            async with self._caller.stream(at, wire.watch_request(self._prefix, self.position), self._idle_s) as got:
+                if isinstance(got, Reply):
+                    why = got
+                    _raise_if_final(got)
+                else:
+                    async for event in self._stream(got):
+                        alive, pause = time.monotonic(), PAUSE_FIRST_S
+                        if event is not None:
+                            yield event
+            self._waiting.clear()
+            self._caller.avoid(at)
+            if time.monotonic() - alive > self._give_up_s:
+                raise _given_up(why, self.position)
+            await asyncio.sleep(pause * (0.5 + self._chance.random() / 2))
+            pause = min(pause * 2, PAUSE_MAX_S)
+
+    async def _stream(self, response: aiohttp.ClientResponse) -> AsyncIterator[results.Event | None]:
+        """Iterate over events until the stream ends; None for signs of life."""
+        parser = Parser()
+        try:
+            async for chunk in response.content.iter_any():
+                yield None
+                for event in parser.feed(chunk):
+                    for told in self._take(event):
+                        yield told
+        except (aiohttp.ClientError, TimeoutError, OSError, TooLong, Damaged):
+            return
+
+    def _take(self, event: ServerEvent) -> list[results.Event]:
+        """Return what may be told now that `event` came. Raises Pruned, OutOfOrder, Damaged."""
+        if event.kind == "error":
+            wire.raise_watch_error(event.data)
+            raise Damaged("the node ended the stream")
+        told: list[results.Event] = []
+        if event.kind in ("put", "delete"):
+            if len(self._waiting) >= CHANGES_MAX:
+                raise Damaged("a revision without an end")
+            change = wire.parse_change(event.kind, event.data, last=event.id is not None)
+            if change.revision <= self.position or (self._waiting and change.revision != self._waiting[0].revision):
+                raise OutOfOrder(f"revision {change.revision} after {self.position}", code="out_of_order")
+            self._waiting.append(change)
+        if event.id is None:
+            return told
+        revision = wire.parse_event_id(event.id)
+        if revision < self.position:
+            raise OutOfOrder(f"position {revision} after {self.position}", code="out_of_order")
+        told.extend(self._waiting)
+        self._waiting.clear()
+        if self._bookmarks and not told:
+            told.append(results.Bookmark(revision=revision))
+        self.position = revision
+        return told
+
+
+def _raise_if_final(reply: Reply) -> None:
+    status, problem = reply.seen.status, reply.problem
+    detail = (problem.detail or problem.title) if problem else f"{reply.url} answered {status}"
+    if status == 410:
+        raise Pruned(detail, floor=problem.floor if problem else None, status=status, node=reply.node)
+    if status is not None and 400 <= status < 500 and status not in (408, 429) and reply.node:
+        raise BadRequest(detail, code=problem.code if problem else "", status=status, node=reply.node)
+
+
+def _given_up(why: Reply, position: int) -> AcordoError:
+    told = f"the watch found no node for a while; go on after revision {position}"
+    if not why.seen.sent:
+        return Unreachable(f"{told}; last: {why.error}", reason="unreachable")
+    return ReadFailed(f"{told}; last: {why.error or why.seen.status}", reason="watch_cut", status=why.seen.status)
+
+
+async def watch_events(
+    caller: Caller, prefix: bytes, *, after: int | None, bookmarks: bool, timeout_s: float
+) -> AsyncIterator[results.Event]:
+    """Iterate over the changes after a revision; None: after all that was acknowledged before this call."""
+    if after is None:
+        page, _ = await caller.call(wire.list_request(prefix, limit=1), wire.parse_page, timeout_s=timeout_s)
+        after = page.revision
+    async for event in Watch(caller, prefix, after=after, bookmarks=bookmarks).events():
+        yield event

@@ -1,0 +1,1 @@
+"""Tests of the client, the command line and the table of outcomes."""
