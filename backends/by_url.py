@@ -1,0 +1,100 @@
+"""Turn a URL into the adapter that it names, importing no client library that is not used.
+
+It opens nothing: `async with` does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from backends.local import LocalBroadcast
+from backends.memory import MemoryCache, MemoryDatabase, MemoryStore
+from backends.sqlite import SqliteStore
+from kv.errors import BadRequest
+from kv.ports import Broadcast, Cache, Store
+
+STORE_FORMS: Final = {
+    "sqlite": "sqlite:///PATH",
+    "memory": "memory://",
+    "postgresql": "postgresql://USER:PASSWORD@HOST[,HOST]/DATABASE",
+    "postgres": "postgres://USER:PASSWORD@HOST[,HOST]/DATABASE",
+    "cockroachdb": "cockroachdb://USER@HOST[,HOST]/DATABASE",
+}
+CACHE_FORMS: Final = {
+    "memory": "memory://",
+    "redis": "redis://[:PASSWORD@]HOST[:PORT][/DB]",
+    "rediss": "rediss://[:PASSWORD@]HOST[:PORT][/DB]",
+    "redis+sentinel": "redis+sentinel://[:PASSWORD@]HOST[,HOST]/MASTER",
+}
+BROADCAST_FORMS: Final = {
+    "local": "local://",
+    "amqp": "amqp://USER:PASSWORD@HOST[,HOST]/VHOST",
+    "amqps": "amqps://USER:PASSWORD@HOST[,HOST]/VHOST",
+}
+
+
+def store(url: str) -> Store:
+    """Return the store of `sqlite:///PATH` (the rest is the path, taken literally), `memory://`, or a server's URL.
+
+    Raises BadRequest("store_url").
+    """
+    match _scheme(url, "store", STORE_FORMS):
+        case "sqlite":
+            return SqliteStore(_sqlite_path(url))
+        case "memory":
+            _check_bare(url, "store", STORE_FORMS)
+            return MemoryStore(MemoryDatabase())
+        case _:
+            return cast(Store, _adapter("backends.postgres", "PostgresStore").from_url(url))
+
+
+def cache(url: str) -> Cache:
+    """Return the cache that the URL names. Raises BadRequest("cache_url")."""
+    if _scheme(url, "cache", CACHE_FORMS) == "memory":
+        _check_bare(url, "cache", CACHE_FORMS)
+        return MemoryCache()
+    return cast(Cache, _adapter("backends.redis", "RedisCache").from_url(url))
+
+
+def broadcast(url: str) -> Broadcast:
+    """Return the broadcast that the URL names. Raises BadRequest("broadcast_url")."""
+    if _scheme(url, "broadcast", BROADCAST_FORMS) == "local":
+        _check_bare(url, "broadcast", BROADCAST_FORMS)
+        return LocalBroadcast()
+    return cast(Broadcast, _adapter("backends.rabbitmq", "RabbitBroadcast").from_url(url))
+
+
+def _adapter(module: str, name: str) -> Any:
+    """Import an adapter, and with it its client library, only when a URL names it."""
+    return getattr(importlib.import_module(module), name)
+
+
+def _scheme(url: str, port: str, forms: Mapping[str, str]) -> str:
+    scheme, mark, _ = url.partition("://")
+    if not mark or scheme not in forms:
+        shown = f"{scheme}://…" if mark else "it has no scheme"  # what follows may hold a password
+        raise BadRequest(f"{port}_url", f"the {port}'s URL is not one that is known: {shown}", allowed=_allowed(forms))
+    return scheme
+
+
+def _check_bare(url: str, port: str, forms: Mapping[str, str]) -> None:
+    scheme, _, rest = url.partition("://")
+    if rest:
+        raise BadRequest(f"{port}_url", f"{scheme}:// takes nothing behind it", allowed=_allowed(forms))
+
+
+def _sqlite_path(url: str) -> str:
+    path = url.removeprefix("sqlite://")
+    if not path.startswith("/") or len(path) < 2 or path.endswith("/"):
+        raise BadRequest(
+            "store_url",
+            f"{url} names no file",
+            allowed="sqlite:///relative/file or sqlite:////absolute/file (three slashes, then the path)",
+        )
+    return path[1:]
+
+
+def _allowed(forms: Mapping[str, str]) -> str:
+    return ", ".join(forms.values())

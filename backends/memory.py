@@ -1,0 +1,560 @@
+"""Keep a cache, or a whole store with faults on demand, in this process's memory.
+
+MemoryStore has the full meaning of the Store port and loses everything with the process; never real time, never
+chance: what it does follows from the calls and from the `Faults` given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol, Self, TypeAlias, TypeVar
+
+import msgspec
+
+from backends.fence import check_group, empty_row, outranks, range_of
+from kv.errors import BackendUnavailable, InvariantViolated, OutcomeUnknown, Pruned
+from kv.model import (
+    GENESIS,
+    Digest,
+    Entry,
+    Group,
+    Head,
+    LedgerRow,
+    Operation,
+    Reference,
+    Version,
+    value_hash,
+)
+from kv.ports import (
+    Appended,
+    Facts,
+    Fenced,
+    Listing,
+    Outranked,
+    Pruning,
+    Read,
+    Retention,
+    TakenOver,
+)
+
+CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
+CACHE_ENTRIES_MAX: Final = 200_000
+ENTRY_OVERHEAD_BYTES: Final = 400
+"""What an entry costs beyond its key and value: objects, dictionary and list nodes (measured on CPython 3.11)."""
+
+T = TypeVar("T")
+
+
+# ----------------------------------------------------------------------------------------------------------- cache
+
+
+class MemoryCache:
+    """The Cache port in this process: least recently used entries go first, bounded by bytes and by count."""
+
+    def __init__(self, *, bytes_max: int = CACHE_BYTES_MAX, entries_max: int = CACHE_ENTRIES_MAX) -> None:
+        self._bytes_max, self._entries_max = bytes_max, entries_max
+        self._entries: OrderedDict[tuple[int, bytes], Entry] = OrderedDict()
+        self.bytes_held = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._entries.clear()
+        self.bytes_held = 0
+
+    async def get(self, namespace: int, keys: Sequence[bytes]) -> tuple[Entry | None, ...]:
+        return tuple(self.peek(namespace, key) for key in keys)
+
+    async def put(self, namespace: int, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self.keep(namespace, entry)
+
+    def healthy(self) -> bool:
+        return True
+
+    def peek(self, namespace: int, key: bytes) -> Entry | None:
+        """Return what is held of the key, without waiting; it counts as a use."""
+        place = (namespace, key)
+        entry = self._entries.get(place)
+        if entry is not None:
+            self._entries.move_to_end(place)
+        return entry
+
+    def keep(self, namespace: int, entry: Entry) -> None:
+        """Keep the entry, without waiting, unless one with the same or a newer `as_of` is held or it is too large."""
+        place, size = (namespace, entry.key), _size(entry)
+        held = self._entries.get(place)
+        if (held is not None and held.as_of >= entry.as_of) or size > self._bytes_max:
+            return
+        if held is not None:
+            self.bytes_held -= _size(held)
+        self._entries[place] = entry
+        self._entries.move_to_end(place)
+        self.bytes_held += size
+        while self.bytes_held > self._bytes_max or len(self._entries) > self._entries_max:
+            _, gone = self._entries.popitem(last=False)
+            self.bytes_held -= _size(gone)
+
+
+def _size(entry: Entry) -> int:
+    value = None if entry.version is None else entry.version.value
+    return ENTRY_OVERHEAD_BYTES + len(entry.key) + (len(value) if isinstance(value, bytes) else 0)
+
+
+# ---------------------------------------------------------------------------------------------------------- faults
+
+
+class Lands(msgspec.Struct, frozen=True):
+    """The transaction runs, and its answer is heard."""
+
+
+class Fails(msgspec.Struct, frozen=True):
+    """The transaction is rolled back, and that is heard: BackendUnavailable."""
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """The answer is lost: OutcomeUnknown. The transaction runs after so many seconds of loop time; None: never."""
+
+    lands_after_s: float | None
+
+
+Fate: TypeAlias = Lands | Fails | Lost
+
+
+class Faults(Protocol):
+    """Decide what goes wrong. `call` is the port's method name, `session` the name given to the MemoryStore.
+
+    A delay is awaited on the loop. It counts against the call's `timeout_s`: too long before the transaction is
+    BackendUnavailable, too long after a write's is OutcomeUnknown.
+    """
+
+    async def before(self, session: str, call: str) -> None:
+        """Delay the request, or raise BackendUnavailable: nothing happened."""
+        ...
+
+    def fate(self, session: str, call: str) -> Fate:
+        """Say how a write ends. Not asked for calls that only read."""
+        ...
+
+    async def after(self, session: str, call: str) -> None:
+        """Delay the answer."""
+        ...
+
+
+class NoFaults:
+    """Let everything land at once."""
+
+    async def before(self, session: str, call: str) -> None:
+        return
+
+    def fate(self, session: str, call: str) -> Fate:
+        return Lands()
+
+    async def after(self, session: str, call: str) -> None:
+        return
+
+
+# -------------------------------------------------------------------------------------------------------- database
+
+
+class _Blob(msgspec.Struct):
+    value: bytes
+    seq: int
+    log_time_ms: int
+    """Both of the head when it was staged."""
+
+
+class MemoryDatabase:
+    """What several MemoryStores of one process share. Every method is one transaction: it never awaits."""
+
+    def __init__(self) -> None:
+        self._rows: list[LedgerRow] = []
+        self._versions: dict[bytes, list[Version]] = {}
+        """Per key, oldest first."""
+        self._keys: list[bytes] = []
+        """Those of `_versions`, in byte order."""
+        self._made: list[tuple[int, bytes]] = []
+        """(revision, key) of every version that pruning has not walked yet, in order."""
+        self._operations: dict[str, Operation] = {}
+        self._blobs: dict[tuple[str, bytes], _Blob] = {}
+        self._recorded: set[str] = set()
+        """Op_ids of staged values that the ledger has recorded (asked for membership only)."""
+        self._due: dict[bytes, tuple[int, int]] = {}
+        """Key -> (expires, revision) of newest versions that expire."""
+        self._floor = 0
+        self._cursors: dict[str, int] = {}
+
+    # -- ledger ----------------------------------------------------------------------------------------------------
+
+    def head(self) -> Head:
+        return self._rows[-1].head if self._rows else GENESIS
+
+    def append(self, group: Group) -> Appended | Fenced:
+        check_group(group)
+        head, row = self.head(), group.row
+        if head != group.base or outranks(head, row.term, row.committer):
+            return Fenced(head)
+        for operation in group.operations:
+            if operation.op_id in self._operations:
+                raise InvariantViolated(f"{operation.op_id} is recorded already")
+        for version in group.versions:
+            if isinstance(version.value, Reference) and (version.value.op_id, version.value.hash) not in self._blobs:
+                raise BackendUnavailable("memory", f"the value staged by {version.value.op_id} is gone: evaluate again")
+        self._rows.append(row)
+        for version in sorted(group.versions, key=lambda version: version.revision):
+            self._insert(version)
+        self._operations.update((operation.op_id, operation) for operation in group.operations)
+        staged = {op_id for op_id, _ in self._blobs}
+        self._recorded.update(recorded.op_id for recorded in row.body if recorded.op_id in staged)
+        return Appended()
+
+    def take_over(self, term: int, committer: str, log_time_ms: int, adopt_last: int | None) -> TakenOver | Outranked:
+        head = self.head()
+        if outranks(head, term, committer):
+            return Outranked(head)
+        row = empty_row(head, term, committer, log_time_ms, adopt_last)
+        self._rows.append(row)
+        return TakenOver(head, row.head)
+
+    def rows(self, after: int, limit: int) -> tuple[LedgerRow, ...]:
+        if not self._rows or after >= self._rows[-1].last:
+            return ()
+        oldest = self._rows[0]
+        if oldest.seq > 1 and after < oldest.first - 1:
+            raise Pruned(oldest.first)
+        start = bisect.bisect_right(self._rows, after, key=lambda row: row.last)
+        return _first([row for row in self._rows[start:] if row.body], limit)
+
+    def ledger(self, from_seq: int, limit: int) -> tuple[LedgerRow, ...]:
+        start = bisect.bisect_left(self._rows, from_seq, key=lambda row: row.seq)
+        return _first(self._rows[start:], limit)
+
+    def row_ending(self, last: int) -> LedgerRow | None:
+        place = bisect.bisect_right(self._rows, last, key=lambda row: row.last) - 1
+        return self._rows[place] if place >= 0 and self._rows[place].last == last else None
+
+    # -- versions --------------------------------------------------------------------------------------------------
+
+    def facts(
+        self,
+        op_ids: Sequence[str],
+        keys: Sequence[bytes],
+        hashed: Sequence[bytes],
+        blobs: Sequence[tuple[str, bytes]],
+    ) -> Facts:
+        operations = {op_id: self._operations[op_id] for op_id in op_ids if op_id in self._operations}
+        versions = {key: self._versions[key][-1] for key in (*keys, *hashed) if key in self._versions}
+        values = {key: versions[key].value for key in hashed if key in versions}
+        hashes = {
+            key: value.hash if isinstance(value, Reference) else value_hash(value)
+            for key, value in values.items()
+            if value is not None
+        }
+        missing = frozenset(blob for blob in blobs if blob not in self._blobs)
+        return Facts(self.head(), operations, versions, hashes, missing)
+
+    def read(self, keys: Sequence[bytes], at: int | None, settled: int) -> Read:
+        self._check_floor(at)
+        return Read(self.head(), tuple(self._newest(key, at) for key in keys), self._digest_at(settled))
+
+    def list(
+        self, bounds: tuple[bytes, bytes], limit: int, at: int | None, settled: int, *, keys_only: bool
+    ) -> Listing:
+        self._check_floor(at)
+        start, end = bounds
+        found: list[Version] = []
+        for place in range(bisect.bisect_left(self._keys, start), bisect.bisect_left(self._keys, end)):
+            version = self._newest(self._keys[place], at)
+            if version is not None and version.present:
+                found.append(msgspec.structs.replace(version, value=b"") if keys_only else version)
+                if len(found) > limit:
+                    break
+        return Listing(self.head(), tuple(found[:limit]), len(found) > limit, self._digest_at(settled))
+
+    def versions(self, at: Sequence[tuple[bytes, int]]) -> tuple[Version | None, ...]:
+        found = (self._newest(key, revision) for key, revision in at)
+        return tuple(
+            version if version is not None and version.revision == revision else None
+            for version, (_, revision) in zip(found, at, strict=True)
+        )
+
+    def operations(self, op_ids: Sequence[str]) -> tuple[Operation | None, ...]:
+        return tuple(self._operations.get(op_id) for op_id in op_ids)
+
+    def due(self, log_time_ms: int, limit: int) -> tuple[tuple[bytes, int], ...]:
+        found = sorted((expires, revision, key) for key, (expires, revision) in self._due.items())
+        return _first([(key, revision) for expires, revision, key in found if expires <= log_time_ms], limit)
+
+    # -- staged values, floor, cursors -----------------------------------------------------------------------------
+
+    def stage(self, op_id: str, value: bytes) -> Reference:
+        reference = Reference(op_id, value_hash(value), len(value))
+        now = self._rows[-1].log_time_ms if self._rows else 0
+        self._blobs.setdefault((op_id, reference.hash), _Blob(value, self.head().seq, now))
+        return reference
+
+    def blob(self, reference: Reference) -> bytes | None:
+        blob = self._blobs.get((reference.op_id, reference.hash))
+        return None if blob is None else blob.value
+
+    def floor(self) -> int:
+        return self._floor
+
+    def cursor(self, name: str) -> int:
+        return self._cursors.get(name, 0)
+
+    def move_cursor(self, name: str, to: int) -> None:
+        self._cursors[name] = max(to, self.cursor(name))
+
+    # -- pruning, restoring ----------------------------------------------------------------------------------------
+
+    def prune(self, retention: Retention) -> Pruning:
+        limit, below = retention.rows_max, min(retention.revision_below, self.head().last)
+        versions, more = self._prune_versions(below, limit)
+        old_rows = _first([row for row in self._rows[:-1] if row.last < below], limit)
+        del self._rows[: len(old_rows)]
+        oldest = _first(list(self._operations.values()), limit)
+        old_operations = [each.op_id for each in oldest if each.log_time_ms < retention.operations_before_ms]
+        for op_id in old_operations:
+            del self._operations[op_id]
+        old_blobs = _first(list(self._sweepable(retention.operations_before_ms)), limit)
+        for place in old_blobs:
+            del self._blobs[place]
+        self._recorded &= {op_id for op_id, _ in self._blobs}
+        counts = (len(old_rows), len(old_operations), len(old_blobs))
+        return Pruning(self._floor, versions, *counts, more or limit in counts)
+
+    def lose_rows(self, count: int) -> Head:
+        """Become what a backup taken `count` ledger rows ago would restore; return its head.
+
+        Raises ValueError when that lies below what has been pruned.
+        """
+        kept = self._rows[: max(len(self._rows) - count, 0)]
+        if self._rows and self._rows[0].seq > 1 and not kept:
+            raise ValueError("the rows that a backup would need have been pruned")
+        last = kept[-1].last if kept else 0
+        if self._floor > last:
+            raise ValueError("versions that a backup would need have been pruned")
+        self._recorded -= {recorded.op_id for row in self._rows[len(kept) :] for recorded in row.body}
+        self._rows = kept
+        self._blobs = {place: blob for place, blob in self._blobs.items() if blob.seq <= self.head().seq}
+        versions = [version for key in self._keys for version in self._versions[key] if version.revision <= last]
+        made = [place for place in self._made if place[0] <= last]
+        self._versions, self._keys, self._due = {}, [], {}
+        for version in sorted(versions, key=lambda version: version.revision):
+            self._insert(version)
+        self._made = made
+        self._operations = {op_id: each for op_id, each in self._operations.items() if each.revision <= last}
+        self._cursors = {name: min(position, last) for name, position in self._cursors.items()}
+        return self.head()
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _insert(self, version: Version) -> None:
+        key = version.key
+        if key not in self._versions:
+            self._versions[key] = []
+            bisect.insort(self._keys, key)
+        self._versions[key].append(version)
+        self._made.append((version.revision, key))
+        if version.expires_ms is None:
+            self._due.pop(key, None)
+        else:
+            self._due[key] = (version.expires_ms, version.revision)
+
+    def _newest(self, key: bytes, at: int | None) -> Version | None:
+        versions = self._versions.get(key, [])
+        if at is None:
+            return versions[-1] if versions else None
+        place = bisect.bisect_right(versions, at, key=lambda version: version.revision)
+        return versions[place - 1] if place else None
+
+    def _check_floor(self, at: int | None) -> None:
+        if at is not None and at < self._floor:
+            raise Pruned(self._floor)
+
+    def _digest_at(self, settled: int) -> Digest | None:
+        row = self.row_ending(settled)
+        return None if row is None else row.digest
+
+    def _prune_versions(self, below: int, limit: int) -> tuple[int, bool]:
+        if below <= self._floor:
+            return 0, False
+        step = [place for place in self._made[:limit] if place[0] <= below]
+        more = len(step) == limit
+        self._floor = step[-1][0] if more else below
+        gone = 0
+        for revision, key in step:
+            versions = self._versions[key]
+            newest = self._newest(key, revision)
+            tombstone = newest is not None and newest.revision == revision and not newest.present
+            kept = [
+                each for each in versions if each.revision > revision or (each.revision == revision and not tombstone)
+            ]
+            gone += len(versions) - len(kept)
+            self._versions[key] = kept
+            if not kept:
+                del self._versions[key]
+                del self._keys[bisect.bisect_left(self._keys, key)]
+        del self._made[: len(step)]
+        return gone, more
+
+    def _sweepable(self, before_ms: int) -> Iterator[tuple[str, bytes]]:
+        used = {
+            (version.value.op_id, version.value.hash)
+            for key in self._keys
+            for version in self._versions[key]
+            if isinstance(version.value, Reference)
+        }
+        for (op_id, hash_), blob in self._blobs.items():
+            over = op_id in self._recorded or op_id in self._operations or blob.log_time_ms < before_ms
+            if over and (op_id, hash_) not in used:
+                yield op_id, hash_
+
+
+def _first(items: Sequence[T], count: int) -> tuple[T, ...]:
+    return tuple(items[:count])
+
+
+# ----------------------------------------------------------------------------------------------------------- store
+
+
+class MemoryStore:
+    """The Store port on a MemoryDatabase: one session of it, with faults of its own."""
+
+    def __init__(self, database: MemoryDatabase, *, faults: Faults | None = None, session: str = "memory") -> None:
+        self.database, self.session = database, session
+        self._faults: Faults = NoFaults() if faults is None else faults
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        return
+
+    async def head(self, *, timeout_s: float) -> Head:
+        return await self._read("head", self.database.head, timeout_s)
+
+    async def facts(
+        self,
+        op_ids: Sequence[str],
+        keys: Sequence[bytes],
+        hashed: Sequence[bytes],
+        blobs: Sequence[tuple[str, bytes]],
+        *,
+        timeout_s: float,
+    ) -> Facts:
+        return await self._read("facts", lambda: self.database.facts(op_ids, keys, hashed, blobs), timeout_s)
+
+    async def append(self, group: Group, *, timeout_s: float) -> Appended | Fenced:
+        return await self._write("append", lambda: self.database.append(group), timeout_s)
+
+    async def take_over(
+        self, term: int, committer: str, log_time_ms: int, *, adopt_last: int | None = None, timeout_s: float
+    ) -> TakenOver | Outranked:
+        return await self._write(
+            "take_over", lambda: self.database.take_over(term, committer, log_time_ms, adopt_last), timeout_s
+        )
+
+    async def rows(self, after: int, limit: int, *, timeout_s: float) -> tuple[LedgerRow, ...]:
+        return await self._read("rows", lambda: self.database.rows(after, limit), timeout_s)
+
+    async def ledger(self, from_seq: int, limit: int, *, timeout_s: float) -> tuple[LedgerRow, ...]:
+        return await self._read("ledger", lambda: self.database.ledger(from_seq, limit), timeout_s)
+
+    async def row_ending(self, last: int, *, timeout_s: float) -> LedgerRow | None:
+        return await self._read("row_ending", lambda: self.database.row_ending(last), timeout_s)
+
+    async def read(self, keys: Sequence[bytes], *, at: int | None = None, settled: int = 0, timeout_s: float) -> Read:
+        return await self._read("read", lambda: self.database.read(keys, at, settled), timeout_s)
+
+    async def list(
+        self,
+        prefix: bytes,
+        *,
+        after: bytes = b"",
+        limit: int,
+        at: int | None = None,
+        settled: int = 0,
+        keys_only: bool = False,
+        timeout_s: float,
+    ) -> Listing:
+        return await self._read(
+            "list",
+            lambda: self.database.list(range_of(prefix, after), limit, at, settled, keys_only=keys_only),
+            timeout_s,
+        )
+
+    async def versions(self, at: Sequence[tuple[bytes, int]], *, timeout_s: float) -> tuple[Version | None, ...]:
+        return await self._read("versions", lambda: self.database.versions(at), timeout_s)
+
+    async def operations(self, op_ids: Sequence[str], *, timeout_s: float) -> tuple[Operation | None, ...]:
+        return await self._read("operations", lambda: self.database.operations(op_ids), timeout_s)
+
+    async def stage(self, op_id: str, value: bytes, *, timeout_s: float) -> Reference:
+        return await self._write("stage", lambda: self.database.stage(op_id, value), timeout_s)
+
+    async def blob(self, reference: Reference, *, timeout_s: float) -> bytes | None:
+        return await self._read("blob", lambda: self.database.blob(reference), timeout_s)
+
+    async def due(self, log_time_ms: int, limit: int, *, timeout_s: float) -> tuple[tuple[bytes, int], ...]:
+        return await self._read("due", lambda: self.database.due(log_time_ms, limit), timeout_s)
+
+    async def prune(self, retention: Retention, *, timeout_s: float) -> Pruning:
+        return await self._write("prune", lambda: self.database.prune(retention), timeout_s)
+
+    async def floor(self, *, timeout_s: float) -> int:
+        return await self._read("floor", self.database.floor, timeout_s)
+
+    async def cursor(self, name: str, *, timeout_s: float) -> int:
+        return await self._read("cursor", lambda: self.database.cursor(name), timeout_s)
+
+    async def move_cursor(self, name: str, to: int, *, timeout_s: float) -> None:
+        await self._write("move_cursor", lambda: self.database.move_cursor(name, to), timeout_s)
+
+    async def _read(self, call: str, transaction: Callable[[], T], timeout_s: float) -> T:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._faults.before(self.session, call)
+                found = transaction()
+                await self._faults.after(self.session, call)
+                return found
+        except TimeoutError as exc:
+            raise BackendUnavailable("memory", f"{call}: no answer in time") from exc
+
+    async def _write(self, call: str, transaction: Callable[[], T], timeout_s: float) -> T:
+        sent = False
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._faults.before(self.session, call)
+                match self._faults.fate(self.session, call):
+                    case Fails():
+                        raise BackendUnavailable("memory", f"{call}: rolled back")
+                    case Lost(lands_after_s):
+                        if lands_after_s is not None:
+                            asyncio.get_running_loop().call_later(lands_after_s, _land_late, transaction)
+                        raise OutcomeUnknown(f"{call}: the answer was lost")
+                    case Lands():
+                        sent = True
+                        result = transaction()
+                await self._faults.after(self.session, call)
+                return result
+        except TimeoutError as exc:
+            if sent:
+                raise OutcomeUnknown(f"{call}: no answer to COMMIT in time") from exc
+            raise BackendUnavailable("memory", f"{call}: not sent in time") from exc
+
+
+def _land_late(transaction: Callable[[], object]) -> None:
+    """Run a transaction whose committer no longer waits: the fence decides, and nobody hears of it."""
+    try:
+        transaction()
+    except (BackendUnavailable, InvariantViolated):
+        return
