@@ -61,4 +61,4 @@ class Parser:
     def _dispatch(self) -> ServerEvent | None:
         kind, data, id_ = self._kind, self._data, self._id
         self._kind, self._data, self._id, self._size = "", [], None, 0
-        return ServerEvent(kind or "message", b"\n".join(data), id_) if data else None
+        return ServerEvent(kind or "message", b"\n".join(data), id_) if data or id_ is not None else None
