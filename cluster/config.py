@@ -189,6 +189,7 @@ class NodeSettings(_Settings):
         "ID=HOST:PORT,ID=HOST:PORT,… each followed by /observer if it does not vote",
     )
     data_dir: Path = _setting(Path("data/n1"), "this node's own directory", "path of a directory")
+    stop_with_stdin: bool = _setting(False, "stop when standard input ends (the runner is gone)", "true, false")
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:

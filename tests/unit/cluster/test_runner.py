@@ -1,0 +1,205 @@
+"""The runner, against a stand-in for a node: what dies comes back, what is broken does not, all stop in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from cluster import runner
+from cluster.config import RunnerSettings
+from cluster.layout import running
+from cluster.runner import LocalCluster, NodeFailed, State, backoff_s
+from kv.errors import BadRequest
+
+DUMMY = (sys.executable, "-m", "tests.unit.cluster.dummy_node")
+
+
+def free_base_port(nodes: int = 3) -> int:
+    """Return a base port whose HTTP and Raft ports are free now."""
+    for base in range(20000 + os.getpid() % 500 * 20, 60000, 20):
+        try:
+            for port in range(base, base + nodes):
+                runner.refuse_taken_port("127.0.0.1", port, "")
+                runner.refuse_taken_port("127.0.0.1", port + 1000, "")
+        except BadRequest:
+            continue
+        return base
+    raise AssertionError("no free ports")
+
+
+def settings(tmp_path: Path, **more: object) -> RunnerSettings:
+    given = {"nodes": 3, "base_port": free_base_port(), "data": tmp_path / "data", "liveness_timeout_s": 2} | more
+    return RunnerSettings(**given)  # type: ignore[arg-type]  # parsed by pydantic
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    try:
+        async with asyncio.timeout(30):
+            while not condition():
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"never: {what}") from None
+
+
+async def test_all_start_and_stop_in_order(tmp_path: Path) -> None:
+    async with LocalCluster(settings(tmp_path), command=DUMMY) as cluster:
+        assert await cluster.wait_ready() == "n1"
+        found = running(tmp_path / "data")
+        assert found is not None
+        assert [(n.id, n.pid) for n in found.nodes] == [(n.id, n.pid) for n in cluster.nodes.values()]
+        directories = [n.data_dir for n in cluster.nodes.values()]
+    assert all((d / "stopped-cleanly").exists() for d in directories)
+    assert running(tmp_path / "data") is None
+
+
+async def test_what_is_killed_comes_back(tmp_path: Path) -> None:
+    said: list[str] = []
+    async with LocalCluster(settings(tmp_path), command=DUMMY, say=said.append) as cluster:
+        await cluster.wait_ready()
+        node = cluster.nodes["n2"]
+        cluster.kill("n2")
+        await until(lambda: node.starts == 2 and node.state is State.ALIVE, "n2 is alive again")
+        assert cluster.nodes["n1"].starts == 1
+    assert any("n2 ended (signal SIGKILL): starting it again in 0.1 s" in line for line in said)
+
+
+async def test_what_is_silent_is_killed_and_comes_back(tmp_path: Path) -> None:
+    said: list[str] = []
+    async with LocalCluster(settings(tmp_path), command=DUMMY, say=said.append) as cluster:
+        await cluster.wait_ready()
+        node = cluster.nodes["n3"]
+        cluster.kill("n3", signal.SIGSTOP)
+        await until(lambda: node.starts == 2 and node.state is State.ALIVE, "n3 is alive again")
+    assert any("n3 has been silent for 2 s: killing it" in line for line in said)
+
+
+async def test_what_is_broken_is_named_and_left_down(tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    async with LocalCluster(made, command=DUMMY) as cluster:
+        await cluster.wait_ready()
+    (tmp_path / "data" / "n2" / "refuse").touch()
+    with pytest.raises(NodeFailed, match="n2 cannot start: corrupt_journal: the journal is broken"):
+        async with LocalCluster(made, command=DUMMY) as cluster:
+            await cluster.wait_ready()
+    assert cluster.nodes["n2"].starts == 1
+
+
+async def test_what_keeps_dying_is_started_with_back_off(tmp_path: Path) -> None:
+    said: list[str] = []
+    async with LocalCluster(settings(tmp_path), command=DUMMY, say=said.append) as cluster:
+        await cluster.wait_ready()
+        (tmp_path / "data" / "n1" / "die").touch()
+        cluster.kill("n1")
+        await until(lambda: cluster.nodes["n1"].starts >= 4, "n1 was tried again")
+        (tmp_path / "data" / "n1" / "die").unlink()
+        await until(lambda: cluster.nodes["n1"].state is State.ALIVE, "n1 is alive again")
+    pauses = [line.rpartition(" in ")[2] for line in said if line.startswith("n1 ended")]
+    assert pauses[:3] == ["0.1 s", "0.2 s", "0.4 s"]
+
+
+async def test_a_node_is_kept_down_and_let_up(tmp_path: Path) -> None:
+    async with LocalCluster(settings(tmp_path), command=DUMMY) as cluster:
+        await cluster.wait_ready()
+        await cluster.stop_node("n1", signal.SIGKILL)
+        assert cluster.nodes["n1"].pid is None
+        cluster.start_node("n1")
+        await until(lambda: cluster.nodes["n1"].state is State.ALIVE, "n1 is alive again")
+
+
+async def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", made.base_port + 1))
+        other.listen()
+        with pytest.raises(BadRequest, match=rf"port {made.base_port + 1} \(HTTP of n2\) is in use"):
+            async with LocalCluster(made, command=DUMMY):
+                pass
+
+
+async def test_two_runners_do_not_share_a_directory(tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    async with LocalCluster(made, command=DUMMY) as cluster:
+        await cluster.wait_ready()
+        with pytest.raises(BadRequest, match="in use by another runner"):
+            async with LocalCluster(made, command=DUMMY):
+                pass
+
+
+async def test_nodes_stop_when_the_runner_is_killed(tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    code = (
+        "import asyncio, sys; from pathlib import Path; from cluster.config import RunnerSettings;"
+        "from cluster.runner import LocalCluster\n"
+        "async def main():\n"
+        f" async with LocalCluster(RunnerSettings(nodes=3, base_port={made.base_port}, data=Path({str(made.data)!r})),"
+        f" command={DUMMY!r}) as c:\n"
+        "  await c.wait_ready(); print('ready', flush=True); await asyncio.sleep(60)\n"
+        "asyncio.run(main())"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=runner.ROOT) as process:
+        assert process.stdout is not None
+        assert await asyncio.to_thread(process.stdout.readline) == b"ready\n"
+        process.kill()
+    await until(lambda: all((made.data / f"n{i}" / "stopped-cleanly").exists() for i in (1, 2, 3)), "the nodes stopped")
+
+
+def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "cluster", *argv],
+            capture_output=True,
+            text=True,
+            cwd=runner.ROOT,
+            timeout=60,
+            check=False,
+        )
+
+    assert run().returncode == 2
+    assert "'upp' is no command; there are up, status, down, config" in run("upp").stderr
+    wrong = run("up", "--nodes", "0")
+    assert (wrong.returncode, wrong.stderr) == (
+        78,
+        "error: --nodes='0' is not allowed; allowed: a whole number, 1 to 9\n",
+    )
+    assert "no cluster runs in" in run("status", "--data", str(tmp_path)).stderr
+    assert run("status", "--url", "http://127.0.0.1:1").returncode == 2
+    assert run("down", "--data", str(tmp_path)).returncode == 0
+    assert '"ACORDO_STORE": "postgresql://u:***@h/d"' in run("config", "--store", "postgresql://u:p@h/d").stdout
+
+
+def test_back_off_doubles_up_to_its_bound() -> None:
+    assert [backoff_s(n) for n in (0, 1, 2, 3)] == [0.1, 0.1, 0.2, 0.4]
+    assert backoff_s(10**9) == 8.0
+
+
+async def test_up_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    """`status` and `down` find what `up` started by its directory."""
+    from cluster import __main__ as command
+
+    made = settings(tmp_path)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", f"import cluster.runner as r; r.NODE = {DUMMY!r}\n"
+        "import sys, cluster.__main__ as m; sys.exit(m.main(sys.argv[1:]))",
+        "up", "--nodes", "3", "--base-port", str(made.base_port), "--data", str(made.data),
+        stdout=asyncio.subprocess.PIPE, cwd=runner.ROOT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines: list[str] = []
+    while b"Ctrl-C" not in (line := await process.stdout.readline()):
+        assert line, lines
+        lines.append(line.decode())
+    assert any(f"n1  http://127.0.0.1:{made.base_port}   leader" in line for line in lines), lines
+    async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{made.base_port}/livez") as response:
+        assert response.status == 200
+    assert await asyncio.to_thread(command.main, ["down", "--data", str(made.data)]) == 0
+    assert await process.wait() == 0
