@@ -90,7 +90,6 @@ class Search:
         """Search on for at most `steps_max` steps. UNKNOWN: not decided yet, or never (`exhausted`)."""
         if self.exhausted:
             return Verdict.UNKNOWN
-        seen = self._seen
         choices, marks = self._choices, self._marks
         for _ in range(steps_max):
             if self._fresh:
@@ -98,12 +97,9 @@ class Search:
                 if self._left == 0:
                     self.longest = list(self._trail)
                     return Verdict.OK
-                configuration = (self._mask << STATE_BITS) | self._state
-                if candidates and configuration not in seen:
-                    if len(seen) >= self._configurations_max:
-                        self.exhausted = True
+                if candidates and self._is_new(candidates):
+                    if self.exhausted:
                         return Verdict.UNKNOWN
-                    seen.add(configuration)
                     choices.append(candidates)
                     marks.append(len(self._trail))
                 elif len(self._trail) > len(self.longest):
@@ -119,6 +115,23 @@ class Search:
             self._fresh = True
             self.steps += 1
         return Verdict.UNKNOWN
+
+    def _is_new(self, candidates: list[int]) -> bool:
+        """Remember the configuration; say whether it was seen for the first time.
+
+        One that has a single way on is not worth remembering, as long as every eighth is: chains stay short.
+        """
+        if len(candidates) == 1 and len(self._trail) & 7:
+            return True
+        seen = self._seen
+        configuration = (self._mask << STATE_BITS) | self._state
+        if configuration in seen:
+            return False
+        if len(seen) >= self._configurations_max:
+            self.exhausted = True
+            return True
+        seen.add(configuration)
+        return True
 
     def _candidates(self) -> list[int]:
         """Linearize what observes the state and cannot change it; return what may come next, the best one last.

@@ -100,8 +100,9 @@ def refute(column: Column) -> Refutation | None:
             continue
         seen = observers.get(state, [])
         writer = possible[0]
-        if not seen and (writer == INITIAL or not column.required[writer]):
+        if not seen and writer == INITIAL:
             continue
+        # An unknown write that nobody observed makes a zone without end, which lies inside no other.
         zone = _zone(column, state, writer, seen)
         early = next((i for i in seen if writer != INITIAL and column.returns[i] < column.calls[writer]), None)
         if early is not None:

@@ -20,7 +20,8 @@ Raw = dict[str, Any]
 UNKNOWN_RATES = (0.0, 0.15, 0.4)
 PLAIN = ("put", "put", "get", "get", "get", "cas", "cas", "delete")
 APPENDED = ("append", "append", "append", "get", "get", "get", "put", "delete", "cas")
-STYLES = ("register", "register", "unique", "append")
+STYLES = ("register", "register", "unique", "unique", "append", "typed")
+TYPED = (1, "1", True)
 
 
 def legal(ops: list[Raw], state: Any) -> bool:
@@ -82,10 +83,9 @@ def history(rng: Random, unknown: float, style: str) -> tuple[list[Raw], Any]:
     """Run random operations on a real register at random instants, then (mostly) spoil one answer."""
     initial = rng.choice([None, None, 1] if style != "append" else ["", None])
     fresh = iter(range(10, 99))
-    text = iter("abcdefghij")
 
     def value() -> Any:
-        return next(fresh) if style == "unique" else rng.choice([1, 2, 3])
+        return next(fresh) if style == "unique" else rng.choice(TYPED if style == "typed" else (1, 2, 3))
 
     ops: list[Raw] = []
     for client in range(rng.randint(3, 8)):
@@ -94,9 +94,9 @@ def history(rng: Random, unknown: float, style: str) -> tuple[list[Raw], Any]:
         o["at"] = rng.uniform(start, o["end_ns"])
         o["op"] = rng.choice(APPENDED if style == "append" else PLAIN)
         if o["op"] == "append":
-            o["value"] = next(text)
+            o["value"] = rng.choice("ab")
         elif o["op"] in {"put", "cas"}:
-            o["value"] = value() if style != "append" else next(text)
+            o["value"] = value() if style != "append" else rng.choice("ab")
         if rng.random() < unknown:
             o["outcome"] = "info"
             o["at"] = rng.choice((start + rng.uniform(0, 20), float("inf")))
@@ -130,7 +130,7 @@ def _run(ops: list[Raw], initial: Any, rng: Random) -> None:
                 state = (state or "") + o["value"]
             case "cas":
                 # Prefer a CAS that succeeds: a random one hardly ever does.
-                if known and rng.random() < 0.6:
+                if rng.random() < 0.6:
                     o["expected"] = state
                 held = same(state, o["expected"])
                 state = o["value"] if held else state
