@@ -1,0 +1,620 @@
+"""Keep ledger and versions in PostgreSQL or CockroachDB, through asyncpg.
+
+It never says that a transaction did not land while it still may: a connection lost, or a wait given up, while a
+statement that writes was under way is OutcomeUnknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import uuid
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, Self, TypeVar
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+
+import asyncpg  # type: ignore[import-untyped]  # ships no types
+import msgspec
+
+from backends import postgres_sql as sql
+from backends.fence import check_group, empty_row, outranks, range_of
+from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, OutcomeUnknown, Pruned
+from kv.model import (
+    GENESIS,
+    GENESIS_DIGEST,
+    REVISION_MAX,
+    Applied,
+    Expired,
+    Group,
+    Head,
+    LedgerRow,
+    Operation,
+    Recorded,
+    Reference,
+    Refused,
+    Version,
+    value_hash,
+)
+from kv.ports import Appended, Facts, Fenced, Listing, Outranked, Pruning, Read, Retention, TakenOver
+
+CONNECT_TIMEOUT_S: Final = 2.0
+"""For one host; then the next one is tried."""
+SCHEMA_TIMEOUT_S: Final = 30.0
+LEASE_S: Final = 15.0
+READERS_MAX: Final = 4
+WRITERS_MAX: Final = 2
+BACK_OFF_S: Final = 0.01
+BACK_OFF_MAX_S: Final = 0.25
+BLOBS_SWEPT_MAX: Final = 64
+LIST_VALUES_MAX: Final = 128
+"""Versions with values fetched by one statement of a listing: at most 8 MiB inline."""
+SQLSTATE_SETUP: Final = ("42501", "3D000", "28000", "28P01", "3F000")
+"""What an operator must mend: rights, database, login, schema."""
+
+_TOMBSTONE, _INLINE, _STAGED = 0, 1, 2
+_UNKNOWN: Final = (
+    asyncpg.StatementCompletionUnknownError,  # 40003, a subclass of what is retried below: it comes first
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    TimeoutError,
+    OSError,
+)
+_ROLLED_BACK: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack_body = msgspec.msgpack.Decoder(tuple[Recorded, ...]).decode
+_unpack_reference = msgspec.msgpack.Decoder(Reference).decode
+_unpack_outcome = msgspec.msgpack.Decoder(Applied | Refused | Expired).decode
+
+T = TypeVar("T")
+Connection = Any
+"""asyncpg's pool hands out proxies of its own type."""
+
+
+class PostgresStore:
+    """The Store port on asyncpg. Hosts are tried in a shuffled order; a dead one costs CONNECT_TIMEOUT_S once."""
+
+    def __init__(self, url: str, *, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random()
+        self._dialect: type[sql.Postgres] | type[sql.Cockroach]
+        self._dialect = sql.Cockroach if urlsplit(url).scheme.startswith("cockroach") else sql.Postgres
+        self.name = self._dialect.name
+        self._dsns = _dsn_per_host(url)
+        self._rng.shuffle(self._dsns)
+        self._readers: asyncpg.Pool[Any] | None = None
+        self._writers: asyncpg.Pool[Any] | None = None
+
+    @classmethod
+    def from_url(cls, url: str) -> PostgresStore:
+        return cls(url)
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._writers = await self._pool(WRITERS_MAX)
+            self._readers = await self._pool(READERS_MAX)
+            await asyncio.wait_for(self._prepare(), SCHEMA_TIMEOUT_S)
+        except BaseException as exc:
+            await self.__aexit__()
+            if isinstance(exc, asyncpg.PostgresError | OSError | TimeoutError | asyncpg.InterfaceError):
+                raise self._setup_error(exc) from exc
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for pool in (self._readers, self._writers):
+            if pool is not None:
+                pool.terminate()
+        self._readers = self._writers = None
+
+    # -------------------------------------------------------------------------------------------------- connections
+
+    async def _pool(self, size: int) -> asyncpg.Pool[Any]:
+        return await asyncpg.create_pool(
+            connect=self._connect,
+            min_size=0,
+            max_size=size,
+            max_inactive_connection_lifetime=300.0,
+            max_queries=200_000,
+        )
+
+    async def _connect(self, *_: Any, **extra: Any) -> Connection:
+        """Return a connection to the first host that answers, the last good one first."""
+        failure: Exception | None = None
+        for dsn in tuple(self._dsns):
+            try:
+                connection = await asyncpg.connect(
+                    dsn,
+                    timeout=CONNECT_TIMEOUT_S,
+                    max_cacheable_statement_size=0,
+                    server_settings={
+                        "application_name": "acordo",
+                        "default_transaction_isolation": "serializable",
+                        "statement_timeout": "15000",
+                        "lock_timeout": "5000",
+                        "idle_in_transaction_session_timeout": "10000",
+                    },
+                    target_session_attrs="read-write",
+                    **extra,
+                )
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+                failure = exc
+                continue
+            if dsn != self._dsns[0]:
+                self._dsns.remove(dsn)
+                self._dsns.insert(0, dsn)
+            return connection
+        assert failure is not None
+        raise failure
+
+    def _setup_error(self, exc: BaseException) -> Exception:
+        state = getattr(exc, "sqlstate", None)
+        if state in SQLSTATE_SETUP:
+            return BadRequest("store_access", f"{self.name}: {exc}", allowed="a login and database that exist")
+        return BackendUnavailable(self.name, f"cannot be reached: {exc!r}")
+
+    async def _run(
+        self,
+        pool: asyncpg.Pool[Any] | None,
+        body: Callable[[Connection, float], Awaitable[T]],
+        timeout_s: float,
+        *,
+        writes: bool,
+    ) -> T:
+        """Run one transaction; again from its start when the server rolled it back; never again when unknown."""
+        loop = asyncio.get_running_loop()
+        deadline, back_off_s = loop.time() + timeout_s, BACK_OFF_S
+        if pool is None:
+            raise BackendUnavailable(self.name, "closed")
+        while True:
+            try:
+                connection = await pool.acquire(timeout=max(deadline - loop.time(), 0.001))
+            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+                raise BackendUnavailable(self.name, f"no connection: {exc!r}") from exc
+            broken = True
+            try:
+                found = await body(connection, max(deadline - loop.time(), 0.001))
+                broken = False
+                return found
+            except _UNKNOWN as exc:
+                if writes:
+                    raise OutcomeUnknown(f"{self.name}: lost the answer: {exc!r}") from exc
+                raise BackendUnavailable(self.name, f"{exc!r}") from exc
+            except _ROLLED_BACK as exc:
+                broken = False
+                if loop.time() + back_off_s >= deadline:
+                    raise BackendUnavailable(self.name, f"rolled back until the time was up: {exc!r}") from exc
+            except asyncpg.PostgresError as exc:
+                broken = False
+                raise BackendUnavailable(self.name, f"refused: {exc!r}") from exc
+            finally:
+                if broken:
+                    connection.terminate()
+                await pool.release(connection)
+            await asyncio.sleep(self._rng.random() * back_off_s)
+            back_off_s = min(back_off_s * 2, BACK_OFF_MAX_S)
+
+    async def _fetch(self, statement: str, *args: object, timeout_s: float) -> list[Any]:
+        async def body(connection: Connection, left_s: float) -> list[Any]:
+            rows: list[Any] = await connection.fetch(statement, *args, timeout=left_s)
+            return rows
+
+        return await self._run(self._readers, body, timeout_s, writes=False)
+
+    async def _change(self, statement: str, *args: object, timeout_s: float) -> list[Any]:
+        """Run one statement that writes: one round trip, one transaction."""
+
+        async def body(connection: Connection, left_s: float) -> list[Any]:
+            rows: list[Any] = await connection.fetch(statement, *args, timeout=left_s)
+            return rows
+
+        return await self._run(self._writers, body, timeout_s, writes=True)
+
+    # ------------------------------------------------------------------------------------------------------- schema
+
+    async def _prepare(self) -> None:
+        assert self._writers is not None
+        async with self._writers.acquire(timeout=SCHEMA_TIMEOUT_S) as connection:
+            await self._check_version(connection)
+            holder = uuid.uuid4().hex
+            await _repeated(lambda: connection.execute(sql.CREATE_LEASE))
+            while not await connection.fetch(sql.TAKE_LEASE, "schema", holder, LEASE_S):  # noqa: ASYNC110 - a row
+                await asyncio.sleep(0.05 + 0.1 * self._rng.random())
+            try:
+                await self._migrate(connection)
+            finally:
+                await connection.execute(sql.DROP_LEASE, "schema", holder)
+
+    async def _check_version(self, connection: Connection) -> None:
+        text = str((await connection.fetch("SELECT version() AS version"))[0]["version"])
+        cockroach = text.startswith("CockroachDB")
+        if cockroach is not (self._dialect is sql.Cockroach):
+            other = "cockroachdb" if cockroach else "postgresql"
+            raise BadRequest("store_kind", f"this is {text.split(' (', maxsplit=1)[0]}", allowed=f"{other}://…")
+        found = re.search(r"v?(\d+)\.(\d+)", text)
+        if found is None or tuple(map(int, found.groups())) < self._dialect.version_min:
+            needed = f"{self.name} {'.'.join(map(str, self._dialect.version_min))} or newer"
+            raise BadRequest("old_server", f"this is {text.split(' (', maxsplit=1)[0]}", allowed=needed)
+
+    async def _migrate(self, connection: Connection) -> None:
+        present = {row["table_name"] for row in await connection.fetch(sql.TABLES_PRESENT)}
+        version = 0
+        if "acordo_schema" in present:
+            for row in await connection.fetch(sql.SCHEMA_FOUND):
+                if row["application"] != sql.APPLICATION:
+                    raise BadRequest(
+                        "foreign_store", f"its tables belong to {row['application']}", allowed="a database of its own"
+                    )
+                version = row["version"]
+        elif present:
+            raise BadRequest(
+                "foreign_store",
+                f"tables of another application: {', '.join(sorted(present))}",
+                allowed="a database or schema of its own",
+            )
+        if version > len(sql.MIGRATIONS):
+            raise BadRequest(
+                "newer_schema",
+                f"schema version {version}",
+                allowed=f"up to {len(sql.MIGRATIONS)}: start it with the newer program that made it",
+            )
+        for number, statements in enumerate(sql.MIGRATIONS[version:], version + 1):
+            for statement in statements:
+                await _repeated(lambda statement=statement: connection.execute(statement))  # type: ignore[misc]
+            await connection.execute(sql.SCHEMA_MOVED, sql.APPLICATION, number)
+
+    # ------------------------------------------------------------------------------------------------------ writing
+
+    async def append(self, group: Group, *, timeout_s: float) -> Appended | Fenced:
+        check_group(group)
+        if outranks(group.base, group.row.term, group.row.committer):
+            return Fenced(await self.head(timeout_s=timeout_s))
+        try:
+            rows = await self._change(sql.APPEND, *_append_arguments(group), timeout_s=timeout_s)
+        except asyncpg.UniqueViolationError as exc:  # pragma: no cover - facts of the same head exclude it
+            raise InvariantViolated(f"group at {group.row.seq} repeats what the store holds: {exc}") from exc
+        if rows[0]["landed"]:
+            return Appended()
+        head = await self.head(timeout_s=timeout_s)
+        if head == group.base:
+            raise BackendUnavailable(self.name, "a staged value is gone: evaluate again")
+        return Fenced(head)
+
+    async def take_over(
+        self, term: int, committer: str, log_time_ms: int, *, adopt_last: int | None = None, timeout_s: float
+    ) -> TakenOver | Outranked:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while True:
+            rows = await self._change(
+                sql.TAKE_OVER,
+                term,
+                committer,
+                log_time_ms,
+                adopt_last,
+                GENESIS_DIGEST,
+                timeout_s=max(deadline - loop.time(), 0.001),
+            )
+            head = _head(*(rows[0][name] for name in ("seq", "term", "committer", "last_rev", "digest")))
+            if rows[0]["landed"]:
+                return TakenOver(head, empty_row(head, term, committer, log_time_ms, adopt_last).head)
+            if outranks(head, term, committer):
+                return Outranked(head)
+            empty_row(head, term, committer, log_time_ms, adopt_last)  # raises BadRequest for a low adopt_last
+            if loop.time() >= deadline:  # somebody else appended in between, again and again
+                raise BackendUnavailable(self.name, "the ledger grew under every attempt to take over")
+
+    async def stage(self, op_id: str, value: bytes, *, timeout_s: float) -> Reference:
+        reference = Reference(op_id, value_hash(value), len(value))
+        await self._change(sql.STAGE, op_id, reference.hash, _pack(reference), value, timeout_s=timeout_s)
+        return reference
+
+    async def move_cursor(self, name: str, to: int, *, timeout_s: float) -> None:
+        await self._change(sql.MOVE_CURSOR, name, to, timeout_s=timeout_s)
+
+    async def prune(self, retention: Retention, *, timeout_s: float) -> Pruning:
+        async def body(connection: Connection, left_s: float) -> Pruning:
+            async with asyncio.timeout(left_s), connection.transaction(isolation="serializable"):
+                return await _prune(connection, retention)
+
+        return await self._run(self._writers, body, timeout_s, writes=True)
+
+    # ------------------------------------------------------------------------------------------------------ reading
+
+    async def head(self, *, timeout_s: float) -> Head:
+        for row in await self._fetch(sql.HEAD_NOW, timeout_s=timeout_s):
+            return _head(row["a"], row["b"], row["t"], row["c"], row["x"])
+        return GENESIS
+
+    async def facts(
+        self,
+        op_ids: Sequence[str],
+        keys: Sequence[bytes],
+        hashed: Sequence[bytes],
+        blobs: Sequence[tuple[str, bytes]],
+        *,
+        timeout_s: float,
+    ) -> Facts:
+        """Read what `evaluate` needs: one round trip for up to KEYS_MAX keys."""
+        whole = frozenset(hashed)
+        asked = [(key, key in whole) for key in dict.fromkeys(keys)]
+        owners, hashes = [o for o, _ in blobs], [_b64(h) for _, h in blobs]
+        head = GENESIS
+        operations: dict[str, Operation] = {}
+        versions: dict[bytes, Version] = {}
+        found: dict[bytes, bytes] = {}
+        staged: set[tuple[str, bytes]] = set()
+        snapshots = await self._many(
+            self._writers, self._dialect.facts, (list(op_ids), owners, hashes, REVISION_MAX), asked, timeout_s
+        )
+        for part, rows in snapshots:
+            for n, a, b, c, t, x, y in rows:
+                match n:
+                    case sql.HEAD:
+                        head = _head(a, b, t, c, x)
+                    case sql.OPERATION:
+                        operations[t] = Operation(t, x, a, _unpack_outcome(y), b)
+                    case sql.STAGED:
+                        staged.add((t, x))
+                    case _:
+                        key, wanted = part[n]
+                        version = versions[key] = _version(key, a, b, c, y, bare=not wanted)
+                        match version.value:
+                            case Reference() as reference if wanted:
+                                found[key] = reference.hash
+                            case bytes() as value if wanted:
+                                found[key] = value_hash(value)
+        return Facts(head, operations, versions, found, frozenset(set(blobs) - staged))
+
+    async def rows(self, after: int, limit: int, *, timeout_s: float) -> tuple[LedgerRow, ...]:
+        async def body(connection: Connection, left_s: float) -> tuple[LedgerRow, ...]:
+            async with asyncio.timeout(left_s), connection.transaction(isolation="serializable", readonly=True):
+                oldest = await connection.fetch(sql.OLDEST)
+                if not oldest or after >= oldest[0]["last_rev"]:
+                    return ()
+                if oldest[0]["seq"] > 1 and after < oldest[0]["first_rev"] - 1:
+                    raise Pruned(oldest[0]["first_rev"])
+                return tuple(map(_ledger_row, await connection.fetch(sql.ROWS_AFTER, after, limit)))
+
+        return await self._run(self._readers, body, timeout_s, writes=False)
+
+    async def ledger(self, from_seq: int, limit: int, *, timeout_s: float) -> tuple[LedgerRow, ...]:
+        return tuple(map(_ledger_row, await self._fetch(sql.LEDGER_FROM, from_seq, limit, timeout_s=timeout_s)))
+
+    async def row_ending(self, last: int, *, timeout_s: float) -> LedgerRow | None:
+        return next(map(_ledger_row, await self._fetch(sql.ROW_ENDING, last, timeout_s=timeout_s)), None)
+
+    async def read(self, keys: Sequence[bytes], *, at: int | None = None, settled: int = 0, timeout_s: float) -> Read:
+        found: dict[bytes, Version] = {}
+        head, digest_at = GENESIS, None
+        asked = [(key, True) for key in dict.fromkeys(keys)]
+        first = (settled, REVISION_MAX if at is None else at)
+        for _, rows in await self._many(self._readers, self._dialect.read, first, asked, timeout_s):
+            head, digest_at = _point(rows, at)
+            for n, a, b, c, _, x, y in rows:
+                if n >= 0:
+                    found[x] = _version(x, a, b, c, y)
+        return Read(head, tuple(found.get(key) for key in keys), digest_at)
+
+    async def _many(
+        self,
+        pool: asyncpg.Pool[Any] | None,
+        statement: Callable[[int], str],
+        first: tuple[object, ...],
+        asked: list[tuple[bytes, bool]],
+        timeout_s: float,
+    ) -> list[tuple[list[tuple[bytes, bool]], list[Any]]]:
+        """Look keys up in one snapshot: one statement, or a transaction of several when they are many."""
+        parts = list(_parts(asked, sql.KEYS_MAX))
+
+        async def one(connection: Connection, part: list[tuple[bytes, bool]], left_s: float) -> list[Any]:
+            raw, whole = [key for key, _ in part], ["1" if wanted else "0" for _, wanted in part]
+            named = self._dialect.keys([_b64(key) for key in raw], raw, whole)
+            rows: list[Any] = await connection.fetch(statement(len(part)), *first, *named, timeout=left_s)
+            return rows
+
+        async def body(connection: Connection, left_s: float) -> list[tuple[list[tuple[bytes, bool]], list[Any]]]:
+            if len(parts) == 1:
+                return [(parts[0], await one(connection, parts[0], left_s))]
+            async with asyncio.timeout(left_s), connection.transaction(isolation="serializable", readonly=True):
+                return [(part, await one(connection, part, left_s)) for part in parts]
+
+        return await self._run(pool, body, timeout_s, writes=False)
+
+    async def list(
+        self,
+        prefix: bytes,
+        *,
+        after: bytes = b"",
+        limit: int,
+        at: int | None = None,
+        settled: int = 0,
+        keys_only: bool = False,
+        timeout_s: float,
+    ) -> Listing:
+        start, end = range_of(prefix, after)
+        upto = REVISION_MAX if at is None else at
+        wanted = limit if keys_only else min(limit, LIST_VALUES_MAX)
+        statement = sql.LIST_KEYS if keys_only else sql.LIST
+        rows = await self._fetch(statement, settled, start, end, upto, wanted + 1, timeout_s=timeout_s)
+        head, digest_at = _point(rows, at)
+        versions = sorted(
+            (_version(x, a, b, c, y, bare=keys_only) for n, a, b, c, _, x, y in rows if n >= 0), key=lambda v: v.key
+        )
+        return Listing(head, tuple(versions[:wanted]), len(versions) > wanted, digest_at)
+
+    async def versions(self, at: Sequence[tuple[bytes, int]], *, timeout_s: float) -> tuple[Version | None, ...]:
+        keys, revisions = [_b64(key) for key, _ in at], [str(revision) for _, revision in at]
+        rows = await self._fetch(sql.EXACT, keys, revisions, timeout_s=timeout_s)
+        found = {(key, revision): _version(key, revision, *rest) for key, revision, *rest in rows}
+        return tuple(found.get(asked) for asked in at)
+
+    async def operations(self, op_ids: Sequence[str], *, timeout_s: float) -> tuple[Operation | None, ...]:
+        rows = await self._fetch(sql.OPERATIONS, list(op_ids), timeout_s=timeout_s)
+        found = {o: Operation(o, h, revision, _unpack_outcome(y), when) for o, h, revision, y, when in rows}
+        return tuple(found.get(op_id) for op_id in op_ids)
+
+    async def blob(self, reference: Reference, *, timeout_s: float) -> bytes | None:
+        rows = await self._fetch(sql.BLOB, reference.op_id, reference.hash, timeout_s=timeout_s)
+        return rows[0]["value"] if rows else None
+
+    async def due(self, log_time_ms: int, limit: int, *, timeout_s: float) -> tuple[tuple[bytes, int], ...]:
+        rows = await self._fetch(sql.DUE, log_time_ms, limit, timeout_s=timeout_s)
+        return tuple((row["key"], row["revision"]) for row in rows)
+
+    async def floor(self, *, timeout_s: float) -> int:
+        return int((await self._fetch(sql.FLOOR_NOW, timeout_s=timeout_s))[0]["floor"])
+
+    async def cursor(self, name: str, *, timeout_s: float) -> int:
+        rows = await self._fetch(sql.CURSOR, name, timeout_s=timeout_s)
+        return int(rows[0]["place"]) if rows else 0
+
+
+# ------------------------------------------------------------------------------------------------------------ pieces
+
+
+def _dsn_per_host(url: str) -> list[str]:
+    """Return one DSN for each host named in the URL. Raises BadRequest."""
+    parts = urlsplit(url)
+    login, at, hosts = parts.netloc.rpartition("@")
+    if not hosts or parts.path in {"", "/"}:
+        raise BadRequest(
+            "store_url", "host or database is missing", allowed="postgresql://USER:PASSWORD@HOST[:PORT][,…]/DATABASE"
+        )
+    port = "26257" if parts.scheme.startswith("cockroach") else "5432"
+    query = urlencode([(name, unquote(value)) for name, value in parse_qsl(parts.query)])
+    found = []
+    for host in hosts.split(","):
+        where = host if re.search(r":\d+$", host) else f"{host}:{port}"
+        found.append(f"postgresql://{login}{at}{where}{parts.path}{'?' + query if query else ''}")
+    return found
+
+
+async def _repeated(step: Callable[[], Awaitable[object]], *, times: int = 5) -> None:
+    """Do a DDL step that may be repeated; two sessions that create at once may refuse each other."""
+    for left in reversed(range(times)):
+        try:
+            await step()
+            return
+        except (asyncpg.UniqueViolationError, asyncpg.DuplicateTableError, *_ROLLED_BACK):
+            if not left:
+                raise
+            await asyncio.sleep(0.05)
+
+
+def _append_arguments(group: Group) -> list[object]:
+    row, base = group.row, group.base
+    versions = [(v, _b64(v.key), str(v.revision)) for v in group.versions]
+    staged = list(
+        dict.fromkeys((v.value.op_id, v.value.hash) for v in group.versions if isinstance(v.value, Reference))
+    )
+    newest = {v.key: v for v in group.versions}
+    return [
+        row.seq, row.term, row.committer, row.first, row.last, row.digest, row.log_time_ms,
+        _pack(row.body) if row.body else None,
+        base.term, base.committer, base.last, base.digest,
+        [op_id for op_id, _ in staged], [_b64(digest) for _, digest in staged],
+        [key for _, key, _ in versions], [revision for _, _, revision in versions],
+        [str(_kind(v)) for v, _, _ in versions],
+        [None if v.expires_ms is None else str(v.expires_ms) for v, _, _ in versions],
+        [v.value.op_id if isinstance(v.value, Reference) else None for v, _, _ in versions],
+        [_stored(v) for v, _, _ in versions],
+        [o.op_id for o in group.operations], [_b64(o.body_hash) for o in group.operations],
+        [str(o.revision) for o in group.operations], [_b64(_pack(o.outcome)) for o in group.operations],
+        [str(o.log_time_ms) for o in group.operations],
+        [recorded.op_id for recorded in row.body],
+        [_b64(key) for key in newest], [str(v.revision) for v in newest.values()],
+        [None if v.expires_ms is None or not v.present else str(v.expires_ms) for v in newest.values()],
+    ]  # fmt: skip
+
+
+def _kind(version: Version) -> int:
+    match version.value:
+        case None:
+            return _TOMBSTONE
+        case Reference():
+            return _STAGED
+        case _:
+            return _INLINE
+
+
+def _stored(version: Version) -> str | None:
+    match version.value:
+        case None:
+            return None
+        case Reference() as reference:
+            return _b64(_pack(reference))
+        case value:
+            return _b64(value)
+
+
+async def _prune(connection: Connection, retention: Retention) -> Pruning:
+    limit = retention.rows_max
+    state = (await connection.fetch(sql.STATE_FOR_PRUNING))[0]
+    floor, below = state["floor"], min(retention.revision_below, state["last_rev"])
+    gone, more = 0, False
+    if below > floor:
+        step = await connection.fetch(sql.NEXT_VERSIONS, floor, below, limit)
+        more = len(step) == limit
+        upto = step[-1]["revision"] if more else below
+        await connection.execute(sql.RAISE_FLOOR, upto)
+        dropped = await connection.fetch(sql.DROP_SUPERSEDED, floor, upto)
+        if freed := [row["staged"] for row in dropped if row["staged"] is not None]:
+            await connection.execute(sql.LOOK_AGAIN, freed)
+        gone = len(dropped) + _count(await connection.execute(sql.DROP_TOMBSTONES, floor, upto))
+        floor = upto
+    rows = _count(await connection.execute(sql.DROP_ROWS, below, state["seq"], limit))
+    operations = _count(await connection.execute(sql.DROP_OPERATIONS, retention.operations_before_ms, limit))
+    looked = await connection.fetch(sql.BLOBS_TO_LOOK_AT, retention.operations_before_ms, min(limit, BLOBS_SWEPT_MAX))
+    for op_id, digest, used in looked:
+        await connection.execute(sql.KEEP_BLOB if used else sql.DROP_BLOB, op_id, digest)
+    await connection.execute(sql.DROP_DONE_DUE, limit)
+    more = more or limit in {rows, operations} or len(looked) >= min(limit, BLOBS_SWEPT_MAX)
+    return Pruning(floor, gone, rows, operations, sum(not used for *_, used in looked), more)
+
+
+def _count(tag: str) -> int:
+    return int(tag.rsplit(" ", 1)[1])
+
+
+def _point(rows: Iterable[Any], at: int | None) -> tuple[Head, bytes | None]:
+    """Return the head and the digest at the asked settled revision. Raises Pruned."""
+    head, digest_at = GENESIS, None
+    for n, a, b, c, t, x, _ in rows:
+        match n:
+            case sql.HEAD:
+                head = _head(a, b, t, c, x)
+            case sql.AT_SETTLED:
+                digest_at = x
+            case sql.FLOOR if at is not None and at < a:
+                raise Pruned(a)
+    return head, digest_at
+
+
+def _head(seq: int, term: int, committer: str, last: int, digest: bytes) -> Head:
+    return Head(seq, term, committer, last, digest)
+
+
+def _ledger_row(row: Any) -> LedgerRow:
+    seq, term, committer, first, last, digest, log_time, body = row
+    return LedgerRow(seq, term, committer, first, last, digest, log_time, () if body is None else _unpack_body(body))
+
+
+def _version(
+    key: bytes, revision: int, kind: int, expires: int | None, value: bytes | None, *, bare: bool = False
+) -> Version:
+    shown: bytes | Reference | None = None
+    if kind != _TOMBSTONE:
+        shown = b"" if bare or value is None else _unpack_reference(value) if kind == _STAGED else value
+    return Version(key, revision, shown, expires)
+
+
+def _parts(items: list[T], size: int) -> Iterable[list[T]]:
+    return (items[n : n + size] for n in range(0, max(len(items), 1), size))
+
+
+def _b64(raw: bytes) -> str:
+    return b64encode(raw).decode()

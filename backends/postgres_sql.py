@@ -1,0 +1,266 @@
+"""Hold every statement that the SQL store sends, and the few places where CockroachDB and PostgreSQL differ.
+
+Only parameter forms that both take: scalars and text[] (bytes travel as base64 in it), every placeholder cast, no
+row limits left open, columns listed, one table changed once per statement. It never opens a connection.
+`tests/unit/backends/test_postgres_sql.py` holds all of it to that.
+"""
+
+# ruff: noqa: S608 - every statement is put together from constants of this file, never from what a caller gives
+
+from __future__ import annotations
+
+import functools
+from typing import Final
+
+SCHEMA_VERSION: Final = 1
+APPLICATION: Final = "acordo"
+
+CREATE_LEASE: Final = """CREATE TABLE IF NOT EXISTS acordo_lease (
+    name text PRIMARY KEY, holder text NOT NULL, until timestamptz NOT NULL)"""
+TAKE_LEASE: Final = """INSERT INTO acordo_lease (name, holder, until)
+    VALUES ($1::text, $2::text, now() + $3::float8 * interval '1 second')
+    ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
+    WHERE acordo_lease.until < now() OR acordo_lease.holder = excluded.holder RETURNING holder"""
+DROP_LEASE: Final = "DELETE FROM acordo_lease WHERE name = $1::text AND holder = $2::text"
+TABLES_PRESENT: Final = """SELECT table_name::text AS table_name FROM information_schema.tables
+    WHERE table_schema = current_schema() AND table_name IN ('acordo_schema', 'acordo_ledger', 'acordo_versions')"""
+SCHEMA_FOUND: Final = "SELECT application, version FROM acordo_schema WHERE one = 1::int8"
+SCHEMA_MOVED: Final = """INSERT INTO acordo_schema (one, application, version) VALUES (1::int8, $1::text, $2::int8)
+    ON CONFLICT (one) DO UPDATE SET version = excluded.version"""
+
+_VERSION_1: Final = (
+    """CREATE TABLE IF NOT EXISTS acordo_schema (
+        one int8 PRIMARY KEY, application text NOT NULL, version int8 NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS acordo_ledger (
+        seq int8 PRIMARY KEY, term int8 NOT NULL, committer text NOT NULL, first_rev int8 NOT NULL,
+        last_rev int8 NOT NULL, digest bytea NOT NULL, log_time int8 NOT NULL, body bytea)""",
+    "CREATE INDEX IF NOT EXISTS acordo_ledger_last ON acordo_ledger (last_rev, seq)",
+    """CREATE TABLE IF NOT EXISTS acordo_versions (
+        key bytea NOT NULL, revision int8 NOT NULL, kind int8 NOT NULL, expires int8, staged text, value bytea,
+        PRIMARY KEY (key, revision))""",
+    "CREATE INDEX IF NOT EXISTS acordo_versions_revision ON acordo_versions (revision, key)",
+    "CREATE INDEX IF NOT EXISTS acordo_versions_staged ON acordo_versions (staged) WHERE staged IS NOT NULL",
+    "CREATE TABLE IF NOT EXISTS acordo_due (key bytea PRIMARY KEY, revision int8 NOT NULL, expires int8)",
+    "CREATE INDEX IF NOT EXISTS acordo_due_expires ON acordo_due (expires, revision)",
+    """CREATE TABLE IF NOT EXISTS acordo_ops (
+        op_id text PRIMARY KEY, body_hash bytea NOT NULL, revision int8 NOT NULL, outcome bytea NOT NULL,
+        log_time int8 NOT NULL)""",
+    "CREATE INDEX IF NOT EXISTS acordo_ops_revision ON acordo_ops (revision)",
+    """CREATE TABLE IF NOT EXISTS acordo_blobs (
+        op_id text NOT NULL, hash bytea NOT NULL, state int8 NOT NULL, log_time int8 NOT NULL,
+        reference bytea NOT NULL, value bytea NOT NULL, PRIMARY KEY (op_id, hash))""",
+    "CREATE INDEX IF NOT EXISTS acordo_blobs_state ON acordo_blobs (state, op_id)",
+    "CREATE TABLE IF NOT EXISTS acordo_state (one int8 PRIMARY KEY, floor int8 NOT NULL)",
+    "INSERT INTO acordo_state (one, floor) VALUES (1::int8, 0::int8) ON CONFLICT (one) DO NOTHING",
+    "CREATE TABLE IF NOT EXISTS acordo_cursors (name text PRIMARY KEY, place int8 NOT NULL)",
+)
+MIGRATIONS: Final = (_VERSION_1,)
+"""Statements that lead from schema version n to n + 1, each repeatable. Never edited once released."""
+
+# Every statement that reads several kinds of rows in one snapshot gives them this one shape.
+HEAD, AT_SETTLED, FLOOR, OPERATION, STAGED = -1, -2, -3, -4, -5
+"""Values of `n` below zero; rows from zero up are versions of the n-th asked key."""
+_HEAD_ROW: Final = """(SELECT (-1)::int8 AS n, seq AS a, term AS b, last_rev AS c, committer AS t, digest AS x,
+    NULL::bytea AS y FROM acordo_ledger ORDER BY seq DESC LIMIT 1)"""
+_POINT_ROWS: Final = f"""{_HEAD_ROW}
+    UNION ALL (SELECT (-2)::int8, seq, term, last_rev, committer, digest, NULL::bytea FROM acordo_ledger
+        WHERE last_rev = $1::int8 ORDER BY seq DESC LIMIT 1)
+    UNION ALL (SELECT (-3)::int8, floor, 0::int8, 0::int8, ''::text, NULL::bytea, NULL::bytea FROM acordo_state)"""
+_VERSION_COLUMNS: Final = "v.revision, v.kind, v.expires, ''::text, v.key"
+
+HEAD_NOW: Final = _HEAD_ROW[1:-1]
+
+_LEDGER_COLUMNS: Final = "seq, term, committer, first_rev, last_rev, digest, log_time, body"
+ROWS_AFTER: Final = f"""SELECT {_LEDGER_COLUMNS} FROM acordo_ledger
+    WHERE last_rev > $1::int8 AND body IS NOT NULL ORDER BY last_rev, seq LIMIT $2::int8"""
+OLDEST: Final = """SELECT seq, first_rev, (SELECT max(last_rev) FROM acordo_ledger) AS last_rev
+    FROM acordo_ledger ORDER BY seq LIMIT 1"""
+LEDGER_FROM: Final = f"""SELECT {_LEDGER_COLUMNS} FROM acordo_ledger
+    WHERE seq >= $1::int8 ORDER BY seq LIMIT $2::int8"""
+ROW_ENDING: Final = f"""SELECT {_LEDGER_COLUMNS} FROM acordo_ledger
+    WHERE last_rev = $1::int8 ORDER BY seq DESC LIMIT 1"""
+
+EXACT: Final = """SELECT v.key, v.revision, v.kind, v.expires, v.value FROM acordo_versions v
+    WHERE (v.key, v.revision) IN (
+        SELECT decode(u.k, 'base64'), u.r::int8 FROM unnest($1::text[], $2::text[]) AS u(k, r))"""
+OPERATIONS: Final = """SELECT op_id, body_hash, revision, outcome, log_time FROM acordo_ops
+    WHERE op_id IN (SELECT u.x FROM unnest($1::text[]) AS u(x))"""
+BLOB: Final = "SELECT value FROM acordo_blobs WHERE op_id = $1::text AND hash = $2::bytea"
+DUE: Final = """SELECT key, revision FROM acordo_due
+    WHERE expires <= $1::int8 ORDER BY expires, revision LIMIT $2::int8"""
+FLOOR_NOW: Final = "SELECT floor FROM acordo_state"
+CURSOR: Final = "SELECT place FROM acordo_cursors WHERE name = $1::text"
+MOVE_CURSOR: Final = """INSERT INTO acordo_cursors (name, place) VALUES ($1::text, $2::int8)
+    ON CONFLICT (name) DO UPDATE SET place = excluded.place WHERE excluded.place > acordo_cursors.place"""
+STAGE: Final = """INSERT INTO acordo_blobs (op_id, hash, state, log_time, reference, value)
+    SELECT $1::text, $2::bytea, 0::int8,
+        COALESCE((SELECT log_time FROM acordo_ledger ORDER BY seq DESC LIMIT 1), 0::int8), $3::bytea, $4::bytea
+    ON CONFLICT (op_id, hash) DO NOTHING"""
+
+APPEND: Final = """WITH landed AS (
+    INSERT INTO acordo_ledger (seq, term, committer, first_rev, last_rev, digest, log_time, body)
+    SELECT $1::int8, $2::int8, $3::text, $4::int8, $5::int8, $6::bytea, $7::int8, $8::bytea
+    WHERE (EXISTS (SELECT 1 FROM acordo_ledger WHERE seq = $1::int8 - 1::int8 AND term = $9::int8
+            AND committer = $10::text AND last_rev = $11::int8 AND digest = $12::bytea)
+        OR ($1::int8 = 1::int8 AND NOT EXISTS (SELECT 1 FROM acordo_ledger)))
+        AND (SELECT count(*) FROM unnest($13::text[], $14::text[]) AS w(o, h)) = (
+            SELECT count(*) FROM acordo_blobs WHERE (op_id, hash) IN (
+                SELECT w.o, decode(w.h, 'base64') FROM unnest($13::text[], $14::text[]) AS w(o, h)))
+    ON CONFLICT (seq) DO NOTHING RETURNING seq),
+made AS (
+    INSERT INTO acordo_versions (key, revision, kind, expires, staged, value)
+    SELECT decode(u.k, 'base64'), u.r::int8, u.t::int8, u.e::int8, u.s, decode(u.v, 'base64')
+    FROM unnest($15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[])
+        AS u(k, r, t, e, s, v), landed RETURNING revision),
+recorded AS (
+    INSERT INTO acordo_ops (op_id, body_hash, revision, outcome, log_time)
+    SELECT u.o, decode(u.b, 'base64'), u.r::int8, decode(u.c, 'base64'), u.l::int8
+    FROM unnest($21::text[], $22::text[], $23::text[], $24::text[], $25::text[]) AS u(o, b, r, c, l), landed
+    RETURNING revision),
+looked AS (
+    UPDATE acordo_blobs SET state = 1::int8 WHERE state = 0::int8
+        AND op_id IN (SELECT u.x FROM unnest($26::text[]) AS u(x)) AND EXISTS (SELECT 1 FROM landed)
+    RETURNING state),
+expiring AS (
+    INSERT INTO acordo_due (key, revision, expires)
+    SELECT decode(u.k, 'base64'), u.r::int8, u.e::int8
+    FROM unnest($27::text[], $28::text[], $29::text[]) AS u(k, r, e), landed
+    WHERE u.e IS NOT NULL OR decode(u.k, 'base64') IN (SELECT key FROM acordo_due)
+    ON CONFLICT (key) DO UPDATE SET revision = excluded.revision, expires = excluded.expires RETURNING revision)
+SELECT count(*)::int8 AS landed FROM landed"""
+"""One round trip for one group: the ledger row first, and nothing else unless it landed."""
+
+TAKE_OVER: Final = """WITH head AS (
+    (SELECT seq, term, committer, last_rev, digest FROM acordo_ledger ORDER BY seq DESC LIMIT 1)
+    UNION ALL (SELECT 0::int8, 0::int8, ''::text, 0::int8, $5::bytea
+        WHERE NOT EXISTS (SELECT 1 FROM acordo_ledger))),
+landed AS (
+    INSERT INTO acordo_ledger (seq, term, committer, first_rev, last_rev, digest, log_time, body)
+    SELECT head.seq + 1::int8, $1::int8, $2::text, head.last_rev + 1::int8,
+        COALESCE($4::int8, head.last_rev), head.digest, $3::int8, NULL::bytea
+    FROM head WHERE (head.seq = 0::int8 OR head.term < $1::int8
+            OR (head.term = $1::int8 AND head.committer = $2::text))
+        AND COALESCE($4::int8, head.last_rev) >= head.last_rev
+    ON CONFLICT (seq) DO NOTHING RETURNING seq)
+SELECT head.seq, head.term, head.committer, head.last_rev, head.digest,
+    (SELECT count(*)::int8 FROM landed) AS landed FROM head"""
+
+# One small step of pruning, in one explicit transaction.
+STATE_FOR_PRUNING: Final = """SELECT s.floor, COALESCE((SELECT max(l.seq) FROM acordo_ledger l), 0::int8) AS seq,
+    COALESCE((SELECT max(l.last_rev) FROM acordo_ledger l), 0::int8) AS last_rev FROM acordo_state s"""
+NEXT_VERSIONS: Final = """SELECT revision FROM acordo_versions
+    WHERE revision > $1::int8 AND revision <= $2::int8 ORDER BY revision LIMIT $3::int8"""
+RAISE_FLOOR: Final = "UPDATE acordo_state SET floor = $1::int8 WHERE one = 1::int8 AND floor < $1::int8"
+DROP_SUPERSEDED: Final = """DELETE FROM acordo_versions WHERE (key, revision) IN (
+    SELECT older.key, older.revision FROM acordo_versions AS newer JOIN acordo_versions AS older
+        ON older.key = newer.key AND older.revision < newer.revision
+    WHERE newer.revision > $1::int8 AND newer.revision <= $2::int8) RETURNING staged"""
+DROP_TOMBSTONES: Final = """DELETE FROM acordo_versions
+    WHERE revision > $1::int8 AND revision <= $2::int8 AND kind = 0::int8"""
+LOOK_AGAIN: Final = """UPDATE acordo_blobs SET state = 1::int8 WHERE state = 2::int8
+    AND op_id IN (SELECT u.x FROM unnest($1::text[]) AS u(x))"""
+DROP_ROWS: Final = """DELETE FROM acordo_ledger WHERE seq IN (
+    SELECT seq FROM acordo_ledger WHERE last_rev < $1::int8 AND seq < $2::int8 ORDER BY seq LIMIT $3::int8)"""
+DROP_OPERATIONS: Final = """DELETE FROM acordo_ops WHERE op_id IN (
+    SELECT o.op_id FROM (SELECT op_id, log_time FROM acordo_ops ORDER BY revision LIMIT $2::int8) AS o
+    WHERE o.log_time < $1::int8)"""
+BLOBS_TO_LOOK_AT: Final = """(SELECT b.op_id, b.hash, (CASE WHEN EXISTS (
+        SELECT 1 FROM acordo_versions v WHERE v.staged = b.op_id AND v.value = b.reference)
+        THEN 1 ELSE 0 END)::int8 AS used
+    FROM acordo_blobs b WHERE b.state = 1::int8 LIMIT $2::int8)
+    UNION ALL (SELECT b.op_id, b.hash, 0::int8 FROM acordo_blobs b WHERE b.state = 0::int8
+        AND (b.log_time < $1::int8 OR EXISTS (SELECT 1 FROM acordo_ops o WHERE o.op_id = b.op_id)) LIMIT $2::int8)"""
+KEEP_BLOB: Final = "UPDATE acordo_blobs SET state = 2::int8 WHERE op_id = $1::text AND hash = $2::bytea"
+DROP_BLOB: Final = "DELETE FROM acordo_blobs WHERE op_id = $1::text AND hash = $2::bytea"
+DROP_DONE_DUE: Final = """DELETE FROM acordo_due WHERE expires IS NULL AND key IN (
+    SELECT key FROM acordo_due WHERE expires IS NULL LIMIT $1::int8)"""
+
+_LISTED: Final = """UNION ALL (SELECT w.n, w.revision, w.kind, w.expires, ''::text, w.key, w.value FROM (
+        SELECT 0::int8 AS n, d.revision, d.kind, d.expires, d.key, {value} AS value FROM (
+            SELECT DISTINCT ON (v.key) v.key, v.revision, v.kind, v.expires, v.value FROM acordo_versions v
+            WHERE v.key >= $2::bytea AND v.key < $3::bytea AND v.revision <= $4::int8
+            ORDER BY v.key, v.revision DESC) AS d
+        WHERE d.kind > 0::int8 ORDER BY d.key LIMIT $5::int8) AS w)"""
+LIST: Final = _POINT_ROWS + _LISTED.format(value="d.value")
+LIST_KEYS: Final = _POINT_ROWS + _LISTED.format(value="NULL::bytea")
+
+KEYS_MAX: Final = 256
+"""Keys looked up by one statement."""
+
+
+def bucket(count: int) -> int:
+    """Return the next power of two: few shapes of statement, so all stay prepared."""
+    return 1 << max(count - 1, 0).bit_length()
+
+
+class Postgres:
+    """PostgreSQL: a lateral join looks up the newest version of each key in one index probe."""
+
+    name: Final = "postgresql"
+    version_min: Final = (14, 0)
+
+    _NEWEST: Final = """UNION ALL (SELECT u.n - 1::int8, v.revision, v.kind, v.expires, ''::text, v.key,
+            (CASE WHEN u.w = '1' THEN v.value END)
+        FROM unnest({keys}::text[], {whole}::text[]) WITH ORDINALITY AS u(k, w, n) CROSS JOIN LATERAL (
+            SELECT i.key, i.revision, i.kind, i.expires, i.value FROM acordo_versions i
+            WHERE i.key = decode(u.k, 'base64') AND i.revision <= {upto}::int8
+            ORDER BY i.revision DESC LIMIT 1) AS v)"""
+    _READ: Final = _POINT_ROWS + _NEWEST.format(keys="$3", whole="$4", upto="$2")
+    _FACTS: Final = f"""{_HEAD_ROW}
+        UNION ALL (SELECT (-4)::int8, o.revision, o.log_time, 0::int8, o.op_id, o.body_hash, o.outcome
+            FROM acordo_ops o WHERE o.op_id IN (SELECT z.x FROM unnest($1::text[]) AS z(x)))
+        UNION ALL (SELECT (-5)::int8, 0::int8, 0::int8, 0::int8, b.op_id, b.hash, NULL::bytea FROM acordo_blobs b
+            WHERE (b.op_id, b.hash) IN (
+                SELECT z.o, decode(z.h, 'base64') FROM unnest($2::text[], $3::text[]) AS z(o, h)))
+        """ + _NEWEST.format(keys="$5", whole="$6", upto="$4")
+
+    @classmethod
+    def read(cls, count: int) -> str:
+        """Return the statement for `count` keys: $1 settled, $2 upto, then `keys` parameters."""
+        return cls._READ
+
+    @classmethod
+    def facts(cls, count: int) -> str:
+        """Return the statement: $1 op_ids, $2 $3 blobs, $4 upto, then `keys` parameters."""
+        return cls._FACTS
+
+    @staticmethod
+    def keys(encoded: list[str], raw: list[bytes], whole: list[str]) -> list[object]:
+        """Return the parameters that name the keys."""
+        return [encoded, whole]
+
+
+class Cockroach:
+    """CockroachDB: one constrained scan per key, since lateral joins with a limit run row by row there."""
+
+    name: Final = "cockroachdb"
+    version_min: Final = (22, 1)
+
+    @classmethod
+    def read(cls, count: int) -> str:
+        return _scans(_POINT_ROWS, "$2", 3, bucket(count))
+
+    @classmethod
+    def facts(cls, count: int) -> str:
+        start = Postgres._FACTS.partition("UNION ALL (SELECT u.n")[0]
+        return _scans(start, "$4", 5, bucket(count))
+
+    @staticmethod
+    def keys(encoded: list[str], raw: list[bytes], whole: list[str]) -> list[object]:
+        size = bucket(len(raw)) - len(raw)
+        flat: list[object] = []
+        for key, wanted in zip([*raw, *[b""] * size], [*whole, *["0"] * size], strict=True):
+            flat += [key, wanted]
+        return flat
+
+
+@functools.cache
+def _scans(start: str, upto: str, first: int, count: int) -> str:
+    scans = [
+        f"""UNION ALL (SELECT {n}::int8, {_VERSION_COLUMNS},
+            (CASE WHEN ${first + 2 * n + 1}::text = '1' THEN v.value END)
+        FROM acordo_versions v WHERE v.key = ${first + 2 * n}::bytea AND v.revision <= {upto}::int8
+        ORDER BY v.revision DESC LIMIT 1)"""
+        for n in range(count)
+    ]
+    return "\n".join([start, *scans])

@@ -1,0 +1,94 @@
+"""Start a private PostgreSQL with fsync on."""
+
+from __future__ import annotations
+
+import glob
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+
+from tests.servers.process import Server, find
+
+
+class PostgresServer(Server):
+    """PostgreSQL ≥ 14 from the distribution, run as `postgres` when we are root (it refuses to run as root)."""
+
+    name = "postgres"
+    database = "acordo"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bin = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
+        self._as = "postgres" if os.geteuid() == 0 else None
+        if self._as:
+            self._own(str(self.folder))
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://acordo:secret@127.0.0.1:{self.port}/{self.database}"
+
+    def _own(self, path: str) -> None:
+        if self._as:
+            entry = pwd.getpwnam(self._as)
+            os.chown(path, entry.pw_uid, entry.pw_gid)
+
+    def _run_as(self, *command: str) -> list[str]:
+        path = find(command[0], *reversed(self._bin))
+        user = ["setpriv", f"--reuid={self._as}", f"--regid={self._as}", "--init-groups"] if self._as else []
+        return [*user, path, *command[1:]]
+
+    def prepare(self) -> None:
+        self._own(str(self.folder))
+        password = self.folder / "password"
+        password.write_text("secret")
+        self._own(str(password))
+        subprocess.run(
+            self._run_as(
+                "initdb", "-D", str(self.folder / "db"), "-U", "acordo", f"--pwfile={password}", "-E", "UTF8",
+                "--no-locale", "-A", "scram-sha-256",
+            ),
+            check=True, cwd=self.folder, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def command(self) -> Sequence[str]:
+        return self._run_as(
+            "postgres", "-D", str(self.folder / "db"), "-p", str(self.port), "-c", "listen_addresses=127.0.0.1",
+            "-c", "unix_socket_directories=", "-c", "max_connections=60", "-c", "shared_buffers=64MB",
+            "-c", "log_min_messages=fatal",
+        )  # fmt: skip
+
+    def ready(self) -> bool:
+        if not super().ready():
+            return False
+        environment = {**os.environ, "PGPASSWORD": "secret"}
+        query = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "acordo"]
+        psql = find("psql", *reversed(self._bin))
+        done = subprocess.run(
+            [psql, *query, "-d", "postgres", "-Atc", "SELECT datname FROM pg_database"],
+            env=environment, capture_output=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            return False
+        if self.database not in done.stdout.decode().split():
+            subprocess.run([find("createdb", *reversed(self._bin)), *query, self.database], env=environment, check=True)
+        return True
+
+    def fresh_database(self, name: str) -> str:
+        """Create an empty database and return its URL."""
+        environment = {**os.environ, "PGPASSWORD": "secret"}
+        query = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "acordo"]
+        subprocess.run([find("createdb", *reversed(self._bin)), *query, name], env=environment, check=True)
+        return f"postgresql://acordo:secret@127.0.0.1:{self.port}/{name}"
+
+    def kill(self) -> None:
+        """End it at once. Back ends leave their parent's session alone, but not its end: wait for the postmaster."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)
+        super().kill()
+
+    def wipe(self) -> None:
+        shutil.rmtree(self.folder / "db", ignore_errors=True)
+        (self.folder / ".prepared").unlink(missing_ok=True)
