@@ -226,7 +226,8 @@ class LocalCluster:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
                 async with self._http.get(node.url + "/v1/leader") as response:
                     if response.status == 200:
-                        return str((await response.json())["leader"])
+                        said = await response.json()
+                        return str(said.get("id") or said["leader"])
         return None
 
     async def stop_node(self, node_id: str, number: int = signal.SIGTERM) -> None:

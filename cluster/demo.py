@@ -1,0 +1,227 @@
+"""Show the cluster at its main job on real input: load, lose the leader half-way, go on, verify every byte.
+
+The input is the source of Python's own standard library. It never counts a file as kept unless its hash is equal when
+it is read back through a node that did not take the write. Exit code 1: something was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import signal
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from acordo.client import Client
+from acordo.errors import AcordoError
+from cluster.config import RAFT_PORT_OFFSET, RunnerSettings, load
+from cluster.runner import LocalCluster, refuse_taken_port
+from kv.errors import BadRequest
+from kv.model import VALUE_BYTES_MAX
+
+PREFIX: Final = "python/"
+CLIENTS: Final = 24
+WRITE_TIMEOUT_S: Final = 60.0
+CACHE_BYTES: Final = 1 << 20
+"""The smallest cache there is, so that what is read back comes from the store and not from a node's memory."""
+
+
+@dataclass
+class Tally:
+    """What the demo saw."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    """Hash of every file whose write was acknowledged, by key."""
+    written_by: dict[str, int] = field(default_factory=dict)
+    """Which node (its place) took the write."""
+    bytes: int = 0
+    acknowledged: list[float] = field(default_factory=list)
+    """Moments of acknowledgement, on the event loop's clock."""
+    killed_at: float = 0.0
+    new_leader: str = ""
+    lost: list[str] = field(default_factory=list)
+    read_s: float = 0.0
+
+    @property
+    def load_s(self) -> float:
+        return self.acknowledged[-1] - self.acknowledged[0]
+
+    @property
+    def outage_s(self) -> float:
+        """Return the longest time without an acknowledgement that ended after the kill."""
+        pairs = zip(self.acknowledged, self.acknowledged[1:], strict=False)
+        return max((after - before for before, after in pairs if after >= self.killed_at), default=0.0)
+
+
+def sources(root: Path, limit: int | None = None) -> list[Path]:
+    """Return the standard library's source files, third-party packages and byte code left out."""
+    out = {"site-packages", "dist-packages", "__pycache__"}
+    found = (
+        p
+        for p in sorted(root.rglob("*.py"))
+        if not out & set(p.relative_to(root).parts) and p.is_file() and p.stat().st_size <= VALUE_BYTES_MAX
+    )
+    return list(found)[:limit]
+
+
+async def demo(
+    settings: RunnerSettings,
+    files: Sequence[Path],
+    root: Path,
+    console: Console,
+    *,
+    before_read_back: Callable[[Path, Sequence[str]], None] = lambda data, keys: None,
+) -> Tally:
+    """Run it. `before_read_back` gets the data directory and the keys in the order of their writing (tests)."""
+    tally = Tally()
+    async with AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(LocalCluster(settings, say=lambda line: console.print("  " + line)))
+        leader = await cluster.wait_ready()
+        urls = [node.url for node in cluster.nodes.values()]
+        console.print(f"{len(urls)} nodes are ready, {leader} leads; loading {len(files)} files through all of them")
+        clients = []
+        for i in range(len(urls)):
+            client = Client(urls[i:] + urls[:i], timeout_s=WRITE_TIMEOUT_S)
+            clients.append(await stack.enter_async_context(client))
+        with _progress(console) as progress:
+            await _load(cluster, clients, files, root=root, tally=tally, progress=progress)
+            before_read_back(settings.data, list(tally.files))
+            await _read_back(clients, tally, progress)
+        tally.new_leader = (await clients[0].leader()).id
+    return tally
+
+
+async def _load(
+    cluster: LocalCluster, clients: list[Client], files: Sequence[Path], *, root: Path, tally: Tally, progress: Progress
+) -> None:
+    bar = progress.add_task("writing", total=len(files))
+    loop = asyncio.get_running_loop()
+    waiting = iter(enumerate(files))
+    half = len(files) // 2
+
+    async def one_client() -> None:
+        for number, path in waiting:
+            content = await asyncio.to_thread(path.read_bytes)
+            key, through = PREFIX + path.relative_to(root).as_posix(), number % len(clients)
+            await clients[through].put(key, content)
+            tally.files[key] = hashlib.sha256(content).hexdigest()
+            tally.written_by[key] = through
+            tally.bytes += len(content)
+            tally.acknowledged.append(loop.time())
+            progress.advance(bar)
+            if len(tally.files) == half:
+                leader = (await clients[through].leader()).id
+                cluster.kill(leader, signal.SIGKILL)
+                tally.killed_at = loop.time()
+                progress.console.print(f"  half-way: killed the leader, {leader}, with SIGKILL")
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(CLIENTS):
+            tasks.create_task(one_client())
+
+
+async def _read_back(clients: list[Client], tally: Tally, progress: Progress) -> None:
+    bar = progress.add_task("reading back", total=len(tally.files))
+    began = time.monotonic()
+    waiting = iter(tally.files.items())
+
+    async def one_client(step: int) -> None:
+        for key, wanted in waiting:
+            other = (tally.written_by[key] + 1 + step) % len(clients)
+            if other == tally.written_by[key]:
+                other = (other + 1) % len(clients)
+            found = await clients[other].get(key, level="linearizable")
+            if found is None or hashlib.sha256(found.value).hexdigest() != wanted:
+                tally.lost.append(key)
+            progress.advance(bar)
+
+    async with asyncio.TaskGroup() as tasks:
+        for step in range(CLIENTS):
+            tasks.create_task(one_client(step))
+    tally.read_s = time.monotonic() - began
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("  {task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )
+
+
+def show(tally: Tally, console: Console) -> None:
+    """Print the table of what happened."""
+    table = Table(show_header=False, title="The Python standard library, kept through the death of a leader")
+    for name, value in (
+        ("files", f"{len(tally.files):,}"),
+        ("bytes", f"{tally.bytes:,}"),
+        ("writes/s", f"{len(tally.files) / max(tally.load_s, 1e-9):,.0f}"),
+        ("reads/s", f"{len(tally.files) / max(tally.read_s, 1e-9):,.0f}"),
+        ("outage", f"{tally.outage_s:.2f} s"),
+        ("leader now", tally.new_leader),
+        ("lost", str(len(tally.lost))),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+    console.print(f"lost: {len(tally.lost)}", style="bold red" if tally.lost else "bold green")
+    for key in sorted(tally.lost)[:20]:
+        console.print(f"  {key}", highlight=False)
+
+
+def free_base_port(nodes: int, first: int) -> int:
+    """Return a base port from `first` on whose HTTP and Raft ports nobody listens on now."""
+    for base in range(first, 65000 - RAFT_PORT_OFFSET, 10):
+        try:
+            for port in range(base, base + nodes):
+                refuse_taken_port("127.0.0.1", port, "HTTP")
+                refuse_taken_port("127.0.0.1", port + RAFT_PORT_OFFSET, "Raft")
+        except BadRequest:
+            continue
+        return base
+    raise BadRequest("port_in_use", "no free ports were found")
+
+
+def main(argv: list[str], *, before_read_back: Callable[[Path, Sequence[str]], None] = lambda data, keys: None) -> int:
+    """Run the demo in a directory of its own and print its table."""
+    parser = argparse.ArgumentParser(prog="python -m cluster.demo", description=__doc__)
+    parser.add_argument("--files", type=int, help="load at most so many files (default: all)")
+    parser.add_argument("--nodes", type=int, default=3, help="nodes to start (default: 3)")
+    given = parser.parse_args(argv)
+    console = Console(soft_wrap=True)
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = sources(root, given.files)
+    if len(files) < 2:
+        console.print(f"[red]no Python source in {root}")
+        return 2
+    with tempfile.TemporaryDirectory(prefix="acordo-demo-") as directory:
+        try:
+            flags = ["--nodes", str(given.nodes), "--base-port", str(free_base_port(given.nodes, 18001))]
+            flags += ["--data", f"{directory}/data", "--memory-cache-bytes", str(CACHE_BYTES)]
+            settings = load(RunnerSettings, flags, prog="python -m cluster.demo")
+            tally = asyncio.run(demo(settings, files, root, console, before_read_back=before_read_back))
+        except* (BadRequest, AcordoError, TimeoutError) as failed:
+            for exc in failed.exceptions:
+                console.print(f"[red]failed:[/] {exc}")
+            for log in sorted(Path(directory).glob("data/*/node.log")):
+                console.print(
+                    f"--- last lines of {log.parent.name}'s log", *log.read_text().splitlines()[-5:], sep="\n"
+                )
+            return_code = 1
+        else:
+            show(tally, console)
+            return_code = 1 if tally.lost else 0
+    return return_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
