@@ -1,0 +1,72 @@
+"""Encode the commands that travel through the log: Submit, Settle, Rebase, Adopt.
+
+One version byte, then msgpack with a tagged union. It never guesses: an unknown version or a broken body is a
+ValueError, which the caller turns into "this command does nothing", on every node alike.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+import msgspec
+
+from coordinator.pending import Mark
+from kv.model import Cancel, Intent, LedgerRow, Recorded
+
+VERSION: Final = 1
+_PREFIX: Final = bytes([VERSION])
+
+
+class Submit(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
+    """Order these intents. Without intents it only carries a time stamp (a tick)."""
+
+    intents: tuple[Intent | Cancel, ...]
+
+
+class Settle(msgspec.Struct, frozen=True, array_like=True, tag="t", gc=False):
+    """The group `first` … `last` is in the store; the n-th record belongs to revision `first + n`."""
+
+    first: int
+    last: int
+    digest: bytes
+    log_time_ms: int
+    records: tuple[Recorded, ...]
+    resolved: bool = False
+    """Read back from the ledger while taking over: another log order may have dated its ttls, so the versions are
+    taken from the store rather than made from the pending intents."""
+
+
+class Rebase(msgspec.Struct, frozen=True, array_like=True, tag="r", gc=False):
+    """The ledger goes on from `settled` with `rows`, which this log does not hold in that order."""
+
+    settled: Mark
+    rows: tuple[LedgerRow, ...]
+
+
+class Adopt(msgspec.Struct, frozen=True, array_like=True, tag="a", gc=False):
+    """An operator adopts the store as it is: the row without intents that the leader appended for it."""
+
+    row: LedgerRow
+
+
+Command: TypeAlias = Submit | Settle | Rebase | Adopt
+
+TICK: Final = Submit(())
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Submit | Settle | Rebase | Adopt)
+
+
+def encode(command: Command) -> bytes:
+    """Return the bytes of a command, once; they are what every member applies."""
+    return _PREFIX + _encode(command)
+
+
+def decode(command: bytes) -> Command:
+    """Return the command. Raises ValueError for an unknown version or a body that is none."""
+    if command[:1] != _PREFIX:
+        raise ValueError(f"command of unknown version {command[:1].hex() or 'none'}")
+    try:
+        return _decoder.decode(memoryview(command)[1:])
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise ValueError(f"broken command: {exc}") from exc

@@ -1,0 +1,533 @@
+"""Turn pending intents into store transactions, one group after another, while this member leads.
+
+It never assumes how a transaction ended: what was not heard is found out by taking over (an empty ledger row), and it
+never tells of an outcome before the COMMIT that made it true (INV-2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final, Literal, Protocol, TypeVar
+
+import msgspec
+import structlog
+
+from coordinator.backoff import Backoff
+from coordinator.codec import TICK, Adopt, Command, encode
+from coordinator.evaluate import evaluate, needs, no_facts
+from coordinator.ledger import Ahead, Level, Refuse, adoption, anchored, group_on, mark_of, settle_of, standing
+from coordinator.log import Log, Position
+from coordinator.machine import Machine
+from coordinator.pending import Mark, Pending
+from coordinator.rules import PROTOCOL, Rules
+from coordinator.settings import Settings
+from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown, Pruned
+from kv.model import Group, Head, LedgerRow, Recorded, roll
+from kv.ports import Appended, Fenced, Outranked, Store, TakenOver
+
+_log = structlog.get_logger("acordo.committer")
+_T = TypeVar("_T")
+
+HANG_FACTOR: Final = 1.5
+"""A store that overruns the time it was given by this factor is treated as having lost the answer."""
+
+
+class Node(Protocol):
+    """What the committer asks of the member it runs on."""
+
+    @property
+    def machine(self) -> Machine: ...
+
+    def now_ms(self) -> int: ...
+
+    def committed(self, first: int, records: Sequence[Recorded]) -> None:
+        """Answer the clients that wait here: the group that begins at `first` is in the store."""
+        ...
+
+
+class Committer:
+    """The leader's loop. `run` it once; `led`, `deposed` and `wake` are called from the log's side."""
+
+    def __init__(
+        self,
+        node: Node,
+        store: Store,
+        log: Log,
+        *,
+        name: str,
+        chance: random.Random,
+        settings: Settings,
+        rules: Rules = PROTOCOL,
+    ) -> None:
+        self._node, self._store, self._log = node, store, log
+        self._settings, self._rules = settings, rules
+        self._backoff = Backoff(chance, min_s=settings.backoff_s_min, max_s=settings.backoff_s_max)
+        self._news = asyncio.Event()
+        """Intents were ordered, a Settle is through, or what `_shift` says."""
+        self._shift = asyncio.Event()
+        """Leadership changed, or an operator asks: what ends a back-off early."""
+        self._mine: dict[int, Recorded] = {}
+        """Own verdicts of an unresolved commit; used only when `ledger_outcomes` is off."""
+        self._settles: deque[tuple[int, asyncio.Future[Position]]] = deque()
+        self._adopting: asyncio.Future[int] | None = None
+        self.name = name
+        """Names this incarnation in the ledger: no two ever append in one term."""
+        self.term: int | None = None
+        """The term that this member leads, if it does."""
+        self.taken: int | None = None
+        """The newest term in which it has taken over."""
+        self.refusal: str | None = None
+        self.store_trouble: str | None = None
+        """Why the store did not take the last group, until it takes one."""
+        self.groups = self.intents = self.takeovers = self.unknown_commits = self.rebases = 0
+
+    # ------------------------------------------------------------------------------------------- from the log's side
+
+    def led(self, term: int) -> None:
+        self.term = term
+        if not self._rules.readindex_taken:
+            self._log.open_reads(term)
+        self._shift.set()
+        self._news.set()
+
+    def deposed(self, term: int) -> None:
+        if self.term is not None and self.term <= term:
+            self.term = None
+        if self._adopting is not None and not self._adopting.done():
+            self._adopting.set_exception(NotApplied("deposed"))
+        self.refusal = None
+        self._shift.set()
+        self._news.set()
+
+    def wake(self) -> None:
+        """Say that something changed: intents were ordered, or a command was applied."""
+        self._news.set()
+
+    @property
+    def taken_over(self) -> bool:
+        return self.term is not None and self.taken == self.term
+
+    def adopt(self) -> asyncio.Future[int]:
+        """Ask the loop, which refuses, to adopt the store's head."""
+        if self.term is None:
+            raise NotApplied("not_leader", "only the leader adopts the store's head")
+        if self.refusal is None:
+            raise BadRequest("nothing_to_adopt", "the store is what was settled: there is nothing to adopt")
+        if self._adopting is None or self._adopting.done():
+            self._adopting = asyncio.get_running_loop().create_future()
+            self._adopting.add_done_callback(_consume)
+        self._shift.set()
+        return self._adopting
+
+    # ---------------------------------------------------------------------------------------------------------- loop
+
+    async def run(self) -> None:
+        """Lead whenever the log says so, for ever."""
+        while True:
+            term = self.term
+            if term is None:
+                await self._wait_news()
+            else:
+                await self._lead(term)
+
+    async def _lead(self, term: int) -> None:
+        self._backoff.reset()
+        await self._tick()
+        while self.term == term:
+            head = await self._take_over(term)
+            if head is None:
+                if self.term == term:
+                    await self._pause(self._backoff.next_s())
+                continue
+            self._taken(term)
+            before = self.groups
+            await self._commit(term, head)
+            if self.groups > before:
+                self._backoff.reset()
+
+    async def _tick(self) -> None:
+        """Order a time stamp, so that log time is this leader's before the first deadline is judged by it."""
+        try:
+            await self._log.propose(encode(TICK))
+        except (NotApplied, OutcomeUnknown) as exc:
+            _log.info("tick not ordered", reason=str(exc))
+
+    def _taken(self, term: int) -> None:
+        self._mine = {}
+        if self.refusal is not None:
+            _log.info("store accepted again", term=term)
+        self.refusal, self.store_trouble = None, None
+        if self.taken != term:
+            self.taken = term
+            self._log.open_reads(term)
+            _log.info("taken over", term=term, settled=self._machine.settled.revision)
+
+    @property
+    def _machine(self) -> Machine:
+        return self._node.machine
+
+    # --------------------------------------------------------------------------------------------------- taking over
+
+    async def _take_over(self, term: int) -> Head | None:
+        """Append the empty row, read the head, bring the machines there; return what to build on.
+
+        None: it did not work out this time, or this member leads no more.
+        """
+        self.takeovers += 1
+        landed = await self._append_empty_row(term)
+        if landed is None or self.term != term:
+            return None
+        own, settled = landed.own, self._machine.settled
+        if not self._rules.reads_head:
+            return Head(own.seq, own.term, own.committer, settled.revision, settled.digest)
+        found = await self._plan(settled, own)
+        if found is None or self.term != term:
+            return None
+        if isinstance(found, Refuse):
+            if self._machine.settled != settled:
+                return None  # it moved meanwhile: look again
+            if not self._rules.refuse_behind:
+                return own
+            await self._stay_refused(term, own, found)
+            return None
+        for command in found:
+            if not await self._ordered(command):
+                return None
+        if self._machine.settled == mark_of(own):
+            return own
+        if not self._rules.digest_check and self._machine.settled.revision == own.last:
+            return own
+        return None  # another command came first: the settled revision is still below the head
+
+    async def _append_empty_row(self, term: int, adopt_last: int | None = None) -> TakenOver | None:
+        """Take the place behind the newest row, so that nothing that was in flight can land any more."""
+        if not self._rules.fence_row and adopt_last is None:
+            head = await self._asked(self._store.head(timeout_s=self._settings.store_timeout_s))
+            return None if head is None else TakenOver(head, head)
+        try:
+            async with asyncio.timeout(self._settings.store_timeout_s * HANG_FACTOR):
+                result = await self._store.take_over(
+                    term,
+                    self.name,
+                    self._node.now_ms(),
+                    adopt_last=adopt_last,
+                    timeout_s=self._settings.store_timeout_s,
+                )
+        except (BackendUnavailable, OutcomeUnknown, TimeoutError) as exc:
+            self._trouble(exc)  # if it landed after all, the next row stands on it
+            return None
+        if isinstance(result, Outranked):
+            if not self._rules.fence_ordered:
+                return TakenOver(result.head, result.head)
+            _log.warning(
+                "outranked by a ledger row", term=term, row_term=result.head.term, row_of=result.head.committer
+            )
+            self._log.outrank(max(term, result.head.term))
+            return None
+        return result
+
+    async def _plan(self, settled: Mark, own: Head) -> tuple[Command, ...] | Refuse | None:
+        """Decide how to get from what is settled to the head; None when the store does not answer."""
+        stands = standing(settled, own, digest_check=self._rules.digest_check)
+        if isinstance(stands, Level):
+            return ()
+        if isinstance(stands, Refuse):
+            return stands
+        assert isinstance(stands, Ahead)
+        try:
+            ending = None
+            if settled.revision:
+                timeout_s = self._settings.store_timeout_s
+                ending = await self._within(self._store.row_ending(settled.revision, timeout_s=timeout_s))
+            refuse = anchored(settled, ending)
+            if refuse is not None and self._rules.digest_check:
+                return refuse
+            rows = await self._rows(settled.revision, own.last)
+        except Pruned:
+            return Refuse("store_pruned")
+        except BackendUnavailable as exc:
+            self._trouble(exc)
+            return None
+        if not self._rules.ledger_outcomes:
+            rows = tuple(self._with_own_verdicts(row) for row in rows)
+        known = self._machine.holds(mark_of(own))
+        found = adoption(settled, rows, own, known=known, rows_bytes_max=self._settings.rebase_bytes_max)
+        if not known and not isinstance(found, Refuse):
+            self.rebases += 1
+            _log.warning("ledger holds what the log lost", settled=settled.revision, head=own.last, rows=len(rows))
+        return found
+
+    async def _rows(self, after: int, to: int) -> tuple[LedgerRow, ...]:
+        rows: list[LedgerRow] = []
+        timeout_s, limit = self._settings.store_timeout_s, self._settings.rows_page
+        while after < to and len(rows) < self._settings.rows_max:
+            page = await self._within(self._store.rows(after, limit, timeout_s=timeout_s))
+            page = tuple(row for row in page if row.last <= to)
+            if not page:
+                break
+            rows += page
+            after = page[-1].last
+        return tuple(rows)
+
+    async def _ordered(self, command: Command) -> bool:
+        """Order one command and wait until it is applied here."""
+        try:
+            await self._log.propose(encode(command))
+        except (NotApplied, OutcomeUnknown) as exc:
+            _log.info("resolution not ordered", reason=str(exc))
+            return False
+        return True
+
+    async def _stay_refused(self, term: int, own: Head, refuse: Refuse) -> None:
+        """Refuse writes and reads of the store until it changes, an operator adopts its head, or another leads."""
+        settled = self._machine.settled
+        if self.refusal != refuse.why:
+            _log.error(
+                "store is not what was settled: refusing",
+                why=refuse.why,
+                settled=settled.revision,
+                settled_digest=settled.digest.hex(),
+                head=own.last,
+                head_digest=own.digest.hex(),
+            )
+        self.refusal = refuse.why
+        while self.term == term and self._machine.settled == settled:
+            if self._adopting is not None and not self._adopting.done():
+                await self._adopt(term, own, self._adopting)
+                return
+            await self._pause(self._settings.refused_check_s)
+            head = await self._asked(self._store.head(timeout_s=self._settings.store_timeout_s))
+            if head is not None and head != own:
+                return  # somebody repaired it, or made it worse
+
+    async def _adopt(self, term: int, own: Head, asked: asyncio.Future[int]) -> None:
+        """Append the row that ends at the newest revision ever given, and order its adoption."""
+        last = max(self._machine.revision, own.last)
+        landed = await self._append_empty_row(term, adopt_last=last)
+        if landed is None:
+            _fail(asked, BackendUnavailable("store", "the adopting row was not appended"))
+            return
+        before, head = landed.before, landed.own
+        row = LedgerRow(
+            seq=head.seq,
+            term=head.term,
+            committer=head.committer,
+            first=before.last + 1,
+            last=head.last,
+            digest=head.digest,
+            log_time_ms=self._node.now_ms(),
+        )
+        if not await self._ordered(Adopt(row)):
+            _fail(asked, OutcomeUnknown("the adoption was not seen to be ordered"))
+        elif self._machine.settled.revision < head.last:
+            _fail(asked, NotApplied("deposed", "another command came before the adoption"))
+        else:
+            _log.warning("head adopted", settled=head.last, digest=head.digest.hex())
+            if not asked.done():
+                asked.set_result(head.last)
+
+    # ---------------------------------------------------------------------------------------------------- the groups
+
+    async def _commit(self, term: int, head: Head) -> None:
+        """Commit group after group behind `head`; return when taking over again has to say where the head is."""
+        self._settles.clear()
+        while self.term == term:
+            if not self._settles_went_well() or not self._continues(head):
+                return
+            batch = self._next_batch(head)
+            if not batch or len(self._settles) >= self._settings.settles_in_flight_max:
+                await self._wait_news()
+                continue
+            if self._rules.digest_check and not _follows(head, batch[0]):
+                return
+            group = await self._group(term, head, batch)
+            if group is None:  # the facts are of another head
+                return
+            if group == "later":
+                await self._pause(self._backoff.next_s())
+                continue
+            if self.term != term or not self._machine.holds(batch[-1].mark):
+                return  # nothing was sent: who leads now commits these, in the order they have now
+            ended = await self._append(group)
+            if ended == "later":
+                await self._pause(self._backoff.next_s())
+                continue
+            if ended == "unknown":
+                return
+            head = group.row.head
+            self._told(group)
+
+    def _settles_went_well(self) -> bool:
+        """Take the settles that are through off the queue; say whether they settled what they should."""
+        while self._settles and self._settles[0][1].done():
+            last, through = self._settles.popleft()
+            if through.cancelled() or through.exception() is not None or self._machine.settled.revision < last:
+                return False  # the settled revision stays below the head: take over again
+        return True
+
+    def _continues(self, head: Head) -> bool:
+        """Say whether the machine still goes on behind the head (a Rebase or Adopt may have come in between)."""
+        settled = self._machine.settled
+        if settled.revision < head.last:
+            return not self._rules.digest_check or self._machine.holds(mark_of(head))
+        return settled == mark_of(head) or not self._rules.digest_check
+
+    def _next_batch(self, head: Head) -> list[Pending]:
+        """Return the pending intents behind the head, as many as one group may take."""
+        batch: list[Pending] = []
+        size = 0
+        pending = self._machine.pending
+        revision = head.last + 1
+        while len(batch) < self._settings.group_intents_max:
+            entry = pending.get(revision)
+            if entry is None or (batch and size + entry.size > self._settings.group_bytes_max):
+                break
+            batch.append(entry)
+            size += entry.size
+            revision += 1
+        if not batch and self._machine.revision > head.last:
+            raise InvariantViolated(f"revision {head.last + 1} was ordered and is not pending")
+        return batch
+
+    async def _group(self, term: int, head: Head, batch: Sequence[Pending]) -> Group | Literal["later"] | None:
+        """Look up what the batch needs and evaluate it at exactly `head`."""
+        asks = needs(batch)
+        facts = no_facts(head)
+        if not asks.nothing:
+            found = await self._asked(
+                self._store.facts(
+                    asks.op_ids, asks.keys, asks.hashed, asks.blobs, timeout_s=self._settings.store_timeout_s
+                )
+            )
+            if found is None:
+                return "later"
+            if found.head != head and self._rules.fence:
+                return None
+            facts = found
+        now_ms = self._node.now_ms()
+        evaluation = evaluate(batch, facts, now_ms, self._rules)
+        return group_on(head, term=term, committer=self.name, log_time_ms=now_ms, batch=batch, evaluation=evaluation)
+
+    async def _append(self, group: Group) -> Literal["committed", "unknown", "later"]:
+        """Run the group's transaction. `later`: nothing happened; `unknown`: taking over will tell."""
+        if not (self._rules.answer_committed and self._rules.settle_committed):
+            self._tell_early(group)
+        if not (self._rules.fence and self._rules.fence_digest and self._rules.fence_row and self._rules.fence_ordered):
+            group = await self._unfenced(group)
+        try:
+            async with asyncio.timeout(self._settings.store_timeout_s * HANG_FACTOR):
+                result = await self._store.append(group, timeout_s=self._settings.store_timeout_s)
+        except BackendUnavailable as exc:
+            self._trouble(exc)
+            return "later"
+        except (OutcomeUnknown, TimeoutError) as exc:
+            self.unknown_commits += 1
+            self._mine = {group.row.first + i: record for i, record in enumerate(group.row.body)}
+            self._trouble(exc)
+            return "unknown"
+        if isinstance(result, Fenced):
+            _log.warning("group fenced off", first=group.row.first, last=group.row.last, head=result.head.last)
+            return "unknown"
+        assert isinstance(result, Appended)
+        self.store_trouble = None
+        return "committed"
+
+    def _told(self, group: Group) -> None:
+        """Answer the clients that wait here, and tell all members through the log."""
+        self.groups += 1
+        self.intents += len(group.row.body)
+        if self._rules.answer_committed:
+            self._node.committed(group.row.first, group.row.body)
+        if self._rules.settle_committed:
+            self._propose_settle(group)
+
+    def _propose_settle(self, group: Group) -> None:
+        through = self._log.propose(encode(settle_of(group.row)))
+        through.add_done_callback(self._settle_done)
+        self._settles.append((group.row.last, through))
+
+    def _settle_done(self, through: asyncio.Future[Position]) -> None:
+        _consume(through)
+        self._news.set()
+
+    # --------------------------------------------------------------------------------------------------- small change
+
+    async def _within(self, asking: Coroutine[Any, Any, _T]) -> _T:
+        """Read from the store. Raises BackendUnavailable, also when it overruns its own time-out."""
+        try:
+            async with asyncio.timeout(self._settings.store_timeout_s * HANG_FACTOR):
+                return await asking
+        except TimeoutError as exc:
+            raise BackendUnavailable("store", "no answer in time") from exc
+
+    async def _asked(self, asking: Coroutine[Any, Any, _T]) -> _T | None:
+        """Read from the store; None when it does not answer."""
+        try:
+            return await self._within(asking)
+        except BackendUnavailable as exc:
+            self._trouble(exc)
+            return None
+
+    def _trouble(self, exc: Exception) -> None:
+        if self.store_trouble is None:
+            _log.warning("store in trouble", error=str(exc) or type(exc).__name__)
+        self.store_trouble = str(exc) or type(exc).__name__
+
+    async def _wait_news(self) -> None:
+        self._news.clear()
+        await self._news.wait()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not past a change of leadership or an operator's call."""
+        self._shift.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._shift.wait()
+
+    # ------------------------------------------------------------------------- what happens with a rule taken away
+
+    def _tell_early(self, group: Group) -> None:
+        if not self._rules.answer_committed:
+            self._node.committed(group.row.first, group.row.body)
+        if not self._rules.settle_committed:
+            self._propose_settle(group)
+
+    async def _unfenced(self, group: Group) -> Group:
+        """Build the group on whatever the head is, as far as the missing rule would let it."""
+        rules, base = self._rules, group.base
+        head = await self._within(self._store.head(timeout_s=self._settings.store_timeout_s))
+        same = mark_of(head) == mark_of(base)
+        if not rules.fence or (head.last == base.last and not rules.fence_digest) or (same and not rules.fence_row):
+            base = head
+        term, row = group.row.term, group.row
+        if not rules.fence_ordered or not rules.fence_row:
+            term = max(term, base.term if base.committer == row.committer else base.term + 1)
+        row = msgspec.structs.replace(row, seq=base.seq + 1, term=term)
+        return msgspec.structs.replace(group, base=base, row=row)
+
+    def _with_own_verdicts(self, row: LedgerRow) -> LedgerRow:
+        body = tuple(
+            mine if mine is not None and (mine.op_id, mine.body_hash) == (record.op_id, record.body_hash) else record
+            for record, mine in ((r, self._mine.get(row.first + i)) for i, r in enumerate(row.body))
+        )
+        return msgspec.structs.replace(row, body=body)
+
+
+def _follows(head: Head, first: Pending) -> bool:
+    """Say whether the machine's digest of the first pending intent rolls on from the head's."""
+    return roll(head.digest, first.intent.op_id, first.body_hash) == first.digest
+
+
+def _fail(asked: asyncio.Future[int], exc: Exception) -> None:
+    if not asked.done():
+        asked.set_exception(exc)
+
+
+def _consume(through: asyncio.Future[Any]) -> None:
+    """Take note of a failure that nobody may be waiting for."""
+    if not through.cancelled():
+        through.exception()

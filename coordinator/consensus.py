@@ -1,0 +1,593 @@
+"""Be the Consensus port of one member: the machine, driven by a Log, with the leader's loops beside it.
+
+It decides nothing itself: the machine does, and the committer. It never answers a client with anything that is not in
+the ledger, and never refuses what it has handed to the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import count
+from typing import Final, Literal, NamedTuple, Self
+
+import msgspec
+import structlog
+
+from coordinator.codec import Submit, decode, encode
+from coordinator.committer import Committer
+from coordinator.log import Log, Position, RaftStatus, Replica
+from coordinator.machine import Machine, decode_state, encode_state
+from coordinator.pending import size_of_all
+from coordinator.publisher import Publisher
+from coordinator.rules import PROTOCOL, Rules
+from coordinator.settings import Settings
+from coordinator.sweeper import Sweeper
+from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown, Pruned
+from kv.model import NODE_OP_ID_PREFIX, Answer, Cancel, Head, Intent, Recorded
+from kv.ports import Broadcast, Clock, Listener, Member, Settled, Status, Store
+
+_log = structlog.get_logger("acordo.consensus")
+
+NOTE_VERSION: Final = 1
+NOTE_URL_MAX: Final = 120
+HEARTBEAT_S: Final = 0.25
+"""How often the notes of the peers are looked at."""
+
+
+class Note(msgspec.Struct, frozen=True, array_like=True):
+    """What a member says of its machine to its peers, in ≤ 256 bytes. Fields are only ever appended."""
+
+    version: int
+    ordered: int
+    settled: int
+    digest: bytes
+    url: str
+    refusal: str
+    leader_since_ms: int
+    namespace: int = 0
+
+
+_encode_note = msgspec.msgpack.Encoder().encode
+_note_decoder = msgspec.msgpack.Decoder(Note)
+
+
+def read_note(note: bytes) -> Note | None:
+    """Return a peer's note; None when it sent none, or one of another kind."""
+    if not note:
+        return None
+    try:
+        return _note_decoder.decode(note)
+    except msgspec.MsgspecError:
+        return None
+
+
+class _Waiter(NamedTuple):
+    """One client's wait for an attempt."""
+
+    key: tuple[str, bytes]
+    answered: asyncio.Future[Answer]
+
+
+class Coordinator:
+    """Consensus and Replica of one member. `async with` opens the log and runs the loops beside it.
+
+    A loop that dies cancels the task that entered the `async with` and comes out of it as an exception group: let it
+    end the process, its supervisor restarts it.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        url: str,
+        log: Callable[[Replica], Log],
+        store: Store,
+        broadcast: Broadcast,
+        clock: Clock,
+        chance: random.Random,
+        settings: Settings | None = None,
+        rules: Rules = PROTOCOL,
+    ) -> None:
+        """Compose; no I/O. `store` and `broadcast` are opened by whoever made them, `log` is opened here."""
+        self.node, self.url = node, url
+        self.settings = settings or Settings()
+        self.rules = rules
+        self.machine = Machine(self.settings.limits, rules)
+        self._store, self._clock = store, clock
+        self._log = log(self)
+        name = f"{node}.{chance.getrandbits(48):012x}"
+        self.committer = Committer(
+            self, store, self._log, name=name, chance=chance, settings=self.settings, rules=rules
+        )
+        self.sweeper = Sweeper(self, store, self._log, clock, name=name, settings=self.settings)
+        self.publisher = Publisher(self, store, broadcast, clock, chance=chance, settings=self.settings, rules=rules)
+        self._waiters: dict[tuple[str, bytes], list[asyncio.Future[Answer]]] = {}
+        self._sweep_waiters_at = 1024
+        self._listeners: dict[int, Listener] = {}
+        self._numbers = count(1)
+        self._settled_waits: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._fed = 0
+        """Newest revision that the listeners heard of."""
+        self._time_base_ms, self._time_anchor_s = 0, clock.monotonic()
+        self._leader: tuple[str | None, int, int] = (None, 0, 0)
+        """Who leads, in which term, since when (this node's wall clock, or the leader's word)."""
+        self._leader_refusal: str | None = None
+        self._recovering: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
+        self._fault: BaseException | None = None
+        self._faulty = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._open = False
+        self.undecoded = 0
+        """Commands of the log that this version could not read: they did nothing here."""
+
+    async def __aenter__(self) -> Self:
+        self._group = await asyncio.TaskGroup().__aenter__()
+        for name, loop in (
+            ("committer", self.committer.run()),
+            ("sweeper", self.sweeper.run()),
+            ("publisher", self.publisher.run()),
+            ("recovery", self._recover_for_ever()),
+            ("heartbeat", self._watch_peers()),
+            ("fault", self._die_of_faults()),
+        ):
+            self._tasks.append(self._group.create_task(loop, name=f"acordo-{name}-{self.node}"))
+        try:
+            await self._log.__aenter__()
+        except BaseException:
+            await self._stop()
+            raise
+        self._open = True
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._open = False
+        try:
+            await self._log.__aexit__(None, None, None)
+        finally:
+            await self._stop()
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._tasks = []
+        group, self._group = self._group, None
+        if group is not None:
+            await group.__aexit__(None, None, None)
+        for key in list(self._waiters):
+            for waiting in self._waiters.pop(key):
+                _fail(waiting, OutcomeUnknown("this node stops", op_id=key[0]))
+
+    # ------------------------------------------------------------------------------------------------------- writing
+
+    def submit(self, intents: Sequence[Intent | Cancel]) -> list[asyncio.Future[Answer]]:
+        """Hand intents to Raft as one command; see `kv.ports.Consensus.submit`."""
+        loop = asyncio.get_running_loop()
+        for intent in intents:
+            if type(intent) is Cancel and intent.op_id.startswith(NODE_OP_ID_PREFIX):
+                raise BadRequest("not_cancellable", "op_ids made by a node cannot be cancelled")
+        refused = self._refuses(intents)
+        waiters: list[_Waiter] = []
+        for intent in intents:
+            answered: asyncio.Future[Answer] = loop.create_future()
+            if refused is not None:
+                _fail(answered, refused)
+                waiters.append(_Waiter(("", b""), answered))
+                continue
+            key = (intent.op_id, intent.body_hash)
+            waiters.append(_Waiter(key, answered))
+            self._waiters.setdefault(key, []).append(answered)
+        if refused is None and waiters:
+            if len(self._waiters) > self._sweep_waiters_at:
+                self._drop_done_waiters()
+            through = self._log.propose(encode(Submit(tuple(intents))))
+            through.add_done_callback(partial(self._submitted, waiters))
+        return [waiter.answered for waiter in waiters]
+
+    def _refuses(self, intents: Sequence[Intent | Cancel]) -> NotApplied | None:
+        """Say why an attempt is not handed to Raft at all: only such a refusal is definite by itself (INV-4)."""
+        machine, settings = self.machine, self.settings
+        if not self._open:
+            return NotApplied("draining", "this node is not open")
+        refusal = self.refusal
+        if refusal is not None:
+            return NotApplied("store_refused", refusal)
+        if machine.log_time_ms == 0:
+            return NotApplied("no_leader", "no leader has stamped the log yet")
+        if (
+            len(machine.pending) + len(intents) > settings.pending_intents_max
+            or machine.pending_bytes + size_of_all(intents) > settings.pending_bytes_max
+            or len(self._waiters) + len(intents) > settings.waiters_max
+        ):
+            return NotApplied("overloaded", "too many intents wait for the store")
+        oldest = machine.pending.get(machine.settled.revision + 1)
+        if oldest is not None and self.now_ms() - oldest.ordered_ms > settings.stall_s * 1000:
+            return NotApplied("store_refused", "what was ordered before does not get committed")
+        return None
+
+    def _submitted(self, waiters: list[_Waiter], through: asyncio.Future[Position]) -> None:
+        """Fail the waits of an attempt that did not get into the log, or may not have."""
+        exc = asyncio.CancelledError() if through.cancelled() else through.exception()
+        if exc is None:
+            return  # applied here: the machine knows it, and answers when it settles
+        for waiter in waiters:
+            if waiter.answered.done():
+                continue
+            if isinstance(exc, NotApplied):
+                _fail(waiter.answered, NotApplied(exc.reason, exc.detail, retry_after_s=exc.retry_after_s))
+            else:
+                _fail(waiter.answered, OutcomeUnknown(str(exc) or "the log lost sight of it", op_id=waiter.key[0]))
+            self._drop_waiter(waiter)
+        if not isinstance(exc, NotApplied | OutcomeUnknown | asyncio.CancelledError):
+            self._die(exc)
+
+    def _drop_waiter(self, waiter: _Waiter) -> None:
+        waiting = self._waiters.get(waiter.key)
+        if waiting is not None and waiter.answered in waiting:
+            waiting.remove(waiter.answered)
+            if not waiting:
+                del self._waiters[waiter.key]
+
+    def _drop_done_waiters(self) -> None:
+        """Forget the waits that their callers gave up. Amortised: done when their number has doubled."""
+        for key in list(self._waiters):
+            left = [waiting for waiting in self._waiters[key] if not waiting.done()]
+            if left:
+                self._waiters[key] = left
+            else:
+                del self._waiters[key]
+        self._sweep_waiters_at = max(1024, 2 * len(self._waiters))
+
+    def _answer(self, key: tuple[str, bytes], answer: Answer) -> None:
+        waiting = self._waiters.pop(key, None)
+        if waiting is not None:
+            for answered in waiting:
+                if not answered.done():
+                    answered.set_result(answer)
+
+    def _answer_records(self, first: int, records: Iterable[Recorded]) -> None:
+        if not self._waiters:
+            return
+        waiters = self._waiters
+        for revision, record in enumerate(records, first):
+            if (record.op_id, record.body_hash) in waiters:
+                self._answer((record.op_id, record.body_hash), Answer(revision, record.outcome))
+
+    def committed(self, first: int, records: Sequence[Recorded]) -> None:
+        """Answer those who wait here for a group that is in the store (INV-2: never called before its COMMIT)."""
+        self._answer_records(first, records)
+
+    # ------------------------------------------------------------------------------------------------------- Replica
+
+    def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
+        try:
+            decoded = decode(command)
+        except ValueError as exc:
+            self.undecoded += 1
+            _log.error("command not understood", index=position.index, error=str(exc))
+            return
+        try:
+            effects = self.machine.apply(decoded, stamp_ms)
+            self._keep_time()
+            for told in effects.told:
+                self._answer((told.op_id, told.body_hash), told.answer)
+            for settled in effects.settled:
+                self._answer_records(settled.previous + 1, settled.records)
+                self._feed(settled)
+        except Exception as exc:  # noqa: BLE001 (whatever it is, it must end the process, not the log's loop)
+            self._die(exc)
+            return
+        if effects.verdict in {"foreign", "gap", "illegal"}:
+            _log.info("command did nothing", verdict=effects.verdict, kind=type(decoded).__name__, index=position.index)
+        self.committer.wake()
+
+    def stamp_ms(self) -> int:
+        return max(self._clock.wall_ms(), self.now_ms())
+
+    def snapshot(self) -> Callable[[], bytes]:
+        return partial(encode_state, self.machine.capture())
+
+    def restore(self, snapshot: bytes) -> None:
+        state = decode_state(snapshot)
+        self.machine.restore(state)
+        self._keep_time()
+        self._answer_from_window()
+        settled = self.machine.settled
+        if settled.revision > self._fed:
+            if self._waiters:
+                self._recovering.put_nowait((self._fed, settled.revision))
+            jump = Settled(self._fed, settled.revision, settled.digest, (), None, self.machine.log_time_ms)
+            self._feed(jump)
+        self.committer.wake()
+
+    def reset(self) -> None:
+        if self.rules.reset:
+            _log.warning("applied log was overwritten: starting again", settled=self.machine.settled.revision)
+            self.machine.reset()
+        self.committer.wake()
+
+    def led(self, term: int) -> None:
+        self._lead_seen(self.node, term, 0)
+        self.committer.led(term)
+        self.sweeper.led(term)
+        self.publisher.led(term)
+
+    def deposed(self, term: int) -> None:
+        self.committer.deposed(term)
+        self.sweeper.deposed()
+        self.publisher.deposed()
+
+    def note(self) -> bytes:
+        settled = self.machine.settled
+        leads = self.committer.term is not None
+        note = Note(
+            version=NOTE_VERSION,
+            ordered=self.machine.revision,
+            settled=settled.revision,
+            digest=settled.digest,
+            url=self.url[:NOTE_URL_MAX],
+            refusal=(self.committer.refusal or "") if leads else "",
+            leader_since_ms=self._leader[2] if leads else 0,
+            namespace=self.machine.namespace,
+        )
+        return _encode_note(note)
+
+    # ------------------------------------------------------------------------------------------------------- reading
+
+    async def read_index(self, *, timeout_s: float) -> None:
+        """Wait until this machine holds all that was acknowledged anywhere; see `kv.ports.Consensus.read_index`."""
+        ends_s = self._clock.monotonic() + timeout_s
+        position = await self._log.read_index(timeout_s=timeout_s)
+        if self._log.applied == position:
+            return
+        if not self.rules.readindex_entry:
+            while self._log.applied.index < position.index:  # noqa: ASYNC110 (a rule taken away, in tests only)
+                await asyncio.sleep(HEARTBEAT_S / 10)
+            return
+        try:
+            await self._log.wait_applied(position, timeout_s=max(0.0, ends_s - self._clock.monotonic()))
+        except TimeoutError as exc:
+            raise NotApplied("no_quorum", "this node's log does not catch up") from exc
+
+    @property
+    def ordered(self) -> int:
+        return self.machine.revision
+
+    @property
+    def settled(self) -> Head:
+        settled = self.machine.settled
+        return Head(last=settled.revision, digest=settled.digest)
+
+    @property
+    def namespace(self) -> int:
+        return self.machine.namespace
+
+    @property
+    def refusal(self) -> str | None:
+        if not self.rules.refuse_behind:
+            return None
+        if self.committer.term is not None:
+            return self.committer.refusal
+        return self._leader_refusal
+
+    def touched(self, key: bytes) -> int:
+        return self.machine.touched(key)
+
+    def now_ms(self) -> int:
+        return self._time_base_ms + int((self._clock.monotonic() - self._time_anchor_s) * 1000)
+
+    def _keep_time(self) -> None:
+        """Set the clock forward to a newer stamp. Never back: a leader's own stamps come back to it later than they
+        were made, and taking them for "now" would slow its deadlines down by the time a commit takes."""
+        newest = self.machine.log_time_ms
+        if newest > self.now_ms():
+            self._time_base_ms, self._time_anchor_s = newest, self._clock.monotonic()
+
+    def recorded(self, op_id: str) -> Answer | Literal["pending"] | None:
+        known = self.machine.window.get(op_id)
+        if known is not None:
+            return Answer(known.revision, known.outcome)
+        return "pending" if self.machine.attempts(op_id) else None
+
+    async def wait_settled(self, revision: int, *, timeout_s: float) -> None:
+        if self.machine.settled.revision >= revision:
+            return
+        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._settled_waits, (revision, next(self._numbers), reached))
+        try:
+            async with asyncio.timeout(timeout_s):
+                await reached
+        finally:
+            reached.cancel()
+            if len(self._settled_waits) > 1024 and all(wait[2].done() for wait in self._settled_waits[:16]):
+                self._settled_waits = [wait for wait in self._settled_waits if not wait[2].done()]
+                heapq.heapify(self._settled_waits)
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        number = next(self._numbers)
+        self._listeners[number] = listener
+
+        def end() -> None:
+            self._listeners.pop(number, None)
+
+        return end
+
+    def _feed(self, settled: Settled) -> None:
+        """Tell the listeners what they have not heard yet, and those who wait for a revision."""
+        if settled.previous < self._fed:
+            settled = _after(settled, self._fed)  # a log that was reset repeats itself
+        if settled.last > self._fed:
+            self._fed = settled.last
+            self.publisher.hear(settled)
+            for listener in list(self._listeners.values()):
+                listener(settled)
+        while self._settled_waits and self._settled_waits[0][0] <= self.machine.settled.revision:
+            _, _, reached = heapq.heappop(self._settled_waits)
+            if not reached.done():
+                reached.set_result(None)
+
+    # -------------------------------------------------------------------------------------------------------- status
+
+    def status(self) -> Status:
+        raft, machine = self._log.status(), self.machine
+        leads = raft.role == "leader"
+        self._look_at(raft)
+        urls = {member.id: member.url for member in self._members(raft)}
+        return Status(
+            node=self.node,
+            role=raft.role,
+            term=raft.term,
+            leader=raft.leader,
+            leader_url=urls.get(raft.leader) or None if raft.leader is not None else None,
+            leader_since_ms=self._leader[2] or None if raft.leader is not None else None,
+            quorum=raft.quorum,
+            taken_over=leads and self.committer.taken_over,
+            ordered=machine.revision,
+            settled=machine.settled.revision,
+            digest=machine.settled.digest.hex(),
+            pending=len(machine.pending),
+            floor=machine.recent.floor,
+            namespace=machine.namespace,
+            log_time_ms=machine.log_time_ms,
+            refusal=self.refusal,
+            fsync=raft.fsync,
+            members=tuple(self._members(raft)),
+        )
+
+    def _members(self, raft: RaftStatus) -> Iterable[Member]:
+        for peer in raft.peers:
+            own = peer.id == self.node
+            note = read_note(self.note() if own else peer.note)
+            yield Member(
+                id=peer.id,
+                url=self.url if own else (note.url if note else ""),
+                raft_address=peer.address,
+                voter=peer.voter,
+                role=raft.role if own else peer.role,
+                term=raft.term if own else None,
+                applied=note.ordered if note else None,
+                settled=note.settled if note else None,
+                digest=note.digest.hex() if note else None,
+                lag=max(0, raft.last - peer.match) if peer.match is not None else None,
+                last_seen_s=0.0 if own else peer.last_seen_s,
+            )
+
+    def voters_settled(self) -> int | None:
+        """Return the oldest settled revision that a voter has told of; None while one was never heard."""
+        raft = self._log.status()
+        oldest = self.machine.settled.revision
+        for peer in raft.peers:
+            if peer.id == self.node or not peer.voter:
+                continue
+            note = read_note(peer.note)
+            if note is None:
+                return None
+            oldest = min(oldest, note.settled)
+        return oldest
+
+    def _lead_seen(self, leader: str | None, term: int, since_ms: int) -> None:
+        known, known_term, known_since_ms = self._leader
+        if (known, known_term) != (leader, term):
+            self._leader = (leader, term, since_ms or self._clock.wall_ms())
+        elif since_ms and since_ms != known_since_ms:
+            self._leader = (leader, term, since_ms)
+
+    def _look_at(self, raft: RaftStatus) -> None:
+        """Take over what the leader says of itself."""
+        refusal, since_ms = None, 0
+        for peer in raft.peers:
+            if peer.id == raft.leader and peer.id != self.node:
+                note = read_note(peer.note)
+                if note is not None and peer.role == "leader":
+                    refusal, since_ms = note.refusal or None, note.leader_since_ms
+        self._leader_refusal = refusal
+        self._lead_seen(raft.leader, raft.term, since_ms)
+
+    # ---------------------------------------------------------------------------------------------------- membership
+
+    async def transfer(self, to: str | None, *, timeout_s: float) -> str:
+        return await self._log.transfer(to, timeout_s=timeout_s)
+
+    async def add_member(self, member: str, raft_address: str, url: str, *, voter: bool, timeout_s: float) -> None:
+        """Add or promote; the new member tells its `url` itself, in its note."""
+        await self._log.add_member(member, raft_address, voter=voter, timeout_s=timeout_s)
+
+    async def remove_member(self, member: str, *, timeout_s: float) -> None:
+        await self._log.remove_member(member, timeout_s=timeout_s)
+
+    async def adopt(self, *, timeout_s: float) -> int:
+        adopted = self.committer.adopt()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(adopted)
+        except TimeoutError as exc:
+            raise OutcomeUnknown("the adoption is still on its way") from exc
+
+    # --------------------------------------------------------------------------------------------- loops of its own
+
+    async def _watch_peers(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            if self._open:
+                self._look_at(self._log.status())
+
+    async def _die_of_faults(self) -> None:
+        await self._faulty.wait()
+        raise InvariantViolated("applying the log failed") from self._fault
+
+    def _die(self, exc: BaseException) -> None:
+        """End the process: what the log or a listener ran into cannot be gone on from."""
+        if self._fault is None:
+            self._fault = exc
+            _log.error("fault", error=repr(exc))
+        self._faulty.set()
+
+    def _answer_from_window(self) -> None:
+        """After a snapshot took the place of the commands that would have answered them."""
+        for op_id, body_hash in list(self._waiters):
+            known = self.machine.window.get(op_id)
+            if known is not None:
+                told = self.machine.window.meet(known, body_hash)
+                first = Answer(known.revision, known.outcome) if known.body_hash == body_hash else told
+                self._answer((op_id, body_hash), first)
+
+    async def _recover_for_ever(self) -> None:
+        while True:
+            after, to = await self._recovering.get()
+            try:
+                await self._recover(after, to)
+            except (BackendUnavailable, Pruned, TimeoutError) as exc:
+                _log.warning("waiting clients stay unanswered", after=after, to=to, error=str(exc))
+
+    async def _recover(self, after: int, to: int) -> None:
+        """Answer those who wait from the ledger rows that a snapshot stepped over; the others' waits run out."""
+        left = self.settings.recover_rows_max
+        while after < to and left > 0 and self._waiters:
+            page = await self._store.rows(after, min(left, 256), timeout_s=self.settings.store_timeout_s)
+            if not page:
+                return
+            for row in page:
+                self._answer_records(row.first, row.body)
+            after, left = page[-1].last, left - len(page)
+
+
+def _after(settled: Settled, fed: int) -> Settled:
+    """Return the part of it past `fed`."""
+    return Settled(
+        previous=max(settled.previous, fed),
+        last=settled.last,
+        digest=settled.digest,
+        records=settled.records[fed - settled.previous :] if settled.records else (),
+        versions=None if settled.versions is None else tuple(v for v in settled.versions if v.revision > fed),
+        log_time_ms=settled.log_time_ms,
+    )
+
+
+def _fail(answered: asyncio.Future[Answer], exc: Exception) -> None:
+    if not answered.done():
+        answered.set_exception(exc)
+        answered.exception()  # marks it retrieved: its caller may have given up

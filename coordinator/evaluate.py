@@ -1,0 +1,217 @@
+"""Decide how each intent of a group ends, each seeing the effects of those before it.
+
+Pure. It never looks past the facts it was given: they are the store's state at exactly the head that the group is
+built on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from coordinator.pending import Pending
+from coordinator.rules import PROTOCOL, Rules
+from coordinator.window import meets
+from kv.model import (
+    GENESIS,
+    NODE_OP_ID_PREFIX,
+    Absent,
+    Again,
+    Applied,
+    AtRevision,
+    Cancel,
+    Equals,
+    Exists,
+    Expired,
+    Guard,
+    Head,
+    Intent,
+    Mismatch,
+    Operation,
+    Outcome,
+    Put,
+    Recorded,
+    Reference,
+    Refused,
+    Version,
+    value_hash,
+)
+from kv.model import Write as KvWrite
+from kv.ports import Facts
+
+_APPLIED: Final = Applied()
+_EXPIRED: Final = Expired()
+_MISMATCH: Final = Mismatch()
+
+
+class Needs(NamedTuple):
+    """What a group has to know of the store before it can be evaluated."""
+
+    op_ids: tuple[str, ...]
+    keys: tuple[bytes, ...]
+    hashed: tuple[bytes, ...]
+    blobs: tuple[tuple[str, bytes], ...]
+
+    @property
+    def nothing(self) -> bool:
+        return not (self.op_ids or self.keys or self.hashed or self.blobs)
+
+
+class Evaluation(NamedTuple):
+    """What a group writes."""
+
+    records: tuple[Recorded, ...]
+    versions: tuple[Version, ...]
+    operations: tuple[Operation, ...]
+
+
+def no_facts(head: Head = GENESIS) -> Facts:
+    """Return the facts of a group that needs none."""
+    return Facts(head, {}, {}, {}, frozenset())
+
+
+def needs(batch: Sequence[Pending]) -> Needs:
+    """Return what to ask the store for; a plain Put with an op_id of a node needs nothing."""
+    op_ids: dict[str, None] = {}
+    keys: dict[bytes, None] = {}
+    hashed: dict[bytes, None] = {}
+    blobs: dict[tuple[str, bytes], None] = {}
+    for pending in batch:
+        intent = pending.intent
+        if not intent.op_id.startswith(NODE_OP_ID_PREFIX):
+            op_ids[intent.op_id] = None
+        if type(intent) is Cancel:
+            continue
+        assert isinstance(intent, Intent)
+        for guard in intent.guards:
+            keys[guard.key] = None
+            if type(guard) is Equals:
+                hashed[guard.key] = None
+        for key in intent.reads:
+            keys[key] = None
+        for write in intent.writes + (intent.otherwise or ()):
+            if type(write) is not Put:
+                keys[write.key] = None
+            elif type(write.value) is not bytes:
+                assert isinstance(write.value, Reference)
+                blobs[write.value.op_id, write.value.hash] = None
+    return Needs(tuple(op_ids), tuple(keys), tuple(hashed), tuple(blobs))
+
+
+def evaluate(batch: Sequence[Pending], facts: Facts, now_ms: int, rules: Rules = PROTOCOL) -> Evaluation:
+    """Return the outcome of each intent, the versions they make and the op_ids they record first.
+
+    An op_id that is known (in the store, or earlier in the group) has no second effect (INV-3); those made by a node
+    are spared the look-up. An intent past its deadline, or whose staged value is missing, is expired.
+    """
+    group = _Group(facts, now_ms, rules)
+    for pending in batch:
+        group.add(pending)
+    return Evaluation(tuple(group.records), tuple(group.versions), tuple(group.operations))
+
+
+def made(writes: Sequence[KvWrite], keys: Sequence[bytes], revision: int, ordered_ms: int, into: list[Version]) -> None:
+    """Append the versions that an applied intent made: its puts, and the deletes of keys that it changed."""
+    for write in writes:
+        if type(write) is Put:
+            ttl = write.ttl_ms
+            into.append(Version(write.key, revision, write.value, None if ttl is None else ordered_ms + ttl))
+        elif write.key in keys:
+            into.append(Version(write.key, revision, None))
+
+
+class _Group:
+    """The group so far, over the facts."""
+
+    def __init__(self, facts: Facts, now_ms: int, rules: Rules) -> None:
+        self.records: list[Recorded] = []
+        self.versions: list[Version] = []
+        self.operations: list[Operation] = []
+        self._facts, self._now_ms, self._rules = facts, now_ms, rules
+        self._known: Mapping[str, Operation] = facts.operations if rules.store_dedupe else {}
+        self._first: dict[str, Operation] = {}
+        self._own: dict[bytes, Version] = {}
+        """Newest version that this group made of a key."""
+
+    def add(self, pending: Pending) -> None:
+        op_id = pending.intent.op_id
+        spared = op_id.startswith(NODE_OP_ID_PREFIX)
+        if not spared:
+            known = self._first.get(op_id) or self._known.get(op_id)
+            if known is not None:
+                self.records.append(Recorded(op_id, pending.body_hash, _again(known, pending.body_hash)))
+                return
+        outcome, keys = self._end(pending)
+        self.records.append(Recorded(op_id, pending.body_hash, outcome, keys))
+        if not spared:
+            operation = Operation(op_id, pending.body_hash, pending.revision, outcome, self._now_ms)
+            if self._rules.store_dedupe:
+                self._first[op_id] = operation
+                self.operations.append(operation)
+            elif op_id not in self._facts.operations:
+                self.operations.append(operation)
+
+    def _end(self, pending: Pending) -> tuple[Applied | Refused | Expired, tuple[bytes, ...]]:
+        intent = pending.intent
+        if type(intent) is Cancel:
+            return _EXPIRED, ()
+        assert isinstance(intent, Intent)
+        if self._rules.late_expires and (pending.late or self._now_ms > intent.deadline_ms):
+            return _EXPIRED, ()
+        if self._facts.missing and self._lacks_blob(intent):
+            return _EXPIRED, ()
+        seen = tuple([self._revision(key) for key in intent.reads]) if intent.reads else ()
+        for index, guard in enumerate(intent.guards):
+            if not self._holds(guard):
+                if intent.otherwise is None:
+                    return Refused(index, self._revision(guard.key), seen), ()
+                return Applied("otherwise", seen), self._write(intent.otherwise, pending)
+        return (Applied("then", seen) if seen else _APPLIED), self._write(intent.writes, pending)
+
+    def _write(self, writes: Sequence[KvWrite], pending: Pending) -> tuple[bytes, ...]:
+        keys = tuple([w.key for w in writes if type(w) is Put or self._revision(w.key)])
+        before = len(self.versions)
+        made(writes, keys, pending.revision, pending.ordered_ms, self.versions)
+        own = self._own
+        for version in self.versions[before:]:
+            own[version.key] = version
+        return keys
+
+    def _revision(self, key: bytes) -> int:
+        """Return the revision of a key as this group sees it now, 0 when absent."""
+        version = self._own.get(key) or self._facts.versions.get(key)
+        return version.revision if version is not None and version.value is not None else 0
+
+    def _hash(self, key: bytes) -> bytes | None:
+        own = self._own.get(key)
+        if own is None:
+            return self._facts.hashes.get(key)
+        if own.value is None:
+            return None
+        return own.value.hash if isinstance(own.value, Reference) else value_hash(own.value)
+
+    def _holds(self, guard: Guard) -> bool:
+        revision = self._revision(guard.key)
+        match guard:
+            case Absent():
+                return revision == 0
+            case Exists():
+                return revision != 0
+            case AtRevision(revisions=revisions):
+                return revision != 0 and revision in revisions
+            case Equals(hash=expected):
+                return revision != 0 and self._hash(guard.key) == expected
+
+    def _lacks_blob(self, intent: Intent) -> bool:
+        return any(
+            type(write) is Put
+            and isinstance(write.value, Reference)
+            and (write.value.op_id, write.value.hash) in self._facts.missing
+            for write in intent.writes + (intent.otherwise or ())
+        )
+
+
+def _again(known: Operation, body_hash: bytes) -> Outcome:
+    if meets(known.body_hash, body_hash):
+        return Again(known.revision, known.outcome)
+    return _MISMATCH

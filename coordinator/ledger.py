@@ -1,0 +1,199 @@
+"""Build and check the ledger's chain, and decide what taking over finds there.
+
+Pure. It never trusts a row that does not continue the one before it, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from coordinator.codec import Command, Rebase, Settle
+from coordinator.evaluate import Evaluation
+from coordinator.pending import Mark, Pending
+from kv.model import GENESIS_DIGEST, Group, Head, LedgerRow, Recorded, roll
+
+# ------------------------------------------------------------------------------------------------------- the chain
+
+
+def mark_of(head: Head | LedgerRow) -> Mark:
+    """Return the place that a row ends at."""
+    return Mark(head.last, head.digest)
+
+
+def roll_all(digest: bytes, records: Iterable[Recorded]) -> bytes:
+    """Return the digest after these records."""
+    for record in records:
+        digest = roll(digest, record.op_id, record.body_hash)
+    return digest
+
+
+def group_on(
+    base: Head, *, term: int, committer: str, log_time_ms: int, batch: Sequence[Pending], evaluation: Evaluation
+) -> Group:
+    """Build the group of a batch, directly behind `base`. The digest is the machine's own, rolled over every intent."""
+    row = LedgerRow(
+        seq=base.seq + 1,
+        term=term,
+        committer=committer,
+        first=batch[0].revision,
+        last=batch[-1].revision,
+        digest=batch[-1].digest,
+        log_time_ms=log_time_ms,
+        body=evaluation.records,
+    )
+    return Group(base, row, evaluation.versions, evaluation.operations)
+
+
+def settle_of(row: LedgerRow, *, resolved: bool = False) -> Settle:
+    """Return the command that tells all members of a row with intents."""
+    return Settle(row.first, row.last, row.digest, row.log_time_ms, row.body, resolved)
+
+
+class Step(NamedTuple):
+    """What one ledger row adds after a given mark."""
+
+    first: int
+    row: LedgerRow
+    records: tuple[Recorded, ...]
+    """Those at and after `first`."""
+
+
+def continuation(base: Mark, rows: Sequence[LedgerRow], settled: Mark) -> tuple[Step, ...] | None:
+    """Return what `rows`, which continue `base`, add after `settled`; None unless they continue both, exactly.
+
+    `settled` may lie inside the rows (some of them are settled already): then the digest there must be the same.
+    """
+    at = base.revision
+    digest = base.digest
+    passed = base == settled
+    steps: list[Step] = []
+    for row in rows:
+        if row.first != at + 1 or row.last != at + len(row.body):
+            return None
+        first = row.first
+        for record in row.body:
+            digest = roll(digest, record.op_id, record.body_hash)
+            at += 1
+            if at == settled.revision and not passed:
+                if digest != settled.digest:
+                    return None
+                passed = True
+                first = at + 1
+        if digest != row.digest:
+            return None
+        if passed and first <= row.last:
+            steps.append(Step(first, row, row.body[first - row.first :]))
+    return tuple(steps) if passed else None
+
+
+class Broken(NamedTuple):
+    """Where a ledger is not a chain, and why."""
+
+    seq: int
+    why: str
+
+
+def recompute(rows: Sequence[LedgerRow], base: Head | None = None) -> Broken | None:
+    """Roll the digest over all rows, empty ones included, and return the first row that does not fit, if any.
+
+    Without `base` the first row is taken at its word (older ones may be pruned).
+    """
+    if not rows:
+        return None
+    if base is None:
+        head, rest = rows[0].head, rows[1:]
+        if rows[0].seq == 1:
+            head, rest = Head(0, 0, "", 0, GENESIS_DIGEST), rows
+    else:
+        head, rest = base, rows
+    for row in rest:
+        if row.seq != head.seq + 1:
+            return Broken(row.seq, f"follows seq {head.seq}")
+        if row.first != head.last + 1:
+            return Broken(row.seq, f"begins at {row.first}, the row before ends at {head.last}")
+        if row.term < head.term:
+            return Broken(row.seq, f"is of term {row.term}, the row before of {head.term}")
+        if row.body and row.last != head.last + len(row.body):
+            return Broken(row.seq, f"ends at {row.last} with {len(row.body)} intents from {row.first}")
+        if not row.body and row.last < head.last:
+            return Broken(row.seq, f"is empty and ends at {row.last}, below {head.last}")
+        if roll_all(head.digest, row.body) != row.digest:
+            return Broken(row.seq, "carries another digest than its intents roll up to")
+        head = row.head
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------- taking over
+
+
+class Level(NamedTuple):
+    """The head is what is settled: go on."""
+
+
+class Ahead(NamedTuple):
+    """The head is past what is settled: the rows between are to be adopted, if they continue it."""
+
+
+class Refuse(NamedTuple):
+    """The store is not what was settled: refuse writes and reads of the store until an operator adopts the head."""
+
+    why: Literal["store_behind", "store_other", "store_pruned", "store_diverged"]
+
+
+Standing: TypeAlias = Level | Ahead | Refuse
+
+
+def standing(settled: Mark, head: Head, *, digest_check: bool = True) -> Standing:
+    """Compare the store's head with what the machine knows to be settled."""
+    if head.last < settled.revision:
+        return Refuse("store_behind")
+    if head.last > settled.revision:
+        return Ahead()
+    if head.digest != settled.digest and digest_check:
+        return Refuse("store_other")
+    return Level()
+
+
+def anchored(settled: Mark, ending: LedgerRow | None) -> Refuse | None:
+    """Refuse unless the newest row that ends at the settled revision carries the settled digest."""
+    if settled.revision == 0:
+        return None if settled.digest == GENESIS_DIGEST else Refuse("store_other")
+    if ending is None:
+        return Refuse("store_pruned")
+    return None if ending.digest == settled.digest else Refuse("store_other")
+
+
+def adoption(
+    settled: Mark, rows: Sequence[LedgerRow], head: Head, *, known: bool, rows_bytes_max: int
+) -> tuple[Command, ...] | Refuse:
+    """Return the commands that bring the machines from `settled` to `head` by the ledger's own rows.
+
+    `known`: the log holds that very order (a pending intent at head.last carries head.digest), so each row settles;
+    else they are stepped over by Rebase, cut at row ends where they get large.
+    """
+    steps = continuation(settled, rows, settled)
+    if not steps or mark_of(rows[-1]) != mark_of(head):
+        return Refuse("store_diverged")
+    if known:
+        return tuple(settle_of(row, resolved=True) for row in rows)
+    commands: list[Command] = []
+    at, part, part_bytes = settled, list[LedgerRow](), 0
+    for row in rows:
+        size = _size(row)
+        if part and part_bytes + size > rows_bytes_max:
+            commands.append(Rebase(at, tuple(part)))
+            at, part, part_bytes = mark_of(part[-1]), [], 0
+        part.append(row)
+        part_bytes += size
+    commands.append(Rebase(at, tuple(part)))
+    return tuple(commands)
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def _size(row: LedgerRow) -> int:
+    return len(_encode(row))

@@ -1,0 +1,213 @@
+"""Broadcast the ledger, row after row, from a durable cursor, while this member leads (INV-6).
+
+At least once, in revision order, without a gap, and never what is not committed. It never holds up a write: behind a
+dead broker only its lag grows, and the ledger is not pruned past its cursor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Protocol
+
+import structlog
+
+from coordinator.backoff import Backoff
+from coordinator.machine import Machine
+from coordinator.rules import PROTOCOL, Rules
+from coordinator.settings import Settings
+from kv.errors import BackendUnavailable, OutcomeUnknown, Pruned
+from kv.model import LedgerRow, Recorded, Version
+from kv.ports import Broadcast, Change, Clock, Settled, Store
+
+_log = structlog.get_logger("acordo.publisher")
+
+CURSOR: Final = "broadcast"
+
+
+class Node(Protocol):
+    """What the publisher asks of the member it runs on."""
+
+    @property
+    def machine(self) -> Machine: ...
+
+
+class _Part(NamedTuple):
+    """What is to be published next, and the position after it."""
+
+    changes: tuple[Change, ...]
+    position: int
+
+
+class Publisher:
+    """The leader's loop. `run` it once."""
+
+    def __init__(
+        self,
+        node: Node,
+        store: Store,
+        broadcast: Broadcast,
+        clock: Clock,
+        *,
+        chance: random.Random,
+        settings: Settings,
+        rules: Rules = PROTOCOL,
+    ) -> None:
+        self._node, self._store, self._broadcast, self._clock = node, store, broadcast, clock
+        self._settings, self._rules = settings, rules
+        self._backoff = Backoff(chance, min_s=settings.backoff_s_min, max_s=settings.backoff_s_max)
+        self._heard: deque[Settled] = deque(maxlen=settings.publish_buffer_max)
+        """The newest settled groups. When it is full the oldest goes, and the gap is read from the ledger."""
+        self._news = asyncio.Event()
+        self._shift = asyncio.Event()
+        self._term: int | None = None
+        self._position = 0
+        self.published = 0
+        self.failures = 0
+
+    @property
+    def lag(self) -> int | None:
+        """Return how many settled revisions are not published yet; None: another member publishes."""
+        return None if self._term is None else max(0, self._node.machine.settled.revision - self._position)
+
+    def led(self, term: int) -> None:
+        self._term = term
+        self._position = 0
+        self._shift.set()
+        self._news.set()
+
+    def deposed(self) -> None:
+        self._term = None
+        self._heard.clear()
+        self._shift.set()
+        self._news.set()
+
+    def hear(self, settled: Settled) -> None:
+        """Keep what was settled here at hand, so that it need not be read again."""
+        if self._term is not None:
+            self._heard.append(settled)
+            self._news.set()
+
+    async def run(self) -> None:
+        """Publish whenever this member leads, for ever."""
+        while True:
+            term = self._term
+            if term is None:
+                self._news.clear()
+                await self._news.wait()
+                continue
+            try:
+                await self._publish_while(term)
+            except (BackendUnavailable, OutcomeUnknown, TimeoutError) as exc:
+                self.failures += 1
+                _log.warning("broadcast waits", error=str(exc) or type(exc).__name__, lag=self.lag)
+                await self._pause(self._backoff.next_s())
+
+    async def _publish_while(self, term: int) -> None:
+        settings = self._settings
+        position = saved = await self._store.cursor(CURSOR, timeout_s=settings.store_timeout_s)
+        if self._rules.publish == "own":
+            position = max(position, self._node.machine.settled.revision)
+        saved_at_s = self._clock.monotonic()
+        while self._term == term:
+            self._position = position
+            part = await self._next(position)
+            if part is None:
+                if position > saved:
+                    await self._wait_news(settings.cursor_interval_s)
+                else:
+                    await self._wait_news(None)
+            else:
+                for at in range(0, len(part.changes), settings.publish_changes_max):
+                    chunk = part.changes[at : at + settings.publish_changes_max]
+                    await self._broadcast.publish(chunk, timeout_s=settings.publish_timeout_s)
+                    self.published += len(chunk)
+                position = part.position
+                self._backoff.reset()
+            if position > saved and self._clock.monotonic() - saved_at_s >= settings.cursor_interval_s:
+                await self._store.move_cursor(CURSOR, position, timeout_s=settings.store_timeout_s)
+                saved, saved_at_s = position, self._clock.monotonic()
+
+    async def _next(self, position: int) -> _Part | None:
+        """Return what follows `position`: from what was heard if it is there, else from the ledger."""
+        heard = self._heard
+        while heard and heard[0].last <= position:
+            heard.popleft()
+        settled_to = self._node.machine.settled.revision
+        if settled_to <= position:
+            return None
+        if heard and heard[0].previous <= position and heard[0].versions is not None and heard[0].records:
+            return self._from_heard(position)
+        return await self._from_ledger(position, settled_to)
+
+    def _from_heard(self, position: int) -> _Part:
+        changes: list[Change] = []
+        while self._heard and len(changes) < self._settings.publish_changes_max:
+            settled = self._heard[0]
+            if settled.previous > position or settled.versions is None or not settled.records:
+                break
+            self._heard.popleft()
+            records, first = settled.records, settled.previous + 1
+            changes += _changes(first, records, settled.versions, settled.log_time_ms, after=position)
+            position = settled.last
+        return _Part(tuple(changes), position)
+
+    async def _from_ledger(self, position: int, settled_to: int) -> _Part:
+        timeout_s = self._settings.store_timeout_s
+        try:
+            rows = await self._store.rows(position, self._settings.publish_rows_max, timeout_s=timeout_s)
+        except Pruned:
+            oldest = await self._store.ledger(0, 1, timeout_s=timeout_s)
+            resumed = oldest[0].first - 1 if oldest else settled_to
+            _log.error("ledger was pruned past the broadcast cursor", cursor=position, resumed=resumed)
+            return _Part((), max(position + 1, resumed))
+        if not rows:
+            return _Part((), settled_to)  # only rows without intents: an adopted head
+        changes: list[Change] = []
+        for row in rows:
+            changes += await self._of_row(row, position)
+        return _Part(tuple(changes), rows[-1].last)
+
+    async def _of_row(self, row: LedgerRow, position: int) -> list[Change]:
+        at = [(key, row.first + i) for i, record in enumerate(row.body) for key in record.keys]
+        at = [place for place in at if place[1] > position]
+        if not at:
+            return []
+        found = await self._store.versions(at, timeout_s=self._settings.store_timeout_s)
+        versions = [version for version in found if version is not None]
+        if len(versions) < len(at):
+            _log.error("versions were pruned past the broadcast cursor", row=row.seq, missing=len(at) - len(versions))
+        return _changes(row.first, row.body, versions, row.log_time_ms, after=position)
+
+    async def _wait_news(self, seconds: float | None) -> None:
+        self._news.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not past a change of leadership: settled groups do not end a back-off."""
+        self._shift.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._shift.wait()
+
+
+def _changes(
+    first: int, records: Sequence[Recorded], versions: Sequence[Version], log_time_ms: int, *, after: int
+) -> list[Change]:
+    """Group versions, which are in revision order, by the intent that made them."""
+    changes: list[Change] = []
+    start = 0
+    while start < len(versions):
+        revision, end = versions[start].revision, start + 1
+        while end < len(versions) and versions[end].revision == revision:
+            end += 1
+        if revision > after:
+            op_id = records[revision - first].op_id
+            changes.append(Change(revision, op_id, log_time_ms, tuple(versions[start:end])))
+        start = end
+    return changes

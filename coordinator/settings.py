@@ -1,0 +1,68 @@
+"""Say how far the coordinator's loops go: bounds, waits and retentions, all with working defaults.
+
+Plain values; what must be the same on all members is in `machine.Limits` instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from coordinator.machine import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Units last. Nothing here may change what is true, only how soon and how much."""
+
+    limits: Limits = field(default_factory=Limits)
+
+    # Admission: beyond these a submit is refused, definitely (INV-4).
+    pending_intents_max: int = 20_000
+    pending_bytes_max: int = 64 * 1024 * 1024
+    stall_s: float = 3.0
+    """The oldest ordered intent waits this long for its commit: no more are admitted until it is through."""
+    waiters_max: int = 50_000
+
+    # The committer.
+    group_intents_max: int = 1_000
+    group_bytes_max: int = 4 * 1024 * 1024
+    settles_in_flight_max: int = 8
+    """Groups committed whose Settle is still on its way; then the committer waits."""
+    store_timeout_s: float = 5.0
+    backoff_s_min: float = 0.02
+    backoff_s_max: float = 1.0
+    rows_page: int = 256
+    """Ledger rows loaded at once when taking over."""
+    rows_max: int = 100_000
+    """Ledger rows past the settled revision that taking over adopts; more is left to an operator."""
+    rebase_bytes_max: int = 512 * 1024
+    refused_check_s: float = 2.0
+    """How often a leader that refuses looks at the store's head again."""
+
+    # The sweeper.
+    sweep_interval_s: float = 1.0
+    sweep_keys_max: int = 200
+    sweep_deadline_s: float = 5.0
+    tick_drift_ms: int = 1_000
+    """A leader whose wall clock is this far past log time orders a tick, so that deadlines mean what they say."""
+    prune_interval_s: float = 30.0
+    prune_steps_max: int = 50
+    """Small steps in one round."""
+    prune_rows_max: int = 500
+    """Rows deleted in one small step."""
+    retention_revisions: int = 100_000
+    retention_ms: int = 3_600_000
+    """Superseded versions and ledger rows stay this many revisions and this long, whichever is more."""
+
+    # The publisher.
+    publish_rows_max: int = 64
+    publish_changes_max: int = 1_000
+    publish_buffer_max: int = 256
+    """Settled groups kept at hand; further behind, it reads the ledger."""
+    publish_timeout_s: float = 10.0
+    cursor_interval_s: float = 0.5
+    """The durable cursor moves at most this often; after a crash what lies between is published again."""
+
+    # Reads of the log.
+    recover_rows_max: int = 10_000
+    """Ledger rows searched for the outcomes of waiting clients after a snapshot was installed."""

@@ -1,0 +1,247 @@
+"""A replicated log in one process: one list of entries that several members apply, with faults by command.
+
+It keeps the contract of `coordinator.log.Log`: same entries, same positions, `led` after the own no-op, ReadIndex
+only from a leader that has opened its reads. Leaders change, members lag, and committed entries are lost when a test
+says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Self
+
+import msgspec
+
+from coordinator.log import Peer, Position, RaftStatus, Replica
+from kv.errors import NotApplied, OutcomeUnknown
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One entry; `command` None is the no-op of a term."""
+
+    term: int
+    stamp_ms: int
+    command: bytes | None
+
+
+class SharedLog:
+    """What all members share."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.members: dict[str, Member] = {}
+        self.leader: str | None = None
+        self.term = 0
+        self.dropped: deque[NotApplied | OutcomeUnknown] = deque()
+        """Fates of the next proposals, in order; an OutcomeUnknown proposal is ordered all the same if `lands`."""
+        self.unknown_lands = True
+        self.filter: Callable[[str, bytes], Exception | None] = lambda member, command: None
+        """Asked for each proposal: an exception is its fate."""
+        self.late: list[bytes] = []
+        """Commands whose proposal was forwarded and is still on its way."""
+
+    def member(self, name: str) -> Callable[[Replica], Member]:
+        return lambda replica: self.members.setdefault(name, Member(self, name, replica))
+
+    def append(self, command: bytes | None) -> Position:
+        leader = self.members.get(self.leader or "")
+        stamp_ms = leader.replica.stamp_ms() if leader is not None else 0
+        self.entries.append(Entry(self.term, stamp_ms, command))
+        return Position(len(self.entries), self.term)
+
+    def elect(self, name: str, *, lose: int = 0) -> None:
+        """Let a member lead the next term; its log lacks the newest `lose` entries of the old one."""
+        self.depose()
+        if lose:
+            del self.entries[-lose:]
+        self.term += 1
+        self.leader = name
+        for member in self.members.values():
+            member.notice_loss()
+        self.append(None)
+        self.pump()
+
+    def depose(self) -> None:
+        """Leave the cluster without a leader."""
+        if self.leader is not None:
+            old, term = self.members.get(self.leader), self.term
+            self.leader = None
+            if old is not None:
+                old.leads = None
+                old.replica.deposed(term)
+
+    def pump(self) -> None:
+        for member in self.members.values():
+            member.pump()
+
+
+class Member:
+    """One member's Log."""
+
+    def __init__(self, shared: SharedLog, name: str, replica: Replica) -> None:
+        self.shared, self.name, self.replica = shared, name, replica
+        self.position = Position(0, 0)
+        self.history: list[Entry] = []
+        """What was applied, entry by entry."""
+        self.opened: int | None = None
+        self.leads: int | None = None
+        self.lags = False
+        """Apply nothing for now."""
+        self.ignores_loss = False
+        self.outranked_by: list[int] = []
+        self.proposed: list[bytes] = []
+        self._waits: list[tuple[Position, asyncio.Future[Position]]] = []
+        self._pumping = False
+        self.open = False
+
+    async def __aenter__(self) -> Self:
+        self.open = True
+        self.pump()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.open = False
+        self.shared.members.pop(self.name, None)
+        if self.shared.leader == self.name:
+            self.shared.leader = None
+
+    def propose(self, command: bytes) -> asyncio.Future[Position]:
+        future: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
+        shared = self.shared
+        fate = shared.dropped.popleft() if shared.dropped else shared.filter(self.name, command)
+        if shared.leader is None and fate is None:
+            fate = NotApplied("no_leader")
+        if fate is not None:
+            future.set_exception(fate)
+            if isinstance(fate, OutcomeUnknown) and shared.unknown_lands and shared.leader is not None:
+                shared.append(command)
+                shared.pump()
+            return future
+        self.proposed.append(command)
+        position = shared.append(command)
+        self._waits.append((position, future))
+        shared.pump()
+        return future
+
+    def pump(self) -> None:
+        """Apply what is there, soon."""
+        if not self._pumping and not self.lags and self.open:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._apply_all)
+
+    def _apply_all(self) -> None:
+        self._pumping = False
+        entries = self.shared.entries
+        while self.open and not self.lags and self.position.index < len(entries):
+            entry = entries[self.position.index]
+            self.position = Position(self.position.index + 1, entry.term)
+            self.history.append(entry)
+            if entry.command is not None:
+                self.replica.apply(self.position, entry.stamp_ms, entry.command)
+            elif entry.term == self.shared.term and self.shared.leader == self.name:
+                self.leads = entry.term
+                self.replica.led(entry.term)
+            self._resolve()
+
+    def _resolve(self) -> None:
+        waits, self._waits = self._waits, []
+        for position, future in waits:
+            if future.done():
+                continue
+            if self._holds(position):
+                future.set_result(position)
+            elif self.position.index >= position.index:
+                future.set_exception(OutcomeUnknown("overwritten"))
+            else:
+                self._waits.append((position, future))
+
+    def _holds(self, position: Position) -> bool:
+        index = position.index
+        return index == 0 or (len(self.history) >= index and self.history[index - 1].term == position.term)
+
+    def notice_loss(self) -> None:
+        """Start again when what was applied is not the log any more."""
+        kept = self.shared.entries[: self.position.index]
+        if self.history != kept and not self.ignores_loss:
+            self.position, self.history = Position(0, 0), []
+            self.replica.reset()
+        for position, future in self._waits:
+            if position.index > len(self.shared.entries) and not future.done():
+                future.set_exception(OutcomeUnknown("overwritten"))
+        self._waits = [wait for wait in self._waits if not wait[1].done()]
+
+    def install(self, snapshot: bytes, of: Member) -> None:
+        """Take another member's snapshot instead of the entries up to its position."""
+        self.replica.restore(snapshot)
+        self.position, self.history = of.position, list(of.history)
+        self._resolve()
+
+    async def read_index(self, *, timeout_s: float) -> Position:
+        await asyncio.sleep(0)
+        leader = self.shared.members.get(self.shared.leader or "")
+        if leader is None or leader.opened != self.shared.term:
+            raise NotApplied("not_taken_over" if leader else "no_leader")
+        return Position(len(self.shared.entries), self.shared.entries[-1].term)
+
+    def open_reads(self, term: int) -> None:
+        self.opened = term
+
+    @property
+    def applied(self) -> Position:
+        return self.position
+
+    async def wait_applied(self, position: Position, *, timeout_s: float) -> None:
+        async with asyncio.timeout(timeout_s):
+            while not self._holds(position):
+                await asyncio.sleep(0.001)
+
+    def status(self) -> RaftStatus:
+        return RaftStatus(
+            id=self.name,
+            role="leader" if self.shared.leader == self.name else "follower",
+            term=self.shared.term,
+            leader=self.shared.leader,
+            quorum=self.shared.leader is not None,
+            applied=self.position.index,
+            committed=len(self.shared.entries),
+            last=len(self.shared.entries),
+            fsync="off",
+            peers=tuple(
+                Peer(
+                    id=member.name,
+                    address=f"{member.name}:1",
+                    voter=True,
+                    role="leader" if self.shared.leader == member.name else "follower",
+                    match=member.position.index,
+                    last_seen_s=0.0,
+                    note=member.replica.note(),
+                )
+                for member in self.shared.members.values()
+            ),
+        )
+
+    def step_down(self) -> None:
+        if self.shared.leader == self.name:
+            self.shared.depose()
+
+    def outrank(self, term: int) -> None:
+        self.outranked_by.append(term)
+        self.shared.term = max(self.shared.term, term)
+        asyncio.get_running_loop().call_soon(self._stand_again)
+
+    def _stand_again(self) -> None:
+        if self.shared.leader in {self.name, None} and self.open:
+            self.shared.elect(self.name)
+
+    async def transfer(self, to: str | None, *, timeout_s: float) -> str:
+        name = to or next(name for name in self.shared.members if name != self.name)
+        self.shared.elect(name)
+        return name
+
+    async def add_member(self, member: str, address: str, *, voter: bool, timeout_s: float) -> None:
+        raise NotImplementedError
+
+    async def remove_member(self, member: str, *, timeout_s: float) -> None:
+        raise NotImplementedError
