@@ -1,0 +1,242 @@
+"""Cache entries in Redis, alone or behind Sentinel, with a circuit breaker before it.
+
+It never raises for a slow or dead server, and a request never waits for one longer than CALL_TIMEOUT_S; what it holds
+is judged by the reader, so nothing here has to be right (INV-5), only fast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final, Self
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+import structlog
+from prometheus_client import Counter, Gauge
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from kv.errors import BadRequest
+from kv.model import Entry
+
+CALL_TIMEOUT_S: Final = 0.015
+"""Longest that one call holds up a request."""
+FAILURES_MAX: Final = 3
+"""In a row; then the breaker opens, and requests make no calls until a probe is answered."""
+CONNECT_TIMEOUT_S: Final = 0.25
+PROBE_TIMEOUT_S: Final = 1.0
+PROBE_PAUSE_S: Final = 0.25
+PROBE_PAUSE_MAX_S: Final = 2.0
+CONNECTIONS_MAX: Final = 16
+TTL_S: Final = 3600
+"""For a small entry; larger ones live shorter, in proportion, but at least TTL_MIN_S."""
+TTL_MIN_S: Final = 60
+TTL_BYTES: Final = 4096
+"""Entries up to this size live for TTL_S."""
+JITTER: Final = 0.2
+ENTRY_BYTES_MAX: Final = 128 * 1024
+"""A larger entry is not kept: large values are references, so this is room enough for any inline value."""
+KEY_PREFIX: Final = b"acordo:1:"
+"""1: the format of what is kept."""
+SENTINELS_MAX: Final = 9
+
+# Keeps an entry unless one with the same or a newer as_of is held. Values in Lua are exact to 2^53, as revisions are.
+_PUT: Final = """
+local done = 0
+for n = 1, #KEYS do
+  local held = redis.pcall('GETRANGE', KEYS[n], 0, 15)
+  local as_of = type(held) == 'string' and #held == 16 and tonumber(held, 16)
+  if not as_of or as_of < tonumber(string.sub(ARGV[2 * n - 1], 1, 16), 16) then
+    redis.call('SET', KEYS[n], ARGV[2 * n - 1], 'PX', ARGV[2 * n])
+    done = done + 1
+  end
+end
+return done
+"""
+
+_log = structlog.get_logger("acordo.redis")
+_CALLS: Final = Counter("acordo_redis_calls", "Calls to Redis by what came of them", ["call", "result"])
+_OPEN: Final = Gauge("acordo_redis_breaker_open", "1 while calls to Redis are left out")
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(Entry).decode
+
+
+class RedisCache:
+    """The Cache port on redis.asyncio. The breaker is open until the server has answered a probe."""
+
+    def __init__(self, pool: ConnectionPool, *, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random()
+        self._redis: Redis = Redis(connection_pool=pool)
+        self._sha: str | None = None
+        self._sentinels: Sentinel | None = None
+        self._failures = FAILURES_MAX
+        self._broken = asyncio.Event()
+        self._prober: asyncio.Task[None] | None = None
+
+    @classmethod
+    def from_url(cls, url: str) -> RedisCache:
+        """Return the cache of redis://, rediss:// or redis+sentinel://H1,H2/MASTER. Raises BadRequest("cache_url")."""
+        options: dict[str, Any] = {
+            "socket_timeout": PROBE_TIMEOUT_S,
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "retry": Retry(NoBackoff(), 0),
+            "max_connections": CONNECTIONS_MAX,
+            "health_check_interval": 0,
+        }
+        parts = urlsplit(url)
+        if parts.scheme != "redis+sentinel":
+            try:
+                return cls(ConnectionPool.from_url(url, **options))
+            except ValueError as exc:
+                raise BadRequest("cache_url", str(exc), allowed="redis://[:PASSWORD@]HOST[:PORT][/DB]") from exc
+        login, _, hosts = parts.netloc.rpartition("@")
+        user, _, password = login.partition(":")
+        master = parts.path.strip("/")
+        addresses = [_address(host) for host in hosts.split(",") if host]
+        if not addresses or not master or len(addresses) > SENTINELS_MAX:
+            raise BadRequest(
+                "cache_url", "sentinels or the master's name are missing", allowed="redis+sentinel://H1,H2,H3/MASTER"
+            )
+        sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis leaves it untyped
+            addresses,
+            sentinel_kwargs={
+                "socket_timeout": CONNECT_TIMEOUT_S, "socket_connect_timeout": CONNECT_TIMEOUT_S,
+                "retry": Retry(NoBackoff(), 0),
+            },
+        )  # fmt: skip
+        if password:
+            options["password"] = unquote(password)
+        if user:
+            options["username"] = unquote(user)
+        cache = cls(SentinelConnectionPool(master, sentinel, **options))  # type: ignore[no-untyped-call]  # the same
+        cache._sentinels = sentinel
+        return cache
+
+    async def __aenter__(self) -> Self:
+        self._open()
+        self._prober = asyncio.create_task(self._probe(), name="redis-prober")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._prober is not None:
+            self._prober.cancel()
+            await asyncio.wait([self._prober])
+        await self._redis.aclose()
+        await self._redis.connection_pool.disconnect()
+        if self._sentinels is not None:
+            for each in self._sentinels.sentinels:
+                await each.aclose()
+
+    async def get(self, namespace: int, keys: Sequence[bytes]) -> tuple[Entry | None, ...]:
+        nothing: tuple[Entry | None, ...] = (None,) * len(keys)
+        if not keys or not self.healthy():
+            return nothing
+        found = await self._call("get", self._redis.mget([_name(namespace, key) for key in keys]))
+        if not isinstance(found, list) or len(found) != len(keys):
+            return nothing
+        return tuple(_entry(key, raw) for key, raw in zip(keys, found, strict=True))
+
+    async def put(self, namespace: int, entries: Sequence[Entry]) -> None:
+        if not self.healthy():
+            return
+        names: list[bytes] = []
+        args: list[bytes | int] = []
+        for entry in entries:
+            packed = b"%016x" % entry.as_of + _pack(entry)
+            if len(packed) <= ENTRY_BYTES_MAX:
+                names.append(_name(namespace, entry.key))
+                args += [packed, self._ttl_ms(len(packed))]
+        if names:
+            await self._call("put", self._put(names, args))
+
+    async def _put(self, names: list[bytes], args: list[bytes | int]) -> object:
+        if self._sha is None:
+            self._sha = str(await self._redis.script_load(_PUT))
+        try:
+            return await self._redis.evalsha(self._sha, len(names), *names, *args)
+        except NoScriptError:  # another server than the one it was loaded into: restarted, or failed over
+            self._sha = str(await self._redis.script_load(_PUT))
+            return await self._redis.evalsha(self._sha, len(names), *names, *args)
+
+    def healthy(self) -> bool:
+        if self._prober is not None and self._prober.done() and not self._prober.cancelled():
+            self._prober.result()  # a dead background loop must not go unseen
+        return self._failures < FAILURES_MAX
+
+    async def _call(self, name: str, waiting: Awaitable[object]) -> object | None:
+        """Return what the server answered, or None when it was too slow or said no."""
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                found = await waiting
+        except (RedisError, OSError, TimeoutError, ValueError) as exc:
+            _CALLS.labels(name, "failed").inc()
+            self._failures += 1
+            if self._failures == FAILURES_MAX:
+                _log.warning("redis left out", reason=repr(exc), failures=FAILURES_MAX)
+                self._open()
+            return None
+        if self._failures < FAILURES_MAX:
+            self._failures = 0
+        _CALLS.labels(name, "ok").inc()
+        return found
+
+    def _open(self) -> None:
+        self._failures = FAILURES_MAX
+        _OPEN.set(1)
+        self._broken.set()
+
+    async def _probe(self) -> None:
+        """While the breaker is open: ask the server now and then, beside the requests, and close it on an answer."""
+        while True:
+            await self._broken.wait()
+            pause_s = PROBE_PAUSE_S
+            while not await self._answers():
+                await asyncio.sleep(pause_s * (1 - JITTER * self._rng.random()))
+                pause_s = min(pause_s * 2, PROBE_PAUSE_MAX_S)
+            self._broken.clear()
+            self._failures = 0
+            _OPEN.set(0)
+            _log.info("redis answers")
+
+    async def _answers(self) -> bool:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                self._sha = str(await self._redis.script_load(_PUT))  # writes nothing, but needs more than a PING
+                return True
+        except (RedisError, OSError, TimeoutError, ValueError):
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
+            return False
+
+    def _ttl_ms(self, size: int) -> int:
+        seconds = max(TTL_MIN_S, TTL_S * TTL_BYTES / max(size, TTL_BYTES))
+        return int(seconds * 1000 * (1 - JITTER * self._rng.random()))
+
+
+def _name(namespace: int, key: bytes) -> bytes:
+    return KEY_PREFIX + b"%d:" % namespace + key
+
+
+def _entry(key: bytes, raw: object) -> Entry | None:
+    """Return the entry, or None for whatever else stands under our key."""
+    if not isinstance(raw, bytes) or len(raw) < 17:
+        return None
+    try:
+        entry = _unpack(raw[16:])
+        as_of = int(raw[:16], 16)
+    except (msgspec.MsgspecError, ValueError):
+        return None
+    sound = entry.key == key and entry.as_of == as_of and (entry.version is None or entry.version.key == key)
+    return entry if sound else None
+
+
+def _address(host: str) -> tuple[str, int]:
+    name, colon, port = host.rpartition(":")
+    if colon and port.isdigit():
+        return name, int(port)
+    return host, 26379
