@@ -31,10 +31,14 @@ class Reading(_Result, frozen=True, kw_only=True):
 
     key: bytes
     value: bytes | None
-    """None: absent."""
+    """None: absent; or, with a revision, no longer kept or not asked for."""
     revision: int
     """Revision of the newest version; 0 when absent."""
     served: Served
+
+    @property
+    def present(self) -> bool:
+        return self.revision > 0
 
     @property
     def text(self) -> str:

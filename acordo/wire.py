@@ -530,7 +530,7 @@ def _reading(form: object, who: results.Served) -> results.Reading:
         raise Damaged("an entry without a key")
     key, revision = from_json(form["key"]), _integer(form.get("revision", 0))
     if form.get("value") is None:
-        return results.Reading(key=key, value=None, revision=0, served=who)
+        return results.Reading(key=key, value=None, revision=revision if "value" not in form else 0, served=who)
     return results.Found(key=key, value=from_json(form["value"]), revision=revision, served=who)
 
 

@@ -1,0 +1,240 @@
+"""Loading and dumping: interrupted anywhere and run again, nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from pathlib import Path
+from random import Random
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from acordo import bulk
+from acordo.client import Client
+from acordo.errors import BadRequest, NotApplied, OutcomeUnknown, Pruned
+from tests.unit.acordo.fake_cluster import FakeCluster, problem
+
+
+def write_lines(path: Path, count: int, keys: int | None = None) -> dict[bytes, bytes]:
+    """Write lines of which the last of each key wins; some are large, binary, or blank."""
+    wanted: dict[bytes, bytes] = {}
+    with path.open("wb") as file:
+        for n in range(count):
+            key = f"k{n % (keys or count):04}"
+            if n % 50 == 7:
+                value: object = "x" * (bulk.LARGE_BYTES + 1 + n)
+            elif n % 50 == 9:
+                value = {"base64": "/wD+"}
+            else:
+                value = f"value {n}"
+            file.write(msgspec.json.encode({"key": key, "value": value}) + (b"\n\n" if n % 11 == 0 else b"\n"))
+            wanted[key.encode()] = b"\xff\x00\xfe" if isinstance(value, dict) else str(value).encode()
+    return wanted
+
+
+def held(cluster: FakeCluster) -> dict[bytes, bytes]:
+    return {key: value for key in cluster.history if (value := cluster.at(key)[1]) is not None}
+
+
+async def load_file(client: Client, path: Path, timeout_s: float = bulk.TIMEOUT_S) -> bulk.LoadDone:
+    with path.open("rb") as source:
+        return await bulk.load(client, source, checkpoint=bulk.checkpoint_of_load(path), timeout_s=timeout_s)
+
+
+async def test_load_takes_the_last_line_of_each_key(tmp_path: Path) -> None:
+    path = tmp_path / "in.ndjson"
+    wanted = write_lines(path, 700, keys=90)
+    async with FakeCluster() as cluster, Client(cluster.urls) as client:
+        done = await load_file(client, path)
+        assert (done.lines, done.again, done.rejected, done.resumed_at) == (700, 0, 0, 0)
+        assert held(cluster) == wanted
+        assert list(tmp_path.iterdir()) == [path]
+
+
+async def run_until_cut(cluster: FakeCluster, path: Path, random: Random, cut_at: int) -> bulk.LoadDone | None:
+    """Load until the cluster has seen `cut_at` requests, losing 30 % of its answers; None: it was interrupted."""
+    seen = 0
+
+    def trouble(request: web.Request) -> web.StreamResponse | str | None:
+        nonlocal seen
+        seen += 1
+        if seen == cut_at:
+            task.cancel()
+        return "drop" if random.random() < 0.3 else None
+
+    cluster.trouble = trouble
+    async with Client(cluster.urls) as client:
+        task = asyncio.create_task(load_file(client, path))
+        try:
+            return await task
+        except asyncio.CancelledError:
+            assert bulk.checkpoint_of_load(path).exists()
+            return None
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_an_interrupted_load_goes_on_without_losing_or_doubling(tmp_path: Path, seed: int) -> None:
+    """INV-3 across processes: each line takes effect once, whenever the load was cut, answers lost or not."""
+    random = Random(seed)
+    path = tmp_path / "in.ndjson"
+    wanted = write_lines(path, 1500, keys=400)
+    async with FakeCluster() as cluster:
+        done, runs = None, 0
+        while done is None:
+            runs += 1
+            done = await run_until_cut(cluster, path, random, random.randrange(2, 12) if runs < 6 else 10**9)
+        assert runs > 1
+        assert done.resumed_at or done.again
+        assert held(cluster) == wanted
+        assert cluster.applied == 1500
+        assert sum(len(versions) for versions in cluster.history.values()) == 1500
+        assert not bulk.checkpoint_of_load(path).exists()
+
+
+async def test_loading_a_file_again_writes_again(tmp_path: Path) -> None:
+    path = tmp_path / "in.ndjson"
+    write_lines(path, 10)
+    async with FakeCluster() as cluster, Client(cluster.urls) as client:
+        await load_file(client, path)
+        await client.put("k0003", "changed meanwhile")
+        done = await load_file(client, path)
+        assert done.again == 0
+        assert cluster.at(b"k0003")[1] == b"value 3"
+
+
+async def test_another_file_under_the_same_name_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "in.ndjson"
+    write_lines(path, 500)
+    async with FakeCluster() as cluster:
+        async with Client(cluster.urls) as client:
+            seen = iter(range(100))
+            cluster.trouble = lambda r: problem(503, "no_quorum", outcome="not_applied") if next(seen) > 1 else None
+            with pytest.raises(NotApplied):
+                await load_file(client, path, timeout_s=0.2)
+            cluster.trouble = lambda r: None
+            text = path.read_bytes()
+            path.write_bytes(b"#" + text[1:])
+            with pytest.raises(BadRequest) as caught:
+                await load_file(client, path)
+            assert caught.value.code == "file_changed"
+            path.write_bytes(text)
+            assert (await load_file(client, path)).resumed_at > 0
+        assert cluster.applied == 500
+
+
+async def test_unknown_outcomes_stop_the_load_and_the_next_run_settles_them(tmp_path: Path) -> None:
+    path = tmp_path / "in.ndjson"
+    wanted = write_lines(path, 300)
+    async with FakeCluster() as cluster, Client(cluster.urls, attempt_timeout_s=0.2) as client:
+        cluster.trouble = lambda request: "drop"
+        with pytest.raises(OutcomeUnknown):
+            await load_file(client, path, timeout_s=0.3)
+        cluster.trouble = lambda request: None
+        done = await load_file(client, path)
+        assert done.again > 0
+        assert (held(cluster), cluster.applied) == (wanted, 300)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"not json\n",
+        b'{"key": "", "value": "v"}\n',
+        b'{"key": 5, "value": "v"}\n',
+        b'{"key": "k"}\n',
+        b'{"key": "k", "value": {"base64": "?"}}\n',
+        b'{"key": "k", "value": null}\n',
+        b'["k", "v"]\n',
+    ],
+)
+async def test_bad_lines_are_named(bad: bytes) -> None:
+    good = b'{"key": "a", "value": "1"}\n'
+    async with FakeCluster() as cluster, Client(cluster.urls) as client:
+        with pytest.raises(bulk.Rejected, match=r"line 2: "):
+            await bulk.load(client, io.BytesIO(good + bad + good), checkpoint=None)
+        told: list[int] = []
+        done = await bulk.load(
+            client,
+            io.BytesIO(good + bad + good),
+            checkpoint=None,
+            keep_going=True,
+            on_rejected=lambda line, why: told.append(line),
+        )
+        assert (done.lines, done.rejected, told) == (2, 1, [2])
+
+
+async def test_a_line_without_end_is_bounded() -> None:
+    async with FakeCluster() as cluster, Client(cluster.urls) as client:
+        with pytest.raises(bulk.Rejected):
+            await bulk.load(client, io.BytesIO(b"x" * (bulk.LINE_BYTES_MAX + 2)), checkpoint=None)
+
+
+async def test_a_value_that_the_cluster_refuses_is_named() -> None:
+    line = msgspec.json.encode({"key": "big", "value": "x" * (1024 * 1024 + 1)})
+    async with FakeCluster() as cluster, Client(cluster.urls) as client:
+        with pytest.raises(bulk.Rejected, match="line 1: the value has more than"):
+            await bulk.load(client, io.BytesIO(line), checkpoint=None)
+
+
+async def test_dump_and_load_are_inverse(tmp_path: Path) -> None:
+    path, out = tmp_path / "in.ndjson", tmp_path / "out.ndjson"
+    wanted = write_lines(path, 400)
+    async with FakeCluster() as cluster, FakeCluster() as other:
+        async with Client(cluster.urls) as client:
+            await load_file(client, path)
+            done = await bulk.dump(client, out, page=37)
+            assert (done.keys, done.bytes, done.revision) == (400, out.stat().st_size, cluster.revision)
+        async with Client(other.urls) as client:
+            await load_file(client, out)
+        assert held(other) == wanted
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["in.ndjson", "out.ndjson"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_an_interrupted_dump_goes_on_at_its_revision(tmp_path: Path, seed: int) -> None:
+    random = Random(seed)
+    path, out, clean = tmp_path / "in.ndjson", tmp_path / "out.ndjson", tmp_path / "clean.ndjson"
+    write_lines(path, 400)
+    async with FakeCluster() as cluster, Client(cluster.urls) as client:
+        await load_file(client, path)
+        await bulk.dump(client, clean)
+        runs = 0
+        while True:
+            runs += 1
+            cut_at = random.randrange(2, 6) if runs < 5 else 10**9
+
+            def interrupt(told: bulk.Told) -> None:
+                nonlocal cut_at
+                cut_at -= 1
+                if not cut_at:
+                    raise asyncio.CancelledError
+
+            try:
+                done = await bulk.dump(client, out, page=20, progress=interrupt)
+                break
+            except asyncio.CancelledError:
+                assert not out.exists()
+                with (tmp_path / "out.ndjson.acordo-part").open("ab") as part:
+                    part.write(b"torn page that the checkpoint does not speak of")
+                await client.put("k0001", f"changed meanwhile {runs}")
+                await client.delete(f"k{399 - runs:04}")
+        assert runs > 1
+        assert done.resumed_at > 0
+        assert out.read_bytes() == clean.read_bytes()
+
+
+async def test_a_dump_whose_revision_is_gone_says_so(tmp_path: Path) -> None:
+    path, out = tmp_path / "in.ndjson", tmp_path / "out.ndjson"
+    write_lines(path, 60)
+    async with FakeCluster() as cluster, Client(cluster.urls) as client:
+        await load_file(client, path)
+
+        def forget(told: bulk.Told) -> None:
+            cluster.floor = cluster.revision + 1
+
+        with pytest.raises(Pruned):
+            await bulk.dump(client, out, page=20, progress=forget)
+        with pytest.raises(BadRequest):
+            await bulk.dump(client, out, b"another prefix")
