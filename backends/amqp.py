@@ -1,0 +1,124 @@
+"""Hold one AMQP connection with a confirming channel to whichever broker of a list answers.
+
+It reconnects only when asked for a channel, and never resends anything by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Final, Self
+from urllib.parse import quote, urlsplit
+
+import aiormq
+import structlog
+from aiormq.abc import AbstractChannel, AbstractConnection
+from aiormq.exceptions import AMQPError, AuthenticationError, ProbableAuthenticationError
+from yarl import URL
+
+from kv.errors import BackendUnavailable, BadRequest
+
+CONNECT_TIMEOUT_S: Final = 2.0
+"""For one broker; then the next one is tried."""
+HEARTBEAT_S: Final = 5
+BROKERS_MAX: Final = 9
+FAILURES: Final = (AMQPError, OSError, TimeoutError, ssl.SSLError, RuntimeError, asyncio.InvalidStateError)
+"""What aiormq raises for a broker that is gone, slow or says no."""
+
+_log = structlog.get_logger("acordo.amqp")
+
+Setup = Callable[[AbstractChannel], Awaitable[None]]
+
+
+class Link:
+    """One connection and one channel, made when first asked for and made anew after `drop`.
+
+    `setup` declares what the owner needs, on every new channel.
+    """
+
+    def __init__(self, url: str, name: str, setup: Setup, *, rng: random.Random | None = None) -> None:
+        self._urls = urls_per_broker(url, name)
+        (rng or random.Random()).shuffle(self._urls)
+        self._setup = setup
+        self._connection: AbstractConnection | None = None
+        self._channel: AbstractChannel | None = None
+        self._making = asyncio.Lock()
+
+    @property
+    def up(self) -> bool:
+        return self._channel is not None and not self._channel.is_closed
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.drop()
+
+    async def channel(self, *, timeout_s: float) -> AbstractChannel:
+        """Return the open channel, connecting to the next broker if there is none.
+
+        Raises BackendUnavailable, also for a login or vhost that the broker refuses (an operator may mend it there).
+        """
+        if self.up:
+            assert self._channel is not None
+            return self._channel
+        try:
+            async with asyncio.timeout(timeout_s), self._making:
+                return self._channel if self.up and self._channel is not None else await self._connect()
+        except TimeoutError as exc:
+            raise BackendUnavailable("rabbitmq", f"no broker answered within {timeout_s:g} s") from exc
+
+    async def _connect(self) -> AbstractChannel:
+        failure: BaseException | None = None
+        await self.drop()
+        for url in tuple(self._urls):
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    connection = aiormq.Connection(url)
+                    await connection.connect()
+                    self._connection = connection
+                    channel = await connection.channel(publisher_confirms=True)
+                    await self._setup(channel)
+            except (AuthenticationError, ProbableAuthenticationError) as exc:
+                await self.drop()
+                raise BadRequest(
+                    "broadcast_access", f"{url.host}: {exc}", allowed="a login and vhost that exist"
+                ) from exc
+            except FAILURES as exc:
+                failure = exc
+                await self.drop()
+                self._urls.append(self._urls.pop(0))
+                continue
+            self._channel = channel
+            _log.info("broker connected", host=url.host, port=url.port)
+            return channel
+        raise BackendUnavailable("rabbitmq", f"no broker of {len(self._urls)} can be used: {failure!r}") from failure
+
+    async def drop(self) -> None:
+        """Close what there is; nothing of it is used again. Never raises, never takes long."""
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection is None:
+            return
+        try:
+            async with asyncio.timeout(0.5):
+                await connection.close()
+        except FAILURES as exc:
+            _log.debug("broker connection did not close", reason=repr(exc))
+
+
+def urls_per_broker(url: str, name: str) -> list[URL]:
+    """Return one URL for each broker of amqp://USER:PASSWORD@H1,H2/VHOST. Raises BadRequest("broadcast_url")."""
+    parts = urlsplit(url)
+    login, at, hosts = parts.netloc.rpartition("@")
+    found = [host for host in hosts.split(",") if host]
+    vhost = parts.path.removeprefix("/")
+    if parts.scheme not in {"amqp", "amqps"} or not found or len(found) > BROKERS_MAX:
+        raise BadRequest("broadcast_url", "no broker is named", allowed="amqp://USER:PASSWORD@HOST[,HOST]/VHOST")
+    query = "&".join(filter(None, [parts.query, f"heartbeat={HEARTBEAT_S}", f"name={quote(name)}"]))
+    path = f"/{vhost}" if vhost else "/"
+    try:
+        return [URL(f"{parts.scheme}://{login}{at}{host}{path}?{query}", encoded=True) for host in found]
+    except ValueError as exc:
+        raise BadRequest("broadcast_url", str(exc), allowed="amqp://USER:PASSWORD@HOST[,HOST]/VHOST") from exc

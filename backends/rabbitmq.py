@@ -1,0 +1,176 @@
+"""Broadcast committed changes over RabbitMQ: topic exchange, persistent messages, publisher confirms.
+
+One message per revision, in revision order (docs/asyncapi.yaml). It never drops, reorders or skips: a failed publish
+is raised, and the publisher begins again from its cursor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from base64 import b64encode
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final, Self
+
+import msgspec
+from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.exceptions import ChannelInvalidStateError
+from pamqp import commands as spec
+from prometheus_client import Counter
+
+from backends.amqp import FAILURES, Link
+from kv.errors import BackendUnavailable
+from kv.model import Reference, Version
+from kv.ports import Change
+
+EXCHANGE: Final = "acordo.changes"
+SCHEMA: Final = 1
+IN_FLIGHT_MAX: Final = 200
+"""Messages sent before their confirms are awaited."""
+BACKLOG_MAX: Final = 10_000
+"""Messages that may wait in one node's own queue; the oldest go first: they are hints."""
+
+_PUBLISHED: Final = Counter("acordo_broadcast_messages", "Changes confirmed by the broker")
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+class RabbitBroadcast:
+    """The Broadcast port on aiormq. One channel; its frames go out in order, so the broker has them in order."""
+
+    def __init__(self, url: str, *, rng: random.Random | None = None) -> None:
+        self._url, self._rng = url, rng
+        self._link = Link(url, "acordo publisher", _declare, rng=rng)
+
+    @classmethod
+    def from_url(cls, url: str) -> RabbitBroadcast:
+        return cls(url)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._link.drop()
+
+    def healthy(self) -> bool:
+        return self._link.up
+
+    async def publish(self, changes: Sequence[Change], *, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        channel = await self._link.channel(timeout_s=timeout_s)
+        try:
+            async with asyncio.timeout(max(deadline - loop.time(), 0.001)):
+                for start in range(0, len(changes), IN_FLIGHT_MAX):
+                    part = changes[start : start + IN_FLIGHT_MAX]
+                    async with asyncio.TaskGroup() as group:  # tasks take the channel's lock in the order made here
+                        for change in part:
+                            group.create_task(_publish(channel, change))
+                    _PUBLISHED.inc(len(part))
+        except* (*FAILURES, ChannelInvalidStateError, _Refused) as failures:
+            await self._link.drop()
+            first = _first(failures)
+            raise BackendUnavailable("rabbitmq", f"not confirmed: {first!r}") from first
+        except* asyncio.CancelledError:
+            await self._link.drop()
+            raise
+
+    async def subscribe(self) -> AsyncIterator[bytes]:
+        """Yield the bodies that arrive from now on, from an exclusive queue of its own; end when the broker goes.
+
+        Raises BackendUnavailable when there is none.
+        """
+        arrived: asyncio.Queue[bytes | None] = asyncio.Queue(BACKLOG_MAX)
+
+        async def take(message: DeliveredMessage) -> None:
+            if arrived.full():
+                arrived.get_nowait()
+            arrived.put_nowait(message.body)
+
+        async def setup(channel: AbstractChannel) -> None:
+            await _declare(channel)
+            made = await channel.queue_declare(
+                "", exclusive=True, auto_delete=True, arguments={"x-max-length": BACKLOG_MAX}
+            )
+            assert made.queue is not None
+            await channel.queue_bind(made.queue, EXCHANGE, "change.#")
+            await channel.basic_consume(made.queue, take, no_ack=True)
+
+        async with Link(self._url, "acordo subscriber", setup, rng=self._rng) as link:
+            channel = await link.channel(timeout_s=10)
+            gone = asyncio.ensure_future(channel.closing)
+            while True:
+                getting = asyncio.ensure_future(arrived.get())
+                await asyncio.wait({getting, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if not getting.done():
+                    getting.cancel()
+                    return
+                body = getting.result()
+                if body is not None:
+                    yield body
+
+
+class _Refused(Exception):
+    """The broker did not take a message (nack, or returned)."""
+
+
+async def _declare(channel: AbstractChannel) -> None:
+    await channel.exchange_declare(EXCHANGE, exchange_type="topic", durable=True)
+
+
+async def _publish(channel: AbstractChannel, change: Change) -> None:
+    properties = spec.Basic.Properties(
+        content_type="application/json", delivery_mode=2, message_id=str(change.revision), message_type="acordo.change",
+        app_id="acordo", headers={"schema": SCHEMA, "revision": change.revision},
+    )  # fmt: skip
+    confirm = await channel.basic_publish(
+        body(change), exchange=EXCHANGE, routing_key=routing_key(change), properties=properties
+    )
+    if not isinstance(confirm, spec.Basic.Ack):
+        raise _Refused(f"revision {change.revision}: {confirm!r}")
+
+
+def routing_key(change: Change) -> str:
+    """Return change.put, change.delete, or change.many for a transaction that changed several keys."""
+    if len(change.versions) != 1:
+        return "change.many"
+    return "change.put" if change.versions[0].present else "change.delete"
+
+
+def body(change: Change) -> bytes:
+    """Return the JSON of one message (docs/asyncapi.yaml)."""
+    return _encode(
+        {
+            "schema": SCHEMA,
+            "revision": change.revision,
+            "op_id": change.op_id,
+            "time_ms": change.log_time_ms,
+            "changes": [_changed(version) for version in change.versions],
+        }
+    )
+
+
+def _changed(version: Version) -> dict[str, Any]:
+    match version.value:
+        case None:
+            return {"type": "delete", "key": _text(version.key)}
+        case Reference() as reference:
+            value: Any = {"reference": {"size": reference.size, "hash": reference.hash.hex()}}
+        case inline:
+            value = {"value": _text(inline)}
+    expiry = {} if version.expires_ms is None else {"expires_ms": version.expires_ms}
+    return {"type": "put", "key": _text(version.key), **value, **expiry}
+
+
+def _text(raw: bytes) -> str | dict[str, str]:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return {"base64": b64encode(raw).decode()}
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    found: BaseException = failures
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

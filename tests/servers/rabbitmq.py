@@ -1,0 +1,126 @@
+"""Start private RabbitMQ brokers, alone or as a cluster, from the distribution's package."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.servers.process import Server, find, free_port, wait_until
+
+HOME = "/usr/lib/rabbitmq/bin"
+COOKIE = "ACORDOTESTS"
+
+
+class RabbitServer(Server):
+    """One broker with its own Erlang port mapper, so that it meets no other Erlang node of the machine."""
+
+    name = "rabbitmq"
+
+    def __init__(self, *, joins: RabbitServer | None = None) -> None:
+        super().__init__()
+        self._joins = joins
+        self._mapper_port: int = joins._mapper_port if joins else free_port()
+        self._distribution_port = free_port()
+        self.node = f"acordo{self.port}@localhost"
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    def environment(self) -> dict[str, str]:
+        at = str(self.folder)
+        return {
+            "PATH": f"{HOME}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": at,
+            "LANG": "C.UTF-8",
+            "RABBITMQ_NODENAME": self.node,
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(self._distribution_port),
+            "RABBITMQ_MNESIA_BASE": f"{at}/mnesia",
+            "RABBITMQ_LOG_BASE": f"{at}/log",
+            "RABBITMQ_CONFIG_FILE": f"{at}/rabbitmq",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{at}/plugins",
+            "RABBITMQ_CONF_ENV_FILE": f"{at}/none",
+            "RABBITMQ_PID_FILE": f"{at}/pid",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_CTL_ERL_ARGS": "+S 1:1",
+            "ERL_EPMD_PORT": str(self._mapper_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+        }
+
+    def prepare(self) -> None:
+        cookie = self.folder / ".erlang.cookie"
+        cookie.write_text(COOKIE)
+        cookie.chmod(0o400)
+        (self.folder / "plugins").write_text("[].\n")
+        peers = "".join(
+            f"cluster_formation.classic_config.nodes.{n} = {node}\n"
+            for n, node in enumerate(sorted({self._joins.node, self.node}) if self._joins else [], 1)
+        )
+        (self.folder / "rabbitmq.conf").write_text(
+            "loopback_users = none\nvm_memory_high_watermark.absolute = 512MB\ndisk_free_limit.absolute = 1MB\n"
+            "log.file.level = warning\nnet_ticktime = 5\n" + peers
+        )
+
+    def command(self) -> Sequence[str]:
+        settings = [f"{name}={value}" for name, value in self.environment().items()]
+        return ["/usr/bin/env", "-i", *settings, f"{HOME}/rabbitmq-server"]
+
+    def control(self, *words: str) -> str:
+        """Run rabbitmqctl against this broker; '' when it fails."""
+        done = subprocess.run(
+            [f"{HOME}/rabbitmqctl", "-q", *words], env=self.environment(), capture_output=True, text=True, timeout=60,
+            check=False,
+        )  # fmt: skip
+        return done.stdout if done.returncode == 0 else ""
+
+    def start(self) -> RabbitServer:
+        find("rabbitmqctl", HOME)
+        super().start()
+        if self._joins is not None and self._joins.node not in self.control("cluster_status"):
+            for step in ("stop_app", "reset", f"join_cluster {self._joins.node}", "start_app"):
+                self.control(*step.split())
+            wait_until(super().ready, f"{self.node} to join")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        if self._joins is None:
+            self._end_mapper()
+
+    def _end_mapper(self) -> None:
+        """The port mapper leaves the session of whoever started it: end the one on our own port, by its id."""
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                if b"epmd" in (folder / "cmdline").read_bytes():
+                    environment = (folder / "environ").read_bytes()
+                    if f"ERL_EPMD_PORT={self._mapper_port}".encode() in environment:
+                        os.kill(int(folder.name), signal.SIGKILL)
+
+
+class RabbitCluster:
+    """Three brokers in one cluster."""
+
+    def __init__(self) -> None:
+        first = RabbitServer()
+        self.brokers = [first, RabbitServer(joins=first), RabbitServer(joins=first)]
+
+    @property
+    def url(self) -> str:
+        return "amqp://guest:guest@" + ",".join(f"127.0.0.1:{each.port}" for each in self.brokers) + "/"
+
+    def __enter__(self) -> RabbitCluster:
+        for each in self.brokers:
+            each.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for each in reversed(self.brokers):
+            each.__exit__(*exc)
