@@ -50,6 +50,16 @@ class MemberSetting(NamedTuple):
 # --------------------------------------------------------------------------------------------------- kinds of value
 
 
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.9g}".removesuffix(".0")
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _address(text: str) -> str:
     host, colon, port = text.rpartition(":")
     if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
@@ -99,7 +109,7 @@ def _setting(default: Any, text: str, allowed: str, **limits: Any) -> Any:
 
 
 def _seconds(default: float, text: str, low: float, high: float) -> Any:
-    return _setting(default, text, f"seconds, {low:g} to {high:g}", ge=low, le=high)
+    return _setting(default, text, f"seconds, {_text(low)} to {_text(high)}", ge=low, le=high)
 
 
 def _count(default: int, text: str, low: int, high: int) -> Any:
@@ -318,14 +328,6 @@ def table(cls: type[_Settings]) -> str:
         default = _text(field.default) or "(empty)"
         rows.append(f"| `{PREFIX}{name.upper()}` | `{default}` | {field.description} | {_allowed(cls, name)} |")
     return "\n".join(rows)
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:g}"
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _allowed(cls: type[_Settings], name: str) -> str:
