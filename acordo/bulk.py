@@ -14,6 +14,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
@@ -140,7 +141,7 @@ async def load(
     await asyncio.to_thread(reader.skip_to_point)
     await loading.run(reader, in_flight)
     if checkpoint is not None:
-        await asyncio.to_thread(checkpoint.unlink, missing_ok=True)
+        await _to_its_end(partial(checkpoint.unlink, missing_ok=True))
     return loading.done(resumed_at=point.lines)
 
 
@@ -210,7 +211,7 @@ class _Loading:
 
     async def _save(self) -> None:
         if self._checkpoint is not None:
-            await asyncio.to_thread(_replace, self._checkpoint, msgspec.json.encode(self._point))
+            await _to_its_end(partial(_replace, self._checkpoint, msgspec.json.encode(self._point)))
 
     async def _send(self, batch: list[_Line]) -> None:
         if len(batch) == 1 and len(batch[0].value) > LARGE_BYTES:
@@ -367,16 +368,16 @@ async def dump(
     Goes on where an interrupted dump of the same target stopped. Raises Pruned when its revision is no longer kept.
     """
     checkpoint = _beside(target, "dump")
-    dumping = await asyncio.to_thread(_Dumping, target, checkpoint, prefix)
+    dumping = await _to_its_end(partial(_Dumping, target, checkpoint, prefix))
     resumed_at = dumping.keys
     try:
         if not dumping.whole:
             async for got in client.pages(prefix, limit=page, token=dumping.token, timeout_s=timeout_s):
-                await asyncio.to_thread(dumping.add, got)
+                await _to_its_end(partial(dumping.add, got))
                 progress(Told(dumping.keys, dumping.size))
     finally:
         dumping.file.close()
-    await asyncio.to_thread(dumping.finish)
+    await _to_its_end(dumping.finish)
     return DumpDone(keys=dumping.keys, bytes=dumping.size, revision=dumping.revision, resumed_at=resumed_at)
 
 
@@ -463,6 +464,7 @@ def _dump_point(checkpoint: Path, prefix: bytes, part: Path) -> DumpPoint | None
 # ------------------------------------------------------------------------------------------------------ checkpoints
 
 _P = TypeVar("_P", LoadPoint, DumpPoint)
+_T = TypeVar("_T")
 
 
 def _read_point(checkpoint: Path, kind: type[_P]) -> _P:
@@ -475,6 +477,16 @@ def _read_point(checkpoint: Path, kind: type[_P]) -> _P:
     if point.version != CHECKPOINT_VERSION:
         raise BadRequest(f"{checkpoint} is of another version", code="bad_checkpoint", allowed="--restart")
     return point
+
+
+async def _to_its_end(work: Callable[[], _T]) -> _T:
+    """Do disk work in a thread. Cancelling waits for its end: the next run must not meet it still writing."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 def _beside(path: Path, what: str) -> Path:

@@ -174,7 +174,7 @@ def _judge_item(item: results.Item) -> Judgement:
         case "mismatch":
             return Judgement(Verdict.FAIL, "mismatch", settles=True)
         case "expired":
-            return Judgement(Verdict.FAIL, "expired")
+            return Judgement(Verdict.FAIL, "expired", settles=True)
         case "bad_request":
             return Judgement(Verdict.FAIL, "rejected")
         case "not_applied":

@@ -10,13 +10,13 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from acordo.outcomes import EXPIRED, Judgement, Verdict
+from acordo.outcomes import Judgement, Verdict
 
 ATTEMPTS_MAX: Final = 60
 """No operation is tried more often, however much time is left."""
 PAUSE_FIRST_S: Final = 0.03
 PAUSE_MAX_S: Final = 1.0
-OVERLOADED: Final = frozenset({"overloaded", "draining_overloaded", "rate_limited"})
+OVERLOADED: Final = frozenset({"overloaded"})
 """Codes after which `Retry-After` is obeyed; after others another node may do at once."""
 
 _ELSEWHERE: Final = frozenset({"nothing_sent", "said_not_applied", "redirected"})
@@ -72,7 +72,7 @@ def _may_try_again(last: Last) -> bool:
         case Verdict.UNKNOWN:
             return last.idempotent
         case Verdict.FAIL:
-            if last.status == 501 or last.code == EXPIRED or judged.settles:
+            if last.status == 501 or judged.settles:
                 return False
             if judged.rule == "rejected":
                 return last.status in (408, 429)

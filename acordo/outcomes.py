@@ -113,8 +113,8 @@ def _by_status(seen: Seen) -> Judgement:
         return _guarded(seen)
     if status in REJECTED:
         return _rejected(seen)
-    if status in (501, 503) and seen.outcome == "not_applied" and seen.from_node:
-        return Judgement(Verdict.FAIL, "said_not_applied", settles=False)
+    if seen.outcome == "not_applied" and seen.from_node:
+        return _refused_by_node(seen, status)
     return Judgement(Verdict.UNKNOWN, "server_error" if status >= 500 else "unexpected_status")
 
 
@@ -138,6 +138,15 @@ def _guarded(seen: Seen) -> Judgement:
         return Judgement(Verdict.UNKNOWN, "refusal_damaged")
     # Without an op_id, a refusal may be the echo of an earlier attempt's own success: then it settles nothing.
     return Judgement(Verdict.OK, "guard_refused", refused=True, settles=seen.idempotent)
+
+
+def _refused_by_node(seen: Seen, status: int) -> Judgement:
+    if status == 503 and seen.code == EXPIRED:
+        # The expiry is recorded under the op_id: a late arrival of an earlier attempt meets it.
+        return Judgement(Verdict.FAIL, "expired", settles=seen.idempotent)
+    if status in (501, 503):
+        return Judgement(Verdict.FAIL, "said_not_applied")
+    return Judgement(*(Verdict.FAIL, "rejected") if status < 500 else (Verdict.UNKNOWN, "server_error"))
 
 
 def _rejected(seen: Seen) -> Judgement:

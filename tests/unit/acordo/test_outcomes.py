@@ -56,6 +56,8 @@ TABLE = [
     (proxy(307), FAIL, FAIL),
     (node(100), UNKNOWN, FAIL),
     (node(418), UNKNOWN, FAIL),
+    (node(417, outcome="not_applied"), FAIL, FAIL),
+    (node(500, outcome="not_applied"), UNKNOWN, FAIL),
 ]
 
 
@@ -110,6 +112,8 @@ def test_an_answer_for_the_op_id_settles_the_operation() -> None:
     lost = classify(Seen(mutation=True, sent=True))
     assert conclude([lost, classify(node(200))]).verdict is OK
     assert conclude([lost, classify(node(412))]) == classify(node(412))
+    expired = classify(node(503, code="expired", outcome="not_applied"))
+    assert conclude([lost, expired]).verdict is FAIL
     mismatch = classify(node(422, code="mismatch"))
     assert conclude([lost, mismatch]).verdict is FAIL
     assert conclude([lost, classify(node(422))]).verdict is UNKNOWN
