@@ -344,7 +344,7 @@ class MemoryDatabase:
             raise ValueError("versions that a backup would need have been pruned")
         self._recorded -= {recorded.op_id for row in self._rows[len(kept) :] for recorded in row.body}
         self._rows = kept
-        self._blobs = {place: blob for place, blob in self._blobs.items() if blob.seq <= self.head().seq}
+        self._blobs = {place: blob for place, blob in self._blobs.items() if blob.seq < self.head().seq}
         versions = [version for key in self._keys for version in self._versions[key] if version.revision <= last]
         made = [place for place in self._made if place[0] <= last]
         self._versions, self._keys, self._due = {}, [], {}

@@ -1,0 +1,70 @@
+"""Which adapter a URL gives, and what a wrong one is told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from backends import by_url
+from backends.local import LocalBroadcast
+from backends.memory import MemoryCache, MemoryStore
+from backends.sqlite import SqliteStore
+from kv.errors import BadRequest
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("sqlite:////var/lib/acordo/store.sqlite", "/var/lib/acordo/store.sqlite"),
+        ("sqlite:///out/store.sqlite", "out/store.sqlite"),
+        ("sqlite:////a b/100%?x#y.db", "/a b/100%?x#y.db"),
+    ],
+)
+def test_a_sqlite_url_carries_the_path_as_it_is(url: str, path: str) -> None:
+    store = by_url.store(url)
+    assert isinstance(store, SqliteStore)
+    assert store.path == path
+
+
+def test_embedded_adapters() -> None:
+    assert isinstance(by_url.store("memory://"), MemoryStore)
+    assert isinstance(by_url.cache("memory://"), MemoryCache)
+    assert isinstance(by_url.broadcast("local://"), LocalBroadcast)
+
+
+@pytest.mark.parametrize(
+    ("make", "url", "code", "names"),
+    [
+        (by_url.store, "mysql://u:secret@h/db", "store_url", "postgresql://"),
+        (by_url.store, "", "store_url", "sqlite:///PATH"),
+        (by_url.store, "store.sqlite", "store_url", "sqlite:///PATH"),
+        (by_url.store, "sqlite:/x", "store_url", "sqlite:///PATH"),
+        (by_url.store, "sqlite://x", "store_url", "sqlite:////absolute/file"),
+        (by_url.store, "sqlite:///", "store_url", "sqlite:////absolute/file"),
+        (by_url.store, "sqlite:///dir/", "store_url", "sqlite:////absolute/file"),
+        (by_url.store, "memory://host", "store_url", "memory://"),
+        (by_url.store, "redis://h", "store_url", "cockroachdb://"),
+        (by_url.cache, "memcached://u:secret@h", "cache_url", "redis+sentinel://"),
+        (by_url.cache, "sqlite:///x", "cache_url", "redis://"),
+        (by_url.cache, "memory://x", "cache_url", "memory://"),
+        (by_url.broadcast, "kafka://u:secret@h", "broadcast_url", "amqps://"),
+        (by_url.broadcast, "local://x", "broadcast_url", "local://"),
+    ],
+)
+def test_a_wrong_url_is_told_what_is_allowed(make: Callable[[str], object], url: str, code: str, names: str) -> None:
+    with pytest.raises(BadRequest) as refusal:
+        make(url)
+    assert refusal.value.code == code
+    assert names in (refusal.value.allowed or "")
+    assert "secret" not in str(refusal.value)
+
+
+def test_no_client_library_is_imported_before_it_is_named() -> None:
+    for module in ("backends.postgres", "backends.redis", "backends.rabbitmq"):
+        if module not in sys.modules:
+            by_url.store("memory://")
+            by_url.cache("memory://")
+            by_url.broadcast("local://")
+            assert module not in sys.modules
