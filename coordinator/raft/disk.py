@@ -22,14 +22,20 @@ DIRECTORY_MODE: Final = 0o700
 WRITE_BYTES_MAX: Final = 1 << 20
 """Bytes given to one write call by `write_whole`."""
 
+READ_BYTES_MAX: Final = 1 << 30
+
 T = TypeVar("T")
+
+
+class SyncError(OSError):
+    """A sync failed: what of the file is on the disk is unknown, and asking again would not tell."""
 
 
 class File(Protocol):
     """One open file that only grows at its end, or is cut.
 
     Operations on one file take effect in the order of the calls, sync and async ones together. All raise OSError.
-    Guarantee: once `sync` returned, the content, and the file's size survive a power cut; its *name* survives only after
+    Guarantee: once `sync` returned, content and size survive a power cut; the *name* does only after
     `Disk.sync_directory`. Non-guarantee: after an OSError part of the bytes may be there.
     """
 
@@ -41,6 +47,10 @@ class File(Protocol):
         """Bytes in the file, those of writes still under way not counted."""
         ...
 
+    def read_now(self, offset: int, length: int) -> bytes:
+        """Return less than asked only at the end of the file."""
+        ...
+
     def append_now(self, content: bytes) -> None:
         """Write to the page cache: survives the death of the process, not a power cut."""
         ...
@@ -48,11 +58,11 @@ class File(Protocol):
     def truncate_now(self, size: int) -> None: ...
 
     def sync_now(self) -> None:
-        """Block until everything written is on the disk. For start-up and for what is small and rare."""
+        """Block until everything written is on the disk. For start-up and what is small and rare. Raises SyncError."""
         ...
 
     async def append(self, content: bytes, *, sync: bool) -> None:
-        """Write, then fdatasync if `sync`, off the event loop."""
+        """Write, then fdatasync if `sync`, off the event loop. Raises SyncError if it was the latter that failed."""
         ...
 
     async def sync(self) -> None: ...
@@ -76,11 +86,12 @@ class Disk(Protocol):
 
     def size(self, name: str) -> int: ...
 
-    def read_now(self, name: str, offset: int = 0, length: int = -1) -> bytes:
-        """Read on the calling thread. Shorter than asked at the end of the file."""
-        ...
+    def load_now(self, name: str, *, sync: bool = True) -> bytes:
+        """Read a whole file, for start-up. With `sync`, what is returned is on the disk and not only in the page cache.
 
-    async def read(self, name: str, offset: int = 0, length: int = -1) -> bytes: ...
+        A predecessor that was killed between write and fsync leaves such content behind; it must not be built upon.
+        """
+        ...
 
     def create(self, name: str) -> File:
         """Make an empty file, or empty the one that is there."""
@@ -185,6 +196,9 @@ class RealFile:
     def size(self) -> int:
         return self._size
 
+    def read_now(self, offset: int, length: int) -> bytes:
+        return _read(self._fd, offset, length)
+
     def append_now(self, content: bytes) -> None:
         self._lane.run_now(lambda: self._append(content))
 
@@ -192,13 +206,13 @@ class RealFile:
         self._lane.run_now(lambda: self._truncate(size))
 
     def sync_now(self) -> None:
-        self._lane.run_now(lambda: os.fdatasync(self._fd))
+        self._lane.run_now(self._sync)
 
     async def append(self, content: bytes, *, sync: bool) -> None:
         await self._lane.run(lambda: self._append(content, sync))
 
     async def sync(self) -> None:
-        await self._lane.run(lambda: os.fdatasync(self._fd))
+        await self._lane.run(self._sync)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -213,7 +227,13 @@ class RealFile:
             self._size += written
             rest = rest[written:]
         if sync:
+            self._sync()
+
+    def _sync(self) -> None:
+        try:
             os.fdatasync(self._fd)
+        except OSError as exc:
+            raise SyncError(exc.errno, exc.strerror, str(self._path)) from exc
 
     def _truncate(self, size: int) -> None:
         os.ftruncate(self._fd, size)
@@ -224,8 +244,8 @@ class RealDisk:
     """A directory of the operating system, held by one process at a time.
 
     The lock is a POSIX record lock: children do not inherit it (a forked or spawned one can neither hold the directory
-    nor give it free). The constructor makes the directory and takes the lock: what Raft reads at start-up it reads before
-    the event loop serves anyone. Raises BadRequest "data_directory_in_use" naming directory and holder.
+    nor give it free). The constructor makes the directory and takes the lock: the library asks for a journal that is
+    ready when its constructor returns. Raises BadRequest "data_directory_in_use" naming directory and holder.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, lock: bool = True) -> None:
@@ -258,13 +278,16 @@ class RealDisk:
     def size(self, name: str) -> int:
         return os.stat(self._path / name).st_size
 
-    def read_now(self, name: str, offset: int = 0, length: int = -1) -> bytes:
-        with open(self._path / name, "rb", buffering=0) as file:
-            file.seek(offset)
-            return _read_all(file.fileno(), length)
-
-    async def read(self, name: str, offset: int = 0, length: int = -1) -> bytes:
-        return await self._lane.run(lambda: self.read_now(name, offset, length))
+    def load_now(self, name: str, *, sync: bool = True) -> bytes:
+        fd = os.open(self._path / name, (os.O_RDWR if sync else os.O_RDONLY) | os.O_CLOEXEC)
+        try:
+            if sync:
+                os.fdatasync(fd)
+                # After a failed fsync the kernel keeps pages that it calls clean though the disk lacks them: read it.
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            return _read(fd, 0, os.fstat(fd).st_size)
+        finally:
+            os.close(fd)
 
     def create(self, name: str) -> RealFile:
         return RealFile(self._path / name, os.O_CREAT | os.O_TRUNC)
@@ -312,12 +335,10 @@ class RealDisk:
         os.pwrite(self._lock_fd, f"{os.getpid()}\n".encode(), 0)
 
 
-def _read_all(fd: int, length: int) -> bytes:
-    """Read `length` bytes, or all when negative: one read call may return less than 2 GiB and less than asked."""
-    if length < 0:
-        length = max(0, os.fstat(fd).st_size - os.lseek(fd, 0, os.SEEK_CUR))
+def _read(fd: int, offset: int, length: int) -> bytes:
+    """Read up to `length` bytes: one call may return less than asked, and never more than 2 GiB."""
     pieces: list[bytes] = []
-    while length > 0 and (piece := os.read(fd, length)):
+    while length > 0 and (piece := os.pread(fd, min(length, READ_BYTES_MAX), offset)):
         pieces.append(piece)
-        length -= len(piece)
-    return b"".join(pieces)
+        offset, length = offset + len(piece), length - len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -1,0 +1,185 @@
+"""Lay the journal out in bytes: segment headers, records, and the judgement of what a damaged end means.
+
+Pure: it never touches a file. Every checksum is salted with the segment's identity and the record's own offset, so a
+record is good at its own place only; bytes that merely look like one (a copy inside a value) never are.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Final, TypeVar
+
+import msgspec
+
+FORMAT: Final = 1
+RECORD_BYTES_MAX: Final = 64 << 20
+"""Payload of one record. A longer one is a bad record."""
+
+_SEGMENT_MAGIC: Final = b"ACORDOLG"
+_VOTE_MAGIC: Final = b"ACORDOVT"
+_PREFIX: Final = struct.Struct("<8sHHI")
+"""Magic, format, length of the body, CRC32 over all of it but itself."""
+_MARKER: Final = b"\xac\x0d"
+_RECORD: Final = struct.Struct("<2sBxIIQQ")
+"""Marker, kind, length of the payload, CRC32 over (index, term, payload), index, term."""
+_SUMMED: Final = struct.Struct("<QBQQ")
+_NOT_SUMMED: Final = 12
+RECORD_HEAD_BYTES: Final = _RECORD.size
+
+
+class Kind(IntEnum):
+    """What a record does to the log that was read before it."""
+
+    ENTRY = 1
+    """Append one entry."""
+    CUT = 2
+    """Drop the entries from `index` on (a conflict)."""
+    TRIM = 3
+    """Drop the entries below `index` (a dump holds them)."""
+    CLEAR = 4
+    """Drop all entries; the next one may have any index."""
+    COMMITTED = 5
+    """A hint: everything up to `index` is known to be committed."""
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One step of the log's history. `term` and `payload` belong to entries alone."""
+
+    kind: Kind
+    index: int
+    term: int = 0
+    payload: bytes = b""
+
+
+class Segment(msgspec.Struct, frozen=True, array_like=True):
+    """What a segment's header says. `sealed`: the one before was durable, whole, when this one was begun."""
+
+    cluster: str
+    member: str
+    number: int
+    previous_bytes: int
+    sealed: bool
+
+    @property
+    def salt(self) -> int:
+        """Derived from identity and number alone, so that records can be told also below a broken header."""
+        return zlib.crc32(f"{self.cluster}\0{self.member}\0{self.number}".encode())
+
+
+class Vote(msgspec.Struct, frozen=True, array_like=True):
+    cluster: str
+    member: str
+    term: int
+    voted_for: str | None
+
+
+_Header = TypeVar("_Header", Segment, Vote)
+
+
+class BadHeaderError(Exception):
+    """`reason`: "newer" (of a format that this version does not know) or "broken"."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+def encode_segment(segment: Segment) -> bytes:
+    return _with_prefix(_SEGMENT_MAGIC, msgspec.msgpack.encode(segment))
+
+
+def decode_segment(content: bytes) -> tuple[Segment, int]:
+    """Return the header and where the records begin. Raises BadHeaderError."""
+    body, end = _without_prefix(_SEGMENT_MAGIC, content)
+    return _decode(body, Segment), end
+
+
+def encode_vote(vote: Vote) -> bytes:
+    return _with_prefix(_VOTE_MAGIC, msgspec.msgpack.encode(vote))
+
+
+def decode_vote(content: bytes) -> Vote:
+    """Raises BadHeaderError."""
+    body, end = _without_prefix(_VOTE_MAGIC, content)
+    if end != len(content):
+        raise BadHeaderError("broken", f"{len(content) - end} bytes too many")
+    return _decode(body, Vote)
+
+
+def encode_record(salt: int, offset: int, record: Record) -> bytes:
+    """Return the record as it stands at `offset` of the segment with that salt."""
+    size = len(record.payload)
+    if size > RECORD_BYTES_MAX:
+        raise ValueError(f"a log entry of {size} bytes; at most {RECORD_BYTES_MAX} are allowed")
+    head = _RECORD.pack(_MARKER, record.kind, size, _checksum(salt, offset, record), record.index, record.term)
+    return head + record.payload
+
+
+def read_records(salt: int, content: bytes, offset: int) -> Iterator[tuple[Record, int]]:
+    """Yield good records with the offset at which each ends, up to the first bad one or the end."""
+    while (found := _record_at(salt, content, offset)) is not None:
+        yield found
+        offset = found[1]
+
+
+def find_record(salt: int, content: bytes, offset: int) -> int | None:
+    """Return where the first good record at or after `offset` stands.
+
+    What follows a bad record decides what the bad one is: followed by a good one it is corruption, else a torn end.
+    """
+    while (offset := content.find(_MARKER, offset)) >= 0:
+        if _record_at(salt, content, offset) is not None:
+            return offset
+        offset += 1
+    return None
+
+
+def _record_at(salt: int, content: bytes, offset: int) -> tuple[Record, int] | None:
+    begin = offset + RECORD_HEAD_BYTES
+    if begin > len(content):
+        return None
+    marker, kind, length, checksum, index, term = _RECORD.unpack_from(content, offset)
+    end = begin + length
+    if marker != _MARKER or kind not in _KINDS or length > RECORD_BYTES_MAX or end > len(content):
+        return None
+    record = Record(_KINDS[kind], index, term, content[begin:end])
+    return (record, end) if _checksum(salt, offset, record) == checksum else None
+
+
+_KINDS: Final = {int(kind): kind for kind in Kind}
+
+
+def _checksum(salt: int, offset: int, record: Record) -> int:
+    place = zlib.crc32(_SUMMED.pack(offset, record.kind, record.index, record.term), salt)
+    return zlib.crc32(record.payload, place)
+
+
+def _with_prefix(magic: bytes, body: bytes) -> bytes:
+    checksum = zlib.crc32(body, zlib.crc32(_PREFIX.pack(magic, FORMAT, len(body), 0)[:_NOT_SUMMED]))
+    return _PREFIX.pack(magic, FORMAT, len(body), checksum) + body
+
+
+def _without_prefix(magic: bytes, content: bytes) -> tuple[bytes, int]:
+    if len(content) < _PREFIX.size:
+        raise BadHeaderError("broken", "the header is cut short")
+    found, version, length, checksum = _PREFIX.unpack_from(content)
+    end = _PREFIX.size + length
+    body = content[_PREFIX.size : end]
+    if found != magic:
+        raise BadHeaderError("broken", "it does not begin as one of ours")
+    # Read before the checksum: a newer format may sum otherwise, and is to be named as what it is.
+    if version > FORMAT:
+        raise BadHeaderError("newer", f"format {version}; this version reads up to {FORMAT}")
+    if len(body) < length or zlib.crc32(body, zlib.crc32(content[:_NOT_SUMMED])) != checksum:
+        raise BadHeaderError("broken", "the header's checksum is wrong")
+    return body, end
+
+
+def _decode(body: bytes, kind: type[_Header]) -> _Header:
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except msgspec.MsgspecError as exc:
+        raise BadHeaderError("broken", f"the header cannot be read ({exc})") from exc
