@@ -47,7 +47,7 @@ class SyncObj:
     _SyncObj__votesCount: int
     _SyncObj__raftLeader: Node | None
     _SyncObj__raftElectionDeadline: float
-    _SyncObj__raftLog: Journal
+    _SyncObj__raftLog: Any
     _SyncObj__raftCommitIndex: int
     _SyncObj__raftLastApplied: int
     _SyncObj__raftNextIndex: dict[Node, int]

@@ -1,0 +1,219 @@
+"""Let the published reproductions of the library's hazards, and our regression tests, drive the core as they drive it.
+
+Never part of a running node. `Core` here takes the library's own constructor arguments: a subclass with `@replicated`
+methods, ticks and messages delivered by hand, no event loop. Underneath are the same protocol, journal and snapshots.
+
+    python acked_truncation.py --base coordinator.raft.evidence_base:Core
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import random
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import msgspec
+import pysyncobj.syncobj
+from pysyncobj import SyncObj, SyncObjConf
+from pysyncobj.journal import MemoryJournal
+from pysyncobj.node import Node
+from pysyncobj.transport import Transport
+
+from coordinator.log import Position
+from coordinator.raft.disk import RealDisk
+from coordinator.raft.journal import Journal
+from coordinator.raft.protocol import Core as HardenedCore
+from coordinator.raft.snapshot import SnapshotStore
+
+
+class Codec:
+    """In the place of `pickle` in the library's `@replicated`: plain values only, no code."""
+
+    @staticmethod
+    def dumps(value: Any, protocol: int | None = None) -> bytes:
+        return msgspec.msgpack.encode(value)
+
+    @staticmethod
+    def loads(content: bytes) -> Any:
+        value = msgspec.msgpack.decode(content)
+        return tuple(value) if isinstance(value, list) else value
+
+
+pysyncobj.syncobj.pickle = Codec
+
+
+class WallClock:
+    """The machine's clock: these scripts fire their timers by hand."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall_ms(self) -> int:
+        return 0
+
+
+class MemoryLog(MemoryJournal):
+    """A disk that forgets nothing while the script runs; a node that is built again finds its own again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_synced: Callable[[int], None] = lambda index: None
+
+    @property
+    def synced_index(self) -> int:
+        return self[-1][1] if len(self) else 0
+
+    def maybe_sync(self) -> bool:
+        return False
+
+
+class Shelf:
+    """The snapshots of one node: the product's store in a folder of its own, and the published file beside it.
+
+    The scripts judge a node's dump file with gzip: it is written from the store's own verified dump each time.
+    """
+
+    def __init__(self, store: SnapshotStore, published: str | None) -> None:
+        self._store, self._published = store, published
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def save(self, *args: Any) -> Any:
+        header = await self._store.save(*args)
+        self.publish()
+        return header
+
+    def publish(self) -> None:
+        snapshot = self._store.load_now()
+        if self._published is not None and snapshot is not None:
+            with gzip.open(self._published + ".new", "wb", compresslevel=1) as file:
+                file.write(snapshot.body)
+            os.replace(self._published + ".new", self._published)
+
+
+_loop = asyncio.new_event_loop()
+_disks: WeakKeyDictionary[Any, dict[str, MemoryLog]] = WeakKeyDictionary()
+
+
+def _spawn(work: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]) -> None:
+    try:
+        result = _loop.run_until_complete(work)
+    except Exception as exc:  # noqa: BLE001 handed on, as a task's would be
+        done(None, exc)
+    else:
+        done(result, None)
+
+
+class Attributes:
+    """The replica of such a script: the attributes that its class sets after the library's constructor."""
+
+    def __init__(self) -> None:
+        self.node: Core | None = None
+        self.early: dict[str, Any] | None = None
+
+    def _kept(self) -> dict[str, Any]:
+        assert self.node is not None
+        return {k: v for k, v in vars(self.node).items() if k not in self.node._SyncObj__properies}
+
+    def apply(self, position: Position, stamp_ms: int, command: bytes) -> None: ...
+
+    def stamp_ms(self) -> int:
+        return 0
+
+    def snapshot(self) -> Callable[[], bytes]:
+        state = msgspec.msgpack.encode(self._kept())
+        return lambda: state
+
+    def restore(self, snapshot: bytes) -> None:
+        state = msgspec.msgpack.decode(snapshot)
+        if self.node is None:
+            self.early = state
+        else:
+            vars(self.node).update(state)
+
+    def reset(self) -> None: ...
+
+    def led(self, term: int) -> None: ...
+
+    def deposed(self, term: int) -> None: ...
+
+    def note(self) -> bytes:
+        return b""
+
+
+class Core(HardenedCore):
+    """The hardened core behind the library's constructor."""
+
+    def __init__(
+        self,
+        selfNode: Node | str,
+        otherNodes: Iterable[Node | str],
+        conf: SyncObjConf | None = None,
+        consumers: Any = None,
+        nodeClass: type[Node] = Node,
+        transport: Transport | None = None,
+    ) -> None:
+        conf = conf or SyncObjConf(autoTick=False)
+        member = selfNode.id if isinstance(selfNode, Node) else selfNode
+        replica = Attributes()
+        if conf.journalFile is not None and conf.fullDumpFile is not None:
+            folder = Path(conf.fullDumpFile + ".d")
+            store = SnapshotStore(RealDisk(folder, lock=False), cluster="")
+            journal: Any = Journal(conf.journalFile)
+        else:
+            folder = Path(os.devnull)
+            store = SnapshotStore(_NoDisk(), cluster="")
+            shared = _disks.setdefault(getattr(transport, "net", transport), {})
+            journal = shared.setdefault(member, MemoryLog())
+        super().__init__(
+            selfNode,
+            otherNodes,
+            conf,
+            consumers,
+            nodeClass,
+            transport,
+            clock=WallClock(),
+            chance=random.Random(member),
+            replica=replica,
+            journal=journal,
+            snapshots=Shelf(store, conf.fullDumpFile),
+            spawn=_spawn,
+            joins=False,
+        )
+        self._SyncObj__properies = set(vars(self)) | {"_SyncObj__properies"}
+        self._early = replica.early
+        self._SyncObj__properies.add("_early")
+        replica.node = self
+
+    def _onTick(self, timeToWait: float = 0.0) -> None:
+        if self._early is not None:
+            # What the dump held, once the subclass's constructor has set its empty attributes.
+            state, self._early = self._early, None
+            vars(self).update(state)
+        super()._onTick(timeToWait)
+
+    def _apply_regular(self, position: Position, stamp_ms: int, command: bytes) -> Any:
+        return SyncObj._SyncObj__doApplyCommand(self, b"\0" + command)
+
+    def _on_installed(self, *args: Any) -> None:
+        super()._on_installed(*args)
+        self._snapshots.publish()
+
+
+class _NoDisk:
+    """For the scripts without files: nothing there, nothing kept."""
+
+    directory = "memory"
+
+    def names(self) -> list[str]:
+        return []
+
+    def exists(self, name: str) -> bool:
+        return False

@@ -1,0 +1,485 @@
+"""The hardened core: PySyncObj 0.3.17 with every step replaced that loses, doubles or reorders (research 5.1 to 5.13).
+
+Never pickles, blocks, sleeps or raises for what a command, a waiter or a peer did. It is driven from outside: messages
+through the transport's callbacks, time through `doTick`, which never waits.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from pysyncobj.node import Node
+
+from coordinator.log import Position
+from coordinator.raft.membership import (
+    Add,
+    Already,
+    Change,
+    Configuration,
+    History,
+    Join,
+    Refusal,
+    Remove,
+    Situation,
+    decide,
+    decode_change,
+    decode_configuration,
+    encode,
+)
+from coordinator.raft.replication import Replication
+from coordinator.raft.state import (
+    DISCARDED,
+    FOLLOWER,
+    LEADER,
+    MEMBERSHIP,
+    MISSING_LEADER,
+    NO_OP,
+    NOT_LEADER,
+    QUEUE_FULL,
+    REGULAR,
+    REQUEST_DENIED,
+    SUCCESS,
+    UNKNOWN_OUTCOME,
+    log,
+)
+from kv.errors import BadRequest, InvariantViolated
+
+APPLY_PER_TICK_MAX: Final = 2000
+DRAIN_BYTES_MAX: Final = 4 << 20
+"""Bytes of commands appended or forwarded in one tick; the rest has its turn after other work."""
+KEEP_ENTRIES: Final = 2000
+"""Entries kept behind a snapshot, so that a member that is a little behind needs none."""
+STAMP_BYTES: Final = 8
+
+
+class CommandFailed(Exception):
+    """`Replica.apply` raised: a fault of ours, the same on all members; the command counts as applied, once."""
+
+
+class Core(Replication):
+    """One member's Raft."""
+
+    def __init__(self, *args: Any, joins: bool = True, compact_bytes: int = 64 << 20, **kwargs: Any) -> None:
+        """`joins`: note in the configuration which members have acknowledged the log (membership.Seat)."""
+        self._joins = joins
+        self._compact_bytes = compact_bytes
+        self._bytes_since_snapshot = 0
+        self._saving = False
+        self._hold_until = float("-inf")
+        """Until then commands wait in the queue: the leadership is on its way to another member."""
+        super().__init__(*args, **kwargs)
+        self._handlers["apply_command"] = self._on_apply_command
+        self._handlers["apply_command_response"] = self._on_apply_command_response
+        self._load()
+
+    def _load(self) -> None:
+        """Line snapshot and journal up (research 5.5). Raises BadRequest for what an operator must look at."""
+        snapshot = self._snapshots.load_now()
+        journal = self._SyncObj__raftLog
+        history = self._history
+        if snapshot is None:
+            if self._first_index != 1:
+                raise BadRequest(
+                    "snapshot_missing", f"the journal begins at {self._first_index}, and no snapshot is there"
+                )
+        else:
+            index, term = snapshot.header.index, snapshot.header.term
+            if self._first_index > index:
+                detail = f"the journal begins at {self._first_index}, after the snapshot's end {index}"
+                raise BadRequest("journal_gap", detail)
+            if index > self._last_index or self._term_at(index) != term:
+                journal.clear()
+                journal.add(NO_OP, index, term)
+                journal.maybe_sync()
+            try:
+                self._replica.restore(snapshot.body)
+                history = History(decode_configuration(snapshot.header.config), index)
+            except (ValueError, msgspec.MsgspecError) as exc:
+                raise BadRequest("snapshot_unreadable", f"the snapshot cannot be decoded: {exc}") from exc
+            self._blank = False
+            self._SyncObj__raftCurrentTerm = max(self._term, self._last_term)
+            self._SyncObj__raftLastApplied, self._applied_term = index, term
+            self._SyncObj__raftCommitIndex = max(index, min(journal.getRaftCommitIndex(), self._last_index))
+        for command, index, _ in journal[:]:
+            if command[:1] == MEMBERSHIP and index > history.newest_index:
+                history.append(index, decode_configuration(command[1:]))
+        self._history = history
+        self._configure()
+
+    # ------------------------------------------------------------------------------------------------- ticks
+
+    def _onTick(self, timeToWait: float = 0.0) -> None:
+        """Elect, commit, apply, drain, send, sync, compact: in this order, each at most once."""
+        self._each_second()
+        self._elect()
+        if self._leads:
+            self._check_quorum()
+        if self._leads:
+            self._maybe_commit()
+        self._SyncObj__applyLogEntries()
+        self._checkCommandsToApply()
+        if self._leads:
+            self._maybe_join()
+            # Entries leave before our own disk has them: disk and network work at the same time.
+            self._SyncObj__sendAppendEntries()
+        self._SyncObj__raftLog.maybe_sync()
+        if self._leads and self._maybe_commit():
+            self.kick()
+        self._SyncObj__tryLogCompaction()
+
+    def _each_second(self) -> None:
+        if self._now() - self._SyncObj__startTime > self._SyncObj__numOneSecondDumps:
+            self._SyncObj__numOneSecondDumps = int(self._now() - self._SyncObj__startTime) + 1
+            self._SyncObj__raftLog.onOneSecondTimer()
+
+    def _SyncObj__onMessageReceived(self, node: Node, message: dict[str, Any]) -> None:
+        handler = self._handlers.get(message["type"])
+        if handler is None:
+            self.count("unknown_messages")
+            return
+        handler(self._nodes.setdefault(node.id, node), message)
+
+    # ------------------------------------------------------------------------------------------------- apply
+
+    def _SyncObj__applyLogEntries(self) -> bool:
+        if self._installing:
+            return False
+        applied = self._SyncObj__raftLastApplied
+        count = min(self._SyncObj__raftCommitIndex - applied, APPLY_PER_TICK_MAX)
+        if count <= 0:
+            return False
+        for command, index, term in self._SyncObj__getEntries(applied + 1, count):
+            self._apply_entry(command, Position(index, term))
+        if self._SyncObj__raftCommitIndex > self._SyncObj__raftLastApplied:
+            self.kick()
+        return True
+
+    def _apply_entry(self, command: bytes, position: Position) -> None:
+        waiting = self._SyncObj__commandsWaitingCommit
+        subscribers = waiting.pop(position.index, ())
+        new_term = position.term > self._applied_term
+        # Counted first: whatever it does, an entry is applied once (research 3.4).
+        self._SyncObj__raftLastApplied, self._applied_term = position.index, position.term
+        result = self._SyncObj__doApplyCommand(command)
+        for term, callback in subscribers:
+            if term == position.term:
+                self._call(callback, result, SUCCESS)
+            else:
+                self._call(callback, None, DISCARDED)
+        if new_term and waiting:
+            # Terms only rise along the log, so entries of older terms that lie further on can never commit.
+            for index in sorted(waiting):
+                kept = [(term, callback) for term, callback in waiting[index] if term >= position.term]
+                for term, callback in waiting[index]:
+                    if term < position.term:
+                        self._call(callback, None, DISCARDED)
+                if kept:
+                    waiting[index] = kept
+                else:
+                    del waiting[index]
+
+    def _SyncObj__doApplyCommand(self, command: bytes) -> Any:
+        """Apply one entry; what raises becomes an error result, the same on every member."""
+        position = self.applied
+        kind = command[:1]
+        if kind == REGULAR:
+            stamp = int.from_bytes(command[1 : 1 + STAMP_BYTES], "big")
+            try:
+                return self._apply_regular(position, stamp, command[1 + STAMP_BYTES :])
+            except InvariantViolated:
+                raise
+            except Exception as exc:  # noqa: BLE001 an error result, not a stopped cluster
+                self.count("apply_errors")
+                log.exception("a command raised", member=self._node_id, index=position.index)
+                return CommandFailed(repr(exc))
+        if kind == MEMBERSHIP:
+            self._on_configuration_committed()
+        elif kind == NO_OP and self._leads and position.term == self._term:
+            self._led_term = self._term
+            self._replica.led(self._term)
+        return position
+
+    def _on_configuration_committed(self) -> None:
+        """Leave those behind who are no members any more, and tell them."""
+        for member in [m for m in self._nodes if m != self._node_id and self.configuration.seat(m) is None]:
+            node = self._nodes[member]
+            if member in self.configuration.retired:
+                if self._leads:
+                    self._send(node, {"type": "removed", "term": self._term})
+                del self._nodes[member]
+                progress = self._progress.pop(member, None)
+                if progress is not None:
+                    progress.drop_snapshot()
+                self._SyncObj__transport.dropNode(node)
+        if self.configuration.seat(self._node_id) is None and self._node_id in self.configuration.retired:
+            self._removed = True
+            self._become_follower(self._term, self._SyncObj__raftLeader)
+
+    def _on_left_leadership(self) -> None:
+        self._drop_progress()
+        self._SyncObj__noopIDx = None
+        if self._led_term is not None:
+            term, self._led_term = self._led_term, None
+            self._replica.deposed(term)
+
+    # ---------------------------------------------------------------------------------------------- commands
+
+    def _applyCommand(self, command: bytes, callback: Any, commandType: int | None = None) -> None:
+        """Queue a command: never raises, never writes to a pipe (research 3.13)."""
+        if commandType is not None:
+            command = bytes([commandType]) + command
+        queue = self._SyncObj__commandsQueue
+        try:
+            queue.put_nowait((command, callback))
+        except Exception:  # noqa: BLE001 the library's queue has one way to fail: it is full
+            self._SyncObj__callErrCallback(QUEUE_FULL, callback)
+            return
+        self.kick()
+
+    def propose(self, command: bytes, callback: Any) -> None:
+        """Order a command: `callback(result, reason)` is called once, with reasons as research section 4 sorts them."""
+        self._applyCommand(REGULAR + command, callback)
+
+    def _checkCommandsToApply(self) -> None:
+        """Append or forward all that is queued; `_onTick` then sends once (group send)."""
+        if self._holding():
+            return
+        queue, drained = self._SyncObj__commandsQueue, 0
+        while drained < DRAIN_BYTES_MAX:
+            try:
+                command, callback = queue.get_nowait()
+            except Exception:  # noqa: BLE001 the library's queue has one way to fail: it is empty
+                return
+            drained += len(command) + 64
+            if self._leads:
+                self._append(command, callback)
+            elif self._SyncObj__raftLeader is None or self._SyncObj__raftLeader == self.selfNode:
+                self._SyncObj__callErrCallback(MISSING_LEADER, callback)
+            elif isinstance(callback, tuple):
+                self._SyncObj__callErrCallback(NOT_LEADER, callback)
+            else:
+                self._forward(self._SyncObj__raftLeader, command, callback)
+        self.kick()
+
+    def _holding(self) -> bool:
+        if self._now() >= self._hold_until:
+            return False
+        return self._leads or self._SyncObj__raftLeader is None
+
+    def _append(self, command: bytes, callback: Any) -> None:
+        if command[:1] == MEMBERSHIP:
+            verdict = self._judge_change(command[1:])
+            if not isinstance(verdict, Configuration):
+                self._reply(callback, verdict)
+                return
+            command = MEMBERSHIP + encode(verdict)
+        elif command[:1] == REGULAR:
+            command = REGULAR + self._replica.stamp_ms().to_bytes(STAMP_BYTES, "big") + command[1:]
+        else:
+            self._SyncObj__callErrCallback(REQUEST_DENIED, callback)
+            return
+        index = self._append_entry(command)
+        if isinstance(callback, tuple):
+            node, request = callback
+            self._respond(node, request, log_idx=index, log_term=self._term)
+        elif callback is not None:
+            self._SyncObj__commandsWaitingCommit[index].append((self._term, callback))
+
+    def _append_entry(self, command: bytes) -> int:
+        index = self._last_index + 1
+        self._SyncObj__raftLog.add(command, index, self._term)
+        self._blank = False
+        self._bytes_since_snapshot += len(command)
+        if command[:1] == MEMBERSHIP:
+            self._history.append(index, decode_configuration(command[1:]))
+            self._configure()
+        return index
+
+    def _reply(self, callback: Any, verdict: Already | Refusal) -> None:
+        """Answer a membership change that needs or gets no entry."""
+        if isinstance(callback, tuple):
+            node, request = callback
+            if isinstance(verdict, Refusal):
+                self._respond(node, request, error=REQUEST_DENIED, reason=verdict.reason, later=verdict.later)
+            else:
+                self._respond(node, request, error=SUCCESS)
+        elif isinstance(verdict, Refusal):
+            self._call(callback, verdict, REQUEST_DENIED)
+        else:
+            self._call(callback, None, SUCCESS)
+
+    def _respond(self, node: Node, request: int, **fields: Any) -> None:
+        self._send(node, {"type": "apply_command_response", "request_id": request, **fields})
+
+    def _SyncObj__callErrCallback(self, err: int, callback: Any) -> None:
+        if isinstance(callback, tuple):
+            node, request = callback
+            self._respond(node, request, error=err)
+        else:
+            self._call(callback, None, err)
+
+    def _forward(self, leader: Node, command: bytes, callback: Any) -> None:
+        """Hand a command to the leader, once; if the transport takes nothing, it is in no log and never will be."""
+        self._SyncObj__commandsLocalCounter += 1
+        request = self._SyncObj__commandsLocalCounter
+        if not self._send(leader, {"type": "apply_command", "command": command, "request_id": request}):
+            self._call(callback, None, NOT_LEADER)
+        elif callback is not None:
+            self._SyncObj__commandsWaitingReply[request] = (leader, callback)
+
+    def _on_apply_command(self, node: Node, message: dict[str, Any]) -> None:
+        self._applyCommand(message["command"], (node, message["request_id"]))
+
+    def _on_apply_command_response(self, node: Node, message: dict[str, Any]) -> None:
+        entry = self._SyncObj__commandsWaitingReply.get(message["request_id"])
+        if entry is None or entry[0] != node:
+            return
+        del self._SyncObj__commandsWaitingReply[message["request_id"]]
+        callback = entry[1]
+        error = message.get("error")
+        if error is not None:
+            refusal = Refusal(message["reason"], message.get("later", False)) if message.get("reason") else None
+            self._call(callback, refusal, error)
+            return
+        index, term = message["log_idx"], message["log_term"]
+        if index <= self._SyncObj__raftLastApplied:
+            # Applied before the answer came: ours if the entry there is still held and is of that term.
+            held = index >= self._first_index and self._term_at(index) == term
+            if held:
+                self._call(callback, Position(index, term), SUCCESS)
+            else:
+                self._call(callback, None, UNKNOWN_OUTCOME)
+        elif term < self._applied_term:
+            self._call(callback, None, DISCARDED)
+        else:
+            self._SyncObj__commandsWaitingCommit[index].append((term, callback))
+
+    def _SyncObj__onLeaderChanged(self) -> None:
+        """Nothing is decided by it: what was forwarded is answered by its receiver, or its connection breaks."""
+
+    def _forget_connection(self, node: Node) -> None:
+        """What was forwarded there and not answered may be in its log: unknown. Never sent again."""
+        waiting = self._SyncObj__commandsWaitingReply
+        for request in sorted(request for request, (to, _) in waiting.items() if to == node):
+            self._call(waiting.pop(request)[1], None, UNKNOWN_OUTCOME)
+
+    # -------------------------------------------------------------------------------------------- membership
+
+    def change(self, change: Change, callback: Any) -> None:
+        """Ask for a membership change, from any member: `callback(result, reason)`, result a Refusal when denied."""
+        self._applyCommand(MEMBERSHIP + encode(change), callback)
+
+    def _judge_change(self, encoded: bytes) -> Configuration | Already | Refusal:
+        try:
+            change = decode_change(encoded)
+        except msgspec.MsgspecError as exc:
+            return Refusal(f"not a membership change: {exc}")
+        return decide(self.configuration, change, self.situation())
+
+    def situation(self) -> Situation:
+        """Say what this leader knows that decides whether a change is safe."""
+        since = self._now() - self._SyncObj__conf.raftMaxTimeout
+        heard = self._SyncObj__lastResponseTime
+        live = {node.id for node in self._peers if heard.get(node, since) > since} | {self._node_id}
+        matches = self._SyncObj__raftMatchIndex
+        lag = {node.id: self._last_index - matches[node] for node in self._peers if matches.get(node)}
+        return Situation(
+            leader=self._node_id,
+            pending=self._history.newest_index > self._SyncObj__raftCommitIndex,
+            own_term_committed=self.own_term_committed,
+            live=frozenset(live),
+            lag=lag,
+        )
+
+    @property
+    def own_term_committed(self) -> bool:
+        noop = self._SyncObj__noopIDx
+        return self._leads and noop is not None and self._SyncObj__raftCommitIndex >= noop
+
+    def _maybe_join(self) -> None:
+        """Note who has acknowledged the log, once there is nothing else to change."""
+        if not self._joins or all(seat.joined for seat in self.configuration.seats) or not self.own_term_committed:
+            return
+        noop = self._SyncObj__noopIDx or 0
+        matches = self._SyncObj__raftMatchIndex
+        ids = [self._node_id, *(node.id for node in self._peers if matches.get(node, 0) >= noop)]
+        verdict = decide(self.configuration, Join(tuple(ids)), self.situation())
+        if isinstance(verdict, Configuration):
+            self._append_entry(MEMBERSHIP + encode(verdict))
+
+    def addNodeToCluster(self, node: Node | str, callback: Any = None) -> None:
+        member = node.id if isinstance(node, Node) else node
+        self.change(Add(member, getattr(node, "address", member)), callback)
+
+    def removeNodeFromCluster(self, node: Node | str, callback: Any = None) -> None:
+        self.change(Remove(node.id if isinstance(node, Node) else node), callback)
+
+    def setCodeVersion(self, newVersion: int, callback: Any = None) -> None:
+        raise NotImplementedError("feature levels are ordinary commands (research 3.4)")
+
+    # ----------------------------------------------------------------------------------------------- transfer
+
+    def transfer_target(self, member: str | None) -> Node | None:
+        """Return the asked voter, or the one furthest on, if it is connected."""
+        able = [node for node in self._voters if node in self._SyncObj__connectedNodes]
+        if member is not None:
+            able = [node for node in able if node.id == member]
+        matches = self._SyncObj__raftMatchIndex
+        return max(able, key=lambda node: (matches.get(node, 0), node.id), default=None)
+
+    def hold(self, seconds: float) -> None:
+        """Let commands wait in the queue while the leadership moves; 0: no longer."""
+        self._hold_until = self._now() + seconds
+        self.kick()
+
+    def maybe_hand_over(self, node: Node) -> bool:
+        """Tell a voter that holds all of our log to stand at once; False: it does not hold it yet."""
+        if not self._leads or self._SyncObj__raftMatchIndex.get(node, 0) != self._last_index:
+            return False
+        return self._send(node, {"type": "timeout_now", "term": self._term})
+
+    # --------------------------------------------------------------------------------------------- compaction
+
+    def _SyncObj__tryLogCompaction(self) -> None:
+        """Snapshot the machine when the log has grown by enough entries or bytes since the last one."""
+        if self._saving or self._installing:
+            return
+        newest = self._snapshots.newest
+        grown = self._SyncObj__raftLastApplied - (newest.index if newest is not None else 1)
+        due = grown > self._SyncObj__conf.logCompactionMinEntries or self._bytes_since_snapshot > self._compact_bytes
+        if grown <= 0 or not (due or self._SyncObj__forceLogCompaction):
+            return
+        if any(progress.snapshot is not None for progress in self._progress.values()):
+            return
+        keep = 0 if self._SyncObj__forceLogCompaction else KEEP_ENTRIES
+        self._SyncObj__forceLogCompaction = False
+        self._saving, self._bytes_since_snapshot = True, 0
+        position, configuration = self.applied, encode(self._history.at(self._SyncObj__raftLastApplied))
+        saving = self._snapshots.save(position.index, position.term, configuration, self._replica.snapshot())
+        self._spawn(saving, lambda _, exc: self._on_saved(position, keep, exc))
+
+    def _on_saved(self, position: Position, keep: int, exc: BaseException | None) -> None:
+        """The snapshot is on disk: only now may the log before it go."""
+        self._saving = False
+        if exc is not None:
+            log.error("snapshot not saved", member=self._node_id, error=repr(exc))
+            self.count("snapshot_failures")
+            return
+        self.count("snapshots_saved")
+        upto = min(position.index, max(self._first_index, position.index - keep))
+        held = self._first_index <= position.index <= self._last_index
+        if held and self._term_at(position.index) == position.term and upto > self._first_index:
+            self._SyncObj__deleteEntriesTo(upto)
+        self._history.compact(position.index)
+
+    @property
+    def role(self) -> str:
+        if self._leads:
+            return "leader"
+        if not self.configuration.votes(self._node_id) or self._removed:
+            return "observer"
+        return "follower" if self._SyncObj__raftState == FOLLOWER and self._asking_pre is None else "candidate"
+
+
+__all__ = ["LEADER", "CommandFailed", "Core"]

@@ -1,0 +1,129 @@
+"""Decide Raft's questions from plain values: votes, log matching, commitment.
+
+Never reads a clock, a random source or a log itself; never changes anything. Each function names the place in the
+Raft dissertation (Ongaro 2014) or in docs that it follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+
+class Entry(NamedTuple):
+    """One place of the log, in the library's own order of fields."""
+
+    command: bytes
+    idx: int
+    term: int
+
+
+class LogEnds(NamedTuple):
+    """What of the log is held: `first` is the base (a snapshot's last entry, or the entry that all logs begin with)."""
+
+    first: int
+    last: int
+    commit: int
+
+
+class Mismatch(NamedTuple):
+    """The entry before the sent ones is not ours: send again from `next_index`."""
+
+    next_index: int
+
+
+class Wipe(NamedTuple):
+    """Our base itself is not the leader's: what we compacted has been overwritten. Start over from nothing."""
+
+
+class Take(NamedTuple):
+    """The log agrees with the message up to `verified`, once `truncate_from` on is cut and `new` is appended."""
+
+    truncate_from: int | None
+    new: Sequence[Entry]
+    verified: int
+
+
+AppendVerdict: TypeAlias = Mismatch | Wipe | Take
+
+
+def judge_append(
+    ends: LogEnds, term_at: Callable[[int], int], prev_index: int, prev_term: int, entries: Sequence[Entry]
+) -> AppendVerdict:
+    """Compare a leader's entries with ours: strip what is held, truncate only on a real conflict (section 3.5).
+
+    Invariant: an entry that agrees is never removed, whatever order messages come in; it may be acknowledged already.
+    A mismatch asks for everything above our commit index: committed entries cannot differ, so one round trip is
+    enough. If one at or below it does differ, committed entries were lost elsewhere: go back to the base, then wipe.
+    """
+    verified = prev_index + len(entries)
+    if prev_index < ends.first:
+        if verified < ends.first:
+            return Take(None, (), verified)
+        prev_term = entries[ends.first - prev_index - 1].term
+        entries = entries[ends.first - prev_index :]
+        prev_index = ends.first
+    if prev_index > ends.last or term_at(prev_index) != prev_term:
+        if prev_index > ends.commit:
+            return Mismatch(min(ends.commit, ends.last) + 1)
+        return Mismatch(ends.first + 1) if prev_index > ends.first else Wipe()
+    for position, entry in enumerate(entries):
+        if entry.idx > ends.last:
+            return Take(None, entries[position:], verified)
+        if term_at(entry.idx) != entry.term:
+            return Take(entry.idx, entries[position:], verified)
+    return Take(None, (), verified)
+
+
+def majority(voters: int) -> int:
+    return voters // 2 + 1
+
+
+def quorum_index(durable: Sequence[int]) -> int:
+    """Return the highest index that a majority of voters holds durably; `durable` has one element per voter."""
+    return sorted(durable, reverse=True)[majority(len(durable)) - 1] if durable else 0
+
+
+class VoteRequest(NamedTuple):
+    """`term` is the one asked for: with `pre` the candidate has not raised its own yet. `forced`: the leader asked."""
+
+    candidate: str
+    term: int
+    last_term: int
+    last_index: int
+    pre: bool
+    forced: bool
+
+
+class Voter(NamedTuple):
+    """What a voter knows when it is asked."""
+
+    term: int
+    voted_for: str | None
+    last_term: int
+    last_index: int
+    leader_heard: bool
+    """It leads with a quorum, or heard a leader within the least election time-out."""
+    votes: bool
+    """It is a voter whose disk is its own (membership.py)."""
+
+
+Ballot: TypeAlias = Literal["granted", "not_a_voter", "leader_heard", "old_term", "behind", "voted"]
+
+
+def judge_vote(request: VoteRequest, voter: Voter) -> Ballot:
+    """Grant or refuse a vote or pre-vote (sections 3.4, 3.6, 9.6).
+
+    `voter.term` for a real request is the term after a higher asked one has been adopted.
+    """
+    if not voter.votes:
+        return "not_a_voter"
+    if voter.leader_heard and not request.forced:
+        return "leader_heard"
+    if request.term < voter.term or (request.pre and request.term == voter.term):
+        return "old_term"
+    if (request.last_term, request.last_index) < (voter.last_term, voter.last_index):
+        return "behind"
+    if not request.pre and voter.voted_for not in (None, request.candidate):
+        return "voted"
+    return "granted"

@@ -1,0 +1,322 @@
+"""Hold what every rule of the hardened core shares: the library's state, our additions, and the seams to the outside.
+
+Never decides a Raft question (rules.py, membership.py, readindex.py do) and never touches a thread, file, clock or
+random source but through what its constructor is given. The library keeps the state and the roles; the classes built
+on this one replace each of its steps that research found unsafe. Nothing of the library is patched globally.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable
+from random import Random
+from typing import Any, Final, Literal, Protocol, TypeAlias, overload
+
+import structlog
+from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf
+from pysyncobj.node import Node
+from pysyncobj.syncobj import _COMMAND_TYPE, _RAFT_STATE
+from pysyncobj.transport import Transport
+from pysyncobj.version import VERSION
+
+from coordinator.log import PeerAddress, Position, Replica
+from coordinator.raft.membership import Configuration, History, bootstrap
+from coordinator.raft.snapshot import SnapshotStore
+from kv.errors import InvariantViolated
+from kv.ports import Clock
+
+if VERSION != "0.3.17":
+    raise ImportError(f"pysyncobj must be exactly 0.3.17, whose private steps are replaced here; found {VERSION}")
+
+FOLLOWER: Final = _RAFT_STATE.FOLLOWER
+CANDIDATE: Final = _RAFT_STATE.CANDIDATE
+LEADER: Final = _RAFT_STATE.LEADER
+REGULAR: Final = bytes([_COMMAND_TYPE.REGULAR])
+NO_OP: Final = bytes([_COMMAND_TYPE.NO_OP])
+MEMBERSHIP: Final = bytes([_COMMAND_TYPE.MEMBERSHIP])
+
+SUCCESS: Final = FAIL_REASON.SUCCESS
+QUEUE_FULL: Final = FAIL_REASON.QUEUE_FULL
+MISSING_LEADER: Final = FAIL_REASON.MISSING_LEADER
+DISCARDED: Final = FAIL_REASON.DISCARDED
+NOT_LEADER: Final = FAIL_REASON.NOT_LEADER
+REQUEST_DENIED: Final = FAIL_REASON.REQUEST_DENIED
+UNKNOWN_OUTCOME: Final = FAIL_REASON.UNKNOWN_OUTCOME
+
+Callback: TypeAlias = Callable[[Any, int], object]
+"""Called once with (result, reason): the library's own shape."""
+
+log = structlog.get_logger("acordo.raft")
+
+
+class Chunk(Protocol):
+    """Part of a snapshot on its way (snapshot.py)."""
+
+    @property
+    def id(self) -> bytes: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def content(self) -> bytes: ...
+
+
+class DurableLog(Protocol):
+    """What the core needs of a journal beyond the library's own interface (`pysyncobj.journal.Journal`)."""
+
+    on_synced: Callable[[int], None]
+
+    @property
+    def synced_index(self) -> int: ...
+
+    def maybe_sync(self) -> bool: ...
+
+    def add(self, command: bytes, idx: int, term: int) -> None: ...
+    def clear(self) -> None: ...
+    def deleteEntriesFrom(self, entryFrom: int) -> None: ...
+    def deleteEntriesTo(self, entryTo: int) -> None: ...
+    @overload
+    def __getitem__(self, item: int) -> tuple[bytes, int, int]: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[tuple[bytes, int, int]]: ...
+    def __len__(self) -> int: ...
+    def setRaftCommitIndex(self, raftCommitIndex: int) -> None: ...
+    def getRaftCommitIndex(self) -> int: ...
+    def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None: ...
+    def getCurrentTerm(self) -> int: ...
+    def getVotedForNodeId(self) -> str | None: ...
+    def onOneSecondTimer(self) -> None: ...
+    def _destroy(self) -> None: ...
+
+
+Done: TypeAlias = Callable[[Any, BaseException | None], None]
+Spawn: TypeAlias = Callable[[Coroutine[Any, Any, Any], Done], None]
+"""Run a coroutine as a task that its owner watches; then call back, on the loop, with (result, exception)."""
+
+
+class NullPoller:
+    """Stand in for the library's poller: our transport lives on the event loop."""
+
+    def poll(self, timeout: float) -> None: ...
+
+
+class State(SyncObj):
+    """The library's node with our journal, clock and chance in place of its own, and the configuration in force."""
+
+    def __init__(  # noqa: PLR0917 the library's own order
+        self,
+        selfNode: Node | str,
+        otherNodes: Iterable[Node | str],
+        conf: SyncObjConf | None = None,
+        consumers: Any = None,
+        nodeClass: type[Node] = Node,
+        transport: Transport | None = None,
+        *,
+        clock: Clock,
+        chance: Random,
+        replica: Replica,
+        journal: DurableLog,
+        snapshots: SnapshotStore,
+        spawn: Spawn,
+        configuration: Configuration | None = None,
+    ) -> None:
+        conf = conf or SyncObjConf()
+        if transport is None:
+            raise ValueError("a transport must be given")
+        if conf.autoTick:
+            raise ValueError("autoTick must be off: the event loop drives the ticks")
+        if conf.journalFile is not None and conf.fullDumpFile is None:
+            raise ValueError("a journal without a dump file loses everything at its first compaction")
+        self._clock, self._chance, self._replica, self._spawn = clock, chance, replica, spawn
+        self._snapshots = snapshots
+        self.on_kick: Callable[[], None] | None = None
+        self.counts: dict[str, int] = {}
+        """How often something notable happened, by name (elections, truncations, ...)."""
+        self._handlers: dict[str, Callable[[Node, dict[str, Any]], None]] = {}
+        self._heard = float("-inf")
+        """When a leader was last heard."""
+        self._forgotten = float("-inf")
+        self._led_term: int | None = None
+        """The term for which `Replica.led` was called and `deposed` was not."""
+        self._applied_term = 0
+        self._deferred: list[Callable[[], None]] = []
+        self._removed = False
+        self._disk_lost = False
+
+        otherNodes = tuple(otherNodes)
+        self._node_id: str = selfNode.id if isinstance(selfNode, Node) else selfNode
+        if configuration is None:
+            ids = {node.id if isinstance(node, Node) else node for node in (selfNode, *otherNodes)}
+            configuration = bootstrap(PeerAddress(member, member) for member in ids)
+        # Before the library's constructor, which looks at every attribute, properties included.
+        self._bootstrap = configuration
+        self._history = History(configuration)
+
+        # The library would open its own journal and a wake-up pipe that nothing drains (research 3.13): neither is
+        # wanted, so its constructor sees a configuration without them.
+        paths, conf.journalFile, conf.appendEntriesUseBatch = conf.journalFile, None, True
+        try:
+            super().__init__(selfNode, otherNodes, conf, consumers, nodeClass, transport)
+        finally:
+            conf.journalFile, conf.appendEntriesUseBatch = paths, False
+        self._poller = NullPoller()
+        self._SyncObj__needLoadDumpFile = False
+        self._SyncObj__startTime = clock.monotonic()
+        self._SyncObj__commandsLocalCounter = chance.getrandbits(48)
+        self._nodes: dict[str, Node] = {self._node_id: self.selfNode}
+        for node in self._SyncObj__otherNodes:
+            self._nodes[node.id] = node
+        self._use_journal(journal)
+        self._voters: tuple[Node, ...] = ()
+        """The other voters, by id."""
+        self._peers: tuple[Node, ...] = ()
+        """All other members, by id."""
+        self._reset_election_timer()
+
+    # ------------------------------------------------------------------------------------------------ hooks
+
+    def _on_synced(self, index: int) -> None: ...
+
+    def _on_left_leadership(self) -> None: ...
+
+    def _on_configured(self, added: list[Node], removed: list[Node]) -> None: ...
+
+    def _apply_regular(self, position: Position, stamp_ms: int, command: bytes) -> Any:
+        self._replica.apply(position, stamp_ms, command)
+        return position
+
+    # ---------------------------------------------------------------------------------------------- helpers
+
+    def _use_journal(self, journal: DurableLog) -> None:
+        """Take term, vote and log from disk; they were durable before anyone heard of them."""
+        self._SyncObj__raftLog = journal
+        journal.on_synced = self._on_synced
+        self._blank = len(journal) == 0 and journal.getCurrentTerm() == 0
+        """Nothing was ever on this disk (membership.py: a member that joined and is blank has lost it)."""
+        if len(journal) == 0:
+            journal.add(NO_OP, 1, 0)
+        self._SyncObj__raftCurrentTerm = max(journal.getCurrentTerm(), self._last_term)
+        self._SyncObj__votedForNodeId = (
+            journal.getVotedForNodeId() if self._SyncObj__raftCurrentTerm == journal.getCurrentTerm() else None
+        )
+        self._SyncObj__raftLastApplied = journal[0][1]
+        self._applied_term = journal[0][2]
+        self._SyncObj__raftCommitIndex = max(journal[0][1], min(journal.getRaftCommitIndex(), journal[-1][1]))
+
+    def _now(self) -> float:
+        return self._clock.monotonic()
+
+    def kick(self) -> None:
+        """Ask for a tick soon."""
+        if self.on_kick is not None:
+            self.on_kick()
+
+    def count(self, name: str) -> None:
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    @property
+    def _term(self) -> int:
+        return self._SyncObj__raftCurrentTerm
+
+    @property
+    def _leads(self) -> bool:
+        return self._SyncObj__raftState == LEADER
+
+    @property
+    def _first_index(self) -> int:
+        index: int = self._SyncObj__raftLog[0][1]
+        return index
+
+    @property
+    def _last_index(self) -> int:
+        index: int = self._SyncObj__raftLog[-1][1]
+        return index
+
+    @property
+    def _last_term(self) -> int:
+        term: int = self._SyncObj__raftLog[-1][2]
+        return term
+
+    def _term_at(self, index: int) -> int:
+        """Return the term of an entry that is held."""
+        term: int = self._SyncObj__raftLog[index - self._first_index][2]
+        return term
+
+    @property
+    def applied(self) -> Position:
+        return Position(self._SyncObj__raftLastApplied, self._applied_term)
+
+    @property
+    def committed(self) -> Position:
+        index = self._SyncObj__raftCommitIndex
+        return Position(index, self._term_at(index))
+
+    @property
+    def configuration(self) -> Configuration:
+        return self._history.newest
+
+    @property
+    def votes(self) -> bool:
+        """Say whether this member may vote, stand and be counted."""
+        return self.configuration.votes(self._node_id) and not self._removed and not self._disk_lost
+
+    @property
+    def _voter_ids(self) -> tuple[str, ...]:
+        return self.configuration.voters
+
+    def _send(self, node: Node, message: dict[str, Any]) -> bool:
+        """Hand a message to the transport; False: it took nothing."""
+        return self._SyncObj__transport.send(node, message) is not False
+
+    def _reset_election_timer(self) -> None:
+        self._SyncObj__raftElectionDeadline = self._now() + self._SyncObj__generateRaftTimeout()
+
+    def _SyncObj__generateRaftTimeout(self) -> float:
+        low, high = self._SyncObj__conf.raftMinTimeout, self._SyncObj__conf.raftMaxTimeout
+        return low + (high - low) * self._chance.random()
+
+    def _adopt_term(self, term: int, voted_for: str | None = None) -> None:
+        """Store a term and vote, durably, before anyone hears of them (section 3.8)."""
+        if term < self._term:
+            raise InvariantViolated(f"term {self._term} would fall to {term}")
+        self._SyncObj__setCurrentTerm(term, voted_for)
+
+    def _SyncObj__setState(self, newState: int) -> None:
+        led = self._leads
+        super()._SyncObj__setState(newState)
+        if led and newState != LEADER:
+            self._on_left_leadership()
+
+    def _become_follower(self, term: int, leader: Node | None) -> None:
+        """Follow, at `term` or the own one. The timer starts anew: a deposed leader does not stand at once (3.8)."""
+        if term > self._term:
+            self._adopt_term(term)
+        if self._SyncObj__raftState != FOLLOWER:
+            self._reset_election_timer()
+        self._SyncObj__raftLeader = leader
+        self._SyncObj__setState(FOLLOWER)
+
+    def _configure(self) -> None:
+        """Count and reach the members of the configuration in force (it is so from its append: section 4.1)."""
+        seats = [seat for seat in self.configuration.seats if seat.id != self._node_id]
+        before = {node.id for node in self._peers}
+        added = []
+        for seat in seats:
+            if seat.id not in self._nodes:
+                self._nodes[seat.id] = self._SyncObj__nodeClass(seat.id, address=seat.address)
+            if seat.id not in before:
+                added.append(self._nodes[seat.id])
+        removed = [node for node in self._peers if self.configuration.seat(node.id) is None]
+        self._peers = tuple(self._nodes[seat.id] for seat in seats)
+        self._voters = tuple(self._nodes[seat.id] for seat in seats if seat.voter)
+        self._SyncObj__otherNodes = set(self._voters)
+        self._SyncObj__readonlyNodes = set(self._peers) - set(self._voters)
+        self._on_configured(added, removed)
+
+    def forget_leader(self) -> None:
+        """Take no leader for heard any more (a test's stand-in for the passing of time)."""
+        self._heard = float("-inf")
+        self._forgotten = self._now()
+
+
+Role: TypeAlias = Literal["leader", "follower", "candidate", "observer"]
