@@ -187,6 +187,9 @@ class PostgresStore:
                 broken = False
                 if loop.time() + back_off_s >= deadline:
                     raise BackendUnavailable(self.name, f"rolled back until the time was up: {exc!r}") from exc
+            except asyncpg.UniqueViolationError as exc:  # facts of the same head exclude it
+                broken = False
+                raise InvariantViolated(f"{self.name}: a write repeats what the store holds: {exc}") from exc
             except asyncpg.PostgresError as exc:
                 broken = False
                 raise BackendUnavailable(self.name, f"refused: {exc!r}") from exc
@@ -272,10 +275,7 @@ class PostgresStore:
         check_group(group)
         if outranks(group.base, group.row.term, group.row.committer):
             return Fenced(await self.head(timeout_s=timeout_s))
-        try:
-            rows = await self._change(sql.APPEND, *_append_arguments(group), timeout_s=timeout_s)
-        except asyncpg.UniqueViolationError as exc:  # pragma: no cover - facts of the same head exclude it
-            raise InvariantViolated(f"group at {group.row.seq} repeats what the store holds: {exc}") from exc
+        rows = await self._change(sql.APPEND, *_append_arguments(group), timeout_s=timeout_s)
         if rows[0]["landed"]:
             return Appended()
         head = await self.head(timeout_s=timeout_s)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 from base64 import b64encode
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final, Self
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Final, Literal, Self
 
 import msgspec
 from aiormq.abc import AbstractChannel, DeliveredMessage
@@ -19,7 +19,7 @@ from pamqp import commands as spec
 from prometheus_client import Counter
 
 from backends.amqp import FAILURES, Link
-from kv.errors import BackendUnavailable
+from kv.errors import BackendUnavailable, BadRequest
 from kv.model import Reference, Version
 from kv.ports import Change
 
@@ -75,7 +75,7 @@ class RabbitBroadcast:
             await self._link.drop()
             raise
 
-    async def subscribe(self) -> AsyncIterator[bytes]:
+    async def subscribe(self) -> AsyncGenerator[bytes, None]:
         """Yield the bodies that arrive from now on, from an exclusive queue of its own; end when the broker goes.
 
         Raises BackendUnavailable when there is none.
@@ -150,12 +150,62 @@ def body(change: Change) -> bytes:
     )
 
 
+def told(raw: bytes) -> Change:
+    """Return the change that a message tells of: what `body` made, read back. Raises BadRequest("bad_message")."""
+    try:
+        message = msgspec.json.decode(raw, type=_Message)
+    except msgspec.MsgspecError as exc:
+        raise BadRequest("bad_message", str(exc), allowed=f"a message of schema {SCHEMA}") from exc
+    if message.schema != SCHEMA:
+        raise BadRequest("bad_message", f"schema {message.schema}", allowed=f"a message of schema {SCHEMA}")
+    versions = tuple(
+        Version(_bytes(each.key), message.revision, _value(each), each.expires_ms) for each in message.changes
+    )
+    return Change(message.revision, message.op_id, message.time_ms, versions)
+
+
+class _Base64(msgspec.Struct, frozen=True):
+    base64: bytes
+
+
+class _Large(msgspec.Struct, frozen=True):
+    size: int
+    hash: str
+    op_id: str
+
+
+class _Changed(msgspec.Struct, frozen=True):
+    type: Literal["put", "delete"]
+    key: str | _Base64
+    value: str | _Base64 | None = None
+    reference: _Large | None = None
+    expires_ms: int | None = None
+
+
+class _Message(msgspec.Struct, frozen=True):
+    schema: int
+    revision: int
+    op_id: str
+    time_ms: int
+    changes: tuple[_Changed, ...]
+
+
+def _bytes(text: str | _Base64) -> bytes:
+    return text.encode() if isinstance(text, str) else text.base64
+
+
+def _value(changed: _Changed) -> bytes | Reference | None:
+    if changed.reference is not None:
+        return Reference(changed.reference.op_id, bytes.fromhex(changed.reference.hash), changed.reference.size)
+    return None if changed.type == "delete" or changed.value is None else _bytes(changed.value)
+
+
 def _changed(version: Version) -> dict[str, Any]:
     match version.value:
         case None:
             return {"type": "delete", "key": _text(version.key)}
         case Reference() as reference:
-            value: Any = {"reference": {"size": reference.size, "hash": reference.hash.hex()}}
+            value: Any = {"reference": {"size": reference.size, "hash": reference.hash.hex(), "op_id": reference.op_id}}
         case inline:
             value = {"value": _text(inline)}
     expiry = {} if version.expires_ms is None else {"expires_ms": version.expires_ms}

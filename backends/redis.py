@@ -41,6 +41,8 @@ TTL_BYTES: Final = 4096
 JITTER: Final = 0.2
 ENTRY_BYTES_MAX: Final = 128 * 1024
 """A larger entry is not kept: large values are references, so this is room enough for any inline value."""
+ENTRIES_MAX: Final = 128
+"""Entries put by one call, so that the server serves others in between."""
 KEY_PREFIX: Final = b"acordo:1:"
 """1: the format of what is kept."""
 SENTINELS_MAX: Final = 9
@@ -68,9 +70,12 @@ _unpack = msgspec.msgpack.Decoder(Entry).decode
 
 
 class RedisCache:
-    """The Cache port on redis.asyncio. The breaker is open until the server has answered a probe."""
+    """The Cache port on redis.asyncio. Opening it waits for one probe; the breaker is open until one was answered."""
 
-    def __init__(self, pool: ConnectionPool, *, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, pool: ConnectionPool, *, call_timeout_s: float = CALL_TIMEOUT_S, rng: random.Random | None = None
+    ) -> None:
+        self._call_timeout_s = call_timeout_s
         self._rng = rng or random.Random()
         self._redis: Redis = Redis(connection_pool=pool)
         self._sha: str | None = None
@@ -80,7 +85,7 @@ class RedisCache:
         self._prober: asyncio.Task[None] | None = None
 
     @classmethod
-    def from_url(cls, url: str) -> RedisCache:
+    def from_url(cls, url: str, *, call_timeout_s: float = CALL_TIMEOUT_S) -> RedisCache:
         """Return the cache of redis://, rediss:// or redis+sentinel://H1,H2/MASTER. Raises BadRequest("cache_url")."""
         options: dict[str, Any] = {
             "socket_timeout": PROBE_TIMEOUT_S,
@@ -92,7 +97,7 @@ class RedisCache:
         parts = urlsplit(url)
         if parts.scheme != "redis+sentinel":
             try:
-                return cls(ConnectionPool.from_url(url, **options))
+                return cls(ConnectionPool.from_url(url, **options), call_timeout_s=call_timeout_s)
             except ValueError as exc:
                 raise BadRequest("cache_url", str(exc), allowed="redis://[:PASSWORD@]HOST[:PORT][/DB]") from exc
         login, _, hosts = parts.netloc.rpartition("@")
@@ -114,12 +119,15 @@ class RedisCache:
             options["password"] = unquote(password)
         if user:
             options["username"] = unquote(user)
-        cache = cls(SentinelConnectionPool(master, sentinel, **options))  # type: ignore[no-untyped-call]  # the same
+        pool = SentinelConnectionPool(master, sentinel, **options)  # type: ignore[no-untyped-call]  # the same
+        cache = cls(pool, call_timeout_s=call_timeout_s)
         cache._sentinels = sentinel
         return cache
 
     async def __aenter__(self) -> Self:
         self._open()
+        if await self._answers():
+            self._close()
         self._prober = asyncio.create_task(self._probe(), name="redis-prober")
         return self
 
@@ -152,8 +160,8 @@ class RedisCache:
             if len(packed) <= ENTRY_BYTES_MAX:
                 names.append(_name(namespace, entry.key))
                 args += [packed, self._ttl_ms(len(packed))]
-        if names:
-            await self._call("put", self._put(names, args))
+        for n in range(0, len(names), ENTRIES_MAX):
+            await self._call("put", self._put(names[n : n + ENTRIES_MAX], args[2 * n : 2 * (n + ENTRIES_MAX)]))
 
     async def _put(self, names: list[bytes], args: list[bytes | int]) -> object:
         if self._sha is None:
@@ -172,7 +180,7 @@ class RedisCache:
     async def _call(self, name: str, waiting: Awaitable[object]) -> object | None:
         """Return what the server answered, or None when it was too slow or said no."""
         try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
+            async with asyncio.timeout(self._call_timeout_s):
                 found = await waiting
         except (RedisError, OSError, TimeoutError, ValueError) as exc:
             _CALLS.labels(name, "failed").inc()
@@ -191,6 +199,12 @@ class RedisCache:
         _OPEN.set(1)
         self._broken.set()
 
+    def _close(self) -> None:
+        self._broken.clear()
+        self._failures = 0
+        _OPEN.set(0)
+        _log.info("redis answers")
+
     async def _probe(self) -> None:
         """While the breaker is open: ask the server now and then, beside the requests, and close it on an answer."""
         while True:
@@ -199,10 +213,7 @@ class RedisCache:
             while not await self._answers():
                 await asyncio.sleep(pause_s * (1 - JITTER * self._rng.random()))
                 pause_s = min(pause_s * 2, PROBE_PAUSE_MAX_S)
-            self._broken.clear()
-            self._failures = 0
-            _OPEN.set(0)
-            _log.info("redis answers")
+            self._close()
 
     async def _answers(self) -> bool:
         try:

@@ -6,15 +6,23 @@ a cache's yields one such function too; a broadcast's yields the open broadcast 
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TypeAlias
 
+import asyncpg  # type: ignore[import-untyped]  # ships no types
+
 from backends.local import LocalBroadcast
 from backends.memory import MemoryCache, MemoryDatabase, MemoryStore
+from backends.postgres import PostgresStore
+from backends.rabbitmq import RabbitBroadcast, told
+from backends.redis import RedisCache
 from backends.sqlite import SqliteStore
 from kv.ports import Broadcast, Cache, Change, Store
+from tests.servers import shared
 
 OpenStore: TypeAlias = Callable[[], Store]
 StoreOpener: TypeAlias = Callable[[Path], AbstractAsyncContextManager[OpenStore]]
@@ -53,8 +61,59 @@ async def local_broadcast(directory: Path) -> AsyncIterator[tuple[Broadcast, Hea
             yield broadcast, hear
 
 
-STORES: dict[str, StoreOpener] = {"sqlite": sqlite_database, "memory": memory_database}
-CACHES: dict[str, CacheOpener] = {"memory": memory_cache}
-BROADCASTS: dict[str, BroadcastOpener] = {"local": local_broadcast}
-EXAMPLES: dict[str, int] = {"sqlite": 40, "memory": 150}
+@asynccontextmanager
+async def postgres_database(directory: Path) -> AsyncIterator[OpenStore]:
+    url = shared.fresh_database()
+    yield lambda: PostgresStore(url)
+
+
+@asynccontextmanager
+async def cockroach_database(directory: Path) -> AsyncIterator[OpenStore]:
+    """A database of the server that ACORDO_TEST_COCKROACH_URL names, emptied."""
+    url = COCKROACH_URL.replace("cockroachdb://", "postgresql://")
+    connection = await asyncpg.connect(url)
+    for table in ("schema", "ledger", "versions", "due", "ops", "blobs", "state", "cursors", "lease"):
+        await connection.execute(f"DROP TABLE IF EXISTS acordo_{table}")
+    await connection.close()
+    yield lambda: PostgresStore(COCKROACH_URL)
+
+
+@asynccontextmanager
+async def redis_cache(directory: Path) -> AsyncIterator[OpenCache]:
+    url = shared.empty_redis()
+    yield lambda: RedisCache.from_url(url, call_timeout_s=5)  # a busy machine must not look like a slow cache
+
+
+@asynccontextmanager
+async def rabbit_broadcast(directory: Path) -> AsyncIterator[tuple[Broadcast, Hear]]:
+    async with RabbitBroadcast.from_url(shared.rabbitmq().url) as broadcast:
+        bodies = broadcast.subscribe()
+        first = asyncio.ensure_future(anext(bodies))
+        probe = Change(2**53 - 1, "probe", 0, ())
+        while not first.done():  # until the queue is bound
+            await broadcast.publish([probe], timeout_s=10)
+            await asyncio.wait({first}, timeout=0.1)
+
+        async def hear(count: int) -> list[Change]:
+            found: list[Change] = []
+            while len(found) < count:
+                change = told(await anext(bodies))
+                if change != probe:
+                    found.append(change)
+            return found
+
+        yield broadcast, hear
+        await bodies.aclose()
+
+
+COCKROACH_URL = os.environ.get("ACORDO_TEST_COCKROACH_URL", "")
+STORES: dict[str, StoreOpener] = {
+    "sqlite": sqlite_database,
+    "memory": memory_database,
+    "postgres": postgres_database,
+    **({"cockroach": cockroach_database} if COCKROACH_URL else {}),
+}
+CACHES: dict[str, CacheOpener] = {"memory": memory_cache, "redis": redis_cache}
+BROADCASTS: dict[str, BroadcastOpener] = {"local": local_broadcast, "rabbitmq": rabbit_broadcast}
+EXAMPLES: dict[str, int] = {"sqlite": 40, "memory": 150, "postgres": 8, "cockroach": 4}
 """How many generated cases a property gets per store (default 20): a fresh database each."""
