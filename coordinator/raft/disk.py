@@ -9,7 +9,7 @@ import asyncio
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -20,7 +20,7 @@ LOCK_FILE: Final = "lock"
 FILE_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700
 WRITE_BYTES_MAX: Final = 1 << 20
-"""Bytes given to one write call by `write_whole`."""
+"""Bytes to give to one `append` of a large file, so that what waits behind it does not wait long."""
 
 READ_BYTES_MAX: Final = 1 << 30
 
@@ -61,7 +61,7 @@ class File(Protocol):
         """Block until everything written is on the disk. For start-up and what is small and rare. Raises SyncError."""
         ...
 
-    async def append(self, content: bytes, *, sync: bool) -> None:
+    async def append(self, content: bytes | memoryview, *, sync: bool) -> None:
         """Write, then fdatasync if `sync`, off the event loop. Raises SyncError if it was the latter that failed."""
         ...
 
@@ -136,23 +136,6 @@ def write_whole_now(disk: Disk, name: str, content: bytes, *, sync: bool = True)
         disk.sync_directory_now()
 
 
-async def write_whole(disk: Disk, name: str, pieces: Iterable[bytes]) -> None:
-    """As `write_whole_now`, off the event loop, for large files. On an error the spare file is removed."""
-    new = disk.create(name + ".new")
-    try:
-        for piece in pieces:
-            for start in range(0, len(piece), WRITE_BYTES_MAX):
-                await new.append(piece[start : start + WRITE_BYTES_MAX], sync=False)
-        await new.sync()
-    except OSError:
-        new.close()
-        disk.remove_now(name + ".new")
-        raise
-    new.close()
-    disk.rename_now(name + ".new", name)
-    await disk.sync_directory()
-
-
 class _Lane:
     """One worker thread, started by its first call; what it is given runs in order."""
 
@@ -208,7 +191,7 @@ class RealFile:
     def sync_now(self) -> None:
         self._lane.run_now(self._sync)
 
-    async def append(self, content: bytes, *, sync: bool) -> None:
+    async def append(self, content: bytes | memoryview, *, sync: bool) -> None:
         await self._lane.run(lambda: self._append(content, sync))
 
     async def sync(self) -> None:
@@ -220,7 +203,7 @@ class RealFile:
             os.close(self._fd)
             self._fd = -1
 
-    def _append(self, content: bytes, sync: bool = False) -> None:
+    def _append(self, content: bytes | memoryview, sync: bool = False) -> None:
         rest = memoryview(content)
         while rest:
             written = os.write(self._fd, rest)
@@ -253,7 +236,8 @@ class RealDisk:
         self._path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         self._directory_fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._lock_fd = -1
-        self._lane = _Lane("raft-disk")
+        # Two threads: a group sync that waits for the directory must not wait for a snapshot to be encoded.
+        self._lane, self._work = _Lane("raft-directory"), _Lane("raft-work")
         if lock:
             try:
                 self._lock()
@@ -311,10 +295,11 @@ class RealDisk:
         await self._lane.run(lambda: os.fsync(self._directory_fd))
 
     async def compute(self, work: Callable[[], T]) -> T:
-        return await self._lane.run(work)
+        return await self._work.run(work)
 
     def close(self) -> None:
         self._lane.close()
+        self._work.close()
         for fd in (self._directory_fd, self._lock_fd):
             if fd >= 0:
                 os.close(fd)

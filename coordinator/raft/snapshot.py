@@ -1,34 +1,59 @@
-"""Keep the machine's dump on the disk and move it between members. Never hands over a dump that it has not verified.
+"""Keep the machine's dump on the disk and move it between members.
 
-Skeleton: signatures first.
+It never hands over a dump that it has not verified, and never gives up the one in place before the next is durable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+import hashlib
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Final
 
 import msgspec
+import structlog
 
-from coordinator.raft.disk import Disk
+from coordinator.raft.disk import WRITE_BYTES_MAX, Disk, File
+from kv.errors import BadRequest
+
+FORMAT: Final = 1
+SNAPSHOT_BYTES_MAX: Final = 4 << 30
+"""A larger dump is neither saved nor received."""
+CHUNK_BYTES_MAX: Final = 4 << 20
+DIGEST_BYTES: Final = 32
+
+_MAGIC: Final = b"ACORDOSN"
+_PREFIX: Final = struct.Struct("<8sHxxII")
+"""Magic, format, length of the header, CRC32 of the header. Then header, body, and BLAKE2b over all before it."""
+
+_log = structlog.get_logger("acordo.raft.snapshot")
 
 
-class SnapshotHeader(msgspec.Struct, frozen=True):
-    """What a dump says of itself. `config`: members and whatever else the upper half keeps with it."""
+class SnapshotHeader(msgspec.Struct, frozen=True, array_like=True):
+    """What a dump says of itself: the last entry that it contains, and `config`, whatever else is kept with it."""
 
     cluster: str
     index: int
     term: int
     config: bytes
     length: int
+    """Bytes of the body."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
+    """A verified dump."""
+
     header: SnapshotHeader
     body: bytes
+    id: bytes
+    """Its digest; names it in a transfer."""
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True):
-    """Part of a transfer; `id` names one dump (its digest), `offset` and `total` count bytes of the whole file."""
+    """Part of a transfer. `offset` and `total` count bytes of the whole file, `id` is its digest."""
 
     id: bytes
     offset: int
@@ -37,52 +62,254 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SnapshotStore:
-    def __init__(self, disk: Disk, *, cluster: str, name: str = "snapshot", bytes_max: int = 4 << 30) -> None: ...
+    """One dump in place, at most one being saved, at most one being received. Constructor does no I/O."""
+
+    def __init__(
+        self, disk: Disk, *, cluster: str, name: str = "snapshot", bytes_max: int = SNAPSHOT_BYTES_MAX
+    ) -> None:
+        self._disk, self._cluster, self._name, self._bytes_max = disk, cluster, name, bytes_max
+        self._newest: SnapshotHeader | None = None
+        self._id = b""
+        self._epoch = 0
+        """Raised when the dump in place is replaced or discarded: a save begun before is no longer wanted."""
 
     @property
     def newest(self) -> SnapshotHeader | None:
-        """Header of the dump in place."""
-        ...
+        """Header of the dump in place; known after `load_now`."""
+        return self._newest
 
     def load_now(self) -> Snapshot | None:
-        """Verify and return the dump; None if there is none. Raises BadRequest "snapshot_corrupt" and keeps the file."""
-        ...
+        """Verify and return the dump in place, or None. Blocks: for start-up and after an overwritten log.
+
+        Raises BadRequest "snapshot_corrupt", "snapshot_foreign" or "snapshot_newer", naming the file and keeping it.
+        """
+        for spare in (self._spare, self._part):
+            if self._disk.exists(spare):
+                self._disk.remove_now(spare)
+        if not self._disk.exists(self._name):
+            return None
+        try:
+            found = decode(self._disk.load_now(self._name))
+        except NotASnapshotError as exc:
+            raise BadRequest(
+                exc.code,
+                f"{self._path}: {exc}; it was left as it is",
+                allowed="put the file back, or remove this member and add a new one with an empty directory",
+            ) from exc
+        except OSError as exc:
+            raise BadRequest("snapshot_unreadable", f"{self._path}: {exc}") from exc
+        if found.header.cluster != self._cluster:
+            raise BadRequest(
+                "snapshot_foreign",
+                f"{self._path} belongs to cluster {found.header.cluster!r}",
+                allowed=f"cluster {self._cluster!r}",
+            )
+        self._newest, self._id = found.header, found.id
+        return found
 
     async def save(self, index: int, term: int, config: bytes, encode: Callable[[], bytes]) -> SnapshotHeader:
-        """Encode in a worker, write new, sync, rename, sync the directory. Raises OSError with the old one in place."""
-        ...
+        """Encode off the loop, write a spare file, sync, rename, sync the directory.
+
+        Only when it returns may the log up to `index` go. Raises OSError with the old dump in place: no room, or ESTALE
+        when another one came in meanwhile.
+        """
+        epoch = self._epoch
+
+        def pieces() -> tuple[SnapshotHeader, tuple[bytes, bytes, bytes]]:
+            body = encode()
+            header = SnapshotHeader(self._cluster, index, term, config, len(body))
+            return header, _pieces(header, body)
+
+        header, (head, body, digest) = await self._disk.compute(pieces)
+        if len(head) + len(body) + len(digest) > self._bytes_max:
+            raise OSError(errno.EFBIG, f"a snapshot of {len(body)} bytes; at most {self._bytes_max} are allowed")
+        file = self._disk.create(self._spare)
+        try:
+            await _write(file, (head, body, digest))
+        except OSError:
+            file.close()
+            self._disk.remove_now(self._spare)
+            raise
+        file.close()
+        if epoch != self._epoch:
+            raise OSError(errno.ESTALE, "another snapshot took its place meanwhile")
+        await self._put_in_place(self._spare, header, digest)
+        return header
 
     def outgoing(self) -> Outgoing:
-        """Begin to send the dump in place (one per peer; a newer dump does not disturb it). Raises FileNotFoundError."""
-        ...
+        """Begin to send the dump in place; a newer one does not disturb it. Raises FileNotFoundError."""
+        if self._newest is None:
+            raise FileNotFoundError(errno.ENOENT, "there is no snapshot", self._path)
+        return Outgoing(self._disk.open(self._name), self._newest, self._id)
 
     def incoming(self) -> Incoming:
-        """Begin to receive (one at a time)."""
-        ...
+        """Begin to receive into a spare file; one at a time."""
+        return Incoming(self, self._disk, self._part, self._cluster, self._bytes_max)
+
+    def discard_now(self) -> None:
+        """Remove the dump in place. The log must not begin after it any more when this is called."""
+        self._epoch += 1
+        self._newest, self._id = None, b""
+        if self._disk.exists(self._name):
+            self._disk.remove_now(self._name)
+            self._disk.sync_directory_now()
+
+    async def _put_in_place(self, spare: str, header: SnapshotHeader, digest: bytes) -> None:
+        self._disk.rename_now(spare, self._name)
+        self._epoch += 1
+        self._newest, self._id = header, digest
+        await self._disk.sync_directory()
+
+    @property
+    def _spare(self) -> str:
+        return self._name + ".new"
+
+    @property
+    def _part(self) -> str:
+        return self._name + ".part"
+
+    @property
+    def _path(self) -> str:
+        return os.path.join(self._disk.directory, self._name)
 
 
 class Outgoing:
-    id: bytes
-    header: SnapshotHeader
-    total: int
+    """One transfer's sending side: reads any part of the dump that was in place when it began."""
 
-    def chunk(self, offset: int, length: int) -> Chunk: ...
-    def close(self) -> None: ...
+    def __init__(self, file: File, header: SnapshotHeader, id: bytes) -> None:
+        self._file, self.header, self.id, self.total = file, header, id, file.size
+
+    def chunk(self, offset: int, length: int) -> Chunk:
+        """Return up to `length` bytes (at most CHUNK_BYTES_MAX) from `offset`."""
+        return Chunk(self.id, offset, self.total, self._file.read_now(offset, min(length, CHUNK_BYTES_MAX)))
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Incoming:
+    """One transfer's receiving side."""
+
+    def __init__(self, store: SnapshotStore, disk: Disk, name: str, cluster: str, bytes_max: int) -> None:
+        self._store, self._disk, self._name = store, disk, name
+        self._cluster, self._bytes_max = cluster, bytes_max
+        self._file: File | None = None
+        self._id = b""
+        self._total = self._offset = 0
+        self._verified: Snapshot | None = None
+
     def accept(self, chunk: Chunk) -> int:
-        """Take a chunk; return the offset wanted next (`total`: complete). One out of place starts again at 0."""
-        ...
+        """Take a chunk; return the offset wanted next (the chunk's `total`: complete, call `finish`).
+
+        A chunk out of place (repeated, or after a lost one) changes nothing. One of another dump, one that cannot be
+        of any dump, or a disk without room, starts again at 0.
+        """
+        end = chunk.offset + len(chunk.content)
+        if not 0 <= chunk.offset <= end <= chunk.total <= self._bytes_max or len(chunk.id) != DIGEST_BYTES:
+            self.reset()
+            return 0
+        if (chunk.id, chunk.total) != (self._id, self._total):
+            self.reset()
+            self._id, self._total = chunk.id, chunk.total
+        if chunk.offset == self._offset and chunk.content:
+            try:
+                if self._file is None:
+                    self._file = self._disk.create(self._name)
+                self._file.append_now(chunk.content)
+                self._offset = end
+            except OSError as exc:
+                _log.warning("snapshot_not_received", error=str(exc))
+                self.reset()
+        return self._offset
 
     async def finish(self) -> Snapshot:
-        """Verify what arrived, sync it. Raises ValueError (and starts clean) when it is not what its header says."""
-        ...
+        """Sync and verify what arrived. Raises ValueError, and has started clean, when it is not what it should be."""
+        file, id = self._file, self._id
+        if file is None or self._offset != self._total:
+            raise ValueError(f"{self._offset} of {self._total} bytes have arrived")
+        await file.sync()
+        try:
+            found = await self._disk.compute(lambda: decode(self._disk.load_now(self._name)))
+            if found.id != id:
+                raise NotASnapshotError("snapshot_corrupt", "it is not the one that was announced")
+            if found.header.cluster != self._cluster:
+                raise NotASnapshotError("snapshot_foreign", f"it is of cluster {found.header.cluster!r}")
+        except NotASnapshotError:
+            self.reset()
+            raise
+        if self._file is not file:
+            raise ValueError("the transfer was interrupted")
+        self._verified = found
+        return found
 
     async def install(self) -> None:
-        """Put the finished one in the place of the old dump: rename, sync the directory."""
-        ...
+        """Put the finished one in the place of the old dump. Raises OSError."""
+        if self._verified is None or self._file is None:
+            raise ValueError("only a finished snapshot can be installed")
+        found = self._verified
+        self._file.close()
+        self._file = None
+        await self._store._put_in_place(self._name, found.header, found.id)
 
     def reset(self) -> None:
         """Drop what came so far: the transfer was interrupted."""
-        ...
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self._disk.remove_now(self._name)
+        self._id, self._total, self._offset, self._verified = b"", 0, 0, None
+
+
+class NotASnapshotError(ValueError):
+    """`code`: snapshot_corrupt, snapshot_newer or snapshot_foreign."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+def encode(header: SnapshotHeader, body: bytes) -> bytes:
+    """Return the whole file."""
+    return b"".join(_pieces(header, body))
+
+
+def decode(content: bytes) -> Snapshot:
+    """Verify a whole file. Raises NotASnapshotError."""
+    if len(content) < _PREFIX.size + DIGEST_BYTES:
+        raise NotASnapshotError("snapshot_corrupt", f"{len(content)} bytes are too few")
+    magic, version, length, checksum = _PREFIX.unpack_from(content)
+    if magic != _MAGIC:
+        raise NotASnapshotError("snapshot_corrupt", "it does not begin as one of ours")
+    if version > FORMAT:
+        raise NotASnapshotError("snapshot_newer", f"format {version}; this version reads up to {FORMAT}")
+    view = memoryview(content)
+    digest = content[-DIGEST_BYTES:]
+    if hashlib.blake2b(view[:-DIGEST_BYTES], digest_size=DIGEST_BYTES).digest() != digest:
+        raise NotASnapshotError("snapshot_corrupt", "its digest is wrong")
+    begin = _PREFIX.size + length
+    try:
+        if zlib.crc32(view[_PREFIX.size : begin]) != checksum:
+            raise NotASnapshotError("snapshot_corrupt", "its header's checksum is wrong")
+        header = msgspec.msgpack.decode(view[_PREFIX.size : begin], type=SnapshotHeader)
+    except msgspec.MsgspecError as exc:
+        raise NotASnapshotError("snapshot_corrupt", f"its header cannot be read ({exc})") from exc
+    body = content[begin:-DIGEST_BYTES]
+    if len(body) != header.length:
+        raise NotASnapshotError("snapshot_corrupt", f"{len(body)} bytes where {header.length} were announced")
+    return Snapshot(header, body, digest)
+
+
+def _pieces(header: SnapshotHeader, body: bytes) -> tuple[bytes, bytes, bytes]:
+    packed = msgspec.msgpack.encode(header)
+    head = _PREFIX.pack(_MAGIC, FORMAT, len(packed), zlib.crc32(packed)) + packed
+    digest = hashlib.blake2b(head, digest_size=DIGEST_BYTES)
+    digest.update(body)
+    return head, body, digest.digest()
+
+
+async def _write(file: File, pieces: Iterable[bytes]) -> None:
+    for piece in pieces:
+        view = memoryview(piece)
+        for start in range(0, len(view), WRITE_BYTES_MAX):
+            await file.append(view[start : start + WRITE_BYTES_MAX], sync=False)
+    await file.sync()
