@@ -1,0 +1,138 @@
+"""GET, PUT, DELETE /v1/kv/{key}: raw bytes, ETag = revision, preconditions, ttl, read levels, history."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+
+from kv.errors import BadRequest
+from kv.model import (
+    VALUE_BYTES_MAX,
+    Answer,
+    Applied,
+    Delete,
+    Expired,
+    Guard,
+    Intent,
+    Put,
+    Refused,
+    Version,
+    Write,
+)
+from node import wire
+from node.exchange import BYTES, Exchange, percent_decoded
+from node.problems import Problem, problem
+from node.reads import Ask, Reading
+
+_DEFAULT: Final = Ask()
+_READ_PARAMS: Final = ("consistency", "min_revision", "max_age", "revision")
+
+
+def key_in(x: Exchange) -> bytes:
+    """Return the key in the path, decoded from the path as it was sent: %2F, .. and // stand for themselves."""
+    return wire.checked_key(percent_decoded(x.rest))
+
+
+async def get(x: Exchange) -> web.Response:
+    """Read one key."""
+    key = key_in(x)
+    headers = x.request.headers
+    if not x.raw_query and "Acordo-Revision" not in headers:
+        ask = _DEFAULT
+    else:
+        params = x.texts(*_READ_PARAMS)
+        if "revision" in params:
+            return await _get_at(x, key, params)
+        ask = x.read_ask(params)
+    reading = await x.rooms.reads.get(key, ask, deadline=x.deadline)
+    return await _found(x, reading.version, reading)
+
+
+async def _get_at(x: Exchange, key: bytes, params: dict[str, str]) -> web.Response:
+    """Read one key as it was at a revision, within the retention (410 beyond)."""
+    if len(params) > 1:
+        raise BadRequest("conflicting_parameters", "revision goes with nothing else", allowed="revision alone")
+    at = wire.revision_of(params["revision"], "revision", low=1)
+    read = await x.rooms.reads.snapshot([key], at=at, timeout_s=x.left_s)
+    head = read.head.last
+    return await _found(x, read.versions[0], Reading(read.versions[0], head, head, "linearizable", "store"))
+
+
+async def _found(x: Exchange, version: Version | None, reading: Reading) -> web.Response:
+    more: dict[str, str] = {"Acordo-Level": reading.level, "Acordo-Source": reading.source}
+    if reading.age_s is not None:
+        more["Acordo-Age"] = f"{reading.age_s:.3f}"
+    if version is None or version.value is None:
+        return x.problem("key_not_found", "the key is absent", more=more, at=reading.position)
+    more["ETag"] = f'"{version.revision}"'
+    if version.expires_ms is not None:
+        more["Acordo-Expires"] = str(version.expires_ms)
+    unless = x.request.headers.get("If-None-Match")
+    if unless is not None and wire.matches_none(unless, version.revision):
+        return x.reply(304, b"", BYTES, revision=reading.position, more=more)
+    value = version.value
+    if not isinstance(value, bytes):
+        value = await x.rooms.reads.value_of(version, deadline=x.deadline) or b""
+    return x.reply(200, value, BYTES, revision=reading.position, more=more)
+
+
+async def put(x: Exchange) -> web.Response:
+    """Set one key."""
+    key = key_in(x)
+    params = x.texts("ttl", "op_id")
+    op_id = x.take_op_id(params)
+    ttl_ms = wire.ttl_ms_of(wire.seconds_of(params["ttl"], "ttl", wire.TTL_S_MAX)) if "ttl" in params else None
+    guards = _guards(x, key)
+    value = await x.body(VALUE_BYTES_MAX, "value_too_large")
+    return await _written(x, op_id, Put(key, value, ttl_ms), guards)
+
+
+async def delete(x: Exchange) -> web.Response:
+    """Make one key absent; 200 also when it was, and `Acordo-Existed` says which."""
+    key = key_in(x)
+    op_id = x.take_op_id(x.texts("op_id"))
+    return await _written(x, op_id, Delete(key), _guards(x, key))
+
+
+def _guards(x: Exchange, key: bytes) -> tuple[Guard, ...]:
+    headers = x.request.headers
+    if_match = ",".join(headers.getall("If-Match")) if "If-Match" in headers else None
+    return wire.preconditions(key, if_match, headers.get("If-None-Match"))
+
+
+async def _written(x: Exchange, op_id: str, write: Write, guards: tuple[Guard, ...]) -> web.Response:
+    intent = Intent(op_id, 0, guards, (write,), None, (write.key,))
+    answer = await x.rooms.writes.one(intent, deadline=x.deadline)
+    revision, outcome, again = wire.first_outcome(answer)
+    if not isinstance(outcome, Applied):
+        return refused(x, op_id, answer, "precondition_failed")
+    existed = bool(outcome.seen and outcome.seen[0])
+    more = {"Acordo-Existed": "true" if existed else "false", "Acordo-Op-Id": op_id}
+    if isinstance(write, Put):
+        more["ETag"] = f'"{revision}"'
+    status = 201 if isinstance(write, Put) and not existed else 200
+    return x.json(wire.WrittenAnswer(revision, existed, again, op_id), status, revision=revision, more=more)
+
+
+def refused(x: Exchange, op_id: str, answer: Answer, code: str) -> web.Response:
+    """Return the problem of an attempt that was ordered and has no effect. `code`: of a failed guard."""
+    revision, outcome, again = wire.first_outcome(answer)
+    more: dict[str, str] = {"Acordo-Op-Id": op_id}
+    document: Problem
+    match outcome:
+        case Refused(guard, current):
+            if current:
+                more["ETag"] = f'"{current}"'
+            held = f"is at revision {current}" if current else "is absent"
+            document = problem(
+                code, f"guard {guard} does not hold: its key {held}", op_id=op_id, guard=guard, current=current,
+                revision=revision, again=again,
+            )  # fmt: skip
+        case Expired():
+            detail = "it was ordered after its deadline, was cancelled, or its staged value was gone"
+            document = problem("expired", detail, op_id=op_id, revision=revision, again=again)
+        case _:
+            detail = "this op_id is known with another body, method or condition"
+            document = problem("mismatch", detail, op_id=op_id, revision=revision)
+    return x.refuse(document, more=more, at=revision)

@@ -1,0 +1,19 @@
+"""GET /v1/leader: who leads, under the URL that clients reach it by."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from node import wire
+from node.exchange import Exchange
+
+
+async def get(x: Exchange) -> web.Response:
+    """Return the leader, or 503 while this node knows none."""
+    x.params()
+    status = x.rooms.consensus.status()
+    if status.leader is None:
+        return x.problem("no_leader", "this node knows no leader")
+    return x.json(
+        wire.LeaderAnswer(status.leader, status.leader_url, status.term, status.quorum, status.leader_since_ms)
+    )

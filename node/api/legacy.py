@@ -1,0 +1,63 @@
+"""/kv of the original design: JSON in and out, key in the query. Same rules as /v1 behind it."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from kv.errors import BadRequest
+from kv.model import REQUEST_BYTES_MAX, Applied, Delete, Intent, Put
+from node import wire
+from node.api.keys import refused
+from node.exchange import Exchange
+
+
+def _key(params: dict[str, bytes]) -> bytes:
+    if "key" not in params:
+        raise BadRequest("missing_parameter", "key is missing", allowed="/kv?key=…")
+    return wire.checked_key(params["key"])
+
+
+async def get(x: Exchange) -> web.Response:
+    """Return `{"data": {"key", "value"}}`, or 404."""
+    params = x.params("key", "consistency", "min_revision", "max_age")
+    key = _key(params)
+    ask = x.read_ask({name: value.decode("utf-8", "replace") for name, value in params.items() if name != "key"})
+    reading = await x.rooms.reads.get(key, ask, deadline=x.deadline)
+    more: dict[str, str] = {"Acordo-Level": reading.level, "Acordo-Source": reading.source}
+    version = reading.version
+    if version is None or version.value is None:
+        return x.problem("key_not_found", "the key is absent", more=more, at=reading.position)
+    value = await x.rooms.reads.value_of(version, deadline=x.deadline) or b""
+    more["ETag"] = f'"{version.revision}"'
+    pair = {"key": wire.form_of(key), "value": wire.form_of(value)}
+    return x.json({"data": pair, "revision": version.revision}, revision=reading.position, more=more)
+
+
+async def put(x: Exchange) -> web.Response:
+    """Set a key; 200 whether it was there or not, as ever."""
+    op_id = x.take_op_id(x.texts("op_id"))
+    pair = (await x.form(wire.LegacyForm, REQUEST_BYTES_MAX)).data
+    key = wire.key_of(pair.key)
+    value = wire.checked_value(wire.bytes_of(pair.value, "value"))
+    answer = await x.rooms.writes.one(Intent(op_id, 0, (), (Put(key, value),), None, (key,)), deadline=x.deadline)
+    revision, outcome, _ = wire.first_outcome(answer)
+    if not isinstance(outcome, Applied):
+        return refused(x, op_id, answer, "refused")
+    more = {"ETag": f'"{revision}"', "Acordo-Op-Id": op_id}
+    pair_form = {"key": wire.form_of(key), "value": wire.form_of(value)}
+    return x.json({"data": pair_form, "revision": revision}, revision=revision, more=more)
+
+
+async def delete(x: Exchange) -> web.Response:
+    """Make a key absent; 404 when it was, as ever."""
+    params = x.params("key", "op_id")
+    key = _key(params)
+    op_id = x.take_op_id({"op_id": params["op_id"].decode("utf-8", "replace")} if "op_id" in params else {})
+    answer = await x.rooms.writes.one(Intent(op_id, 0, (), (Delete(key),), None, (key,)), deadline=x.deadline)
+    revision, outcome, _ = wire.first_outcome(answer)
+    if not isinstance(outcome, Applied):
+        return refused(x, op_id, answer, "refused")
+    more = {"Acordo-Op-Id": op_id}
+    if not any(outcome.seen):
+        return x.problem("key_not_found", "the key was absent already", more=more, at=revision, op_id=op_id)
+    return x.json({"data": {"key": wire.form_of(key)}, "revision": revision}, revision=revision, more=more)

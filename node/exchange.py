@@ -1,0 +1,387 @@
+"""Hold one request and make its answer: parameters, body within bounds, op_id, deadline, the headers of every answer.
+
+The only room that touches aiohttp's request. A body is never taken into memory beyond its bound, and bodies together
+never beyond theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Protocol, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_exceptions import HTTPException
+
+from kv.errors import AcordoError, BadRequest, NotApplied
+from kv.model import REQUEST_BYTES_MAX, Intent
+from kv.ports import Broadcast, Cache, Clock, Consensus, Store
+from node import wire
+from node.problems import CONTENT_TYPE, Problem, problem
+from node.reads import LEVELS, Ask, Level, Reads
+from node.settings import Settings
+from node.writes import Writes
+
+JSON: Final = "application/json"
+BYTES: Final = "application/octet-stream"
+TIMEOUT_S_MIN: Final = 0.001
+HEADER_CHARS_MAX: Final = 256
+"""An X-Request-Id or traceparent that is longer is not echoed."""
+_BROKEN_PERCENT: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+T = TypeVar("T")
+
+
+class Check(NamedTuple):
+    """One thing that readiness looks at. `probe` returns None when it is well, else why not."""
+
+    name: str
+    required: bool
+    probe: Callable[[], str | None]
+
+
+class AsyncWrites(Protocol):
+    """Take a write into the broker's hands, for a worker to submit later."""
+
+    async def accept(self, intent: Intent, *, timeout_s: float) -> None:
+        """Return once the broker has confirmed it. Raises BackendUnavailable: it is not in the broker's hands, or
+        OutcomeUnknown."""
+        ...
+
+
+PROBE_EVERY_S: Final = 1.0
+"""The store is asked no more often, however often readiness is."""
+PROBE_TIMEOUT_S: Final = 1.0
+
+
+class StoreProbe:
+    """Remember for a moment whether the store answers."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store, self._clock = store, clock
+        self._at: float | None = None
+        self._trouble: str | None = None
+
+    async def ask(self) -> str | None:
+        """Return None when the store answers, else why not."""
+        now = self._clock.monotonic()
+        if self._at is None or now - self._at >= PROBE_EVERY_S:
+            self._at = now
+            try:
+                await self._store.head(timeout_s=PROBE_TIMEOUT_S)
+                self._trouble = None
+            except (AcordoError, TimeoutError) as exc:
+                self._trouble = str(exc) or "no answer in time"
+        return self._trouble
+
+
+@dataclass(slots=True)
+class Load:
+    """What this node works on at the moment."""
+
+    requests: int = 0
+    body_bytes: int = 0
+    refused: int = 0
+    draining: bool = False
+    """No new work is admitted."""
+    leaving: bool = False
+    """Not ready any more, but still working."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What the handlers work with."""
+
+    consensus: Consensus
+    store: Store
+    cache: Cache
+    broadcast: Broadcast
+    clock: Clock
+    settings: Settings
+    reads: Reads
+    writes: Writes
+    store_probe: StoreProbe
+    async_writes: AsyncWrites | None = None
+    checks: Sequence[Check] = ()
+    load: Load = field(default_factory=Load)
+
+
+class Exchange:
+    """One request on its way to an answer. `rest`: the raw path behind the route's own part."""
+
+    __slots__ = ("_held", "deadline", "method", "mutation", "op_id", "path", "raw_query", "request", "rest", "rooms")
+
+    def __init__(  # noqa: PLR0917 - once per request: keywords would cost more than they tell
+        self, rooms: Rooms, request: web.BaseRequest, method: str, path: str, rest: str, raw_query: str, began: float
+    ) -> None:
+        self.rooms, self.request, self.method = rooms, request, method
+        self.path, self.rest, self.raw_query = path, rest, raw_query
+        self.op_id: str | None = None
+        """Known once `take_op_id` was called; problem documents name it."""
+        self.mutation = False
+        self._held = 0
+        self.deadline = began + rooms.settings.request_timeout_s
+
+    def heed_timeout(self) -> None:
+        """Take the client's own time limit (`Acordo-Timeout`, seconds), if it is shorter. Raises BadRequest."""
+        given = self.request.headers.get("Acordo-Timeout")
+        if given is not None:
+            longest = self.rooms.settings.request_timeout_s
+            asked = max(wire.seconds_of(given, "timeout", 3600), TIMEOUT_S_MIN)
+            self.deadline -= max(longest - asked, 0)
+
+    @property
+    def left_s(self) -> float:
+        """Return the time left in seconds, at least a little."""
+        return max(self.deadline - self.rooms.clock.monotonic(), TIMEOUT_S_MIN)
+
+    # -------------------------------------------------------------------------------------------------- what is asked
+
+    def params(self, *allowed: str) -> dict[str, bytes]:
+        """Return the query's parameters, percent-decoded. Raises BadRequest for one that is unknown or doubled."""
+        found: dict[str, bytes] = {}
+        for pair in self.raw_query.split("&") if self.raw_query else ():
+            if not pair:
+                continue
+            raw_name, _, raw_value = pair.partition("=")
+            name = percent_decoded(raw_name.replace("+", " ")).decode("utf-8", "replace")
+            if name not in allowed:
+                known = ", ".join(allowed) or "none here"
+                raise BadRequest("unknown_parameter", f"unknown parameter {name[:60]!r}", allowed=known)
+            if name in found:
+                raise BadRequest("duplicate_parameter", f"{name} is given twice", allowed="once")
+            found[name] = percent_decoded(raw_value.replace("+", " "))
+        return found
+
+    def texts(self, *allowed: str) -> dict[str, str]:
+        """Return the query's parameters as text. Raises BadRequest."""
+        try:
+            return {name: value.decode() for name, value in self.params(*allowed).items()}
+        except UnicodeDecodeError as exc:
+            raise BadRequest("not_utf8", "a parameter is not UTF-8", allowed="UTF-8, percent-encoded") from exc
+
+    def read_ask(self, params: Mapping[str, str]) -> Ask:
+        """Return how a key is to be read. Raises BadRequest."""
+        level = level_of(params.get("consistency", "linearizable"))
+        given = params.get("min_revision")
+        name = "min_revision"
+        if given is None:
+            given, name = self.request.headers.get("Acordo-Revision"), "Acordo-Revision"
+        min_revision = 0 if given is None else wire.revision_of(given, name)
+        max_age = params.get("max_age")
+        if max_age is None:
+            return Ask(level, min_revision)
+        if level != "stale":
+            raise BadRequest("conflicting_parameters", "max_age bounds stale reads only", allowed="consistency=stale")
+        return Ask(level, min_revision, wire.seconds_of(max_age, "max_age", 366 * 86400))
+
+    def take_op_id(self, params: Mapping[str, str], body_op_id: str | None = None) -> str:
+        """Return the client's op_id, or one made here. Raises BadRequest when two differ."""
+        headers = self.request.headers
+        given = [
+            wire.checked_op_id(text)
+            for text in (
+                wire.unquoted(headers.get("Idempotency-Key", "")) if "Idempotency-Key" in headers else None,
+                headers.get("Acordo-Op-Id"),
+                params.get("op_id"),
+                body_op_id,
+            )
+            if text is not None
+        ]
+        if len(set(given)) > 1:
+            raise BadRequest("bad_op_id", "two different op_ids", allowed="one")
+        self.mutation = True
+        self.op_id = given[0] if given else self.rooms.writes.new_op_id()
+        return self.op_id
+
+    async def body(self, most: int, code: str = "body_too_large") -> bytes:
+        """Return the body. Raises BadRequest (`code`, body_timeout, …) or NotApplied("overloaded")."""
+        request = self.request
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise BadRequest("unsupported_encoding", "encoded bodies are not taken", allowed="identity")
+        length = request.content_length
+        if length is not None and length > most:
+            raise BadRequest(code, f"the body has {length} bytes", allowed=f"up to {most}")
+        self._hold(length or 0)
+        self._expect()
+        content = request.content
+        if content.is_eof():
+            whole: bytes = content.read_nowait(-1)
+        else:
+            whole = await self._receive(most, code, length)
+        if len(whole) > most:
+            raise BadRequest(code, f"the body has more than {most} bytes", allowed=f"up to {most}")
+        return whole
+
+    async def form(self, kind: type[T], most: int = REQUEST_BYTES_MAX) -> T:
+        """Return the JSON body as `kind`. Raises BadRequest."""
+        given = self.request.headers.get("Content-Type")
+        if given is not None and given.partition(";")[0].strip().lower() not in _JSON_TYPES:
+            raise BadRequest("unsupported_media_type", f"Content-Type {given[:60]!r}", allowed=JSON)
+        return wire.decoded(await self.body(most), kind)
+
+    def release(self) -> None:
+        """Give back what the body held."""
+        self.rooms.load.body_bytes -= self._held
+        self._held = 0
+
+    def _hold(self, count: int) -> None:
+        load, most = self.rooms.load, self.rooms.settings.body_bytes_held_max
+        if load.body_bytes + count > most:
+            raise NotApplied("overloaded", f"{load.body_bytes} bytes of bodies are being worked on")
+        load.body_bytes += count
+        self._held += count
+
+    def _expect(self) -> None:
+        expected = self.request.headers.get("Expect")
+        if expected is None:
+            return
+        if expected.lower() != "100-continue":
+            raise BadRequest("expectation_failed", f"Expect: {expected[:60]!r}", allowed="100-continue")
+        if self.request.transport is not None:
+            self.request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    async def _receive(self, most: int, code: str, length: int | None) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        content = self.request.content
+        patience = self.rooms.settings.body_timeout_s
+        try:
+            async with asyncio.timeout(patience):
+                while True:
+                    part = await content.readany()
+                    if not part:
+                        return b"".join(parts)
+                    size += len(part)
+                    if size > most:
+                        raise BadRequest(code, f"the body has more than {most} bytes", allowed=f"up to {most}")
+                    if length is None:
+                        self._hold(len(part))
+                    parts.append(part)
+        except TimeoutError as exc:
+            detail = f"only {size} bytes of the body arrived within {patience:g} s"
+            raise BadRequest("body_timeout", detail, allowed=f"{patience:g} s for the whole body") from exc
+        except (HttpProcessingError, HTTPException) as exc:
+            raise BadRequest("bad_http", f"the body is broken: {exc}", allowed="a well-formed body") from exc
+        except Exception as exc:
+            if type(exc).__name__ in ("RequestPayloadError", "ClientPayloadError", "TransferEncodingError"):
+                raise BadRequest("bad_http", f"the body is broken: {exc}", allowed="a well-formed body") from exc
+            raise
+
+    # ---------------------------------------------------------------------------------------------- what is answered
+
+    def headers(self, revision: int | None = None) -> dict[str, str]:
+        """Return what every answer carries. `revision`: at least what is settled here goes out."""
+        settled = self.rooms.consensus.settled.last
+        headers = {
+            "Acordo-Node": self.rooms.settings.node_id,
+            "Acordo-Revision": str(settled if revision is None or settled > revision else revision),
+        }
+        asked = self.request.headers
+        request_id, trace = asked.get("X-Request-Id"), asked.get("traceparent")
+        if request_id is not None and len(request_id) <= HEADER_CHARS_MAX and request_id.isprintable():
+            headers["X-Request-Id"] = request_id
+        if trace is not None and _TRACEPARENT.fullmatch(trace):
+            headers["traceparent"] = trace
+        return headers
+
+    def reply(
+        self,
+        status: int,
+        body: bytes,
+        content_type: str,
+        *,
+        revision: int | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> web.Response:
+        """Return an answer with the headers that every answer carries."""
+        headers = self.headers(revision)
+        headers["Content-Type"] = content_type
+        headers["Cache-Control"] = "no-store"
+        if more:
+            headers.update(more)
+        return web.Response(body=body, status=status, headers=headers)
+
+    def json(
+        self, answer: object, status: int = 200, *, revision: int | None = None, more: Mapping[str, str] | None = None
+    ) -> web.Response:
+        return self.reply(status, wire.encode(answer), JSON, revision=revision, more=more)
+
+    def problem(
+        self, code: str, detail: str, *, more: Mapping[str, str] | None = None, at: int | None = None, **fields: object
+    ) -> web.Response:
+        """Return the problem document of a code; `at`: revision for Acordo-Revision."""
+        return self.refuse(problem(code, detail, **fields), more=more, at=at)  # type: ignore[arg-type]  # as there
+
+    def refuse(
+        self,
+        document: Problem,
+        *,
+        more: Mapping[str, str] | None = None,
+        at: int | None = None,
+        retry_after_s: float = 1.0,
+    ) -> web.Response:
+        """Return a problem document, completed by what is known of the request."""
+        headers = dict(more or {})
+        if document.status == 503:
+            headers["Retry-After"] = str(max(1, round(retry_after_s)))
+        if document.status == 504 and document.op_id is not None:
+            headers["Acordo-Op-Id"] = document.op_id
+        response = self.reply(
+            document.status, wire.encode(completed(document, self)), CONTENT_TYPE, revision=at, more=headers
+        )
+        if not self.request.content.is_eof():
+            response.force_close()  # the rest of the body is not wanted
+        return response
+
+
+def completed(document: Problem, x: Exchange) -> Problem:
+    """Return the document with path, node, request id, and where an unknown outcome can be looked up."""
+    rooms = x.rooms
+    request_id = x.request.headers.get("X-Request-Id")
+    lookup = until = None
+    if document.outcome == "unknown" and document.op_id is not None:
+        lookup = f"/v1/operations/{quoted(document.op_id)}"
+        until = rooms.consensus.now_ms() + int(rooms.settings.operation_retention_s * 1000)
+    # msgspec.structs.replace would do, but document is rebuilt on every refusal under overload: keep it plain.
+    fields = {name: getattr(document, name) for name in document.__struct_fields__}
+    fields.update(
+        instance=x.path[:512],
+        node=rooms.settings.node_id,
+        request_id=request_id[:HEADER_CHARS_MAX] if request_id else None,
+        lookup=document.lookup or lookup,
+        lookup_until_ms=document.lookup_until_ms or until,
+    )
+    return Problem(**fields)
+
+
+_JSON_TYPES: Final = frozenset({JSON, "text/json", "application/x-www-form-urlencoded"})
+"""The last is what curl -d says when it is told nothing."""
+
+
+def percent_decoded(raw: str) -> bytes:
+    """Return the bytes of a percent-encoded text. Raises BadRequest."""
+    data = raw.encode("utf-8", "surrogateescape")
+    if b"%" not in data:
+        return data
+    if _BROKEN_PERCENT.search(data):
+        raise BadRequest("bad_percent_encoding", f"{raw[:60]!r} is not percent-encoded", allowed="%25 for a % sign")
+    return unquote_to_bytes(data)
+
+
+def quoted(text: str) -> str:
+    """Return text as one path segment."""
+    return "".join(c if c.isalnum() or c in "-._" else "".join(f"%{b:02X}" for b in c.encode()) for c in text)
+
+
+def level_of(text: str) -> Level:
+    """Return a read level. Raises BadRequest."""
+    for level in LEVELS:
+        if text == level:
+            return level
+    raise BadRequest("bad_consistency", f"unknown read level {text[:40]!r}", allowed=", ".join(LEVELS))

@@ -1,0 +1,189 @@
+"""Turn what went wrong into RFC 9457 problem documents. Pure; never calls an unknown outcome a failure, or the reverse.
+
+`code` (and `type`) are stable names to program against; `title` is fixed per code; `detail` says what happened here,
+`outcome` whether this attempt may have an effect, `advice` what to do next.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from kv.errors import (
+    AcordoError,
+    BackendUnavailable,
+    BadRequest,
+    InvariantViolated,
+    NotApplied,
+    OutcomeUnknown,
+    Pruned,
+)
+
+CONTENT_TYPE: Final = "application/problem+json"
+TYPE_PREFIX: Final = "urn:acordo:problem:"
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """RFC 9457 problem document; the members after `instance` are ours."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str | None = None
+    """Path of the request."""
+    code: str
+    outcome: Literal["not_applied", "unknown"]
+    """not_applied: this attempt has no effect and never will. unknown: it may have had, or may have yet."""
+    advice: str
+    op_id: str | None = None
+    allowed: str | None = None
+    """What would be accepted."""
+    reason: str | None = None
+    revision: int | None = None
+    """The revision that this attempt was given."""
+    guard: int | None = None
+    """Index of the first guard that did not hold."""
+    current: int | None = None
+    """Revision of that guard's key, 0 when absent."""
+    again: bool = False
+    """An earlier attempt with this op_id had this outcome."""
+    floor: int | None = None
+    """Lowest revision that is still kept."""
+    newest: int | None = None
+    lookup: str | None = None
+    """Where the outcome can be looked up."""
+    lookup_until_ms: int | None = None
+    """Log time up to which a look-up can make it definite."""
+    node: str | None = None
+    leader: str | None = None
+    request_id: str | None = None
+
+
+class Kind(NamedTuple):
+    status: int
+    title: str
+    advice: str = "fix the request; nothing was changed"
+
+
+_RETRY: Final = "retry freely, here or at another node; nothing was changed"
+
+KINDS: Final[dict[str, Kind]] = {
+    # the request can never work as it is
+    "bad_request": Kind(400, "Bad request"),
+    "bad_http": Kind(400, "Not HTTP as it should be"),
+    "key_empty": Kind(400, "Key empty"),
+    "key_too_long": Kind(400, "Key too long"),
+    "not_utf8": Kind(400, "Not UTF-8"),
+    "bad_base64": Kind(400, "Not base64"),
+    "malformed_json": Kind(400, "Malformed JSON"),
+    "invalid_body": Kind(400, "Body not as described"),
+    "bad_guard": Kind(400, "Guard not as described"),
+    "bad_write": Kind(400, "Write not as described"),
+    "duplicate_key": Kind(400, "Key twice in one transaction"),
+    "too_many_operations": Kind(400, "Too many operations"),
+    "unknown_parameter": Kind(400, "Unknown parameter"),
+    "duplicate_parameter": Kind(400, "Parameter given twice"),
+    "missing_parameter": Kind(400, "Parameter missing"),
+    "conflicting_parameters": Kind(400, "Parameters exclude each other"),
+    "bad_revision": Kind(400, "Not a revision"),
+    "bad_consistency": Kind(400, "Unknown read level"),
+    "bad_if_match": Kind(400, "If-Match is no revision"),
+    "bad_if_none_match": Kind(400, "If-None-Match does not work here"),
+    "two_conditions": Kind(400, "Two conditions"),
+    "bad_op_id": Kind(400, "op_id not allowed"),
+    "bad_token": Kind(400, "Token of another listing"),
+    "future_revision": Kind(400, "Revision not given yet"),
+    "unknown_path": Kind(404, "No such path"),
+    "key_not_found": Kind(404, "Key not found", "the key is absent; Acordo-Revision says as of when"),
+    "unknown_member": Kind(404, "No such member"),
+    "method_not_allowed": Kind(405, "Method not allowed"),
+    "body_timeout": Kind(408, "Body too slow", "send the body faster; nothing was changed"),
+    "precondition_failed": Kind(412, "Precondition failed", "read the key again and decide; nothing was changed"),
+    "refused": Kind(409, "Transaction refused", "read the keys again and decide; nothing was changed"),
+    "pruned": Kind(410, "No longer kept", "begin again from the present state"),
+    "body_too_large": Kind(413, "Body too large"),
+    "value_too_large": Kind(413, "Value too large"),
+    "unsupported_media_type": Kind(415, "Unsupported media type"),
+    "unsupported_encoding": Kind(415, "Unsupported content encoding"),
+    "expectation_failed": Kind(417, "Expectation failed"),
+    "mismatch": Kind(422, "op_id known with another body", "use a new op_id for a new operation; nothing was changed"),
+    "header_too_large": Kind(431, "Head too large"),
+    # this attempt has no effect and never will
+    "no_leader": Kind(503, "No leader", _RETRY),
+    "no_quorum": Kind(503, "No quorum", _RETRY),
+    "not_leader": Kind(503, "Leader changed", _RETRY),
+    "deposed": Kind(503, "Leader changed", _RETRY),
+    "not_taken_over": Kind(503, "Leader is taking over", _RETRY),
+    "overloaded": Kind(503, "Too much at once", "wait for Retry-After; nothing was changed"),
+    "draining": Kind(503, "Node is stopping", "use another node; nothing was changed"),
+    "store_refused": Kind(503, "Store is not what was settled", "an operator must look: see /v1/cluster"),
+    "store_unavailable": Kind(503, "Store unavailable", _RETRY),
+    "broker_unavailable": Kind(503, "Broker unavailable", _RETRY),
+    "behind": Kind(503, "Not there yet", _RETRY),
+    "timeout": Kind(503, "Out of time before it was ordered", _RETRY),
+    "expired": Kind(503, "Expired", "it never takes effect: send it again with a new op_id"),
+    "not_applied": Kind(503, "Not applied", _RETRY),
+    # the operator's doing
+    "not_configured": Kind(501, "Not configured", "the settings of this cluster do not allow it; nothing was changed"),
+    "unsafe": Kind(409, "Not safe now", "wait until it is safe, or ask for something else; nothing was changed"),
+    # unknown
+    "outcome_unknown": Kind(
+        504, "Outcome unknown", "look the op_id up until it is definite, or repeat with the same op_id"
+    ),
+    "internal": Kind(500, "Internal error", "report it; look the op_id up before you repeat"),
+}
+"""Every code that a problem document may carry."""
+
+_MEMBERSHIP: Final = frozenset({"unsafe", "unknown_member"})
+
+
+def title_of(code: str) -> Kind:
+    """Return what is fixed per code; an unlisted one is a plain bad request."""
+    return KINDS.get(code, KINDS["bad_request"])
+
+
+def problem(
+    code: str,
+    detail: str,
+    *,
+    outcome: Literal["not_applied", "unknown"] | None = None,
+    status: int | None = None,
+    **more: object,
+) -> Problem:
+    """Return the document of a code. `outcome` is "unknown" for 500 and 504 unless said otherwise."""
+    kind = title_of(code)
+    at = status or kind.status
+    return Problem(
+        type=TYPE_PREFIX + code,
+        title=kind.title,
+        status=at,
+        detail=detail,
+        code=code,
+        outcome=outcome or ("unknown" if at in (500, 504) else "not_applied"),
+        advice=kind.advice,
+        **more,  # type: ignore[arg-type]  # names checked by the constructor itself
+    )
+
+
+def problem_of(error: AcordoError, *, mutation: bool, op_id: str | None = None) -> Problem:
+    """Return the document of an error. A read changes nothing, so none of its failures is unknown."""
+    match error:
+        case BadRequest(code=code, detail=detail, allowed=allowed):
+            return problem(code, detail, allowed=allowed, op_id=op_id)
+        case Pruned(floor=floor):
+            return problem("pruned", str(error), floor=floor, op_id=op_id)
+        case NotApplied(reason=reason, detail=detail):
+            code = reason if reason in KINDS else "not_applied"
+            return problem(code, detail, reason=reason, op_id=op_id, status=503)
+        case BackendUnavailable(backend=backend, detail=detail):
+            code = "broker_unavailable" if backend in ("broadcast", "rabbitmq", "broker") else "store_unavailable"
+            return problem(code, f"{backend}: {detail}", op_id=op_id)
+        case OutcomeUnknown(detail=detail):
+            if not mutation:
+                return problem("timeout", detail, op_id=op_id)
+            return problem("outcome_unknown", detail, op_id=error.op_id or op_id)
+        case InvariantViolated():
+            return problem("internal", str(error), op_id=op_id, outcome=None if mutation else "not_applied")
+    return problem("internal", str(error), op_id=op_id, outcome=None if mutation else "not_applied")

@@ -1,0 +1,52 @@
+"""Say what a serving node is told from outside: names, limits, time-outs. Never reads a file or the environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that `node` can be told. Times in seconds; sizes in bytes."""
+
+    node_id: str
+    advertised_url: str
+    incarnation: str
+    """Differs at every start of this node: op_ids made by it may never come again."""
+    version: str = "0.1.0"
+    page_dir: Path | None = None
+    """Directory of the page's files; None: no page."""
+
+    request_timeout_s: float = 10.0
+    """Longest that a request is worked on, if it names no shorter time (`Acordo-Timeout`)."""
+    body_timeout_s: float = 10.0
+    """Longest that a request's body may take to arrive (408)."""
+    keepalive_timeout_s: float = 75.0
+    """A connection without a whole request head for so long is closed; above a proxy's own."""
+    store_timeout_s: float = 5.0
+    read_index_timeout_s: float = 1.0
+    """A ReadIndex round that takes longer counts as "no quorum": reads then go to the store."""
+    quorum_retry_s: float = 0.25
+    """After a failed ReadIndex round, reads go straight to the store for so long before the next is tried."""
+    session_wait_s: float = 2.0
+    """Longest wait for this node to settle as far as `min_revision` says, before the store is asked."""
+
+    requests_max: int = 1024
+    """Requests worked on at a time; beyond: 503, definite."""
+    watchers_max: int = 512
+    body_bytes_held_max: int = 64 * 1024 * 1024
+    """Bytes of all bodies held at a time; beyond: 503, definite."""
+    writes_max: int = 8192
+    """Intents queued or waiting for their outcome; beyond: 503, definite."""
+    write_bytes_max: int = 64 * 1024 * 1024
+    memory_cache_bytes: int = 64 * 1024 * 1024
+    operation_retention_s: float = 86400.0
+    """For how long an op_id can be looked up (said in 504s)."""
+
+    watch_heartbeat_s: float = 15.0
+    """A silent watch sends a comment this often, and a bookmark if it moved."""
+    watch_write_timeout_s: float = 10.0
+    """A watcher that takes no byte for so long is cut with a resumable error."""
+    watch_ring_bytes: int = 16 * 1024 * 1024
+    """Newest changes kept for watchers; who is further behind reads the ledger."""

@@ -1,0 +1,143 @@
+"""Keep entries in this process, before the shared cache. It may hold old ones: who reads judges (INV-5).
+
+Entries come from store reads and from what settles; both bounded by bytes, least recently used go first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import Final
+
+from kv.model import Entry, Reference, Version
+from kv.ports import Cache, Consensus, Settled
+
+ENTRY_OVERHEAD_BYTES: Final = 480
+"""What an entry costs beyond key and value: objects and nodes (CPython 3.11)."""
+BLOB_SHARE: Final = 0.25
+"""Part of the memory that large values may take."""
+REFRESH_MAX: Final = 4096
+"""Entries waiting to go to the shared cache; beyond, the oldest are forgotten."""
+REFRESH_BATCH: Final = 256
+
+
+class Held:
+    """An entry in this process. `proved_at`: loop time at which it was last proved to be the newest."""
+
+    __slots__ = ("entry", "proved_at", "size")
+
+    def __init__(self, entry: Entry, proved_at: float | None) -> None:
+        self.entry, self.proved_at = entry, proved_at
+        value = None if entry.version is None else entry.version.value
+        self.size = ENTRY_OVERHEAD_BYTES + len(entry.key) + (len(value) if isinstance(value, bytes) else 0)
+
+
+class Memory:
+    """The in-process tier: entries by key, and large values by reference (immutable, so never judged)."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._blobs_max = int(bytes_max * BLOB_SHARE)
+        self._entries_max = bytes_max - self._blobs_max
+        self._entries: OrderedDict[bytes, Held] = OrderedDict()
+        self._blobs: OrderedDict[bytes, bytes] = OrderedDict()
+        self.entry_bytes = 0
+        self.blob_bytes = 0
+        self.get = self._entries.get
+        """Return what is held of a key; it does not count as a use."""
+        self.used = self._entries.move_to_end
+        """Count a use of a held key."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def keep(self, entry: Entry, proved_at: float | None) -> None:
+        """Keep the entry unless one with the same or a newer `as_of` is held, or it is too large."""
+        key = entry.key
+        held = self._entries.get(key)
+        if held is not None and held.entry.as_of >= entry.as_of:
+            if held.entry.as_of == entry.as_of and proved_at is not None:
+                held.proved_at = proved_at
+            return
+        new = Held(entry, proved_at)
+        if held is not None:
+            self.entry_bytes -= held.size
+            del self._entries[key]
+        if new.size > self._entries_max:
+            return
+        self._entries[key] = new
+        self.entry_bytes += new.size
+        while self.entry_bytes > self._entries_max:
+            _, gone = self._entries.popitem(last=False)
+            self.entry_bytes -= gone.size
+
+    def forget(self, key: bytes) -> None:
+        held = self._entries.pop(key, None)
+        if held is not None:
+            self.entry_bytes -= held.size
+
+    def clear(self) -> None:
+        """Forget every entry; large values stay, for they never change."""
+        self._entries.clear()
+        self.entry_bytes = 0
+
+    def blob(self, reference: Reference) -> bytes | None:
+        value = self._blobs.get(reference.hash)
+        if value is not None:
+            self._blobs.move_to_end(reference.hash)
+        return value
+
+    def keep_blob(self, reference: Reference, value: bytes) -> None:
+        if len(value) > self._blobs_max or reference.hash in self._blobs:
+            return
+        self._blobs[reference.hash] = value
+        self.blob_bytes += len(value)
+        while self.blob_bytes > self._blobs_max:
+            _, gone = self._blobs.popitem(last=False)
+            self.blob_bytes -= len(gone)
+
+    def settled(self, event: Settled) -> list[Entry]:
+        """Take what settled; return the new entries of the keys that changed."""
+        if event.last <= event.previous:
+            return []
+        if event.versions is None:
+            if not event.records:
+                self.clear()
+            for record in event.records:
+                for key in record.keys:
+                    self.forget(key)
+            return []
+        newest: dict[bytes, Version] = {version.key: version for version in event.versions}
+        entries = [Entry(key, version, event.last) for key, version in newest.items()]
+        for entry in entries:
+            self.keep(entry, None)
+        return entries
+
+
+class Refresher:
+    """Take what settled to the shared cache, while this node leads (one writer is enough; readers judge anyway)."""
+
+    def __init__(self, consensus: Consensus, cache: Cache) -> None:
+        self._consensus, self._cache = consensus, cache
+        self._waiting: dict[bytes, Entry] = {}
+        self._wake = asyncio.Event()
+
+    def add(self, entries: list[Entry]) -> None:
+        """Let entries be put into the shared cache soon; newer ones of a key replace older ones."""
+        for entry in entries:
+            self._waiting.pop(entry.key, None)
+            self._waiting[entry.key] = entry
+        while len(self._waiting) > REFRESH_MAX:
+            del self._waiting[next(iter(self._waiting))]
+        if self._waiting:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Put entries into the shared cache, for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                keys = list(self._waiting)[:REFRESH_BATCH]
+                batch = [self._waiting.pop(key) for key in keys]
+                if self._consensus.status().role == "leader":
+                    await self._cache.put(self._consensus.namespace, batch)

@@ -1,0 +1,284 @@
+"""Take intents to the log: admit, stage large values, queue, group, and bring each its answer.
+
+All that is queued goes as one Raft command (group commit 1). It never says "not applied" of an intent that was handed
+to consensus, unless consensus or the recorded outcome says so; it never says "unknown" of one that was not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+from kv.errors import AcordoError, BackendUnavailable, NotApplied, OutcomeUnknown
+from kv.model import INLINE_BYTES_MAX, NODE_OP_ID_PREFIX, Answer, Cancel, Intent, Put, Reference, Write
+from kv.ports import Clock, Consensus, Store
+from node.settings import Settings
+
+ROUNDS_MAX: Final = 2
+"""Submits on their way at a time: while one is ordered and committed the next collects."""
+ROUND_INTENTS_MAX: Final = 512
+ROUND_BYTES_MAX: Final = 1024 * 1024
+"""Inline bytes in one Submit; a single larger intent goes alone."""
+ROUND_PATIENCE_S: Final = 0.2
+"""A Submit unanswered for so long no longer holds back the next: its leader may be gone."""
+INTENT_INLINE_BYTES_MAX: Final = 512 * 1024
+"""Inline bytes of one intent: beyond, its largest values are staged too."""
+INTENT_OVERHEAD_BYTES: Final = 256
+
+Result: TypeAlias = Answer | AcordoError
+
+
+class Writes:
+    """The way of every write of this node. Bounded in intents and bytes; beyond: NotApplied("overloaded")."""
+
+    def __init__(self, consensus: Consensus, store: Store, clock: Clock, settings: Settings) -> None:
+        self._consensus, self._store, self._clock = consensus, store, clock
+        self._settings = settings
+        self._op_id_start = f"{NODE_OP_ID_PREFIX}{settings.node_id}.{settings.incarnation}."
+        self._op_ids = 0
+        self._queue: deque[_Waiting] = deque()
+        self._rounds = 0
+        self._pumping = False
+        self.held = 0
+        """Intents admitted and not yet answered."""
+        self.held_bytes = 0
+        self.rounds_total = 0
+        self.intents_total = 0
+
+    def new_op_id(self) -> str:
+        """Return an op_id that never comes again: made of node, incarnation and a counter."""
+        self._op_ids += 1
+        return f"{self._op_id_start}{self._op_ids}"
+
+    async def one(self, intent: Intent, *, deadline: float) -> Answer:
+        """Bring one intent to its outcome. `deadline`: loop time. Raises NotApplied or OutcomeUnknown."""
+        result = (await self.many((intent,), deadline=deadline))[0]
+        if isinstance(result, AcordoError):
+            raise result
+        return result
+
+    async def many(self, intents: Sequence[Intent | Cancel], *, deadline: float) -> list[Result]:
+        """Bring intents to their outcomes, each for itself, in order; `deadline_ms` of each is set here.
+
+        Raises NotApplied when they are not admitted, all of them together.
+        """
+        size = sum(inline_bytes(intent) for intent in intents)
+        self._admit(len(intents), size)
+        waiting: list[_Waiting] = []
+        try:
+            for intent in intents:
+                staged = await self._staged(intent, deadline)
+                waiting.append(_Waiting(staged, inline_bytes(staged), deadline))
+            for each in waiting:
+                self._enqueue(each)
+            return [await each.result for each in waiting]
+        except (BackendUnavailable, OutcomeUnknown) as exc:
+            # Staging alone has no effect, and nothing was handed over yet.
+            raise NotApplied("store_unavailable", f"a large value could not be staged: {exc}") from exc
+        finally:
+            for each in waiting:
+                each.leave()
+            self.held -= len(intents)
+            self.held_bytes -= size
+
+    def _admit(self, count: int, size: int) -> None:
+        refusal = self._consensus.refusal
+        if refusal is not None:
+            raise NotApplied("store_refused", refusal, retry_after_s=5)
+        limits = self._settings
+        if self.held + count > limits.writes_max or self.held_bytes + size > limits.write_bytes_max:
+            raise NotApplied("overloaded", f"{self.held} writes are waiting for their outcome")
+        self.held += count
+        self.held_bytes += size
+
+    # ------------------------------------------------------------------------------------------------------- staging
+
+    async def _staged(self, intent: Intent | Cancel, deadline: float) -> Intent | Cancel:
+        """Put large values into the store and references to them into the intent."""
+        if isinstance(intent, Cancel) or not (chosen := to_stage(intent)):
+            return intent
+        references: dict[bytes, Reference] = {}
+        for value in chosen:
+            left = min(deadline - self._clock.monotonic(), self._settings.store_timeout_s)
+            if left <= 0:
+                raise BackendUnavailable("store", "out of time")
+            references[value] = await self._store.stage(intent.op_id, value, timeout_s=left)
+        return Intent(
+            intent.op_id,
+            intent.deadline_ms,
+            intent.guards,
+            _referring(intent.writes, references),
+            None if intent.otherwise is None else _referring(intent.otherwise, references),
+            intent.reads,
+        )
+
+    # ------------------------------------------------------------------------------------------------------ grouping
+
+    def _enqueue(self, waiting: _Waiting) -> None:
+        self._queue.append(waiting)
+        if not self._pumping and self._rounds < ROUNDS_MAX:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Hand over what is queued, while rounds are free."""
+        self._pumping = False
+        while self._queue and self._rounds < ROUNDS_MAX:
+            group = self._next_group()
+            if group:
+                self._submit(group)
+
+    def _next_group(self) -> list[_Waiting]:
+        group: list[_Waiting] = []
+        size, now = 0, self._clock.monotonic()
+        while self._queue and len(group) < ROUND_INTENTS_MAX:
+            if group and size + self._queue[0].size > ROUND_BYTES_MAX:
+                break
+            waiting = self._queue.popleft()
+            if waiting.result.done():
+                continue
+            if waiting.deadline <= now:
+                waiting.expire()
+                continue
+            group.append(waiting)
+            size += waiting.size
+        return group
+
+    def _submit(self, group: list[_Waiting]) -> None:
+        now, now_ms = self._clock.monotonic(), self._consensus.now_ms()
+        ordered = [waiting.with_deadline(now_ms + int((waiting.deadline - now) * 1000)) for waiting in group]
+        for waiting in group:
+            waiting.handed = True
+        try:
+            futures = self._consensus.submit(ordered)
+        except NotApplied as exc:
+            for waiting in group:
+                waiting.end(exc)
+            return
+        self.rounds_total += 1
+        self.intents_total += len(group)
+        self._rounds += 1
+        current = _Round(self, len(group))
+        for waiting, future in zip(group, futures, strict=True):
+            waiting.round = current
+            future.add_done_callback(waiting.answered)
+
+    def release(self) -> None:
+        """Let the next round go."""
+        self._rounds -= 1
+        if self._queue and not self._pumping:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+
+class _Round:
+    """One Submit: holds its place until all its intents are answered, or its patience ends."""
+
+    __slots__ = ("_left", "_timer", "_writes")
+
+    def __init__(self, writes: Writes, count: int) -> None:
+        self._writes, self._left = writes, count
+        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(ROUND_PATIENCE_S, self._give_up)
+
+    def answered(self) -> None:
+        self._left -= 1
+        if self._left == 0 and self._timer is not None:
+            self._timer.cancel()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._timer = None
+        self._writes.release()
+
+
+class _Waiting:
+    """One intent and whoever waits for it. Its `result` never fails: it brings an Answer or an AcordoError."""
+
+    __slots__ = ("_timer", "deadline", "handed", "intent", "result", "round", "size")
+
+    def __init__(self, intent: Intent | Cancel, size: int, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.intent, self.size, self.deadline = intent, size, deadline
+        self.result: asyncio.Future[Result] = loop.create_future()
+        self.handed = False
+        self.round: _Round | None = None
+        self._timer = loop.call_at(deadline, self.expire)
+
+    def with_deadline(self, deadline_ms: int) -> Intent | Cancel:
+        intent = self.intent
+        if isinstance(intent, Cancel):
+            return intent
+        return Intent(intent.op_id, deadline_ms, intent.guards, intent.writes, intent.otherwise, intent.reads)
+
+    def answered(self, future: asyncio.Future[Answer]) -> None:
+        """Take what consensus says. Called for every intent that was handed over, also when nobody waits any more."""
+        if self.round is not None:
+            self.round.answered()
+        if future.cancelled():
+            self.end(OutcomeUnknown("the wait for the outcome was broken off", op_id=self.intent.op_id))
+            return
+        error = future.exception()
+        if error is None:
+            self.end(future.result())
+        elif isinstance(error, NotApplied | OutcomeUnknown):
+            self.end(error)
+        else:
+            self.end(OutcomeUnknown(f"{type(error).__name__}: {error}", op_id=self.intent.op_id))
+
+    def expire(self) -> None:
+        """Say what is true when time is out: unknown once handed over, else definitely not applied."""
+        if self.handed:
+            self.end(OutcomeUnknown("no outcome was heard in time", op_id=self.intent.op_id))
+        else:
+            self.end(NotApplied("timeout", "it waited for its turn until its time was out"))
+
+    def end(self, result: Result) -> None:
+        if not self.result.done():
+            self.result.set_result(result)
+            self._timer.cancel()
+
+    def leave(self) -> None:
+        """Stop waiting. What was not handed over yet never will be."""
+        self._timer.cancel()
+        self.result.cancel()
+
+
+def to_stage(intent: Intent) -> list[bytes]:
+    """Return the values that travel as references: large ones, and the largest ones of a large intent.
+
+    It depends on the values alone, so a repeated attempt has the same body hash.
+    """
+    values = [w.value for w in (*intent.writes, *(intent.otherwise or ())) if isinstance(w, Put)]
+    inline = [value for value in values if isinstance(value, bytes)]
+    left = sum(map(len, inline))
+    if left <= INLINE_BYTES_MAX:
+        return []
+    chosen: list[bytes] = []
+    for value in sorted(set(inline), key=lambda v: (len(v), v), reverse=True):
+        if len(value) <= INLINE_BYTES_MAX and left <= INTENT_INLINE_BYTES_MAX:
+            break
+        chosen.append(value)
+        left -= len(value) * inline.count(value)
+    return chosen
+
+
+def _referring(writes: tuple[Write, ...], references: dict[bytes, Reference]) -> tuple[Write, ...]:
+    return tuple(
+        Put(w.key, references.get(w.value, w.value), w.ttl_ms)
+        if isinstance(w, Put) and isinstance(w.value, bytes)
+        else w
+        for w in writes
+    )
+
+
+def inline_bytes(intent: Intent | Cancel) -> int:
+    if isinstance(intent, Cancel):
+        return INTENT_OVERHEAD_BYTES
+    size = INTENT_OVERHEAD_BYTES + sum(len(g.key) for g in intent.guards) + sum(map(len, intent.reads))
+    for write in (*intent.writes, *(intent.otherwise or ())):
+        size += len(write.key)
+        if isinstance(write, Put) and isinstance(write.value, bytes):
+            size += len(write.value)
+    return size

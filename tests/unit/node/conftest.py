@@ -1,0 +1,91 @@
+"""Start a whole node over fakes on a free port, and a client session that sends paths as they are written."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, TypeAlias
+
+import aiohttp
+import msgspec
+import pytest
+from yarl import URL
+
+from backends.local import LocalBroadcast
+from backends.memory import MemoryCache, MemoryDatabase, MemoryStore
+from node.server import Server
+from node.settings import Settings
+from tests.unit.node.fakes import FakeClock, FakeConsensus
+
+
+class Api:
+    """A running node, what stands behind it, and a way to ask it."""
+
+    def __init__(self, server: Server, session: aiohttp.ClientSession, database: MemoryDatabase) -> None:
+        self.server, self.session, self.database = server, session, database
+        self.url = f"http://127.0.0.1:{server.port}"
+
+    @property
+    def consensus(self) -> FakeConsensus:
+        consensus = self.server.rooms.consensus
+        assert isinstance(consensus, FakeConsensus)
+        return consensus
+
+    async def ask(self, method: str, path: str, **more: Any) -> Reply:
+        async with self.session.request(method, URL(self.url + path, encoded=True), **more) as response:
+            return Reply(response.status, response.headers, await response.read())
+
+
+class Reply:
+    def __init__(self, status: int, headers: Any, body: bytes) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+    def problem(self, status: int, code: str, outcome: str = "not_applied") -> Any:
+        """Assert that this is a problem document of that kind, and return it."""
+        assert (self.status, self.headers["Content-Type"]) == (status, "application/problem+json"), self.body
+        form = self.json()
+        assert (form["status"], form["code"], form["outcome"]) == (status, code, outcome), form
+        assert form["type"] == f"urn:acordo:problem:{code}"
+        assert form["title"] and form["detail"] and form["advice"]
+        assert self.headers["Acordo-Node"] == "n1"
+        if status == 503:
+            assert int(self.headers["Retry-After"]) >= 1
+        return form
+
+
+Open: TypeAlias = Callable[..., AbstractAsyncContextManager[Api]]
+
+
+@asynccontextmanager
+async def opened(store: Any = None, cache: Any = None, **settings: Any) -> AsyncIterator[Api]:
+    database = MemoryDatabase() if store is None else store.database
+    store = store or MemoryStore(database)
+    consensus = FakeConsensus(database)
+    chosen = Settings(node_id="n1", advertised_url="http://n1.example:8001", incarnation="i1", **settings)
+    broadcast = LocalBroadcast()
+    server = Server(
+        chosen,
+        consensus=consensus,
+        store=store,
+        cache=cache or MemoryCache(),
+        broadcast=broadcast,
+        clock=FakeClock(),
+    )
+    async with broadcast, server:
+        await server.start()
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
+            yield Api(server, session, database)
+
+
+@pytest.fixture
+def open_api() -> Open:
+    return opened
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    async with opened() as one:
+        yield one

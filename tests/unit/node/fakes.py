@@ -1,0 +1,312 @@
+"""Stand in for the coordinator: order, evaluate and commit at once to a MemoryDatabase, with faults on demand.
+
+One process, no Raft. What it settles goes through the same ledger rows as the real one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from backends.memory import MemoryDatabase
+from kv.errors import BadRequest, NotApplied, OutcomeUnknown
+from kv.model import (
+    Absent,
+    Again,
+    Answer,
+    Applied,
+    AtRevision,
+    Cancel,
+    Delete,
+    Equals,
+    Exists,
+    Expired,
+    Group,
+    Guard,
+    Head,
+    Intent,
+    LedgerRow,
+    Mismatch,
+    Operation,
+    Outcome,
+    Put,
+    Recorded,
+    Reference,
+    Refused,
+    Version,
+    roll,
+    value_hash,
+)
+from kv.ports import Listener, Member, Settled, Status
+
+
+class FakeClock:
+    """The loop's own time, and a wall clock that stands at a fixed distance from it."""
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def wall_ms(self) -> int:
+        return 1_700_000_000_000 + int(self.monotonic() * 1000)
+
+
+class FakeConsensus:
+    """The Consensus port in one process. Public fields may be set by tests to make it misbehave."""
+
+    def __init__(self, database: MemoryDatabase, *, node: str = "n1", url: str = "http://n1.example:8001") -> None:
+        self.database, self.node, self.url = database, node, url
+        self.no_leader: str | None = None
+        """Reason with which submits and ReadIndex are refused."""
+        self.hold = False
+        """Take intents and keep them: they are ordered, and nobody hears of them."""
+        self.lose = False
+        """Fail futures as OutcomeUnknown after the intent took effect."""
+        self.hang = False
+        """ReadIndex never ends within its time-out."""
+        self.quiet = False
+        """Do not tell listeners of what settles (a machine that lags)."""
+        self.without_versions = False
+        self.refusal: str | None = None
+        self.namespace = 0
+        self.pruned_window: set[str] = set()
+        """Op_ids that the machine's window has forgotten."""
+        self.read_indexes = 0
+        self.submits: list[tuple[Intent | Cancel, ...]] = []
+        self.held: list[tuple[Intent | Cancel, asyncio.Future[Answer]]] = []
+        self.transfers: list[str | None] = []
+        self.members: list[Member] = []
+        self._listeners: list[Listener] = []
+        self._last: dict[bytes, int] = {}
+        self.floor = 0
+        head = database.head()
+        self.ordered = head.last
+        self._settled = head
+        self._answers: dict[str, Answer] = {}
+        self._pending: set[str] = set()
+        self._moved = asyncio.Event()
+        self.now_offset_ms = 1_700_000_000_000
+
+    # -- the port -------------------------------------------------------------------------------------------------
+
+    def submit(self, intents: Sequence[Intent | Cancel]) -> list[asyncio.Future[Answer]]:
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[Answer]] = [loop.create_future() for _ in intents]
+        self.submits.append(tuple(intents))
+        if self.no_leader is not None:
+            for future in futures:
+                future.set_exception(NotApplied(self.no_leader))
+                future.exception()
+            return futures
+        if self.hold:
+            for intent, future in zip(intents, futures, strict=True):
+                self.order(intent)
+                self._pending.add(intent.op_id)
+                self.held.append((intent, future))
+            return futures
+        loop.call_soon(self.commit, list(zip(intents, futures, strict=True)))
+        return futures
+
+    async def read_index(self, *, timeout_s: float) -> None:
+        self.read_indexes += 1
+        if self.hang:
+            await asyncio.sleep(timeout_s)
+            raise NotApplied("no_quorum")
+        await asyncio.sleep(0)
+        if self.no_leader is not None:
+            raise NotApplied(self.no_leader)
+
+    @property
+    def settled(self) -> Head:
+        return self._settled
+
+    def touched(self, key: bytes) -> int:
+        return max(self._last.get(key, 0), self.floor)
+
+    def now_ms(self) -> int:
+        return self.now_offset_ms + int(asyncio.get_running_loop().time() * 1000)
+
+    def recorded(self, op_id: str) -> Answer | Literal["pending"] | None:
+        if op_id in self._pending:
+            return "pending"
+        return None if op_id in self.pruned_window else self._answers.get(op_id)
+
+    async def wait_settled(self, revision: int, *, timeout_s: float) -> None:
+        async with asyncio.timeout(timeout_s):
+            while self._settled.last < revision:
+                self._moved.clear()
+                await self._moved.wait()
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def status(self) -> Status:
+        leads = self.no_leader is None
+        own = Member(
+            self.node, self.url, "127.0.0.1:9001", True, "leader" if leads else "follower", 1, self.ordered,
+            self._settled.last, self._settled.digest.hex(), 0, 0.0,
+        )  # fmt: skip
+        return Status(
+            node=self.node,
+            role="leader" if leads else "follower",
+            term=1,
+            leader=self.node if leads else None,
+            leader_url=self.url if leads else None,
+            leader_since_ms=1_700_000_000_000 if leads else None,
+            quorum=leads,
+            taken_over=leads,
+            ordered=self.ordered,
+            settled=self._settled.last,
+            digest=self._settled.digest.hex(),
+            pending=len(self.held),
+            floor=self.floor,
+            namespace=self.namespace,
+            log_time_ms=self.now_ms(),
+            refusal=self.refusal,
+            fsync="always",
+            members=(own, *self.members),
+        )
+
+    async def transfer(self, to: str | None, *, timeout_s: float) -> str:
+        self.transfers.append(to)
+        if to not in (None, self.node, *(m.id for m in self.members)):
+            raise BadRequest("unknown_member", f"{to} is no member")
+        return to or self.node
+
+    async def add_member(self, member: str, raft_address: str, url: str, *, voter: bool, timeout_s: float) -> None:
+        if member == self.node:
+            raise BadRequest("unsafe", f"{member} is a member already")
+        self.members = [m for m in self.members if m.id != member]
+        self.members.append(Member(member, url, raft_address, voter, "follower" if voter else "observer"))
+
+    async def remove_member(self, member: str, *, timeout_s: float) -> None:
+        if all(m.id != member for m in self.members):
+            raise BadRequest("unknown_member", f"{member} is no member")
+        self.members = [m for m in self.members if m.id != member]
+
+    async def adopt(self, *, timeout_s: float) -> int:
+        self.refusal = None
+        self.namespace += 1
+        return self._settled.last
+
+    # -- the inside -----------------------------------------------------------------------------------------------
+
+    def order(self, intent: Intent | Cancel) -> int:
+        """Give the next revision and note what it touches."""
+        self.ordered += 1
+        for key in intent.touched:
+            self._last[key] = self.ordered
+        return self.ordered
+
+    def commit_held(self) -> None:
+        """Let what was held take effect."""
+        held, self.held = self.held, []
+        self.ordered -= len(held)
+        self.commit(held)
+
+    def commit(self, batch: list[tuple[Intent | Cancel, asyncio.Future[Answer]]]) -> None:
+        """Evaluate intents, append one ledger row, settle, answer."""
+        head = self.database.head()
+        now = self.now_ms()
+        records: list[Recorded] = []
+        versions: dict[bytes, Version] = {}
+        made: list[Version] = []
+        operations: list[Operation] = []
+        answers: list[Answer] = []
+        digest = head.digest
+        for intent, _ in batch:
+            revision = self.order(intent)
+            digest = roll(digest, intent.op_id, intent.body_hash)
+            outcome = self._evaluate(intent, versions, operations, now)
+            keys: tuple[bytes, ...] = ()
+            if isinstance(outcome, Applied) and isinstance(intent, Intent):
+                writes = intent.writes if outcome.branch == "then" else intent.otherwise or ()
+                for write in writes:
+                    version = self._version(write, revision, versions, now)
+                    if version is not None:
+                        versions[write.key] = version
+                        made.append(version)
+                        keys = (*keys, write.key)
+            if isinstance(outcome, Applied | Refused | Expired) and not intent.op_id.startswith("~"):
+                operations.append(Operation(intent.op_id, intent.body_hash, revision, outcome, now))
+            records.append(Recorded(intent.op_id, intent.body_hash, outcome, keys))
+            answers.append(Answer(revision, outcome))
+            self._pending.discard(intent.op_id)
+            if isinstance(outcome, Applied | Refused | Expired):
+                self._answers[intent.op_id] = answers[-1]
+        row = LedgerRow(head.seq + 1, 1, self.node, head.last + 1, head.last + len(batch), digest, now, tuple(records))
+        self.database.append(Group(head, row, tuple(made), tuple(operations)))
+        if not self.quiet:
+            self.settle(row, tuple(made))
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if future.done():
+                continue
+            if self.lose:
+                future.set_exception(OutcomeUnknown("the answer was lost"))
+            else:
+                future.set_result(answer)
+
+    def settle(self, row: LedgerRow, versions: tuple[Version, ...] | None) -> None:
+        previous, self._settled = self._settled.last, row.head
+        self.ordered = max(self.ordered, row.last)
+        event = Settled(
+            previous, row.last, row.digest, row.body, None if self.without_versions else versions, row.log_time_ms
+        )
+        for listener in list(self._listeners):
+            listener(event)
+        self._moved.set()
+
+    def jump(self) -> None:
+        """Settle at the store's head as after a snapshot: without records."""
+        head = self.database.head()
+        previous, self._settled = self._settled.last, head
+        self.ordered = max(self.ordered, head.last)
+        self.floor = max(self.floor, head.last)
+        for listener in list(self._listeners):
+            listener(Settled(previous, head.last, head.digest, (), None, self.now_ms()))
+        self._moved.set()
+
+    def _newest(self, key: bytes, versions: dict[bytes, Version]) -> Version | None:
+        found = versions.get(key) or self.database.read((key,), None, 0).versions[0]
+        return found if found is not None and found.present else None
+
+    def _version(self, write: Put | Delete, revision: int, versions: dict[bytes, Version], now: int) -> Version | None:
+        if isinstance(write, Delete):
+            return Version(write.key, revision, None) if self._newest(write.key, versions) else None
+        return Version(write.key, revision, write.value, None if write.ttl_ms is None else now + write.ttl_ms)
+
+    def _evaluate(
+        self, intent: Intent | Cancel, versions: dict[bytes, Version], operations: list[Operation], now: int
+    ) -> Outcome:
+        known = next((o for o in operations if o.op_id == intent.op_id), None)
+        known = known or self.database.operations((intent.op_id,))[0]
+        if known is not None:
+            if isinstance(intent, Cancel) or known.body_hash == intent.body_hash:
+                return Again(known.revision, known.outcome)
+            return Mismatch()
+        if isinstance(intent, Cancel) or intent.deadline_ms < now:
+            return Expired()
+        seen = tuple(v.revision if (v := self._newest(key, versions)) else 0 for key in intent.reads)
+        for place, guard in enumerate(intent.guards):
+            version = self._newest(guard.key, versions)
+            if not _holds(guard, version):
+                if intent.otherwise is not None:
+                    return Applied("otherwise", seen)
+                return Refused(place, version.revision if version else 0, seen)
+        return Applied("then", seen)
+
+
+def _holds(guard: Guard, version: Version | None) -> bool:
+    match guard:
+        case Absent():
+            return version is None
+        case Exists():
+            return version is not None
+        case AtRevision(revisions=revisions):
+            return version is not None and version.revision in revisions
+        case Equals(hash=wanted):
+            if version is None or version.value is None:
+                return False
+            value = version.value
+            return (value.hash if isinstance(value, Reference) else value_hash(value)) == wanted

@@ -1,0 +1,78 @@
+"""/v1/kv/{key}: raw bytes in and out, ETags, preconditions, ttl, keys as they were sent."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.node.conftest import Api
+
+
+async def test_put_get_delete_round_trip(api: Api) -> None:
+    put = await api.ask("PUT", "/v1/kv/a", data=b"\x00\xff")
+    assert (put.status, put.headers["ETag"], put.json()["existed"]) == (201, '"1"', False)
+    assert put.json()["op_id"].startswith("~n1.i1.")
+    got = await api.ask("GET", "/v1/kv/a")
+    assert (got.status, got.body, got.headers["ETag"]) == (200, b"\x00\xff", '"1"')
+    assert (got.headers["Acordo-Node"], got.headers["Acordo-Revision"]) == ("n1", "1")
+    assert got.headers["Acordo-Level"] == "linearizable"
+    again = await api.ask("PUT", "/v1/kv/a", data=b"2")
+    assert (again.status, again.headers["ETag"], again.json()["existed"]) == (200, '"2"', True)
+    gone = await api.ask("DELETE", "/v1/kv/a")
+    assert (gone.status, gone.headers["Acordo-Existed"], gone.json()["revision"]) == (200, "true", 3)
+    missing = await api.ask("GET", "/v1/kv/a")
+    missing.problem(404, "key_not_found")
+    assert missing.headers["Acordo-Revision"] == "3"
+    gone = await api.ask("DELETE", "/v1/kv/a")
+    assert (gone.status, gone.headers["Acordo-Existed"]) == (200, "false")
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("a%2Fb", b"a/b"),
+        ("a/b", b"a/b"),
+        ("a//b", b"a//b"),
+        ("..", b".."),
+        ("a/../b", b"a/../b"),
+        ("%2E%2E", b".."),
+        ("%ff%00", b"\xff\x00"),
+        ("%C3%A9", "é".encode()),
+        ("a+b", b"a+b"),
+        ("a%20b", b"a b"),
+        ("a%3Fb", b"a?b"),
+        ("%25", b"%"),
+        ("/", b"/"),
+        ("a/", b"a/"),
+    ],
+)
+async def test_keys_mean_what_was_sent(api: Api, path: str, key: bytes) -> None:
+    assert (await api.ask("PUT", f"/v1/kv/{path}", data=key)).status == 201
+    assert (await api.ask("GET", f"/v1/kv/{path}")).body == key
+    assert api.database.read((key,), None, 0).versions[0] is not None
+
+
+async def test_legacy_kv(api: Api) -> None:
+    put = await api.ask("PUT", "/kv", json={"data": {"key": "foo", "value": "bar"}})
+    assert put.status == 200
+    got = await api.ask("GET", "/kv?key=foo")
+    assert (got.status, got.json()["data"]) == (200, {"key": "foo", "value": "bar"})
+    assert (await api.ask("DELETE", "/kv?key=foo")).status == 200
+    (await api.ask("GET", "/kv?key=foo")).problem(404, "key_not_found")
+    (await api.ask("DELETE", "/kv?key=foo")).problem(404, "key_not_found")
+
+
+async def test_leader_and_health(api: Api) -> None:
+    leader = await api.ask("GET", "/v1/leader")
+    assert leader.json() | {"since_ms": 0} == {
+        "id": "n1", "url": "http://n1.example:8001", "term": 1, "quorum": True, "since_ms": 0,
+    }  # fmt: skip
+    assert (await api.ask("GET", "/livez")).body == b"ok\n"
+    assert (await api.ask("GET", "/readyz")).body == b"ok\n"
+    assert (await api.ask("GET", "/health")).json()["status"] == "ok"
+    api.consensus.no_leader = "no_leader"
+    (await api.ask("GET", "/v1/leader")).problem(503, "no_leader")
+    ready = await api.ask("GET", "/readyz?verbose")
+    assert ready.status == 503
+    assert b"[-]leader failed" in ready.body
+    assert b"[+]store ok" in ready.body
+    assert (await api.ask("GET", "/livez")).status == 200
