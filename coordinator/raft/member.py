@@ -1,0 +1,599 @@
+"""Be one member of the replicated log: `coordinator.log.Log` on the hardened core.
+
+Never sends a command twice, never calls a time-out a failure (INV-4), never reads a clock, thread, file or random
+source but those it is given. Decides nothing: protocol.py, readindex.py and membership.py do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import Any, Final, Literal, Protocol, Self
+
+import msgspec
+import structlog
+from pysyncobj import SyncObjConf
+from pysyncobj.node import Node
+
+from coordinator.log import Members, Peer, PeerAddress, Position, RaftStatus, Replica
+from coordinator.raft.disk import Disk
+from coordinator.raft.journal import Journal, Policy
+from coordinator.raft.membership import Add, Change, Promote, Refusal, Remove, bootstrap
+from coordinator.raft.protocol import Core
+from coordinator.raft.reads import Reads
+from coordinator.raft.snapshot import SnapshotStore
+from coordinator.raft.state import DISCARDED, MISSING_LEADER, NOT_LEADER, QUEUE_FULL, REQUEST_DENIED, SUCCESS
+from kv.errors import AcordoError, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown
+from kv.ports import Clock
+
+COMMAND_BYTES_MAX: Final = 32 << 20
+"""One command; it must fit a frame of the transport."""
+WAITING_BYTES_MAX: Final = 64 << 20
+WAITING_MAX: Final = 20_000
+"""Commands, and their bytes, that wait for their outcome here; more are refused as overloaded."""
+NOTE_PERIOD_S: Final = 1.0
+NOTE_BYTES_MAX: Final = 256
+RETRY_S: Final = 0.05
+"""Pause before a membership change that was refused for the moment is asked again."""
+TIMER_S_MAX: Final = 0.1
+TIMER_S_MIN: Final = 0.001
+
+log = structlog.get_logger("acordo.raft")
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """How this member behaves; timings are for a local network."""
+
+    fsync: Policy = "always"
+    election_min_s: float = 0.3
+    election_max_s: float = 0.6
+    heartbeat_s: float = 0.05
+    propose_timeout_s: float = 10.0
+    """After it a command without an answer is unknown."""
+    batch_bytes: int = 1 << 20
+    """Entries sent in one message."""
+    chunk_bytes: int = 1 << 20
+    """Snapshot bytes sent in one message."""
+    compact_entries: int = 50_000
+    compact_bytes: int = 64 << 20
+    """A snapshot is made when the log has grown by either since the last one."""
+
+
+class MemberTransport(Protocol):
+    """What a member needs of a transport beyond the library's own interface."""
+
+    async def start(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+TransportFactory = Callable[[Node, Callable[[], None], Callable[[BaseException], None]], Any]
+"""(own node, kick, on_fatal) -> a `pysyncobj.transport.Transport` that is a MemberTransport too."""
+
+
+class MemberCore(Core):
+    """The core, with every fault of ours handed to the member instead of to whoever delivered a message."""
+
+    fault: Callable[[BaseException], None]
+
+    def _SyncObj__onMessageReceived(self, node: Node, message: dict[str, Any]) -> None:
+        try:
+            super()._SyncObj__onMessageReceived(node, message)
+        except Exception as exc:  # noqa: BLE001 the process stops (STYLE 9)
+            self.fault(exc)
+
+
+class _Waiting:
+    """A proposed command whose outcome is not known yet."""
+
+    __slots__ = ("deadline", "future", "size")
+
+    def __init__(self, future: asyncio.Future[Position], size: int, deadline: float) -> None:
+        self.future, self.size, self.deadline = future, size, deadline
+
+
+class Member:
+    """One member. `async with` loads the disk, listens and joins."""
+
+    def __init__(
+        self,
+        member: str,
+        members: Members,
+        *,
+        cluster: str,
+        replica: Replica,
+        disk: Disk,
+        transport: TransportFactory,
+        clock: Clock,
+        chance: Random,
+        on_fatal: Callable[[BaseException], None],
+        settings: Settings = Settings(),  # noqa: B008 frozen
+        core: type[MemberCore] = MemberCore,
+        journal: Callable[..., Any] = Journal,
+    ) -> None:
+        """`members`: the cluster as it was first made; once there is a log, its configuration counts.
+
+        A new member names itself in it as an observer. `core` and `journal`: for tests that plant faults.
+        """
+        self.id, self._members, self._cluster = member, tuple(members), cluster
+        own = next((m for m in self._members if m.id == member), None)
+        if own is None:
+            raise BadRequest("not_a_member", f"{member} is not in the list of members", allowed="a list with itself")
+        self._address = own.address
+        self._replica, self._disk, self._make_transport = replica, disk, transport
+        self._clock, self._chance, self._on_fatal = clock, chance, on_fatal
+        self._settings, self._core_type, self._make_journal = settings, core, journal
+
+        self._core: MemberCore
+        self._journal: Any = None
+        self._transport: Any = None
+        self._reads: Reads
+        self._waiting: deque[_Waiting] = deque()
+        self._waiting_bytes = 0
+        self._waiting_count = 0
+        self._applied_waiters: list[tuple[Position, asyncio.Future[None]]] = []
+        self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        self._asked: dict[int, asyncio.Future[tuple[str, str]]] = {}
+        self._next_ask = 0
+        self._notes: dict[str, bytes] = {}
+        self._noted_at = float("-inf")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._tick_pending = self._timer_pending = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._running = False
+        self._loop: asyncio.AbstractEventLoop
+
+    # -------------------------------------------------------------------------------------------------- life
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        settings = self._settings
+        self._journal = self._make_journal(disk=self._disk, cluster=self._cluster, member=self.id, fsync=settings.fsync)
+        self._journal.on_fatal = self._fail
+        snapshots = SnapshotStore(self._disk, cluster=self._cluster)
+        node = Node(self.id, address=self._address)
+        self._transport = self._make_transport(node, self.kick, self._fail)
+        order = sorted(m.id for m in self._members).index(self.id)
+        conf = SyncObjConf(
+            autoTick=False,
+            appendEntriesPeriod=settings.heartbeat_s,
+            raftMinTimeout=settings.election_min_s,
+            raftMaxTimeout=settings.election_max_s,
+            leaderFallbackTimeout=settings.election_max_s,
+            connectionTimeout=max(1.5, settings.election_max_s),
+            appendEntriesBatchSizeBytes=settings.batch_bytes,
+            logCompactionBatchSize=settings.chunk_bytes,
+            # Staggered: members that snapshot at the same log index would be slow at the same time.
+            logCompactionMinEntries=settings.compact_entries + order * max(1, settings.compact_entries // 10),
+            commandsWaitLeader=False,
+            commandsQueueSize=WAITING_MAX,
+        )
+        others = [Node(m.id, address=m.address) for m in self._members if m.id != self.id]
+        self._core = self._core_type(
+            node,
+            others,
+            conf,
+            nodeClass=Node,
+            transport=self._transport,
+            clock=self._clock,
+            chance=self._chance,
+            replica=self._replica,
+            journal=self._journal,
+            snapshots=snapshots,
+            spawn=self._spawn,
+            configuration=bootstrap(self._members),
+            compact_bytes=settings.compact_bytes,
+        )
+        self._core.fault = self._fail
+        self._core.on_kick = self.kick
+        self._reads = Reads(self._core, self._loop, self._chance, self.kick)
+        for name, handler in (("note", self._on_note), ("ask", self._on_ask), ("answer", self._on_answer)):
+            self._core.handle(name, handler)
+        self._next_ask = self._chance.getrandbits(48)
+        self._running = True
+        await self._transport.start()
+        self.kick()
+        self._arm()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._running = False
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in sorted(self._tasks, key=lambda task: task.get_name()):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for waiting in self._waiting:
+            self._settle(waiting, OutcomeUnknown("this member stops"))
+        self._reads.close()
+        for _, future in (*self._applied_waiters, *self._watchers):
+            future.cancel()
+        for asked in self._asked.values():
+            if not asked.done():
+                asked.set_exception(OutcomeUnknown("this member stops"))
+        if self._transport is not None:
+            await self._transport.aclose()
+        if self._journal is not None:
+            await self._journal.aclose()
+
+    def _fail(self, exc: BaseException) -> None:
+        """Stop for good: a fault of ours, or a disk that does not keep."""
+        if not self._running:
+            return
+        self._running = False
+        log.critical("raft stops", member=self.id, error=repr(exc), exc_info=exc)
+        self._on_fatal(exc)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]) -> None:
+        async def run() -> None:
+            try:
+                result = await work
+            except (OSError, ValueError, AcordoError) as exc:
+                done(None, exc)
+            else:
+                done(result, None)
+
+        task = self._loop.create_task(run(), name=f"raft-{self.id}-{len(self._tasks)}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            self._fail(exc)
+
+    # ------------------------------------------------------------------------------------------------- ticks
+
+    def kick(self) -> None:
+        """Tick at the loop's next turn: all that happens until then is handled together."""
+        if not self._tick_pending and self._running:
+            self._tick_pending = True
+            self._loop.call_soon(self._tick)
+
+    def _tick(self) -> None:
+        self._tick_pending = False
+        if self._running:
+            self._guarded(self._work)
+
+    def _guarded(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except Exception as exc:  # noqa: BLE001 the process stops (STYLE 9)
+            self._fail(exc)
+
+    def _work(self) -> None:
+        self._core.doTick()
+        self._reads.drive()
+        if self._applied_waiters:
+            self._applied_waiters = [waiter for waiter in self._applied_waiters if not self._reached(*waiter)]
+        if self._watchers:
+            self._watchers = [watcher for watcher in self._watchers if not self._seen(*watcher)]
+
+    def _arm(self) -> None:
+        delay = self._core.next_due() - self._clock.monotonic()
+        self._timer = self._loop.call_later(min(max(delay, TIMER_S_MIN), TIMER_S_MAX), self._on_timer)
+
+    def _on_timer(self) -> None:
+        if not self._running:
+            return
+        now = self._clock.monotonic()
+        while self._waiting and (self._waiting[0].future.done() or self._waiting[0].deadline <= now):
+            self._settle(self._waiting.popleft(), OutcomeUnknown("no answer in time"))
+        if now - self._noted_at >= NOTE_PERIOD_S:
+            self._noted_at = now
+            self._tell_note()
+        self._guarded(self._work)
+        if self._running:
+            self._arm()
+
+    # ---------------------------------------------------------------------------------------------- proposals
+
+    def propose(self, command: bytes) -> asyncio.Future[Position]:
+        future: asyncio.Future[Position] = self._loop.create_future()
+        size = len(command)
+        if not self._running:
+            future.set_exception(NotApplied("draining", "this member has stopped"))
+        elif (
+            size > COMMAND_BYTES_MAX
+            or self._waiting_count >= WAITING_MAX
+            or max(self._waiting_bytes, self._journal.unsynced_bytes) + size > WAITING_BYTES_MAX
+        ):
+            future.set_exception(NotApplied("overloaded", "too many commands or bytes wait for their order"))
+        else:
+            waiting = _Waiting(future, size, self._clock.monotonic() + self._settings.propose_timeout_s)
+            self._waiting.append(waiting)
+            self._waiting_bytes += size
+            self._waiting_count += 1
+            self._core.propose(command, lambda result, reason: self._settle(waiting, _outcome(result, reason)))
+        return future
+
+    def _settle(self, waiting: _Waiting, outcome: Position | Exception) -> None:
+        if waiting.size >= 0:
+            self._waiting_bytes -= waiting.size
+            self._waiting_count -= 1
+            waiting.size = -1
+        if waiting.future.done():
+            return
+        if isinstance(outcome, Exception):
+            waiting.future.set_exception(outcome)
+        else:
+            waiting.future.set_result(outcome)
+
+    # ------------------------------------------------------------------------------------------------- reads
+
+    async def read_index(self, *, timeout_s: float) -> Position:
+        if not self._running:
+            raise NotApplied("draining", "this member has stopped")
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._reads.arrive()
+        except TimeoutError as exc:
+            raise NotApplied("no_quorum", "no quorum confirmed the read in time") from exc
+
+    def open_reads(self, term: int) -> None:
+        self._reads.open(term)
+        self.kick()
+
+    @property
+    def applied(self) -> Position:
+        return self._core.applied
+
+    async def wait_applied(self, position: Position, *, timeout_s: float) -> None:
+        future: asyncio.Future[None] = self._loop.create_future()
+        if self._reached(position, future):
+            return
+        self._applied_waiters.append((position, future))
+        async with asyncio.timeout(timeout_s):
+            await future
+
+    def _reached(self, position: Position, future: asyncio.Future[None]) -> bool:
+        """Answer a waiter whose very entry is applied; True: it needs no more attention."""
+        if not future.done() and self._core.has_applied(position):
+            future.set_result(None)
+        return future.done()
+
+    # ------------------------------------------------------------------------------------------------ status
+
+    def status(self) -> RaftStatus:
+        core = self._core
+        leader = core._getLeader()
+        return RaftStatus(
+            id=self.id,
+            role=core.role,
+            term=core.raftCurrentTerm,
+            leader=None if leader is None else leader.id,
+            quorum=core.quorate,
+            applied=core.raftLastApplied,
+            committed=core.raftCommitIndex,
+            last=core.last_index,
+            fsync=self._settings.fsync,
+            peers=tuple(self._peer(member) for member in core.members),
+        )
+
+    def _peer(self, member: PeerAddress) -> Peer:
+        core = self._core
+        if member.id == self.id:
+            return Peer(
+                member.id, member.address, member.voter, core.role, core.last_index, 0.0, bytes(self._replica.note())
+            )
+        role: Literal["leader", "follower", "observer", "unknown"] = "unknown"
+        leader = core._getLeader()
+        if leader is not None and leader.id == member.id:
+            role = "leader"
+        elif core.connected(member.id):
+            role = "follower" if member.voter else "observer"
+        note = self._notes.get(member.id, b"")
+        return Peer(
+            member.id, member.address, member.voter, role, core.match(member.id), core.last_seen_s(member.id), note
+        )
+
+    def _tell_note(self) -> None:
+        self._core.broadcast({"type": "note", "note": bytes(self._replica.note())[:NOTE_BYTES_MAX]})
+
+    def _on_note(self, node: Node, message: dict[str, Any]) -> None:
+        self._notes[node.id] = message["note"]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often something notable happened: elections, truncations, snapshots_installed, ..."""
+        return dict(self._core.counts)
+
+    # ------------------------------------------------------------------------------------- leadership, members
+
+    def step_down(self) -> None:
+        self._core.resign()
+        self.kick()
+
+    def outrank(self, term: int) -> None:
+        self._core.outrank(term)
+        self.kick()
+
+    async def transfer(self, to: str | None, *, timeout_s: float) -> str:
+        """Move the leadership to `to` or to the most advanced voter; return who leads then, as seen here.
+
+        May be asked of any member. Raises BadRequest (`to` is no voter), NotApplied, OutcomeUnknown.
+        """
+        deadline = self._clock.monotonic() + timeout_s
+        core = self._core
+        if to is not None and not core.configuration.votes(to):
+            raise BadRequest("not_a_voter", f"{to} is not a voter", allowed=", ".join(core.configuration.voters))
+        while True:
+            if core.leads:
+                return await self._hand_over(to, deadline)
+            leader = core._getLeader()
+            if leader is not None:
+                if leader.id == to:
+                    return leader.id
+                return await self._ask(leader, to or "", deadline)
+            await self._wait_until(lambda: core._getLeader() is not None, deadline, "no_leader")
+
+    async def _hand_over(self, to: str | None, deadline: float) -> str:
+        core, term = self._core, self._core.raftCurrentTerm
+        if to == self.id:
+            return self.id
+        try:
+            while core.leads and core.raftCurrentTerm == term:
+                target = core.transfer_target(to)
+                if target is None:
+                    raise NotApplied("no_quorum", f"no connected voter can take over{f': {to}' if to else ''}")
+                # New commands wait, unordered, until the target holds the log; then they follow the leadership.
+                core.hold(self._settings.election_max_s)
+                attempt = min(deadline, self._clock.monotonic() + self._settings.election_max_s)
+                with contextlib.suppress(NotApplied):
+                    await self._wait_until(_caught_up(core, target), attempt, "")
+                if core.leads and core.maybe_hand_over(target):
+                    with contextlib.suppress(NotApplied):
+                        await self._wait_until(lambda: not core.leads, attempt, "")
+                if self._clock.monotonic() >= deadline and core.leads:
+                    raise NotApplied("no_quorum", "the leadership did not move in time")
+            await self._wait_until(
+                lambda: core._getLeader() is not None and core.raftCurrentTerm > term, deadline, "no_leader"
+            )
+        finally:
+            core.hold(0)
+        leader = core._getLeader()
+        return "" if leader is None else leader.id
+
+    async def _ask(self, leader: Node, to: str, deadline: float) -> str:
+        """Let the leader do it."""
+        self._next_ask += 1
+        ask = self._next_ask
+        future: asyncio.Future[tuple[str, str]] = self._loop.create_future()
+        self._asked[ask] = future
+        left = max(0.0, deadline - self._clock.monotonic())
+        try:
+            if not self._core.tell(leader, {"type": "ask", "ask": ask, "to": to, "timeout_s": left}):
+                raise NotApplied("no_leader", f"{leader.id} is not reached")
+            async with asyncio.timeout(left):
+                problem, answer = await future
+        except TimeoutError as exc:
+            raise OutcomeUnknown("no answer to the transfer in time") from exc
+        finally:
+            del self._asked[ask]
+        if problem:
+            raise NotApplied(problem, answer)
+        return answer
+
+    def _on_ask(self, node: Node, message: dict[str, Any]) -> None:
+        async def serve() -> tuple[str, str]:
+            try:
+                return "", await self.transfer(message["to"] or None, timeout_s=min(message["timeout_s"], 60.0))
+            except NotApplied as exc:
+                return exc.reason, exc.detail
+            except (BadRequest, OutcomeUnknown) as exc:
+                return "no_leader", exc.detail
+
+        def answer(result: Any, exc: BaseException | None) -> None:
+            problem, text = result or ("no_leader", repr(exc))
+            self._core.tell(node, {"type": "answer", "ask": message["ask"], "problem": problem, "text": text})
+
+        if not self._core.leads:
+            answer(("not_leader", f"{self.id} does not lead"), None)
+        elif len(self._tasks) < 64:
+            self._spawn(serve(), answer)
+
+    def _on_answer(self, node: Node, message: dict[str, Any]) -> None:
+        future = self._asked.get(message["ask"])
+        if future is not None and not future.done():
+            future.set_result((message["problem"], message["text"]))
+
+    async def add_member(self, member: str, address: str, *, voter: bool, timeout_s: float) -> None:
+        """Take in an observer; with `voter` promote it once it has caught up. Asking again is safe.
+
+        Raises BadRequest "membership_refused" with the reason, NotApplied, OutcomeUnknown.
+        """
+        deadline = self._clock.monotonic() + timeout_s
+        await self._change(Add(member, address), deadline)
+        if voter:
+            await self._change(Promote(member), deadline)
+
+    async def remove_member(self, member: str, *, timeout_s: float) -> None:
+        """Take a member out for good; a leader hands its leadership over first."""
+        deadline = self._clock.monotonic() + timeout_s
+        leader = self._core._getLeader()
+        if leader is not None and leader.id == member and len(self._core.configuration.voters) > 1:
+            await self.transfer(None, timeout_s=timeout_s)
+        await self._change(Remove(member), deadline)
+
+    async def _change(self, change: Change, deadline: float) -> None:
+        """Ask until it is so, or is refused for good, or time is up: a change that is so already changes nothing."""
+        refusal: Exception = NotApplied("no_leader", "no leader was found in time")
+        while self._clock.monotonic() < deadline:
+            answered: asyncio.Future[tuple[Any, int]] = self._loop.create_future()
+            self._core.change(change, _into(answered))
+            try:
+                async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+                    result, reason = await answered
+            except TimeoutError as exc:
+                raise OutcomeUnknown("no answer to the membership change in time") from exc
+            if reason == SUCCESS:
+                return
+            if isinstance(result, Refusal):
+                refusal = BadRequest("membership_refused", result.reason)
+                if not result.later:
+                    raise refusal
+            else:
+                refusal = _as_error(result, reason)
+            await asyncio.sleep(RETRY_S)
+        raise refusal
+
+    # ------------------------------------------------------------------------------------------------ waiting
+
+    async def _wait_until(self, holds: Callable[[], bool], deadline: float, reason: str) -> None:
+        """Wait for a condition that ticks may bring about. Raises NotApplied(reason)."""
+        if holds():
+            return
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._watchers.append((holds, future))
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+                await future
+        except TimeoutError as exc:
+            raise NotApplied(reason or "no_leader", "not in time") from exc
+
+    @staticmethod
+    def _seen(holds: Callable[[], bool], future: asyncio.Future[None]) -> bool:
+        if not future.done() and holds():
+            future.set_result(None)
+        return future.done()
+
+
+_REASONS: Final = {
+    QUEUE_FULL: ("overloaded", "the queue of commands is full"),
+    MISSING_LEADER: ("no_leader", "there is no leader"),
+    NOT_LEADER: ("not_leader", "the leader was not reached"),
+    DISCARDED: ("deposed", "another leader's entry took its place in the log"),
+    REQUEST_DENIED: ("not_leader", "the leader denied it"),
+}
+
+
+def _as_error(result: Any, reason: int) -> Exception:
+    """Sort by research section 4: what was in no log, or was replaced in it, is definite; all else is unknown."""
+    if reason in _REASONS:
+        code, detail = _REASONS[reason]
+        return NotApplied(code, detail, retry_after_s=0.5)
+    return OutcomeUnknown("the connection or the leadership was lost before the outcome was known")
+
+
+def _caught_up(core: Core, target: Node) -> Callable[[], bool]:
+    return lambda: not core.leads or core.holds_all(target)
+
+
+def _into(future: asyncio.Future[tuple[Any, int]]) -> Callable[[Any, int], None]:
+    def settle(result: Any, reason: int) -> None:
+        if not future.done():
+            future.set_result((result, reason))
+
+    return settle
+
+
+def _outcome(result: Any, reason: int) -> Position | Exception:
+    if reason != SUCCESS:
+        return _as_error(result, reason)
+    if isinstance(result, Position):
+        return result
+    return InvariantViolated(f"a command raised while it was applied: {result}")

@@ -1,0 +1,173 @@
+"""Carry ReadIndex between members: ask the leader, ask the voters, answer (readindex.py decides).
+
+Never answers from a leader that has not taken over, nor from a round that began before the read arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+from typing import Any, Final, TypeAlias
+
+from pysyncobj.node import Node
+
+from coordinator.log import Position
+from coordinator.raft.protocol import Core
+from coordinator.raft.readindex import WAITING_MAX, Round, Rounds
+from kv.errors import NotApplied
+
+REQUESTS_MAX: Final = 8
+"""Read requests of this member under way at the leader; reads that arrive meanwhile share the next one."""
+
+Local: TypeAlias = asyncio.Future[Position]
+Remote: TypeAlias = tuple[Node, int]
+
+
+class Reads:
+    """All ReadIndex traffic of one member. `drive` is called once after each tick."""
+
+    def __init__(self, core: Core, loop: asyncio.AbstractEventLoop, chance: Random, kick: Callable[[], None]) -> None:
+        self._core, self._loop, self._kick = core, loop, kick
+        self._rounds: Rounds[Local | Remote] = Rounds(first_id=chance.getrandbits(48))
+        self._asked_at = float("-inf")
+        self._opened = 0
+        self._arrived: list[Local] = []
+        self._requests: dict[int, tuple[Node, list[Local]]] = {}
+        self._next_request = chance.getrandbits(48)
+        self._closed = False
+        core.handle("read_ping", self._on_ping)
+        core.handle("read_pong", self._on_pong)
+        core.handle("read_request", self._on_request)
+        core.handle("read_response", self._on_response)
+        core.on_disconnect = self._on_disconnect
+
+    def open(self, term: int) -> None:
+        self._opened = max(self._opened, term)
+
+    def arrive(self) -> Local:
+        """Let a read wait for the next round, here or at the leader; refused with NotApplied in the future."""
+        future: Local = self._loop.create_future()
+        if self._closed or len(self._arrived) >= WAITING_MAX:
+            future.set_exception(NotApplied("overloaded", "too many reads wait for a quorum round"))
+        else:
+            self._arrived.append(future)
+            self._kick()
+        return future
+
+    def drive(self) -> None:
+        """Begin, repeat, finish or abandon what can be."""
+        core = self._core
+        if not self._arrived and not self._requests and self._rounds.idle:
+            return
+        if core.leads:
+            arrived, self._arrived = self._arrived, []
+            for read in arrived:
+                self._join(read)
+            self._lead()
+            return
+        for given_up in self._rounds.abandon():
+            self._refuse(given_up, "deposed")
+        leader = core._getLeader()
+        for request in sorted(request for request, (node, _) in self._requests.items() if node != leader):
+            for read in self._requests.pop(request)[1]:
+                self._refuse(read, "no_leader")
+        if not self._arrived or len(self._requests) >= REQUESTS_MAX:
+            return
+        arrived, self._arrived = [read for read in self._arrived if not read.done()], []
+        self._next_request += 1
+        request = self._next_request
+        if leader is None or not core.tell(leader, {"type": "read_request", "request": request}):
+            for read in arrived:
+                self._refuse(read, "no_leader")
+        elif arrived:
+            self._requests[request] = (leader, arrived)
+
+    def _join(self, read: Local | Remote) -> None:
+        core = self._core
+        if not core.own_term_committed or self._opened != core.raftCurrentTerm:
+            self._refuse(read, "not_taken_over")
+        elif not self._rounds.arrive(read):
+            self._refuse(read, "overloaded")
+
+    def _lead(self) -> None:
+        core = self._core
+        voters, now = core.configuration.voters, core.now()
+        open_round = self._rounds.open
+        if open_round is not None and open_round.term != core.raftCurrentTerm:
+            for given_up in self._rounds.abandon():
+                self._refuse(given_up, "deposed")
+        while True:
+            begun = self._rounds.maybe_begin(core.raftCurrentTerm, core.committed, core.node_id)
+            open_round = self._rounds.open
+            if open_round is not None and (begun is not None or now - self._asked_at >= core.conf.appendEntriesPeriod):
+                self._asked_at = now
+                ping = {"type": "read_ping", "term": open_round.term, "round": open_round.id}
+                for voter in self._rounds.missing(voters):
+                    core.tell_member(voter, ping)
+            confirmed = self._rounds.maybe_finish(voters)
+            if confirmed is None:
+                return
+            for read in confirmed.reads:
+                self._serve(read, confirmed.position)
+
+    def _serve(self, read: Local | Remote, position: Position) -> None:
+        if isinstance(read, tuple):
+            node, request = read
+            answer = {"type": "read_response", "request": request, "index": position.index, "term": position.term}
+            self._core.tell(node, {**answer, "problem": ""})
+        elif not read.done():
+            read.set_result(position)
+
+    def _refuse(self, read: Local | Remote, reason: str) -> None:
+        if isinstance(read, tuple):
+            node, request = read
+            answer = {"type": "read_response", "request": request, "index": 0, "term": 0, "problem": reason}
+            self._core.tell(node, answer)
+        elif not read.done():
+            read.set_exception(NotApplied(reason, "the read was not confirmed by a quorum", retry_after_s=0.1))
+
+    def _on_ping(self, node: Node, message: dict[str, Any]) -> None:
+        """Say yes only in the very term: whoever follows a newer one has promised its vote away."""
+        core = self._core
+        if message["term"] == core.raftCurrentTerm and core.votes and not core.leads:
+            core.tell(node, {"type": "read_pong", "term": message["term"], "round": message["round"]})
+
+    def _on_pong(self, node: Node, message: dict[str, Any]) -> None:
+        if self._core.leads and message["term"] == self._core.raftCurrentTerm:
+            self._rounds.answer(node.id, Round(message["round"], message["term"]))
+            self._kick()
+
+    def _on_request(self, node: Node, message: dict[str, Any]) -> None:
+        read = (node, message["request"])
+        if self._core.leads:
+            self._join(read)
+            self._kick()
+        else:
+            self._refuse(read, "not_leader")
+
+    def _on_response(self, node: Node, message: dict[str, Any]) -> None:
+        sent = self._requests.get(message["request"])
+        if sent is None or sent[0] != node:
+            return
+        del self._requests[message["request"]]
+        for read in sent[1]:
+            if message["problem"]:
+                self._refuse(read, message["problem"])
+            else:
+                self._serve(read, Position(message["index"], message["term"]))
+        if self._arrived:
+            self._kick()
+
+    def _on_disconnect(self, node: Node) -> None:
+        for request in sorted(request for request, (to, _) in self._requests.items() if to == node):
+            for read in self._requests.pop(request)[1]:
+                self._refuse(read, "no_leader")
+
+    def close(self) -> None:
+        self._closed = True
+        reads: list[Local | Remote] = [*self._rounds.abandon(), *self._arrived]
+        reads += [read for request in sorted(self._requests) for read in self._requests[request][1]]
+        for read in reads:
+            if not isinstance(read, tuple) and not read.done():
+                read.set_exception(NotApplied("draining", "this member stops"))

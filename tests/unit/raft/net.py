@@ -1,0 +1,279 @@
+"""Members in one loop over an in-memory network: one FIFO per directed pair; links can be cut, held and healed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pysyncobj.node import Node
+from pysyncobj.transport import Transport
+
+from coordinator.log import PeerAddress, Position
+from coordinator.raft.disk import RealDisk
+from coordinator.raft.member import Member, Settings
+
+FAST = Settings(
+    fsync="off", election_min_s=0.15, election_max_s=0.3, heartbeat_s=0.03, compact_entries=10**9, chunk_bytes=1000
+)
+
+
+class RealClock:
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def wall_ms(self) -> int:
+        return int(time.time() * 1000)
+
+
+class Tape:
+    """A replica that keeps what was applied."""
+
+    def __init__(self) -> None:
+        self.commands: list[bytes] = []
+        self.stamps: list[int] = []
+        self.events: list[tuple[str, int]] = []
+        self.resets = 0
+        self.stamp = 0
+        self.poison: bytes | None = None
+
+    def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
+        self.commands.append(command)
+        self.stamps.append(stamp_ms)
+        if command == self.poison:
+            raise ValueError("bad input")
+
+    def stamp_ms(self) -> int:
+        self.stamp += 1
+        return self.stamp
+
+    def snapshot(self) -> Callable[[], bytes]:
+        commands = list(self.commands)
+        return lambda: b"\n".join([b"tape", *commands])
+
+    def restore(self, snapshot: bytes) -> None:
+        head, *commands = snapshot.split(b"\n")
+        if head != b"tape":
+            raise ValueError("no tape")
+        self.commands = commands
+
+    def reset(self) -> None:
+        self.resets += 1
+        self.commands = []
+
+    def led(self, term: int) -> None:
+        self.events.append(("led", term))
+
+    def deposed(self, term: int) -> None:
+        self.events.append(("deposed", term))
+
+    def note(self) -> bytes:
+        return b"tape %d" % len(self.commands)
+
+
+class Net:
+    """Who is connected to whom, and what is on its way."""
+
+    def __init__(self) -> None:
+        self.wires: dict[str, Wire] = {}
+        self.queues: defaultdict[tuple[str, str], deque[tuple[int, dict[str, Any]]]] = defaultdict(deque)
+        self.cut: set[frozenset[str]] = set()
+        self.held: set[tuple[str, str]] = set()
+        self.up: set[frozenset[str]] = set()
+        self.generation: defaultdict[frozenset[str], int] = defaultdict(int)
+        self.sent: defaultdict[str, int] = defaultdict(int)
+        self.watch: Callable[[str, str, dict[str, Any]], None] | None = None
+
+    def settle(self) -> None:
+        """Bring every connection up that both ends want and that is not cut; the rest down."""
+        names = sorted(self.wires)
+        for i, a in enumerate(names):
+            for b in names[i + 1 :]:
+                pair = frozenset((a, b))
+                wanted = b in self.wires[a].nodes and a in self.wires[b].nodes and pair not in self.cut
+                if wanted and pair not in self.up:
+                    self.up.add(pair)
+                    self.wires[a].connected(b)
+                    self.wires[b].connected(a)
+                elif not wanted and pair in self.up:
+                    self.down(pair)
+
+    def down(self, pair: frozenset[str]) -> None:
+        self.up.discard(pair)
+        self.generation[pair] += 1
+        a, b = sorted(pair)
+        self.queues[a, b].clear()
+        self.queues[b, a].clear()
+        for x, y in ((a, b), (b, a)):
+            if x in self.wires:
+                self.wires[x].disconnected(y)
+
+    def partition(self, *sides: str) -> None:
+        """Cut every link between the sides (strings of one-letter names); everything else is whole."""
+        side_of = {name: i for i, side in enumerate(sides) for name in side}
+        names = sorted(self.wires)
+        self.cut = {
+            frozenset((a, b)) for a in names for b in names if a < b and side_of.get(a, -1) != side_of.get(b, -1)
+        }
+        self.settle()
+
+    def heal(self) -> None:
+        self.cut = set()
+        self.settle()
+
+    def hold(self, src: str, dst: str) -> None:
+        self.held.add((src, dst))
+
+    def release(self, src: str, dst: str) -> None:
+        self.held.discard((src, dst))
+        self.pump(src, dst)
+
+    def send(self, src: str, dst: str, message: dict[str, Any]) -> bool:
+        pair = frozenset((src, dst))
+        if pair not in self.up:
+            return False
+        if self.watch is not None:
+            self.watch(src, dst, message)
+        self.sent[message["type"]] += 1
+        queue = self.queues[src, dst]
+        queue.append((self.generation[pair], message))
+        if len(queue) == 1:
+            asyncio.get_running_loop().call_soon(self.pump, src, dst)
+        return True
+
+    def pump(self, src: str, dst: str) -> None:
+        queue = self.queues[src, dst]
+        while queue and (src, dst) not in self.held and dst in self.wires:
+            _, message = queue.popleft()
+            self.wires[dst]._onMessageReceived(self.wires[dst].nodes.get(src, Node(src)), message)
+
+
+class Wire(Transport):
+    """One member's end."""
+
+    def __init__(self, net: Net, me: Node) -> None:
+        super().__init__(None, None, None)
+        self.net, self.me = net, me.id
+        self.nodes: dict[str, Node] = {}
+
+    async def start(self) -> None:
+        self.net.wires[self.me] = self
+        self.net.settle()
+
+    async def aclose(self) -> None:
+        for pair in [pair for pair in self.net.up if self.me in pair]:
+            self.net.down(pair)
+        self.net.wires.pop(self.me, None)
+
+    def addNode(self, node: Node) -> None:
+        self.nodes[node.id] = node
+        if self.me in self.net.wires:
+            asyncio.get_running_loop().call_soon(self.net.settle)
+
+    def dropNode(self, node: Node) -> None:
+        asyncio.get_running_loop().call_soon(self._drop, node.id)
+
+    def _drop(self, node: str) -> None:
+        self.nodes.pop(node, None)
+        self.net.settle()
+
+    def send(self, node: Node, message: Any) -> bool:
+        return self.net.send(self.me, node.id, message)
+
+    def connected(self, peer: str) -> None:
+        self._onNodeConnected(self.nodes.get(peer, Node(peer)))
+
+    def disconnected(self, peer: str) -> None:
+        self._onNodeDisconnected(self.nodes.get(peer, Node(peer)))
+
+    def destroy(self) -> None: ...
+
+
+class Cluster:
+    """Start, stop, crash and watch members with disks in one folder."""
+
+    def __init__(self, folder: Path, names: str = "ABC", settings: Settings = FAST, **more: Any) -> None:
+        self.net, self.folder, self.settings, self.more = Net(), folder, settings, more
+        self.members: dict[str, Member] = {}
+        self.tapes: dict[str, Tape] = {}
+        self.disks: dict[str, RealDisk] = {}
+        self.faults: list[BaseException] = []
+        self.first = tuple(PeerAddress(name, f"{name}:1") for name in names)
+        self.seed = 0
+
+    async def start(self, name: str, members: tuple[PeerAddress, ...] | None = None) -> Member:
+        self.seed += 1
+        tape = self.tapes[name] = Tape()
+        disk = self.disks[name] = RealDisk(self.folder / name, lock=False)
+        member = Member(
+            name,
+            members or self.first,
+            cluster="test",
+            replica=tape,
+            disk=disk,
+            transport=lambda node, kick, fatal: Wire(self.net, node),
+            clock=RealClock(),
+            chance=random.Random(self.seed),
+            on_fatal=self.faults.append,
+            settings=self.settings,
+            **self.more,
+        )
+        await member.__aenter__()
+        self.members[name] = member
+        return member
+
+    async def stop(self, name: str) -> None:
+        await self.members.pop(name).__aexit__(None, None, None)
+        self.disks[name].close()
+
+    async def __aenter__(self) -> Cluster:
+        for peer in self.first:
+            await self.start(peer.id)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for name in list(self.members):
+            await self.stop(name)
+        assert not self.faults, self.faults
+
+    async def leader(self, *, among: str | None = None, after: int = 0) -> Member:
+        """Wait for the one member that leads a term above `after` and has committed in it."""
+        found: list[Member] = []
+
+        def led() -> bool:
+            found[:] = [
+                m
+                for n, m in self.members.items()
+                if (among is None or n in among)
+                and m.status().role == "leader"
+                and m.status().term > after
+                and m._core.own_term_committed
+            ]
+            return bool(found)
+
+        await eventually(led)
+        return max(found, key=lambda m: m.status().term)
+
+    async def agree(self, *, among: str | None = None) -> list[bytes]:
+        """Wait until all have applied the same, everything that the leader holds; return it."""
+        names = [n for n in self.members if among is None or n in among]
+
+        def same() -> bool:
+            last = max(self.members[n].status().last for n in names)
+            return all(self.members[n].status().applied == last for n in names)
+
+        await eventually(same)
+        tapes = [self.tapes[n].commands for n in names]
+        assert all(tape == tapes[0] for tape in tapes), tapes
+        return tapes[0]
+
+
+async def eventually(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    """Wait for a condition."""
+    async with asyncio.timeout(timeout_s):
+        while not holds():
+            await asyncio.sleep(0.005)

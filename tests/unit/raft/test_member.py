@@ -1,0 +1,125 @@
+"""One member after another: order, forward, fail over, restart, read."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from coordinator.log import Position
+from kv.errors import NotApplied, OutcomeUnknown
+from tests.unit.raft.net import Cluster, eventually
+
+
+async def test_a_command_is_applied_everywhere_at_one_position(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        for name, member in cluster.members.items():
+            position = await member.propose(name.encode())
+            assert member.applied == position or member.applied > position
+        assert await cluster.agree() == [b"A", b"B", b"C"]
+        assert cluster.tapes["A"].stamps == cluster.tapes["B"].stamps == cluster.tapes["C"].stamps
+        assert leader.status().role == "leader"
+
+
+async def test_one_member_alone_works_the_same(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, "A") as cluster:
+        member = await cluster.leader()
+        position = await member.propose(b"x")
+        member.open_reads(member.status().term)
+        assert await member.read_index(timeout_s=5) >= position
+
+
+async def test_survivors_elect_and_keep_what_was_acknowledged(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        for i in range(20):
+            await leader.propose(b"%d" % i)
+        term = leader.status().term
+        await cluster.stop(leader.id)
+        following = await cluster.leader(after=term)
+        await following.propose(b"after")
+        assert await cluster.agree() == [*(b"%d" % i for i in range(20)), b"after"]
+        await cluster.start(leader.id)
+        await cluster.agree()
+
+
+async def test_everything_survives_a_restart_of_all(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        for i in range(20):
+            await leader.propose(b"%d" % i)
+        for name in "ABC":
+            await cluster.stop(name)
+        for name in "ABC":
+            await cluster.start(name)
+        await cluster.leader()
+        assert await cluster.agree() == [b"%d" % i for i in range(20)]
+
+
+async def test_without_a_quorum_nothing_is_ordered_and_the_leader_steps_down(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        others = "".join(n for n in "ABC" if n != leader.id)
+        cluster.net.partition(leader.id, others)
+        lost = leader.propose(b"alone")
+        await eventually(lambda: leader.status().role != "leader")
+        with pytest.raises(NotApplied):
+            await leader.propose(b"no leader")
+        following = await cluster.leader(among=others)
+        await following.propose(b"kept")
+        cluster.net.heal()
+        with pytest.raises(NotApplied):
+            await lost
+        assert await cluster.agree() == [b"kept"]
+
+
+async def test_a_forwarded_command_whose_connection_breaks_is_unknown_and_not_sent_twice(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        follower = next(m for m in cluster.members.values() if m is not leader)
+        await eventually(lambda: follower.status().leader == leader.id)
+        cluster.net.hold(leader.id, follower.id)
+        future = follower.propose(b"once")
+        await eventually(lambda: b"once" in cluster.tapes[leader.id].commands)
+        cluster.net.down(frozenset((leader.id, follower.id)))
+        with pytest.raises(OutcomeUnknown):
+            await future
+        cluster.net.release(leader.id, follower.id)
+        cluster.net.settle()
+        assert await cluster.agree() == [b"once"]
+
+
+async def test_reads_are_confirmed_by_a_quorum_from_every_member(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        with pytest.raises(NotApplied) as refused:
+            await leader.read_index(timeout_s=5)
+        assert refused.value.reason == "not_taken_over"
+        leader.open_reads(leader.status().term)
+        position = await leader.propose(b"x")
+        for member in cluster.members.values():
+            read = await member.read_index(timeout_s=5)
+            assert read >= position
+            await member.wait_applied(read, timeout_s=5)
+            assert member.applied >= read
+        before = cluster.net.sent["read_ping"]
+        answers = await asyncio.gather(*(leader.read_index(timeout_s=5) for _ in range(500)))
+        assert all(answer >= position for answer in answers)
+        assert cluster.net.sent["read_ping"] - before <= 4
+
+
+async def test_notes_travel(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        await cluster.leader()
+        await eventually(lambda: all(len(p.note) > 0 for m in cluster.members.values() for p in m.status().peers))
+
+
+async def test_wait_applied_wants_the_very_entry(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        position = await leader.propose(b"x")
+        await leader.wait_applied(position, timeout_s=1)
+        with pytest.raises(TimeoutError):
+            await leader.wait_applied(Position(position.index, position.term + 1), timeout_s=0.05)
