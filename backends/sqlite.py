@@ -53,6 +53,8 @@ LIST_CHUNK: Final = 128
 LIST_BYTES_MAX: Final = 8 * 1024 * 1024
 """A page ends early (`more`) once its values reach this."""
 OPEN_TIMEOUT_S: Final = 20.0
+WRITER_CACHE_KIB: Final = 8 * 1024
+READER_CACHE_KIB: Final = 16 * 1024
 BLOBS_SWEPT_MAX: Final = 64
 ID_MAX: Final = 2**63 - 1
 
@@ -77,14 +79,18 @@ class SqliteStore:
     def __init__(self, path: str, *, open_timeout_s: float = OPEN_TIMEOUT_S) -> None:
         self.path = path
         self._open_timeout_s = open_timeout_s
-        self._writer = SqliteThread("sqlite-write", path, lambda: connect(path, cache_kib=8 * 1024))
-        self._reader = SqliteThread("sqlite-read", path, lambda: connect(path, cache_kib=16 * 1024))
+        self._writer = SqliteThread("sqlite-write", path, lambda: connect(path))
+        self._reader = SqliteThread("sqlite-read", path, lambda: connect(path))
 
     async def __aenter__(self) -> Self:
         try:
-            for thread in (self._writer, self._reader):
+            for thread, cache_kib, whole in (
+                (self._writer, WRITER_CACHE_KIB, True),
+                (self._reader, READER_CACHE_KIB, False),
+            ):
                 thread.start()
-                await thread.run(lambda turn: prepare(turn, self.path), timeout_s=self._open_timeout_s)
+                prepared = functools.partial(prepare, path=self.path, cache_kib=cache_kib, whole=whole)
+                await thread.run(prepared, timeout_s=self._open_timeout_s)
         except BaseException:
             await self.__aexit__()
             raise

@@ -75,18 +75,17 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1,)
 TABLES: Final = ("blobs", "cursors", "due", "ledger", "ops", "state", "versions")
 
 
-def connect(path: str, *, cache_kib: int) -> sqlite3.Connection:
+def connect(path: str) -> sqlite3.Connection:
     """Return a connection in autocommit mode whose texts are bytes. Statements never wait for locks by themselves."""
     connection = sqlite3.connect(
         path, timeout=0.0, isolation_level=None, check_same_thread=False, cached_statements=512
     )
     connection.text_factory = bytes
-    connection.execute(f"PRAGMA cache_size = -{cache_kib}")
     return connection
 
 
-def prepare(turn: Turn, path: str) -> None:
-    """Make sure that the file is ours, whole, and of this program's schema version; set the connection up.
+def prepare(turn: Turn, path: str, *, cache_kib: int, whole: bool) -> None:
+    """Make sure that the file is ours and of this program's schema version (and `whole`); set the connection up.
 
     Raises BadRequest("foreign_store" | "newer_schema" | "corrupt_store" | "sqlite_too_old"), BackendUnavailable.
     """
@@ -94,20 +93,23 @@ def prepare(turn: Turn, path: str) -> None:
         needed = ".".join(map(str, SQLITE_VERSION_MIN))
         raise BadRequest("sqlite_too_old", f"SQLite {sqlite3.sqlite_version}", allowed=f"{needed} or newer")
     try:
-        turn.waits(lambda: _identify(turn, path))  # before anything is written to it
+        version = turn.waits(lambda: _identify(turn, path))  # before anything is written to it
         mode = turn.waits(lambda: turn.fetch("PRAGMA journal_mode = WAL"))[0][0]
         if mode != b"wal":
             raise BackendUnavailable("sqlite", f"{path}: cannot keep a write-ahead log here ({mode.decode()})")
         for pragma in (
             "PRAGMA synchronous = FULL",
+            f"PRAGMA cache_size = -{cache_kib}",
             f"PRAGMA wal_autocheckpoint = {WAL_PAGES_MAX}",
             f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}",
             "PRAGMA foreign_keys = OFF",
             "PRAGMA temp_store = MEMORY",
         ):
             turn.waits(functools.partial(turn.execute, pragma))
-        turn.waits(lambda: turn.write(lambda _: _migrate(turn, path)))
-        turn.waits(lambda: _check_whole(turn, path))
+        if version < len(MIGRATIONS):  # else a stopped process that holds the write lock need not be waited for
+            turn.waits(lambda: turn.write(lambda _: _migrate(turn, path)))
+        if whole:
+            turn.waits(lambda: _check_whole(turn, path))
     except sqlite3.DatabaseError as exc:
         if exc.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
             raise _corrupt(path, str(exc)) from exc

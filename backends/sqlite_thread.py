@@ -6,6 +6,7 @@ It never decides what a call means: it says only whether it happened, did not ha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import queue
 import sqlite3
@@ -20,6 +21,7 @@ from kv.errors import AcordoError, BackendUnavailable, InvariantViolated, Outcom
 
 WAITING_MAX: Final = 4096
 """Calls that may wait for the thread; one more is refused with BackendUnavailable."""
+STOP_TIMEOUT_S: Final = 10.0
 BUSY_PAUSES_S: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02)
 """Pauses between attempts at a lock that another process holds; the last one repeats until the time is over."""
 
@@ -137,9 +139,10 @@ class SqliteThread:
         self._running: Turn | None = None
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._started = False
+        self._closed: Callable[[], object] = lambda: None
 
     def start(self) -> None:
-        """Connect (no file is read yet) and start the thread. Raises BackendUnavailable."""
+        """Connect (nothing is read of the file yet) and start the thread. Raises BackendUnavailable."""
         try:
             self._connection = self._connect()
         except sqlite3.Error as exc:
@@ -148,11 +151,18 @@ class SqliteThread:
         self._started = True
 
     async def stop(self) -> None:
-        """Finish what is queued and close the connection, in the thread."""
-        if self._started:
-            self._started = False
-            self._queue.put(None)
-            await asyncio.get_running_loop().run_in_executor(None, self._thread.join, 10.0)
+        """Finish what is queued and close the connection, in the thread; wait for that, within bounds."""
+        if not self._started:
+            return
+        self._started = False
+        loop = asyncio.get_running_loop()
+        closed = asyncio.Event()
+        self._closed = lambda: loop.call_soon_threadsafe(closed.set)
+        self._queue.put(None)
+        try:
+            await asyncio.wait_for(closed.wait(), STOP_TIMEOUT_S)
+        except TimeoutError:
+            _log.warning("thread_not_stopped", file=self.path)  # a daemon thread: it does not keep the process alive
 
     async def run(self, job: Callable[[Turn], T], *, timeout_s: float) -> T:
         """Return what `job` returns in the thread.
@@ -219,6 +229,8 @@ class SqliteThread:
             turn.run()
         if self._connection is not None:
             self._connection.close()
+        with contextlib.suppress(RuntimeError):  # the loop that waited is closed
+            self._closed()
 
 
 def translate(exc: BaseException, path: str, *, committing: bool) -> BaseException:
