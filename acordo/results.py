@@ -145,6 +145,7 @@ class Member(_Result, frozen=True, kw_only=True):
 
     id: str
     url: str | None = None
+    raft_address: str | None = None
     role: str = "unknown"
     voter: bool = True
     term: int | None = None

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from acordo import results
-from acordo.errors import BadRequest, Pruned
+from acordo.errors import BadRequest, OutcomeUnknown, Pruned
 from acordo.outcomes import Seen
 from acordo.transport import Reply, Request
 
@@ -79,6 +79,14 @@ def from_json(form: object) -> bytes:
         except binascii.Error as exc:
             raise Damaged("broken base64") from exc
     raise Damaged('neither a string nor {"base64": …}')
+
+
+def from_base64(text: str) -> bytes:
+    """Return the bytes that base64 stands for. Raises BadRequest."""
+    try:
+        return from_json({"base64": text})
+    except Damaged as exc:
+        raise BadRequest(f"{text[:40]!r} is not base64", code="bad_base64", allowed="RFC 4648, padded") from exc
 
 
 # ------------------------------------------------------------------------------------------ guards, writes, intents
@@ -152,6 +160,49 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     otherwise: tuple[Write, ...] | None = None
     reads: tuple[bytes, ...] = ()
     op_id: str | None = None
+
+
+def intent_of_json(text: bytes) -> Intent:
+    """Return the transaction that JSON in the API's form describes. Raises BadRequest."""
+    try:
+        form = _decoded(text)
+        unknown = set(form) - {"guards", "writes", "otherwise", "reads", "op_id"}
+        if unknown:
+            raise Damaged(f"unknown fields {sorted(unknown)}")
+        return Intent(
+            guards=tuple(_guard_of(each) for each in _list(form.get("guards", []))),
+            writes=tuple(_write_of(each) for each in _list(form.get("writes", []))),
+            otherwise=tuple(_write_of(each) for each in _list(form["otherwise"])) if "otherwise" in form else None,
+            reads=tuple(key_bytes(from_json(each)) for each in _list(form.get("reads", []))),
+            op_id=form.get("op_id"),
+        )
+    except (Damaged, KeyError, TypeError, AttributeError) as exc:
+        raise BadRequest(
+            f"this is no transaction: {exc}", code="bad_transaction", allowed="the JSON of POST /v1/txn"
+        ) from exc
+
+
+def _guard_of(form: dict[str, Any]) -> Guard:
+    key = from_json(form["key"])
+    match sorted(set(form) - {"key"}):
+        case ["absent"]:
+            return absent(key)
+        case ["exists"]:
+            return exists(key)
+        case ["revision"]:
+            revisions = form["revision"]
+            return at_revision(key, *(revisions if isinstance(revisions, list) else [revisions]))
+        case ["value"]:
+            return equals(key, from_json(form["value"]))
+    raise Damaged("a guard has exactly one of absent, exists, revision, value")
+
+
+def _write_of(form: dict[str, Any]) -> Write:
+    if set(form) == {"delete"}:
+        return delete(from_json(form["delete"]))
+    if {"put", "value"} <= set(form) <= {"put", "value", "ttl"}:
+        return put(from_json(form["put"]), from_json(form["value"]), ttl_s=form.get("ttl"))
+    raise Damaged("a write is put and value (and ttl), or delete")
 
 
 # -------------------------------------------------------------------------------------------------------- requests
@@ -433,6 +484,11 @@ def parse_operation(reply: Reply, op_id: str) -> results.Operation:
     served(reply)
     answer = _object(reply)
     return _converted({**answer, "op_id": op_id}, results.Operation)
+
+
+def unknown_of(found: results.Operation) -> OutcomeUnknown:
+    """Return the error that says what a look-up without a definite outcome says."""
+    return OutcomeUnknown(found.detail or f"the operation is {found.outcome}", code=found.outcome, op_id=found.op_id)
 
 
 def parse_accepted(reply: Reply, op_id: str) -> results.Accepted:

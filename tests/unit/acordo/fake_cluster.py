@@ -39,6 +39,8 @@ class FakeCluster:
         self.changes: list[tuple[int, str, bytes, bytes | None, str]] = []
         self.leader: str | None = "n1"
         self.dead: set[str] = set()
+        self.digests: dict[str, str] = {}
+        """Members whose machine went astray."""
         self.trouble: Trouble = lambda request: None
         self.requests: list[str] = []
         self.applied = 0
@@ -289,7 +291,7 @@ class FakeCluster:
                 "term": 1,
                 "applied": self.revision,
                 "settled": self.revision,
-                "digest": self.rows[-1]["digest"] if self.rows else "00" * 32,
+                "digest": self.digests.get(f"n{n}") or (self.rows[-1]["digest"] if self.rows else "00" * 32),
                 "lag": 0,
                 "last_seen_s": 9.5 if f"n{n}" in self.dead else 0.1,
             }

@@ -1,0 +1,111 @@
+"""Commands on many keys: load and dump."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from acordo import bulk
+from acordo.client import Client
+from acordo.errors import AcordoError, BadRequest, Pruned
+from acordo.output import INTERRUPTED, NO, OK, Output, shown
+from acordo.shell import app, key_of, opened, run
+
+
+@app.command()
+def load(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(help='NDJSON file: {"key", "value", "ttl"?} a line; - is standard input.')],
+    in_flight: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = bulk.IN_FLIGHT,
+    keep_going: Annotated[bool, typer.Option("--keep-going", help="Leave out lines that cannot be.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget an interrupted load of this file.")] = False,
+) -> None:
+    """Write every line of a file. Interrupted, it goes on where it was; nothing is doubled."""
+
+    async def work(client: Client, output: Output) -> int:
+        path = None if source == "-" else Path(source)
+        checkpoint = bulk.checkpoint_of_load(path) if path else None
+        if checkpoint and restart:
+            checkpoint.unlink(missing_ok=True)
+        with (
+            opened(path) as file,
+            output.progress("load", path.stat().st_size if path else None) as progress,
+        ):
+            try:
+                done = await bulk.load(
+                    client,
+                    file,
+                    checkpoint=checkpoint,
+                    in_flight=in_flight,
+                    keep_going=keep_going,
+                    timeout_s=max(context.obj.timeout_s, bulk.TIMEOUT_S),
+                    progress=progress,
+                    on_rejected=lambda line, why: output.note(f"line {line} left out: {shown(why, 300)}"),
+                )
+            except asyncio.CancelledError:
+                _say_interrupted(output, path)
+                raise
+            except AcordoError as error:
+                if path and not isinstance(error, BadRequest):
+                    output.note("[yellow]run the same command again to go on; nothing will be doubled[/yellow]")
+                raise
+        if output.as_json:
+            output.json(done)
+        else:
+            resumed = f", went on after line {done.resumed_at}" if done.resumed_at else ""
+            again = f", {done.again} were in already" if done.again else ""
+            output.say(f"{done.lines} lines loaded{resumed}{again}, {done.rejected} left out")
+        return NO if done.rejected else OK
+
+    run(context, work, spread=True)
+
+
+@app.command()
+def dump(
+    context: typer.Context,
+    target: Annotated[str, typer.Argument(help="NDJSON file to write; - is standard output.")] = "-",
+    prefix: Annotated[str, typer.Option(help="Only keys that begin so.")] = "",
+    restart: Annotated[bool, typer.Option("--restart", help="Forget an interrupted dump to this file.")] = False,
+) -> None:
+    """Write all keys, as of one revision, to a file that `load` takes. Interrupted, it goes on where it was."""
+
+    async def work(client: Client, output: Output) -> None:
+        if target == "-":
+            await bulk.dump_to(client, output.raw, key_of(prefix))
+            return
+        path = Path(target)
+        if restart:
+            bulk.checkpoint_of_dump(path).unlink(missing_ok=True)
+        with output.progress("dump", None) as progress:
+            try:
+                done = await bulk.dump(client, path, key_of(prefix), progress=progress)
+            except asyncio.CancelledError:
+                _say_interrupted(output, path)
+                raise
+            except Pruned:
+                output.note("[yellow]--restart begins anew, at the present revision[/yellow]")
+                raise
+        if output.as_json:
+            output.json(done)
+        else:
+            resumed = f", went on after {done.resumed_at}" if done.resumed_at else ""
+            output.say(f"{done.keys} keys, {done.bytes} bytes, as of revision {done.revision}{resumed}")
+
+    run(context, work)
+
+
+def _say_interrupted(output: Output, path: Path | None) -> None:
+    if path is not None:
+        output.note("[yellow]interrupted: run the same command again to go on; nothing will be doubled[/yellow]")
+        return
+    output.note("[yellow]interrupted: what came from standard input cannot be gone on with[/yellow]")
+    # A thread still waits for standard input; Python would wait for it.
+    with suppress(OSError):
+        sys.stdout.flush()
+    os._exit(INTERRUPTED)

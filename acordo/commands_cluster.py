@@ -1,0 +1,232 @@
+"""Commands on the cluster: leader, status, transfer, members, ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Annotated
+
+import typer
+
+from acordo import bulk, results
+from acordo.chain import Chain, Flaw
+from acordo.client import Client
+from acordo.errors import BadRequest
+from acordo.output import NO, OK, Output, printable, shown, table
+from acordo.shell import app, ledger_app, members_app, run
+
+
+@app.command()
+def leader(context: typer.Context) -> None:
+    """Say who leads."""
+
+    async def work(client: Client, output: Output) -> None:
+        found = await client.leader()
+        if output.as_json:
+            output.json(found)
+        else:
+            output.say(f"{shown(found.id)}  {shown(found.url or '', 300)}  term {found.term}")
+
+    run(context, work)
+
+
+@app.command()
+def status(context: typer.Context) -> None:
+    """Show how a node sees the cluster. Leaves with 1 if there is no quorum or writes are refused."""
+
+    async def work(client: Client, output: Output) -> int:
+        seen = await client.cluster()
+        if output.as_json:
+            output.json(seen.raw)
+        else:
+            _show_members(output, seen)
+        return OK if seen.quorum and seen.leader and not seen.refusal else NO
+
+    run(context, work)
+
+
+@app.command()
+def transfer(
+    context: typer.Context, to: Annotated[str | None, typer.Argument(help="Member; else the most advanced.")] = None
+) -> None:
+    """Hand leadership to another member."""
+
+    async def work(client: Client, output: Output) -> None:
+        now = await client.transfer(to)
+        if output.as_json:
+            output.json({"leader": now})
+        else:
+            output.say(f"{shown(now)} leads")
+
+    run(context, work)
+
+
+@members_app.callback()
+def members(context: typer.Context) -> None:
+    """List the members."""
+    if context.invoked_subcommand is not None:
+        return
+
+    async def work(client: Client, output: Output) -> None:
+        seen = await client.cluster()
+        if output.as_json:
+            output.json(list(seen.members))
+        else:
+            _show_members(output, seen)
+
+    run(context, work)
+
+
+MemberArgument = Annotated[str, typer.Argument(help="The member's id.")]
+
+
+@members_app.command("add")
+def members_add(
+    context: typer.Context,
+    member: MemberArgument,
+    raft_address: Annotated[str, typer.Option("--raft-address", help="HOST:PORT where members reach it.")],
+    member_url: Annotated[str, typer.Option("--member-url", help="URL where clients reach it.")],
+    voter: Annotated[bool, typer.Option("--voter", help="Let it vote at once; else it observes first.")] = False,
+) -> None:
+    """Add a member, as an observer."""
+    run(
+        context,
+        lambda client, output: _member_done(
+            output, client.add_member(member, raft_address=raft_address, url=member_url, voter=voter), member, "added"
+        ),
+    )
+
+
+@members_app.command("promote")
+def members_promote(context: typer.Context, member: MemberArgument) -> None:
+    """Let an observer vote."""
+
+    async def work(client: Client, output: Output) -> None:
+        seen = await client.cluster()
+        found = next((each for each in seen.members if each.id == member), None)
+        if found is None:
+            raise BadRequest(f"no such member: {printable(member)}", code="unknown_member", status=404)
+        address = str(found.raft_address or "")
+        added = client.add_member(member, raft_address=address, url=found.url or "", voter=True)
+        await _member_done(output, added, member, "promoted")
+
+    run(context, work)
+
+
+@members_app.command("remove")
+def members_remove(context: typer.Context, member: MemberArgument) -> None:
+    """Remove a member."""
+    run(context, lambda client, output: _member_done(output, client.remove_member(member), member, "removed"))
+
+
+@ledger_app.command("verify")
+def ledger_verify(
+    context: typer.Context, start: Annotated[int, typer.Option("--from", min=1, help="First row.")] = 1
+) -> None:
+    """Recompute the whole chain of the ledger, and compare every member's digest with it."""
+
+    async def work(client: Client, output: Output) -> int:
+        chain = Chain()
+        flaws: list[Flaw] = []
+        with output.progress("verify", None) as progress:
+            async for row in client.ledger(start):
+                flaws += chain.add(row)
+                progress(bulk.Told(chain.rows, 0))
+        differing = _differing(chain, await client.cluster())
+        newest = chain.newest
+        if output.as_json:
+            output.json(
+                {
+                    "rows": chain.rows,
+                    "intents": chain.intents,
+                    "first_seq": chain.first_seq,
+                    "last": newest.last if newest else 0,
+                    "digest": newest.digest if newest else None,
+                    "flaws": flaws,
+                    "differing_members": differing,
+                }
+            )
+        else:
+            for flaw in flaws[:20]:
+                output.say(f"[red]row {flaw.seq}: {shown(flaw.why, 300)}[/red]")
+            for each in differing:
+                output.say(f"[red]member {shown(each)} has another digest at its settled revision[/red]")
+            output.say(
+                f"{chain.rows} rows, {chain.intents} intents, to revision {newest.last if newest else 0}: "
+                + (f"[red]{len(flaws)} flaws[/red]" if flaws else "the chain holds")
+            )
+        return NO if flaws or differing else OK
+
+    run(context, work)
+
+
+@ledger_app.command("list")
+def ledger_list(
+    context: typer.Context,
+    start: Annotated[int, typer.Option("--from", min=1, help="First row.")] = 1,
+    limit: Annotated[int, typer.Option(min=1, help="Stop after so many rows.")] = 100,
+) -> None:
+    """Print rows of the ledger."""
+
+    async def work(client: Client, output: Output) -> None:
+        count = 0
+        async for row in client.ledger(start, limit=min(limit, 500)):
+            if output.as_json:
+                output.json(row)
+            else:
+                output.say(
+                    f"{row.seq:>10}  term {row.term}  {shown(row.committer)}  "
+                    f"revisions {row.first} to {row.last}  {row.digest[:16]}"
+                )
+            count += 1
+            if count == limit:
+                return
+
+    run(context, work)
+
+
+def _show_members(output: Output, seen: results.Cluster) -> None:
+    state = "[green]quorum[/green]" if seen.quorum else "[red]no quorum[/red]"
+    who = f"{shown(seen.leader)} leads" if seen.leader else "[red]nobody leads[/red]"
+    output.say(
+        f"{who} in term {seen.term}, {state}, settled at revision {seen.settled} (as {shown(seen.node)} sees it)"
+    )
+    if seen.refusal:
+        output.say(f"[red]writes are refused: {shown(seen.refusal, 300)}[/red]")
+    rows = []
+    for each in seen.members:
+        colour = {"leader": "green", "unknown": "red"}.get(each.role, "default")
+        rows.append(
+            [
+                shown(each.id),
+                f"[{colour}]{each.role}[/{colour}]" + ("" if each.voter else " (does not vote)"),
+                _figure(each.settled),
+                _figure(each.applied),
+                _figure(each.lag),
+                "" if each.last_seen_s is None else f"{each.last_seen_s:.1f} s",
+                (each.digest or "")[:12],
+                shown(each.url or "", 100),
+            ]
+        )
+    output.out.print(table(["member", "role", "settled", "ordered", "lag", "seen", "digest", "url"], rows))
+
+
+def _figure(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+async def _member_done(output: Output, change: Awaitable[None], member: str, verb: str) -> None:
+    await change
+    if output.as_json:
+        output.json({"member": member, "done": verb})
+    else:
+        output.say(f"{shown(member)} {verb}")
+
+
+def _differing(chain: Chain, seen: results.Cluster) -> list[str]:
+    """Return the members whose digest is not the ledger's at the revision that they have settled."""
+    found = []
+    for each in seen.members:
+        ledgers = chain.digests.get(each.settled or 0)
+        if each.digest and ledgers and ledgers != each.digest:
+            found.append(each.id)
+    return found

@@ -1,0 +1,303 @@
+"""Commands on keys: get, put, cas, delete, list, txn, watch, operation."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from acordo import results, wire
+from acordo.client import Client
+from acordo.errors import BadRequest
+from acordo.output import NO, OK, Output, code_of, printable, reading_form, shown
+from acordo.shell import app, input_bytes, key_of, level_of, run
+
+KeyArgument = Annotated[str, typer.Argument(help="The key; bytes that are no UTF-8 as base64:…")]
+LevelOption = Annotated[str, typer.Option("--level", help="linearizable, session or stale.")]
+OpIdOption = Annotated[str | None, typer.Option("--op-id", help="Repeat an operation whose outcome is unknown.")]
+
+
+@app.command()
+def get(
+    context: typer.Context,
+    key: KeyArgument,
+    *,
+    level: LevelOption = "linearizable",
+    min_revision: Annotated[int | None, typer.Option(help="See at least this revision (level session).")] = None,
+    max_age: Annotated[float | None, typer.Option(help="Seconds that a stale value may be old.")] = None,
+    at_revision: Annotated[int | None, typer.Option(help="Read history.")] = None,
+) -> None:
+    """Print a key's value, byte for byte."""
+
+    async def work(client: Client, output: Output) -> int:
+        reading = await client.read(
+            key_of(key),
+            level=level_of(level),
+            min_revision=min_revision,
+            max_age_s=max_age,
+            at_revision=at_revision,
+        )
+        if output.as_json:
+            served = reading.served
+            output.json(
+                {
+                    **reading_form(reading),
+                    "found": reading.present,
+                    "level": served.level,
+                    "age_ms": served.age_ms,
+                    "as_of": served.position,
+                    "node": served.node,
+                }
+            )
+        elif reading.value is None:
+            output.note(f"not found: {shown(key)}")
+        else:
+            output.raw(reading.value)
+            if sys.stdout.isatty() and not reading.value.endswith(b"\n"):
+                output.raw(b"\n")
+        return OK if reading.present else NO
+
+    run(context, work)
+
+
+@app.command()
+def put(
+    context: typer.Context,
+    key: KeyArgument,
+    value: Annotated[str | None, typer.Argument(help="The value; - reads standard input.")] = None,
+    *,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Take the value from a file.")] = None,
+    ttl: Annotated[float | None, typer.Option(help="Seconds until the key is deleted.")] = None,
+    if_revision: Annotated[int | None, typer.Option(help="Only if the key is at this revision; 0: absent.")] = None,
+    if_exists: Annotated[bool, typer.Option("--if-exists", help="Only if the key is present.")] = False,
+    if_absent: Annotated[bool, typer.Option("--if-absent", help="Only if the key is absent.")] = False,
+    op_id: OpIdOption = None,
+) -> None:
+    """Set a key."""
+
+    async def work(client: Client, output: Output) -> None:
+        written = await client.put(
+            key_of(key),
+            _value(value, file),
+            ttl_s=ttl,
+            if_revision=if_revision,
+            exists=_presence(if_exists, if_absent),
+            op_id=op_id,
+        )
+        _show_written(output, written, "created" if written.existed is False else "written")
+
+    run(context, work)
+
+
+@app.command()
+def cas(
+    context: typer.Context,
+    key: KeyArgument,
+    revision: Annotated[int, typer.Argument(help="The revision that the key must be at; 0: absent.")],
+    value: Annotated[str | None, typer.Argument(help="The new value; - reads standard input.")] = None,
+    *,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Take the value from a file.")] = None,
+    ttl: Annotated[float | None, typer.Option(help="Seconds until the key is deleted.")] = None,
+    op_id: OpIdOption = None,
+) -> None:
+    """Compare and set: set a key if it is at REVISION."""
+
+    async def work(client: Client, output: Output) -> None:
+        written = await client.cas(key_of(key), _value(value, file), if_revision=revision, ttl_s=ttl, op_id=op_id)
+        _show_written(output, written, "written")
+
+    run(context, work)
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    key: KeyArgument,
+    *,
+    if_revision: Annotated[int | None, typer.Option(help="Only if the key is at this revision.")] = None,
+    if_exists: Annotated[bool, typer.Option("--if-exists", help="Only if the key is present.")] = False,
+    op_id: OpIdOption = None,
+) -> None:
+    """Make a key absent. Leaves with 1 if it was absent already."""
+
+    async def work(client: Client, output: Output) -> int:
+        written = await client.delete(key_of(key), if_revision=if_revision, exists=if_exists or None, op_id=op_id)
+        _show_written(output, written, "deleted" if written.existed is not False else "was absent")
+        return NO if written.existed is False else OK
+
+    run(context, work)
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    prefix: Annotated[str, typer.Argument(help="Only keys that begin so.")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many keys.")] = None,
+    keys_only: Annotated[bool, typer.Option("--keys-only", "-k", help="Print nothing but keys.")] = False,
+    level: LevelOption = "linearizable",
+) -> None:
+    """List the keys under a prefix, all as of one revision."""
+
+    async def work(client: Client, output: Output) -> None:
+        count = 0
+        async for page in client.pages(key_of(prefix), limit=min(limit or 500, 500), level=level_of(level)):
+            for found in page.found[: None if limit is None else limit - count]:
+                if output.as_json:
+                    output.json(reading_form(found, value=not keys_only))
+                elif keys_only:
+                    output.say(shown(found.key, 4096))
+                else:
+                    output.say(
+                        f"{found.revision:>10}  {shown(found.key, 4096)}  [dim]{shown(found.value or b'')}[/dim]"
+                    )
+                count += 1
+            if limit is not None and count >= limit:
+                return
+
+    run(context, work)
+
+
+@app.command()
+def txn(
+    context: typer.Context,
+    source: Annotated[str | None, typer.Argument(help="File with the JSON form; - is standard input.")] = None,
+    *,
+    if_absent: Annotated[list[str] | None, typer.Option("--if-absent", help="Guard: KEY is absent.")] = None,
+    if_exists: Annotated[list[str] | None, typer.Option("--if-exists", help="Guard: KEY is present.")] = None,
+    if_revision: Annotated[list[str] | None, typer.Option("--if-revision", help="Guard: KEY=REVISION.")] = None,
+    if_value: Annotated[list[str] | None, typer.Option("--if-value", help="Guard: KEY=VALUE.")] = None,
+    puts: Annotated[list[str] | None, typer.Option("--put", help="Write: KEY=VALUE.")] = None,
+    deletes: Annotated[list[str] | None, typer.Option("--delete", help="Write: delete KEY.")] = None,
+    reads: Annotated[list[str] | None, typer.Option("--read", help="Read KEY as the guards see it.")] = None,
+    op_id: OpIdOption = None,
+) -> None:
+    """Write many keys at one revision if all guards hold.
+
+    As options, or as JSON: {"guards": [{"key", "absent"|"exists": true | "revision": n | "value": v}], "writes":
+    [{"put": key, "value": v} | {"delete": key}], "otherwise": [...], "reads": [key]}.
+    """
+
+    async def work(client: Client, output: Output) -> None:
+        intent = wire.intent_of_json(input_bytes(source)) if source else wire.Intent()
+        done = await client.txn(
+            guards=[
+                *intent.guards,
+                *(wire.absent(key_of(each)) for each in if_absent or ()),
+                *(wire.exists(key_of(each)) for each in if_exists or ()),
+                *(wire.at_revision(key_of(k), _whole(v)) for k, v in _pairs(if_revision)),
+                *(wire.equals(key_of(k), os.fsencode(v)) for k, v in _pairs(if_value)),
+            ],
+            writes=[
+                *intent.writes,
+                *(wire.put(key_of(k), os.fsencode(v)) for k, v in _pairs(puts)),
+                *(wire.delete(key_of(each)) for each in deletes or ()),
+            ],
+            otherwise=intent.otherwise,
+            reads=[*intent.reads, *(key_of(each) for each in reads or ())],
+            op_id=op_id or intent.op_id,
+        )
+        if output.as_json:
+            form = {"revision": done.revision, "branch": done.branch, "op_id": done.op_id, "again": done.again}
+            output.json({**form, "reads": [reading_form(each) for each in done.reads]})
+            return
+        if done.op_id is not None:
+            output.say(f"{done.branch} at revision {done.revision}" + (" (again)" if done.again else ""))
+        for each in done.reads:
+            text = "[dim]absent[/dim]" if each.value is None else shown(each.value)
+            output.say(f"{each.revision:>10}  {shown(each.key, 4096)}  {text}")
+
+    run(context, work)
+
+
+@app.command()
+def watch(
+    context: typer.Context,
+    prefix: Annotated[str, typer.Argument(help="Only keys that begin so.")] = "",
+    after: Annotated[int | None, typer.Option(min=0, help="Begin after this revision; else now.")] = None,
+    bookmarks: Annotated[bool, typer.Option("--bookmarks", help="Show positions without changes too.")] = False,
+    count: Annotated[int | None, typer.Option(min=1, help="Stop after so many events.")] = None,
+) -> None:
+    """Follow changes under a prefix, for ever; reconnects on its own."""
+
+    async def work(client: Client, output: Output) -> None:
+        seen = 0
+        async for event in client.watch(key_of(prefix), after=after, bookmarks=bookmarks):
+            _show_event(output, event)
+            seen += 1
+            if seen == count:
+                return
+
+    run(context, work)
+
+
+@app.command()
+def operation(context: typer.Context, op_id: Annotated[str, typer.Argument(help="What the write was given.")]) -> None:
+    """Look up how an operation ended. One that nobody knows is cancelled by that, for good."""
+
+    async def work(client: Client, output: Output) -> int:
+        found = await client.operation(op_id)
+        if output.as_json:
+            output.json(found)
+        else:
+            output.say(f"{found.outcome}" + (f" at revision {found.revision}" if found.revision else ""))
+            if found.outcome == "expired":
+                output.say("it has no effect and never will")
+        return OK if found.definite else code_of(wire.unknown_of(found))
+
+    run(context, work)
+
+
+def _presence(if_exists: bool, if_absent: bool) -> bool | None:
+    if if_exists and if_absent:
+        raise BadRequest("--if-exists and --if-absent exclude each other", code="two_conditions")
+    return True if if_exists else False if if_absent else None
+
+
+def _value(value: str | None, file: Path | None) -> bytes:
+    if (value is None) == (file is None):
+        raise BadRequest("no value, or two", code="bad_value", allowed="VALUE, or - for standard input, or --file")
+    if file is not None:
+        return input_bytes(str(file))
+    return input_bytes("-") if value == "-" else os.fsencode(value or "")
+
+
+def _pairs(given: Sequence[str] | None) -> list[tuple[str, str]]:
+    for each in given or ():
+        if "=" not in each:
+            raise BadRequest(f"{printable(each)!r} has no =", code="bad_pair", allowed="KEY=VALUE")
+    return [(key, value) for key, _, value in (each.partition("=") for each in given or ())]
+
+
+def _whole(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise BadRequest(f"{printable(text)!r} is no revision", code="bad_revision", allowed="a whole number")
+    return int(text)
+
+
+def _show_written(output: Output, written: results.Written, verb: str) -> None:
+    if output.as_json:
+        form = {"revision": written.revision, "existed": written.existed, "again": written.again}
+        output.json({**form, "op_id": written.op_id, "attempts": written.attempts, "node": written.served.node})
+    else:
+        output.say(f"{verb} at revision {written.revision}" + (" (again)" if written.again else ""))
+
+
+def _show_event(output: Output, event: results.Event) -> None:
+    if isinstance(event, results.Bookmark):
+        if output.as_json:
+            output.json({"event": "bookmark", "revision": event.revision})
+        else:
+            output.say(f"[dim]{event.revision:>10}  bookmark[/dim]")
+        return
+    if output.as_json:
+        value = None if event.value is None else wire.to_json(event.value)
+        form = {"event": event.kind, "revision": event.revision, "key": wire.to_json(event.key), "value": value}
+        output.json({**form, "op_id": event.op_id, "last": event.last})
+    else:
+        colour = "green" if event.kind == "put" else "red"
+        kind = f"[{colour}]{event.kind:<6}[/{colour}]"
+        output.say(f"{event.revision:>10}  {kind}  {shown(event.key, 4096)}  [dim]{shown(event.value or b'')}[/dim]")

@@ -1,0 +1,291 @@
+"""The command line against an Acordo in memory: what it prints, and with which code it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+from typer.testing import CliRunner
+
+from acordo import cli
+from acordo.client import Client
+from acordo.output import printable
+from acordo.shell import app, hoisted
+from kv.model import GENESIS_DIGEST, roll
+from tests.unit.acordo.fake_cluster import FakeCluster, problem
+from tests.unit.acordo.scripted import closed_port
+
+assert cli.COMMANDS  # importing it registers the commands
+
+
+class Ran:
+    def __init__(self, code: int, out: bytes, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> Any:
+        return msgspec.json.decode(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        return [msgspec.json.decode(line) for line in self.out.splitlines()]
+
+
+class Shell:
+    def __init__(self, urls: list[str]) -> None:
+        self.urls = urls
+
+    async def __call__(self, *arguments: str, stdin: bytes = b"") -> Ran:
+        environment = {"ACORDO_URLS": ",".join(self.urls), "TERM": "dumb"}
+        runner = CliRunner(env=environment)
+        result = await asyncio.to_thread(runner.invoke, app, hoisted(arguments), input=stdin)
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Ran(result.exit_code, result.stdout_bytes, result.stderr)
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[FakeCluster]:
+    async with FakeCluster(3) as made:
+        yield made
+
+
+@pytest.fixture
+def acordo(cluster: FakeCluster) -> Shell:
+    return Shell(cluster.urls)
+
+
+async def test_put_get_delete(acordo: Shell) -> None:
+    assert (await acordo("put", "k", "v")).out == b"created at revision 1\n"
+    assert (await acordo("put", "k", "-", stdin=b"\x00\xffraw")).out == b"written at revision 2\n"
+    assert (await acordo("get", "k")).out == b"\x00\xffraw"
+    found = (await acordo("get", "k", "--json")).json
+    assert found["value"] == {"base64": "AP9yYXc="}
+    assert (found["revision"], found["found"], found["level"]) == (2, True, "linearizable")
+    assert (await acordo("delete", "k")).code == 0
+    again = await acordo("delete", "k")
+    assert (again.code, again.out) == (1, b"was absent at revision 4\n")
+    missing = await acordo("get", "k")
+    assert (missing.code, missing.out, missing.err) == (1, b"", "not found: k\n")
+    assert (await acordo("--json", "get", "k")).json["found"] is False
+
+
+async def test_values_from_files_and_binary_keys(acordo: Shell, tmp_path: Path, cluster: FakeCluster) -> None:
+    (tmp_path / "value").write_bytes(b"from a file")
+    assert (await acordo("put", "base64:/wA=", "--file", str(tmp_path / "value"))).code == 0
+    assert cluster.at(b"\xff\x00")[1] == b"from a file"
+    assert (await acordo("put", "k", "--file", str(tmp_path / "none"))).code == 2
+    assert (await acordo("put", "k")).code == 2
+    assert (await acordo("put", "base64:???", "v")).code == 2
+
+
+async def test_guards_leave_with_1_and_say_what_is_there(acordo: Shell) -> None:
+    await acordo("put", "k", "v")
+    assert (await acordo("cas", "k", "1", "w")).code == 0
+    refused = await acordo("cas", "k", "1", "x")
+    assert refused.code == 1
+    assert "the key is at revision 2 now" in refused.err
+    told = msgspec.json.decode((await acordo("cas", "k", "0", "x", "--json")).err)
+    assert (told["error"], told["current"], told["maybe_applied"]) == ("PreconditionFailed", 2, False)
+    assert (await acordo("put", "k", "v", "--if-absent")).code == 1
+    assert (await acordo("put", "none", "v", "--if-exists")).code == 1
+    assert (await acordo("put", "k", "v", "--if-exists", "--if-absent")).code == 2
+    assert (await acordo("delete", "k", "--if-revision", "1")).code == 1
+
+
+async def test_list_and_txn(acordo: Shell) -> None:
+    done = await acordo("txn", "--put", "a/1=x", "--put", "a/2=y=z", "--if-absent", "a/1", "--read", "a/1", "--json")
+    assert (done.json["revision"], done.json["branch"], done.json["reads"][0]["value"]) == (1, "then", None)
+    assert [line["key"] for line in (await acordo("list", "a/", "--json")).lines] == ["a/1", "a/2"]
+    assert (await acordo("list", "a/", "-k", "--limit", "1")).out == b"a/1\n"
+    assert b"y=z" in (await acordo("list")).out
+    form = b'{"guards": [{"key": "a/1", "revision": 1}], "writes": [{"delete": "a/1"}], "reads": ["a/2"]}'
+    assert (await acordo("txn", "-", stdin=form)).out.startswith(b"then at revision 2\n")
+    assert (await acordo("txn", "-", stdin=form)).code == 1
+    assert (await acordo("txn", "-", stdin=b'{"guard": []}')).code == 2
+    assert (await acordo("txn", "--put", "nothing")).code == 2
+
+
+async def test_cluster_commands(acordo: Shell, cluster: FakeCluster) -> None:
+    assert b"n1" in (await acordo("leader")).out
+    shown = (await acordo("status")).out.decode()
+    assert "n1 leads" in shown
+    assert "follower" in shown
+    assert (await acordo("transfer", "n2", "--json")).json == {"leader": "n2"}
+    assert [m["id"] for m in (await acordo("members", "--json")).json] == ["n1", "n2", "n3"]
+    cluster.leader = None
+    assert (await acordo("status")).code == 1
+    assert (await acordo("leader", "--timeout", "0.2")).code == 3
+
+
+async def test_watch_and_operation(acordo: Shell, cluster: FakeCluster) -> None:
+    async with Client(cluster.urls) as client:
+        written = await client.put("w/1", "x")
+        await client.delete("w/1")
+    seen = await acordo("watch", "w/", "--after", "0", "--count", "2", "--json")
+    assert [(e["event"], e["revision"], e["value"]) for e in seen.lines] == [("put", 1, "x"), ("delete", 2, None)]
+    assert (await acordo("operation", written.op_id)).out == b"applied at revision 1\n"
+    cancelled = await acordo("operation", "nobody's", "--json")
+    assert (cancelled.json["outcome"], cancelled.code) == ("expired", 0)
+    cluster.floor = 5
+    assert (await acordo("watch", "--after", "1")).code == 6
+
+
+async def test_codes_of_failures(acordo: Shell, cluster: FakeCluster) -> None:
+    cluster.trouble = lambda request: problem(503, "no_quorum", outcome="not_applied", detail="no quorum")
+    assert (await acordo("put", "k", "v", "--timeout", "0.2")).code == 3
+    assert (await acordo("get", "k", "--timeout=0.2")).code == 3
+    cluster.trouble = lambda request: problem(504, "outcome_unknown", outcome="unknown")
+    unknown = await acordo("put", "k", "v", "--timeout", "0.2", "--op-id", "mine")
+    assert unknown.code == 4
+    assert "acordo operation mine" in unknown.err
+    assert (await Shell([f"127.0.0.1:{await closed_port()}"])("put", "k", "v", "--timeout", "0.2")).code == 5
+    cluster.trouble = lambda request: problem(400, "bad_ttl", detail="[bold]no[/bold]", allowed="more than 0")
+    bad = await acordo("put", "k", "v")
+    assert bad.code == 2
+    assert "[bold]no[/bold]" in bad.err
+    assert "allowed: more than 0" in bad.err
+    assert (await acordo("get", "k", "--level", "strong")).code == 2
+    assert (await acordo("get", "")).code == 2
+    assert (await acordo("get")).code == 2
+    assert (await acordo("get", "k", "--url", "nonsense://x")).code == 2
+
+
+def test_what_comes_from_elsewhere_cannot_move_the_terminal() -> None:
+    assert printable(b"a\x1b[2Jb\xff\n") == "a\\x1b[2Jb\\xff\\n"
+    assert printable("\u202egnp.exe") == "\\u202egnp.exe"
+    assert len(printable("x" * 100)) == 60
+
+
+def test_shared_options_may_stand_anywhere() -> None:
+    assert hoisted(["get", "k", "--json", "-u", "a"]) == ["--json", "-u", "a", "get", "k"]
+    assert hoisted(["put", "k", "--", "--json"]) == ["put", "k", "--", "--json"]
+
+
+async def test_load_and_dump(acordo: Shell, cluster: FakeCluster, tmp_path: Path) -> None:
+    lines = b"".join(b'{"key": "k%d", "value": "v%d"}\n' % (n, n) for n in range(250))
+    (tmp_path / "in").write_bytes(lines)
+    assert (await acordo("load", str(tmp_path / "in"))).out == b"250 lines loaded, 0 left out\n"
+    assert (await acordo("load", "-", "--json", stdin=lines)).json["lines"] == 250
+    assert (await acordo("dump", str(tmp_path / "out"), "--json")).json["keys"] == 250
+    assert (await acordo("dump")).out == (tmp_path / "out").read_bytes()
+    assert (await acordo("dump", "--prefix", "k24")).out.count(b"\n") == 11
+    bad = await acordo("load", "-", stdin=b"nonsense\n" + lines)
+    assert bad.code == 2
+    assert "line 1" in bad.err
+    skipped = await acordo("load", "-", "--keep-going", stdin=b"nonsense\n" + lines)
+    assert skipped.code == 1
+    assert b"250 lines loaded, 1 left out" in skipped.out
+    assert (await acordo("load", str(tmp_path / "none"))).code == 2
+
+
+async def test_ctrl_c_during_a_load_says_how_to_go_on_and_going_on_doubles_nothing(
+    cluster: FakeCluster, tmp_path: Path
+) -> None:
+    """A real process, a real SIGINT, in the middle of a load; then again with SIGKILL; then to the end."""
+    path = tmp_path / "in.ndjson"
+    path.write_bytes(b"".join(b'{"key": "k%d", "value": "v%d"}\n' % (n, n) for n in range(3000)))
+    environment = {**os.environ, "ACORDO_URLS": ",".join(cluster.urls)}
+
+    async def start() -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "acordo.cli", "load", str(path)),
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    async def cut(number: int, after: int) -> tuple[int, bytes]:
+        batches = 0
+        process = await start()
+
+        def trouble(request: web.Request) -> web.StreamResponse | str | None:
+            nonlocal batches
+            batches += request.path == "/v1/batch"
+            if batches == after:
+                process.send_signal(number)
+            return None
+
+        cluster.trouble = trouble
+        _, err = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, err
+
+    code, err = await cut(signal.SIGINT, 8)
+    assert code == 130
+    assert b"run the same command again" in err
+    assert (await cut(signal.SIGKILL, 8))[0] == -signal.SIGKILL
+    cluster.trouble = lambda request: None
+    process = await start()
+    out, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"")
+    assert b"went on after line" in out
+    assert cluster.applied == 3000
+    assert all(cluster.at(b"k%d" % n)[1] == b"v%d" % n for n in range(3000))
+    assert sum(len(versions) for versions in cluster.history.values()) == 3000
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    made, digest, last = [], GENESIS_DIGEST, 0
+    for seq in range(1, count + 1):
+        body = []
+        for n in range(seq % 3):  # some rows are empty, as after a take-over
+            op_id, body_hash = f"op-{seq}-{n}", bytes([seq, n]) * 8
+            digest = roll(digest, op_id, body_hash)
+            body.append({"op_id": op_id, "body_hash": body_hash.hex(), "outcome": "applied"})
+        row = {"seq": seq, "term": 1 + seq // 4, "committer": "n1", "first": last + 1, "last": last + len(body)}
+        made.append({**row, "digest": digest.hex(), "log_time_ms": 0, "body": body})
+        last += len(body)
+    return made
+
+
+async def test_ledger_verify_recomputes_the_chain(acordo: Shell, cluster: FakeCluster) -> None:
+    """The digests of the test are rolled by the servers' own code."""
+    cluster.rows = rows(20)
+    cluster.revision = cluster.rows[-1]["last"]
+    good = await acordo("ledger", "verify")
+    assert (good.code, b"the chain holds" in good.out) == (0, True)
+    assert (await acordo("ledger", "list", "--json", "--limit", "3")).lines[2]["seq"] == 3
+    assert (await acordo("ledger", "verify", "--from", "7")).code == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "value"),
+    [
+        (4, "digest", "ab" * 32),
+        (4, "term", 0),
+        (4, "first", 99),
+        (4, "seq", 9),
+        (4, "last", 99),
+        (0, "first", 2),
+        (4, "body", []),
+        (4, "body", [{"op_id": "x", "body_hash": "zz"}]),
+        (7, "body", [{"op_id": "another", "body_hash": "00"}, {"op_id": "x", "body_hash": "00"}]),
+    ],
+)
+async def test_ledger_verify_finds_what_was_changed(
+    acordo: Shell, cluster: FakeCluster, row: int, field: str, value: Any
+) -> None:
+    cluster.rows = rows(12)
+    cluster.revision = cluster.rows[-1]["last"]
+    cluster.rows[row][field] = value
+    checked = await acordo("ledger", "verify", "--json")
+    assert checked.code == 1
+    assert checked.json["flaws"]
+
+
+async def test_ledger_verify_compares_the_members(acordo: Shell, cluster: FakeCluster) -> None:
+    cluster.rows = rows(6)
+    cluster.revision = cluster.rows[-1]["last"]
+    cluster.digests = {"n2": "cd" * 32}
+    checked = await acordo("ledger", "verify", "--json")
+    assert checked.code == 1
+    assert checked.json["differing_members"] == ["n2"]
