@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from coordinator.raft.wire import Command, Count, Entries, Message, Name
 
@@ -103,15 +103,15 @@ class ApplyCommand(Message, frozen=True, array_like=True, tag="apply_command"):
     request_id: Count
 
 
-class ApplyCommandResponse(Message, frozen=True, tag="apply_command_response"):
-    """Where it was appended, or why not (`error` 0: nothing needed to be)."""
+class ApplyCommandResponse(Message, frozen=True, array_like=True, tag="apply_command_response"):
+    """Where it was appended, or why not (`error` 0: it is so already)."""
 
     request_id: Count
-    error: Count | UnsetType = UNSET
-    log_idx: Count | UnsetType = UNSET
-    log_term: Count | UnsetType = UNSET
-    reason: Text | UnsetType = UNSET
-    later: bool | UnsetType = UNSET
+    log_idx: Count = 0
+    log_term: Count = 0
+    error: Count | None = None
+    reason: Text = ""
+    later: bool = False
 
 
 class ReadPing(Message, frozen=True, array_like=True, tag="read_ping"):
