@@ -27,7 +27,7 @@ from coordinator.rules import PROTOCOL, Rules
 from coordinator.settings import Settings
 from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown, Pruned
 from kv.model import Group, Head, LedgerRow, Recorded, roll
-from kv.ports import Appended, Fenced, Outranked, Store, TakenOver
+from kv.ports import Appended, Clock, Fenced, Outranked, Store, TakenOver
 
 _log = structlog.get_logger("acordo.committer")
 _T = TypeVar("_T")
@@ -57,13 +57,14 @@ class Committer:
         node: Node,
         store: Store,
         log: Log,
+        clock: Clock,
         *,
         name: str,
         chance: random.Random,
         settings: Settings,
         rules: Rules = PROTOCOL,
     ) -> None:
-        self._node, self._store, self._log = node, store, log
+        self._node, self._store, self._log, self._clock = node, store, log, clock
         self._settings, self._rules = settings, rules
         self._backoff = Backoff(chance, min_s=settings.backoff_s_min, max_s=settings.backoff_s_max)
         self._news = asyncio.Event()
@@ -130,13 +131,13 @@ class Committer:
         while True:
             term = self.term
             if term is None:
-                await self._wait_news()
+                await self._wait_news(None)
             else:
                 await self._lead(term)
 
     async def _lead(self, term: int) -> None:
         self._backoff.reset()
-        await self._tick()
+        await self._ordered(TICK, term)  # log time is this leader's before the first deadline is judged by it
         while self.term == term:
             head = await self._take_over(term)
             if head is None:
@@ -148,13 +149,6 @@ class Committer:
             await self._commit(term, head)
             if self.groups > before:
                 self._backoff.reset()
-
-    async def _tick(self) -> None:
-        """Order a time stamp, so that log time is this leader's before the first deadline is judged by it."""
-        try:
-            await self._log.propose(encode(TICK))
-        except (NotApplied, OutcomeUnknown) as exc:
-            _log.info("tick not ordered", reason=str(exc))
 
     def _taken(self, term: int) -> None:
         self._mine = {}
@@ -190,12 +184,10 @@ class Committer:
         if isinstance(found, Refuse):
             if self._machine.settled != settled:
                 return None  # it moved meanwhile: look again
-            if not self._rules.refuse_behind:
-                return own
             await self._stay_refused(term, own, found)
             return None
         for command in found:
-            if not await self._ordered(command):
+            if not await self._ordered(command, term):
                 return None
         if self._machine.settled == mark_of(own):
             return own
@@ -227,6 +219,7 @@ class Committer:
                 "outranked by a ledger row", term=term, row_term=result.head.term, row_of=result.head.committer
             )
             self._log.outrank(max(term, result.head.term))
+            await self._pause(self._settings.backoff_s_max)
             return None
         return result
 
@@ -273,14 +266,18 @@ class Committer:
             after = page[-1].last
         return tuple(rows)
 
-    async def _ordered(self, command: Command) -> bool:
-        """Order one command and wait until it is applied here."""
-        try:
-            await self._log.propose(encode(command))
-        except (NotApplied, OutcomeUnknown) as exc:
-            _log.info("resolution not ordered", reason=str(exc))
-            return False
-        return True
+    async def _ordered(self, command: Command, term: int) -> bool:
+        """Order one command and wait until it is applied here, or this member leads no more, or too long."""
+        through = self._log.propose(encode(command))
+        through.add_done_callback(self._settle_done)
+        ends_s = self._clock.monotonic() + self._settings.propose_timeout_s
+        while not through.done() and self.term == term and self._clock.monotonic() < ends_s:
+            await self._wait_news(ends_s - self._clock.monotonic())
+        if through.done() and not through.cancelled() and through.exception() is None:
+            return True
+        reason = str(through.exception()) if through.done() and not through.cancelled() else "no answer"
+        _log.info("not ordered", kind=type(command).__name__, reason=reason)
+        return False
 
     async def _stay_refused(self, term: int, own: Head, refuse: Refuse) -> None:
         """Refuse writes and reads of the store until it changes, an operator adopts its head, or another leads."""
@@ -321,7 +318,7 @@ class Committer:
             digest=head.digest,
             log_time_ms=self._node.now_ms(),
         )
-        if not await self._ordered(Adopt(row)):
+        if not await self._ordered(Adopt(row), term):
             _fail(asked, OutcomeUnknown("the adoption was not seen to be ordered"))
         elif self._machine.settled.revision < head.last:
             _fail(asked, NotApplied("deposed", "another command came before the adoption"))
@@ -340,7 +337,8 @@ class Committer:
                 return
             batch = self._next_batch(head)
             if not batch or len(self._settles) >= self._settings.settles_in_flight_max:
-                await self._wait_news()
+                if not await self._wait_news(self._settings.propose_timeout_s if self._settles else None):
+                    return  # a Settle that nobody hears of: take over again
                 continue
             if self._rules.digest_check and not _follows(head, batch[0]):
                 return
@@ -477,9 +475,14 @@ class Committer:
             _log.warning("store in trouble", error=str(exc) or type(exc).__name__)
         self.store_trouble = str(exc) or type(exc).__name__
 
-    async def _wait_news(self) -> None:
+    async def _wait_news(self, seconds: float | None) -> bool:
+        """Wait for news; False when there was none for so long."""
         self._news.clear()
-        await self._news.wait()
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._news.wait()
+        except TimeoutError:
+            return False
 
     async def _pause(self, seconds: float) -> None:
         """Wait, but not past a change of leadership or an operator's call."""

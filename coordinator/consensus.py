@@ -101,7 +101,7 @@ class Coordinator:
         self._log = log(self)
         name = f"{node}.{chance.getrandbits(48):012x}"
         self.committer = Committer(
-            self, store, self._log, name=name, chance=chance, settings=self.settings, rules=rules
+            self, store, self._log, clock, name=name, chance=chance, settings=self.settings, rules=rules
         )
         self.sweeper = Sweeper(self, store, self._log, clock, name=name, settings=self.settings)
         self.publisher = Publisher(self, store, broadcast, clock, chance=chance, settings=self.settings, rules=rules)
@@ -139,7 +139,7 @@ class Coordinator:
         try:
             await self._log.__aenter__()
         except BaseException:
-            await self._stop()
+            await self._stop(None)
             raise
         self._open = True
         return self
@@ -147,20 +147,21 @@ class Coordinator:
     async def __aexit__(self, *exc: object) -> None:
         self._open = False
         try:
-            await self._log.__aexit__(None, None, None)
+            await self._stop(exc[1] if isinstance(exc[1], asyncio.CancelledError) else None)
         finally:
-            await self._stop()
+            await self._log.__aexit__(None, None, None)
 
-    async def _stop(self) -> None:
+    async def _stop(self, cancelled: asyncio.CancelledError | None) -> None:
+        """End the loops and the waits. Raises what a loop died of, as an exception group."""
         for task in self._tasks:
             task.cancel()
         self._tasks = []
         group, self._group = self._group, None
-        if group is not None:
-            await group.__aexit__(None, None, None)
         for key in list(self._waiters):
             for waiting in self._waiters.pop(key):
                 _fail(waiting, OutcomeUnknown("this node stops", op_id=key[0]))
+        if group is not None:
+            await group.__aexit__(type(cancelled) if cancelled else None, cancelled, None)
 
     # ------------------------------------------------------------------------------------------------------- writing
 
@@ -289,11 +290,11 @@ class Coordinator:
         return max(self._clock.wall_ms(), self.now_ms())
 
     def snapshot(self) -> Callable[[], bytes]:
-        return partial(encode_state, self.machine.capture())
+        # Without `last`: copying it would hold up the loop, and whoever restores this only reads a little more.
+        return partial(encode_state, self.machine.capture(last=False))
 
     def restore(self, snapshot: bytes) -> None:
-        state = decode_state(snapshot)
-        self.machine.restore(state)
+        self.machine.restore(decode_state(snapshot))
         self._keep_time()
         self._answer_from_window()
         settled = self.machine.settled
@@ -301,7 +302,10 @@ class Coordinator:
             if self._waiters:
                 self._recovering.put_nowait((self._fed, settled.revision))
             jump = Settled(self._fed, settled.revision, settled.digest, (), None, self.machine.log_time_ms)
-            self._feed(jump)
+            try:
+                self._feed(jump)
+            except Exception as exc:  # noqa: BLE001 (as in apply)
+                self._die(exc)
         self.committer.wake()
 
     def reset(self) -> None:
@@ -388,7 +392,7 @@ class Coordinator:
             self._time_base_ms, self._time_anchor_s = newest, self._clock.monotonic()
 
     def recorded(self, op_id: str) -> Answer | Literal["pending"] | None:
-        known = self.machine.window.get(op_id)
+        known = self.machine.window.get(op_id, self.machine.log_time_ms)
         if known is not None:
             return Answer(known.revision, known.outcome)
         return "pending" if self.machine.attempts(op_id) else None
@@ -549,7 +553,7 @@ class Coordinator:
     def _answer_from_window(self) -> None:
         """After a snapshot took the place of the commands that would have answered them."""
         for op_id, body_hash in list(self._waiters):
-            known = self.machine.window.get(op_id)
+            known = self.machine.window.get(op_id, self.machine.log_time_ms)
             if known is not None:
                 told = self.machine.window.meet(known, body_hash)
                 first = Answer(known.revision, known.outcome) if known.body_hash == body_hash else told

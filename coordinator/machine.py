@@ -6,9 +6,10 @@ raises; a command that does not fit leaves the state untouched (but for log time
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, assert_never
+from itertools import islice
+from typing import Final, Literal, TypeAlias, TypeVar, assert_never
 
 import msgspec
 
@@ -22,9 +23,9 @@ from coordinator.window import Known, Window
 from kv.model import GENESIS_DIGEST, Answer, Applied, Cancel, Intent, LedgerRow, Recorded, Version, roll
 from kv.ports import Settled
 
+_T = TypeVar("_T")
+
 SNAPSHOT_VERSION: Final = 1
-_AGE_STEP_MS: Final = 60_000
-"""Log time between two looks at the age of the op_id window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,9 @@ class Limits:
     """Bounds of what a machine remembers. Part of the protocol: they must be the same on all members."""
 
     window_max: int = 32_768
-    """op_ids kept with their outcome."""
+    """op_ids kept with their outcome, at most; at least half as many."""
     window_ms: int = 24 * 3600 * 1000
-    """… and for how long, in log time: the published retention of op_ids, so that a key is free again after it."""
+    """… and for how long, in log time: the published retention of op_ids, after which a key is free again."""
     recent_max: int = 65_536
     """Keys kept in `last`."""
 
@@ -68,17 +69,20 @@ _ILLEGAL: Final = Effects("illegal")
 
 
 class State(msgspec.Struct, frozen=True, array_like=True):
-    """All of a machine, as a snapshot carries it. Fields are only ever appended, with defaults."""
+    """All of a machine, as a snapshot carries it. Fields are only ever appended, with defaults.
+
+    The same state may be cut into other parts: compare `fingerprint`s.
+    """
 
     revision: int
     digest: bytes
     settled: Mark
     log_time_ms: int
-    aged_ms: int
     namespace: int
     floor: int
     pending: list[Pending]
-    window: dict[str, Known]
+    window_old: tuple[dict[str, Known], ...]
+    window_young: tuple[dict[str, Known], ...]
     last: dict[bytes, int] | None
     """None: left out; whoever restores it raises the floor to `revision`."""
 
@@ -89,7 +93,7 @@ class Machine:
     def __init__(self, limits: Limits = Limits(), rules: Rules = PROTOCOL) -> None:
         self.limits, self.rules = limits, rules
         self.recent = Recent(limits.recent_max, raises=rules.forget_floor)
-        self.window = Window(limits.window_max)
+        self.window = Window(limits.window_max, limits.window_ms)
         self._begin()
 
     def _begin(self) -> None:
@@ -105,7 +109,6 @@ class Machine:
         """Pending by op_id; more than one where bodies differ: the ledger says which was first."""
         self.log_time_ms = 0
         self.namespace = 0
-        self._aged_ms = 0
 
     def apply(self, command: Command, stamp_ms: int) -> Effects:
         """Apply one command of the log, stamped by the leader that appended it."""
@@ -148,13 +151,7 @@ class Machine:
     # ---------------------------------------------------------------------------------------------------- commands
 
     def _pass_to(self, time_ms: int) -> None:
-        """Let log time reach `time_ms`, and forget op_ids whose retention is over."""
-        if time_ms <= self.log_time_ms:
-            return
-        self.log_time_ms = time_ms
-        if time_ms - self._aged_ms >= _AGE_STEP_MS:
-            self._aged_ms = time_ms
-            self.window.forget_before(time_ms - self.limits.window_ms)
+        self.log_time_ms = max(self.log_time_ms, time_ms)
 
     def _submit(self, intents: Sequence[Intent | Cancel]) -> Effects:
         told: list[Told] | None = None
@@ -166,7 +163,7 @@ class Machine:
             op_id, body_hash = intent.op_id, intent.body_hash
             others = open_.get(op_id)
             if dedupe:
-                known = window.get(op_id)
+                known = window.get(op_id, now)
                 if known is not None:
                     told = told or []
                     told.append(Told(op_id, body_hash, window.meet(known, body_hash)))
@@ -202,9 +199,20 @@ class Machine:
         if not command.first <= first <= command.last:
             return _GAP  # built for another settled revision
         records = command.records[first - command.first :]
+        if self.rules.digest_check and not self._ours(first, records):
+            return _ILLEGAL
         made_here = not command.resolved
         settled = self._settle_records(first, command.digest, records, command.log_time_ms, made_here=made_here)
         return Effects("settled", settled=(settled,))
+
+    def _ours(self, first: int, records: Sequence[Recorded]) -> bool:
+        """Say whether the records are of exactly the pending intents from `first` on."""
+        pending = self.pending
+        for revision, record in enumerate(records, first):
+            entry = pending[revision]
+            if entry.body_hash != record.body_hash or entry.intent.op_id != record.op_id:
+                return False
+        return True
 
     def _settle_records(
         self, first: int, digest: bytes, records: tuple[Recorded, ...], log_time_ms: int, *, made_here: bool
@@ -334,16 +342,17 @@ class Machine:
 
     def capture(self, *, last: bool = True) -> State:
         """Return all state, shallowly copied: what it holds never changes. `last=False` leaves `last` out."""
+        old, young = self.window.capture()
         return State(
             revision=self.revision,
             digest=self.digest,
             settled=self.settled,
             log_time_ms=self.log_time_ms,
-            aged_ms=self._aged_ms,
             namespace=self.namespace,
             floor=self.recent.floor,
             pending=list(self.pending.values()),
-            window=self.window.entries(),
+            window_old=old,
+            window_young=young,
             last=self.recent.entries() if last else None,
         )
 
@@ -351,24 +360,49 @@ class Machine:
         """Take over all of a captured state."""
         self._begin()
         self.revision, self.digest, self.settled = state.revision, state.digest, state.settled
-        self.log_time_ms, self._aged_ms, self.namespace = state.log_time_ms, state.aged_ms, state.namespace
+        self.log_time_ms, self.namespace = state.log_time_ms, state.namespace
         for entry in state.pending:
             self._enter(entry)
-        self.window.restore((op_id, Known(*known)) for op_id, known in state.window.items())
+        self.window.restore(_entries(state.window_old), _entries(state.window_young))
         floor = state.floor
         if state.last is None and self.rules.snapshot_floor:
             floor = max(floor, state.revision)
         self.recent.restore((state.last or {}).items(), floor)
 
 
+class _Wire(msgspec.Struct, frozen=True, array_like=True):
+    """A State in parts, so that no single call of the encoder holds up the event loop's thread for long."""
+
+    state: msgspec.Raw
+    """The State without its three collections."""
+    pending: list[msgspec.Raw]
+    window_old: list[msgspec.Raw]
+    window_young: list[msgspec.Raw]
+    last: list[msgspec.Raw] | None
+
+
 _SNAPSHOT_PREFIX: Final = bytes([SNAPSHOT_VERSION])
-_encode_state = msgspec.msgpack.Encoder().encode
+_PART: Final = 2_000
+"""Entries encoded by one call: well below a millisecond."""
+_encode = msgspec.msgpack.Encoder().encode
+_decode_wire = msgspec.msgpack.Decoder(_Wire).decode
 _decode_state = msgspec.msgpack.Decoder(State).decode
+_decode_pending = msgspec.msgpack.Decoder(list[Pending]).decode
+_decode_window = msgspec.msgpack.Decoder(dict[str, Known]).decode
+_decode_last = msgspec.msgpack.Decoder(dict[bytes, int]).decode
 
 
 def encode_state(state: State) -> bytes:
     """Return the bytes of a snapshot. Safe in another thread: what is captured never changes."""
-    return _SNAPSHOT_PREFIX + _encode_state(state)
+    bare = msgspec.structs.replace(state, pending=[], window_old=(), window_young=(), last={})
+    wire = _Wire(
+        state=msgspec.Raw(_encode(bare)),
+        pending=[msgspec.Raw(_encode(part)) for part in _parts(state.pending)],
+        window_old=[msgspec.Raw(_encode(dict(part))) for part in _parts(_entries(state.window_old))],
+        window_young=[msgspec.Raw(_encode(dict(part))) for part in _parts(_entries(state.window_young))],
+        last=None if state.last is None else [msgspec.Raw(_encode(dict(part))) for part in _parts(state.last.items())],
+    )
+    return _SNAPSHOT_PREFIX + _encode(wire)
 
 
 def decode_state(snapshot: bytes) -> State:
@@ -376,7 +410,16 @@ def decode_state(snapshot: bytes) -> State:
     if snapshot[:1] != _SNAPSHOT_PREFIX:
         raise ValueError(f"machine snapshot of unknown version {snapshot[:1].hex() or 'none'}")
     try:
-        state = _decode_state(memoryview(snapshot)[1:])
+        wire = _decode_wire(memoryview(snapshot)[1:])
+        state = msgspec.structs.replace(
+            _decode_state(wire.state),
+            pending=[entry for part in wire.pending for entry in _decode_pending(part)],
+            window_old=tuple(_decode_window(part) for part in wire.window_old),
+            window_young=tuple(_decode_window(part) for part in wire.window_young),
+            last=None
+            if wire.last is None
+            else {key: revision for part in wire.last for key, revision in _decode_last(part).items()},
+        )
     except (msgspec.MsgspecError, RecursionError) as exc:
         raise ValueError(f"broken machine snapshot: {exc}") from exc
     if [p.revision for p in state.pending] != list(range(state.settled.revision + 1, state.revision + 1)):
@@ -384,7 +427,35 @@ def decode_state(snapshot: bytes) -> State:
     return state
 
 
+def _entries(parts: Iterable[dict[str, Known]]) -> Iterator[tuple[str, Known]]:
+    for part in parts:
+        yield from part.items()
+
+
+def _parts(entries: Iterable[_T]) -> Iterator[list[_T]]:
+    rest = iter(entries)
+    while part := list(islice(rest, _PART)):
+        yield part
+
+
 # -------------------------------------------------------------------------------------------------------- checking
+
+
+def fingerprint(machine: Machine, *, last: bool = True) -> tuple[object, ...]:
+    """Return a value that is equal for machines in equal states. For tests and the simulation.
+
+    `last=False` leaves out `last` and the floor: a member that restored a snapshot has forgotten more of them.
+    """
+    return (
+        machine.revision,
+        machine.digest,
+        machine.settled,
+        machine.log_time_ms,
+        machine.namespace,
+        tuple(machine.pending.values()),
+        tuple(machine.window.entries().items()),
+        (machine.recent.floor, tuple(machine.recent.entries().items())) if last else None,
+    )
 
 
 def broken(machine: Machine) -> tuple[str, ...]:

@@ -24,11 +24,13 @@ class Settings:
     waiters_max: int = 50_000
 
     # The committer.
-    group_intents_max: int = 1_000
+    group_intents_max: int = 512
     group_bytes_max: int = 4 * 1024 * 1024
     settles_in_flight_max: int = 8
     """Groups committed whose Settle is still on its way; then the committer waits."""
     store_timeout_s: float = 5.0
+    propose_timeout_s: float = 10.0
+    """A command of the committer's own that nobody hears of for so long: it takes over again."""
     backoff_s_min: float = 0.02
     backoff_s_max: float = 1.0
     rows_page: int = 256

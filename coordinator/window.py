@@ -6,10 +6,12 @@ Pure. It never replaces an entry: the first outcome of an op_id stays until it i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from kv.model import Again, Answer, Applied, Expired, Mismatch, Recorded, Refused
+
+_FREEZE_MIN: Final = 1024
+"""A part with fewer entries is copied by a snapshot rather than frozen, so that parts stay few."""
 
 
 class Known(NamedTuple):
@@ -28,19 +30,43 @@ def meets(known: bytes, body_hash: bytes) -> bool:
 
 
 class Window:
-    """op_id -> Known, oldest first."""
+    """op_id -> Known, in two generations: when the younger is full, the older is forgotten.
 
-    __slots__ = ("_known", "_max")
+    A generation is a row of parts, all but the newest of them frozen, so that a snapshot shares them instead of
+    copying. Where the parts are cut changes nothing that can be seen: generations are counted by entries.
+    """
 
-    def __init__(self, entries_max: int) -> None:
-        self._known: dict[str, Known] = {}
-        self._max = entries_max
+    __slots__ = ("_generation_max", "_known_ms", "_old", "_parts", "_young", "_young_count")
+
+    def __init__(self, entries_max: int, known_ms: int) -> None:
+        self._generation_max = max(1, entries_max // 2)
+        self._known_ms = known_ms
+        self.clear()
+
+    def clear(self) -> None:
+        self._young: dict[str, Known] = {}
+        """The newest part, the only one that changes."""
+        self._young_count = 0
+        """Entries in the younger generation, frozen parts included."""
+        self._parts: list[dict[str, Known]] = [self._young]
+        """All parts, newest first."""
+        self._old = 0
+        """How many of the parts, from the end, are the older generation."""
 
     def __len__(self) -> int:
-        return len(self._known)
+        return sum(map(len, self._parts))
 
-    def get(self, op_id: str) -> Known | None:
-        return self._known.get(op_id)
+    def get(self, op_id: str, now_ms: int) -> Known | None:
+        """Return how an op_id ended, unless that is forgotten or its retention is over."""
+        known = self._find(op_id)
+        return known if known is None or now_ms - known.log_time_ms <= self._known_ms else None
+
+    def _find(self, op_id: str) -> Known | None:
+        for part in self._parts:
+            known = part.get(op_id)
+            if known is not None:
+                return known
+        return None
 
     def meet(self, known: Known, body_hash: bytes) -> Answer:
         """Return what a further attempt on a known op_id is told."""
@@ -51,33 +77,42 @@ class Window:
     def record(self, record: Recorded, revision: int, log_time_ms: int) -> None:
         """Enter a first outcome. What the ledger calls again or mismatch replaces nothing and enters nothing."""
         outcome = record.outcome
-        if not isinstance(outcome, Applied | Refused | Expired) or record.op_id in self._known:
+        if not isinstance(outcome, Applied | Refused | Expired):
             return
-        self._known[record.op_id] = Known(record.body_hash, revision, outcome, log_time_ms)
-        if len(self._known) > self._max:
-            self._forget(len(self._known) - self._max + self._max // 16)
+        op_id = record.op_id
+        known = self._find(op_id)
+        if known is None:
+            self._young_count += 1
+        elif log_time_ms - known.log_time_ms <= self._known_ms:
+            return
+        elif not any(op_id in part for part in self._parts[: len(self._parts) - self._old]):
+            self._young_count += 1
+        self._young[op_id] = Known(record.body_hash, revision, outcome, log_time_ms)
+        if self._young_count >= self._generation_max:
+            del self._parts[len(self._parts) - self._old :]
+            self._old, self._young_count = len(self._parts), 0
+            self._young = {}
+            self._parts.insert(0, self._young)
 
-    def forget_before(self, log_time_ms: int) -> None:
-        """Forget what was recorded before this log time."""
-        old = 0
-        for known in self._known.values():
-            if known.log_time_ms >= log_time_ms:
-                break
-            old += 1
-        self._forget(old)
+    def capture(self) -> tuple[tuple[dict[str, Known], ...], tuple[dict[str, Known], ...]]:
+        """Return the parts of the older and the younger generation, oldest first; none of them changes any more."""
+        if len(self._young) > _FREEZE_MIN:
+            self._young = {}
+            self._parts.insert(0, self._young)
+        young = len(self._parts) - self._old
+        parts = [self._young.copy(), *self._parts[1:]]
+        return tuple(parts[: young - 1 : -1] if self._old else ()), tuple(parts[young - 1 :: -1])
+
+    def restore(self, old: Iterable[tuple[str, Known]], young: Iterable[tuple[str, Known]]) -> None:
+        """Take the place of all entries, oldest first."""
+        self.clear()
+        kept = dict(old)
+        self._young.update(young)
+        self._young_count = len(self._young)
+        if kept:
+            self._parts.append(kept)
+            self._old = 1
 
     def entries(self) -> dict[str, Known]:
         """Return a copy, oldest first."""
-        return self._known.copy()
-
-    def restore(self, entries: Iterable[tuple[str, Known]]) -> None:
-        self._known = dict(entries)
-        if len(self._known) > self._max:
-            self._forget(len(self._known) - self._max)
-
-    def clear(self) -> None:
-        self._known = {}
-
-    def _forget(self, count: int) -> None:
-        for op_id in list(islice(self._known, count)):
-            del self._known[op_id]
+        return {op_id: known for part in reversed(self._parts) for op_id, known in part.items()}
