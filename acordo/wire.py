@@ -243,7 +243,13 @@ def get_request(
     max_age_s: float | None = None,
     revision: int | None = None,
 ) -> Request:
-    path = with_query(path_of(key), consistency=level, min_revision=min_revision, max_age=max_age_s, revision=revision)
+    path = with_query(
+        path_of(key),
+        consistency=None if level == "linearizable" else level,  # the default; saves the node a query to parse
+        min_revision=min_revision,
+        max_age=max_age_s,
+        revision=revision,
+    )
     return Request(method="GET", path=path, key=key, absent_is_answer=True)
 
 
