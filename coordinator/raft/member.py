@@ -140,7 +140,8 @@ class Member:
         self._next_ask = 0
         self._notes: dict[str, bytes] = {}
         self._noted_at = float("-inf")
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        """In the order of their start: nothing depends on the order of a set."""
         self._tick_pending = self._timer_pending = False
         self._timer: asyncio.TimerHandle | None = None
         self._running = False
@@ -203,10 +204,11 @@ class Member:
         self._running = False
         if self._timer is not None:
             self._timer.cancel()
-        for task in sorted(self._tasks, key=lambda task: task.get_name()):
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if tasks:
+            await asyncio.wait(tasks)
         for waiting in self._waiting:
             self._settle(waiting, OutcomeUnknown("this member stops"))
         self._reads.close()
@@ -229,21 +231,20 @@ class Member:
         self._on_fatal(exc)
 
     def _spawn(self, work: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]) -> None:
-        async def run() -> None:
-            try:
-                result = await work
-            except (OSError, ValueError, AcordoError) as exc:
-                done(None, exc)
-            else:
-                done(result, None)
+        task = self._loop.create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(lambda ended: self._ended(ended, done))
 
-        task = self._loop.create_task(run(), name=f"raft-{self.id}-{len(self._tasks)}")
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (exc := task.exception()) is not None:
+    def _ended(self, task: asyncio.Task[Any], done: Callable[[Any, BaseException | None], None]) -> None:
+        del self._tasks[task]
+        if task.cancelled() or not self._running:
+            return
+        exc = task.exception()
+        if exc is None:
+            self._guarded(lambda: done(task.result(), None))
+        elif isinstance(exc, OSError | ValueError | AcordoError):
+            self._guarded(lambda: done(None, exc))
+        else:
             self._fail(exc)
 
     # ------------------------------------------------------------------------------------------------- ticks

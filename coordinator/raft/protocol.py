@@ -455,7 +455,9 @@ class Core(Replication):
         due = grown > self._SyncObj__conf.logCompactionMinEntries or self._bytes_since_snapshot > self._compact_bytes
         if grown <= 0 or not (due or self._SyncObj__forceLogCompaction):
             return
-        if any(progress.snapshot is not None for progress in self._progress.values()):
+        sending = any(progress.snapshot is not None for progress in self._progress.values())
+        if sending and grown <= 2 * self._SyncObj__conf.logCompactionMinEntries:
+            # A newer snapshot would make the one on its way useless: wait, but not without bound.
             return
         keep = 0 if self._SyncObj__forceLogCompaction else KEEP_ENTRIES
         self._SyncObj__forceLogCompaction = False

@@ -211,6 +211,8 @@ class Replication(Elections):
             match[node] = max(match[node], following - 1)
             due[node] = max(due[node], following)
             progress.acknowledged(following - 1)
+            if progress.snapshot is not None and following > progress.snapshot.header.index:
+                progress.drop_snapshot()
         self.kick()
 
     # ------------------------------------------------------------------------------------------- the follower

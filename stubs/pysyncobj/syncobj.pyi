@@ -3,7 +3,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from pysyncobj.config import SyncObjConf
-from pysyncobj.journal import Journal
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 from pysyncobj.version import VERSION as VERSION

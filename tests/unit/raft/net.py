@@ -16,7 +16,10 @@ from pysyncobj.transport import Transport
 from coordinator.log import PeerAddress, Position
 from coordinator.raft.disk import RealDisk
 from coordinator.raft.member import Member, Settings
+from coordinator.raft.messages import ALL
+from coordinator.raft.wire import Codec
 
+CODEC = Codec(*ALL)
 FAST = Settings(
     fsync="off", election_min_s=0.15, election_max_s=0.3, heartbeat_s=0.03, compact_entries=10**9, chunk_bytes=1000
 )
@@ -140,7 +143,7 @@ class Net:
             self.watch(src, dst, message)
         self.sent[message["type"]] += 1
         queue = self.queues[src, dst]
-        queue.append((self.generation[pair], message))
+        queue.append((self.generation[pair], CODEC.decode(CODEC.encode(message))))
         if len(queue) == 1:
             asyncio.get_running_loop().call_soon(self.pump, src, dst)
         return True

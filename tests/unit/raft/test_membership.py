@@ -1,0 +1,158 @@
+"""Add, promote, remove, replace and transfer, through members; each refused while it would be unsafe."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from coordinator.log import PeerAddress
+from coordinator.raft.member import Member
+from kv.errors import BadRequest, NotApplied
+from tests.unit.raft.net import Cluster, eventually
+
+T = 10.0
+
+
+def ids(member: Member) -> dict[str, bool]:
+    return {peer.id: peer.voter for peer in member.status().peers}
+
+
+async def add(cluster: Cluster, through: Member, name: str, *, voter: bool) -> Member:
+    new = await cluster.start(name, (*cluster.first, PeerAddress(name, f"{name}:1", voter=False)))
+    await through.add_member(name, f"{name}:1", voter=voter, timeout_s=T)
+    return new
+
+
+async def test_an_observer_replicates_reads_and_forwards_but_is_not_counted(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        await leader.propose(b"before")
+        observer = await add(cluster, leader, "D", voter=False)
+        await observer.propose(b"forwarded")
+        assert await cluster.agree() == [b"before", b"forwarded"]
+        assert observer.status().role == "observer"
+        leader.open_reads(leader.status().term)
+        assert await observer.read_index(timeout_s=T) == leader.applied
+        assert ids(leader) == {"A": True, "B": True, "C": True, "D": False}
+        cluster.net.partition(leader.id + "D", "".join(n for n in "ABC" if n != leader.id))
+        await eventually(lambda: leader.status().role != "leader")
+        assert observer.status().role != "leader"
+        cluster.net.heal()
+        await cluster.agree()
+
+
+async def test_a_member_is_replaced_under_a_new_id_through_a_follower(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        await leader.propose(b"kept")
+        gone, other = (m for m in cluster.members.values() if m is not leader)
+        await cluster.stop(gone.id)
+        shutil.rmtree(tmp_path / gone.id)
+        await other.remove_member(gone.id, timeout_s=T)
+        new = await add(cluster, other, "D", voter=True)
+        assert ids(leader) == {leader.id: True, other.id: True, "D": True}
+        assert await cluster.agree() == [b"kept"]
+        await eventually(lambda: new.status().role == "follower")
+        with pytest.raises(BadRequest, match="never comes back"):
+            await leader.add_member(gone.id, f"{gone.id}:1", voter=True, timeout_s=T)
+
+
+async def test_a_member_with_a_lost_disk_never_votes(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        await leader.propose(b"kept")
+        await eventually(lambda: all(seat.joined for seat in leader._core.configuration.seats))
+        wiped, other = (m.id for m in cluster.members.values() if m is not leader)
+        await cluster.agree()
+        await cluster.stop(wiped)
+        shutil.rmtree(tmp_path / wiped)
+        back = await cluster.start(wiped)
+        await eventually(lambda: back._core._disk_lost)
+        await cluster.stop(leader.id)
+        survivor = cluster.members[other]
+        asked = cluster.net.sent["request_vote"]
+        await eventually(lambda: cluster.net.sent["request_vote"] >= asked + 3)
+        assert survivor.status().leader is None
+        await cluster.start(leader.id)
+        again = await cluster.leader()
+        await again.remove_member(wiped, timeout_s=T)
+
+
+async def test_unsafe_changes_are_refused_with_the_reason(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        a, b = (m.id for m in cluster.members.values() if m is not leader)
+        with pytest.raises(BadRequest, match="address of"):
+            await leader.add_member("X", f"{a}:1", voter=False, timeout_s=T)
+        with pytest.raises(BadRequest, match="is not a member"):
+            await leader.remove_member("X", timeout_s=T)
+        await cluster.stop(a)
+        await eventually(lambda: a not in leader._core.situation().live)
+        with pytest.raises(BadRequest, match="only 1 of the then 2 voters"):
+            await leader.remove_member(b, timeout_s=0.5)
+        await leader.remove_member(a, timeout_s=T)
+        assert ids(leader) == {leader.id: True, b: True}
+
+
+async def test_a_removed_member_is_told_and_stays_quiet(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        gone = next(m for m in cluster.members.values() if m is not leader)
+        term = leader.status().term
+        await leader.remove_member(gone.id, timeout_s=T)
+        await eventually(lambda: gone.status().role == "observer")
+        await leader.propose(b"x")
+        assert leader.status().term == term
+
+
+async def test_removing_the_leader_hands_over_first(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        other = next(m for m in cluster.members.values() if m is not leader)
+        await other.remove_member(leader.id, timeout_s=T)
+        following = await cluster.leader(after=leader.status().term - 1, among="ABC".replace(leader.id, ""))
+        assert leader.id not in ids(following)
+
+
+@pytest.mark.parametrize("through_follower", [False, True])
+async def test_transfer_moves_the_leadership_and_loses_no_command(tmp_path: Path, through_follower: bool) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        target = next(m for m in cluster.members.values() if m is not leader)
+        asked = target if through_follower else leader
+        futures = [leader.propose(b"%d" % i) for i in range(50)]
+        assert await asked.transfer(target.id, timeout_s=T) == target.id
+        futures += [leader.propose(b"%d" % i) for i in range(50, 60)]
+        for future in futures:
+            await future
+        assert sorted(await cluster.agree()) == sorted(b"%d" % i for i in range(60))
+        assert target.status().role == "leader"
+        events = cluster.tapes[leader.id].events
+        assert events[-1][0] == "deposed"
+
+
+async def test_transfer_to_nobody_is_refused(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        with pytest.raises(BadRequest):
+            await leader.transfer("X", timeout_s=T)
+        other = next(n for n in cluster.members if n != leader.id)
+        await cluster.stop(other)
+        with pytest.raises(NotApplied):
+            await leader.transfer(other, timeout_s=T)
+        await leader.propose(b"still leading")
+
+
+async def test_step_down_and_outrank(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        leader = await cluster.leader()
+        term = leader.status().term
+        leader.step_down()
+        assert leader.status().role == "follower"
+        following = await cluster.leader(after=term)
+        following.outrank(1000)
+        top = await cluster.leader(after=1000)
+        assert top is following
+        assert top.status().term == 1001

@@ -1,0 +1,146 @@
+"""Compaction, restart from snapshot and log, transfer to a member that is far behind, overwritten logs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kv.errors import BadRequest
+from tests.unit.raft.net import FAST, Cluster, eventually
+
+SMALL = msgspec.structs.replace(FAST, compact_entries=50)
+
+
+@pytest.fixture(autouse=True)
+def _keep_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.raft.protocol.KEEP_ENTRIES", 5)
+
+
+async def fill(cluster: Cluster, count: int, start: int = 0) -> list[bytes]:
+    leader = await cluster.leader()
+    commands = [b"command %d" % i for i in range(start, start + count)]
+    for command in commands:
+        await leader.propose(command)
+    return commands
+
+
+async def test_a_member_far_behind_gets_a_snapshot_and_what_follows(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, settings=SMALL) as cluster:
+        leader = await cluster.leader()
+        behind = next(n for n in "ABC" if n != leader.id)
+        await cluster.stop(behind)
+        expected = await fill(cluster, 200)
+        await eventually(lambda: leader.counts.get("snapshots_saved", 0) > 0)
+        member = await cluster.start(behind)
+        assert await cluster.agree() == expected
+        assert member.counts["snapshots_installed"] == 1
+
+
+async def test_all_restart_from_snapshot_and_log(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, settings=SMALL) as cluster:
+        expected = await fill(cluster, 120)
+        await eventually(lambda: all(m.counts.get("snapshots_saved", 0) > 0 for m in cluster.members.values()))
+        expected += await fill(cluster, 7, 120)
+        await cluster.agree()
+        for name in "ABC":
+            await cluster.stop(name)
+        for name in "ABC":
+            await cluster.start(name)
+        await cluster.leader()
+        assert await cluster.agree() == expected
+
+
+async def test_a_transfer_goes_on_over_broken_connections(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, settings=SMALL) as cluster:
+        leader = await cluster.leader()
+        behind = next(n for n in "ABC" if n != leader.id)
+        await cluster.stop(behind)
+        expected = await fill(cluster, 300)
+        await eventually(lambda: leader.counts.get("snapshots_saved", 0) > 0)
+        broken = 0
+
+        def break_often(src: str, dst: str, message: dict[str, object]) -> None:
+            nonlocal broken
+            if message["type"] == "install_snapshot" and broken < 3 and int(str(message["offset"])) > 1000:
+                broken += 1
+                cluster.net.down(frozenset((src, dst)))
+                cluster.net.settle()
+
+        cluster.net.watch = break_often
+        member = await cluster.start(behind)
+        assert await cluster.agree() == expected
+        assert broken == 3
+        assert member.counts["snapshots_installed"] >= 1
+
+
+async def test_a_snapshot_that_does_not_load_is_not_acknowledged(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, settings=SMALL) as cluster:
+        leader = await cluster.leader()
+        behind = next(n for n in "ABC" if n != leader.id)
+        await cluster.stop(behind)
+        expected = await fill(cluster, 200)
+        await eventually(lambda: leader.counts.get("snapshots_saved", 0) > 0)
+        member = await cluster.start(behind)
+        tape, refused = cluster.tapes[behind], 0
+        restore = tape.restore
+
+        def fail_twice(snapshot: bytes) -> None:
+            nonlocal refused
+            if refused < 2:
+                refused += 1
+                raise ValueError("cannot decode")
+            restore(snapshot)
+
+        tape.restore = fail_twice  # type: ignore[method-assign]
+        await eventually(lambda: member.counts.get("snapshots_refused", 0) == 2)
+        assert await cluster.agree() == expected
+
+
+async def test_a_bad_snapshot_is_refused_by_name_at_start(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, "A", settings=SMALL) as cluster:
+        await fill(cluster, 120)
+        await eventually(lambda: cluster.members["A"].counts.get("snapshots_saved", 0) > 0)
+        await cluster.stop("A")
+        path = tmp_path / "A" / "snapshot"
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(BadRequest) as refused:
+            await cluster.start("A")
+        assert "snapshot" in refused.value.detail
+        path.unlink()
+        with pytest.raises(BadRequest, match="no snapshot"):
+            await cluster.start("A")
+
+
+async def test_an_overwritten_applied_log_resets_the_machine(tmp_path: Path) -> None:
+    """A majority loses its disks' tails: what one member applied is replaced under it (DESIGN section 3)."""
+    async with Cluster(tmp_path) as cluster:
+        await fill(cluster, 10)
+        await cluster.agree()
+        for name in "ABC":
+            await cluster.stop(name)
+        for name in "BC":
+            shutil.copytree(tmp_path / name, tmp_path / f"{name}.old")
+        for name in "ABC":
+            await cluster.start(name)
+        lost = await fill(cluster, 5, 10)
+        await cluster.agree()
+        for name in "ABC":
+            await cluster.stop(name)
+        for name in "BC":
+            shutil.rmtree(tmp_path / name)
+            (tmp_path / f"{name}.old").rename(tmp_path / name)
+        for name in "BC":
+            await cluster.start(name)
+        (await cluster.leader()).outrank(50)  # votes are never lost with the log: a term is not used twice
+        await cluster.leader(after=50)
+        kept = await fill(cluster, 20, 100)
+        member = await cluster.start("A")
+        commands = await cluster.agree()
+        assert commands[-20:] == kept
+        assert not set(lost) & set(commands)
+        assert member.counts["overwrites"] == 1
