@@ -1,0 +1,101 @@
+"""Commands and snapshots: the same in and out, and nothing but ValueError for what is none."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.codec import VERSION, Adopt, Command, Rebase, Settle, Submit, decode, encode
+from coordinator.machine import SNAPSHOT_VERSION, Machine, decode_state, encode_state
+from coordinator.pending import Mark
+from kv.model import (
+    Absent,
+    Again,
+    Applied,
+    AtRevision,
+    Cancel,
+    Delete,
+    Equals,
+    Exists,
+    Expired,
+    Intent,
+    LedgerRow,
+    Mismatch,
+    Put,
+    Recorded,
+    Reference,
+    Refused,
+)
+
+INTENT = Intent(
+    "op",
+    77,
+    (Absent(b"a"), Exists(b"b"), AtRevision(b"c", (1, 2)), Equals(b"d", b"h")),
+    (Put(b"k", b"v", 5), Put(b"l", Reference("op", b"h", 9)), Delete(b"m")),
+    (),
+    (b"r",),
+)
+RECORDS = tuple(
+    Recorded("op", b"h", outcome, (b"k",))
+    for outcome in (Applied("otherwise", (1,)), Refused(1, 2, (3,)), Expired(), Again(4, Expired()), Mismatch())
+)
+ROW = LedgerRow(1, 2, "a", 3, 7, b"d" * 32, 9, RECORDS)
+COMMANDS: list[Command] = [
+    Submit((INTENT, Cancel("op"))),
+    Submit(()),
+    Settle(3, 7, b"d" * 32, 9, RECORDS, True),
+    Rebase(Mark(2, b"d" * 32), (ROW, ROW)),
+    Adopt(LedgerRow(1, 2, "a", 3, 7, b"d" * 32, 9)),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
+def test_round_trip(command: Command) -> None:
+    assert decode(encode(command)) == command
+    assert encode(command)[0] == VERSION
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
+def test_every_cut_is_refused(command: Command) -> None:
+    whole = encode(command)
+    for end in range(len(whole)):
+        with pytest.raises(ValueError, match="command"):
+            decode(whole[:end])
+
+
+@given(st.binary(max_size=64), st.sampled_from([b"", bytes([VERSION]), bytes([VERSION + 1])]))
+def test_garbage_is_refused(garbage: bytes, prefix: bytes) -> None:
+    with pytest.raises(ValueError, match="command"):
+        decode(prefix + garbage)
+
+
+def test_deep_nesting_is_refused() -> None:
+    with pytest.raises(ValueError, match="command"):
+        decode(bytes([VERSION]) + b"\x91" * 100_000)
+
+
+def test_unknown_version_is_named() -> None:
+    with pytest.raises(ValueError, match="unknown version 09"):
+        decode(b"\x09" + encode(COMMANDS[0])[1:])
+    with pytest.raises(ValueError, match="unknown version 09"):
+        decode_state(b"\x09")
+
+
+@given(st.binary(max_size=64), st.sampled_from([b"", bytes([SNAPSHOT_VERSION])]))
+def test_garbage_is_no_snapshot(garbage: bytes, prefix: bytes) -> None:
+    with pytest.raises(ValueError, match="snapshot"):
+        decode_state(prefix + garbage)
+
+
+def test_snapshot_is_checked_before_it_is_believed() -> None:
+    machine = Machine()
+    machine.apply(Submit((INTENT, Cancel("op2"))), 5)
+    whole = encode_state(machine.capture())
+    for end in range(len(whole)):
+        with pytest.raises(ValueError, match="snapshot"):
+            decode_state(whole[:end])
+    state = machine.capture()
+    del state.pending[0]
+    with pytest.raises(ValueError, match="do not continue"):
+        decode_state(encode_state(state))
