@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import msgspec
 
@@ -105,7 +105,7 @@ class SqliteStore:
     async def append(self, group: Group, *, timeout_s: float) -> Appended | Fenced:
         check_group(group)
         if outranks(group.base, group.row.term, group.row.committer):
-            return Fenced(await self._write(lambda turn: turn.read(_head), timeout_s))
+            return Fenced(await self._write(_head, timeout_s))
         rows = _version_rows(group.versions)
         body = _pack(group.row.body) if group.row.body else None
         return await self._write(
@@ -159,9 +159,7 @@ class SqliteStore:
         timeout_s: float,
     ) -> Facts:
         # On the writing thread, which rests between groups: a long listing must not keep the committer waiting.
-        return await self._write(
-            lambda turn: turn.read(lambda turn: _facts(turn, op_ids, keys, frozenset(hashed), blobs)), timeout_s
-        )
+        return await self._write(lambda turn: _facts(turn, op_ids, keys, frozenset(hashed), blobs), timeout_s)
 
     # ----------------------------------------------------------------------------------------------------- reading
 
@@ -178,7 +176,7 @@ class SqliteStore:
             sql = f"SELECT {_ROW} FROM ledger WHERE last > ? AND body IS NOT NULL ORDER BY last, seq LIMIT ?"
             return tuple(_ledger_row(row) for row in turn.fetch(sql, (after, limit)))
 
-        return await self._read(body, timeout_s)
+        return await self._read(lambda turn: turn.read(body), timeout_s)
 
     async def ledger(self, from_seq: int, limit: int, *, timeout_s: float) -> tuple[LedgerRow, ...]:
         sql = f"SELECT {_ROW} FROM ledger WHERE seq >= ? ORDER BY seq LIMIT ?"
@@ -194,8 +192,9 @@ class SqliteStore:
 
     async def read(self, keys: Sequence[bytes], *, at: int | None = None, settled: int = 0, timeout_s: float) -> Read:
         def body(turn: Turn) -> Read:
-            head, digest_at = _point(turn, at, settled)
-            return Read(head, tuple(_newest(turn, keys, at)), digest_at)
+            point, (columns,) = _ask(turn, settled, _Ask(_NEWEST, _up_to(keys, at)))
+            point.check_floor(at)
+            return Read(point.head, tuple(map(_version, keys, columns)), point.digest_at)
 
         return await self._read(body, timeout_s)
 
@@ -211,25 +210,28 @@ class SqliteStore:
         timeout_s: float,
     ) -> Listing:
         def body(turn: Turn) -> Listing:
-            head, digest_at = _point(turn, at, settled)
+            point, _ = _ask(turn, settled)
+            point.check_floor(at)
             versions, more = _list(turn, range_of(prefix, after), limit, at, keys_only=keys_only)
-            return Listing(head, versions, more, digest_at)
+            return Listing(point.head, versions, more, point.digest_at)
 
-        return await self._read(body, timeout_s)
+        return await self._read(lambda turn: turn.read(body), timeout_s)
 
     async def versions(self, at: Sequence[tuple[bytes, int]], *, timeout_s: float) -> tuple[Version | None, ...]:
+        ranges = [(key, revision << REVISION_SHIFT, _end_of(revision)) for key, revision in at]
+
         def body(turn: Turn) -> tuple[Version | None, ...]:
-            found: list[Version | None] = []
-            for part in _parts(at, COLUMNS_MAX):
-                ranges = [x for key, revision in part for x in (key, revision << REVISION_SHIFT, _end_of(revision))]
-                columns = _columns(turn, _EXACT, 3, ranges, len(part))
-                found += [_version(key, column) for (key, _), column in zip(part, columns, strict=True)]
-            return tuple(found)
+            _, (columns,) = _ask(turn, 0, _Ask(_EXACT, ranges))
+            return tuple(_version(key, column) for (key, _), column in zip(at, columns, strict=True))
 
         return await self._read(body, timeout_s)
 
     async def operations(self, op_ids: Sequence[str], *, timeout_s: float) -> tuple[Operation | None, ...]:
-        return await self._read(lambda turn: tuple(_operations(turn, op_ids)), timeout_s)
+        def body(turn: Turn) -> tuple[Operation | None, ...]:
+            _, (columns,) = _ask(turn, 0, _Ask(_OPERATION, [(op_id,) for op_id in op_ids]))
+            return tuple(map(_operation, op_ids, columns))
+
+        return await self._read(body, timeout_s)
 
     async def blob(self, reference: Reference, *, timeout_s: float) -> bytes | None:
         sql = "SELECT value FROM blobs WHERE op_id = ? AND hash = ?"
@@ -251,7 +253,7 @@ class SqliteStore:
         return await self._read(lambda turn: next((int(row[0]) for row in turn.fetch(sql, (name,))), 0), timeout_s)
 
     async def _read(self, body: Callable[[Turn], T], timeout_s: float) -> T:
-        return await self._reader.run(lambda turn: turn.read(body), timeout_s=timeout_s)
+        return await self._reader.run(body, timeout_s=timeout_s)
 
     async def _write(self, job: Callable[[Turn], T], timeout_s: float) -> T:
         return await self._writer.run(job, timeout_s=timeout_s)
@@ -265,7 +267,8 @@ _INSERT_ROW_BEHIND: Final = f"""INSERT INTO ledger ({_ROW}) SELECT ?, ?, ?, ?, ?
 _INSERT_ROW_FIRST: Final = f"""INSERT INTO ledger ({_ROW}) SELECT ?, ?, ?, ?, ?, ?, ?, ?
     WHERE NOT EXISTS (SELECT 1 FROM ledger)"""
 _RECORD_STAGED: Final = """UPDATE blobs SET state = 1
-    WHERE state = 0 AND op_id IN (SELECT value FROM json_each(?))"""
+    WHERE state = 0 AND +op_id IN (SELECT value FROM json_each(?))"""
+"""Its + makes SQLite walk the few values that wait to be recorded, not look for each op_id of the group."""
 _MISSING: Final = "SELECT 1 FROM blobs WHERE op_id = ? AND hash = ?"
 _STAGE: Final = """INSERT INTO blobs (op_id, hash, state, log_time, reference, value)
     VALUES (?, ?, 0, ifnull((SELECT log_time FROM ledger ORDER BY seq DESC LIMIT 1), 0), ?, ?)
@@ -410,9 +413,9 @@ _EXACT: Final = f"(SELECT {_PACKED} || ifnull(value, '') FROM versions WHERE key
 _OPERATION: Final = """(SELECT revision || ':' || log_time || ':' || length(body_hash) || ':' || body_hash || outcome
     FROM ops WHERE op_id = ?)"""
 _IS_STAGED: Final = "(SELECT 1 FROM blobs WHERE op_id = ? AND hash = ?)"
-_POINT: Final = """SELECT
-    (SELECT floor FROM state), (SELECT digest FROM ledger WHERE last = ? ORDER BY seq DESC LIMIT 1),
-    seq, term, committer, last, digest FROM (SELECT 1) LEFT JOIN (SELECT * FROM ledger ORDER BY seq DESC LIMIT 1)"""
+_POINT: Final = """(SELECT floor FROM state), (SELECT digest FROM ledger WHERE last = ? ORDER BY seq DESC LIMIT 1),
+    seq, term, committer, last, digest"""
+_FROM: Final = "FROM (SELECT 1) LEFT JOIN (SELECT * FROM ledger ORDER BY seq DESC LIMIT 1)"
 _KEYS: Final = """WITH RECURSIVE walk (key) AS (
         SELECT (SELECT key FROM versions WHERE key >= ? AND key < ? ORDER BY key LIMIT 1)
         UNION ALL
@@ -432,32 +435,77 @@ _LIST_KEYS: Final = _KEYS.format(
 )
 
 
+class _Ask(NamedTuple):
+    """One scalar expression, to be evaluated for each of these sets of parameters."""
+
+    expression: str
+    sets: Sequence[tuple[Any, ...]]
+
+
+class _Point(NamedTuple):
+    """Where the snapshot stands."""
+
+    floor: int
+    digest_at: Digest | None
+    head: Head
+
+    def check_floor(self, at: int | None) -> None:
+        if at is not None and at < self.floor:
+            raise Pruned(self.floor)
+
+
 def _head(turn: Turn) -> Head:
     for seq, term, committer, last, digest in turn.fetch(_HEAD):
         return Head(seq, term, committer.decode(), last, digest)
     return GENESIS
 
 
-def _point(turn: Turn, at: int | None, settled: int) -> tuple[Head, Digest | None]:
-    """Return the head and the digest at `settled`. Raises Pruned."""
-    floor, digest_at, seq, term, committer, last, digest = turn.fetch(_POINT, (settled,))[0]
-    if at is not None and at < floor:
-        raise Pruned(floor)
-    return (GENESIS if seq is None else Head(seq, term, committer.decode(), last, digest)), digest_at
+def _ask(turn: Turn, settled: int, *asks: _Ask) -> tuple[_Point, list[list[Any]]]:
+    """Return where the snapshot stands, and for each ask one value per set: one statement does it if they fit."""
+    rounds = max((-(-len(ask.sets) // COLUMNS_MAX) for ask in asks), default=0)
+    if rounds <= 1:
+        return _ask_once(turn, settled, asks)
+    if not turn.connection.in_transaction:
+        return turn.read(lambda turn: _ask(turn, settled, *asks))
+    answers: list[list[Any]] = [[] for _ in asks]
+    for start in range(0, rounds * COLUMNS_MAX, COLUMNS_MAX):
+        parts = tuple(_Ask(ask.expression, ask.sets[start : start + COLUMNS_MAX]) for ask in asks)
+        point, answer = _ask_once(turn, settled, parts)
+        for all_of_it, part in zip(answers, answer, strict=True):
+            all_of_it.extend(part)
+    return point, answers
 
 
-def _newest(turn: Turn, keys: Sequence[bytes], at: int | None, *, bare: bool = False) -> Iterator[Version | None]:
+def _ask_once(turn: Turn, settled: int, asks: Sequence[_Ask]) -> tuple[_Point, list[list[Any]]]:
+    parameters: list[Any] = [settled]
+    sizes = []
+    for expression, sets in asks:
+        size = _bucket(len(sets)) if sets else 0
+        sizes.append((expression, size))
+        for each in sets:
+            parameters += each
+        parameters += [None] * (expression.count("?") * (size - len(sets)))
+    row = turn.fetch(_ask_sql(*sizes), parameters)[0]
+    floor, digest_at, seq, term, committer, last, digest = row[:7]
+    answers = []
+    place = 7
+    for (_, sets), (_, size) in zip(asks, sizes, strict=True):
+        answers.append(list(row[place : place + len(sets)]))
+        place += size
+    return _Point(
+        floor, digest_at, GENESIS if seq is None else Head(seq, term, committer.decode(), last, digest)
+    ), answers
+
+
+@functools.lru_cache(maxsize=256)
+def _ask_sql(*sizes: tuple[str, int]) -> str:
+    columns = [_POINT, *(expression for expression, size in sizes for _ in range(size))]
+    return f"SELECT {', '.join(columns)} {_FROM}"
+
+
+def _up_to(keys: Sequence[bytes], at: int | None) -> list[tuple[Any, ...]]:
     upto = ID_MAX if at is None else _end_of(at)
-    for part in _parts(keys, COLUMNS_MAX):
-        parameters = [x for key in part for x in (key, upto)]
-        columns = _columns(turn, _NEWEST_BARE if bare else _NEWEST, 2, parameters, len(part))
-        yield from (_version(key, column) for key, column in zip(part, columns, strict=True))
-
-
-def _operations(turn: Turn, op_ids: Sequence[str]) -> Iterator[Operation | None]:
-    for part in _parts(op_ids, COLUMNS_MAX):
-        columns = _columns(turn, _OPERATION, 1, part, len(part))
-        yield from (_operation(op_id, column) for op_id, column in zip(part, columns, strict=True))
+    return [(key, upto) for key in keys]
 
 
 def _facts(
@@ -467,24 +515,32 @@ def _facts(
     hashed: frozenset[bytes],
     blobs: Sequence[tuple[str, bytes]],
 ) -> Facts:
-    operations = {found.op_id: found for found in _operations(turn, op_ids) if found is not None}
-    plain = [key for key in keys if key not in hashed]
-    whole = sorted(hashed)
-    versions = {found.key: found for found in _newest(turn, plain, None, bare=True) if found is not None}
+    plain, whole = [key for key in keys if key not in hashed], sorted(hashed)
+    point, (operations, bare, full, staged) = _ask(
+        turn,
+        0,
+        _Ask(_OPERATION, [(op_id,) for op_id in op_ids]),
+        _Ask(_NEWEST_BARE, _up_to(plain, None)),
+        _Ask(_NEWEST, _up_to(whole, None)),
+        _Ask(_IS_STAGED, blobs),
+    )
+    versions = {each.key: each for each in map(_version, plain, bare) if each is not None}
     hashes: dict[bytes, bytes] = {}
-    for found in _newest(turn, whole, None):
-        if found is not None:
-            versions[found.key] = found
-            match found.value:
+    for version in map(_version, whole, full):
+        if version is not None:
+            versions[version.key] = version
+            match version.value:
                 case Reference() as reference:
-                    hashes[found.key] = reference.hash
+                    hashes[version.key] = reference.hash
                 case bytes() as value:
-                    hashes[found.key] = value_hash(value)
-    missing: set[tuple[str, bytes]] = set()
-    for part in _parts(blobs, COLUMNS_MAX):
-        columns = _columns(turn, _IS_STAGED, 2, [x for blob in part for x in blob], len(part))
-        missing.update(blob for blob, found in zip(part, columns, strict=True) if found is None)
-    return Facts(_head(turn), operations, versions, hashes, frozenset(missing))
+                    hashes[version.key] = value_hash(value)
+    return Facts(
+        point.head,
+        {each.op_id: each for each in map(_operation, op_ids, operations) if each is not None},
+        versions,
+        hashes,
+        frozenset(blob for blob, found in zip(blobs, staged, strict=True) if found is None),
+    )
 
 
 def _list(
@@ -518,19 +574,6 @@ def _unpack_listing(packed: bytes, keys_only: bool) -> Iterator[Version]:
         place += int(value_bytes)
         shown: bytes | Reference = b"" if keys_only else _unpack_reference(value) if kind == b"2" else value
         yield Version(key, int(id_) >> REVISION_SHIFT, shown, int(expires) if expires else None)
-
-
-def _columns(turn: Turn, expression: str, width: int, parameters: Sequence[Any], count: int) -> Sequence[Any]:
-    """Evaluate one scalar expression for `count` sets of parameters, all in one row."""
-    size = _bucket(count)
-    padded = [*parameters, *[None] * (width * (size - count))]
-    columns: tuple[Any, ...] = turn.fetch(_columns_sql(expression, size), padded)[0]
-    return columns[:count]
-
-
-@functools.cache
-def _columns_sql(expression: str, size: int) -> str:
-    return "SELECT " + ", ".join([expression] * size)
 
 
 def _version(key: bytes, packed: bytes | None) -> Version | None:

@@ -58,10 +58,11 @@ class Turn:
         return self.connection.execute(sql, parameters)
 
     def fetch(self, sql: str, parameters: Any = ()) -> list[Any]:
-        return self.connection.execute(sql, parameters).fetchall()
+        """Return all rows: of a snapshot of its own, unless within `read` or `write`."""
+        return self.waits(lambda: self.connection.execute(sql, parameters).fetchall())
 
     def read(self, body: Callable[[Turn], T]) -> T:
-        """Run `body` in one snapshot."""
+        """Run several statements in one snapshot."""
         self._begin("BEGIN")
         try:
             return body(self)
