@@ -1,0 +1,180 @@
+"""Judge whether, after healing, every node, the ledger and the broker's stream tell one and the same story.
+
+It takes only what was said over HTTP and AMQP; nothing of the nodes is imported, and every digest is computed anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from chaos.checkers import ledger as ledger_checker
+from chaos.checkers.verdict import Finding, Judgement, Verdict
+from chaos.history import Operation, Watched
+from chaos.ledger import GENESIS, Ledger, roll
+
+LEVELS: Final = ("linearizable", "session", "stale")
+
+
+class MemberState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one member said of itself once all was quiet."""
+
+    node: str
+    settled: int
+    digest: str
+    applied: int | None = None
+
+
+class FinalRead(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One key read through one node at one level, with nobody writing."""
+
+    node: str
+    level: str
+    key: str
+    value: Any = None
+    version: int = 0
+
+
+class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Everything that was collected after healing."""
+
+    nodes: tuple[str, ...] = ()
+    """Every node that should have answered."""
+    members: tuple[MemberState, ...] = ()
+    reads: tuple[FinalRead, ...] = ()
+    levels: tuple[str, ...] = LEVELS
+    broker: bool = False
+    """A subscriber recorded the broker's stream."""
+
+
+def check(
+    evidence: Evidence,
+    ledger: Ledger,
+    operations: Iterable[Operation] = (),
+    broker: Sequence[Watched] = (),
+) -> Judgement:
+    """Judge members against each other and the ledger, reads against the ledger, the broker's record against it."""
+    findings = [
+        *ledger_checker.check(ledger).findings,
+        *_members(evidence, ledger),
+        *_reads(evidence, ledger, list(operations)),
+    ]
+    if evidence.broker:
+        findings += _broker(ledger, broker)
+    figures = {"members": len(evidence.members), "reads": len(evidence.reads), "rows": len(ledger.rows)}
+    return Judgement("convergence", tuple(findings), len(evidence.members) + len(evidence.reads), figures)
+
+
+def _members(evidence: Evidence, ledger: Ledger) -> list[Finding]:
+    findings = []
+    for node in evidence.nodes:
+        if not any(m.node == node for m in evidence.members):
+            findings.append(Finding("no_answer", f"{node} did not say its state", Verdict.UNKNOWN))
+    digests = _digests(ledger)
+    by_settled: dict[int, MemberState] = {}
+    for m in evidence.members:
+        other = by_settled.setdefault(m.settled, m)
+        if other.digest != m.digest:
+            why = f"{other.node} has digest {other.digest[:16]}… at {m.settled}, {m.node} has {m.digest[:16]}…"
+            findings.append(Finding("diverged", why))
+        right = digests.get(m.settled)
+        if right is not None and right.hex() != m.digest:
+            why = f"{m.node} has digest {m.digest[:16]}… at {m.settled}, the ledger gives {right.hex()[:16]}…"
+            findings.append(Finding("differs_from_ledger", why))
+    if len(by_settled) > 1:
+        told = ", ".join(f"{m.node} at {m.settled}" for m in evidence.members)
+        findings.append(Finding("not_converged", f"members settled differently: {told}"))
+    if by_settled and ledger.rows and max(by_settled) != ledger.last:
+        why = f"members settled {max(by_settled)}, the ledger ends at {ledger.last}"
+        findings.append(Finding("not_converged", why))
+    return findings
+
+
+def _digests(ledger: Ledger) -> dict[int, bytes]:
+    """Return the digest after every revision, rolled from the first row that can be trusted."""
+    digest: bytes | None = GENESIS if ledger.whole else None
+    found: dict[int, bytes] = {0: GENESIS} if ledger.whole else {}
+    for row in ledger.rows:
+        if digest is None:
+            digest = row.digest
+        else:
+            for e in row.body:
+                digest = roll(digest, e.op_id, e.body_hash)
+                found[e.revision] = digest
+        found[row.last] = digest
+    return found
+
+
+def _reads(evidence: Evidence, ledger: Ledger, operations: Sequence[Operation]) -> list[Finding]:
+    findings: list[Finding] = []
+    newest: dict[str, int] = {}
+    for revision, keys in ledger.changes.items():
+        for key in keys:
+            newest[key] = revision
+    by_key: dict[str, list[FinalRead]] = {}
+    for read in evidence.reads:
+        by_key.setdefault(read.key, []).append(read)
+    written: dict[int, Operation] = {
+        o.revision: o
+        for o in operations
+        if o.op in {"put", "cas", "delete"} and o.outcome == "ok" and o.result is not False and o.revision is not None
+    }
+    for key, reads in by_key.items():
+        findings += _agree(key, reads, newest.get(key), ledger, written)
+        for node in evidence.nodes:
+            for level in evidence.levels:
+                if not any(r.node == node and r.level == level for r in reads):
+                    why = f"{key!r} was not read through {node} at level {level}"
+                    findings.append(Finding("not_read", why, Verdict.UNKNOWN, key))
+    for o in written.values():
+        if o.key is not None and o.key not in by_key:
+            why = f"{o.key!r} was written and not read at the end"
+            findings.append(Finding("not_read", why, Verdict.UNKNOWN, o.key, (o,)))
+            break
+    return findings
+
+
+def _agree(
+    key: str, reads: Sequence[FinalRead], newest: int | None, ledger: Ledger, written: dict[int, Operation]
+) -> Iterable[Finding]:
+    first = reads[0]
+    for r in reads[1:]:
+        if (r.version, _text(r.value)) != (first.version, _text(first.value)):
+            one, other = (f"{x.node}/{x.level}: {x.value!r} of {x.version}" for x in (first, r))
+            yield Finding("reads_differ", f"{key!r} is {one}, {other}", key=key)
+            return
+    if newest is None:
+        if ledger.whole and first.value is not None:
+            yield Finding("not_in_ledger", f"{key!r} is {first.value!r}, the ledger never changed it", key=key)
+        return
+    o = written.get(newest)
+    if first.value is not None and first.version != newest:
+        why = f"{key!r} has version {first.version}, the ledger changed it last at {newest}"
+        yield Finding("differs_from_ledger", why, key=key, operations=(o,) if o else ())
+    elif o is not None and o.key == key and _text(None if o.op == "delete" else o.value) != _text(first.value):
+        why = f"{key!r} is {first.value!r}, revision {newest} made it {None if o.op == 'delete' else o.value!r}"
+        yield Finding("wrong_content", why, key=key, operations=(o,))
+
+
+def _broker(ledger: Ledger, broker: Sequence[Watched]) -> Iterable[Finding]:
+    events = [w for w in broker if w.kind == "event"]
+    told = list(dict.fromkeys((w.revision or 0, w.key or "") for w in events))
+    begun = min((r for r, _ in told), default=0)
+    due = [(r, k) for r, keys in ledger.changes.items() for k in keys if r >= begun]
+    missing, strange = set(due) - set(told), set(told) - set(due)
+    for revision, key in sorted(missing)[:5]:
+        yield Finding("not_broadcast", f"{key!r} of revision {revision} is in the ledger, the subscriber lacks it")
+    for revision, key in sorted(strange)[:5]:
+        if revision >= ledger.first:
+            yield Finding("uncommitted", f"{key!r} of revision {revision} was broadcast, the ledger lacks it")
+    revisions = [r for r, _ in told]
+    if revisions != sorted(revisions):
+        yield Finding("not_ordered", "the subscriber was first told of an older revision after a newer one")
+    if not told and ledger.changes:
+        yield Finding("nothing_broadcast", "the subscriber was told nothing", Verdict.UNKNOWN)
+
+
+def _text(value: Any) -> bytes:
+    return msgspec.json.encode(value, order="deterministic")

@@ -1,0 +1,111 @@
+"""Judge the ledger by itself (chain, at most once) and against what clients were told (INV-2, INV-3, INV-4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from chaos.checkers.verdict import Finding, Judgement
+from chaos.history import Lookup, Operation
+from chaos.ledger import GENESIS, Ledger, Row, roll
+
+WRITES: Final = frozenset(
+    {"put", "cas", "delete", "append", "txn", "add", "transfer", "increment", "acquire", "release"}
+)
+
+
+def check(ledger: Ledger, operations: Iterable[Operation] = (), lookups: Iterable[Lookup] = ()) -> Judgement:
+    """Judge the chain, that no op_id took effect twice, and every operation that carries an op_id."""
+    findings = [*_chain(ledger.rows), *_once(ledger)]
+    count = 0
+    for o in operations:
+        if o.op_id is not None and o.op in WRITES:
+            count += 1
+            findings += _told(ledger, o)
+    findings += _looked_up(ledger, lookups)
+    return Judgement("ledger", tuple(findings), count + len(ledger.rows), {"rows": len(ledger.rows)})
+
+
+def _chain(rows: tuple[Row, ...]) -> list[Finding]:
+    findings = []
+    before: Row | None = None
+    for row in rows:
+        digest = GENESIS if before is None and row.seq == 1 else before.digest if before else None
+        last = 0 if before is None and row.seq == 1 else before.last if before else row.first - 1
+        why = ""
+        if before is not None and row.seq != before.seq + 1:
+            why = f"row {row.seq} follows row {before.seq}"
+        elif row.first != last + 1:
+            why = f"row {row.seq} begins at revision {row.first}, the one before ends at {last}"
+        elif row.body and len(row.body) != row.last - row.first + 1:
+            why = f"row {row.seq} has {len(row.body)} intents for revisions {row.first} to {row.last}"
+        elif row.last < row.first - 1:
+            why = f"row {row.seq} ends before it begins"
+        elif before is not None and row.term < before.term:
+            why = f"row {row.seq} has term {row.term}, the one before {before.term}"
+        elif digest is not None:
+            for e in row.body:
+                digest = roll(digest, e.op_id, e.body_hash)
+            if digest != row.digest:
+                why = f"row {row.seq} says digest {row.digest.hex()[:16]}…, its intents give {digest.hex()[:16]}…"
+        if why:
+            findings.append(Finding("broken_chain", why))
+            break
+        before = row
+    return findings
+
+
+def _once(ledger: Ledger) -> list[Finding]:
+    findings = []
+    first: dict[str, int] = {}
+    for e in ledger.entries.values():
+        if e.outcome != "applied":
+            if e.keys:
+                why = f"revision {e.revision} is {e.outcome} and changed {e.keys[0]!r}"
+                findings.append(Finding("refusal_with_effect", why, key=e.keys[0]))
+            continue
+        if e.op_id in first:
+            why = f"op_id {e.op_id} took effect at revision {first[e.op_id]} and again at {e.revision}"
+            findings.append(Finding("applied_twice", why, key=e.keys[0] if e.keys else None))
+        first.setdefault(e.op_id, e.revision)
+    return findings
+
+
+def _told(ledger: Ledger, o: Operation) -> list[Finding]:
+    assert o.op_id is not None
+    found = ledger.applied.get(o.op_id)
+    effect = o.outcome == "ok" and o.result is not False
+    if o.outcome == "fail" and found is not None:
+        why = f"{o.op} {o.op_id} was refused for good, and took effect at revision {found}"
+        return [Finding("failed_write_applied", why, key=o.key, operations=(o,))]
+    if not effect:
+        if o.outcome == "ok" and o.op == "cas" and found is not None:
+            why = f"cas {o.op_id} was told that its guard failed, and took effect at revision {found}"
+            return [Finding("failed_write_applied", why, key=o.key, operations=(o,))]
+        return []
+    if found is None and (ledger.whole or (o.revision or 0) >= ledger.first):
+        why = f"{o.op} {o.op_id} was acknowledged at revision {o.revision}, and the ledger lacks it"
+        return [Finding("acknowledged_write_lost", why, key=o.key, operations=(o,))]
+    if found is not None and o.revision is not None and found != o.revision:
+        why = f"{o.op} {o.op_id} was acknowledged at revision {o.revision}, the ledger has it at {found}"
+        return [Finding("wrong_revision", why, key=o.key, operations=(o,))]
+    return []
+
+
+def _looked_up(ledger: Ledger, lookups: Iterable[Lookup]) -> list[Finding]:
+    findings = []
+    answers: dict[str, Lookup] = {}
+    for found in lookups:
+        if found.answer == "unknown":
+            continue
+        first = answers.setdefault(found.lookup, found)
+        if (first.answer, first.revision) != (found.answer, found.revision):
+            why = (
+                f"op_id {found.lookup} was {first.answer} at {first.revision}, later {found.answer} at {found.revision}"
+            )
+            findings.append(Finding("answer_changed", why))
+        revision = ledger.applied.get(found.lookup)
+        if (found.answer == "applied") != (revision is not None) and (ledger.whole or revision is not None):
+            why = f"op_id {found.lookup} was looked up as {found.answer}, the ledger says revision {revision}"
+            findings.append(Finding("wrong_answer", why))
+    return findings

@@ -1,0 +1,96 @@
+"""Judge a lock: one holder at a time, and a fenced resource that a former holder cannot touch.
+
+A lock without fencing is unsafe under pauses whatever the store. With leases the lock may pass on while its holder
+sleeps, so only fencing is judged then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from chaos.checkers import register
+from chaos.checkers.verdict import Finding, Judgement, Verdict
+from chaos.history import Operation
+
+
+def check(operations: Iterable[Operation], *, leases: bool = False) -> Judgement:
+    """Judge `acquire` and `release` (value: the holder's unique name), and `use` (token, result: accepted).
+
+    `acquire` with result false found the lock taken. Key: the lock.
+    """
+    ops = list(operations)
+    held = [o for o in ops if o.op == "acquire" and o.outcome == "ok" and o.result is not False]
+    uses = [o for o in ops if o.op == "use" and o.outcome != "fail"]
+    findings: list[Finding] = []
+    if not leases:
+        findings += _mutex(ops)
+    for key in dict.fromkeys(o.key for o in ops):
+        findings += _tokens([o for o in held if o.key == key])
+        findings += _fence([o for o in uses if o.key == key])
+    if not held:
+        findings.append(Finding("nothing_held", "nobody ever got the lock", Verdict.UNKNOWN))
+    refused = sum(o.result is False for o in uses)
+    figures = {"acquired": len(held), "uses": len(uses), "late_uses_refused": refused}
+    return Judgement("lock", tuple(findings), len(ops), figures)
+
+
+def _mutex(ops: Sequence[Operation]) -> list[Finding]:
+    """A mutex is a register: acquire swaps "nobody" for a holder, release swaps that holder for "nobody"."""
+    swaps = []
+    for o in ops:
+        if o.op == "acquire":
+            swaps.append(msgspec.structs.replace(o, op="cas", expected=None, level=None))
+        elif o.op == "release":
+            swaps.append(msgspec.structs.replace(o, op="cas", expected=o.value, value=None, level=None))
+    findings = []
+    for report in register.check_keys(swaps):
+        if report.verdict is Verdict.OK:
+            continue
+        illegal = report.verdict is Verdict.ILLEGAL
+        why = f"lock {report.key!r}: no order of its acquires and releases has one holder at a time ({report.reason})"
+        story = report.story or report.stuck
+        findings.append(
+            Finding("two_holders" if illegal else "undecided", why, report.verdict, report.key, tuple(story))
+        )
+    return findings
+
+
+def _tokens(held: Sequence[Operation]) -> Iterable[Finding]:
+    """Tokens rise in acquisition order."""
+    starts = sorted((o for o in held if o.token is not None), key=lambda o: o.start_ns)
+    ends = sorted(starts, key=lambda o: o.returned_ns)
+    newest: Operation | None = None
+    n = 0
+    for o in starts:
+        while n < len(ends) and ends[n].returned_ns < o.start_ns:
+            if newest is None or (ends[n].token or 0) > (newest.token or 0):
+                newest = ends[n]
+            n += 1
+        if newest is not None and (o.token or 0) <= (newest.token or 0):
+            why = f"lock {o.key!r}: token {o.token} was given after token {newest.token}"
+            yield Finding("token_fell", why, key=o.key, operations=(newest, o))
+    for o in held:
+        if o.token is None:
+            yield Finding("no_token", f"lock {o.key!r}: acquired without a token", key=o.key, operations=(o,))
+
+
+def _fence(uses: Sequence[Operation]) -> Iterable[Finding]:
+    """The resource refuses a token below the highest that it has seen, and no other."""
+    starts = sorted((o for o in uses if o.outcome == "ok"), key=lambda o: o.start_ns)
+    ends = sorted((o for o in starts if o.result is not False), key=lambda o: o.returned_ns)
+    newest: Operation | None = None
+    n = 0
+    for o in starts:
+        while n < len(ends) and ends[n].returned_ns < o.start_ns:
+            if newest is None or (ends[n].token or 0) > (newest.token or 0):
+                newest = ends[n]
+            n += 1
+        token = o.token or 0
+        if o.result is not False and newest is not None and token < (newest.token or 0):
+            why = f"resource {o.key!r}: took token {token} after token {newest.token}"
+            yield Finding("late_use_accepted", why, key=o.key, operations=(newest, o))
+        if o.result is False and not any((u.token or 0) > token and u.start_ns <= o.returned_ns for u in uses):
+            why = f"resource {o.key!r}: refused token {token}, and had never seen a higher one"
+            yield Finding("use_refused", why, key=o.key, operations=(o,))

@@ -1,0 +1,99 @@
+"""Judge a grow-only set: what was added and acknowledged is in every later read (after Jepsen's set-full)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from chaos.checkers.verdict import Finding, Judgement, Verdict
+from chaos.history import Operation
+
+FINDINGS_MAX: Final = 20
+"""More of one kind are counted, not told."""
+
+
+def check(operations: Iterable[Operation]) -> Judgement:
+    """Judge `add` (value: the element) and `read` (result: all elements) of one set, all reads linearizable."""
+    ops = [o for o in operations if o.op in {"add", "read"}]
+    adds = [o for o in ops if o.op == "add"]
+    reads = sorted((o for o in ops if o.op == "read" and o.outcome == "ok"), key=lambda o: o.start_ns)
+    contents = [frozenset(map(_hashable, o.result)) for o in reads]
+    findings = [*_strangers(adds, reads), *_duplicates(reads)]
+    stable = 0
+    delays: list[float] = []
+    for add in adds:
+        if add.outcome == "fail":
+            continue
+        found = _fate(add, reads, contents, delays)
+        if found is None:
+            continue
+        if isinstance(found, Finding):
+            findings.append(found)
+        else:
+            stable += 1
+    if not stable:
+        findings.append(Finding("nothing_read", "no element was ever seen to stay", Verdict.UNKNOWN))
+    delays.sort()
+    figures = {
+        "elements": len(adds),
+        "stable": stable,
+        "stale_ms_max": delays[-1] / 1e6 if delays else 0.0,
+        "findings": len(findings),
+    }
+    return Judgement("set", tuple(findings[:FINDINGS_MAX]), len(adds) + len(reads), figures)
+
+
+def _fate(
+    add: Operation, reads: Sequence[Operation], contents: Sequence[frozenset[Any]], delays: list[float]
+) -> Finding | bool | None:
+    """Return a finding, True for a stable element, None for one that was never read and need not have been."""
+    element = _hashable(add.value)
+    with_it = [r for r, c in zip(reads, contents, strict=True) if element in c]
+    without = [r for r, c in zip(reads, contents, strict=True) if element not in c]
+    early = next((r for r in with_it if r.returned_ns < add.start_ns), None)
+    if early is not None:
+        return Finding("from_the_future", f"{add.value!r} was read before its add started", operations=(early, add))
+    known_ns = min([add.returned_ns, *(r.returned_ns for r in with_it)])
+    missed = [r for r in without if r.start_ns > known_ns]
+    if not missed:
+        return True if with_it else None
+    last = missed[-1]
+    if not with_it or last.start_ns > with_it[-1].start_ns:
+        seen = with_it[-1:] if with_it else []
+        why = f"{add.value!r} was known at {known_ns:.0f} and is missing from the last reads"
+        return Finding("lost_element", why, operations=(add, *seen, last))
+    delays.append(last.start_ns - known_ns)
+    why = f"{add.value!r} was known at {known_ns:.0f}, a read started {last.start_ns - known_ns:.0f} ns later lacks it"
+    return Finding("stale_read", why, operations=(add, last))
+
+
+def _strangers(adds: Sequence[Operation], reads: Sequence[Operation]) -> list[Finding]:
+    added = {_hashable(o.value): o for o in adds}
+    findings = []
+    told: set[Any] = set()
+    for r in reads:
+        for value in r.result:
+            element = _hashable(value)
+            add = added.get(element)
+            if element in told or (add is not None and add.outcome != "fail"):
+                continue
+            told.add(element)
+            if add is None:
+                findings.append(Finding("phantom_element", f"{value!r} was read, and nobody added it", operations=(r,)))
+            else:
+                why = f"{value!r} was read, and its add had been refused for good"
+                findings.append(Finding("aborted_read", why, operations=(add, r)))
+    return findings
+
+
+def _duplicates(reads: Sequence[Operation]) -> list[Finding]:
+    for r in reads:
+        twice = [v for v, n in Counter(map(_hashable, r.result)).items() if n > 1]
+        if twice:
+            return [Finding("duplicate_element", f"{twice[0]!r} is in one read more than once", operations=(r,))]
+    return []
+
+
+def _hashable(value: Any) -> Any:
+    return (type(value).__name__, repr(value)) if isinstance(value, list | dict | bool | float) else value

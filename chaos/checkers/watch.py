@@ -1,0 +1,218 @@
+"""Judge what watchers and subscribers were told, against the committed order of the ledger (INV-6).
+
+Names of the properties from etcd's robustness tests: ordered, unique, atomic, reliable, resumable, bookmarkable; and
+filtered, and nothing uncommitted. The broker delivers at least once: its repeats are dropped before the rest is asked.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from chaos.checkers.verdict import Finding, Judgement, Verdict
+from chaos.history import Operation, Watched
+from chaos.ledger import Ledger
+
+FINDINGS_MAX: Final = 5
+"""More of one kind and watcher are counted, not told."""
+
+
+@dataclass
+class _Stream:
+    """One connection: where it was to begin, what came."""
+
+    watcher: str
+    prefix: str
+    after: int | None
+    """It resumed after this revision; None: from whatever was current."""
+    resumed: bool
+    events: list[Watched] = field(default_factory=list)
+    """Events and bookmarks, in order."""
+    cut: bool = False
+
+
+@dataclass
+class _Truth:
+    ledger: Ledger
+    revisions: list[int]
+    """Revisions that changed anything, ascending."""
+    contents: dict[tuple[int, str], Operation]
+
+    def between(self, low: int, high: int, prefix: str) -> list[tuple[int, str]]:
+        """Return (revision, key) of every change under the prefix in (low, high]."""
+        chosen = self.revisions[bisect_right(self.revisions, low) : bisect_right(self.revisions, high)]
+        return [(r, k) for r in chosen for k in self.ledger.changes[r] if k.startswith(prefix)]
+
+
+def check(watched: Iterable[Watched], ledger: Ledger, operations: Iterable[Operation] = ()) -> Judgement:
+    """Judge every watcher. Acknowledged `operations` say which value each revision wrote."""
+    contents = {
+        (o.revision, o.key): o
+        for o in operations
+        if o.op in {"put", "cas", "delete"} and o.outcome == "ok" and o.result is not False
+        if o.revision is not None and o.key is not None
+    }
+    truth = _Truth(ledger, sorted(ledger.changes), contents)
+    by_watcher: dict[str, list[Watched]] = {}
+    for w in watched:
+        by_watcher.setdefault(w.watcher, []).append(w)
+    findings: list[Finding] = []
+    events = 0
+    for watcher, mine in by_watcher.items():
+        told = _watcher(watcher, mine, truth)
+        events += sum(w.kind == "event" for w in mine)
+        kinds: dict[str, int] = {}
+        for found in told:
+            kinds[found.anomaly] = kinds.get(found.anomaly, 0) + 1
+            if kinds[found.anomaly] <= FINDINGS_MAX:
+                findings.append(found)
+    if not events:
+        findings.append(Finding("nothing_watched", "no watcher was told anything", Verdict.UNKNOWN))
+    return Judgement("watch", tuple(findings), events, {"watchers": len(by_watcher), "events": events})
+
+
+def _watcher(watcher: str, mine: Sequence[Watched], truth: _Truth) -> list[Finding]:
+    streams, target, findings = _streams(watcher, mine)
+    reached = 0
+    for stream in streams:
+        if mine[0].channel == "broker":
+            stream.events = _without_repeats(stream.events)
+        findings += _one(stream, truth)
+        reached = max([reached, stream.after or 0, *(w.revision or 0 for w in stream.events)])
+    if target is not None and streams:
+        missing = truth.between(reached, target, streams[-1].prefix)
+        if missing:
+            # Nothing later came either, so it may only be slow: not decided, which fails the run as well.
+            why = f"ended at {reached}; {len(missing)} changes up to {target} never came, first {missing[0]}"
+            findings.append(_found("behind", watcher, why, Verdict.UNKNOWN))
+    return findings
+
+
+def _streams(watcher: str, mine: Sequence[Watched]) -> tuple[list[_Stream], int | None, list[Finding]]:
+    streams: list[_Stream] = []
+    findings: list[Finding] = []
+    target: int | None = None
+    position: int | None = None
+    for w in mine:
+        if w.kind == "open":
+            if streams and position is not None and w.revision is not None and w.revision > position:
+                why = f"resumed after {w.revision}, but had been told only up to {position}"
+                findings.append(_found("not_resumable", watcher, why))
+            streams.append(_Stream(watcher, w.prefix or "", w.revision, bool(streams)))
+        elif w.kind in {"event", "bookmark"}:
+            if not streams:
+                streams.append(_Stream(watcher, w.prefix or "", None, False))
+            streams[-1].events.append(w)
+            position = max(position or 0, w.revision or 0)
+        elif w.kind in {"closed", "gone"}:
+            if streams:
+                streams[-1].cut = True
+            if w.kind == "gone":
+                # A clear 410: the watcher is told that it missed something, and begins anew.
+                position = None
+        else:
+            target = w.revision
+    return streams, target, findings
+
+
+def _without_repeats(events: Sequence[Watched]) -> list[Watched]:
+    seen: set[tuple[int | None, str | None]] = set()
+    kept = []
+    for w in events:
+        if w.kind == "bookmark" or (w.revision, w.key) not in seen:
+            kept.append(w)
+        seen.add((w.revision, w.key))
+    return kept
+
+
+def _one(stream: _Stream, truth: _Truth) -> list[Finding]:
+    findings: list[Finding] = []
+    say = findings.append
+    seen: set[tuple[int, str]] = set()
+    highest = stream.after or 0
+    begun: set[int] = set()
+    marked = stream.after or 0
+    for w in stream.events:
+        revision, key = w.revision or 0, w.key or ""
+        if w.kind == "bookmark":
+            if revision < highest:
+                say(_found("bookmark_fell", stream.watcher, f"bookmark {revision} after {highest}"))
+            marked = highest = max(highest, revision)
+            continue
+        if (revision, key) in seen:
+            say(_found("not_unique", stream.watcher, f"{key!r} of revision {revision} came twice"))
+            continue
+        seen.add((revision, key))
+        if not key.startswith(stream.prefix):
+            say(_found("not_filtered", stream.watcher, f"{key!r} came, asked for {stream.prefix!r}"))
+        if revision <= marked:
+            name = "not_bookmarkable" if marked != stream.after else "not_resumable"
+            say(_found(name, stream.watcher, f"{key!r} of revision {revision} came after position {marked}"))
+        elif revision < highest and revision in begun:
+            say(_found("not_atomic", stream.watcher, f"revision {revision} came in two parts, {highest} between them"))
+        elif revision < highest:
+            say(_found("not_ordered", stream.watcher, f"revision {revision} came after {highest}"))
+        begun.add(revision)
+        highest = max(highest, revision)
+        findings += _committed(stream, w, truth)
+    findings += _gaps(stream, seen, truth)
+    return findings
+
+
+def _committed(stream: _Stream, w: Watched, truth: _Truth) -> Iterable[Finding]:
+    revision, key = w.revision or 0, w.key or ""
+    ledger = truth.ledger
+    if revision >= ledger.first and key not in ledger.changes.get(revision, ()):
+        why = f"{key!r} of revision {revision} came, the ledger has no such change"
+        yield _found("uncommitted", stream.watcher, why)
+        return
+    o = truth.contents.get((revision, key))
+    if o is None:
+        return
+    if w.deleted != (o.op == "delete") or (o.op != "delete" and not _same(w.value, o.value)):
+        told = "a delete" if w.deleted else repr(w.value)
+        made = "a delete" if o.op == "delete" else repr(o.value)
+        why = f"{key!r} of revision {revision} came as {told}, it was {made}"
+        yield Finding("wrong_content", f"watcher {stream.watcher}: {why}", key=key, operations=(o,))
+
+
+def _gaps(stream: _Stream, seen: set[tuple[int, str]], truth: _Truth) -> Iterable[Finding]:
+    """Every change between where the stream began and the last thing it said must have come."""
+    told = [w.revision or 0 for w in stream.events]
+    if not told:
+        return
+    events = [w.revision or 0 for w in stream.events if w.kind == "event"]
+    # Without a position of its own a stream begins at what it says first: that event itself, or behind that bookmark.
+    begun = stream.after if stream.after is not None else told[0] - (stream.events[0].kind == "event")
+    last = max(told)
+    bookmarked = max((w.revision or 0 for w in stream.events if w.kind == "bookmark"), default=0)
+    # The last revision may come in part when the connection is cut: the position to resume after stands on its end.
+    whole = last if bookmarked >= last or not stream.cut else last - 1
+    first = min(events, default=last)
+    partial = {r for r, _ in seen}
+    for revision, key in truth.between(begun, whole, stream.prefix):
+        if (revision, key) in seen:
+            continue
+        if revision in partial:
+            yield _found("not_atomic", stream.watcher, f"revision {revision} came without {key!r}")
+        elif stream.resumed and revision < first:
+            why = f"resumed after {stream.after}, and {key!r} of revision {revision} never came"
+            yield _found("not_resumable", stream.watcher, why)
+        elif revision <= bookmarked and revision > max((e for e in events if e <= bookmarked), default=0):
+            why = f"bookmark {bookmarked} came, {key!r} of revision {revision} did not"
+            yield _found("not_bookmarkable", stream.watcher, why)
+        else:
+            why = f"{key!r} of revision {revision} never came, {last} did"
+            yield _found("not_reliable", stream.watcher, why)
+
+
+def _found(anomaly: str, watcher: str, why: str, verdict: Verdict = Verdict.ILLEGAL) -> Finding:
+    return Finding(anomaly, f"watcher {watcher}: {why}", verdict)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return msgspec.json.encode(one, order="deterministic") == msgspec.json.encode(other, order="deterministic")

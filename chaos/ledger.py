@@ -1,0 +1,161 @@
+"""Read the rows of `/v1/ledger` and compute their digest chain anew.
+
+It imports nothing of the nodes, on purpose: what they say of themselves is what is being checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from chaos.history import HistoryError
+
+GENESIS: Final = bytes(32)
+OUTCOMES: Final = ("applied", "refused", "expired", "again", "mismatch")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One intent of a row."""
+
+    revision: int
+    op_id: str
+    body_hash: bytes
+    outcome: str
+    keys: tuple[str, ...] = ()
+    """Keys that it changed."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One committed group. A take-over or adopted head has no body."""
+
+    seq: int
+    term: int
+    committer: str
+    first: int
+    last: int
+    digest: bytes
+    body: tuple[Entry, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The rows from some `seq` on, in order."""
+
+    rows: tuple[Row, ...] = field(default=())
+
+    @cached_property
+    def entries(self) -> dict[int, Entry]:
+        """Entries by revision."""
+        return {e.revision: e for row in self.rows for e in row.body}
+
+    @cached_property
+    def changes(self) -> dict[int, tuple[str, ...]]:
+        """Keys changed by each revision that changed any, in revision order."""
+        return {e.revision: e.keys for row in self.rows for e in row.body if e.keys}
+
+    @cached_property
+    def applied(self) -> dict[str, int]:
+        """Revision at which each op_id took effect first."""
+        found: dict[str, int] = {}
+        for row in self.rows:
+            for e in row.body:
+                if e.outcome == "applied":
+                    found.setdefault(e.op_id, e.revision)
+        return found
+
+    @property
+    def first(self) -> int:
+        """First revision that the rows cover."""
+        return self.rows[0].first if self.rows else 1
+
+    @property
+    def last(self) -> int:
+        """Last revision that the rows cover."""
+        return self.rows[-1].last if self.rows else 0
+
+    @property
+    def whole(self) -> bool:
+        """Say whether it reaches back to the beginning, so that what it lacks never happened."""
+        return not self.rows or self.rows[0].seq == 1
+
+
+def roll(before: bytes, op_id: str, body_hash: bytes) -> bytes:
+    """Return the digest after one more intent: BLAKE2b-256 of msgpack (op_id, body hash), keyed by the one before."""
+    return hashlib.blake2b(msgspec.msgpack.encode((op_id, body_hash)), digest_size=32, key=before).digest()
+
+
+def parse(rows: Iterable[Mapping[str, Any]], *, source: str = "ledger") -> Ledger:
+    """Read rows as `/v1/ledger` gives them.
+
+    Raises:
+        HistoryError: not such rows.
+    """
+    made = []
+    for n, raw in enumerate(rows, 1):
+        try:
+            made.append(_row(raw))
+        except (KeyError, TypeError, ValueError) as exc:
+            raise HistoryError(f"no ledger row: {exc!r}", line=n, source=source) from exc
+    return Ledger(tuple(made))
+
+
+def load(path: Path) -> Ledger:
+    """Read rows from a file of JSON lines.
+
+    Raises:
+        HistoryError: unreadable, or not such rows.
+    """
+    try:
+        lines = [line for line in path.read_bytes().splitlines() if line.strip()]
+    except OSError as exc:
+        raise HistoryError(f"cannot be read: {exc.strerror or exc}", source=path.name) from exc
+    rows = []
+    for n, line in enumerate(lines, 1):
+        try:
+            rows.append(msgspec.json.decode(line, type=dict[str, Any]))
+        except msgspec.DecodeError as exc:
+            raise HistoryError(f"no JSON ({exc})", line=n, source=path.name) from exc
+    return parse(rows, source=path.name)
+
+
+def _row(raw: Mapping[str, Any]) -> Row:
+    first = int(raw["first"])
+    body = tuple(_entry(each, first + n) for n, each in enumerate(raw.get("body") or ()))
+    return Row(
+        int(raw["seq"]),
+        int(raw["term"]),
+        str(raw["committer"]),
+        first,
+        int(raw["last"]),
+        bytes.fromhex(raw["digest"]),
+        body,
+    )
+
+
+def _entry(raw: Mapping[str, Any], revision: int) -> Entry:
+    outcome = raw["outcome"]
+    name = str(outcome["outcome"] if isinstance(outcome, Mapping) else outcome)
+    if name not in OUTCOMES:
+        raise ValueError(f"outcome {name!r}")
+    stated = raw.get("revision", revision)
+    if stated != revision:
+        raise ValueError(f"entry says revision {stated}, its place says {revision}")
+    return Entry(
+        revision,
+        str(raw["op_id"]),
+        bytes.fromhex(raw["body_hash"]),
+        name,
+        tuple(_key(k) for k in raw.get("keys") or ()),
+    )
+
+
+def _key(raw: Any) -> str:
+    return str(raw) if isinstance(raw, str) else "base64:" + str(raw["base64"])
