@@ -1,23 +1,97 @@
-"""Carry messages between members on the event loop: no threads, bounded queues, authenticated frames.
+"""Carry messages between members on the event loop, through the library's public transport seam.
 
-Skeleton: signatures first.
+No threads, no unbounded queue, nothing decoded before it is proved. It never drops a single message: a connection that
+cannot keep up closes, both ends see it, and the next one starts with nothing left over from it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import random
-from collections.abc import Callable, Iterable
-from typing import Any
+import ssl
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, Protocol, TypeAlias, cast
 
+import msgspec
+import structlog
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
-from coordinator.raft.wire import Codec
+from coordinator.raft.admission import Admission
+from coordinator.raft.connection import Connection, host_of
+from coordinator.raft.frames import FRAME_BYTES_MAX, NONCE_BYTES, Mode, Role, Session
+from coordinator.raft.security import (
+    Certificates,
+    Open,
+    Security,
+    SharedSecret,
+    certified_names,
+    check_secret,
+    is_loopback,
+    mode_of,
+    split_address,
+    tls_contexts,
+)
+from coordinator.raft.wire import Codec, WireError
+from kv.errors import BadRequest
+
+LINGER_S: Final = 0.2
+"""How long closing waits for what was sent before (a farewell) to leave."""
+WARN_EVERY_S: Final = 60.0
+REASONS_MAX: Final = 1000
+
+_log = structlog.get_logger("acordo.raft.transport")
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Bounds in time and size."""
+
+    frame_bytes_max: int = FRAME_BYTES_MAX
+    handshake_s: float = 2.0
+    """From accepting (or beginning to dial) until proved."""
+    keepalive_s: float = 0.3
+    """A connection that has sent nothing for so long sends an empty frame."""
+    dead_after_s: float = 1.5
+    """A connection on which nothing came for so long is closed."""
+    retry_s: float = 0.05
+    retry_max_s: float = 1.0
+    """Pause before dialling again: doubled with every failure, times 0.5 … 1 by chance."""
+
+
+class Server(Protocol):
+    """What listening gives back (asyncio.Server has it)."""
+
+    def close(self) -> None: ...
+
+
+Listen: TypeAlias = Callable[[Callable[[], asyncio.BaseProtocol], str, int], Awaitable[Server]]
+Connect: TypeAlias = Callable[
+    [Callable[[], asyncio.BaseProtocol], str, int], Awaitable[tuple[asyncio.BaseTransport, asyncio.BaseProtocol]]
+]
+
+
+class _Peer:
+    """What is kept for one other member."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.connection: Connection | None = None
+        self.dialling: asyncio.Task[None] | None = None
+        self.last_received_s: float | None = None
 
 
 class AsyncioTransport(Transport):
-    """Nodes have `.id` (member id) and `.address` ("host:port"); a node with `.readonly = True` is an observer that is
-    told to the core by the readonly callbacks. The lower id dials."""
+    """Connect this member with all others; one connection per pair, dialled by the lower id.
+
+    Nodes have `.id`, the member's id, and `.address`, "host:port". A node with `.readonly` true is told to the core by
+    the callbacks for read-only nodes. Messages are dicts as `codec` takes them; one that was sent is not changed
+    afterwards. After what has arrived was given to the core, `kick()` is called once.
+
+    `entropy(n)` gives n bytes that nobody can guess and that never repeat (`os.urandom`); `random` spreads retries.
+    `listen` and `connect` stand in for the loop's own, for a simulated network. `on_fatal` gets what the core raised.
+    """
 
     def __init__(
         self,
@@ -28,24 +102,424 @@ class AsyncioTransport(Transport):
         *,
         random: random.Random,
         entropy: Callable[[int], bytes],
-        security: Any = None,
+        security: Security,
         kick: Callable[[], None],
         on_fatal: Callable[[BaseException], None],
         nodes: Iterable[Node] = (),
-    ) -> None: ...
+        limits: Limits | None = None,
+        listen: Listen | None = None,
+        connect: Connect | None = None,
+    ) -> None:
+        super().__init__(None, self_node, [])
+        self._cluster, self._member = cluster, self_node.id
+        self._address, self._codec = listen_address, codec
+        self._random, self._entropy = random, entropy
+        self._security, self._mode = security, mode_of(security)
+        self._key = b""
+        self._tls: tuple[ssl.SSLContext, ssl.SSLContext] | None = None
+        self._kick, self._on_fatal = kick, on_fatal
+        self.limits = limits or Limits()
+        self._listen = listen or _listen
+        self._connect = connect or self._connect_socket
+        self._peers: dict[str, _Peer] = {}
+        self._admission: Admission[Connection] = Admission()
+        self._strangers: dict[Connection, asyncio.TimerHandle] = {}
+        self._upgrades: dict[Connection, asyncio.Task[None]] = {}
+        """Where TLS is being put in between."""
+        self._finishing: set[Connection] = set()
+        self._server: Server | None = None
+        self._beat: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._encoded: tuple[Mapping[str, Any] | None, bytes] = (None, b"")
+        self._warned: dict[tuple[str, str], float] = {}
+        self.counters: Counter[str] = Counter()
+        """What happened, by name: connected, closed_<reason>, refused_<reason>, frames_sent, frames_received, …"""
+        self._delivered = self._over = False
+        self._beat_due_s = 0.0
+        for node in nodes:
+            self.addNode(node)
+
+    # ------------------------------------------------------------------------------------------------- opening, closing
 
     async def start(self) -> None:
-        """Listen and begin to dial. Raises BadRequest (port in use, unprotected address)."""
+        """Listen, and begin to dial. Raises BadRequest for address, secret or certificates that cannot be used."""
+        host, port = split_address(self._address)
+        match self._security:
+            case Open():
+                if not is_loopback(host):
+                    raise BadRequest(
+                        "raft_unprotected",
+                        f"Raft would listen on {self._address} with nothing that proves who connects",
+                        allowed="a shared secret, certificates, or a loopback address",
+                    )
+                _log.warning("raft_unprotected", address=self._address, why="neither secret nor certificates")
+            case SharedSecret(secret):
+                self._key = check_secret(secret, "the members' secret")
+            case Certificates():
+                self._tls = tls_contexts(self._security)
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._server = await self._listen(self._accepting, host, port)
+        except OSError as exc:
+            code = "port_in_use" if exc.errno == errno.EADDRINUSE else "address_unusable"
+            raise BadRequest(code, f"Raft cannot listen on {self._address}: {exc.strerror}") from exc
+        self._next_beat(self._loop)
+        for peer in self._peers.values():
+            self._maybe_dial(peer)
 
-    def addNode(self, node: Node) -> None: ...
-    def dropNode(self, node: Node) -> None: ...
-    def send(self, node: Node, message: dict[str, Any]) -> bool:
-        """Queue for the peer; False: it is in no queue and never will be sent. A message is not changed afterwards."""
-        ...
+    @property
+    def port(self) -> int:
+        """The port listened on, also when the address asked for any."""
+        for listening in getattr(self._server, "sockets", ()):
+            return int(listening.getsockname()[1])
+        return split_address(self._address)[1]
+
+    @property
+    def ready(self) -> bool:
+        """Always: the library would busy-wait for it; `start` is awaited before the core ticks."""
+        return True
+
+    def destroy(self) -> None:
+        """Close everything now; `aclose` also waits until it is."""
+        if self._over:
+            return
+        self._over = True
+        self.setOnMessageReceivedCallback(None)
+        self.setOnNodeConnectedCallback(None)
+        self.setOnNodeDisconnectedCallback(None)
+        self.setOnReadonlyNodeConnectedCallback(None)
+        self.setOnReadonlyNodeDisconnectedCallback(None)
+        if self._server is not None:
+            self._server.close()
+        if self._beat is not None:
+            self._beat.cancel()
+        for peer in list(self._peers.values()):
+            self.dropNode(peer.node)
+        for stranger in list(self._strangers):
+            stranger.close("closing")
+
+    async def aclose(self) -> None:
+        """Close everything; what was sent before is given a moment to leave."""
+        tasks = [*self._upgrades.values(), *(p.dialling for p in self._peers.values() if p.dialling is not None)]
+        self.destroy()
+        leaving = [connection.gone for connection in self._finishing]
+        if leaving:
+            await asyncio.wait(leaving, timeout=LINGER_S)
+        for connection in self._finishing:
+            connection.abandon()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # ------------------------------------------------------------------------------------------- what the library calls
+
+    def addNode(self, node: Node) -> None:
+        """Know a member from now on; dial it if its id is above ours. A known id keeps its connection."""
+        if node.id == self._member or node.id in self._peers:
+            return
+        self._peers[node.id] = peer = _Peer(node)
+        if self._loop is not None:
+            self._maybe_dial(peer)
+
+    def dropNode(self, node: Node) -> None:
+        """Know it no longer: its connection closes, and it is refused."""
+        peer = self._peers.pop(node.id, None)
+        if peer is None:
+            return
+        if peer.dialling is not None:
+            peer.dialling.cancel()
+        if peer.connection is not None:
+            connection, peer.connection = peer.connection, None
+            self._finishing.add(connection)
+            connection.gone.add_done_callback(lambda _: self._finishing.discard(connection))
+            connection.finish("dropped")
+            self._tell_disconnected(peer)
+
+    def send(self, node: Node, message: Mapping[str, Any]) -> bool:
+        """Queue for the peer. False: it waits nowhere and will never be sent."""
+        peer = self._peers.get(node.id)
+        if peer is None or peer.connection is None:
+            return False
+        if self._encoded[0] is not message:
+            self._encoded = (message, self._codec.encode(message))
+        if not peer.connection.send(self._encoded[1]):
+            return False
+        self.counters["frames_sent"] += 1
+        return True
+
+    # -------------------------------------------------------------------------------------------------- what others ask
+
+    def connected(self, node: Node) -> bool:
+        peer = self._peers.get(node.id)
+        return peer is not None and peer.connection is not None
 
     def last_seen_s(self, node: Node) -> float | None:
-        """Seconds since anything came from it."""
-        ...
+        """Return the seconds since anything came from it; None: nothing yet."""
+        peer = self._peers.get(node.id)
+        if peer is None or self._loop is None:
+            return None
+        at = peer.connection.last_received_s if peer.connection is not None else peer.last_received_s
+        return None if at is None else self._loop.time() - at
 
-    def destroy(self) -> None: ...
-    async def aclose(self) -> None: ...
+    def queued_bytes(self, node: Node) -> int:
+        peer = self._peers.get(node.id)
+        return peer.connection.queued_bytes if peer is not None and peer.connection is not None else 0
+
+    @property
+    def strangers(self) -> int:
+        """Accepted connections that have not proved themselves."""
+        return len(self._strangers)
+
+    # --------------------------------------------------------------------------------------------------------- dialling
+
+    def _maybe_dial(self, peer: _Peer) -> None:
+        if self._member < peer.node.id and peer.dialling is None and self._loop is not None:
+            peer.dialling = self._loop.create_task(self._dial(peer))
+            peer.dialling.add_done_callback(self._on_task_done)
+
+    async def _dial(self, peer: _Peer) -> None:
+        """Keep one connection to the peer, for as long as it is known."""
+        address: str = peer.node.address  # type: ignore[attr-defined]  # the library's Node takes any attribute
+        failures = 0
+        while True:
+            lived_s = await self._live(self._connection("dialer", expect=peer.node.id), address)
+            failures = 0 if lived_s > self.limits.retry_max_s else failures + 1
+            pause_s = min(self.limits.retry_max_s, self.limits.retry_s * 2 ** min(failures - 1, 16))
+            await asyncio.sleep(pause_s * self._random.uniform(0.5, 1.0))
+
+    async def _live(self, connection: Connection, address: str) -> float:
+        """Dial once and return when the connection is over: the seconds for which it was ready."""
+        assert self._loop is not None
+        try:
+            async with asyncio.timeout(self.limits.handshake_s):
+                await self._connect(lambda: connection, *split_address(address))
+                ready = await connection.settled
+        except (OSError, TimeoutError, UnicodeError, BadRequest) as exc:
+            self.counters["dial_failed"] += 1
+            connection.close("handshake_timeout" if isinstance(exc, TimeoutError) else "unreachable")
+            return 0.0
+        except asyncio.CancelledError:
+            connection.close("dropped")
+            raise
+        if not ready:
+            return 0.0
+        await asyncio.shield(connection.closed)
+        return self._loop.time() - connection.ready_at_s
+
+    async def _connect_socket(
+        self, factory: Callable[[], asyncio.BaseProtocol], host: str, port: int
+    ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
+        assert self._loop is not None
+        context = self._tls[1] if self._tls is not None else None
+        return await self._loop.create_connection(factory, host, port, ssl=context)
+
+    # -------------------------------------------------------------------------------------------------------- accepting
+
+    def _accepting(self) -> asyncio.BaseProtocol:
+        connection = self._connection("listener")
+        return _Door(self, connection)
+
+    def admit(self, connection: Connection, transport: asyncio.Transport) -> None:
+        """Let a stranger in, or not: see admission.py."""
+        assert self._loop is not None
+        host = host_of(transport)
+        self.counters["accepted"] += 1
+        verdict = self._admission.knock(connection, host, self._loop.time())
+        if verdict == "too_often" or self._over:
+            self._refuse(host, "too_often")
+            connection.close("too_often")
+            transport.abort()
+            return
+        if isinstance(verdict, Connection):
+            verdict.close("crowded")
+        self._strangers[connection] = self._loop.call_later(
+            self.limits.handshake_s, connection.close, "handshake_timeout"
+        )
+        if self._tls is None:
+            transport.set_protocol(connection)
+            connection.connection_made(transport)
+            return
+        # Nothing may be read before TLS is in between.
+        transport.pause_reading()
+        task = self._loop.create_task(self._upgrade(connection, transport, self._tls[0]))
+        self._upgrades[connection] = task
+        task.add_done_callback(self._on_task_done)
+
+    async def _upgrade(self, connection: Connection, transport: asyncio.Transport, context: ssl.SSLContext) -> None:
+        assert self._loop is not None
+        try:
+            secured = await self._loop.start_tls(
+                transport, connection, context, server_side=True, ssl_handshake_timeout=self.limits.handshake_s
+            )
+        except (OSError, TimeoutError):
+            secured = None
+        except asyncio.CancelledError:
+            transport.abort()
+            raise
+        finally:
+            self._upgrades.pop(connection, None)
+        if secured is None:
+            connection.close("tls")
+            transport.abort()
+        else:
+            connection.connection_made(secured)
+
+    # ---------------------------------------------------------------------------------------- what a connection reports
+
+    def on_hello(self, connection: Connection, peer: str) -> str | None:
+        if peer not in self._peers:
+            return "not_a_member"
+        if not connection.dialer and peer > self._member:
+            return "wrong_direction"
+        if self._tls is not None and connection.transport is not None:
+            certificate = connection.transport.get_extra_info("peercert")
+            if peer not in certified_names(certificate):
+                return "wrong_certificate"
+        return None
+
+    def on_ready(self, connection: Connection, peer: str) -> None:
+        refusal = self.on_hello(connection, peer)
+        if refusal is not None:
+            connection.close(refusal)
+            return
+        self._forget_stranger(connection)
+        kept = self._peers[peer]
+        if kept.connection is not None:
+            # The old one is half-dead: its peer would not have come again.
+            old, kept.connection = kept.connection, None
+            old.close("replaced")
+            self._tell_disconnected(kept)
+        kept.connection = connection
+        self.counters["connected"] += 1
+        _log.info("connected", peer=peer, host=connection.host)
+        if getattr(kept.node, "readonly", False):
+            self._guarded(self._onReadonlyNodeConnected, kept.node)
+        else:
+            self._guarded(self._onNodeConnected, kept.node)
+        self._kick()
+
+    def on_frame(self, connection: Connection, content: memoryview) -> None:
+        peer = self._peers.get(connection.session.peer or "")
+        if peer is None or peer.connection is not connection:
+            return
+        try:
+            message = self._codec.decode(content)
+        except WireError as exc:
+            self._refuse(connection.host, "undecodable", detail=str(exc))
+            connection.close("undecodable")
+            return
+        self.counters["frames_received"] += 1
+        self._delivered = True
+        self._guarded(self._onMessageReceived, peer.node, message)
+
+    def on_read(self, connection: Connection) -> None:
+        if self._delivered and not self._over:
+            self._delivered = False
+            self._kick()
+
+    def on_closed(self, connection: Connection, reason: str) -> None:
+        self._forget_stranger(connection)
+        upgrade = self._upgrades.pop(connection, None)
+        if upgrade is not None:
+            upgrade.cancel()
+        self.counters[f"closed_{reason}"] += 1
+        peer = self._peers.get(connection.session.peer or "")
+        if peer is not None and peer.connection is connection:
+            peer.connection, peer.last_received_s = None, connection.last_received_s
+            _log.info("disconnected", peer=peer.node.id, reason=reason)
+            self._tell_disconnected(peer)
+        elif reason not in _QUIET:
+            self._refuse(connection.host, reason)
+
+    # ------------------------------------------------------------------------------------------------------------- rest
+
+    def _connection(self, role: Role, expect: str | None = None) -> Connection:
+        session = Session(
+            role,
+            self._cluster,
+            self._member,
+            self._entropy(NONCE_BYTES),
+            mode=self._mode,
+            key=self._key if self._mode is Mode.SECRET else b"",
+            expect=expect,
+            frame_bytes_max=self.limits.frame_bytes_max,
+        )
+        return Connection(self, session, dialer=role == "dialer")
+
+    def _forget_stranger(self, connection: Connection) -> None:
+        self._admission.leave(connection)
+        timer = self._strangers.pop(connection, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _tell_disconnected(self, peer: _Peer) -> None:
+        if getattr(peer.node, "readonly", False):
+            self._guarded(self._onReadonlyNodeDisconnected, peer.node)
+        else:
+            self._guarded(self._onNodeDisconnected, peer.node)
+        if not self._over:
+            self._kick()
+
+    def _guarded(self, callback: Callable[..., None], *arguments: object) -> None:
+        try:
+            callback(*arguments)
+        except Exception as exc:  # noqa: BLE001  the core's own failure is no connection's: whoever runs it must know
+            self._on_fatal(exc)
+
+    def _on_beat(self) -> None:
+        """Show every peer that we live; give up those that do not show it."""
+        assert self._loop is not None
+        now = self._loop.time()
+        # When it was this process that stood still, what the peers sent meanwhile is yet to be read.
+        late = now - self._beat_due_s > self.limits.keepalive_s
+        self._next_beat(self._loop)
+        for peer in list(self._peers.values()):
+            connection = peer.connection
+            if connection is None:
+                continue
+            if late:
+                connection.last_received_s = now
+            if now - connection.last_received_s >= self.limits.dead_after_s:
+                connection.close("silent")
+            elif now - connection.last_sent_s >= self.limits.keepalive_s:
+                connection.send(b"")
+
+    def _next_beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._beat_due_s = loop.time() + self.limits.keepalive_s / 2
+        self._beat = loop.call_at(self._beat_due_s, self._on_beat)
+
+    def _refuse(self, host: str, reason: str, detail: str = "") -> None:
+        """Count a refusal, and say it once a minute for each host and reason: a flood must not flood the log."""
+        self.counters[f"refused_{reason}"] += 1
+        now = self._loop.time() if self._loop is not None else 0.0
+        if now - self._warned.get((host, reason), -WARN_EVERY_S) < WARN_EVERY_S:
+            return
+        if len(self._warned) >= REASONS_MAX:
+            self._warned.clear()
+        self._warned[host, reason] = now
+        count = self.counters[f"refused_{reason}"]
+        _log.warning("connection_refused", host=host, reason=reason, detail=detail, so_far=count)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            self._on_fatal(exc)
+
+
+_QUIET: Final = frozenset({"lost", "dropped", "closing", "replaced", "unreachable", "too_often", "silent"})
+"""Ends of connections that were never ready, or no longer ours, which no operator needs to hear of."""
+
+
+class _Door(asyncio.Protocol):
+    """Hold an accepted socket until it is let in."""
+
+    def __init__(self, transport: AsyncioTransport, connection: Connection) -> None:
+        self._transport, self._connection = transport, connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport.admit(self._connection, cast(asyncio.Transport, transport))  # uvloop's are none by name
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._connection.close("lost")
+
+
+async def _listen(factory: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> Server:
+    return await asyncio.get_running_loop().create_server(factory, host, port)

@@ -1,36 +1,152 @@
-"""Turn the core's messages into bytes and back, by an allow-list. Pure; runs no code that a peer names.
+"""Turn the core's messages into bytes and back, by an allow-list of types and fields.
 
-Skeleton: signatures first.
+Pure. It never runs code that a peer names, and what it decodes has the types that it should have, or it is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+COMMAND_BYTES_MAX: Final = 32 << 20
+ENTRIES_MAX: Final = 100_000
+"""Entries in one message."""
+NAME_CHARS_MAX: Final = 128
+
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Command = Annotated[bytes, Meta(max_length=COMMAND_BYTES_MAX)]
+LogEntry = tuple[Command, Count, Count]
+"""(command, index, term)."""
+Entries = Annotated[list[LogEntry], Meta(max_length=ENTRIES_MAX)]
+Name = Annotated[str, Meta(max_length=NAME_CHARS_MAX)]
 
 
 class WireError(ValueError):
-    """What came is no message of ours."""
+    """What came, or was to be sent, is no message of ours."""
 
 
-class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, omit_defaults=False):
-    """Base of every message type. Subclass with `tag="type_name"`; fields have concrete, bounded types, no Any.
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """Base of every message type: a subclass names its type by `tag`, and fields have concrete, bounded types.
 
-    A field with default `msgspec.UNSET` is left out of the core's dict when it was not sent.
+    A field that may be left out has `UNSET` among its types and as its default. Fields are only ever appended, with a
+    default, so that a member of the version before is understood.
     """
 
 
+class AppendEntries(Message, frozen=True, tag="append_entries"):
+    """Entries that follow (prevLogIdx, prevLogTerm), one piece of a large entry, or a piece of a dump (stock shape)."""
+
+    term: Count
+    commit_index: Count
+    prevLogIdx: Count | UnsetType | None = UNSET
+    prevLogTerm: Count | UnsetType | None = UNSET
+    entries: Entries | UnsetType = UNSET
+    transmission: Annotated[str, Meta(max_length=16)] | UnsetType = UNSET
+    data: Command | UnsetType = UNSET
+    serialized: tuple[Command, bool, bool] | UnsetType | None = UNSET
+
+
+class NextNodeIdx(Message, frozen=True, tag="next_node_idx"):
+    """Where a follower's log stands."""
+
+    next_node_idx: Count
+    reset: bool
+    success: bool
+    term: Count | UnsetType = UNSET
+
+
+class RequestVote(Message, frozen=True, tag="request_vote"):
+    term: Count
+    last_log_index: Count
+    last_log_term: Count
+
+
+class ResponseVote(Message, frozen=True, tag="response_vote"):
+    term: Count
+
+
+class ApplyCommand(Message, frozen=True, tag="apply_command"):
+    """A command on its way from a follower to the leader."""
+
+    command: Command
+    request_id: Count | UnsetType = UNSET
+
+
+class ApplyCommandResponse(Message, frozen=True, tag="apply_command_response"):
+    request_id: Count
+    error: Count | UnsetType = UNSET
+    log_idx: Count | UnsetType = UNSET
+    log_term: Count | UnsetType = UNSET
+
+
+class TimeoutNow(Message, frozen=True, tag="timeout_now"):
+    term: Count
+
+
+STOCK: Final[tuple[type[Message], ...]] = (
+    AppendEntries,
+    NextNodeIdx,
+    RequestVote,
+    ResponseVote,
+    ApplyCommand,
+    ApplyCommandResponse,
+    TimeoutNow,
+)
+"""What the library's own core sends."""
+
+
 class Codec:
-    """Encode and decode the dicts with "type" that the core sends. `extensions` add types, or replace one of the core's."""
+    """Encode and decode the dicts with a "type" that the core sends and takes.
 
-    def __init__(self, extensions: Sequence[type[Message]] = ()) -> None: ...
+    `types` is the allow-list. A later type of the same name replaces an earlier one, so `Codec(*STOCK, *own)` extends.
+    Nesting is bounded by the types themselves: none of them refers to itself or holds `Any`.
+    """
 
-    def encode(self, message: dict[str, Any]) -> bytes:
-        """Raises WireError for a type or field that is not in the list."""
-        ...
+    def __init__(self, *types: type[Message]) -> None:
+        self._types: dict[str, type[Message]] = {_tag(kind): kind for kind in types}
+        self._fields: dict[type[Message], tuple[str, ...]] = {
+            kind: kind.__struct_fields__ for kind in self._types.values()
+        }
+        union: Any = None
+        for kind in self._types.values():
+            union = kind if union is None else union | kind
+        self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(union)
+        self._encoder = msgspec.msgpack.Encoder()
 
-    def decode(self, payload: bytes | memoryview) -> dict[str, Any]:
-        """Raises WireError."""
-        ...
+    @property
+    def types(self) -> Sequence[str]:
+        return tuple(self._types)
+
+    def encode(self, message: Mapping[str, Any]) -> bytes:
+        """Raises WireError for a type or a field that is not in the list, or a field that is missing."""
+        kind = self._types.get(message.get("type", ""))
+        if kind is None:
+            raise WireError(f"no message type {message.get('type')!r}")
+        try:
+            return self._encoder.encode(kind(**{name: value for name, value in message.items() if name != "type"}))
+        except (TypeError, OverflowError, msgspec.MsgspecError) as exc:
+            raise WireError(f"{message['type']}: {exc}") from exc
+
+    def decode(self, payload: bytes | bytearray | memoryview) -> dict[str, Any]:
+        """Return the message as the core takes it. Raises WireError."""
+        try:
+            found = self._decoder.decode(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+            raise WireError(str(exc)) from exc
+        kind = type(found)
+        message: dict[str, Any] = {"type": kind.__struct_config__.tag}
+        for name in self._fields[kind]:
+            value = getattr(found, name)
+            if value is not UNSET:
+                message[name] = value
+        return message
+
+
+def _tag(kind: type[Message]) -> str:
+    tag = kind.__struct_config__.tag
+    if not isinstance(tag, str):
+        raise TypeError(f"{kind.__name__} has no tag")
+    return tag

@@ -1,0 +1,221 @@
+"""Drive one connection: its session, what waits to be sent, and when to give it up.
+
+It never decodes a message and never drops one that it took: on overflow it closes, and both ends start clean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections import deque
+from typing import Final, Protocol, cast
+
+from coordinator.raft.frames import FrameError, Ready, Reply, Session
+
+QUEUE_BYTES_MAX: Final = 64 << 20
+QUEUE_FRAMES_MAX: Final = 20_000
+"""What may wait for one peer. One frame more closes the connection."""
+WRITE_BYTES_HIGH: Final = 1 << 20
+"""What the socket may owe us before we keep frames ourselves."""
+JOIN_BYTES_MAX: Final = 256 << 10
+"""Small pieces are joined into writes of about this size; a larger piece is written as it is."""
+
+
+def host_of(transport: asyncio.BaseTransport) -> str:
+    """Return the peer's address, "" when the network has none."""
+    peername = transport.get_extra_info("peername")
+    return str(peername[0]) if isinstance(peername, (tuple, list)) and peername else ""
+
+
+class Owner(Protocol):
+    """Who a connection reports to. None of these may raise."""
+
+    def on_hello(self, connection: Connection, peer: str) -> str | None:
+        """The peer says who it is; return why it is not wanted, or None."""
+        ...
+
+    def on_ready(self, connection: Connection, peer: str) -> None: ...
+
+    def on_frame(self, connection: Connection, content: memoryview) -> None: ...
+
+    def on_read(self, connection: Connection) -> None:
+        """All that was there to be read has been given on."""
+        ...
+
+    def on_closed(self, connection: Connection, reason: str) -> None: ...
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One TCP (or TLS) connection, from its first byte to its last."""
+
+    def __init__(self, owner: Owner, session: Session, *, dialer: bool) -> None:
+        self.session, self.dialer = session, dialer
+        self.transport: asyncio.Transport | None = None
+        self.settled: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        """True once ready, False if it closed before."""
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the socket is closed too."""
+        self.host = ""
+        self.last_received_s = self.last_sent_s = self.ready_at_s = 0.0
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._early = 0
+        """Bytes that TLS delivered before it told us of the connection."""
+        self._queue: deque[bytes] = deque()
+        self._queue_bytes = self._queue_frames = 0
+        self._flushing: asyncio.Handle | None = None
+        self._paused = self._over = False
+        self._reason = "lost"
+
+    # ----------------------------------------------------------------------------------------------- what asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's are none by name
+        self.host = host_of(transport)
+        transport.set_write_buffer_limits(high=WRITE_BYTES_HIGH)
+        raw = transport.get_extra_info("socket")
+        if raw is not None:
+            with contextlib.suppress(OSError):
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._over:
+            transport.abort()
+            return
+        hello = self.session.start()
+        if hello:
+            transport.write(hello)
+        if self._early:
+            count, self._early = self._early, 0
+            self.buffer_updated(count)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._over:
+            # asyncio may ask once more between abort and the end; what comes is nobody's.
+            return memoryview(bytearray(1024))
+        return self.session.get_buffer()[self._early :]
+
+    def buffer_updated(self, count: int) -> None:
+        if self._over:
+            return
+        if self.transport is None:
+            self._early += count
+            return
+        self.last_received_s = self._loop.time()
+        try:
+            for event in self.session.received(count):
+                match event:
+                    case Reply(content):
+                        refusal = self._owner.on_hello(self, self.session.peer or "")
+                        if refusal is not None:
+                            self.close(refusal)
+                        else:
+                            self.transport.write(content)
+                    case Ready(peer):
+                        self.ready_at_s = self.last_sent_s = self.last_received_s
+                        self.settled.set_result(True)
+                        self._owner.on_ready(self, peer)
+                    case _:
+                        if event:
+                            self._owner.on_frame(self, event)
+                if self._over:
+                    return
+        except FrameError as exc:
+            self.close(exc.reason)
+            return
+        if self.session.ready:
+            self._owner.on_read(self)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._flush()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._end()
+        if not self.gone.done():
+            self.gone.set_result(None)
+
+    # ----------------------------------------------------------------------------------------- what the transport calls
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that the peer has not taken yet, as far as we can see."""
+        owed = self.transport.get_write_buffer_size() if self.transport is not None and not self._over else 0
+        return self._queue_bytes + owed
+
+    def send(self, content: bytes) -> bool:
+        """Queue one frame; all of one loop iteration are written together. False: the connection is over."""
+        if self._over or not self.session.ready:
+            return False
+        try:
+            pieces = self.session.frame(content)
+        except ValueError:
+            self.close("frame_too_long")
+            return False
+        self._queue.extend(pieces)
+        self._queue_bytes += sum(map(len, pieces))
+        self._queue_frames += 1
+        if self._queue_frames > QUEUE_FRAMES_MAX or self.queued_bytes > QUEUE_BYTES_MAX:
+            self.close("overflow")
+            return False
+        if self._flushing is None and not self._paused:
+            self._flushing = self._loop.call_soon(self._flush)
+        return True
+
+    def close(self, reason: str) -> None:
+        """Give it up at once. Nothing that waits is sent; `on_closed` is called before this returns."""
+        if not self._over:
+            self._reason = reason
+            if self.transport is not None:
+                self.transport.abort()
+            self._end()
+
+    def finish(self, reason: str) -> None:
+        """Let what waits be sent, if the peer takes it, and end; `gone` is done when it has (or `abandon`)."""
+        if self._over or self.transport is None:
+            self.close(reason)
+            return
+        if self._queue:
+            self.transport.write(b"".join(self._queue))
+        self.transport.close()
+        self._reason = reason
+        self._end()
+
+    def abandon(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _flush(self) -> None:
+        self._flushing = None
+        if self._over or self.transport is None or not self._queue:
+            return
+        self.last_sent_s = self._loop.time()
+        while self._queue and not self._paused:
+            joined: list[bytes] = []
+            size = 0
+            while self._queue and (not joined or size + len(self._queue[0]) <= JOIN_BYTES_MAX):
+                joined.append(self._queue.popleft())
+                size += len(joined[-1])
+            self._queue_bytes -= size
+            self.transport.write(joined[0] if len(joined) == 1 else b"".join(joined))
+        if not self._queue:
+            self._queue_frames = 0
+
+    def _end(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        if self._flushing is not None:
+            self._flushing.cancel()
+        self._queue.clear()
+        self._queue_bytes = 0
+        if not self.settled.done():
+            self.settled.set_result(False)
+        self.closed.set_result(None)
+        self._owner.on_closed(self, self._reason)

@@ -1,0 +1,315 @@
+"""Cut a byte stream into authenticated frames, after a handshake that proves who is at the other end.
+
+Sans I/O, as h11 is: bytes come in, events come out. It never decodes a frame's content, keeps at most
+HANDSHAKE_BYTES_MAX of a peer that has proved nothing, and compares a MAC before it gives anything on.
+
+    dialer                                    listener
+      hello(nonce, cluster, member)   ────►
+                                      ◄────   hello(nonce, cluster, member), proof
+      proof                           ────►
+                                      ◄────   an empty frame
+      frames                          ◄───►   frames
+
+With a shared secret a proof is a keyed BLAKE2b over both hellos and the prover's role, and each direction of each
+connection has its own key and a counter that never repeats: a frame that is replayed, reflected, reordered or left out
+fails. With TLS the certificates prove it, and with neither nobody does (loopback only); proofs and MACs are then empty.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+PROTOCOL_VERSION: Final = 1
+FRAME_BYTES_MAX: Final = 64 << 20
+NONCE_BYTES: Final = 32
+MAC_BYTES: Final = 32
+NAME_BYTES_MAX: Final = 128
+"""Of a cluster's or a member's id."""
+SECRET_BYTES_MIN: Final = 16
+
+_MAGIC: Final = b"ACRF"
+_HELLO: Final = struct.Struct("!4sBBBB32s")
+"""Magic, version, mode, length of the cluster's id, of the member's id, nonce; then both ids."""
+_LENGTH: Final = struct.Struct("!I")
+_COUNTED: Final = struct.Struct("!QI")
+HANDSHAKE_BYTES_MAX: Final = _HELLO.size + 2 * NAME_BYTES_MAX + MAC_BYTES
+"""What a peer may send, and we hold, before it has proved anything."""
+_BUFFER_BYTES: Final = 64 << 10
+
+Role: TypeAlias = Literal["dialer", "listener"]
+
+
+class Mode(IntEnum):
+    """What proves that a peer is who it says. Both ends must have the same."""
+
+    OPEN = 0
+    SECRET = 1
+    CERTIFICATE = 2
+
+
+class FrameError(Exception):
+    """The peer is not, or no longer, one of ours: close. `reason` is a name to count by."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(detail or reason)
+        self.reason = reason
+
+
+class Reply(NamedTuple):
+    """Send these bytes."""
+
+    content: bytes
+
+
+class Ready(NamedTuple):
+    """The handshake is complete, for both ends: frames may be sent."""
+
+    member: str
+
+
+Event: TypeAlias = Reply | Ready | memoryview
+"""A memoryview is a frame's content, valid until the next event is asked for; an empty one is a sign of life."""
+
+
+def key_of_secret(secret: bytes) -> bytes:
+    """Return the key that proofs and session keys come from. Raises ValueError for a secret that is too short."""
+    if len(secret) < SECRET_BYTES_MIN:
+        raise ValueError(f"a secret of {len(secret)} bytes; at least {SECRET_BYTES_MIN} are needed")
+    return hashlib.blake2b(secret, digest_size=64, person=b"acordo raft key").digest()
+
+
+class Session:
+    """One connection's protocol state. `nonce` must never have been used before."""
+
+    def __init__(
+        self,
+        role: Role,
+        cluster: str,
+        member: str,
+        nonce: bytes,
+        *,
+        mode: Mode,
+        key: bytes = b"",
+        expect: str | None = None,
+        frame_bytes_max: int = FRAME_BYTES_MAX,
+    ) -> None:
+        if (mode is Mode.SECRET) != bool(key) or len(nonce) != NONCE_BYTES:
+            raise ValueError("a key belongs to mode SECRET alone, and a nonce has 32 bytes")
+        self._role: Role = role
+        self._cluster, self._member, self._expect = cluster, member, expect
+        self._mode, self._key = mode, key
+        self._frame_bytes_max = frame_bytes_max
+        self._hello = _encode_hello(mode, cluster, member, nonce)
+        self._mac_bytes = MAC_BYTES if mode is Mode.SECRET else 0
+        self._state: Literal["hello", "proof", "confirm", "ready", "dead"] = "hello"
+        self._proof_due = b""
+        self.peer: str | None = None
+        """Who the other end says it is; proved once the session is ready."""
+        self._send_mac, self._receive_mac = hashlib.blake2b(), hashlib.blake2b()
+        self._sent = self._received = 0
+        self._buffer = bytearray(HANDSHAKE_BYTES_MAX)
+        self._filled = 0
+
+    @property
+    def ready(self) -> bool:
+        return self._state == "ready"
+
+    @property
+    def buffer_bytes(self) -> int:
+        return len(self._buffer)
+
+    def start(self) -> bytes:
+        """Return what is to be sent first (the dialer's hello)."""
+        return self._hello if self._role == "dialer" else b""
+
+    def get_buffer(self) -> memoryview:
+        """Return where the next bytes belong."""
+        return memoryview(self._buffer)[self._filled :]
+
+    def received(self, count: int) -> Iterator[Event]:
+        """Take `count` bytes that were put into the buffer. Raises FrameError: the session is over then."""
+        if self._state == "dead":
+            raise FrameError("dead")
+        self._filled += count
+        try:
+            yield from self._events()
+        except FrameError:
+            self._state = "dead"
+            raise
+
+    def frame(self, content: bytes) -> tuple[bytes, ...]:
+        """Return the pieces to send, in order, for one frame. Raises ValueError if it is too long."""
+        if len(content) > self._frame_bytes_max:
+            raise ValueError(f"a frame of {len(content)} bytes; at most {self._frame_bytes_max} are allowed")
+        length = _LENGTH.pack(len(content))
+        if not self._mac_bytes:
+            return (length, content) if content else (length,)
+        mac = _mac(self._send_mac, self._sent, content)
+        self._sent += 1
+        return (length, content, mac)
+
+    # ------------------------------------------------------------------------------------------------------ handshake
+
+    def _events(self) -> Iterator[Event]:
+        used = 0
+        while True:
+            view = memoryview(self._buffer)[used : self._filled]
+            if self._state == "hello":
+                taken, events = self._maybe_hello(view)
+            elif self._state == "proof":
+                taken, events = self._maybe_proof(view)
+            else:
+                break
+            if not taken:
+                break
+            used += taken
+            yield from events
+        if self._state in ("confirm", "ready"):
+            yield from self._frames(used)
+        else:
+            self._keep(used, HANDSHAKE_BYTES_MAX)
+
+    def _maybe_hello(self, view: memoryview) -> tuple[int, list[Event]]:
+        """Read the peer's hello (and, as dialer, the proof that comes with it), if it is there whole."""
+        begun = bytes(view[: len(_MAGIC)])
+        if begun != _MAGIC[: len(begun)]:
+            raise FrameError("not_ours")
+        if len(view) < _HELLO.size:
+            return 0, []
+        _, version, mode, cluster_bytes, member_bytes, nonce = _HELLO.unpack_from(view)
+        if version != PROTOCOL_VERSION:
+            raise FrameError("version", f"it speaks version {version}, this member {PROTOCOL_VERSION}")
+        if mode != self._mode:
+            raise FrameError("mode", f"it proves itself by mode {mode}, this member by {self._mode.name}")
+        if cluster_bytes > NAME_BYTES_MAX or not 0 < member_bytes <= NAME_BYTES_MAX:
+            raise FrameError("not_ours")
+        end = _HELLO.size + cluster_bytes + member_bytes
+        proof_end = end + (self._mac_bytes if self._role == "dialer" else 0)
+        if len(view) < proof_end:
+            return 0, []
+        cluster, member = bytes(view[_HELLO.size :][:cluster_bytes]), bytes(view[end - member_bytes : end])
+        if cluster != self._cluster.encode():
+            raise FrameError("foreign_cluster", f"it is of cluster {cluster.decode('utf-8', 'replace')!r}")
+        # A hello that comes back to us: the nonce gives a mirror away, the id also one with a nonce of its own.
+        if nonce == self._hello[_HELLO.size - NONCE_BYTES : _HELLO.size] or member == self._member.encode():
+            raise FrameError("reflected", "it says that it is this very member")
+        try:
+            self.peer = member.decode()
+        except UnicodeDecodeError:
+            raise FrameError("not_ours") from None
+        if self._expect not in (None, self.peer):
+            raise FrameError("wrong_member", f"it is {self.peer!r}, not {self._expect!r}")
+        hello = bytes(view[:end])
+        return proof_end, self._on_hello(hello, bytes(view[end:proof_end]))
+
+    def _on_hello(self, hello: bytes, proof: bytes) -> list[Event]:
+        if self._role == "dialer":
+            mine, theirs = self._derive(self._hello + hello)
+            if not hmac.compare_digest(proof, theirs):
+                raise FrameError("bad_proof", "it does not know the secret")
+            self._state = "confirm"
+            return [Reply(mine)] if mine else []
+        mine, self._proof_due = self._derive(hello + self._hello)
+        reply = Reply(self._hello + mine)
+        if self._mac_bytes:
+            self._state = "proof"
+            return [reply]
+        return [reply, *self._listener_ready()]
+
+    def _maybe_proof(self, view: memoryview) -> tuple[int, list[Event]]:
+        if len(view) < MAC_BYTES:
+            return 0, []
+        if not hmac.compare_digest(view[:MAC_BYTES], self._proof_due):
+            raise FrameError("bad_proof", "it does not know the secret")
+        return MAC_BYTES, self._listener_ready()
+
+    def _listener_ready(self) -> list[Event]:
+        # The empty frame shows the dialer that it was taken in: a refused one never believes that it was connected.
+        self._state = "ready"
+        assert self.peer is not None
+        return [Reply(b"".join(self.frame(b""))), Ready(self.peer)]
+
+    def _derive(self, transcript: bytes) -> tuple[bytes, bytes]:
+        """Set this connection's keys; return our proof and the one that is due. Empty without a secret."""
+        if not self._mac_bytes:
+            return b"", b""
+
+        def keyed(person: bytes) -> bytes:
+            return hashlib.blake2b(transcript, digest_size=MAC_BYTES, key=self._key, person=person).digest()
+
+        dialer, listener = keyed(b"dialer's proof"), keyed(b"listener's proof")
+        to_listener, to_dialer = keyed(b"dialer's key"), keyed(b"listener's key")
+        if self._role == "dialer":
+            self._send_mac, self._receive_mac = _keyed_hash(to_listener), _keyed_hash(to_dialer)
+            return dialer, listener
+        self._send_mac, self._receive_mac = _keyed_hash(to_dialer), _keyed_hash(to_listener)
+        return listener, dialer
+
+    # --------------------------------------------------------------------------------------------------------- frames
+
+    def _frames(self, used: int) -> Iterator[Event]:
+        """Give on every whole frame from `used` on, then make room for the next one."""
+        head, tail = _LENGTH.size, self._mac_bytes
+        needed = head + tail
+        while self._filled - used >= head:
+            (length,) = _LENGTH.unpack_from(self._buffer, used)
+            if length > self._frame_bytes_max:
+                raise FrameError("too_long", f"a frame of {length} bytes; at most {self._frame_bytes_max} are allowed")
+            needed = head + length + tail
+            if self._filled - used < needed:
+                break
+            begin = used + head
+            content = memoryview(self._buffer)[begin : begin + length]
+            if tail:
+                mac = self._buffer[begin + length : begin + length + tail]
+                if not hmac.compare_digest(mac, _mac(self._receive_mac, self._received, content)):
+                    raise FrameError("bad_mac")
+                self._received += 1
+            if self._state == "confirm":
+                self._state = "ready"
+                assert self.peer is not None
+                yield Ready(self.peer)
+            yield content
+            used += needed
+            needed = head + tail
+        self._keep(used, needed)
+
+    def _keep(self, used: int, needed: int) -> None:
+        """Move what is unread to the front of a buffer that fits what is needed next.
+
+        Memory follows what has really arrived: an announced length alone at most doubles it.
+        """
+        left = self._filled - used
+        fits = left < len(self._buffer) <= max(needed, _BUFFER_BYTES)
+        if self._state not in ("confirm", "ready") or (fits and len(self._buffer) >= _BUFFER_BYTES):
+            if used:
+                self._buffer[:left] = self._buffer[used : self._filled]
+        else:
+            # Never resized in place: whoever reads into the old one may still hold it.
+            buffer = bytearray(max(_BUFFER_BYTES, min(needed, 2 * left)))
+            buffer[:left] = memoryview(self._buffer)[used : self._filled]
+            self._buffer = buffer
+        self._filled = left
+
+
+def _encode_hello(mode: Mode, cluster: str, member: str, nonce: bytes) -> bytes:
+    names = cluster.encode(), member.encode()
+    if any(len(name) > NAME_BYTES_MAX for name in names) or not names[1]:
+        raise ValueError(f"ids of a cluster and a member have at most {NAME_BYTES_MAX} bytes")
+    return _HELLO.pack(_MAGIC, PROTOCOL_VERSION, mode, len(names[0]), len(names[1]), nonce) + b"".join(names)
+
+
+def _keyed_hash(key: bytes) -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=MAC_BYTES, key=key)
+
+
+def _mac(keyed: hashlib.blake2b, counter: int, content: bytes | memoryview) -> bytes:
+    mac = keyed.copy()
+    mac.update(_COUNTED.pack(counter, len(content)))
+    mac.update(content)
+    return mac.digest()

@@ -1,0 +1,121 @@
+"""Say what proves to members who is at the other end: certificates, a shared secret, or nothing, on loopback alone.
+
+It never makes a key or a certificate, and never binds anything by itself.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from coordinator.raft.frames import Mode, key_of_secret
+from kv.errors import BadRequest
+
+
+class Open(msgspec.Struct, frozen=True):
+    """Nothing proves anything: whoever reaches the port is believed. Loopback only."""
+
+
+class SharedSecret(msgspec.Struct, frozen=True):
+    """All members know one secret. It shows that a peer is a member, not which one."""
+
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return "SharedSecret(…)"
+
+
+class Certificates(msgspec.Struct, frozen=True):
+    """Mutual TLS: every member has a certificate that names its id, signed by `ca`. Paths of PEM files."""
+
+    cert: str
+    key: str
+    ca: str
+
+
+Security: TypeAlias = Open | SharedSecret | Certificates
+
+
+def mode_of(security: Security) -> Mode:
+    match security:
+        case Open():
+            return Mode.OPEN
+        case SharedSecret():
+            return Mode.SECRET
+        case Certificates():
+            return Mode.CERTIFICATE
+
+
+def read_secret(path: Path) -> SharedSecret:
+    """Read the file that all members share. Raises BadRequest when it is missing, short, or readable by others."""
+    try:
+        readable = path.stat().st_mode & 0o077
+        secret = path.read_bytes().strip()
+    except OSError as exc:
+        raise BadRequest("secret_unreadable", f"{path}: {exc.strerror}") from exc
+    if readable:
+        raise BadRequest("secret_exposed", f"{path} can be read by others", allowed="mode 0600")
+    check_secret(secret, str(path))
+    return SharedSecret(secret)
+
+
+def check_secret(secret: bytes, where: str) -> bytes:
+    """Return the key that comes from it. Raises BadRequest."""
+    try:
+        return key_of_secret(secret)
+    except ValueError as exc:
+        raise BadRequest("secret_too_short", f"{where}: {exc}") from exc
+
+
+def tls_contexts(files: Certificates) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return what a listener and what a dialer uses; both ask for the peer's certificate. Raises BadRequest."""
+    try:
+        listener = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        dialer = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        for context in (listener, dialer):
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+            # The name is compared by us, whole, with the member's id: no wildcards, and ids need not be host names.
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_cert_chain(files.cert, files.key)
+            context.load_verify_locations(files.ca)
+    except (OSError, ssl.SSLError) as exc:
+        raise BadRequest("certificates_unusable", f"{files.cert}, {files.key}, {files.ca}: {exc}") from exc
+    return listener, dialer
+
+
+def certified_names(certificate: dict[str, object] | None) -> frozenset[str]:
+    """Return the names that a verified certificate gives its owner: subject alternative names, else common name."""
+    if not certificate:
+        return frozenset()
+    alternative = certificate.get("subjectAltName", ())
+    assert isinstance(alternative, tuple)
+    names = frozenset(value for kind, value in alternative if kind in ("DNS", "URI", "IP Address"))
+    if names:
+        return names
+    subject = certificate.get("subject", ())
+    assert isinstance(subject, tuple)
+    return frozenset(value for part in subject for kind, value in part if kind == "commonName")
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a bind address can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of "host:port" or "[v6]:port". Raises BadRequest."""
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise BadRequest("address_unusable", f"{address!r} is no address", allowed="host:port")
+    return host, int(port)
