@@ -19,7 +19,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import msgspec
-import pysyncobj.syncobj
 from pysyncobj import SyncObj, SyncObjConf
 from pysyncobj.journal import MemoryJournal
 from pysyncobj.node import Node
@@ -30,22 +29,6 @@ from coordinator.raft.disk import RealDisk
 from coordinator.raft.journal import Journal
 from coordinator.raft.protocol import Core as HardenedCore
 from coordinator.raft.snapshot import SnapshotStore
-
-
-class Codec:
-    """In the place of `pickle` in the library's `@replicated`: plain values only, no code."""
-
-    @staticmethod
-    def dumps(value: Any, protocol: int | None = None) -> bytes:
-        return msgspec.msgpack.encode(value)
-
-    @staticmethod
-    def loads(content: bytes) -> Any:
-        value = msgspec.msgpack.decode(content)
-        return tuple(value) if isinstance(value, list) else value
-
-
-pysyncobj.syncobj.pickle = Codec
 
 
 class WallClock:
