@@ -195,7 +195,7 @@ class LocalCluster:
             self.nodes[member.id] = NodeProcess(member, url, directory, environ)
 
     async def _stop_all(self) -> None:
-        await asyncio.gather(*(self.stop_node(node) for node in self.nodes))
+        await asyncio.gather(*(self.stop_node(node, signal.SIGINT) for node in self.nodes))
 
     # --------------------------------------------------------------------------------------------------- what it does
 
@@ -231,7 +231,7 @@ class LocalCluster:
         return None
 
     async def stop_node(self, node_id: str, number: int = signal.SIGTERM) -> None:
-        """End a node and keep it down until `start_node`."""
+        """End a node and keep it down until `start_node`. SIGINT: do not hand the leadership on, all of them end."""
         node = self.nodes[node_id]
         node.wanted.clear()
         node.signal(number)
@@ -279,7 +279,10 @@ class LocalCluster:
                 continue
             failures = 1 if alive_s > STEADY_S else failures + 1
             pause_s = backoff_s(failures)
-            why = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+            if code < 0:
+                why = f"signal {signal.Signals(-code).name}"
+            else:
+                why = f"exit code {code}: {node.last_words()[:300]}"
             self.say(f"{node.id} ended ({why}): starting it again in {pause_s:g} s")
             await asyncio.sleep(pause_s)
 
@@ -343,7 +346,7 @@ class LocalCluster:
             async with self._http.get(node.url + "/readyz?verbose") as response:
                 return "" if response.status == 200 else (await response.text())[:500].strip()
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as exc:
-            return f"{node.state.value}; {node.url} does not answer ({type(exc).__name__})"
+            return f"{node.state.value}; {node.url} does not answer ({type(exc).__name__}); {node.last_words()[:300]}"
 
     def _note_running(self) -> None:
         nodes = tuple(RunningNode(n.id, n.pid, n.url, n.raft_address) for n in self.nodes.values())

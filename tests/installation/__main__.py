@@ -170,7 +170,7 @@ async def value_limit(it: Installation) -> None:
 
 async def bad_requests(it: Installation) -> None:
     """broken JSON, a missing field and an unknown method are refused"""
-    await it.ask("PUT", "/kv", 400, data=b'{"data": {"key": ')
+    await it.ask("PUT", "/kv", 400, data=b'{"data": {"key": ', headers={"Content-Type": "application/json"})
     await it.ask("PUT", "/kv", (400, 422), json={"data": {"key": it.key("no-value")}})
     await it.ask("PATCH", "/kv", 405)
     await it.ask("GET", "/kv", 400)

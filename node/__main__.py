@@ -1,0 +1,317 @@
+"""Run `python -m node`: read the settings, put the parts together, serve, drain. The composition root of a node.
+
+It decides nothing that the parts decide. How it ends tells its supervisor what to do (docs/adr/0003).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import json
+import os
+import random
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvloop
+from pysyncobj.node import Node as RaftNode
+
+from backends import by_url
+from backends.memory import MemoryCache
+from cluster import logs
+from cluster.config import NodeSettings, load, redacted
+from cluster.layout import claim_node, locked
+from coordinator.consensus import Coordinator
+from coordinator.log import Log, PeerAddress, Replica
+from coordinator.machine import Limits
+from coordinator.raft import messages
+from coordinator.raft.disk import RealDisk
+from coordinator.raft.member import Member, TransportFactory
+from coordinator.raft.member import Settings as RaftSettings
+from coordinator.raft.security import Certificates, Open, Security, read_secret
+from coordinator.raft.transport import AsyncioTransport
+from coordinator.raft.wire import Codec
+from coordinator.settings import Settings as CoordinatorSettings
+from kv.errors import AcordoError, BackendUnavailable, BadRequest
+from kv.ports import Cache
+from node.server import Server
+from node.settings import Settings as ServerSettings
+
+EX_UNAVAILABLE: Final = 69
+EX_SOFTWARE: Final = 70
+EX_CONFIG: Final = 78
+TRANSFER_TIMEOUT_S: Final = 2.0
+"""How long a stopping leader tries to hand its leadership on."""
+NAMELESS: Final = "acordo"
+"""What a cluster is called on the wire that was given no cluster_id."""
+CLOSE_TIMEOUT_S: Final = 10
+"""How long the parts may take to close after the drain; then the process is ended."""
+
+_log = structlog.get_logger("acordo.node")
+
+
+def _chance() -> random.Random:
+    """Return a source of chance that nobody else draws from."""
+    return random.Random(secrets.randbits(256))
+
+
+class SystemClock:
+    """The Clock of a real node. `monotonic` is the event loop's."""
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+
+def main(argv: list[str]) -> int:
+    """Run a node until it is told to stop; return its exit code."""
+    shown = "--print-config" in argv
+    try:
+        settings = load(NodeSettings, [a for a in argv if a != "--print-config"], prog="python -m node")
+    except BadRequest as exc:
+        return _refuse(exc)
+    if shown:
+        print(json.dumps(redacted(settings), indent=2))
+        return 0
+    faulthandler.enable()
+    logs.configure(settings.log_format, settings.log_level, node=settings.node_id)
+    try:
+        listening = _listen(settings.http_host, settings.http_port)
+        cluster = claim_node(settings.data_dir, settings.cluster_id, settings.node_id).cluster_id or NAMELESS
+        with locked(settings.data_dir, "node"):
+            uvloop.run(_serve(settings, cluster, listening))
+    except Exception as exc:  # noqa: BLE001 - the last place: whatever it is ends the process, with its name
+        return _ended_by(exc)
+    return 0
+
+
+async def _serve(settings: NodeSettings, cluster: str, listening: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[bool] = loop.create_future()
+    died: asyncio.Future[None] = loop.create_future()
+    _stop_on_signals(settings, stop)
+    clock = SystemClock()
+    store = by_url.store(settings.store_url)
+    broadcast = by_url.broadcast(settings.broadcast)
+    cache = _shared_cache(settings)
+    transport = _transport(settings, cluster, _chance())
+
+    def fatal(exc: BaseException) -> None:
+        if not died.done():
+            died.set_exception(exc)
+
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(store)
+        await stack.enter_async_context(cache)
+        await stack.enter_async_context(broadcast)
+        disk = RealDisk(settings.data_dir / "raft")
+        stack.callback(disk.close)
+
+        def log(replica: Replica) -> Log:
+            return Member(
+                settings.node_id,
+                [PeerAddress(m.id, m.raft_address, m.voter) for m in settings.first_members],
+                cluster=cluster,
+                replica=replica,
+                disk=disk,
+                transport=transport,
+                clock=clock,
+                chance=_chance(),
+                on_fatal=fatal,
+                settings=_raft_settings(settings),
+            )
+
+        coordinator = Coordinator(
+            node=settings.node_id,
+            url=settings.url,
+            log=log,
+            store=store,
+            broadcast=broadcast,
+            clock=clock,
+            chance=_chance(),
+            settings=_coordinator_settings(settings),
+        )
+        await stack.enter_async_context(coordinator)
+        server = Server(
+            _server_settings(settings),
+            consensus=coordinator,
+            store=store,
+            cache=cache,
+            broadcast=broadcast,
+            clock=clock,
+        )
+        await stack.enter_async_context(server)
+        await server.start(sock=listening)
+        _log.info("serving", url=settings.url, store=redacted(settings)["ACORDO_STORE"], fsync=settings.fsync)
+        await asyncio.wait((stop, died), return_when=asyncio.FIRST_COMPLETED)
+        if died.done():
+            died.result()
+        signal.alarm(int(settings.drain_timeout_s) + CLOSE_TIMEOUT_S)  # whatever hangs from here on
+        await _drain(settings, server, coordinator, hand_on=stop.result())
+    _log.info("stopped")
+
+
+async def _drain(settings: NodeSettings, server: Server, coordinator: Coordinator, *, hand_on: bool) -> None:
+    """Turn unready, hand the leadership on, finish what is held."""
+    server.rooms.load.leaving = True
+    status = coordinator.status()
+    _log.info("draining", role=status.role, requests=server.rooms.load.requests)
+    if hand_on and status.role == "leader" and len([m for m in status.members if m.voter]) > 1:
+        try:
+            leader = await coordinator.transfer(None, timeout_s=min(TRANSFER_TIMEOUT_S, settings.drain_timeout_s))
+            _log.info("leadership handed on", to=leader)
+        except (AcordoError, TimeoutError) as exc:
+            _log.warning("leadership not handed on", reason=str(exc))
+    if not await server.drain(timeout_s=settings.drain_timeout_s):
+        _log.warning("requests were cut off", requests=server.rooms.load.requests)
+
+
+# ----------------------------------------------------------------------------------------------- settings of the parts
+
+
+def _raft_settings(settings: NodeSettings) -> RaftSettings:
+    return RaftSettings(
+        fsync=settings.fsync,
+        election_min_s=settings.election_timeout_s,
+        election_max_s=settings.election_timeout_s * 2,
+        heartbeat_s=settings.election_timeout_s / 6,
+        propose_timeout_s=settings.request_timeout_s,
+    )
+
+
+def _coordinator_settings(settings: NodeSettings) -> CoordinatorSettings:
+    return CoordinatorSettings(
+        limits=Limits(window_ms=int(settings.operation_retention_s * 1000)),
+        store_timeout_s=settings.store_timeout_s,
+        retention_revisions=settings.history_retention_revisions,
+        retention_ms=int(settings.history_retention_s * 1000),
+    )
+
+
+def _server_settings(settings: NodeSettings) -> ServerSettings:
+    page = Path(__file__).parent / "page"
+    return ServerSettings(
+        node_id=settings.node_id,
+        advertised_url=settings.url,
+        incarnation=secrets.token_hex(6),
+        page_dir=page if page.is_dir() else None,
+        request_timeout_s=settings.request_timeout_s,
+        body_timeout_s=settings.body_timeout_s,
+        store_timeout_s=settings.store_timeout_s,
+        requests_max=settings.requests_max,
+        memory_cache_bytes=settings.memory_cache_bytes,
+        operation_retention_s=settings.operation_retention_s,
+    )
+
+
+def _shared_cache(settings: NodeSettings) -> Cache:
+    """Return the cache behind the node's own; with memory:// that would only be a second copy of it, so: none."""
+    return MemoryCache(bytes_max=0) if settings.cache == "memory://" else by_url.cache(settings.cache)
+
+
+def _transport(settings: NodeSettings, cluster: str, chance: random.Random) -> TransportFactory:
+    """Return what makes the transport once the member knows its own node. Raises BadRequest for unusable files."""
+    security = _security(settings)
+
+    def made(node: RaftNode, kick: Callable[[], None], fatal: Callable[[BaseException], None]) -> AsyncioTransport:
+        return AsyncioTransport(
+            cluster,
+            node,
+            settings.raft_bind,
+            Codec(*messages.ALL),
+            random=chance,
+            entropy=os.urandom,
+            security=security,
+            kick=kick,
+            on_fatal=fatal,
+        )
+
+    return made
+
+
+def _security(settings: NodeSettings) -> Security:
+    if settings.secret_file is not None:
+        return read_secret(settings.secret_file)
+    if settings.tls_cert_file is not None:
+        return Certificates(str(settings.tls_cert_file), str(settings.tls_key_file), str(settings.tls_ca_file))
+    _log.warning("members prove nothing to each other: Raft listens on loopback only", address=settings.raft_bind)
+    return Open()
+
+
+# --------------------------------------------------------------------------------------------- process and its signals
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the HTTP port before anything else is done. Raises BadRequest("port_in_use" | "bad_address")."""
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.socket(found[0], found[1])
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(found[4])
+        listening.listen(1024)  # two processes may bind, only one may listen
+    except OSError as exc:
+        code = "port_in_use" if isinstance(exc, OSError) and exc.errno == 98 else "bad_address"
+        detail = f"HTTP cannot listen on {host}:{port}: {exc.strerror or exc}"
+        raise BadRequest(code, detail, allowed="a free port on an address of this machine") from exc
+    listening.setblocking(False)
+    return listening
+
+
+def _stop_on_signals(settings: NodeSettings, stop: asyncio.Future[bool]) -> None:
+    """Let a signal or the end of standard input begin the drain; a second signal ends the process at once.
+
+    `stop` says whether to hand the leadership on: SIGTERM means that this node stops, SIGINT (Ctrl-C) and the end of
+    standard input (the runner is gone) that all of them do, and nobody is left to take it.
+    """
+    loop = asyncio.get_running_loop()
+
+    def told(hand_on: bool) -> None:
+        if stop.done():
+            os._exit(1)
+        stop.set_result(hand_on)
+
+    loop.add_signal_handler(signal.SIGTERM, told, True)
+    loop.add_signal_handler(signal.SIGINT, told, False)
+    if settings.stop_with_stdin:
+
+        def readable() -> None:
+            if not os.read(0, 4096):
+                loop.remove_reader(0)
+                if not stop.done():
+                    stop.set_result(False)
+
+        loop.add_reader(0, readable)
+
+
+def _ended_by(exc: BaseException) -> int:
+    """Say in the log's last line what ended the process; return the exit code that tells the supervisor."""
+    first = exc
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    if isinstance(first, BadRequest):
+        return _refuse(first)
+    if isinstance(first, BackendUnavailable):
+        print(f"error: {first}", file=sys.stderr)
+        return EX_UNAVAILABLE
+    _log.critical("a background loop died", error=repr(first), exc_info=exc)
+    return EX_SOFTWARE
+
+
+def _refuse(exc: BadRequest) -> int:
+    allowed = f" (allowed: {exc.allowed})" if exc.allowed else ""
+    print(f"error: {exc.detail.replace(chr(10), '; ')}{allowed}", file=sys.stderr)
+    return EX_CONFIG
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
