@@ -21,9 +21,12 @@ from kv.errors import AcordoError, BadRequest, NotApplied
 from kv.model import REQUEST_BYTES_MAX, Intent
 from kv.ports import Broadcast, Cache, Clock, Consensus, Store
 from node import wire
+from node.lookups import Lookups
+from node.metrics import Metrics
 from node.problems import CONTENT_TYPE, Problem, problem
 from node.reads import LEVELS, Ask, Level, Reads
 from node.settings import Settings
+from node.watch import Watches
 from node.writes import Writes
 
 JSON: Final = "application/json"
@@ -105,7 +108,11 @@ class Rooms:
     settings: Settings
     reads: Reads
     writes: Writes
+    lookups: Lookups
+    watches: Watches
+    metrics: Metrics
     store_probe: StoreProbe
+    openapi: bytes
     async_writes: AsyncWrites | None = None
     checks: Sequence[Check] = ()
     load: Load = field(default_factory=Load)
@@ -180,8 +187,8 @@ class Exchange:
             raise BadRequest("conflicting_parameters", "max_age bounds stale reads only", allowed="consistency=stale")
         return Ask(level, min_revision, wire.seconds_of(max_age, "max_age", 366 * 86400))
 
-    def take_op_id(self, params: Mapping[str, str], body_op_id: str | None = None) -> str:
-        """Return the client's op_id, or one made here. Raises BadRequest when two differ."""
+    def take_op_id(self, params: Mapping[str, str], body_op_id: str | None = None, *, spare: str = "") -> str:
+        """Return the client's op_id, or one made here (behind `spare`). Raises BadRequest when two differ."""
         headers = self.request.headers
         given = [
             wire.checked_op_id(text)
@@ -196,7 +203,7 @@ class Exchange:
         if len(set(given)) > 1:
             raise BadRequest("bad_op_id", "two different op_ids", allowed="one")
         self.mutation = True
-        self.op_id = given[0] if given else self.rooms.writes.new_op_id()
+        self.op_id = given[0] if given else spare + self.rooms.writes.new_op_id()
         return self.op_id
 
     async def body(self, most: int, code: str = "body_too_large") -> bytes:

@@ -67,6 +67,7 @@ class Kind(NamedTuple):
     advice: str = "fix the request; nothing was changed"
 
 
+_NOT_NOW: Final = "wait until it is safe, or ask for something else; nothing was changed"
 _RETRY: Final = "retry freely, here or at another node; nothing was changed"
 
 KINDS: Final[dict[str, Kind]] = {
@@ -83,6 +84,13 @@ KINDS: Final[dict[str, Kind]] = {
     "bad_write": Kind(400, "Write not as described"),
     "duplicate_key": Kind(400, "Key twice in one transaction"),
     "too_many_operations": Kind(400, "Too many operations"),
+    "empty_transaction": Kind(400, "Nothing to do"),
+    "bad_percent_encoding": Kind(400, "Not percent-encoded"),
+    "bad_ttl": Kind(400, "ttl not allowed"),
+    "bad_limit": Kind(400, "limit not allowed"),
+    "bad_max_age": Kind(400, "max_age not allowed"),
+    "bad_timeout": Kind(400, "Acordo-Timeout not allowed"),
+    "bad_flag": Kind(400, "Neither yes nor no"),
     "unknown_parameter": Kind(400, "Unknown parameter"),
     "duplicate_parameter": Kind(400, "Parameter given twice"),
     "missing_parameter": Kind(400, "Parameter missing"),
@@ -127,7 +135,10 @@ KINDS: Final[dict[str, Kind]] = {
     "not_applied": Kind(503, "Not applied", _RETRY),
     # the operator's doing
     "not_configured": Kind(501, "Not configured", "the settings of this cluster do not allow it; nothing was changed"),
-    "unsafe": Kind(409, "Not safe now", "wait until it is safe, or ask for something else; nothing was changed"),
+    "not_a_voter": Kind(409, "Not a voter", "name a voter; nothing was changed"),
+    "membership_refused": Kind(409, "Membership change refused", _NOT_NOW),
+    "nothing_to_adopt": Kind(409, "Nothing to adopt", "the store is what was settled; nothing was changed"),
+    "unsafe": Kind(409, "Not safe now", _NOT_NOW),
     # unknown
     "outcome_unknown": Kind(
         504, "Outcome unknown", "look the op_id up until it is definite, or repeat with the same op_id"
@@ -135,8 +146,6 @@ KINDS: Final[dict[str, Kind]] = {
     "internal": Kind(500, "Internal error", "report it; look the op_id up before you repeat"),
 }
 """Every code that a problem document may carry."""
-
-_MEMBERSHIP: Final = frozenset({"unsafe", "unknown_member"})
 
 
 def title_of(code: str) -> Kind:

@@ -10,23 +10,47 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
+from prometheus_client import CollectorRegistry
 
 from kv.errors import AcordoError, BadRequest, InvariantViolated, NotApplied
 from kv.ports import Broadcast, Cache, Clock, Consensus, Store
-from node.api import health, keys, leader, legacy
+from node.api import (
+    asynchronous,
+    batch,
+    cluster,
+    health,
+    keys,
+    leader,
+    ledger,
+    legacy,
+    listing,
+    metrics,
+    openapi,
+    operations,
+    page,
+    txn,
+    watch,
+)
 from node.exchange import AsyncWrites, Check, Exchange, Rooms, StoreProbe
+from node.figures import figures
+from node.lookups import Lookups
+from node.metrics import Metrics
 from node.problems import CONTENT_TYPE, problem, problem_of
 from node.reads import Reads
 from node.settings import Settings
+from node.watch import Watches
 from node.wire import encode
 from node.writes import Writes
 
+_METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"})
 HEAD_BYTES_MAX: Final = 16 * 1024
 """Of one line of a request's head: a key of 1 KB is 3 KB percent-encoded, a page token as much again."""
 LINGER_S: Final = 2.0
@@ -37,29 +61,52 @@ Handler: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
 log = structlog.get_logger("acordo.node")
 
 
-class Route(NamedTuple):
-    """Handlers of one path by method. `always`: also while draining or overloaded."""
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Handlers of one path by method. `always`: also while draining or overloaded. `long`: a stream, counted apart."""
 
     template: str
     handlers: dict[str, Handler]
     always: bool = False
+    long: bool = False
 
     @property
     def allow(self) -> str:
         return ", ".join([*self.handlers, *(["HEAD"] if "GET" in self.handlers else []), "OPTIONS"])
 
 
-def routes() -> tuple[dict[str, Route], tuple[tuple[str, Route], ...]]:
-    """Return the routes by whole path, and by beginning."""
-    whole = (
-        Route("/kv", {"GET": legacy.get, "PUT": legacy.put, "DELETE": legacy.delete}),
-        Route("/health", {"GET": health.health}, always=True),
-        Route("/livez", {"GET": health.livez}, always=True),
-        Route("/readyz", {"GET": health.readyz}, always=True),
-        Route("/v1/leader", {"GET": leader.get}, always=True),
-    )
-    begun = (("/v1/kv/", Route("/v1/kv/{key}", {"GET": keys.get, "PUT": keys.put, "DELETE": keys.delete})),)
-    return {route.template: route for route in whole}, begun
+WHOLE: Final = (
+    Route("/v1/kv", {"GET": listing.get}),
+    Route("/v1/txn", {"POST": txn.post}),
+    Route("/v1/batch", {"POST": batch.post}),
+    Route("/v1/async", {"POST": asynchronous.post}),
+    Route("/v1/watch", {"GET": watch.get}, long=True),
+    Route("/v1/leader", {"GET": leader.get}, always=True),
+    Route("/v1/ledger", {"GET": ledger.get}),
+    Route("/v1/cluster", {"GET": cluster.get}, always=True),
+    Route("/v1/cluster/transfer", {"POST": cluster.transfer}, always=True),
+    Route("/v1/cluster/members", {"POST": cluster.add}, always=True),
+    Route("/v1/cluster/adopt", {"POST": cluster.adopt}, always=True),
+    Route("/kv", {"GET": legacy.get, "PUT": legacy.put, "DELETE": legacy.delete}),
+    Route("/health", {"GET": health.health}, always=True),
+    Route("/livez", {"GET": health.livez}, always=True),
+    Route("/readyz", {"GET": health.readyz}, always=True),
+    Route("/metrics", {"GET": metrics.get}, always=True),
+    Route("/openapi.json", {"GET": openapi.get}, always=True),
+)
+"""Routes of one path each."""
+BEGUN: Final = (
+    ("/v1/kv/", "", Route("/v1/kv/{key}", {"GET": keys.get, "PUT": keys.put, "DELETE": keys.delete})),
+    ("/v1/operations/", "", Route("/v1/operations/{op_id}", {"GET": operations.get})),
+    (
+        "/v1/cluster/members/",
+        "/promote",
+        Route("/v1/cluster/members/{id}/promote", {"POST": cluster.promote}, always=True),
+    ),
+    ("/v1/cluster/members/", "", Route("/v1/cluster/members/{id}", {"DELETE": cluster.remove}, always=True)),
+)
+"""Routes by how their paths begin and end; the first that fits is taken."""
+UNKNOWN: Final = Route("(unknown)", {})
 
 
 class Server:
@@ -80,8 +127,12 @@ class Server:
         clock: Clock,
         async_writes: AsyncWrites | None = None,
         checks: Sequence[Check] = (),
+        registry: CollectorRegistry | None = None,
     ) -> None:
-        """Put the rooms together over ports that the caller opens and closes."""
+        """Put the rooms together over ports that the caller opens and closes. `checks` show on /readyz too, and what
+        is in `registry` on /metrics."""
+        reads = Reads(consensus, store, cache, clock, settings)
+        writes = Writes(consensus, store, clock, settings)
         self.rooms = Rooms(
             consensus=consensus,
             store=store,
@@ -89,13 +140,21 @@ class Server:
             broadcast=broadcast,
             clock=clock,
             settings=settings,
-            reads=Reads(consensus, store, cache, clock, settings),
-            writes=Writes(consensus, store, clock, settings),
+            reads=reads,
+            writes=writes,
+            lookups=Lookups(consensus, store, clock, settings, reads=reads, writes=writes),
+            watches=Watches(consensus, store, settings),
+            metrics=Metrics(registry),
             store_probe=StoreProbe(store, clock),
+            openapi=openapi.document(settings.version, settings.advertised_url),
             async_writes=async_writes,
             checks=checks,
         )
-        self._whole, self._begun = routes()
+        self.rooms.metrics.add(lambda: figures(self.rooms))
+        self._whole = {route.template: route for route in WHOLE}
+        page_dir = settings.page_dir or Path(__file__).parent / "page"
+        for path, handler in page.files(page_dir).items():
+            self._whole[path] = Route("/" if path == "/" else "/page/{file}", {"GET": handler}, always=True)
         self._tasks = asyncio.TaskGroup()
         self._low: _LowServer | None = None
         self._runner: web.ServerRunner | None = None
@@ -123,6 +182,8 @@ class Server:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.rooms.load.draining = True
+        self.rooms.watches.close()
         try:
             if self._runner is not None:
                 await self._runner.cleanup()
@@ -165,6 +226,7 @@ class Server:
         if notice_s > 0:
             await asyncio.sleep(notice_s)
         load.draining = True
+        self.rooms.watches.close()
         if self._runner is not None:
             for site in list(self._runner.sites):
                 await site.stop()
@@ -179,18 +241,25 @@ class Server:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
-        rooms, load = self.rooms, self.rooms.load
+        rooms = self.rooms
+        began = rooms.clock.monotonic()
         method = request.method
         path, _, query = request.raw_path.partition("?")
         route, rest = self._find(path)
-        x = Exchange(rooms, request, method, path, rest, query, rooms.clock.monotonic())
-        handler = route.handlers.get(method) if route is not None else None
-        if route is None or handler is None:
-            handler = self._unhandled(route, method)
-        elif not route.always and (load.draining or load.requests >= rooms.settings.requests_max):
+        x = Exchange(rooms, request, method, path, rest, query, began)
+        response = await self._answer(x, route)
+        timing = rooms.metrics.timing(route.template, method if method in _METHODS else "other")
+        timing.note(response.status, rooms.clock.monotonic() - began)
+        return response
+
+    async def _answer(self, x: Exchange, route: Route) -> web.StreamResponse:
+        load = self.rooms.load
+        handler = route.handlers.get(x.method) or self._unhandled(route, x.method)
+        if not route.always and (load.draining or load.requests >= self.rooms.settings.requests_max):
             return self._full(x)
-        load.requests += 1
-        self._idle.clear()
+        if not route.long:
+            load.requests += 1
+            self._idle.clear()
         try:
             x.heed_timeout()
             return await handler(x)
@@ -199,24 +268,25 @@ class Server:
         except ConnectionError:
             return x.problem("bad_http", "the connection was lost")
         except Exception as exc:  # whatever it is, the client gets a problem document, and an unknown one if need be
-            log.exception("request failed", method=method, path=path[:200], error=repr(exc))
+            log.exception("request failed", method=x.method, path=x.path[:200], error=repr(exc))
             return x.refuse(problem_of(AcordoError("an error inside"), mutation=x.mutation, op_id=x.op_id))
         finally:
             x.release()
-            load.requests -= 1
-            if load.requests == 0:
-                self._idle.set()
+            if not route.long:
+                load.requests -= 1
+                if load.requests == 0:
+                    self._idle.set()
 
-    def _find(self, path: str) -> tuple[Route | None, str]:
-        """Return the route of a raw path, and what follows its own part."""
-        for begin, route in self._begun:
-            if path.startswith(begin):
+    def _find(self, path: str) -> tuple[Route, str]:
+        """Return the route of a raw path, and what stands in the place of its parameter."""
+        for begin, end, route in BEGUN:
+            if path.startswith(begin) and path.endswith(end):
                 return route, path[len(begin) :]
-        return self._whole.get(path), ""
+        return self._whole.get(path, UNKNOWN), ""
 
-    def _unhandled(self, route: Route | None, method: str) -> Handler:
+    def _unhandled(self, route: Route, method: str) -> Handler:
         """Return what answers a path or method that nobody serves."""
-        if route is None:
+        if route is UNKNOWN:
             return _no_such_path
         get = route.handlers.get("GET")
         if method == "HEAD" and get is not None:

@@ -45,7 +45,9 @@ class Settings:
     """For how long an op_id can be looked up (said in 504s)."""
 
     watch_heartbeat_s: float = 15.0
-    """A silent watch sends a comment this often, and a bookmark if it moved."""
+    """A silent watch sends a comment this often."""
+    watch_bookmark_s: float = 5.0
+    """A watch that moved without a change under its prefix sends its position this often."""
     watch_write_timeout_s: float = 10.0
     """A watcher that takes no byte for so long is cut with a resumable error."""
     watch_ring_bytes: int = 16 * 1024 * 1024

@@ -96,6 +96,13 @@ def checked_key(raw: bytes) -> bytes:
     return raw
 
 
+def checked_prefix(raw: bytes) -> bytes:
+    """Return the prefix if its length is allowed; an empty one stands for every key. Raises BadRequest."""
+    if len(raw) > KEY_BYTES_MAX:
+        raise BadRequest("key_too_long", f"the prefix has {len(raw)} bytes", allowed=f"0 to {KEY_BYTES_MAX} bytes")
+    return raw
+
+
 def checked_value(raw: bytes) -> bytes:
     """Return the value if its length is allowed. Raises BadRequest."""
     if len(raw) > VALUE_BYTES_MAX:

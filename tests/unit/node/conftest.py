@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeAlias
@@ -89,3 +90,16 @@ def open_api() -> Open:
 async def api() -> AsyncIterator[Api]:
     async with opened() as one:
         yield one
+
+
+async def raw_exchange(api: Api, raw: bytes) -> Reply:
+    """Send bytes as they are and read one answer, until the server closes or the answer is whole."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.server.port)
+    try:
+        writer.write(raw)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = {name.title(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
+        body = await reader.readexactly(int(headers.get("Content-Length", "0")))
+        return Reply(int(head[0].split()[1]), headers, body)
+    finally:
+        writer.close()

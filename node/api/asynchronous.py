@@ -1,0 +1,26 @@
+"""POST /v1/async: hand a write to the broker and answer before it takes effect (202); workers submit it."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from kv.errors import BadRequest
+from node import wire
+from node.exchange import Exchange, quoted
+
+
+async def post(x: Exchange) -> web.Response:
+    """Accept a transaction for later. 501 when no broker is configured, 503 while it does not answer."""
+    broker = x.rooms.async_writes
+    params = x.texts("op_id")
+    if broker is None:
+        return x.problem("not_configured", "asynchronous writes need a broker: set ACORDO_BROADCAST=amqp://…")
+    form = await x.form(wire.TransactionForm)
+    if not (form.writes or form.otherwise):
+        raise BadRequest("empty_transaction", "nothing to write", allowed="writes or otherwise")
+    # Redelivery is harmless only if `ops` records the op_id, and it does not record those that a node makes for its own
+    # clients: so this one looks like a client's.
+    op_id = x.take_op_id(params, form.op_id, spare="async-")
+    await broker.accept(wire.intent_of(form, op_id), timeout_s=x.left_s)
+    url = f"/v1/operations/{quoted(op_id)}"
+    return x.json({"op_id": op_id, "operation": url}, 202, more={"Location": url, "Acordo-Op-Id": op_id})

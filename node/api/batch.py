@@ -1,0 +1,55 @@
+"""POST /v1/batch: many independent operations in one request, each with its own outcome; not atomic."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from kv.errors import AcordoError, BadRequest, NotApplied, OutcomeUnknown
+from kv.model import Intent
+from node import wire
+from node.exchange import Exchange
+from node.problems import problem_of
+from node.writes import Result
+
+
+async def post(x: Exchange) -> web.Response:
+    """Run a batch. 503 or 504 only when every operation ended so; else 200, and each result says how it ended."""
+    x.params()
+    form = await x.form(wire.BatchForm)
+    if (parts := sum(wire.parts_of(each) for each in form.operations)) > wire.BATCH_PARTS_MAX:
+        raise BadRequest(
+            "too_many_operations", f"{parts} guards, writes and reads", allowed=f"up to {wire.BATCH_PARTS_MAX} in all"
+        )
+    intents = [_intent(x, each, place) for place, each in enumerate(form.operations)]
+    x.mutation = True
+    results = await x.rooms.writes.many(intents, deadline=x.deadline)
+    _raise_if_all(results)
+    items = [_item(intent.op_id, result) for intent, result in zip(intents, results, strict=True)]
+    return x.json(wire.BatchAnswer(items), revision=max(item.revision for item in items))
+
+
+def _intent(x: Exchange, form: wire.TransactionForm, place: int) -> Intent:
+    op_id = x.rooms.writes.new_op_id() if form.op_id is None else wire.checked_op_id(form.op_id)
+    try:
+        if not (form.guards or form.writes or form.otherwise):
+            raise BadRequest("empty_transaction", "neither guards nor writes", allowed="at least one of them")
+        return wire.intent_of(form, op_id)
+    except BadRequest as exc:
+        raise BadRequest(exc.code, f"operations[{place}]: {exc.detail}", allowed=exc.allowed) from exc
+
+
+def _raise_if_all(results: list[Result]) -> None:
+    for kind in (NotApplied, OutcomeUnknown):
+        if all(isinstance(result, kind) for result in results):
+            first = results[0]
+            if isinstance(first, OutcomeUnknown):
+                raise OutcomeUnknown(first.detail)  # no op_id: there are many
+            if isinstance(first, NotApplied):
+                raise first
+
+
+def _item(op_id: str, result: Result) -> wire.ItemAnswer:
+    if not isinstance(result, AcordoError):
+        return wire.item_of(op_id, result)
+    document = problem_of(result, mutation=True, op_id=op_id)
+    return wire.ItemAnswer(op_id, document.outcome, code=document.code, detail=document.detail)

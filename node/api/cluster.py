@@ -1,0 +1,78 @@
+"""/v1/cluster: every member as this node knows it; hand leadership over, add, promote and remove members, adopt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from kv.errors import BadRequest
+from kv.ports import Member
+from node import wire
+from node.exchange import Exchange, percent_decoded
+
+
+async def get(x: Exchange) -> web.Response:
+    """Return how this node sees the cluster."""
+    x.params()
+    return x.json(_view(x))
+
+
+async def transfer(x: Exchange) -> web.Response:
+    """Hand leadership to a member; without a body to the most advanced one."""
+    x.params()
+    form = await x.form(wire.TransferForm) if x.request.can_read_body else wire.TransferForm()
+    x.mutation = True
+    return x.json({"leader": await x.rooms.consensus.transfer(form.to, timeout_s=x.left_s)})
+
+
+async def add(x: Exchange) -> web.Response:
+    """Add a member as an observer, or as a voter."""
+    x.params()
+    form = await x.form(wire.MemberForm)
+    x.mutation = True
+    await x.rooms.consensus.add_member(form.id, form.raft_address, form.url, voter=form.voter, timeout_s=x.left_s)
+    return x.json(_view(x), 201)
+
+
+async def promote(x: Exchange) -> web.Response:
+    """Let an observer vote."""
+    x.params()
+    member = _member(x, x.rest.removesuffix("/promote"))
+    x.mutation = True
+    await x.rooms.consensus.add_member(member.id, member.raft_address, member.url, voter=True, timeout_s=x.left_s)
+    return x.json(_view(x))
+
+
+async def remove(x: Exchange) -> web.Response:
+    """Remove a member."""
+    x.params()
+    name = percent_decoded(x.rest).decode("utf-8", "replace")
+    x.mutation = True
+    await x.rooms.consensus.remove_member(name, timeout_s=x.left_s)
+    return x.json(_view(x))
+
+
+async def adopt(x: Exchange) -> web.Response:
+    """Adopt the store's head after a restore: an operator's decision, for what was lost stays lost."""
+    x.params()
+    x.mutation = True
+    settled = await x.rooms.consensus.adopt(timeout_s=x.left_s)
+    return x.json({"settled": settled}, revision=settled)
+
+
+def _member(x: Exchange, raw: str) -> Member:
+    name = percent_decoded(raw).decode("utf-8", "replace")
+    for member in x.rooms.consensus.status().members:
+        if member.id == name:
+            return member
+    raise BadRequest("unknown_member", f"{name[:64]!r} is no member", allowed="an id of /v1/cluster")
+
+
+def _view(x: Exchange) -> dict[str, Any]:
+    status = x.rooms.consensus.status()
+    view: dict[str, Any] = msgspec.to_builtins(status)
+    view["url"] = x.rooms.settings.advertised_url
+    view["version"] = x.rooms.settings.version
+    return view

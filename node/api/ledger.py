@@ -1,0 +1,38 @@
+"""GET /v1/ledger: the ledger's rows by `seq`, so that anyone can recompute the chain of digests."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from aiohttp import web
+
+from node import wire
+from node.exchange import Exchange
+
+LIMIT_DEFAULT: Final = 100
+LIMIT_MAX: Final = 1000
+STEP_ROWS: Final = 64
+PAGE_BYTES: Final = 4 * 1024 * 1024
+"""A page ends early once it has about so much; at least one row is always told."""
+
+
+async def get(x: Exchange) -> web.Response:
+    """Return rows from a seq on, and the seq to go on from."""
+    params = x.texts("from", "limit")
+    at = wire.revision_of(params["from"], "from") if "from" in params else 0
+    limit = wire.count_of(params["limit"], "limit", LIMIT_MAX) if "limit" in params else LIMIT_DEFAULT
+    rows: list[dict[str, Any]] = []
+    size = 0
+    following: int | None = at
+    while following is not None and len(rows) < limit and size < PAGE_BYTES:
+        asked = min(limit - len(rows), STEP_ROWS)
+        step = await x.rooms.store.ledger(following, asked, timeout_s=min(x.left_s, x.rooms.settings.store_timeout_s))
+        following = step[-1].seq + 1 if len(step) == asked else None
+        for place, row in enumerate(step):
+            form = wire.ledger_row(row)
+            size += len(wire.encode(form))
+            rows.append(form)
+            if size >= PAGE_BYTES and place < len(step) - 1:
+                following = row.seq + 1
+                break
+    return x.json(wire.LedgerAnswer(rows, following))

@@ -1,0 +1,106 @@
+"""GET /v1/kv?prefix=: keys in byte order, in pages that all show one revision (410 when that is pruned)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+from msgspec import UNSET
+
+from kv.errors import BackendUnavailable, BadRequest, NotApplied
+from kv.model import Version
+from kv.ports import Listing
+from node import wire
+from node.exchange import Exchange, level_of
+from node.listing import Place, place_of, token_of
+from node.reads import check_snapshot
+
+LIMIT_DEFAULT: Final = 100
+LIMIT_MAX: Final = 1000
+STEP_KEYS: Final = 64
+"""Keys with values taken from the store at a time: at most 4 MiB inline."""
+PAGE_BYTES: Final = 4 * 1024 * 1024
+"""A page ends early once its keys and values take so much; at least one key is always told."""
+
+
+async def get(x: Exchange) -> web.Response:
+    """Return one page."""
+    params = x.params("prefix", "limit", "continue", "keys_only", "consistency", "min_revision")
+    texts = {name: value.decode("utf-8", "replace") for name, value in params.items() if name != "prefix"}
+    prefix = wire.checked_prefix(params.get("prefix", b""))
+    limit = wire.count_of(texts["limit"], "limit", LIMIT_MAX) if "limit" in texts else LIMIT_DEFAULT
+    keys_only = "keys_only" in texts and wire.flag_of(texts["keys_only"], "keys_only")
+    place = place_of(texts["continue"], prefix, keys_only=keys_only) if "continue" in texts else None
+    level_of(texts.get("consistency", "linearizable"))  # whatever is asked, one snapshot of the store is served
+    least = wire.revision_of(texts["min_revision"], "min_revision") if "min_revision" in texts else 0
+    page = _Page(x, prefix, keys_only=keys_only, place=place)
+    await page.gather(limit, least)
+    return page.reply()
+
+
+class _Page:
+    """One page in the making: steps of one listing, all at the revision of the first."""
+
+    def __init__(self, x: Exchange, prefix: bytes, *, keys_only: bool, place: Place | None) -> None:
+        self._x, self._prefix, self._keys_only = x, prefix, keys_only
+        self._after = place.after if place is not None else b""
+        self._at = place.revision if place is not None else None
+        self._items: list[wire.ReadAnswer] = []
+        self._bytes = 0
+        self._more = True
+        self._head = 0
+
+    async def gather(self, limit: int, least: int) -> None:
+        """Take keys until the page is full. Raises Pruned, NotApplied, BackendUnavailable."""
+        while self._more and len(self._items) < limit and self._bytes < PAGE_BYTES:
+            left = limit - len(self._items)
+            listing = await self._step(left if self._keys_only else min(left, STEP_KEYS))
+            self._head = max(self._head, listing.head.last)
+            if self._head < least:
+                raise NotApplied("behind", f"nothing above revision {self._head} is known, not {least}")
+            if self._at is None:
+                self._at = listing.head.last
+            self._more = listing.more
+            for place, version in enumerate(listing.versions):
+                await self._take(version)
+                if self._bytes >= PAGE_BYTES:
+                    self._more = self._more or place < len(listing.versions) - 1
+                    break
+
+    async def _step(self, limit: int) -> Listing:
+        rooms, left_s = self._x.rooms, min(self._x.left_s, self._x.rooms.settings.store_timeout_s)
+        rooms.reads.check_refusal()
+        settled = rooms.consensus.settled
+        try:
+            async with asyncio.timeout(left_s):
+                listing = await rooms.store.list(
+                    self._prefix,
+                    after=self._after,
+                    limit=limit,
+                    at=self._at,
+                    settled=settled.last,
+                    keys_only=self._keys_only,
+                    timeout_s=left_s,
+                )
+        except TimeoutError as exc:
+            raise BackendUnavailable("store", f"no answer within {left_s:.1f} s") from exc
+        check_snapshot(settled, listing.head, listing.digest_at)
+        if self._at is not None and self._at > listing.head.last:
+            raise BadRequest("bad_token", "the token names a revision that was not given", allowed="a token of ours")
+        return listing
+
+    async def _take(self, version: Version) -> None:
+        value = None if self._keys_only else await self._x.rooms.reads.value_of(version, deadline=self._x.deadline)
+        shown = UNSET if value is None else value
+        self._items.append(wire.read_answer(version.key, version.revision, shown, version.expires_ms))
+        self._bytes += len(version.key) + (0 if value is None else len(value))
+        self._after = version.key
+
+    def reply(self) -> web.Response:
+        at = self._at or 0
+        token = None
+        if self._more and self._items:
+            token = token_of(Place(at, self._after), self._prefix, keys_only=self._keys_only)
+        more = {"Acordo-Level": "linearizable", "Acordo-Source": "store"}
+        return self._x.json(wire.ListingAnswer(at, self._items, token), revision=self._head, more=more)

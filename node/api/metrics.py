@@ -1,0 +1,14 @@
+"""GET /metrics: what Prometheus scrapes."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from prometheus_client.exposition import choose_encoder
+
+from node.exchange import Exchange
+
+
+async def get(x: Exchange) -> web.Response:
+    """Return every metric, in the format that the Accept header asks for."""
+    encoder, content_type = choose_encoder(x.request.headers.get("Accept", ""))
+    return x.reply(200, encoder(x.rooms.metrics.registry), content_type)

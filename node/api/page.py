@@ -1,0 +1,62 @@
+"""GET / and what belongs to it: the files of the web page, read once at start. They may load nothing from elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from node.exchange import Exchange
+
+FILE_BYTES_MAX: Final = 1024 * 1024
+FILES_MAX: Final = 64
+TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".ico": "image/x-icon",
+    ".json": "application/json",
+    ".txt": "text/plain; charset=utf-8",
+    ".woff2": "font/woff2",
+}
+"""Files of other kinds are not served."""
+SECURITY: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def files(directory: Path | None) -> dict[str, Callable[[Exchange], Awaitable[web.Response]]]:
+    """Return a handler for each path under which a file of the page is served; none without a page."""
+    if directory is None or not (directory / "index.html").is_file():
+        return {}
+    found: dict[str, Callable[[Exchange], Awaitable[web.Response]]] = {}
+    for file in sorted(directory.rglob("*"))[: FILES_MAX * 4]:
+        if file.suffix in TYPES and file.is_file() and file.stat().st_size <= FILE_BYTES_MAX and len(found) < FILES_MAX:
+            name = file.relative_to(directory).as_posix()
+            handler = _serving(file.read_bytes(), TYPES[file.suffix])
+            found[f"/page/{name}"] = handler
+            if name == "index.html":
+                found["/"] = handler
+    return found
+
+
+def _serving(content: bytes, content_type: str) -> Callable[[Exchange], Awaitable[web.Response]]:
+    tag = f'"{hashlib.blake2b(content, digest_size=8).hexdigest()}"'
+    more = {**SECURITY, "ETag": tag, "Cache-Control": "no-cache"}
+
+    async def get(x: Exchange) -> web.Response:
+        if x.request.headers.get("If-None-Match") == tag:
+            return x.reply(304, b"", content_type, more=more)
+        return x.reply(200, content, content_type, more=more)
+
+    return get

@@ -1,0 +1,165 @@
+"""GET /v1/watch: changes under a prefix as server-sent events.
+
+`event: put | delete | progress | error`; `id:` stands on the last event of a revision, and on bookmarks. Resume by
+`Last-Event-ID` (or `after`); 410 when that is no longer kept. The stream ends with an `error` event, never silently.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+from aiohttp import web
+
+from kv.errors import AcordoError, BackendUnavailable, NotApplied, Pruned
+from kv.model import Version
+from kv.ports import Change
+from node import wire
+from node.exchange import Exchange
+from node.problems import problem_of
+from node.watch import Ended, Portion, Watcher
+
+WRITE_BUFFER_BYTES: Final = 256 * 1024
+"""What may wait in the socket's buffer for one watcher."""
+CUT_LINGER_S: Final = 5.0
+"""How long a cut watcher may still take what waits for it."""
+
+
+async def get(x: Exchange) -> web.StreamResponse:
+    """Stream changes until the client goes, is too slow, or the node stops."""
+    prefix, after = _asked(x)
+    async with x.rooms.watches.open(prefix, after) as watcher:
+        coming = watcher.portions(idle_s=x.rooms.settings.watch_bookmark_s)
+        first = await _first(watcher, coming)
+        response = web.StreamResponse(headers={**x.headers(), **_HEADERS})
+        await response.prepare(x.request)
+        transport = x.request.transport
+        if transport is not None:
+            transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        await _Stream(x, response).tell_all(first, coming)
+        return response
+
+
+_HEADERS: Final = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",
+}
+
+
+def _asked(x: Exchange) -> tuple[bytes, int | None]:
+    params = x.params("prefix", "after")
+    prefix = wire.checked_prefix(params.get("prefix", b""))
+    last_id = x.request.headers.get("Last-Event-ID")
+    if last_id:
+        return prefix, wire.revision_of(last_id.strip(), "Last-Event-ID")
+    after = params.get("after")
+    return prefix, None if after is None else wire.revision_of(after.decode("ascii", "replace"), "after")
+
+
+async def _first(watcher: Watcher, coming: AsyncIterator[Portion]) -> Portion:
+    """Return what is told first; a position that is no longer kept is refused before the stream begins (410)."""
+    start = watcher.position
+    if watcher.behind():
+        try:
+            return await anext(coming)
+        except Ended as exc:
+            raise NotApplied(exc.code, exc.detail) from exc
+    return Portion((), start)
+
+
+class _Stream:
+    """The answering side of one watch. `told`: newest position that the client was given as an id."""
+
+    def __init__(self, x: Exchange, response: web.StreamResponse) -> None:
+        self._x, self._response = x, response
+        self._settings, self._now = x.rooms.settings, x.rooms.clock.monotonic
+        self._told = -1
+        self._written_at = self._now()
+
+    async def tell_all(self, first: Portion, coming: AsyncIterator[Portion]) -> None:
+        """Write what comes until it ends; the last event says why, unless the client itself went."""
+        try:
+            await self._write(b"retry: 1000\n\n")
+            await self._tell(first, due=True)
+            async for portion in coming:
+                await self._tell(portion)
+        except TimeoutError:
+            self._x.rooms.watches.cut_total += 1
+            _cut(self._x, _error_event("slow_reader", "events were not taken in time", 503))
+        except Ended as exc:
+            _cut(self._x, _error_event(exc.code, exc.detail, 503))
+        except AcordoError as exc:
+            document = problem_of(exc, mutation=False)
+            floor = exc.floor if isinstance(exc, Pruned) else None
+            _cut(self._x, _error_event(document.code, document.detail, document.status, floor))
+        except ConnectionError:
+            return
+
+    async def _tell(self, portion: Portion, *, due: bool = False) -> None:
+        """Write a portion; without changes a bookmark or a heartbeat, when one is due."""
+        for change in portion.changes:
+            await self._write(await _events(self._x, change))
+            self._told = change.revision
+        silent_s = self._now() - self._written_at
+        if portion.position > self._told and (due or silent_s >= self._settings.watch_bookmark_s):
+            await self._write(_bookmark(portion.position))
+            self._told = portion.position
+        elif silent_s >= self._settings.watch_heartbeat_s:
+            await self._write(b": heartbeat\n\n")
+
+    async def _write(self, data: bytes) -> None:
+        """Write, waiting while the client does not take what was written. Raises TimeoutError, ConnectionError."""
+        async with asyncio.timeout(self._settings.watch_write_timeout_s):
+            await self._response.write(data)
+        self._written_at = self._now()
+
+
+async def _events(x: Exchange, change: Change) -> bytes:
+    """Return the events of one revision, all together, the id on the last."""
+    parts: list[bytes] = []
+    for place, version in enumerate(change.versions):
+        form: dict[str, object] = {"key": wire.form_of(version.key), "revision": change.revision}
+        if version.present:
+            form["value"] = wire.form_of(await _value(x, version))
+        if version.expires_ms is not None:
+            form["expires_ms"] = version.expires_ms
+        form["op_id"] = change.op_id
+        form["log_time_ms"] = change.log_time_ms
+        if place == len(change.versions) - 1:
+            parts.append(b"id: %d\n" % change.revision)
+        kind = b"put" if version.present else b"delete"
+        parts.append(b"event: " + kind + b"\ndata: " + wire.encode(form) + b"\n\n")
+    return b"".join(parts)
+
+
+async def _value(x: Exchange, version: Version) -> bytes:
+    deadline = x.rooms.clock.monotonic() + x.rooms.settings.store_timeout_s
+    value = await x.rooms.reads.value_of(version, deadline=deadline)
+    if value is None:
+        raise BackendUnavailable("store", "a present version without a value")
+    return value
+
+
+def _bookmark(revision: int) -> bytes:
+    return b'id: %d\nevent: progress\ndata: {"revision":%d}\n\n' % (revision, revision)
+
+
+def _error_event(code: str, detail: str, status: int, floor: int | None = None) -> bytes:
+    form = {"code": code, "detail": detail, "status": status, "resumable": status != 410}
+    if floor is not None:
+        form["floor"] = floor
+    return b"event: error\ndata: " + wire.encode(form) + b"\n\n"
+
+
+def _cut(x: Exchange, last: bytes) -> None:
+    """End the stream with a last event, without waiting for a reader who may never come."""
+    transport = x.request.transport
+    if transport is None or transport.is_closing():
+        return
+    if x.request.version >= (1, 1):
+        last = b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last)
+    transport.write(last)
+    transport.close()
+    asyncio.get_running_loop().call_later(CUT_LINGER_S, transport.abort)

@@ -1,0 +1,66 @@
+"""Name the figures of this node's rooms and of its consensus, as they are at a scrape. Never counts anything itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from node.exchange import Rooms
+from node.metrics import counter, gauge
+
+
+def figures(rooms: Rooms) -> Iterator[Metric]:
+    """Yield the figures of every room."""
+    settings = rooms.settings
+    yield gauge("acordo_node_info", "This node.", 1, node=settings.node_id, version=settings.version)
+    yield from _consensus(rooms)
+    yield from _reads(rooms)
+    writes, load, watches = rooms.writes, rooms.load, rooms.watches
+    yield gauge("acordo_writes_waiting", "Intents admitted and not yet answered.", writes.held)
+    yield gauge("acordo_write_bytes_waiting", "Bytes of these.", writes.held_bytes)
+    yield counter("acordo_submits", "Raft commands that took queued intents to the log.", writes.rounds_total)
+    yield counter("acordo_submitted_intents", "Intents in them.", writes.intents_total)
+    yield gauge("acordo_http_requests_in_flight", "Requests being worked on.", load.requests)
+    yield gauge("acordo_http_body_bytes", "Bytes of bodies being worked on.", load.body_bytes)
+    yield counter("acordo_http_requests_refused", "Requests not admitted.", load.refused)
+    yield gauge("acordo_draining", "1 while this node is stopping.", load.draining or load.leaving)
+    yield gauge("acordo_watchers", "Open watches.", len(watches))
+    yield counter("acordo_watch_changes", "Changes told to watchers.", watches.events_total)
+    yield counter("acordo_watch_ledger_reads", "Reads of the ledger for watchers behind.", watches.fills_total)
+    yield counter("acordo_watch_cut", "Watches cut because their reader was slow.", watches.cut_total)
+    yield gauge("acordo_cache_up", "1 while the shared cache answers.", rooms.cache.healthy())
+    yield gauge("acordo_broadcast_up", "1 while the broker answers.", rooms.broadcast.healthy())
+
+
+def _consensus(rooms: Rooms) -> Iterator[Metric]:
+    status = rooms.consensus.status()
+    yield gauge("acordo_has_leader", "1 while this node knows a leader.", status.leader is not None)
+    yield gauge("acordo_is_leader", "1 while this node leads.", status.role == "leader")
+    yield gauge("acordo_has_quorum", "1 while a quorum answers.", status.quorum)
+    yield gauge("acordo_term", "Raft election epoch.", status.term)
+    yield gauge("acordo_revision_ordered", "Newest revision given.", status.ordered)
+    yield gauge("acordo_revision_settled", "Newest revision known to be in the store.", status.settled)
+    yield gauge("acordo_intents_pending", "Intents ordered, their commit not yet known.", status.pending)
+    yield gauge("acordo_read_floor", "Revision below which touched keys are forgotten.", status.floor)
+    yield gauge("acordo_store_refused", "1 while the store is not what was settled.", status.refusal is not None)
+    lag = GaugeMetricFamily("acordo_member_lag_entries", "Log entries behind the leader.", labels=("member",))
+    for member in status.members:
+        if member.lag is not None:
+            lag.add_metric((member.id,), member.lag)
+    yield lag
+
+
+def _reads(rooms: Rooms) -> Iterator[Metric]:
+    reads = rooms.reads
+    served = CounterMetricFamily("acordo_reads", "Reads of one key, by level and tier.", labels=("level", "source"))
+    for (level, source), count in sorted(reads.served.items()):
+        served.add_metric((level, source), count)
+    yield served
+    yield counter("acordo_read_index_rounds", "ReadIndex rounds asked for.", reads.rounds_total)
+    yield counter("acordo_read_index_rounds_failed", "Those without a quorum.", reads.rounds_failed_total)
+    yield counter("acordo_read_fetches", "Batches of keys fetched from cache and store.", reads.fetches_total)
+    yield gauge("acordo_memory_entries", "Entries held in this process.", len(reads.memory))
+    yield gauge("acordo_memory_bytes", "Their bytes.", reads.memory.entry_bytes)
+    yield gauge("acordo_memory_blob_bytes", "Bytes of large values held in this process.", reads.memory.blob_bytes)

@@ -1,0 +1,92 @@
+"""Find out how an operation ended, and make it definite if nobody knows it (DESIGN section 3, "Look-up").
+
+It never answers "expired" of an op_id that might still be ordered, and never cancels one made by a node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from kv.errors import AcordoError, BackendUnavailable, NotApplied, OutcomeUnknown
+from kv.model import NODE_OP_ID_PREFIX, Again, Answer, Cancel
+from kv.ports import Clock, Consensus, Store
+from node.reads import Reads
+from node.settings import Settings
+from node.writes import Writes
+
+PENDING_WAIT_S: Final = 2.0
+"""How long a look-up waits for a pending operation to end."""
+
+
+class StillUnknown(NamedTuple):
+    """It cannot be told now; `why` says what to do."""
+
+    why: str
+
+
+Found: TypeAlias = Answer | Literal["pending"] | StillUnknown
+
+
+class Lookups:
+    """Look operations up by op_id."""
+
+    def __init__(
+        self, consensus: Consensus, store: Store, clock: Clock, settings: Settings, *, reads: Reads, writes: Writes
+    ) -> None:
+        self._consensus, self._store, self._clock, self._settings = consensus, store, clock, settings
+        self._reads, self._writes = reads, writes
+
+    async def find(self, op_id: str, *, deadline: float) -> Found:
+        """Return how the operation ended; never raises for what is merely not known."""
+        known = await self._known(op_id, deadline)
+        if known is not None:
+            return known
+        failed = await self._reads.confirm()
+        if failed is None and (known := await self._known(op_id, deadline)) is not None:
+            return known
+        if op_id.startswith(NODE_OP_ID_PREFIX):
+            return StillUnknown("made by a node and no longer remembered: its outcome cannot be told any more")
+        recorded = await self._recorded(op_id, deadline)
+        if recorded is not None:
+            return recorded
+        if failed is not None:
+            return StillUnknown(f"without a quorum ({failed}) it cannot be made definite: ask again later")
+        return await self._cancelled(op_id, deadline)
+
+    async def _known(self, op_id: str, deadline: float) -> Found | None:
+        """Ask this node's machine. What it has recorded never changes; what is pending is waited for a little."""
+        known = self._consensus.recorded(op_id)
+        if known != "pending":
+            return known
+        left = min(deadline - self._clock.monotonic(), PENDING_WAIT_S)
+        try:
+            await self._consensus.wait_settled(self._consensus.ordered, timeout_s=max(left, 0.001))
+        except TimeoutError:
+            return "pending"
+        return self._consensus.recorded(op_id)
+
+    async def _recorded(self, op_id: str, deadline: float) -> Found | None:
+        left = max(min(deadline - self._clock.monotonic(), self._settings.store_timeout_s), 0.001)
+        try:
+            async with asyncio.timeout(left):
+                found = (await self._store.operations((op_id,), timeout_s=left))[0]
+        except (BackendUnavailable, TimeoutError) as exc:
+            return StillUnknown(f"the store does not answer: {exc}")
+        return None if found is None else Answer(found.revision, found.outcome)
+
+    async def _cancelled(self, op_id: str, deadline: float) -> Found:
+        """Order a Cancel: from then on the op_id is definite, whatever attempt of it comes late."""
+        try:
+            result = (await self._writes.many((Cancel(op_id),), deadline=deadline))[0]
+        except NotApplied as exc:
+            result = exc
+        match result:
+            case Answer(outcome=Again(revision, outcome)):
+                return Answer(revision, outcome)
+            case Answer():
+                return result
+            case NotApplied() | OutcomeUnknown():
+                return StillUnknown(f"it could not be made definite ({result.detail}): ask again")
+            case AcordoError():
+                return StillUnknown(f"it could not be made definite ({result}): ask again")

@@ -1,0 +1,95 @@
+"""Count and time what this node serves, for Prometheus. Labels are route templates, never keys.
+
+Requests are counted in plain integers and turned into metric families when somebody scrapes: a request costs two
+dictionary look-ups and a bisection.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Timing:
+    """How often a route was asked by one method, how it answered, how long it took."""
+
+    __slots__ = ("buckets", "statuses", "sum_s")
+
+    def __init__(self) -> None:
+        self.statuses: dict[int, int] = {}
+        self.buckets = [0] * (len(BUCKETS_S) + 1)
+        self.sum_s = 0.0
+
+    def note(self, status: int, seconds: float) -> None:
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+        self.buckets[bisect_left(BUCKETS_S, seconds)] += 1
+        self.sum_s += seconds
+
+
+class Metrics(Collector):
+    """What this node tells Prometheus. `gauges` are asked at every scrape."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = CollectorRegistry() if registry is None else registry
+        self._timings: dict[tuple[str, str], Timing] = {}
+        self._sources: list[Callable[[], Iterable[Metric]]] = []
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self.registry.register(self)
+
+    def timing(self, route: str, method: str) -> Timing:
+        """Return where requests of a route by a method are noted."""
+        timing = self._timings.get((route, method))
+        if timing is None:
+            timing = self._timings[route, method] = Timing()
+        return timing
+
+    def add(self, source: Callable[[], Iterable[Metric]]) -> None:
+        """Ask `source` at every scrape too."""
+        self._sources.append(source)
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield every metric family."""
+        requests = CounterMetricFamily(
+            "acordo_http_requests", "Requests answered.", labels=("route", "method", "status")
+        )
+        seconds = HistogramMetricFamily(
+            "acordo_http_request_seconds", "Time from head to answer.", labels=("route", "method")
+        )
+        for (route, method), timing in sorted(self._timings.items()):
+            for status, count in sorted(timing.statuses.items()):
+                requests.add_metric((route, method, str(status)), count)
+            total, cumulated = 0, []
+            for bound, count in zip((*BUCKETS_S, float("inf")), timing.buckets, strict=True):
+                total += count
+                cumulated.append(("+Inf" if bound == float("inf") else str(bound), total))
+            seconds.add_metric((route, method), cumulated, timing.sum_s)
+        yield requests
+        yield seconds
+        for source in self._sources:
+            yield from source()
+
+    def describe(self) -> Iterable[Metric]:
+        """Yield nothing: what there is shows only when asked."""
+        return ()
+
+
+def gauge(name: str, text: str, value: float, **labels: str) -> Metric:
+    """Return a gauge with one value."""
+    family = GaugeMetricFamily(name, text, labels=tuple(labels))
+    family.add_metric(tuple(labels.values()), value)
+    return family
+
+
+def counter(name: str, text: str, value: float) -> Metric:
+    """Return a counter with one value."""
+    return CounterMetricFamily(name, text, value=value)
