@@ -213,8 +213,6 @@ class Committer:
             self._trouble(exc)  # if it landed after all, the next row stands on it
             return None
         if isinstance(result, Outranked):
-            if not self._rules.fence_ordered:
-                return TakenOver(result.head, result.head)
             _log.warning(
                 "outranked by a ledger row", term=term, row_term=result.head.term, row_of=result.head.committer
             )
@@ -414,8 +412,6 @@ class Committer:
         """Run the group's transaction. `later`: nothing happened; `unknown`: taking over will tell."""
         if not (self._rules.answer_committed and self._rules.settle_committed):
             self._tell_early(group)
-        if not (self._rules.fence and self._rules.fence_digest and self._rules.fence_row and self._rules.fence_ordered):
-            group = await self._unfenced(group)
         try:
             async with asyncio.timeout(self._settings.store_timeout_s * HANG_FACTOR):
                 result = await self._store.append(group, timeout_s=self._settings.store_timeout_s)
@@ -498,19 +494,6 @@ class Committer:
             self._node.committed(group.row.first, group.row.body)
         if not self._rules.settle_committed:
             self._propose_settle(group)
-
-    async def _unfenced(self, group: Group) -> Group:
-        """Build the group on whatever the head is, as far as the missing rule would let it."""
-        rules, base = self._rules, group.base
-        head = await self._within(self._store.head(timeout_s=self._settings.store_timeout_s))
-        same = mark_of(head) == mark_of(base)
-        if not rules.fence or (head.last == base.last and not rules.fence_digest) or (same and not rules.fence_row):
-            base = head
-        term, row = group.row.term, group.row
-        if not rules.fence_ordered or not rules.fence_row:
-            term = max(term, base.term if base.committer == row.committer else base.term + 1)
-        row = msgspec.structs.replace(row, seq=base.seq + 1, term=term)
-        return msgspec.structs.replace(group, base=base, row=row)
 
     def _with_own_verdicts(self, row: LedgerRow) -> LedgerRow:
         body = tuple(

@@ -280,7 +280,8 @@ class Machine:
             records = step.records
             if not self.rules.rebase_feeds:
                 records = tuple(r for r in records if (r.op_id, r.body_hash) in ours)
-            told.append(Settled(previous, step.row.last, step.row.digest, records, None, step.row.log_time_ms))
+            if records or self.rules.rebase_feeds:
+                told.append(Settled(previous, step.row.last, step.row.digest, records, None, step.row.log_time_ms))
             previous = step.row.last
             self._pass_to(step.row.log_time_ms)
         if self.rules.rebase_floor:

@@ -65,6 +65,8 @@ class Publisher:
         self._shift = asyncio.Event()
         self._term: int | None = None
         self._position = 0
+        self.trouble: str | None = None
+        """Why the broadcast waits, while it does."""
         self.published = 0
         self.failures = 0
 
@@ -103,7 +105,9 @@ class Publisher:
                 await self._publish_while(term)
             except (BackendUnavailable, OutcomeUnknown, TimeoutError) as exc:
                 self.failures += 1
-                _log.warning("broadcast waits", error=str(exc) or type(exc).__name__, lag=self.lag)
+                if self.trouble is None:
+                    _log.warning("broadcast waits", error=str(exc) or type(exc).__name__, lag=self.lag)
+                self.trouble = str(exc) or type(exc).__name__
                 await self._pause(self._backoff.next_s())
 
     async def _publish_while(self, term: int) -> None:
@@ -127,6 +131,9 @@ class Publisher:
                     self.published += len(chunk)
                 position = part.position
                 self._backoff.reset()
+                if self.trouble is not None:
+                    _log.info("broadcast goes on", position=position)
+                self.trouble = None
             if position > saved and self._clock.monotonic() - saved_at_s >= settings.cursor_interval_s:
                 await self._store.move_cursor(CURSOR, position, timeout_s=settings.store_timeout_s)
                 saved, saved_at_s = position, self._clock.monotonic()

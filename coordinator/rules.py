@@ -15,7 +15,7 @@ class Rules:
     """The defaults are the protocol of DESIGN sections 3 and 4."""
 
     fence: bool = True
-    """A group lands only where the ledger ends at (first - 1)."""
+    """A group lands only where the ledger ends at (first - 1). This and the next three are the store's to keep."""
     fence_digest: bool = True
     """… with the digest that the committer built on."""
     fence_row: bool = True

@@ -51,8 +51,13 @@ class SharedLog:
         self.entries.append(Entry(self.term, stamp_ms, command))
         return Position(len(self.entries), self.term)
 
-    def elect(self, name: str, *, lose: int = 0) -> None:
-        """Let a member lead the next term; its log lacks the newest `lose` entries of the old one."""
+    def elect(self, name: str, *, lose: int = 0, unnoticed: bool = False) -> None:
+        """Let a member lead the next term; its log lacks the newest `lose` entries of the old one.
+
+        `unnoticed`: the old leader does not hear of it, and goes on.
+        """
+        if unnoticed:
+            self.leader = None
         self.depose()
         if lose:
             del self.entries[-lose:]

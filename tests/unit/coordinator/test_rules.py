@@ -1,0 +1,466 @@
+"""What each rule of the protocol is for: a story that keeps every promise, and breaks one once the rule is away.
+
+The names are those of `coordinator.rules.Rules`. Not here: `as_of` (the node's read path), `waits_noop` (the Log calls
+`led` only after the no-op), and `ledger_outcomes`, without which the protocol's model found nothing broken either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from backends.memory import Lost
+from coordinator.codec import Rebase, Settle, Submit, decode
+from coordinator.consensus import Coordinator
+from coordinator.ledger import mark_of
+from coordinator.machine import Limits, Machine, decode_state, encode_state
+from coordinator.pending import Mark
+from coordinator.rules import PROTOCOL, Rules
+from kv.errors import NotApplied
+from kv.model import Answer, Applied, LedgerRow, Recorded, roll
+from tests.unit.coordinator.audit import Feeds, broken_promises, cached, reads_stale
+from tests.unit.coordinator.cluster import QUIET, Cluster, answer, cluster, put
+from tests.unit.coordinator.unfenced import UnfencedDatabase
+from tests.unit.coordinator.virtual import run, until
+
+Story = Callable[[Rules], Awaitable[set[str]]]
+
+
+def gate(c: Cluster, name: str, call: str) -> asyncio.Event:
+    """Hold up every such call of a member's store session until the gate is set."""
+    opened = c.scripts[name].gates[call] = asyncio.Event()
+    return opened
+
+
+async def held(c: Cluster, name: str, call: str) -> None:
+    await until(lambda: call in c.scripts[name].waiting)
+
+
+async def quiet() -> None:
+    """Let everything happen that is on its way: virtual time costs nothing."""
+    await asyncio.sleep(20)
+
+
+async def lose_committed(c: Cluster, *, then: tuple[str, ...] = (), known: bytes = b"k") -> tuple[Coordinator, Answer]:
+    """Commit op1 (key `known`) on a; elect b whose log lacks it; order `then` there before b has taken over."""
+    a, b = await c.lead("a"), c["b"]
+    await c.settled()
+    ordered = len(c.shared.entries)
+    told = await answer(a, put("op1", known))
+    taking = gate(c, "b", "take_over")
+    c.shared.elect("b", lose=len(c.shared.entries) - ordered)
+    await held(c, "b", "take_over")
+    if then:
+        b.submit([put(op_id) for op_id in then])
+        await until(lambda: b.machine.revision == len(then))
+    taking.set()
+    return b, told
+
+
+# ---------------------------------------------------------------------------------------------------------- fence
+
+
+async def late_transaction_of_a_deposed_leader(rules: Rules) -> set[str]:
+    async with cluster("ab", rules=rules, database=UnfencedDatabase(rules)) as c:
+        a, b = await c.lead("a"), c["b"]
+        late = gate(c, "a", "append")
+        first = a.submit([put("op1")])[0]
+        await held(c, "a", "append")
+        await c.lead("b")
+        told = [("op2", await answer(b, put("op2", b"l")))]
+        told.append(("op1", await first))
+        late.set()
+        await quiet()
+        told.append(("op3", await answer(b, put("op3", b"m"))))
+        await c.settled()
+        return broken_promises(c, told)
+
+
+async def same_place_and_term_after_a_restore(rules: Rules) -> set[str]:
+    async with cluster("a", rules=rules, database=UnfencedDatabase(rules)) as c:
+        c.broadcast.down = True  # what a restore takes away may have been told before
+        a = await c.lead("a")
+        await answer(a, put("op1"))
+        await c.settled()
+        c.scripts["a"].fates["append"] = [Lost(lands_after_s=5.0)]
+        taking = gate(c, "a", "take_over")
+        a.submit([put("op2")])
+        await held(c, "a", "take_over")
+        c.database.lose_rows(1)  # the row of op1 is gone; taking over puts an empty one in its place
+        taking.set()
+        await quiet()
+        return broken_promises(c)
+
+
+async def nothing_takes_the_place_of_what_is_in_flight(rules: Rules) -> set[str]:
+    async with cluster("ab", rules=rules, database=UnfencedDatabase(rules)) as c:
+        a, b = await c.lead("a"), c["b"]
+        entry = cached(c, b"k")
+        late = gate(c, "a", "append")
+        ordered = len(c.shared.entries)
+        a.submit([put("op1")])
+        await held(c, "a", "append")
+        c.shared.members["a"].ignores_loss = True
+        await c.lead("b", lose=len(c.shared.entries) - ordered)
+        late.set()
+        await quiet()
+        return {"INV-1"} if await reads_stale(c, b, entry, c.database.head().last) else set()
+
+
+async def deposed_leader_goes_on_behind_its_successor(rules: Rules) -> set[str]:
+    async with cluster("ab", rules=rules, database=UnfencedDatabase(rules)) as c:
+        a, b = await c.lead("a"), c["b"]
+        entry = cached(c, b"k")
+        c.scripts["a"].down = True
+        ordered = len(c.shared.entries)
+        first = a.submit([put("op1")])[0]
+        await until(lambda: a.machine.revision == 1)
+        c.shared.members["a"].ignores_loss = True
+        c.shared.elect("b", lose=len(c.shared.entries) - ordered, unnoticed=True)
+        await until(lambda: b.committer.taken_over)
+        c.scripts["a"].down = False
+        await asyncio.wait([first], timeout=20)
+        known = first.result().revision if first.done() and first.exception() is None else 0
+        return {"INV-1"} if await reads_stale(c, b, entry, known) else set()
+
+
+# ------------------------------------------------------------------------------------------------------ taking over
+
+
+async def another_intent_has_the_revision(rules: Rules) -> set[str]:
+    """By the time b compares, op2 has the revision that op1 has in the ledger."""
+    async with cluster("ab", rules=rules, database=UnfencedDatabase(PROTOCOL)) as c:
+        b, told = await lose_committed(c, then=("op2",))
+        await until(lambda: b.committer.taken_over)
+        b.submit([put("op3", b"m")])
+        await quiet()
+        return broken_promises(c, [("op1", told)])
+
+
+async def acknowledged_and_lost_from_the_log(rules: Rules) -> set[str]:
+    """A client knows of op1, the new leader's log does not. A cache has the key as it was before."""
+    async with cluster("ab", rules=rules) as c:
+        entry = cached(c, b"k")
+        b, told = await lose_committed(c)
+        await until(lambda: b.committer.taken_over)
+        return {"INV-1"} if await reads_stale(c, b, entry, told.revision) else set()
+
+
+async def read_before_taking_over(rules: Rules) -> set[str]:
+    async with cluster("ab", rules=rules) as c:
+        entry = cached(c, b"k")
+        await c.lead("a")
+        await c.settled()
+        ordered = len(c.shared.entries)
+        told = await answer(c["a"], put("op1"))
+        gate(c, "b", "take_over")
+        c.shared.elect("b", lose=len(c.shared.entries) - ordered)
+        await held(c, "b", "take_over")
+        return {"INV-1"} if await reads_stale(c, c["b"], entry, told.revision) else set()
+
+
+async def retried_after_the_log_lost_it(rules: Rules) -> set[str]:
+    async with cluster("ab", rules=rules, database=UnfencedDatabase(PROTOCOL)) as c:
+        b, told = await lose_committed(c)
+        await until(lambda: b.committer.taken_over)
+        again = await answer(b, put("op1"))
+        return broken_promises(c, [("op1", told), ("op1", again)])
+
+
+async def pending_is_ordered_again(rules: Rules) -> set[str]:
+    async with cluster("ab", rules=rules) as c:
+        committing = gate(c, "b", "append")
+        b, _ = await lose_committed(c, then=("op2",))
+        await held(c, "b", "append")
+        entry = cached(c, b"k")
+        committing.set()
+        await until(lambda: b.machine.settled.revision == 2)
+        return {"INV-1"} if await reads_stale(c, b, entry, 2) else set()
+
+
+async def watchers_across_a_rebase(rules: Rules) -> set[str]:
+    async with cluster("abc", rules=rules) as c:
+        c.shared.members["c"].lags = True
+        feeds = Feeds(c)
+        b, _ = await lose_committed(c)
+        c.shared.members["c"].lags = False
+        c.shared.pump()
+        await until(lambda: b.committer.taken_over)
+        await answer(b, put("op2"))
+        await c.settled()
+        return broken_promises(c, (), feeds)
+
+
+# ----------------------------------------------------------------------------------------------------- the machine
+
+
+def ordered(machine: Machine, *op_ids: str, key: bytes = b"k") -> None:
+    machine.apply(Submit(tuple(put(op_id, key) for op_id in op_ids)), 1)
+
+
+def settle(machine: Machine, count: int = 1) -> Settle:
+    """Return the Settle of the next so many pending intents."""
+    first = machine.settled.revision + 1
+    batch = [machine.pending[first + n] for n in range(count)]
+    records = tuple(Recorded(p.intent.op_id, p.body_hash, Applied(), p.intent.touched) for p in batch)
+    return Settle(first, batch[-1].revision, batch[-1].digest, 1, records)
+
+
+def rebase(base: Mark, *op_ids: str, key: bytes = b"k") -> Rebase:
+    """Return a Rebase with one row per op_id."""
+    rows, at, digest = [], base.revision, base.digest
+    for op_id in op_ids:
+        intent = put(op_id, key)
+        at, digest = at + 1, roll(digest, op_id, intent.body_hash)
+        body = (Recorded(op_id, intent.body_hash, Applied(), (key,)),)
+        rows.append(LedgerRow(at, 1, "a", at, at, digest, 1, body))
+    return Rebase(base, tuple(rows))
+
+
+async def late_rebase(rules: Rules) -> set[str]:
+    """A Rebase of a deposed leader arrives when more than it brings is settled: a revision must not come twice."""
+    machine = Machine(rules=rules)
+    late = rebase(Mark(), "op1")
+    machine.apply(late, 1)
+    ordered(machine, "op2")
+    machine.apply(settle(machine), 1)
+    machine.apply(late, 1)
+    ordered(machine, "op3")
+    return {"INV-6"} if machine.revision != 3 or machine.settled.revision != 2 else set()
+
+
+async def rebase_on_a_settled_revision_that_was_lost(rules: Rules) -> set[str]:
+    machine = Machine(rules=rules)
+    other = rebase(Mark(), "op1", "op2")
+    effects = machine.apply(Rebase(mark_of(other.rows[0]), other.rows[1:]), 1)
+    jumps = any(settled.previous + len(settled.records) != settled.last for settled in effects.settled)
+    return {"INV-6"} if jumps else set()
+
+
+async def floor_over_a_known_key(rules: Rules) -> set[str]:
+    """The key was touched at revision 1; the ledger changed it again in a row that this log never held."""
+    machine = Machine(rules=rules)
+    ordered(machine, "op1")
+    machine.apply(settle(machine), 1)
+    machine.apply(rebase(machine.settled, "op2"), 1)
+    as_of = 1
+    return {"INV-5"} if machine.touched(b"k") <= as_of else set()
+
+
+async def read_between_commit_and_settle(rules: Rules) -> set[str]:
+    async with cluster("ab", rules=rules) as c:
+        await c.lead("a")
+        await c.settled()
+        entry = cached(c, b"k")
+        c.shared.filter = lambda member, command: (
+            NotApplied("no_quorum") if isinstance(decode(command), Settle) else None
+        )
+        told = await answer(c["a"], put("op1"))
+        await until(lambda: c["b"].machine.revision == 1)
+        assert c["b"].machine.settled.revision == 0
+        return {"INV-1"} if await reads_stale(c, c["b"], entry, told.revision) else set()
+
+
+async def same_op_id_twice(rules: Rules) -> set[str]:
+    async with cluster("ab", rules=rules, database=UnfencedDatabase(PROTOCOL)) as c:
+        await c.lead("a")
+        told = [("op1", await answer(c["a"], put("op1")))]
+        told.append(("op1", await answer(c["b"], put("op1"))))
+        return broken_promises(c, told)
+
+
+async def same_op_id_after_the_window_forgot_it(rules: Rules) -> set[str]:
+    small = dataclasses.replace(QUIET, limits=Limits(window_max=2))
+    async with cluster("a", rules=rules, settings=small, database=UnfencedDatabase(PROTOCOL)) as c:
+        a = await c.lead("a")
+        told = [(op_id, await answer(a, put(op_id))) for op_id in ("op1", "op2", "op3", "op4")]
+        await c.settled()
+        assert a.recorded("op1") is None
+        told.append(("op1", await answer(a, put("op1"))))
+        return broken_promises(c, told)
+
+
+async def overwritten_log(rules: Rules) -> set[str]:
+    """c has applied op2@1, which the log lost; in the new log op3 comes first and op2 is 2."""
+    async with cluster("abc", rules=rules) as c:
+        a, b = await c.lead("a"), c["b"]
+        await c.settled()
+        c.scripts["a"].down = True
+        before = len(c.shared.entries)
+        c.shared.members["b"].lags = True
+        a.submit([put("op2")])
+        await until(lambda: c["c"].machine.revision == 1)
+        c.shared.members["b"].lags = False
+        c.shared.elect("b", lose=len(c.shared.entries) - before)
+        await until(lambda: b.committer.taken_over)
+        await answer(b, put("op3", b"m"))
+        entry = cached(c, b"k")
+        told = await answer(b, put("op2"))
+        await until(lambda: c.shared.members["c"].position == c.shared.members["b"].position)
+        return {"INV-1"} if await reads_stale(c, c["c"], entry, told.revision) else set()
+
+
+async def read_index_of_another_log(rules: Rules) -> set[str]:
+    """c's log is as long as the leader's, with entries that the leader's has lost."""
+    async with cluster("abc", rules=rules) as c:
+        a, b = await c.lead("a"), c["b"]
+        await c.settled()
+        c.scripts["a"].down = True
+        before = len(c.shared.entries)
+        for n in range(9):
+            a.submit([put(f"lost{n}", b"m")])
+        await until(lambda: c["c"].machine.revision == 9)
+        entry = cached(c, b"k")
+        c.shared.members["c"].ignores_loss = c.shared.members["c"].lags = True
+        c.shared.elect("b", lose=len(c.shared.entries) - before)
+        await until(lambda: b.committer.taken_over)
+        told = await answer(b, put("op1"))
+        assert c.shared.members["c"].position.index >= len(c.shared.entries)
+        return {"INV-1"} if await reads_stale(c, c["c"], entry, told.revision) else set()
+
+
+# ---------------------------------------------------------------------------------------------- broadcast, restore
+
+
+async def broadcast_over_a_change_of_leader(rules: Rules) -> set[str]:
+    async with cluster("ab", rules=rules) as c:
+        await c.lead("a")
+        c.broadcast.down = True
+        await answer(c["a"], put("op1"))
+        await c.settled()
+        await c.lead("b")
+        c.broadcast.down = False
+        await answer(c["b"], put("op2"))
+        await until(lambda: any(change.op_id == "op2" for change in c.broadcast.changes))
+        return broken_promises(c)
+
+
+async def store_lost_what_was_settled(rules: Rules) -> set[str]:
+    async with cluster("ab", rules=rules) as c:
+        a = await c.lead("a")
+        await answer(a, put("op1"))
+        await c.settled()
+        c.database.lose_rows(1)
+        await c.shared.members["b"].transfer("b", timeout_s=1)
+        await quiet()
+        refused = [node.refusal for node in c.nodes.values()]
+        written = [future for node in c.nodes.values() for future in node.submit([put("op2")])]
+        await asyncio.wait(written, timeout=5)
+        definite = all(w.done() and isinstance(w.exception(), NotApplied) for w in written)
+        return set() if None not in refused and definite else {"INV-1"}
+
+
+# ------------------------------------------------------------------------------------ rules that the model lacks
+
+
+async def answered_before_commit(rules: Rules) -> set[str]:
+    """The commit's answer is lost and it never lands; meanwhile another leader's store says expired."""
+    async with cluster("ab", rules=rules) as c:
+        a = await c.lead("a")
+        c.scripts["a"].fates["append"] = [Lost(lands_after_s=None)]
+        gate(c, "a", "take_over")
+        deadline_ms = a.now_ms() + 1000
+        first = a.submit([put("op1", deadline_ms=deadline_ms)])[0]
+        await until(lambda: a.committer.unknown_commits == 1)
+        c.scripts["a"].down = True
+        await asyncio.sleep(2)
+        await c.lead("b")
+        told = await asyncio.wait_for(first, 60)
+        await c.settled()
+        return broken_promises(c, [("op1", told)], None)
+
+
+async def settled_before_commit(rules: Rules) -> set[str]:
+    async with cluster("ab", rules=rules) as c:
+        feeds = Feeds(c)
+        a = await c.lead("a")
+        c.scripts["a"].fates["append"] = [Lost(lands_after_s=None)]
+        first = a.submit([put("op1", deadline_ms=a.now_ms() + 1000)])[0]
+        await until(lambda: a.committer.unknown_commits == 1)
+        told = (await asyncio.wait([first], timeout=5))[0]
+        return broken_promises(c, [("op1", future.result()) for future in told], feeds)
+
+
+async def late_intent(rules: Rules) -> set[str]:
+    async with cluster("a", rules=rules) as c:
+        a = await c.lead("a")
+        c.scripts["a"].down = True
+        deadline_ms = a.now_ms() + 1000
+        a.submit([put("op1", deadline_ms=deadline_ms)])
+        await until(lambda: a.now_ms() > deadline_ms)
+        c.scripts["a"].down = False
+        await c.settled()
+        return {"INV-4"} if c.value(b"k") is not None else set()
+
+
+async def snapshot_without_last(rules: Rules) -> set[str]:
+    machine = Machine(rules=rules)
+    ordered(machine, "op1")
+    machine.apply(settle(machine), 1)
+    ordered(machine, "op2")
+    as_of = 1
+    machine.restore(decode_state(encode_state(machine.capture(last=False))))
+    return {"INV-5"} if machine.touched(b"k") <= as_of else set()
+
+
+async def forgotten_key(rules: Rules) -> set[str]:
+    machine = Machine(Limits(recent_max=1), rules)
+    ordered(machine, "op1")
+    ordered(machine, "op2", key=b"l")
+    as_of = 0
+    return {"INV-5"} if machine.touched(b"k") <= as_of else set()
+
+
+STORIES: list[tuple[Story, dict[str, object], str]] = [
+    (late_transaction_of_a_deposed_leader, {"fence": False, "fence_row": False}, "INV-6"),
+    (same_place_and_term_after_a_restore, {"fence": False}, "INV-6"),
+    (nothing_takes_the_place_of_what_is_in_flight, {"fence_row": False}, "INV-1"),
+    (deposed_leader_goes_on_behind_its_successor, {"fence_ordered": False}, "INV-1"),
+    (another_intent_has_the_revision, {"digest_check": False, "fence_digest": False}, "INV-6"),
+    (acknowledged_and_lost_from_the_log, {"reads_head": False}, "INV-1"),
+    (acknowledged_and_lost_from_the_log, {"rebase_floor": False}, "INV-1"),
+    (read_before_taking_over, {"readindex_taken": False}, "INV-1"),
+    (retried_after_the_log_lost_it, {"rebase_rows": False, "store_dedupe": False}, "INV-3"),
+    (pending_is_ordered_again, {"rebase_touch": False}, "INV-1"),
+    (watchers_across_a_rebase, {"rebase_feeds": False}, "INV-6"),
+    (late_rebase, {"rebase_stale": False}, "INV-6"),
+    (rebase_on_a_settled_revision_that_was_lost, {"rebase_base": False}, "INV-6"),
+    (floor_over_a_known_key, {"judge_floor": False}, "INV-5"),
+    (floor_over_a_known_key, {"rebase_floor": False}, "INV-5"),
+    (read_between_commit_and_settle, {"touch": "settle"}, "INV-1"),
+    (same_op_id_twice, {"dedupe": False, "store_dedupe": False}, "INV-3"),
+    (same_op_id_after_the_window_forgot_it, {"store_dedupe": False}, "INV-3"),
+    (overwritten_log, {"reset": False}, "INV-1"),
+    (read_index_of_another_log, {"readindex_entry": False}, "INV-1"),
+    (broadcast_over_a_change_of_leader, {"publish": "own"}, "INV-6"),
+    (store_lost_what_was_settled, {"refuse_behind": False}, "INV-1"),
+    (answered_before_commit, {"answer_committed": False}, "INV-2"),
+    (settled_before_commit, {"settle_committed": False}, "INV-2"),
+    (late_intent, {"late_expires": False}, "INV-4"),
+    (snapshot_without_last, {"snapshot_floor": False}, "INV-5"),
+    (forgotten_key, {"forget_floor": False}, "INV-5"),
+]
+"""Story, the rules taken away, the promise that breaks then."""
+
+EXCUSED = {"waits_noop", "ledger_outcomes", "as_of"}
+
+
+@pytest.mark.parametrize("story", dict.fromkeys(story for story, _, _ in STORIES), ids=lambda story: story.__name__)
+def test_protocol_keeps_its_promises(story: Story) -> None:
+    assert run(lambda: story(PROTOCOL)) == set()  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize(
+    ("story", "away", "promise"), STORIES, ids=[f"{'+'.join(away)}-{story.__name__}" for story, away, _ in STORIES]
+)
+def test_without_the_rule_the_promise_breaks(story: Story, away: dict[str, object], promise: str) -> None:
+    rules = dataclasses.replace(PROTOCOL, **away)  # type: ignore[arg-type]
+    assert promise in run(lambda: story(rules))  # type: ignore[arg-type, return-value]
+
+
+def test_every_rule_has_its_story() -> None:
+    told = {name for _, away, _ in STORIES for name in away}
+    assert told | EXCUSED == {field.name for field in dataclasses.fields(Rules)}
