@@ -217,12 +217,16 @@ class _Loading:
         if len(batch) == 1 and len(batch[0].value) > LARGE_BYTES:
             await self._put(batch[0])
             return
-        intents = [
-            Intent(writes=(wire.put(line.key, line.value, ttl_s=line.ttl_s),), op_id=line.op_id) for line in batch
-        ]
-        items = await self._client.batch(intents, timeout_s=self._timeout_s) if intents else ()
+        if not batch:
+            return
+        items = await self._client.batch([_intent(line) for line in batch], timeout_s=self._timeout_s)
         for line, item in zip(batch, items, strict=True):
-            self._take(line, item)
+            if item.outcome == "bad_request" and len(batch) > 1:
+                # One bad operation refuses the whole request: find out which line it is.
+                (alone,) = await self._client.batch([_intent(line)], timeout_s=self._timeout_s)
+                self._take(line, alone)
+            else:
+                self._take(line, item)
 
     async def _put(self, line: _Line) -> None:
         try:
@@ -247,6 +251,10 @@ class _Loading:
                 raise NotApplied(told, reason=item.outcome, op_id=line.op_id)
             case "bad_request" | "mismatch" | "refused":
                 self.bad(line.number, item.detail or item.outcome)
+
+
+def _intent(line: _Line) -> Intent:
+    return Intent(writes=(wire.put(line.key, line.value, ttl_s=line.ttl_s),), op_id=line.op_id)
 
 
 class _Mark(msgspec.Struct, frozen=True):

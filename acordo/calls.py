@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 
 from acordo import course, results, wire
+from acordo.course import enough_s
 from acordo.endings import error_of
 from acordo.errors import AcordoError, NotApplied, OutcomeUnknown
 from acordo.outcomes import GUARDED, Judgement, Verdict, classify, conclude
@@ -49,7 +50,7 @@ class Caller:
             judgements.append(judged)
             if result is not None and judged.verdict is Verdict.OK:
                 return result, len(judgements)
-            step = self._decide(request, reply, judged, len(judgements), deadline)
+            step = self._decide(request, reply, judged, len(judgements), deadline - enough_s(timeout_s))
             if isinstance(step, course.Finish):
                 raise error_of(request, reply, judgements)
             if step.after_s:
@@ -74,7 +75,8 @@ class Caller:
             waiting = [n for n in waiting if _open(judgements[n], items[n])]
             if not waiting:
                 break
-            step = self._decide(request, reply, _worst(judgements, waiting), attempts, deadline)
+            worst = _worst(judgements, waiting)
+            step = self._decide(request, reply, worst, attempts, deadline - enough_s(timeout_s))
             if isinstance(step, course.Finish):
                 break
             await asyncio.sleep(step.after_s)
@@ -120,12 +122,13 @@ class Caller:
         position = reply.headers.get("Acordo-Revision", "")
         if position.isascii() and position.isdigit():
             self.revision = max(self.revision, int(position))
-        if judged.verdict is Verdict.OK or judged.rule == "rejected":
+        status = reply.seen.status
+        if judged.verdict is Verdict.OK or (status is not None and status < 500 and reply.seen.from_node):
             self._avoided_until[at] = 0.0
-            return
-        self.avoid(at)
+        else:
+            self.avoid(at)
 
-    def _decide(self, request: Request, reply: Reply, judged: Judgement, attempts: int, deadline: float) -> course.Step:
+    def _decide(self, request: Request, reply: Reply, judged: Judgement, attempts: int, begin_by: float) -> course.Step:
         if not self._retries:
             return course.Finish()
         return course.decide(
@@ -139,7 +142,7 @@ class Caller:
             ),
             attempts=attempts,
             nodes=len(self._urls),
-            left_s=deadline - time.monotonic(),
+            left_s=begin_by - time.monotonic(),
             chance=self._chance.random(),
         )
 

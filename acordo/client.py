@@ -18,7 +18,7 @@ import msgspec
 
 from acordo import results, wire
 from acordo.calls import Caller
-from acordo.errors import BadRequest
+from acordo.errors import BadRequest, OutcomeUnknown, ReadFailed
 from acordo.transport import Reply, Request, Transport
 from acordo.watch import watch_events
 from acordo.wire import Bytes, Guard, Intent, Write
@@ -144,19 +144,16 @@ class Client:
         prefix: Bytes = b"",
         *,
         limit: int = 500,
-        level: results.Level | None = None,
         min_revision: int | None = None,
         token: str | None = None,
         timeout_s: float | None = None,
     ) -> AsyncIterator[results.Found]:
-        """Iterate over the keys under a prefix, in byte order, all as of one revision.
+        """Iterate over the keys under a prefix, in byte order, all as of one revision: linearizable at its start.
 
         `limit` is the size of a page, `timeout_s` bounds each page. Raises Pruned when the revision is forgotten
         before the end is reached.
         """
-        async for page in self.pages(
-            prefix, limit=limit, level=level, min_revision=min_revision, token=token, timeout_s=timeout_s
-        ):
+        async for page in self.pages(prefix, limit=limit, min_revision=min_revision, token=token, timeout_s=timeout_s):
             for found in page.found:
                 yield found
 
@@ -165,18 +162,30 @@ class Client:
         prefix: Bytes = b"",
         *,
         limit: int = 500,
-        level: results.Level | None = None,
         min_revision: int | None = None,
         token: str | None = None,
         timeout_s: float | None = None,
     ) -> AsyncIterator[results.Page]:
         """Iterate over whole pages; `Page.token` goes on after that page, also in another process."""
         raw = wire.as_bytes(prefix, "prefix")
-        level, min_revision = self._freshness(level, min_revision)
         while True:
-            request = wire.list_request(raw, limit=limit, token=token, level=level, min_revision=min_revision)
+            request = wire.list_request(raw, limit=limit, token=token, min_revision=min_revision)
             page = await self._call(request, wire.parse_page, timeout_s)
             yield page
+            token = page.token
+            if token is None:
+                return
+
+    async def keys(
+        self, prefix: Bytes = b"", *, limit: int = 1000, timeout_s: float | None = None
+    ) -> AsyncIterator[tuple[bytes, int]]:
+        """Iterate over (key, revision) under a prefix without fetching values; otherwise as `list`."""
+        raw, token = wire.as_bytes(prefix, "prefix"), None
+        while True:
+            request = wire.list_request(raw, limit=limit, token=token, keys_only=True)
+            page = await self._call(request, wire.parse_keys, timeout_s)
+            for each in page.keys:
+                yield each
             token = page.token
             if token is None:
                 return
@@ -303,13 +312,20 @@ class Client:
         """Look an op_id up until its outcome is definite or time is out.
 
         A look-up of an op_id that nobody knows cancels it: from then on it is "expired" and never takes effect.
-        Raises ReadFailed when the outcome stays unknown.
+        Raises OutcomeUnknown while it cannot be made definite, ReadFailed.
         """
         deadline = time.monotonic() + (timeout_s or self._timeout_s)
         request, pause = wire.operation_request(op_id), LOOK_UP_PAUSE_S
         while True:
             left = max(deadline - time.monotonic(), 0.001)
-            found = await self._call(request, lambda reply: wire.parse_operation(reply, op_id), left)
+            try:
+                found = await self._call(request, lambda reply: wire.parse_operation(reply, op_id), left)
+            except ReadFailed as exc:
+                if exc.reason != "outcome_unknown":
+                    raise
+                raise OutcomeUnknown(
+                    exc.detail, code=exc.code, op_id=op_id, status=exc.status, node=exc.node, attempts=exc.attempts
+                ) from exc
             if found.definite or time.monotonic() + pause >= deadline:
                 return found
             await asyncio.sleep(pause)
@@ -365,8 +381,16 @@ class Client:
     async def add_member(
         self, member: str, *, raft_address: str, url: str, voter: bool = False, timeout_s: float | None = None
     ) -> None:
-        """Add an observer, or promote one (`voter`)."""
+        """Add a member, as an observer unless `voter`. Raises NotApplied while that would be unsafe."""
         await self._call(wire.add_member_request(member, raft_address, url, voter), wire.served, timeout_s)
+
+    async def promote_member(self, member: str, *, timeout_s: float | None = None) -> None:
+        """Let an observer vote."""
+        await self._call(wire.promote_request(member), wire.served, timeout_s)
+
+    async def adopt(self, *, timeout_s: float | None = None) -> int:
+        """Adopt the head of a restored store, as an operator decides; return the new settled revision."""
+        return await self._call(wire.adopt_request(), wire.parse_adopted, timeout_s)
 
     async def remove_member(self, member: str, *, timeout_s: float | None = None) -> None:
         """Remove a member."""

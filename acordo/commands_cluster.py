@@ -11,7 +11,7 @@ from acordo import bulk, results
 from acordo.chain import Chain, Flaw
 from acordo.client import Client
 from acordo.errors import BadRequest
-from acordo.output import NO, OK, Output, printable, shown, table
+from acordo.output import NO, OK, Output, shown, table
 from acordo.shell import app, ledger_app, members_app, run
 
 
@@ -60,6 +60,25 @@ def transfer(
     run(context, work)
 
 
+@app.command()
+def adopt(
+    context: typer.Context,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it: writes that the restored store lacks stay lost.")] = False,
+) -> None:
+    """Adopt the head of a store that was restored from a backup, so that the cluster goes on from there."""
+
+    async def work(client: Client, output: Output) -> None:
+        if not yes:
+            raise BadRequest("this makes the loss of newer writes final", code="not_confirmed", allowed="--yes")
+        settled = await client.adopt()
+        if output.as_json:
+            output.json({"settled": settled})
+        else:
+            output.say(f"adopted, settled at revision {settled}")
+
+    run(context, work)
+
+
 @members_app.callback()
 def members(context: typer.Context) -> None:
     """List the members."""
@@ -99,17 +118,7 @@ def members_add(
 @members_app.command("promote")
 def members_promote(context: typer.Context, member: MemberArgument) -> None:
     """Let an observer vote."""
-
-    async def work(client: Client, output: Output) -> None:
-        seen = await client.cluster()
-        found = next((each for each in seen.members if each.id == member), None)
-        if found is None:
-            raise BadRequest(f"no such member: {printable(member)}", code="unknown_member", status=404)
-        address = str(found.raft_address or "")
-        added = client.add_member(member, raft_address=address, url=found.url or "", voter=True)
-        await _member_done(output, added, member, "promoted")
-
-    run(context, work)
+    run(context, lambda client, output: _member_done(output, client.promote_member(member), member, "promoted"))
 
 
 @members_app.command("remove")

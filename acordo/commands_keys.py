@@ -12,8 +12,8 @@ import typer
 
 from acordo import results, wire
 from acordo.client import Client
-from acordo.errors import BadRequest
-from acordo.output import NO, OK, Output, code_of, printable, reading_form, shown
+from acordo.errors import BadRequest, OutcomeUnknown
+from acordo.output import NO, OK, Output, printable, reading_form, shown
 from acordo.shell import app, input_bytes, key_of, level_of, run
 
 KeyArgument = Annotated[str, typer.Argument(help="The key; bytes that are no UTF-8 as base64:…")]
@@ -138,24 +138,29 @@ def list_(
     prefix: Annotated[str, typer.Argument(help="Only keys that begin so.")] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many keys.")] = None,
     keys_only: Annotated[bool, typer.Option("--keys-only", "-k", help="Print nothing but keys.")] = False,
-    level: LevelOption = "linearizable",
 ) -> None:
     """List the keys under a prefix, all as of one revision."""
 
     async def work(client: Client, output: Output) -> None:
-        count = 0
-        async for page in client.pages(key_of(prefix), limit=min(limit or 500, 500), level=level_of(level)):
-            for found in page.found[: None if limit is None else limit - count]:
+        page, count = min(limit or 500, 500), 0
+        if keys_only:
+            async for key, revision in client.keys(key_of(prefix), limit=page):
                 if output.as_json:
-                    output.json(reading_form(found, value=not keys_only))
-                elif keys_only:
-                    output.say(shown(found.key, 4096))
+                    output.json({"key": wire.to_json(key), "revision": revision})
                 else:
-                    output.say(
-                        f"{found.revision:>10}  {shown(found.key, 4096)}  [dim]{shown(found.value or b'')}[/dim]"
-                    )
+                    output.say(shown(key, 4096))
                 count += 1
-            if limit is not None and count >= limit:
+                if count == limit:
+                    return
+            return
+        async for found in client.list(key_of(prefix), limit=page):
+            if output.as_json:
+                output.json(reading_form(found))
+            else:
+                value = shown(found.value)
+                output.say(f"{found.revision:>10}  {shown(found.key, 4096)}  [dim]{value}[/dim]")
+            count += 1
+            if count == limit:
                 return
 
     run(context, work)
@@ -238,15 +243,16 @@ def watch(
 def operation(context: typer.Context, op_id: Annotated[str, typer.Argument(help="What the write was given.")]) -> None:
     """Look up how an operation ended. One that nobody knows is cancelled by that, for good."""
 
-    async def work(client: Client, output: Output) -> int:
+    async def work(client: Client, output: Output) -> None:
         found = await client.operation(op_id)
+        if not found.definite:
+            raise OutcomeUnknown(found.detail or f"it is {found.outcome}", code=found.outcome, op_id=op_id)
         if output.as_json:
             output.json(found)
         else:
             output.say(f"{found.outcome}" + (f" at revision {found.revision}" if found.revision else ""))
             if found.outcome == "expired":
                 output.say("it has no effect and never will")
-        return OK if found.definite else code_of(wire.unknown_of(found))
 
     run(context, work)
 

@@ -16,6 +16,8 @@ ATTEMPTS_MAX: Final = 60
 """No operation is tried more often, however much time is left."""
 PAUSE_FIRST_S: Final = 0.03
 PAUSE_MAX_S: Final = 1.0
+ENOUGH_SHARE: Final = 0.2
+ENOUGH_MAX_S: Final = 1.0
 OVERLOADED: Final = frozenset({"overloaded"})
 """Codes after which `Retry-After` is obeyed; after others another node may do at once."""
 
@@ -55,12 +57,17 @@ class Last(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_s: float | None = None
 
 
+def enough_s(timeout_s: float) -> float:
+    """Return the time without which no further attempt begins: one that cannot be answered only adds doubt."""
+    return min(ENOUGH_MAX_S, timeout_s * ENOUGH_SHARE)
+
+
 def decide(last: Last, *, attempts: int, nodes: int, left_s: float, chance: float) -> Step:
-    """Return what follows attempt number `attempts`. `chance` in [0, 1) spreads the pauses of many clients."""
+    """Return what follows attempt number `attempts`. `left_s`: until the last moment at which one may begin.
+    `chance` in [0, 1) spreads the pauses of many clients."""
     if not _may_try_again(last) or attempts >= ATTEMPTS_MAX:
         return Finish()
     pause = _pause(last, attempts, nodes, chance)
-    # An attempt that starts with no time to be answered only adds doubt.
     return Finish() if pause >= left_s else TryAgain(pause)
 
 

@@ -70,6 +70,15 @@ class Page(_Result, frozen=True, kw_only=True):
     served: Served
 
 
+class KeyPage(_Result, frozen=True, kw_only=True):
+    """One page of keys without their values."""
+
+    keys: tuple[tuple[bytes, int], ...]
+    """Key and revision."""
+    token: str | None
+    revision: int
+
+
 class Written(_Result, frozen=True, kw_only=True):
     """A write took effect at `revision`."""
 

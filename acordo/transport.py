@@ -22,6 +22,8 @@ from acordo.outcomes import Seen
 
 RESPONSE_BYTES_MAX: Final = 256 * 1024 * 1024
 """A longer answer is taken for a damaged one."""
+TIMEOUT_S_MAX: Final = 3600.0
+"""Nodes take no longer one."""
 ANSWER_SHARE: Final = 0.9
 """The share of an attempt's time that the node is given: its answer beats silence, and says more."""
 PROBLEM_BYTES_MAX: Final = 64 * 1024
@@ -154,7 +156,7 @@ class Transport:
                 request.method,
                 URL(base + request.path, encoded=True),
                 data=request.body,
-                headers={**request.headers, "Acordo-Timeout": f"{timeout_s * ANSWER_SHARE:.3f}"},
+                headers={**request.headers, "Acordo-Timeout": f"{min(timeout_s, TIMEOUT_S_MAX) * ANSWER_SHARE:.3f}"},
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s, self._connect_timeout_s)),
                 trace_request_ctx=attempt,

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from acordo import results
-from acordo.errors import BadRequest, OutcomeUnknown, Pruned
+from acordo.errors import BadRequest, Pruned
 from acordo.outcomes import Seen
 from acordo.transport import Reply, Request
 
@@ -321,11 +321,16 @@ def list_request(
     *,
     limit: int,
     token: str | None = None,
-    level: results.Level | None = None,
     min_revision: int | None = None,
+    keys_only: bool = False,
 ) -> Request:
     path = with_query(
-        "/v1/kv", prefix=prefix, limit=limit, continue_=token, consistency=level, min_revision=min_revision
+        "/v1/kv",
+        prefix=prefix,
+        limit=limit,
+        continue_=token,
+        min_revision=min_revision,
+        keys_only="true" if keys_only else None,
     )
     return Request(method="GET", path=path)
 
@@ -356,6 +361,14 @@ def transfer_request(to: str | None) -> Request:
 
 def add_member_request(member: str, raft_address: str, url: str, voter: bool) -> Request:
     return _post("/v1/cluster/members", {"id": member, "raft_address": raft_address, "url": url, "voter": voter})
+
+
+def promote_request(member: str) -> Request:
+    return _post(f"/v1/cluster/members/{quote(member, safe='')}/promote", {})
+
+
+def adopt_request() -> Request:
+    return _post("/v1/cluster/adopt", {})
 
 
 def remove_member_request(member: str) -> Request:
@@ -471,6 +484,17 @@ def parse_batch(reply: Reply, intents: Sequence[Intent]) -> tuple[results.Item, 
     return tuple(_item(form, intent.op_id or "") for form, intent in zip(forms, intents, strict=True))
 
 
+def parse_keys(reply: Reply) -> results.KeyPage:
+    """Return a page of keys alone."""
+    who, answer = served(reply), _object(reply)
+    readings = [_reading(form, who) for form in _list(answer.get("items"))]
+    return results.KeyPage(
+        keys=tuple((each.key, each.revision) for each in readings),
+        token=_token(answer),
+        revision=_integer(answer.get("revision", who.position)),
+    )
+
+
 def parse_page(reply: Reply) -> results.Page:
     who, answer = served(reply), _object(reply)
     found = []
@@ -479,22 +503,21 @@ def parse_page(reply: Reply) -> results.Page:
         if not isinstance(reading, results.Found):
             raise Damaged("an absent key in a listing")
         found.append(reading)
+    revision = _integer(answer.get("revision", who.position))
+    return results.Page(found=tuple(found), token=_token(answer), revision=revision, served=who)
+
+
+def _token(answer: dict[str, Any]) -> str | None:
     token = answer.get("continue")
     if token is not None and not isinstance(token, str):
         raise Damaged("a token that is no string")
-    revision = _integer(answer.get("revision", who.position))
-    return results.Page(found=tuple(found), token=token or None, revision=revision, served=who)
+    return token or None
 
 
 def parse_operation(reply: Reply, op_id: str) -> results.Operation:
     served(reply)
     answer = _object(reply)
     return _converted({**answer, "op_id": op_id}, results.Operation)
-
-
-def unknown_of(found: results.Operation) -> OutcomeUnknown:
-    """Return the error that says what a look-up without a definite outcome says."""
-    return OutcomeUnknown(found.detail or f"the operation is {found.outcome}", code=found.outcome, op_id=found.op_id)
 
 
 def parse_accepted(reply: Reply, op_id: str) -> results.Accepted:
@@ -512,6 +535,11 @@ def parse_leader(reply: Reply) -> results.Leader:
 def parse_cluster(reply: Reply) -> results.Cluster:
     who, answer = served(reply), _object(reply)
     return _converted({"node": who.node, **answer, "raw": answer}, results.Cluster)
+
+
+def parse_adopted(reply: Reply) -> int:
+    served(reply)
+    return _integer(_object(reply).get("settled"))
 
 
 def parse_transfer(reply: Reply) -> str:

@@ -221,8 +221,11 @@ class FakeCluster:
         return self._told(self.order(request.headers["Idempotency-Key"].strip('"'), intent), 409)
 
     async def _batch(self, request: web.Request) -> web.Response:
-        body = await request.json()
-        return web.json_response({"results": [self.order(op.pop("op_id"), op) for op in body["operations"]]})
+        operations = (await request.json())["operations"]
+        for n, op in enumerate(operations):
+            if any(len(from_json(w.get("put", w.get("delete")))) > 1024 for w in op.get("writes", [])):
+                return problem(400, "key_too_long", outcome="not_applied", detail=f"operations[{n}]: the key is long")
+        return web.json_response({"results": [self.order(op.pop("op_id"), op) for op in operations]})
 
     async def _async(self, request: web.Request) -> web.Response:
         op_id = request.headers["Idempotency-Key"].strip('"')
@@ -248,7 +251,8 @@ class FakeCluster:
         for key in sorted(self.history):
             at, value = self.at(key, revision)
             if key.startswith(prefix) and key > after and value is not None:
-                entries.append({"key": to_json(key), "value": to_json(value), "revision": at})
+                value_form = {} if raw.get("keys_only") else {"value": to_json(value)}
+                entries.append({"key": to_json(key), **value_form, "revision": at})
         page = entries[:limit]
         token = f"{revision}:{from_json(page[-1]['key']).hex()}".encode() if len(entries) > limit else None
         return web.json_response({"items": page, "revision": revision, "continue": token.decode() if token else None})
@@ -336,8 +340,8 @@ class FakeCluster:
             return serve
 
         app.router.add_get("/", file("index.html", "text/html"))
-        app.router.add_get("/app.js", file("app.js", "text/javascript"))
-        app.router.add_get("/style.css", file("style.css", "text/css"))
+        app.router.add_get("/page/app.js", file("app.js", "text/javascript"))
+        app.router.add_get("/page/style.css", file("style.css", "text/css"))
 
 
 def _as_list(value: Any) -> list[int]:

@@ -112,7 +112,7 @@ async def test_another_file_under_the_same_name_is_noticed(tmp_path: Path) -> No
             seen = iter(range(100))
             cluster.trouble = lambda r: problem(503, "no_quorum", outcome="not_applied") if next(seen) > 1 else None
             with pytest.raises(NotApplied):
-                await load_file(client, path, timeout_s=0.2)
+                await load_file(client, path, timeout_s=1.5)
             cluster.trouble = lambda r: None
             text = path.read_bytes()
             path.write_bytes(b"#" + text[1:])
@@ -130,7 +130,7 @@ async def test_unknown_outcomes_stop_the_load_and_the_next_run_settles_them(tmp_
     async with FakeCluster() as cluster, Client(cluster.urls, attempt_timeout_s=0.2) as client:
         cluster.trouble = lambda request: "drop"
         with pytest.raises(OutcomeUnknown):
-            await load_file(client, path, timeout_s=0.3)
+            await load_file(client, path, timeout_s=1.0)
         cluster.trouble = lambda request: None
         done = await load_file(client, path)
         assert done.again > 0
@@ -163,6 +163,23 @@ async def test_bad_lines_are_named(bad: bytes) -> None:
             on_rejected=lambda line, why: told.append(line),
         )
         assert (done.lines, done.rejected, told) == (2, 1, [2])
+
+
+async def test_one_bad_line_does_not_take_its_batch_along() -> None:
+    lines = [msgspec.json.encode({"key": "k" * n, "value": "v"}) for n in (1, 2, 1025, 3)]
+    async with FakeCluster() as cluster, Client(cluster.urls) as client:
+        with pytest.raises(bulk.Rejected, match="line 3: "):
+            await bulk.load(client, io.BytesIO(b"\n".join(lines)), checkpoint=None)
+        told: list[int] = []
+        done = await bulk.load(
+            client,
+            io.BytesIO(b"\n".join(lines)),
+            checkpoint=None,
+            keep_going=True,
+            on_rejected=lambda line, why: told.append(line),
+        )
+        assert (told, done.rejected) == ([3], 1)
+        assert sorted(held(cluster)) == [b"k", b"kk", b"kkk"]
 
 
 async def test_a_line_without_end_is_bounded() -> None:

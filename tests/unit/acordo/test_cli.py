@@ -123,7 +123,7 @@ async def test_cluster_commands(acordo: Shell, cluster: FakeCluster) -> None:
     assert [m["id"] for m in (await acordo("members", "--json")).json] == ["n1", "n2", "n3"]
     cluster.leader = None
     assert (await acordo("status")).code == 1
-    assert (await acordo("leader", "--timeout", "0.2")).code == 3
+    assert (await acordo("leader", "--timeout", "1.5")).code == 3
 
 
 async def test_watch_and_operation(acordo: Shell, cluster: FakeCluster) -> None:
@@ -141,13 +141,13 @@ async def test_watch_and_operation(acordo: Shell, cluster: FakeCluster) -> None:
 
 async def test_codes_of_failures(acordo: Shell, cluster: FakeCluster) -> None:
     cluster.trouble = lambda request: problem(503, "no_quorum", outcome="not_applied", detail="no quorum")
-    assert (await acordo("put", "k", "v", "--timeout", "0.2")).code == 3
-    assert (await acordo("get", "k", "--timeout=0.2")).code == 3
+    assert (await acordo("put", "k", "v", "--timeout", "1.5")).code == 3
+    assert (await acordo("get", "k", "--timeout=1.5")).code == 3
     cluster.trouble = lambda request: problem(504, "outcome_unknown", outcome="unknown")
-    unknown = await acordo("put", "k", "v", "--timeout", "0.2", "--op-id", "mine")
+    unknown = await acordo("put", "k", "v", "--timeout", "1.5", "--op-id", "mine")
     assert unknown.code == 4
     assert "acordo operation mine" in unknown.err
-    assert (await Shell([f"127.0.0.1:{await closed_port()}"])("put", "k", "v", "--timeout", "0.2")).code == 5
+    assert (await Shell([f"127.0.0.1:{await closed_port()}"])("put", "k", "v", "--timeout", "1.5")).code == 5
     cluster.trouble = lambda request: problem(400, "bad_ttl", detail="[bold]no[/bold]", allowed="more than 0")
     bad = await acordo("put", "k", "v")
     assert bad.code == 2

@@ -80,7 +80,7 @@ async def test_nobody_there_is_unreachable_not_unknown() -> None:
 )
 async def test_after_a_byte_left_silence_is_unknown_and_repeated_with_the_same_op_id(play: Play) -> None:
     async with Scripted([play], Play(WRITTEN)) as server:
-        async with Client(server.url, attempt_timeout_s=0.3) as client:
+        async with Client(server.url, attempt_timeout_s=0.5) as client:
             written = await client.put("k", "v")
         assert (written.revision, written.attempts) == (5, 2)
         assert len(server.requests[0]) == 1 or op_id_of(server.requests[-1]) == op_id_of(server.requests[0])
@@ -93,7 +93,7 @@ async def test_after_a_byte_left_silence_is_unknown_and_repeated_with_the_same_o
 
 
 async def test_a_refusal_after_an_unknown_attempt_stays_unknown() -> None:
-    async with Scripted([Play(UNKNOWN)], Play(NOT_APPLIED)) as server, Client(server.url, timeout_s=0.5) as client:
+    async with Scripted([Play(UNKNOWN)], Play(NOT_APPLIED)) as server, Client(server.url, timeout_s=1.5) as client:
         with pytest.raises(OutcomeUnknown) as caught:
             await client.put("k", "v")
         assert caught.value.attempts > 1
@@ -111,7 +111,7 @@ async def test_the_recorded_refusal_of_a_repeated_op_id_is_definite() -> None:
 async def test_definite_refusals_are_retried_and_told_as_such_at_the_end() -> None:
     async with Scripted([Play(NOT_APPLIED)] * 3, Play(WRITTEN)) as server, Client(server.url) as client:
         assert (await client.put("k", "v")).attempts == 4
-    async with Scripted(otherwise=Play(NOT_APPLIED)) as server, Client(server.url, timeout_s=0.3) as client:
+    async with Scripted(otherwise=Play(NOT_APPLIED)) as server, Client(server.url, timeout_s=1.5) as client:
         with pytest.raises(NotApplied) as caught:
             await client.put("k", "v")
         assert caught.value.reason == "no_leader"
@@ -228,6 +228,6 @@ async def test_batch_sends_again_only_what_is_not_definite() -> None:
 async def test_batch_item_once_unknown_stays_unknown() -> None:
     script = [Play(then="close")]
     refused = http(200, wire._encode({"results": [{"outcome": "not_applied"}]}))
-    async with Scripted(script, Play(refused)) as server, Client(server.url, timeout_s=0.4) as client:
+    async with Scripted(script, Play(refused)) as server, Client(server.url, timeout_s=1.5) as client:
         (item,) = await client.batch([wire.put("a", "1")])
         assert item.outcome == "unknown"

@@ -76,7 +76,7 @@ async def test_without_a_position_begins_after_all_that_was_acknowledged() -> No
 
 
 async def test_bookmarks_move_the_position() -> None:
-    bookmark = b"event: bookmark\ndata: {}\nid: 8\n\n"
+    bookmark = b'id: 8\nevent: progress\ndata: {"revision":8}\n\n'
     async with Scripted([cut(bookmark), cut(b": heartbeat\n\n", event("put", 9))]) as server:
         async with Client(server.url) as client:
             events = await take(client.watch("", after=3, bookmarks=True), 2)
@@ -99,7 +99,7 @@ async def test_pruned_position_is_told_and_not_retried() -> None:
 
 
 async def test_a_slow_reader_that_was_cut_resumes() -> None:
-    error = b'event: error\ndata: {"code": "too_slow"}\n\n'
+    error = b'event: error\ndata: {"code": "slow_reader", "status": 503}\n\n'
     async with Scripted([cut(event("put", 4), error), cut(event("put", 5))]) as server, Client(server.url) as client:
         assert told(await take(client.watch("", after=3), 2)) == [("k", 4), ("k", 5)]
 

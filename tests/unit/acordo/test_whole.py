@@ -75,6 +75,7 @@ async def test_list_keeps_one_revision_over_pages() -> None:
                 await client.put("p/05x", "late")
             keys.append(found.key.decode())
         assert keys == [f"p/{n:02}" for n in range(25)]
+        assert [key async for key, _ in client.keys("p/", limit=7)][-1] == b"p/23"
         pages = client.pages("p/", limit=10)
         await anext(pages)
         cluster.floor = cluster.revision + 1
