@@ -22,15 +22,19 @@ from coordinator.log import Members, Peer, PeerAddress, Position, RaftStatus, Re
 from coordinator.raft.disk import Disk
 from coordinator.raft.journal import Journal, Policy
 from coordinator.raft.membership import Add, Change, Promote, Refusal, Remove, bootstrap
+from coordinator.raft.messages import ALL
 from coordinator.raft.protocol import Core
 from coordinator.raft.reads import Reads
+from coordinator.raft.security import Security
 from coordinator.raft.snapshot import SnapshotStore
 from coordinator.raft.state import DISCARDED, MISSING_LEADER, NOT_LEADER, QUEUE_FULL, REQUEST_DENIED, SUCCESS
+from coordinator.raft.transport import AsyncioTransport, Limits
+from coordinator.raft.wire import Codec
 from kv.errors import AcordoError, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown
 from kv.ports import Clock
 
-COMMAND_BYTES_MAX: Final = 32 << 20
-"""One command; it must fit a frame of the transport."""
+COMMAND_BYTES_MAX: Final = 16 << 20
+"""One command; with its stamp it must fit what the wire allows."""
 WAITING_BYTES_MAX: Final = 64 << 20
 WAITING_MAX: Final = 20_000
 """Commands, and their bytes, that wait for their outcome here; more are refused as overloaded."""
@@ -187,6 +191,7 @@ class Member:
             spawn=self._spawn,
             configuration=bootstrap(self._members),
             compact_bytes=settings.compact_bytes,
+            leader_wait_s=settings.election_max_s,
         )
         self._core.fault = self._fail
         self._core.on_kick = self.kick
@@ -598,3 +603,36 @@ def _outcome(result: Any, reason: int) -> Position | Exception:
     if isinstance(result, Position):
         return result
     return InvariantViolated(f"a command raised while it was applied: {result}")
+
+
+def over_sockets(
+    cluster: str,
+    listen: str,
+    security: Security,
+    *,
+    chance: Random,
+    entropy: Callable[[int], bytes],
+    limits: Limits | None = None,
+    **network: Any,
+) -> TransportFactory:
+    """Return what makes a member's transport: authenticated connections over sockets (transport.py).
+
+    `network`: `listen` and `connect` of a simulated one.
+    """
+
+    def make(node: Node, kick: Callable[[], None], on_fatal: Callable[[BaseException], None]) -> AsyncioTransport:
+        return AsyncioTransport(
+            cluster,
+            node,
+            listen,
+            Codec(*ALL),
+            random=chance,
+            entropy=entropy,
+            security=security,
+            kick=kick,
+            on_fatal=on_fatal,
+            limits=limits,
+            **network,
+        )
+
+    return make

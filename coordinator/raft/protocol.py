@@ -62,8 +62,13 @@ class CommandFailed(Exception):
 class Core(Replication):
     """One member's Raft."""
 
-    def __init__(self, *args: Any, joins: bool = True, compact_bytes: int = 64 << 20, **kwargs: Any) -> None:
-        """`joins`: note in the configuration which members have acknowledged the log (membership.Seat)."""
+    def __init__(
+        self, *args: Any, joins: bool = True, compact_bytes: int = 64 << 20, leader_wait_s: float = 0.0, **kwargs: Any
+    ) -> None:
+        """`joins`: note in the configuration which members have acknowledged the log (membership.Seat).
+
+        `leader_wait_s`: how long commands wait, in no log, when there is no leader.
+        """
         self._joins = joins
         self._compact_bytes = compact_bytes
         self._bytes_since_snapshot = 0
@@ -71,6 +76,8 @@ class Core(Replication):
         self.on_disconnect: Callable[[Node], None] | None = None
         self._hold_until = float("-inf")
         """Until then commands wait in the queue: the leadership is on its way to another member."""
+        self._leaderless_since: float | None = None
+        self._leader_wait_s = leader_wait_s
         super().__init__(*args, **kwargs)
         self._handlers["apply_command"] = self._on_apply_command
         self._handlers["apply_command_response"] = self._on_apply_command_response
@@ -266,9 +273,17 @@ class Core(Replication):
         self.kick()
 
     def _holding(self) -> bool:
-        if self._now() >= self._hold_until:
-            return False
-        return self._leads or self._SyncObj__raftLeader is None
+        """Say whether commands wait: while the leadership is being handed over, and for one election without a leader.
+
+        What waits here is in no log, so refusing it later is still definite.
+        """
+        now = self._now()
+        if self._SyncObj__raftLeader is not None:
+            self._leaderless_since = None
+            return self._leads and now < self._hold_until
+        if self._leaderless_since is None:
+            self._leaderless_since = now
+        return now < max(self._hold_until, self._leaderless_since + self._leader_wait_s)
 
     def _append(self, command: bytes, callback: Any) -> None:
         if command[:1] == MEMBERSHIP:
@@ -508,8 +523,10 @@ class Core(Replication):
             due = self._SyncObj__newAppendEntriesTime
         elif self.votes:
             due = self._SyncObj__raftElectionDeadline
-        if self._hold_until > self._now():
-            due = min(due, self._hold_until)
+        now = self._now()
+        for waited in (self._hold_until, (self._leaderless_since or now) + self._leader_wait_s):
+            if waited > now:
+                due = min(due, waited)
         return due
 
     def has_applied(self, position: Position) -> bool:
@@ -550,9 +567,13 @@ class Core(Replication):
         return self._SyncObj__raftMatchIndex.get(self._nodes[member]) if self._leads else None
 
     def last_seen_s(self, member: str) -> float | None:
-        """As leader: seconds since it answered."""
-        seen = self._SyncObj__lastResponseTime.get(self._nodes[member]) if self._leads else None
-        return None if seen is None else max(0.0, self._now() - seen)
+        """Return the seconds since it answered the leader, or else since anything came from it."""
+        node = self._nodes[member]
+        seen = self._SyncObj__lastResponseTime.get(node) if self._leads else None
+        if seen is not None:
+            return max(0.0, self._now() - seen)
+        ask = getattr(self._SyncObj__transport, "last_seen_s", None)
+        return None if ask is None else ask(node)
 
     @property
     def role(self) -> Role:

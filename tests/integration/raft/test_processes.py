@@ -1,0 +1,114 @@
+"""Three real processes over real sockets and disks: order, kill -9, restart, nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NAMES = "ABC"
+
+
+class Process:
+    def __init__(self, child: asyncio.subprocess.Process) -> None:
+        self.child = child
+        self._lock = asyncio.Lock()
+
+    async def ask(self, line: str, timeout_s: float = 15.0) -> str:
+        async with self._lock, asyncio.timeout(timeout_s):
+            assert self.child.stdin is not None
+            assert self.child.stdout is not None
+            self.child.stdin.write(line.encode() + b"\n")
+            return (await self.child.stdout.readline()).decode().strip()
+
+    async def status(self) -> dict[str, Any]:
+        return dict(json.loads((await self.ask("status")).removeprefix("ok ")))
+
+
+class Processes:
+    def __init__(self, folder: Path, fsync: str) -> None:
+        self.folder, self.fsync = folder, fsync
+        self.addresses = [f"{name}=127.0.0.1:{port}" for name, port in zip(NAMES, free_ports(3), strict=True)]
+        self.up: dict[str, Process] = {}
+
+    async def start(self, name: str) -> None:
+        arguments = ["-m", "tests.integration.raft.node", name, str(self.folder / name), self.fsync, *self.addresses]
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        assert child.stdout is not None
+        async with asyncio.timeout(30):
+            while (line := await child.stdout.readline()) != b"ready\n":
+                assert line, "the process ended"
+        self.up[name] = Process(child)
+
+    async def kill(self, name: str) -> None:
+        process = self.up.pop(name)
+        process.child.send_signal(signal.SIGKILL)
+        await process.child.wait()
+
+    async def leader(self) -> str:
+        async with asyncio.timeout(30):
+            while True:
+                for name, process in self.up.items():
+                    status = await process.status()
+                    if status["role"] == "leader" and status["quorum"] and status["applied"] == status["last"]:
+                        return name
+                await asyncio.sleep(0.02)
+
+    async def __aenter__(self) -> Processes:
+        for name in NAMES:
+            await self.start(name)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for name in list(self.up):
+            await self.kill(name)
+
+
+def free_ports(count: int) -> list[int]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(server.getsockname()[1]) for server in held]
+    for server in held:
+        server.close()
+    return ports
+
+
+@pytest.mark.parametrize("fsync", ["always", "off"])
+async def test_kills_lose_nothing_that_was_acknowledged(tmp_path: Path, fsync: str) -> None:
+    chance, acknowledged, doubtful, number = random.Random(7), list[str](), set[str](), 0
+    async with Processes(tmp_path, fsync) as processes:
+        await processes.leader()
+        for _ in range(4):
+            victim = await processes.leader()
+            for _ in range(30):
+                number += 1
+                answer = await processes.up[chance.choice(list(processes.up))].ask(f"propose c{number}")
+                if answer.startswith("ok"):
+                    acknowledged.append(f"c{number}")
+                elif answer == "unknown":
+                    doubtful.add(f"c{number}")
+            await processes.kill(victim)
+            await processes.leader()
+            number += 1
+            if (await processes.up[next(iter(processes.up))].ask(f"propose c{number}")).startswith("ok"):
+                acknowledged.append(f"c{number}")
+            await processes.start(victim)
+        await processes.leader()
+        assert (await processes.up["A"].ask("propose end")).startswith("ok")
+        tapes = []
+        for name in NAMES:
+            assert (await processes.up[name].ask("read")).startswith("ok")
+            tapes.append((await processes.up[name].ask("tape")).removeprefix("ok ").split())
+        assert tapes[0] == tapes[1] == tapes[2]
+        assert len(set(tapes[0])) == len(tapes[0])
+        assert set(acknowledged) <= set(tapes[0])
+        assert set(tapes[0]) - {"end"} <= set(acknowledged) | doubtful
+        assert len(acknowledged) > 100
