@@ -102,7 +102,7 @@ class NodeProcess:
         with contextlib.suppress(OSError), self.log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
             lines = file.read().decode(errors="replace").strip().splitlines()
-            return lines[-1] if lines else ""
+            return lines[-1].removeprefix("error: ") if lines else ""
         return ""
 
 

@@ -1,0 +1,1 @@
+"""Real processes: what a person who types one command gets."""

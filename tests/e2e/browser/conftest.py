@@ -1,0 +1,59 @@
+"""A headless Chromium, one page per test, against an Acordo in memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, async_playwright
+
+from tests.unit.acordo.fake_cluster import FakeCluster
+
+PAGE = Path(__file__).parents[3] / "node" / "page"
+CHROMIUM = os.environ.get("ACORDO_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[FakeCluster]:
+    async with FakeCluster(3, page=PAGE) as made:
+        yield made
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    """A blank page. The test fails if the page logs an error, breaks its policy, or asks anyone but its own node."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium: apt-get install chromium")
+    troubles: list[str] = []
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        context = await browser.new_context(viewport={"width": 1180, "height": 900})
+        made = await context.new_page()
+        made.set_default_timeout(20_000)
+        asked: set[str] = set()
+        made.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+        made.on("console", lambda message: troubles.append(message.text) if _is_trouble(message.text) else None)
+        made.on("request", lambda request: asked.add(request.url.split("/")[2] if "//" in request.url else ""))
+        yield made
+        home = made.url.split("/")[2] if "//" in made.url else ""
+        await browser.close()
+    assert troubles == []
+    assert asked <= {home, ""}
+
+
+def _is_trouble(text: str) -> bool:
+    """Say whether the browser complains of the page itself; a refused or failed request it logs is the test's doing."""
+    return "Content Security Policy" in text or ("Failed to load resource" not in text and "net::ERR" not in text)

@@ -1,0 +1,262 @@
+"""What a person can do with the page, and what it says when things go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from playwright.async_api import Page, expect
+
+from acordo import wire
+from acordo.client import Client
+from tests.unit.acordo.fake_cluster import FakeCluster, problem
+
+
+async def open_page(page: Page, cluster: FakeCluster) -> None:
+    await page.goto(cluster.urls[0] + "/")
+    await expect(page.locator("#fact-leader")).to_have_text(cluster.leader or "nobody")
+
+
+async def get(page: Page, key: str) -> None:
+    await page.fill("#key", key)
+    await page.press("#key", "Enter")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_shows_who_leads_and_how_far_each_member_is_live(page: Page, cluster: FakeCluster) -> None:
+    await open_page(page, cluster)
+    await expect(page.locator("#members li")).to_have_count(3)
+    await expect(page.locator("li[data-member=n1] .badge")).to_have_text("leader")
+    async with Client(cluster.urls) as client:
+        for n in range(12):
+            await client.put(f"k{n}", "v")
+    await expect(page.locator("#fact-revision")).to_have_text("12")
+    await expect(page.locator("li[data-member=n2] .figures")).to_contain_text("settled 12")
+    cluster.leader = "n3"
+    await expect(page.locator("#fact-leader")).to_have_text("n3")
+    await expect(page.locator("li[data-member=n3]")).to_have_class("member leader")
+
+
+async def test_tolerates_dead_members_no_leader_and_a_dead_node(page: Page, cluster: FakeCluster) -> None:
+    await open_page(page, cluster)
+    cluster.dead.add("n3")
+    await expect(page.locator("#cluster-trouble")).to_contain_text("Not heard of: n3")
+    await expect(page.locator("li[data-member=n3] .badge")).to_have_text("silent")
+    cluster.leader = None
+    await expect(page.locator("#cluster-trouble")).to_contain_text("Nobody leads")
+    cluster.dead.add("n1")  # the node that serves the page
+    await expect(page.locator("#cluster-trouble")).to_contain_text("does not say how the cluster is")
+    await expect(page.locator("#members li")).to_have_count(3)
+    cluster.dead.clear()
+    cluster.leader = "n2"
+    await expect(page.locator("#fact-leader")).to_have_text("n2")
+    await expect(page.locator("#cluster-trouble")).to_be_hidden()
+
+
+async def test_says_when_machines_differ(page: Page, cluster: FakeCluster) -> None:
+    cluster.digests["n2"] = "ff" * 32
+    await open_page(page, cluster)
+    await expect(page.locator("li[data-member=n2] .digest")).to_contain_text("DIFFERS")
+
+
+async def test_put_get_delete_by_keyboard(page: Page, cluster: FakeCluster) -> None:
+    await open_page(page, cluster)
+    await get(page, "orders/17 ä?")
+    await expect(page.locator("#state")).to_contain_text("Absent")
+    await expect(page.locator("#guard-what")).to_have_text("absent")
+    await page.fill("#value", "two loaves")
+    await page.press("#value", "Control+Enter")
+    await expect(page.locator("#state")).to_have_text("Created at revision 1.")
+    assert cluster.at("orders/17 ä?".encode())[1] == b"two loaves"
+    await page.fill("#value", "")
+    await get(page, "orders/17 ä?")
+    await expect(page.locator("#value")).to_have_value("two loaves")
+    await expect(page.locator("#state")).to_contain_text("Revision 1, 10 bytes")
+    await page.focus("#delete")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#state")).to_have_text("Deleted at revision 2.")
+    assert cluster.at("orders/17 ä?".encode())[1] is None
+
+
+async def test_compare_and_set_protects_what_others_wrote(page: Page, cluster: FakeCluster) -> None:
+    await open_page(page, cluster)
+    async with Client(cluster.urls) as client:
+        await client.put("k", "mine")
+        await get(page, "k")
+        await expect(page.locator("#guard-what")).to_have_text("at revision 1")
+        await client.put("k", "theirs")
+        await page.fill("#value", "overwritten")
+        await page.click("#put")
+        await expect(page.locator("#key-problem")).to_contain_text("HTTP 412")
+        await page.click("#delete")
+        await expect(page.locator("#key-problem")).to_contain_text("HTTP 412")
+        assert cluster.at(b"k")[1] == b"theirs"
+        await page.click("text=Get what is there now")
+        await expect(page.locator("#value")).to_have_value("theirs")
+        await page.fill("#value", "on purpose")
+        await page.click("#put")
+        await expect(page.locator("#state")).to_contain_text("Written at revision")
+        assert cluster.at(b"k")[1] == b"on purpose"
+        await client.put("k", "theirs again")
+        await page.uncheck("#guard")
+        await page.fill("#value", "whatever")
+        await page.click("#put")
+        await expect(page.locator("#key-problem")).to_be_hidden()
+        await until(lambda: cluster.at(b"k")[1] == b"whatever")
+
+
+async def test_a_key_that_was_not_read_has_nothing_to_compare_with(page: Page, cluster: FakeCluster) -> None:
+    await open_page(page, cluster)
+    await page.fill("#key", "k")
+    await page.click("#put")
+    await expect(page.locator("#key-problem")).to_contain_text("not read yet")
+    assert cluster.applied == 0
+
+
+async def test_unknown_outcomes_are_never_called_failed(page: Page, cluster: FakeCluster) -> None:
+    """The answer is lost after the write took effect: trying again with the same op_id writes nothing twice."""
+    await open_page(page, cluster)
+    await page.uncheck("#guard")
+    await page.fill("#key", "k")
+    await page.fill("#value", "v")
+    cluster.trouble = lambda request: "drop" if request.method == "PUT" else None
+    await page.click("#put")
+    await expect(page.locator("#key-problem")).to_contain_text("Outcome unknown")
+    cluster.trouble = lambda request: (
+        problem(503, "no_leader", outcome="not_applied") if request.method == "PUT" else None
+    )
+    await page.click("text=Try again")
+    await expect(page.locator("#key-problem")).to_contain_text("no_leader")
+    await expect(page.locator("#key-problem >> text=Look it up")).to_be_visible()
+    cluster.trouble = lambda request: None
+    await page.click("text=Try again")
+    await expect(page.locator("#state")).to_have_text("Created at revision 1 (an earlier attempt had done it).")
+    assert cluster.applied == 1
+
+
+async def test_unknown_outcomes_can_be_looked_up(page: Page, cluster: FakeCluster) -> None:
+    await open_page(page, cluster)
+    await page.uncheck("#guard")
+    await page.fill("#key", "k")
+    for answer, told in (("drop", "It was applied, at revision 1."), (None, "It was not applied, and never will be")):
+        cluster.trouble = lambda request, answer=answer: (
+            None if request.method != "PUT" else answer or problem(504, "outcome_unknown", outcome="unknown")
+        )
+        await page.click("#put")
+        await page.click("text=Look it up")
+        await expect(page.locator("#state")).to_contain_text(told)
+
+
+async def test_problems_are_readable(page: Page, cluster: FakeCluster) -> None:
+    await open_page(page, cluster)
+    cluster.trouble = lambda request: (
+        problem(
+            400, "bad_ttl", title="Bad ttl", detail="ttl is <b>negative</b>", allowed="more than 0", advice="fix it"
+        )
+        if request.method == "PUT"
+        else None
+    )
+    await page.uncheck("#guard")
+    await page.fill("#key", "k")
+    await page.fill("#ttl", "-1")
+    await page.click("#put")
+    box = page.locator("#key-problem")
+    for text in ("ttl is <b>negative</b>", "allowed: more than 0", "fix it", "HTTP 400"):
+        await expect(box).to_contain_text(text)
+    await get(page, "..")
+    await expect(box).to_contain_text("command line")
+    assert cluster.applied == 0
+
+
+async def test_lists_by_prefix_with_pages_at_one_revision(page: Page, cluster: FakeCluster) -> None:
+    async with Client(cluster.urls) as client:
+        await client.batch([wire.put(f"p/{n:02}", f"value {n}") for n in range(23)])
+        await client.put("other", "x")
+        await open_page(page, cluster)
+        await page.select_option("#limit", "10")
+        await page.fill("#prefix", "p/")
+        await page.press("#prefix", "Enter")
+        rows = page.locator("#rows tr")
+        await expect(page.locator("#list-state")).to_have_text("10 keys (page 1, as of revision 24).")
+        await expect(rows.first).to_contain_text("p/00")
+        await client.put("p/00a", "late")
+        await page.click("#next")
+        await page.click("#next")
+        await expect(page.locator("#list-state")).to_have_text("3 keys (page 3, the last, as of revision 24).")
+        await expect(page.locator("#next")).to_be_disabled()
+        await page.click("#previous")
+        await expect(rows.first).to_contain_text("p/10")
+        await page.click("text=p/12")
+        await expect(page.locator("#value")).to_have_value("value 12")
+        await expect(page.locator("#key")).to_have_value("p/12")
+        cluster.floor = 100
+        await page.click("#next")
+        await expect(page.locator("#list-problem")).to_contain_text("HTTP 410")
+        cluster.floor = 0
+        await page.click("text=List again from the start")
+        await expect(page.locator("#list-state")).to_contain_text("page 1")
+        await page.fill("#prefix", "none/")
+        await page.press("#prefix", "Enter")
+        await expect(page.locator("#list-state")).to_contain_text("No keys")
+
+
+async def test_bytes_that_are_no_text(page: Page, cluster: FakeCluster) -> None:
+    async with Client(cluster.urls) as client:
+        await client.put(b"\xff/bin", b"\x00\xff\xfe")
+        await open_page(page, cluster)
+        await page.click("#list-form button")
+        await page.click("text=base64: /y9iaW4=")
+        await expect(page.locator("#value")).to_have_value("AP/+")
+        await expect(page.locator("#value-form-of")).to_have_value("base64")
+        await page.fill("#value", "AQID/w==")
+        await page.click("#put")
+        await expect(page.locator("#state")).to_contain_text("Written")
+        assert cluster.at(b"\xff/bin")[1] == b"\x01\x02\x03\xff"
+        await page.fill("#value", "not base64!")
+        await page.click("#put")
+        await expect(page.locator("#key-problem")).to_contain_text("not base64")
+        await page.fill("#value", "aGk=")
+        await page.select_option("#value-form-of", "text")
+        await expect(page.locator("#value")).to_have_value("hi")
+
+
+async def test_values_cannot_become_markup(page: Page, cluster: FakeCluster) -> None:
+    evil = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+    async with Client(cluster.urls) as client:
+        await client.put(evil, evil)
+    await open_page(page, cluster)
+    await page.click("#list-form button")
+    await expect(page.locator("#rows tr")).to_contain_text("<img src=x")
+    assert await page.locator("#rows img, #rows script").count() == 0
+
+
+async def test_is_accessible(page: Page, cluster: FakeCluster) -> None:
+    """Every control has a name, tab order follows the page, and problems are announced."""
+    await open_page(page, cluster)
+    unnamed = await page.evaluate(
+        """() => [...document.querySelectorAll("input, select, textarea, button")]
+            .filter((e) => !(e.labels?.length || e.getAttribute("aria-label") || e.textContent.trim()))
+            .map((e) => e.outerHTML)"""
+    )
+    assert unnamed == []
+    assert await page.evaluate("document.documentElement.lang") == "en"
+    assert await page.locator("[role=alert]").count() == 3
+    await page.keyboard.press("Tab")
+    assert await page.evaluate("document.activeElement.textContent") == "Skip to keys"
+    seen = []
+    for _ in range(40):
+        await page.keyboard.press("Tab")
+        seen.append(await page.evaluate("document.activeElement.id"))
+    order = [name for name in seen if name in ("key", "get", "value", "guard", "put", "delete", "prefix", "limit")]
+    assert order[:8] == ["key", "get", "value", "guard", "put", "delete", "prefix", "limit"]
+
+
+async def test_fits_a_narrow_screen(page: Page, cluster: FakeCluster) -> None:
+    await page.set_viewport_size({"width": 360, "height": 740})
+    await open_page(page, cluster)
+    assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -1,0 +1,71 @@
+"""Start real clusters for the e2e ring, each in a directory and on ports of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TypeAlias
+
+import aiohttp
+import pytest
+
+from cluster.config import RunnerSettings
+from cluster.demo import free_base_port
+from cluster.runner import LocalCluster
+
+Start: TypeAlias = Callable[..., AbstractAsyncContextManager[LocalCluster]]
+
+WAIT_S = 60.0
+"""Bound of every wait for a condition: generous, a busy machine is not a failure."""
+
+
+@pytest.fixture
+def start(tmp_path: Path, request: pytest.FixtureRequest) -> Start:
+    """Return a function that starts a cluster, ready to be used, and tells each node's log when the test fails."""
+    base_port = free_base_port(3, 21000 + os.getpid() % 900 * 10)
+
+    @contextlib.asynccontextmanager
+    async def started(
+        *, nodes: int = 3, wait: bool = True, overrides: Mapping[str, Mapping[str, str]] | None = None, **more: object
+    ) -> AsyncIterator[LocalCluster]:
+        given = {"nodes": nodes, "base_port": base_port, "data": tmp_path / "data"} | more
+        said: list[str] = []
+        cluster = LocalCluster(RunnerSettings(**given), say=said.append, overrides=overrides)  # type: ignore[arg-type]
+        try:
+            async with cluster:
+                if wait:
+                    await cluster.wait_ready()
+                yield cluster
+        except BaseException:
+            print("runner said:", *said, sep="\n  ")
+            for node in cluster.nodes.values():
+                with contextlib.suppress(OSError):
+                    print(f"--- end of {node.id}'s log", *node.log.read_text().splitlines()[-30:], sep="\n")
+            raise
+
+    return started
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+        yield session
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until a condition (sync, or returning an awaitable) holds."""
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                got = condition()
+                if asyncio.iscoroutine(got):
+                    got = await got
+                if got:
+                    return
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"never within {WAIT_S:g} s: {what}") from None

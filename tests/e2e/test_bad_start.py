@@ -1,0 +1,142 @@
+"""What must be mended is named, refused, and kept as it is; nothing restarts in a loop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from acordo.client import Client
+from cluster.runner import EX_CONFIG, ROOT, NodeFailed
+from kv.errors import BadRequest
+from tests.e2e.conftest import Start
+
+
+async def broken(start: Start, **more: object) -> str:
+    """Start what cannot start; return what was said of it."""
+    with pytest.raises(NodeFailed) as caught:
+        async with start(**more):
+            pass
+    return caught.value.detail
+
+
+async def filled(start: Start) -> None:
+    async with start() as cluster, Client([n.url for n in cluster.nodes.values()], timeout_s=30) as client:
+        for number in range(10):
+            await client.put(f"k{number}", b"v" * 1000)
+
+
+async def test_a_node_directory_of_another_cluster_is_refused(start: Start, tmp_path: Path) -> None:
+    await filled(start)
+    path = tmp_path / "data" / "n2" / "node.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"cluster_id": "another"}))
+    said = await broken(start)
+    assert "n2 cannot start" in said
+    assert "belongs to cluster another" in said
+
+
+async def test_a_node_directory_of_a_newer_version_is_refused(start: Start, tmp_path: Path) -> None:
+    await filled(start)
+    path = tmp_path / "data" / "n3" / "node.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"format": 99}))
+    said = await broken(start)
+    assert str(path) in said
+    assert "newer version" in said
+
+
+async def test_a_corrupt_journal_is_named_refused_and_kept(start: Start, tmp_path: Path) -> None:
+    await filled(start)
+    journals = [p for p in (tmp_path / "data" / "n1").rglob("*journal*") if p.is_file() and p.stat().st_size > 200]
+    assert journals, "no journal was written"
+    journal = max(journals, key=lambda p: p.stat().st_size)
+    content = bytearray(journal.read_bytes())
+    content[len(content) // 3] ^= 0xFF  # in the middle: no torn tail that a crash may leave
+    journal.write_bytes(content)
+    said = await broken(start)
+    assert "n1 cannot start" in said
+    assert journal.name in said
+    assert journal.read_bytes() == content
+
+
+async def test_a_corrupt_store_is_named_refused_and_kept(start: Start, tmp_path: Path) -> None:
+    await filled(start)
+    store = tmp_path / "data" / "store.sqlite"
+    for extra in ("-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            store.with_name(store.name + extra).unlink()
+    content = b"this is no database" + store.read_bytes()[19:]
+    store.write_bytes(content)
+    said = await broken(start)
+    assert str(store) in said
+    assert store.read_bytes() == content
+
+
+async def test_a_store_of_another_application_is_refused(start: Start, tmp_path: Path) -> None:
+    other = tmp_path / "other.sqlite"
+    with contextlib.closing(sqlite3.connect(other)) as database:
+        database.execute("CREATE TABLE ledger (amount INTEGER)")
+        database.commit()
+    said = await broken(start, store=f"sqlite:///{other}")
+    assert "cannot start" in said
+    with contextlib.closing(sqlite3.connect(other)) as database:
+        assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("ledger",)]
+
+
+async def test_a_taken_port_is_named_before_anything_starts(start: Start, tmp_path: Path) -> None:
+    await filled(start)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        port = json.loads((tmp_path / "data" / "cluster.json").read_bytes())["base_port"] + 1001
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        with pytest.raises(BadRequest, match=rf"port {port} \(Raft of n2\) is in use"):
+            async with start():
+                pass
+
+
+def run_node(*flags: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("ACORDO_")}
+    return subprocess.run(
+        [sys.executable, "-m", "node", *flags],
+        env=clean | environ, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_a_node_says_which_setting_is_wrong(tmp_path: Path) -> None:
+    wrong = run_node("--fsync", "sometimes")
+    assert wrong.returncode == EX_CONFIG
+    assert "--fsync='sometimes' is not allowed; allowed: always, interval, off" in wrong.stderr
+    unknown = run_node(ACORDO_FSINC="off")
+    assert unknown.returncode == EX_CONFIG
+    assert "ACORDO_FSINC (in the environment) is no setting: did you mean ACORDO_FSYNC?" in unknown.stderr
+
+
+def test_a_node_says_which_port_is_taken(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        said = run_node("--http-port", str(port), "--data-dir", str(tmp_path / "n1"))
+    assert said.returncode == EX_CONFIG
+    assert str(port) in said.stderr.splitlines()[-1]
+
+
+def test_a_node_shows_its_settings_without_passwords() -> None:
+    said = run_node("--print-config", "--store", "postgresql://u:hunter2@h/d")
+    assert said.returncode == 0
+    assert "hunter2" not in said.stdout
+    assert '"ACORDO_STORE": "postgresql://u:***@h/d"' in said.stdout
+
+
+def test_a_missing_secret_file_is_named(tmp_path: Path) -> None:
+    said = run_node("--secret-file", str(tmp_path / "nowhere"), "--data-dir", str(tmp_path / "n1"))
+    assert said.returncode == EX_CONFIG
+    assert str(tmp_path / "nowhere") in said.stderr

@@ -1,0 +1,227 @@
+"""One command gives a cluster that serves through any node and survives the death of its leader."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from acordo.client import Client
+from cluster.demo import free_base_port
+from cluster.runner import ROOT, LocalCluster, State
+from tests.e2e.conftest import Start, until
+
+
+def urls(cluster: LocalCluster, *but: str) -> list[str]:
+    return [node.url for node in cluster.nodes.values() if node.id not in but]
+
+
+async def leader_of(cluster: LocalCluster) -> str:
+    found: list[str] = []
+
+    async def known() -> bool:
+        leader = await cluster.leader()
+        if leader is not None:
+            found.append(leader)
+        return leader is not None
+
+    await until(known, "a leader is known")
+    return found[-1]
+
+
+async def ledger_of(http: aiohttp.ClientSession, url: str) -> list[dict[str, Any]]:
+    async with http.get(url + "/v1/ledger?from=1&limit=500") as response:
+        assert response.status == 200, await response.text()
+        return list((await response.json())["rows"])
+
+
+async def test_what_one_node_takes_every_node_serves(start: Start, http: aiohttp.ClientSession) -> None:
+    async with start() as cluster:
+        for writer in urls(cluster):
+            key = f"/v1/kv/written-by-{writer[-1]}"
+            async with http.put(writer + key, data=b"\x00value") as response:
+                assert response.status == 201, await response.text()
+                tag = response.headers["ETag"]
+            for reader in urls(cluster):
+                async with http.get(reader + key) as response:
+                    assert (response.status, await response.read()) == (200, b"\x00value")
+                    assert response.headers["ETag"] == tag
+            async with http.delete(writer + key) as response:
+                assert response.status in (200, 204)
+            for reader in urls(cluster):
+                async with http.get(reader + key) as response:
+                    assert response.status == 404
+        for url in urls(cluster):
+            async with http.get(url + "/v1/leader") as response:
+                said = await response.json()
+                assert (said["id"], response.status) == (await leader_of(cluster), 200)
+
+
+async def test_one_node_alone_works_the_same(start: Start) -> None:
+    async with start(nodes=1) as cluster, Client(urls(cluster)) as client:
+        await client.put("a", b"1")
+        found = await client.get("a")
+        assert found is not None
+        assert found.value == b"1"
+        assert (await client.leader()).id == "n1"
+
+
+async def test_the_installation_check_passes(start: Start) -> None:
+    async with start() as cluster:
+        for url in urls(cluster):
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "tests.installation", url, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+            )
+            out, _ = await process.communicate()
+            assert process.returncode == 0, out.decode()
+            assert b" passed, 0 failed" in out
+
+
+async def test_the_cluster_survives_kill_9_of_its_leader(start: Start) -> None:
+    async with start() as cluster, Client(urls(cluster), timeout_s=30) as client:
+        for number in range(20):
+            await client.put(f"before/{number}", str(number).encode())
+        dead = await leader_of(cluster)
+        await cluster.stop_node(dead, signal.SIGKILL)
+        for number in range(20):
+            await client.put(f"after/{number}", str(number).encode())
+        assert (await client.leader()).id != dead
+        for when in ("before", "after"):
+            for number in range(20):
+                found = await client.get(f"{when}/{number}")
+                assert found is not None
+                assert found.value == str(number).encode()
+        cluster.start_node(dead)
+        await cluster.wait_ready()
+        async with Client(cluster.nodes[dead].url, timeout_s=30) as returned:
+            assert await returned.get("after/19") is not None
+
+
+async def test_a_stopped_leader_is_killed_and_replaced(start: Start) -> None:
+    async with start() as cluster, Client(urls(cluster), timeout_s=40) as client:
+        await client.put("a", b"1")
+        frozen = await leader_of(cluster)
+        node = cluster.nodes[frozen]
+        cluster.kill(frozen, signal.SIGSTOP)
+        await client.put("b", b"2")
+        await until(lambda: node.starts == 2 and node.state is State.ALIVE, f"{frozen} was killed and is alive again")
+        await cluster.wait_ready()
+        found = await client.get("a")
+        assert found is not None
+
+
+async def test_without_a_quorum_writes_are_refused_and_reads_go_on(start: Start, http: aiohttp.ClientSession) -> None:
+    """INV-7: nothing that was not ordered before reaches the ledger, and the store still answers."""
+    async with start() as cluster, Client(urls(cluster), timeout_s=30) as client:
+        await client.put("kept", b"1")
+        survivor = await leader_of(cluster)
+        others = [node for node in cluster.nodes if node != survivor]
+        await asyncio.gather(*(cluster.stop_node(node, signal.SIGKILL) for node in others))
+        url = cluster.nodes[survivor].url
+
+        async def refused() -> bool:
+            async with http.put(url + "/v1/kv/new", data=b"x", headers={"Acordo-Timeout": "1"}) as response:
+                return response.status == 503
+
+        await until(refused, "writes are refused")
+        before = await ledger_of(http, url)
+        for number in range(5):
+            async with http.put(f"{url}/v1/kv/refused-{number}", data=b"x") as response:
+                assert response.status == 503
+                assert "Retry-After" in response.headers
+                problem = await response.json()
+                assert problem["outcome"] == "not_applied", problem
+            async with http.get(url + "/v1/kv/kept") as response:
+                assert (response.status, await response.read()) == (200, b"1")
+                assert response.headers["Acordo-Level"] == "linearizable"
+        async with http.get(url + "/v1/leader") as response:
+            assert response.status == 503
+        assert await ledger_of(http, url) == before
+        for node in others:
+            cluster.start_node(node)
+        await cluster.wait_ready()
+        await client.put("after", b"2")
+        for number in range(5):
+            assert await client.get(f"refused-{number}") is None
+
+
+async def test_a_restart_keeps_the_data(start: Start, tmp_path: Path) -> None:
+    async with start() as cluster, Client(urls(cluster), timeout_s=30) as client:
+        revisions = [(await client.put(f"k{n}", b"x" * (n * 9000))).revision for n in range(12)]
+    async with start() as cluster, Client(urls(cluster), timeout_s=30) as client:
+        for number, revision in enumerate(revisions):
+            found = await client.get(f"k{number}")
+            assert found is not None
+            assert (found.value, found.revision) == (b"x" * (number * 9000), revision)
+        assert (await client.put("next", b"")).revision > revisions[-1]
+    assert (tmp_path / "data" / "secret").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_drain_under_load_fails_no_request(start: Start) -> None:
+    """Each node in turn is told to stop while clients work: they notice nothing."""
+    done, ended = 0, asyncio.Event()
+
+    async def work(name: int, given: list[str]) -> None:
+        nonlocal done
+        async with Client(given, timeout_s=30) as client:
+            number = 0
+            while not ended.is_set():
+                number += 1
+                await client.put(f"drain/{name}", str(number).encode())
+                found = await client.get(f"drain/{name}")
+                assert found is not None
+                assert found.value == str(number).encode()
+                done += 1
+
+    async def progress(what: str) -> None:
+        wanted = done + 20
+        await until(lambda: done >= wanted, what)
+
+    async with start() as cluster, asyncio.TaskGroup() as tasks:
+        given = urls(cluster)
+        for name in range(6):
+            tasks.create_task(work(name, given[name % 3 :] + given[: name % 3]))
+        for node in list(cluster.nodes.values()):
+            await progress("the load goes on")
+            await cluster.stop_node(node.id)
+            assert node.process is not None
+            assert node.process.returncode == 0, node.last_words()
+            await progress(f"the load goes on without {node.id}")
+            cluster.start_node(node.id)
+            await cluster.wait_ready()
+        ended.set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_up_is_one_command_and_a_signal_ends_it(tmp_path: Path, number: int) -> None:
+    port = free_base_port(3, 31000)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cluster", "up", "--base-port", str(port), "--data", str(tmp_path / "data"),
+        cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    said = []
+    async with asyncio.timeout(100):
+        while b"Ctrl-C" not in (line := await process.stdout.readline()):
+            said.append(line.decode())
+            assert line, "".join(said)
+        for node in range(3):
+            assert any(f"http://127.0.0.1:{port + node}" in line for line in said), "".join(said)
+        assert any(line.rstrip().endswith("leader") for line in said), "".join(said)
+        status = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "cluster", "status", "--data", str(tmp_path / "data"),
+            cwd=ROOT, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, _ = await status.communicate()
+        assert status.returncode == 0, out.decode()
+        assert b"leads in term" in out
+        assert all(f"n{n}".encode() in out for n in (1, 2, 3))
+        process.send_signal(number)
+        rest = await process.stdout.read()
+        assert await process.wait() == 0, rest.decode()
+    assert rest.decode().rstrip().endswith("stopped")
