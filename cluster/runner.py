@@ -279,10 +279,7 @@ class LocalCluster:
                 continue
             failures = 1 if alive_s > STEADY_S else failures + 1
             pause_s = backoff_s(failures)
-            if code < 0:
-                why = f"signal {signal.Signals(-code).name}"
-            else:
-                why = f"exit code {code}: {node.last_words()[:300]}"
+            why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}: {node.last_words()[:300]}"
             self.say(f"{node.id} ended ({why}): starting it again in {pause_s:g} s")
             await asyncio.sleep(pause_s)
 

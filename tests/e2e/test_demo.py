@@ -1,0 +1,43 @@
+"""The demo counts what is kept, and must be able to count what is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from cluster import demo
+
+FILES = ["--files", "120"]
+
+
+def remove_one_version(data: Path, keys: Sequence[str]) -> None:
+    """Delete what one acknowledged write stored, behind everybody's back."""
+    with contextlib.closing(sqlite3.connect(data / "store.sqlite", timeout=30)) as store, store:
+        gone = store.execute("DELETE FROM versions WHERE key = ?", (keys[0].encode(),)).rowcount
+        assert gone == 1, f"{gone} rows were deleted"
+
+
+def test_the_demo_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main(FILES) == 0
+    said = capsys.readouterr().out
+    assert "half-way: killed the leader" in said
+    assert "lost: 0" in said
+    assert re.search(r"files\s*│\s*120", said), said
+
+
+def test_a_version_removed_behind_its_back_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    removed: list[str] = []
+
+    def remove(data: Path, keys: Sequence[str]) -> None:
+        remove_one_version(data, keys)
+        removed.append(keys[0])
+
+    assert demo.main(FILES, before_read_back=remove) == 1
+    said = capsys.readouterr().out
+    assert "lost: 1" in said
+    assert removed[0] in said
