@@ -11,6 +11,7 @@ class NaiveStore:
     """Everything that was ever written. It prunes nothing, so it is the truth at every revision."""
 
     def __init__(self) -> None:
+        self.last = 0
         self.versions: list[Version] = []
         self.recorded: dict[str, int] = {}
         """Every op_id that the ledger ever recorded, with its log time."""
