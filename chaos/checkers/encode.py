@@ -41,6 +41,11 @@ class Values:
         self._states: dict[Any, int] = {None: ABSENT}
         self.values: list[Any] = [None]
 
+    @staticmethod
+    def same(one: Any, other: Any) -> bool:
+        """Say whether two values are one state."""
+        return bool(_identity(one) == _identity(other))
+
     def state(self, value: Any) -> int:
         """Return the state of a value, a new one at first sight."""
         identity = value if value is None or value.__class__ is str else _identity(value)

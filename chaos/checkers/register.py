@@ -91,7 +91,7 @@ def check_keys(
     for key, mine in by_key.items():
         column, refuted = prepare(key, mine, initial)
         if refuted is not None:
-            reports[key] = _refuted(column, refuted)
+            reports[key] = _refuted(column, refuted, mine)
         elif not any(column.required):
             reports[key] = KeyReport(key, Verdict.OK, len(column))
         else:
@@ -133,12 +133,23 @@ def prepare(key: str, operations: Sequence[Operation], initial: Any) -> tuple[Co
     return column, refuted
 
 
-def _refuted(column: Column, refuted: Refutation) -> KeyReport:
+def _refuted(column: Column, refuted: Refutation, operations: Sequence[Operation]) -> KeyReport:
     story = tuple(column.sources[i] for i in refuted.indices if i != INITIAL)
     value = column.values.values[refuted.state]
-    reason = f"{value!r}: {refuted.reason}"
+    anomaly, reason = refuted.anomaly, refuted.reason
+    if anomaly == "phantom_value":
+        failed = [o for o in operations if o.outcome == "fail" and o.op != "get" and column.values.same(o.value, value)]
+        if failed:
+            anomaly, reason = "failed_write_seen", "observed, but its write had been refused for good (INV-4)"
+            story = (failed[0], *story)
     return KeyReport(
-        column.key, Verdict.ILLEGAL, len(column), reason=reason, anomaly=refuted.anomaly, story=story, state=value
+        column.key,
+        Verdict.ILLEGAL,
+        len(column),
+        reason=f"{value!r}: {reason}",
+        anomaly=anomaly,
+        story=story,
+        state=value,
     )
 
 

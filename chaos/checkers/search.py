@@ -22,7 +22,8 @@ STATE_BITS: Final = 24
 class Search:
     """One key's search. `advance` may be called again after UNKNOWN, unless the cache is full (`exhausted`)."""
 
-    def __init__(self, column: Column) -> None:
+    def __init__(self, column: Column, *, lifetimes: bool = True) -> None:
+        """Prepare the search. `lifetimes=False` goes on until nothing fits, for a dead end that people can read."""
         self.column = column
         self.steps = 0
         self.exhausted = False
@@ -42,8 +43,12 @@ class Search:
         self._fresh = True
         self._texts: dict[tuple[int, int], int] = {}
         self._b = _merged(column)
+        self._observers: list[int] = []
+        self._writers: list[int] = []
         self._link()
         self._count_lives()
+        if not lifetimes:
+            self._writers[:] = [self._n + 1] * len(self._writers)
 
     def _link(self) -> None:
         """Build the doubly linked list of calls (2i) and returns (2i + 1), calls first at equal times."""
@@ -65,8 +70,8 @@ class Search:
         """Count for each state who still must observe it and who could still make it."""
         column = self.column
         states = len(column.values.values)
-        self._observers = [0] * states
-        self._writers = [0] * states
+        self._observers += [0] * states
+        self._writers += [0] * states
         for i in range(self._n):
             if column.required[i] and column.kinds[i] in (READ, CAS):
                 self._observers[column.a[i]] += 1

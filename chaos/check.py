@@ -1,0 +1,113 @@
+"""`python -m chaos check`: judge a saved run or history again and explain what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from chaos.checkers.verdict import Finding, Judgement, Verdict
+from chaos.explain import Explanation, explain, text
+from chaos.history import HistoryError
+from chaos.recheck import MODELS, Run, judge, open_run, verdict
+from chaos.timeline import page
+
+EXPLAINED_MAX: Final = 5
+"""Findings told at length; the others are counted."""
+EXIT: Final = {Verdict.OK: 0, Verdict.ILLEGAL: 1, Verdict.UNKNOWN: 2}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the subcommand."""
+    parser.add_argument("path", type=Path, metavar="DIR|FILE.jsonl", help="a recorded run, or one history")
+    parser.add_argument(
+        "--initial", default="null", help="value of every key at the start, as JSON (default: null, absent)"
+    )
+    parser.add_argument(
+        "--model", action="append", choices=MODELS, default=[], help="only this checker; may be repeated"
+    )
+    parser.add_argument("--timeline", type=Path, help="write a picture of the first anomaly to this HTML file")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Return 0 legal, 1 anomaly, 2 undecided (also: cannot be read)."""
+    try:
+        initial = json.loads(args.initial)
+    except json.JSONDecodeError:
+        print(
+            f"--initial {args.initial!r} is no JSON; a string is written with quotes: --initial '\"\"'", file=sys.stderr
+        )
+        return 2
+    try:
+        run = open_run(args.path)
+        judgements = judge(run, initial=initial, models=args.model)
+        if run.history.lookups:
+            judgements += judge(run, initial=initial, models=args.model, resolved=True)
+    except HistoryError as exc:
+        print(f"cannot be judged: {exc}", file=sys.stderr)
+        return 2
+    worst = verdict(judgements)
+    illegal = [(j, f) for j, f in _worst_first(judgements) if f.verdict is Verdict.ILLEGAL]
+    told = [explain(f, j, run.history, initial=initial) for j, f in illegal[:EXPLAINED_MAX]]
+    if args.json:
+        print(msgspec.json.encode(_as_json(run, worst, judgements, told)).decode())
+    else:
+        _print(run, worst, judgements, told)
+    if args.timeline is not None and told:
+        args.timeline.write_text(page(told[0]), encoding="utf-8")
+    return EXIT[worst]
+
+
+def _worst_first(judgements: list[Judgement]) -> list[tuple[Judgement, Finding]]:
+    # The same finding comes twice when the history was judged both as recorded and as looked up.
+    unique: dict[tuple[str, str], tuple[Judgement, Finding]] = {}
+    for j in judgements:
+        for f in j.findings:
+            unique.setdefault((j.checker, f.message), (j, f))
+    return sorted(unique.values(), key=lambda each: -each[1].verdict)
+
+
+def _print(run: Run, worst: Verdict, judgements: list[Judgement], told: list[Explanation]) -> None:
+    history = run.history
+    faults = sum(f.phase == "start" for f in history.faults)
+    print(f"{run.name}: {len(history.operations)} operations, {faults} faults")
+    for j in judgements:
+        figures = ", ".join(f"{k} {v}" for k, v in j.figures.items() if not isinstance(v, dict))
+        print(f"  {j.checker:<12} {j.verdict!s:<8} {j.operations} judged" + (f" ({figures})" if figures else ""))
+        for f in j.findings:
+            if f.verdict is Verdict.UNKNOWN:
+                print(f"    undecided: {f.message}")
+    for e in told:
+        print()
+        print(text(e))
+    anomalies = sum(f.verdict is Verdict.ILLEGAL for j in judgements for f in j.findings)
+    if anomalies > len(told):
+        print(f"\n{anomalies - len(told)} more findings of the same run are not told at length.")
+    print(f"\nverdict: {worst}")
+
+
+def _as_json(run: Run, worst: Verdict, judgements: list[Judgement], told: list[Explanation]) -> dict[str, Any]:
+    return {
+        "run": run.name,
+        "verdict": str(worst),
+        "operations": len(run.history.operations),
+        "judgements": [
+            {
+                "checker": j.checker,
+                "verdict": str(j.verdict),
+                "operations": j.operations,
+                "figures": j.figures,
+                "findings": [
+                    {"anomaly": f.anomaly, "verdict": str(f.verdict), "key": f.key, "message": f.message}
+                    for f in j.findings
+                ],
+            }
+            for j in judgements
+        ],
+        "explanations": [text(e) for e in told],
+    }

@@ -1,0 +1,163 @@
+"""Judge a recorded run again, offline, with every checker that its records call for.
+
+It reads files and prints; it never talks to a cluster, so the same records always get the same verdict.
+
+A run is a directory with `history.jsonl`, and when they were collected `ledger.jsonl` (rows of `/v1/ledger`) and
+`final.json` (what members and readers said after healing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from chaos import ledger as ledgers
+from chaos.checkers import (
+    append,
+    bank,
+    convergence,
+    counter,
+    lock,
+    register,
+    session,
+    set_full,
+    staleness,
+    versions,
+    watch,
+)
+from chaos.checkers import ledger as ledger_checker
+from chaos.checkers.convergence import Evidence
+from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
+from chaos.history import History, HistoryError, Operation, load, resolve
+from chaos.ledger import Ledger
+
+HISTORY: Final = "history.jsonl"
+LEDGER: Final = "ledger.jsonl"
+FINAL: Final = "final.json"
+MODELS: Final = (
+    "register", "versions", "set", "append", "bank", "counter", "watch", "session", "stale", "lock", "ledger",
+    "convergence",
+)  # fmt: skip
+REGISTER_OPS: Final = frozenset({"put", "get", "cas", "delete", "append"})
+BY_REVISION: Final = ("register", "append")
+"""Workloads whose operations the version witness understands."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything recorded of one run."""
+
+    history: History
+    ledger: Ledger | None = None
+    evidence: Evidence | None = None
+    name: str = ""
+
+
+def open_run(path: Path) -> Run:
+    """Read a run's directory, or a single history.
+
+    Raises:
+        HistoryError: nothing there, or nothing that can be judged.
+    """
+    if not path.is_dir():
+        return Run(load(path), name=path.name)
+    if not (path / HISTORY).exists():
+        raise HistoryError(f"no {HISTORY} in it", source=str(path))
+    ledger = ledgers.load(path / LEDGER) if (path / LEDGER).exists() else None
+    evidence = None
+    if (path / FINAL).exists():
+        try:
+            evidence = msgspec.json.decode((path / FINAL).read_bytes(), type=Evidence)
+        except (msgspec.MsgspecError, OSError) as exc:
+            raise HistoryError(str(exc), source=FINAL) from exc
+    return Run(load(path / HISTORY), ledger, evidence, path.name)
+
+
+def judge(run: Run, *, initial: Any = None, models: Sequence[str] = (), resolved: bool = False) -> list[Judgement]:
+    """Return what every applicable checker says; `models` picks some by name.
+
+    `resolved`: settle unknown operations by their look-ups first. Judge both ways: the plain one trusts no server.
+    """
+    history = run.history
+    operations = resolve(history.operations, history.lookups) if resolved else history.operations
+    chosen = [m for m in MODELS if m in models] if models else _applicable(run, operations)
+    checkers = _checkers(run, operations, initial)
+    return [_guarded(m, checkers[m]) for m in chosen]
+
+
+def verdict(judgements: Iterable[Judgement]) -> Verdict:
+    """Return the worst verdict; UNKNOWN when nothing was judged at all."""
+    told = list(judgements)
+    if not any(j.operations for j in told):
+        return merge([Verdict.UNKNOWN, *(j.verdict for j in told)])
+    return merge(j.verdict for j in told)
+
+
+def _applicable(run: Run, operations: Sequence[Operation]) -> list[str]:
+    named = {o.workload for o in operations if o.workload is not None}
+    found = {m for m in MODELS if m in named}
+    if not named:
+        found.add("register")
+    if any(o.workload in BY_REVISION and o.revision is not None for o in operations):
+        found.add("versions")
+    if any(w for w in run.history.watched) and run.ledger is not None:
+        found.add("watch")
+    if run.ledger is not None:
+        found.add("ledger")
+    if run.evidence is not None:
+        found.add("convergence")
+    return [m for m in MODELS if m in found]
+
+
+def _checkers(run: Run, operations: Sequence[Operation], initial: Any) -> dict[str, Callable[[], Judgement]]:
+    ledger = run.ledger
+
+    def of(name: str) -> list[Operation]:
+        mine = [o for o in operations if o.workload == name]
+        return mine if mine or any(o.workload for o in operations) else list(operations)
+
+    def registers() -> list[Operation]:
+        return [o for o in of("register") if o.op in REGISTER_OPS] if _mixed(operations) else of("register")
+
+    settings = run.history.header.settings if run.history.header is not None else {}
+    watched = run.history.watched
+    return {
+        "register": lambda: register.check(registers(), initial=initial),
+        "versions": lambda: versions.check(
+            [o for o in operations if o.workload in (*BY_REVISION, None)], initial=initial, ledger=ledger
+        ),
+        "set": lambda: set_full.check(of("set")),
+        "append": lambda: append.check(of("append")),
+        "bank": lambda: _bank(of("bank"), settings.get("bank")),
+        "counter": lambda: counter.check(of("counter")),
+        "watch": lambda: watch.check([w for w in watched if w.channel == "watch"], ledger or Ledger(), operations),
+        "session": lambda: session.check(of("session")),
+        "stale": lambda: staleness.check(of("stale")),
+        "lock": lambda: lock.check(of("lock"), leases=bool(settings.get("leases"))),
+        "ledger": lambda: ledger_checker.check(ledger or Ledger(), operations, run.history.lookups),
+        "convergence": lambda: convergence.check(
+            run.evidence or Evidence(), ledger or Ledger(), operations, [w for w in watched if w.channel == "broker"]
+        ),
+    }
+
+
+def _mixed(operations: Sequence[Operation]) -> bool:
+    return any(o.workload is not None for o in operations)
+
+
+def _bank(operations: list[Operation], settings: Any) -> Judgement:
+    if not isinstance(settings, dict) or "accounts" not in settings or "total" not in settings:
+        raise HistoryError("the header does not say the bank's accounts and total")
+    return bank.check(operations, accounts=settings["accounts"], total=settings["total"])
+
+
+def _guarded(model: str, check: Callable[[], Judgement]) -> Judgement:
+    """A history that one checker cannot take is undecided by it, never fine."""
+    try:
+        return check()
+    except HistoryError as exc:
+        return Judgement(model, (Finding("cannot_be_judged", str(exc), Verdict.UNKNOWN),))
