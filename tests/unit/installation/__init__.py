@@ -1,0 +1,1 @@
+"""The installation check itself can fail."""
