@@ -1,0 +1,230 @@
+"""Seeded stories of everything at once: rival leaders, lost log entries, ambiguous commits, lag, snapshots, retries.
+
+Whatever happens, every promise holds, and once it is over all members agree and everything was answered or failed.
+`ACORDO_STORIES=500` runs more seeds; a failing one is replayed by `pytest -k "seed17-"`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import random
+from collections import Counter
+
+import pytest
+
+from backends.memory import Fails, Fate, Lands, Lost
+from coordinator.codec import Settle, decode
+from coordinator.consensus import Coordinator
+from coordinator.machine import Limits, broken, fingerprint
+from kv.errors import BackendUnavailable, NotApplied, OutcomeUnknown
+from kv.model import AtRevision, Cancel, Delete, Entry, Exists, Intent, Ordered, Put
+from tests.unit.coordinator.audit import Feeds, broken_promises, cached, reads_stale
+from tests.unit.coordinator.cluster import QUIET, Cluster, cluster
+from tests.unit.coordinator.virtual import run, until
+
+SEEDS = range(int(os.environ.get("ACORDO_STORIES", "60")))
+KEYS = [b"a", b"b", b"c"]
+SMALL = dataclasses.replace(
+    QUIET,
+    limits=Limits(window_max=8, window_ms=60_000, recent_max=2),
+    group_intents_max=3,
+    settles_in_flight_max=2,
+    rows_page=2,
+    rebase_bytes_max=200,
+    store_timeout_s=0.5,
+    propose_timeout_s=2.0,
+    publish_buffer_max=2,
+)
+
+
+class Weather:
+    """Faults of one store session, by chance."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance, self.rough = chance, True
+        self.down_until_s = 0.0
+
+    async def before(self, session: str, call: str) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self.chance.choice([0.0001, 0.001, 0.01]))
+        if self.rough and self.chance.random() < 0.02:
+            await asyncio.sleep(0.4)
+        if self.rough and self.chance.random() < 0.02:
+            self.down_until_s = loop.time() + self.chance.random()
+        if loop.time() < self.down_until_s:
+            raise BackendUnavailable("memory", "down")
+
+    def fate(self, session: str, call: str) -> Fate:
+        if not self.rough:
+            return Lands()
+        roll = self.chance.random()
+        if roll < 0.06:
+            return Lost(self.chance.choice([None, 0.0, 0.05, 1.0]))
+        return Fails() if roll < 0.1 else Lands()
+
+    async def after(self, session: str, call: str) -> None:
+        if self.rough and self.chance.random() < 0.03:
+            await asyncio.sleep(0.6)
+
+
+class Story:
+    """One seed's run."""
+
+    def __init__(self, c: Cluster, chance: random.Random) -> None:
+        self.c, self.chance = c, chance
+        self.answers: list[tuple[str, object]] = []
+        self.known = 0
+        """Newest revision that some client knows of."""
+        self.entries: list[Entry] = [cached(c, key) for key in KEYS]
+        self.stale = 0
+        self.counts: Counter[str] = Counter()
+        self.bodies: dict[str, Ordered] = {}
+
+    def node(self) -> Coordinator:
+        return self.c.nodes[self.chance.choice("abc")]
+
+    def intent(self, client: int, number: int, now_ms: int) -> Ordered:
+        chance = self.chance
+        if self.bodies and chance.random() < 0.25:
+            op_id = chance.choice(sorted(self.bodies))
+            return Cancel(op_id) if chance.random() < 0.2 else self.bodies[op_id]
+        op_id = f"{client}.{number}" if chance.random() < 0.8 else f"~{client}.{number}"
+        key = chance.choice(KEYS)
+        guards = chance.choice([(), (), (Exists(key),), (AtRevision(key, (max(self.known, 1),)),)])
+        write = Delete(key) if chance.random() < 0.2 else Put(key, op_id.encode(), chance.choice([None, 1000]))
+        otherwise = chance.choice([None, (Put(chance.choice(KEYS), b"otherwise"),)])
+        made = Intent(op_id, now_ms + chance.choice([50, 2000, 60_000]), guards, (write,), otherwise)
+        if not op_id.startswith("~"):
+            self.bodies[op_id] = made
+        return made
+
+    async def client(self, client: int) -> None:
+        for number in range(12):
+            await asyncio.sleep(self.chance.random() * 0.3)
+            node = self.node()
+            intents = [
+                self.intent(client, number * 10 + n, node.now_ms()) for n in range(self.chance.choice([1, 1, 3]))
+            ]
+            futures = node.submit(intents)
+            await asyncio.wait(futures, timeout=self.chance.choice([0.1, 3.0]))
+            for intent, future in zip(intents, futures, strict=True):
+                self.hear(intent, future)
+
+    def hear(self, intent: Ordered, future: asyncio.Future) -> None:  # type: ignore[type-arg]
+        if not future.done():
+            future.cancel()
+            self.counts["gave up"] += 1
+        elif isinstance(future.exception(), NotApplied | OutcomeUnknown):
+            self.counts[type(future.exception()).__name__] += 1
+        else:
+            answer = future.result()
+            self.answers.append((intent.op_id, answer))
+            self.known = max(self.known, answer.revision)
+            self.counts[type(answer.outcome).__name__] += 1
+
+    async def reader(self) -> None:
+        """Let every cache entry there ever was be judged, now and then, on some node."""
+        for _ in range(40):
+            await asyncio.sleep(self.chance.random() * 0.1)
+            self.entries += [cached(self.c, key) for key in KEYS]
+            known, node = self.known, self.node()
+            for entry in self.chance.sample(self.entries, min(8, len(self.entries))):
+                if await reads_stale(self.c, node, entry, known):
+                    self.stale += 1
+                self.counts["read"] += 1
+
+    async def nemesis(self) -> None:
+        chance, shared = self.chance, self.c.shared
+        for _ in range(10):
+            await asyncio.sleep(chance.random() * 0.6)
+            what = chance.choice(["elect", "elect", "lose", "lose", "rival", "lag", "settles", "proposals", "snapshot"])
+            self.counts[what] += 1
+            name = chance.choice("abc")
+            if what == "elect":
+                shared.elect(name)
+            elif what in {"lose", "rival"}:
+                lose = chance.randrange(0, min(6, len(shared.entries) + 1))
+                shared.elect(name, lose=lose, unnoticed=what == "rival" and name != shared.leader)
+            elif what == "lag":
+                member = shared.members[name]
+                member.lags = True
+                asyncio.get_running_loop().call_later(chance.random(), self.catch_up, name)
+            elif what == "settles":
+                shared.filter = lambda _, command: (
+                    NotApplied("overloaded") if isinstance(decode(command), Settle) and chance.random() < 0.3 else None
+                )
+            elif what == "proposals":
+                shared.unknown_lands = chance.random() < 0.5
+                shared.dropped.extend(
+                    chance.choice([NotApplied("no_quorum"), OutcomeUnknown("lost")]) for _ in range(chance.randrange(4))
+                )
+            elif what == "snapshot" and shared.leader not in {None, name}:
+                ahead, behind = shared.members[str(shared.leader)], shared.members[name]
+                if ahead.position > behind.position:
+                    behind.install(ahead.replica.snapshot()(), ahead)
+
+    def catch_up(self, name: str) -> None:
+        self.c.shared.members[name].lags = False
+        self.c.shared.pump()
+
+    def heal(self, weathers: list[Weather]) -> None:
+        for weather in weathers:
+            weather.rough = False
+        shared = self.c.shared
+        shared.filter = lambda member, command: None
+        shared.dropped.clear()
+        for name in shared.members:
+            self.catch_up(name)
+        shared.elect(self.chance.choice("abc"))
+
+
+async def story(seed: int) -> Counter[str]:
+    chance = random.Random(seed)
+    async with cluster("abc", settings=SMALL) as c:
+        weathers = []
+        for name, node in c.nodes.items():
+            weather = Weather(random.Random(seed * 10 + ord(name)))
+            weathers.append(weather)
+            node._store._faults = weather  # type: ignore[attr-defined]
+        feeds = Feeds(c)
+        c.shared.elect("a")
+        told = Story(c, chance)
+        await asyncio.gather(*[told.client(n) for n in range(4)], told.reader(), told.nemesis())
+        told.heal(weathers)
+        await asyncio.sleep(70)  # log time passes every deadline; the weather is fine
+        await c.settled()
+        last = c.nodes["a"].submit([Intent("~last", 1 << 52, writes=(Put(b"z", b"z"),))])[0]
+        told.known = (await asyncio.wait_for(last, 30)).revision
+        await c.settled()
+        await until(lambda: any(change.op_id == "~last" for change in c.broadcast.changes))
+        machines = [node.machine for node in c.nodes.values()]
+        assert [broken(machine) for machine in machines] == [()] * 3
+        assert len({fingerprint(machine, last=False) for machine in machines}) == 1
+        assert machines[0].settled.digest == c.database.head().digest
+        assert all(node.refusal is None for node in c.nodes.values())
+        assert broken_promises(c, told.answers, feeds) == set()  # type: ignore[arg-type]
+        assert told.stale == 0
+        told.counts["rebases"] = sum(node.committer.rebases for node in c.nodes.values())
+        told.counts["unknown commits"] = sum(node.committer.unknown_commits for node in c.nodes.values())
+        told.counts["outranked"] = sum(len(member.outranked_by) for member in c.shared.members.values())
+        return told.counts
+
+
+@pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: f"seed{seed}-")
+def test_story(seed: int) -> None:
+    run(lambda: story(seed))
+
+
+def test_stories_are_the_same_every_time() -> None:
+    assert run(lambda: story(3)) == run(lambda: story(3))
+
+
+def test_stories_have_everything_in_them() -> None:
+    total: Counter[str] = Counter()
+    for seed in range(12):
+        total += run(lambda seed=seed: story(seed))  # type: ignore[misc]
+    wanted = ["Applied", "Refused", "Expired", "Again", "NotApplied", "OutcomeUnknown", "gave up", "read", "rebases"]
+    wanted += ["unknown commits", "outranked", "elect", "lose", "rival", "lag", "settles", "proposals", "snapshot"]
+    assert {name: total[name] for name in wanted if not total[name]} == {}
