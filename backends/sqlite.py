@@ -91,6 +91,7 @@ class SqliteStore:
                 thread.start()
                 prepared = functools.partial(prepare, path=self.path, cache_kib=cache_kib, whole=whole)
                 await thread.run(prepared, timeout_s=self._open_timeout_s)
+                thread.remember_file()
         except BaseException:
             await self.__aexit__()
             raise

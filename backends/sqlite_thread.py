@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import os
 import queue
 import sqlite3
 import threading
@@ -73,6 +74,7 @@ class Turn:
         """Run `body` in one write transaction; commit it unless `commit_if` says no to what it returned."""
         self._begin("BEGIN IMMEDIATE")
         try:
+            self._owner.check_file()
             result = body(self)
             if commit_if is not None and not commit_if(result):
                 return result
@@ -140,6 +142,7 @@ class SqliteThread:
         self._running: Turn | None = None
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._started = False
+        self._file: tuple[int, int] | None = None
         self._closed: Callable[[], object] = lambda: None
 
     def start(self) -> None:
@@ -185,6 +188,22 @@ class SqliteThread:
             raise
         finally:
             timer.cancel()
+
+    def remember_file(self) -> None:
+        """Note which file this is, once it is known to exist."""
+        found = os.stat(self.path)
+        self._file = (found.st_dev, found.st_ino)
+
+    def check_file(self) -> None:
+        """Raise BackendUnavailable if the path names another file by now: writing to this one would be for nobody."""
+        if self._file is None:
+            return
+        try:
+            found = os.stat(self.path)
+        except OSError as exc:
+            raise BackendUnavailable("sqlite", f"{self.path} is gone: stop all nodes, restore it, start them") from exc
+        if self._file != (found.st_dev, found.st_ino):
+            raise BackendUnavailable("sqlite", f"{self.path} was replaced: restart every node that has it open")
 
     def commits(self, turn: Turn) -> None:
         """Pass the point of no return, unless the caller has gone."""

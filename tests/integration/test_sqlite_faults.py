@@ -358,6 +358,24 @@ class SqliteStoreUnchecked(SqliteStore):
         return self
 
 
+async def test_a_file_taken_away_or_replaced_while_running_is_written_to_no_more(store: SqliteStore, path: str) -> None:
+    """Else the leader would go on acknowledging into a file that no other process can see (INV-2)."""
+    made = group(await store.head(timeout_s=T), [put("late", b"k", b"1")], term=1)
+    for suffix in ("", "-wal", "-shm"):
+        os.rename(path + suffix, path + ".away" + suffix)
+    with pytest.raises(BackendUnavailable, match="gone"):
+        await store.append(made, timeout_s=T)
+    async with SqliteStore(path) as other:
+        await commit(other, [put("other", b"k", b"1")])
+        with pytest.raises(BackendUnavailable, match="replaced"):
+            await store.append(made, timeout_s=T)
+        with pytest.raises(BackendUnavailable, match="replaced"):
+            await store.stage("big", b"x" * 70_000, timeout_s=T)
+    async with SqliteStore(path + ".away") as away:
+        assert await away.operations(["late"], timeout_s=T) == (None,)
+        assert await away.append(made, timeout_s=T) == Appended()
+
+
 async def test_an_empty_file_becomes_a_store(path: str) -> None:
     Path(path).touch()
     async with SqliteStore(path) as store:
