@@ -23,7 +23,7 @@ _VOTE_MAGIC: Final = b"ACORDOVT"
 _PREFIX: Final = struct.Struct("<8sHHI")
 """Magic, format, length of the body, CRC32 over all of it but itself."""
 _MARKER: Final = b"\xac\x0d"
-_RECORD: Final = struct.Struct("<2sBxIIQQ")
+_RECORD: Final = struct.Struct("<2sBIIQQ")
 """Marker, kind, length of the payload, CRC32 over (index, term, payload), index, term."""
 _SUMMED: Final = struct.Struct("<QBQQ")
 _NOT_SUMMED: Final = 12
