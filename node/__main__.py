@@ -18,11 +18,10 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import uvloop
-from pysyncobj.node import Node as RaftNode
 
 from backends import by_url
 from backends.memory import MemoryCache
@@ -223,7 +222,7 @@ def _transport(settings: NodeSettings, cluster: str, chance: random.Random) -> T
     """Return what makes the transport once the member knows its own node. Raises BadRequest for unusable files."""
     security = _security(settings)
 
-    def made(node: RaftNode, kick: Callable[[], None], fatal: Callable[[BaseException], None]) -> AsyncioTransport:
+    def made(node: Any, kick: Callable[[], None], fatal: Callable[[BaseException], None]) -> AsyncioTransport:
         return AsyncioTransport(
             cluster,
             node,
