@@ -85,7 +85,8 @@ def _announce(cluster: LocalCluster, leader: str) -> None:
     first = next(iter(cluster.nodes.values())).url
     print(f"\nready, {leader} leads. Open {first}/ in a browser, or try:")
     print(f"  curl -X PUT {first}/v1/kv/hello -d world && curl {first}/v1/kv/hello")
-    print(f"  python -m tests.installation {first}     (checks this installation)")
+    python = os.path.relpath(sys.executable) if Path.cwd() in Path(sys.executable).parents else sys.executable
+    print(f"  {python} -m tests.installation {first}     (checks this installation)")
     print("Ctrl-C stops the cluster; its data stays.\n", flush=True)
 
 
