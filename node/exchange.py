@@ -70,6 +70,10 @@ class StoreProbe:
         self._at: float | None = None
         self._trouble: str | None = None
 
+    def forget(self) -> None:
+        """Ask anew the next time."""
+        self._at = None
+
     async def ask(self) -> str | None:
         """Return None when the store answers, else why not."""
         now = self._clock.monotonic()

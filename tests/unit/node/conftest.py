@@ -61,7 +61,9 @@ Open: TypeAlias = Callable[..., AbstractAsyncContextManager[Api]]
 
 
 @asynccontextmanager
-async def opened(store: Any = None, cache: Any = None, **settings: Any) -> AsyncIterator[Api]:
+async def opened(
+    store: Any = None, cache: Any = None, async_writes: Any = None, checks: Any = (), **settings: Any
+) -> AsyncIterator[Api]:
     database = MemoryDatabase() if store is None else store.database
     store = store or MemoryStore(database)
     consensus = FakeConsensus(database)
@@ -74,6 +76,8 @@ async def opened(store: Any = None, cache: Any = None, **settings: Any) -> Async
         cache=cache or MemoryCache(),
         broadcast=broadcast,
         clock=FakeClock(),
+        async_writes=async_writes,
+        checks=checks,
     )
     async with broadcast, server:
         await server.start()

@@ -202,12 +202,12 @@ class FakeConsensus:
     def commit_held(self) -> None:
         """Let what was held take effect."""
         held, self.held = self.held, []
-        self.ordered -= len(held)
         self.commit(held)
 
     def commit(self, batch: list[tuple[Intent | Cancel, asyncio.Future[Answer]]]) -> None:
         """Evaluate intents, append one ledger row, settle, answer."""
         head = self.database.head()
+        self.ordered = head.last  # what was held and overtaken is lost, as with a dead leader
         now = self.now_ms()
         records: list[Recorded] = []
         versions: dict[bytes, Version] = {}
@@ -282,7 +282,7 @@ class FakeConsensus:
         known = next((o for o in operations if o.op_id == intent.op_id), None)
         known = known or self.database.operations((intent.op_id,))[0]
         if known is not None:
-            if isinstance(intent, Cancel) or known.body_hash == intent.body_hash:
+            if isinstance(intent, Cancel) or known.body_hash in (b"", intent.body_hash):  # b"": it was cancelled
                 return Again(known.revision, known.outcome)
             return Mismatch()
         if isinstance(intent, Cancel) or intent.deadline_ms < now:

@@ -1,0 +1,106 @@
+"""GET /v1/kv: pages in byte order that all show one revision; their tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kv.errors import BadRequest
+from kv.ports import Retention
+from node.listing import Place, place_of, token_of
+from tests.unit.node.conftest import Api
+
+
+async def pages(api: Api, query: str) -> list[Any]:
+    found, token = [], ""
+    while True:
+        reply = await api.ask("GET", f"/v1/kv?{query}" + (f"&continue={quote(token)}" if token else ""))
+        assert reply.status == 200, reply.body
+        found.append(reply.json())
+        token = found[-1].get("continue", "")
+        if not token:
+            return found
+
+
+async def test_pages_show_one_revision(api: Api) -> None:
+    for n in range(7):
+        await api.ask("PUT", f"/v1/kv/p%2F{n}", data=str(n).encode())
+    await api.ask("PUT", "/v1/kv/q", data=b"")
+    first = (await api.ask("GET", "/v1/kv?prefix=p/&limit=3")).json()
+    await api.ask("PUT", "/v1/kv/p%2F9", data=b"later")
+    await api.ask("DELETE", "/v1/kv/p%2F5")
+    await api.ask("PUT", "/v1/kv/p%2F6", data=b"changed")
+    second = (await api.ask("GET", f"/v1/kv?prefix=p/&limit=3&continue={first['continue']}")).json()
+    third = (await api.ask("GET", f"/v1/kv?prefix=p/&limit=3&continue={second['continue']}")).json()
+    assert [page["revision"] for page in (first, second, third)] == [8, 8, 8]
+    items = first["items"] + second["items"] + third["items"]
+    assert [(i["key"], i["value"], i["revision"]) for i in items] == [(f"p/{n}", str(n), n + 1) for n in range(7)]
+    assert "continue" not in third
+
+
+async def test_a_pruned_listing_is_gone(api: Api) -> None:
+    for n in range(4):
+        await api.ask("PUT", f"/v1/kv/{n}", data=b"")
+    token = (await api.ask("GET", "/v1/kv?limit=2")).json()["continue"]
+    for _ in range(3):
+        await api.ask("PUT", "/v1/kv/0", data=b"x")
+    api.database.prune(Retention(revision_below=6, operations_before_ms=0))
+    form = (await api.ask("GET", f"/v1/kv?limit=2&continue={token}")).problem(410, "pruned")
+    assert form["floor"] == 6
+
+
+async def test_keys_only_and_binary_keys(api: Api) -> None:
+    for key in ("%ff%fe", "%00", "a"):
+        await api.ask("PUT", f"/v1/kv/{key}", data=b"v")
+    page = (await api.ask("GET", "/v1/kv?keys_only=true")).json()
+    assert [item["key"] for item in page["items"]] == ["\x00", "a", {"base64": "//4="}]
+    assert all("value" not in item for item in page["items"])
+    page = (await api.ask("GET", "/v1/kv?prefix=%ff")).json()
+    assert [item["key"] for item in page["items"]] == [{"base64": "//4="}]
+    assert (await api.ask("GET", "/v1/kv?prefix=zzz")).json() == {"revision": 3, "items": []}
+
+
+async def test_large_pages_end_early(api: Api) -> None:
+    for n in range(9):
+        await api.ask("PUT", f"/v1/kv/{n}", data=bytes([97 + n]) * 1_000_000)
+    for n in range(100):
+        await api.ask("PUT", f"/v1/kv/s{n:03}", data=b"x" * 50_000)
+    found = await pages(api, "limit=1000")
+    assert sum(len(page["items"]) for page in found) == 109
+    assert all(sum(len(i["value"]) for i in page["items"]) < 6_000_000 for page in found)
+    assert len({page["revision"] for page in found}) == 1
+    keys = [i["key"] for page in found for i in page["items"]]
+    assert keys == sorted(keys)
+
+
+async def test_a_token_belongs_to_its_query(api: Api) -> None:
+    for n in range(4):
+        await api.ask("PUT", f"/v1/kv/p{n}", data=b"")
+    token = (await api.ask("GET", "/v1/kv?prefix=p&limit=2")).json()["continue"]
+    (await api.ask("GET", f"/v1/kv?prefix=q&continue={token}")).problem(400, "bad_token")
+    (await api.ask("GET", f"/v1/kv?prefix=p&keys_only=1&continue={token}")).problem(400, "bad_token")
+    assert (await api.ask("GET", f"/v1/kv?prefix=p&limit=1&continue={token}")).status == 200
+    future = token_of(Place(99, b"p1"), b"p", keys_only=False)
+    (await api.ask("GET", f"/v1/kv?prefix=p&continue={future}")).problem(400, "bad_token")
+    (await api.ask("GET", "/v1/kv?min_revision=99")).problem(503, "behind")
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**53 - 1), st.binary(min_size=1, max_size=1024), st.binary(max_size=64), st.booleans())
+def test_tokens_round_trip(revision: int, after: bytes, prefix: bytes, keys_only: bool) -> None:
+    token = token_of(Place(revision, after), prefix, keys_only=keys_only)
+    assert token.isascii()
+    assert place_of(token, prefix, keys_only=keys_only) == Place(revision, after)
+    with pytest.raises(BadRequest):
+        place_of(token, prefix + b"x", keys_only=keys_only)
+
+
+@settings(deadline=None)
+@given(st.text(max_size=200))
+def test_nonsense_tokens_are_refused(token: str) -> None:
+    with pytest.raises(BadRequest):
+        place_of(token, b"", keys_only=False)

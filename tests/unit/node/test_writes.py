@@ -1,0 +1,231 @@
+"""Admitting, grouping and answering, over fakes and without HTTP: never the wrong kind of "no"."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backends.memory import Lost, MemoryDatabase, MemoryStore, NoFaults
+from kv.errors import NotApplied, OutcomeUnknown
+from kv.model import Answer, Applied, Cancel, Delete, Intent, Put, Reference
+from node.settings import Settings
+from node.writes import INTENT_INLINE_BYTES_MAX, ROUND_BYTES_MAX, ROUNDS_MAX, Writes, inline_bytes, to_stage
+from tests.unit.node.fakes import FakeClock, FakeConsensus
+
+
+class Bench:
+    def __init__(self, store: MemoryStore | None = None, **more: Any) -> None:
+        self.store = store or MemoryStore(MemoryDatabase())
+        self.consensus = FakeConsensus(self.store.database)
+        self.clock = FakeClock()
+        self.writes = Writes(
+            self.consensus,
+            self.store,
+            self.clock,
+            Settings(node_id="n1", advertised_url="", incarnation="7", **more),
+        )
+
+    async def put(self, key: bytes, value: bytes = b"v", left_s: float = 5.0) -> Answer:
+        intent = Intent(self.writes.new_op_id(), 0, writes=(Put(key, value),))
+        return await self.writes.one(intent, deadline=self.clock.monotonic() + left_s)
+
+
+async def test_what_is_queued_goes_as_one_command() -> None:
+    b = Bench()
+    answers = await asyncio.gather(*(b.put(str(n).encode()) for n in range(100)))
+    assert [answer.revision for answer in answers] == list(range(1, 101))
+    assert [len(group) for group in b.consensus.submits] == [100]
+    assert b.writes.held == b.writes.held_bytes == 0
+
+
+async def test_a_lonely_write_does_not_wait_for_company() -> None:
+    b = Bench()
+    for n in range(3):
+        await b.put(str(n).encode())
+    assert [len(group) for group in b.consensus.submits] == [1, 1, 1]
+
+
+async def test_while_rounds_are_out_the_next_collects() -> None:
+    b = Bench()
+    b.consensus.hold = True
+    tasks = [asyncio.create_task(b.put(b"first"))]
+    while len(b.consensus.submits) < 1:
+        await asyncio.sleep(0)
+    tasks.append(asyncio.create_task(b.put(b"second")))
+    while len(b.consensus.submits) < ROUNDS_MAX:
+        await asyncio.sleep(0)
+    tasks += [asyncio.create_task(b.put(str(n).encode())) for n in range(20)]
+    while b.writes.held < 22:
+        await asyncio.sleep(0)
+    assert len(b.consensus.submits) == ROUNDS_MAX
+    b.consensus.hold = False
+    b.consensus.commit_held()
+    await asyncio.gather(*tasks)
+    assert [len(group) for group in b.consensus.submits] == [1, 1, 20]
+
+
+async def test_a_round_that_is_never_answered_does_not_hold_back_others() -> None:
+    b = Bench()
+    b.consensus.hold = True
+    lost = [asyncio.create_task(b.put(b"lost", left_s=0.5)) for _ in range(1)]
+    while len(b.consensus.submits) < 1:
+        await asyncio.sleep(0)
+    lost.append(asyncio.create_task(b.put(b"lost too", left_s=0.5)))
+    while len(b.consensus.submits) < 2:
+        await asyncio.sleep(0)
+    b.consensus.hold = False  # a new leader
+    assert (await b.put(b"next")).outcome == Applied()
+    for task in lost:
+        with pytest.raises(OutcomeUnknown):
+            await task
+
+
+async def test_rounds_are_bounded_in_bytes() -> None:
+    b = Bench()
+    await asyncio.gather(*(b.put(str(n).encode(), b"v" * 60_000) for n in range(40)))
+    sizes = [sum(inline_bytes(intent) for intent in group) for group in b.consensus.submits]
+    assert max(sizes) <= ROUND_BYTES_MAX
+    assert len(sizes) == 3
+
+
+async def test_time_out_before_and_after_handing_over() -> None:
+    b = Bench()
+    b.consensus.hold = True
+    handed = [asyncio.create_task(b.put(b"x", left_s=0.05))]
+    while len(b.consensus.submits) < 1:
+        await asyncio.sleep(0)
+    handed.append(asyncio.create_task(b.put(b"y", left_s=0.05)))
+    while len(b.consensus.submits) < 2:
+        await asyncio.sleep(0)
+    queued = asyncio.create_task(b.put(b"z", left_s=0.02))
+    with pytest.raises(NotApplied) as never:
+        await queued
+    assert never.value.reason == "timeout"
+    for task in handed:
+        with pytest.raises(OutcomeUnknown):
+            await task
+    assert sum(len(group) for group in b.consensus.submits) == 2
+    assert b.writes.held == 0
+
+
+async def test_deadlines_are_log_time_from_the_time_left() -> None:
+    b = Bench()
+    b.consensus.now_offset_ms = 5_000_000
+    before = b.consensus.now_ms()
+    await b.put(b"x", left_s=3.0)
+    (intent,) = b.consensus.submits[0]
+    assert isinstance(intent, Intent)
+    assert before + 2_900 <= intent.deadline_ms <= b.consensus.now_ms() + 3_000
+
+
+async def test_what_consensus_says_is_passed_on() -> None:
+    b = Bench()
+    b.consensus.no_leader = "deposed"
+    with pytest.raises(NotApplied) as refused:
+        await b.put(b"x")
+    assert refused.value.reason == "deposed"
+    b.consensus.no_leader = None
+    b.consensus.lose = True
+    with pytest.raises(OutcomeUnknown):
+        await b.put(b"x")
+
+
+async def test_cancelling_a_waiter_does_not_cancel_the_commit() -> None:
+    b = Bench()
+    b.consensus.hold = True
+    task = asyncio.create_task(b.put(b"x"))
+    while not b.consensus.held:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not b.consensus.held[0][1].cancelled()
+    b.consensus.commit_held()
+    assert b.store.database.read((b"x",), None, 0).versions[0] is not None
+    assert b.writes.held == 0
+
+
+async def test_cancelling_before_the_queue_moves_hands_nothing_over() -> None:
+    b = Bench()
+    task = asyncio.create_task(b.put(b"x"))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(0)
+    await b.put(b"y")
+    assert sum(len(group) for group in b.consensus.submits) == 1
+
+
+async def test_admission_is_bounded_in_count_and_bytes() -> None:
+    b = Bench(writes_max=2)
+    with pytest.raises(NotApplied) as over:
+        await b.writes.many(
+            [Intent(f"o{n}", 0, writes=(Delete(b"k"),)) for n in range(3)], deadline=b.clock.monotonic() + 1
+        )
+    assert over.value.reason == "overloaded"
+    b = Bench(write_bytes_max=5000)
+    with pytest.raises(NotApplied):
+        await b.put(b"x", b"v" * 6000)
+    assert (await b.put(b"x", b"v" * 3000)).revision == 1
+    assert b.writes.held_bytes == 0
+
+
+async def test_a_value_that_cannot_be_staged_is_definitely_not_applied() -> None:
+    class Losing(NoFaults):
+        def fate(self, session: str, call: str) -> Any:
+            return Lost(lands_after_s=None) if call == "stage" else super().fate(session, call)
+
+    b = Bench(MemoryStore(MemoryDatabase(), faults=Losing()))
+    with pytest.raises(NotApplied) as refused:
+        await b.put(b"x", b"v" * 100_000)
+    assert refused.value.reason == "store_unavailable"
+    assert b.consensus.submits == []
+    assert b.writes.held == 0
+
+
+async def test_cancels_go_the_same_way() -> None:
+    b = Bench()
+    results = await b.writes.many((Cancel("who"),), deadline=b.clock.monotonic() + 1)
+    assert isinstance(results[0], Answer)
+
+
+async def test_op_ids_of_two_incarnations_never_meet() -> None:
+    one, other = Bench(), Bench()
+    other.writes = Writes(
+        other.consensus, other.store, other.clock, Settings(node_id="n1", advertised_url="", incarnation="8")
+    )
+    made = {one.writes.new_op_id() for _ in range(100)} | {other.writes.new_op_id() for _ in range(100)}
+    assert len(made) == 200
+    assert all(op_id.startswith("~n1.") for op_id in made)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 300_000), max_size=40), st.randoms(use_true_random=False))
+def test_staging_bounds_what_stays_inline(sizes: list[int], chance: Any) -> None:
+    """What travels in the log is bounded, and depends on the values alone (so a retry has the same body hash)."""
+    values = [chance.choice(b"ab").to_bytes(1, "big") * size for size in sizes]
+    intent = Intent("o", 0, writes=tuple(Put(str(n).encode(), v) for n, v in enumerate(values)))
+    chosen = to_stage(intent)
+    inline = [v for v in values if v not in chosen]
+    assert sum(map(len, inline)) <= INTENT_INLINE_BYTES_MAX
+    assert all(len(v) <= 64 * 1024 for v in inline)
+    assert to_stage(Intent("p", 9, writes=tuple(reversed(intent.writes)))) == chosen
+    if sum(map(len, values)) <= 64 * 1024:
+        assert chosen == []
+
+
+async def test_the_same_value_twice_is_staged_once() -> None:
+    b = Bench()
+    value = b"v" * 100_000
+    intent = Intent("o", 0, writes=(Put(b"a", value), Put(b"b", value)))
+    await b.writes.one(intent, deadline=b.clock.monotonic() + 5)
+    (sent,) = b.consensus.submits[0]
+    assert isinstance(sent, Intent)
+    references = [w.value for w in sent.writes if isinstance(w, Put)]
+    assert references[0] == references[1]
+    assert isinstance(references[0], Reference)
