@@ -63,7 +63,6 @@ class Elections(State):
 
     def _ask(self, term: int, *, pre: bool) -> None:
         for node in self._voters:
-            seat = self.configuration.seat(node.id)
             self._send(
                 node,
                 {
@@ -73,7 +72,7 @@ class Elections(State):
                     "last_log_term": self._last_term,
                     "pre": pre,
                     "forced": self._forced,
-                    "joined": seat is not None and seat.joined,
+                    "joined": node.id in self._joined,
                 },
             )
 

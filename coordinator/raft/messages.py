@@ -16,7 +16,10 @@ Text = Annotated[str, Meta(max_length=4096)]
 
 
 class AppendEntries(Message, frozen=True, array_like=True, tag="append_entries"):
-    """Entries that follow (prevLogIdx, prevLogTerm); none: a heartbeat. `joined`: so says the receiver's seat."""
+    """Entries that follow (prevLogIdx, prevLogTerm); none: a heartbeat, or with `answer` false news of `commit_index`.
+
+    `joined`: so says the receiver's seat (membership.py).
+    """
 
     term: Count
     commit_index: Count
@@ -24,6 +27,7 @@ class AppendEntries(Message, frozen=True, array_like=True, tag="append_entries")
     prevLogTerm: Count
     entries: Entries
     joined: bool
+    answer: bool
 
 
 class NextNodeIdx(Message, frozen=True, array_like=True, tag="next_node_idx"):

@@ -154,17 +154,23 @@ class Replication(Elections):
             if sent is None:
                 return
             following = self._SyncObj__raftNextIndex[node] = sent + 1
-        if heartbeat or progress.told_commit < self._SyncObj__raftCommitIndex:
+        if heartbeat:
             self._send_entries(node, progress, following, empty=True)
+        elif progress.told_commit < self._SyncObj__raftCommitIndex:
+            self._send_entries(node, progress, following, empty=True, answer=False)
 
-    def _send_entries(self, node: Node, progress: Progress, following: int, *, empty: bool = False) -> int | None:
-        """Send one message; return the index it ends at, None when the transport took nothing."""
+    def _send_entries(
+        self, node: Node, progress: Progress, following: int, *, empty: bool = False, answer: bool = True
+    ) -> int | None:
+        """Send one message; return the index it ends at, None when the transport took nothing.
+
+        `answer` false: it only tells the commit index, and a peer that agrees keeps silent.
+        """
         entries: list[tuple[bytes, int, int]] = []
         if not empty:
             limit = self._SyncObj__conf.appendEntriesBatchSizeBytes
             entries = self._SyncObj__getEntries(following, ENTRIES_PER_MESSAGE_MAX, limit)
         commit = self._SyncObj__raftCommitIndex
-        seat = self.configuration.seat(node.id)
         message = {
             "type": "append_entries",
             "term": self._term,
@@ -172,7 +178,8 @@ class Replication(Elections):
             "entries": entries,
             "prevLogIdx": following - 1,
             "prevLogTerm": self._term_at(following - 1),
-            "joined": seat is not None and seat.joined,
+            "joined": node.id in self._joined,
+            "answer": answer,
         }
         if not self._send(node, message):
             return None
@@ -207,13 +214,15 @@ class Replication(Elections):
             due[node] = min(due[node], following)
             progress.probe()
             self.count("backtracks")
+        news = message["reset"] or progress.probing or match[node] < following - 1
         if message["success"] and following - 1 <= self._last_index:
             match[node] = max(match[node], following - 1)
             due[node] = max(due[node], following)
             progress.acknowledged(following - 1)
             if progress.snapshot is not None and following > progress.snapshot.header.index:
                 progress.drop_snapshot()
-        self.kick()
+        if news:
+            self.kick()
 
     # ------------------------------------------------------------------------------------------- the follower
 
@@ -238,9 +247,14 @@ class Replication(Elections):
                 commit = min(message["commit_index"], self._verified, self._last_index)
                 if commit > self._SyncObj__raftCommitIndex:
                     self._set_commit(commit)
-                if not verdict.new or self._SyncObj__raftLog.synced_index >= self._verified:
+                if verdict.new:
+                    self._SyncObj__raftLog.maybe_sync()
+                if (message["answer"] and not entries) or (
+                    entries and self._SyncObj__raftLog.synced_index >= self._verified
+                ):
                     self._acknowledge(node)
-        self.kick()
+                if self._SyncObj__raftCommitIndex > self._SyncObj__raftLastApplied:
+                    self.kick()
 
     def _follow(self, node: Node, message: dict[str, Any]) -> bool:
         """Take the sender for the leader, unless its term is over (then it learns of ours) or our disk was lost."""
@@ -352,7 +366,6 @@ class Replication(Elections):
             self.count("snapshots_sent")
         outgoing = progress.snapshot
         chunk = outgoing.chunk(progress.offset, self._SyncObj__conf.logCompactionBatchSize)
-        seat = self.configuration.seat(node.id)
         progress.paused = True
         self._send(
             node,
@@ -366,7 +379,7 @@ class Replication(Elections):
                 "offset": chunk.offset,
                 "total": chunk.total,
                 "serialized": chunk.content,
-                "joined": seat is not None and seat.joined,
+                "joined": node.id in self._joined,
             },
         )
 

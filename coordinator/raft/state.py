@@ -171,6 +171,7 @@ class State(SyncObj):
         """The other voters, by id."""
         self._peers: tuple[Node, ...] = ()
         """All other members, by id."""
+        self._joined: frozenset[str] = frozenset()
         self._reset_election_timer()
 
     # ------------------------------------------------------------------------------------------------ hooks
@@ -309,6 +310,7 @@ class State(SyncObj):
         removed = [node for node in self._peers if self.configuration.seat(node.id) is None]
         self._peers = tuple(self._nodes[seat.id] for seat in seats)
         self._voters = tuple(self._nodes[seat.id] for seat in seats if seat.voter)
+        self._joined = frozenset(seat.id for seat in seats if seat.joined)
         self._SyncObj__otherNodes = set(self._voters)
         self._SyncObj__readonlyNodes = set(self._peers) - set(self._voters)
         self._on_configured(added, removed)
