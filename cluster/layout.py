@@ -161,7 +161,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def _make_directory(path: Path) -> None:
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)  # values and the secret are nobody else's
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(13, "not writable", str(path))
     except OSError as exc:
