@@ -322,6 +322,7 @@ class Committer:
             _fail(asked, NotApplied("deposed", "another command came before the adoption"))
         else:
             _log.warning("head adopted", settled=head.last, digest=head.digest.hex())
+            self.refusal = None  # the store is what is settled, from here on
             if not asked.done():
                 asked.set_result(head.last)
 

@@ -19,7 +19,7 @@ from coordinator.codec import Settle, decode
 from coordinator.consensus import Coordinator
 from coordinator.machine import Limits, broken, fingerprint
 from kv.errors import BackendUnavailable, NotApplied, OutcomeUnknown
-from kv.model import AtRevision, Cancel, Delete, Entry, Exists, Intent, Ordered, Put
+from kv.model import AtRevision, Cancel, Delete, Entry, Exists, Guard, Intent, Ordered, Put
 from tests.unit.coordinator.audit import Feeds, broken_promises, cached, reads_stale
 from tests.unit.coordinator.cluster import QUIET, Cluster, cluster
 from tests.unit.coordinator.virtual import run, until
@@ -92,7 +92,7 @@ class Story:
             return Cancel(op_id) if chance.random() < 0.2 else self.bodies[op_id]
         op_id = f"{client}.{number}" if chance.random() < 0.8 else f"~{client}.{number}"
         key = chance.choice(KEYS)
-        guards = chance.choice([(), (), (Exists(key),), (AtRevision(key, (max(self.known, 1),)),)])
+        guards: tuple[Guard, ...] = chance.choice([(), (), (Exists(key),), (AtRevision(key, (max(self.known, 1),)),)])
         write = Delete(key) if chance.random() < 0.2 else Put(key, op_id.encode(), chance.choice([None, 1000]))
         otherwise = chance.choice([None, (Put(chance.choice(KEYS), b"otherwise"),)])
         made = Intent(op_id, now_ms + chance.choice([50, 2000, 60_000]), guards, (write,), otherwise)
@@ -157,9 +157,8 @@ class Story:
                 )
             elif what == "proposals":
                 shared.unknown_lands = chance.random() < 0.5
-                shared.dropped.extend(
-                    chance.choice([NotApplied("no_quorum"), OutcomeUnknown("lost")]) for _ in range(chance.randrange(4))
-                )
+                fates: list[NotApplied | OutcomeUnknown] = [NotApplied("no_quorum"), OutcomeUnknown("lost")]
+                shared.dropped.extend(fates[chance.randrange(2)] for _ in range(chance.randrange(4)))
             elif what == "snapshot" and shared.leader not in {None, name}:
                 ahead, behind = shared.members[str(shared.leader)], shared.members[name]
                 if ahead.position > behind.position:

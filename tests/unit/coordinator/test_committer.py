@@ -1,0 +1,554 @@
+"""The leader's loop, one trouble at a time: what the store does, what clients hear, what the ledger holds after it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from backends.memory import Fails, Lost
+from coordinator.codec import Rebase, Settle, Submit, decode
+from coordinator.machine import Limits
+from kv.errors import BadRequest, InvariantViolated, NotApplied, OutcomeUnknown
+from kv.model import (
+    GENESIS,
+    Again,
+    Answer,
+    Applied,
+    AtRevision,
+    Cancel,
+    Expired,
+    LedgerRow,
+    Mismatch,
+    Reference,
+    Refused,
+    value_hash,
+)
+from tests.unit.coordinator.audit import Feeds, broken_promises, records
+from tests.unit.coordinator.cluster import QUIET, Cluster, answer, cluster, delete, put
+from tests.unit.coordinator.virtual import run, until
+
+
+def rows(c: Cluster) -> list[LedgerRow]:
+    """Return the ledger's rows with intents."""
+    return [row for row in c.database.ledger(0, 1 << 30) if row.body]
+
+
+def proposals(c: Cluster, kind: type) -> int:
+    return sum(isinstance(decode(e.command), kind) for e in c.shared.entries if e.command is not None)
+
+
+# ------------------------------------------------------------------------------------------------------ plain working
+
+
+def test_outcomes_of_all_kinds_in_order() -> None:
+    async def story() -> None:
+        async with cluster("ab") as c:
+            a = await c.lead("a")
+            assert await answer(a, put("op1")) == Answer(1, Applied())
+            assert await answer(a, put("op2", guards=(AtRevision(b"k", (9,)),))) == Answer(2, Refused(0, 1))
+            assert await answer(a, put("op1")) == Answer(1, Again(1, Applied()))
+            assert await answer(a, put("op1", value=b"other")) == Answer(1, Mismatch())
+            assert await answer(a, put("op2", guards=(AtRevision(b"k", (9,)),))) == Answer(2, Again(2, Refused(0, 1)))
+            assert await answer(a, Cancel("op3")) == Answer(3, Expired())
+            assert await answer(c["b"], put("op3")) == Answer(3, Again(3, Expired()))
+            assert await answer(a, Cancel("op1")) == Answer(1, Again(1, Applied()))
+            assert await answer(a, delete("op4")) == Answer(4, Applied())
+            assert await answer(a, delete("op5")) == Answer(5, Applied())
+            assert [record.keys for record in records(c).values()] == [(b"k",), (), (), (b"k",), ()]
+            await c.settled()
+
+    run(story)
+
+
+def test_what_is_ordered_while_a_group_is_at_the_store_goes_as_one_group() -> None:
+    async def story() -> None:
+        async with cluster("a") as c:
+            a = await c.lead("a")
+            c.scripts["a"].gates["append"] = gate = asyncio.Event()
+            futures = a.submit([put("op0")])
+            await until(lambda: "append" in c.scripts["a"].waiting)
+            for n in range(1, 8):
+                futures += a.submit([put(f"op{n}")])
+            await until(lambda: a.machine.revision == 8)
+            gate.set()
+            await asyncio.gather(*futures)
+            assert [len(row.body) for row in rows(c)] == [1, 7]
+
+    run(story)
+
+
+def test_groups_are_bounded_by_count_and_bytes() -> None:
+    async def story() -> None:
+        settings = dataclasses.replace(QUIET, group_intents_max=3, group_bytes_max=4000)
+        async with cluster("a", settings=settings) as c:
+            a = await c.lead("a")
+            await asyncio.gather(*a.submit([put(f"op{n}") for n in range(7)]))
+            await asyncio.gather(*a.submit([put(f"big{n}", value=b"v" * 3000) for n in range(2)]))
+            await asyncio.gather(*a.submit([put("huge", value=b"v" * 9000), put("small")]))
+            assert [len(row.body) for row in rows(c)] == [3, 3, 1, 1, 1, 1, 1]
+
+    run(story)
+
+
+def test_facts_are_read_only_where_they_are_needed() -> None:
+    async def story() -> None:
+        async with cluster("a") as c:
+            a = await c.lead("a")
+            calls = c.scripts["a"].calls
+            calls.clear()
+            await answer(a, put("~n1"))
+            assert [call for call in calls if call in {"facts", "append"}] == ["append"]
+            calls.clear()
+            await answer(a, put("client"))
+            assert [call for call in calls if call in {"facts", "append"}] == ["facts", "append"]
+
+    run(story)
+
+
+def test_next_group_does_not_wait_for_the_settle_but_no_more_than_so_many() -> None:
+    async def story() -> None:
+        async with cluster("ab", settings=dataclasses.replace(QUIET, settles_in_flight_max=3)) as c:
+            a = await c.lead("a")
+            c.shared.members["a"].lags = False
+            original = c.shared.members["a"].propose
+            held: list[asyncio.Future[object]] = []
+
+            def hold(command: bytes) -> asyncio.Future[object]:
+                if isinstance(decode(command), Settle):
+                    held.append(asyncio.get_running_loop().create_future())
+                    return held[-1]
+                return original(command)  # type: ignore[return-value]
+
+            c.shared.members["a"].propose = hold  # type: ignore[method-assign, assignment]
+            for n in range(5):
+                a.submit([put(f"op{n}", f"k{n}".encode())])
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(1)
+            assert len(held) == len(rows(c)) == 3
+
+    run(story)
+
+
+# ---------------------------------------------------------------------------------------------------- lost answers
+
+
+@pytest.mark.parametrize("lands_after_s", [0.0, 0.00001, 0.5, None], ids=["landed", "at once", "late", "never"])
+def test_lost_answer_is_found_out_and_never_assumed(lands_after_s: float | None) -> None:
+    async def story() -> None:
+        async with cluster("ab") as c:
+            feeds = Feeds(c)
+            a = await c.lead("a")
+            c.scripts["a"].fates["append"] = [Lost(lands_after_s)]
+            told = [("op1", await answer(a, put("op1")))]
+            told.append(("op2", await answer(c["b"], put("op2"))))
+            await asyncio.sleep(2)
+            await c.settled()
+            assert [t.outcome for _, t in told] == [Applied(), Applied()]
+            assert sum(len(row.body) for row in rows(c)) == 2
+            assert broken_promises(c, told, feeds) == set()
+            assert a.committer.unknown_commits == 1
+
+    run(story)
+
+
+def test_lost_answer_to_taking_over_is_asked_again() -> None:
+    async def story() -> None:
+        async with cluster("a") as c:
+            c.scripts["a"].fates["take_over"] = [Lost(0.0), Lost(None), Fails(), Lost(0.3)]
+            a = await c.lead("a")
+            assert await answer(a, put("op1")) == Answer(1, Applied())
+            assert broken_promises(c) == set()
+
+    run(story)
+
+
+def test_commit_that_hangs_past_its_time_out_is_unknown() -> None:
+    async def story() -> None:
+        async with cluster("a") as c:
+            a = await c.lead("a")
+            original, hung = a._store.append, asyncio.Event()
+
+            async def hang(group: object, *, timeout_s: float) -> object:
+                await original(group, timeout_s=timeout_s)  # type: ignore[arg-type]
+                a._store.append = original  # type: ignore[method-assign]
+                hung.set()
+                return await asyncio.get_running_loop().create_future()
+
+            a._store.append = hang  # type: ignore[method-assign, assignment]
+            assert await answer(a, put("op1")) == Answer(1, Applied())
+            assert hung.is_set()
+            assert len(rows(c)) == 1
+
+    run(story)
+
+
+# ------------------------------------------------------------------------------------------------ store unavailable
+
+
+def test_store_down_keeps_what_is_pending_and_then_refuses_definitely() -> None:
+    async def story() -> None:
+        async with cluster("ab") as c:
+            a = await c.lead("a")
+            c.scripts["a"].down = True
+            first = a.submit([put("op1")])[0]
+            await asyncio.sleep(c.settings.stall_s + 0.1)
+            before = len(c.shared.entries)
+            for node in a, c["b"]:
+                with pytest.raises(NotApplied) as refused:
+                    await answer(node, put("op2"))
+                assert refused.value.reason == "store_refused"
+            assert len(c.shared.entries) == before  # never handed to the log (INV-4)
+            assert not first.done()
+            assert a.committer.store_trouble is not None
+            calls = len(c.scripts["a"].calls)
+            await asyncio.sleep(60)
+            assert len(c.scripts["a"].calls) - calls < 200  # bounded back-off
+            c.scripts["a"].down = False
+            assert await first == Answer(1, Applied())
+            await c.settled()
+            assert await answer(a, put("op3")) == Answer(2, Applied())
+            assert a.committer.store_trouble is None
+
+    run(story)
+
+
+def test_deadline_that_passes_while_the_store_is_down_expires() -> None:
+    async def story() -> None:
+        async with cluster("a") as c:
+            a = await c.lead("a")
+            c.scripts["a"].down = True
+            first = a.submit([put("op1", deadline_ms=a.now_ms() + 500), put("op2")])
+            await asyncio.sleep(1)
+            c.scripts["a"].down = False
+            assert await first[0] == Answer(1, Expired())
+            assert await first[1] == Answer(2, Applied())
+
+    run(story)
+
+
+def test_late_at_apply_takes_a_revision_and_expires() -> None:
+    async def story() -> None:
+        async with cluster("a") as c:
+            a = await c.lead("a")
+            assert await answer(a, put("op1", deadline_ms=a.now_ms() - 1)) == Answer(1, Expired())
+            assert a.recorded("op1") == Answer(1, Expired())
+
+    run(story)
+
+
+def test_missing_blob_expires_the_intent_alone() -> None:
+    async def story() -> None:
+        async with cluster("a") as c:
+            a = await c.lead("a")
+            staged = await a._store.stage("op1", b"v" * 100, timeout_s=1)
+            gone = Reference("op2", value_hash(b"gone"), 4)
+            first = a.submit([put("op1", value=staged), put("op2", value=gone), put("op3")])  # type: ignore[arg-type]
+            assert [(await f).outcome for f in first] == [Applied(), Expired(), Applied()]
+
+    run(story)
+
+
+def test_a_store_that_breaks_its_word_ends_the_process() -> None:
+    async def story() -> None:
+        died: list[BaseException] = []
+        try:
+            async with cluster("a") as c:
+                a = await c.lead("a")
+
+                async def lies(group: object, *, timeout_s: float) -> object:
+                    raise InvariantViolated("two rows at one place")
+
+                a._store.append = lies  # type: ignore[method-assign, assignment]
+                await answer(a, put("op1"))
+        except* InvariantViolated as group:
+            died.extend(group.exceptions)
+        assert [str(exc) for exc in died] == ["two rows at one place"]
+
+    run(story)
+
+
+# ------------------------------------------------------------------------------------------------- rivals and losses
+
+
+def test_rival_committers_fence_each_other_off() -> None:
+    async def story() -> None:
+        async with cluster("ab") as c:
+            a, b = await c.lead("a"), c["b"]
+            c.scripts["a"].gates["append"] = gate = asyncio.Event()
+            first = a.submit([put("op1")])[0]
+            await until(lambda: "append" in c.scripts["a"].waiting)
+            c.shared.elect("b", unnoticed=True)
+            await until(lambda: b.committer.taken_over)
+            told = [("op1", await first)]  # b committed it, a hears of it through the log
+            gate.set()
+            told.append(("op2", await answer(b, put("op2"))))
+            await c.settled()
+            assert broken_promises(c, told) == set()
+            assert a.committer.groups == 0
+            await until(lambda: c.shared.members["a"].outranked_by != [])
+
+    run(story)
+
+
+def test_outranked_leader_stands_again_above_the_row() -> None:
+    async def story() -> None:
+        async with cluster("a") as c:
+            c.database.take_over(7, "stranger", 1, None)
+            a = await c.lead("a")
+            assert c.shared.term > 7
+            assert await answer(a, put("op1")) == Answer(1, Applied())
+            c.database.take_over(c.shared.term, "twin", 1, None)  # of the same term, by another committer
+            assert await answer(a, put("op2")) == Answer(2, Applied())
+            assert broken_promises(c) == set()
+
+    run(story)
+
+
+def test_lost_suffix_is_rebased_on_the_ledger_and_the_rest_ordered_again() -> None:
+    async def story() -> None:
+        async with cluster("abc") as c:
+            feeds = Feeds(c)
+            a, b = await c.lead("a"), c["b"]
+            await c.settled()
+            before = len(c.shared.entries)
+            told = [(f"op{n}", await answer(a, put(f"op{n}", f"k{n}".encode()))) for n in range(3)]
+            c.scripts["b"].gates["take_over"] = gate = asyncio.Event()
+            c.shared.elect("b", lose=len(c.shared.entries) - before)
+            await until(lambda: "take_over" in c.scripts["b"].waiting)
+            waiting = dict(
+                zip(["op1", "new", "op2x"], b.submit([put("op1", b"k1"), put("new"), put("op2", b"x")]), strict=True)
+            )
+            await until(lambda: c["c"].machine.revision == 3)
+            gate.set()
+            assert await waiting["op1"] == Answer(2, Applied())  # by the ledger's row, not evaluated again
+            assert await waiting["new"] == Answer(4, Applied())  # ordered again, behind the head
+            assert await waiting["op2x"] == Answer(5, Mismatch())  # same op_id, another body: kept, then refused
+            await c.settled()
+            assert proposals(c, Rebase) == 1
+            assert broken_promises(c, told, feeds) == set()
+            assert all(node.machine.recent.floor == 3 for node in c.nodes.values())
+            assert b.recorded("op0") == Answer(1, Applied())
+
+    run(story)
+
+
+def test_long_rebase_is_cut_at_row_ends_and_read_in_pages() -> None:
+    async def story() -> None:
+        settings = dataclasses.replace(QUIET, rows_page=2, rebase_bytes_max=1)
+        async with cluster("ab", settings=settings) as c:
+            a, b = await c.lead("a"), c["b"]
+            await c.settled()
+            before = len(c.shared.entries)
+            for n in range(5):
+                await answer(a, put(f"op{n}"))
+            await c.lead("b", lose=len(c.shared.entries) - before)
+            assert proposals(c, Rebase) == 5
+            assert b.machine.settled.revision == 5
+            await c.settled()
+            assert broken_promises(c) == set()
+
+    run(story)
+
+
+def test_head_ahead_of_a_log_that_holds_it_settles_row_by_row() -> None:
+    async def story() -> None:
+        async with cluster("ab") as c:
+            a = await c.lead("a")
+            c.shared.filter = lambda member, command: (
+                NotApplied("overloaded") if member == "a" and isinstance(decode(command), Settle) else None
+            )
+            c.scripts["a"].gates["take_over"] = asyncio.Event()
+            assert await answer(a, put("op1")) == Answer(1, Applied())
+            assert a.machine.settled.revision == 0
+            b = await c.lead("b")
+            assert b.machine.settled.revision == 1
+            assert proposals(c, Rebase) == 0
+            assert (proposals(c, Settle), proposals(c, Submit)) == (1, 3)
+
+    run(story)
+
+
+@pytest.mark.parametrize("fate", [NotApplied("overloaded"), OutcomeUnknown("lost")], ids=lambda f: type(f).__name__)
+def test_settle_that_is_not_ordered_makes_the_leader_take_over_again(fate: Exception) -> None:
+    async def story() -> None:
+        async with cluster("ab") as c:
+            a = await c.lead("a")
+            lost = [fate]
+            c.shared.unknown_lands = False
+            c.shared.filter = lambda member, command: (
+                lost.pop() if lost and isinstance(decode(command), Settle) else None
+            )
+            assert await answer(a, put("op1")) == Answer(1, Applied())
+            await c.settled()
+            assert a.committer.takeovers == 2
+
+    run(story)
+
+
+# ------------------------------------------------------------------------------------------------ restore and adopt
+
+
+def test_restored_store_is_refused_until_an_operator_adopts_it() -> None:
+    async def story() -> None:
+        async with cluster("abc") as c:
+            c.broadcast.down = True
+            a, b = await c.lead("a"), c["b"]
+            await answer(a, put("op1", b"k", b"kept"))
+            await answer(a, put("op2", b"k", b"lost"))
+            await c.settled()
+            with pytest.raises(BadRequest):
+                await a.adopt(timeout_s=1)
+            c.database.lose_rows(1)
+            lost = a.submit([put("op3", b"l")])[0]
+            await until(lambda: a.refusal == "store_behind" and b.refusal == "store_behind")
+            for node in a, b:
+                with pytest.raises(NotApplied) as refused:
+                    await answer(node, put("op4"))
+                assert refused.value.reason == "store_refused"
+                assert node.status().refusal == "store_behind"
+            with pytest.raises(NotApplied) as not_here:
+                await b.adopt(timeout_s=1)
+            assert not_here.value.reason == "not_leader"
+            assert not lost.done()
+            adopted = await a.adopt(timeout_s=5)
+            assert adopted == 3  # the newest revision ever given
+            assert await lost == Answer(4, Applied())  # ordered again behind it
+            await until(lambda: a.refusal is None and b.refusal is None)
+            assert await answer(b, put("op2", b"k", b"lost")) == Answer(5, Applied())  # the window was emptied
+            await c.settled()
+            assert [node.namespace for node in c.nodes.values()] == [1, 1, 1]
+            assert all(node.machine.recent.floor >= 3 for node in c.nodes.values())
+            assert broken_promises(c) == set()
+
+    run(story)
+
+
+def test_refusal_ends_by_itself_when_the_store_is_put_right() -> None:
+    async def story() -> None:
+        async with cluster("a") as c:
+            a = await c.lead("a")
+            await answer(a, put("op1"))
+            await c.settled()
+            saved = list(c.database._rows)
+            c.database._rows.clear()
+            await c.shared.members["a"].transfer("a", timeout_s=1)
+            await until(lambda: a.refusal == "store_behind")
+            c.database._rows[:] = saved
+            await until(lambda: a.refusal is None and a.committer.taken_over)
+            assert await answer(a, put("op2")) == Answer(2, Applied())
+
+    run(story)
+
+
+def test_other_history_of_the_same_length_is_refused() -> None:
+    async def story() -> None:
+        async with cluster("a") as c:
+            a = await c.lead("a")
+            await answer(a, put("op1"))
+            await c.settled()
+            forged = [dataclasses_replace(row, b"x" * 32) for row in c.database._rows]
+            c.database._rows[:] = forged
+            c.shared.elect("a")
+            await until(lambda: a.refusal == "store_other")
+            with pytest.raises(NotApplied):
+                await a.read_index(timeout_s=1)
+
+    run(story)
+
+
+def dataclasses_replace(row: LedgerRow, digest: bytes) -> LedgerRow:
+    return LedgerRow(row.seq, row.term, row.committer, row.first, row.last, digest, row.log_time_ms, row.body)
+
+
+def test_rows_pruned_past_what_is_settled_are_refused() -> None:
+    async def story() -> None:
+        async with cluster("ab") as c:
+            a, b = await c.lead("a"), c["b"]
+            await c.settled()
+            before = len(c.shared.entries)
+            for n in range(4):
+                await answer(a, put(f"op{n}"))
+            del c.database._rows[:3]
+            c.shared.elect("b", lose=len(c.shared.entries) - before)
+            await until(lambda: b.refusal == "store_pruned")
+            assert await b.adopt(timeout_s=5) == 4
+            assert await answer(b, put("new")) == Answer(5, Applied())
+
+    run(story)
+
+
+def test_adoption_outlives_the_leader_that_appended_it() -> None:
+    """The adopting row is in the store, its Adopt never ordered: the next leader refuses, and is asked again."""
+
+    async def story() -> None:
+        async with cluster("ab") as c:
+            c.broadcast.down = True
+            a = await c.lead("a")
+            await answer(a, put("op1"))
+            await c.settled()
+            c.database.lose_rows(1)
+            c.shared.elect("a")
+            await until(lambda: a.refusal is not None)
+            c.shared.dropped.append(NotApplied("no_quorum"))
+            with pytest.raises(OutcomeUnknown):
+                await a.adopt(timeout_s=5)
+            b = c["b"]
+            c.shared.elect("b")
+            await until(lambda: b.refusal is not None)
+            assert b.refusal == "store_other"
+            assert await b.adopt(timeout_s=5) == 1
+            assert await answer(b, put("op2")) == Answer(2, Applied())
+            assert broken_promises(c) == set()
+
+    run(story)
+
+
+# ------------------------------------------------------------------------------------------------------- log time
+
+
+def test_first_leader_stamps_the_log_before_anything_is_admitted() -> None:
+    async def story() -> None:
+        async with cluster("a") as c:
+            with pytest.raises(NotApplied) as refused:
+                await answer(c["a"], put("op1"))
+            assert refused.value.reason == "no_leader"
+            a = await c.lead("a")
+            assert a.now_ms() >= c.clocks["a"].wall_ms() - 1000
+            assert await answer(a, put("op1", deadline_ms=a.now_ms() + 100)) == Answer(1, Applied())
+
+    run(story)
+
+
+def test_new_leader_with_a_clock_ahead_expires_nothing_that_comes_after() -> None:
+    async def story() -> None:
+        async with cluster("ab") as c:
+            await c.lead("a")
+            c.clocks["b"].wall_off_ms = 3_600_000
+            b = await c.lead("b")
+            assert await answer(b, put("op1", deadline_ms=b.now_ms() + 100)) == Answer(1, Applied())
+            c.clocks["a"].wall_off_ms = -3_600_000
+            a = await c.lead("a")
+            before = a.now_ms()
+            assert await answer(a, put("op2", deadline_ms=before + 100)) == Answer(2, Applied())
+            assert a.now_ms() >= before  # log time never goes back
+
+    run(story)
+
+
+def test_op_id_is_known_from_the_store_when_the_window_forgot_it() -> None:
+    async def story() -> None:
+        async with cluster("a", settings=dataclasses.replace(QUIET, limits=Limits(window_max=2))) as c:
+            a = await c.lead("a")
+            for n in range(4):
+                await answer(a, put(f"op{n}"))
+            await c.settled()
+            assert a.recorded("op0") is None
+            assert await answer(a, put("op0")) == Answer(5, Again(1, Applied()))
+            assert await answer(a, put("op1", value=b"other")) == Answer(6, Mismatch())
+            assert await answer(a, Cancel("op2")) == Answer(7, Again(3, Applied()))
+            assert c.database.head() != GENESIS
+            assert c.value(b"k") == b"v"
+
+    run(story)
