@@ -62,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True):
     chunk_bytes: int = 1 << 20
     """Snapshot bytes sent in one message."""
     compact_entries: int = 50_000
-    compact_bytes: int = 64 << 20
+    compact_bytes: int = 32 << 20
     """A snapshot is made when the log has grown by either since the last one."""
 
 

@@ -48,10 +48,13 @@ from coordinator.raft.state import (
 from kv.errors import BadRequest, InvariantViolated
 
 APPLY_PER_TICK_MAX: Final = 2000
+APPLY_S_MAX: Final = 0.01
+"""Time after which the rest of what is committed waits for the next tick: elections and heartbeats have no patience."""
 DRAIN_BYTES_MAX: Final = 4 << 20
 """Bytes of commands appended or forwarded in one tick; the rest has its turn after other work."""
 KEEP_ENTRIES: Final = 2000
-"""Entries kept behind a snapshot, so that a member that is a little behind needs none."""
+KEEP_BYTES: Final = 4 << 20
+"""Entries, and their bytes, kept behind a snapshot, so that a member that is a little behind needs none."""
 STAMP_BYTES: Final = 8
 
 
@@ -71,7 +74,6 @@ class Core(Replication):
         """
         self._joins = joins
         self._compact_bytes = compact_bytes
-        self._bytes_since_snapshot = 0
         self._saving = False
         self.on_disconnect: Callable[[Node], None] | None = None
         self._hold_until = float("-inf")
@@ -112,6 +114,7 @@ class Core(Replication):
             self._SyncObj__raftLastApplied, self._applied_term = index, term
             self._SyncObj__raftCommitIndex = max(index, min(journal.getRaftCommitIndex(), self._last_index))
         for command, index, _ in journal[:]:
+            self._bytes_since_snapshot += len(command) if index > self._SyncObj__raftLastApplied else 0
             if command[:1] == MEMBERSHIP and index > history.newest_index:
                 history.append(index, decode_configuration(command[1:]))
         self._history = history
@@ -159,8 +162,11 @@ class Core(Replication):
         count = min(self._SyncObj__raftCommitIndex - applied, APPLY_PER_TICK_MAX)
         if count <= 0:
             return False
+        enough = self._now() + APPLY_S_MAX
         for command, index, term in self._SyncObj__getEntries(applied + 1, count):
             self._apply_entry(command, Position(index, term))
+            if self._now() > enough:
+                break
         if self._SyncObj__raftCommitIndex > self._SyncObj__raftLastApplied:
             self.kick()
         return True
@@ -489,11 +495,22 @@ class Core(Replication):
             self.count("snapshot_failures")
             return
         self.count("snapshots_saved")
-        upto = min(position.index, max(self._first_index, position.index - keep))
         held = self._first_index <= position.index <= self._last_index
-        if held and self._term_at(position.index) == position.term and upto > self._first_index:
-            self._SyncObj__deleteEntriesTo(upto)
+        if held and self._term_at(position.index) == position.term:
+            base = self._base_behind(position.index, keep)
+            if base > self._first_index:
+                self._SyncObj__deleteEntriesTo(base)
         self._history.compact(position.index)
+
+    def _base_behind(self, index: int, keep: int) -> int:
+        """Return where the log may begin, so that no more than `keep` entries and KEEP_BYTES lie behind `index`."""
+        size, base = 0, index
+        while base > max(self._first_index, index - keep):
+            size += len(self._SyncObj__raftLog[base - self._first_index][0])
+            if size > KEEP_BYTES:
+                break
+            base -= 1
+        return base
 
     # ------------------------------------------------------------------------------- what member.py asks and tells
 

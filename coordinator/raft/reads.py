@@ -33,7 +33,8 @@ class Reads:
         self._asked_at = float("-inf")
         self._opened = 0
         self._arrived: list[Local] = []
-        self._requests: dict[int, tuple[Node, list[Local]]] = {}
+        self._requests: dict[int, tuple[Node, list[Local], float]] = {}
+        """Where each went, which reads share it, until when it is waited for."""
         self._next_request = chance.getrandbits(48)
         self._closed = False
         core.handle("read_ping", self._on_ping)
@@ -69,7 +70,9 @@ class Reads:
         for given_up in self._rounds.abandon():
             self._refuse(given_up, "deposed")
         leader = core._getLeader()
-        for request in sorted(request for request, (node, _) in self._requests.items() if node != leader):
+        for request in sorted(
+            request for request, (node, _, until) in self._requests.items() if node != leader or core.now() > until
+        ):
             for read in self._requests.pop(request)[1]:
                 self._refuse(read, "no_leader")
         if not self._arrived or len(self._requests) >= REQUESTS_MAX:
@@ -81,7 +84,7 @@ class Reads:
             for read in arrived:
                 self._refuse(read, "no_leader")
         elif arrived:
-            self._requests[request] = (leader, arrived)
+            self._requests[request] = (leader, arrived, core.now() + 2 * core.conf.raftMaxTimeout)
 
     def _join(self, read: Local | Remote) -> None:
         core = self._core
@@ -160,7 +163,7 @@ class Reads:
             self._kick()
 
     def _on_disconnect(self, node: Node) -> None:
-        for request in sorted(request for request, (to, _) in self._requests.items() if to == node):
+        for request in sorted(request for request, (to, *_) in self._requests.items() if to == node):
             for read in self._requests.pop(request)[1]:
                 self._refuse(read, "no_leader")
 

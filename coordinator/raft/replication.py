@@ -23,6 +23,8 @@ from kv.errors import InvariantViolated
 ENTRIES_PER_MESSAGE_MAX: Final = 1024
 IN_FLIGHT_BYTES_MAX: Final = 16 << 20
 """Bytes of entries sent to one peer and not acknowledged; more wait in the log."""
+CHUNK_BEATS_MAX: Final = 20
+"""Heartbeats after which a snapshot chunk without an answer is sent again."""
 IN_FLIGHT_MESSAGES_MAX: Final = 256
 
 
@@ -39,6 +41,8 @@ class Progress:
         self.told_commit = 0
         self.snapshot: Outgoing | None = None
         self.offset = 0
+        self.beats = 0
+        """Heartbeats since the chunk at `offset` was sent."""
 
     def probe(self) -> None:
         self.probing, self.paused = True, False
@@ -75,6 +79,7 @@ class Replication(Elections):
         self._incoming_id = b""
         self._installing = False
         """A snapshot is being verified or put in place: the log stands still until it is."""
+        self._bytes_since_snapshot = 0
         super().__init__(*args, **kwargs)
         self._handlers["append_entries"] = self._on_append_entries
         self._handlers["next_node_idx"] = self._on_next_node_idx
@@ -93,6 +98,11 @@ class Replication(Elections):
         self._progress = {}
 
     def _on_configured(self, added: list[Node], removed: list[Node]) -> None:
+        for node in removed:
+            # One that is being removed is told first, once that is committed; this one's coming was truncated.
+            if node.id not in self.configuration.retired:
+                del self._nodes[node.id]
+                self._SyncObj__transport.dropNode(node)
         for node in added:
             self._SyncObj__transport.addNode(node)
             if self._leads:
@@ -139,15 +149,15 @@ class Replication(Elections):
         progress = self._progress[node.id]
         following = self._SyncObj__raftNextIndex[node]
         if following <= self._first_index:
-            if self._snapshots.newest is not None:
-                self._send_snapshot(node, progress, heartbeat)
-                return
             following = self._first_index + 1
-        if progress.probing:
-            if progress.paused and not heartbeat:
+            if self._snapshots.newest is not None:
+                self._send_snapshot(node, progress, heartbeat, following)
                 return
-            progress.paused = True
-            self._send_entries(node, progress, following)
+        if progress.probing:
+            # What was sent is not sent again with each heartbeat: a peer that is slow to sync would get it many times.
+            if heartbeat or not progress.paused:
+                self._send_entries(node, progress, following, empty=progress.paused)
+                progress.paused = True
             return
         while following <= self._last_index and not progress.full:
             sent = self._send_entries(node, progress, following)
@@ -204,7 +214,6 @@ class Replication(Elections):
             return
         progress = self._progress[node.id]
         self._SyncObj__lastResponseTime[node] = self._now()
-        progress.paused = False
         following = message["next_node_idx"]
         match, due = self._SyncObj__raftMatchIndex, self._SyncObj__raftNextIndex
         if message["reset"]:
@@ -212,8 +221,9 @@ class Replication(Elections):
             # acknowledged has lost it (policies interval and off).
             match[node] = min(match[node], following - 1)
             due[node] = min(due[node], following)
-            progress.probe()
-            self.count("backtracks")
+            if progress.snapshot is None:
+                progress.probe()
+                self.count("backtracks")
         news = message["reset"] or progress.probing or match[node] < following - 1
         if message["success"] and following - 1 <= self._last_index:
             match[node] = max(match[node], following - 1)
@@ -282,6 +292,7 @@ class Replication(Elections):
             self._truncate(verdict.truncate_from)
         for entry in verdict.new:
             self._SyncObj__raftLog.add(*entry)
+            self._bytes_since_snapshot += len(entry.command)
             if entry.command[:1] == MEMBERSHIP:
                 self._history.append(entry.idx, decode_configuration(entry.command[1:]))
                 self._configure()
@@ -353,10 +364,17 @@ class Replication(Elections):
 
     # --------------------------------------------------------------------------------------------- snapshots
 
-    def _send_snapshot(self, node: Node, progress: Progress, heartbeat: bool) -> None:
-        """Send the chunk that the peer wants; one is under way at a time, repeated with the heartbeat."""
-        if progress.paused and not heartbeat:
-            return
+    def _send_snapshot(self, node: Node, progress: Progress, heartbeat: bool, following: int) -> None:
+        """Send the chunk that the peer wants, one at a time; meanwhile heartbeats go on."""
+        if progress.paused:
+            if not heartbeat:
+                return
+            self._send_entries(node, progress, following, empty=True)
+            progress.beats += 1
+            if progress.beats < CHUNK_BEATS_MAX or progress.snapshot is None:
+                return
+            if progress.offset >= progress.snapshot.total:
+                return  # all is there; the peer is putting it in place
         if progress.snapshot is None:
             try:
                 progress.snapshot, progress.offset = self._snapshots.outgoing(), 0
@@ -366,7 +384,7 @@ class Replication(Elections):
             self.count("snapshots_sent")
         outgoing = progress.snapshot
         chunk = outgoing.chunk(progress.offset, self._SyncObj__conf.logCompactionBatchSize)
-        progress.paused = True
+        progress.paused, progress.beats = True, 0
         self._send(
             node,
             {
@@ -391,8 +409,9 @@ class Replication(Elections):
         self._SyncObj__lastResponseTime[node] = self._now()
         if progress.snapshot is None or progress.snapshot.id != message["id"]:
             return
-        if message["offset"] < progress.snapshot.total:
-            progress.offset, progress.paused = message["offset"], False
+        progress.offset = message["offset"]
+        if progress.offset < progress.snapshot.total:
+            progress.paused = False
             self.kick()
 
     def _on_install_snapshot(self, node: Node, message: dict[str, Any]) -> None:

@@ -164,7 +164,7 @@ class State(SyncObj):
         self._SyncObj__startTime = clock.monotonic()
         self._SyncObj__commandsLocalCounter = chance.getrandbits(48)
         self._nodes: dict[str, Node] = {self._node_id: self.selfNode}
-        for node in self._SyncObj__otherNodes:
+        for node in sorted(self._SyncObj__otherNodes, key=lambda node: node.id):
             self._nodes[node.id] = node
         self._use_journal(journal)
         self._voters: tuple[Node, ...] = ()
