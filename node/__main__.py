@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
         with locked(settings.data_dir, "node"):
             uvloop.run(_serve(settings, cluster, listening))
     except Exception as exc:  # noqa: BLE001 - the last place: whatever it is ends the process, with its name
-        return _ended_by(exc)
+        return _ended_by(exc, settings)
     return 0
 
 
@@ -292,7 +292,7 @@ def _stop_on_signals(settings: NodeSettings, stop: asyncio.Future[bool]) -> None
         loop.add_reader(0, readable)
 
 
-def _ended_by(exc: BaseException) -> int:
+def _ended_by(exc: BaseException, settings: NodeSettings) -> int:
     """Say in the log's last line what ended the process; return the exit code that tells the supervisor."""
     first = exc
     while isinstance(first, BaseExceptionGroup):
@@ -300,7 +300,9 @@ def _ended_by(exc: BaseException) -> int:
     if isinstance(first, BadRequest):
         return _refuse(first)
     if isinstance(first, BackendUnavailable):
-        print(f"error: {first}", file=sys.stderr)
+        shown = redacted(settings)
+        where = ", ".join(f"{name}={shown[name]}" for name in ("ACORDO_STORE", "ACORDO_CACHE", "ACORDO_BROADCAST"))
+        print(f"error: {first} ({where})", file=sys.stderr)
         return EX_UNAVAILABLE
     _log.critical("a background loop died", error=repr(first), exc_info=exc)
     return EX_SOFTWARE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import sqlite3
 import subprocess
@@ -13,9 +14,13 @@ from pathlib import Path
 import pytest
 
 from acordo.client import Client
+from cluster.demo import free_base_port
+from cluster.layout import locked
 from cluster.runner import EX_CONFIG, ROOT, NodeFailed
 from kv.errors import BadRequest
 from tests.e2e.conftest import Start
+
+EX_UNAVAILABLE = 69
 
 
 async def broken(start: Start, **more: object) -> str:
@@ -101,8 +106,6 @@ async def test_a_taken_port_is_named_before_anything_starts(start: Start, tmp_pa
 
 
 def run_node(*flags: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     clean = {k: v for k, v in os.environ.items() if not k.startswith("ACORDO_")}
     return subprocess.run(
         [sys.executable, "-m", "node", *flags],
@@ -140,3 +143,31 @@ def test_a_missing_secret_file_is_named(tmp_path: Path) -> None:
     said = run_node("--secret-file", str(tmp_path / "nowhere"), "--data-dir", str(tmp_path / "n1"))
     assert said.returncode == EX_CONFIG
     assert str(tmp_path / "nowhere") in said.stderr
+
+
+def test_a_store_that_does_not_answer_is_named_and_tried_again_by_the_supervisor(tmp_path: Path) -> None:
+    said = run_node(
+        "--store", "postgresql://u:hunter2@127.0.0.1:1/d", "--data-dir", str(tmp_path / "n1"), **free_ports()
+    )
+    assert said.returncode == EX_UNAVAILABLE, said.stderr
+    assert "127.0.0.1" in said.stderr.splitlines()[-1]
+    assert "hunter2" not in said.stderr
+
+
+def test_a_store_in_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+    store = tmp_path / "nowhere" / "store.sqlite"
+    said = run_node("--store", f"sqlite:///{store}", "--data-dir", str(tmp_path / "n1"), **free_ports())
+    assert said.returncode in (EX_CONFIG, EX_UNAVAILABLE), said.stderr
+    assert str(store) in said.stderr.splitlines()[-1]
+
+
+def test_two_nodes_do_not_share_a_directory(tmp_path: Path) -> None:
+    with locked(tmp_path, "node"):
+        said = run_node("--data-dir", str(tmp_path), **free_ports())
+    assert said.returncode == EX_CONFIG
+    assert f"{tmp_path} is in use by another node (process {os.getpid()})" in said.stderr
+
+
+def free_ports() -> dict[str, str]:
+    port = free_base_port(1, 34000)
+    return {"ACORDO_HTTP_PORT": str(port), "ACORDO_RAFT_ADDRESS": f"127.0.0.1:{port + 1000}"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,42 @@ async def test_a_drain_under_load_fails_no_request(start: Start) -> None:
         ended.set()
 
 
+async def test_a_stopping_node_finishes_what_it_holds(start: Start, http: aiohttp.ClientSession) -> None:
+    """A request whose body is half sent when SIGTERM comes is still answered, through the new leader."""
+    async with start() as cluster:
+        stopping = await leader_of(cluster)
+        node = cluster.nodes[stopping]
+        half_sent, drained = asyncio.Event(), asyncio.Event()
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"first half, "
+            half_sent.set()
+            await drained.wait()
+            yield b"second half"
+
+        async def put() -> int:
+            async with http.put(node.url + "/v1/kv/held", data=body()) as response:
+                return response.status
+
+        held = asyncio.create_task(put())
+        await half_sent.wait()
+        stopped = asyncio.create_task(cluster.stop_node(stopping))
+
+        async def another_leads() -> bool:
+            return await cluster.leader() not in (None, stopping)
+
+        await until(another_leads, "the leadership was handed on")
+        drained.set()
+        assert await held == 201
+        await stopped
+        assert node.process is not None
+        assert node.process.returncode == 0, node.last_words()
+        async with Client(urls(cluster, stopping), timeout_s=30) as client:
+            found = await client.get("held")
+            assert found is not None
+            assert found.value == b"first half, second half"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_up_is_one_command_and_a_signal_ends_it(tmp_path: Path, number: int) -> None:
     port = free_base_port(3, 31000)
@@ -205,23 +242,35 @@ async def test_up_is_one_command_and_a_signal_ends_it(tmp_path: Path, number: in
         cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     assert process.stdout is not None
-    said = []
-    async with asyncio.timeout(100):
-        while b"Ctrl-C" not in (line := await process.stdout.readline()):
-            said.append(line.decode())
-            assert line, "".join(said)
-        for node in range(3):
-            assert any(f"http://127.0.0.1:{port + node}" in line for line in said), "".join(said)
-        assert any(line.rstrip().endswith("leader") for line in said), "".join(said)
-        status = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "cluster", "status", "--data", str(tmp_path / "data"),
-            cwd=ROOT, stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, _ = await status.communicate()
-        assert status.returncode == 0, out.decode()
-        assert b"leads in term" in out
-        assert all(f"n{n}".encode() in out for n in (1, 2, 3))
-        process.send_signal(number)
-        rest = await process.stdout.read()
-        assert await process.wait() == 0, rest.decode()
+    try:
+        async with asyncio.timeout(100):
+            rest = await _seen_through(process, process.stdout, port, tmp_path / "data", number)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert rest.decode().rstrip().endswith("stopped")
+
+
+async def _seen_through(
+    process: asyncio.subprocess.Process, out: asyncio.StreamReader, port: int, data: Path, number: int
+) -> bytes:
+    """Check what `up` says, ask for the status, send the signal; return what it said last."""
+    said = []
+    while b"Ctrl-C" not in (line := await out.readline()):
+        said.append(line.decode())
+        assert line, "".join(said)
+    for node in range(3):
+        assert any(f"http://127.0.0.1:{port + node}" in line for line in said), "".join(said)
+    assert any(line.rstrip().endswith("leader") for line in said), "".join(said)
+    status = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cluster", "status", "--data", str(data), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    shown, _ = await status.communicate()
+    assert status.returncode == 0, shown.decode()
+    assert b"leads in term" in shown
+    assert all(f"n{n}".encode() in shown for n in (1, 2, 3))
+    process.send_signal(number)
+    rest = await out.read()
+    assert await process.wait() == 0, rest.decode()
+    return rest

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from aiohttp import web
 from playwright.async_api import Page, expect
 
 from acordo import wire
 from acordo.client import Client
-from tests.unit.acordo.fake_cluster import FakeCluster, problem
+from tests.unit.acordo.fake_cluster import FakeCluster, Trouble, problem
 
 
 async def open_page(page: Page, cluster: FakeCluster) -> None:
@@ -20,6 +21,10 @@ async def open_page(page: Page, cluster: FakeCluster) -> None:
 async def get(page: Page, key: str) -> None:
     await page.fill("#key", key)
     await page.press("#key", "Enter")
+
+
+def puts_get(answer: web.StreamResponse | str) -> Trouble:
+    return lambda request: answer if request.method == "PUT" else None
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -96,7 +101,7 @@ async def test_compare_and_set_protects_what_others_wrote(page: Page, cluster: F
         await page.click("#delete")
         await expect(page.locator("#key-problem")).to_contain_text("HTTP 412")
         assert cluster.at(b"k")[1] == b"theirs"
-        await page.click("text=Get what is there now")
+        await page.get_by_role("button", name="Get what is there now", exact=True).click()
         await expect(page.locator("#value")).to_have_value("theirs")
         await page.fill("#value", "on purpose")
         await page.click("#put")
@@ -124,17 +129,15 @@ async def test_unknown_outcomes_are_never_called_failed(page: Page, cluster: Fak
     await page.uncheck("#guard")
     await page.fill("#key", "k")
     await page.fill("#value", "v")
-    cluster.trouble = lambda request: "drop" if request.method == "PUT" else None
+    cluster.trouble = puts_get("drop")
     await page.click("#put")
     await expect(page.locator("#key-problem")).to_contain_text("Outcome unknown")
-    cluster.trouble = lambda request: (
-        problem(503, "no_leader", outcome="not_applied") if request.method == "PUT" else None
-    )
-    await page.click("text=Try again")
+    cluster.trouble = puts_get(problem(503, "no_leader", outcome="not_applied"))
+    await page.get_by_role("button", name="Try again", exact=True).click()
     await expect(page.locator("#key-problem")).to_contain_text("no_leader")
-    await expect(page.locator("#key-problem >> text=Look it up")).to_be_visible()
+    await expect(page.get_by_role("button", name="Look it up")).to_be_visible()
     cluster.trouble = lambda request: None
-    await page.click("text=Try again")
+    await page.get_by_role("button", name="Try again", exact=True).click()
     await expect(page.locator("#state")).to_have_text("Created at revision 1 (an earlier attempt had done it).")
     assert cluster.applied == 1
 
@@ -143,24 +146,21 @@ async def test_unknown_outcomes_can_be_looked_up(page: Page, cluster: FakeCluste
     await open_page(page, cluster)
     await page.uncheck("#guard")
     await page.fill("#key", "k")
-    for answer, told in (("drop", "It was applied, at revision 1."), (None, "It was not applied, and never will be")):
-        cluster.trouble = lambda request, answer=answer: (
-            None if request.method != "PUT" else answer or problem(504, "outcome_unknown", outcome="unknown")
-        )
+    lost: tuple[tuple[web.StreamResponse | str, str], ...] = (
+        ("drop", "It was applied, at revision 1."),
+        (problem(504, "outcome_unknown", outcome="unknown"), "It was not applied, and never will be"),
+    )
+    for answer, told in lost:
+        cluster.trouble = puts_get(answer)
         await page.click("#put")
-        await page.click("text=Look it up")
+        await page.get_by_role("button", name="Look it up", exact=True).click()
         await expect(page.locator("#state")).to_contain_text(told)
 
 
 async def test_problems_are_readable(page: Page, cluster: FakeCluster) -> None:
     await open_page(page, cluster)
-    cluster.trouble = lambda request: (
-        problem(
-            400, "bad_ttl", title="Bad ttl", detail="ttl is <b>negative</b>", allowed="more than 0", advice="fix it"
-        )
-        if request.method == "PUT"
-        else None
-    )
+    bad = {"detail": "ttl is <b>negative</b>", "allowed": "more than 0", "advice": "fix it"}
+    cluster.trouble = puts_get(problem(400, "bad_ttl", **bad))
     await page.uncheck("#guard")
     await page.fill("#key", "k")
     await page.fill("#ttl", "-1")
@@ -191,14 +191,14 @@ async def test_lists_by_prefix_with_pages_at_one_revision(page: Page, cluster: F
         await expect(page.locator("#next")).to_be_disabled()
         await page.click("#previous")
         await expect(rows.first).to_contain_text("p/10")
-        await page.click("text=p/12")
+        await page.get_by_role("button", name="p/12", exact=True).click()
         await expect(page.locator("#value")).to_have_value("value 12")
         await expect(page.locator("#key")).to_have_value("p/12")
         cluster.floor = 100
         await page.click("#next")
         await expect(page.locator("#list-problem")).to_contain_text("HTTP 410")
         cluster.floor = 0
-        await page.click("text=List again from the start")
+        await page.get_by_role("button", name="List again from the start", exact=True).click()
         await expect(page.locator("#list-state")).to_contain_text("page 1")
         await page.fill("#prefix", "none/")
         await page.press("#prefix", "Enter")
@@ -210,7 +210,7 @@ async def test_bytes_that_are_no_text(page: Page, cluster: FakeCluster) -> None:
         await client.put(b"\xff/bin", b"\x00\xff\xfe")
         await open_page(page, cluster)
         await page.click("#list-form button")
-        await page.click("text=base64: /y9iaW4=")
+        await page.get_by_role("button", name="base64: /y9iaW4=", exact=True).click()
         await expect(page.locator("#value")).to_have_value("AP/+")
         await expect(page.locator("#value-form-of")).to_have_value("base64")
         await page.fill("#value", "AQID/w==")
