@@ -1,0 +1,122 @@
+"""The broadcast: the ledger in order, at least once, without a gap, whoever leads, whatever the broker does (INV-6)."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+from coordinator.publisher import CURSOR
+from kv.model import Applied, AtRevision, Delete, Intent, Put
+from tests.unit.coordinator.audit import broken_promises
+from tests.unit.coordinator.cluster import FAR_MS, QUIET, Cluster, answer, cluster, delete, put
+from tests.unit.coordinator.virtual import run, until
+
+
+def heard(c: Cluster) -> list[int]:
+    return [change.revision for change in c.broadcast.changes]
+
+
+def test_changes_in_revision_order_with_all_their_versions() -> None:
+    async def story() -> None:
+        async with cluster("ab") as c:
+            a = await c.lead("a")
+            await answer(a, Intent("txn", FAR_MS, writes=(Put(b"a", b"1"), Put(b"b", b"2"))))
+            await answer(a, put("refused", guards=(AtRevision(b"k", (9,)),)))
+            await answer(a, delete("nothing"))
+            await answer(a, Intent("swap", FAR_MS, writes=(Delete(b"a"), Put(b"c", b"3"))))
+            await until(lambda: len(c.broadcast.changes) == 2)
+            first, second = c.broadcast.changes
+            assert (first.revision, first.op_id) == (1, "txn")
+            assert [(v.key, v.value) for v in first.versions] == [(b"a", b"1"), (b"b", b"2")]
+            assert (second.revision, second.op_id) == (4, "swap")
+            assert [(v.key, v.value) for v in second.versions] == [(b"a", None), (b"c", b"3")]
+            assert first.log_time_ms == c.database.ledger(2, 1)[0].log_time_ms
+            assert "rows" not in c.scripts["a"].calls  # all of it was at hand
+
+    run(story)
+
+
+def test_dead_broker_slows_no_write_and_misses_nothing_afterwards() -> None:
+    async def story() -> None:
+        async with cluster("a", settings=dataclasses.replace(QUIET, publish_buffer_max=2, publish_rows_max=3)) as c:
+            a = await c.lead("a")
+            c.broadcast.down = True
+            started_s = asyncio.get_running_loop().time()
+            for n in range(20):
+                assert (await answer(a, put(f"op{n}"))).outcome == Applied()
+            assert asyncio.get_running_loop().time() - started_s < 1
+            await c.settled()
+            assert a.publisher.lag == 20
+            assert a.publisher.trouble is not None
+            c.broadcast.down = False
+            await until(lambda: len(c.broadcast.changes) == 20)
+            assert heard(c) == list(range(1, 21))
+            assert a.publisher.trouble is None
+            assert broken_promises(c) == set()
+            await until(lambda: a.publisher.lag == 0)
+
+    run(story)
+
+
+def test_next_leader_goes_on_from_the_durable_cursor() -> None:
+    async def story() -> None:
+        async with cluster("ab") as c:
+            a = await c.lead("a")
+            await answer(a, put("op1"))
+            await until(lambda: c.database.cursor(CURSOR) == 1)
+            await answer(a, put("op2"))
+            await until(lambda: heard(c) == [1, 2])
+            b = await c.lead("b")  # before the cursor moved: revision 2 is told again
+            assert a.publisher.lag is None
+            await answer(b, put("op3"))
+            await until(lambda: 3 in heard(c))
+            assert heard(c) == [1, 2, 2, 3]
+            assert broken_promises(c) == set()
+            await until(lambda: c.database.cursor(CURSOR) == 3)
+
+    run(story)
+
+
+def test_cursor_moves_seldom() -> None:
+    async def story() -> None:
+        async with cluster("a") as c:
+            a = await c.lead("a")
+            started_s = asyncio.get_running_loop().time()
+            for n in range(200):
+                await answer(a, put(f"op{n}"))
+            await until(lambda: c.database.cursor(CURSOR) == 200)
+            took_s = asyncio.get_running_loop().time() - started_s
+            assert c.scripts["a"].calls.count("move_cursor") <= took_s / c.settings.cursor_interval_s + 2
+
+    run(story)
+
+
+def test_store_down_only_delays_the_broadcast() -> None:
+    async def story() -> None:
+        async with cluster("a") as c:
+            c.scripts["a"].down = True
+            c.shared.elect("a")
+            await asyncio.sleep(5)
+            c.scripts["a"].down = False
+            await until(lambda: c["a"].committer.taken_over)
+            await answer(c["a"], put("op1"))
+            await until(lambda: heard(c) == [1])
+
+    run(story)
+
+
+def test_pruned_rows_are_stepped_over_with_a_word() -> None:
+    async def story() -> None:
+        async with cluster("ab") as c:
+            c.broadcast.down = True
+            a = await c.lead("a")
+            for n in range(4):
+                await answer(a, put(f"op{n}"))
+            del c.database._rows[:3]  # against the rules: by hand
+            b = await c.lead("b")
+            c.broadcast.down = False
+            await answer(b, put("last"))
+            await until(lambda: 5 in heard(c))
+            assert heard(c) == [3, 4, 5]
+
+    run(story)

@@ -1,0 +1,155 @@
+"""Expiry as an ordered, guarded write; pruning that never passes what somebody still needs; ticks."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+from coordinator.publisher import CURSOR
+from coordinator.settings import Settings
+from kv.model import Applied
+from tests.unit.coordinator.cluster import answer, cluster, put
+from tests.unit.coordinator.virtual import run, until
+
+SWEEPING = Settings(prune_interval_s=1e6)
+PRUNING = Settings(
+    sweep_interval_s=0.5, prune_interval_s=1.0, retention_revisions=10, retention_ms=5_000, prune_rows_max=3
+)
+
+
+def test_due_keys_are_deleted_by_ordered_writes() -> None:
+    async def story() -> None:
+        async with cluster("ab", settings=SWEEPING) as c:
+            a = await c.lead("a")
+            await asyncio.gather(
+                *a.submit([put("op1", ttl_ms=2000), put("op2", b"l", ttl_ms=60_000), put("op3", b"m")])
+            )
+            await asyncio.sleep(1)
+            assert c.value(b"k") == b"v"  # present until the delete commits
+            await until(lambda: c.value(b"k") is None)
+            assert (c.value(b"l"), c.value(b"m")) == (b"v", b"v")
+            await c.settled()
+            assert a.machine.revision == 4
+            assert a.sweeper.expired == 1
+            await until(lambda: [change.revision for change in c.broadcast.changes][-1] == 4)
+            assert c.database.operations(["op1", c.broadcast.changes[-1].op_id])[1] is None  # a node's op_id
+
+    run(story)
+
+
+def test_renewed_key_survives_the_sweep_that_was_meant_for_its_past() -> None:
+    async def story() -> None:
+        async with cluster("a", settings=SWEEPING) as c:
+            a = await c.lead("a")
+            await answer(a, put("op1", ttl_ms=500))
+            c.scripts["a"].gates["append"] = gate = asyncio.Event()
+            renewed = a.submit([put("op2", value=b"new")])[0]  # ordered before the sweep's delete
+            await until(lambda: a.machine.revision == 3)
+            gate.set()
+            assert (await renewed).outcome == Applied()
+            await c.settled()
+            assert c.value(b"k") == b"new"
+            assert a.sweeper.expired == 0
+
+    run(story)
+
+
+def test_many_due_keys_go_in_bounded_rounds() -> None:
+    async def story() -> None:
+        async with cluster("a", settings=dataclasses.replace(SWEEPING, sweep_keys_max=4)) as c:
+            a = await c.lead("a")
+            await asyncio.gather(*a.submit([put(f"op{n}", f"k{n}".encode(), ttl_ms=10) for n in range(18)]))
+            await until(lambda: a.sweeper.expired == 18)
+            assert all(c.value(f"k{n}".encode()) is None for n in range(18))
+
+    run(story)
+
+
+def test_only_the_leader_sweeps_and_the_store_may_be_away() -> None:
+    async def story() -> None:
+        async with cluster("ab", settings=SWEEPING) as c:
+            a = await c.lead("a")
+            await answer(a, put("op1", ttl_ms=10))
+            c.scripts["a"].down = True
+            await asyncio.sleep(5)
+            assert "due" not in c.scripts["b"].calls
+            await c.lead("b")
+            await until(lambda: c.value(b"k") is None)
+
+    run(story)
+
+
+def test_prunes_by_both_retentions_in_small_steps() -> None:
+    async def story() -> None:
+        async with cluster("ab", settings=PRUNING) as c:
+            a = await c.lead("a")
+            for n in range(40):
+                await answer(a, put(f"op{n}"))
+            await c.settled()
+            await asyncio.sleep(3)
+            assert c.database.floor() == 0  # old enough by revisions, not by time
+            await asyncio.sleep(10)
+            assert c.database.floor() == 30 == a.sweeper.floor
+            rows = c.database.ledger(0, 1000)
+            assert rows[0].last >= 30
+            assert rows[-1].last == 40
+            assert c.value(b"k") == b"v"
+            await answer(a, put("op40"))
+            assert a.sweeper.pruned_versions == 29
+
+    run(story)
+
+
+def test_pruning_stops_at_the_broadcast_cursor_and_at_the_slowest_voter() -> None:
+    async def story() -> None:
+        async with cluster("ab", settings=PRUNING) as c:
+            a = await c.lead("a")
+            c.broadcast.down = True
+            for n in range(40):
+                await answer(a, put(f"op{n}"))
+            await asyncio.sleep(20)
+            assert c.database.floor() == 0  # nothing is published yet
+            c.shared.members["b"].lags = True
+            for n in range(40, 60):
+                await answer(a, put(f"op{n}"))
+            c.broadcast.down = False
+            await until(lambda: c.database.cursor(CURSOR) == 60)
+            await asyncio.sleep(20)
+            assert c.database.floor() == 40  # b has settled no more
+            c.shared.members["b"].lags = False
+            c.shared.pump()
+            await asyncio.sleep(20)
+            assert c.database.floor() == 50
+
+    run(story)
+
+
+def test_op_ids_are_pruned_after_their_retention() -> None:
+    async def story() -> None:
+        settings = dataclasses.replace(PRUNING, limits=dataclasses.replace(PRUNING.limits, window_ms=60_000))
+        async with cluster("a", settings=settings) as c:
+            a = await c.lead("a")
+            await answer(a, put("op1"))
+            await asyncio.sleep(30)
+            assert c.database.operations(["op1"])[0] is not None
+            await asyncio.sleep(40)
+            assert c.database.operations(["op1"])[0] is None
+            assert a.sweeper.pruned_operations == 1
+            assert (await answer(a, put("op1", value=b"other body"))).outcome == Applied()  # free again
+
+    run(story)
+
+
+def test_tick_brings_log_time_to_a_clock_that_ran_ahead() -> None:
+    async def story() -> None:
+        async with cluster("a", settings=SWEEPING) as c:
+            a = await c.lead("a")
+            entries = len(c.shared.entries)
+            await asyncio.sleep(60)
+            assert len(c.shared.entries) == entries  # an idle cluster writes nothing to its log
+            c.clocks["a"].wall_off_ms = 3_600_000
+            await until(lambda: a.now_ms() >= c.clocks["a"].wall_ms() - 1000)
+            assert len(c.shared.entries) == entries + 1
+            assert (await answer(a, put("op1", deadline_ms=a.now_ms() + 100))).outcome == Applied()
+
+    run(story)
