@@ -1,0 +1,1 @@
+"""The published reproductions of the library's hazards, run against our classes (`make evidence`)."""
