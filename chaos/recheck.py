@@ -137,7 +137,7 @@ def _checkers(run: Run, operations: Sequence[Operation], initial: Any) -> dict[s
         "watch": lambda: watch.check([w for w in watched if w.channel == "watch"], ledger or Ledger(), operations),
         "session": lambda: session.check(of("session")),
         "stale": lambda: staleness.check(of("stale")),
-        "lock": lambda: lock.check(of("lock"), leases=bool(settings.get("leases"))),
+        "lock": lambda: lock.check(of("lock")),
         "ledger": lambda: ledger_checker.check(ledger or Ledger(), operations, run.history.lookups),
         "convergence": lambda: convergence.check(
             run.evidence or Evidence(), ledger or Ledger(), operations, [w for w in watched if w.channel == "broker"]

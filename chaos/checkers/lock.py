@@ -15,17 +15,18 @@ from chaos.checkers.verdict import Finding, Judgement, Verdict
 from chaos.history import Operation
 
 
-def check(operations: Iterable[Operation], *, leases: bool = False) -> Judgement:
+def check(operations: Iterable[Operation]) -> Judgement:
     """Judge `acquire` and `release` (value: the holder's unique name), and `use` (token, result: accepted).
 
-    `acquire` with result false found the lock taken. Key: the lock.
+    `acquire` with result false found the lock taken. Key: the lock, or the resource. A lock whose acquires carry
+    `max_age_ms` is held by lease.
     """
     ops = list(operations)
     held = [o for o in ops if o.op == "acquire" and o.outcome == "ok" and o.result is not False]
     uses = [o for o in ops if o.op == "use" and o.outcome != "fail"]
     findings: list[Finding] = []
-    if not leases:
-        findings += _mutex(ops)
+    leases = {o.key for o in ops if o.op == "acquire" and o.max_age_ms is not None}
+    findings += _mutex([o for o in ops if o.key not in leases])
     for key in dict.fromkeys(o.key for o in ops):
         findings += _tokens([o for o in held if o.key == key])
         findings += _fence([o for o in uses if o.key == key])

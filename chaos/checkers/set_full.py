@@ -14,34 +14,36 @@ FINDINGS_MAX: Final = 20
 
 
 def check(operations: Iterable[Operation]) -> Judgement:
-    """Judge `add` (value: the element) and `read` (result: all elements) of one set, all reads linearizable."""
-    ops = [o for o in operations if o.op in {"add", "read"}]
-    adds = [o for o in ops if o.op == "add"]
-    reads = sorted((o for o in ops if o.op == "read" and o.outcome == "ok"), key=lambda o: o.start_ns)
-    contents = [frozenset(map(_hashable, o.result)) for o in reads]
-    findings = [*_strangers(adds, reads), *_duplicates(reads)]
-    stable = 0
+    """Judge `add` (value: the element) and `read` (result: all elements), all linearizable, set by set (key)."""
+    by_key: dict[str, list[Operation]] = {}
+    for o in operations:
+        if o.op in {"add", "read"}:
+            by_key.setdefault(o.key or "", []).append(o)
+    findings: list[Finding] = []
     delays: list[float] = []
-    for add in adds:
-        if add.outcome == "fail":
-            continue
-        found = _fate(add, reads, contents, delays)
-        if found is None:
-            continue
-        if isinstance(found, Finding):
-            findings.append(found)
-        else:
-            stable += 1
+    stable = elements = judged = 0
+    for mine in by_key.values():
+        adds = [o for o in mine if o.op == "add"]
+        reads = sorted((o for o in mine if o.op == "read" and o.outcome == "ok"), key=lambda o: o.start_ns)
+        contents = [frozenset(map(_hashable, o.result)) for o in reads]
+        findings += [*_strangers(adds, reads), *_duplicates(reads)]
+        for add in adds:
+            found = None if add.outcome == "fail" else _fate(add, reads, contents, delays)
+            if isinstance(found, Finding):
+                findings.append(found)
+            stable += found is True
+        elements += len(adds)
+        judged += len(adds) + len(reads)
     if not stable:
         findings.append(Finding("nothing_read", "no element was ever seen to stay", Verdict.UNKNOWN))
-    delays.sort()
     figures = {
-        "elements": len(adds),
+        "sets": len(by_key),
+        "elements": elements,
         "stable": stable,
-        "stale_ms_max": delays[-1] / 1e6 if delays else 0.0,
+        "stale_ms_max": max(delays, default=0.0) / 1e6,
         "findings": len(findings),
     }
-    return Judgement("set", tuple(findings[:FINDINGS_MAX]), len(adds) + len(reads), figures)
+    return Judgement("set", tuple(findings[:FINDINGS_MAX]), judged, figures)
 
 
 def _fate(

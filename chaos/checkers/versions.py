@@ -113,13 +113,16 @@ def _access(o: Operation) -> _Access | None:
 
 
 def _transaction(a: _Access, o: Operation) -> None:
-    """Take reads as made before all writes of the transaction; an append extends the list that was read."""
+    """Take reads as made before all writes of the transaction; an append extends the list that was read.
+
+    An empty list is an absent key.
+    """
     told = o.result if o.outcome == "ok" and isinstance(o.result, list) else o.value
     current: dict[str, Any] = {}
     for kind, key, value in told:
         if kind == "r":
             if key not in a.writes and o.outcome == "ok":
-                a.reads.append(_Read(key, value, None))
+                a.reads.append(_Read(key, None if value == [] else value, None))
                 current[key] = value
         elif kind == "w":
             a.writes[key] = value

@@ -40,7 +40,8 @@ class _Truth:
     ledger: Ledger
     revisions: list[int]
     """Revisions that changed anything, ascending."""
-    contents: dict[tuple[int, str], Operation]
+    contents: dict[tuple[int, str], tuple[Any, Operation]]
+    """What each revision made of each key (None: deleted), and who asked for it."""
 
     def between(self, low: int, high: int, prefix: str) -> list[tuple[int, str]]:
         """Return (revision, key) of every change under the prefix in (low, high]."""
@@ -50,12 +51,11 @@ class _Truth:
 
 def check(watched: Iterable[Watched], ledger: Ledger, operations: Iterable[Operation] = ()) -> Judgement:
     """Judge every watcher. Acknowledged `operations` say which value each revision wrote."""
-    contents = {
-        (o.revision, o.key): o
-        for o in operations
-        if o.op in {"put", "cas", "delete"} and o.outcome == "ok" and o.result is not False
-        if o.revision is not None and o.key is not None
-    }
+    contents: dict[tuple[int, str], tuple[Any, Operation]] = {}
+    for o in operations:
+        if o.outcome == "ok" and o.result is not False and o.revision is not None:
+            for key, value in _written(o):
+                contents[o.revision, key] = (value, o)
     truth = _Truth(ledger, sorted(ledger.changes), contents)
     by_watcher: dict[str, list[Watched]] = {}
     for w in watched:
@@ -170,12 +170,12 @@ def _committed(stream: _Stream, w: Watched, truth: _Truth) -> Iterable[Finding]:
         why = f"{key!r} of revision {revision} came, the ledger has no such change"
         yield _found("uncommitted", stream.watcher, why)
         return
-    o = truth.contents.get((revision, key))
-    if o is None:
+    if (revision, key) not in truth.contents:
         return
-    if w.deleted != (o.op == "delete") or (o.op != "delete" and not _same(w.value, o.value)):
+    value, o = truth.contents[revision, key]
+    if w.deleted != (value is None) or not _same(w.value, value):
         told = "a delete" if w.deleted else repr(w.value)
-        made = "a delete" if o.op == "delete" else repr(o.value)
+        made = "a delete" if value is None else repr(value)
         why = f"{key!r} of revision {revision} came as {told}, it was {made}"
         yield Finding("wrong_content", f"watcher {stream.watcher}: {why}", key=key, operations=(o,))
 
@@ -208,6 +208,15 @@ def _gaps(stream: _Stream, seen: set[tuple[int, str]], truth: _Truth) -> Iterabl
         else:
             why = f"{key!r} of revision {revision} never came, {last} did"
             yield _found("not_reliable", stream.watcher, why)
+
+
+def _written(o: Operation) -> Iterable[tuple[str, Any]]:
+    if o.op in {"put", "cas", "delete"} and o.key is not None:
+        yield o.key, None if o.op == "delete" else o.value
+    elif o.op == "txn":
+        for kind, key, value in o.value:
+            if kind == "w":
+                yield key, value
 
 
 def _found(anomaly: str, watcher: str, why: str, verdict: Verdict = Verdict.ILLEGAL) -> Finding:

@@ -1,0 +1,172 @@
+"""Gather, after healing, what a cluster says of itself: the ledger, the fate of unknown writes, members, final reads.
+
+Everything comes over HTTP through the client library. It judges nothing, and what does not answer is left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from acordo.client import Client
+from acordo.errors import AcordoError
+from chaos.checkers.convergence import LEVELS, Evidence, FinalRead, MemberState
+from chaos.history import Lookup, Operation, Seen
+from chaos.recorder import Recorder
+
+LOOKUP_TIMEOUT_S: Final = 20.0
+READ_TIMEOUT_S: Final = 15.0
+QUIET_S: Final = 30.0
+"""How long members may take to settle the same once nobody writes."""
+PARALLEL: Final = 16
+POLL_S: Final = 0.2
+
+
+async def look_up(client: Client, unknown: Iterable[Operation], recorder: Recorder) -> int:
+    """Ask what became of every unknown write, and record the answers; return how many stay unknown.
+
+    A look-up of what nobody knows cancels it, so that it never takes effect later.
+    """
+    left = 0
+    gate = asyncio.Semaphore(PARALLEL)
+
+    async def one(op_id: str) -> None:
+        nonlocal left
+        async with gate:
+            try:
+                found = await client.operation(op_id, timeout_s=LOOKUP_TIMEOUT_S)
+            except AcordoError:
+                left += 1
+                return
+        now = recorder.clock()
+        match found.outcome:
+            case "applied" | "refused" | "expired" as answer:
+                recorder.add(Lookup(op_id, answer, now, found.revision or None, branch=found.branch))
+            case _:
+                left += 1
+
+    async with asyncio.TaskGroup() as tasks:
+        for op_id in dict.fromkeys(o.op_id for o in unknown if o.outcome == "info" and o.op_id is not None):
+            tasks.create_task(one(op_id))
+    return left
+
+
+async def write_ledger(client: Client, path: Path) -> int:
+    """Write every row of the ledger as a JSON line; return how many there are. Raises AcordoError."""
+    rows = 0
+    with path.open("wb") as file:
+        async for row in client.ledger(1, limit=200, timeout_s=READ_TIMEOUT_S):
+            file.write(msgspec.json.encode(row) + b"\n")
+            rows += 1
+    return rows
+
+
+async def evidence(
+    urls: Sequence[str], keys: Sequence[str], *, levels: Sequence[str] = LEVELS, broker: bool = False
+) -> Evidence:
+    """Wait until the members settled the same, then read every key through every node at every level."""
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Client(url, timeout_s=READ_TIMEOUT_S)) for url in urls]
+        states = await _quiet(clients)
+        newest = max((s.settled for s in states if s is not None), default=0)
+        names = [s.node if s is not None else url for s, url in zip(states, urls, strict=True)]
+        reads: list[FinalRead] = []
+        gate = asyncio.Semaphore(PARALLEL)
+
+        async def one(client: Client, node: str, level: str, key: str) -> None:
+            async with gate:
+                try:
+                    found = await client.read(
+                        key,
+                        level=level,  # type: ignore[arg-type]  # one of LEVELS
+                        min_revision=newest if level == "session" else None,
+                        max_age_s=0.0 if level == "stale" else None,
+                    )
+                except AcordoError:
+                    return
+            value = None if found.value is None else found.value.decode()
+            reads.append(FinalRead(node, level, key, value, found.revision))
+
+        async with asyncio.TaskGroup() as tasks:
+            for client, node in zip(clients, names, strict=True):
+                for level in levels:
+                    for key in keys:
+                        tasks.create_task(one(client, node, level, key))
+        # Reads wrote nothing, but time may have: members are told as they are now.
+        states = await _quiet(clients)
+    reads.sort(key=lambda r: (r.key, r.node, r.level))
+    return Evidence(tuple(names), tuple(s for s in states if s is not None), tuple(reads), tuple(levels), broker)
+
+
+async def _quiet(clients: Sequence[Client]) -> list[MemberState | None]:
+    """Return what each node says of itself, as soon as all say the same, or when QUIET_S is over."""
+    states: list[MemberState | None] = []
+    try:
+        async with asyncio.timeout(QUIET_S):
+            while True:
+                states = list(await asyncio.gather(*(_state(c) for c in clients)))
+                told = {(s.settled, s.digest) for s in states if s is not None}
+                if len(told) == 1 and None not in states:
+                    return states
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        return states
+
+
+async def _state(client: Client) -> MemberState | None:
+    try:
+        told = await client.cluster(timeout_s=2.0)
+    except AcordoError:
+        return None
+    mine = next((m for m in told.members if m.id == told.node), None)
+    if mine is None or mine.settled is None or mine.digest is None:
+        return None
+    return MemberState(told.node, mine.settled, mine.digest, mine.applied)
+
+
+async def observe(urls: Sequence[str], recorder: Recorder, stop: asyncio.Event, *, every_s: float = 0.25) -> None:
+    """Record each change in what nodes say of the leader, until `stop`: who led is part of every explanation."""
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+        for url in urls:
+            client = await stack.enter_async_context(Client(url, retries=False, timeout_s=1.0))
+            tasks.create_task(_observe(client, recorder, stop, every_s))
+
+
+async def _observe(client: Client, recorder: Recorder, stop: asyncio.Event, every_s: float) -> None:
+    last: tuple[object, ...] = ()
+    while not stop.is_set():
+        try:
+            told = await client.cluster(timeout_s=1.0)
+        except AcordoError:
+            told = None
+        if told is not None and (told.node, told.term, told.role, told.leader) != last:
+            last = (told.node, told.term, told.role, told.leader)
+            mine = next((m for m in told.members if m.id == told.node), None)
+            recorder.add(
+                Seen(
+                    told.node,
+                    recorder.clock(),
+                    told.term,
+                    told.role,
+                    told.leader,
+                    mine.applied if mine else None,
+                    told.settled,
+                    mine.digest if mine else None,
+                )
+            )
+        await wait(stop, every_s)
+
+
+async def wait(stop: asyncio.Event, seconds: float) -> bool:
+    """Wait for `stop` or for the time to pass; return whether `stop` is set."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return stop.is_set()
+    return True

@@ -1,0 +1,65 @@
+"""Write what happens, as it happens, to one history file. It never keeps a history in memory and never judges."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self
+
+from chaos.history import Operation, Record, end_line, header_line, record_line
+
+BUFFER_BYTES: Final = 1 << 20
+
+
+class Recorder:
+    """One history file: `with Recorder(path, seed=7) as recorder`. Leaving writes the end record, also after an error.
+
+    `clock` is one for all clients of a run: CLOCK_MONOTONIC is common to all processes of a host.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        seed: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.path, self.clock = path, clock
+        self.records = 0
+        self.ended: Counter[tuple[str, str, str]] = Counter()
+        """Operations by (workload, op, outcome), to show progress."""
+        self.nodes: Counter[str] = Counter()
+        """Answers by node."""
+        self._header = header_line(seed=seed, settings=settings)
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        self._file = self.path.open("wb", buffering=BUFFER_BYTES)
+        self._file.write(self._header)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._file is not None
+        with self._file:
+            self._file.write(end_line(self.records))
+        self._file = None
+
+    def add(self, record: Record) -> None:
+        """Write one record. Operations are written when they end."""
+        assert self._file is not None, "the history is closed"
+        self._file.write(record_line(self.records, record))
+        self.records += 1
+        if isinstance(record, Operation):
+            self.ended[record.workload or "", record.op, record.outcome] += 1
+            if record.node is not None and record.outcome == "ok":
+                self.nodes[record.node] += 1
+
+    def count(self, outcome: str | None = None) -> int:
+        """Return how many operations ended, or ended so."""
+        return sum(n for (_, _, o), n in self.ended.items() if outcome in (None, o))

@@ -1,0 +1,93 @@
+"""Move money between accounts and read them all at once: the total never changes. Judged by `bank`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final
+
+from acordo import wire
+from acordo.errors import AcordoError
+from chaos.workloads.base import SETUP_TIMEOUT_S, Seen, Worker, Workload, WorkloadFailed
+
+ACCOUNTS: Final = 8
+TOTAL: Final = 100
+AMOUNT_MAX: Final = 5
+
+
+class Bank(Workload):
+    """Balances are numbers in keys; a transfer is a transaction guarded by the revisions of both accounts."""
+
+    name: ClassVar[str] = "bank"
+
+    @property
+    def accounts(self) -> list[str]:
+        return [f"a{n}" for n in range(ACCOUNTS)]
+
+    def settings(self) -> dict[str, Any]:
+        return {"bank": {"accounts": self.accounts, "total": TOTAL}}
+
+    def key(self, account: str) -> str:
+        return self.prefix + account
+
+    async def set_up(self, worker: Worker) -> None:
+        shares = [TOTAL // ACCOUNTS + (n < TOTAL % ACCOUNTS) for n in range(ACCOUNTS)]
+        writes = [wire.put(self.key(a), str(s)) for a, s in zip(self.accounts, shares, strict=True)]
+        op_id = worker.op_id()
+        try:
+            async with asyncio.timeout(SETUP_TIMEOUT_S):
+                await worker.client.txn(writes=writes, op_id=op_id, timeout_s=SETUP_TIMEOUT_S)
+        except (AcordoError, TimeoutError) as exc:
+            raise WorkloadFailed(f"the accounts could not be opened: {exc}") from exc
+
+    async def step(self, worker: Worker) -> None:
+        if worker.rng.random() < 0.4:
+            await self.read(worker, listing=worker.rng.random() < 0.5)
+        else:
+            await self.transfer(worker)
+
+    async def read(self, worker: Worker, *, listing: bool) -> None:
+        """Read all accounts in one snapshot: by a transaction, or by a listing whose pages share a revision."""
+
+        async def by_listing() -> Seen:
+            balances: dict[str, int] = {}
+            async for page in worker.client.pages(self.prefix, limit=3):
+                balances |= {f.key.decode().removeprefix(self.prefix): int(f.value) for f in page.found}
+                served, revision = page.served, page.revision
+            return Seen(served, balances, revision)
+
+        async def by_transaction() -> Seen:
+            done = await worker.client.txn(reads=[self.key(a) for a in self.accounts])
+            balances = {
+                r.key.decode().removeprefix(self.prefix): None if r.value is None else int(r.value) for r in done.reads
+            }
+            return Seen(done.served, balances, done.served.position)
+
+        await worker.do("read", by_listing if listing else by_transaction)
+
+    async def transfer(self, worker: Worker) -> None:
+        one, other = worker.rng.sample(self.accounts, 2)
+        amount, op_id = worker.rng.randint(1, AMOUNT_MAX), worker.op_id()
+
+        async def call() -> Seen:
+            found = await worker.client.txn(reads=[self.key(one), self.key(other)])
+            balances = [int(r.value or 0) for r in found.reads]
+            if balances[0] < amount:
+                return Seen(found.served, False)
+            done = await worker.client.txn(
+                guards=[wire.at_revision(r.key, r.revision) for r in found.reads],
+                writes=[
+                    wire.put(self.key(one), str(balances[0] - amount)),
+                    wire.put(self.key(other), str(balances[1] + amount)),
+                ],
+                op_id=op_id,
+            )
+            return Seen(done.served, True, done.revision, attempts=done.attempts)
+
+        value = {"from": one, "to": other, "amount": amount}
+        await worker.do("transfer", call, observes_refusal=True, value=value, op_id=op_id)
+
+    async def finish(self, workers: Sequence[Worker]) -> None:
+        for worker in workers[: len(self.load.urls)]:
+            await self.read(worker, listing=True)
+            await self.read(worker, listing=False)

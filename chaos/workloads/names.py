@@ -1,0 +1,20 @@
+"""Name the workloads, for the command line and for the runner."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from chaos.workloads.append import Append
+from chaos.workloads.bank import Bank
+from chaos.workloads.base import Workload
+from chaos.workloads.counter import Counter
+from chaos.workloads.lock import Lock
+from chaos.workloads.register import Register
+from chaos.workloads.session import Session
+from chaos.workloads.sets import Set
+from chaos.workloads.stale import Stale
+from chaos.workloads.watching import Watching
+
+WORKLOADS: Final[dict[str, type[Workload]]] = {
+    w.name: w for w in (Register, Set, Append, Bank, Watching, Session, Stale, Lock, Counter)
+}

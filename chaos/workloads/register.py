@@ -1,0 +1,149 @@
+"""Put, get, swap and delete single keys, every written value unique. Judged by `register` and `versions`."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+from acordo import wire
+from chaos.history import Lookup
+from chaos.recorder import Recorder
+from chaos.workloads.base import Load, Rotation, Seen, Worker, Workload
+
+SLOTS: Final = 12
+"""Keys in use at once."""
+MIX: Final = (("get", 45), ("put", 28), ("cas", 14), ("swap", 6), ("delete", 5), ("again", 2))
+"""Operations and their weights. `cas` compares values, `swap` revisions; `again` repeats an acknowledged put's
+op_id."""
+
+
+class Register(Workload):
+    """Single keys under all writes that single keys have."""
+
+    name: ClassVar[str] = "register"
+
+    def __init__(self, load: Load, recorder: Recorder) -> None:
+        super().__init__(load, recorder)
+        self.keys = Rotation(self.prefix, self.rng, SLOTS)
+        self.recent: dict[str, deque[str | None]] = {}
+        """Values lately seen or written, by key: what swaps expect."""
+
+    async def step(self, worker: Worker) -> None:
+        names, weights = zip(*MIX, strict=True)
+        op = worker.rng.choices(names, weights)[0]
+        key = self.keys.key(worker.rng.randrange(SLOTS))
+        match op:
+            case "get":
+                await self.get(worker, key)
+            case "put":
+                await self.put(worker, key)
+            case "cas":
+                await self.cas(worker, key)
+            case "swap":
+                await self.swap(worker, key)
+            case "delete":
+                await self.delete(worker, key)
+            case _:
+                await self.again(worker)
+
+    async def get(self, worker: Worker, key: str) -> None:
+        """Read linearizably; remember what was there, for swaps."""
+
+        async def call() -> Seen:
+            reading = await worker.client.read(key)
+            value = None if reading.value is None else reading.value.decode()
+            return Seen(reading.served, value, reading.served.position, reading.revision)
+
+        done = await worker.do("get", call, key=key)
+        if done.outcome == "ok":
+            self._saw(key, done.result)
+            worker.memory[key] = (done.result, done.version or 0)
+
+    async def put(self, worker: Worker, key: str) -> None:
+        value, op_id = worker.unique(), worker.op_id()
+
+        async def call() -> Seen:
+            written = await worker.client.put(key, value, op_id=op_id)
+            return Seen(written.served, revision=written.revision, attempts=written.attempts)
+
+        done = await worker.do("put", call, key=key, value=value, op_id=op_id)
+        if done.outcome == "ok":
+            self._saw(key, value)
+            worker.memory["last"] = (key, value, op_id, done.revision)
+
+    async def cas(self, worker: Worker, key: str) -> None:
+        """Swap by value, expecting what somebody lately saw there."""
+        seen = self.recent.get(key)
+        expected = worker.rng.choice(seen) if seen and worker.rng.random() < 0.4 else seen[-1] if seen else None
+        value, op_id = worker.unique(), worker.op_id()
+        guard = wire.absent(key) if expected is None else wire.equals(key, expected)
+
+        async def call() -> Seen:
+            done = await worker.client.txn(guards=[guard], writes=[wire.put(key, value)], op_id=op_id)
+            return Seen(done.served, True, done.revision, attempts=done.attempts)
+
+        fields = {"key": key, "expected": expected, "value": value, "op_id": op_id}
+        done = await worker.do("cas", call, observes_refusal=True, **fields)
+        if done.outcome == "ok" and done.result:
+            self._saw(key, value)
+
+    async def swap(self, worker: Worker, key: str) -> None:
+        """Swap by revision, expecting what this client saw last. A revision stands for one value: values are unique."""
+        if key not in worker.memory:
+            await self.get(worker, key)
+        if key not in worker.memory:
+            return
+        expected, revision = worker.memory[key]
+        value, op_id = worker.unique(), worker.op_id()
+
+        async def call() -> Seen:
+            written = await worker.client.cas(key, value, if_revision=revision, op_id=op_id)
+            return Seen(written.served, True, written.revision, attempts=written.attempts)
+
+        fields = {"key": key, "expected": expected, "value": value, "op_id": op_id}
+        done = await worker.do("cas", call, observes_refusal=True, **fields)
+        if done.outcome == "ok" and done.result:
+            self._saw(key, value)
+            worker.memory[key] = (value, done.revision or 0)
+        else:
+            worker.memory.pop(key, None)
+
+    async def delete(self, worker: Worker, key: str) -> None:
+        op_id = worker.op_id()
+
+        async def call() -> Seen:
+            written = await worker.client.delete(key, op_id=op_id)
+            result = {} if written.existed is None else {"result": written.existed}
+            return Seen(written.served, revision=written.revision, attempts=written.attempts, **result)
+
+        done = await worker.do("delete", call, key=key, op_id=op_id)
+        if done.outcome == "ok":
+            self._saw(key, None)
+
+    async def again(self, worker: Worker) -> None:
+        """Send an acknowledged put once more under its op_id: it must be told its first revision, and change nothing.
+
+        Recorded as a look-up, which is what it is. The register checker sees it if the value came back.
+        """
+        if "last" not in worker.memory:
+            return
+        key, value, op_id, revision = worker.memory["last"]
+        try:
+            written = await worker.client.put(key, value, op_id=op_id)
+        except Exception as exc:  # noqa: BLE001 - whatever became of the repetition, the first one is acknowledged
+            worker.memory.pop("last")
+            worker.memory["failed"] = repr(exc)
+            return
+        now = self.recorder.clock()
+        self.recorder.add(Lookup(op_id, "applied", now, revision))
+        self.recorder.add(Lookup(op_id, "applied", now, written.revision, written.served.node))
+
+    async def finish(self, workers: Sequence[Worker]) -> None:
+        """Read every key that is still in use through every node."""
+        for worker in workers[: len(self.load.urls)]:
+            for slot in range(SLOTS):
+                await self.get(worker, self.keys.present(slot))
+
+    def _saw(self, key: str, value: str | None) -> None:
+        self.recent.setdefault(key, deque(maxlen=6)).append(value)
