@@ -126,10 +126,10 @@ def _transaction(a: _Access, o: Operation) -> None:
                 current[key] = value
         elif kind == "w":
             a.writes[key] = value
-        elif key in current or key in a.writes:
-            a.writes[key] = [*(a.writes.get(key, current.get(key)) or ()), value]
-        elif o.outcome == "ok":
-            a.writes[key] = msgspec.UNSET
+        elif (before := a.writes.get(key, current.get(key, msgspec.UNSET))) is not msgspec.UNSET:
+            a.writes[key] = [*(before or ()), value]
+        else:
+            a.writes[key] = msgspec.UNSET  # it did not say what it appended to
 
 
 class _Witness:

@@ -124,6 +124,21 @@ def test_versions_see_what_no_single_key_shows() -> None:
     assert versions.check(ops).anomalies == ("real_time_order",)
 
 
+def test_versions_follow_lists_and_do_not_guess_what_was_not_read() -> None:
+    def txn(revision: int, start: int, *micros: list[Any]) -> Operation:
+        return Operation(revision, "txn", "ok", start, start + 9, value=list(micros), revision=revision)
+
+    ops = [
+        txn(1, 0, ["r", "l", []], ["append", "l", 1]),
+        txn(2, 20, ["append", "l", 2], ["append", "l", 3], ["r", "l", [1, 2, 3]]),
+        txn(3, 40, ["r", "l", [1, 2, 3]], ["append", "l", 4]),
+        txn(4, 60, ["r", "l", [1, 2, 3, 4]], ["r", "m", []]),
+    ]
+    assert versions.check(ops).verdict is Verdict.OK
+    late = txn(5, 80, ["r", "l", [1, 2, 3]])
+    assert versions.check([*ops, late]).anomalies == ("stale_version",)
+
+
 def test_versions_let_an_unknown_write_own_a_revision_or_none() -> None:
     unknown = put(1, 0, 9, "a", outcome="info")
     assert versions.check([unknown, get(2, 20, 29, "a", 7, version=7)]).verdict is Verdict.OK
@@ -156,6 +171,14 @@ SET: dict[str, list[Operation]] = {
 @pytest.mark.parametrize("anomaly", SET)
 def test_set(anomaly: str) -> None:
     assert set_full.check(SET[anomaly]).anomalies == (anomaly,)
+
+
+def test_sets_are_judged_one_by_one() -> None:
+    other = [replace(o, key="other") for o in (add(0, "a"), read(20, "a"))]
+    assert set_full.check([add(0, "b"), read(20, "b"), *other]).verdict is Verdict.OK
+    assert set_full.check([add(0, "b"), read(20, "b"), *other, replace(read(40), key="other")]).anomalies == (
+        "lost_element",
+    )
 
 
 def test_an_unknown_element_may_come_late_but_never_go() -> None:
@@ -295,8 +318,8 @@ def test_lock(anomaly: str) -> None:
 
 
 def test_with_leases_the_lock_may_pass_on_while_its_holder_sleeps() -> None:
-    ops = [*LOCK["two_holders"], use(2, 30, 31, 2, True), use(1, 50, 59, 1, False)]
-    judged = lock.check(ops, leases=True)
+    leased = [replace(o, max_age_ms=10.0) if o.op == "acquire" else o for o in LOCK["two_holders"]]
+    judged = lock.check([*leased, use(2, 30, 31, 2, True), use(1, 50, 59, 1, False)])
     assert judged.verdict is Verdict.OK
     assert judged.figures["late_uses_refused"] == 1
 
