@@ -17,6 +17,7 @@ import msgspec
 from aiohttp import web
 
 from acordo.wire import from_json, to_json
+from node.api.page import SECURITY  # what nodes really send
 
 Trouble = Callable[[web.Request], web.StreamResponse | str | None]
 
@@ -328,14 +329,11 @@ class FakeCluster:
         return web.json_response({"leader": self.leader})
 
     def _add_page(self, app: web.Application, page: Path) -> None:
-        csp = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'"
 
         def file(name: str, kind: str) -> Callable[[web.Request], Any]:
             async def serve(request: web.Request) -> web.Response:
-                headers = {"Content-Security-Policy": csp}
-                return web.Response(
-                    body=(page / name).read_bytes(), content_type=kind, charset="utf-8", headers=headers
-                )
+                body = (page / name).read_bytes()
+                return web.Response(body=body, content_type=kind, charset="utf-8", headers=SECURITY)
 
             return serve
 
