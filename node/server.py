@@ -10,6 +10,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -43,7 +44,7 @@ from node.exchange import AsyncWrites, Check, Exchange, Rooms, StoreProbe
 from node.figures import figures
 from node.lookups import Lookups
 from node.metrics import Metrics
-from node.problems import CONTENT_TYPE, problem, problem_of
+from node.problems import CONTENT_TYPE, Problem, problem, problem_of
 from node.reads import Reads
 from node.settings import Settings
 from node.watch import Watches
@@ -72,7 +73,8 @@ class Route:
 
     @property
     def allow(self) -> str:
-        return ", ".join([*self.handlers, *(["HEAD"] if "GET" in self.handlers else []), "OPTIONS"])
+        head = ["HEAD"] if "GET" in self.handlers and not self.long else []
+        return ", ".join([*self.handlers, *head, "OPTIONS"])
 
 
 WHOLE: Final = (
@@ -156,6 +158,7 @@ class Server:
         for path, handler in page.files(page_dir).items():
             self._whole[path] = Route("/" if path == "/" else "/page/{file}", {"GET": handler}, always=True)
         self._tasks = asyncio.TaskGroup()
+        self._opened = AsyncExitStack()
         self._low: _LowServer | None = None
         self._runner: web.ServerRunner | None = None
         self._idle = asyncio.Event()
@@ -164,12 +167,13 @@ class Server:
         """Where it listens, once started."""
 
     async def __aenter__(self) -> Self:
-        await self._tasks.__aenter__()
-        await self.rooms.reads.__aenter__()
+        await self._opened.enter_async_context(self._tasks)
+        await self._opened.enter_async_context(self.rooms.reads)
         settings = self.rooms.settings
         self._low = _LowServer(
             self.handle,
             node_id=settings.node_id,
+            connections_max=settings.connections_max,
             access_log=None,
             keepalive_timeout=settings.keepalive_timeout_s,
             max_line_size=HEAD_BYTES_MAX,
@@ -184,12 +188,9 @@ class Server:
     ) -> None:
         self.rooms.load.draining = True
         self.rooms.watches.close()
-        try:
-            if self._runner is not None:
-                await self._runner.cleanup()
-        finally:
-            await self.rooms.reads.__aexit__(kind, error, trace)
-            await self._tasks.__aexit__(kind, error, trace)
+        if self._runner is not None:
+            self._opened.push_async_callback(self._runner.cleanup)  # first of all: nobody asks the rooms any more
+        await self._opened.__aexit__(kind, error, trace)
 
     async def start(
         self,
@@ -244,7 +245,8 @@ class Server:
         rooms = self.rooms
         began = rooms.clock.monotonic()
         method = request.method
-        path, _, query = request.raw_path.partition("?")
+        target = request.raw_path
+        path, _, query = (target if target[:1] == "/" else _origin_form(target)).partition("?")
         route, rest = self._find(path)
         x = Exchange(rooms, request, method, path, rest, query, began)
         response = await self._answer(x, route)
@@ -289,7 +291,7 @@ class Server:
         if route is UNKNOWN:
             return _no_such_path
         get = route.handlers.get("GET")
-        if method == "HEAD" and get is not None:
+        if method == "HEAD" and get is not None and not route.long:
             return get
 
         async def refuse(x: Exchange) -> web.Response:
@@ -318,6 +320,13 @@ class Server:
         return x.refuse(document, retry_after_s=error.retry_after_s if isinstance(error, NotApplied) else 1.0)
 
 
+def _origin_form(target: str) -> str:
+    """Return path and query of a target that names scheme and host too (RFC 9112 section 3.2.2)."""
+    _, scheme, rest = target.partition("://")
+    _, slash, path = rest.partition("/")
+    return slash + path if scheme else target
+
+
 async def _no_such_path(x: Exchange) -> web.Response:
     return x.problem("unknown_path", f"{x.path[:200]!r} is no path of this server", allowed="see /openapi.json")
 
@@ -330,12 +339,36 @@ async def _crash(error: InvariantViolated) -> None:
 class _LowServer(web.Server):
     """aiohttp's server, with connections that speak problem documents also about requests that are no HTTP."""
 
-    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], node_id: str, **more: Any):
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        *,
+        node_id: str,
+        connections_max: int,
+        **more: Any,
+    ) -> None:
         super().__init__(handler, **more)
-        self.node_id = node_id
+        self.node_id, self._connections_max = node_id, connections_max
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, loop=self._loop, **self._kwargs)
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """Refuse a connection beyond the bound: nothing of it is ever read, so the refusal is definite."""
+        super().connection_made(handler, transport)
+        if len(self.connections) > self._connections_max:
+            transport.write(_refusal(self.node_id, problem("overloaded", "too many connections")))
+            handler.force_close()
+
+
+def _refusal(node_id: str, document: Problem) -> bytes:
+    """Return a whole answer, for a connection that no request was read from."""
+    body = encode(document)
+    head = (
+        f"HTTP/1.1 {document.status} Refused\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n"
+        f"Acordo-Node: {node_id}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 class _Connection(web.RequestHandler):

@@ -34,6 +34,8 @@ class Settings:
 
     requests_max: int = 1024
     """Requests worked on at a time; beyond: 503, definite."""
+    connections_max: int = 8192
+    """Open connections; beyond: 503 on a new one, definite."""
     watchers_max: int = 512
     body_bytes_held_max: int = 64 * 1024 * 1024
     """Bytes of all bodies held at a time; beyond: 503, definite."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import node
+from kv.errors import InvariantViolated
 from node.problems import KINDS
 from tests.unit.node.conftest import Api, Open, raw_exchange
 
@@ -300,6 +301,46 @@ async def test_more_requests_than_admitted(open_api: Open) -> None:
         api.consensus.commit_held()
         assert [reply.status for reply in await asyncio.gather(*held)] == [201, 201]
         assert api.database.read((b"c",), None, 0).versions[0] is None
+
+
+async def test_more_connections_than_admitted(open_api: Open) -> None:
+    async with open_api(connections_max=2) as api:
+        held = [await asyncio.open_connection("127.0.0.1", api.server.port) for _ in range(2)]
+        for _, writer in held:
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        for reader, _ in held:
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        (await raw_exchange(api, b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1")).problem(
+            503, "overloaded"
+        )
+        assert api.consensus.submits == []
+        for _, writer in held:
+            writer.close()
+
+
+async def test_an_invariant_violated_ends_the_process(open_api: Open) -> None:
+    async def violated(*_: Any, **__: Any) -> Any:
+        raise InvariantViolated("two leaders")
+
+    async def main() -> None:
+        async with open_api() as api:
+            api.server.rooms.writes.one = violated  # type: ignore[method-assign]  # what can never be
+            asking = asyncio.create_task(api.ask("PUT", "/v1/kv/a", data=b"1"))
+            try:
+                await asyncio.Event().wait()  # broken off by the crash
+            finally:
+                (await asking).problem(500, "internal", "unknown")
+
+    with pytest.raises(ExceptionGroup) as ended:
+        await main()
+    assert ended.group_contains(InvariantViolated, depth=1)
+
+
+async def test_targets_with_scheme_and_host(api: Api) -> None:
+    await api.ask("PUT", "/v1/kv/a", data=b"1")
+    got = await raw_exchange(api, b"GET http://x.example/v1/kv/a?consistency=stale HTTP/1.1\r\nHost: x.example\r\n\r\n")
+    assert (got.status, got.body) == (200, b"1")
+    (await raw_exchange(api, b"GET http://x.example HTTP/1.1\r\nHost: x.example\r\n\r\n")).problem(404, "unknown_path")
 
 
 async def test_more_bytes_than_admitted(open_api: Open) -> None:
