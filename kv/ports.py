@@ -346,6 +346,10 @@ class Status(msgspec.Struct, frozen=True):
     """Why writes and store reads are refused (store restored or pruned), until an operator adopts the head."""
     fsync: str
     members: tuple[Member, ...]
+    broadcast_lag: int | None = None
+    """Settled revisions that are not broadcast yet; None: another member broadcasts."""
+    counts: Mapping[str, int] = {}
+    """Running totals of this member's coordinator since it started, by snake_case name."""
 
 
 Listener: TypeAlias = Callable[[Settled], None]
