@@ -84,7 +84,7 @@ class Committer:
         self.refusal: str | None = None
         self.store_trouble: str | None = None
         """Why the store did not take the last group, until it takes one."""
-        self.groups = self.intents = self.takeovers = self.unknown_commits = self.rebases = 0
+        self.groups = self.intents = self.takeovers = self.unknown_commits = self.rebases = self.fenced = 0
 
     # ------------------------------------------------------------------------------------------- from the log's side
 
@@ -425,6 +425,7 @@ class Committer:
             self._trouble(exc)
             return "unknown"
         if isinstance(result, Fenced):
+            self.fenced += 1
             _log.warning("group fenced off", first=group.row.first, last=group.row.last, head=result.head.last)
             return "unknown"
         assert isinstance(result, Appended)

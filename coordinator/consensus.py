@@ -122,7 +122,7 @@ class Coordinator:
         self._group: asyncio.TaskGroup | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._open = False
-        self.undecoded = 0
+        self.resets = self.restores = self.undecoded = 0
         """Commands of the log that this version could not read: they did nothing here."""
 
     async def __aenter__(self) -> Self:
@@ -295,6 +295,7 @@ class Coordinator:
 
     def restore(self, snapshot: bytes) -> None:
         self.machine.restore(decode_state(snapshot))
+        self.restores += 1
         self._keep_time()
         self._answer_from_window()
         settled = self.machine.settled
@@ -311,6 +312,7 @@ class Coordinator:
     def reset(self) -> None:
         if self.rules.reset:
             _log.warning("applied log was overwritten: starting again", settled=self.machine.settled.revision)
+            self.resets += 1
             self.machine.reset()
         self.committer.wake()
 
@@ -460,7 +462,30 @@ class Coordinator:
             refusal=self.refusal,
             fsync=raft.fsync,
             members=tuple(self._members(raft)),
+            broadcast_lag=self.publisher.lag,
+            counts=self._counts(),
         )
+
+    def _counts(self) -> dict[str, int]:
+        committer, sweeper, publisher = self.committer, self.sweeper, self.publisher
+        return {
+            "groups_committed": committer.groups,
+            "intents_committed": committer.intents,
+            "take_overs": committer.takeovers,
+            "rebases": committer.rebases,
+            "commits_unknown": committer.unknown_commits,
+            "groups_fenced": committer.fenced,
+            "resets": self.resets,
+            "snapshots_restored": self.restores,
+            "commands_undecoded": self.undecoded,
+            "keys_expired": sweeper.expired,
+            "versions_pruned": sweeper.pruned_versions,
+            "ledger_rows_pruned": sweeper.pruned_rows,
+            "operations_pruned": sweeper.pruned_operations,
+            "blobs_pruned": sweeper.pruned_blobs,
+            "changes_broadcast": publisher.published,
+            "broadcasts_failed": publisher.failures,
+        }
 
     def _members(self, raft: RaftStatus) -> Iterable[Member]:
         for peer in raft.peers:

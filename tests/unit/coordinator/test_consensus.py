@@ -389,6 +389,9 @@ def test_status_knows_the_members_by_their_notes() -> None:
             assert members["c"].url == "http://c"
             assert (status.ordered, status.settled, status.pending) == (1, 1, 0)
             assert c["a"].voters_settled() == 0
+            leading = c["a"].status()
+            assert (leading.broadcast_lag, status.broadcast_lag) == (0, None)
+            assert (leading.counts["groups_committed"], leading.counts["intents_committed"]) == (1, 1)
 
     run(story)
 
