@@ -5,9 +5,8 @@ It opens nothing: `async with` does.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Final
 
 from backends.local import LocalBroadcast
 from backends.memory import MemoryCache, MemoryDatabase, MemoryStore
@@ -47,7 +46,9 @@ def store(url: str) -> Store:
             _check_bare(url, "store", STORE_FORMS)
             return MemoryStore(MemoryDatabase())
         case _:
-            return cast(Store, _adapter("backends.postgres", "PostgresStore").from_url(url))
+            from backends.postgres import PostgresStore
+
+            return PostgresStore.from_url(url)
 
 
 def cache(url: str) -> Cache:
@@ -55,7 +56,9 @@ def cache(url: str) -> Cache:
     if _scheme(url, "cache", CACHE_FORMS) == "memory":
         _check_bare(url, "cache", CACHE_FORMS)
         return MemoryCache()
-    return cast(Cache, _adapter("backends.redis", "RedisCache").from_url(url))
+    from backends.redis import RedisCache
+
+    return RedisCache.from_url(url)
 
 
 def broadcast(url: str) -> Broadcast:
@@ -63,12 +66,9 @@ def broadcast(url: str) -> Broadcast:
     if _scheme(url, "broadcast", BROADCAST_FORMS) == "local":
         _check_bare(url, "broadcast", BROADCAST_FORMS)
         return LocalBroadcast()
-    return cast(Broadcast, _adapter("backends.rabbitmq", "RabbitBroadcast").from_url(url))
+    from backends.rabbitmq import RabbitBroadcast
 
-
-def _adapter(module: str, name: str) -> Any:
-    """Import an adapter, and with it its client library, only when a URL names it."""
-    return getattr(importlib.import_module(module), name)
+    return RabbitBroadcast.from_url(url)
 
 
 def _scheme(url: str, port: str, forms: Mapping[str, str]) -> str:

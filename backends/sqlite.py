@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Self, TypeVar
 import msgspec
 
 from backends.fence import check_group, empty_row, outranks, range_of
-from backends.sqlite_schema import REVISION_SHIFT, connect, prepare
+from backends.sqlite_schema import REVISION_SHIFT, check_whole, connect, prepare
 from backends.sqlite_thread import SqliteThread, Turn
 from kv.errors import BackendUnavailable, BadRequest, Pruned
 from kv.model import (
@@ -84,14 +84,12 @@ class SqliteStore:
 
     async def __aenter__(self) -> Self:
         try:
-            for thread, cache_kib, whole in (
-                (self._writer, WRITER_CACHE_KIB, True),
-                (self._reader, READER_CACHE_KIB, False),
-            ):
+            for thread, cache_kib in ((self._writer, WRITER_CACHE_KIB), (self._reader, READER_CACHE_KIB)):
                 thread.start()
-                prepared = functools.partial(prepare, path=self.path, cache_kib=cache_kib, whole=whole)
+                prepared = functools.partial(prepare, path=self.path, cache_kib=cache_kib)
                 await thread.run(prepared, timeout_s=self._open_timeout_s)
                 thread.remember_file()
+            await self._reader.run(lambda turn: check_whole(turn, self.path), timeout_s=self._open_timeout_s)
         except BaseException:
             await self.__aexit__()
             raise

@@ -5,8 +5,10 @@ It never repairs, moves or deletes a file.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sqlite3
+from collections.abc import Iterator
 from typing import Any, Final
 
 from backends.sqlite_thread import Turn
@@ -84,17 +86,18 @@ def connect(path: str) -> sqlite3.Connection:
     return connection
 
 
-def prepare(turn: Turn, path: str, *, cache_kib: int, whole: bool) -> None:
-    """Make sure that the file is ours and of this program's schema version (and `whole`); set the connection up.
+def prepare(turn: Turn, path: str, *, cache_kib: int) -> None:
+    """Make sure that the file is ours and of this program's schema version; set the connection up.
 
     Raises BadRequest("foreign_store" | "newer_schema" | "corrupt_store" | "sqlite_too_old"), BackendUnavailable.
     """
     if sqlite3.sqlite_version_info < SQLITE_VERSION_MIN:
         needed = ".".join(map(str, SQLITE_VERSION_MIN))
         raise BadRequest("sqlite_too_old", f"SQLite {sqlite3.sqlite_version}", allowed=f"{needed} or newer")
-    try:
-        version = turn.waits(lambda: _identify(turn, path))  # before anything is written to it
-        mode = turn.waits(lambda: turn.fetch("PRAGMA journal_mode = WAL"))[0][0]
+    with _refusing_damage(path):
+        # Before anything is written to it; in one snapshot, as another process may be making its tables right now.
+        version = turn.read(lambda turn: _identify(turn, path))
+        mode = turn.fetch("PRAGMA journal_mode = WAL")[0][0]
         if mode != b"wal":
             raise BackendUnavailable("sqlite", f"{path}: cannot keep a write-ahead log here ({mode.decode()})")
         for pragma in (
@@ -107,9 +110,19 @@ def prepare(turn: Turn, path: str, *, cache_kib: int, whole: bool) -> None:
         ):
             turn.waits(functools.partial(turn.execute, pragma))
         if version < len(MIGRATIONS):  # else a stopped process that holds the write lock need not be waited for
-            turn.waits(lambda: turn.write(lambda _: _migrate(turn, path)))
-        if whole:
-            turn.waits(lambda: _check_whole(turn, path))
+            turn.write(lambda turn: _migrate(turn, path))
+
+
+def check_whole(turn: Turn, path: str) -> None:
+    """Look for damage: missing tables, and in files that are not too large every page. Raises as `prepare`."""
+    with _refusing_damage(path):
+        turn.read(lambda turn: _check_whole(turn, path))
+
+
+@contextlib.contextmanager
+def _refusing_damage(path: str) -> Iterator[None]:
+    try:
+        yield
     except sqlite3.DatabaseError as exc:
         if exc.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
             raise _corrupt(path, str(exc)) from exc
