@@ -151,14 +151,22 @@ class Elections(State):
                 self._last_index,
                 heard,
                 self.votes,
+                self._node_id,
+                self._asking_pre,
             ),
         )
         if node.id in self.configuration.retired:
             self._send(node, {"type": "removed", "term": self._term})
             return
-        if ballot == "granted" and not request.pre:
-            self._adopt_term(self._term, node.id)
-            self._reset_election_timer()
+        if ballot == "granted":
+            if not request.pre:
+                self._adopt_term(self._term, node.id)
+                self._reset_election_timer()
+            elif not self._leads:
+                # Let it try first; ours does not count any more.
+                self._asking_pre = None
+                pause = self._now() + self._SyncObj__conf.raftMinTimeout / 2
+                self._SyncObj__raftElectionDeadline = max(self._SyncObj__raftElectionDeadline, pause)
         self._send(
             node,
             {

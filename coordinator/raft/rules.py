@@ -106,9 +106,12 @@ class Voter(NamedTuple):
     """It leads with a quorum, or heard a leader within the least election time-out."""
     votes: bool
     """It is a voter whose disk is its own (membership.py)."""
+    id: str = ""
+    asking: int | None = None
+    """The term for which it asks pre-votes itself just now."""
 
 
-Ballot: TypeAlias = Literal["granted", "not_a_voter", "leader_heard", "old_term", "behind", "voted"]
+Ballot: TypeAlias = Literal["granted", "not_a_voter", "leader_heard", "old_term", "behind", "voted", "standing"]
 
 
 def judge_vote(request: VoteRequest, voter: Voter) -> Ballot:
@@ -126,4 +129,8 @@ def judge_vote(request: VoteRequest, voter: Voter) -> Ballot:
         return "behind"
     if not request.pre and voter.voted_for not in (None, request.candidate):
         return "voted"
+    level = (request.last_term, request.last_index) == (voter.last_term, voter.last_index)
+    if request.pre and voter.asking == request.term and level and request.candidate < voter.id:
+        # Two stand at the same moment: with equal logs the higher id goes on, or their votes would be split.
+        return "standing"
     return "granted"

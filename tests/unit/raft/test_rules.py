@@ -143,6 +143,9 @@ def voter(**changes: Any) -> Voter:
         (asked(pre=True, term=6), voter(voted_for="C"), "granted"),
         (asked(pre=True), voter(), "old_term"),
         (asked(pre=True, term=6), voter(leader_heard=True), "leader_heard"),
+        (asked(pre=True, term=6), voter(id="C", asking=6), "standing"),
+        (asked(pre=True, term=6), voter(id="A", asking=6), "granted"),
+        (asked(pre=True, term=6, last_index=11), voter(id="C", asking=6), "granted"),
     ],
 )
 def test_ballots(request_: VoteRequest, voter_: Voter, ballot: str) -> None:

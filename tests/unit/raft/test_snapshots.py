@@ -36,7 +36,7 @@ async def test_a_member_far_behind_gets_a_snapshot_and_what_follows(tmp_path: Pa
         await eventually(lambda: leader.counts.get("snapshots_saved", 0) > 0)
         member = await cluster.start(behind)
         assert await cluster.agree() == expected
-        assert member.counts["snapshots_installed"] == 1
+        assert member.counts["snapshots_installed"] >= 1
 
 
 async def test_all_restart_from_snapshot_and_log(tmp_path: Path) -> None:
