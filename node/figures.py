@@ -50,6 +50,10 @@ def _consensus(rooms: Rooms) -> Iterator[Metric]:
         if member.lag is not None:
             lag.add_metric((member.id,), member.lag)
     yield lag
+    if status.broadcast_lag is not None:
+        yield gauge("acordo_broadcast_lag_revisions", "Settled revisions not broadcast yet.", status.broadcast_lag)
+    for name, total in sorted(status.counts.items()):
+        yield counter(f"acordo_{name}", f"Since this node started: {name.replace('_', ' ')}.", total)
 
 
 def _reads(rooms: Rooms) -> Iterator[Metric]:

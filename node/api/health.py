@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from aiohttp import web
 
+from kv.ports import Status
 from node import wire
 from node.exchange import Exchange, Rooms
 
@@ -19,6 +20,7 @@ class Finding(NamedTuple):
     name: str
     required: bool
     trouble: str | None
+    note: str = ""
 
 
 async def livez(x: Exchange) -> web.Response:
@@ -65,12 +67,19 @@ async def findings(rooms: Rooms) -> list[Finding]:
         Finding("store", True, await rooms.store_probe.ask()),
         Finding("ledger", True, rooms.consensus.refusal),
         Finding("cache", False, None if rooms.cache.healthy() else "the cache does not answer"),
-        Finding("broadcast", False, None if rooms.broadcast.healthy() else "the broker does not answer"),
+        Finding("broadcast", False, None if rooms.broadcast.healthy() else "the broker does not answer", _lag(status)),
     ]
     return found + [Finding(check.name, check.required, check.probe()) for check in rooms.checks]
 
 
+def _lag(status: Status) -> str:
+    """Return how far the broadcast is behind, where this node does it and it is."""
+    return f"{status.broadcast_lag} revisions behind" if status.broadcast_lag else ""
+
+
 def _line(finding: Finding) -> str:
+    note = f", {finding.note}" if finding.note else ""
     if finding.trouble is None:
-        return f"[+]{finding.name} ok"
-    return f"[-]{finding.name} {'failed' if finding.required else 'degraded (does not count)'}: {finding.trouble}"
+        return f"[+]{finding.name} ok{note}"
+    how = "failed" if finding.required else "degraded (does not count)"
+    return f"[-]{finding.name} {how}: {finding.trouble}{note}"

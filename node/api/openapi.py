@@ -92,6 +92,8 @@ class ClusterView(msgspec.Struct, frozen=True):
     refusal: str | None
     fsync: str
     members: list[Member]
+    broadcast_lag: int | None
+    counts: dict[str, int]
     url: str
     version: str
 

@@ -74,6 +74,7 @@ class FakeConsensus:
         self.read_indexes = 0
         self.submits: list[tuple[Intent | Cancel, ...]] = []
         self.held: list[tuple[Intent | Cancel, asyncio.Future[Answer]]] = []
+        self.broadcast_lag = 0
         self.transfers: list[str | None] = []
         self.members: list[Member] = []
         self._listeners: list[Listener] = []
@@ -166,6 +167,8 @@ class FakeConsensus:
             refusal=self.refusal,
             fsync="always",
             members=(own, *self.members),
+            broadcast_lag=self.broadcast_lag,
+            counts={"groups_committed": len(self.submits)},
         )
 
     async def transfer(self, to: str | None, *, timeout_s: float) -> str:

@@ -80,6 +80,8 @@ async def test_readiness_names_what_fails(open_api: Open, monkeypatch: pytest.Mo
         trouble[0] = "900 revisions behind"
         verbose = await api.ask("GET", "/readyz?verbose")
         assert verbose.status == 200
+        api.consensus.broadcast_lag = 7
+        assert b"[+]broadcast ok, 7 revisions behind" in (await api.ask("GET", "/readyz?verbose")).body
         assert b"[-]publisher degraded (does not count): 900 revisions behind" in verbose.body
         assert (await api.ask("GET", "/health")).json()["status"] == "degraded"
 
@@ -108,6 +110,8 @@ async def test_metrics(api: Api) -> None:
     assert 'acordo_http_request_seconds_bucket{le="+Inf",method="GET",route="/v1/kv/{key}"} 3.0' in text
     assert 'acordo_reads_total{level="linearizable",source="memory"} 3.0' in text
     assert "acordo_revision_settled 1.0" in text
+    assert "acordo_groups_committed_total 1.0" in text
+    assert "acordo_broadcast_lag_revisions 0.0" in text
     assert "process_resident_memory_bytes" in text
     assert "secret" not in text
     openmetrics = await api.ask("GET", "/metrics", headers={"Accept": "application/openmetrics-text"})
