@@ -73,7 +73,10 @@ class Committer:
         """Leadership changed, or an operator asks: what ends a back-off early."""
         self._mine: dict[int, Recorded] = {}
         """Own verdicts of an unresolved commit; used only when `ledger_outcomes` is off."""
-        self._settles: deque[tuple[int, asyncio.Future[Position]]] = deque()
+        self._settles: deque[tuple[int, asyncio.Future[Position], float]] = deque()
+        """Groups committed whose Settle is on its way: their last revision, and when to give it up."""
+        self._batch_max = settings.group_intents_max
+        """Halved by every failure of the store, doubled by every commit: what is too much for it gets through."""
         self._adopting: asyncio.Future[int] | None = None
         self.name = name
         """Names this incarnation in the ledger: no two ever append in one term."""
@@ -175,25 +178,26 @@ class Committer:
         landed = await self._append_empty_row(term)
         if landed is None or self.term != term:
             return None
-        own, settled = landed.own, self._machine.settled
+        own = landed.own
         if not self._rules.reads_head:
+            settled = self._machine.settled
             return Head(own.seq, own.term, own.committer, settled.revision, settled.digest)
-        found = await self._plan(settled, own)
-        if found is None or self.term != term:
-            return None
-        if isinstance(found, Refuse):
-            if self._machine.settled != settled:
-                return None  # it moved meanwhile: look again
-            await self._stay_refused(term, own, found)
-            return None
-        for command in found:
-            if not await self._ordered(command, term):
+        while True:
+            settled = self._machine.settled
+            found = await self._plan(settled, own)
+            if found is None or self.term != term:
                 return None
-        if self._machine.settled == mark_of(own):
-            return own
-        if not self._rules.digest_check and self._machine.settled.revision == own.last:
-            return own
-        return None  # another command came first: the settled revision is still below the head
+            if isinstance(found, Refuse):
+                if self._machine.settled == settled:  # else it moved meanwhile: look again
+                    await self._stay_refused(term, own, found)
+                return None
+            if not found:
+                return own
+            for command in found:
+                if not await self._ordered(command, term):
+                    return None
+            if self._machine.settled.revision <= settled.revision:
+                return None  # another command came first: the settled revision is still below the head
 
     async def _append_empty_row(self, term: int, adopt_last: int | None = None) -> TakenOver | None:
         """Take the place behind the newest row, so that nothing that was in flight can land any more."""
@@ -222,47 +226,39 @@ class Committer:
         return result
 
     async def _plan(self, settled: Mark, own: Head) -> tuple[Command, ...] | Refuse | None:
-        """Decide how to get from what is settled to the head; None when the store does not answer."""
+        """Decide on the next steps from what is settled to the head, at most a page of rows; () when it is there.
+
+        None: the store does not answer.
+        """
         stands = standing(settled, own, digest_check=self._rules.digest_check)
         if isinstance(stands, Level):
             return ()
         if isinstance(stands, Refuse):
             return stands
         assert isinstance(stands, Ahead)
+        timeout_s = self._settings.store_timeout_s
         try:
             ending = None
             if settled.revision:
-                timeout_s = self._settings.store_timeout_s
                 ending = await self._within(self._store.row_ending(settled.revision, timeout_s=timeout_s))
             refuse = anchored(settled, ending)
             if refuse is not None and self._rules.digest_check:
                 return refuse
-            rows = await self._rows(settled.revision, own.last)
+            page = await self._within(self._store.rows(settled.revision, self._settings.rows_page, timeout_s=timeout_s))
         except Pruned:
             return Refuse("store_pruned")
         except BackendUnavailable as exc:
             self._trouble(exc)
             return None
+        rows = [row for row in page if row.last <= own.last]
         if not self._rules.ledger_outcomes:
-            rows = tuple(self._with_own_verdicts(row) for row in rows)
-        known = self._machine.holds(mark_of(own))
-        found = adoption(settled, rows, own, known=known, rows_bytes_max=self._settings.rebase_bytes_max)
+            rows = [self._with_own_verdicts(row) for row in rows]
+        known = bool(rows) and self._machine.holds(mark_of(rows[-1]))
+        found = adoption(settled, rows, known=known, rows_bytes_max=self._settings.rebase_bytes_max)
         if not known and not isinstance(found, Refuse):
             self.rebases += 1
-            _log.warning("ledger holds what the log lost", settled=settled.revision, head=own.last, rows=len(rows))
+            _log.warning("ledger holds what the log lost", settled=settled.revision, to=rows[-1].last, head=own.last)
         return found
-
-    async def _rows(self, after: int, to: int) -> tuple[LedgerRow, ...]:
-        rows: list[LedgerRow] = []
-        timeout_s, limit = self._settings.store_timeout_s, self._settings.rows_page
-        while after < to and len(rows) < self._settings.rows_max:
-            page = await self._within(self._store.rows(after, limit, timeout_s=timeout_s))
-            page = tuple(row for row in page if row.last <= to)
-            if not page:
-                break
-            rows += page
-            after = page[-1].last
-        return tuple(rows)
 
     async def _ordered(self, command: Command, term: int) -> bool:
         """Order one command and wait until it is applied here, or this member leads no more, or too long."""
@@ -336,8 +332,7 @@ class Committer:
                 return
             batch = self._next_batch(head)
             if not batch or len(self._settles) >= self._settings.settles_in_flight_max:
-                if not await self._wait_news(self._settings.propose_timeout_s if self._settles else None):
-                    return  # a Settle that nobody hears of: take over again
+                await self._wait_news(self._settings.propose_timeout_s if self._settles else None)
                 continue
             if self._rules.digest_check and not _follows(head, batch[0]):
                 return
@@ -361,10 +356,10 @@ class Committer:
     def _settles_went_well(self) -> bool:
         """Take the settles that are through off the queue; say whether they settled what they should."""
         while self._settles and self._settles[0][1].done():
-            last, through = self._settles.popleft()
+            last, through, _ = self._settles.popleft()
             if through.cancelled() or through.exception() is not None or self._machine.settled.revision < last:
                 return False  # the settled revision stays below the head: take over again
-        return True
+        return not self._settles or self._clock.monotonic() < self._settles[0][2]
 
     def _continues(self, head: Head) -> bool:
         """Say whether the machine still goes on behind the head (a Rebase or Adopt may have come in between)."""
@@ -379,7 +374,7 @@ class Committer:
         size = 0
         pending = self._machine.pending
         revision = head.last + 1
-        while len(batch) < self._settings.group_intents_max:
+        while len(batch) < self._batch_max:
             entry = pending.get(revision)
             if entry is None or (batch and size + entry.size > self._settings.group_bytes_max):
                 break
@@ -418,9 +413,11 @@ class Committer:
                 result = await self._store.append(group, timeout_s=self._settings.store_timeout_s)
         except BackendUnavailable as exc:
             self._trouble(exc)
+            self._batch_max = max(1, self._batch_max // 2)
             return "later"
         except (OutcomeUnknown, TimeoutError) as exc:
             self.unknown_commits += 1
+            self._batch_max = max(1, self._batch_max // 2)
             self._mine = {group.row.first + i: record for i, record in enumerate(group.row.body)}
             self._trouble(exc)
             return "unknown"
@@ -430,6 +427,7 @@ class Committer:
             return "unknown"
         assert isinstance(result, Appended)
         self.store_trouble = None
+        self._batch_max = min(self._batch_max * 2, self._settings.group_intents_max)
         return "committed"
 
     def _told(self, group: Group) -> None:
@@ -444,7 +442,7 @@ class Committer:
     def _propose_settle(self, group: Group) -> None:
         through = self._log.propose(encode(settle_of(group.row)))
         through.add_done_callback(self._settle_done)
-        self._settles.append((group.row.last, through))
+        self._settles.append((group.row.last, through, self._clock.monotonic() + self._settings.propose_timeout_s))
 
     def _settle_done(self, through: asyncio.Future[Position]) -> None:
         _consume(through)

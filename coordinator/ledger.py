@@ -167,15 +167,14 @@ def anchored(settled: Mark, ending: LedgerRow | None) -> Refuse | None:
 
 
 def adoption(
-    settled: Mark, rows: Sequence[LedgerRow], head: Head, *, known: bool, rows_bytes_max: int
+    settled: Mark, rows: Sequence[LedgerRow], *, known: bool, rows_bytes_max: int
 ) -> tuple[Command, ...] | Refuse:
-    """Return the commands that bring the machines from `settled` to `head` by the ledger's own rows.
+    """Return the commands that bring the machines from `settled` to the end of `rows` by the ledger's own records.
 
-    `known`: the log holds that very order (a pending intent at head.last carries head.digest), so each row settles;
-    else they are stepped over by Rebase, cut at row ends where they get large.
+    `known`: the log holds that very order (its digest at that end is the same), so each row settles; else they are
+    stepped over by Rebase, cut at row ends where they get large.
     """
-    steps = continuation(settled, rows, settled)
-    if not steps or mark_of(rows[-1]) != mark_of(head):
+    if not continuation(settled, rows, settled):
         return Refuse("store_diverged")
     if known:
         return tuple(settle_of(row, resolved=True) for row in rows)

@@ -33,10 +33,8 @@ class Settings:
     """A command of the committer's own that nobody hears of for so long: it takes over again."""
     backoff_s_min: float = 0.02
     backoff_s_max: float = 1.0
-    rows_page: int = 256
-    """Ledger rows loaded at once when taking over."""
-    rows_max: int = 100_000
-    """Ledger rows past the settled revision that taking over adopts; more is left to an operator."""
+    rows_page: int = 16
+    """Ledger rows past the settled revision that taking over adopts at once: checking them takes the loop's time."""
     rebase_bytes_max: int = 512 * 1024
     refused_check_s: float = 2.0
     """How often a leader that refuses looks at the store's head again."""

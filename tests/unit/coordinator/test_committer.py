@@ -10,7 +10,7 @@ import pytest
 from backends.memory import Fails, Lost
 from coordinator.codec import Rebase, Settle, Submit, decode
 from coordinator.machine import Limits
-from kv.errors import BadRequest, InvariantViolated, NotApplied, OutcomeUnknown
+from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown
 from kv.model import (
     GENESIS,
     Again,
@@ -19,6 +19,7 @@ from kv.model import (
     AtRevision,
     Cancel,
     Expired,
+    Group,
     LedgerRow,
     Mismatch,
     Reference,
@@ -127,6 +128,49 @@ def test_next_group_does_not_wait_for_the_settle_but_no_more_than_so_many() -> N
                 await asyncio.sleep(0.01)
             await asyncio.sleep(1)
             assert len(held) == len(rows(c)) == 3
+
+    run(story)
+
+
+def test_a_settle_that_nobody_hears_of_makes_the_leader_take_over_again_even_under_load() -> None:
+    async def story() -> None:
+        async with cluster("a", settings=dataclasses.replace(QUIET, propose_timeout_s=2.0)) as c:
+            a = await c.lead("a")
+            original = c.shared.members["a"].propose
+            silent = [True]
+
+            def hold(command: bytes) -> asyncio.Future[object]:
+                if silent and isinstance(decode(command), Settle):
+                    silent.pop()
+                    return asyncio.get_running_loop().create_future()
+                return original(command)  # type: ignore[return-value]
+
+            c.shared.members["a"].propose = hold  # type: ignore[method-assign, assignment]
+            for n in range(60):
+                a.submit([put(f"op{n}")])
+                await asyncio.sleep(0.1)
+            await c.settled()
+            assert a.committer.takeovers == 2
+            assert broken_promises(c) == set()
+
+    run(story)
+
+
+def test_a_group_that_is_too_much_for_the_store_gets_through_in_smaller_ones() -> None:
+    async def story() -> None:
+        async with cluster("a") as c:
+            a = await c.lead("a")
+            original = a._store.append
+
+            async def narrow(group: Group, *, timeout_s: float) -> object:
+                if len(group.row.body) > 3:
+                    raise BackendUnavailable("memory", "too much at once")
+                return await original(group, timeout_s=timeout_s)
+
+            a._store.append = narrow  # type: ignore[method-assign, assignment]
+            futures = a.submit([put(f"op{n}") for n in range(40)])
+            assert {(await future).outcome for future in futures} == {Applied()}
+            await c.settled()
 
     run(story)
 

@@ -120,21 +120,21 @@ def test_anchored() -> None:
 
 
 def test_adoption_settles_what_the_log_holds_row_by_row() -> None:
-    commands = adoption(mark_at(2), ROWS[1:], ROWS[-1].head, known=True, rows_bytes_max=1)
+    commands = adoption(mark_at(2), ROWS[1:], known=True, rows_bytes_max=1)
     assert isinstance(commands, tuple)
     assert [(c.first, c.last, c.resolved) for c in commands if isinstance(c, Settle)] == [(3, 3, True), (4, 6, True)]
 
 
 def test_adoption_rebases_on_what_the_log_lost_cut_at_row_ends() -> None:
-    whole = adoption(mark_at(0), ROWS, ROWS[-1].head, known=False, rows_bytes_max=1 << 20)
+    whole = adoption(mark_at(0), ROWS, known=False, rows_bytes_max=1 << 20)
     assert whole == (Rebase(mark_at(0), tuple(ROWS)),)
-    cut = adoption(mark_at(0), ROWS, ROWS[-1].head, known=False, rows_bytes_max=1)
+    cut = adoption(mark_at(0), ROWS, known=False, rows_bytes_max=1)
     assert cut == tuple(Rebase(mark_at(at), (row,)) for at, row in zip((0, 2, 3), ROWS, strict=True))
 
 
-def test_adoption_refuses_rows_that_do_not_lead_to_the_head() -> None:
+def test_adoption_refuses_rows_that_do_not_continue_what_is_settled() -> None:
     for known in (True, False):
-        for rows in (ROWS[:2], [], [ROWS[0], ROWS[2]]):
-            found = adoption(mark_at(0), rows, ROWS[-1].head, known=known, rows_bytes_max=1)
+        for rows in ([], ROWS[1:], [ROWS[0], ROWS[2]]):
+            found = adoption(mark_at(0), rows, known=known, rows_bytes_max=1)
             assert found == Refuse("store_diverged")
     assert mark_of(ROWS[1]) == mark_at(3)
