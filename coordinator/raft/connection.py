@@ -61,8 +61,6 @@ class Connection(asyncio.BufferedProtocol):
         self.last_received_s = self.last_sent_s = self.ready_at_s = 0.0
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._early = 0
-        """Bytes that TLS delivered before it told us of the connection."""
         self._queue: deque[bytes] = deque()
         self._queue_bytes = self._queue_frames = 0
         self._flushing: asyncio.Handle | None = None
@@ -85,21 +83,15 @@ class Connection(asyncio.BufferedProtocol):
         hello = self.session.start()
         if hello:
             transport.write(hello)
-        if self._early:
-            count, self._early = self._early, 0
-            self.buffer_updated(count)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         if self._over:
             # asyncio may ask once more between abort and the end; what comes is nobody's.
             return memoryview(bytearray(1024))
-        return self.session.get_buffer()[self._early :]
+        return self.session.get_buffer()
 
     def buffer_updated(self, count: int) -> None:
-        if self._over:
-            return
-        if self.transport is None:
-            self._early += count
+        if self._over or self.transport is None:
             return
         self.last_received_s = self._loop.time()
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
+import socket
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -37,6 +38,8 @@ from coordinator.raft.security import (
 from coordinator.raft.wire import Codec, WireError
 from kv.errors import BadRequest
 
+BACKLOG: Final = 128
+ACCEPT_PAUSE_S: Final = 0.1
 LINGER_S: Final = 0.2
 """How long closing waits for what was sent before (a farewell) to leave."""
 WARN_EVERY_S: Final = 60.0
@@ -61,7 +64,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Server(Protocol):
-    """What listening gives back (asyncio.Server has it)."""
+    """What listening gives back."""
 
     def close(self) -> None: ...
 
@@ -119,13 +122,13 @@ class AsyncioTransport(Transport):
         self._tls: tuple[ssl.SSLContext, ssl.SSLContext] | None = None
         self._kick, self._on_fatal = kick, on_fatal
         self.limits = limits or Limits()
-        self._listen = listen or _listen
+        self._listen = listen or self._listen_socket
         self._connect = connect or self._connect_socket
         self._peers: dict[str, _Peer] = {}
         self._admission: Admission[Connection] = Admission()
         self._strangers: dict[Connection, asyncio.TimerHandle] = {}
-        self._upgrades: dict[Connection, asyncio.Task[None]] = {}
-        """Where TLS is being put in between."""
+        self._welcomes: dict[Connection, asyncio.Task[None]] = {}
+        """Accepted sockets on their way to be connections (TLS shakes hands meanwhile)."""
         self._finishing: set[Connection] = set()
         self._server: Server | None = None
         self._beat: asyncio.TimerHandle | None = None
@@ -200,7 +203,8 @@ class AsyncioTransport(Transport):
 
     async def aclose(self) -> None:
         """Close everything; what was sent before is given a moment to leave."""
-        tasks = [*self._upgrades.values(), *(p.dialling for p in self._peers.values() if p.dialling is not None)]
+        tasks = [*self._welcomes.values(), *(p.dialling for p in self._peers.values() if p.dialling is not None)]
+        tasks += getattr(self._server, "tasks", [])
         self.destroy()
         leaving = [connection.gone for connection in self._finishing]
         if leaving:
@@ -314,54 +318,54 @@ class AsyncioTransport(Transport):
 
     # -------------------------------------------------------------------------------------------------------- accepting
 
-    def _accepting(self) -> asyncio.BaseProtocol:
-        connection = self._connection("listener")
-        return _Door(self, connection)
-
-    def admit(self, connection: Connection, transport: asyncio.Transport) -> None:
+    def admit(self, connection: Connection, host: str) -> bool:
         """Let a stranger in, or not: see admission.py."""
         assert self._loop is not None
-        host = host_of(transport)
         self.counters["accepted"] += 1
         verdict = self._admission.knock(connection, host, self._loop.time())
         if verdict == "too_often" or self._over:
             self._refuse(host, "too_often")
             connection.close("too_often")
-            transport.abort()
-            return
+            return False
         if isinstance(verdict, Connection):
             verdict.close("crowded")
         self._strangers[connection] = self._loop.call_later(
             self.limits.handshake_s, connection.close, "handshake_timeout"
         )
-        if self._tls is None:
-            transport.set_protocol(connection)
-            connection.connection_made(transport)
+        return True
+
+    def _accepting(self) -> asyncio.BaseProtocol:
+        return _Door(self, self._connection("listener"))
+
+    async def _listen_socket(self, factory: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> Server:
+        """Accept by hand: who is not let in costs one accept and one close, also where TLS would come first."""
+        assert self._loop is not None
+        return _Doorway(self._loop, await _bind(self._loop, host, port), self._knocked, self._on_task_done)
+
+    def _knocked(self, accepted: socket.socket, host: str) -> None:
+        assert self._loop is not None
+        connection = self._connection("listener")
+        connection.host = host
+        if not self.admit(connection, host):
+            accepted.close()
             return
-        # Nothing may be read before TLS is in between.
-        transport.pause_reading()
-        task = self._loop.create_task(self._upgrade(connection, transport, self._tls[0]))
-        self._upgrades[connection] = task
+        task = self._loop.create_task(self._welcome(connection, accepted))
+        self._welcomes[connection] = task
         task.add_done_callback(self._on_task_done)
 
-    async def _upgrade(self, connection: Connection, transport: asyncio.Transport, context: ssl.SSLContext) -> None:
+    async def _welcome(self, connection: Connection, accepted: socket.socket) -> None:
         assert self._loop is not None
         try:
-            secured = await self._loop.start_tls(
-                transport, connection, context, server_side=True, ssl_handshake_timeout=self.limits.handshake_s
-            )
-        except (OSError, TimeoutError):
-            secured = None
-        except asyncio.CancelledError:
-            transport.abort()
-            raise
+            if self._tls is None:
+                await self._loop.connect_accepted_socket(lambda: connection, accepted)
+            else:
+                await self._loop.connect_accepted_socket(
+                    lambda: connection, accepted, ssl=self._tls[0], ssl_handshake_timeout=self.limits.handshake_s
+                )
+        except OSError as exc:
+            connection.close("tls" if isinstance(exc, (ssl.SSLError, ConnectionError)) else "lost")
         finally:
-            self._upgrades.pop(connection, None)
-        if secured is None:
-            connection.close("tls")
-            transport.abort()
-        else:
-            connection.connection_made(secured)
+            self._welcomes.pop(connection, None)
 
     # ---------------------------------------------------------------------------------------- what a connection reports
 
@@ -418,9 +422,9 @@ class AsyncioTransport(Transport):
 
     def on_closed(self, connection: Connection, reason: str) -> None:
         self._forget_stranger(connection)
-        upgrade = self._upgrades.pop(connection, None)
-        if upgrade is not None:
-            upgrade.cancel()
+        welcome = self._welcomes.pop(connection, None)
+        if welcome is not None:
+            welcome.cancel()
         self.counters[f"closed_{reason}"] += 1
         peer = self._peers.get(connection.session.peer or "")
         if peer is not None and peer.connection is connection:
@@ -509,17 +513,69 @@ _QUIET: Final = frozenset({"lost", "dropped", "closing", "replaced", "unreachabl
 
 
 class _Door(asyncio.Protocol):
-    """Hold an accepted socket until it is let in."""
+    """Hold what a simulated network accepted until it is let in."""
 
-    def __init__(self, transport: AsyncioTransport, connection: Connection) -> None:
-        self._transport, self._connection = transport, connection
+    def __init__(self, owner: AsyncioTransport, connection: Connection) -> None:
+        self._owner, self._connection = owner, connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport.admit(self._connection, cast(asyncio.Transport, transport))  # uvloop's are none by name
+        if self._owner.admit(self._connection, host_of(transport)):
+            cast(asyncio.Transport, transport).set_protocol(self._connection)
+            self._connection.connection_made(transport)
+        else:
+            cast(asyncio.Transport, transport).abort()
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._connection.close("lost")
+
+class _Doorway:
+    """Listening sockets and the tasks that accept on them."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sockets: list[socket.socket],
+        knocked: Callable[[socket.socket, str], None],
+        on_done: Callable[[asyncio.Task[None]], None],
+    ) -> None:
+        self.sockets, self._loop, self._knocked = sockets, loop, knocked
+        self.tasks = [loop.create_task(self._accept(listening)) for listening in sockets]
+        for task in self.tasks:
+            task.add_done_callback(on_done)
+
+    def close(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        for listening in self.sockets:
+            self._loop.remove_reader(listening)
+            listening.close()
+
+    async def _accept(self, listening: socket.socket) -> None:
+        while True:
+            try:
+                accepted, address = await self._loop.sock_accept(listening)
+            except OSError as exc:
+                # No descriptors, no memory, or a peer that was gone again: it passes, and must not spin.
+                _log.warning("accept_failed", error=str(exc))
+                await asyncio.sleep(ACCEPT_PAUSE_S)
+                continue
+            self._knocked(accepted, str(address[0]))
 
 
-async def _listen(factory: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> Server:
-    return await asyncio.get_running_loop().create_server(factory, host, port)
+async def _bind(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[socket.socket]:
+    """Return listening sockets, one for each address of the host. Raises OSError."""
+    sockets: list[socket.socket] = []
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            listening = socket.socket(family, kind, protocol)
+            sockets.append(listening)
+            listening.setblocking(False)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.bind(address)
+            listening.listen(BACKLOG)
+    except OSError:
+        for listening in sockets:
+            listening.close()
+        raise
+    return sockets
