@@ -167,8 +167,7 @@ class NoFaults:
 class _Blob(msgspec.Struct):
     value: bytes
     seq: int
-    log_time_ms: int
-    """Both of the head when it was staged."""
+    """Of the head when it was staged."""
 
 
 class MemoryDatabase:
@@ -296,8 +295,7 @@ class MemoryDatabase:
 
     def stage(self, op_id: str, value: bytes) -> Reference:
         reference = Reference(op_id, value_hash(value), len(value))
-        now = self._rows[-1].log_time_ms if self._rows else 0
-        self._blobs.setdefault((op_id, reference.hash), _Blob(value, self.head().seq, now))
+        self._blobs.setdefault((op_id, reference.hash), _Blob(value, self.head().seq))
         return reference
 
     def blob(self, reference: Reference) -> bytes | None:
@@ -414,8 +412,9 @@ class MemoryDatabase:
             if isinstance(version.value, Reference)
         }
         for (op_id, hash_), blob in self._blobs.items():
-            over = op_id in self._recorded or op_id in self._operations or blob.log_time_ms < before_ms
-            if over and (op_id, hash_) not in used:
+            next_row = _first(self.ledger(blob.seq + 1, 1), 1)
+            old = bool(next_row) and next_row[0].log_time_ms < before_ms
+            if (old or op_id in self._recorded or op_id in self._operations) and (op_id, hash_) not in used:
                 yield op_id, hash_
 
 

@@ -269,8 +269,8 @@ _RECORD_STAGED: Final = """UPDATE blobs SET state = 1
     WHERE state = 0 AND +op_id IN (SELECT value FROM json_each(?))"""
 """Its + makes SQLite walk the few values that wait to be recorded, not look for each op_id of the group."""
 _MISSING: Final = "SELECT 1 FROM blobs WHERE op_id = ? AND hash = ?"
-_STAGE: Final = """INSERT INTO blobs (op_id, hash, state, log_time, reference, value)
-    VALUES (?, ?, 0, ifnull((SELECT log_time FROM ledger ORDER BY seq DESC LIMIT 1), 0), ?, ?)
+_STAGE: Final = """INSERT INTO blobs (op_id, hash, state, seq, reference, value)
+    VALUES (?, ?, 0, ifnull((SELECT max(seq) FROM ledger), 0), ?, ?)
     ON CONFLICT (op_id, hash) DO NOTHING"""
 _MOVE_CURSOR: Final = """INSERT INTO cursors (name, position) VALUES (?, ?)
     ON CONFLICT (name) DO UPDATE SET position = excluded.position WHERE excluded.position > position"""
@@ -381,7 +381,10 @@ def _prune_versions(turn: Turn, floor: int, walked: int, below: int, limit: int)
 
 
 def _sweep(turn: Turn, before_ms: int, limit: int) -> tuple[int, bool]:
-    """Look at staged values whose op_id is recorded, or too old to be ordered ever; delete those without a version."""
+    """Look at staged values whose op_id is recorded, or too old to be ordered ever; delete those without a version.
+
+    When one was staged is bounded by the log time of the row that came next: the head itself may be days old then.
+    """
     found = turn.fetch(
         """SELECT rowid, EXISTS (SELECT 1 FROM versions WHERE staged = blobs.op_id AND value = blobs.reference)
             FROM blobs WHERE state = 1 LIMIT ?""",
@@ -389,7 +392,8 @@ def _sweep(turn: Turn, before_ms: int, limit: int) -> tuple[int, bool]:
     )
     found += turn.fetch(
         """SELECT rowid, 0 FROM blobs WHERE state = 0
-            AND (log_time < ? OR EXISTS (SELECT 1 FROM ops WHERE ops.op_id = blobs.op_id)) LIMIT ?""",
+            AND ((SELECT log_time FROM ledger WHERE ledger.seq > blobs.seq ORDER BY ledger.seq LIMIT 1) < ?
+                OR EXISTS (SELECT 1 FROM ops WHERE ops.op_id = blobs.op_id)) LIMIT ?""",
         (before_ms, limit - len(found)),
     )
     for rowid, used in found:

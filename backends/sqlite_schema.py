@@ -57,7 +57,7 @@ _VERSION_1: Final = (
     """CREATE TABLE blobs (
         op_id TEXT NOT NULL, hash BLOB NOT NULL,
         state INTEGER NOT NULL, -- 0 op_id not recorded yet, 1 recorded: to be looked at, 2 a version refers to it
-        log_time INTEGER NOT NULL, -- of the head when it was staged
+        seq INTEGER NOT NULL, -- of the head when it was staged
         reference BLOB NOT NULL, value BLOB NOT NULL
     ) STRICT""",
     "CREATE UNIQUE INDEX blobs_op_id ON blobs (op_id, hash)",

@@ -18,7 +18,7 @@ class NaiveStore:
         self.forgot_before_ms = 0
         """Newest log time whose operations were ever asked to be pruned."""
         self.staged: dict[Reference, int] = {}
-        """Every staged value with the log time of the head then."""
+        """Every staged value with the log time then."""
 
     def newest(self, key: bytes, at: int) -> Version | None:
         found = [version for version in self.versions if version.key == key and version.revision <= at]

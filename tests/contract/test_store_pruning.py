@@ -167,13 +167,32 @@ async def test_a_value_staged_after_its_op_id_was_cancelled_goes_too(store: Stor
     assert await store.blob(reference, timeout_s=T) is None
 
 
+@pytest.fixture
+def dates_by_next_row(request: pytest.FixtureRequest) -> None:
+    """Expect of the SQL servers' adapter that it dates staged values by the head before them, which may be too old."""
+    if request.node.callspec.params["open_store"] in {"postgres", "cockroach"}:
+        reason = "staged values are dated by the log time of the head instead of the row after it"
+        request.applymarker(pytest.mark.xfail(reason=reason, raises=AssertionError))
+
+
+@pytest.mark.usefixtures("dates_by_next_row")
 async def test_a_value_whose_intent_was_never_ordered_goes_after_the_retention(store: Store) -> None:
     await commit(store, [put("a", b"k", b"1")], log_time_ms=1000)
     orphan = await store.stage("~n1-3", b"x" * 70_000, timeout_s=T)
     await commit(store, [put("b", b"k", b"1")], log_time_ms=9000)
-    assert (await prune_all(store, Retention(0, 1000))).blobs == 0
-    assert (await prune_all(store, Retention(0, 1001))).blobs == 1
+    assert (await prune_all(store, Retention(0, 9000))).blobs == 0
+    assert (await prune_all(store, Retention(0, 9001))).blobs == 1
     assert await store.blob(orphan, timeout_s=T) is None
+
+
+@pytest.mark.usefixtures("dates_by_next_row")
+async def test_a_value_staged_after_long_rest_is_not_old(store: Store) -> None:
+    """The head's own log time says nothing of when it was staged: it may be days old."""
+    await commit(store, [put("a", b"k", b"1")], log_time_ms=1000)
+    fresh = await store.stage("big", b"x" * 70_000, timeout_s=T)
+    assert (await prune_all(store, Retention(0, 10**9))).blobs == 0
+    await commit(store, [Step("big", (Put(b"m", fresh),))], log_time_ms=10**9 + 1)
+    assert await store.blob(fresh, timeout_s=T) == b"x" * 70_000
 
 
 async def test_pruning_while_writes_and_reads_go_on(store: Store, rival: Store) -> None:
@@ -222,7 +241,9 @@ async def act(store: Store, naive: NaiveStore, action: tuple[str, object], numbe
     log_time_ms = 100 * number
     match action:
         case ("commit", list(intents)):
-            steps = [await _step(store, naive, intent, f"{number}-{n}") for n, intent in enumerate(intents)]
+            steps = [
+                await _step(store, naive, intent, f"{number}-{n}", log_time_ms) for n, intent in enumerate(intents)
+            ]
             made = await commit(store, steps, log_time_ms=log_time_ms)
             naive.last = made.row.last
             naive.versions += made.versions
@@ -236,26 +257,29 @@ async def act(store: Store, naive: NaiveStore, action: tuple[str, object], numbe
             done = await prune_all(store, Retention(below, before_ms, rows_max=rows_max))
             assert done.floor == max(before, min(below, head.last))
         case ("stage", client):
-            await _stage(store, naive, f"{'' if client else '~'}orphan{number}")
+            await _stage(store, naive, f"{'' if client else '~'}orphan{number}", log_time_ms)
         case _:
             await store.take_over(TERM, COMMITTER, log_time_ms, timeout_s=T)
 
 
-async def _stage(store: Store, naive: NaiveStore, op_id: str) -> Reference:
+async def _stage(store: Store, naive: NaiveStore, op_id: str, log_time_ms: int) -> Reference:
     reference = await store.stage(op_id, f"value of {op_id}".encode() * 50, timeout_s=T)
-    ledger = await store.ledger((await store.head(timeout_s=T)).seq, 1, timeout_s=T)
-    naive.staged[reference] = ledger[0].log_time_ms if ledger else 0
+    naive.staged[reference] = log_time_ms
     return reference
 
 
-async def _step(store: Store, naive: NaiveStore, intent: tuple[dict[bytes, str], bool, bool], name: str) -> Step:
+async def _step(
+    store: Store, naive: NaiveStore, intent: tuple[dict[bytes, str], bool, bool], name: str, log_time_ms: int
+) -> Step:
     writes, lands, client = intent
     op_id = name if client else f"~{name}"
     if not lands:
         return Step(op_id, tuple(put(op_id, key, b"x").writes[0] for key in sorted(writes)), Refused(0, 0))
     made = []
     for key, kind in sorted(writes.items()):
-        value: bytes | Reference = await _stage(store, naive, op_id) if kind == "large" else f"{name}{kind}".encode()
+        value: bytes | Reference = (
+            await _stage(store, naive, op_id, log_time_ms) if kind == "large" else f"{name}{kind}".encode()
+        )
         made.append(delete(op_id, key).writes[0] if kind == "delete" else Put(key, value))
     return Step(op_id, tuple(made), expires_ms=700 if "due" in writes.values() else None)
 
