@@ -21,7 +21,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from prometheus_client import CollectorRegistry
 
-from kv.errors import AcordoError, BadRequest, InvariantViolated, NotApplied
+from kv.errors import AcordoError, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown
 from kv.ports import Broadcast, Cache, Clock, Consensus, Store
 from node.api import (
     asynchronous,
@@ -267,6 +267,8 @@ class Server:
             return await handler(x)
         except AcordoError as exc:
             return self._failed(x, exc)
+        except TimeoutError:
+            return self._failed(x, OutcomeUnknown("no answer in time", op_id=x.op_id))
         except ConnectionError:
             return x.problem("bad_http", "the connection was lost")
         except Exception as exc:  # whatever it is, the client gets a problem document, and an unknown one if need be

@@ -52,5 +52,5 @@ class Settings:
     """A watch that moved without a change under its prefix sends its position this often."""
     watch_write_timeout_s: float = 10.0
     """A watcher that takes no byte for so long is cut with a resumable error."""
-    watch_ring_bytes: int = 16 * 1024 * 1024
+    watch_ring_bytes: int = 4 * 1024 * 1024
     """Newest changes kept for watchers; who is further behind reads the ledger."""

@@ -23,7 +23,8 @@ FILL_VERSIONS: Final = 128
 """Versions fetched at a time to fill a gap; the last revision of a portion comes whole."""
 PORTION_CHANGES: Final = 256
 """Changes handed to a watcher at a time from the ring."""
-CHANGE_OVERHEAD_BYTES: Final = 400
+CHANGE_OVERHEAD_BYTES: Final = 200
+"""What a change, and each version in it, costs beyond key and value (CPython 3.11)."""
 FILLS_MAX: Final = 2
 """Watchers that read the ledger at a time: the others wait, so that they do not become the store's main load."""
 

@@ -20,8 +20,9 @@ LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1000
 STEP_KEYS: Final = 64
 """Keys with values taken from the store at a time: at most 4 MiB inline."""
-PAGE_BYTES: Final = 4 * 1024 * 1024
-"""A page ends early once its keys and values take so much; at least one key is always told."""
+PAGE_BYTES: Final = 2 * 1024 * 1024
+"""A page ends early once its keys and values take so much (a larger one would hold up the loop, and with it the
+election clock); at least one key is always told."""
 
 
 async def get(x: Exchange) -> web.Response:
