@@ -43,7 +43,7 @@ class _Txn:
     committed: bool
     """Known to have taken effect. An unknown one is, once a value of its is seen."""
     external: dict[str, list[Any]] = field(default_factory=dict)
-    """First read of each key, without what it had appended itself by then."""
+    """First read of each key, without what it had appended itself by then. None when its answer was lost."""
     reads: list[tuple[str, list[Any]]] = field(default_factory=list)
     """Every read in order, with elements as they can be compared."""
     appends: dict[str, list[Any]] = field(default_factory=dict)
@@ -109,7 +109,7 @@ def _index(j: _Judging, operations: Sequence[Operation]) -> None:
                     raise HistoryError(f"the value {value!r} was appended twice to {key!r} by the generator")
                 j.writers[key, element] = t
                 txn.appends.setdefault(key, []).append(element)
-            elif o.outcome == "ok":
+            elif o.outcome == "ok" and told is o.result:
                 seen = _elements(value)
                 txn.reads.append((key, seen))
                 if key in txn.external:
@@ -124,6 +124,8 @@ def _internal(j: _Judging, t: int, txn: _Txn) -> None:
         return
     known: dict[str, list[Any]] = {}
     own: dict[str, list[Any]] = {}
+    if not txn.reads:
+        return
     reads = iter(txn.reads)
     for kind, key, value in txn.micros:
         if kind == "append":

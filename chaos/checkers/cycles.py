@@ -5,7 +5,6 @@ It knows nothing of histories: nodes are integers, edges carry kinds as bits.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -17,8 +16,11 @@ PROCESS: Final = 8
 REALTIME: Final = 16
 KINDS: Final = {WW: "ww", WR: "wr", RW: "rw", PROCESS: "process", REALTIME: "realtime"}
 
-EFFORT_MAX: Final = 200_000
+EFFORT_MAX: Final = 500_000
 """Edges followed in one search for a cycle: beyond it the search ends with the best one found so far."""
+
+LENGTHS: Final = (3, 6, 12, 1 << 30)
+"""Cycles up to each of these lengths are looked for before longer ones."""
 
 Graph: TypeAlias = dict[int, dict[int, int]]
 """node → successor → kinds of the edges between them, or-ed."""
@@ -90,47 +92,58 @@ class Wish:
 
 
 def cycle_through(graph: Graph, nodes: frozenset[int], wish: Wish) -> Cycle | None:
-    """Return a shortest cycle of the kind wished for (the shortest found, once EFFORT_MAX is spent), or None."""
+    """Return a shortest cycle of the kind wished for (the shortest found, once EFFORT_MAX is spent), or None.
+
+    Looks for short ones first: a story of two transactions is worth more than one of forty, and cheaper to find.
+    """
     best: Cycle | None = None
     effort = [EFFORT_MAX]
-    for a in sorted(nodes):
-        for b, kinds in graph.get(a, {}).items():
-            kind = kinds & wish.first & -(kinds & wish.first)
-            if b not in nodes or not kind:
-                continue
-            path = _path(graph, nodes, wish, (a, kind, b), effort)
-            if path is not None and (best is None or len(path) + 1 < len(best)):
-                best = [(a, kind), *path]
-            if best is not None and (len(best) == 2 or effort[0] <= 0):
-                return best
-    return best
+    for length_max in LENGTHS:
+        for a in sorted(nodes):
+            for b, kinds in graph.get(a, {}).items():
+                kind = kinds & wish.first & -(kinds & wish.first)
+                if b not in nodes or not kind:
+                    continue
+                longest = length_max if best is None else min(length_max, len(best) - 1)
+                path = _path(graph, nodes, wish, (a, kind, b), longest - 1, effort)
+                if path is not None:
+                    best = [(a, kind), *path]
+                if effort[0] <= 0 or (best is not None and len(best) == 2):
+                    return best
+        if best is not None:
+            return best
+    return None
 
 
-def _path(
-    graph: Graph, nodes: frozenset[int], wish: Wish, edge: tuple[int, int, int], effort: list[int]
+def _path(  # noqa: PLR0917 - one search, called in one place
+    graph: Graph, nodes: frozenset[int], wish: Wish, edge: tuple[int, int, int], length_max: int, effort: list[int]
 ) -> Cycle | None:
     """Search breadth first over (node, was the last edge of kind `apart`, was one of kind `needed` there)."""
     goal, before, start = edge
     origin = (start, bool(before & wish.apart), bool(before & wish.needed) or not wish.needed)
     came: dict[tuple[int, bool, bool], tuple[tuple[int, bool, bool], int] | None] = {origin: None}
-    queue = deque([origin])
-    while queue and effort[0] > 0:
-        here = queue.popleft()
-        node, last_apart, has = here
-        if node == goal and has and not (last_apart and before & wish.apart):
-            return _walk_back(came, here)
-        if node == goal:
-            continue
-        successors = graph.get(node, {})
-        effort[0] -= len(successors)
-        for other, kinds in successors.items():
-            for kind in KINDS if other in nodes else ():
-                if not kinds & wish.rest & kind or (last_apart and kind & wish.apart):
-                    continue
-                there = (other, bool(kind & wish.apart), has or bool(kind & wish.needed))
-                if there not in came:
-                    came[there] = (here, kind)
-                    queue.append(there)
+    layer = [origin]
+    for _ in range(length_max + 1):
+        following = []
+        for here in layer:
+            node, last_apart, has = here
+            if node == goal:
+                if has and not (last_apart and before & wish.apart):
+                    return _walk_back(came, here)
+                continue
+            successors = graph.get(node, {})
+            effort[0] -= len(successors)
+            for other, kinds in successors.items():
+                for kind in KINDS if other in nodes else ():
+                    if not kinds & wish.rest & kind or (last_apart and kind & wish.apart):
+                        continue
+                    there = (other, bool(kind & wish.apart), has or bool(kind & wish.needed))
+                    if there not in came:
+                        came[there] = (here, kind)
+                        following.append(there)
+        if not following or effort[0] <= 0:
+            return None
+        layer = following
     return None
 
 

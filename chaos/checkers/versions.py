@@ -117,11 +117,11 @@ def _transaction(a: _Access, o: Operation) -> None:
 
     An empty list is an absent key.
     """
-    told = o.result if o.outcome == "ok" and isinstance(o.result, list) else o.value
+    answered = o.outcome == "ok" and isinstance(o.result, list)
     current: dict[str, Any] = {}
-    for kind, key, value in told:
+    for kind, key, value in o.result if answered else o.value:
         if kind == "r":
-            if key not in a.writes and o.outcome == "ok":
+            if key not in a.writes and answered:
                 a.reads.append(_Read(key, None if value == [] else value, None))
                 current[key] = value
         elif kind == "w":

@@ -86,6 +86,11 @@ def test_an_unknown_append_may_be_seen_or_not() -> None:
     assert append.check(back).verdict is Verdict.ILLEGAL
 
 
+def test_a_transaction_whose_answer_was_lost_says_nothing_of_what_it_read() -> None:
+    lost = Operation(9, "txn", "ok", 200, 299, value=[["r", "x", None], a("y", 1)], resolved=True)
+    assert append.check([txn(1, 0, 9, a("x", 1)), txn(2, 20, 29, r("x", 1)), lost]).verdict is Verdict.OK
+
+
 def test_a_transaction_sees_its_own_appends() -> None:
     ops = [txn(1, 0, 9, r("x"), a("x", 1), r("x", 1)), txn(2, 20, 29, a("x", 2), r("x", 1, 2))]
     assert append.check(ops).verdict is Verdict.OK
@@ -99,6 +104,17 @@ def test_a_value_appended_twice_is_the_generators_fault() -> None:
 def test_nothing_read_is_not_fine() -> None:
     assert append.check([txn(1, 0, 9, a("x", 1))]).verdict is Verdict.UNKNOWN
     assert append.check([]).verdict is Verdict.UNKNOWN
+
+
+def test_the_story_of_a_cycle_is_a_short_one_however_large_its_component() -> None:
+    """Two transactions that see each other, in the middle of hundreds that they drag into one component."""
+    ops = [txn(n, 10 * n, 10 * n + 5, r("x", *range(n)), a("x", n)) for n in range(400)]
+    ops[200] = txn(200, 2000, 2005, r("x", *range(200)), a("x", 200), r("z", 1))
+    ops[203] = txn(203, 2030, 2035, r("x", *range(203)), a("x", 203), a("z", 1))
+    ops.append(txn(999, 5000, 5005, r("x", *range(400))))
+    judged = append.check(ops)
+    assert judged.verdict is Verdict.ILLEGAL
+    assert max(len(f.operations) for f in judged.findings) <= 5
 
 
 def test_components_agree_with_reachability_on_random_graphs() -> None:

@@ -100,7 +100,7 @@ VERSIONS: dict[str, list[Operation]] = {
 VERSIONS["stale_version in a snapshot"] = [
     Operation(1, "txn", "ok", 0, 9, value=[["w", "x", 1], ["w", "y", 1]], revision=1),
     Operation(1, "txn", "ok", 10, 19, value=[["w", "x", 2], ["w", "y", 2]], revision=2),
-    Operation(2, "txn", "ok", 0, 29, value=[["r", "x", 1], ["r", "y", 2]], revision=2),
+    Operation(2, "txn", "ok", 0, 29, value=[], result=[["r", "x", 1], ["r", "y", 2]], revision=2),
 ]
 
 
@@ -126,7 +126,8 @@ def test_versions_see_what_no_single_key_shows() -> None:
 
 def test_versions_follow_lists_and_do_not_guess_what_was_not_read() -> None:
     def txn(revision: int, start: int, *micros: list[Any]) -> Operation:
-        return Operation(revision, "txn", "ok", start, start + 9, value=list(micros), revision=revision)
+        told = list(micros)
+        return Operation(revision, "txn", "ok", start, start + 9, value=told, result=told, revision=revision)
 
     ops = [
         txn(1, 0, ["r", "l", []], ["append", "l", 1]),

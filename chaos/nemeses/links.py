@@ -1,0 +1,282 @@
+"""Faults of links, through the proxies of a target: partitions of every shape, slow and lossy links, resets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from random import Random
+from typing import ClassVar, Final
+
+from chaos.nemeses.base import Nemesis, some
+from chaos.proxy import Mesh, Weather
+from chaos.targets import Links, Target
+
+FLAP_S: Final = (0.2, 1.2)
+DELAY_S: Final = 0.05
+JITTER_S: Final = 0.02
+LOSS: Final = 0.2
+RESET: Final = 0.01
+
+
+class _OnLinks(Nemesis):
+    needs: ClassVar[frozenset[str]] = frozenset({"links"})
+
+    def __init__(self, target: Target, rng: Random) -> None:
+        super().__init__(target, rng)
+        self.before: dict[str, int] = {}
+
+    @property
+    def mesh(self) -> Mesh:
+        assert isinstance(self.target, Links)
+        return self.target.mesh
+
+    def _count(self) -> dict[str, int]:
+        """Count what was disturbed so far, by direction and by client link."""
+        nodes = self.target.nodes
+        counts = {f"{a} → {b}": self.mesh.disturbed(a, b) for a in nodes for b in nodes if a != b}
+        return counts | {
+            f"clients ↔ {n}": link.up.disturbed + link.down.disturbed for n, link in self.mesh.clients.items()
+        }
+
+    def _grown(self) -> dict[str, int]:
+        return {name: n - self.before.get(name, 0) for name, n in self._count().items() if n > self.before.get(name, 0)}
+
+    async def heal(self) -> None:
+        self.mesh.heal()
+
+
+class Partition(_OnLinks):
+    """Cut directions between nodes. Proof: every node that lost a direction really lost bytes or connections in one."""
+
+    def __init__(self, target: Target, rng: Random) -> None:
+        super().__init__(target, rng)
+        self.cuts: tuple[tuple[str, str], ...] = ()
+        """(from, to)."""
+
+    async def choose(self) -> tuple[str, ...]:
+        self.cuts = tuple(await self.plan())
+        self.before = self._count()
+        return tuple(f"{a}→{b}" for a, b in self.cuts)
+
+    async def plan(self) -> Iterable[tuple[str, str]]:
+        """Return the directions to cut."""
+        raise NotImplementedError
+
+    async def start(self) -> None:
+        for source, sink in self.cuts:
+            self.mesh.cut(source, sink)
+
+    async def proof(self) -> str | None:
+        grown = self._grown()
+        cut = {f"{a} → {b}": (a, b) for a, b in self.cuts}
+        bit = {name: n for name, n in grown.items() if name in cut}
+        hit = {node for name in bit for node in cut[name]}
+        if not cut or hit != {node for pair in self.cuts for node in pair}:
+            return None
+        return "withheld " + ", ".join(f"{n} B {name}" for name, n in bit.items())
+
+
+def both(some_nodes: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
+    """Return both directions of every pair between two groups."""
+    others = list(others)
+    return [pair for a in some_nodes for b in others for pair in ((a, b), (b, a))]
+
+
+class Halves(Partition):
+    """A majority on one side, the rest on the other, whoever leads."""
+
+    name: ClassVar[str] = "partition-halves"
+
+    async def plan(self) -> Iterable[tuple[str, str]]:
+        nodes = list(self.target.nodes)
+        self.rng.shuffle(nodes)
+        majority = len(nodes) // 2 + 1
+        return both(nodes[:majority], nodes[majority:])
+
+
+class IsolateLeader(Partition):
+    """The leader is cut from its peers, and goes on hearing its clients."""
+
+    name: ClassVar[str] = "isolate-leader"
+
+    async def plan(self) -> Iterable[tuple[str, str]]:
+        (leader,) = await some(self.target, self.rng, "leader")
+        return both([leader], [n for n in self.target.nodes if n != leader])
+
+
+class IsolateFollower(Partition):
+    name: ClassVar[str] = "isolate-follower"
+
+    async def plan(self) -> Iterable[tuple[str, str]]:
+        (follower,) = await some(self.target, self.rng, "follower")
+        return both([follower], [n for n in self.target.nodes if n != follower])
+
+
+class OneWay(Partition):
+    """The leader hears the others, but they do not hear it; or the other way round."""
+
+    name: ClassVar[str] = "one-way"
+
+    async def plan(self) -> Iterable[tuple[str, str]]:
+        (leader,) = await some(self.target, self.rng, "leader")
+        others = [n for n in self.target.nodes if n != leader]
+        return [(leader, n) for n in others] if self.rng.random() < 0.5 else [(n, leader) for n in others]
+
+
+class Ring(Partition):
+    """Every node still reaches a majority, but no two the same one: neighbours on a ring hear each other.
+
+    With three nodes a ring has no link to spare, so one of its three is cut, as in a bridge beside the leader.
+    """
+
+    name: ClassVar[str] = "partition-ring"
+
+    async def plan(self) -> Iterable[tuple[str, str]]:
+        nodes = list(self.target.nodes)
+        self.rng.shuffle(nodes)
+        n = len(nodes)
+        if n == 3:
+            return both(nodes[:1], nodes[1:2])
+        reach = (n // 2 + 1) // 2
+        return [
+            (nodes[i], nodes[j]) for i in range(n) for j in range(n) if i != j and min((i - j) % n, (j - i) % n) > reach
+        ]
+
+
+class Bridge(Partition):
+    """Two halves that only one node can speak to both of; here the leader is never the bridge."""
+
+    name: ClassVar[str] = "partition-bridge"
+
+    async def plan(self) -> Iterable[tuple[str, str]]:
+        (leader,) = await some(self.target, self.rng, "leader")
+        others = [n for n in self.target.nodes if n != leader]
+        self.rng.shuffle(others)
+        bridge, rest = others[0], others[1:]
+        half = len(rest) // 2
+        return both([leader, *rest[:half]], rest[half:]) if rest else both([leader], [bridge])
+
+
+class Flapping(Partition):
+    """The leader's links go and come again, at random moments."""
+
+    name: ClassVar[str] = "partition-flapping"
+
+    async def plan(self) -> Iterable[tuple[str, str]]:
+        (leader,) = await some(self.target, self.rng, "leader")
+        return both([leader], [n for n in self.target.nodes if n != leader])
+
+    async def hold(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        cut = True
+        while loop.time() < end:
+            await asyncio.sleep(min(self.rng.uniform(*FLAP_S), max(0.0, end - loop.time())))
+            cut = not cut
+            if cut:
+                await self.start()
+            else:
+                self.mesh.heal()
+
+
+class IsolateLeaderFromClients(_OnLinks):
+    """Clients do not reach the leader; its peers do."""
+
+    name: ClassVar[str] = "isolate-leader-from-clients"
+
+    async def choose(self) -> tuple[str, ...]:
+        self.before = self._count()
+        return await some(self.target, self.rng, "leader")
+
+    async def start(self) -> None:
+        for node in self.targets:
+            self.mesh.cut_clients(node)
+
+    async def proof(self) -> str | None:
+        grown = self._grown()
+        names = [f"clients ↔ {n}" for n in self.targets]
+        if not all(name in grown for name in names):
+            return None
+        return "withheld " + ", ".join(f"{grown[name]} B {name}" for name in names)
+
+
+class _WorseLinks(_OnLinks):
+    """Make all links of some nodes worse. Proof: every one of these nodes has a link on which something was
+    disturbed."""
+
+    whom: ClassVar[str] = "all"
+    clients_too: ClassVar[bool] = True
+
+    async def choose(self) -> tuple[str, ...]:
+        self.before = self._count()
+        return await some(self.target, self.rng, self.whom)
+
+    async def start(self) -> None:
+        for (a, b), link in self.mesh.peers.items():
+            if a in self.targets or b in self.targets:
+                self.worsen(link.up)
+                self.worsen(link.down)
+        for node in self.targets if self.clients_too else ():
+            self.worsen(self.mesh.clients[node].up)
+            self.worsen(self.mesh.clients[node].down)
+
+    def worsen(self, weather: Weather) -> None:
+        raise NotImplementedError
+
+    async def proof(self) -> str | None:
+        grown = self._grown()
+        for node in self.targets:
+            if not any(node in name.split() for name in grown):
+                return None
+        return "disturbed " + ", ".join(f"{n} × {name}" for name, n in sorted(grown.items()))
+
+
+class Slow(_WorseLinks):
+    """Some 50 ms more on every link, each way."""
+
+    name: ClassVar[str] = "slow"
+
+    def worsen(self, weather: Weather) -> None:
+        weather.delay_s, weather.jitter_s = DELAY_S, JITTER_S
+
+
+class SlowOne(Slow):
+    """One node far away from all others and from its clients."""
+
+    name: ClassVar[str] = "slow-one"
+    whom: ClassVar[str] = "one"
+
+
+class Lossy(_WorseLinks):
+    """A fifth of what is sent waits for a retransmission, and a few connections break."""
+
+    name: ClassVar[str] = "lossy"
+
+    def worsen(self, weather: Weather) -> None:
+        weather.loss, weather.reset = LOSS, RESET
+
+
+class ResetClients(_OnLinks):
+    """Every connection of a client breaks, again and again."""
+
+    name: ClassVar[str] = "reset-clients"
+
+    async def choose(self) -> tuple[str, ...]:
+        self.before = self._count()
+        return self.target.nodes
+
+    async def start(self) -> None:
+        for node in self.targets:
+            self.mesh.clients[node].close_all()
+
+    async def proof(self) -> str | None:
+        grown = self._grown()
+        names = [f"clients ↔ {n}" for n in self.targets if f"clients ↔ {n}" in grown]
+        return "broke " + ", ".join(f"{grown[name]} × {name}" for name in names) if names else None
+
+    async def hold(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while loop.time() < end:
+            await asyncio.sleep(min(self.rng.uniform(*FLAP_S), max(0.0, end - loop.time())))
+            await self.start()

@@ -1,0 +1,68 @@
+"""Name the nemeses, one by one and in families, for the command line and for the runner."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from chaos.nemeses import links, processes
+from chaos.nemeses.base import Nemesis
+
+NEMESES: Final[dict[str, type[Nemesis]]] = {
+    n.name: n
+    for n in (
+        processes.KillLeader,
+        processes.KillFollower,
+        processes.KillMinority,
+        processes.KillMajority,
+        processes.KillAll,
+        processes.PauseLeader,
+        processes.PauseFollower,
+        processes.PauseMinority,
+        processes.PauseAll,
+        processes.StaggeredRestart,
+        processes.RollingRestart,
+        links.Halves,
+        links.IsolateLeader,
+        links.IsolateFollower,
+        links.IsolateLeaderFromClients,
+        links.OneWay,
+        links.Ring,
+        links.Bridge,
+        links.Flapping,
+        links.Slow,
+        links.SlowOne,
+        links.Lossy,
+        links.ResetClients,
+    )
+}
+
+FAMILIES: Final[dict[str, tuple[str, ...]]] = {
+    "kill": ("kill-leader", "kill-follower", "kill-minority", "kill-majority", "kill-all"),
+    "pause": ("pause-leader", "pause-follower", "pause-minority", "pause-all"),
+    "restart": ("staggered-restart", "rolling-restart"),
+    "partition": (
+        "partition-halves",
+        "isolate-leader",
+        "isolate-follower",
+        "isolate-leader-from-clients",
+        "one-way",
+        "partition-ring",
+        "partition-bridge",
+        "partition-flapping",
+    ),
+    "weather": ("slow", "slow-one", "lossy", "reset-clients"),
+}
+
+
+def expand(names: str) -> list[str]:
+    """Return the nemeses that a comma-separated list of names and families stands for. Raises KeyError with the
+    stranger."""
+    found: list[str] = []
+    for name in filter(None, (n.strip() for n in names.split(","))):
+        if name in FAMILIES:
+            found += FAMILIES[name]
+        elif name == "all":
+            found += NEMESES
+        else:
+            found.append(NEMESES[name].name)
+    return list(dict.fromkeys(found))

@@ -1,0 +1,208 @@
+"""Faults of processes: SIGKILL, SIGSTOP, restarts in one order or another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import ClassVar, Final
+
+from chaos.nemeses.base import Nemesis, some
+from chaos.targets import Processes, Target, until
+
+READY_WITHIN_S: Final = 30.0
+GAP_S: Final = (0.3, 1.5)
+"""Between two steps of a staggered or rolling restart."""
+
+
+class _OnProcesses(Nemesis):
+    needs: ClassVar[frozenset[str]] = frozenset({"processes"})
+    whom: ClassVar[str] = "one"
+
+    def __init__(self, target: Target, rng: Random) -> None:
+        super().__init__(target, rng)
+        self.before: dict[str, int | None] = {}
+
+    @property
+    def processes(self) -> Processes:
+        assert isinstance(self.target, Processes)
+        return self.target
+
+    async def choose(self) -> tuple[str, ...]:
+        chosen = await some(self.target, self.rng, self.whom)
+        self.before = {n: self.processes.pid(n) for n in self.target.nodes}
+        return chosen
+
+    async def _gone(self, node: str) -> str | None:
+        """Return the proof that a node's process ended and its port refuses."""
+        pid = self.before.get(node)
+        if pid is None or _running(pid) or await self.target.answers(node):
+            return None
+        return f"{node}: pid {pid} gone, port silent"
+
+
+class Kill(_OnProcesses):
+    """SIGKILL; started again on the same data at healing."""
+
+    name: ClassVar[str] = "kill"
+
+    async def start(self) -> None:
+        await asyncio.gather(*(self.processes.kill(n) for n in self.targets))
+
+    async def proof(self) -> str | None:
+        return await _all([await self._gone(n) for n in self.targets])
+
+    async def heal(self) -> None:
+        for node in self.targets:
+            self.processes.start(node)
+
+
+class KillLeader(Kill):
+    name: ClassVar[str] = "kill-leader"
+    whom: ClassVar[str] = "leader"
+
+
+class KillFollower(Kill):
+    name: ClassVar[str] = "kill-follower"
+    whom: ClassVar[str] = "follower"
+
+
+class KillMinority(Kill):
+    name: ClassVar[str] = "kill-minority"
+    whom: ClassVar[str] = "minority"
+
+
+class KillMajority(Kill):
+    name: ClassVar[str] = "kill-majority"
+    whom: ClassVar[str] = "majority"
+
+
+class KillAll(Kill):
+    name: ClassVar[str] = "kill-all"
+    whom: ClassVar[str] = "all"
+
+
+class Pause(_OnProcesses):
+    """SIGSTOP; what runs on (SIGCONT) at healing believes that no time has passed: the best finder of stale reads.
+
+    A supervisor may kill what is silent for too long: then it was a pause that ended as a kill.
+    """
+
+    name: ClassVar[str] = "pause"
+
+    async def start(self) -> None:
+        for node in self.targets:
+            self.processes.pause(node)
+
+    async def proof(self) -> str | None:
+        return await _all([await self._stopped(n) for n in self.targets])
+
+    async def _stopped(self, node: str) -> str | None:
+        pid = self.before.get(node)
+        if pid is None or _state(pid) not in {"T", None} or await self.target.answers(node):
+            return None
+        return f"{node}: pid {pid} stopped, no answer"
+
+    async def heal(self) -> None:
+        for node in self.targets:
+            self.processes.resume(node)
+
+
+class PauseLeader(Pause):
+    name: ClassVar[str] = "pause-leader"
+    whom: ClassVar[str] = "leader"
+
+
+class PauseFollower(Pause):
+    name: ClassVar[str] = "pause-follower"
+    whom: ClassVar[str] = "follower"
+
+
+class PauseMinority(Pause):
+    name: ClassVar[str] = "pause-minority"
+    whom: ClassVar[str] = "minority"
+
+
+class PauseAll(Pause):
+    name: ClassVar[str] = "pause-all"
+    whom: ClassVar[str] = "all"
+
+
+class StaggeredRestart(_OnProcesses):
+    """Kill all; start a majority first, later the rest: what an old term or vote on a late riser must survive."""
+
+    name: ClassVar[str] = "staggered-restart"
+    whom: ClassVar[str] = "all"
+
+    async def start(self) -> None:
+        await asyncio.gather(*(self.processes.kill(n) for n in self.targets))
+
+    async def proof(self) -> str | None:
+        """All processes are others than before: nothing that ran then runs now."""
+        old = [self.before.get(n) for n in self.targets]
+        if None in old or any(_running(pid) for pid in old if pid is not None):
+            return None
+        return "all ended: " + ", ".join(f"{n} pid {p}" for n, p in zip(self.targets, old, strict=True))
+
+    async def hold(self, seconds: float) -> None:
+        order = self.rng.sample(self.targets, len(self.targets))
+        majority = len(order) // 2 + 1
+        for node in order[:majority]:
+            self.processes.start(node)
+            await asyncio.sleep(self.rng.uniform(*GAP_S))
+        await asyncio.sleep(seconds)
+        # Whoever leads now goes, as the late riser comes: it must not win with what it has.
+        leader = await self.target.leader()
+        if leader is not None:
+            await self.processes.kill(leader)
+        for node in order[majority:]:
+            self.processes.start(node)
+            await asyncio.sleep(self.rng.uniform(*GAP_S))
+
+    async def heal(self) -> None:
+        for node in self.target.nodes:
+            self.processes.start(node)
+
+
+class RollingRestart(_OnProcesses):
+    """SIGTERM each in turn, and wait for it to be ready again before the next: what an upgrade does."""
+
+    name: ClassVar[str] = "rolling-restart"
+    whom: ClassVar[str] = "all"
+
+    async def start(self) -> None:
+        """The steps are taken while it holds."""
+
+    async def proof(self) -> str | None:
+        now = {n: self.processes.pid(n) for n in self.targets}
+        if any(now[n] is None or now[n] == self.before.get(n) for n in self.targets):
+            return None
+        return "all replaced: " + ", ".join(f"{n} pid {self.before.get(n)} → {now[n]}" for n in self.targets)
+
+    async def hold(self, seconds: float) -> None:
+        for node in self.rng.sample(self.targets, len(self.targets)):
+            await self.processes.stop(node)
+            self.processes.start(node)
+            await until(partial(self.target.ready, node), READY_WITHIN_S)
+            await asyncio.sleep(self.rng.uniform(*GAP_S))
+
+    async def heal(self) -> None:
+        for node in self.target.nodes:
+            self.processes.start(node)
+
+
+async def _all(proofs: list[str | None]) -> str | None:
+    return None if None in proofs or not proofs else "; ".join(p for p in proofs if p is not None)
+
+
+def _state(pid: int) -> str | None:
+    """Return the process's state letter, None when it is gone."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return None
+
+
+def _running(pid: int) -> bool:
+    return _state(pid) not in {None, "Z", "X"}

@@ -1,0 +1,236 @@
+"""What is disturbed: a cluster of this machine, whose processes and links are ours.
+
+It knows a cluster from outside: processes, ports, HTTP. Nothing of the nodes is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import Final, Protocol, Self, runtime_checkable
+
+import aiohttp
+
+from acordo.client import Client
+from acordo.errors import AcordoError
+from chaos.proxy import Mesh
+from cluster.config import PREFIX, RAFT_PORT_OFFSET, RunnerSettings
+from cluster.runner import LocalCluster, NodeProcess
+
+PROBE_TIMEOUT_S: Final = 1.0
+HEALTHY_WITHIN_S: Final = 60.0
+POLL_S: Final = 0.05
+
+
+class Target(Protocol):
+    """A cluster that can be disturbed. What it cannot do is missing from `abilities`."""
+
+    nodes: tuple[str, ...]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """URLs for clients, one per node, in the order of `nodes`."""
+        ...
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """Return what may be done: "processes", "links"."""
+        ...
+
+    async def leader(self) -> str | None:
+        """Return who leads, as far as a majority of nodes says the same."""
+        ...
+
+    async def answers(self, node: str) -> bool:
+        """Say whether the node's own port answers /livez in time, around every proxy."""
+        ...
+
+    async def ready(self, node: str) -> bool:
+        """Say whether the node calls itself ready."""
+        ...
+
+    async def healthy(self, within_s: float = HEALTHY_WITHIN_S) -> bool:
+        """Wait until every node is ready and one leads; return whether that came in time."""
+        ...
+
+
+@runtime_checkable
+class Processes(Protocol):
+    """Nodes that are processes of this machine."""
+
+    def pid(self, node: str) -> int | None:
+        """Return the node's process, None when it has none."""
+        ...
+
+    async def kill(self, node: str) -> None:
+        """SIGKILL, and keep it down until `start`."""
+        ...
+
+    async def stop(self, node: str) -> None:
+        """SIGTERM, wait until it is gone, and keep it down until `start`."""
+        ...
+
+    def start(self, node: str) -> None:
+        """Let it run again."""
+        ...
+
+    def pause(self, node: str) -> None:
+        """SIGSTOP."""
+        ...
+
+    def resume(self, node: str) -> None:
+        """SIGCONT."""
+        ...
+
+
+@runtime_checkable
+class Links(Protocol):
+    """Nodes between which, and before which, proxies stand."""
+
+    mesh: Mesh
+
+
+class LocalTarget:
+    """A cluster of node processes, every link of which leads through a proxy of ours.
+
+    `async with LocalTarget(RunnerSettings(...), Random(7)) as target`. `extra` is set for every node.
+
+    A node that installs another one's snapshot learns members' addresses as that one knows them: from then on a cut
+    between those two also cuts it. That makes faults larger, never smaller.
+    """
+
+    def __init__(self, settings: RunnerSettings, rng: Random, *, extra: Mapping[str, str] | None = None) -> None:
+        self.settings, self.extra = settings, dict(extra or {})
+        self.mesh = Mesh(rng)
+        self.nodes: tuple[str, ...] = tuple(f"n{n + 1}" for n in range(settings.nodes))
+        self.lines: list[str] = []
+        """What the runner said."""
+        self._stack = contextlib.AsyncExitStack()
+        self.cluster: LocalCluster
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self.mesh)
+            timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
+            self._http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
+            overrides = {}
+            for node in self.nodes:
+                await self.mesh.add_client(node, "127.0.0.1", self._http_port(node))
+                members = [f"{other}={await self._address(node, other)}" for other in self.nodes]
+                overrides[node] = {PREFIX + "MEMBERS": ",".join(members), **self.extra}
+            self.cluster = LocalCluster(self.settings, say=self.lines.append, overrides=overrides)
+            await stack.enter_async_context(self.cluster)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.mesh.heal()
+        for node in self.nodes:
+            self.resume(node)
+        await self._stack.__aexit__(kind, exc, trace)
+
+    async def _address(self, node: str, other: str) -> str:
+        """Return where `node` reaches `other`: itself at its own port, any other through a proxy."""
+        port = self._http_port(other) + RAFT_PORT_OFFSET
+        if node == other:
+            return f"127.0.0.1:{port}"
+        return (await self.mesh.add_peer(node, other, "127.0.0.1", port)).address
+
+    def _http_port(self, node: str) -> int:
+        return self.settings.base_port + self.nodes.index(node)
+
+    # -------------------------------------------------------------------------------------------------------- what it
+    # is
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return tuple(f"http://{self.mesh.clients[n].address}" for n in self.nodes)
+
+    @property
+    def direct_urls(self) -> tuple[str, ...]:
+        """URLs around the proxies, for looking on."""
+        return tuple(f"http://127.0.0.1:{self._http_port(n)}" for n in self.nodes)
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        return frozenset({"processes", "links"})
+
+    @property
+    def data(self) -> Path:
+        return self.settings.data
+
+    async def leader(self) -> str | None:
+        told = await asyncio.gather(*(self._leader_by(n) for n in self.nodes))
+        for name in self.nodes:
+            if told.count(name) > len(self.nodes) // 2:
+                return name
+        return None
+
+    async def answers(self, node: str) -> bool:
+        return await self._get(node, "/livez") is not None
+
+    async def ready(self, node: str) -> bool:
+        return await self._get(node, "/readyz") == 200
+
+    async def healthy(self, within_s: float = HEALTHY_WITHIN_S) -> bool:
+        async def all_ready() -> bool:
+            return all(await asyncio.gather(*(self.ready(n) for n in self.nodes))) and await self.leader() is not None
+
+        return await until(all_ready, within_s)
+
+    async def _leader_by(self, node: str) -> str | None:
+        url = self.direct_urls[self.nodes.index(node)]
+        with contextlib.suppress(AcordoError):
+            async with Client(url, retries=False, timeout_s=PROBE_TIMEOUT_S) as client:
+                return (await client.cluster()).leader
+        return None
+
+    async def _get(self, node: str, path: str) -> int | None:
+        url = self.direct_urls[self.nodes.index(node)]
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+            async with self._http.get(url + path) as response:
+                return response.status
+        return None
+
+    # ---------------------------------------------------------------------------------------------------------
+    # processes
+
+    def _process(self, node: str) -> NodeProcess:
+        return self.cluster.nodes[node]
+
+    def pid(self, node: str) -> int | None:
+        return self._process(node).pid
+
+    async def kill(self, node: str) -> None:
+        await self.cluster.stop_node(node, signal.SIGKILL)
+
+    async def stop(self, node: str) -> None:
+        await self.cluster.stop_node(node)
+
+    def start(self, node: str) -> None:
+        self.cluster.start_node(node)
+
+    def pause(self, node: str) -> None:
+        self._process(node).signal(signal.SIGSTOP)
+
+    def resume(self, node: str) -> None:
+        self._process(node).signal(signal.SIGCONT)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], within_s: float) -> bool:
+    """Wait until a condition holds; return whether it did in time."""
+    try:
+        async with asyncio.timeout(within_s):
+            while True:
+                if await condition():
+                    return True
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        return False
