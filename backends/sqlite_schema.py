@@ -20,6 +20,7 @@ SQLITE_VERSION_MIN: Final = (3, 37, 0)
 """STRICT tables and RETURNING."""
 REVISION_SHIFT: Final = 10
 """versions.id = revision << 10 | place among that revision's versions: ids order by revision, up to 2^63 - 1."""
+ID_MAX: Final = 2**63 - 1
 QUICK_CHECK_BYTES_MAX: Final = 64 * 1024 * 1024
 """A larger file is not read through at opening: it would keep the node from starting in time."""
 WAL_PAGES_MAX: Final = 4000
@@ -185,3 +186,13 @@ def _corrupt(path: str, detail: str) -> BadRequest:
         f"{path} is damaged ({detail}); it was left as it is",
         allowed="a file that `PRAGMA integrity_check` finds whole: restore a backup",
     )
+
+
+def end_of(revision: int) -> int:
+    """Return the largest id that a version of this revision can have."""
+    return min((revision << REVISION_SHIFT) | ((1 << REVISION_SHIFT) - 1), ID_MAX)
+
+
+def bucket(count: int) -> int:
+    """Return the next power of two: few shapes of statement, so all stay prepared."""
+    return 1 << max(count - 1, 0).bit_length()

@@ -1,0 +1,248 @@
+"""Say how to ask the SQLite file for what it holds, in as few statements as can be.
+
+It never writes. Every function here runs on a store's thread.
+"""
+
+# ruff: noqa: S608 - every statement is put together from constants of this file, never from what a caller gives
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from backends.sqlite_schema import ID_MAX, REVISION_SHIFT, bucket, end_of
+from backends.sqlite_thread import Turn
+from kv.errors import Pruned
+from kv.model import (
+    GENESIS,
+    Applied,
+    Digest,
+    Expired,
+    Head,
+    LedgerRow,
+    Operation,
+    Recorded,
+    Reference,
+    Refused,
+    Version,
+    value_hash,
+)
+from kv.ports import Facts
+
+COLUMNS_MAX: Final = 128
+"""Keys looked up by one statement; more take several statements of one snapshot."""
+LIST_CHUNK: Final = 128
+"""Versions fetched by one statement of a listing: at most 8 MiB of inline values."""
+LIST_BYTES_MAX: Final = 8 * 1024 * 1024
+"""A page ends early (`more`) once its values reach this."""
+ROW: Final = "seq, term, committer, first, last, digest, log_time, body"
+"""Columns of the ledger, as `ledger_row` takes them."""
+
+_HEAD: Final = "SELECT seq, term, committer, last, digest FROM ledger ORDER BY seq DESC LIMIT 1"
+
+_unpack_body = msgspec.msgpack.Decoder(tuple[Recorded, ...]).decode
+_unpack_reference = msgspec.msgpack.Decoder(Reference).decode
+_unpack_outcome = msgspec.msgpack.Decoder(Applied | Refused | Expired).decode
+
+# The thread gives the interpreter lock away at every row it steps to, and gets it back late when the loop is busy.
+# So many answers come as the columns of one row, each packed "id:kind:expires:value" (|| keeps bytes as they are).
+_PACKED: Final = "id || ':' || kind || ':' || ifnull(expires, '') || ':'"
+NEWEST: Final = (
+    f"(SELECT {_PACKED} || ifnull(value, '') FROM versions WHERE key = ? AND id <= ? ORDER BY id DESC LIMIT 1)"
+)
+_NEWEST_BARE: Final = f"(SELECT {_PACKED} FROM versions WHERE key = ? AND id <= ? ORDER BY id DESC LIMIT 1)"
+EXACT: Final = f"(SELECT {_PACKED} || ifnull(value, '') FROM versions WHERE key = ? AND id >= ? AND id <= ?)"
+OPERATION: Final = """(SELECT revision || ':' || log_time || ':' || length(body_hash) || ':' || body_hash || outcome
+    FROM ops WHERE op_id = ?)"""
+_IS_STAGED: Final = "(SELECT 1 FROM blobs WHERE op_id = ? AND hash = ?)"
+_POINT: Final = """(SELECT floor FROM state), (SELECT digest FROM ledger WHERE last = ? ORDER BY seq DESC LIMIT 1),
+    seq, term, committer, last, digest"""
+_FROM: Final = "FROM (SELECT 1) LEFT JOIN (SELECT * FROM ledger ORDER BY seq DESC LIMIT 1)"
+_KEYS: Final = """WITH RECURSIVE walk (key) AS (
+        SELECT (SELECT key FROM versions WHERE key >= ? AND key < ? ORDER BY key LIMIT 1)
+        UNION ALL
+        SELECT (SELECT key FROM versions WHERE key > walk.key AND key < ? ORDER BY key LIMIT 1)
+        FROM walk WHERE walk.key IS NOT NULL
+    )
+    SELECT group_concat(packed, '') FROM (
+        SELECT {packed} || ':' || length(walk.key) || ':' || {length} || ':' || walk.key || {value} AS packed
+        FROM walk CROSS JOIN versions AS v
+        ON v.id = (SELECT id FROM versions WHERE key = walk.key AND id <= ? ORDER BY id DESC LIMIT 1)
+        WHERE v.kind > 0 LIMIT ?)"""
+_LIST: Final = _KEYS.format(
+    packed="v.id || ':' || v.kind || ':' || ifnull(v.expires, '')", length="length(v.value)", value="v.value"
+)
+_LIST_KEYS: Final = _KEYS.format(
+    packed="v.id || ':' || v.kind || ':' || ifnull(v.expires, '')", length="'0'", value="''"
+)
+
+
+class Ask(NamedTuple):
+    """One scalar expression, to be evaluated for each of these sets of parameters."""
+
+    expression: str
+    sets: Sequence[tuple[Any, ...]]
+
+
+class Point(NamedTuple):
+    """Where the snapshot stands."""
+
+    floor: int
+    digest_at: Digest | None
+    head: Head
+
+    def check_floor(self, at: int | None) -> None:
+        if at is not None and at < self.floor:
+            raise Pruned(self.floor)
+
+
+def head_of(turn: Turn) -> Head:
+    for seq, term, committer, last, digest in turn.fetch(_HEAD):
+        return Head(seq, term, committer.decode(), last, digest)
+    return GENESIS
+
+
+def ask(turn: Turn, settled: int, *asks: Ask) -> tuple[Point, list[list[Any]]]:
+    """Return where the snapshot stands, and for each ask one value per set: one statement does it if they fit."""
+    rounds = max((-(-len(ask.sets) // COLUMNS_MAX) for ask in asks), default=0)
+    if rounds <= 1:
+        return _ask_once(turn, settled, asks)
+    if not turn.connection.in_transaction:
+        return turn.read(lambda turn: ask(turn, settled, *asks))
+    answers: list[list[Any]] = [[] for _ in asks]
+    for start in range(0, rounds * COLUMNS_MAX, COLUMNS_MAX):
+        parts = tuple(Ask(ask.expression, ask.sets[start : start + COLUMNS_MAX]) for ask in asks)
+        point, answer = _ask_once(turn, settled, parts)
+        for all_of_it, part in zip(answers, answer, strict=True):
+            all_of_it.extend(part)
+    return point, answers
+
+
+def _ask_once(turn: Turn, settled: int, asks: Sequence[Ask]) -> tuple[Point, list[list[Any]]]:
+    parameters: list[Any] = [settled]
+    sizes = []
+    for expression, sets in asks:
+        size = bucket(len(sets)) if sets else 0
+        sizes.append((expression, size))
+        for each in sets:
+            parameters += each
+        parameters += [None] * (expression.count("?") * (size - len(sets)))
+    row = turn.fetch(_ask_sql(*sizes), parameters)[0]
+    floor, digest_at, seq, term, committer, last, digest = row[:7]
+    answers = []
+    place = 7
+    for (_, sets), (_, size) in zip(asks, sizes, strict=True):
+        answers.append(list(row[place : place + len(sets)]))
+        place += size
+    return Point(
+        floor, digest_at, GENESIS if seq is None else Head(seq, term, committer.decode(), last, digest)
+    ), answers
+
+
+@functools.lru_cache(maxsize=256)
+def _ask_sql(*sizes: tuple[str, int]) -> str:
+    columns = [_POINT, *(expression for expression, size in sizes for _ in range(size))]
+    return f"SELECT {', '.join(columns)} {_FROM}"
+
+
+def up_to(keys: Sequence[bytes], at: int | None) -> list[tuple[Any, ...]]:
+    upto = ID_MAX if at is None else end_of(at)
+    return [(key, upto) for key in keys]
+
+
+def facts(
+    turn: Turn,
+    op_ids: Sequence[str],
+    keys: Sequence[bytes],
+    hashed: frozenset[bytes],
+    blobs: Sequence[tuple[str, bytes]],
+) -> Facts:
+    plain, whole = [key for key in keys if key not in hashed], sorted(hashed)
+    point, (operations, bare, full, staged) = ask(
+        turn,
+        0,
+        Ask(OPERATION, [(op_id,) for op_id in op_ids]),
+        Ask(_NEWEST_BARE, up_to(plain, None)),
+        Ask(NEWEST, up_to(whole, None)),
+        Ask(_IS_STAGED, blobs),
+    )
+    versions = {each.key: each for each in map(version_of, plain, bare) if each is not None}
+    hashes: dict[bytes, bytes] = {}
+    for version in map(version_of, whole, full):
+        if version is not None:
+            versions[version.key] = version
+            match version.value:
+                case Reference() as reference:
+                    hashes[version.key] = reference.hash
+                case bytes() as value:
+                    hashes[version.key] = value_hash(value)
+    return Facts(
+        point.head,
+        {each.op_id: each for each in map(operation_of, op_ids, operations) if each is not None},
+        versions,
+        hashes,
+        frozenset(blob for blob, found in zip(blobs, staged, strict=True) if found is None),
+    )
+
+
+def listing(
+    turn: Turn, bounds: tuple[bytes, bytes], limit: int, at: int | None, *, keys_only: bool
+) -> tuple[tuple[Version, ...], bool]:
+    start, end = bounds
+    upto = ID_MAX if at is None else end_of(at)
+    found: list[Version] = []
+    size = 0
+    while len(found) <= limit and size < LIST_BYTES_MAX:
+        wanted = min(limit + 1 - len(found), LIST_CHUNK)
+        sql = _LIST_KEYS if keys_only else _LIST
+        packed = turn.fetch(sql, (start, end, end, upto, wanted))[0][0]
+        chunk = [] if packed is None else list(_unpack_listing(packed, keys_only))
+        found += chunk
+        if len(chunk) < wanted:
+            return tuple(found[:limit]), len(found) > limit
+        start = chunk[-1].key + b"\0"
+        size += len(packed)
+    return tuple(found[:limit]), True
+
+
+def _unpack_listing(packed: bytes, keys_only: bool) -> Iterator[Version]:
+    place = 0
+    while place < len(packed):
+        id_, kind, expires, key_bytes, value_bytes, rest = packed[place : place + 120].split(b":", 5)
+        place += min(len(packed) - place, 120) - len(rest)
+        key = packed[place : place + int(key_bytes)]
+        place += int(key_bytes)
+        value = packed[place : place + int(value_bytes)]
+        place += int(value_bytes)
+        shown: bytes | Reference = b"" if keys_only else _unpack_reference(value) if kind == b"2" else value
+        yield Version(key, int(id_) >> REVISION_SHIFT, shown, int(expires) if expires else None)
+
+
+def version_of(key: bytes, packed: bytes | None) -> Version | None:
+    if packed is None:
+        return None
+    id_, kind, expires, value = packed.split(b":", 3)
+    shown: bytes | Reference | None = None
+    if kind == b"1":
+        shown = value
+    elif kind == b"2":
+        shown = _unpack_reference(value) if value else b""
+    return Version(key, int(id_) >> REVISION_SHIFT, shown, int(expires) if expires else None)
+
+
+def operation_of(op_id: str, packed: bytes | None) -> Operation | None:
+    if packed is None:
+        return None
+    revision, log_time, hash_bytes, rest = packed.split(b":", 3)
+    size = int(hash_bytes)
+    return Operation(op_id, rest[:size], int(revision), _unpack_outcome(rest[size:]), int(log_time))
+
+
+def ledger_row(row: tuple[Any, ...]) -> LedgerRow:
+    seq, term, committer, first, last, digest, log_time, body = row
+    return LedgerRow(
+        seq, term, committer.decode(), first, last, digest, log_time, () if body is None else _unpack_body(body)
+    )
