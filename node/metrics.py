@@ -28,8 +28,11 @@ class Timing:
         self.buckets = [0] * (len(BUCKETS_S) + 1)
         self.sum_s = 0.0
 
-    def note(self, status: int, seconds: float) -> None:
+    def note(self, status: int, seconds: float | None) -> None:
+        """Count an answer; `seconds` None: a stream, whose length says nothing."""
         self.statuses[status] = self.statuses.get(status, 0) + 1
+        if seconds is None:
+            return
         self.buckets[bisect_left(BUCKETS_S, seconds)] += 1
         self.sum_s += seconds
 

@@ -130,7 +130,7 @@ KINDS: Final[dict[str, Kind]] = {
     "store_unavailable": Kind(503, "Store unavailable", _RETRY),
     "broker_unavailable": Kind(503, "Broker unavailable", _RETRY),
     "behind": Kind(503, "Not there yet", _RETRY),
-    "timeout": Kind(503, "Out of time before it was ordered", _RETRY),
+    "timeout": Kind(503, "Out of time", _RETRY),
     "expired": Kind(503, "Expired", "it never takes effect: send it again with a new op_id"),
     "not_applied": Kind(503, "Not applied", _RETRY),
     # the operator's doing

@@ -8,6 +8,7 @@ what this node knows to be settled.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from enum import IntEnum
 from types import TracebackType
@@ -31,6 +32,8 @@ WAITING_MAX: Final = 4096
 """Reads waiting for a batch; beyond: NotApplied("overloaded")."""
 RENEW_REVISIONS: Final = 1024
 """An entry this far behind what is settled gets a younger `as_of` when it is judged to hold."""
+ROUNDS_REMEMBERED: Final = 16
+"""Rounds by which the age of what settles can be bounded."""
 STALE_CONFIRM_S: Final = 1.0
 """A stale read starts a ReadIndex round on the side when the last one is older, so that its age can be told."""
 
@@ -82,6 +85,8 @@ class Reads:
         self._arrived: list[asyncio.Future[str | None]] = []
         self._rounding = False
         self._confirmed_at: float | None = None
+        self._confirmed: deque[tuple[float, int]] = deque(maxlen=ROUNDS_REMEMBERED)
+        """(when it began, newest revision ordered here when it ended) of successful rounds, newest last."""
         self._no_quorum_until = 0.0
         self._no_quorum_why = ""
         self._waiting: list[_Waiting] = []
@@ -106,7 +111,18 @@ class Reads:
 
     def _settled(self, event: Settled) -> None:
         self._check_namespace()
-        self._refresher.add(self.memory.settled(event))
+        self._refresher.add(self.memory.settled(event, self._newer_than(event.previous)))
+
+    def _newer_than(self, revision: int) -> float | None:
+        """Return a time at which nothing above `revision` was acknowledged yet, the latest that is known.
+
+        What was acknowledged before a round began is ordered here when it ends. So a version above what was ordered
+        then is at least as new as everything that was acknowledged when that round began.
+        """
+        for began, ordered in reversed(self._confirmed):
+            if ordered <= revision:
+                return began
+        return None
 
     def _check_namespace(self) -> None:
         if self._consensus.namespace != self._namespace:
@@ -140,7 +156,15 @@ class Reads:
 
     async def linearizable(self, key: bytes, deadline: float) -> Reading:
         """Read one key as if there were one copy (INV-1)."""
-        failed = await self.confirm()
+        left = deadline - self._clock.monotonic()
+        if left > 2 * self._settings.read_index_timeout_s:  # no two rounds take longer: no timer needed
+            failed = await self.confirm()
+        else:
+            try:
+                async with asyncio.timeout(max(left, 0.0)):
+                    failed = await self.confirm()
+            except TimeoutError as exc:
+                raise NotApplied("timeout", "no quorum answered within the time limit") from exc
         if failed is not None:
             return await self._fetch(key, Need.STORE, "linearizable", deadline)
         return self._judged(key, "linearizable") or await self._fetch(key, Need.HOLDS, "linearizable", deadline)
@@ -221,6 +245,7 @@ class Reads:
                 try:
                     await self._consensus.read_index(timeout_s=self._settings.read_index_timeout_s)
                     self._confirmed_at, self._no_quorum_until = began, 0.0
+                    self._confirmed.append((began, self._consensus.ordered))
                 except NotApplied as exc:
                     failed = exc.reason
                 except TimeoutError:

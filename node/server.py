@@ -251,7 +251,7 @@ class Server:
         x = Exchange(rooms, request, method, path, rest, query, began)
         response = await self._answer(x, route)
         timing = rooms.metrics.timing(route.template, method if method in _METHODS else "other")
-        timing.note(response.status, rooms.clock.monotonic() - began)
+        timing.note(response.status, None if route.long else rooms.clock.monotonic() - began)
         return response
 
     async def _answer(self, x: Exchange, route: Route) -> web.StreamResponse:

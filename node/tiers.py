@@ -95,8 +95,8 @@ class Memory:
             _, gone = self._blobs.popitem(last=False)
             self.blob_bytes -= len(gone)
 
-    def settled(self, event: Settled) -> list[Entry]:
-        """Take what settled; return the new entries of the keys that changed."""
+    def settled(self, event: Settled, proved_at: float | None) -> list[Entry]:
+        """Take what settled, proved to be no older than `proved_at`; return the new entries of changed keys."""
         if event.last <= event.previous:
             return []
         if event.versions is None:
@@ -109,7 +109,7 @@ class Memory:
         newest: dict[bytes, Version] = {version.key: version for version in event.versions}
         entries = [Entry(key, version, event.last) for key, version in newest.items()]
         for entry in entries:
-            self.keep(entry, None)
+            self.keep(entry, proved_at)
         return entries
 
 

@@ -62,7 +62,7 @@ async def _get_at(x: Exchange, key: bytes, params: dict[str, str]) -> web.Respon
 async def _found(x: Exchange, version: Version | None, reading: Reading) -> web.Response:
     more: dict[str, str] = {"Acordo-Level": reading.level, "Acordo-Source": reading.source}
     if reading.age_s is not None:
-        more["Acordo-Age"] = f"{reading.age_s:.3f}"
+        more["Acordo-Age"] = f"{reading.age_s + 0.0005:.3f}"  # rounded up: it is a bound
     if version is None or version.value is None:
         return x.problem("key_not_found", "the key is absent", more=more, at=reading.position)
     more["ETag"] = f'"{version.revision}"'

@@ -286,6 +286,28 @@ async def test_stale_reads_beyond_max_age_are_made_fresh(b: Bench) -> None:
     assert (await b.get(b"a", "stale", max_age_s=1000)).level == "stale"
 
 
+async def test_the_age_of_a_hot_key_is_bounded_too(b: Bench) -> None:
+    """An entry that settled after a round, and is being overwritten, is as new as all that round knew of."""
+    await b.write(b"a", b"1")
+    await b.get(b"z")
+    await b.write(b"a", b"2")
+    b.consensus.hold = True
+    b.consensus.submit([Intent("late", 2**53, writes=(Put(b"a", b"3"),))])  # so the entry does not hold any more
+    reading = await b.get(b"a", "stale")
+    assert (value(reading), reading.source) == (b"2", "memory")
+    assert reading.age_s is not None
+    assert (await b.get(b"a", "stale", max_age_s=1000)).source == "memory"
+    b.consensus.commit_held()
+
+
+async def test_a_short_time_limit_bounds_the_wait_for_a_quorum(b: Bench) -> None:
+    b.consensus.hang = True
+    with pytest.raises(NotApplied) as late:
+        await b.reads.get(b"a", Ask(), deadline=b.clock.monotonic() + 0.01)
+    assert late.value.reason == "timeout"
+    b.consensus.hang = False
+
+
 async def test_an_entry_that_is_read_stays_young(b: Bench) -> None:
     await b.write(b"a", b"1")
     for n in range(RENEW_REVISIONS + 2):
