@@ -137,7 +137,7 @@ class Journal:
         return len(self._log.entries)
 
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:
-        """Store term and vote; they are durable (unless the policy is off) when it returns. Raises OSError.
+        """Store term and vote; they are durable, whatever the policy, when it returns. Raises OSError.
 
         It blocks, two fsyncs long: elections are rare, and no message of the new term may leave before.
         """

@@ -116,9 +116,9 @@ class Journaled:
         return Segment(self.cluster, self.member, number, previous_bytes, sealed)
 
     def store_vote(self, term: int, voted_for: str | None) -> None:
-        """Blocks. Raises OSError."""
+        """Blocks. Raises OSError. Synced whatever the policy: elections are rare, and a torn vote keeps a node down."""
         vote = Vote(self.cluster, self.member, term, voted_for)
-        write_whole_now(self.disk, self.vote_name, encode_vote(vote), sync=self.sync)
+        write_whole_now(self.disk, self.vote_name, encode_vote(vote), sync=True)
 
 
 def recover(journal: Journaled) -> tuple[Held, int, str | None]:

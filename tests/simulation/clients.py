@@ -1,0 +1,340 @@
+"""Be the clients of a simulated cluster: write unique values, read at every level, retry, give up, look up.
+
+What they heard becomes a history in the format of `chaos.history`. They know nothing that a client could not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from chaos.history import Operation
+from kv.errors import AcordoError, BackendUnavailable, BadRequest, NotApplied, OutcomeUnknown, Pruned
+from kv.model import (
+    Again,
+    Answer,
+    Applied,
+    Delete,
+    Equals,
+    Exists,
+    Expired,
+    Intent,
+    Mismatch,
+    Put,
+    Refused,
+    Write,
+    value_hash,
+)
+from node.reads import Ask, Level, Reading
+
+if TYPE_CHECKING:
+    from tests.simulation.world import SimNode, World
+
+KEYS: Final = ("k0", "k1", "k2")
+PAIR: Final = ("p0", "p1")
+"""Always written together, with the same value."""
+TIMEOUT_S: Final = 2.5
+LARGE: Final = 66_000
+"""Bytes of a value that has to be staged."""
+
+
+@dataclass
+class Told:
+    """What a client was told of one attempt, for the checks that trust nobody."""
+
+    op_id: str
+    answer: Answer | None
+    definite_failure: bool
+    at_s: float
+
+
+@dataclass
+class Clients:
+    """All clients of a world, and what they heard."""
+
+    world: World
+    history: list[Operation] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
+    unknown: dict[str, int] = field(default_factory=dict)
+    """Op_id of an operation without a known end -> its place in the history."""
+    numbers: int = 0
+    revision_seen: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._rng = self.world.rng_of("clients")
+
+    async def run(self, number: int, until_s: float) -> None:
+        """Work as one client until a time."""
+        loop, world = asyncio.get_running_loop(), self.world
+        rng = world.rng_of(f"client {number}")
+        client = f"c{number}"
+        lives = 0
+        while loop.time() < until_s:
+            nodes = list(world.nodes.values())
+            node = rng.choice(nodes)
+            if await self.operation(f"{client}.{lives}", rng, node):
+                lives += 1  # after an unknown outcome the client never returns
+            await asyncio.sleep(rng.expovariate(1 / 0.05))
+
+    async def operation(self, client: str, rng: random.Random, node: SimNode) -> bool:
+        """Do one operation; True when its outcome stayed unknown."""
+        self.world.counts["operations"] += 1
+        self.numbers += 1
+        value = f"v{self.numbers}"
+        key = rng.choice(KEYS)
+        match rng.choices(("put", "get", "cas", "delete", "pair", "snapshot", "large"), (30, 38, 12, 6, 6, 5, 1))[0]:
+            case "put":
+                return await self._write(client, rng, node, "put", key, value)
+            case "get":
+                level: Level = rng.choices(("linearizable", "session", "stale"), (70, 20, 10))[0]
+                await self._read(client, node, key, level)
+            case "cas":
+                return await self._write(client, rng, node, "cas", key, value)
+            case "delete":
+                return await self._write(client, rng, node, "delete", key, None)
+            case "pair":
+                return await self._write(client, rng, node, "pair", "", value)
+            case "snapshot":
+                await self._snapshot(node)
+            case _:
+                return await self._write(client, rng, node, "put", "large", f"{value}:{'x' * LARGE}")
+        return False
+
+    # -------------------------------------------------------------------------------------------------------- writing
+
+    async def _write(
+        self, client: str, rng: random.Random, node: SimNode, op: str, key: str, value: str | None
+    ) -> bool:
+        loop = asyncio.get_running_loop()
+        named = rng.random() < 0.6  # by the client; else by the node
+        expected = self._last_seen(key, rng) if op == "cas" else None
+        if op == "cas" and expected is None:
+            op = "put"
+        began = loop.time()
+        unknown, answer = False, None
+        op_id = f"{client}-{self.numbers}" if named else ""
+        attempts = 0
+        while True:
+            attempts += 1
+            try:
+                answer, op_id = await self._attempt(node, op_id, op, key, value, expected)
+                break
+            except NotApplied as exc:
+                self.told.append(Told(op_id, None, True, loop.time()))
+                again = attempts < 3 and rng.random() < 0.5
+                self._say(client, op, key, value, f"not applied ({exc.reason})", node)
+            except OutcomeUnknown:
+                unknown = True
+                again = named and attempts < 3 and rng.random() < 0.5
+                self._say(client, op, key, value, "unknown", node)
+            if not again:
+                break
+            await asyncio.sleep(rng.uniform(0.0, 0.3))
+            node = rng.choice(list(self.world.nodes.values()))
+        return self._record(client, op, key, value, expected, began, attempts, op_id, unknown, answer, node)
+
+    async def _attempt(
+        self, node: SimNode, op_id: str, op: str, key: str, value: str | None, expected: str | None
+    ) -> tuple[Answer, str]:
+        used = op_id
+
+        async def request() -> Answer:
+            nonlocal used
+            used = op_id or node.writes.new_op_id()
+            deadline = asyncio.get_running_loop().time() + TIMEOUT_S
+            return await node.writes.one(intent_of(used, op, key, value, expected), deadline=deadline)
+
+        try:
+            answer = await node.call(request)
+        except (NotApplied, OutcomeUnknown) as exc:
+            exc.args = (*exc.args, used)
+            raise
+        self.told.append(Told(used, answer, False, asyncio.get_running_loop().time()))
+        return answer, used
+
+    def _record(
+        self, client: str, op: str, key: str, value: str | None, expected: str | None, began: float, attempts: int,
+        op_id: str, unknown: bool, answer: Answer | None, node: SimNode,
+    ) -> bool:  # fmt: skip
+        now = asyncio.get_running_loop().time()
+        outcome, result, revision = "fail", None, None
+        match answer:
+            case None:
+                outcome = "info" if unknown else "fail"
+            case Answer(at, Applied(_, seen)) | Answer(_, Again(at, Applied(_, seen))):
+                outcome, revision = "ok", at
+                result = bool(seen and seen[0]) if op == "delete" else True
+            case Answer(at, Refused()) | Answer(_, Again(at, Refused())):
+                outcome, result, revision = "ok", False, at
+            case Answer(_, Expired()) | Answer(_, Again(_, Expired())):
+                outcome = "fail"
+            case Answer(_, Mismatch()):
+                self.world.violate("INV-3", f"{op_id} is called a mismatch, its body never changed")
+        self._say(client, op, key, value, f"{outcome} {answer.outcome if answer else ''}", node)
+        if outcome == "info":
+            self.world.counts["unknown"] += 1
+        if op == "pair":
+            return outcome == "info"
+        operation = Operation(
+            client=client, op=op, outcome=outcome, start_ns=_ns(began), end_ns=_ns(now), key=key, value=value,
+            expected=expected, node=node.name, revision=revision, op_id=op_id or None, attempts=attempts,
+            **({} if op == "put" or outcome != "ok" else {"result": result}),
+        )  # fmt: skip
+        self.history.append(operation)
+        if outcome == "info" and op_id and not op_id.startswith("~"):
+            self.unknown[op_id] = len(self.history) - 1
+        return outcome == "info"
+
+    def _last_seen(self, key: str, rng: random.Random) -> str | None:
+        seen = [o for o in self.history[-30:] if o.key == key and o.outcome == "ok" and o.op in {"put", "cas", "get"}]
+        values = [o.result if o.op == "get" else o.value for o in seen]
+        values = [value for value in values if isinstance(value, str)]
+        if not values:
+            return None
+        return values[-1] if rng.random() < 0.8 else rng.choice(values)
+
+    # -------------------------------------------------------------------------------------------------------- reading
+
+    async def _read(self, client: str, node: SimNode, key: str, level: Level, *, final: bool = False) -> bool:
+        """Read one key; False when it was not answered."""
+        world, loop = self.world, asyncio.get_running_loop()
+        began = loop.time()
+        floor = max(self.revision_seen.values(), default=0) if level == "session" else 0
+
+        async def request() -> Reading:
+            deadline = asyncio.get_running_loop().time() + TIMEOUT_S
+            return await node.reads.get(key.encode(), Ask(level, floor), deadline=deadline)
+
+        try:
+            reading = await node.call(request)
+        except (NotApplied, OutcomeUnknown, BackendUnavailable) as exc:
+            self._say(client, f"get {level}", key, None, f"no answer: {exc}", node)
+            return False
+        text = _text(reading)
+        self._say(client, f"get {level}", key, text, f"as_of {reading.as_of} from {reading.source}", node)
+        self._check_reading(node, key, reading, floor)
+        self.revision_seen[0] = max(self.revision_seen.get(0, 0), reading.position)
+        if level == "linearizable":
+            self.history.append(
+                Operation(
+                    client=client, op="get", outcome="ok", start_ns=_ns(began), end_ns=_ns(loop.time()), key=key,
+                    result=text, node=node.name, revision=reading.position,
+                )
+            )  # fmt: skip
+        if final:
+            newest = world.database.newest(key.encode(), 1 << 53)
+            value = None if newest is None or newest.value is None else newest
+            if (reading.version if reading.present else None) != value:
+                world.violate("INV-1 (convergence)", f"{node.name} reads {reading.version} of {key}, it is {newest}")
+        return True
+
+    def _check_reading(self, node: SimNode, key: str, reading: Reading, floor: int) -> None:
+        """Compare with all that ever landed: the version must be the key's newest at the position it claims."""
+        world = self.world
+        if world.plan.restores:
+            return
+        if reading.position < floor:
+            world.violate("INV-1 (session)", f"{node.name} answers at {reading.position}, asked for {floor}")
+        at = reading.as_of if reading.level == "stale" else reading.position
+        real = world.database.newest(key.encode(), at)
+        shown = reading.version
+        if (real if real and real.present else None) != (shown if shown and shown.present else None):
+            promise = "INV-5" if reading.source != "store" else "INV-1 (store read)"
+            world.violate(
+                promise, f"{node.name} serves {shown} of {key} at {at} from its {reading.source}, it was {real}"
+            )
+
+    async def _snapshot(self, node: SimNode) -> None:
+        """Read the pair at one point: never torn."""
+        keys = [key.encode() for key in PAIR]
+        try:
+            read = await node.call(lambda: node.reads.snapshot(keys, timeout_s=TIMEOUT_S))
+        except (NotApplied, OutcomeUnknown, BackendUnavailable):
+            return
+        values = [None if version is None else version.value for version in read.versions]
+        if values[0] != values[1]:
+            self.world.violate("INV-1 (atomicity)", f"{node.name} reads the pair as {values}")
+
+    # --------------------------------------------------------------------------------------------------- after healing
+
+    async def look_up_all(self) -> None:
+        """Make every unknown operation definite (INV-4), and let the history know."""
+        world = self.world
+        rng = world.rng_of("look-ups")
+        for op_id, place in self.unknown.items():
+            found: object = None
+            for _ in range(20):
+                node = rng.choice(world.serving or list(world.nodes.values()))
+                deadline = asyncio.get_running_loop().time() + TIMEOUT_S
+                try:
+                    found = await node.call(lambda n=node, o=op_id, d=deadline: n.lookups.find(o, deadline=d))  # type: ignore[misc]
+                except (AcordoError, BadRequest, Pruned):
+                    found = None
+                if isinstance(found, Answer):
+                    break
+                await asyncio.sleep(0.2)
+            world.say("look-up", op_id=op_id, found=found)
+            if not isinstance(found, Answer):
+                world.violate("INV-4", f"{op_id} cannot be made definite: {found}")
+                continue
+            self.told.append(Told(op_id, found, False, asyncio.get_running_loop().time()))
+            self.history[place] = self._resolved(self.history[place], found)
+
+    def _resolved(self, operation: Operation, found: Answer) -> Operation:
+        import msgspec
+
+        outcome = found.outcome.outcome if isinstance(found.outcome, Again) else found.outcome
+        now = _ns(asyncio.get_running_loop().time())
+        match outcome:
+            case Applied(_, seen):
+                result = bool(seen and seen[0]) if operation.op == "delete" else True
+                more = {} if operation.op == "put" else {"result": result}
+                return msgspec.structs.replace(operation, outcome="ok", end_ns=now, resolved=True, **more)
+            case Refused():
+                return msgspec.structs.replace(operation, outcome="ok", end_ns=now, resolved=True, result=False)
+            case _:
+                return msgspec.structs.replace(operation, outcome="fail", end_ns=now, resolved=True)
+
+    async def read_everywhere(self) -> None:
+        """Read every key through every node at the linearizable level."""
+        for node in self.world.serving:
+            for key in KEYS:
+                for _ in range(10):
+                    if await self._read("final", node, key, "linearizable", final=True):
+                        break
+                    await asyncio.sleep(0.2)
+                else:
+                    self.world.violate("Liveness", f"{node.name} does not answer reads of {key} after healing")
+
+    def _say(self, client: str, op: str, key: str, value: str | None, what: str, node: SimNode) -> None:
+        shown = value if value is None or len(value) < 40 else value[:12] + "…"
+        self.world.say(f"{client} {op} {key} {shown}: {what}", node=node.name)
+
+
+def intent_of(op_id: str, op: str, key: str, value: str | None, expected: str | None) -> Intent:
+    """Return the intent of one operation; its deadline is set when it is handed over."""
+    raw = key.encode()
+    match op:
+        case "put":
+            assert value is not None
+            return Intent(op_id, 0, (), (Put(raw, value.encode()),))
+        case "cas":
+            assert value is not None and expected is not None
+            return Intent(op_id, 0, (Equals(raw, value_hash(expected.encode())),), (Put(raw, value.encode()),))
+        case "delete":
+            return Intent(op_id, 0, (), (Delete(raw),), None, (raw,))
+        case _:
+            assert value is not None
+            writes: tuple[Write, ...] = tuple(Put(each.encode(), value.encode()) for each in PAIR)
+            return Intent(op_id, 0, (Exists(b"never"),), (), writes)
+
+
+def _text(reading: Reading) -> str | None:
+    value = reading.version.value if reading.version is not None else None
+    return value.decode() if isinstance(value, bytes) else None if value is None else f"<{value.size}>"
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)

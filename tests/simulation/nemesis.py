@@ -1,0 +1,235 @@
+"""Do harm to a simulated world, one thing after another and several at once, and mend all of it in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from kv.errors import AcordoError
+
+if TYPE_CHECKING:
+    from tests.simulation.world import SimNode, World
+
+Harm = Callable[["World", random.Random], Awaitable[None]]
+
+
+async def torment(world: World, until_s: float) -> None:
+    """Choose among the plan's faults until a time."""
+    loop, rng = asyncio.get_running_loop(), world.rng_of("nemesis")
+    if world.plan.restores:
+        loop.call_at(rng.uniform(0.4, 0.8) * until_s, _restore, world, rng)
+    async with asyncio.TaskGroup() as group:
+        while loop.time() < until_s:
+            await asyncio.sleep(rng.expovariate(1 / 0.7))
+            kind = rng.choice(world.plan.faults)
+            group.create_task(HARMS[kind](world, rng))
+
+
+def heal(world: World) -> None:
+    """Mend everything and start what is down."""
+    world.network.heal()
+    world.store_faults.heal()
+    world.cache.dead = world.cache.hostile = False
+    world.broker.dead, world.broker.flaky = False, 0.0
+    for node in world.nodes.values():
+        node.disk.sync_fails, node.disk.capacity_bytes = False, None
+        node.start()
+    world.say("healed")
+
+
+def _restore(world: World, rng: random.Random) -> None:
+    try:
+        world.database.restore(rng.randint(1, 4))
+    except ValueError:
+        return
+    world.counts["restores"] += 1
+    world.say("store restored", last=world.database.head().last)
+
+
+def _some(world: World, rng: random.Random) -> SimNode:
+    """Return a node to be hurt, the leader half of the time."""
+    leader = world.leader()
+    if leader is not None and rng.random() < 0.5:
+        return leader
+    return rng.choice(list(world.nodes.values()))
+
+
+async def _crash(world: World, rng: random.Random) -> None:
+    await _end(world, rng, power=False)
+
+
+async def _power(world: World, rng: random.Random) -> None:
+    await _end(world, rng, power=True)
+
+
+async def _end(world: World, rng: random.Random, *, power: bool) -> None:
+    several = rng.random() < 0.25
+    victims = list(world.nodes.values()) if several else [_some(world, rng)]
+    for node in victims:
+        if node.up:
+            world.counts["power cuts" if power else "crashes"] += 1
+            node.crash(power=power)
+    await asyncio.sleep(rng.choice((0.01, 0.1, 0.5, 2.0)))
+    for node in victims:
+        node.start()
+        if several and rng.random() < 0.5:
+            await asyncio.sleep(rng.uniform(0.0, 0.6))
+
+
+async def _partition(world: World, rng: random.Random) -> None:
+    await _cut(world, rng, one_way=False)
+
+
+async def _one_way(world: World, rng: random.Random) -> None:
+    await _cut(world, rng, one_way=True)
+
+
+async def _cut(world: World, rng: random.Random, *, one_way: bool) -> None:
+    names = list(world.nodes)
+    if len(names) < 2:
+        return
+    some = [_some(world, rng).name] if rng.random() < 0.6 else rng.sample(names, len(names) // 2)
+    rest = [name for name in names if name not in some]
+    if rng.random() < 0.2:
+        rest = rest[:1]  # a bridge: one link is cut, both ends still reach the others
+    world.counts["partitions"] += 1
+    world.say("cut", these=",".join(some), those=",".join(rest), one_way=one_way)
+    before = dict(world.network.cut)
+    world.network.isolate(some, from_names=rest, one_way=one_way)
+    await asyncio.sleep(rng.uniform(0.2, 3.0))
+    for direction in [d for d in world.network.cut if d not in before]:
+        del world.network.cut[direction]
+    for a, b in ((a, b) for a in some for b in rest):
+        world.network.maybe_connect(a, b)
+    world.say("joined", these=",".join(some), those=",".join(rest))
+
+
+async def _slow(world: World, rng: random.Random) -> None:
+    node = _some(world, rng).name
+    for other in world.nodes:
+        if rng.random() < 0.7:
+            world.network.slow[node, other] = world.network.slow[other, node] = rng.choice((0.01, 0.05, 0.2))
+    await asyncio.sleep(rng.uniform(0.5, 2.0))
+    world.network.slow.clear()
+
+
+async def _loss(world: World, rng: random.Random) -> None:
+    world.network.loss = rng.choice((0.002, 0.01, 0.05))
+    await asyncio.sleep(rng.uniform(0.5, 2.0))
+    world.network.loss = 0.0
+
+
+async def _store_slow(world: World, rng: random.Random) -> None:
+    world.store_faults.delay_s = rng.choice(((0.01, 0.05), (0.1, 0.3), (0.2, 1.0)))
+    await asyncio.sleep(rng.uniform(0.3, 1.5))
+    world.store_faults.delay_s = (0.0002, 0.003)
+
+
+async def _store_down(world: World, rng: random.Random) -> None:
+    world.store_faults.down = True
+    await asyncio.sleep(rng.uniform(0.1, 1.0))
+    world.store_faults.down = False
+
+
+async def _ambiguous(world: World, rng: random.Random) -> None:
+    world.store_faults.ambiguous = rng.choice((0.05, 0.3, 0.6))
+    world.store_faults.fails = rng.choice((0.0, 0.1))
+    await asyncio.sleep(rng.uniform(0.3, 2.0))
+    world.store_faults.ambiguous = world.store_faults.fails = 0.0
+
+
+async def _cache(world: World, rng: random.Random) -> None:
+    world.cache.hostile, world.cache.dead = rng.random() < 0.7, rng.random() < 0.2
+    if rng.random() < 0.2:
+        world.cache.wipe()
+    await asyncio.sleep(rng.uniform(0.5, 3.0))
+    world.cache.hostile = world.cache.dead = False
+
+
+async def _broker(world: World, rng: random.Random) -> None:
+    world.broker.dead, world.broker.flaky = rng.random() < 0.5, 0.4
+    await asyncio.sleep(rng.uniform(0.3, 2.0))
+    world.broker.dead, world.broker.flaky = False, 0.0
+
+
+async def _clock(world: World, rng: random.Random) -> None:
+    node = _some(world, rng)
+    node.clock.skew_s += rng.choice((-30.0, -2.0, -0.3, 0.3, 2.0, 20.0))
+    world.counts["clock jumps"] += 1
+    world.say("clock jumps", node=node.name, skew_s=node.clock.skew_s)
+
+
+async def _disk(world: World, rng: random.Random) -> None:
+    node = _some(world, rng)
+    world.counts["disk faults"] += 1
+    world.say("disk fault", node=node.name)
+    if rng.random() < 0.5:
+        node.disk.sync_fails = True
+    else:
+        node.disk.capacity_bytes = 0
+    await asyncio.sleep(rng.uniform(0.05, 1.0))
+    node.disk.sync_fails, node.disk.capacity_bytes = False, None
+
+
+async def _transfer(world: World, rng: random.Random) -> None:
+    leader = world.leader()
+    if leader is None:
+        return
+    try:
+        to = await leader.call(lambda: leader.coordinator.transfer(None, timeout_s=1.0))
+        world.counts["transfers"] += 1
+        world.say("transferred", to=to)
+    except (AcordoError, TimeoutError) as exc:
+        world.say("not transferred", why=exc)
+
+
+async def _membership(world: World, rng: random.Random) -> None:
+    """Add an observer, promote it, or take a voter out and its machine away."""
+    from coordinator.log import PeerAddress
+    from tests.simulation.world import SimNode
+
+    leader = world.leader()
+    if leader is None:
+        return
+    members = leader.coordinator.status().members
+    voters = [member.id for member in members if member.voter]
+    observers = [member.id for member in members if not member.voter]
+    choice = rng.random()
+    try:
+        if observers and choice < 0.45:
+            name = rng.choice(observers)
+            await leader.call(lambda: leader.coordinator.add_member(name, f"{name}:1", "", voter=True, timeout_s=2.0))
+            what = f"promoted {name}"
+        elif len(voters) > 3 and choice < 0.8:
+            name = rng.choice(voters)
+            await leader.call(lambda: leader.coordinator.remove_member(name, timeout_s=2.0))
+            what = f"removed {name}"
+            node = world.nodes.get(name)
+            if node is not None:
+                node.wanted = False
+                node.crash(power=False)
+                del world.nodes[name]
+        elif len(world.nodes) < 6:
+            name = f"m{len(world.nodes)}x{world.counts['membership changes']}"
+            own = PeerAddress(name, f"{name}:1", voter=False)
+            known = tuple(PeerAddress(m.id, m.raft_address, m.voter) for m in members)
+            await leader.call(lambda: leader.coordinator.add_member(name, f"{name}:1", "", voter=False, timeout_s=2.0))
+            what = f"added {name}"
+            world.nodes[name] = SimNode(world, name, (*known, own))
+            world.nodes[name].start()
+        else:
+            return
+    except (AcordoError, TimeoutError) as exc:
+        world.say("membership not changed", why=exc)
+        return
+    world.counts["membership changes"] += 1
+    world.say("membership", what=what)
+
+
+HARMS: dict[str, Harm] = {
+    "crash": _crash, "power": _power, "partition": _partition, "one_way": _one_way, "slow": _slow, "loss": _loss,
+    "store_slow": _store_slow, "store_down": _store_down, "ambiguous": _ambiguous, "cache": _cache, "broker": _broker,
+    "clock": _clock, "disk": _disk, "transfer": _transfer, "membership": _membership,
+}  # fmt: skip

@@ -1,0 +1,235 @@
+"""Carry Raft's messages between simulated members as TCP connections would, and worse.
+
+Within a connection messages keep their order. A cut holds them back until it heals or the connection is given up. Of a
+broken connection any prefix arrives; with `ghosts`, its rest may still arrive late, behind the next connection's
+messages, and answers may arrive twice. Commands on their way to the leader never do: what sends them sends them once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from pysyncobj.node import Node
+from pysyncobj.transport import Transport
+
+from coordinator.raft.messages import ALL
+from coordinator.raft.wire import Codec
+from tests.simulation.loop import Process
+
+DEAD_S = 1.5
+"""A connection on which nothing gets through for so long is given up by both ends."""
+RETRY_S = (0.02, 0.2)
+NO_GHOST = ("apply_command", "ask", "answer")
+
+
+class Connection:
+    """One connection between two members, both directions."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.open = True
+        self.last_due: dict[str, float] = {}
+        self.held: dict[str, deque[bytes]] = {}
+        self.in_flight: dict[str, deque[bytes]] = {}
+        self.silent_since: dict[str, float] = {}
+
+
+class Network:
+    """All links of a world."""
+
+    def __init__(self, rng: random.Random, say: Callable[..., None], *, ghosts: bool) -> None:
+        self.rng, self._say, self._ghosts = rng, say, ghosts
+        self.codec = Codec(*ALL)
+        self.wires: dict[str, Wire] = {}
+        self.cut: dict[tuple[str, str], None] = {}
+        """Directions that carry nothing now."""
+        self.delay_s = (0.0001, 0.002)
+        self.slow: dict[tuple[str, str], float] = {}
+        self.loss = 0.0
+        """Share of messages at which their connection breaks."""
+        self.connections: dict[tuple[str, str], Connection] = {}
+        self.counts = {"messages": 0, "breaks": 0, "ghosts": 0, "doubles": 0}
+        self._numbers = 0
+
+    # ------------------------------------------------------------------------------------------------------- faults
+
+    def isolate(self, names: list[str], *, from_names: list[str], one_way: bool = False) -> None:
+        """Cut everything from `names` to `from_names`, and back unless `one_way`."""
+        for a in names:
+            for b in from_names:
+                if a != b:
+                    self.cut[a, b] = None
+                    if not one_way:
+                        self.cut[b, a] = None
+
+    def heal(self) -> None:
+        self.cut.clear()
+        self.slow.clear()
+        self.loss = 0.0
+        for pair, connection in list(self.connections.items()):
+            for source, held in connection.held.items():
+                target = pair[0] if source == pair[1] else pair[1]
+                while held:
+                    self._carry(connection, source, target, held.popleft())
+            connection.silent_since.clear()
+
+    # -------------------------------------------------------------------------------------------------- connections
+
+    def up(self, wire: Wire) -> None:
+        self.wires[wire.me] = wire
+        for other in sorted(self.wires):
+            self.maybe_connect(wire.me, other)
+
+    def down(self, name: str) -> None:
+        """The process is gone: its kernel resets every connection."""
+        self.wires.pop(name, None)
+        for pair in sorted(self.connections):
+            if name in pair:
+                self.break_(pair)
+
+    def maybe_connect(self, a: str, b: str) -> None:
+        if a == b:
+            return
+        pair = (a, b) if a < b else (b, a)
+        wires = [self.wires.get(name) for name in pair]
+        if pair in self.connections or None in wires:
+            return
+        if any(other not in wire.nodes for wire, other in zip(wires, reversed(pair), strict=True) if wire):
+            return
+        if pair in self.cut or (pair[1], pair[0]) in self.cut:
+            asyncio.get_running_loop().call_later(self.rng.uniform(*RETRY_S), self.maybe_connect, a, b)
+            return
+        self._numbers += 1
+        self.connections[pair] = Connection(self._numbers)
+        for name, other in (pair, pair[::-1]):
+            self.wires[name].enter(self.wires[name].connected, other)
+
+    def break_(self, pair: tuple[str, str]) -> None:
+        connection = self.connections.pop(pair, None)
+        if connection is None:
+            return
+        connection.open = False
+        self.counts["breaks"] += 1
+        loop = asyncio.get_running_loop()
+        for source, waiting in connection.in_flight.items():
+            target = pair[0] if source == pair[1] else pair[1]
+            for raw in list(waiting) if self._ghosts else ():
+                if self.rng.random() < 0.3 and self.codec.decode(raw)["type"] not in NO_GHOST:
+                    self.counts["ghosts"] += 1
+                    loop.call_later(self.rng.uniform(0.0, 0.6), self._deliver_ghost, source, target, raw)
+        for name, other in (pair, pair[::-1]):
+            wire = self.wires.get(name)
+            if wire is not None:
+                wire.enter(wire.disconnected, other)
+        loop.call_later(self.rng.uniform(*RETRY_S), self.maybe_connect, *pair)
+
+    # ----------------------------------------------------------------------------------------------------- messages
+
+    def send(self, source: str, target: str, message: dict[str, Any]) -> bool:
+        pair = (source, target) if source < target else (target, source)
+        connection = self.connections.get(pair)
+        if connection is None:
+            return False
+        self.counts["messages"] += 1
+        raw = self.codec.encode(message)
+        if self.loss and self.rng.random() < self.loss:
+            asyncio.get_running_loop().call_soon(self.break_, pair)
+            return True
+        if (source, target) in self.cut:
+            connection.held.setdefault(source, deque()).append(raw)
+            now = asyncio.get_running_loop().time()
+            since = connection.silent_since.setdefault(source, now)
+            if now - since > DEAD_S:
+                asyncio.get_running_loop().call_soon(self.break_, pair)
+            return True
+        self._carry(connection, source, target, raw)
+        return True
+
+    def _carry(self, connection: Connection, source: str, target: str, raw: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        delay = self.rng.uniform(*self.delay_s) + self.slow.get((source, target), 0.0) * self.rng.random()
+        due = max(loop.time() + delay, connection.last_due.get(source, 0.0))
+        connection.last_due[source] = due
+        connection.in_flight.setdefault(source, deque()).append(raw)
+        loop.call_at(due, self._arrive, connection, source, target)
+
+    def _arrive(self, connection: Connection, source: str, target: str) -> None:
+        waiting = connection.in_flight[source]
+        if not connection.open or not waiting:
+            return
+        raw = waiting.popleft()
+        if (source, target) in self.cut:
+            connection.held.setdefault(source, deque()).append(raw)
+            return
+        self._deliver(source, target, raw)
+        if self._ghosts and self.rng.random() < 0.01 and self.codec.decode(raw)["type"] not in NO_GHOST:
+            self.counts["doubles"] += 1
+            self._deliver(source, target, raw)
+
+    def _deliver_ghost(self, source: str, target: str, raw: bytes) -> None:
+        if (source, target) not in self.cut:
+            self._deliver(source, target, raw)
+
+    def _deliver(self, source: str, target: str, raw: bytes) -> None:
+        wire = self.wires.get(target)
+        if wire is not None:
+            node = wire.nodes.get(source)
+            if node is not None:
+                wire.enter(wire.received, node, self.codec.decode(raw))
+
+
+class Wire(Transport):  # type: ignore[misc]  # the library's class is typed by hand
+    """One member's end: the library's transport seam."""
+
+    def __init__(self, network: Network, me: Node, process: Process) -> None:
+        super().__init__(None, None, None)
+        self._network, self.me, self._process = network, me.id, process
+        self.nodes: dict[str, Node] = {}
+
+    def enter(self, function: Callable[..., None], *args: Any) -> None:
+        """Call into the member's process, if it lives."""
+        if self._process.alive:
+            self._process.context.copy().run(function, *args)
+
+    async def start(self) -> None:
+        self._network.up(self)
+
+    async def aclose(self) -> None:
+        if self._network.wires.get(self.me) is self:
+            self._network.down(self.me)
+
+    def addNode(self, node: Node) -> None:
+        self.nodes[node.id] = node
+        if self._network.wires.get(self.me) is self:
+            asyncio.get_running_loop().call_soon(self._network.maybe_connect, self.me, node.id)
+
+    def dropNode(self, node: Node) -> None:
+        asyncio.get_running_loop().call_soon(self._drop, node.id)
+
+    def _drop(self, name: str) -> None:
+        self.nodes.pop(name, None)
+        if self._network.wires.get(self.me) is self:
+            self._network.break_((self.me, name) if self.me < name else (name, self.me))
+
+    def send(self, node: Node, message: dict[str, Any]) -> bool:
+        return self._process.alive and self._network.send(self.me, node.id, message)
+
+    def connected(self, peer: str) -> None:
+        node = self.nodes.get(peer)
+        if node is not None:
+            self._onNodeConnected(node)
+
+    def disconnected(self, peer: str) -> None:
+        node = self.nodes.get(peer)
+        if node is not None:
+            self._onNodeDisconnected(node)
+
+    def received(self, node: Node, message: dict[str, Any]) -> None:
+        self._onMessageReceived(node, message)
+
+    def destroy(self) -> None:
+        """The library may ask for it; `aclose` does the work."""

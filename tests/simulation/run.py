@@ -1,0 +1,251 @@
+"""Run one seed from start to verdict: chaos, healing, convergence, and every promise checked by name."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from chaos.checkers import register
+from chaos.checkers.verdict import Verdict
+from coordinator.ledger import recompute
+from kv.errors import AcordoError
+from kv.model import Again, Applied, Expired, Refused
+from tests.simulation import nemesis
+from tests.simulation.clients import Clients
+from tests.simulation.loop import OrderedTaskGroup, SimLoop
+from tests.simulation.world import Plan, Plant, Violation, World, plan_of
+
+HEAL_S = 20.0
+"""After healing everything has to be answered, led and converged within this."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one seed."""
+
+    plan: Plan
+    violations: tuple[Violation, ...]
+    counts: dict[str, int]
+    trace: tuple[str, ...]
+    simulated_s: float
+
+    @property
+    def digest(self) -> str:
+        """Return a hash of the whole trace: the same seed gives the same."""
+        return hashlib.blake2b("\n".join(self.trace).encode(), digest_size=16).hexdigest()
+
+
+def run(seed: int, plant: Plant | None = None, plan: Plan | None = None) -> Result:
+    """Simulate one seed. Deterministic: no clock, no chance, no hash order of this process has any part in it."""
+    structlog.configure(processors=[_silent], cache_logger_on_first_use=False)
+    saved, asyncio.TaskGroup = asyncio.TaskGroup, OrderedTaskGroup  # type: ignore[misc,assignment]
+    loop = SimLoop()
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(_simulate(plan or plan_of(seed), plant))
+    finally:
+        asyncio.TaskGroup = saved  # type: ignore[misc]
+        _end(loop)
+        asyncio.set_event_loop(None)
+
+
+def _silent(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    raise structlog.DropEvent
+
+
+def _end(loop: SimLoop) -> None:
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.set_exception_handler(lambda loop, context: None)
+    for _ in range(50):
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        if not asyncio.all_tasks(loop):
+            break
+    loop.close()
+
+
+async def _simulate(plan: Plan, plant: Plant | None) -> Result:
+    loop = asyncio.get_running_loop()
+    world = World(plan, plant)
+    clients = Clients(world)
+    world.say("plan", plan=plan)
+    for node in world.nodes.values():
+        node.start()
+    with contextlib.suppress(Violation):
+        await _story(world, clients)
+    _check(world, clients)
+    world.over = True
+    for node in world.nodes.values():
+        node.crash(power=False)
+    errors = getattr(loop, "errors", [])
+    for error in errors[:3]:
+        world.say("loop error", error=error)
+    return Result(plan, tuple(world.violations), world.counts, tuple(world.trace), loop.time())
+
+
+async def _story(world: World, clients: Clients) -> None:
+    loop = asyncio.get_running_loop()
+    if not await world.until(lambda: _writable(world), 5.0, "a first leader that takes writes"):
+        return
+    until_s = loop.time() + world.plan.chaos_s
+    async with asyncio.TaskGroup() as group:
+        for number in range(world.plan.clients):
+            group.create_task(clients.run(number, until_s))
+        group.create_task(nemesis.torment(world, until_s))
+    nemesis.heal(world)
+    if world.violations:
+        return
+    if world.plan.restores and not await _adopt(world):
+        return
+    if not await world.until(lambda: _writable(world), HEAL_S, "a leader that takes writes after healing"):
+        return
+    await clients.look_up_all()
+    rng = world.rng_of("final")
+    for node in list(world.serving):
+        for _ in range(10):
+            if not await clients.operation("last", rng, node):
+                break
+    if not await world.until(lambda: _converged(world), HEAL_S, f"convergence ({_spread(world)})"):
+        return
+    if not world.plan.restores:
+        await clients.read_everywhere()
+        await world.until(lambda: _all_told(world), HEAL_S, "everything broadcast")
+
+
+def _writable(world: World) -> bool:
+    leader = world.leader()
+    return leader is not None and leader.coordinator.committer.taken_over
+
+
+async def _adopt(world: World) -> bool:
+    """Be the operator: adopt the head of a restored store, if the cluster refuses it."""
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + HEAL_S
+    while loop.time() < ends:
+        leader = world.leader()
+        if leader is not None and leader.coordinator.refusal is not None:
+            try:
+                adopted = await leader.call(lambda n=leader: n.coordinator.adopt(timeout_s=3.0))  # type: ignore[misc]
+                world.say("adopted", revision=adopted)
+            except (AcordoError, TimeoutError) as exc:
+                world.say("not adopted", why=exc)
+        elif _writable(world):
+            await asyncio.sleep(1.0)
+            if leader is not None and leader.coordinator.refusal is None and _writable(world):
+                return True
+        await asyncio.sleep(0.1)
+    world.violate("Liveness", "the head of a restored store is not adopted")
+    return False
+
+
+def _converged(world: World) -> bool:
+    machines = [node.coordinator.machine for node in world.nodes.values() if node.up and node.serving]
+    if len(machines) < len(world.nodes):
+        return False
+    head = world.database.head()
+    places = {(m.revision, m.digest, m.settled.revision, m.settled.digest) for m in machines}
+    return len(places) == 1 and next(iter(places)) == (head.last, head.digest, head.last, head.digest)
+
+
+def _spread(world: World) -> str:
+    return " ".join(
+        f"{n.name}:{n.coordinator.machine.settled.revision}/{n.coordinator.machine.revision}" for n in world.serving
+    )
+
+
+def _all_told(world: World) -> bool:
+    told = {change.revision for change in world.broker.told}
+    return all(version.revision in told for versions in world.database.history.values() for version in versions)
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+
+
+def _check(world: World, clients: Clients) -> None:
+    """Check what clients were told against what landed (INV-1 to INV-6)."""
+    _check_ledger(world)
+    _check_broadcast(world)
+    if not world.plan.restores:
+        _check_answers(world, clients)
+        _check_linearizable(world, clients)
+
+
+def _check_ledger(world: World) -> None:
+    rows = world.database.rows_ever
+    if not world.plan.restores:
+        found = recompute(rows)
+        if found is not None:
+            world.violate("INV-6 (ledger)", f"row {found.seq} {found.why}")
+    first: dict[str, int] = {}
+    for revision in sorted(world.database.landed):
+        row = world.database.landed[revision]
+        record = row.body[revision - row.first]
+        if isinstance(record.outcome, Applied | Refused | Expired):
+            if record.op_id in first:
+                world.violate("INV-3", f"{record.op_id} is recorded at {first[record.op_id]} and at {revision}")
+            first[record.op_id] = revision
+
+
+def _check_broadcast(world: World) -> None:
+    """Every message tells of something committed; none is skipped: a repeat goes back, never ahead (INV-6)."""
+    if world.plan.restores:
+        return
+    made = sorted({v.revision for versions in world.database.history.values() for v in versions})
+    place = {revision: n for n, revision in enumerate(made)}
+    reached = -1
+    for change in world.broker.told:
+        at = place.get(change.revision)
+        if at is None:
+            if change.versions:
+                world.violate("INV-6", f"revision {change.revision} is broadcast and not in the store")
+            continue
+        if at > reached + 1:
+            world.violate("INV-6", f"revision {change.revision} is broadcast, {made[reached + 1]} never was")
+        reached = max(reached, at)
+        for version in change.versions:
+            if version not in world.database.history.get(version.key, ()):
+                world.violate("INV-6", f"{version} is broadcast and not in the store")
+
+
+def _check_answers(world: World, clients: Clients) -> None:
+    landed: dict[str, dict[int, object]] = {}
+    for revision, row in world.database.landed.items():
+        record = row.body[revision - row.first]
+        landed.setdefault(record.op_id, {})[revision] = record.outcome
+    definite: dict[str, object] = {}
+    for told in clients.told:
+        answer = told.answer
+        if answer is None:
+            continue
+        at, outcome = answer.revision, answer.outcome
+        if isinstance(outcome, Again):
+            at, outcome = outcome.revision, outcome.outcome
+        if landed.get(told.op_id, {}).get(at) != outcome:
+            promise = "INV-2" if isinstance(outcome, Applied) else "INV-4"
+            world.violate(promise, f"{told.op_id} was told {outcome} at {at}, the ledger has {landed.get(told.op_id)}")
+        if definite.setdefault(told.op_id, (at, outcome)) != (at, outcome):
+            world.violate("INV-3", f"{told.op_id} was told {definite[told.op_id]} and {(at, outcome)}")
+    for operation in clients.history:
+        if operation.outcome != "fail" or operation.op_id is None:
+            continue
+        applied = [o for o in landed.get(operation.op_id, {}).values() if isinstance(o, Applied)]
+        if applied:
+            world.violate("INV-4", f"{operation.op_id} was told not applied, the ledger has {applied}")
+
+
+def _check_linearizable(world: World, clients: Clients) -> None:
+    operations = [o for o in clients.history if o.key != "large"]
+    judged = register.check(operations, initial=None)
+    if judged.verdict is not Verdict.OK:
+        finding = judged.findings[0]
+        name = "INV-1" if judged.verdict is Verdict.ILLEGAL else "Undecided"
+        world.violate(name, finding.message)
+        for operation in finding.operations:
+            world.say("story", operation=operation)

@@ -1,0 +1,641 @@
+"""Put real nodes on a simulated machine: disk, network, clock, store, cache and broker, all decided by one seed.
+
+A node is the product's own Member, Coordinator, Reads, Writes and Lookups. The world can crash it at any await, cut its
+power, and start it again. It never reads real time and never draws chance that does not come from the seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Final, Self, TypeVar
+
+from backends.memory import Fails, Fate, Lands, Lost, MemoryDatabase, MemoryStore
+from coordinator.consensus import Coordinator
+from coordinator.log import Log, PeerAddress, Position, Replica
+from coordinator.machine import Limits, broken
+from coordinator.raft.member import Member, MemberCore
+from coordinator.raft.member import Settings as RaftSettings
+from coordinator.rules import PROTOCOL, Rules
+from coordinator.settings import Settings as CoordinatorSettings
+from kv.errors import BackendUnavailable, BadRequest, NotApplied, OutcomeUnknown
+from kv.model import Entry, Group, LedgerRow, Version
+from kv.ports import Appended, Change, Fenced, Outranked, Settled, TakenOver
+from node.lookups import Lookups
+from node.reads import Reads
+from node.settings import Settings as NodeSettings
+from node.writes import Writes
+from tests.simulation.disk import SimDisk
+from tests.simulation.loop import Process
+from tests.simulation.network import Network, Wire
+
+T = TypeVar("T")
+EPOCH_S: Final = 1_700_000_000.0
+"""Wall clock at the start of every world."""
+
+
+class Violation(Exception):
+    """A promise was broken. `name` begins with what was broken: INV-n, Raft, or Liveness."""
+
+    def __init__(self, name: str, detail: str) -> None:
+        super().__init__(f"{name}: {detail}")
+        self.name, self.detail = name, detail
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a seed chose. A planted fault changes some of it."""
+
+    seed: int
+    nodes: int
+    fsync: str
+    ghosts: bool
+    faults: tuple[str, ...]
+    clients: int
+    chaos_s: float
+    compact_entries: int
+    window_max: int
+    recent_max: int
+    group_max: int
+    restores: bool
+    """The store loses its newest rows once; then only what a restore leaves of the promises is checked."""
+
+    @property
+    def raft_keeps(self) -> bool:
+        """Say whether Raft's own promises hold: not when it was told to lose what it had acknowledged."""
+        return self.fsync == "always" or "power" not in self.faults
+
+
+FAULTS: Final = (
+    "crash", "power", "partition", "one_way", "slow", "loss", "store_slow", "store_down", "ambiguous", "cache",
+    "broker", "clock", "disk", "transfer", "membership",
+)  # fmt: skip
+
+
+def plan_of(seed: int) -> Plan:
+    """Draw a plan. Every kind of fault comes up in a good part of the seeds."""
+    rng = random.Random(f"plan {seed}")
+    faults = [fault for fault in FAULTS if rng.random() < 0.45]
+    if not faults:
+        faults = ["crash", "partition"]
+    restores = rng.random() < 0.06
+    if restores:
+        faults = [fault for fault in faults if fault not in {"membership", "store_down"}]
+    fsync = rng.choices(("always", "interval", "off"), (0.7, 0.1, 0.2))[0]
+    if fsync != "always" and rng.random() < 0.7 and "power" not in faults:
+        faults.append("power")
+    return Plan(
+        seed=seed,
+        nodes=rng.choices((3, 5, 1), (0.8, 0.15, 0.05))[0],
+        fsync=fsync,
+        ghosts=rng.random() < 0.4,
+        faults=tuple(faults),
+        clients=rng.randint(3, 6),
+        chaos_s=rng.uniform(6.0, 14.0),
+        compact_entries=rng.choice((25, 60, 100_000)),
+        window_max=rng.choice((8, 64, 10_000)),
+        recent_max=rng.choice((2, 3, 10_000)),
+        group_max=rng.choice((1, 3, 512)),
+        restores=restores,
+    )
+
+
+@dataclass(frozen=True)
+class Plant:
+    """A fault planted in the product by a test (teeth)."""
+
+    name: str = "none"
+    rules: Rules = PROTOCOL
+    core: type[MemberCore] = MemberCore
+    database: type[SimDatabase] | None = None
+    reads: type[Reads] = Reads
+    journal: Callable[..., Any] | None = None
+    raft: dict[str, Any] = field(default_factory=dict)
+
+
+class SimClock:
+    """One machine's clock; its wall time may jump."""
+
+    def __init__(self) -> None:
+        self.skew_s = 0.0
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def wall_ms(self) -> int:
+        return int((EPOCH_S + asyncio.get_running_loop().time() + self.skew_s) * 1000)
+
+
+# ------------------------------------------------------------------------------------------------------------ store
+
+
+class SimDatabase(MemoryDatabase):
+    """The shared store. It remembers all that ever landed, also what pruning or a restore took away."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+        self.landed: dict[int, LedgerRow] = {}
+        """By revision of its first intent … each of its revisions."""
+        self.history: dict[bytes, list[Version]] = {}
+        self.rows_ever: list[LedgerRow] = []
+
+    def append(self, group: Group) -> Appended | Fenced:
+        before = self.head()
+        result = super().append(group)
+        if isinstance(result, Appended):
+            self.note(before.last, before.digest, group)
+        return result
+
+    def note(self, last: int, digest: bytes, group: Group) -> None:
+        """Keep what landed; check that it continues what was there."""
+        row = group.row
+        if row.first != last + 1 or group.base.digest != digest:
+            self._world.violate("INV-6 (ledger)", f"row {row.first}..{row.last} lands on a ledger that ends at {last}")
+        for revision in range(row.first, row.last + 1):
+            self.landed[revision] = row
+        for version in group.versions:
+            self.history.setdefault(version.key, []).append(version)
+        self.rows_ever.append(row)
+        self._world.say("landed", first=row.first, last=row.last, term=row.term, by=row.committer)
+
+    def take_over(self, term: int, committer: str, log_time_ms: int, adopt_last: int | None) -> TakenOver | Outranked:
+        result = super().take_over(term, committer, log_time_ms, adopt_last)
+        if isinstance(result, TakenOver):
+            self.rows_ever.append(self._rows[-1])
+            self._world.say("took over", seq=result.own.seq, last=result.own.last, term=term, by=committer)
+        return result
+
+    def newest(self, key: bytes, at: int) -> Version | None:
+        """Return the newest version ≤ `at` that ever landed."""
+        found = None
+        for version in self.history.get(key, []):
+            if version.revision <= at:
+                found = version
+        return found
+
+    def restore(self, rows: int) -> None:
+        self.lose_rows(rows)
+        last = self.head().last
+        self.landed = {revision: row for revision, row in self.landed.items() if revision <= last}
+        self.history = {k: [v for v in versions if v.revision <= last] for k, versions in self.history.items()}
+
+
+class StoreFaults:
+    """How slow the store is, how it ends transactions, whether it is there."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.delay_s = (0.0002, 0.003)
+        self.down = False
+        self.ambiguous = 0.0
+        self.fails = 0.0
+        self.counts = {"ambiguous": 0, "late": 0, "down": 0}
+
+    def heal(self) -> None:
+        self.delay_s, self.down, self.ambiguous, self.fails = (0.0002, 0.003), False, 0.0, 0.0
+
+    async def before(self, session: str, call: str) -> None:
+        await asyncio.sleep(self.rng.uniform(*self.delay_s))
+        if self.down:
+            self.counts["down"] += 1
+            raise BackendUnavailable("store", "down")
+
+    def fate(self, session: str, call: str) -> Fate:
+        if call in {"append", "take_over"} and self.rng.random() < self.ambiguous:
+            self.counts["ambiguous"] += 1
+            if self.rng.random() < 0.4:
+                return Lost(None)
+            self.counts["late"] += 1
+            return Lost(self.rng.choice((0.0, 0.002, 0.05, 0.6)))
+        if self.rng.random() < self.fails:
+            return Fails()
+        return Lands()
+
+    async def after(self, session: str, call: str) -> None:
+        await asyncio.sleep(self.rng.uniform(*self.delay_s))
+
+
+class SimCache:
+    """The worst shared cache there can be: any entry that was ever put may come back at any time (INV-5)."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.hostile = False
+        self.dead = False
+        self.entries: dict[tuple[int, bytes], list[Entry]] = {}
+        self.hits = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        return
+
+    def healthy(self) -> bool:
+        return not self.dead
+
+    async def get(self, namespace: int, keys: Sequence[bytes]) -> tuple[Entry | None, ...]:
+        await asyncio.sleep(self.rng.uniform(0.0001, 0.002))
+        return tuple(self._one(namespace, key) for key in keys)
+
+    def _one(self, namespace: int, key: bytes) -> Entry | None:
+        held = self.entries.get((namespace, key))
+        if self.dead or not held:
+            return None
+        self.hits += 1
+        if self.hostile:
+            return self.rng.choice((*held, None))
+        return max(held, key=lambda entry: entry.as_of)
+
+    async def put(self, namespace: int, entries: Sequence[Entry]) -> None:
+        await asyncio.sleep(self.rng.uniform(0.0001, 0.002))
+        for entry in () if self.dead else entries:
+            held = self.entries.setdefault((namespace, entry.key), [])
+            if entry not in held:
+                held.append(entry)
+            del held[:-12]
+
+    def wipe(self) -> None:
+        self.entries.clear()
+
+
+class SimBroker:
+    """Remember what was published, in order; fail before, in the middle of, or after a batch."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.dead = False
+        self.flaky = 0.0
+        self.told: list[Change] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        return
+
+    def healthy(self) -> bool:
+        return not self.dead
+
+    async def publish(self, changes: Sequence[Change], *, timeout_s: float) -> None:
+        await asyncio.sleep(self.rng.uniform(0.0002, 0.004))
+        if self.dead:
+            raise BackendUnavailable("broker", "down")
+        if self.rng.random() < self.flaky:
+            self.told += changes[: self.rng.randint(0, len(changes))]
+            raise BackendUnavailable("broker", "not confirmed")
+        self.told += changes
+
+
+# ------------------------------------------------------------------------------------------------------------ nodes
+
+
+class WatchedCoordinator(Coordinator):
+    """The product's Coordinator, looked at from outside after every step of its log."""
+
+    sim: SimNode
+
+    def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
+        world = self.sim.world
+        super().apply(position, stamp_ms, command)
+        world.applied(self.sim, position, command)
+        if world.steps % 16 == 0:
+            wrong = broken(self.machine)
+            if wrong and world.plant.rules == PROTOCOL:
+                world.violate("Machine", f"{self.node}: {'; '.join(wrong)}")
+
+    def led(self, term: int) -> None:
+        self.sim.world.led(self.sim, term)
+        super().led(term)
+
+    def deposed(self, term: int) -> None:
+        self.sim.world.say("deposed", node=self.node, term=term)
+        super().deposed(term)
+
+    def reset(self) -> None:
+        self.sim.world.say("reset", node=self.node)
+        self.sim.world.counts["resets"] += 1
+        super().reset()
+
+
+class SimNode:
+    """One node: a machine that outlives its processes."""
+
+    def __init__(self, world: World, name: str, members: tuple[PeerAddress, ...]) -> None:
+        self.world, self.name, self.members = world, name, members
+        self.disk = SimDisk(world.rng_of(f"disk {name}"), directory=f"/{name}")
+        self.clock = SimClock()
+        self.process: Process | None = None
+        self.gone: asyncio.Future[None] | None = None
+        self.member: Member
+        self.coordinator: WatchedCoordinator
+        self.reads: Reads
+        self.writes: Writes
+        self.lookups: Lookups
+        self.serving = False
+        self.wanted = True
+        """The supervisor starts it again when it ends."""
+        self.lives = 0
+        self._main: asyncio.Task[None] | None = None
+        self._again: asyncio.TimerHandle | None = None
+
+    @property
+    def up(self) -> bool:
+        return self.process is not None and self.process.alive
+
+    def start(self) -> None:
+        """Start a process, unless one runs."""
+        if self.up or not self.wanted or self.world.over:
+            return
+        self.lives += 1
+        loop = asyncio.get_running_loop()
+        process = self.process = Process(self.name)
+        self.gone = loop.create_future()
+        self.world.say("starts", node=self.name, life=self.lives)
+        self._main = loop.create_task(self._live(process, self.lives), context=process.context.copy())
+
+    async def _live(self, process: Process, life: int) -> None:
+        failure: BaseException | None = None
+        try:
+            await self._serve(process, life)
+        except asyncio.CancelledError:
+            pass
+        except BaseException as exc:  # noqa: BLE001 - sorted below
+            failure = exc
+        if process.alive:  # it ended by itself
+            self._ended(process, failure)
+
+    def _ended(self, process: Process, failure: BaseException | None) -> None:
+        causes = list(_leaves(failure))
+        self.world.say("ended", node=self.name, why=";".join(f"{type(c).__name__}({c})" for c in causes))
+        for cause in causes:
+            if isinstance(cause, BadRequest) and self.world.plan.raft_keeps:
+                self.world.violate("Durability", f"{self.name} refuses to start after a crash: {cause}")
+            if not isinstance(cause, OSError | BadRequest | asyncio.CancelledError):
+                self.world.violate("Crash", f"{self.name}: {cause!r}")
+        self.crash(power=False)
+        if self._again is not None:
+            self._again.cancel()
+        self._again = asyncio.get_running_loop().call_later(0.2, self.start)
+
+    async def _serve(self, process: Process, life: int) -> None:
+        world, plan, plant = self.world, self.world.plan, self.world.plant
+        loop = asyncio.get_running_loop()
+        died: asyncio.Future[None] = loop.create_future()
+
+        def fatal(exc: BaseException) -> None:
+            if not died.done():
+                died.set_exception(exc)
+
+        more: dict[str, Any] = {} if plant.journal is None else {"journal": plant.journal}
+
+        def log(replica: Replica) -> Log:
+            self.member = Member(
+                self.name,
+                self.members,
+                cluster="sim",
+                replica=replica,
+                disk=self.disk,
+                transport=lambda node, kick, fatal: Wire(world.network, node, process),
+                clock=self.clock,
+                chance=world.rng_of(f"raft {self.name} {life}"),
+                on_fatal=fatal,
+                settings=RaftSettings(
+                    fsync=plan.fsync,  # type: ignore[arg-type]
+                    propose_timeout_s=3.0,
+                    compact_entries=plan.compact_entries,
+                    chunk_bytes=700,
+                    batch_bytes=4000,
+                    **plant.raft,
+                ),
+                core=plant.core,
+                **more,
+            )
+            return self.member
+
+        store = MemoryStore(world.database, faults=world.store_faults, session=self.name)
+        async with AsyncExitStack() as stack:
+            coordinator = WatchedCoordinator(
+                node=self.name,
+                url=f"http://{self.name}",
+                log=log,
+                store=store,
+                broadcast=world.broker,
+                clock=self.clock,
+                chance=world.rng_of(f"coordinator {self.name} {life}"),
+                settings=CoordinatorSettings(
+                    limits=Limits(window_max=plan.window_max, recent_max=plan.recent_max),
+                    group_intents_max=plan.group_max,
+                    store_timeout_s=0.8,
+                    propose_timeout_s=2.0,
+                    sweep_interval_s=0.5,
+                    prune_interval_s=2.0,
+                    retention_revisions=200,
+                    retention_ms=2_000,
+                    refused_check_s=0.3,
+                ),
+                rules=plant.rules,
+            )
+            coordinator.sim = self
+            self.coordinator = coordinator
+            await stack.enter_async_context(coordinator)
+            settings = NodeSettings(
+                node_id=self.name,
+                advertised_url=f"http://{self.name}",
+                incarnation=f"{life}",
+                store_timeout_s=0.8,
+                read_index_timeout_s=0.5,
+                memory_cache_bytes=1 << 20,
+            )
+            feed = _Feed(self)
+            stack.callback(coordinator.listen(feed))
+            self.reads = plant.reads(coordinator, store, world.cache, self.clock, settings)
+            await stack.enter_async_context(self.reads)
+            self.writes = Writes(coordinator, store, self.clock, settings)
+            self.lookups = Lookups(coordinator, store, self.clock, settings, reads=self.reads, writes=self.writes)
+            self.serving = True
+            world.say("serves", node=self.name)
+            await died
+
+    def crash(self, *, power: bool) -> None:
+        """End the process now, at whatever await each of its tasks stands."""
+        process = self.process
+        if process is None or not process.alive:
+            if power:
+                self.disk.power_cut()
+            return
+        self.serving = False
+        self._count()
+        process.alive = False
+        self.world.network.down(self.name)
+        if power:
+            self.disk.power_cut()
+        else:
+            self.disk.crash()
+        process.kill()
+        if self.gone is not None and not self.gone.done():
+            self.gone.set_result(None)
+        self.world.say("power cut" if power else "crash", node=self.name)
+
+    def _count(self) -> None:
+        """Take over what the ending process counted."""
+        counts = self.world.counts
+        if hasattr(self, "member") and self.lives == getattr(self, "_counted", 0) + 1:
+            self._counted = self.lives
+            for name, number in self.member.counts.items() if hasattr(self.member, "_core") else ():
+                counts[f"raft {name}"] = counts.get(f"raft {name}", 0) + number
+            committer = self.coordinator.committer
+            counts["rebases"] += committer.rebases
+            counts["unknown commits"] += committer.unknown_commits
+            counts["takeovers"] += committer.takeovers
+            if hasattr(self, "reads"):
+                for (level, source), number in self.reads.served.items():
+                    if source != "store":
+                        counts["cache hits"] += number
+                    counts[f"reads {level}"] = counts.get(f"reads {level}", 0) + number
+        self._counted = self.lives
+
+    async def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a request in the node's process; OutcomeUnknown when the process ends first.
+
+        Raises NotApplied("refused") when nobody listens there.
+        """
+        process, gone = self.process, self.gone
+        if process is None or gone is None or not process.alive or not self.serving:
+            raise NotApplied("refused", f"{self.name} is down")
+        task = asyncio.get_running_loop().create_task(make(), context=process.context.copy())
+        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done() or task.cancelled():
+            raise OutcomeUnknown(f"{self.name} went away")
+        return task.result()
+
+
+class _Feed:
+    """Watch what a node tells its watchers: exactly the ledger's rows, without gap or repeat (INV-6)."""
+
+    def __init__(self, node: SimNode) -> None:
+        self._node = node
+        self._last: int | None = None
+
+    def __call__(self, settled: Settled) -> None:
+        world = self._node.world
+        if self._last is not None and settled.previous != self._last:
+            world.violate("INV-6 (watch)", f"{self._node.name} jumps from {self._last} to {settled.previous}")
+        self._last = settled.last
+        if world.plan.restores:
+            return
+        for revision, record in enumerate(settled.records, settled.previous + 1):
+            row = world.database.landed.get(revision)
+            if row is None or row.body[revision - row.first] != record:
+                world.violate("INV-6 (watch)", f"{self._node.name} tells {record.op_id}@{revision}, not in the ledger")
+        for version in settled.versions or ():
+            if world.database.newest(version.key, version.revision) != version:
+                world.violate("INV-6 (watch)", f"{self._node.name} tells {version}, not in the store")
+        if settled.records and len(settled.records) != settled.last - settled.previous:
+            world.violate("INV-6 (watch)", f"{self._node.name} leaves out records up to {settled.last}")
+
+
+def _leaves(failure: BaseException | None) -> Sequence[BaseException]:
+    if failure is None:
+        return ()
+    if isinstance(failure, BaseExceptionGroup):
+        return [leaf for each in failure.exceptions for leaf in _leaves(each)]
+    return [failure]
+
+
+# ------------------------------------------------------------------------------------------------------------ world
+
+
+class World:
+    """Everything of one seed."""
+
+    def __init__(self, plan: Plan, plant: Plant | None = None) -> None:
+        self.plan, self.plant = plan, plant or Plant()
+        self.trace: list[str] = []
+        self.violations: list[Violation] = []
+        self.counts: dict[str, int] = {
+            "crashes": 0, "power cuts": 0, "partitions": 0, "membership changes": 0, "rebases": 0, "resets": 0,
+            "unknown commits": 0, "takeovers": 0, "cache hits": 0, "elections": 0, "operations": 0, "unknown": 0,
+            "disk faults": 0, "clock jumps": 0, "transfers": 0, "restores": 0,
+        }  # fmt: skip
+        self.over = False
+        self.steps = 0
+        self.network = Network(self.rng_of("network"), self.say, ghosts=plan.ghosts)
+        self.database = (self.plant.database or SimDatabase)(self)
+        self.store_faults = StoreFaults(self.rng_of("store"))
+        self.cache = SimCache(self.rng_of("cache"))
+        self.broker = SimBroker(self.rng_of("broker"))
+        first = tuple(PeerAddress(f"n{i}", f"n{i}:1") for i in range(1, plan.nodes + 1))
+        self.nodes: dict[str, SimNode] = {peer.id: SimNode(self, peer.id, first) for peer in first}
+        self._leaders: dict[int, str] = {}
+        self._applied: dict[int, tuple[int, bytes]] = {}
+        self._highest: dict[int, int] = {}
+        """Term -> highest index applied anywhere of an entry of that term."""
+
+    def rng_of(self, what: str) -> random.Random:
+        return random.Random(f"{self.plan.seed} {what}")
+
+    def say(self, event: str, **fields: Any) -> None:
+        """Write one line of the trace."""
+        text = " ".join(f"{name}={value}" for name, value in fields.items())
+        self.trace.append(f"{asyncio.get_running_loop().time():10.6f} {event} {text}".rstrip())
+
+    def violate(self, name: str, detail: str) -> None:
+        self.say("VIOLATION", name=name, detail=detail)
+        self.violations.append(Violation(name, detail))
+
+    # ------------------------------------------------------------------------------------------------ Raft's promises
+
+    def applied(self, node: SimNode, position: Position, command: bytes) -> None:
+        """State machine safety: every member applies the same entry at the same place."""
+        self.steps += 1
+        digest = hashlib.blake2b(command, digest_size=8).digest()
+        entry = (position.term, digest)
+        known = self._applied.setdefault(position.index, entry)
+        if known != entry:
+            if self.plan.raft_keeps:
+                self.violate("Raft: state machine safety", f"{node.name} applies another entry at {position}")
+            self._applied[position.index] = entry
+        if position.index > self._highest.get(position.term, 0):
+            self._highest[position.term] = position.index
+
+    def led(self, node: SimNode, term: int) -> None:
+        self.say("leads", node=node.name, term=term)
+        self.counts["elections"] += 1
+        if not self.plan.raft_keeps:
+            return
+        known = self._leaders.setdefault(term, node.name)
+        if known != node.name:
+            self.violate("Raft: one leader per term", f"{known} and {node.name} lead term {term}")
+        older = max((index for other, index in self._highest.items() if other < term), default=0)
+        if node.member.applied.index <= older:
+            self.violate("Raft: leader completeness", f"{node.name} leads term {term} without the entry at {older}")
+
+    # -------------------------------------------------------------------------------------------------------- helpers
+
+    @property
+    def serving(self) -> list[SimNode]:
+        return [node for node in self.nodes.values() if node.up and node.serving]
+
+    def leader(self) -> SimNode | None:
+        """Return the node that leads the newest term, if one does."""
+        leading = [n for n in self.serving if n.member.status().role == "leader"]
+        return max(leading, key=lambda n: n.member.status().term) if leading else None
+
+    async def until(self, holds: Callable[[], bool], within_s: float, what: str) -> bool:
+        """Wait for a condition; a violation of liveness when it does not come in time."""
+        ends = asyncio.get_running_loop().time() + within_s
+        while not holds():
+            if asyncio.get_running_loop().time() > ends:
+                self.violate("Liveness", f"{what} within {within_s:g} s")
+                return False
+            await asyncio.sleep(0.02)
+        return True
+
+
+Step = Callable[[World], Awaitable[None]]
