@@ -188,7 +188,7 @@ class Committer:
             if found is None or self.term != term:
                 return None
             if isinstance(found, Refuse):
-                if self._machine.settled == settled:  # else it moved meanwhile: look again
+                if await self._nobody_moved(settled, own):
                     await self._stay_refused(term, own, found)
                 return None
             if not found:
@@ -198,6 +198,15 @@ class Committer:
                     return None
             if self._machine.settled.revision <= settled.revision:
                 return None  # another command came first: the settled revision is still below the head
+
+    async def _nobody_moved(self, settled: Mark, own: Head) -> bool:
+        """Say whether the head is still the own row and the machine still where it was compared with it.
+
+        Otherwise another leader is at work, whose Settles may arrive here before the news of its election does: what
+        looked like a store that is behind was only an old look at it.
+        """
+        head = await self._asked(self._store.head(timeout_s=self._settings.store_timeout_s))
+        return head == own and self._machine.settled == settled
 
     async def _append_empty_row(self, term: int, adopt_last: int | None = None) -> TakenOver | None:
         """Take the place behind the newest row, so that nothing that was in flight can land any more."""
@@ -220,6 +229,7 @@ class Committer:
             _log.warning(
                 "outranked by a ledger row", term=term, row_term=result.head.term, row_of=result.head.committer
             )
+            self.refusal = None  # whoever wrote that row decides
             self._log.outrank(max(term, result.head.term))
             await self._pause(self._settings.backoff_s_max)
             return None
