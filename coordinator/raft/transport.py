@@ -340,7 +340,9 @@ class AsyncioTransport(Transport):
     async def _listen_socket(self, factory: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> Server:
         """Accept by hand: who is not let in costs one accept and one close, also where TLS would come first."""
         assert self._loop is not None
-        return _Doorway(self._loop, await _bind(self._loop, host, port), self._knocked, self._on_task_done)
+        return _Doorway(
+            self._loop, await _bind(self._loop, host, port), self._knocked, self._refuse, self._on_task_done
+        )
 
     def _knocked(self, accepted: socket.socket, host: str) -> None:
         assert self._loop is not None
@@ -534,9 +536,10 @@ class _Doorway:
         loop: asyncio.AbstractEventLoop,
         sockets: list[socket.socket],
         knocked: Callable[[socket.socket, str], None],
+        refuse: Callable[[str, str, str], None],
         on_done: Callable[[asyncio.Task[None]], None],
     ) -> None:
-        self.sockets, self._loop, self._knocked = sockets, loop, knocked
+        self.sockets, self._loop, self._knocked, self._refuse = sockets, loop, knocked, refuse
         self.tasks = [loop.create_task(self._accept(listening)) for listening in sockets]
         for task in self.tasks:
             task.add_done_callback(on_done)
@@ -554,7 +557,7 @@ class _Doorway:
                 accepted, address = await self._loop.sock_accept(listening)
             except OSError as exc:
                 # No descriptors, no memory, or a peer that was gone again: it passes, and must not spin.
-                _log.warning("accept_failed", error=str(exc))
+                self._refuse("", "accept_failed", str(exc))
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
             self._knocked(accepted, str(address[0]))
