@@ -181,9 +181,10 @@ class Workload(ABC):
         """Make the workers: one half keep to one node each, so that each node's own answers are seen; the other half
         roam."""
         nodes = len(self.load.urls)
-        for n in range(self.load.clients):
+        begun = len(self.workers)
+        for n in range(begun, begun + self.load.clients):
             rng = Random(f"{self.load.seed}/{self.name}/{n}")
-            pinned = n < max(nodes, self.load.clients // 2)
+            pinned = n - begun < max(nodes, self.load.clients // 2)
             first = n % nodes
             urls = self.load.urls[first : first + 1] if pinned else self.load.urls[first:] + self.load.urls[:first]
             options = {"timeout_s": self.load.timeout_s, "attempt_timeout_s": ATTEMPT_TIMEOUT_S} | self.client_options

@@ -1,0 +1,258 @@
+"""Each nemesis bites on a target that can be hurt, does not when replaced by a no-op, and always heals."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from chaos.history import load, windows
+from chaos.nemeses import base, links, processes
+from chaos.nemeses.base import Nemesis, inflict
+from chaos.nemeses.names import FAMILIES, NEMESES, expand
+from chaos.proxy import Mesh
+from chaos.recorder import Recorder
+
+LISTEN = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print(server.getsockname()[1], flush=True)
+while True:
+    connection, _ = server.accept()
+    data = connection.recv(64)
+    if data:
+        connection.sendall(data)
+    connection.close()
+"""
+
+
+class Fake:
+    """Real processes that echo, and a mesh through which they are made to talk; no cluster."""
+
+    nodes: tuple[str, ...] = ("n1", "n2", "n3")
+    abilities = frozenset({"processes", "links"})
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        self.children: dict[str, subprocess.Popen[str]] = {}
+        self.ports = dict.fromkeys(self.nodes, 0)
+        self.urls = tuple(self.nodes)
+
+    def start(self, node: str) -> None:
+        child = self.children.get(node)
+        if child is None or child.poll() is not None:
+            command = [sys.executable, "-S", "-c", LISTEN, str(self.ports[node])]
+            child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            assert child.stdout is not None
+            self.ports[node] = int(child.stdout.readline())
+            self.children[node] = child
+
+    def pid(self, node: str) -> int | None:
+        child = self.children[node]
+        return child.pid if child.poll() is None else None
+
+    async def kill(self, node: str) -> None:
+        self.children[node].kill()
+        await asyncio.to_thread(self.children[node].wait)
+
+    async def stop(self, node: str) -> None:
+        self.children[node].terminate()
+        await asyncio.to_thread(self.children[node].wait)
+
+    def pause(self, node: str) -> None:
+        self.children[node].send_signal(19)
+
+    def resume(self, node: str) -> None:
+        if self.pid(node) is not None:
+            self.children[node].send_signal(18)
+
+    async def leader(self) -> str | None:
+        return "n1"
+
+    async def answers(self, node: str) -> bool:
+        return await self._echo(self.ports[node])
+
+    async def ready(self, node: str) -> bool:
+        return await self.answers(node)
+
+    async def healthy(self, within_s: float = 10.0) -> bool:
+        return all([await self.answers(n) for n in self.nodes])
+
+    async def _echo(self, port: int) -> bool:
+        try:
+            async with asyncio.timeout(0.3):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"x")
+                try:
+                    return await reader.read(1) == b"x"
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError):
+            return False
+
+    async def chatter(self) -> None:
+        """Let every link carry something, for ever."""
+        while True:
+            ports = [link.port for link in (*self.mesh.peers.values(), *self.mesh.clients.values())]
+            await asyncio.gather(*(self._echo(port) for port in ports))
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def fake() -> AsyncIterator[Fake]:
+    async with Mesh(Random(1)) as mesh:
+        target = Fake(mesh)
+        chatter: asyncio.Task[None] | None = None
+        try:
+            for node in target.nodes:
+                target.start(node)
+                await mesh.add_client(node, "127.0.0.1", target.ports[node])
+            for a in target.nodes:
+                for b in target.nodes:
+                    if a != b:
+                        await mesh.add_peer(a, b, "127.0.0.1", target.ports[b])
+            chatter = asyncio.create_task(target.chatter())
+            yield target
+        finally:
+            if chatter is not None:
+                chatter.cancel()
+            for child in target.children.values():
+                child.kill()
+                child.wait()
+                if child.stdout is not None:
+                    child.stdout.close()
+
+
+def recorder(path: Path) -> Recorder:
+    return Recorder(path / "history.jsonl")
+
+
+@pytest.fixture(autouse=True)
+def short_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (processes, links):
+        for name in ("GAP_S", "FLAP_S"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, (0.01, 0.05))
+
+
+@pytest.mark.parametrize("name", NEMESES)
+async def test_it_bites_is_recorded_and_heals(name: str, tmp_path: Path) -> None:
+    async with fake() as target:
+        with recorder(tmp_path) as written:
+            result = await inflict(NEMESES[name](target, Random(3)), written, 0.4)
+        assert result.error is None
+        assert result.proof, "it must bite"
+        async with asyncio.timeout(10):
+            while not await target.healthy():
+                await asyncio.sleep(0.01)
+        assert not any(link.up.cut or link.down.cut or link.up.delay_s for link in target.mesh.peers.values())
+    (window,) = windows(load(tmp_path / "history.jsonl").faults)
+    assert window.nemesis == name
+    assert window.targets == result.targets
+    assert window.bit_ns is not None
+    assert window.healed_ns is not None
+    assert window.start_ns <= window.bit_ns <= window.healed_ns
+    assert window.detail == result.proof
+
+
+@pytest.mark.parametrize("name", NEMESES)
+async def test_replaced_by_a_no_op_it_does_not_bite(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "PROOF_WITHIN_S", 0.2)
+
+    async def nothing(*_: object) -> None:
+        return None
+
+    async with fake() as target:
+        nemesis = NEMESES[name](target, Random(3))
+        monkeypatch.setattr(nemesis, "start", nothing)
+        monkeypatch.setattr(nemesis, "hold", nothing)
+        with recorder(tmp_path) as written:
+            result = await inflict(nemesis, written, 0.1)
+        assert result.proof is None
+        assert await target.healthy()
+    (window,) = windows(load(tmp_path / "history.jsonl").faults)
+    assert window.bit_ns is None
+    assert window.healed_ns is not None
+
+
+class _Fails(links.Halves):
+    healed = False
+
+    async def start(self) -> None:
+        await super().start()
+        raise RuntimeError("half-way")
+
+    async def heal(self) -> None:
+        await super().heal()
+        _Fails.healed = True
+
+
+async def test_it_heals_when_it_fails_and_when_it_is_interrupted(tmp_path: Path) -> None:
+    async with fake() as target:
+        with recorder(tmp_path) as written:
+            result = await inflict(_Fails(target, Random(1)), written, 0.1)
+            assert result.proof is None
+            assert "half-way" in (result.error or "")
+            assert _Fails.healed
+            task = asyncio.create_task(inflict(links.Halves(target, Random(1)), written, 60))
+            async with asyncio.timeout(10):
+                while not any(link.up.cut for link in target.mesh.peers.values()):
+                    await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert not any(link.up.cut for link in target.mesh.peers.values())
+    last = load(tmp_path / "history.jsonl").faults[-1]
+    assert (last.nemesis, last.phase) == ("partition-halves", "healed")
+
+
+async def test_without_the_ability_it_is_skipped_by_name(tmp_path: Path) -> None:
+    async with fake() as target:
+        target.abilities = frozenset()
+        with recorder(tmp_path) as written:
+            result = await inflict(NEMESES["kill-leader"](target, Random(1)), written, 0.1)
+    assert result.skipped == "the target has no processes"
+    (fault,) = load(tmp_path / "history.jsonl").faults
+    assert (fault.nemesis, fault.phase, fault.detail) == ("kill-leader", "skipped", "the target has no processes")
+
+
+def test_names_and_families() -> None:
+    assert {n for names in FAMILIES.values() for n in names} == set(NEMESES)
+    assert expand("kill-all, weather,kill-all") == ["kill-all", *FAMILIES["weather"]]
+    assert expand("all") == list(NEMESES)
+    with pytest.raises(KeyError, match="nonsense"):
+        expand("kill,nonsense")
+
+
+async def test_shapes_of_partitions() -> None:
+    class Five(Fake):
+        nodes: tuple[str, ...] = ("n1", "n2", "n3", "n4", "n5")
+
+    target = Five(Mesh(Random(1)))
+
+    async def cuts(kind: type[links.Partition], seed: int) -> set[tuple[str, str]]:
+        nemesis: Nemesis = kind(target, Random(seed))
+        assert isinstance(nemesis, links.Partition)
+        return set(await nemesis.plan())
+
+    for seed in range(10):
+        ring = await cuts(links.Ring, seed)
+        for node in target.nodes:
+            heard = {n for n in target.nodes if (n, node) not in ring}
+            assert len(heard) >= 3, "each still hears a majority, itself included"
+        assert len({frozenset(n for n in target.nodes if (n, node) not in ring) for node in target.nodes}) == 5
+        bridge = await cuts(links.Bridge, seed)
+        whole = [n for n in target.nodes if not any(n in pair for pair in bridge)]
+        assert len(whole) == 1
+        assert whole != ["n1"], "the leader is not the bridge"
+        assert {a for a, b in await cuts(links.OneWay, seed)} in ({"n1"}, {"n2", "n3", "n4", "n5"})
+        halves = await cuts(links.Halves, seed)
+        assert all((b, a) in halves for a, b in halves)
+        assert len(halves) == 12
+        assert {pair for pair in await cuts(links.IsolateLeader, seed) if "n1" not in pair} == set()
