@@ -129,8 +129,8 @@ async def _state(client: Client) -> MemberState | None:
     return MemberState(told.node, mine.settled, mine.digest, mine.applied)
 
 
-async def observe(urls: Sequence[str], recorder: Recorder, stop: asyncio.Event, *, every_s: float = 0.25) -> None:
-    """Record each change in what nodes say of the leader, until `stop`: who led is part of every explanation."""
+async def observe(urls: Sequence[str], recorder: Recorder, stop: asyncio.Event, *, every_s: float = 0.2) -> None:
+    """Record what nodes say of themselves, whenever it changed, until `stop`: who led is part of every explanation."""
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         for url in urls:
             client = await stack.enter_async_context(Client(url, retries=False, timeout_s=1.0))
@@ -144,8 +144,8 @@ async def _observe(client: Client, recorder: Recorder, stop: asyncio.Event, ever
             told = await client.cluster(timeout_s=1.0)
         except AcordoError:
             told = None
-        if told is not None and (told.node, told.term, told.role, told.leader) != last:
-            last = (told.node, told.term, told.role, told.leader)
+        if told is not None and (told.node, told.term, told.role, told.leader, told.settled) != last:
+            last = (told.node, told.term, told.role, told.leader, told.settled)
             mine = next((m for m in told.members if m.id == told.node), None)
             recorder.add(
                 Seen(
@@ -155,7 +155,7 @@ async def _observe(client: Client, recorder: Recorder, stop: asyncio.Event, ever
                     told.role,
                     told.leader,
                     mine.applied if mine else None,
-                    told.settled,
+                    mine.settled if mine else None,
                     mine.digest if mine else None,
                 )
             )

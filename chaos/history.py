@@ -1,6 +1,7 @@
-"""Say what clients saw, what was broken meanwhile, and read and write it as JSON lines.
+"""Say what clients saw, what was broken meanwhile, and turn it into JSON lines and back.
 
-It never reads a clock and never guesses: a record that cannot be trusted is refused with its line and the reason.
+It never reads a clock or opens a file, and never guesses: a record that cannot be trusted is refused with its line
+and the reason.
 
 A file either is *plain* (one operation per line, the format of the public corpora; order of lines free) or begins
 with a header line. A file with a header numbers its records and ends with a count, so that a cut, a gap, a swap or a
@@ -12,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -215,19 +215,6 @@ def dump(
 
 
 # --------------------------------------------------------------------------------------------------------- reading
-
-
-def load(path: Path) -> History:
-    """Read and check one file.
-
-    Raises:
-        HistoryError: unreadable, cut, reordered, of a newer version, or impossible.
-    """
-    try:
-        with path.open("rb") as lines:
-            return parse(lines, source=path.name)
-    except OSError as exc:
-        raise HistoryError(f"cannot be read: {exc.strerror or exc}", source=path.name) from exc
 
 
 def parse(lines: Iterable[bytes], *, source: str = "") -> History:

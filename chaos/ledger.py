@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -105,25 +104,6 @@ def parse(rows: Iterable[Mapping[str, Any]], *, source: str = "ledger") -> Ledge
         except (KeyError, TypeError, ValueError) as exc:
             raise HistoryError(f"no ledger row: {exc!r}", line=n, source=source) from exc
     return Ledger(tuple(made))
-
-
-def load(path: Path) -> Ledger:
-    """Read rows from a file of JSON lines.
-
-    Raises:
-        HistoryError: unreadable, or not such rows.
-    """
-    try:
-        lines = [line for line in path.read_bytes().splitlines() if line.strip()]
-    except OSError as exc:
-        raise HistoryError(f"cannot be read: {exc.strerror or exc}", source=path.name) from exc
-    rows = []
-    for n, line in enumerate(lines, 1):
-        try:
-            rows.append(msgspec.json.decode(line, type=dict[str, Any]))
-        except msgspec.DecodeError as exc:
-            raise HistoryError(f"no JSON ({exc})", line=n, source=path.name) from exc
-    return parse(rows, source=path.name)
 
 
 def _row(raw: Mapping[str, Any]) -> Row:

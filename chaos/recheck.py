@@ -15,13 +15,13 @@ from typing import Any, Final
 
 import msgspec
 
-from chaos import ledger as ledgers
 from chaos.checkers import (
     append,
     bank,
     convergence,
     counter,
     lock,
+    members,
     register,
     session,
     set_full,
@@ -32,7 +32,8 @@ from chaos.checkers import (
 from chaos.checkers import ledger as ledger_checker
 from chaos.checkers.convergence import Evidence
 from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
-from chaos.history import History, HistoryError, Operation, load, resolve
+from chaos.files import load_history, load_ledger
+from chaos.history import History, HistoryError, Operation, resolve
 from chaos.ledger import Ledger
 
 HISTORY: Final = "history.jsonl"
@@ -40,7 +41,7 @@ LEDGER: Final = "ledger.jsonl"
 FINAL: Final = "final.json"
 MODELS: Final = (
     "register", "versions", "set", "append", "bank", "counter", "watch", "session", "stale", "lock", "ledger",
-    "convergence",
+    "members", "convergence",
 )  # fmt: skip
 REGISTER_OPS: Final = frozenset({"put", "get", "cas", "delete", "append"})
 BY_REVISION: Final = ("register", "append")
@@ -64,17 +65,17 @@ def open_run(path: Path) -> Run:
         HistoryError: nothing there, or nothing that can be judged.
     """
     if not path.is_dir():
-        return Run(load(path), name=path.name)
+        return Run(load_history(path), name=path.name)
     if not (path / HISTORY).exists():
         raise HistoryError(f"no {HISTORY} in it", source=str(path))
-    ledger = ledgers.load(path / LEDGER) if (path / LEDGER).exists() else None
+    ledger = load_ledger(path / LEDGER) if (path / LEDGER).exists() else None
     evidence = None
     if (path / FINAL).exists():
         try:
             evidence = msgspec.json.decode((path / FINAL).read_bytes(), type=Evidence)
         except (msgspec.MsgspecError, OSError) as exc:
             raise HistoryError(str(exc), source=FINAL) from exc
-    return Run(load(path / HISTORY), ledger, evidence, path.name)
+    return Run(load_history(path / HISTORY), ledger, evidence, path.name)
 
 
 def judge(run: Run, *, initial: Any = None, models: Sequence[str] = (), resolved: bool = False) -> list[Judgement]:
@@ -108,6 +109,8 @@ def _applicable(run: Run, operations: Sequence[Operation]) -> list[str]:
         found.add("watch")
     if run.ledger is not None:
         found.add("ledger")
+    if run.history.seen:
+        found.add("members")
     if run.evidence is not None:
         found.add("convergence")
     return [m for m in MODELS if m in found]
@@ -139,6 +142,7 @@ def _checkers(run: Run, operations: Sequence[Operation], initial: Any) -> dict[s
         "stale": lambda: staleness.check(of("stale")),
         "lock": lambda: lock.check(of("lock")),
         "ledger": lambda: ledger_checker.check(ledger or Ledger(), operations, run.history.lookups),
+        "members": lambda: members.check(run.history.seen),
         "convergence": lambda: convergence.check(
             run.evidence or Evidence(), ledger or Ledger(), operations, [w for w in watched if w.channel == "broker"]
         ),

@@ -1,6 +1,6 @@
 """Judge whether put, get, cas and delete behaved as one register per key (linearizability, INV-1).
 
-partition by key → refute → tighten → refute again → search under a budget → ok | illegal | unknown. It never feeds on
+partition by key → tighten → refute → search under a budget → ok | illegal | unknown. It never feeds on
 parts of multi-key transactions, and never takes revisions on trust: `versions` does that, beside it.
 """
 
@@ -124,13 +124,12 @@ def verdict_of(operations: Iterable[Operation], *, initial: Any = None) -> Verdi
 
 
 def prepare(key: str, operations: Sequence[Operation], initial: Any) -> tuple[Column, Refutation | None]:
-    """Encode, refute, tighten and refute again: all that needs no search."""
+    """Encode, tighten and refute: all that needs no search. What is refuted before tightening is so after it as
+    well."""
     column = encode(key, operations, initial)
-    refuted = refute(column)
-    if refuted is None and not all(column.required):
+    if not all(column.required):
         column = tighten(column)
-        refuted = refute(column)
-    return column, refuted
+    return column, refute(column)
 
 
 def _refuted(column: Column, refuted: Refutation, operations: Sequence[Operation]) -> KeyReport:

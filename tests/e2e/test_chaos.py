@@ -14,7 +14,7 @@ import msgspec
 from acordo.client import Client
 from chaos import collect, recheck
 from chaos.checkers.verdict import Verdict
-from chaos.history import load
+from chaos.files import load_history
 from chaos.nemeses.base import Inflicted, inflict
 from chaos.nemeses.names import NEMESES
 from chaos.recorder import Recorder
@@ -84,7 +84,7 @@ async def _disturb(
 
 async def _collect(target: LocalTarget, folder: Path) -> None:
     """Look up what is unknown in a second history of its own, and keep the ledger and the final reads."""
-    history = load(folder / "history.jsonl")
+    history = load_history(folder / "history.jsonl")
     async with Client(list(target.direct_urls)) as client:
         assert await collect.write_ledger(client, folder / "ledger.jsonl") > 0
         keys = list(dict.fromkeys(o.key for o in history.operations if o.op in {"put", "cas", "delete"} and o.key))

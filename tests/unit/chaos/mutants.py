@@ -184,7 +184,7 @@ def loaded(mutant: Mutant | None) -> Iterator[Any]:
                 source = source.replace(mutant.old, mutant.new)
                 source = source.replace("import bisect_left\n", "import bisect_left, bisect_right\n")
             if mutant is not None and mutant.alone == "no_zones" and module == "register":
-                source = source.replace("    refuted = refute(column)\n", "    refuted = None\n")
+                source = source.replace("return column, refute(column)", "return column, None")
             for other in MODULES:
                 source = source.replace(f"from chaos.checkers.{other} import", f"from {names[other]} import")
             spec = importlib.util.spec_from_loader(names[module], loader=None)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from chaos.files import load_history
 from chaos.history import (
     VERSION,
     Fault,
@@ -20,7 +21,6 @@ from chaos.history import (
     Seen,
     Watched,
     dump,
-    load,
     parse,
     plain_line,
     reigns,
@@ -155,7 +155,7 @@ def test_a_client_neither_returns_after_an_unknown_outcome_nor_does_two_things_a
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(HistoryError, match=r"none\.jsonl: cannot be read: No such file"):
-        load(tmp_path / "none.jsonl")
+        load_history(tmp_path / "none.jsonl")
 
 
 def test_lookups_settle_what_was_unknown() -> None:

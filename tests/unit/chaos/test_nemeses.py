@@ -12,7 +12,8 @@ from random import Random
 
 import pytest
 
-from chaos.history import load, windows
+from chaos.files import load_history
+from chaos.history import windows
 from chaos.nemeses import base, links, processes
 from chaos.nemeses.base import Nemesis, inflict
 from chaos.nemeses.names import FAMILIES, NEMESES, expand
@@ -152,7 +153,7 @@ async def test_it_bites_is_recorded_and_heals(name: str, tmp_path: Path) -> None
             while not await target.healthy():
                 await asyncio.sleep(0.01)
         assert not any(link.up.cut or link.down.cut or link.up.delay_s for link in target.mesh.peers.values())
-    (window,) = windows(load(tmp_path / "history.jsonl").faults)
+    (window,) = windows(load_history(tmp_path / "history.jsonl").faults)
     assert window.nemesis == name
     assert window.targets == result.targets
     assert window.bit_ns is not None
@@ -176,7 +177,7 @@ async def test_replaced_by_a_no_op_it_does_not_bite(name: str, tmp_path: Path, m
             result = await inflict(nemesis, written, 0.1)
         assert result.proof is None
         assert await target.healthy()
-    (window,) = windows(load(tmp_path / "history.jsonl").faults)
+    (window,) = windows(load_history(tmp_path / "history.jsonl").faults)
     assert window.bit_ns is None
     assert window.healed_ns is not None
 
@@ -208,7 +209,7 @@ async def test_it_heals_when_it_fails_and_when_it_is_interrupted(tmp_path: Path)
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert not any(link.up.cut for link in target.mesh.peers.values())
-    last = load(tmp_path / "history.jsonl").faults[-1]
+    last = load_history(tmp_path / "history.jsonl").faults[-1]
     assert (last.nemesis, last.phase) == ("partition-halves", "healed")
 
 
@@ -218,7 +219,7 @@ async def test_without_the_ability_it_is_skipped_by_name(tmp_path: Path) -> None
         with recorder(tmp_path) as written:
             result = await inflict(NEMESES["kill-leader"](target, Random(1)), written, 0.1)
     assert result.skipped == "the target has no processes"
-    (fault,) = load(tmp_path / "history.jsonl").faults
+    (fault,) = load_history(tmp_path / "history.jsonl").faults
     assert (fault.nemesis, fault.phase, fault.detail) == ("kill-leader", "skipped", "the target has no processes")
 
 

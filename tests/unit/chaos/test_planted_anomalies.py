@@ -16,6 +16,7 @@ from chaos.checkers import (
     counter,
     ledger,
     lock,
+    members,
     register,
     session,
     set_full,
@@ -25,7 +26,7 @@ from chaos.checkers import (
 )
 from chaos.checkers.convergence import Evidence, FinalRead, MemberState
 from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
-from chaos.history import Lookup, Operation, Watched
+from chaos.history import Lookup, Operation, Seen, Watched
 from chaos.ledger import Entry, Ledger, Row
 from tests.unit.chaos.ideal import Ideal
 
@@ -539,6 +540,31 @@ def test_a_broker_that_forgets_invents_or_swaps() -> None:
     assert converged(broker=True, events=[*events, extra]).anomalies != ()
     assert "not_ordered" in converged(broker=True, events=[*events[:7], events[12], *events[7:]]).anomalies
     assert converged(broker=True, events=[]).verdict is not Verdict.OK
+
+
+# ------------------------------------------------------------------------------------------------------------- members
+
+MEMBERS: dict[str, list[Seen]] = {
+    "two_leaders": [Seen("n1", 1, 3, "leader", "n1"), Seen("n2", 2, 3, "leader", "n2")],
+    "term_fell": [Seen("n1", 1, 3, "follower", "n2"), Seen("n1", 2, 2, "follower", "n3")],
+    "diverged": [Seen("n1", 1, 3, settled=9, digest="aa"), Seen("n2", 2, 3, settled=9, digest="bb")],
+}
+
+
+@pytest.mark.parametrize("anomaly", MEMBERS)
+def test_members(anomaly: str) -> None:
+    assert members.check(MEMBERS[anomaly]).anomalies == (anomaly,)
+
+
+def test_members_may_lead_one_after_another_and_start_again_from_below() -> None:
+    seen = [
+        Seen("n1", 1, 3, "leader", "n1", settled=9, digest="aa"),
+        Seen("n2", 2, 4, "leader", "n2", settled=9, digest="aa"),
+        Seen("n1", 3, 4, "follower", "n2", settled=5, digest="55"),
+        Seen("n1", 4, 4, "follower", "n2", settled=9, digest="aa"),
+    ]
+    assert members.check(seen).verdict is Verdict.OK
+    assert members.check([]).verdict is Verdict.UNKNOWN
 
 
 def test_verdicts_merge_to_the_worst() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from chaos.checkers import register
-from chaos.history import load
+from chaos.files import load_history
 
 ROOT = Path(__file__).parents[3]
 OWN = ROOT / "tests" / "histories"
@@ -32,7 +32,7 @@ def test_checker_agrees_with_every_verdict_of_the_corpus(name: str) -> None:
     assert len(verdicts) == EXPECTED[name]
     wrong = []
     for file, known in verdicts.items():
-        judged = register.check(load(folder / file).operations, initial=known["initial"])
+        judged = register.check(load_history(folder / file).operations, initial=known["initial"])
         if str(judged.verdict) != ("ok" if known["linearizable"] else "illegal"):
             wrong.append((file, str(judged.verdict)))
     assert wrong == []

@@ -1,4 +1,4 @@
-"""Workers record each operation once, with the outcome that its ending means; one of unknown outcome ends their name."""
+"""Workers record each operation once, with the outcome that its ending means; an unknown one ends a name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from acordo.errors import (
     Unreachable,
 )
 from acordo.results import Served
-from chaos.history import Operation, load
+from chaos.files import load_history
+from chaos.history import Operation
 from chaos.recorder import Recorder
 from chaos.workloads.base import Load, Rotation, Seen, Worker, Workload
 from chaos.workloads.lock import Resource
@@ -101,7 +102,7 @@ async def test_an_answer_is_recorded_with_all_that_explains_it(
         revision=12, version=9, age_ms=40, attempts=2,
     )  # fmt: skip
     recorder.__exit__(None, None, None)
-    assert load(tmp_path / "h.jsonl").operations == [done]
+    assert load_history(tmp_path / "h.jsonl").operations == [done]
     recorder.__enter__()
 
 
@@ -168,7 +169,7 @@ async def test_loops_make_operations_until_they_are_stopped_and_lose_none(
         stop.set()
         await running
     recorder.__exit__(None, None, None)
-    history = load(tmp_path / "h.jsonl")
+    history = load_history(tmp_path / "h.jsonl")
     recorder.__enter__()
     assert len(history.operations) == recorder.count()
     assert len({o.value for o in history.operations}) == len(history.operations)
@@ -191,7 +192,7 @@ def test_an_interrupted_run_leaves_a_whole_history(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    history = load(tmp_path / "h.jsonl")
+    history = load_history(tmp_path / "h.jsonl")
     assert len(history.operations) == 1
     assert history.header is not None
     assert history.header.seed == 5
