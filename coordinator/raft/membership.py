@@ -226,6 +226,18 @@ class History:
         """Return the one in force for an entry at `index`."""
         return next((held for since, held in reversed(self._held) if since <= index), self._held[0][1])
 
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        """All seats of all of them, by id, the newest first where an id has several.
+
+        Whoever has one must be reachable: if the newest configuration is truncated, an older one is in force again.
+        """
+        found: dict[str, Seat] = {}
+        for _, configuration in reversed(self._held):
+            for seat in configuration.seats:
+                found.setdefault(seat.id, seat)
+        return tuple(found[member] for member in sorted(found))
+
     def append(self, index: int, configuration: Configuration) -> None:
         self.truncate(index)
         self._held.append((index, configuration))

@@ -56,6 +56,8 @@ KEEP_ENTRIES: Final = 2000
 KEEP_BYTES: Final = 4 << 20
 """Entries, and their bytes, kept behind a snapshot, so that a member that is a little behind needs none."""
 STAMP_BYTES: Final = 8
+UNTOLD_S: Final = 600.0
+"""How long a removed member that was away may come back to be told so."""
 
 
 class CommandFailed(Exception):
@@ -83,6 +85,7 @@ class Core(Replication):
         super().__init__(*args, **kwargs)
         self._handlers["apply_command"] = self._on_apply_command
         self._handlers["apply_command_response"] = self._on_apply_command_response
+        self._handlers["contacts"] = self._on_contacts
         self._load()
 
     def _load(self) -> None:
@@ -119,12 +122,16 @@ class Core(Replication):
                 history.append(index, decode_configuration(command[1:]))
         self._history = history
         self._configure()
+        for seat in history.seats:
+            self._reach(seat.id, seat.address)
 
     # ------------------------------------------------------------------------------------------------- ticks
 
     def _onTick(self, timeToWait: float = 0.0) -> None:
         """Elect, commit, apply, drain, send, sync, compact: in this order, each at most once."""
         self._each_second()
+        if self._untold:
+            self._say_farewell()
         self._elect()
         if self._leads:
             self._check_quorum()
@@ -217,20 +224,36 @@ class Core(Replication):
         return position
 
     def _on_configuration_committed(self) -> None:
-        """Leave those behind who are no members any more, and tell them."""
-        for member in [m for m in self._nodes if m != self._node_id and self.configuration.seat(m) is None]:
-            node = self._nodes[member]
-            if member in self.configuration.retired:
-                if self._leads:
-                    self._send(node, {"type": "removed", "term": self._term})
+        """Tell everyone where the members are now, and leave those behind who are none any more."""
+        committed = self._history.at(self._SyncObj__raftLastApplied)
+        contacts = [(seat.id, seat.address) for seat in committed.seats]
+        for member, node in self._nodes.items():
+            if member in committed.retired:
+                self._untold.setdefault(member, self._now() + UNTOLD_S)
+            elif node in self._SyncObj__connectedNodes:
+                self._send(node, {"type": "contacts", "members": contacts})
+        if self._node_id in committed.retired:
+            self._removed = True
+            self._become_follower(self._term, self._SyncObj__raftLeader)
+
+    def _on_contacts(self, node: Node, message: dict[str, Any]) -> None:
+        for member, address in message["members"]:
+            self._reach(member, address)
+
+    def _say_farewell(self) -> None:
+        """Tell removed members as soon as they are connected; those that do not come are given up."""
+        for member, until in list(self._untold.items()):
+            node = self._nodes.get(member)
+            connected = node is not None and node in self._SyncObj__connectedNodes
+            if node is None or connected or self._now() > until:
+                del self._untold[member]
+            if node is not None and (connected or self._now() > until):
+                self._send(node, {"type": "removed", "term": self._term})
                 del self._nodes[member]
                 progress = self._progress.pop(member, None)
                 if progress is not None:
                     progress.drop_snapshot()
                 self._SyncObj__transport.dropNode(node)
-        if self.configuration.seat(self._node_id) is None and self._node_id in self.configuration.retired:
-            self._removed = True
-            self._become_follower(self._term, self._SyncObj__raftLeader)
 
     def _on_left_leadership(self) -> None:
         self._drop_progress()

@@ -97,12 +97,8 @@ class Replication(Elections):
             progress.drop_snapshot()
         self._progress = {}
 
-    def _on_configured(self, added: list[Node], removed: list[Node]) -> None:
-        for node in removed:
-            # One that is being removed is told first, once that is committed; this one's coming was truncated.
-            if node.id not in self.configuration.retired:
-                del self._nodes[node.id]
-                self._SyncObj__transport.dropNode(node)
+    def _on_configured(self, added: list[Node]) -> None:
+        """Reach the new ones. Who is no member any more is left only when that is committed (protocol.py)."""
         for node in added:
             self._SyncObj__transport.addNode(node)
             if self._leads:
@@ -508,6 +504,8 @@ class Replication(Elections):
         if node in self._SyncObj__connectedNodes:
             self._forget_connection(node)
         self._SyncObj__connectedNodes.add(node)
+        contacts = [(seat.id, seat.address) for seat in self._committed_configuration.seats]
+        self._send(node, {"type": "contacts", "members": contacts})
         progress = self._progress.get(node.id)
         if self._leads and progress is not None:
             self._SyncObj__raftNextIndex[node] = self._SyncObj__raftMatchIndex[node] + 1

@@ -167,6 +167,8 @@ class State(SyncObj):
         for node in sorted(self._SyncObj__otherNodes, key=lambda node: node.id):
             self._nodes[node.id] = node
         self._use_journal(journal)
+        self._untold: dict[str, float] = {}
+        """Removed members that were not told yet, and until when they may come and hear it."""
         self._voters: tuple[Node, ...] = ()
         """The other voters, by id."""
         self._peers: tuple[Node, ...] = ()
@@ -180,7 +182,7 @@ class State(SyncObj):
 
     def _on_left_leadership(self) -> None: ...
 
-    def _on_configured(self, added: list[Node], removed: list[Node]) -> None: ...
+    def _on_configured(self, added: list[Node]) -> None: ...
 
     def _apply_regular(self, position: Position, stamp_ms: int, command: bytes) -> Any:
         self._replica.apply(position, stamp_ms, command)
@@ -307,13 +309,24 @@ class State(SyncObj):
                 self._nodes[seat.id] = self._SyncObj__nodeClass(seat.id, address=seat.address)
             if seat.id not in before:
                 added.append(self._nodes[seat.id])
-        removed = [node for node in self._peers if self.configuration.seat(node.id) is None]
         self._peers = tuple(self._nodes[seat.id] for seat in seats)
         self._voters = tuple(self._nodes[seat.id] for seat in seats if seat.voter)
         self._joined = frozenset(seat.id for seat in seats if seat.joined)
         self._SyncObj__otherNodes = set(self._voters)
         self._SyncObj__readonlyNodes = set(self._peers) - set(self._voters)
-        self._on_configured(added, removed)
+        self._on_configured(added)
+
+    @property
+    def _committed_configuration(self) -> Configuration:
+        return self._history.at(self._SyncObj__raftCommitIndex)
+
+    def _reach(self, member: str, address: str) -> None:
+        """Let a member connect with us, in force or not: a leader may be none of ours yet (section 4.1)."""
+        if member == self._node_id or member in self._committed_configuration.retired:
+            return
+        if member not in self._nodes:
+            self._nodes[member] = self._SyncObj__nodeClass(member, address=address)
+        self._SyncObj__transport.addNode(self._nodes[member])
 
     def forget_leader(self) -> None:
         """Take no leader for heard any more (a test's stand-in for the passing of time)."""

@@ -168,7 +168,7 @@ class Wire(Transport):
         self.net.settle()
 
     async def aclose(self) -> None:
-        for pair in [pair for pair in self.net.up if self.me in pair]:
+        for pair in sorted((pair for pair in self.net.up if self.me in pair), key=sorted):
             self.net.down(pair)
         self.net.wires.pop(self.me, None)
 
