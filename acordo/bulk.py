@@ -23,6 +23,7 @@ import msgspec
 from acordo import results, wire
 from acordo.client import Client
 from acordo.errors import BadRequest, NotApplied, OutcomeUnknown
+from acordo.outcomes import EXPIRED
 from acordo.wire import Damaged, Intent
 
 BATCH_LINES: Final = 100
@@ -32,6 +33,8 @@ LARGE_BYTES: Final = 64 * 1024
 LINE_BYTES_MAX: Final = 8 * 1024 * 1024
 IN_FLIGHT: Final = 4
 TIMEOUT_S: Final = 30.0
+EXPIRIES_MAX: Final = 8
+"""A line that expired so often, in this run and those before it, stops the load."""
 CHECKPOINT_VERSION: Final = 1
 
 
@@ -93,6 +96,10 @@ class _Line(msgspec.Struct, frozen=True):
     value: bytes
     ttl_s: float | None
     op_id: str
+
+    def op_id_after(self, expiries: int) -> str:
+        """Return the op_id to go on under when so many before it have expired, which spends them for good."""
+        return f"{self.op_id}-{expiries}" if expiries else self.op_id
 
 
 class _Form(msgspec.Struct):
@@ -214,30 +221,42 @@ class _Loading:
             await _to_its_end(partial(_replace, self._checkpoint, msgspec.json.encode(self._point)))
 
     async def _send(self, batch: list[_Line]) -> None:
-        if len(batch) == 1 and len(batch[0].value) > LARGE_BYTES:
-            await self._put(batch[0])
-            return
-        if not batch:
-            return
-        items = await self._client.batch([_intent(line) for line in batch], timeout_s=self._timeout_s)
-        for line, item in zip(batch, items, strict=True):
-            if item.outcome == "bad_request" and len(batch) > 1:
+        """Send a batch until each line is in, or was refused. Its keys are distinct, so lines may end in any order."""
+        expiries = 0
+        while batch:
+            if expiries > EXPIRIES_MAX:
+                raise NotApplied(f"line {batch[0].number} expires every time", reason=EXPIRED, op_id=batch[0].op_id)
+            items = await self._ask(batch, expiries)
+            if len(batch) > 1 and any(item.outcome == "bad_request" for item in items):
                 # One bad operation refuses the whole request: find out which line it is.
-                (alone,) = await self._client.batch([_intent(line)], timeout_s=self._timeout_s)
-                self._take(line, alone)
-            else:
-                self._take(line, item)
+                for line in batch:
+                    await self._send([line])
+                return
+            late = []
+            for line, item in zip(batch, items, strict=True):
+                if item.outcome == EXPIRED:
+                    late.append(line)
+                else:
+                    self._take(line, item)
+            batch, expiries = late, expiries + 1
 
-    async def _put(self, line: _Line) -> None:
+    async def _ask(self, batch: list[_Line], expiries: int) -> tuple[results.Item, ...]:
+        first = batch[0]
+        if len(first.value) <= LARGE_BYTES:
+            intents = [_intent(line, line.op_id_after(expiries)) for line in batch]
+            return await self._client.batch(intents, timeout_s=self._timeout_s)
+        op_id = first.op_id_after(expiries)
         try:
             written = await self._client.put(
-                line.key, line.value, ttl_s=line.ttl_s, op_id=line.op_id, timeout_s=self._timeout_s
+                first.key, first.value, ttl_s=first.ttl_s, op_id=op_id, timeout_s=self._timeout_s
             )
+        except NotApplied as exc:
+            if exc.reason != EXPIRED:
+                raise
+            return (results.Item(op_id=op_id, outcome="expired"),)
         except BadRequest as exc:
-            self.bad(line.number, exc.detail)
-            return
-        self._again += written.again
-        self._revision = max(self._revision, written.revision)
+            return (results.Item(op_id=op_id, outcome="bad_request", detail=exc.detail),)
+        return (results.Item(op_id=op_id, outcome="applied", revision=written.revision, again=written.again),)
 
     def _take(self, line: _Line, item: results.Item) -> None:
         told = f"line {line.number}: {item.detail or item.outcome}"
@@ -247,14 +266,14 @@ class _Loading:
                 self._revision = max(self._revision, item.revision)
             case "unknown":
                 raise OutcomeUnknown(told, op_id=line.op_id)
-            case "not_applied" | "expired":
+            case "not_applied" | "expired":  # the latter was dealt with before
                 raise NotApplied(told, reason=item.outcome, op_id=line.op_id)
             case "bad_request" | "mismatch" | "refused":
                 self.bad(line.number, item.detail or item.outcome)
 
 
-def _intent(line: _Line) -> Intent:
-    return Intent(writes=(wire.put(line.key, line.value, ttl_s=line.ttl_s),), op_id=line.op_id)
+def _intent(line: _Line, op_id: str) -> Intent:
+    return Intent(writes=(wire.put(line.key, line.value, ttl_s=line.ttl_s),), op_id=op_id)
 
 
 class _Mark(msgspec.Struct, frozen=True):
@@ -300,27 +319,30 @@ class _Reader:
         self._number, self._offset = self._point.lines, self._point.offset
 
     async def batches(self) -> AsyncIterator[tuple[list[_Line], _Mark]]:
-        """Iterate over batches of lines, each with the place behind it."""
+        """Iterate over batches of lines with distinct keys, each with the place behind it."""
         batch: list[_Line] = []
+        keys: set[bytes] = set()
         size = 0
         while raws := await asyncio.to_thread(self._some):
             for raw in raws:
                 line = self._parse(self._number + 1, raw)
                 large = line is not None and len(line.value) > LARGE_BYTES
                 weight = 0 if line is None else len(line.key) + len(line.value)
-                if batch and (large or len(batch) >= BATCH_LINES or size + weight > BATCH_BYTES):
+                full = large or len(batch) >= BATCH_LINES or size + weight > BATCH_BYTES
+                if batch and (full or (line is not None and line.key in keys)):
                     yield batch, self._mark()
-                    batch, size = [], 0
+                    batch, keys, size = [], set(), 0
                 self._number += 1
                 self._offset += len(raw)
                 self._hash.update(raw)
                 if line is None:
                     continue
                 batch.append(line)
+                keys.add(line.key)
                 size += weight
                 if large:
                     yield batch, self._mark()
-                    batch, size = [], 0
+                    batch, keys, size = [], set(), 0
         yield batch, self._mark()
 
     def _mark(self) -> _Mark:

@@ -17,12 +17,15 @@ from acordo import course, results, wire
 from acordo.course import enough_s
 from acordo.endings import error_of
 from acordo.errors import AcordoError, NotApplied, OutcomeUnknown
-from acordo.outcomes import GUARDED, Judgement, Verdict, classify, conclude
+from acordo.outcomes import EXPIRED, GUARDED, Judgement, Verdict, classify, conclude
 from acordo.transport import Reply, Request, Transport
 from acordo.wire import Damaged, Intent
 
 AVOID_S: Final = 1.0
 """How long a node that did not answer is asked last."""
+
+ANSWER_SHARE: Final = 0.9
+"""The share of the time that the node is told: its answer beats silence, and says more."""
 
 T = TypeVar("T")
 
@@ -55,6 +58,41 @@ class Caller:
                 raise error_of(request, reply, judgements)
             if step.after_s:
                 await asyncio.sleep(step.after_s)
+
+    async def write(
+        self, op_ids: OpIds, make: Callable[[str], Request], parse: Callable[[Reply, str], T], *, timeout_s: float
+    ) -> tuple[T, int]:
+        """Do as `call` for a write; one that expired in time goes on under a new op_id, if that is ours to choose.
+
+        An expired operation never takes effect, so the new one is the only one that may.
+        """
+        deadline, attempts = time.monotonic() + timeout_s, 0
+        while True:
+            op_id = op_ids.next()
+            left = deadline - time.monotonic()
+            try:
+                result, more = await self.call(make(op_id), functools.partial(_swapped, parse, op_id), timeout_s=left)
+                return result, attempts + more
+            except NotApplied as exc:
+                attempts += exc.attempts
+                enough = deadline - time.monotonic() > enough_s(timeout_s)
+                if exc.reason != EXPIRED or not self._retries or not op_ids.more or not enough:
+                    raise
+
+    async def batches(
+        self, intents: Sequence[Intent], ours: Sequence[bool], *, new_op_id: Callable[[], str], timeout_s: float
+    ) -> tuple[results.Item, ...]:
+        """Do as `batch`; operations that expired go on under new op_ids where those are `ours` to choose."""
+        deadline = time.monotonic() + timeout_s
+        items = list(await self.batch(intents, timeout_s=timeout_s))
+        while True:
+            late = [n for n, item in enumerate(items) if item.outcome == EXPIRED and ours[n]]
+            left = deadline - time.monotonic()
+            if not late or not self._retries or left <= enough_s(timeout_s):
+                return tuple(items)
+            renewed = [msgspec.structs.replace(intents[n], op_id=new_op_id()) for n in late]
+            for n, item in zip(late, await self.batch(renewed, timeout_s=left), strict=True):
+                items[n] = item
 
     async def batch(self, intents: Sequence[Intent], *, timeout_s: float) -> tuple[results.Item, ...]:
         """Send intents as one request, and what did not end definitely again, until all did or time is out."""
@@ -111,8 +149,12 @@ class Caller:
         self, request: Request, parse: Callable[[Reply], T], deadline: float
     ) -> tuple[Reply, T | None, Judgement]:
         at = self.choose()
-        left = max(0.001, min(deadline - time.monotonic(), self._attempt_timeout_s))
-        reply = await self._transport.once(self._urls[at], request, timeout_s=left)
+        left = max(0.001, deadline - time.monotonic())
+        waited = min(left, self._attempt_timeout_s)
+        # A write may take effect until the whole operation is given up, not only this attempt: else the expiry of the
+        # first attempt would be what all later ones with its op_id are answered with.
+        told = (left if request.op_id is not None else waited) * ANSWER_SHARE
+        reply = await self._transport.once(self._urls[at], request, timeout_s=waited, node_timeout_s=told)
         reply, result = _parsed(request, reply, parse)
         judged = classify(reply.seen)
         self._note(at, reply, judged)
@@ -145,6 +187,24 @@ class Caller:
             left_s=begin_by - time.monotonic(),
             chance=self._chance.random(),
         )
+
+
+class OpIds:
+    """The op_id that a caller gave, or as many of our own as it takes."""
+
+    def __init__(self, given: str | None, new: Callable[[], str]) -> None:
+        self._given, self._new = given, new
+
+    @property
+    def more(self) -> bool:
+        return self._given is None
+
+    def next(self) -> str:
+        return self._given if self._given is not None else self._new()
+
+
+def _swapped(parse: Callable[[Reply, str], T], op_id: str, reply: Reply) -> T:
+    return parse(reply, op_id)
 
 
 def _parsed(request: Request, reply: Reply, parse: Callable[[Reply], T]) -> tuple[Reply, T | None]:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from acordo import results, wire
-from acordo.calls import Caller
+from acordo.calls import Caller, OpIds
 from acordo.errors import BadRequest, OutcomeUnknown, ReadFailed
 from acordo.transport import Reply, Request, Transport
 from acordo.watch import watch_events
@@ -31,6 +31,7 @@ LOOK_UP_PAUSE_S: Final = 0.05
 LOOK_UP_PAUSE_MAX_S: Final = 1.0
 
 T = TypeVar("T")
+W = TypeVar("W", results.Written, results.TransactionDone)
 
 
 def new_op_id() -> str:
@@ -208,12 +209,12 @@ class Client:
         `if_revision`: only if the key is at that revision (0: absent). `exists`: only if present (True) or absent.
         Raises PreconditionFailed, NotApplied, OutcomeUnknown, BadRequest.
         """
-        raw, op_id = wire.key_bytes(key), op_id or self._new_op_id()
-        request = wire.put_request(
-            raw, wire.as_bytes(value, "value"), op_id, ttl_s=ttl_s, if_revision=if_revision, exists=exists
-        )
-        written, attempts = await self._counted(request, lambda reply: wire.parse_written(reply, op_id), timeout_s)
-        return msgspec.structs.replace(written, attempts=attempts) if attempts > 1 else written
+        raw, content = wire.key_bytes(key), wire.as_bytes(value, "value")
+
+        def make(op_id: str) -> Request:
+            return wire.put_request(raw, content, op_id, ttl_s=ttl_s, if_revision=if_revision, exists=exists)
+
+        return await self._write(op_id, make, wire.parse_written, timeout_s)
 
     async def cas(
         self,
@@ -238,10 +239,12 @@ class Client:
         timeout_s: float | None = None,
     ) -> results.Written:
         """Make the key absent; `existed` says whether it was present. Raises as `put` does."""
-        raw, op_id = wire.key_bytes(key), op_id or self._new_op_id()
-        request = wire.delete_request(raw, op_id, if_revision=if_revision, exists=exists)
-        written, attempts = await self._counted(request, lambda reply: wire.parse_written(reply, op_id), timeout_s)
-        return msgspec.structs.replace(written, attempts=attempts) if attempts > 1 else written
+        raw = wire.key_bytes(key)
+
+        def make(op_id: str) -> Request:
+            return wire.delete_request(raw, op_id, if_revision=if_revision, exists=exists)
+
+        return await self._write(op_id, make, wire.parse_written, timeout_s)
 
     async def txn(
         self,
@@ -257,18 +260,21 @@ class Client:
 
         With reads alone it is a read of one snapshot. Raises TransactionRefused, NotApplied, OutcomeUnknown.
         """
-        mutation = bool(writes or otherwise)
         intent = Intent(
             guards=tuple(guards),
             writes=tuple(writes),
             otherwise=None if otherwise is None else tuple(otherwise),
             reads=tuple(wire.key_bytes(key) for key in reads),
-            op_id=(op_id or self._new_op_id()) if mutation else None,
         )
-        done, attempts = await self._counted(
-            wire.txn_request(intent), lambda reply: wire.parse_transaction(reply, intent.op_id), timeout_s
-        )
-        return msgspec.structs.replace(done, attempts=attempts) if attempts > 1 else done
+        if not (writes or otherwise):
+            return await self._call(
+                wire.txn_request(intent), lambda reply: wire.parse_transaction(reply, None), timeout_s
+            )
+
+        def make(op_id: str) -> Request:
+            return wire.txn_request(msgspec.structs.replace(intent, op_id=op_id))
+
+        return await self._write(op_id, make, wire.parse_transaction, timeout_s)
 
     async def batch(
         self, intents: Sequence[Intent | Write], *, timeout_s: float | None = None
@@ -280,13 +286,14 @@ class Client:
         """
         if not intents:
             return ()
+        given = [each if isinstance(each, Intent) else Intent(writes=(each,)) for each in intents]
+        ours = [each.op_id is None for each in given]
         whole = [
-            msgspec.structs.replace(each, op_id=each.op_id or self._new_op_id())
-            if isinstance(each, Intent)
-            else Intent(writes=(each,), op_id=self._new_op_id())
-            for each in intents
+            msgspec.structs.replace(each, op_id=self._new_op_id()) if each.op_id is None else each for each in given
         ]
-        return await self._caller.batch(whole, timeout_s=timeout_s or self._timeout_s)
+        return await self._caller.batches(
+            whole, ours, new_op_id=self._new_op_id, timeout_s=timeout_s or self._timeout_s
+        )
 
     async def submit_async(
         self,
@@ -399,10 +406,18 @@ class Client:
     # ------------------------------------------------------------------------------------------------------- privately
 
     async def _call(self, request: Request, parse: Callable[[Reply], T], timeout_s: float | None) -> T:
-        return (await self._counted(request, parse, timeout_s))[0]
+        return (await self._caller.call(request, parse, timeout_s=timeout_s or self._timeout_s))[0]
 
-    async def _counted(self, request: Request, parse: Callable[[Reply], T], timeout_s: float | None) -> tuple[T, int]:
-        return await self._caller.call(request, parse, timeout_s=timeout_s or self._timeout_s)
+    async def _write(
+        self,
+        op_id: str | None,
+        make: Callable[[str], Request],
+        parse: Callable[[Reply, str], W],
+        timeout_s: float | None,
+    ) -> W:
+        op_ids = OpIds(op_id, self._new_op_id)
+        done, attempts = await self._caller.write(op_ids, make, parse, timeout_s=timeout_s or self._timeout_s)
+        return msgspec.structs.replace(done, attempts=attempts) if attempts > 1 else done
 
     def _freshness(self, level: results.Level | None, min_revision: int | None) -> tuple[results.Level, int | None]:
         level = level or self._level

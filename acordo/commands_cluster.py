@@ -182,10 +182,8 @@ def ledger_list(
             if output.as_json:
                 output.json(row)
             else:
-                output.say(
-                    f"{row.seq:>10}  term {row.term}  {shown(row.committer)}  "
-                    f"revisions {row.first} to {row.last}  {row.digest[:16]}"
-                )
+                what = f"revisions {row.first} to {row.last}" if row.body else "no intents (take-over)"
+                output.say(f"{row.seq:>10}  term {row.term}  {shown(row.committer)}  {what}  {row.digest[:16]}")
             count += 1
             if count == limit:
                 return

@@ -55,6 +55,8 @@ CODES: Final = {
     INTERRUPTED: "interrupted",
 }
 SHOWN_CHARS_MAX: Final = 60
+PIPE_WIDTH: Final = 300
+"""Columns of a table that goes into a pipe: nothing is cut there."""
 
 
 def code_of(error: AcordoError) -> int:
@@ -80,7 +82,7 @@ class Output:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self.out = Console(highlight=False, soft_wrap=True)
+        self.out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
         self.err = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def json(self, form: object) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
@@ -49,6 +50,12 @@ class Settings(msgspec.Struct, frozen=True):
     timeout_s: float
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"acordo {version('acordo')}")
+        raise typer.Exit
+
+
 @app.callback()
 def settings(
     context: typer.Context,
@@ -57,6 +64,9 @@ def settings(
         typer.Option("--url", "-u", help=f"A node's URL; give several. Else ACORDO_URLS, else {URLS_DEFAULT}."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one document a line.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
     timeout: Annotated[float, typer.Option(min=0.01, help="Seconds for each call as a whole.")] = TIMEOUT_S,
 ) -> None:
     given = url or [os.environ.get("ACORDO_URLS", "") or URLS_DEFAULT]

@@ -24,8 +24,6 @@ RESPONSE_BYTES_MAX: Final = 256 * 1024 * 1024
 """A longer answer is taken for a damaged one."""
 TIMEOUT_S_MAX: Final = 3600.0
 """Nodes take no longer one."""
-ANSWER_SHARE: Final = 0.9
-"""The share of an attempt's time that the node is given: its answer beats silence, and says more."""
 PROBLEM_BYTES_MAX: Final = 64 * 1024
 
 
@@ -145,8 +143,11 @@ class Transport:
             raise RuntimeError("the client is not open: use `async with Client(...)`")
         return self._session
 
-    async def once(self, base: str, request: Request, *, timeout_s: float) -> Reply:
-        """Send the request once to `base`. Cancelling it leaves the outcome unknown."""
+    async def once(self, base: str, request: Request, *, timeout_s: float, node_timeout_s: float) -> Reply:
+        """Send the request once to `base`. Cancelling it leaves the outcome unknown.
+
+        `timeout_s`: how long the answer is waited for. `node_timeout_s`: what the node is told (`Acordo-Timeout`).
+        """
         attempt = _Attempt()
         status: int | None = None
         headers: Mapping[str, str] = {}
@@ -156,7 +157,7 @@ class Transport:
                 request.method,
                 URL(base + request.path, encoded=True),
                 data=request.body,
-                headers={**request.headers, "Acordo-Timeout": f"{min(timeout_s, TIMEOUT_S_MAX) * ANSWER_SHARE:.3f}"},
+                headers={**request.headers, "Acordo-Timeout": f"{min(node_timeout_s, TIMEOUT_S_MAX):.3f}"},
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s, self._connect_timeout_s)),
                 trace_request_ctx=attempt,

@@ -82,11 +82,11 @@ def from_json(form: object) -> bytes:
 
 
 def from_base64(text: str) -> bytes:
-    """Return the bytes that base64 stands for. Raises BadRequest."""
+    """Return the bytes that base64 stands for, padded or not. Raises BadRequest."""
     try:
-        return from_json({"base64": text})
+        return from_json({"base64": text + "=" * (-len(text) % 4)})
     except Damaged as exc:
-        raise BadRequest(f"{text[:40]!r} is not base64", code="bad_base64", allowed="RFC 4648, padded") from exc
+        raise BadRequest(f"{text[:40]!r} is not base64", code="bad_base64", allowed="RFC 4648") from exc
 
 
 # ------------------------------------------------------------------------------------------ guards, writes, intents

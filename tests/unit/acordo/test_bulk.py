@@ -137,6 +137,22 @@ async def test_unknown_outcomes_stop_the_load_and_the_next_run_settles_them(tmp_
         assert (held(cluster), cluster.applied) == (wanted, 300)
 
 
+async def test_expired_lines_go_on_under_the_next_op_id_also_in_the_next_run(tmp_path: Path) -> None:
+    path = tmp_path / "in.ndjson"
+    wanted = write_lines(path, 130)
+    async with FakeCluster() as cluster, Client(cluster.urls) as client:
+        cluster.trouble = lambda request: "drop"
+        with pytest.raises(OutcomeUnknown):
+            await load_file(client, path, timeout_s=1.0)
+        cluster.trouble = lambda request: None
+        taken = dict(cluster.ops)
+        for op_id in taken:  # as if none of it had been applied in time
+            cluster.ops[op_id] = (taken[op_id][0], {"outcome": "expired", "revision": 1})
+        done = await load_file(client, path)
+        assert (done.lines, held(cluster)) == (130, wanted)
+        assert sum(op_id.endswith("-1") and op_id.count("-") == 4 for op_id in cluster.ops) == len(taken)
+
+
 @pytest.mark.parametrize(
     "bad",
     [

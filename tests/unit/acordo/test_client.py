@@ -118,12 +118,44 @@ async def test_definite_refusals_are_retried_and_told_as_such_at_the_end() -> No
         assert not caught.value.maybe_applied
 
 
-async def test_an_expired_operation_is_not_tried_again() -> None:
-    expired = problem(503, code="expired", outcome="not_applied")
-    async with Scripted(otherwise=Play(expired)) as server, Client(server.url) as client:
-        with pytest.raises(NotApplied):
-            await client.put("k", "v")
+EXPIRED = problem(503, code="expired", outcome="not_applied")
+
+
+async def test_an_expired_operation_goes_on_under_a_new_op_id() -> None:
+    """Its own op_id is spent: whatever is sent under it is answered with the expiry."""
+    async with Scripted([Play(UNKNOWN), Play(EXPIRED)], Play(WRITTEN)) as server, Client(server.url) as client:
+        written = await client.put("k", "v")
+        assert written.attempts == 3
+        first, second, third = (op_id_of(request) for request in server.requests)
+        assert first == second != third
+
+
+async def test_an_expired_operation_with_the_callers_op_id_is_the_callers_to_repeat() -> None:
+    async with Scripted(otherwise=Play(EXPIRED)) as server, Client(server.url) as client:
+        with pytest.raises(NotApplied) as caught:
+            await client.put("k", "v", op_id="mine")
+        assert caught.value.reason == "expired"
         assert len(server.requests) == 1
+
+
+async def test_expired_items_of_a_batch_go_on_under_new_op_ids() -> None:
+    first = [{"outcome": "expired", "revision": 1}, {"outcome": "expired", "revision": 2}]
+    second = [{"outcome": "applied", "revision": 3}]
+    script = [Play(http(200, wire._encode({"results": each}))) for each in (first, second)]
+    async with Scripted(script) as server, Client(server.url) as client:
+        items = await client.batch([wire.Intent(writes=(wire.put("a", "1"),), op_id="mine"), wire.put("b", "2")])
+        assert [(item.outcome, item.op_id == "mine") for item in items] == [("expired", True), ("applied", False)]
+        assert b"mine" not in server.requests[1]
+
+
+async def test_nodes_are_told_how_long_the_whole_write_may_take_and_reads_how_long_this_attempt() -> None:
+    async with Scripted() as server, Client(server.url, attempt_timeout_s=10, retries=False) as client:
+        await client.get("k")
+        with pytest.raises(OutcomeUnknown):
+            await client.put("k", "v", timeout_s=50)
+        told = [float(r.split(b"Acordo-Timeout: ")[1].split(b"\r\n")[0]) for r in server.requests]
+        assert told[0] == 9
+        assert 40 < told[1] <= 45
 
 
 async def test_what_cannot_work_is_not_tried_again() -> None:
