@@ -570,10 +570,15 @@ class Core(Replication):
         return due
 
     def has_applied(self, position: Position) -> bool:
-        """Say whether that very entry is applied; one below the log's base is in the snapshot."""
+        """Say whether that very entry is applied; one below the log's base is in the snapshot.
+
+        Unless its term is later than the base's: terms only rise along a log, so it is another log's.
+        """
         if self._SyncObj__raftLastApplied < position.index:
             return False
-        return position.index < self._first_index or self._term_at(position.index) == position.term
+        if position.index < self._first_index:
+            return position.term <= self._term_at(self._first_index)
+        return self._term_at(position.index) == position.term
 
     def holds_all(self, node: Node) -> bool:
         return self._SyncObj__raftMatchIndex.get(node, 0) == self._last_index

@@ -325,8 +325,10 @@ class Replication(Elections):
         """Drop log, machine and snapshot: what we compacted is not what the cluster holds."""
         log.critical("log wiped: what was compacted has been overwritten", member=self._node_id, term=self._term)
         self.count("wipes")
-        self._snapshots.discard_now()
         self._rebase(Position(1, 0), History(self._bootstrap))
+        # The snapshot goes last: a log that begins again beside it loads, one that begins after a lost one does not.
+        self._SyncObj__raftLog.flush()
+        self._snapshots.discard_now()
         self._replica.reset()
 
     def _rebase(self, base: Position, history: History) -> None:

@@ -59,7 +59,9 @@ def judge_append(
     verified = prev_index + len(entries)
     if prev_index < ends.first:
         if verified < ends.first:
-            return Take(None, (), verified)
+            # Terms only rise along a log: an entry of a later term than our base's, before it, is another log's.
+            newest_term = entries[-1].term if entries else prev_term
+            return Wipe() if newest_term > term_at(ends.first) else Take(None, (), verified)
         prev_term = entries[ends.first - prev_index - 1].term
         entries = entries[ends.first - prev_index :]
         prev_index = ends.first

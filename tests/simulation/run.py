@@ -106,6 +106,7 @@ async def _story(world: World, clients: Clients) -> None:
         return
     if not await world.until(lambda: _writable(world), HEAL_S, "a leader that takes writes after healing"):
         return
+    _retire_removed(world)
     await clients.look_up_all()
     rng = world.rng_of("final")
     for node in list(world.serving):
@@ -117,6 +118,17 @@ async def _story(world: World, clients: Clients) -> None:
     if not world.plan.restores:
         await clients.read_everywhere()
         await world.until(lambda: _all_told(world), HEAL_S, "everything broadcast")
+
+
+def _retire_removed(world: World) -> None:
+    """Take away the machines of members whose removal was ordered, also where nobody heard that it was."""
+    leader = world.leader()
+    members = {member.id for member in leader.coordinator.status().members} if leader is not None else set(world.nodes)
+    for name in [name for name in world.nodes if name not in members]:
+        world.say("retired", node=name)
+        node = world.nodes.pop(name)
+        node.wanted = False
+        node.crash(power=False)
 
 
 def _writable(world: World) -> bool:
