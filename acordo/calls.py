@@ -17,8 +17,9 @@ from acordo import course, results, wire
 from acordo.course import enough_s
 from acordo.endings import error_of
 from acordo.errors import AcordoError, NotApplied, OutcomeUnknown
+from acordo.messages import Reply, Request
 from acordo.outcomes import EXPIRED, GUARDED, Judgement, Verdict, classify, conclude
-from acordo.transport import Reply, Request, Transport
+from acordo.transport import Transport
 from acordo.wire import Damaged, Intent
 
 AVOID_S: Final = 1.0

@@ -19,7 +19,8 @@ import msgspec
 from acordo import results, wire
 from acordo.calls import Caller, OpIds
 from acordo.errors import BadRequest, OutcomeUnknown, ReadFailed
-from acordo.transport import Reply, Request, Transport
+from acordo.messages import Reply, Request
+from acordo.transport import Transport
 from acordo.watch import watch_events
 from acordo.wire import Bytes, Guard, Intent, Write
 

@@ -17,8 +17,8 @@ from acordo.errors import (
     Unreachable,
     Unsupported,
 )
+from acordo.messages import Problem, Reply, Request
 from acordo.outcomes import GUARDED, MISMATCH, Judgement, Verdict, conclude
-from acordo.transport import Problem, Reply, Request
 
 _EMPTY = Problem()
 

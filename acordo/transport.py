@@ -12,12 +12,13 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import Final, Literal
+from typing import Final
 
 import aiohttp
 import msgspec
 from yarl import URL
 
+from acordo.messages import Problem, Reply, Request
 from acordo.outcomes import Seen
 
 RESPONSE_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -25,62 +26,6 @@ RESPONSE_BYTES_MAX: Final = 256 * 1024 * 1024
 TIMEOUT_S_MAX: Final = 3600.0
 """Nodes take no longer one."""
 PROBLEM_BYTES_MAX: Final = 64 * 1024
-
-
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """What the client uses of an RFC 9457 problem document. Unknown members are ignored."""
-
-    title: str = ""
-    detail: str = ""
-    code: str = ""
-    type: str = ""
-    outcome: Literal["not_applied", "unknown"] | None = None
-    op_id: str | None = None
-    allowed: object = None
-    guard: int | None = None
-    current: int | None = None
-    revision: int | None = None
-    floor: int | None = None
-    again: bool = False
-    key: object = None
-    reason: str | None = None
-
-
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One request, ready to be sent to any node."""
-
-    method: Literal["GET", "PUT", "DELETE", "POST"]
-    path: str
-    """Percent-encoded path and query, from the `/` on."""
-    headers: Mapping[str, str] = {}
-    body: bytes | None = None
-    mutation: bool = False
-    op_id: str | None = None
-    key: bytes | None = None
-    """The one key that it is about, for errors."""
-    absent_is_answer: bool = False
-    """A node's 404 says that the key is absent."""
-
-
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What one attempt brought back. `seen.parsed` is False until somebody has parsed the body."""
-
-    url: str
-    seen: Seen
-    headers: Mapping[str, str] = {}
-    body: bytes = b""
-    problem: Problem | None = None
-    error: str = ""
-    """What went wrong below HTTP; empty when a whole answer came."""
-
-    @property
-    def node(self) -> str | None:
-        return self.headers.get("Acordo-Node")
-
-    @property
-    def retry_after_s(self) -> float | None:
-        raw = self.headers.get("Retry-After", "")
-        return float(raw) if raw.isdigit() else None
 
 
 class _Attempt:

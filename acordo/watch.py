@@ -17,8 +17,8 @@ import aiohttp
 from acordo import results, wire
 from acordo.calls import Caller
 from acordo.errors import AcordoError, BadRequest, Pruned, ReadFailed, Unreachable
+from acordo.messages import Reply
 from acordo.sse import Parser, ServerEvent, TooLong
-from acordo.transport import Reply
 from acordo.wire import Damaged
 
 IDLE_S: Final = 45.0

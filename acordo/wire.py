@@ -16,8 +16,8 @@ import msgspec
 
 from acordo import results
 from acordo.errors import BadRequest, Pruned
+from acordo.messages import Reply, Request
 from acordo.outcomes import Seen
-from acordo.transport import Reply, Request
 
 Bytes: TypeAlias = str | bytes
 """Keys and values: a str stands for its UTF-8 bytes."""
