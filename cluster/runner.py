@@ -317,13 +317,14 @@ class LocalCluster:
 
     async def _watch(self, node: NodeProcess, beat: _Beat) -> None:
         """Kill the node once its /livez has been silent for too long."""
-        patience_s = START_GRACE_S
-        heard = beat.lived_s
+        heard_s = beat.lived_s
         while True:
             if await self._answers(node.url + "/livez"):
                 node.state = State.ALIVE
-                heard, patience_s = beat.lived_s, self.settings.liveness_timeout_s
-            elif beat.lived_s - heard >= patience_s:
+                heard_s = beat.lived_s
+            # It may be alive by its answer to somebody else of us (`_ready`), and silent since.
+            patience_s = self.settings.liveness_timeout_s if node.state is State.ALIVE else START_GRACE_S
+            if beat.lived_s - heard_s >= patience_s:
                 self.say(f"{node.id} has been silent for {patience_s:g} s: killing it")
                 node.signal(signal.SIGKILL)
                 return
@@ -341,6 +342,8 @@ class LocalCluster:
         """Return why a node is not ready; empty when it is."""
         try:
             async with self._http.get(node.url + "/readyz?verbose") as response:
+                if node.pid is not None:
+                    node.state = State.ALIVE
                 return "" if response.status == 200 else (await response.text())[:500].strip()
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as exc:
             return f"{node.state.value}; {node.url} does not answer ({type(exc).__name__}); {node.last_words()[:300]}"
