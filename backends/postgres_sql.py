@@ -47,7 +47,7 @@ _VERSION_1: Final = (
         log_time int8 NOT NULL)""",
     "CREATE INDEX IF NOT EXISTS acordo_ops_revision ON acordo_ops (revision)",
     """CREATE TABLE IF NOT EXISTS acordo_blobs (
-        op_id text NOT NULL, hash bytea NOT NULL, state int8 NOT NULL, log_time int8 NOT NULL,
+        op_id text NOT NULL, hash bytea NOT NULL, state int8 NOT NULL, seq int8 NOT NULL,
         reference bytea NOT NULL, value bytea NOT NULL, PRIMARY KEY (op_id, hash))""",
     "CREATE INDEX IF NOT EXISTS acordo_blobs_state ON acordo_blobs (state, op_id)",
     "CREATE TABLE IF NOT EXISTS acordo_state (one int8 PRIMARY KEY, floor int8 NOT NULL)",
@@ -92,9 +92,9 @@ FLOOR_NOW: Final = "SELECT floor FROM acordo_state"
 CURSOR: Final = "SELECT place FROM acordo_cursors WHERE name = $1::text"
 MOVE_CURSOR: Final = """INSERT INTO acordo_cursors (name, place) VALUES ($1::text, $2::int8)
     ON CONFLICT (name) DO UPDATE SET place = excluded.place WHERE excluded.place > acordo_cursors.place"""
-STAGE: Final = """INSERT INTO acordo_blobs (op_id, hash, state, log_time, reference, value)
+STAGE: Final = """INSERT INTO acordo_blobs (op_id, hash, state, seq, reference, value)
     SELECT $1::text, $2::bytea, 0::int8,
-        COALESCE((SELECT log_time FROM acordo_ledger ORDER BY seq DESC LIMIT 1), 0::int8), $3::bytea, $4::bytea
+        COALESCE((SELECT seq FROM acordo_ledger ORDER BY seq DESC LIMIT 1), 0::int8), $3::bytea, $4::bytea
     ON CONFLICT (op_id, hash) DO NOTHING"""
 
 APPEND: Final = """WITH landed AS (
@@ -169,7 +169,8 @@ BLOBS_TO_LOOK_AT: Final = """(SELECT b.op_id, b.hash, (CASE WHEN EXISTS (
         THEN 1 ELSE 0 END)::int8 AS used
     FROM acordo_blobs b WHERE b.state = 1::int8 LIMIT $2::int8)
     UNION ALL (SELECT b.op_id, b.hash, 0::int8 FROM acordo_blobs b WHERE b.state = 0::int8
-        AND (b.log_time < $1::int8 OR EXISTS (SELECT 1 FROM acordo_ops o WHERE o.op_id = b.op_id)) LIMIT $2::int8)"""
+        AND ((SELECT l.log_time FROM acordo_ledger l WHERE l.seq > b.seq ORDER BY l.seq LIMIT 1) < $1::int8
+            OR EXISTS (SELECT 1 FROM acordo_ops o WHERE o.op_id = b.op_id)) LIMIT $2::int8)"""
 KEEP_BLOB: Final = "UPDATE acordo_blobs SET state = 2::int8 WHERE op_id = $1::text AND hash = $2::bytea"
 DROP_BLOB: Final = "DELETE FROM acordo_blobs WHERE op_id = $1::text AND hash = $2::bytea"
 DROP_DONE_DUE: Final = """DELETE FROM acordo_due WHERE expires IS NULL AND key IN (

@@ -167,15 +167,6 @@ async def test_a_value_staged_after_its_op_id_was_cancelled_goes_too(store: Stor
     assert await store.blob(reference, timeout_s=T) is None
 
 
-@pytest.fixture
-def dates_by_next_row(request: pytest.FixtureRequest) -> None:
-    """Expect of the SQL servers' adapter that it dates staged values by the head before them, which may be too old."""
-    if request.node.callspec.params["open_store"] in {"postgres", "cockroach"}:
-        reason = "staged values are dated by the log time of the head instead of the row after it"
-        request.applymarker(pytest.mark.xfail(reason=reason, raises=AssertionError))
-
-
-@pytest.mark.usefixtures("dates_by_next_row")
 async def test_a_value_whose_intent_was_never_ordered_goes_after_the_retention(store: Store) -> None:
     await commit(store, [put("a", b"k", b"1")], log_time_ms=1000)
     orphan = await store.stage("~n1-3", b"x" * 70_000, timeout_s=T)
@@ -185,7 +176,6 @@ async def test_a_value_whose_intent_was_never_ordered_goes_after_the_retention(s
     assert await store.blob(orphan, timeout_s=T) is None
 
 
-@pytest.mark.usefixtures("dates_by_next_row")
 async def test_a_value_staged_after_long_rest_is_not_old(store: Store) -> None:
     """The head's own log time says nothing of when it was staged: it may be days old."""
     await commit(store, [put("a", b"k", b"1")], log_time_ms=1000)
