@@ -523,7 +523,8 @@ def parse_operation(reply: Reply, op_id: str) -> results.Operation:
 def parse_accepted(reply: Reply, op_id: str) -> results.Accepted:
     who, answer = served(reply), _object(reply)
     url = answer.get("operation") or reply.headers.get("Location") or f"/v1/operations/{quote(op_id, safe='')}"
-    return results.Accepted(op_id=op_id, url=str(url), served=who)
+    named = answer.get("op_id")  # the node may have put something before it
+    return results.Accepted(op_id=named if isinstance(named, str) else op_id, url=str(url), served=who)
 
 
 def parse_leader(reply: Reply) -> results.Leader:

@@ -27,6 +27,10 @@ NODE_OP_ID_PREFIX: Final = "~"
 """Op_ids made by a node begin so; a client's never may. They are spared the store's `ops` table."""
 GENESIS_DIGEST: Final = bytes(32)
 
+ASYNC_OP_ID_PREFIX: Final = "async-"
+"""Op_ids of asynchronous writes begin so: they may stay unordered for long, so a look-up never cancels one, and their
+deadline is far away."""
+
 Key: TypeAlias = bytes
 """1 … KEY_BYTES_MAX bytes."""
 Revision: TypeAlias = int

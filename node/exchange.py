@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_exceptions import HTTPException
 
 from kv.errors import AcordoError, BadRequest, NotApplied
-from kv.model import REQUEST_BYTES_MAX, Intent
+from kv.model import REQUEST_BYTES_MAX
 from kv.ports import Broadcast, Cache, Clock, Consensus, Store
 from node import wire
 from node.lookups import Lookups
@@ -51,9 +51,10 @@ class Check(NamedTuple):
 class AsyncWrites(Protocol):
     """Take a write into the broker's hands, for a worker to submit later."""
 
-    async def accept(self, intent: Intent, *, timeout_s: float) -> None:
-        """Return once the broker has confirmed it. Raises BackendUnavailable: it is not in the broker's hands, or
-        OutcomeUnknown."""
+    async def accept(self, op_id: str, transaction: bytes, *, timeout_s: float) -> None:
+        """Return once the broker has confirmed it. `transaction` is the JSON of POST /v1/txn, found sound.
+
+        Raises BackendUnavailable: it is not in the broker's hands, or OutcomeUnknown."""
         ...
 
 
@@ -192,7 +193,7 @@ class Exchange:
         return Ask(level, min_revision, wire.seconds_of(max_age, "max_age", 366 * 86400))
 
     def take_op_id(self, params: Mapping[str, str], body_op_id: str | None = None, *, spare: str = "") -> str:
-        """Return the client's op_id, or one made here (behind `spare`). Raises BadRequest when two differ."""
+        """Return the client's op_id, or one made here, with `spare` before it. Raises BadRequest when two differ."""
         headers = self.request.headers
         given = [
             wire.checked_op_id(text)
@@ -208,6 +209,8 @@ class Exchange:
             raise BadRequest("bad_op_id", "two different op_ids", allowed="one")
         self.mutation = True
         self.op_id = given[0] if given else spare + self.rooms.writes.new_op_id()
+        if spare and not self.op_id.startswith(spare):
+            self.op_id = wire.checked_op_id(spare + self.op_id)
         return self.op_id
 
     async def body(self, most: int, code: str = "body_too_large") -> bytes:

@@ -1,5 +1,6 @@
 """Find out how an operation ended, and make it definite if nobody knows it (DESIGN section 3, "Look-up").
 
+An asynchronous write that nobody knows is pending: only its worker brings it to an end.
 It never answers "expired" of an op_id that might still be ordered, and never cancels one made by a node.
 """
 
@@ -9,7 +10,7 @@ import asyncio
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from kv.errors import AcordoError, BackendUnavailable, NotApplied, OutcomeUnknown
-from kv.model import NODE_OP_ID_PREFIX, Again, Answer, Cancel
+from kv.model import ASYNC_OP_ID_PREFIX, NODE_OP_ID_PREFIX, Again, Answer, Cancel
 from kv.ports import Clock, Consensus, Store
 from node.reads import Reads
 from node.settings import Settings
@@ -50,6 +51,8 @@ class Lookups:
         recorded = await self._recorded(op_id, deadline)
         if recorded is not None:
             return recorded
+        if op_id.startswith(ASYNC_OP_ID_PREFIX):
+            return "pending"  # it may wait in the broker, or for its worker: never cancelled by looking
         if failed is not None:
             return StillUnknown(f"without a quorum ({failed}) it cannot be made definite: ask again later")
         return await self._cancelled(op_id, deadline)

@@ -12,7 +12,17 @@ from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from kv.errors import AcordoError, BackendUnavailable, NotApplied, OutcomeUnknown
-from kv.model import INLINE_BYTES_MAX, NODE_OP_ID_PREFIX, Answer, Cancel, Intent, Put, Reference, Write
+from kv.model import (
+    ASYNC_OP_ID_PREFIX,
+    INLINE_BYTES_MAX,
+    NODE_OP_ID_PREFIX,
+    Answer,
+    Cancel,
+    Intent,
+    Put,
+    Reference,
+    Write,
+)
 from kv.ports import Clock, Consensus, Store
 from node.settings import Settings
 
@@ -148,7 +158,11 @@ class Writes:
 
     def _submit(self, group: list[_Waiting]) -> None:
         now, now_ms = self._clock.monotonic(), self._consensus.now_ms()
-        ordered = [waiting.with_deadline(now_ms + int((waiting.deadline - now) * 1000)) for waiting in group]
+        later_ms = int(self._settings.operation_retention_s * 500)  # well within what `ops` remembers
+        ordered = [
+            waiting.with_deadline(now_ms + max(int((waiting.deadline - now) * 1000), later_ms * waiting.patient))
+            for waiting in group
+        ]
         for waiting in group:
             waiting.handed = True
         try:
@@ -205,6 +219,11 @@ class _Waiting:
         self.handed = False
         self.round: _Round | None = None
         self._timer = loop.call_at(deadline, self.expire)
+
+    @property
+    def patient(self) -> bool:
+        """Say whether it may take effect long after its request is over: it is the worker's, promised by a 202."""
+        return self.intent.op_id.startswith(ASYNC_OP_ID_PREFIX)
 
     def with_deadline(self, deadline_ms: int) -> Intent | Cancel:
         intent = self.intent

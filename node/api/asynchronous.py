@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 from aiohttp import web
 
 from kv.errors import BadRequest
+from kv.model import ASYNC_OP_ID_PREFIX
 from node import wire
 from node.exchange import Exchange, quoted
 
@@ -19,8 +21,10 @@ async def post(x: Exchange) -> web.Response:
     if not (form.writes or form.otherwise):
         raise BadRequest("empty_transaction", "nothing to write", allowed="writes or otherwise")
     # Redelivery is harmless only if `ops` records the op_id, and it does not record those that a node makes for its own
-    # clients: so this one looks like a client's.
-    op_id = x.take_op_id(params, form.op_id, spare="async-")
-    await broker.accept(wire.intent_of(form, op_id), timeout_s=x.left_s)
+    # clients: so this one looks like a client's. The prefix keeps look-ups from cancelling what still waits.
+    op_id = x.take_op_id(params, form.op_id, spare=ASYNC_OP_ID_PREFIX)
+    wire.intent_of(form, op_id)  # raises what POST /v1/txn would: no worker shall find out
+    transaction = wire.encode(msgspec.structs.replace(form, op_id=op_id))
+    await broker.accept(op_id, transaction, timeout_s=x.left_s)
     url = f"/v1/operations/{quoted(op_id)}"
     return x.json({"op_id": op_id, "operation": url}, 202, more={"Location": url, "Acordo-Op-Id": op_id})

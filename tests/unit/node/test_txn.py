@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from kv.errors import BackendUnavailable
 from kv.model import Intent
 from node.writes import inline_bytes
@@ -158,23 +160,27 @@ async def test_async_without_a_broker_names_the_setting(api: Api) -> None:
 
 
 async def test_async_takes_a_write_into_the_brokers_hands(open_api: Open) -> None:
-    accepted: list[Intent] = []
+    accepted: list[str] = []
 
     class Broker:
         down = False
 
-        async def accept(self, intent: Intent, *, timeout_s: float) -> None:
+        async def accept(self, op_id: str, transaction: bytes, *, timeout_s: float) -> None:
             if self.down:
                 raise BackendUnavailable("broker", "no confirm")
-            accepted.append(intent)
+            accepted.append(op_id)
+            sent = msgspec.json.decode(transaction)
+            assert sent["writes"] == [{"put": "a", "value": "1"}] and sent["op_id"] == op_id
 
     async with open_api(async_writes=Broker()) as api:
         reply = await api.ask("POST", "/v1/async", json={"writes": [{"put": "a", "value": "1"}], "op_id": "x/1"})
-        assert (reply.status, reply.headers["Location"]) == (202, "/v1/operations/x%2F1")
-        assert reply.json() == {"op_id": "x/1", "operation": "/v1/operations/x%2F1"}
+        assert (reply.status, reply.headers["Location"]) == (202, "/v1/operations/async-x%2F1")
+        assert reply.json() == {"op_id": "async-x/1", "operation": "/v1/operations/async-x%2F1"}
         own = (await api.ask("POST", "/v1/async", json={"writes": [{"put": "a", "value": "1"}]})).json()["op_id"]
         assert not own.startswith("~")  # workers may submit it twice: `ops` must record it
-        assert [intent.op_id for intent in accepted] == ["x/1", own]
+        assert accepted == ["async-x/1", own]
+        pending = await api.ask("GET", "/v1/operations/async-x%2F1")
+        assert (pending.status, pending.json()["outcome"]) == (200, "pending")  # it waits, and looking cancels nothing
         Broker.down = True
         (await api.ask("POST", "/v1/async", json={"writes": [{"put": "a", "value": "1"}]})).problem(
             503, "broker_unavailable"

@@ -1,0 +1,223 @@
+"""Keep asynchronous writes in RabbitMQ until a worker has submitted them: durable quorum queues, confirms, manual acks.
+
+It never loses a command that it confirmed, and never decides what becomes of one: that is the worker's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any, Final, Self
+
+import msgspec
+import structlog
+from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.exceptions import ChannelInvalidStateError
+from pamqp import commands as spec
+from prometheus_client import Counter
+
+from backends.amqp import FAILURES, Link
+from kv.errors import BackendUnavailable, BadRequest, OutcomeUnknown
+
+QUEUE: Final = "acordo.async"
+DEAD: Final = "acordo.dead"
+SCHEMA: Final = 1
+COMMAND_TYPE: Final = "acordo.command"
+LENGTH_MAX: Final = 1_000_000
+"""Commands that may wait; beyond, the broker takes no more and clients get 503."""
+DELIVERIES_MAX: Final = 50
+"""Deliveries of one command that end with its worker; then the broker itself buries it."""
+BODY_BYTES_MAX: Final = 16 << 20
+BACK_OFF_S: Final = (0.2, 5.0)
+
+_ACCEPTED: Final = Counter("acordo_async_writes", "Asynchronous writes by what came of handing them over", ["result"])
+_log = structlog.get_logger("acordo.async_writes")
+
+
+class Command(msgspec.Struct, frozen=True):
+    """One message of `acordo.async` (docs/asyncapi.yaml)."""
+
+    schema: int
+    op_id: str
+    transaction: msgspec.Raw
+    """The JSON of POST /v1/txn."""
+
+
+class RabbitAsyncWrites:
+    """Take writes into the broker's hands."""
+
+    def __init__(self, url: str, *, rng: random.Random | None = None) -> None:
+        self._link = Link(url, "acordo async writes", declare, rng=rng)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._link.drop()
+
+    async def accept(self, op_id: str, transaction: bytes, *, timeout_s: float) -> None:
+        """Return once the broker has confirmed the command.
+
+        Raises BackendUnavailable (it is not in the broker's hands) or OutcomeUnknown.
+        """
+        body = command(op_id, transaction)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        try:
+            channel = await self._link.channel(timeout_s=timeout_s)
+        except BadRequest as exc:  # an operator's to mend; the client is told that it is not available
+            _ACCEPTED.labels("unavailable").inc()
+            raise BackendUnavailable("rabbitmq", exc.detail) from exc
+        except BackendUnavailable:
+            _ACCEPTED.labels("unavailable").inc()
+            raise
+        try:
+            async with asyncio.timeout(max(deadline - loop.time(), 0.001)):
+                confirmed = await publish(channel, QUEUE, body, op_id, {})
+        except (*FAILURES, ChannelInvalidStateError) as exc:
+            await self._link.drop()
+            _ACCEPTED.labels("unknown").inc()
+            raise OutcomeUnknown(f"the broker has not confirmed it: {exc!r}", op_id=op_id) from exc
+        if not confirmed:
+            _ACCEPTED.labels("refused").inc()
+            raise BackendUnavailable("rabbitmq", "the broker takes no more commands")
+        _ACCEPTED.labels("accepted").inc()
+
+
+class Delivery:
+    """One command in a worker's hands, until it is acknowledged or buried."""
+
+    def __init__(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
+        self._channel, self._message = channel, message
+
+    @property
+    def body(self) -> bytes:
+        return self._message.body
+
+    async def ack(self) -> None:
+        """Say that the command is done with. A lost broker delivers it again: harmless, by its op_id."""
+        assert self._message.delivery_tag is not None
+        await self._channel.basic_ack(self._message.delivery_tag)
+
+    async def bury(self, reason: str) -> None:
+        """Move the message to the dead letters: confirmed there before it is acknowledged here."""
+        name = self._message.header.properties.message_id or ""
+        if not await publish(self._channel, DEAD, self.body, name, {"x-acordo-reason": reason[:500]}):
+            raise BackendUnavailable("rabbitmq", "the broker takes no more dead letters")
+        await self.ack()
+
+
+class Commands:
+    """Consume commands, `prefetch` at most in hand, reconnecting for as long as it is run."""
+
+    def __init__(self, url: str, *, prefetch: int, rng: random.Random | None = None) -> None:
+        self._url, self._prefetch, self._rng = url, prefetch, rng or random.Random()
+        self.connected = False
+
+    async def run(self, take: Callable[[Delivery], Any]) -> None:
+        """Call `take` (a coroutine function) for each delivery, up to `prefetch` at a time, for ever.
+
+        When the broker goes, what is in hand is cancelled: the broker gives it out again.
+        """
+        pause_s = BACK_OFF_S[0]
+        while True:
+            began = asyncio.get_running_loop().time()
+            try:
+                await self._while_connected(take)
+                reason = "connection closed"
+            except* (*FAILURES, ChannelInvalidStateError, BackendUnavailable, BadRequest) as failures:
+                reason = repr(first_of(failures))
+            self.connected = False
+            if asyncio.get_running_loop().time() - began > 10:
+                pause_s = BACK_OFF_S[0]
+            _log.warning("no broker: commands wait there", reason=reason[:300], again_in_s=round(pause_s, 2))
+            await asyncio.sleep(pause_s * (0.5 + self._rng.random() / 2))
+            pause_s = min(pause_s * 2, BACK_OFF_S[1])
+
+    async def _while_connected(self, take: Callable[[Delivery], Any]) -> None:
+        arrived: asyncio.Queue[DeliveredMessage] = asyncio.Queue()  # bounded by the prefetch
+
+        async def setup(channel: AbstractChannel) -> None:
+            await declare(channel)
+            await channel.basic_qos(prefetch_count=self._prefetch)
+
+            async def put(message: DeliveredMessage) -> None:
+                arrived.put_nowait(message)
+
+            await channel.basic_consume(QUEUE, put)
+
+        async with Link(self._url, "acordo worker", setup, rng=self._rng) as link:
+            channel = await link.channel(timeout_s=10)
+            self.connected = True
+            gone = asyncio.ensure_future(channel.closing)
+            async with asyncio.TaskGroup() as group:
+                while not gone.done():
+                    getting = asyncio.ensure_future(arrived.get())
+                    await asyncio.wait({getting, gone}, return_when=asyncio.FIRST_COMPLETED)
+                    if not getting.done():
+                        getting.cancel()
+                        break
+                    group.create_task(take(Delivery(channel, getting.result())))
+                raise BackendUnavailable("rabbitmq", "the broker went away")  # cancels what is in hand
+
+
+async def declare(channel: AbstractChannel) -> None:
+    """Declare both queues. What the broker buries by itself (DELIVERIES_MAX) goes to the dead letters as well."""
+    await channel.queue_declare(DEAD, durable=True, arguments=dead_arguments())
+    await channel.queue_declare(QUEUE, durable=True, arguments=queue_arguments())
+
+
+def queue_arguments() -> dict[str, Any]:
+    return {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": DELIVERIES_MAX,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": DEAD,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-max-length": LENGTH_MAX,
+        "x-overflow": "reject-publish",
+    }
+
+
+def dead_arguments() -> dict[str, Any]:
+    """Looking at a dead letter gives it back, which counts as a delivery: the limit must never be reached."""
+    return {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
+
+
+def command(op_id: str, transaction: bytes) -> bytes:
+    """Return the body of a command."""
+    return msgspec.json.encode(Command(SCHEMA, op_id, msgspec.Raw(transaction)))
+
+
+def parse(body: bytes) -> Command:
+    """Return the command that a body holds. Raises BadRequest("bad_message") for a poison message."""
+    if len(body) > BODY_BYTES_MAX:
+        raise BadRequest("bad_message", f"{len(body)} bytes", allowed=f"up to {BODY_BYTES_MAX}")
+    try:
+        found = msgspec.json.decode(body, type=Command)
+    except msgspec.MsgspecError as exc:
+        raise BadRequest("bad_message", str(exc), allowed=f"a command of schema {SCHEMA}") from exc
+    except UnicodeDecodeError as exc:
+        raise BadRequest("bad_message", "not UTF-8", allowed=f"a command of schema {SCHEMA}") from exc
+    if found.schema != SCHEMA:
+        raise BadRequest("unknown_schema", f"schema {found.schema}", allowed=f"a command of schema {SCHEMA}")
+    return found
+
+
+async def publish(channel: AbstractChannel, queue: str, body: bytes, name: str, headers: dict[str, Any]) -> bool:
+    """Send a persistent message that must reach its queue; return whether the broker took it."""
+    properties = spec.Basic.Properties(
+        content_type="application/json", delivery_mode=2, message_id=name or "-", message_type=COMMAND_TYPE,
+        app_id="acordo", headers={"schema": SCHEMA, **headers},
+    )  # fmt: skip
+    confirm = await channel.basic_publish(body, routing_key=queue, properties=properties, mandatory=True)
+    return isinstance(confirm, spec.Basic.Ack)
+
+
+def first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first failure of a group that is none itself."""
+    found: BaseException = failures
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
