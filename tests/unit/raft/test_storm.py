@@ -125,11 +125,15 @@ class Storm:
         self.names = [peer.id for peer in self.first]
         self.tasks: list[asyncio.Task[None]] = []
 
+    def disk(self) -> SimDisk:
+        """A slow one, so that power cuts find something that is not synced."""
+        return SimDisk(random.Random(self.chance.random()), sync_s=(0.001, 0.03))
+
     async def start(self, name: str) -> None:
         self.lives += 1
         life = self.lives
         machine = self.machines[name] = Machine(name, self.witness)
-        disk = self.disks.setdefault(name, SimDisk(random.Random(self.chance.random())))
+        disk = self.disks.setdefault(name, self.disk())
         members = self.first
         if name not in {peer.id for peer in members}:
             members = (*members, PeerAddress(name, f"{name}:1", voter=False))
@@ -203,7 +207,7 @@ class Storm:
         try:
             if chance.random() < 0.5 and len(self.names) < 7:
                 new = f"N{len(self.disks)}"
-                self.disks[new] = SimDisk(random.Random(chance.random()))
+                self.disks[new] = self.disk()
                 self.names.append(new)
                 await self.start(new)
                 await member.add_member(new, f"{new}:1", voter=chance.random() < 0.7, timeout_s=2)
@@ -228,29 +232,32 @@ class Storm:
             self.spawn(self.read(chance.choice(up)))
         if dice < 0.10 and len(up) > 1:
             self.crash(chance.choice(up), power=chance.random() < 0.5)
-        elif dice < 0.22:
+        elif dice < 0.12:
+            for name in up:
+                self.crash(name, power=True)
+        elif dice < 0.24:
             down = sorted(set(self.names) - set(self.up))
-            if down:
-                await self.start(chance.choice(down))
-        elif dice < 0.30:
+            for name in chance.sample(down, min(len(down), chance.choice([1, 1, 5]))):
+                await self.start(name)
+        elif dice < 0.32:
             sides: list[list[str]] = [[], []]
             for name in self.names:
                 chance.choice(sides).append(name)
             net.cut = {frozenset((a, b)) for a in sides[0] for b in sides[1]}
             net.settle()
-        elif dice < 0.34 and len(self.names) > 1:
+        elif dice < 0.36 and len(self.names) > 1:
             net.cut.add(frozenset(chance.sample(self.names, 2)))
             net.settle()
-        elif dice < 0.44:
+        elif dice < 0.46:
             net.heal()
-        elif dice < 0.48 and net.up:
+        elif dice < 0.50 and net.up:
             net.down(chance.choice(sorted(net.up, key=sorted)))
             net.settle()
-        elif dice < 0.52:
-            net.slow_s = chance.choice([0.001, 0.002, 0.05, 0.2])
-        elif dice < 0.56 and up:
+        elif dice < 0.54:
+            net.slow_s = chance.choice([0.001, 0.002, 0.05, 0.3])
+        elif dice < 0.57 and up:
             self.spawn(self.quietly(self.up[chance.choice(up)].transfer(None, timeout_s=1)))
-        elif dice < 0.58 and up:
+        elif dice < 0.59 and up:
             self.up[chance.choice(up)].step_down()
         elif dice < 0.62 and up:
             self.spawn(self.change(chance.choice(up)))
