@@ -78,6 +78,12 @@ class Removed(Message, frozen=True, array_like=True, tag="removed"):
     term: Count
 
 
+class Contacts(Message, frozen=True, array_like=True, tag="contacts"):
+    """Where the members are, as far as the sender knows it to be committed: (id, address)."""
+
+    members: Annotated[list[tuple[Name, Text]], Meta(max_length=64)]
+
+
 class InstallSnapshot(Message, frozen=True, array_like=True, tag="install_snapshot"):
     """Bytes `offset` .. of the snapshot `id` that ends at entry (index, index_term)."""
 
@@ -177,6 +183,7 @@ ALL: Final[tuple[type[Message], ...]] = (
     TimeoutNow,
     Resigned,
     Removed,
+    Contacts,
     InstallSnapshot,
     SnapshotWanted,
     ApplyCommand,
