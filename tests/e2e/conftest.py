@@ -44,7 +44,7 @@ def start(tmp_path: Path, request: pytest.FixtureRequest) -> Start:
             print("runner said:", *said, sep="\n  ")
             for node in cluster.nodes.values():
                 with contextlib.suppress(OSError):
-                    print(f"--- end of {node.id}'s log", *node.log.read_text().splitlines()[-30:], sep="\n")
+                    print(f"--- end of {node.id}'s log", *_tail(node.log.read_text()), sep="\n")
             raise
 
     return started
@@ -69,3 +69,7 @@ async def until(condition: Callable[[], object], what: str) -> None:
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise AssertionError(f"never within {WAIT_S:g} s: {what}") from None
+
+
+def _tail(text: str) -> list[str]:
+    return [line[:400] for line in text.splitlines()[-10:]]
