@@ -64,7 +64,7 @@ async def load(
     return run
 
 
-async def _connection(
+async def _connection(  # noqa: PLR0917 - one call
     run: Run, url: str, number: int, make: Callable[[int, int], bytes], ends: float, left: list[int]
 ) -> None:
     parts = urlsplit(url)
