@@ -50,6 +50,7 @@ class Elections(State):
             return
         self._asking_pre = self._term + 1
         self._ballots = {self._node_id}
+        log.debug("asking pre-votes", member=self._node_id, term=self._term + 1, last=self._last_index)
         self._ask(self._term + 1, pre=True)
 
     def _campaign(self) -> None:
@@ -58,6 +59,7 @@ class Elections(State):
         self._adopt_term(self._term + 1, self._node_id)
         self._ballots = {self._node_id}
         self.count("elections")
+        log.debug("standing", member=self._node_id, term=self._term, last=self._last_index, forced=self._forced)
         self._ask(self._term, pre=False)
         self._maybe_win()
 
@@ -155,6 +157,7 @@ class Elections(State):
                 self._asking_pre,
             ),
         )
+        log.debug("ballot", member=self._node_id, candidate=node.id, term=request.term, pre=request.pre, ballot=ballot)
         if node.id in self.configuration.retired:
             self._send(node, {"type": "removed", "term": self._term})
             return

@@ -42,6 +42,8 @@ NOTE_PERIOD_S: Final = 1.0
 NOTE_BYTES_MAX: Final = 256
 RETRY_S: Final = 0.05
 """Pause before a membership change that was refused for the moment is asked again."""
+REDIAL_S_MAX: Final = 0.25
+"""Longest pause before a peer is dialled again: a member that is back must be reached before the next failure."""
 TIMER_S_MAX: Final = 0.1
 TIMER_S_MIN: Final = 0.001
 
@@ -631,7 +633,7 @@ def over_sockets(
             security=security,
             kick=kick,
             on_fatal=on_fatal,
-            limits=limits,
+            limits=limits or Limits(retry_max_s=REDIAL_S_MAX),
             **network,
         )
 
