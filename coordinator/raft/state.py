@@ -142,6 +142,8 @@ class State(SyncObj):
         self._deferred: list[Callable[[], None]] = []
         self._removed = False
         self._disk_lost = False
+        self._is_voter = False
+        """The configuration in force says so."""
 
         otherNodes = tuple(otherNodes)
         self._node_id: str = selfNode.id if isinstance(selfNode, Node) else selfNode
@@ -261,7 +263,7 @@ class State(SyncObj):
     @property
     def votes(self) -> bool:
         """Say whether this member may vote, stand and be counted."""
-        return self.configuration.votes(self._node_id) and not self._removed and not self._disk_lost
+        return self._is_voter and not self._removed and not self._disk_lost
 
     @property
     def _voter_ids(self) -> tuple[str, ...]:
@@ -311,6 +313,7 @@ class State(SyncObj):
                 added.append(self._nodes[seat.id])
         self._peers = tuple(self._nodes[seat.id] for seat in seats)
         self._voters = tuple(self._nodes[seat.id] for seat in seats if seat.voter)
+        self._is_voter = self.configuration.votes(self._node_id)
         self._joined = frozenset(seat.id for seat in seats if seat.joined)
         self._SyncObj__otherNodes = set(self._voters)
         self._SyncObj__readonlyNodes = set(self._peers) - set(self._voters)
