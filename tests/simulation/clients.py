@@ -35,7 +35,12 @@ if TYPE_CHECKING:
 KEYS: Final = ("k0", "k1", "k2")
 PAIR: Final = ("p0", "p1")
 """Always written together, with the same value."""
+SHORT_LIVED: Final = ("t0", "t1")
+"""Written with a time to live."""
+TTL_MS: Final = 700
 TIMEOUT_S: Final = 2.5
+_KINDS: Final = ("put", "get", "cas", "delete", "pair", "snapshot", "large", "ttl", "get ttl")
+_WEIGHTS: Final = (29, 36, 12, 6, 6, 4, 1, 3, 3)
 LARGE: Final = 66_000
 """Bytes of a value that has to be staged."""
 
@@ -59,6 +64,8 @@ class Clients:
     told: list[Told] = field(default_factory=list)
     unknown: dict[str, int] = field(default_factory=dict)
     """Op_id of an operation without a known end -> its place in the history."""
+    deadline_s: dict[str, float] = field(default_factory=dict)
+    """Op_id -> the last deadline that it was given."""
     numbers: int = 0
     revision_seen: dict[int, int] = field(default_factory=dict)
 
@@ -84,7 +91,7 @@ class Clients:
         self.numbers += 1
         value = f"v{self.numbers}"
         key = rng.choice(KEYS)
-        match rng.choices(("put", "get", "cas", "delete", "pair", "snapshot", "large"), (30, 38, 12, 6, 6, 5, 1))[0]:
+        match rng.choices(_KINDS, _WEIGHTS)[0]:
             case "put":
                 return await self._write(client, rng, node, "put", key, value)
             case "get":
@@ -98,6 +105,10 @@ class Clients:
                 return await self._write(client, rng, node, "pair", "", value)
             case "snapshot":
                 await self._snapshot(node)
+            case "ttl":
+                return await self._write(client, rng, node, "ttl", rng.choice(SHORT_LIVED), value)
+            case "get ttl":
+                await self._read(client, node, rng.choice(SHORT_LIVED), "linearizable", kept=False)
             case _:
                 return await self._write(client, rng, node, "put", "large", f"{value}:{'x' * LARGE}")
         return False
@@ -122,10 +133,12 @@ class Clients:
                 answer, op_id = await self._attempt(node, op_id, op, key, value, expected)
                 break
             except NotApplied as exc:
+                self._not_served(exc)
                 self.told.append(Told(op_id, None, True, loop.time()))
                 again = attempts < 3 and rng.random() < 0.5
                 self._say(client, op, key, value, f"not applied ({exc.reason})", node)
-            except OutcomeUnknown:
+            except OutcomeUnknown as exc:
+                self._not_served(exc)
                 unknown = True
                 again = named and attempts < 3 and rng.random() < 0.5
                 self._say(client, op, key, value, "unknown", node)
@@ -144,6 +157,7 @@ class Clients:
             nonlocal used
             used = op_id or node.writes.new_op_id()
             deadline = asyncio.get_running_loop().time() + TIMEOUT_S
+            self.deadline_s[used] = deadline
             return await node.writes.one(intent_of(used, op, key, value, expected), deadline=deadline)
 
         try:
@@ -175,7 +189,7 @@ class Clients:
         self._say(client, op, key, value, f"{outcome} {answer.outcome if answer else ''}", node)
         if outcome == "info":
             self.world.counts["unknown"] += 1
-        if op == "pair":
+        if op in {"pair", "ttl"}:
             return outcome == "info"
         operation = Operation(
             client=client, op=op, outcome=outcome, start_ns=_ns(began), end_ns=_ns(now), key=key, value=value,
@@ -197,7 +211,9 @@ class Clients:
 
     # -------------------------------------------------------------------------------------------------------- reading
 
-    async def _read(self, client: str, node: SimNode, key: str, level: Level, *, final: bool = False) -> bool:
+    async def _read(
+        self, client: str, node: SimNode, key: str, level: Level, *, final: bool = False, kept: bool = True
+    ) -> bool:
         """Read one key; False when it was not answered."""
         world, loop = self.world, asyncio.get_running_loop()
         began = loop.time()
@@ -210,13 +226,15 @@ class Clients:
         try:
             reading = await node.call(request)
         except (NotApplied, OutcomeUnknown, BackendUnavailable) as exc:
+            self._not_served(exc)
             self._say(client, f"get {level}", key, None, f"no answer: {exc}", node)
             return False
         text = _text(reading)
         self._say(client, f"get {level}", key, text, f"as_of {reading.as_of} from {reading.source}", node)
         self._check_reading(node, key, reading, floor)
+        self.world.counts["sessions"] += floor > 0
         self.revision_seen[0] = max(self.revision_seen.get(0, 0), reading.position)
-        if level == "linearizable":
+        if level == "linearizable" and kept:
             self.history.append(
                 Operation(
                     client=client, op="get", outcome="ok", start_ns=_ns(began), end_ns=_ns(loop.time()), key=key,
@@ -229,6 +247,11 @@ class Clients:
             if (reading.version if reading.present else None) != value:
                 world.violate("INV-1 (convergence)", f"{node.name} reads {reading.version} of {key}, it is {newest}")
         return True
+
+    def _not_served(self, exc: Exception) -> None:
+        """With only cache and broker dead, no operation fails (INV-7)."""
+        if self.world.plan.harmless:
+            self.world.violate("INV-7", f"an operation fails though only cache and broker may be dead: {exc!r}")
 
     def _check_reading(self, node: SimNode, key: str, reading: Reading, floor: int) -> None:
         """Compare with all that ever landed: the version must be the key's newest at the position it claims."""
@@ -325,6 +348,9 @@ def intent_of(op_id: str, op: str, key: str, value: str | None, expected: str | 
             return Intent(op_id, 0, (Equals(raw, value_hash(expected.encode())),), (Put(raw, value.encode()),))
         case "delete":
             return Intent(op_id, 0, (), (Delete(raw),), None, (raw,))
+        case "ttl":
+            assert value is not None
+            return Intent(op_id, 0, (), (Put(raw, value.encode(), TTL_MS),))
         case _:
             assert value is not None
             writes: tuple[Write, ...] = tuple(Put(each.encode(), value.encode()) for each in PAIR)

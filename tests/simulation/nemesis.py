@@ -41,7 +41,7 @@ def heal(world: World) -> None:
 
 def _restore(world: World, rng: random.Random) -> None:
     try:
-        world.database.restore(rng.randint(1, 4))
+        world.database.restore(rng.choice((1, 1, 2, 3, 4)))
     except ValueError:
         return
     world.counts["restores"] += 1
@@ -76,6 +76,24 @@ async def _end(world: World, rng: random.Random, *, power: bool) -> None:
         node.start()
         if several and rng.random() < 0.5:
             await asyncio.sleep(rng.uniform(0.0, 0.6))
+
+
+async def _amnesia(world: World, rng: random.Random) -> None:
+    """Cut the power of just a majority at once: what it had acknowledged is gone, others have applied it."""
+    names = list(world.nodes)
+    majority = rng.sample(names, len(names) // 2 + 1)
+    for name in majority:
+        world.counts["power cuts"] += world.nodes[name].up
+        world.nodes[name].crash(power=True)
+    await asyncio.sleep(rng.choice((0.01, 0.3)))
+    for name in majority:
+        if name in world.nodes:
+            world.nodes[name].start()
+
+
+async def _lose_rows(world: World, rng: random.Random) -> None:
+    if world.plan.restores:
+        _restore(world, rng)
 
 
 async def _partition(world: World, rng: random.Random) -> None:
@@ -129,7 +147,8 @@ async def _store_slow(world: World, rng: random.Random) -> None:
 
 async def _store_down(world: World, rng: random.Random) -> None:
     world.store_faults.down = True
-    await asyncio.sleep(rng.uniform(0.1, 1.0))
+    world.counts["store outages"] += 1
+    await asyncio.sleep(rng.uniform(3.0, 6.0) if rng.random() < 0.15 else rng.uniform(0.1, 1.0))
     world.store_faults.down = False
 
 
@@ -231,5 +250,6 @@ async def _membership(world: World, rng: random.Random) -> None:
 HARMS: dict[str, Harm] = {
     "crash": _crash, "power": _power, "partition": _partition, "one_way": _one_way, "slow": _slow, "loss": _loss,
     "store_slow": _store_slow, "store_down": _store_down, "ambiguous": _ambiguous, "cache": _cache, "broker": _broker,
-    "clock": _clock, "disk": _disk, "transfer": _transfer, "membership": _membership,
+    "clock": _clock, "disk": _disk, "transfer": _transfer, "membership": _membership, "amnesia": _amnesia,
+    "lose_rows": _lose_rows,
 }  # fmt: skip

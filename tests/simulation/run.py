@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 from collections.abc import MutableMapping
 from dataclasses import dataclass
@@ -17,10 +16,12 @@ from coordinator.ledger import recompute
 from kv.errors import AcordoError
 from kv.model import Again, Applied, Expired, Refused
 from tests.simulation import nemesis
-from tests.simulation.clients import Clients
+from tests.simulation.clients import SHORT_LIVED, Clients
 from tests.simulation.loop import OrderedTaskGroup, SimLoop
 from tests.simulation.world import Plan, Plant, Violation, World, plan_of
 
+LATE_S = 3.0
+"""How long after its deadline a change may still land: a group that was built in time, and its transaction's delay."""
 HEAL_S = 20.0
 """After healing everything has to be answered, led and converged within this."""
 
@@ -41,14 +42,17 @@ class Result:
         return hashlib.blake2b("\n".join(self.trace).encode(), digest_size=16).hexdigest()
 
 
-def run(seed: int, plant: Plant | None = None, plan: Plan | None = None) -> Result:
-    """Simulate one seed. Deterministic: no clock, no chance, no hash order of this process has any part in it."""
+def run(seed: int, plant: Plant | None = None, plan: Plan | None = None, *, stop: bool = False) -> Result:
+    """Simulate one seed, to its end or (`stop`) to its first violation.
+
+    Deterministic: no clock, no chance, no hash order of this process has any part in it.
+    """
     structlog.configure(processors=[_silent], cache_logger_on_first_use=False)
     saved, asyncio.TaskGroup = asyncio.TaskGroup, OrderedTaskGroup  # type: ignore[misc,assignment]
     loop = SimLoop()
     asyncio.set_event_loop(loop)
     try:
-        return loop.run_until_complete(_simulate(plan or plan_of(seed), plant))
+        return loop.run_until_complete(_simulate(plan or plan_of(seed), plant, stop=stop))
     finally:
         asyncio.TaskGroup = saved  # type: ignore[misc]
         _end(loop)
@@ -71,23 +75,42 @@ def _end(loop: SimLoop) -> None:
     loop.close()
 
 
-async def _simulate(plan: Plan, plant: Plant | None) -> Result:
+async def _simulate(plan: Plan, plant: Plant | None, *, stop: bool) -> Result:
     loop = asyncio.get_running_loop()
     world = World(plan, plant)
     clients = Clients(world)
+    if stop:
+        world.failed = asyncio.Event()
     world.say("plan", plan=plan)
     for node in world.nodes.values():
         node.start()
-    with contextlib.suppress(Violation):
-        await _story(world, clients)
+    await _told(world, clients)
+    if world.serving:
+        world.check_logs()
     _check(world, clients)
     world.over = True
     for node in world.nodes.values():
         node.crash(power=False)
+    world.counts["ambiguous commits"] = world.store_faults.counts["ambiguous"]
+    world.counts["shared cache hits"] = world.cache.hits
+    world.counts |= {f"network {name}": number for name, number in world.network.counts.items()}
     errors = getattr(loop, "errors", [])
     for error in errors[:3]:
         world.say("loop error", error=error)
     return Result(plan, tuple(world.violations), world.counts, tuple(world.trace), loop.time())
+
+
+async def _told(world: World, clients: Clients) -> None:
+    """Tell the story, to its end or to the first violation."""
+    story = asyncio.get_running_loop().create_task(_story(world, clients))
+    failed = asyncio.get_running_loop().create_task((world.failed or asyncio.Event()).wait())
+    await asyncio.wait([story, failed], return_when=asyncio.FIRST_COMPLETED)
+    failed.cancel()
+    if story.done():
+        story.result()
+    else:
+        story.cancel()
+        await asyncio.wait([story])
 
 
 async def _story(world: World, clients: Clients) -> None:
@@ -117,6 +140,7 @@ async def _story(world: World, clients: Clients) -> None:
         return
     if not world.plan.restores:
         await clients.read_everywhere()
+        await world.until(lambda: _expired(world), HEAL_S, "keys with a time to live to be gone")
         await world.until(lambda: _all_told(world), HEAL_S, "everything broadcast")
 
 
@@ -172,6 +196,13 @@ def _spread(world: World) -> str:
     )
 
 
+def _expired(world: World) -> bool:
+    newest = [world.database.newest(key.encode(), 1 << 53) for key in SHORT_LIVED]
+    gone = [version for version in newest if version is not None and not version.present]
+    world.counts["expired keys"] = len(gone)
+    return all(version is None or not version.present for version in newest) or not world.plan.clocks_keep
+
+
 def _all_told(world: World) -> bool:
     told = {change.revision for change in world.broker.told}
     return all(version.revision in told for versions in world.database.history.values() for version in versions)
@@ -186,6 +217,7 @@ def _check(world: World, clients: Clients) -> None:
     _check_broadcast(world)
     if not world.plan.restores:
         _check_answers(world, clients)
+        _check_deadlines(world, clients)
         _check_linearizable(world, clients)
 
 
@@ -250,6 +282,18 @@ def _check_answers(world: World, clients: Clients) -> None:
         applied = [o for o in landed.get(operation.op_id, {}).values() if isinstance(o, Applied)]
         if applied:
             world.violate("INV-4", f"{operation.op_id} was told not applied, the ledger has {applied}")
+
+
+def _check_deadlines(world: World, clients: Clients) -> None:
+    """Nothing lands long after its last deadline: whoever waited for it was told, or may look it up (INV-4)."""
+    if not world.plan.clocks_keep:
+        return
+    for revision, row in world.database.landed.items():
+        record = row.body[revision - row.first]
+        deadline_s = clients.deadline_s.get(record.op_id)
+        late_s = world.database.landed_s[revision] - (deadline_s or float("inf"))
+        if isinstance(record.outcome, Applied) and late_s > LATE_S:
+            world.violate("INV-4 (deadline)", f"{record.op_id} lands {late_s:.1f} s after its deadline")
 
 
 def _check_linearizable(world: World, clients: Clients) -> None:

@@ -67,13 +67,24 @@ class Plan:
     @property
     def raft_keeps(self) -> bool:
         """Say whether Raft's own promises hold: not when it was told to lose what it had acknowledged."""
-        return self.fsync == "always" or "power" not in self.faults
+        return self.fsync == "always" or not {"power", "amnesia"} & set(self.faults)
+
+    @property
+    def harmless(self) -> bool:
+        """Say whether only cache and broker may fail: then no operation does (INV-7)."""
+        return set(self.faults) <= {"cache", "broker"}
+
+    @property
+    def clocks_keep(self) -> bool:
+        """Say whether all clocks agree, so that deadlines can be told from outside."""
+        return "clock" not in self.faults
 
 
 FAULTS: Final = (
     "crash", "power", "partition", "one_way", "slow", "loss", "store_slow", "store_down", "ambiguous", "cache",
     "broker", "clock", "disk", "transfer", "membership",
 )  # fmt: skip
+"""What a plan draws from. Not drawn alone: `amnesia` (a majority loses what it had acknowledged, without fsync)."""
 
 
 def plan_of(seed: int) -> Plan:
@@ -82,12 +93,14 @@ def plan_of(seed: int) -> Plan:
     faults = [fault for fault in FAULTS if rng.random() < 0.45]
     if not faults:
         faults = ["crash", "partition"]
+    if rng.random() < 0.05:
+        faults = ["cache", "broker"]
     restores = rng.random() < 0.06
     if restores:
         faults = [fault for fault in faults if fault not in {"membership", "store_down"}]
     fsync = rng.choices(("always", "interval", "off"), (0.7, 0.1, 0.2))[0]
-    if fsync != "always" and rng.random() < 0.7 and "power" not in faults:
-        faults.append("power")
+    if fsync != "always" and rng.random() < 0.7 and not set(faults) <= {"cache", "broker"}:
+        faults += [fault for fault in ("power", "amnesia") if fault not in faults]
     return Plan(
         seed=seed,
         nodes=rng.choices((3, 5, 1), (0.8, 0.15, 0.05))[0],
@@ -140,7 +153,9 @@ class SimDatabase(MemoryDatabase):
         super().__init__()
         self._world = world
         self.landed: dict[int, LedgerRow] = {}
-        """By revision of its first intent … each of its revisions."""
+        """The row of each revision."""
+        self.landed_s: dict[int, float] = {}
+        """When it came there."""
         self.history: dict[bytes, list[Version]] = {}
         self.rows_ever: list[LedgerRow] = []
 
@@ -156,8 +171,10 @@ class SimDatabase(MemoryDatabase):
         row = group.row
         if row.first != last + 1 or group.base.digest != digest:
             self._world.violate("INV-6 (ledger)", f"row {row.first}..{row.last} lands on a ledger that ends at {last}")
+        now = asyncio.get_running_loop().time()
         for revision in range(row.first, row.last + 1):
             self.landed[revision] = row
+            self.landed_s[revision] = now
         for version in group.versions:
             self.history.setdefault(version.key, []).append(version)
         self.rows_ever.append(row)
@@ -344,6 +361,11 @@ class SimNode:
         self._main: asyncio.Task[None] | None = None
         self._again: asyncio.TimerHandle | None = None
 
+    def entries(self) -> dict[int, tuple[int, bytes]]:
+        """Return the live log: index -> (term, command). The base may stand for what was compacted: it is left out."""
+        journal = self.member._journal
+        return {index: (term, command) for command, index, term in journal[1:]}
+
     @property
     def up(self) -> bool:
         return self.process is not None and self.process.alive
@@ -444,6 +466,7 @@ class SimNode:
             coordinator.sim = self
             self.coordinator = coordinator
             await stack.enter_async_context(coordinator)
+            self._watch_log()
             settings = NodeSettings(
                 node_id=self.name,
                 advertised_url=f"http://{self.name}",
@@ -461,6 +484,16 @@ class SimNode:
             self.serving = True
             world.say("serves", node=self.name)
             await died
+
+    def _watch_log(self) -> None:
+        journal = self.member._journal
+        cut = journal.deleteEntriesFrom
+
+        def watched(position: int) -> None:
+            self.world.cutting(self, journal[position:])
+            cut(position)
+
+        journal.deleteEntriesFrom = watched
 
     def crash(self, *, power: bool) -> None:
         """End the process now, at whatever await each of its tasks stands."""
@@ -527,6 +560,7 @@ class _Feed:
         if self._last is not None and settled.previous != self._last:
             world.violate("INV-6 (watch)", f"{self._node.name} jumps from {self._last} to {settled.previous}")
         self._last = settled.last
+        world.counts["watched"] += len(settled.records)
         if world.plan.restores:
             return
         for revision, record in enumerate(settled.records, settled.previous + 1):
@@ -538,6 +572,10 @@ class _Feed:
                 world.violate("INV-6 (watch)", f"{self._node.name} tells {version}, not in the store")
         if settled.records and len(settled.records) != settled.last - settled.previous:
             world.violate("INV-6 (watch)", f"{self._node.name} leaves out records up to {settled.last}")
+
+
+def _digest(command: bytes) -> bytes:
+    return hashlib.blake2b(command, digest_size=8).digest()
 
 
 def _leaves(failure: BaseException | None) -> Sequence[BaseException]:
@@ -558,10 +596,13 @@ class World:
         self.plan, self.plant = plan, plant or Plant()
         self.trace: list[str] = []
         self.violations: list[Violation] = []
+        self.failed: asyncio.Event | None = None
+        """Set by the first violation, when the story is to end there."""
         self.counts: dict[str, int] = {
             "crashes": 0, "power cuts": 0, "partitions": 0, "membership changes": 0, "rebases": 0, "resets": 0,
             "unknown commits": 0, "takeovers": 0, "cache hits": 0, "elections": 0, "operations": 0, "unknown": 0,
-            "disk faults": 0, "clock jumps": 0, "transfers": 0, "restores": 0,
+            "disk faults": 0, "clock jumps": 0, "transfers": 0, "restores": 0, "store outages": 0, "log checks": 0,
+            "expired keys": 0, "sessions": 0, "watched": 0,
         }  # fmt: skip
         self.over = False
         self.steps = 0
@@ -588,14 +629,15 @@ class World:
     def violate(self, name: str, detail: str) -> None:
         self.say("VIOLATION", name=name, detail=detail)
         self.violations.append(Violation(name, detail))
+        if self.failed is not None:
+            self.failed.set()
 
     # ------------------------------------------------------------------------------------------------ Raft's promises
 
     def applied(self, node: SimNode, position: Position, command: bytes) -> None:
         """State machine safety: every member applies the same entry at the same place."""
         self.steps += 1
-        digest = hashlib.blake2b(command, digest_size=8).digest()
-        entry = (position.term, digest)
+        entry = (position.term, _digest(command))
         known = self._applied.setdefault(position.index, entry)
         if known != entry:
             if self.plan.raft_keeps:
@@ -607,6 +649,7 @@ class World:
     def led(self, node: SimNode, term: int) -> None:
         self.say("leads", node=node.name, term=term)
         self.counts["elections"] += 1
+        self.check_logs()
         if not self.plan.raft_keeps:
             return
         known = self._leaders.setdefault(term, node.name)
@@ -615,6 +658,33 @@ class World:
         older = max((index for other, index in self._highest.items() if other < term), default=0)
         if node.member.applied.index <= older:
             self.violate("Raft: leader completeness", f"{node.name} leads term {term} without the entry at {older}")
+
+    def check_logs(self) -> None:
+        """Log matching: where two logs agree in index and term, they agree in that entry and all before it."""
+        if not self.plan.raft_keeps:
+            return
+        logs = {node.name: node.entries() for node in self.serving}
+        self.counts["log checks"] += 1
+        names = list(logs)
+        for position, one in enumerate(names):
+            for other in names[position + 1 :]:
+                a, b = logs[one], logs[other]
+                shared = [index for index in a if index in b]
+                same = [index for index in shared if a[index][0] == b[index][0]]
+                if same and any(a[i] != b[i] for i in shared if i <= same[-1]):
+                    self.violate("Raft: log matching", f"{one} and {other} agree at {same[-1]}, not before it")
+
+    def cutting(self, node: SimNode, entries: Sequence[tuple[bytes, int, int]]) -> None:
+        """Watch a log being cut: what was committed never leaves it (it is in every later leader's log)."""
+        if not self.plan.raft_keeps:
+            return
+        for command, index, term in entries:
+            known = self._applied.get(index)
+            if known is not None and known == (term, _digest(command[9:])):
+                self.violate(
+                    "Raft: committed entries stay", f"{node.name} cuts {index} of term {term}, applied already"
+                )
+                return
 
     # -------------------------------------------------------------------------------------------------------- helpers
 

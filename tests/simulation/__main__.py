@@ -1,0 +1,189 @@
+"""Simulate many seeds in resumable chunks, or replay one with its whole trace.
+
+`python -m tests.simulation --seeds 500 --seed-from 1`, `--seed 7`, `--minutes 8 --from-commit`. Ends with one summary
+line; exits 1 on a violation, or when something that the summary counts never happened over a hundred seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import count
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tests.simulation import summary
+from tests.simulation.run import Result, run
+
+ROOT = Path(__file__).resolve().parents[2]
+SIMULATED = ("coordinator", "kv", "node", "backends", "chaos/checkers", "tests/simulation")
+"""What a result depends on: another state of it begins anew."""
+CHUNK = 5
+"""Seeds that one process simulates before it tells."""
+TAIL_LINES = 60
+SHOWN_MAX = 3
+"""Violating seeds whose story is printed; the others are only named."""
+
+
+@dataclass
+class Run:
+    """What came of all seeds so far."""
+
+    seeds: int = 0
+    simulated_s: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
+    violating: dict[int, list[str]] = field(default_factory=dict)
+
+    def add(self, told: dict[str, Any]) -> None:
+        self.seeds += 1
+        self.simulated_s += told["simulated_s"]
+        self.counts.update(told["counts"])
+        if told["violations"]:
+            self.violating[told["seed"]] = told["violations"]
+
+
+def one(seed: int) -> dict[str, Any]:
+    """Simulate a seed; return what is kept of it."""
+    result = run(seed)
+    return {
+        "seed": seed,
+        "simulated_s": result.simulated_s,
+        "counts": result.counts,
+        "violations": [f"{violation.name}: {violation.detail}" for violation in result.violations],
+    }
+
+
+def chunk(seeds: tuple[int, ...]) -> list[dict[str, Any]]:
+    return [one(seed) for seed in seeds]
+
+
+def many(seeds: Iterator[int], state: Path | None, processes: int, ends: float | None) -> Run:
+    """Simulate seeds until there are no more or time is up; go on where an interrupted run of the same code ended."""
+    done = Run()
+    known: set[int] = set()
+    if state is not None and state.exists():
+        for text in state.read_text().splitlines():
+            told = json.loads(text)
+            known.add(told["seed"])
+            done.add(told)
+        print(f"{done.seeds} seeds are known from {state.relative_to(ROOT)}", flush=True)
+    chunks = _chunks(seed for seed in seeds if seed not in known)
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_nice) as pool:
+        running: set[Future[list[dict[str, Any]]]] = set()
+        began, said = time.monotonic(), time.monotonic()
+        while True:
+            while len(running) <= processes and (ends is None or time.monotonic() < ends):
+                following = next(chunks, None)
+                if following is None:
+                    break
+                running.add(pool.submit(chunk, following))
+            if not running:
+                return done
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                for told in future.result():
+                    done.add(told)
+                    if state is not None:
+                        with state.open("a") as file:
+                            file.write(json.dumps(told) + "\n")
+                    if told["violations"]:
+                        print(f"seed {told['seed']}: {told['violations'][0]}", flush=True)
+            if time.monotonic() - said > 10:
+                said = time.monotonic()
+                print(f"… {done.seeds} seeds after {said - began:.0f} s, {len(done.violating)} violating", flush=True)
+
+
+def _nice() -> None:
+    os.nice(5)
+
+
+def _chunks(seeds: Iterator[int]) -> Iterator[tuple[int, ...]]:
+    held: list[int] = []
+    for seed in seeds:
+        held.append(seed)
+        if len(held) == CHUNK:
+            yield tuple(held)
+            held = []
+    if held:
+        yield tuple(held)
+
+
+def code_digest() -> str:
+    """Return a hash of all code that a simulated seed runs."""
+    hashed = hashlib.blake2b(digest_size=6)
+    for path in sorted(path for part in SIMULATED for path in (ROOT / part).rglob("*.py")):
+        hashed.update(path.read_bytes())
+    return hashed.hexdigest()
+
+
+def commit_seed() -> tuple[str, int]:
+    """Return the commit and a first seed drawn from it: each commit tries other ones."""
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    commit = found.stdout.strip() or code_digest()
+    return commit, int(commit[:8], 16) * 100_000
+
+
+def story(result: Result, lines: int | None) -> str:
+    """Return a trace, or its tail, with what it broke and how to see it again."""
+    trace = result.trace if lines is None else result.trace[-lines:]
+    broken = [f"  BROKEN {violation}" for violation in result.violations[:10]]
+    return "\n".join((*trace, f"  {result.plan}", *broken, f"  replay: make sim SEED={result.plan.seed}"))
+
+
+def replay(seed: int) -> int:
+    """Show one seed's whole trace."""
+    result = run(seed)
+    print(story(result, None))
+    happened = ", ".join(f"{name} {number}" for name, number in sorted(result.counts.items()) if number)
+    print(f"seed {seed}: {len(result.violations)} violations, trace {result.digest}; {happened}")
+    return 1 if result.violations else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seed", type=int, help="replay this one with its whole trace")
+    parser.add_argument("--seeds", type=int, help="how many")
+    parser.add_argument("--seed-from", type=int, default=1, help="the first one")
+    parser.add_argument("--minutes", type=float, help="begin no new seeds after so many minutes")
+    parser.add_argument("--from-commit", action="store_true", help="seeds drawn from the commit")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--fresh", action="store_true", help="forget what an interrupted run knows already")
+    asked = parser.parse_args()
+    if asked.seed is not None:
+        return replay(asked.seed)
+    first, limit = asked.seed_from, asked.seeds
+    if asked.from_commit:
+        commit, first = commit_seed()
+        print(f"seeds from {first} on, drawn from commit {commit[:12]}", flush=True)
+    state = None
+    if asked.minutes is None:
+        limit = 500 if limit is None else limit
+        state = ROOT / "out" / "simulation" / f"{code_digest()}-{first}-{limit}.jsonl"
+        state.parent.mkdir(parents=True, exist_ok=True)
+        if asked.fresh:
+            state.unlink(missing_ok=True)
+    began = time.monotonic()
+    seeds = iter(range(first, first + limit)) if limit is not None else count(first)
+    done = many(seeds, state, asked.processes, None if asked.minutes is None else began + asked.minutes * 60)
+    for seed in sorted(done.violating)[:SHOWN_MAX]:
+        print(f"\n--- seed {seed}\n{story(run(seed), TAIL_LINES)}\n")
+    never = summary.missing(done.counts, done.seeds)
+    if never:
+        print(f"never happened: {', '.join(never)}")
+    said = summary.line(done.counts, done.seeds, done.simulated_s, len(done.violating))
+    print(f"{said}; took {time.monotonic() - began:.0f} s")
+    return 1 if done.violating or never else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,263 @@
+"""Break the product on purpose, one protection at a time: what the simulation has to find by itself.
+
+Each fault stands for a mistake that somebody could make in that place. Nothing here checks anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+
+import msgspec
+from pysyncobj.node import Node
+
+from backends.fence import empty_row, outranks
+from coordinator.raft.member import MemberCore
+from coordinator.raft.readindex import Rounds
+from coordinator.raft.rules import Take
+from coordinator.rules import Rules
+from kv.errors import AcordoError
+from kv.model import Entry, Group, Reference
+from kv.ports import Appended, Fenced, Outranked, TakenOver
+from node.reads import Reading, Reads
+from tests.simulation.world import SimDatabase
+
+T = TypeVar("T")
+
+
+# ------------------------------------------------------------------------------------------------------------- store
+
+
+class UnfencedDatabase(SimDatabase):
+    """Check of a group only what `rules` ask for."""
+
+    rules: Rules
+
+    def append(self, group: Group) -> Appended | Fenced:
+        head = self.head()
+        if not self._lets(group):
+            return Fenced(head)
+        for version in group.versions:
+            if isinstance(version.value, Reference) and (version.value.op_id, version.value.hash) not in self._blobs:
+                return Fenced(head)
+        self._rows.append(msgspec.structs.replace(group.row, seq=head.seq + 1))
+        for version in sorted(group.versions, key=lambda version: version.revision):
+            self._insert(version)
+        for operation in group.operations:
+            self._operations.setdefault(operation.op_id, operation)
+        self.note(head.last, head.digest, group)
+        return Appended()
+
+    def _lets(self, group: Group) -> bool:
+        rules, base, row, head = self.rules, group.base, group.row, self.head()
+        if rules.fence and head.last != base.last:
+            return False
+        if rules.fence and rules.fence_digest and head.digest != base.digest:
+            return False
+        if rules.fence_row and head.seq != base.seq:
+            return False
+        return not (rules.fence_row and rules.fence_ordered and outranks(head, row.term, row.committer))
+
+    def take_over(self, term: int, committer: str, log_time_ms: int, adopt_last: int | None) -> TakenOver | Outranked:
+        head = self.head()
+        if self.rules.fence_ordered and outranks(head, term, committer):
+            return Outranked(head)
+        row = empty_row(head, term, committer, log_time_ms, adopt_last)
+        self._rows.append(row)
+        self.rows_ever.append(row)
+        return TakenOver(head, row.head)
+
+
+def unfenced(away: Rules) -> type[SimDatabase]:
+    """Return a store that keeps only these of the rules that are the store's."""
+    return type("Unfenced", (UnfencedDatabase,), {"rules": away})
+
+
+# -------------------------------------------------------------------------------------------------------------- reads
+
+
+class _Untouched:
+    """A Consensus that never heard of any change of any key."""
+
+    def __init__(self, consensus: Any) -> None:
+        self._consensus = consensus
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consensus, name)
+
+    def touched(self, key: bytes) -> int:
+        return 0
+
+
+class TrustingReads(Reads):
+    """Serve whatever a cache has."""
+
+    def __init__(self, consensus: Any, *args: Any) -> None:
+        super().__init__(_Untouched(consensus), *args)
+
+
+class _DatedReads(Reads):
+    """Give what was read from the store another `as_of` than the head of its own snapshot."""
+
+    def _as_of(self, start: int, head: int) -> int:
+        raise NotImplementedError
+
+    def _start(self) -> int:
+        return 0
+
+    async def _fetch_batch(self, batch: Any) -> list[Entry]:
+        namespace, start = self._namespace, self._start()
+        left = await self._from_cache(batch, namespace)
+        if not left:
+            return []
+        keys = list(dict.fromkeys(waiting.key for waiting in left))
+        began, settled = self._clock.monotonic(), self._consensus.settled
+        try:
+            read = await self.snapshot(keys, settled=settled, timeout_s=self._settings.store_timeout_s)
+        except AcordoError as exc:
+            for waiting in left:
+                waiting.end(exc)
+            return []
+        as_of = self._as_of(start, read.head.last)
+        entries = {key: Entry(key, version, as_of) for key, version in zip(keys, read.versions, strict=True)}
+        for entry in entries.values():
+            self.memory.keep(entry, began)
+        position = max(settled.last, read.head.last)
+        for waiting in left:
+            waiting.end(Reading(entries[waiting.key].version, as_of, position, "linearizable", "store", 0.0))
+        return list(entries.values())
+
+
+class AppliedStart(_DatedReads):
+    """Date it by what was ordered when the read began: the store need not have that yet."""
+
+    def _start(self) -> int:
+        return self._consensus.ordered
+
+    def _as_of(self, start: int, head: int) -> int:
+        return start
+
+
+class SettledEnd(_DatedReads):
+    """Date it by what is settled when the read has ended: more than the snapshot had."""
+
+    def _as_of(self, start: int, head: int) -> int:
+        return self._consensus.settled.last
+
+
+# ---------------------------------------------------------------------------------------------------------------- Raft
+
+
+class StockTruncation(MemberCore):
+    """Cut everything behind the place before the sent entries, as the library does."""
+
+    def _take(self, verdict: Take) -> None:
+        super()._take(verdict)
+
+    def _on_append_entries(self, node: Node, message: dict[str, Any]) -> None:
+        previous = message["prevLogIdx"]
+        current = message["term"] >= self._term and not self._installing and not self._disk_lost
+        if current and self._first_index <= previous < self._last_index:
+            if self._term_at(previous) == message["prevLogTerm"]:
+                self._truncate(previous + 1)
+        super()._on_append_entries(node, message)
+
+
+class AckBeforeSync(MemberCore):
+    """Acknowledge what has only been written."""
+
+    def _acknowledge(self, node: Node) -> None:
+        self._answer(node, self._verified + 1, success=True)
+
+    def _on_append_entries(self, node: Node, message: dict[str, Any]) -> None:
+        super()._on_append_entries(node, message)
+        if message["entries"] and self._SyncObj__raftLeader == node and not self._installing:
+            self._acknowledge(node)
+
+
+class TwoVotes(MemberCore):
+    """Forget whom the vote of this term was given to."""
+
+    def _on_request_vote(self, node: Node, message: dict[str, Any]) -> None:
+        if not self._leads:
+            self._SyncObj__votedForNodeId = None
+        super()._on_request_vote(node, message)
+
+
+class AcksWithoutTerm(MemberCore):
+    """Take every acknowledgement for one of this term."""
+
+    def _on_next_node_idx(self, node: Node, message: dict[str, Any]) -> None:
+        super()._on_next_node_idx(node, {**message, "term": min(message["term"], self._term) and self._term})
+
+
+class OldTermsCommit(MemberCore):
+    """Commit entries of earlier terms by counting (Ongaro 2014, section 3.6.2 forbids it)."""
+
+    def _maybe_commit(self) -> bool:
+        durable = [self._SyncObj__raftMatchIndex.get(node, 0) for node in self._voters]
+        if self.votes:
+            durable.append(self._SyncObj__raftLog.synced_index)
+        index = sorted(durable, reverse=True)[len(durable) // 2]
+        if index <= self._SyncObj__raftCommitIndex:
+            return False
+        self._set_commit(index)
+        return True
+
+
+class AnyLogWins(MemberCore):
+    """Vote for candidates whose log is behind."""
+
+    def _on_request_vote(self, node: Node, message: dict[str, Any]) -> None:
+        super()._on_request_vote(
+            node, {**message, "last_log_term": self._last_term, "last_log_index": self._last_index}
+        )
+
+
+class NoQuorum(MemberCore):
+    """Confirm reads without asking anybody."""
+
+    def tell_member(self, member: str, message: dict[str, Any]) -> bool:
+        if message["type"] == "read_ping":
+            pong = {"type": "read_pong", "term": message["term"], "round": message["round"]}
+            self._handlers["read_pong"](self._nodes[member], pong)
+            return True
+        return super().tell_member(member, message)
+
+
+class _LateRounds(Rounds[T]):
+    """Let a read join the round that is under way."""
+
+    def arrive(self, read: T) -> bool:
+        if self._round is None:
+            return super().arrive(read)
+        self._serving = (*self._serving, read)
+        return True
+
+
+class LateJoiner(MemberCore):
+    """Serve a read by a ReadIndex round that began before it arrived."""
+
+    def handle(self, type: str, handler: Any) -> None:
+        if type == "read_ping":
+            handler.__self__._rounds = _LateRounds(first_id=handler.__self__._rounds._next_id)
+        super().handle(type, handler)
+
+
+class MinorityLeads(MemberCore):
+    """Count a lost quorum as held, and commit without one."""
+
+    def has_quorum(self, within_s: float) -> bool:
+        return True
+
+    def _maybe_commit(self) -> bool:
+        index = self._SyncObj__raftLog.synced_index
+        if index <= self._SyncObj__raftCommitIndex or self._term_at(index) != self._term:
+            return False
+        self._set_commit(index)
+        return True
+
+
+def loop_time() -> float:
+    """Return the simulation's time."""
+    return asyncio.get_running_loop().time()

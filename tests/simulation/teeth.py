@@ -1,0 +1,187 @@
+"""Show that the simulation finds every planted fault, by a named promise and within a bounded number of seeds.
+
+`python -m tests.simulation.teeth [--quick]`. A fault is found when a promise (INV-n, Raft, Liveness) is broken in a
+seed; an exception that the product raises about itself does not count. Each fault says which of a plan's choices
+make it likely; nothing else of the simulation is changed for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from typing import Any, Final, NamedTuple
+
+from coordinator.rules import Rules
+from tests.simulation import faults
+from tests.simulation.run import run
+from tests.simulation.world import Plan, Plant, plan_of
+
+SEEDS_MAX: Final = 60
+"""Seeds until a fault is said to have escaped."""
+NAMED: Final = ("INV-", "Raft", "Liveness", "Durability")
+
+LOSS: Final = {
+    "fsync": "off", "nodes": 3, "restores": False, "chaos_s": 12.0, "clients": 6, "ghosts": False,
+    "faults": ("amnesia", "amnesia", "cache", "power", "partition"),
+}  # fmt: skip
+"""A majority loses committed entries again and again."""
+LEADERS: Final = {
+    "fsync": "always", "nodes": 3, "restores": False, "chaos_s": 12.0, "clients": 6,
+    "faults": ("crash", "partition", "transfer", "ambiguous", "store_slow", "cache"),
+}  # fmt: skip
+"""The leadership moves all the time, and transactions end late."""
+RESTORED: Final = {**LEADERS, "restores": True, "faults": ("lose_rows", "ambiguous", "store_slow", "crash", "transfer")}
+LINKS: Final = {**LEADERS, "ghosts": True, "faults": ("partition", "one_way", "slow", "loss", "crash")}
+POWER: Final = {**LEADERS, "faults": ("power", "power", "partition", "crash")}
+SMALL: Final = {"window_max": 8, "recent_max": 2, "compact_entries": 25}
+
+
+class Tooth(NamedTuple):
+    """One fault, and what of a plan makes it likely."""
+
+    name: str
+    plant: Plant
+    plan: dict[str, Any]
+
+
+@dataclass
+class Bite:
+    """What came of one tooth."""
+
+    name: str
+    seeds: int = 0
+    promise: str | None = None
+    detail: str = ""
+    seed: int = 0
+    took_s: float = 0.0
+    others: dict[str, int] = field(default_factory=dict)
+    """What broke without being a named promise."""
+
+
+def _rule(name: str, plan: dict[str, Any], *, store: bool = False, **away: Any) -> Tooth:
+    rules = Rules(**away)
+    return Tooth(name, Plant(name, rules=rules, database=faults.unfenced(rules) if store else None), plan)
+
+
+TEETH: Final = (
+    # One for each of the 23 rules without which the protocol's model breaks a promise.
+    _rule("no fence", LEADERS, store=True, fence=False, fence_row=False),
+    _rule("fence by place and term alone", RESTORED, store=True, fence=False),
+    _rule("taking over appends no row", {**LOSS, "faults": (*LOSS["faults"], "ambiguous")}, store=True, fence_row=False),
+    _rule("a row's term is not compared", {**LOSS, "faults": (*LOSS["faults"], "store_slow")}, store=True,
+          fence_ordered=False),
+    _rule("digests are not compared", LOSS, store=True, digest_check=False, fence_digest=False),
+    _rule("taking over does not read the head", LOSS, reads_head=False),
+    _rule("Rebase without rows, op_id not unique", LOSS, store=True, rebase_rows=False, store_dedupe=False),
+    _rule("Rebase does not raise the floor", LOSS, rebase_floor=False),
+    _rule("Rebase does not touch what it orders again", LOSS, rebase_touch=False),
+    _rule("a late Rebase is obeyed", LOSS, rebase_stale=False),
+    _rule("a Rebase on another base is obeyed", LOSS, rebase_base=False),
+    _rule("watchers miss what a Rebase steps over", LOSS, rebase_feeds=False),
+    _rule("the floor is ignored for known keys", LOSS, judge_floor=False),
+    _rule("reads before taking over", LOSS, readindex_taken=False),
+    _rule("a read index without its term", LOSS, readindex_entry=False),
+    Tooth("as_of: what was ordered at the start", Plant("", reads=faults.AppliedStart), LEADERS),
+    Tooth("as_of: what is settled at the end", Plant("", reads=faults.SettledEnd), LEADERS),
+    _rule("a key is touched when it settles", LEADERS, touch="settle"),
+    _rule("no dedupe at all", LEADERS, store=True, dedupe=False, store_dedupe=False),
+    _rule("op_id not unique in the store", {**LEADERS, **SMALL}, store=True, store_dedupe=False),
+    _rule("an overwritten log keeps its machine", LOSS, reset=False),
+    _rule("the leader publishes what it committed", {**LEADERS, "faults": (*LEADERS["faults"], "broker")},
+          publish="own"),
+    _rule("a store that is behind is read", RESTORED, refuse_behind=False),
+    # What the model does not have.
+    _rule("answered before COMMIT", LEADERS, answer_committed=False),
+    _rule("settled before COMMIT", LEADERS, settle_committed=False),
+    _rule("deadlines are not judged", {**LEADERS, "faults": ("store_down",)}, late_expires=False),
+    _rule("a snapshot without a floor", {**LEADERS, **SMALL, "recent_max": 10_000}, snapshot_floor=False),
+    _rule("forgotten keys without a floor", {**LEADERS, **SMALL}, forget_floor=False),
+    Tooth("caches without judgement", Plant("", reads=faults.TrustingReads), LEADERS),
+    Tooth("stock truncation", Plant("", core=faults.StockTruncation), LINKS),
+    Tooth("acknowledged before it is synced", Plant("", core=faults.AckBeforeSync), POWER),
+    Tooth("two votes in a term", Plant("", core=faults.TwoVotes, raft={"election_max_s": 0.31}), LINKS),
+    Tooth("acknowledgements without their term", Plant("", core=faults.AcksWithoutTerm), LINKS),
+    Tooth("votes for a log that is behind", Plant("", core=faults.AnyLogWins), LINKS),
+    Tooth("ReadIndex without a quorum", Plant("", core=faults.NoQuorum), LINKS),
+    Tooth("a late joiner in a ReadIndex round", Plant("", core=faults.LateJoiner), LINKS),
+    Tooth("a minority commits", Plant("", core=faults.MinorityLeads), LINKS),
+)  # fmt: skip
+
+
+def plan_for(tooth: Tooth, seed: int) -> Plan:
+    return replace(plan_of(seed), **tooth.plan)
+
+
+def bite(position: int, seed_from: int = 1, seeds_max: int = SEEDS_MAX) -> Bite:
+    """Try seeds until the fault is found."""
+    tooth, began = TEETH[position], time.monotonic()
+    found = Bite(tooth.name)
+    for seed in range(seed_from, seed_from + seeds_max):
+        found.seeds += 1
+        result = run(seed, tooth.plant, plan_for(tooth, seed), stop=True)
+        named = [violation for violation in result.violations if violation.name.startswith(NAMED)]
+        if named:
+            found.promise, found.detail, found.seed = named[0].name, named[0].detail, seed
+            break
+        for violation in result.violations:
+            text = f"{violation.name}: {violation.detail}"
+            found.others[text] = found.others.get(text, 0) + 1
+    found.took_s = time.monotonic() - began
+    return found
+
+
+def quick() -> tuple[list[int], int]:
+    """Choose five faults by the commit, and the seeds to begin at."""
+    from tests.simulation.__main__ import commit_seed
+
+    commit, _ = commit_seed()
+    number = int(commit[:6], 16)
+    return sorted({(number + n * 7) % len(TEETH) for n in range(5)}), 1
+
+
+def table(bites: Iterable[Bite]) -> str:
+    """Return the table as Markdown."""
+    rows = ["| fault | seeds | promise that broke |", "|---|---:|---|"]
+    rows += [f"| {b.name} | {b.seeds} | {b.promise or '**escaped**'} |" for b in bites]
+    return "\n".join(rows)
+
+
+def _nice() -> None:
+    os.nice(5)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.teeth", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="five faults, other ones each commit")
+    parser.add_argument("--only", help="those whose name contains this")
+    parser.add_argument("--seeds", type=int, default=SEEDS_MAX, help="until a fault has escaped")
+    parser.add_argument("--seed-from", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=2)
+    asked = parser.parse_args()
+    chosen, first = list(range(len(TEETH))), asked.seed_from
+    if asked.quick:
+        chosen, first = quick()
+    if asked.only:
+        chosen = [n for n in chosen if any(part in TEETH[n].name for part in asked.only.split("|"))]
+    bites: list[Bite] = []
+    with ProcessPoolExecutor(asked.processes, mp_context=get_context("spawn"), initializer=_nice) as pool:
+        for found in pool.map(bite, chosen, [first] * len(chosen), [asked.seeds] * len(chosen)):
+            bites.append(found)
+            said = found.promise or f"ESCAPED {found.others or ''}"
+            print(f"{found.name:48} {found.seeds:4} seeds {found.took_s:6.1f} s  {said}", flush=True)
+            if found.promise:
+                print(f"    seed {found.seed}: {found.detail[:150]}", flush=True)
+    print(f"\n{table(bites)}\n")
+    caught = sum(found.promise is not None for found in bites)
+    print(f"{caught} of {len(bites)} caught")
+    return 0 if caught == len(bites) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
