@@ -1,0 +1,179 @@
+"""Run nginx before the nodes that DNS names now: `python -m deploy.balancer`, the entry point of its container.
+
+Each second it asks each node whether it is ready, and lets nginx read the list anew only when that changed. It never
+sends a request of a client itself, and needs the standard library alone.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+PERIOD_S: Final = 1.0
+PROBE_TIMEOUT_S: Final = 1.0
+SILENT_MAX: Final = 2
+"""Probes in a row without any answer after which a node is left out; one that says 503 is left out at once."""
+NODES_MAX: Final = 64
+PROBLEMS: Final = "urn:acordo:problem:"
+
+
+def resolved(names: Iterable[str]) -> list[tuple[str, int]]:
+    """Return the addresses of every `host:port`, in order; of a name that DNS does not know, none."""
+    found: set[tuple[str, int]] = set()
+    for name in names:
+        host, _, port = name.rpartition(":")
+        try:
+            for info in socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM):
+                found.add((str(info[4][0]), int(port)))
+        except socket.gaierror:
+            continue
+    return sorted(found)[:NODES_MAX]
+
+
+def probe(address: tuple[str, int]) -> bool | None:
+    """Return whether the node calls itself ready; None when it does not answer."""
+    connection = http.client.HTTPConnection(*address, timeout=PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+@dataclass
+class Choice:
+    """Who gets requests. Pure: what DNS and the probes said goes in."""
+
+    chosen: tuple[tuple[str, int], ...] = ()
+    silent: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def choose(self, said: Mapping[tuple[str, int], bool | None]) -> tuple[tuple[str, int], ...]:
+        """Return the addresses to use, given every address that there is and its answer.
+
+        With none ready all stay: the nodes themselves say best why they refuse.
+        """
+        self.silent = {a: self.silent.get(a, 0) + 1 for a, answer in said.items() if answer is None}
+        good = [
+            a
+            for a, answer in said.items()
+            if answer or (answer is None and a in self.chosen and self.silent[a] < SILENT_MAX)
+        ]
+        self.chosen = tuple(sorted(good or said))
+        return self.chosen
+
+
+def upstream(addresses: Iterable[tuple[str, int]]) -> str:
+    """Return nginx's description of the group. max_fails=0: an election must not empty it."""
+    servers = [f"    server {host}:{port} max_fails=0;" for host, port in addresses]
+    servers = servers or ["    server 127.0.0.1:1 max_fails=0;  # nobody: refused at once"]
+    return "\n".join(["upstream acordo {", *servers, "    keepalive 64;", "    keepalive_timeout 60s;",
+                      "    keepalive_requests 100000;", "}", ""])  # fmt: skip
+
+
+def configuration(values: Mapping[str, str]) -> str:
+    """Return the whole configuration with every {{name}} filled in."""
+    text = (Path(__file__).parent / "nginx" / "nginx.conf").read_text()
+    for name, value in values.items():
+        text = text.replace("{{" + name + "}}", value)
+    return text
+
+
+class Balancer:
+    """One nginx and its list of nodes, in a directory of its own."""
+
+    def __init__(self, names: list[str], listen: str, run: Path, workers: str = "2") -> None:
+        self.names, self.run = names, run
+        self.choice = Choice()
+        self.values = {"run": str(run), "listen": listen, "workers": workers, "problems": PROBLEMS}
+        self.reloads = 0
+        self.nginx: subprocess.Popen[bytes] | None = None
+
+    def look(self, pool: concurrent.futures.Executor) -> bool:
+        """Ask DNS and the nodes; return whether the list changed."""
+        before = self.choice.chosen
+        addresses = resolved(self.names)
+        said = dict(zip(addresses, pool.map(probe, addresses), strict=True))
+        return self.choice.choose(said) != before
+
+    def write(self) -> None:
+        """Write what nginx reads."""
+        self.run.mkdir(parents=True, exist_ok=True)
+        for name, text in (
+            ("upstream.conf", upstream(self.choice.chosen)),
+            ("nginx.conf", configuration({**self.values, "generation": " ".join(self._shown()) or "nobody"})),
+        ):
+            new = self.run / (name + ".new")
+            new.write_text(text)
+            new.replace(self.run / name)
+
+    def _shown(self) -> list[str]:
+        return [f"{host}:{port}" for host, port in self.choice.chosen]
+
+    def start(self) -> None:
+        program = shutil.which("nginx") or "/usr/sbin/nginx"
+        self.nginx = subprocess.Popen([program, "-e", "stderr", "-c", str(self.run / "nginx.conf")])
+
+    def reload(self) -> None:
+        """Let nginx take the new list: its old workers finish what they hold."""
+        assert self.nginx is not None
+        self.reloads += 1
+        print(f"nodes: {' '.join(self._shown()) or 'none'}", flush=True)
+        self.nginx.send_signal(signal.SIGHUP)
+
+    def serve(self) -> int:
+        """Run until told to stop, or until nginx ends; return the exit code."""
+        stopping = False
+
+        def stop(*_: object) -> None:
+            nonlocal stopping
+            stopping = True
+
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, stop)
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            self.look(pool)
+            self.write()
+            self.start()
+            assert self.nginx is not None
+            print(f"nodes: {' '.join(self._shown()) or 'none'}", flush=True)
+            while self.nginx.poll() is None and not stopping:
+                time.sleep(PERIOD_S)
+                if self.look(pool) and not stopping:
+                    self.write()
+                    self.reload()
+        if self.nginx.poll() is None:
+            self.nginx.send_signal(signal.SIGQUIT)
+            try:
+                self.nginx.wait(timeout=float(os.environ.get("ACORDO_BALANCER_DRAIN_S", "8")))
+            except subprocess.TimeoutExpired:
+                self.nginx.kill()
+            return 0
+        return self.nginx.returncode or 1
+
+
+def main() -> int:
+    """Take what is needed from the environment."""
+    names = os.environ.get("ACORDO_BALANCER_NODES", "nodes:8000").split(",")
+    return Balancer(
+        names,
+        os.environ.get("ACORDO_BALANCER_LISTEN", "8080"),
+        Path(os.environ.get("ACORDO_BALANCER_DIR", "/tmp/nginx")),
+        os.environ.get("ACORDO_BALANCER_WORKERS", "2"),
+    ).serve()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

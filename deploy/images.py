@@ -1,0 +1,219 @@
+"""Build every image from the distribution's packages alone: `python -m deploy.images [NAME...]`.
+
+Mirror and package index are those of this machine; nothing is asked of an image registry. It removes no image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import docker
+import docker.errors
+
+ROOT: Final = Path(__file__).parent.parent
+BASE: Final = "acordo-base:bookworm"
+PYTHON: Final = "acordo-air-python:bookworm"
+CONTEXT: Final = (
+    "Dockerfile",
+    "requirements-run.lock",
+    "kv",
+    "backends",
+    "coordinator",
+    "node",
+    "acordo",
+    "cluster",
+    "deploy",
+)
+
+
+class Image(NamedTuple):
+    tag: str
+    dockerfile: str
+    target: str
+    arguments: dict[str, str] = {}
+
+
+_OURS: Final = {"BASE": PYTHON, "INDEX": "--no-index"}
+IMAGES: Final = {
+    "python": Image(PYTHON, "deploy/air/Dockerfile", "python"),
+    "node": Image("acordo-node:air", "Dockerfile", "node", _OURS),
+    "nginx": Image("acordo-nginx:air", "Dockerfile", "nginx", _OURS),
+    "redis": Image("acordo-air-redis:bookworm", "deploy/air/Dockerfile", "redis"),
+    "rabbitmq": Image("acordo-air-rabbitmq:bookworm", "deploy/air/Dockerfile", "rabbitmq"),
+    "postgres": Image("acordo-air-postgres:bookworm", "deploy/air/Dockerfile", "postgres"),
+    "prometheus": Image("acordo-air-prometheus:bookworm", "deploy/air/Dockerfile", "prometheus"),
+}
+
+
+class CannotBuild(Exception):
+    """What stands in the way, and what to do about it."""
+
+
+def main(argv: list[str]) -> int:
+    """Build the named images, or all; print one line each."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.images", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(IMAGES)}; none: all")
+    parser.add_argument("--env", type=Path, help="write the names of the images to this file, for docker-compose")
+    given = parser.parse_args(argv)
+    if strangers := [n for n in given.names if n not in IMAGES]:
+        parser.error(f"no image is called {', '.join(strangers)}; there are {', '.join(IMAGES)}")
+    wanted = given.names or list(IMAGES)
+    if wanted != ["python"] and "python" not in wanted and {"node", "nginx"} & set(wanted):
+        wanted.insert(0, "python")
+    try:
+        build(wanted)
+    except (CannotBuild, docker.errors.DockerException) as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    if given.env:
+        given.env.write_text("".join(f"{k}={v}\n" for k, v in names().items()))
+    return 0
+
+
+def names() -> dict[str, str]:
+    """Return the variables by which docker-compose.yml takes these images."""
+    return {f"ACORDO_IMAGE_{n.upper()}": i.tag for n, i in IMAGES.items() if n != "python"}
+
+
+def build(wanted: list[str]) -> None:
+    """Build these images, in their order. Raises CannotBuild or DockerException."""
+    client = docker.from_env(timeout=1800)
+    base(client)
+    with tempfile.TemporaryDirectory(prefix="acordo-images-") as folder:
+        context = Path(folder)
+        for name in CONTEXT:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, context / name, ignore=shutil.ignore_patterns("__pycache__", "wheels"))
+            else:
+                shutil.copy(source, context / name)
+        if {"node"} & set(wanted):
+            _timed("wheels", lambda: _wheels(context / "deploy" / "wheels"))
+        for name in wanted:
+            image = IMAGES[name]
+            _timed(image.tag, lambda image=image: _build(client, context, image))  # type: ignore[misc]
+
+
+def base(client: Any) -> None:
+    """Make the base image from this machine's own mirror, unless it is there."""
+    try:
+        client.images.get(BASE)
+    except docker.errors.ImageNotFound:
+        _timed(BASE, lambda: _debootstrap(client))
+
+
+def _debootstrap(client: Any) -> None:
+    if os.geteuid() != 0:
+        raise CannotBuild(f"{BASE} is not there, and making it takes root: sudo python -m deploy.images")
+    if shutil.which("debootstrap") is None:
+        subprocess.run(["apt-get", "install", "-y", "-q", "--no-install-recommends", "debootstrap"], check=True,
+                       stdout=subprocess.DEVNULL)  # fmt: skip
+    mirror, sources = mirrors()
+    with tempfile.TemporaryDirectory(prefix="acordo-base-") as folder:
+        root = Path(folder) / "root"
+        done = subprocess.run(["debootstrap", "--variant=minbase", "bookworm", str(root), mirror],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)  # fmt: skip
+        if done.returncode:
+            raise CannotBuild(f"debootstrap failed: {done.stdout[-1000:]}")
+        (root / "etc/apt/sources.list").write_text(sources)
+        for package in glob.glob(str(root / "var/cache/apt/archives/*.deb")):
+            os.unlink(package)
+        packed = Path(folder) / "root.tar"
+        with tarfile.open(packed, "w") as tar:
+            tar.add(root, arcname=".", filter=lambda member: None if member.ischr() else member)
+        repository, _, tag = BASE.partition(":")
+        with packed.open("rb") as file:
+            client.api.import_image_from_data(file, repository=repository, tag=tag)
+
+
+def mirrors(folder: Path = Path("/etc/apt")) -> tuple[str, str]:
+    """Return the mirror of this machine's Debian 12, and a sources.list with its security updates.
+
+    Raises CannotBuild when the machine's settings name none.
+    """
+    found: list[tuple[str, str]] = []
+    for uri, suites in _sources(folder):
+        found += [(uri, suite) for suite in suites if re.fullmatch(r"bookworm(-updates|-security)?", suite)]
+    main_mirror = next((uri for uri, suite in found if suite == "bookworm"), None)
+    if main_mirror is None:
+        raise CannotBuild(f"{folder} names no mirror with Debian 12 (bookworm)")
+    lines = dict.fromkeys(f"deb {uri} {suite} main" for uri, suite in found)
+    return main_mirror, "\n".join(lines) + "\n"
+
+
+def _sources(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the URI and suites of every entry, of both of apt's formats."""
+    for path in (folder / "sources.list", *sorted((folder / "sources.list.d").glob("*.list"))):
+        for line in path.read_text().splitlines() if path.exists() else ():
+            if match := re.match(r"deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+(\S+)\s", line + " "):
+                yield match[1].rstrip("/"), [match[2]]
+    for path in sorted((folder / "sources.list.d").glob("*.sources")):
+        for stanza in re.split(r"\n\s*\n", path.read_text()):
+            fields = dict(re.findall(r"(?m)^([A-Za-z-]+):[ \t]*(.*)$", stanza))
+            if "deb" in fields.get("Types", "").split() and fields.get("Enabled", "yes") != "no":
+                for uri in fields.get("URIs", "").split():
+                    yield uri.rstrip("/"), fields.get("Suites", "").split()
+
+
+def _wheels(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-r", str(ROOT / "requirements-run.lock"),
+         "-w", str(folder)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise CannotBuild(f"the wheels could not be built: {done.stdout[-1000:]}")
+
+
+def _build(client: Any, context: Path, image: Image) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        tar.add(context, arcname=".", filter=_reproducible)
+    packed.seek(0)
+    said: list[str] = []
+    for event in client.api.build(
+        fileobj=packed,
+        custom_context=True,
+        dockerfile=image.dockerfile,
+        target=image.target,
+        tag=image.tag,
+        buildargs=image.arguments,
+        network_mode="host",
+        rm=True,
+        forcerm=True,
+        decode=True,
+    ):
+        said.append(str(event.get("stream", "")))
+        if "error" in event:
+            raise CannotBuild(f"{image.tag}: {event['error']}\n{''.join(said)[-2000:]}")
+
+
+def _reproducible(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mtime = 0
+    return member
+
+
+def _timed(what: str, do: Any) -> None:
+    began = time.monotonic()
+    do()
+    print(f"{what}  {time.monotonic() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

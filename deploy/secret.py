@@ -1,0 +1,9 @@
+"""Make a secret file once, readable by its owner alone: `python -m deploy.secret FILE`. Never replaces one."""
+
+import sys
+from pathlib import Path
+
+from cluster.layout import make_secret
+
+if __name__ == "__main__":
+    make_secret(Path(sys.argv[1]))
