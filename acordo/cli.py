@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from acordo import commands_bulk, commands_cluster, commands_keys
+from acordo import commands_bulk, commands_cluster, commands_dead, commands_keys
 from acordo.shell import app, hoisted
 
-COMMANDS = (commands_keys, commands_bulk, commands_cluster)
+COMMANDS = (commands_keys, commands_bulk, commands_cluster, commands_dead)
 """Modules that register their commands with the app when imported."""
 
 

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 import aiormq
 import structlog
 from aiormq.abc import AbstractChannel, AbstractConnection
-from aiormq.exceptions import AMQPError, AuthenticationError, ProbableAuthenticationError
+from aiormq.exceptions import AMQPError, AuthenticationError, ConnectionNotAllowed, ProbableAuthenticationError
 from yarl import URL
 
 from kv.errors import BackendUnavailable, BadRequest
@@ -59,7 +59,7 @@ class Link:
     async def channel(self, *, timeout_s: float) -> AbstractChannel:
         """Return the open channel, connecting to the next broker if there is none.
 
-        Raises BackendUnavailable, also for a login or vhost that the broker refuses (an operator may mend it there).
+        Raises BackendUnavailable, or BadRequest("broadcast_access") for a login or vhost that the broker refuses.
         """
         if self.up:
             assert self._channel is not None
@@ -81,7 +81,7 @@ class Link:
                     self._connection = connection
                     channel = await connection.channel(publisher_confirms=True)
                     await self._setup(channel)
-            except (AuthenticationError, ProbableAuthenticationError) as exc:
+            except (AuthenticationError, ProbableAuthenticationError, ConnectionNotAllowed) as exc:
                 await self.drop()
                 raise BadRequest(
                     "broadcast_access", f"{url.host}: {exc}", allowed="a login and vhost that exist"

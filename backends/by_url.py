@@ -6,13 +6,16 @@ It opens nothing: `async with` does.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from backends.local import LocalBroadcast
 from backends.memory import MemoryCache, MemoryDatabase, MemoryStore
 from backends.sqlite import SqliteStore
 from kv.errors import BadRequest
 from kv.ports import Broadcast, Cache, Store
+
+if TYPE_CHECKING:
+    from backends.async_writes import RabbitAsyncWrites
 
 STORE_FORMS: Final = {
     "sqlite": "sqlite:///PATH",
@@ -69,6 +72,15 @@ def broadcast(url: str) -> Broadcast:
     from backends.rabbitmq import RabbitBroadcast
 
     return RabbitBroadcast.from_url(url)
+
+
+def async_writes(url: str) -> RabbitAsyncWrites | None:
+    """Return what takes asynchronous writes at the broadcast's broker; None: the URL names no broker."""
+    if _scheme(url, "broadcast", BROADCAST_FORMS) == "local":
+        return None
+    from backends.async_writes import RabbitAsyncWrites
+
+    return RabbitAsyncWrites(url)
 
 
 def _scheme(url: str, port: str, forms: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final, Literal, Self
 
 import msgspec
+import structlog
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.exceptions import ChannelInvalidStateError
 from pamqp import commands as spec
@@ -27,11 +28,15 @@ EXCHANGE: Final = "acordo.changes"
 SCHEMA: Final = 1
 IN_FLIGHT_MAX: Final = 200
 """Messages sent before their confirms are awaited."""
+OPEN_TIMEOUT_S: Final = 4.0
+KEEP_S: Final = (0.5, 5.0)
+"""Shortest and longest pause between looks at a broken connection."""
 BACKLOG_MAX: Final = 10_000
 """Messages that may wait in one node's own queue; the oldest go first: they are hints."""
 
 _PUBLISHED: Final = Counter("acordo_broadcast_messages", "Changes confirmed by the broker")
 
+_log = structlog.get_logger("acordo.rabbitmq")
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -40,6 +45,7 @@ class RabbitBroadcast:
 
     def __init__(self, url: str, *, rng: random.Random | None = None) -> None:
         self._url, self._rng = url, rng
+        self._keeper: asyncio.Task[None] | None = None
         self._link = Link(url, "acordo publisher", _declare, rng=rng)
 
     @classmethod
@@ -47,10 +53,33 @@ class RabbitBroadcast:
         return cls(url)
 
     async def __aenter__(self) -> Self:
+        """Connect, or go on without: a broker that is down is tried again. Raises BadRequest("broadcast_access")."""
+        try:
+            await self._link.channel(timeout_s=OPEN_TIMEOUT_S)
+        except BackendUnavailable as exc:
+            _log.warning("no broker: changes wait in the ledger", reason=exc.detail)
+        self._keeper = asyncio.create_task(self._keep(), name="broker-keeper")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
         await self._link.drop()
+
+    async def _keep(self) -> None:
+        """Connect again beside the publisher, so that health is known where nothing is published."""
+        pause_s = KEEP_S[0]
+        chance = self._rng or random.Random()
+        while True:
+            await asyncio.sleep(pause_s * (0.75 + chance.random() / 2))
+            if self._link.up:
+                pause_s = KEEP_S[0]
+                continue
+            try:
+                await self._link.channel(timeout_s=OPEN_TIMEOUT_S)
+            except (BackendUnavailable, BadRequest):
+                pause_s = min(pause_s * 2, KEEP_S[1])
 
     def healthy(self) -> bool:
         return self._link.up
@@ -58,7 +87,10 @@ class RabbitBroadcast:
     async def publish(self, changes: Sequence[Change], *, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        channel = await self._link.channel(timeout_s=timeout_s)
+        try:
+            channel = await self._link.channel(timeout_s=timeout_s)
+        except BadRequest as exc:  # refused while it runs: an operator may mend it there, and writes go on
+            raise BackendUnavailable("rabbitmq", exc.detail) from exc
         try:
             async with asyncio.timeout(max(deadline - loop.time(), 0.001)):
                 for start in range(0, len(changes), IN_FLIGHT_MAX):

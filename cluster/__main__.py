@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from cluster import worker
 from cluster.config import RunnerSettings, load, redacted
 from cluster.layout import running
 from cluster.runner import EX_CONFIG, LocalCluster
@@ -24,12 +25,19 @@ USAGE = """usage: python -m cluster COMMAND [--help]
   up       start a cluster on this machine and keep it alive; Ctrl-C stops it
   status   show who leads and how far each member is
   down     stop the cluster that `up` started in a directory
+  worker   submit asynchronous writes and deliver webhooks; any number may run
   config   show the settings in effect, passwords hidden
 """
 
 
 def main(argv: list[str]) -> int:
-    commands: dict[str, Callable[[list[str]], int]] = {"up": up, "status": status, "down": down, "config": config}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "up": up,
+        "status": status,
+        "down": down,
+        "config": config,
+        "worker": worker.main,
+    }
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if argv else 2

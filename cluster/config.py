@@ -22,8 +22,15 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from kv.errors import BadRequest
 
 PREFIX: Final = "ACORDO_"
-NOT_OURS: Final = ("ACORDO_TEST_", "ACORDO_CONFIG", "ACORDO_URL")
-"""Names that a node or runner passes over: test switches, the settings file itself, and the client's own."""
+NOT_OURS: Final = (
+    "ACORDO_TEST_",
+    "ACORDO_CONFIG",
+    "ACORDO_URL",
+    "ACORDO_WORKER_",
+    "ACORDO_WEBHOOK_",
+    "ACORDO_AUTOSCALER_",
+)
+"""Names that a node or runner passes over: test switches, the settings file itself, the client's and the workers'."""
 NODES_MAX: Final = 9
 RAFT_PORT_OFFSET: Final = 1000
 """The runner gives a node with HTTP port p the Raft port p + this."""
@@ -86,6 +93,10 @@ def _id(given: str) -> str:
     if not ID.fullmatch(given):
         raise ValueError("no id")
     return given
+
+
+def _name(given: str) -> str:
+    return _id(given) if given else given
 
 
 def _scheme(*allowed: str) -> BeforeValidator:
@@ -152,6 +163,9 @@ class _Settings(BaseSettings):
     )
     body_timeout_s: float = _seconds(10, "longest that a request's body may take to arrive", 0.1, 300)
     store_timeout_s: float = _seconds(5, "longest wait for one answer of the store", 0.1, 300)
+    drain_notice_s: float = _seconds(
+        0, "how long a stopping node serves on while it already calls itself unready: balancers see it leave", 0, 60
+    )
     drain_timeout_s: float = _seconds(15, "longest that a stopping node goes on with what it holds", 0, 600)
     requests_max: int = _count(1024, "requests that a node admits at a time; beyond: 503", 1, 100_000)
     memory_cache_bytes: int = _count(64 << 20, "size of each node's own cache", 1 << 20, 1 << 40)
@@ -264,6 +278,66 @@ class RunnerSettings(_Settings):
             for name in _Settings.model_fields
             if name in self.model_fields_set and getattr(self, name) is not None
         }
+
+
+class WorkerSettings(_Settings):
+    """What `python -m cluster worker` runs with; what it has in common with a node it takes from the same file."""
+
+    urls: str = _setting("http://127.0.0.1:8001", "nodes of the cluster", "URLs with a comma between them")
+    worker_name: Annotated[str, BeforeValidator(_name)] = _setting(
+        "", "this worker's name; empty: of its machine and process", "1 to 64 letters, digits and . _ -"
+    )
+    worker_prefetch: int = _count(32, "asynchronous writes that a worker has in hand", 1, 1000)
+    worker_metrics_port: int = _count(0, "loopback port of its metrics; 0: none", 0, 65535)
+    webhook_attempts_max: int = _count(8, "attempts of a delivery; then it is a dead letter", 1, 100)
+    webhook_backoff_s: float = _seconds(0.5, "pause after the first failed attempt; doubled each time", 0.01, 60)
+    webhook_backoff_max_s: float = _seconds(60, "longest pause between attempts", 0.01, 3600)
+    webhook_timeout_s: float = _seconds(10, "longest that one attempt of a delivery may take", 0.1, 60)
+    webhook_lease_s: float = _seconds(15, "silence after which another worker takes a subscription over", 2, 300)
+    webhook_allow_private: bool = _setting(
+        False, "deliver also to loopback, private and link-local addresses", "true, false"
+    )
+
+
+class AutoscalerSettings(_Settings):
+    """What `python -m cluster autoscaler` runs with: observers only, never voters."""
+
+    autoscaler_driver: Literal["docker", "local"] = _setting("local", "how observers are started", "docker, local")
+    autoscaler_urls: str = _setting("http://127.0.0.1:8001", "nodes of the cluster", "URLs with a comma between them")
+    autoscaler_prometheus: Annotated[str, BeforeValidator(_http_url)] = _setting(
+        "http://127.0.0.1:9090", "where the figures come from", "http(s)://HOST[:PORT]"
+    )
+    autoscaler_listen: Annotated[str, BeforeValidator(_address)] = _setting(
+        "127.0.0.1:9100", "where its own /metrics and last decisions are shown", "HOST:PORT"
+    )
+    autoscaler_project: str = _setting("acordo", "compose project whose nodes it copies", "a project's name")
+    autoscaler_dir: Path = _setting(Path("data/observers"), "directory of local observers", "path of a directory")
+    autoscaler_observers_min: int = _count(0, "fewest observers", 0, 16)
+    autoscaler_observers_max: int = _count(2, "most observers", 0, 16)
+    autoscaler_period_s: float = _seconds(5, "time between two decisions", 0.1, 3600)
+    autoscaler_cool_down_s: float = _seconds(60, "rest after a change", 0, 86400)
+    autoscaler_in_flight_high: float = _setting(
+        32, "mean requests in flight per node above which one is added", "> 0", gt=0
+    )
+    autoscaler_in_flight_low: float = _setting(8, "and below which one is removed", "≥ 0", ge=0)
+    autoscaler_p99_high_s: float = _seconds(0.5, "99th percentile of answers above which one is added", 0.001, 60)
+    autoscaler_p99_low_s: float = _seconds(0.1, "and below which one may be removed", 0, 60)
+    autoscaler_cpu_high: float = _setting(0.8, "mean CPU per node, in cores, above which one is added", "> 0", gt=0)
+    autoscaler_cpu_low: float = _setting(0.3, "and below which one may be removed", "≥ 0", ge=0)
+    autoscaler_rounds_high: int = _count(2, "decisions in a row that must ask for one more", 1, 100)
+    autoscaler_rounds_low: int = _count(6, "decisions in a row that must ask for one less", 1, 100)
+
+    @model_validator(mode="after")
+    def _bands_are_open(self) -> Self:
+        if self.autoscaler_observers_min > self.autoscaler_observers_max:
+            raise ValueError("autoscaler_observers_min is above autoscaler_observers_max")
+        for name in ("in_flight", "p99", "cpu"):
+            unit = "_s" if name == "p99" else ""
+            low = getattr(self, f"autoscaler_{name}_low{unit}")
+            high = getattr(self, f"autoscaler_{name}_high{unit}")
+            if low >= high:
+                raise ValueError(f"autoscaler_{name}_low{unit} must be below autoscaler_{name}_high{unit}")
+        return self
 
 
 def is_loopback(address: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import json
+import logging
 import os
 import random
 import secrets
@@ -40,9 +41,10 @@ from coordinator.raft.transport import AsyncioTransport
 from coordinator.raft.wire import Codec
 from coordinator.settings import Settings as CoordinatorSettings
 from kv.errors import AcordoError, BackendUnavailable, BadRequest
-from kv.ports import Cache
+from kv.ports import Cache, Store
 from node.server import Server
 from node.settings import Settings as ServerSettings
+from node.waiting import Waiting
 
 EX_UNAVAILABLE: Final = 69
 EX_SOFTWARE: Final = 70
@@ -53,6 +55,12 @@ NAMELESS: Final = "acordo"
 """What a cluster is called on the wire that was given no cluster_id."""
 CLOSE_TIMEOUT_S: Final = 10
 """How long the parts may take to close after the drain; then the process is ended."""
+
+SERVED_STORES: Final = ("postgres", "cockroach")
+"""Stores that come and go without the node: it waits for them. A file is there or is not."""
+STORE_BACKOFF_S: Final = (0.25, 5.0)
+STORE_SILENCE_S: Final = 1.0
+"""After so long without an answer the node says that it waits."""
 
 _log = structlog.get_logger("acordo.node")
 
@@ -84,6 +92,7 @@ def main(argv: list[str]) -> int:
         return 0
     faulthandler.enable()
     logs.configure(settings.log_format, settings.log_level, node=settings.node_id)
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what it has to say comes as errors, and is logged once
     try:
         listening = _listen(settings.http_host, settings.http_port)
         cluster = claim_node(settings.data_dir, settings.cluster_id, settings.node_id).cluster_id or NAMELESS
@@ -110,9 +119,13 @@ async def _serve(settings: NodeSettings, cluster: str, listening: socket.socket)
             died.set_exception(exc)
 
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(store)
+        if not await _opened(stack, store, settings, listening, stop):
+            return
         await stack.enter_async_context(cache)
         await stack.enter_async_context(broadcast)
+        async_writes = by_url.async_writes(settings.broadcast)
+        if async_writes is not None:
+            await stack.enter_async_context(async_writes)
         disk = RealDisk(settings.data_dir / "raft")
         stack.callback(disk.close)
 
@@ -148,6 +161,7 @@ async def _serve(settings: NodeSettings, cluster: str, listening: socket.socket)
             cache=cache,
             broadcast=broadcast,
             clock=clock,
+            async_writes=async_writes,
         )
         await stack.enter_async_context(server)
         await server.start(sock=listening)
@@ -155,7 +169,8 @@ async def _serve(settings: NodeSettings, cluster: str, listening: socket.socket)
         await asyncio.wait((stop, died), return_when=asyncio.FIRST_COMPLETED)
         if died.done():
             died.result()
-        signal.alarm(int(settings.drain_timeout_s) + CLOSE_TIMEOUT_S)  # whatever hangs from here on
+        # whatever hangs from here on
+        signal.alarm(int(settings.drain_notice_s + settings.drain_timeout_s) + CLOSE_TIMEOUT_S)
         await _drain(settings, server, coordinator, hand_on=stop.result())
     _log.info("stopped")
 
@@ -171,8 +186,45 @@ async def _drain(settings: NodeSettings, server: Server, coordinator: Coordinato
             _log.info("leadership handed on", to=leader)
         except (AcordoError, TimeoutError) as exc:
             _log.warning("leadership not handed on", reason=str(exc))
-    if not await server.drain(timeout_s=settings.drain_timeout_s):
+    if not await server.drain(notice_s=settings.drain_notice_s, timeout_s=settings.drain_timeout_s):
         _log.warning("requests were cut off", requests=server.rooms.load.requests)
+
+
+async def _opened(
+    stack: AsyncExitStack, store: Store, settings: NodeSettings, listening: socket.socket, stop: asyncio.Future[bool]
+) -> bool:
+    """Open the store, trying again while its server does not answer; meanwhile /livez is ok and all else says why not.
+
+    Return whether it is open: False when the node was told to stop first. Raises BadRequest for what must be mended,
+    and BackendUnavailable for a store that is no server.
+    """
+    if not settings.store_url.startswith(SERVED_STORES):
+        await stack.enter_async_context(store)
+        return True
+    waiting = Waiting(settings.node_id)
+    async with waiting:
+        backoff_s = STORE_BACKOFF_S[0]
+        while True:
+            opening = asyncio.ensure_future(stack.enter_async_context(store))
+            await asyncio.wait((opening, stop), timeout=STORE_SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
+            if not opening.done():
+                await waiting.listen(listening)
+            await asyncio.wait((opening, stop), return_when=asyncio.FIRST_COMPLETED)
+            if stop.done():
+                opening.cancel()
+                await asyncio.wait((opening,))
+                return False
+            try:
+                opening.result()
+                return True
+            except BackendUnavailable as exc:
+                _log.warning("the store does not answer yet", reason=str(exc), again_in_s=backoff_s)
+                waiting.reason = str(exc)
+                await waiting.listen(listening)
+            await asyncio.wait((stop,), timeout=backoff_s * random.uniform(0.75, 1.25))
+            backoff_s = min(backoff_s * 2, STORE_BACKOFF_S[1])
+            if stop.done():
+                return False
 
 
 # ----------------------------------------------------------------------------------------------- settings of the parts

@@ -24,7 +24,8 @@ async def post(x: Exchange) -> web.Response:
     # clients: so this one looks like a client's. The prefix keeps look-ups from cancelling what still waits.
     op_id = x.take_op_id(params, form.op_id, spare=ASYNC_OP_ID_PREFIX)
     wire.intent_of(form, op_id)  # raises what POST /v1/txn would: no worker shall find out
-    transaction = wire.encode(msgspec.structs.replace(form, op_id=op_id))
+    given = msgspec.to_builtins(form) | {"op_id": op_id}
+    transaction = wire.encode({name: value for name, value in given.items() if value is not None})
     await broker.accept(op_id, transaction, timeout_s=x.left_s)
     url = f"/v1/operations/{quoted(op_id)}"
     return x.json({"op_id": op_id, "operation": url}, 202, more={"Location": url, "Acordo-Op-Id": op_id})

@@ -1,0 +1,128 @@
+"""Decide about webhooks: what a subscription is, which targets are allowed, how a delivery is signed. Pure.
+
+It never resolves a name or sends a byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from base64 import b64encode
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from kv.errors import BadRequest
+
+RESERVED: Final = b"acordo/"
+"""Keys of our own; changes of them are never delivered."""
+SUBSCRIPTIONS: Final = "acordo/webhooks/subscriptions/"
+LEASES: Final = "acordo/webhooks/leases/"
+CURSORS: Final = "acordo/webhooks/cursors/"
+DEAD: Final = "acordo/webhooks/dead/"
+REPLAYS: Final = "acordo/webhooks/replays/"
+ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+SECRET_CHARS: Final = (16, 256)
+VALUE_BYTES_MAX: Final = 256 * 1024
+"""A larger value is left out of a delivery, which then says so; the receiver can read it at its revision."""
+_NOWHERE: Final = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")))
+"""IPv6 that carries an IPv4 address inside: what it leads to cannot be judged."""
+
+
+class Subscription(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Value of a key under SUBSCRIPTIONS."""
+
+    url: str
+    secret: str
+    prefix: str = ""
+    after: int | None = None
+    """Revision after which it begins; None: the revision of the subscription itself."""
+
+
+class Cursor(msgspec.Struct, frozen=True):
+    """Value of a key under CURSORS: everything up to `revision` is delivered or dead."""
+
+    revision: int
+    fence: int = 0
+    """Revision at which the lease of who wrote it was taken."""
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """Value of a key under DEAD."""
+
+    subscription: str
+    delivery: str
+    revision: int
+    body: str
+    """Base64 of what was sent."""
+    reason: str
+    attempts: int
+
+
+def parse_subscription(name: str, value: bytes) -> Subscription:
+    """Return what a key's value describes. Raises BadRequest("bad_subscription")."""
+
+    def refuse(why: str, allowed: str) -> BadRequest:
+        return BadRequest("bad_subscription", f"subscription {name!r}: {why}", allowed=allowed)
+
+    if not ID.fullmatch(name):
+        raise refuse("its name", "1 to 64 letters, digits and . _ -, a letter or digit first")
+    try:
+        found = msgspec.json.decode(value, type=Subscription)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise refuse(str(exc), '{"url", "secret", "prefix"?, "after"?}') from exc
+    try:
+        parts = urlsplit(found.url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or len(found.url) > 2048 or not found.url.isascii() or not found.url.isprintable():
+        raise refuse("its url", "an http or https URL of at most 2048 ASCII characters")
+    if parts.username is not None or parts.password is not None:
+        raise refuse("its url holds a login", "a URL without one")
+    if not SECRET_CHARS[0] <= len(found.secret) <= SECRET_CHARS[1]:
+        raise refuse("its secret", f"{SECRET_CHARS[0]} to {SECRET_CHARS[1]} characters")
+    if found.after is not None and found.after < 0:
+        raise refuse("after", "a revision")
+    return found
+
+
+def forbidden(address: str) -> str | None:
+    """Return why deliveries may not go to an IP address by default; None when they may."""
+    try:
+        ip: Any = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return f"{address!r} is no address"
+    mapped = getattr(ip, "ipv4_mapped", None)
+    ip = mapped or ip
+    if any(ip.version == net.version and ip in net for net in _NOWHERE):
+        return f"{address} carries another address inside"
+    if not ip.is_global or ip.is_multicast or ip.is_reserved or ip.is_unspecified:
+        return f"{address} is not a public address"
+    return None
+
+
+def sign(secret: str, timestamp: int, body: bytes) -> str:
+    """Return HMAC-SHA256 over `timestamp.body`, as the header `Acordo-Signature` carries it."""
+    return "v1=" + hmac.new(secret.encode(), b"%d." % timestamp + body, hashlib.sha256).hexdigest()
+
+
+def body_of(kind: str, key: bytes, value: bytes | None, revision: int, op_id: str | None) -> bytes:
+    """Return the JSON of one delivery (docs/asyncapi.yaml)."""
+    told: dict[str, Any] = {"schema": 1, "type": kind, "key": _text(key), "revision": revision, "op_id": op_id}
+    if kind == "put" and value is not None:
+        if len(value) > VALUE_BYTES_MAX:
+            told["size"] = len(value)
+        else:
+            told["value"] = _text(value)
+    return msgspec.json.encode(told)
+
+
+def _text(raw: bytes) -> str | dict[str, str]:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return {"base64": b64encode(raw).decode()}
