@@ -9,16 +9,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import importlib
+import os
 import signal
 import sys
 import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -36,6 +38,14 @@ CLIENTS: Final = 24
 WRITE_TIMEOUT_S: Final = 60.0
 CACHE_BYTES: Final = 1 << 20
 """The smallest cache there is, so that what is read back comes from the store and not from a node's memory."""
+
+
+PRIVATE: Final = {
+    "STORE": {"postgres": ("postgresql", "postgres", "PostgresServer")},
+    "CACHE": {"redis": ("redis", "redis", "RedisServer"), "sentinel": ("redis", "redis", "SentinelSet")},
+    "BROADCAST": {"rabbitmq": ("rabbitmq", "rabbitmq", "RabbitServer")},
+}
+"""What can be started for the demo: service, module and class of the private servers that tests use."""
 
 
 @dataclass
@@ -198,6 +208,51 @@ def main(argv: list[str], *, before_read_back: Callable[[Path, Sequence[str]], N
     parser.add_argument("--nodes", type=int, default=3, help="nodes to start (default: 3)")
     given = parser.parse_args(argv)
     console = Console(soft_wrap=True)
+    with ExitStack() as servers:
+        try:
+            backends = _backends(servers, console)
+        except BadRequest as exc:
+            console.print(f"[red]failed:[/] {exc.detail}" + (f" (allowed: {exc.allowed})" if exc.allowed else ""))
+            return 2
+        return _run(given, backends, console, before_read_back)
+
+
+def _backends(servers: ExitStack, console: Console) -> list[str]:
+    """Return the flags that STORE, CACHE and BROADCAST ask for: a URL, or the name of a server to start privately."""
+    flags: list[str] = []
+    for name, private in PRIVATE.items():
+        given = os.environ.get(name, "")
+        if not given:
+            continue
+        if "://" not in given:
+            if given not in private:
+                raise BadRequest("bad_settings", f"{name}={given}", allowed=f"a URL, or {', '.join(private)}")
+            console.print(f"  starting a private {given}")
+            given = servers.enter_context(_private(*private[given])).url
+        flags += [f"--{name.lower()}", given]
+    return flags
+
+
+def _private(service: str, module: str, kind: str) -> Any:
+    """Return a private server of the tests, not started yet, bringing its packages if need be."""
+    try:
+        install = importlib.import_module("tests.servers.install")
+        servers = importlib.import_module(f"tests.servers.{module}")
+    except ImportError as exc:
+        raise BadRequest("bad_settings", f"private servers need the source tree: {exc}", allowed="a URL") from exc
+    try:
+        install.ensure(service)
+    except install.Missing as exc:
+        raise BadRequest("bad_settings", str(exc)) from exc
+    return getattr(servers, kind)()
+
+
+def _run(
+    given: argparse.Namespace,
+    backends: list[str],
+    console: Console,
+    before_read_back: Callable[[Path, Sequence[str]], None],
+) -> int:
     root = Path(sysconfig.get_paths()["stdlib"])
     files = sources(root, given.files)
     if len(files) < 2:
@@ -207,6 +262,7 @@ def main(argv: list[str], *, before_read_back: Callable[[Path, Sequence[str]], N
         try:
             flags = ["--nodes", str(given.nodes), "--base-port", str(free_base_port(given.nodes, 18001))]
             flags += ["--data", f"{directory}/data", "--memory-cache-bytes", str(CACHE_BYTES)]
+            flags += backends
             settings = load(RunnerSettings, flags, prog="python -m cluster.demo")
             tally = asyncio.run(demo(settings, files, root, console, before_read_back=before_read_back))
         except* (BadRequest, AcordoError, TimeoutError) as failed:
