@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from chaos import check
+from chaos import check, failover, run, teeth
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -14,10 +14,25 @@ def main(argv: list[str] | None = None) -> int:
     check.add_arguments(
         commands.add_parser("check", help="judge a saved run or history again", description=check.__doc__)
     )
+    run.add_arguments(commands.add_parser("run", help="load, disturb and judge a cluster", description=run.__doc__))
+    teeth.add_arguments(
+        commands.add_parser("teeth", help="show that planted product bugs are caught", description=teeth.__doc__)
+    )
+    failover.add_arguments(
+        commands.add_parser(
+            "failover", help="measure how long writes stop when leaders die", description=failover.__doc__
+        )
+    )
     args = parser.parse_args(argv)
     match args.command:
         case "check":
             return check.main(args)
+        case "run":
+            return run.main(args)
+        case "teeth":
+            return teeth.main(args)
+        case "failover":
+            return failover.main(args)
         case _:
             raise AssertionError(args.command)
 

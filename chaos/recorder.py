@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Final, Self
 from chaos.history import Operation, Record, end_line, header_line, record_line
 
 BUFFER_BYTES: Final = 1 << 20
+UNKNOWN_MAX: Final = 20_000
 
 
 class Recorder:
@@ -34,6 +35,8 @@ class Recorder:
         """Operations by (workload, op, outcome), to show progress."""
         self.nodes: Counter[str] = Counter()
         """Answers by node."""
+        self.unknown: list[Operation] = []
+        """The newest writes of unknown outcome, to be looked up after healing."""
         self._header = header_line(seed=seed, settings=settings)
         self._file: BinaryIO | None = None
 
@@ -57,9 +60,12 @@ class Recorder:
         self.records += 1
         if isinstance(record, Operation):
             self.ended[record.workload or "", record.op, record.outcome] += 1
+            if record.outcome == "info":
+                self.unknown.append(record)
+                del self.unknown[:-UNKNOWN_MAX]
             if record.node is not None and record.outcome == "ok":
                 self.nodes[record.node] += 1
 
-    def count(self, outcome: str | None = None) -> int:
-        """Return how many operations ended, or ended so."""
-        return sum(n for (_, _, o), n in self.ended.items() if outcome in (None, o))
+    def count(self, outcome: str | None = None, *, workload: str | None = None) -> int:
+        """Return how many operations ended, or ended so, of one workload or all."""
+        return sum(n for (w, _, o), n in self.ended.items() if outcome in (None, o) and workload in (None, w))

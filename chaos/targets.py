@@ -19,12 +19,14 @@ import aiohttp
 from acordo.client import Client
 from acordo.errors import AcordoError
 from chaos.proxy import Mesh
+from chaos.servers import Servers
 from cluster.config import PREFIX, RAFT_PORT_OFFSET, RunnerSettings
 from cluster.runner import LocalCluster, NodeProcess
 
 PROBE_TIMEOUT_S: Final = 1.0
 HEALTHY_WITHIN_S: Final = 60.0
 POLL_S: Final = 0.05
+REACH_WITHIN_S: Final = 5.0
 
 
 class Target(Protocol):
@@ -38,8 +40,13 @@ class Target(Protocol):
         ...
 
     @property
+    def looking_urls(self) -> tuple[str, ...]:
+        """URLs for looking on, around every proxy."""
+        ...
+
+    @property
     def abilities(self) -> frozenset[str]:
-        """Return what may be done: "processes", "links"."""
+        """Return what may be done: "processes", "links", "files", "clocks", or the name of a back end's server."""
         ...
 
     async def leader(self) -> str | None:
@@ -104,8 +111,17 @@ class LocalTarget:
     between those two also cuts it. That makes faults larger, never smaller.
     """
 
-    def __init__(self, settings: RunnerSettings, rng: Random, *, extra: Mapping[str, str] | None = None) -> None:
-        self.settings, self.extra = settings, dict(extra or {})
+    def __init__(
+        self,
+        settings: RunnerSettings,
+        rng: Random,
+        *,
+        extra: Mapping[str, str] | None = None,
+        command: tuple[str, ...] | None = None,
+        servers: Servers | None = None,
+    ) -> None:
+        self.settings, self.extra, self.command = settings, dict(extra or {}), command
+        self.servers = servers
         self.mesh = Mesh(rng)
         self.nodes: tuple[str, ...] = tuple(f"n{n + 1}" for n in range(settings.nodes))
         self.lines: list[str] = []
@@ -123,7 +139,7 @@ class LocalTarget:
                 await self.mesh.add_client(node, "127.0.0.1", self._http_port(node))
                 members = [f"{other}={await self._address(node, other)}" for other in self.nodes]
                 overrides[node] = {PREFIX + "MEMBERS": ",".join(members), **self.extra}
-            self.cluster = LocalCluster(self.settings, say=self.lines.append, overrides=overrides)
+            self.cluster = LocalCluster(self.settings, say=self.lines.append, command=self.command, overrides=overrides)
             await stack.enter_async_context(self.cluster)
             self._stack = stack.pop_all()
         return self
@@ -159,8 +175,16 @@ class LocalTarget:
         return tuple(f"http://127.0.0.1:{self._http_port(n)}" for n in self.nodes)
 
     @property
+    def looking_urls(self) -> tuple[str, ...]:
+        return self.direct_urls
+
+    @property
     def abilities(self) -> frozenset[str]:
-        return frozenset({"processes", "links"})
+        return frozenset({"processes", "links", "files", *(self.servers.names if self.servers is not None else ())})
+
+    def folder(self, node: str) -> Path:
+        """Return the node's own directory."""
+        return self._process(node).data_dir
 
     @property
     def data(self) -> Path:
@@ -222,6 +246,63 @@ class LocalTarget:
 
     def resume(self, node: str) -> None:
         self._process(node).signal(signal.SIGCONT)
+
+
+class UrlTarget:
+    """A cluster that somebody else runs: it is loaded and judged; nothing of it can be disturbed.
+
+    `async with UrlTarget(urls)` raises AcordoError when a URL cannot be reached or is not an Acordo.
+    """
+
+    def __init__(self, urls: tuple[str, ...]) -> None:
+        self.urls = urls
+        self.nodes: tuple[str, ...] = urls
+        self._stack = contextlib.AsyncExitStack()
+        self._clients: list[Client] = []
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            for url in self.urls:
+                client = await stack.enter_async_context(Client(url, retries=False, timeout_s=REACH_WITHIN_S))
+                await client.cluster()
+                self._clients.append(client)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, exc, trace)
+
+    @property
+    def looking_urls(self) -> tuple[str, ...]:
+        return self.urls
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        return frozenset()
+
+    async def leader(self) -> str | None:
+        told: list[str | None] = []
+        for client in self._clients:
+            with contextlib.suppress(AcordoError):
+                told.append((await client.cluster(timeout_s=PROBE_TIMEOUT_S)).leader)
+        return next((name for name in told if name is not None and told.count(name) > len(self.nodes) // 2), None)
+
+    async def answers(self, node: str) -> bool:
+        with contextlib.suppress(AcordoError):
+            await self._clients[self.nodes.index(node)].cluster(timeout_s=PROBE_TIMEOUT_S)
+            return True
+        return False
+
+    async def ready(self, node: str) -> bool:
+        return await self.answers(node)
+
+    async def healthy(self, within_s: float = HEALTHY_WITHIN_S) -> bool:
+        async def whole() -> bool:
+            return all([await self.ready(n) for n in self.nodes]) and await self.leader() is not None
+
+        return await until(whole, within_s)
 
 
 async def until(condition: Callable[[], Awaitable[bool]], within_s: float) -> bool:

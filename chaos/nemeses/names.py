@@ -66,3 +66,14 @@ def expand(names: str) -> list[str]:
         else:
             found.append(NEMESES[name].name)
     return list(dict.fromkeys(found))
+
+
+def grouped(names: str) -> dict[str, list[str]]:
+    """Return the same by the names given, so that each of these gets its turn. Raises KeyError with the stranger."""
+    found: dict[str, list[str]] = {}
+    for name in filter(None, (n.strip() for n in names.split(","))):
+        if name == "all":
+            found |= {family: list(members) for family, members in FAMILIES.items()}
+        else:
+            found[name] = expand(name)
+    return found

@@ -1,0 +1,65 @@
+"""Tell from a history how fast it went, and when no write was acknowledged. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from chaos.history import READS, History, Operation, reigns, windows
+
+OUTAGE_NS: Final = 500_000_000
+"""A shorter pause between two acknowledged writes is no outage."""
+
+
+@dataclass(frozen=True)
+class Outage:
+    """No write of anybody was acknowledged from `start_ns` to `end_ns`."""
+
+    start_ns: int
+    end_ns: int
+    before: str | None
+    """Who led when it began, as far as anybody said."""
+    after: str | None
+    faults: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        return (self.end_ns - self.start_ns) / 1e9
+
+
+def acknowledged(operations: Iterable[Operation]) -> list[int]:
+    """Return when writes were acknowledged, in order."""
+    return sorted(o.end_ns for o in operations if o.outcome == "ok" and o.op not in READS and o.end_ns is not None)
+
+
+def outages(history: History, least_ns: int = OUTAGE_NS) -> list[Outage]:
+    """Return every pause of at least so long between two acknowledged writes, by time."""
+    led = reigns(history)
+    since = [r.since_ns for r in led]
+    faults = windows(history.faults)
+
+    def leader(at: int) -> str | None:
+        n = bisect_right(since, at) - 1
+        return led[n].leader if n >= 0 else None
+
+    found = []
+    for a, b in pairwise(acknowledged(history.operations)):
+        if b - a >= least_ns:
+            hit = tuple(
+                f"{w.nemesis} {', '.join(w.targets)}"
+                for w in faults
+                if w.start_ns <= b and (w.healed_ns is None or w.healed_ns >= a - least_ns)
+            )
+            found.append(Outage(a, b, leader(a), leader(b), hit))
+    return found
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the value below which that share lies; 0.0 of none."""
+    if not values:
+        return 0.0
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -1,0 +1,143 @@
+"""`python -m chaos run`: load a cluster, disturb it, judge what its clients saw, keep everything in out/chaos/<run>."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from chaos import report
+from chaos.nemeses.names import FAMILIES, NEMESES, grouped
+from chaos.runner import Interrupt, Plan, Result, TargetUnfit, run
+from chaos.workloads.names import WORKLOADS
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+OUT: Final = ROOT / "out" / "chaos"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the subcommand."""
+    parser.add_argument(
+        "--workload",
+        default="register,append,watch",
+        help=f"all, or some of {','.join(WORKLOADS)} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--nemesis",
+        default="",
+        help=f"none (default), all, families ({','.join(FAMILIES)}) and single ones ({','.join(NEMESES)})",
+    )
+    parser.add_argument("--time", type=float, default=60.0, metavar="S", help="seconds of load (default: %(default)g)")
+    parser.add_argument("--seed", type=int, help="default: derived from the commit")
+    parser.add_argument("--clients", type=int, default=6, help="clients per workload (default: %(default)s)")
+    parser.add_argument(
+        "--rate", type=float, help="operations per second and workload, open loop (default: closed loop)"
+    )
+    parser.add_argument("--pause", type=float, default=0.01, metavar="S", help="mean pause of a client (%(default)g)")
+    parser.add_argument("--nodes", type=int, default=3, help="nodes of a local cluster (default: %(default)s)")
+    parser.add_argument(
+        "--servers", default="", help="local target: private servers as back ends: postgres,redis,rabbitmq"
+    )
+    parser.add_argument(
+        "--at-once", action="store_true", help="faults of processes, links and servers at the same time"
+    )
+    parser.add_argument("--target", default="local", help="local, docker, or the URLs of all nodes: http://h1:8001,…")
+    parser.add_argument("--out", type=Path, default=OUT, help="where runs are kept (default: out/chaos)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Return 0 no anomaly, 1 anomaly, 2 weak (also: the target or an argument is unfit)."""
+    try:
+        plan = _plan(args)
+    except ValueError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 2
+    try:
+        result = asyncio.run(_run(plan))
+    except TargetUnfit as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 2
+    print(f"\n{report.summary(result)}\n")
+    page = report.write(result)
+    print(f"report: {_short(page)}\nagain:  {plan.command}\ncheck:  python -m chaos check {_short(plan.folder)}")
+    return result.code
+
+
+async def _run(plan: Plan) -> Result:
+    interrupt = Interrupt()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt.told)
+    return await run(plan, interrupt=interrupt)
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    names = list(WORKLOADS) if args.workload == "all" else [w.strip() for w in args.workload.split(",") if w.strip()]
+    for name in names:
+        if name not in WORKLOADS:
+            raise ValueError(f"no workload {name!r}; known are {', '.join(WORKLOADS)}")
+    if not names:
+        raise ValueError("no workload given")
+    try:
+        families = grouped("" if args.nemesis == "none" else args.nemesis)
+    except KeyError as exc:
+        raise ValueError(
+            f"no nemesis {exc.args[0]!r}; known are {', '.join([*FAMILIES, *NEMESES])}, all and none"
+        ) from exc
+    if args.time <= 0 or args.clients < 1 or not 1 <= args.nodes <= 9 or (args.rate is not None and args.rate <= 0):
+        raise ValueError("--time, --clients and --rate must be above 0, --nodes from 1 to 9")
+    servers = tuple(s.strip() for s in args.servers.split(",") if s.strip())
+    if strange := set(servers) - {"postgres", "redis", "rabbitmq"}:
+        raise ValueError(f"no server {sorted(strange)[0]!r}; known are postgres, redis, rabbitmq")
+    seed = args.seed if args.seed is not None else commit_seed()
+    began = datetime.datetime.now(datetime.UTC)
+    folder = args.out / f"{began:%Y%m%dT%H%M%S}-seed{seed}"
+    return Plan(
+        folder=folder,
+        workloads=tuple(names),
+        families={k: tuple(v) for k, v in families.items()},
+        seconds=args.time,
+        seed=seed,
+        clients=args.clients,
+        rate=args.rate,
+        pause_s=args.pause,
+        nodes=args.nodes,
+        servers=servers,
+        at_once=args.at_once,
+        target=args.target,
+        began=began.isoformat(timespec="seconds"),
+        commit=commit(),
+    )
+
+
+def commit() -> str:
+    """Return the commit that is checked out, with a + when files differ; "" outside a repository."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return told.stdout.strip()
+
+
+def commit_seed() -> int:
+    """Return a seed that is the same for every run of one commit, and another one for the next."""
+    digits = "".join(c for c in commit()[-13:].rstrip("+") if c in "0123456789abcdef")[-6:]
+    return int(digits or "1", 16)
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,437 @@
+"""Run one plan: load, faults, healing, collecting, judging. It keeps all that it saw and decides what the run is worth.
+
+It never leaves a fault behind: an interrupted run heals everything, collects what it can and is judged all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import platform
+import random
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import msgspec
+
+from acordo.client import Client
+from acordo.errors import AcordoError
+from chaos import collect, recheck
+from chaos.checkers.verdict import Judgement, Verdict
+from chaos.history import HistoryError
+from chaos.nemeses.base import Inflicted, Nemesis, inflict
+from chaos.nemeses.names import NEMESES
+from chaos.recheck import Run
+from chaos.recorder import Recorder
+from chaos.schedule import Step, plan
+from chaos.servers import Servers
+from chaos.targets import LocalTarget, Target, UrlTarget
+from chaos.workloads.base import Load, Workload, WorkloadFailed
+from chaos.workloads.names import WORKLOADS
+from cluster.config import RunnerSettings
+from cluster.demo import free_base_port
+
+HEALTHY_WITHIN_S: Final = 60.0
+PROGRESS_S: Final = 1.0
+SETTLED_FILE: Final = "settings.json"
+FINAL_KEYS_MAX: Final = 600
+"""Keys read through every node at every level at the end; a longer run draws as many by its seed."""
+TRAFFIC_MIN: Final = 40
+"""Operations that took effect, per workload, below which a run proves nothing; long runs need as many per minute."""
+FINISH_WITHIN_S: Final = 90.0
+BASE_PORT: Final = 23000
+
+
+class TargetUnfit(Exception):
+    """The target cannot be reached, is not an Acordo, or is not healthy to begin with."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that was asked for."""
+
+    folder: Path
+    workloads: tuple[str, ...]
+    families: dict[str, tuple[str, ...]]
+    seconds: float
+    seed: int
+    clients: int = 6
+    rate: float | None = None
+    pause_s: float = 0.01
+    nodes: int = 3
+    servers: tuple[str, ...] = ()
+    at_once: bool = False
+    target: str = "local"
+    began: str = ""
+    commit: str = ""
+    quiet: bool = False
+    node_command: tuple[str, ...] | None = None
+    """Starts a node in place of `python -m node`; the teeth give another one."""
+    node_environ: dict[str, str] = field(default_factory=dict)
+    steps: tuple[Step, ...] = ()
+    """Faults in place of those that the seed plans."""
+    nemeses: dict[str, type[Nemesis]] = field(default_factory=lambda: dict(NEMESES))
+
+    @property
+    def command(self) -> str:
+        """Return the command that does it again."""
+        words = ["python -m chaos run", f"--workload {','.join(self.workloads)}"]
+        if self.families:
+            words.append(f"--nemesis {','.join(self.families)}")
+        words += [f"--time {self.seconds:g}", f"--seed {self.seed}", f"--clients {self.clients}"]
+        words += [f"--rate {self.rate:g}"] if self.rate else [f"--pause {self.pause_s:g}"]
+        words += [f"--nodes {self.nodes}"] if self.target == "local" and self.nodes != 3 else []
+        words += [f"--servers {','.join(self.servers)}"] if self.servers else []
+        words += ["--at-once"] if self.at_once else []
+        words += [f"--target {self.target}"] if self.target != "local" else []
+        return " ".join(words)
+
+
+@dataclass
+class Result:
+    """What came of it."""
+
+    plan: Plan
+    schedule: list[Step]
+    inflicted: list[Inflicted] = field(default_factory=list)
+    judgements: list[Judgement] = field(default_factory=list)
+    resolved: list[Judgement] = field(default_factory=list)
+    """The same with unknown outcomes settled by their look-ups."""
+    weak: list[str] = field(default_factory=list)
+    """Why the run proves less than it should."""
+    versions: dict[str, str] = field(default_factory=dict)
+    run: Run | None = None
+    interrupted: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        return recheck.verdict([*self.judgements, *self.resolved])
+
+    @property
+    def code(self) -> int:
+        """Return the exit code: 1 anomaly, 2 weak, 0 neither."""
+        if self.verdict is Verdict.ILLEGAL:
+            return 1
+        return 2 if self.weak else 0
+
+
+class Interrupt:
+    """Ctrl-C: the first time asks the run to end and to write its report, the second time ends the process."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    def told(self) -> None:
+        """Take one signal."""
+        if self.asked.is_set():
+            print("\nkilled: the report is not written", file=sys.stderr)
+            os._exit(130)
+        self.asked.set()
+        print("\ninterrupted: healing everything, then the report (once more: end at once)", file=sys.stderr)
+
+
+async def run(plan: Plan, *, interrupt: Interrupt | None = None) -> Result:
+    """Do it all and return the result. Raises TargetUnfit."""
+    interrupt = interrupt or Interrupt()
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    steps = list(plan.steps) or schedule_of(plan)
+    result = Result(plan, steps)
+    _say(plan, f"seed {plan.seed}, workloads {', '.join(plan.workloads)}, run kept in {plan.folder}")
+    if steps:
+        _say(plan, f"faults planned (those that fit into {plan.seconds:g} s are inflicted, in this order):")
+        for step in steps:
+            _say(plan, f"  {step}")
+    else:
+        _say(plan, "no faults injected")
+    async with target_of(plan) as target:
+        if not await target.healthy(HEALTHY_WITHIN_S):
+            raise TargetUnfit(f"the target was not healthy within {HEALTHY_WITHIN_S:g} s")
+        result.versions = await _versions(plan, target)
+        _write_settings(plan, result)
+        await _loaded(plan, target, result, interrupt)
+    _say(plan, "judging …")
+    _judge(plan, result)
+    if plan.target == "local" and result.verdict is not Verdict.ILLEGAL:
+        for file in (plan.folder / "data").glob("**/*.sqlite*"):
+            file.unlink()
+        for folder in (plan.folder / "data").glob("*/raft"):
+            shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+def schedule_of(plan_: Plan) -> list[Step]:
+    """Return the faults that the seed plans."""
+    return plan(plan_.families, plan_.seconds, plan_.seed)
+
+
+@contextlib.asynccontextmanager
+async def target_of(plan: Plan) -> AsyncIterator[Target]:
+    """Bring up, or reach, what is to be disturbed. Raises TargetUnfit."""
+    if plan.target == "docker":
+        raise TargetUnfit("the docker target is not part of this build")
+    if plan.target != "local":
+        try:
+            async with UrlTarget(tuple(u.strip() for u in plan.target.split(",") if u.strip())) as remote:
+                yield remote
+        except AcordoError as exc:
+            raise TargetUnfit(f"{plan.target}: {exc}") from exc
+        return
+    async with AsyncExitStack() as stack:
+        servers = Servers(plan.servers, Random(f"{plan.seed}/servers"))
+        try:
+            urls = await stack.enter_async_context(servers)
+        except (OSError, RuntimeError, TimeoutError) as exc:
+            raise TargetUnfit(f"a private server did not start: {exc}") from exc
+        settings = RunnerSettings(
+            nodes=plan.nodes,
+            base_port=free_base_port(plan.nodes, BASE_PORT + os.getpid() % 500 * 10),
+            data=plan.folder / "data",
+            drain_timeout_s=3,
+            **urls,  # type: ignore[arg-type]  # store, cache, broadcast
+        )
+        target = LocalTarget(
+            settings,
+            Random(f"{plan.seed}/links"),
+            extra=plan.node_environ,
+            command=plan.node_command,
+            servers=servers,
+        )
+        await stack.enter_async_context(target)
+        yield target
+
+
+async def _versions(plan: Plan, target: Target) -> dict[str, str]:
+    told = {"python": platform.python_version(), "system": platform.platform(), "commit": plan.commit or "?"}
+    for name in ("aiohttp", "uvloop", "pysyncobj", "msgspec"):
+        with contextlib.suppress(PackageNotFoundError):
+            told[name] = version(name)
+    for node, url in zip(target.nodes, target.urls, strict=True):
+        with contextlib.suppress(AcordoError):
+            async with Client(url, retries=False, timeout_s=3) as client:
+                state = await client.cluster()
+                told[f"node {node}"] = f"{state.node}, {state.role} in term {state.term}"
+    return told
+
+
+def _write_settings(plan: Plan, result: Result) -> None:
+    kept = {
+        "command": plan.command,
+        "seed": plan.seed,
+        "began": plan.began,
+        "workloads": plan.workloads,
+        "families": plan.families,
+        "seconds": plan.seconds,
+        "clients": plan.clients,
+        "rate": plan.rate,
+        "pause_s": plan.pause_s,
+        "nodes": plan.nodes,
+        "servers": plan.servers,
+        "at_once": plan.at_once,
+        "target": plan.target,
+        "schedule": [str(s).strip() for s in result.schedule],
+        "versions": result.versions,
+    }
+    (plan.folder / SETTLED_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=2))
+
+
+# ------------------------------------------------------------------------------------------------------------- load
+
+
+async def _loaded(plan: Plan, target: Target, result: Result, interrupt: Interrupt) -> None:
+    """Load and disturb; heal; collect. Everything goes to files of the run."""
+    stamp = f"{time.time_ns():x}"
+    prefix = f"chaos/{plan.seed}/{stamp}/"
+    load = {
+        name: Load(target.urls, plan.seed, prefix, clients=plan.clients, rate=plan.rate, pause_s=plan.pause_s)
+        for name in plan.workloads
+    }
+    header: dict[str, Any] = {"began": plan.began, "command": plan.command}
+    for name in plan.workloads:
+        # A workload says what its checker must know before anything is recorded.
+        header |= WORKLOADS[name](load[name], Recorder(plan.folder / "none")).settings()
+    with Recorder(plan.folder / recheck.HISTORY, seed=plan.seed, settings=header) as recorder:
+        workloads = [WORKLOADS[name](load[name], recorder) for name in plan.workloads]
+        stop, quiet = asyncio.Event(), asyncio.Event()
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+            stack.callback(quiet.set)
+            stack.callback(stop.set)
+            tasks.create_task(collect.observe(target.looking_urls, recorder, quiet))
+            try:
+                for workload in workloads:
+                    await workload.open(stack)
+                    await workload.set_up(workload.workers[0])
+            except (WorkloadFailed, AcordoError) as exc:
+                result.weak.append(f"a workload could not be set up: {exc}")
+                return
+            loads = [tasks.create_task(w.run(stop)) for w in workloads]
+            progress = tasks.create_task(_progress(plan, recorder, result))
+            await _disturb(plan, target, recorder, result, interrupt)
+            stop.set()
+            progress.cancel()
+            _say(plan, "load over, healing and collecting …")
+            if not await target.healthy(HEALTHY_WITHIN_S):
+                result.weak.append(f"the cluster was not healthy within {HEALTHY_WITHIN_S:g} s after the last fault")
+            try:
+                async with asyncio.timeout(FINISH_WITHIN_S):
+                    await asyncio.gather(*loads)
+                    for workload in workloads:
+                        await workload.finish(workload.workers)
+                    async with Client(list(target.looking_urls)) as client:
+                        left = await collect.look_up(client, recorder.unknown, recorder)
+                    if left:
+                        result.weak.append(f"{left} unknown writes could not be looked up")
+            except TimeoutError:
+                result.weak.append(f"the last operations and look-ups were not over within {FINISH_WITHIN_S:g} s")
+                for task in loads:
+                    task.cancel()
+            quiet.set()
+        result.weak += _thin(plan, target, recorder, workloads)
+        result.interrupted = interrupt.asked.is_set()
+        if result.interrupted:
+            result.weak.append("the run was interrupted")
+    await _collect(plan, target, result)
+
+
+async def _disturb(plan: Plan, target: Target, recorder: Recorder, result: Result, interrupt: Interrupt) -> None:
+    """Inflict the steps one after another (or a lane each) until the time or the steps are over, or Ctrl-C."""
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + plan.seconds
+    lanes: dict[str, list[Step]] = {}
+    for step in result.schedule:
+        lane = "+".join(sorted(plan.nemeses[step.nemesis].needs)) if plan.at_once else ""
+        lanes.setdefault(lane, []).append(step)
+
+    async def one(lane: list[Step]) -> None:
+        for step in lane:
+            if loop.time() + step.gap_s >= ends and not plan.steps:
+                return
+            await asyncio.sleep(step.gap_s)
+            nemesis = plan.nemeses[step.nemesis](target, Random(f"{plan.seed}/{step.number}"))
+            hold_s = step.hold_s if plan.steps else max(0.5, min(step.hold_s, ends - loop.time()))
+            result.inflicted.append(await inflict(nemesis, recorder, hold_s))
+            if not plan.at_once:
+                await target.healthy(HEALTHY_WITHIN_S)
+
+    async def all_lanes() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for lane in lanes.values():
+                tasks.create_task(one(lane))
+
+    faults = asyncio.create_task(all_lanes())
+    try:
+        await asyncio.wait({faults, asyncio.create_task(interrupt.asked.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        while not interrupt.asked.is_set() and (left_s := ends - loop.time()) > 0:
+            await collect.wait(interrupt.asked, left_s)
+    finally:
+        faults.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await faults
+
+
+def _thin(plan: Plan, target: Target, recorder: Recorder, workloads: Sequence[Workload]) -> list[str]:
+    """Return where there was too little traffic, or none that counts."""
+    least = max(TRAFFIC_MIN, int(TRAFFIC_MIN * plan.seconds / 60))
+    found = []
+    for workload in workloads:
+        done = recorder.count("ok", workload=workload.name)
+        if done < least:
+            found.append(f"too little traffic: {done} operations of {workload.name} took effect, {least} are the least")
+        if workload.complaints:
+            found.append(f"{workload.name} was told that it asks wrongly: {workload.complaints[0]}")
+    silent = len(target.nodes) - len(recorder.nodes)
+    if silent > 0:
+        found.append(f"{silent} of {len(target.nodes)} nodes answered nothing")
+    return found
+
+
+async def _progress(plan: Plan, recorder: Recorder, result: Result) -> None:
+    if plan.quiet:
+        return
+    live = sys.stdout.isatty()
+    began, last, n = time.monotonic(), 0, 0
+    while True:
+        await asyncio.sleep(PROGRESS_S)
+        n += 1
+        ok = recorder.count("ok")
+        last_fault = result.inflicted[-1] if result.inflicted else None
+        told = f"last fault {last_fault.nemesis} {','.join(last_fault.targets)}" if last_fault else ""
+        line = (
+            f"{time.monotonic() - began:6.0f} s  {ok:>8} ok {ok - last:>6}/s  {recorder.count('fail'):>6} failed  "
+            f"{recorder.count('info'):>5} unknown  {len(result.inflicted):>3} faults  {told}"
+        )
+        last = ok
+        if live:
+            print(f"\r\x1b[2K{line[:150]}", end="", flush=True)
+        elif n % 5 == 0:
+            print(line, flush=True)
+
+
+def _say(plan: Plan, line: str) -> None:
+    if plan.quiet:
+        return
+    print(("\r\x1b[2K" if sys.stdout.isatty() else "") + line, flush=True)
+
+
+# ---------------------------------------------------------------------------------------------- collecting and judging
+
+
+async def _collect(plan: Plan, target: Target, result: Result) -> None:
+    try:
+        async with Client(list(target.looking_urls)) as client:
+            await collect.write_ledger(client, plan.folder / recheck.LEDGER)
+    except AcordoError as exc:
+        (plan.folder / recheck.LEDGER).unlink(missing_ok=True)
+        result.weak.append(f"the ledger could not be read whole: {exc}")
+    keys = _final_keys(plan)
+    found = await collect.evidence(target.looking_urls, keys)
+    (plan.folder / recheck.FINAL).write_bytes(msgspec.json.encode(found))
+
+
+def _final_keys(plan: Plan) -> list[str]:
+    from chaos.files import load_history
+
+    history = load_history(plan.folder / recheck.HISTORY)
+    keys = list(dict.fromkeys(o.key for o in history.operations if o.op in {"put", "cas", "delete"} and o.key))
+    if len(keys) > FINAL_KEYS_MAX:
+        keys = random.Random(f"{plan.seed}/final").sample(keys, FINAL_KEYS_MAX)
+    return keys
+
+
+def _judge(plan: Plan, result: Result) -> None:
+    """Judge as recorded (trusting no server), and with look-ups; add what is weak about the faults and the verdicts."""
+    try:
+        result.run = recheck.open_run(plan.folder)
+    except HistoryError as exc:
+        result.weak.append(f"cannot be judged: {exc}")
+        return
+    result.judgements = recheck.judge(result.run)
+    if result.run.history.lookups:
+        result.resolved = recheck.judge(result.run, resolved=True)
+    for judged in (*result.judgements, *result.resolved):
+        for found in judged.findings:
+            if found.verdict is Verdict.UNKNOWN:
+                result.weak.append(f"undecided by {judged.checker}: {found.message}")
+    for name in plan.workloads:
+        if not any(j.operations for j in result.judgements if j.checker == name):
+            result.weak.append(f"nothing of {name} was judged")
+    for fault in result.inflicted:
+        if fault.skipped is not None:
+            result.weak.append(f"{fault.nemesis} was skipped: {fault.skipped}")
+        elif fault.proof is None:
+            result.weak.append(f"{fault.nemesis} did not bite" + (f": {fault.error}" if fault.error else ""))
+        elif fault.error is not None:
+            result.weak.append(f"{fault.nemesis}: {fault.error}")
+    tried = {f.nemesis for f in result.inflicted}
+    for family, names in plan.families.items():
+        if not tried & set(names):
+            result.weak.append(f"no fault of {family} was tried in the time given")
+    result.weak = list(dict.fromkeys(result.weak))

@@ -1,0 +1,87 @@
+"""Private servers as back ends of a local cluster, each behind a proxy: what can be killed, paused, slowed and wiped.
+
+They are those that the tests start. It disturbs none that it did not start, and none that anybody else uses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from random import Random
+from types import TracebackType
+from typing import Any, Final
+
+from chaos.proxy import Link
+
+KINDS: Final = {
+    "postgres": ("tests.servers.postgres", "PostgresServer", "store"),
+    "redis": ("tests.servers.redis", "RedisServer", "cache"),
+    "rabbitmq": ("tests.servers.rabbitmq", "RabbitServer", "broadcast"),
+}
+"""Module and class that start it, and the setting of a node that names its URL."""
+
+
+class Servers:
+    """`async with Servers(("postgres",), rng) as settings` starts them and returns the nodes' settings."""
+
+    def __init__(self, names: Sequence[str], rng: Random) -> None:
+        self.names, self._rng = tuple(names), rng
+        self.servers: dict[str, Any] = {}
+        self.links: dict[str, Link] = {}
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> dict[str, str]:
+        settings: dict[str, str] = {}
+        async with AsyncExitStack() as stack:
+            for name in self.names:
+                module, kind, setting = KINDS[name]
+                server = getattr(importlib.import_module(module), kind)()
+                self.servers[name] = server
+                stack.push_async_callback(asyncio.to_thread, server.__exit__, None, None, None)
+                await asyncio.to_thread(server.start)
+                link = await stack.enter_async_context(Link("127.0.0.1", server.port, self._rng))
+                self.links[name] = link
+                settings[setting] = server.url.replace(f":{server.port}", f":{link.port}")
+            self._stack = stack.pop_all()
+        return settings
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for link in self.links.values():
+            link.heal()
+        await self._stack.__aexit__(kind, exc, trace)
+
+    def pid(self, name: str) -> int | None:
+        """Return the server's main process, None when it has none."""
+        process = self.servers[name].process
+        return process.pid if process is not None and process.poll() is None else None
+
+    async def ready(self, name: str) -> bool:
+        """Say whether it answers, around its proxy."""
+        return self.pid(name) is not None and bool(await asyncio.to_thread(self.servers[name].ready))
+
+    async def kill(self, name: str) -> None:
+        """SIGKILL, children too."""
+        await asyncio.to_thread(self.servers[name].kill)
+
+    async def start(self, name: str) -> None:
+        """Start it again on its data; nothing when it runs."""
+        if self.servers[name].process is None:
+            await asyncio.to_thread(self.servers[name].start)
+
+    def pause(self, name: str) -> None:
+        """SIGSTOP, children too."""
+        self.servers[name].pause()
+
+    def resume(self, name: str) -> None:
+        """SIGCONT, if it runs."""
+        if self.servers[name].process is not None:
+            self.servers[name].resume()
+
+    async def wipe(self, name: str) -> None:
+        """Kill it and forget its data."""
+        await self.kill(name)
+        await asyncio.to_thread(self.servers[name].wipe)
