@@ -236,7 +236,7 @@ class LocalCluster:
         node.wanted.clear()
         node.signal(number)
         node.signal(signal.SIGCONT)  # a stopped process would not hear it
-        patience_s = self.settings.drain_timeout_s + KILL_AFTER_S
+        patience_s = self.settings.drain_notice_s + self.settings.drain_timeout_s + KILL_AFTER_S
         try:
             async with asyncio.timeout(patience_s):
                 await node.over.wait()
