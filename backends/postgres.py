@@ -115,6 +115,7 @@ class PostgresStore:
     async def _pool(self, size: int) -> asyncpg.Pool[Any]:
         return await asyncpg.create_pool(
             connect=self._connect,
+            reset=_nothing_to_reset,
             min_size=0,
             max_size=size,
             max_inactive_connection_lifetime=300.0,
@@ -491,6 +492,10 @@ def _dsn_per_host(url: str) -> list[str]:
         where = host if re.search(r":\d+$", host) else f"{host}:{port}"
         found.append(f"postgresql://{login}{at}{where}{parts.path}{'?' + query if query else ''}")
     return found
+
+
+async def _nothing_to_reset(connection: Connection) -> None:
+    """Leave out asyncpg's reset, which costs a round trip each time: no statement of ours leaves a trace behind."""
 
 
 async def _repeated(step: Callable[[], Awaitable[object]], *, times: int = 5) -> None:
