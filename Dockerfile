@@ -25,13 +25,14 @@ COPY coordinator coordinator
 COPY node node
 COPY acordo acordo
 COPY cluster cluster
-COPY deploy/*.py deploy/
+COPY deploy/*.py deploy/healthy.sh deploy/
 RUN /opt/acordo/bin/python -m compileall -q /app /opt/acordo
 ENV PATH=/opt/acordo/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 VOLUME ["/data", "/secrets"]
 EXPOSE 8000 9001
-HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 CMD ["python", "-m", "deploy.healthy"]
+HEALTHCHECK --interval=5s --timeout=15s --start-period=120s --retries=4 \
+    CMD ["bash", "/app/deploy/healthy.sh", "8000", "/readyz"]
 ENTRYPOINT ["tini", "--"]
 CMD ["python", "-m", "node"]
 
@@ -39,11 +40,13 @@ FROM ${BASE} AS nginx
 RUN apt-get update -q && apt-get install -y -q --no-install-recommends nginx-light \
     && (command -v tini >/dev/null || apt-get install -y -q --no-install-recommends tini) \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb
-COPY deploy/__init__.py deploy/balancer.py /app/deploy/
+COPY deploy/__init__.py deploy/balancer.py deploy/healthy.sh /app/deploy/
 COPY deploy/nginx /app/deploy/nginx
 WORKDIR /app
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 EXPOSE 8080
+HEALTHCHECK --interval=5s --timeout=15s --start-period=60s --retries=4 \
+    CMD ["bash", "/app/deploy/healthy.sh", "8080", "/balancer"]
 USER 33:33
 ENTRYPOINT ["tini", "--"]
 CMD ["python3", "-m", "deploy.balancer"]

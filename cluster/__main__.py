@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster import worker
+from cluster import autoscaler, worker
 from cluster.config import RunnerSettings, load, redacted
 from cluster.layout import running
 from cluster.runner import EX_CONFIG, LocalCluster
@@ -26,6 +26,7 @@ USAGE = """usage: python -m cluster COMMAND [--help]
   status   show who leads and how far each member is
   down     stop the cluster that `up` started in a directory
   worker   submit asynchronous writes and deliver webhooks; any number may run
+  autoscaler  add and remove observers by what Prometheus says
   config   show the settings in effect, passwords hidden
 """
 
@@ -37,6 +38,7 @@ def main(argv: list[str]) -> int:
         "down": down,
         "config": config,
         "worker": worker.main,
+        "autoscaler": autoscaler.main,
     }
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")

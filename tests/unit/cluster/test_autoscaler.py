@@ -1,0 +1,215 @@
+"""The autoscaler's decisions, and what it does with them over a cluster that is a fake."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from acordo.client import Client
+from acordo.results import Cluster, Member
+from cluster.autoscaler import Autoscaler, NotReady, bounds_of, ours, value_of
+from cluster.config import AutoscalerSettings, load
+from cluster.scaling import REASONS, Band, Bounds, Decision, Figures, Memory, plan
+from kv.errors import BadRequest
+
+BOUNDS = Bounds(0, 3, Band(8, 32), Band(0.1, 0.5), Band(0.3, 0.8), rounds_high=2, rounds_low=3, cool_down_s=60)
+BUSY, IDLE, FAIR, NOTHING = (
+    Figures(50, 0.2, 0.5),
+    Figures(0.1, None, 0.01),
+    Figures(20, 0.2, 0.5),
+    Figures(None, None, None),
+)
+
+number = st.one_of(st.none(), st.floats(0, 100))
+all_figures = st.builds(Figures, number, st.one_of(st.none(), st.floats(0, 2)), st.one_of(st.none(), st.floats(0, 2)))
+
+
+def told(story: list[Figures], observers: int = 0, step_s: float = 30.0, bounds: Bounds = BOUNDS) -> list[Decision]:
+    """Return the decisions of a story in which each is carried out at once."""
+    memory, decisions = Memory(), []
+    for n, figures in enumerate(story):
+        decision = plan(figures, observers, bounds, memory, n * step_s)
+        memory, observers = decision.memory, observers + decision.change
+        decisions.append(decision)
+    return decisions
+
+
+def test_one_busy_round_is_not_enough_two_are() -> None:
+    assert [d.change for d in told([BUSY, FAIR, BUSY, BUSY])] == [0, 0, 0, 1]
+
+
+def test_it_rests_after_a_change() -> None:
+    decisions = told([BUSY] * 6)
+    assert [(d.change, d.reason) for d in decisions] == [
+        (0, "waiting"), (1, "busy"), (0, "waiting"), (1, "busy"), (0, "waiting"), (1, "busy"),
+    ]  # fmt: skip
+    assert [d.reason for d in told([BUSY] * 4, step_s=10)] == ["waiting", "busy", "waiting", "cooling_down"]
+
+
+def test_it_goes_back_when_all_is_low_and_not_when_one_figure_is_fair() -> None:
+    assert [d.change for d in told([IDLE] * 3, observers=1)] == [0, 0, -1]
+    assert all(d.change == 0 for d in told([Figures(0.1, None, 0.5)] * 9, observers=1))
+
+
+def test_missing_figures_change_nothing_and_begin_the_count_anew() -> None:
+    assert [d.reason for d in told([BUSY, NOTHING, BUSY], step_s=100)] == ["waiting", "no_figures", "waiting"]
+    assert all(d.change == 0 for d in told([NOTHING] * 9, observers=2))
+
+
+def test_the_bounds_come_before_everything() -> None:
+    assert plan(NOTHING, 4, BOUNDS, Memory(), 0).change == -1
+    assert plan(BUSY, 3, BOUNDS, Memory(high=9), 1e9).reason == "at_maximum"
+    assert plan(IDLE, 0, BOUNDS, Memory(low=9), 1e9).reason == "at_minimum"
+
+
+@given(st.lists(all_figures, max_size=60), st.integers(0, 6), st.floats(1, 120), st.integers(0, 3), st.integers(0, 3))
+def test_whatever_is_measured_the_rules_hold(
+    story: list[Figures], observers: int, step_s: float, low: int, more: int
+) -> None:
+    bounds = Bounds(low, low + more, BOUNDS.in_flight, BOUNDS.p99_s, BOUNDS.cpu, 2, 3, 60)
+    memory, changed_at = Memory(), -math.inf
+    for n, figures in enumerate(story):
+        now = n * step_s
+        decision = plan(figures, observers, bounds, memory, now)
+        assert decision.reason in REASONS and decision.because
+        within = bounds.observers_min <= observers <= bounds.observers_max
+        observers += decision.change
+        if within:
+            assert bounds.observers_min <= observers <= bounds.observers_max
+            if decision.change:
+                assert now - changed_at >= bounds.cool_down_s
+                assert figures.in_flight is not None or figures.cpu is not None
+            if decision.change < 0:
+                assert figures.in_flight is not None and figures.in_flight < bounds.in_flight.low
+                assert figures.p99_s is None or figures.p99_s < bounds.p99_s.low
+                assert figures.cpu is not None and figures.cpu < bounds.cpu.low
+        else:
+            assert decision.change == (1 if observers - decision.change < bounds.observers_min else -1)
+        if decision.change:
+            changed_at = now
+        memory = decision.memory
+
+
+@given(all_figures, st.integers(0, 3))
+def test_the_same_figures_for_ever_come_to_rest(figures: Figures, observers: int) -> None:
+    changes = [d.change for d in told([figures] * 100, observers)]
+    assert len({c for c in changes if c}) <= 1, "never up and down again"
+    assert not any(changes[50:])
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ({"data": {"result": [{"value": [1, "2.5"]}]}}, 2.5),
+        ({"data": {"result": [{"value": [1, "NaN"]}]}}, None),
+        ({"data": {"result": []}}, None),
+        ({"data": {"result": [{"value": [1, "1"]}, {"value": [1, "2"]}]}}, None),
+        ({"status": "error"}, None),
+        ([], None),
+    ],
+)
+def test_an_answer_of_prometheus(answer: Any, value: float | None) -> None:
+    assert value_of(answer) == value
+
+
+def test_settings_that_cannot_work_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags in (
+        ["--autoscaler-observers-min", "3", "--autoscaler-observers-max", "2"],
+        ["--autoscaler-in-flight-low", "40"],
+        ["--autoscaler-listen", "nowhere"],
+    ):
+        with pytest.raises(BadRequest):
+            load(AutoscalerSettings, flags, prog="autoscaler")
+
+
+# ------------------------------------------------------------------------------------------------- what it does with it
+
+
+@dataclass
+class World:
+    """Members and processes; what a client and a driver see of them."""
+
+    members: dict[str, bool] = field(default_factory=lambda: {"n1": True, "n2": True, "n3": True})
+    running_: set[str] = field(default_factory=set)
+    did: list[str] = field(default_factory=list)
+    add_fails: bool = False
+
+    async def cluster(self, **_: Any) -> Cluster:
+        members = tuple(Member(id=m, voter=v, raft_address=f"{m}:9001") for m, v in self.members.items())
+        return Cluster(node="n1", role="leader", term=1, leader="n1", quorum=True, settled=0, members=members, raw={})
+
+    async def add_member(self, member: str, *, raft_address: str, url: str, voter: bool = False, **_: Any) -> None:
+        assert not voter
+        if self.add_fails:
+            raise NotReady("no")
+        self.did.append("add")
+        self.members[member] = voter
+
+    async def remove_member(self, member: str, **_: Any) -> None:
+        assert member not in self.running_, "it drains first"
+        self.did.append("remove")
+        self.members.pop(member, None)
+
+    async def running(self) -> frozenset[str]:
+        return frozenset(self.running_)
+
+    async def start(self, name: str, members: str) -> tuple[str, str]:
+        assert "n1=n1:9001" in members and name not in members
+        self.did.append("start")
+        self.running_.add(name)
+        return f"{name}:9001", f"http://{name}:8000"
+
+    async def stop(self, name: str) -> None:
+        self.did.append("stop")
+        self.running_.discard(name)
+
+
+def scaler(world: World, figures: Figures) -> Autoscaler:
+    settings = AutoscalerSettings(autoscaler_cool_down_s=0, autoscaler_rounds_high=1, autoscaler_rounds_low=1)
+    made = Autoscaler(settings, cast(Client, world), cast(Any, SimpleNamespace()), world)
+
+    async def measured() -> Figures:
+        return figures
+
+    async def ready(url: str) -> None:
+        return None
+
+    made.figures, made._ready = measured, ready  # type: ignore[method-assign]
+    return made
+
+
+async def test_it_scales_out_and_in_again() -> None:
+    world = World()
+    assert (await scaler(world, BUSY).round()).change == 1
+    assert world.did == ["start", "add"]
+    (observer,) = world.running_
+    assert ours(observer) and world.members[observer] is False
+    assert (await scaler(world, IDLE).round()).change == -1
+    assert world.did == ["start", "add", "stop", "remove"]
+    assert not world.running_ and all(world.members.values())
+
+
+async def test_what_a_crash_left_half_done_is_taken_away() -> None:
+    world = World()
+    world.members |= {"o0123456789": False, "standby": False}
+    world.running_ = {"oabcdef0123"}
+    assert await scaler(world, FAIR).reconcile() == []
+    assert set(world.members) == {"n1", "n2", "n3", "standby"}, "an observer that somebody else added stays"
+    assert not world.running_
+
+
+async def test_an_observer_that_cannot_join_is_stopped_again() -> None:
+    world = World(add_fails=True)
+    with pytest.raises(NotReady):
+        await scaler(world, BUSY).round()
+    assert not world.running_
+
+
+def test_bounds_come_from_the_settings() -> None:
+    assert bounds_of(AutoscalerSettings()).observers_max == 2
