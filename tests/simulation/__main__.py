@@ -7,10 +7,7 @@ line; exits 1 on a violation, or when something that the summary counts never ha
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -24,10 +21,8 @@ from typing import Any
 
 from tests.simulation import summary
 from tests.simulation.run import Result, run
+from tests.simulation.seeds import ROOT, chunk, code_digest, commit_seed, nice
 
-ROOT = Path(__file__).resolve().parents[2]
-SIMULATED = ("coordinator", "kv", "node", "backends", "chaos/checkers", "tests/simulation")
-"""What a result depends on: another state of it begins anew."""
 CHUNK = 5
 """Seeds that one process simulates before it tells."""
 TAIL_LINES = 60
@@ -52,21 +47,6 @@ class Run:
             self.violating[told["seed"]] = told["violations"]
 
 
-def one(seed: int) -> dict[str, Any]:
-    """Simulate a seed; return what is kept of it."""
-    result = run(seed)
-    return {
-        "seed": seed,
-        "simulated_s": result.simulated_s,
-        "counts": result.counts,
-        "violations": [f"{violation.name}: {violation.detail}" for violation in result.violations],
-    }
-
-
-def chunk(seeds: tuple[int, ...]) -> list[dict[str, Any]]:
-    return [one(seed) for seed in seeds]
-
-
 def many(seeds: Iterator[int], state: Path | None, processes: int, ends: float | None) -> Run:
     """Simulate seeds until there are no more or time is up; go on where an interrupted run of the same code ended."""
     done = Run()
@@ -78,7 +58,7 @@ def many(seeds: Iterator[int], state: Path | None, processes: int, ends: float |
             done.add(told)
         print(f"{done.seeds} seeds are known from {state.relative_to(ROOT)}", flush=True)
     chunks = _chunks(seed for seed in seeds if seed not in known)
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_nice) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=nice) as pool:
         running: set[Future[list[dict[str, Any]]]] = set()
         began, said = time.monotonic(), time.monotonic()
         while True:
@@ -103,10 +83,6 @@ def many(seeds: Iterator[int], state: Path | None, processes: int, ends: float |
                 print(f"… {done.seeds} seeds after {said - began:.0f} s, {len(done.violating)} violating", flush=True)
 
 
-def _nice() -> None:
-    os.nice(5)
-
-
 def _chunks(seeds: Iterator[int]) -> Iterator[tuple[int, ...]]:
     held: list[int] = []
     for seed in seeds:
@@ -116,21 +92,6 @@ def _chunks(seeds: Iterator[int]) -> Iterator[tuple[int, ...]]:
             held = []
     if held:
         yield tuple(held)
-
-
-def code_digest() -> str:
-    """Return a hash of all code that a simulated seed runs."""
-    hashed = hashlib.blake2b(digest_size=6)
-    for path in sorted(path for part in SIMULATED for path in (ROOT / part).rglob("*.py")):
-        hashed.update(path.read_bytes())
-    return hashed.hexdigest()
-
-
-def commit_seed() -> tuple[str, int]:
-    """Return the commit and a first seed drawn from it: each commit tries other ones."""
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    commit = found.stdout.strip() or code_digest()
-    return commit, int(commit[:8], 16) * 100_000
 
 
 def story(result: Result, lines: int | None) -> str:

@@ -1,3 +1,4 @@
+# ruff: noqa: PLR0917  what one operation is made of travels together through private functions
 """Be the clients of a simulated cluster: write unique values, read at every level, retry, give up, look up.
 
 What they heard becomes a history in the format of `chaos.history`. They know nothing that a client could not know.
@@ -8,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from chaos.history import Operation
 from kv.errors import AcordoError, BackendUnavailable, BadRequest, NotApplied, OutcomeUnknown, Pruned
@@ -173,7 +174,9 @@ class Clients:
         op_id: str, unknown: bool, answer: Answer | None, node: SimNode,
     ) -> bool:  # fmt: skip
         now = asyncio.get_running_loop().time()
-        outcome, result, revision = "fail", None, None
+        outcome: Literal["ok", "fail", "info"] = "fail"
+        result: bool | None = None
+        revision: int | None = None
         match answer:
             case None:
                 outcome = "info" if unknown else "fail"
@@ -191,10 +194,11 @@ class Clients:
             self.world.counts["unknown"] += 1
         if op in {"pair", "ttl"}:
             return outcome == "info"
+        more: dict[str, Any] = {} if op == "put" or outcome != "ok" else {"result": result}
         operation = Operation(
             client=client, op=op, outcome=outcome, start_ns=_ns(began), end_ns=_ns(now), key=key, value=value,
             expected=expected, node=node.name, revision=revision, op_id=op_id or None, attempts=attempts,
-            **({} if op == "put" or outcome != "ok" else {"result": result}),
+            **more,
         )  # fmt: skip
         self.history.append(operation)
         if outcome == "info" and op_id and not op_id.startswith("~"):
@@ -204,10 +208,10 @@ class Clients:
     def _last_seen(self, key: str, rng: random.Random) -> str | None:
         seen = [o for o in self.history[-30:] if o.key == key and o.outcome == "ok" and o.op in {"put", "cas", "get"}]
         values = [o.result if o.op == "get" else o.value for o in seen]
-        values = [value for value in values if isinstance(value, str)]
-        if not values:
+        known = [value for value in values if isinstance(value, str)]
+        if not known:
             return None
-        return values[-1] if rng.random() < 0.8 else rng.choice(values)
+        return known[-1] if rng.random() < 0.8 else rng.choice(known)
 
     # -------------------------------------------------------------------------------------------------------- reading
 

@@ -5,7 +5,6 @@ Each fault stands for a mistake that somebody could make in that place. Nothing 
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,7 +13,6 @@ from pysyncobj.node import Node
 from backends.fence import empty_row, outranks
 from coordinator.raft.member import MemberCore
 from coordinator.raft.readindex import Rounds
-from coordinator.raft.rules import Take
 from coordinator.rules import Rules
 from kv.errors import AcordoError
 from kv.model import Entry, Group, Reference
@@ -151,15 +149,12 @@ class SettledEnd(_DatedReads):
 class StockTruncation(MemberCore):
     """Cut everything behind the place before the sent entries, as the library does."""
 
-    def _take(self, verdict: Take) -> None:
-        super()._take(verdict)
-
     def _on_append_entries(self, node: Node, message: dict[str, Any]) -> None:
         previous = message["prevLogIdx"]
         current = message["term"] >= self._term and not self._installing and not self._disk_lost
-        if current and self._first_index <= previous < self._last_index:
-            if self._term_at(previous) == message["prevLogTerm"]:
-                self._truncate(previous + 1)
+        held = current and self._first_index <= previous < self._last_index
+        if held and self._term_at(previous) == message["prevLogTerm"]:
+            self._truncate(previous + 1)
         super()._on_append_entries(node, message)
 
 
@@ -256,8 +251,3 @@ class MinorityLeads(MemberCore):
             return False
         self._set_commit(index)
         return True
-
-
-def loop_time() -> float:
-    """Return the simulation's time."""
-    return asyncio.get_running_loop().time()

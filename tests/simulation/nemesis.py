@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 from kv.errors import AcordoError
 
 if TYPE_CHECKING:
     from tests.simulation.world import SimNode, World
 
-Harm = Callable[["World", random.Random], Awaitable[None]]
+Harm = Callable[["World", random.Random], Coroutine[Any, Any, None]]
 
 
 async def torment(world: World, until_s: float) -> None:

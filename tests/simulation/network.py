@@ -182,7 +182,7 @@ class Network:
                 wire.enter(wire.received, node, self.codec.decode(raw))
 
 
-class Wire(Transport):  # type: ignore[misc]  # the library's class is typed by hand
+class Wire(Transport):
     """One member's end: the library's transport seam."""
 
     def __init__(self, network: Network, me: Node, process: Process) -> None:

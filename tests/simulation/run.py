@@ -48,7 +48,7 @@ def run(seed: int, plant: Plant | None = None, plan: Plan | None = None, *, stop
     Deterministic: no clock, no chance, no hash order of this process has any part in it.
     """
     structlog.configure(processors=[_silent], cache_logger_on_first_use=False)
-    saved, asyncio.TaskGroup = asyncio.TaskGroup, OrderedTaskGroup  # type: ignore[misc,assignment]
+    saved, asyncio.TaskGroup = asyncio.TaskGroup, OrderedTaskGroup  # type: ignore[misc]
     loop = SimLoop()
     asyncio.set_event_loop(loop)
     try:

@@ -8,7 +8,6 @@ make it likely; nothing else of the simulation is changed for it.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterable
@@ -20,26 +19,31 @@ from typing import Any, Final, NamedTuple
 from coordinator.rules import Rules
 from tests.simulation import faults
 from tests.simulation.run import run
+from tests.simulation.seeds import commit_seed, nice
 from tests.simulation.world import Plan, Plant, plan_of
 
 SEEDS_MAX: Final = 60
 """Seeds until a fault is said to have escaped."""
 NAMED: Final = ("INV-", "Raft", "Liveness", "Durability")
 
-LOSS: Final = {
+LOSS: Final[dict[str, Any]] = {
     "fsync": "off", "nodes": 3, "restores": False, "chaos_s": 12.0, "clients": 6, "ghosts": False,
     "faults": ("amnesia", "amnesia", "cache", "power", "partition"),
 }  # fmt: skip
 """A majority loses committed entries again and again."""
-LEADERS: Final = {
+LEADERS: Final[dict[str, Any]] = {
     "fsync": "always", "nodes": 3, "restores": False, "chaos_s": 12.0, "clients": 6,
     "faults": ("crash", "partition", "transfer", "ambiguous", "store_slow", "cache"),
 }  # fmt: skip
 """The leadership moves all the time, and transactions end late."""
-RESTORED: Final = {**LEADERS, "restores": True, "faults": ("lose_rows", "ambiguous", "store_slow", "crash", "transfer")}
-LINKS: Final = {**LEADERS, "ghosts": True, "faults": ("partition", "one_way", "slow", "loss", "crash")}
-POWER: Final = {**LEADERS, "faults": ("power", "power", "partition", "crash")}
-SMALL: Final = {"window_max": 8, "recent_max": 2, "compact_entries": 25}
+RESTORED: Final[dict[str, Any]] = {
+    **LEADERS,
+    "restores": True,
+    "faults": ("lose_rows", "ambiguous", "store_slow", "crash", "transfer"),
+}
+LINKS: Final[dict[str, Any]] = {**LEADERS, "ghosts": True, "faults": ("partition", "one_way", "slow", "loss", "crash")}
+POWER: Final[dict[str, Any]] = {**LEADERS, "faults": ("power", "power", "partition", "crash")}
+SMALL: Final[dict[str, Any]] = {"window_max": 8, "recent_max": 2, "compact_entries": 25}
 
 
 class Tooth(NamedTuple):
@@ -73,7 +77,8 @@ TEETH: Final = (
     # One for each of the 23 rules without which the protocol's model breaks a promise.
     _rule("no fence", LEADERS, store=True, fence=False, fence_row=False),
     _rule("fence by place and term alone", RESTORED, store=True, fence=False),
-    _rule("taking over appends no row", {**LOSS, "faults": (*LOSS["faults"], "ambiguous")}, store=True, fence_row=False),
+    _rule("taking over appends no row", {**LOSS, "faults": (*LOSS["faults"], "ambiguous")}, store=True,
+          fence_row=False),
     _rule("a row's term is not compared", {**LOSS, "faults": (*LOSS["faults"], "store_slow")}, store=True,
           fence_ordered=False),
     _rule("digests are not compared", LOSS, store=True, digest_check=False, fence_digest=False),
@@ -138,8 +143,6 @@ def bite(position: int, seed_from: int = 1, seeds_max: int = SEEDS_MAX) -> Bite:
 
 def quick() -> tuple[list[int], int]:
     """Choose five faults by the commit, and the seeds to begin at."""
-    from tests.simulation.__main__ import commit_seed
-
     commit, _ = commit_seed()
     number = int(commit[:6], 16)
     return sorted({(number + n * 7) % len(TEETH) for n in range(5)}), 1
@@ -150,10 +153,6 @@ def table(bites: Iterable[Bite]) -> str:
     rows = ["| fault | seeds | promise that broke |", "|---|---:|---|"]
     rows += [f"| {b.name} | {b.seeds} | {b.promise or '**escaped**'} |" for b in bites]
     return "\n".join(rows)
-
-
-def _nice() -> None:
-    os.nice(5)
 
 
 def main() -> int:
@@ -170,7 +169,7 @@ def main() -> int:
     if asked.only:
         chosen = [n for n in chosen if any(part in TEETH[n].name for part in asked.only.split("|"))]
     bites: list[Bite] = []
-    with ProcessPoolExecutor(asked.processes, mp_context=get_context("spawn"), initializer=_nice) as pool:
+    with ProcessPoolExecutor(asked.processes, mp_context=get_context("spawn"), initializer=nice) as pool:
         for found in pool.map(bite, chosen, [first] * len(chosen), [asked.seeds] * len(chosen)):
             bites.append(found)
             said = found.promise or f"ESCAPED {found.others or ''}"

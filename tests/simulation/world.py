@@ -542,7 +542,8 @@ class SimNode:
         if process is None or gone is None or not process.alive or not self.serving:
             raise NotApplied("refused", f"{self.name} is down")
         task = asyncio.get_running_loop().create_task(make(), context=process.context.copy())
-        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+        waited: list[asyncio.Future[Any]] = [task, gone]
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if not task.done() or task.cancelled():
             raise OutcomeUnknown(f"{self.name} went away")
         return task.result()
