@@ -248,7 +248,9 @@ class Replication(Elections):
                 self._wipe()
                 self._answer(node, self._last_index + 1, reset=True)
             case Take():
-                self._take(verdict)
+                if not self._take(verdict):
+                    self._answer(node, self._last_index + 1, reset=True)
+                    return
                 self._SyncObj__leaderCommitIndex = message["commit_index"]
                 commit = min(message["commit_index"], self._verified, self._last_index)
                 if commit > self._SyncObj__raftCommitIndex:
@@ -283,9 +285,12 @@ class Replication(Elections):
         self._reset_election_timer()
         return True
 
-    def _take(self, verdict: Take) -> None:
+    def _take(self, verdict: Take) -> bool:
+        """Make the log what was judged; False: cutting it left nothing that the new entries could follow."""
         if verdict.truncate_from is not None:
             self._truncate(verdict.truncate_from)
+            if self._last_index < verdict.truncate_from - 1:
+                return False  # wiped: no snapshot to start again from
         for entry in verdict.new:
             self._SyncObj__raftLog.add(*entry)
             self._bytes_since_snapshot += len(entry.command)
@@ -295,6 +300,7 @@ class Replication(Elections):
         if verdict.new:
             self._blank = False
         self._verified = max(self._verified, verdict.verified)
+        return True
 
     def _truncate(self, index: int) -> None:
         """Cut a conflicting tail. If part of it was applied, the machine starts again from snapshot and log."""
