@@ -1,0 +1,76 @@
+"""What is published is what docs/asyncapi.yaml says, and the file notices what is not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import yaml  # type: ignore[import-untyped]  # ships no types
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.async_writes import DEAD, QUEUE, command
+from backends.rabbitmq import EXCHANGE, body
+from cluster.runner import ROOT
+from cluster.webhook_rules import VALUE_BYTES_MAX, body_of
+from kv.model import Reference, Version
+from kv.ports import Change
+
+DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "docs" / "asyncapi.yaml").read_text())
+
+
+def validator(name: str) -> Any:
+    schema = {"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}
+    return jsonschema_rs.validator_for(schema)
+
+
+REFERENCES = st.builds(Reference, st.just("op"), st.binary(min_size=32, max_size=32), st.integers(1))
+VALUES = st.one_of(st.none(), st.binary(max_size=20), REFERENCES)
+VERSIONS = st.builds(
+    Version, st.binary(min_size=1, max_size=20), st.just(7), VALUES, st.one_of(st.none(), st.integers(0, 2**50))
+)
+
+
+@given(st.lists(VERSIONS, max_size=4))
+def test_changes(versions: list[Version]) -> None:
+    validator("Change").validate(json.loads(body(Change(7, "op", 1, tuple(versions)))))
+
+
+def test_commands() -> None:
+    told = json.loads(command("async-1", b'{"writes": [{"delete": "a"}]}'))
+    validator("Command").validate(told)
+    for broken in ({"schema": 2}, {"op_id": "1"}, {"transaction": []}):
+        with pytest.raises(jsonschema_rs.ValidationError):
+            validator("Command").validate(told | broken)
+
+
+@given(st.sampled_from(["put", "delete"]), st.binary(min_size=1, max_size=9), st.binary(max_size=9))
+def test_deliveries(kind: str, key: bytes, value: bytes) -> None:
+    validator("Delivery").validate(json.loads(body_of(kind, key, value, 3, None)))
+
+
+def test_large_deliveries() -> None:
+    validator("Delivery").validate(json.loads(body_of("put", b"k", bytes(VALUE_BYTES_MAX + 1), 3, "op")))
+
+
+def test_addresses_are_those_of_the_code() -> None:
+    channels = DOCUMENT["channels"]
+    assert [channels[name]["address"] for name in ("changes", "commands", "dead")] == [EXCHANGE, QUEUE, DEAD]
+
+
+def test_every_reference_leads_somewhere() -> None:
+    def walk(node: Any) -> None:
+        if isinstance(node, dict):
+            if isinstance(target := node.get("$ref"), str):
+                found: Any = DOCUMENT
+                for part in target.removeprefix("#/").split("/"):
+                    found = found[part]
+            for each in node.values():
+                walk(each)
+        elif isinstance(node, list):
+            for each in node:
+                walk(each)
+
+    walk(DOCUMENT)
