@@ -529,8 +529,8 @@ class Member:
 
     async def _change(self, change: Change, deadline: float) -> None:
         """Ask until it is so, or is refused for good, or time is up: a change that is so already changes nothing."""
-        refusal: Exception = NotApplied("no_leader", "no leader was found in time")
-        while self._clock.monotonic() < deadline:
+        refusal: Exception
+        while True:
             answered: asyncio.Future[tuple[Any, int]] = self._loop.create_future()
             self._core.change(change, _into(answered))
             try:
@@ -546,8 +546,9 @@ class Member:
                     raise refusal
             else:
                 refusal = _as_error(result, reason)
+            if deadline - self._clock.monotonic() < 2 * RETRY_S:
+                raise refusal  # while it is definite: another attempt could end without an answer
             await asyncio.sleep(RETRY_S)
-        raise refusal
 
     # ------------------------------------------------------------------------------------------------ waiting
 

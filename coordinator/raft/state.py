@@ -133,16 +133,12 @@ class State(SyncObj):
         self.counts: dict[str, int] = {}
         """How often something notable happened, by name (elections, truncations, ...)."""
         self._handlers: dict[str, Callable[[Node, dict[str, Any]], None]] = {}
-        self._heard = float("-inf")
-        """When a leader was last heard."""
-        self._forgotten = float("-inf")
+        self._heard = self._forgotten = float("-inf")
+        """When a leader was last heard, and when we were told to forget it."""
         self._led_term: int | None = None
         """The term for which `Replica.led` was called and `deposed` was not."""
         self._applied_term = 0
-        self._deferred: list[Callable[[], None]] = []
-        self._removed = False
-        self._disk_lost = False
-        self._is_voter = False
+        self._removed = self._disk_lost = self._is_voter = False
         """The configuration in force says so."""
 
         otherNodes = tuple(otherNodes)

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec
 
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from coordinator.log import PeerAddress, Position
-from coordinator.raft.disk import RealDisk
 from coordinator.raft.member import Member, Settings
 from coordinator.raft.messages import ALL
 from coordinator.raft.wire import Codec
+from tests.simulation.disk import SimDisk
+from tests.unit.coordinator.virtual import run
 
 CODEC = Codec(*ALL)
-FAST = Settings(
-    fsync="off", election_min_s=0.15, election_max_s=0.3, heartbeat_s=0.03, compact_entries=10**9, chunk_bytes=1000
-)
+FAST = Settings(compact_entries=10**9, chunk_bytes=1000)
 
 
 class RealClock:
@@ -197,13 +196,13 @@ class Wire(Transport):
 
 
 class Cluster:
-    """Start, stop, crash and watch members with disks in one folder."""
+    """Start, stop and watch members; a disk outlives its member."""
 
-    def __init__(self, folder: Path, names: str = "ABC", settings: Settings = FAST, **more: Any) -> None:
-        self.net, self.folder, self.settings, self.more = Net(), folder, settings, more
+    def __init__(self, names: str = "ABC", settings: Settings = FAST, **more: Any) -> None:
+        self.net, self.settings, self.more = Net(), settings, more
         self.members: dict[str, Member] = {}
         self.tapes: dict[str, Tape] = {}
-        self.disks: dict[str, RealDisk] = {}
+        self.disks: dict[str, SimDisk] = {}
         self.faults: list[BaseException] = []
         self.first = tuple(PeerAddress(name, f"{name}:1") for name in names)
         self.seed = 0
@@ -211,7 +210,7 @@ class Cluster:
     async def start(self, name: str, members: tuple[PeerAddress, ...] | None = None) -> Member:
         self.seed += 1
         tape = self.tapes[name] = Tape()
-        disk = self.disks[name] = RealDisk(self.folder / name, lock=False)
+        disk = self.disks.setdefault(name, SimDisk(random.Random(self.seed)))
         member = Member(
             name,
             members or self.first,
@@ -231,7 +230,10 @@ class Cluster:
 
     async def stop(self, name: str) -> None:
         await self.members.pop(name).__aexit__(None, None, None)
-        self.disks[name].close()
+
+    def wipe(self, name: str) -> None:
+        """Put an empty disk in a stopped member's place."""
+        del self.disks[name]
 
     async def __aenter__(self) -> Cluster:
         for peer in self.first:
@@ -275,8 +277,21 @@ class Cluster:
         return tapes[0]
 
 
-async def eventually(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    """Wait for a condition."""
+async def eventually(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Wait for a condition, in the loop's own time."""
     async with asyncio.timeout(timeout_s):
         while not holds():
             await asyncio.sleep(0.005)
+
+
+P = ParamSpec("P")
+
+
+def virtual(story: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run an async test on virtual time: a busy machine cannot depose a leader in the middle of it."""
+
+    @functools.wraps(story)
+    def test(*args: P.args, **kwargs: P.kwargs) -> None:
+        run(lambda: story(*args, **kwargs))
+
+    return test

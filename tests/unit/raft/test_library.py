@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from pathlib import Path
 
 import pysyncobj.journal
 import pysyncobj.pickle
@@ -14,7 +13,7 @@ from pysyncobj import SyncObj
 from pysyncobj.version import VERSION
 
 from coordinator.raft.protocol import Core
-from tests.unit.raft.net import Cluster
+from tests.unit.raft.net import Cluster, virtual
 
 REPLACED = {
     "_SyncObj__applyLogEntries": "9535cd907be28288",
@@ -89,14 +88,15 @@ def test_every_private_name_that_is_read_exists() -> None:
         assert f"self.{private}" in source or f"def {private}" in source, name
 
 
-async def test_nothing_is_pickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@virtual
+async def test_nothing_is_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*args: object, **kwargs: object) -> None:
         raise AssertionError("pickle was used")
 
     for module in (pysyncobj.pickle, pysyncobj.journal):
         for name in ("loads", "dumps", "load", "dump"):
             monkeypatch.setattr(module, name, forbidden, raising=False)
-    async with Cluster(tmp_path) as cluster:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         for i in range(10):
             await leader.propose(b"%d" % i)

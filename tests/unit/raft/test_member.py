@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
 from coordinator.log import Position
 from kv.errors import NotApplied, OutcomeUnknown
-from tests.unit.raft.net import Cluster, eventually
+from tests.unit.raft.net import Cluster, eventually, virtual
 
 
-async def test_a_command_is_applied_everywhere_at_one_position(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_a_command_is_applied_everywhere_at_one_position() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         for name, member in cluster.members.items():
             position = await member.propose(name.encode())
@@ -23,16 +23,18 @@ async def test_a_command_is_applied_everywhere_at_one_position(tmp_path: Path) -
         assert leader.status().role == "leader"
 
 
-async def test_one_member_alone_works_the_same(tmp_path: Path) -> None:
-    async with Cluster(tmp_path, "A") as cluster:
+@virtual
+async def test_one_member_alone_works_the_same() -> None:
+    async with Cluster("A") as cluster:
         member = await cluster.leader()
         position = await member.propose(b"x")
         member.open_reads(member.status().term)
         assert await member.read_index(timeout_s=5) >= position
 
 
-async def test_survivors_elect_and_keep_what_was_acknowledged(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_survivors_elect_and_keep_what_was_acknowledged() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         for i in range(20):
             await leader.propose(b"%d" % i)
@@ -45,8 +47,9 @@ async def test_survivors_elect_and_keep_what_was_acknowledged(tmp_path: Path) ->
         await cluster.agree()
 
 
-async def test_everything_survives_a_restart_of_all(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_everything_survives_a_restart_of_all() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         for i in range(20):
             await leader.propose(b"%d" % i)
@@ -58,8 +61,9 @@ async def test_everything_survives_a_restart_of_all(tmp_path: Path) -> None:
         assert await cluster.agree() == [b"%d" % i for i in range(20)]
 
 
-async def test_without_a_quorum_nothing_is_ordered_and_the_leader_steps_down(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_without_a_quorum_nothing_is_ordered_and_the_leader_steps_down() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         others = "".join(n for n in "ABC" if n != leader.id)
         cluster.net.partition(leader.id, others)
@@ -75,8 +79,9 @@ async def test_without_a_quorum_nothing_is_ordered_and_the_leader_steps_down(tmp
         assert await cluster.agree() == [b"kept"]
 
 
-async def test_a_forwarded_command_whose_connection_breaks_is_unknown_and_not_sent_twice(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_a_forwarded_command_whose_connection_breaks_is_unknown_and_not_sent_twice() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         follower = next(m for m in cluster.members.values() if m is not leader)
         await eventually(lambda: follower.status().leader == leader.id)
@@ -91,8 +96,9 @@ async def test_a_forwarded_command_whose_connection_breaks_is_unknown_and_not_se
         assert await cluster.agree() == [b"once"]
 
 
-async def test_reads_are_confirmed_by_a_quorum_from_every_member(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_reads_are_confirmed_by_a_quorum_from_every_member() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         with pytest.raises(NotApplied) as refused:
             await leader.read_index(timeout_s=5)
@@ -110,14 +116,16 @@ async def test_reads_are_confirmed_by_a_quorum_from_every_member(tmp_path: Path)
         assert cluster.net.sent["read_ping"] - before <= 4
 
 
-async def test_notes_travel(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_notes_travel() -> None:
+    async with Cluster() as cluster:
         await cluster.leader()
         await eventually(lambda: all(len(p.note) > 0 for m in cluster.members.values() for p in m.status().peers))
 
 
-async def test_wait_applied_wants_the_very_entry(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_wait_applied_wants_the_very_entry() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         position = await leader.propose(b"x")
         await leader.wait_applied(position, timeout_s=1)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
 
 from coordinator.log import PeerAddress
 from coordinator.raft.member import Member
 from kv.errors import BadRequest, NotApplied
-from tests.unit.raft.net import Cluster, eventually
+from tests.unit.raft.net import Cluster, eventually, virtual
 
 T = 10.0
 
@@ -25,8 +22,9 @@ async def add(cluster: Cluster, through: Member, name: str, *, voter: bool) -> M
     return new
 
 
-async def test_an_observer_replicates_reads_and_forwards_but_is_not_counted(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_an_observer_replicates_reads_and_forwards_but_is_not_counted() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         await leader.propose(b"before")
         observer = await add(cluster, leader, "D", voter=False)
@@ -43,13 +41,14 @@ async def test_an_observer_replicates_reads_and_forwards_but_is_not_counted(tmp_
         await cluster.agree()
 
 
-async def test_a_member_is_replaced_under_a_new_id_through_a_follower(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_a_member_is_replaced_under_a_new_id_through_a_follower() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         await leader.propose(b"kept")
         gone, other = (m for m in cluster.members.values() if m is not leader)
         await cluster.stop(gone.id)
-        shutil.rmtree(tmp_path / gone.id)
+        cluster.wipe(gone.id)
         await other.remove_member(gone.id, timeout_s=T)
         new = await add(cluster, other, "D", voter=True)
         assert ids(leader) == {leader.id: True, other.id: True, "D": True}
@@ -59,15 +58,16 @@ async def test_a_member_is_replaced_under_a_new_id_through_a_follower(tmp_path: 
             await leader.add_member(gone.id, f"{gone.id}:1", voter=True, timeout_s=T)
 
 
-async def test_a_member_with_a_lost_disk_never_votes(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_a_member_with_a_lost_disk_never_votes() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         await leader.propose(b"kept")
         await eventually(lambda: all(seat.joined for seat in leader._core.configuration.seats))
         wiped, other = (m.id for m in cluster.members.values() if m is not leader)
         await cluster.agree()
         await cluster.stop(wiped)
-        shutil.rmtree(tmp_path / wiped)
+        cluster.wipe(wiped)
         back = await cluster.start(wiped)
         await eventually(lambda: back._core._disk_lost)
         await cluster.stop(leader.id)
@@ -80,8 +80,9 @@ async def test_a_member_with_a_lost_disk_never_votes(tmp_path: Path) -> None:
         await again.remove_member(wiped, timeout_s=T)
 
 
-async def test_unsafe_changes_are_refused_with_the_reason(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_unsafe_changes_are_refused_with_the_reason() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         a, b = (m.id for m in cluster.members.values() if m is not leader)
         with pytest.raises(BadRequest, match="address of"):
@@ -96,8 +97,9 @@ async def test_unsafe_changes_are_refused_with_the_reason(tmp_path: Path) -> Non
         assert ids(leader) == {leader.id: True, b: True}
 
 
-async def test_a_removed_member_is_told_and_stays_quiet(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_a_removed_member_is_told_and_stays_quiet() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         gone = next(m for m in cluster.members.values() if m is not leader)
         term = leader.status().term
@@ -107,8 +109,9 @@ async def test_a_removed_member_is_told_and_stays_quiet(tmp_path: Path) -> None:
         assert leader.status().term == term
 
 
-async def test_removing_the_leader_hands_over_first(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_removing_the_leader_hands_over_first() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         other = next(m for m in cluster.members.values() if m is not leader)
         await other.remove_member(leader.id, timeout_s=T)
@@ -117,8 +120,9 @@ async def test_removing_the_leader_hands_over_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("through_follower", [False, True])
-async def test_transfer_moves_the_leadership_and_loses_no_command(tmp_path: Path, through_follower: bool) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_transfer_moves_the_leadership_and_loses_no_command(through_follower: bool) -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         target = next(m for m in cluster.members.values() if m is not leader)
         asked = target if through_follower else leader
@@ -133,8 +137,9 @@ async def test_transfer_moves_the_leadership_and_loses_no_command(tmp_path: Path
         assert events[-1][0] == "deposed"
 
 
-async def test_transfer_to_nobody_is_refused(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_transfer_to_nobody_is_refused() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         with pytest.raises(BadRequest):
             await leader.transfer("X", timeout_s=T)
@@ -145,8 +150,9 @@ async def test_transfer_to_nobody_is_refused(tmp_path: Path) -> None:
         await leader.propose(b"still leading")
 
 
-async def test_step_down_and_outrank(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_step_down_and_outrank() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         term = leader.status().term
         leader.step_down()

@@ -11,11 +11,12 @@ from coordinator.raft import member as member_module
 from coordinator.raft.state import UNKNOWN_OUTCOME
 from kv.errors import InvariantViolated, NotApplied, OutcomeUnknown
 from tests.unit.raft.hand import OURS, Net
-from tests.unit.raft.net import FAST, Cluster, eventually
+from tests.unit.raft.net import FAST, Cluster, eventually, virtual
 
 
-async def test_a_command_that_raises_is_an_error_once_on_every_member(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_a_command_that_raises_is_an_error_once_on_every_member() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         for tape in cluster.tapes.values():
             tape.poison = b"poison"
@@ -25,9 +26,10 @@ async def test_a_command_that_raises_is_an_error_once_on_every_member(tmp_path: 
         assert await cluster.agree() == [b"poison", b"after"]
 
 
-async def test_a_command_without_an_answer_in_time_is_unknown(tmp_path: Path) -> None:
+@virtual
+async def test_a_command_without_an_answer_in_time_is_unknown() -> None:
     settings = msgspec.structs.replace(FAST, propose_timeout_s=0.05, election_min_s=5.0, election_max_s=6.0)
-    async with Cluster(tmp_path, settings=settings) as cluster:
+    async with Cluster(settings=settings) as cluster:
         cluster.members["A"]._core.forget_leader()
         cluster.members["A"].outrank(1)
         leader = await cluster.leader()
@@ -40,9 +42,10 @@ async def test_a_command_without_an_answer_in_time_is_unknown(tmp_path: Path) ->
         assert await cluster.agree() == [b"slow"]
 
 
-async def test_too_much_waiting_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@virtual
+async def test_too_much_waiting_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member_module, "WAITING_MAX", 3)
-    async with Cluster(tmp_path) as cluster:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         futures = [leader.propose(b"%d" % i) for i in range(4)]
         with pytest.raises(NotApplied) as refused:
@@ -55,8 +58,9 @@ async def test_too_much_waiting_is_refused_at_once(tmp_path: Path, monkeypatch: 
             await leader.propose(b"x" * (member_module.COMMAND_BYTES_MAX + 1))
 
 
-async def test_a_stopped_member_answers_what_waits(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_a_stopped_member_answers_what_waits() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         for peer in "ABC".replace(leader.id, ""):
             cluster.net.hold(peer, leader.id)
@@ -93,8 +97,9 @@ def test_a_snapshot_that_jumps_over_a_waiting_command_makes_it_unknown(tmp_path:
     assert told == [UNKNOWN_OUTCOME]
 
 
-async def test_a_cut_off_member_raises_no_term_and_disturbs_nobody_when_it_is_back(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_a_cut_off_member_raises_no_term_and_disturbs_nobody_when_it_is_back() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         term = leader.status().term
         away = next(m for m in cluster.members.values() if m is not leader)
@@ -109,8 +114,9 @@ async def test_a_cut_off_member_raises_no_term_and_disturbs_nobody_when_it_is_ba
         assert {m.status().term for m in cluster.members.values()} == {term}
 
 
-async def test_a_member_whose_term_rose_is_not_locked_out(tmp_path: Path) -> None:
-    async with Cluster(tmp_path) as cluster:
+@virtual
+async def test_a_member_whose_term_rose_is_not_locked_out() -> None:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         away = next(m for m in cluster.members.values() if m is not leader)
         cluster.net.partition(away.id, "ABC".replace(away.id, ""))
@@ -123,9 +129,10 @@ async def test_a_member_whose_term_rose_is_not_locked_out(tmp_path: Path) -> Non
         assert await cluster.agree() == [b"meanwhile", b"after"]
 
 
-async def test_a_voter_that_hears_the_leader_grants_nothing(tmp_path: Path) -> None:
+@virtual
+async def test_a_voter_that_hears_the_leader_grants_nothing() -> None:
     """One link of three is cut: the member without the leader cannot take its place (research 3.8)."""
-    async with Cluster(tmp_path) as cluster:
+    async with Cluster() as cluster:
         leader = await cluster.leader()
         lonely = next(n for n in "ABC" if n != leader.id)
         term = leader.status().term

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
+import copy
 
 import msgspec
 import pytest
 
 from kv.errors import BadRequest
-from tests.unit.raft.net import FAST, Cluster, eventually
+from tests.unit.raft.net import FAST, Cluster, eventually, virtual
 
 SMALL = msgspec.structs.replace(FAST, compact_entries=50)
 
@@ -27,8 +26,9 @@ async def fill(cluster: Cluster, count: int, start: int = 0) -> list[bytes]:
     return commands
 
 
-async def test_a_member_far_behind_gets_a_snapshot_and_what_follows(tmp_path: Path) -> None:
-    async with Cluster(tmp_path, settings=SMALL) as cluster:
+@virtual
+async def test_a_member_far_behind_gets_a_snapshot_and_what_follows() -> None:
+    async with Cluster(settings=SMALL) as cluster:
         leader = await cluster.leader()
         behind = next(n for n in "ABC" if n != leader.id)
         await cluster.stop(behind)
@@ -39,8 +39,9 @@ async def test_a_member_far_behind_gets_a_snapshot_and_what_follows(tmp_path: Pa
         assert member.counts["snapshots_installed"] >= 1
 
 
-async def test_all_restart_from_snapshot_and_log(tmp_path: Path) -> None:
-    async with Cluster(tmp_path, settings=SMALL) as cluster:
+@virtual
+async def test_all_restart_from_snapshot_and_log() -> None:
+    async with Cluster(settings=SMALL) as cluster:
         expected = await fill(cluster, 120)
         await eventually(lambda: all(m.counts.get("snapshots_saved", 0) > 0 for m in cluster.members.values()))
         expected += await fill(cluster, 7, 120)
@@ -53,8 +54,9 @@ async def test_all_restart_from_snapshot_and_log(tmp_path: Path) -> None:
         assert await cluster.agree() == expected
 
 
-async def test_a_transfer_goes_on_over_broken_connections(tmp_path: Path) -> None:
-    async with Cluster(tmp_path, settings=SMALL) as cluster:
+@virtual
+async def test_a_transfer_goes_on_over_broken_connections() -> None:
+    async with Cluster(settings=SMALL) as cluster:
         leader = await cluster.leader()
         behind = next(n for n in "ABC" if n != leader.id)
         await cluster.stop(behind)
@@ -76,8 +78,9 @@ async def test_a_transfer_goes_on_over_broken_connections(tmp_path: Path) -> Non
         assert member.counts["snapshots_installed"] >= 1
 
 
-async def test_a_snapshot_that_does_not_load_is_not_acknowledged(tmp_path: Path) -> None:
-    async with Cluster(tmp_path, settings=SMALL) as cluster:
+@virtual
+async def test_a_snapshot_that_does_not_load_is_not_acknowledged() -> None:
+    async with Cluster(settings=SMALL) as cluster:
         leader = await cluster.leader()
         behind = next(n for n in "ABC" if n != leader.id)
         await cluster.stop(behind)
@@ -99,41 +102,38 @@ async def test_a_snapshot_that_does_not_load_is_not_acknowledged(tmp_path: Path)
         assert await cluster.agree() == expected
 
 
-async def test_a_bad_snapshot_is_refused_by_name_at_start(tmp_path: Path) -> None:
-    async with Cluster(tmp_path, "A", settings=SMALL) as cluster:
+@virtual
+async def test_a_bad_snapshot_is_refused_by_name_at_start() -> None:
+    async with Cluster("A", settings=SMALL) as cluster:
         await fill(cluster, 120)
         await eventually(lambda: cluster.members["A"].counts.get("snapshots_saved", 0) > 0)
         await cluster.stop("A")
-        path = tmp_path / "A" / "snapshot"
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
+        disk = cluster.disks["A"]
+        disk.damage("snapshot", disk.size("snapshot") // 2)
         with pytest.raises(BadRequest) as refused:
             await cluster.start("A")
         assert "snapshot" in refused.value.detail
-        path.unlink()
+        disk.remove_now("snapshot")
         with pytest.raises(BadRequest, match="no snapshot"):
             await cluster.start("A")
 
 
-async def test_an_overwritten_applied_log_resets_the_machine(tmp_path: Path) -> None:
+@virtual
+async def test_an_overwritten_applied_log_resets_the_machine() -> None:
     """A majority loses its disks' tails: what one member applied is replaced under it (DESIGN section 3)."""
-    async with Cluster(tmp_path) as cluster:
+    async with Cluster() as cluster:
         await fill(cluster, 10)
         await cluster.agree()
         for name in "ABC":
             await cluster.stop(name)
-        for name in "BC":
-            shutil.copytree(tmp_path / name, tmp_path / f"{name}.old")
+        old = {name: copy.deepcopy(cluster.disks[name]) for name in "BC"}
         for name in "ABC":
             await cluster.start(name)
         lost = await fill(cluster, 5, 10)
         await cluster.agree()
         for name in "ABC":
             await cluster.stop(name)
-        for name in "BC":
-            shutil.rmtree(tmp_path / name)
-            (tmp_path / f"{name}.old").rename(tmp_path / name)
+        cluster.disks.update(old)
         for name in "BC":
             await cluster.start(name)
         (await cluster.leader()).outrank(50)  # votes are never lost with the log: a term is not used twice
