@@ -104,7 +104,7 @@ def build(wanted: list[str]) -> None:
             _timed("wheels", lambda: _wheels(context / "deploy" / "wheels"))
         for name in wanted:
             image = IMAGES[name]
-            _timed(image.tag, lambda image=image: _build(client, context, image))  # type: ignore[misc]
+            _timed(image.tag, lambda image=image: _build(client, context, image))
 
 
 def base(client: Any) -> None:

@@ -1,0 +1,223 @@
+"""A cluster in containers, as `docker-compose.yml` starts it: what can be killed, paused and cut off by the engine.
+
+It touches the containers of one compose project and no other. The engine does not start again what was killed by hand:
+healing does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self
+
+import aiohttp
+import docker
+import docker.errors
+
+from acordo.client import Client
+from acordo.errors import AcordoError
+from chaos.targets import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, until
+
+PROJECT: Final = "com.docker.compose.project"
+SERVICE: Final = "com.docker.compose.service"
+NODES: Final = {"n1": "node1", "n2": "node2", "n3": "node3"}
+STORES: Final = ("postgres", "cockroach", "cockroach1")
+STOP_S: Final = 30
+
+
+class NoStack(Exception):
+    """No stack that could be disturbed is running."""
+
+
+class DockerTarget:
+    """`async with DockerTarget() as target`: the stack of a compose project (COMPOSE_PROJECT_NAME or "acordo")."""
+
+    def __init__(self, project: str | None = None) -> None:
+        self.project = project or os.environ.get("COMPOSE_PROJECT_NAME") or "acordo"
+        self.nodes: tuple[str, ...] = tuple(NODES)
+        self._urls: tuple[str, ...] = ()
+        self.balancer_url = ""
+        self.services: frozenset[str] = frozenset()
+
+    async def __aenter__(self) -> Self:
+        """Raises NoStack when it is not there."""
+        try:
+            self.docker: Any = await asyncio.to_thread(partial(docker.from_env, timeout=60))
+            found = await asyncio.to_thread(self._containers)
+        except docker.errors.DockerException as exc:
+            raise NoStack(f"no Docker engine answers: {exc}") from exc
+        self.services = frozenset(found)
+        if missing := [s for s in NODES.values() if s not in found]:
+            raise NoStack(f"project {self.project} has no {', '.join(missing)}: ./start.sh starts it")
+        self._urls = tuple(_published(found[NODES[n]], "8000/tcp") for n in self.nodes)
+        self.balancer_url = _published(found["nginx"], "8080/tcp") if "nginx" in found else ""
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.heal_all()
+        await self._http.close()
+        await asyncio.to_thread(self.docker.close)
+
+    # -------------------------------------------------------------------------------------------------- what it is
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return self._urls
+
+    @property
+    def looking_urls(self) -> tuple[str, ...]:
+        return self._urls
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        return frozenset({"containers"} | {f"container:{s}" for s in self.services})
+
+    @property
+    def store(self) -> str | None:
+        """Return the service that holds the store."""
+        return next((s for s in STORES if s in self.services), None)
+
+    async def leader(self) -> str | None:
+        told = await asyncio.gather(*(self._leader_by(url) for url in self._urls))
+        for name in self.nodes:
+            if told.count(name) > len(self.nodes) // 2:
+                return name
+        return None
+
+    async def answers(self, node: str) -> bool:
+        return await self._status(node, "/livez") is not None
+
+    async def ready(self, node: str) -> bool:
+        return await self._status(node, "/readyz") == 200
+
+    async def healthy(self, within_s: float = HEALTHY_WITHIN_S) -> bool:
+        async def all_ready() -> bool:
+            return all(await asyncio.gather(*(self.ready(n) for n in self.nodes))) and await self.leader() is not None
+
+        return await until(all_ready, within_s)
+
+    async def _leader_by(self, url: str) -> str | None:
+        with contextlib.suppress(AcordoError):
+            async with Client(url, retries=False, timeout_s=PROBE_TIMEOUT_S) as client:
+                return (await client.cluster()).leader
+        return None
+
+    async def _status(self, node: str, path: str) -> int | None:
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+            async with self._http.get(self._urls[self.nodes.index(node)] + path) as response:
+                return response.status
+        return None
+
+    async def redis_master(self) -> str | None:
+        """Return the service that the Sentinels call master."""
+        for sentinel in ("sentinel1", "sentinel2", "sentinel3"):
+            with contextlib.suppress(docker.errors.APIError, KeyError):
+                told = await self.execute(
+                    sentinel, ["redis-cli", "-p", "26379", "sentinel", "get-master-addr-by-name", "acordo"]
+                )
+                name = told.split()[0] if told.split() else ""
+                if name in self.services:
+                    return name
+        return None
+
+    # ------------------------------------------------------------------------------------- what can be done to it
+
+    async def execute(self, service: str, command: list[str]) -> str:
+        """Run a command in a container; return what it printed."""
+        container = (await asyncio.to_thread(self._containers))[service]
+        _, output = await asyncio.to_thread(container.exec_run, command)
+        return bytes(output).decode(errors="replace")
+
+    async def state(self, service: str) -> str:
+        """Return the engine's word for its state: running, paused, exited, …"""
+        container = (await asyncio.to_thread(self._containers))[service]
+        return str(container.status)
+
+    async def connected(self, service: str) -> bool:
+        """Say whether it has an address in any network."""
+        container = (await asyncio.to_thread(self._containers))[service]
+        return bool(container.attrs["NetworkSettings"]["Networks"])
+
+    async def kill(self, service: str) -> None:
+        """SIGKILL; it stays down until `start`."""
+        await self._do(service, "kill")
+
+    async def stop(self, service: str) -> None:
+        await self._do(service, "stop", timeout=STOP_S)
+
+    async def start(self, service: str) -> None:
+        await self._do(service, "start")
+
+    async def restart(self, service: str) -> None:
+        await self._do(service, "restart", timeout=STOP_S)
+
+    async def pause(self, service: str) -> None:
+        """Freeze all its processes (cgroup freezer)."""
+        await self._do(service, "pause")
+
+    async def resume(self, service: str) -> None:
+        await self._do(service, "unpause")
+
+    async def disconnect(self, service: str) -> None:
+        """Take it off its networks: nobody inside reaches it, and it reaches nobody. Its published port goes too."""
+        await asyncio.to_thread(self._disconnect, service)
+
+    async def connect(self, service: str) -> None:
+        """Put it back, under the names that it had."""
+        await asyncio.to_thread(self._connect, service)
+
+    async def heal_all(self) -> None:
+        """Start, unpause and connect whatever is not as it should be."""
+        for service, container in (await asyncio.to_thread(self._containers)).items():
+            if container.attrs["HostConfig"]["RestartPolicy"]["Name"] in ("", "no", "on-failure"):
+                continue
+            await self.heal(service)
+
+    async def heal(self, service: str) -> None:
+        """Start, unpause and connect one container."""
+        if not await self.connected(service):
+            await self.connect(service)
+        match await self.state(service):
+            case "paused":
+                await self.resume(service)
+            case "exited" | "created" | "dead":
+                await self.start(service)
+
+    async def _do(self, service: str, what: str, **how: Any) -> None:
+        container = (await asyncio.to_thread(self._containers))[service]
+        await asyncio.to_thread(partial(getattr(container, what), **how))
+
+    def _containers(self) -> dict[str, Any]:
+        """Return the first container of every service."""
+        label = f"{PROJECT}={self.project}"
+        found = {}
+        for container in self.docker.containers.list(all=True, filters={"label": label}, ignore_removed=True):
+            if container.labels.get("com.docker.compose.container-number", "1") == "1":
+                found[container.labels[SERVICE]] = container
+        return found
+
+    def _disconnect(self, service: str) -> None:
+        container = self._containers()[service]
+        for name in container.attrs["NetworkSettings"]["Networks"]:
+            self.docker.networks.get(name).disconnect(container, force=True)
+
+    def _connect(self, service: str) -> None:
+        container = self._containers()[service]
+        aliases = [service, *(["nodes"] if service in NODES.values() else [])]
+        for network in self.docker.networks.list(filters={"label": f"{PROJECT}={self.project}"}):
+            with contextlib.suppress(docker.errors.APIError):  # it is in there already
+                network.connect(container, aliases=aliases)
+
+
+def _published(container: Any, port: str) -> str:
+    """Return the URL of a published port. Raises NoStack."""
+    bound = (container.attrs["HostConfig"].get("PortBindings") or {}).get(port)
+    if not bound:
+        raise NoStack(f"{container.name} publishes no {port}")
+    return f"http://127.0.0.1:{bound[0]['HostPort']}"

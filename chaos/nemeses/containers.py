@@ -1,0 +1,151 @@
+"""Faults of containers: killed, paused, restarted, taken off the network; for nodes and for every back end."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import ClassVar, Final
+
+from chaos.docker_target import NODES, DockerTarget
+from chaos.nemeses.base import Nemesis, some
+from chaos.targets import Target
+
+
+class _OnContainers(Nemesis):
+    """`whom`: a role of nodes, or "service:…" with the services it chooses one of, or "store" / "redis-master"."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"containers"})
+    whom: ClassVar[str] = "one"
+
+    def __init__(self, target: Target, rng: Random) -> None:
+        super().__init__(target, rng)
+        self.started_at: dict[str, str] = {}
+
+    @property
+    def stack(self) -> DockerTarget:
+        assert isinstance(self.target, DockerTarget)
+        return self.target
+
+    def missing(self) -> str | None:
+        if (why := super().missing()) is not None:
+            return why
+        if self.whom == "store" and self.stack.store is None:
+            return "the stack has no database of its own"
+        if self.whom.startswith("service:") and not self._there():
+            return f"the stack has none of {self.whom.removeprefix('service:')}"
+        return None
+
+    def _there(self) -> list[str]:
+        return [s for s in self.whom.removeprefix("service:").split(",") if s in self.stack.services]
+
+    async def choose(self) -> tuple[str, ...]:
+        match self.whom:
+            case "store":
+                chosen = (self.stack.store or "",)
+            case "redis-master":
+                chosen = (await self.stack.redis_master() or "redis1",)
+            case whom if whom.startswith("service:"):
+                chosen = (self.rng.choice(self._there()),)
+            case _:
+                chosen = tuple(NODES[n] for n in await some(self.target, self.rng, self.whom))
+        return chosen
+
+    async def _each_is(self, *states: str) -> str | None:
+        found = {s: await self.stack.state(s) for s in self.targets}
+        if any(state not in states for state in found.values()):
+            return None
+        return ", ".join(f"{s} {state}" for s, state in found.items())
+
+    async def heal(self) -> None:
+        for service in self.targets:
+            await self.stack.heal(service)
+
+
+class _Kill(_OnContainers):
+    """SIGKILL to the container; started again at healing."""
+
+    async def start(self) -> None:
+        await asyncio.gather(*(self.stack.kill(s) for s in self.targets))
+
+    async def proof(self) -> str | None:
+        return await self._each_is("exited")
+
+
+class _Pause(_OnContainers):
+    """Every process of the container frozen."""
+
+    async def start(self) -> None:
+        await asyncio.gather(*(self.stack.pause(s) for s in self.targets))
+
+    async def proof(self) -> str | None:
+        return await self._each_is("paused")
+
+
+class _Disconnect(_OnContainers):
+    """Off the network; the processes run on and notice only silence."""
+
+    async def start(self) -> None:
+        await asyncio.gather(*(self.stack.disconnect(s) for s in self.targets))
+
+    async def proof(self) -> str | None:
+        if any([await self.stack.connected(s) for s in self.targets]):
+            return None
+        return ", ".join(f"{s} without network" for s in self.targets)
+
+
+class _Restart(_OnContainers):
+    """Stopped as an operator does it (SIGTERM, then the grace period), and started at once."""
+
+    async def choose(self) -> tuple[str, ...]:
+        chosen = await super().choose()
+        self.started_at = {s: await self._started(s) for s in chosen}
+        return chosen
+
+    async def _started(self, service: str) -> str:
+        found = (await asyncio.to_thread(self.stack._containers))[service]
+        return str(found.attrs["State"]["StartedAt"])
+
+    async def start(self) -> None:
+        """The steps are taken while it holds."""
+
+    async def hold(self, seconds: float) -> None:
+        for service in self.targets:
+            await self.stack.restart(service)
+        await asyncio.sleep(seconds)
+
+    async def proof(self) -> str | None:
+        now = {s: await self._started(s) for s in self.targets}
+        if any(now[s] == self.started_at[s] for s in self.targets):
+            return None
+        return ", ".join(f"{s} runs since {now[s]}" for s in self.targets)
+
+
+_WHOM: Final = {
+    "leader": "leader",
+    "follower": "follower",
+    "all": "all",
+    "database": "store",
+    "redis-master": "redis-master",
+    "sentinel": "service:sentinel1,sentinel2,sentinel3",
+    "rabbit": "service:rabbit1,rabbit2,rabbit3",
+    "nginx": "service:nginx",
+}
+_HOW: Final[dict[str, type[_OnContainers]]] = {
+    "kill": _Kill,
+    "pause": _Pause,
+    "disconnect": _Disconnect,
+    "restart": _Restart,
+}
+
+
+def _made() -> dict[str, type[Nemesis]]:
+    found: dict[str, type[Nemesis]] = {}
+    for how, base in _HOW.items():
+        for who, whom in _WHOM.items():
+            name = f"container-{how}-{who}"
+            found[name] = type(f"{how.title()}_{who}", (base,), {"name": name, "whom": whom, "__doc__": base.__doc__})
+    return found
+
+
+CONTAINER_NEMESES: Final = _made()
+"""Every fault by name: container-kill-leader, container-pause-database, …"""
