@@ -39,6 +39,7 @@ class _OnContainers(Nemesis):
         return [s for s in self.whom.removeprefix("service:").split(",") if s in self.stack.services]
 
     async def choose(self) -> tuple[str, ...]:
+        chosen: tuple[str, ...]
         match self.whom:
             case "store":
                 chosen = (self.stack.store or "",)
