@@ -15,7 +15,13 @@ from urllib.parse import quote, urlsplit
 import aiormq
 import structlog
 from aiormq.abc import AbstractChannel, AbstractConnection
-from aiormq.exceptions import AMQPError, AuthenticationError, ConnectionNotAllowed, ProbableAuthenticationError
+from aiormq.exceptions import (
+    AMQPError,
+    AuthenticationError,
+    ConnectionNotAllowed,
+    InvalidFrameError,
+    ProbableAuthenticationError,
+)
 from yarl import URL
 
 from kv.errors import BackendUnavailable, BadRequest
@@ -89,6 +95,11 @@ class Link:
             except FAILURES as exc:
                 failure = exc
                 await self.drop()
+                if isinstance(exc, InvalidFrameError) and "OpenOk" in str(exc):
+                    # The login was taken, and then the broker closed instead of opening the vhost (530 NOT_ALLOWED).
+                    raise BadRequest(
+                        "broadcast_access", f"{url.host}: the vhost is refused", allowed="a login and vhost that exist"
+                    ) from exc
                 self._urls.append(self._urls.pop(0))
                 continue
             self._channel = channel

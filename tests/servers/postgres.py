@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import pwd
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 from tests.servers.process import Server, find
 
@@ -83,10 +85,22 @@ class PostgresServer(Server):
         subprocess.run([find("createdb", *reversed(self._bin)), *query, name], env=environment, check=True)
         return f"postgresql://acordo:secret@127.0.0.1:{self.port}/{name}"
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the postmaster and all its children: each of them has a session of its own."""
+        assert self.process is not None
+        pid = self.process.pid
+        with contextlib.suppress(OSError):
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            for child in children if number != signal.SIGTERM else ():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(child), number)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
     def kill(self) -> None:
         """End it at once. Back ends leave their parent's session alone, but not its end: wait for the postmaster."""
         if self.process is not None:
-            self.process.send_signal(signal.SIGCONT)
+            self.signal(signal.SIGCONT)
         super().kill()
 
     def wipe(self) -> None:
