@@ -1,0 +1,173 @@
+"""Measure the real back ends: `python -m bench.backends` (make bench-backends). Private servers, bounded in time.
+
+It prints figures beside their targets, with the machine's load, and hides none. It never asserts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+from rich.console import Console
+from rich.table import Table
+
+from acordo.client import Client
+from acordo.wire import Put, put
+from cluster.config import RunnerSettings
+from cluster.demo import free_base_port
+from cluster.runner import LocalCluster
+
+CONNECTIONS: Final = 64
+BATCH: Final = 100
+BATCHES_AT_ONCE: Final = 8
+LAG_RATE: Final = 2000
+VALUE: Final = b"x" * 100
+
+
+@asynccontextmanager
+async def running(directory: str, **settings: Any) -> AsyncIterator[list[str]]:
+    base = free_base_port(3, 41000)
+    given = RunnerSettings(nodes=3, base_port=base, data=Path(directory) / "data", **settings)
+    async with LocalCluster(given) as cluster:
+        await cluster.wait_ready()
+        yield [node.url for node in cluster.nodes.values()]
+
+
+async def closed_loop(count: int, seconds: float, work: Callable[[int, int], Awaitable[int]]) -> float:
+    """Let `count` loops do `work` for so long; return units done in a second."""
+    began, done = time.monotonic(), 0
+
+    async def one(name: int) -> None:
+        nonlocal done
+        n = 0
+        while time.monotonic() - began < seconds:
+            done += await work(name, n)
+            n += 1
+
+    await asyncio.gather(*(one(name) for name in range(count)))
+    return done / (time.monotonic() - began)
+
+
+async def writes(urls: list[str], seconds: float) -> float:
+    """Return acknowledged single writes a second, over bare HTTP."""
+    connector = aiohttp.TCPConnector(limit=CONNECTIONS)
+    async with aiohttp.ClientSession(connector=connector) as http:
+
+        async def work(name: int, n: int) -> int:
+            url = f"{urls[name % len(urls)]}/v1/kv/bench/{name}/{n % 500}"
+            async with http.put(url, data=VALUE) as reply:
+                await reply.read()
+                return int(reply.status in (200, 201))
+
+        return await closed_loop(CONNECTIONS, seconds, work)
+
+
+async def batches(urls: list[str], seconds: float) -> float:
+    """Return applied operations a second, in batches."""
+    async with Client(urls, spread=True) as client:
+
+        async def work(name: int, n: int) -> int:
+            intents: list[Put] = [put(f"batch/{name}/{n % 20}/{i}", VALUE) for i in range(BATCH)]
+            return sum(item.applied for item in await client.batch(intents))
+
+        return await closed_loop(BATCHES_AT_ONCE, seconds, work)
+
+
+async def lag(urls: list[str], broker: str, rate: int, seconds: float) -> tuple[float, float, int]:
+    """Return p50 and p99 in ms from acknowledgement to the subscriber, at a steady rate, and how many were seen."""
+    import aiormq
+
+    heard: dict[int, float] = {}
+    acknowledged: dict[int, float] = {}
+    connection = await aiormq.connect(broker)
+    channel = await connection.channel()
+    declared = await channel.queue_declare("", exclusive=True)
+    await channel.queue_bind(declared.queue or "", "acordo.changes", "change.#")
+
+    async def take(message: Any) -> None:
+        heard[json.loads(message.body)["revision"]] = time.monotonic()
+
+    await channel.basic_consume(declared.queue or "", take, no_ack=True)
+    per_tick = max(1, rate // 100)
+    async with Client(urls, spread=True) as client:
+
+        async def tick(n: int) -> None:
+            items = await client.batch([put(f"lag/{n % 50}/{i}", VALUE) for i in range(per_tick)])
+            now = time.monotonic()
+            acknowledged.update({item.revision: now for item in items if item.applied})
+
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as tasks:
+            n = 0
+            while (now := time.monotonic()) - began < seconds:
+                tasks.create_task(tick(n))
+                n += 1
+                await asyncio.sleep(max(0.0, began + n * per_tick / rate - now))
+        give_up = time.monotonic() + 20
+        while len(heard) < len(acknowledged) and time.monotonic() < give_up:  # noqa: ASYNC110 - bounded, after the load
+            await asyncio.sleep(0.05)
+    await connection.close()
+    found = sorted((heard[r] - at) * 1000 for r, at in acknowledged.items() if r in heard)
+    if not found:
+        return 0.0, 0.0, 0
+    return found[len(found) // 2], found[len(found) * 99 // 100], len(found)
+
+
+async def main_async(seconds: float) -> None:
+    console = Console()
+    table = Table(
+        title=f"Real back ends, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    )
+    for column in ("what", "measured", "target", "load average"):
+        table.add_column(column)
+
+    def row(what: str, measured: str, target: str) -> None:
+        table.add_row(what, measured, target, f"{os.getloadavg()[0]:.1f}")
+
+    install = importlib.import_module("tests.servers.install")
+    install.ensure("postgresql", "redis", "rabbitmq")
+    servers = {name: importlib.import_module(f"tests.servers.{name}") for name in ("postgres", "redis", "rabbitmq")}
+    with servers["postgres"].PostgresServer() as postgres:
+        with tempfile.TemporaryDirectory(prefix="acordo-bench-") as directory:
+            async with running(directory, store=postgres.url) as urls:
+                await writes(urls, min(2.0, seconds))
+                row(f"writes/s, {CONNECTIONS} connections", f"{await writes(urls, seconds):,.0f}", "3,000")
+                row(f"operations/s, batches of {BATCH}", f"{await batches(urls, seconds):,.0f}", "15,000")
+        with (
+            servers["rabbitmq"].RabbitServer() as rabbit,
+            tempfile.TemporaryDirectory(prefix="acordo-bench-") as directory,
+        ):
+            async with running(directory, store=postgres.fresh_database("lag"), broadcast=rabbit.url) as urls:
+                half, most, seen = await lag(urls, rabbit.url, LAG_RATE, seconds)
+                row(f"broadcast behind the acknowledgement at {LAG_RATE}/s, p50 and p99 of {seen}",
+                    f"{half:.0f} ms, {most:.0f} ms", "p99 ≤ 50 ms")  # fmt: skip
+        with servers["redis"].RedisServer() as redis, tempfile.TemporaryDirectory(prefix="acordo-bench-") as directory:
+            async with running(directory, store=postgres.fresh_database("cached"), cache=redis.url) as urls:
+                await writes(urls, min(2.0, seconds))
+                alive = await writes(urls, seconds)
+                redis.kill()
+                await writes(urls, min(2.0, seconds))
+                dead = await writes(urls, seconds)
+                row(
+                    "writes/s with Redis, then without",
+                    f"{alive:,.0f}, {dead:,.0f} ({dead / max(alive, 1) - 1:+.0%})",
+                    "≥ −10 %",
+                )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m bench.backends", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=6.0, help="length of each measurement (default: 6)")
+    asyncio.run(main_async(parser.parse_args().seconds))
