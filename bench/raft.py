@@ -1,0 +1,189 @@
+"""Measure Raft alone on three processes over loopback, beside the stock library, and print a table with the targets.
+
+`python -m bench.raft [--kills 20] [--seconds 3] [--count 1000]`. It asserts nothing: figures depend on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+NAMES: Final = "ABC"
+ANSWER_S: Final = 90.0
+LEADER_S: Final = 30.0
+MINUTE: Final = """
+import time
+from tests.simulation.run import run
+from tests.simulation.world import Plan
+plan = Plan(seed=1, nodes=3, fsync="always", ghosts=False, faults=("cache",), clients=0, chaos_s=60.0,
+            compact_entries=100_000, window_max=10_000, recent_max=10_000, group_max=512, restores=False)
+began = time.process_time()
+result = run(1, plan=plan)
+print((time.process_time() - began) * 60 / result.simulated_s)
+"""
+
+
+class Processes:
+    """Three members, each a process."""
+
+    def __init__(self, kind: str, fsync: str, folder: Path) -> None:
+        self._kind, self._fsync, self._folder = kind, fsync, folder
+        self._addresses = [f"{name}=127.0.0.1:{port}" for name, port in zip(NAMES, _free_ports(3), strict=True)]
+        self.up: dict[str, asyncio.subprocess.Process] = {}
+
+    async def start(self, name: str) -> None:
+        arguments = [self._kind, name, str(self._folder / name), self._fsync, *self._addresses]
+        module = "tests.integration.raft.measured"
+        self.up[name] = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", module, *arguments,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        await self._answer(name)
+
+    async def ask(self, name: str, line: str) -> Any:
+        stdin = self.up[name].stdin
+        assert stdin is not None
+        stdin.write(line.encode() + b"\n")
+        return await self._answer(name)
+
+    async def _answer(self, name: str) -> Any:
+        stdout = self.up[name].stdout
+        assert stdout is not None
+        async with asyncio.timeout(ANSWER_S):
+            return json.loads(await stdout.readline() or '"ended"')
+
+    async def leader(self) -> str:
+        async with asyncio.timeout(LEADER_S):
+            while True:
+                for name in list(self.up):
+                    if await self.ask(name, "role") == "leader":
+                        return name
+                await asyncio.sleep(0.005)
+
+    async def kill(self, name: str) -> None:
+        process = self.up.pop(name)
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+
+    async def __aenter__(self) -> Processes:
+        for name in NAMES:
+            await self.start(name)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for name in list(self.up):
+            await self.kill(name)
+
+
+async def throughput(kind: str, fsync: str, count: int, seconds: float, rows: list[tuple[str, str, str]]) -> None:
+    """Commit latency on leader and follower, and intents in groups."""
+    what = {"ours": f"ours, fsync {fsync}", "stock": f"stock, {'no journal' if fsync == 'off' else 'its journal'}"}[
+        kind
+    ]
+    targets = ("≤ 1 ms p50", "≤ 1.5 ms p50", "≥ 100,000/s") if (kind, fsync) == ("ours", "off") else ("", "", "")
+    with tempfile.TemporaryDirectory() as folder:
+        async with Processes(kind, fsync, Path(folder)) as processes:
+            leader = await processes.leader()
+            follower = next(name for name in NAMES if name != leader)
+            await processes.ask(leader, "latency 100")
+            rows.append(
+                (f"commit on the leader ({what})", _ms(await processes.ask(leader, f"latency {count}")), targets[0])
+            )
+            rows.append(
+                (f"commit on a follower ({what})", _ms(await processes.ask(follower, f"latency {count}")), targets[1])
+            )
+            rows.append(
+                (
+                    f"intents in groups of 200 ({what})",
+                    _rate(await processes.ask(leader, f"groups {seconds}")),
+                    targets[2],
+                )
+            )
+            if (kind, fsync) == ("ours", "always"):
+                rows.append(
+                    ("ReadIndex from a follower", _ms(await processes.ask(follower, f"read {count}")), "≤ 1 ms p50")
+                )
+                rows.append(
+                    ("reads that share rounds", _rate(await processes.ask(follower, f"reads {seconds}")), "≥ 30,000/s")
+                )
+
+
+async def kills(number: int, rows: list[tuple[str, str, str]]) -> None:
+    """Kill the leader again and again; measure until another one commits."""
+    took = []
+    with tempfile.TemporaryDirectory() as folder:
+        async with Processes("ours", "always", Path(folder)) as processes:
+            for _ in range(number):
+                leader = await processes.leader()
+                await processes.ask(leader, "once")
+                began = time.perf_counter()
+                await processes.kill(leader)
+                await processes.leader()
+                took.append(time.perf_counter() - began)
+                await processes.start(leader)
+    took.sort()
+    if took:
+        middle, most = took[len(took) // 2], took[-1]
+        rows.append(
+            (f"new leader after kill -9 ({number} kills)", f"p50 {middle:.2f} s, most {most:.2f} s", "≤ 0.5 s, ≤ 0.9 s")
+        )
+
+
+def minute() -> str:
+    """Return the CPU seconds of a simulated minute of three members at rest, store and clients included."""
+    done = subprocess.run([sys.executable, "-c", MINUTE], capture_output=True, text=True, timeout=ANSWER_S, check=False)
+    return f"{float(done.stdout):.2f} s" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.raft", description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--count", type=int, default=1000)
+    asked = parser.parse_args()
+    rows: list[tuple[str, str, str]] = []
+    for kind, fsync in (("ours", "off"), ("ours", "always"), ("stock", "off"), ("stock", "always")):
+        try:
+            await throughput(kind, fsync, asked.count if kind == "ours" else asked.count // 10, asked.seconds, rows)
+        except (TimeoutError, OSError) as exc:
+            rows.append((f"{kind}, fsync {fsync}", repr(exc), ""))
+        print("·", end="", flush=True)
+    await kills(asked.kills, rows)
+    rows.append(("a simulated minute of three idle members (CPU)", minute(), "≤ 0.5 s"))
+    load = os.getloadavg()[0]
+    print(f"\n{platform.machine()}, {os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}\n")
+    for what, found, target in rows:
+        print(f"{what:52} {found:34} {target}")
+
+
+def _ms(told: Any) -> str:
+    return str(told) if "p50" not in told else f"p50 {told['p50']:.2f} ms, p99 {told['p99']:.2f} ms"
+
+
+def _rate(told: Any) -> str:
+    return f"{told:,.0f}/s" if isinstance(told, float | int) else str(told)
+
+
+def _free_ports(count: int) -> list[int]:
+    held = [socket.socket() for _ in range(count)]
+    for each in held:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in held]
+    for each in held:
+        each.close()
+    return ports
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,84 @@
+"""A fixed set of seeds keeps every promise; the same seed is the same story, whatever Python's hashes are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from tests.simulation import summary
+from tests.simulation.run import run
+from tests.simulation.seeds import ROOT
+from tests.simulation.world import FAULTS, Plan, plan_of
+
+SEEDS = range(1, 41)
+SHORT_S = 3.0
+
+
+def short(seed: int) -> Plan:
+    """Return a seed's plan with less time for harm: the whole ones run in `make sim`."""
+    return replace(plan_of(seed), chaos_s=SHORT_S)
+
+
+@pytest.mark.parametrize("first", range(SEEDS.start, SEEDS.stop, 8))
+def test_a_fixed_set_of_seeds_keeps_every_promise(first: int) -> None:
+    counts: Counter[str] = Counter()
+    for seed in range(first, first + 8):
+        result = run(seed, plan=short(seed))
+        assert [str(violation) for violation in result.violations] == []
+        counts.update(result.counts)
+    assert min(counts[name] for name in ("elections", "operations", "cache hits", "watched", "log checks")) > 0
+
+
+def test_the_same_seed_gives_the_same_trace_under_any_hash_seed() -> None:
+    program = (
+        "from tests.simulation.test_seeds import short; from tests.simulation.run import run; "
+        "print([run(seed, plan=short(seed)).digest for seed in (4, 7)])"
+    )
+    told = set()
+    for hash_seed in ("0", "1", "4711"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        told.add(done.stdout)
+    assert len(told) == 1
+    first = [run(seed, plan=short(seed)).digest for seed in (4, 7)]
+    assert told == {f"{first}\n"}
+
+
+def test_another_seed_gives_another_trace() -> None:
+    assert run(4, plan=short(4)).digest != run(5, plan=short(5)).digest
+
+
+def test_a_restart_on_a_log_that_lost_what_it_had_acknowledged() -> None:
+    """A majority loses committed entries: rows come back by Rebase, machines that applied them start again."""
+    counts: Counter[str] = Counter()
+    for seed in (1, 2):
+        plan = replace(
+            plan_of(seed), fsync="off", nodes=3, restores=False, chaos_s=5.0, faults=("amnesia", "power", "cache")
+        )
+        result = run(seed, plan=plan)
+        assert [str(violation) for violation in result.violations] == []
+        counts.update(result.counts)
+    assert counts["power cuts"] > 0
+    assert counts["rebases"] > 0
+
+
+def test_plans_make_every_fault_likely() -> None:
+    drawn = Counter(fault for seed in range(200) for fault in plan_of(seed).faults)
+    assert all(drawn[fault] > 40 for fault in FAULTS)
+    assert drawn["amnesia"] > 10
+    assert sum(plan_of(seed).harmless for seed in range(200)) > 2
+
+
+def test_a_summary_without_something_that_must_happen_fails() -> None:
+    counts = dict.fromkeys(summary.MUST_HAPPEN.values(), 1)
+    assert summary.missing(counts, 100) == []
+    assert summary.missing({**counts, "rebases": 0}, 100) == ["Rebases"]
+    assert summary.missing({}, 99) == []
+    assert "Rebases 1," in summary.line(counts, 100, 60.0, 0)
