@@ -1,0 +1,129 @@
+"""The stack in containers: it comes up, loses nothing when a container is killed, and grows and shrinks under load."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from chaos.docker_scripts import HEAD, SCRIPTS, Told, disturb
+from chaos.docker_target import DockerTarget
+from chaos.targets import until
+from tests.docker.engine import PROJECT, ROOT, Stack
+
+pytestmark = pytest.mark.timeout(900)
+OUT = ROOT / "out" / "docker"
+SCALE_WITHIN_S = 180
+
+
+def test_start_sh_brings_it_up_and_says_where_it_is(stack: Stack) -> None:
+    assert "passed, 0 failed" in stack.said
+    assert f"API and page   {stack.url}/" in stack.said
+    assert "login admin/admin" in stack.said
+
+
+def test_everything_is_published_on_loopback_alone_and_nothing_runs_as_root(stack: Stack) -> None:
+    import docker
+
+    client = docker.from_env()
+    found = client.containers.list(filters={"label": f"com.docker.compose.project={PROJECT}"})
+    assert len(found) >= 16
+    for container in found:
+        for bound in (container.attrs["HostConfig"]["PortBindings"] or {}).values():
+            assert all(b["HostIp"] == "127.0.0.1" for b in bound), container.name
+        service = container.labels["com.docker.compose.service"]
+        if service.startswith(("node", "nginx", "worker", "autoscaler")):
+            assert container.attrs["HostConfig"]["ReadonlyRootfs"], service
+            code, said = container.exec_run(["id", "-u"])
+            assert code == 0 and bytes(said).strip() != b"0", service
+        assert container.attrs["HostConfig"]["Memory"] > 0, service
+
+
+def test_starting_again_changes_nothing(stack: Stack) -> None:
+    done = stack.script()
+    assert done.returncode == 0, done.stdout
+    assert "0 failed" in done.stdout
+
+
+TOLD: list[Told] = []
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+async def test_nothing_acknowledged_is_lost_when_a_container_goes(stack: Stack, name: str) -> None:
+    async with DockerTarget(PROJECT) as target:
+        assert await target.healthy(120)
+        told = await disturb(target, name, 3)
+    print(told)
+    TOLD.append(told)
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "kills.md").write_text("\n".join([HEAD, *(t.row for t in TOLD)]) + "\n")
+    assert told.acked > 0
+    assert told.lost == []
+
+
+def test_a_chaos_run_on_containers_finds_no_anomaly(stack: Stack, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "chaos", "run", "--target", "docker", "--workload", "register,append",
+         "--nemesis", "containers", "--time", "60", "--seed", "7", "--clients", "3", "--out", str(tmp_path)],
+        cwd=ROOT, env={**os.environ, "COMPOSE_PROJECT_NAME": PROJECT}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode != 1, done.stdout[-4000:]  # 2: the run is weak (a slow machine), which is no anomaly
+    assert "report:" in done.stdout, done.stdout[-4000:]
+
+
+async def test_load_adds_an_observer_and_its_end_removes_it_without_a_failed_request(stack: Stack) -> None:
+    answered: Counter[str] = Counter()
+    failed: list[str] = []
+    stop, few = asyncio.Event(), asyncio.Event()
+    timeout = aiohttp.ClientTimeout(total=20)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as http:
+        async with http.put(stack.url + "/v1/kv/scaled", data=b"1") as response:
+            assert response.status in (200, 201)
+
+        async def read(slow: bool) -> None:
+            while not stop.is_set() and not (few.is_set() and not slow):
+                try:
+                    async with http.get(stack.url + "/v1/kv/scaled") as response:
+                        if response.status == 200:
+                            answered[response.headers["Acordo-Node"]] += 1
+                        else:
+                            failed.append(f"{response.status}: {await response.text()}")
+                except (aiohttp.ClientError, TimeoutError) as exc:
+                    failed.append(repr(exc))
+                if slow:
+                    await asyncio.sleep(0.2)
+
+        def observers() -> list[str]:
+            return [n for n in answered if n.startswith("o")]
+
+        async def answers() -> bool:
+            return bool(observers()) and answered[observers()[0]] > 20
+
+        async def gone() -> bool:
+            async with http.get(stack.url + "/v1/cluster") as response:
+                members = (await response.json())["members"] if response.status == 200 else []
+            return bool(members) and all(m["voter"] for m in members)
+
+        async with asyncio.TaskGroup() as tasks:
+            for n in range(64):
+                tasks.create_task(read(slow=n == 0))
+            try:
+                assert await until(answers, SCALE_WITHIN_S), (answered, failed[:3])
+                few.set()
+                assert await until(gone, SCALE_WITHIN_S), answered
+            finally:
+                stop.set()
+        async with http.get(
+            f"{stack.prometheus}/api/v1/query", params={"query": "acordo_autoscaler_decisions_total"}
+        ) as r:
+            decisions = (await r.json())["data"]["result"]
+    assert failed == []
+    assert {d["metric"]["change"] for d in decisions} >= {"1", "-1"}
