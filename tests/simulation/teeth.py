@@ -11,7 +11,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from typing import Any, Final, NamedTuple
@@ -170,12 +170,16 @@ def main() -> int:
         chosen = [n for n in chosen if any(part in TEETH[n].name for part in asked.only.split("|"))]
     bites: list[Bite] = []
     with ProcessPoolExecutor(asked.processes, mp_context=get_context("spawn"), initializer=nice) as pool:
-        for found in pool.map(bite, chosen, [first] * len(chosen), [asked.seeds] * len(chosen)):
+        futures = [pool.submit(bite, position, first, asked.seeds) for position in chosen]
+        for future in as_completed(futures):
+            found = future.result()
             bites.append(found)
             said = found.promise or f"ESCAPED {found.others or ''}"
             print(f"{found.name:48} {found.seeds:4} seeds {found.took_s:6.1f} s  {said}", flush=True)
             if found.promise:
                 print(f"    seed {found.seed}: {found.detail[:150]}", flush=True)
+    order = [tooth.name for tooth in TEETH]
+    bites.sort(key=lambda found: order.index(found.name))
     print(f"\n{table(bites)}\n")
     caught = sum(found.promise is not None for found in bites)
     print(f"{caught} of {len(bites)} caught")

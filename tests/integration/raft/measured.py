@@ -95,7 +95,7 @@ class Stock:
     def __init__(self, name: str, folder: str, fsync: str, peers: list[PeerAddress]) -> None:
         from pysyncobj import SyncObj, SyncObjConf, replicated
 
-        class Counter(SyncObj):  # type: ignore[misc]
+        class Counter(SyncObj):
             @replicated
             def take(self, command: bytes) -> int:
                 return len(command)
@@ -104,7 +104,7 @@ class Stock:
         files = {} if fsync == "off" else {"journalFile": f"{folder}/journal", "fullDumpFile": f"{folder}/dump"}
         own = next(peer.address for peer in peers if peer.id == name)
         others = [peer.address for peer in peers if peer.id != name]
-        self.node = Counter(own, others, conf=SyncObjConf(**files))
+        self.node: Any = Counter(own, others, conf=SyncObjConf(**files))
         self._group = group()
 
     async def __aenter__(self) -> Stock:
