@@ -45,8 +45,12 @@ sim-teeth: $(READY)  ## show that the simulation finds every planted fault (QUIC
 chaos: $(READY)  ## disturb a local cluster and check its history (ARGS=... for chaos run)
 	$(PY) -m chaos run $(or $(ARGS),--workload register,append,watch --nemesis kill,partition,pause --time 60)
 
-chaos-teeth: $(READY)  ## show that the checkers find every planted product bug
-	$(PY) -m chaos teeth
+chaos-teeth: $(READY)  ## show that the checkers find every planted product bug (QUICK=1: two of them)
+	$(PY) -m chaos teeth $(if $(QUICK),--quick)
+
+oracle: $(READY)  ## hold the register checker against 100,000 brute-forced histories, and measure it
+	$(PY) -m tests.unit.chaos.oracle --histories $(or $(HISTORIES),100000)
+	$(PY) -m tests.unit.chaos.speed
 
 bench: bench-core bench-raft bench-backends  ## run every benchmark
 
@@ -74,5 +78,5 @@ lock:  ## pin the newest versions that requirements*.in allow
 clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help install run demo test check sim sim-teeth chaos chaos-teeth bench bench-core bench-raft bench-backends \
+.PHONY: help install run demo test check sim sim-teeth chaos chaos-teeth oracle bench bench-core bench-raft bench-backends \
 	evidence test-stack images lock clean

@@ -12,6 +12,8 @@ from chaos.history import READS, History, Operation, reigns, windows
 
 OUTAGE_NS: Final = 500_000_000
 """A shorter pause between two acknowledged writes is no outage."""
+SEEN_NS: Final = 400_000_000
+"""Nodes are asked who leads every so often: a new leader is seen this much later, at most."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def outages(history: History, least_ns: int = OUTAGE_NS) -> list[Outage]:
                 for w in faults
                 if w.start_ns <= b and (w.healed_ns is None or w.healed_ns >= a - least_ns)
             )
-            found.append(Outage(a, b, leader(a), leader(b), hit))
+            found.append(Outage(a, b, leader(a), leader(b + SEEN_NS), hit))
     return found
 
 

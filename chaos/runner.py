@@ -27,9 +27,10 @@ from acordo.client import Client
 from acordo.errors import AcordoError
 from chaos import collect, recheck
 from chaos.checkers.verdict import Judgement, Verdict
+from chaos.docker_target import DockerTarget, NoStack
 from chaos.history import HistoryError
 from chaos.nemeses.base import Inflicted, Nemesis, inflict
-from chaos.nemeses.names import NEMESES
+from chaos.nemeses.names import EVERY
 from chaos.recheck import Run
 from chaos.recorder import Recorder
 from chaos.schedule import Step, plan
@@ -48,6 +49,8 @@ FINAL_KEYS_MAX: Final = 600
 TRAFFIC_MIN: Final = 40
 """Operations that took effect, per workload, below which a run proves nothing; long runs need as many per minute."""
 FINISH_WITHIN_S: Final = 90.0
+TOLD_MAX: Final = 3
+"""Undecided findings of one checker that are told one by one."""
 BASE_PORT: Final = 23000
 
 
@@ -79,7 +82,7 @@ class Plan:
     node_environ: dict[str, str] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
     """Faults in place of those that the seed plans."""
-    nemeses: dict[str, type[Nemesis]] = field(default_factory=lambda: dict(NEMESES))
+    nemeses: dict[str, type[Nemesis]] = field(default_factory=lambda: dict(EVERY))
 
     @property
     def command(self) -> str:
@@ -177,7 +180,12 @@ def schedule_of(plan_: Plan) -> list[Step]:
 async def target_of(plan: Plan) -> AsyncIterator[Target]:
     """Bring up, or reach, what is to be disturbed. Raises TargetUnfit."""
     if plan.target == "docker":
-        raise TargetUnfit("the docker target is not part of this build")
+        try:
+            async with DockerTarget() as containers:
+                yield containers
+        except NoStack as exc:
+            raise TargetUnfit(str(exc)) from exc
+        return
     if plan.target != "local":
         try:
             async with UrlTarget(tuple(u.strip() for u in plan.target.split(",") if u.strip())) as remote:
@@ -204,6 +212,7 @@ async def target_of(plan: Plan) -> AsyncIterator[Target]:
             extra=plan.node_environ,
             command=plan.node_command,
             servers=servers,
+            clocks=any("clocks" in plan.nemeses[s.nemesis].needs for s in plan.steps or schedule_of(plan)),
         )
         await stack.enter_async_context(target)
         yield target
@@ -326,12 +335,13 @@ async def _disturb(plan: Plan, target: Target, recorder: Recorder, result: Resul
             for lane in lanes.values():
                 tasks.create_task(one(lane))
 
-    faults = asyncio.create_task(all_lanes())
+    faults, asked = asyncio.create_task(all_lanes()), asyncio.create_task(interrupt.asked.wait())
     try:
-        await asyncio.wait({faults, asyncio.create_task(interrupt.asked.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({faults, asked}, return_when=asyncio.FIRST_COMPLETED)
         while not interrupt.asked.is_set() and (left_s := ends - loop.time()) > 0:
             await collect.wait(interrupt.asked, left_s)
     finally:
+        asked.cancel()
         faults.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await faults
@@ -417,9 +427,10 @@ def _judge(plan: Plan, result: Result) -> None:
     if result.run.history.lookups:
         result.resolved = recheck.judge(result.run, resolved=True)
     for judged in (*result.judgements, *result.resolved):
-        for found in judged.findings:
-            if found.verdict is Verdict.UNKNOWN:
-                result.weak.append(f"undecided by {judged.checker}: {found.message}")
+        undecided = [f.message for f in judged.findings if f.verdict is Verdict.UNKNOWN]
+        result.weak += [f"undecided by {judged.checker}: {message}" for message in undecided[:TOLD_MAX]]
+        if len(undecided) > TOLD_MAX:
+            result.weak.append(f"undecided by {judged.checker}: {len(undecided) - TOLD_MAX} more")
     for name in plan.workloads:
         if not any(j.operations for j in result.judgements if j.checker == name):
             result.weak.append(f"nothing of {name} was judged")

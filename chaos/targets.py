@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -27,6 +29,10 @@ PROBE_TIMEOUT_S: Final = 1.0
 HEALTHY_WITHIN_S: Final = 60.0
 POLL_S: Final = 0.05
 REACH_WITHIN_S: Final = 5.0
+FAKETIME: Final = tuple(
+    Path(folder) / "faketime" / "libfaketimeMT.so.1"
+    for folder in ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
+)
 
 
 class Target(Protocol):
@@ -119,9 +125,11 @@ class LocalTarget:
         extra: Mapping[str, str] | None = None,
         command: tuple[str, ...] | None = None,
         servers: Servers | None = None,
+        clocks: bool = False,
     ) -> None:
         self.settings, self.extra, self.command = settings, dict(extra or {}), command
         self.servers = servers
+        self.faketime = _faketime() if clocks else None
         self.mesh = Mesh(rng)
         self.nodes: tuple[str, ...] = tuple(f"n{n + 1}" for n in range(settings.nodes))
         self.lines: list[str] = []
@@ -138,7 +146,7 @@ class LocalTarget:
             for node in self.nodes:
                 await self.mesh.add_client(node, "127.0.0.1", self._http_port(node))
                 members = [f"{other}={await self._address(node, other)}" for other in self.nodes]
-                overrides[node] = {PREFIX + "MEMBERS": ",".join(members), **self.extra}
+                overrides[node] = {PREFIX + "MEMBERS": ",".join(members), **self.extra, **self._clock(node)}
             self.cluster = LocalCluster(self.settings, say=self.lines.append, command=self.command, overrides=overrides)
             await stack.enter_async_context(self.cluster)
             self._stack = stack.pop_all()
@@ -180,7 +188,43 @@ class LocalTarget:
 
     @property
     def abilities(self) -> frozenset[str]:
-        return frozenset({"processes", "links", "files", *(self.servers.names if self.servers is not None else ())})
+        servers = self.servers.names if self.servers is not None else ()
+        clocks = ("clocks",) if self.faketime is not None else ()
+        return frozenset({"processes", "links", "files", "members", "raft-ports", *servers, *clocks})
+
+    def _clock(self, node: str) -> dict[str, str]:
+        """Return what lets the node's wall clock be set off: it reads its offset from a file every second."""
+        if self.faketime is None:
+            return {}
+        self.set_clock(node, 0.0)
+        return {
+            "LD_PRELOAD": str(self.faketime),
+            "FAKETIME_TIMESTAMP_FILE": str(self._clock_file(node)),
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def _clock_file(self, node: str) -> Path:
+        return self.settings.data.absolute().parent / f"clock-{node}"
+
+    def set_clock(self, node: str, offset_s: float) -> None:
+        file = self._clock_file(node)
+        fresh = file.with_suffix(".new")
+        fresh.write_text(f"{offset_s:+.0f}\n")
+        fresh.rename(file)
+
+    async def skew_s(self, node: str) -> float | None:
+        url = self.direct_urls[self.nodes.index(node)]
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError):
+            async with self._http.get(url + "/livez") as response:
+                return parsedate_to_datetime(response.headers["Date"]).timestamp() - time.time()
+        return None
+
+    def raft_ports(self, node: str) -> tuple[int, ...]:
+        """Return every port that packets between this node and its peers go to or come from."""
+        dialled = [link.port for (a, _), link in self.mesh.peers.items() if a == node]
+        return (self._http_port(node) + RAFT_PORT_OFFSET, *dialled)
 
     def folder(self, node: str) -> Path:
         """Return the node's own directory."""
@@ -246,6 +290,11 @@ class LocalTarget:
 
     def resume(self, node: str) -> None:
         self._process(node).signal(signal.SIGCONT)
+
+
+def _faketime() -> Path | None:
+    """Return the library that fakes a process's time, None when it is not installed."""
+    return next((p for p in FAKETIME if p.exists()), None)
 
 
 class UrlTarget:

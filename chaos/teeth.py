@@ -61,7 +61,6 @@ TEETH: Final = (
     Tooth("answer-before-commit", "register", ("slow",)),
     Tooth("answer-revision-off-by-one", "register"),
     Tooth("watch-resumes-one-late", "watch"),
-    Tooth("watch-repeats-one", "watch"),
     Tooth("watch-forgets-deletes", "watch"),
     Tooth("watch-splits-a-transaction", "watch"),
     Tooth("watch-position-ordered", "watch", ("slow",)),
@@ -86,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
     parser.add_argument("--only", action="append", choices=[t.bug for t in TEETH], help="this bug; may be repeated")
     parser.add_argument("--quick", action="store_true", help="two of them, other ones each commit, and no control run")
+    parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds of load per bug (default: %(default)g)")
     parser.add_argument("--seed", type=int, help="default: derived from the commit")
     parser.add_argument("--keep", type=Path, help="keep the runs in this directory")
 
@@ -96,19 +96,21 @@ def main(args: argparse.Namespace) -> int:
     teeth = [t for t in TEETH if args.only is None or t.bug in args.only]
     if args.quick:
         teeth = [teeth[(seed * QUICK + n) % len(teeth)] for n in range(min(QUICK, len(teeth)))]
-    print(f"seed {seed}, commit {commit() or '?'}; each bug has {BUDGET_S:g} s of load, judged every {ROUND_S:g} s")
+    print(f"seed {seed}, commit {commit() or '?'}; each bug has {args.budget:g} s of load, judged every {ROUND_S:g} s")
     with tempfile.TemporaryDirectory(prefix="acordo-teeth-") as folder:
-        return asyncio.run(_all(teeth, seed, args.keep or Path(folder), control=not args.quick and args.only is None))
+        return asyncio.run(
+            _all(teeth, seed, args.keep or Path(folder), args.budget, control=not args.quick and args.only is None)
+        )
 
 
-async def _all(teeth: Sequence[Tooth], seed: int, folder: Path, *, control: bool) -> int:
+async def _all(teeth: Sequence[Tooth], seed: int, folder: Path, budget_s: float, *, control: bool) -> int:
     clean = True
     if control:
         clean = await _control(seed, folder)
     print(f"{'bug':<34} {'workload':<9} {'nemesis':<46} {'caught after':<13} by", flush=True)
     caught = 0
     for tooth in teeth:
-        found = await bite(tooth, seed, folder)
+        found = await bite(tooth, seed, folder, budget_s)
         caught += found.after_s is not None
         after = f"{found.after_s:.1f} s" if found.after_s is not None else "NOT CAUGHT"
         faults = ", ".join(tooth.nemeses) or "none"
@@ -148,12 +150,12 @@ async def _control(seed: int, folder: Path) -> bool:
     return clean
 
 
-async def bite(tooth: Tooth, seed: int, folder: Path) -> Caught:
+async def bite(tooth: Tooth, seed: int, folder: Path, budget_s: float = BUDGET_S) -> Caught:
     """Run one bug, round after round, until it is caught or its time is over."""
     spent_s = 0.0
     weak: tuple[str, ...] = ()
     round_ = 0
-    while spent_s < BUDGET_S:
+    while spent_s < budget_s:
         plan = Plan(
             folder=folder / f"{tooth.bug}-{round_}",
             workloads=(tooth.workload,),

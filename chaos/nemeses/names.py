@@ -4,37 +4,46 @@ from __future__ import annotations
 
 from typing import Final
 
-from chaos.nemeses import links, processes
+from chaos.nemeses import backends, links, machines, processes
 from chaos.nemeses.base import Nemesis
+from chaos.nemeses.containers import CONTAINER_NEMESES
 
-NEMESES: Final[dict[str, type[Nemesis]]] = {
-    n.name: n
-    for n in (
-        processes.KillLeader,
-        processes.KillFollower,
-        processes.KillMinority,
-        processes.KillMajority,
-        processes.KillAll,
-        processes.PauseLeader,
-        processes.PauseFollower,
-        processes.PauseMinority,
-        processes.PauseAll,
-        processes.StaggeredRestart,
-        processes.RollingRestart,
-        links.Halves,
-        links.IsolateLeader,
-        links.IsolateFollower,
-        links.IsolateLeaderFromClients,
-        links.OneWay,
-        links.Ring,
-        links.Bridge,
-        links.Flapping,
-        links.Slow,
-        links.SlowOne,
-        links.Lossy,
-        links.ResetClients,
-    )
-}
+_KINDS: Final[tuple[type[Nemesis], ...]] = (
+    processes.KillLeader,
+    processes.KillFollower,
+    processes.KillMinority,
+    processes.KillMajority,
+    processes.KillAll,
+    processes.PauseLeader,
+    processes.PauseFollower,
+    processes.PauseMinority,
+    processes.PauseAll,
+    processes.StaggeredRestart,
+    processes.RollingRestart,
+    links.Halves,
+    links.IsolateLeader,
+    links.IsolateFollower,
+    links.IsolateLeaderFromClients,
+    links.OneWay,
+    links.Ring,
+    links.Bridge,
+    links.Flapping,
+    links.Slow,
+    links.SlowOne,
+    links.Lossy,
+    links.ResetClients,
+    machines.ClockJump,
+    machines.DiskFull,
+    machines.TornJournal,
+    machines.MemberChurn,
+    machines.TransferLeader,
+    machines.DropPackets,
+    *backends.FAULTS,
+)
+NEMESES: Final[dict[str, type[Nemesis]]] = {n.name: n for n in _KINDS}
+
+EVERY: Final[dict[str, type[Nemesis]]] = NEMESES | CONTAINER_NEMESES
+"""With those of `--target docker`, which "all" leaves out: their family is called "containers"."""
 
 FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "kill": ("kill-leader", "kill-follower", "kill-minority", "kill-majority", "kill-all"),
@@ -51,6 +60,13 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
         "partition-flapping",
     ),
     "weather": ("slow", "slow-one", "lossy", "reset-clients"),
+    "clock": ("clock-jump",),
+    "disk": ("disk-full", "torn-journal"),
+    "members": ("member-churn", "transfer-leader"),
+    "packets": ("drop-packets",),
+    "postgres": ("postgres-kill", "postgres-pause", "postgres-slow"),
+    "redis": ("redis-kill", "redis-pause", "redis-slow", "redis-wipe"),
+    "rabbitmq": ("rabbitmq-kill", "rabbitmq-pause", "rabbitmq-slow", "rabbitmq-wipe"),
 }
 
 
@@ -63,8 +79,10 @@ def expand(names: str) -> list[str]:
             found += FAMILIES[name]
         elif name == "all":
             found += NEMESES
+        elif name == "containers":
+            found += CONTAINER_NEMESES
         else:
-            found.append(NEMESES[name].name)
+            found.append(EVERY[name].name)
     return list(dict.fromkeys(found))
 
 

@@ -9,41 +9,105 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 
 from chaos.files import load_history
 from chaos.history import windows
-from chaos.nemeses import base, links, processes
+from chaos.nemeses import base, links, machines, processes
 from chaos.nemeses.base import Nemesis, inflict
 from chaos.nemeses.names import FAMILIES, NEMESES, expand
-from chaos.proxy import Mesh
+from chaos.proxy import Link, Mesh
 from chaos.recorder import Recorder
+from chaos.servers import KINDS
 
 LISTEN = """
-import socket, sys
+import socket, sys, tempfile
+log = tempfile.TemporaryFile(buffering=0)
 server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 print(server.getsockname()[1], flush=True)
 while True:
     connection, _ = server.accept()
     data = connection.recv(64)
+    log.write(b"a line per request, as a node logs")
     if data:
         connection.sendall(data)
     connection.close()
 """
 
 
+class FakeServers:
+    """Back ends that are the first node's process, behind the link of its clients."""
+
+    def __init__(self, target: Fake) -> None:
+        self.target = target
+
+    @property
+    def links(self) -> dict[str, Link]:
+        return dict.fromkeys(KINDS, self.target.mesh.clients["n1"])
+
+    def pid(self, name: str) -> int | None:
+        return self.target.pid("n1")
+
+    async def ready(self, name: str) -> bool:
+        return await self.target.answers("n1")
+
+    async def kill(self, name: str) -> None:
+        await self.target.kill("n1")
+
+    wipe = kill
+
+    async def start(self, name: str) -> None:
+        self.target.start("n1")
+
+    def pause(self, name: str) -> None:
+        self.target.pause("n1")
+
+    def resume(self, name: str) -> None:
+        self.target.resume("n1")
+
+
+class FakeApi:
+    """The client's calls about members, answered by the fake."""
+
+    def __init__(self, target: Fake) -> None:
+        self.target = target
+
+    async def __aenter__(self) -> FakeApi:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def cluster(self) -> SimpleNamespace:
+        return SimpleNamespace(members=[SimpleNamespace(id=m) for m in self.target.members])
+
+    async def add_member(self, member: str, **more: object) -> None:
+        self.target.members.append(member)
+
+    async def remove_member(self, member: str) -> None:
+        self.target.members.remove(member)
+
+    async def transfer(self) -> str:
+        self.target.led_by = "n2"
+        return "n2"
+
+
 class Fake:
     """Real processes that echo, and a mesh through which they are made to talk; no cluster."""
 
     nodes: tuple[str, ...] = ("n1", "n2", "n3")
-    abilities = frozenset({"processes", "links"})
+    abilities = frozenset({"processes", "links", "files", "clocks", "members", "raft-ports", *KINDS})
 
-    def __init__(self, mesh: Mesh) -> None:
-        self.mesh = mesh
+    def __init__(self, mesh: Mesh, data: Path | None = None) -> None:
+        self.mesh, self.data = mesh, data or Path()
+        self.clocks: dict[str, float] = {}
+        self.members = ["n1", "n2", "n3"]
+        self.led_by = "n1"
+        self.servers = FakeServers(self)
         self.children: dict[str, subprocess.Popen[str]] = {}
         self.ports = dict.fromkeys(self.nodes, 0)
-        self.urls = tuple(self.nodes)
+        self.urls = self.looking_urls = tuple(self.nodes)
 
     def start(self, node: str) -> None:
         child = self.children.get(node)
@@ -74,7 +138,22 @@ class Fake:
             self.children[node].send_signal(18)
 
     async def leader(self) -> str | None:
-        return "n1"
+        return self.led_by
+
+    def folder(self, node: str) -> Path:
+        folder = self.data / node
+        (folder / "raft").mkdir(parents=True, exist_ok=True)
+        (folder / "raft" / "journal.0000000001").touch()
+        return folder
+
+    def set_clock(self, node: str, offset_s: float) -> None:
+        self.clocks[node] = offset_s
+
+    async def skew_s(self, node: str) -> float | None:
+        return self.clocks.get(node, 0.0)
+
+    def raft_ports(self, node: str) -> tuple[int, ...]:
+        return (self.ports[node],)
 
     async def answers(self, node: str) -> bool:
         return await self._echo(self.ports[node])
@@ -106,9 +185,9 @@ class Fake:
 
 
 @asynccontextmanager
-async def fake() -> AsyncIterator[Fake]:
+async def fake(data: Path | None = None) -> AsyncIterator[Fake]:
     async with Mesh(Random(1)) as mesh:
-        target = Fake(mesh)
+        target = Fake(mesh, data)
         chatter: asyncio.Task[None] | None = None
         try:
             for node in target.nodes:
@@ -142,9 +221,16 @@ def short_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
                 monkeypatch.setattr(module, name, (0.01, 0.05))
 
 
+@pytest.fixture(autouse=True)
+def members_of_the_fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machines._ByApi, "client", lambda self: FakeApi(self.target))
+
+
 @pytest.mark.parametrize("name", NEMESES)
 async def test_it_bites_is_recorded_and_heals(name: str, tmp_path: Path) -> None:
-    async with fake() as target:
+    if name == "drop-packets" and (why := machines._nft_missing()):
+        pytest.skip(why)
+    async with fake(tmp_path) as target:
         with recorder(tmp_path) as written:
             result = await inflict(NEMESES[name](target, Random(3)), written, 0.4)
         assert result.error is None
@@ -169,7 +255,7 @@ async def test_replaced_by_a_no_op_it_does_not_bite(name: str, tmp_path: Path, m
     async def nothing(*_: object) -> None:
         return None
 
-    async with fake() as target:
+    async with fake(tmp_path) as target:
         nemesis = NEMESES[name](target, Random(3))
         monkeypatch.setattr(nemesis, "start", nothing)
         monkeypatch.setattr(nemesis, "hold", nothing)

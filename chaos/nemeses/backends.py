@@ -1,0 +1,108 @@
+"""Faults of the servers that hold the data: kill, pause, slow, wipe.
+
+A store is never wiped: that would lose what it promised, and no cluster could hide it.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import ClassVar, Final
+
+from chaos.nemeses.base import Nemesis
+from chaos.nemeses.processes import _running, _state
+from chaos.servers import Servers
+from chaos.targets import Target
+
+SLOW_S: Final = 0.15
+
+
+class _OnServer(Nemesis):
+    server: ClassVar[str]
+
+    def __init__(self, target: Target, rng: Random) -> None:
+        super().__init__(target, rng)
+        self.before: int | None = None
+
+    @property
+    def servers(self) -> Servers:
+        found = getattr(self.target, "servers", None)
+        assert found is not None
+        servers: Servers = found
+        return servers
+
+    async def choose(self) -> tuple[str, ...]:
+        self.before = self.servers.pid(self.server)
+        return (self.server,)
+
+
+class _Kill(_OnServer):
+    """SIGKILL; started again on its data at healing."""
+
+    async def start(self) -> None:
+        await self.servers.kill(self.server)
+
+    async def proof(self) -> str | None:
+        if self.before is None or _running(self.before) or await self.servers.ready(self.server):
+            return None
+        return f"{self.server}: pid {self.before} gone, no answer"
+
+    async def heal(self) -> None:
+        await self.servers.start(self.server)
+
+
+class _Pause(_OnServer):
+    """SIGSTOP, children too."""
+
+    async def start(self) -> None:
+        self.servers.pause(self.server)
+
+    async def proof(self) -> str | None:
+        stopped = self.before is not None and _state(self.before) == "T"
+        return f"{self.server}: pid {self.before} stopped" if stopped else None
+
+    async def heal(self) -> None:
+        self.servers.resume(self.server)
+
+
+class _Slow(_OnServer):
+    """Every answer, and every question, is late."""
+
+    async def choose(self) -> tuple[str, ...]:
+        link = self.servers.links[self.server]
+        self.delayed = link.up.delayed + link.down.delayed
+        return await super().choose()
+
+    async def start(self) -> None:
+        link = self.servers.links[self.server]
+        link.up.delay_s = link.down.delay_s = SLOW_S
+
+    async def proof(self) -> str | None:
+        link = self.servers.links[self.server]
+        grown = link.up.delayed + link.down.delayed - self.delayed
+        return f"{self.server}: {grown} packets delayed by {SLOW_S * 1000:.0f} ms" if grown else None
+
+    async def heal(self) -> None:
+        self.servers.links[self.server].heal()
+
+
+class _Wipe(_Kill):
+    """SIGKILL, and it comes back empty."""
+
+    async def start(self) -> None:
+        await self.servers.wipe(self.server)
+
+
+def _made(server: str, fault: str, kind: type[_OnServer]) -> type[_OnServer]:
+    fields = {"name": f"{server}-{fault}", "server": server, "needs": frozenset({server}), "__doc__": kind.__doc__}
+    return type(f"{server.title()}{fault.title()}", (kind,), fields)
+
+
+FAULTS: Final[tuple[type[_OnServer], ...]] = (
+    *(
+        _made(server, fault, kind)
+        for server in ("postgres", "redis", "rabbitmq")
+        for fault, kind in (("kill", _Kill), ("pause", _Pause), ("slow", _Slow))
+    ),
+    _made("redis", "wipe", _Wipe),
+    _made("rabbitmq", "wipe", _Wipe),
+)

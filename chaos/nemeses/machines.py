@@ -1,0 +1,282 @@
+"""Faults of what a node stands on: its clock, its disk, its journal, its place among the members, its packets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import subprocess
+from pathlib import Path
+from random import Random
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
+
+from acordo.client import Client
+from acordo.errors import AcordoError
+from chaos.nemeses.base import Nemesis, some
+from chaos.targets import Processes, Target
+
+JUMPS_S: Final = (-3600.0, -90.0, 45.0, 900.0)
+TORN_BYTES: Final = 64
+CALL_TIMEOUT_S: Final = 5.0
+
+
+@runtime_checkable
+class Clocks(Protocol):
+    """Nodes whose wall clock can be set off."""
+
+    def set_clock(self, node: str, offset_s: float) -> None:
+        """Let the node's wall clock be so far off from now on."""
+        ...
+
+    async def skew_s(self, node: str) -> float | None:
+        """Return how far its wall clock is off by what it tells over HTTP; None: no answer."""
+        ...
+
+
+@runtime_checkable
+class Files(Protocol):
+    """Nodes whose files are on this machine."""
+
+    def folder(self, node: str) -> Path:
+        """Return the node's own directory."""
+        ...
+
+
+class ClockJump(Nemesis):
+    """The wall clock of one node jumps, ahead or back, and jumps home at healing."""
+
+    name: ClassVar[str] = "clock-jump"
+    needs: ClassVar[frozenset[str]] = frozenset({"clocks"})
+
+    @property
+    def clocks(self) -> Clocks:
+        assert isinstance(self.target, Clocks)
+        return self.target
+
+    async def choose(self) -> tuple[str, ...]:
+        self.offset_s = self.rng.choice(JUMPS_S)
+        return await some(self.target, self.rng, "one")
+
+    async def start(self) -> None:
+        for node in self.targets:
+            self.clocks.set_clock(node, self.offset_s)
+
+    async def proof(self) -> str | None:
+        told = [f"{node}: wall clock {s:+.0f} s" for node in self.targets if (s := await self._off(node)) is not None]
+        return "; ".join(told) if told and len(told) == len(self.targets) else None
+
+    async def _off(self, node: str) -> float | None:
+        skew_s = await self.clocks.skew_s(node)
+        return skew_s if skew_s is not None and abs(skew_s - self.offset_s) < abs(self.offset_s) / 2 else None
+
+    async def heal(self) -> None:
+        for node in self.targets:
+            self.clocks.set_clock(node, 0.0)
+
+
+class DiskFull(Nemesis):
+    """No file of one node's process grows any more (RLIMIT_FSIZE), until it is healed or started anew."""
+
+    name: ClassVar[str] = "disk-full"
+    needs: ClassVar[frozenset[str]] = frozenset({"processes"})
+    whom: ClassVar[str] = "one"
+
+    def __init__(self, target: Target, rng: Random) -> None:
+        super().__init__(target, rng)
+        self.pids: dict[str, int] = {}
+
+    @property
+    def processes(self) -> Processes:
+        assert isinstance(self.target, Processes)
+        return self.target
+
+    async def choose(self) -> tuple[str, ...]:
+        chosen = await some(self.target, self.rng, self.whom)
+        self.pids = {n: pid for n in chosen if (pid := self.processes.pid(n)) is not None}
+        return chosen
+
+    async def start(self) -> None:
+        for pid in self.pids.values():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+    async def proof(self) -> str | None:
+        """It is not ready while its files cannot grow, or has ended over it (and may run again, on an empty disk)."""
+        told = []
+        for node in self.targets:
+            pid = self.pids.get(node)
+            if pid is None:
+                return None
+            full = _limit(pid) == 0
+            if full and not await self.target.ready(node):
+                told.append(f"{node}: pid {pid} cannot write, not ready")
+            elif self.processes.pid(node) != pid:
+                told.append(f"{node}: pid {pid} could not write and ended")
+            else:
+                return None
+        return "; ".join(told) or None
+
+    async def heal(self) -> None:
+        for node, pid in self.pids.items():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            self.processes.start(node)
+
+
+class TornJournal(DiskFull):
+    """SIGKILL a minority, and leave a torn record at the end of each journal, as a power cut does."""
+
+    name: ClassVar[str] = "torn-journal"
+    needs: ClassVar[frozenset[str]] = frozenset({"processes", "files"})
+    whom: ClassVar[str] = "minority"
+
+    async def choose(self) -> tuple[str, ...]:
+        self.torn: dict[str, tuple[Path, int]] = {}
+        return await super().choose()
+
+    async def start(self) -> None:
+        assert isinstance(self.target, Files)
+        for node in self.targets:
+            await self.processes.kill(node)
+            segments = sorted(self.target.folder(node).glob("raft/journal.[0-9]*"))
+            if not segments:
+                raise FileNotFoundError(f"{node} has no journal")
+            self.torn[node] = (segments[-1], segments[-1].stat().st_size)
+            with segments[-1].open("ab") as file:
+                file.write(self.rng.randbytes(self.rng.randint(1, TORN_BYTES)))
+
+    async def proof(self) -> str | None:
+        told = []
+        for node in self.targets:
+            if node not in self.torn or await self.target.answers(node):
+                return None
+            path, size = self.torn[node]
+            grown = path.stat().st_size - size
+            if grown <= 0:
+                return None
+            told.append(f"{node}: {grown} torn bytes behind byte {size} of {path.name}, pid {self.pids.get(node)} gone")
+        return "; ".join(told) or None
+
+    async def heal(self) -> None:
+        for node in self.targets:
+            self.processes.start(node)
+
+
+class _ByApi(Nemesis):
+    needs: ClassVar[frozenset[str]] = frozenset({"members"})
+
+    def client(self) -> Client:
+        return Client(list(self.target.looking_urls), timeout_s=CALL_TIMEOUT_S)
+
+
+class MemberChurn(_ByApi):
+    """A member that nobody reaches joins as an observer and is removed again: two changes of the configuration."""
+
+    name: ClassVar[str] = "member-churn"
+
+    async def choose(self) -> tuple[str, ...]:
+        return (f"ghost-{self.rng.getrandbits(48):012x}",)
+
+    async def start(self) -> None:
+        async with self.client() as client:
+            # Nobody listens there; discard (RFC 863) is its port.
+            await client.add_member(self.targets[0], raft_address="127.0.0.1:9", url="http://127.0.0.1:9", voter=False)
+
+    async def proof(self) -> str | None:
+        async with self.client() as client:
+            with contextlib.suppress(AcordoError):
+                members = [m.id for m in (await client.cluster()).members]
+                return f"members {', '.join(members)}" if self.targets[0] in members else None
+        return None
+
+    async def heal(self) -> None:
+        async with self.client() as client:
+            while self.targets[0] in [m.id for m in (await client.cluster()).members]:
+                with contextlib.suppress(AcordoError):
+                    await client.remove_member(self.targets[0])
+                await asyncio.sleep(0.1)
+
+
+class TransferLeader(_ByApi):
+    """The leader hands its leadership on, as it does before an upgrade."""
+
+    name: ClassVar[str] = "transfer-leader"
+
+    async def choose(self) -> tuple[str, ...]:
+        return await some(self.target, self.rng, "leader")
+
+    async def start(self) -> None:
+        async with self.client() as client:
+            await client.transfer()
+
+    async def proof(self) -> str | None:
+        now = await self.target.leader()
+        return f"{self.targets[0]} handed on to {now}" if now not in (None, *self.targets) else None
+
+    async def heal(self) -> None:
+        """Nothing is broken by it."""
+
+
+class DropPackets(Nemesis):
+    """The kernel drops every packet to and from one node's Raft port (nftables), as a pulled cable does."""
+
+    name: ClassVar[str] = "drop-packets"
+    needs: ClassVar[frozenset[str]] = frozenset({"raft-ports"})
+
+    def missing(self) -> str | None:
+        return super().missing() or _nft_missing()
+
+    async def choose(self) -> tuple[str, ...]:
+        return await some(self.target, self.rng, "one")
+
+    @property
+    def table(self) -> str:
+        return f"acordo_chaos_{os.getpid()}"
+
+    async def start(self) -> None:
+        ports: Any = self.target
+        dropped = ", ".join(str(p) for p in ports.raft_ports(self.targets[0]))
+        rules = (
+            f"table inet {self.table} {{\n counter dropped {{\n }}\n chain out {{\n"
+            f"  type filter hook output priority 0;\n"
+            f"  tcp dport {{ {dropped} }} counter name dropped drop\n"
+            f"  tcp sport {{ {dropped} }} counter name dropped drop\n }}\n}}\n"
+        )
+        await asyncio.to_thread(_nft, "-f", "-", text=rules)
+
+    async def proof(self) -> str | None:
+        told = await asyncio.to_thread(_nft, "list", "counter", "inet", self.table, "dropped")
+        packets = int(told.partition("packets")[2].split()[0]) if "packets" in told else 0
+        return f"dropped {packets} packets of {self.targets[0]}" if packets else None
+
+    async def heal(self) -> None:
+        await asyncio.to_thread(_nft, "delete", "table", "inet", self.table)
+
+
+def _limit(pid: int) -> int | None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        return resource.prlimit(pid, resource.RLIMIT_FSIZE)[0]
+    return None
+
+
+def _nft(*words: str, text: str | None = None) -> str:
+    """Return what nft prints; "" when it refuses."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(["nft", *words], input=text, capture_output=True, text=True, timeout=5, check=False)
+        return done.stdout if done.returncode == 0 else ""
+    return ""
+
+
+def _nft_missing() -> str | None:
+    """Return why packets cannot be dropped here: tried with a table of our own that drops nothing."""
+    name = f"acordo_probe_{os.getpid()}"
+    try:
+        done = subprocess.run(
+            ["nft", "add", "table", "inet", name], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        return f"nftables cannot be used: {exc}"
+    if done.returncode:
+        return f"nftables is not permitted: {done.stderr.strip().splitlines()[0] if done.stderr.strip() else 'refused'}"
+    _nft("delete", "table", "inet", name)
+    return None

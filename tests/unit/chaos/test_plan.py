@@ -1,0 +1,85 @@
+"""A plan follows from its seed; a run's worth follows from what was found; bugs and teeth are the same list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chaos.__main__ import main
+from chaos.checkers.verdict import Finding, Judgement, Verdict
+from chaos.history import History, Operation
+from chaos.nemeses.names import FAMILIES, grouped
+from chaos.outages import outages
+from chaos.recheck import Run
+from chaos.run import commit_seed
+from chaos.runner import Plan, Result
+from chaos.schedule import plan
+from chaos.teeth import TEETH
+from tests.bugs.planted import BUGS
+
+
+def test_the_same_seed_plans_the_same_and_every_family_has_its_turn() -> None:
+    families = {name: FAMILIES[name] for name in ("kill", "partition", "pause")}
+    steps = plan(families, 60, 7)
+    assert steps == plan(families, 60, 7)
+    assert steps != plan(families, 60, 8)
+    for family in families.values():
+        assert any(step.nemesis in family for step in steps[:3])
+    assert len(plan(families, 0.1, 1)) == 3, "a short run still has one of each"
+    assert plan({}, 60, 7) == []
+
+
+def test_families_are_kept_apart() -> None:
+    assert grouped("kill,slow") == {"kill": list(FAMILIES["kill"]), "slow": ["slow"]}
+    assert grouped("") == {}
+    with pytest.raises(KeyError, match="nonsense"):
+        grouped("kill,nonsense")
+
+
+def result(*judgements: Judgement, weak: tuple[str, ...] = ()) -> Result:
+    asked = Plan(Path("x"), ("register",), {}, 1, 1)
+    return Result(asked, [], judgements=list(judgements), weak=list(weak), run=Run(History()))
+
+
+def test_exit_codes() -> None:
+    fine = Judgement("register", (), 10)
+    wrong = Judgement("register", (Finding("lost", "it is lost"),), 10)
+    undecided = Judgement("register", (Finding("budget", "?", Verdict.UNKNOWN),), 10)
+    assert result(fine).code == 0
+    assert result(fine, weak=("kill-leader did not bite",)).code == 2
+    assert result(fine, wrong, weak=("weak",)).code == 1, "an anomaly counts, however weak the run"
+    assert result(undecided, weak=("undecided by register: ?",)).code == 2
+
+
+def test_outages_are_pauses_between_acknowledged_writes() -> None:
+    second = 1_000_000_000
+    ops = [Operation(n, "put", "ok", t, t + 1, key="k", value=str(n)) for n, t in enumerate((0, second, 4 * second))]
+    ops.append(Operation("r", "get", "ok", 2 * second, 2 * second + 1, key="k", result="1"))
+    assert [round(o.seconds) for o in outages(History(ops))] == [1, 3]
+
+
+def test_every_bug_has_a_tooth_and_its_story() -> None:
+    assert {t.bug for t in TEETH} == set(BUGS)
+    assert len(TEETH) >= 18
+    assert all(plant.__doc__ for plant in BUGS.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--workload", "nonsense"], "no workload 'nonsense'"),
+        (["--nemesis", "nonsense"], "no nemesis 'nonsense'"),
+        (["--time", "0"], "above 0"),
+        (["--target", "http://127.0.0.1:9"], "127.0.0.1:9"),
+    ],
+)
+def test_what_cannot_be_run_exits_2_and_says_why(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--out", str(tmp_path), *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_the_seed_follows_from_the_commit() -> None:
+    assert commit_seed() == commit_seed() > 0
