@@ -17,8 +17,9 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import docker
 import docker.errors
@@ -39,11 +40,12 @@ CONTEXT: Final = (
 )
 
 
-class Image(NamedTuple):
+@dataclass(frozen=True)
+class Image:
     tag: str
     dockerfile: str
     target: str
-    arguments: dict[str, str] = {}
+    arguments: dict[str, str] = field(default_factory=dict)
 
 
 _OURS: Final = {"BASE": PYTHON, "INDEX": "--no-index"}

@@ -134,11 +134,18 @@ class Stack:
         self.said = done.stdout
 
     def script(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ./start.sh with this stack's settings."""
         return subprocess.run(
-            ["bash", str(ROOT / "start.sh"), *arguments], cwd=ROOT,
-            env={**os.environ, "ACORDO_ENV_FILE": str(self.env_file)}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=UP_TIMEOUT_S,
+            ["bash", str(ROOT / "start.sh"), *arguments],
+            cwd=ROOT,
+            env={**os.environ, "ACORDO_ENV_FILE": str(self.env_file)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=UP_TIMEOUT_S,
             check=False,
-        )  # fmt: skip
+        )
 
     def logs(self) -> str:
         client: Any = docker.from_env()

@@ -41,7 +41,8 @@ def test_everything_is_published_on_loopback_alone_and_nothing_runs_as_root(stac
         if service.startswith(("node", "nginx", "worker", "autoscaler")):
             assert container.attrs["HostConfig"]["ReadonlyRootfs"], service
             code, said = container.exec_run(["id", "-u"])
-            assert code == 0 and bytes(said).strip() != b"0", service
+            assert isinstance(said, bytes)
+            assert code == 0 and said.strip() != b"0", service
         assert container.attrs["HostConfig"]["Memory"] > 0, service
 
 
