@@ -110,7 +110,14 @@ fi
 
 # ---- images and start
 missing=()
+profiles=,$(value COMPOSE_PROFILES),
 while IFS= read -r image; do
+    # Compose 1.29 lists also what no chosen profile has.
+    case $image in
+        *cockroach*) [[ $profiles == *,crdb* ]] || continue ;;
+        *grafana*) [[ $profiles == *,grafana,* ]] || continue ;;
+        *postgres*) [[ $profiles == *,postgres,* ]] || continue ;;
+    esac
     docker image inspect "$image" >/dev/null 2>&1 || missing+=("$image")
 done < <("${compose[@]}" config 2>/dev/null | sed -n 's/^ *image: *//p' | sort -u)
 for image in "${missing[@]}"; do

@@ -49,7 +49,9 @@ def test_each_alert_fires_and_clears() -> None:
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not there: apt-get install prometheus")
     folder = ROOT / "deploy" / "prometheus"
-    done = subprocess.run(["promtool", "test", "rules", "alerts_test.yml"], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(
+        ["promtool", "test", "rules", "alerts_test.yml"], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     alerts = {r["alert"] for g in yaml.safe_load((folder / "alerts.yml").read_text())["groups"] for r in g["rules"]}
     tests = yaml.safe_load((folder / "alerts_test.yml").read_text())["tests"]
