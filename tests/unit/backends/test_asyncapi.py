@@ -41,7 +41,8 @@ def test_changes(versions: list[Version]) -> None:
 def test_commands() -> None:
     told = json.loads(command("async-1", b'{"writes": [{"delete": "a"}]}'))
     validator("Command").validate(told)
-    for broken in ({"schema": 2}, {"op_id": "1"}, {"transaction": []}):
+    wrong: tuple[dict[str, Any], ...] = ({"schema": 2}, {"op_id": "1"}, {"transaction": []})
+    for broken in wrong:
         with pytest.raises(jsonschema_rs.ValidationError):
             validator("Command").validate(told | broken)
 
