@@ -36,14 +36,19 @@ check: $(READY)  ## ruff, mypy strict, import contracts
 	$(PY) -m mypy .
 	.venv/bin/lint-imports --no-logo
 
-sim: $(READY)  ## simulate seeds (SEEDS=500 SEED_FROM=1) or replay one (SEED=7)
-	$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),500) --seed-from $(or $(SEED_FROM),1))
+sim: $(READY)  ## simulate seeds (SEEDS=500 SEED_FROM=1; MINUTES=8: fresh ones of this commit) or replay one (SEED=7)
+	$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED),$(if $(MINUTES),--minutes $(MINUTES) --from-commit,\
+		--seeds $(or $(SEEDS),500) --seed-from $(or $(SEED_FROM),1)))
 
 sim-teeth: $(READY)  ## show that the simulation finds every planted fault (QUICK=1: five of them)
 	$(PY) -m tests.simulation.teeth $(if $(QUICK),--quick)
 
 chaos: $(READY)  ## disturb a local cluster and check its history (ARGS=... for chaos run)
 	$(PY) -m chaos run $(or $(ARGS),--workload register,append,watch --nemesis kill,partition,pause --time 60)
+
+chaos-quick: $(READY)  ## the same for 90 seconds, as CI runs it; a weak run (exit code 2) is repeated once
+	@run="$(PY) -m chaos run --workload register,append,watch --nemesis kill,partition,pause --time 90"; \
+	$$run || { [ $$? = 2 ] && $$run; }
 
 chaos-teeth: $(READY)  ## show that the checkers find every planted product bug (QUICK=1: two of them)
 	$(PY) -m chaos teeth $(if $(QUICK),--quick)
