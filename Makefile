@@ -83,5 +83,5 @@ lock:  ## pin the newest versions that requirements*.in allow
 clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help install run demo test check sim sim-teeth chaos chaos-teeth oracle bench bench-core bench-raft bench-backends \
+.PHONY: help install run demo test check sim sim-teeth chaos chaos-quick chaos-teeth oracle bench bench-core bench-raft bench-backends \
 	evidence test-stack images lock clean
