@@ -9,6 +9,8 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from cluster.layout import locked
 from cluster.runner import EX_CONFIG, ROOT, NodeFailed
 from kv.errors import BadRequest
 from tests.e2e.conftest import Start
+from tests.servers.process import wait_until
 
 EX_UNAVAILABLE = 69
 
@@ -145,13 +148,38 @@ def test_a_missing_secret_file_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "nowhere") in said.stderr
 
 
-def test_a_store_that_does_not_answer_is_named_and_tried_again_by_the_supervisor(tmp_path: Path) -> None:
-    said = run_node(
-        "--store", "postgresql://u:hunter2@127.0.0.1:1/d", "--data-dir", str(tmp_path / "n1"), **free_ports()
-    )
-    assert said.returncode == EX_UNAVAILABLE, said.stderr
-    assert "127.0.0.1" in said.stderr.splitlines()[-1]
-    assert "hunter2" not in said.stderr
+def test_a_store_server_that_does_not_answer_is_waited_for_and_named(tmp_path: Path) -> None:
+    ports = free_ports()
+    url = f"http://127.0.0.1:{ports['ACORDO_HTTP_PORT']}"
+    log = tmp_path / "node.log"
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("ACORDO_")}
+    store = ["--store", "postgresql://u:hunter2@127.0.0.1:1/d", "--data-dir", str(tmp_path / "n1")]
+    with log.open("wb") as output:
+        node = subprocess.Popen(
+            [sys.executable, "-m", "node", *store], env=clean | ports, cwd=ROOT, stdin=subprocess.PIPE, stdout=output,
+            stderr=output,
+        )  # fmt: skip
+    try:
+        wait_until(lambda: answer(f"{url}/livez")[0] == 200, "the node to live without its store")
+        status, said = answer(f"{url}/readyz?verbose")
+        assert status == 503
+        assert "127.0.0.1" in said + log.read_text()
+        assert "hunter2" not in said + log.read_text()
+        assert node.poll() is None
+    finally:
+        node.terminate()
+        assert node.wait(30) is not None
+
+
+def answer(url: str) -> tuple[int, str]:
+    """Return status and body; (0, "") when nobody answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as found:
+            return found.status, found.read().decode()
+    except urllib.error.HTTPError as exc:
+        return exc.code, exc.read().decode()
+    except OSError:
+        return 0, ""
 
 
 def test_a_store_in_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
