@@ -7,6 +7,7 @@ statement that writes was under way is OutcomeUnknown.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import re
 import uuid
@@ -196,7 +197,8 @@ class PostgresStore:
                 raise BackendUnavailable(self.name, f"refused: {exc!r}") from exc
             finally:
                 if broken:
-                    connection.terminate()
+                    with contextlib.suppress(asyncpg.InterfaceError):  # the pool lets go of a connection that was lost
+                        connection.terminate()
                 await pool.release(connection)
             await asyncio.sleep(self._rng.random() * back_off_s)
             back_off_s = min(back_off_s * 2, BACK_OFF_MAX_S)
