@@ -29,8 +29,8 @@ def test_json_lines_carry_fields_and_the_node() -> None:
     configure("json", "info", out=out, node="n1")
     structlog.get_logger("acordo.test").info("something_happened", revision=7, key=b"\xff")
     structlog.get_logger("acordo.test").debug("too_little")
-    logging.getLogger("a.library").warning("it said %s", "this")
-    logging.getLogger("a.library").info("chatter")
+    logging.getLogger("elsewhere").warning("it said %s", "this")
+    logging.getLogger("elsewhere").info("chatter")
     ours, theirs = (json.loads(line) for line in out.getvalue().splitlines())
     assert (ours["event"], ours["revision"], ours["node"], ours["logger"]) == (
         "something_happened",
