@@ -6,9 +6,10 @@ It reconnects only when asked for a channel, and never resends anything by itsel
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, Self
 from urllib.parse import quote, urlsplit
 
@@ -34,6 +35,32 @@ FAILURES: Final = (AMQPError, OSError, TimeoutError, ssl.SSLError, RuntimeError,
 """What aiormq raises for a broker that is gone, slow or says no."""
 
 _log = structlog.get_logger("acordo.amqp")
+
+
+class Gone(ConnectionError):
+    """The connection ended under a call, and aiormq said so with something that is no failure by its type."""
+
+
+@contextlib.contextmanager
+def failing_plainly() -> Iterator[None]:
+    """Let a call to aiormq fail with FAILURES alone (among them Gone), or with a cancellation that is our own.
+
+    aiormq ends what waits on a lost connection with StopAsyncIteration, a bare Exception, or a CancelledError that
+    nobody asked for. A task group takes the last for a child that was cancelled, so for no failure at all: messages
+    that were never confirmed would count as published (INV-6).
+    """
+    try:
+        yield
+    except FAILURES:
+        raise
+    except asyncio.CancelledError as exc:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise Gone("the connection ended") from exc
+    except Exception as exc:
+        raise Gone(f"the connection ended: {exc!r}") from exc
+
 
 Setup = Callable[[AbstractChannel], Awaitable[None]]
 
@@ -82,11 +109,7 @@ class Link:
         for url in tuple(self._urls):
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    connection = aiormq.Connection(url)
-                    await connection.connect()
-                    self._connection = connection
-                    channel = await connection.channel(publisher_confirms=True)
-                    await self._setup(channel)
+                    channel = await self._open(url)
             except (AuthenticationError, ProbableAuthenticationError, ConnectionNotAllowed) as exc:
                 await self.drop()
                 raise BadRequest(
@@ -107,6 +130,15 @@ class Link:
             return channel
         raise BackendUnavailable("rabbitmq", f"no broker of {len(self._urls)} can be used: {failure!r}") from failure
 
+    async def _open(self, url: URL) -> AbstractChannel:
+        with failing_plainly():
+            connection = aiormq.Connection(url)
+            await connection.connect()
+            self._connection = connection
+            channel = await connection.channel(publisher_confirms=True)
+            await self._setup(channel)
+            return channel
+
     async def drop(self) -> None:
         """Close what there is; nothing of it is used again. Never raises, never takes long."""
         connection, self._connection, self._channel = self._connection, None, None
@@ -114,7 +146,8 @@ class Link:
             return
         try:
             async with asyncio.timeout(0.5):
-                await connection.close()
+                with failing_plainly():
+                    await connection.close()
         except FAILURES as exc:
             _log.debug("broker connection did not close", reason=repr(exc))
 

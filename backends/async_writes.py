@@ -17,7 +17,7 @@ from aiormq.exceptions import ChannelInvalidStateError
 from pamqp import commands as spec
 from prometheus_client import Counter
 
-from backends.amqp import FAILURES, Link
+from backends.amqp import FAILURES, Link, failing_plainly
 from kv.errors import BackendUnavailable, BadRequest, OutcomeUnknown
 
 QUEUE: Final = "acordo.async"
@@ -98,7 +98,8 @@ class Delivery:
     async def ack(self) -> None:
         """Say that the command is done with. A lost broker delivers it again: harmless, by its op_id."""
         assert self._message.delivery_tag is not None
-        await self._channel.basic_ack(self._message.delivery_tag)
+        with failing_plainly():
+            await self._channel.basic_ack(self._message.delivery_tag)
 
     async def bury(self, reason: str) -> None:
         """Move the message to the dead letters: confirmed there before it is acknowledged here."""
@@ -211,7 +212,8 @@ async def publish(channel: AbstractChannel, queue: str, body: bytes, name: str, 
         content_type="application/json", delivery_mode=2, message_id=name or "-", message_type=COMMAND_TYPE,
         app_id="acordo", headers={"schema": SCHEMA, **headers},
     )  # fmt: skip
-    confirm = await channel.basic_publish(body, routing_key=queue, properties=properties, mandatory=True)
+    with failing_plainly():
+        confirm = await channel.basic_publish(body, routing_key=queue, properties=properties, mandatory=True)
     return isinstance(confirm, spec.Basic.Ack)
 
 

@@ -19,7 +19,7 @@ from aiormq.exceptions import ChannelInvalidStateError
 from pamqp import commands as spec
 from prometheus_client import Counter
 
-from backends.amqp import FAILURES, Link
+from backends.amqp import FAILURES, Link, failing_plainly
 from kv.errors import BackendUnavailable, BadRequest
 from kv.model import Reference, Version
 from kv.ports import Change
@@ -95,15 +95,12 @@ class RabbitBroadcast:
             async with asyncio.timeout(max(deadline - loop.time(), 0.001)):
                 for start in range(0, len(changes), IN_FLIGHT_MAX):
                     part = changes[start : start + IN_FLIGHT_MAX]
-                    async with asyncio.TaskGroup() as group:  # tasks take the channel's lock in the order made here
-                        for change in part:
-                            group.create_task(_publish(channel, change))
+                    await _confirmed(channel, part)
                     _PUBLISHED.inc(len(part))
-        except* (*FAILURES, ChannelInvalidStateError, _Refused) as failures:
+        except (*FAILURES, ChannelInvalidStateError, _Refused) as exc:
             await self._link.drop()
-            first = _first(failures)
-            raise BackendUnavailable("rabbitmq", f"not confirmed: {first!r}") from first
-        except* asyncio.CancelledError:
+            raise BackendUnavailable("rabbitmq", f"not confirmed: {exc!r}") from exc
+        except asyncio.CancelledError:
             await self._link.drop()
             raise
 
@@ -150,14 +147,29 @@ async def _declare(channel: AbstractChannel) -> None:
     await channel.exchange_declare(EXCHANGE, exchange_type="topic", durable=True)
 
 
+async def _confirmed(channel: AbstractChannel, changes: Sequence[Change]) -> None:
+    """Send all of them, in order, and return once each is confirmed; give up with the first that is not.
+
+    Not a task group: one that fails while it is left keeps its task `cancelling()` for good (Python before 3.13), and
+    by that a cancellation of ours is told from one that only means a lost connection.
+    """
+    sending = [asyncio.create_task(_publish(channel, change)) for change in changes]  # take the channel's lock in turn
+    try:
+        await asyncio.gather(*sending)
+    finally:
+        for each in sending:
+            each.cancel()
+
+
 async def _publish(channel: AbstractChannel, change: Change) -> None:
     properties = spec.Basic.Properties(
         content_type="application/json", delivery_mode=2, message_id=str(change.revision), message_type="acordo.change",
         app_id="acordo", headers={"schema": SCHEMA, "revision": change.revision},
     )  # fmt: skip
-    confirm = await channel.basic_publish(
-        body(change), exchange=EXCHANGE, routing_key=routing_key(change), properties=properties
-    )
+    with failing_plainly():
+        confirm = await channel.basic_publish(
+            body(change), exchange=EXCHANGE, routing_key=routing_key(change), properties=properties
+        )
     if not isinstance(confirm, spec.Basic.Ack):
         raise _Refused(f"revision {change.revision}: {confirm!r}")
 
@@ -249,10 +261,3 @@ def _text(raw: bytes) -> str | dict[str, str]:
         return raw.decode()
     except UnicodeDecodeError:
         return {"base64": b64encode(raw).decode()}
-
-
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    found: BaseException = failures
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found

@@ -63,6 +63,9 @@ return done
 
 _log = structlog.get_logger("acordo.redis")
 _CALLS: Final = Counter("acordo_redis_calls", "Calls to Redis by what came of them", ["call", "result"])
+for _call in ("get", "put"):
+    for _result in ("ok", "failed"):
+        _CALLS.labels(_call, _result)  # shown as 0 before the first call: a rate needs a beginning
 _OPEN: Final = Gauge("acordo_redis_breaker_open", "1 while calls to Redis are left out")
 
 _pack = msgspec.msgpack.Encoder().encode
