@@ -72,7 +72,7 @@ class Plan:
     @property
     def harmless(self) -> bool:
         """Say whether only cache and broker may fail: then no operation does (INV-7)."""
-        return set(self.faults) <= {"cache", "broker"}
+        return not self.restores and set(self.faults) <= {"cache", "broker"}
 
     @property
     def clocks_keep(self) -> bool:
