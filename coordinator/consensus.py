@@ -329,15 +329,14 @@ class Coordinator:
 
     def note(self) -> bytes:
         settled = self.machine.settled
-        leads = self.committer.term is not None
         note = Note(
             version=NOTE_VERSION,
             ordered=self.machine.revision,
             settled=settled.revision,
             digest=settled.digest,
             url=self.url[:NOTE_URL_MAX],
-            refusal=(self.committer.refusal or "") if leads else "",
-            leader_since_ms=self._leader[2] if leads else 0,
+            refusal=(self.committer.refusal or "") if self.leads else "",
+            leader_since_ms=self._leader[2] if self.leads else 0,
             namespace=self.machine.namespace,
         )
         return _encode_note(note)
@@ -376,7 +375,7 @@ class Coordinator:
     def refusal(self) -> str | None:
         if not self.rules.refuse_behind:
             return None
-        if self.committer.term is not None:
+        if self.leads:
             return self.committer.refusal
         return self._leader_refusal
 
@@ -437,6 +436,10 @@ class Coordinator:
                 reached.set_result(None)
 
     # -------------------------------------------------------------------------------------------------------- status
+
+    @property
+    def leads(self) -> bool:
+        return self.committer.term is not None
 
     def status(self) -> Status:
         raft, machine = self._log.status(), self.machine

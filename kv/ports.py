@@ -416,6 +416,11 @@ class Consensus(Protocol):
         """Call `listener` synchronously at each Settled, in order; return a function that ends it."""
         ...
 
+    @property
+    def leads(self) -> bool:
+        """Whether this node leads, as far as it knows."""
+        ...
+
     def status(self) -> Status: ...
 
     async def transfer(self, to: str | None, *, timeout_s: float) -> str:

@@ -76,8 +76,8 @@ def _chance() -> random.Random:
 class SystemClock:
     """The Clock of a real node. `monotonic` is the event loop's."""
 
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.monotonic = loop.time
 
     def wall_ms(self) -> int:
         return time.time_ns() // 1_000_000
@@ -111,7 +111,7 @@ async def _serve(settings: NodeSettings, cluster: str, listening: socket.socket)
     stop: asyncio.Future[bool] = loop.create_future()
     died: asyncio.Future[None] = loop.create_future()
     _stop_on_signals(settings, stop)
-    clock = SystemClock()
+    clock = SystemClock(loop)
     store = by_url.store(settings.store_url)
     broadcast = by_url.broadcast(settings.broadcast)
     cache = _shared_cache(settings)

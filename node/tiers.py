@@ -139,5 +139,5 @@ class Refresher:
             while self._waiting:
                 keys = list(self._waiting)[:REFRESH_BATCH]
                 batch = [self._waiting.pop(key) for key in keys]
-                if self._consensus.status().role == "leader":
+                if self._consensus.leads:
                     await self._cache.put(self._consensus.namespace, batch)

@@ -50,6 +50,8 @@ class Ring:
     def __init__(self, bytes_max: int, at: int) -> None:
         self._bytes_max = bytes_max
         self._changes: deque[Change] = deque()
+        self._sizes: deque[int] = deque()
+        """Bytes of each of these."""
         self._bytes = 0
         self.begin = self.end = at
 
@@ -60,6 +62,7 @@ class Ring:
         whole = event.versions is not None and len(event.records) == event.last - event.previous
         if not whole or event.previous != self.end:
             self._changes.clear()
+            self._sizes.clear()
             self._bytes = 0
             self.begin = self.end = event.last if not whole else event.previous
         if whole:
@@ -75,12 +78,13 @@ class Ring:
             versions = by_revision.get(revision)
             if versions:
                 change = Change(revision, record.op_id, event.log_time_ms, tuple(versions))
+                size = size_of(change)
                 self._changes.append(change)
-                self._bytes += size_of(change)
+                self._sizes.append(size)
+                self._bytes += size
         while self._bytes > self._bytes_max:
-            gone = self._changes.popleft()
-            self._bytes -= size_of(gone)
-            self.begin = gone.revision
+            self._bytes -= self._sizes.popleft()
+            self.begin = self._changes.popleft().revision
 
     def after(self, position: int, prefix: bytes) -> Portion:
         """Return the next changes under a prefix after a position that is not below `begin`."""

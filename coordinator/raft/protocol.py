@@ -149,8 +149,9 @@ class Core(Replication):
         self._SyncObj__tryLogCompaction()
 
     def _each_second(self) -> None:
-        if self._now() - self._SyncObj__startTime > self._SyncObj__numOneSecondDumps:
-            self._SyncObj__numOneSecondDumps = int(self._now() - self._SyncObj__startTime) + 1
+        up_s = self._now() - self._SyncObj__startTime
+        if up_s > self._SyncObj__numOneSecondDumps:
+            self._SyncObj__numOneSecondDumps = int(up_s) + 1
             self._SyncObj__raftLog.onOneSecondTimer()
 
     def _SyncObj__onMessageReceived(self, node: Node, message: dict[str, Any]) -> None:

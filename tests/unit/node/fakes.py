@@ -142,8 +142,12 @@ class FakeConsensus:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
+    @property
+    def leads(self) -> bool:
+        return self.no_leader is None
+
     def status(self) -> Status:
-        leads = self.no_leader is None
+        leads = self.leads
         own = Member(
             self.node, self.url, "127.0.0.1:9001", True, "leader" if leads else "follower", 1, self.ordered,
             self._settled.last, self._settled.digest.hex(), 0, 0.0,
