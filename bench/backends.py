@@ -52,7 +52,8 @@ async def closed_loop(count: int, seconds: float, work: Callable[[int, int], Awa
         nonlocal done
         n = 0
         while time.monotonic() - began < seconds:
-            done += await work(name, n)
+            came = await work(name, n)  # on a line of its own: `done` is read after the wait, not before it
+            done += came
             n += 1
 
     await asyncio.gather(*(one(name) for name in range(count)))
