@@ -145,6 +145,9 @@ class PostgresStore:
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
                 failure = exc
                 continue
+            except asyncpg.TargetServerAttributeNotMatched as exc:  # a standby, which takes no writes (yet)
+                failure = ConnectionError(f"{urlsplit(dsn).netloc.rpartition('@')[2]} takes no writes: {exc}")
+                continue
             if dsn != self._dsns[0]:
                 self._dsns.remove(dsn)
                 self._dsns.insert(0, dsn)
@@ -193,7 +196,8 @@ class PostgresStore:
                 broken = False
                 raise InvariantViolated(f"{self.name}: a write repeats what the store holds: {exc}") from exc
             except asyncpg.PostgresError as exc:
-                broken = False
+                # A server that became a standby keeps refusing: the next connection looks for one that takes writes.
+                broken = isinstance(exc, asyncpg.ReadOnlySQLTransactionError)
                 raise BackendUnavailable(self.name, f"refused: {exc!r}") from exc
             finally:
                 if broken:
@@ -227,12 +231,18 @@ class PostgresStore:
             await self._check_version(connection)
             holder = uuid.uuid4().hex
             await _repeated(lambda: connection.execute(sql.CREATE_LEASE))
-            while not await connection.fetch(sql.TAKE_LEASE, "schema", holder, LEASE_S):  # noqa: ASYNC110 - a row
+            while not await self._leased(connection, holder):  # noqa: ASYNC110 - a row of another process
                 await asyncio.sleep(0.05 + 0.1 * self._rng.random())
             try:
                 await self._migrate(connection)
             finally:
                 await connection.execute(sql.DROP_LEASE, "schema", holder)
+
+    async def _leased(self, connection: Connection, holder: str) -> bool:
+        try:
+            return bool(await connection.fetch(sql.TAKE_LEASE, "schema", holder, LEASE_S))
+        except _ROLLED_BACK:  # another node asked at the same moment
+            return False
 
     async def _check_version(self, connection: Connection) -> None:
         text = str((await connection.fetch("SELECT version() AS version"))[0]["version"])

@@ -20,7 +20,9 @@ CREATE_LEASE: Final = """CREATE TABLE IF NOT EXISTS acordo_lease (
 TAKE_LEASE: Final = """INSERT INTO acordo_lease (name, holder, until)
     VALUES ($1::text, $2::text, now() + $3::float8 * interval '1 second')
     ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
-    WHERE acordo_lease.until < now() OR acordo_lease.holder = excluded.holder RETURNING holder"""
+    WHERE acordo_lease.until < now() OR acordo_lease.until > excluded.until + interval '1 minute'
+        OR acordo_lease.holder = excluded.holder RETURNING holder"""
+"""A lease that ends long after one taken now was given by a clock that has been set back since: it is nobody's."""
 DROP_LEASE: Final = "DELETE FROM acordo_lease WHERE name = $1::text AND holder = $2::text"
 TABLES_PRESENT: Final = """SELECT table_name::text AS table_name FROM information_schema.tables
     WHERE table_schema = current_schema() AND table_name IN ('acordo_schema', 'acordo_ledger', 'acordo_versions')"""

@@ -11,8 +11,9 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
-from tests.servers.process import Server, find
+from tests.servers.process import Server, find, wait_until
 
 
 class PostgresServer(Server):
@@ -78,6 +79,14 @@ class PostgresServer(Server):
             subprocess.run([find("createdb", *reversed(self._bin)), *query, self.database], env=environment, check=True)
         return True
 
+    def psql(self, statement: str) -> str:
+        """Return what psql prints for one statement."""
+        query = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "acordo", "-d", self.database, "-Atc", statement]
+        return subprocess.run(
+            [find("psql", *reversed(self._bin)), *query],
+            env={**os.environ, "PGPASSWORD": "secret"}, capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+
     def fresh_database(self, name: str) -> str:
         """Create an empty database and return its URL."""
         environment = {**os.environ, "PGPASSWORD": "secret"}
@@ -106,3 +115,39 @@ class PostgresServer(Server):
     def wipe(self) -> None:
         shutil.rmtree(self.folder / "db", ignore_errors=True)
         (self.folder / ".prepared").unlink(missing_ok=True)
+
+
+class PostgresStandby(PostgresServer):
+    """A synchronous standby of a running server: what that acknowledges from now on is on the standby's disk too."""
+
+    name = "standby"
+
+    def __init__(self, primary: PostgresServer) -> None:
+        super().__init__()
+        self._primary = primary
+
+    def prepare(self) -> None:
+        self._own(str(self.folder))
+        subprocess.run(
+            self._run_as(
+                "pg_basebackup", "-D", str(self.folder / "db"), "-h", "127.0.0.1", "-p", str(self._primary.port),
+                "-U", "acordo", "-R", "-X", "stream", "--checkpoint=fast", "--no-password",
+            ),
+            check=True, cwd=self.folder, env={**os.environ, "PGPASSWORD": "secret"}, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def start(self) -> Self:
+        super().start()
+        self._primary.psql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self._primary.psql("SELECT pg_reload_conf()")
+        wait_until(
+            lambda: self._primary.psql("SELECT sync_state FROM pg_stat_replication") == "sync", "a standby to keep up"
+        )
+        return self
+
+    def promote(self) -> None:
+        """Make it take writes. The old primary must be dead: nothing here keeps it from taking some as well."""
+        subprocess.run(
+            self._run_as("pg_ctl", "promote", "-D", str(self.folder / "db"), "-w"),
+            check=True, cwd=self.folder, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
