@@ -20,11 +20,12 @@ import structlog
 from coordinator.codec import Submit, decode, encode
 from coordinator.committer import Committer
 from coordinator.log import Log, Position, RaftStatus, Replica
-from coordinator.machine import Machine, decode_state, encode_state
+from coordinator.machine import Machine
 from coordinator.pending import size_of_all
 from coordinator.publisher import Publisher
 from coordinator.rules import PROTOCOL, Rules
 from coordinator.settings import Settings
+from coordinator.state import decode_state, encode_state
 from coordinator.sweeper import Sweeper
 from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown, Pruned
 from kv.model import NODE_OP_ID_PREFIX, Answer, Cancel, Head, Intent, Recorded

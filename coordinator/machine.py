@@ -6,10 +6,9 @@ raises; a command that does not fit leaves the state untouched (but for log time
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Final, Literal, TypeAlias, TypeVar, assert_never
+from typing import Final, Literal, TypeAlias, assert_never
 
 import msgspec
 
@@ -19,13 +18,10 @@ from coordinator.ledger import Step, continuation
 from coordinator.pending import Mark, Pending, size_of
 from coordinator.recent import Recent
 from coordinator.rules import PROTOCOL, Rules
-from coordinator.window import Known, Window
+from coordinator.state import State, flat
+from coordinator.window import Window
 from kv.model import GENESIS_DIGEST, Answer, Applied, Cancel, Intent, LedgerRow, Recorded, Version, roll
 from kv.ports import Settled
-
-_T = TypeVar("_T")
-
-SNAPSHOT_VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +62,6 @@ _STALE: Final = Effects("stale")
 _FOREIGN: Final = Effects("foreign")
 _GAP: Final = Effects("gap")
 _ILLEGAL: Final = Effects("illegal")
-
-
-class State(msgspec.Struct, frozen=True, array_like=True):
-    """All of a machine, as a snapshot carries it. Fields are only ever appended, with defaults.
-
-    The same state may be cut into other parts: compare `fingerprint`s.
-    """
-
-    revision: int
-    digest: bytes
-    settled: Mark
-    log_time_ms: int
-    namespace: int
-    floor: int
-    pending: list[Pending]
-    window_old: tuple[dict[str, Known], ...]
-    window_young: tuple[dict[str, Known], ...]
-    last: dict[bytes, int] | None
-    """None: left out; whoever restores it raises the floor to `revision`."""
 
 
 class Machine:
@@ -364,143 +341,8 @@ class Machine:
         self.log_time_ms, self.namespace = state.log_time_ms, state.namespace
         for entry in state.pending:
             self._enter(entry)
-        self.window.restore(_entries(state.window_old), _entries(state.window_young))
+        self.window.restore(flat(state.window_old), flat(state.window_young))
         floor = state.floor
         if state.last is None and self.rules.snapshot_floor:
             floor = max(floor, state.revision)
         self.recent.restore((state.last or {}).items(), floor)
-
-
-class _Wire(msgspec.Struct, frozen=True, array_like=True):
-    """A State in parts, so that no single call of the encoder holds up the event loop's thread for long."""
-
-    state: msgspec.Raw
-    """The State without its three collections."""
-    pending: list[msgspec.Raw]
-    window_old: list[msgspec.Raw]
-    window_young: list[msgspec.Raw]
-    last: list[msgspec.Raw] | None
-
-
-_SNAPSHOT_PREFIX: Final = bytes([SNAPSHOT_VERSION])
-_PART: Final = 2_000
-"""Entries encoded by one call: well below a millisecond."""
-_encode = msgspec.msgpack.Encoder().encode
-_decode_wire = msgspec.msgpack.Decoder(_Wire).decode
-_decode_state = msgspec.msgpack.Decoder(State).decode
-_decode_pending = msgspec.msgpack.Decoder(list[Pending]).decode
-_decode_window = msgspec.msgpack.Decoder(dict[str, Known]).decode
-_decode_last = msgspec.msgpack.Decoder(dict[bytes, int]).decode
-
-
-def encode_state(state: State) -> bytes:
-    """Return the bytes of a snapshot. Safe in another thread: what is captured never changes."""
-    bare = msgspec.structs.replace(state, pending=[], window_old=(), window_young=(), last={})
-    wire = _Wire(
-        state=msgspec.Raw(_encode(bare)),
-        pending=[msgspec.Raw(_encode(part)) for part in _parts(state.pending)],
-        window_old=[msgspec.Raw(_encode(dict(part))) for part in _parts(_entries(state.window_old))],
-        window_young=[msgspec.Raw(_encode(dict(part))) for part in _parts(_entries(state.window_young))],
-        last=None if state.last is None else [msgspec.Raw(_encode(dict(part))) for part in _parts(state.last.items())],
-    )
-    return _SNAPSHOT_PREFIX + _encode(wire)
-
-
-def decode_state(snapshot: bytes) -> State:
-    """Return a snapshot's state. Raises ValueError for an unknown version, a broken body, or a state that is none."""
-    if snapshot[:1] != _SNAPSHOT_PREFIX:
-        raise ValueError(f"machine snapshot of unknown version {snapshot[:1].hex() or 'none'}")
-    try:
-        wire = _decode_wire(memoryview(snapshot)[1:])
-        state = msgspec.structs.replace(
-            _decode_state(wire.state),
-            pending=[entry for part in wire.pending for entry in _decode_pending(part)],
-            window_old=tuple(_decode_window(part) for part in wire.window_old),
-            window_young=tuple(_decode_window(part) for part in wire.window_young),
-            last=None
-            if wire.last is None
-            else {key: revision for part in wire.last for key, revision in _decode_last(part).items()},
-        )
-    except (msgspec.MsgspecError, RecursionError) as exc:
-        raise ValueError(f"broken machine snapshot: {exc}") from exc
-    if [p.revision for p in state.pending] != list(range(state.settled.revision + 1, state.revision + 1)):
-        raise ValueError("broken machine snapshot: pending intents do not continue the settled revision")
-    return state
-
-
-def _entries(parts: Iterable[dict[str, Known]]) -> Iterator[tuple[str, Known]]:
-    for part in parts:
-        yield from part.items()
-
-
-def _parts(entries: Iterable[_T]) -> Iterator[list[_T]]:
-    rest = iter(entries)
-    while part := list(islice(rest, _PART)):
-        yield part
-
-
-# -------------------------------------------------------------------------------------------------------- checking
-
-
-def fingerprint(machine: Machine, *, last: bool = True) -> tuple[object, ...]:
-    """Return a value that is equal for machines in equal states. For tests and the simulation.
-
-    `last=False` leaves out `last` and the floor: a member that restored a snapshot has forgotten more of them.
-    """
-    return (
-        machine.revision,
-        machine.digest,
-        machine.settled,
-        machine.log_time_ms,
-        machine.namespace,
-        tuple(machine.pending.values()),
-        tuple(machine.window.entries().items()),
-        (machine.recent.floor, tuple(machine.recent.entries().items())) if last else None,
-    )
-
-
-def broken(machine: Machine) -> tuple[str, ...]:
-    """Return what can never be and yet is, by name; empty for a sound machine. For tests and the simulation."""
-    found: list[str] = []
-    pending = list(machine.pending.values())
-    if [p.revision for p in pending] != list(range(machine.settled.revision + 1, machine.revision + 1)):
-        found.append("pending: not exactly settled + 1 … revision")
-    digest = machine.settled.digest
-    for entry in pending:
-        digest = roll(digest, entry.intent.op_id, entry.body_hash)
-        if entry.digest != digest:
-            found.append(f"digest: revision {entry.revision} does not roll on from the one before")
-            break
-        if entry.body_hash != entry.intent.body_hash:
-            found.append(f"body hash: revision {entry.revision} carries another one than its body's")
-            break
-    if digest != machine.digest:
-        found.append("digest: the machine's is not its newest pending intent's")
-    if sum(p.size for p in pending) != machine.pending_bytes:
-        found.append("pending_bytes: not the sum over pending")
-    opened = sorted(p.revision for group in machine._open.values() for p in group)
-    if opened != [p.revision for p in pending]:
-        found.append("open: not the pending intents by op_id")
-    if machine.rules.dedupe:
-        attempts = [(p.intent.op_id, p.body_hash) for p in pending]
-        if len(set(attempts)) != len(attempts):
-            found.append("INV-3: an (op_id, body) is pending twice")
-    known = machine.window.entries()
-    if len(known) > machine.limits.window_max:
-        found.append("window: over its bound")
-    if any(k.revision > machine.settled.revision for k in known.values()):
-        found.append("window: knows an outcome that is not settled")
-    last = machine.recent.entries()
-    if len(last) > machine.limits.recent_max:
-        found.append("last: over its bound")
-    if any(revision > machine.revision for revision in last.values()):
-        found.append("last: above the newest revision given")
-    if machine.recent.floor > machine.revision:
-        found.append("floor: above the newest revision given")
-    floor = machine.recent.floor
-    if machine.rules.touch == "submit" and machine.rules.judge_floor:
-        for entry in pending:
-            if any(machine.recent.touched(key) < entry.revision for key in entry.intent.touched):
-                found.append(f"INV-5: a key of pending revision {entry.revision} is not touched there (floor {floor})")
-                break
-    return tuple(found)

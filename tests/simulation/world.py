@@ -17,7 +17,7 @@ from typing import Any, Final, Self, TypeVar
 from backends.memory import Fails, Fate, Lands, Lost, MemoryDatabase, MemoryStore
 from coordinator.consensus import Coordinator
 from coordinator.log import Log, PeerAddress, Position, Replica
-from coordinator.machine import Limits, broken
+from coordinator.machine import Limits
 from coordinator.raft.member import Member, MemberCore
 from coordinator.raft.member import Settings as RaftSettings
 from coordinator.rules import PROTOCOL, Rules
@@ -32,6 +32,7 @@ from node.writes import Writes
 from tests.simulation.disk import SimDisk
 from tests.simulation.loop import Process
 from tests.simulation.network import Network, Wire
+from tests.soundness import broken
 
 T = TypeVar("T")
 EPOCH_S: Final = 1_700_000_000.0

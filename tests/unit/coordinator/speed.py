@@ -12,7 +12,8 @@ from typing import TypeVar
 from coordinator.codec import Submit, decode, encode
 from coordinator.evaluate import evaluate, needs, no_facts
 from coordinator.ledger import group_on, settle_of
-from coordinator.machine import Machine, encode_state
+from coordinator.machine import Machine
+from coordinator.state import encode_state
 from kv.model import GENESIS, Intent, Put
 
 GROUP = 200

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.codec import VERSION, Adopt, Command, Rebase, Settle, Submit, decode, encode
-from coordinator.machine import SNAPSHOT_VERSION, Machine, decode_state, encode_state
+from coordinator.machine import Machine
 from coordinator.pending import Mark
+from coordinator.state import SNAPSHOT_VERSION, decode_state, encode_state
 from kv.model import (
     Absent,
     Again,

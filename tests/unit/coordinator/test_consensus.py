@@ -9,7 +9,8 @@ import pytest
 
 from coordinator.consensus import Coordinator, read_note
 from coordinator.log import Position
-from coordinator.machine import Limits, encode_state
+from coordinator.machine import Limits
+from coordinator.state import encode_state
 from kv.errors import BadRequest, InvariantViolated, NotApplied, OutcomeUnknown
 from kv.model import Again, Answer, Applied, Cancel, Version
 from kv.ports import Consensus, Settled

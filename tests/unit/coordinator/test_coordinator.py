@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from coordinator.machine import broken
 from kv.model import Answer, Applied
+from tests.soundness import broken
 from tests.unit.coordinator.cluster import answer, cluster, put
 from tests.unit.coordinator.virtual import run
 

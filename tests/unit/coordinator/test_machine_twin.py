@@ -7,8 +7,9 @@ from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 from coordinator.codec import Adopt, Command, Rebase, Settle, Submit, decode, encode
-from coordinator.machine import Effects, Limits, Machine, broken, decode_state, encode_state, fingerprint
+from coordinator.machine import Effects, Limits, Machine
 from coordinator.pending import Mark
+from coordinator.state import decode_state, encode_state
 from kv.model import (
     Again,
     Applied,
@@ -25,6 +26,7 @@ from kv.model import (
     Refused,
     roll,
 )
+from tests.soundness import broken, fingerprint
 from tests.unit.coordinator.twin import Twin
 
 LIMITS = Limits(window_max=5, window_ms=400, recent_max=3)

@@ -16,9 +16,10 @@ from backends.memory import Lost
 from coordinator.codec import Rebase, Settle, Submit, decode
 from coordinator.consensus import Coordinator
 from coordinator.ledger import mark_of
-from coordinator.machine import Limits, Machine, decode_state, encode_state
+from coordinator.machine import Limits, Machine
 from coordinator.pending import Mark
 from coordinator.rules import PROTOCOL, Rules
+from coordinator.state import decode_state, encode_state
 from kv.errors import NotApplied
 from kv.model import Answer, Applied, LedgerRow, Recorded, roll
 from tests.unit.coordinator.audit import Feeds, broken_promises, cached, reads_stale

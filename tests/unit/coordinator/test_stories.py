@@ -17,9 +17,10 @@ import pytest
 from backends.memory import Fails, Fate, Lands, Lost
 from coordinator.codec import Settle, decode
 from coordinator.consensus import Coordinator
-from coordinator.machine import Limits, broken, fingerprint
+from coordinator.machine import Limits
 from kv.errors import BackendUnavailable, NotApplied, OutcomeUnknown
 from kv.model import AtRevision, Cancel, Delete, Entry, Exists, Guard, Intent, Ordered, Put
+from tests.soundness import broken, fingerprint
 from tests.unit.coordinator.audit import Feeds, broken_promises, cached, reads_stale
 from tests.unit.coordinator.cluster import QUIET, Cluster, cluster
 from tests.unit.coordinator.virtual import run, until
