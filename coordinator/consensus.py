@@ -12,65 +12,30 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import count
-from typing import Final, Literal, NamedTuple, Self
+from typing import Final, Literal, Self
 
-import msgspec
 import structlog
 
 from coordinator.codec import Submit, decode, encode
 from coordinator.committer import Committer
 from coordinator.log import Log, Position, RaftStatus, Replica
 from coordinator.machine import Machine
+from coordinator.notes import NOTE_URL_MAX, NOTE_VERSION, Note, encode_note, read_note
 from coordinator.pending import size_of_all
 from coordinator.publisher import Publisher
 from coordinator.rules import PROTOCOL, Rules
 from coordinator.settings import Settings
 from coordinator.state import decode_state, encode_state
 from coordinator.sweeper import Sweeper
+from coordinator.waits import Wait, Waits, fail
 from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown, Pruned
 from kv.model import NODE_OP_ID_PREFIX, Answer, Cancel, Head, Intent, Recorded
 from kv.ports import Broadcast, Clock, Listener, Member, Settled, Status, Store
 
 _log = structlog.get_logger("acordo.consensus")
 
-NOTE_VERSION: Final = 1
-NOTE_URL_MAX: Final = 120
 HEARTBEAT_S: Final = 0.25
 """How often the notes of the peers are looked at."""
-
-
-class Note(msgspec.Struct, frozen=True, array_like=True):
-    """What a member says of its machine to its peers, in ≤ 256 bytes. Fields are only ever appended."""
-
-    version: int
-    ordered: int
-    settled: int
-    digest: bytes
-    url: str
-    refusal: str
-    leader_since_ms: int
-    namespace: int = 0
-
-
-_encode_note = msgspec.msgpack.Encoder().encode
-_note_decoder = msgspec.msgpack.Decoder(Note)
-
-
-def read_note(note: bytes) -> Note | None:
-    """Return a peer's note; None when it sent none, or one of another kind."""
-    if not note:
-        return None
-    try:
-        return _note_decoder.decode(note)
-    except msgspec.MsgspecError:
-        return None
-
-
-class _Waiter(NamedTuple):
-    """One client's wait for an attempt."""
-
-    key: tuple[str, bytes]
-    answered: asyncio.Future[Answer]
 
 
 class Coordinator:
@@ -106,8 +71,7 @@ class Coordinator:
         )
         self.sweeper = Sweeper(self, store, self._log, clock, name=name, settings=self.settings)
         self.publisher = Publisher(self, store, broadcast, clock, chance=chance, settings=self.settings, rules=rules)
-        self._waiters: dict[tuple[str, bytes], list[asyncio.Future[Answer]]] = {}
-        self._sweep_waiters_at = 1024
+        self._waits = Waits()
         self._listeners: dict[int, Listener] = {}
         self._numbers = count(1)
         self._settled_waits: list[tuple[int, int, asyncio.Future[None]]] = []
@@ -158,9 +122,7 @@ class Coordinator:
             task.cancel()
         self._tasks = []
         group, self._group = self._group, None
-        for key in list(self._waiters):
-            for waiting in self._waiters.pop(key):
-                _fail(waiting, OutcomeUnknown("this node stops", op_id=key[0]))
+        self._waits.end("this node stops")
         if group is not None:
             await group.__aexit__(type(cancelled) if cancelled else None, cancelled, None)
 
@@ -168,27 +130,17 @@ class Coordinator:
 
     def submit(self, intents: Sequence[Intent | Cancel]) -> list[asyncio.Future[Answer]]:
         """Hand intents to Raft as one command; see `kv.ports.Consensus.submit`."""
-        loop = asyncio.get_running_loop()
         for intent in intents:
             if type(intent) is Cancel and intent.op_id.startswith(NODE_OP_ID_PREFIX):
                 raise BadRequest("not_cancellable", "op_ids made by a node cannot be cancelled")
         refused = self._refuses(intents)
-        waiters: list[_Waiter] = []
-        for intent in intents:
-            answered: asyncio.Future[Answer] = loop.create_future()
-            if refused is not None:
-                _fail(answered, refused)
-                waiters.append(_Waiter(("", b""), answered))
-                continue
-            key = (intent.op_id, intent.body_hash)
-            waiters.append(_Waiter(key, answered))
-            self._waiters.setdefault(key, []).append(answered)
-        if refused is None and waiters:
-            if len(self._waiters) > self._sweep_waiters_at:
-                self._drop_done_waiters()
+        if refused is not None:
+            return [_failed(refused) for _ in intents]
+        waits = [self._waits.add((intent.op_id, intent.body_hash)) for intent in intents]
+        if waits:
             through = self._log.propose(encode(Submit(tuple(intents))))
-            through.add_done_callback(partial(self._submitted, waiters))
-        return [waiter.answered for waiter in waiters]
+            through.add_done_callback(partial(self._submitted, waits))
+        return [wait.answered for wait in waits]
 
     def _refuses(self, intents: Sequence[Intent | Cancel]) -> NotApplied | None:
         """Say why an attempt is not handed to Raft at all: only such a refusal is definite by itself (INV-4)."""
@@ -203,7 +155,7 @@ class Coordinator:
         if (
             len(machine.pending) + len(intents) > settings.pending_intents_max
             or machine.pending_bytes + size_of_all(intents) > settings.pending_bytes_max
-            or len(self._waiters) + len(intents) > settings.waiters_max
+            or len(self._waits) + len(intents) > settings.waiters_max
         ):
             return NotApplied("overloaded", "too many intents wait for the store")
         oldest = machine.pending.get(machine.settled.revision + 1)
@@ -211,57 +163,25 @@ class Coordinator:
             return NotApplied("store_refused", "what was ordered before does not get committed")
         return None
 
-    def _submitted(self, waiters: list[_Waiter], through: asyncio.Future[Position]) -> None:
+    def _submitted(self, waits: list[Wait], through: asyncio.Future[Position]) -> None:
         """Fail the waits of an attempt that did not get into the log, or may not have."""
         exc = asyncio.CancelledError() if through.cancelled() else through.exception()
         if exc is None:
             return  # applied here: the machine knows it, and answers when it settles
-        for waiter in waiters:
-            if waiter.answered.done():
+        for wait in waits:
+            if wait.answered.done():
                 continue
             if isinstance(exc, NotApplied):
-                _fail(waiter.answered, NotApplied(exc.reason, exc.detail, retry_after_s=exc.retry_after_s))
+                wait.fail(NotApplied(exc.reason, exc.detail, retry_after_s=exc.retry_after_s))
             else:
-                _fail(waiter.answered, OutcomeUnknown(str(exc) or "the log lost sight of it", op_id=waiter.key[0]))
-            self._drop_waiter(waiter)
+                wait.fail(OutcomeUnknown(str(exc) or "the log lost sight of it", op_id=wait.attempt[0]))
+            self._waits.drop(wait)
         if not isinstance(exc, NotApplied | OutcomeUnknown | asyncio.CancelledError):
             self._die(exc)
 
-    def _drop_waiter(self, waiter: _Waiter) -> None:
-        waiting = self._waiters.get(waiter.key)
-        if waiting is not None and waiter.answered in waiting:
-            waiting.remove(waiter.answered)
-            if not waiting:
-                del self._waiters[waiter.key]
-
-    def _drop_done_waiters(self) -> None:
-        """Forget the waits that their callers gave up. Amortised: done when their number has doubled."""
-        for key in list(self._waiters):
-            left = [waiting for waiting in self._waiters[key] if not waiting.done()]
-            if left:
-                self._waiters[key] = left
-            else:
-                del self._waiters[key]
-        self._sweep_waiters_at = max(1024, 2 * len(self._waiters))
-
-    def _answer(self, key: tuple[str, bytes], answer: Answer) -> None:
-        waiting = self._waiters.pop(key, None)
-        if waiting is not None:
-            for answered in waiting:
-                if not answered.done():
-                    answered.set_result(answer)
-
-    def _answer_records(self, first: int, records: Iterable[Recorded]) -> None:
-        if not self._waiters:
-            return
-        waiters = self._waiters
-        for revision, record in enumerate(records, first):
-            if (record.op_id, record.body_hash) in waiters:
-                self._answer((record.op_id, record.body_hash), Answer(revision, record.outcome))
-
     def committed(self, first: int, records: Sequence[Recorded]) -> None:
         """Answer those who wait here for a group that is in the store (INV-2: never called before its COMMIT)."""
-        self._answer_records(first, records)
+        self._waits.answer_records(first, records)
 
     # ------------------------------------------------------------------------------------------------------- Replica
 
@@ -276,9 +196,9 @@ class Coordinator:
             effects = self.machine.apply(decoded, stamp_ms)
             self._keep_time()
             for told in effects.told:
-                self._answer((told.op_id, told.body_hash), told.answer)
+                self._waits.answer((told.op_id, told.body_hash), told.answer)
             for settled in effects.settled:
-                self._answer_records(settled.previous + 1, settled.records)
+                self._waits.answer_records(settled.previous + 1, settled.records)
                 self._feed(settled)
         except Exception as exc:  # noqa: BLE001 (whatever it is, it must end the process, not the log's loop)
             self._die(exc)
@@ -301,7 +221,7 @@ class Coordinator:
         self._answer_from_window()
         settled = self.machine.settled
         if settled.revision > self._fed:
-            if self._waiters:
+            if self._waits:
                 self._recovering.put_nowait((self._fed, settled.revision))
             jump = Settled(self._fed, settled.revision, settled.digest, (), None, self.machine.log_time_ms)
             try:
@@ -340,7 +260,7 @@ class Coordinator:
             leader_since_ms=self._leader[2] if self.leads else 0,
             namespace=self.machine.namespace,
         )
-        return _encode_note(note)
+        return encode_note(note)
 
     # ------------------------------------------------------------------------------------------------------- reading
 
@@ -581,12 +501,12 @@ class Coordinator:
 
     def _answer_from_window(self) -> None:
         """After a snapshot took the place of the commands that would have answered them."""
-        for op_id, body_hash in list(self._waiters):
+        for op_id, body_hash in self._waits.attempts():
             known = self.machine.window.get(op_id, self.machine.log_time_ms)
             if known is not None:
                 told = self.machine.window.meet(known, body_hash)
                 first = Answer(known.revision, known.outcome) if known.body_hash == body_hash else told
-                self._answer((op_id, body_hash), first)
+                self._waits.answer((op_id, body_hash), first)
 
     async def _recover_for_ever(self) -> None:
         while True:
@@ -599,12 +519,12 @@ class Coordinator:
     async def _recover(self, after: int, to: int) -> None:
         """Answer those who wait from the ledger rows that a snapshot stepped over; the others' waits run out."""
         left = self.settings.recover_rows_max
-        while after < to and left > 0 and self._waiters:
+        while after < to and left > 0 and self._waits:
             page = await self._store.rows(after, min(left, 256), timeout_s=self.settings.store_timeout_s)
             if not page:
                 return
             for row in page:
-                self._answer_records(row.first, row.body)
+                self._waits.answer_records(row.first, row.body)
             after, left = page[-1].last, left - len(page)
 
 
@@ -620,7 +540,7 @@ def _after(settled: Settled, fed: int) -> Settled:
     )
 
 
-def _fail(answered: asyncio.Future[Answer], exc: Exception) -> None:
-    if not answered.done():
-        answered.set_exception(exc)
-        answered.exception()  # marks it retrieved: its caller may have given up
+def _failed(exc: Exception) -> asyncio.Future[Answer]:
+    answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    fail(answered, exc)
+    return answered

@@ -7,9 +7,10 @@ import dataclasses
 
 import pytest
 
-from coordinator.consensus import Coordinator, read_note
+from coordinator.consensus import Coordinator
 from coordinator.log import Position
 from coordinator.machine import Limits
+from coordinator.notes import read_note
 from coordinator.state import encode_state
 from kv.errors import BadRequest, InvariantViolated, NotApplied, OutcomeUnknown
 from kv.model import Again, Answer, Applied, Cancel, Version
@@ -73,7 +74,7 @@ def test_what_the_log_says_of_an_attempt_is_what_its_client_hears(fate: NotAppli
                     await wait
                 if isinstance(told.value, OutcomeUnknown):
                     assert told.value.op_id == op_id
-            assert a._waiters == {}
+            assert len(a._waits) == 0
             assert await answer(a, put("op1")) == Answer(1, Applied())
 
     run(story)
@@ -147,7 +148,7 @@ def test_waits_given_up_are_forgotten() -> None:
             c.scripts["a"].down = True
             for n in range(1200):
                 a.submit([put(f"op{n}")])[0].cancel()
-            assert len(a._waiters) <= 1025
+            assert len(a._waits) <= 1025
             c.scripts["a"].down = False
             await c.settled()
 
