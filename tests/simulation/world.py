@@ -484,7 +484,10 @@ class SimNode:
             self.lookups = Lookups(coordinator, store, self.clock, settings, reads=self.reads, writes=self.writes)
             self.serving = True
             world.say("serves", node=self.name)
-            await died
+            try:
+                await died
+            finally:
+                self.serving = False  # the door is shut before the rooms close, as a node does it
 
     def _watch_log(self) -> None:
         journal = self.member._journal
