@@ -138,6 +138,7 @@ class PostgresStore:
                         "statement_timeout": "15000",
                         "lock_timeout": "5000",
                         "idle_in_transaction_session_timeout": "10000",
+                        **self._dialect.settings,
                     },
                     target_session_attrs="read-write",
                     **extra,
@@ -351,7 +352,7 @@ class PostgresStore:
         *,
         timeout_s: float,
     ) -> Facts:
-        """Read what `evaluate` needs: one round trip for up to KEYS_MAX keys."""
+        """Read what `evaluate` needs: one round trip, unless the keys are more than the dialect's `keys_max`."""
         whole = frozenset(hashed)
         asked = [(key, key in whole) for key in dict.fromkeys(keys)]
         owners, hashes = [o for o, _ in blobs], [_b64(h) for _, h in blobs]
@@ -421,7 +422,7 @@ class PostgresStore:
         timeout_s: float,
     ) -> list[tuple[list[tuple[bytes, bool]], list[Any]]]:
         """Look keys up in one snapshot: one statement, or a transaction of several when they are many."""
-        parts = list(_parts(asked, sql.KEYS_MAX))
+        parts = list(_parts(asked, self._dialect.keys_max))
 
         async def one(connection: Connection, part: list[tuple[bytes, bool]], left_s: float) -> list[Any]:
             raw, whole = [key for key, _ in part], ["1" if wanted else "0" for _, wanted in part]

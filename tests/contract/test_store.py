@@ -425,7 +425,7 @@ async def test_facts_of_a_large_group(store: Store) -> None:
     made = await commit(store, steps)
     keys = [version.key for version in made.versions]
     facts = await store.facts([step.op_id for step in steps], keys, keys[::3], [], timeout_s=T)
-    assert list(facts.operations.values()) == list(made.operations)
+    assert facts.operations == {each.op_id: each for each in made.operations}
     assert {key: (v.revision, v.expires_ms, v.present) for key, v in facts.versions.items()} == {
         v.key: (v.revision, v.expires_ms, True) for v in made.versions
     }
