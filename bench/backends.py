@@ -1,6 +1,6 @@
 """Measure the real back ends: `python -m bench.backends` (make bench-backends). Private servers, bounded in time.
 
-It prints figures beside their targets, with the machine's load, and hides none. It never asserts.
+It prints figures beside their targets, with the machine's load, and hides none. It never judges a figure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from acordo.client import Client
-from acordo.wire import Put, put
+from acordo.wire import put
+from bench.load import load, request
 from cluster.config import RunnerSettings
 from cluster.demo import free_base_port
 from cluster.runner import LocalCluster
@@ -61,28 +62,35 @@ async def closed_loop(count: int, seconds: float, work: Callable[[int, int], Awa
 
 
 async def writes(urls: list[str], seconds: float) -> float:
-    """Return acknowledged single writes a second, over bare HTTP."""
-    connector = aiohttp.TCPConnector(limit=CONNECTIONS)
-    async with aiohttp.ClientSession(connector=connector) as http:
-
-        async def work(name: int, n: int) -> int:
-            url = f"{urls[name % len(urls)]}/v1/kv/bench/{name}/{n % 500}"
-            async with http.put(url, data=VALUE) as reply:
-                await reply.read()
-                return int(reply.status in (200, 201))
-
-        return await closed_loop(CONNECTIONS, seconds, work)
+    """Return acknowledged single writes a second, each on one of CONNECTIONS connections that are spread over nodes."""
+    run = await load(
+        urls,
+        lambda name, n: request("PUT", f"/v1/kv/bench/{name}/{n % 500}", VALUE),
+        connections=CONNECTIONS,
+        seconds=seconds,
+    )
+    return run.rate
 
 
 async def batches(urls: list[str], seconds: float) -> float:
-    """Return applied operations a second, in batches."""
-    async with Client(urls, spread=True) as client:
+    """Return settled operations a second, in batches: counted by revisions, not by what answers say."""
+    bodies = [
+        json.dumps(
+            {"operations": [{"writes": [{"put": f"batch/{n}/{i}", "value": VALUE.decode()}]} for i in range(BATCH)]}
+        )
+        for n in range(BATCHES_AT_ONCE * 20)
+    ]
+    sent = [request("POST", "/v1/batch", body.encode(), "Content-Type: application/json\r\n") for body in bodies]
+    before = await _settled(urls[0])
+    run = await load(urls, lambda name, n: sent[name * 20 + n % 20], connections=BATCHES_AT_ONCE, seconds=seconds)
+    done = await _settled(urls[0]) - before
+    assert done >= len(run.latencies_s) * BATCH, "an acknowledged batch was not applied as a whole"
+    return done / run.seconds
 
-        async def work(name: int, n: int) -> int:
-            intents: list[Put] = [put(f"batch/{name}/{n % 20}/{i}", VALUE) for i in range(BATCH)]
-            return sum(item.applied for item in await client.batch(intents))
 
-        return await closed_loop(BATCHES_AT_ONCE, seconds, work)
+async def _settled(url: str) -> int:
+    async with aiohttp.ClientSession() as http, http.get(url + "/v1/cluster") as reply:
+        return int((await reply.json())["settled"])
 
 
 async def lag(urls: list[str], broker: str, rate: int, seconds: float) -> tuple[float, float, int]:
