@@ -257,7 +257,7 @@ class PostgresStore:
             raise BadRequest("old_server", f"this is {text.split(' (', maxsplit=1)[0]}", allowed=needed)
 
     async def _migrate(self, connection: Connection) -> None:
-        present = {row["table_name"] for row in await connection.fetch(sql.TABLES_PRESENT)}
+        present = await self._check_columns(connection)
         version = 0
         if "acordo_schema" in present:
             for row in await connection.fetch(sql.SCHEMA_FOUND):
@@ -278,10 +278,30 @@ class PostgresStore:
                 f"schema version {version}",
                 allowed=f"up to {len(sql.MIGRATIONS)}: start it with the newer program that made it",
             )
+        if version and (missing := sql.columns(version).keys() - present):
+            raise BadRequest(
+                "damaged_store", f"tables are missing: {', '.join(sorted(missing))}", allowed="a whole backup of it"
+            )
         for number, statements in enumerate(sql.MIGRATIONS[version:], version + 1):
             for statement in statements:
                 await _repeated(lambda statement=statement: connection.execute(statement))  # type: ignore[misc]
             await connection.execute(sql.SCHEMA_MOVED, sql.APPLICATION, number)
+
+    async def _check_columns(self, connection: Connection) -> set[str]:
+        """Return which of our tables are there. Raises BadRequest for one whose columns are not ours."""
+        wanted = sql.columns(1)
+        found: dict[str, dict[str, str]] = {}
+        for row in await connection.fetch(sql.COLUMNS_PRESENT, list(wanted)):
+            found.setdefault(row["table_name"], {})[row["column_name"]] = row["data_type"]
+        for table, had in sorted(found.items()):
+            for column, kind in wanted[table].items():
+                if had.get(column) != kind:
+                    raise BadRequest(
+                        "foreign_store",
+                        f"tables of another application: {table}.{column} is {had.get(column, 'missing')}, not {kind}",
+                        allowed="a database or schema of its own",
+                    )
+        return set(found)
 
     # ------------------------------------------------------------------------------------------------------ writing
 

@@ -10,6 +10,7 @@ row limits left open, columns listed, one table changed once per statement. It n
 from __future__ import annotations
 
 import functools
+import re
 from typing import Final
 
 SCHEMA_VERSION: Final = 1
@@ -24,8 +25,9 @@ TAKE_LEASE: Final = """INSERT INTO acordo_lease (name, holder, until)
         OR acordo_lease.holder = excluded.holder RETURNING holder"""
 """A lease that ends long after one taken now was given by a clock that has been set back since: it is nobody's."""
 DROP_LEASE: Final = "DELETE FROM acordo_lease WHERE name = $1::text AND holder = $2::text"
-TABLES_PRESENT: Final = """SELECT table_name::text AS table_name FROM information_schema.tables
-    WHERE table_schema = current_schema() AND table_name IN ('acordo_schema', 'acordo_ledger', 'acordo_versions')"""
+COLUMNS_PRESENT: Final = """SELECT table_name::text AS table_name, column_name::text AS column_name,
+        data_type::text AS data_type FROM information_schema.columns
+    WHERE table_schema = current_schema() AND table_name IN (SELECT u.x FROM unnest($1::text[]) AS u(x))"""
 SCHEMA_FOUND: Final = "SELECT application, version FROM acordo_schema WHERE one = 1::int8"
 SCHEMA_MOVED: Final = """INSERT INTO acordo_schema (one, application, version) VALUES (1::int8, $1::text, $2::int8)
     ON CONFLICT (one) DO UPDATE SET version = excluded.version"""
@@ -58,6 +60,19 @@ _VERSION_1: Final = (
 )
 MIGRATIONS: Final = (_VERSION_1,)
 """Statements that lead from schema version n to n + 1, each repeatable. Never edited once released."""
+
+_TYPES: Final = {"int8": "bigint", "text": "text", "bytea": "bytea"}
+
+
+def columns(version: int) -> dict[str, dict[str, str]]:
+    """Return the tables of a schema version, and the type of each column as information_schema tells it."""
+    found: dict[str, dict[str, str]] = {}
+    for statement in (each for step in MIGRATIONS[:version] for each in step):
+        if made := re.match(r"CREATE TABLE IF NOT EXISTS (\w+) \(", statement):
+            typed = re.findall(r"[(,]\s*(\w+) (int8|text|bytea)\b", statement)
+            found[made[1]] = {name: _TYPES[kind] for name, kind in typed}
+    return found
+
 
 # Every statement that reads several kinds of rows in one snapshot gives them this one shape.
 HEAD, AT_SETTLED, FLOOR, OPERATION, STAGED = -1, -2, -3, -4, -5

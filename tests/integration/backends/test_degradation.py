@@ -11,7 +11,6 @@ import contextlib
 import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -20,7 +19,6 @@ from acordo.client import Client
 from acordo.errors import AcordoError, NotApplied
 from chaos.proxy import Link
 from cluster.runner import LocalCluster
-from kv.errors import BadRequest
 from tests.integration.backends.conftest import started, until
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import Server
@@ -417,64 +415,3 @@ async def _calm(ask: Callable[[], object]) -> bool:
         return bool(await got if asyncio.iscoroutine(got) else got)
     except (aiohttp.ClientError, TimeoutError):
         return False
-
-
-# ---------------------------------------------------------------------------------------- refused at start, for good
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"store": "postgresql://acordo:wrong@{at}/acordo"}, "password"),
-        ({"store": "postgresql://acordo:secret@{at}/nowhere"}, "nowhere"),
-        ({"store": "cockroachdb://acordo:secret@{at}/{database}"}, "PostgreSQL"),
-        ({"store": "postgresql://acordo:secret@{at}"}, "database"),
-        ({"broadcast": "amqp://guest:wrong@{broker}/"}, "login"),
-        ({"broadcast": "amqp://guest:guest@{broker}/nowhere"}, "vhost"),
-        ({"cache": "redis+sentinel://127.0.0.1:1"}, "master"),
-    ],
-)
-async def test_what_an_operator_must_mend_ends_the_node(tmp_path: Path, change: dict[str, str], said: str) -> None:
-    """Wrong password, database, kind of server, vhost: one clear line and exit 78, not a loop of restarts."""
-    from tests.servers import shared
-
-    at, database = shared.fresh_database().split("@")[1].split("/")
-    broker = f"127.0.0.1:{shared.rabbitmq().port}" if "broadcast" in change else ""
-    given: dict[str, Any] = {name: url.format(at=at, database=database, broker=broker) for name, url in change.items()}
-    with pytest.raises(BadRequest) as refused:
-        async with started(tmp_path, nodes=1, **given):
-            pass
-    assert said in str(refused.value), refused.value
-    assert "wrong" not in str(refused.value), "a password was printed"
-
-
-@pytest.mark.parametrize(
-    ("statement", "said"),
-    [
-        ("CREATE TABLE acordo_ledger (x int)", "another application"),
-        (
-            "CREATE TABLE acordo_schema (one int8, application text, version int8); "
-            "INSERT INTO acordo_schema VALUES (1, 'acordo', 999)",
-            "newer",
-        ),
-        (
-            "CREATE TABLE acordo_schema (one int8, application text, version int8); "
-            "INSERT INTO acordo_schema VALUES (1, 'other', 1)",
-            "other",
-        ),
-    ],
-)
-async def test_a_foreign_or_newer_schema_is_left_as_it_is(tmp_path: Path, statement: str, said: str) -> None:
-    import asyncpg  # type: ignore[import-untyped]  # ships no types
-
-    url = fresh_database()
-    connection = await asyncpg.connect(url)
-    await connection.execute(statement)
-    before = await connection.fetch("SELECT count(*) FROM pg_class WHERE relname LIKE 'acordo%'")
-    with pytest.raises(BadRequest) as refused:
-        async with started(tmp_path, nodes=1, store=url):
-            pass
-    assert said in str(refused.value)
-    after = await connection.fetch("SELECT count(*) FROM pg_class WHERE relname LIKE 'acordo%' AND relname <> 'x'")
-    assert after[0][0] - before[0][0] <= 2, "at most the lease (and its index) was added"
-    await connection.close()
