@@ -72,6 +72,9 @@ class Clients:
 
     def __post_init__(self) -> None:
         self._rng = self.world.rng_of("clients")
+        much = self.world.plan.writes
+        reads = ("get", "get ttl", "snapshot")
+        self._weights = [w if kind in reads else w * much for kind, w in zip(_KINDS, _WEIGHTS, strict=True)]
 
     async def run(self, number: int, until_s: float) -> None:
         """Work as one client until a time."""
@@ -92,7 +95,7 @@ class Clients:
         self.numbers += 1
         value = f"v{self.numbers}"
         key = rng.choice(KEYS)
-        match rng.choices(_KINDS, _WEIGHTS)[0]:
+        match rng.choices(_KINDS, self._weights)[0]:
             case "put":
                 return await self._write(client, rng, node, "put", key, value)
             case "get":

@@ -242,6 +242,8 @@ class SimDisk:
         self._slow_share, self._slow_s = slow_share, slow_s
         self.capacity_bytes = capacity_bytes
         """Appending beyond it raises ENOSPC after what fits; None: endless."""
+        self.slow_s = 0.0
+        """Every sync of a file takes so much longer."""
         self.sync_fails = False
         """Every sync of a file raises EIO, and what it was to make durable never is."""
         self.steps: list[Step] | None = None
@@ -350,9 +352,10 @@ class SimDisk:
     # --------------------------------------------------------------------------------------- what SimFile also uses
 
     def delay_s(self, sync: bool) -> float:
+        extra_s = self.slow_s if sync else 0.0
         if self.rng.random() < self._slow_share:
-            return self.rng.uniform(0, self._slow_s)
-        return self.rng.uniform(*(self._sync_s if sync else self._write_s))
+            return extra_s + self.rng.uniform(0, self._slow_s)
+        return extra_s + self.rng.uniform(*(self._sync_s if sync else self._write_s))
 
     def room_bytes(self) -> int:
         if self.capacity_bytes is None:

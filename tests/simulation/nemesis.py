@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from kv.errors import AcordoError
+from tests.simulation import aimed
 
 if TYPE_CHECKING:
     from tests.simulation.world import SimNode, World
@@ -31,10 +32,10 @@ def heal(world: World) -> None:
     """Mend everything and start what is down."""
     world.network.heal()
     world.store_faults.heal()
-    world.cache.dead = world.cache.hostile = False
+    world.cache.hostile, world.cache.dead = world.plan.hostile, False
     world.broker.dead, world.broker.flaky = False, 0.0
     for node in world.nodes.values():
-        node.disk.sync_fails, node.disk.capacity_bytes = False, None
+        node.disk.sync_fails, node.disk.capacity_bytes, node.disk.slow_s = False, None, 0.0
         node.start()
     world.say("healed")
 
@@ -160,11 +161,11 @@ async def _ambiguous(world: World, rng: random.Random) -> None:
 
 
 async def _cache(world: World, rng: random.Random) -> None:
-    world.cache.hostile, world.cache.dead = rng.random() < 0.7, rng.random() < 0.2
+    world.cache.hostile, world.cache.dead = world.plan.hostile or rng.random() < 0.7, rng.random() < 0.2
     if rng.random() < 0.2:
         world.cache.wipe()
     await asyncio.sleep(rng.uniform(0.5, 3.0))
-    world.cache.hostile = world.cache.dead = False
+    world.cache.hostile, world.cache.dead = world.plan.hostile, False
 
 
 async def _broker(world: World, rng: random.Random) -> None:
@@ -251,5 +252,5 @@ HARMS: dict[str, Harm] = {
     "crash": _crash, "power": _power, "partition": _partition, "one_way": _one_way, "slow": _slow, "loss": _loss,
     "store_slow": _store_slow, "store_down": _store_down, "ambiguous": _ambiguous, "cache": _cache, "broker": _broker,
     "clock": _clock, "disk": _disk, "transfer": _transfer, "membership": _membership, "amnesia": _amnesia,
-    "lose_rows": _lose_rows,
+    "lose_rows": _lose_rows, **aimed.HARMS,
 }  # fmt: skip

@@ -20,6 +20,7 @@ from coordinator.raft.messages import ALL
 from coordinator.raft.wire import Codec
 from tests.simulation.loop import Process
 
+DELAY_S = (0.0001, 0.002)
 DEAD_S = 1.5
 """A connection on which nothing gets through for so long is given up by both ends."""
 RETRY_S = (0.02, 0.2)
@@ -47,7 +48,7 @@ class Network:
         self.wires: dict[str, Wire] = {}
         self.cut: dict[tuple[str, str], None] = {}
         """Directions that carry nothing now."""
-        self.delay_s = (0.0001, 0.002)
+        self.delay_s = DELAY_S
         self.slow: dict[tuple[str, str], float] = {}
         self.loss = 0.0
         """Share of messages at which their connection breaks."""
@@ -66,10 +67,20 @@ class Network:
                     if not one_way:
                         self.cut[b, a] = None
 
+    def join(self, names: list[str], others: list[str]) -> None:
+        """Mend every cut between `names` and `others`."""
+        for a in names:
+            for b in others:
+                self.cut.pop((a, b), None)
+                self.cut.pop((b, a), None)
+        for a in names:
+            for b in others:
+                self.maybe_connect(a, b)
+
     def heal(self) -> None:
         self.cut.clear()
         self.slow.clear()
-        self.loss = 0.0
+        self.loss, self.delay_s = 0.0, DELAY_S
         for pair, connection in list(self.connections.items()):
             for source, held in connection.held.items():
                 target = pair[0] if source == pair[1] else pair[1]

@@ -42,7 +42,16 @@ RESTORED: Final[dict[str, Any]] = {
     "faults": ("lose_rows", "ambiguous", "store_slow", "crash", "transfer"),
 }
 LINKS: Final[dict[str, Any]] = {**LEADERS, "ghosts": True, "faults": ("partition", "one_way", "slow", "loss", "crash")}
-POWER: Final[dict[str, Any]] = {**LEADERS, "faults": ("power", "power", "partition", "crash")}
+DEAF: Final[dict[str, Any]] = {**LEADERS, "faults": ("deaf_leader",), "memory_bytes": 1 << 20}
+"""A leader hears old answers while another leads."""
+SPLIT: Final[dict[str, Any]] = {**LEADERS, "faults": ("split_power",)}
+RIVALS: Final[dict[str, Any]] = {**LEADERS, "faults": ("rivals",)}
+FIVE: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "chaos_s": 25.0, "faults": ("old_answers",)}
+LATE: Final[dict[str, Any]] = {**LOSS, "faults": ("late_commit",), "writes": 0.2}
+"""Commits land late, on ledgers that have gone on without them."""
+BEHIND: Final[dict[str, Any]] = {**LOSS, "faults": ("left_behind",), "hostile": True}
+SUCCESSOR: Final[dict[str, Any]] = {**LOSS, "faults": ("slow_successor",), "hostile": True, "memory_bytes": 1}
+"""Who has lost what was committed leads, and the store is slow to tell it."""
 SMALL: Final[dict[str, Any]] = {"window_max": 8, "recent_max": 2, "compact_entries": 25}
 
 
@@ -76,11 +85,9 @@ def _rule(name: str, plan: dict[str, Any], *, store: bool = False, **away: Any) 
 TEETH: Final = (
     # One for each of the 23 rules without which the protocol's model breaks a promise.
     _rule("no fence", LEADERS, store=True, fence=False, fence_row=False),
-    _rule("fence by place and term alone", RESTORED, store=True, fence=False),
-    _rule("taking over appends no row", {**LOSS, "faults": (*LOSS["faults"], "ambiguous")}, store=True,
-          fence_row=False),
-    _rule("a row's term is not compared", {**LOSS, "faults": (*LOSS["faults"], "store_slow")}, store=True,
-          fence_ordered=False),
+    _rule("fence by place and term alone", {**RESTORED, "faults": ("undercut",)}, store=True, fence=False),
+    _rule("taking over appends no row", LATE, store=True, fence_row=False),
+    _rule("a row's term is not compared", BEHIND, store=True, fence_ordered=False),
     _rule("digests are not compared", LOSS, store=True, digest_check=False, fence_digest=False),
     _rule("taking over does not read the head", LOSS, reads_head=False),
     _rule("Rebase without rows, op_id not unique", LOSS, store=True, rebase_rows=False, store_dedupe=False),
@@ -90,7 +97,7 @@ TEETH: Final = (
     _rule("a Rebase on another base is obeyed", LOSS, rebase_base=False),
     _rule("watchers miss what a Rebase steps over", LOSS, rebase_feeds=False),
     _rule("the floor is ignored for known keys", LOSS, judge_floor=False),
-    _rule("reads before taking over", LOSS, readindex_taken=False),
+    _rule("reads before taking over", SUCCESSOR, readindex_taken=False),
     _rule("a read index without its term", LOSS, readindex_entry=False),
     Tooth("as_of: what was ordered at the start", Plant("", reads=faults.AppliedStart), LEADERS),
     Tooth("as_of: what is settled at the end", Plant("", reads=faults.SettledEnd), LEADERS),
@@ -109,12 +116,12 @@ TEETH: Final = (
     _rule("forgotten keys without a floor", {**LEADERS, **SMALL}, forget_floor=False),
     Tooth("caches without judgement", Plant("", reads=faults.TrustingReads), LEADERS),
     Tooth("stock truncation", Plant("", core=faults.StockTruncation), LINKS),
-    Tooth("acknowledged before it is synced", Plant("", core=faults.AckBeforeSync), POWER),
-    Tooth("two votes in a term", Plant("", core=faults.TwoVotes, raft={"election_max_s": 0.31}), LINKS),
-    Tooth("acknowledgements without their term", Plant("", core=faults.AcksWithoutTerm), LINKS),
+    Tooth("acknowledged before it is synced", Plant("", core=faults.AckBeforeSync), SPLIT),
+    Tooth("two votes in a term", Plant("", core=faults.TwoVotes, raft={"election_max_s": 0.31}), RIVALS),
+    Tooth("acknowledgements without their term", Plant("", core=faults.AcksWithoutTerm), FIVE),
     Tooth("votes for a log that is behind", Plant("", core=faults.AnyLogWins), LINKS),
-    Tooth("ReadIndex without a quorum", Plant("", core=faults.NoQuorum), LINKS),
-    Tooth("a late joiner in a ReadIndex round", Plant("", core=faults.LateJoiner), LINKS),
+    Tooth("ReadIndex without a quorum", Plant("", core=faults.NoQuorum), DEAF),
+    Tooth("a late joiner in a ReadIndex round", Plant("", core=faults.LateJoiner), DEAF),
     Tooth("a minority commits", Plant("", core=faults.MinorityLeads), LINKS),
 )  # fmt: skip
 

@@ -64,11 +64,17 @@ class Plan:
     group_max: int
     restores: bool
     """The store loses its newest rows once; then only what a restore leaves of the promises is checked."""
+    hostile: bool = False
+    """The shared cache may give any old entry at any time, not only now and then."""
+    memory_bytes: int = 1 << 20
+    """Of each node's own cache: next to nothing sends every read to the shared one."""
+    writes: float = 1.0
+    """How much clients write, compared to the usual."""
 
     @property
     def raft_keeps(self) -> bool:
         """Say whether Raft's own promises hold: not when it was told to lose what it had acknowledged."""
-        return self.fsync == "always" or not {"power", "amnesia"} & set(self.faults)
+        return self.fsync == "always" or not POWER_CUTS & set(self.faults)
 
     @property
     def harmless(self) -> bool:
@@ -86,6 +92,10 @@ FAULTS: Final = (
     "broker", "clock", "disk", "transfer", "membership",
 )  # fmt: skip
 """What a plan draws from. Not drawn alone: `amnesia` (a majority loses what it had acknowledged, without fsync)."""
+AIMED: Final = ("deaf_leader", "split_power", "rivals", "old_answers", "late_commit", "left_behind", "slow_successor")
+"""Drawn more rarely: each takes its time, and what it is aimed at."""
+POWER_CUTS: Final = frozenset({"power", "amnesia", "split_power", "late_commit", "left_behind", "slow_successor"})
+"""Those that lose what was not synced."""
 
 
 def plan_of(seed: int) -> Plan:
@@ -102,6 +112,9 @@ def plan_of(seed: int) -> Plan:
     fsync = rng.choices(("always", "interval", "off"), (0.7, 0.1, 0.2))[0]
     if fsync != "always" and rng.random() < 0.7 and not set(faults) <= {"cache", "broker"}:
         faults += [fault for fault in ("power", "amnesia") if fault not in faults]
+    aimed = random.Random(f"aimed {seed}")
+    if not set(faults) <= {"cache", "broker"}:
+        faults += [fault for fault in AIMED if aimed.random() < 0.12]
     return Plan(
         seed=seed,
         nodes=rng.choices((3, 5, 1), (0.8, 0.15, 0.05))[0],
@@ -115,6 +128,9 @@ def plan_of(seed: int) -> Plan:
         recent_max=rng.choice((2, 3, 10_000)),
         group_max=rng.choice((1, 3, 512)),
         restores=restores,
+        hostile=aimed.random() < 0.3,
+        memory_bytes=aimed.choice((1, 1 << 20)),
+        writes=aimed.choice((0.3, 1.0, 1.0)),
     )
 
 
@@ -212,10 +228,18 @@ class StoreFaults:
         self.down = False
         self.ambiguous = 0.0
         self.fails = 0.0
+        self._losing: tuple[float, asyncio.Event] | None = None
         self.counts = {"ambiguous": 0, "late": 0, "down": 0}
 
     def heal(self) -> None:
         self.delay_s, self.down, self.ambiguous, self.fails = (0.0002, 0.003), False, 0.0, 0.0
+        self._losing = None
+
+    def lose_next(self, lands_after_s: float | None) -> asyncio.Event:
+        """Lose the answer to the next append, which lands only then (None: do not, after all); set once it is sent."""
+        sent = asyncio.Event()
+        self._losing = None if lands_after_s is None else (lands_after_s, sent)
+        return sent
 
     async def before(self, session: str, call: str) -> None:
         await asyncio.sleep(self.rng.uniform(*self.delay_s))
@@ -224,6 +248,12 @@ class StoreFaults:
             raise BackendUnavailable("store", "down")
 
     def fate(self, session: str, call: str) -> Fate:
+        if call == "append" and self._losing is not None:
+            (lands_after_s, sent), self._losing = self._losing, None
+            sent.set()
+            self.counts["ambiguous"] += 1
+            self.counts["late"] += 1
+            return Lost(lands_after_s)
         if call in {"append", "take_over"} and self.rng.random() < self.ambiguous:
             self.counts["ambiguous"] += 1
             if self.rng.random() < 0.4:
@@ -474,7 +504,7 @@ class SimNode:
                 incarnation=f"{life}",
                 store_timeout_s=0.8,
                 read_index_timeout_s=0.5,
-                memory_cache_bytes=1 << 20,
+                memory_cache_bytes=plan.memory_bytes,
             )
             feed = _Feed(self)
             stack.callback(coordinator.listen(feed))
@@ -498,6 +528,14 @@ class SimNode:
             cut(position)
 
         journal.deleteEntriesFrom = watched
+        core = self.member._core
+        took = core._on_took_leadership
+
+        def elected() -> None:
+            self.world.elected(self, core._term)
+            took()
+
+        core._on_took_leadership = elected  # type: ignore[method-assign]
 
     def crash(self, *, power: bool) -> None:
         """End the process now, at whatever await each of its tasks stands."""
@@ -615,6 +653,7 @@ class World:
         self.database = (self.plant.database or SimDatabase)(self)
         self.store_faults = StoreFaults(self.rng_of("store"))
         self.cache = SimCache(self.rng_of("cache"))
+        self.cache.hostile = plan.hostile
         self.broker = SimBroker(self.rng_of("broker"))
         first = tuple(PeerAddress(f"n{i}", f"n{i}:1") for i in range(1, plan.nodes + 1))
         self.nodes: dict[str, SimNode] = {peer.id: SimNode(self, peer.id, first) for peer in first}
@@ -651,15 +690,18 @@ class World:
         if position.index > self._highest.get(position.term, 0):
             self._highest[position.term] = position.index
 
+    def elected(self, node: SimNode, term: int) -> None:
+        """Election safety: at most one leader in a term."""
+        known = self._leaders.setdefault(term, node.name)
+        if known != node.name and self.plan.raft_keeps:
+            self.violate("Raft: one leader per term", f"{known} and {node.name} are elected in term {term}")
+
     def led(self, node: SimNode, term: int) -> None:
         self.say("leads", node=node.name, term=term)
         self.counts["elections"] += 1
         self.check_logs()
         if not self.plan.raft_keeps:
             return
-        known = self._leaders.setdefault(term, node.name)
-        if known != node.name:
-            self.violate("Raft: one leader per term", f"{known} and {node.name} lead term {term}")
         older = max((index for other, index in self._highest.items() if other < term), default=0)
         if node.member.applied.index <= older:
             self.violate("Raft: leader completeness", f"{node.name} leads term {term} without the entry at {older}")

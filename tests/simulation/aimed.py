@@ -1,0 +1,214 @@
+"""Do harm at its moment: what strikes at random reaches these situations once in thousands of seeds.
+
+Each waits for something to happen in the world (a commit on its way, answers that are old) and strikes then. None
+of them knows which fault is planted, or checks anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from kv.errors import AcordoError
+
+if TYPE_CHECKING:
+    from tests.simulation.world import SimNode, World
+
+WAIT_S = 2.0
+"""What is waited for comes within this, or the harm is left out."""
+
+
+async def deaf_leader(world: World, rng: random.Random) -> None:
+    """Let a leader hear answers that are old: its followers have turned to another when they come."""
+    leader, others = _led(world)
+    if leader is None or len(others) < 2:
+        return
+    lag_s = rng.uniform(0.5, 1.5)
+    _lag(world, others, leader, lag_s)
+    await asyncio.sleep(lag_s + rng.uniform(0.2, 0.6))
+    _cut(world, [leader], others, one_way=True)
+    await asyncio.sleep(rng.uniform(1.0, 2.5))
+    _join(world, [leader], others)
+    _lag(world, others, leader, 0.0)
+
+
+async def split_power(world: World, rng: random.Random) -> None:
+    """Cut the power of the only follower that makes the quorum, whose disk is slow, and cut the leader off."""
+    leader, others = _led(world)
+    if leader is None or len(others) != 2:
+        return
+    kept, lost = rng.sample(others, 2)
+    kept.disk.slow_s = rng.choice((0.05, 0.2))
+    _cut(world, [leader], [lost])
+    await asyncio.sleep(rng.uniform(0.1, 0.5))
+    _power_cut(world, kept)
+    _cut(world, [leader], [kept])
+    kept.disk.slow_s = 0.0
+    await asyncio.sleep(0.01)
+    kept.start()
+    await asyncio.sleep(rng.uniform(1.0, 2.0))
+    _join(world, [leader], others)
+
+
+async def rivals(world: World, rng: random.Random) -> None:
+    """Take the leader away while every message takes its time, so that followers stand at the same moment."""
+    leader, others = _led(world)
+    if leader is None or len(others) < 2:
+        return
+    usual, world.network.delay_s = world.network.delay_s, rng.choice(((0.01, 0.012), (0.03, 0.035)))
+    await asyncio.sleep(0.1)
+    leader.crash(power=False)
+    world.counts["crashes"] += 1
+    await asyncio.sleep(rng.uniform(0.8, 1.5))
+    world.network.delay_s = usual
+    leader.start()
+
+
+async def old_answers(world: World, rng: random.Random) -> None:
+    """Bring a leader back to the lead while answers to what it sent in an earlier term are still on their way."""
+    leader, others = _led(world)
+    if leader is None or len(others) != 4:
+        return
+    partner, *rest = rng.sample(others, 4)
+    _cut(world, [leader, partner], rest)
+    await asyncio.sleep(0.05)
+    _lag(world, [partner], leader, rng.uniform(2.0, 3.0))
+    await asyncio.sleep(rng.uniform(0.7, 0.9))
+    _join(world, [leader, partner], rest)
+    await asyncio.sleep(rng.uniform(0.1, 0.3))
+    await _transfer(world, leader)
+    helper, *far = rest
+    _cut(world, [leader, helper], [*far, partner])
+    del world.network.cut[partner.name, leader.name]
+    await asyncio.sleep(rng.uniform(1.0, 2.0))
+    _cut(world, [leader], [helper])
+    _join(world, [helper], [*far, partner])
+    await asyncio.sleep(rng.uniform(1.0, 2.0))
+    _lag(world, [partner], leader, 0.0)
+    _join(world, [leader], others)
+
+
+async def late_commit(world: World, rng: random.Random) -> None:
+    """Let a commit land long after the power of all members, and with it the order it was of, has gone."""
+    if not await _commit_lost(world, rng.choice((0.5, 0.8, 1.2, 2.0))):
+        return
+    for node in list(world.nodes.values()):
+        _power_cut(world, node)
+    await asyncio.sleep(rng.choice((0.01, 0.05)))
+    for node in list(world.nodes.values()):
+        node.start()
+
+
+async def left_behind(world: World, rng: random.Random) -> None:
+    """Let the followers forget what the leader has ordered, while it cannot tell that they have turned away."""
+    leader, others = _led(world)
+    if leader is None or len(others) < 2:
+        return
+    usual, world.store_faults.delay_s = world.store_faults.delay_s, rng.choice(((0.2, 0.3), (0.3, 0.35)))
+    await asyncio.sleep(rng.uniform(0.1, 0.4))
+    _cut(world, [leader], others)
+    for node in others:
+        _power_cut(world, node)
+    await asyncio.sleep(0.01)
+    for node in others:
+        node.start()
+    await asyncio.sleep(rng.uniform(0.3, 1.5))
+    world.store_faults.delay_s = usual
+    await asyncio.sleep(rng.uniform(0.2, 1.0))
+    _join(world, [leader], others)
+
+
+async def slow_successor(world: World, rng: random.Random) -> None:
+    """Let a member that has lost what was committed lead while the store is slow to say what it holds."""
+    leader, others = _led(world)
+    if leader is None or len(others) < 2:
+        return
+    usual = world.store_faults.delay_s
+    for node in others:
+        _power_cut(world, node)
+    _cut(world, [leader], others)
+    world.store_faults.delay_s = rng.choice(((0.1, 0.3), (0.2, 0.39)))
+    for node in others:
+        node.start()
+    await asyncio.sleep(rng.uniform(0.4, 0.8))
+    _join(world, [leader], others)
+    await asyncio.sleep(rng.uniform(0.5, 2.0))
+    world.store_faults.delay_s = usual
+
+
+async def undercut(world: World, rng: random.Random) -> None:
+    """Restore the store to before its newest row while a commit that stands on that row is still to land."""
+    if not world.plan.restores or not await _commit_lost(world, rng.choice((0.05, 0.3, 0.6))):
+        return
+    with suppress(ValueError):
+        world.database.restore(1)
+        world.counts["restores"] += 1
+        world.say("store restored", last=world.database.head().last)
+
+
+# -------------------------------------------------------------------------------------------------------- small change
+
+
+def _led(world: World) -> tuple[SimNode | None, list[SimNode]]:
+    """Return the leader and the other voters that serve."""
+    leader = world.leader()
+    if leader is None:
+        return None, []
+    voters = {member.id for member in leader.coordinator.status().members if member.voter}
+    return leader, [node for node in world.serving if node is not leader and node.name in voters]
+
+
+def _lag(world: World, sources: Iterable[SimNode], target: SimNode, lag_s: float) -> None:
+    for source in sources:
+        if lag_s:
+            world.network.slow[source.name, target.name] = lag_s
+        else:
+            world.network.slow.pop((source.name, target.name), None)
+
+
+def _cut(world: World, these: list[SimNode], those: list[SimNode], *, one_way: bool = False) -> None:
+    a, b = [node.name for node in these], [node.name for node in those]
+    world.counts["partitions"] += 1
+    world.say("cut", these=",".join(a), those=",".join(b), one_way=one_way)
+    world.network.isolate(a, from_names=b, one_way=one_way)
+
+
+def _join(world: World, these: list[SimNode], those: list[SimNode]) -> None:
+    world.network.join([node.name for node in these], [node.name for node in those])
+    world.say("joined", these=",".join(node.name for node in these), those=",".join(node.name for node in those))
+
+
+def _power_cut(world: World, node: SimNode) -> None:
+    world.counts["power cuts"] += node.up
+    node.crash(power=True)
+
+
+async def _commit_lost(world: World, lands_after_s: float) -> bool:
+    """Let the next group's transaction land only then, its answer unheard; True once it is on its way."""
+    lost = world.store_faults.lose_next(lands_after_s)
+    try:
+        async with asyncio.timeout(WAIT_S):
+            await lost.wait()
+    except TimeoutError:
+        world.store_faults.lose_next(None)
+        return False
+    return True
+
+
+async def _transfer(world: World, to: SimNode) -> None:
+    leader = world.leader()
+    if leader is None or leader is to:
+        return
+    with suppress(AcordoError, TimeoutError):
+        await leader.call(lambda: leader.coordinator.transfer(to.name, timeout_s=1.0))
+        world.counts["transfers"] += 1
+        world.say("transferred", to=to.name)
+
+
+HARMS = {
+    "deaf_leader": deaf_leader, "split_power": split_power, "rivals": rivals, "old_answers": old_answers,
+    "late_commit": late_commit, "left_behind": left_behind, "slow_successor": slow_successor, "undercut": undercut,
+}  # fmt: skip
