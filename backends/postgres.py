@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import asyncpg  # type: ignore[import-untyped]  # ships no types
 import msgspec
+from prometheus_client import Counter
 
 from backends import postgres_sql as sql
 from backends.fence import check_group, empty_row, outranks, range_of
@@ -65,6 +66,12 @@ _UNKNOWN: Final = (
     OSError,
 )
 _ROLLED_BACK: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
+
+_FAILURES: Final = Counter(
+    "acordo_store_failures", "Transactions that the SQL server did not settle, by what is known of them", ["result"]
+)
+for _result in ("unavailable", "unknown", "rolled_back"):
+    _FAILURES.labels(_result)  # shown as 0 before the first: a rate needs a beginning
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_body = msgspec.msgpack.Decoder(tuple[Recorded, ...]).decode
@@ -179,6 +186,7 @@ class PostgresStore:
             try:
                 connection = await pool.acquire(timeout=max(deadline - loop.time(), 0.001))
             except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+                _FAILURES.labels("unavailable").inc()
                 raise BackendUnavailable(self.name, f"no connection: {exc!r}") from exc
             broken = True
             try:
@@ -186,11 +194,13 @@ class PostgresStore:
                 broken = False
                 return found
             except _UNKNOWN as exc:
+                _FAILURES.labels("unknown" if writes else "unavailable").inc()
                 if writes:
                     raise OutcomeUnknown(f"{self.name}: lost the answer: {exc!r}") from exc
                 raise BackendUnavailable(self.name, f"{exc!r}") from exc
             except _ROLLED_BACK as exc:
                 broken = False
+                _FAILURES.labels("rolled_back").inc()
                 if loop.time() + back_off_s >= deadline:
                     raise BackendUnavailable(self.name, f"rolled back until the time was up: {exc!r}") from exc
             except asyncpg.UniqueViolationError as exc:  # facts of the same head exclude it
@@ -199,6 +209,7 @@ class PostgresStore:
             except asyncpg.PostgresError as exc:
                 # A server that became a standby keeps refusing: the next connection looks for one that takes writes.
                 broken = isinstance(exc, asyncpg.ReadOnlySQLTransactionError)
+                _FAILURES.labels("unavailable").inc()
                 raise BackendUnavailable(self.name, f"refused: {exc!r}") from exc
             finally:
                 if broken:

@@ -157,7 +157,8 @@ class Committer:
         self._mine = {}
         if self.refusal is not None:
             _log.info("store accepted again", term=term)
-        self.refusal, self.store_trouble = None, None
+        self.refusal = None
+        self._well()
         if self.taken != term:
             self.taken = term
             self._log.open_reads(term)
@@ -436,7 +437,7 @@ class Committer:
             _log.warning("group fenced off", first=group.row.first, last=group.row.last, head=result.head.last)
             return "unknown"
         assert isinstance(result, Appended)
-        self.store_trouble = None
+        self._well()
         self._batch_max = min(self._batch_max * 2, self._settings.group_intents_max)
         return "committed"
 
@@ -480,6 +481,11 @@ class Committer:
         if self.store_trouble is None:
             _log.warning("store in trouble", error=str(exc) or type(exc).__name__)
         self.store_trouble = str(exc) or type(exc).__name__
+
+    def _well(self) -> None:
+        if self.store_trouble is not None:
+            _log.info("store answers again")
+        self.store_trouble = None
 
     async def _wait_news(self, seconds: float | None) -> bool:
         """Wait for news; False when there was none for so long."""

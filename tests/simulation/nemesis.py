@@ -21,11 +21,21 @@ async def torment(world: World, until_s: float) -> None:
     loop, rng = asyncio.get_running_loop(), world.rng_of("nemesis")
     if world.plan.restores:
         loop.call_at(rng.uniform(0.4, 0.8) * until_s, _restore, world, rng)
+    aiming: asyncio.Task[None] | None = None
     async with asyncio.TaskGroup() as group:
         while loop.time() < until_s:
             await asyncio.sleep(rng.expovariate(1 / 0.7))
             kind = rng.choice(world.plan.faults)
-            group.create_task(HARMS[kind](world, rng))
+            if kind not in aimed.HARMS:
+                group.create_task(HARMS[kind](world, rng))
+            elif aiming is None or aiming.done():  # one at a time, or each would spoil the moment of the other
+                aiming = group.create_task(_aimed(world, rng, kind))
+
+
+async def _aimed(world: World, rng: random.Random, kind: str) -> None:
+    world.say("aims", at=kind)
+    await HARMS[kind](world, rng)
+    await asyncio.sleep(rng.uniform(0.3, 1.0))
 
 
 def heal(world: World) -> None:

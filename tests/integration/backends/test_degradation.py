@@ -20,6 +20,7 @@ from acordo.errors import AcordoError, NotApplied
 from chaos.proxy import Link
 from cluster.runner import LocalCluster
 from tests.integration.backends.conftest import started, until
+from tests.integration.backends.test_chain import Subscriber
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import Server
 from tests.servers.rabbitmq import RabbitCluster, RabbitServer
@@ -36,10 +37,11 @@ class Stand:
     def __init__(self, cluster: LocalCluster, link: Link, client: Client, http: aiohttp.ClientSession) -> None:
         self.cluster, self.link, self.client, self.http = cluster, link, client, http
         self.acknowledged: dict[str, str] = {}
+        self.revisions: list[int] = []
 
     async def write(self, key: str, *, timeout_s: float = 20) -> None:
         self.acknowledged[key] = key
-        await self.client.put(key, key, timeout_s=timeout_s)
+        self.revisions.append((await self.client.put(key, key, timeout_s=timeout_s)).revision)
 
     async def ready(self) -> str:
         """Return what a node says on /readyz?verbose, with the status before it."""
@@ -75,8 +77,9 @@ class Stand:
             found = await self.client.get(key, timeout_s=20)
             assert found is not None and found.text == value, key
 
-    def logged(self, text: str) -> bool:
-        return any(text in node.log.read_text() for node in self.cluster.nodes.values())
+    def logged(self, text: str) -> int:
+        """Count how often all nodes have logged it."""
+        return sum(node.log.read_text().count(text) for node in self.cluster.nodes.values())
 
     def starts(self) -> int:
         return sum(node.starts for node in self.cluster.nodes.values())
@@ -146,9 +149,12 @@ async def _store_dies(stand: Stand, server: PostgresServer) -> None:
     """Writes wait or fail, never wrongly; not ready; what is in memory is still served; nothing is lost."""
     await stand.write("before-death")
     await stand.client.get("before-death")
+    failures, troubles = await stand.metric("acordo_store_failures_total"), stand.logged("store in trouble")
     server.kill()
     with pytest.raises(AcordoError):
         await stand.client.put("while-dead", "x", timeout_s=2)
+    await until(lambda: stand.logged("store in trouble") > troubles, "the leader tells")
+    assert await stand.metric("acordo_store_failures_total") > failures
     await until(lambda: stand.says("503 "), "a node is not ready without its store")
     assert "[-]store failed" in await stand.ready()
     found = await stand.client.get("before-death", level="stale", timeout_s=5)
@@ -156,13 +162,16 @@ async def _store_dies(stand: Stand, server: PostgresServer) -> None:
     assert await stand.alive()
     server.start()
     await stand.write("after-death", timeout_s=60)
+    assert stand.logged("store answers again")
     await stand.verify()
 
 
 async def _store_hangs(stand: Stand, server: PostgresServer) -> None:
+    troubles = stand.logged("store in trouble")
     async with hanging(server):
         with pytest.raises(AcordoError):
             await stand.client.put("while-hanging", "x", timeout_s=3)
+        await until(lambda: stand.logged("store in trouble") > troubles, "the leader tells")
         assert await stand.alive()
         await until(lambda: stand.says("[-]store failed"), "a node says that the store hangs")
     await stand.write("after-hanging", timeout_s=60)
@@ -182,8 +191,10 @@ async def _store_refuses(stand: Stand) -> None:
     """A server that takes no connection is as good as dead, until it takes them again."""
     stand.link.up.cut = stand.link.down.cut = True
     stand.link.close_all()
+    troubles = stand.logged("store in trouble")
     with pytest.raises(AcordoError):
         await stand.client.put("while-refusing", "x", timeout_s=3)
+    await until(lambda: stand.logged("store in trouble") > troubles, "the leader tells")
     assert stand.link.up.refused + stand.link.up.withheld > 0
     assert await stand.alive()
     stand.link.heal()
@@ -200,7 +211,11 @@ async def _store_restarts_empty(stand: Stand, server: PostgresServer) -> None:
     server.start()
     with pytest.raises(AcordoError):
         await stand.client.put("into-the-void", "x", timeout_s=5)
-    await until(lambda: stand.says("503 "), "no node takes the empty store for its own")
+    await until(lambda: stand.says("[-]ledger failed"), "no node takes the empty store for its own")
+    assert stand.logged("store is not what was settled: refusing")
+    assert await stand.metric("acordo_store_refused") >= 1
+    async with stand.http.get(next(iter(stand.cluster.nodes.values())).url + "/v1/kv/unheard-of") as reply:
+        assert (reply.status, (await reply.json())["code"]) == (503, "store_refused"), "no read of the store either"
 
 
 async def test_store_fails_over(tmp_path: Path) -> None:
@@ -238,6 +253,7 @@ async def test_cache(tmp_path: Path) -> None:
 
 
 async def _cache_hurt(stand: Stand, server: RedisServer, how: str) -> None:
+    left_out, answers = stand.logged("redis left out"), stand.logged("redis answers")
     match how:
         case "dies":
             server.kill()
@@ -263,7 +279,7 @@ async def _cache_hurt(stand: Stand, server: RedisServer, how: str) -> None:
         assert (await stand.ready()).startswith("200 ")
         if how in ("dies", "hangs", "slow", "refuses"):
             await until(lambda: _exercised(stand), "a breaker opens")
-            assert stand.logged("redis left out")
+            assert stand.logged("redis left out") > left_out
     finally:
         match how:
             case "dies":
@@ -275,6 +291,7 @@ async def _cache_hurt(stand: Stand, server: RedisServer, how: str) -> None:
             case "refuses":
                 stand.link.heal()
     await _cache_mends(stand)
+    assert stand.logged("redis answers") > answers or stand.logged("redis left out") == left_out
 
 
 async def _exercised(stand: Stand) -> bool:
@@ -333,15 +350,32 @@ async def test_broadcast(tmp_path: Path) -> None:
             await stand.write("dead-at-start")
             assert (await stand.ready()).startswith("200 ")
             assert await stand.says("[-]broadcast degraded")
+            assert stand.logged("no broker: changes wait in the ledger") == 3
             server.start()
             await _broadcast_mends(stand)
-            for hurt in ("dies", "hangs", "slow", "refuses", "restarts empty"):
+            outside, bound = Subscriber(), asyncio.Event()
+            listening = asyncio.create_task(outside.run(server.url, bound))
+            await asyncio.wait_for(bound.wait(), 60)
+            stand.revisions.clear()  # what was told before somebody listened
+            for hurt in ("dies", "hangs", "slow", "refuses"):
                 await _broadcast_hurt(stand, server, hurt)
+                await until(lambda: set(stand.revisions) <= {c.revision for c in outside.heard}, f"all told: {hurt}")
+            firsts = list(dict.fromkeys(change.revision for change in outside.heard))
+            assert firsts == sorted(stand.revisions), "in order, and nothing that was not acknowledged"
+            await _broadcast_hurt(stand, server, "restarts empty")
+            await until(lambda: _told_again(stand, outside), "who binds anew is told again")
+            listening.cancel()
             assert stand.starts() == 3
             await stand.verify()
 
 
+async def _told_again(stand: Stand, outside: Subscriber) -> bool:
+    await stand.write("after-empty")
+    return outside.heard[-1].revision >= stand.revisions[-2]
+
+
 async def _broadcast_hurt(stand: Stand, server: RabbitServer, how: str) -> None:
+    waits, goes_on = stand.logged("broadcast waits"), stand.logged("broadcast goes on")
     match how:
         case "dies":
             server.kill()
@@ -360,8 +394,9 @@ async def _broadcast_hurt(stand: Stand, server: RabbitServer, how: str) -> None:
         await asyncio.gather(*(stand.write(f"{how}-{n}", timeout_s=5) for n in range(50)))
         if how in ("dies", "hangs", "refuses"):
             assert (await stand.ready()).startswith("200 ")
-            await until(lambda: stand.logged("broadcast waits"), "the lag is logged")
+            await until(lambda: stand.logged("broadcast waits") > waits, "the lag is logged")
             assert await _lags(stand) > 0
+            assert await stand.says("[-]broadcast degraded")
     finally:
         match how:
             case "dies":
@@ -373,6 +408,8 @@ async def _broadcast_hurt(stand: Stand, server: RabbitServer, how: str) -> None:
             case "refuses":
                 stand.link.heal()
     await _broadcast_mends(stand)
+    if how in ("dies", "hangs", "refuses"):
+        assert stand.logged("broadcast goes on") > goes_on
 
 
 async def _lags(stand: Stand) -> int:
