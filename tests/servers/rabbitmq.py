@@ -116,6 +116,15 @@ class RabbitCluster:
     def url(self) -> str:
         return "amqp://guest:guest@" + ",".join(f"127.0.0.1:{each.port}" for each in self.brokers) + "/"
 
+    def leader(self, queue: str) -> RabbitServer:
+        """Return the broker that leads a quorum queue."""
+        for alive in (each for each in self.brokers if each.process is not None):
+            for line in alive.control("list_queues", "--no-table-headers", "name", "leader").splitlines():
+                name, _, node = line.partition("\t")
+                if name == queue:
+                    return next(each for each in self.brokers if each.node == node.strip())
+        raise LookupError(queue)
+
     def __enter__(self) -> RabbitCluster:
         for each in self.brokers:
             each.start()
