@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate", type=float, help="operations per second and workload, open loop (default: closed loop)"
     )
     parser.add_argument("--pause", type=float, default=0.01, metavar="S", help="mean pause of a client (%(default)g)")
+    parser.add_argument("--hot", type=int, default=0, metavar="KEYS", help="register: so few keys, read back at once")
+    parser.add_argument("--operations", type=int, default=0, help="go on until so many (at most 3 times --time)")
+    parser.add_argument("--faults", type=int, default=0, help="go on until so many bit (at most 3 times --time)")
     parser.add_argument("--nodes", type=int, default=3, help="nodes of a local cluster (default: %(default)s)")
     parser.add_argument(
         "--servers", default="", help="local target: private servers as back ends: postgres,redis,rabbitmq"
@@ -91,6 +94,8 @@ def _plan(args: argparse.Namespace) -> Plan:
         ) from exc
     if args.time <= 0 or args.clients < 1 or not 1 <= args.nodes <= 9 or (args.rate is not None and args.rate <= 0):
         raise ValueError("--time, --clients and --rate must be above 0, --nodes from 1 to 9")
+    if min(args.hot, args.operations, args.faults) < 0:
+        raise ValueError("--hot, --operations and --faults must not be below 0")
     servers = tuple(s.strip() for s in args.servers.split(",") if s.strip())
     if strange := set(servers) - {"postgres", "redis", "rabbitmq"}:
         raise ValueError(f"no server {sorted(strange)[0]!r}; known are postgres, redis, rabbitmq")
@@ -106,6 +111,9 @@ def _plan(args: argparse.Namespace) -> Plan:
         clients=args.clients,
         rate=args.rate,
         pause_s=args.pause,
+        hot=args.hot,
+        operations=args.operations,
+        faults=args.faults,
         nodes=args.nodes,
         servers=servers,
         at_once=args.at_once,

@@ -52,6 +52,9 @@ FINISH_WITHIN_S: Final = 90.0
 TOLD_MAX: Final = 3
 """Undecided findings of one checker that are told one by one."""
 BASE_PORT: Final = 23000
+STEPS_TOLD: Final = 40
+LONGER: Final = 3
+"""A run that is to reach so many operations or faults may take so many times its time."""
 
 
 class TargetUnfit(Exception):
@@ -70,6 +73,11 @@ class Plan:
     clients: int = 6
     rate: float | None = None
     pause_s: float = 0.01
+    hot: int = 0
+    operations: int = 0
+    """The run goes on past its time until so many operations ended …"""
+    faults: int = 0
+    """… and so many faults bit; at most LONGER times as long."""
     nodes: int = 3
     servers: tuple[str, ...] = ()
     at_once: bool = False
@@ -92,6 +100,9 @@ class Plan:
             words.append(f"--nemesis {','.join(self.families)}")
         words += [f"--time {self.seconds:g}", f"--seed {self.seed}", f"--clients {self.clients}"]
         words += [f"--rate {self.rate:g}"] if self.rate else [f"--pause {self.pause_s:g}"]
+        words += [f"--hot {self.hot}"] if self.hot else []
+        words += [f"--operations {self.operations}"] if self.operations else []
+        words += [f"--faults {self.faults}"] if self.faults else []
         words += [f"--nodes {self.nodes}"] if self.target == "local" and self.nodes != 3 else []
         words += [f"--servers {','.join(self.servers)}"] if self.servers else []
         words += ["--at-once"] if self.at_once else []
@@ -151,8 +162,10 @@ async def run(plan: Plan, *, interrupt: Interrupt | None = None) -> Result:
     _say(plan, f"seed {plan.seed}, workloads {', '.join(plan.workloads)}, run kept in {plan.folder}")
     if steps:
         _say(plan, f"faults planned (those that fit into {plan.seconds:g} s are inflicted, in this order):")
-        for step in steps:
+        for step in steps[:STEPS_TOLD]:
             _say(plan, f"  {step}")
+        if len(steps) > STEPS_TOLD:
+            _say(plan, f"  … and {len(steps) - STEPS_TOLD} more (all of them: {SETTLED_FILE})")
     else:
         _say(plan, "no faults injected")
     async with target_of(plan) as target:
@@ -173,7 +186,7 @@ async def run(plan: Plan, *, interrupt: Interrupt | None = None) -> Result:
 
 def schedule_of(plan_: Plan) -> list[Step]:
     """Return the faults that the seed plans."""
-    return plan(plan_.families, plan_.seconds, plan_.seed)
+    return plan(plan_.families, plan_.seconds * (LONGER if plan_.operations or plan_.faults else 1), plan_.seed)
 
 
 @contextlib.asynccontextmanager
@@ -260,7 +273,9 @@ async def _loaded(plan: Plan, target: Target, result: Result, interrupt: Interru
     stamp = f"{time.time_ns():x}"
     prefix = f"chaos/{plan.seed}/{stamp}/"
     load = {
-        name: Load(target.urls, plan.seed, prefix, clients=plan.clients, rate=plan.rate, pause_s=plan.pause_s)
+        name: Load(
+            target.urls, plan.seed, prefix, clients=plan.clients, rate=plan.rate, pause_s=plan.pause_s, hot=plan.hot
+        )
         for name in plan.workloads
     }
     header: dict[str, Any] = {"began": plan.began, "command": plan.command}
@@ -290,7 +305,7 @@ async def _loaded(plan: Plan, target: Target, result: Result, interrupt: Interru
             if not await target.healthy(HEALTHY_WITHIN_S):
                 result.weak.append(f"the cluster was not healthy within {HEALTHY_WITHIN_S:g} s after the last fault")
             try:
-                async with asyncio.timeout(FINISH_WITHIN_S):
+                async with asyncio.timeout(max(FINISH_WITHIN_S, plan.seconds / 4)):
                     await asyncio.gather(*loads)
                     for workload in workloads:
                         await workload.finish(workload.workers)
@@ -299,7 +314,7 @@ async def _loaded(plan: Plan, target: Target, result: Result, interrupt: Interru
                     if left:
                         result.weak.append(f"{left} unknown writes could not be looked up")
             except TimeoutError:
-                result.weak.append(f"the last operations and look-ups were not over within {FINISH_WITHIN_S:g} s")
+                result.weak.append("the last operations and look-ups were not over in time")
                 for task in loads:
                     task.cancel()
             quiet.set()
@@ -314,6 +329,14 @@ async def _disturb(plan: Plan, target: Target, recorder: Recorder, result: Resul
     """Inflict the steps one after another (or a lane each) until the time or the steps are over, or Ctrl-C."""
     loop = asyncio.get_running_loop()
     ends = loop.time() + plan.seconds
+    latest = ends + (LONGER - 1) * plan.seconds
+
+    def over() -> bool:
+        """Say whether the time is over, and all that was asked for is reached or out of reach."""
+        bit = sum(f.proof is not None for f in result.inflicted)
+        reached = recorder.count() >= plan.operations and bit >= plan.faults
+        return loop.time() >= (ends if reached else latest)
+
     lanes: dict[str, list[Step]] = {}
     for step in result.schedule:
         lane = "+".join(sorted(plan.nemeses[step.nemesis].needs)) if plan.at_once else ""
@@ -321,11 +344,12 @@ async def _disturb(plan: Plan, target: Target, recorder: Recorder, result: Resul
 
     async def one(lane: list[Step]) -> None:
         for step in lane:
-            if loop.time() + step.gap_s >= ends and not plan.steps:
+            lasts = not (plan.operations or plan.faults or plan.steps)
+            if over() or (lasts and loop.time() + step.gap_s >= ends):
                 return
             await asyncio.sleep(step.gap_s)
             nemesis = plan.nemeses[step.nemesis](target, Random(f"{plan.seed}/{step.number}"))
-            hold_s = step.hold_s if plan.steps else max(0.5, min(step.hold_s, ends - loop.time()))
+            hold_s = max(0.5, min(step.hold_s, ends - loop.time())) if lasts else step.hold_s
             result.inflicted.append(await inflict(nemesis, recorder, hold_s))
             if not plan.at_once:
                 await target.healthy(HEALTHY_WITHIN_S)
@@ -338,8 +362,8 @@ async def _disturb(plan: Plan, target: Target, recorder: Recorder, result: Resul
     faults, asked = asyncio.create_task(all_lanes()), asyncio.create_task(interrupt.asked.wait())
     try:
         await asyncio.wait({faults, asked}, return_when=asyncio.FIRST_COMPLETED)
-        while not interrupt.asked.is_set() and (left_s := ends - loop.time()) > 0:
-            await collect.wait(interrupt.asked, left_s)
+        while not interrupt.asked.is_set() and not over():
+            await collect.wait(interrupt.asked, min(max(ends - loop.time(), 0.05), PROGRESS_S))
     finally:
         asked.cancel()
         faults.cancel()
@@ -357,6 +381,8 @@ def _thin(plan: Plan, target: Target, recorder: Recorder, workloads: Sequence[Wo
             found.append(f"too little traffic: {done} operations of {workload.name} took effect, {least} are the least")
         if workload.complaints:
             found.append(f"{workload.name} was told that it asks wrongly: {workload.complaints[0]}")
+    if recorder.count() < plan.operations:
+        found.append(f"{recorder.count()} operations, {plan.operations} were asked for")
     silent = len(target.nodes) - len(recorder.nodes)
     if silent > 0:
         found.append(f"{silent} of {len(target.nodes)} nodes answered nothing")
@@ -441,6 +467,9 @@ def _judge(plan: Plan, result: Result) -> None:
             result.weak.append(f"{fault.nemesis} did not bite" + (f": {fault.error}" if fault.error else ""))
         elif fault.error is not None:
             result.weak.append(f"{fault.nemesis}: {fault.error}")
+    bit = sum(f.proof is not None for f in result.inflicted)
+    if bit < plan.faults:
+        result.weak.append(f"{bit} faults bit, {plan.faults} were asked for")
     tried = {f.nemesis for f in result.inflicted}
     for family, names in plan.families.items():
         if not tried & set(names):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
@@ -20,6 +21,7 @@ import aiohttp
 
 from acordo.client import Client
 from acordo.errors import AcordoError
+from chaos import wallclock
 from chaos.proxy import Mesh
 from chaos.servers import Servers
 from cluster.config import PREFIX, RAFT_PORT_OFFSET, RunnerSettings
@@ -29,10 +31,7 @@ PROBE_TIMEOUT_S: Final = 1.0
 HEALTHY_WITHIN_S: Final = 60.0
 POLL_S: Final = 0.05
 REACH_WITHIN_S: Final = 5.0
-FAKETIME: Final = tuple(
-    Path(folder) / "faketime" / "libfaketimeMT.so.1"
-    for folder in ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
-)
+NODE: Final = (sys.executable, "-m", "node")
 
 
 class Target(Protocol):
@@ -128,8 +127,10 @@ class LocalTarget:
         clocks: bool = False,
     ) -> None:
         self.settings, self.extra, self.command = settings, dict(extra or {}), command
-        self.servers = servers
-        self.faketime = _faketime() if clocks else None
+        self.servers, self.clocks = servers, clocks
+        if clocks:
+            python, *_, module = command or NODE
+            self.command = (python, "-m", "chaos.wallclock", module)
         self.mesh = Mesh(rng)
         self.nodes: tuple[str, ...] = tuple(f"n{n + 1}" for n in range(settings.nodes))
         self.lines: list[str] = []
@@ -189,21 +190,15 @@ class LocalTarget:
     @property
     def abilities(self) -> frozenset[str]:
         servers = self.servers.names if self.servers is not None else ()
-        clocks = ("clocks",) if self.faketime is not None else ()
+        clocks = ("clocks",) if self.clocks else ()
         return frozenset({"processes", "links", "files", "members", "raft-ports", *servers, *clocks})
 
     def _clock(self, node: str) -> dict[str, str]:
-        """Return what lets the node's wall clock be set off: it reads its offset from a file every second."""
-        if self.faketime is None:
+        """Return what lets the node's wall clock be set off."""
+        if not self.clocks:
             return {}
         self.set_clock(node, 0.0)
-        return {
-            "LD_PRELOAD": str(self.faketime),
-            "FAKETIME_TIMESTAMP_FILE": str(self._clock_file(node)),
-            "FAKETIME_CACHE_DURATION": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "DONT_FAKE_MONOTONIC": "1",
-        }
+        return {wallclock.VARIABLE: str(self._clock_file(node))}
 
     def _clock_file(self, node: str) -> Path:
         return self.settings.data.absolute().parent / f"clock-{node}"
@@ -290,11 +285,6 @@ class LocalTarget:
 
     def resume(self, node: str) -> None:
         self._process(node).signal(signal.SIGCONT)
-
-
-def _faketime() -> Path | None:
-    """Return the library that fakes a process's time, None when it is not installed."""
-    return next((p for p in FAKETIME if p.exists()), None)
 
 
 class UrlTarget:

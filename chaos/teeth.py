@@ -37,15 +37,17 @@ class Tooth:
     """Inflicted one after another, in every round."""
     clients: int = 8
     pause_s: float = 0.004
+    hot: int = 0
+    """Keys in use at a time, read back at once (`register`); 0: the usual number."""
 
 
 TEETH: Final = (
     Tooth("reads-without-a-round", "register", ("isolate-follower", "isolate-follower")),
-    Tooth("leader-trusts-itself", "register", ("isolate-leader", "pause-leader", "isolate-leader")),
-    Tooth("late-reads-join-a-round", "register", ("slow",)),
+    Tooth("leader-trusts-itself", "register", ("late-echo",), clients=12, hot=4),
+    Tooth("late-reads-join-a-round", "register", ("slow-follower", "slow-follower"), clients=12, hot=4),
     Tooth("no-quorum-reads-memory", "register", ("isolate-follower", "isolate-leader")),
-    Tooth("judge-off-by-one", "register", ("slow",)),
-    Tooth("touch-at-settle", "register", ("slow",)),
+    Tooth("judge-off-by-one", "register", ("slow",), clients=6, pause_s=0.001, hot=1),
+    Tooth("touch-at-settle", "register", ("slow",), clients=12, pause_s=0.001, hot=2),
     Tooth("as-of-ordered", "register", ("slow",)),
     Tooth("session-position-ignored", "session", ("slow",)),
     Tooth("stale-age-from-now", "stale", ("isolate-follower",)),
@@ -164,6 +166,7 @@ async def bite(tooth: Tooth, seed: int, folder: Path, budget_s: float = BUDGET_S
             seed=seed + round_,
             clients=tooth.clients,
             pause_s=tooth.pause_s,
+            hot=tooth.hot,
             quiet=True,
             node_command=NODE,
             node_environ={"ACORDO_TEST_ALLOW_BUGS": "1", "ACORDO_TEST_BUG": tooth.bug},

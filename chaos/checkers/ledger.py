@@ -79,6 +79,9 @@ def _told(ledger: Ledger, o: Operation) -> list[Finding]:
         why = f"{o.op} {o.op_id} was refused for good, and took effect at revision {found}"
         return [Finding("failed_write_applied", why, key=o.key, operations=(o,))]
     if not effect:
+        if o.outcome == "ok" and o.op == "delete" and found is not None and (keys := ledger.entries[found].keys):
+            why = f"delete {o.op_id} was told that its key was absent, and yet changed {keys[0]!r} at revision {found}"
+            return [Finding("effect_of_nothing", why, key=o.key, operations=(o,))]
         if o.outcome == "ok" and o.op == "cas" and found is not None:
             why = f"cas {o.op_id} was told that its guard failed, and took effect at revision {found}"
             return [Finding("failed_write_applied", why, key=o.key, operations=(o,))]

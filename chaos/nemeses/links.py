@@ -14,6 +14,9 @@ from chaos.targets import Links, Target
 FLAP_S: Final = (0.2, 1.2)
 DELAY_S: Final = 0.05
 JITTER_S: Final = 0.02
+ECHO_S: Final = 1.5
+"""How late a leader hears its peers in the end."""
+ECHO_STEPS: Final = 30
 LOSS: Final = 0.2
 RESET: Final = 0.01
 
@@ -245,6 +248,56 @@ class SlowOne(Slow):
 
     name: ClassVar[str] = "slow-one"
     whom: ClassVar[str] = "one"
+
+
+class SlowFollower(Slow):
+    """A follower far away from its peers, and close to its clients: it hears late of what others tell theirs."""
+
+    name: ClassVar[str] = "slow-follower"
+    whom: ClassVar[str] = "follower"
+    clients_too: ClassVar[bool] = False
+
+
+class LateEcho(_OnLinks):
+    """The leader hears what its peers said long ago, and they hear it no more: it believes for a while that it leads.
+
+    The delay grows bit by bit, so that answers never pause; then the way from the leader is cut.
+    """
+
+    name: ClassVar[str] = "late-echo"
+
+    async def choose(self) -> tuple[str, ...]:
+        self.before = self._count()
+        return await some(self.target, self.rng, "leader")
+
+    def _others(self) -> list[str]:
+        return [n for n in self.target.nodes if n not in self.targets]
+
+    async def start(self) -> None:
+        self._delay(ECHO_S / ECHO_STEPS)
+
+    def _delay(self, seconds: float) -> None:
+        for leader in self.targets:
+            for other in self._others():
+                for weather in self.mesh.towards(other, leader):
+                    weather.delay_s = seconds
+
+    async def hold(self, seconds: float) -> None:
+        for step in range(1, ECHO_STEPS + 1):
+            self._delay(ECHO_S * step / ECHO_STEPS)
+            await asyncio.sleep(2 * ECHO_S / ECHO_STEPS)
+        for leader in self.targets:
+            for other in self._others():
+                self.mesh.cut(leader, other)
+        await asyncio.sleep(seconds)
+
+    async def proof(self) -> str | None:
+        grown = self._grown()
+        late = [f"{o} → {n}" for n in self.targets for o in self._others()]
+        cut = [f"{n} → {o}" for n in self.targets for o in self._others()]
+        if not late or not all(name in grown for name in late + cut):
+            return None
+        return "late " + ", ".join(f"{grown[n]} × {n}" for n in late) + "; withheld " + ", ".join(cut)
 
 
 class Lossy(_WorseLinks):

@@ -62,6 +62,8 @@ class Load:
     pause_s: float = 0.0
     """Mean pause of a client between two operations of a closed loop."""
     timeout_s: float = OPERATION_TIMEOUT_S
+    hot: int = 0
+    """Above 0: `register` uses so many keys at a time, reads back at once what it wrote, and some clients only read."""
     shed: int = 0
 
 

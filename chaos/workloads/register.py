@@ -17,6 +17,9 @@ MIX: Final = (("get", 45), ("put", 28), ("cas", 14), ("swap", 6), ("delete", 5),
 """Operations and their weights. `cas` compares values, `swap` revisions; `again` repeats an acknowledged put's
 op_id."""
 
+AGAIN_SHARE: Final = 0.4
+"""Deletes after which the key, absent by now, is deleted once more."""
+
 
 class Register(Workload):
     """Single keys under all writes that single keys have."""
@@ -25,14 +28,26 @@ class Register(Workload):
 
     def __init__(self, load: Load, recorder: Recorder) -> None:
         super().__init__(load, recorder)
-        self.keys = Rotation(self.prefix, self.rng, SLOTS)
+        self.slots = load.hot or SLOTS
+        self.keys = Rotation(self.prefix, self.rng, self.slots)
         self.recent: dict[str, deque[str | None]] = {}
         """Values lately seen or written, by key: what swaps expect."""
 
     async def step(self, worker: Worker) -> None:
         names, weights = zip(*MIX, strict=True)
         op = worker.rng.choices(names, weights)[0]
-        key = self.keys.key(worker.rng.randrange(SLOTS))
+        key = self.keys.key(worker.rng.randrange(self.slots))
+        if self.load.hot:
+            if worker.number // len(self.load.urls) % 2:
+                op = "get"
+            await self.one(worker, op, key)
+            if op != "get":
+                await self.get(worker, key)
+        else:
+            await self.one(worker, op, key)
+
+    async def one(self, worker: Worker, op: str, key: str) -> None:
+        """Make one operation of the mix."""
         match op:
             case "get":
                 await self.get(worker, key)
@@ -120,6 +135,8 @@ class Register(Workload):
         done = await worker.do("delete", call, key=key, op_id=op_id)
         if done.outcome == "ok":
             self._saw(key, None)
+            if worker.rng.random() < AGAIN_SHARE:
+                await self.delete(worker, key)
 
     async def again(self, worker: Worker) -> None:
         """Send an acknowledged put once more under its op_id: it must be told its first revision, and change nothing.
@@ -142,7 +159,7 @@ class Register(Workload):
     async def finish(self, workers: Sequence[Worker]) -> None:
         """Read every key that is still in use through every node."""
         for worker in workers[: len(self.load.urls)]:
-            for slot in range(SLOTS):
+            for slot in range(self.slots):
                 await self.get(worker, self.keys.present(slot))
 
     def _saw(self, key: str, value: str | None) -> None:

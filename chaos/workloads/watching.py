@@ -20,6 +20,8 @@ from chaos.workloads.base import Load, Seen, Worker, Workload
 KEYS: Final = 12
 RECONNECT_S: Final = (1.0, 6.0)
 """A watcher leaves on purpose after so long, and goes on at another node."""
+AWAY_S: Final = 1.5
+"""… and half of the time only after a while of at most so long: then what it missed is not the newest any more."""
 CATCH_UP_S: Final = 30.0
 """How long watchers may take to reach the end once writing stopped."""
 RETRY_S: Final = 0.2
@@ -45,6 +47,8 @@ class Watcher:
                     await self._one(clients[at])
             except TimeoutError:
                 self._record("closed")
+                if not self.workload.over and self.rng.random() < 0.5:
+                    await asyncio.sleep(self.rng.uniform(0, AWAY_S))
             except Pruned:
                 self._record("gone")
                 self.position = None
@@ -103,6 +107,8 @@ class Watching(Workload):
         names = [f"w{n}" for n in range(len(load.urls))]
         self.watchers = [Watcher(name, self.prefix, self, Random(f"{load.seed}/{name}")) for name in names]
         self.watchers.append(Watcher("part", f"{self.prefix}k1", self, Random(f"{load.seed}/part")))
+        self.over = False
+        """Writing has stopped."""
         self.newest = 0
         """Highest revision acknowledged to a writer."""
 
@@ -110,6 +116,7 @@ class Watching(Workload):
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
             following = [tasks.create_task(w.follow(stack)) for w in self.watchers]
             await super().run(stop)
+            self.over = True
             await self._catch_up()
             for task in following:
                 task.cancel()

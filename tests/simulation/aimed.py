@@ -22,16 +22,18 @@ WAIT_S = 2.0
 
 
 async def deaf_leader(world: World, rng: random.Random) -> None:
-    """Let a leader hear answers that are old: its followers have turned to another when they come."""
+    """Let a leader hear answers that are old: its followers have turned to another when they come, all but one of five."""
     leader, others = _led(world)
     if leader is None or len(others) < 2:
         return
+    faithful = [others.pop(rng.randrange(len(others)))] if len(others) == 4 else []
     lag_s = rng.uniform(0.5, 1.5)
     _lag(world, others, leader, lag_s)
     await asyncio.sleep(lag_s + rng.uniform(0.2, 0.6))
     _cut(world, [leader], others, one_way=True)
+    _cut(world, faithful, others)
     await asyncio.sleep(rng.uniform(1.0, 2.5))
-    _join(world, [leader], others)
+    _join(world, [leader, *faithful], others)
     _lag(world, others, leader, 0.0)
 
 
@@ -54,15 +56,22 @@ async def split_power(world: World, rng: random.Random) -> None:
 
 
 async def rivals(world: World, rng: random.Random) -> None:
-    """Take the leader away while every message takes its time, so that followers stand at the same moment."""
+    """Take the leader away while every message takes its time: followers that do not hear each other stand at once."""
     leader, others = _led(world)
     if leader is None or len(others) < 2:
         return
     usual, world.network.delay_s = world.network.delay_s, rng.choice(((0.01, 0.012), (0.03, 0.035)))
+    rng.shuffle(others)
+    half = len(others) // 2
+    pairs = list(zip(others[:half], others[half:], strict=False)) if len(others) > 2 else []
+    for one, other in pairs:
+        _cut(world, [one], [other])
     await asyncio.sleep(0.1)
     leader.crash(power=False)
     world.counts["crashes"] += 1
     await asyncio.sleep(rng.uniform(0.8, 1.5))
+    for one, other in pairs:
+        _join(world, [one], [other])
     world.network.delay_s = usual
     leader.start()
 
@@ -93,7 +102,7 @@ async def old_answers(world: World, rng: random.Random) -> None:
 
 async def late_commit(world: World, rng: random.Random) -> None:
     """Let a commit land long after the power of all members, and with it the order it was of, has gone."""
-    if not await _commit_lost(world, rng.choice((0.5, 0.8, 1.2, 2.0))):
+    if not await _commit_lost(world, rng.uniform(0.4, 1.2)):
         return
     for node in list(world.nodes.values()):
         _power_cut(world, node)

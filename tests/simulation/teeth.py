@@ -45,9 +45,9 @@ LINKS: Final[dict[str, Any]] = {**LEADERS, "ghosts": True, "faults": ("partition
 DEAF: Final[dict[str, Any]] = {**LEADERS, "faults": ("deaf_leader",), "memory_bytes": 1 << 20}
 """A leader hears old answers while another leads."""
 SPLIT: Final[dict[str, Any]] = {**LEADERS, "faults": ("split_power",)}
-RIVALS: Final[dict[str, Any]] = {**LEADERS, "faults": ("rivals",)}
+RIVALS: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "faults": ("rivals",)}
 FIVE: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "chaos_s": 25.0, "faults": ("old_answers",)}
-LATE: Final[dict[str, Any]] = {**LOSS, "faults": ("late_commit",), "writes": 0.2}
+LATE: Final[dict[str, Any]] = {**LOSS, "faults": ("late_commit",), "writes": 0.03, "hostile": True, "memory_bytes": 1}
 """Commits land late, on ledgers that have gone on without them."""
 BEHIND: Final[dict[str, Any]] = {**LOSS, "faults": ("left_behind",), "hostile": True}
 SUCCESSOR: Final[dict[str, Any]] = {**LOSS, "faults": ("slow_successor",), "hostile": True, "memory_bytes": 1}
@@ -121,7 +121,7 @@ TEETH: Final = (
     Tooth("acknowledgements without their term", Plant("", core=faults.AcksWithoutTerm), FIVE),
     Tooth("votes for a log that is behind", Plant("", core=faults.AnyLogWins), LINKS),
     Tooth("ReadIndex without a quorum", Plant("", core=faults.NoQuorum), DEAF),
-    Tooth("a late joiner in a ReadIndex round", Plant("", core=faults.LateJoiner), DEAF),
+    Tooth("a late joiner in a ReadIndex round", Plant("", core=faults.LateJoiner), {**DEAF, "nodes": 5}),
     Tooth("a minority commits", Plant("", core=faults.MinorityLeads), LINKS),
 )  # fmt: skip
 
