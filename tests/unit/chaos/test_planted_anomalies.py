@@ -471,6 +471,11 @@ def test_the_ledger_and_what_clients_heard(anomaly: str) -> None:
     assert ledger.check(ideal().ledger, [fine]).verdict is Verdict.OK
 
 
+def test_a_delete_of_nothing_that_changed_something() -> None:
+    o = op(1, "delete", 0, 9, result=False, revision=4, op_id="op3")
+    assert ledger.check(ideal().ledger, [o]).anomalies == ("effect_of_nothing",)
+
+
 def test_a_refused_cas_that_took_effect() -> None:
     o = op(1, "cas", 0, 9, expected="a", value="b", result=False, op_id="op3")
     assert ledger.check(ideal().ledger, [o]).anomalies == ("failed_write_applied",)
