@@ -42,15 +42,16 @@ SEED: Final = int(os.environ.get("ACORDO_TEST_SEED", "5"))
 class Subscriber:
     """Record what the broadcast tells, from a durable queue of its own, as an outside system would."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "quorum") -> None:
         self.heard: list[Change] = []
+        self._kind = kind
 
     async def run(self, url: str, bound: asyncio.Event) -> None:
         while True:
 
             async def setup(channel: AbstractChannel) -> None:
                 await channel.exchange_declare(EXCHANGE, exchange_type="topic", durable=True)
-                await channel.queue_declare("outside", durable=True, arguments={"x-queue-type": "quorum"})
+                await channel.queue_declare("outside", durable=True, arguments={"x-queue-type": self._kind})
                 await channel.queue_bind("outside", EXCHANGE, "change.#")
 
                 async def take(message: DeliveredMessage) -> None:

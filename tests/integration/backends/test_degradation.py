@@ -203,7 +203,7 @@ async def _store_refuses(stand: Stand) -> None:
 
 
 async def _store_restarts_empty(stand: Stand, server: PostgresServer) -> None:
-    """An empty store is not taken for an empty cluster: writes and reads of the store are refused until adopted."""
+    """An empty store is not taken for an empty cluster: refused, until an operator restores it or adopts it."""
     server.kill()
     server.wipe()
     server.folder.mkdir(exist_ok=True)
@@ -211,11 +211,30 @@ async def _store_restarts_empty(stand: Stand, server: PostgresServer) -> None:
     server.start()
     with pytest.raises(AcordoError):
         await stand.client.put("into-the-void", "x", timeout_s=5)
-    await until(lambda: stand.says("[-]ledger failed"), "no node takes the empty store for its own")
+    await until(lambda: stand.says("does not exist"), "a node says that its tables are gone")  # and makes none
+    assert server.psql("SELECT count(*) FROM pg_class WHERE relname LIKE 'acordo%'") == "0"
+    # A node that starts makes tables, as for a new cluster; its members know better.
+    leader = await stand.cluster.leader()
+    stand.cluster.kill(next(name for name in stand.cluster.nodes if name != leader))
+    await until(
+        lambda: _shown(stand, "acordo_store_refused"), "the leader refuses a ledger that is not what was settled"
+    )
     assert stand.logged("store is not what was settled: refusing")
-    assert await stand.metric("acordo_store_refused") >= 1
-    async with stand.http.get(next(iter(stand.cluster.nodes.values())).url + "/v1/kv/unheard-of") as reply:
-        assert (reply.status, (await reply.json())["code"]) == (503, "store_refused"), "no read of the store either"
+    assert not server.psql("SELECT key FROM acordo_versions"), "nothing was written there"
+    for each in ("into-the-void", "unheard-of"):
+        with pytest.raises(AcordoError) as refused:
+            await stand.client.get(each, timeout_s=2)
+        assert "store" in str(refused.value)
+    await stand.client.adopt(timeout_s=30)
+    stand.acknowledged.clear()  # they are gone with the disk, and the operator has said so
+    await stand.write("after-adopting", timeout_s=60)
+    await stand.verify()
+
+
+async def _shown(stand: Stand, name: str) -> bool:
+    with contextlib.suppress(AssertionError, aiohttp.ClientError, TimeoutError):
+        return await stand.metric(name) >= 1
+    return False
 
 
 async def test_store_fails_over(tmp_path: Path) -> None:
@@ -353,7 +372,7 @@ async def test_broadcast(tmp_path: Path) -> None:
             assert stand.logged("no broker: changes wait in the ledger") == 3
             server.start()
             await _broadcast_mends(stand)
-            outside, bound = Subscriber(), asyncio.Event()
+            outside, bound = Subscriber("classic"), asyncio.Event()
             listening = asyncio.create_task(outside.run(server.url, bound))
             await asyncio.wait_for(bound.wait(), 60)
             stand.revisions.clear()  # what was told before somebody listened
