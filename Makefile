@@ -50,6 +50,13 @@ chaos-quick: $(READY)  ## the same for 90 seconds, as CI runs it; a weak run (ex
 	@run="$(PY) -m chaos run --workload register,append,watch --nemesis kill,partition,pause --time 90"; \
 	$$run || { [ $$? = 2 ] && $$run; }
 
+chaos-soak: $(READY)  ## 200,000 operations of every kind under 200 faults of 29 kinds; takes 20 minutes and more
+	$(PY) -m chaos run --workload all --nemesis kill,pause,restart,partition,weather,clock,disk,members \
+		--time 1200 --operations 200000 --faults 200 --clients 4 $(ARGS)
+
+failover: $(READY)  ## kill the leader 50 times: how long is no write acknowledged (KILLS=50)
+	$(PY) -m chaos failover --kills $(or $(KILLS),50)
+
 chaos-teeth: $(READY)  ## show that the checkers find every planted product bug (QUICK=1: two of them)
 	$(PY) -m chaos teeth $(if $(QUICK),--quick)
 
@@ -83,5 +90,5 @@ lock:  ## pin the newest versions that requirements*.in allow
 clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help install run demo test check sim sim-teeth chaos chaos-quick chaos-teeth oracle bench bench-core bench-raft bench-backends \
+.PHONY: help install run demo test check sim sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends \
 	evidence test-stack images lock clean
