@@ -206,16 +206,19 @@ def body(change: Change) -> bytes:
 
 
 def told(raw: bytes) -> Change:
-    """Return the change that a message tells of: what `body` made, read back. Raises BadRequest("bad_message")."""
+    """Return the change that a message tells of: what `body` made, read back. Raises BadRequest for any other message."""
     try:
         message = msgspec.json.decode(raw, type=_Message)
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise BadRequest("bad_message", str(exc), allowed=f"a message of schema {SCHEMA}") from exc
     if message.schema != SCHEMA:
-        raise BadRequest("bad_message", f"schema {message.schema}", allowed=f"a message of schema {SCHEMA}")
-    versions = tuple(
-        Version(_bytes(each.key), message.revision, _value(each), each.expires_ms) for each in message.changes
-    )
+        raise BadRequest("unknown_schema", f"schema {message.schema}", allowed=f"a message of schema {SCHEMA}")
+    try:
+        versions = tuple(
+            Version(_bytes(each.key), message.revision, _value(each), each.expires_ms) for each in message.changes
+        )
+    except ValueError as exc:
+        raise BadRequest("bad_message", str(exc), allowed="the hash of a reference in hexadecimal digits") from exc
     return Change(message.revision, message.op_id, message.time_ms, versions)
 
 

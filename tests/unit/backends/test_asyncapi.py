@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.async_writes import DEAD, QUEUE, command
-from backends.rabbitmq import EXCHANGE, body
+from backends.rabbitmq import EXCHANGE, body, told
 from cluster.runner import ROOT
 from cluster.webhook_rules import VALUE_BYTES_MAX, body_of
+from kv.errors import BadRequest
 from kv.model import Reference, Version
 from kv.ports import Change
 
@@ -38,13 +39,36 @@ def test_changes(versions: list[Version]) -> None:
     validator("Change").validate(json.loads(body(Change(7, "op", 1, tuple(versions)))))
 
 
+WHOLE = body(Change(7, "op", 1, (Version(b"k", 7, Reference("op", b"\xab" * 32, 9)), Version(b"l", 7, b"v"))))
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [
+        (b"", "bad_message"),
+        (b"\xff\xfe", "bad_message"),
+        (WHOLE[:-2], "bad_message"),
+        (WHOLE.replace(b'"op_id":"op","revision"', b'"op_id":"\xff","revision"'), "bad_message"),
+        (WHOLE.replace(b'"type":"put"', b'"type":"merge"'), "bad_message"),
+        (WHOLE.replace(b'"revision":7', b'"revision":"7"'), "bad_message"),
+        (WHOLE.replace(b"abab", b"zzzz"), "bad_message"),
+        (WHOLE.replace(b'"schema":1', b'"schema":2'), "unknown_schema"),
+    ],
+)
+def test_messages_of_another_version_or_broken_ones_are_refused(raw: bytes, code: str) -> None:
+    assert told(WHOLE).revision == 7 and raw != WHOLE
+    with pytest.raises(BadRequest) as refused:
+        told(raw)
+    assert refused.value.code == code
+
+
 def test_commands() -> None:
-    told = json.loads(command("async-1", b'{"writes": [{"delete": "a"}]}'))
-    validator("Command").validate(told)
+    sound = json.loads(command("async-1", b'{"writes": [{"delete": "a"}]}'))
+    validator("Command").validate(sound)
     wrong: tuple[dict[str, Any], ...] = ({"schema": 2}, {"op_id": "1"}, {"transaction": []})
     for broken in wrong:
         with pytest.raises(jsonschema_rs.ValidationError):
-            validator("Command").validate(told | broken)
+            validator("Command").validate(sound | broken)
 
 
 @given(st.sampled_from(["put", "delete"]), st.binary(min_size=1, max_size=9), st.binary(max_size=9))
