@@ -206,7 +206,7 @@ def body(change: Change) -> bytes:
 
 
 def told(raw: bytes) -> Change:
-    """Return the change that a message tells of: what `body` made, read back. Raises BadRequest for any other message."""
+    """Return the change that a message tells of: what `body` made, read back. Raises BadRequest for any other."""
     try:
         message = msgspec.json.decode(raw, type=_Message)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
