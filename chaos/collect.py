@@ -67,7 +67,12 @@ async def write_ledger(client: Client, path: Path) -> int:
 
 
 async def evidence(
-    urls: Sequence[str], keys: Sequence[str], *, levels: Sequence[str] = LEVELS, broker: bool = False
+    urls: Sequence[str],
+    keys: Sequence[str],
+    *,
+    levels: Sequence[str] = LEVELS,
+    broker: bool = False,
+    wiped: bool = False,
 ) -> Evidence:
     """Wait until the members settled the same, then read every key through every node at every level."""
     async with AsyncExitStack() as stack:
@@ -100,7 +105,7 @@ async def evidence(
         # Reads wrote nothing, but time may have: members are told as they are now.
         states = await _quiet(clients)
     reads.sort(key=lambda r: (r.key, r.node, r.level))
-    return Evidence(tuple(names), tuple(s for s in states if s is not None), tuple(reads), tuple(levels), broker)
+    return Evidence(tuple(names), tuple(s for s in states if s is not None), tuple(reads), tuple(levels), broker, wiped)
 
 
 async def _quiet(clients: Sequence[Client]) -> list[MemberState | None]:

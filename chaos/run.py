@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--at-once", action="store_true", help="faults of processes, links and servers at the same time"
     )
     parser.add_argument("--target", default="local", help="local, docker, or the URLs of all nodes: http://h1:8001,…")
+    parser.add_argument(
+        "--broadcast", default="", metavar="AMQP_URL", help="the target's broker: what it tells is recorded and judged"
+    )
     parser.add_argument("--out", type=Path, default=OUT, help="where runs are kept (default: out/chaos)")
 
 
@@ -117,6 +120,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         nodes=args.nodes,
         servers=servers,
         at_once=args.at_once,
+        broadcast=args.broadcast,
         target=args.target,
         began=began.isoformat(timespec="seconds"),
         commit=commit(),

@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from random import Random
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -35,6 +36,7 @@ from chaos.recheck import Run
 from chaos.recorder import Recorder
 from chaos.schedule import Step, plan
 from chaos.servers import Servers
+from chaos.subscriber import Subscriber, SubscriberFailed
 from chaos.targets import LocalTarget, Target, UrlTarget
 from chaos.workloads.base import Load, Workload, WorkloadFailed
 from chaos.workloads.names import WORKLOADS
@@ -81,6 +83,8 @@ class Plan:
     nodes: int = 3
     servers: tuple[str, ...] = ()
     at_once: bool = False
+    broadcast: str = ""
+    """URL of the target's broker; with private servers it is known."""
     target: str = "local"
     began: str = ""
     commit: str = ""
@@ -106,6 +110,7 @@ class Plan:
         words += [f"--nodes {self.nodes}"] if self.target == "local" and self.nodes != 3 else []
         words += [f"--servers {','.join(self.servers)}"] if self.servers else []
         words += ["--at-once"] if self.at_once else []
+        words += [f"--broadcast {without_password(self.broadcast)}"] if self.broadcast else []
         words += [f"--target {self.target}"] if self.target != "local" else []
         return " ".join(words)
 
@@ -290,10 +295,11 @@ async def _loaded(plan: Plan, target: Target, result: Result, interrupt: Interru
             stack.callback(stop.set)
             tasks.create_task(collect.observe(target.looking_urls, recorder, quiet))
             try:
+                subscriber = await _subscribed(plan, target, stack, recorder, f"acordo.chaos.{stamp}")
                 for workload in workloads:
                     await workload.open(stack)
                     await workload.set_up(workload.workers[0])
-            except (WorkloadFailed, AcordoError) as exc:
+            except (WorkloadFailed, SubscriberFailed, AcordoError) as exc:
                 result.weak.append(f"a workload could not be set up: {exc}")
                 return
             loads = [tasks.create_task(w.run(stop)) for w in workloads]
@@ -311,6 +317,8 @@ async def _loaded(plan: Plan, target: Target, result: Result, interrupt: Interru
                         await workload.finish(workload.workers)
                     async with Client(list(target.looking_urls)) as client:
                         left = await collect.look_up(client, recorder.unknown, recorder)
+                        if subscriber is not None and not await subscriber.reach_end(client, f"{prefix}end"):
+                            result.weak.append("the broker's subscriber was not told of the last write in time")
                     if left:
                         result.weak.append(f"{left} unknown writes could not be looked up")
             except TimeoutError:
@@ -323,6 +331,21 @@ async def _loaded(plan: Plan, target: Target, result: Result, interrupt: Interru
         if result.interrupted:
             result.weak.append("the run was interrupted")
     await _collect(plan, target, result)
+
+
+async def _subscribed(
+    plan: Plan, target: Target, stack: AsyncExitStack, recorder: Recorder, queue: str
+) -> Subscriber | None:
+    """Subscribe to the target's broker, if it has one that we know. Raises SubscriberFailed."""
+    servers = target.servers if isinstance(target, LocalTarget) else None
+    url = plan.broadcast or (servers.broadcast if servers is not None else "")
+    return await stack.enter_async_context(Subscriber(url, queue, recorder)) if url else None
+
+
+def without_password(url: str) -> str:
+    """Return a URL that can be shown."""
+    parts = urlsplit(url)
+    return url.replace(f":{parts.password}@", ":…@") if parts.password else url
 
 
 async def _disturb(plan: Plan, target: Target, recorder: Recorder, result: Result, interrupt: Interrupt) -> None:
@@ -428,7 +451,12 @@ async def _collect(plan: Plan, target: Target, result: Result) -> None:
         (plan.folder / recheck.LEDGER).unlink(missing_ok=True)
         result.weak.append(f"the ledger could not be read whole: {exc}")
     keys = _final_keys(plan)
-    found = await collect.evidence(target.looking_urls, keys)
+    found = await collect.evidence(
+        target.looking_urls,
+        keys,
+        broker=bool(plan.broadcast) or "rabbitmq" in plan.servers,
+        wiped=any(f.nemesis == "rabbitmq-wipe" for f in result.inflicted),
+    )
     (plan.folder / recheck.FINAL).write_bytes(msgspec.json.encode(found))
 
 

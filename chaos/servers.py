@@ -54,6 +54,12 @@ class Servers:
             link.heal()
         await self._stack.__aexit__(kind, exc, trace)
 
+    @property
+    def broadcast(self) -> str:
+        """URL of the broker around its proxy, "" when there is none."""
+        broker = self.servers.get("rabbitmq")
+        return "" if broker is None else str(broker.url)
+
     def pid(self, name: str) -> int | None:
         """Return the server's main process, None when it has none."""
         process = self.servers[name].process

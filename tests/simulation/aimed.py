@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kv.errors import AcordoError
+from kv.model import Intent, Put
 
 if TYPE_CHECKING:
     from tests.simulation.world import SimNode, World
@@ -22,17 +23,18 @@ WAIT_S = 2.0
 
 
 async def deaf_leader(world: World, rng: random.Random) -> None:
-    """Let a leader hear answers that are old: its followers have turned to another when they come, all but one of five."""
+    """Let a leader hear answers that are old: its followers (but one of five) have turned to another by then."""
     leader, others = _led(world)
     if leader is None or len(others) < 2:
         return
     faithful = [others.pop(rng.randrange(len(others)))] if len(others) == 4 else []
-    lag_s = rng.uniform(0.5, 1.5)
-    _lag(world, others, leader, lag_s)
-    await asyncio.sleep(lag_s + rng.uniform(0.2, 0.6))
+    for step in range(1, rng.choice((2, 3, 4)) + 1):  # so slowly that the leader does not miss them
+        _lag(world, others, leader, 0.3 * step)
+        await asyncio.sleep(0.4)
+    await asyncio.sleep(rng.uniform(0.0, 0.5))
     _cut(world, [leader], others, one_way=True)
     _cut(world, faithful, others)
-    await asyncio.sleep(rng.uniform(1.0, 2.5))
+    await asyncio.sleep(rng.uniform(1.0, 2.0))
     _join(world, [leader, *faithful], others)
     _lag(world, others, leader, 0.0)
 
@@ -77,22 +79,30 @@ async def rivals(world: World, rng: random.Random) -> None:
 
 
 async def old_answers(world: World, rng: random.Random) -> None:
-    """Bring a leader back to the lead while answers to what it sent in an earlier term are still on their way."""
+    """Bring a leader back to the lead while answers to what it sent in an earlier term are still on their way.
+
+    What it had sent then is cut off in between, so an old answer speaks of entries that nobody else has.
+    """
     leader, others = _led(world)
     if leader is None or len(others) != 4:
         return
     partner, *rest = rng.sample(others, 4)
     _cut(world, [leader, partner], rest)
     await asyncio.sleep(0.05)
-    _lag(world, [partner], leader, rng.uniform(2.0, 3.0))
-    await asyncio.sleep(rng.uniform(0.7, 0.9))
+    _lag(world, [partner], leader, rng.uniform(0.9, 1.3))
+    await _burst(world, leader, 25)
+    for _ in range(100):
+        if world.leader() not in (leader, None):
+            break
+        await asyncio.sleep(0.01)
     _join(world, [leader, partner], rest)
-    await asyncio.sleep(rng.uniform(0.1, 0.3))
+    await asyncio.sleep(rng.uniform(0.05, 0.15))
     await _transfer(world, leader)
     helper, *far = rest
     _cut(world, [leader, helper], [*far, partner])
-    del world.network.cut[partner.name, leader.name]
-    await asyncio.sleep(rng.uniform(1.0, 2.0))
+    world.network.cut.pop((partner.name, leader.name), None)
+    await _burst(world, leader, 10)
+    await asyncio.sleep(rng.uniform(0.6, 1.0))
     _cut(world, [leader], [helper])
     _join(world, [helper], [*far, partner])
     await asyncio.sleep(rng.uniform(1.0, 2.0))
@@ -173,9 +183,9 @@ def _led(world: World) -> tuple[SimNode | None, list[SimNode]]:
 def _lag(world: World, sources: Iterable[SimNode], target: SimNode, lag_s: float) -> None:
     for source in sources:
         if lag_s:
-            world.network.slow[source.name, target.name] = lag_s
+            world.network.lag_s[source.name, target.name] = lag_s
         else:
-            world.network.slow.pop((source.name, target.name), None)
+            world.network.lag_s.pop((source.name, target.name), None)
 
 
 def _cut(world: World, these: list[SimNode], those: list[SimNode], *, one_way: bool = False) -> None:
@@ -205,6 +215,21 @@ async def _commit_lost(world: World, lands_after_s: float) -> bool:
         world.store_faults.lose_next(None)
         return False
     return True
+
+
+async def _burst(world: World, node: SimNode, writes: int) -> None:
+    """Let an impatient client write at a node, again and again, and never look back."""
+    loop = asyncio.get_running_loop()
+
+    async def one(op_id: str) -> None:
+        intent = Intent(op_id, 0, (), (Put(b"burst", op_id.encode()),))
+        with suppress(AcordoError):
+            await node.call(lambda: node.writes.one(intent, deadline=loop.time() + 1.0))
+
+    world.bursts += 1
+    for number in range(writes):
+        world.impatient.append(loop.create_task(one(f"burst{world.bursts}-{number}")))
+        await asyncio.sleep(0.01)
 
 
 async def _transfer(world: World, to: SimNode) -> None:

@@ -50,6 +50,9 @@ class Network:
         """Directions that carry nothing now."""
         self.delay_s = DELAY_S
         self.slow: dict[tuple[str, str], float] = {}
+        """Directions in which messages take up to so much longer …"""
+        self.lag_s: dict[tuple[str, str], float] = {}
+        """… and just so much longer."""
         self.loss = 0.0
         """Share of messages at which their connection breaks."""
         self.connections: dict[tuple[str, str], Connection] = {}
@@ -80,6 +83,7 @@ class Network:
     def heal(self) -> None:
         self.cut.clear()
         self.slow.clear()
+        self.lag_s.clear()
         self.loss, self.delay_s = 0.0, DELAY_S
         for pair, connection in list(self.connections.items()):
             for source, held in connection.held.items():
@@ -162,7 +166,9 @@ class Network:
 
     def _carry(self, connection: Connection, source: str, target: str, raw: bytes) -> None:
         loop = asyncio.get_running_loop()
-        delay = self.rng.uniform(*self.delay_s) + self.slow.get((source, target), 0.0) * self.rng.random()
+        direction = source, target
+        delay = self.rng.uniform(*self.delay_s) + self.slow.get(direction, 0.0) * self.rng.random()
+        delay += self.lag_s.get(direction, 0.0)
         due = max(loop.time() + delay, connection.last_due.get(source, 0.0))
         connection.last_due[source] = due
         connection.in_flight.setdefault(source, deque()).append(raw)

@@ -42,7 +42,13 @@ RESTORED: Final[dict[str, Any]] = {
     "faults": ("lose_rows", "ambiguous", "store_slow", "crash", "transfer"),
 }
 LINKS: Final[dict[str, Any]] = {**LEADERS, "ghosts": True, "faults": ("partition", "one_way", "slow", "loss", "crash")}
-DEAF: Final[dict[str, Any]] = {**LEADERS, "faults": ("deaf_leader",), "memory_bytes": 1 << 20}
+DEAF: Final[dict[str, Any]] = {
+    **LEADERS,
+    "faults": ("deaf_leader",),
+    "memory_bytes": 1 << 20,
+    "clients": 16,
+    "writes": 0.3,
+}
 """A leader hears old answers while another leads."""
 SPLIT: Final[dict[str, Any]] = {**LEADERS, "faults": ("split_power",)}
 RIVALS: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "faults": ("rivals",)}

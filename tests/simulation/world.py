@@ -648,6 +648,9 @@ class World:
             "expired keys": 0, "sessions": 0, "watched": 0,
         }  # fmt: skip
         self.over = False
+        self.bursts = 0
+        self.impatient: list[asyncio.Task[None]] = []
+        """Writes whose outcome nobody looks at."""
         self.steps = 0
         self.network = Network(self.rng_of("network"), self.say, ghosts=plan.ghosts)
         self.database = (self.plant.database or SimDatabase)(self)
