@@ -545,6 +545,9 @@ def test_a_broker_that_forgets_invents_or_swaps() -> None:
     assert converged(broker=True, events=[*events, extra]).anomalies != ()
     assert "not_ordered" in converged(broker=True, events=[*events[:7], events[12], *events[7:]]).anomalies
     assert converged(broker=True, events=[]).verdict is not Verdict.OK
+    wiped = converged(broker=True, wiped=True, events=[*events[:7], *events[9:]])
+    assert wiped.verdict is Verdict.OK, "what a wiped broker held is gone with it"
+    assert converged(broker=True, wiped=True, events=[*events, extra]).anomalies != ()
 
 
 # ------------------------------------------------------------------------------------------------------------- members
