@@ -142,7 +142,7 @@ class Elections(State):
         if self._blank and message.get("joined", False):
             self._lose_disk()
         heard = self.leader_heard()
-        if request.term > self._term and not request.pre and self.votes and (request.forced or not heard):
+        if request.term > self._term and not request.pre and self.may_vote and (request.forced or not heard):
             self._become_follower(request.term, None)
         ballot = judge_vote(
             request,
@@ -152,7 +152,7 @@ class Elections(State):
                 self._last_term,
                 self._last_index,
                 heard,
-                self.votes,
+                self.may_vote,
                 self._node_id,
                 self._asking_pre,
             ),

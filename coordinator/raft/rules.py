@@ -107,7 +107,7 @@ class Voter(NamedTuple):
     leader_heard: bool
     """It leads with a quorum, or heard a leader within the least election time-out."""
     votes: bool
-    """It is a voter whose disk is its own (membership.py)."""
+    """Its disk is its own, and it was not removed (membership.py)."""
     id: str = ""
     asking: int | None = None
     """The term for which it asks pre-votes itself just now."""

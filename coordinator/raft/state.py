@@ -258,8 +258,16 @@ class State(SyncObj):
 
     @property
     def votes(self) -> bool:
-        """Say whether this member may vote, stand and be counted."""
-        return self._is_voter and not self._removed and not self._disk_lost
+        """Say whether this member may stand and be counted."""
+        return self._is_voter and self.may_vote
+
+    @property
+    def may_vote(self) -> bool:
+        """Say whether it may give its vote to one who asks, and so counts it a voter already.
+
+        Its own log may not have the entry that made it one, and never get it without that vote (section 4.2.2).
+        """
+        return not self._removed and not self._disk_lost
 
     @property
     def _voter_ids(self) -> tuple[str, ...]:

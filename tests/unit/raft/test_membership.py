@@ -6,7 +6,7 @@ import pytest
 
 from coordinator.log import PeerAddress
 from coordinator.raft.member import Member
-from kv.errors import BadRequest, NotApplied
+from kv.errors import BadRequest, NotApplied, OutcomeUnknown
 from tests.unit.raft.net import Cluster, eventually, virtual
 
 T = 10.0
@@ -78,6 +78,27 @@ async def test_a_member_with_a_lost_disk_never_votes() -> None:
         await cluster.start(leader.id)
         again = await cluster.leader()
         await again.remove_member(wiped, timeout_s=T)
+
+
+@virtual
+async def test_who_never_heard_that_it_votes_gives_its_vote_to_whom_counts_it() -> None:
+    """Found by the simulation (seed 1457): else the first of two members could never lead again."""
+    async with Cluster("A") as cluster:
+        only = await cluster.leader()
+        await only.propose(b"kept")
+        await add(cluster, only, "D", voter=False)
+        await cluster.agree()
+        cluster.net.partition("A", "D")
+        with pytest.raises((NotApplied, OutcomeUnknown)):
+            await only.add_member("D", "D:1", voter=True, timeout_s=0.5)
+        assert only._core.configuration.votes("D")
+        await cluster.stop("A")
+        cluster.net.heal()
+        back = await cluster.start("A")
+        assert back._core.configuration.votes("D")
+        await cluster.leader(among="A")
+        assert await cluster.agree() == [b"kept"]
+        assert ids(back) == {"A": True, "D": True}
 
 
 @virtual
