@@ -20,7 +20,18 @@ from coordinator.recent import Recent
 from coordinator.rules import PROTOCOL, Rules
 from coordinator.state import State, flat
 from coordinator.window import Window
-from kv.model import GENESIS_DIGEST, Answer, Applied, Cancel, Intent, LedgerRow, Recorded, Version, roll
+from kv.model import (
+    GENESIS_DIGEST,
+    NODE_OP_ID_PREFIX,
+    Answer,
+    Applied,
+    Cancel,
+    Intent,
+    LedgerRow,
+    Recorded,
+    Version,
+    roll,
+)
 from kv.ports import Settled
 
 
@@ -288,7 +299,10 @@ class Machine:
         end = Mark(row.last, row.digest)
         if row.last < self.settled.revision or end == self.settled:
             return _STALE
-        previous, rest = self.settled.revision, list(self.pending.values())
+        previous = self.settled.revision
+        # Rows that were never read may hold any of these. The store knows op_ids that clients gave; those that nodes made
+        # it does not, and a second outcome of one could contradict the first: they are dropped, and stay unknown.
+        rest = [p for p in self.pending.values() if not p.intent.op_id.startswith(NODE_OP_ID_PREFIX)]
         self.window.clear()
         self.recent.raise_floor(row.last)
         self._pass_to(row.log_time_ms)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -40,8 +41,8 @@ SHORT_LIVED: Final = ("t0", "t1")
 """Written with a time to live."""
 TTL_MS: Final = 700
 TIMEOUT_S: Final = 2.5
-_KINDS: Final = ("put", "get", "cas", "delete", "pair", "snapshot", "large", "ttl", "get ttl")
-_WEIGHTS: Final = (29, 36, 12, 6, 6, 4, 1, 3, 3)
+_KINDS: Final = ("put", "get", "cas", "delete", "pair", "snapshot", "large", "ttl", "get ttl", "again")
+_WEIGHTS: Final = (29, 36, 12, 6, 6, 4, 1, 3, 3, 4)
 LARGE: Final = 66_000
 """Bytes of a value that has to be staged."""
 
@@ -67,6 +68,8 @@ class Clients:
     """Op_id of an operation without a known end -> its place in the history."""
     deadline_s: dict[str, float] = field(default_factory=dict)
     """Op_id -> the last deadline that it was given."""
+    delivered: list[Operation] = field(default_factory=list)
+    """Those with an op_id of the client's that succeeded: a queue may bring them once more."""
     numbers: int = 0
     revision_seen: dict[int, int] = field(default_factory=dict)
 
@@ -111,6 +114,8 @@ class Clients:
                 await self._snapshot(node)
             case "ttl":
                 return await self._write(client, rng, node, "ttl", rng.choice(SHORT_LIVED), value)
+            case "again":
+                await self._redelivered(rng, node)
             case "get ttl":
                 await self._read(client, node, rng.choice(SHORT_LIVED), "linearizable", kept=False)
             case _:
@@ -151,6 +156,18 @@ class Clients:
             await asyncio.sleep(rng.uniform(0.0, 0.3))
             node = rng.choice(list(self.world.nodes.values()))
         return self._record(client, op, key, value, expected, began, attempts, op_id, unknown, answer, node)
+
+    async def _redelivered(self, rng: random.Random, node: SimNode) -> None:
+        """Send once more what has succeeded, as a queue does whose acknowledgement was lost: without a second effect."""
+        if not self.delivered:
+            return
+        done = self.delivered[-1] if rng.random() < 0.5 else rng.choice(self.delivered)
+        assert done.op_id is not None
+        assert done.key is not None
+        with suppress(NotApplied, OutcomeUnknown):
+            await self._attempt(node, done.op_id, done.op, done.key, done.value, done.expected)
+            self.world.counts["redelivered"] += 1
+            self._say("queue", done.op, done.key, done.value, "again", node)
 
     async def _attempt(
         self, node: SimNode, op_id: str, op: str, key: str, value: str | None, expected: str | None
@@ -204,6 +221,8 @@ class Clients:
             **more,
         )  # fmt: skip
         self.history.append(operation)
+        if outcome == "ok" and op_id and not op_id.startswith("~"):
+            self.delivered.append(operation)
         if outcome == "info" and op_id and not op_id.startswith("~"):
             self.unknown[op_id] = len(self.history) - 1
         return outcome == "info"

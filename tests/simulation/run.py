@@ -132,6 +132,7 @@ async def _story(world: World, clients: Clients) -> None:
         return
     if world.plan.restores and not await _adopt(world):
         return
+    await _lost_more_than_is_kept(world)
     if not await world.until(lambda: _writable(world), HEAL_S, "a leader that takes writes after healing"):
         return
     _retire_removed(world)
@@ -163,6 +164,19 @@ def _retire_removed(world: World) -> None:
 def _writable(world: World) -> bool:
     leader = world.leader()
     return leader is not None and leader.coordinator.committer.taken_over
+
+
+async def _lost_more_than_is_kept(world: World) -> None:
+    """Without fsync a log may lose more than the store has rows of: then too the operator has to adopt its head."""
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + HEAL_S
+    while not world.plan.raft_keeps and loop.time() < ends and not _writable(world):
+        leader = world.leader()
+        if leader is not None and leader.coordinator.refusal == "store_pruned":
+            world.counts["pruned past"] = world.counts.get("pruned past", 0) + 1
+            await _adopt(world)
+            return
+        await asyncio.sleep(0.1)
 
 
 async def _adopt(world: World) -> bool:

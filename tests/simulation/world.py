@@ -645,7 +645,7 @@ class World:
             "crashes": 0, "power cuts": 0, "partitions": 0, "membership changes": 0, "rebases": 0, "resets": 0,
             "unknown commits": 0, "takeovers": 0, "cache hits": 0, "elections": 0, "operations": 0, "unknown": 0,
             "disk faults": 0, "clock jumps": 0, "transfers": 0, "restores": 0, "store outages": 0, "log checks": 0,
-            "expired keys": 0, "sessions": 0, "watched": 0,
+            "expired keys": 0, "sessions": 0, "watched": 0, "redelivered": 0,
         }  # fmt: skip
         self.over = False
         self.bursts = 0

@@ -523,6 +523,30 @@ def test_rows_pruned_past_what_is_settled_are_refused() -> None:
     run(story)
 
 
+def test_what_adopting_cannot_look_up_is_dropped_and_what_it_can_is_not_done_twice() -> None:
+    """Found by the simulation (seed 1502): rows that were pruned unread may hold what is still pending."""
+
+    async def story() -> None:
+        async with cluster("ab") as c:
+            a, b = await c.lead("a"), c["b"]
+            await c.settled()
+            named, unnamed = a.submit([put("op1"), put("~a.1.1")])
+            await asyncio.wait([named, unnamed])
+            ordered = len(c.shared.entries) - 1  # the Settle behind them is lost
+            for n in range(2, 5):
+                await answer(a, put(f"op{n}"))
+            del c.database._rows[:-1]
+            c.shared.elect("b", lose=len(c.shared.entries) - ordered)
+            await until(lambda: b.refusal == "store_pruned")
+            assert [p.intent.op_id for p in b.machine.pending.values()] == ["op1", "~a.1.1"]
+            last = await b.adopt(timeout_s=5)
+            assert await answer(b, put("op1")) == Answer(last + 1, Again(1, Applied()))
+            assert await answer(b, put("new")) == Answer(last + 2, Applied())
+            assert b.machine.revision == last + 2
+
+    run(story)
+
+
 def test_adoption_outlives_the_leader_that_appended_it() -> None:
     """The adopting row is in the store, its Adopt never ordered: the next leader refuses, and is asked again."""
 

@@ -221,5 +221,5 @@ class Twin:
         self.floor = max(self.floor, row.last)
         self.now = max(self.now, row.log_time_ms)
         self.namespace += 1
-        self.again(row, self.pending)
+        self.again(row, [ordered for ordered in self.pending if ordered.intent.op_id[:1] != "~"])
         return "adopted", [(previous, row.last, row.digest, (), None, row.log_time_ms)]
