@@ -368,7 +368,7 @@ async def _disturb(plan: Plan, target: Target, recorder: Recorder, result: Resul
     async def one(lane: list[Step]) -> None:
         for step in lane:
             lasts = not (plan.operations or plan.faults or plan.steps)
-            if over() or (lasts and loop.time() + step.gap_s >= ends):
+            if not plan.steps and (over() or (lasts and loop.time() + step.gap_s >= ends)):
                 return
             await asyncio.sleep(step.gap_s)
             nemesis = plan.nemeses[step.nemesis](target, Random(f"{plan.seed}/{step.number}"))

@@ -1,0 +1,68 @@
+"""What became of unknown writes is asked once each, and told as it was answered."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from acordo.errors import ReadFailed
+from chaos import collect
+from chaos.files import load_history
+from chaos.history import Lookup, Operation, resolve
+from chaos.recorder import Recorder
+
+ANSWERS = {
+    "a": SimpleNamespace(outcome="applied", revision=7, branch="otherwise"),
+    "b": SimpleNamespace(outcome="refused", revision=8, branch=None),
+    "c": SimpleNamespace(outcome="expired", revision=0, branch=None),
+    "d": SimpleNamespace(outcome="pending", revision=0, branch=None),
+}
+
+
+class FakeClient:
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def operation(self, op_id: str, *, timeout_s: float) -> SimpleNamespace:
+        self.asked.append(op_id)
+        if op_id not in ANSWERS:
+            raise ReadFailed("no node answered", reason="unreachable")
+        return ANSWERS[op_id]
+
+
+def put(n: int, op_id: str | None, outcome: Any = "info") -> Operation:
+    end = None if outcome == "info" else n + 1
+    return Operation(f"c{n}", "put", outcome, n, end, key="k", value=str(n), op_id=op_id)
+
+
+async def test_every_unknown_write_is_looked_up_once(tmp_path: Path) -> None:
+    client: Any = FakeClient()
+    operations = [
+        *(put(n, op_id) for n, op_id in enumerate("abcdea", 1)),
+        put(10, None),
+        put(11, "known", "ok"),
+    ]
+    with Recorder(tmp_path / "h.jsonl", clock=count(100).__next__) as recorder:
+        for o in operations:
+            recorder.add(o)
+        left = await collect.look_up(client, operations, recorder)
+    assert sorted(client.asked) == ["a", "b", "c", "d", "e"], "once each, and only those that are unknown"
+    assert left == 2, "one answer says nothing, one did not come"
+    history = load_history(tmp_path / "h.jsonl")
+    told = {f.lookup: f for f in history.lookups}
+    assert told == {
+        "a": Lookup("a", "applied", told["a"].t_ns, 7, branch="otherwise"),
+        "b": Lookup("b", "refused", told["b"].t_ns, 8),
+        "c": Lookup("c", "expired", told["c"].t_ns),
+    }
+    settled = {o.client: o.outcome for o in resolve(history.operations, history.lookups)}
+    assert (settled["c1"], settled["c2"], settled["c3"], settled["c4"]) == ("ok", "fail", "fail", "info")
+
+
+async def test_unknown_writes_are_kept_within_bounds(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "h.jsonl") as recorder:
+        for n in range(30):
+            recorder.add(put(n, f"o{n}"))
+        assert [o.op_id for o in recorder.unknown] == [f"o{n}" for n in range(30)]
