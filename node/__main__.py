@@ -16,10 +16,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 import uvloop
@@ -35,13 +35,10 @@ from cluster.layout import claim_node, locked
 from coordinator.consensus import Coordinator
 from coordinator.log import Log, PeerAddress, Replica
 from coordinator.machine import Limits
-from coordinator.raft import messages
 from coordinator.raft.disk import RealDisk
-from coordinator.raft.member import Member, TransportFactory
+from coordinator.raft.member import Member, TransportFactory, over_sockets
 from coordinator.raft.member import Settings as RaftSettings
 from coordinator.raft.security import Certificates, Open, Security, read_secret
-from coordinator.raft.transport import AsyncioTransport
-from coordinator.raft.wire import Codec
 from coordinator.settings import Settings as CoordinatorSettings
 from kv.errors import AcordoError, BackendUnavailable, BadRequest
 from kv.ports import Cache, Store
@@ -290,21 +287,7 @@ def _shared_cache(settings: NodeSettings) -> Cache:
 def _transport(settings: NodeSettings, cluster: str, chance: random.Random) -> TransportFactory:
     """Return what makes the transport once the member knows its own node. Raises BadRequest for unusable files."""
     security = _security(settings)
-
-    def made(node: Any, kick: Callable[[], None], fatal: Callable[[BaseException], None]) -> AsyncioTransport:
-        return AsyncioTransport(
-            cluster,
-            node,
-            settings.raft_bind,
-            Codec(*messages.ALL),
-            random=chance,
-            entropy=os.urandom,
-            security=security,
-            kick=kick,
-            on_fatal=fatal,
-        )
-
-    return made
+    return over_sockets(cluster, settings.raft_bind, security, chance=chance, entropy=os.urandom)
 
 
 def _security(settings: NodeSettings) -> Security:
