@@ -1,6 +1,6 @@
 """Measure Raft alone on three processes over loopback, beside the stock library, and print a table with the targets.
 
-`python -m bench.raft [--kills 20] [--seconds 3] [--count 1000]`. It asserts nothing: figures depend on the machine.
+`python -m bench.raft [--kills 50] [--seconds 3] [--count 1000]`. It asserts nothing: figures depend on the machine.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def minute() -> str:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.raft", description=__doc__)
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--count", type=int, default=1000)
     asked = parser.parse_args()
