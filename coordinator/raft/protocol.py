@@ -55,6 +55,8 @@ DRAIN_BYTES_MAX: Final = 4 << 20
 KEEP_ENTRIES: Final = 2000
 KEEP_BYTES: Final = 4 << 20
 """Entries, and their bytes, kept behind a snapshot, so that a member that is a little behind needs none."""
+SAVE_AGAIN_S: Final = 2.0
+"""Pause after a snapshot that could not be saved: each try encodes the whole machine."""
 STAMP_BYTES: Final = 8
 UNTOLD_S: Final = 600.0
 """How long a removed member that was away may come back to be told so."""
@@ -77,6 +79,7 @@ class Core(Replication):
         self._joins = joins
         self._compact_bytes = compact_bytes
         self._saving = False
+        self._save_after = float("-inf")
         self.on_disconnect: Callable[[Node], None] | None = None
         self._hold_until = float("-inf")
         """Until then commands wait in the queue: the leadership is on its way to another member."""
@@ -498,7 +501,7 @@ class Core(Replication):
         newest = self._snapshots.newest
         grown = self._SyncObj__raftLastApplied - (newest.index if newest is not None else 1)
         due = grown > self._SyncObj__conf.logCompactionMinEntries or self._bytes_since_snapshot > self._compact_bytes
-        if grown <= 0 or not (due or self._SyncObj__forceLogCompaction):
+        if grown <= 0 or not (due or self._SyncObj__forceLogCompaction) or self._now() < self._save_after:
             return
         sending = any(progress.snapshot is not None for progress in self._progress.values())
         if sending and grown <= 2 * self._SyncObj__conf.logCompactionMinEntries:
@@ -506,15 +509,17 @@ class Core(Replication):
             return
         keep = 0 if self._SyncObj__forceLogCompaction else KEEP_ENTRIES
         self._SyncObj__forceLogCompaction = False
-        self._saving, self._bytes_since_snapshot = True, 0
+        size, self._saving, self._bytes_since_snapshot = self._bytes_since_snapshot, True, 0
         position, configuration = self.applied, encode(self._history.at(self._SyncObj__raftLastApplied))
         saving = self._snapshots.save(position.index, position.term, configuration, self._replica.snapshot())
-        self._spawn(saving, lambda _, exc: self._on_saved(position, keep, exc))
+        self._spawn(saving, lambda _, exc: self._on_saved(position, size, keep, exc))
 
-    def _on_saved(self, position: Position, keep: int, exc: BaseException | None) -> None:
+    def _on_saved(self, position: Position, size: int, keep: int, exc: BaseException | None) -> None:
         """The snapshot is on disk: only now may the log before it go."""
         self._saving = False
         if exc is not None:
+            self._save_after = self._now() + SAVE_AGAIN_S
+            self._bytes_since_snapshot += size
             log.error("snapshot not saved", member=self._node_id, error=repr(exc))
             self.count("snapshot_failures")
             return

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import errno
+import itertools
 
 import msgspec
 import pytest
 
+from coordinator.raft.protocol import SAVE_AGAIN_S
 from kv.errors import BadRequest
+from tests.simulation.disk import SimFile
 from tests.unit.raft.net import FAST, Cluster, eventually, virtual
 
 SMALL = msgspec.structs.replace(FAST, compact_entries=50)
@@ -144,3 +149,26 @@ async def test_an_overwritten_applied_log_resets_the_machine() -> None:
         assert commands[-20:] == kept
         assert not set(lost) & set(commands)
         assert member.counts["overwrites"] == 1
+
+
+@virtual
+async def test_a_snapshot_that_finds_no_room_is_tried_again_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Cluster(settings=SMALL) as cluster:
+        leader = await cluster.leader()
+        loop, disk, tries = asyncio.get_running_loop(), cluster.disks[leader.id], list[float]()
+        create = disk.create
+
+        def full(name: str) -> SimFile:
+            if name.startswith("snapshot"):
+                tries.append(loop.time())
+                raise OSError(errno.ENOSPC, "No space left on device", name)
+            return create(name)
+
+        monkeypatch.setattr(disk, "create", full)
+        expected = await fill(cluster, 120)
+        await eventually(lambda: len(tries) >= 3)
+        assert leader.counts["snapshot_failures"] >= 2
+        assert min(b - a for a, b in itertools.pairwise(tries)) >= SAVE_AGAIN_S
+        monkeypatch.undo()
+        await eventually(lambda: leader.counts.get("snapshots_saved", 0) > 0)
+        assert await cluster.agree() == expected
