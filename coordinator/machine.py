@@ -300,8 +300,8 @@ class Machine:
         if row.last < self.settled.revision or end == self.settled:
             return _STALE
         previous = self.settled.revision
-        # Rows that were never read may hold any of these. The store knows op_ids that clients gave; those that nodes made
-        # it does not, and a second outcome of one could contradict the first: they are dropped, and stay unknown.
+        # Rows that were never read may hold any of these. The store knows op_ids that clients gave, not those that
+        # nodes made, and a second outcome of one could contradict the first: they are dropped, and stay unknown.
         rest = [p for p in self.pending.values() if not p.intent.op_id.startswith(NODE_OP_ID_PREFIX)]
         self.window.clear()
         self.recent.raise_floor(row.last)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 from collections import deque
+from itertools import chain
 from typing import Final, Protocol, cast
 
 from coordinator.raft.frames import FrameError, Ready, Reply, Session
@@ -19,7 +20,7 @@ QUEUE_FRAMES_MAX: Final = 20_000
 WRITE_BYTES_HIGH: Final = 1 << 20
 """What the socket may owe us before we keep frames ourselves."""
 JOIN_BYTES_MAX: Final = 256 << 10
-"""Small pieces are joined into writes of about this size; a larger piece is written as it is."""
+"""Small frames are joined into writes of about this size; a larger one is written in its pieces."""
 
 
 def host_of(transport: asyncio.BaseTransport) -> str:
@@ -61,8 +62,9 @@ class Connection(asyncio.BufferedProtocol):
         self.last_received_s = self.last_sent_s = self.ready_at_s = 0.0
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[bytes] = deque()
-        self._queue_bytes = self._queue_frames = 0
+        self._queue: deque[tuple[bytes, ...]] = deque()
+        """Frames, each in its pieces."""
+        self._queue_bytes = 0
         self._flushing: asyncio.Handle | None = None
         self._paused = self._over = False
         self._reason = "lost"
@@ -150,10 +152,9 @@ class Connection(asyncio.BufferedProtocol):
         except ValueError:
             self.close("frame_too_long")
             return False
-        self._queue.extend(pieces)
+        self._queue.append(pieces)
         self._queue_bytes += sum(map(len, pieces))
-        self._queue_frames += 1
-        if self._queue_frames > QUEUE_FRAMES_MAX or self.queued_bytes > QUEUE_BYTES_MAX:
+        if len(self._queue) > QUEUE_FRAMES_MAX or self.queued_bytes > QUEUE_BYTES_MAX:
             self.close("overflow")
             return False
         if self._flushing is None and not self._paused:
@@ -174,7 +175,7 @@ class Connection(asyncio.BufferedProtocol):
             self.close(reason)
             return
         if self._queue:
-            self.transport.write(b"".join(self._queue))
+            self.transport.write(b"".join(chain.from_iterable(self._queue)))
         self.transport.close()
         self._reason = reason
         self._end()
@@ -191,13 +192,15 @@ class Connection(asyncio.BufferedProtocol):
         while self._queue and not self._paused:
             joined: list[bytes] = []
             size = 0
-            while self._queue and (not joined or size + len(self._queue[0]) <= JOIN_BYTES_MAX):
-                joined.append(self._queue.popleft())
-                size += len(joined[-1])
+            while self._queue and (not joined or size + sum(map(len, self._queue[0])) <= JOIN_BYTES_MAX):
+                frame = self._queue.popleft()
+                joined += frame
+                size += sum(map(len, frame))
             self._queue_bytes -= size
-            self.transport.write(joined[0] if len(joined) == 1 else b"".join(joined))
-        if not self._queue:
-            self._queue_frames = 0
+            if size > JOIN_BYTES_MAX:
+                self.transport.writelines(joined)
+            else:
+                self.transport.write(b"".join(joined))
 
     def _end(self) -> None:
         if self._over:

@@ -158,7 +158,7 @@ class Elections(State):
             ),
         )
         log.debug("ballot", member=self._node_id, candidate=node.id, term=request.term, pre=request.pre, ballot=ballot)
-        if node.id in self.configuration.retired:
+        if node.id in self._committed_configuration.retired:  # a removal that may still be cut off removes nobody
             self._send(node, {"type": "removed", "term": self._term})
             return
         if ballot == "granted":

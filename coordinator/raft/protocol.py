@@ -52,6 +52,8 @@ APPLY_S_MAX: Final = 0.01
 """Time after which the rest of what is committed waits for the next tick: elections and heartbeats have no patience."""
 DRAIN_BYTES_MAX: Final = 4 << 20
 """Bytes of commands appended or forwarded in one tick; the rest has its turn after other work."""
+FORWARDED_BYTES_MAX: Final = 64 << 20
+"""Bytes that wait for our disk before commands of other members are refused."""
 KEEP_ENTRIES: Final = 2000
 KEEP_BYTES: Final = 4 << 20
 """Entries, and their bytes, kept behind a snapshot, so that a member that is a little behind needs none."""
@@ -380,6 +382,9 @@ class Core(Replication):
             self._SyncObj__commandsWaitingReply[request] = (leader, callback)
 
     def _on_apply_command(self, node: Node, message: dict[str, Any]) -> None:
+        if self._SyncObj__raftLog.unsynced_bytes > FORWARDED_BYTES_MAX:
+            self._SyncObj__callErrCallback(QUEUE_FULL, (node, message["request_id"]))
+            return
         self._applyCommand(message["command"], (node, message["request_id"]))
 
     def _on_apply_command_response(self, node: Node, message: dict[str, Any]) -> None:

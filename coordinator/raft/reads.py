@@ -100,6 +100,8 @@ class Reads:
         if open_round is not None and open_round.term != core.raftCurrentTerm:
             for given_up in self._rounds.abandon():
                 self._refuse(given_up, "deposed")
+        if not core.own_term_committed:
+            return  # what waits came in an earlier term of ours: its round begins when this one has committed
         while True:
             begun = self._rounds.maybe_begin(core.raftCurrentTerm, core.committed, core.node_id)
             open_round = self._rounds.open

@@ -83,6 +83,7 @@ class SnapshotStore:
 
         Raises BadRequest "snapshot_corrupt", "snapshot_foreign" or "snapshot_newer", naming the file and keeping it.
         """
+        self._epoch += 1  # what is being saved meanwhile is of the past
         for spare in (self._spare, self._part):
             if self._disk.exists(spare):
                 self._disk.remove_now(spare)

@@ -158,7 +158,7 @@ class Clients:
         return self._record(client, op, key, value, expected, began, attempts, op_id, unknown, answer, node)
 
     async def _redelivered(self, rng: random.Random, node: SimNode) -> None:
-        """Send once more what has succeeded, as a queue does whose acknowledgement was lost: without a second effect."""
+        """Send once more what has succeeded, as a queue does that lost the acknowledgement: without a second effect."""
         if not self.delivered:
             return
         done = self.delivered[-1] if rng.random() < 0.5 else rng.choice(self.delivered)

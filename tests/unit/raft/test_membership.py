@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pysyncobj.node import Node
 
 from coordinator.log import PeerAddress
 from coordinator.raft.member import Member
@@ -128,6 +129,24 @@ async def test_a_removed_member_is_told_and_stays_quiet() -> None:
         await eventually(lambda: gone.status().role == "observer")
         await leader.propose(b"x")
         assert leader.status().term == term
+
+
+@virtual
+async def test_a_removal_that_may_still_be_cut_off_is_told_to_nobody() -> None:
+    async with Cluster("ABCDE") as cluster:
+        leader = await cluster.leader()
+        heard, gone, *_ = (m for m in cluster.members.values() if m is not leader)
+        await cluster.agree()
+        cluster.net.partition(leader.id + heard.id, "".join(n for n in "ABCDE" if n not in leader.id + heard.id))
+        with pytest.raises((NotApplied, OutcomeUnknown)):
+            await leader.remove_member(gone.id, timeout_s=0.4)
+        assert gone.id in heard._core.configuration.retired
+        assert heard._core._committed_configuration.seat(gone.id)
+        told = cluster.net.sent["removed"]
+        cluster.net.heal()
+        ask = {"term": 99, "last_log_index": 99, "last_log_term": 99, "pre": True}
+        heard._core._on_request_vote(Node(gone.id), ask)
+        assert cluster.net.sent["removed"] == told
 
 
 @virtual

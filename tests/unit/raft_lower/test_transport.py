@@ -12,15 +12,16 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trustme
 import uvloop
 from pysyncobj.node import Node
 
+from coordinator.raft import connection as connection_module
 from coordinator.raft.admission import HOSTS_MAX, KNOCKS_BURST, KNOCKS_PER_S, UNPROVED_MAX, Admission
-from coordinator.raft.connection import QUEUE_FRAMES_MAX
+from coordinator.raft.connection import JOIN_BYTES_MAX, QUEUE_FRAMES_MAX, Connection
 from coordinator.raft.frames import Mode, Reply, Session
 from coordinator.raft.security import Certificates, Open, SharedSecret, is_loopback, read_secret, split_address
 from coordinator.raft.transport import Limits
@@ -701,3 +702,49 @@ def test_admission_bounds_strangers_and_forgives_with_time() -> None:
     for number in range(HOSTS_MAX * 2):
         admission.knock(4000 + number, f"spoofed{number}", 20.0)
     assert len(admission._hosts) <= HOSTS_MAX
+
+
+def test_a_queue_that_never_empties_is_bounded_by_what_waits_in_it(
+    on_loop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that always has something to take, and takes it, is no reason to close."""
+    monkeypatch.setattr(connection_module, "QUEUE_FRAMES_MAX", 4)
+
+    class Slow:
+        """Takes one write, then no more until it is told to go on."""
+
+        owner: Connection
+
+        def get_write_buffer_size(self) -> int:
+            return 0
+
+        def write(self, content: bytes) -> None:
+            written.append(content)
+            self.owner.pause_writing()
+
+        def abort(self) -> None: ...
+
+    class Ready:
+        ready = True
+
+        def frame(self, content: bytes) -> tuple[bytes, ...]:
+            return (content,)
+
+    class Owner:
+        def on_closed(self, connection: Connection, reason: str) -> None: ...
+
+    written: list[bytes] = []
+
+    async def story() -> None:
+        one = Connection(cast(Any, Owner()), cast(Any, Ready()), dialer=True)
+        slow = Slow()
+        slow.owner, one.transport = one, cast(Any, slow)
+        one.send(bytes(JOIN_BYTES_MAX))
+        for _ in range(20):
+            assert one.send(bytes(JOIN_BYTES_MAX)), "closed with one frame waiting"
+            await asyncio.sleep(0)
+            one.resume_writing()
+        assert len(written) >= 19
+        one.close("done")
+
+    on_loop(story)
