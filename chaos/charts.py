@@ -59,7 +59,7 @@ def latency(history: History) -> bytes:
         if mine:
             x = [(o.start_ns - origin) / 1e9 for o in mine]
             y = [max(0.05, ((o.end_ns or 0) - o.start_ns) / 1e6) for o in mine]
-            axes.scatter(x, y, s=5, alpha=0.45, linewidths=0, color=COLOURS[outcome], label=NAMES[outcome], zorder=3)
+            axes.scatter(x, y, s=8, alpha=0.6, linewidths=0, color=COLOURS[outcome], label=NAMES[outcome], zorder=3)
     unknown = [o for o in history.operations if o.outcome == "info"]
     if unknown:
         top = axes.get_ylim()[1] if axes.collections else 1.0
@@ -92,7 +92,14 @@ def _finish(figure: Figure, drawn: list[Any], history: History, origin: int, end
     drawn[-1].set_xlabel("seconds since the first operation")
     handles, labels = drawn[0].get_legend_handles_labels()
     patches = [Patch(facecolor=SHADES[n % len(SHADES)], alpha=0.5, label=f) for n, f in enumerate(families)]
-    drawn[0].legend([*handles, *patches], [*labels, *families], loc="upper left", bbox_to_anchor=(1.005, 1), fontsize=9)
+    drawn[0].legend(
+        [*handles, *patches],
+        [*labels, *families],
+        loc="upper left",
+        bbox_to_anchor=(1.005, 1),
+        fontsize=9,
+        markerscale=2,
+    )
     for axes in drawn[1:]:
         axes.legend(loc="upper left", bbox_to_anchor=(1.005, 1), fontsize=9)
     out = io.BytesIO()

@@ -26,7 +26,7 @@ STYLE: Final = """
 main { max-width: 1240px; margin: 0 auto; } h2 { font-size: 16px; margin: 28px 0 8px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 5px 12px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--quiet); font-weight: 600; } td.n, th.n { text-align: right; }
+th { color: var(--quiet); font-weight: 600; } td.n, th.n { text-align: right; padding-right: 28px; }
 .wide { overflow-x: auto; } img { width: 100%; border: 1px solid var(--line); border-radius: 6px; background: #fff; }
 .verdict { font-size: 20px; font-weight: 700; padding: 10px 16px; margin: 12px 0;
   border-radius: 8px; border: 1px solid; }
