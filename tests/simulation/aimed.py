@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -28,13 +28,18 @@ async def deaf_leader(world: World, rng: random.Random) -> None:
     if leader is None or len(others) < 2:
         return
     faithful = [others.pop(rng.randrange(len(others)))] if len(others) == 4 else []
-    for step in range(1, rng.choice((2, 3, 4)) + 1):  # so slowly that the leader does not miss them
+    for step in range(1, rng.choice((2, 3, 4, 6)) + 1):  # so slowly that the leader does not miss them
         _lag(world, others, leader, 0.3 * step)
         await asyncio.sleep(0.4)
     await asyncio.sleep(rng.uniform(0.0, 0.5))
     _cut(world, [leader], others, one_way=True)
     _cut(world, faithful, others)
+    world.popular = leader
+    if rng.random() < 0.7:  # the store would tell it that another has taken over
+        world.store_faults.far_s[leader.name] = 2.0
     await asyncio.sleep(rng.uniform(1.0, 2.0))
+    world.popular = None
+    world.store_faults.far_s.pop(leader.name, None)
     _join(world, [leader, *faithful], others)
     _lag(world, others, leader, 0.0)
 
@@ -91,10 +96,7 @@ async def old_answers(world: World, rng: random.Random) -> None:
     await asyncio.sleep(0.05)
     _lag(world, [partner], leader, rng.uniform(0.9, 1.3))
     await _burst(world, leader, 25)
-    for _ in range(100):
-        if world.leader() not in (leader, None):
-            break
-        await asyncio.sleep(0.01)
+    await _until(lambda: world.leader() not in {leader, None})
     _join(world, [leader, partner], rest)
     await asyncio.sleep(rng.uniform(0.05, 0.15))
     await _transfer(world, leader)
@@ -137,7 +139,49 @@ async def left_behind(world: World, rng: random.Random) -> None:
     await asyncio.sleep(rng.uniform(0.3, 1.5))
     world.store_faults.delay_s = usual
     await asyncio.sleep(rng.uniform(0.2, 1.0))
+    lag_s = rng.choice((0.0, 0.1, 0.15))
+    _lag(world, others, leader, lag_s)
+    for node in others:
+        _lag(world, [leader], node, lag_s)
     _join(world, [leader], others)
+    await asyncio.sleep(10 * lag_s)
+    _lag(world, others, leader, 0.0)
+    for node in others:
+        _lag(world, [leader], node, 0.0)
+
+
+async def late_order(world: World, rng: random.Random) -> None:
+    """Take the lead from a member just as it orders a Rebase, with or without a further loss at its successors."""
+    nodes = list(world.nodes.values())
+    if len(nodes) != 3:
+        return
+    for node in nodes:
+        _power_cut(world, node)
+    for node in nodes:
+        node.start()
+    if not await _until(lambda: _rebases(world) > 0):
+        return
+    leader, others = _led(world)
+    if leader is None or len(others) < 2:
+        return
+    if rng.random() < 0.5:
+        await _transfer(world, rng.choice(others))
+        return
+    _cut(world, [leader], others)
+    for node in others:
+        _power_cut(world, node)
+    for node in others:
+        node.start()
+    await _until(lambda: any(node.coordinator.committer.term is not None for node in others if node.serving))
+    _join(world, [leader], others)
+
+
+async def long_outage(world: World, rng: random.Random) -> None:
+    """Take the store away for longer than anybody waits."""
+    world.store_faults.down = True
+    world.counts["store outages"] += 1
+    await asyncio.sleep(rng.uniform(6.5, 9.0))
+    world.store_faults.down = False
 
 
 async def slow_successor(world: World, rng: random.Random) -> None:
@@ -205,6 +249,21 @@ def _power_cut(world: World, node: SimNode) -> None:
     node.crash(power=True)
 
 
+def _rebases(world: World) -> int:
+    """Return how many Rebases the processes that run now have ordered."""
+    return sum(node.coordinator.committer.rebases for node in world.serving)
+
+
+async def _until(holds: Callable[[], bool]) -> bool:
+    """Wait for a moment; False if it does not come."""
+    ends = asyncio.get_running_loop().time() + WAIT_S
+    while not holds():
+        if asyncio.get_running_loop().time() > ends:
+            return False
+        await asyncio.sleep(0.002)
+    return True
+
+
 async def _commit_lost(world: World, lands_after_s: float) -> bool:
     """Let the next group's transaction land only then, its answer unheard; True once it is on its way."""
     lost = world.store_faults.lose_next(lands_after_s)
@@ -245,4 +304,5 @@ async def _transfer(world: World, to: SimNode) -> None:
 HARMS = {
     "deaf_leader": deaf_leader, "split_power": split_power, "rivals": rivals, "old_answers": old_answers,
     "late_commit": late_commit, "left_behind": left_behind, "slow_successor": slow_successor, "undercut": undercut,
+    "long_outage": long_outage, "late_order": late_order,
 }  # fmt: skip

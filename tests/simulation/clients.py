@@ -103,7 +103,8 @@ class Clients:
                 return await self._write(client, rng, node, "put", key, value)
             case "get":
                 level: Level = rng.choices(("linearizable", "session", "stale"), (70, 20, 10))[0]
-                await self._read(client, node, key, level)
+                popular = self.world.popular
+                await self._read(client, popular if popular and rng.random() < 0.6 else node, key, level)
             case "cas":
                 return await self._write(client, rng, node, "cas", key, value)
             case "delete":

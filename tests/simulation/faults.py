@@ -186,20 +186,6 @@ class AcksWithoutTerm(MemberCore):
         super()._on_next_node_idx(node, {**message, "term": min(message["term"], self._term) and self._term})
 
 
-class OldTermsCommit(MemberCore):
-    """Commit entries of earlier terms by counting (Ongaro 2014, section 3.6.2 forbids it)."""
-
-    def _maybe_commit(self) -> bool:
-        durable = [self._SyncObj__raftMatchIndex.get(node, 0) for node in self._voters]
-        if self.votes:
-            durable.append(self._SyncObj__raftLog.synced_index)
-        index = sorted(durable, reverse=True)[len(durable) // 2]
-        if index <= self._SyncObj__raftCommitIndex:
-            return False
-        self._set_commit(index)
-        return True
-
-
 class AnyLogWins(MemberCore):
     """Vote for candidates whose log is behind."""
 

@@ -50,12 +50,18 @@ DEAF: Final[dict[str, Any]] = {
     "writes": 0.3,
 }
 """A leader hears old answers while another leads."""
+ROUNDS: Final[dict[str, Any]] = {**DEAF, "chaos_s": 16.0, "writes": 0.5}
 SPLIT: Final[dict[str, Any]] = {**LEADERS, "faults": ("split_power",)}
 RIVALS: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "faults": ("rivals",)}
 FIVE: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "chaos_s": 25.0, "faults": ("old_answers",)}
 LATE: Final[dict[str, Any]] = {**LOSS, "faults": ("late_commit",), "writes": 0.03, "hostile": True, "memory_bytes": 1}
 """Commits land late, on ledgers that have gone on without them."""
 BEHIND: Final[dict[str, Any]] = {**LOSS, "faults": ("left_behind",), "hostile": True}
+MEETS: Final[dict[str, Any]] = {**BEHIND, "hostile": False, "memory_bytes": 1 << 20}
+"""Who was left behind reads through the new leader before its own log is made like that one's."""
+SLOW: Final[dict[str, Any]] = {**LOSS, "faults": ("late_order",), "slow_orders": True}
+"""What deposed committers ordered reaches the log late."""
+FLOOR: Final[dict[str, Any]] = {**LOSS, "faults": ("amnesia",), "hostile": True, "memory_bytes": 1, "writes": 0.1}
 SUCCESSOR: Final[dict[str, Any]] = {**LOSS, "faults": ("slow_successor",), "hostile": True, "memory_bytes": 1}
 """Who has lost what was committed leads, and the store is slow to tell it."""
 SMALL: Final[dict[str, Any]] = {"window_max": 8, "recent_max": 2, "compact_entries": 25}
@@ -99,25 +105,25 @@ TEETH: Final = (
     _rule("Rebase without rows, op_id not unique", LOSS, store=True, rebase_rows=False, store_dedupe=False),
     _rule("Rebase does not raise the floor", LOSS, rebase_floor=False),
     _rule("Rebase does not touch what it orders again", LOSS, rebase_touch=False),
-    _rule("a late Rebase is obeyed", LOSS, rebase_stale=False),
-    _rule("a Rebase on another base is obeyed", LOSS, rebase_base=False),
+    _rule("a late Rebase is obeyed", SLOW, rebase_stale=False),
+    _rule("a Rebase on another base is obeyed", SLOW, rebase_base=False),
     _rule("watchers miss what a Rebase steps over", LOSS, rebase_feeds=False),
-    _rule("the floor is ignored for known keys", LOSS, judge_floor=False),
+    _rule("the floor is ignored for known keys", FLOOR, judge_floor=False),
     _rule("reads before taking over", SUCCESSOR, readindex_taken=False),
-    _rule("a read index without its term", LOSS, readindex_entry=False),
+    _rule("a read index without its term", MEETS, readindex_entry=False),
     Tooth("as_of: what was ordered at the start", Plant("", reads=faults.AppliedStart), LEADERS),
     Tooth("as_of: what is settled at the end", Plant("", reads=faults.SettledEnd), LEADERS),
     _rule("a key is touched when it settles", LEADERS, touch="settle"),
     _rule("no dedupe at all", LEADERS, store=True, dedupe=False, store_dedupe=False),
     _rule("op_id not unique in the store", {**LEADERS, **SMALL}, store=True, store_dedupe=False),
-    _rule("an overwritten log keeps its machine", LOSS, reset=False),
+    _rule("an overwritten log keeps its machine", BEHIND, reset=False),
     _rule("the leader publishes what it committed", {**LEADERS, "faults": (*LEADERS["faults"], "broker")},
           publish="own"),
     _rule("a store that is behind is read", RESTORED, refuse_behind=False),
     # What the model does not have.
     _rule("answered before COMMIT", LEADERS, answer_committed=False),
     _rule("settled before COMMIT", LEADERS, settle_committed=False),
-    _rule("deadlines are not judged", {**LEADERS, "faults": ("store_down",)}, late_expires=False),
+    _rule("deadlines are not judged", {**LEADERS, "faults": ("long_outage",)}, late_expires=False),
     _rule("a snapshot without a floor", {**LEADERS, **SMALL, "recent_max": 10_000}, snapshot_floor=False),
     _rule("forgotten keys without a floor", {**LEADERS, **SMALL}, forget_floor=False),
     Tooth("caches without judgement", Plant("", reads=faults.TrustingReads), LEADERS),
@@ -127,7 +133,7 @@ TEETH: Final = (
     Tooth("acknowledgements without their term", Plant("", core=faults.AcksWithoutTerm), FIVE),
     Tooth("votes for a log that is behind", Plant("", core=faults.AnyLogWins), LINKS),
     Tooth("ReadIndex without a quorum", Plant("", core=faults.NoQuorum), DEAF),
-    Tooth("a late joiner in a ReadIndex round", Plant("", core=faults.LateJoiner), {**DEAF, "nodes": 5}),
+    Tooth("a late joiner in a ReadIndex round", Plant("", core=faults.LateJoiner), ROUNDS),
     Tooth("a minority commits", Plant("", core=faults.MinorityLeads), LINKS),
 )  # fmt: skip
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self, TypeVar
 
 from backends.memory import Fails, Fate, Lands, Lost, MemoryDatabase, MemoryStore
+from coordinator.codec import Rebase, Settle, decode
 from coordinator.consensus import Coordinator
 from coordinator.log import Log, PeerAddress, Position, Replica
 from coordinator.machine import Limits
@@ -68,6 +69,8 @@ class Plan:
     """The shared cache may give any old entry at any time, not only now and then."""
     memory_bytes: int = 1 << 20
     """Of each node's own cache: next to nothing sends every read to the shared one."""
+    slow_orders: bool = False
+    """What a committer orders may be held back on its way to the log, past the end of its leadership."""
     writes: float = 1.0
     """How much clients write, compared to the usual."""
 
@@ -92,9 +95,14 @@ FAULTS: Final = (
     "broker", "clock", "disk", "transfer", "membership",
 )  # fmt: skip
 """What a plan draws from. Not drawn alone: `amnesia` (a majority loses what it had acknowledged, without fsync)."""
-AIMED: Final = ("deaf_leader", "split_power", "rivals", "old_answers", "late_commit", "left_behind", "slow_successor")
+AIMED: Final = (
+    "deaf_leader", "split_power", "rivals", "old_answers", "late_commit", "left_behind", "slow_successor",
+    "long_outage", "late_order",
+)  # fmt: skip
 """Drawn more rarely: each takes its time, and what it is aimed at."""
-POWER_CUTS: Final = frozenset({"power", "amnesia", "split_power", "late_commit", "left_behind", "slow_successor"})
+POWER_CUTS: Final = frozenset(
+    {"power", "amnesia", "split_power", "late_commit", "left_behind", "slow_successor", "late_order"}
+)
 """Those that lose what was not synced."""
 
 
@@ -130,6 +138,7 @@ def plan_of(seed: int) -> Plan:
         restores=restores,
         hostile=aimed.random() < 0.3,
         memory_bytes=aimed.choice((1, 1 << 20)),
+        slow_orders=aimed.random() < 0.2,
         writes=aimed.choice((0.3, 1.0, 1.0)),
     )
 
@@ -226,6 +235,8 @@ class StoreFaults:
         self.rng = rng
         self.delay_s = (0.0002, 0.003)
         self.down = False
+        self.far_s: dict[str, float] = {}
+        """How much longer the way to the store takes for a node."""
         self.ambiguous = 0.0
         self.fails = 0.0
         self._losing: tuple[float, asyncio.Event] | None = None
@@ -234,6 +245,7 @@ class StoreFaults:
     def heal(self) -> None:
         self.delay_s, self.down, self.ambiguous, self.fails = (0.0002, 0.003), False, 0.0, 0.0
         self._losing = None
+        self.far_s.clear()
 
     def lose_next(self, lands_after_s: float | None) -> asyncio.Event:
         """Lose the answer to the next append, which lands only then (None: do not, after all); set once it is sent."""
@@ -242,7 +254,7 @@ class StoreFaults:
         return sent
 
     async def before(self, session: str, call: str) -> None:
-        await asyncio.sleep(self.rng.uniform(*self.delay_s))
+        await asyncio.sleep(self.rng.uniform(*self.delay_s) + self.far_s.get(session, 0.0))
         if self.down:
             self.counts["down"] += 1
             raise BackendUnavailable("store", "down")
@@ -341,6 +353,33 @@ class SimBroker:
 
 
 # ------------------------------------------------------------------------------------------------------------ nodes
+
+
+class SlowOrders(Member):
+    """A member on whose way to the log some of the committer's commands are held back."""
+
+    def propose(self, command: bytes) -> asyncio.Future[Position]:
+        loop, kind = asyncio.get_running_loop(), type(decode(command))
+        share = {Rebase: 0.7, Settle: 0.1}.get(kind, 0.0)
+        if self._chance.random() >= share:
+            return super().propose(command)
+        through: asyncio.Future[Position] = loop.create_future()
+
+        def go_on() -> None:
+            asyncio.ensure_future(super(SlowOrders, self).propose(command)).add_done_callback(told)
+
+        def told(ended: asyncio.Future[Position]) -> None:
+            if through.done():
+                ended.cancelled() or ended.exception()
+            elif ended.cancelled():
+                through.cancel()
+            elif (exc := ended.exception()) is not None:
+                through.set_exception(exc)
+            else:
+                through.set_result(ended.result())
+
+        loop.call_later(self._chance.uniform(0.0, 1.2), go_on)
+        return through
 
 
 class WatchedCoordinator(Coordinator):
@@ -448,7 +487,7 @@ class SimNode:
         more: dict[str, Any] = {} if plant.journal is None else {"journal": plant.journal}
 
         def log(replica: Replica) -> Log:
-            self.member = Member(
+            self.member = (SlowOrders if plan.slow_orders else Member)(
                 self.name,
                 self.members,
                 cluster="sim",
@@ -649,6 +688,8 @@ class World:
         }  # fmt: skip
         self.over = False
         self.bursts = 0
+        self.popular: SimNode | None = None
+        """Where most clients read just now."""
         self.impatient: list[asyncio.Task[None]] = []
         """Writes whose outcome nobody looks at."""
         self.steps = 0
