@@ -57,6 +57,10 @@ def test_outages_are_pauses_between_acknowledged_writes() -> None:
     ops = [Operation(n, "put", "ok", t, t + 1, key="k", value=str(n)) for n, t in enumerate((0, second, 4 * second))]
     ops.append(Operation("r", "get", "ok", 2 * second, 2 * second + 1, key="k", result="1"))
     assert [round(o.seconds) for o in outages(History(ops))] == [1, 3]
+    late = Operation("a", "txn", "ok", 9 * second, 9 * second + 1, value=[["r", "k", None], ["r", "l", None]])
+    assert [round(o.seconds) for o in outages(History([*ops, late]))] == [1, 3], "a transaction that only reads"
+    late = Operation("a", "txn", "ok", 9 * second, 9 * second + 1, value=[["r", "k", None], ["append", "l", 1]])
+    assert [round(o.seconds) for o in outages(History([*ops, late]))] == [1, 3, 5]
 
 
 def test_every_bug_has_a_tooth_and_its_story() -> None:
