@@ -59,7 +59,14 @@ LATE: Final[dict[str, Any]] = {**LOSS, "faults": ("late_commit",), "writes": 0.0
 BEHIND: Final[dict[str, Any]] = {**LOSS, "faults": ("left_behind",), "hostile": True}
 MEETS: Final[dict[str, Any]] = {**BEHIND, "hostile": False, "memory_bytes": 1 << 20}
 """Who was left behind reads through the new leader before its own log is made like that one's."""
-SLOW: Final[dict[str, Any]] = {**LOSS, "faults": ("late_order",), "slow_orders": True}
+SLOW: Final[dict[str, Any]] = {
+    **LOSS,
+    "faults": ("late_order",),
+    "slow_orders": True,
+    "hostile": True,
+    "memory_bytes": 1,
+    "clients": 12,
+}
 """What deposed committers ordered reaches the log late."""
 FLOOR: Final[dict[str, Any]] = {**LOSS, "faults": ("amnesia",), "hostile": True, "memory_bytes": 1, "writes": 0.1}
 SUCCESSOR: Final[dict[str, Any]] = {**LOSS, "faults": ("slow_successor",), "hostile": True, "memory_bytes": 1}

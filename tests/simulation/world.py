@@ -360,7 +360,7 @@ class SlowOrders(Member):
 
     def propose(self, command: bytes) -> asyncio.Future[Position]:
         loop, kind = asyncio.get_running_loop(), type(decode(command))
-        share = {Rebase: 0.7, Settle: 0.1}.get(kind, 0.0)
+        share = {Rebase: 0.5, Settle: 0.02}.get(kind, 0.0)
         if self._chance.random() >= share:
             return super().propose(command)
         through: asyncio.Future[Position] = loop.create_future()
@@ -378,7 +378,7 @@ class SlowOrders(Member):
             else:
                 through.set_result(ended.result())
 
-        loop.call_later(self._chance.uniform(0.0, 1.2), go_on)
+        loop.call_later(self._chance.uniform(0.1, 2.5), go_on)
         return through
 
 
