@@ -417,7 +417,8 @@ async def _broadcast_hurt(stand: Stand, server: RabbitServer, how: str) -> None:
             assert (await stand.ready()).startswith("200 ")
             await until(lambda: stand.logged("broadcast waits") > waits, "the lag is logged")
             assert await _lags(stand) > 0
-            assert await stand.says("[-]broadcast degraded")
+            if how != "hangs":  # there only who publishes has noticed so far; the others miss heartbeats first
+                await until(lambda: stand.says("[-]broadcast degraded"), "a node says that the broker is away")
     finally:
         match how:
             case "dies":
