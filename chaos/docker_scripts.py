@@ -20,6 +20,7 @@ from acordo.client import Client
 from acordo.errors import AcordoError
 from chaos.docker_target import NODES, DockerTarget, NoStack
 from chaos.targets import until
+from chaos.windows import WINDOWS
 
 PAUSE_S: Final = 5.0
 WARM_UP: Final = 20
@@ -143,9 +144,10 @@ async def disturb(target: DockerTarget, name: str, pause_s: float = PAUSE_S) -> 
         whom = await SCRIPTS[name].choose(target)
         struck = loop.time()
         try:
-            await asyncio.gather(*(getattr(target, SCRIPTS[name].how)(s) for s in whom))
-            struck = loop.time()
-            await asyncio.sleep(pause_s)
+            with WINDOWS.window(name, whom):
+                await asyncio.gather(*(getattr(target, SCRIPTS[name].how)(s) for s in whom))
+                struck = loop.time()
+                await asyncio.sleep(pause_s)
         finally:
             for service in whom:
                 await target.heal(service)
@@ -246,7 +248,8 @@ async def _main(name: str, project: str | None, pause_s: float) -> int:
     try:
         async with DockerTarget(project) as target:
             print(f"{name}: what it hits comes back after {pause_s:g} s", flush=True)
-            told = await disturb(target, name, pause_s)
+            with WINDOWS.shown(await target.gateway()):
+                told = await disturb(target, name, pause_s)
     except (NoStack, TimeoutError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2

@@ -20,6 +20,7 @@ import docker.errors
 from acordo.client import Client
 from acordo.errors import AcordoError
 from chaos.targets import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, until
+from chaos.windows import gateway
 
 PROJECT: Final = "com.docker.compose.project"
 SERVICE: Final = "com.docker.compose.service"
@@ -113,6 +114,12 @@ class DockerTarget:
             async with self._http.get(self._urls[self.nodes.index(node)] + path) as response:
                 return response.status
         return None
+
+    async def gateway(self) -> str:
+        """Return this machine's address as the stack's Prometheus finds it."""
+        with contextlib.suppress(docker.errors.DockerException, KeyError, IndexError):
+            return await asyncio.to_thread(gateway, self.docker)
+        return "127.0.0.1"
 
     async def redis_master(self) -> str | None:
         """Return the service that the Sentinels call master."""

@@ -38,6 +38,7 @@ from chaos.schedule import Step, plan
 from chaos.servers import Servers
 from chaos.subscriber import Subscriber, SubscriberFailed
 from chaos.targets import LocalTarget, Target, UrlTarget
+from chaos.windows import WINDOWS
 from chaos.workloads.base import Load, Workload, WorkloadFailed
 from chaos.workloads.names import WORKLOADS
 from cluster.config import RunnerSettings
@@ -200,7 +201,10 @@ async def target_of(plan: Plan) -> AsyncIterator[Target]:
     if plan.target == "docker":
         try:
             async with DockerTarget() as containers:
-                yield containers
+                with WINDOWS.shown(await containers.gateway()) as trouble:
+                    if trouble is not None:
+                        _say(plan, f"the dashboard will not show the windows of faults: {trouble}")
+                    yield containers
         except NoStack as exc:
             raise TargetUnfit(str(exc)) from exc
         return

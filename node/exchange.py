@@ -75,6 +75,11 @@ class StoreProbe:
         """Ask anew the next time."""
         self._at = None
 
+    @property
+    def trouble(self) -> str | None:
+        """What was found when it was last asked."""
+        return self._trouble
+
     async def ask(self) -> str | None:
         """Return None when the store answers, else why not."""
         now = self._clock.monotonic()

@@ -30,6 +30,7 @@ def figures(rooms: Rooms) -> Iterator[Metric]:
     yield counter("acordo_watch_changes", "Changes told to watchers.", watches.events_total)
     yield counter("acordo_watch_ledger_reads", "Reads of the ledger for watchers behind.", watches.fills_total)
     yield counter("acordo_watch_cut", "Watches cut because their reader was slow.", watches.cut_total)
+    yield gauge("acordo_store_up", "1 while the store answers.", rooms.store_probe.trouble is None)
     yield gauge("acordo_cache_up", "1 while the shared cache answers.", rooms.cache.healthy())
     yield gauge("acordo_broadcast_up", "1 while the broker answers.", rooms.broadcast.healthy())
 

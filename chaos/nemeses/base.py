@@ -14,6 +14,7 @@ from typing import ClassVar, Final
 from chaos.history import Fault
 from chaos.recorder import Recorder
 from chaos.targets import Target
+from chaos.windows import WINDOWS
 
 PROOF_WITHIN_S: Final = 8.0
 POLL_S: Final = 0.05
@@ -76,6 +77,11 @@ async def inflict(nemesis: Nemesis, recorder: Recorder, seconds: float) -> Infli
         recorder.add(Fault(nemesis.name, "skipped", recorder.clock(), (), why))
         return Inflicted(nemesis.name, (), None, skipped=why)
     nemesis.targets = await nemesis.choose()
+    with WINDOWS.window(nemesis.name, nemesis.targets):
+        return await _inflicted(nemesis, recorder, seconds)
+
+
+async def _inflicted(nemesis: Nemesis, recorder: Recorder, seconds: float) -> Inflicted:
     recorder.add(Fault(nemesis.name, "start", recorder.clock(), nemesis.targets))
     proof: str | None = None
     error: str | None = None

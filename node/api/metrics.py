@@ -10,5 +10,6 @@ from node.exchange import Exchange
 
 async def get(x: Exchange) -> web.Response:
     """Return every metric, in the format that the Accept header asks for."""
+    await x.rooms.store_probe.ask()
     encoder, content_type = choose_encoder(x.request.headers.get("Accept", ""))
     return x.reply(200, encoder(x.rooms.metrics.registry), content_type)

@@ -1,0 +1,152 @@
+"""The provisioned dashboard against a live Prometheus: every query of every panel has an answer while there is load."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import yaml  # type: ignore[import-untyped]  # ships no types
+
+from acordo.client import Client
+from acordo.errors import AcordoError
+from chaos.windows import Windows
+from deploy import dashboard
+from deploy.dashboard import Line, Query, ask, overlays, panels
+from tests.e2e.conftest import Start, until
+from tests.servers.process import free_port
+from tests.servers.prometheus import Prometheus
+
+ROOT = Path(__file__).parents[2]
+PICTURE = "ACORDO_TEST_PICTURE"
+"""Names a file: the test then goes on for a while, kills the leader, and draws the panels there."""
+LEVELS = ("linearizable", "session", "stale")
+pytestmark = pytest.mark.timeout(300)
+
+
+@contextlib.asynccontextmanager
+async def load(urls: list[str]) -> AsyncIterator[None]:
+    """Write and read at every level, also what is not there."""
+    stop = asyncio.Event()
+
+    async def one(client: Client, n: int) -> None:
+        turn = 0
+        while not stop.is_set():
+            turn += 1
+            with contextlib.suppress(AcordoError):
+                await client.put(f"dash/{n}/{turn % 50}", f"{turn}".encode())
+                await client.get(f"dash/{n}/{(turn + 7) % 60}", level=LEVELS[turn % 3])  # type: ignore[arg-type]
+            await asyncio.sleep(0.02)
+
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Client(url, retries=False, timeout_s=5)) for url in urls]
+        async with asyncio.TaskGroup() as tasks:
+            for n in range(9):
+                tasks.create_task(one(clients[n % len(clients)], n))
+            try:
+                yield
+            finally:
+                stop.set()
+
+
+async def test_every_panel_shows_something_under_load(start: Start) -> None:
+    windows, port = Windows(), free_port()
+    async with start() as cluster, contextlib.AsyncExitStack() as stack:
+        urls = [node.url for node in cluster.nodes.values()]
+        assert stack.enter_context(windows.shown("127.0.0.1", port)) is None
+        jobs = {"nodes": [u.removeprefix("http://") for u in urls], "chaos": [f"127.0.0.1:{port}"]}
+        prometheus = await asyncio.to_thread(Prometheus(jobs).start)
+        stack.callback(prometheus.__exit__, None, None, None)
+        await stack.enter_async_context(load(urls))
+        began = time.time()
+
+        async def lines(query: Query) -> list[Line]:
+            return await asyncio.to_thread(ask, prometheus.url, query, began, time.time(), 1)
+
+        for panel in panels():
+            for query in panel.queries:
+
+                async def shown(query: Query = query) -> bool:
+                    return any(line.points for line in await lines(query))
+
+                await until(shown, f"{panel.title}: {query.expression} has an answer")
+        # What is counted by node or by level has a line for each.
+        by_node = [q for p in panels() for q in p.queries if q.legend == "{{node}}"]
+        assert len(by_node) >= 5
+        for query in by_node:
+            assert {line.name for line in await lines(query)} == {"n1", "n2", "n3"}, query
+        levels = next(q for p in panels() for q in p.queries if q.legend == "{{level}}")
+        assert {line.name for line in await lines(levels)} == set(LEVELS)
+        writes = next(q for p in panels() if p.title == "Writes by outcome" for q in p.queries)
+        assert any(line.name == "done" and line.points[-1][1] > 0 for line in await lines(writes))
+
+        chaos = overlays()[0]
+        assert await lines(chaos) == []
+        with windows.window("kill-leader", ("n1",)):
+
+            async def window() -> bool:
+                return [line.name for line in await lines(chaos)] == ["kill-leader"]
+
+            await until(window, "the window of a fault is an annotation")
+        if path := os.environ.get(PICTURE):
+            await _picture(cluster, prometheus.url, windows, Path(path))
+
+
+async def _picture(cluster: object, url: str, windows: Windows, path: Path) -> None:
+    from cluster.runner import LocalCluster
+
+    assert isinstance(cluster, LocalCluster)
+    await asyncio.sleep(10)  # past the window of the test itself
+    began = time.time()
+    await asyncio.sleep(25)
+    async with Client([n.url for n in cluster.nodes.values()]) as client:
+        leader = (await client.cluster()).leader
+    assert leader is not None
+    with windows.window("kill-leader", (leader,)):
+        process = cluster.nodes[leader].process
+        assert process is not None
+        process.kill()
+        await asyncio.sleep(8)
+    await asyncio.sleep(25)
+    await asyncio.to_thread(dashboard.draw, url, path, began, time.time())
+
+
+def test_no_panel_hides_that_it_is_empty() -> None:
+    for panel in panels():
+        assert panel.queries, panel.title
+        for query in panel.queries:
+            assert "vector(" not in query.expression, panel.title
+            assert " or " not in query.expression, panel.title
+
+
+def test_the_dashboard_shows_what_somebody_on_call_asks_for() -> None:
+    titles = {panel.title for panel in panels()}
+    assert titles >= {
+        "Leader", "Term", "Writes by outcome", "Reads by level", "Latency of writes", "Latency of reads", "Group sizes",
+        "Revision lag per node", "Cache hits", "Back ends",
+    }  # fmt: skip
+    assert next(q.legend for q in overlays()) == "{{nemesis}}"
+
+
+def test_grafana_finds_the_dashboard_and_its_datasource() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    mounted = dict(v.removesuffix(":ro").split(":") for v in compose["grafana"]["volumes"])
+    provisioning = ROOT / "deploy" / "grafana" / "provisioning"
+    assert mounted["./deploy/grafana/provisioning"] == "/etc/grafana/provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090" and "prometheus" in compose
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "acordo.yml").read_text())["providers"]
+    assert provider["options"]["path"] == mounted["./deploy/grafana/dashboards"]
+    board = json.loads(dashboard.DASHBOARD.read_text())
+    used = [p["datasource"] for p in board["panels"] if p["type"] != "row"]
+    used += [t["datasource"] for p in board["panels"] for t in p.get("targets", ())]
+    used += [a["datasource"] for a in board["annotations"]["list"]]
+    assert all(d == {"type": "prometheus", "uid": source["uid"]} for d in used)
+    home = compose["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home == f"{provider['options']['path']}/{dashboard.DASHBOARD.name}"
+    assert len({p["id"] for p in board["panels"]}) == len(board["panels"])
