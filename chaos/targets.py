@@ -190,8 +190,8 @@ class LocalTarget:
     @property
     def abilities(self) -> frozenset[str]:
         servers = self.servers.names if self.servers is not None else ()
-        clocks = ("clocks",) if self.clocks else ()
-        return frozenset({"processes", "links", "files", "members", "raft-ports", *servers, *clocks})
+        more = [name for name, there in (("clocks", self.clocks), ("store-file", not self.settings.store)) if there]
+        return frozenset({"processes", "links", "files", "members", "raft-ports", *servers, *more})
 
     def _clock(self, node: str) -> dict[str, str]:
         """Return what lets the node's wall clock be set off."""
@@ -220,6 +220,11 @@ class LocalTarget:
         """Return every port that packets between this node and its peers go to or come from."""
         dialled = [link.port for (a, _), link in self.mesh.peers.items() if a == node]
         return (self._http_port(node) + RAFT_PORT_OFFSET, *dialled)
+
+    @property
+    def store_file(self) -> Path:
+        """Return the embedded store's one file."""
+        return self.data / "store.sqlite"
 
     def folder(self, node: str) -> Path:
         """Return the node's own directory."""

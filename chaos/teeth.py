@@ -60,7 +60,7 @@ TEETH: Final = (
     Tooth("absent-blind-to-tombstones", "register"),
     Tooth("transaction-loses-its-last-write", "bank"),
     Tooth("delete-of-nothing-counts", "register"),
-    Tooth("answer-before-commit", "register", ("slow",)),
+    Tooth("answer-before-commit", "register", ("store-busy",), hot=4),
     Tooth("answer-revision-off-by-one", "register"),
     Tooth("watch-resumes-one-late", "watch"),
     Tooth("watch-forgets-deletes", "watch"),

@@ -97,7 +97,7 @@ class Fake:
     """Real processes that echo, and a mesh through which they are made to talk; no cluster."""
 
     nodes: tuple[str, ...] = ("n1", "n2", "n3")
-    abilities = frozenset({"processes", "links", "files", "clocks", "members", "raft-ports", *KINDS})
+    abilities = frozenset({"processes", "links", "files", "clocks", "members", "raft-ports", "store-file", *KINDS})
 
     def __init__(self, mesh: Mesh, data: Path | None = None) -> None:
         self.mesh, self.data = mesh, data or Path()
@@ -145,6 +145,10 @@ class Fake:
         (folder / "raft").mkdir(parents=True, exist_ok=True)
         (folder / "raft" / "journal.0000000001").touch()
         return folder
+
+    @property
+    def store_file(self) -> Path:
+        return self.data / "store.sqlite"
 
     def set_clock(self, node: str, offset_s: float) -> None:
         self.clocks[node] = offset_s
