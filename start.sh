@@ -38,8 +38,8 @@ compose+=(--env-file "$env_file")
 if [ ! -e "$env_file" ] && [ "${1:-up}" = up ]; then
     air=
     docker image inspect acordo-node:air >/dev/null 2>&1 && air=1
+    (umask 077; : > "$env_file.new")  # nobody else reads what comes into it
     (
-        umask 077
         password=$(random 16)
         if [ -n "$air" ]; then
             grep -v -e '^COMPOSE_PROFILES=' -e '^ACORDO_STORE=' .env.example
@@ -74,6 +74,9 @@ while IFS= read -r line || [ -n "$line" ]; do
     case $name in
         *_PORT) [[ $given =~ ^[0-9]{1,5}$ ]] && [ "$given" -gt 0 ] && [ "$given" -lt 65536 ] || fail "$env_file: $name=$given is no port (1 to 65535)" ;;
         *_USER|*_PASSWORD|*_COOKIE) [[ $given =~ ^[A-Za-z0-9._-]+$ ]] || fail "$env_file: $name may have letters, digits and . _ - only" ;;
+        *_OBSERVERS_MIN|*_OBSERVERS_MAX|*_GID) [[ $given =~ ^[0-9]{1,9}$ ]] || fail "$env_file: $name=$given is no whole number" ;;
+        *_PERIOD_S|*_COOL_DOWN_S|*_HIGH|*_LOW) [[ $given =~ ^[0-9]+([.][0-9]+)?$ ]] || fail "$env_file: $name=$given is no number" ;;
+        COMPOSE_PROJECT_NAME) [[ $given =~ ^[a-z0-9][a-z0-9_-]*$ ]] || fail "$env_file: $name may have small letters, digits and _ - only" ;;
         COMPOSE_PROFILES)
             for each in ${given//,/ }; do case $each in crdb|crdb3|postgres|grafana) ;; *) fail "$env_file: profile $each is unknown; there are crdb, crdb3, postgres, grafana" ;; esac; done ;;
     esac
@@ -97,10 +100,13 @@ esac
 memory=$(docker info --format '{{.MemTotal}}' 2>/dev/null || echo 0)
 [ "$memory" -eq 0 ] || [ "$memory" -ge 4000000000 ] || fail "the engine has $((memory / 1000000)) MB of memory; the stack needs 4 GB, better 6"
 stamp=$(docker volume inspect "${project}_secrets" --format '{{index .Labels "acordo.format"}}' 2>/dev/null || true)
-case $stamp in ''|'<no value>'|"$FORMAT") ;; *) fail "the volumes of $project are of format $stamp, this version knows $FORMAT: use the newer version; nothing was changed" ;; esac
+case $stamp in ''|'<no value>'|"$FORMAT") ;; *) fail "the volumes of $project are of format $stamp, this version knows $FORMAT: start the version that made them, or give this one another COMPOSE_PROJECT_NAME; nothing was changed" ;; esac
 running=$("${compose[@]}" ps -q 2>/dev/null | head -n 1)
 if [ -z "$running" ]; then
-    for pair in HTTP:80 NODE1:8001 NODE2:8002 NODE3:8003 PROMETHEUS:9091 RABBITMQ:25673; do
+    pairs=(HTTP:80 NODE1:8001 NODE2:8002 NODE3:8003 PROMETHEUS:9091 RABBITMQ:25673)
+    case ,$(value COMPOSE_PROFILES), in *,crdb*) pairs+=(COCKROACH:8080) ;; esac
+    case ,$(value COMPOSE_PROFILES), in *,grafana,*) pairs+=(GRAFANA:3000) ;; esac
+    for pair in "${pairs[@]}"; do
         taken=$(port "ACORDO_${pair%%:*}_PORT" "${pair##*:}")
         if (exec 3<>"/dev/tcp/127.0.0.1/$taken") 2>/dev/null; then
             fail "port $taken is taken: stop what listens there, or set ACORDO_${pair%%:*}_PORT in $env_file"

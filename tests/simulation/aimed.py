@@ -28,10 +28,10 @@ async def deaf_leader(world: World, rng: random.Random) -> None:
     if leader is None or len(others) < 2:
         return
     faithful = [others.pop(rng.randrange(len(others)))] if len(others) == 4 else []
-    for step in range(1, rng.choice((2, 3, 4, 6)) + 1):  # so slowly that the leader does not miss them
-        _lag(world, others, leader, 0.3 * step)
-        await asyncio.sleep(0.4)
-    await asyncio.sleep(rng.uniform(0.0, 0.5))
+    for step in range(1, rng.choice((2, 4, 5)) + 1):  # so slowly that the leader does not miss them
+        _lag(world, others, leader, 0.4 * step)
+        await asyncio.sleep(0.12)
+    await asyncio.sleep(rng.choice((0.0, 0.0, 0.5)))
     _cut(world, [leader], others, one_way=True)
     _cut(world, faithful, others)
     world.popular = leader
@@ -128,17 +128,24 @@ async def left_behind(world: World, rng: random.Random) -> None:
     leader, others = _led(world)
     if leader is None or len(others) < 2:
         return
-    usual, world.store_faults.delay_s = world.store_faults.delay_s, rng.choice(((0.2, 0.3), (0.3, 0.35)))
-    await asyncio.sleep(rng.uniform(0.1, 0.4))
+    soon = rng.random() < 0.5
+    usual = world.store_faults.delay_s
+    if not soon:
+        world.store_faults.delay_s = rng.choice(((0.2, 0.3), (0.3, 0.35)))
+        await asyncio.sleep(rng.uniform(0.1, 0.4))
     _cut(world, [leader], others)
     for node in others:
         _power_cut(world, node)
     await asyncio.sleep(0.01)
     for node in others:
         node.start()
-    await asyncio.sleep(rng.uniform(0.3, 1.5))
-    world.store_faults.delay_s = usual
-    await asyncio.sleep(rng.uniform(0.2, 1.0))
+    if soon:
+        await _until(lambda: any(node.serving and node.coordinator.committer.taken_over for node in others))
+        await asyncio.sleep(rng.uniform(0.02, 0.2))
+    else:
+        await asyncio.sleep(rng.uniform(0.3, 1.5))
+        world.store_faults.delay_s = usual
+        await asyncio.sleep(rng.uniform(0.2, 1.0))
     lag_s = rng.choice((0.0, 0.1, 0.15))
     _lag(world, others, leader, lag_s)
     for node in others:
@@ -153,27 +160,52 @@ async def left_behind(world: World, rng: random.Random) -> None:
 async def late_order(world: World, rng: random.Random) -> None:
     """Take the lead from a member just as it orders a Rebase, with or without a further loss at its successors."""
     nodes = list(world.nodes.values())
-    if len(nodes) != 3:
+    if len(nodes) != 3 or not await _commit_lost(world, rng.uniform(0.0, 0.1)):
         return
     for node in nodes:
         _power_cut(world, node)
     for node in nodes:
         node.start()
+    world.holds_rebases = True
+    try:
+        await _late_order(world, rng)
+    finally:
+        world.holds_rebases = False
+
+
+async def _late_order(world: World, rng: random.Random) -> None:
     if not await _until(lambda: _rebases(world) > 0):
         return
     leader, others = _led(world)
     if leader is None or len(others) < 2:
         return
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         await _transfer(world, rng.choice(others))
+    else:
+        _cut(world, [leader], others)
+        for node in others:
+            _power_cut(world, node)
+        for node in others:
+            node.start()
+        await _until(lambda: any(node.coordinator.committer.rebases for node in others if node.serving))
+        _join(world, [leader], others)
+    await asyncio.sleep(1.0)
+
+
+async def late_takeover(world: World, rng: random.Random) -> None:
+    """Let a member that leads no more take the store over, after its successor did.
+
+    Its way to the store is long, and what it had sent there is lost: so it begins just as it is cut off.
+    """
+    leader, others = _led(world)
+    if leader is None or len(others) < 2:
         return
-    _cut(world, [leader], others)
-    for node in others:
-        _power_cut(world, node)
-    for node in others:
-        node.start()
-    await _until(lambda: any(node.coordinator.committer.term is not None for node in others if node.serving))
-    _join(world, [leader], others)
+    world.store_faults.far_s[leader.name] = rng.uniform(0.7, 0.78)
+    if await _commit_lost(world, None):
+        _cut(world, [leader], others)
+        await asyncio.sleep(rng.uniform(1.0, 1.5))
+        _join(world, [leader], others)
+    world.store_faults.far_s.pop(leader.name, None)
 
 
 async def long_outage(world: World, rng: random.Random) -> None:
@@ -264,14 +296,14 @@ async def _until(holds: Callable[[], bool]) -> bool:
     return True
 
 
-async def _commit_lost(world: World, lands_after_s: float) -> bool:
-    """Let the next group's transaction land only then, its answer unheard; True once it is on its way."""
+async def _commit_lost(world: World, lands_after_s: float | None) -> bool:
+    """Let the next group's transaction land only then (or never), its answer unheard; True once it is on its way."""
     lost = world.store_faults.lose_next(lands_after_s)
     try:
         async with asyncio.timeout(WAIT_S):
             await lost.wait()
     except TimeoutError:
-        world.store_faults.lose_next(None)
+        world.store_faults.lose_none()
         return False
     return True
 
@@ -305,4 +337,5 @@ HARMS = {
     "deaf_leader": deaf_leader, "split_power": split_power, "rivals": rivals, "old_answers": old_answers,
     "late_commit": late_commit, "left_behind": left_behind, "slow_successor": slow_successor, "undercut": undercut,
     "long_outage": long_outage, "late_order": late_order,
+    "late_takeover": late_takeover,
 }  # fmt: skip

@@ -69,7 +69,7 @@ class Clients:
     deadline_s: dict[str, float] = field(default_factory=dict)
     """Op_id -> the last deadline that it was given."""
     delivered: list[Operation] = field(default_factory=list)
-    """Those with an op_id of the client's that succeeded: a queue may bring them once more."""
+    """Those with an op_id of the client's that succeeded or may have: a queue may bring them once more."""
     numbers: int = 0
     revision_seen: dict[int, int] = field(default_factory=dict)
 
@@ -78,6 +78,7 @@ class Clients:
         much = self.world.plan.writes
         reads = ("get", "get ttl", "snapshot")
         self._weights = [w if kind in reads else w * much for kind, w in zip(_KINDS, _WEIGHTS, strict=True)]
+        self._weights[_KINDS.index("again")] *= self.world.plan.again
 
     async def run(self, number: int, until_s: float) -> None:
         """Work as one client until a time."""
@@ -162,7 +163,7 @@ class Clients:
         """Send once more what has succeeded, as a queue does that lost the acknowledgement: without a second effect."""
         if not self.delivered:
             return
-        done = self.delivered[-1] if rng.random() < 0.5 else rng.choice(self.delivered)
+        done = rng.choice(self.delivered[-6:] if rng.random() < 0.6 else self.delivered)
         assert done.op_id is not None
         assert done.key is not None
         with suppress(NotApplied, OutcomeUnknown):
@@ -222,7 +223,7 @@ class Clients:
             **more,
         )  # fmt: skip
         self.history.append(operation)
-        if outcome == "ok" and op_id and not op_id.startswith("~"):
+        if outcome != "fail" and op_id and not op_id.startswith("~"):
             self.delivered.append(operation)
         if outcome == "info" and op_id and not op_id.startswith("~"):
             self.unknown[op_id] = len(self.history) - 1
@@ -283,6 +284,11 @@ class Clients:
     def _check_reading(self, node: SimNode, key: str, reading: Reading, floor: int) -> None:
         """Compare with all that ever landed: the version must be the key's newest at the position it claims."""
         world = self.world
+        if reading.source == "store" and reading.as_of < reading.position:
+            world.violate(
+                "INV-1 (store behind)",
+                f"{node.name} reads a store at {reading.as_of}, it had settled {reading.position}",
+            )
         if world.plan.restores:
             return
         if reading.position < floor:

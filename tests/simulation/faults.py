@@ -5,6 +5,7 @@ Each fault stands for a mistake that somebody could make in that place. Nothing 
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, TypeVar
 
 import msgspec
@@ -92,6 +93,18 @@ class TrustingReads(Reads):
 
     def __init__(self, consensus: Any, *args: Any) -> None:
         super().__init__(_Untouched(consensus), *args)
+
+
+class BlindReads(Reads):
+    """Read the store without a look at what it holds."""
+
+    def check_refusal(self) -> None:
+        return
+
+    async def snapshot(self, keys: Any, *, at: int | None = None, settled: Any = None, timeout_s: float) -> Any:
+        settled = settled or self._consensus.settled
+        async with asyncio.timeout(timeout_s):
+            return await self._store.read(keys, at=at, settled=settled.last, timeout_s=timeout_s)
 
 
 class _DatedReads(Reads):

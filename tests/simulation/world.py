@@ -73,6 +73,8 @@ class Plan:
     """What a committer orders may be held back on its way to the log, past the end of its leadership."""
     writes: float = 1.0
     """How much clients write, compared to the usual."""
+    again: float = 1.0
+    """How often a queue brings a write once more, compared to the usual."""
 
     @property
     def raft_keeps(self) -> bool:
@@ -97,7 +99,7 @@ FAULTS: Final = (
 """What a plan draws from. Not drawn alone: `amnesia` (a majority loses what it had acknowledged, without fsync)."""
 AIMED: Final = (
     "deaf_leader", "split_power", "rivals", "old_answers", "late_commit", "left_behind", "slow_successor",
-    "long_outage", "late_order",
+    "long_outage", "late_order", "late_takeover",
 )  # fmt: skip
 """Drawn more rarely: each takes its time, and what it is aimed at."""
 POWER_CUTS: Final = frozenset(
@@ -239,7 +241,7 @@ class StoreFaults:
         """How much longer the way to the store takes for a node."""
         self.ambiguous = 0.0
         self.fails = 0.0
-        self._losing: tuple[float, asyncio.Event] | None = None
+        self._losing: tuple[float | None, asyncio.Event] | None = None
         self.counts = {"ambiguous": 0, "late": 0, "down": 0}
 
     def heal(self) -> None:
@@ -248,10 +250,14 @@ class StoreFaults:
         self.far_s.clear()
 
     def lose_next(self, lands_after_s: float | None) -> asyncio.Event:
-        """Lose the answer to the next append, which lands only then (None: do not, after all); set once it is sent."""
+        """Lose the answer to the next append, which lands only then (None: never); set once it is sent."""
         sent = asyncio.Event()
-        self._losing = None if lands_after_s is None else (lands_after_s, sent)
+        self._losing = lands_after_s, sent
         return sent
+
+    def lose_none(self) -> None:
+        """Do not, after all."""
+        self._losing = None
 
     async def before(self, session: str, call: str) -> None:
         await asyncio.sleep(self.rng.uniform(*self.delay_s) + self.far_s.get(session, 0.0))
@@ -264,7 +270,7 @@ class StoreFaults:
             (lands_after_s, sent), self._losing = self._losing, None
             sent.set()
             self.counts["ambiguous"] += 1
-            self.counts["late"] += 1
+            self.counts["late"] += lands_after_s is not None
             return Lost(lands_after_s)
         if call in {"append", "take_over"} and self.rng.random() < self.ambiguous:
             self.counts["ambiguous"] += 1
@@ -355,17 +361,28 @@ class SimBroker:
 # ------------------------------------------------------------------------------------------------------------ nodes
 
 
+HELD_S: Final = 3.0
+"""For so long an aimed harm may keep a Rebase from the log."""
+
+
 class SlowOrders(Member):
     """A member on whose way to the log some of the committer's commands are held back."""
 
+    world: World
+
     def propose(self, command: bytes) -> asyncio.Future[Position]:
         loop, kind = asyncio.get_running_loop(), type(decode(command))
-        share = {Rebase: 0.5, Settle: 0.02}.get(kind, 0.0)
+        aimed = kind is Rebase and self.world.holds_rebases
+        share = 1.0 if aimed else {Rebase: 0.9, Settle: 0.02}.get(kind, 0.0)
         if self._chance.random() >= share:
             return super().propose(command)
         through: asyncio.Future[Position] = loop.create_future()
+        ends_s = loop.time() + HELD_S
 
         def go_on() -> None:
+            if aimed and self.status().role == "leader" and loop.time() < ends_s:
+                loop.call_later(0.005, go_on)  # until another leads
+                return
             asyncio.ensure_future(super(SlowOrders, self).propose(command)).add_done_callback(told)
 
         def told(ended: asyncio.Future[Position]) -> None:
@@ -378,7 +395,7 @@ class SlowOrders(Member):
             else:
                 through.set_result(ended.result())
 
-        loop.call_later(self._chance.uniform(0.1, 2.5), go_on)
+        loop.call_later(0.005 if aimed else self._chance.uniform(0.1, 2.5), go_on)
         return through
 
 
@@ -486,8 +503,10 @@ class SimNode:
 
         more: dict[str, Any] = {} if plant.journal is None else {"journal": plant.journal}
 
+        slow = type("SlowOrders", (SlowOrders,), {"world": world})
+
         def log(replica: Replica) -> Log:
-            self.member = (SlowOrders if plan.slow_orders else Member)(
+            self.member = (slow if plan.slow_orders else Member)(
                 self.name,
                 self.members,
                 cluster="sim",
@@ -688,6 +707,8 @@ class World:
         }  # fmt: skip
         self.over = False
         self.bursts = 0
+        self.holds_rebases = False
+        """What is ordered as a Rebase reaches the log only once another leads (with `slow_orders`)."""
         self.popular: SimNode | None = None
         """Where most clients read just now."""
         self.impatient: list[asyncio.Task[None]] = []

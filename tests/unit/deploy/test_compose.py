@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 import yaml  # type: ignore[import-untyped]  # ships no types
 
@@ -16,16 +19,66 @@ from deploy.images import CannotBuild, mirrors
 ROOT = Path(__file__).parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 OBSERVERS_MAX = 2
+STORES = ("crdb", "crdb3", "postgres")
+SCHEMA = Path("/usr/lib/python3/dist-packages/compose/config/compose_spec.json")
+"""The Compose specification's schema, as the distribution's docker-compose carries it."""
 
 
 def megabytes(service: dict[str, Any]) -> int:
     return int(service["mem_limit"].removesuffix("m"))
 
 
-def test_the_default_stack_fits_into_six_gigabytes() -> None:
-    services = [s for s in COMPOSE["services"].values() if set(s.get("profiles", ["crdb"])) & {"crdb", "grafana"}]
+def errors_of(schema: dict[str, Any], compose: dict[str, Any]) -> list[str]:
+    return [e.message for e in jsonschema_rs.validator_for(schema).iter_errors(compose)]
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_each_profile_fits_into_six_gigabytes(store: str) -> None:
+    services = [s for s in COMPOSE["services"].values() if set(s.get("profiles", [store])) & {store, "grafana"}]
     observer = megabytes(COMPOSE["services"]["node1"])
     assert sum(map(megabytes, services)) + OBSERVERS_MAX * observer <= 6 * 1024
+
+
+def test_the_published_schema_of_compose_files_takes_it() -> None:
+    if not SCHEMA.exists():
+        pytest.skip("no published schema here: apt-get install docker-compose")
+    schema = json.loads(SCHEMA.read_text())
+    assert errors_of(schema, COMPOSE) == []
+    broken = copy.deepcopy(COMPOSE)
+    broken["services"]["node1"]["memory_limit"] = "1m"
+    assert errors_of(schema, broken)
+
+
+@pytest.mark.parametrize("profiles", [*STORES, *(f"{s},grafana" for s in STORES)])
+def test_compose_1_29_takes_every_profile(profiles: str, tmp_path: Path) -> None:
+    if shutil.which("docker-compose") is None:
+        pytest.skip("Compose 1.29 is not there: apt-get install docker-compose")
+    env = tmp_path / "env"
+    env.write_text(f"COMPOSE_PROFILES={profiles}\nACORDO_HTTP_PORT=8090\n")
+    done = subprocess.run(
+        ["docker-compose", "--env-file", str(env), "config"], cwd=ROOT, capture_output=True, text=True, check=False,
+        stdin=subprocess.DEVNULL, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr, done.stderr
+    found = yaml.safe_load(done.stdout)["services"]
+    assert {n for n, s in COMPOSE["services"].items() if not s.get("profiles")} <= set(found)
+    assert "127.0.0.1:8090:8080" in done.stdout
+
+
+def test_every_service_is_waited_for_bounded_and_logged_within_limits() -> None:
+    once = {"secret", "cockroach-init"}
+    for name, service in COMPOSE["services"].items():
+        assert megabytes(service) > 0, name
+        if name in once:
+            continue
+        assert service["restart"] == "unless-stopped", name
+        assert service["logging"]["options"] == {"max-size": "10m", "max-file": "2"}, name
+        for other, how in (
+            (service.get("depends_on") or {}).items() if isinstance(service.get("depends_on"), dict) else ()
+        ):
+            waits = {"service_healthy": "healthcheck", "service_completed_successfully": "command"}
+            assert waits[how["condition"]] in COMPOSE["services"][other], (name, other)
 
 
 def test_every_port_is_published_on_loopback_alone() -> None:
