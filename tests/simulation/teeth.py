@@ -50,7 +50,7 @@ DEAF: Final[dict[str, Any]] = {
     "writes": 0.3,
 }
 """A leader hears old answers while another leads."""
-ROUNDS: Final[dict[str, Any]] = {**DEAF, "chaos_s": 16.0, "writes": 0.12}
+ROUNDS: Final[dict[str, Any]] = {**DEAF, "chaos_s": 16.0, "writes": 0.25, "hostile": True}
 SPLIT: Final[dict[str, Any]] = {**LEADERS, "faults": ("split_power",)}
 RIVALS: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "faults": ("rivals",)}
 FIVE: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "chaos_s": 25.0, "faults": ("old_answers",)}
