@@ -14,6 +14,7 @@ import secrets
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from acordo.client import Client
@@ -22,6 +23,8 @@ from chaos.docker_target import NODES, DockerTarget, NoStack
 from chaos.targets import until
 from chaos.windows import WINDOWS
 
+EACH: Final = "each"
+TABLE: Final = Path("out/docker/kills.md")
 PAUSE_S: Final = 5.0
 WARM_UP: Final = 20
 """Acknowledged writes before anything is done."""
@@ -130,7 +133,7 @@ HEAD: Final = """\
 |---|---|---|---|---|---|---|---|"""
 
 
-async def disturb(target: DockerTarget, name: str, pause_s: float = PAUSE_S) -> Told:
+async def disturb(target: DockerTarget, script: Script, name: str, pause_s: float = PAUSE_S) -> Told:
     """Do it under load. Raises TimeoutError when the stack does not come back."""
     loop, load, stop = asyncio.get_running_loop(), Load(target.balancer_url or target.urls[0]), asyncio.Event()
     running = asyncio.create_task(load.run(stop))
@@ -141,11 +144,11 @@ async def disturb(target: DockerTarget, name: str, pause_s: float = PAUSE_S) -> 
     try:
         if not await until(warm, RECOVER_WITHIN_S):
             raise TimeoutError(f"no load could be put on {load.url}: {load.failed}")
-        whom = await SCRIPTS[name].choose(target)
+        whom = await script.choose(target)
         struck = loop.time()
         try:
             with WINDOWS.window(name, whom):
-                await asyncio.gather(*(getattr(target, SCRIPTS[name].how)(s) for s in whom))
+                await asyncio.gather(*(getattr(target, script.how)(s) for s in whom))
                 struck = loop.time()
                 await asyncio.sleep(pause_s)
         finally:
@@ -244,12 +247,45 @@ SCRIPTS: Final[dict[str, Script]] = {
 }
 
 
+KEPT: Final = frozenset({"kill-leader", "kill-redis-master", "full-restart"})
+"""Scripts that choose by role; the other kills are in the table under their container's name."""
+ONCE: Final = frozenset({"secret", "cockroach-init"})
+"""Services that end by themselves: nobody misses them."""
+
+
+async def each(target: DockerTarget, pause_s: float, table: Path) -> int:
+    """Kill every container of the stack in turn, under load; print and write the table. Return how many went wrong."""
+    wrong, rows = 0, [HEAD]
+    scripts = {"kill-database": SCRIPTS["kill-database"]} if target.store else {}
+    scripts |= {n: s for n, s in SCRIPTS.items() if n in KEPT or s.how != "kill"}
+    scripts |= {f"kill {s}": Script("kill", _service(s)) for s in sorted(target.services - ONCE - {target.store})}
+    for name, script in scripts.items():
+        try:
+            told = await disturb(target, script, name, pause_s)
+        except TimeoutError as exc:
+            print(f"error: {exc}", file=sys.stderr, flush=True)
+            wrong += 1
+            continue
+        print(told, flush=True)
+        rows.append(told.row)
+        wrong += bool(told.lost)
+        _write(table, rows)
+    return wrong
+
+
+def _write(table: Path, rows: list[str]) -> None:
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_text("\n".join(rows) + "\n")
+
+
 async def _main(name: str, project: str | None, pause_s: float) -> int:
     try:
         async with DockerTarget(project) as target:
             print(f"{name}: what it hits comes back after {pause_s:g} s", flush=True)
             with WINDOWS.shown(await target.gateway()):
-                told = await disturb(target, name, pause_s)
+                if name == EACH:
+                    return 1 if await each(target, pause_s, TABLE) else 0
+                told = await disturb(target, SCRIPTS[name], name, pause_s)
     except (NoStack, TimeoutError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2
@@ -262,7 +298,9 @@ async def _main(name: str, project: str | None, pause_s: float) -> int:
 def main(argv: list[str]) -> int:
     """Return 0; 1 when an acknowledged write is lost; 2 when there is no stack or it does not come back."""
     parser = argparse.ArgumentParser(prog="python -m chaos.docker_scripts", description=__doc__)
-    parser.add_argument("name", choices=list(SCRIPTS))
+    parser.add_argument(
+        "name", choices=[*SCRIPTS, EACH], help=f"{EACH}: every container in turn, and the table {TABLE}"
+    )
     parser.add_argument("--pause", type=float, default=PAUSE_S, metavar="S", help="default: %(default)g")
     parser.add_argument("--project", help="compose project (default: COMPOSE_PROJECT_NAME or acordo)")
     given = parser.parse_args(argv)

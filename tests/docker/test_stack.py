@@ -59,7 +59,7 @@ TOLD: list[Told] = []
 async def test_nothing_acknowledged_is_lost_when_a_container_goes(stack: Stack, name: str) -> None:
     async with DockerTarget(PROJECT) as target:
         assert await target.healthy(120)
-        told = await disturb(target, name, 3)
+        told = await disturb(target, SCRIPTS[name], name, 3)
     print(told)
     TOLD.append(told)
     OUT.mkdir(parents=True, exist_ok=True)

@@ -69,8 +69,8 @@ class Machine:
         environ = {"PATH": str(self.bin), "FAKE": str(self.folder), "ACORDO_ENV_FILE": str(self.env), "USER": "you"}
         done = subprocess.run(
             [str(self.bin / "bash"), str(ROOT / "start.sh"), *arguments],
-            env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
-            check=False,
+            env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == 1, done.stdout
         calls = (self.folder / "calls").read_text() if (self.folder / "calls").exists() else ""
