@@ -125,36 +125,43 @@ async def late_commit(world: World, rng: random.Random) -> None:
 
 async def left_behind(world: World, rng: random.Random) -> None:
     """Let the followers forget what the leader has ordered, while it cannot tell that they have turned away."""
+    usual, world.store_faults.delay_s = world.store_faults.delay_s, rng.choice(((0.2, 0.3), (0.3, 0.35)))
+    await asyncio.sleep(rng.uniform(0.1, 0.4))
+    leader, others = await _forgotten(world)
+    await asyncio.sleep(rng.uniform(0.3, 1.5))
+    world.store_faults.delay_s = usual
+    await asyncio.sleep(rng.uniform(0.2, 1.0))
+    _join(world, leader, others)
+
+
+async def comes_back(world: World, rng: random.Random) -> None:
+    """Let a leader that was left behind hear of its successor long before its log is made like that one's."""
+    leader, others = await _forgotten(world)
+    await _until(lambda: any(node.serving and node.coordinator.committer.taken_over for node in others))
+    await asyncio.sleep(rng.uniform(0.02, 0.2))
+    lag_s = rng.uniform(0.15, 0.24)
+    for one, other in ((one, other) for one in leader for other in others):
+        _lag(world, [one], other, lag_s)
+        _lag(world, [other], one, lag_s)
+    _join(world, leader, others)
+    await asyncio.sleep(10 * lag_s)
+    for one, other in ((one, other) for one in leader for other in others):
+        _lag(world, [one], other, 0.0)
+        _lag(world, [other], one, 0.0)
+
+
+async def _forgotten(world: World) -> tuple[list[SimNode], list[SimNode]]:
+    """Cut the leader off and the power of the others; return both."""
     leader, others = _led(world)
     if leader is None or len(others) < 2:
-        return
-    soon = rng.random() < 0.5
-    usual = world.store_faults.delay_s
-    if not soon:
-        world.store_faults.delay_s = rng.choice(((0.2, 0.3), (0.3, 0.35)))
-        await asyncio.sleep(rng.uniform(0.1, 0.4))
+        return [], []
     _cut(world, [leader], others)
     for node in others:
         _power_cut(world, node)
     await asyncio.sleep(0.01)
     for node in others:
         node.start()
-    if soon:
-        await _until(lambda: any(node.serving and node.coordinator.committer.taken_over for node in others))
-        await asyncio.sleep(rng.uniform(0.02, 0.2))
-    else:
-        await asyncio.sleep(rng.uniform(0.3, 1.5))
-        world.store_faults.delay_s = usual
-        await asyncio.sleep(rng.uniform(0.2, 1.0))
-    lag_s = rng.choice((0.0, 0.1, 0.15))
-    _lag(world, others, leader, lag_s)
-    for node in others:
-        _lag(world, [leader], node, lag_s)
-    _join(world, [leader], others)
-    await asyncio.sleep(10 * lag_s)
-    _lag(world, others, leader, 0.0)
-    for node in others:
-        _lag(world, [leader], node, 0.0)
+    return [leader], others
 
 
 async def late_order(world: World, rng: random.Random) -> None:
@@ -166,22 +173,16 @@ async def late_order(world: World, rng: random.Random) -> None:
         _power_cut(world, node)
     for node in nodes:
         node.start()
-    world.holds_rebases = True
-    try:
-        await _late_order(world, rng)
-    finally:
-        world.holds_rebases = False
-
-
-async def _late_order(world: World, rng: random.Random) -> None:
-    if not await _until(lambda: _rebases(world) > 0):
-        return
+    lossy = rng.random() < 0.5
+    world.holds_rebases_s = 0.0 if lossy else rng.uniform(0.5, 2.0)
+    ordered = await _until(lambda: _rebases(world) > 0)
+    if not lossy:
+        world.holds_rebases_s = None  # what its successor orders takes the usual way
     leader, others = _led(world)
-    if leader is None or len(others) < 2:
+    if not ordered or leader is None or len(others) < 2:
+        world.holds_rebases_s = None
         return
-    if rng.random() < 0.4:
-        await _transfer(world, rng.choice(others))
-    else:
+    if lossy:
         _cut(world, [leader], others)
         for node in others:
             _power_cut(world, node)
@@ -189,7 +190,11 @@ async def _late_order(world: World, rng: random.Random) -> None:
             node.start()
         await _until(lambda: any(node.coordinator.committer.rebases for node in others if node.serving))
         _join(world, [leader], others)
-    await asyncio.sleep(1.0)
+        await asyncio.sleep(1.0)
+        world.holds_rebases_s = None
+    else:
+        await _transfer(world, rng.choice(others))
+        await asyncio.sleep(2.5)
 
 
 async def late_takeover(world: World, rng: random.Random) -> None:
@@ -336,6 +341,6 @@ async def _transfer(world: World, to: SimNode) -> None:
 HARMS = {
     "deaf_leader": deaf_leader, "split_power": split_power, "rivals": rivals, "old_answers": old_answers,
     "late_commit": late_commit, "left_behind": left_behind, "slow_successor": slow_successor, "undercut": undercut,
-    "long_outage": long_outage, "late_order": late_order,
+    "comes_back": comes_back, "long_outage": long_outage, "late_order": late_order,
     "late_takeover": late_takeover,
 }  # fmt: skip

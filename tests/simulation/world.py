@@ -99,11 +99,11 @@ FAULTS: Final = (
 """What a plan draws from. Not drawn alone: `amnesia` (a majority loses what it had acknowledged, without fsync)."""
 AIMED: Final = (
     "deaf_leader", "split_power", "rivals", "old_answers", "late_commit", "left_behind", "slow_successor",
-    "long_outage", "late_order", "late_takeover",
+    "comes_back", "long_outage", "late_order", "late_takeover",
 )  # fmt: skip
 """Drawn more rarely: each takes its time, and what it is aimed at."""
 POWER_CUTS: Final = frozenset(
-    {"power", "amnesia", "split_power", "late_commit", "left_behind", "slow_successor", "late_order"}
+    {"power", "amnesia", "split_power", "late_commit", "left_behind", "comes_back", "slow_successor", "late_order"}
 )
 """Those that lose what was not synced."""
 
@@ -372,17 +372,20 @@ class SlowOrders(Member):
 
     def propose(self, command: bytes) -> asyncio.Future[Position]:
         loop, kind = asyncio.get_running_loop(), type(decode(command))
-        aimed = kind is Rebase and self.world.holds_rebases
-        share = 1.0 if aimed else {Rebase: 0.9, Settle: 0.02}.get(kind, 0.0)
+        held_s = self.world.holds_rebases_s if kind is Rebase else None
+        share = 1.0 if held_s is not None else {Rebase: 0.5, Settle: 0.02}.get(kind, 0.0)
         if self._chance.random() >= share:
             return super().propose(command)
         through: asyncio.Future[Position] = loop.create_future()
         ends_s = loop.time() + HELD_S
 
         def go_on() -> None:
-            if aimed and self.status().role == "leader" and loop.time() < ends_s:
+            if held_s is None or self.status().role != "leader" or loop.time() > ends_s:
+                loop.call_later(held_s or 0.0, send)
+            else:
                 loop.call_later(0.005, go_on)  # until another leads
-                return
+
+        def send() -> None:
             asyncio.ensure_future(super(SlowOrders, self).propose(command)).add_done_callback(told)
 
         def told(ended: asyncio.Future[Position]) -> None:
@@ -395,7 +398,7 @@ class SlowOrders(Member):
             else:
                 through.set_result(ended.result())
 
-        loop.call_later(0.005 if aimed else self._chance.uniform(0.1, 2.5), go_on)
+        loop.call_later(self._chance.uniform(0.1, 2.5) if held_s is None else 0.005, go_on)
         return through
 
 
@@ -707,8 +710,8 @@ class World:
         }  # fmt: skip
         self.over = False
         self.bursts = 0
-        self.holds_rebases = False
-        """What is ordered as a Rebase reaches the log only once another leads (with `slow_orders`)."""
+        self.holds_rebases_s: float | None = None
+        """What is ordered as a Rebase reaches the log only so long after another leads (with `slow_orders`)."""
         self.popular: SimNode | None = None
         """Where most clients read just now."""
         self.impatient: list[asyncio.Task[None]] = []
