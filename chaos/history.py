@@ -459,5 +459,6 @@ def _resolved(o: Operation, found: Lookup | None) -> Operation:
         result=result,
         end_ns=max(found.t_ns, o.start_ns),
         revision=found.revision if o.revision is None else o.revision,
+        token=found.revision if o.op == "acquire" else o.token,
         resolved=True,
     )

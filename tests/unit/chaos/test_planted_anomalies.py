@@ -26,7 +26,7 @@ from chaos.checkers import (
 )
 from chaos.checkers.convergence import Evidence, FinalRead, MemberState
 from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
-from chaos.history import Lookup, Operation, Seen, Watched
+from chaos.history import Lookup, Operation, Seen, Watched, resolve
 from chaos.ledger import Entry, Ledger, Row
 from tests.unit.chaos.ideal import Ideal
 
@@ -585,3 +585,10 @@ def test_verdicts_merge_to_the_worst() -> None:
 
 def test_an_entry_says_what_it_is() -> None:
     assert Entry(1, "a", b"", "applied").keys == ()
+
+
+def test_an_acquire_that_is_looked_up_has_its_revision_for_a_token() -> None:
+    unknown = Operation(1, "acquire", "info", 0, None, key="k", value="h", op_id="o1")
+    (found,) = resolve([unknown], [Lookup("o1", "applied", 9, 4)])
+    assert (found.outcome, found.token) == ("ok", 4)
+    assert "no_token" not in lock.check([found]).anomalies
