@@ -125,13 +125,9 @@ async def _cut(world: World, rng: random.Random, *, one_way: bool) -> None:
         rest = rest[:1]  # a bridge: one link is cut, both ends still reach the others
     world.counts["partitions"] += 1
     world.say("cut", these=",".join(some), those=",".join(rest), one_way=one_way)
-    before = dict(world.network.cut)
     world.network.isolate(some, from_names=rest, one_way=one_way)
     await asyncio.sleep(rng.uniform(0.2, 3.0))
-    for direction in [d for d in world.network.cut if d not in before]:
-        del world.network.cut[direction]
-    for a, b in ((a, b) for a in some for b in rest):
-        world.network.maybe_connect(a, b)
+    world.network.join(some, rest)
     world.say("joined", these=",".join(some), those=",".join(rest))
 
 

@@ -71,14 +71,15 @@ class Network:
                         self.cut[b, a] = None
 
     def join(self, names: list[str], others: list[str]) -> None:
-        """Mend every cut between `names` and `others`."""
-        for a in names:
-            for b in others:
-                self.cut.pop((a, b), None)
-                self.cut.pop((b, a), None)
-        for a in names:
-            for b in others:
-                self.maybe_connect(a, b)
+        """Mend every cut between `names` and `others`; what their connections held back goes on."""
+        for a, b in ((a, b) for a in names for b in others):
+            self.cut.pop((a, b), None)
+            self.cut.pop((b, a), None)
+            connection = self.connections.get((a, b) if a < b else (b, a))
+            if connection is not None:
+                self._release(connection, a, b)
+                self._release(connection, b, a)
+            self.maybe_connect(a, b)
 
     def heal(self) -> None:
         self.cut.clear()
@@ -86,11 +87,14 @@ class Network:
         self.lag_s.clear()
         self.loss, self.delay_s = 0.0, DELAY_S
         for pair, connection in list(self.connections.items()):
-            for source, held in connection.held.items():
-                target = pair[0] if source == pair[1] else pair[1]
-                while held:
-                    self._carry(connection, source, target, held.popleft())
-            connection.silent_since.clear()
+            self._release(connection, *pair)
+            self._release(connection, *pair[::-1])
+
+    def _release(self, connection: Connection, source: str, target: str) -> None:
+        held = connection.held.pop(source, ())
+        for raw in held:
+            self._carry(connection, source, target, raw)
+        connection.silent_since.pop(source, None)
 
     # -------------------------------------------------------------------------------------------------- connections
 

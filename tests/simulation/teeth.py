@@ -58,11 +58,12 @@ LATE: Final[dict[str, Any]] = {**LOSS, "faults": ("late_commit",), "writes": 0.0
 """Commits land late, on ledgers that have gone on without them."""
 BEHIND: Final[dict[str, Any]] = {**LOSS, "faults": ("left_behind",), "hostile": True}
 MEETS: Final[dict[str, Any]] = {
-    **BEHIND,
-    "hostile": False,
+    **LOSS,
+    "faults": ("comes_back",),
     "memory_bytes": 1 << 20,
     "compact_entries": 100_000,
-    "clients": 10,
+    "clients": 20,
+    "writes": 0.5,
 }
 """Who was left behind reads through the new leader before its own log is made like that one's."""
 SLOW: Final[dict[str, Any]] = {
