@@ -93,7 +93,8 @@ async def _inflicted(nemesis: Nemesis, recorder: Recorder, seconds: float) -> In
             if proof is not None:
                 recorder.add(Fault(nemesis.name, "bit", recorder.clock(), nemesis.targets, proof))
             await holding
-            proof = proof or await nemesis.proof()
+            if proof is None and (proof := await nemesis.proof()) is not None:
+                recorder.add(Fault(nemesis.name, "bit", recorder.clock(), nemesis.targets, proof))
         finally:
             holding.cancel()
     except Exception as exc:  # noqa: BLE001 - a fault that fails is reported, and the run is weak; it must heal all the same
