@@ -99,7 +99,8 @@ def draw(url: str, picture: Path, start: float, end: float) -> None:
         for window in windows:
             for begin, stop in _stretches(window.points):
                 axes.axvspan(begin - start, stop - start, color="tab:red", alpha=0.15, lw=0)
-    named = ", ".join(dict.fromkeys(w.name for w in windows))
+    names = list(dict.fromkeys(w.name for w in windows))
+    named = ", ".join(names) if len(names) < 6 else f"{len(names)} faults"
     figure.suptitle(f"Acordo (seconds; red: {named})" if named else "Acordo (seconds)", fontsize=11)
     figure.savefig(picture, dpi=75)
     plt.close(figure)

@@ -101,9 +101,9 @@ async def _picture(cluster: object, url: str, windows: Windows, path: Path) -> N
     from cluster.runner import LocalCluster
 
     assert isinstance(cluster, LocalCluster)
-    await asyncio.sleep(10)  # past the window of the test itself
+    await asyncio.sleep(4)  # past the window of the test itself
     began = time.time()
-    await asyncio.sleep(25)
+    await asyncio.sleep(15)
     async with Client([n.url for n in cluster.nodes.values()]) as client:
         leader = (await client.cluster()).leader
     assert leader is not None
@@ -112,7 +112,7 @@ async def _picture(cluster: object, url: str, windows: Windows, path: Path) -> N
         assert process is not None
         process.kill()
         await asyncio.sleep(8)
-    await asyncio.sleep(25)
+    await asyncio.sleep(15)
     await asyncio.to_thread(dashboard.draw, url, path, began, time.time())
 
 
