@@ -7,19 +7,15 @@ from pysyncobj import syncobj
 
 from tests.simulation import stock
 
-FALLS: dict[str, int] = {
-    "control: stock truncation": 1,
-    "control: stock acknowledges before its disk has it": 1,
-    "control: stock leader reads when deposed": 1,
-}
-"""A seed in which each is known to show."""
+SEEDS = range(1, 21)
 
 
 @pytest.mark.parametrize("hazard", stock.HAZARDS, ids=[hazard.name for hazard in stock.HAZARDS])
 def test_the_library_itself_breaks_a_promise(hazard: stock.Hazard) -> None:
-    result = stock.run(hazard, FALLS[hazard.name])
-    assert {violation.name for violation in result.violations} & set(hazard.promises)
-    assert stock.run(hazard, FALLS[hazard.name]).trace == result.trace
+    falls = next(seed for seed in SEEDS if stock.run(hazard, seed).violations)
+    result = stock.run(hazard, falls)
+    assert {violation.name for violation in result.violations} <= set(hazard.promises)
+    assert stock.run(hazard, falls).trace == result.trace
 
 
 def test_the_library_is_left_as_it_was() -> None:
