@@ -89,6 +89,15 @@ class DumpDone(msgspec.Struct, frozen=True, kw_only=True):
 class Rejected(BadRequest):
     """A line that can never be loaded; lines before it may be in, the checkpoint stays."""
 
+    maybe_applied = True
+    advice = "other lines may be in: mend this one and run again, or leave such lines out with --keep-going"
+
+
+class TooLong(Rejected):
+    """A line too long to be read: it cannot be left out either."""
+
+    advice = "other lines may be in: mend this one and run again"
+
 
 class _Line(msgspec.Struct, frozen=True):
     number: int
@@ -356,7 +365,7 @@ class _Reader:
             if not line:
                 break
             if len(line) > LINE_BYTES_MAX:
-                raise Rejected(f"a line is longer than {LINE_BYTES_MAX} bytes", code="line_too_long")
+                raise TooLong(f"a line is longer than {LINE_BYTES_MAX} bytes", code="line_too_long")
             lines.append(line)
             size += len(line)
         return lines

@@ -52,7 +52,9 @@ def load(
                 _say_interrupted(output, path)
                 raise
             except AcordoError as error:
-                if path and not isinstance(error, BadRequest):
+                if path and isinstance(error, bulk.Rejected):
+                    output.note("[yellow]the same command goes on once the line is mended; nothing is doubled[/yellow]")
+                elif path and not isinstance(error, BadRequest):
                     output.note("[yellow]run the same command again to go on; nothing will be doubled[/yellow]")
                 raise
         if output.as_json:

@@ -187,6 +187,29 @@ async def test_load_and_dump(acordo: Shell, cluster: FakeCluster, tmp_path: Path
     assert (await acordo("load", str(tmp_path / "none"))).code == 2
 
 
+async def test_a_bad_line_behind_good_ones_is_not_said_to_have_changed_nothing(
+    acordo: Shell, cluster: FakeCluster, tmp_path: Path
+) -> None:
+    """INV-4 in words: lines are in. The mended file goes on where the load stopped, and nothing is doubled."""
+    path = tmp_path / "in"
+    good = b"".join(b'{"key": "k%d", "value": "v%d"}\n' % (n, n) for n in range(1500))
+    path.write_bytes(good + b"broken\n")
+    stopped = await acordo("load", str(path))
+    assert stopped.code == 2
+    assert cluster.applied > 0
+    assert "line 1501" in stopped.err
+    assert "nothing was changed" not in stopped.err
+    assert "lines may be in" in stopped.err
+    assert "--keep-going" in stopped.err
+    assert "the same command goes on once the line is mended" in stopped.err
+    told = msgspec.json.decode((await acordo("load", str(path), "--json")).err.splitlines()[-1])
+    assert (told["error"], told["maybe_applied"]) == ("Rejected", True)
+    path.write_bytes(good + b'{"key": "last", "value": "v"}\n')
+    done = (await acordo("load", str(path), "--json")).json
+    assert done["resumed_at"] > 0
+    assert (done["resumed_at"] + done["lines"], cluster.applied) == (1501, 1501)
+
+
 async def test_ctrl_c_during_a_load_says_how_to_go_on_and_going_on_doubles_nothing(
     cluster: FakeCluster, tmp_path: Path
 ) -> None:
