@@ -21,9 +21,10 @@ PENDING_WAIT_S: Final = 2.0
 
 
 class StillUnknown(NamedTuple):
-    """It cannot be told now; `why` says what to do."""
+    """It cannot be told now, or with "outcome_forgotten" most likely ever; `why` says what to do."""
 
     why: str
+    code: Literal["outcome_unknown", "outcome_forgotten"] = "outcome_unknown"
 
 
 Found: TypeAlias = Answer | Literal["pending"] | StillUnknown
@@ -47,7 +48,12 @@ class Lookups:
         if failed is None and (known := await self._known(op_id, deadline)) is not None:
             return known
         if op_id.startswith(NODE_OP_ID_PREFIX):
-            return StillUnknown("made by a node and no longer remembered: its outcome cannot be told any more")
+            if failed is not None:
+                return StillUnknown(f"this node does not know it, and without a quorum ({failed}) none else is asked")
+            return StillUnknown(
+                "made by a node, and not remembered: unless its time limit still runs, it cannot be told any more",
+                "outcome_forgotten",
+            )
         recorded = await self._recorded(op_id, deadline)
         if recorded is not None:
             return recorded

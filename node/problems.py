@@ -143,6 +143,9 @@ KINDS: Final[dict[str, Kind]] = {
     "outcome_unknown": Kind(
         504, "Outcome unknown", "look the op_id up until it is definite, or repeat with the same op_id"
     ),
+    "outcome_forgotten": Kind(
+        504, "Outcome not remembered", "read the key: its value says whether the write is in; give writes an op_id"
+    ),
     "internal": Kind(500, "Internal error", "report it; look the op_id up before you repeat"),
 }
 """Every code that a problem document may carry."""

@@ -20,7 +20,7 @@ async def get(x: Exchange) -> web.Response:
     op_id = _op_id(x)
     found = await x.rooms.lookups.find(op_id, deadline=x.deadline)
     if isinstance(found, StillUnknown):
-        return x.problem("outcome_unknown", found.why, op_id=op_id)
+        return x.problem(found.code, found.why, op_id=op_id)
     if isinstance(found, Answer):
         return x.json(wire.item_of(op_id, found), revision=found.revision)
     return x.json(wire.ItemAnswer(op_id, "pending", detail="ordered, and its commit not yet known: ask again"))

@@ -76,5 +76,8 @@ async def test_op_ids_made_by_nodes_are_never_cancelled(api: Api) -> None:
     op_id = (await api.ask("PUT", "/v1/kv/a", data=b"1")).json()["op_id"]
     assert (await api.ask("GET", f"/v1/operations/{op_id}")).json()["outcome"] == "applied"
     api.consensus.pruned_window = {op_id}
+    form = (await api.ask("GET", f"/v1/operations/{op_id}")).problem(504, "outcome_forgotten", "unknown")
+    assert "read the key" in form["advice"]
+    api.consensus.no_leader = "no_quorum"
     (await api.ask("GET", f"/v1/operations/{op_id}")).problem(504, "outcome_unknown", "unknown")
     assert len(api.consensus.submits) == 1
