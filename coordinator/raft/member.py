@@ -541,7 +541,7 @@ class Member:
             if reason == SUCCESS:
                 return
             if isinstance(result, Refusal):
-                refusal = BadRequest("membership_refused", result.reason)
+                refusal = BadRequest("unsafe" if result.later else "membership_refused", result.reason)
                 if not result.later:
                     raise refusal
             else:
