@@ -18,6 +18,7 @@ import msgspec
 
 from acordo import results, wire
 from acordo.calls import Caller, OpIds
+from acordo.course import FINAL
 from acordo.errors import BadRequest, OutcomeUnknown, ReadFailed
 from acordo.messages import Reply, Request
 from acordo.transport import Transport
@@ -329,10 +330,16 @@ class Client:
             try:
                 found = await self._call(request, lambda reply: wire.parse_operation(reply, op_id), left)
             except ReadFailed as exc:
-                if exc.reason != "outcome_unknown":
+                if exc.reason not in FINAL | {"outcome_unknown"}:
                     raise
                 raise OutcomeUnknown(
-                    exc.detail, code=exc.code, op_id=op_id, status=exc.status, node=exc.node, attempts=exc.attempts
+                    exc.detail,
+                    code=exc.code,
+                    op_id=op_id,
+                    status=exc.status,
+                    node=exc.node,
+                    attempts=exc.attempts,
+                    advice=exc.advice if exc.reason in FINAL else "",
                 ) from exc
             if found.definite or time.monotonic() + pause >= deadline:
                 return found

@@ -21,6 +21,9 @@ ENOUGH_MAX_S: Final = 1.0
 OVERLOADED: Final = frozenset({"overloaded"})
 """Codes after which `Retry-After` is obeyed; after others another node may do at once."""
 
+FINAL: Final = frozenset({"outcome_forgotten"})
+"""Codes after which asking again, here or elsewhere, hardly brings anything else."""
+
 _ELSEWHERE: Final = frozenset({"nothing_sent", "said_not_applied", "redirected"})
 _FOR_READS: Final = _ELSEWHERE | {
     "no_answer",
@@ -79,7 +82,7 @@ def _may_try_again(last: Last) -> bool:
         case Verdict.UNKNOWN:
             return last.idempotent
         case Verdict.FAIL:
-            if last.status == 501 or judged.settles:
+            if last.status == 501 or last.code in FINAL or judged.settles:
                 return False
             if judged.rule == "rejected":
                 return last.status in (408, 429)

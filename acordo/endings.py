@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
+from acordo.course import FINAL
 from acordo.errors import (
     AcordoError,
     BadRequest,
@@ -21,6 +23,8 @@ from acordo.messages import Problem, Reply, Request
 from acordo.outcomes import GUARDED, MISMATCH, Judgement, Verdict, conclude
 
 _EMPTY = Problem()
+_HOPELESS: Final = frozenset({"not_a_voter", "nothing_to_adopt", "membership_refused"})
+"""Codes of a 409 without a guard that says the same however often it is asked."""
 
 
 def error_of(request: Request, reply: Reply, judgements: Sequence[Judgement]) -> AcordoError:
@@ -76,7 +80,8 @@ def _failed(request: Request, reply: Reply, problem: Problem, attempts: int) -> 
         return Mismatch(detail, code=code, op_id=request.op_id, status=status, node=node, attempts=attempts)
     if status == 501:
         return Unsupported(detail, code=code, op_id=request.op_id, status=status, node=node, attempts=attempts)
-    if status is not None and 400 <= status < 500 and status not in GUARDED | {408, 429} and reply.node:
+    asked_wrongly = status is not None and 400 <= status < 500 and status not in GUARDED | {408, 429}
+    if reply.node and (asked_wrongly or (status == 409 and code in _HOPELESS)):
         return BadRequest(
             detail,
             allowed=None if problem.allowed is None else str(problem.allowed),
@@ -85,6 +90,7 @@ def _failed(request: Request, reply: Reply, problem: Problem, attempts: int) -> 
             status=status,
             node=node,
             attempts=attempts,
+            advice=problem.advice,
         )
     reason = code or ("timed_out" if status is None else f"http_{status}")
     if request.mutation:
@@ -96,9 +102,15 @@ def _failed(request: Request, reply: Reply, problem: Problem, attempts: int) -> 
             status=status,
             node=node,
             attempts=attempts,
+            advice=problem.advice if status in GUARDED else "",
         )
     return ReadFailed(
-        f"no answer after {_times(attempts)}: {detail}", reason=reason, status=status, node=node, attempts=attempts
+        detail if code in FINAL else f"no answer after {_times(attempts)}: {detail}",
+        reason=reason,
+        status=status,
+        node=node,
+        attempts=attempts,
+        advice=problem.advice if code in FINAL else "",
     )
 
 

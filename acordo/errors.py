@@ -13,7 +13,8 @@ class AcordoError(Exception):
     """Base of everything the client raises on purpose."""
 
     maybe_applied: ClassVar[bool] = False
-    advice: ClassVar[str] = ""
+    advice: str = ""
+    """Fixed per kind, unless the node that answered gave a better one."""
 
     def __init__(
         self,
@@ -24,10 +25,13 @@ class AcordoError(Exception):
         status: int | None = None,
         node: str | None = None,
         attempts: int = 0,
+        advice: str = "",
     ) -> None:
         super().__init__(detail)
         self.detail, self.code, self.op_id, self.status = detail, code, op_id, status
         self.node, self.attempts = node, attempts
+        if advice:
+            self.advice = advice
 
     def __str__(self) -> str:
         return f"{self.detail} ({self.advice})" if self.advice else self.detail
@@ -48,8 +52,9 @@ class BadRequest(AcordoError):
         status: int | None = None,
         node: str | None = None,
         attempts: int = 0,
+        advice: str = "",
     ) -> None:
-        super().__init__(detail, code=code, op_id=op_id, status=status, node=node, attempts=attempts)
+        super().__init__(detail, code=code, op_id=op_id, status=status, node=node, attempts=attempts, advice=advice)
         self.allowed = allowed
 
 
@@ -121,8 +126,9 @@ class NotApplied(AcordoError):
         status: int | None = None,
         node: str | None = None,
         attempts: int = 0,
+        advice: str = "",
     ) -> None:
-        super().__init__(detail, code=reason, op_id=op_id, status=status, node=node, attempts=attempts)
+        super().__init__(detail, code=reason, op_id=op_id, status=status, node=node, attempts=attempts, advice=advice)
         self.reason, self.retry_after_s = reason, retry_after_s
 
 
@@ -145,8 +151,9 @@ class ReadFailed(AcordoError):
         status: int | None = None,
         node: str | None = None,
         attempts: int = 0,
+        advice: str = "",
     ) -> None:
-        super().__init__(detail, code=reason, status=status, node=node, attempts=attempts)
+        super().__init__(detail, code=reason, status=status, node=node, attempts=attempts, advice=advice)
         self.reason = reason
 
 

@@ -27,6 +27,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     again: bool = False
     key: object = None
     reason: str | None = None
+    advice: str = ""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):

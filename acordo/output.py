@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.table import Table
 
 from acordo import results, wire
+from acordo.course import FINAL
 from acordo.errors import (
     AcordoError,
     BadRequest,
@@ -65,7 +66,7 @@ def code_of(error: AcordoError) -> int:
         case Refused():
             return NO
         case BadRequest():
-            return NO if error.status == 404 else USAGE
+            return USAGE
         case Unreachable():
             return UNREACHABLE
         case NotApplied() | ReadFailed():
@@ -129,8 +130,9 @@ class Output:
         current = getattr(error, "current", None)
         if current is not None:
             self.note(f"  the key is {'absent' if not current else f'at revision {current}'} now")
-        look_up = f": acordo operation {escape(error.op_id)}" if error.maybe_applied and error.op_id else ""
-        self.note(f"  {error.advice}{look_up}")
+        useful = error.maybe_applied and error.op_id and error.code not in FINAL
+        look_up = f": acordo operation {escape(error.op_id)}" if useful and error.op_id else ""
+        self.note(f"  {escape(printable(error.advice, 500))}{look_up}")
 
     @contextmanager
     def progress(self, what: str, total: int | None) -> Iterator[Any]:

@@ -21,7 +21,8 @@ from acordo.output import printable
 from acordo.shell import app, hoisted
 from kv.model import GENESIS_DIGEST, roll
 from tests.unit.acordo.fake_cluster import FakeCluster, problem
-from tests.unit.acordo.scripted import closed_port
+from tests.unit.acordo.scripted import Play, Scripted, closed_port
+from tests.unit.acordo.scripted import problem as problem_bytes
 
 assert cli.COMMANDS  # importing it registers the commands
 
@@ -185,6 +186,37 @@ async def test_load_and_dump(acordo: Shell, cluster: FakeCluster, tmp_path: Path
     assert skipped.code == 1
     assert b"250 lines loaded, 1 left out" in skipped.out
     assert (await acordo("load", str(tmp_path / "none"))).code == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "arguments", "leaves"),
+    [
+        (409, "not_a_voter", ["transfer", "nope"], 2),
+        (409, "membership_refused", ["members", "remove", "nope"], 2),
+        (409, "nothing_to_adopt", ["adopt", "--yes"], 2),
+        (404, "unknown_member", ["members", "promote", "nope"], 2),
+        (409, "unsafe", ["members", "remove", "n2"], 3),
+    ],
+)
+async def test_what_can_never_work_is_not_told_to_be_tried_again(
+    status: int, code: str, arguments: list[str], leaves: int
+) -> None:
+    said = problem_bytes(status, code=code, detail="nope is none", allowed="n1, n2", advice="name another one")
+    async with Scripted(otherwise=Play(said)) as server:
+        ran = await Shell([server.url])(*arguments)
+        assert (ran.code, len(server.requests)) == (leaves, 1)
+        assert "nope is none" in ran.err
+        assert "name another one" in ran.err
+        assert "retry freely" not in ran.err
+        assert ("allowed: n1, n2" in ran.err) == (leaves == 2)
+
+
+async def test_a_forgotten_operation_is_asked_for_once_and_not_sent_in_a_circle() -> None:
+    said = problem_bytes(504, code="outcome_forgotten", outcome="unknown", detail="gone", advice="read the key")
+    async with Scripted(otherwise=Play(said)) as server:
+        ran = await Shell([server.url])("operation", "~n1.aaa.1")
+        assert (ran.code, len(server.requests)) == (4, 1)
+        assert ran.err == "gone\n  read the key\n"
 
 
 async def test_a_bad_line_behind_good_ones_is_not_said_to_have_changed_nothing(
