@@ -24,6 +24,9 @@ DELAY_S = (0.0001, 0.002)
 DEAD_S = 1.5
 """A connection on which nothing gets through for so long is given up by both ends."""
 RETRY_S = (0.02, 0.2)
+READS = ("read_request", "read_response")
+APART = " apart"
+"""They may have a connection of their own, as with a transport that opens several."""
 NO_GHOST = ("apply_command", "ask", "answer")
 
 
@@ -42,7 +45,9 @@ class Connection:
 class Network:
     """All links of a world."""
 
-    def __init__(self, rng: random.Random, say: Callable[..., None], *, ghosts: bool) -> None:
+    def __init__(
+        self, rng: random.Random, say: Callable[..., None], *, ghosts: bool, reads_apart: bool = False
+    ) -> None:
         self.rng, self._say, self._ghosts = rng, say, ghosts
         self.codec = Codec(*ALL)
         self.wires: dict[str, Wire] = {}
@@ -53,6 +58,7 @@ class Network:
         """Directions in which messages take up to so much longer …"""
         self.lag_s: dict[tuple[str, str], float] = {}
         """… and just so much longer."""
+        self.reads_apart = reads_apart
         self.loss = 0.0
         """Share of messages at which their connection breaks."""
         self.connections: dict[tuple[str, str], Connection] = {}
@@ -134,7 +140,8 @@ class Network:
         connection.open = False
         self.counts["breaks"] += 1
         loop = asyncio.get_running_loop()
-        for source, waiting in connection.in_flight.items():
+        for line, waiting in connection.in_flight.items():
+            source = line.removesuffix(APART)
             target = pair[0] if source == pair[1] else pair[1]
             for raw in list(waiting) if self._ghosts else ():
                 if self.rng.random() < 0.3 and self.codec.decode(raw)["type"] not in NO_GHOST:
@@ -165,21 +172,22 @@ class Network:
             if now - since > DEAD_S:
                 asyncio.get_running_loop().call_soon(self.break_, pair)
             return True
-        self._carry(connection, source, target, raw)
+        self._carry(connection, source, target, raw, apart=self.reads_apart and message["type"] in READS)
         return True
 
-    def _carry(self, connection: Connection, source: str, target: str, raw: bytes) -> None:
+    def _carry(self, connection: Connection, source: str, target: str, raw: bytes, *, apart: bool = False) -> None:
         loop = asyncio.get_running_loop()
+        line = source + APART if apart else source
         direction = source, target
         delay = self.rng.uniform(*self.delay_s) + self.slow.get(direction, 0.0) * self.rng.random()
-        delay += self.lag_s.get(direction, 0.0)
-        due = max(loop.time() + delay, connection.last_due.get(source, 0.0))
-        connection.last_due[source] = due
-        connection.in_flight.setdefault(source, deque()).append(raw)
-        loop.call_at(due, self._arrive, connection, source, target)
+        delay += 0.0 if apart else self.lag_s.get(direction, 0.0)
+        due = max(loop.time() + delay, connection.last_due.get(line, 0.0))
+        connection.last_due[line] = due
+        connection.in_flight.setdefault(line, deque()).append(raw)
+        loop.call_at(due, self._arrive, connection, line, target)
 
-    def _arrive(self, connection: Connection, source: str, target: str) -> None:
-        waiting = connection.in_flight[source]
+    def _arrive(self, connection: Connection, line: str, target: str) -> None:
+        waiting, source = connection.in_flight[line], line.removesuffix(APART)
         if not connection.open or not waiting:
             return
         raw = waiting.popleft()

@@ -60,9 +60,10 @@ BEHIND: Final[dict[str, Any]] = {**LOSS, "faults": ("left_behind",), "hostile": 
 MEETS: Final[dict[str, Any]] = {
     **LOSS,
     "faults": ("comes_back",),
+    "reads_apart": True,
     "memory_bytes": 1 << 20,
     "compact_entries": 100_000,
-    "clients": 20,
+    "clients": 12,
     "writes": 0.5,
 }
 """Who was left behind reads through the new leader before its own log is made like that one's."""

@@ -69,6 +69,8 @@ class Plan:
     """The shared cache may give any old entry at any time, not only now and then."""
     memory_bytes: int = 1 << 20
     """Of each node's own cache: next to nothing sends every read to the shared one."""
+    reads_apart: bool = False
+    """What followers ask of the leader for a read does not wait behind log entries."""
     slow_orders: bool = False
     """What a committer orders may be held back on its way to the log, past the end of its leadership."""
     writes: float = 1.0
@@ -141,6 +143,7 @@ def plan_of(seed: int) -> Plan:
         hostile=aimed.random() < 0.3,
         memory_bytes=aimed.choice((1, 1 << 20)),
         slow_orders=aimed.random() < 0.2,
+        reads_apart=random.Random(f"apart {seed}").random() < 0.3,
         writes=aimed.choice((0.3, 1.0, 1.0)),
     )
 
@@ -717,7 +720,7 @@ class World:
         self.impatient: list[asyncio.Task[None]] = []
         """Writes whose outcome nobody looks at."""
         self.steps = 0
-        self.network = Network(self.rng_of("network"), self.say, ghosts=plan.ghosts)
+        self.network = Network(self.rng_of("network"), self.say, ghosts=plan.ghosts, reads_apart=plan.reads_apart)
         self.database = (self.plant.database or SimDatabase)(self)
         self.store_faults = StoreFaults(self.rng_of("store"))
         self.cache = SimCache(self.rng_of("cache"))
