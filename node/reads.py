@@ -138,7 +138,9 @@ class Reads:
             reading = await self._fetch(key, Need.STORE, ask.level, deadline)
             if reading.position < ask.min_revision:
                 raise NotApplied(
-                    "behind", f"nothing above revision {reading.position} is known, not {ask.min_revision}"
+                    "behind",
+                    f"revision {ask.min_revision} was waited for; this node has settled "
+                    f"{self._consensus.settled.last}, and the store ends at {reading.position}",
                 )
             return self._counted(reading)
         match ask.level:
@@ -209,8 +211,11 @@ class Reads:
         return await self._fetch(key, Need.HOLDS, "stale", deadline)
 
     async def _wait_settled(self, revision: int, deadline: float) -> bool:
-        """Wait until this node has settled so far; False: it takes too long, and the store may know more."""
-        left = min(deadline - self._clock.monotonic(), self._settings.session_wait_s)
+        """Wait until this node has settled so far; False: it takes too long, and the store may know more.
+
+        Half of the time is left for asking the store: it must not be blamed for time spent here.
+        """
+        left = min((deadline - self._clock.monotonic()) / 2, self._settings.session_wait_s)
         try:
             await self._consensus.wait_settled(revision, timeout_s=max(left, 0.001))
         except TimeoutError:

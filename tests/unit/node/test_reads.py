@@ -265,6 +265,14 @@ async def test_session_reads_of_a_lagging_node_ask_the_store() -> None:
         assert behind.value.reason == "behind"
 
 
+async def test_a_revision_of_the_future_is_not_blamed_on_the_store(b: Bench) -> None:
+    """The client's time is shorter than the longest wait for a settled revision: the store is still asked in it."""
+    await b.write(b"a", b"1")
+    with pytest.raises(NotApplied, match=r"revision 99 was waited for.* settled 1,.* ends at 1") as behind:
+        await b.reads.get(b"a", Ask("session", min_revision=99), deadline=b.clock.monotonic() + 0.2)
+    assert behind.value.reason == "behind"
+
+
 async def test_stale_reads_serve_what_is_at_hand_and_tell_its_age(b: Bench) -> None:
     await b.write(b"a", b"1")
     await b.get(b"a")  # a round: from now on ages are known
