@@ -34,8 +34,9 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     instance: str | None = None
     """Path of the request."""
     code: str
-    outcome: Literal["not_applied", "unknown"]
-    """not_applied: this attempt has no effect and never will. unknown: it may have had, or may have yet."""
+    outcome: Literal["not_applied", "unknown"] | None = None
+    """not_applied: this attempt has no effect and never will. unknown: it may have had, or may have yet.
+    Left out where the request was a read and got its answer: the key is absent."""
     advice: str
     op_id: str | None = None
     allowed: str | None = None
@@ -164,16 +165,19 @@ def problem(
     status: int | None = None,
     **more: object,
 ) -> Problem:
-    """Return the document of a code. `outcome` is "unknown" for 500 and 504 unless said otherwise."""
+    """Return the document of a code. Unless said otherwise `outcome` is "unknown" for 500 and 504, and none for an
+    absent key."""
     kind = title_of(code)
     at = status or kind.status
+    if outcome is None and code != "key_not_found":
+        outcome = "unknown" if at in (500, 504) else "not_applied"
     return Problem(
         type=TYPE_PREFIX + code,
         title=kind.title,
         status=at,
         detail=detail,
         code=code,
-        outcome=outcome or ("unknown" if at in (500, 504) else "not_applied"),
+        outcome=outcome,
         advice=kind.advice,
         **more,  # type: ignore[arg-type]  # names checked by the constructor itself
     )

@@ -138,14 +138,14 @@ def count_of(text: str, name: str, most: int) -> int:
 def seconds_of(text: str, name: str, most: float) -> float:
     """Return a time above 0 given as text in seconds. Raises BadRequest."""
     if not _SECONDS.fullmatch(text) or not 0 <= float(text) <= most:
-        raise BadRequest(f"bad_{name}", f"{name}={text[:40]!r} is no such time", allowed=f"seconds, up to {most:g}")
+        raise BadRequest(f"bad_{name}", f"{name}={text[:40]!r} is no such time", allowed=f"seconds, up to {most:.12g}")
     return float(text)
 
 
 def ttl_ms_of(seconds: float) -> int:
     """Return milliseconds of a ttl in seconds. Raises BadRequest."""
     if not 0.001 <= seconds <= TTL_S_MAX:
-        raise BadRequest("bad_ttl", f"ttl={seconds:g} is out of range", allowed=f"seconds, 0.001 to {TTL_S_MAX}")
+        raise BadRequest("bad_ttl", f"ttl={seconds:.12g} is out of range", allowed=f"seconds, 0.001 to {TTL_S_MAX}")
     return round(seconds * 1000)
 
 

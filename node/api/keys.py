@@ -106,7 +106,7 @@ async def _written(x: Exchange, op_id: str, write: Write, guards: tuple[Guard, .
     answer = await x.rooms.writes.one(intent, deadline=x.deadline)
     revision, outcome, again = wire.first_outcome(answer)
     if not isinstance(outcome, Applied):
-        return refused(x, op_id, answer, "precondition_failed")
+        return refused(x, op_id, answer, "precondition_failed", write.key)
     existed = bool(outcome.seen and outcome.seen[0])
     more = {"Acordo-Existed": "true" if existed else "false", "Acordo-Op-Id": op_id}
     if isinstance(write, Put):
@@ -115,8 +115,8 @@ async def _written(x: Exchange, op_id: str, write: Write, guards: tuple[Guard, .
     return x.json(wire.WrittenAnswer(revision, existed, again, op_id), status, revision=revision, more=more)
 
 
-def refused(x: Exchange, op_id: str, answer: Answer, code: str) -> web.Response:
-    """Return the problem of an attempt that was ordered and has no effect. `code`: of a failed guard."""
+def refused(x: Exchange, op_id: str, answer: Answer, code: str, key: bytes | None = None) -> web.Response:
+    """Return the problem of an attempt that was ordered and has no effect. `code`: of a failed guard, on `key`."""
     revision, outcome, again = wire.first_outcome(answer)
     more: dict[str, str] = {"Acordo-Op-Id": op_id}
     document: Problem
@@ -125,8 +125,12 @@ def refused(x: Exchange, op_id: str, answer: Answer, code: str) -> web.Response:
             if current:
                 more["ETag"] = f'"{current}"'
             held = f"is at revision {current}" if current else "is absent"
+            detail = f"guard {guard} does not hold: its key {held}"
+            if key is not None:  # the request had one condition, and gave it no number
+                name = key[:64].decode("utf-8", "backslashreplace")
+                detail = f"the condition on key {name!r} does not hold: it {held}"
             document = problem(
-                code, f"guard {guard} does not hold: its key {held}", op_id=op_id, guard=guard, current=current,
+                code, detail, op_id=op_id, guard=guard, current=current,
                 revision=revision, again=again,
             )  # fmt: skip
         case Expired():

@@ -59,5 +59,6 @@ async def delete(x: Exchange) -> web.Response:
         return refused(x, op_id, answer, "refused")
     more = {"Acordo-Op-Id": op_id}
     if not any(outcome.seen):
-        return x.problem("key_not_found", "the key was absent already", more=more, at=revision, op_id=op_id)
+        already = "the key was absent already"
+        return x.problem("key_not_found", already, outcome="not_applied", more=more, at=revision, op_id=op_id)
     return x.json({"data": {"key": wire.form_of(key)}, "revision": revision}, revision=revision, more=more)

@@ -13,10 +13,16 @@ import pytest
 import node
 from kv.errors import InvariantViolated
 from node.problems import KINDS
+from node.wire import TTL_S_MAX
 from tests.unit.node.conftest import Api, Open, raw_exchange
 
 KB = 1024
 J = {"Content-Type": "application/json"}
+
+
+async def test_what_is_allowed_is_a_plain_number(api: Api) -> None:
+    form = (await api.ask("PUT", "/v1/kv/a?ttl=-1", data=b"1")).problem(400, "bad_ttl")
+    assert form["allowed"] == f"seconds, up to {TTL_S_MAX}"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ async def test_if_match_and_if_none_match(api: Api) -> None:
     assert (await api.ask("PUT", "/v1/kv/a", data=b"1", headers=create)).status == 201
     form = (await api.ask("PUT", "/v1/kv/a", data=b"2", headers=create)).problem(412, "precondition_failed")
     assert (form["guard"], form["current"], form["revision"]) == (0, 1, 2)
+    assert form["detail"] == "the condition on key 'a' does not hold: it is at revision 1"
     assert (await api.ask("PUT", "/v1/kv/a", data=b"2", headers={"If-Match": '"1"'})).status == 200
     reply = await api.ask("PUT", "/v1/kv/a", data=b"3", headers={"If-Match": '"1"'})
     assert reply.problem(412, "precondition_failed")["current"] == 3
@@ -79,7 +80,7 @@ async def test_history(api: Api) -> None:
     for revision, value in ((1, b"1"), (2, b"2"), (3, b"3")):
         got = await api.ask("GET", f"/v1/kv/a?revision={revision}")
         assert (got.status, got.body, got.headers["ETag"]) == (200, value, f'"{revision}"')
-    (await api.ask("GET", "/v1/kv/a?revision=4")).problem(404, "key_not_found")
+    (await api.ask("GET", "/v1/kv/a?revision=4")).problem(404, "key_not_found", None)
     api.database.prune(Retention(revision_below=3, operations_before_ms=0))
     gone = (await api.ask("GET", "/v1/kv/a?revision=2")).problem(410, "pruned")
     assert gone["floor"] == 3
@@ -92,7 +93,7 @@ async def test_no_leader_is_definite(api: Api) -> None:
         form = (await api.ask("PUT", "/v1/kv/a", data=b"1")).problem(503, reason)
         assert form["op_id"].startswith("~n1.i1.")
     api.consensus.no_leader = None
-    (await api.ask("GET", "/v1/kv/a")).problem(404, "key_not_found")
+    (await api.ask("GET", "/v1/kv/a")).problem(404, "key_not_found", None)
 
 
 async def test_no_answer_in_time_is_unknown(api: Api) -> None:

@@ -20,7 +20,7 @@ async def test_put_get_delete_round_trip(api: Api) -> None:
     gone = await api.ask("DELETE", "/v1/kv/a")
     assert (gone.status, gone.headers["Acordo-Existed"], gone.json()["revision"]) == (200, "true", 3)
     missing = await api.ask("GET", "/v1/kv/a")
-    missing.problem(404, "key_not_found")
+    missing.problem(404, "key_not_found", None)
     assert missing.headers["Acordo-Revision"] == "3"
     gone = await api.ask("DELETE", "/v1/kv/a")
     assert (gone.status, gone.headers["Acordo-Existed"]) == (200, "false")
@@ -57,7 +57,7 @@ async def test_legacy_kv(api: Api) -> None:
     got = await api.ask("GET", "/kv?key=foo")
     assert (got.status, got.json()["data"]) == (200, {"key": "foo", "value": "bar"})
     assert (await api.ask("DELETE", "/kv?key=foo")).status == 200
-    (await api.ask("GET", "/kv?key=foo")).problem(404, "key_not_found")
+    (await api.ask("GET", "/kv?key=foo")).problem(404, "key_not_found", None)
     (await api.ask("DELETE", "/kv?key=foo")).problem(404, "key_not_found")
 
 

@@ -27,7 +27,7 @@ async def test_what_nobody_knows_is_cancelled_for_good(api: Api) -> None:
     assert isinstance(api.consensus.submits[-1][0], Cancel)
     again = await api.ask("PUT", "/v1/kv/a", data=b"1", headers={"Idempotency-Key": "late"})
     again.problem(503, "expired")
-    (await api.ask("GET", "/v1/kv/a")).problem(404, "key_not_found")
+    (await api.ask("GET", "/v1/kv/a")).problem(404, "key_not_found", None)
     assert (await api.ask("GET", "/v1/operations/late")).json()["outcome"] == "expired"
     assert len([s for s in api.consensus.submits if isinstance(s[0], Cancel)]) == 1
 

@@ -38,7 +38,7 @@ async def test_a_transaction_is_one_revision(api: Api) -> None:
     assert form["reads"][1]["value"] == {"base64": "AP8="}
     assert form["reads"][2] == {"key": "z", "revision": 0, "value": None}
     assert (await api.ask("GET", "/v1/kv/a")).headers["ETag"] == '"2"'
-    (await api.ask("GET", "/v1/kv/%ff")).problem(404, "key_not_found")
+    (await api.ask("GET", "/v1/kv/%ff")).problem(404, "key_not_found", None)
 
 
 async def test_a_refused_transaction_names_its_guard(api: Api) -> None:
@@ -50,7 +50,7 @@ async def test_a_refused_transaction_names_its_guard(api: Api) -> None:
     )
     form = reply.problem(409, "refused")
     assert (form["guard"], form["current"], form["revision"]) == (1, 1, 2)
-    (await api.ask("GET", "/v1/kv/b")).problem(404, "key_not_found")
+    (await api.ask("GET", "/v1/kv/b")).problem(404, "key_not_found", None)
 
 
 async def test_otherwise(api: Api) -> None:
