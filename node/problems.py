@@ -137,7 +137,7 @@ KINDS: Final[dict[str, Kind]] = {
     # the operator's doing
     "not_configured": Kind(501, "Not configured", "the settings of this cluster do not allow it; nothing was changed"),
     "not_a_voter": Kind(409, "Not a voter", "name a voter; nothing was changed"),
-    "membership_refused": Kind(409, "Membership change refused", _NOT_NOW),
+    "membership_refused": Kind(409, "Membership change refused", "ask for something else; nothing was changed"),
     "nothing_to_adopt": Kind(409, "Nothing to adopt", "the store is what was settled; nothing was changed"),
     "unsafe": Kind(409, "Not safe now", _NOT_NOW),
     # unknown
