@@ -183,7 +183,7 @@ def txn(
     """Write many keys at one revision if all guards hold.
 
     As options, or as JSON: {"guards": [{"key", "absent"|"exists": true | "revision": n | "value": v}], "writes":
-    [{"put": key, "value": v} | {"delete": key}], "otherwise": [...], "reads": [key]}.
+    [{"put": key, "value": v} | {"delete": key}], "otherwise": [...], "reads": \\[key]}.
     """
 
     async def work(client: Client, output: Output) -> None:

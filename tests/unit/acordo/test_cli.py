@@ -219,6 +219,13 @@ async def test_a_forgotten_operation_is_asked_for_once_and_not_sent_in_a_circle(
         assert ran.err == "gone\n  read the key\n"
 
 
+async def test_the_help_of_txn_shows_its_json_form_whole(acordo: Shell) -> None:
+    """In help texts, [words] in brackets are markup unless escaped."""
+    said = " ".join((await acordo("txn", "--help")).out.decode().split())
+    assert '"otherwise": [...], "reads": [key]}' in said
+    assert '[{"put": key, "value": v} | {"delete": key}]' in said
+
+
 async def test_a_bad_line_behind_good_ones_is_not_said_to_have_changed_nothing(
     acordo: Shell, cluster: FakeCluster, tmp_path: Path
 ) -> None:
