@@ -37,6 +37,7 @@ from kv.model import ASYNC_OP_ID_PREFIX
 
 RETRY_S: Final = (0.2, 10.0)
 SUBMIT_TIMEOUT_S: Final = 10.0
+GREETING_TIMEOUT_S: Final = 3.0
 
 _DONE: Final = Counter("acordo_worker_commands", "Commands by what became of them", ["result"])
 _log = structlog.get_logger("acordo.worker")
@@ -122,12 +123,23 @@ async def _serve(settings: WorkerSettings, name: str) -> None:
         _log.info("working", urls=urls, asynchronous_writes=commands is not None)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(webhooks.run(), name="webhooks")]
+            running.append(tasks.create_task(say_what_is_missing(client, urls, broker=commands is not None)))
             if commands is not None:
                 running.append(tasks.create_task(commands.run(Submitter(client, chance).take), name="commands"))
             await stop.wait()
             for task in running:
                 task.cancel()
     _log.info("stopped")
+
+
+async def say_what_is_missing(client: Client, urls: list[str], *, broker: bool) -> None:
+    """Say once, at the start, what this worker cannot do as it is. It goes on trying all the same."""
+    if not broker:
+        _log.warning("no broker: asynchronous writes are not submitted, set ACORDO_BROADCAST=amqp://…")
+    try:
+        await client.leader(timeout_s=GREETING_TIMEOUT_S)
+    except AcordoError as exc:
+        _log.warning("no cluster answers yet: trying on, check ACORDO_URLS", urls=urls, error=exc.detail[:300])
 
 
 def limits_of(settings: WorkerSettings) -> Limits:
