@@ -22,12 +22,12 @@ from kv.errors import BadRequest
 
 USAGE = """usage: python -m cluster COMMAND [--help]
 
-  up       start a cluster on this machine and keep it alive; Ctrl-C stops it
-  status   show who leads and how far each member is
-  down     stop the cluster that `up` started in a directory
-  worker   submit asynchronous writes and deliver webhooks; any number may run
+  up          start a cluster on this machine and keep it alive; Ctrl-C stops it
+  status      show who leads and how far each member is
+  down        stop the cluster that `up` started in a directory
+  worker      submit asynchronous writes and deliver webhooks; any number may run
   autoscaler  add and remove observers by what Prometheus says
-  config   show the settings in effect, passwords hidden
+  config      show the settings in effect, passwords hidden
 """
 
 

@@ -441,8 +441,10 @@ def _unknown(cls: type[_Settings], names: Mapping[str, str], where: str) -> list
     for name in names:
         if not name.startswith(PREFIX) or name in known or name.startswith(NOT_OURS):
             continue
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        near = difflib.get_close_matches(
+            name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], n=1, cutoff=0.7
+        )
+        hint = f"did you mean {PREFIX}{near[0]}?" if near else f"known are {', '.join(known)}"
         complaints.append(f"{name} (in {where}) is no setting: {hint}")
     return complaints
 

@@ -103,6 +103,9 @@ def test_an_unknown_variable_is_refused_with_the_nearest_known(monkeypatch: pyte
     monkeypatch.setenv("ACORDO_HTTP_PROT", "80")
     assert "ACORDO_HTTP_PROT (in the environment) is no setting: did you mean ACORDO_HTTP_PORT?" in refused()
     monkeypatch.delenv("ACORDO_HTTP_PROT")
+    monkeypatch.setenv("ACORDO_NOSUCH", "1")
+    assert "ACORDO_NOSUCH (in the environment) is no setting: known are ACORDO_STORE" in refused()
+    monkeypatch.delenv("ACORDO_NOSUCH")
     file = tmp_path / "f.env"
     file.write_text("ACORDO_ZZZZZZZZZZZZZZZZ=1\n")
     assert f"(in {file}) is no setting: known are ACORDO_STORE" in refused("--config", str(file))
