@@ -50,7 +50,7 @@ chaos-quick: $(READY)  ## the same for 90 seconds, as CI runs it; a weak run (ex
 	@run="$(PY) -m chaos run --workload register,append,watch --nemesis kill,partition,pause --time 90"; \
 	$$run || { [ $$? = 2 ] && $$run; }
 
-chaos-soak: $(READY)  ## 200,000 operations of every kind under 200 faults of 29 kinds; takes 20 minutes and more
+chaos-soak: $(READY)  ## 200,000 operations under 200 faults, of every kind; takes 20 minutes and more
 	$(PY) -m chaos run --workload all --nemesis kill,pause,restart,partition,weather,clock,disk,members \
 		--time 1200 --operations 200000 --faults 200 --clients 4 $(ARGS)
 
