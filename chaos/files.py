@@ -22,7 +22,7 @@ def load_history(path: Path) -> History:
         with path.open("rb") as lines:
             return history.parse(lines, source=path.name)
     except OSError as exc:
-        raise HistoryError(f"cannot be read: {exc.strerror or exc}", source=path.name) from exc
+        raise HistoryError(f"cannot be read: {exc.strerror or exc}", source=str(path)) from exc
 
 
 def load_ledger(path: Path) -> Ledger:
@@ -34,11 +34,11 @@ def load_ledger(path: Path) -> Ledger:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as exc:
-        raise HistoryError(f"cannot be read: {exc.strerror or exc}", source=path.name) from exc
+        raise HistoryError(f"cannot be read: {exc.strerror or exc}", source=str(path)) from exc
     rows = []
     for n, line in enumerate(lines, 1):
         try:
             rows += [msgspec.json.decode(line, type=dict[str, Any])] if line.strip() else []
         except msgspec.DecodeError as exc:
-            raise HistoryError(f"no JSON ({exc})", line=n, source=path.name) from exc
+            raise HistoryError(f"no JSON ({exc})", line=n, source=str(path)) from exc
     return ledger.parse(rows, source=path.name)

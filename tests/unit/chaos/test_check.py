@@ -45,7 +45,9 @@ def test_what_cannot_be_read_is_undecided(text: str, tmp_path: Path) -> None:
 def test_a_missing_file_or_an_empty_directory_is_undecided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(tmp_path)]) == 2
     assert main(["check", str(tmp_path / "none.jsonl")]) == 2
-    assert "history.jsonl" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'none.jsonl'}: cannot be read" in said
+    assert "history.jsonl" in said
 
 
 def test_json_output_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
