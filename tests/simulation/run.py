@@ -120,7 +120,9 @@ async def _told(world: World, clients: Clients) -> None:
 
 async def _story(world: World, clients: Clients) -> None:
     loop = asyncio.get_running_loop()
-    if not await world.until(lambda: _writable(world), 5.0, "a first leader that takes writes"):
+    if not await world.until(
+        lambda: _writable(world) and _told_the_time(world), 5.0, "a first leader that takes writes"
+    ):
         return
     until_s = loop.time() + world.plan.chaos_s
     async with asyncio.TaskGroup() as group:
@@ -164,6 +166,11 @@ def _retire_removed(world: World) -> None:
 def _writable(world: World) -> bool:
     leader = world.leader()
     return leader is not None and leader.coordinator.committer.taken_over
+
+
+def _told_the_time(world: World) -> bool:
+    """Say whether every node has heard of a leader: it knows no deadline before."""
+    return all(node.coordinator.machine.log_time_ms for node in world.serving)
 
 
 async def _lost_more_than_is_kept(world: World) -> None:

@@ -86,7 +86,7 @@ class Plan:
     @property
     def harmless(self) -> bool:
         """Say whether only cache and broker may fail: then no operation does (INV-7)."""
-        return not self.restores and set(self.faults) <= {"cache", "broker"}
+        return not self.restores and not self.slow_orders and set(self.faults) <= {"cache", "broker"}
 
     @property
     def clocks_keep(self) -> bool:
@@ -489,7 +489,8 @@ class SimNode:
         causes = list(_leaves(failure))
         self.world.say("ended", node=self.name, why=";".join(f"{type(c).__name__}({c})" for c in causes))
         for cause in causes:
-            if isinstance(cause, BadRequest) and self.world.plan.raft_keeps:
+            refused = isinstance(cause, BadRequest) and not isinstance(cause.__cause__, OSError)  # not: its disk fails
+            if refused and self.world.plan.raft_keeps:
                 self.world.violate("Durability", f"{self.name} refuses to start after a crash: {cause}")
             if not isinstance(cause, OSError | BadRequest | asyncio.CancelledError):
                 self.world.violate("Crash", f"{self.name}: {cause!r}")
