@@ -25,6 +25,7 @@ RETRY_S: Final = 15.0
 KEY_BYTES_MAX: Final = 1024
 VALUE_BYTES_MAX: Final = 1024 * 1024
 TRIES_PER_NODE: Final = 40
+URLS_KNOWN_S: Final = 5.0
 """Requests through a load balancer until a certain node must have answered one."""
 
 
@@ -206,12 +207,22 @@ async def every_node(it: Installation) -> None:
     """every node reads what was written through this URL"""
     key = it.key("every-node")
     await it.put(key, "seen by all")
-    members = (await it.ask("GET", "/v1/cluster", 200)).json().get("members", [])
-    if not members:
-        raise Failed("/v1/cluster names no members")
+    members = await _members(it)
     for member in members:
         answer = await _through(it, member, f"/kv?key={quote(key, safe='')}")
         expect(f"the value at {member['id']}", answer.value(), "seen by all")
+
+
+async def _members(it: Installation) -> list[dict[str, Any]]:
+    """Return the members; those of a cluster that has just begun tell each other their URLs within a second or two."""
+    ends = time.monotonic() + URLS_KNOWN_S
+    while True:
+        members = (await it.ask("GET", "/v1/cluster", 200)).json().get("members", [])
+        if not members:
+            raise Failed("/v1/cluster names no members")
+        if all(member["url"] for member in members) or time.monotonic() > ends:
+            return list(members)
+        await asyncio.sleep(0.1)
 
 
 async def _through(it: Installation, member: dict[str, Any], path: str) -> Answer:
