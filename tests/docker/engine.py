@@ -44,7 +44,7 @@ def engine() -> Iterator[str]:
     if os.geteuid() != 0:
         raise NoEngine("no Docker engine answers, and starting one takes root")
     _install()
-    with tempfile.TemporaryDirectory(prefix="acordo-docker-") as folder:
+    with tempfile.TemporaryDirectory(prefix="acordo-docker-", ignore_cleanup_errors=True) as folder:
         url = f"unix://{folder}/docker.sock"
         with Path(folder, "log").open("wb") as log:
             process = subprocess.Popen(

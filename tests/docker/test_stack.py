@@ -122,9 +122,12 @@ async def test_load_adds_an_observer_and_its_end_removes_it_without_a_failed_req
                 assert await until(gone, SCALE_WITHIN_S), answered
             finally:
                 stop.set()
-        async with http.get(
-            f"{stack.prometheus}/api/v1/query", params={"query": "acordo_autoscaler_decisions_total"}
-        ) as r:
-            decisions = (await r.json())["data"]["result"]
+
+        async def counted() -> bool:  # Prometheus looks at the autoscaler every few seconds
+            query = {"query": "acordo_autoscaler_decisions_total"}
+            async with http.get(f"{stack.prometheus}/api/v1/query", params=query) as r:
+                decisions = (await r.json())["data"]["result"]
+            return {d["metric"]["change"] for d in decisions} >= {"1", "-1"}
+
+        assert await until(counted, 60)
     assert failed == []
-    assert {d["metric"]["change"] for d in decisions} >= {"1", "-1"}
