@@ -620,11 +620,13 @@ class Core(Replication):
         return self._nodes.get(member) in self._SyncObj__connectedNodes
 
     def match(self, member: str) -> int | None:
-        return self._SyncObj__raftMatchIndex.get(self._nodes[member]) if self._leads else None
+        return self._SyncObj__raftMatchIndex.get(self._nodes.get(member)) if self._leads else None
 
     def last_seen_s(self, member: str) -> float | None:
         """Return the seconds since it answered the leader, or else since anything came from it."""
-        node = self._nodes[member]
+        node = self._nodes.get(member)
+        if node is None:  # it was left behind, and the entry that removed it is not ours any more
+            return None
         seen = self._SyncObj__lastResponseTime.get(node) if self._leads else None
         if seen is not None:
             return max(0.0, self._now() - seen)
