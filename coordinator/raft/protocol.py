@@ -620,7 +620,8 @@ class Core(Replication):
         return self._nodes.get(member) in self._SyncObj__connectedNodes
 
     def match(self, member: str) -> int | None:
-        return self._SyncObj__raftMatchIndex.get(self._nodes.get(member)) if self._leads else None
+        node = self._nodes.get(member)
+        return self._SyncObj__raftMatchIndex.get(node) if node is not None and self._leads else None
 
     def last_seen_s(self, member: str) -> float | None:
         """Return the seconds since it answered the leader, or else since anything came from it."""
