@@ -150,6 +150,19 @@ async def test_a_removal_that_may_still_be_cut_off_is_told_to_nobody() -> None:
 
 
 @virtual
+async def test_a_status_tells_of_a_member_that_was_left_behind_already() -> None:
+    """Found by the simulation (seed 136607365801026): its removal was cut off after it had been taken leave of."""
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        gone = next(m for m in cluster.members.values() if m is not leader)
+        await cluster.agree()
+        for member in cluster.members.values():
+            member._core._nodes.pop(gone.id, None)
+            peer = next(peer for peer in member.status().peers if peer.id == gone.id)
+            assert member is gone or (peer.match, peer.last_seen_s) == (None, None)
+
+
+@virtual
 async def test_removing_the_leader_hands_over_first() -> None:
     async with Cluster() as cluster:
         leader = await cluster.leader()

@@ -390,3 +390,21 @@ def test_decode_never_raises_anything_else() -> None:
             assert decode(bytes(bad)).body == b"abc"
         except NotASnapshotError:
             continue
+
+
+def test_a_save_under_way_does_not_outlive_that_its_machine_starts_again() -> None:
+    """`load_now` is what a member whose applied log was overwritten begins again with."""
+
+    async def story() -> None:
+        store = store_on(sim())
+        await store.save(3, 1, b"", lambda: b"kept")
+        saving = asyncio.ensure_future(store.save(9, 1, b"", lambda: b"of a machine that is no more"))
+        await asyncio.sleep(0)
+        assert store.load_now() is not None
+        with pytest.raises(OSError, match="another snapshot took its place"):
+            await saving
+        found = store.load_now()
+        assert found is not None
+        assert (found.header.index, found.body) == (3, b"kept")
+
+    run(story())
