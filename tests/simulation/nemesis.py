@@ -238,7 +238,7 @@ async def _membership(world: World, rng: random.Random) -> None:
                 node.crash(power=False)
                 del world.nodes[name]
         elif len(world.nodes) < 6:
-            name = f"m{len(world.nodes)}x{world.counts['membership changes']}"
+            name = f"m{next(world.newcomers)}"
             own = PeerAddress(name, f"{name}:1", voter=False)
             known = tuple(PeerAddress(m.id, m.raft_address, m.voter) for m in members)
             await leader.call(lambda: leader.coordinator.add_member(name, f"{name}:1", "", voter=False, timeout_s=2.0))

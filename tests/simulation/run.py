@@ -121,7 +121,7 @@ async def _told(world: World, clients: Clients) -> None:
 async def _story(world: World, clients: Clients) -> None:
     loop = asyncio.get_running_loop()
     if not await world.until(
-        lambda: _writable(world) and _told_the_time(world), 5.0, "a first leader that takes writes"
+        lambda: _writable(world) and _told_the_time(world), 5.0, lambda: "a first leader that takes writes"
     ):
         return
     until_s = loop.time() + world.plan.chaos_s
@@ -135,7 +135,7 @@ async def _story(world: World, clients: Clients) -> None:
     if world.plan.restores and not await _adopt(world):
         return
     await _lost_more_than_is_kept(world)
-    if not await world.until(lambda: _writable(world), HEAL_S, "a leader that takes writes after healing"):
+    if not await world.until(lambda: _writable(world), HEAL_S, lambda: "a leader that takes writes after healing"):
         return
     _retire_removed(world)
     await clients.look_up_all()
@@ -146,12 +146,12 @@ async def _story(world: World, clients: Clients) -> None:
                 break
     if not world.plan.raft_keeps:
         await _make_a_snapshot_due(world, clients)
-    if not await world.until(lambda: _converged(world), HEAL_S, f"convergence ({_spread(world)})"):
+    if not await world.until(lambda: _converged(world), HEAL_S, lambda: f"convergence ({_spread(world)})"):
         return
     if not world.plan.restores:
         await clients.read_everywhere()
-        await world.until(lambda: _expired(world), HEAL_S, "keys with a time to live to be gone")
-        await world.until(lambda: _all_told(world), HEAL_S, "everything broadcast")
+        await world.until(lambda: _expired(world), HEAL_S, lambda: "keys with a time to live to be gone")
+        await world.until(lambda: _all_told(world), HEAL_S, lambda: "everything broadcast")
 
 
 def _retire_removed(world: World) -> None:

@@ -343,7 +343,7 @@ async def _story(world: StockWorld) -> None:
     loop = asyncio.get_running_loop()
     for node in world.nodes.values():
         node.start()
-    await world.until(lambda: world.leader() is not None, 5.0, "a first leader")
+    await world.until(lambda: world.leader() is not None, 5.0, lambda: "a first leader")
     until_s = loop.time() + world.plan.chaos_s
     async with asyncio.TaskGroup() as group:
         for number in range(world.plan.clients):

@@ -12,6 +12,7 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Final, Self, TypeVar
 
 from backends.memory import Fails, Fate, Lands, Lost, MemoryDatabase, MemoryStore
@@ -729,6 +730,7 @@ class World:
         self.broker = SimBroker(self.rng_of("broker"))
         first = tuple(PeerAddress(f"n{i}", f"n{i}:1") for i in range(1, plan.nodes + 1))
         self.nodes: dict[str, SimNode] = {peer.id: SimNode(self, peer.id, first) for peer in first}
+        self.newcomers = count(1)
         self._leaders: dict[int, str] = {}
         self._applied: dict[int, tuple[int, bytes]] = {}
         self._highest: dict[int, int] = {}
@@ -816,12 +818,12 @@ class World:
         leading = [n for n in self.serving if n.member.status().role == "leader"]
         return max(leading, key=lambda n: n.member.status().term) if leading else None
 
-    async def until(self, holds: Callable[[], bool], within_s: float, what: str) -> bool:
-        """Wait for a condition; a violation of liveness when it does not come in time."""
+    async def until(self, holds: Callable[[], bool], within_s: float, what: Callable[[], str]) -> bool:
+        """Wait for a condition; a violation of liveness, told as things stand then, when it does not come in time."""
         ends = asyncio.get_running_loop().time() + within_s
         while not holds():
             if asyncio.get_running_loop().time() > ends:
-                self.violate("Liveness", f"{what} within {within_s:g} s")
+                self.violate("Liveness", f"{what()} within {within_s:g} s")
                 return False
             await asyncio.sleep(0.02)
         return True
