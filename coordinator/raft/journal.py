@@ -213,7 +213,7 @@ class Journal:
         if self._closed or self._failed or self._task is not None or self._timer is not None:
             return False
         if self._fsync == "always" and self._pending:
-            self._task = asyncio.get_running_loop().create_task(self._guard(self._sync_groups()))
+            self._task = asyncio.get_running_loop().create_task(self._guard(self._sync_groups))
             return True
         if self._fsync == "interval" and any(part.dirty for part in self._log.parts):
             self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._sync_interval)
@@ -231,7 +231,7 @@ class Journal:
         if not self._closed and not self._failed:
             self._hint()
             if self._fsync != "off":
-                await self._guard(self._sync_groups() if self._fsync == "always" else self._sync_dirty())
+                await self._guard(self._sync_groups if self._fsync == "always" else self._sync_dirty)
         if not self._closed:
             self._close()
 
@@ -301,9 +301,9 @@ class Journal:
 
     # --------------------------------------------------------------------------------------------------------- syncing
 
-    async def _guard(self, syncing: Awaitable[None]) -> None:
+    async def _guard(self, syncing: Callable[[], Awaitable[None]]) -> None:
         try:
-            await syncing
+            await syncing()
         except Exception as exc:  # noqa: BLE001  whatever it is, nothing more can be called durable
             self._fail(exc)
         finally:
@@ -350,7 +350,7 @@ class Journal:
     def _sync_interval(self) -> None:
         self._timer = None
         if not self._closed and not self._failed and self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._guard(self._sync_dirty()))
+            self._task = asyncio.get_running_loop().create_task(self._guard(self._sync_dirty))
 
     async def _sync_dirty(self) -> None:
         obsolete, self._obsolete = self._obsolete, []

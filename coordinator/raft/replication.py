@@ -422,8 +422,13 @@ class Replication(Elections):
         if not self._follow(node, message) or self._installing:
             return
         index, term = message["index"], message["index_term"]
-        held = self._first_index <= index <= self._last_index and self._term_at(index) == term
-        if index <= self._SyncObj__raftCommitIndex or held:
+        inside = self._first_index <= index <= self._last_index
+        held = inside and self._term_at(index) == term
+        if inside and not held and index <= self._SyncObj__raftCommitIndex:
+            # Committed entries differ, as in _truncate: that it is older than what we hold says nothing.
+            self.count("overwrites")
+            self._wipe()
+        elif index <= self._SyncObj__raftCommitIndex or held:
             # Not newer than what we hold: committed entries, or the very entry, so our log equals it up to there.
             self._verified = max(self._verified, index)
             self._drop_incoming()

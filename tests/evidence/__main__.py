@@ -19,16 +19,14 @@ CONTROL_TRIES = 5
 
 
 def run(script: Path, *arguments: str) -> int:
-    """Return its exit status; what it printed is shown only when something is wrong."""
+    """Return its exit status, 2 when it does not end in time; what it printed is shown only when something is wrong."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(script), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    command = [sys.executable, str(script), *arguments]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as exc:
+        print(f"not over after {TIMEOUT_S} s", exc.stdout, exc.stderr, sep="\n")
+        return 2
     if done.returncode not in (0, 1):
         print(done.stdout, done.stderr, sep="\n")
     return done.returncode

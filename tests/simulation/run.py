@@ -144,8 +144,6 @@ async def _story(world: World, clients: Clients) -> None:
         for _ in range(10):
             if not await clients.operation("last", rng, node):
                 break
-    if not world.plan.raft_keeps:
-        await _make_a_snapshot_due(world, clients)
     if not await world.until(lambda: _converged(world), HEAL_S, lambda: f"convergence ({_spread(world)})"):
         return
     if not world.plan.restores:
@@ -168,15 +166,6 @@ def _retire_removed(world: World) -> None:
 def _writable(world: World) -> bool:
     leader = world.leader()
     return leader is not None and leader.coordinator.committer.taken_over
-
-
-async def _make_a_snapshot_due(world: World, clients: Clients) -> None:
-    """Write until the leader has a newer snapshot: who applied what others have lost is brought back by that alone."""
-    rng = world.rng_of("more")
-    for _ in range(2 * min(world.plan.compact_entries, 60)):
-        leader = world.leader()
-        if leader is not None:
-            await clients.operation("more", rng, leader)
 
 
 def _told_the_time(world: World) -> bool:

@@ -97,6 +97,20 @@ async def test_a_forwarded_command_whose_connection_breaks_is_unknown_and_not_se
 
 
 @virtual
+async def test_a_leader_whose_disk_is_behind_takes_no_more_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        follower = next(m for m in cluster.members.values() if m is not leader)
+        monkeypatch.setattr("coordinator.raft.protocol.FORWARDED_BYTES_MAX", -1)
+        with pytest.raises(NotApplied, match="queue") as refused:
+            await follower.propose(b"too much")
+        assert refused.value.reason == "overloaded"
+        monkeypatch.undo()
+        await follower.propose(b"room again")
+        assert await cluster.agree() == [b"room again"]
+
+
+@virtual
 async def test_reads_are_confirmed_by_a_quorum_from_every_member() -> None:
     async with Cluster() as cluster:
         leader = await cluster.leader()

@@ -152,6 +152,36 @@ async def test_an_overwritten_applied_log_resets_the_machine() -> None:
 
 
 @virtual
+async def test_a_snapshot_replaces_what_all_others_have_lost() -> None:
+    """It ends before what the member has applied: it is not older, for what the member holds is of another log."""
+    async with Cluster() as cluster:
+        common = await fill(cluster, 10)
+        await cluster.agree()
+        for name in "ABC":
+            await cluster.stop(name)
+        old = {name: copy.deepcopy(cluster.disks[name]) for name in "BC"}
+        for name in "ABC":
+            await cluster.start(name)
+        await fill(cluster, 120, 10)
+        await cluster.agree()
+        for name in "ABC":
+            await cluster.stop(name)
+        cluster.disks.update(old)
+        cluster.settings = SMALL
+        for name in "BC":
+            await cluster.start(name)
+        (await cluster.leader()).outrank(50)
+        leader = await cluster.leader(after=50)
+        kept = await fill(cluster, 70, 200)
+        await eventually(lambda: leader.counts.get("snapshots_saved", 0) > 0)
+        cluster.settings = FAST
+        member = await cluster.start("A")
+        assert member.status().last > leader.status().last
+        assert await cluster.agree() == common + kept
+        assert (member.counts["wipes"], member.counts["snapshots_installed"]) == (1, 1)
+
+
+@virtual
 async def test_a_snapshot_that_finds_no_room_is_tried_again_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Cluster(settings=SMALL) as cluster:
         leader = await cluster.leader()
