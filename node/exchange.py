@@ -295,11 +295,13 @@ class Exchange:
     # ---------------------------------------------------------------------------------------------- what is answered
 
     def headers(self, revision: int | None = None) -> dict[str, str]:
-        """Return what every answer carries. `revision`: at least what is settled here goes out."""
-        settled = self.rooms.consensus.settled.last
+        """Return what every answer carries. `revision`: what is in the answer; None: what is settled here.
+
+        Never more than is in the answer: who watches from there on would miss what settled while it was being read.
+        """
         headers = {
             "Acordo-Node": self.rooms.settings.node_id,
-            "Acordo-Revision": str(settled if revision is None or settled > revision else revision),
+            "Acordo-Revision": str(self.rooms.consensus.settled.last if revision is None else revision),
         }
         asked = self.request.headers
         request_id, trace = asked.get("X-Request-Id"), asked.get("traceparent")

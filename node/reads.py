@@ -91,6 +91,7 @@ class Reads:
         self._no_quorum_why = ""
         self._waiting: list[_Waiting] = []
         self._fetches = 0
+        self._closed = False
         self.rounds_total = 0
         self.rounds_failed_total = 0
         self.fetches_total = 0
@@ -104,6 +105,7 @@ class Reads:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closed = True
         self._unlisten()
         if self._refreshing is not None:
             self._refreshing.cancel()
@@ -234,6 +236,9 @@ class Reads:
 
     def _join_round(self) -> asyncio.Future[str | None]:
         future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        if self._closed:
+            future.set_result("draining")
+            return future
         self._arrived.append(future)
         if not self._rounding:
             self._rounding = True
@@ -270,6 +275,8 @@ class Reads:
 
     async def _fetch(self, key: bytes, need: Need, level: Level, deadline: float) -> Reading:
         """Read one key together with all that wait. Raises NotApplied, BackendUnavailable."""
+        if self._closed:
+            raise NotApplied("draining", "this node stops")
         if len(self._waiting) >= WAITING_MAX:
             raise NotApplied("overloaded", f"{len(self._waiting)} reads wait for the store")
         loop = asyncio.get_running_loop()

@@ -55,8 +55,7 @@ async def _get_at(x: Exchange, key: bytes, params: dict[str, str]) -> web.Respon
         raise BadRequest("conflicting_parameters", "revision goes with nothing else", allowed="revision alone")
     at = wire.revision_of(params["revision"], "revision", low=1)
     read = await x.rooms.reads.snapshot([key], at=at, timeout_s=x.left_s)
-    head = read.head.last
-    return await _found(x, read.versions[0], Reading(read.versions[0], head, head, "linearizable", "store"))
+    return await _found(x, read.versions[0], Reading(read.versions[0], at, at, "linearizable", "store"))
 
 
 async def _found(x: Exchange, version: Version | None, reading: Reading) -> web.Response:

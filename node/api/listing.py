@@ -104,4 +104,4 @@ class _Page:
         if self._more and self._items:
             token = token_of(Place(at, self._after), self._prefix, keys_only=self._keys_only)
         more = {"Acordo-Level": "linearizable", "Acordo-Source": "store"}
-        return self._x.json(wire.ListingAnswer(at, self._items, token), revision=self._head, more=more)
+        return self._x.json(wire.ListingAnswer(at, self._items, token), revision=at, more=more)

@@ -314,7 +314,7 @@ _HEADERS: Final = {
     "Acordo-Node": {"schema": {"type": "string"}, "description": "Who answered."},
     "Acordo-Revision": {
         "schema": {"type": "string"},
-        "description": "Everything up to here is in the answer.",
+        "description": "Everything up to here is in the answer, and of reads nothing after it: watch from here on.",
     },
     "Acordo-Level": {"schema": {"type": "string", "enum": list(LEVELS)}, "description": "Read level that was served."},
 }

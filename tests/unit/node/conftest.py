@@ -73,7 +73,7 @@ async def opened(
         chosen,
         consensus=consensus,
         store=store,
-        cache=cache or MemoryCache(),
+        cache=MemoryCache() if cache is None else cache,
         broadcast=broadcast,
         clock=FakeClock(),
         async_writes=async_writes,

@@ -326,6 +326,17 @@ async def test_an_entry_that_is_read_stays_young(b: Bench) -> None:
     assert (value(reading), reading.source) == (b"1", "memory")
 
 
+@pytest.mark.parametrize("level", ["linearizable", "session", "stale"])
+async def test_a_read_that_comes_while_the_node_stops_is_refused(level: str) -> None:
+    """Found by the simulation (seed 1002312): it was an error inside."""
+    async with bench() as b:
+        pass
+    with pytest.raises(NotApplied) as refused:
+        await b.get(b"k", level)
+    assert refused.value.reason == "draining"
+    assert b.store.batches == []
+
+
 async def test_memory_is_bounded() -> None:
     async with bench(memory_cache_bytes=100_000) as b:
         for n in range(200):
