@@ -69,13 +69,17 @@ async def test_nothing_acknowledged_is_lost_when_a_container_goes(stack: Stack, 
 
 
 def test_a_chaos_run_on_containers_finds_no_anomaly(stack: Stack, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "chaos", "run", "--target", "docker", "--workload", "register,append",
-         "--nemesis", "containers", "--time", "60", "--seed", "7", "--clients", "3", "--out", str(tmp_path)],
-        cwd=ROOT, env={**os.environ, "COMPOSE_PROJECT_NAME": PROJECT}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode != 1, done.stdout[-4000:]  # 2: the run is weak (a slow machine), which is no anomaly
+    command = [sys.executable, "-m", "chaos", "run", "--target", "docker", "--workload", "register,append", "--nemesis",
+               "containers", "--time", "60", "--clients", "3", "--out", str(tmp_path)]  # fmt: skip
+    environ = {**os.environ, "COMPOSE_PROJECT_NAME": PROJECT}
+    for seed in ("7", "8"):  # 2: the run is weak (a slow machine): once more
+        done = subprocess.run(
+            [*command, "--seed", seed], cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, timeout=600, check=False,
+        )  # fmt: skip
+        if done.returncode != 2:
+            break
+    assert done.returncode == 0, done.stdout[-4000:]
     assert "report:" in done.stdout, done.stdout[-4000:]
 
 
@@ -84,15 +88,20 @@ async def test_load_adds_an_observer_and_its_end_removes_it_without_a_failed_req
     failed: list[str] = []
     stop, few = asyncio.Event(), asyncio.Event()
     timeout = aiohttp.ClientTimeout(total=20)
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as http:
+    # nginx closes what is idle when its list changes, also what a client writes to in that moment; so whoever stays to
+    # the end opens a connection for each request, and nothing that fails can be put down to that.
+    many, each = aiohttp.TCPConnector(limit=0), aiohttp.TCPConnector(force_close=True)
+    async with (
+        aiohttp.ClientSession(timeout=timeout, connector=many) as http,
+        aiohttp.ClientSession(timeout=timeout, connector=each) as afresh,
+    ):
         async with http.put(stack.url + "/v1/kv/scaled", data=b"1") as response:
             assert response.status in (200, 201)
 
         async def read(slow: bool) -> None:
             while not stop.is_set() and not (few.is_set() and not slow):
                 try:
-                    async with http.get(stack.url + "/v1/kv/scaled") as response:
+                    async with (afresh if slow else http).get(stack.url + "/v1/kv/scaled") as response:
                         if response.status == 200:
                             answered[response.headers["Acordo-Node"]] += 1
                         else:
