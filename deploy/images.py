@@ -131,14 +131,29 @@ def _debootstrap(client: Any) -> None:
         if done.returncode:
             raise CannotBuild(f"debootstrap failed: {done.stdout[-1000:]}")
         (root / "etc/apt/sources.list").write_text(sources)
-        for package in glob.glob(str(root / "var/cache/apt/archives/*.deb")):
-            os.unlink(package)
+        _slim(root)
         packed = Path(folder) / "root.tar"
         with tarfile.open(packed, "w") as tar:
             tar.add(root, arcname=".", filter=lambda member: None if member.ischr() else member)
         repository, _, tag = BASE.partition(":")
         with packed.open("rb") as file:
             client.api.import_image_from_data(file, repository=repository, tag=tag)
+
+
+def _slim(root: Path) -> None:
+    """Leave out, now and of what is installed later, what no container reads."""
+    (root / "etc/apt/apt.conf.d/slim").write_text('Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache "";\n')
+    (root / "etc/dpkg/dpkg.cfg.d/slim").write_text(
+        "path-exclude=/usr/share/doc/*\npath-exclude=/usr/share/info/*\n"
+        "path-exclude=/usr/share/locale/*\npath-include=/usr/share/doc/*/copyright\n"
+    )
+    for pattern in ("var/cache/apt/*.bin", "var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "usr/share/locale/*"):
+        for name in glob.glob(str(root / pattern)):
+            shutil.rmtree(name) if os.path.isdir(name) else os.unlink(name)
+    for text in (
+        path for path in (root / "usr/share/doc").rglob("*") if path.name != "copyright" and not path.is_dir()
+    ):
+        text.unlink()
 
 
 def mirrors(folder: Path = Path("/etc/apt")) -> tuple[str, str]:
