@@ -317,6 +317,7 @@ class Replication(Elections):
                 self._start_again(index)
 
     def _start_again(self, conflict: int) -> None:
+        self._drop_incoming()  # its file is a leftover to whoever loads the dump in place
         self._replica.reset()
         snapshot = self._snapshots.load_now()
         if snapshot is not None and snapshot.header.index < conflict and snapshot.header.index >= self._first_index:
@@ -331,6 +332,7 @@ class Replication(Elections):
         """Drop log, machine and snapshot: what we compacted is not what the cluster holds."""
         log.critical("log wiped: what was compacted has been overwritten", member=self._node_id, term=self._term)
         self.count("wipes")
+        self._drop_incoming()
         self._rebase(Position(1, 0), History(self._bootstrap))
         # The snapshot goes last: a log that begins again beside it loads, one that begins after a lost one does not.
         self._SyncObj__raftLog.flush()

@@ -82,7 +82,7 @@ class Plan:
     @property
     def raft_keeps(self) -> bool:
         """Say whether Raft's own promises hold: not when it was told to lose what it had acknowledged."""
-        return self.fsync == "always" or not POWER_CUTS & set(self.faults)
+        return self.fsync == "always" or not LOSING & set(self.faults)
 
     @property
     def harmless(self) -> bool:
@@ -105,10 +105,20 @@ AIMED: Final = (
     "comes_back", "long_outage", "late_order", "late_takeover",
 )  # fmt: skip
 """Drawn more rarely: each takes its time, and what it is aimed at."""
-POWER_CUTS: Final = frozenset(
-    {"power", "amnesia", "split_power", "late_commit", "left_behind", "comes_back", "slow_successor", "late_order"}
+LOSING: Final = frozenset(
+    {
+        "power",
+        "disk",
+        "amnesia",
+        "split_power",
+        "late_commit",
+        "left_behind",
+        "comes_back",
+        "slow_successor",
+        "late_order",
+    }
 )
-"""Those that lose what was not synced."""
+"""Those that lose what was not synced: power cuts, and syncs that fail."""
 
 
 def plan_of(seed: int) -> Plan:

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from coordinator.raft.protocol import SAVE_AGAIN_S
+from coordinator.raft.snapshot import DIGEST_BYTES, Chunk
 from kv.errors import BadRequest
 from tests.simulation.disk import SimFile
 from tests.unit.raft.net import FAST, Cluster, eventually, virtual
@@ -179,6 +180,29 @@ async def test_a_snapshot_replaces_what_all_others_have_lost() -> None:
         assert member.status().last > leader.status().last
         assert await cluster.agree() == common + kept
         assert (member.counts["wipes"], member.counts["snapshots_installed"]) == (1, 1)
+
+
+@virtual
+@pytest.mark.parametrize("wiped", [False, True])
+async def test_a_transfer_under_way_ends_when_the_log_is_overwritten(wiped: bool) -> None:
+    """Found by the simulation (seed 2002498): its file was cleared away, and dropping it later ended the member."""
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        expected = await fill(cluster, 10)
+        await cluster.agree()
+        member = next(m for m in cluster.members.values() if m is not leader)
+        core, id = member._core, b"i" * DIGEST_BYTES
+        core._incoming, core._incoming_id = core._snapshots.incoming(), id
+        assert core._incoming.accept(Chunk(id, 0, 100, b"the first part")) == 14
+        if wiped:
+            core._wipe()
+        else:
+            core._truncate(core._last_index - 2)
+        assert core._incoming is None
+        core._drop_incoming()
+        assert "snapshot.part" not in cluster.disks[member.id].names()
+        assert await cluster.agree() == expected
+        assert not cluster.faults
 
 
 @virtual
