@@ -15,14 +15,15 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import aiohttp
 import msgspec
 import structlog
-from prometheus_client import Counter, Gauge, start_http_server
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, generate_latest
 
 from acordo.client import Client
 from acordo.errors import AcordoError
@@ -37,6 +38,13 @@ READY_WITHIN_S: Final = 120.0
 ASK_TIMEOUT_S: Final = 5.0
 CHANGE_TIMEOUT_S: Final = 10.0
 STOP_WITHIN_S: Final = 45
+CLEAN_UP_WITHIN_S: Final = 60.0
+"""Longest that an observer which did not come to serve is taken away for; what is left then, the next round takes."""
+ROUND_WITHIN_S: Final = 420.0
+"""Longest round, after which it has failed: above an engine that is slow, an observer added, and taken away again."""
+DECISIONS_KEPT: Final = 100
+QUIET: Final = ("steady", "at_minimum")
+"""Reasons that are logged once, not at every round that finds them again."""
 FAILURES_MAX: Final = 5
 """Rounds in a row that may fail before a warning becomes an error in the log."""
 
@@ -81,19 +89,22 @@ class Autoscaler:
         self.bounds = bounds_of(settings)
         self.memory = Memory()
         self.decisions: list[Decision] = []
-        """The last hundred."""
+        """The last hundred, oldest first."""
 
     async def serve(self) -> None:
         """Run for ever. A round that fails is logged, counted and tried again."""
         failures = 0
         while True:
             try:
-                await self.round()
+                async with asyncio.timeout(ROUND_WITHIN_S):
+                    await self.round()
                 failures = 0
-            except (AcordoError, BadRequest, aiohttp.ClientError, TimeoutError, OSError, NotReady) as exc:
+            except (AcordoError, BadRequest, aiohttp.ClientError, TimeoutError, OSError, NotReady, NoQuorum) as exc:
                 failures += 1
-                _FAILED.labels(type(exc).__name__).inc()
-                (_log.error if failures >= FAILURES_MAX else _log.warning)("round failed", reason=str(exc)[:500])
+                kind = type(exc).__name__
+                _FAILED.labels(kind).inc()
+                say = _log.error if failures >= FAILURES_MAX else _log.warning
+                say("round failed", kind=kind, reason=str(exc)[:500])
             await asyncio.sleep(self.settings.autoscaler_period_s)
 
     async def round(self) -> Decision:
@@ -103,22 +114,30 @@ class Autoscaler:
         loop = asyncio.get_running_loop()
         decision = plan(figures, len(observers), self.bounds, self.memory, loop.time())
         self.memory = decision.memory
-        self.decisions = [*self.decisions[-99:], decision]
+        again = bool(self.decisions) and self.decisions[-1].reason == decision.reason
+        self.decisions = [*self.decisions[1 - DECISIONS_KEPT :], decision]
         _DECISIONS.labels(str(decision.change), decision.reason).inc()
         _OBSERVERS.set(len(observers))
-        say = _log.info if decision.change or decision.reason not in ("steady", "at_minimum") else _log.debug
+        say = _log.debug if again and decision.reason in QUIET else _log.info
         say("decided", change=decision.change, reason=decision.reason, because=decision.because,
             observers=len(observers), **msgspec.to_builtins(figures))  # fmt: skip
-        if decision.change > 0:
-            await self.add()
-        elif decision.change < 0:
-            await self.remove(observers[-1])
-        self.memory = _rested(self.memory, decision, loop.time())
+        try:
+            if decision.change > 0:
+                await self.add()
+            elif decision.change < 0:
+                await self.remove(observers[-1])
+        finally:  # also when it failed: it may have changed something
+            self.memory = _rested(self.memory, decision, loop.time())
         return decision
 
     async def reconcile(self) -> list[str]:
-        """Return the observers of ours that are whole, oldest first; take away what is not."""
+        """Return the observers of ours that are whole, oldest first; take away what is not.
+
+        Raises NoQuorum: what a node says then may be old, and nothing follows from it.
+        """
         view = await self.client.cluster(timeout_s=CHANGE_TIMEOUT_S)
+        if not view.quorum:
+            raise NoQuorum(f"{view.node} reaches no quorum: what it knows of the members may be old")
         members = {m.id for m in view.members if not m.voter and ours(m.id)}
         running = await self.driver.running()
         for name in sorted(running - members):
@@ -141,9 +160,10 @@ class Autoscaler:
             await self._ready(url)
         except BaseException:
             _FAILED.labels("start").inc()
-            await self.driver.stop(name)
-            with contextlib.suppress(AcordoError):
-                await self.client.remove_member(name, timeout_s=CHANGE_TIMEOUT_S)
+            with contextlib.suppress(AcordoError, TimeoutError):
+                async with asyncio.timeout(CLEAN_UP_WITHIN_S):
+                    await self.driver.stop(name)
+                    await self.client.remove_member(name, timeout_s=CHANGE_TIMEOUT_S)
             raise
         _log.info("observer added", observer=name, url=url)
         _OBSERVERS.inc()
@@ -186,7 +206,11 @@ class Autoscaler:
 
 
 class NotReady(Exception):
-    """An observer was started and did not come to serve."""
+    """An observer was started and did not come to serve, or there is nothing that it could be made like."""
+
+
+class NoQuorum(Exception):
+    """The node that was asked reaches no quorum."""
 
 
 def _rested(memory: Memory, decision: Decision, now: float) -> Memory:
@@ -227,13 +251,13 @@ def bounds_of(settings: AutoscalerSettings) -> Bounds:
 
 
 class DockerDriver:
-    """Observers as containers like node1 of a compose project: its image, settings, networks, secrets and limits."""
+    """Observers as containers like a node of a compose project: its image, settings, network, secrets and limits."""
 
-    def __init__(self, project: str, like: str = "node1") -> None:
+    def __init__(self, project: str, like: Sequence[str] = ("node1", "node2", "node3")) -> None:
         import docker
 
         self.docker: Any = docker.from_env(timeout=60)
-        self.project, self.like = project, like
+        self.project, self.like = project, tuple(like)
 
     async def running(self) -> frozenset[str]:
         return await asyncio.to_thread(self._running)
@@ -251,7 +275,7 @@ class DockerDriver:
     def _start(self, name: str, members: str) -> tuple[str, str]:
         import docker.types
 
-        model = self._model().attrs
+        model, network = self._model()
         given = dict(e.partition("=")[::2] for e in model["Config"]["Env"])
         given |= {
             PREFIX + "NODE_ID": name,
@@ -260,7 +284,6 @@ class DockerDriver:
             PREFIX + "MEMBERS": f"{members},{name}={name}:9001/observer",
         }
         host = model["HostConfig"]
-        network = next(iter(model["NetworkSettings"]["Networks"]))
         secrets = [m for m in model["Mounts"] if m["Destination"] == "/secrets"]
         api = self.docker.api
         container = api.create_container(
@@ -286,12 +309,18 @@ class DockerDriver:
         api.start(container["Id"])
         return f"{name}:9001", f"http://{name}:8000"
 
-    def _model(self) -> Any:
-        wanted = {"label": [f"com.docker.compose.project={self.project}", f"com.docker.compose.service={self.like}"]}
-        found = self.docker.containers.list(all=True, filters=wanted)
-        if not found:
-            raise NotReady(f"no container of service {self.like} in project {self.project}")
-        return found[0]
+    def _model(self) -> tuple[Any, str]:
+        """Return what the engine says of the first node that is on a network, and that network. Raises NotReady."""
+        seen = []
+        for service in self.like:
+            labels = [f"com.docker.compose.project={self.project}", f"com.docker.compose.service={service}"]
+            for container in self.docker.containers.list(all=True, filters={"label": labels}):
+                seen.append(service)
+                for network in container.attrs["NetworkSettings"]["Networks"] or {}:
+                    return container.attrs, str(network)
+        if seen:
+            raise NotReady(f"no network has {', '.join(seen)} of project {self.project}")
+        raise NotReady(f"no container of {', '.join(self.like)} in project {self.project}")
 
     async def stop(self, name: str) -> None:
         await asyncio.to_thread(self._stop, name)
@@ -385,11 +414,6 @@ def main(argv: list[str]) -> int:
     """Run the autoscaler until it is told to stop."""
     settings = load(AutoscalerSettings, argv, prog="python -m cluster autoscaler")
     logs.configure(settings.log_format, settings.log_level, node="autoscaler")
-    host, _, port = settings.autoscaler_listen.rpartition(":")
-    try:
-        start_http_server(int(port), host)
-    except OSError as exc:
-        raise BadRequest("port_in_use", f"cannot listen on {settings.autoscaler_listen}: {exc}") from exc
     asyncio.run(_serve(settings))
     return 0
 
@@ -407,13 +431,41 @@ async def _serve(settings: AutoscalerSettings) -> None:
     timeout = aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)
     async with Client(urls, timeout_s=CHANGE_TIMEOUT_S) as client, aiohttp.ClientSession(timeout=timeout) as http:
         _log.info("watching", urls=urls, driver=settings.autoscaler_driver)
-        serving = asyncio.ensure_future(Autoscaler(settings, client, http, driver).serve())
-        stopping = asyncio.ensure_future(stop.wait())
-        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if serving.done():
-            serving.result()
-        serving.cancel()
+        autoscaler = Autoscaler(settings, client, http, driver)
+        async with shown(autoscaler, settings.autoscaler_listen):
+            serving = asyncio.ensure_future(autoscaler.serve())
+            stopping = asyncio.ensure_future(stop.wait())
+            await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                serving.result()
+            serving.cancel()
     _log.info("stopped; observers of a compose project go on")
+
+
+@contextlib.asynccontextmanager
+async def shown(autoscaler: Autoscaler, listen: str) -> AsyncIterator[None]:
+    """Answer /metrics, and /decisions with the last ones as JSON, oldest first. Raises BadRequest("port_in_use")."""
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def decisions(_: web.Request) -> web.Response:
+        said = [{"change": d.change, "reason": d.reason, "because": d.because} for d in autoscaler.decisions]
+        return web.Response(body=msgspec.json.encode(said), content_type="application/json")
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", metrics), web.get("/decisions", decisions)])
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    host, _, port = listen.rpartition(":")
+    try:
+        try:
+            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+        except OSError as exc:
+            raise BadRequest("port_in_use", f"cannot listen on {listen}: {exc}") from exc
+        yield
+    finally:
+        await runner.cleanup()
 
 
 def handed_on(settings: AutoscalerSettings) -> dict[str, str]:

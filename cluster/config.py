@@ -308,7 +308,7 @@ class AutoscalerSettings(_Settings):
         "http://127.0.0.1:9090", "where the figures come from", "http(s)://HOST[:PORT]"
     )
     autoscaler_listen: Annotated[str, BeforeValidator(_address)] = _setting(
-        "127.0.0.1:9100", "where its own /metrics and last decisions are shown", "HOST:PORT"
+        "127.0.0.1:9100", "where its own /metrics and its last /decisions are shown", "HOST:PORT"
     )
     autoscaler_project: str = _setting("acordo", "compose project whose nodes it copies", "a project's name")
     autoscaler_dir: Path = _setting(Path("data/observers"), "directory of local observers", "path of a directory")

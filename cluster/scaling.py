@@ -1,7 +1,7 @@
 """Decide whether the cluster gets an observer more or less. Pure: figures and time go in, a decision comes out.
 
-It never asks for fewer than the minimum, more than the maximum, or two changes within the cool-down; and it never acts
-on figures that are missing.
+It never asks for fewer than the minimum or more than the maximum, and never acts on figures that are missing. Between
+two changes that figures ask for lies the cool-down; a change that only the bounds ask for rests a quarter of it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ REASONS: Final[tuple[Reason, ...]] = (
     "below_minimum", "above_maximum", "busy", "idle", "no_figures", "steady", "waiting", "cooling_down", "at_maximum",
     "at_minimum",
 )  # fmt: skip
+
+
+REPAIR_REST: Final = 0.25
+"""Part of the cool-down that lies before a change back into the bounds: an observer that always dies is no loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +74,11 @@ class Decision:
 def plan(figures: Figures, observers: int, bounds: Bounds, memory: Memory, now: float) -> Decision:
     """Return what to do with `observers` observers at the monotonic time `now`."""
     if observers < bounds.observers_min:
-        return Decision(1, "below_minimum", f"{observers} of at least {bounds.observers_min}", Memory(changed_at=now))
+        why = f"{observers} of at least {bounds.observers_min}"
+        return _repair(1, "below_minimum", why, bounds=bounds, memory=memory, now=now)
     if observers > bounds.observers_max:
-        return Decision(-1, "above_maximum", f"{observers} of at most {bounds.observers_max}", Memory(changed_at=now))
+        why = f"{observers} of at most {bounds.observers_max}"
+        return _repair(-1, "above_maximum", why, bounds=bounds, memory=memory, now=now)
     if figures.in_flight is None and figures.cpu is None:
         return Decision(0, "no_figures", "Prometheus knows no node", replace(memory, high=0, low=0))
     high, low = _pressing(figures, bounds), _little(figures, bounds)
@@ -87,6 +93,19 @@ def plan(figures: Figures, observers: int, bounds: Bounds, memory: Memory, now: 
     return Decision(0, "steady", "no figure is high, and not all are low", memory)
 
 
+def _repair(
+    change: Literal[-1, 1], reason: Reason, why: str, *, bounds: Bounds, memory: Memory, now: float
+) -> Decision:
+    left_s = _rest_left_s(memory, bounds.cool_down_s * REPAIR_REST, now)
+    if left_s > 0:
+        return Decision(0, "cooling_down", f"{why}; {left_s:.0f} s of rest left", replace(memory, high=0, low=0))
+    return Decision(change, reason, why, Memory(changed_at=now))
+
+
+def _rest_left_s(memory: Memory, rest_s: float, now: float) -> float:
+    return 0.0 if memory.changed_at is None else rest_s - (now - memory.changed_at)
+
+
 def _change(
     change: Literal[-1, 1], reason: Reason, why: str, *, observers: int, bounds: Bounds, memory: Memory, now: float
 ) -> Decision:
@@ -94,9 +113,9 @@ def _change(
         return Decision(0, "at_maximum", f"{why}, but there are {observers}", memory)
     if change < 0 and observers <= bounds.observers_min:
         return Decision(0, "at_minimum", f"{why}, but there are {observers}", memory)
-    if memory.changed_at is not None and now - memory.changed_at < bounds.cool_down_s:
-        left = bounds.cool_down_s - (now - memory.changed_at)
-        return Decision(0, "cooling_down", f"{why}; {left:.0f} s of rest left", memory)
+    left_s = _rest_left_s(memory, bounds.cool_down_s, now)
+    if left_s > 0:
+        return Decision(0, "cooling_down", f"{why}; {left_s:.0f} s of rest left", memory)
     return Decision(change, reason, why, Memory(changed_at=now))
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from acordo.client import Client
 from acordo.results import Cluster, Member
-from cluster.autoscaler import Autoscaler, NotReady, bounds_of, ours, value_of
+from cluster import autoscaler
+from cluster.autoscaler import Autoscaler, DockerDriver, NoQuorum, NotReady, bounds_of, ours, value_of
 from cluster.config import AutoscalerSettings, load
-from cluster.scaling import REASONS, Band, Bounds, Decision, Figures, Memory, plan
+from cluster.scaling import REASONS, REPAIR_REST, Band, Bounds, Decision, Figures, Memory, plan
 from kv.errors import BadRequest
+from tests.servers.process import free_port
 
 BOUNDS = Bounds(0, 3, Band(8, 32), Band(0.1, 0.5), Band(0.3, 0.8), rounds_high=2, rounds_low=3, cool_down_s=60)
 BUSY, IDLE, FAIR, NOTHING = (
@@ -68,9 +75,27 @@ def test_the_bounds_come_before_everything() -> None:
     assert plan(IDLE, 0, BOUNDS, Memory(low=9), 1e9).reason == "at_minimum"
 
 
-@given(st.lists(all_figures, max_size=60), st.integers(0, 6), st.floats(1, 120), st.integers(0, 3), st.integers(0, 3))
+def test_an_observer_that_always_dies_is_replaced_only_so_often() -> None:
+    memory, changes = Memory(), []
+    bounds = replace(BOUNDS, observers_min=1)
+    for now in range(0, 61, 5):  # it is gone again at each round
+        decision = plan(FAIR, 0, bounds, memory, now)
+        memory = decision.memory
+        changes.append(decision.change)
+        assert decision.reason == ("below_minimum" if decision.change else "cooling_down")
+    assert changes == [1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1]
+
+
+@given(
+    st.lists(all_figures, max_size=60),
+    st.integers(0, 6),
+    st.floats(1, 120),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.sets(st.integers(0, 59)),
+)
 def test_whatever_is_measured_the_rules_hold(
-    story: list[Figures], observers: int, step_s: float, low: int, more: int
+    story: list[Figures], observers: int, step_s: float, low: int, more: int, dies: set[int]
 ) -> None:
     bounds = Bounds(low, low + more, BOUNDS.in_flight, BOUNDS.p99_s, BOUNDS.cpu, 2, 3, 60)
     memory, changed_at = Memory(), -math.inf
@@ -89,10 +114,15 @@ def test_whatever_is_measured_the_rules_hold(
                 assert figures.in_flight is not None and figures.in_flight < bounds.in_flight.low
                 assert figures.p99_s is None or figures.p99_s < bounds.p99_s.low
                 assert figures.cpu is not None and figures.cpu < bounds.cpu.low
-        else:
+        elif now - changed_at >= bounds.cool_down_s * REPAIR_REST:
             assert decision.change == (1 if observers - decision.change < bounds.observers_min else -1)
+        else:
+            assert (decision.change, decision.reason) == (0, "cooling_down")
         if decision.change:
+            assert now - changed_at >= bounds.cool_down_s * REPAIR_REST
             changed_at = now
+        if n in dies:
+            observers = max(observers - 1, 0)
         memory = decision.memory
 
 
@@ -139,10 +169,13 @@ class World:
     running_: set[str] = field(default_factory=set)
     did: list[str] = field(default_factory=list)
     add_fails: bool = False
+    quorum: bool = True
 
     async def cluster(self, **_: Any) -> Cluster:
         members = tuple(Member(id=m, voter=v, raft_address=f"{m}:9001") for m, v in self.members.items())
-        return Cluster(node="n1", role="leader", term=1, leader="n1", quorum=True, settled=0, members=members, raw={})
+        return Cluster(
+            node="n1", role="leader", term=1, leader="n1", quorum=self.quorum, settled=0, members=members, raw={}
+        )
 
     async def add_member(self, member: str, *, raft_address: str, url: str, voter: bool = False, **_: Any) -> None:
         assert not voter
@@ -171,7 +204,9 @@ class World:
 
 
 def scaler(world: World, figures: Figures) -> Autoscaler:
-    settings = AutoscalerSettings(autoscaler_cool_down_s=0, autoscaler_rounds_high=1, autoscaler_rounds_low=1)
+    settings = AutoscalerSettings(
+        autoscaler_period_s=0.1, autoscaler_cool_down_s=0, autoscaler_rounds_high=1, autoscaler_rounds_low=1
+    )
     made = Autoscaler(settings, cast(Client, world), cast(Any, SimpleNamespace()), world)
 
     async def measured() -> Figures:
@@ -209,6 +244,167 @@ async def test_an_observer_that_cannot_join_is_stopped_again() -> None:
     with pytest.raises(NotReady):
         await scaler(world, BUSY).round()
     assert not world.running_
+
+
+async def test_a_change_that_failed_is_rested_after_as_well() -> None:
+    failing = scaler(World(add_fails=True), BUSY)
+    with pytest.raises(NotReady):
+        await failing.round()
+    assert failing.memory.changed_at is not None
+    assert failing.decisions[-1].memory.changed_at < failing.memory.changed_at
+
+
+async def test_nothing_follows_from_what_a_node_without_a_quorum_knows() -> None:
+    world = World(quorum=False)
+    world.members |= {"o0123456789": False}
+    world.running_ = {"oabcdef0123"}
+    with pytest.raises(NoQuorum):
+        await scaler(world, BUSY).round()
+    assert world.did == []
+
+
+async def served(made: Autoscaler, rounds: int) -> list[Any]:
+    """Let it serve until it has said that so many rounds failed; return what was logged."""
+    with capture_logs() as said:
+        serving = asyncio.ensure_future(made.serve())
+        while len([s for s in said if s["event"] == "round failed"]) < rounds:
+            assert not serving.done(), serving.exception()
+            await asyncio.sleep(0)
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+    return [s for s in said if s["event"] == "round failed"]
+
+
+def failed(kind: str) -> float:
+    return REGISTRY.get_sample_value("acordo_autoscaler_failed_total", {"step": kind}) or 0.0
+
+
+@pytest.mark.timeout(60)
+async def test_a_round_without_quorum_is_logged_and_counted() -> None:
+    before = failed("NoQuorum")
+    (said,) = await served(scaler(World(quorum=False), BUSY), 1)
+    assert "n1 reaches no quorum" in said["reason"]
+    assert failed("NoQuorum") == before + 1
+
+
+@pytest.mark.timeout(60)
+async def test_a_round_that_never_ends_is_given_up_logged_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoscaler, "ROUND_WITHIN_S", 0.01)
+    world, before = World(), failed("TimeoutError")
+    made = scaler(world, BUSY)
+    monkeypatch.setattr(world, "start", never)
+    said = await served(made, 2)
+    assert {s["kind"] for s in said} == {"TimeoutError"}
+    assert failed("TimeoutError") >= before + 2
+
+
+@pytest.mark.timeout(60)
+async def test_an_observer_that_cannot_be_taken_away_does_not_hold_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoscaler, "CLEAN_UP_WITHIN_S", 0.01)
+    world = World(add_fails=True)
+    monkeypatch.setattr(world, "stop", never)
+    with pytest.raises(NotReady):
+        await scaler(world, BUSY).round()
+
+
+async def never(*_: Any) -> Any:
+    await asyncio.Event().wait()
+
+
+def test_a_round_may_take_longer_than_adding_an_observer_and_taking_it_away_again() -> None:
+    asked = 4 * autoscaler.CHANGE_TIMEOUT_S + len(autoscaler.QUERIES) * autoscaler.ASK_TIMEOUT_S
+    assert asked + autoscaler.READY_WITHIN_S + autoscaler.CLEAN_UP_WITHIN_S + 60 < autoscaler.ROUND_WITHIN_S
+
+
+async def test_a_decision_that_is_found_again_is_logged_once() -> None:
+    made = scaler(World(), IDLE)
+    with capture_logs() as said:
+        for _ in range(3):
+            assert (await made.round()).reason == "at_minimum"
+    assert [s["log_level"] for s in said if s["event"] == "decided"] == ["info", "debug", "debug"]
+
+
+async def test_its_port_shows_metrics_and_the_last_decisions() -> None:
+    made, listen = scaler(World(), IDLE), f"127.0.0.1:{free_port()}"
+    async with autoscaler.shown(made, listen), aiohttp.ClientSession() as http:
+        await made.round()
+        async with http.get(f"http://{listen}/decisions") as response:
+            (shown,) = await response.json()
+        assert (shown["change"], shown["reason"]) == (0, "at_minimum") and shown["because"]
+        async with http.get(f"http://{listen}/metrics") as response:
+            assert response.status == 200
+            assert 'acordo_autoscaler_decisions_total{change="0",reason="at_minimum"}' in await response.text()
+        with pytest.raises(BadRequest, match="cannot listen"):
+            async with autoscaler.shown(made, listen):
+                pass
+
+
+# ---------------------------------------------------------------------------------------------------- like which node
+
+
+class Engine:
+    """As much of an engine's client as DockerDriver asks: the nodes and the networks that they are on."""
+
+    def __init__(self, networks: dict[str, dict[str, Any]]) -> None:
+        self.networks = networks
+        self.made: list[dict[str, Any]] = []
+        self.containers = self.api = self
+
+    def list(self, *, filters: dict[str, list[str]], **_: Any) -> list[Any]:
+        service = filters["label"][-1].rpartition("=")[2]
+        if service not in self.networks:
+            return []
+        attrs = {
+            "Config": {"Image": "acordo-node:local", "Env": [f"ACORDO_NODE_ID={service}", "ACORDO_CLUSTER_ID=c"]},
+            "HostConfig": {"Memory": 1},
+            "NetworkSettings": {"Networks": self.networks[service]},
+            "Mounts": [],
+        }
+        return [SimpleNamespace(attrs=attrs)]
+
+    def create_host_config(self, **given: Any) -> dict[str, Any]:
+        return given
+
+    def create_endpoint_config(self, **given: Any) -> dict[str, Any]:
+        return given
+
+    def create_networking_config(self, given: dict[str, Any]) -> dict[str, Any]:
+        return given
+
+    def create_container(self, image: str, **given: Any) -> dict[str, str]:
+        self.made.append(given)
+        return {"Id": "1"}
+
+    def start(self, name: str) -> None:
+        assert self.made
+
+
+def docker_driver(monkeypatch: pytest.MonkeyPatch, networks: dict[str, dict[str, Any]]) -> tuple[DockerDriver, Engine]:
+    engine = Engine(networks)
+    monkeypatch.setattr("docker.from_env", lambda **_: engine)
+    return DockerDriver("acordo"), engine
+
+
+@pytest.mark.timeout(60)
+async def test_an_observer_is_made_like_a_node_that_is_on_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, engine = docker_driver(monkeypatch, {"node1": {}, "node2": {"acordo_default": {}}})
+    assert await driver.start("o0123456789", "n1=node1:9001") == ("o0123456789:9001", "http://o0123456789:8000")
+    (made,) = engine.made
+    assert set(made["networking_config"]) == {"acordo_default"}
+    assert made["environment"]["ACORDO_NODE_ID"] == "o0123456789"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("networks", [{}, {"node1": {}, "node2": {}, "node3": {}}])
+async def test_with_no_node_to_be_made_like_the_round_fails_and_does_not_hang(
+    monkeypatch: pytest.MonkeyPatch, networks: dict[str, dict[str, Any]]
+) -> None:
+    driver, engine = docker_driver(monkeypatch, networks)
+    with pytest.raises(NotReady):
+        async with asyncio.timeout(30):
+            await driver.start("o0123456789", "n1=node1:9001")
+    assert engine.made == []
 
 
 def test_bounds_come_from_the_settings() -> None:
