@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self, TypeVar
 
 import aiohttp
 import docker
 import docker.errors
+import requests
+import urllib3.exceptions
 
 from acordo.client import Client
 from acordo.errors import AcordoError
@@ -27,10 +31,28 @@ SERVICE: Final = "com.docker.compose.service"
 NODES: Final = {"n1": "node1", "n2": "node2", "n3": "node3"}
 STORES: Final = ("postgres", "cockroach", "cockroach1")
 STOP_S: Final = 30
+ENGINE_TIMEOUT_S: Final = 60
+"""Of one call to the engine."""
+ENGINE_ERRORS: Final = (
+    docker.errors.DockerException,
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+)
+
+T = TypeVar("T")
+How = Literal["kill", "pause", "disconnect"]
 
 
 class NoStack(Exception):
     """No stack that could be disturbed is running."""
+
+
+class EngineFailed(NoStack):
+    """The engine did not do what it was asked, or does not answer any more."""
+
+
+class NotHealed(EngineFailed):
+    """These containers may still be down, frozen or cut off."""
 
 
 class DockerTarget:
@@ -46,9 +68,9 @@ class DockerTarget:
     async def __aenter__(self) -> Self:
         """Raises NoStack when it is not there."""
         try:
-            self.docker: Any = await asyncio.to_thread(partial(docker.from_env, timeout=60))
-            found = await asyncio.to_thread(self._containers)
-        except docker.errors.DockerException as exc:
+            self.docker: Any = await _ask(partial(docker.from_env, timeout=ENGINE_TIMEOUT_S))
+            found = await _ask(self._containers)
+        except EngineFailed as exc:
             raise NoStack(f"no Docker engine answers: {exc}") from exc
         self.services = frozenset(found)
         if missing := [s for s in NODES.values() if s not in found]:
@@ -61,9 +83,15 @@ class DockerTarget:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.heal_all()
-        await self._http.close()
-        await asyncio.to_thread(self.docker.close)
+        healing = asyncio.ensure_future(self.heal_all())
+        try:
+            await asyncio.shield(healing)
+        except asyncio.CancelledError:
+            await healing
+            raise
+        finally:
+            await self._http.close()
+            await asyncio.to_thread(self.docker.close)
 
     # -------------------------------------------------------------------------------------------------- what it is
 
@@ -124,7 +152,7 @@ class DockerTarget:
     async def redis_master(self) -> str | None:
         """Return the service that the Sentinels call master."""
         for sentinel in ("sentinel1", "sentinel2", "sentinel3"):
-            with contextlib.suppress(docker.errors.APIError, KeyError):
+            with contextlib.suppress(NoStack):
                 told = await self.execute(
                     sentinel, ["redis-cli", "-p", "26379", "sentinel", "get-master-addr-by-name", "acordo"]
                 )
@@ -137,19 +165,30 @@ class DockerTarget:
 
     async def execute(self, service: str, command: list[str]) -> str:
         """Run a command in a container; return what it printed."""
-        container = (await asyncio.to_thread(self._containers))[service]
-        _, output = await asyncio.to_thread(container.exec_run, command)
+        container = await self._container(service)
+        _, output = await _ask(partial(container.exec_run, command))
         return bytes(output).decode(errors="replace")
 
     async def state(self, service: str) -> str:
         """Return the engine's word for its state: running, paused, exited, …"""
-        container = (await asyncio.to_thread(self._containers))[service]
-        return str(container.status)
+        return str((await self._container(service)).status)
 
     async def connected(self, service: str) -> bool:
         """Say whether it has an address in any network."""
-        container = (await asyncio.to_thread(self._containers))[service]
-        return bool(container.attrs["NetworkSettings"]["Networks"])
+        return bool((await self._container(service)).attrs["NetworkSettings"]["Networks"])
+
+    async def strike(self, how: How, services: Sequence[str]) -> float:
+        """Kill, pause or disconnect them at once. Return the loop's time just before the first was touched.
+
+        That is after they were looked up and before the engine was asked: what happens while it works is counted.
+        """
+        found = await _ask(self._containers)
+        acts = [act for service in services for act in self._acts(how, self._of(found, service))]
+        if not acts:
+            raise EngineFailed(f"{', '.join(services)}: on no network already")
+        began = asyncio.get_running_loop().time()
+        await _ask(*acts)
+        return began
 
     async def kill(self, service: str) -> None:
         """SIGKILL; it stays down until `start`."""
@@ -173,18 +212,37 @@ class DockerTarget:
 
     async def disconnect(self, service: str) -> None:
         """Take it off its networks: nobody inside reaches it, and it reaches nobody. Its published port goes too."""
-        await asyncio.to_thread(self._disconnect, service)
+        await self.strike("disconnect", (service,))
 
     async def connect(self, service: str) -> None:
-        """Put it back, under the names that it had."""
-        await asyncio.to_thread(self._connect, service)
+        """Put it back, under the names that it had. Raises EngineFailed when it is in no network afterwards."""
+        await _ask(partial(self._connect, service))
+        if not await self.connected(service):
+            raise EngineFailed(f"{service} cannot be put back on its network")
 
     async def heal_all(self) -> None:
-        """Start, unpause and connect whatever is not as it should be."""
-        for service, container in (await asyncio.to_thread(self._containers)).items():
-            if container.attrs["HostConfig"]["RestartPolicy"]["Name"] in ("", "no", "on-failure"):
-                continue
-            await self.heal(service)
+        """Start, unpause and connect whatever is not as it should be. Raises NotHealed."""
+        await self.heal_each(
+            service
+            for service, container in (await _ask(self._containers)).items()
+            if container.attrs["HostConfig"]["RestartPolicy"]["Name"] not in ("", "no", "on-failure")
+        )
+
+    async def heal_each(self, services: Iterable[str]) -> None:
+        """Heal each of them, whatever becomes of the others.
+
+        Says each failure on stderr when it happens. Raises NotHealed at the end, with all of them.
+        """
+        wrong = []
+        for service in services:
+            try:
+                await self.heal(service)
+            except NoStack as exc:
+                wrong.append(service)
+                with contextlib.suppress(OSError):  # a terminal that is gone must not end the healing
+                    print(f"error: {service} is not healed: {exc}", file=sys.stderr, flush=True)
+        if wrong:
+            raise NotHealed(f"not healed, look after them: {', '.join(wrong)}")
 
     async def heal(self, service: str) -> None:
         """Start, unpause and connect one container."""
@@ -197,8 +255,16 @@ class DockerTarget:
                 await self.start(service)
 
     async def _do(self, service: str, what: str, **how: Any) -> None:
-        container = (await asyncio.to_thread(self._containers))[service]
-        await asyncio.to_thread(partial(getattr(container, what), **how))
+        container = await self._container(service)
+        await _ask(partial(getattr(container, what), **how))
+
+    async def _container(self, service: str) -> Any:
+        return self._of(await _ask(self._containers), service)
+
+    def _of(self, found: dict[str, Any], service: str) -> Any:
+        if service not in found:
+            raise NoStack(f"project {self.project} has no {service}")
+        return found[service]
 
     def _containers(self) -> dict[str, Any]:
         """Return the first container of every service."""
@@ -209,17 +275,40 @@ class DockerTarget:
                 found[container.labels[SERVICE]] = container
         return found
 
-    def _disconnect(self, service: str) -> None:
-        container = self._containers()[service]
-        for name in container.attrs["NetworkSettings"]["Networks"]:
-            self.docker.networks.get(name).disconnect(container, force=True)
+    def _acts(self, how: How, container: Any) -> list[Callable[[], object]]:
+        """Return the calls that do it to one container, one for each network where it is cut off."""
+        if how != "disconnect":
+            return [getattr(container, how)]
+        names = container.attrs["NetworkSettings"]["Networks"]
+        return [partial(self.docker.api.disconnect_container_from_network, container.id, name, True) for name in names]
 
     def _connect(self, service: str) -> None:
-        container = self._containers()[service]
+        container = self._of(self._containers(), service)
         aliases = [service, *(["nodes"] if service in NODES.values() else [])]
         for network in self.docker.networks.list(filters={"label": f"{PROJECT}={self.project}"}):
             with contextlib.suppress(docker.errors.APIError):  # it is in there already
                 network.connect(container, aliases=aliases)
+
+
+async def _ask(*calls: Callable[[], T]) -> T:
+    """Make blocking calls to the engine, each in its thread, all at once; return what the first returned.
+
+    Ends when every one has ended, also when cancelled meanwhile: a thread cannot be stopped, and a kill that is still
+    under way would undo the healing. The engine's time-out bounds it. Raises EngineFailed.
+    """
+    asked = [asyncio.ensure_future(asyncio.to_thread(call)) for call in calls]
+    try:
+        await asyncio.wait(asked)
+    except asyncio.CancelledError:
+        await asyncio.wait(asked)
+        raise
+    told = await asyncio.gather(*asked, return_exceptions=True)
+    for each in told:
+        if isinstance(each, ENGINE_ERRORS):
+            raise EngineFailed(str(each)) from each
+        if isinstance(each, BaseException):
+            raise each
+    return told[0]  # type: ignore[return-value]  # no exception is left
 
 
 def _published(container: Any, port: str) -> str:
