@@ -48,6 +48,8 @@ class Elections(State):
         if forced or not self._voters:
             self._campaign()
             return
+        # Invariant: ballots are of one question. A candidacy ends here, so that a late vote of its term counts no more.
+        self._SyncObj__setState(FOLLOWER)
         self._asking_pre = self._term + 1
         self._ballots = {self._node_id}
         log.debug("asking pre-votes", member=self._node_id, term=self._term + 1, last=self._last_index)

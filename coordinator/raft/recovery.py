@@ -176,6 +176,8 @@ def _replay_segment(journal: Journaled, held: Held, number: int, *, newest: bool
         made = (journal.segment(number, previous_bytes, sealed=sealed) for sealed in (True, False))
         if newest and any(encode_segment(segment).startswith(content) for segment in made):
             journal.disk.remove_now(name)
+            if held.parts:
+                _truncate(journal, held.parts[-1])  # the newest now: what is written next follows its last good record
             return False
         raise _refused(journal, name, exc) from exc
     _check_identity(journal, name, header)
@@ -232,9 +234,10 @@ def _set_aside(journal: Journaled, before: Part, header: Segment) -> None:
 def _truncate(journal: Journaled, part: Part) -> None:
     file = journal.disk.open(part.name)
     try:
-        file.truncate_now(part.end)
-        if journal.sync:
-            file.sync_now()
+        if file.size > part.end:
+            file.truncate_now(part.end)
+            if journal.sync:
+                file.sync_now()
     finally:
         file.close()
 

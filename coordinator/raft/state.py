@@ -192,8 +192,9 @@ class State(SyncObj):
         """Take term, vote and log from disk; they were durable before anyone heard of them."""
         self._SyncObj__raftLog = journal
         journal.on_synced = self._on_synced
-        self._blank = len(journal) == 0 and journal.getCurrentTerm() == 0
-        """Nothing was ever on this disk (membership.py: a member that joined and is blank has lost it)."""
+        self._blank = journal.getCurrentTerm() == 0 and (len(journal) == 0 or journal[-1][1] <= 1)
+        """Nothing was ever on this disk, or the base alone that a start puts there (membership.py: a member that joined
+        and is blank has lost it)."""
         if len(journal) == 0:
             journal.add(NO_OP, 1, 0)
         self._SyncObj__raftCurrentTerm = max(journal.getCurrentTerm(), self._last_term)

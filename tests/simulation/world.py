@@ -131,7 +131,7 @@ def plan_of(seed: int) -> Plan:
         faults = ["cache", "broker"]
     restores = rng.random() < 0.06
     if restores:
-        faults = [fault for fault in faults if fault not in {"membership", "store_down"}]
+        faults = [fault for fault in faults if fault not in {"membership", "store_down"}] or ["crash"]
     fsync = rng.choices(("always", "interval", "off"), (0.7, 0.1, 0.2))[0]
     if fsync != "always" and rng.random() < 0.7 and not set(faults) <= {"cache", "broker"}:
         faults += [fault for fault in ("power", "amnesia") if fault not in faults]

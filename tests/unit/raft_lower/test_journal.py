@@ -617,3 +617,28 @@ def test_kill_9_of_a_process_that_writes(tmp_path: Path) -> None:
         disk.close()
     assert promised > 100
     assert len(os.listdir(tmp_path)) < 20
+
+
+@pytest.mark.parametrize("before", ["off", "interval"])
+@pytest.mark.parametrize("after", ["off", "interval", "always"])
+def test_what_follows_a_torn_segment_and_an_empty_one_is_there_at_the_next_start(before: Policy, after: Policy) -> None:
+    """A power cut just after a segment was begun: its predecessor is torn, and is the newest again."""
+
+    async def story() -> None:
+        disk = sim()
+        journal = opened(disk, before)
+        while len([name for name in disk.names() if name.startswith("journal.0")]) < 2:
+            journal.add(b"x" * 30, journal[-1][1] + 1 if len(journal) else 1, 1)
+        files = {name: disk.load_now(name) for name in disk.names()}
+        files["journal.0000000001"] = files["journal.0000000001"][:-10]
+        files["journal.0000000002"] = b""
+        disk = disk_of(files)
+        journal = opened(disk, after)
+        kept = len(journal)
+        assert kept > 0
+        for index in range(kept + 1, kept + 21):
+            journal.add(b"y" * 30, index, 2)
+        await journal.aclose()
+        assert len(opened(disk, after)) == kept + 20
+
+    asyncio.run(story())
