@@ -79,7 +79,7 @@ evidence: $(READY)  ## run the published hazards of the Raft library against our
 	$(PY) -m tests.evidence
 
 test-stack: $(READY)  ## bring the containers up, smoke-test, disturb, scale, take down
-	$(PY) -m pytest tests/docker
+	$(PY) -m pytest -rs tests/docker
 
 images: $(READY)  ## build every image from the distribution's packages alone
 	$(PY) -m deploy.images
