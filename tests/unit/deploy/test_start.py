@@ -1,56 +1,97 @@
-"""What start.sh refuses, and what it says: with a docker on PATH that says what the test wants it to say."""
+"""What start.sh refuses, does and says: with a docker on PATH that says what the test wants it to say."""
+
+# ruff: noqa: E501 - the fakes are shell, a line for a case
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[3]
-TOOLS = ("bash", "sed", "tail", "tr", "od", "grep", "dirname", "head", "sort", "cat", "stat", "mv", "xargs", "cut")
+TOOLS = (
+    "bash", "sed", "tail", "tr", "od", "grep", "dirname", "head", "sort", "cat", "stat", "mv", "xargs", "cut", "find", "wc",
+)  # fmt: skip
+CODE = ("kv", "backends", "coordinator", "node", "acordo", "cluster", "deploy")
 DOCKER = r"""#!/bin/bash
 echo "docker $*" >> "$FAKE/calls"
 case "$1 $2" in
     "version "*) [ ! -e "$FAKE/refuses" ] || { cat "$FAKE/refuses" >&2; exit 1; }; cat "$FAKE/version" ;;
     "compose "*) exit 1 ;;
-    "image inspect") [ -e "$FAKE/images" ] && grep -qx "$3" "$FAKE/images" ;;
-    "volume inspect") [ -e "$FAKE/stamp" ] && cat "$FAKE/stamp" ;;
-    "pull "*) exit 1 ;;
+    "image inspect") [ -e "$FAKE/images" ] && grep -qx "$3" "$FAKE/images" && { [ ! -e "$FAKE/made" ] || cat "$FAKE/made"; } ;;
+    "volume inspect") case $3 in
+        *_postgres) [ -e "$FAKE/postgres" ] ;;
+        *) [ -e "$FAKE/stamp" ] && cat "$FAKE/stamp" ;;
+        esac ;;
+    "pull "*) [ -e "$FAKE/pulls" ] ;;
     "info "*) cat "$FAKE/memory" ;;
-    *) exit 0 ;;
+    "ps "*) case "$*" in
+        *Ports*) [ ! -e "$FAKE/ports" ] || cat "$FAKE/ports" ;;
+        *service=*) name="$*"; name=${name##*service=}; name=${name%% *}; [ ! -e "$FAKE/service.$name" ] || cat "$FAKE/service.$name" ;;
+        *acordo.project=*) [ ! -e "$FAKE/observers" ] || cat "$FAKE/observers" ;;
+        *) echo all ;;
+        esac ;;
+    "inspect "*) case "$*" in
+        *.Created*) cat "$FAKE/about.${*: -1}" ;;
+        *)  looks=$(grep -c Status "$FAKE/calls"); file=$FAKE/states.$looks
+            [ -e "$file" ] || file=$FAKE/states; cat "$file" ;;
+        esac ;;
+    "logs "*) echo "last words of $4" ;;
 esac
 """
 COMPOSE = r"""#!/bin/bash
 echo "docker-compose $*" >> "$FAKE/calls"
 case " $* " in
-    *" version "*) cat "$FAKE/compose" ;;
-    *" config "*) cat "$FAKE/config" ;;
-    *" build "*) exit 1 ;;
+    *" version "*) cat "$FAKE/compose" || { echo "ImportError: broken" >&2; exit 1; } ;;
+    *" config "*) [ ! -e "$FAKE/malformed" ] || { cat "$FAKE/malformed" >&2; exit 1; }; cat "$FAKE/config" ;;
+    *" build "*) [ -e "$FAKE/builds" ] ;;
+    *" up "*) [ ! -e "$FAKE/stays_down" ]; exit ;;
+    *" exec "*)
+        given=$(cat); [ -z "$given" ] || echo "given $given" >> "$FAKE/calls"
+        user=${*: -1}
+        case " $* " in
+            *" await_startup "*) [ ! -e "$FAKE/no_rabbit" ] ;;
+            *" authenticate_user "*) grep -qx "$user $given" "$FAKE/logins" ;;
+            *" add_user "*) if grep -q "^$user " "$FAKE/logins"; then exit 70; fi; echo "$user $given" >> "$FAKE/logins" ;;
+            *" change_password "*) sed -i "s/^$user .*/$user $given/" "$FAKE/logins" ;;
+        esac ;;
 esac
 """
+UP = "/p_node1_1 node1 running healthy 0 0\n/p_worker_1 worker running - 0 0\n/p_secret_1 secret exited - 0 0"
 
 
 class Machine:
-    """A folder with everything that start.sh finds on PATH, and what its docker says."""
+    """A checkout, everything that start.sh finds on PATH, and what its docker says."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.bin, self.env = folder, folder / "bin", folder / "env"
+    def __init__(self, folder: Path, engine: Path) -> None:
+        self.folder, self.bin, self.env, self.root = folder, folder / "bin", folder / "env", folder / "root"
+        self.engine = engine
         self.bin.mkdir()
         for tool in TOOLS:
             for place in ("/bin", "/usr/bin"):
                 if os.access(f"{place}/{tool}", os.X_OK):
                     (self.bin / tool).symlink_to(f"{place}/{tool}")
                     break
-        for name, text in (("docker", DOCKER), ("docker-compose", COMPOSE)):
+        for name, text in (("docker", DOCKER), ("docker-compose", COMPOSE), ("sleep", "#!/bin/bash\n")):
             (self.bin / name).write_text(text)
             (self.bin / name).chmod(0o755)
+        for name in (*CODE, "tests"):
+            (self.root / name).mkdir(parents=True)
+            (self.root / name / "a.py").write_text("")
+        for name in ("Dockerfile", "requirements-run.lock"):
+            (self.root / name).write_text("")
+        for name in ("start.sh", ".env.example"):
+            shutil.copy(ROOT / name, self.root)
         self.says(version="20.10.24", compose="1.29.2", memory="8000000000", config="    image: one:1")
+        self.says(logins="admin admin", states=UP)
         self.ports = {}
-        for name in ("HTTP", "NODE1", "NODE2", "NODE3", "PROMETHEUS", "RABBITMQ"):
+        for name in ("HTTP", "NODE1", "NODE2", "NODE3", "PROMETHEUS", "RABBITMQ", "COCKROACH", "GRAFANA"):
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 self.ports[f"ACORDO_{name}_PORT"] = str(probe.getsockname()[1])
@@ -58,32 +99,63 @@ class Machine:
 
     def says(self, **what: str) -> None:
         for name, text in what.items():
-            (self.folder / name).write_text(text + "\n")
+            (self.folder / name.replace("__", ".")).write_text(text + "\n")
 
     def settings(self, more: dict[str, str], text: str = "") -> None:
-        pair = {"COMPOSE_PROFILES": "crdb", "ACORDO_STORE": "cockroachdb://root@cockroach:26257/defaultdb"}
+        pair = {
+            "COMPOSE_PROFILES": "crdb",
+            "ACORDO_STORE": "cockroachdb://root@cockroach:26257/defaultdb",
+            "ACORDO_DOCKER_SOCK": str(self.engine),
+        }
         self.env.write_text("".join(f"{k}={v}\n" for k, v in (pair | self.ports | more).items()) + text)
 
-    def start(self, *arguments: str) -> str:
-        """Run it; return what it said. It must refuse, and must not have started or removed anything."""
-        environ = {"PATH": str(self.bin), "FAKE": str(self.folder), "ACORDO_ENV_FILE": str(self.env), "USER": "you"}
+    def calls(self) -> str:
+        return (self.folder / "calls").read_text() if (self.folder / "calls").exists() else ""
+
+    def run(self, *arguments: str, **exported: str) -> tuple[int, str]:
+        """Run it with these variables exported; return its exit code and what it said."""
+        environ = {"PATH": str(self.bin), "FAKE": str(self.folder), "ACORDO_ENV_FILE": str(self.env)}
+        environ |= {"DOCKER_HOST": f"unix://{self.engine}", "ACORDO_START_WAIT_S": "1"} | exported
         done = subprocess.run(
-            [str(self.bin / "bash"), str(ROOT / "start.sh"), *arguments],
+            [str(self.bin / "bash"), str(self.root / "start.sh"), *arguments],
             env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             timeout=60, check=False,
         )  # fmt: skip
-        assert done.returncode == 1, done.stdout
-        calls = (self.folder / "calls").read_text() if (self.folder / "calls").exists() else ""
+        return done.returncode, done.stdout
+
+    def start(self, *arguments: str, **exported: str) -> str:
+        """Run it; return what it said. It must refuse, and must not have started or removed anything."""
+        code, said = self.run(*arguments, **exported)
+        assert code == 1, said
+        calls = self.calls()
         for verb in (" up ", " down", " rm ", "volume rm", "prune"):
             assert verb not in calls, calls
-        said = done.stdout.splitlines()
-        assert said[-1].startswith("error: "), done.stdout
-        return done.stdout
+        assert said.splitlines()[-1].startswith("error: "), said
+        return said
+
+    def comes_up(self, *arguments: str, **exported: str) -> str:
+        """Run it where every image can be had; it must succeed."""
+        self.says(pulls="", builds="")
+        code, said = self.run(*arguments, **exported)
+        assert code == 0, said
+        assert "error: " not in said
+        return said
+
+    def fails_late(self) -> str:
+        """Run it where every image can be had; it must fail with a message after it started things."""
+        self.says(pulls="", builds="")
+        code, said = self.run()
+        assert code == 1, said
+        assert " up " in self.calls()
+        assert said.splitlines()[-1].startswith("error: "), said
+        return said
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    with tempfile.TemporaryDirectory() as short, socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(f"{short}/e")  # a socket's path has at most 107 characters
+        yield Machine(tmp_path, Path(short, "e"))
 
 
 @pytest.fixture
@@ -155,6 +227,19 @@ def test_port_of_a_profile_taken(machine: Machine, listener: int, profile: str, 
         ("COMPOSE_PROFILES=postgres", "COMPOSE_PROFILES and ACORDO_STORE do not fit together"),
         ("ACORDO_OBSERVERS_MAX=many", "ACORDO_OBSERVERS_MAX=many is no whole number"),
         ("ACORDO_AUTOSCALER_PERIOD_S=soon", "ACORDO_AUTOSCALER_PERIOD_S=soon is no number"),
+        ("ACORDO_OBSERVERS_MAX=20", "ACORDO_OBSERVERS_MAX=20 is not allowed: 0 to 16"),
+        ("ACORDO_OBSERVERS_MIN=3", "ACORDO_OBSERVERS_MIN=3 is above ACORDO_OBSERVERS_MAX=2"),
+        ("ACORDO_AUTOSCALER_PERIOD_S=0", "ACORDO_AUTOSCALER_PERIOD_S=0 is not allowed: 0.1 to 3600"),
+        ("ACORDO_AUTOSCALER_COOL_DOWN_S=86400.5", "is not allowed: 0 to 86400"),
+        ("ACORDO_AUTOSCALER_IN_FLIGHT_LOW=32", "IN_FLIGHT_LOW=32 must be below ACORDO_AUTOSCALER_IN_FLIGHT_HIGH=32"),
+        ("ACORDO_AUTOSCALER_IN_FLIGHT_HIGH=7.5", "IN_FLIGHT_LOW=8 must be below ACORDO_AUTOSCALER_IN_FLIGHT_HIGH=7.5"),
+        ("ACORDO_LOG_LEVEL=loud", "ACORDO_LOG_LEVEL=loud is not allowed: debug, info, warning, error"),
+        ("ACORDO_STORE=cockroachdb://root@cockroach", "ACORDO_STORE is malformed; allowed: cockroachdb://USER@HOST"),
+        ("ACORDO_STORE=sqlite:///x", "ACORDO_STORE is malformed"),
+        ("ACORDO_CACHE=redis+sentinel://sentinel1:26379", "ACORDO_CACHE is malformed; allowed: memory://"),
+        ("ACORDO_DOCKER_SOCK=/etc/passwd", "ACORDO_DOCKER_SOCK=/etc/passwd is no socket"),
+        ("ACORDO_RABBITMQ_PASSWORD=-x", "ACORDO_RABBITMQ_PASSWORD may have"),
+        ("ACORDO_GRAFANA_PASSWORD=abc", "has fewer than 4 characters, which Grafana refuses"),
         ("COMPOSE_PROJECT_NAME=My Stack", "COMPOSE_PROJECT_NAME may have"),
     ],
 )
@@ -182,10 +267,11 @@ def test_volumes_of_another_version_are_refused_and_left_alone(machine: Machine,
 
 
 def test_images_that_cannot_be_had(machine: Machine) -> None:
+    machine.says(builds="")
     assert "image one:1 cannot be pulled; where no image registry is reached: make images" in machine.start()
     machine.says(config="    image: acordo-node:air")
     assert "image acordo-node:air is not there: make images" in machine.start()
-    machine.says(config="    image: acordo-node:local")
+    (machine.folder / "builds").unlink()
     assert "building failed; where no image registry is reached: make images" in machine.start()
 
 
@@ -199,3 +285,191 @@ def test_the_first_start_makes_secrets_once_and_shows_them_to_nobody_else(machin
     assert len(secrets["ACORDO_POSTGRES_PASSWORD"]) == len(secrets["ACORDO_RABBITMQ_COOKIE"]) == 32
     assert secrets["ACORDO_POSTGRES_PASSWORD"] not in machine.start()
     assert machine.env.read_text() == first
+
+
+def test_a_new_env_is_refused_where_the_database_of_an_old_one_is(machine: Machine) -> None:
+    machine.env.unlink()
+    machine.says(postgres="")
+    said = machine.start()
+    assert "the volume acordo_postgres of an earlier start is" in said
+    assert "put the old" in said and "docker volume rm acordo_postgres" in said
+    assert not machine.env.exists()
+
+
+def test_all_is_well(machine: Machine) -> None:
+    said = machine.comes_up()
+    assert f"API and page   http://127.0.0.1:{machine.ports['ACORDO_HTTP_PORT']}/" in said
+    assert "python -m tests.installation" in machine.calls()
+
+
+@pytest.mark.parametrize("logins", ["me before", "nobody x"])
+def test_rabbitmq_gets_the_login_of_the_file(machine: Machine, logins: str) -> None:
+    machine.says(logins=logins)
+    machine.settings({"ACORDO_RABBITMQ_USER": "me", "ACORDO_RABBITMQ_PASSWORD": "Se.cret-1"})
+    said = machine.comes_up()
+    assert "me Se.cret-1" in (machine.folder / "logins").read_text().splitlines()
+    assert "set_permissions -p / me .* .* .*" in machine.calls()
+    assert "set_user_tags me administrator" in machine.calls()
+    assert "Se.cret-1" not in said
+    assert [
+        line for line in machine.calls().splitlines() if "Se.cret-1" in line and not line.startswith("given ")
+    ] == []
+    assert "admin/admin in" not in said
+
+
+def test_a_login_that_everybody_knows_is_named(machine: Machine) -> None:
+    machine.settings({"ACORDO_RABBITMQ_USER": "me", "ACORDO_RABBITMQ_PASSWORD": "secret"})
+    assert "exec rabbit1 rabbitmqctl delete_user admin" in machine.comes_up()
+
+
+def test_rabbitmq_that_never_comes(machine: Machine) -> None:
+    machine.says(no_rabbit="")
+    assert "RabbitMQ did not take the login of" in machine.fails_late()
+
+
+def test_grafana_gets_a_password_that_the_file_names(machine: Machine) -> None:
+    machine.settings({"COMPOSE_PROFILES": "crdb,grafana"})
+    machine.comes_up()
+    assert "reset-admin-password" not in machine.calls()
+    machine.settings({"COMPOSE_PROFILES": "crdb,grafana", "ACORDO_GRAFANA_PASSWORD": "secret"})
+    machine.comes_up()
+    assert (
+        "exec -T grafana grafana cli admin reset-admin-password --password-from-stdin\ngiven secret" in machine.calls()
+    )
+
+
+def test_images_of_the_checkout_are_built_each_time(machine: Machine) -> None:
+    machine.says(config="    image: acordo-node:local", images="acordo-node:local\nacordo-nginx:local")
+    machine.comes_up()
+    calls = machine.calls()
+    assert 0 < calls.index("build --quiet secret nginx") < calls.index(" up ")
+
+
+def test_images_of_make_images_say_how_old_they_are(machine: Machine) -> None:
+    both = {"ACORDO_IMAGE_NODE": "acordo-node:air", "ACORDO_IMAGE_NGINX": "acordo-nginx:air"}
+    machine.settings(both)
+    machine.says(images="acordo-node:air\nacordo-nginx:air", made='"2099-01-01T00:00:00Z" 2001-01-01T00:00:00Z')
+    said = machine.comes_up()
+    assert "acordo-node:air is of 2099-01-01T00:00:00Z; make images makes it anew" in said
+    assert "warning" not in said
+    assert " build " not in machine.calls()
+    machine.says(made='"0001-01-01T00:00:00Z" 2001-01-01T00:00:00Z')
+    said = machine.comes_up()
+    assert "warning: acordo-node:air is of 2001-01-01T00:00:00Z, and " in said
+    assert "make images makes it anew" in said
+
+
+def test_observers_of_before_are_removed(machine: Machine) -> None:
+    machine.says(service__node1="n1", observers="old\nother\nfresh", about__n1="2026-11-01T10:00:00.5Z sha256:b")
+    machine.says(about__old="2026-11-01T09:59:59Z sha256:b", about__other="2026-11-01T10:00:09Z sha256:a")
+    machine.says(about__fresh="2026-11-01T10:00:01Z sha256:b")
+    machine.comes_up()
+    removed = [line for line in machine.calls().splitlines() if line.startswith("docker rm ")]
+    assert removed == ["docker rm -fv old", "docker rm -fv other"]
+    assert machine.calls().index(" up ") < machine.calls().index("docker rm ")
+
+
+def test_the_file_alone_decides(machine: Machine, listener: int) -> None:
+    machine.says(pulls="")
+    script = (machine.bin / "docker-compose").read_text()
+    shown = '#!/bin/bash\necho "sees ${ACORDO_HTTP_PORT-nothing} ${COMPOSE_FILE-nothing}" >> "$FAKE/calls"\n'
+    (machine.bin / "docker-compose").write_text(shown + script)
+    said = machine.comes_up(ACORDO_HTTP_PORT=str(listener), COMPOSE_FILE="other.yml")
+    assert "note: ACORDO_HTTP_PORT of the environment is left aside" in said
+    assert f"http://127.0.0.1:{machine.ports['ACORDO_HTTP_PORT']}/" in said
+    assert "docker-compose --env-file" in machine.calls()
+    assert machine.calls().splitlines().count("sees nothing nothing") >= 2
+
+
+@pytest.mark.parametrize(
+    ("state", "named"),
+    [
+        ("/p_worker_1 worker restarting - 1 7", "p_worker_1 (restarting -, started again 7 times)"),
+        ("/p_node2_1 node2 running unhealthy 0 0", "p_node2_1 (running unhealthy"),
+        ("/p_node2_1 node2 running starting 0 0", "p_node2_1 (running starting"),
+        ("/p_redis1_1 redis1 exited - 0 0", "p_redis1_1 (exited"),
+        ("/p_secret_1 secret exited - 3 0", "p_secret_1 (exited"),
+        ("/p_autoscaler_1 autoscaler restarting - 1 4", "p_autoscaler_1 (restarting"),
+    ],
+)
+def test_what_does_not_run_is_named_with_its_last_lines(machine: Machine, state: str, named: str) -> None:
+    machine.says(states=f"{UP}\n{state}")
+    said = machine.fails_late()
+    assert f"waiting for {named}" in said
+    name = named.partition(" ")[0]
+    assert f"last words of {name}" in said
+    assert "not everything runs after 1 s: " + named in said
+    assert "tests.installation" not in machine.calls()
+
+
+def test_what_crashes_between_two_looks_is_not_up(machine: Machine) -> None:
+    again = [UP.replace("worker running - 0 0", f"worker running - 0 {n}") for n in range(3)]
+    machine.says(**{f"states__{n}": text for n, text in enumerate(again, 1)})
+    machine.comes_up()
+    assert machine.calls().count(".State.Status") >= 5  # three that differ, then two alike
+
+
+def test_a_stack_that_does_not_come_up_says_who_is_to_blame(machine: Machine) -> None:
+    machine.says(stays_down="", states="/p_node3_1 node3 running unhealthy 0 0")
+    said = machine.fails_late()
+    assert "last words of p_node3_1" in said
+    assert "the stack did not come up" in said
+
+
+def test_an_engine_elsewhere(machine: Machine) -> None:
+    machine.says(states=f"{UP}\n/p_autoscaler_1 autoscaler restarting - 1 4")
+    said = machine.comes_up(DOCKER_HOST="tcp://10.0.0.9:2375")
+    assert "the autoscaler will have no engine" in said
+
+
+def test_a_broken_compose_is_told_from_an_old_one(machine: Machine) -> None:
+    (machine.folder / "compose").unlink()
+    assert "docker-compose is there and does not run; it said: ImportError: broken" in machine.start()
+
+
+def test_what_compose_complains_of_is_said(machine: Machine) -> None:
+    machine.says(builds="", malformed="services.node1 is odd")
+    assert "docker-compose.yml cannot be used with" in (said := machine.start())
+    assert "services.node1 is odd" in said
+
+
+def test_no_failure_is_silent(machine: Machine) -> None:
+    (machine.bin / "od").unlink()
+    machine.env.unlink()
+    code, said = machine.run()
+    assert code != 0
+    assert "of start.sh failed" in said.splitlines()[-1]
+
+
+def test_ports_of_its_own_are_not_taken(machine: Machine, listener: int) -> None:
+    machine.settings({"ACORDO_HTTP_PORT": str(listener)})
+    machine.says(ports=f"127.0.0.1:{listener}->8080/tcp")
+    machine.comes_up()
+
+
+def test_down_stops_the_autoscaler_before_it_removes_observers(machine: Machine) -> None:
+    machine.settings({"ACORDO_OBSERVERS_MAX": "20"})  # what may not start may be stopped
+    machine.says(service__autoscaler="a1", observers="o1\no2")
+    machine.comes_up("down")
+    calls = machine.calls()
+    assert (
+        0 < calls.index("docker stop a1") < calls.index("docker rm -fv o1 o2") < calls.index(" down --remove-orphans")
+    )
+
+
+@pytest.mark.parametrize("arguments", [(), ("down",)])
+def test_services_of_a_profile_that_is_switched_off_go(machine: Machine, arguments: tuple[str, ...]) -> None:
+    machine.says(service__postgres="pg1", service__cockroach="c1")
+    machine.comes_up(*arguments)
+    calls = machine.calls()
+    then = " down " if arguments else " up "
+    assert calls.index("docker stop pg1") < calls.index("docker rm pg1") < calls.index(then)
+    assert "docker stop c1" not in calls
+
+
+@pytest.mark.parametrize("path", ["deploy/a.py", "node/a.py", "deploy"])
+def test_a_checkout_that_containers_cannot_read(machine: Machine, path: str) -> None:
+    (machine.root / path).chmod(0o700)
+    said = machine.start()
+    assert f"error: {path} cannot be read by the containers' users" in said
+    assert "chmod -R go+rX kv" in said
