@@ -254,7 +254,7 @@ async def test_ctrl_c_during_a_load_says_how_to_go_on_and_going_on_doubles_nothi
 ) -> None:
     """A real process, a real SIGINT, in the middle of a load; then again with SIGKILL; then to the end."""
     path = tmp_path / "in.ndjson"
-    path.write_bytes(b"".join(b'{"key": "k%d", "value": "v%d"}\n' % (n, n) for n in range(3000)))
+    path.write_bytes(b"".join(b'{"key": "k%d", "value": "v%d"}\n' % (n, n) for n in range(12_000)))
     environment = {**os.environ, "ACORDO_URLS": ",".join(cluster.urls)}
 
     async def start() -> asyncio.subprocess.Process:
@@ -290,9 +290,9 @@ async def test_ctrl_c_during_a_load_says_how_to_go_on_and_going_on_doubles_nothi
     out, err = await process.communicate()
     assert (process.returncode, err) == (0, b"")
     assert b"went on after line" in out
-    assert cluster.applied == 3000
-    assert all(cluster.at(b"k%d" % n)[1] == b"v%d" % n for n in range(3000))
-    assert sum(len(versions) for versions in cluster.history.values()) == 3000
+    assert cluster.applied == 12_000
+    assert all(cluster.at(b"k%d" % n)[1] == b"v%d" % n for n in range(12_000))
+    assert sum(len(versions) for versions in cluster.history.values()) == 12_000
 
 
 def rows(count: int) -> list[dict[str, Any]]:
