@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -137,7 +138,10 @@ def main() -> int:
     seeds = iter(range(first, first + limit)) if limit is not None else count(first)
     done = many(seeds, state, asked.processes, None if asked.minutes is None else began + asked.minutes * 60)
     for seed in sorted(done.violating)[:SHOWN_MAX]:
-        print(f"\n--- seed {seed}\n{story(run(seed), TAIL_LINES)}\n")
+        try:
+            print(f"\n--- seed {seed}\n{story(run(seed), TAIL_LINES)}\n")
+        except Exception:  # noqa: BLE001 - what the simulation itself stumbles over; the summary comes all the same
+            traceback.print_exc()
     never = summary.missing(done.counts, done.seeds)
     if never:
         print(f"never happened: {', '.join(never)}")
