@@ -10,6 +10,7 @@ import itertools
 import msgspec
 import pytest
 
+from coordinator.raft.member import Settings
 from coordinator.raft.protocol import SAVE_AGAIN_S
 from coordinator.raft.snapshot import DIGEST_BYTES, Chunk
 from kv.errors import BadRequest
@@ -30,6 +31,27 @@ async def fill(cluster: Cluster, count: int, start: int = 0) -> list[bytes]:
     for command in commands:
         await leader.propose(command)
     return commands
+
+
+async def lose_what_follows(cluster: Cluster, count: int, settings: Settings = FAST) -> list[bytes]:
+    """Fill on, stop all, and start B and C as they were before, under a later term; return what A alone holds."""
+    await cluster.agree()
+    for name in "ABC":
+        await cluster.stop(name)
+    old = {name: copy.deepcopy(cluster.disks[name]) for name in "BC"}
+    for name in "ABC":
+        await cluster.start(name)
+    lost = await fill(cluster, count, 10)
+    await cluster.agree()
+    for name in "ABC":
+        await cluster.stop(name)
+    cluster.disks.update(old)
+    cluster.settings = settings
+    for name in "BC":
+        await cluster.start(name)
+    (await cluster.leader()).outrank(50)  # votes are never lost with the log: a term is not used twice
+    await cluster.leader(after=50)
+    return lost
 
 
 @virtual
@@ -129,21 +151,7 @@ async def test_an_overwritten_applied_log_resets_the_machine() -> None:
     """A majority loses its disks' tails: what one member applied is replaced under it (DESIGN section 3)."""
     async with Cluster() as cluster:
         await fill(cluster, 10)
-        await cluster.agree()
-        for name in "ABC":
-            await cluster.stop(name)
-        old = {name: copy.deepcopy(cluster.disks[name]) for name in "BC"}
-        for name in "ABC":
-            await cluster.start(name)
-        lost = await fill(cluster, 5, 10)
-        await cluster.agree()
-        for name in "ABC":
-            await cluster.stop(name)
-        cluster.disks.update(old)
-        for name in "BC":
-            await cluster.start(name)
-        (await cluster.leader()).outrank(50)  # votes are never lost with the log: a term is not used twice
-        await cluster.leader(after=50)
+        lost = await lose_what_follows(cluster, 5)
         kept = await fill(cluster, 20, 100)
         member = await cluster.start("A")
         commands = await cluster.agree()
@@ -157,21 +165,7 @@ async def test_a_snapshot_replaces_what_all_others_have_lost() -> None:
     """It ends before what the member has applied: it is not older, for what the member holds is of another log."""
     async with Cluster() as cluster:
         common = await fill(cluster, 10)
-        await cluster.agree()
-        for name in "ABC":
-            await cluster.stop(name)
-        old = {name: copy.deepcopy(cluster.disks[name]) for name in "BC"}
-        for name in "ABC":
-            await cluster.start(name)
-        await fill(cluster, 120, 10)
-        await cluster.agree()
-        for name in "ABC":
-            await cluster.stop(name)
-        cluster.disks.update(old)
-        cluster.settings = SMALL
-        for name in "BC":
-            await cluster.start(name)
-        (await cluster.leader()).outrank(50)
+        await lose_what_follows(cluster, 120, SMALL)
         leader = await cluster.leader(after=50)
         kept = await fill(cluster, 70, 200)
         await eventually(lambda: leader.counts.get("snapshots_saved", 0) > 0)
