@@ -75,6 +75,9 @@ bench-raft: $(READY)  ## measure Raft alone, with and without fsync, beside the 
 bench-backends: $(READY)  ## measure the real back ends
 	$(PY) -m bench.backends
 
+bench-peers: $(READY)  ## measure a local cluster beside etcd's HTTP gateway
+	$(PY) -m bench.peers
+
 evidence: $(READY)  ## run the published hazards of the Raft library against our classes
 	$(PY) -m tests.evidence
 
@@ -90,5 +93,5 @@ lock:  ## pin the newest versions that requirements*.in allow
 clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help install run demo test check sim sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends \
+.PHONY: help install run demo test check sim sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers \
 	evidence test-stack images lock clean

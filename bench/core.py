@@ -17,9 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from typing import Any
 import uvloop
 
 from bench.load import Run, load, request
+from bench.local import cluster, get, leader_of, pids, ready
 
 VALUE = b"v" * 100
 KEYS = 2_000
@@ -67,7 +65,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--base-port", type=int, default=28501)
     options = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(prefix="acordo-bench-") as data, _cluster(options.base_port, data) as urls:
+    with tempfile.TemporaryDirectory(prefix="acordo-bench-") as data, cluster(options.base_port, data) as urls:
         figures = list(uvloop.run(_measure(urls, data, options)))
     load_average = os.getloadavg()[0]
     print(f"\n{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} cores, load average {load_average:.1f}")
@@ -77,52 +75,6 @@ def main(argv: list[str]) -> int:
         print(f"  {figure.name:<{width}}  {figure.value:>24}   {figure.target:<28} {mark}")
     share = next(figure for figure in figures if figure.name.startswith("share"))
     return int(share.good is not True)
-
-
-@contextmanager
-def _cluster(base_port: int, data: str) -> Iterator[list[str]]:
-    """Run a cluster until the block ends."""
-    command = [sys.executable, "-m", "cluster", "up", "--nodes", "3", "--base-port", str(base_port)]
-    command += ["--data", str(Path(data) / "cluster")]
-    with open(Path(data) / "bench.log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        urls = [f"http://127.0.0.1:{base_port + n}" for n in range(3)]
-        try:
-            deadline = time.monotonic() + 60
-            while not all(_ready(url) for url in urls):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"the cluster did not start:\n{(Path(data) / 'bench.log').read_text()}")
-                time.sleep(0.1)
-            yield urls
-        finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        return str(answer.read().decode())
-
-
-def _leader(urls: list[str]) -> str | None:
-    for url in urls:
-        try:
-            return str(json.loads(_get(f"{url}/v1/leader"))["url"])
-        except OSError:
-            continue
-    return None
 
 
 async def _measure(urls: list[str], data: str, options: Any) -> list[Figure]:
@@ -137,7 +89,7 @@ async def _measure(urls: list[str], data: str, options: Any) -> list[Figure]:
             await load(
                 [url], _getter(options.keys, step=True), connections=CONNECTIONS, seconds=120, count=options.keys
             )
-        sizes = [_rss_mb(pid) for pid in _nodes(data).values()]
+        sizes = [_rss_mb(pid) for pid in pids(data).values()]
         found.append(
             Figure(f"RSS of a node at {options.keys:,} keys", f"{max(sizes):.0f} MB", "<= 150 MB", max(sizes) <= 150)
         )
@@ -207,7 +159,7 @@ async def _reads(urls: list[str], options: Any) -> list[Figure]:
 def _served(url: str) -> dict[str, float]:
     """Return how many linearizable reads each tier has served."""
     pattern = r'acordo_reads_total\{level="linearizable",source="(\w+)"\} ([0-9.e+]+)'
-    return {source: float(count) for source, count in re.findall(pattern, _get(f"{url}/metrics"))}
+    return {source: float(count) for source, count in re.findall(pattern, get(f"{url}/metrics"))}
 
 
 async def _writes(urls: list[str], options: Any) -> list[Figure]:
@@ -215,8 +167,8 @@ async def _writes(urls: list[str], options: Any) -> list[Figure]:
         return request("PUT", f"/v1/kv/w{connection}-{number % 50}", VALUE)
 
     many = await load(urls, put, connections=CONNECTIONS, seconds=options.seconds * 2)
-    follower = next(url for url in urls if url != _leader(urls))
-    one = await load([_leader(urls) or urls[0]], put, connections=1, seconds=options.seconds)
+    follower = next(url for url in urls if url != leader_of(urls))
+    one = await load([leader_of(urls) or urls[0]], put, connections=1, seconds=options.seconds)
     away = await load([follower], put, connections=1, seconds=options.seconds)
     slow, near, far = many.percentile_ms(0.99), one.percentile_ms(0.5), away.percentile_ms(0.5)
     name = f"acknowledged writes, {CONNECTIONS} connections"
@@ -233,11 +185,11 @@ async def _fail_over(urls: list[str], data: str, options: Any) -> Figure:
     """Kill the leader with SIGKILL under load; the outage is the longest time without an acknowledged write."""
     gaps: list[float] = []
     for _ in range(options.kills):
-        leader = _leader(urls)
+        leader = leader_of(urls)
         if leader is None:
             continue
         others = [url for url in urls if url != leader]
-        pid = _nodes(data)[leader]
+        pid = pids(data)[leader]
 
         def put(connection: int, number: int) -> bytes:
             return request("PUT", f"/v1/kv/f{connection}", VALUE)
@@ -247,17 +199,11 @@ async def _fail_over(urls: list[str], data: str, options: Any) -> Figure:
         os.kill(pid, signal.SIGKILL)
         run: Run = await task
         gaps.append(run.longest_gap_s)
-        while not all(_ready(url) for url in urls):  # noqa: ASYNC110 - another process
+        while not all(ready(url) for url in urls):  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.2)
     longest = max(gaps, default=float("nan"))
     shown = f"{statistics.median(gaps):.2f} / {longest:.2f} s" if gaps else "-"
     return Figure(f"writes resume after kill -9, p50 / longest of {len(gaps)}", shown, "<= 1.5 s", longest <= 1.5)
-
-
-def _nodes(data: str) -> dict[str, int]:
-    """Return URL -> process id of the nodes that run, as the runner wrote it down."""
-    running = json.loads((Path(data) / "cluster" / "running.json").read_text())
-    return {node["url"]: node["pid"] for node in running["nodes"] if node["pid"]}
 
 
 def _rss_mb(pid: int) -> float:

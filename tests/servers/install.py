@@ -22,6 +22,7 @@ PACKAGES = {
     "chromium": ("chromium",),
     "faketime": ("libfaketime",),
     "nftables": ("nftables", "iproute2"),
+    "etcd": ("etcd-server",),
 }
 _THERE = {
     "postgresql": "/usr/lib/postgresql/*/bin/postgres",
@@ -32,6 +33,7 @@ _THERE = {
     "chromium": "/usr/bin/chromium",
     "faketime": "/usr/lib/*/faketime/libfaketime.so.1",
     "nftables": "/usr/sbin/nft",
+    "etcd": "/usr/bin/etcd",
 }
 
 
