@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -16,6 +18,7 @@ from acordo.client import Client
 from cluster.demo import free_base_port
 from cluster.runner import ROOT, LocalCluster, State
 from tests.e2e.conftest import Start, until
+from tests.servers.install import Missing, ensure
 
 
 def urls(cluster: LocalCluster, *but: str) -> list[str]:
@@ -81,6 +84,28 @@ async def test_the_installation_check_passes(start: Start) -> None:
             out, _ = await process.communicate()
             assert process.returncode == 0, out.decode()
             assert b" passed, 0 failed" in out
+
+
+async def test_the_original_projects_commands_work(start: Start, tmp_path: Path) -> None:
+    """Under their own names (docs/adr/0001), the first with whatever python3 there is."""
+    try:
+        ensure("siege")
+    except Missing as exc:
+        pytest.skip(str(exc))
+    environ = {**os.environ, "HOME": str(tmp_path), "CONCURRENT": "4", "TIME": "2S"}
+    async with start() as cluster:
+        said = []
+        for command in ("python3 -m unitary_tests.run_tests", "load-tests/load-tests-siege.sh all"):
+            process = await asyncio.create_subprocess_exec(
+                *command.split(), urls(cluster)[0], cwd=ROOT, env=environ, stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            )  # fmt: skip
+            said.append((await process.communicate())[0].decode())
+            assert process.returncode == 0, said
+    assert " passed, 0 failed" in said[0]
+    assert re.findall(r"== (\w+)", said[1]) == ["read", "write", "mixed"]
+    assert re.findall(r'"failed_transactions":\s+(\d+)', said[1]) == ["0"] * 3
+    assert all(int(n) > 10 for n in re.findall(r'"transactions":\s+(\d+)', said[1])), said
 
 
 async def test_the_cluster_survives_kill_9_of_its_leader(start: Start) -> None:

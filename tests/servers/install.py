@@ -23,6 +23,7 @@ PACKAGES = {
     "faketime": ("libfaketime",),
     "nftables": ("nftables", "iproute2"),
     "etcd": ("etcd-server",),
+    "siege": ("siege",),
 }
 _THERE = {
     "postgresql": "/usr/lib/postgresql/*/bin/postgres",
@@ -34,6 +35,7 @@ _THERE = {
     "faketime": "/usr/lib/*/faketime/libfaketime.so.1",
     "nftables": "/usr/sbin/nft",
     "etcd": "/usr/bin/etcd",
+    "siege": "/usr/bin/siege",
 }
 
 
