@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import http.client
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -31,6 +32,19 @@ NOBODY: Final = (socket.EAI_NONAME, socket.EAI_NODATA)
 the machine's: no such name, or, where none answers, EAI_AGAIN, which must not empty the list; probes do then."""
 
 Address: TypeAlias = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """How long nginx waits, in its own notation. nginx.conf says why."""
+
+    read: str = "3s"
+    """For a read's answer, before another node is asked."""
+    again: str = "7s"
+    """For that other node's."""
+    write: str = "15s"
+    watch: str = "60s"
+    """For a watch's next byte: four heartbeats; `acordo` waits for three."""
 
 
 def addresses_of(name: str) -> tuple[Address, ...] | None:
@@ -87,11 +101,21 @@ class Choice:
 
 
 def upstream(addresses: Iterable[Address]) -> str:
-    """Return nginx's description of the group. max_fails=0: an election must not empty it."""
-    servers = [f"    server {host}:{port} max_fails=0;" for host, port in addresses]
-    servers = servers or ["    server 127.0.0.1:1 max_fails=0;  # nobody: refused at once"]
-    return "\n".join(["upstream acordo {", *servers, "    keepalive 64;", "    keepalive_timeout 60s;",
-                      "    keepalive_requests 100000;", "}", ""])  # fmt: skip
+    """Return nginx's description of the groups: of all, and for each node of all others, for who found it silent."""
+    nodes = [f"{host}:{port}" for host, port in addresses] or ["127.0.0.1:1"]  # nobody: refused at once
+    kept = ["    keepalive 64;", "    keepalive_timeout 60s;", "    keepalive_requests 100000;"]
+    lines = _group("acordo", nodes, *kept)
+    others = {node: [n for n in nodes if n != node] for node in nodes} if len(nodes) > 1 else {}
+    choices = [f'    "~(^| ){re.escape(node)}$" acordo_{number};' for number, node in enumerate(others)]
+    lines += ["map $upstream_addr $elsewhere {", "    default acordo;", *choices, "}"]
+    for number, group in enumerate(others.values()):
+        lines += _group(f"acordo_{number}", group)
+    return "\n".join([*lines, ""])
+
+
+def _group(name: str, nodes: Iterable[str], *more: str) -> list[str]:
+    """Return a group's lines. max_fails=0: an election must not empty it."""
+    return [f"upstream {name} {{", *(f"    server {node} max_fails=0;" for node in nodes), *more, "}"]
 
 
 def configuration(values: Mapping[str, str]) -> str:
@@ -105,10 +129,13 @@ def configuration(values: Mapping[str, str]) -> str:
 class Balancer:
     """One nginx and its list of nodes, in a directory of its own."""
 
-    def __init__(self, asked: list[str], listen: str, run: Path, workers: str = "2") -> None:
+    def __init__(
+        self, asked: list[str], listen: str, run: Path, workers: str = "2", times: Times | None = None
+    ) -> None:
         self.asked, self.run = asked, run
         self.names, self.choice = Names(), Choice()
         self.values = {"run": str(run), "listen": listen, "workers": workers, "problems": PROBLEMS}
+        self.values |= asdict(times or Times())
         self.reloads = 0
         self.nginx: subprocess.Popen[bytes] | None = None
 

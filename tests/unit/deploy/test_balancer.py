@@ -74,3 +74,10 @@ def test_only_a_definite_no_of_dns_is_nobody(
 
 def test_an_address_is_its_own_name() -> None:
     assert addresses_of("127.0.0.1:80") == (("127.0.0.1", 80),)
+
+
+def test_each_node_has_a_group_of_the_others() -> None:
+    text = upstream([A, B])
+    assert r'"~(^| )10\.0\.0\.1:8000$" acordo_0;' in text
+    assert "upstream acordo_0 {\n    server 10.0.0.2:8000 max_fails=0;\n}" in text
+    assert "acordo_0" not in upstream([A])  # no others

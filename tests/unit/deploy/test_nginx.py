@@ -8,15 +8,19 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from deploy.balancer import Balancer, upstream
+from deploy.balancer import Balancer, Times, upstream
+from node.settings import Settings
 from tests.servers.install import Missing, ensure
 from tests.servers.process import free_port
+
+PATIENCE_S = 20.0
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -35,10 +39,8 @@ class Node:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path == "/readyz":
             return web.Response(text="ok")
-        body = await request.content.read()
-        self.seen.append(
-            (request.method, request.raw_path if hasattr(request, "raw_path") else request.path, len(body))
-        )
+        size = len(await request.content.read())
+        self.seen.append((request.method, request.raw_path, size))
         return await self.handler(request)
 
     async def __aenter__(self) -> Node:
@@ -61,13 +63,21 @@ class World:
     def seen(self) -> list[tuple[str, str, int]]:
         return [s for n in self.nodes for s in n.seen]
 
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", int(self.url.rpartition(":")[2]))
+
     def all(self, handler: Handler) -> None:
         for node in self.nodes:
             node.handler = handler
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+def times() -> Times:
+    return Times()
+
+
+@pytest.fixture
+async def world(tmp_path: Path, times: Times) -> AsyncIterator[World]:
     try:
         ensure("nginx")
     except Missing as exc:
@@ -75,7 +85,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         nodes = [await stack.enter_async_context(Node(f"n{i}")) for i in (1, 2, 3)]
         port = free_port()
-        balancer = Balancer([f"127.0.0.1:{n.port}" for n in nodes], f"127.0.0.1:{port}", tmp_path, workers="1")
+        names = [f"127.0.0.1:{n.port}" for n in nodes]
+        balancer = Balancer(names, f"127.0.0.1:{port}", tmp_path, workers="1", times=times)
         balancer.choice.chosen = tuple(("127.0.0.1", n.port) for n in nodes)
         balancer.write()
         balancer.start()
@@ -107,6 +118,11 @@ async def reset(request: web.BaseRequest) -> web.StreamResponse:
 
 async def unavailable(request: web.BaseRequest) -> web.StreamResponse:
     return web.Response(status=503, text="no leader", content_type="application/problem+json")
+
+
+async def silent(request: web.BaseRequest) -> web.StreamResponse:
+    await asyncio.Event().wait()
+    raise AssertionError
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "POST", "PATCH"])
@@ -145,6 +161,111 @@ async def test_a_read_that_nobody_answers_is_no_unknown_outcome(world: World) ->
         assert response.headers["Retry-After"] == "1"
 
 
+@pytest.mark.parametrize("times", [Times(write="300ms")])
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "POST"])
+async def test_a_write_that_is_never_answered_is_unknown_and_never_sent_again(world: World, method: str) -> None:
+    world.all(silent)
+    async with asyncio.timeout(PATIENCE_S):
+        async with world.http.request(method, world.url + "/v1/kv/a", data=b"x") as response:
+            problem = json.loads(await response.read())
+            assert response.status == 504
+            assert response.content_type == "application/problem+json"
+    assert problem["outcome"] == "unknown" and problem["code"] == "outcome_unknown"
+    assert problem["status"] == 504 and "within 300ms" in problem["detail"]
+    assert len(world.seen) == 1
+
+
+@pytest.mark.parametrize("times", [Times(read="300ms")])
+async def test_a_read_caught_on_a_silent_node_is_answered_by_another(world: World) -> None:
+    world.nodes[0].handler = silent
+    async with asyncio.timeout(PATIENCE_S):
+        for path in ("/v1/kv/a", "/v1/kv/a%2F..%2Fb?consistency=stale", "/kv?key=a") * 2:
+            async with world.http.get(world.url + path) as response:
+                assert response.status == 200 and await response.text() in ("n2", "n3")
+            assert path in {s[1] for n in world.nodes[1:] for s in n.seen}  # as it was sent
+
+
+@pytest.mark.parametrize("times", [Times(read="200ms")])
+async def test_a_slow_read_is_not_cut_where_it_is_asked_again(world: World) -> None:
+    async def slow(request: web.BaseRequest) -> web.StreamResponse:
+        if len(world.seen) % 2:
+            return await silent(request)
+        await asyncio.sleep(1.0)  # five times what the first had
+        return web.Response(text="late")
+
+    world.all(slow)
+    async with asyncio.timeout(PATIENCE_S):
+        async with world.http.get(world.url + "/v1/kv/a") as response:
+            assert (response.status, await response.text()) == (200, "late")
+    assert len(world.seen) == 2
+
+
+@pytest.mark.parametrize("times", [Times(read="200ms", again="1s")])
+@pytest.mark.parametrize("between", [0, 1, 2])
+async def test_a_silent_node_is_not_asked_again(world: World, between: int) -> None:
+    """Whoever's turn it is by then: other reads, as many as `between`, moved it."""
+
+    async def first_is_silent(request: web.BaseRequest) -> web.StreamResponse:
+        if request.raw_path == "/v1/kv/a" and sum(s[1] == "/v1/kv/a" for s in world.seen) == 1:
+            return await silent(request)
+        return web.Response(text="well")
+
+    world.all(first_is_silent)
+    asked = asyncio.create_task(world.http.get(world.url + "/v1/kv/a"))
+    async with asyncio.timeout(PATIENCE_S):
+        while not world.seen:
+            await asyncio.sleep(0.01)
+        for _ in range(between):
+            async with world.http.get(world.url + "/v1/kv/b") as response:
+                assert response.status == 200
+        async with await asked as response:
+            assert response.status == 200
+    assert max(sum(s[1] == "/v1/kv/a" for s in node.seen) for node in world.nodes) == 1
+
+
+@pytest.mark.parametrize("times", [Times(read="200ms", again="400ms")])
+async def test_a_read_of_silent_nodes_ends_and_may_be_repeated(world: World) -> None:
+    world.all(silent)
+    async with asyncio.timeout(PATIENCE_S):
+        async with world.http.get(world.url + "/v1/kv/a") as response:
+            problem = json.loads(await response.read())
+            assert (response.status, problem["status"], problem["outcome"]) == (503, 503, "not_applied")
+            assert response.content_type == "application/problem+json"
+            assert response.headers["Retry-After"] == "1"
+        assert len(world.seen) == 2
+        # A look-up may have cancelled its operation: it never says that nothing was changed.
+        async with world.http.get(world.url + "/v1/operations/a") as response:
+            problem = json.loads(await response.read())
+            assert (response.status, problem["status"], problem["outcome"]) == (504, 504, "unknown")
+
+
+@pytest.mark.parametrize("times", [Times(read="100ms", again="200ms")])
+async def test_a_watch_that_says_nothing_for_a_while_goes_on(world: World) -> None:
+    async def stream(request: web.BaseRequest) -> web.StreamResponse:
+        await asyncio.sleep(1.0)  # a watch from far back reads the ledger before it begins
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: 1\n\n")
+        await asyncio.sleep(1.0)
+        await response.write(b"data: 2\n\n")
+        return response
+
+    world.all(stream)
+    async with asyncio.timeout(PATIENCE_S):
+        async with world.http.get(world.url + "/v1/watch?prefix=a") as response:
+            assert await response.content.readexactly(18) == b"data: 1\n\ndata: 2\n\n"
+    assert len(world.seen) == 1
+
+
+def test_as_configured_a_read_ends_within_ten_seconds_and_none_is_cut_before_its_node_would_answer() -> None:
+    times = {name: float(text.removesuffix("s")) for name, text in asdict(Times()).items()}
+    node = Settings(node_id="n1", advertised_url="", incarnation="")
+    assert times["read"] + times["again"] <= 10
+    assert times["again"] >= 2 * node.read_index_timeout_s + node.store_timeout_s
+    assert times["write"] > node.request_timeout_s
+    assert times["watch"] > 2 * node.watch_heartbeat_s
+
+
 async def test_one_megabyte_passes_both_ways_and_more_than_two_is_refused_unsent(world: World) -> None:
     big = b"v" * 1_500_000
 
@@ -157,7 +278,7 @@ async def test_one_megabyte_passes_both_ways_and_more_than_two_is_refused_unsent
             assert response.status == 200 and await response.read() == big
     assert [s[2] for s in world.seen] == [len(big)] * 2
     # A real client may see its connection end while it still sends; the head alone shows the answer.
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(world.url.rpartition(":")[2]))
+    reader, writer = await world.connect()
     writer.write(f"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: {2 * 1024 * 1024 + 1}\r\n\r\n".encode())
     assert b" 413 " in await reader.readuntil(b"\r\n\r\n")
     assert b'"outcome":"not_applied"' in await reader.readuntil(b"}")
@@ -185,13 +306,38 @@ async def test_events_come_as_they_are_sent(world: World) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/kv/a%2Fb", "/v1/kv/a//b", "/v1/kv/a/../b", "/v1/kv/%C3%A9?consistency=stale"])
 async def test_a_path_reaches_the_node_as_it_was_sent(world: World, path: str) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(world.url.rpartition(":")[2]))
+    reader, writer = await world.connect()
     for method in ("GET", "DELETE"):
         writer.write(f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         assert b"200" in await reader.readuntil(b"\r\n\r\n")
         await reader.readexactly(2)
     writer.close()
     assert {s[1] for s in world.seen} == {path}
+
+
+async def test_a_key_is_never_mistaken_for_the_balancer_itself(world: World) -> None:
+    reader, writer = await world.connect()
+    for method, path in (("PUT", "/v1/kv/../../balancer"), ("GET", "/v1/kv/../../balancer"), ("PUT", "/balancer")):
+        writer.write(f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
+        assert b"Acordo-Node" in await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(2)
+    writer.close()
+    assert [s[:2] for s in sorted(world.seen)] == [
+        ("GET", "/v1/kv/../../balancer"),
+        ("PUT", "/balancer"),
+        ("PUT", "/v1/kv/../../balancer"),
+    ]
+
+
+async def test_what_nginx_cannot_read_is_refused_as_a_problem(world: World) -> None:
+    for head in ("PUT /v1/kv/../../../a HTTP/1.1\r\nHost: x", f"GET /{'k' * 20000} HTTP/1.1\r\nHost: x"):
+        reader, writer = await world.connect()
+        writer.write(f"{head}\r\n\r\n".encode())
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 400 ") and b"application/problem+json" in answer
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["outcome"] == "not_applied"
+        writer.close()
+    assert world.seen == []
 
 
 async def test_connections_to_the_nodes_are_kept(world: World) -> None:
