@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from tests.servers.install import Missing, ensure
 from tests.servers.process import free_port
 
 PATIENCE_S = 20.0
+RESIDENT_MAX = 64 * 1024 * 1024
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -32,6 +34,9 @@ class Node:
         self.name, self.port = name, 0
         self.seen: list[tuple[str, str, int]] = []
         self.handler: Handler = self.well
+        self.early: Handler | None = None
+        """Answers before the body was read."""
+        self.received = 0
 
     async def well(self, request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(text=self.name, headers={"Acordo-Node": self.name})
@@ -39,7 +44,12 @@ class Node:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path == "/readyz":
             return web.Response(text="ok")
-        size = len(await request.content.read())
+        if self.early is not None:
+            return await self.early(request)
+        size = 0
+        async for part in request.content.iter_any():
+            size += len(part)
+            self.received += len(part)
         self.seen.append((request.method, request.raw_path, size))
         return await self.handler(request)
 
@@ -62,6 +72,10 @@ class World:
     @property
     def seen(self) -> list[tuple[str, str, int]]:
         return [s for n in self.nodes for s in n.seen]
+
+    @property
+    def received(self) -> int:
+        return sum(n.received for n in self.nodes)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", int(self.url.rpartition(":")[2]))
@@ -286,6 +300,100 @@ async def test_one_megabyte_passes_both_ways_and_more_than_two_is_refused_unsent
     assert len(world.seen) == 2
 
 
+async def test_a_chunked_body_that_grows_too_large_is_refused_and_no_node_has_it_whole(world: World) -> None:
+    reader, writer = await world.connect()
+    writer.write(b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    async with asyncio.timeout(PATIENCE_S):
+        answer = asyncio.create_task(reader.readuntil(b"}"))
+        with contextlib.suppress(ConnectionError):
+            for _ in range(33):
+                writer.write(b"10000\r\n" + b"v" * 65536 + b"\r\n")
+                await writer.drain()
+        head, _, body = (await answer).partition(b"\r\n\r\n")
+    assert b" 413 " in head.splitlines()[0] and b"application/problem+json" in head
+    assert json.loads(body)["outcome"] == "not_applied"
+    writer.close()
+    assert world.seen == []
+
+
+@pytest.mark.parametrize("status", [408, 413, 429, 503])
+async def test_an_answer_that_comes_before_the_body_is_whole_reaches_the_client(world: World, status: int) -> None:
+    async def refuse(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=status, text="as the node said", headers={"Acordo-Node": "n"})
+
+    for node in world.nodes:
+        node.early = refuse
+    reader, writer = await world.connect()
+    writer.write(b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + b"v" * 300_000)
+    async with asyncio.timeout(PATIENCE_S):
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert f" {status} ".encode() in head.splitlines()[0] and b"Acordo-Node: n" in head
+        assert await reader.readexactly(16) == b"as the node said"
+    writer.close()
+
+
+async def test_a_node_that_goes_away_while_the_body_comes_leaves_it_unknown(world: World) -> None:
+    asked = 0
+
+    async def go_away(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        return await reset(request)
+
+    for node in world.nodes:
+        node.early = go_away
+    reader, writer = await world.connect()
+    writer.write(b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + b"v" * 300_000)
+    async with asyncio.timeout(PATIENCE_S):
+        assert b" 502 " in (await reader.readuntil(b"\r\n\r\n")).splitlines()[0]
+        assert b'"outcome":"unknown"' in await reader.readuntil(b"}")
+    writer.close()
+    assert asked == 1
+
+
+@pytest.mark.parametrize("times", [Times(read="200ms", write="200ms")])
+async def test_a_client_that_sends_slowly_is_not_cut(world: World) -> None:
+    reader, writer = await world.connect()
+    writer.write(b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+    async with asyncio.timeout(PATIENCE_S):
+        for _ in range(4):
+            writer.write(b"v" * 25_000)
+            await asyncio.sleep(0.4)  # twice what a node has for its answer
+        assert b" 200 " in (await reader.readuntil(b"\r\n\r\n")).splitlines()[0]
+    writer.close()
+    assert [s[2] for s in world.seen] == [100_000]
+
+
+async def test_many_large_bodies_take_little_memory(world: World, tmp_path: Path) -> None:
+    """100 bodies of 1 MB, nearly whole: the container has 96 MB for nginx and the balancer together."""
+    most, rest = b"v" * 950_000, b"v" * 50_000
+    connections = await asyncio.gather(*(world.connect() for _ in range(100)))
+    master = int((tmp_path / "nginx.pid").read_text())
+    try:
+        async with asyncio.timeout(60):
+            for _, writer in connections:
+                writer.write(b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + most)
+            while world.received < 100 * len(most):
+                assert resident_bytes(master) < RESIDENT_MAX
+                await asyncio.sleep(0.02)
+            for _, writer in connections:
+                writer.write(rest)
+            for reader, _ in connections:
+                assert b" 200 " in (await reader.readuntil(b"\r\n\r\n")).splitlines()[0]
+    finally:
+        for _, writer in connections:
+            writer.close()
+    assert [s[2] for s in world.seen] == [1_000_000] * 100
+    assert resident_bytes(master) < RESIDENT_MAX  # what nginx takes it keeps, so this is the peak
+
+
+def resident_bytes(master: int) -> int:
+    """Return what nginx's processes hold, what they share counted for each."""
+    children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (master, *children))
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 async def test_events_come_as_they_are_sent(world: World) -> None:
     more = asyncio.Event()
 
@@ -338,6 +446,15 @@ async def test_what_nginx_cannot_read_is_refused_as_a_problem(world: World) -> N
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["outcome"] == "not_applied"
         writer.close()
     assert world.seen == []
+
+
+async def test_a_read_with_a_body_is_passed_with_it_and_never_again(world: World) -> None:
+    async with world.http.get(world.url + "/v1/kv/a", data=b"v" * 100_000) as response:
+        assert response.status == 200
+    world.all(reset)
+    async with world.http.get(world.url + "/v1/kv/a", data=b"v" * 100_000) as response:
+        assert response.status == 502
+    assert [s[2] for s in world.seen] == [100_000] * 2
 
 
 async def test_connections_to_the_nodes_are_kept(world: World) -> None:
