@@ -45,6 +45,8 @@ class Times:
     write: str = "15s"
     watch: str = "60s"
     """For a watch's next byte: four heartbeats; `acordo` waits for three."""
+    shutdown: str = "20s"
+    """For what a worker still holds after a new list came."""
 
 
 def addresses_of(name: str) -> tuple[Address, ...] | None:

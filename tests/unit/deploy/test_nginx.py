@@ -278,6 +278,7 @@ def test_as_configured_a_read_ends_within_ten_seconds_and_none_is_cut_before_its
     assert times["again"] >= 2 * node.read_index_timeout_s + node.store_timeout_s
     assert times["write"] > node.request_timeout_s
     assert times["watch"] > 2 * node.watch_heartbeat_s
+    assert times["shutdown"] > times["write"]
 
 
 async def test_one_megabyte_passes_both_ways_and_more_than_two_is_refused_unsent(world: World) -> None:
@@ -499,3 +500,26 @@ async def test_a_new_list_is_taken_without_losing_a_request(world: World, tmp_pa
     async with await asked as response:
         assert (response.status, await response.text()) == (200, "late")
     assert [s[0] for s in world.seen].count("PUT") == 1
+
+
+@pytest.mark.parametrize("times", [Times(shutdown="1s")])
+async def test_an_old_worker_does_not_stay_for_watches(world: World, tmp_path: Path) -> None:
+    async def stream(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"id: 7\n\n")
+        return await silent(request)
+
+    world.all(stream)
+    master = int((tmp_path / "nginx.pid").read_text())
+    async with asyncio.timeout(PATIENCE_S):
+        async with world.http.get(world.url + "/v1/watch") as response:
+            assert await response.content.readexactly(7) == b"id: 7\n\n"
+            (old,) = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+            os.kill(master, signal.SIGHUP)
+            with pytest.raises(aiohttp.ClientError):  # cut, so that the client takes it up again elsewhere
+                await response.content.read()
+        while Path(f"/proc/{old}").exists():
+            await asyncio.sleep(0.02)
+        async with world.http.get(world.url + "/v1/watch", headers={"Last-Event-ID": "7"}) as response:
+            assert await response.content.readexactly(7) == b"id: 7\n\n"
