@@ -23,6 +23,7 @@ from typing import Final, TypeAlias
 
 PERIOD_S: Final = 1.0
 PROBE_TIMEOUT_S: Final = 1.0
+DNS_WAIT_S: Final = 1.0
 SILENT_MAX: Final = 2
 """Probes in a row without any answer after which a node is left out; one that says 503 is left out at once."""
 NODES_MAX: Final = 64
@@ -138,15 +139,26 @@ class Balancer:
         self.names, self.choice = Names(), Choice()
         self.values = {"run": str(run), "listen": listen, "workers": workers, "problems": PROBLEMS}
         self.values |= asdict(times or Times())
+        self.looking: dict[str, concurrent.futures.Future[tuple[Address, ...] | None]] = {}
         self.reloads = 0
         self.nginx: subprocess.Popen[bytes] | None = None
 
     def look(self, pool: concurrent.futures.Executor) -> bool:
         """Ask DNS and the nodes; return whether the list changed."""
         before = self.choice.chosen
-        addresses = self.names.learn({name: addresses_of(name) for name in self.asked})
+        addresses = self.names.learn(self._named(pool))
         said = dict(zip(addresses, pool.map(probe, addresses), strict=True))
         return self.choice.choose(said) != before
+
+    def _named(self, pool: concurrent.futures.Executor) -> dict[str, tuple[Address, ...] | None]:
+        """Return what DNS says within a second; the resolver waits for longer, in which nodes must be looked at."""
+        for name in self.asked:
+            if name not in self.looking:
+                self.looking[name] = pool.submit(addresses_of, name)
+        done = concurrent.futures.wait(self.looking.values(), timeout=DNS_WAIT_S).done
+        answers = {name: future.result() for name, future in self.looking.items() if future in done}
+        self.looking = {name: future for name, future in self.looking.items() if future not in done}
+        return {name: answers.get(name) for name in self.asked}
 
     def write(self) -> None:
         """Write what nginx reads."""
@@ -183,17 +195,18 @@ class Balancer:
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, stop)
-        with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            self.look(pool)
-            self.write()
-            self.start()
-            assert self.nginx is not None
-            print(f"nodes: {' '.join(self._shown()) or 'none'}", flush=True)
-            while self.nginx.poll() is None and not stopping:
-                time.sleep(PERIOD_S)
-                if self.look(pool) and not stopping:
-                    self.write()
-                    self.reload()
+        pool = concurrent.futures.ThreadPoolExecutor(16)
+        self.look(pool)
+        self.write()
+        self.start()
+        assert self.nginx is not None
+        print(f"nodes: {' '.join(self._shown()) or 'none'}", flush=True)
+        while self.nginx.poll() is None and not stopping:
+            time.sleep(PERIOD_S)
+            if self.look(pool) and not stopping:
+                self.write()
+                self.reload()
+        pool.shutdown(wait=False, cancel_futures=True)  # nginx is told first, then a look at DNS may end
         if self.nginx.poll() is None:
             self.nginx.send_signal(signal.SIGQUIT)
             try:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from deploy.balancer import Choice, Names, addresses_of, upstream
+from deploy import balancer
+from deploy.balancer import Address, Balancer, Choice, Names, addresses_of, upstream
 
 A, B, C = ("10.0.0.1", 8000), ("10.0.0.2", 8000), ("10.0.0.3", 8000)
 
@@ -70,6 +74,35 @@ def test_only_a_definite_no_of_dns_is_nobody(
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     assert addresses_of("nodes:8000") == said
+
+
+def test_nodes_are_looked_at_while_dns_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answer, asked = threading.Event(), 0
+    ready: dict[Address, bool | None] = {A: True, B: True}
+
+    def silent_since(name: str) -> tuple[Address, ...]:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            answer.wait(20)
+        return (A, B)
+
+    monkeypatch.setattr(balancer, "DNS_WAIT_S", 0.1)
+    monkeypatch.setattr(balancer, "addresses_of", silent_since)
+    monkeypatch.setattr(balancer, "probe", ready.__getitem__)
+    one = Balancer(["nodes:8000"], "8080", tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        try:
+            while not one.look(pool):
+                pass
+            assert list(one.choice.chosen) == [A, B]
+            ready[B] = False
+            assert one.look(pool)
+            assert list(one.choice.chosen) == [A]
+            assert not one.look(pool)
+            assert asked == 2  # the one that is not answered yet, and no more
+        finally:
+            answer.set()
 
 
 def test_an_address_is_its_own_name() -> None:
