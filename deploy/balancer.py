@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import http.client
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,32 +17,62 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 PERIOD_S: Final = 1.0
 PROBE_TIMEOUT_S: Final = 1.0
+DNS_WAIT_S: Final = 1.0
 SILENT_MAX: Final = 2
 """Probes in a row without any answer after which a node is left out; one that says 503 is left out at once."""
 NODES_MAX: Final = 64
 PROBLEMS: Final = "urn:acordo:problem:"
+NOBODY: Final = (socket.EAI_NONAME, socket.EAI_NODATA)
+"""What DNS says of a name that nobody has. Docker's own server passes the name of a service without containers on to
+the machine's: no such name, or, where none answers, EAI_AGAIN, which must not empty the list; probes do then."""
+
+Address: TypeAlias = tuple[str, int]
 
 
-def resolved(names: Iterable[str]) -> list[tuple[str, int]]:
-    """Return the addresses of every `host:port`, in order; of a name that DNS does not know, none."""
-    found: set[tuple[str, int]] = set()
-    for name in names:
-        host, _, port = name.rpartition(":")
-        try:
-            for info in socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM):
-                found.add((str(info[4][0]), int(port)))
-        except socket.gaierror:
-            continue
-    return sorted(found)[:NODES_MAX]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """How long nginx waits, in its own notation. nginx.conf says why."""
+
+    read: str = "3s"
+    """For a read's answer, before another node is asked."""
+    again: str = "7s"
+    """For that other node's."""
+    write: str = "15s"
+    watch: str = "60s"
+    """For a watch's next byte: four heartbeats; `acordo` waits for three."""
+    shutdown: str = "20s"
+    """For what a worker still holds after a new list came."""
 
 
-def probe(address: tuple[str, int]) -> bool | None:
+def addresses_of(name: str) -> tuple[Address, ...] | None:
+    """Return the addresses of `host:port`; none when DNS says that there are none, None when it says nothing now."""
+    host, _, port = name.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)
+    except socket.gaierror as exc:
+        return () if exc.errno in NOBODY else None
+    return tuple(sorted({(str(info[4][0]), int(port)) for info in found}))
+
+
+@dataclass
+class Names:
+    """What DNS last said of each name. Pure: what it says now goes in."""
+
+    known: dict[str, tuple[Address, ...]] = field(default_factory=dict)
+
+    def learn(self, said: Mapping[str, tuple[Address, ...] | None]) -> list[Address]:
+        """Return every address, in order; of a name of which DNS says nothing now, those that it had."""
+        self.known |= {name: addresses for name, addresses in said.items() if addresses is not None}
+        return sorted({a for name in said for a in self.known.get(name, ())})[:NODES_MAX]
+
+
+def probe(address: Address) -> bool | None:
     """Return whether the node calls itself ready; None when it does not answer."""
     connection = http.client.HTTPConnection(*address, timeout=PROBE_TIMEOUT_S)
     try:
@@ -57,30 +88,37 @@ def probe(address: tuple[str, int]) -> bool | None:
 class Choice:
     """Who gets requests. Pure: what DNS and the probes said goes in."""
 
-    chosen: tuple[tuple[str, int], ...] = ()
-    silent: dict[tuple[str, int], int] = field(default_factory=dict)
+    chosen: tuple[Address, ...] = ()
+    silent: dict[Address, int] = field(default_factory=dict)
 
-    def choose(self, said: Mapping[tuple[str, int], bool | None]) -> tuple[tuple[str, int], ...]:
+    def choose(self, said: Mapping[Address, bool | None]) -> tuple[Address, ...]:
         """Return the addresses to use, given every address that there is and its answer.
 
-        With none ready all stay: the nodes themselves say best why they refuse.
+        With none ready all that answer stay: the nodes themselves say best why they refuse.
         """
         self.silent = {a: self.silent.get(a, 0) + 1 for a, answer in said.items() if answer is None}
-        good = [
-            a
-            for a, answer in said.items()
-            if answer or (answer is None and a in self.chosen and self.silent[a] < SILENT_MAX)
-        ]
-        self.chosen = tuple(sorted(good or said))
+        heard = [a for a in said if a not in self.silent or (a in self.chosen and self.silent[a] < SILENT_MAX)]
+        ready = [a for a in heard if said[a] is not False] if any(said.values()) else []
+        self.chosen = tuple(sorted(ready or heard or said))
         return self.chosen
 
 
-def upstream(addresses: Iterable[tuple[str, int]]) -> str:
-    """Return nginx's description of the group. max_fails=0: an election must not empty it."""
-    servers = [f"    server {host}:{port} max_fails=0;" for host, port in addresses]
-    servers = servers or ["    server 127.0.0.1:1 max_fails=0;  # nobody: refused at once"]
-    return "\n".join(["upstream acordo {", *servers, "    keepalive 64;", "    keepalive_timeout 60s;",
-                      "    keepalive_requests 100000;", "}", ""])  # fmt: skip
+def upstream(addresses: Iterable[Address]) -> str:
+    """Return nginx's description of the groups: of all, and for each node of all others, for who found it silent."""
+    nodes = [f"{host}:{port}" for host, port in addresses] or ["127.0.0.1:1"]  # nobody: refused at once
+    kept = ["    keepalive 64;", "    keepalive_timeout 60s;", "    keepalive_requests 100000;"]
+    lines = _group("acordo", nodes, *kept)
+    others = {node: [n for n in nodes if n != node] for node in nodes} if len(nodes) > 1 else {}
+    choices = [f'    "~(^| ){re.escape(node)}$" acordo_{number};' for number, node in enumerate(others)]
+    lines += ["map $upstream_addr $elsewhere {", "    default acordo;", *choices, "}"]
+    for number, group in enumerate(others.values()):
+        lines += _group(f"acordo_{number}", group)
+    return "\n".join([*lines, ""])
+
+
+def _group(name: str, nodes: Iterable[str], *more: str) -> list[str]:
+    """Return a group's lines. max_fails=0: an election must not empty it."""
+    return [f"upstream {name} {{", *(f"    server {node} max_fails=0;" for node in nodes), *more, "}"]
 
 
 def configuration(values: Mapping[str, str]) -> str:
@@ -94,19 +132,33 @@ def configuration(values: Mapping[str, str]) -> str:
 class Balancer:
     """One nginx and its list of nodes, in a directory of its own."""
 
-    def __init__(self, names: list[str], listen: str, run: Path, workers: str = "2") -> None:
-        self.names, self.run = names, run
-        self.choice = Choice()
+    def __init__(
+        self, asked: list[str], listen: str, run: Path, workers: str = "2", times: Times | None = None
+    ) -> None:
+        self.asked, self.run = asked, run
+        self.names, self.choice = Names(), Choice()
         self.values = {"run": str(run), "listen": listen, "workers": workers, "problems": PROBLEMS}
+        self.values |= asdict(times or Times())
+        self.looking: dict[str, concurrent.futures.Future[tuple[Address, ...] | None]] = {}
         self.reloads = 0
         self.nginx: subprocess.Popen[bytes] | None = None
 
     def look(self, pool: concurrent.futures.Executor) -> bool:
         """Ask DNS and the nodes; return whether the list changed."""
         before = self.choice.chosen
-        addresses = resolved(self.names)
+        addresses = self.names.learn(self._named(pool))
         said = dict(zip(addresses, pool.map(probe, addresses), strict=True))
         return self.choice.choose(said) != before
+
+    def _named(self, pool: concurrent.futures.Executor) -> dict[str, tuple[Address, ...] | None]:
+        """Return what DNS says within a second; the resolver waits for longer, in which nodes must be looked at."""
+        for name in self.asked:
+            if name not in self.looking:
+                self.looking[name] = pool.submit(addresses_of, name)
+        done = concurrent.futures.wait(self.looking.values(), timeout=DNS_WAIT_S).done
+        answers = {name: future.result() for name, future in self.looking.items() if future in done}
+        self.looking = {name: future for name, future in self.looking.items() if future not in done}
+        return {name: answers.get(name) for name in self.asked}
 
     def write(self) -> None:
         """Write what nginx reads."""
@@ -143,23 +195,25 @@ class Balancer:
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, stop)
-        with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            self.look(pool)
-            self.write()
-            self.start()
-            assert self.nginx is not None
-            print(f"nodes: {' '.join(self._shown()) or 'none'}", flush=True)
-            while self.nginx.poll() is None and not stopping:
-                time.sleep(PERIOD_S)
-                if self.look(pool) and not stopping:
-                    self.write()
-                    self.reload()
+        pool = concurrent.futures.ThreadPoolExecutor(16)
+        self.look(pool)
+        self.write()
+        self.start()
+        assert self.nginx is not None
+        print(f"nodes: {' '.join(self._shown()) or 'none'}", flush=True)
+        while self.nginx.poll() is None and not stopping:
+            time.sleep(PERIOD_S)
+            if self.look(pool) and not stopping:
+                self.write()
+                self.reload()
+        pool.shutdown(wait=False, cancel_futures=True)  # nginx is told first, then a look at DNS may end
         if self.nginx.poll() is None:
             self.nginx.send_signal(signal.SIGQUIT)
             try:
                 self.nginx.wait(timeout=float(os.environ.get("ACORDO_BALANCER_DRAIN_S", "8")))
             except subprocess.TimeoutExpired:
-                self.nginx.kill()
+                self.nginx.terminate()  # its workers too, which would outlive a kill
+                self.nginx.wait()
             return 0
         return self.nginx.returncode or 1
 
