@@ -24,6 +24,17 @@ SCHEMA = Path("/usr/lib/python3/dist-packages/compose/config/compose_spec.json")
 """The Compose specification's schema, as the distribution's docker-compose carries it."""
 
 
+ONCE = {"secret", "cockroach-init"}
+"""Services that do one thing and end."""
+UNCHECKED: dict[str, str] = {}
+"""Services that run on without a health check, each with its reason."""
+CAPABLE = {
+    **dict.fromkeys(("rabbit1", "rabbit2", "rabbit3", "postgres"), "its entrypoint gives the volume to its user"),
+    **dict.fromkeys(("cockroach", "cockroach1", "cockroach2", "cockroach3"), "its image runs as root"),
+}
+"""Services that keep the engine's capabilities, each with its reason: their images could not be run to see."""
+
+
 def megabytes(service: dict[str, Any]) -> int:
     return int(service["mem_limit"].removesuffix("m"))
 
@@ -67,18 +78,38 @@ def test_compose_1_29_takes_every_profile(profiles: str, tmp_path: Path) -> None
 
 
 def test_every_service_is_waited_for_bounded_and_logged_within_limits() -> None:
-    once = {"secret", "cockroach-init"}
     for name, service in COMPOSE["services"].items():
         assert megabytes(service) > 0, name
-        if name in once:
+        if name in ONCE:
             continue
         assert service["restart"] == "unless-stopped", name
+        assert ("test" in service.get("healthcheck", {})) is (name not in UNCHECKED), name
         assert service["logging"]["options"] == {"max-size": "10m", "max-file": "2"}, name
         for other, how in (
             (service.get("depends_on") or {}).items() if isinstance(service.get("depends_on"), dict) else ()
         ):
             waits = {"service_healthy": "healthcheck", "service_completed_successfully": "command"}
             assert waits[how["condition"]] in COMPOSE["services"][other], (name, other)
+
+
+def test_each_check_is_patient_with_a_busy_machine() -> None:
+    for name, service in COMPOSE["services"].items():
+        if name not in ONCE and name not in UNCHECKED:
+            check = service["healthcheck"]
+            assert (check["timeout"], check["interval"] in ("5s", "10s")) == ("15s", True), name
+            assert check["retries"] >= 4, name
+
+
+def test_no_process_gains_privileges_and_none_has_a_capability_without_a_reason() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert (service.get("cap_drop") == ["ALL"]) is (name not in CAPABLE), name
+        assert "privileged" not in service and "cap_add" not in service, name
+
+
+@pytest.mark.parametrize("name", ["redis1", "redis2", "redis3", "sentinel1", "sentinel2", "sentinel3"])
+def test_redis_and_sentinel_never_run_as_root(name: str) -> None:
+    assert COMPOSE["services"][name]["user"] == "redis"
 
 
 def test_every_port_is_published_on_loopback_alone() -> None:
