@@ -14,10 +14,16 @@ import jsonschema_rs
 import pytest
 import yaml  # type: ignore[import-untyped]  # ships no types
 
+from cluster.autoscaler import ours
+from deploy.dashboard import panels
 from deploy.images import CannotBuild, mirrors
+from node.server import WHOLE
 
 ROOT = Path(__file__).parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+PROMETHEUS = ROOT / "deploy" / "prometheus"
+ALERTS: dict[str, Any] = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())
+RULES: dict[str, Any] = {r["alert"]: r for g in ALERTS["groups"] for r in g["rules"]}
 OBSERVERS_MAX = 2
 STORES = ("crdb", "crdb3", "postgres")
 SCHEMA = Path("/usr/lib/python3/dist-packages/compose/config/compose_spec.json")
@@ -129,19 +135,71 @@ def test_every_variable_is_described() -> None:
     assert used <= described
 
 
-def test_each_alert_fires_and_clears() -> None:
+def promtool(folder: Path) -> tuple[int, str]:
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not there: apt-get install prometheus")
-    folder = ROOT / "deploy" / "prometheus"
     done = subprocess.run(
         ["promtool", "test", "rules", "alerts_test.yml"], cwd=folder, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    alerts = {r["alert"] for g in yaml.safe_load((folder / "alerts.yml").read_text())["groups"] for r in g["rules"]}
-    tests = yaml.safe_load((folder / "alerts_test.yml").read_text())["tests"]
-    for alert in alerts:
-        seen = [bool(a["exp_alerts"]) for t in tests for a in t["alert_rule_test"] if a["alertname"] == alert]
-        assert seen == [False, True, False], alert
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_each_alert_fires_and_clears() -> None:
+    code, said = promtool(PROMETHEUS)
+    assert code == 0, said
+    tests = yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text())["tests"]
+    seen: dict[str, list[list[bool]]] = {name: [] for name in RULES}
+    for test in tests:
+        (alert,) = {asked["alertname"] for asked in test["alert_rule_test"]}
+        seen[alert].append([bool(asked["exp_alerts"]) for asked in test["alert_rule_test"]])
+    for alert, outcomes in seen.items():
+        silent = [each for each in outcomes if not any(each)]
+        assert silent, f"{alert} has no near miss"
+        assert len(silent) < len(outcomes), f"{alert} never fires"
+        assert all(each == [False, True, False] for each in outcomes if each not in silent), alert
+
+
+@pytest.mark.parametrize("alert", RULES)
+def test_each_near_miss_is_near(alert: str, tmp_path: Path) -> None:
+    """An alert that did not wait would fire where its test says that it stays silent."""
+    rules = copy.deepcopy(ALERTS)
+    (rule,) = (r for g in rules["groups"] for r in g["rules"] if r["alert"] == alert)
+    rule["for"] = "0s"
+    (tmp_path / "alerts.yml").write_text(json.dumps(rules))  # JSON is YAML
+    shutil.copy(PROMETHEUS / "alerts_test.yml", tmp_path)
+    code, said = promtool(tmp_path)
+    assert code == 1 and alert in said
+
+
+@pytest.mark.parametrize("alert", RULES)
+def test_what_an_alert_says_and_asks_exists(alert: str) -> None:
+    rule = RULES[alert]
+    assert rule["labels"]["severity"] in ("page", "ticket")
+    asked = {name.removesuffix("_total").removesuffix("_bucket") for name in re.findall(r"acordo_\w+", rule["expr"])}
+    code = "".join(path.read_text() for path in (ROOT / "node").glob("*.py"))
+    assert asked and all(f'"{name}"' in code for name in asked), asked
+    action = rule["annotations"]["action"]
+    routes = {(method, route.template) for route in WHOLE for method in route.handlers}
+    checks = set(re.findall(r'Finding\("(\w+)"', (ROOT / "node" / "api" / "health.py").read_text()))
+    named = [
+        *((call in routes, call) for call in re.findall(r"([A-Z]+) (/[a-z0-9/]+)", action)),
+        *((check in checks, check) for check in re.findall(r"the (\w+) check", action, re.IGNORECASE)),
+        *((panel in {p.title for p in panels()}, panel) for panel in re.findall(r'"([^"]+)"', action)),
+        *((name in COMPOSE["services"], name) for name in re.findall(r"\b[a-z]+\d\b", action.replace("/v1/", ""))),
+    ]
+    assert named, "an action that names nothing"
+    assert [what for exists, what in named if not exists] == []
+
+
+def test_the_alert_on_voters_knows_how_many_there_are_and_who_is_none() -> None:
+    expr = RULES["AcordoVoterAway"]["expr"]
+    members = COMPOSE["services"]["node1"]["environment"]["ACORDO_MEMBERS"].split(",")
+    assert expr.endswith(f" < {len(members)}")
+    observer = re.compile(re.search(r'node!~"([^"]+)"', expr)[1])  # type: ignore[index]  # else the test fails
+    for name in ("o19a0c3f5e21", "o0123456789"):
+        assert ours(name) and observer.fullmatch(name), name
+    for name in (*(m.partition("=")[0] for m in members), "o1", "observer12345"):
+        assert not ours(name) and not observer.fullmatch(name), name
 
 
 def test_the_mirror_is_this_machines_own(tmp_path: Path) -> None:
