@@ -19,6 +19,7 @@ from chaos.windows import Windows
 from deploy import dashboard
 from deploy.dashboard import Line, Query, ask, overlays, panels
 from tests.e2e.conftest import Start, until
+from tests.e2e.test_autoscaler import autoscaler
 from tests.servers.process import free_port
 from tests.servers.prometheus import Prometheus
 
@@ -54,14 +55,19 @@ async def load(urls: list[str]) -> AsyncIterator[None]:
                 stop.set()
 
 
-async def test_every_panel_shows_something_under_load(start: Start) -> None:
-    windows, port = Windows(), free_port()
+async def test_every_panel_shows_something_under_load(start: Start, tmp_path: Path) -> None:
+    windows, port, listen = Windows(), free_port(), f"127.0.0.1:{free_port()}"
     async with start() as cluster, contextlib.AsyncExitStack() as stack:
         urls = [node.url for node in cluster.nodes.values()]
         assert stack.enter_context(windows.shown("127.0.0.1", port)) is None
-        jobs = {"nodes": [u.removeprefix("http://") for u in urls], "chaos": [f"127.0.0.1:{port}"]}
+        jobs = {"nodes": [u.removeprefix("http://") for u in urls], "chaos": [f"127.0.0.1:{port}"], "autoscaler": [listen]}
         prometheus = await asyncio.to_thread(Prometheus(jobs).start)
         stack.callback(prometheus.__exit__, None, None, None)
+        settings = {
+            "DIR": str(tmp_path / "data" / "observers"), "URLS": ",".join(urls), "LISTEN": listen,
+            "PROMETHEUS": prometheus.url, "PERIOD_S": "1", "OBSERVERS_MAX": "0",
+        }  # fmt: skip
+        await stack.enter_async_context(autoscaler(settings, tmp_path / "autoscaler.log"))
         await stack.enter_async_context(load(urls))
         began = time.time()
 
@@ -128,7 +134,7 @@ def test_the_dashboard_shows_what_somebody_on_call_asks_for() -> None:
     titles = {panel.title for panel in panels()}
     assert titles >= {
         "Leader", "Term", "Writes by outcome", "Reads by level", "Latency of writes", "Latency of reads", "Group sizes",
-        "Revision lag per node", "Cache hits", "Back ends",
+        "Revision lag per node", "Cache hits", "Back ends", "Observers", "The autoscaler's decisions",
     }  # fmt: skip
     assert next(q.legend for q in overlays()) == "{{nemesis}}"
 
