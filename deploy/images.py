@@ -223,6 +223,7 @@ def _reproducible(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     member.mtime = 0
+    member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644  # not as the umask of the checkout's owner
     return member
 
 

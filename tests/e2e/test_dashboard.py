@@ -60,7 +60,8 @@ async def test_every_panel_shows_something_under_load(start: Start, tmp_path: Pa
     async with start() as cluster, contextlib.AsyncExitStack() as stack:
         urls = [node.url for node in cluster.nodes.values()]
         assert stack.enter_context(windows.shown("127.0.0.1", port)) is None
-        jobs = {"nodes": [u.removeprefix("http://") for u in urls], "chaos": [f"127.0.0.1:{port}"], "autoscaler": [listen]}
+        jobs = {"nodes": [u.removeprefix("http://") for u in urls]}
+        jobs |= {"chaos": [f"127.0.0.1:{port}"], "autoscaler": [listen]}
         prometheus = await asyncio.to_thread(Prometheus(jobs).start)
         stack.callback(prometheus.__exit__, None, None, None)
         settings = {

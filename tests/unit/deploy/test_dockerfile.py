@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
+
+from deploy.images import _reproducible
 
 DOCKERFILE = (Path(__file__).parents[3] / "Dockerfile").read_text()
 FAKE = '#!/bin/sh\necho "${0##*/}" >> "$CALLS"\n'
@@ -63,6 +67,17 @@ def test_the_code_is_readable_whatever_the_umask_of_the_checkout(stage: str) -> 
     after = [rest for word, rest in instructions[last_copy:] if word == "RUN"]
     assert any("chmod -R a+rX /app" in rest for rest in after)
     assert instructions[-1][0] == "CMD" and any(word == "USER" for word, _ in instructions)
+
+
+def test_what_is_sent_to_be_built_does_not_follow_the_umask(tmp_path: Path) -> None:
+    for name, closed in (("a.py", 0o600), ("a.sh", 0o700), ("folder", 0o700)):
+        path = tmp_path / name
+        path.mkdir() if name == "folder" else path.write_text("")
+        path.chmod(closed)
+    with tarfile.open(fileobj=io.BytesIO(), mode="w") as tar:
+        tar.add(tmp_path, arcname=".", filter=_reproducible)
+        modes = {member.name: member.mode for member in tar.getmembers()}
+    assert modes == {".": 0o755, "./a.py": 0o644, "./a.sh": 0o755, "./folder": 0o755}
 
 
 def test_no_container_leaves_an_anonymous_volume_behind() -> None:
