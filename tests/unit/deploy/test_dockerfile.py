@@ -7,10 +7,11 @@ import re
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from deploy.images import _reproducible
+from deploy.images import _reproducible, main
 
 DOCKERFILE = (Path(__file__).parents[3] / "Dockerfile").read_text()
 FAKE = '#!/bin/sh\necho "${0##*/}" >> "$CALLS"\n'
@@ -78,6 +79,26 @@ def test_what_is_sent_to_be_built_does_not_follow_the_umask(tmp_path: Path) -> N
         tar.add(tmp_path, arcname=".", filter=_reproducible)
         modes = {member.name: member.mode for member in tar.getmembers()}
     assert modes == {".": 0o755, "./a.py": 0o644, "./a.sh": 0o755, "./folder": 0o755}
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_fresh_images_use_no_layer_of_before(fresh: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cached layers hold the distribution's packages as they were when the image was first made."""
+    asked: list[dict[str, Any]] = []
+
+    class Engine:
+        def __init__(self) -> None:
+            self.api = self.images = self
+
+        def get(self, name: str) -> None: ...
+
+        def build(self, **how: Any) -> list[dict[str, str]]:
+            asked.append(how)
+            return []
+
+    monkeypatch.setattr("docker.from_env", lambda timeout: Engine())
+    assert main(["redis", "postgres", *(["--fresh"] if fresh else [])]) == 0
+    assert [(how["target"], how["nocache"]) for how in asked] == [("redis", fresh), ("postgres", fresh)]
 
 
 def test_no_container_leaves_an_anonymous_volume_behind() -> None:
