@@ -104,6 +104,37 @@ async def test_every_panel_shows_something_under_load(start: Start, tmp_path: Pa
             await _picture(cluster, prometheus.url, windows, Path(path))
 
 
+async def test_a_voter_that_stops_is_an_alert_and_a_whole_cluster_is_none(start: Start) -> None:
+    """The rules against what nodes really tell: names, labels and joins. How long they wait, promtool tests."""
+    async with start() as cluster, contextlib.AsyncExitStack() as stack:
+        urls = [node.url for node in cluster.nodes.values()]
+        prometheus = await asyncio.to_thread(Prometheus({"nodes": [u.removeprefix("http://") for u in urls]}).start)
+        stack.callback(prometheus.__exit__, None, None, None)
+        async with load(urls):
+
+            async def told(expression: str, since: float) -> set[str]:
+                found = await asyncio.to_thread(
+                    ask, prometheus.url, Query(expression, "{{alertname}}"), since, time.time(), 1
+                )
+                return {line.name for line in found}
+
+            async def all_are_seen() -> bool:
+                """Say whether each node was scraped, and so the rules asked, five times."""
+                seen = "acordo_has_quorum == 1 and on (instance) count_over_time(acordo_node_info[30s]) >= 5"
+                return bool(await told(f"count({seen}) == 3", time.time()))
+
+            await until(all_are_seen, "three nodes are scraped")
+            assert await told("ALERTS", time.time() - 2) == set()  # before that it knew fewer than three
+            process, killed = cluster.nodes["n3"].process, time.time()
+            assert process is not None
+            process.kill()
+
+            async def raised() -> bool:
+                return "AcordoVoterAway" in await told("ALERTS", killed)
+
+            await until(raised, "a stopped voter is an alert")
+
+
 async def _picture(cluster: object, url: str, windows: Windows, path: Path) -> None:
     from cluster.runner import LocalCluster
 
