@@ -13,9 +13,9 @@ RUN python3 -m venv /opt/acordo \
     && find /opt/acordo -name __pycache__ -prune -exec rm -rf {} +
 
 FROM ${BASE} AS node
-RUN command -v tini >/dev/null || (apt-get update -q && apt-get install -y -q --no-install-recommends tini \
-    && rm -rf /var/lib/apt/lists/*); \
-    useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin acordo \
+RUN (command -v tini >/dev/null || (apt-get update -q && apt-get install -y -q --no-install-recommends tini \
+    && rm -rf /var/lib/apt/lists/*)) \
+    && useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin acordo \
     && install -d -o 10001 -g 10001 -m 0700 /data /secrets
 COPY --from=wheels /opt/acordo /opt/acordo
 WORKDIR /app
@@ -26,10 +26,11 @@ COPY node node
 COPY acordo acordo
 COPY cluster cluster
 COPY deploy/*.py deploy/healthy.sh deploy/
-RUN /opt/acordo/bin/python -m compileall -q /app /opt/acordo
+# COPY keeps the checkout's modes, and they follow its owner's umask.
+RUN chmod -R a+rX /app && /opt/acordo/bin/python -m compileall -q /app /opt/acordo
 ENV PATH=/opt/acordo/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
-VOLUME ["/data", "/secrets"]
+# /data and /secrets are no VOLUME: each container that mounts nothing there would leave anonymous ones behind.
 EXPOSE 8000 9001
 HEALTHCHECK --interval=5s --timeout=15s --start-period=120s --retries=4 \
     CMD ["bash", "/app/deploy/healthy.sh", "8000", "/readyz"]
@@ -42,6 +43,7 @@ RUN apt-get update -q && apt-get install -y -q --no-install-recommends nginx-lig
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb
 COPY deploy/__init__.py deploy/balancer.py deploy/healthy.sh /app/deploy/
 COPY deploy/nginx /app/deploy/nginx
+RUN chmod -R a+rX /app
 WORKDIR /app
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 EXPOSE 8080

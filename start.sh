@@ -301,7 +301,9 @@ look() {  # sets `seen` to the state of every container of the project, `trouble
     seen=$(xargs docker inspect --format "$STATE" <<< "$found" 2>/dev/null) || { troubled=("$project (changing)"); return 0; }
     while read -r name service status health code restarts; do
         case $service:$status:$health:$code in
-            secret:exited:*:0|cockroach-init:exited:*:0|*:running:healthy:*|*:running:-:*) ;;
+            secret:exited:*:0|cockroach-init:exited:*:0) ;;
+            secret:running:*|cockroach-init:running:*) troubled+=("${name#/} (still at work, started again $restarts times)") ;;
+            *:running:healthy:*|*:running:-:*) ;;
             autoscaler:*) [ -n "$engine_far" ] || troubled+=("${name#/} ($status $health, started again $restarts times)") ;;
             *) troubled+=("${name#/} ($status $health, started again $restarts times)") ;;
         esac

@@ -68,6 +68,7 @@ def main(argv: list[str]) -> int:
     """Build the named images, or all; print one line each."""
     parser = argparse.ArgumentParser(prog="python -m deploy.images", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(IMAGES)}; none: all")
+    parser.add_argument("--fresh", action="store_true", help="use no layer of before: takes the distribution's updates")
     parser.add_argument("--env", type=Path, help="write the names of the images to this file, for docker-compose")
     given = parser.parse_args(argv)
     if strangers := [n for n in given.names if n not in IMAGES]:
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> int:
     if wanted != ["python"] and "python" not in wanted and {"node", "nginx"} & set(wanted):
         wanted.insert(0, "python")
     try:
-        build(wanted)
+        build(wanted, fresh=given.fresh)
     except (CannotBuild, docker.errors.DockerException) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
@@ -90,8 +91,8 @@ def names() -> dict[str, str]:
     return {f"ACORDO_IMAGE_{n.upper()}": i.tag for n, i in IMAGES.items() if n != "python"}
 
 
-def build(wanted: list[str]) -> None:
-    """Build these images, in their order. Raises CannotBuild or DockerException."""
+def build(wanted: list[str], *, fresh: bool = False) -> None:
+    """Build these images, in their order; `fresh`: from no cached layer. Raises CannotBuild or DockerException."""
     client = docker.from_env(timeout=1800)
     base(client)
     with tempfile.TemporaryDirectory(prefix="acordo-images-") as folder:
@@ -106,7 +107,7 @@ def build(wanted: list[str]) -> None:
             _timed("wheels", lambda: _wheels(context / "deploy" / "wheels"))
         for name in wanted:
             image = IMAGES[name]
-            _timed(image.tag, lambda image=image: _build(client, context, image))
+            _timed(image.tag, lambda image=image: _build(client, context, image, fresh=fresh))
 
 
 def base(client: Any) -> None:
@@ -196,7 +197,7 @@ def _wheels(folder: Path) -> None:
         raise CannotBuild(f"the wheels could not be built: {done.stdout[-1000:]}")
 
 
-def _build(client: Any, context: Path, image: Image) -> None:
+def _build(client: Any, context: Path, image: Image, *, fresh: bool) -> None:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         tar.add(context, arcname=".", filter=_reproducible)
@@ -210,6 +211,7 @@ def _build(client: Any, context: Path, image: Image) -> None:
         tag=image.tag,
         buildargs=image.arguments,
         network_mode="host",
+        nocache=fresh,
         rm=True,
         forcerm=True,
         decode=True,
@@ -223,6 +225,7 @@ def _reproducible(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     member.mtime = 0
+    member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644  # not as the umask of the checkout's owner
     return member
 
 

@@ -19,6 +19,7 @@ from chaos.windows import Windows
 from deploy import dashboard
 from deploy.dashboard import Line, Query, ask, overlays, panels
 from tests.e2e.conftest import Start, until
+from tests.e2e.test_autoscaler import autoscaler
 from tests.servers.process import free_port
 from tests.servers.prometheus import Prometheus
 
@@ -54,14 +55,20 @@ async def load(urls: list[str]) -> AsyncIterator[None]:
                 stop.set()
 
 
-async def test_every_panel_shows_something_under_load(start: Start) -> None:
-    windows, port = Windows(), free_port()
+async def test_every_panel_shows_something_under_load(start: Start, tmp_path: Path) -> None:
+    windows, port, listen = Windows(), free_port(), f"127.0.0.1:{free_port()}"
     async with start() as cluster, contextlib.AsyncExitStack() as stack:
         urls = [node.url for node in cluster.nodes.values()]
         assert stack.enter_context(windows.shown("127.0.0.1", port)) is None
-        jobs = {"nodes": [u.removeprefix("http://") for u in urls], "chaos": [f"127.0.0.1:{port}"]}
+        jobs = {"nodes": [u.removeprefix("http://") for u in urls]}
+        jobs |= {"chaos": [f"127.0.0.1:{port}"], "autoscaler": [listen]}
         prometheus = await asyncio.to_thread(Prometheus(jobs).start)
         stack.callback(prometheus.__exit__, None, None, None)
+        settings = {
+            "DIR": str(tmp_path / "data" / "observers"), "URLS": ",".join(urls), "LISTEN": listen,
+            "PROMETHEUS": prometheus.url, "PERIOD_S": "1", "OBSERVERS_MAX": "0",
+        }  # fmt: skip
+        await stack.enter_async_context(autoscaler(settings, tmp_path / "autoscaler.log"))
         await stack.enter_async_context(load(urls))
         began = time.time()
 
@@ -97,6 +104,37 @@ async def test_every_panel_shows_something_under_load(start: Start) -> None:
             await _picture(cluster, prometheus.url, windows, Path(path))
 
 
+async def test_a_voter_that_stops_is_an_alert_and_a_whole_cluster_is_none(start: Start) -> None:
+    """The rules against what nodes really tell: names, labels and joins. How long they wait, promtool tests."""
+    async with start() as cluster, contextlib.AsyncExitStack() as stack:
+        urls = [node.url for node in cluster.nodes.values()]
+        prometheus = await asyncio.to_thread(Prometheus({"nodes": [u.removeprefix("http://") for u in urls]}).start)
+        stack.callback(prometheus.__exit__, None, None, None)
+        async with load(urls):
+
+            async def told(expression: str, since: float) -> set[str]:
+                found = await asyncio.to_thread(
+                    ask, prometheus.url, Query(expression, "{{alertname}}"), since, time.time(), 1
+                )
+                return {line.name for line in found}
+
+            async def all_are_seen() -> bool:
+                """Say whether each node was scraped, and so the rules asked, five times."""
+                seen = "acordo_has_quorum == 1 and on (instance) count_over_time(acordo_node_info[30s]) >= 5"
+                return bool(await told(f"count({seen}) == 3", time.time()))
+
+            await until(all_are_seen, "three nodes are scraped")
+            assert await told("ALERTS", time.time() - 2) == set()  # before that it knew fewer than three
+            process, killed = cluster.nodes["n3"].process, time.time()
+            assert process is not None
+            process.kill()
+
+            async def raised() -> bool:
+                return "AcordoVoterAway" in await told("ALERTS", killed)
+
+            await until(raised, "a stopped voter is an alert")
+
+
 async def _picture(cluster: object, url: str, windows: Windows, path: Path) -> None:
     from cluster.runner import LocalCluster
 
@@ -128,7 +166,7 @@ def test_the_dashboard_shows_what_somebody_on_call_asks_for() -> None:
     titles = {panel.title for panel in panels()}
     assert titles >= {
         "Leader", "Term", "Writes by outcome", "Reads by level", "Latency of writes", "Latency of reads", "Group sizes",
-        "Revision lag per node", "Cache hits", "Back ends",
+        "Revision lag per node", "Cache hits", "Back ends", "Observers", "The autoscaler's decisions",
     }  # fmt: skip
     assert next(q.legend for q in overlays()) == "{{nemesis}}"
 

@@ -389,6 +389,9 @@ def test_the_file_alone_decides(machine: Machine, listener: int) -> None:
         ("/p_node2_1 node2 running starting 0 0", "p_node2_1 (running starting"),
         ("/p_redis1_1 redis1 exited - 0 0", "p_redis1_1 (exited"),
         ("/p_secret_1 secret exited - 3 0", "p_secret_1 (exited"),
+        ("/p_cockroach-init_1 cockroach-init running - 0 0", "p_cockroach-init_1 (still at work"),
+        ("/p_prometheus_1 prometheus running starting 0 0", "p_prometheus_1 (running starting"),
+        ("/p_worker_1 worker running unhealthy 0 0", "p_worker_1 (running unhealthy"),
         ("/p_autoscaler_1 autoscaler restarting - 1 4", "p_autoscaler_1 (restarting"),
     ],
 )
