@@ -12,8 +12,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from chaos.docker_scripts import HEAD, SCRIPTS, WARM_UP_LEAST, Told, disturb
+from chaos.docker_load import WARM_UP_LEAST
+from chaos.docker_scripts import disturb
+from chaos.docker_strikes import SCRIPTS
 from chaos.docker_target import DockerTarget
+from chaos.docker_told import HEAD, Told
 from chaos.targets import until
 from tests.docker.engine import PROJECT, ROOT, Stack
 

@@ -17,9 +17,12 @@ import pytest
 import requests
 
 from acordo.errors import NotApplied, ReadFailed
-from chaos import docker_scripts
-from chaos.docker_scripts import SCRIPTS, Load, Told, disturb, each, interruptible, run
+from chaos import docker_load
+from chaos.docker_load import Load
+from chaos.docker_scripts import disturb, each, interruptible, run
+from chaos.docker_strikes import SCRIPTS
 from chaos.docker_target import PROJECT, SERVICE, DockerTarget, EngineFailed, NoStack, NotHealed
+from chaos.docker_told import Told
 from tests.unit.coordinator import virtual
 
 
@@ -124,7 +127,7 @@ class FakeStack:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     FakeClient.cluster = FakeCluster()
-    monkeypatch.setattr(docker_scripts, "Client", FakeClient)
+    monkeypatch.setattr(docker_load, "Client", FakeClient)
     return FakeClient.cluster
 
 
@@ -134,12 +137,12 @@ def disturbed(stack: Any, name: str = "kill-leader", pause_s: float = 5.0) -> To
 
 def test_what_was_acknowledged_before_an_outage_is_read_again_after_it(cluster: FakeCluster) -> None:
     told = disturbed(FakeStack(cluster, outage_s=60), pause_s=60)
-    assert told.before >= docker_scripts.WARM_UP
+    assert told.before >= docker_load.WARM_UP
     assert told.acked > told.before and told.lost == []
     assert told.failed["write: NotApplied"] > 1000, "the outage was felt"
     assert len(cluster.puts) == len(set(cluster.puts)), "no key is written twice"
     assert len(cluster.puts) < 10_000
-    assert 1 < cluster.reading_most <= docker_scripts.READ_BACK_AT_ONCE
+    assert 1 < cluster.reading_most <= docker_load.READ_BACK_AT_ONCE
 
 
 def test_a_write_from_before_the_strike_that_is_gone_is_lost(cluster: FakeCluster) -> None:
@@ -173,7 +176,7 @@ def test_writers_slow_down_so_that_an_hour_leaves_few_keys(cluster: FakeCluster)
         await load
 
     virtual.run(story, limit_s=4000)
-    assert len(cluster.puts) <= docker_scripts.WRITERS * (docker_scripts.QUICK + 3600)
+    assert len(cluster.puts) <= docker_load.WRITERS * (docker_load.QUICK + 3600)
 
 
 def test_an_attempt_that_hangs_keeps_no_other_from_being_made() -> None:
@@ -186,7 +189,7 @@ def test_an_attempt_that_hangs_keeps_no_other_from_being_made() -> None:
     async def story() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().call_later(10, stop.set)
-        await docker_scripts._paced(hang, stop)
+        await docker_load._paced(hang, stop)
 
     virtual.run(story)
     assert len(begun) > 90
@@ -308,8 +311,8 @@ async def test_a_signal_heals_and_then_ends(
     def strike(whom: tuple[str, ...]) -> None:
         asyncio.get_running_loop().call_later(0.2, os.kill, os.getpid(), number)
 
-    monkeypatch.setattr(docker_scripts, "WARM_UP", 1)
-    monkeypatch.setattr(docker_scripts, "WARM_UP_LEAST", 1)
+    monkeypatch.setattr(docker_load, "WARM_UP", 1)
+    monkeypatch.setattr(docker_load, "WARM_UP_LEAST", 1)
     stack: Any = FakeStack(cluster, strike=strike)
     assert await interruptible(run(stack, "kill-leader", 600)) == 128 + number
     assert stack.healed == ["node1", "all"]
@@ -324,8 +327,8 @@ async def test_after_a_signal_nobody_else_is_struck_though_healing_fails(
     def strike(whom: tuple[str, ...]) -> None:
         asyncio.get_running_loop().call_later(0.2, os.kill, os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(docker_scripts, "WARM_UP", 1)
-    monkeypatch.setattr(docker_scripts, "WARM_UP_LEAST", 1)
+    monkeypatch.setattr(docker_load, "WARM_UP", 1)
+    monkeypatch.setattr(docker_load, "WARM_UP_LEAST", 1)
     stack: Any = FakeStack(cluster, strike=strike)
     stack.heal_each = heal_each
     assert await interruptible(run(stack, "each", 600, tmp_path / "t")) == 2
