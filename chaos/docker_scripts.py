@@ -1,7 +1,7 @@
 """Disturb the stack once, with a small load running, and say what happened: `python -m chaos.docker_scripts NAME`.
 
-Each of chaos/scripts/ is one of these. What was killed is started again after a stated pause, also when a signal ends
-the process; every write that was acknowledged is read again at the end.
+Each of chaos/scripts/ is one of these; `NAME --help` says what it does. What was killed is started again after a stated
+pause, also when a signal ends the process; every write that was acknowledged is read again at the end.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+import traceback
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -26,6 +27,7 @@ from chaos.windows import WINDOWS
 EACH: Final = "each"
 TABLE: Final = Path("out/docker/kills.md")
 PAUSE_S: Final = 5.0
+PAUSE_MAX_S: Final = 3600.0
 RECOVER_WITHIN_S: Final = 120.0
 TROUBLE: Final = (NoStack, TimeoutError, AcordoError)
 """What keeps a disturbance from being judged."""
@@ -37,9 +39,14 @@ ONCE: Final = frozenset({"secret", "cockroach-init"})
 
 LOST, UNJUDGED, MISSED = 1, 2, 3
 CODES: Final = f"""\
-exit codes: 0 all is well; {LOST} an acknowledged write is lost; {UNJUDGED} it cannot be judged: there is no stack, it
-does not come back, or the engine or the cluster fails; {MISSED} a limit is missed (it is named); 128 + N ended by
-signal N, after healing. {EACH}: the first of {LOST}, {UNJUDGED}, {MISSED} that happened to any container."""
+exit codes:
+  0  every acknowledged write is there, every limit was kept
+  {LOST}  an acknowledged write is lost (it is named)
+  {UNJUDGED}  not judged: no stack, it does not come back, the engine or the cluster fails, an error of this program;
+     also wrong arguments
+  {MISSED}  a limit is missed (it is named)
+  128 + N  ended by signal N, after healing
+  {EACH}: the first of {LOST}, {UNJUDGED}, {MISSED} that happened to any container"""
 
 
 async def disturb(target: DockerTarget, script: Script, name: str, pause_s: float = PAUSE_S) -> Told:
@@ -93,7 +100,7 @@ async def each(target: DockerTarget, pause_s: float, table: Path) -> int:
     scripts |= {n: s for n, s in SCRIPTS.items() if n in KEPT or s.how != "kill"}
     for name in sorted(target.services - ONCE - {target.store}):
         limits = NOBODY_ANSWERS if name == "nginx" else READS
-        scripts[f"kill {name}"] = Script("kill", service(name), limits)
+        scripts[f"kill {name}"] = Script("kill", service(name), f"Kill {name} (SIGKILL).", limits)
     for name, script in scripts.items():
         try:
             told = await disturb(target, script, name, pause_s)
@@ -179,27 +186,52 @@ async def interruptible(work: Coroutine[Any, Any, int]) -> int:
             loop.remove_signal_handler(number)
 
 
-def main(argv: list[str]) -> int:
-    """Return the exit code, as CODES says."""
+def _parser() -> argparse.ArgumentParser:
+    """Return a subcommand for each script, so that each says what it does itself."""
+    plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="python -m chaos.docker_scripts",
-        description=__doc__,
-        epilog=CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m chaos.docker_scripts", description=__doc__, epilog=CODES, formatter_class=plain
     )
-    parser.add_argument(
-        "name", choices=[*SCRIPTS, EACH], help=f"{EACH}: every container in turn, and the table {TABLE}"
-    )
+    commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    for name, script in SCRIPTS.items():
+        what = (
+            f"{script.does}\n\nFour writers and a reader are at work meanwhile, through nginx and without retries.\n"
+            f"What is hit comes back after the pause; then every acknowledged write is read again.\n"
+            f"limits: {script.limits}"
+        )
+        _add(commands.add_parser(name, help=script.does, description=what, epilog=CODES, formatter_class=plain), script)
+    what = f"Kill every container in turn, and disturb the nodes in every other way; the table goes to {TABLE}."
+    _add(commands.add_parser(EACH, help=what, description=what, epilog=CODES, formatter_class=plain))
+    return parser
+
+
+def _add(parser: argparse.ArgumentParser, script: Script | None = None) -> None:
+    least = f", at least {script.away_s(0):g}" if script is not None and script.away_s(0) else ""
     parser.add_argument(
         "--pause",
-        type=float,
+        type=_seconds,
         default=PAUSE_S,
         metavar="S",
-        help="until it comes back; a leader stays away for at least 5 (default: %(default)g)",
+        help=f"seconds until it comes back{least} (default: %(default)g)",
     )
-    parser.add_argument("--project", help="compose project (default: COMPOSE_PROJECT_NAME or acordo)")
-    given = parser.parse_args(argv)
-    return asyncio.run(interruptible(run(DockerTarget(given.project), given.name, given.pause)))
+    parser.add_argument("--project", metavar="NAME", help="compose project (default: COMPOSE_PROJECT_NAME or acordo)")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= PAUSE_MAX_S:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {PAUSE_MAX_S:g}")
+    return seconds
+
+
+def main(argv: list[str]) -> int:
+    """Return the exit code, as CODES says. An error that nobody thought of is not 1: nothing was found to be lost."""
+    given = _parser().parse_args(argv)
+    try:
+        return asyncio.run(interruptible(run(DockerTarget(given.project), given.name, given.pause)))
+    except Exception:  # noqa: BLE001 - Python's own exit code would say that a write is lost
+        traceback.print_exc()
+        return UNJUDGED
 
 
 if __name__ == "__main__":

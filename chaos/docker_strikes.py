@@ -22,6 +22,8 @@ class Script:
 
     how: How
     choose: Callable[[DockerTarget], Awaitable[tuple[str, ...]]]
+    does: str
+    """In a sentence, for whoever calls it."""
     limits: Limits = NOTHING
 
     def away_s(self, pause_s: float) -> float:
@@ -73,14 +75,16 @@ NOBODY_ANSWERS: Final = NOTHING
 """While nginx is away, or all nodes, reads fail for as long as that."""
 
 SCRIPTS: Final[dict[str, Script]] = {
-    "kill-leader": Script("kill", _leader, LEADER),
-    "kill-follower": Script("kill", _follower, READS),
-    "partition-leader": Script("disconnect", _leader, LEADER),
-    "pause-follower": Script("pause", _follower, READS),
-    "kill-redis-master": Script("kill", _redis_master, READS),
-    "kill-sentinel": Script("kill", service("sentinel2"), READS),
-    "kill-rabbit": Script("kill", service("rabbit1"), READS),
-    "kill-database": Script("kill", _database, DATABASE),
-    "kill-nginx": Script("kill", service("nginx"), NOBODY_ANSWERS),
-    "full-restart": Script("kill", service(*NODES.values()), NOBODY_ANSWERS),
+    "kill-leader": Script("kill", _leader, "Kill the node that leads (SIGKILL).", LEADER),
+    "kill-follower": Script("kill", _follower, "Kill a node that does not lead (SIGKILL).", READS),
+    "partition-leader": Script("disconnect", _leader, "Take the node that leads off the network; it runs on.", LEADER),
+    "pause-follower": Script("pause", _follower, "Freeze a node that does not lead (cgroup freezer).", READS),
+    "kill-redis-master": Script(
+        "kill", _redis_master, "Kill the Redis that the Sentinels call master (SIGKILL).", READS
+    ),
+    "kill-sentinel": Script("kill", service("sentinel2"), "Kill a Sentinel (SIGKILL).", READS),
+    "kill-rabbit": Script("kill", service("rabbit1"), "Kill a RabbitMQ (SIGKILL).", READS),
+    "kill-database": Script("kill", _database, "Kill the database that holds the store (SIGKILL).", DATABASE),
+    "kill-nginx": Script("kill", service("nginx"), "Kill nginx (SIGKILL).", NOBODY_ANSWERS),
+    "full-restart": Script("kill", service(*NODES.values()), "Kill all three nodes at once (SIGKILL).", NOBODY_ANSWERS),
 }

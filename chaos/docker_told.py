@@ -23,6 +23,14 @@ class Limits:
     """From the container's return until writes work."""
     reads_gap_s: float | None = None
 
+    def __str__(self) -> str:
+        said = (
+            ("writes again within {:g} s of the strike", self.writes_after_s),
+            ("writes again within {:g} s of its return", self.after_healing_s),
+            ("reads never away for more than {:g} s", self.reads_gap_s),
+        )
+        return ", ".join(words.format(limit) for words, limit in said if limit is not None) or "none"
+
 
 NOTHING: Final = Limits()
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,9 @@ import pytest
 import requests
 
 from acordo.errors import NotApplied, ReadFailed
-from chaos import docker_load
+from chaos import docker_load, docker_scripts
 from chaos.docker_load import Load
-from chaos.docker_scripts import disturb, each, interruptible, run
+from chaos.docker_scripts import LOST, MISSED, UNJUDGED, disturb, each, interruptible, run
 from chaos.docker_strikes import SCRIPTS
 from chaos.docker_target import PROJECT, SERVICE, DockerTarget, EngineFailed, NoStack, NotHealed
 from chaos.docker_told import Told
@@ -455,3 +456,45 @@ async def test_a_kill_under_way_is_waited_for_before_healing() -> None:
     assert running.cancelled()
     assert engine.done == ["kill node1", "start node1"]
     assert engine.found["node1"].status == "running"
+
+
+# ----------------------------------------------------------------------------------------------------- at the terminal
+
+FILES = {path.name: path for path in (Path(docker_load.__file__).parent / "scripts").iterdir()}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_script_says_what_it_does_its_options_and_its_exit_codes(name: str) -> None:
+    """In its first lines and with --help, from any directory."""
+    file, script = FILES[name].read_text(), SCRIPTS.get(name)
+    told = subprocess.run([FILES[name], "--help"], cwd="/", capture_output=True, text=True, check=True).stdout
+    words = ["--pause", "--project"]
+    if script is not None:
+        words += [script.does, f"limits: {script.limits}"]
+        assert f'exec "$python" -m chaos.docker_scripts {name} ' in file
+        if script.away_s(0):
+            words.append(f", at least {script.away_s(0):g} ")
+    for word in words:
+        assert word in told and word in file, word
+    for code in (0, LOST, UNJUDGED, MISSED):
+        assert f"\n  {code}  " in told and f" {code} " in file.partition("# exit codes:")[2], code
+    assert os.access(FILES[name], os.X_OK)
+
+
+@pytest.mark.parametrize("words", [("kill-leader", "--pause", "-1"), ("kill-leader", "--pause", "nan"), ("no-such",)])
+def test_wrong_arguments_are_no_loss(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        docker_scripts.main(list(words))
+    assert ended.value.code == UNJUDGED
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_an_error_that_nobody_thought_of_is_no_loss(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def broken(target: DockerTarget, name: str, pause_s: float) -> int:
+        raise KeyError("unforeseen")
+
+    monkeypatch.setattr(docker_scripts, "run", broken)
+    assert docker_scripts.main(["kill-leader"]) == UNJUDGED
+    assert "unforeseen" in capsys.readouterr().err
