@@ -65,7 +65,7 @@ async def _database(target: DockerTarget) -> tuple[str, ...]:
 
 
 async def _redis_master(target: DockerTarget) -> tuple[str, ...]:
-    return (await target.redis_master() or "redis1",)
+    return (await target.redis_master(),)
 
 
 READS: Final = Limits(reads_gap_s=10)

@@ -18,7 +18,6 @@ from chaos.windows import WINDOWS
 
 PROOF_WITHIN_S: Final = 8.0
 POLL_S: Final = 0.05
-HEAL_WITHIN_S: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class Nemesis(ABC):
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     """Abilities of the target without which it cannot be tried."""
+    heal_within_s: ClassVar[float] = 30.0
 
     def __init__(self, target: Target, rng: Random) -> None:
         self.target, self.rng = target, rng
@@ -72,11 +72,19 @@ class Nemesis(ABC):
 
 
 async def inflict(nemesis: Nemesis, recorder: Recorder, seconds: float) -> Inflicted:
-    """Inflict a fault for about so long, and record it. Raises nothing but cancellation; heals in any case."""
+    """Inflict a fault for about so long, and record it. Raises nothing but cancellation; heals in any case.
+
+    One that cannot even choose whom to hit is an error of the fault, and not the end of the run.
+    """
     if (why := nemesis.missing()) is not None:
         recorder.add(Fault(nemesis.name, "skipped", recorder.clock(), (), why))
         return Inflicted(nemesis.name, (), None, skipped=why)
-    nemesis.targets = await nemesis.choose()
+    try:
+        nemesis.targets = await nemesis.choose()
+    except Exception as exc:  # noqa: BLE001 - as below: nothing was done, and the run is weak
+        error = f"choose: {exc!r}"
+        recorder.add(Fault(nemesis.name, "skipped", recorder.clock(), (), error))
+        return Inflicted(nemesis.name, (), None, error=error)
     with WINDOWS.window(nemesis.name, nemesis.targets):
         return await _inflicted(nemesis, recorder, seconds)
 
@@ -118,7 +126,7 @@ async def _proved(nemesis: Nemesis, within_s: float) -> str | None:
 
 async def _heal(nemesis: Nemesis) -> str | None:
     try:
-        async with asyncio.timeout(HEAL_WITHIN_S):
+        async with asyncio.timeout(nemesis.heal_within_s):
             await nemesis.heal()
     except Exception as exc:  # noqa: BLE001 - told in the record; the target's own exit heals again
         return f"heal: {exc!r}"

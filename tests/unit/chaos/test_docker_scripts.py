@@ -22,8 +22,9 @@ from chaos import docker_load, docker_scripts
 from chaos.docker_load import Load
 from chaos.docker_scripts import LOST, MISSED, UNJUDGED, disturb, each, interruptible, run
 from chaos.docker_strikes import SCRIPTS
-from chaos.docker_target import PROJECT, SERVICE, DockerTarget, EngineFailed, NoStack, NotHealed
+from chaos.docker_target import DockerTarget, EngineFailed, NoStack, NotHealed
 from chaos.docker_told import Told
+from tests.unit.chaos.fake_engine import FakeEngine, over
 from tests.unit.coordinator import virtual
 
 
@@ -339,58 +340,6 @@ async def test_after_a_signal_nobody_else_is_struck_though_healing_fails(
 # ------------------------------------------------------------------------------------------------------ over an engine
 
 
-class FakeContainer:
-    """What the engine's library shows of one container."""
-
-    def __init__(self, service: str, engine: FakeEngine) -> None:
-        self.id = self.name = service
-        self.engine, self.status = engine, "running"
-        self.labels = {SERVICE: service, PROJECT: "acordo"}
-        self.attrs: dict[str, Any] = {
-            "NetworkSettings": {"Networks": {"acordo_default": {}}},
-            "HostConfig": {"RestartPolicy": {"Name": "unless-stopped"}},
-        }
-
-    def kill(self) -> None:
-        self.engine.do("kill", self.id)
-        self.status = "exited"
-
-    def start(self) -> None:
-        self.engine.do("start", self.id)
-        self.status = "running"
-
-
-class FakeEngine:
-    """An engine that fails, or waits, where the test says so."""
-
-    def __init__(self, *services: str) -> None:
-        self.found = {s: FakeContainer(s, self) for s in services}
-        self.containers = SimpleNamespace(list=lambda **how: list(self.found.values()))
-        self.api = SimpleNamespace(disconnect_container_from_network=self.cut)
-        self.networks = SimpleNamespace(list=lambda **how: [])
-        self.done: list[str] = []
-        self.fails: dict[str, Exception] = {}
-        self.meanwhile: Callable[[], object] = lambda: None
-
-    def do(self, what: str, service: str) -> None:
-        self.meanwhile()
-        self.done.append(f"{what} {service}")
-        if f"{what} {service}" in self.fails:
-            raise self.fails[f"{what} {service}"]
-
-    def cut(self, service: str, network: str, force: bool) -> None:
-        self.do("cut", service)
-        self.found[service].attrs["NetworkSettings"]["Networks"] = {}
-
-    def close(self) -> None: ...
-
-
-def over(engine: FakeEngine) -> DockerTarget:
-    target = DockerTarget("acordo")
-    target.docker = engine
-    return target
-
-
 async def test_the_strike_begins_before_the_engine_is_asked_and_after_the_look_up() -> None:
     loop, engine = asyncio.get_running_loop(), FakeEngine("node1", "node2")
     times: dict[str, float] = {}
@@ -428,6 +377,7 @@ async def test_one_that_cannot_be_healed_keeps_no_other_down(capsys: pytest.Capt
 async def test_who_cannot_be_put_back_on_the_network_is_not_healed() -> None:
     engine = FakeEngine("node1")
     engine.found["node1"].attrs["NetworkSettings"]["Networks"] = {}
+    engine.fails["connect node1"] = docker.errors.APIError("address in use")
     with pytest.raises(NotHealed):
         await over(engine).heal_each(["node1"])
 
