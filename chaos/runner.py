@@ -52,7 +52,7 @@ FINAL_KEYS_MAX: Final = 600
 """Keys read through every node at every level at the end; a longer run draws as many by its seed."""
 TRAFFIC_MIN: Final = 40
 """Operations that took effect, per workload, below which a run proves nothing; long runs need as many per minute."""
-FINISH_WITHIN_S: Final = 90.0
+FINISH_WITHIN_S: Final = 180.0
 TOLD_MAX: Final = 3
 """Undecided findings of one checker that are told one by one."""
 BASE_PORT: Final = 23000
