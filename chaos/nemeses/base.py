@@ -13,11 +13,13 @@ from typing import ClassVar, Final
 
 from chaos.history import Fault
 from chaos.recorder import Recorder
-from chaos.targets import Target
+from chaos.targets import Target, until
 from chaos.windows import WINDOWS
 
 PROOF_WITHIN_S: Final = 8.0
 POLL_S: Final = 0.05
+LEADER_WITHIN_S: Final = 3.0
+"""For an election to end, or an answer to come: a fault of the leader must not hit somebody else by chance."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +135,28 @@ async def _heal(nemesis: Nemesis) -> str | None:
     return None
 
 
+async def leader_within(target: Target, within_s: float) -> str | None:
+    """Return who leads as soon as somebody does, None when nobody does in time."""
+    found: str | None = None
+
+    async def known() -> bool:
+        nonlocal found
+        found = await target.leader()
+        return found is not None
+
+    await until(known, within_s)
+    return found
+
+
 async def some(target: Target, rng: Random, whom: str) -> tuple[str, ...]:
-    """Return nodes by role: leader, follower, one, minority, majority, all. Without a leader any node stands for it."""
+    """Return nodes by role: leader, follower, one, minority, majority, all.
+
+    Where nobody leads even after LEADER_WITHIN_S any node stands for the leader: so it is while another fault holds.
+    """
     nodes = list(target.nodes)
-    leader = await target.leader() or rng.choice(nodes)
+    leader = ""
+    if whom in {"leader", "follower"}:
+        leader = await leader_within(target, LEADER_WITHIN_S) or rng.choice(nodes)
     others = [n for n in nodes if n != leader]
     minority = (len(nodes) - 1) // 2
     match whom:

@@ -47,6 +47,7 @@ def engine(*, start: bool) -> Iterator[str]:
     if os.geteuid() != 0:
         raise NoEngine("no Docker engine answers, and starting one takes root")
     _install()
+    former = {name: value for name, value in os.environ.items() if name == "DOCKER_HOST"}
     with tempfile.TemporaryDirectory(prefix="acordo-docker-", ignore_cleanup_errors=True) as folder:
         url = f"unix://{folder}/docker.sock"
         with Path(folder, "log").open("wb") as log:
@@ -66,6 +67,7 @@ def engine(*, start: bool) -> Iterator[str]:
             yield url
         finally:
             os.environ.pop("DOCKER_HOST", None)
+            os.environ.update(former)
             process.terminate()
             try:
                 process.wait(60)
