@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
+from typing import Final
 
 from chaos import check, failover, run, teeth
 
+CRASHED: Final = 3
+"""Exit code of an error that nobody thought of. Python's own, 1, would say that an anomaly was found."""
+
 
 def main(argv: list[str] | None = None) -> int:
+    """Return the command's exit code, or CRASHED after a traceback."""
     parser = argparse.ArgumentParser(prog="python -m chaos", description="disturb a cluster and judge what clients saw")
     commands = parser.add_subparsers(dest="command", required=True)
     check.add_arguments(
@@ -24,6 +30,14 @@ def main(argv: list[str] | None = None) -> int:
         )
     )
     args = parser.parse_args(argv)
+    try:
+        return _done(args)
+    except Exception:  # noqa: BLE001 - see CRASHED
+        traceback.print_exc()
+        return CRASHED
+
+
+def _done(args: argparse.Namespace) -> int:
     match args.command:
         case "check":
             return check.main(args)

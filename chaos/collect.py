@@ -20,8 +20,10 @@ from chaos.history import Lookup, Operation, Seen
 from chaos.recorder import Recorder
 
 LOOKUP_TIMEOUT_S: Final = 20.0
+LOOKUP_ROUNDS: Final = 3
+"""What could not be said the first time is asked again: a store may have just come back."""
 READ_TIMEOUT_S: Final = 15.0
-QUIET_S: Final = 30.0
+QUIET_S: Final = 60.0
 """How long members may take to settle the same once nobody writes."""
 PARALLEL: Final = 16
 POLL_S: Final = 0.2
@@ -32,28 +34,29 @@ async def look_up(client: Client, unknown: Iterable[Operation], recorder: Record
 
     A look-up of what nobody knows cancels it, so that it never takes effect later.
     """
-    left = 0
     gate = asyncio.Semaphore(PARALLEL)
+    left = dict.fromkeys(o.op_id for o in unknown if o.outcome == "info" and o.op_id is not None)
 
     async def one(op_id: str) -> None:
-        nonlocal left
         async with gate:
             try:
                 found = await client.operation(op_id, timeout_s=LOOKUP_TIMEOUT_S)
             except AcordoError:
-                left += 1
                 return
         now = recorder.clock()
         match found.outcome:
             case "applied" | "refused" | "expired" as answer:
                 recorder.add(Lookup(op_id, answer, now, found.revision or None, branch=found.branch))
-            case _:
-                left += 1
+                del left[op_id]
 
-    async with asyncio.TaskGroup() as tasks:
-        for op_id in dict.fromkeys(o.op_id for o in unknown if o.outcome == "info" and o.op_id is not None):
-            tasks.create_task(one(op_id))
-    return left
+    for _ in range(LOOKUP_ROUNDS):
+        async with asyncio.TaskGroup() as tasks:
+            for op_id in tuple(left):
+                tasks.create_task(one(op_id))
+        if not left:
+            break
+        await asyncio.sleep(POLL_S)
+    return len(left)
 
 
 async def write_ledger(client: Client, path: Path) -> int:

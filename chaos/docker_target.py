@@ -31,6 +31,8 @@ SERVICE: Final = "com.docker.compose.service"
 NODES: Final = {"n1": "node1", "n2": "node2", "n3": "node3"}
 STORES: Final = ("postgres", "cockroach", "cockroach1")
 STOP_S: Final = 30
+MASTER_WITHIN_S: Final = 30.0
+"""For a fail-over under way to end."""
 ENGINE_TIMEOUT_S: Final = 60
 """Of one call to the engine."""
 ENGINE_ERRORS: Final = (
@@ -149,17 +151,25 @@ class DockerTarget:
             return await asyncio.to_thread(gateway, self.docker)
         return "127.0.0.1"
 
-    async def redis_master(self) -> str | None:
-        """Return the service that the Sentinels call master."""
-        for sentinel in ("sentinel1", "sentinel2", "sentinel3"):
-            with contextlib.suppress(NoStack):
-                told = await self.execute(
-                    sentinel, ["redis-cli", "-p", "26379", "sentinel", "get-master-addr-by-name", "acordo"]
-                )
-                name = told.split()[0] if told.split() else ""
-                if name in self.services:
-                    return name
-        return None
+    async def redis_master(self) -> str:
+        """Return the service that a Sentinel calls master. Raises NoStack when none does within MASTER_WITHIN_S."""
+        found = ""
+
+        async def named() -> bool:
+            nonlocal found
+            for sentinel in ("sentinel1", "sentinel2", "sentinel3"):
+                with contextlib.suppress(NoStack):
+                    told = await self.execute(
+                        sentinel, ["redis-cli", "-p", "26379", "sentinel", "get-master-addr-by-name", "acordo"]
+                    )
+                    found = told.split()[0] if told.split() else ""
+                    if found in self.services:
+                        return True
+            return False
+
+        if not await until(named, MASTER_WITHIN_S):
+            raise NoStack(f"no Sentinel names a Redis of this stack as master within {MASTER_WITHIN_S:g} s")
+        return found
 
     # ------------------------------------------------------------------------------------- what can be done to it
 
@@ -172,6 +182,10 @@ class DockerTarget:
     async def state(self, service: str) -> str:
         """Return the engine's word for its state: running, paused, exited, …"""
         return str((await self._container(service)).status)
+
+    async def started_at(self, service: str) -> str:
+        """Return when it was started last, as the engine says it."""
+        return str((await self._container(service)).attrs["State"]["StartedAt"])
 
     async def connected(self, service: str) -> bool:
         """Say whether it has an address in any network."""
@@ -229,20 +243,23 @@ class DockerTarget:
         )
 
     async def heal_each(self, services: Iterable[str]) -> None:
-        """Heal each of them, whatever becomes of the others.
+        """Heal all of them at once, each whatever becomes of the others.
 
         Says each failure on stderr when it happens. Raises NotHealed at the end, with all of them.
         """
         wrong = []
-        for service in services:
+
+        async def one(service: str) -> None:
             try:
                 await self.heal(service)
             except NoStack as exc:
                 wrong.append(service)
                 with contextlib.suppress(OSError):  # a terminal that is gone must not end the healing
                     print(f"error: {service} is not healed: {exc}", file=sys.stderr, flush=True)
+
+        await asyncio.gather(*(one(service) for service in services))
         if wrong:
-            raise NotHealed(f"not healed, look after them: {', '.join(wrong)}")
+            raise NotHealed(f"not healed, look after them: {', '.join(sorted(wrong))}")
 
     async def heal(self, service: str) -> None:
         """Start, unpause and connect one container."""

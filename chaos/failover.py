@@ -139,12 +139,13 @@ async def _measure(args: argparse.Namespace) -> list[Gap]:
 
                 async def another(old: str = leader, since: float = at) -> bool:
                     now = await target.leader()
-                    return now not in (None, old) and acknowledged[-1] > since + 0.2
+                    return now not in (None, old) and acknowledged[-1:] > [since + 0.2]
 
                 if not await until(another, WITHIN_S):
                     break
                 await asyncio.sleep(STEADY_S)
-                around = [t for t in acknowledged if t > at - 1.0]
+                # Now ends a gap as well: writes may have stopped once more.
+                around = [*(t for t in acknowledged if t > at - 1.0), time.monotonic()]
                 rate = float(sum(t <= at for t in around))
                 gaps.append(Gap(leader, await target.leader(), max(b - a for a, b in pairwise(around)), rate))
                 print(f"kill {kill + 1:>3}: {leader} → {gaps[-1].then}  {gaps[-1].gap_s:.2f} s", flush=True)

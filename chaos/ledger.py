@@ -49,6 +49,8 @@ class Ledger:
     """The rows from some `seq` on, in order."""
 
     rows: tuple[Row, ...] = field(default=())
+    read: bool = True
+    """False: it could not be had, so nothing follows from what it lacks."""
 
     @cached_property
     def entries(self) -> dict[int, Entry]:
@@ -83,7 +85,7 @@ class Ledger:
     @property
     def whole(self) -> bool:
         """Say whether it reaches back to the beginning, so that what it lacks never happened."""
-        return not self.rows or self.rows[0].seq == 1
+        return self.read and (not self.rows or self.rows[0].seq == 1)
 
 
 def roll(before: bytes, op_id: str, body_hash: bytes) -> bytes:

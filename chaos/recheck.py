@@ -126,6 +126,7 @@ def _checkers(run: Run, operations: Sequence[Operation], initial: Any) -> dict[s
     def registers() -> list[Operation]:
         return [o for o in of("register") if o.op in REGISTER_OPS] if _mixed(operations) else of("register")
 
+    told = ledger or Ledger(read=False)
     settings = run.history.header.settings if run.history.header is not None else {}
     watched = run.history.watched
     return {
@@ -137,14 +138,14 @@ def _checkers(run: Run, operations: Sequence[Operation], initial: Any) -> dict[s
         "append": lambda: append.check(of("append")),
         "bank": lambda: _bank(of("bank"), settings.get("bank")),
         "counter": lambda: counter.check(of("counter")),
-        "watch": lambda: watch.check([w for w in watched if w.channel == "watch"], ledger or Ledger(), operations),
+        "watch": lambda: watch.check([w for w in watched if w.channel == "watch"], told, operations),
         "session": lambda: session.check(of("session")),
         "stale": lambda: staleness.check(of("stale")),
         "lock": lambda: lock.check(of("lock")),
-        "ledger": lambda: ledger_checker.check(ledger or Ledger(), operations, run.history.lookups),
+        "ledger": lambda: ledger_checker.check(told, operations, run.history.lookups),
         "members": lambda: members.check(run.history.seen),
         "convergence": lambda: convergence.check(
-            run.evidence or Evidence(), ledger or Ledger(), operations, [w for w in watched if w.channel == "broker"]
+            run.evidence or Evidence(), told, operations, [w for w in watched if w.channel == "broker"]
         ),
     }
 

@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pause", type=float, default=0.01, metavar="S", help="mean pause of a client (%(default)g)")
     parser.add_argument("--hot", type=int, default=0, metavar="KEYS", help="register: so few keys, read back at once")
-    parser.add_argument("--operations", type=int, default=0, help="go on until so many (at most 3 times --time)")
+    parser.add_argument(
+        "--operations", type=int, default=0, help="go on until so many took effect (at most 3 times --time)"
+    )
     parser.add_argument("--faults", type=int, default=0, help="go on until so many bit (at most 3 times --time)")
     parser.add_argument("--nodes", type=int, default=3, help="nodes of a local cluster (default: %(default)s)")
     parser.add_argument(
@@ -57,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Return 0 no anomaly, 1 anomaly, 2 weak (also: the target or an argument is unfit)."""
+    """Return 0 no anomaly, 1 anomaly, 2 weak (also: the target or an argument is unfit). An error is CRASHED, 3."""
     try:
         plan = _plan(args)
     except ValueError as exc:

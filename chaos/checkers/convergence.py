@@ -63,7 +63,10 @@ def check(
         *_members(evidence, ledger),
         *_reads(evidence, ledger, list(operations)),
     ]
-    if evidence.broker:
+    if not ledger.read:
+        why = "the ledger could not be read: members and reads are held against each other alone"
+        findings.append(Finding("no_ledger", why, Verdict.UNKNOWN))
+    elif evidence.broker:
         findings += _broker(ledger, broker, wiped=evidence.wiped)
     figures = {"members": len(evidence.members), "reads": len(evidence.reads), "rows": len(ledger.rows)}
     return Judgement("convergence", tuple(findings), len(evidence.members) + len(evidence.reads), figures)

@@ -51,6 +51,9 @@ class _Truth:
 
 def check(watched: Iterable[Watched], ledger: Ledger, operations: Iterable[Operation] = ()) -> Judgement:
     """Judge every watcher. Acknowledged `operations` say which value each revision wrote."""
+    if not ledger.read:
+        why = "the ledger could not be read: nobody knows what watchers should have been told"
+        return Judgement("watch", (Finding("no_ledger", why, Verdict.UNKNOWN),))
     contents: dict[tuple[int, str], tuple[Any, Operation]] = {}
     for o in operations:
         if o.outcome == "ok" and o.result is not False and o.revision is not None:
@@ -83,6 +86,8 @@ def _watcher(watcher: str, mine: Sequence[Watched], truth: _Truth) -> list[Findi
             stream.events = _without_repeats(stream.events)
         findings += _one(stream, truth)
         reached = max([reached, stream.after or 0, *(w.revision or 0 for w in stream.events)])
+    if target is not None and not streams:
+        findings.append(_found("behind", watcher, f"was never connected, and was due up to {target}", Verdict.UNKNOWN))
     if target is not None and streams:
         missing = truth.between(reached, target, streams[-1].prefix)
         if missing:

@@ -13,12 +13,13 @@ from typing import ClassVar, Final
 
 from chaos.history import Fault
 from chaos.recorder import Recorder
-from chaos.targets import Target
+from chaos.targets import Target, until
 from chaos.windows import WINDOWS
 
 PROOF_WITHIN_S: Final = 8.0
 POLL_S: Final = 0.05
-HEAL_WITHIN_S: Final = 30.0
+LEADER_WITHIN_S: Final = 3.0
+"""For an election to end, or an answer to come: a fault of the leader must not hit somebody else by chance."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Nemesis(ABC):
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     """Abilities of the target without which it cannot be tried."""
+    heal_within_s: ClassVar[float] = 30.0
 
     def __init__(self, target: Target, rng: Random) -> None:
         self.target, self.rng = target, rng
@@ -72,11 +74,19 @@ class Nemesis(ABC):
 
 
 async def inflict(nemesis: Nemesis, recorder: Recorder, seconds: float) -> Inflicted:
-    """Inflict a fault for about so long, and record it. Raises nothing but cancellation; heals in any case."""
+    """Inflict a fault for about so long, and record it. Raises nothing but cancellation; heals in any case.
+
+    One that cannot even choose whom to hit is an error of the fault, and not the end of the run.
+    """
     if (why := nemesis.missing()) is not None:
         recorder.add(Fault(nemesis.name, "skipped", recorder.clock(), (), why))
         return Inflicted(nemesis.name, (), None, skipped=why)
-    nemesis.targets = await nemesis.choose()
+    try:
+        nemesis.targets = await nemesis.choose()
+    except Exception as exc:  # noqa: BLE001 - as below: nothing was done, and the run is weak
+        error = f"choose: {exc!r}"
+        recorder.add(Fault(nemesis.name, "skipped", recorder.clock(), (), error))
+        return Inflicted(nemesis.name, (), None, error=error)
     with WINDOWS.window(nemesis.name, nemesis.targets):
         return await _inflicted(nemesis, recorder, seconds)
 
@@ -118,17 +128,35 @@ async def _proved(nemesis: Nemesis, within_s: float) -> str | None:
 
 async def _heal(nemesis: Nemesis) -> str | None:
     try:
-        async with asyncio.timeout(HEAL_WITHIN_S):
+        async with asyncio.timeout(nemesis.heal_within_s):
             await nemesis.heal()
     except Exception as exc:  # noqa: BLE001 - told in the record; the target's own exit heals again
         return f"heal: {exc!r}"
     return None
 
 
+async def leader_within(target: Target, within_s: float) -> str | None:
+    """Return who leads as soon as somebody does, None when nobody does in time."""
+    found: str | None = None
+
+    async def known() -> bool:
+        nonlocal found
+        found = await target.leader()
+        return found is not None
+
+    await until(known, within_s)
+    return found
+
+
 async def some(target: Target, rng: Random, whom: str) -> tuple[str, ...]:
-    """Return nodes by role: leader, follower, one, minority, majority, all. Without a leader any node stands for it."""
+    """Return nodes by role: leader, follower, one, minority, majority, all.
+
+    Where nobody leads even after LEADER_WITHIN_S any node stands for the leader: so it is while another fault holds.
+    """
     nodes = list(target.nodes)
-    leader = await target.leader() or rng.choice(nodes)
+    leader = ""
+    if whom in {"leader", "follower"}:
+        leader = await leader_within(target, LEADER_WITHIN_S) or rng.choice(nodes)
     others = [n for n in nodes if n != leader]
     minority = (len(nodes) - 1) // 2
     match whom:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from random import Random
 from typing import ClassVar, Final
 
@@ -15,6 +16,8 @@ class _OnContainers(Nemesis):
     """`whom`: a role of nodes, or "service:…" with the services it chooses one of, or "store" / "redis-master"."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"containers"})
+    heal_within_s: ClassVar[float] = 120.0
+    """A busy engine takes seconds for each call."""
     whom: ClassVar[str] = "one"
 
     def __init__(self, target: Target, rng: Random) -> None:
@@ -44,22 +47,20 @@ class _OnContainers(Nemesis):
             case "store":
                 chosen = (self.stack.store or "",)
             case "redis-master":
-                chosen = (await self.stack.redis_master() or "redis1",)
+                chosen = (await self.stack.redis_master(),)
             case whom if whom.startswith("service:"):
                 chosen = (self.rng.choice(self._there()),)
             case _:
                 chosen = tuple(NODES[n] for n in await some(self.target, self.rng, self.whom))
         return chosen
 
-    async def _each_is(self, *states: str) -> str | None:
+    async def _each_is(self, wanted: str) -> str | None:
         found = {s: await self.stack.state(s) for s in self.targets}
-        if any(state not in states for state in found.values()):
-            return None
-        return ", ".join(f"{s} {state}" for s, state in found.items())
+        return _all(f"{s} {state}" if state == wanted else None for s, state in found.items())
 
     async def heal(self) -> None:
-        for service in self.targets:
-            await self.stack.heal(service)
+        """Heal all of them. Raises NotHealed with those that could not be, after the others were."""
+        await self.stack.heal_each(self.targets)
 
 
 class _Kill(_OnContainers):
@@ -89,22 +90,17 @@ class _Disconnect(_OnContainers):
         await asyncio.gather(*(self.stack.disconnect(s) for s in self.targets))
 
     async def proof(self) -> str | None:
-        if any([await self.stack.connected(s) for s in self.targets]):
-            return None
-        return ", ".join(f"{s} without network" for s in self.targets)
+        cut = {s: not await self.stack.connected(s) for s in self.targets}
+        return _all(f"{s} without network" if gone else None for s, gone in cut.items())
 
 
 class _Restart(_OnContainers):
-    """Stopped as an operator does it (SIGTERM, then the grace period), and started at once."""
+    """Stopped as an operator does it (SIGTERM, then the grace period), one after another, and started at once."""
 
     async def choose(self) -> tuple[str, ...]:
         chosen = await super().choose()
-        self.started_at = {s: await self._started(s) for s in chosen}
+        self.started_at = {s: await self.stack.started_at(s) for s in chosen}
         return chosen
-
-    async def _started(self, service: str) -> str:
-        found = (await asyncio.to_thread(self.stack._containers))[service]
-        return str(found.attrs["State"]["StartedAt"])
 
     async def start(self) -> None:
         """The steps are taken while it holds."""
@@ -115,10 +111,14 @@ class _Restart(_OnContainers):
         await asyncio.sleep(seconds)
 
     async def proof(self) -> str | None:
-        now = {s: await self._started(s) for s in self.targets}
-        if any(now[s] == self.started_at[s] for s in self.targets):
-            return None
-        return ", ".join(f"{s} runs since {now[s]}" for s in self.targets)
+        now = {s: await self.stack.started_at(s) for s in self.targets}
+        return _all(f"{s} runs since {now[s]}" if now[s] != self.started_at[s] else None for s in self.targets)
+
+
+def _all(proofs: Iterable[str | None]) -> str | None:
+    """Join the proofs; None when one is missing, or nobody was hit."""
+    told = list(proofs)
+    return None if None in told or not told else ", ".join(p for p in told if p is not None)
 
 
 _WHOM: Final = {

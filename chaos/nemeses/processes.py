@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import ClassVar, Final
 
-from chaos.nemeses.base import Nemesis, some
+from chaos.nemeses.base import Nemesis, leader_within, some
 from chaos.targets import Processes, Target, until
 
 READY_WITHIN_S: Final = 30.0
@@ -154,9 +154,10 @@ class StaggeredRestart(_OnProcesses):
             await asyncio.sleep(self.rng.uniform(*GAP_S))
         await asyncio.sleep(seconds)
         # Whoever leads now goes, as the late riser comes: it must not win with what it has.
-        leader = await self.target.leader()
-        if leader is not None:
-            await self.processes.kill(leader)
+        leader = await leader_within(self.target, READY_WITHIN_S)
+        if leader is None:
+            raise TimeoutError(f"nobody led within {READY_WITHIN_S:g} s after a majority was started")
+        await self.processes.kill(leader)
         for node in order[majority:]:
             self.processes.start(node)
             await asyncio.sleep(self.rng.uniform(*GAP_S))

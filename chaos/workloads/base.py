@@ -52,7 +52,7 @@ class Load:
     """How much load, where to, and from which seed."""
 
     urls: tuple[str, ...]
-    """One per node."""
+    """One per node, and the balancer's where there is one."""
     seed: int
     prefix: str
     """Every key begins so: unique to the run, so that an earlier one leaves no values behind."""

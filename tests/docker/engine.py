@@ -23,6 +23,7 @@ from tests.servers.process import free_port, wait_until
 ROOT: Final = Path(__file__).parent.parent.parent
 PROJECT: Final = f"acordotest{os.getpid()}"
 UP_TIMEOUT_S: Final = 600
+ENGINE_WITHIN_S: Final = 120.0
 PORTS: Final = ("HTTP", "NODE1", "NODE2", "NODE3", "PROMETHEUS", "RABBITMQ")
 
 
@@ -31,8 +32,8 @@ class NoEngine(Exception):
 
 
 @contextlib.contextmanager
-def engine() -> Iterator[str]:
-    """Yield the URL of an engine: the one that answers, else a private one. Raises NoEngine."""
+def engine(*, start: bool) -> Iterator[str]:
+    """Yield the URL of an engine: the one that answers, else, with `start`, a private one. Raises NoEngine."""
     try:
         client: Any = docker.from_env(timeout=10)
         client.ping()
@@ -41,9 +42,12 @@ def engine() -> Iterator[str]:
         return
     except docker.errors.DockerException:
         pass
+    if not start:
+        raise NoEngine("no Docker engine answers; `make test-stack` installs and starts one")
     if os.geteuid() != 0:
         raise NoEngine("no Docker engine answers, and starting one takes root")
     _install()
+    former = {name: value for name, value in os.environ.items() if name == "DOCKER_HOST"}
     with tempfile.TemporaryDirectory(prefix="acordo-docker-", ignore_cleanup_errors=True) as folder:
         url = f"unix://{folder}/docker.sock"
         with Path(folder, "log").open("wb") as log:
@@ -53,13 +57,17 @@ def engine() -> Iterator[str]:
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         try:
-            wait_until(lambda: process.poll() is not None or _answers(url), "dockerd")
+            try:
+                wait_until(lambda: process.poll() is not None or _answers(url), "dockerd", timeout_s=ENGINE_WITHIN_S)
+            except TimeoutError as exc:
+                raise NoEngine(f"dockerd does not answer: {Path(folder, 'log').read_text()[-500:]}") from exc
             if process.poll() is not None:
                 raise NoEngine(f"dockerd does not run here: {Path(folder, 'log').read_text()[-500:]}")
             os.environ["DOCKER_HOST"] = url
             yield url
         finally:
             os.environ.pop("DOCKER_HOST", None)
+            os.environ.update(former)
             process.terminate()
             try:
                 process.wait(60)

@@ -13,7 +13,7 @@ from chaos import recheck
 from chaos.__main__ import main
 from chaos.checkers.convergence import Evidence
 from chaos.checkers.verdict import Verdict
-from chaos.history import Lookup, Operation, Record, dump
+from chaos.history import Lookup, Operation, Record, Watched, dump
 from chaos.ledger import Ledger
 from tests.unit.chaos.ideal import Ideal
 from tests.unit.chaos.test_planted_anomalies import evidence
@@ -97,6 +97,26 @@ def test_a_whole_run_is_judged_by_every_checker_that_it_calls_for(tmp_path: Path
     ]  # fmt: skip
     assert {j.checker: j.findings[:1] for j in judged if j.verdict is not Verdict.OK} == {}
     assert main(["check", str(tmp_path)]) == 0
+
+
+def test_without_the_ledger_what_it_would_say_is_undecided_and_nothing_is_accused(tmp_path: Path) -> None:
+    """A ledger that could not be read lacks everything: that says nothing of watchers, subscribers and final reads."""
+    one = Ideal(Random(1))
+    found = workload("register", one.register())
+    seen = one.watched("w", "r")
+    broker = [msgspec.structs.replace(w, watcher="broker", channel="broker") for w in seen if isinstance(w, Watched)]
+    last = Operation("w", "put", "ok", 1 << 60, (1 << 60) + 1, key="r/x", value="1", workload="watch")
+    final = msgspec.structs.replace(evidence(one), broker=True)
+    write_run(tmp_path, [*found, *seen, *broker, last], None, final)
+    judged = {j.checker: j for j in recheck.judge(recheck.open_run(tmp_path))}
+    assert "ledger" not in judged
+    for name in ("watch", "convergence"):
+        assert judged[name].verdict is Verdict.UNKNOWN
+        assert "no_ledger" in [f.anomaly for f in judged[name].findings]
+    differ = [msgspec.structs.replace(r, value="other") if n == 0 else r for n, r in enumerate(final.reads)]
+    write_run(tmp_path, [*found], None, msgspec.structs.replace(final, reads=tuple(differ)))
+    (judgement,) = recheck.judge(recheck.open_run(tmp_path), models=["convergence"])
+    assert "reads_differ" in judgement.anomalies, "nodes are still held against each other"
 
 
 def test_lookups_are_judged_as_well(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,13 @@ import pytest
 import requests
 
 from acordo.errors import NotApplied, ReadFailed
-from chaos import docker_scripts
-from chaos.docker_scripts import SCRIPTS, Load, Told, disturb, each, interruptible, run
-from chaos.docker_target import PROJECT, SERVICE, DockerTarget, EngineFailed, NoStack, NotHealed
+from chaos import docker_load, docker_scripts
+from chaos.docker_load import Load
+from chaos.docker_scripts import LOST, MISSED, UNJUDGED, disturb, each, interruptible, run
+from chaos.docker_strikes import SCRIPTS
+from chaos.docker_target import DockerTarget, EngineFailed, NoStack, NotHealed
+from chaos.docker_told import Told
+from tests.unit.chaos.fake_engine import FakeEngine, over
 from tests.unit.coordinator import virtual
 
 
@@ -124,7 +129,7 @@ class FakeStack:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     FakeClient.cluster = FakeCluster()
-    monkeypatch.setattr(docker_scripts, "Client", FakeClient)
+    monkeypatch.setattr(docker_load, "Client", FakeClient)
     return FakeClient.cluster
 
 
@@ -134,12 +139,12 @@ def disturbed(stack: Any, name: str = "kill-leader", pause_s: float = 5.0) -> To
 
 def test_what_was_acknowledged_before_an_outage_is_read_again_after_it(cluster: FakeCluster) -> None:
     told = disturbed(FakeStack(cluster, outage_s=60), pause_s=60)
-    assert told.before >= docker_scripts.WARM_UP
+    assert told.before >= docker_load.WARM_UP
     assert told.acked > told.before and told.lost == []
     assert told.failed["write: NotApplied"] > 1000, "the outage was felt"
     assert len(cluster.puts) == len(set(cluster.puts)), "no key is written twice"
     assert len(cluster.puts) < 10_000
-    assert 1 < cluster.reading_most <= docker_scripts.READ_BACK_AT_ONCE
+    assert 1 < cluster.reading_most <= docker_load.READ_BACK_AT_ONCE
 
 
 def test_a_write_from_before_the_strike_that_is_gone_is_lost(cluster: FakeCluster) -> None:
@@ -173,7 +178,7 @@ def test_writers_slow_down_so_that_an_hour_leaves_few_keys(cluster: FakeCluster)
         await load
 
     virtual.run(story, limit_s=4000)
-    assert len(cluster.puts) <= docker_scripts.WRITERS * (docker_scripts.QUICK + 3600)
+    assert len(cluster.puts) <= docker_load.WRITERS * (docker_load.QUICK + 3600)
 
 
 def test_an_attempt_that_hangs_keeps_no_other_from_being_made() -> None:
@@ -186,7 +191,7 @@ def test_an_attempt_that_hangs_keeps_no_other_from_being_made() -> None:
     async def story() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().call_later(10, stop.set)
-        await docker_scripts._paced(hang, stop)
+        await docker_load._paced(hang, stop)
 
     virtual.run(story)
     assert len(begun) > 90
@@ -308,8 +313,8 @@ async def test_a_signal_heals_and_then_ends(
     def strike(whom: tuple[str, ...]) -> None:
         asyncio.get_running_loop().call_later(0.2, os.kill, os.getpid(), number)
 
-    monkeypatch.setattr(docker_scripts, "WARM_UP", 1)
-    monkeypatch.setattr(docker_scripts, "WARM_UP_LEAST", 1)
+    monkeypatch.setattr(docker_load, "WARM_UP", 1)
+    monkeypatch.setattr(docker_load, "WARM_UP_LEAST", 1)
     stack: Any = FakeStack(cluster, strike=strike)
     assert await interruptible(run(stack, "kill-leader", 600)) == 128 + number
     assert stack.healed == ["node1", "all"]
@@ -324,8 +329,8 @@ async def test_after_a_signal_nobody_else_is_struck_though_healing_fails(
     def strike(whom: tuple[str, ...]) -> None:
         asyncio.get_running_loop().call_later(0.2, os.kill, os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(docker_scripts, "WARM_UP", 1)
-    monkeypatch.setattr(docker_scripts, "WARM_UP_LEAST", 1)
+    monkeypatch.setattr(docker_load, "WARM_UP", 1)
+    monkeypatch.setattr(docker_load, "WARM_UP_LEAST", 1)
     stack: Any = FakeStack(cluster, strike=strike)
     stack.heal_each = heal_each
     assert await interruptible(run(stack, "each", 600, tmp_path / "t")) == 2
@@ -333,58 +338,6 @@ async def test_after_a_signal_nobody_else_is_struck_though_healing_fails(
 
 
 # ------------------------------------------------------------------------------------------------------ over an engine
-
-
-class FakeContainer:
-    """What the engine's library shows of one container."""
-
-    def __init__(self, service: str, engine: FakeEngine) -> None:
-        self.id = self.name = service
-        self.engine, self.status = engine, "running"
-        self.labels = {SERVICE: service, PROJECT: "acordo"}
-        self.attrs: dict[str, Any] = {
-            "NetworkSettings": {"Networks": {"acordo_default": {}}},
-            "HostConfig": {"RestartPolicy": {"Name": "unless-stopped"}},
-        }
-
-    def kill(self) -> None:
-        self.engine.do("kill", self.id)
-        self.status = "exited"
-
-    def start(self) -> None:
-        self.engine.do("start", self.id)
-        self.status = "running"
-
-
-class FakeEngine:
-    """An engine that fails, or waits, where the test says so."""
-
-    def __init__(self, *services: str) -> None:
-        self.found = {s: FakeContainer(s, self) for s in services}
-        self.containers = SimpleNamespace(list=lambda **how: list(self.found.values()))
-        self.api = SimpleNamespace(disconnect_container_from_network=self.cut)
-        self.networks = SimpleNamespace(list=lambda **how: [])
-        self.done: list[str] = []
-        self.fails: dict[str, Exception] = {}
-        self.meanwhile: Callable[[], object] = lambda: None
-
-    def do(self, what: str, service: str) -> None:
-        self.meanwhile()
-        self.done.append(f"{what} {service}")
-        if f"{what} {service}" in self.fails:
-            raise self.fails[f"{what} {service}"]
-
-    def cut(self, service: str, network: str, force: bool) -> None:
-        self.do("cut", service)
-        self.found[service].attrs["NetworkSettings"]["Networks"] = {}
-
-    def close(self) -> None: ...
-
-
-def over(engine: FakeEngine) -> DockerTarget:
-    target = DockerTarget("acordo")
-    target.docker = engine
-    return target
 
 
 async def test_the_strike_begins_before_the_engine_is_asked_and_after_the_look_up() -> None:
@@ -424,6 +377,7 @@ async def test_one_that_cannot_be_healed_keeps_no_other_down(capsys: pytest.Capt
 async def test_who_cannot_be_put_back_on_the_network_is_not_healed() -> None:
     engine = FakeEngine("node1")
     engine.found["node1"].attrs["NetworkSettings"]["Networks"] = {}
+    engine.fails["connect node1"] = docker.errors.APIError("address in use")
     with pytest.raises(NotHealed):
         await over(engine).heal_each(["node1"])
 
@@ -452,3 +406,45 @@ async def test_a_kill_under_way_is_waited_for_before_healing() -> None:
     assert running.cancelled()
     assert engine.done == ["kill node1", "start node1"]
     assert engine.found["node1"].status == "running"
+
+
+# ----------------------------------------------------------------------------------------------------- at the terminal
+
+FILES = {path.name: path for path in (Path(docker_load.__file__).parent / "scripts").iterdir()}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_script_says_what_it_does_its_options_and_its_exit_codes(name: str) -> None:
+    """In its first lines and with --help, from any directory."""
+    file, script = FILES[name].read_text(), SCRIPTS.get(name)
+    told = subprocess.run([FILES[name], "--help"], cwd="/", capture_output=True, text=True, check=True).stdout
+    words = ["--pause", "--project"]
+    if script is not None:
+        words += [script.does, f"limits: {script.limits}"]
+        assert f'exec "$python" -m chaos.docker_scripts {name} ' in file
+        if script.away_s(0):
+            words.append(f", at least {script.away_s(0):g} ")
+    for word in words:
+        assert word in told and word in file, word
+    for code in (0, LOST, UNJUDGED, MISSED):
+        assert f"\n  {code}  " in told and f" {code} " in file.partition("# exit codes:")[2], code
+    assert os.access(FILES[name], os.X_OK)
+
+
+@pytest.mark.parametrize("words", [("kill-leader", "--pause", "-1"), ("kill-leader", "--pause", "nan"), ("no-such",)])
+def test_wrong_arguments_are_no_loss(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        docker_scripts.main(list(words))
+    assert ended.value.code == UNJUDGED
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_an_error_that_nobody_thought_of_is_no_loss(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def broken(target: DockerTarget, name: str, pause_s: float) -> int:
+        raise KeyError("unforeseen")
+
+    monkeypatch.setattr(docker_scripts, "run", broken)
+    assert docker_scripts.main(["kill-leader"]) == UNJUDGED
+    assert "unforeseen" in capsys.readouterr().err

@@ -313,6 +313,35 @@ async def test_without_the_ability_it_is_skipped_by_name(tmp_path: Path) -> None
     assert (fault.nemesis, fault.phase, fault.detail) == ("kill-leader", "skipped", "the target has no processes")
 
 
+async def test_a_leader_that_is_not_known_yet_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with fake(tmp_path) as target:
+        said = iter([None, None])
+
+        async def leader() -> str | None:
+            return next(said, "n3")
+
+        monkeypatch.setattr(target, "leader", leader)
+        assert {await base.some(target, Random(seed), "leader") for seed in range(5)} == {("n3",)}
+
+
+async def test_a_staggered_restart_without_its_second_step_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody leads: the leader that was to go as the rest rises did not go."""
+
+    async def nobody() -> None:
+        return None
+
+    monkeypatch.setattr(processes, "READY_WITHIN_S", 0.2)
+    monkeypatch.setattr(base, "LEADER_WITHIN_S", 0.1)
+    async with fake(tmp_path) as target:
+        monkeypatch.setattr(target, "leader", nobody)
+        with recorder(tmp_path) as written:
+            result = await inflict(NEMESES["staggered-restart"](target, Random(3)), written, 0.1)
+        assert result.proof is None and "nobody led" in (result.error or "")
+        assert await target.healthy()
+
+
 def test_names_and_families() -> None:
     assert {n for names in FAMILIES.values() for n in names} == set(NEMESES)
     assert expand("kill-all, weather,kill-all") == ["kill-all", *FAMILIES["weather"]]

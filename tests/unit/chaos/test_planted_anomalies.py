@@ -402,6 +402,8 @@ def test_a_watcher_that_did_not_reach_the_end_is_undecided() -> None:
     judged = watch.check([*events, Watched("w", "end", 0, 30)], ideal().ledger)
     assert judged.verdict is Verdict.UNKNOWN
     assert watch.check([], ideal().ledger).verdict is Verdict.UNKNOWN
+    judged = watch.check([*events, Watched("never connected", "end", 0, 30)], ideal().ledger)
+    assert judged.verdict is Verdict.UNKNOWN
 
 
 def test_the_broker_may_repeat_but_neither_skip_nor_swap() -> None:

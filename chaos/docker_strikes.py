@@ -1,0 +1,90 @@
+"""Name the single faults of a stack: whom each hits, how, and what is promised of it.
+
+It says what is to be done and leaves doing it, healing and judging to others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from chaos.docker_target import NODES, DockerTarget, How, NoStack
+from chaos.docker_told import NOTHING, Limits
+from chaos.targets import until
+
+CHOSEN_WITHIN_S: Final = 120.0
+
+
+@dataclass(frozen=True)
+class Script:
+    """Whom it hits, with which of the target's methods, and what is promised of it."""
+
+    how: How
+    choose: Callable[[DockerTarget], Awaitable[tuple[str, ...]]]
+    does: str
+    """In a sentence, for whoever calls it."""
+    limits: Limits = NOTHING
+
+    def away_s(self, pause_s: float) -> float:
+        """Return how long what it hits stays away: never so short that its return could pass for a fail-over."""
+        return max(pause_s, (self.limits.writes_after_s or 0) * 5 / 3)
+
+
+def service(*names: str) -> Callable[[DockerTarget], Awaitable[tuple[str, ...]]]:
+    """Choose these services, whatever they do."""
+
+    async def chosen(target: DockerTarget) -> tuple[str, ...]:
+        return names
+
+    return chosen
+
+
+async def _leader(target: DockerTarget) -> tuple[str, ...]:
+    leader = None
+
+    async def known() -> bool:
+        nonlocal leader
+        leader = await target.leader()
+        return leader is not None
+
+    if not await until(known, CHOSEN_WITHIN_S) or leader is None:
+        raise TimeoutError("nobody leads")
+    return (NODES[leader],)
+
+
+async def _follower(target: DockerTarget) -> tuple[str, ...]:
+    (leader,) = await _leader(target)
+    return (next(s for s in NODES.values() if s != leader),)
+
+
+async def _database(target: DockerTarget) -> tuple[str, ...]:
+    if target.store is None:
+        raise NoStack("the stack has no database of its own")
+    return (target.store,)
+
+
+async def _redis_master(target: DockerTarget) -> tuple[str, ...]:
+    return (await target.redis_master(),)
+
+
+READS: Final = Limits(reads_gap_s=10)
+LEADER: Final = Limits(writes_after_s=3, reads_gap_s=10)
+DATABASE: Final = Limits(after_healing_s=10, reads_gap_s=10)
+NOBODY_ANSWERS: Final = NOTHING
+"""While nginx is away, or all nodes, reads fail for as long as that."""
+
+SCRIPTS: Final[dict[str, Script]] = {
+    "kill-leader": Script("kill", _leader, "Kill the node that leads (SIGKILL).", LEADER),
+    "kill-follower": Script("kill", _follower, "Kill a node that does not lead (SIGKILL).", READS),
+    "partition-leader": Script("disconnect", _leader, "Take the node that leads off the network; it runs on.", LEADER),
+    "pause-follower": Script("pause", _follower, "Freeze a node that does not lead (cgroup freezer).", READS),
+    "kill-redis-master": Script(
+        "kill", _redis_master, "Kill the Redis that the Sentinels call master (SIGKILL).", READS
+    ),
+    "kill-sentinel": Script("kill", service("sentinel2"), "Kill a Sentinel (SIGKILL).", READS),
+    "kill-rabbit": Script("kill", service("rabbit1"), "Kill a RabbitMQ (SIGKILL).", READS),
+    "kill-database": Script("kill", _database, "Kill the database that holds the store (SIGKILL).", DATABASE),
+    "kill-nginx": Script("kill", service("nginx"), "Kill nginx (SIGKILL).", NOBODY_ANSWERS),
+    "full-restart": Script("kill", service(*NODES.values()), "Kill all three nodes at once (SIGKILL).", NOBODY_ANSWERS),
+}
