@@ -122,15 +122,12 @@ def _debootstrap(client: Any) -> None:
     if os.geteuid() != 0:
         raise CannotBuild(f"{BASE} is not there, and making it takes root: sudo python -m deploy.images")
     if shutil.which("debootstrap") is None:
-        subprocess.run(["apt-get", "install", "-y", "-q", "--no-install-recommends", "debootstrap"], check=True,
-                       stdout=subprocess.DEVNULL)  # fmt: skip
+        _run("apt-get", "update", "-q")
+        _run("apt-get", "install", "-y", "-q", "--no-install-recommends", "debootstrap")
     mirror, sources = mirrors()
     with tempfile.TemporaryDirectory(prefix="acordo-base-") as folder:
         root = Path(folder) / "root"
-        done = subprocess.run(["debootstrap", "--variant=minbase", "bookworm", str(root), mirror],
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)  # fmt: skip
-        if done.returncode:
-            raise CannotBuild(f"debootstrap failed: {done.stdout[-1000:]}")
+        _run("debootstrap", "--variant=minbase", "bookworm", str(root), mirror)
         (root / "etc/apt/sources.list").write_text(sources)
         _slim(root)
         packed = Path(folder) / "root.tar"
@@ -141,8 +138,18 @@ def _debootstrap(client: Any) -> None:
             client.api.import_image_from_data(file, repository=repository, tag=tag)
 
 
+def _run(*command: str) -> None:
+    """Run a command that asks a mirror; mirrors hiccup, so it has a second try. Raises CannotBuild."""
+    for _ in range(2):
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if done.returncode == 0:
+            return
+    raise CannotBuild(f"{' '.join(command[:4])} … failed twice: {done.stdout[-1000:]}")
+
+
 def _slim(root: Path) -> None:
-    """Leave out, now and of what is installed later, what no container reads."""
+    """Leave out, now and of what is installed later, what no container reads; apt asks a mirror again that fails."""
+    (root / "etc/apt/apt.conf.d/retries").write_text('Acquire::Retries "3";\n')
     (root / "etc/apt/apt.conf.d/slim").write_text('Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache "";\n')
     (root / "etc/dpkg/dpkg.cfg.d/slim").write_text(
         "path-exclude=/usr/share/doc/*\npath-exclude=/usr/share/info/*\n"
@@ -188,13 +195,10 @@ def _sources(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 def _wheels(folder: Path) -> None:
     folder.mkdir(parents=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-r", str(ROOT / "requirements-run.lock"),
-         "-w", str(folder)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise CannotBuild(f"the wheels could not be built: {done.stdout[-1000:]}")
+    _run(
+        *(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder)),
+        *("-r", str(ROOT / "requirements-run.lock")),
+    )
 
 
 def _build(client: Any, context: Path, image: Image, *, fresh: bool) -> None:
