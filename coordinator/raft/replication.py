@@ -24,7 +24,7 @@ ENTRIES_PER_MESSAGE_MAX: Final = 1024
 IN_FLIGHT_BYTES_MAX: Final = 16 << 20
 """Bytes of entries sent to one peer and not acknowledged; more wait in the log."""
 CHUNK_BEATS_MAX: Final = 20
-"""Heartbeats after which a snapshot chunk without an answer is sent again."""
+"""Heartbeats after which a snapshot chunk is sent again that was not answered, or not taken."""
 IN_FLIGHT_MESSAGES_MAX: Final = 256
 
 
@@ -415,8 +415,12 @@ class Replication(Elections):
         self._SyncObj__lastResponseTime[node] = self._now()
         if progress.snapshot is None or progress.snapshot.id != message["id"]:
             return
+        forward = message["offset"] > progress.offset
         progress.offset = message["offset"]
-        if progress.offset < progress.snapshot.total:
+        if not forward:
+            # It could not take what it got (no room, or not a dump that loads): at once it would be the same again.
+            progress.paused, progress.beats = True, 0
+        elif progress.offset < progress.snapshot.total:
             progress.paused = False
             self.kick()
 

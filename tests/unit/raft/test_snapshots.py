@@ -12,6 +12,7 @@ import pytest
 
 from coordinator.raft.member import Settings
 from coordinator.raft.protocol import SAVE_AGAIN_S
+from coordinator.raft.replication import CHUNK_BEATS_MAX
 from coordinator.raft.snapshot import DIGEST_BYTES, Chunk
 from kv.errors import BadRequest
 from tests.simulation.disk import SimFile
@@ -128,6 +129,34 @@ async def test_a_snapshot_that_does_not_load_is_not_acknowledged() -> None:
         tape.restore = fail_twice  # type: ignore[method-assign]
         await eventually(lambda: member.counts.get("snapshots_refused", 0) == 2)
         assert await cluster.agree() == expected
+
+
+@virtual
+@pytest.mark.parametrize("part", [0, 700])
+async def test_a_snapshot_that_finds_no_room_at_its_receiver_is_sent_again_after_a_pause(part: int) -> None:
+    """Whether it has room for the beginning or not."""
+    async with Cluster(settings=SMALL) as cluster:
+        leader = await cluster.leader()
+        loop, sent = asyncio.get_running_loop(), list[float]()
+        behind = next(n for n in "ABC" if n != leader.id)
+        await cluster.stop(behind)
+        expected = await fill(cluster, 200)
+        await eventually(lambda: leader.counts.get("snapshots_saved", 0) > 0)
+
+        def note(source: str, target: str, message: dict[str, object]) -> None:
+            if message["type"] == "install_snapshot" and message["offset"] == 0:
+                sent.append(loop.time())
+
+        cluster.net.watch = note
+        member = await cluster.start(behind)
+        disk = cluster.disks[behind]
+        disk.capacity_bytes = sum(disk.size(name) for name in disk.names()) + part
+        await eventually(lambda: len(sent) >= 4)
+        pause_s = CHUNK_BEATS_MAX * SMALL.heartbeat_s
+        assert min(b - a for a, b in itertools.pairwise(sent)) >= 0.9 * pause_s
+        disk.capacity_bytes = None
+        assert await cluster.agree() == expected
+        assert member.counts["snapshots_installed"] == 1
 
 
 @virtual
