@@ -325,8 +325,24 @@ class Replication(Elections):
             self._SyncObj__raftLastApplied, self._applied_term = snapshot.header.index, snapshot.header.term
         elif self._first_index == 1:
             self._SyncObj__raftLastApplied, self._applied_term = 1, 0
+            if snapshot is not None:
+                self._discard_overwritten()
         else:
             self._wipe()
+
+    def _discard_overwritten(self) -> None:
+        """Drop a dump that holds what is overwritten, beside a log that is whole: at a restart it would be believed.
+
+        The log is on the disk before the dump goes: it alone holds now what both did.
+        """
+        self._SyncObj__raftLog.flush()
+        self._snapshots.discard_now()
+        history = History(self._bootstrap)  # its base may be the dump's
+        for command, index, _ in self._SyncObj__raftLog[:]:
+            if command[:1] == MEMBERSHIP:
+                history.append(index, decode_configuration(command[1:]))
+        self._history = history
+        self._configure()
 
     def _wipe(self) -> None:
         """Drop log, machine and snapshot: what we compacted is not what the cluster holds."""

@@ -34,14 +34,18 @@ async def fill(cluster: Cluster, count: int, start: int = 0) -> list[bytes]:
     return commands
 
 
-async def lose_what_follows(cluster: Cluster, count: int, settings: Settings = FAST) -> list[bytes]:
-    """Fill on, stop all, and start B and C as they were before, under a later term; return what A alone holds."""
+async def lose_what_follows(
+    cluster: Cluster, count: int, settings: Settings = FAST, joins: str | None = None
+) -> list[bytes]:
+    """Fill on, let an observer join, stop all, and start B and C as they were before, under a later term; return what A alone holds."""
     await cluster.agree()
     for name in "ABC":
         await cluster.stop(name)
     old = {name: copy.deepcopy(cluster.disks[name]) for name in "BC"}
     for name in "ABC":
         await cluster.start(name)
+    if joins is not None:
+        await (await cluster.leader()).add_member(joins, f"{joins}:1", voter=False, timeout_s=10)
     lost = await fill(cluster, count, 10)
     await cluster.agree()
     for name in "ABC":
@@ -203,6 +207,32 @@ async def test_a_snapshot_replaces_what_all_others_have_lost() -> None:
         assert member.status().last > leader.status().last
         assert await cluster.agree() == common + kept
         assert (member.counts["wipes"], member.counts["snapshots_installed"]) == (1, 1)
+
+
+@virtual
+async def test_a_snapshot_of_what_was_overwritten_does_not_come_back_at_a_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beside it the log is whole, so the machine was built anew from that; the dump had stayed."""
+    monkeypatch.setattr("coordinator.raft.protocol.KEEP_ENTRIES", 10**6)
+    async with Cluster(settings=SMALL) as cluster:
+        common = await fill(cluster, 10)
+        lost = await lose_what_follows(cluster, 100, SMALL, joins="D")
+        kept = await fill(cluster, 20, 200)
+        member = await cluster.start("A")
+        assert "snapshot" in cluster.disks["A"].names()
+        assert member._core.configuration.seat("D")
+        assert await cluster.agree() == common + kept
+        assert (member.counts["overwrites"], member.counts.get("wipes", 0)) == (1, 0)
+        assert not member._core.configuration.seat("D")
+        for name in "ABC":
+            await cluster.stop(name)
+        alone = await cluster.start("A")
+        assert not set(lost) & set(cluster.tapes["A"].commands)
+        assert not alone._core.configuration.seat("D")
+        for name in "BC":
+            await cluster.start(name)
+        assert await cluster.agree() == common + kept
 
 
 @virtual
