@@ -144,7 +144,7 @@ class SimFile:
         self._disk, self._name, self._inode = disk, name, inode
         self._life = disk.life
         self._lane = _Lane()
-        self._closed = False
+        self._closed = self._sync_failed = False
         disk.lanes.append(self._lane)
 
     @property
@@ -213,8 +213,8 @@ class SimFile:
 
     def _sync(self) -> None:
         self._disk.step("sync", self._name)
-        if self._disk.sync_fails:
-            self._inode.poisoned = True
+        if self._disk.sync_fails or self._sync_failed:
+            self._inode.poisoned = self._sync_failed = True
             raise SyncError(errno.EIO, "Input/output error", self._name)
         self._inode.sync()
 

@@ -37,7 +37,10 @@ async def fill(cluster: Cluster, count: int, start: int = 0) -> list[bytes]:
 async def lose_what_follows(
     cluster: Cluster, count: int, settings: Settings = FAST, joins: str | None = None
 ) -> list[bytes]:
-    """Fill on, let an observer join, stop all, and start B and C as they were before, under a later term; return what A alone holds."""
+    """Let an observer join, fill on, stop all, start B and C as they were before, under a later term.
+
+    Return what A alone holds.
+    """
     await cluster.agree()
     for name in "ABC":
         await cluster.stop(name)

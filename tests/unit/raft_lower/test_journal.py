@@ -275,6 +275,64 @@ def test_a_full_disk_is_waited_for() -> None:
     run(story())
 
 
+@pytest.mark.parametrize("size", [20, 400])
+@pytest.mark.parametrize("after_s", [0.0, 0.001, 0.004])
+def test_a_flush_does_not_overtake_a_group(size: int, after_s: float) -> None:
+    """The group ends in a segment that has no file yet: what follows it must not be that file's beginning."""
+
+    async def story() -> None:
+        disk = sim()
+        journal = filled(disk, 3)
+        told: list[int] = []
+        journal.on_synced = told.append
+        for index in range(4, 12):
+            journal.add(bytes([index]) * size, index, 1)
+        journal.maybe_sync()
+        await asyncio.sleep(after_s)
+        journal.add(b"behind it", 12, 1)
+        journal.flush()
+        assert journal.synced_index == 12
+        await asyncio.sleep(1)
+        journal.add(b"and later", 13, 1)
+        journal.maybe_sync()
+        await asyncio.sleep(1)
+        assert told == sorted(told)
+        assert journal.synced_index == told[-1] == 13
+        disk.power_cut()
+        assert opened(disk)[:] == journal[:]
+
+    run(story())
+
+
+@pytest.mark.parametrize("room", [True, False])
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_flush_finds_a_group_that_found_no_room(room: bool, waits: bool) -> None:
+    async def story() -> None:
+        disk = sim()
+        journal = filled(disk, 3)
+        fatal: list[BaseException] = []
+        journal.on_fatal = fatal.append
+        disk.capacity_bytes = sum(disk.size(name) for name in disk.names()) + 5
+        journal.add(b"x" * 50, 4, 1)
+        journal.maybe_sync()
+        await asyncio.sleep(0.2 if waits else 0)
+        assert journal.waits_for_room == waits
+        journal.add(b"y" * 50, 5, 1)
+        if room:
+            disk.capacity_bytes = None
+            journal.flush()
+        else:
+            with pytest.raises(OSError, match="No space"):
+                journal.flush()
+            disk.capacity_bytes = None
+        await asyncio.sleep(5)
+        assert len(fatal) == (not room)
+        disk.power_cut()
+        assert opened(disk)[-1][1] == (5 if room else 3)
+
+    run(story())
+
+
 def test_a_disk_that_stays_full_is_fatal() -> None:
     async def story() -> None:
         disk = sim()
