@@ -167,6 +167,35 @@ async def test_a_snapshot_that_finds_no_room_at_its_receiver_is_sent_again_after
 
 
 @virtual
+@pytest.mark.parametrize("by", ["entries", "bytes"])
+async def test_a_log_waits_for_a_transfer_only_so_long(by: str) -> None:
+    """Else a peer that takes nothing lets the log grow without bound."""
+    async with Cluster(settings=SMALL) as cluster:
+        leader = await cluster.leader()
+        behind = next(n for n in "ABC" if n != leader.id)
+        await cluster.stop(behind)
+        await fill(cluster, 200)
+        await eventually(lambda: leader.counts.get("snapshots_saved", 0) > 0)
+        await cluster.start(behind)
+        await eventually(lambda: leader._core._progress[behind].snapshot is not None)
+        cluster.net.hold(behind, leader.id)
+        core, saved, size = leader._core, leader.counts["snapshots_saved"], 1
+        if by == "bytes":
+            core._SyncObj__conf.logCompactionMinEntries, core._compact_bytes, size = 10**6, 10_000, 1000
+        else:
+            core._compact_bytes = 10**9
+        written = 0
+        while leader.counts["snapshots_saved"] == saved:
+            await leader.propose(b"x" * size)
+            written += 1
+            assert written < 300
+        assert core._progress[behind].snapshot is not None
+        assert written > (20 if by == "bytes" else 50)  # it does wait
+        cluster.net.release(behind, leader.id)
+        await cluster.agree()
+
+
+@virtual
 async def test_a_bad_snapshot_is_refused_by_name_at_start() -> None:
     async with Cluster("A", settings=SMALL) as cluster:
         await fill(cluster, 120)
