@@ -17,7 +17,7 @@ from coordinator.raft.election import Elections
 from coordinator.raft.membership import History, decode_configuration
 from coordinator.raft.rules import Entry, LogEnds, Mismatch, Take, Wipe, judge_append, quorum_index
 from coordinator.raft.snapshot import Chunk, Incoming, Outgoing, Snapshot
-from coordinator.raft.state import MEMBERSHIP, NO_OP, SUCCESS, UNKNOWN_OUTCOME, log
+from coordinator.raft.state import MEMBERSHIP, NO_OP, SUCCESS, UNKNOWN_OUTCOME, WIPED, log
 from kv.errors import InvariantViolated
 
 ENTRIES_PER_MESSAGE_MAX: Final = 1024
@@ -349,16 +349,16 @@ class Replication(Elections):
         log.critical("log wiped: what was compacted has been overwritten", member=self._node_id, term=self._term)
         self.count("wipes")
         self._drop_incoming()
-        self._rebase(Position(1, 0), History(self._bootstrap))
+        self._rebase(Position(1, 0), History(self._bootstrap), WIPED)
         # The snapshot goes last: a log that begins again beside it loads, one that begins after a lost one does not.
         self._SyncObj__raftLog.flush()
         self._snapshots.discard_now()
         self._replica.reset()
 
-    def _rebase(self, base: Position, history: History) -> None:
+    def _rebase(self, base: Position, history: History, command: bytes = NO_OP) -> None:
         """Let the log begin, and end, at `base`."""
         self._SyncObj__raftLog.clear()
-        self._SyncObj__raftLog.add(NO_OP, base.index, base.term)
+        self._SyncObj__raftLog.add(command, base.index, base.term)
         self._SyncObj__raftLastApplied, self._applied_term = base.index, base.term
         self._SyncObj__raftCommitIndex = base.index
         self._verified = 0
