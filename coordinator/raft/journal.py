@@ -309,8 +309,12 @@ class Journal:
     def _open_newest(self) -> None:
         if not self._log.parts:
             self._begin(1, 0)
-        elif self._log.parts[-1].file is None:
-            self._log.parts[-1].file = self._disk.open(self._log.parts[-1].name)
+        else:
+            newest = self._log.parts[-1]
+            newest.file = newest.file or self._disk.open(newest.name)
+            if newest.header.sealed != (self._fsync == "always"):
+                # Of another policy: a segment is all promised or not at all, and its header tells (recovery.py).
+                self._begin(newest.header.number + 1, newest.end)
         self._retire()
 
     def _retire(self) -> None:
