@@ -6,6 +6,7 @@ It never decides what a file holds, and never calls fsync on the event loop exce
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import stat
@@ -28,7 +29,10 @@ T = TypeVar("T")
 
 
 class SyncError(OSError):
-    """A sync failed: what of the file is on the disk is unknown, and asking again would not tell."""
+    """A sync failed: what of the file is on the disk is unknown, and asking again would not tell.
+
+    So all later syncs of the same open file fail too.
+    """
 
 
 class File(Protocol):
@@ -170,6 +174,8 @@ class RealFile:
         self._fd = os.open(path, flags | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)
         self._size = os.fstat(self._fd).st_size
         self._lane = _Lane(f"raft-{path.name}")
+        self._sync_failed = False
+        """The kernel would call the pages clean, and the next sync good."""
 
     @property
     def name(self) -> str:
@@ -213,9 +219,12 @@ class RealFile:
             self._sync()
 
     def _sync(self) -> None:
+        if self._sync_failed:
+            raise SyncError(errno.EIO, "an earlier sync has failed", str(self._path))
         try:
             os.fdatasync(self._fd)
         except OSError as exc:
+            self._sync_failed = True
             raise SyncError(exc.errno, exc.strerror, str(self._path)) from exc
 
     def _truncate(self, size: int) -> None:

@@ -52,6 +52,10 @@ class MemoryLog(MemoryJournal):
     def synced_index(self) -> int:
         return self[-1][1] if len(self) else 0
 
+    @property
+    def policy(self) -> str:
+        return "off"
+
     def maybe_sync(self) -> bool:
         return False
 

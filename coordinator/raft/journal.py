@@ -29,6 +29,14 @@ Policy: TypeAlias = Literal["always", "interval", "off"]
 _log = structlog.get_logger("acordo.raft.journal")
 
 
+class _Flight:
+    """What a file is being given: it had `before` bytes. `landed`: somebody else has seen to it."""
+
+    def __init__(self, part: Part, content: bytes, before: int) -> None:
+        self.part, self.content, self.before = part, content, before
+        self.landed = False
+
+
 class Journal:
     """The log of one member, with the interface that PySyncObj's core calls on its journal.
 
@@ -73,6 +81,10 @@ class Journal:
 
         self._pending: list[tuple[Part, list[bytes]]] = []
         """What `always` has not yet given to the disk, in order."""
+        self._group: list[tuple[Part, list[bytes]]] = []
+        """What of the group under way its files have not got yet, in order …"""
+        self._flight: _Flight | None = None
+        """… and what a file is getting just now."""
         self._obsolete: list[Part] = []
         """Segments to remove once the record that made them so is durable."""
         self._task: asyncio.Task[None] | None = None
@@ -168,13 +180,24 @@ class Journal:
         self.maybe_sync()
 
     def flush(self) -> None:
-        """Write and sync everything, blocking, whatever the policy. Raises OSError."""
-        pending, self._pending = self._pending, []
-        for part, pieces in pending:
-            self._opened(part).append_now(b"".join(pieces))
-            part.dirty = True
-            self._sync_now([part])
-        self._sync_now(self._log.parts)
+        """Write and sync everything, blocking, whatever the policy. Raises OSError, which is fatal.
+
+        A group that is under way is taken over, so that nothing of it comes behind what is written here.
+        """
+        if self._failed:
+            raise OSError(errno.EIO, "the journal has failed before", self._files.path(self._log.parts[-1].name))
+        try:
+            if self._flight is not None:
+                self._land_now(self._flight)
+            pending, self._group, self._pending = [*self._group, *self._pending], [], []
+            for part, pieces in pending:
+                self._opened(part).append_now(b"".join(pieces))
+                part.dirty = True
+                self._sync_now([part])
+            self._sync_now(self._log.parts)
+        except OSError as exc:
+            self._fail(exc)
+            raise
         self._synced_index = self._group_index = self._log.last_index
 
     def _destroy(self) -> None:
@@ -286,8 +309,12 @@ class Journal:
     def _open_newest(self) -> None:
         if not self._log.parts:
             self._begin(1, 0)
-        elif self._log.parts[-1].file is None:
-            self._log.parts[-1].file = self._disk.open(self._log.parts[-1].name)
+        else:
+            newest = self._log.parts[-1]
+            newest.file = newest.file or self._disk.open(newest.name)
+            if newest.header.sealed != (self._fsync == "always"):
+                # Of another policy: a segment is all promised or not at all, and its header tells (recovery.py).
+                self._begin(newest.header.number + 1, newest.end)
         self._retire()
 
     def _retire(self) -> None:
@@ -312,12 +339,13 @@ class Journal:
     async def _sync_groups(self) -> None:
         """Make durable, group after group, all that was added; what arrives during one group makes the next."""
         while self._pending and not self._closed:
-            pending, self._pending = self._pending, []
+            self._group, self._pending = self._pending, []
             obsolete, self._obsolete = self._obsolete, []
             self._group_index = self._log.last_index
-            for part, pieces in pending:
+            while self._group:
+                part, pieces = self._group.pop(0)
                 await self._append(part, b"".join(pieces))
-            if self._closed:
+            if self._closed or self._failed:
                 return
             self._synced_index = max(self._synced_index, self._group_index)
             self.on_synced(self._synced_index)
@@ -327,25 +355,42 @@ class Journal:
         """Write and sync. A full disk is waited for; every other error, a failed fsync above all, is final."""
         new = part.file is None
         file = self._opened(part)
-        before, waited = file.size, 0.0
-        while True:
+        flight = self._flight = _Flight(part, content, file.size)
+        waited = 0.0
+        while not flight.landed:
             try:
                 await file.append(content, sync=True)
                 break
             except SyncError:
                 raise
             except OSError as exc:
+                if flight.landed:
+                    break
                 if exc.errno not in (errno.ENOSPC, errno.EDQUOT) or waited >= FULL_PATIENCE_S or self._closing:
                     raise
                 if not self.waits_for_room:
                     _log.error("disk_full", file=self._files.path(part.name))
                 self.waits_for_room = True
-            file.truncate_now(before)
+            file.truncate_now(flight.before)
             waited += FULL_PAUSE_S
             await asyncio.sleep(FULL_PAUSE_S)
+            if self._failed:
+                return
+        self._flight = None
         self.waits_for_room = False
         if new:
             await self._disk.sync_directory()
+
+    def _land_now(self, flight: _Flight) -> None:
+        """Do what a file is doing for the group, if it has not by the time that it is asked. Raises OSError."""
+        file = self._opened(flight.part)
+        file.sync_now()  # behind it; its failed sync fails this one too
+        if file.size != flight.before + len(flight.content):  # there was no room
+            file.truncate_now(flight.before)
+            file.append_now(flight.content)
+        flight.part.dirty = flight.landed = True
+        self._sync_now([flight.part])
+        self._flight = None
 
     def _sync_interval(self) -> None:
         self._timer = None

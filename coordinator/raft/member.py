@@ -44,6 +44,8 @@ RETRY_S: Final = 0.05
 """Pause before a membership change that was refused for the moment is asked again."""
 REDIAL_S_MAX: Final = 0.25
 """Longest pause before a peer is dialled again: a member that is back must be reached before the next failure."""
+UNKNOWN: Final = "unknown"
+"""The problem that a leader answers when it cannot tell whether a transfer will happen."""
 TIMER_S_MAX: Final = 0.1
 TIMER_S_MIN: Final = 0.001
 
@@ -443,24 +445,30 @@ class Member:
         core, term = self._core, self._core.raftCurrentTerm
         if to == self.id:
             return self.id
+        told = False
+        """A voter was told to stand: it may do so however late, so nothing is "not applied" any more (INV-4)."""
         try:
             while core.leads and core.raftCurrentTerm == term:
                 target = core.transfer_target(to)
                 if target is None:
-                    raise NotApplied("no_quorum", f"no connected voter can take over{f': {to}' if to else ''}")
+                    raise _not_moved(told, "no_quorum", f"no connected voter can take over{f': {to}' if to else ''}")
                 # New commands wait, unordered, until the target holds the log; then they follow the leadership.
                 core.hold(self._settings.election_max_s)
                 attempt = min(deadline, self._clock.monotonic() + self._settings.election_max_s)
                 with contextlib.suppress(NotApplied):
                     await self._wait_until(_caught_up(core, target), attempt, "")
                 if core.leads and core.maybe_hand_over(target):
+                    told = True
                     with contextlib.suppress(NotApplied):
                         await self._wait_until(lambda: not core.leads, attempt, "")
                 if self._clock.monotonic() >= deadline and core.leads:
-                    raise NotApplied("no_quorum", "the leadership did not move in time")
-            await self._wait_until(
-                lambda: core._getLeader() is not None and core.raftCurrentTerm > term, deadline, "no_leader"
-            )
+                    raise _not_moved(told, "no_quorum", "the leadership did not move in time")
+            try:
+                await self._wait_until(
+                    lambda: core._getLeader() is not None and core.raftCurrentTerm > term, deadline, "no_leader"
+                )
+            except NotApplied as exc:
+                raise _not_moved(told, exc.reason, "no other leader is heard in time") from exc
         finally:
             core.hold(0)
         leader = core._getLeader()
@@ -482,6 +490,8 @@ class Member:
             raise OutcomeUnknown("no answer to the transfer in time") from exc
         finally:
             del self._asked[ask]
+        if problem == UNKNOWN:
+            raise OutcomeUnknown(answer)
         if problem:
             raise NotApplied(problem, answer)
         return answer
@@ -492,11 +502,13 @@ class Member:
                 return "", await self.transfer(message["to"] or None, timeout_s=min(message["timeout_s"], 60.0))
             except NotApplied as exc:
                 return exc.reason, exc.detail
-            except (BadRequest, OutcomeUnknown) as exc:
+            except BadRequest as exc:
                 return "no_leader", exc.detail
+            except OutcomeUnknown as exc:
+                return UNKNOWN, exc.detail
 
         def answer(result: Any, exc: BaseException | None) -> None:
-            problem, text = result or ("no_leader", repr(exc))
+            problem, text = result or (UNKNOWN, repr(exc))
             self._core.tell(node, {"type": "answer", "ask": message["ask"], "problem": problem, "text": text})
 
         if not self._core.leads:
@@ -512,12 +524,19 @@ class Member:
     async def add_member(self, member: str, address: str, *, voter: bool, timeout_s: float) -> None:
         """Take in an observer; with `voter` promote it once it has caught up. Asking again is safe.
 
-        Raises BadRequest "membership_refused" with the reason, NotApplied, OutcomeUnknown.
+        Raises BadRequest "membership_refused" or "unsafe" with the reason, NotApplied; OutcomeUnknown also when it was
+        taken in and may not have been promoted.
         """
         deadline = self._clock.monotonic() + timeout_s
+        before = self._core.configuration.seat(member)
         await self._change(Add(member, address), deadline)
         if voter:
-            await self._change(Promote(member), deadline)
+            try:
+                await self._change(Promote(member), deadline)
+            except (BadRequest, NotApplied) as exc:
+                if before is not None:
+                    raise  # it was a member when we were asked: nothing has changed
+                raise OutcomeUnknown(f"{member} is a member, and was not made a voter: {exc.detail}") from exc
 
     async def remove_member(self, member: str, *, timeout_s: float) -> None:
         """Take a member out for good; a leader hands its leadership over first."""
@@ -528,8 +547,12 @@ class Member:
         await self._change(Remove(member), deadline)
 
     async def _change(self, change: Change, deadline: float) -> None:
-        """Ask until it is so, or is refused for good, or time is up: a change that is so already changes nothing."""
-        refusal: Exception
+        """Ask until it is so, or is refused for good, or time is up: a change that is so already changes nothing.
+
+        A refusal speaks of the attempt that it answers: once an attempt is unknown, it may still take effect, so from
+        then on only success is definite (INV-4).
+        """
+        unknown: OutcomeUnknown | None = None
         while True:
             answered: asyncio.Future[tuple[Any, int]] = self._loop.create_future()
             self._core.change(change, _into(answered))
@@ -540,14 +563,21 @@ class Member:
                 raise OutcomeUnknown("no answer to the membership change in time") from exc
             if reason == SUCCESS:
                 return
+            refusal: Exception
             if isinstance(result, Refusal):
                 refusal = BadRequest("unsafe" if result.later else "membership_refused", result.reason)
-                if not result.later:
-                    raise refusal
             else:
                 refusal = _as_error(result, reason)
-            if deadline - self._clock.monotonic() < 2 * RETRY_S:
-                raise refusal  # while it is definite: another attempt could end without an answer
+            if isinstance(refusal, OutcomeUnknown):
+                unknown = refusal
+            for_good = isinstance(result, Refusal) and not result.later
+            # The last moment while it is definite: another attempt could end without an answer.
+            if for_good or deadline - self._clock.monotonic() < 2 * RETRY_S:
+                if unknown is None or unknown is refusal:
+                    raise refusal
+                raise OutcomeUnknown(
+                    f"an earlier attempt may take effect; the last one did not: {refusal}"
+                ) from refusal
             await asyncio.sleep(RETRY_S)
 
     # ------------------------------------------------------------------------------------------------ waiting
@@ -586,6 +616,13 @@ def _as_error(result: Any, reason: int) -> Exception:
         code, detail = _REASONS[reason]
         return NotApplied(code, detail, retry_after_s=0.5)
     return OutcomeUnknown("the connection or the leadership was lost before the outcome was known")
+
+
+def _not_moved(told: bool, reason: str, detail: str) -> NotApplied | OutcomeUnknown:
+    """Refuse a transfer; once a voter was told to stand it is unknown."""
+    return (
+        OutcomeUnknown(f"a voter was told to take over, and may yet: {detail}") if told else NotApplied(reason, detail)
+    )
 
 
 def _caught_up(core: Core, target: Node) -> Callable[[], bool]:

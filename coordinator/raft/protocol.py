@@ -509,7 +509,8 @@ class Core(Replication):
         if grown <= 0 or not (due or self._SyncObj__forceLogCompaction) or self._now() < self._save_after:
             return
         sending = any(progress.snapshot is not None for progress in self._progress.values())
-        if sending and grown <= 2 * self._SyncObj__conf.logCompactionMinEntries:
+        patience = grown <= 2 * self._SyncObj__conf.logCompactionMinEntries
+        if sending and patience and self._bytes_since_snapshot <= 2 * self._compact_bytes:
             # A newer snapshot would make the one on its way useless: wait, but not without bound.
             return
         keep = 0 if self._SyncObj__forceLogCompaction else KEEP_ENTRIES

@@ -27,6 +27,7 @@ _RECORD: Final = struct.Struct("<2sBIIQQ")
 """Marker, kind, length of the payload, CRC32 over (index, term, payload), index, term."""
 _SUMMED: Final = struct.Struct("<QBQQ")
 _NOT_SUMMED: Final = 12
+_LENGTH_AT: Final = 10
 RECORD_HEAD_BYTES: Final = _RECORD.size
 
 
@@ -95,6 +96,17 @@ def decode_segment(content: bytes) -> tuple[Segment, int]:
     """Return the header and where the records begin. Raises BadHeaderError."""
     body, end = _without_prefix(_SEGMENT_MAGIC, content)
     return _decode(body, Segment), end
+
+
+def is_torn_header(content: bytes, segment: Segment) -> bool:
+    """Say whether it is the beginning of that segment's header and no more, whatever `previous_bytes` it had."""
+    known = msgspec.msgpack.encode(msgspec.structs.replace(segment, previous_bytes=0))[:-2]
+    magic, version, length = _PREFIX.unpack(content[: _PREFIX.size].ljust(_PREFIX.size, b"\0"))[:3]
+    if len(content) < _PREFIX.size:
+        return encode_segment(segment)[:_LENGTH_AT].startswith(content[:_LENGTH_AT])
+    body = content[_PREFIX.size :]
+    fits = len(body) < length <= len(known) + 2 + 8  # previous_bytes takes up to nine
+    return (magic, version) == (_SEGMENT_MAGIC, FORMAT) and fits and (known.startswith(body) or body.startswith(known))
 
 
 def encode_vote(vote: Vote) -> bytes:

@@ -22,6 +22,7 @@ from coordinator.raft.records import (
     encode_segment,
     encode_vote,
     find_record,
+    is_torn_header,
     read_records,
 )
 from kv.errors import BadRequest
@@ -173,8 +174,12 @@ def _replay_segment(journal: Journaled, held: Held, number: int, *, newest: bool
         header, offset = decode_segment(content)
     except BadHeaderError as exc:
         # Header and first records are one write: a piece of the header alone means that nothing in it was acknowledged.
-        made = (journal.segment(number, previous_bytes, sealed=sealed) for sealed in (True, False))
-        if newest and any(encode_segment(segment).startswith(content) for segment in made):
+        made = [journal.segment(number, previous_bytes, sealed=sealed) for sealed in (True, False)]
+        torn = any(encode_segment(segment).startswith(content) for segment in made)
+        if exc.reason == "broken" and held.parts and not held.parts[-1].header.sealed:
+            # The one before was never promised either: it may be shorter than it was when this one was begun.
+            torn = torn or is_torn_header(content, made[0])
+        if newest and torn:
             journal.disk.remove_now(name)
             if held.parts:
                 _truncate(journal, held.parts[-1])  # the newest now: what is written next follows its last good record

@@ -17,14 +17,14 @@ from coordinator.raft.election import Elections
 from coordinator.raft.membership import History, decode_configuration
 from coordinator.raft.rules import Entry, LogEnds, Mismatch, Take, Wipe, judge_append, quorum_index
 from coordinator.raft.snapshot import Chunk, Incoming, Outgoing, Snapshot
-from coordinator.raft.state import MEMBERSHIP, NO_OP, SUCCESS, UNKNOWN_OUTCOME, log
+from coordinator.raft.state import MEMBERSHIP, NO_OP, SUCCESS, UNKNOWN_OUTCOME, WIPED, log
 from kv.errors import InvariantViolated
 
 ENTRIES_PER_MESSAGE_MAX: Final = 1024
 IN_FLIGHT_BYTES_MAX: Final = 16 << 20
 """Bytes of entries sent to one peer and not acknowledged; more wait in the log."""
 CHUNK_BEATS_MAX: Final = 20
-"""Heartbeats after which a snapshot chunk without an answer is sent again."""
+"""Heartbeats after which a snapshot chunk is sent again that was not answered, or not taken."""
 IN_FLIGHT_MESSAGES_MAX: Final = 256
 
 
@@ -325,24 +325,40 @@ class Replication(Elections):
             self._SyncObj__raftLastApplied, self._applied_term = snapshot.header.index, snapshot.header.term
         elif self._first_index == 1:
             self._SyncObj__raftLastApplied, self._applied_term = 1, 0
+            if snapshot is not None:
+                self._discard_overwritten()
         else:
             self._wipe()
+
+    def _discard_overwritten(self) -> None:
+        """Drop a dump that holds what is overwritten, beside a log that is whole: at a restart it would be believed.
+
+        The log is on the disk before the dump goes: it alone holds now what both did.
+        """
+        self._SyncObj__raftLog.flush()
+        self._snapshots.discard_now()
+        history = History(self._bootstrap)  # its base may be the dump's
+        for command, index, _ in self._SyncObj__raftLog[:]:
+            if command[:1] == MEMBERSHIP:
+                history.append(index, decode_configuration(command[1:]))
+        self._history = history
+        self._configure()
 
     def _wipe(self) -> None:
         """Drop log, machine and snapshot: what we compacted is not what the cluster holds."""
         log.critical("log wiped: what was compacted has been overwritten", member=self._node_id, term=self._term)
         self.count("wipes")
         self._drop_incoming()
-        self._rebase(Position(1, 0), History(self._bootstrap))
+        self._rebase(Position(1, 0), History(self._bootstrap), WIPED)
         # The snapshot goes last: a log that begins again beside it loads, one that begins after a lost one does not.
         self._SyncObj__raftLog.flush()
         self._snapshots.discard_now()
         self._replica.reset()
 
-    def _rebase(self, base: Position, history: History) -> None:
+    def _rebase(self, base: Position, history: History, command: bytes = NO_OP) -> None:
         """Let the log begin, and end, at `base`."""
         self._SyncObj__raftLog.clear()
-        self._SyncObj__raftLog.add(NO_OP, base.index, base.term)
+        self._SyncObj__raftLog.add(command, base.index, base.term)
         self._SyncObj__raftLastApplied, self._applied_term = base.index, base.term
         self._SyncObj__raftCommitIndex = base.index
         self._verified = 0
@@ -415,8 +431,12 @@ class Replication(Elections):
         self._SyncObj__lastResponseTime[node] = self._now()
         if progress.snapshot is None or progress.snapshot.id != message["id"]:
             return
+        forward = message["offset"] > progress.offset
         progress.offset = message["offset"]
-        if progress.offset < progress.snapshot.total:
+        if not forward:
+            # It could not take what it got (no room, or not a dump that loads): at once it would be the same again.
+            progress.paused, progress.beats = True, 0
+        elif progress.offset < progress.snapshot.total:
             progress.paused = False
             self.kick()
 

@@ -33,6 +33,8 @@ LEADER: Final = _RAFT_STATE.LEADER
 REGULAR: Final = bytes([_COMMAND_TYPE.REGULAR])
 NO_OP: Final = bytes([_COMMAND_TYPE.NO_OP])
 MEMBERSHIP: Final = bytes([_COMMAND_TYPE.MEMBERSHIP])
+WIPED: Final = NO_OP + b"wiped"
+"""The base of a log that was begun again: the disk is not lost."""
 
 SUCCESS: Final = FAIL_REASON.SUCCESS
 QUEUE_FULL: Final = FAIL_REASON.QUEUE_FULL
@@ -68,6 +70,9 @@ class DurableLog(Protocol):
 
     @property
     def synced_index(self) -> int: ...
+
+    @property
+    def policy(self) -> str: ...
 
     def maybe_sync(self) -> bool: ...
 
@@ -192,9 +197,11 @@ class State(SyncObj):
         """Take term, vote and log from disk; they were durable before anyone heard of them."""
         self._SyncObj__raftLog = journal
         journal.on_synced = self._on_synced
-        self._blank = journal.getCurrentTerm() == 0 and (len(journal) == 0 or journal[-1][1] <= 1)
+        base_alone = len(journal) == 0 or (journal[-1][1] <= 1 and journal[-1][0] != WIPED)
+        self._blank = base_alone and (journal.getCurrentTerm() == 0 or journal.policy == "always")
         """Nothing was ever on this disk, or the base alone that a start puts there (membership.py: a member that joined
-        and is blank has lost it)."""
+        and is blank has lost it). The term says nothing: a start may have heard of one. Without fsync it does say that
+        this is the disk of old, for it alone is always synced."""
         if len(journal) == 0:
             journal.add(NO_OP, 1, 0)
         self._SyncObj__raftCurrentTerm = max(journal.getCurrentTerm(), self._last_term)

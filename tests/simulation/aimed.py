@@ -239,6 +239,123 @@ async def slow_successor(world: World, rng: random.Random) -> None:
     world.store_faults.delay_s = usual
 
 
+async def late_ballot(world: World, rng: random.Random) -> None:
+    """Let two of five stand at once, cut off the one that wins, and bring the other a vote of that term late.
+
+    It is late by an election time-out, on a connection that lives: its receiver has long asked for the next term.
+    """
+    leader, others = _led(world)
+    if leader is None or len(others) != 4:
+        return
+    loser, winner, both, third = rng.sample(others, 4)
+    if loser.name > third.name:  # of two that stand at once the higher id goes on
+        loser, third = third, loser
+    term = leader.member.status().term
+    _cut(world, [winner], [loser, leader])
+    leader.crash(power=False)
+    world.counts["crashes"] += 1
+    await asyncio.sleep(0.01)
+    leader.start()
+    if not await _until(lambda: leader.serving):
+        return
+    _lag(world, [leader], loser, rng.uniform(0.6, 0.8))
+    for node in (both, third):
+        _lag(world, [loser], node, 0.1)
+        _lag(world, [winner], node, 0.05)  # so its first entry is on its way when it is cut off
+    for node in (loser, winner):
+        await _stand(node, term)
+    await _until(lambda: world.leader() is not None)
+    _cut(world, [winner, leader, third], [both])
+    _cut(world, [winner, leader], [third])
+    _cut(world, [loser], [third], one_way=True)
+    await asyncio.sleep(rng.uniform(0.5, 0.6))
+    await _stand(third, term + 1)
+    await asyncio.sleep(rng.uniform(0.3, 1.0))
+    for node in (both, third):
+        _lag(world, [loser, winner], node, 0.0)
+    _lag(world, [leader], loser, 0.0)
+    nodes = [leader, *others]
+    for node in nodes:
+        _join(world, [node], [other for other in nodes if other is not node])
+
+
+async def lost_disk(world: World, rng: random.Random) -> None:
+    """Put an empty disk in the place of a follower's, and let who lacks what it had acknowledged ask for its vote.
+
+    It starts on it once or more before anybody reaches it. Then an operator takes it out and adds another member.
+    """
+    leader, others = _led(world)
+    if leader is None or len(others) not in {2, 4} or world.disks_lost or not _all_joined(world):
+        return
+    lost, *rest = rng.sample(others, len(others))
+    away = rest[: len(others) // 2]
+    near = [leader, *rest[len(others) // 2 :]]
+    _cut(world, away, [*near, lost])
+    await asyncio.sleep(rng.uniform(0.2, 0.8))
+    _cut(world, [lost], near)
+    lost.crash(power=True)
+    lost.disk.replace()
+    world.disks_lost[lost.name] = None
+    world.counts["disks lost"] += 1
+    world.say("disk lost", node=lost.name)
+    asks = rng.random() < 0.4
+    for _ in range(rng.choice((0, 1, 1, 2))):
+        lost.start()
+        if asks and await _until(lambda: lost.serving):  # whoever refuses it tells it what term it is
+            _join(world, [lost], away)
+            await _stand(lost, 0)
+        await asyncio.sleep(rng.uniform(0.02, 0.06) if asks else rng.uniform(0.02, 0.5))
+        _cut(world, [lost], away)
+        lost.crash(power=False)
+    lost.start()
+    _join(world, [lost], away)
+    await asyncio.sleep(rng.uniform(1.0, 2.0))
+    _join(world, [*away, lost], near)
+    await asyncio.sleep(rng.uniform(0.0, 1.0))
+    await replace_lost(world, 3.0)
+
+
+async def replace_lost(world: World, within_s: float) -> bool:
+    """Be the operator: remove members whose disks were lost, and add a new voter for each."""
+    from coordinator.log import PeerAddress
+    from tests.simulation.world import SimNode
+
+    ends = asyncio.get_running_loop().time() + within_s
+    while world.disks_lost and asyncio.get_running_loop().time() < ends:
+        leader, name = world.leader(), next(iter(world.disks_lost))
+        if leader is None:
+            await asyncio.sleep(0.1)
+            continue
+        members = leader.coordinator.status().members
+        try:
+            if name in {member.id for member in members}:
+                await leader.call(lambda: leader.coordinator.remove_member(name, timeout_s=1.0))  # noqa: B023
+        except (AcordoError, TimeoutError) as exc:
+            world.say("lost disk not removed", why=exc)
+            await asyncio.sleep(0.1)
+            continue
+        del world.disks_lost[name]
+        world.say("lost disk removed", node=name)
+        node = world.nodes.pop(name, None)
+        if node is not None:
+            node.wanted = False
+            node.crash(power=False)
+        new = f"m{next(world.newcomers)}"
+        known = tuple(PeerAddress(m.id, m.raft_address, m.voter) for m in members if m.id != name)
+        with suppress(AcordoError, TimeoutError):
+            await leader.call(lambda: leader.coordinator.add_member(new, f"{new}:1", "", voter=False, timeout_s=1.0))  # noqa: B023
+            world.nodes[new] = SimNode(world, new, (*known, PeerAddress(new, f"{new}:1", voter=False)))
+            world.nodes[new].start()
+            await leader.call(lambda: leader.coordinator.add_member(new, f"{new}:1", "", voter=True, timeout_s=2.0))  # noqa: B023
+    return not world.disks_lost
+
+
+def _all_joined(world: World) -> bool:
+    """Say whether every log has it that all its members joined: before, an empty disk is not told from a new one."""
+    seats = [node.member._core._committed_configuration.seats for node in world.serving]
+    return len(seats) == len(world.nodes) and all(seat.joined for held in seats for seat in held)
+
+
 async def undercut(world: World, rng: random.Random) -> None:
     """Restore the store to before its newest row while a commit that stands on that row is still to land."""
     if not world.plan.restores or not await _commit_lost(world, rng.choice((0.05, 0.3, 0.6))):
@@ -328,6 +445,16 @@ async def _burst(world: World, node: SimNode, writes: int) -> None:
         await asyncio.sleep(0.01)
 
 
+async def _stand(node: SimNode, above: int) -> None:
+    """Let a member stand at once, as its committer asks for when a row of that term is in its way."""
+
+    async def stand() -> None:
+        node.member.outrank(above)
+
+    with suppress(AcordoError):
+        await node.call(stand)
+
+
 async def _transfer(world: World, to: SimNode) -> None:
     leader = world.leader()
     if leader is None or leader is to:
@@ -342,5 +469,5 @@ HARMS = {
     "deaf_leader": deaf_leader, "split_power": split_power, "rivals": rivals, "old_answers": old_answers,
     "late_commit": late_commit, "left_behind": left_behind, "slow_successor": slow_successor, "undercut": undercut,
     "comes_back": comes_back, "long_outage": long_outage, "late_order": late_order,
-    "late_takeover": late_takeover,
+    "late_takeover": late_takeover, "late_ballot": late_ballot, "lost_disk": lost_disk,
 }  # fmt: skip

@@ -144,7 +144,7 @@ class SimFile:
         self._disk, self._name, self._inode = disk, name, inode
         self._life = disk.life
         self._lane = _Lane()
-        self._closed = False
+        self._closed = self._sync_failed = False
         disk.lanes.append(self._lane)
 
     @property
@@ -213,8 +213,8 @@ class SimFile:
 
     def _sync(self) -> None:
         self._disk.step("sync", self._name)
-        if self._disk.sync_fails:
-            self._inode.poisoned = True
+        if self._disk.sync_fails or self._sync_failed:
+            self._inode.poisoned = self._sync_failed = True
             raise SyncError(errno.EIO, "Input/output error", self._name)
         self._inode.sync()
 
@@ -248,7 +248,7 @@ class SimDisk:
         """Every sync of a file raises EIO, and what it was to make durable never is."""
         self.steps: list[Step] | None = None
         """Set to a list to record every primitive step."""
-        self.counts: dict[str, int] = {"crash": 0, "power_cut": 0}
+        self.counts: dict[str, int] = {"crash": 0, "power_cut": 0, "replaced": 0}
         self.life = 0
         self.lanes: list[_Lane] = []
         self._names: dict[str, _Inode] = {}
@@ -332,6 +332,11 @@ class SimDisk:
         self._durable_names, self._unsynced_names = dict(self._names), []
         for name in sorted(self._names):
             self._names[name].lose_power(self.rng)
+
+    def replace(self) -> None:
+        """Put an empty one in its place, of a machine whose process has ended."""
+        self._end("replaced")
+        self._names, self._durable_names, self._unsynced_names = {}, {}, []
 
     def die_at(self, step: int, byte: int = 0) -> None:
         """Raise `Died` inside the step-th primitive step from now (0: the next), after `byte` bytes if it writes."""

@@ -14,6 +14,7 @@ from pysyncobj.node import Node
 from backends.fence import empty_row, outranks
 from coordinator.raft.member import MemberCore
 from coordinator.raft.readindex import Rounds
+from coordinator.raft.state import CANDIDATE
 from coordinator.rules import Rules
 from kv.errors import AcordoError
 from kv.model import Entry, Group, Reference
@@ -250,3 +251,31 @@ class MinorityLeads(MemberCore):
             return False
         self._set_commit(index)
         return True
+
+
+class LateVotes(MemberCore):
+    """Stay a candidate while pre-votes of the next term are asked: a late vote is added to them."""
+
+    def _stand(self, *, forced: bool) -> None:
+        stood = self._SyncObj__raftState == CANDIDATE
+        super()._stand(forced=forced)
+        if stood and self._asking_pre is not None:
+            self._SyncObj__raftState = CANDIDATE
+
+
+class ForgetfulBase(MemberCore):
+    """Take the base entry that a start writes for a sign that the disk was never lost."""
+
+    def _use_journal(self, journal: Any) -> None:
+        blank = len(journal) == 0 and journal.getCurrentTerm() == 0
+        super()._use_journal(journal)
+        self._blank = blank
+
+
+class HeardTerm(MemberCore):
+    """Take a term that was heard for a sign that the disk was never lost."""
+
+    def _use_journal(self, journal: Any) -> None:
+        heard = journal.getCurrentTerm() > 0
+        super()._use_journal(journal)
+        self._blank = self._blank and not heard

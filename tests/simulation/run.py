@@ -16,7 +16,7 @@ from chaos.checkers.verdict import Verdict
 from coordinator.ledger import recompute
 from kv.errors import AcordoError
 from kv.model import Again, Applied, Expired, Refused
-from tests.simulation import nemesis
+from tests.simulation import aimed, nemesis
 from tests.simulation.clients import SHORT_LIVED, Clients
 from tests.simulation.loop import OrderedTaskGroup, SimLoop
 from tests.simulation.world import Plan, Plant, Violation, World, plan_of
@@ -136,6 +136,9 @@ async def _story(world: World, clients: Clients) -> None:
         return
     await _lost_more_than_is_kept(world)
     if not await world.until(lambda: _writable(world), HEAL_S, lambda: "a leader that takes writes after healing"):
+        return
+    if not await aimed.replace_lost(world, HEAL_S):
+        world.violate("Liveness", "a member whose disk was lost cannot be removed")
         return
     _retire_removed(world)
     await clients.look_up_all()

@@ -12,7 +12,7 @@ MUST_HAPPEN: Final = {
     "power cuts": "power cuts", "partitions": "partitions", "membership changes": "membership changes",
     "transfers": "transfers", "disk faults": "disk faults", "clock jumps": "clock jumps", "restores": "restores",
     "resets": "resets", "store outages": "store outages", "unknown outcomes": "unknown",
-    "late messages": "network ghosts",
+    "disks lost": "disks lost", "late messages": "network ghosts",
     "doubled messages": "network doubles", "expired keys": "expired keys", "session reads": "sessions",
     "stale reads": "reads stale", "shared cache hits": "shared cache hits", "watched changes": "watched",
     "logs compared": "log checks",

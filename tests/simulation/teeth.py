@@ -54,6 +54,9 @@ ROUNDS: Final[dict[str, Any]] = {**DEAF, "chaos_s": 16.0, "writes": 0.25, "hosti
 SPLIT: Final[dict[str, Any]] = {**LEADERS, "faults": ("split_power",)}
 RIVALS: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "faults": ("rivals",)}
 FIVE: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "chaos_s": 25.0, "faults": ("old_answers",)}
+BALLOTS: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "chaos_s": 16.0, "faults": ("late_ballot",)}
+LOST: Final[dict[str, Any]] = {**LEADERS, "faults": ("lost_disk",)}
+"""A follower's disk is replaced by an empty one."""
 LATE: Final[dict[str, Any]] = {**LOSS, "faults": ("late_commit",), "writes": 0.03, "hostile": True, "memory_bytes": 1}
 """Commits land late, on ledgers that have gone on without them."""
 BEHIND: Final[dict[str, Any]] = {**LOSS, "faults": ("left_behind",), "hostile": True}
@@ -166,6 +169,9 @@ TEETH: Final = (
     Tooth("votes for a log that is behind", Plant("", core=faults.AnyLogWins), LINKS),
     Tooth("ReadIndex without a quorum", Plant("", core=faults.NoQuorum), DEAF),
     Tooth("a late joiner in a ReadIndex round", Plant("", core=faults.LateJoiner), ROUNDS),
+    Tooth("a late vote is added to pre-votes of another term", Plant("", core=faults.LateVotes), BALLOTS),
+    Tooth("a disk that was lost and started twice votes", Plant("", core=faults.ForgetfulBase), LOST),
+    Tooth("a term that was heard hides a lost disk", Plant("", core=faults.HeardTerm), LOST),
     Tooth("a minority commits", Plant("", core=faults.MinorityLeads), LINKS),
 )  # fmt: skip
 

@@ -102,9 +102,11 @@ FAULTS: Final = (
 """What a plan draws from. Not drawn alone: `amnesia` (a majority loses what it had acknowledged, without fsync)."""
 AIMED: Final = (
     "deaf_leader", "split_power", "rivals", "old_answers", "late_commit", "left_behind", "slow_successor",
-    "comes_back", "long_outage", "late_order", "late_takeover",
+    "comes_back", "long_outage", "late_order", "late_takeover", "lost_disk",
 )  # fmt: skip
 """Drawn more rarely: each takes its time, and what it is aimed at."""
+FIVES: Final = ("late_ballot",)
+"""Those that take five voters; drawn for these alone, and more often."""
 LOSING: Final = frozenset(
     {
         "power",
@@ -116,6 +118,7 @@ LOSING: Final = frozenset(
         "comes_back",
         "slow_successor",
         "late_order",
+        "lost_disk",
     }
 )
 """Those that lose what was not synced: power cuts, and syncs that fail."""
@@ -135,12 +138,14 @@ def plan_of(seed: int) -> Plan:
     fsync = rng.choices(("always", "interval", "off"), (0.7, 0.1, 0.2))[0]
     if fsync != "always" and rng.random() < 0.7 and not set(faults) <= {"cache", "broker"}:
         faults += [fault for fault in ("power", "amnesia") if fault not in faults]
-    aimed = random.Random(f"aimed {seed}")
+    aimed, fives = random.Random(f"aimed {seed}"), random.Random(f"fives {seed}")
+    nodes = rng.choices((3, 5, 1), (0.7, 0.25, 0.05))[0]
     if not set(faults) <= {"cache", "broker"}:
         faults += [fault for fault in AIMED if aimed.random() < 0.12]
+        faults += [fault for fault in FIVES if nodes == 5 and fives.random() < 0.4]
     return Plan(
         seed=seed,
-        nodes=rng.choices((3, 5, 1), (0.8, 0.15, 0.05))[0],
+        nodes=nodes,
         fsync=fsync,
         ghosts=rng.random() < 0.4,
         faults=tuple(faults),
@@ -721,7 +726,7 @@ class World:
             "crashes": 0, "power cuts": 0, "partitions": 0, "membership changes": 0, "rebases": 0, "resets": 0,
             "unknown commits": 0, "takeovers": 0, "cache hits": 0, "elections": 0, "operations": 0, "unknown": 0,
             "disk faults": 0, "clock jumps": 0, "transfers": 0, "restores": 0, "store outages": 0, "log checks": 0,
-            "expired keys": 0, "sessions": 0, "watched": 0, "redelivered": 0,
+            "expired keys": 0, "sessions": 0, "watched": 0, "redelivered": 0, "disks lost": 0,
         }  # fmt: skip
         self.over = False
         self.bursts = 0
@@ -741,6 +746,8 @@ class World:
         first = tuple(PeerAddress(f"n{i}", f"n{i}:1") for i in range(1, plan.nodes + 1))
         self.nodes: dict[str, SimNode] = {peer.id: SimNode(self, peer.id, first) for peer in first}
         self.newcomers = count(1)
+        self.disks_lost: dict[str, None] = {}
+        """Members whose disks were replaced by empty ones: they never count again, and have to be removed."""
         self._leaders: dict[int, str] = {}
         self._applied: dict[int, tuple[int, bytes]] = {}
         self._highest: dict[int, int] = {}

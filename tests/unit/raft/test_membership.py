@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from pysyncobj.node import Node
 
 from coordinator.log import PeerAddress
 from coordinator.raft.member import Member
+from coordinator.raft.membership import Change, Refusal
+from coordinator.raft.state import MISSING_LEADER, REQUEST_DENIED, SUCCESS, UNKNOWN_OUTCOME
 from kv.errors import BadRequest, NotApplied, OutcomeUnknown
 from tests.unit.raft.net import Cluster, eventually, virtual
 
@@ -215,3 +221,102 @@ async def test_step_down_and_outrank() -> None:
         top = await cluster.leader(after=1000)
         assert top is following
         assert top.status().term == 1001
+
+
+UNKNOWN = (None, UNKNOWN_OUTCOME)
+LATER = (Refusal("not just now", later=True), REQUEST_DENIED)
+NEVER = (Refusal("no such member"), REQUEST_DENIED)
+NOBODY = (None, MISSING_LEADER)
+DONE = (None, SUCCESS)
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        ([LATER, DONE], None),
+        ([UNKNOWN, DONE], None),
+        ([NEVER], BadRequest),
+        ([NOBODY, LATER], BadRequest),
+        ([LATER, NOBODY], NotApplied),
+        ([UNKNOWN, NEVER], OutcomeUnknown),
+        ([UNKNOWN, LATER], OutcomeUnknown),
+        ([UNKNOWN, NOBODY], OutcomeUnknown),
+        ([LATER, UNKNOWN], OutcomeUnknown),
+    ],
+)
+@virtual
+async def test_a_change_is_refused_only_if_no_attempt_of_it_is_unknown(
+    answers: list[tuple[Any, int]], told: type[Exception] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INV-4. The last answer comes again until time is up."""
+    async with Cluster("A") as cluster:
+        member = await cluster.leader()
+        left = list(answers)
+
+        def change(change: Change, callback: Callable[[Any, int], None]) -> None:
+            callback(*(left.pop(0) if len(left) > 1 else left[0]))
+
+        monkeypatch.setattr(member._core, "change", change)
+        if told is None:
+            await member.remove_member("D", timeout_s=T)
+        else:
+            with pytest.raises(told):
+                await member.remove_member("D", timeout_s=0.5)
+
+
+@virtual
+async def test_a_removal_whose_answer_was_lost_is_unknown_though_nobody_can_be_asked_again() -> None:
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        asked, other = (m for m in cluster.members.values() if m is not leader)
+        await add(cluster, leader, "D", voter=False)
+        await eventually(lambda: ids(asked) == ids(leader))
+        cluster.net.hold(leader.id, asked.id)
+        removal = asyncio.ensure_future(asked.remove_member("D", timeout_s=1.0))
+        await eventually(lambda: "D" not in ids(other))
+        cluster.net.partition(leader.id + other.id, asked.id + "D")
+        cluster.net.release(leader.id, asked.id)
+        with pytest.raises(OutcomeUnknown):
+            await removal
+        assert "D" not in ids(leader)
+
+
+@virtual
+async def test_who_was_taken_in_and_not_promoted_is_not_told_as_refused() -> None:
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        with pytest.raises(OutcomeUnknown, match="D is a member, and was not made a voter"):
+            await leader.add_member("D", "D:1", voter=True, timeout_s=1.0)
+        assert ids(leader)["D"] is False
+        with pytest.raises(BadRequest, match="is not heard"):
+            await leader.add_member("D", "D:1", voter=True, timeout_s=1.0)
+
+
+@virtual
+async def test_a_transfer_is_unknown_once_a_voter_was_told_to_take_over() -> None:
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        target = next(m for m in cluster.members.values() if m is not leader)
+        await cluster.agree()
+        cluster.net.hold(leader.id, target.id)
+        with pytest.raises(OutcomeUnknown):
+            await leader.transfer(target.id, timeout_s=0.2)
+        assert leader.status().role == "leader"
+        cluster.net.release(leader.id, target.id)
+        await eventually(lambda: target.status().role == "leader")
+
+
+@virtual
+async def test_who_asks_the_leader_to_transfer_hears_that_it_is_unknown() -> None:
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        asked, target = (m for m in cluster.members.values() if m is not leader)
+        await cluster.agree()
+        await eventually(lambda: asked.status().leader == leader.id)
+        cluster.net.hold(leader.id, target.id)
+        transfer = asyncio.ensure_future(asked.transfer(target.id, timeout_s=T))
+        await eventually(lambda: cluster.net.sent["timeout_now"] > 0)
+        cluster.net.cut = {frozenset((leader.id, target.id))}
+        cluster.net.settle()
+        with pytest.raises(OutcomeUnknown, match="told to take over"):
+            await transfer

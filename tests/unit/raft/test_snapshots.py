@@ -12,6 +12,7 @@ import pytest
 
 from coordinator.raft.member import Settings
 from coordinator.raft.protocol import SAVE_AGAIN_S
+from coordinator.raft.replication import CHUNK_BEATS_MAX
 from coordinator.raft.snapshot import DIGEST_BYTES, Chunk
 from kv.errors import BadRequest
 from tests.simulation.disk import SimFile
@@ -33,14 +34,21 @@ async def fill(cluster: Cluster, count: int, start: int = 0) -> list[bytes]:
     return commands
 
 
-async def lose_what_follows(cluster: Cluster, count: int, settings: Settings = FAST) -> list[bytes]:
-    """Fill on, stop all, and start B and C as they were before, under a later term; return what A alone holds."""
+async def lose_what_follows(
+    cluster: Cluster, count: int, settings: Settings = FAST, joins: str | None = None
+) -> list[bytes]:
+    """Let an observer join, fill on, stop all, start B and C as they were before, under a later term.
+
+    Return what A alone holds.
+    """
     await cluster.agree()
     for name in "ABC":
         await cluster.stop(name)
     old = {name: copy.deepcopy(cluster.disks[name]) for name in "BC"}
     for name in "ABC":
         await cluster.start(name)
+    if joins is not None:
+        await (await cluster.leader()).add_member(joins, f"{joins}:1", voter=False, timeout_s=10)
     lost = await fill(cluster, count, 10)
     await cluster.agree()
     for name in "ABC":
@@ -131,6 +139,63 @@ async def test_a_snapshot_that_does_not_load_is_not_acknowledged() -> None:
 
 
 @virtual
+@pytest.mark.parametrize("part", [0, 700])
+async def test_a_snapshot_that_finds_no_room_at_its_receiver_is_sent_again_after_a_pause(part: int) -> None:
+    """Whether it has room for the beginning or not."""
+    async with Cluster(settings=SMALL) as cluster:
+        leader = await cluster.leader()
+        loop, sent = asyncio.get_running_loop(), list[float]()
+        behind = next(n for n in "ABC" if n != leader.id)
+        await cluster.stop(behind)
+        expected = await fill(cluster, 200)
+        await eventually(lambda: leader.counts.get("snapshots_saved", 0) > 0)
+
+        def note(source: str, target: str, message: dict[str, object]) -> None:
+            if message["type"] == "install_snapshot" and message["offset"] == 0:
+                sent.append(loop.time())
+
+        cluster.net.watch = note
+        member = await cluster.start(behind)
+        disk = cluster.disks[behind]
+        disk.capacity_bytes = sum(disk.size(name) for name in disk.names()) + part
+        await eventually(lambda: len(sent) >= 4)
+        pause_s = CHUNK_BEATS_MAX * SMALL.heartbeat_s
+        assert min(b - a for a, b in itertools.pairwise(sent)) >= 0.9 * pause_s
+        disk.capacity_bytes = None
+        assert await cluster.agree() == expected
+        assert member.counts["snapshots_installed"] == 1
+
+
+@virtual
+@pytest.mark.parametrize("by", ["entries", "bytes"])
+async def test_a_log_waits_for_a_transfer_only_so_long(by: str) -> None:
+    """Else a peer that takes nothing lets the log grow without bound."""
+    async with Cluster(settings=SMALL) as cluster:
+        leader = await cluster.leader()
+        behind = next(n for n in "ABC" if n != leader.id)
+        await cluster.stop(behind)
+        await fill(cluster, 200)
+        await eventually(lambda: leader.counts.get("snapshots_saved", 0) > 0)
+        await cluster.start(behind)
+        await eventually(lambda: leader._core._progress[behind].snapshot is not None)
+        cluster.net.hold(behind, leader.id)
+        core, saved, size = leader._core, leader.counts["snapshots_saved"], 1
+        if by == "bytes":
+            core._SyncObj__conf.logCompactionMinEntries, core._compact_bytes, size = 10**6, 10_000, 1000
+        else:
+            core._compact_bytes = 10**9
+        written = 0
+        while leader.counts["snapshots_saved"] == saved:
+            await leader.propose(b"x" * size)
+            written += 1
+            assert written < 300
+        assert core._progress[behind].snapshot is not None
+        assert written > (20 if by == "bytes" else 50)  # it does wait
+        cluster.net.release(behind, leader.id)
+        await cluster.agree()
+
+
+@virtual
 async def test_a_bad_snapshot_is_refused_by_name_at_start() -> None:
     async with Cluster("A", settings=SMALL) as cluster:
         await fill(cluster, 120)
@@ -174,6 +239,32 @@ async def test_a_snapshot_replaces_what_all_others_have_lost() -> None:
         assert member.status().last > leader.status().last
         assert await cluster.agree() == common + kept
         assert (member.counts["wipes"], member.counts["snapshots_installed"]) == (1, 1)
+
+
+@virtual
+async def test_a_snapshot_of_what_was_overwritten_does_not_come_back_at_a_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beside it the log is whole, so the machine was built anew from that; the dump had stayed."""
+    monkeypatch.setattr("coordinator.raft.protocol.KEEP_ENTRIES", 10**6)
+    async with Cluster(settings=SMALL) as cluster:
+        common = await fill(cluster, 10)
+        lost = await lose_what_follows(cluster, 100, SMALL, joins="D")
+        kept = await fill(cluster, 20, 200)
+        member = await cluster.start("A")
+        assert "snapshot" in cluster.disks["A"].names()
+        assert member._core.configuration.seat("D")
+        assert await cluster.agree() == common + kept
+        assert (member.counts["overwrites"], member.counts.get("wipes", 0)) == (1, 0)
+        assert not member._core.configuration.seat("D")
+        for name in "ABC":
+            await cluster.stop(name)
+        alone = await cluster.start("A")
+        assert not set(lost) & set(cluster.tapes["A"].commands)
+        assert not alone._core.configuration.seat("D")
+        for name in "BC":
+            await cluster.start(name)
+        assert await cluster.agree() == common + kept
 
 
 @virtual

@@ -69,9 +69,10 @@ async def test_a_late_vote_is_not_added_to_pre_votes_of_another_term() -> None:
 
 
 @virtual
+@pytest.mark.parametrize("hears", [False, True])
 @pytest.mark.parametrize("restarts", [0, 1, 2])
-async def test_a_lost_disk_is_still_lost_after_a_restart(restarts: int) -> None:
-    """The base that a start writes is nothing that this member ever heard of."""
+async def test_a_lost_disk_is_still_lost_after_a_restart(restarts: int, hears: bool) -> None:
+    """The base that a start writes is nothing that this member ever heard of, nor is the term of who refuses it."""
     async with Cluster() as cluster:
         leader = await cluster.leader()
         await eventually(lambda: all(s.joined for m in cluster.members.values() for s in m._core.configuration.seats))
@@ -84,8 +85,11 @@ async def test_a_lost_disk_is_still_lost_after_a_restart(restarts: int) -> None:
         cluster.wipe(wiped)
         cluster.net.partition(leader.id, wiped, away)
         for turn in range(restarts + 1):
-            await cluster.start(wiped)
+            back = await cluster.start(wiped)
             cluster.net.partition(leader.id, wiped, away)
+            if hears:
+                refused = {"type": "response_vote", "term": 1, "pre": True, "granted": False, "current": 1 + turn}
+                back._core._SyncObj__onMessageReceived(back._core._nodes[away], refused)
             await asyncio.sleep(0.05)
             if turn < restarts:
                 await cluster.stop(wiped)
@@ -94,3 +98,19 @@ async def test_a_lost_disk_is_still_lost_after_a_restart(restarts: int) -> None:
         await asyncio.sleep(3)
         assert cluster.members[wiped]._core._disk_lost
         assert all(member.status().role != "leader" for member in cluster.members.values())
+
+
+@virtual
+async def test_a_log_that_was_begun_again_is_not_a_lost_disk() -> None:
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        await eventually(lambda: all(s.joined for m in cluster.members.values() for s in m._core.configuration.seats))
+        await leader.propose(b"kept")
+        other = next(m for m in cluster.members.values() if m is not leader)
+        cluster.net.partition(leader.id, other.id)
+        other._core._wipe()
+        await cluster.stop(other.id)
+        back = await cluster.start(other.id)
+        cluster.net.heal()
+        assert await cluster.agree() == [b"kept"]
+        assert not back._core._disk_lost

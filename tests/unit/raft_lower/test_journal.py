@@ -21,7 +21,7 @@ from pysyncobj.journal import FileJournal, MemoryJournal
 from coordinator.raft import journal as journal_module
 from coordinator.raft.disk import RealDisk, SyncError
 from coordinator.raft.journal import Journal, Policy
-from coordinator.raft.records import FORMAT, RECORD_HEAD_BYTES, Segment, encode_segment
+from coordinator.raft.records import FORMAT, RECORD_HEAD_BYTES, Segment, decode_segment, encode_segment
 from kv.errors import BadRequest
 from tests.simulation.disk import SimDisk
 from tests.unit.raft_lower.virtual import run
@@ -271,6 +271,64 @@ def test_a_full_disk_is_waited_for() -> None:
         assert not fatal
         disk.power_cut()
         assert opened(disk)[-1][1] == 4
+
+    run(story())
+
+
+@pytest.mark.parametrize("size", [20, 400])
+@pytest.mark.parametrize("after_s", [0.0, 0.001, 0.004])
+def test_a_flush_does_not_overtake_a_group(size: int, after_s: float) -> None:
+    """The group ends in a segment that has no file yet: what follows it must not be that file's beginning."""
+
+    async def story() -> None:
+        disk = sim()
+        journal = filled(disk, 3)
+        told: list[int] = []
+        journal.on_synced = told.append
+        for index in range(4, 12):
+            journal.add(bytes([index]) * size, index, 1)
+        journal.maybe_sync()
+        await asyncio.sleep(after_s)
+        journal.add(b"behind it", 12, 1)
+        journal.flush()
+        assert journal.synced_index == 12
+        await asyncio.sleep(1)
+        journal.add(b"and later", 13, 1)
+        journal.maybe_sync()
+        await asyncio.sleep(1)
+        assert told == sorted(told)
+        assert journal.synced_index == told[-1] == 13
+        disk.power_cut()
+        assert opened(disk)[:] == journal[:]
+
+    run(story())
+
+
+@pytest.mark.parametrize("room", [True, False])
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_flush_finds_a_group_that_found_no_room(room: bool, waits: bool) -> None:
+    async def story() -> None:
+        disk = sim()
+        journal = filled(disk, 3)
+        fatal: list[BaseException] = []
+        journal.on_fatal = fatal.append
+        disk.capacity_bytes = sum(disk.size(name) for name in disk.names()) + 5
+        journal.add(b"x" * 50, 4, 1)
+        journal.maybe_sync()
+        await asyncio.sleep(0.2 if waits else 0)
+        assert journal.waits_for_room == waits
+        journal.add(b"y" * 50, 5, 1)
+        if room:
+            disk.capacity_bytes = None
+            journal.flush()
+        else:
+            with pytest.raises(OSError, match="No space"):
+                journal.flush()
+            disk.capacity_bytes = None
+        await asyncio.sleep(5)
+        assert len(fatal) == (not room)
+        disk.power_cut()
+        assert opened(disk)[-1][1] == (5 if room else 3)
 
     run(story())
 
@@ -640,5 +698,43 @@ def test_what_follows_a_torn_segment_and_an_empty_one_is_there_at_the_next_start
             journal.add(b"y" * 30, index, 2)
         await journal.aclose()
         assert len(opened(disk, after)) == kept + 20
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("before", ["off", "interval", "always"])
+def test_a_torn_header_behind_a_torn_segment(before: Policy) -> None:
+    """A power cut takes the ends of both. It is damage only where the first was promised before the second began."""
+    disk = sim()
+    filled(disk, 20, before)._destroy()
+    files = copy_of(disk)
+    *_, older, newest = sorted(name for name in files if name != "journal.vote")
+    header = len(encode_segment(Segment("c", "n1", 1, 0, sealed=True)))
+    accepted = []
+    for length in range(header):
+        torn = files | {older: files[older][:-10], newest: files[newest][:length]}
+        if refused_by(disk_of(torn), before) is None:
+            accepted.append(length)
+            damaged = torn | {newest: torn[newest].replace(b"ACORDO", b"ACORDA")}
+            assert length < 6 or refused_by(disk_of(damaged), before) is not None
+    assert accepted == list(range(header) if before != "always" else range(13))
+
+
+@pytest.mark.parametrize(("before", "after"), [("off", "always"), ("always", "off"), ("interval", "always")])
+def test_a_segment_is_of_one_policy(before: Policy, after: Policy) -> None:
+    async def story() -> None:
+        disk = sim()
+        filled(disk, 2, before)._destroy()
+        journal = opened(disk, after)
+        journal.add(b"3", 3, 1)
+        await journal.aclose()
+        disk.crash()
+        sealed = [
+            decode_segment(disk.load_now(name))[0].sealed for name in disk.names() if name.startswith("journal.0")
+        ]
+        assert sealed == [before == "always", after == "always"]
+        again = opened(disk, after)
+        assert [entry[1] for entry in again[:]] == [1, 2, 3]
+        assert len([name for name in disk.names() if name.startswith("journal.0")]) == 2
 
     asyncio.run(story())
