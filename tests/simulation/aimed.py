@@ -452,7 +452,10 @@ async def _stand(node: SimNode, above: int) -> None:
         node.member.outrank(above)
 
     with suppress(AcordoError):
-        await node.call(stand)
+        try:
+            await node.call(stand)
+        except OSError as exc:  # no room for the vote: it ends its committer, and so the node
+            node.fail(exc)
 
 
 async def _transfer(world: World, to: SimNode) -> None:

@@ -501,6 +501,11 @@ class SimNode:
         if process.alive:  # it ended by itself
             self._ended(process, failure)
 
+    def fail(self, failure: Exception) -> None:
+        """End as when a task of it raises; it starts again soon."""
+        if self.process is not None and self.process.alive:
+            self._ended(self.process, failure)
+
     def _ended(self, process: Process, failure: BaseException | None) -> None:
         causes = list(_leaves(failure))
         self.world.say("ended", node=self.name, why=";".join(f"{type(c).__name__}({c})" for c in causes))
