@@ -428,10 +428,16 @@ class Consensus(Protocol):
         ...
 
     async def add_member(self, member: str, raft_address: str, url: str, *, voter: bool, timeout_s: float) -> None:
-        """Add an observer, or promote one (voter=True). Raises NotApplied or BadRequest while it would be unsafe."""
+        """Add an observer, or promote one (voter=True).
+
+        Raises NotApplied or BadRequest while it would be unsafe; OutcomeUnknown when an attempt may still take effect,
+        or it was taken in and not promoted.
+        """
         ...
 
-    async def remove_member(self, member: str, *, timeout_s: float) -> None: ...
+    async def remove_member(self, member: str, *, timeout_s: float) -> None:
+        """Take a member out for good. Raises as `add_member` does."""
+        ...
 
     async def adopt(self, *, timeout_s: float) -> int:
         """Let an operator adopt the store's head after a restore; return the new settled revision."""
