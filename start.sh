@@ -126,7 +126,9 @@ check_value() {  # check_value NAME GIVEN
     esac
 }
 check_pairs() {  # what is right alone and wrong together
-    local low high
+    local low high stores=0 each
+    for each in crdb crdb3 postgres; do if chosen "$each"; then stores=$((stores + 1)); fi; done
+    [ "$stores" -le 1 ] || fail "$env_file: COMPOSE_PROFILES has more than one store; crdb, crdb3 and postgres stand in for each other"
     case ",$(value COMPOSE_PROFILES),$(value ACORDO_STORE)" in
         *,crdb,*cockroachdb://*|*,crdb3,*cockroachdb://*|*,postgres,*postgresql://*) ;;
         *) fail "$env_file: COMPOSE_PROFILES and ACORDO_STORE do not fit together; .env.example shows the pairs" ;;
@@ -180,13 +182,17 @@ check_machine() {
             "or give this one another COMPOSE_PROJECT_NAME; nothing was changed" ;;
     esac
 }
-check_ports() {  # free, or published by this very project
+check_ports() {  # each once, and free or published by this very project
     local pairs=(HTTP:80 NODE1:8001 NODE2:8002 NODE3:8003 PROMETHEUS:9091 RABBITMQ:25673) pair port published
+    local -A of=()
     if chosen crdb || chosen crdb3; then pairs+=(COCKROACH:8080); fi
     if chosen grafana; then pairs+=(GRAFANA:3000); fi
     published=$(containers --format '{{.Ports}}') || fail "docker ps failed"
     for pair in "${pairs[@]}"; do
         port=$(value "ACORDO_${pair%%:*}_PORT" "${pair##*:}")
+        port=$((10#$port))
+        [ -z "${of[$port]:-}" ] || fail "$env_file: ACORDO_${of[$port]}_PORT and ACORDO_${pair%%:*}_PORT are both $port"
+        of[$port]=${pair%%:*}
         [[ $published != *":$port->"* ]] || continue
         if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
             fail "port $port is taken: stop what listens there, or set ACORDO_${pair%%:*}_PORT in $env_file"

@@ -306,7 +306,11 @@ class DockerDriver:
                 {network: api.create_endpoint_config(aliases=["nodes", name])}
             ),
         )
-        api.start(container["Id"])
+        try:
+            api.start(container["Id"])
+        except BaseException:  # what never ran is in no list of observers: nobody would take it away
+            api.remove_container(container["Id"], v=True, force=True)
+            raise
         return f"{name}:9001", f"http://{name}:8000"
 
     def _model(self) -> tuple[Any, str]:

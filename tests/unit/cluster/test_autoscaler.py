@@ -349,6 +349,8 @@ class Engine:
     def __init__(self, networks: dict[str, dict[str, Any]]) -> None:
         self.networks = networks
         self.made: list[dict[str, Any]] = []
+        self.removed: list[str] = []
+        self.starts = True
         self.containers = self.api = self
 
     def list(self, *, filters: dict[str, list[str]], **_: Any) -> list[Any]:
@@ -378,6 +380,11 @@ class Engine:
 
     def start(self, name: str) -> None:
         assert self.made
+        if not self.starts:
+            raise OSError("network acordo_default not found")
+
+    def remove_container(self, name: str, **_: Any) -> None:
+        self.removed.append(name)
 
 
 def docker_driver(monkeypatch: pytest.MonkeyPatch, networks: dict[str, dict[str, Any]]) -> tuple[DockerDriver, Engine]:
@@ -405,6 +412,15 @@ async def test_with_no_node_to_be_made_like_the_round_fails_and_does_not_hang(
         async with asyncio.timeout(30):
             await driver.start("o0123456789", "n1=node1:9001")
     assert engine.made == []
+
+
+@pytest.mark.timeout(60)
+async def test_an_observer_that_the_engine_does_not_start_leaves_no_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, engine = docker_driver(monkeypatch, {"node1": {"acordo_default": {}}})
+    engine.starts = False
+    with pytest.raises(OSError, match="not found"):
+        await driver.start("o0123456789", "n1=node1:9001")
+    assert len(engine.made) == 1 and engine.removed == ["1"]
 
 
 def test_bounds_come_from_the_settings() -> None:

@@ -462,15 +462,57 @@ async def test_a_key_is_never_mistaken_for_the_balancer_itself(world: World) -> 
     ]
 
 
-async def test_what_nginx_cannot_read_is_refused_as_a_problem(world: World) -> None:
-    for head in ("PUT /v1/kv/../../../a HTTP/1.1\r\nHost: x", f"GET /{'k' * 20000} HTTP/1.1\r\nHost: x"):
-        reader, writer = await world.connect()
-        writer.write(f"{head}\r\n\r\n".encode())
+UNREADABLE = (
+    "PUT /v1/kv/../../../a HTTP/1.1\r\nHost: x\r\n\r\n",
+    f"GET /{'k' * 20000} HTTP/1.1\r\nHost: x\r\n\r\n",
+    "TRACE /v1/kv/a HTTP/1.1\r\nHost: x\r\n\r\n",
+    "PUT /v1/kv/a HTTP/2.0\r\nHost: x\r\n\r\n",
+    "PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+    "PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\nno chunk\r\n",
+)
+
+
+@pytest.mark.parametrize("sent", UNREADABLE, ids=["above", "long", "method", "version", "coding", "chunks"])
+async def test_what_nginx_cannot_read_is_refused_as_a_problem(world: World, sent: str) -> None:
+    reader, writer = await world.connect()
+    writer.write(sent.encode())
+    async with asyncio.timeout(PATIENCE_S):
         answer = await reader.read()
-        assert answer.startswith(b"HTTP/1.1 400 ") and b"application/problem+json" in answer
-        assert json.loads(answer.partition(b"\r\n\r\n")[2])["outcome"] == "not_applied"
-        writer.close()
+    assert answer.startswith(b"HTTP/1.1 400 ") and b"application/problem+json" in answer
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["outcome"] == "not_applied"
+    writer.close()
     assert world.seen == []
+
+
+async def test_what_nginx_has_no_connection_for_is_told_as_a_problem(world: World, tmp_path: Path) -> None:
+    world.all(silent)
+    path, master = tmp_path / "nginx.conf", int((tmp_path / "nginx.pid").read_text())
+    children = Path(f"/proc/{master}/task/{master}/children")
+    old = children.read_text().split()
+    path.write_text(path.read_text().replace("worker_connections 4096", "worker_connections 9"))
+    os.kill(master, signal.SIGHUP)
+    async with asyncio.timeout(PATIENCE_S):
+        while not (now := children.read_text().split()) or set(now) & set(old):
+            await asyncio.sleep(0.02)
+        held: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        while len(held) == len(world.seen):  # two connections each, until there is none left to a node
+            held.append(await world.connect())
+            held[-1][1].write(b"PUT /v1/kv/held HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    while len(world.seen) < len(held):
+                        await asyncio.sleep(0.02)
+        head = await held[-1][0].readuntil(b"\r\n\r\n")
+        assert b" 502 " in head.splitlines()[0] and b"application/problem+json" in head
+        assert b'"outcome":"unknown"' in await held[-1][0].readuntil(b"}")
+        held[-1][1].close()
+        held.append(await world.connect())
+        held[-1][1].write(b"GET /v1/kv/a HTTP/1.1\r\nHost: x\r\n\r\n")
+        head = await held[-1][0].readuntil(b"\r\n\r\n")
+        assert b" 503 " in head.splitlines()[0] and b"application/problem+json" in head
+        assert b'"outcome":"not_applied"' in await held[-1][0].readuntil(b"}")
+    for _, writer in held:
+        writer.close()
 
 
 async def test_a_read_with_a_body_is_passed_with_it_and_never_again(world: World) -> None:

@@ -212,6 +212,13 @@ def test_port_of_a_profile_taken(machine: Machine, listener: int, profile: str, 
     assert f"port {listener} is taken" in machine.start()
 
 
+def test_a_port_given_twice(machine: Machine) -> None:
+    port = machine.ports["ACORDO_NODE1_PORT"]
+    machine.settings({"ACORDO_NODE3_PORT": "0" * (5 - len(port)) + port})
+    machine.says(ports=f"127.0.0.1:{port}->8000/tcp")  # published by this project, so it looks like its own
+    assert f"ACORDO_NODE1_PORT and ACORDO_NODE3_PORT are both {port}" in machine.start()
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [
@@ -224,6 +231,7 @@ def test_port_of_a_profile_taken(machine: Machine, listener: int, profile: str, 
         ("ACORDO_GRAFANA_PASSWORD=a b", "may have letters, digits and . _ - only"),
         ("ACORDO_RABBITMQ_USER=", "may have letters, digits and . _ - only"),
         ("COMPOSE_PROFILES=crdb,mysql", "profile mysql is unknown; there are crdb, crdb3, postgres, grafana"),
+        ("COMPOSE_PROFILES=crdb,crdb3", "COMPOSE_PROFILES has more than one store"),
         ("COMPOSE_PROFILES=postgres", "COMPOSE_PROFILES and ACORDO_STORE do not fit together"),
         ("ACORDO_OBSERVERS_MAX=many", "ACORDO_OBSERVERS_MAX=many is no whole number"),
         ("ACORDO_AUTOSCALER_PERIOD_S=soon", "ACORDO_AUTOSCALER_PERIOD_S=soon is no number"),
