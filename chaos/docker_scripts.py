@@ -147,7 +147,9 @@ async def run(target: DockerTarget, name: str, pause_s: float, table: Path = TAB
     try:
         async with target:
             away_s = pause_s if name == EACH else SCRIPTS[name].away_s(pause_s)
-            _say(f"{name}: what it hits comes back after {away_s:g} s")
+            leader_s = SCRIPTS["kill-leader"].away_s(pause_s)
+            but = f", a leader after {leader_s:g} s" if name == EACH and leader_s > away_s else ""
+            _say(f"{name}: what it hits comes back after {away_s:g} s{but}")
             with WINDOWS.shown(await target.gateway()):
                 if name == EACH:
                     code = await each(target, pause_s, table)

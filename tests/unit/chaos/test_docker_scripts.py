@@ -252,6 +252,14 @@ def coded(stack: Any, name: str, tmp_path: Path) -> int:
     return virtual.run(lambda: run(stack, name, 1, tmp_path / "kills.md"), limit_s=3000)
 
 
+@pytest.mark.parametrize(("name", "said"), [("each", "1 s, a leader after 5 s"), ("kill-leader", "5 s")])
+def test_the_pause_that_is_said_is_the_one_that_is_made(
+    cluster: FakeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: str
+) -> None:
+    coded(FakeStack(cluster), name, tmp_path)
+    assert capsys.readouterr().out.splitlines()[0] == f"{name}: what it hits comes back after {said}"
+
+
 def fail(exc: Exception, service: str = "node1") -> Callable[[tuple[str, ...]], None]:
     def strike(whom: tuple[str, ...]) -> None:
         if service in whom:
