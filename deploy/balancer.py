@@ -22,6 +22,9 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 PERIOD_S: Final = 1.0
+"""From the beginning of a look to that of the next one: what a look waits for a silent node is not added."""
+REST_S: Final = 0.1
+"""Least time between two looks."""
 PROBE_TIMEOUT_S: Final = 1.0
 DNS_WAIT_S: Final = 1.0
 SILENT_MAX: Final = 2
@@ -201,9 +204,13 @@ class Balancer:
         self.start()
         assert self.nginx is not None
         print(f"nodes: {' '.join(self._shown()) or 'none'}", flush=True)
+        took_s = 0.0
         while self.nginx.poll() is None and not stopping:
-            time.sleep(PERIOD_S)
-            if self.look(pool) and not stopping:
+            time.sleep(max(PERIOD_S - took_s, REST_S))
+            began = time.monotonic()
+            changed = self.look(pool)
+            took_s = time.monotonic() - began
+            if changed and not stopping:
                 self.write()
                 self.reload()
         pool.shutdown(wait=False, cancel_futures=True)  # nginx is told first, then a look at DNS may end

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import signal
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml  # type: ignore[import-untyped]  # ships no types
 
 from deploy import balancer
 from deploy.balancer import Address, Balancer, Choice, Names, addresses_of, upstream
@@ -103,6 +107,41 @@ def test_nodes_are_looked_at_while_dns_does_not_answer(monkeypatch: pytest.Monke
             assert asked == 2  # the one that is not answered yet, and no more
         finally:
             answer.set()
+
+
+def test_a_node_that_drains_is_seen_in_time_also_beside_a_silent_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """At worst it begins to drain just after it was asked: while its look waits for the silent one."""
+    now, looks = 0.0, []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def look(*_: object) -> bool:
+        nonlocal now
+        looks.append(now)
+        now += balancer.PROBE_TIMEOUT_S
+        return False
+
+    class Nginx:
+        def poll(self) -> int | None:
+            return 0 if len(looks) > 5 else None
+
+        returncode = 1
+
+    one = Balancer(["nodes:8000"], "8080", tmp_path)
+    one.nginx = Nginx()  # type: ignore[assignment]
+    monkeypatch.setattr(one, "start", lambda: None)
+    monkeypatch.setattr(one, "look", look)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(balancer, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: now))
+    assert one.serve() == 1
+    compose = yaml.safe_load((Path(__file__).parents[3] / "docker-compose.yml").read_text())
+    notice_s = float(compose["x-node-environment"]["ACORDO_DRAIN_NOTICE_S"])
+    for before, after in itertools.pairwise(looks[1:]):
+        assert after + balancer.PROBE_TIMEOUT_S - before <= notice_s - 0.5  # for nginx to take the new list
 
 
 def test_an_address_is_its_own_name() -> None:
