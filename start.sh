@@ -111,6 +111,8 @@ check_value() {  # check_value NAME GIVEN
         *_COOL_DOWN_S) within "$1" "$2" 0 86400 ;;
         *_HIGH) within "$1" "$2" 0.001 1000000 ;;
         *_LOW) within "$1" "$2" 0 1000000 ;;
+        ACORDO_IMAGE_*|ACORDO_BASE)
+            [[ $2 =~ ^[A-Za-z0-9][A-Za-z0-9._/:@-]*$ ]] || fail "$env_file: $1=$2 is no name of an image (no quotes, no spaces)" ;;
         ACORDO_LOG_LEVEL) [[ $2 =~ ^(debug|info|warning|error)$ ]] || fail "$env_file: $1=$2 is not allowed: debug, info, warning, error" ;;
         ACORDO_STORE)  # may hold a password: it is not shown
             [[ $2 =~ ^(postgresql|cockroachdb)://($LOGIN)?$HOST(,$HOST)*/[A-Za-z0-9_-]+(\?[A-Za-z0-9_.=\&%/-]*)?$ ]] \

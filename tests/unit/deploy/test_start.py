@@ -241,6 +241,8 @@ def test_a_port_given_twice(machine: Machine) -> None:
         ("ACORDO_AUTOSCALER_COOL_DOWN_S=86400.5", "is not allowed: 0 to 86400"),
         ("ACORDO_AUTOSCALER_IN_FLIGHT_LOW=32", "IN_FLIGHT_LOW=32 must be below ACORDO_AUTOSCALER_IN_FLIGHT_HIGH=32"),
         ("ACORDO_AUTOSCALER_IN_FLIGHT_HIGH=7.5", "IN_FLIGHT_LOW=8 must be below ACORDO_AUTOSCALER_IN_FLIGHT_HIGH=7.5"),
+        ('ACORDO_IMAGE_NODE="acordo-node:air"', "is no name of an image (no quotes, no spaces)"),
+        ("ACORDO_IMAGE_GRAFANA=", "ACORDO_IMAGE_GRAFANA= is no name of an image"),
         ("ACORDO_LOG_LEVEL=loud", "ACORDO_LOG_LEVEL=loud is not allowed: debug, info, warning, error"),
         ("ACORDO_STORE=cockroachdb://root@cockroach", "ACORDO_STORE is malformed; allowed: cockroachdb://USER@HOST"),
         ("ACORDO_STORE=sqlite:///x", "ACORDO_STORE is malformed"),
