@@ -16,6 +16,13 @@ from typing import Self
 from tests.servers.process import Server, find, wait_until
 
 
+def _lives(pid: str) -> bool:
+    """Say whether a process has not ended; nobody may have taken note of its end."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
 class PostgresServer(Server):
     """PostgreSQL ≥ 14 from the distribution, run as `postgres` when we are root (it refuses to run as root)."""
 
@@ -97,20 +104,27 @@ class PostgresServer(Server):
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the postmaster and all its children: each of them has a session of its own."""
         assert self.process is not None
-        pid = self.process.pid
-        with contextlib.suppress(OSError):
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            for child in children if number != signal.SIGTERM else ():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(child), number)
+        for child in self._children() if number != signal.SIGTERM else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), number)
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+            os.kill(self.process.pid, number)
 
     def kill(self) -> None:
-        """End it at once. Back ends leave their parent's session alone, but not its end: wait for the postmaster."""
+        """End it at once, and wait until its back ends are gone too: they hold its shared memory."""
+        children: list[str] = []
         if self.process is not None:
             self.signal(signal.SIGCONT)
+            children = self._children()
+            self.signal(signal.SIGKILL)
         super().kill()
+        wait_until(lambda: not any(map(_lives, children)), "the end of back ends")
+
+    def _children(self) -> list[str]:
+        assert self.process is not None
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return []
 
     def wipe(self) -> None:
         shutil.rmtree(self.folder / "db", ignore_errors=True)
