@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -90,11 +91,12 @@ class Machine:
             shutil.copy(ROOT / name, self.root)
         self.says(version="20.10.24", compose="1.29.2", memory="8000000000", config="    image: one:1")
         self.says(logins="admin admin", states=UP)
-        self.ports = {}
-        for name in ("HTTP", "NODE1", "NODE2", "NODE3", "PROMETHEUS", "RABBITMQ", "COCKROACH", "GRAFANA"):
-            with socket.socket() as probe:
+        with contextlib.ExitStack() as held:  # at the same time, else one may come twice
+            names = ("HTTP", "NODE1", "NODE2", "NODE3", "PROMETHEUS", "RABBITMQ", "COCKROACH", "GRAFANA")
+            probes = {name: held.enter_context(socket.socket()) for name in names}
+            for probe in probes.values():
                 probe.bind(("127.0.0.1", 0))
-                self.ports[f"ACORDO_{name}_PORT"] = str(probe.getsockname()[1])
+            self.ports = {f"ACORDO_{name}_PORT": str(probe.getsockname()[1]) for name, probe in probes.items()}
         self.settings({})
 
     def says(self, **what: str) -> None:
@@ -136,7 +138,8 @@ class Machine:
     def comes_up(self, *arguments: str, **exported: str) -> str:
         """Run it where every image can be had; it must succeed."""
         self.says(pulls="", builds="")
-        code, said = self.run(*arguments, **exported)
+        # Two looks alike take no time here, but a second may end between them.
+        code, said = self.run(*arguments, **{"ACORDO_START_WAIT_S": "60"} | exported)
         assert code == 0, said
         assert "error: " not in said
         return said
