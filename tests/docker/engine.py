@@ -106,7 +106,10 @@ class Stack:
     """The stack of docker-compose.yml with the distribution's images, under ports of its own."""
 
     def __init__(self, url: str, folder: Path) -> None:
-        self.ports = {name: free_port() for name in PORTS}
+        ports: set[int] = set()
+        while len(ports) < len(PORTS):
+            ports.add(free_port())
+        self.ports = dict(zip(PORTS, ports, strict=True))
         socket = url.removeprefix("unix://")
         settings = {
             "COMPOSE_PROJECT_NAME": PROJECT,
