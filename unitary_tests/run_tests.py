@@ -16,7 +16,8 @@ def main(arguments: list[str]) -> None:
     """Replace this process by the check; exit with 2 where the environment cannot be made."""
     os.chdir(ROOT)
     if subprocess.run(["make", "-s", "install"], stdout=sys.stderr, check=False).returncode:
-        sys.exit("the environment cannot be made; what make says stands above")
+        print("the environment cannot be made; what make says stands above", file=sys.stderr)
+        sys.exit(2)  # as the check's own "wrong usage or nobody answers": nothing was checked
     os.execv(".venv/bin/python", [".venv/bin/python", "-m", "tests.installation", *(arguments or ["http://127.0.0.1"])])
 
 
