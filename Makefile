@@ -43,6 +43,12 @@ sim: $(READY)  ## simulate seeds (SEEDS=500 SEED_FROM=1; MINUTES=8: fresh ones o
 sim-teeth: $(READY)  ## show that the simulation finds every planted fault (QUICK=1: five of them)
 	$(PY) -m tests.simulation.teeth $(if $(QUICK),--quick)
 
+model:  ## explore the protocols state by state, with one rule away at a time (QUICK=1: some scenarios; 10 minutes else)
+	$(PYTHON) docs/model/rejoin_votes.py
+	$(PYTHON) docs/model/acordo_model.py $(if $(QUICK),--scenario window)
+	$(PYTHON) docs/model/replicated_model.py $(if $(QUICK),--scenario write)
+	$(if $(QUICK),,$(PYTHON) docs/model/acordo_model.py --mutants && $(PYTHON) docs/model/replicated_model.py --mutants)
+
 chaos: $(READY)  ## disturb a local cluster and check its history (ARGS=... for chaos run)
 	$(PY) -m chaos run $(or $(ARGS),--workload register,append,watch --nemesis kill,partition,pause --time 60)
 
@@ -93,5 +99,5 @@ lock:  ## pin the newest versions that requirements*.in allow
 clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help install run demo test check sim sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers \
+.PHONY: help install run demo test check model sim sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers \
 	evidence test-stack images lock clean
