@@ -27,6 +27,7 @@ from prometheus_client import Counter, Gauge
 from acordo import wire
 from acordo.client import Client
 from acordo.errors import AcordoError, PreconditionFailed, Pruned, Refused
+from acordo.errors import BadRequest as Rejected
 from acordo.results import Bookmark, Change
 from cluster import webhook_rules as rules
 from cluster.webhook_rules import Cursor, DeadLetter, Subscription
@@ -38,6 +39,8 @@ WINDOW_MAX: Final = 256
 """Changes of one subscription that are read and not yet done with."""
 SUBSCRIPTIONS_MAX: Final = 1000
 SCAN_EVERY_S: Final = 1.0
+REST_S: Final = 60.0
+"""A subscription whose position the cluster refuses is tried again after so long, or once it is written anew."""
 ANSWER_BYTES_MAX: Final = 4096
 CURSOR_EVERY_S: Final = 0.5
 
@@ -70,6 +73,8 @@ class Webhooks:
         self._client, self._name, self._limits, self._chance = client, name, limits, chance
         self._serving: dict[str, asyncio.Task[None]] = {}
         self._complained: dict[str, int] = {}
+        self._resting: dict[str, tuple[int, float]] = {}
+        """Subscriptions that were refused: at which revision of theirs, and until when they are left alone."""
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -114,9 +119,13 @@ class Webhooks:
         for name in [n for n, task in self._serving.items() if task.done()]:
             del self._serving[name]
         for name, (subscription, revision) in found.items():
-            if name not in self._serving:
+            if name not in self._serving and not self._rests(name, revision):
                 self._serving[name] = tasks.create_task(self._serve(name, subscription, revision))
         _HELD.set(len(self._serving))
+
+    def _rests(self, name: str, revision: int) -> bool:
+        refused_at, until = self._resting.get(name, (0, 0.0))
+        return refused_at == revision and _now() < until
 
     async def _serve(self, name: str, subscription: Subscription, revision: int) -> None:
         """Serve one subscription until it changes or the lease is lost; do nothing while another has it."""
@@ -127,6 +136,8 @@ class Webhooks:
             await served.run()
         except* (Lost, AcordoError) as failures:
             for failure in failures.exceptions:
+                if isinstance(failure, Rejected):  # a position from the future, say: asking each second changes nothing
+                    self._resting[name] = (revision, _now() + REST_S)
                 if not isinstance(failure, Lost):
                     _log.warning("deliveries wait", subscription=name, reason=str(failure)[:300])
 

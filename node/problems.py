@@ -103,7 +103,12 @@ KINDS: Final[dict[str, Kind]] = {
     "two_conditions": Kind(400, "Two conditions"),
     "bad_op_id": Kind(400, "op_id not allowed"),
     "bad_token": Kind(400, "Token of another listing"),
-    "future_revision": Kind(400, "Revision not given yet"),
+    "future_revision": Kind(
+        400,
+        "Revision not given yet",
+        "no node gave this position: it is another cluster's, or of a time that a restore undid; begin again from the "
+        "present state; nothing was changed",
+    ),
     "unknown_path": Kind(404, "No such path"),
     "key_not_found": Kind(404, "Key not found", "the key is absent; Acordo-Revision says as of when"),
     "unknown_member": Kind(404, "No such member"),

@@ -14,10 +14,11 @@ from enum import IntEnum
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self, TypeAlias
 
-from kv.errors import AcordoError, BackendUnavailable, BadRequest, NotApplied
+from kv.errors import AcordoError, BackendUnavailable, NotApplied
 from kv.model import Entry, Head, Reference, Version
 from kv.ports import Cache, Clock, Consensus, Read, Settled, Store
 from node.judge import age_s, entry_holds, snapshot_serves
+from node.position import check_given, standing
 from node.settings import Settings
 from node.tiers import Memory, Refresher
 
@@ -135,8 +136,8 @@ class Reads:
     # ------------------------------------------------------------------------------------------------------ one key
 
     async def get(self, key: bytes, ask: Ask, *, deadline: float) -> Reading:
-        """Read one key at its level. Raises NotApplied, BackendUnavailable."""
-        if ask.min_revision > self._consensus.settled.last and not await self._wait_settled(ask.min_revision, deadline):
+        """Read one key at its level. Raises NotApplied, BackendUnavailable, BadRequest("future_revision")."""
+        if not await self.reach(ask.min_revision, "revision", deadline):
             reading = await self._fetch(key, Need.STORE, ask.level, deadline)
             if reading.position < ask.min_revision:
                 raise NotApplied(
@@ -160,16 +161,7 @@ class Reads:
 
     async def linearizable(self, key: bytes, deadline: float) -> Reading:
         """Read one key as if there were one copy (INV-1)."""
-        left = deadline - self._clock.monotonic()
-        if left > 2 * self._settings.read_index_timeout_s:  # no two rounds take longer: no timer needed
-            failed = await self.confirm()
-        else:
-            try:
-                async with asyncio.timeout(max(left, 0.0)):
-                    failed = await self.confirm()
-            except TimeoutError as exc:
-                raise NotApplied("timeout", "no quorum answered within the time limit") from exc
-        if failed is not None:
+        if await self._confirmed_by(deadline) is not None:
             return await self._fetch(key, Need.STORE, "linearizable", deadline)
         return self._judged(key, "linearizable") or await self._fetch(key, Need.HOLDS, "linearizable", deadline)
 
@@ -212,6 +204,22 @@ class Reads:
             return await self.linearizable(key, deadline)
         return await self._fetch(key, Need.HOLDS, "stale", deadline)
 
+    async def reach(self, revision: int, name: str, deadline: float) -> bool:
+        """Wait until this node has settled a position that a client names; False: it takes too long.
+
+        Raises BadRequest("future_revision") at once for one that no quorum has given: it would be waited for in vain.
+        """
+        if standing(revision, self._consensus.settled.last, None) == "reached":
+            return True
+        failed = await self._confirmed_by(deadline)
+        newest = None if failed is not None else self._consensus.ordered
+        match standing(revision, self._consensus.settled.last, newest):
+            case "reached":
+                return True
+            case "future":
+                check_given(revision, self._consensus.ordered, name)
+        return await self._wait_settled(revision, deadline)
+
     async def _wait_settled(self, revision: int, deadline: float) -> bool:
         """Wait until this node has settled so far; False: it takes too long, and the store may know more.
 
@@ -225,6 +233,17 @@ class Reads:
         return True
 
     # ---------------------------------------------------------------------------------------------------- ReadIndex
+
+    async def _confirmed_by(self, deadline: float) -> str | None:
+        """Return what `confirm` tells. Raises NotApplied("timeout") when the request's own time ends before."""
+        left = deadline - self._clock.monotonic()
+        if left > 2 * self._settings.read_index_timeout_s:  # no two rounds take longer: no timer needed
+            return await self.confirm()
+        try:
+            async with asyncio.timeout(max(left, 0.0)):
+                return await self.confirm()
+        except TimeoutError as exc:
+            raise NotApplied("timeout", "no quorum answered within the time limit") from exc
 
     def confirm(self) -> asyncio.Future[str | None]:
         """Return a future that tells None once a ReadIndex round that began after this call succeeded, else why not."""
@@ -374,8 +393,8 @@ class Reads:
         except TimeoutError as exc:
             raise BackendUnavailable("store", f"no answer within {timeout_s:.1f} s") from exc
         check_snapshot(settled, read.head, read.digest_at)
-        if at is not None and at > read.head.last:
-            raise BadRequest("future_revision", f"revision {at} has not been given", allowed=f"up to {read.head.last}")
+        if at is not None:
+            check_given(at, read.head.last, "revision")
         return read
 
     def check_refusal(self) -> None:

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from node import wire
 from node.exchange import Exchange
+from node.position import check_given
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1000
@@ -35,4 +36,7 @@ async def get(x: Exchange) -> web.Response:
             if size >= PAGE_BYTES and place < len(step) - 1:
                 following = row.seq + 1
                 break
+    if at and not rows:
+        head = await x.rooms.store.head(timeout_s=min(x.left_s, x.rooms.settings.store_timeout_s))
+        check_given(at, head.seq + 1, "seq")  # the next one may be waited for, by asking again
     return x.json(wire.LedgerAnswer(rows, following))

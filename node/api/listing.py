@@ -8,12 +8,13 @@ from typing import Final
 from aiohttp import web
 from msgspec import UNSET
 
-from kv.errors import BackendUnavailable, BadRequest, NotApplied
+from kv.errors import BackendUnavailable, NotApplied
 from kv.model import Version
 from kv.ports import Listing
 from node import wire
 from node.exchange import Exchange, level_of
 from node.listing import Place, place_of, token_of
+from node.position import check_given
 from node.reads import check_snapshot
 
 LIMIT_DEFAULT: Final = 100
@@ -53,7 +54,8 @@ class _Page:
         self._head = 0
 
     async def gather(self, limit: int, least: int) -> None:
-        """Take keys until the page is full. Raises Pruned, NotApplied, BackendUnavailable."""
+        """Take keys until the page is full. Raises Pruned, NotApplied, BackendUnavailable, BadRequest."""
+        await self._x.rooms.reads.reach(least, "revision", self._x.deadline)  # if not, the store may know more
         while self._more and len(self._items) < limit and self._bytes < PAGE_BYTES:
             left = limit - len(self._items)
             listing = await self._step(left if self._keys_only else min(left, STEP_KEYS))
@@ -87,8 +89,8 @@ class _Page:
         except TimeoutError as exc:
             raise BackendUnavailable("store", f"no answer within {left_s:.1f} s") from exc
         check_snapshot(settled, listing.head, listing.digest_at)
-        if self._at is not None and self._at > listing.head.last:
-            raise BadRequest("bad_token", "the token names a revision that was not given", allowed="a token of ours")
+        if self._at is not None:
+            check_given(self._at, listing.head.last, "the token's revision")
         return listing
 
     async def _take(self, version: Version) -> None:

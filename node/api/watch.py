@@ -29,6 +29,8 @@ CUT_LINGER_S: Final = 5.0
 async def get(x: Exchange) -> web.StreamResponse:
     """Stream changes until the client goes, is too slow, or the node stops."""
     prefix, after = _asked(x)
+    if after is not None and not await x.rooms.reads.reach(after, "revision", x.deadline):
+        raise NotApplied("behind", f"this node has not settled revision {after} yet, where the watch would begin")
     async with x.rooms.watches.open(prefix, after) as watcher:
         coming = watcher.portions(idle_s=x.rooms.settings.watch_bookmark_s)
         first = await _first(watcher, coming)

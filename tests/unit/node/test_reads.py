@@ -249,7 +249,9 @@ async def test_session_reads_wait_for_what_they_saw(b: Bench) -> None:
     b.consensus.jump()
     reading = await waiting
     assert (value(reading), reading.position) == (b"2", 2)
-    assert b.consensus.read_indexes == 0  # no round trip to a quorum
+    assert b.consensus.read_indexes == 1  # only to know that there is such a revision
+    await b.get(b"a", "session", min_revision=2)
+    assert b.consensus.read_indexes == 1
 
 
 async def test_session_reads_of_a_lagging_node_ask_the_store() -> None:
@@ -260,6 +262,8 @@ async def test_session_reads_of_a_lagging_node_ask_the_store() -> None:
         await b.write(b"a", b"2")
         reading = await b.get(b"a", "session", min_revision=2)
         assert (value(reading), reading.source, reading.position) == (b"2", "store", 2)
+        b.consensus.hold = True
+        b.consensus.submit([Intent("late", 2**53, writes=(Put(b"a", b"3"),))])  # ordered, and nowhere committed
         with pytest.raises(NotApplied) as behind:
             await b.get(b"a", "session", min_revision=3)
         assert behind.value.reason == "behind"
@@ -268,6 +272,7 @@ async def test_session_reads_of_a_lagging_node_ask_the_store() -> None:
 async def test_a_revision_of_the_future_is_not_blamed_on_the_store(b: Bench) -> None:
     """The client's time is shorter than the longest wait for a settled revision: the store is still asked in it."""
     await b.write(b"a", b"1")
+    b.consensus.no_leader = "no_quorum"  # nobody can say that there is no such revision
     with pytest.raises(NotApplied, match=r"revision 99 was waited for.* settled 1,.* ends at 1") as behind:
         await b.reads.get(b"a", Ask("session", min_revision=99), deadline=b.clock.monotonic() + 0.2)
     assert behind.value.reason == "behind"

@@ -110,8 +110,12 @@ async def test_resuming_neither_skips_nor_repeats(api: Api) -> None:
 
 
 async def test_a_position_of_another_node_that_is_ahead(api: Api) -> None:
+    api.consensus.quiet = True
+    await put(api, *"ab")  # settled elsewhere
+    asyncio.get_running_loop().call_later(0, api.consensus.jump)
     async with watching(api, "after=2") as stream:
-        await put(api, *"abcd")
+        api.consensus.quiet = False
+        await put(api, *"cd")
         assert [key for _, key, _, _ in await stream.changes(2)] == ["c", "d"]
 
 
