@@ -32,6 +32,8 @@ from node.writes import Writes
 JSON: Final = "application/json"
 BYTES: Final = "application/octet-stream"
 TIMEOUT_S_MIN: Final = 0.001
+CONDITIONAL: Final = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range")
+"""All that RFC 9110 section 13.1 has."""
 HEADER_CHARS_MAX: Final = 256
 """An X-Request-Id or traceparent that is longer is not echoed."""
 _BROKEN_PERCENT: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -151,6 +153,13 @@ class Exchange:
             longest = self.rooms.settings.request_timeout_s
             asked = max(wire.seconds_of(given, "timeout", 3600), TIMEOUT_S_MIN)
             self.deadline -= max(longest - asked, 0)
+
+    def refuse_conditions(self, heeded: frozenset[str]) -> None:
+        """Raise BadRequest for a conditional header that this write would pass over."""
+        for name in CONDITIONAL:
+            if name in self.request.headers and name not in heeded:
+                works = " and ".join(sorted(heeded)) or "guards in the body, where there are any"
+                raise BadRequest("unsupported_condition", f"{name} does not work on this request", allowed=works)
 
     @property
     def left_s(self) -> float:

@@ -101,6 +101,7 @@ KINDS: Final[dict[str, Kind]] = {
     "bad_if_match": Kind(400, "If-Match is no revision"),
     "bad_if_none_match": Kind(400, "If-None-Match does not work here"),
     "two_conditions": Kind(400, "Two conditions"),
+    "unsupported_condition": Kind(400, "Condition that does not work here"),
     "bad_op_id": Kind(400, "op_id not allowed"),
     "bad_token": Kind(400, "Token of another listing"),
     "future_revision": Kind(

@@ -64,18 +64,26 @@ log = structlog.get_logger("acordo.node")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Handlers of one path by method. `always`: also while draining or overloaded. `long`: a stream, counted apart."""
+    """Handlers of one path by method. `always`: also while draining or overloaded. `long`: a stream, counted apart.
+
+    `conditions`: conditional headers that its writes heed; with any other they are refused, for a condition that is
+    passed over is a write that its client did not ask for.
+    """
 
     template: str
     handlers: dict[str, Handler]
     always: bool = False
     long: bool = False
+    conditions: frozenset[str] = frozenset()
 
     @property
     def allow(self) -> str:
         head = ["HEAD"] if "GET" in self.handlers and not self.long else []
         return ", ".join([*self.handlers, *head, "OPTIONS"])
 
+
+ONE_KEY: Final = frozenset({"If-Match", "If-None-Match"})
+READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 WHOLE: Final = (
     Route("/v1/kv", {"GET": listing.get}),
@@ -89,7 +97,7 @@ WHOLE: Final = (
     Route("/v1/cluster/transfer", {"POST": cluster.transfer}, always=True),
     Route("/v1/cluster/members", {"POST": cluster.add}, always=True),
     Route("/v1/cluster/adopt", {"POST": cluster.adopt}, always=True),
-    Route("/kv", {"GET": legacy.get, "PUT": legacy.put, "DELETE": legacy.delete}),
+    Route("/kv", {"GET": legacy.get, "PUT": legacy.put, "DELETE": legacy.delete}, conditions=ONE_KEY),
     Route("/health", {"GET": health.health}, always=True),
     Route("/livez", {"GET": health.livez}, always=True),
     Route("/readyz", {"GET": health.readyz}, always=True),
@@ -98,7 +106,11 @@ WHOLE: Final = (
 )
 """Routes of one path each."""
 BEGUN: Final = (
-    ("/v1/kv/", "", Route("/v1/kv/{key}", {"GET": keys.get, "PUT": keys.put, "DELETE": keys.delete})),
+    (
+        "/v1/kv/",
+        "",
+        Route("/v1/kv/{key}", {"GET": keys.get, "PUT": keys.put, "DELETE": keys.delete}, conditions=ONE_KEY),
+    ),
     ("/v1/operations/", "", Route("/v1/operations/{op_id}", {"GET": operations.get})),
     (
         "/v1/cluster/members/",
@@ -264,6 +276,8 @@ class Server:
             self._idle.clear()
         try:
             x.heed_timeout()
+            if x.method not in READING:
+                x.refuse_conditions(route.conditions)
             return await handler(x)
         except AcordoError as exc:
             return self._failed(x, exc)

@@ -82,7 +82,7 @@ async def put(x: Exchange) -> web.Response:
     params = x.texts("ttl", "op_id")
     op_id = x.take_op_id(params)
     ttl_ms = wire.ttl_ms_of(wire.seconds_of(params["ttl"], "ttl", wire.TTL_S_MAX)) if "ttl" in params else None
-    guards = _guards(x, key)
+    guards = conditions(x, key)
     value = await x.body(VALUE_BYTES_MAX, "value_too_large")
     return await _written(x, op_id, Put(key, value, ttl_ms), guards)
 
@@ -91,13 +91,15 @@ async def delete(x: Exchange) -> web.Response:
     """Make one key absent; 200 also when it was, and `Acordo-Existed` says which."""
     key = key_in(x)
     op_id = x.take_op_id(x.texts("op_id"))
-    return await _written(x, op_id, Delete(key), _guards(x, key))
+    return await _written(x, op_id, Delete(key), conditions(x, key))
 
 
-def _guards(x: Exchange, key: bytes) -> tuple[Guard, ...]:
+def conditions(x: Exchange, key: bytes) -> tuple[Guard, ...]:
+    """Return the guards that the conditional headers of a write to one key ask for. Raises BadRequest."""
     headers = x.request.headers
-    if_match = ",".join(headers.getall("If-Match")) if "If-Match" in headers else None
-    return wire.preconditions(key, if_match, headers.get("If-None-Match"))
+    # Several lines of one header are one list (RFC 9110 section 5.3): none of them is passed over.
+    given = (",".join(headers.getall(name)) if name in headers else None for name in ("If-Match", "If-None-Match"))
+    return wire.preconditions(key, *given)
 
 
 async def _written(x: Exchange, op_id: str, write: Write, guards: tuple[Guard, ...]) -> web.Response:

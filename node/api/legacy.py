@@ -7,7 +7,7 @@ from aiohttp import web
 from kv.errors import BadRequest
 from kv.model import REQUEST_BYTES_MAX, Applied, Delete, Intent, Put
 from node import wire
-from node.api.keys import refused
+from node.api.keys import conditions, refused
 from node.exchange import Exchange
 
 
@@ -39,10 +39,11 @@ async def put(x: Exchange) -> web.Response:
     pair = (await x.form(wire.LegacyForm, REQUEST_BYTES_MAX)).data
     key = wire.key_of(pair.key)
     value = wire.checked_value(wire.bytes_of(pair.value, "value"))
-    answer = await x.rooms.writes.one(Intent(op_id, 0, (), (Put(key, value),), None, (key,)), deadline=x.deadline)
+    intent = Intent(op_id, 0, conditions(x, key), (Put(key, value),), None, (key,))
+    answer = await x.rooms.writes.one(intent, deadline=x.deadline)
     revision, outcome, _ = wire.first_outcome(answer)
     if not isinstance(outcome, Applied):
-        return refused(x, op_id, answer, "refused")
+        return refused(x, op_id, answer, "precondition_failed", key)
     more = {"ETag": f'"{revision}"', "Acordo-Op-Id": op_id}
     pair_form = {"key": wire.form_of(key), "value": wire.form_of(value)}
     return x.json({"data": pair_form, "revision": revision}, revision=revision, more=more)
@@ -53,10 +54,11 @@ async def delete(x: Exchange) -> web.Response:
     params = x.params("key", "op_id")
     key = _key(params)
     op_id = x.take_op_id({"op_id": params["op_id"].decode("utf-8", "replace")} if "op_id" in params else {})
-    answer = await x.rooms.writes.one(Intent(op_id, 0, (), (Delete(key),), None, (key,)), deadline=x.deadline)
+    intent = Intent(op_id, 0, conditions(x, key), (Delete(key),), None, (key,))
+    answer = await x.rooms.writes.one(intent, deadline=x.deadline)
     revision, outcome, _ = wire.first_outcome(answer)
     if not isinstance(outcome, Applied):
-        return refused(x, op_id, answer, "refused")
+        return refused(x, op_id, answer, "precondition_failed", key)
     more = {"Acordo-Op-Id": op_id}
     if not any(outcome.seen):
         already = "the key was absent already"

@@ -251,15 +251,15 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ("/kv", "PUT"): Operation(
         "Set a key (original API).",
         {200: ("Set.", JSON, LegacyAnswer)},
-        (*_WRITE, 415),
-        _IDEMPOTENT,
+        (*_WRITE, 412, 415),
+        (*_IDEMPOTENT, *_CONDITIONS),
         wire.LegacyForm,
     ),
     ("/kv", "DELETE"): Operation(
         "Make a key absent (original API).",
         {200: ("Absent now.", JSON, LegacyAnswer)},
-        (400, 404, 422, 503, 504),
-        (_LEGACY_KEY, *_IDEMPOTENT),
+        (400, 404, 412, 422, 503, 504),
+        (_LEGACY_KEY, *_IDEMPOTENT, *_CONDITIONS),
     ),
     ("/health", "GET"): Operation(
         "How this node is.", {200: ("Well.", JSON, HealthView), 503: ("Unavailable.", JSON, HealthView)}
@@ -308,7 +308,8 @@ async def get(x: Exchange) -> web.Response:
 
 _ABOUT: Final = (
     "Linearizable key-value store. 4xx and 503 are definite: this attempt has no effect and never will. 504 is "
-    "unknown: look the op_id up, or repeat with the same op_id. Never repeat a write elsewhere without one."
+    "unknown: look the op_id up, or repeat with the same op_id. Never repeat a write elsewhere without one. "
+    "Conditional headers work where they are listed; any other write refuses them."
 )
 _HEADERS: Final = {
     "Acordo-Node": {"schema": {"type": "string"}, "description": "Who answered."},
