@@ -14,7 +14,6 @@ import uuid
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, Self, TypeVar
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import asyncpg  # type: ignore[import-untyped]  # ships no types
 import msgspec
@@ -22,6 +21,7 @@ from prometheus_client import Counter
 
 from backends import postgres_sql as sql
 from backends.fence import check_group, empty_row, outranks, range_of
+from backends.postgres_hosts import REFUSED, Connection, Hosts
 from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, OutcomeUnknown, Pruned
 from kv.model import (
     GENESIS,
@@ -41,8 +41,6 @@ from kv.model import (
 )
 from kv.ports import Appended, Facts, Fenced, Listing, Outranked, Pruning, Read, Retention, TakenOver
 
-CONNECT_TIMEOUT_S: Final = 2.0
-"""For one host; then the next one is tried."""
 SCHEMA_TIMEOUT_S: Final = 30.0
 LEASE_S: Final = 15.0
 READERS_MAX: Final = 4
@@ -79,20 +77,16 @@ _unpack_reference = msgspec.msgpack.Decoder(Reference).decode
 _unpack_outcome = msgspec.msgpack.Decoder(Applied | Refused | Expired).decode
 
 T = TypeVar("T")
-Connection = Any
-"""asyncpg's pool hands out proxies of its own type."""
 
 
 class PostgresStore:
-    """The Store port on asyncpg. Hosts are tried in a shuffled order; a dead one costs CONNECT_TIMEOUT_S once."""
+    """The Store port on asyncpg. Which of several hosts it talks to is for `Hosts` to say."""
 
     def __init__(self, url: str, *, rng: random.Random | None = None) -> None:
         self._rng = rng or random.Random()
-        self._dialect: type[sql.Postgres] | type[sql.Cockroach]
-        self._dialect = sql.Cockroach if urlsplit(url).scheme.startswith("cockroach") else sql.Postgres
+        self._hosts = Hosts(url, self._rng, self._moved)
+        self._dialect = self._hosts.dialect
         self.name = self._dialect.name
-        self._dsns = _dsn_per_host(url)
-        self._rng.shuffle(self._dsns)
         self._readers: asyncpg.Pool[Any] | None = None
         self._writers: asyncpg.Pool[Any] | None = None
 
@@ -122,7 +116,7 @@ class PostgresStore:
 
     async def _pool(self, size: int) -> asyncpg.Pool[Any]:
         return await asyncpg.create_pool(
-            connect=self._connect,
+            connect=self._hosts.connect,
             reset=_nothing_to_reset,
             min_size=0,
             max_size=size,
@@ -130,38 +124,11 @@ class PostgresStore:
             max_queries=200_000,
         )
 
-    async def _connect(self, *_: Any, **extra: Any) -> Connection:
-        """Return a connection to the first host that answers, the last good one first."""
-        failure: Exception | None = None
-        for dsn in tuple(self._dsns):
-            try:
-                connection = await asyncpg.connect(
-                    dsn,
-                    timeout=CONNECT_TIMEOUT_S,
-                    max_cacheable_statement_size=0,
-                    server_settings={
-                        "application_name": "acordo",
-                        "default_transaction_isolation": "serializable",
-                        "statement_timeout": "15000",
-                        "lock_timeout": "5000",
-                        "idle_in_transaction_session_timeout": "10000",
-                        **self._dialect.settings,
-                    },
-                    target_session_attrs="read-write",
-                    **extra,
-                )
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
-                failure = exc
-                continue
-            except asyncpg.TargetServerAttributeNotMatched as exc:  # a standby, which takes no writes (yet)
-                failure = ConnectionError(f"{urlsplit(dsn).netloc.rpartition('@')[2]} takes no writes: {exc}")
-                continue
-            if dsn != self._dsns[0]:
-                self._dsns.remove(dsn)
-                self._dsns.insert(0, dsn)
-            return connection
-        assert failure is not None
-        raise failure
+    async def _moved(self) -> None:
+        """Give up the connections to the host that was used before, each when it comes back to its pool."""
+        for pool in (self._readers, self._writers):
+            if pool is not None:
+                await pool.expire_connections()
 
     def _setup_error(self, exc: BaseException) -> Exception:
         state = getattr(exc, "sqlstate", None)
@@ -185,7 +152,10 @@ class PostgresStore:
         while True:
             try:
                 connection = await pool.acquire(timeout=max(deadline - loop.time(), 0.001))
-            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+            except BadRequest as exc:  # its settings were changed since we opened it
+                _FAILURES.labels("unavailable").inc()
+                raise BackendUnavailable(self.name, str(exc)) from exc
+            except REFUSED as exc:
                 _FAILURES.labels("unavailable").inc()
                 raise BackendUnavailable(self.name, f"no connection: {exc!r}") from exc
             broken = True
@@ -247,6 +217,7 @@ class PostgresStore:
                 await asyncio.sleep(0.05 + 0.1 * self._rng.random())
             try:
                 await self._migrate(connection)
+                await self._check_kept(connection)
             finally:
                 await connection.execute(sql.DROP_LEASE, "schema", holder)
 
@@ -297,6 +268,18 @@ class PostgresStore:
             for statement in statements:
                 await _repeated(lambda statement=statement: connection.execute(statement))  # type: ignore[misc]
             await connection.execute(sql.SCHEMA_MOVED, sql.APPLICATION, number)
+
+    async def _check_kept(self, connection: Connection) -> None:
+        """Refuse tables that do not outlive a crash of the server. Raises BadRequest."""
+        if self._dialect is sql.Cockroach:
+            return  # it has no such tables
+        found = await connection.fetch(sql.UNLOGGED, list(sql.columns(len(sql.MIGRATIONS))))
+        if found:
+            raise BadRequest(
+                "store_settings",
+                f"{found[0]['name']} is UNLOGGED: a crash of the server empties it",
+                allowed=f"ALTER TABLE {found[0]['name']} SET LOGGED",
+            )
 
     async def _check_columns(self, connection: Connection) -> set[str]:
         """Return which of our tables are there. Raises BadRequest for one whose columns are not ours."""
@@ -519,23 +502,6 @@ class PostgresStore:
 
 
 # ------------------------------------------------------------------------------------------------------------ pieces
-
-
-def _dsn_per_host(url: str) -> list[str]:
-    """Return one DSN for each host named in the URL. Raises BadRequest."""
-    parts = urlsplit(url)
-    login, at, hosts = parts.netloc.rpartition("@")
-    if not hosts or parts.path in {"", "/"}:
-        raise BadRequest(
-            "store_url", "host or database is missing", allowed="postgresql://USER:PASSWORD@HOST[:PORT][,…]/DATABASE"
-        )
-    port = "26257" if parts.scheme.startswith("cockroach") else "5432"
-    query = urlencode([(name, unquote(value)) for name, value in parse_qsl(parts.query)])
-    found = []
-    for host in hosts.split(","):
-        where = host if re.search(r":\d+$", host) else f"{host}:{port}"
-        found.append(f"postgresql://{login}{at}{where}{parts.path}{'?' + query if query else ''}")
-    return found
 
 
 async def _nothing_to_reset(connection: Connection) -> None:

@@ -16,6 +16,20 @@ from typing import Final
 SCHEMA_VERSION: Final = 1
 APPLICATION: Final = "acordo"
 
+ASKED: Final = {
+    "default_transaction_isolation": "serializable",
+    "statement_timeout": "15000",
+    "lock_timeout": "5000",
+    "idle_in_transaction_session_timeout": "10000",
+}
+"""Settings that each session asks for with its start: no default of server, database or login overrides them."""
+TAKES_WRITES: Final = ("in_hot_standby", "transaction_read_only")
+SETTINGS: Final = """SELECT u.x AS name, current_setting(u.x, true) AS setting FROM unnest($1::text[]) AS u(x)"""
+"""What is in force for the session; NULL where the server does not know the setting."""
+UNLOGGED: Final = """SELECT relname::text AS name FROM pg_class WHERE relpersistence <> 'p'
+    AND pg_table_is_visible(oid) AND relname IN (SELECT u.x FROM unnest($1::text[]) AS u(x)) ORDER BY relname"""
+"""Tables whose rows a crash of the server takes away."""
+
 CREATE_LEASE: Final = """CREATE TABLE IF NOT EXISTS acordo_lease (
     name text PRIMARY KEY, holder text NOT NULL, until timestamptz NOT NULL)"""
 TAKE_LEASE: Final = """INSERT INTO acordo_lease (name, holder, until)
@@ -218,7 +232,10 @@ class Postgres:
     name: Final = "postgresql"
     version_min: Final = (14, 0)
     keys_max: Final = 4096
-    settings: Final = {
+    asked: Final = {
+        "synchronous_commit": "on",
+        "idle_session_timeout": "0",
+        "default_transaction_deferrable": "off",
         "plan_cache_mode": "force_generic_plan",
         "enable_seqscan": "off",
         "enable_hashjoin": "off",
@@ -227,6 +244,25 @@ class Postgres:
     }
     """Every statement is a few probes of an index, whatever the size of the tables. A prepared plan lives on, and one
     made while they were empty would read them whole, until the server happens to analyse them (a minute, or more)."""
+    relied_on: Final = {
+        "synchronous_commit": (
+            frozenset({"on", "remote_apply"}),
+            "an acknowledged write could be lost (was asked to be on: does a pooler leave out what sessions ask for?)",
+        ),
+        "default_transaction_isolation": (
+            frozenset({"serializable"}),
+            "transactions would not be serializable (was asked for: does a pooler leave out what sessions ask for?)",
+        ),
+        "fsync": (frozenset({"on"}), "a power cut loses acknowledged writes, or the whole database"),
+        "zero_damaged_pages": (frozenset({"off"}), "damaged rows would vanish without a word"),
+        "server_encoding": (frozenset({"utf8", "sql_ascii"}), "not every text can be kept"),
+    }
+    """Setting -> the values that the promises allow, and what any other means. Only the first two can be raised by
+    a session, and are; the others are the server's, and one that cannot keep INV-2 is refused by name."""
+    doubtful: Final = {
+        "full_page_writes": ("off", "safe only on a file system that never tears a page (ZFS, btrfs)"),
+    }
+    """Setting -> a value that is warned of: whether it is safe cannot be told from here."""
 
     _NEWEST: Final = """UNION ALL (SELECT u.n - 1::int8, v.revision, v.kind, v.expires, ''::text, v.key,
             (CASE WHEN u.w = '1' THEN v.value END)
@@ -265,7 +301,12 @@ class Cockroach:
     name: Final = "cockroachdb"
     version_min: Final = (22, 1)
     keys_max: Final = KEYS_MAX
-    settings: Final[dict[str, str]] = {}
+    asked: Final = {"default_transaction_use_follower_reads": "off"}
+    relied_on: Final = {
+        "default_transaction_isolation": Postgres.relied_on["default_transaction_isolation"],
+        "default_transaction_use_follower_reads": (frozenset({"off"}), "reads would be seconds old"),
+    }
+    doubtful: Final[dict[str, tuple[str, str]]] = {}
 
     @classmethod
     def read(cls, count: int) -> str:
