@@ -37,6 +37,7 @@ from kv.ports import (
     Pruning,
     Read,
     Retention,
+    Space,
     TakenOver,
 )
 
@@ -56,7 +57,7 @@ class MemoryCache:
 
     def __init__(self, *, bytes_max: int = CACHE_BYTES_MAX, entries_max: int = CACHE_ENTRIES_MAX) -> None:
         self._bytes_max, self._entries_max = bytes_max, entries_max
-        self._entries: OrderedDict[tuple[int, bytes], Entry] = OrderedDict()
+        self._entries: OrderedDict[tuple[Space, bytes], Entry] = OrderedDict()
         self.bytes_held = 0
 
     def __len__(self) -> int:
@@ -69,27 +70,27 @@ class MemoryCache:
         self._entries.clear()
         self.bytes_held = 0
 
-    async def get(self, namespace: int, keys: Sequence[bytes]) -> tuple[Entry | None, ...]:
-        return tuple(self.peek(namespace, key) for key in keys)
+    async def get(self, space: Space, keys: Sequence[bytes]) -> tuple[Entry | None, ...]:
+        return tuple(self.peek(space, key) for key in keys)
 
-    async def put(self, namespace: int, entries: Sequence[Entry]) -> None:
+    async def put(self, space: Space, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            self.keep(namespace, entry)
+            self.keep(space, entry)
 
     def healthy(self) -> bool:
         return True
 
-    def peek(self, namespace: int, key: bytes) -> Entry | None:
+    def peek(self, space: Space, key: bytes) -> Entry | None:
         """Return what is held of the key, without waiting; it counts as a use."""
-        place = (namespace, key)
+        place = (space, key)
         entry = self._entries.get(place)
         if entry is not None:
             self._entries.move_to_end(place)
         return entry
 
-    def keep(self, namespace: int, entry: Entry) -> None:
+    def keep(self, space: Space, entry: Entry) -> None:
         """Keep the entry, without waiting, unless one with the same or a newer `as_of` is held or it is too large."""
-        place, size = (namespace, entry.key), _size(entry)
+        place, size = (space, entry.key), _size(entry)
         held = self._entries.get(place)
         if (held is not None and held.as_of >= entry.as_of) or size > self._bytes_max:
             return

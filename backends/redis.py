@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Final, Self
 from urllib.parse import unquote, urlsplit
 
-import msgspec
 import structlog
 from prometheus_client import Counter, Gauge
 from redis.asyncio import ConnectionPool, Redis
@@ -21,8 +20,10 @@ from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
+from backends.seal import seal, unseal
 from kv.errors import BadRequest
 from kv.model import Entry
+from kv.ports import Space
 
 CALL_TIMEOUT_S: Final = 0.015
 """Longest that one call holds up a request."""
@@ -43,8 +44,8 @@ ENTRY_BYTES_MAX: Final = 128 * 1024
 """A larger entry is not kept: large values are references, so this is room enough for any inline value."""
 ENTRIES_MAX: Final = 128
 """Entries put by one call, so that the server serves others in between."""
-KEY_PREFIX: Final = b"acordo:1:"
-"""1: the format of what is kept."""
+KEY_PREFIX: Final = b"acordo:2:"
+"""2: the format of what is kept."""
 SENTINELS_MAX: Final = 9
 
 # Keeps an entry unless one with the same or a newer as_of is held. Values in Lua are exact to 2^53, as revisions are.
@@ -67,9 +68,6 @@ for _call in ("get", "put"):
     for _result in ("ok", "failed"):
         _CALLS.labels(_call, _result)  # shown as 0 before the first call: a rate needs a beginning
 _OPEN: Final = Gauge("acordo_redis_breaker_open", "1 while calls to Redis are left out")
-
-_pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(Entry).decode
 
 
 class RedisCache:
@@ -144,24 +142,24 @@ class RedisCache:
             for each in self._sentinels.sentinels:
                 await each.aclose()
 
-    async def get(self, namespace: int, keys: Sequence[bytes]) -> tuple[Entry | None, ...]:
+    async def get(self, space: Space, keys: Sequence[bytes]) -> tuple[Entry | None, ...]:
         nothing: tuple[Entry | None, ...] = (None,) * len(keys)
         if not keys or not self.healthy():
             return nothing
-        found = await self._call("get", self._redis.mget([_name(namespace, key) for key in keys]))
+        found = await self._call("get", self._redis.mget([_name(space, key) for key in keys]))
         if not isinstance(found, list) or len(found) != len(keys):
             return nothing
-        return tuple(_entry(key, raw) for key, raw in zip(keys, found, strict=True))
+        return tuple(unseal(space, key, raw) for key, raw in zip(keys, found, strict=True))
 
-    async def put(self, namespace: int, entries: Sequence[Entry]) -> None:
+    async def put(self, space: Space, entries: Sequence[Entry]) -> None:
         if not self.healthy():
             return
         names: list[bytes] = []
         args: list[bytes | int] = []
         for entry in entries:
-            packed = b"%016x" % entry.as_of + _pack(entry)
+            packed = seal(space, entry)
             if len(packed) <= ENTRY_BYTES_MAX:
-                names.append(_name(namespace, entry.key))
+                names.append(_name(space, entry.key))
                 args += [packed, self._ttl_ms(len(packed))]
         for n in range(0, len(names), ENTRIES_MAX):
             await self._call("put", self._put(names[n : n + ENTRIES_MAX], args[2 * n : 2 * (n + ENTRIES_MAX)]))
@@ -232,21 +230,8 @@ class RedisCache:
         return int(seconds * 1000 * (1 - JITTER * self._rng.random()))
 
 
-def _name(namespace: int, key: bytes) -> bytes:
-    return KEY_PREFIX + b"%d:" % namespace + key
-
-
-def _entry(key: bytes, raw: object) -> Entry | None:
-    """Return the entry, or None for whatever else stands under our key."""
-    if not isinstance(raw, bytes) or len(raw) < 17:
-        return None
-    try:
-        entry = _unpack(raw[16:])
-        as_of = int(raw[:16], 16)
-    except (msgspec.MsgspecError, ValueError):
-        return None
-    sound = entry.key == key and entry.as_of == as_of and (entry.version is None or entry.version.key == key)
-    return entry if sound else None
+def _name(space: Space, key: bytes) -> bytes:
+    return KEY_PREFIX + b"%d:" % space.namespace + key
 
 
 def _address(host: str) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""Encode the commands that travel through the log: Submit, Settle, Rebase, Adopt.
+"""Encode the commands that travel through the log: Submit, Settle, Rebase, Adopt, Found, Amend.
 
 One version byte, then msgpack with a tagged union. It never guesses: an unknown version or a broken body is a
 ValueError, which the caller turns into "this command does nothing", on every node alike.
@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from coordinator.limits import Limits
 from coordinator.pending import Mark
 from kv.model import Cancel, Intent, LedgerRow, Recorded
 
@@ -47,14 +48,44 @@ class Adopt(msgspec.Struct, frozen=True, array_like=True, tag="a", gc=False):
     """An operator adopts the store as it is: the row without intents that the leader appended for it."""
 
     row: LedgerRow
+    """It ends above every revision ever given, so that none is given twice."""
+    namespace: int = 0
+    """Of the caches from here on, drawn by the leader. 0: written before namespaces were drawn; the next one."""
 
 
-Command: TypeAlias = Submit | Settle | Rebase | Adopt
+class Found(msgspec.Struct, frozen=True, array_like=True, tag="f", gc=False):
+    """Begin a history: what tells this cluster's order from any other, and what its members go by. The first one
+    of a log counts; it takes no revision."""
+
+    history: bytes
+    """HISTORY_BYTES random bytes: names this order; the store carries it too."""
+    namespace: int
+    """Of the caches: random, NAMESPACE_MIN … NAMESPACE_MAX."""
+    cache_key: bytes
+    """CACHE_KEY_BYTES random bytes that sign cache entries. They stay in log, snapshot and memory."""
+    limits: Limits
+    members: bytes = b""
+    """Digest of the first member list of whoever proposed it; empty: not said."""
+
+
+class Amend(msgspec.Struct, frozen=True, array_like=True, tag="m", gc=False):
+    """Go by these limits from here on, on every member."""
+
+    limits: Limits
+
+
+Command: TypeAlias = Submit | Settle | Rebase | Adopt | Found | Amend
+
+HISTORY_BYTES: Final = 16
+CACHE_KEY_BYTES: Final = 32
+NAMESPACE_MIN: Final = 1 << 32
+"""Above all that counted namespaces (before they were drawn) can have reached."""
+NAMESPACE_MAX: Final = (1 << 53) - 1
 
 TICK: Final = Submit(())
 
 _encode = msgspec.msgpack.Encoder().encode
-_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Submit | Settle | Rebase | Adopt)
+_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Submit | Settle | Rebase | Adopt | Found | Amend)
 
 
 def encode(command: Command) -> bytes:
@@ -68,5 +99,5 @@ def decode(command: bytes) -> Command:
         raise ValueError(f"command of unknown version {command[:1].hex() or 'none'}")
     try:
         return _decoder.decode(memoryview(command)[1:])
-    except (msgspec.MsgspecError, RecursionError) as exc:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
         raise ValueError(f"broken command: {exc}") from exc

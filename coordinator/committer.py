@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
 import structlog
 
+from coordinator import birth
 from coordinator.backoff import Backoff
 from coordinator.codec import TICK, Adopt, Command, encode
 from coordinator.evaluate import evaluate, needs, no_facts
@@ -63,9 +64,13 @@ class Committer:
         chance: random.Random,
         settings: Settings,
         rules: Rules = PROTOCOL,
+        entropy: Callable[[int], bytes] | None = None,
+        members: bytes = b"",
     ) -> None:
+        """`entropy` gives so many bytes that nobody can guess; None: `chance` does, for tests."""
         self._node, self._store, self._log, self._clock = node, store, log, clock
         self._settings, self._rules = settings, rules
+        self._entropy, self._first_members = entropy or chance.randbytes, members
         self._backoff = Backoff(chance, min_s=settings.backoff_s_min, max_s=settings.backoff_s_max)
         self._news = asyncio.Event()
         """Intents were ordered, a Settle is through, or what `_shift` says."""
@@ -142,7 +147,7 @@ class Committer:
         self._backoff.reset()
         await self._ordered(TICK, term)  # log time is this leader's before the first deadline is judged by it
         while self.term == term:
-            head = await self._take_over(term)
+            head = await self._take_over(term) if await self._founded(term) else None
             if head is None:
                 if self.term == term:
                     await self._pause(self._backoff.next_s())
@@ -152,6 +157,14 @@ class Committer:
             await self._commit(term, head)
             if self.groups > before:
                 self._backoff.reset()
+
+    async def _founded(self, term: int) -> bool:
+        """Order the beginning of this history unless the log has one; say whether there is one now."""
+        if self._machine.founded is None:
+            command = birth.found(self._entropy, self._settings.limits, self._first_members)
+            if await self._ordered(command, term) and self._machine.founded == command:
+                _log.info("history founded", history=command.history.hex())
+        return self._machine.founded is not None
 
     def _taken(self, term: int) -> None:
         self._mine = {}
@@ -307,8 +320,8 @@ class Committer:
                 return  # somebody repaired it, or made it worse
 
     async def _adopt(self, term: int, own: Head, asked: asyncio.Future[int]) -> None:
-        """Append the row that ends at the newest revision ever given, and order its adoption."""
-        last = max(self._machine.revision, own.last)
+        """Append the row that ends above every revision ever given, and order its adoption."""
+        last = max(self._machine.revision, own.last) + 1
         landed = await self._append_empty_row(term, adopt_last=last)
         if landed is None:
             _fail(asked, BackendUnavailable("store", "the adopting row was not appended"))
@@ -323,7 +336,7 @@ class Committer:
             digest=head.digest,
             log_time_ms=self._node.now_ms(),
         )
-        if not await self._ordered(Adopt(row), term):
+        if not await self._ordered(Adopt(row, birth.namespace(self._entropy)), term):
             _fail(asked, OutcomeUnknown("the adoption was not seen to be ordered"))
         elif self._machine.settled.revision < head.last:
             _fail(asked, NotApplied("deposed", "another command came before the adoption"))

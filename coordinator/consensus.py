@@ -30,7 +30,7 @@ from coordinator.sweeper import Sweeper
 from coordinator.waits import Wait, Waits, fail
 from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown, Pruned
 from kv.model import NODE_OP_ID_PREFIX, Answer, Cancel, Head, Intent, Recorded
-from kv.ports import Broadcast, Clock, Listener, Member, Settled, Status, Store
+from kv.ports import Broadcast, Clock, Listener, Member, Settled, Space, Status, Store
 
 _log = structlog.get_logger("acordo.consensus")
 
@@ -57,8 +57,14 @@ class Coordinator:
         chance: random.Random,
         settings: Settings | None = None,
         rules: Rules = PROTOCOL,
+        entropy: Callable[[int], bytes] | None = None,
+        members: bytes = b"",
     ) -> None:
-        """Compose; no I/O. `store` and `broadcast` are opened by whoever made them, `log` is opened here."""
+        """Compose; no I/O. `store` and `broadcast` are opened by whoever made them, `log` is opened here.
+
+        `entropy` gives so many bytes that nobody can guess (None: `chance` does, for tests); `members` is the digest of
+        the first member list that this member was given.
+        """
         self.node, self.url = node, url
         self.settings = settings or Settings()
         self.rules = rules
@@ -67,7 +73,16 @@ class Coordinator:
         self._log = log(self)
         name = f"{node}.{chance.getrandbits(48):012x}"
         self.committer = Committer(
-            self, store, self._log, clock, name=name, chance=chance, settings=self.settings, rules=rules
+            self,
+            store,
+            self._log,
+            clock,
+            name=name,
+            chance=chance,
+            settings=self.settings,
+            rules=rules,
+            entropy=entropy,
+            members=members,
         )
         self.sweeper = Sweeper(self, store, self._log, clock, name=name, settings=self.settings)
         self.publisher = Publisher(self, store, broadcast, clock, chance=chance, settings=self.settings, rules=rules)
@@ -291,6 +306,11 @@ class Coordinator:
     @property
     def namespace(self) -> int:
         return self.machine.namespace
+
+    @property
+    def space(self) -> Space | None:
+        founded = self.machine.founded
+        return None if founded is None else Space(self.machine.namespace, founded.cache_key)
 
     @property
     def refusal(self) -> str | None:

@@ -7,18 +7,18 @@ raises; a command that does not fit leaves the state untouched (but for log time
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, assert_never
 
 import msgspec
 
-from coordinator.codec import Adopt, Command, Rebase, Settle, Submit
+from coordinator.codec import Adopt, Amend, Command, Found, Rebase, Settle, Submit
 from coordinator.evaluate import made
 from coordinator.ledger import Step, continuation
+from coordinator.limits import DEFAULTS, Limits
 from coordinator.pending import Mark, Pending, size_of
 from coordinator.recent import Recent
 from coordinator.rules import PROTOCOL, Rules
-from coordinator.state import State, flat
+from coordinator.state import State, Undone, flat
 from coordinator.window import Window
 from kv.model import (
     GENESIS_DIGEST,
@@ -27,27 +27,15 @@ from kv.model import (
     Applied,
     Cancel,
     Intent,
-    LedgerRow,
     Recorded,
     Version,
     roll,
 )
 from kv.ports import Settled
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of what a machine remembers. Part of the protocol: they must be the same on all members."""
-
-    window_max: int = 32_768
-    """op_ids kept with their outcome, at most; at least half as many."""
-    window_ms: int = 24 * 3600 * 1000
-    """… and for how long, in log time: the published retention of op_ids, after which a key is free again."""
-    recent_max: int = 65_536
-    """Keys kept in `last`."""
-
-
-Verdict: TypeAlias = Literal["ordered", "settled", "rebased", "adopted", "stale", "foreign", "gap", "illegal"]
+Verdict: TypeAlias = Literal[
+    "ordered", "settled", "rebased", "adopted", "founded", "amended", "stale", "foreign", "gap", "illegal"
+]
 """What a command did. The last four: nothing. stale: brings nothing new. foreign: not this machine's order.
 gap: does not continue the settled revision. illegal: contradicts itself."""
 
@@ -69,6 +57,8 @@ class Effects(msgspec.Struct, frozen=True, gc=False):
 
 
 _ORDERED: Final = Effects("ordered")
+_FOUNDED: Final = Effects("founded")
+_AMENDED: Final = Effects("amended")
 _STALE: Final = Effects("stale")
 _FOREIGN: Final = Effects("foreign")
 _GAP: Final = Effects("gap")
@@ -78,8 +68,9 @@ _ILLEGAL: Final = Effects("illegal")
 class Machine:
     """The replicated state machine. Its attributes are read freely and changed by `apply`, `restore`, `reset` only."""
 
-    def __init__(self, limits: Limits = Limits(), rules: Rules = PROTOCOL) -> None:
-        self.limits, self.rules = limits, rules
+    def __init__(self, limits: Limits = DEFAULTS, rules: Rules = PROTOCOL) -> None:
+        self.rules = rules
+        self._configured = limits
         self.recent = Recent(limits.recent_max, raises=rules.forget_floor)
         self.window = Window(limits.window_max, limits.window_ms)
         self._begin()
@@ -97,6 +88,16 @@ class Machine:
         """Pending by op_id; more than one where bodies differ: the ledger says which was first."""
         self.log_time_ms = 0
         self.namespace = 0
+        """Of the caches; 0 until the history is founded."""
+        self.founded: Found | None = None
+        self.undone = Undone()
+        self._go_by(self._configured)
+
+    def _go_by(self, limits: Limits) -> None:
+        self.limits = limits
+        """Those in force: the log's, or this member's own until the history is founded."""
+        self.recent.bound(limits.recent_max)
+        self.window.bound(limits.window_max, limits.window_ms)
 
     def apply(self, command: Command, stamp_ms: int) -> Effects:
         """Apply one command of the log, stamped by the leader that appended it."""
@@ -109,7 +110,11 @@ class Machine:
             case Rebase():
                 return self._rebase(command)
             case Adopt():
-                return self._adopt(command.row)
+                return self._adopt(command)
+            case Found():
+                return self._found(command)
+            case Amend():
+                return self._amend(command)
             case _:
                 assert_never(command)
 
@@ -293,22 +298,42 @@ class Machine:
                     self.recent.touch(key, revision)
         self.revision, self.digest = revision, digest
 
-    def _adopt(self, row: LedgerRow) -> Effects:
+    def _found(self, command: Found) -> Effects:
+        if self.founded is not None:
+            return _STALE
+        self.founded = command
+        self.namespace = command.namespace
+        if self.rules.limits_ordered:
+            self._go_by(command.limits)
+        return _FOUNDED
+
+    def _amend(self, command: Amend) -> Effects:
+        if self.founded is None or not self.rules.limits_ordered:
+            return _STALE
+        self._go_by(command.limits)
+        return _AMENDED
+
+    def _adopt(self, command: Adopt) -> Effects:
+        row = command.row
         if row.body or row.last < row.first - 1:
             return _ILLEGAL
         end = Mark(row.last, row.digest)
         if row.last < self.settled.revision or end == self.settled:
             return _STALE
+        if row.last <= self.revision and self.rules.adopt_above and command.namespace:
+            return _STALE  # ordered late: a revision up to its end was given meanwhile, and would be given again
         previous = self.settled.revision
+        self.undone = Undone(row.first - 1 if row.first - 1 < previous else 0, row.last)
         # Rows that were never read may hold any of these. The store knows op_ids that clients gave, not those that
         # nodes made, and a second outcome of one could contradict the first: they are dropped, and stay unknown.
         rest = [p for p in self.pending.values() if not p.intent.op_id.startswith(NODE_OP_ID_PREFIX)]
         self.window.clear()
         self.recent.raise_floor(row.last)
         self._pass_to(row.log_time_ms)
-        self.namespace += 1
+        self.namespace = command.namespace or self.namespace + 1
         self._order_again(end, rest)
-        return Effects("adopted", settled=(Settled(previous, row.last, row.digest, (), None, row.log_time_ms),))
+        told = Settled(previous, row.last, row.digest, (), None, row.log_time_ms, self.undone.after)
+        return Effects("adopted", settled=(told,))
 
     def _enter(self, entry: Pending) -> None:
         self.pending[entry.revision] = entry
@@ -346,6 +371,9 @@ class Machine:
             window_old=old,
             window_young=young,
             last=self.recent.entries() if last else None,
+            founded=self.founded,
+            limits=self.limits,
+            undone=self.undone,
         )
 
     def restore(self, state: State) -> None:
@@ -353,6 +381,9 @@ class Machine:
         self._begin()
         self.revision, self.digest, self.settled = state.revision, state.digest, state.settled
         self.log_time_ms, self.namespace = state.log_time_ms, state.namespace
+        self.founded, self.undone = state.founded, state.undone
+        if state.limits is not None:
+            self._go_by(state.limits)
         for entry in state.pending:
             self._enter(entry)
         self.window.restore(flat(state.window_old), flat(state.window_young))

@@ -24,6 +24,12 @@ class Recent:
     def __len__(self) -> int:
         return len(self._last)
 
+    def bound(self, entries_max: int) -> None:
+        """Keep to another bound from here on."""
+        self._max = entries_max
+        if len(self._last) > self._max:
+            self._forget()
+
     def touch(self, key: bytes, revision: int) -> None:
         """Note that `revision` may write `key`. Revisions come in rising order."""
         last = self._last

@@ -74,6 +74,10 @@ class Rules:
     """A snapshot that leaves `last` out raises the floor to the newest ordered revision."""
     forget_floor: bool = True
     """Forgetting an entry of `last` raises the floor to its revision."""
+    limits_ordered: bool = True
+    """What a machine remembers goes by the limits of the log, not by its member's own settings."""
+    adopt_above: bool = True
+    """An adoption ends above every revision ever given; one that was ordered too late for that does nothing."""
 
 
 PROTOCOL: Final = Rules()

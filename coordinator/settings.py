@@ -1,13 +1,14 @@
 """Say how far the coordinator's loops go: bounds, waits and retentions, all with working defaults.
 
-Plain values; what must be the same on all members is in `machine.Limits` instead.
+Plain values; what all members keep alike is in `limits` and goes through the log: here it is only what this member
+would propose.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from coordinator.machine import Limits
+from coordinator.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,7 @@ class Settings:
     """Units last. Nothing here may change what is true, only how soon and how much."""
 
     limits: Limits = field(default_factory=Limits)
+    """Proposed when the history is founded; later the log's count, and this member says where its own differ."""
 
     # Admission: beyond these a submit is refused, definitely (INV-4).
     pending_intents_max: int = 20_000
@@ -50,9 +52,6 @@ class Settings:
     """Small steps in one round."""
     prune_rows_max: int = 500
     """Rows deleted in one small step."""
-    retention_revisions: int = 100_000
-    retention_ms: int = 3_600_000
-    """Superseded versions and ledger rows stay this many revisions and this long, whichever is more."""
 
     # The publisher.
     publish_rows_max: int = 64

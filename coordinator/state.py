@@ -11,12 +11,22 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from coordinator.codec import Found
+from coordinator.limits import Limits
 from coordinator.pending import Mark, Pending
 from coordinator.window import Known
 
 _T = TypeVar("_T")
 
 SNAPSHOT_VERSION: Final = 1
+
+
+class Undone(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What the newest adoption took back: of what was told after `after` and before `to`, nothing is certain."""
+
+    after: int = 0
+    to: int = 0
+    """The revision that the adoption ends at; 0: there was none."""
 
 
 class State(msgspec.Struct, frozen=True, array_like=True):
@@ -36,6 +46,10 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     window_young: tuple[dict[str, Known], ...]
     last: dict[bytes, int] | None
     """None: left out; whoever restores it raises the floor to `revision`."""
+    founded: Found | None = None
+    limits: Limits | None = None
+    """Those in force; None: of a snapshot older than them."""
+    undone: Undone = Undone()
 
 
 class _Wire(msgspec.Struct, frozen=True, array_like=True):

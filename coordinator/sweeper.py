@@ -122,7 +122,7 @@ class Sweeper:
             if self._term is None:
                 return
             below = await self._prunable_below()
-            operations_before_ms = self._node.now_ms() - settings.limits.window_ms
+            operations_before_ms = self._node.now_ms() - self._node.machine.limits.window_ms
             retention = Retention(below, operations_before_ms, settings.prune_rows_max)
             done = await self._store.prune(retention, timeout_s=settings.store_timeout_s)
             self.floor = done.floor
@@ -140,10 +140,11 @@ class Sweeper:
         if voters is None:
             return 0  # a voter was never heard: it may need everything
         cursor = await self._store.cursor(CURSOR, timeout_s=settings.store_timeout_s)
-        below = min(self._node.machine.settled.revision - settings.retention_revisions, cursor, voters)
+        limits = self._node.machine.limits
+        below = min(self._node.machine.settled.revision - limits.retention_revisions, cursor, voters)
         if below <= 0:
             return 0
-        young_ms = self._node.now_ms() - settings.retention_ms
+        young_ms = self._node.now_ms() - limits.retention_ms
         old = 0
         for row in await self._store.ledger(0, _LEDGER_PAGE, timeout_s=settings.store_timeout_s):
             if row.log_time_ms >= young_ms:

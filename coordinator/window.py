@@ -43,6 +43,16 @@ class Window:
         self._known_ms = known_ms
         self.clear()
 
+    def bound(self, entries_max: int, known_ms: int) -> None:
+        """Keep to other bounds from here on; what is held over them is forgotten, oldest first."""
+        self._generation_max = max(1, entries_max // 2)
+        self._known_ms = known_ms
+        if len(self) > entries_max:
+            kept = list(self.entries().items())[-self._generation_max :]
+            self.restore(kept, ())
+        elif self._young_count >= self._generation_max:
+            self._age()
+
     def clear(self) -> None:
         self._young: dict[str, Known] = {}
         """The newest part, the only one that changes."""
@@ -89,10 +99,14 @@ class Window:
             self._young_count += 1
         self._young[op_id] = Known(record.body_hash, revision, outcome, log_time_ms)
         if self._young_count >= self._generation_max:
-            del self._parts[len(self._parts) - self._old :]
-            self._old, self._young_count = len(self._parts), 0
-            self._young = {}
-            self._parts.insert(0, self._young)
+            self._age()
+
+    def _age(self) -> None:
+        """Forget the older generation; the younger takes its place."""
+        del self._parts[len(self._parts) - self._old :]
+        self._old, self._young_count = len(self._parts), 0
+        self._young = {}
+        self._parts.insert(0, self._young)
 
     def capture(self) -> tuple[tuple[dict[str, Known], ...], tuple[dict[str, Known], ...]]:
         """Return the parts of the older and the younger generation, oldest first; none of them changes any more."""

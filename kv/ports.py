@@ -241,9 +241,22 @@ class Store(Protocol):
 # ----------------------------------------------------------------------------------------------------------- cache
 
 
+class Space(msgspec.Struct, frozen=True):
+    """Whose entries a shared cache is asked for: no two histories have one in common, nor have two times of one that
+    an adoption lies between."""
+
+    namespace: int
+    key: bytes = b""
+    """Signs the entries. It never goes to the cache."""
+
+    def __repr__(self) -> str:
+        return f"Space({self.namespace})"
+
+
 class Cache(Protocol):
     """Keep entries for speed. May forget, serve old entries, or fail over at any time: the reader judges (INV-5).
 
+    What comes back was put into that very space: anything else that may stand in a shared cache is no entry.
     No method raises for a dead or slow back end: `get` then returns Nones, `put` and `forget` do nothing.
     """
 
@@ -251,9 +264,9 @@ class Cache(Protocol):
 
     async def __aexit__(self, *exc: object) -> None: ...
 
-    async def get(self, namespace: int, keys: Sequence[bytes]) -> tuple[Entry | None, ...]: ...
+    async def get(self, space: Space, keys: Sequence[bytes]) -> tuple[Entry | None, ...]: ...
 
-    async def put(self, namespace: int, entries: Sequence[Entry]) -> None:
+    async def put(self, space: Space, entries: Sequence[Entry]) -> None:
         """Keep each entry unless one with the same or a newer `as_of` is held."""
         ...
 
@@ -302,6 +315,9 @@ class Settled(msgspec.Struct, frozen=True):
     versions: tuple[Version, ...] | None
     """Every version made in that range, in order; None: not at hand here, read the store."""
     log_time_ms: int
+    undone_after: int | None = None
+    """Not None: an operator adopted the store's head. What was told of revisions above this one and below `last` is
+    undone: nothing of it is certain, and positions below `last` can be gone on from no more."""
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -388,7 +404,12 @@ class Consensus(Protocol):
 
     @property
     def namespace(self) -> int:
-        """Cache namespace, +1 whenever an operator adopts a head."""
+        """Cache namespace, drawn anew whenever an operator adopts a head; 0 until the history is founded."""
+        ...
+
+    @property
+    def space(self) -> Space | None:
+        """Whose cache entries may be served here; None until the history is founded: none."""
         ...
 
     @property

@@ -33,8 +33,8 @@ from cluster import logs
 from cluster.config import NodeSettings, load, redacted
 from cluster.layout import claim_node, locked
 from coordinator.consensus import Coordinator
+from coordinator.limits import Limits
 from coordinator.log import Log, PeerAddress, Replica
-from coordinator.machine import Limits
 from coordinator.raft.disk import RealDisk
 from coordinator.raft.member import Member, TransportFactory, over_sockets
 from coordinator.raft.member import Settings as RaftSettings
@@ -152,6 +152,7 @@ async def _serve(settings: NodeSettings, cluster: str, listening: socket.socket)
             clock=clock,
             chance=_chance(),
             settings=_coordinator_settings(settings),
+            entropy=os.urandom,
         )
         await stack.enter_async_context(coordinator)
         server = Server(
@@ -243,10 +244,12 @@ def _raft_settings(settings: NodeSettings) -> RaftSettings:
 
 def _coordinator_settings(settings: NodeSettings) -> CoordinatorSettings:
     return CoordinatorSettings(
-        limits=Limits(window_ms=int(settings.operation_retention_s * 1000)),
+        limits=Limits(
+            window_ms=int(settings.operation_retention_s * 1000),
+            retention_revisions=settings.history_retention_revisions,
+            retention_ms=int(settings.history_retention_s * 1000),
+        ),
         store_timeout_s=settings.store_timeout_s,
-        retention_revisions=settings.history_retention_revisions,
-        retention_ms=int(settings.history_retention_s * 1000),
     )
 
 

@@ -14,6 +14,12 @@ def entry_holds(entry: Entry, touched: int) -> bool:
     return touched <= entry.as_of
 
 
+def explained(entry: Entry, ordered: int) -> bool:
+    """Say whether this node knows of everything up to the entry's `as_of`: what claims to be from later is not judged,
+    for whatever it is, it was not read in an order that this node can compare it with."""
+    return entry.as_of <= ordered
+
+
 def snapshot_serves(settled: Head, head: Head, digest_at: Digest | None) -> bool:
     """Say whether a snapshot with this `head` holds what was settled here when it began.
 

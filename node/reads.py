@@ -17,7 +17,7 @@ from typing import Final, Literal, NamedTuple, Self, TypeAlias
 from kv.errors import AcordoError, BackendUnavailable, NotApplied
 from kv.model import Entry, Head, Reference, Version
 from kv.ports import Cache, Clock, Consensus, Read, Settled, Store
-from node.judge import age_s, entry_holds, snapshot_serves
+from node.judge import age_s, entry_holds, explained, snapshot_serves
 from node.position import check_given, standing
 from node.settings import Settings
 from node.tiers import Memory, Refresher
@@ -323,8 +323,9 @@ class Reads:
                     continue
                 self.fetches_total += 1
                 entries = await self._fetch_batch(batch)
-                if entries:
-                    await self._cache.put(self._namespace, entries)
+                space = self._consensus.space
+                if entries and space is not None and space.namespace == self._namespace:
+                    await self._cache.put(space, entries)
         finally:
             self._fetches -= 1
 
@@ -355,16 +356,24 @@ class Reads:
             waiting.end(Reading(version, as_of, position, "linearizable", "store", 0.0))
         return list(entries.values()) if kept else []
 
+    def _may_serve(self, entry: Entry) -> bool:
+        """Say whether what the shared cache gave is the newest version of its key."""
+        consensus = self._consensus
+        return explained(entry, consensus.ordered) and entry_holds(entry, consensus.touched(entry.key))
+
     async def _from_cache(self, batch: list[_Waiting], namespace: int) -> list[_Waiting]:
         """Answer what the shared cache can; return the rest."""
         keys = list(dict.fromkeys(waiting.key for waiting in batch if waiting.need is Need.HOLDS))
         if not keys:
             return batch
-        got = await self._cache.get(namespace, keys)
         consensus = self._consensus
+        space = consensus.space
+        if space is None or space.namespace != namespace:
+            return batch
+        got = await self._cache.get(space, keys)
         if namespace != consensus.namespace:
             return batch
-        holding = {e.key: e for e in got if e is not None and entry_holds(e, consensus.touched(e.key))}
+        holding = {e.key: e for e in got if e is not None and self._may_serve(e)}
         settled = consensus.settled.last
         left: list[_Waiting] = []
         for waiting in batch:

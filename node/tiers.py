@@ -139,5 +139,6 @@ class Refresher:
             while self._waiting:
                 keys = list(self._waiting)[:REFRESH_BATCH]
                 batch = [self._waiting.pop(key) for key in keys]
-                if self._consensus.leads:
-                    await self._cache.put(self._consensus.namespace, batch)
+                space = self._consensus.space
+                if self._consensus.leads and space is not None:
+                    await self._cache.put(space, batch)

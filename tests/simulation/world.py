@@ -18,15 +18,15 @@ from typing import Any, Final, Self, TypeVar
 from backends.memory import Fails, Fate, Lands, Lost, MemoryDatabase, MemoryStore
 from coordinator.codec import Rebase, Settle, decode
 from coordinator.consensus import Coordinator
+from coordinator.limits import Limits
 from coordinator.log import Log, PeerAddress, Position, Replica
-from coordinator.machine import Limits
 from coordinator.raft.member import Member, MemberCore
 from coordinator.raft.member import Settings as RaftSettings
 from coordinator.rules import PROTOCOL, Rules
 from coordinator.settings import Settings as CoordinatorSettings
 from kv.errors import BackendUnavailable, BadRequest, NotApplied, OutcomeUnknown
 from kv.model import Entry, Group, LedgerRow, Version
-from kv.ports import Appended, Change, Fenced, Outranked, Settled, TakenOver
+from kv.ports import Appended, Change, Fenced, Outranked, Settled, Space, TakenOver
 from node.lookups import Lookups
 from node.reads import Reads
 from node.settings import Settings as NodeSettings
@@ -312,7 +312,7 @@ class SimCache:
         self.rng = rng
         self.hostile = False
         self.dead = False
-        self.entries: dict[tuple[int, bytes], list[Entry]] = {}
+        self.entries: dict[tuple[Space, bytes], list[Entry]] = {}
         self.hits = 0
 
     async def __aenter__(self) -> Self:
@@ -324,12 +324,12 @@ class SimCache:
     def healthy(self) -> bool:
         return not self.dead
 
-    async def get(self, namespace: int, keys: Sequence[bytes]) -> tuple[Entry | None, ...]:
+    async def get(self, space: Space, keys: Sequence[bytes]) -> tuple[Entry | None, ...]:
         await asyncio.sleep(self.rng.uniform(0.0001, 0.002))
-        return tuple(self._one(namespace, key) for key in keys)
+        return tuple(self._one(space, key) for key in keys)
 
-    def _one(self, namespace: int, key: bytes) -> Entry | None:
-        held = self.entries.get((namespace, key))
+    def _one(self, space: Space, key: bytes) -> Entry | None:
+        held = self.entries.get((space, key))
         if self.dead or not held:
             return None
         self.hits += 1
@@ -337,10 +337,10 @@ class SimCache:
             return self.rng.choice((*held, None))
         return max(held, key=lambda entry: entry.as_of)
 
-    async def put(self, namespace: int, entries: Sequence[Entry]) -> None:
+    async def put(self, space: Space, entries: Sequence[Entry]) -> None:
         await asyncio.sleep(self.rng.uniform(0.0001, 0.002))
         for entry in () if self.dead else entries:
-            held = self.entries.setdefault((namespace, entry.key), [])
+            held = self.entries.setdefault((space, entry.key), [])
             if entry not in held:
                 held.append(entry)
             del held[:-12]
@@ -568,14 +568,17 @@ class SimNode:
                 clock=self.clock,
                 chance=world.rng_of(f"coordinator {self.name} {life}"),
                 settings=CoordinatorSettings(
-                    limits=Limits(window_max=plan.window_max, recent_max=plan.recent_max),
+                    limits=Limits(
+                        window_max=plan.window_max,
+                        recent_max=plan.recent_max,
+                        retention_revisions=200,
+                        retention_ms=2_000,
+                    ),
                     group_intents_max=plan.group_max,
                     store_timeout_s=0.8,
                     propose_timeout_s=2.0,
                     sweep_interval_s=0.5,
                     prune_interval_s=2.0,
-                    retention_revisions=200,
-                    retention_ms=2_000,
                     refused_check_s=0.3,
                 ),
                 rules=plant.rules,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.codec import VERSION, Adopt, Command, Rebase, Settle, Submit, decode, encode
+from coordinator.codec import VERSION, Adopt, Amend, Command, Found, Rebase, Settle, Submit, decode, encode
+from coordinator.limits import Limits
 from coordinator.machine import Machine
 from coordinator.pending import Mark
 from coordinator.state import SNAPSHOT_VERSION, decode_state, encode_state
@@ -47,7 +49,9 @@ COMMANDS: list[Command] = [
     Submit(()),
     Settle(3, 7, b"d" * 32, 9, RECORDS, True),
     Rebase(Mark(2, b"d" * 32), (ROW, ROW)),
-    Adopt(LedgerRow(1, 2, "a", 3, 7, b"d" * 32, 9)),
+    Adopt(LedgerRow(1, 2, "a", 3, 7, b"d" * 32, 9), 1 << 40),
+    Found(b"h" * 16, 1 << 40, b"k" * 32, Limits(window_ms=5), b"m"),
+    Amend(Limits(retention_ms=7)),
 ]
 
 
@@ -69,6 +73,25 @@ def test_every_cut_is_refused(command: Command) -> None:
 def test_garbage_is_refused(garbage: bytes, prefix: bytes) -> None:
     with pytest.raises(ValueError, match="command"):
         decode(prefix + garbage)
+
+
+def test_text_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="command"):
+        decode(b"\x01\xdd\x00\x00\x00\x01\xa3\x00\x00\x80")
+
+
+def test_what_was_written_before_histories_is_read() -> None:
+    row = LedgerRow(1, 2, "a", 3, 7, b"d" * 32, 9)
+    assert decode(bytes([VERSION]) + msgspec.msgpack.encode(["a", row])) == Adopt(row)
+    machine = Machine()
+    machine.apply(Submit((INTENT,)), 5)
+    wire = msgspec.msgpack.decode(encode_state(machine.capture())[1:])
+    wire[0] = wire[0][:10]  # a snapshot without the fields that came with histories
+    state = decode_state(bytes([SNAPSHOT_VERSION]) + msgspec.msgpack.encode(wire))
+    assert (state.founded, state.limits) == (None, None)
+    restored = Machine(Limits(window_max=4))
+    restored.restore(state)
+    assert (restored.revision, restored.founded, restored.limits) == (1, None, Limits(window_max=4))
 
 
 def test_deep_nesting_is_refused() -> None:

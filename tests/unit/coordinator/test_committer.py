@@ -9,7 +9,7 @@ import pytest
 
 from backends.memory import Fails, Lost
 from coordinator.codec import Rebase, Settle, Submit, decode
-from coordinator.machine import Limits
+from coordinator.limits import Limits
 from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown
 from kv.model import (
     GENESIS,
@@ -444,6 +444,8 @@ def test_restored_store_is_refused_until_an_operator_adopts_it() -> None:
             await c.settled()
             with pytest.raises(BadRequest):
                 await a.adopt(timeout_s=1)
+            before = a.space
+            assert before is not None
             c.database.lose_rows(1)
             lost = a.submit([put("op3", b"l")])[0]
             await until(lambda: a.refusal == "store_behind" and b.refusal == "store_behind")
@@ -457,13 +459,14 @@ def test_restored_store_is_refused_until_an_operator_adopts_it() -> None:
             assert not_here.value.reason == "not_leader"
             assert not lost.done()
             adopted = await a.adopt(timeout_s=5)
-            assert adopted == 3  # the newest revision ever given
-            assert await lost == Answer(4, Applied())  # ordered again behind it
+            assert adopted == 4  # above the newest revision ever given
+            assert await lost == Answer(5, Applied())  # ordered again behind it
             await until(lambda: a.refusal is None and b.refusal is None)
-            assert await answer(b, put("op2", b"k", b"lost")) == Answer(5, Applied())  # the window was emptied
+            assert await answer(b, put("op2", b"k", b"lost")) == Answer(6, Applied())  # the window was emptied
             await c.settled()
-            assert [node.namespace for node in c.nodes.values()] == [1, 1, 1]
-            assert all(node.machine.recent.floor >= 3 for node in c.nodes.values())
+            assert len({node.space for node in c.nodes.values()}) == 1
+            assert a.space is not None and a.space.namespace != before.namespace and a.space.key == before.key
+            assert all(node.machine.recent.floor >= 4 for node in c.nodes.values())
             assert broken_promises(c) == set()
 
     run(story)
@@ -517,8 +520,8 @@ def test_rows_pruned_past_what_is_settled_are_refused() -> None:
             del c.database._rows[:3]
             c.shared.elect("b", lose=len(c.shared.entries) - before)
             await until(lambda: b.refusal == "store_pruned")
-            assert await b.adopt(timeout_s=5) == 4
-            assert await answer(b, put("new")) == Answer(5, Applied())
+            assert await b.adopt(timeout_s=5) == 5
+            assert await answer(b, put("new")) == Answer(6, Applied())
 
     run(story)
 
@@ -565,9 +568,9 @@ def test_adoption_outlives_the_leader_that_appended_it() -> None:
             b = c["b"]
             c.shared.elect("b")
             await until(lambda: b.refusal is not None)
-            assert b.refusal == "store_other"
-            assert await b.adopt(timeout_s=5) == 1
-            assert await answer(b, put("op2")) == Answer(2, Applied())
+            assert b.refusal == "store_pruned"  # the row that it knows to be settled is not there
+            assert await b.adopt(timeout_s=5) == 3
+            assert await answer(b, put("op2")) == Answer(4, Applied())
             assert broken_promises(c) == set()
 
     run(story)

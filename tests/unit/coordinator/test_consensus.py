@@ -8,8 +8,8 @@ import dataclasses
 import pytest
 
 from coordinator.consensus import Coordinator
+from coordinator.limits import Limits
 from coordinator.log import Position
-from coordinator.machine import Limits
 from coordinator.notes import read_note
 from coordinator.state import encode_state
 from kv.errors import BadRequest, InvariantViolated, NotApplied, OutcomeUnknown

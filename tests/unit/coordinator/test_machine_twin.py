@@ -6,8 +6,9 @@ import pytest
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
-from coordinator.codec import Adopt, Command, Rebase, Settle, Submit, decode, encode
-from coordinator.machine import Effects, Limits, Machine
+from coordinator.codec import Adopt, Amend, Command, Found, Rebase, Settle, Submit, decode, encode
+from coordinator.limits import Limits
+from coordinator.machine import Effects, Machine
 from coordinator.pending import Mark
 from coordinator.state import decode_state, encode_state
 from kv.model import (
@@ -96,6 +97,8 @@ class World:
         assert list(machine.recent.entries().items()) == twin.last
         assert machine.recent.floor == twin.floor
         assert (machine.log_time_ms, machine.namespace) == (twin.now, twin.namespace)
+        assert (machine.limits, machine.founded) == (twin.limits, twin.founded)
+        assert (machine.undone.after, machine.undone.to) == twin.undone
         for op_id in OP_IDS:
             row = twin.known(op_id, twin.now)
             known = machine.window.get(op_id, machine.log_time_ms)
@@ -159,16 +162,32 @@ def adopt(world: World, draw: st.DrawFn) -> Command:
     last = max(0, world.machine.revision + draw(st.integers(-2, 1)))
     digest = draw(st.sampled_from([world.machine.settled.digest, b"y" * 32]))
     body = (Recorded("a", b"", Expired()),) if draw(st.integers(0, 9)) == 0 else ()
-    return Adopt(LedgerRow(9, 2, "x", last + draw(st.integers(-1, 2)), last, digest, world.stamp, body))
+    row = LedgerRow(9, 2, "x", last + draw(st.integers(-1, 2)), last, digest, world.stamp, body)
+    return Adopt(row, draw(st.integers(1, 5)))
+
+
+LIMITS_DRAWN = st.builds(
+    Limits, window_max=st.integers(2, 8), window_ms=st.sampled_from([100, 400, 1000]), recent_max=st.integers(1, 4)
+)
+
+
+def found(draw: st.DrawFn) -> Command:
+    return Found(draw(st.binary(min_size=1, max_size=2)), draw(st.integers(1, 5)), b"key", draw(LIMITS_DRAWN))
 
 
 @st.composite
 def stories(draw: st.DrawFn) -> World:
     """Run a story of commands, comparing the two machines after each."""
     world = World()
+    if draw(st.booleans()):
+        world.apply(found(draw))
     for _ in range(draw(st.integers(1, 14))):
         world.stamp += draw(st.sampled_from([0, 1, 40, 300]))
-        what = draw(st.sampled_from(["submit"] * 4 + ["settle"] * 4 + ["rebase"] * 2 + ["adopt", "repeat", "snapshot"]))
+        what = draw(
+            st.sampled_from(
+                ["submit"] * 4 + ["settle"] * 4 + ["rebase"] * 2 + ["adopt", "repeat", "snapshot", "govern"]
+            )
+        )
         if what == "submit":
             world.apply(Submit(tuple(draw(st.lists(intents, max_size=4)))))
         elif what == "settle":
@@ -181,6 +200,8 @@ def stories(draw: st.DrawFn) -> World:
             world.apply(draw(st.sampled_from(world.said)))
         elif what == "snapshot":
             world.snapshot()
+        elif what == "govern":
+            world.apply(found(draw) if draw(st.booleans()) else Amend(draw(LIMITS_DRAWN)))
     return world
 
 
@@ -192,7 +213,19 @@ def test_machine_and_twin_say_and_know_the_same(world: World) -> None:
 
 @pytest.mark.parametrize(
     "verdict",
-    ["ordered", "ordered and told", "settled", "rebased", "adopted", "stale", "foreign", "gap", "illegal"],
+    [
+        "ordered",
+        "ordered and told",
+        "settled",
+        "rebased",
+        "adopted",
+        "founded",
+        "amended",
+        "stale",
+        "foreign",
+        "gap",
+        "illegal",
+    ],
 )
 def test_stories_reach_every_verdict(verdict: str) -> None:
     found = find(

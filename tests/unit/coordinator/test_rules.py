@@ -12,16 +12,19 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from backends.memory import Lost
-from coordinator.codec import Rebase, Settle, Submit, decode
+from backends.memory import Lost, MemoryDatabase
+from coordinator.codec import Adopt, Command, Found, Rebase, Settle, Submit, decode
 from coordinator.consensus import Coordinator
-from coordinator.ledger import mark_of
-from coordinator.machine import Limits, Machine
+from coordinator.evaluate import evaluate, needs
+from coordinator.ledger import group_on, mark_of, settle_of
+from coordinator.limits import Limits
+from coordinator.machine import Machine
 from coordinator.pending import Mark
 from coordinator.rules import PROTOCOL, Rules
 from coordinator.state import decode_state, encode_state
 from kv.errors import NotApplied
-from kv.model import Answer, Applied, LedgerRow, Recorded, roll
+from kv.model import GENESIS_DIGEST, Answer, Applied, LedgerRow, Recorded, roll
+from kv.ports import Appended
 from tests.unit.coordinator.audit import Feeds, broken_promises, cached, reads_stale
 from tests.unit.coordinator.cluster import QUIET, Cluster, answer, cluster, put
 from tests.unit.coordinator.unfenced import UnfencedDatabase
@@ -415,6 +418,51 @@ async def forgotten_key(rules: Rules) -> set[str]:
     return {"INV-5"} if machine.touched(b"k") <= as_of else set()
 
 
+async def another_retention_on_each_member(rules: Rules) -> set[str]:
+    """The leader forgets op_ids after an hour, the follower was started with a day."""
+    hour_ms = 3600 * 1000
+    leader, follower = Machine(Limits(window_ms=hour_ms), rules), Machine(Limits(), rules)
+    database, now_ms = MemoryDatabase(), 1
+    found = Found(b"h", 1 << 40, b"k" * 32, leader.limits)
+
+    def both(command: Command) -> None:
+        for machine in leader, follower:
+            machine.apply(command, now_ms)
+
+    def commit() -> None:
+        batch = list(leader.pending.values())
+        asks = needs(batch)
+        facts = database.facts(asks.op_ids, asks.keys, asks.hashed, asks.blobs)
+        evaluation = evaluate(batch, facts, now_ms, rules)
+        group = group_on(database.head(), term=1, committer="a", log_time_ms=now_ms, batch=batch, evaluation=evaluation)
+        assert isinstance(database.append(group), Appended)
+        both(settle_of(group.row))
+
+    both(found)
+    both(Submit((put("x", value=b"old"),)))
+    commit()
+    now_ms += 2 * hour_ms
+    both(Submit((put("x", value=b"old"),)))
+    commit()
+    as_of = database.head().last
+    both(Submit((put("y", value=b"new"),)))
+    commit()
+    return {"INV-1"} if follower.touched(b"k") <= as_of or follower.settled != leader.settled else set()
+
+
+async def adoption_that_was_ordered_late(rules: Rules) -> set[str]:
+    machine = Machine(rules=rules)
+    ordered(machine, "~a.1")
+    row = LedgerRow(1, 1, "a", 1, machine.revision + 1, GENESIS_DIGEST, 1)
+    ordered(machine, "~a.2")
+    ordered(machine, "~a.3")
+    given = {entry.revision: entry.intent.op_id for entry in machine.pending.values()}
+    machine.apply(Adopt(row, 1 << 40), 1)
+    ordered(machine, "op4", key=b"l")
+    newest = machine.pending[machine.revision]
+    return {"INV-6"} if given.get(newest.revision, "op4") != newest.intent.op_id else set()
+
+
 STORIES: list[tuple[Story, dict[str, object], str]] = [
     (late_transaction_of_a_deposed_leader, {"fence": False, "fence_row": False}, "INV-6"),
     (same_place_and_term_after_a_restore, {"fence": False}, "INV-6"),
@@ -443,6 +491,8 @@ STORIES: list[tuple[Story, dict[str, object], str]] = [
     (late_intent, {"late_expires": False}, "INV-4"),
     (snapshot_without_last, {"snapshot_floor": False}, "INV-5"),
     (forgotten_key, {"forget_floor": False}, "INV-5"),
+    (another_retention_on_each_member, {"limits_ordered": False}, "INV-1"),
+    (adoption_that_was_ordered_late, {"adopt_above": False}, "INV-6"),
 ]
 """Story, the rules taken away, the promise that breaks then."""
 

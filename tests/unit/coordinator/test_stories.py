@@ -17,7 +17,7 @@ import pytest
 from backends.memory import Fails, Fate, Lands, Lost
 from coordinator.codec import Settle, decode
 from coordinator.consensus import Coordinator
-from coordinator.machine import Limits
+from coordinator.limits import Limits
 from kv.errors import BackendUnavailable, NotApplied, OutcomeUnknown
 from kv.model import AtRevision, Cancel, Delete, Entry, Exists, Guard, Intent, Ordered, Put
 from tests.soundness import broken, fingerprint

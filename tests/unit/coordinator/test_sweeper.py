@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
+import msgspec
+
+from coordinator.limits import Limits
 from coordinator.publisher import CURSOR
 from coordinator.settings import Settings
 from kv.model import Applied
@@ -13,7 +16,10 @@ from tests.unit.coordinator.virtual import run, until
 
 SWEEPING = Settings(prune_interval_s=1e6)
 PRUNING = Settings(
-    sweep_interval_s=0.5, prune_interval_s=1.0, retention_revisions=10, retention_ms=5_000, prune_rows_max=3
+    sweep_interval_s=0.5,
+    prune_interval_s=1.0,
+    limits=Limits(retention_revisions=10, retention_ms=5_000),
+    prune_rows_max=3,
 )
 
 
@@ -126,7 +132,7 @@ def test_pruning_stops_at_the_broadcast_cursor_and_at_the_slowest_voter() -> Non
 
 def test_op_ids_are_pruned_after_their_retention() -> None:
     async def story() -> None:
-        settings = dataclasses.replace(PRUNING, limits=dataclasses.replace(PRUNING.limits, window_ms=60_000))
+        settings = dataclasses.replace(PRUNING, limits=msgspec.structs.replace(PRUNING.limits, window_ms=60_000))
         async with cluster("a", settings=settings) as c:
             a = await c.lead("a")
             await answer(a, put("op1"))

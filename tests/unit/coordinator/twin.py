@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from coordinator.codec import Adopt, Command, Rebase, Settle, Submit
-from coordinator.machine import Limits
+from coordinator.codec import Adopt, Amend, Command, Found, Rebase, Settle, Submit
+from coordinator.limits import Limits
 from kv.model import (
     GENESIS_DIGEST,
     Again,
@@ -54,6 +54,8 @@ class Twin:
     floor: int = 0
     now: int = 0
     namespace: int = 0
+    founded: Found | None = None
+    undone: tuple[int, int] = (0, 0)
 
     # -- what follows from it ---------------------------------------------------------------------------------------
 
@@ -86,9 +88,13 @@ class Twin:
             verdict, fed = self.settle(command)
         elif isinstance(command, Rebase):
             verdict, fed = self.rebase(command)
+        elif isinstance(command, Found):
+            verdict, fed = self.found(command), []
+        elif isinstance(command, Amend):
+            verdict, fed = self.amend(command), []
         else:
             assert isinstance(command, Adopt)
-            verdict, fed = self.adopt(command.row)
+            verdict, fed = self.adopt(command.row, command.namespace)
         return verdict, [], fed
 
     def submit(self, command: Submit) -> Told:
@@ -108,10 +114,13 @@ class Twin:
     def touch(self, intent: Intent | Cancel, revision: int) -> None:
         for key in intent.touched:
             self.last = [entry for entry in self.last if entry[0] != key] + [(key, revision)]
-            if len(self.last) > self.limits.recent_max:
-                drop = len(self.last) - self.limits.recent_max + self.limits.recent_max // 16
-                self.floor = max([self.floor, *(entry[1] for entry in self.last[:drop])])
-                self.last = self.last[drop:]
+            self.forget_touches()
+
+    def forget_touches(self) -> None:
+        if len(self.last) > self.limits.recent_max:
+            drop = len(self.last) - self.limits.recent_max + self.limits.recent_max // 16
+            self.floor = max([self.floor, *(entry[1] for entry in self.last[:drop])])
+            self.last = self.last[drop:]
 
     def settle(self, command: Settle) -> tuple[str, Fed]:
         if not command.records or command.first + len(command.records) - 1 != command.last:
@@ -211,15 +220,39 @@ class Twin:
             self.pending.append(ordered)
             self.touch(ordered.intent, self.revision)
 
-    def adopt(self, row: LedgerRow) -> tuple[str, Fed]:
+    def found(self, command: Found) -> str:
+        if self.founded is not None:
+            return "stale"
+        self.founded, self.namespace = command, command.namespace
+        self.go_by(command.limits)
+        return "founded"
+
+    def amend(self, command: Amend) -> str:
+        if self.founded is None:
+            return "stale"
+        self.go_by(command.limits)
+        return "amended"
+
+    def go_by(self, limits: Limits) -> None:
+        self.limits = limits
+        self.forget_touches()
+        half = max(1, self.limits.window_max // 2)
+        if len(self.old) + len(self.young) > self.limits.window_max:
+            newest = {row[0]: row for row in [*self.old, *self.young]}
+            self.old, self.young = list(newest.values())[-half:], []
+        elif len(self.young) >= half:
+            self.old, self.young = self.young, []
+
+    def adopt(self, row: LedgerRow, namespace: int) -> tuple[str, Fed]:
         if row.body or row.last < row.first - 1:
             return "illegal", []
-        if row.last < self.settled or (row.last, row.digest) == (self.settled, self.settled_digest):
+        if row.last <= self.revision:
             return "stale", []
+        self.undone = (row.first - 1 if row.first - 1 < self.settled else 0, row.last)
         previous = self.settled
         self.young, self.old = [], []
         self.floor = max(self.floor, row.last)
         self.now = max(self.now, row.log_time_ms)
-        self.namespace += 1
+        self.namespace = namespace
         self.again(row, [ordered for ordered in self.pending if ordered.intent.op_id[:1] != "~"])
         return "adopted", [(previous, row.last, row.digest, (), None, row.log_time_ms)]

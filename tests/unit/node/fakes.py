@@ -38,7 +38,7 @@ from kv.model import (
     roll,
     value_hash,
 )
-from kv.ports import Listener, Member, Settled, Status
+from kv.ports import Listener, Member, Settled, Space, Status
 
 
 class FakeClock:
@@ -87,6 +87,10 @@ class FakeConsensus:
         self._pending: set[str] = set()
         self._moved = asyncio.Event()
         self.now_offset_ms = 1_700_000_000_000
+
+    @property
+    def space(self) -> Space | None:
+        return Space(self.namespace)
 
     # -- the port -------------------------------------------------------------------------------------------------
 

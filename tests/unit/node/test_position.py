@@ -15,13 +15,14 @@ import pytest
 
 from backends.memory import MemoryCache, MemoryDatabase, MemoryStore
 from kv.model import Entry
+from kv.ports import Space
 from tests.unit.node.conftest import Api, Open
 
 
 class Empty(MemoryCache):
     """A shared cache that never has anything."""
 
-    async def get(self, namespace: int, keys: Sequence[bytes]) -> tuple[Entry | None, ...]:
+    async def get(self, space: Space, keys: Sequence[bytes]) -> tuple[Entry | None, ...]:
         return (None,) * len(keys)
 
 

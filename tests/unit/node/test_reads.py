@@ -12,7 +12,7 @@ import pytest
 from backends.memory import MemoryCache, MemoryDatabase, MemoryStore
 from kv.errors import BackendUnavailable, NotApplied
 from kv.model import Delete, Entry, Intent, Put, Version
-from kv.ports import Read
+from kv.ports import Read, Space
 from node.reads import RENEW_REVISIONS, Ask, Reads
 from node.settings import Settings
 from tests.unit.node.fakes import FakeClock, FakeConsensus
@@ -116,7 +116,7 @@ async def test_a_lying_cache_is_judged(b: Bench) -> None:
     await b.write(b"a", b"2")
     b.reads.memory.clear()
     b.cache = b.reads._cache = MemoryCache()  # it failed over to an old copy
-    b.cache.keep(0, Entry(b"a", Version(b"a", 1, b"1"), 1))
+    b.cache.keep(Space(0), Entry(b"a", Version(b"a", 1, b"1"), 1))
     reading = await b.get(b"a")
     assert (value(reading), reading.source) == (b"2", "store")
 
@@ -137,8 +137,8 @@ async def test_a_fetch_that_began_before_an_adopt_is_not_kept(b: Bench) -> None:
     b.store.gate.set()
     await reading
     assert len(b.reads.memory) == 0
-    assert b.cache.peek(0, b"a") is None
-    assert b.cache.peek(1, b"a") is None
+    assert b.cache.peek(Space(0), b"a") is None
+    assert b.cache.peek(Space(1), b"a") is None
 
 
 async def test_reads_share_rounds_that_begin_after_them(b: Bench) -> None:
@@ -358,6 +358,6 @@ async def test_memory_is_bounded() -> None:
 
 async def test_the_leader_refreshes_the_shared_cache(b: Bench) -> None:
     await b.write(b"a", b"1")
-    while b.cache.peek(0, b"a") is None:
+    while b.cache.peek(Space(0), b"a") is None:
         await asyncio.sleep(0)
-    assert b.cache.peek(0, b"a") == Entry(b"a", Version(b"a", 1, b"1"), 1)
+    assert b.cache.peek(Space(0), b"a") == Entry(b"a", Version(b"a", 1, b"1"), 1)

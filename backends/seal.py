@@ -1,0 +1,54 @@
+"""Sign what goes into a cache that others can write to, and take nothing out of it that this history did not sign.
+
+Pure. An entry of another cluster, of a former time of this one, or by somebody who has only the cache's password is no
+entry (INV-5). Whether a sound one is still the newest is the reader's to judge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Final
+
+import msgspec
+
+from kv.model import Entry
+from kv.ports import Space
+
+AS_OF_BYTES: Final = 16
+"""Hexadecimal digits before everything else, so that a script in the cache can compare them."""
+MAC_BYTES: Final = 16
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(Entry).decode
+
+
+def seal(space: Space, entry: Entry) -> bytes:
+    """Return the bytes that stand for an entry in the cache."""
+    packed = _pack(entry)
+    return b"%016x" % entry.as_of + _mac(space, entry.key, packed) + packed
+
+
+def unseal(space: Space, key: bytes, raw: object) -> Entry | None:
+    """Return the entry, or None for whatever else stands under our key."""
+    if not isinstance(raw, bytes) or len(raw) <= AS_OF_BYTES + MAC_BYTES:
+        return None
+    mac, packed = raw[AS_OF_BYTES : AS_OF_BYTES + MAC_BYTES], raw[AS_OF_BYTES + MAC_BYTES :]
+    if not hmac.compare_digest(mac, _mac(space, key, packed)):
+        return None
+    try:
+        entry = _unpack(packed)
+    except (msgspec.MsgspecError, ValueError):
+        return None  # signed by us, in a form of another version
+    sound = (
+        entry.key == key
+        and raw[:AS_OF_BYTES] == b"%016x" % entry.as_of
+        and (entry.version is None or entry.version.key == key)
+    )
+    return entry if sound else None
+
+
+def _mac(space: Space, key: bytes, packed: bytes) -> bytes:
+    """Sign namespace, key and entry; the two lengths in front keep one from being read as the other."""
+    place = b"%016x%08x" % (space.namespace, len(key)) + key
+    return hashlib.blake2b(place + packed, digest_size=MAC_BYTES, key=space.key, person=b"acordo-cache-1").digest()
