@@ -168,6 +168,10 @@ class _Settings(BaseSettings):
     )
     drain_timeout_s: float = _seconds(15, "longest that a stopping node goes on with what it holds", 0, 600)
     requests_max: int = _count(1024, "requests that a node admits at a time; beyond: 503", 1, 100_000)
+    connections_max: int = _count(
+        8192, "open connections of a node; beyond, the longest idle one is closed or a new one refused", 1, 1_000_000
+    )
+    watchers_max: int = _count(512, "open watches of a node; beyond: 503", 1, 100_000)
     memory_cache_bytes: int = _count(64 << 20, "size of each node's own cache", 1 << 20, 1 << 40)
     history_retention_s: float = _seconds(3600, "time for which superseded versions stay readable", 1, 366 * 86400)
     history_retention_revisions: int = _count(100_000, "revisions for which they do, if that is longer", 0, 2**53 - 1)

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import random
+import resource
 import secrets
 import signal
 import socket
@@ -55,6 +56,8 @@ NAMELESS: Final = "acordo"
 """What a cluster is called on the wire that was given no cluster_id."""
 CLOSE_TIMEOUT_S: Final = 10
 """How long the parts may take to close after the drain; then the process is ended."""
+DESCRIPTORS_MAX: Final = 1 << 20
+"""No more files and sockets are asked for."""
 
 SERVED_STORES: Final = ("postgres", "cockroach")
 """Stores that come and go without the node: it waits for them. A file is there or is not."""
@@ -94,16 +97,17 @@ def main(argv: list[str]) -> int:
     logs.configure(settings.log_format, settings.log_level, node=settings.node_id)
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what it has to say comes as errors, and is logged once
     try:
+        descriptors = _most_descriptors()
         listening = _listen(settings.http_host, settings.http_port)
         cluster = claim_node(settings.data_dir, settings.cluster_id, settings.node_id).cluster_id or NAMELESS
         with locked(settings.data_dir, "node"):
-            uvloop.run(_serve(settings, cluster, listening))
+            uvloop.run(_serve(settings, cluster, listening, descriptors))
     except Exception as exc:  # noqa: BLE001 - the last place: whatever it is ends the process, with its name
         return _ended_by(exc, settings)
     return 0
 
 
-async def _serve(settings: NodeSettings, cluster: str, listening: socket.socket) -> None:
+async def _serve(settings: NodeSettings, cluster: str, listening: socket.socket, descriptors: int) -> None:
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[bool] = loop.create_future()
     died: asyncio.Future[None] = loop.create_future()
@@ -156,7 +160,7 @@ async def _serve(settings: NodeSettings, cluster: str, listening: socket.socket)
         )
         await stack.enter_async_context(coordinator)
         server = Server(
-            _server_settings(settings),
+            _server_settings(settings, descriptors),
             consensus=coordinator,
             store=store,
             cache=cache,
@@ -253,7 +257,7 @@ def _coordinator_settings(settings: NodeSettings) -> CoordinatorSettings:
     )
 
 
-def _server_settings(settings: NodeSettings) -> ServerSettings:
+def _server_settings(settings: NodeSettings, descriptors: int) -> ServerSettings:
     page = Path(__file__).parent / "page"
     return ServerSettings(
         node_id=settings.node_id,
@@ -264,6 +268,9 @@ def _server_settings(settings: NodeSettings) -> ServerSettings:
         body_timeout_s=settings.body_timeout_s,
         store_timeout_s=settings.store_timeout_s,
         requests_max=settings.requests_max,
+        connections_max=settings.connections_max,
+        descriptors_max=descriptors,
+        watchers_max=settings.watchers_max,
         memory_cache_bytes=settings.memory_cache_bytes,
         operation_retention_s=settings.operation_retention_s,
     )
@@ -303,6 +310,16 @@ def _security(settings: NodeSettings) -> Security:
 
 
 # --------------------------------------------------------------------------------------------- process and its signals
+
+
+def _most_descriptors() -> int:
+    """Raise how many files and sockets this process may open as far as it may, and return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return DESCRIPTORS_MAX if soft == resource.RLIM_INFINITY else soft
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -21,6 +21,7 @@ from kv.errors import AcordoError, BadRequest, NotApplied
 from kv.model import REQUEST_BYTES_MAX
 from kv.ports import Broadcast, Cache, Clock, Consensus, Store
 from node import wire
+from node.connections import Connections
 from node.lookups import Lookups
 from node.metrics import Metrics
 from node.problems import CONTENT_TYPE, Problem, problem
@@ -106,6 +107,8 @@ class Load:
     """No new work is admitted."""
     leaving: bool = False
     """Not ready any more, but still working."""
+    connections: Connections | None = None
+    """What holds the connections, once the server is entered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,19 @@ class Rooms:
 class Exchange:
     """One request on its way to an answer. `rest`: the raw path behind the route's own part."""
 
-    __slots__ = ("_held", "deadline", "method", "mutation", "op_id", "path", "raw_query", "request", "rest", "rooms")
+    __slots__ = (
+        "_broken",
+        "_held",
+        "deadline",
+        "method",
+        "mutation",
+        "op_id",
+        "path",
+        "raw_query",
+        "request",
+        "rest",
+        "rooms",
+    )
 
     def __init__(  # noqa: PLR0917 - once per request: keywords would cost more than they tell
         self, rooms: Rooms, request: web.BaseRequest, method: str, path: str, rest: str, raw_query: str, began: float
@@ -144,6 +159,8 @@ class Exchange:
         """Known once `take_op_id` was called; problem documents name it."""
         self.mutation = False
         self._held = 0
+        self._broken = False
+        """Where the next request begins is not certain."""
         self.deadline = began + rooms.settings.request_timeout_s
 
     def heed_timeout(self) -> None:
@@ -160,6 +177,18 @@ class Exchange:
             if name in self.request.headers and name not in heeded:
                 works = " and ".join(sorted(heeded)) or "guards in the body, where there are any"
                 raise BadRequest("unsupported_condition", f"{name} does not work on this request", allowed=works)
+
+    def heed_framing(self) -> None:
+        """Refuse a body that this node would take for what it is not. Raises BadRequest."""
+        codings = self.request.headers.getall("Transfer-Encoding", ())
+        if not codings:
+            return
+        if self.request.version < (1, 1):  # RFC 9112 section 6.1: its framing is faulty, whatever it says
+            self._broken = True
+            raise BadRequest("bad_http", "Transfer-Encoding in HTTP/1.0", allowed="Content-Length, or HTTP/1.1")
+        if ",".join(codings).strip().lower() != "chunked":
+            self._broken = True
+            raise BadRequest("unsupported_encoding", "a Transfer-Encoding beside chunked", allowed="chunked alone")
 
     @property
     def left_s(self) -> float:
@@ -267,7 +296,7 @@ class Exchange:
 
     def _expect(self) -> None:
         expected = self.request.headers.get("Expect")
-        if expected is None:
+        if expected is None or self.request.version < (1, 1):  # RFC 9110 section 10.1.1: ignored before HTTP/1.1
             return
         if expected.lower() != "100-continue":
             raise BadRequest("expectation_failed", f"Expect: {expected[:60]!r}", allowed="100-continue")
@@ -365,7 +394,7 @@ class Exchange:
         response = self.reply(
             document.status, wire.encode(completed(document, self)), CONTENT_TYPE, revision=at, more=headers
         )
-        if not self.request.content.is_eof():
+        if self._broken or not self.request.content.is_eof():
             response.force_close()  # the rest of the body is not wanted
         return response
 

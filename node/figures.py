@@ -25,8 +25,21 @@ def figures(rooms: Rooms) -> Iterator[Metric]:
     yield gauge("acordo_http_requests_in_flight", "Requests being worked on.", load.requests)
     yield gauge("acordo_http_body_bytes", "Bytes of bodies being worked on.", load.body_bytes)
     yield counter("acordo_http_requests_refused", "Requests not admitted.", load.refused)
+    connections = load.connections
+    if connections is not None:
+        yield gauge("acordo_http_connections", "Open connections.", len(connections))
+        yield gauge("acordo_http_connections_max", "Open connections at most.", connections.most)
+        yield gauge("acordo_http_answer_bytes", "Bytes of answers not yet taken.", connections.answer_bytes)
+        yield counter("acordo_http_connections_refused", "Connections refused.", connections.refused_total)
+        yield counter(
+            "acordo_http_connections_idle_closed",
+            "Idle connections closed to make room for another.",
+            connections.idle_closed_total,
+        )
+        yield counter("acordo_http_answers_stalled", "Answers cut: nobody read them.", connections.stalled_total)
     yield gauge("acordo_draining", "1 while this node is stopping.", load.draining or load.leaving)
     yield gauge("acordo_watchers", "Open watches.", len(watches))
+    yield gauge("acordo_watchers_max", "Open watches at most.", settings.watchers_max)
     yield counter("acordo_watch_changes", "Changes told to watchers.", watches.events_total)
     yield counter("acordo_watch_ledger_reads", "Reads of the ledger for watchers behind.", watches.fills_total)
     yield counter("acordo_watch_cut", "Watches cut because their reader was slow.", watches.cut_total)

@@ -14,11 +14,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Final, Self, TypeAlias
 
 import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
 from prometheus_client import CollectorRegistry
 
 from kv.errors import AcordoError, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown
@@ -40,22 +39,18 @@ from node.api import (
     txn,
     watch,
 )
+from node.connections import Connection, Connections, body_bytes
 from node.exchange import AsyncWrites, Check, Exchange, Rooms, StoreProbe
 from node.figures import figures
 from node.lookups import Lookups
 from node.metrics import Metrics
-from node.problems import CONTENT_TYPE, Problem, problem, problem_of
+from node.problems import problem_of
 from node.reads import Reads
 from node.settings import Settings
 from node.watch import Watches
-from node.wire import encode
 from node.writes import Writes
 
 _METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"})
-HEAD_BYTES_MAX: Final = 16 * 1024
-"""Of one line of a request's head: a key of 1 KB is 3 KB percent-encoded, a page token as much again."""
-LINGER_S: Final = 2.0
-"""How long an unwanted body is read and thrown away, so that its sender sees the answer."""
 
 Handler: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
@@ -171,7 +166,7 @@ class Server:
             self._whole[path] = Route("/" if path == "/" else "/page/{file}", {"GET": handler}, always=True)
         self._tasks = asyncio.TaskGroup()
         self._opened = AsyncExitStack()
-        self._low: _LowServer | None = None
+        self._low: Connections | None = None
         self._runner: web.ServerRunner | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -181,18 +176,7 @@ class Server:
     async def __aenter__(self) -> Self:
         await self._opened.enter_async_context(self._tasks)
         await self._opened.enter_async_context(self.rooms.reads)
-        settings = self.rooms.settings
-        self._low = _LowServer(
-            self.handle,
-            node_id=settings.node_id,
-            connections_max=settings.connections_max,
-            access_log=None,
-            keepalive_timeout=settings.keepalive_timeout_s,
-            max_line_size=HEAD_BYTES_MAX,
-            max_field_size=HEAD_BYTES_MAX,
-            lingering_time=LINGER_S,
-            auto_decompress=False,
-        )
+        self._low = self.rooms.load.connections = Connections(self.handle, self.rooms.settings)
         return self
 
     async def __aexit__(
@@ -261,7 +245,11 @@ class Server:
         path, _, query = (target if target[:1] == "/" else _origin_form(target)).partition("?")
         route, rest = self._find(path)
         x = Exchange(rooms, request, method, path, rest, query, began)
+        if isinstance(request.protocol, Connection):
+            request.protocol.connections.busy(request.protocol)
         response = await self._answer(x, route)
+        if not x.mutation and self._low is not None and not self._low.has_room(body_bytes(response)):
+            response = self._unread(x)
         timing = rooms.metrics.timing(route.template, method if method in _METHODS else "other")
         timing.note(response.status, None if route.long else rooms.clock.monotonic() - began)
         return response
@@ -275,6 +263,7 @@ class Server:
             load.requests += 1
             self._idle.clear()
         try:
+            x.heed_framing()
             x.heed_timeout()
             if x.method not in READING:
                 x.refuse_conditions(route.conditions)
@@ -328,6 +317,11 @@ class Server:
             return response
         return x.problem("overloaded", f"{load.requests} requests are being worked on")
 
+    def _unread(self, x: Exchange) -> web.Response:
+        """Refuse a read whose answer would wait beside too many that nobody takes."""
+        self.rooms.load.refused += 1
+        return x.problem("overloaded", "too many bytes of answers wait for their readers")
+
     def _failed(self, x: Exchange, error: AcordoError) -> web.Response:
         document = problem_of(error, mutation=x.mutation, op_id=x.op_id)
         if isinstance(error, InvariantViolated):
@@ -350,58 +344,3 @@ async def _no_such_path(x: Exchange) -> web.Response:
 async def _crash(error: InvariantViolated) -> None:
     """End the process by the task group: the supervisor starts it anew."""
     raise error
-
-
-class _LowServer(web.Server):
-    """aiohttp's server, with connections that speak problem documents also about requests that are no HTTP."""
-
-    def __init__(
-        self,
-        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-        *,
-        node_id: str,
-        connections_max: int,
-        **more: Any,
-    ) -> None:
-        super().__init__(handler, **more)
-        self.node_id, self._connections_max = node_id, connections_max
-
-    def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
-
-    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """Refuse a connection beyond the bound: nothing of it is ever read, so the refusal is definite."""
-        super().connection_made(handler, transport)
-        if len(self.connections) > self._connections_max:
-            transport.write(_refusal(self.node_id, problem("overloaded", "too many connections")))
-            handler.force_close()
-
-
-def _refusal(node_id: str, document: Problem) -> bytes:
-    """Return a whole answer, for a connection that no request was read from."""
-    body = encode(document)
-    head = (
-        f"HTTP/1.1 {document.status} Refused\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n"
-        f"Acordo-Node: {node_id}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-class _Connection(web.RequestHandler):
-    __slots__ = ()
-
-    def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ) -> web.StreamResponse:
-        """Answer what never reached a handler; the connection is closed after it."""
-        server = self._manager
-        node_id = server.node_id if isinstance(server, _LowServer) else ""
-        if status >= 500:
-            log.error("request failed outside its handler", error=repr(exc))
-        code = "internal" if status >= 500 else "header_too_large" if isinstance(exc, LineTooLong) else "bad_http"
-        detail = "an error inside" if status >= 500 else (message or str(exc) or "not HTTP").split("\n")[0][:300]
-        body = encode(problem(code, detail))
-        headers = {"Acordo-Node": node_id, "Content-Type": CONTENT_TYPE}
-        response = web.Response(status=problem(code, detail).status, body=body, headers=headers)
-        response.force_close()
-        return response

@@ -35,7 +35,13 @@ class Settings:
     requests_max: int = 1024
     """Requests worked on at a time; beyond: 503, definite."""
     connections_max: int = 8192
-    """Open connections; beyond: 503 on a new one, definite."""
+    """Open connections; beyond, the longest idle one is closed, or a new one refused (503, definite)."""
+    descriptors_max: int | None = None
+    """Files and sockets that the process may open: connections stay below it, with a reserve. None: not known."""
+    answer_stall_s: float = 10.0
+    """An answer of which nearly nothing is taken for so long is cut."""
+    answer_bytes_held_max: int = 64 * 1024 * 1024
+    """Bytes of answers that wait for their readers; beyond: 503 to reads, definite."""
     watchers_max: int = 512
     body_bytes_held_max: int = 64 * 1024 * 1024
     """Bytes of all bodies held at a time; beyond: 503, definite."""

@@ -7,8 +7,8 @@ from typing import Final, Self
 
 from aiohttp import web
 
+from node.documents import encode
 from node.problems import CONTENT_TYPE, problem
-from node.wire import encode
 
 TEXT: Final = "text/plain"
 

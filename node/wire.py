@@ -10,9 +10,8 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from kv.errors import BadRequest
@@ -45,6 +44,10 @@ from kv.model import (
     Write,
     value_hash,
 )
+from node import documents
+
+decoded: Final = documents.decoded
+encode: Final = documents.encode
 
 BATCH_PARTS_MAX: Final = 1024
 """Guards, writes, otherwise and reads of all operations of one batch together."""
@@ -284,31 +287,6 @@ class NothingForm(Struct, frozen=True, forbid_unknown_fields=True):
     """An empty object, or no body at all."""
 
 
-T = TypeVar("T")
-
-
-def decoded(raw: bytes, kind: type[T]) -> T:
-    """Return the body as `kind`. Raises BadRequest: malformed_json, or invalid_body naming the place."""
-    try:
-        return _decoder(kind).decode(raw)
-    except msgspec.ValidationError as exc:
-        raise BadRequest("invalid_body", str(exc), allowed=f"the {kind.__name__} of /openapi.json") from exc
-    except (msgspec.DecodeError, UnicodeError, ValueError) as exc:
-        raise BadRequest("malformed_json", f"the body is no JSON: {exc}", allowed="one JSON object, UTF-8") from exc
-    except RecursionError as exc:
-        raise BadRequest("malformed_json", "the body is nested too deeply", allowed="one flat JSON object") from exc
-
-
-_decoders: Final[dict[type[Any], msgspec.json.Decoder[Any]]] = {}
-
-
-def _decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
-    return decoder
-
-
 def parts_of(form: TransactionForm) -> int:
     return len(form.guards) + len(form.writes) + len(form.otherwise or ()) + len(form.reads)
 
@@ -528,6 +506,3 @@ def read_answer(
 def read_back(keys: Sequence[bytes], seen: Sequence[int]) -> list[tuple[bytes, int]]:
     """Return the versions (key, revision) to fetch so that a transaction's reads come with their values."""
     return [(key, revision) for key, revision in zip(keys, seen, strict=False) if revision]
-
-
-encode: Final = msgspec.json.Encoder().encode
