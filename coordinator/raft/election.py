@@ -35,10 +35,14 @@ class Elections(State):
         """Stand if the election timer has fired."""
         if self._leads or not self.votes or self._SyncObj__raftElectionDeadline >= self._now():
             return
-        if self._voters and not self._SyncObj__connectedNodes:
+        if (self._voters and not self._SyncObj__connectedNodes) or not self._fit():
             self._reset_election_timer()
             return
         self._stand(forced=False)
+
+    def _fit(self) -> bool:
+        """Say whether this member could lead at all, whatever others think of its log."""
+        return True
 
     def _stand(self, *, forced: bool) -> None:
         """Ask for pre-votes, or at once for votes when the leader told us to (`forced`)."""
@@ -56,9 +60,12 @@ class Elections(State):
         self._ask(self._term + 1, pre=True)
 
     def _campaign(self) -> None:
+        """Stand for the next term. The timer starts anew when our vote is stored, and allows for that of others."""
         self._asking_pre = None
         self._SyncObj__setState(CANDIDATE)
         self._adopt_term(self._term + 1, self._node_id)
+        self._reset_election_timer()
+        self._SyncObj__raftElectionDeadline += 2 * self._stored_s
         self._ballots = {self._node_id}
         self.count("elections")
         log.debug("standing", member=self._node_id, term=self._term, last=self._last_index, forced=self._forced)
@@ -143,14 +150,16 @@ class Elections(State):
         )
         if self._blank and message.get("joined", False):
             self._lose_disk()
+        if node.id in self._committed_configuration.retired:  # a removal that may still be cut off removes nobody
+            self._send(node, {"type": "removed", "term": self._term})
+            return
         heard = self.leader_heard()
-        if request.term > self._term and not request.pre and self.may_vote and (request.forced or not heard):
-            self._become_follower(request.term, None)
+        rises = request.term > self._term and not request.pre and self.may_vote and (request.forced or not heard)
         ballot = judge_vote(
             request,
             Voter(
-                self._term,
-                self._SyncObj__votedForNodeId,
+                request.term if rises else self._term,
+                None if rises else self._SyncObj__votedForNodeId,
                 self._last_term,
                 self._last_index,
                 heard,
@@ -160,17 +169,18 @@ class Elections(State):
             ),
         )
         log.debug("ballot", member=self._node_id, candidate=node.id, term=request.term, pre=request.pre, ballot=ballot)
-        if node.id in self._committed_configuration.retired:  # a removal that may still be cut off removes nobody
-            self._send(node, {"type": "removed", "term": self._term})
-            return
+        vote = node.id if ballot == "granted" and not request.pre else None
+        if rises:
+            self._become_follower(request.term, None, vote)
+        elif vote is not None and vote != self._SyncObj__votedForNodeId:
+            self._adopt_term(self._term, vote)
         if ballot == "granted":
             if not request.pre:
-                self._adopt_term(self._term, node.id)
                 self._reset_election_timer()
             elif not self._leads:
-                # Let it try first; ours does not count any more.
+                # Let it try first; ours does not count any more. It stores its vote before it asks for another.
                 self._asking_pre = None
-                pause = self._now() + self._SyncObj__conf.raftMinTimeout / 2
+                pause = self._now() + self._SyncObj__conf.raftMinTimeout / 2 + self._stored_s
                 self._SyncObj__raftElectionDeadline = max(self._SyncObj__raftElectionDeadline, pause)
         self._send(
             node,
@@ -191,7 +201,8 @@ class Elections(State):
                 self._become_follower(message["current"], None)
             return
         if message["pre"]:
-            if self._asking_pre != message["term"] or self._leads:
+            # Invariant: they were asked for the very next term. Ours may have risen since, by a vote for another.
+            if self._asking_pre != message["term"] or message["term"] != self._term + 1 or self._leads:
                 return
         elif self._SyncObj__raftState != CANDIDATE or message["term"] != self._term:
             return

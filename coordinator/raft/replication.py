@@ -202,11 +202,11 @@ class Replication(Elections):
         if term > self._term:
             self._become_follower(term, None)
             return
+        if message.get("disk_lost", False):  # whatever its term: it takes none from anybody
+            self.count("disk_lost_refusals")
+            return
         # Invariant: an answer counts only in the term it was given in; in another the log may have changed since.
         if not self._leads or term != self._term or node.id not in self._progress:
-            return
-        if message.get("disk_lost", False):
-            self.count("disk_lost_refusals")
             return
         progress = self._progress[node.id]
         self._SyncObj__lastResponseTime[node] = self._now()

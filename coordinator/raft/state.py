@@ -33,6 +33,8 @@ LEADER: Final = _RAFT_STATE.LEADER
 REGULAR: Final = bytes([_COMMAND_TYPE.REGULAR])
 NO_OP: Final = bytes([_COMMAND_TYPE.NO_OP])
 MEMBERSHIP: Final = bytes([_COMMAND_TYPE.MEMBERSHIP])
+STORE_S_MAX: Final = 2.0
+"""Of the time that storing a vote took, what is allowed to others for theirs."""
 WIPED: Final = NO_OP + b"wiped"
 """The base of a log that was begun again: the disk is not lost."""
 
@@ -140,6 +142,8 @@ class State(SyncObj):
         self._handlers: dict[str, Callable[[Node, dict[str, Any]], None]] = {}
         self._heard = self._forgotten = float("-inf")
         """When a leader was last heard, and when we were told to forget it."""
+        self._stored_s = 0.0
+        """How long the newest store of term and vote took, in seconds: others may need as long."""
         self._led_term: int | None = None
         """The term for which `Replica.led` was called and `deposed` was not."""
         self._applied_term = 0
@@ -293,10 +297,19 @@ class State(SyncObj):
         return low + (high - low) * self._chance.random()
 
     def _adopt_term(self, term: int, voted_for: str | None = None) -> None:
-        """Store a term and vote, durably, before anyone hears of them (section 3.8)."""
+        """Store a term and vote, durably, before anyone hears of them (section 3.8).
+
+        It blocks for as long as the disk takes, and that is off the election clock: what a leader or a candidate sent
+        meanwhile is still to be read, so its silence says nothing. Only liveness rests on it; there are no leases.
+        """
         if term < self._term:
             raise InvariantViolated(f"term {self._term} would fall to {term}")
+        began = self._now()
         self._SyncObj__setCurrentTerm(term, voted_for)
+        took = self._now() - began
+        self._heard += took
+        self._SyncObj__raftElectionDeadline += took
+        self._stored_s = min(took, STORE_S_MAX)
 
     def _SyncObj__setState(self, newState: int) -> None:
         led = self._leads
@@ -304,10 +317,13 @@ class State(SyncObj):
         if led and newState != LEADER:
             self._on_left_leadership()
 
-    def _become_follower(self, term: int, leader: Node | None) -> None:
-        """Follow, at `term` or the own one. The timer starts anew: a deposed leader does not stand at once (3.8)."""
+    def _become_follower(self, term: int, leader: Node | None, voted_for: str | None = None) -> None:
+        """Follow, at `term` or the own one. The timer starts anew: a deposed leader does not stand at once (3.8).
+
+        A higher term is stored together with the vote that is given in it, if one is.
+        """
         if term > self._term:
-            self._adopt_term(term)
+            self._adopt_term(term, voted_for)
         if self._SyncObj__raftState != FOLLOWER:
             self._reset_election_timer()
         self._SyncObj__raftLeader = leader

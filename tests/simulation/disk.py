@@ -1,7 +1,8 @@
 """Be a disk with a page cache, delays, errors and sudden ends, all of it decided by a seed.
 
 It passes the same suite as `RealDisk`. It promises no more than POSIX does: names need a directory sync, bytes a file
-sync, and nothing says in which order unsynced things reach the platter.
+sync, and nothing says in which order unsynced things reach the platter. A call that blocks takes its time too: it holds
+up the simulated process that makes it, if one does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from coordinator.raft.disk import SyncError
+from tests.simulation.loop import OWNER
 
 T = TypeVar("T")
 
@@ -97,8 +99,10 @@ class _Lane:
         return result
 
     def drain(self) -> None:
-        """Let all calls take effect now: a synchronous one comes behind them."""
+        """Let all calls take effect now: a synchronous one comes behind them, and waits for them."""
         if self._timer is not None:
+            left_s = max(0.0, self._timer.when() - asyncio.get_running_loop().time())
+            block(left_s + sum(call.delay_s for call in list(self._calls)[1:]))
             self._timer.cancel()
         while self._calls:
             self._finish()
@@ -162,6 +166,7 @@ class SimFile:
     def append_now(self, content: bytes) -> None:
         self._check()
         self._lane.drain()
+        self._disk.block(sync=False)
         self._append(bytes(content))
 
     def truncate_now(self, size: int) -> None:
@@ -173,6 +178,7 @@ class SimFile:
     def sync_now(self) -> None:
         self._check()
         self._lane.drain()
+        self._disk.block(sync=True)
         self._sync()
 
     async def append(self, content: bytes | memoryview, *, sync: bool) -> None:
@@ -307,6 +313,7 @@ class SimDisk:
 
     def sync_directory_now(self) -> None:
         self._directory_lane.drain()
+        self.block(sync=True)
         self._sync_directory()
 
     async def sync_directory(self) -> None:
@@ -361,6 +368,11 @@ class SimDisk:
         if self.rng.random() < self._slow_share:
             return extra_s + self.rng.uniform(0, self._slow_s)
         return extra_s + self.rng.uniform(*(self._sync_s if sync else self._write_s))
+
+    def block(self, *, sync: bool) -> None:
+        """Hold the caller's process up for as long as the call takes."""
+        if OWNER.get() is not None:
+            block(self.delay_s(sync))
 
     def room_bytes(self) -> int:
         if self.capacity_bytes is None:
@@ -418,6 +430,13 @@ def _apply(names: dict[str, _Inode], gone: str | None, come: str | None, inode: 
         names.pop(gone, None)
     if come is not None and inode is not None:
         names[come] = inode
+
+
+def block(seconds: float) -> None:
+    """Hold the calling process up, if it is a simulated one."""
+    owner = OWNER.get()
+    if owner is not None:
+        owner.stall(seconds)
 
 
 def _nothing() -> None:

@@ -199,6 +199,22 @@ async def _disk(world: World, rng: random.Random) -> None:
     node.disk.sync_fails, node.disk.capacity_bytes = False, None
 
 
+async def _slow_disk(world: World, rng: random.Random) -> None:
+    """Let syncs take long, blocking calls too: at one node or at all, or so long at one that its disk seems to hang."""
+    victims, took_s = [_some(world, rng)], rng.choice((0.1, 0.2, 0.5))
+    if rng.random() < 0.3:
+        victims = list(world.nodes.values())
+    elif rng.random() < 0.4:
+        took_s = rng.uniform(2.0, 4.0)
+    world.counts["slow disks"] += len(victims)
+    world.say("slow disk", nodes=",".join(node.name for node in victims), sync_s=took_s)
+    for node in victims:
+        node.disk.slow_s = took_s
+    await asyncio.sleep(rng.uniform(0.5, 3.0) + took_s)
+    for node in victims:
+        node.disk.slow_s = 0.0
+
+
 async def _transfer(world: World, rng: random.Random) -> None:
     leader = world.leader()
     if leader is None:
@@ -257,6 +273,6 @@ async def _membership(world: World, rng: random.Random) -> None:
 HARMS: dict[str, Harm] = {
     "crash": _crash, "power": _power, "partition": _partition, "one_way": _one_way, "slow": _slow, "loss": _loss,
     "store_slow": _store_slow, "store_down": _store_down, "ambiguous": _ambiguous, "cache": _cache, "broker": _broker,
-    "clock": _clock, "disk": _disk, "transfer": _transfer, "membership": _membership, "amnesia": _amnesia,
-    "lose_rows": _lose_rows, **aimed.HARMS,
+    "clock": _clock, "disk": _disk, "slow_disk": _slow_disk, "transfer": _transfer, "membership": _membership,
+    "amnesia": _amnesia, "lose_rows": _lose_rows, **aimed.HARMS,
 }  # fmt: skip

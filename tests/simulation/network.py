@@ -221,8 +221,7 @@ class Wire(Transport):
 
     def enter(self, function: Callable[..., None], *args: Any) -> None:
         """Call into the member's process, if it lives."""
-        if self._process.alive:
-            self._process.context.copy().run(function, *args)
+        self._process.enter(function, *args)
 
     async def start(self) -> None:
         self._network.up(self)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
-from collections.abc import MutableMapping
+from collections.abc import Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -21,6 +21,7 @@ from tests.simulation.clients import SHORT_LIVED, Clients
 from tests.simulation.loop import OrderedTaskGroup, SimLoop
 from tests.simulation.world import Plan, Plant, Violation, World, plan_of
 
+T = TypeVar("T")
 LATE_S = 3.0
 """How long after its deadline a change may still land: a group that was built in time, and its transaction's delay."""
 HEAL_S = 20.0
@@ -48,6 +49,11 @@ def run(seed: int, plant: Plant | None = None, plan: Plan | None = None, *, stop
 
     Deterministic: no clock, no chance, no hash order of this process has any part in it.
     """
+    return on_a_loop(lambda: _simulate(plan or plan_of(seed), plant, stop=stop))
+
+
+def on_a_loop(story: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a story of a world on a simulated loop, and end all that it leaves."""
     structlog.configure(processors=[_silent], cache_logger_on_first_use=False)
     saved, asyncio.TaskGroup = asyncio.TaskGroup, OrderedTaskGroup  # type: ignore[misc]
     loop = SimLoop()
@@ -55,7 +61,7 @@ def run(seed: int, plant: Plant | None = None, plan: Plan | None = None, *, stop
     collected = gc.isenabled()
     gc.disable()  # what a collection finds it may report, at moments that no seed decides
     try:
-        return loop.run_until_complete(_simulate(plan or plan_of(seed), plant, stop=stop))
+        return loop.run_until_complete(story())
     finally:
         asyncio.TaskGroup = saved  # type: ignore[misc]
         _end(loop)

@@ -99,7 +99,10 @@ FAULTS: Final = (
     "crash", "power", "partition", "one_way", "slow", "loss", "store_slow", "store_down", "ambiguous", "cache",
     "broker", "clock", "disk", "transfer", "membership",
 )  # fmt: skip
-"""What a plan draws from. Not drawn alone: `amnesia` (a majority loses what it had acknowledged, without fsync)."""
+"""What a plan draws from. `slow_disk` is added to a third of the plans.
+
+Not drawn alone: `amnesia` (a majority loses what it had acknowledged, without fsync).
+"""
 AIMED: Final = (
     "deaf_leader", "split_power", "rivals", "old_answers", "late_commit", "left_behind", "slow_successor",
     "comes_back", "long_outage", "late_order", "late_takeover", "lost_disk",
@@ -143,6 +146,7 @@ def plan_of(seed: int) -> Plan:
     if not set(faults) <= {"cache", "broker"}:
         faults += [fault for fault in AIMED if aimed.random() < 0.12]
         faults += [fault for fault in FIVES if nodes == 5 and fives.random() < 0.4]
+        faults += ["slow_disk"] if random.Random(f"disks {seed}").random() < 0.3 else []
     return Plan(
         seed=seed,
         nodes=nodes,
@@ -734,7 +738,7 @@ class World:
             "crashes": 0, "power cuts": 0, "partitions": 0, "membership changes": 0, "rebases": 0, "resets": 0,
             "unknown commits": 0, "takeovers": 0, "cache hits": 0, "elections": 0, "operations": 0, "unknown": 0,
             "disk faults": 0, "clock jumps": 0, "transfers": 0, "restores": 0, "store outages": 0, "log checks": 0,
-            "expired keys": 0, "sessions": 0, "watched": 0, "redelivered": 0, "disks lost": 0,
+            "expired keys": 0, "sessions": 0, "watched": 0, "redelivered": 0, "disks lost": 0, "slow disks": 0,
         }  # fmt: skip
         self.over = False
         self.bursts = 0

@@ -114,3 +114,56 @@ async def test_a_log_that_was_begun_again_is_not_a_lost_disk() -> None:
         cluster.net.heal()
         assert await cluster.agree() == [b"kept"]
         assert not back._core._disk_lost
+
+
+@virtual
+async def test_a_pre_vote_that_comes_late_starts_no_campaign() -> None:
+    """C asks pre-votes for term 1, votes for A in term 1, and B's pre-vote for term 1 comes after that."""
+    cluster = Cluster("ABC")
+    cluster.net = net = Bag()
+    async with cluster:
+        await asyncio.sleep(0.05)
+        net.bag.clear()
+        for name in "AC":
+            core = cluster.members[name]._core
+            core._SyncObj__raftElectionDeadline = float("-inf")
+            core._elect()
+        net.deliver("A", "B", "request_vote", pre=True, term=1)
+        net.deliver("B", "A", "response_vote", pre=True)
+        net.deliver("A", "C", "request_vote", pre=True, term=1)
+        net.deliver("C", "B", "request_vote", pre=True, term=1)
+        net.deliver("A", "C", "request_vote", pre=False, term=1)
+        net.deliver("C", "A", "response_vote", pre=False, term=1)
+        assert cluster.members["A"].status().role == "leader"
+        net.deliver("B", "C", "response_vote", pre=True, term=1)
+        assert cluster.members["C"].status().term == 1, "nobody was asked about term 2"
+
+
+@virtual
+async def test_a_vote_is_stored_once_and_the_timer_starts_when_it_is() -> None:
+    cluster = Cluster("ABC")
+    cluster.net = net = Bag()
+    async with cluster:
+        await asyncio.sleep(0.05)
+        net.bag.clear()
+        stored: list[tuple[str, int, str | None]] = []
+        for name in "AB":
+            journal = cluster.members[name]._journal
+            store = journal.setCurrentTerm
+
+            def watched(term: int, vote: str | None, name: str = name, store: Any = store) -> None:
+                stored.append((name, term, vote))
+                cluster.members[name]._core._SyncObj__raftElectionDeadline = float("-inf")  # it takes very long
+                store(term, vote)
+
+            journal.setCurrentTerm = watched
+        a, b = (cluster.members[name]._core for name in "AB")
+        a._SyncObj__raftElectionDeadline = float("-inf")
+        a._elect()
+        net.deliver("A", "B", "request_vote", pre=True)
+        net.deliver("B", "A", "response_vote", pre=True)
+        net.deliver("A", "B", "request_vote", pre=False)
+        assert stored == [("A", 1, "A"), ("B", 1, "A")]
+        now = asyncio.get_running_loop().time()
+        assert a._SyncObj__raftElectionDeadline > now
+        assert b._SyncObj__raftElectionDeadline > now
