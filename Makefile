@@ -7,7 +7,7 @@ READY := .venv/.ready
 NODES ?= 3
 BASE_PORT ?= 8001
 DATA ?= data
-SERVICES ?= postgresql redis rabbitmq nginx chromium
+SERVICES ?=
 T ?= tests/unit tests/contract tests/simulation tests/integration tests/e2e
 
 help:  ## show this

@@ -18,7 +18,7 @@ from acordo.client import Client
 from cluster.demo import free_base_port
 from cluster.runner import ROOT, LocalCluster, State
 from tests.e2e.conftest import Start, until
-from tests.servers.install import Missing, ensure
+from tests.servers.shared import needs
 
 
 def urls(cluster: LocalCluster, *but: str) -> list[str]:
@@ -88,10 +88,7 @@ async def test_the_installation_check_passes(start: Start) -> None:
 
 async def test_the_original_projects_commands_work(start: Start, tmp_path: Path) -> None:
     """Under their own names (docs/adr/0001), the first with whatever python3 there is."""
-    try:
-        ensure("siege")
-    except Missing as exc:
-        pytest.skip(str(exc))
+    needs("siege")
     environ = {**os.environ, "HOME": str(tmp_path), "CONCURRENT": "4", "TIME": "2S"}
     async with start() as cluster:
         said = []

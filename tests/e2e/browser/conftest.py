@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Page, async_playwright
 
+from tests.servers.shared import needs
 from tests.unit.acordo.fake_cluster import FakeCluster
 
 PAGE = Path(__file__).parents[3] / "node" / "page"
-CHROMIUM = os.environ.get("ACORDO_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = os.environ.get("ACORDO_TEST_CHROMIUM")
+"""Another one than the distribution's."""
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -35,11 +36,11 @@ async def cluster() -> AsyncIterator[FakeCluster]:
 @pytest.fixture
 async def page() -> AsyncIterator[Page]:
     """A blank page. The test fails if the page logs an error, breaks its policy, or asks anyone but its own node."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium: apt-get install chromium")
+    if not CHROMIUM:
+        needs("chromium")
     troubles: list[str] = []
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM or "/usr/bin/chromium", args=FLAGS)
         context = await browser.new_context(viewport={"width": 1180, "height": 900})
         made = await context.new_page()
         made.set_default_timeout(20_000)

@@ -17,9 +17,15 @@ from chaos.recorder import Recorder
 from chaos.targets import LocalTarget, until
 from cluster.config import RunnerSettings
 from cluster.demo import free_base_port
+from tests.servers.shared import needs
 
-if WHY := machines._nft_missing():
-    pytest.skip(WHY, allow_module_level=True)
+
+@pytest.fixture(autouse=True)
+def nftables() -> None:
+    """Bring the program; what then still fails is the kernel's or the user's, and no installation cures it."""
+    needs("nftables")
+    if why := machines._nft_missing():
+        pytest.skip(why)
 
 
 class OnePort:

@@ -21,6 +21,7 @@ from chaos.nemeses.names import FAMILIES, NEMESES, expand
 from chaos.proxy import Link, Mesh
 from chaos.recorder import Recorder
 from chaos.servers import KINDS
+from tests.servers.shared import needs
 
 LISTEN = """
 import socket, sys, tempfile
@@ -230,10 +231,17 @@ def members_of_the_fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machines._ByApi, "client", lambda self: FakeApi(self.target))
 
 
+def _bring(name: str) -> None:
+    """Bring what a nemesis asks the machine for; skip where the kernel or the user does not allow it."""
+    if name == "drop-packets":
+        needs("nftables")
+        if why := machines._nft_missing():
+            pytest.skip(why)
+
+
 @pytest.mark.parametrize("name", NEMESES)
 async def test_it_bites_is_recorded_and_heals(name: str, tmp_path: Path) -> None:
-    if name == "drop-packets" and (why := machines._nft_missing()):
-        pytest.skip(why)
+    _bring(name)
     async with fake(tmp_path) as target:
         with recorder(tmp_path) as written:
             result = await inflict(NEMESES[name](target, Random(3)), written, 0.4)
@@ -259,6 +267,7 @@ async def test_replaced_by_a_no_op_it_does_not_bite(name: str, tmp_path: Path, m
     async def nothing(*_: object) -> None:
         return None
 
+    _bring(name)
     async with fake(tmp_path) as target:
         nemesis = NEMESES[name](target, Random(3))
         monkeypatch.setattr(nemesis, "start", nothing)

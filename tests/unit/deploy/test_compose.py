@@ -18,6 +18,7 @@ from cluster.autoscaler import ours
 from deploy.dashboard import panels
 from deploy.images import CannotBuild, mirrors
 from node.server import WHOLE
+from tests.servers.shared import needs
 
 ROOT = Path(__file__).parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -62,8 +63,7 @@ def test_each_profile_fits_into_six_gigabytes(store: str) -> None:
 
 
 def test_the_published_schema_of_compose_files_takes_it() -> None:
-    if not SCHEMA.exists():
-        pytest.skip("no published schema here: apt-get install docker-compose")
+    needs("compose")
     schema = json.loads(SCHEMA.read_text())
     assert errors_of(schema, COMPOSE) == []
     broken = copy.deepcopy(COMPOSE)
@@ -73,8 +73,7 @@ def test_the_published_schema_of_compose_files_takes_it() -> None:
 
 @pytest.mark.parametrize("profiles", [*STORES, *(f"{s},grafana" for s in STORES)])
 def test_compose_1_29_takes_every_profile(profiles: str, tmp_path: Path) -> None:
-    if shutil.which("docker-compose") is None:
-        pytest.skip("Compose 1.29 is not there: apt-get install docker-compose")
+    needs("compose")
     env = tmp_path / "env"
     env.write_text(f"COMPOSE_PROFILES={profiles}\nACORDO_HTTP_PORT=8090\n")
     done = subprocess.run(
@@ -141,8 +140,7 @@ def test_every_variable_is_described() -> None:
 
 
 def promtool(folder: Path) -> tuple[int, str]:
-    if shutil.which("promtool") is None:
-        pytest.skip("promtool is not there: apt-get install prometheus")
+    needs("prometheus")
     done = subprocess.run(
         ["promtool", "test", "rules", "alerts_test.yml"], cwd=folder, capture_output=True, text=True, check=False
     )

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 import yaml  # type: ignore[import-untyped]  # ships no types
 
 from cluster.layout import ClusterFile
 from tests.servers.process import find, free_port, wait_until
+from tests.servers.shared import needs
 
 ROOT = Path(__file__).parents[3]
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
@@ -75,11 +75,8 @@ def test_the_autoscalers(tmp_path: Path) -> None:
 
 
 def test_prometheus(tmp_path: Path) -> None:
-    try:
-        program = find("prometheus")
-        find("promtool")
-    except FileNotFoundError as exc:
-        pytest.skip(f"{exc} is not there: apt-get install prometheus")
+    needs("prometheus")
+    program = find("prometheus")
     port, config = free_port(), tmp_path / "prometheus.yml"
     config.write_text("{}")
     assert not holds("prometheus", "9090", port)

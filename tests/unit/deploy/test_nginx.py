@@ -19,8 +19,8 @@ from aiohttp import web
 
 from deploy.balancer import Balancer, Times, upstream
 from node.settings import Settings
-from tests.servers.install import Missing, ensure
 from tests.servers.process import free_port
+from tests.servers.shared import needs
 
 PATIENCE_S = 20.0
 RESIDENT_MAX = 64 * 1024 * 1024
@@ -93,10 +93,7 @@ def times() -> Times:
 
 @pytest.fixture
 async def world(tmp_path: Path, times: Times) -> AsyncIterator[World]:
-    try:
-        ensure("nginx")
-    except Missing as exc:
-        pytest.skip(f"nginx: {exc}")
+    needs("nginx")
     async with AsyncExitStack() as stack:
         nodes = [await stack.enter_async_context(Node(f"n{i}")) for i in (1, 2, 3)]
         port = free_port()
@@ -570,10 +567,7 @@ async def test_a_new_list_is_taken_without_losing_a_request(world: World, tmp_pa
 
 async def test_the_balancer_serves_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """The whole program: what is still open once the time to drain is over is closed, by nginx's workers too."""
-    try:
-        ensure("nginx")
-    except Missing as exc:
-        pytest.skip(f"nginx: {exc}")
+    needs("nginx")
     port = free_port()
     async with Node("n1") as node, aiohttp.ClientSession() as http, asyncio.timeout(60):
         node.handler = silent
