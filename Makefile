@@ -8,6 +8,7 @@ NODES ?= 3
 BASE_PORT ?= 8001
 DATA ?= data
 SERVICES ?=
+T_GIVEN := $(T)
 T ?= tests/unit tests/contract tests/simulation tests/integration tests/e2e
 
 help:  ## show this
@@ -90,6 +91,9 @@ evidence: $(READY)  ## run the published hazards of the Raft library against our
 test-stack: $(READY)  ## bring the containers up, smoke-test, disturb, scale, take down
 	$(PY) -m pytest -rs tests/docker
 
+test-bare: $(READY)  ## do what the README says in a container that has nothing: run, demo, test (T=path for a part)
+	$(PY) -m tests.docker.bare $(T_GIVEN)
+
 images: $(READY)  ## build every image from the distribution's packages alone
 	$(PY) -m deploy.images
 
@@ -100,4 +104,4 @@ clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: help install run demo test check model sim sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers \
-	evidence test-stack images lock clean
+	evidence test-stack test-bare images lock clean
