@@ -257,9 +257,12 @@ class Client:
         reads: Sequence[Bytes] = (),
         op_id: str | None = None,
         timeout_s: float | None = None,
+        lifetime_s: float | None = None,
     ) -> results.TransactionDone:
         """Write many keys at one revision if all guards hold, else do `otherwise`; read keys as the guards saw them.
 
+        `lifetime_s`: for how long an attempt of unknown outcome may take effect, if longer than the call; only with an
+        `op_id` of yours, under which it is repeated or looked up.
         With reads alone it is a read of one snapshot. Raises TransactionRefused, NotApplied, OutcomeUnknown.
         """
         intent = Intent(
@@ -274,7 +277,7 @@ class Client:
             )
 
         def make(op_id: str) -> Request:
-            return wire.txn_request(msgspec.structs.replace(intent, op_id=op_id))
+            return wire.txn_request(msgspec.structs.replace(intent, op_id=op_id), lifetime_s=lifetime_s)
 
         return await self._write(op_id, make, wire.parse_transaction, timeout_s)
 
@@ -317,14 +320,15 @@ class Client:
             wire.async_request(intent), lambda reply: wire.parse_accepted(reply, intent.op_id or ""), timeout_s
         )
 
-    async def operation(self, op_id: str, *, timeout_s: float | None = None) -> results.Operation:
-        """Look an op_id up until its outcome is definite or time is out.
+    async def operation(self, op_id: str, *, settle: bool = False, timeout_s: float | None = None) -> results.Operation:
+        """Look an op_id up; one that is pending until its outcome is definite or time is out.
 
-        A look-up of an op_id that nobody knows cancels it: from then on it is "expired" and never takes effect.
-        Raises OutcomeUnknown while it cannot be made definite, ReadFailed.
+        An op_id that nobody knows is "unknown" with code `not_ordered`: never sent, on its way, or in the broker. With
+        `settle` it is cancelled: from then on it is "expired" and never takes effect. Raises OutcomeUnknown while
+        nobody can tell, ReadFailed.
         """
         deadline = time.monotonic() + (timeout_s or self._timeout_s)
-        request, pause = wire.operation_request(op_id), LOOK_UP_PAUSE_S
+        request, pause = wire.operation_request(op_id, settle=settle), LOOK_UP_PAUSE_S
         while True:
             left = max(deadline - time.monotonic(), 0.001)
             try:
@@ -341,7 +345,7 @@ class Client:
                     attempts=exc.attempts,
                     advice=exc.advice if exc.reason in FINAL else "",
                 ) from exc
-            if found.definite or time.monotonic() + pause >= deadline:
+            if found.outcome != "pending" or time.monotonic() + pause >= deadline:
                 return found
             await asyncio.sleep(pause)
             pause = min(pause * 2, LOOK_UP_PAUSE_MAX_S)

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -240,13 +240,21 @@ def watch(
 
 
 @app.command()
-def operation(context: typer.Context, op_id: Annotated[str, typer.Argument(help="What the write was given.")]) -> None:
-    """Look up how an operation ended. One that nobody knows is cancelled by that, for good."""
+def operation(
+    context: typer.Context,
+    op_id: Annotated[str, typer.Argument(help="What the write was given.")],
+    settle: Annotated[
+        bool, typer.Option("--settle", help="Give it up: cancel it for good if nobody knows it.")
+    ] = False,
+) -> None:
+    """Look up how an operation ended. That changes nothing, unless --settle asks for it."""
 
     async def work(client: Client, output: Output) -> None:
-        found = await client.operation(op_id)
+        found = await client.operation(op_id, settle=settle)
         if not found.definite:
-            raise OutcomeUnknown(found.detail or f"it is {found.outcome}", code=found.outcome, op_id=op_id)
+            code = found.code or found.outcome
+            advice = _TO_SETTLE if code == "not_ordered" else "ask again"
+            raise OutcomeUnknown(found.detail or f"it is {found.outcome}", code=code, op_id=op_id, advice=advice)
         if output.as_json:
             output.json(found)
         else:
@@ -255,6 +263,9 @@ def operation(context: typer.Context, op_id: Annotated[str, typer.Argument(help=
                 output.say("it has no effect and never will")
 
     run(context, work)
+
+
+_TO_SETTLE: Final = "ask again, repeat the write with this op_id, or give it up for good with --settle"
 
 
 def _presence(if_exists: bool, if_absent: bool) -> bool | None:

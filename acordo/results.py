@@ -134,6 +134,8 @@ class Operation(_Result, frozen=True, kw_only=True):
     guard: int | None = None
     current: int | None = None
     branch: Literal["then", "otherwise"] = "then"
+    code: str | None = None
+    """With unknown: `not_ordered`, nobody knows it (yet)."""
     detail: str = ""
 
     @property

@@ -279,13 +279,14 @@ def delete_request(key: bytes, op_id: str, *, if_revision: int | None, exists: b
     )
 
 
-def txn_request(intent: Intent) -> Request:
+def txn_request(intent: Intent, *, lifetime_s: float | None = None) -> Request:
     """Return a transaction. One with reads alone changes nothing and carries no op_id."""
+    lasting = {} if lifetime_s is None else {"Acordo-Lifetime": f"{lifetime_s:.3f}"}
     mutation = bool(intent.writes or intent.otherwise)
     return Request(
         method="POST",
         path="/v1/txn",
-        headers={"Content-Type": "application/json", **(_idempotent(intent.op_id or "") if mutation else {})},
+        headers={"Content-Type": "application/json", **(_idempotent(intent.op_id or "", lasting) if mutation else {})},
         body=_encode(_intent_json(intent)),
         mutation=mutation,
         op_id=intent.op_id if mutation else None,
@@ -335,8 +336,10 @@ def list_request(
     return Request(method="GET", path=path)
 
 
-def operation_request(op_id: str) -> Request:
-    return plain_get(f"/v1/operations/{quote(op_id, safe='')}")
+def operation_request(op_id: str, *, settle: bool = False) -> Request:
+    """Return a look-up; with `settle` one that cancels what nobody knows."""
+    path = f"/v1/operations/{quote(op_id, safe='')}"
+    return Request(method="POST", path=path, body=b"") if settle else plain_get(path)
 
 
 def ledger_request(start: int, limit: int) -> Request:

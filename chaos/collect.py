@@ -32,7 +32,7 @@ POLL_S: Final = 0.2
 async def look_up(client: Client, unknown: Iterable[Operation], recorder: Recorder) -> int:
     """Ask what became of every unknown write, and record the answers; return how many stay unknown.
 
-    A look-up of what nobody knows cancels it, so that it never takes effect later.
+    What nobody knows is cancelled, so that it never takes effect later.
     """
     gate = asyncio.Semaphore(PARALLEL)
     left = dict.fromkeys(o.op_id for o in unknown if o.outcome == "info" and o.op_id is not None)
@@ -40,7 +40,7 @@ async def look_up(client: Client, unknown: Iterable[Operation], recorder: Record
     async def one(op_id: str) -> None:
         async with gate:
             try:
-                found = await client.operation(op_id, timeout_s=LOOKUP_TIMEOUT_S)
+                found = await client.operation(op_id, settle=True, timeout_s=LOOKUP_TIMEOUT_S)
             except AcordoError:
                 return
         now = recorder.clock()

@@ -33,10 +33,12 @@ from cluster import logs
 from cluster.config import WorkerSettings, load
 from cluster.webhooks import Limits, Webhooks
 from kv import errors as kv_errors
-from kv.model import ASYNC_OP_ID_PREFIX
 
 RETRY_S: Final = (0.2, 10.0)
 SUBMIT_TIMEOUT_S: Final = 10.0
+LIFETIME_S: Final = 12 * 3600.0
+"""For how long a command that was accepted may take effect once a node has it; nodes cut this to half the op_id
+retention. Its attempts are repeated until one is definite, so the expiry of the first must not end them all."""
 GREETING_TIMEOUT_S: Final = 3.0
 
 _DONE: Final = Counter("acordo_worker_commands", "Commands by what became of them", ["result"])
@@ -53,8 +55,6 @@ class Submitter:
         """Submit a command until its outcome is definite, then acknowledge it; bury one that can never work."""
         try:
             found = parse(delivery.body)
-            if not found.op_id.startswith(ASYNC_OP_ID_PREFIX):
-                raise kv_errors.BadRequest("bad_message", f"op_id without {ASYNC_OP_ID_PREFIX}")
             intent = intent_of_json(bytes(found.transaction))
         except (kv_errors.BadRequest, BadRequest) as exc:
             await self._bury(delivery, f"{exc.code}: {exc.detail}")
@@ -69,6 +69,7 @@ class Submitter:
                     reads=intent.reads,
                     op_id=found.op_id,
                     timeout_s=SUBMIT_TIMEOUT_S,
+                    lifetime_s=LIFETIME_S,
                 )
                 result = "applied"
             except Refused:

@@ -28,8 +28,10 @@ NODE_OP_ID_PREFIX: Final = "~"
 GENESIS_DIGEST: Final = bytes(32)
 
 ASYNC_OP_ID_PREFIX: Final = "async-"
-"""Op_ids of asynchronous writes begin so: they may stay unordered for long, so a look-up never cancels one, and their
-deadline is far away."""
+"""Op_ids that a node makes for POST /v1/async begin so; a client's never may. `ops` records them: workers may submit
+twice."""
+RESERVED_PREFIXES: Final = (NODE_OP_ID_PREFIX, ASYNC_OP_ID_PREFIX)
+"""No op_id that a client chooses begins so."""
 
 Key: TypeAlias = bytes
 """1 … KEY_BYTES_MAX bytes."""

@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_exceptions import HTTPException
 
 from kv.errors import AcordoError, BadRequest, NotApplied
-from kv.model import REQUEST_BYTES_MAX
+from kv.model import NODE_OP_ID_PREFIX, REQUEST_BYTES_MAX, RESERVED_PREFIXES
 from kv.ports import Broadcast, Cache, Clock, Consensus, Store
 from node import wire
 from node.connections import Connections
@@ -235,11 +235,29 @@ class Exchange:
             raise BadRequest("conflicting_parameters", "max_age bounds stale reads only", allowed="consistency=stale")
         return Ask(level, min_revision, wire.seconds_of(max_age, "max_age", 366 * 86400))
 
+    @property
+    def lifetime_s(self) -> float:
+        """For how long the write may take effect, if longer than its request lasts (`Acordo-Lifetime`, seconds).
+
+        For who repeats until the outcome is definite, as workers do: an attempt that ends unknown stays good. Cut to
+        half of what op_ids are remembered for. Raises BadRequest.
+        """
+        given = self.request.headers.get("Acordo-Lifetime")
+        if given is None:
+            return 0.0
+        return min(wire.seconds_of(given, "lifetime", 366 * 86400), self.rooms.settings.operation_retention_s / 2)
+
     def take_op_id(self, params: Mapping[str, str], body_op_id: str | None = None, *, spare: str = "") -> str:
-        """Return the client's op_id, or one made here, with `spare` before it. Raises BadRequest when two differ."""
+        """Return the client's op_id, never changed, or one made here, with `spare` before it.
+
+        Raises BadRequest when two differ, when one is reserved (a worker's is not: with `Acordo-Lifetime` it brings
+        what a node named), and when there is none to go with `Acordo-Lifetime`.
+        """
         headers = self.request.headers
+        lasting = "Acordo-Lifetime" in headers
+        reserved = (NODE_OP_ID_PREFIX,) if lasting else RESERVED_PREFIXES
         given = [
-            wire.checked_op_id(text)
+            wire.checked_op_id(text, reserved=reserved)
             for text in (
                 wire.unquoted(headers.get("Idempotency-Key", "")) if "Idempotency-Key" in headers else None,
                 headers.get("Acordo-Op-Id"),
@@ -250,10 +268,10 @@ class Exchange:
         ]
         if len(set(given)) > 1:
             raise BadRequest("bad_op_id", "two different op_ids", allowed="one")
+        if lasting and not given:
+            raise BadRequest("bad_lifetime", "Acordo-Lifetime goes with an op_id of yours", allowed="an op_id with it")
         self.mutation = True
         self.op_id = given[0] if given else spare + self.rooms.writes.new_op_id()
-        if spare and not self.op_id.startswith(spare):
-            self.op_id = wire.checked_op_id(spare + self.op_id)
         return self.op_id
 
     async def body(self, most: int, code: str = "body_too_large") -> bytes:

@@ -1,7 +1,7 @@
-"""Find out how an operation ended, and make it definite if nobody knows it (DESIGN section 3, "Look-up").
+"""Find out how an operation ended, and where that is asked for make it definite (DESIGN section 3, "Look-up").
 
-An asynchronous write that nobody knows is pending: only its worker brings it to an end.
-It never answers "expired" of an op_id that might still be ordered, and never cancels one made by a node.
+To look changes nothing: an op_id that nobody knows may be a stranger's, on its way, or in the broker. It never answers
+"expired" of an op_id that might still be ordered, and never cancels one made by a node.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from kv.errors import AcordoError, BackendUnavailable, NotApplied, OutcomeUnknown
-from kv.model import ASYNC_OP_ID_PREFIX, NODE_OP_ID_PREFIX, Again, Answer, Cancel
+from kv.model import NODE_OP_ID_PREFIX, Again, Answer, Cancel
 from kv.ports import Clock, Consensus, Store
 from node.reads import Reads
 from node.settings import Settings
@@ -27,7 +27,8 @@ class StillUnknown(NamedTuple):
     code: Literal["outcome_unknown", "outcome_forgotten"] = "outcome_unknown"
 
 
-Found: TypeAlias = Answer | Literal["pending"] | StillUnknown
+Found: TypeAlias = Answer | Literal["pending", "not_ordered"] | StillUnknown
+"""not_ordered: neither the log nor `ops` has it, as a quorum confirmed; it may still be ordered."""
 
 
 class Lookups:
@@ -40,7 +41,7 @@ class Lookups:
         self._reads, self._writes = reads, writes
 
     async def find(self, op_id: str, *, deadline: float) -> Found:
-        """Return how the operation ended; never raises for what is merely not known."""
+        """Return what is known of the operation; never raises for what is merely not known."""
         known = await self._known(op_id, deadline)
         if known is not None:
             return known
@@ -57,11 +58,14 @@ class Lookups:
         recorded = await self._recorded(op_id, deadline)
         if recorded is not None:
             return recorded
-        if op_id.startswith(ASYNC_OP_ID_PREFIX):
-            return "pending"  # it may wait in the broker, or for its worker: never cancelled by looking
         if failed is not None:
-            return StillUnknown(f"without a quorum ({failed}) it cannot be made definite: ask again later")
-        return await self._cancelled(op_id, deadline)
+            return StillUnknown(f"without a quorum ({failed}) nobody can say whether it was ordered: ask again later")
+        return "not_ordered"
+
+    async def settle(self, op_id: str, *, deadline: float) -> Found:
+        """Return how the operation ended; if nobody knows it, cancel it, so that it never takes effect."""
+        found = await self.find(op_id, deadline=deadline)
+        return await self._cancelled(op_id, deadline) if found == "not_ordered" else found
 
     async def _known(self, op_id: str, deadline: float) -> Found | None:
         """Ask this node's machine. What it has recorded never changes; what is pending is waited for a little."""

@@ -91,6 +91,7 @@ KINDS: Final[dict[str, Kind]] = {
     "bad_limit": Kind(400, "limit not allowed"),
     "bad_max_age": Kind(400, "max_age not allowed"),
     "bad_timeout": Kind(400, "Acordo-Timeout not allowed"),
+    "bad_lifetime": Kind(400, "Acordo-Lifetime not allowed"),
     "bad_flag": Kind(400, "Neither yes nor no"),
     "unknown_parameter": Kind(400, "Unknown parameter"),
     "duplicate_parameter": Kind(400, "Parameter given twice"),
@@ -148,7 +149,9 @@ KINDS: Final[dict[str, Kind]] = {
     "unsafe": Kind(409, "Not safe now", _NOT_NOW),
     # unknown
     "outcome_unknown": Kind(
-        504, "Outcome unknown", "look the op_id up until it is definite, or repeat with the same op_id"
+        504,
+        "Outcome unknown",
+        "look the op_id up, or repeat with the same op_id; a POST to the look-up settles it",
     ),
     "outcome_forgotten": Kind(
         504, "Outcome not remembered", "read the key: its value says whether the write is in; give writes an op_id"

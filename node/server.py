@@ -106,7 +106,7 @@ BEGUN: Final = (
         "",
         Route("/v1/kv/{key}", {"GET": keys.get, "PUT": keys.put, "DELETE": keys.delete}, conditions=ONE_KEY),
     ),
-    ("/v1/operations/", "", Route("/v1/operations/{op_id}", {"GET": operations.get})),
+    ("/v1/operations/", "", Route("/v1/operations/{op_id}", {"GET": operations.get, "POST": operations.post})),
     (
         "/v1/cluster/members/",
         "/promote",

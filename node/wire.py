@@ -17,9 +17,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from kv.errors import BadRequest
 from kv.model import (
     KEY_BYTES_MAX,
-    NODE_OP_ID_PREFIX,
     OP_ID_CHARS_MAX,
     OPERATIONS_MAX,
+    RESERVED_PREFIXES,
     REVISION_MAX,
     TTL_MS_MAX,
     VALUE_BYTES_MAX,
@@ -162,12 +162,13 @@ def flag_of(text: str, name: str) -> bool:
     raise BadRequest("bad_flag", f"{name}={text[:40]!r} is neither yes nor no", allowed="true or false")
 
 
-def checked_op_id(text: str) -> str:
-    """Return a client's op_id. Raises BadRequest."""
+def checked_op_id(text: str, *, reserved: tuple[str, ...] = RESERVED_PREFIXES) -> str:
+    """Return a client's op_id, as it was given. Raises BadRequest, also for one that begins as those of nodes do."""
     if not 1 <= len(text) <= OP_ID_CHARS_MAX or not text.isascii() or not text.isprintable() or text != text.strip():
         raise BadRequest("bad_op_id", "the op_id is not allowed", allowed=f"1 to {OP_ID_CHARS_MAX} printable ASCII")
-    if text.startswith(NODE_OP_ID_PREFIX):
-        raise BadRequest("bad_op_id", "op_ids that begin with ~ are made by nodes", allowed="another first character")
+    for prefix in reserved:
+        if text.startswith(prefix):
+            raise BadRequest("bad_op_id", f"op_ids that begin with {prefix} are made by nodes", allowed="any other")
     return text
 
 

@@ -13,7 +13,6 @@ from typing import Final, TypeAlias
 
 from kv.errors import AcordoError, BackendUnavailable, NotApplied, OutcomeUnknown
 from kv.model import (
-    ASYNC_OP_ID_PREFIX,
     INLINE_BYTES_MAX,
     NODE_OP_ID_PREFIX,
     Answer,
@@ -62,16 +61,20 @@ class Writes:
         self._op_ids += 1
         return f"{self._op_id_start}{self._op_ids}"
 
-    async def one(self, intent: Intent, *, deadline: float) -> Answer:
+    async def one(self, intent: Intent, *, deadline: float, lifetime_s: float = 0.0) -> Answer:
         """Bring one intent to its outcome. `deadline`: loop time. Raises NotApplied or OutcomeUnknown."""
-        result = (await self.many((intent,), deadline=deadline))[0]
+        result = (await self.many((intent,), deadline=deadline, lifetime_s=lifetime_s))[0]
         if isinstance(result, AcordoError):
             raise result
         return result
 
-    async def many(self, intents: Sequence[Intent | Cancel], *, deadline: float) -> list[Result]:
+    async def many(
+        self, intents: Sequence[Intent | Cancel], *, deadline: float, lifetime_s: float = 0.0
+    ) -> list[Result]:
         """Bring intents to their outcomes, each for itself, in order; `deadline_ms` of each is set here.
 
+        They are waited for until `deadline` (loop time), and may take effect until then, or for `lifetime_s` from the
+        moment they are handed over if that is longer.
         Raises NotApplied when they are not admitted, all of them together.
         """
         size = sum(inline_bytes(intent) for intent in intents)
@@ -80,7 +83,7 @@ class Writes:
         try:
             for intent in intents:
                 staged = await self._staged(intent, deadline)
-                waiting.append(_Waiting(staged, inline_bytes(staged), deadline))
+                waiting.append(_Waiting(staged, inline_bytes(staged), deadline, lifetime_s))
             for each in waiting:
                 self._enqueue(each)
             return [await each.result for each in waiting]
@@ -158,9 +161,8 @@ class Writes:
 
     def _submit(self, group: list[_Waiting]) -> None:
         now, now_ms = self._clock.monotonic(), self._consensus.now_ms()
-        later_ms = int(self._settings.operation_retention_s * 500)  # well within what `ops` remembers
         ordered = [
-            waiting.with_deadline(now_ms + max(int((waiting.deadline - now) * 1000), later_ms * waiting.patient))
+            waiting.with_deadline(now_ms + int(max(waiting.deadline - now, waiting.lifetime_s) * 1000))
             for waiting in group
         ]
         for waiting in group:
@@ -210,20 +212,15 @@ class _Round:
 class _Waiting:
     """One intent and whoever waits for it. Its `result` never fails: it brings an Answer or an AcordoError."""
 
-    __slots__ = ("_timer", "deadline", "handed", "intent", "result", "round", "size")
+    __slots__ = ("_timer", "deadline", "handed", "intent", "lifetime_s", "result", "round", "size")
 
-    def __init__(self, intent: Intent | Cancel, size: int, deadline: float) -> None:
+    def __init__(self, intent: Intent | Cancel, size: int, deadline: float, lifetime_s: float) -> None:
         loop = asyncio.get_running_loop()
-        self.intent, self.size, self.deadline = intent, size, deadline
+        self.intent, self.size, self.deadline, self.lifetime_s = intent, size, deadline, lifetime_s
         self.result: asyncio.Future[Result] = loop.create_future()
         self.handed = False
         self.round: _Round | None = None
         self._timer = loop.call_at(deadline, self.expire)
-
-    @property
-    def patient(self) -> bool:
-        """Say whether it may take effect long after its request is over: it is the worker's, promised by a 202."""
-        return self.intent.op_id.startswith(ASYNC_OP_ID_PREFIX)
 
     def with_deadline(self, deadline_ms: int) -> Intent | Cancel:
         intent = self.intent

@@ -20,8 +20,10 @@ async def post(x: Exchange) -> web.Response:
     form = await x.form(wire.TransactionForm)
     if not (form.writes or form.otherwise):
         raise BadRequest("empty_transaction", "nothing to write", allowed="writes or otherwise")
+    if "Acordo-Lifetime" in x.request.headers:
+        raise BadRequest("bad_lifetime", "an accepted write lasts as its worker says", allowed="no Acordo-Lifetime")
     # Redelivery is harmless only if `ops` records the op_id, and it does not record those that a node makes for its own
-    # clients: so this one looks like a client's. The prefix keeps look-ups from cancelling what still waits.
+    # clients: so one made for this looks otherwise. A client's own stays what it is: it is looked up by that name.
     op_id = x.take_op_id(params, form.op_id, spare=ASYNC_OP_ID_PREFIX)
     wire.intent_of(form, op_id)  # raises what POST /v1/txn would: no worker shall find out
     given = msgspec.to_builtins(form) | {"op_id": op_id}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from aiohttp import web
 
 from kv.errors import AcordoError, BadRequest, NotApplied, OutcomeUnknown
@@ -15,6 +17,8 @@ from node.writes import Result
 async def post(x: Exchange) -> web.Response:
     """Run a batch. 503 or 504 only when every operation ended so; else 200, and each result says how it ended."""
     x.params()
+    for name in _ELSEWHERE & x.request.headers.keys():
+        raise BadRequest("bad_op_id", f"{name} does not work on a batch", allowed="op_id in each operation")
     form = await x.form(wire.BatchForm)
     if (parts := sum(wire.parts_of(each) for each in form.operations)) > wire.BATCH_PARTS_MAX:
         raise BadRequest(
@@ -26,6 +30,10 @@ async def post(x: Exchange) -> web.Response:
     _raise_if_all(results)
     items = [_item(intent.op_id, result) for intent, result in zip(intents, results, strict=True)]
     return x.json(wire.BatchAnswer(items), revision=max(item.revision for item in items))
+
+
+_ELSEWHERE: Final = frozenset({"Idempotency-Key", "Acordo-Op-Id", "Acordo-Lifetime"})
+"""Headers of one write; a batch has many, and none of these is passed over."""
 
 
 def _intent(x: Exchange, form: wire.TransactionForm, place: int) -> Intent:

@@ -104,7 +104,7 @@ def conditions(x: Exchange, key: bytes) -> tuple[Guard, ...]:
 
 async def _written(x: Exchange, op_id: str, write: Write, guards: tuple[Guard, ...]) -> web.Response:
     intent = Intent(op_id, 0, guards, (write,), None, (write.key,))
-    answer = await x.rooms.writes.one(intent, deadline=x.deadline)
+    answer = await x.rooms.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
     revision, outcome, again = wire.first_outcome(answer)
     if not isinstance(outcome, Applied):
         return refused(x, op_id, answer, "precondition_failed", write.key)

@@ -40,7 +40,7 @@ async def put(x: Exchange) -> web.Response:
     key = wire.key_of(pair.key)
     value = wire.checked_value(wire.bytes_of(pair.value, "value"))
     intent = Intent(op_id, 0, conditions(x, key), (Put(key, value),), None, (key,))
-    answer = await x.rooms.writes.one(intent, deadline=x.deadline)
+    answer = await x.rooms.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
     revision, outcome, _ = wire.first_outcome(answer)
     if not isinstance(outcome, Applied):
         return refused(x, op_id, answer, "precondition_failed", key)
@@ -55,7 +55,7 @@ async def delete(x: Exchange) -> web.Response:
     key = _key(params)
     op_id = x.take_op_id({"op_id": params["op_id"].decode("utf-8", "replace")} if "op_id" in params else {})
     intent = Intent(op_id, 0, conditions(x, key), (Delete(key),), None, (key,))
-    answer = await x.rooms.writes.one(intent, deadline=x.deadline)
+    answer = await x.rooms.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
     revision, outcome, _ = wire.first_outcome(answer)
     if not isinstance(outcome, Applied):
         return refused(x, op_id, answer, "precondition_failed", key)

@@ -62,12 +62,19 @@ _IDEMPOTENT: Final = (
     Parameter("Idempotency-Key", "header", _OP_ID, "The op_id: the write takes effect at most once per op_id."),
     Parameter("op_id", "query", _OP_ID, "The same, where headers cannot be set."),
 )
+_LASTING: Final = (
+    *_IDEMPOTENT,
+    Parameter("Acordo-Lifetime", "header", _SECONDS, "For how long it may take effect, if longer than the request."),
+)
 _CONDITIONS: Final = (
     Parameter("If-Match", "header", {"type": "string"}, 'Only if the key has one of these ETags; "*": if present.'),
     Parameter("If-None-Match", "header", {"type": "string", "enum": ["*"]}, "Only if the key is absent."),
 )
 _PREFIX: Final = Parameter("prefix", "query", {"type": "string", "maxLength": KEY_BYTES_MAX}, "What keys begin with.")
 _MEMBER: Final = Parameter("id", "path", {"type": "string", "minLength": 1, "maxLength": 64}, "Id of a member.", True)
+_LOOKED_UP: Final = Parameter(
+    "op_id", "path", {"type": "string", "minLength": 1, "maxLength": OP_ID_CHARS_MAX}, "The op_id.", True
+)
 _WRITE: Final = (400, 408, 413, 422, 503, 504)
 
 
@@ -143,7 +150,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         (*_WRITE, 412),
         (
             _KEY,
-            *_IDEMPOTENT,
+            *_LASTING,
             *_CONDITIONS,
             Parameter("ttl", "query", {"type": "number", "minimum": 0.001}, "Seconds until it is deleted."),
         ),
@@ -153,7 +160,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         "Make a key absent; Acordo-Existed says whether it was present.",
         {200: ("Absent now.", JSON, wire.WrittenAnswer)},
         (400, 412, 422, 503, 504),
-        (_KEY, *_IDEMPOTENT, *_CONDITIONS),
+        (_KEY, *_LASTING, *_CONDITIONS),
     ),
     ("/v1/kv", "GET"): Operation(
         "List keys in byte order; all pages show one revision.",
@@ -172,7 +179,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         f"Run a transaction: up to {OPERATIONS_MAX} guards, writes and reads, {REQUEST_BYTES_MAX} bytes, one revision.",
         {200: ("It took effect.", JSON, wire.TransactionAnswer)},
         (*_WRITE, 409, 415),
-        _IDEMPOTENT,
+        _LASTING,
         wire.TransactionForm,
     ),
     ("/v1/batch", "POST"): Operation(
@@ -190,10 +197,18 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         wire.TransactionForm,
     ),
     ("/v1/operations/{op_id}", "GET"): Operation(
-        "Look up how an operation ended; one that nobody knows is cancelled.",
+        "Look up what is known of an operation; changes nothing.",
         {200: ("What is known.", JSON, wire.ItemAnswer)},
         (400, 503, 504),
-        (Parameter("op_id", "path", {"type": "string", "minLength": 1, "maxLength": 128}, "The op_id.", True),),
+        (_LOOKED_UP,),
+    ),
+    ("/v1/operations/{op_id}", "POST"): Operation(
+        "Make the outcome of an operation definite: one that nobody knows is cancelled, and never takes effect.",
+        {200: ("How it ended, or that it is pending.", JSON, wire.ItemAnswer)},
+        (400, 408, 413, 415, 503, 504),
+        (_LOOKED_UP,),
+        wire.NothingForm,
+        False,
     ),
     ("/v1/watch", "GET"): Operation(
         "Follow changes under a prefix as server-sent events.",
@@ -252,14 +267,14 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         "Set a key (original API).",
         {200: ("Set.", JSON, LegacyAnswer)},
         (*_WRITE, 412, 415),
-        (*_IDEMPOTENT, *_CONDITIONS),
+        (*_LASTING, *_CONDITIONS),
         wire.LegacyForm,
     ),
     ("/kv", "DELETE"): Operation(
         "Make a key absent (original API).",
         {200: ("Absent now.", JSON, LegacyAnswer)},
         (400, 404, 412, 422, 503, 504),
-        (_LEGACY_KEY, *_IDEMPOTENT, *_CONDITIONS),
+        (_LEGACY_KEY, *_LASTING, *_CONDITIONS),
     ),
     ("/health", "GET"): Operation(
         "How this node is.", {200: ("Well.", JSON, HealthView), 503: ("Unavailable.", JSON, HealthView)}

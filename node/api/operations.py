@@ -1,6 +1,6 @@
-"""GET /v1/operations/{op_id}: how an operation ended, made definite if nobody knows it.
+"""/v1/operations/{op_id}: GET says what is known of an operation and changes nothing; POST makes its outcome definite.
 
-A look-up of an op_id that nobody knows cancels it. 504 while it cannot be made definite.
+A POST cancels an op_id that nobody knows, so that it never takes effect: whoever sends one gives the operation up.
 """
 
 from __future__ import annotations
@@ -11,25 +11,42 @@ from kv.errors import BadRequest
 from kv.model import NODE_OP_ID_PREFIX, OP_ID_CHARS_MAX, Answer
 from node import wire
 from node.exchange import Exchange, percent_decoded
-from node.lookups import StillUnknown
+from node.lookups import Found, StillUnknown
 
 
 async def get(x: Exchange) -> web.Response:
-    """Return how an operation ended."""
+    """Return what is known of an operation."""
     x.params()
     op_id = _op_id(x)
-    found = await x.rooms.lookups.find(op_id, deadline=x.deadline)
+    return _told(x, op_id, await x.rooms.lookups.find(op_id, deadline=x.deadline))
+
+
+async def post(x: Exchange) -> web.Response:
+    """Return how an operation ended; one that nobody knows is cancelled for good."""
+    x.params()
+    if x.request.can_read_body:
+        await x.form(wire.NothingForm)
+    op_id = _op_id(x)
+    return _told(x, op_id, await x.rooms.lookups.settle(op_id, deadline=x.deadline))
+
+
+def _told(x: Exchange, op_id: str, found: Found) -> web.Response:
     if isinstance(found, StillUnknown):
         return x.problem(found.code, found.why, op_id=op_id)
     if isinstance(found, Answer):
         return x.json(wire.item_of(op_id, found), revision=found.revision)
-    return x.json(wire.ItemAnswer(op_id, "pending", detail="ordered, and its commit not yet known: ask again"))
+    if found == "pending":
+        detail = "ordered, and its commit not yet known: ask again"
+        return x.json(wire.ItemAnswer(op_id, "pending", detail=detail))
+    detail = "not ordered: never sent, still on its way, or in the broker for a worker; it may yet take effect"
+    return x.json(wire.ItemAnswer(op_id, "unknown", code="not_ordered", detail=detail))
 
 
 def _op_id(x: Exchange) -> str:
+    """Return the op_id in the path. Those that nodes make may be looked up too."""
     text = percent_decoded(x.rest).decode("utf-8", "replace")
     if text.startswith(NODE_OP_ID_PREFIX):
         if len(text) > OP_ID_CHARS_MAX or not text.isascii() or not text.isprintable():
             raise BadRequest("bad_op_id", "no node makes such an op_id", allowed="an op_id")
         return text
-    return wire.checked_op_id(text)
+    return wire.checked_op_id(text, reserved=())

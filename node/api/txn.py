@@ -25,7 +25,7 @@ async def post(x: Exchange) -> web.Response:
         return await _snapshot(x, form)
     op_id = x.take_op_id(params, form.op_id)
     intent = wire.intent_of(form, op_id)
-    answer = await x.rooms.writes.one(intent, deadline=x.deadline)
+    answer = await x.rooms.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
     revision, outcome, again = wire.first_outcome(answer)
     if not isinstance(outcome, Applied):
         return refused(x, op_id, answer, "refused")

@@ -161,6 +161,7 @@ class FakeCluster:
         app.router.add_post("/v1/txn", self._txn)
         app.router.add_post("/v1/batch", self._batch)
         app.router.add_get("/v1/operations/{op_id}", self._operation)
+        app.router.add_post("/v1/operations/{op_id}", self._operation)
         app.router.add_get("/v1/watch", self._watch)
         app.router.add_get("/v1/leader", self._leader)
 
@@ -235,6 +236,8 @@ class FakeCluster:
 
     async def _operation(self, request: web.Request) -> web.Response:
         op_id = request.match_info["op_id"]
+        if op_id not in self.ops and request.method == "GET":
+            return web.json_response({"op_id": op_id, "outcome": "unknown", "code": "not_ordered"})
         if op_id not in self.ops:
             self.revision += 1
             self.ops[op_id] = (b"", {"outcome": "expired", "revision": self.revision})

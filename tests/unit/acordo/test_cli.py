@@ -134,7 +134,10 @@ async def test_watch_and_operation(acordo: Shell, cluster: FakeCluster) -> None:
     seen = await acordo("watch", "w/", "--after", "0", "--count", "2", "--json")
     assert [(e["event"], e["revision"], e["value"]) for e in seen.lines] == [("put", 1, "x"), ("delete", 2, None)]
     assert (await acordo("operation", written.op_id)).out == b"applied at revision 1\n"
-    cancelled = await acordo("operation", "nobody's", "--json")
+    looked = await acordo("operation", "nobody's")
+    assert looked.code == 4
+    assert "--settle" in looked.err
+    cancelled = await acordo("operation", "nobody's", "--settle", "--json")
     assert (cancelled.json["outcome"], cancelled.code) == ("expired", 0)
     cluster.floor = 5
     assert (await acordo("watch", "--after", "1")).code == 6

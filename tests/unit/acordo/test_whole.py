@@ -88,9 +88,12 @@ async def test_operation_look_up_settles() -> None:
         written = await client.put("k", "v", op_id="mine")
         found = await client.operation("mine")
         assert (found.outcome, found.revision, found.definite) == ("applied", written.revision, True)
-        assert (await client.operation("nobody's")).outcome == "expired"
+        looked = await client.operation("nobody's")
+        assert (looked.outcome, looked.code, looked.definite) == ("unknown", "not_ordered", False)
+        assert (await client.put("k", "v", op_id="nobody's")).revision == written.revision + 1
+        assert (await client.operation("nobody else's", settle=True)).outcome == "expired"
         with pytest.raises(NotApplied):
-            await client.put("k", "v", op_id="nobody's")
+            await client.put("k", "v", op_id="nobody else's")
 
 
 async def test_leader_cluster_ledger_transfer_async() -> None:

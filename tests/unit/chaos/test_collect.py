@@ -25,7 +25,8 @@ class FakeClient:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    async def operation(self, op_id: str, *, timeout_s: float) -> SimpleNamespace:
+    async def operation(self, op_id: str, *, settle: bool, timeout_s: float) -> SimpleNamespace:
+        assert settle  # else what nobody knows could take effect after the check
         self.asked.append(op_id)
         if op_id not in ANSWERS:
             raise ReadFailed("no node answered", reason="unreachable")

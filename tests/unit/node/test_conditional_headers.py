@@ -28,6 +28,7 @@ REQUESTS: Final = {
     ),
     ("/v1/cluster/adopt", "POST"): ("/v1/cluster/adopt", b"{}", JSON),
     ("/v1/cluster/members/{id}/promote", "POST"): ("/v1/cluster/members/n1/promote", b"{}", JSON),
+    ("/v1/operations/{op_id}", "POST"): ("/v1/operations/x", None, {}),
     ("/v1/cluster/members/{id}", "DELETE"): ("/v1/cluster/members/n1", None, {}),
 }
 """A request that works, for each route that writes: a route without one here fails the first test."""

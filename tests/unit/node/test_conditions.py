@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from kv.model import Intent, Reference
@@ -110,6 +111,55 @@ async def test_no_answer_in_time_is_unknown(api: Api) -> None:
     api.consensus.hold = False
     api.consensus.commit_held()
     assert (await api.ask("GET", form["lookup"])).json()["outcome"] in ("applied", "expired")
+
+
+async def test_no_op_id_gives_a_write_a_longer_life(api: Api) -> None:
+    """A plain write named `async-…` once had twelve hours to land after its 504: only what is said aloud may."""
+    headers = {"Idempotency-Key": "async-1", "Acordo-Timeout": "1"}
+    (await api.ask("PUT", "/v1/kv/a", data=b"1", headers=headers)).problem(400, "bad_op_id")
+    assert api.consensus.submits == []
+    for given in ({"Acordo-Lifetime": "600"}, {"Acordo-Lifetime": "-1", "Idempotency-Key": "w"}):
+        (await api.ask("PUT", "/v1/kv/a", data=b"1", headers=given)).problem(400, "bad_lifetime")
+    headers = {"Idempotency-Key": "async-1", "Acordo-Timeout": "1", "Acordo-Lifetime": "600"}
+    assert (await api.ask("PUT", "/v1/kv/a", data=b"1", headers=headers)).status == 201
+    headers = {"Idempotency-Key": "w", "Acordo-Lifetime": "900000"}
+    assert (await api.ask("PUT", "/v1/kv/a", data=b"1", headers=headers)).status == 200
+    for (lasting,), most_ms in zip(api.consensus.submits, (600_000, 43_200_000), strict=True):
+        assert isinstance(lasting, Intent)
+        assert most_ms - 10_000 < lasting.deadline_ms - api.consensus.now_ms() <= most_ms
+
+
+@pytest.mark.parametrize("op_id", ["~n1.i1.7", "async-1"])
+async def test_reserved_op_ids_are_refused_wherever_one_may_be_named(open_api: Open, op_id: str) -> None:
+    taken: list[str] = []
+
+    class Broker:
+        async def accept(self, op_id: str, transaction: bytes, *, timeout_s: float) -> None:
+            taken.append(op_id)
+
+    txn = {"writes": [{"put": "a", "value": "1"}]}
+    pair = {"data": {"key": "a", "value": "1"}}
+    json = {"Content-Type": "application/json"}
+    async with open_api(async_writes=Broker()) as api:
+        for method, path, body in (
+            ("PUT", "/v1/kv/a", b"1"),
+            ("DELETE", "/v1/kv/a", None),
+            ("PUT", "/kv", msgspec.json.encode(pair)),
+            ("DELETE", "/kv?key=a", None),
+            ("POST", "/v1/txn", msgspec.json.encode(txn)),
+            ("POST", "/v1/async", msgspec.json.encode(txn)),
+        ):
+            for how in ({"Idempotency-Key": op_id}, {"Idempotency-Key": f'"{op_id}"'}, {"Acordo-Op-Id": op_id}):
+                (await api.ask(method, path, data=body, headers={**json, **how})).problem(400, "bad_op_id")
+            joined = "&" if "?" in path else "?"
+            query = f"{path}{joined}op_id={op_id}"
+            (await api.ask(method, query, data=body, headers=json)).problem(400, "bad_op_id")
+        for path, form in (("/v1/txn", txn), ("/v1/async", txn)):
+            (await api.ask("POST", path, json={**form, "op_id": op_id})).problem(400, "bad_op_id")
+        (await api.ask("POST", "/v1/batch", json={"operations": [{**txn, "op_id": op_id}]})).problem(400, "bad_op_id")
+        for how in ({"Idempotency-Key": "b"}, {"Acordo-Op-Id": "b"}, {"Acordo-Lifetime": "5"}):  # whose would it be?
+            (await api.ask("POST", "/v1/batch", json={"operations": [txn]}, headers=how)).problem(400, "bad_op_id")
+        assert api.consensus.submits == [] and taken == []
 
 
 async def test_a_lost_answer_is_unknown(api: Api) -> None:

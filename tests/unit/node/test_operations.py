@@ -1,4 +1,4 @@
-"""GET /v1/operations/{op_id}: known, pending, cancelled, or honestly unknown."""
+"""/v1/operations/{op_id}: known, pending, not ordered, or honestly unknown; made definite only where asked to."""
 
 from __future__ import annotations
 
@@ -21,15 +21,32 @@ async def test_outcomes_are_found_in_the_window_and_in_ops(api: Api) -> None:
         api.consensus.pruned_window = {"x 1", "x2"}
 
 
-async def test_what_nobody_knows_is_cancelled_for_good(api: Api) -> None:
-    found = (await api.ask("GET", "/v1/operations/late")).json()
+async def test_to_look_cancels_nothing(api: Api) -> None:
+    for op_id in ("never-sent", "async-never-sent"):
+        found = (await api.ask("GET", f"/v1/operations/{op_id}")).json()
+        assert (found["outcome"], found["code"]) == ("unknown", "not_ordered")
+        assert "not ordered" in found["detail"]
+    assert api.consensus.submits == []
+    late = await api.ask("PUT", "/v1/kv/a", data=b"1", headers={"Idempotency-Key": "never-sent"})
+    assert late.status == 201
+
+
+async def test_what_nobody_knows_is_cancelled_for_good_where_that_is_asked_for(api: Api) -> None:
+    found = (await api.ask("POST", "/v1/operations/late")).json()
     assert (found["outcome"], found["revision"]) == ("expired", 1)
     assert isinstance(api.consensus.submits[-1][0], Cancel)
     again = await api.ask("PUT", "/v1/kv/a", data=b"1", headers={"Idempotency-Key": "late"})
     again.problem(503, "expired")
     (await api.ask("GET", "/v1/kv/a")).problem(404, "key_not_found", None)
     assert (await api.ask("GET", "/v1/operations/late")).json()["outcome"] == "expired"
+    assert (await api.ask("POST", "/v1/operations/late", json={})).json()["outcome"] == "expired"
     assert len([s for s in api.consensus.submits if isinstance(s[0], Cancel)]) == 1
+
+
+async def test_what_is_known_is_not_cancelled(api: Api) -> None:
+    await api.ask("PUT", "/v1/kv/a", data=b"1", headers={"Idempotency-Key": "x"})
+    assert (await api.ask("POST", "/v1/operations/x")).json()["outcome"] == "applied"
+    assert all(not isinstance(s[0], Cancel) for s in api.consensus.submits)
 
 
 async def test_a_pending_operation_is_waited_for(api: Api) -> None:
@@ -67,7 +84,7 @@ async def test_a_store_that_does_not_answer_leaves_it_unknown(api: Api, monkeypa
 
 async def test_a_lost_cancel_leaves_it_unknown(api: Api) -> None:
     api.consensus.lose = True
-    (await api.ask("GET", "/v1/operations/y")).problem(504, "outcome_unknown", "unknown")
+    (await api.ask("POST", "/v1/operations/y")).problem(504, "outcome_unknown", "unknown")
     api.consensus.lose = False
     assert (await api.ask("GET", "/v1/operations/y")).json()["outcome"] == "expired"
 
@@ -76,7 +93,7 @@ async def test_op_ids_made_by_nodes_are_never_cancelled(api: Api) -> None:
     op_id = (await api.ask("PUT", "/v1/kv/a", data=b"1")).json()["op_id"]
     assert (await api.ask("GET", f"/v1/operations/{op_id}")).json()["outcome"] == "applied"
     api.consensus.pruned_window = {op_id}
-    form = (await api.ask("GET", f"/v1/operations/{op_id}")).problem(504, "outcome_forgotten", "unknown")
+    form = (await api.ask("POST", f"/v1/operations/{op_id}")).problem(504, "outcome_forgotten", "unknown")
     assert "read the key" in form["advice"]
     api.consensus.no_leader = "no_quorum"
     (await api.ask("GET", f"/v1/operations/{op_id}")).problem(504, "outcome_unknown", "unknown")

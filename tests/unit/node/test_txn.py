@@ -174,13 +174,14 @@ async def test_async_takes_a_write_into_the_brokers_hands(open_api: Open) -> Non
 
     async with open_api(async_writes=Broker()) as api:
         reply = await api.ask("POST", "/v1/async", json={"writes": [{"put": "a", "value": "1"}], "op_id": "x/1"})
-        assert (reply.status, reply.headers["Location"]) == (202, "/v1/operations/async-x%2F1")
-        assert reply.json() == {"op_id": "async-x/1", "operation": "/v1/operations/async-x%2F1"}
+        assert (reply.status, reply.headers["Location"]) == (202, "/v1/operations/x%2F1")
+        assert reply.json() == {"op_id": "x/1", "operation": "/v1/operations/x%2F1"}
         own = (await api.ask("POST", "/v1/async", json={"writes": [{"put": "a", "value": "1"}]})).json()["op_id"]
         assert not own.startswith("~")  # workers may submit it twice: `ops` must record it
-        assert accepted == ["async-x/1", own]
-        pending = await api.ask("GET", "/v1/operations/async-x%2F1")
-        assert (pending.status, pending.json()["outcome"]) == (200, "pending")  # it waits, and looking cancels nothing
+        assert accepted == ["x/1", own]
+        waiting = await api.ask("GET", "/v1/operations/x%2F1")
+        assert (waiting.status, waiting.json()["code"]) == (200, "not_ordered")  # it waits, and looking cancels nothing
+        assert api.consensus.submits == []
         Broker.down = True
         (await api.ask("POST", "/v1/async", json={"writes": [{"put": "a", "value": "1"}]})).problem(
             503, "broker_unavailable"
