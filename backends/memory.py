@@ -439,7 +439,7 @@ class MemoryStore:
     async def __aexit__(self, *exc: object) -> None:
         return
 
-    async def head(self, *, timeout_s: float) -> Head:
+    async def head(self, *, at_least: int = 0, timeout_s: float) -> Head:
         return await self._read("head", self.database.head, timeout_s)
 
     async def facts(

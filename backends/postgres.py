@@ -43,6 +43,8 @@ from kv.ports import Appended, Facts, Fenced, Listing, Outranked, Pruning, Read,
 
 SCHEMA_TIMEOUT_S: Final = 30.0
 LEASE_S: Final = 15.0
+LOOK_AGAIN_S: Final = 1.0
+"""Between two comparisons of all hosts, while the one in use is not what was settled."""
 READERS_MAX: Final = 4
 WRITERS_MAX: Final = 2
 BACK_OFF_S: Final = 0.01
@@ -87,6 +89,7 @@ class PostgresStore:
         self._hosts = Hosts(url, self._rng, self._moved)
         self._dialect = self._hosts.dialect
         self.name = self._dialect.name
+        self._look_again_at = 0.0
         self._readers: asyncpg.Pool[Any] | None = None
         self._writers: asyncpg.Pool[Any] | None = None
 
@@ -352,10 +355,28 @@ class PostgresStore:
 
     # ------------------------------------------------------------------------------------------------------ reading
 
-    async def head(self, *, timeout_s: float) -> Head:
-        for row in await self._fetch(sql.HEAD_NOW, timeout_s=timeout_s):
-            return _head(row["a"], row["b"], row["t"], row["c"], row["x"])
-        return GENESIS
+    async def head(self, *, at_least: int = 0, timeout_s: float) -> Head:
+        async def ask(left_s: float) -> Head:
+            for row in await self._fetch(sql.HEAD_NOW, timeout_s=left_s):
+                return _head(row["a"], row["b"], row["t"], row["c"], row["x"])
+            return GENESIS
+
+        return await self._ahead(ask, lambda head: head.last >= at_least, timeout_s)
+
+    async def _ahead(self, ask: Callable[[float], Awaitable[T]], suits: Callable[[T], bool], timeout_s: float) -> T:
+        """Ask once more, of the host that is ahead, where the one in use is not what was settled.
+
+        All hosts are compared once in LOOK_AGAIN_S at most: while none suits, this costs nothing.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        found = await ask(timeout_s)
+        if suits(found) or not self._hosts.several or loop.time() < self._look_again_at:
+            return found
+        self._look_again_at = loop.time() + LOOK_AGAIN_S
+        self._hosts.look_again()
+        await self._moved()
+        return await ask(max(deadline - loop.time(), 0.001))
 
     async def facts(
         self,
@@ -416,6 +437,13 @@ class PostgresStore:
         return next(map(_ledger_row, await self._fetch(sql.ROW_ENDING, last, timeout_s=timeout_s)), None)
 
     async def read(self, keys: Sequence[bytes], *, at: int | None = None, settled: int = 0, timeout_s: float) -> Read:
+        return await self._ahead(
+            lambda left_s: self._read_once(keys, at, settled, left_s),
+            lambda read: read.head.last >= settled,
+            timeout_s,
+        )
+
+    async def _read_once(self, keys: Sequence[bytes], at: int | None, settled: int, timeout_s: float) -> Read:
         found: dict[bytes, Version] = {}
         head, digest_at = GENESIS, None
         asked = [(key, True) for key in dict.fromkeys(keys)]
@@ -467,8 +495,12 @@ class PostgresStore:
         upto = REVISION_MAX if at is None else at
         wanted = limit if keys_only else min(limit, LIST_VALUES_MAX)
         statement = sql.LIST_KEYS if keys_only else sql.LIST
-        rows = await self._fetch(statement, settled, start, end, upto, wanted + 1, timeout_s=timeout_s)
-        head, digest_at = _point(rows, at)
+
+        async def ask(left_s: float) -> tuple[list[Any], Head, bytes | None]:
+            rows = await self._fetch(statement, settled, start, end, upto, wanted + 1, timeout_s=left_s)
+            return rows, *_point(rows, at)
+
+        rows, head, digest_at = await self._ahead(ask, lambda found: found[1].last >= settled, timeout_s)
         versions = sorted(
             (_version(x, a, b, c, y, bare=keys_only) for n, a, b, c, _, x, y in rows if n >= 0), key=lambda v: v.key
         )

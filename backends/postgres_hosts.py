@@ -156,8 +156,12 @@ class Hosts:
             **extra,
         )
         try:
+            if (
+                getattr(connection.get_settings(), "in_hot_standby", "off") == "on"
+            ):  # it refuses serializable even reads
+                raise ConnectionError(f"{_name(dsn)} takes no writes: it is a standby")
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                names = [*sql.TAKES_WRITES, *self.dialect.relied_on, *self.dialect.doubtful]
+                names = ["transaction_read_only", *self.dialect.relied_on, *self.dialect.doubtful]
                 rows = await connection.fetch(sql.SETTINGS, names)
             self._check({row["name"]: row["setting"] for row in rows}, _name(dsn))
         except BaseException:
@@ -166,8 +170,6 @@ class Hosts:
         return connection
 
     def _check(self, found: Mapping[str, str | None], host: str) -> None:
-        if found.get("in_hot_standby") == "on":
-            raise ConnectionError(f"{host} takes no writes: it is a standby")
         if found.get("transaction_read_only") == "on":
             raise ConnectionError(f"{host} takes no writes: default_transaction_read_only is on there")
         if (wrong := unsafe(found, self.dialect.relied_on)) is not None:

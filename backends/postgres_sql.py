@@ -23,7 +23,6 @@ ASKED: Final = {
     "idle_in_transaction_session_timeout": "10000",
 }
 """Settings that each session asks for with its start: no default of server, database or login overrides them."""
-TAKES_WRITES: Final = ("in_hot_standby", "transaction_read_only")
 SETTINGS: Final = """SELECT u.x AS name, current_setting(u.x, true) AS setting FROM unnest($1::text[]) AS u(x)"""
 """What is in force for the session; NULL where the server does not know the setting."""
 UNLOGGED: Final = """SELECT relname::text AS name FROM pg_class WHERE relpersistence <> 'p'

@@ -120,7 +120,7 @@ class SqliteStore:
 
     # ----------------------------------------------------------------------------------------------------- reading
 
-    async def head(self, *, timeout_s: float) -> Head:
+    async def head(self, *, at_least: int = 0, timeout_s: float) -> Head:
         return await self._read(reads.head_of, timeout_s)
 
     async def rows(self, after: int, limit: int, *, timeout_s: float) -> tuple[LedgerRow, ...]:

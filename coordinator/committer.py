@@ -92,6 +92,8 @@ class Committer:
         self.refusal: str | None = None
         self.store_trouble: str | None = None
         """Why the store did not take the last group, until it takes one."""
+        self._handed_on_at: Mark | None = None
+        """The settled place for which the leadership was offered to others: once for each."""
         self.groups = self.intents = self.takeovers = self.unknown_commits = self.rebases = self.fenced = 0
 
     # ------------------------------------------------------------------------------------------- from the log's side
@@ -219,7 +221,7 @@ class Committer:
         Otherwise another leader is at work, whose Settles may arrive here before the news of its election does: what
         looked like a store that is behind was only an old look at it.
         """
-        head = await self._asked(self._store.head(timeout_s=self._settings.store_timeout_s))
+        head = await self._look(settled)
         return head == own and self._machine.settled == settled
 
     async def _append_empty_row(self, term: int, adopt_last: int | None = None) -> TakenOver | None:
@@ -297,6 +299,29 @@ class Committer:
         _log.info("not ordered", kind=type(command).__name__, reason=reason)
         return False
 
+    async def _look(self, settled: Mark) -> Head | None:
+        """Return the store's head, of the server that holds what was settled if there are several; None: no answer."""
+        timeout_s = self._settings.store_timeout_s
+        return await self._asked(self._store.head(at_least=settled.revision, timeout_s=timeout_s))
+
+    async def _handed_on(self, term: int, settled: Mark) -> bool:
+        """Let the next voter try before refusing: its way may lead to the server that holds what was settled.
+
+        Each member hands on once for one settled place, so the leadership goes round once and then stays.
+        """
+        if self._handed_on_at == settled:
+            return False
+        self._handed_on_at = settled
+        status = self._log.status()
+        for voter in next_voters(status.id, [peer.id for peer in status.peers if peer.voter]):
+            try:
+                await self._log.transfer(voter, timeout_s=self._settings.hand_on_s)
+            except (NotApplied, OutcomeUnknown, BadRequest) as exc:
+                _log.info("not handed on", to=voter, error=str(exc))
+            if self.term != term:
+                return True
+        return False
+
     async def _stay_refused(self, term: int, own: Head, refuse: Refuse) -> None:
         """Refuse writes and reads of the store until it changes, an operator adopts its head, or another leads."""
         settled = self._machine.settled
@@ -310,12 +335,14 @@ class Committer:
                 head_digest=own.digest.hex(),
             )
         self.refusal = refuse.why
+        if await self._handed_on(term, settled):
+            return
         while self.term == term and self._machine.settled == settled:
             if self._adopting is not None and not self._adopting.done():
                 await self._adopt(term, own, self._adopting)
                 return
             await self._pause(self._settings.refused_check_s)
-            head = await self._asked(self._store.head(timeout_s=self._settings.store_timeout_s))
+            head = await self._look(settled)
             if head is not None and head != own:
                 return  # somebody repaired it, or made it worse
 
@@ -530,6 +557,12 @@ class Committer:
             for record, mine in ((r, self._mine.get(row.first + i)) for i, r in enumerate(row.body))
         )
         return msgspec.structs.replace(row, body=body)
+
+
+def next_voters(own: str, voters: Sequence[str]) -> list[str]:
+    """Return the other voters in the order of a ring, so that each of them is tried as the leadership goes round."""
+    ring = sorted(voters)
+    return [each for each in ring if each > own] + [each for each in ring if each < own]
 
 
 def _follows(head: Head, first: Pending) -> bool:

@@ -38,6 +38,8 @@ class Settings:
     rows_page: int = 16
     """Ledger rows past the settled revision that taking over adopts at once: checking them takes the loop's time."""
     rebase_bytes_max: int = 512 * 1024
+    hand_on_s: float = 2.0
+    """So long a leader that would refuse tries to hand the leadership to one other voter."""
     refused_check_s: float = 2.0
     """How often a leader that refuses looks at the store's head again."""
 

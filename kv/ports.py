@@ -138,7 +138,10 @@ class Store(Protocol):
 
     async def __aexit__(self, *exc: object) -> None: ...
 
-    async def head(self, *, timeout_s: float) -> Head: ...
+    async def head(self, *, at_least: int = 0, timeout_s: float) -> Head:
+        """Return the newest row's place. Where the store has several servers and the one in use ends below the revision
+        `at_least`, the others are looked at first: an old primary that came back is left for the one that is ahead."""
+        ...
 
     async def facts(
         self,

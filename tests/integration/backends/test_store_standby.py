@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -12,8 +15,11 @@ import pytest
 from acordo.client import Client
 from acordo.errors import AcordoError
 from backends.postgres import PostgresStore
+from cluster.demo import free_base_port
 from cluster.runner import LocalCluster
 from kv.errors import BackendUnavailable
+from kv.model import Version
+from tests.contract.groups import T, commit, put
 from tests.integration.backends.conftest import started, until
 from tests.servers.postgres import PostgresServer, PostgresStandby
 from tests.servers.shared import needs
@@ -71,7 +77,7 @@ async def test_a_promoted_standby_takes_over(tmp_path: Path) -> None:
 
 
 def _troubled(cluster: LocalCluster) -> bool:
-    return any("store in trouble" in node.log.read_text() for node in cluster.nodes.values())
+    return _said(cluster, "store in trouble")
 
 
 @pytest.mark.timeout(120)
@@ -91,3 +97,100 @@ async def test_a_standby_alone_is_no_store_until_it_is_promoted() -> None:
             standby.promote()
             assert (await store.head(timeout_s=5)).last == 0
             assert store._hosts.used == f"127.0.0.1:{standby.port}"
+
+
+def write_on(primary: PostgresServer) -> None:
+    """Let an old primary take writes although its standby is gone: it came back, and nobody fenced it off."""
+    primary.psql("ALTER SYSTEM RESET synchronous_standby_names")
+    primary.psql("SELECT pg_reload_conf()")
+
+
+@pytest.mark.timeout(240)
+async def test_of_two_hosts_that_take_writes_the_one_ahead_is_used() -> None:
+    needs("postgresql")
+    with PostgresServer() as old, PostgresStandby(old) as new:
+        async with PostgresStore(both([old, new])) as store:
+            await commit(store, [put("op1", b"k", b"1")])
+            new.promote()
+            write_on(old)
+            async with PostgresStore(new.url) as direct:
+                for n in (2, 3):
+                    made = await commit(direct, [put(f"op{n}", b"k", b"%d" % n)])
+            # Leaders that were refused left empty rows behind on the old one: it has the longer ledger, not the newer.
+            for term in range(10, 20):
+                await store.take_over(term, "n9", 1, timeout_s=T)
+            assert (await store.head(timeout_s=T)).last == 1
+            assert await store.head(at_least=3, timeout_s=T) == made.row.head, "it was looked for"
+            assert store._hosts.used == f"127.0.0.1:{new.port}"
+        for order in range(4):
+            async with PostgresStore(both([old, new]), rng=random.Random(order)) as again:
+                assert await again.head(timeout_s=T) == made.row.head
+        async with PostgresStore(both([old, new])) as reader:
+            reader._hosts._used = next(dsn for dsn in reader._hosts._dsns if str(old.port) in dsn)
+            await reader._moved()
+            assert (await reader.read([b"k"], timeout_s=T)).head.last == 1
+            found = await reader.read([b"k"], settled=3, timeout_s=T)
+            assert (found.versions[0], found.digest_at) == (Version(b"k", 3, b"3"), made.row.digest)
+
+
+@pytest.mark.timeout(240)
+async def test_an_old_primary_that_came_back_refuses_nobody_and_loses_nothing(tmp_path: Path) -> None:
+    """It answered "refused" for ever on some members, and adopting would have discarded what others acknowledged."""
+    needs("postgresql")
+    with PostgresServer() as old, PostgresStandby(old) as new:
+        base = free_base_port(3, 32000 + os.getpid() % 900 * 10)
+        async with started(tmp_path, base_port=base, store=both([old, new]), store_timeout_s=2.0) as cluster:
+            urls = [node.url for node in cluster.nodes.values()]
+            async with Client(urls, timeout_s=30) as client:
+                await client.put("k", "before")
+                old.kill()
+                new.promote()
+                for n in range(5):
+                    last = await client.put("k", f"at the new one {n}")
+        old.start()
+        write_on(old)
+        async with started(tmp_path, base_port=base, store=both([old, new]), store_timeout_s=2.0) as cluster:
+            for url in urls:
+                async with Client([url], timeout_s=30) as one:
+                    last = await one.put("k", f"through {url}")
+                for other in urls:
+                    async with Client([other], timeout_s=30) as reader:
+                        found = await reader.get("k")
+                        assert found is not None and found.revision == last.revision
+        async with PostgresStore(new.url) as direct:
+            assert (await direct.head(timeout_s=T)).last >= last.revision, "all of it is at the one that was ahead"
+
+
+@pytest.mark.timeout(240)
+async def test_an_asynchronous_standby_without_the_newest_rows_is_refused(tmp_path: Path) -> None:
+    """It lacks what was acknowledged: writes, reads and look-ups are refused by name, and nothing is guessed."""
+    needs("postgresql")
+    with PostgresServer() as primary, PostgresStandby(primary) as standby:
+        async with started(tmp_path, store=both([primary, standby]), store_timeout_s=2.0) as cluster:
+            urls = [node.url for node in cluster.nodes.values()]
+            async with Client(urls, timeout_s=30) as client:
+                await client.put("k", "kept", op_id="kept")
+                write_on(primary)  # from here on it acknowledges without the standby
+                standby.kill()
+                await client.put("k", "lost", op_id="lost")
+                primary.kill()
+                PostgresServer.start(standby)
+                standby.promote()
+            async with Client(urls, timeout_s=5) as client:
+                with pytest.raises(AcordoError):
+                    await client.put("k", "new")
+                await until(lambda: _said(cluster, "store is not what was settled: refusing"), "the store is refused")
+            for url in urls:
+                async with Client([url], timeout_s=5) as client:
+                    with pytest.raises(AcordoError):
+                        await client.put("k", "new")
+                    with contextlib.suppress(AcordoError):  # refused, or what memory holds of what was acknowledged
+                        found = await client.get("k")
+                        assert found is not None and found.text == "lost"
+                    with contextlib.suppress(AcordoError):
+                        assert (await client.operation("lost")).outcome == "applied"
+            assert sum(node.starts for node in cluster.nodes.values()) == 3
+
+
+def _said(cluster: LocalCluster, words: str) -> bool:
+    return any(words in node.log.read_text() for node in cluster.nodes.values())

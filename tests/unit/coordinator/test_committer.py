@@ -7,8 +7,9 @@ import dataclasses
 
 import pytest
 
-from backends.memory import Fails, Lost
+from backends.memory import Fails, Lost, MemoryDatabase, MemoryStore
 from coordinator.codec import Rebase, Settle, Submit, decode
+from coordinator.committer import next_voters
 from coordinator.limits import Limits
 from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown
 from kv.model import (
@@ -470,6 +471,49 @@ def test_restored_store_is_refused_until_an_operator_adopts_it() -> None:
             assert broken_promises(c) == set()
 
     run(story)
+
+
+def test_a_leader_whose_way_ends_at_an_old_store_hands_on_before_it_refuses() -> None:
+    """An old primary that came back: only one member's connections end there, and the others may go on."""
+
+    async def story() -> None:
+        async with cluster("abc") as c:
+            a = await c.lead("a")
+            await answer(a, put("op1", b"k", b"1"))
+            await c.settled()
+            c["b"].committer._store = MemoryStore(MemoryDatabase(), session="b")
+            c.shared.elect("b")
+            await until(lambda: c.shared.leader == "c" and c["c"].committer.taken_over)
+            assert await answer(a, put("op2", b"k", b"2")) == Answer(2, Applied())
+            assert [node.refusal for node in c.nodes.values()] == [None, None, None]
+            assert broken_promises(c) == set()
+
+    run(story)
+
+
+def test_the_leadership_goes_round_once_when_no_member_finds_what_was_settled() -> None:
+    async def story() -> None:
+        async with cluster("abc") as c:
+            a = await c.lead("a")
+            await answer(a, put("op1", b"k", b"1"))
+            await c.settled()
+            c.database.lose_rows(1)
+            term = c.shared.term
+            a.submit([put("op2", b"k", b"2")])[0].add_done_callback(lambda future: future.exception())
+            await until(lambda: c.shared.leader == "a" and a.committer.refusal == "store_behind")
+            assert c.shared.term == term + 3
+            await asyncio.sleep(100 * c.settings.refused_check_s)
+            assert c.shared.term == term + 3, "nobody hands on twice for the same settled place"
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    ("own", "ring"),
+    [("a", ["b", "c", "d"]), ("b", ["c", "d", "a"]), ("d", ["a", "b", "c"]), ("x", ["a", "b", "c", "d"])],
+)
+def test_the_ring_of_voters(own: str, ring: list[str]) -> None:
+    assert next_voters(own, ["d", "b", "a", "c"]) == ring
 
 
 def test_refusal_ends_by_itself_when_the_store_is_put_right() -> None:
