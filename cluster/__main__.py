@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster import autoscaler, worker
+from cluster import autoscaler, membership, up, worker
 from cluster.config import RunnerSettings, load, redacted
 from cluster.layout import running
-from cluster.runner import EX_CONFIG, LocalCluster
+from cluster.runner import EX_CONFIG
 from cluster.status import report
 from kv.errors import BadRequest
 
@@ -25,6 +25,9 @@ USAGE = """usage: python -m cluster COMMAND [--help]
   up          start a cluster on this machine and keep it alive; Ctrl-C stops it
   status      show who leads and how far each member is
   down        stop the cluster that `up` started in a directory
+  add         start one more voting member in a running cluster
+  remove      take a member out of a running cluster for good; its directory stays
+  replace     give the place of a damaged or lost member to a new one, under a new id
   worker      submit asynchronous writes and deliver webhooks; any number may run
   autoscaler  add and remove observers by what Prometheus says
   config      show the settings in effect, passwords hidden
@@ -33,9 +36,12 @@ USAGE = """usage: python -m cluster COMMAND [--help]
 
 def main(argv: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
-        "up": up,
+        "up": up.main,
         "status": status,
         "down": down,
+        "add": membership.add_main,
+        "remove": membership.remove_main,
+        "replace": membership.replace_main,
         "config": config,
         "worker": worker.main,
         "autoscaler": autoscaler.main,
@@ -51,53 +57,6 @@ def main(argv: list[str]) -> int:
     except BadRequest as exc:
         print(f"error: {exc.detail}" + (f" (allowed: {exc.allowed})" if exc.allowed else ""), file=sys.stderr)
         return EX_CONFIG
-
-
-def up(argv: list[str]) -> int:
-    return asyncio.run(_up(load(RunnerSettings, argv, prog="python -m cluster up")))
-
-
-async def _up(settings: RunnerSettings) -> int:
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-
-    def stopping() -> None:
-        if stop.is_set():
-            cluster.kill_all()
-        stop.set()
-
-    cluster = LocalCluster(settings, say=_say)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping)
-    async with cluster:
-        _say(f"starting {len(cluster.nodes)} node(s) in {settings.data.absolute()}")
-        stopped = asyncio.ensure_future(stop.wait())
-        ready = asyncio.ensure_future(cluster.wait_ready())
-        await asyncio.wait((stopped, ready), return_when=asyncio.FIRST_COMPLETED)
-        if ready.done():
-            try:
-                _announce(cluster, ready.result())
-            except TimeoutError as exc:
-                print(f"error: {exc}; logs: {settings.data.absolute()}/n*/node.log", file=sys.stderr)
-                return 1
-            failed = asyncio.ensure_future(cluster.all_failed.wait())
-            await asyncio.wait((stopped, failed), return_when=asyncio.FIRST_COMPLETED)
-            if not stopped.done():
-                raise cluster.failure.result()
-        ready.cancel()
-        _say("stopping; press Ctrl-C again to kill")
-    _say("stopped")
-    return 0
-
-
-def _announce(cluster: LocalCluster, leader: str) -> None:
-    for node in cluster.nodes.values():
-        print(f"  {node.id}  {node.url}{'   leader' if node.id == leader else ''}")
-    first = next(iter(cluster.nodes.values())).url
-    print(f"\nready, {leader} leads. Open {first}/ in a browser, or try:")
-    print(f"  curl -X PUT {first}/v1/kv/hello -d world && curl {first}/v1/kv/hello")
-    python = os.path.relpath(sys.executable) if Path.cwd() in Path(sys.executable).parents else sys.executable
-    print(f"  {python} -m tests.installation {first}     (checks this installation)")
-    print("Ctrl-C stops the cluster; its data stays.\n", flush=True)
 
 
 def status(argv: list[str]) -> int:
@@ -138,10 +97,6 @@ def down(argv: list[str]) -> int:
 def config(argv: list[str]) -> int:
     print(json.dumps(redacted(load(RunnerSettings, argv, prog="python -m cluster config")), indent=2))
     return 0
-
-
-def _say(line: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -266,7 +266,9 @@ class RunnerSettings(_Settings):
     )
     host: str = _setting("127.0.0.1", "address that every node's HTTP listens on", "an address of this machine")
     data: Path = _setting(Path("data"), "directory of the cluster", "path of a directory")
-    ready_timeout_s: float = _seconds(60, "longest wait for the cluster to be ready", 1, 3600)
+    ready_timeout_s: float = _seconds(
+        60, "without a ready quorum for so long, the runner says what is missing, and waits on", 1, 3600
+    )
     liveness_timeout_s: float = _seconds(
         3, "silence of /livez after which a node is killed and started again", 0.5, 600
     )

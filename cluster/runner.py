@@ -23,7 +23,19 @@ import aiohttp
 import msgspec
 
 from cluster.config import PREFIX, RAFT_PORT_OFFSET, MemberSetting, RunnerSettings
-from cluster.layout import ClusterFile, Running, RunningNode, claim_cluster, locked, make_secret, write_whole
+from cluster.layout import (
+    ClusterFile,
+    Place,
+    Running,
+    RunningNode,
+    find_cluster,
+    keep_cluster,
+    locked,
+    make_secret,
+    read_cluster,
+    write_whole,
+)
+from cluster.readiness import Readiness, judge_readiness
 from kv.errors import BadRequest
 
 EX_CONFIG: Final = 78
@@ -32,6 +44,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 NODE: Final = (sys.executable, "-m", "node")
 
 PROBE_EVERY_S: Final = 0.25
+SETTLE_S: Final = 10.0
+"""How long the others are waited for once a quorum is ready, before it is said who is missing."""
 START_GRACE_S: Final = 30.0
 """How long a new process may take until its /livez first answers."""
 BACKOFF_S: Final = (0.1, 8.0)
@@ -73,6 +87,8 @@ class NodeProcess:
         self.process: asyncio.subprocess.Process | None = None
         self.state = State.DOWN
         self.starts = 0
+        self.log_from = 0
+        """Where in the log its present life begins."""
         self.wanted = asyncio.Event()
         """Set while it should run; `stop_node` clears it."""
         self.over = asyncio.Event()
@@ -100,7 +116,8 @@ class NodeProcess:
     def last_words(self) -> str:
         """Return the last line of its log: what it died of."""
         with contextlib.suppress(OSError), self.log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 8192, self.log_from if self.log_from <= size else 0))
             lines = file.read().decode(errors="replace").strip().splitlines()
             return lines[-1].removeprefix("error: ") if lines else ""
         return ""
@@ -125,8 +142,9 @@ class LocalCluster:
         self.overrides = overrides or {}
         self.nodes: dict[str, NodeProcess] = {}
         self.file: ClusterFile
+        self._common: dict[str, str] = {}
         self.failure: asyncio.Future[NodeFailed] = asyncio.get_running_loop().create_future()
-        """Done once a node cannot start until an operator mends something."""
+        """Done once a node cannot start until an operator mends something; the others go on."""
         self.all_failed = asyncio.Event()
         self._stack = contextlib.AsyncExitStack()
 
@@ -140,11 +158,17 @@ class LocalCluster:
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             beat = _Beat()
             loops = [tasks.create_task(beat.run())]
-            for node in self.nodes.values():
+
+            def supervise(node: NodeProcess) -> None:
                 node.wanted.set()
                 loops.append(tasks.create_task(self._supervise(node, beat)))
+
+            for node in self.nodes.values():
+                supervise(node)
+            following = tasks.create_task(self._follow_layout(supervise))
             stack.callback(lambda: [loop.cancel() for loop in loops])
             stack.push_async_callback(self._stop_all)  # before the loops that know how a node ended are cancelled
+            stack.callback(following.cancel)
             self._stack = stack.pop_all()
         return self
 
@@ -157,42 +181,83 @@ class LocalCluster:
         settings = self.settings
         given = settings.model_fields_set
         data = settings.data.absolute()
-        data.parent.mkdir(parents=True, exist_ok=True)
-        self.file = claim_cluster(
-            data,
-            settings.nodes if "nodes" in given else None,
-            settings.base_port if "base_port" in given else None,
-            (settings.nodes, settings.base_port),
-        )
+        asked = (settings.nodes if "nodes" in given else None, settings.base_port if "base_port" in given else None)
+        find_cluster(data, *asked, (settings.nodes, settings.base_port))  # nothing is written into a stranger's
         stack.enter_context(locked(data, "runner"))
-        ports = {f"n{i + 1}": self.file.base_port + i for i in range(self.file.nodes)}
-        for node_id, port in ports.items():
-            refuse_taken_port(settings.host, port, f"HTTP of {node_id}")
-            refuse_taken_port("127.0.0.1", port + RAFT_PORT_OFFSET, f"Raft of {node_id}")
-        members = [MemberSetting(n, f"127.0.0.1:{p + RAFT_PORT_OFFSET}") for n, p in ports.items()]
-        common = {**_clean(os.environ), **settings.handed_on()}
+        self.file, new = find_cluster(data, *asked, (settings.nodes, settings.base_port))
+        places = [place for place in self.file.all_places if place.state != "removed"]
+        for place in places:
+            for host, port, what in (
+                (settings.host, self._http_port(place), f"HTTP of {place.id}"),
+                ("127.0.0.1", self._raft_port(place), f"Raft of {place.id}"),
+            ):
+                refuse_taken_port(host, port, what, of=None if new else data)
+        if new:
+            keep_cluster(data, self.file)
+        self._common = {**_clean(os.environ), **settings.handed_on()}
         if settings.tls_cert_file is None and settings.secret_file is None:
             make_secret(data / "secret")
-            common[PREFIX + "SECRET_FILE"] = str(data / "secret")
+            self._common[PREFIX + "SECRET_FILE"] = str(data / "secret")
+        for place in places:
+            self.nodes[place.id] = self._node(place)
+
+    def _http_port(self, place: Place) -> int:
+        return self.file.base_port + place.number
+
+    def _raft_port(self, place: Place) -> int:
+        return self._http_port(place) + RAFT_PORT_OFFSET
+
+    def _node(self, place: Place) -> NodeProcess:
+        """Return the process of a member, not started yet."""
+        settings = self.settings
+        first = [MemberSetting(p.id, f"127.0.0.1:{self._raft_port(p)}") for p in self.file.first_places]
         reached = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host
-        for member in members:
-            url = f"http://{reached}:{ports[member.id]}"
-            directory = data / member.id
-            directory.mkdir(exist_ok=True)
-            own = {
-                "NODE_ID": member.id,
-                "CLUSTER_ID": self.file.cluster_id,
-                "HTTP_HOST": settings.host,
-                "HTTP_PORT": str(ports[member.id]),
-                "ADVERTISED_URL": url,
-                "RAFT_ADDRESS": member.raft_address,
-                "MEMBERS": ",".join(map(str, members)),
-                "DATA_DIR": str(directory),
-                "STORE": settings.store_url,
-                "STOP_WITH_STDIN": "true",
-            }
-            environ = common | {PREFIX + k: v for k, v in own.items()} | dict(self.overrides.get(member.id, {}))
-            self.nodes[member.id] = NodeProcess(member, url, directory, environ)
+        url = f"http://{reached}:{self._http_port(place)}"
+        member = MemberSetting(place.id, f"127.0.0.1:{self._raft_port(place)}")
+        directory = settings.data.absolute() / place.id
+        directory.mkdir(exist_ok=True)
+        own = {
+            "NODE_ID": place.id,
+            "CLUSTER_ID": self.file.cluster_id,
+            "HTTP_HOST": settings.host,
+            "HTTP_PORT": str(self._http_port(place)),
+            "ADVERTISED_URL": url,
+            "RAFT_ADDRESS": member.raft_address,
+            "MEMBERS": place.first_members or ",".join(map(str, first)),
+            "DATA_DIR": str(directory),
+            "STORE": settings.store_url,
+            "STOP_WITH_STDIN": "true",
+        }
+        environ = self._common | {PREFIX + k: v for k, v in own.items()} | dict(self.overrides.get(place.id, {}))
+        return NodeProcess(member, url, directory, environ)
+
+    async def _follow_layout(self, supervise: Callable[[NodeProcess], None]) -> None:
+        """Start and end processes as `cluster.json` says: `add`, `remove` and `replace` write it."""
+        path, seen = self.settings.data / "cluster.json", 0
+        while True:
+            with contextlib.suppress(OSError):
+                changed = path.stat().st_mtime_ns
+                if changed != seen:
+                    seen = changed
+                    await self._take_layout(supervise)
+            await asyncio.sleep(PROBE_EVERY_S)
+
+    async def _take_layout(self, supervise: Callable[[NodeProcess], None]) -> None:
+        try:
+            self.file = read_cluster(self.settings.data.absolute())
+        except BadRequest as exc:
+            self.say(f"the directory's members are not followed: {exc.detail}")
+            return
+        for place in self.file.all_places:
+            if place.state == "removed" and place.id in self.nodes:
+                self.say(f"{place.id} is removed: stopping it; {self.nodes[place.id].data_dir} stays")
+                await self.stop_node(place.id)
+                del self.nodes[place.id]
+                self._note_running()
+            elif place.state != "removed" and place.id not in self.nodes:
+                node = self.nodes[place.id] = self._node(place)
+                self.say(f"starting {place.id} at {node.url}")
+                supervise(node)
 
     async def _stop_all(self) -> None:
         await asyncio.gather(*(self.stop_node(node, signal.SIGINT) for node in self.nodes))
@@ -208,8 +273,9 @@ class LocalCluster:
                 while True:
                     if self.failure.done():
                         raise self.failure.result()
-                    answers = await asyncio.gather(*(self._ready(n) for n in self.nodes.values()))
-                    waiting = {n: why for n, why in zip(self.nodes, answers, strict=True) if why}
+                    nodes = tuple(self.nodes.values())
+                    answers = await asyncio.gather(*map(self._ready, nodes))
+                    waiting = {n.id: why for n, why in zip(nodes, answers, strict=True) if why}
                     if not waiting and (leader := await self.leader()) is not None:
                         return leader
                     line = f"{len(self.nodes) - len(waiting)} of {len(self.nodes)} nodes ready"
@@ -220,9 +286,44 @@ class LocalCluster:
             reasons = "; ".join(f"{n}: {why}" for n, why in waiting.items()) or "no leader"
             raise TimeoutError(f"not ready after {self.settings.ready_timeout_s:g} s: {reasons}") from None
 
+    async def wait_serving(self) -> Readiness:
+        """Return once a quorum is ready, and the others are too, have failed, or were waited for long enough."""
+        loop = asyncio.get_running_loop()
+        said, since = "", 0.0
+        while True:
+            found = await self.look()
+            since = (since or loop.time()) if found.serving else 0.0
+            if found.serving and (not self._may_come(found) or loop.time() - since > SETTLE_S):
+                return found
+            if (line := f"{len(self.nodes) - len(found.missing)} of {len(self.nodes)} nodes ready") != said:
+                self.say(said := line)
+            await asyncio.sleep(0.1)
+
+    def _may_come(self, found: Readiness) -> bool:
+        return any(self.nodes[n].state is not State.FAILED for n in found.missing if n in self.nodes)
+
+    async def look(self) -> Readiness:
+        """Return which nodes are ready now, why the others are not, and whether they are a quorum."""
+        nodes = list(self.nodes.values())
+        why = dict(zip((n.id for n in nodes), await asyncio.gather(*map(self._ready, nodes)), strict=True))
+        for node in nodes:
+            if node.state is State.FAILED:
+                why[node.id] = f"cannot start: {node.last_words()}"
+        ready = [node for node in nodes if not why[node.id]]
+        seen = await self._cluster_as_seen_by(ready[0] if ready else next(iter(nodes), None))
+        return judge_readiness(why, seen, {p.id for p in self.file.all_places if p.state == "joining"})
+
+    async def _cluster_as_seen_by(self, node: NodeProcess | None) -> Mapping[str, Any]:
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
+            if node is not None:
+                async with self._http.get(node.url + "/v1/cluster") as response:
+                    if response.status == 200:
+                        return dict(await response.json())
+        return {}
+
     async def leader(self) -> str | None:
         """Return the id of the leader that a node knows of now."""
-        for node in self.nodes.values():
+        for node in tuple(self.nodes.values()):
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
                 async with self._http.get(node.url + "/v1/leader") as response:
                     if response.status == 200:
@@ -290,6 +391,7 @@ class LocalCluster:
         try:
             _rotate(node.log)
             with node.log.open("ab") as log:
+                node.log_from = log.tell()
                 node.process = process = await asyncio.create_subprocess_exec(
                     *self.command,
                     stdin=asyncio.subprocess.PIPE,  # its end tells the node that the runner is gone
@@ -366,8 +468,9 @@ class _Beat:
             self.lived_s += PROBE_EVERY_S  # also when the pause took longer
 
 
-def refuse_taken_port(host: str, port: int, what: str) -> None:
-    """Raise BadRequest("port_in_use") if nobody can listen there now."""
+def refuse_taken_port(host: str, port: int, what: str, *, of: Path | None = None) -> None:
+    """Raise BadRequest("port_in_use") if nobody can listen there now. `of`: a cluster's directory that has its ports
+    already: its members know each other by them."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -375,9 +478,10 @@ def refuse_taken_port(host: str, port: int, what: str) -> None:
             probe.bind((host, port))
         except OSError as exc:
             if exc.errno == errno.EADDRINUSE:
-                raise BadRequest(
-                    "port_in_use", f"port {port} ({what}) is in use", allowed="another --base-port"
-                ) from exc
+                allowed = "another --base-port"
+                if of is not None:
+                    allowed = f"that port, free: members of {of} keep theirs; `ss -ltnp sport = :{port}` names its user"
+                raise BadRequest("port_in_use", f"port {port} ({what}) is in use", allowed=allowed) from exc
             raise BadRequest("bad_address", f"{what} cannot listen on {host}:{port}: {exc.strerror}") from exc
 
 

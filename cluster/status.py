@@ -34,10 +34,11 @@ async def report(urls: Sequence[str], *, as_json: bool) -> int:
 def as_text(said: Mapping[str, Any]) -> str:
     """Return the answer of /v1/cluster as a table."""
     leader = said.get("leader")
-    head = f"{leader} leads in term {said.get('term')}" if leader else "no leader"
+    head = f"{leader} leads in term {said.get('term')}" if leader else "this node knows no leader yet"
     head += "" if said.get("quorum") else ", no quorum"
     if refusal := said.get("refusal"):
-        head += f"\nREFUSING: {refusal}"
+        head += f"\nREFUSING WRITES until somebody decides: {refusal}"
+        head += "\n  put the store back that was settled, or go on from this one with: acordo adopt"
     rows = [COLUMNS] + [tuple(_cell(m.get(c)) for c in COLUMNS) for m in said.get("members", ())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

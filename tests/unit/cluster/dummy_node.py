@@ -26,7 +26,7 @@ async def main() -> None:
         return web.json_response({"leader": "n1", "node": os.environ["ACORDO_NODE_ID"]})
 
     app = web.Application()
-    for path in ("/livez", "/readyz", "/v1/leader"):
+    for path in ("/livez", "/readyz", "/v1/leader", "/v1/cluster"):
         app.router.add_get(path, good)
     runner = web.AppRunner(app)
     await runner.setup()

@@ -11,31 +11,40 @@ from cluster import layout
 from kv.errors import BadRequest
 
 
+def claim(
+    data: Path, nodes: int | None = None, port: int | None = None, default: tuple[int, int] = (3, 8001)
+) -> layout.ClusterFile:
+    found, new = layout.find_cluster(data, nodes, port, default)
+    if new:
+        layout.keep_cluster(data, found)
+    return found
+
+
 def test_a_new_directory_is_claimed_and_found_again(tmp_path: Path) -> None:
-    made = layout.claim_cluster(tmp_path / "a" / "b", None, None, (3, 8001))
-    assert layout.claim_cluster(tmp_path / "a" / "b", None, None, (5, 9001)) == made
+    made = claim(tmp_path / "a" / "b")
+    assert claim(tmp_path / "a" / "b", None, None, (5, 9001)) == made
     assert (made.nodes, made.base_port) == (3, 8001)
 
 
 def test_a_cluster_of_another_shape_is_refused(tmp_path: Path) -> None:
-    layout.claim_cluster(tmp_path, 3, 8001, (3, 8001))
+    claim(tmp_path, 3, 8001)
     with pytest.raises(BadRequest, match="made with nodes 3, not 1"):
-        layout.claim_cluster(tmp_path, 1, None, (3, 8001))
+        layout.find_cluster(tmp_path, 1, None, (3, 8001))
     with pytest.raises(BadRequest, match="made with base port 8001, not 9001"):
-        layout.claim_cluster(tmp_path, None, 9001, (3, 8001))
+        layout.find_cluster(tmp_path, None, 9001, (3, 8001))
 
 
 def test_a_directory_of_something_else_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("dear")
     with pytest.raises(BadRequest, match=r"holds thesis\.txt"):
-        layout.claim_cluster(tmp_path, None, None, (3, 8001))
+        layout.find_cluster(tmp_path, None, None, (3, 8001))
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(
     ("content", "code"),
     [
-        (b'{"format": 2, "anything": "else"}', "newer_version"),
+        (b'{"format": 3, "anything": "else"}', "newer_version"),
         (b"{", "corrupt_file"),
         (b"\xff\x00", "corrupt_file"),
         (b"[]", "corrupt_file"),
@@ -45,7 +54,7 @@ def test_a_directory_of_something_else_is_refused_and_kept(tmp_path: Path) -> No
 def test_a_newer_or_broken_file_is_refused_by_name(tmp_path: Path, content: bytes, code: str) -> None:
     (tmp_path / "cluster.json").write_bytes(content)
     with pytest.raises(BadRequest, match=r"cluster\.json") as caught:
-        layout.claim_cluster(tmp_path, None, None, (3, 8001))
+        layout.find_cluster(tmp_path, None, None, (3, 8001))
     assert caught.value.code == code
     assert (tmp_path / "cluster.json").read_bytes() == content
 
@@ -53,7 +62,7 @@ def test_a_newer_or_broken_file_is_refused_by_name(tmp_path: Path, content: byte
 def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BadRequest, match="cannot be used"):
-        layout.claim_cluster(tmp_path / "file" / "x", None, None, (3, 8001))
+        layout.find_cluster(tmp_path / "file" / "x", None, None, (3, 8001))
 
 
 def test_a_node_keeps_its_directory(tmp_path: Path) -> None:
@@ -85,3 +94,26 @@ def test_the_secret_is_made_once_and_private(tmp_path: Path) -> None:
     assert len(bytes.fromhex(first)) == 32
     layout.make_secret(tmp_path / "secret")
     assert (tmp_path / "secret").read_text() == first
+
+
+def test_the_directory_remembers_who_came_and_went(tmp_path: Path) -> None:
+    """An older runner, which would start the first members, refuses the file by its format."""
+    made = claim(tmp_path)
+    assert json.loads((tmp_path / "cluster.json").read_bytes())["format"] == 1
+    assert [(p.id, p.number, p.state) for p in made.all_places] == [(f"n{i + 1}", i, "member") for i in range(3)]
+    new = layout.Place("n4", 3, "joining", "n1=127.0.0.1:9001")
+    layout.keep_cluster(tmp_path, made.with_place(new).with_place(layout.Place("n2", 1, "removed")))
+    found = claim(tmp_path)
+    assert [(p.id, p.state) for p in found.all_places] == [
+        ("n1", "member"), ("n2", "removed"), ("n3", "member"), ("n4", "joining"),
+    ]  # fmt: skip
+    assert [p.id for p in found.first_places] == ["n1", "n2", "n3"]
+    assert json.loads((tmp_path / "cluster.json").read_bytes())["format"] == 2
+
+
+def test_a_lock_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+    for ask in (lambda: layout.locked(tmp_path, "node").__enter__(), lambda: layout.is_locked(tmp_path)):
+        with pytest.raises(BadRequest, match="lock cannot be opened") as caught:
+            ask()
+        assert caught.value.code == "bad_directory"

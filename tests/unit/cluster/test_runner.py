@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from cluster import runner
+from cluster import layout, runner
 from cluster.config import RunnerSettings
 from cluster.layout import running
 from cluster.runner import LocalCluster, NodeFailed, State, backoff_s
@@ -93,6 +93,60 @@ async def test_what_is_broken_is_named_and_left_down(tmp_path: Path) -> None:
     assert cluster.nodes["n2"].starts == 1
 
 
+async def test_a_quorum_serves_without_the_one_that_cannot_start(tmp_path: Path) -> None:
+    """What serves is not stopped because another node is damaged, and it is said which, and why."""
+    made = settings(tmp_path)
+    async with LocalCluster(made, command=DUMMY) as cluster:
+        await cluster.wait_ready()
+    (tmp_path / "data" / "n2" / "refuse").touch()
+    async with LocalCluster(made, command=DUMMY) as cluster:
+        found = await cluster.wait_serving()
+        assert (found.serving, found.leader) == (True, "n1")
+        assert found.missing == {"n2": "cannot start: corrupt_journal: the journal is broken"}
+        assert not cluster.all_failed.is_set()
+        assert [cluster.nodes[n].state for n in ("n1", "n3")] == [State.ALIVE] * 2
+
+
+async def test_the_runner_follows_the_directory(tmp_path: Path) -> None:
+    made = settings(tmp_path, base_port=free_base_port(4))
+    async with LocalCluster(made, command=DUMMY) as cluster:
+        await cluster.wait_ready()
+        file = layout.read_cluster(made.data)
+        layout.keep_cluster(
+            made.data, file.with_place(layout.Place("n4", 3)).with_place(layout.Place("n2", 1, "removed"))
+        )
+        await until(lambda: "n4" in cluster.nodes and cluster.nodes["n4"].state is State.ALIVE, "n4 is alive")
+        await until(lambda: "n2" not in cluster.nodes, "n2 is stopped")
+    assert (made.data / "n2" / "stopped-cleanly").exists()
+    async with LocalCluster(made, command=DUMMY) as cluster:
+        assert list(cluster.nodes) == ["n1", "n3", "n4"]
+
+
+async def test_a_port_that_is_taken_does_not_make_the_directory(tmp_path: Path) -> None:
+    """The advice, another port, must not lead into a refusal; a directory that has its ports is told another one."""
+    made = settings(tmp_path)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", made.base_port))
+        other.listen()
+        with pytest.raises(BadRequest) as caught:
+            async with LocalCluster(made, command=DUMMY):
+                pass
+        assert caught.value.allowed == "another --base-port"
+        async with LocalCluster(settings(tmp_path, base_port=free_base_port()), command=DUMMY) as cluster:
+            await cluster.wait_ready()
+            port = cluster.file.base_port
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        with pytest.raises(BadRequest) as caught:
+            async with LocalCluster(RunnerSettings(data=made.data), command=DUMMY):
+                pass
+        assert "--base-port" not in str(caught.value.allowed)
+        assert "members of" in str(caught.value.allowed)
+
+
 async def test_what_keeps_dying_is_started_with_back_off(tmp_path: Path) -> None:
     said: list[str] = []
     async with LocalCluster(settings(tmp_path), command=DUMMY, say=said.append) as cluster:
@@ -165,7 +219,7 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
         )
 
     assert run().returncode == 2
-    assert "'upp' is no command; there are up, status, down, config" in run("upp").stderr
+    assert "'upp' is no command; there are up, status, down, add, remove, replace, config" in run("upp").stderr
     wrong = run("up", "--nodes", "0")
     assert (wrong.returncode, wrong.stderr) == (
         78,

@@ -1,0 +1,81 @@
+"""Judge from what nodes say whether a quorum of them is ready, and tell people who is missing and why. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+REMOVED: Final = "it is no member of the cluster any more"
+JOINING: Final = "it is being added and is no member yet"
+REASON_CHARS_MAX: Final = 300
+
+
+class Readiness(NamedTuple):
+    """Which nodes of a directory are ready."""
+
+    serving: bool
+    """A leader is known, and a majority of the voters is ready."""
+    leader: str | None
+    missing: Mapping[str, str]
+    """Why each of the others is not ready, by id."""
+    refusal: str = ""
+    """Why writes wait for a person, as the cluster says it."""
+
+
+def judge_readiness(why: Mapping[str, str], seen: Mapping[str, Any], joining: Container[str] = ()) -> Readiness:
+    """Return who is ready.
+
+    `why`: why each node is not, empty where it is; `seen`: what a node says of the cluster; `joining`: nodes that are
+    to become members.
+    """
+    members = {str(m.get("id")): bool(m.get("voter", True)) for m in seen.get("members", ())}
+    missing = {}
+    for node, reason in why.items():
+        gone = members and node not in members and node != seen.get("node")
+        if reason or gone:
+            what = JOINING if node in joining else REMOVED
+            missing[node] = f"{what} ({one_line(reason)})" if gone and reason else what if gone else reason
+    voters = [node for node, votes in members.items() if votes] or list(why)
+    ready = sum(1 for node in voters if node in why and node not in missing)
+    leader = seen.get("leader")
+    serving = leader is not None and ready > len(voters) // 2
+    return Readiness(serving, leader, missing, str(seen.get("refusal") or ""))
+
+
+def advice(found: Readiness, data: str) -> Iterator[str]:
+    """Yield what a person can do about those who are missing."""
+    where = "" if data == "data" else f" --data {data}"
+    for node, reason in found.missing.items():
+        yield f"{node} is missing: {one_line(reason)}"
+        if reason.startswith(REMOVED):
+            yield f"  its directory stays; leave it out with: python -m cluster remove {node}{where}"
+        elif found.serving and not found.refusal and not reason.startswith(JOINING):
+            yield f"  if it does not come back, give its place to a new member: python -m cluster replace {node}{where}"
+    if found.refusal:
+        yield f"writes are refused until somebody decides: {one_line(found.refusal)}"
+        yield "  the store is not the one that was settled: put that back, or go on from this one with: acordo adopt"
+
+
+def news(before: Readiness, now: Readiness) -> Iterator[str]:
+    """Yield what has changed, one line each."""
+    for node in now.missing:
+        why, why_before = one_line(now.missing[node]), one_line(before.missing.get(node, ""))
+        again = why != why_before and (not now.serving or why.startswith(REMOVED) > why_before.startswith(REMOVED))
+        if node not in before.missing or again:
+            yield f"{node} is not ready: {one_line(now.missing[node])}"
+    for node in before.missing:
+        if node not in now.missing:
+            yield f"{node} is ready, or left out"
+    if now.refusal and now.refusal != before.refusal:
+        yield f"writes are refused until somebody decides (acordo adopt): {one_line(now.refusal)}"
+    if before.serving and not now.serving:
+        yield "no quorum is ready: writes wait"
+    elif now.serving and now.leader != before.leader:
+        yield f"{now.leader} leads"
+
+
+def one_line(text: str) -> str:
+    """Return a node's answer on one line, cut to what a person reads: only its failed checks, if it has any."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    failed = [line.removeprefix("[-]") for line in lines if line.startswith("[-]") and "degraded" not in line]
+    return "; ".join(failed or lines)[:REASON_CHARS_MAX]

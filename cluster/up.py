@@ -1,0 +1,98 @@
+"""Run `python -m cluster up`: start a local cluster, say when a quorum is ready and who is missing, keep it alive.
+
+It never stops nodes that serve, or wait for a person, because another one is not ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from cluster.config import RunnerSettings, load
+from cluster.readiness import Readiness, advice, news, one_line
+from cluster.runner import LocalCluster
+
+LOOK_EVERY_S: Final = 2.0
+
+
+def main(argv: list[str]) -> int:
+    """Run until told to stop, or until no node can start: that raises BadRequest."""
+    return asyncio.run(_up(load(RunnerSettings, argv, prog="python -m cluster up")))
+
+
+async def _up(settings: RunnerSettings) -> int:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def stopping() -> None:
+        if stop.is_set():
+            cluster.kill_all()
+        stop.set()
+
+    cluster = LocalCluster(settings, say=say)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping)
+    async with cluster:
+        say(f"starting {len(cluster.nodes)} node(s) in {settings.data.absolute()}")
+        following = asyncio.ensure_future(_follow(cluster))
+        ends = [asyncio.ensure_future(event.wait()) for event in (stop, cluster.all_failed)]
+        await asyncio.wait((*ends, following), return_when=asyncio.FIRST_COMPLETED)
+        following.cancel()
+        if following.done() and not following.cancelled():
+            following.result()
+        if not stop.is_set():
+            raise cluster.failure.result()
+        say("stopping; press Ctrl-C again to kill")
+    say("stopped")
+    return 0
+
+
+async def _follow(cluster: LocalCluster) -> None:
+    """Say once that a quorum is ready, or for how long it has not been; from then on say what changes."""
+    data = str(cluster.settings.data)
+    ready = asyncio.ensure_future(cluster.wait_serving())
+    try:
+        await asyncio.wait((ready,), timeout=cluster.settings.ready_timeout_s)
+        if not ready.done():
+            say(f"no quorum is ready after {cluster.settings.ready_timeout_s:g} s: waiting on; Ctrl-C stops")
+            before = await cluster.look()
+            print(*(f"  {line}" for line in advice(before, data)), sep="\n", flush=True)
+            await _tell(cluster, before, ready)
+        announce(cluster, before := ready.result(), data)
+        await _tell(cluster, before, asyncio.get_running_loop().create_future())
+    finally:
+        ready.cancel()
+
+
+async def _tell(cluster: LocalCluster, before: Readiness, until: asyncio.Future[Any]) -> None:
+    """Say what changes, until `until` is done."""
+    while not until.done():
+        await asyncio.wait((until,), timeout=LOOK_EVERY_S)
+        now = await cluster.look()
+        for line in news(before, now):
+            say(line)
+        before = now
+
+
+def announce(cluster: LocalCluster, found: Readiness, data: str) -> None:
+    """Print where the cluster is reached, who is missing, and what to try first."""
+    for node in cluster.nodes.values():
+        note = f"   MISSING: {one_line(found.missing[node.id])}" if node.id in found.missing else ""
+        print(f"  {node.id}  {node.url}{'   leader' if node.id == found.leader else ''}{note}")
+    first = next(node.url for node in cluster.nodes.values() if node.id not in found.missing)
+    some = f", {len(cluster.nodes) - len(found.missing)} of {len(cluster.nodes)} nodes serve" if found.missing else ""
+    print(f"\nready, {found.leader} leads{some}. Open {first}/ in a browser, or try:")
+    print(f"  curl -X PUT {first}/v1/kv/hello -d world && curl {first}/v1/kv/hello")
+    python = os.path.relpath(sys.executable) if Path.cwd() in Path(sys.executable).parents else sys.executable
+    print(f"  {python} -m tests.installation {first}     (checks this installation)")
+    for line in advice(found, data):
+        print(line)
+    print("Ctrl-C stops the cluster; its data stays.\n", flush=True)
+
+
+def say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
