@@ -22,6 +22,7 @@ from coordinator.codec import TICK, Adopt, Command, encode
 from coordinator.evaluate import evaluate, needs, no_facts
 from coordinator.ledger import Ahead, Level, Refuse, adoption, anchored, group_on, mark_of, settle_of, standing
 from coordinator.log import Log, Position
+from coordinator.logtime import LogTime
 from coordinator.machine import Machine
 from coordinator.pending import Mark, Pending
 from coordinator.rules import PROTOCOL, Rules
@@ -44,6 +45,9 @@ class Node(Protocol):
     def machine(self) -> Machine: ...
 
     def now_ms(self) -> int: ...
+
+    @property
+    def time(self) -> LogTime: ...
 
     def committed(self, first: int, records: Sequence[Recorded]) -> None:
         """Answer the clients that wait here: the group that begins at `first` is in the store."""
@@ -147,6 +151,8 @@ class Committer:
 
     async def _lead(self, term: int) -> None:
         self._backoff.reset()
+        while self.term == term and not self._node.time.kept:
+            await self._wait_news(None)  # nothing is dated by a clock that nobody vouches for
         await self._ordered(TICK, term)  # log time is this leader's before the first deadline is judged by it
         while self.term == term:
             head = await self._take_over(term) if await self._founded(term) else None

@@ -16,9 +16,10 @@ from typing import Final, Literal, Self
 
 import structlog
 
-from coordinator.codec import Submit, decode, encode
+from coordinator.codec import TICK, Submit, decode, encode
 from coordinator.committer import Committer
 from coordinator.log import Log, Position, RaftStatus, Replica
+from coordinator.logtime import LogTime, Reading
 from coordinator.machine import Machine
 from coordinator.notes import NOTE_URL_MAX, NOTE_VERSION, Note, encode_note, read_note
 from coordinator.pending import size_of_all
@@ -36,6 +37,8 @@ _log = structlog.get_logger("acordo.consensus")
 
 HEARTBEAT_S: Final = 0.25
 """How often the notes of the peers are looked at."""
+TIME_ASKED_S: Final = 0.01
+"""… while this member does not know the time: nothing is written before."""
 
 
 class Coordinator:
@@ -92,7 +95,11 @@ class Coordinator:
         self._settled_waits: list[tuple[int, int, asyncio.Future[None]]] = []
         self._fed = 0
         """Newest revision that the listeners heard of."""
-        self._time_base_ms, self._time_anchor_s = 0, clock.monotonic()
+        self.time = LogTime(clock.monotonic())
+        self._led_s = 0.0
+        """Since when this member leads, if it does."""
+        self._stamped_in = 0
+        """The newest term of which a stamp is applied here."""
         self._leader: tuple[str | None, int, int] = (None, 0, 0)
         """Who leads, in which term, since when (this node's wall clock, or the leader's word)."""
         self._leader_refusal: str | None = None
@@ -102,6 +109,8 @@ class Coordinator:
         self._group: asyncio.TaskGroup | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._open = False
+        self.time_jumps = 0
+        """How often log time did not go by this leader's monotonic clock."""
         self.resets = self.restores = self.undecoded = 0
         """Commands of the log that this version could not read: they did nothing here."""
 
@@ -165,8 +174,8 @@ class Coordinator:
         refusal = self.refusal
         if refusal is not None:
             return NotApplied("store_refused", refusal)
-        if machine.log_time_ms == 0:
-            return NotApplied("no_leader", "no leader has stamped the log yet")
+        if not self.stamped:
+            return NotApplied("starting", "this node does not know yet what time it is in the log", retry_after_s=0.2)
         if (
             len(machine.pending) + len(intents) > settings.pending_intents_max
             or machine.pending_bytes + size_of_all(intents) > settings.pending_bytes_max
@@ -210,6 +219,8 @@ class Coordinator:
         try:
             effects = self.machine.apply(decoded, stamp_ms)
             self._keep_time()
+            if stamp_ms:
+                self._stamped_in = position.term
             for told in effects.told:
                 self._waits.answer((told.op_id, told.body_hash), told.answer)
             for settled in effects.settled:
@@ -223,7 +234,7 @@ class Coordinator:
         self.committer.wake()
 
     def stamp_ms(self) -> int:
-        return max(self._clock.wall_ms(), self.now_ms())
+        return self.now_ms() if self.time.kept else 0
 
     def snapshot(self) -> Callable[[], bytes]:
         # Without `last`: copying it would hold up the loop, and whoever restores this only reads a little more.
@@ -233,6 +244,7 @@ class Coordinator:
         self.machine.restore(decode_state(snapshot))
         self.restores += 1
         self._keep_time()
+        asyncio.get_running_loop().call_soon(self._restored)
         self._answer_from_window()
         settled = self.machine.settled
         if settled.revision > self._fed:
@@ -245,6 +257,10 @@ class Coordinator:
                 self._die(exc)
         self.committer.wake()
 
+    def _restored(self) -> None:
+        """Count a stamp in a snapshot for one that was applied: where it was made, its term had begun."""
+        self._stamped_in = max(self._stamped_in, self._log.applied.term)
+
     def reset(self) -> None:
         if self.rules.reset:
             _log.warning("applied log was overwritten: starting again", settled=self.machine.settled.revision)
@@ -253,6 +269,7 @@ class Coordinator:
         self.committer.wake()
 
     def led(self, term: int) -> None:
+        self._led_s = self._clock.monotonic()
         self._lead_seen(self.node, term, 0)
         self.committer.led(term)
         self.sweeper.led(term)
@@ -274,6 +291,8 @@ class Coordinator:
             refusal=(self.committer.refusal or "") if self.leads else "",
             leader_since_ms=self._leader[2] if self.leads else 0,
             namespace=self.machine.namespace,
+            wall_ms=self._clock.wall_ms(),
+            kept_ms=self.now_ms() if self.time.kept else 0,
         )
         return encode_note(note)
 
@@ -324,14 +343,15 @@ class Coordinator:
         return self.machine.touched(key)
 
     def now_ms(self) -> int:
-        return self._time_base_ms + int((self._clock.monotonic() - self._time_anchor_s) * 1000)
+        return self.time.now_ms(self._clock.monotonic())
+
+    @property
+    def stamped(self) -> bool:
+        """Say whether this node knows the time: deadlines set here mean what they say."""
+        return self.time.kept and self.machine.log_time_ms > 0
 
     def _keep_time(self) -> None:
-        """Set the clock forward to a newer stamp. Never back: a leader's own stamps come back to it later than they
-        were made, and taking them for "now" would slow its deadlines down by the time a commit takes."""
-        newest = self.machine.log_time_ms
-        if newest > self.now_ms():
-            self._time_base_ms, self._time_anchor_s = newest, self._clock.monotonic()
+        self.time.raise_to(self.machine.log_time_ms, self._clock.monotonic())
 
     def recorded(self, op_id: str) -> Answer | Literal["pending"] | None:
         known = self.machine.window.get(op_id, self.machine.log_time_ms)
@@ -407,6 +427,7 @@ class Coordinator:
             fsync=raft.fsync,
             members=tuple(self._members(raft)),
             broadcast_lag=self.publisher.lag,
+            stamped=self.stamped and self._stamped_in == raft.term,
             counts=self._counts(),
         )
 
@@ -419,6 +440,7 @@ class Coordinator:
             "rebases": committer.rebases,
             "commits_unknown": committer.unknown_commits,
             "groups_fenced": committer.fenced,
+            "time_jumps": self.time_jumps,
             "resets": self.resets,
             "snapshots_restored": self.restores,
             "commands_undecoded": self.undecoded,
@@ -504,9 +526,43 @@ class Coordinator:
 
     async def _watch_peers(self) -> None:
         while True:
-            await asyncio.sleep(HEARTBEAT_S)
+            await asyncio.sleep(HEARTBEAT_S if self.time.kept else TIME_ASKED_S)
             if self._open:
-                self._look_at(self._log.status())
+                raft = self._log.status()
+                self._look_at(raft)
+                self._look_at_clocks(raft)
+
+    def _look_at_clocks(self, raft: RaftStatus) -> None:
+        """Follow the leader's time or, as the leader, find it out and go on with it (logtime.py decides)."""
+        at_s, knew = self._clock.monotonic(), self.time.kept
+        if self.leads:
+            voters = sum(peer.voter for peer in raft.peers)
+            jump_ms = self.time.lead(self._readings(raft), voters, at_s - self._led_s, at_s)
+            if jump_ms > 0:
+                self.time_jumps += 1
+                if knew:
+                    _log.warning("log time jumps to what a quorum kept", by_ms=jump_ms)
+                else:
+                    _log.info("log time is found", now_ms=self.now_ms(), by_ms=jump_ms)
+                if self.committer.taken_over:  # else it orders a tick itself
+                    self._log.propose(encode(TICK)).add_done_callback(_heard)
+            if self.time.kept and not knew:
+                self.committer.wake()
+            return
+        for reading in self._readings(raft):
+            if reading.member == raft.leader != self.node:
+                self.time.follow(reading, at_s)
+
+    def _readings(self, raft: RaftStatus) -> list[Reading]:
+        """Return what the members' clocks said in the present term: older words may be of before a step or a stop."""
+        readings = []
+        for peer in raft.peers:
+            own = peer.id == self.node
+            note = read_note(self.note() if own else peer.note)
+            if note is not None and note.wall_ms and (own or peer.note_term == raft.term):
+                age_s = 0.0 if own else peer.note_age_s
+                readings.append(Reading(peer.id, peer.voter, note.wall_ms, note.kept_ms, age_s))
+        return readings
 
     async def _die_of_faults(self) -> None:
         await self._faulty.wait()
@@ -558,6 +614,12 @@ def _after(settled: Settled, fed: int) -> Settled:
         versions=None if settled.versions is None else tuple(v for v in settled.versions if v.revision > fed),
         log_time_ms=settled.log_time_ms,
     )
+
+
+def _heard(through: asyncio.Future[Position]) -> None:
+    """Take note of how a tick ended that nobody waits for."""
+    if not through.cancelled():
+        through.exception()
 
 
 def _failed(exc: Exception) -> asyncio.Future[Answer]:

@@ -110,12 +110,17 @@ def evaluate(batch: Sequence[Pending], facts: Facts, now_ms: int, rules: Rules =
     return Evaluation(tuple(group.records), tuple(group.versions), tuple(group.operations))
 
 
-def made(writes: Sequence[KvWrite], keys: Sequence[bytes], revision: int, ordered_ms: int, into: list[Version]) -> None:
-    """Append the versions that an applied intent made: its puts, and the deletes of keys that it changed."""
+def made(
+    writes: Sequence[KvWrite], keys: Sequence[bytes], revision: int, log_time_ms: int, into: list[Version]
+) -> None:
+    """Append the versions that an applied intent made: its puts, and the deletes of keys that it changed.
+
+    A time to live runs from `log_time_ms`, that of the ledger row: whoever waits long for its commit loses none of it.
+    """
     for write in writes:
         if type(write) is Put:
             ttl = write.ttl_ms
-            into.append(Version(write.key, revision, write.value, None if ttl is None else ordered_ms + ttl))
+            into.append(Version(write.key, revision, write.value, None if ttl is None else log_time_ms + ttl))
         elif write.key in keys:
             into.append(Version(write.key, revision, None))
 
@@ -171,7 +176,7 @@ class _Group:
     def _write(self, writes: Sequence[KvWrite], pending: Pending) -> tuple[bytes, ...]:
         keys = tuple([w.key for w in writes if type(w) is Put or self._revision(w.key)])
         before = len(self.versions)
-        made(writes, keys, pending.revision, pending.ordered_ms, self.versions)
+        made(writes, keys, pending.revision, self._now_ms, self.versions)
         own = self._own
         for version in self.versions[before:]:
             own[version.key] = version

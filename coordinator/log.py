@@ -31,6 +31,10 @@ class Peer(msgspec.Struct, frozen=True):
     last_seen_s: float | None = None
     note: bytes = b""
     """The newest `Replica.note()` that this peer sent along with its traffic (at least once a second)."""
+    note_term: int = 0
+    """The term in which the peer was when it sent that note."""
+    note_age_s: float = 0.0
+    """How long ago it came."""
 
 
 class RaftStatus(msgspec.Struct, frozen=True):
@@ -54,11 +58,12 @@ class Replica(Protocol):
     """What the log drives. Called on the event loop, synchronously; none of these may raise or block."""
 
     def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
-        """Apply one committed command. `stamp_ms` is what the leader's `stamp_ms()` said when it appended it."""
+        """Apply one committed command. `stamp_ms` is what the leader's `stamp_ms()` said when it appended it (0: it did
+        not know the time)."""
         ...
 
     def stamp_ms(self) -> int:
-        """Return the stamp for what this member, as leader, appends now."""
+        """Return the stamp for what this member, as leader, appends now; 0: it does not know the time yet."""
         ...
 
     def snapshot(self) -> Callable[[], bytes]:
@@ -82,7 +87,8 @@ class Replica(Protocol):
         ...
 
     def note(self) -> bytes:
-        """Return a few bytes (≤ 256) about this member's machine, carried to its peers about once a second."""
+        """Return a few bytes (≤ 256) about this member's machine, carried to its peers a few times a second, and at
+        once to a new leader."""
         ...
 
 

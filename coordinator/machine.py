@@ -100,11 +100,14 @@ class Machine:
         self.window.bound(limits.window_max, limits.window_ms)
 
     def apply(self, command: Command, stamp_ms: int) -> Effects:
-        """Apply one command of the log, stamped by the leader that appended it."""
+        """Apply one command of the log, stamped by the leader that appended it.
+
+        `stamp_ms` 0: that leader did not know the time yet. What nobody can date is late, however late its deadline.
+        """
         self._pass_to(stamp_ms)
         match command:
             case Submit():
-                return self._submit(command.intents)
+                return self._submit(command.intents, dated=stamp_ms > 0)
             case Settle():
                 return self._settle(command)
             case Rebase():
@@ -146,7 +149,7 @@ class Machine:
     def _pass_to(self, time_ms: int) -> None:
         self.log_time_ms = max(self.log_time_ms, time_ms)
 
-    def _submit(self, intents: Sequence[Intent | Cancel]) -> Effects:
+    def _submit(self, intents: Sequence[Intent | Cancel], *, dated: bool) -> Effects:
         told: list[Told] | None = None
         revision, digest, now = self.revision, self.digest, self.log_time_ms
         window, open_, pending = self.window, self._open, self.pending
@@ -165,7 +168,7 @@ class Machine:
                     continue  # the same attempt is pending: it answers this one too
             revision += 1
             digest = roll(digest, op_id, body_hash)
-            late = type(intent) is Intent and now > intent.deadline_ms
+            late = type(intent) is Intent and (now > intent.deadline_ms or not dated)
             size = size_of(intent)
             entry = Pending(revision, intent, body_hash, digest, now, late, size)
             pending[revision] = entry
@@ -225,7 +228,7 @@ class Machine:
             if type(intent) is Intent:
                 if type(outcome) is Applied:
                     writes = intent.writes if outcome.branch == "then" else intent.otherwise or ()
-                    made(writes, record.keys, revision, pending.ordered_ms, versions)
+                    made(writes, record.keys, revision, log_time_ms, versions)
                 if self.rules.touch == "settle":
                     for key in intent.touched:
                         self.recent.touch(key, revision)

@@ -21,6 +21,10 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
     refusal: str
     leader_since_ms: int
     namespace: int = 0
+    wall_ms: int = 0
+    """Its wall clock when it made the note; 0: of a version that did not tell."""
+    kept_ms: int = 0
+    """Log time, as it kept it on its monotonic clock; 0: it does not know it."""
 
 
 encode_note = msgspec.msgpack.Encoder().encode

@@ -45,10 +45,12 @@ class Settings:
 
     # The sweeper.
     sweep_interval_s: float = 1.0
+    """From the begin of one look at what is due to the next: a key outlives its ttl by no more, and half a second."""
+    sweep_retry_s: float = 0.1
+    """What did not work is tried again after this: a delete that failed, a store that did not answer."""
     sweep_keys_max: int = 200
+    """Due keys deleted by one command; when there are more, the sweep goes on at once."""
     sweep_deadline_s: float = 5.0
-    tick_drift_ms: int = 1_000
-    """A leader whose wall clock is this far past log time orders a tick, so that deadlines mean what they say."""
     prune_interval_s: float = 30.0
     prune_steps_max: int = 50
     """Small steps in one round."""

@@ -10,24 +10,23 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from itertools import count
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import structlog
 
-from coordinator.codec import TICK, encode
 from coordinator.committer import Committer
 from coordinator.log import Log
 from coordinator.machine import Machine
 from coordinator.publisher import CURSOR
 from coordinator.settings import Settings
-from kv.errors import BackendUnavailable, NotApplied, OutcomeUnknown
-from kv.model import NODE_OP_ID_PREFIX, Answer, Applied, AtRevision, Cancel, Delete, Intent
+from kv.errors import BackendUnavailable, OutcomeUnknown
+from kv.model import NODE_OP_ID_PREFIX, Answer, Applied, AtRevision, Cancel, Delete, Intent, Refused
 from kv.ports import Clock, Retention, Store
 
 _slog = structlog.get_logger("acordo.sweeper")
 
-_ROUNDS_MAX: Final = 10
-"""Full rounds of due keys in one sweep."""
+SWEEP_RETRY_S_MAX: Final = 1.0
+"""The longest pause before a store that does not answer is asked again what is due."""
 _LEDGER_PAGE: Final = 256
 
 
@@ -69,51 +68,70 @@ class Sweeper:
         self._shift.set()
 
     async def run(self) -> None:
-        """Sweep whenever this member leads, for ever."""
-        next_prune_s = 0.0
+        """Sweep and prune whenever this member leads, for ever: neither waits for the other."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._sweep_for_ever())
+            group.create_task(self._prune_for_ever())
+
+    async def _sweep_for_ever(self) -> None:
+        settings, away_s = self._settings, 0.0
+        """Since when the store does not answer; 0: it does."""
+        retry_s = settings.sweep_retry_s
         while True:
-            await self._pause(self._settings.sweep_interval_s if self._term is not None else None)
-            if self._term is None or not self._node.committer.taken_over:
+            began_s = self._clock.monotonic()
+            pause_s = settings.sweep_interval_s
+            if not self._sweeps:  # soon, once it has taken over
+                await self._pause(settings.sweep_retry_s if self._term is not None else None)
                 continue
             try:
-                await self.tick_if_behind()
-                await self.sweep()
-                if self._clock.monotonic() >= next_prune_s:
-                    next_prune_s = self._clock.monotonic() + self._settings.prune_interval_s
-                    await self.prune()
+                done = await self.sweep(after_outage=away_s > 0 and began_s - away_s > settings.sweep_interval_s)
+                pause_s = 0.0 if done == "more" else settings.sweep_retry_s if done == "failed" else pause_s
+                away_s, retry_s = 0.0, settings.sweep_retry_s
             except (BackendUnavailable, OutcomeUnknown, TimeoutError) as exc:
-                _slog.info("sweep waits", error=str(exc) or type(exc).__name__)
+                if not away_s:
+                    _slog.info("sweep waits", error=str(exc) or type(exc).__name__)
+                away_s = away_s or began_s
+                pause_s, retry_s = retry_s, min(2 * retry_s, SWEEP_RETRY_S_MAX)
+            await self._pause(max(0.0, began_s + pause_s - self._clock.monotonic()))
 
-    async def tick_if_behind(self) -> None:
-        """Order a time stamp when this leader's wall clock has run ahead of log time: the next intent would otherwise
-        be stamped past a deadline that was set by log time."""
-        if self._clock.wall_ms() - self._node.now_ms() > self._settings.tick_drift_ms:
-            with contextlib.suppress(NotApplied, OutcomeUnknown):
-                await self._log.propose(encode(TICK))
+    async def _prune_for_ever(self) -> None:
+        while True:
+            await self._pause(self._settings.prune_interval_s if self._term is not None else None)
+            if not self._sweeps:
+                continue
+            try:
+                await self.prune()
+            except (BackendUnavailable, OutcomeUnknown, TimeoutError) as exc:
+                _slog.info("pruning waits", error=str(exc) or type(exc).__name__)
 
-    async def sweep(self) -> int:
-        """Propose the deletes of due keys, each guarded by the revision that is due; return how many took effect."""
-        settings, swept = self._settings, 0
-        for _ in range(_ROUNDS_MAX):
-            now_ms = self._node.now_ms()
-            due = await self._store.due(now_ms, settings.sweep_keys_max, timeout_s=settings.store_timeout_s)
-            if not due or self._term is None:
-                break
-            deadline_ms = now_ms + int(settings.sweep_deadline_s * 1000)
-            intents = [
-                Intent(next(self._op_ids), deadline_ms, (AtRevision(key, (revision,)),), (Delete(key),))
-                for key, revision in due
-            ]
-            done, waiting = await asyncio.wait(self._node.submit(intents), timeout=settings.sweep_deadline_s)
-            for future in waiting:
-                future.cancel()
-            ended = [future.result() for future in done if not future.cancelled() and future.exception() is None]
-            applied = sum(1 for answer in ended if _took_effect(answer))
-            swept += applied
-            if len(due) < settings.sweep_keys_max or waiting or applied < len(due):
-                break  # the rest is for the next time: no tight loop over what does not work
-        self.expired += swept
-        return swept
+    @property
+    def _sweeps(self) -> bool:
+        return self._term is not None and self._node.committer.taken_over
+
+    async def sweep(self, *, after_outage: bool = False) -> Literal["done", "more", "failed"]:
+        """Propose the deletes of due keys, each guarded by the revision that is due.
+
+        `after_outage`: those who hold what came due meanwhile could not renew it, and get an interval to do so.
+        """
+        settings = self._settings
+        now_ms = self._node.now_ms()
+        due = await self._store.due(now_ms, settings.sweep_keys_max, timeout_s=settings.store_timeout_s)
+        if not due or self._term is None or after_outage:
+            return "done"
+        deadline_ms = now_ms + int(settings.sweep_deadline_s * 1000)
+        intents = [
+            Intent(next(self._op_ids), deadline_ms, (AtRevision(key, (revision,)),), (Delete(key),))
+            for key, revision in due
+        ]
+        done, waiting = await asyncio.wait(self._node.submit(intents), timeout=settings.sweep_deadline_s)
+        for future in waiting:
+            future.cancel()
+        ended = [future.result() for future in done if not future.cancelled() and future.exception() is None]
+        self.expired += sum(isinstance(answer.outcome, Applied) for answer in ended)
+        judged = sum(isinstance(answer.outcome, Applied | Refused) for answer in ended)  # refused: it was renewed
+        if judged < len(due):
+            return "failed"
+        return "more" if len(due) == settings.sweep_keys_max else "done"
 
     async def prune(self) -> None:
         """Prune in small steps as far as the retentions, the cursor and the voters allow."""
@@ -157,7 +175,3 @@ class Sweeper:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._shift.wait()
-
-
-def _took_effect(answer: Answer) -> bool:
-    return isinstance(answer.outcome, Applied)

@@ -367,6 +367,8 @@ class Status(msgspec.Struct, frozen=True):
     members: tuple[Member, ...]
     broadcast_lag: int | None = None
     """Settled revisions that are not broadcast yet; None: another member broadcasts."""
+    stamped: bool = True
+    """A stamp of the present term is applied here, and this node knows the time: a write has the time it asks for."""
     counts: Mapping[str, int] = {}
     """Running totals of this member's coordinator since it started, by snake_case name."""
 
@@ -425,7 +427,7 @@ class Consensus(Protocol):
         ...
 
     def now_ms(self) -> int:
-        """Return the log time now: newest applied stamp + own monotonic time since."""
+        """Return the log time now, carried on by this node's monotonic clock; wrong before `Status.stamped`."""
         ...
 
     def recorded(self, op_id: str) -> Answer | Literal["pending"] | None:

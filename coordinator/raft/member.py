@@ -38,7 +38,8 @@ COMMAND_BYTES_MAX: Final = 16 << 20
 WAITING_BYTES_MAX: Final = 64 << 20
 WAITING_MAX: Final = 20_000
 """Commands, and their bytes, that wait for their outcome here; more are refused as overloaded."""
-NOTE_PERIOD_S: Final = 1.0
+NOTE_PERIOD_S: Final = 0.25
+"""Notes carry the time, which a member that starts waits for before it takes writes."""
 NOTE_BYTES_MAX: Final = 256
 RETRY_S: Final = 0.05
 """Pause before a membership change that was refused for the moment is asked again."""
@@ -146,8 +147,11 @@ class Member:
         self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._asked: dict[int, asyncio.Future[tuple[str, str]]] = {}
         self._next_ask = 0
-        self._notes: dict[str, bytes] = {}
+        self._notes: dict[str, tuple[bytes, int, float]] = {}
+        """The newest note of each peer, the term it was made in, and when it came."""
         self._noted_at = float("-inf")
+        self._noted_in: object = None
+        """The term, its leader and the connected peers, as they were when the own note was last told."""
         self._tasks: dict[asyncio.Task[Any], None] = {}
         """In the order of their start: nothing depends on the order of a set."""
         self._tick_pending = self._timer_pending = False
@@ -293,10 +297,11 @@ class Member:
         now = self._clock.monotonic()
         while self._waiting and (self._waiting[0].future.done() or self._waiting[0].deadline <= now):
             self._settle(self._waiting.popleft(), OutcomeUnknown("no answer in time"))
-        if now - self._noted_at >= NOTE_PERIOD_S:
-            self._noted_at = now
-            self._tell_note()
         self._guarded(self._work)
+        situation = self._situation()
+        if now - self._noted_at >= NOTE_PERIOD_S or situation != self._noted_in:
+            self._noted_at, self._noted_in = now, situation
+            self._tell_note()
         if self._running:
             self._arm()
 
@@ -396,16 +401,32 @@ class Member:
             role = "leader"
         elif core.connected(member.id):
             role = "follower" if member.voter else "observer"
-        note = self._notes.get(member.id, b"")
+        note, term, came_s = self._notes.get(member.id, (b"", 0, 0.0))
         return Peer(
-            member.id, member.address, member.voter, role, core.match(member.id), core.last_seen_s(member.id), note
+            id=member.id,
+            address=member.address,
+            voter=member.voter,
+            role=role,
+            match=core.match(member.id),
+            last_seen_s=core.last_seen_s(member.id),
+            note=note,
+            note_term=term,
+            note_age_s=max(0.0, self._clock.monotonic() - came_s),
         )
 
     def _tell_note(self) -> None:
-        self._core.broadcast({"type": "note", "note": bytes(self._replica.note())[:NOTE_BYTES_MAX]})
+        note = bytes(self._replica.note())[:NOTE_BYTES_MAX]
+        self._core.broadcast({"type": "note", "note": note, "term": self._core.raftCurrentTerm})
+
+    def _situation(self) -> tuple[object, ...]:
+        """Return what makes a note due at once: who may need it changed."""
+        core = self._core
+        leader = core._getLeader()
+        reached = tuple(member.id for member in core.members if core.connected(member.id))
+        return core.raftCurrentTerm, None if leader is None else leader.id, reached
 
     def _on_note(self, node: Node, message: dict[str, Any]) -> None:
-        self._notes[node.id] = message["note"]
+        self._notes[node.id] = message["note"], message["term"], self._clock.monotonic()
 
     @property
     def counts(self) -> dict[str, int]:

@@ -154,9 +154,10 @@ class ReadResponse(Message, frozen=True, array_like=True, tag="read_response"):
 
 
 class Note(Message, frozen=True, array_like=True, tag="note"):
-    """`Replica.note()` of the sender."""
+    """`Replica.note()` of the sender, and the term in which it was when it made it."""
 
     note: Annotated[bytes, Meta(max_length=256)]
+    term: Count = 0
 
 
 class Ask(Message, frozen=True, array_like=True, tag="ask"):

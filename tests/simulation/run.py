@@ -179,7 +179,7 @@ def _writable(world: World) -> bool:
 
 def _told_the_time(world: World) -> bool:
     """Say whether every node has heard of a leader: it knows no deadline before."""
-    return all(node.coordinator.machine.log_time_ms for node in world.serving)
+    return all(node.coordinator.stamped for node in world.serving)
 
 
 async def _lost_more_than_is_kept(world: World) -> None:
@@ -235,7 +235,7 @@ def _expired(world: World) -> bool:
     newest = [world.database.newest(key.encode(), 1 << 53) for key in SHORT_LIVED]
     gone = [version for version in newest if version is not None and not version.present]
     world.counts["expired keys"] = len(gone)
-    return all(version is None or not version.present for version in newest) or not world.plan.clocks_keep
+    return all(version is None or not version.present for version in newest)
 
 
 def _all_told(world: World) -> bool:
@@ -321,8 +321,6 @@ def _check_answers(world: World, clients: Clients) -> None:
 
 def _check_deadlines(world: World, clients: Clients) -> None:
     """Nothing lands long after its last deadline: whoever waited for it was told, or may look it up (INV-4)."""
-    if not world.plan.clocks_keep:
-        return
     for revision, row in world.database.landed.items():
         record = row.body[revision - row.first]
         deadline_s = clients.deadline_s.get(record.op_id)

@@ -89,11 +89,6 @@ class Plan:
         """Say whether only cache and broker may fail: then no operation does (INV-7)."""
         return not self.restores and not self.slow_orders and set(self.faults) <= {"cache", "broker"}
 
-    @property
-    def clocks_keep(self) -> bool:
-        """Say whether all clocks agree, so that deadlines can be told from outside."""
-        return "clock" not in self.faults
-
 
 FAULTS: Final = (
     "crash", "power", "partition", "one_way", "slow", "loss", "store_slow", "store_down", "ambiguous", "cache",

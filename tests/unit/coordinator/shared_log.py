@@ -222,6 +222,7 @@ class Member:
                     match=member.position.index,
                     last_seen_s=0.0,
                     note=member.replica.note(),
+                    note_term=self.shared.term,
                 )
                 for member in self.shared.members.values()
             ),

@@ -10,6 +10,7 @@ import msgspec
 from coordinator.limits import Limits
 from coordinator.publisher import CURSOR
 from coordinator.settings import Settings
+from kv.errors import NotApplied
 from kv.model import Applied
 from tests.unit.coordinator.cluster import answer, cluster, put
 from tests.unit.coordinator.virtual import run, until
@@ -146,16 +147,70 @@ def test_op_ids_are_pruned_after_their_retention() -> None:
     run(story)
 
 
-def test_tick_brings_log_time_to_a_clock_that_ran_ahead() -> None:
+def test_an_idle_cluster_writes_nothing_to_its_log() -> None:
+    async def story() -> None:
+        async with cluster("ab", settings=SWEEPING) as c:
+            await c.lead("a")
+            entries = len(c.shared.entries)
+            await asyncio.sleep(60)
+            assert len(c.shared.entries) == entries
+
+    run(story)
+
+
+def test_a_failed_delete_is_tried_again_without_waiting_an_interval() -> None:
+    async def story() -> None:
+        async with cluster("a", settings=dataclasses.replace(SWEEPING, sweep_interval_s=100.0)) as c:
+            a = await c.lead("a")
+            await answer(a, put("op1", ttl_ms=99_000))
+            await asyncio.sleep(99.5)  # the next look at what is due comes soon
+            c.shared.dropped += [NotApplied("deposed")] * 3
+            await until(lambda: c.value(b"k") is None, limit_s=3.0)
+            assert a.sweeper.expired == 1
+
+    run(story)
+
+
+def test_a_sweep_with_more_than_it_may_take_goes_on_at_once() -> None:
+    async def story() -> None:
+        settings = dataclasses.replace(SWEEPING, sweep_interval_s=30.0, sweep_keys_max=2)
+        async with cluster("a", settings=settings) as c:
+            a = await c.lead("a")
+            puts = [put(f"op{n}", f"k{n}".encode(), ttl_ms=1_000) for n in range(60)]
+            await asyncio.gather(*a.submit(puts))
+            await asyncio.sleep(29)
+            await until(lambda: a.sweeper.expired == 60, limit_s=3.0)
+
+    run(story)
+
+
+def test_pruning_that_takes_its_time_holds_up_no_sweep() -> None:
+    async def story() -> None:
+        async with cluster("a", settings=PRUNING) as c:
+            a = await c.lead("a")
+            c.scripts["a"].gates["prune"] = asyncio.Event()
+            await until(lambda: "prune" in c.scripts["a"].waiting)
+            await answer(a, put("op1", ttl_ms=100))
+            await until(lambda: c.value(b"k") is None, limit_s=0.1 + PRUNING.sweep_interval_s + 0.1)
+
+    run(story)
+
+
+def test_a_key_that_came_due_while_the_store_was_away_may_be_renewed_first() -> None:
+    """Whoever holds it could not renew it meanwhile, and gets one interval to do so."""
+
     async def story() -> None:
         async with cluster("a", settings=SWEEPING) as c:
             a = await c.lead("a")
-            entries = len(c.shared.entries)
-            await asyncio.sleep(60)
-            assert len(c.shared.entries) == entries  # an idle cluster writes nothing to its log
-            c.clocks["a"].wall_off_ms = 3_600_000
-            await until(lambda: a.now_ms() >= c.clocks["a"].wall_ms() - 1000)
-            assert len(c.shared.entries) == entries + 1
-            assert (await answer(a, put("op1", deadline_ms=a.now_ms() + 100))).outcome == Applied()
+            await asyncio.gather(*a.submit([put("op1", ttl_ms=3_000), put("op2", b"l", ttl_ms=3_000)]))
+            await asyncio.sleep(1)
+            c.scripts["a"].down = True
+            await asyncio.sleep(6)
+            c.scripts["a"].down = False
+            await asyncio.sleep(0.5)
+            assert (await answer(a, put("op3", ttl_ms=3_000))).outcome == Applied()
+            await until(lambda: c.value(b"l") is None, limit_s=2.5)
+            assert c.value(b"k") == b"v"
+            assert a.sweeper.expired == 1
 
     run(story)

@@ -83,7 +83,7 @@ class Twin:
     def apply(self, command: Command, stamp: int) -> tuple[str, Told, Fed]:
         self.now = max(self.now, stamp)
         if isinstance(command, Submit):
-            return "ordered", self.submit(command), []
+            return "ordered", self.submit(command, dated=stamp > 0), []
         if isinstance(command, Settle):
             verdict, fed = self.settle(command)
         elif isinstance(command, Rebase):
@@ -97,7 +97,7 @@ class Twin:
             verdict, fed = self.adopt(command.row, command.namespace)
         return verdict, [], fed
 
-    def submit(self, command: Submit) -> Told:
+    def submit(self, command: Submit, *, dated: bool) -> Told:
         told: Told = []
         for intent in command.intents:
             row = self.known(intent.op_id, self.now)
@@ -106,7 +106,7 @@ class Twin:
                 outcome = Again(row[2], row[3]) if same else Mismatch()  # type: ignore[arg-type]
                 told.append((intent.op_id, intent.body_hash, Answer(row[2], outcome)))
             elif (intent.op_id, intent.body_hash) not in [p.attempt for p in self.pending]:
-                late = isinstance(intent, Intent) and self.now > intent.deadline_ms
+                late = isinstance(intent, Intent) and (self.now > intent.deadline_ms or not dated)
                 self.pending.append(Ordered(intent, self.now, late))
                 self.touch(intent, self.revision)
         return told
@@ -150,7 +150,7 @@ class Twin:
                     if isinstance(write, Delete) and write.key in record.keys:
                         versions.append(Version(write.key, self.settled, None))
                     if isinstance(write, Put):
-                        expires = None if write.ttl_ms is None else ordered.ordered_ms + write.ttl_ms
+                        expires = None if write.ttl_ms is None else log_time + write.ttl_ms
                         versions.append(Version(write.key, self.settled, write.value, expires))
         self.settled_digest = digest
         self.now = max(self.now, log_time)

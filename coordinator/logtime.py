@@ -1,0 +1,141 @@
+"""Decide what time it is in the log. Pure: moments come as arguments.
+
+Log time is carried on by monotonic clocks; wall clocks are asked only when nobody kept it. It never goes back, and
+never follows the step of a wall clock, whoever's it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+READING_AGE_S_MAX: Final = 3.0
+"""An older reading does not count: its member may be gone, and its clock another by now."""
+PATIENCE_S: Final = 1.0
+"""A new leader that did not keep the time waits so long for the readings of all voters; then a quorum's do."""
+SLEW: Final = 1 / 2000
+"""Log time nears the clocks' median by so much at most (0.5 ms a second, what a kernel allows its own clock)."""
+SLEW_FROM_MS: Final = 50
+"""Closer than this nothing is slewed: notes take their time."""
+BEHIND_MS_MAX: Final = 200
+"""A leader further behind what a quorum kept takes theirs: its own monotonic clock stood still."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a member said of its clocks in the present term."""
+
+    member: str
+    voter: bool
+    wall_ms: int
+    kept_ms: int
+    """Log time as it kept it; 0: it does not know."""
+    age_s: float
+    """How long ago it was heard."""
+
+    @property
+    def wall_now_ms(self) -> int:
+        return self.wall_ms + int(self.age_s * 1000)
+
+    @property
+    def kept_now_ms(self) -> int:
+        return self.kept_ms + int(self.age_s * 1000)
+
+
+def median(readings_ms: Sequence[int]) -> int:
+    """Return the middle one; the lower of two: a key may live longer when in doubt, never shorter."""
+    return sorted(readings_ms)[(len(readings_ms) - 1) // 2]
+
+
+def fresh(readings: Iterable[Reading]) -> list[Reading]:
+    return [reading for reading in readings if reading.age_s <= READING_AGE_S_MAX]
+
+
+def found(readings: Iterable[Reading], voters: int, waited_s: float) -> int | None:
+    """Return the time that a new leader which did not keep it begins at; None: not enough is heard yet.
+
+    What another member kept comes first, however many clocks say otherwise. `readings`: its own among them.
+    `voters`: how many there are. `waited_s`: since it leads.
+    """
+    heard = fresh(readings)
+    kept = [reading.kept_now_ms for reading in heard if reading.kept_ms]
+    if kept:
+        return max(kept)
+    walls = [reading.wall_now_ms for reading in heard if reading.voter]
+    if len(walls) >= voters or (len(walls) > voters // 2 and waited_s >= PATIENCE_S):
+        return median(walls) if walls else None
+    return None
+
+
+def kept_by_most(readings: Iterable[Reading], voters: int, now_ms: int) -> int:
+    """Return what a leader takes for now: its own time, unless a quorum kept a later one."""
+    kept = [reading.kept_now_ms for reading in fresh(readings) if reading.voter and reading.kept_ms]
+    if len(kept) <= voters // 2:
+        return now_ms
+    most_ms = median(kept)
+    return most_ms if most_ms - now_ms > BEHIND_MS_MAX else now_ms
+
+
+def slew(readings: Iterable[Reading], voters: int, now_ms: int) -> float:
+    """Return the rate at which a leader's log time nears the median of a quorum's wall clocks; 0: none is needed."""
+    walls = [reading.wall_now_ms for reading in fresh(readings) if reading.voter]
+    if len(walls) <= voters // 2:
+        return 0.0
+    return _towards(median(walls) - now_ms)
+
+
+def _towards(off_ms: int) -> float:
+    if abs(off_ms) <= SLEW_FROM_MS:
+        return 0.0
+    return SLEW if off_ms > 0 else -SLEW
+
+
+class LogTime:
+    """What one member takes for now in the log. `at_s`: its monotonic clock, which never goes back."""
+
+    __slots__ = ("_anchor_s", "_base_ms", "_rate", "kept")
+
+    def __init__(self, at_s: float) -> None:
+        self._base_ms, self._anchor_s, self._rate = 0.0, at_s, 0.0
+        self.kept = False
+        """It was told the time since this process began, and not only by what a log remembers."""
+
+    def now_ms(self, at_s: float) -> int:
+        return int(self._at(at_s))
+
+    def _at(self, at_s: float) -> float:
+        return self._base_ms + (at_s - self._anchor_s) * 1000 * (1 + self._rate)
+
+    def raise_to(self, time_ms: float, at_s: float) -> None:
+        """Set it forward, to a stamp of the log for one. Never back: a leader's own stamps come back to it later than
+        they were made, and taking them for now would slow its deadlines down by the time that a commit takes."""
+        if time_ms > self._at(at_s):
+            self._base_ms, self._anchor_s = time_ms, at_s
+
+    def _go_at(self, rate: float, at_s: float) -> None:
+        if rate != self._rate:
+            self._base_ms, self._anchor_s, self._rate = self._at(at_s), at_s, rate
+
+    def follow(self, leader: Reading, at_s: float) -> None:
+        """Take the time of the present leader, who keeps it."""
+        if not leader.kept_ms or leader.age_s > READING_AGE_S_MAX:
+            return
+        self.raise_to(leader.kept_now_ms, at_s)
+        ahead_ms = self.now_ms(at_s) - leader.kept_now_ms
+        self._go_at(-SLEW if ahead_ms > BEHIND_MS_MAX else 0.0, at_s)
+        self.kept = True
+
+    def lead(self, readings: Sequence[Reading], voters: int, waited_s: float, at_s: float) -> int:
+        """Find the time out as a leader that does not know it, or go on with it; return by how many ms it jumped."""
+        before_ms = self.now_ms(at_s)
+        if not self.kept:
+            time_ms = found(readings, voters, waited_s)
+            if time_ms is None:
+                return 0
+            self.kept = True
+        else:
+            time_ms = kept_by_most(readings, voters, before_ms)
+            self._go_at(slew(readings, voters, before_ms), at_s)
+        self.raise_to(time_ms, at_s)
+        return self.now_ms(at_s) - before_ms
