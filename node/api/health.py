@@ -64,6 +64,7 @@ async def findings(rooms: Rooms) -> list[Finding]:
         Finding("drain", True, "the node is stopping" if leaving else None),
         Finding("leader", True, None if status.leader is not None else "no leader is known"),
         Finding("quorum", True, None if status.quorum else "no quorum answers"),
+        Finding("time", True, None if status.stamped else "no stamp of this leader's term is applied here yet"),
         Finding("store", True, await rooms.store_probe.ask()),
         Finding("ledger", True, rooms.consensus.refusal),
         Finding("cache", False, None if rooms.cache.healthy() else "the cache does not answer"),
