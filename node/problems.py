@@ -132,6 +132,7 @@ KINDS: Final[dict[str, Kind]] = {
     "not_leader": Kind(503, "Leader changed", _RETRY),
     "deposed": Kind(503, "Leader changed", _RETRY),
     "not_taken_over": Kind(503, "Leader is taking over", _RETRY),
+    "starting": Kind(503, "Node is starting", _RETRY),
     "overloaded": Kind(503, "Too much at once", "wait for Retry-After; nothing was changed"),
     "draining": Kind(503, "Node is stopping", "use another node; nothing was changed"),
     "store_refused": Kind(503, "Store is not what was settled", "an operator must look: see /v1/cluster"),
