@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import socket
 from collections import deque
+from collections.abc import Iterator
 from itertools import chain
 from typing import Final, Protocol, cast
 
-from coordinator.raft.frames import FrameError, Ready, Reply, Session
+from coordinator.raft.frames import Event, FrameError, Proved, Ready, Reply, Session
 
 QUEUE_BYTES_MAX: Final = 64 << 20
 QUEUE_FRAMES_MAX: Final = 20_000
@@ -32,8 +33,8 @@ def host_of(transport: asyncio.BaseTransport) -> str:
 class Owner(Protocol):
     """Who a connection reports to. None of these may raise."""
 
-    def on_hello(self, connection: Connection, peer: str) -> str | None:
-        """The peer says who it is; return why it is not wanted, or None."""
+    def on_proved(self, connection: Connection, peer: str) -> None:
+        """The peer has shown who it is: call `admit` or `turn_away`, now or later."""
         ...
 
     def on_ready(self, connection: Connection, peer: str) -> None: ...
@@ -58,7 +59,8 @@ class Connection(asyncio.BufferedProtocol):
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the socket is closed too."""
-        self.host = ""
+        self.host = self.detail = ""
+        """Where the peer is, and in words why the connection ended, if that is known."""
         self.last_received_s = self.last_sent_s = self.ready_at_s = 0.0
         self._owner = owner
         self._loop = asyncio.get_running_loop()
@@ -67,7 +69,8 @@ class Connection(asyncio.BufferedProtocol):
         self._queue_bytes = 0
         self._flushing: asyncio.Handle | None = None
         self._paused = self._over = False
-        self._reason = "lost"
+        self.reason = "lost"
+        """Why it ended, by name."""
 
     # ----------------------------------------------------------------------------------------------- what asyncio calls
 
@@ -96,15 +99,17 @@ class Connection(asyncio.BufferedProtocol):
         if self._over or self.transport is None:
             return
         self.last_received_s = self._loop.time()
+        self._take(self.session.received(count))
+
+    def _take(self, events: Iterator[Event]) -> None:
+        assert self.transport is not None
         try:
-            for event in self.session.received(count):
+            for event in events:
                 match event:
                     case Reply(content):
-                        refusal = self._owner.on_hello(self, self.session.peer or "")
-                        if refusal is not None:
-                            self.close(refusal)
-                        else:
-                            self.transport.write(content)
+                        self.transport.write(content)
+                    case Proved(peer):
+                        self._owner.on_proved(self, peer)
                     case Ready(peer):
                         self.ready_at_s = self.last_sent_s = self.last_received_s
                         self.settled.set_result(True)
@@ -115,6 +120,7 @@ class Connection(asyncio.BufferedProtocol):
                 if self._over:
                     return
         except FrameError as exc:
+            self.detail = str(exc)
             self.close(exc.reason)
             return
         if self.session.ready:
@@ -161,10 +167,23 @@ class Connection(asyncio.BufferedProtocol):
             self._flushing = self._loop.call_soon(self._flush)
         return True
 
+    def admit(self) -> None:
+        """Let a peer in that has proved itself. A dialer waits for its listener to do so."""
+        if not self.dialer and not self._over and self.transport is not None:
+            self._take(self.session.proceed())
+
+    def turn_away(self, reason: str, detail: str) -> None:
+        """End a connection whose peer has proved itself, and tell a dialer why."""
+        self.detail = detail
+        if not self.dialer and not self._over and self.transport is not None:
+            self.transport.write(self.session.refusal(f"{reason}: {detail}" if detail else reason))
+        # Not at once: what was written is to arrive.
+        self.finish(reason)
+
     def close(self, reason: str) -> None:
         """Give it up at once. Nothing that waits is sent; `on_closed` is called before this returns."""
         if not self._over:
-            self._reason = reason
+            self.reason = reason
             if self.transport is not None:
                 self.transport.abort()
             self._end()
@@ -177,7 +196,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._queue:
             self.transport.write(b"".join(chain.from_iterable(self._queue)))
         self.transport.close()
-        self._reason = reason
+        self.reason = reason
         self._end()
 
     def abandon(self) -> None:
@@ -213,4 +232,4 @@ class Connection(asyncio.BufferedProtocol):
         if not self.settled.done():
             self.settled.set_result(False)
         self.closed.set_result(None)
-        self._owner.on_closed(self, self._reason)
+        self._owner.on_closed(self, self.reason)

@@ -4,11 +4,13 @@ Sans I/O, as h11 is: bytes come in, events come out. It never decodes a frame's 
 HANDSHAKE_BYTES_MAX of a peer that has proved nothing, and compares a MAC before it gives anything on.
 
     dialer                                    listener
-      hello(nonce, cluster, member)   ────►
-                                      ◄────   hello(nonce, cluster, member), proof
-      proof                           ────►
-                                      ◄────   an empty frame
-      frames                          ◄───►   frames
+      hello(nonce, cluster, member, facts) ──►
+                                           ◄──   hello(nonce, cluster, member, facts), proof
+      proof                                ──►
+                                           ◄──   an empty frame, or one that says why not
+      frames                               ◄─►   frames
+
+Facts are bytes that the owner gives and judges once the peer has proved itself (greeting.py); proofs cover them.
 
 With a shared secret a proof is a keyed BLAKE2b over both hellos and the prover's role, and each direction of each
 connection has its own key and a counter that never repeats: a frame that is replayed, reflected, reordered or left out
@@ -24,20 +26,26 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-PROTOCOL_VERSION: Final = 1
+VERSION_MIN: Final = 2
+VERSION_MAX: Final = 2
+"""The versions of this protocol that are spoken here. Two members speak the highest that both know."""
 FRAME_BYTES_MAX: Final = 64 << 20
 NONCE_BYTES: Final = 32
 MAC_BYTES: Final = 32
 NAME_BYTES_MAX: Final = 128
 """Of a cluster's or a member's id."""
+FACTS_BYTES_MAX: Final = 512
+REASON_BYTES_MAX: Final = 1024
+"""Of what a refusal says."""
 SECRET_BYTES_MIN: Final = 16
 
 _MAGIC: Final = b"ACRF"
-_HELLO: Final = struct.Struct("!4sBBBB32s")
-"""Magic, version, mode, length of the cluster's id, of the member's id, nonce; then both ids."""
+_HELLO: Final = struct.Struct("!4sBBBBHB32s")
+"""Magic, highest version, mode, length of the cluster's id, of the member's id, of the facts, lowest version, nonce;
+then both ids and the facts."""
 _LENGTH: Final = struct.Struct("!I")
 _COUNTED: Final = struct.Struct("!QI")
-HANDSHAKE_BYTES_MAX: Final = _HELLO.size + 2 * NAME_BYTES_MAX + MAC_BYTES
+HANDSHAKE_BYTES_MAX: Final = _HELLO.size + 2 * NAME_BYTES_MAX + FACTS_BYTES_MAX + MAC_BYTES
 """What a peer may send, and we hold, before it has proved anything."""
 _BUFFER_BYTES: Final = 64 << 10
 
@@ -66,13 +74,22 @@ class Reply(NamedTuple):
     content: bytes
 
 
+class Proved(NamedTuple):
+    """The peer is who it says, as far as anything proves it: `peer` and `facts` may be believed.
+
+    Whoever does not want it closes; a listener says why first (`refusal`). Else the session goes on.
+    """
+
+    member: str
+
+
 class Ready(NamedTuple):
     """The handshake is complete, for both ends: frames may be sent."""
 
     member: str
 
 
-Event: TypeAlias = Reply | Ready | memoryview
+Event: TypeAlias = Reply | Proved | Ready | memoryview
 """A memoryview is a frame's content, valid until the next event is asked for; an empty one is a sign of life."""
 
 
@@ -96,20 +113,26 @@ class Session:
         mode: Mode,
         key: bytes = b"",
         expect: str | None = None,
+        facts: bytes = b"",
         frame_bytes_max: int = FRAME_BYTES_MAX,
     ) -> None:
+        """`facts`: at most FACTS_BYTES_MAX bytes that the peer is told with the hello."""
         if (mode is Mode.SECRET) != bool(key) or len(nonce) != NONCE_BYTES:
             raise ValueError("a key belongs to mode SECRET alone, and a nonce has 32 bytes")
         self._role: Role = role
         self._cluster, self._member, self._expect = cluster, member, expect
         self._mode, self._key = mode, key
         self._frame_bytes_max = frame_bytes_max
-        self._hello = _encode_hello(mode, cluster, member, nonce)
+        self._hello = _encode_hello(mode, cluster, member, nonce, facts)
         self._mac_bytes = MAC_BYTES if mode is Mode.SECRET else 0
-        self._state: Literal["hello", "proof", "confirm", "ready", "dead"] = "hello"
+        self._state: Literal["hello", "proof", "proved", "confirm", "ready", "dead"] = "hello"
         self._proof_due = b""
         self.peer: str | None = None
-        """Who the other end says it is; proved once the session is ready."""
+        """Who the other end says it is; believe it once `Proved` was told."""
+        self.facts = b""
+        """What the other end says with it."""
+        self.version = VERSION_MAX
+        """What both speak, once the peer's hello has come."""
         self._send_mac, self._receive_mac = hashlib.blake2b(), hashlib.blake2b()
         self._sent = self._received = 0
         self._buffer = bytearray(HANDSHAKE_BYTES_MAX)
@@ -153,26 +176,30 @@ class Session:
         self._sent += 1
         return (length, content, mac)
 
+    def refusal(self, reason: str) -> bytes:
+        """Return what tells a dialer that has just proved itself why it is not let in. The session is over then."""
+        assert self._role == "listener"
+        assert self._state == "proved"
+        content = reason.encode()[:REASON_BYTES_MAX]
+        told = b"".join(self.frame(content or b"?"))
+        self._state = "dead"
+        return told
+
     # ------------------------------------------------------------------------------------------------------ handshake
 
     def _events(self) -> Iterator[Event]:
-        used = 0
-        while True:
-            view = memoryview(self._buffer)[used : self._filled]
-            if self._state == "hello":
-                taken, events = self._maybe_hello(view)
-            elif self._state == "proof":
-                taken, events = self._maybe_proof(view)
-            else:
-                break
+        while self._state in ("hello", "proof"):
+            view = memoryview(self._buffer)[: self._filled]
+            taken, events = self._maybe_hello(view) if self._state == "hello" else self._maybe_proof(view)
+            # Before anything is told: who hears it may go on with this session at once (`proceed`).
+            self._keep(taken, HANDSHAKE_BYTES_MAX)
             if not taken:
-                break
-            used += taken
+                return
             yield from events
+        if self._state == "proved" and self._filled == len(self._buffer):
+            raise FrameError("not_ours", "it sends before it is let in")
         if self._state in ("confirm", "ready"):
-            yield from self._frames(used)
-        else:
-            self._keep(used, HANDSHAKE_BYTES_MAX)
+            yield from self._frames(0)
 
     def _maybe_hello(self, view: memoryview) -> tuple[int, list[Event]]:
         """Read the peer's hello (and, as dialer, the proof that comes with it), if it is there whole."""
@@ -181,18 +208,24 @@ class Session:
             raise FrameError("not_ours")
         if len(view) < _HELLO.size:
             return 0, []
-        _, version, mode, cluster_bytes, member_bytes, nonce = _HELLO.unpack_from(view)
-        if version != PROTOCOL_VERSION:
-            raise FrameError("version", f"it speaks version {version}, this member {PROTOCOL_VERSION}")
+        _, version, mode, cluster_bytes, member_bytes, facts_bytes, lowest, nonce = _HELLO.unpack_from(view)
+        if lowest > VERSION_MAX or version < VERSION_MIN:
+            raise FrameError(
+                "version", f"it speaks versions {lowest} to {version}, this member {VERSION_MIN} to {VERSION_MAX}"
+            )
         if mode != self._mode:
             raise FrameError("mode", f"it proves itself by mode {mode}, this member by {self._mode.name}")
         if cluster_bytes > NAME_BYTES_MAX or not 0 < member_bytes <= NAME_BYTES_MAX:
             raise FrameError("not_ours")
-        end = _HELLO.size + cluster_bytes + member_bytes
+        if facts_bytes > FACTS_BYTES_MAX:
+            raise FrameError("not_ours")
+        names_end = _HELLO.size + cluster_bytes + member_bytes
+        end = names_end + facts_bytes
         proof_end = end + (self._mac_bytes if self._role == "dialer" else 0)
         if len(view) < proof_end:
             return 0, []
-        cluster, member = bytes(view[_HELLO.size :][:cluster_bytes]), bytes(view[end - member_bytes : end])
+        cluster = bytes(view[_HELLO.size :][:cluster_bytes])
+        member = bytes(view[names_end - member_bytes : names_end])
         if cluster != self._cluster.encode():
             raise FrameError("foreign_cluster", f"it is of cluster {cluster.decode('utf-8', 'replace')!r}")
         # A hello that comes back to us: the nonce gives a mirror away, the id also one with a nonce of its own.
@@ -204,35 +237,42 @@ class Session:
             raise FrameError("not_ours") from None
         if self._expect not in (None, self.peer):
             raise FrameError("wrong_member", f"it is {self.peer!r}, not {self._expect!r}")
+        self.facts, self.version = bytes(view[names_end:end]), min(version, VERSION_MAX)
         hello = bytes(view[:end])
         return proof_end, self._on_hello(hello, bytes(view[end:proof_end]))
 
     def _on_hello(self, hello: bytes, proof: bytes) -> list[Event]:
+        assert self.peer is not None
         if self._role == "dialer":
             mine, theirs = self._derive(self._hello + hello)
             if not hmac.compare_digest(proof, theirs):
                 raise FrameError("bad_proof", "it does not know the secret")
             self._state = "confirm"
-            return [Reply(mine)] if mine else []
+            # Also to one that we do not want: it is to learn who we are, and to judge for itself.
+            return [*([Reply(mine)] if mine else []), Proved(self.peer)]
         mine, self._proof_due = self._derive(hello + self._hello)
+        self._state = "proof" if self._mac_bytes else "proved"
         reply = Reply(self._hello + mine)
-        if self._mac_bytes:
-            self._state = "proof"
-            return [reply]
-        return [reply, *self._listener_ready()]
+        return [reply] if self._mac_bytes else [reply, Proved(self.peer)]
 
     def _maybe_proof(self, view: memoryview) -> tuple[int, list[Event]]:
         if len(view) < MAC_BYTES:
             return 0, []
         if not hmac.compare_digest(view[:MAC_BYTES], self._proof_due):
             raise FrameError("bad_proof", "it does not know the secret")
-        return MAC_BYTES, self._listener_ready()
-
-    def _listener_ready(self) -> list[Event]:
-        # The empty frame shows the dialer that it was taken in: a refused one never believes that it was connected.
-        self._state = "ready"
+        self._state = "proved"
         assert self.peer is not None
-        return [Reply(b"".join(self.frame(b""))), Ready(self.peer)]
+        return MAC_BYTES, [Proved(self.peer)]
+
+    def proceed(self) -> Iterator[Event]:
+        """Let a dialer in that has proved itself. Frames that it sent already follow."""
+        # The empty frame shows the dialer that it was taken in: a refused one never believes that it was connected.
+        assert self._state == "proved"
+        assert self.peer is not None
+        self._state = "ready"
+        yield Reply(b"".join(self.frame(b"")))
+        yield Ready(self.peer)
+        yield from self.received(0)
 
     def _derive(self, transcript: bytes) -> tuple[bytes, bytes]:
         """Set this connection's keys; return our proof and the one that is due. Empty without a secret."""
@@ -271,6 +311,9 @@ class Session:
                     raise FrameError("bad_mac")
                 self._received += 1
             if self._state == "confirm":
+                if length:
+                    told = bytes(content[:REASON_BYTES_MAX]).decode("utf-8", "replace")
+                    raise FrameError("turned_away", told)
                 self._state = "ready"
                 assert self.peer is not None
                 yield Ready(self.peer)
@@ -297,11 +340,14 @@ class Session:
         self._filled = left
 
 
-def _encode_hello(mode: Mode, cluster: str, member: str, nonce: bytes) -> bytes:
+def _encode_hello(mode: Mode, cluster: str, member: str, nonce: bytes, facts: bytes) -> bytes:
     names = cluster.encode(), member.encode()
     if any(len(name) > NAME_BYTES_MAX for name in names) or not names[1]:
         raise ValueError(f"ids of a cluster and a member have at most {NAME_BYTES_MAX} bytes")
-    return _HELLO.pack(_MAGIC, PROTOCOL_VERSION, mode, len(names[0]), len(names[1]), nonce) + b"".join(names)
+    if len(facts) > FACTS_BYTES_MAX:
+        raise ValueError(f"facts of {len(facts)} bytes; at most {FACTS_BYTES_MAX} are allowed")
+    lengths = len(names[0]), len(names[1]), len(facts)
+    return _HELLO.pack(_MAGIC, VERSION_MAX, mode, *lengths, VERSION_MIN, nonce) + b"".join(names) + facts
 
 
 def _keyed_hash(key: bytes) -> hashlib.blake2b:

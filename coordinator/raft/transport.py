@@ -22,7 +22,10 @@ from pysyncobj.transport import Transport
 
 from coordinator.raft.admission import Admission
 from coordinator.raft.connection import Connection, host_of
+from coordinator.raft.doorway import Dialler, Doorway, bind
+from coordinator.raft.doubles import Sightings
 from coordinator.raft.frames import FRAME_BYTES_MAX, NONCE_BYTES, Mode, Role, Session
+from coordinator.raft.greeting import Greeting, decode_greeting, encode_greeting
 from coordinator.raft.security import (
     Certificates,
     Open,
@@ -38,8 +41,6 @@ from coordinator.raft.security import (
 from coordinator.raft.wire import Codec, WireError
 from kv.errors import BadRequest
 
-BACKLOG: Final = 128
-ACCEPT_PAUSE_S: Final = 0.1
 LINGER_S: Final = 0.2
 """How long closing waits for what was sent before (a farewell) to leave."""
 WARN_EVERY_S: Final = 60.0
@@ -61,6 +62,8 @@ class Limits(msgspec.Struct, frozen=True):
     retry_s: float = 0.05
     retry_max_s: float = 1.0
     """Pause before dialling again: doubled with every failure, times 0.5 … 1 by chance."""
+    probe_s: float = 0.25
+    """Pause before the higher id dials, because the lower one does not: it may not know where we are."""
 
 
 class Server(Protocol):
@@ -81,12 +84,22 @@ class _Peer:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.connection: Connection | None = None
+        self.sightings = Sightings()
+        self.told_address = ""
+        """Where it said that it is reached, once it had proved itself."""
+        self.resting = False
+        """It is not dialled."""
+        self.trouble = ""
+        """Why there is no connection, as far as is known."""
         self.dialling: asyncio.Task[None] | None = None
         self.last_received_s: float | None = None
 
 
 class AsyncioTransport(Transport):
-    """Connect this member with all others; one connection per pair, dialled by the lower id.
+    """Connect this member with all others; one connection per pair.
+
+    The lower id dials. The higher one does too when nobody comes: where it is may be known to itself alone, and a
+    member that does not know it is to hear of it. If both do at once, the connection that the lower id dialled stays.
 
     Nodes have `.id`, the member's id, and `.address`, "host:port". A node with `.readonly` true is told to the core by
     the callbacks for read-only nodes. Messages are dicts as `codec` takes them; one that was sent is not changed
@@ -94,6 +107,9 @@ class AsyncioTransport(Transport):
 
     `entropy(n)` gives n bytes that nobody can guess and that never repeat (`os.urandom`); `random` spreads retries.
     `listen` and `connect` stand in for the loop's own, for a simulated network. `on_fatal` gets what the core raised.
+
+    Before it connects: set `greet` (what goes with our hello), `judge` ((peer, its greeting) -> (reason, detail) why it
+    is not wanted, or None) and `on_turned_away` ((peer, what it said) when a peer did not let us in).
     """
 
     def __init__(
@@ -124,6 +140,10 @@ class AsyncioTransport(Transport):
         self.limits = limits or Limits()
         self._listen = listen or self._listen_socket
         self._connect = connect or self._connect_socket
+        self._dialler: Dialler | None = None
+        self.greet: Callable[[], Greeting] = Greeting
+        self.judge: Callable[[str, Greeting], tuple[str, str] | None] = lambda peer, greeting: None
+        self.on_turned_away: Callable[[str, str], None] = lambda peer, told: None
         self._peers: dict[str, _Peer] = {}
         self._admission: Admission[Connection] = Admission()
         self._strangers: dict[Connection, asyncio.TimerHandle] = {}
@@ -203,8 +223,13 @@ class AsyncioTransport(Transport):
 
     async def aclose(self) -> None:
         """Close everything; what was sent before is given a moment to leave."""
-        tasks = [*self._welcomes.values(), *(p.dialling for p in self._peers.values() if p.dialling is not None)]
+        tasks: list[asyncio.Future[Any]] = [
+            *self._welcomes.values(),
+            *(p.dialling for p in self._peers.values() if p.dialling is not None),
+        ]
         tasks += getattr(self._server, "tasks", [])
+        if self._dialler is not None:
+            tasks += self._dialler.close()
         self.destroy()
         leaving = [connection.gone for connection in self._finishing]
         if leaving:
@@ -217,12 +242,21 @@ class AsyncioTransport(Transport):
     # ------------------------------------------------------------------------------------------- what the library calls
 
     def addNode(self, node: Node) -> None:
-        """Know a member from now on; dial it if its id is above ours. A known id keeps its connection."""
-        if node.id == self._member or node.id in self._peers:
+        """Know a member from now on, and dial it. A known id keeps its connection."""
+        if node.id == self._member:
             return
-        self._peers[node.id] = peer = _Peer(node)
+        peer = self._peers.setdefault(node.id, _Peer(node))
+        peer.resting = False
         if self._loop is not None:
             self._maybe_dial(peer)
+
+    def rest(self, node: Node) -> None:
+        """Know it still, and dial it no longer: it comes if it is there."""
+        peer = self._peers.setdefault(node.id, _Peer(node))
+        peer.resting = True
+        if peer.dialling is not None:
+            peer.dialling.cancel()
+            peer.dialling = None
 
     def dropNode(self, node: Node) -> None:
         """Know it no longer: its connection closes, and it is refused."""
@@ -264,6 +298,11 @@ class AsyncioTransport(Transport):
         at = peer.connection.last_received_s if peer.connection is not None else peer.last_received_s
         return None if at is None else self._loop.time() - at
 
+    def trouble(self, node: Node) -> str:
+        """Return why there is no connection with it, in words; empty: there is one, or nothing is known."""
+        peer = self._peers.get(node.id)
+        return "" if peer is None else peer.trouble
+
     def queued_bytes(self, node: Node) -> int:
         peer = self._peers.get(node.id)
         return peer.connection.queued_bytes if peer is not None and peer.connection is not None else 0
@@ -276,35 +315,58 @@ class AsyncioTransport(Transport):
     # --------------------------------------------------------------------------------------------------------- dialling
 
     def _maybe_dial(self, peer: _Peer) -> None:
-        if self._member < peer.node.id and peer.dialling is None and self._loop is not None:
+        if peer.dialling is None and not peer.resting and self._loop is not None:
             peer.dialling = self._loop.create_task(self._dial(peer))
             peer.dialling.add_done_callback(self._on_task_done)
 
     async def _dial(self, peer: _Peer) -> None:
-        """Keep one connection to the peer, for as long as it is known."""
-        address: str = peer.node.address  # type: ignore[attr-defined]  # the library's Node takes any attribute
+        """See to it that there is a connection with the peer, for as long as it is known."""
+        first = self._member < peer.node.id
         failures = 0
+        if not first:
+            await self._pause(self.limits.probe_s, 1)
         while True:
-            lived_s = await self._live(self._connection("dialer", expect=peer.node.id), address)
+            if peer.connection is not None:
+                await asyncio.shield(peer.connection.closed)
+                if not first:
+                    await self._pause(self.limits.probe_s, 1)
+                continue
+            lived_s = await self._live(peer, self._where(peer, failures))
             failures = 0 if lived_s > self.limits.retry_max_s else failures + 1
-            pause_s = min(self.limits.retry_max_s, self.limits.retry_s * 2 ** min(failures - 1, 16))
-            await asyncio.sleep(pause_s * self._random.uniform(0.5, 1.0))
+            await self._pause(self.limits.retry_s if first else self.limits.probe_s, failures)
 
-    async def _live(self, connection: Connection, address: str) -> float:
+    async def _pause(self, base_s: float, failures: int) -> None:
+        longest_s = max(self.limits.retry_max_s, base_s)
+        await asyncio.sleep(min(longest_s, base_s * 2 ** min(failures - 1, 16)) * self._random.uniform(0.5, 1.0))
+
+    @staticmethod
+    def _where(peer: _Peer, failures: int) -> str:
+        """Return where to look for it: where the configuration says, and in turn where it said itself."""
+        known: str = peer.node.address  # type: ignore[attr-defined]  # the library's Node takes any attribute
+        return peer.told_address if peer.told_address and failures % 2 else known
+
+    async def _live(self, peer: _Peer, address: str) -> float:
         """Dial once and return when the connection is over: the seconds for which it was ready."""
         assert self._loop is not None
+        connection = self._connection("dialer", expect=peer.node.id)
         try:
             async with asyncio.timeout(self.limits.handshake_s):
                 await self._connect(lambda: connection, *split_address(address))
                 ready = await connection.settled
-        except (OSError, TimeoutError, UnicodeError, BadRequest) as exc:
+        except (OSError, UnicodeError, BadRequest) as exc:  # a TimeoutError is an OSError
             self.counters["dial_failed"] += 1
             connection.close("handshake_timeout" if isinstance(exc, TimeoutError) else "unreachable")
+            why = "no answer in time" if isinstance(exc, TimeoutError) else (getattr(exc, "strerror", None) or str(exc))
+            peer.trouble = peer.trouble if peer.connection is not None else f"{address}: {why}"
             return 0.0
         except asyncio.CancelledError:
             connection.close("dropped")
             raise
         if not ready:
+            if peer.connection is None:
+                peer.trouble = f"{address}: {connection.detail or connection.reason}"
+            if connection.reason == "turned_away":
+                self._guarded(self.on_turned_away, peer.node.id, connection.detail)
             return 0.0
         await asyncio.shield(connection.closed)
         return self._loop.time() - connection.ready_at_s
@@ -313,8 +375,9 @@ class AsyncioTransport(Transport):
         self, factory: Callable[[], asyncio.BaseProtocol], host: str, port: int
     ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
         assert self._loop is not None
-        context = self._tls[1] if self._tls is not None else None
-        return await self._loop.create_connection(factory, host, port, ssl=context)
+        if self._dialler is None:
+            self._dialler = Dialler(self._loop, self.limits.handshake_s)
+        return await self._dialler.connect(factory, host, port, self._tls[1] if self._tls is not None else None)
 
     # -------------------------------------------------------------------------------------------------------- accepting
 
@@ -340,9 +403,8 @@ class AsyncioTransport(Transport):
     async def _listen_socket(self, factory: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> Server:
         """Accept by hand: who is not let in costs one accept and one close, also where TLS would come first."""
         assert self._loop is not None
-        return _Doorway(
-            self._loop, await _bind(self._loop, host, port), self._knocked, self._refuse, self._on_task_done
-        )
+        sockets = await bind(self._loop, host, port)
+        return Doorway(self._loop, sockets, self._knocked, self._refuse, self._on_task_done)
 
     def _knocked(self, accepted: socket.socket, host: str) -> None:
         assert self._loop is not None
@@ -371,21 +433,48 @@ class AsyncioTransport(Transport):
 
     # ---------------------------------------------------------------------------------------- what a connection reports
 
-    def on_hello(self, connection: Connection, peer: str) -> str | None:
-        if peer not in self._peers:
-            return "not_a_member"
-        if not connection.dialer and peer > self._member:
-            return "wrong_direction"
-        if self._tls is not None and connection.transport is not None:
-            certificate = connection.transport.get_extra_info("peercert")
-            if peer not in certified_names(certificate):
-                return "wrong_certificate"
+    def on_proved(self, connection: Connection, peer: str) -> None:
+        """Let it in, or say why not. Only who has proved itself is judged, and hears a reason."""
+        greeting = decode_greeting(connection.session.facts)
+        refusal = self._judge_certificate(connection, peer) or self.judge(peer, greeting)
+        kept = self._peers.get(peer)
+        if refusal is None:
+            if kept is None:
+                refusal = ("not_a_member", f"{peer} is no member, as far as {self._member} knows")
+            else:
+                refusal = self._judge_double(kept, connection, greeting)
+        if refusal is None:
+            connection.admit()
+            return
+        if kept is not None and kept.connection is None:
+            kept.trouble = refusal[1]
+        connection.turn_away(*refusal)
+
+    def _judge_certificate(self, connection: Connection, peer: str) -> tuple[str, str] | None:
+        if self._tls is None or connection.transport is None:
+            return None
+        names = certified_names(connection.transport.get_extra_info("peercert"))
+        return None if peer in names else ("wrong_certificate", f"the certificate does not name {peer}")
+
+    def _judge_double(self, peer: _Peer, connection: Connection, greeting: Greeting) -> tuple[str, str] | None:
+        """Say why a second connection of the same id does not take the first one's place."""
+        assert self._loop is not None
+        held = peer.connection
+        other = None if held is None else decode_greeting(held.session.facts).incarnation
+        verdict = peer.sightings.came(greeting.incarnation, other, self._loop.time())
+        if verdict == "refused":
+            return "used_twice", f"two processes use the id {peer.node.id}; stop one of them"
+        if verdict == "wait":
+            return "contended", f"another process with the id {peer.node.id} is connected"
+        peer.told_address = greeting.address
+        if held is not None and not connection.dialer and peer.node.id > self._member:
+            # The same process: the connection that we dialled stays.
+            return ("wrong_direction", "connected already") if held.dialer else None
         return None
 
     def on_ready(self, connection: Connection, peer: str) -> None:
-        refusal = self.on_hello(connection, peer)
-        if refusal is not None:
-            connection.close(refusal)
+        if peer not in self._peers:
+            connection.close("dropped")
             return
         self._forget_stranger(connection)
         kept = self._peers[peer]
@@ -394,7 +483,7 @@ class AsyncioTransport(Transport):
             old, kept.connection = kept.connection, None
             old.close("replaced")
             self._tell_disconnected(kept)
-        kept.connection = connection
+        kept.connection, kept.trouble = connection, ""
         self.counters["connected"] += 1
         _log.info("connected", peer=peer, host=connection.host)
         if getattr(kept.node, "readonly", False):
@@ -431,10 +520,12 @@ class AsyncioTransport(Transport):
         peer = self._peers.get(connection.session.peer or "")
         if peer is not None and peer.connection is connection:
             peer.connection, peer.last_received_s = None, connection.last_received_s
+            peer.trouble = peer.trouble or f"the connection ended: {reason}"
+            peer.sightings.lost()
             _log.info("disconnected", peer=peer.node.id, reason=reason)
             self._tell_disconnected(peer)
         elif reason not in _QUIET:
-            self._refuse(connection.host, reason)
+            self._refuse(connection.host, reason, connection.detail)
 
     # ------------------------------------------------------------------------------------------------------------- rest
 
@@ -447,6 +538,7 @@ class AsyncioTransport(Transport):
             mode=self._mode,
             key=self._key if self._mode is Mode.SECRET else b"",
             expect=expect,
+            facts=encode_greeting(self.greet()),
             frame_bytes_max=self.limits.frame_bytes_max,
         )
         return Connection(self, session, dialer=role == "dialer")
@@ -484,6 +576,13 @@ class AsyncioTransport(Transport):
                 continue
             if late:
                 connection.last_received_s = now
+                peer.sightings.postpone(now)
+            elif peer.sightings.heard(connection.last_received_s):
+                peer.trouble = f"two processes use the id {peer.node.id}; stop one of them"
+                _log.error("member_id_used_twice", peer=peer.node.id, hosts=connection.host)
+                self.counters["doubled"] += 1
+                connection.close("used_twice")
+                continue
             if now - connection.last_received_s >= self.limits.dead_after_s:
                 connection.close("silent")
             elif now - connection.last_sent_s >= self.limits.keepalive_s:
@@ -510,7 +609,9 @@ class AsyncioTransport(Transport):
             self._on_fatal(exc)
 
 
-_QUIET: Final = frozenset({"lost", "dropped", "closing", "replaced", "unreachable", "too_often", "silent"})
+_QUIET: Final = frozenset(
+    {"lost", "dropped", "closing", "replaced", "unreachable", "too_often", "silent", "wrong_direction"}
+)
 """Ends of connections that were never ready, or no longer ours, which no operator needs to hear of."""
 
 
@@ -526,59 +627,3 @@ class _Door(asyncio.Protocol):
             self._connection.connection_made(transport)
         else:
             cast(asyncio.Transport, transport).abort()
-
-
-class _Doorway:
-    """Listening sockets and the tasks that accept on them."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        sockets: list[socket.socket],
-        knocked: Callable[[socket.socket, str], None],
-        refuse: Callable[[str, str, str], None],
-        on_done: Callable[[asyncio.Task[None]], None],
-    ) -> None:
-        self.sockets, self._loop, self._knocked, self._refuse = sockets, loop, knocked, refuse
-        self.tasks = [loop.create_task(self._accept(listening)) for listening in sockets]
-        for task in self.tasks:
-            task.add_done_callback(on_done)
-
-    def close(self) -> None:
-        for task in self.tasks:
-            task.cancel()
-        for listening in self.sockets:
-            self._loop.remove_reader(listening)
-            listening.close()
-
-    async def _accept(self, listening: socket.socket) -> None:
-        while True:
-            try:
-                accepted, address = await self._loop.sock_accept(listening)
-            except OSError as exc:
-                # No descriptors, no memory, or a peer that was gone again: it passes, and must not spin.
-                self._refuse("", "accept_failed", str(exc))
-                await asyncio.sleep(ACCEPT_PAUSE_S)
-                continue
-            self._knocked(accepted, str(address[0]))
-
-
-async def _bind(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[socket.socket]:
-    """Return listening sockets, one for each address of the host. Raises OSError."""
-    sockets: list[socket.socket] = []
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            listening = socket.socket(family, kind, protocol)
-            sockets.append(listening)
-            listening.setblocking(False)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listening.bind(address)
-            listening.listen(BACKLOG)
-    except OSError:
-        for listening in sockets:
-            listening.close()
-        raise
-    return sockets

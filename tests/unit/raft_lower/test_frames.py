@@ -11,12 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.raft.frames import (
+    FACTS_BYTES_MAX,
     HANDSHAKE_BYTES_MAX,
     MAC_BYTES,
     NAME_BYTES_MAX,
+    VERSION_MAX,
     Event,
     FrameError,
     Mode,
+    Proved,
     Ready,
     Reply,
     Session,
@@ -35,8 +38,11 @@ def session(role: Any, member: str, nonce: int = 0, **options: Any) -> Session:
     return Session(role, cluster, member, (nonce or ord(member[-1])).to_bytes(32, "big"), **settings)
 
 
-def feed(to: Session, content: bytes, step: int = 1 << 30) -> list[Any]:
-    """Give bytes in pieces, as asyncio does: never more than the buffer takes. Return the events, frames as bytes."""
+def feed(to: Session, content: bytes, step: int = 1 << 30, *, admit: bool = True) -> list[Any]:
+    """Give bytes in pieces, as asyncio does: never more than the buffer takes. Return the events, frames as bytes.
+
+    `admit`: let in a dialer that has proved itself.
+    """
     events: list[Any] = []
     while content:
         buffer = to.get_buffer()
@@ -44,7 +50,13 @@ def feed(to: Session, content: bytes, step: int = 1 << 30) -> list[Any]:
         assert count > 0, "asyncio refuses an empty buffer"
         buffer[:count] = content[:count]
         content = content[count:]
-        events.extend(bytes(e) if isinstance(e, memoryview) else e for e in to.received(count))
+        came = to.received(count)
+        for event in came:
+            events.append(bytes(event) if isinstance(event, memoryview) else event)
+            if isinstance(event, Proved) and not to.start():
+                came_in = to.proceed() if admit else iter(())
+                events.extend(bytes(e) if isinstance(e, memoryview) else e for e in came_in)
+                break
     return events
 
 
@@ -286,7 +298,8 @@ def test_who_is_not_meant_is_told_apart() -> None:
     refused("foreign_cluster", listener, session("dialer", "n1", cluster="other").start())
     refused("mode", session("listener", "n2"), session("dialer", "n1", mode=Mode.OPEN).start())
     hello = session("dialer", "n1").start()
-    refused("version", session("listener", "n2"), hello[:4] + b"\x09" + hello[5:])
+    refused("version", session("listener", "n2"), hello[:4] + b"\x01" + hello[5:])
+    refused("version", session("listener", "n2"), hello[:4] + b"\x09" + hello[5:10] + b"\x09" + hello[11:])
     dialer, impostor = session("dialer", "n1", expect="n2"), session("listener", "n3")
     refused("wrong_member", dialer, replies(feed(impostor, dialer.start())))
 
@@ -316,3 +329,41 @@ def test_nothing_is_given_on_before_the_peer_is_proved() -> None:
     events: list[Event] = feed(listener, dialer.start())
     assert not any(isinstance(event, (Ready, bytes)) for event in events)
     refused("bad_proof", listener, b"\x00\x00\x00\x04code" + bytes(64))
+
+
+def test_a_newer_version_that_still_speaks_ours_is_met_in_the_middle() -> None:
+    listener = session("listener", "n2")
+    hello = session("dialer", "n1").start()
+    feed(listener, hello[:4] + b"\x09" + hello[5:])
+    assert (listener.peer, listener.version) == ("n1", VERSION_MAX)
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_facts_are_told_to_the_other_end_before_it_lets_anybody_in(mode: Mode) -> None:
+    dialer = session("dialer", "n1", mode=mode, facts=b"from n1")
+    listener = session("listener", "n2", mode=mode, facts=b"from n2")
+    shake(dialer, listener)
+    assert (dialer.facts, listener.facts) == (b"from n2", b"from n1")
+    with pytest.raises(ValueError, match="at most"):
+        session("dialer", "n1", facts=bytes(FACTS_BYTES_MAX + 1))
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_who_is_turned_away_hears_why_and_was_never_in(mode: Mode) -> None:
+    dialer, listener = session("dialer", "n1", mode=mode), session("listener", "n2", mode=mode)
+    events = feed(listener, dialer.start(), admit=False)
+    events += feed(listener, replies(feed(dialer, replies(events))), admit=False)
+    assert Proved("n1") in events
+    assert not any(isinstance(event, Ready) for event in events)
+    told = listener.refusal("removed: n1 was removed")
+    with pytest.raises(FrameError, match="removed: n1 was removed") as caught:
+        feed(dialer, told)
+    assert caught.value.reason == "turned_away"
+    assert not dialer.ready
+
+
+def test_who_sends_without_end_before_it_is_let_in_is_refused() -> None:
+    listener = session("listener", "n2", mode=Mode.OPEN)
+    feed(listener, session("dialer", "n1", mode=Mode.OPEN).start(), admit=False)
+    with pytest.raises(FrameError, match="before it is let in"):
+        feed(listener, bytes(HANDSHAKE_BYTES_MAX), admit=False)

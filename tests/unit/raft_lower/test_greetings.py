@@ -1,0 +1,242 @@
+"""What goes with a hello: who may be connected, from where, and two processes that use one id."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.raft.doorway import Dialler
+from coordinator.raft.doubles import ALIVE_AFTER_S, SEEN_S, Sightings
+from coordinator.raft.greeting import (
+    Greeting,
+    Origin,
+    decode_greeting,
+    digest_of_voters,
+    encode_greeting,
+    judge_origins,
+    never_belonged,
+)
+from coordinator.raft.security import SharedSecret
+from tests.unit.raft_lower.members import Member, addresses, free_port, until
+
+SECRET = SharedSecret(b"a secret that all members share")
+ABC, A = digest_of_voters(["A", "B", "C"]), digest_of_voters(["A"])
+
+
+def test_a_digest_is_of_ids_in_any_order() -> None:
+    assert digest_of_voters(["C", "A", "B"]) == ABC
+    assert len({ABC, A, digest_of_voters([]), digest_of_voters(["AB", "C"])}) == 4
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "verdict", "wrong"),
+    [
+        (Origin(b"", ABC), Origin(b"", ABC), None, False),
+        (Origin(b"", ABC), Origin(b"", A), "other_members", False),
+        (Origin(b"", ABC), Origin(b"h", A), "other_members", True),
+        (Origin(b"h", ABC), Origin(b"", A), "other_members", False),
+        (Origin(b"h", ABC), Origin(b"i", ABC), "other_history", False),
+        (Origin(b"h", ABC), Origin(b"h", A), None, False),
+        (Origin(b"", b""), Origin(b"h", A), None, False),
+        (Origin(b"", b""), Origin(b"", A), None, False),
+        (Origin(b"", ABC), Origin(b"h", ABC), None, False),
+    ],
+)
+def test_only_what_cannot_be_of_one_cluster_is_refused(mine: Origin, theirs: Origin, verdict: Any, wrong: bool) -> None:
+    assert judge_origins(mine, theirs) == judge_origins(theirs, mine) == verdict
+    assert never_belonged(mine, theirs) == wrong
+
+
+@given(st.binary(max_size=200))
+def test_what_cannot_be_read_says_nothing(noise: bytes) -> None:
+    assert isinstance(decode_greeting(noise), Greeting)
+
+
+def test_greetings_that_once_raised() -> None:
+    assert decode_greeting(b"\x93\x92\xa0\xa0\xa0\xa3\x00\x00\x80") == Greeting()
+    told = Greeting(Origin(b"h", ABC), b"i" * 16, "host:1")
+    assert decode_greeting(encode_greeting(told)) == told
+    newer = encode_greeting(told)
+    assert decode_greeting(bytes([newer[0] + 1]) + newer[1:] + b"\x01") == told, "a later version appended a field"
+    assert len(encode_greeting(Greeting(Origin(b"h" * 16, ABC), b"i" * 16, "ä" * 5000))) < 512
+
+
+def test_a_restart_is_no_second_process() -> None:
+    seen = Sightings()
+    assert seen.came(b"one", None, 0.0) == "in"
+    assert seen.came(b"two", b"one", 1.0) == "wait", "the old connection may be half-dead"
+    assert not seen.heard(1.0 + ALIVE_AFTER_S), "what was on its way still arrives"
+    seen.lost()
+    assert seen.came(b"two", None, 2.5) == "in"
+    assert not seen.heard(10.0)
+
+
+def test_who_stood_still_reads_what_waited_and_does_not_take_it_for_life() -> None:
+    seen = Sightings()
+    seen.came(b"one", None, 0.0)
+    assert seen.came(b"two", b"one", 1.0) == "wait"
+    seen.postpone(50.0)
+    assert not seen.heard(50.0)
+
+
+def test_two_that_are_both_alive_are_both_refused_until_one_is_gone() -> None:
+    seen = Sightings()
+    seen.came(b"one", None, 0.0)
+    assert seen.came(b"two", b"one", 1.0) == "wait"
+    assert seen.heard(1.1 + ALIVE_AFTER_S)
+    assert seen.came(b"one", None, 2.0) == "refused"
+    assert seen.came(b"two", None, 2.1) == "refused"
+    assert seen.came(b"two", None, 2.0 + SEEN_S) == "in", "the other one has not come for so long"
+    assert not seen.doubled
+
+
+def told(member: str, incarnation: bytes = b"", address: str = "") -> Any:
+    return lambda: Greeting(Origin(), incarnation or member.encode(), address)
+
+
+async def closed(*members: Member) -> None:
+    for member in members:
+        await member.transport.aclose()
+        assert not member.fatal
+
+
+@pytest.mark.parametrize(("fixed", "moved"), [("n1", "n2"), ("n2", "n1")])
+async def test_a_member_that_moved_is_reached_where_it_is_now(fixed: str, moved: str) -> None:
+    """Whoever has the lower id, and although the others are told the old address only."""
+    where = addresses("n1", "n2")
+    one = Member(fixed, where, security=SECRET)
+    now = f"127.0.0.1:{free_port()}"
+    two = Member(moved, where | {moved: now}, security=SECRET)
+    two.transport.greet = told(moved, address=now)
+    for member in (one, two):
+        await member.transport.start()
+    await until(lambda: one.connected(moved) and two.connected(fixed))
+    connection = two.transport._peers[fixed].connection
+    assert connection is not None
+    connection.close("lost")
+    two.transport.rest(two.nodes[fixed])  # from here on it waits to be found
+    await until(lambda: one.events.count(("up", moved)) >= 2 and two.connected(fixed))
+    await closed(one, two)
+
+
+async def test_a_name_is_looked_up_at_each_dial(monkeypatch: pytest.MonkeyPatch) -> None:
+    where = addresses("n1", "n2")
+    port = where["n2"].rpartition(":")[2]
+    one = Member("n1", where | {"n2": f"moving.example:{port}"}, security=SECRET)
+    two = Member("n2", where, security=SECRET)
+    two.transport.rest(two.nodes["n1"])
+    loop = asyncio.get_running_loop()
+    asked = []
+
+    async def look_up(host: str, *rest: Any, **more: Any) -> Any:
+        asked.append(host)
+        if len(asked) < 3:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+    await two.transport.start()
+    await one.transport.start()
+    monkeypatch.setattr(loop, "getaddrinfo", look_up)
+    await until(lambda: len(asked) >= 2)
+    assert "Name or service not known" in one.transport.trouble(one.nodes["n2"])
+    await until(lambda: one.connected("n2"))
+    assert set(asked) == {"moving.example"}
+    assert one.transport.trouble(one.nodes["n2"]) == ""
+    await closed(one, two)
+
+
+async def test_a_resolver_that_hangs_is_asked_once_and_complains_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    complaints: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    asked, answered = [], loop.create_future()
+
+    async def look_up(host: str, *rest: Any, **more: Any) -> Any:
+        asked.append(host)
+        return await answered
+
+    monkeypatch.setattr(loop, "getaddrinfo", look_up)
+    dialler = Dialler(loop, 1.0)
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await dialler.connect(asyncio.Protocol, "nobody.example", 1, None)
+    answered.set_exception(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"))
+    await until(lambda: not dialler._lookups)
+    assert asked == ["nobody.example"]
+    assert not complaints
+
+
+async def test_a_name_that_stands_for_several_addresses_is_reached_at_the_one_that_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    port = free_port()
+    server = await loop.create_server(asyncio.Protocol, "127.0.0.1", port)
+
+    async def look_up(host: str, *rest: Any, **more: Any) -> Any:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, 0)) for ip in ("127.0.0.9", "127.0.0.1")]
+
+    monkeypatch.setattr(loop, "getaddrinfo", look_up)
+    transport, _ = await Dialler(loop, 2.0).connect(asyncio.Protocol, "both.example", port, None)
+    assert transport.get_extra_info("peername") == ("127.0.0.1", port)
+    transport.close()
+    server.close()
+
+
+async def test_a_member_that_is_not_wanted_hears_why() -> None:
+    where = addresses("n1", "n2")
+    one, two = (Member(name, where, security=SECRET) for name in where)
+    heard: list[tuple[str, str]] = []
+    two.transport.judge = lambda peer, greeting: ("removed", f"{peer} was removed")
+    two.transport.rest(two.nodes["n1"])
+    one.transport.on_turned_away = lambda peer, told: heard.append((peer, told))
+    for member in (one, two):
+        await member.transport.start()
+    await until(lambda: ("n2", "removed: n1 was removed") in heard)
+    assert "removed" in one.transport.trouble(one.nodes["n2"])
+    assert not one.events, "it was never in"
+    assert not two.events
+    await closed(one, two)
+
+
+async def test_two_processes_with_one_id_are_both_refused_and_named() -> None:
+    where = addresses("n1", "n2")
+    one = Member("n1", where, security=SECRET)
+    first, second = Member("n2", where, security=SECRET), Member("n2", where | addresses("n2"), security=SECRET)
+    first.transport.greet, second.transport.greet = told("n2", b"first"), told("n2", b"second")
+    heard: list[str] = []
+    second.transport.on_turned_away = lambda peer, told: heard.append(told)
+    await one.transport.start()
+    await first.transport.start()
+    await until(lambda: one.connected("n2") and first.connected("n1"))
+    await second.transport.start()
+    await until(lambda: one.transport.counters["doubled"] == 1)
+    assert not second.events, "while the first one was connected, the second one never was"
+    await until(lambda: not first.connected("n1") and any(text.startswith("used_twice") for text in heard))
+    assert "two processes use the id n2" in one.transport.trouble(one.nodes["n2"])
+    await second.transport.aclose()
+    await until(lambda: one.connected("n2") and first.connected("n1"))
+    await closed(one, first)
+
+
+async def test_a_member_that_rests_is_never_dialled() -> None:
+    where = addresses("n1", "n2")
+    one = Member("n1", where, security=SECRET)
+    one.transport.rest(one.nodes["n2"])
+    await one.transport.start()
+    knocks = []
+    server = await asyncio.start_server(lambda r, w: knocks.append(w), "127.0.0.1", int(where["n2"].rpartition(":")[2]))
+    server.close()
+    await server.wait_closed()
+    two = Member("n2", where, security=SECRET)
+    await two.transport.start()
+    await until(lambda: one.connected("n2"))
+    assert not knocks
+    assert one.transport.counters["dial_failed"] == 0
+    await closed(one, two)
