@@ -21,7 +21,7 @@ from kv.errors import AcordoError, BadRequest, NotApplied
 from kv.model import NODE_OP_ID_PREFIX, REQUEST_BYTES_MAX, RESERVED_PREFIXES
 from kv.ports import Broadcast, Cache, Clock, Consensus, Store
 from node import wire
-from node.connections import Connections
+from node.connections import Connection, Connections
 from node.lookups import Lookups
 from node.metrics import Metrics
 from node.problems import CONTENT_TYPE, Problem, problem
@@ -35,6 +35,8 @@ BYTES: Final = "application/octet-stream"
 TIMEOUT_S_MIN: Final = 0.001
 CONDITIONAL: Final = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range")
 """All that RFC 9110 section 13.1 has."""
+PAGES_MAX: Final = 4
+"""Pages of listings that are made at a time, of up to 2 MiB and a value each."""
 HEADER_CHARS_MAX: Final = 256
 """An X-Request-Id or traceparent that is longer is not echoed."""
 _BROKEN_PERCENT: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -107,6 +109,8 @@ class Load:
     """No new work is admitted."""
     leaving: bool = False
     """Not ready any more, but still working."""
+    pages: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PAGES_MAX))
+    """Pages of listings are made so many at a time; the others wait, within their time."""
     connections: Connections | None = None
     """What holds the connections, once the server is entered."""
 
@@ -194,6 +198,22 @@ class Exchange:
     def left_s(self) -> float:
         """Return the time left in seconds, at least a little."""
         return max(self.deadline - self.rooms.clock.monotonic(), TIMEOUT_S_MIN)
+
+    def when_lost(self, callback: Callable[[], None]) -> None:
+        """Have something called when the client is gone before its answer ends."""
+        protocol = self.request.protocol
+        if self.request.transport is None:
+            callback()
+        elif isinstance(protocol, Connection):
+            protocol.when_lost(callback)
+
+    def begin_stream(self, buffer_bytes: int) -> None:
+        """Let an answer without end wait for its reader as it wants to, with so much in the socket's buffer."""
+        protocol, transport = self.request.protocol, self.request.transport
+        if isinstance(protocol, Connection):
+            protocol.streams = True
+        if transport is not None:
+            transport.set_write_buffer_limits(high=buffer_bytes)
 
     # -------------------------------------------------------------------------------------------------- what is asked
 

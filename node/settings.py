@@ -52,7 +52,7 @@ class Settings:
     operation_retention_s: float = 86400.0
     """For how long an op_id can be looked up (said in 504s)."""
 
-    watch_heartbeat_s: float = 15.0
+    watch_heartbeat_s: float = 2.0
     """A silent watch sends a comment this often."""
     watch_bookmark_s: float = 5.0
     """A watch that moved without a change under its prefix sends its position this often."""
@@ -60,3 +60,7 @@ class Settings:
     """A watcher that takes no byte for so long is cut with a resumable error."""
     watch_ring_bytes: int = 4 * 1024 * 1024
     """Newest changes kept for watchers; who is further behind reads the ledger."""
+    watch_frames_bytes: int = 16 * 1024 * 1024
+    """Events kept as they are written, for all who watch the same keys."""
+    watch_unsent_bytes_max: int = 64 * 1024 * 1024
+    """Events that wait in the sockets of watchers, each counted once; who would wait beyond is cut (resumable)."""

@@ -7,115 +7,55 @@ of them; who is behind it reads the ledger. Nothing is buffered per watcher: a s
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncIterator
-from typing import Final, NamedTuple, Self
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, Self
 
-from kv.errors import NotApplied, Pruned
-from kv.model import LedgerRow, Version
+from kv.errors import NotApplied
 from kv.ports import Change, Consensus, Settled, Store
+from node.fills import Fills
+from node.ring import Portion, Ring, View, Views, part_of
 from node.settings import Settings
 
-ROWS_MAX: Final = 32
-"""Ledger rows read at a time to fill a gap."""
-FILL_VERSIONS: Final = 128
-"""Versions fetched at a time to fill a gap; the last revision of a portion comes whole."""
-PORTION_CHANGES: Final = 256
-"""Changes handed to a watcher at a time from the ring."""
-CHANGE_OVERHEAD_BYTES: Final = 200
-"""What a change, and each version in it, costs beyond key and value (CPython 3.11)."""
-FILLS_MAX: Final = 2
-"""Watchers that read the ledger at a time: the others wait, so that they do not become the store's main load."""
-
-
-class Portion(NamedTuple):
-    """What comes next for a watcher: changes under its prefix (maybe none), and the position after them."""
-
-    changes: tuple[Change, ...]
-    position: int
+PASS_BYTES: Final = 512 * 1024
+"""Written to watchers in one pass of the loop; then everything else has its turn. One write may be larger."""
+WRITE_COST_BYTES: Final = 4096
+"""What a write costs however small it is, in bytes of a pass."""
 
 
 class Ended(Exception):
-    """The node ends this watch; go on elsewhere after the position told last."""
+    """The node ends this watch; `status` 503: go on elsewhere after the position told last, 410: begin anew."""
 
-    def __init__(self, code: str, detail: str) -> None:
+    def __init__(self, code: str, detail: str, status: int = 503) -> None:
         super().__init__(detail)
-        self.code, self.detail = code, detail
-
-
-class Ring:
-    """The newest changes of all keys, without a gap: everything after `begin` up to `end`. Bounded in bytes."""
-
-    def __init__(self, bytes_max: int, at: int) -> None:
-        self._bytes_max = bytes_max
-        self._changes: deque[Change] = deque()
-        self._sizes: deque[int] = deque()
-        """Bytes of each of these."""
-        self._bytes = 0
-        self.begin = self.end = at
-
-    def take(self, event: Settled) -> None:
-        """Take what settled. Whatever does not continue what is held, or comes without versions, starts it anew."""
-        if event.last <= self.end:
-            return
-        whole = event.versions is not None and len(event.records) == event.last - event.previous
-        if not whole or event.previous != self.end:
-            self._changes.clear()
-            self._sizes.clear()
-            self._bytes = 0
-            self.begin = self.end = event.last if not whole else event.previous
-        if whole:
-            self._append(event)
-        self.end = event.last
-
-    def _append(self, event: Settled) -> None:
-        by_revision: dict[int, list[Version]] = {}
-        for version in event.versions or ():
-            by_revision.setdefault(version.revision, []).append(version)
-        for n, record in enumerate(event.records):
-            revision = event.previous + 1 + n
-            versions = by_revision.get(revision)
-            if versions:
-                change = Change(revision, record.op_id, event.log_time_ms, tuple(versions))
-                size = size_of(change)
-                self._changes.append(change)
-                self._sizes.append(size)
-                self._bytes += size
-        while self._bytes > self._bytes_max:
-            self._bytes -= self._sizes.popleft()
-            self.begin = self._changes.popleft().revision
-
-    def after(self, position: int, prefix: bytes) -> Portion:
-        """Return the next changes under a prefix after a position that is not below `begin`."""
-        changes = self._changes
-        found: list[Change] = []
-        start = bisect_right(changes, position, key=_revision)
-        stop = min(len(changes), start + PORTION_CHANGES)
-        for place in range(start, stop):
-            change = under(changes[place], prefix)
-            if change is not None:
-                found.append(change)
-        reached = changes[stop - 1].revision if stop < len(changes) else self.end
-        return Portion(tuple(found), max(position, reached))
+        self.code, self.detail, self.status = code, detail, status
 
 
 class Watches:
     """All watchers of this node. Bounded in number; beyond: NotApplied("overloaded")."""
 
     def __init__(self, consensus: Consensus, store: Store, settings: Settings) -> None:
-        self._consensus, self._store, self._settings = consensus, store, settings
+        self._settings = settings
         self._ring = Ring(settings.watch_ring_bytes, consensus.settled.last)
-        self._open: list[Watcher] = []
-        self._fills = asyncio.Semaphore(FILLS_MAX)
+        self._views: Views[Watcher] = Views()
+        self._open: set[Watcher] = set()
+        self.fills = Fills(consensus, store, settings)
+        self.frames = Frames(settings.watch_frames_bytes)
+        self.turns = Turns()
+        self.unsent = Unsent(settings.watch_unsent_bytes_max)
         self._unlisten = consensus.listen(self._settled)
         self._ending = False
         self.events_total = 0
-        self.fills_total = 0
+        self.wakes_total = 0
         self.cut_total = 0
 
     def __len__(self) -> int:
         return len(self._open)
+
+    @property
+    def end(self) -> int:
+        """Newest revision that settled here."""
+        return self._ring.end
 
     def close(self) -> None:
         """Listen no more, and end every watch in a way that can be resumed elsewhere."""
@@ -134,64 +74,57 @@ class Watches:
         return Watcher(self, prefix, self._ring.end if after is None else after)
 
     def _settled(self, event: Settled) -> None:
-        self._ring.take(event)
-        for watcher in self._open:
-            watcher.moved.set()
+        continues = self._ring.take(event)
+        for view in self._views.touch(event, continues=continues):
+            self.wakes_total += len(view.members)
+            for watcher in view.members:
+                watcher.moved.set()
+        if event.undone_after is not None:
+            self.fills.forget()
+            self.frames.forget()
+            for watcher in self._open:
+                watcher.undone_after = event.undone_after
+                watcher.moved.set()
 
-    def joined(self, watcher: Watcher) -> None:
-        self._open.append(watcher)
+    def joined(self, watcher: Watcher) -> View[Watcher]:
+        """Count a watcher, and wake it from now on."""
+        self._open.add(watcher)
+        return self._views.join(watcher, watcher.prefix, self._ring.end)
 
     def left(self, watcher: Watcher) -> None:
-        self._open.remove(watcher)
+        """Count it no more; once is enough."""
+        self._open.discard(watcher)
+        self._views.leave(watcher, watcher.prefix)
 
-    def at_hand(self, watcher: Watcher) -> Portion | None:
-        """Return what the ring has for a watcher (no change, same position: it is up to date); None: it is behind.
-
-        Raises Ended when this node is stopping.
-        """
+    def check(self, watcher: Watcher) -> None:
+        """Raise Ended when a watch cannot go on here, ConnectionResetError when nobody hears it any more."""
+        if watcher.gone:
+            raise ConnectionResetError("the watcher went away")
         if self._ending:
             raise Ended("draining", "this node is stopping")
-        if self.behind(watcher.position):
+        if watcher.undone_after is not None:
+            detail = (
+                f"an operator adopted another state of the store: revisions above {watcher.undone_after} that were told"
+                " before it are undone"
+            )
+            raise Ended("undone", detail, 410)
+
+    def at_hand(self, watcher: Watcher) -> Portion | None:
+        """Return what memory has for a watcher (no change: it is up to date); None: it has to read the ledger.
+
+        Raises what `check` raises.
+        """
+        self.check(watcher)
+        if watcher.view is not None and watcher.position >= watcher.view.touched:
+            return Portion((), max(watcher.position, self._ring.end))
+        if self.behind(watcher):
             return None
         return self._ring.after(watcher.position, watcher.prefix)
 
-    def behind(self, position: int) -> bool:
-        """Say whether what follows a position has to come from the ledger."""
-        return position < self._ring.begin
-
-    async def fill(self, position: int, prefix: bytes) -> AsyncIterator[Portion]:
-        """Yield what the ledger has after a position: some rows of it, in portions.
-
-        Raises Pruned, NotApplied("store_refused"), BackendUnavailable.
-        """
-        timeout_s = self._settings.store_timeout_s
-        async with self._fills:
-            self.fills_total += 1
-            refusal = self._consensus.refusal
-            if refusal is not None:
-                raise NotApplied("store_refused", refusal)
-            settled = self._consensus.settled
-            rows = await self._store.rows(position, ROWS_MAX, timeout_s=timeout_s)
-            # A store that was restored has fewer rows, or others: what it lacks must not be taken for "no change".
-            if settled.last:
-                row = await self._store.row_ending(settled.last, timeout_s=timeout_s)
-                if row is None or row.digest != settled.digest:
-                    raise NotApplied("store_refused", f"the store is not what was settled up to {settled.last}")
-        if not rows:
-            yield Portion((), max(position, settled.last))
-            return
-        for wanted, reached in portions(rows, position, prefix):
-            places = [(key, revision) for revision, _, keys, _ in wanted for key in keys]
-            found = await self._store.versions(places, timeout_s=timeout_s) if places else ()
-            made = dict(zip(places, found, strict=True))
-            changes: list[Change] = []
-            for revision, op_id, keys, log_time_ms in wanted:
-                versions = [made[key, revision] for key in keys]
-                whole = tuple(version for version in versions if version is not None)
-                if len(whole) < len(versions):
-                    raise Pruned(max(await self._store.floor(timeout_s=timeout_s), revision + 1))
-                changes.append(Change(revision, op_id, log_time_ms, whole))
-            yield Portion(tuple(changes), reached)
+    def behind(self, watcher: Watcher) -> bool:
+        """Say whether what follows a watcher's position has to come from the ledger."""
+        known = watcher.view is not None and watcher.position >= watcher.view.touched
+        return not known and watcher.position < self._ring.begin
 
 
 class Watcher:
@@ -203,37 +136,55 @@ class Watcher:
         self.position = position
         """Everything under the prefix up to here has been yielded."""
         self.moved = asyncio.Event()
+        self.view: View[Watcher] | None = None
+        self.gone = False
+        self.undone_after: int | None = None
 
     async def __aenter__(self) -> Self:
-        self._watches.joined(self)
+        self.view = self._watches.joined(self)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self._watches.left(self)
 
+    def leave(self) -> None:
+        """End the watch at once: its client is gone, and its place is free for another."""
+        self.gone = True
+        self._watches.left(self)
+        self.moved.set()
+
     def behind(self) -> bool:
         """Say whether what comes next has to be read from the ledger, and may be gone from it."""
-        return self._watches.behind(self.position)
+        return self._watches.behind(self)
 
     async def portions(self, *, idle_s: float) -> AsyncIterator[Portion]:
         """Yield what changed, and at least every `idle_s` seconds a portion without changes.
 
-        Raises Pruned, Ended, NotApplied("store_refused"), BackendUnavailable.
+        Raises Pruned, Ended, ConnectionResetError, NotApplied("store_refused"), BackendUnavailable.
         """
+        watches = self._watches
         while True:
             self.moved.clear()
-            portion = self._watches.at_hand(self)
+            portion = watches.at_hand(self)
             if portion is None:
-                async for filled in self._watches.fill(self.position, self.prefix):
+                stretch = await watches.fills.after(self.position, self.prefix)
+                for place in range(len(stretch.cuts)):
+                    filled = await watches.fills.portion(stretch, place)
+                    watches.check(self)
                     yield self._reached(filled)
-            elif portion.changes or portion.position > self.position:
+            elif portion.changes:
                 yield self._reached(portion)
             else:
+                self._reached(portion)
+                if self.position < watches.end:
+                    await asyncio.sleep(0)
+                    continue
                 try:
                     async with asyncio.timeout(idle_s):
                         await self.moved.wait()
                 except TimeoutError:
-                    yield portion
+                    watches.check(self)
+                    yield self._reached(watches.at_hand(self) or portion)
 
     def _reached(self, portion: Portion) -> Portion:
         self.position = portion.position
@@ -241,55 +192,99 @@ class Watcher:
         return portion
 
 
-class Wanted(NamedTuple):
-    """One revision of a ledger row, with the keys under a prefix that it changed."""
+class Frames:
+    """What is written for a change, made once for all who watch it. The newest are kept, bounded in bytes."""
 
-    revision: int
-    op_id: str
-    keys: tuple[bytes, ...]
-    log_time_ms: int
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._held: dict[tuple[int, int, bytes], bytes] = {}
+        self._making: dict[tuple[int, int, bytes], asyncio.Event] = {}
+        self.made_total = 0
 
+    def forget(self) -> None:
+        """Keep none."""
+        self._held.clear()
+        self._bytes = 0
 
-def portions(rows: tuple[LedgerRow, ...], position: int, prefix: bytes) -> list[tuple[list[Wanted], int]]:
-    """Cut ledger rows into portions: revisions after a position that changed keys under a prefix, and where each ends.
-
-    The last one ends where the rows do, so that revisions which changed nothing are stepped over.
-    """
-    cut: list[tuple[list[Wanted], int]] = []
-    wanted: list[Wanted] = []
-    count = 0
-    for row in rows:
-        for n, record in enumerate(row.body):
-            revision = row.first + n
-            keys = tuple(key for key in record.keys if key.startswith(prefix))
-            if revision <= position or not keys:
-                continue
-            if count and count + len(keys) > FILL_VERSIONS:
-                cut.append((wanted, wanted[-1].revision))
-                wanted, count = [], 0
-            wanted.append(Wanted(revision, record.op_id, keys, row.log_time_ms))
-            count += len(keys)
-    cut.append((wanted, max(position, rows[-1].last)))
-    return cut
-
-
-def under(change: Change, prefix: bytes) -> Change | None:
-    """Return the part of a change that lies under a prefix, if any."""
-    if not prefix:
-        return change
-    versions = tuple(version for version in change.versions if version.key.startswith(prefix))
-    if len(versions) == len(change.versions):
-        return change
-    return Change(change.revision, change.op_id, change.log_time_ms, versions) if versions else None
+    async def of(self, change: Change, make: Callable[[Change], Awaitable[bytes]]) -> bytes:
+        """Return the frame of a change. Raises what `make` raises."""
+        key = part_of(change)
+        while (held := self._held.get(key)) is None and key in self._making:
+            await self._making[key].wait()
+        if held is not None:
+            return held
+        done = self._making[key] = asyncio.Event()
+        try:
+            frame = await make(change)
+        finally:
+            del self._making[key]
+            done.set()
+        self.made_total += 1
+        self._held[key] = frame
+        self._bytes += len(frame)
+        while self._bytes > self._bytes_max:
+            self._bytes -= len(self._held.pop(next(iter(self._held))))
+        return frame
 
 
-def size_of(change: Change) -> int:
-    """Return about how many bytes a change takes in memory."""
-    return CHANGE_OVERHEAD_BYTES + sum(
-        CHANGE_OVERHEAD_BYTES + len(v.key) + (len(v.value) if isinstance(v.value, bytes) else 0)
-        for v in change.versions
-    )
+class Turns:
+    """Let watchers write in turns: so much in a pass of the loop, then everything else (liveness too) has its turn."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._spent = 0
+        self._due = False
+        self.passes_total = 0
+
+    async def take(self, count: int) -> None:
+        """Return when so many bytes may be written."""
+        cost = max(count, WRITE_COST_BYTES)
+        loop = asyncio.get_running_loop()
+        if not self._due:
+            self._due = True
+            loop.call_soon(self._pass, loop)
+        if not self._waiting and self._spent < PASS_BYTES:
+            self._spent += cost
+            return
+        turn: asyncio.Future[None] = loop.create_future()
+        self._waiting.append((turn, cost))
+        await turn
+
+    def _pass(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.passes_total += 1
+        self._spent = 0
+        while self._waiting and self._spent < PASS_BYTES:
+            turn, cost = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._spent += cost
+        self._due = bool(self._spent)
+        if self._due:
+            loop.call_soon(self._pass, loop)
 
 
-def _revision(change: Change) -> int:
-    return change.revision
+class Unsent:
+    """Frames that wait in sockets, each counted once however many wait for it; who would wait beyond is cut."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._waiting: dict[int, int] = {}
+        self.bytes = 0
+
+    def hold(self, frame: bytes) -> bool:
+        """Count a frame that its reader does not take; return whether it may wait."""
+        known = self._waiting.get(id(frame), 0)
+        if not known:
+            self.bytes += len(frame)
+        self._waiting[id(frame)] = known + 1
+        return self.bytes <= self._bytes_max
+
+    def let_go(self, frame: bytes) -> None:
+        """Count it no more for one of them."""
+        known = self._waiting[id(frame)] - 1
+        if known:
+            self._waiting[id(frame)] = known
+        else:
+            del self._waiting[id(frame)]
+            self.bytes -= len(frame)

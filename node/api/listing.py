@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from aiohttp import web
-from msgspec import UNSET
+from msgspec import UNSET, Raw, Struct
 
 from kv.errors import BackendUnavailable, NotApplied
 from kv.model import Version
@@ -25,6 +25,9 @@ PAGE_BYTES: Final = 2 * 1024 * 1024
 """A page ends early once its keys and values take so much (a larger one would hold up the loop, and with it the
 election clock); at least one key is always told."""
 
+TURN_BYTES: Final = 128 * 1024
+"""After so much JSON the loop has its turn."""
+
 
 async def get(x: Exchange) -> web.Response:
     """Return one page."""
@@ -37,8 +40,17 @@ async def get(x: Exchange) -> web.Response:
     level_of(texts.get("consistency", "linearizable"))  # whatever is asked, one snapshot of the store is served
     least = wire.revision_of(texts["min_revision"], "min_revision") if "min_revision" in texts else 0
     page = _Page(x, prefix, keys_only=keys_only, place=place)
-    await page.gather(limit, least)
-    return page.reply()
+    async with x.rooms.load.pages:
+        await page.gather(limit, least)
+        return page.reply()
+
+
+class _Answer(Struct, frozen=True, omit_defaults=True, rename={"continue_": "continue"}):
+    """A `wire.ListingAnswer` whose items are JSON already."""
+
+    revision: int
+    items: list[Raw]
+    continue_: str | None = None
 
 
 class _Page:
@@ -48,7 +60,9 @@ class _Page:
         self._x, self._prefix, self._keys_only = x, prefix, keys_only
         self._after = place.after if place is not None else b""
         self._at = place.revision if place is not None else None
-        self._items: list[wire.ReadAnswer] = []
+        self._items: list[Raw] = []
+        self._since_turn = 0
+        """Bytes made since the loop had its turn."""
         self._bytes = 0
         self._more = True
         self._head = 0
@@ -96,7 +110,12 @@ class _Page:
     async def _take(self, version: Version) -> None:
         value = None if self._keys_only else await self._x.rooms.reads.value_of(version, deadline=self._x.deadline)
         shown = UNSET if value is None else value
-        self._items.append(wire.read_answer(version.key, version.revision, shown, version.expires_ms))
+        answer = wire.encode(wire.read_answer(version.key, version.revision, shown, version.expires_ms))
+        self._items.append(Raw(answer))
+        self._since_turn += len(answer)
+        if self._since_turn >= TURN_BYTES:
+            self._since_turn = 0
+            await asyncio.sleep(0)
         self._bytes += len(version.key) + (0 if value is None else len(value))
         self._after = version.key
 
@@ -106,4 +125,4 @@ class _Page:
         if self._more and self._items:
             token = token_of(Place(at, self._after), self._prefix, keys_only=self._keys_only)
         more = {"Acordo-Level": "linearizable", "Acordo-Source": "store"}
-        return self._x.json(wire.ListingAnswer(at, self._items, token), revision=at, more=more)
+        return self._x.json(_Answer(at, self._items, token), revision=at, more=more)

@@ -18,10 +18,13 @@ from kv.ports import Change
 from node import wire
 from node.exchange import Exchange
 from node.problems import problem_of
-from node.watch import Ended, Portion, Watcher
+from node.ring import Portion
+from node.watch import Ended, Watcher
 
 WRITE_BUFFER_BYTES: Final = 256 * 1024
 """What may wait in the socket's buffer for one watcher."""
+PIECE_BYTES: Final = 64 * 1024
+"""After an event as large the loop has its turn: those of one revision may have 4 MiB together."""
 CUT_LINGER_S: Final = 5.0
 """How long a cut watcher may still take what waits for it."""
 
@@ -31,14 +34,14 @@ async def get(x: Exchange) -> web.StreamResponse:
     prefix, after = _asked(x)
     if after is not None and not await x.rooms.reads.reach(after, "revision", x.deadline):
         raise NotApplied("behind", f"this node has not settled revision {after} yet, where the watch would begin")
+    settings = x.rooms.settings
     async with x.rooms.watches.open(prefix, after) as watcher:
-        coming = watcher.portions(idle_s=x.rooms.settings.watch_bookmark_s)
+        x.when_lost(watcher.leave)
+        coming = watcher.portions(idle_s=min(settings.watch_bookmark_s, settings.watch_heartbeat_s))
         first = await _first(watcher, coming)
         response = web.StreamResponse(headers={**x.headers(), **_HEADERS})
+        x.begin_stream(WRITE_BUFFER_BYTES)
         await response.prepare(x.request)
-        transport = x.request.transport
-        if transport is not None:
-            transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         await _Stream(x, response).tell_all(first, coming)
         return response
 
@@ -48,6 +51,9 @@ _HEADERS: Final = {
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",
 }
+
+
+_HEARTBEAT: Final = b"d\r\n: heartbeat\n\n\r\n"
 
 
 def _asked(x: Exchange) -> tuple[bytes, int | None]:
@@ -77,21 +83,23 @@ class _Stream:
     def __init__(self, x: Exchange, response: web.StreamResponse) -> None:
         self._x, self._response = x, response
         self._settings, self._now = x.rooms.settings, x.rooms.clock.monotonic
+        self._watches = x.rooms.watches
+        self._chunked = x.request.version >= (1, 1)
         self._told = -1
         self._written_at = self._now()
 
     async def tell_all(self, first: Portion, coming: AsyncIterator[Portion]) -> None:
         """Write what comes until it ends; the last event says why, unless the client itself went."""
         try:
-            await self._write(b"retry: 1000\n\n")
+            await self._response.write(b"retry: 1000\n\n")
             await self._tell(first, due=True)
             async for portion in coming:
                 await self._tell(portion)
         except TimeoutError:
-            self._x.rooms.watches.cut_total += 1
+            self._watches.cut_total += 1
             _cut(self._x, _error_event("slow_reader", "events were not taken in time", 503))
         except Ended as exc:
-            _cut(self._x, _error_event(exc.code, exc.detail, 503))
+            _cut(self._x, _error_event(exc.code, exc.detail, exc.status))
         except AcordoError as exc:
             document = problem_of(exc, mutation=False)
             floor = exc.floor if isinstance(exc, Pruned) else None
@@ -102,20 +110,50 @@ class _Stream:
     async def _tell(self, portion: Portion, *, due: bool = False) -> None:
         """Write a portion; without changes a bookmark or a heartbeat, when one is due."""
         for change in portion.changes:
-            await self._write(await _events(self._x, change))
+            await self._write(await self._watches.frames.of(change, self._frame))
             self._told = change.revision
         silent_s = self._now() - self._written_at
         if portion.position > self._told and (due or silent_s >= self._settings.watch_bookmark_s):
-            await self._write(_bookmark(portion.position))
+            await self._write(_chunk(_bookmark(portion.position)))
             self._told = portion.position
         elif silent_s >= self._settings.watch_heartbeat_s:
-            await self._write(b": heartbeat\n\n")
+            await self._write(_HEARTBEAT)
 
-    async def _write(self, data: bytes) -> None:
-        """Write, waiting while the client does not take what was written. Raises TimeoutError, ConnectionError."""
-        async with asyncio.timeout(self._settings.watch_write_timeout_s):
-            await self._response.write(data)
+    async def _frame(self, change: Change) -> bytes:
+        return _chunk(await _events(self._x, change))
+
+    async def _write(self, chunk: bytes) -> None:
+        """Write a chunk in this watcher's turn, the same bytes for all watchers; wait while the client takes nothing.
+
+        Raises TimeoutError, ConnectionError.
+        """
+        await self._watches.turns.take(len(chunk))
+        transport = self._x.request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the watcher went away")
+        transport.write(chunk if self._chunked else _unchunked(chunk))
+        if transport.get_write_buffer_size() > WRITE_BUFFER_BYTES:
+            await self._taken(chunk)
         self._written_at = self._now()
+
+    async def _taken(self, chunk: bytes) -> None:
+        unsent = self._watches.unsent
+        try:
+            if not unsent.hold(chunk):
+                raise TimeoutError
+            async with asyncio.timeout(self._settings.watch_write_timeout_s):
+                await self._x.request.writer.drain()
+        finally:
+            unsent.let_go(chunk)
+
+
+def _chunk(data: bytes) -> bytes:
+    """Return data as a chunk of HTTP/1.1."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _unchunked(chunk: bytes) -> bytes:
+    return chunk[chunk.index(b"\r\n") + 2 : -2]
 
 
 async def _events(x: Exchange, change: Change) -> bytes:
@@ -133,6 +171,8 @@ async def _events(x: Exchange, change: Change) -> bytes:
             parts.append(b"id: %d\n" % change.revision)
         kind = b"put" if version.present else b"delete"
         parts.append(b"event: " + kind + b"\ndata: " + wire.encode(form) + b"\n\n")
+        if len(parts[-1]) >= PIECE_BYTES:
+            await asyncio.sleep(0)
     return b"".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from urllib.parse import quote
 
@@ -11,6 +12,9 @@ from hypothesis import strategies as st
 
 from kv.errors import BadRequest
 from kv.ports import Retention
+from node import wire
+from node.api.listing import TURN_BYTES
+from node.exchange import PAGES_MAX
 from node.listing import Place, place_of, token_of
 from tests.unit.node.conftest import Api
 
@@ -101,3 +105,41 @@ def test_tokens_round_trip(revision: int, after: bytes, prefix: bytes, keys_only
 def test_nonsense_tokens_are_refused(token: str) -> None:
     with pytest.raises(BadRequest):
         place_of(token, b"", keys_only=False)
+
+
+async def test_pages_are_made_a_few_at_a_time_and_give_way(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A put between forty pages of 2 MiB is not behind all of them."""
+    for n in range(40):
+        await api.ask("PUT", f"/v1/kv/big/{n:02}", data=b"v" * 60_000)
+    store = api.server.rooms.store
+    under_way = most = 0
+    real = store.list
+
+    async def counted(*args: Any, **more: Any) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            await asyncio.sleep(0)
+            return await real(*args, **more)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(store, "list", counted)
+    turns: list[int] = []
+    encode = wire.encode
+
+    def noted(answer: object) -> bytes:
+        turns.append(passes)
+        return encode(answer)
+
+    monkeypatch.setattr(wire, "encode", noted)
+    passes = 0
+    asking = [asyncio.create_task(api.ask("GET", "/v1/kv?prefix=big/&limit=1000")) for _ in range(12)]
+    while not all(task.done() for task in asking):
+        passes += 1
+        await asyncio.sleep(0)
+    assert [len((await task).json()["items"]) for task in asking] == [35] * 12
+    assert most <= PAGES_MAX
+    values_a_pass = max(turns.count(each) for each in set(turns))
+    assert values_a_pass <= PAGES_MAX * (TURN_BYTES // 60_000 + 2)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from kv.model import Applied, LedgerRow, Recorded, Version
 from kv.ports import Retention, Settled
-from node.watch import FILL_VERSIONS, Ring, portions
+from node.fills import FILL_VERSIONS, portions
+from node.ring import Ring
 from tests.unit.node.conftest import Api, Open
 
 
@@ -137,7 +138,7 @@ async def test_gaps_are_filled_from_the_ledger(open_api: Open, how: str) -> None
                 ("put", "b", 2), ("put", "c", 3), ("put", "d", 4), ("put", "e", 5), ("put", "f", 6), ("put", "g", 7),
                 ("put", "h", 8), ("delete", "b", 9), ("put", "i", 10), ("put", "j", 11),
             ]  # fmt: skip
-        assert api.server.rooms.watches.fills_total > 0
+        assert api.server.rooms.watches.fills.reads_total > 0
 
 
 async def test_large_values_are_told_whole(api: Api) -> None:

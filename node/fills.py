@@ -1,0 +1,191 @@
+"""Read for watchers what has left the ring from the ledger, once for all who are at the same place.
+
+It never takes a restored store for "no change", nor lets watchers become the store's main load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from kv.errors import NotApplied, Pruned
+from kv.model import LedgerRow
+from kv.ports import Change, Consensus, Store
+from node.ring import Portion, bytes_of_all
+from node.settings import Settings
+
+ROWS_MAX: Final = 32
+"""Ledger rows read at a time to fill a gap."""
+FILL_VERSIONS: Final = 128
+"""Versions fetched at a time to fill a gap; the last revision of a portion comes whole."""
+READS_MAX: Final = 2
+"""Reads of the store at a time for all watchers together: the others wait."""
+ROWS_HELD: Final = 4
+"""Reads of the ledger kept for those who come to the same place."""
+STRETCHES_HELD: Final = 64
+PORTIONS_BYTES: Final = 16 * 1024 * 1024
+"""Portions with their values kept for those who come to the same place; one may have 8 MiB."""
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Once(Generic[K, V]):
+    """Make each thing once for all who want it at a time, and keep the newest: `most` of them, or so many bytes."""
+
+    def __init__(self, most: int, size: Callable[[V], int] = lambda _: 1) -> None:
+        self._most, self._size = most, size
+        self._weight = 0
+        self._held: OrderedDict[K, V] = OrderedDict()
+        self._making: dict[K, asyncio.Event] = {}
+
+    def clear(self) -> None:
+        """Keep nothing."""
+        self._held.clear()
+        self._weight = 0
+
+    async def get(self, key: K, make: Callable[[], Awaitable[V | None]]) -> V | None:
+        """Return what is held, or what `make` returns; None is not kept. Raises what `make` raises: who waits for it
+        then tries for itself."""
+        while True:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key]
+            making = self._making.get(key)
+            if making is None:
+                break
+            await making.wait()
+        done = self._making[key] = asyncio.Event()
+        try:
+            made = await make()
+            if made is not None:
+                self._held[key] = made
+                self._weight += self._size(made)
+                while self._weight > self._most:
+                    self._weight -= self._size(self._held.popitem(last=False)[1])
+            return made
+        finally:
+            del self._making[key]
+            done.set()
+
+
+class Wanted(NamedTuple):
+    """One revision of a ledger row, with the keys under a prefix that it changed."""
+
+    revision: int
+    op_id: str
+    keys: tuple[bytes, ...]
+    log_time_ms: int
+
+
+class Stretch(NamedTuple):
+    """What some rows of the ledger hold under a prefix after a position: cuts, each with the position after it."""
+
+    prefix: bytes
+    cuts: list[tuple[list[Wanted], int]]
+
+
+class Fills:
+    """Reads of the ledger for all watchers of a node."""
+
+    def __init__(self, consensus: Consensus, store: Store, settings: Settings) -> None:
+        self._consensus, self._store, self._timeout_s = consensus, store, settings.store_timeout_s
+        self._reads = asyncio.Semaphore(READS_MAX)
+        self._rows: Once[int, tuple[LedgerRow, ...]] = Once(ROWS_HELD)
+        self._stretches: Once[tuple[bytes, int], Stretch] = Once(STRETCHES_HELD)
+        self._portions: Once[tuple[bytes, int, int], Portion] = Once(PORTIONS_BYTES, _bytes_of)
+        self.reads_total = 0
+        """Reads of the ledger."""
+        self.fetches_total = 0
+        """Reads of versions."""
+
+    def forget(self) -> None:
+        """Keep nothing: the ledger may be another one."""
+        self._rows.clear()
+        self._stretches.clear()
+        self._portions.clear()
+
+    async def after(self, position: int, prefix: bytes) -> Stretch:
+        """Return what the ledger has under a prefix after a position: some rows of it.
+
+        Raises Pruned, NotApplied("store_refused"), BackendUnavailable.
+        """
+        refusal = self._consensus.refusal
+        if refusal is not None:
+            self.forget()
+            raise NotApplied("store_refused", refusal)
+        settled = self._consensus.settled.last
+
+        async def cut() -> Stretch | None:
+            rows = await self._rows.get(position, lambda: self._read(position))
+            return Stretch(prefix, portions(rows, position, prefix)) if rows else None
+
+        found = await self._stretches.get((prefix, position), cut)
+        return found if found is not None else Stretch(prefix, [([], max(position, settled))])
+
+    async def _read(self, position: int) -> tuple[LedgerRow, ...] | None:
+        async with self._reads:
+            self.reads_total += 1
+            settled = self._consensus.settled
+            rows = await self._store.rows(position, ROWS_MAX, timeout_s=self._timeout_s)
+            # A store that was restored has fewer rows, or others: what it lacks must not be taken for "no change".
+            if settled.last:
+                row = await self._store.row_ending(settled.last, timeout_s=self._timeout_s)
+                if row is None or row.digest != settled.digest:
+                    self.forget()
+                    raise NotApplied("store_refused", f"the store is not what was settled up to {settled.last}")
+            return rows or None
+
+    async def portion(self, stretch: Stretch, place: int) -> Portion:
+        """Return one portion of a stretch, with its values. Raises Pruned, BackendUnavailable."""
+        wanted, reached = stretch.cuts[place]
+        if not wanted:
+            return Portion((), reached)
+        key = (stretch.prefix, wanted[0].revision, reached)
+        made = await self._portions.get(key, lambda: self._fetched(wanted, reached))
+        assert made is not None
+        return made
+
+    async def _fetched(self, wanted: list[Wanted], reached: int) -> Portion:
+        places = [(key, each.revision) for each in wanted for key in each.keys]
+        async with self._reads:
+            self.fetches_total += 1
+            found = await self._store.versions(places, timeout_s=self._timeout_s)
+        made = dict(zip(places, found, strict=True))
+        changes: list[Change] = []
+        for revision, op_id, keys, log_time_ms in wanted:
+            versions = [made[key, revision] for key in keys]
+            whole = tuple(version for version in versions if version is not None)
+            if len(whole) < len(versions):
+                raise Pruned(max(await self._store.floor(timeout_s=self._timeout_s), revision + 1))
+            changes.append(Change(revision, op_id, log_time_ms, whole))
+        return Portion(tuple(changes), reached)
+
+
+def _bytes_of(portion: Portion) -> int:
+    return bytes_of_all(portion.changes)
+
+
+def portions(rows: tuple[LedgerRow, ...], position: int, prefix: bytes) -> list[tuple[list[Wanted], int]]:
+    """Cut ledger rows into portions: revisions after a position that changed keys under a prefix, and where each ends.
+
+    The last one ends where the rows do, so that revisions which changed nothing are stepped over.
+    """
+    cut: list[tuple[list[Wanted], int]] = []
+    wanted: list[Wanted] = []
+    count = 0
+    for row in rows:
+        for n, record in enumerate(row.body):
+            revision = row.first + n
+            keys = tuple(key for key in record.keys if key.startswith(prefix))
+            if revision <= position or not keys:
+                continue
+            if count and count + len(keys) > FILL_VERSIONS:
+                cut.append((wanted, wanted[-1].revision))
+                wanted, count = [], 0
+            wanted.append(Wanted(revision, record.op_id, keys, row.log_time_ms))
+            count += len(keys)
+    cut.append((wanted, max(position, rows[-1].last)))
+    return cut

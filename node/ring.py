@@ -1,0 +1,183 @@
+"""Keep the newest changes of all keys for watchers, and know which prefixes they touched. Pure: no loop, no store."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from kv.model import Version
+from kv.ports import Change, Settled
+
+PORTION_CHANGES: Final = 256
+"""Changes handed to a watcher at a time from the ring."""
+CHANGE_OVERHEAD_BYTES: Final = 200
+"""What a change, and each version in it, costs beyond key and value (CPython 3.11)."""
+
+T = TypeVar("T")
+
+
+class Portion(NamedTuple):
+    """What comes next for a watcher: changes under its prefix (maybe none), and the position after them."""
+
+    changes: tuple[Change, ...]
+    position: int
+
+
+class Ring:
+    """The newest changes of all keys, without a gap: everything after `begin` up to `end`. Bounded in bytes."""
+
+    def __init__(self, bytes_max: int, at: int) -> None:
+        self._bytes_max = bytes_max
+        self._changes: deque[Change] = deque()
+        self._sizes: deque[int] = deque()
+        """Bytes of each of these."""
+        self._bytes = 0
+        self.begin = self.end = at
+
+    def take(self, event: Settled) -> bool:
+        """Take what settled; return whether it continues what is held. What does not, or comes without versions,
+        starts the ring anew."""
+        if event.last <= self.end:
+            return True
+        whole = event.versions is not None and len(event.records) == event.last - event.previous
+        continues = whole and event.previous == self.end
+        if not continues:
+            self._changes.clear()
+            self._sizes.clear()
+            self._bytes = 0
+            self.begin = self.end = event.last if not whole else event.previous
+        if whole:
+            self._append(event)
+        self.end = event.last
+        return continues
+
+    def _append(self, event: Settled) -> None:
+        by_revision: dict[int, list[Version]] = {}
+        for version in event.versions or ():
+            by_revision.setdefault(version.revision, []).append(version)
+        for n, record in enumerate(event.records):
+            revision = event.previous + 1 + n
+            versions = by_revision.get(revision)
+            if versions:
+                change = Change(revision, record.op_id, event.log_time_ms, tuple(versions))
+                size = size_of(change)
+                self._changes.append(change)
+                self._sizes.append(size)
+                self._bytes += size
+        while self._bytes > self._bytes_max:
+            self._bytes -= self._sizes.popleft()
+            self.begin = self._changes.popleft().revision
+
+    def after(self, position: int, prefix: bytes) -> Portion:
+        """Return the next changes under a prefix after a position that is not below `begin`."""
+        changes = self._changes
+        found: list[Change] = []
+        start = bisect_right(changes, position, key=_revision)
+        stop = min(len(changes), start + PORTION_CHANGES)
+        for place in range(start, stop):
+            change = under(changes[place], prefix)
+            if change is not None:
+                found.append(change)
+        reached = changes[stop - 1].revision if stop < len(changes) else self.end
+        return Portion(tuple(found), max(position, reached))
+
+
+class View(Generic[T]):
+    """Those who watch one prefix."""
+
+    __slots__ = ("members", "prefix", "touched")
+
+    def __init__(self, prefix: bytes, touched: int) -> None:
+        self.prefix = prefix
+        self.members: set[T] = set()
+        self.touched = touched
+        """No revision above this one, of those that settled here, changed a key under the prefix."""
+
+
+class Views(Generic[T]):
+    """All views by prefix: what settles is looked up by its keys, and nobody else is woken."""
+
+    def __init__(self) -> None:
+        self._by_prefix: dict[bytes, View[T]] = {}
+        self._lengths: dict[int, int] = {}
+        """How many prefixes have a length."""
+
+    def join(self, member: T, prefix: bytes, end: int) -> View[T]:
+        """Add a member; `end`: newest revision that settled here, of which nothing is known for a new prefix."""
+        view = self._by_prefix.get(prefix)
+        if view is None:
+            view = self._by_prefix[prefix] = View(prefix, end)
+            self._lengths[len(prefix)] = self._lengths.get(len(prefix), 0) + 1
+        view.members.add(member)
+        return view
+
+    def leave(self, member: T, prefix: bytes) -> None:
+        """Remove a member, if it is one."""
+        view = self._by_prefix.get(prefix)
+        if view is None:
+            return
+        view.members.discard(member)
+        if not view.members:
+            del self._by_prefix[prefix]
+            self._lengths[len(prefix)] -= 1
+            if not self._lengths[len(prefix)]:
+                del self._lengths[len(prefix)]
+
+    def touch(self, event: Settled, *, continues: bool) -> list[View[T]]:
+        """Note what settled; return the views that it concerns: all when it is not known which keys it changed."""
+        if not continues or event.versions is None:
+            for view in self._by_prefix.values():
+                view.touched = max(view.touched, event.last)
+            return list(self._by_prefix.values())
+        found: dict[bytes, View[T]] = {}
+        for version in event.versions:
+            for view in self._above(version.key):
+                view.touched = max(view.touched, version.revision)
+                found[view.prefix] = view
+        return list(found.values())
+
+    def _above(self, key: bytes) -> Iterator[View[T]]:
+        for length in self._lengths:
+            if length <= len(key):
+                view = self._by_prefix.get(key[:length])
+                if view is not None:
+                    yield view
+
+
+def under(change: Change, prefix: bytes) -> Change | None:
+    """Return the part of a change that lies under a prefix, if any."""
+    if not prefix:
+        return change
+    versions = tuple(version for version in change.versions if version.key.startswith(prefix))
+    if len(versions) == len(change.versions):
+        return change
+    return Change(change.revision, change.op_id, change.log_time_ms, versions) if versions else None
+
+
+def part_of(change: Change) -> tuple[int, int, bytes]:
+    """Return what tells a change, or the part of one under any prefix, from every other.
+
+    Parts of one revision that begin with the same key lie in each other, so their lengths tell them apart.
+    """
+    return change.revision, len(change.versions), change.versions[0].key
+
+
+def size_of(change: Change) -> int:
+    """Return about how many bytes a change takes in memory."""
+    return CHANGE_OVERHEAD_BYTES + sum(map(_version_size, change.versions))
+
+
+def bytes_of_all(changes: Iterable[Change]) -> int:
+    """Return about how many bytes changes take in memory."""
+    return sum(map(size_of, changes))
+
+
+def _version_size(version: Version) -> int:
+    inline = len(version.value) if isinstance(version.value, bytes) else 0
+    return CHANGE_OVERHEAD_BYTES + len(version.key) + inline
+
+
+def _revision(change: Change) -> int:
+    return change.revision
