@@ -19,10 +19,11 @@ from coordinator.window import Known, Window
 from kv.model import Again, Answer, AtRevision, Recorded, Version
 from kv.ports import Change, Read
 from node import reads as reading
-from node import watch as watching
+from node import ring as watching
 from node.reads import Ask, Reads
+from node.ring import Portion, Ring, Views
 from node.tiers import Memory
-from node.watch import Portion, Ring, Watches
+from node.watch import Watches
 
 BUGS: Final[dict[str, Callable[[], None]]] = {}
 
@@ -313,9 +314,24 @@ def watch_position_ordered() -> None:
         portion = right(self, watcher)
         if portion is None or portion.changes:
             return portion
-        return Portion((), max(portion.position, self._consensus.ordered))
+        return Portion((), max(portion.position, self.fills._consensus.ordered))
 
     Watches.at_hand = at_hand  # type: ignore[method-assign]
+
+
+@bug
+def watch_takes_a_change_for_another_prefix() -> None:
+    """Of a transaction over several keys, only the views of the first are told that it concerns them."""
+    right = Views.touch
+
+    def touch(self: Views[Any], event: Any, *, continues: bool) -> list[Any]:
+        if event.versions is None or not continues:
+            return right(self, event, continues=continues)
+        first = {v.revision: v for v in reversed(event.versions)}
+        versions = tuple(sorted(first.values(), key=lambda v: v.revision))
+        return right(self, msgspec.structs.replace(event, versions=versions), continues=continues)
+
+    Views.touch = touch  # type: ignore[method-assign]
 
 
 @bug
