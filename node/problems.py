@@ -119,6 +119,7 @@ KINDS: Final[dict[str, Kind]] = {
     "precondition_failed": Kind(412, "Precondition failed", "read the key again and decide; nothing was changed"),
     "refused": Kind(409, "Transaction refused", "read the keys again and decide; nothing was changed"),
     "pruned": Kind(410, "No longer kept", "begin again from the present state"),
+    "undone": Kind(410, "Undone by an adoption", "read anew, and watch from there on: what was told may not be there"),
     "body_too_large": Kind(413, "Body too large"),
     "value_too_large": Kind(413, "Value too large"),
     "unsupported_media_type": Kind(415, "Unsupported media type"),

@@ -153,6 +153,11 @@ class Watcher:
         self._watches.left(self)
         self.moved.set()
 
+    @property
+    def end(self) -> int:
+        """Newest revision that settled here."""
+        return self._watches.end
+
     def behind(self) -> bool:
         """Say whether what comes next has to be read from the ledger, and may be gone from it."""
         return self._watches.behind(self)

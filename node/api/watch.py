@@ -73,6 +73,8 @@ async def _first(watcher: Watcher, coming: AsyncIterator[Portion]) -> Portion:
         try:
             return await anext(coming)
         except Ended as exc:
+            if exc.status == 410:
+                raise Pruned(watcher.end) from exc
             raise NotApplied(exc.code, exc.detail) from exc
     return Portion((), start)
 
