@@ -36,6 +36,7 @@ TIMEOUT_S: Final = 30.0
 EXPIRIES_MAX: Final = 8
 """A line that expired so often, in this run and those before it, stops the load."""
 CHECKPOINT_VERSION: Final = 1
+RUN_AGAIN: Final = "other lines may be in: run it again, nothing is doubled"
 
 
 class LoadPoint(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
@@ -234,7 +235,8 @@ class _Loading:
         expiries = 0
         while batch:
             if expiries > EXPIRIES_MAX:
-                raise NotApplied(f"line {batch[0].number} expires every time", reason=EXPIRED, op_id=batch[0].op_id)
+                told = f"line {batch[0].number} expires every time"
+                raise NotApplied(told, reason=EXPIRED, op_id=batch[0].op_id, advice=RUN_AGAIN)
             items = await self._ask(batch, expiries)
             if len(batch) > 1 and any(item.outcome == "bad_request" for item in items):
                 # One bad operation refuses the whole request: find out which line it is.
@@ -261,6 +263,7 @@ class _Loading:
             )
         except NotApplied as exc:
             if exc.reason != EXPIRED:
+                exc.advice = RUN_AGAIN
                 raise
             return (results.Item(op_id=op_id, outcome="expired"),)
         except BadRequest as exc:
@@ -276,7 +279,7 @@ class _Loading:
             case "unknown":
                 raise OutcomeUnknown(told, op_id=line.op_id)
             case "not_applied" | "expired":  # the latter was dealt with before
-                raise NotApplied(told, reason=item.outcome, op_id=line.op_id)
+                raise NotApplied(told, reason=item.outcome, op_id=line.op_id, advice=RUN_AGAIN)
             case "bad_request" | "mismatch" | "refused":
                 self.bad(line.number, item.detail or item.outcome)
 

@@ -23,12 +23,22 @@ from acordo.messages import Problem, Reply, Request
 from acordo.outcomes import GUARDED, MISMATCH, Judgement, Verdict, conclude
 
 _EMPTY = Problem()
-_HOPELESS: Final = frozenset({"not_a_voter", "nothing_to_adopt", "membership_refused"})
+_HOPELESS: Final = frozenset({"ask_leader", "not_a_voter", "nothing_to_adopt", "membership_refused"})
 """Codes of a 409 without a guard that says the same however often it is asked."""
 
 
 def error_of(request: Request, reply: Reply, judgements: Sequence[Judgement]) -> AcordoError:
-    """Return the error for an operation whose newest attempt brought `reply`."""
+    """Return the error for an operation whose newest attempt brought `reply`.
+
+    What to do next is said in the server's words where it said any: it knows the cause.
+    """
+    error = _error_of(request, reply, judgements)
+    if reply.problem is not None and reply.problem.advice and not isinstance(error, OutcomeUnknown):
+        error.advice = reply.problem.advice
+    return error
+
+
+def _error_of(request: Request, reply: Reply, judgements: Sequence[Judgement]) -> AcordoError:
     whole = conclude(judgements)
     attempts, problem = len(judgements), reply.problem or _EMPTY
     if whole.verdict is Verdict.UNKNOWN:
@@ -90,7 +100,6 @@ def _failed(request: Request, reply: Reply, problem: Problem, attempts: int) -> 
             status=status,
             node=node,
             attempts=attempts,
-            advice=problem.advice,
         )
     reason = code or ("timed_out" if status is None else f"http_{status}")
     if request.mutation:
@@ -102,7 +111,6 @@ def _failed(request: Request, reply: Reply, problem: Problem, attempts: int) -> 
             status=status,
             node=node,
             attempts=attempts,
-            advice=problem.advice if status in GUARDED else "",
         )
     return ReadFailed(
         detail if code in FINAL else f"no answer after {_times(attempts)}: {detail}",
@@ -110,7 +118,6 @@ def _failed(request: Request, reply: Reply, problem: Problem, attempts: int) -> 
         status=status,
         node=node,
         attempts=attempts,
-        advice=problem.advice if code in FINAL else "",
     )
 
 

@@ -122,7 +122,8 @@ def _raise_if_final(reply: Reply) -> None:
     if status == 410:
         raise Pruned(detail, floor=problem.floor if problem else None, status=status, node=reply.node)
     if status is not None and 400 <= status < 500 and status not in (408, 429) and reply.node:
-        raise BadRequest(detail, code=problem.code if problem else "", status=status, node=reply.node)
+        code, advice = (problem.code, problem.advice) if problem else ("", "")
+        raise BadRequest(detail, code=code, status=status, node=reply.node, advice=advice)
 
 
 def _given_up(why: Reply, position: int) -> AcordoError:

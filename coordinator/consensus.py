@@ -184,7 +184,7 @@ class Coordinator:
             return NotApplied("overloaded", "too many intents wait for the store")
         oldest = machine.pending.get(machine.settled.revision + 1)
         if oldest is not None and self.now_ms() - oldest.ordered_ms > settings.stall_s * 1000:
-            return NotApplied("store_refused", "what was ordered before does not get committed")
+            return NotApplied("store_away", "what was ordered before does not get committed")
         return None
 
     def _submitted(self, waits: list[Wait], through: asyncio.Future[Position]) -> None:

@@ -21,7 +21,9 @@ class BadRequest(AcordoError):
 class NotApplied(AcordoError):
     """This attempt has no effect and never will (INV-4): retry freely.
 
-    `reason` is one of no_leader, no_quorum, overloaded, draining, store_refused, not_leader, deposed, not_taken_over.
+    `reason` has one cause and one remedy: no_leader (being elected), no_quorum (voters are away), not_leader, deposed,
+    not_taken_over (leadership moves), starting (not ready yet), draining, overloaded, store_away (the database does not
+    answer or commit: wait), store_refused (it is not what was settled: an operator), behind, timeout.
     """
 
     def __init__(self, reason: str, detail: str = "", *, retry_after_s: float = 1.0) -> None:

@@ -70,6 +70,7 @@ class Kind(NamedTuple):
 
 _NOT_NOW: Final = "wait until it is safe, or ask for something else; nothing was changed"
 _RETRY: Final = "retry freely, here or at another node; nothing was changed"
+_MOVES: Final = "the leadership moves: retry in a moment, here or at another node; nothing was changed"
 
 KINDS: Final[dict[str, Kind]] = {
     # the request can never work as it is
@@ -104,6 +105,7 @@ KINDS: Final[dict[str, Kind]] = {
     "two_conditions": Kind(400, "Two conditions"),
     "unsupported_condition": Kind(400, "Condition that does not work here"),
     "bad_op_id": Kind(400, "op_id not allowed"),
+    "not_cancellable": Kind(400, "Made by a node", "read the key: its value says whether the write is in"),
     "bad_token": Kind(400, "Token of another listing"),
     "future_revision": Kind(
         400,
@@ -128,25 +130,46 @@ KINDS: Final[dict[str, Kind]] = {
     "mismatch": Kind(422, "op_id known with another body", "use a new op_id for a new operation; nothing was changed"),
     "header_too_large": Kind(431, "Head too large"),
     # this attempt has no effect and never will
-    "no_leader": Kind(503, "No leader", _RETRY),
-    "no_quorum": Kind(503, "No quorum", _RETRY),
-    "not_leader": Kind(503, "Leader changed", _RETRY),
-    "deposed": Kind(503, "Leader changed", _RETRY),
-    "not_taken_over": Kind(503, "Leader is taking over", _RETRY),
-    "starting": Kind(503, "Node is starting", _RETRY),
+    "no_leader": Kind(
+        503,
+        "No leader",
+        "this node knows no leader yet: retry in a moment, here or at another node; if it stays so, /v1/cluster shows "
+        "which voters are away; nothing was changed",
+    ),
+    "no_quorum": Kind(
+        503, "No quorum", "a majority of the voters does not answer: bring voters back, then retry; nothing was changed"
+    ),
+    "not_leader": Kind(503, "Leader changed", _MOVES),
+    "deposed": Kind(503, "Leader changed", _MOVES),
+    "not_taken_over": Kind(503, "Leader is taking over", _MOVES),
+    "starting": Kind(503, "Not ready yet", "wait until /readyz says ok, or use another node; nothing was changed"),
     "overloaded": Kind(503, "Too much at once", "wait for Retry-After; nothing was changed"),
     "draining": Kind(503, "Node is stopping", "use another node; nothing was changed"),
-    "store_refused": Kind(503, "Store is not what was settled", "an operator must look: see /v1/cluster"),
-    "store_unavailable": Kind(503, "Store unavailable", _RETRY),
-    "broker_unavailable": Kind(503, "Broker unavailable", _RETRY),
-    "behind": Kind(503, "Not there yet", _RETRY),
-    "timeout": Kind(503, "Out of time", _RETRY),
+    "store_refused": Kind(
+        503,
+        "Store is not what was settled",
+        "an operator decides: give the cluster back the store it had, or give up what this one lacks with "
+        "`acordo adopt`; see /v1/cluster; nothing was changed",
+    ),
+    "store_away": Kind(
+        503,
+        "Store does not answer or commit",
+        "wait: nodes try on, and retry; if it stays so, look at the database and its disk; nothing was changed",
+    ),
+    "broker_unavailable": Kind(
+        503,
+        "Broker unavailable",
+        "wait: nodes try on, and retry; all but /v1/async works meanwhile; nothing was changed",
+    ),
+    "behind": Kind(503, "Not there yet", "this node lags: retry in a moment, or at another node; nothing was changed"),
+    "timeout": Kind(503, "Out of time", "retry freely, with more time (Acordo-Timeout); nothing was changed"),
     "expired": Kind(503, "Expired", "it never takes effect: send it again with a new op_id"),
     "not_applied": Kind(503, "Not applied", _RETRY),
     # the operator's doing
     "not_configured": Kind(501, "Not configured", "the settings of this cluster do not allow it; nothing was changed"),
     "not_a_voter": Kind(409, "Not a voter", "name a voter; nothing was changed"),
     "membership_refused": Kind(409, "Membership change refused", "ask for something else; nothing was changed"),
+    "ask_leader": Kind(409, "Another node leads", "send it to the leader, which `leader` names; nothing was changed"),
     "nothing_to_adopt": Kind(409, "Nothing to adopt", "the store is what was settled; nothing was changed"),
     "unsafe": Kind(409, "Not safe now", _NOT_NOW),
     # unknown
@@ -205,7 +228,7 @@ def problem_of(error: AcordoError, *, mutation: bool, op_id: str | None = None) 
             code = reason if reason in KINDS else "not_applied"
             return problem(code, detail, reason=reason, op_id=op_id, status=503)
         case BackendUnavailable(backend=backend, detail=detail):
-            code = "broker_unavailable" if backend in ("broadcast", "rabbitmq", "broker") else "store_unavailable"
+            code = "broker_unavailable" if backend in ("broadcast", "rabbitmq", "broker") else "store_away"
             return problem(code, f"{backend}: {detail}", op_id=op_id)
         case OutcomeUnknown(detail=detail):
             if not mutation:

@@ -43,6 +43,6 @@ class Waiting:
         if request.path in ("/readyz", "/health"):
             text = f"[-]store failed: {self.reason}\nreadyz check failed\n"
             return web.Response(status=503, text=text, content_type=TEXT, headers=headers)
-        document = problem("store_unavailable", f"this node waits for its store: {self.reason}")
+        document = problem("store_away", f"this node waits for its store: {self.reason}")
         headers["Content-Type"] = CONTENT_TYPE
         return web.Response(status=503, body=encode(document), headers=headers)

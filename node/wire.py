@@ -399,6 +399,7 @@ class ItemAnswer(Struct, frozen=True, omit_defaults=True):
     """Revisions of `reads` as the guards saw them."""
     code: str | None = None
     detail: str = ""
+    advice: str | None = None
 
 
 class BatchAnswer(Struct, frozen=True):

@@ -89,7 +89,7 @@ class Writes:
             return [await each.result for each in waiting]
         except (BackendUnavailable, OutcomeUnknown) as exc:
             # Staging alone has no effect, and nothing was handed over yet.
-            raise NotApplied("store_unavailable", f"a large value could not be staged: {exc}") from exc
+            raise NotApplied("store_away", f"a large value could not be staged: {exc}") from exc
         finally:
             for each in waiting:
                 each.leave()

@@ -60,4 +60,5 @@ def _item(op_id: str, result: Result) -> wire.ItemAnswer:
     if not isinstance(result, AcordoError):
         return wire.item_of(op_id, result)
     document = problem_of(result, mutation=True, op_id=op_id)
-    return wire.ItemAnswer(op_id, document.outcome or "not_applied", code=document.code, detail=document.detail)
+    outcome = document.outcome or "not_applied"
+    return wire.ItemAnswer(op_id, outcome, code=document.code, detail=document.detail, advice=document.advice)

@@ -57,6 +57,10 @@ async def remove(x: Exchange) -> web.Response:
 async def adopt(x: Exchange) -> web.Response:
     """Adopt the store's head after a restore: an operator's decision, for what was lost stays lost."""
     x.params()
+    status = x.rooms.consensus.status()
+    if status.leader is not None and status.leader != status.node:
+        detail = f"{status.leader} leads, at {status.leader_url}; only the leader adopts"
+        return x.problem("ask_leader", detail, leader=status.leader)
     x.mutation = True
     settled = await x.rooms.consensus.adopt(timeout_s=x.left_s)
     return x.json({"settled": settled}, revision=settled)

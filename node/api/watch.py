@@ -17,7 +17,7 @@ from kv.model import Version
 from kv.ports import Change
 from node import wire
 from node.exchange import Exchange
-from node.problems import problem_of
+from node.problems import problem_of, title_of
 from node.ring import Portion
 from node.watch import Ended, Watcher
 
@@ -99,13 +99,14 @@ class _Stream:
                 await self._tell(portion)
         except TimeoutError:
             self._watches.cut_total += 1
-            _cut(self._x, _error_event("slow_reader", "events were not taken in time", 503))
+            _cut(self._x, _error_event("slow_reader", "events were not taken in time", 503, _ON))
         except Ended as exc:
-            _cut(self._x, _error_event(exc.code, exc.detail, exc.status))
+            advice = title_of(exc.code).advice if exc.status == 410 else _ON
+            _cut(self._x, _error_event(exc.code, exc.detail, exc.status, advice))
         except AcordoError as exc:
             document = problem_of(exc, mutation=False)
             floor = exc.floor if isinstance(exc, Pruned) else None
-            _cut(self._x, _error_event(document.code, document.detail, document.status, floor))
+            _cut(self._x, _error_event(document.code, document.detail, document.status, document.advice, floor))
         except ConnectionError:
             return
 
@@ -190,8 +191,11 @@ def _bookmark(revision: int) -> bytes:
     return b'id: %d\nevent: progress\ndata: {"revision":%d}\n\n' % (revision, revision)
 
 
-def _error_event(code: str, detail: str, status: int, floor: int | None = None) -> bytes:
-    form = {"code": code, "detail": detail, "status": status, "resumable": status != 410}
+_ON: Final = "go on at another node, after the position told last"
+
+
+def _error_event(code: str, detail: str, status: int, advice: str, floor: int | None = None) -> bytes:
+    form = {"code": code, "detail": detail, "status": status, "resumable": status != 410, "advice": advice}
     if floor is not None:
         form["floor"] = floor
     return b"event: error\ndata: " + wire.encode(form) + b"\n\n"

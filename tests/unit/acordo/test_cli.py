@@ -197,6 +197,7 @@ async def test_load_and_dump(acordo: Shell, cluster: FakeCluster, tmp_path: Path
         (409, "not_a_voter", ["transfer", "nope"], 2),
         (409, "membership_refused", ["members", "remove", "nope"], 2),
         (409, "nothing_to_adopt", ["adopt", "--yes"], 2),
+        (409, "ask_leader", ["adopt", "--yes"], 2),
         (404, "unknown_member", ["members", "promote", "nope"], 2),
         (409, "unsafe", ["members", "remove", "n2"], 3),
     ],
@@ -212,6 +213,18 @@ async def test_what_can_never_work_is_not_told_to_be_tried_again(
         assert "name another one" in ran.err
         assert "retry freely" not in ran.err
         assert ("allowed: n1, n2" in ran.err) == (leaves == 2)
+
+
+@pytest.mark.parametrize("arguments", [["put", "k", "v"], ["get", "k"], ["delete", "k"], ["list"]])
+async def test_what_to_do_is_said_in_the_servers_words(arguments: list[str]) -> None:
+    said = problem_bytes(
+        503, code="store_refused", outcome="not_applied", detail="swapped", advice="an operator decides"
+    )
+    async with Scripted(otherwise=Play(said)) as server:
+        ran = await Shell([server.url])(*arguments, "--timeout", "0.3")
+        assert ran.code == 3
+        assert "an operator decides" in ran.err
+        assert "retry freely" not in ran.err
 
 
 async def test_a_forgotten_operation_is_asked_for_once_and_not_sent_in_a_circle() -> None:

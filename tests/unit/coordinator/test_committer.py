@@ -243,7 +243,7 @@ def test_store_down_keeps_what_is_pending_and_then_refuses_definitely() -> None:
             for node in a, c["b"]:
                 with pytest.raises(NotApplied) as refused:
                     await answer(node, put("op2"))
-                assert refused.value.reason == "store_refused"
+                assert refused.value.reason == "store_away"  # adopting would be the wrong remedy
             assert len(c.shared.entries) == before  # never handed to the log (INV-4)
             assert not first.done()
             assert a.committer.store_trouble is not None

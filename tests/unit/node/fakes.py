@@ -58,6 +58,8 @@ class FakeConsensus:
         self.database, self.node, self.url = database, node, url
         self.no_leader: str | None = None
         """Reason with which submits and ReadIndex are refused."""
+        self.leader: tuple[str, str] | None = None
+        """Who leads, and its URL, if it is another node."""
         self.hold = False
         """Take intents and keep them: they are ordered, and nobody hears of them."""
         self.lose = False
@@ -160,8 +162,8 @@ class FakeConsensus:
             node=self.node,
             role="leader" if leads else "follower",
             term=1,
-            leader=self.node if leads else None,
-            leader_url=self.url if leads else None,
+            leader=self.leader[0] if self.leader else self.node if leads else None,
+            leader_url=self.leader[1] if self.leader else self.url if leads else None,
             leader_since_ms=1_700_000_000_000 if leads else None,
             quorum=leads,
             taken_over=leads,

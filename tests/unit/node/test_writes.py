@@ -183,7 +183,7 @@ async def test_a_value_that_cannot_be_staged_is_definitely_not_applied() -> None
     b = Bench(MemoryStore(MemoryDatabase(), faults=Losing()))
     with pytest.raises(NotApplied) as refused:
         await b.put(b"x", b"v" * 100_000)
-    assert refused.value.reason == "store_unavailable"
+    assert refused.value.reason == "store_away"
     assert b.consensus.submits == []
     assert b.writes.held == 0
 
