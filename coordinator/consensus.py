@@ -428,6 +428,7 @@ class Coordinator:
             members=tuple(self._members(raft)),
             broadcast_lag=self.publisher.lag,
             stamped=self.stamped and self._stamped_in == raft.term,
+            unsynced_age_s=round(raft.unsynced_age_s, 3),
             counts=self._counts(),
         )
 

@@ -52,6 +52,8 @@ class RaftStatus(msgspec.Struct, frozen=True):
     fsync: Literal["always", "interval", "off"]
     peers: tuple[Peer, ...]
     """All members, this one included."""
+    unsynced_age_s: float = 0.0
+    """For how many seconds its oldest entry has waited for its own disk (policy `always`); 0: none waits."""
 
 
 class Replica(Protocol):

@@ -369,6 +369,8 @@ class Status(msgspec.Struct, frozen=True):
     """Settled revisions that are not broadcast yet; None: another member broadcasts."""
     stamped: bool = True
     """A stamp of the present term is applied here, and this node knows the time: a write has the time it asks for."""
+    unsynced_age_s: float = 0.0
+    """For how many seconds the oldest log entry has waited for this node's own disk; 0: none waits."""
     counts: Mapping[str, int] = {}
     """Running totals of this member's coordinator since it started, by snake_case name."""
 

@@ -66,6 +66,7 @@ def _consensus(rooms: Rooms) -> Iterator[Metric]:
         if member.lag is not None:
             lag.add_metric((member.id,), member.lag)
     yield lag
+    yield gauge("acordo_log_unsynced_age_seconds", "Age of the oldest log entry not on disk.", status.unsynced_age_s)
     if status.broadcast_lag is not None:
         yield gauge("acordo_broadcast_lag_revisions", "Settled revisions not broadcast yet.", status.broadcast_lag)
     for name, total in sorted(status.counts.items()):

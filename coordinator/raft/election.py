@@ -11,6 +11,7 @@ from pysyncobj.node import Node
 
 from coordinator.raft.rules import Voter, VoteRequest, judge_vote, majority
 from coordinator.raft.state import CANDIDATE, FOLLOWER, LEADER, NO_OP, State, log
+from coordinator.raft.waiting import DISK_PATIENCE, Unsynced, steps_aside
 
 
 class Elections(State):
@@ -22,6 +23,7 @@ class Elections(State):
         self._asking_pre: int | None = None
         """The term that a pre-vote under way asks for."""
         self._forced = False
+        self._unsynced = Unsynced()
         super().__init__(*args, **kwargs)
         self._handlers["request_vote"] = self._on_request_vote
         self._handlers["response_vote"] = self._on_response_vote
@@ -41,8 +43,11 @@ class Elections(State):
         self._stand(forced=False)
 
     def _fit(self) -> bool:
-        """Say whether this member could lead at all, whatever others think of its log."""
-        return True
+        """Say whether this member could lead at all, whatever others think of its log.
+
+        Not while its own disk hangs, if it can be told: what it would order would wait for that.
+        """
+        return self._unsynced.age_s(self._now()) <= DISK_PATIENCE * self._SyncObj__conf.raftMaxTimeout
 
     def _stand(self, *, forced: bool) -> None:
         """Ask for pre-votes, or at once for votes when the leader told us to (`forced`)."""
@@ -128,6 +133,15 @@ class Elections(State):
             self.count("quorum_losses")
             self._become_follower(self._term, None)
 
+    def _check_disk(self) -> None:
+        """Step aside when a majority has long had on disk what this leader has not; its own disk hangs, or is full."""
+        commit, longest = self._SyncObj__raftCommitIndex, self._SyncObj__conf.raftMaxTimeout
+        if steps_aside(self._unsynced, commit, longest, self._now()):
+            age_s = self._unsynced.age_s(self._now())
+            log.error("steps aside: its disk hangs", member=self._node_id, term=self._term, unsynced_s=round(age_s, 1))
+            self.count("disk_resignations")
+            self.resign()
+
     def leader_heard(self) -> bool:
         """Say whether a leader is alive as far as we know: then nobody gets our vote (section 4.2.3)."""
         least = self._SyncObj__conf.raftMinTimeout
@@ -211,7 +225,7 @@ class Elections(State):
 
     def _on_timeout_now(self, node: Node, message: dict[str, Any]) -> None:
         """Stand at once, unhindered by stickiness: the leader of our term asks for it (section 3.10)."""
-        if message["term"] == self._term and node == self._SyncObj__raftLeader and self.votes:
+        if message["term"] == self._term and node == self._SyncObj__raftLeader and self.votes and self._fit():
             self._stand(forced=True)
             self.kick()
 
@@ -265,5 +279,7 @@ class Elections(State):
             return
         was_leader = self._leads
         self._become_follower(term, None)
+        if not self._fit():
+            return
         self._stand(forced=was_leader)
         self.kick()

@@ -315,7 +315,8 @@ class Member:
         elif (
             size > COMMAND_BYTES_MAX
             or self._waiting_count >= WAITING_MAX
-            or max(self._waiting_bytes, self._journal.unsynced_bytes) + size > WAITING_BYTES_MAX
+            or self._waiting_bytes + size > WAITING_BYTES_MAX
+            or (self._core.leads and self._journal.unsynced_bytes + size > WAITING_BYTES_MAX)
         ):
             future.set_exception(NotApplied("overloaded", "too many commands or bytes wait for their order"))
         else:
@@ -386,6 +387,7 @@ class Member:
             committed=core.raftCommitIndex,
             last=core.last_index,
             fsync=self._settings.fsync,
+            unsynced_age_s=core.unsynced_age_s(),
             peers=tuple(self._peer(member) for member in core.members),
         )
 

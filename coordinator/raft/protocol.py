@@ -45,6 +45,7 @@ from coordinator.raft.state import (
     Role,
     log,
 )
+from coordinator.raft.waiting import UNCOMMITTED_BYTES_MAX
 from kv.errors import BadRequest, InvariantViolated
 
 APPLY_PER_TICK_MAX: Final = 2000
@@ -135,11 +136,14 @@ class Core(Replication):
     def _onTick(self, timeToWait: float = 0.0) -> None:
         """Elect, commit, apply, drain, send, sync, compact: in this order, each at most once."""
         self._each_second()
+        self._note_tail()
         if self._untold:
             self._say_farewell()
         self._elect()
         if self._leads:
             self._check_quorum()
+        if self._leads:
+            self._check_disk()
         if self._leads:
             self._maybe_commit()
         self._SyncObj__applyLogEntries()
@@ -327,6 +331,9 @@ class Core(Replication):
                 self._reply(callback, verdict)
                 return
             command = MEMBERSHIP + encode(verdict)
+        elif self._uncommitted.bytes > UNCOMMITTED_BYTES_MAX:
+            self._SyncObj__callErrCallback(QUEUE_FULL, callback)
+            return
         elif command[:1] == REGULAR:
             command = REGULAR + self._replica.stamp_ms().to_bytes(STAMP_BYTES, "big") + command[1:]
         else:
@@ -344,6 +351,7 @@ class Core(Replication):
         self._SyncObj__raftLog.add(command, index, self._term)
         self._blank = False
         self._bytes_since_snapshot += len(command)
+        self._uncommitted.add(index, len(command))
         if command[:1] == MEMBERSHIP:
             self._history.append(index, decode_configuration(command[1:]))
             self._configure()

@@ -18,6 +18,7 @@ from coordinator.raft.membership import History, decode_configuration
 from coordinator.raft.rules import Entry, LogEnds, Mismatch, Take, Wipe, judge_append, quorum_index
 from coordinator.raft.snapshot import Chunk, Incoming, Outgoing, Snapshot
 from coordinator.raft.state import MEMBERSHIP, NO_OP, SUCCESS, UNKNOWN_OUTCOME, WIPED, log
+from coordinator.raft.waiting import Uncommitted
 from kv.errors import InvariantViolated
 
 ENTRIES_PER_MESSAGE_MAX: Final = 1024
@@ -79,18 +80,35 @@ class Replication(Elections):
         self._incoming_id = b""
         self._installing = False
         """A snapshot is being verified or put in place: the log stands still until it is."""
+        self._installing_of: tuple[Node | None, int] = None, 0
+        """The leader that it comes from, and that leader's term."""
         self._bytes_since_snapshot = 0
+        self._uncommitted = Uncommitted()
         super().__init__(*args, **kwargs)
         self._handlers["append_entries"] = self._on_append_entries
         self._handlers["next_node_idx"] = self._on_next_node_idx
         self._handlers["install_snapshot"] = self._on_install_snapshot
         self._handlers["snapshot_wanted"] = self._on_snapshot_wanted
 
+    def _fit(self) -> bool:
+        """Nor while a snapshot is put in place: the log that it replaces would be the leader's."""
+        return not self._installing and super()._fit()
+
+    def _note_tail(self) -> None:
+        self._unsynced.note(self._SyncObj__raftLog.synced_index, self._last_index, self._now())
+
+    def unsynced_age_s(self) -> float:
+        """Return for how many seconds the oldest entry has waited for this member's disk."""
+        self._note_tail()
+        return self._unsynced.age_s(self._now())
+
     # --------------------------------------------------------------------------------------------- the leader
 
     def _on_took_leadership(self) -> None:
         self._drop_progress()
         self._progress = {node.id: Progress() for node in self._peers}
+        commit = self._SyncObj__raftCommitIndex
+        self._uncommitted.begin(self._SyncObj__raftLog[commit + 1 - self._first_index :])
 
     def _drop_progress(self) -> None:
         for progress in self._progress.values():
@@ -122,6 +140,7 @@ class Replication(Elections):
         self._SyncObj__raftCommitIndex = index
         if self._leads:
             self._SyncObj__leaderCommitIndex = index
+            self._uncommitted.commit(index)
         # On disk it is a hint for the next start: never one about entries that a power cut could take.
         self._SyncObj__raftLog.setRaftCommitIndex(min(index, self._SyncObj__raftLog.synced_index))
 
@@ -465,7 +484,7 @@ class Replication(Elections):
             self._want(node, chunk.id, wanted)
             return
         self._want(node, chunk.id, wanted)
-        self._installing = True
+        self._installing, self._installing_of = True, (node, self._term)
         incoming, promised = self._incoming, Position(index, term)
         self._spawn(incoming.finish(), lambda found, exc: self._on_verified(node, incoming, promised, found, exc))
 
@@ -500,11 +519,13 @@ class Replication(Elections):
             raise InvariantViolated("a snapshot was restored but could not be put in place") from failed
         self._rebase(base, history)
         self._blank = False
-        self._verified = base.index
+        # Another leader may lack what is in it (policies interval and off), and then says so by what it sends.
+        same = (self._SyncObj__raftLeader, self._term) == self._installing_of
+        self._verified = base.index if same else 0
         self.count("snapshots_installed")
         log.info("snapshot installed", member=self._node_id, index=base.index, term=base.term)
         self._answer_waiters_below(base)
-        if self._SyncObj__raftLeader == node and self._SyncObj__raftLog.synced_index >= base.index:
+        if same and self._SyncObj__raftLog.synced_index >= base.index:
             self._acknowledge(node)
         self._SyncObj__raftLog.maybe_sync()
         self.kick()

@@ -100,6 +100,7 @@ class ClusterView(msgspec.Struct, frozen=True):
     fsync: str
     members: list[Member]
     broadcast_lag: int | None
+    unsynced_age_s: float
     counts: dict[str, int]
     url: str
     version: str

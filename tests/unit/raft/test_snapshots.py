@@ -311,3 +311,35 @@ async def test_a_snapshot_that_finds_no_room_is_tried_again_after_a_pause(monkey
         monkeypatch.undo()
         await eventually(lambda: leader.counts.get("snapshots_saved", 0) > 0)
         assert await cluster.agree() == expected
+
+
+@virtual
+async def test_who_puts_a_snapshot_in_place_does_not_lead() -> None:
+    """Without fsync the others may have forgotten all: its log would be replaced while it is the leader's."""
+    cluster = Cluster("ABC", msgspec.structs.replace(FAST, fsync="off"))
+    async with cluster:
+        leader = await cluster.leader()
+        late, other = (name for name in "ABC" if name != leader.id)
+        await cluster.agree()
+        await cluster.stop(late)
+        await fill(cluster, 40)
+        leader._core.forceLogCompaction()
+        await eventually(lambda: leader._core._first_index > 30)
+        cluster.disks[late].slow_s = 2.0  # it takes so long to put the dump in place
+        back = await cluster.start(late)
+        await eventually(lambda: back._core._installing)
+        for name in (leader.id, other):  # power cuts: votes are there, logs and dumps are not
+            await cluster.stop(name)
+            disk = cluster.disks[name]
+            for file in [file for file in disk.names() if not file.endswith(".vote")]:
+                disk.remove_now(file)
+        for name in (leader.id, other):
+            await cluster.start(name)
+        back._core._SyncObj__raftElectionDeadline = float("-inf")
+        back.outrank(back.status().term)
+        await asyncio.sleep(0.5)
+        assert back._core._installing
+        assert back.status().role != "leader"
+        await (await cluster.leader(among=leader.id + other)).propose(b"instead")
+        await eventually(lambda: not back._core._installing)
+        assert await cluster.agree() == [b"instead"], "who leads is believed, not who led when the snapshot was sent"
