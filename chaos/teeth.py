@@ -67,7 +67,7 @@ TEETH: Final = (
     Tooth("watch-splits-a-transaction", "watch"),
     Tooth("watch-position-ordered", "watch", ("slow",)),
     Tooth("ring-loses-its-oldest", "watch"),
-    Tooth("watch-takes-a-change-for-another-prefix", "watch"),
+    Tooth("watch-takes-a-change-for-nobodys", "watch"),
 )
 
 

@@ -14,13 +14,12 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web_exceptions import HTTPException
 
 from kv.errors import AcordoError, BadRequest, NotApplied
 from kv.model import NODE_OP_ID_PREFIX, REQUEST_BYTES_MAX, RESERVED_PREFIXES
 from kv.ports import Broadcast, Cache, Clock, Consensus, Store
 from node import wire
+from node.bodies import Bodies, Held
 from node.connections import Connection, Connections
 from node.lookups import Lookups
 from node.metrics import Metrics
@@ -102,8 +101,9 @@ class StoreProbe:
 class Load:
     """What this node works on at the moment."""
 
+    bodies: Bodies
     requests: int = 0
-    body_bytes: int = 0
+    """Requests that are not answered yet."""
     refused: int = 0
     draining: bool = False
     """No new work is admitted."""
@@ -113,6 +113,11 @@ class Load:
     """Pages of listings are made so many at a time; the others wait, within their time."""
     connections: Connections | None = None
     """What holds the connections, once the server is entered."""
+
+    @property
+    def at_work(self) -> int:
+        """Return how many requests are worked on: those whose bodies are on their way are not."""
+        return self.requests - self.bodies.receiving.held
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +137,9 @@ class Rooms:
     metrics: Metrics
     store_probe: StoreProbe
     openapi: bytes
+    load: Load
     async_writes: AsyncWrites | None = None
     checks: Sequence[Check] = ()
-    load: Load = field(default_factory=Load)
 
 
 class Exchange:
@@ -143,6 +148,7 @@ class Exchange:
     __slots__ = (
         "_broken",
         "_held",
+        "always",
         "deadline",
         "method",
         "mutation",
@@ -162,7 +168,9 @@ class Exchange:
         self.op_id: str | None = None
         """Known once `take_op_id` was called; problem documents name it."""
         self.mutation = False
-        self._held = 0
+        self._held: Held | None = None
+        self.always = False
+        """Answered also while this node is overloaded."""
         self._broken = False
         """Where the next request begins is not certain."""
         self.deadline = began + rooms.settings.request_timeout_s
@@ -302,15 +310,12 @@ class Exchange:
         length = request.content_length
         if length is not None and length > most:
             raise BadRequest(code, f"the body has {length} bytes", allowed=f"up to {most}")
-        self._hold(length or 0)
         self._expect()
-        content = request.content
-        if content.is_eof():
-            whole: bytes = content.read_nowait(-1)
-        else:
-            whole = await self._receive(most, code, length)
-        if len(whole) > most:
-            raise BadRequest(code, f"the body has more than {most} bytes", allowed=f"up to {most}")
+        bodies = self.rooms.load.bodies
+        self._held = Held(bodies, request.remote or "")
+        whole = await bodies.receive(request, self._held, most, code)
+        if not self.always and self.rooms.load.at_work > self.rooms.settings.requests_max:
+            raise NotApplied("overloaded", f"{self.rooms.load.at_work} requests are being worked on")
         return whole
 
     async def form(self, kind: type[T], most: int = REQUEST_BYTES_MAX) -> T:
@@ -322,15 +327,8 @@ class Exchange:
 
     def release(self) -> None:
         """Give back what the body held."""
-        self.rooms.load.body_bytes -= self._held
-        self._held = 0
-
-    def _hold(self, count: int) -> None:
-        load, most = self.rooms.load, self.rooms.settings.body_bytes_held_max
-        if load.body_bytes + count > most:
-            raise NotApplied("overloaded", f"{load.body_bytes} bytes of bodies are being worked on")
-        load.body_bytes += count
-        self._held += count
+        if self._held is not None:
+            self._held.release()
 
     def _expect(self) -> None:
         expected = self.request.headers.get("Expect")
@@ -340,33 +338,6 @@ class Exchange:
             raise BadRequest("expectation_failed", f"Expect: {expected[:60]!r}", allowed="100-continue")
         if self.request.transport is not None:
             self.request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    async def _receive(self, most: int, code: str, length: int | None) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        content = self.request.content
-        patience = self.rooms.settings.body_timeout_s
-        try:
-            async with asyncio.timeout(patience):
-                while True:
-                    part = await content.readany()
-                    if not part:
-                        return b"".join(parts)
-                    size += len(part)
-                    if size > most:
-                        raise BadRequest(code, f"the body has more than {most} bytes", allowed=f"up to {most}")
-                    if length is None:
-                        self._hold(len(part))
-                    parts.append(part)
-        except TimeoutError as exc:
-            detail = f"only {size} bytes of the body arrived within {patience:g} s"
-            raise BadRequest("body_timeout", detail, allowed=f"{patience:g} s for the whole body") from exc
-        except (HttpProcessingError, HTTPException) as exc:
-            raise BadRequest("bad_http", f"the body is broken: {exc}", allowed="a well-formed body") from exc
-        except Exception as exc:
-            if type(exc).__name__ in ("RequestPayloadError", "ClientPayloadError", "TransferEncodingError"):
-                raise BadRequest("bad_http", f"the body is broken: {exc}", allowed="a well-formed body") from exc
-            raise
 
     # ---------------------------------------------------------------------------------------------- what is answered
 

@@ -39,8 +39,9 @@ from node.api import (
     txn,
     watch,
 )
+from node.bodies import Bodies
 from node.connections import Connection, Connections, body_bytes
-from node.exchange import AsyncWrites, Check, Exchange, Rooms, StoreProbe
+from node.exchange import AsyncWrites, Check, Exchange, Load, Rooms, StoreProbe
 from node.figures import figures
 from node.lookups import Lookups
 from node.metrics import Metrics
@@ -155,6 +156,7 @@ class Server:
             watches=Watches(consensus, store, settings),
             metrics=Metrics(registry),
             store_probe=StoreProbe(store, clock),
+            load=Load(Bodies(settings.body_bytes_held_max, settings.connections_max, settings.body_timeout_s)),
             openapi=openapi.document(settings.version, settings.advertised_url),
             async_writes=async_writes,
             checks=checks,
@@ -257,8 +259,9 @@ class Server:
     async def _answer(self, x: Exchange, route: Route) -> web.StreamResponse:
         load = self.rooms.load
         handler = route.handlers.get(x.method) or self._unhandled(route, x.method)
-        if not route.always and (load.draining or load.requests >= self.rooms.settings.requests_max):
+        if not route.always and (load.draining or load.at_work >= self.rooms.settings.requests_max):
             return self._full(x)
+        x.always = route.always
         if not route.long:
             load.requests += 1
             self._idle.clear()
@@ -315,7 +318,7 @@ class Server:
             response = x.problem("draining", "this node is stopping")
             response.force_close()
             return response
-        return x.problem("overloaded", f"{load.requests} requests are being worked on")
+        return x.problem("overloaded", f"{load.at_work} requests are being worked on")
 
     def _unread(self, x: Exchange) -> web.Response:
         """Refuse a read whose answer would wait beside too many that nobody takes."""
