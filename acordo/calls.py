@@ -60,6 +60,13 @@ class Caller:
             if step.after_s:
                 await asyncio.sleep(step.after_s)
 
+    async def at(self, url: str, request: Request, parse: Callable[[Reply], T], *, timeout_s: float) -> T:
+        """Call one node alone, which another one named. Raises AcordoError."""
+        there = Caller(
+            self._transport, (url,), attempt_timeout_s=self._attempt_timeout_s, retries=self._retries, spread=False
+        )
+        return (await there.call(request, parse, timeout_s=timeout_s))[0]
+
     async def write(
         self, op_ids: OpIds, make: Callable[[str], Request], parse: Callable[[Reply, str], T], *, timeout_s: float
     ) -> tuple[T, int]:

@@ -407,9 +407,20 @@ class Client:
         """Let an observer vote."""
         await self._call(wire.promote_request(member), wire.served, timeout_s)
 
-    async def adopt(self, *, timeout_s: float | None = None) -> int:
-        """Adopt the head of a restored store, as an operator decides; return the new settled revision."""
-        return await self._call(wire.adopt_request(), wire.parse_adopted, timeout_s)
+    async def adopt(self, *, gives_up: int | None = None, timeout_s: float | None = None) -> int:
+        """Adopt the head of a restored store, as an operator decides; return the new settled revision.
+
+        `gives_up`: how many settled revisions that gives up, as `cluster` says. Raises BadRequest, which says the
+        number, unless it is that one. A node that does not lead names the leader, who is then asked at its own URL.
+        """
+        request = wire.adopt_request(gives_up)
+        try:
+            return await self._call(request, wire.parse_adopted, timeout_s)
+        except BadRequest as exc:
+            if exc.code != "ask_leader" or not (exc.allowed or "").startswith(("http://", "https://")):
+                raise
+            there, limit_s = exc.allowed or "", timeout_s or self._timeout_s
+            return await self._caller.at(there, request, wire.parse_adopted, timeout_s=limit_s)
 
     async def remove_member(self, member: str, *, timeout_s: float | None = None) -> None:
         """Remove a member."""

@@ -10,7 +10,6 @@ import typer
 from acordo import bulk, results
 from acordo.chain import Chain, Flaw
 from acordo.client import Client
-from acordo.errors import BadRequest
 from acordo.output import NO, OK, Output, shown, table
 from acordo.shell import app, ledger_app, members_app, run
 
@@ -63,14 +62,18 @@ def transfer(
 @app.command()
 def adopt(
     context: typer.Context,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it: writes that the restored store lacks stay lost.")] = False,
+    gives_up: Annotated[
+        int | None,
+        typer.Option("--gives-up", min=0, help="How many settled revisions may be lost, as it says without this."),
+    ] = None,
 ) -> None:
-    """Adopt the head of a store that was restored from a backup, so that the cluster goes on from there."""
+    """Adopt the head of a store that was restored from a backup, so that the cluster goes on from there.
+
+    Without --gives-up it only says what that would give up.
+    """
 
     async def work(client: Client, output: Output) -> None:
-        if not yes:
-            raise BadRequest("this makes the loss of newer writes final", code="not_confirmed", allowed="--yes")
-        settled = await client.adopt()
+        settled = await client.adopt(gives_up=gives_up)
         if output.as_json:
             output.json({"settled": settled})
         else:

@@ -23,7 +23,9 @@ from acordo.messages import Problem, Reply, Request
 from acordo.outcomes import GUARDED, MISMATCH, Judgement, Verdict, conclude
 
 _EMPTY = Problem()
-_HOPELESS: Final = frozenset({"ask_leader", "not_a_voter", "nothing_to_adopt", "membership_refused"})
+_HOPELESS: Final = frozenset(
+    {"not_a_voter", "nothing_to_adopt", "membership_refused", "gives_up", "ask_leader", "foreign_store"}
+)
 """Codes of a 409 without a guard that says the same however often it is asked."""
 
 

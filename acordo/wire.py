@@ -370,8 +370,8 @@ def promote_request(member: str) -> Request:
     return _post(f"/v1/cluster/members/{quote(member, safe='')}/promote", {})
 
 
-def adopt_request() -> Request:
-    return _post("/v1/cluster/adopt", {})
+def adopt_request(gives_up: int | None) -> Request:
+    return _post("/v1/cluster/adopt", {} if gives_up is None else {"gives_up": gives_up})
 
 
 def remove_member_request(member: str) -> Request:

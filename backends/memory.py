@@ -32,6 +32,7 @@ from kv.ports import (
     Appended,
     Facts,
     Fenced,
+    Identity,
     Listing,
     Outranked,
     Pruning,
@@ -189,6 +190,10 @@ class MemoryDatabase:
         self._due: dict[bytes, tuple[int, int]] = {}
         """Key -> (expires, revision) of newest versions that expire."""
         self._floor = 0
+        """Newest revision that pruning has walked to."""
+        self._adopted = 0
+        """Where the newest adoption ends: nothing below can be read at."""
+        self._identity = Identity("")
         self._cursors: dict[str, int] = {}
 
     # -- ledger ----------------------------------------------------------------------------------------------------
@@ -222,6 +227,18 @@ class MemoryDatabase:
         row = empty_row(head, term, committer, log_time_ms, adopt_last)
         self._rows.append(row)
         return TakenOver(head, row.head)
+
+    def claim(self, identity: Identity) -> Identity:
+        held = self._identity
+        if not held.cluster_id or (held.cluster_id == identity.cluster_id and not held.history):
+            self._identity = identity
+        return self._identity
+
+    def adopt(self, last: int, identity: Identity | None) -> None:
+        """Do what adopting does besides the row, in its transaction."""
+        self._adopted = last
+        if identity is not None:
+            self._identity = identity
 
     def rows(self, after: int, limit: int) -> tuple[LedgerRow, ...]:
         if not self._rows or after >= self._rows[-1].last:
@@ -304,7 +321,7 @@ class MemoryDatabase:
         return None if blob is None else blob.value
 
     def floor(self) -> int:
-        return self._floor
+        return max(self._floor, self._adopted)
 
     def cursor(self, name: str) -> int:
         return self._cursors.get(name, 0)
@@ -328,7 +345,7 @@ class MemoryDatabase:
             del self._blobs[place]
         self._recorded &= {op_id for op_id, _ in self._blobs}
         counts = (len(old_rows), len(old_operations), len(old_blobs))
-        return Pruning(self._floor, versions, *counts, more or limit in counts)
+        return Pruning(self.floor(), versions, *counts, more or limit in counts)
 
     def lose_rows(self, count: int) -> Head:
         """Become what a backup taken `count` ledger rows ago would restore; return its head.
@@ -343,6 +360,7 @@ class MemoryDatabase:
             raise ValueError("versions that a backup would need have been pruned")
         self._recorded -= {recorded.op_id for row in self._rows[len(kept) :] for recorded in row.body}
         self._rows = kept
+        self._adopted = self._adopted if self._adopted <= last else 0
         self._blobs = {place: blob for place, blob in self._blobs.items() if blob.seq < self.head().seq}
         versions = [version for key in self._keys for version in self._versions[key] if version.revision <= last]
         made = [place for place in self._made if place[0] <= last]
@@ -376,8 +394,8 @@ class MemoryDatabase:
         return versions[place - 1] if place else None
 
     def _check_floor(self, at: int | None) -> None:
-        if at is not None and at < self._floor:
-            raise Pruned(self._floor)
+        if at is not None and at < self.floor():
+            raise Pruned(self.floor())
 
     def _digest_at(self, settled: int) -> Digest | None:
         row = self.row_ending(settled)
@@ -457,11 +475,25 @@ class MemoryStore:
         return await self._write("append", lambda: self.database.append(group), timeout_s)
 
     async def take_over(
-        self, term: int, committer: str, log_time_ms: int, *, adopt_last: int | None = None, timeout_s: float
+        self,
+        term: int,
+        committer: str,
+        log_time_ms: int,
+        *,
+        adopt_last: int | None = None,
+        identity: Identity | None = None,
+        timeout_s: float,
     ) -> TakenOver | Outranked:
-        return await self._write(
-            "take_over", lambda: self.database.take_over(term, committer, log_time_ms, adopt_last), timeout_s
-        )
+        def transaction() -> TakenOver | Outranked:
+            result = self.database.take_over(term, committer, log_time_ms, adopt_last)
+            if adopt_last is not None and isinstance(result, TakenOver):
+                self.database.adopt(adopt_last, identity)
+            return result
+
+        return await self._write("take_over", transaction, timeout_s)
+
+    async def claim(self, identity: Identity, *, timeout_s: float) -> Identity:
+        return await self._write("claim", lambda: self.database.claim(identity), timeout_s)
 
     async def rows(self, after: int, limit: int, *, timeout_s: float) -> tuple[LedgerRow, ...]:
         return await self._read("rows", lambda: self.database.rows(after, limit), timeout_s)

@@ -39,7 +39,7 @@ from kv.model import (
     Version,
     value_hash,
 )
-from kv.ports import Appended, Facts, Fenced, Listing, Outranked, Pruning, Read, Retention, TakenOver
+from kv.ports import Appended, Facts, Fenced, Identity, Listing, Outranked, Pruning, Read, Retention, TakenOver
 
 SCHEMA_TIMEOUT_S: Final = 30.0
 LEASE_S: Final = 15.0
@@ -286,7 +286,7 @@ class PostgresStore:
 
     async def _check_columns(self, connection: Connection) -> set[str]:
         """Return which of our tables are there. Raises BadRequest for one whose columns are not ours."""
-        wanted = sql.columns(1)
+        wanted = sql.columns(len(sql.MIGRATIONS))
         found: dict[str, dict[str, str]] = {}
         for row in await connection.fetch(sql.COLUMNS_PRESENT, list(wanted)):
             found.setdefault(row["table_name"], {})[row["column_name"]] = row["data_type"]
@@ -315,7 +315,14 @@ class PostgresStore:
         return Fenced(head)
 
     async def take_over(
-        self, term: int, committer: str, log_time_ms: int, *, adopt_last: int | None = None, timeout_s: float
+        self,
+        term: int,
+        committer: str,
+        log_time_ms: int,
+        *,
+        adopt_last: int | None = None,
+        identity: Identity | None = None,
+        timeout_s: float,
     ) -> TakenOver | Outranked:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
@@ -327,6 +334,8 @@ class PostgresStore:
                 log_time_ms,
                 adopt_last,
                 GENESIS_DIGEST,
+                None if identity is None else identity.cluster_id,
+                None if identity is None else identity.history,
                 timeout_s=max(deadline - loop.time(), 0.001),
             )
             head = _head(*(rows[0][name] for name in ("seq", "term", "committer", "last_rev", "digest")))
@@ -337,6 +346,10 @@ class PostgresStore:
             empty_row(head, term, committer, log_time_ms, adopt_last)  # raises BadRequest for a low adopt_last
             if loop.time() >= deadline:  # somebody else appended in between, again and again
                 raise BackendUnavailable(self.name, "the ledger grew under every attempt to take over")
+
+    async def claim(self, identity: Identity, *, timeout_s: float) -> Identity:
+        rows = await self._change(sql.CLAIM, identity.cluster_id, identity.history, timeout_s=timeout_s)
+        return Identity(rows[0]["cluster"], rows[0]["history"])
 
     async def stage(self, op_id: str, value: bytes, *, timeout_s: float) -> Reference:
         reference = Reference(op_id, value_hash(value), len(value))
@@ -620,7 +633,7 @@ async def _prune(connection: Connection, retention: Retention) -> Pruning:
         await connection.execute(sql.KEEP_BLOB if used else sql.DROP_BLOB, op_id, digest)
     await connection.execute(sql.DROP_DONE_DUE, limit)
     more = more or limit in {rows, operations} or len(looked) >= min(limit, BLOBS_SWEPT_MAX)
-    return Pruning(floor, gone, rows, operations, sum(not used for *_, used in looked), more)
+    return Pruning(max(floor, state["adopted"]), gone, rows, operations, sum(not used for *_, used in looked), more)
 
 
 def _count(tag: str) -> int:

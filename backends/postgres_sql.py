@@ -13,7 +13,7 @@ import functools
 import re
 from typing import Final
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 APPLICATION: Final = "acordo"
 
 ASKED: Final = {
@@ -71,7 +71,14 @@ _VERSION_1: Final = (
     "INSERT INTO acordo_state (one, floor) VALUES (1::int8, 0::int8) ON CONFLICT (one) DO NOTHING",
     "CREATE TABLE IF NOT EXISTS acordo_cursors (name text PRIMARY KEY, place int8 NOT NULL)",
 )
-MIGRATIONS: Final = (_VERSION_1,)
+_IDENTITY: Final = (
+    """CREATE TABLE IF NOT EXISTS acordo_identity (
+        one int8 PRIMARY KEY, cluster text NOT NULL, history bytea NOT NULL, adopted int8 NOT NULL)""",
+    """INSERT INTO acordo_identity (one, cluster, history, adopted) VALUES (1::int8, '', ''::bytea, 0::int8)
+        ON CONFLICT (one) DO NOTHING""",
+)
+"""Whose store it is (empty: nobody's yet), and where the newest adoption ends: nothing below can be read at."""
+MIGRATIONS: Final = (_VERSION_1, _IDENTITY)
 """Statements that lead from schema version n to n + 1, each repeatable. Never edited once released."""
 
 _TYPES: Final = {"int8": "bigint", "text": "text", "bytea": "bytea"}
@@ -95,7 +102,8 @@ _HEAD_ROW: Final = """(SELECT (-1)::int8 AS n, seq AS a, term AS b, last_rev AS 
 _POINT_ROWS: Final = f"""{_HEAD_ROW}
     UNION ALL (SELECT (-2)::int8, seq, term, last_rev, committer, digest, NULL::bytea FROM acordo_ledger
         WHERE last_rev = $1::int8 ORDER BY seq DESC LIMIT 1)
-    UNION ALL (SELECT (-3)::int8, floor, 0::int8, 0::int8, ''::text, NULL::bytea, NULL::bytea FROM acordo_state)"""
+    UNION ALL (SELECT (-3)::int8, GREATEST(s.floor, i.adopted), 0::int8, 0::int8, ''::text, NULL::bytea, NULL::bytea
+        FROM acordo_state s CROSS JOIN acordo_identity i)"""
 _VERSION_COLUMNS: Final = "v.revision, v.kind, v.expires, ''::text, v.key"
 
 HEAD_NOW: Final = _HEAD_ROW[1:-1]
@@ -118,7 +126,8 @@ OPERATIONS: Final = """SELECT op_id, body_hash, revision, outcome, log_time FROM
 BLOB: Final = "SELECT value FROM acordo_blobs WHERE op_id = $1::text AND hash = $2::bytea"
 DUE: Final = """SELECT key, revision FROM acordo_due
     WHERE expires <= $1::int8 ORDER BY expires, revision LIMIT $2::int8"""
-FLOOR_NOW: Final = "SELECT floor FROM acordo_state"
+FLOOR_NOW: Final = """SELECT GREATEST(s.floor, i.adopted) AS floor
+    FROM acordo_state s CROSS JOIN acordo_identity i"""
 CURSOR: Final = "SELECT place FROM acordo_cursors WHERE name = $1::text"
 MOVE_CURSOR: Final = """INSERT INTO acordo_cursors (name, place) VALUES ($1::text, $2::int8)
     ON CONFLICT (name) DO UPDATE SET place = excluded.place WHERE excluded.place > acordo_cursors.place"""
@@ -172,12 +181,25 @@ landed AS (
     FROM head WHERE (head.seq = 0::int8 OR head.term < $1::int8
             OR (head.term = $1::int8 AND head.committer = $2::text))
         AND COALESCE($4::int8, head.last_rev) >= head.last_rev
-    ON CONFLICT (seq) DO NOTHING RETURNING seq)
+    ON CONFLICT (seq) DO NOTHING RETURNING seq),
+adopted AS (
+    UPDATE acordo_identity SET adopted = $4::int8, cluster = COALESCE($6::text, cluster),
+        history = COALESCE($7::bytea, history)
+    WHERE one = 1::int8 AND $4::int8 IS NOT NULL AND EXISTS (SELECT 1 FROM landed) RETURNING one)
 SELECT head.seq, head.term, head.committer, head.last_rev, head.digest,
     (SELECT count(*)::int8 FROM landed) AS landed FROM head"""
 
+CLAIM: Final = """WITH claimed AS (
+    UPDATE acordo_identity SET cluster = $1::text, history = $2::bytea
+    WHERE one = 1::int8 AND (cluster = '' OR (cluster = $1::text AND history = ''::bytea AND $2::bytea <> ''::bytea))
+    RETURNING cluster, history)
+SELECT cluster, history FROM claimed
+UNION ALL SELECT i.cluster, i.history FROM acordo_identity i WHERE NOT EXISTS (SELECT 1 FROM claimed)"""
+
 # One small step of pruning, in one explicit transaction.
-STATE_FOR_PRUNING: Final = """SELECT s.floor, COALESCE((SELECT max(l.seq) FROM acordo_ledger l), 0::int8) AS seq,
+STATE_FOR_PRUNING: Final = """SELECT s.floor,
+    COALESCE((SELECT i.adopted FROM acordo_identity i), 0::int8) AS adopted,
+    COALESCE((SELECT max(l.seq) FROM acordo_ledger l), 0::int8) AS seq,
     COALESCE((SELECT max(l.last_rev) FROM acordo_ledger l), 0::int8) AS last_rev FROM acordo_state s"""
 NEXT_VERSIONS: Final = """SELECT revision FROM acordo_versions
     WHERE revision > $1::int8 AND revision <= $2::int8 ORDER BY revision LIMIT $3::int8"""

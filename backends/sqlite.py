@@ -18,7 +18,7 @@ from backends.sqlite_schema import REVISION_SHIFT, check_whole, connect, end_of,
 from backends.sqlite_thread import SqliteThread, Turn
 from kv.errors import Pruned
 from kv.model import Group, Head, LedgerRow, Operation, Reference, Version, value_hash
-from kv.ports import Appended, Facts, Fenced, Listing, Outranked, Pruning, Read, Retention, TakenOver
+from kv.ports import Appended, Facts, Fenced, Identity, Listing, Outranked, Pruning, Read, Retention, TakenOver
 
 OPEN_TIMEOUT_S: Final = 20.0
 WRITER_CACHE_KIB: Final = 8 * 1024
@@ -73,7 +73,14 @@ class SqliteStore:
         )
 
     async def take_over(
-        self, term: int, committer: str, log_time_ms: int, *, adopt_last: int | None = None, timeout_s: float
+        self,
+        term: int,
+        committer: str,
+        log_time_ms: int,
+        *,
+        adopt_last: int | None = None,
+        identity: Identity | None = None,
+        timeout_s: float,
     ) -> TakenOver | Outranked:
         def body(turn: Turn) -> TakenOver | Outranked:
             head = reads.head_of(turn)
@@ -81,11 +88,16 @@ class SqliteStore:
                 return Outranked(head)
             row = empty_row(head, term, committer, log_time_ms, adopt_last)
             turn.execute(writes.INSERT_ROW, (*writes.row_values(row), None))
+            if adopt_last is not None:
+                writes.adopt(turn, adopt_last, identity)
             return TakenOver(head, row.head)
 
         return await self._write(
             lambda turn: turn.write(body, commit_if=lambda result: isinstance(result, TakenOver)), timeout_s
         )
+
+    async def claim(self, identity: Identity, *, timeout_s: float) -> Identity:
+        return await self._write(lambda turn: turn.write(lambda turn: writes.claim(turn, identity)), timeout_s)
 
     async def stage(self, op_id: str, value: bytes, *, timeout_s: float) -> Reference:
         reference = Reference(op_id, value_hash(value), len(value))
@@ -203,7 +215,7 @@ class SqliteStore:
         )
 
     async def floor(self, *, timeout_s: float) -> int:
-        return await self._read(lambda turn: int(turn.fetch("SELECT floor FROM state")[0][0]), timeout_s)
+        return await self._read(lambda turn: int(turn.fetch(f"SELECT {reads.FLOOR}")[0][0]), timeout_s)
 
     async def cursor(self, name: str, *, timeout_s: float) -> int:
         sql = "SELECT position FROM cursors WHERE name = ?"

@@ -58,7 +58,8 @@ EXACT: Final = f"(SELECT {_PACKED} || ifnull(value, '') FROM versions WHERE key 
 OPERATION: Final = """(SELECT revision || ':' || log_time || ':' || length(body_hash) || ':' || body_hash || outcome
     FROM ops WHERE op_id = ?)"""
 _IS_STAGED: Final = "(SELECT 1 FROM blobs WHERE op_id = ? AND hash = ?)"
-_POINT: Final = """(SELECT floor FROM state), (SELECT digest FROM ledger WHERE last = ? ORDER BY seq DESC LIMIT 1),
+FLOOR: Final = "max((SELECT floor FROM state), (SELECT adopted FROM identity))"
+_POINT: Final = f"""{FLOOR}, (SELECT digest FROM ledger WHERE last = ? ORDER BY seq DESC LIMIT 1),
     seq, term, committer, last, digest"""
 _FROM: Final = "FROM (SELECT 1) LEFT JOIN (SELECT * FROM ledger ORDER BY seq DESC LIMIT 1)"
 _KEYS: Final = """WITH RECURSIVE walk (key) AS (

@@ -73,9 +73,16 @@ _VERSION_1: Final = (
     "INSERT INTO state (one, floor, walked) VALUES (1, 0, 0)",
     "CREATE TABLE cursors (name TEXT PRIMARY KEY, position INTEGER NOT NULL) STRICT, WITHOUT ROWID",
 )
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1,)
+_IDENTITY: Final = (
+    # Whose store it is ('' and x'': nobody's yet), and where the newest adoption ends: nothing below can be read at.
+    """CREATE TABLE identity (
+        one INTEGER PRIMARY KEY CHECK (one = 1), cluster TEXT NOT NULL, history BLOB NOT NULL, adopted INTEGER NOT NULL
+    ) STRICT""",
+    "INSERT INTO identity (one, cluster, history, adopted) VALUES (1, '', x'', 0)",
+)
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _IDENTITY)
 """Statements that lead from schema version n to n + 1. Never edited once released: append another."""
-TABLES: Final = ("blobs", "cursors", "due", "ledger", "ops", "state", "versions")
+TABLES: Final = ("blobs", "cursors", "due", "identity", "ledger", "ops", "state", "versions")
 
 
 def connect(path: str) -> sqlite3.Connection:

@@ -18,7 +18,7 @@ from backends.sqlite_schema import REVISION_SHIFT, bucket, end_of
 from backends.sqlite_thread import Turn
 from kv.errors import BackendUnavailable, BadRequest
 from kv.model import GENESIS, Group, LedgerRow, Reference, Version
-from kv.ports import Appended, Fenced, Pruning, Retention
+from kv.ports import Appended, Fenced, Identity, Pruning, Retention
 
 ROWS_MAX: Final = 128
 """Rows inserted by one statement."""
@@ -63,6 +63,22 @@ def append(turn: Turn, group: Group, body: bytes | None, rows: list[tuple[Any, .
         if isinstance(version.value, Reference) and not turn.fetch(_MISSING, (version.value.op_id, version.value.hash)):
             raise BackendUnavailable("sqlite", f"the value staged by {version.value.op_id} is gone: evaluate again")
     return Appended()
+
+
+def claim(turn: Turn, identity: Identity) -> Identity:
+    turn.execute(
+        """UPDATE identity SET cluster = ?1, history = ?2
+            WHERE cluster = '' OR (cluster = ?1 AND history = x'' AND ?2 <> x'')""",
+        (identity.cluster_id, identity.history),
+    )
+    cluster, history = turn.fetch("SELECT cluster, history FROM identity")[0]
+    return Identity(cluster.decode(), history)
+
+
+def adopt(turn: Turn, last: int, identity: Identity | None) -> None:
+    turn.execute("UPDATE identity SET adopted = ?", (last,))
+    if identity is not None:
+        turn.execute("UPDATE identity SET cluster = ?, history = ?", (identity.cluster_id, identity.history))
 
 
 def version_rows(versions: Sequence[Version]) -> list[tuple[Any, ...]]:
@@ -121,7 +137,8 @@ def prune(turn: Turn, retention: Retention) -> Pruning:
     ).rowcount
     blobs, more_blobs = _sweep(turn, retention.operations_before_ms, min(limit, BLOBS_SWEPT_MAX))
     more = more_versions or more_blobs or limit in {rows, operations}
-    return Pruning(floor, versions, rows, operations, blobs, more)
+    adopted = turn.fetch("SELECT adopted FROM identity")[0][0]
+    return Pruning(max(floor, adopted), versions, rows, operations, blobs, more)
 
 
 def _prune_versions(turn: Turn, floor: int, walked: int, below: int, limit: int) -> tuple[int, int, bool]:

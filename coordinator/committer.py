@@ -20,7 +20,20 @@ from coordinator import birth
 from coordinator.backoff import Backoff
 from coordinator.codec import TICK, Adopt, Command, encode
 from coordinator.evaluate import evaluate, needs, no_facts
-from coordinator.ledger import Ahead, Level, Refuse, adoption, anchored, group_on, mark_of, settle_of, standing
+from coordinator.ledger import (
+    Ahead,
+    GivenUp,
+    Level,
+    Refuse,
+    adoption,
+    anchored,
+    belongs,
+    given_up,
+    group_on,
+    mark_of,
+    settle_of,
+    standing,
+)
 from coordinator.log import Log, Position
 from coordinator.logtime import LogTime
 from coordinator.machine import Machine
@@ -29,7 +42,7 @@ from coordinator.rules import PROTOCOL, Rules
 from coordinator.settings import Settings
 from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown, Pruned
 from kv.model import Group, Head, LedgerRow, Recorded, roll
-from kv.ports import Appended, Clock, Fenced, Outranked, Store, TakenOver
+from kv.ports import Appended, Clock, Fenced, Identity, Outranked, Store, TakenOver
 
 _log = structlog.get_logger("acordo.committer")
 _T = TypeVar("_T")
@@ -70,11 +83,13 @@ class Committer:
         rules: Rules = PROTOCOL,
         entropy: Callable[[int], bytes] | None = None,
         members: bytes = b"",
+        cluster: str = "",
     ) -> None:
         """`entropy` gives so many bytes that nobody can guess; None: `chance` does, for tests."""
         self._node, self._store, self._log, self._clock = node, store, log, clock
         self._settings, self._rules = settings, rules
         self._entropy, self._first_members = entropy or chance.randbytes, members
+        self._cluster = cluster
         self._backoff = Backoff(chance, min_s=settings.backoff_s_min, max_s=settings.backoff_s_max)
         self._news = asyncio.Event()
         """Intents were ordered, a Settle is through, or what `_shift` says."""
@@ -94,6 +109,8 @@ class Committer:
         self.taken: int | None = None
         """The newest term in which it has taken over."""
         self.refusal: str | None = None
+        self.gives_up: GivenUp | None = None
+        """What adopting the refused head would give up."""
         self.store_trouble: str | None = None
         """Why the store did not take the last group, until it takes one."""
         self._handed_on_at: Mark | None = None
@@ -114,7 +131,7 @@ class Committer:
             self.term = None
         if self._adopting is not None and not self._adopting.done():
             self._adopting.set_exception(NotApplied("deposed"))
-        self.refusal = None
+        self.refusal = self.gives_up = None
         self._shift.set()
         self._news.set()
 
@@ -126,12 +143,18 @@ class Committer:
     def taken_over(self) -> bool:
         return self.term is not None and self.taken == self.term
 
-    def adopt(self) -> asyncio.Future[int]:
-        """Ask the loop, which refuses, to adopt the store's head."""
+    def adopt(self, gives_up: int | None) -> asyncio.Future[int]:
+        """Ask the loop, which refuses, to adopt the store's head. Raises NotApplied, BadRequest."""
         if self.term is None:
             raise NotApplied("not_leader", "only the leader adopts the store's head")
-        if self.refusal is None:
+        if self.refusal is None or self.gives_up is None:
             raise BadRequest("nothing_to_adopt", "the store is what was settled: there is nothing to adopt")
+        if self.refusal == "store_foreign":
+            raise BadRequest(
+                "foreign_store", "the store is another cluster's: it cannot be adopted", allowed="this cluster's store"
+            )
+        if gives_up != self.gives_up.revisions:
+            raise BadRequest("gives_up", _named(self.gives_up), allowed=f"gives_up: {self.gives_up.revisions}")
         if self._adopting is None or self._adopting.done():
             self._adopting = asyncio.get_running_loop().create_future()
             self._adopting.add_done_callback(_consume)
@@ -178,7 +201,7 @@ class Committer:
         self._mine = {}
         if self.refusal is not None:
             _log.info("store accepted again", term=term)
-        self.refusal = None
+        self.refusal = self.gives_up = None
         self._well()
         if self.taken != term:
             self.taken = term
@@ -197,6 +220,8 @@ class Committer:
         None: it did not work out this time, or this member leads no more.
         """
         self.takeovers += 1
+        if not await self._owned(term):
+            return None
         landed = await self._append_empty_row(term)
         if landed is None or self.term != term:
             return None
@@ -221,6 +246,28 @@ class Committer:
             if self._machine.settled.revision <= settled.revision:
                 return None  # another command came first: the settled revision is still below the head
 
+    async def _owned(self, term: int) -> bool:
+        """Make sure that the store is this history's before anything is written to it; refuse one that is not."""
+        founded = self._machine.founded
+        if founded is None or not self._rules.store_identity:
+            return self.term == term
+        found = await self._asked(self._store.claim(self._identity, timeout_s=self._settings.store_timeout_s))
+        refuse = None if found is None else belongs(self._identity, found)
+        if refuse is not None and self.term == term:
+            head = await self._asked(self._store.head(timeout_s=self._settings.store_timeout_s))
+            if head is not None and self.term == term:
+                if refuse.why == "store_history" and _outranked(head, term, self.name):
+                    self._log.outrank(max(term, head.term))  # who adopts it appends behind that row
+                    await self._pause(self._settings.backoff_s_max)
+                else:
+                    await self._stay_refused(term, head, refuse)
+        return found is not None and refuse is None and self.term == term
+
+    @property
+    def _identity(self) -> Identity:
+        founded = self._machine.founded
+        return Identity(self._cluster, b"" if founded is None else founded.history)
+
     async def _nobody_moved(self, settled: Mark, own: Head) -> bool:
         """Say whether the head is still the own row and the machine still where it was compared with it.
 
@@ -242,6 +289,7 @@ class Committer:
                     self.name,
                     self._node.now_ms(),
                     adopt_last=adopt_last,
+                    identity=None if adopt_last is None else self._identity,
                     timeout_s=self._settings.store_timeout_s,
                 )
         except (BackendUnavailable, OutcomeUnknown, TimeoutError) as exc:
@@ -251,7 +299,7 @@ class Committer:
             _log.warning(
                 "outranked by a ledger row", term=term, row_term=result.head.term, row_of=result.head.committer
             )
-            self.refusal = None  # whoever wrote that row decides
+            self.refusal = self.gives_up = None  # whoever wrote that row decides
             self._log.outrank(max(term, result.head.term))
             await self._pause(self._settings.backoff_s_max)
             return None
@@ -339,8 +387,9 @@ class Committer:
                 settled_digest=settled.digest.hex(),
                 head=own.last,
                 head_digest=own.digest.hex(),
+                gives_up=given_up(settled, own).revisions,
             )
-        self.refusal = refuse.why
+        self.refusal, self.gives_up = refuse.why, given_up(settled, own)
         if await self._handed_on(term, settled):
             return
         while self.term == term and self._machine.settled == settled:
@@ -375,7 +424,7 @@ class Committer:
             _fail(asked, NotApplied("deposed", "another command came before the adoption"))
         else:
             _log.warning("head adopted", settled=head.last, digest=head.digest.hex())
-            self.refusal = None  # the store is what is settled, from here on
+            self.refusal = self.gives_up = None  # the store is what is settled, from here on
             if not asked.done():
                 asked.set_result(head.last)
 
@@ -516,10 +565,10 @@ class Committer:
             raise BackendUnavailable("store", "no answer in time") from exc
 
     async def _asked(self, asking: Coroutine[Any, Any, _T]) -> _T | None:
-        """Read from the store; None when it does not answer."""
+        """Ask the store something that may be asked again; None when it does not answer."""
         try:
             return await self._within(asking)
-        except BackendUnavailable as exc:
+        except (BackendUnavailable, OutcomeUnknown) as exc:
             self._trouble(exc)
             return None
 
@@ -574,6 +623,19 @@ def next_voters(own: str, voters: Sequence[str]) -> list[str]:
 def _follows(head: Head, first: Pending) -> bool:
     """Say whether the machine's digest of the first pending intent rolls on from the head's."""
     return roll(head.digest, first.intent.op_id, first.body_hash) == first.digest
+
+
+def _outranked(head: Head, term: int, name: str) -> bool:
+    return head.seq > 0 and (head.term > term or (head.term == term and head.committer != name))
+
+
+def _named(given: GivenUp) -> str:
+    if not given.revisions:
+        return "adopting this store gives up nothing that was settled here; say so"
+    first, last = given.after + 1, given.after + given.revisions
+    lost = f"{given.revisions} revisions that were settled, {first} to {last}"
+    kept = f"what the store has up to {given.after} stays" if given.after else "the store's own take their place"
+    return f"adopting this store gives up {lost}: {kept}; say how many"
 
 
 def _fail(asked: asyncio.Future[int], exc: Exception) -> None:

@@ -18,6 +18,7 @@ import structlog
 
 from coordinator.codec import TICK, Submit, decode, encode
 from coordinator.committer import Committer
+from coordinator.ledger import GivenUp
 from coordinator.log import Log, Position, RaftStatus, Replica
 from coordinator.logtime import LogTime, Reading
 from coordinator.machine import Machine
@@ -62,11 +63,12 @@ class Coordinator:
         rules: Rules = PROTOCOL,
         entropy: Callable[[int], bytes] | None = None,
         members: bytes = b"",
+        cluster: str = "",
     ) -> None:
         """Compose; no I/O. `store` and `broadcast` are opened by whoever made them, `log` is opened here.
 
         `entropy` gives so many bytes that nobody can guess (None: `chance` does, for tests); `members` is the digest of
-        the first member list that this member was given.
+        the first member list that this member was given; `cluster` is the id that the store is claimed for.
         """
         self.node, self.url = node, url
         self.settings = settings or Settings()
@@ -86,6 +88,7 @@ class Coordinator:
             rules=rules,
             entropy=entropy,
             members=members,
+            cluster=cluster,
         )
         self.sweeper = Sweeper(self, store, self._log, clock, name=name, settings=self.settings)
         self.publisher = Publisher(self, store, broadcast, clock, chance=chance, settings=self.settings, rules=rules)
@@ -103,6 +106,7 @@ class Coordinator:
         self._leader: tuple[str | None, int, int] = (None, 0, 0)
         """Who leads, in which term, since when (this node's wall clock, or the leader's word)."""
         self._leader_refusal: str | None = None
+        self._leader_gives_up: GivenUp | None = None
         self._recovering: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
         self._fault: BaseException | None = None
         self._faulty = asyncio.Event()
@@ -229,6 +233,9 @@ class Coordinator:
         except Exception as exc:  # noqa: BLE001 (whatever it is, it must end the process, not the log's loop)
             self._die(exc)
             return
+        if effects.verdict in {"founded", "amended"} and self.limits_differ:
+            names = ", ".join(self.limits_differ)
+            _log.warning("settings of this member are not those of the cluster, which count", differing=names)
         if effects.verdict in {"foreign", "gap", "illegal"}:
             _log.info("command did nothing", verdict=effects.verdict, kind=type(decoded).__name__, index=position.index)
         self.committer.wake()
@@ -282,6 +289,7 @@ class Coordinator:
 
     def note(self) -> bytes:
         settled = self.machine.settled
+        given = self.committer.gives_up if self.leads else None
         note = Note(
             version=NOTE_VERSION,
             ordered=self.machine.revision,
@@ -293,6 +301,8 @@ class Coordinator:
             namespace=self.machine.namespace,
             wall_ms=self._clock.wall_ms(),
             kept_ms=self.now_ms() if self.time.kept else 0,
+            gives_up=given.revisions if given else -1,
+            gives_up_after=given.after if given else 0,
         )
         return encode_note(note)
 
@@ -406,6 +416,7 @@ class Coordinator:
         raft, machine = self._log.status(), self.machine
         leads = raft.role == "leader"
         self._look_at(raft)
+        given = self.committer.gives_up if self.leads else self._leader_gives_up
         urls = {member.id: member.url for member in self._members(raft)}
         return Status(
             node=self.node,
@@ -420,6 +431,10 @@ class Coordinator:
             settled=machine.settled.revision,
             digest=machine.settled.digest.hex(),
             pending=len(machine.pending),
+            gives_up=None if given is None else given.revisions,
+            gives_up_after=None if given is None else given.after,
+            history=machine.founded.history.hex() if machine.founded else None,
+            limits_differ=self.limits_differ,
             floor=machine.recent.floor,
             namespace=machine.namespace,
             log_time_ms=machine.log_time_ms,
@@ -472,6 +487,15 @@ class Coordinator:
                 last_seen_s=0.0 if own else peer.last_seen_s,
             )
 
+    @property
+    def limits_differ(self) -> tuple[str, ...]:
+        """Names of the limits in which this member's own settings differ from those of the log, which count."""
+        machine = self.machine
+        return () if machine.founded is None else machine.limits.differing(self.settings.limits)
+
+    def _where(self, member: str) -> str:
+        return next((m.url for m in self._members(self._log.status()) if m.id == member), "")
+
     def voters_settled(self) -> int | None:
         """Return the oldest settled revision that a voter has told of; None while one was never heard."""
         raft = self._log.status()
@@ -494,13 +518,15 @@ class Coordinator:
 
     def _look_at(self, raft: RaftStatus) -> None:
         """Take over what the leader says of itself."""
-        refusal, since_ms = None, 0
+        refusal, since_ms, gives_up = None, 0, None
         for peer in raft.peers:
             if peer.id == raft.leader and peer.id != self.node:
                 note = read_note(peer.note)
                 if note is not None and peer.role == "leader":
                     refusal, since_ms = note.refusal or None, note.leader_since_ms
-        self._leader_refusal = refusal
+                    if refusal is not None and note.gives_up >= 0:
+                        gives_up = GivenUp(note.gives_up_after, note.gives_up)
+        self._leader_refusal, self._leader_gives_up = refusal, gives_up
         self._lead_seen(raft.leader, raft.term, since_ms)
 
     # ---------------------------------------------------------------------------------------------------- membership
@@ -515,8 +541,19 @@ class Coordinator:
     async def remove_member(self, member: str, *, timeout_s: float) -> None:
         await self._log.remove_member(member, timeout_s=timeout_s)
 
-    async def adopt(self, *, timeout_s: float) -> int:
-        adopted = self.committer.adopt()
+    async def adopt(self, *, gives_up: int | None = None, timeout_s: float) -> int:
+        if not self.leads:
+            self._look_at(self._log.status())
+            leader = self._leader[0]
+            if leader is None or leader == self.node:
+                raise NotApplied("no_leader", "only the leader adopts the store's head, and none is known here yet")
+            where = self._where(leader)
+            raise BadRequest(
+                "ask_leader",
+                f"only the leader adopts the store's head: {leader}{where and f' at {where}'}",
+                allowed=where or leader,
+            )
+        adopted = self.committer.adopt(gives_up)
         try:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.shield(adopted)

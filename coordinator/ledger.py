@@ -14,6 +14,7 @@ from coordinator.codec import Command, Rebase, Settle
 from coordinator.evaluate import Evaluation
 from coordinator.pending import Mark, Pending
 from kv.model import GENESIS_DIGEST, Group, Head, LedgerRow, Recorded, roll
+from kv.ports import Identity
 
 # ------------------------------------------------------------------------------------------------------- the chain
 
@@ -140,7 +141,7 @@ class Ahead(NamedTuple):
 class Refuse(NamedTuple):
     """The store is not what was settled: refuse writes and reads of the store until an operator adopts the head."""
 
-    why: Literal["store_behind", "store_other", "store_pruned", "store_diverged"]
+    why: Literal["store_behind", "store_other", "store_pruned", "store_diverged", "store_history", "store_foreign"]
 
 
 Standing: TypeAlias = Level | Ahead | Refuse
@@ -155,6 +156,30 @@ def standing(settled: Mark, head: Head, *, digest_check: bool = True) -> Standin
     if head.digest != settled.digest and digest_check:
         return Refuse("store_other")
     return Level()
+
+
+def belongs(ours: Identity, found: Identity) -> Refuse | None:
+    """Refuse a store that is another cluster's, or that of another history of this one."""
+    if found.cluster_id != ours.cluster_id:
+        return Refuse("store_foreign")
+    return None if found.history == ours.history else Refuse("store_history")
+
+
+class GivenUp(NamedTuple):
+    """What adopting a head gives up: of the revisions after `after`, this cluster settled so many, and told them."""
+
+    after: int
+    revisions: int
+
+
+def given_up(settled: Mark, head: Head) -> GivenUp:
+    """Say what adopting this head gives up.
+
+    A head below the settled revision lacks what comes after it. Any other that is refused has another digest there, or
+    none that can be compared: then nothing that was settled is certain.
+    """
+    after = head.last if head.last < settled.revision else 0
+    return GivenUp(after, settled.revision - after)
 
 
 def anchored(settled: Mark, ending: LedgerRow | None) -> Refuse | None:

@@ -13,7 +13,7 @@ import msgspec
 
 from coordinator.codec import Adopt, Amend, Command, Found, Rebase, Settle, Submit
 from coordinator.evaluate import made
-from coordinator.ledger import Step, continuation
+from coordinator.ledger import Step, continuation, given_up
 from coordinator.limits import DEFAULTS, Limits
 from coordinator.pending import Mark, Pending, size_of
 from coordinator.recent import Recent
@@ -26,6 +26,7 @@ from kv.model import (
     Answer,
     Applied,
     Cancel,
+    Head,
     Intent,
     Recorded,
     Version,
@@ -326,7 +327,8 @@ class Machine:
         if row.last <= self.revision and self.rules.adopt_above and command.namespace:
             return _STALE  # ordered late: a revision up to its end was given meanwhile, and would be given again
         previous = self.settled.revision
-        self.undone = Undone(row.first - 1 if row.first - 1 < previous else 0, row.last)
+        found = Head(row.seq - 1, row.term, row.committer, row.first - 1, row.digest)
+        self.undone = Undone(given_up(self.settled, found).after, row.last)
         # Rows that were never read may hold any of these. The store knows op_ids that clients gave, not those that
         # nodes made, and a second outcome of one could contradict the first: they are dropped, and stay unknown.
         rest = [p for p in self.pending.values() if not p.intent.op_id.startswith(NODE_OP_ID_PREFIX)]

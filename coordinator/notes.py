@@ -25,6 +25,9 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
     """Its wall clock when it made the note; 0: of a version that did not tell."""
     kept_ms: int = 0
     """Log time, as it kept it on its monotonic clock; 0: it does not know it."""
+    gives_up: int = -1
+    """Of a leader that refuses its store: how many settled revisions adopting it gives up; -1: it does not."""
+    gives_up_after: int = 0
 
 
 encode_note = msgspec.msgpack.Encoder().encode

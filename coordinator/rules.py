@@ -76,6 +76,8 @@ class Rules:
     """Forgetting an entry of `last` raises the floor to its revision."""
     limits_ordered: bool = True
     """What a machine remembers goes by the limits of the log, not by its member's own settings."""
+    store_identity: bool = True
+    """A store that carries another cluster's id, or another history's, is refused."""
     adopt_above: bool = True
     """An adoption ends above every revision ever given; one that was ordered too late for that does nothing."""
 

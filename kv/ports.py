@@ -102,6 +102,15 @@ class Outranked(msgspec.Struct, frozen=True):
     head: Head
 
 
+class Identity(msgspec.Struct, frozen=True):
+    """Whose a store is."""
+
+    cluster_id: str
+    """Empty: nobody has claimed it."""
+    history: bytes = b""
+    """Id of the replicated history that it is the store of; empty: not known yet."""
+
+
 class Retention(msgspec.Struct, frozen=True):
     """How far pruning may go in one small step."""
 
@@ -162,12 +171,25 @@ class Store(Protocol):
         """
         ...
 
+    async def claim(self, identity: Identity, *, timeout_s: float) -> Identity:
+        """Make a store that is nobody's the given cluster's, and one of that cluster without a history the given
+        history's; return whose it is, whoever that is. Anything else changes nothing."""
+        ...
+
     async def take_over(
-        self, term: int, committer: str, log_time_ms: int, *, adopt_last: int | None = None, timeout_s: float
+        self,
+        term: int,
+        committer: str,
+        log_time_ms: int,
+        *,
+        adopt_last: int | None = None,
+        identity: Identity | None = None,
+        timeout_s: float,
     ) -> TakenOver | Outranked:
         """Append the empty row on whatever the head is, and say what the head was (same transaction).
 
         `first` = head.last + 1, `last` = head.last (or `adopt_last` when an operator adopts the head), same digest.
+        Adopting raises the floor to `adopt_last`, and makes the store that of `identity`, in the same transaction.
         """
         ...
 
@@ -365,6 +387,14 @@ class Status(msgspec.Struct, frozen=True):
     """Why writes and store reads are refused (store restored or pruned), until an operator adopts the head."""
     fsync: str
     members: tuple[Member, ...]
+    gives_up: int | None = None
+    """While the store is refused: how many settled revisions adopting its head gives up, all after `gives_up_after`;
+    an operator who adopts has to say this number."""
+    gives_up_after: int | None = None
+    history: str | None = None
+    """Hex id of the replicated history; None until it is founded."""
+    limits_differ: tuple[str, ...] = ()
+    """Limits in which this member's settings are not those of the cluster; the cluster's count."""
     broadcast_lag: int | None = None
     """Settled revisions that are not broadcast yet; None: another member broadcasts."""
     stamped: bool = True
@@ -467,6 +497,10 @@ class Consensus(Protocol):
         """Take a member out for good. Raises as `add_member` does."""
         ...
 
-    async def adopt(self, *, timeout_s: float) -> int:
-        """Let an operator adopt the store's head after a restore; return the new settled revision."""
+    async def adopt(self, *, gives_up: int | None = None, timeout_s: float) -> int:
+        """Let an operator adopt the store's head after a restore; return the new settled revision.
+
+        `gives_up`: how many settled revisions the operator knows to be given up by it. Raises BadRequest("gives_up"),
+        which says how many, unless it is that number; NotApplied("not_leader"), which says who leads.
+        """
         ...

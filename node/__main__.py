@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -41,8 +41,8 @@ from coordinator.raft.member import Member, TransportFactory, over_sockets
 from coordinator.raft.member import Settings as RaftSettings
 from coordinator.raft.security import Certificates, Open, Security, read_secret
 from coordinator.settings import Settings as CoordinatorSettings
-from kv.errors import AcordoError, BackendUnavailable, BadRequest
-from kv.ports import Cache, Store
+from kv.errors import AcordoError, BackendUnavailable, BadRequest, OutcomeUnknown
+from kv.ports import Cache, Identity, Store
 from node.server import Server
 from node.settings import Settings as ServerSettings
 from node.waiting import Waiting
@@ -123,7 +123,7 @@ async def _serve(settings: NodeSettings, cluster: str, listening: socket.socket,
             died.set_exception(exc)
 
     async with AsyncExitStack() as stack:
-        if not await _opened(stack, store, settings, listening, stop):
+        if not await _opened(lambda: _enter(stack, store, settings, cluster), settings, listening, stop):
             return
         await stack.enter_async_context(cache)
         await stack.enter_async_context(broadcast)
@@ -157,6 +157,7 @@ async def _serve(settings: NodeSettings, cluster: str, listening: socket.socket,
             chance=_chance(),
             settings=_coordinator_settings(settings),
             entropy=os.urandom,
+            cluster=cluster,
         )
         await stack.enter_async_context(coordinator)
         server = Server(
@@ -197,7 +198,10 @@ async def _drain(settings: NodeSettings, server: Server, coordinator: Coordinato
 
 
 async def _opened(
-    stack: AsyncExitStack, store: Store, settings: NodeSettings, listening: socket.socket, stop: asyncio.Future[bool]
+    entering: Callable[[], Awaitable[None]],
+    settings: NodeSettings,
+    listening: socket.socket,
+    stop: asyncio.Future[bool],
 ) -> bool:
     """Open the store, trying again while its server does not answer; meanwhile /livez is ok and all else says why not.
 
@@ -205,13 +209,13 @@ async def _opened(
     and BackendUnavailable for a store that is no server.
     """
     if not settings.store_url.startswith(SERVED_STORES):
-        await stack.enter_async_context(store)
+        await entering()
         return True
     waiting = Waiting(settings.node_id)
     async with waiting:
         backoff_s = STORE_BACKOFF_S[0]
         while True:
-            opening = asyncio.ensure_future(stack.enter_async_context(store))
+            opening = asyncio.ensure_future(entering())
             await asyncio.wait((opening, stop), timeout=STORE_SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
             if not opening.done():
                 await waiting.listen(listening)
@@ -223,7 +227,7 @@ async def _opened(
             try:
                 opening.result()
                 return True
-            except BackendUnavailable as exc:
+            except (BackendUnavailable, OutcomeUnknown) as exc:
                 _log.warning("the store does not answer yet", reason=str(exc), again_in_s=backoff_s)
                 waiting.reason = str(exc)
                 await waiting.listen(listening)
@@ -231,6 +235,21 @@ async def _opened(
             backoff_s = min(backoff_s * 2, STORE_BACKOFF_S[1])
             if stop.done():
                 return False
+
+
+async def _enter(stack: AsyncExitStack, store: Store, settings: NodeSettings, cluster: str) -> None:
+    """Open the store and claim it for this cluster, before anything of Raft. Raises BadRequest("foreign_store")."""
+    async with AsyncExitStack() as opening:
+        await opening.enter_async_context(store)
+        held = await store.claim(Identity(cluster), timeout_s=settings.store_timeout_s)
+        if held.cluster_id != cluster:
+            shown = redacted(settings)["ACORDO_STORE"]
+            raise BadRequest(
+                "foreign_store",
+                f"{shown} is the store of cluster {held.cluster_id!r}; this is {cluster!r}",
+                allowed="a store of its own; one restored from a backup belongs to the cluster_id that made it",
+            )
+        stack.push_async_exit(opening.pop_all())
 
 
 # ----------------------------------------------------------------------------------------------- settings of the parts

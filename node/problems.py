@@ -171,6 +171,13 @@ KINDS: Final[dict[str, Kind]] = {
     "membership_refused": Kind(409, "Membership change refused", "ask for something else; nothing was changed"),
     "ask_leader": Kind(409, "Another node leads", "send it to the leader, which `leader` names; nothing was changed"),
     "nothing_to_adopt": Kind(409, "Nothing to adopt", "the store is what was settled; nothing was changed"),
+    "gives_up": Kind(
+        409,
+        "Say what is given up",
+        "if those revisions may be lost, repeat with the number that is allowed; else put the right store in place; "
+        "nothing was changed",
+    ),
+    "foreign_store": Kind(409, "Store of another cluster", "give this cluster its own store; nothing was changed"),
     "unsafe": Kind(409, "Not safe now", _NOT_NOW),
     # unknown
     "outcome_unknown": Kind(

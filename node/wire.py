@@ -275,6 +275,12 @@ class TransferForm(Struct, frozen=True, forbid_unknown_fields=True):
     to: str | None = None
 
 
+class AdoptForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an operator knows to be given up: the number of settled revisions that /v1/cluster shows as `gives_up`."""
+
+    gives_up: Annotated[int, Meta(ge=0)] | None = None
+
+
 class MemberForm(Struct, frozen=True, forbid_unknown_fields=True):
     """A member to add; an observer unless `voter`."""
 

@@ -57,12 +57,13 @@ async def remove(x: Exchange) -> web.Response:
 async def adopt(x: Exchange) -> web.Response:
     """Adopt the store's head after a restore: an operator's decision, for what was lost stays lost."""
     x.params()
+    form = await x.form(wire.AdoptForm) if x.request.can_read_body else wire.AdoptForm()
     status = x.rooms.consensus.status()
     if status.leader is not None and status.leader != status.node:
         detail = f"{status.leader} leads, at {status.leader_url}; only the leader adopts"
-        return x.problem("ask_leader", detail, leader=status.leader)
+        return x.problem("ask_leader", detail, leader=status.leader, allowed=status.leader_url)
     x.mutation = True
-    settled = await x.rooms.consensus.adopt(timeout_s=x.left_s)
+    settled = await x.rooms.consensus.adopt(gives_up=form.gives_up, timeout_s=x.left_s)
     return x.json({"settled": settled}, revision=settled)
 
 

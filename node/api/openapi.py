@@ -95,6 +95,10 @@ class ClusterView(msgspec.Struct, frozen=True):
     pending: int
     floor: int
     namespace: int
+    gives_up: int | None
+    gives_up_after: int | None
+    history: str | None
+    limits_differ: list[str]
     log_time_ms: int
     refusal: str | None
     fsync: str
@@ -247,7 +251,10 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ("/v1/cluster/adopt", "POST"): Operation(
         "Adopt the store's head after a restore.",
         {200: ("What is settled now.", JSON, AdoptAnswer)},
-        (400, 409, 503, 504),
+        (400, 408, 409, 413, 415, 503, 504),
+        (),
+        wire.AdoptForm,
+        False,
     ),
     ("/v1/ledger", "GET"): Operation(
         "Rows of the ledger.",

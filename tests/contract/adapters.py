@@ -72,7 +72,7 @@ async def cockroach_database(directory: Path) -> AsyncIterator[OpenStore]:
     """A database of the server that ACORDO_TEST_COCKROACH_URL names, emptied."""
     url = COCKROACH_URL.replace("cockroachdb://", "postgresql://")
     connection = await asyncpg.connect(url)
-    for table in ("schema", "ledger", "versions", "due", "ops", "blobs", "state", "cursors", "lease"):
+    for table in ("schema", "ledger", "versions", "due", "ops", "blobs", "state", "cursors", "lease", "identity"):
         await connection.execute(f"DROP TABLE IF EXISTS acordo_{table}")
     await connection.close()
     yield lambda: PostgresStore(COCKROACH_URL)

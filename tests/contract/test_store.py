@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import msgspec
 import pytest
@@ -25,7 +26,7 @@ from kv.model import (
     Version,
     value_hash,
 )
-from kv.ports import Appended, Fenced, Outranked, Retention, Store, TakenOver
+from kv.ports import Appended, Fenced, Identity, Outranked, Retention, Store, TakenOver
 from tests.contract.adapters import OpenStore
 from tests.contract.groups import COMMITTER, TERM, Step, T, cancel, commit, delete, everything, group, put
 
@@ -174,6 +175,56 @@ async def test_adopting_a_head_skips_the_revisions_that_were_lost(store: Store) 
     assert (await store.read([b"k"], settled=40, timeout_s=T)).digest_at == head.digest
     assert [(r.first, r.last) for r in await store.rows(0, 10, timeout_s=T)] == [(1, 1), (41, 41)]
     assert [(r.first, r.last) for r in await store.rows(40, 10, timeout_s=T)] == [(41, 41)]
+
+
+async def test_adopting_raises_the_floor_and_makes_the_store_ours_with_the_row(store: Store) -> None:
+    ours, former = Identity("c1", b"h" * 16), Identity("c1", b"f" * 16)
+    await commit(store, [put("a", b"k", b"1"), put("b", b"k", b"2")])
+    assert await store.claim(former, timeout_s=T) == former
+    assert isinstance(await store.take_over(1, "n0", 9, adopt_last=40, identity=ours, timeout_s=T), Outranked)
+    assert (await store.floor(timeout_s=T), await store.claim(ours, timeout_s=T)) == (0, former)
+    taken = await store.take_over(TERM + 1, "n2", 9, timeout_s=T)  # taking over is no adoption
+    assert isinstance(taken, TakenOver)
+    assert (await store.floor(timeout_s=T), await store.claim(ours, timeout_s=T)) == (0, former)
+    adopted = await store.take_over(TERM + 2, "n2", 9, adopt_last=40, identity=ours, timeout_s=T)
+    assert isinstance(adopted, TakenOver)
+    assert (await store.floor(timeout_s=T), await store.claim(former, timeout_s=T)) == (40, ours)
+    for refused in (store.read([b"k"], at=39, timeout_s=T), store.list(b"", limit=1, at=2, timeout_s=T)):
+        with pytest.raises(Pruned) as told:
+            await refused
+        assert told.value.floor == 40
+    pruned = await store.prune(Retention(2, 0), timeout_s=T)
+    assert (pruned.floor, await store.floor(timeout_s=T)) == (40, 40), "pruning what is older never lowers it"
+    assert (await store.read([b"k"], at=40, timeout_s=T)).versions == (Version(b"k", 2, b"2"),)
+    made = group(adopted.own, [put("c", b"k", b"3")], term=TERM + 2, committer="n2")
+    assert await store.append(made, timeout_s=T) == Appended()
+    assert (await store.prune(Retention(41, 0), timeout_s=T)).versions >= 1, "what lay below is pruned all the same"
+    assert await store.versions([(b"k", 1), (b"k", 2)], timeout_s=T) == (None, None)
+
+
+async def test_a_store_is_its_first_claimants(open_store: OpenStore) -> None:
+    ours, other = Identity("c1", b"h" * 16), Identity("c2", b"o" * 16)
+    async with open_store() as store, open_store() as rival:
+        assert await store.claim(Identity("c1"), timeout_s=T) == Identity("c1")
+        assert await rival.claim(Identity("c2"), timeout_s=T) == Identity("c1")
+        assert await rival.claim(other, timeout_s=T) == Identity("c1")
+        assert await store.claim(ours, timeout_s=T) == ours, "its history is entered once it is known"
+        assert await store.claim(Identity("c1"), timeout_s=T) == ours
+        assert await store.claim(Identity("c1", b"f" * 16), timeout_s=T) == ours
+        assert await rival.claim(other, timeout_s=T) == ours
+    async with open_store() as again:
+        assert await again.claim(other, timeout_s=T) == ours
+
+
+async def test_of_many_claimants_one_has_it(open_store: OpenStore) -> None:
+    claims = [Identity(f"c{n}", bytes([n]) * 16) for n in range(6)]
+    async with AsyncExitStack() as stack:
+        sessions = [await stack.enter_async_context(open_store()) for _ in claims]
+        held = await asyncio.gather(
+            *(session.claim(claim, timeout_s=T) for session, claim in zip(sessions, claims, strict=True))
+        )
+    assert len(set(held)) == 1
+    assert held[0] in claims
 
 
 async def test_a_head_is_never_adopted_backwards(store: Store) -> None:

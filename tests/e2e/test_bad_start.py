@@ -72,6 +72,20 @@ async def test_a_corrupt_journal_is_named_refused_and_kept(start: Start, tmp_pat
     assert journal.read_bytes() == content
 
 
+async def test_a_store_of_another_cluster_is_refused_and_kept(start: Start, tmp_path: Path) -> None:
+    """Two clusters on one store would each acknowledge what the other overwrites."""
+    await filled(start)
+    store = tmp_path / "data" / "store.sqlite"
+    with contextlib.closing(sqlite3.connect(store)) as connection, connection:
+        (owner,) = connection.execute("SELECT cluster FROM identity").fetchone()
+        assert owner == json.loads((tmp_path / "data" / "n1" / "node.json").read_bytes())["cluster_id"]
+        connection.execute("UPDATE identity SET cluster = 'theirs'")
+    said = await broken(start)
+    assert "is the store of cluster 'theirs'" in said
+    with contextlib.closing(sqlite3.connect(store)) as connection:
+        assert connection.execute("SELECT cluster FROM identity").fetchone() == ("theirs",)
+
+
 async def test_a_corrupt_store_is_named_refused_and_kept(start: Start, tmp_path: Path) -> None:
     await filled(start)
     store = tmp_path / "data" / "store.sqlite"

@@ -19,7 +19,7 @@ from kv.model import Again, Applied, Expired, Refused
 from tests.simulation import aimed, nemesis
 from tests.simulation.clients import SHORT_LIVED, Clients
 from tests.simulation.loop import OrderedTaskGroup, SimLoop
-from tests.simulation.world import Plan, Plant, Violation, World, plan_of
+from tests.simulation.world import Plan, Plant, SimNode, Violation, World, plan_of
 
 T = TypeVar("T")
 LATE_S = 3.0
@@ -188,11 +188,16 @@ async def _lost_more_than_is_kept(world: World) -> None:
     ends = loop.time() + HEAL_S
     while not world.plan.raft_keeps and loop.time() < ends and not _writable(world):
         leader = world.leader()
-        if leader is not None and leader.coordinator.refusal == "store_pruned":
+        if leader is not None and leader.coordinator.refusal in {"store_pruned", "store_history"}:
             world.counts["pruned past"] = world.counts.get("pruned past", 0) + 1
             await _adopt(world)
             return
         await asyncio.sleep(0.1)
+
+
+async def _adopt_at(node: SimNode) -> int:
+    given = node.coordinator.status().gives_up
+    return await node.coordinator.adopt(gives_up=given, timeout_s=3.0)
 
 
 async def _adopt(world: World) -> bool:
@@ -203,7 +208,7 @@ async def _adopt(world: World) -> bool:
         leader = world.leader()
         if leader is not None and leader.coordinator.refusal is not None:
             try:
-                adopted = await leader.call(lambda n=leader: n.coordinator.adopt(timeout_s=3.0))  # type: ignore[misc]
+                adopted = await leader.call(lambda n=leader: _adopt_at(n))  # type: ignore[misc]
                 world.say("adopted", revision=adopted)
             except (AcordoError, TimeoutError) as exc:
                 world.say("not adopted", why=exc)

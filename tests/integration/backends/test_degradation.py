@@ -225,7 +225,11 @@ async def _store_restarts_empty(stand: Stand, server: PostgresServer) -> None:
         with pytest.raises(AcordoError) as refused:
             await stand.client.get(each, timeout_s=2)
         assert "store" in str(refused.value)
-    await stand.client.adopt(timeout_s=30)
+    with pytest.raises(AcordoError, match="gives up") as unsaid:
+        await stand.client.adopt(timeout_s=30)
+    gives_up = int(str((await stand.client.cluster()).raw["gives_up"]))
+    assert f"gives up {gives_up} revisions" in str(unsaid.value)
+    await stand.client.adopt(gives_up=gives_up, timeout_s=30)
     stand.acknowledged.clear()  # they are gone with the disk, and the operator has said so
     await stand.write("after-adopting", timeout_s=60)
     await stand.verify()

@@ -196,8 +196,8 @@ async def test_load_and_dump(acordo: Shell, cluster: FakeCluster, tmp_path: Path
     [
         (409, "not_a_voter", ["transfer", "nope"], 2),
         (409, "membership_refused", ["members", "remove", "nope"], 2),
-        (409, "nothing_to_adopt", ["adopt", "--yes"], 2),
-        (409, "ask_leader", ["adopt", "--yes"], 2),
+        (409, "nothing_to_adopt", ["adopt", "--gives-up", "0"], 2),
+        (409, "ask_leader", ["adopt", "--gives-up", "0"], 2),
         (404, "unknown_member", ["members", "promote", "nope"], 2),
         (409, "unsafe", ["members", "remove", "n2"], 3),
     ],

@@ -78,7 +78,8 @@ class Heard:
 class Cluster:
     """Members by name; the store's faults are each member's own."""
 
-    def __init__(self, names: str, settings: Settings, rules: Rules, database: MemoryDatabase | None) -> None:
+    def __init__(self, names: str, settings: Settings, rules: Rules, database: MemoryDatabase | None, id: str) -> None:
+        self.id = id
         self.shared = SharedLog()
         self.database = database or MemoryDatabase()
         self.broadcast = Heard()
@@ -100,7 +101,8 @@ class Cluster:
             store=MemoryStore(self.database, faults=script, session=name),
             broadcast=self.broadcast,
             clock=clock,
-            chance=random.Random(number),
+            chance=random.Random(number if self.id == "ours" else f"{self.id} {number}"),
+            cluster=self.id,
             settings=self.settings,
             rules=self.rules,
         )
@@ -133,9 +135,10 @@ async def cluster(
     settings: Settings = QUIET,
     rules: Rules = PROTOCOL,
     database: MemoryDatabase | None = None,
+    id: str = "ours",
 ) -> AsyncIterator[Cluster]:
     """Run members with these names (one letter each); nobody leads yet."""
-    made = Cluster(names, settings, rules, database)
+    made = Cluster(names, settings, rules, database, id)
     async with made.stack:
         for node in made.nodes.values():
             await made.stack.enter_async_context(node)

@@ -27,6 +27,7 @@ from kv.model import (
     Refused,
     value_hash,
 )
+from kv.ports import Identity
 from tests.unit.coordinator.audit import Feeds, broken_promises, records
 from tests.unit.coordinator.cluster import QUIET, Cluster, answer, cluster, delete, put
 from tests.unit.coordinator.virtual import run, until
@@ -455,11 +456,17 @@ def test_restored_store_is_refused_until_an_operator_adopts_it() -> None:
                     await answer(node, put("op4"))
                 assert refused.value.reason == "store_refused"
                 assert node.status().refusal == "store_behind"
-            with pytest.raises(NotApplied) as not_here:
+            with pytest.raises(BadRequest) as not_here:
                 await b.adopt(timeout_s=1)
-            assert not_here.value.reason == "not_leader"
+            assert (not_here.value.code, not_here.value.allowed) == ("ask_leader", "http://a")
+            for said in (None, 0, 2):
+                with pytest.raises(BadRequest, match="gives up 1 revisions that were settled, 2 to 2") as unsaid:
+                    await a.adopt(gives_up=said, timeout_s=1)
+                assert (unsaid.value.code, unsaid.value.allowed) == ("gives_up", "gives_up: 1")
+            await until(lambda: b.status().gives_up == 1)
+            assert [(s.gives_up, s.gives_up_after) for s in (a.status(), b.status())] == [(1, 1)] * 2
             assert not lost.done()
-            adopted = await a.adopt(timeout_s=5)
+            adopted = await a.adopt(gives_up=1, timeout_s=5)
             assert adopted == 4  # above the newest revision ever given
             assert await lost == Answer(5, Applied())  # ordered again behind it
             await until(lambda: a.refusal is None and b.refusal is None)
@@ -487,6 +494,56 @@ def test_a_leader_whose_way_ends_at_an_old_store_hands_on_before_it_refuses() ->
             assert await answer(a, put("op2", b"k", b"2")) == Answer(2, Applied())
             assert [node.refusal for node in c.nodes.values()] == [None, None, None]
             assert broken_promises(c) == set()
+
+    run(story)
+
+
+def test_a_store_of_another_cluster_is_refused_and_never_adopted() -> None:
+    """Two clusters on one database: each acknowledged what the other overwrote."""
+
+    async def story() -> None:
+        database = MemoryDatabase()
+        database.claim(Identity("theirs", b"t" * 16))
+        async with cluster("ab", database=database) as c:
+            c.shared.elect("a")
+            a, b = c["a"], c["b"]
+            await until(lambda: a.refusal == "store_foreign" and b.refusal == "store_foreign")
+            with pytest.raises(NotApplied):
+                await answer(b, put("op1"))
+            with pytest.raises(BadRequest) as foreign:
+                await a.adopt(gives_up=0, timeout_s=1)
+            assert foreign.value.code == "foreign_store"
+            assert database.head().seq == 0, "not even the empty row was written"
+            assert database.claim(Identity("ours")) == Identity("theirs", b"t" * 16)
+
+    run(story)
+
+
+def test_a_store_of_another_history_is_refused_until_it_is_adopted() -> None:
+    """The machines' disks are gone and the store is not, or came back from a backup: that is no news for old values."""
+
+    async def story() -> None:
+        database = MemoryDatabase()
+        async with cluster("a", database=database) as c:
+            a = await c.lead("a")
+            await answer(a, put("op1", b"k", b"former"))
+            await c.settled()
+            former = a.machine.founded
+        async with cluster("vwxyz", database=database) as c:
+            c.shared.elect("z")
+            a, b = c["z"], c["y"]
+            await until(lambda: a.refusal == "store_history" and b.refusal == "store_history")
+            assert a.machine.founded is not None and a.machine.founded != former
+            with pytest.raises(NotApplied):
+                await a.read_index(timeout_s=1)
+            assert a.status().gives_up == 0
+            assert await a.adopt(gives_up=0, timeout_s=5) == 2
+            await c.settled()
+            assert await answer(a, put("op2", b"l")) == Answer(3, Applied())
+            assert c.value(b"k") == b"former"
+            assert database.claim(Identity("x")) == Identity("ours", a.machine.founded.history)
+            b = await c.lead("y")
+            assert await answer(b, put("op3", b"l")) == Answer(4, Applied())
 
     run(story)
 
@@ -564,7 +621,7 @@ def test_rows_pruned_past_what_is_settled_are_refused() -> None:
             del c.database._rows[:3]
             c.shared.elect("b", lose=len(c.shared.entries) - before)
             await until(lambda: b.refusal == "store_pruned")
-            assert await b.adopt(timeout_s=5) == 5
+            assert await b.adopt(gives_up=b.machine.settled.revision, timeout_s=5) == 5
             assert await answer(b, put("new")) == Answer(6, Applied())
 
     run(story)
@@ -586,7 +643,7 @@ def test_what_adopting_cannot_look_up_is_dropped_and_what_it_can_is_not_done_twi
             c.shared.elect("b", lose=len(c.shared.entries) - ordered)
             await until(lambda: b.refusal == "store_pruned")
             assert [p.intent.op_id for p in b.machine.pending.values()] == ["op1", "~a.1.1"]
-            last = await b.adopt(timeout_s=5)
+            last = await b.adopt(gives_up=b.machine.settled.revision, timeout_s=5)
             assert await answer(b, put("op1")) == Answer(last + 1, Again(1, Applied()))
             assert await answer(b, put("new")) == Answer(last + 2, Applied())
             assert b.machine.revision == last + 2
@@ -608,12 +665,12 @@ def test_adoption_outlives_the_leader_that_appended_it() -> None:
             await until(lambda: a.refusal is not None)
             c.shared.dropped.append(NotApplied("no_quorum"))
             with pytest.raises(OutcomeUnknown):
-                await a.adopt(timeout_s=5)
+                await a.adopt(gives_up=1, timeout_s=5)
             b = c["b"]
             c.shared.elect("b")
             await until(lambda: b.refusal is not None)
             assert b.refusal == "store_pruned"  # the row that it knows to be settled is not there
-            assert await b.adopt(timeout_s=5) == 3
+            assert await b.adopt(gives_up=1, timeout_s=5) == 3
             assert await answer(b, put("op2")) == Answer(4, Applied())
             assert broken_promises(c) == set()
 

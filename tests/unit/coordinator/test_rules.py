@@ -463,6 +463,23 @@ async def adoption_that_was_ordered_late(rules: Rules) -> set[str]:
     return {"INV-6"} if given.get(newest.revision, "op4") != newest.intent.op_id else set()
 
 
+async def two_clusters_on_one_store(rules: Rules) -> set[str]:
+    """Each reads from its memory what the other has overwritten."""
+    database = MemoryDatabase()
+    async with cluster("a", rules=rules, database=database) as ours:
+        a = await ours.lead("a")
+        await answer(a, put("op1"))
+        await ours.settled()
+        async with cluster("b", rules=rules, database=database, id="theirs") as theirs:
+            theirs.shared.elect("b")
+            b = theirs["b"]
+            await until(lambda: b.committer.taken_over or b.refusal is not None)
+            if b.refusal is not None:
+                return set()
+            told = await answer(b, put("op2", b"k", b"other"))
+            return {"INV-1"} if a.machine.touched(b"k") < told.revision else set()
+
+
 STORIES: list[tuple[Story, dict[str, object], str]] = [
     (late_transaction_of_a_deposed_leader, {"fence": False, "fence_row": False}, "INV-6"),
     (same_place_and_term_after_a_restore, {"fence": False}, "INV-6"),
@@ -492,6 +509,7 @@ STORIES: list[tuple[Story, dict[str, object], str]] = [
     (snapshot_without_last, {"snapshot_floor": False}, "INV-5"),
     (forgotten_key, {"forget_floor": False}, "INV-5"),
     (another_retention_on_each_member, {"limits_ordered": False}, "INV-1"),
+    (two_clusters_on_one_store, {"store_identity": False}, "INV-1"),
     (adoption_that_was_ordered_late, {"adopt_above": False}, "INV-6"),
 ]
 """Story, the rules taken away, the promise that breaks then."""

@@ -15,7 +15,7 @@ from collections import Counter
 import pytest
 
 from backends.memory import Fails, Fate, Lands, Lost
-from coordinator.codec import Settle, decode
+from coordinator.codec import Found, Settle, decode
 from coordinator.consensus import Coordinator
 from coordinator.limits import Limits
 from kv.errors import BackendUnavailable, NotApplied, OutcomeUnknown
@@ -148,6 +148,8 @@ class Story:
                 shared.elect(name)
             elif what in {"lose", "rival"}:
                 lose = chance.randrange(0, min(6, len(shared.entries) + 1))
+                # A log that lost its beginning is a new history: an operator has to give it the store.
+                lose = min(lose, max(0, len(shared.entries) - self.founded()))
                 shared.elect(name, lose=lose, unnoticed=what == "rival" and name != shared.leader)
             elif what == "lag":
                 member = shared.members[name]
@@ -165,6 +167,12 @@ class Story:
                 ahead, behind = shared.members[str(shared.leader)], shared.members[name]
                 if ahead.position > behind.position:
                     behind.install(ahead.replica.snapshot()(), ahead)
+
+    def founded(self) -> int:
+        """Return the place behind the entry that founded the history; all, while there is none."""
+        commands = [entry.command for entry in self.c.shared.entries]
+        kinds = [None if command is None else type(decode(command)) for command in commands]
+        return kinds.index(Found) + 1 if Found in kinds else len(kinds)
 
     def catch_up(self, name: str) -> None:
         self.c.shared.members[name].lags = False

@@ -198,7 +198,7 @@ class FakeConsensus:
             raise BadRequest("unknown_member", f"{member} is no member")
         self.members = [m for m in self.members if m.id != member]
 
-    async def adopt(self, *, timeout_s: float) -> int:
+    async def adopt(self, *, gives_up: int | None = None, timeout_s: float) -> int:
         self.refusal = None
         self.namespace += 1
         return self._settled.last
