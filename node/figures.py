@@ -22,6 +22,7 @@ def figures(rooms: Rooms) -> Iterator[Metric]:
     yield gauge("acordo_write_bytes_waiting", "Bytes of these.", writes.held_bytes)
     yield counter("acordo_submits", "Raft commands that took queued intents to the log.", writes.rounds_total)
     yield counter("acordo_submitted_intents", "Intents in them.", writes.intents_total)
+    yield counter("acordo_writes_acknowledged", "Writes told to be applied, once each.", writes.acknowledged_total)
     yield gauge("acordo_http_requests_in_flight", "Requests being worked on.", load.at_work)
     yield gauge("acordo_http_body_bytes", "Bytes of bodies being worked on.", load.bodies.bytes.held)
     yield gauge("acordo_http_bodies_arriving", "Requests whose bodies are on their way.", load.bodies.receiving.held)

@@ -16,6 +16,7 @@ from kv.model import (
     INLINE_BYTES_MAX,
     NODE_OP_ID_PREFIX,
     Answer,
+    Applied,
     Cancel,
     Intent,
     Put,
@@ -55,6 +56,8 @@ class Writes:
         self.held_bytes = 0
         self.rounds_total = 0
         self.intents_total = 0
+        self.acknowledged_total = 0
+        """Writes that clients of this node were told are applied, repetitions left out."""
 
     def new_op_id(self) -> str:
         """Return an op_id that never comes again: made of node, incarnation and a counter."""
@@ -86,7 +89,11 @@ class Writes:
                 waiting.append(_Waiting(staged, inline_bytes(staged), deadline, lifetime_s))
             for each in waiting:
                 self._enqueue(each)
-            return [await each.result for each in waiting]
+            results = [await each.result for each in waiting]
+            self.acknowledged_total += sum(
+                1 for r in results if isinstance(r, Answer) and isinstance(r.outcome, Applied)
+            )
+            return results
         except (BackendUnavailable, OutcomeUnknown) as exc:
             # Staging alone has no effect, and nothing was handed over yet.
             raise NotApplied("store_away", f"a large value could not be staged: {exc}") from exc

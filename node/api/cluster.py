@@ -79,5 +79,6 @@ def _view(x: Exchange) -> dict[str, Any]:
     status = x.rooms.consensus.status()
     view: dict[str, Any] = msgspec.to_builtins(status)
     view["url"] = x.rooms.settings.advertised_url
+    view["writes_acknowledged"] = x.rooms.writes.acknowledged_total
     view["version"] = x.rooms.settings.version
     return view

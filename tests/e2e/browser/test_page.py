@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import time
 from collections.abc import Callable
 
+import pytest
 from aiohttp import web
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from acordo import wire
 from acordo.client import Client
@@ -15,12 +18,22 @@ from tests.unit.acordo.fake_cluster import FakeCluster, Trouble, problem
 
 async def open_page(page: Page, cluster: FakeCluster) -> None:
     await page.goto(cluster.urls[0] + "/")
-    await expect(page.locator("#fact-leader")).to_have_text(cluster.leader or "nobody")
+    await expect(page.locator("#fact-leader")).to_have_text(cluster.leader or "none known")
 
 
 async def get(page: Page, key: str) -> None:
     await page.fill("#key", key)
     await page.press("#key", "Enter")
+
+
+async def delete(page: Page) -> None:
+    await page.click("#delete")
+    await page.click("#ask-delete-yes")
+
+
+async def style_of(page: Page, selector: str, name: str) -> str:
+    script = "([selector, name]) => getComputedStyle(document.querySelector(selector)).getPropertyValue(name)"
+    return str(await page.evaluate(script, [selector, name]))
 
 
 def puts_get(answer: web.StreamResponse | str) -> Trouble:
@@ -52,11 +65,14 @@ async def test_tolerates_dead_members_no_leader_and_a_dead_node(page: Page, clus
     cluster.dead.add("n3")
     await expect(page.locator("#cluster-trouble")).to_contain_text("Not heard of: n3")
     await expect(page.locator("li[data-member=n3] .badge")).to_have_text("silent")
+    assert "grayscale(1)" in await style_of(page, "li[data-member=n3]", "filter")
+    assert await style_of(page, "li[data-member=n2]", "filter") == "none"
     cluster.leader = None
-    await expect(page.locator("#cluster-trouble")).to_contain_text("Nobody leads")
+    await expect(page.locator("#cluster-trouble")).to_contain_text("This node knows no leader yet")
     cluster.dead.add("n1")  # the node that serves the page
     await expect(page.locator("#cluster-trouble")).to_contain_text("does not say how the cluster is")
     await expect(page.locator("#members li")).to_have_count(3)
+    assert "grayscale(1)" in await style_of(page, "#members", "filter")  # nothing of it is known to be so any more
     cluster.dead.clear()
     cluster.leader = "n2"
     await expect(page.locator("#fact-leader")).to_have_text("n2")
@@ -84,6 +100,14 @@ async def test_put_get_delete_by_keyboard(page: Page, cluster: FakeCluster) -> N
     await expect(page.locator("#state")).to_contain_text("Revision 1, 10 bytes")
     await page.focus("#delete")
     await page.keyboard.press("Enter")
+    await expect(page.locator("#ask-delete-key")).to_have_text("orders/17 ä?")
+    await page.keyboard.press("Enter")  # the button that keeps it has the focus
+    await expect(page.locator("#ask-delete")).to_be_hidden()
+    assert cluster.at("orders/17 ä?".encode())[1] == b"two loaves"
+    await page.focus("#delete")
+    await page.keyboard.press("Enter")
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")
     await expect(page.locator("#state")).to_have_text("Deleted at revision 2.")
     assert cluster.at("orders/17 ä?".encode())[1] is None
 
@@ -98,7 +122,7 @@ async def test_compare_and_set_protects_what_others_wrote(page: Page, cluster: F
         await page.fill("#value", "overwritten")
         await page.click("#put")
         await expect(page.locator("#key-problem")).to_contain_text("HTTP 412")
-        await page.click("#delete")
+        await delete(page)
         await expect(page.locator("#key-problem")).to_contain_text("HTTP 412")
         assert cluster.at(b"k")[1] == b"theirs"
         await page.get_by_role("button", name="Get what is there now", exact=True).click()
@@ -115,12 +139,175 @@ async def test_compare_and_set_protects_what_others_wrote(page: Page, cluster: F
         await until(lambda: cluster.at(b"k")[1] == b"whatever")
 
 
-async def test_a_key_that_was_not_read_has_nothing_to_compare_with(page: Page, cluster: FakeCluster) -> None:
+async def test_a_key_that_was_not_read_is_only_created(page: Page, cluster: FakeCluster) -> None:
     await open_page(page, cluster)
-    await page.fill("#key", "k")
-    await page.click("#put")
+    async with Client(cluster.urls) as client:
+        await client.put("taken", "theirs")
+    for key, told in (("new", "Created at revision 2"), ("taken", "HTTP 412")):
+        await page.fill("#key", key)
+        await expect(page.locator("#guard-what")).to_have_text("absent: it was not read")
+        await page.fill("#value", "mine")
+        await page.click("#put")
+        await expect(page.locator("#state" if key == "new" else "#key-problem")).to_contain_text(told)
+    assert cluster.at(b"taken")[1] == b"theirs"
+    await page.fill("#key", "other")
+    await page.click("#delete")
     await expect(page.locator("#key-problem")).to_contain_text("not read yet")
-    assert cluster.applied == 0
+
+
+HOSTILE = (
+    b"nk/a\nb",
+    b"nk/a\r\nb",
+    b"nk/\xe2\x80\xaegnp.exe",
+    b"nk/nul\x00",
+    b"nk/tab\t",
+    b"nk/\xef\xbb\xbfbom",
+    b"nk/\\n",
+)
+
+
+async def test_acts_on_the_key_that_was_clicked(page: Page, cluster: FakeCluster) -> None:
+    """A control strips ends of lines: what it cannot hold byte for byte is edited as base64."""
+    async with Client(cluster.urls) as client:
+        for key in (*HOSTILE, b"nk/ab"):
+            await client.put(key, key)
+    await open_page(page, cluster)
+    for key in HOSTILE:
+        await page.fill("#prefix", "nk/")
+        await page.click("#list-form button")
+        await expect(page.locator(f'tr[data-key="{base64.b64encode(key).decode()}"]')).to_be_visible()
+        await page.click(f'tr[data-key="{base64.b64encode(key).decode()}"] button')
+        await expect(page.locator("#state")).to_contain_text(f"{len(key)} bytes")
+        await page.click("#put")  # nothing typed: nothing changed
+        await expect(page.locator("#state")).to_contain_text("Written")
+        assert cluster.at(key)[1] == key
+        await delete(page)
+        await expect(page.locator("#state")).to_contain_text("Deleted")
+        assert cluster.at(key)[1] is None
+    assert cluster.at(b"nk/ab")[1] == b"nk/ab"
+
+
+@pytest.mark.parametrize(
+    "value", [b"a\r\nb\r\n", b"a\rb", b"\xef\xbb\xbfbom", b"a\x00b", b"\xe2\x80\xaeabc", b"two\nlines\t"]
+)
+async def test_unchanged_bytes_are_sent_unchanged(page: Page, cluster: FakeCluster, value: bytes) -> None:
+    async with Client(cluster.urls) as client:
+        await client.put("k", value)
+    await open_page(page, cluster)
+    await get(page, "k")
+    form = "text" if value == b"two\nlines\t" else "base64"
+    await expect(page.locator("#value-form-of")).to_have_value(form)
+    await page.click("#put")
+    await expect(page.locator("#state")).to_contain_text("Written")
+    assert cluster.at(b"k")[1] == value
+    if form == "base64":  # and it is not changed behind one's back by being shown as text
+        await page.select_option("#value-form-of", "text")
+        await expect(page.locator("#key-problem")).to_contain_text("without changing it")
+        await expect(page.locator("#value-form-of")).to_have_value("base64")
+
+
+async def test_hidden_characters_are_shown_escaped(page: Page, cluster: FakeCluster) -> None:
+    async with Client(cluster.urls) as client:
+        await client.put("a\u202eb\nc", "v\u0000\u2066w")
+        await client.put("a\\u{202e}b\\nc", "plain")
+    await open_page(page, cluster)
+    await page.click("#list-form button")
+    buttons = page.locator("#rows button")
+    await expect(buttons.nth(0)).to_have_text("a\\u{202e}b\\nc")
+    await expect(page.locator("#rows tr").nth(0).locator(".escape")).to_have_count(0)
+    await expect(buttons.nth(1)).to_have_text("a\\u{202e}b\\nc")
+    await expect(buttons.nth(1).locator(".escape")).to_have_count(2)  # and so unlike the plain text
+    await expect(page.locator("#rows tr").nth(1).locator(".preview")).to_have_text("v\\u{0}\\u{2066}w")
+    await buttons.nth(1).click()
+    await expect(page.locator("#key-shown")).to_have_text("This is a\\u{202e}b\\nc")
+
+
+async def test_the_former_value_does_not_stay_under_another_key(page: Page, cluster: FakeCluster) -> None:
+    async with Client(cluster.urls) as client:
+        await client.put("k", "former")
+        cluster.expires_ms[b"k"] = int(time.time() * 1000) + 500_000
+    await open_page(page, cluster)
+    await get(page, "k")
+    await expect(page.locator("#value")).to_have_value("former")
+    await page.fill("#key", "another")
+    await expect(page.locator("#value")).to_have_value("")
+    await expect(page.locator("#ttl")).to_have_value("")
+    await get(page, "k")
+    await expect(page.locator("#value")).to_have_value("former")
+    await page.fill("#value", "edited")
+    await get(page, "absent")
+    await expect(page.locator("#state")).to_contain_text("Absent")
+    await expect(page.locator("#value")).to_have_value("")
+
+
+async def test_what_comes_late_is_not_shown_under_another_key(page: Page, cluster: FakeCluster) -> None:
+    async with Client(cluster.urls) as client:
+        await client.put("slow", "slow's")
+    await open_page(page, cluster)
+    gate = asyncio.Event()
+
+    async def held(route: Route) -> None:
+        await gate.wait()
+        await route.continue_()
+
+    await page.route("**/v1/kv/slow", held)
+    await get(page, "slow")
+    await page.fill("#key", "other")
+    gate.set()
+    await expect(page.locator("#state")).to_contain_text("changed meanwhile")
+    await expect(page.locator("#value")).to_have_value("")
+
+
+async def test_a_ttl_is_kept(page: Page, cluster: FakeCluster) -> None:
+    async with Client(cluster.urls) as client:
+        await client.put("lock", "v")
+    cluster.expires_ms[b"lock"] = int(time.time() * 1000) + 500_000
+    await open_page(page, cluster)
+    await get(page, "lock")
+    await expect(page.locator("#state")).to_contain_text("expires in ")
+    await page.fill("#value", "w")
+    await page.click("#put")
+    await expect(page.locator("#state")).to_contain_text("Written")
+    await page.fill("#ttl", "")  # on purpose: for ever
+    await page.click("#put")
+    await until(lambda: len(cluster.ttls) == 3)
+    assert 300 < float(cluster.ttls[1]) < 502
+    assert cluster.ttls[2] == ""
+
+
+async def test_counts_acknowledged_writes_and_not_what_is_caught_up(page: Page, cluster: FakeCluster) -> None:
+    await open_page(page, cluster)
+    await expect(page.locator("#fact-rate")).to_have_text("0.0/s")
+    cluster.revision = 25_000  # a restarted node catches up
+    await expect(page.locator("#fact-revision")).to_have_text("25,000")
+    await expect(page.locator("#fact-rate")).to_have_text("0.0/s")
+    assert cluster.acknowledged is not None
+    cluster.acknowledged += 5000
+    await expect(page.locator("#fact-rate")).not_to_have_text("0.0/s")
+    cluster.acknowledged = None
+    await expect(page.locator("#fact-rate")).to_have_text("–")
+
+
+async def test_links_are_those_that_this_browser_reaches(page: Page, cluster: FakeCluster) -> None:
+    """An advertised loopback address is of use on that machine alone."""
+    await open_page(page, cluster)
+    far = {"hostname": "far.example", "port": "8001"}
+    for here, advertised, own, reached in (
+        (
+            {"hostname": "127.0.0.1", "port": "8001"},
+            "http://127.0.0.1:8002",
+            "http://127.0.0.1:8001",
+            "http://127.0.0.1:8002/",
+        ),
+        (far, "http://n2.example:8002", "http://127.0.0.1:8001", "http://n2.example:8002/"),
+        (far, "http://127.0.0.1:8002", "http://127.0.0.1:8001", "http://far.example:8002/"),
+        (far | {"port": "80"}, "http://127.0.0.1:8002", "http://127.0.0.1:8001", None),
+        (far, "javascript:alert(1)", "http://127.0.0.1:8001", None),
+        (far, None, None, None),
+    ):
+        assert (
+            await page.evaluate("([here, a, own]) => reachableFrom(here, a, own)", [here, advertised, own]) == reached
+        )
 
 
 async def test_unknown_outcomes_are_never_called_failed(page: Page, cluster: FakeCluster) -> None:
@@ -154,6 +341,9 @@ async def test_unknown_outcomes_can_be_looked_up(page: Page, cluster: FakeCluste
         cluster.trouble = puts_get(answer)
         await page.click("#put")
         await page.get_by_role("button", name="Look it up", exact=True).click()
+        if not isinstance(answer, str):  # never ordered: a person may give it up
+            await expect(page.locator("#key-problem")).to_contain_text("Not applied so far")
+            await page.get_by_role("button", name="Give it up", exact=True).click()
         await expect(page.locator("#state")).to_contain_text(told)
 
 
@@ -210,7 +400,7 @@ async def test_bytes_that_are_no_text(page: Page, cluster: FakeCluster) -> None:
         await client.put(b"\xff/bin", b"\x00\xff\xfe")
         await open_page(page, cluster)
         await page.click("#list-form button")
-        await page.get_by_role("button", name="base64: /y9iaW4=", exact=True).click()
+        await page.get_by_role("button", name="base64 /y9iaW4=", exact=True).click()
         await expect(page.locator("#value")).to_have_value("AP/+")
         await expect(page.locator("#value-form-of")).to_have_value("base64")
         await page.fill("#value", "AQID/w==")

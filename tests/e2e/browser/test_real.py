@@ -40,7 +40,7 @@ async def test_page_of_a_real_cluster(page: Page, start: Start) -> None:
         cluster.kill(leader)
 
         async def another_leads() -> bool:
-            return await page.locator("#fact-leader").text_content() not in (leader, "nobody")
+            return await page.locator("#fact-leader").text_content() not in (leader, "none known")
 
         await until(another_leads, "the page shows the new leader")
         await page.fill("#value", "after the kill")
@@ -50,4 +50,5 @@ async def test_page_of_a_real_cluster(page: Page, start: Start) -> None:
         await page.press("#prefix", "Enter")
         await expect(page.locator("#rows tr")).to_contain_text("after the kill")
         await page.click("#delete")
+        await page.click("#ask-delete-yes")
         await expect(page.locator("#state")).to_contain_text("Deleted at revision")

@@ -42,6 +42,11 @@ class FakeCluster:
         self.dead: set[str] = set()
         self.digests: dict[str, str] = {}
         """Members whose machine went astray."""
+        self.expires_ms: dict[bytes, int] = {}
+        self.ttls: list[str] = []
+        """What each PUT said of its ttl."""
+        self.acknowledged: int | None = 0
+        """What /v1/cluster says of it; None: an older node, that does not."""
         self.trouble: Trouble = lambda request: None
         self.requests: list[str] = []
         self.applied = 0
@@ -157,7 +162,7 @@ class FakeCluster:
         app.on_response_prepare.append(sign)
         app.router.add_get("/v1/kv", self._list)
         for method in ("GET", "PUT", "DELETE"):
-            app.router.add_route(method, "/v1/kv/{key}", self._one)
+            app.router.add_route(method, "/v1/kv/{key:[^/]+}", self._one)
         app.router.add_post("/v1/txn", self._txn)
         app.router.add_post("/v1/batch", self._batch)
         app.router.add_get("/v1/operations/{op_id}", self._operation)
@@ -184,7 +189,8 @@ class FakeCluster:
             revision, value = self.at(key)
             if value is None:
                 return problem(404, "key_not_found", detail="there is no such key")
-            return web.Response(body=value, headers={"ETag": f'"{revision}"'})
+            more = {"Acordo-Expires": str(self.expires_ms[key])} if key in self.expires_ms else {}
+            return web.Response(body=value, headers={"ETag": f'"{revision}"'} | more)
         guards: list[dict[str, Any]] = []
         if request.headers.get("If-None-Match") == "*":
             guards = [{"key": to_json(key), "absent": True}]
@@ -194,6 +200,7 @@ class FakeCluster:
             guards = [{"key": to_json(key), "revision": int(request.headers["If-Match"].strip('"'))}]
         if request.method == "PUT":
             value = await request.read()
+            self.ttls.append(request.query.get("ttl", ""))
             if len(value) > 1024 * 1024:
                 return problem(413, "value_too_large", detail="the value has more than 1048576 bytes")
             writes: list[dict[str, Any]] = [{"put": to_json(key), "value": to_json(value)}]
@@ -317,6 +324,8 @@ class FakeCluster:
                 "settled": self.revision,
                 "digest": "ab" * 32,
                 "refusal": None,
+                "url": self.urls[int(node[1:]) - 1],
+                "writes_acknowledged": self.acknowledged,
                 "members": members,
             }
         )
@@ -341,7 +350,8 @@ class FakeCluster:
             return serve
 
         app.router.add_get("/", file("index.html", "text/html"))
-        app.router.add_get("/page/app.js", file("app.js", "text/javascript"))
+        for script in page.glob("*.js"):
+            app.router.add_get(f"/page/{script.name}", file(script.name, "text/javascript"))
         app.router.add_get("/page/style.css", file("style.css", "text/css"))
 
 

@@ -22,6 +22,9 @@ async def test_cluster(api: Api) -> None:
     await api.ask("PUT", "/v1/kv/a", data=b"1")
     form = (await api.ask("GET", "/v1/cluster")).json()
     assert (form["node"], form["leader"], form["settled"], form["fsync"]) == ("n1", "n1", 1, "always")
+    assert form["writes_acknowledged"] == 1
+    await api.ask("PUT", "/v1/kv/a", headers={"If-None-Match": "*"})  # refused: nothing was acknowledged as applied
+    assert (await api.ask("GET", "/v1/cluster")).json()["writes_acknowledged"] == 1
     member = form["members"][0]
     assert (member["id"], member["role"], member["settled"], member["digest"]) == ("n1", "leader", 1, form["digest"])
 
