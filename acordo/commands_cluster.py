@@ -30,7 +30,7 @@ def leader(context: typer.Context) -> None:
 
 @app.command()
 def status(context: typer.Context) -> None:
-    """Show how a node sees the cluster. Leaves with 1 if there is no quorum or writes are refused."""
+    """Show how a node sees the cluster. Leaves with 1 if there is no quorum, writes are refused, or it is not ready."""
 
     async def work(client: Client, output: Output) -> int:
         seen = await client.cluster()
@@ -38,7 +38,7 @@ def status(context: typer.Context) -> None:
             output.json(seen.raw)
         else:
             _show_members(output, seen)
-        return OK if seen.quorum and seen.leader and not seen.refusal else NO
+        return OK if seen.quorum and seen.leader and not seen.refusal and not seen.unready else NO
 
     run(context, work)
 
@@ -202,6 +202,9 @@ def _show_members(output: Output, seen: results.Cluster) -> None:
     )
     if seen.refusal:
         output.say(f"[red]writes are refused: {shown(seen.refusal, 300)}[/red]")
+    for reason in seen.unready:
+        who, why = shown(seen.node), shown(reason.why, 300)
+        output.say(f"[red]{who} is not ready: {shown(reason.check)}: {why}[/red] ({shown(reason.code)})")
     rows = []
     for each in seen.members:
         colour = {"leader": "green", "unknown": "red"}.get(each.role, "default")

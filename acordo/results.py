@@ -177,6 +177,14 @@ class Leader(_Result, frozen=True, kw_only=True):
     since_ms: int | None = None
 
 
+class Unready(_Result, frozen=True, kw_only=True):
+    """One thing that makes a node unready."""
+
+    check: str
+    code: str
+    why: str
+
+
 class Cluster(_Result, frozen=True, kw_only=True):
     """How the answering node sees the cluster; `raw` is its whole answer."""
 
@@ -188,6 +196,8 @@ class Cluster(_Result, frozen=True, kw_only=True):
     settled: int
     members: tuple[Member, ...]
     refusal: str | None = None
+    unready: tuple[Unready, ...] = ()
+    """Why the answering node should get no traffic; empty: it should."""
     raw: dict[str, object]
 
 

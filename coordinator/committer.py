@@ -47,6 +47,7 @@ from kv.ports import Appended, Clock, Fenced, Identity, Outranked, Store, TakenO
 _log = structlog.get_logger("acordo.committer")
 _T = TypeVar("_T")
 
+STUCK_AFTER_S: Final = 1.0
 HANG_FACTOR: Final = 1.5
 """A store that overruns the time it was given by this factor is treated as having lost the answer."""
 
@@ -113,6 +114,7 @@ class Committer:
         """What adopting the refused head would give up."""
         self.store_trouble: str | None = None
         """Why the store did not take the last group, until it takes one."""
+        self._troubled_at = 0.0
         self._handed_on_at: Mark | None = None
         """The settled place for which the leadership was offered to others: once for each."""
         self.groups = self.intents = self.takeovers = self.unknown_commits = self.rebases = self.fenced = 0
@@ -142,6 +144,12 @@ class Committer:
     @property
     def taken_over(self) -> bool:
         return self.term is not None and self.taken == self.term
+
+    @property
+    def stuck(self) -> str | None:
+        """Why the store takes nothing, once that lasts: one lost answer is no reason to send clients elsewhere."""
+        lasts = self._clock.monotonic() - self._troubled_at >= STUCK_AFTER_S
+        return self.store_trouble if lasts else None
 
     def adopt(self, gives_up: int | None) -> asyncio.Future[int]:
         """Ask the loop, which refuses, to adopt the store's head. Raises NotApplied, BadRequest."""
@@ -575,6 +583,7 @@ class Committer:
     def _trouble(self, exc: Exception) -> None:
         if self.store_trouble is None:
             _log.warning("store in trouble", error=str(exc) or type(exc).__name__)
+            self._troubled_at = self._clock.monotonic()
         self.store_trouble = str(exc) or type(exc).__name__
 
     def _well(self) -> None:

@@ -107,6 +107,7 @@ class Coordinator:
         """Who leads, in which term, since when (this node's wall clock, or the leader's word)."""
         self._leader_refusal: str | None = None
         self._leader_gives_up: GivenUp | None = None
+        self._leader_stuck = False
         self._recovering: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
         self._fault: BaseException | None = None
         self._faulty = asyncio.Event()
@@ -186,10 +187,23 @@ class Coordinator:
             or len(self._waits) + len(intents) > settings.waiters_max
         ):
             return NotApplied("overloaded", "too many intents wait for the store")
-        oldest = machine.pending.get(machine.settled.revision + 1)
-        if oldest is not None and self.now_ms() - oldest.ordered_ms > settings.stall_s * 1000:
+        if self._stalled():
             return NotApplied("store_away", "what was ordered before does not get committed")
         return None
+
+    def _stalled(self) -> bool:
+        """Say whether the oldest pending intent waits for its commit for too long."""
+        oldest = self.machine.pending.get(self.machine.settled.revision + 1)
+        return oldest is not None and self.now_ms() - oldest.ordered_ms > self.settings.stall_s * 1000
+
+    def _store_trouble(self) -> str | None:
+        """Say why what is ordered does not get committed, as this member sees it or its leader tells."""
+        if self.leads:
+            own = self.committer.stuck
+            return own if own is not None or not self._stalled() else "what was ordered does not get committed"
+        if self._leader_stuck:
+            return "the leader's store does not take what it commits"
+        return "what was ordered does not get committed" if self._stalled() else None
 
     def _submitted(self, waits: list[Wait], through: asyncio.Future[Position]) -> None:
         """Fail the waits of an attempt that did not get into the log, or may not have."""
@@ -303,6 +317,7 @@ class Coordinator:
             kept_ms=self.now_ms() if self.time.kept else 0,
             gives_up=given.revisions if given else -1,
             gives_up_after=given.after if given else 0,
+            stuck=self.leads and self.committer.stuck is not None,
         )
         return encode_note(note)
 
@@ -444,6 +459,8 @@ class Coordinator:
             broadcast_lag=self.publisher.lag,
             stamped=self.stamped and self._stamped_in == raft.term,
             unsynced_age_s=round(raft.unsynced_age_s, 3),
+            store_trouble=self._store_trouble(),
+            unfit=raft.unfit,
             counts=self._counts(),
         )
 
@@ -518,15 +535,15 @@ class Coordinator:
 
     def _look_at(self, raft: RaftStatus) -> None:
         """Take over what the leader says of itself."""
-        refusal, since_ms, gives_up = None, 0, None
+        refusal, since_ms, gives_up, stuck = None, 0, None, False
         for peer in raft.peers:
             if peer.id == raft.leader and peer.id != self.node:
                 note = read_note(peer.note)
                 if note is not None and peer.role == "leader":
-                    refusal, since_ms = note.refusal or None, note.leader_since_ms
+                    refusal, since_ms, stuck = note.refusal or None, note.leader_since_ms, note.stuck
                     if refusal is not None and note.gives_up >= 0:
                         gives_up = GivenUp(note.gives_up_after, note.gives_up)
-        self._leader_refusal, self._leader_gives_up = refusal, gives_up
+        self._leader_refusal, self._leader_gives_up, self._leader_stuck = refusal, gives_up, stuck
         self._lead_seen(raft.leader, raft.term, since_ms)
 
     # ---------------------------------------------------------------------------------------------------- membership

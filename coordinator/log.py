@@ -54,6 +54,8 @@ class RaftStatus(msgspec.Struct, frozen=True):
     """All members, this one included."""
     unsynced_age_s: float = 0.0
     """For how many seconds its oldest entry has waited for its own disk (policy `always`); 0: none waits."""
+    unfit: Literal["removed", "disk_lost"] | None = None
+    """It was taken out for good, or has lost what it had acknowledged."""
 
 
 class Replica(Protocol):

@@ -28,6 +28,8 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
     gives_up: int = -1
     """Of a leader that refuses its store: how many settled revisions adopting it gives up; -1: it does not."""
     gives_up_after: int = 0
+    stuck: bool = False
+    """As leader: its store does not take what it commits."""
 
 
 encode_note = msgspec.msgpack.Encoder().encode

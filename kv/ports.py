@@ -401,6 +401,10 @@ class Status(msgspec.Struct, frozen=True):
     """A stamp of the present term is applied here, and this node knows the time: a write has the time it asks for."""
     unsynced_age_s: float = 0.0
     """For how many seconds the oldest log entry has waited for this node's own disk; 0: none waits."""
+    store_trouble: str | None = None
+    """Why what was ordered does not get committed, though the store is the right one; it is tried on."""
+    unfit: Literal["removed", "disk_lost"] | None = None
+    """Why this member can be none for good."""
     counts: Mapping[str, int] = {}
     """Running totals of this member's coordinator since it started, by snake_case name."""
 

@@ -24,6 +24,7 @@ from node.connections import Connection, Connections
 from node.lookups import Lookups
 from node.metrics import Metrics
 from node.problems import CONTENT_TYPE, Problem, problem
+from node.readiness import differs
 from node.reads import LEVELS, Ask, Level, Reads
 from node.settings import Settings
 from node.watch import Watches
@@ -68,12 +69,13 @@ PROBE_TIMEOUT_S: Final = 1.0
 
 
 class StoreProbe:
-    """Remember for a moment whether the store answers."""
+    """Remember for a moment whether the store answers, and is what was settled."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
-        self._store, self._clock = store, clock
+    def __init__(self, store: Store, consensus: Consensus, clock: Clock) -> None:
+        self._store, self._consensus, self._clock = store, consensus, clock
         self._at: float | None = None
-        self._trouble: str | None = None
+        self._trouble: str | None = "it was not asked yet"
+        self._differs: str | None = None
 
     def forget(self) -> None:
         """Ask anew the next time."""
@@ -81,20 +83,29 @@ class StoreProbe:
 
     @property
     def trouble(self) -> str | None:
-        """What was found when it was last asked."""
+        """Why it did not answer when it was last asked."""
         return self._trouble
 
-    async def ask(self) -> str | None:
-        """Return None when the store answers, else why not."""
+    @property
+    def differs(self) -> str | None:
+        """How it was not what is settled here, when it last answered."""
+        return self._differs
+
+    async def ask(self) -> None:
+        """Ask the store, unless that was done a moment ago."""
         now = self._clock.monotonic()
-        if self._at is None or now - self._at >= PROBE_EVERY_S:
-            self._at = now
-            try:
-                await self._store.head(timeout_s=PROBE_TIMEOUT_S)
-                self._trouble = None
-            except (AcordoError, TimeoutError) as exc:
-                self._trouble = str(exc) or "no answer in time"
-        return self._trouble
+        if self._at is not None and now - self._at < PROBE_EVERY_S:
+            return
+        self._at = now
+        settled = self._consensus.settled  # before: what settles meanwhile may be in neither answer
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                head = await self._store.head(timeout_s=PROBE_TIMEOUT_S)
+                ending = await self._store.row_ending(settled.last, timeout_s=PROBE_TIMEOUT_S) if settled.last else None
+        except (AcordoError, TimeoutError) as exc:
+            self._trouble = str(exc) or "no answer in time"
+            return
+        self._trouble, self._differs = None, differs(settled, head, ending)
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from node.api.health import known
 from node.exchange import Rooms
 from node.metrics import counter, gauge
 
@@ -48,6 +49,13 @@ def figures(rooms: Rooms) -> Iterator[Metric]:
     yield gauge("acordo_watch_unsent_bytes", "Bytes of events that watchers do not take.", watches.unsent.bytes)
     yield counter("acordo_watch_cut", "Watches cut because their reader was slow.", watches.cut_total)
     yield gauge("acordo_store_up", "1 while the store answers.", rooms.store_probe.trouble is None)
+    found = known(rooms)
+    yield gauge("acordo_ready", "1 while this node should get traffic.", not any(f.counts for f in found))
+    reasons = GaugeMetricFamily("acordo_unready", "1 while this makes the node unready.", labels=("reason",))
+    for finding in found:
+        if finding.required:
+            reasons.add_metric((finding.code or finding.name,), float(finding.counts))
+    yield reasons
     yield gauge("acordo_cache_up", "1 while the shared cache answers.", rooms.cache.healthy())
     yield gauge("acordo_broadcast_up", "1 while the broker answers.", rooms.broadcast.healthy())
 

@@ -155,7 +155,7 @@ class Server:
             lookups=Lookups(consensus, store, clock, settings, reads=reads, writes=writes),
             watches=Watches(consensus, store, settings),
             metrics=Metrics(registry),
-            store_probe=StoreProbe(store, clock),
+            store_probe=StoreProbe(store, consensus, clock),
             load=Load(Bodies(settings.body_bytes_held_max, settings.connections_max, settings.body_timeout_s)),
             openapi=openapi.document(settings.version, settings.advertised_url),
             async_writes=async_writes,

@@ -389,6 +389,7 @@ class Member:
             fsync=self._settings.fsync,
             unsynced_age_s=core.unsynced_age_s(),
             peers=tuple(self._peer(member) for member in core.members),
+            unfit=core.unfit,
         )
 
     def _peer(self, member: PeerAddress) -> Peer:

@@ -274,6 +274,11 @@ class State(SyncObj):
         return self._is_voter and self.may_vote
 
     @property
+    def unfit(self) -> Literal["removed", "disk_lost"] | None:
+        """Why this member can be none for good."""
+        return "removed" if self._removed else "disk_lost" if self._disk_lost else None
+
+    @property
     def may_vote(self) -> bool:
         """Say whether it may give its vote to one who asks, and so counts it a voter already.
 

@@ -10,12 +10,15 @@ from aiohttp import web
 from kv.errors import BadRequest
 from kv.ports import Member
 from node import wire
+from node.api.health import known
 from node.exchange import Exchange, percent_decoded
+from node.readiness import unready
 
 
 async def get(x: Exchange) -> web.Response:
     """Return how this node sees the cluster."""
     x.params()
+    await x.rooms.store_probe.ask()
     return x.json(_view(x))
 
 
@@ -81,4 +84,5 @@ def _view(x: Exchange) -> dict[str, Any]:
     view["url"] = x.rooms.settings.advertised_url
     view["writes_acknowledged"] = x.rooms.writes.acknowledged_total
     view["version"] = x.rooms.settings.version
+    view["unready"] = unready(known(x.rooms))
     return view

@@ -1,26 +1,20 @@
 """/livez (this process, nothing else), /readyz (should it get traffic?), /health (the same as JSON).
 
-Readiness needs a known leader, the store, and no drain; a dead cache or broker shows, and does not count (INV-7).
+What counts, and what each of it is called, is decided by node/readiness.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from aiohttp import web
 
 from kv.ports import Status
-from node import wire
+from node import readiness, wire
 from node.exchange import Exchange, Rooms
+from node.readiness import Finding
 
 TEXT: Final = "text/plain; charset=utf-8"
-
-
-class Finding(NamedTuple):
-    name: str
-    required: bool
-    trouble: str | None
-    note: str = ""
 
 
 async def livez(x: Exchange) -> web.Response:
@@ -34,7 +28,7 @@ async def readyz(x: Exchange) -> web.Response:
     verbose = "verbose" in params and wire.flag_of(params["verbose"], "verbose")
     excluded = frozenset(filter(None, params.get("exclude", "").split(",")))
     found = [f for f in await findings(x.rooms) if f.name not in excluded]
-    failed = [f for f in found if f.trouble is not None and f.required]
+    failed = [f for f in found if f.counts]
     lines = [_line(f) for f in found] if verbose or failed else []
     lines.append("readyz check failed" if failed else "ok")
     more = {"Retry-After": "1"} if failed else None
@@ -44,7 +38,7 @@ async def readyz(x: Exchange) -> web.Response:
 async def health(x: Exchange) -> web.Response:
     """Say how this node is, as JSON; 503 when it should get no traffic."""
     found = await findings(x.rooms)
-    failed = any(f.trouble is not None and f.required for f in found)
+    failed = any(f.counts for f in found)
     status = x.rooms.consensus.status()
     answer = {
         "status": "unavailable" if failed else "degraded" if any(f.trouble for f in found) else "ok",
@@ -57,19 +51,19 @@ async def health(x: Exchange) -> web.Response:
 
 
 async def findings(rooms: Rooms) -> list[Finding]:
-    """Return every check, required ones first."""
-    status = rooms.consensus.status()
+    """Look at everything; return every check, required ones first."""
+    await rooms.store_probe.ask()
+    return known(rooms)
+
+
+def known(rooms: Rooms) -> list[Finding]:
+    """Return every check by what was found when the store was last asked."""
+    status, probe = rooms.consensus.status(), rooms.store_probe
     leaving = rooms.load.draining or rooms.load.leaving
-    found = [
-        Finding("drain", True, "the node is stopping" if leaving else None),
-        Finding("leader", True, None if status.leader is not None else "no leader is known"),
-        Finding("quorum", True, None if status.quorum else "no quorum answers"),
-        Finding("time", True, None if status.stamped else "no stamp of this leader's term is applied here yet"),
-        Finding("store", True, await rooms.store_probe.ask()),
-        Finding("ledger", True, rooms.consensus.refusal),
-        Finding("cache", False, None if rooms.cache.healthy() else "the cache does not answer"),
-        Finding("broadcast", False, None if rooms.broadcast.healthy() else "the broker does not answer", _lag(status)),
-    ]
+    found = readiness.findings(status, store_trouble=probe.trouble, store_differs=probe.differs, leaving=leaving)
+    cache = None if rooms.cache.healthy() else "the cache does not answer"
+    broadcast = None if rooms.broadcast.healthy() else "the broker does not answer"
+    found += [Finding("cache", False, cache), Finding("broadcast", False, broadcast, note=_lag(status))]
     return found + [Finding(check.name, check.required, check.probe()) for check in rooms.checks]
 
 

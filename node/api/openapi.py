@@ -106,8 +106,13 @@ class ClusterView(msgspec.Struct, frozen=True):
     broadcast_lag: int | None
     unsynced_age_s: float
     counts: dict[str, int]
+    stamped: bool
+    store_trouble: str | None
+    unfit: str | None
     url: str
     version: str
+    unready: list[dict[str, str]]
+    """Why the answering node is not ready: `check`, `code`, `why`. Empty: it is."""
 
 
 class HealthView(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ from acordo.output import printable
 from acordo.shell import app, hoisted
 from kv.model import GENESIS_DIGEST, roll
 from tests.unit.acordo.fake_cluster import FakeCluster, problem
-from tests.unit.acordo.scripted import Play, Scripted, closed_port
+from tests.unit.acordo.scripted import Play, Scripted, closed_port, http
 from tests.unit.acordo.scripted import problem as problem_bytes
 
 assert cli.COMMANDS  # importing it registers the commands
@@ -369,3 +369,14 @@ async def test_ledger_verify_compares_the_members(acordo: Shell, cluster: FakeCl
     checked = await acordo("ledger", "verify", "--json")
     assert checked.code == 1
     assert checked.json["differing_members"] == ["n2"]
+
+
+async def test_status_says_why_a_node_is_not_ready() -> None:
+    view = {
+        "node": "n1", "role": "leader", "term": 1, "leader": "n1", "quorum": True, "settled": 4, "members": [],
+        "unready": [{"check": "store", "code": "store_away", "why": "sqlite: disk full"}],
+    }  # fmt: skip
+    async with Scripted(otherwise=Play(http(200, msgspec.json.encode(view)))) as server:
+        ran = await Shell([server.url])("status")
+    assert ran.code == 1
+    assert b"n1 is not ready: store: sqlite: disk full (store_away)" in ran.out

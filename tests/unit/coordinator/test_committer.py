@@ -248,6 +248,8 @@ def test_store_down_keeps_what_is_pending_and_then_refuses_definitely() -> None:
             assert len(c.shared.entries) == before  # never handed to the log (INV-4)
             assert not first.done()
             assert a.committer.store_trouble is not None
+            assert a.status().store_trouble == a.committer.store_trouble  # readiness says so, on every member
+            assert c["b"].status().store_trouble is not None
             calls = len(c.scripts["a"].calls)
             await asyncio.sleep(60)
             assert len(c.scripts["a"].calls) - calls < 200  # bounded back-off

@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import msgspec
+
 from backends.memory import MemoryDatabase
 from kv.errors import BadRequest, NotApplied, OutcomeUnknown
 from kv.model import (
@@ -58,6 +60,8 @@ class FakeConsensus:
         self.database, self.node, self.url = database, node, url
         self.no_leader: str | None = None
         """Reason with which submits and ReadIndex are refused."""
+        self.shown: dict[str, object] = {}
+        """Fields of the status that are shown instead of the true ones."""
         self.leader: tuple[str, str] | None = None
         """Who leads, and its URL, if it is another node."""
         self.hold = False
@@ -158,7 +162,7 @@ class FakeConsensus:
             self.node, self.url, "127.0.0.1:9001", True, "leader" if leads else "follower", 1, self.ordered,
             self._settled.last, self._settled.digest.hex(), 0, 0.0,
         )  # fmt: skip
-        return Status(
+        status = Status(
             node=self.node,
             role="leader" if leads else "follower",
             term=1,
@@ -180,6 +184,7 @@ class FakeConsensus:
             broadcast_lag=self.broadcast_lag,
             counts={"groups_committed": len(self.submits)},
         )
+        return msgspec.structs.replace(status, **self.shown)
 
     async def transfer(self, to: str | None, *, timeout_s: float) -> str:
         self.transfers.append(to)

@@ -77,8 +77,8 @@ async def test_readiness_names_what_fails(open_api: Open, monkeypatch: pytest.Mo
     async with open_api(checks=checks) as api:
         verbose = await api.ask("GET", "/readyz?verbose")
         assert verbose.body.decode().splitlines() == [
-            "[+]drain ok", "[+]leader ok", "[+]quorum ok", "[+]time ok", "[+]store ok", "[+]ledger ok", "[+]cache ok",
-            "[+]broadcast ok", "[+]publisher ok", "ok",
+            "[+]drain ok", "[+]member ok", "[+]leader ok", "[+]quorum ok", "[+]time ok", "[+]store ok", "[+]ledger ok",
+            "[+]cache ok", "[+]broadcast ok", "[+]publisher ok", "ok",
         ]  # fmt: skip
         trouble[0] = "900 revisions behind"
         verbose = await api.ask("GET", "/readyz?verbose")

@@ -77,6 +77,7 @@ async def test_a_member_with_a_lost_disk_never_votes() -> None:
         cluster.wipe(wiped)
         back = await cluster.start(wiped)
         await eventually(lambda: back._core._disk_lost)
+        assert back.status().unfit == "disk_lost"  # its readiness says so
         await cluster.stop(leader.id)
         survivor = cluster.members[other]
         asked = cluster.net.sent["request_vote"]
@@ -133,6 +134,8 @@ async def test_a_removed_member_is_told_and_stays_quiet() -> None:
         term = leader.status().term
         await leader.remove_member(gone.id, timeout_s=T)
         await eventually(lambda: gone.status().role == "observer")
+        await eventually(lambda: gone.status().unfit == "removed")
+        assert leader.status().unfit is None
         await leader.propose(b"x")
         assert leader.status().term == term
 

@@ -1,0 +1,76 @@
+"""Decide whether this node should get traffic, and say by name why not. Pure: what it judges is handed to it.
+
+Ready means that a write would succeed, as far as this node can know. A dead cache or broker shows and does not count
+(INV-7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from kv.model import Head, LedgerRow
+from kv.ports import Status
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at. `trouble`: why it is not well; `code`: one of problems.KINDS or of UNFIT."""
+
+    name: str
+    required: bool
+    trouble: str | None
+    code: str = ""
+    note: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Say whether this alone makes the node unready."""
+        return self.required and self.trouble is not None
+
+
+UNFIT: Final = {
+    "removed": "this member was taken out of the cluster: stop it, or add a new one under a new id",
+    "disk_lost": "what this member had acknowledged is not on its disk any more: replace it by one with a new id",
+}
+"""What befalls a member for good, and what to do."""
+ADOPT: Final = "give the cluster back the store it had, or give up what this one lacks with `acordo adopt`"
+
+
+def findings(status: Status, *, store_trouble: str | None, store_differs: str | None, leaving: bool) -> list[Finding]:
+    """Return what is required of a node that serves, in the order in which an operator would look.
+
+    `store_trouble`: why the store did not answer when it was last asked. `store_differs`: how it was not what this node
+    knows to be settled.
+    """
+    led, refusal = status.leader is not None, status.refusal or store_differs
+    unfit = None if status.unfit is None else UNFIT[status.unfit]
+    away = store_trouble or status.store_trouble
+    return [
+        Finding("drain", True, "the node is stopping" if leaving else None, "draining"),
+        Finding("member", True, unfit, status.unfit or ""),
+        Finding("leader", True, None if led else "no leader is known", "no_leader"),
+        Finding("quorum", True, None if status.quorum else "no quorum answers", "no_quorum"),
+        Finding("time", True, None if status.stamped else _UNSTAMPED, "starting"),
+        Finding("store", True, away, "store_away"),
+        Finding("ledger", True, None if refusal is None else f"{refusal}: {ADOPT}", "store_refused"),
+    ]
+
+
+_UNSTAMPED: Final = "no stamp of this leader's term is applied here yet"
+
+
+def unready(found: Sequence[Finding]) -> list[dict[str, str]]:
+    """Return, as JSON, the findings that make a node unready."""
+    return [{"check": f.name, "code": f.code or f.name, "why": f.trouble or ""} for f in found if f.counts]
+
+
+def differs(settled: Head, head: Head, ending: LedgerRow | None) -> str | None:
+    """Say how a store is not what is settled here; None: it is. `ending`: its newest row that ends at `settled.last`.
+
+    A store that has pruned that row is ahead of this node, and is not blamed for it.
+    """
+    if head.last < settled.last:
+        return f"the store ends at revision {head.last}, and {settled.last} is settled"
+    if ending is not None and settled.last and ending.digest != settled.digest:
+        return f"the store has another history at revision {settled.last}"
+    return None
