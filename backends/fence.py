@@ -5,11 +5,53 @@ Pure rules that all Store adapters share. It never reads or writes anything.
 
 from __future__ import annotations
 
-from kv.errors import BadRequest, InvariantViolated
-from kv.model import KEY_BYTES_MAX, Group, Head, LedgerRow, Recorded
+from typing import Final
+
+from kv.errors import BadRequest, InvariantViolated, NotApplied, StoreDamaged
+from kv.model import KEY_BYTES_MAX, Group, Head, LedgerRow, Recorded, Reference, Version, value_hash
 
 KEY_ABOVE_ALL = b"\xff" * (KEY_BYTES_MAX + 1)
 """Above every key: one byte longer than the longest."""
+
+
+STAGED_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Staged values that no recorded intent refers to, all together: one more is refused."""
+
+
+def hash_of(version: Version) -> bytes:
+    """Return what a store keeps beside a version, to know its value again: empty for a tombstone."""
+    match version.value:
+        case None:
+            return b""
+        case Reference() as reference:
+            return reference.hash
+        case value:
+            return value_hash(value)
+
+
+def checked(version: Version, kept: bytes, unhashed: int, backend: str) -> Version:
+    """Return a version that is what was written. Raises StoreDamaged for any other.
+
+    One at or below the revision `unhashed` may have no hash: it was written before stores kept them.
+    """
+    if kept == hash_of(version) or (not kept and version.revision <= unhashed):
+        return version
+    raise StoreDamaged(backend, version.key, version.revision)
+
+
+def checked_blob(value: bytes, reference: Reference, backend: str) -> bytes:
+    """Return a staged value that is what was staged. Raises StoreDamaged."""
+    if value_hash(value) != reference.hash:
+        raise StoreDamaged(backend, b"", 0, f"the large value staged under {reference.op_id} is damaged")
+    return value
+
+
+def check_room(staged_bytes: int, size: int, bytes_max: int) -> None:
+    """Raises NotApplied("overloaded") when a value of `size` bytes is more than may wait for its intent."""
+    if staged_bytes + size > bytes_max:
+        raise NotApplied(
+            "overloaded", f"{staged_bytes} bytes of large values wait for their writes already", retry_after_s=5.0
+        )
 
 
 def outranks(head: Head, term: int, committer: str) -> bool:

@@ -14,8 +14,16 @@ from typing import Final, Protocol, Self, TypeAlias, TypeVar
 
 import msgspec
 
-from backends.fence import check_group, empty_row, outranks, range_of
-from kv.errors import BackendUnavailable, InvariantViolated, OutcomeUnknown, Pruned
+from backends.fence import (
+    STAGED_BYTES_MAX,
+    check_group,
+    check_room,
+    checked_blob,
+    empty_row,
+    outranks,
+    range_of,
+)
+from kv.errors import BackendUnavailable, InvariantViolated, OutcomeUnknown, Pruned, StoreDamaged
 from kv.model import (
     GENESIS,
     Digest,
@@ -170,6 +178,8 @@ class _Blob(msgspec.Struct):
     value: bytes
     seq: int
     """Of the head when it was staged."""
+    claims: int = 1
+    """How often it was staged and not taken back."""
 
 
 class MemoryDatabase:
@@ -189,6 +199,8 @@ class MemoryDatabase:
         """Op_ids of staged values that the ledger has recorded (asked for membership only)."""
         self._due: dict[bytes, tuple[int, int]] = {}
         """Key -> (expires, revision) of newest versions that expire."""
+        self._damaged: set[tuple[bytes, int]] = set()
+        """(key, revision) of versions whose value is not what was written."""
         self._floor = 0
         """Newest revision that pruning has walked to."""
         self._adopted = 0
@@ -279,7 +291,8 @@ class MemoryDatabase:
 
     def read(self, keys: Sequence[bytes], at: int | None, settled: int) -> Read:
         self._check_floor(at)
-        return Read(self.head(), tuple(self._newest(key, at) for key in keys), self._digest_at(settled))
+        found = tuple(self._whole(self._newest(key, at)) for key in keys)
+        return Read(self.head(), found, self._digest_at(settled))
 
     def list(
         self, bounds: tuple[bytes, bytes], limit: int, at: int | None, settled: int, *, keys_only: bool
@@ -290,7 +303,7 @@ class MemoryDatabase:
         for place in range(bisect.bisect_left(self._keys, start), bisect.bisect_left(self._keys, end)):
             version = self._newest(self._keys[place], at)
             if version is not None and version.present:
-                found.append(msgspec.structs.replace(version, value=b"") if keys_only else version)
+                found.append(msgspec.structs.replace(version, value=b"") if keys_only else self._sound(version))
                 if len(found) > limit:
                     break
         return Listing(self.head(), tuple(found[:limit]), len(found) > limit, self._digest_at(settled))
@@ -298,7 +311,7 @@ class MemoryDatabase:
     def versions(self, at: Sequence[tuple[bytes, int]]) -> tuple[Version | None, ...]:
         found = (self._newest(key, revision) for key, revision in at)
         return tuple(
-            version if version is not None and version.revision == revision else None
+            self._sound(version) if version is not None and version.revision == revision else None
             for version, (_, revision) in zip(found, at, strict=True)
         )
 
@@ -311,14 +324,32 @@ class MemoryDatabase:
 
     # -- staged values, floor, cursors -----------------------------------------------------------------------------
 
-    def stage(self, op_id: str, value: bytes) -> Reference:
+    def stage(self, op_id: str, value: bytes, bytes_max: int = STAGED_BYTES_MAX) -> Reference:
         reference = Reference(op_id, value_hash(value), len(value))
-        self._blobs.setdefault((op_id, reference.hash), _Blob(value, self.head().seq))
+        held = self._blobs.get((op_id, reference.hash))
+        if held is not None:
+            held.claims += 1
+            return reference
+        waiting = sum(len(blob.value) for (owner, _), blob in self._blobs.items() if not self._is_recorded(owner))
+        check_room(waiting, len(value), bytes_max)
+        self._blobs[op_id, reference.hash] = _Blob(value, self.head().seq)
         return reference
+
+    def unstage(self, reference: Reference) -> None:
+        place = (reference.op_id, reference.hash)
+        held = self._blobs.get(place)
+        if held is None or self._is_recorded(reference.op_id):
+            return
+        held.claims -= 1
+        if held.claims <= 0:
+            del self._blobs[place]
+
+    def _is_recorded(self, op_id: str) -> bool:
+        return op_id in self._recorded or op_id in self._operations
 
     def blob(self, reference: Reference) -> bytes | None:
         blob = self._blobs.get((reference.op_id, reference.hash))
-        return None if blob is None else blob.value
+        return None if blob is None else checked_blob(blob.value, reference, "memory")
 
     def floor(self) -> int:
         return max(self._floor, self._adopted)
@@ -340,12 +371,21 @@ class MemoryDatabase:
         old_operations = [each.op_id for each in oldest if each.log_time_ms < retention.operations_before_ms]
         for op_id in old_operations:
             del self._operations[op_id]
-        old_blobs = _first(list(self._sweepable(retention.operations_before_ms)), limit)
+        old_blobs = _first(list(self._sweepable(retention)), limit)
         for place in old_blobs:
             del self._blobs[place]
         self._recorded &= {op_id for op_id, _ in self._blobs}
         counts = (len(old_rows), len(old_operations), len(old_blobs))
         return Pruning(self.floor(), versions, *counts, more or limit in counts)
+
+    def damage(self, key: bytes, revision: int) -> None:
+        """Let the version's value be another than was written, as a flipped bit on a disk does."""
+        self._damaged.add((key, revision))
+
+    def damage_blob(self, reference: Reference) -> None:
+        """Flip a bit of a staged value."""
+        blob = self._blobs[reference.op_id, reference.hash]
+        blob.value = bytes((blob.value[0] ^ 1,)) + blob.value[1:]
 
     def lose_rows(self, count: int) -> Head:
         """Become what a backup taken `count` ledger rows ago would restore; return its head.
@@ -386,6 +426,14 @@ class MemoryDatabase:
         else:
             self._due[key] = (version.expires_ms, version.revision)
 
+    def _whole(self, version: Version | None) -> Version | None:
+        return None if version is None else self._sound(version)
+
+    def _sound(self, version: Version) -> Version:
+        if (version.key, version.revision) in self._damaged:
+            raise StoreDamaged("memory", version.key, version.revision)
+        return version
+
     def _newest(self, key: bytes, at: int | None) -> Version | None:
         versions = self._versions.get(key, [])
         if at is None:
@@ -423,7 +471,7 @@ class MemoryDatabase:
         del self._made[: len(step)]
         return gone, more
 
-    def _sweepable(self, before_ms: int) -> Iterator[tuple[str, bytes]]:
+    def _sweepable(self, retention: Retention) -> Iterator[tuple[str, bytes]]:
         used = {
             (version.value.op_id, version.value.hash)
             for key in self._keys
@@ -432,8 +480,9 @@ class MemoryDatabase:
         }
         for (op_id, hash_), blob in self._blobs.items():
             next_row = _first(self.ledger(blob.seq + 1, 1), 1)
+            before_ms = max(retention.operations_before_ms, retention.staged_before_ms)
             old = bool(next_row) and next_row[0].log_time_ms < before_ms
-            if (old or op_id in self._recorded or op_id in self._operations) and (op_id, hash_) not in used:
+            if (old or self._is_recorded(op_id)) and (op_id, hash_) not in used:
                 yield op_id, hash_
 
 
@@ -450,6 +499,7 @@ class MemoryStore:
     def __init__(self, database: MemoryDatabase, *, faults: Faults | None = None, session: str = "memory") -> None:
         self.database, self.session = database, session
         self._faults: Faults = NoFaults() if faults is None else faults
+        self.staged_bytes_max = STAGED_BYTES_MAX
 
     async def __aenter__(self) -> Self:
         return self
@@ -531,7 +581,10 @@ class MemoryStore:
         return await self._read("operations", lambda: self.database.operations(op_ids), timeout_s)
 
     async def stage(self, op_id: str, value: bytes, *, timeout_s: float) -> Reference:
-        return await self._write("stage", lambda: self.database.stage(op_id, value), timeout_s)
+        return await self._write("stage", lambda: self.database.stage(op_id, value, self.staged_bytes_max), timeout_s)
+
+    async def unstage(self, reference: Reference, *, timeout_s: float) -> None:
+        await self._write("unstage", lambda: self.database.unstage(reference), timeout_s)
 
     async def blob(self, reference: Reference, *, timeout_s: float) -> bytes | None:
         return await self._read("blob", lambda: self.database.blob(reference), timeout_s)

@@ -20,9 +20,19 @@ import msgspec
 from prometheus_client import Counter
 
 from backends import postgres_sql as sql
-from backends.fence import check_group, empty_row, outranks, range_of
+from backends.fence import (
+    STAGED_BYTES_MAX,
+    check_group,
+    check_room,
+    checked,
+    checked_blob,
+    empty_row,
+    hash_of,
+    outranks,
+    range_of,
+)
 from backends.postgres_hosts import REFUSED, Connection, Hosts
-from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, OutcomeUnknown, Pruned
+from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, OutcomeUnknown, Pruned, StoreDamaged
 from kv.model import (
     GENESIS,
     GENESIS_DIGEST,
@@ -90,6 +100,7 @@ class PostgresStore:
         self._dialect = self._hosts.dialect
         self.name = self._dialect.name
         self._look_again_at = 0.0
+        self.staged_bytes_max = STAGED_BYTES_MAX
         self._readers: asyncpg.Pool[Any] | None = None
         self._writers: asyncpg.Pool[Any] | None = None
 
@@ -242,7 +253,7 @@ class PostgresStore:
             raise BadRequest("old_server", f"this is {text.split(' (', maxsplit=1)[0]}", allowed=needed)
 
     async def _migrate(self, connection: Connection) -> None:
-        present = await self._check_columns(connection)
+        present = await self._check_columns(connection, 1)
         version = 0
         if "acordo_schema" in present:
             for row in await connection.fetch(sql.SCHEMA_FOUND):
@@ -263,6 +274,8 @@ class PostgresStore:
                 f"schema version {version}",
                 allowed=f"up to {len(sql.MIGRATIONS)}: start it with the newer program that made it",
             )
+        if version > 1:
+            present = await self._check_columns(connection, version)
         if version and (missing := sql.columns(version).keys() - present):
             raise BadRequest(
                 "damaged_store", f"tables are missing: {', '.join(sorted(missing))}", allowed="a whole backup of it"
@@ -271,6 +284,7 @@ class PostgresStore:
             for statement in statements:
                 await _repeated(lambda statement=statement: connection.execute(statement))  # type: ignore[misc]
             await connection.execute(sql.SCHEMA_MOVED, sql.APPLICATION, number)
+        await self._check_columns(connection, len(sql.MIGRATIONS))  # a foreign table under a newer one's name
 
     async def _check_kept(self, connection: Connection) -> None:
         """Refuse tables that do not outlive a crash of the server. Raises BadRequest."""
@@ -284,9 +298,9 @@ class PostgresStore:
                 allowed=f"ALTER TABLE {found[0]['name']} SET LOGGED",
             )
 
-    async def _check_columns(self, connection: Connection) -> set[str]:
+    async def _check_columns(self, connection: Connection, version: int) -> set[str]:
         """Return which of our tables are there. Raises BadRequest for one whose columns are not ours."""
-        wanted = sql.columns(len(sql.MIGRATIONS))
+        wanted = sql.columns(version)
         found: dict[str, dict[str, str]] = {}
         for row in await connection.fetch(sql.COLUMNS_PRESENT, list(wanted)):
             found.setdefault(row["table_name"], {})[row["column_name"]] = row["data_type"]
@@ -353,8 +367,20 @@ class PostgresStore:
 
     async def stage(self, op_id: str, value: bytes, *, timeout_s: float) -> Reference:
         reference = Reference(op_id, value_hash(value), len(value))
-        await self._change(sql.STAGE, op_id, reference.hash, _pack(reference), value, timeout_s=timeout_s)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        # Asked apart, so that those who stage at the same time do not roll each other back: the bound may be passed a
+        # little. A value that is staged already is weighed twice then, which only refuses it a little earlier.
+        waiting = await self._fetch(sql.STAGED_NOW, timeout_s=timeout_s)
+        check_room(waiting[0]["bytes"], len(value), self.staged_bytes_max)
+        left_s = max(deadline - asyncio.get_running_loop().time(), 0.001)
+        await self._change(sql.STAGE, op_id, reference.hash, _pack(reference), value, timeout_s=left_s)
         return reference
+
+    async def unstage(self, reference: Reference, *, timeout_s: float) -> None:
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        if not await self._change(sql.UNCLAIM, reference.op_id, reference.hash, timeout_s=timeout_s):
+            left_s = max(deadline - asyncio.get_running_loop().time(), 0.001)
+            await self._change(sql.UNSTAGE, reference.op_id, reference.hash, timeout_s=left_s)
 
     async def move_cursor(self, name: str, to: int, *, timeout_s: float) -> None:
         await self._change(sql.MOVE_CURSOR, name, to, timeout_s=timeout_s)
@@ -402,7 +428,7 @@ class PostgresStore:
     ) -> Facts:
         """Read what `evaluate` needs: one round trip, unless the keys are more than the dialect's `keys_max`."""
         whole = frozenset(hashed)
-        asked = [(key, key in whole) for key in dict.fromkeys(keys)]
+        asked = [(key, sql.HASH if key in whole else sql.BARE) for key in dict.fromkeys(keys)]
         owners, hashes = [o for o, _ in blobs], [_b64(h) for _, h in blobs]
         head = GENESIS
         operations: dict[str, Operation] = {}
@@ -413,22 +439,19 @@ class PostgresStore:
             self._writers, self._dialect.facts, (list(op_ids), owners, hashes, REVISION_MAX), asked, timeout_s
         )
         for part, rows in snapshots:
-            for n, a, b, c, t, x, y in rows:
+            for n, a, b, c, t, x, y, z in rows:
                 match n:
                     case sql.HEAD:
                         head = _head(a, b, t, c, x)
                     case sql.OPERATION:
-                        operations[t] = Operation(t, x, a, _unpack_outcome(y), b)
+                        operations[t] = Operation(t, x, a, _sound(_unpack_outcome, y), b)
                     case sql.STAGED:
                         staged.add((t, x))
                     case _:
                         key, wanted = part[n]
-                        version = versions[key] = _version(key, a, b, c, y, bare=not wanted)
-                        match version.value:
-                            case Reference() as reference if wanted:
-                                found[key] = reference.hash
-                            case bytes() as value if wanted:
-                                found[key] = value_hash(value)
+                        version = versions[key] = self._version(key, a, b, c, y)
+                        if version.present and wanted == sql.HASH:
+                            found[key] = z or hash_of(version)
         return Facts(head, operations, versions, found, frozenset(set(blobs) - staged))
 
     async def rows(self, after: int, limit: int, *, timeout_s: float) -> tuple[LedgerRow, ...]:
@@ -459,13 +482,13 @@ class PostgresStore:
     async def _read_once(self, keys: Sequence[bytes], at: int | None, settled: int, timeout_s: float) -> Read:
         found: dict[bytes, Version] = {}
         head, digest_at = GENESIS, None
-        asked = [(key, True) for key in dict.fromkeys(keys)]
+        asked = [(key, sql.WHOLE) for key in dict.fromkeys(keys)]
         first = (settled, REVISION_MAX if at is None else at)
         for _, rows in await self._many(self._readers, self._dialect.read, first, asked, timeout_s):
-            head, digest_at = _point(rows, at)
-            for n, a, b, c, _, x, y in rows:
+            head, digest_at, unhashed = _point(rows, at)
+            for n, a, b, c, _, x, y, z in rows:
                 if n >= 0:
-                    found[x] = _version(x, a, b, c, y)
+                    found[x] = checked(self._version(x, a, b, c, y), z, unhashed, self.name)
         return Read(head, tuple(found.get(key) for key in keys), digest_at)
 
     async def _many(
@@ -473,19 +496,19 @@ class PostgresStore:
         pool: asyncpg.Pool[Any] | None,
         statement: Callable[[int], str],
         first: tuple[object, ...],
-        asked: list[tuple[bytes, bool]],
+        asked: list[tuple[bytes, str]],
         timeout_s: float,
-    ) -> list[tuple[list[tuple[bytes, bool]], list[Any]]]:
+    ) -> list[tuple[list[tuple[bytes, str]], list[Any]]]:
         """Look keys up in one snapshot: one statement, or a transaction of several when they are many."""
         parts = list(_parts(asked, self._dialect.keys_max))
 
-        async def one(connection: Connection, part: list[tuple[bytes, bool]], left_s: float) -> list[Any]:
-            raw, whole = [key for key, _ in part], ["1" if wanted else "0" for _, wanted in part]
+        async def one(connection: Connection, part: list[tuple[bytes, str]], left_s: float) -> list[Any]:
+            raw, whole = [key for key, _ in part], [wanted for _, wanted in part]
             named = self._dialect.keys([_b64(key) for key in raw], raw, whole)
             rows: list[Any] = await connection.fetch(statement(len(part)), *first, *named, timeout=left_s)
             return rows
 
-        async def body(connection: Connection, left_s: float) -> list[tuple[list[tuple[bytes, bool]], list[Any]]]:
+        async def body(connection: Connection, left_s: float) -> list[tuple[list[tuple[bytes, str]], list[Any]]]:
             if len(parts) == 1:
                 return [(parts[0], await one(connection, parts[0], left_s))]
             async with asyncio.timeout(left_s), connection.transaction(isolation="serializable", readonly=True):
@@ -509,30 +532,50 @@ class PostgresStore:
         wanted = limit if keys_only else min(limit, LIST_VALUES_MAX)
         statement = sql.LIST_KEYS if keys_only else sql.LIST
 
-        async def ask(left_s: float) -> tuple[list[Any], Head, bytes | None]:
+        async def ask(left_s: float) -> tuple[list[Any], Head, bytes | None, int]:
             rows = await self._fetch(statement, settled, start, end, upto, wanted + 1, timeout_s=left_s)
             return rows, *_point(rows, at)
 
-        rows, head, digest_at = await self._ahead(ask, lambda found: found[1].last >= settled, timeout_s)
+        rows, head, digest_at, unhashed = await self._ahead(ask, lambda found: found[1].last >= settled, timeout_s)
         versions = sorted(
-            (_version(x, a, b, c, y, bare=keys_only) for n, a, b, c, _, x, y in rows if n >= 0), key=lambda v: v.key
+            (
+                self._version(x, a, b, c, y)
+                if keys_only
+                else checked(self._version(x, a, b, c, y), z, unhashed, self.name)
+                for n, a, b, c, _, x, y, z in rows
+                if n >= 0
+            ),
+            key=lambda version: version.key,
         )
         return Listing(head, tuple(versions[:wanted]), len(versions) > wanted, digest_at)
 
     async def versions(self, at: Sequence[tuple[bytes, int]], *, timeout_s: float) -> tuple[Version | None, ...]:
         keys, revisions = [_b64(key) for key, _ in at], [str(revision) for _, revision in at]
         rows = await self._fetch(sql.EXACT, keys, revisions, timeout_s=timeout_s)
-        found = {(key, revision): _version(key, revision, *rest) for key, revision, *rest in rows}
+        found = {
+            (key, revision): checked(self._version(key, revision, *rest), kept, unhashed, self.name)
+            for key, revision, *rest, kept, unhashed in rows
+        }
         return tuple(found.get(asked) for asked in at)
 
     async def operations(self, op_ids: Sequence[str], *, timeout_s: float) -> tuple[Operation | None, ...]:
         rows = await self._fetch(sql.OPERATIONS, list(op_ids), timeout_s=timeout_s)
-        found = {o: Operation(o, h, revision, _unpack_outcome(y), when) for o, h, revision, y, when in rows}
+        found = {o: Operation(o, h, revision, _sound(_unpack_outcome, y), when) for o, h, revision, y, when in rows}
         return tuple(found.get(op_id) for op_id in op_ids)
 
     async def blob(self, reference: Reference, *, timeout_s: float) -> bytes | None:
         rows = await self._fetch(sql.BLOB, reference.op_id, reference.hash, timeout_s=timeout_s)
-        return rows[0]["value"] if rows else None
+        return checked_blob(rows[0]["value"], reference, self.name) if rows else None
+
+    def _version(self, key: bytes, revision: int, kind: int, expires: int | None, value: bytes | None) -> Version:
+        """Return a version; its value is empty if it was not read along."""
+        if kind == _TOMBSTONE:
+            return Version(key, revision, None, expires)
+        try:
+            shown = b"" if value is None else _unpack_reference(value) if kind == _STAGED else value
+        except msgspec.DecodeError as exc:
+            raise StoreDamaged(self.name, key, revision) from exc
+        return Version(key, revision, shown, expires)
 
     async def due(self, log_time_ms: int, limit: int, *, timeout_s: float) -> tuple[tuple[bytes, int], ...]:
         rows = await self._fetch(sql.DUE, log_time_ms, limit, timeout_s=timeout_s)
@@ -588,6 +631,7 @@ def _append_arguments(group: Group) -> list[object]:
         [recorded.op_id for recorded in row.body],
         [_b64(key) for key in newest], [str(v.revision) for v in newest.values()],
         [None if v.expires_ms is None or not v.present else str(v.expires_ms) for v in newest.values()],
+        [_b64(hash_of(v)) for v, _, _ in versions],
     ]  # fmt: skip
 
 
@@ -628,7 +672,8 @@ async def _prune(connection: Connection, retention: Retention) -> Pruning:
         floor = upto
     rows = _count(await connection.execute(sql.DROP_ROWS, below, state["seq"], limit))
     operations = _count(await connection.execute(sql.DROP_OPERATIONS, retention.operations_before_ms, limit))
-    looked = await connection.fetch(sql.BLOBS_TO_LOOK_AT, retention.operations_before_ms, min(limit, BLOBS_SWEPT_MAX))
+    before_ms = max(retention.operations_before_ms, retention.staged_before_ms)
+    looked = await connection.fetch(sql.BLOBS_TO_LOOK_AT, before_ms, min(limit, BLOBS_SWEPT_MAX))
     for op_id, digest, used in looked:
         await connection.execute(sql.KEEP_BLOB if used else sql.DROP_BLOB, op_id, digest)
     await connection.execute(sql.DROP_DONE_DUE, limit)
@@ -640,18 +685,20 @@ def _count(tag: str) -> int:
     return int(tag.rsplit(" ", 1)[1])
 
 
-def _point(rows: Iterable[Any], at: int | None) -> tuple[Head, bytes | None]:
-    """Return the head and the digest at the asked settled revision. Raises Pruned."""
-    head, digest_at = GENESIS, None
-    for n, a, b, c, t, x, _ in rows:
+def _point(rows: Iterable[Any], at: int | None) -> tuple[Head, bytes | None, int]:
+    """Return the head, the digest at the asked settled revision, the newest one that may lack hashes. Raises Pruned."""
+    head, digest_at, unhashed = GENESIS, None, 0
+    for n, a, b, c, t, x, *_ in rows:
         match n:
             case sql.HEAD:
                 head = _head(a, b, t, c, x)
             case sql.AT_SETTLED:
                 digest_at = x
-            case sql.FLOOR if at is not None and at < a:
-                raise Pruned(a)
-    return head, digest_at
+            case sql.FLOOR:
+                if at is not None and at < a:
+                    raise Pruned(a)
+                unhashed = b
+    return head, digest_at, unhashed
 
 
 def _head(seq: int, term: int, committer: str, last: int, digest: bytes) -> Head:
@@ -660,16 +707,15 @@ def _head(seq: int, term: int, committer: str, last: int, digest: bytes) -> Head
 
 def _ledger_row(row: Any) -> LedgerRow:
     seq, term, committer, first, last, digest, log_time, body = row
-    return LedgerRow(seq, term, committer, first, last, digest, log_time, () if body is None else _unpack_body(body))
+    intents = () if body is None else _sound(_unpack_body, body)
+    return LedgerRow(seq, term, committer, first, last, digest, log_time, intents)
 
 
-def _version(
-    key: bytes, revision: int, kind: int, expires: int | None, value: bytes | None, *, bare: bool = False
-) -> Version:
-    shown: bytes | Reference | None = None
-    if kind != _TOMBSTONE:
-        shown = b"" if bare or value is None else _unpack_reference(value) if kind == _STAGED else value
-    return Version(key, revision, shown, expires)
+def _sound(decode: Callable[[bytes], T], packed: bytes) -> T:
+    try:
+        return decode(packed)
+    except msgspec.MsgspecError as exc:
+        raise StoreDamaged("store", b"", 0, f"a row of the ledger or of op_ids is damaged: {exc}") from exc
 
 
 def _parts(items: list[T], size: int) -> Iterable[list[T]]:

@@ -78,7 +78,16 @@ _IDENTITY: Final = (
         ON CONFLICT (one) DO NOTHING""",
 )
 """Whose store it is (empty: nobody's yet), and where the newest adoption ends: nothing below can be read at."""
-MIGRATIONS: Final = (_VERSION_1, _IDENTITY)
+_HASHES: Final = (
+    # value_hash of the value, Reference.hash of a reference, empty for a tombstone and for what is older than this
+    "ALTER TABLE acordo_versions ADD COLUMN IF NOT EXISTS hash bytea NOT NULL DEFAULT ''::bytea",
+    "ALTER TABLE acordo_versions ALTER COLUMN hash DROP DEFAULT",  # a program of version 1 writes no more from here on
+    "ALTER TABLE acordo_state ADD COLUMN IF NOT EXISTS unhashed int8 NOT NULL DEFAULT 0::int8",
+    """UPDATE acordo_state SET unhashed = (SELECT COALESCE(max(v.revision), 0::int8) FROM acordo_versions v
+        WHERE v.hash = ''::bytea AND v.kind > 0::int8) WHERE one = 1::int8""",
+    "ALTER TABLE acordo_blobs ADD COLUMN IF NOT EXISTS claims int8 NOT NULL DEFAULT 1::int8",
+)
+MIGRATIONS: Final = (_VERSION_1, _IDENTITY, _HASHES)
 """Statements that lead from schema version n to n + 1, each repeatable. Never edited once released."""
 
 _TYPES: Final = {"int8": "bigint", "text": "text", "bytea": "bytea"}
@@ -91,6 +100,8 @@ def columns(version: int) -> dict[str, dict[str, str]]:
         if made := re.match(r"CREATE TABLE IF NOT EXISTS (\w+) \(", statement):
             typed = re.findall(r"[(,]\s*(\w+) (int8|text|bytea)\b", statement)
             found[made[1]] = {name: _TYPES[kind] for name, kind in typed}
+        if added := re.match(r"ALTER TABLE (\w+) ADD COLUMN IF NOT EXISTS (\w+) (\w+)", statement):
+            found[added[1]][added[2]] = _TYPES[added[3]]
     return found
 
 
@@ -98,13 +109,16 @@ def columns(version: int) -> dict[str, dict[str, str]]:
 HEAD, AT_SETTLED, FLOOR, OPERATION, STAGED = -1, -2, -3, -4, -5
 """Values of `n` below zero; rows from zero up are versions of the n-th asked key."""
 _HEAD_ROW: Final = """(SELECT (-1)::int8 AS n, seq AS a, term AS b, last_rev AS c, committer AS t, digest AS x,
-    NULL::bytea AS y FROM acordo_ledger ORDER BY seq DESC LIMIT 1)"""
+    NULL::bytea AS y, NULL::bytea AS z FROM acordo_ledger ORDER BY seq DESC LIMIT 1)"""
 _POINT_ROWS: Final = f"""{_HEAD_ROW}
-    UNION ALL (SELECT (-2)::int8, seq, term, last_rev, committer, digest, NULL::bytea FROM acordo_ledger
+    UNION ALL (SELECT (-2)::int8, seq, term, last_rev, committer, digest, NULL::bytea, NULL::bytea FROM acordo_ledger
         WHERE last_rev = $1::int8 ORDER BY seq DESC LIMIT 1)
-    UNION ALL (SELECT (-3)::int8, GREATEST(s.floor, i.adopted), 0::int8, 0::int8, ''::text, NULL::bytea, NULL::bytea
-        FROM acordo_state s CROSS JOIN acordo_identity i)"""
+    UNION ALL (SELECT (-3)::int8, GREATEST(s.floor, i.adopted), s.unhashed, 0::int8, ''::text, NULL::bytea, NULL::bytea,
+        NULL::bytea FROM acordo_state s CROSS JOIN acordo_identity i)"""
 _VERSION_COLUMNS: Final = "v.revision, v.kind, v.expires, ''::text, v.key"
+WHOLE, HASH, BARE = "1", "h", "0"
+"""What is asked of a version: its value, its hash (the value only where it has none), neither."""
+_VALUE: Final = "(CASE WHEN {w} = '1' OR ({w} = 'h' AND v.hash = ''::bytea) THEN v.value END), v.hash"
 
 HEAD_NOW: Final = _HEAD_ROW[1:-1]
 
@@ -118,7 +132,8 @@ LEDGER_FROM: Final = f"""SELECT {_LEDGER_COLUMNS} FROM acordo_ledger
 ROW_ENDING: Final = f"""SELECT {_LEDGER_COLUMNS} FROM acordo_ledger
     WHERE last_rev = $1::int8 ORDER BY seq DESC LIMIT 1"""
 
-EXACT: Final = """SELECT v.key, v.revision, v.kind, v.expires, v.value FROM acordo_versions v
+EXACT: Final = """SELECT v.key, v.revision, v.kind, v.expires, v.value, v.hash,
+        (SELECT s.unhashed FROM acordo_state s) AS unhashed FROM acordo_versions v
     WHERE (v.key, v.revision) IN (
         SELECT decode(u.k, 'base64'), u.r::int8 FROM unnest($1::text[], $2::text[]) AS u(k, r))"""
 OPERATIONS: Final = """SELECT op_id, body_hash, revision, outcome, log_time FROM acordo_ops
@@ -131,10 +146,16 @@ FLOOR_NOW: Final = """SELECT GREATEST(s.floor, i.adopted) AS floor
 CURSOR: Final = "SELECT place FROM acordo_cursors WHERE name = $1::text"
 MOVE_CURSOR: Final = """INSERT INTO acordo_cursors (name, place) VALUES ($1::text, $2::int8)
     ON CONFLICT (name) DO UPDATE SET place = excluded.place WHERE excluded.place > acordo_cursors.place"""
-STAGE: Final = """INSERT INTO acordo_blobs (op_id, hash, state, seq, reference, value)
+STAGE: Final = """INSERT INTO acordo_blobs (op_id, hash, state, seq, reference, value, claims)
     SELECT $1::text, $2::bytea, 0::int8,
-        COALESCE((SELECT seq FROM acordo_ledger ORDER BY seq DESC LIMIT 1), 0::int8), $3::bytea, $4::bytea
-    ON CONFLICT (op_id, hash) DO NOTHING"""
+        COALESCE((SELECT seq FROM acordo_ledger ORDER BY seq DESC LIMIT 1), 0::int8), $3::bytea, $4::bytea, 1::int8
+    ON CONFLICT (op_id, hash) DO UPDATE SET claims = acordo_blobs.claims + 1::int8"""
+STAGED_NOW: Final = """SELECT COALESCE(sum(octet_length(b.value)), 0)::int8 AS bytes FROM acordo_blobs b
+    WHERE b.state = 0::int8"""
+UNCLAIM: Final = """UPDATE acordo_blobs SET claims = claims - 1::int8
+    WHERE op_id = $1::text AND hash = $2::bytea AND claims > 1::int8 RETURNING claims"""
+UNSTAGE: Final = """DELETE FROM acordo_blobs
+    WHERE op_id = $1::text AND hash = $2::bytea AND state = 0::int8 AND claims <= 1::int8"""
 
 APPEND: Final = """WITH landed AS (
     INSERT INTO acordo_ledger (seq, term, committer, first_rev, last_rev, digest, log_time, body)
@@ -147,10 +168,10 @@ APPEND: Final = """WITH landed AS (
                 SELECT w.o, decode(w.h, 'base64') FROM unnest($13::text[], $14::text[]) AS w(o, h)))
     ON CONFLICT (seq) DO NOTHING RETURNING seq),
 made AS (
-    INSERT INTO acordo_versions (key, revision, kind, expires, staged, value)
-    SELECT decode(u.k, 'base64'), u.r::int8, u.t::int8, u.e::int8, u.s, decode(u.v, 'base64')
-    FROM unnest($15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[])
-        AS u(k, r, t, e, s, v), landed RETURNING revision),
+    INSERT INTO acordo_versions (key, revision, kind, expires, staged, value, hash)
+    SELECT decode(u.k, 'base64'), u.r::int8, u.t::int8, u.e::int8, u.s, decode(u.v, 'base64'), decode(u.h, 'base64')
+    FROM unnest($15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $30::text[])
+        AS u(k, r, t, e, s, v, h), landed RETURNING revision),
 recorded AS (
     INSERT INTO acordo_ops (op_id, body_hash, revision, outcome, log_time)
     SELECT u.o, decode(u.b, 'base64'), u.r::int8, decode(u.c, 'base64'), u.l::int8
@@ -229,9 +250,9 @@ DROP_BLOB: Final = "DELETE FROM acordo_blobs WHERE op_id = $1::text AND hash = $
 DROP_DONE_DUE: Final = """DELETE FROM acordo_due WHERE expires IS NULL AND key IN (
     SELECT key FROM acordo_due WHERE expires IS NULL LIMIT $1::int8)"""
 
-_LISTED: Final = """UNION ALL (SELECT w.n, w.revision, w.kind, w.expires, ''::text, w.key, w.value FROM (
-        SELECT 0::int8 AS n, d.revision, d.kind, d.expires, d.key, {value} AS value FROM (
-            SELECT DISTINCT ON (v.key) v.key, v.revision, v.kind, v.expires, v.value FROM acordo_versions v
+_LISTED: Final = """UNION ALL (SELECT w.n, w.revision, w.kind, w.expires, ''::text, w.key, w.value, w.hash FROM (
+        SELECT 0::int8 AS n, d.revision, d.kind, d.expires, d.key, {value} AS value, d.hash FROM (
+            SELECT DISTINCT ON (v.key) v.key, v.revision, v.kind, v.expires, v.value, v.hash FROM acordo_versions v
             WHERE v.key >= $2::bytea AND v.key < $3::bytea AND v.revision <= $4::int8
             ORDER BY v.key, v.revision DESC) AS d
         WHERE d.kind > 0::int8 ORDER BY d.key LIMIT $5::int8) AS w)"""
@@ -285,20 +306,20 @@ class Postgres:
     }
     """Setting -> a value that is warned of: whether it is safe cannot be told from here."""
 
-    _NEWEST: Final = """UNION ALL (SELECT u.n - 1::int8, v.revision, v.kind, v.expires, ''::text, v.key,
-            (CASE WHEN u.w = '1' THEN v.value END)
+    _NEWEST: Final = """UNION ALL (SELECT u.n - 1::int8, v.revision, v.kind, v.expires, ''::text, v.key, {value}
         FROM unnest({keys}::text[], {whole}::text[]) WITH ORDINALITY AS u(k, w, n) CROSS JOIN LATERAL (
-            SELECT i.key, i.revision, i.kind, i.expires, i.value FROM acordo_versions i
+            SELECT i.key, i.revision, i.kind, i.expires, i.value, i.hash FROM acordo_versions i
             WHERE i.key = decode(u.k, 'base64') AND i.revision <= {upto}::int8
             ORDER BY i.revision DESC LIMIT 1) AS v)"""
-    _READ: Final = _POINT_ROWS + _NEWEST.format(keys="$3", whole="$4", upto="$2")
+    _READ: Final = _POINT_ROWS + _NEWEST.format(value=_VALUE.format(w="u.w"), keys="$3", whole="$4", upto="$2")
     _FACTS: Final = f"""{_HEAD_ROW}
-        UNION ALL (SELECT (-4)::int8, o.revision, o.log_time, 0::int8, o.op_id, o.body_hash, o.outcome
+        UNION ALL (SELECT (-4)::int8, o.revision, o.log_time, 0::int8, o.op_id, o.body_hash, o.outcome, NULL::bytea
             FROM acordo_ops o WHERE o.op_id IN (SELECT z.x FROM unnest($1::text[]) AS z(x)))
-        UNION ALL (SELECT (-5)::int8, 0::int8, 0::int8, 0::int8, b.op_id, b.hash, NULL::bytea FROM acordo_blobs b
+        UNION ALL (SELECT (-5)::int8, 0::int8, 0::int8, 0::int8, b.op_id, b.hash, NULL::bytea, NULL::bytea
+            FROM acordo_blobs b
             WHERE (b.op_id, b.hash) IN (
                 SELECT z.o, decode(z.h, 'base64') FROM unnest($2::text[], $3::text[]) AS z(o, h)))
-        """ + _NEWEST.format(keys="$5", whole="$6", upto="$4")
+        """ + _NEWEST.format(value=_VALUE.format(w="u.w"), keys="$5", whole="$6", upto="$4")
 
     @classmethod
     def read(cls, count: int) -> str:
@@ -351,7 +372,7 @@ class Cockroach:
 def _scans(start: str, upto: str, first: int, count: int) -> str:
     scans = [
         f"""UNION ALL (SELECT {n}::int8, {_VERSION_COLUMNS},
-            (CASE WHEN ${first + 2 * n + 1}::text = '1' THEN v.value END)
+            {_VALUE.format(w=f"${first + 2 * n + 1}::text")}
         FROM acordo_versions v WHERE v.key = ${first + 2 * n}::bytea AND v.revision <= {upto}::int8
         ORDER BY v.revision DESC LIMIT 1)"""
         for n in range(count)

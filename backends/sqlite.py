@@ -13,7 +13,7 @@ from typing import Final, Self, TypeVar
 
 from backends import sqlite_reads as reads
 from backends import sqlite_writes as writes
-from backends.fence import check_group, empty_row, outranks, range_of
+from backends.fence import STAGED_BYTES_MAX, check_group, checked_blob, empty_row, outranks, range_of
 from backends.sqlite_schema import REVISION_SHIFT, check_whole, connect, end_of, prepare
 from backends.sqlite_thread import SqliteThread, Turn
 from kv.errors import Pruned
@@ -36,6 +36,7 @@ class SqliteStore:
     def __init__(self, path: str, *, open_timeout_s: float = OPEN_TIMEOUT_S) -> None:
         self.path = path
         self._open_timeout_s = open_timeout_s
+        self.staged_bytes_max = STAGED_BYTES_MAX
         self._writer = SqliteThread("sqlite-write", path, lambda: connect(path))
         self._reader = SqliteThread("sqlite-read", path, lambda: connect(path))
 
@@ -101,13 +102,14 @@ class SqliteStore:
 
     async def stage(self, op_id: str, value: bytes, *, timeout_s: float) -> Reference:
         reference = Reference(op_id, value_hash(value), len(value))
-        parameters = (op_id, reference.hash, writes.pack(reference), value)
-
-        def body(turn: Turn) -> None:
-            turn.execute(writes.STAGE, parameters)
-
-        await self._write(lambda turn: turn.write(body), timeout_s)
+        bytes_max = self.staged_bytes_max
+        await self._write(
+            lambda turn: turn.write(lambda turn: writes.stage(turn, reference, value, bytes_max)), timeout_s
+        )
         return reference
+
+    async def unstage(self, reference: Reference, *, timeout_s: float) -> None:
+        await self._write(lambda turn: turn.write(lambda turn: writes.unstage(turn, reference)), timeout_s)
 
     async def move_cursor(self, name: str, to: int, *, timeout_s: float) -> None:
         def body(turn: Turn) -> None:
@@ -163,7 +165,10 @@ class SqliteStore:
         def body(turn: Turn) -> Read:
             point, (columns,) = reads.ask(turn, settled, reads.Ask(reads.NEWEST, reads.up_to(keys, at)))
             point.check_floor(at)
-            return Read(point.head, tuple(map(reads.version_of, keys, columns)), point.digest_at)
+            found = tuple(
+                reads.version_of(key, column, point.unhashed) for key, column in zip(keys, columns, strict=True)
+            )
+            return Read(point.head, found, point.digest_at)
 
         return await self._read(body, timeout_s)
 
@@ -181,7 +186,8 @@ class SqliteStore:
         def body(turn: Turn) -> Listing:
             point, _ = reads.ask(turn, settled)
             point.check_floor(at)
-            versions, more = reads.listing(turn, range_of(prefix, after), limit, at, keys_only=keys_only)
+            bounds = range_of(prefix, after)
+            versions, more = reads.listing(turn, bounds, limit, at, point.unhashed, keys_only=keys_only)
             return Listing(point.head, versions, more, point.digest_at)
 
         return await self._read(lambda turn: turn.read(body), timeout_s)
@@ -190,8 +196,10 @@ class SqliteStore:
         ranges = [(key, revision << REVISION_SHIFT, end_of(revision)) for key, revision in at]
 
         def body(turn: Turn) -> tuple[Version | None, ...]:
-            _, (columns,) = reads.ask(turn, 0, reads.Ask(reads.EXACT, ranges))
-            return tuple(reads.version_of(key, column) for (key, _), column in zip(at, columns, strict=True))
+            point, (columns,) = reads.ask(turn, 0, reads.Ask(reads.EXACT, ranges))
+            return tuple(
+                reads.version_of(key, column, point.unhashed) for (key, _), column in zip(at, columns, strict=True)
+            )
 
         return await self._read(body, timeout_s)
 
@@ -205,7 +213,8 @@ class SqliteStore:
     async def blob(self, reference: Reference, *, timeout_s: float) -> bytes | None:
         sql = "SELECT value FROM blobs WHERE op_id = ? AND hash = ?"
         parameters = (reference.op_id, reference.hash)
-        return await self._read(lambda turn: next((row[0] for row in turn.fetch(sql, parameters)), None), timeout_s)
+        rows = await self._read(lambda turn: turn.fetch(sql, parameters), timeout_s)
+        return checked_blob(rows[0][0], reference, "sqlite") if rows else None
 
     async def due(self, log_time_ms: int, limit: int, *, timeout_s: float) -> tuple[tuple[bytes, int], ...]:
         sql = "SELECT key, id FROM due WHERE expires <= ? ORDER BY expires, id LIMIT ?"

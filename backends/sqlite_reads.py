@@ -13,9 +13,10 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from backends.fence import checked, hash_of
 from backends.sqlite_schema import ID_MAX, REVISION_SHIFT, bucket, end_of
 from backends.sqlite_thread import Turn
-from kv.errors import Pruned
+from kv.errors import Pruned, StoreDamaged
 from kv.model import (
     GENESIS,
     Applied,
@@ -28,7 +29,6 @@ from kv.model import (
     Reference,
     Refused,
     Version,
-    value_hash,
 )
 from kv.ports import Facts
 
@@ -48,18 +48,21 @@ _unpack_reference = msgspec.msgpack.Decoder(Reference).decode
 _unpack_outcome = msgspec.msgpack.Decoder(Applied | Refused | Expired).decode
 
 # The thread gives the interpreter lock away at every row it steps to, and gets it back late when the loop is busy.
-# So many answers come as the columns of one row, each packed "id:kind:expires:value" (|| keeps bytes as they are).
-_PACKED: Final = "id || ':' || kind || ':' || ifnull(expires, '') || ':'"
-NEWEST: Final = (
-    f"(SELECT {_PACKED} || ifnull(value, '') FROM versions WHERE key = ? AND id <= ? ORDER BY id DESC LIMIT 1)"
-)
-_NEWEST_BARE: Final = f"(SELECT {_PACKED} FROM versions WHERE key = ? AND id <= ? ORDER BY id DESC LIMIT 1)"
+# So many answers come as the columns of one row, each packed "id:kind:expires:n:hash value", n the bytes of the hash
+# (|| keeps bytes as they are).
+_PACKED: Final = "id || ':' || kind || ':' || ifnull(expires, '') || ':' || length(hash) || ':' || hash"
+_AS_OF: Final = "FROM versions WHERE key = ? AND id <= ? ORDER BY id DESC LIMIT 1"
+NEWEST: Final = f"(SELECT {_PACKED} || ifnull(value, '') {_AS_OF})"
+_NEWEST_BARE: Final = f"(SELECT {_PACKED} {_AS_OF})"
+_NEWEST_HASH: Final = f"(SELECT {_PACKED} || iif(hash = x'', ifnull(value, ''), '') {_AS_OF})"
+"""The value only where its hash was not kept yet."""
 EXACT: Final = f"(SELECT {_PACKED} || ifnull(value, '') FROM versions WHERE key = ? AND id >= ? AND id <= ?)"
 OPERATION: Final = """(SELECT revision || ':' || log_time || ':' || length(body_hash) || ':' || body_hash || outcome
     FROM ops WHERE op_id = ?)"""
 _IS_STAGED: Final = "(SELECT 1 FROM blobs WHERE op_id = ? AND hash = ?)"
 FLOOR: Final = "max((SELECT floor FROM state), (SELECT adopted FROM identity))"
-_POINT: Final = f"""{FLOOR}, (SELECT digest FROM ledger WHERE last = ? ORDER BY seq DESC LIMIT 1),
+_POINT: Final = f"""{FLOOR}, (SELECT unhashed FROM state),
+    (SELECT digest FROM ledger WHERE last = ? ORDER BY seq DESC LIMIT 1),
     seq, term, committer, last, digest"""
 _FROM: Final = "FROM (SELECT 1) LEFT JOIN (SELECT * FROM ledger ORDER BY seq DESC LIMIT 1)"
 _KEYS: Final = """WITH RECURSIVE walk (key) AS (
@@ -69,16 +72,13 @@ _KEYS: Final = """WITH RECURSIVE walk (key) AS (
         FROM walk WHERE walk.key IS NOT NULL
     )
     SELECT group_concat(packed, '') FROM (
-        SELECT {packed} || ':' || length(walk.key) || ':' || {length} || ':' || walk.key || {value} AS packed
+        SELECT v.id || ':' || v.kind || ':' || ifnull(v.expires, '') || ':' || length(walk.key) || ':' || length(v.hash)
+            || ':' || {length} || ':' || walk.key || v.hash || {value} AS packed
         FROM walk CROSS JOIN versions AS v
         ON v.id = (SELECT id FROM versions WHERE key = walk.key AND id <= ? ORDER BY id DESC LIMIT 1)
         WHERE v.kind > 0 LIMIT ?)"""
-_LIST: Final = _KEYS.format(
-    packed="v.id || ':' || v.kind || ':' || ifnull(v.expires, '')", length="length(v.value)", value="v.value"
-)
-_LIST_KEYS: Final = _KEYS.format(
-    packed="v.id || ':' || v.kind || ':' || ifnull(v.expires, '')", length="'0'", value="''"
-)
+_LIST: Final = _KEYS.format(length="length(v.value)", value="v.value")
+_LIST_KEYS: Final = _KEYS.format(length="'0'", value="''")
 
 
 class Ask(NamedTuple):
@@ -92,6 +92,8 @@ class Point(NamedTuple):
     """Where the snapshot stands."""
 
     floor: int
+    unhashed: int
+    """Newest revision whose versions may have no hash."""
     digest_at: Digest | None
     head: Head
 
@@ -132,15 +134,14 @@ def _ask_once(turn: Turn, settled: int, asks: Sequence[Ask]) -> tuple[Point, lis
             parameters += each
         parameters += [None] * (expression.count("?") * (size - len(sets)))
     row = turn.fetch(_ask_sql(*sizes), parameters)[0]
-    floor, digest_at, seq, term, committer, last, digest = row[:7]
+    floor, unhashed, digest_at, seq, term, committer, last, digest = row[:8]
     answers = []
-    place = 7
+    place = 8
     for (_, sets), (_, size) in zip(asks, sizes, strict=True):
         answers.append(list(row[place : place + len(sets)]))
         place += size
-    return Point(
-        floor, digest_at, GENESIS if seq is None else Head(seq, term, committer.decode(), last, digest)
-    ), answers
+    head = GENESIS if seq is None else Head(seq, term, committer.decode(), last, digest)
+    return Point(floor, unhashed, digest_at, head), answers
 
 
 @functools.lru_cache(maxsize=256)
@@ -167,19 +168,16 @@ def facts(
         0,
         Ask(OPERATION, [(op_id,) for op_id in op_ids]),
         Ask(_NEWEST_BARE, up_to(plain, None)),
-        Ask(NEWEST, up_to(whole, None)),
+        Ask(_NEWEST_HASH, up_to(whole, None)),
         Ask(_IS_STAGED, blobs),
     )
-    versions = {each.key: each for each in map(version_of, plain, bare) if each is not None}
+    versions = {each.key: each for each, _ in map(_parted, plain, bare) if each is not None}
     hashes: dict[bytes, bytes] = {}
-    for version in map(version_of, whole, full):
+    for version, kept in map(_parted, whole, full):
         if version is not None:
             versions[version.key] = version
-            match version.value:
-                case Reference() as reference:
-                    hashes[version.key] = reference.hash
-                case bytes() as value:
-                    hashes[version.key] = value_hash(value)
+            if version.present:
+                hashes[version.key] = kept or hash_of(version)
     return Facts(
         point.head,
         {each.op_id: each for each in map(operation_of, op_ids, operations) if each is not None},
@@ -190,7 +188,7 @@ def facts(
 
 
 def listing(
-    turn: Turn, bounds: tuple[bytes, bytes], limit: int, at: int | None, *, keys_only: bool
+    turn: Turn, bounds: tuple[bytes, bytes], limit: int, at: int | None, unhashed: int, *, keys_only: bool
 ) -> tuple[tuple[Version, ...], bool]:
     start, end = bounds
     upto = ID_MAX if at is None else end_of(at)
@@ -200,7 +198,7 @@ def listing(
         wanted = min(limit + 1 - len(found), LIST_CHUNK)
         sql = _LIST_KEYS if keys_only else _LIST
         packed = turn.fetch(sql, (start, end, end, upto, wanted))[0][0]
-        chunk = [] if packed is None else list(_unpack_listing(packed, keys_only))
+        chunk = [] if packed is None else list(_unpack_listing(packed, unhashed, keys_only))
         found += chunk
         if len(chunk) < wanted:
             return tuple(found[:limit]), len(found) > limit
@@ -209,29 +207,48 @@ def listing(
     return tuple(found[:limit]), True
 
 
-def _unpack_listing(packed: bytes, keys_only: bool) -> Iterator[Version]:
+def _unpack_listing(packed: bytes, unhashed: int, keys_only: bool) -> Iterator[Version]:
     place = 0
     while place < len(packed):
-        id_, kind, expires, key_bytes, value_bytes, rest = packed[place : place + 120].split(b":", 5)
+        id_, kind, expires, *sizes, rest = packed[place : place + 120].split(b":", 6)
         place += min(len(packed) - place, 120) - len(rest)
-        key = packed[place : place + int(key_bytes)]
-        place += int(key_bytes)
-        value = packed[place : place + int(value_bytes)]
-        place += int(value_bytes)
-        shown: bytes | Reference = b"" if keys_only else _unpack_reference(value) if kind == b"2" else value
-        yield Version(key, int(id_) >> REVISION_SHIFT, shown, int(expires) if expires else None)
+        parts = []
+        for size in map(int, sizes):
+            parts.append(packed[place : place + size])
+            place += size
+        key, kept, value = parts
+        if keys_only:
+            yield Version(key, int(id_) >> REVISION_SHIFT, b"", int(expires) if expires else None)
+        else:
+            yield checked(_version(key, id_, kind, expires, value), kept, unhashed, "sqlite")
 
 
-def version_of(key: bytes, packed: bytes | None) -> Version | None:
+def version_of(key: bytes, packed: bytes | None, unhashed: int) -> Version | None:
+    """Return a version that was read whole. Raises StoreDamaged."""
+    version, kept = _parted(key, packed)
+    return None if version is None else checked(version, kept, unhashed, "sqlite")
+
+
+def _parted(key: bytes, packed: bytes | None) -> tuple[Version | None, bytes]:
+    """Return a version and its hash; its value is empty if it was not read along."""
     if packed is None:
-        return None
-    id_, kind, expires, value = packed.split(b":", 3)
+        return None, b""
+    id_, kind, expires, hash_bytes, rest = packed.split(b":", 4)
+    size = int(hash_bytes)
+    return _version(key, id_, kind, expires, rest[size:]), rest[:size]
+
+
+def _version(key: bytes, id_: bytes, kind: bytes, expires: bytes, value: bytes) -> Version:
+    revision = int(id_) >> REVISION_SHIFT
     shown: bytes | Reference | None = None
     if kind == b"1":
         shown = value
     elif kind == b"2":
-        shown = _unpack_reference(value) if value else b""
-    return Version(key, int(id_) >> REVISION_SHIFT, shown, int(expires) if expires else None)
+        try:
+            shown = _unpack_reference(value) if value else b""
+        except msgspec.DecodeError as exc:
+            raise StoreDamaged("sqlite", key, revision) from exc
+    return Version(key, revision, shown, int(expires) if expires else None)
 
 
 def operation_of(op_id: str, packed: bytes | None) -> Operation | None:

@@ -80,7 +80,14 @@ _IDENTITY: Final = (
     ) STRICT""",
     "INSERT INTO identity (one, cluster, history, adopted) VALUES (1, '', x'', 0)",
 )
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _IDENTITY)
+_HASHES: Final = (
+    # value_hash of the value, Reference.hash of a reference, empty for a tombstone and for what is older than this
+    "ALTER TABLE versions ADD COLUMN hash BLOB NOT NULL DEFAULT x''",
+    "ALTER TABLE state ADD COLUMN unhashed INTEGER NOT NULL DEFAULT 0",  # newest revision whose hash may be missing
+    "UPDATE state SET unhashed = ifnull((SELECT max(id) FROM versions), 0) >> 10",
+    "ALTER TABLE blobs ADD COLUMN claims INTEGER NOT NULL DEFAULT 1",  # how often it was staged and not taken back
+)
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _IDENTITY, _HASHES)
 """Statements that lead from schema version n to n + 1. Never edited once released: append another."""
 TABLES: Final = ("blobs", "cursors", "due", "identity", "ledger", "ops", "state", "versions")
 

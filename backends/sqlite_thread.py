@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
+import msgspec
 import structlog
 
-from kv.errors import AcordoError, BackendUnavailable, InvariantViolated, OutcomeUnknown
+from kv.errors import AcordoError, BackendUnavailable, InvariantViolated, OutcomeUnknown, StoreDamaged
 
 WAITING_MAX: Final = 4096
 """Calls that may wait for the thread; one more is refused with BackendUnavailable."""
@@ -267,6 +268,8 @@ def _sorted(exc: BaseException, path: str, *, committing: bool) -> AcordoError:
         return BackendUnavailable("sqlite", f"{path}: no answer in time; rolled back")
     if isinstance(exc, sqlite3.IntegrityError):
         return InvariantViolated(f"{path}: {exc}")
+    if isinstance(exc, msgspec.MsgspecError | UnicodeDecodeError):
+        return StoreDamaged("sqlite", b"", 0, f"{path}: a row of the ledger or of op_ids is damaged: {exc}")
     if not isinstance(exc, sqlite3.OperationalError | sqlite3.DatabaseError) or isinstance(
         exc, sqlite3.ProgrammingError | sqlite3.NotSupportedError | sqlite3.DataError
     ):

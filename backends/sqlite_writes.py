@@ -13,11 +13,12 @@ from typing import Any, Final
 
 import msgspec
 
+from backends.fence import check_room
 from backends.sqlite_reads import ROW, head_of
 from backends.sqlite_schema import REVISION_SHIFT, bucket, end_of
 from backends.sqlite_thread import Turn
 from kv.errors import BackendUnavailable, BadRequest
-from kv.model import GENESIS, Group, LedgerRow, Reference, Version
+from kv.model import GENESIS, Group, LedgerRow, Reference, Version, value_hash
 from kv.ports import Appended, Fenced, Identity, Pruning, Retention
 
 ROWS_MAX: Final = 128
@@ -38,11 +39,25 @@ _RECORD_STAGED: Final = """UPDATE blobs SET state = 1
     WHERE state = 0 AND +op_id IN (SELECT value FROM json_each(?))"""
 """Its + makes SQLite walk the few values that wait to be recorded, not look for each op_id of the group."""
 _MISSING: Final = "SELECT 1 FROM blobs WHERE op_id = ? AND hash = ?"
-STAGE: Final = """INSERT INTO blobs (op_id, hash, state, seq, reference, value)
-    VALUES (?, ?, 0, ifnull((SELECT max(seq) FROM ledger), 0), ?, ?)
-    ON CONFLICT (op_id, hash) DO NOTHING"""
+_STAGE: Final = """INSERT INTO blobs (op_id, hash, state, seq, reference, value)
+    VALUES (?, ?, 0, ifnull((SELECT max(seq) FROM ledger), 0), ?, ?)"""
+_CLAIM: Final = "UPDATE blobs SET claims = claims + ? WHERE op_id = ? AND hash = ?"
+_UNCLAIMED: Final = "DELETE FROM blobs WHERE op_id = ? AND hash = ? AND state = 0 AND claims <= 0"
+_WAITING: Final = "SELECT ifnull(sum(length(value)), 0) FROM blobs WHERE state = 0"
 MOVE_CURSOR: Final = """INSERT INTO cursors (name, position) VALUES (?, ?)
     ON CONFLICT (name) DO UPDATE SET position = excluded.position WHERE excluded.position > position"""
+
+
+def stage(turn: Turn, reference: Reference, value: bytes, bytes_max: int) -> None:
+    if turn.execute(_CLAIM, (1, reference.op_id, reference.hash)).rowcount:
+        return
+    check_room(turn.fetch(_WAITING)[0][0], len(value), bytes_max)
+    turn.execute(_STAGE, (reference.op_id, reference.hash, pack(reference), value))
+
+
+def unstage(turn: Turn, reference: Reference) -> None:
+    turn.execute(_CLAIM, (-1, reference.op_id, reference.hash))
+    turn.execute(_UNCLAIMED, (reference.op_id, reference.hash))
 
 
 def append(turn: Turn, group: Group, body: bytes | None, rows: list[tuple[Any, ...]]) -> Appended | Fenced:
@@ -54,7 +69,7 @@ def append(turn: Turn, group: Group, body: bytes | None, rows: list[tuple[Any, .
         done = turn.execute(_INSERT_ROW_BEHIND, (*row_values(row), body, *place))
     if done.rowcount != 1:
         return Fenced(head_of(turn))
-    _insert(turn, "versions (id, key, kind, expires, staged, value)", 6, rows)
+    _insert(turn, "versions (id, key, kind, expires, staged, value, hash)", 7, rows)
     operations = [(o.revision, o.op_id, o.body_hash, o.log_time_ms, pack(o.outcome)) for o in group.operations]
     _insert(turn, "ops (revision, op_id, body_hash, log_time, outcome)", 5, operations)
     if row.body:
@@ -92,11 +107,11 @@ def version_rows(versions: Sequence[Version]) -> list[tuple[Any, ...]]:
         id_ = revision << REVISION_SHIFT | place
         match version.value:
             case None:
-                rows.append((id_, version.key, _TOMBSTONE, version.expires_ms, None, None))
-            case Reference() as reference:
-                rows.append((id_, version.key, _STAGED, version.expires_ms, reference.op_id, pack(reference)))
+                rows.append((id_, version.key, _TOMBSTONE, version.expires_ms, None, None, b""))
+            case Reference() as ref:
+                rows.append((id_, version.key, _STAGED, version.expires_ms, ref.op_id, pack(ref), ref.hash))
             case value:
-                rows.append((id_, version.key, _INLINE, version.expires_ms, None, value))
+                rows.append((id_, version.key, _INLINE, version.expires_ms, None, value, value_hash(value)))
     return rows
 
 
@@ -135,7 +150,8 @@ def prune(turn: Turn, retention: Retention) -> Pruning:
             (SELECT revision, log_time FROM ops ORDER BY revision LIMIT ?) WHERE log_time < ?)""",
         (limit, retention.operations_before_ms),
     ).rowcount
-    blobs, more_blobs = _sweep(turn, retention.operations_before_ms, min(limit, BLOBS_SWEPT_MAX))
+    before_ms = max(retention.operations_before_ms, retention.staged_before_ms)
+    blobs, more_blobs = _sweep(turn, before_ms, min(limit, BLOBS_SWEPT_MAX))
     more = more_versions or more_blobs or limit in {rows, operations}
     adopted = turn.fetch("SELECT adopted FROM identity")[0][0]
     return Pruning(max(floor, adopted), versions, rows, operations, blobs, more)

@@ -51,6 +51,8 @@ class Settings:
     sweep_keys_max: int = 200
     """Due keys deleted by one command; when there are more, the sweep goes on at once."""
     sweep_deadline_s: float = 5.0
+    staged_ms: int = 15 * 60_000
+    """A large value that was staged and never ordered goes after so long: far longer than a request may take."""
     prune_interval_s: float = 30.0
     prune_steps_max: int = 50
     """Small steps in one round."""

@@ -141,7 +141,7 @@ class Sweeper:
                 return
             below = await self._prunable_below()
             operations_before_ms = self._node.now_ms() - self._node.machine.limits.window_ms
-            retention = Retention(below, operations_before_ms, settings.prune_rows_max)
+            retention = Retention(below, operations_before_ms, settings.prune_rows_max, self._staged_before_ms())
             done = await self._store.prune(retention, timeout_s=settings.store_timeout_s)
             self.floor = done.floor
             self.pruned_versions += done.versions
@@ -150,6 +150,15 @@ class Sweeper:
             self.pruned_blobs += done.blobs
             if not done.more and not done.ledger_rows:
                 return
+
+    def _staged_before_ms(self) -> int:
+        """Return the log time before which a staged value that nobody recorded belongs to no intent that waits.
+
+        0, nothing: an intent has waited for its commit so long that what it refers to may be that old.
+        """
+        machine, before_ms = self._node.machine, self._node.now_ms() - self._settings.staged_ms
+        oldest = next(iter(machine.pending.values()), None)
+        return 0 if oldest is not None and oldest.ordered_ms < before_ms + self._settings.staged_ms // 2 else before_ms
 
     async def _prunable_below(self) -> int:
         """Return the revision below which nothing is needed any more; 0: all is."""

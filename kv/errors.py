@@ -47,6 +47,14 @@ class BackendUnavailable(AcordoError):
         self.backend, self.detail = backend, detail
 
 
+class StoreDamaged(BackendUnavailable):
+    """What the store holds is not what was written, and is never served: restore it, or write the key anew."""
+
+    def __init__(self, backend: str, key: bytes, revision: int, detail: str = "") -> None:
+        super().__init__(backend, detail or f"the version of {key!r} at revision {revision} is damaged")
+        self.key, self.revision = key, revision
+
+
 class Pruned(AcordoError):
     """The revision asked for lies below the floor of what is kept (HTTP 410)."""
 

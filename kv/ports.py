@@ -119,6 +119,8 @@ class Retention(msgspec.Struct, frozen=True):
     operations_before_ms: int
     """Operations recorded before this log time may go."""
     rows_max: int = 500
+    staged_before_ms: int = 0
+    """Values staged before this log time whose op_id was never recorded may go: no intent that waits refers to one."""
 
 
 class Pruning(msgspec.Struct, frozen=True):
@@ -137,6 +139,8 @@ class Store(Protocol):
 
     Guarantees: every method is one serializable transaction on the primary; `append` and `take_over` land wholly or
     not at all; what `Appended` says is durable. Does not guarantee: freshness of anything read before the call.
+    A version or a staged value is checked against the hash kept with it whenever it is read whole: one that does not
+    fit raises StoreDamaged (a BackendUnavailable) and is never returned; facts go by the hash, which is the truth.
     Every method may raise BackendUnavailable (nothing changed); those that write may raise OutcomeUnknown. A
     cancelled write is unknown. Methods are safe to call concurrently. `timeout_s` bounds the wait of the caller.
     """
@@ -236,10 +240,20 @@ class Store(Protocol):
     async def operations(self, op_ids: Sequence[str], *, timeout_s: float) -> tuple[Operation | None, ...]: ...
 
     async def stage(self, op_id: str, value: bytes, *, timeout_s: float) -> Reference:
-        """Keep a large value, insert-only: staging it again changes nothing."""
+        """Keep a large value for an intent that is to come. Staging it again keeps the value as it is.
+
+        Raises NotApplied("overloaded") when too many bytes wait for intents that nobody has recorded.
+        """
         ...
 
-    async def blob(self, reference: Reference, *, timeout_s: float) -> bytes | None: ...
+    async def unstage(self, reference: Reference, *, timeout_s: float) -> None:
+        """Take one `stage` back: its intent was definitely never ordered. The value goes once each `stage` of it is
+        taken back, unless its op_id is recorded by then. An ordered intent that refers to it records Expired."""
+        ...
+
+    async def blob(self, reference: Reference, *, timeout_s: float) -> bytes | None:
+        """Return a staged value, None when it is not there. Raises StoreDamaged."""
+        ...
 
     async def due(self, log_time_ms: int, limit: int, *, timeout_s: float) -> tuple[tuple[bytes, int], ...]:
         """Return (key, revision) of present keys whose newest version expires at or before this log time."""

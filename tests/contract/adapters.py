@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from backends.postgres import PostgresStore
 from backends.rabbitmq import RabbitBroadcast, told
 from backends.redis import RedisCache
 from backends.sqlite import SqliteStore
+from kv.model import Reference
 from kv.ports import Broadcast, Cache, Change, Store
 from tests.servers import shared
 
@@ -104,6 +106,48 @@ async def rabbit_broadcast(directory: Path) -> AsyncIterator[tuple[Broadcast, He
 
         yield broadcast, hear
         await bodies.aclose()
+
+
+async def flip(store: Store, key: bytes, revision: int) -> None:
+    """Let the value of one version be another than was written, behind the store's back, as a flipped bit does."""
+    match store:
+        case MemoryStore():
+            store.database.damage(key, revision)
+        case SqliteStore():
+            connection = sqlite3.connect(store.path, isolation_level=None)
+            changed = connection.execute(
+                "UPDATE versions SET value = CAST(replace(value, 'b', 'c') AS BLOB) WHERE key = ? AND id >> 10 = ?",
+                (key, revision),
+            )
+            assert changed.rowcount == 1
+            connection.close()
+        case PostgresStore():
+            rows = await store._change(
+                """UPDATE acordo_versions SET value = overlay(value PLACING 'c'::bytea FROM 1) WHERE key = $1::bytea
+                    AND revision = $2::int8 RETURNING revision""",
+                key,
+                revision,
+                timeout_s=10,
+            )
+            assert len(rows) == 1
+        case _:
+            raise NotImplementedError(type(store).__name__)
+
+
+async def flip_blob(store: Store, reference: Reference) -> None:
+    """The same for a staged value."""
+    match store:
+        case MemoryStore():
+            store.database.damage_blob(reference)
+        case SqliteStore():
+            connection = sqlite3.connect(store.path, isolation_level=None)
+            connection.execute("UPDATE blobs SET value = CAST(replace(value, 'b', 'c') AS BLOB)")
+            connection.close()
+        case PostgresStore():
+            statement = "UPDATE acordo_blobs SET value = overlay(value PLACING 'c'::bytea FROM 1) RETURNING seq"
+            assert await store._change(statement, timeout_s=10)
+        case _:
+            raise NotImplementedError(type(store).__name__)
 
 
 COCKROACH_URL = os.environ.get("ACORDO_TEST_COCKROACH_URL", "")

@@ -214,3 +214,30 @@ def test_a_key_that_came_due_while_the_store_was_away_may_be_renewed_first() -> 
             assert a.sweeper.expired == 1
 
     run(story)
+
+
+def test_a_staged_value_that_nobody_ordered_is_swept_and_one_that_is_waited_for_is_not() -> None:
+    async def story() -> None:
+        settings = dataclasses.replace(PRUNING, staged_ms=60_000)
+        async with cluster("a", settings=settings) as c:
+            a = await c.lead("a")
+            await answer(a, put("op1"))
+            never = c.database.stage("never", b"v" * 70_000)
+            await answer(a, put("op2"))
+            await asyncio.sleep(50)
+            assert c.database.blob(never) is not None
+            await asyncio.sleep(20)
+            assert c.database.blob(never) is None
+            waits = c.database.stage("waits", b"w" * 70_000)
+            await answer(a, put("op3"))
+            c.scripts["a"].gates["append"] = gate = asyncio.Event()  # its commit takes long: it is pending meanwhile
+            late = a.submit([put("waits", value=waits, deadline_ms=a.now_ms() + 10**9)])[0]
+            await until(lambda: bool(a.machine.pending))
+            await asyncio.sleep(40)
+            assert a.sweeper._staged_before_ms() == 0
+            await asyncio.sleep(40)
+            assert c.database.blob(waits) is not None
+            gate.set()
+            assert (await late).outcome == Applied()
+
+    run(story)
