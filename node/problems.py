@@ -18,6 +18,7 @@ from kv.errors import (
     NotApplied,
     OutcomeUnknown,
     Pruned,
+    StoreDamaged,
 )
 
 CONTENT_TYPE: Final = "application/problem+json"
@@ -156,6 +157,12 @@ KINDS: Final[dict[str, Kind]] = {
         "Store does not answer or commit",
         "wait: nodes try on, and retry; if it stays so, look at the database and its disk; nothing was changed",
     ),
+    "store_damaged": Kind(
+        503,
+        "Store holds something damaged",
+        "restore the store from a backup, or write or delete the key anew; other keys are not concerned; "
+        "nothing was changed",
+    ),
     "broker_unavailable": Kind(
         503,
         "Broker unavailable",
@@ -234,6 +241,8 @@ def problem_of(error: AcordoError, *, mutation: bool, op_id: str | None = None) 
         case NotApplied(reason=reason, detail=detail):
             code = reason if reason in KINDS else "not_applied"
             return problem(code, detail, reason=reason, op_id=op_id, status=503)
+        case StoreDamaged(detail=detail):
+            return problem("store_damaged", detail, op_id=op_id)
         case BackendUnavailable(backend=backend, detail=detail):
             code = "broker_unavailable" if backend in ("broadcast", "rabbitmq", "broker") else "store_away"
             return problem(code, f"{backend}: {detail}", op_id=op_id)

@@ -17,6 +17,7 @@ from kv.errors import (
     NotApplied,
     OutcomeUnknown,
     Pruned,
+    StoreDamaged,
 )
 from kv.model import (
     Absent,
@@ -130,6 +131,7 @@ def test_outcomes_become_items() -> None:
         (OutcomeUnknown("lost"), True, 504, "outcome_unknown", "unknown"),
         (OutcomeUnknown("lost"), False, 503, "timeout", "not_applied"),
         (BackendUnavailable("store", "gone"), True, 503, "store_away", "not_applied"),
+        (StoreDamaged("store", b"k", 7), False, 503, "store_damaged", "not_applied"),
         (BackendUnavailable("broker", "gone"), True, 503, "broker_unavailable", "not_applied"),
         (Pruned(5), False, 410, "pruned", "not_applied"),
         (BadRequest("key_empty", "the key is empty"), True, 400, "key_empty", "not_applied"),
