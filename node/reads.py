@@ -14,7 +14,7 @@ from enum import IntEnum
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self, TypeAlias
 
-from kv.errors import AcordoError, BackendUnavailable, NotApplied
+from kv.errors import AcordoError, BackendUnavailable, NotApplied, StoreDamaged
 from kv.model import Entry, Head, Reference, Version
 from kv.ports import Cache, Clock, Consensus, Read, Settled, Store
 from node.judge import age_s, entry_holds, explained, snapshot_serves
@@ -340,6 +340,14 @@ class Reads:
         budget = min(max(waiting.deadline for waiting in left) - began, self._settings.store_timeout_s)
         try:
             read = await self.snapshot(keys, settled=settled, timeout_s=max(budget, 0.001))
+        except StoreDamaged as exc:
+            if len(keys) == 1:
+                for waiting in left:
+                    waiting.end(exc)
+                return []
+            # One key's damage is no trouble of the others that happened to wait with it.
+            apart = [await self._fetch_batch([each for each in left if each.key == key]) for key in keys]
+            return [entry for entries in apart for entry in entries]
         except AcordoError as exc:
             for waiting in left:
                 waiting.end(exc)

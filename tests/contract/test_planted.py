@@ -12,9 +12,9 @@ import pytest
 
 from backends.fence import empty_row, outranks
 from backends.memory import MemoryDatabase, MemoryStore
-from kv.model import Group, Head, LedgerRow, Version
+from kv.model import Group, Head, LedgerRow, Reference, Version
 from kv.ports import Appended, Fenced, Listing, Outranked, Pruning, Read, Retention, Store, TakenOver
-from tests.contract import test_store, test_store_pruning
+from tests.contract import test_store, test_store_damage, test_store_pruning
 from tests.contract.adapters import OpenStore
 
 Check: TypeAlias = Callable[[Store], Awaitable[None]]
@@ -147,13 +147,35 @@ class TooEager(MemoryDatabase):
 
 
 class SweepsUsed(MemoryDatabase):
-    def _sweepable(self, before_ms: int) -> Iterator[tuple[str, bytes]]:
+    def _sweepable(self, retention: Retention) -> Iterator[tuple[str, bytes]]:
         yield from (place for place in self._blobs if place[0] in self._recorded)
 
 
 class SweepsPending(MemoryDatabase):
-    def _sweepable(self, before_ms: int) -> Iterator[tuple[str, bytes]]:
-        yield from super()._sweepable(2**60)
+    def _sweepable(self, retention: Retention) -> Iterator[tuple[str, bytes]]:
+        yield from super()._sweepable(msgspec.structs.replace(retention, operations_before_ms=2**60))
+
+
+class ServesDamaged(MemoryDatabase):
+    """What the disk holds is taken for what was written."""
+
+    def damage(self, key: bytes, revision: int) -> None:
+        self._versions[key][0] = msgspec.structs.replace(self._versions[key][0], value=b"another")
+
+
+class TakesBackAnothers(MemoryDatabase):
+    def unstage(self, reference: Reference) -> None:
+        self._blobs.pop((reference.op_id, reference.hash), None)
+
+
+class NeverFull(MemoryDatabase):
+    def stage(self, op_id: str, value: bytes, bytes_max: int = 0) -> Reference:
+        return super().stage(op_id, value, 2**60)
+
+
+class KeepsUnordered(MemoryDatabase):
+    def _sweepable(self, retention: Retention) -> Iterator[tuple[str, bytes]]:
+        yield from super()._sweepable(msgspec.structs.replace(retention, staged_before_ms=0))
 
 
 class PrunesHead(MemoryDatabase):
@@ -203,6 +225,10 @@ PLANTED: list[tuple[type[MemoryDatabase], Check]] = [
     (SupersededDue, test_store.test_due_shows_newest_versions_only_soonest_first),
     (FallingCursor, lambda store: test_store.test_cursors_only_rise(store, store)),
     (Dangling, test_store.test_a_version_never_refers_to_a_value_that_is_gone),
+    (ServesDamaged, test_store_damage.test_a_value_that_is_not_what_was_written_is_never_served),
+    (TakesBackAnothers, test_store_damage.test_what_is_taken_back_goes_at_once_and_only_what_nobody_else_staged),
+    (NeverFull, test_store_damage.test_what_waits_for_its_intent_is_bounded),
+    (KeepsUnordered, test_store_damage.test_what_nobody_ordered_goes_after_its_time),
 ]
 HISTORIES: list[type[MemoryDatabase]] = [
     LoneTombstone,

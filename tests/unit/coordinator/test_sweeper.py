@@ -11,7 +11,7 @@ from coordinator.limits import Limits
 from coordinator.publisher import CURSOR
 from coordinator.settings import Settings
 from kv.errors import NotApplied
-from kv.model import Applied
+from kv.model import Applied, Intent, Put
 from tests.unit.coordinator.cluster import answer, cluster, put
 from tests.unit.coordinator.virtual import run, until
 
@@ -231,7 +231,7 @@ def test_a_staged_value_that_nobody_ordered_is_swept_and_one_that_is_waited_for_
             waits = c.database.stage("waits", b"w" * 70_000)
             await answer(a, put("op3"))
             c.scripts["a"].gates["append"] = gate = asyncio.Event()  # its commit takes long: it is pending meanwhile
-            late = a.submit([put("waits", value=waits, deadline_ms=a.now_ms() + 10**9)])[0]
+            late = a.submit([Intent("waits", a.now_ms() + 10**9, writes=(Put(b"k", waits),))])[0]
             await until(lambda: bool(a.machine.pending))
             await asyncio.sleep(40)
             assert a.sweeper._staged_before_ms() == 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backends.memory import MemoryCache, MemoryDatabase, MemoryStore
-from kv.errors import BackendUnavailable, NotApplied
+from kv.errors import BackendUnavailable, NotApplied, StoreDamaged
 from kv.model import Delete, Entry, Intent, Put, Version
 from kv.ports import Read, Space
 from node.reads import RENEW_REVISIONS, Ask, Reads
@@ -221,6 +221,17 @@ async def test_a_store_behind_what_was_settled_is_refused(b: Bench) -> None:
     with pytest.raises(NotApplied, match="is not what was settled") as refused:
         await b.get(b"a")
     assert refused.value.reason == "store_refused"
+
+
+async def test_a_damaged_value_is_refused_to_who_asks_for_it_alone(b: Bench) -> None:
+    await b.write(b"a", b"1")
+    await b.write(b"b", b"2")
+    b.reads.memory.clear()
+    b.cache = b.reads._cache = MemoryCache()
+    b.store.database.damage(b"a", 1)
+    found = await asyncio.gather(b.get(b"a"), b.get(b"b"), b.get(b"a"), return_exceptions=True)
+    assert isinstance(found[0], StoreDamaged) and isinstance(found[2], StoreDamaged)
+    assert not isinstance(found[1], BaseException) and value(found[1]) == b"2"
 
 
 async def test_a_broken_store_is_said_and_memory_goes_on(b: Bench) -> None:
