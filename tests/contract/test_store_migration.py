@@ -46,6 +46,7 @@ async def test_a_file_of_schema_version_1(tmp_path: Path) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
     for column in ("versions DROP COLUMN hash", "state DROP COLUMN unhashed", "blobs DROP COLUMN claims"):
         connection.execute(f"ALTER TABLE {column}")
+    connection.execute("DROP TABLE identity")
     connection.execute("PRAGMA user_version = 1")
     connection.close()
     async with SqliteStore(path) as store:
@@ -66,6 +67,7 @@ async def test_tables_of_schema_version_1() -> None:
     connection = await asyncpg.connect(url)
     for column in ("versions DROP COLUMN hash", "state DROP COLUMN unhashed", "blobs DROP COLUMN claims"):
         await connection.execute(f"ALTER TABLE acordo_{column}")
+    await connection.execute("DROP TABLE acordo_identity")
     await connection.execute("UPDATE acordo_schema SET version = 1")
     async with PostgresStore(url) as store:
         await holds_together(store)
