@@ -457,6 +457,7 @@ class Coordinator:
             fsync=raft.fsync,
             members=tuple(self._members(raft)),
             broadcast_lag=self.publisher.lag,
+            conflicts=raft.conflicts,
             stamped=self.stamped and self._stamped_in == raft.term,
             unsynced_age_s=round(raft.unsynced_age_s, 3),
             store_trouble=self._store_trouble(),
@@ -502,6 +503,7 @@ class Coordinator:
                 digest=note.digest.hex() if note else None,
                 lag=max(0, raft.last - peer.match) if peer.match is not None else None,
                 last_seen_s=0.0 if own else peer.last_seen_s,
+                trouble=peer.trouble,
             )
 
     @property
@@ -551,12 +553,12 @@ class Coordinator:
     async def transfer(self, to: str | None, *, timeout_s: float) -> str:
         return await self._log.transfer(to, timeout_s=timeout_s)
 
-    async def add_member(self, member: str, raft_address: str, url: str, *, voter: bool, timeout_s: float) -> None:
+    async def add_member(self, member: str, raft_address: str, url: str, *, voter: bool, timeout_s: float) -> str:
         """Add or promote; the new member tells its `url` itself, in its note."""
-        await self._log.add_member(member, raft_address, voter=voter, timeout_s=timeout_s)
+        return await self._log.add_member(member, raft_address, voter=voter, timeout_s=timeout_s)
 
-    async def remove_member(self, member: str, *, timeout_s: float) -> None:
-        await self._log.remove_member(member, timeout_s=timeout_s)
+    async def remove_member(self, member: str, *, timeout_s: float) -> str:
+        return await self._log.remove_member(member, timeout_s=timeout_s)
 
     async def adopt(self, *, gives_up: int | None = None, timeout_s: float) -> int:
         if not self.leads:

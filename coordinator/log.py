@@ -31,6 +31,8 @@ class Peer(msgspec.Struct, frozen=True):
     last_seen_s: float | None = None
     note: bytes = b""
     """The newest `Replica.note()` that this peer sent along with its traffic (at least once a second)."""
+    trouble: str = ""
+    """Why there is no connection with it, for people; empty: there is one, or nothing is known."""
     note_term: int = 0
     """The term in which the peer was when it sent that note."""
     note_age_s: float = 0.0
@@ -56,6 +58,9 @@ class RaftStatus(msgspec.Struct, frozen=True):
     """For how many seconds its oldest entry has waited for its own disk (policy `always`); 0: none waits."""
     unfit: Literal["removed", "disk_lost"] | None = None
     """It was taken out for good, or has lost what it had acknowledged."""
+    conflicts: tuple[str, ...] = ()
+    """What keeps this member from taking part, or others from being let in, for people: other first lists, another
+    history, one id used twice."""
 
 
 class Replica(Protocol):
@@ -148,9 +153,13 @@ class Log(Protocol):
 
     async def transfer(self, to: str | None, *, timeout_s: float) -> str: ...
 
-    async def add_member(self, member: str, address: str, *, voter: bool, timeout_s: float) -> None: ...
+    async def add_member(self, member: str, address: str, *, voter: bool, timeout_s: float) -> str:
+        """Return "" when all was done, else in words what was not (nothing to do, or not yet a voter)."""
+        ...
 
-    async def remove_member(self, member: str, *, timeout_s: float) -> None: ...
+    async def remove_member(self, member: str, *, timeout_s: float) -> str:
+        """Return as `add_member` does."""
+        ...
 
 
 class PeerAddress(NamedTuple):

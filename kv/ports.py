@@ -376,6 +376,8 @@ class Member(msgspec.Struct, frozen=True):
     lag: int | None = None
     """Log entries behind the leader."""
     last_seen_s: float | None = None
+    trouble: str = ""
+    """Why the answering node has no connection with it, for people; empty: it has one, or does not know."""
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -419,6 +421,9 @@ class Status(msgspec.Struct, frozen=True):
     """Why what was ordered does not get committed, though the store is the right one; it is tried on."""
     unfit: Literal["removed", "disk_lost"] | None = None
     """Why this member can be none for good."""
+    conflicts: tuple[str, ...] = ()
+    """What keeps this node, or another, from taking part, for people: first lists that differ, two clusters of
+    one name, one id used twice."""
     counts: Mapping[str, int] = {}
     """Running totals of this member's coordinator since it started, by snake_case name."""
 
@@ -503,16 +508,17 @@ class Consensus(Protocol):
         """Hand leadership to a member (None: the most advanced); return who leads. Raises NotApplied, BadRequest."""
         ...
 
-    async def add_member(self, member: str, raft_address: str, url: str, *, voter: bool, timeout_s: float) -> None:
+    async def add_member(self, member: str, raft_address: str, url: str, *, voter: bool, timeout_s: float) -> str:
         """Add an observer, or promote one (voter=True).
 
-        Raises NotApplied or BadRequest while it would be unsafe; OutcomeUnknown when an attempt may still take effect,
-        or it was taken in and not promoted.
+        Return "" when all was done, else in words what was not: there was nothing to do, or it is a member now and not
+        yet a voter. Raises NotApplied or BadRequest while it would be unsafe; OutcomeUnknown when an attempt may still
+        take effect.
         """
         ...
 
-    async def remove_member(self, member: str, *, timeout_s: float) -> None:
-        """Take a member out for good. Raises as `add_member` does."""
+    async def remove_member(self, member: str, *, timeout_s: float) -> str:
+        """Take a member out for good. Returns and raises as `add_member` does."""
         ...
 
     async def adopt(self, *, gives_up: int | None = None, timeout_s: float) -> int:

@@ -45,11 +45,12 @@ def findings(status: Status, *, store_trouble: str | None, store_differs: str | 
     led, refusal = status.leader is not None, status.refusal or store_differs
     unfit = None if status.unfit is None else UNFIT[status.unfit]
     away = store_trouble or status.store_trouble
+    apart = f" ({status.conflicts[0]})" if status.conflicts else ""
     return [
         Finding("drain", True, "the node is stopping" if leaving else None, "draining"),
         Finding("member", True, unfit, status.unfit or ""),
-        Finding("leader", True, None if led else "no leader is known", "no_leader"),
-        Finding("quorum", True, None if status.quorum else "no quorum answers", "no_quorum"),
+        Finding("leader", True, None if led else f"no leader is known{apart}", "no_leader"),
+        Finding("quorum", True, None if status.quorum else f"no quorum answers{apart}", "no_quorum"),
         Finding("time", True, None if status.stamped else _UNSTAMPED, "starting"),
         Finding("store", True, away, "store_away"),
         Finding("ledger", True, None if refusal is None else f"{refusal}: {ADOPT}", "store_refused"),

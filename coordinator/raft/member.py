@@ -20,8 +20,10 @@ from pysyncobj.node import Node
 
 from coordinator.log import Members, Peer, PeerAddress, Position, RaftStatus, Replica
 from coordinator.raft.disk import Disk
+from coordinator.raft.greeting import Greeting
 from coordinator.raft.journal import Journal, Policy
-from coordinator.raft.membership import Add, Change, Promote, Refusal, Remove, bootstrap
+from coordinator.raft.kin import Kin
+from coordinator.raft.membership import Add, Change, Promote, Refusal, Remove, bootstrap, first_digest
 from coordinator.raft.messages import ALL
 from coordinator.raft.protocol import Core
 from coordinator.raft.reads import Reads
@@ -77,6 +79,13 @@ class MemberTransport(Protocol):
     async def start(self) -> None: ...
 
     async def aclose(self) -> None: ...
+
+    greet: Callable[[], Greeting]
+    """What goes with our hello."""
+    judge: Callable[[str, Greeting], tuple[str, str] | None]
+    """(peer that has proved itself, its greeting) -> (reason, detail) why it is not let in, or None."""
+    on_turned_away: Callable[[str, str], None]
+    """(peer, what it said) when it did not let us in."""
 
 
 TransportFactory = Callable[[Node, Callable[[], None], Callable[[BaseException], None]], Any]
@@ -139,6 +148,7 @@ class Member:
         self._core: MemberCore
         self._journal: Any = None
         self._transport: Any = None
+        self._kin: Kin
         self._reads: Reads
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
@@ -198,11 +208,16 @@ class Member:
             snapshots=snapshots,
             spawn=self._spawn,
             configuration=bootstrap(self._members),
+            first=first_digest(self._members, self.id),
             compact_bytes=settings.compact_bytes,
             leader_wait_s=settings.election_max_s,
         )
         self._core.fault = self._fail
         self._core.on_kick = self.kick
+        incarnation = self._chance.getrandbits(128).to_bytes(16, "big")
+        self._kin = Kin(self._core, self.id, self._address, incarnation, self._fail)
+        self._transport.greet, self._transport.judge = self._kin.greet, self._kin.judge
+        self._transport.on_turned_away = self._kin.turned_away
         self._reads = Reads(self._core, self._loop, self._chance, self.kick)
         for name, handler in (("note", self._on_note), ("ask", self._on_ask), ("answer", self._on_answer)):
             self._core.handle(name, handler)
@@ -390,6 +405,14 @@ class Member:
             unsynced_age_s=core.unsynced_age_s(),
             peers=tuple(self._peer(member) for member in core.members),
             unfit=core.unfit,
+            conflicts=self._conflicts(),
+        )
+
+    def _conflicts(self) -> tuple[str, ...]:
+        doubled = getattr(self._transport, "doubled", ())
+        return (
+            *(f"two processes use the id {member}; stop one of them" for member in doubled),
+            *self._kin.conflicts,
         )
 
     def _peer(self, member: PeerAddress) -> Peer:
@@ -415,6 +438,7 @@ class Member:
             note=note,
             note_term=term,
             note_age_s=max(0.0, self._clock.monotonic() - came_s),
+            trouble=core.trouble(member.id),
         )
 
     def _tell_note(self) -> None:
@@ -545,34 +569,39 @@ class Member:
         if future is not None and not future.done():
             future.set_result((message["problem"], message["text"]))
 
-    async def add_member(self, member: str, address: str, *, voter: bool, timeout_s: float) -> None:
+    async def add_member(self, member: str, address: str, *, voter: bool, timeout_s: float) -> str:
         """Take in an observer; with `voter` promote it once it has caught up. Asking again is safe.
 
-        Raises BadRequest "membership_refused" or "unsafe" with the reason, NotApplied; OutcomeUnknown also when it was
-        taken in and may not have been promoted.
+        Return "" when all of it was done, else in words what was not: there was nothing to do, or it is a member now
+        and not yet a voter. Raises BadRequest "membership_refused" or "unsafe" with the reason, NotApplied,
+        OutcomeUnknown.
         """
         deadline = self._clock.monotonic() + timeout_s
-        before = self._core.configuration.seat(member)
-        await self._change(Add(member, address), deadline)
-        if voter:
-            try:
-                await self._change(Promote(member), deadline)
-            except (BadRequest, NotApplied) as exc:
-                if before is not None:
-                    raise  # it was a member when we were asked: nothing has changed
-                raise OutcomeUnknown(f"{member} is a member, and was not made a voter: {exc.detail}") from exc
+        added = await self._change(Add(member, address), deadline)
+        if not voter:
+            return "" if added else f"{member} is a member already: there was nothing to do"
+        try:
+            promoted = await self._change(Promote(member), deadline)
+        except (BadRequest, NotApplied) as exc:
+            if not added:
+                raise  # it was a member when we were asked: nothing has changed
+            told = exc.detail
+            return told if told.startswith(member) else f"{member} is a member, not yet a voter: {told}"
+        return "" if added or promoted else f"{member} is a voter already: there was nothing to do"
 
-    async def remove_member(self, member: str, *, timeout_s: float) -> None:
-        """Take a member out for good; a leader hands its leadership over first."""
+    async def remove_member(self, member: str, *, timeout_s: float) -> str:
+        """Take a member out for good; a leader hands its leadership over first. Return as `add_member` does."""
         deadline = self._clock.monotonic() + timeout_s
         leader = self._core._getLeader()
         if leader is not None and leader.id == member and len(self._core.configuration.voters) > 1:
             await self.transfer(None, timeout_s=timeout_s)
-        await self._change(Remove(member), deadline)
+        removed = await self._change(Remove(member), deadline)
+        return "" if removed else f"{member} was removed before: there was nothing to do"
 
-    async def _change(self, change: Change, deadline: float) -> None:
+    async def _change(self, change: Change, deadline: float) -> bool:
         """Ask until it is so, or is refused for good, or time is up: a change that is so already changes nothing.
 
+        Say whether it was made now; an attempt whose answer was lost may have made it, so then it counts as made.
         A refusal speaks of the attempt that it answers: once an attempt is unknown, it may still take effect, so from
         then on only success is definite (INV-4).
         """
@@ -586,7 +615,7 @@ class Member:
             except TimeoutError as exc:
                 raise OutcomeUnknown("no answer to the membership change in time") from exc
             if reason == SUCCESS:
-                return
+                return isinstance(result, Position) or unknown is not None
             refusal: Exception
             if isinstance(result, Refusal):
                 refusal = BadRequest("unsafe" if result.later else "membership_refused", result.reason)

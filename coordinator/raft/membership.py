@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias, assert_never
 import msgspec
 
 from coordinator.log import PeerAddress
+from coordinator.raft.greeting import Origin, digest_of_voters
 from coordinator.raft.rules import majority
 
 MEMBERS_MAX = 32
@@ -30,10 +31,14 @@ class Seat(msgspec.Struct, frozen=True, array_like=True, order=True):
 
 
 class Configuration(msgspec.Struct, frozen=True, array_like=True):
-    """All members, by id, and the ids that may never come back."""
+    """All members, by id, and the ids that may never come back.
+
+    `origin`: what this log began from; the first leader puts it in (`founded`), and it never changes.
+    """
 
     seats: tuple[Seat, ...]
     retired: tuple[str, ...] = ()
+    origin: Origin = Origin()
 
     @property
     def voters(self) -> tuple[str, ...]:
@@ -50,6 +55,19 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True):
 def bootstrap(members: Iterable[PeerAddress]) -> Configuration:
     """Return the configuration that a cluster begins with; every member must be given the same."""
     return Configuration(tuple(sorted(Seat(m.id, m.address, m.voter) for m in members)))
+
+
+def founded(now: Configuration, history: bytes, first: bytes) -> Configuration:
+    """Return the configuration with which a log says what it began from."""
+    return msgspec.structs.replace(now, origin=Origin(history, first))
+
+
+def first_digest(members: Iterable[PeerAddress], own: str) -> bytes:
+    """Return what a member claims of the first list that it was given; who joins as an observer claims nothing."""
+    listed = tuple(members)
+    if not any(m.id == own and m.voter for m in listed):
+        return b""
+    return digest_of_voters(m.id for m in listed if m.voter)
 
 
 class Add(msgspec.Struct, frozen=True, tag="a"):
@@ -71,28 +89,39 @@ class Remove(msgspec.Struct, frozen=True, tag="r"):
     id: str
 
 
+class Move(msgspec.Struct, frozen=True, tag="m"):
+    """Note where a member is now (the leader's own request, once it was heard from there). It changes no voter."""
+
+    id: str
+    address: str
+
+
 class Join(msgspec.Struct, frozen=True, tag="j"):
     """Note that members have acknowledged the log (the leader's own request). It changes no voter."""
 
     ids: tuple[str, ...]
 
 
-Change: TypeAlias = Add | Promote | Remove | Join
-_change_decoder: msgspec.msgpack.Decoder[Add | Promote | Remove | Join] = msgspec.msgpack.Decoder(
-    Add | Promote | Remove | Join
-)
+Change: TypeAlias = Add | Promote | Remove | Move | Join
+_change_decoder: msgspec.msgpack.Decoder[Change] = msgspec.msgpack.Decoder(Add | Promote | Remove | Move | Join)
 _decode_configuration = msgspec.msgpack.Decoder(Configuration).decode
 encode = msgspec.msgpack.Encoder().encode
 
 
 def decode_change(change: bytes) -> Change:
-    """Raises msgspec.MsgspecError."""
-    return _change_decoder.decode(change)
+    """Raises ValueError."""
+    try:
+        return _change_decoder.decode(change)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise ValueError(f"no membership change: {exc}") from exc
 
 
 def decode_configuration(configuration: bytes) -> Configuration:
-    """Raises msgspec.MsgspecError."""
-    return _decode_configuration(configuration)
+    """Raises ValueError."""
+    try:
+        return _decode_configuration(configuration)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise ValueError(f"no configuration: {exc}") from exc
 
 
 class Situation(NamedTuple):
@@ -106,6 +135,8 @@ class Situation(NamedTuple):
     """Members heard within one election time-out, the leader included."""
     lag: Mapping[str, int]
     """Entries that each other member is known to be behind."""
+    troubles: Mapping[str, str] = {}
+    """Why there is no connection with a member, in words, where that is known."""
 
 
 class Refusal(NamedTuple):
@@ -140,7 +171,9 @@ def decide(now: Configuration, change: Change, situation: Situation) -> Configur
             seats = tuple(
                 Seat(seat.id, seat.address, seat.voter, seat.joined or seat.id in change.ids) for seat in now.seats
             )
-            return Already() if seats == now.seats else Configuration(seats, now.retired)
+            return Already() if seats == now.seats else msgspec.structs.replace(now, seats=seats)
+        case Move():
+            return _move(now, change)
         case _:
             assert_never(change)
 
@@ -150,7 +183,10 @@ def _add(now: Configuration, change: Add) -> Configuration | Already | Refusal:
     if seat is not None:
         if seat.address == change.address:
             return Already()
-        return Refusal(f"{change.id} is a member already, at {seat.address}")
+        return Refusal(
+            f"{change.id} is a member already, at {seat.address}; one that has moved is found "
+            "when it is started with its new address"
+        )
     if change.id in now.retired:
         return Refusal(f"{change.id} was removed; a removed id never comes back, add the member under a new id")
     for other in now.seats:
@@ -161,6 +197,18 @@ def _add(now: Configuration, change: Add) -> Configuration | Already | Refusal:
     return _replace(now, Seat(change.id, change.address, voter=False))
 
 
+def _move(now: Configuration, change: Move) -> Configuration | Already | Refusal:
+    seat = now.seat(change.id)
+    if seat is None:
+        return Refusal(f"{change.id} is not a member")
+    if seat.address == change.address:
+        return Already()
+    for other in now.seats:
+        if other.address == change.address:
+            return Refusal(f"{change.address} is the address of {other.id}")
+    return _replace(now, msgspec.structs.replace(seat, address=change.address))
+
+
 def _promote(now: Configuration, change: Promote, situation: Situation) -> Configuration | Already | Refusal:
     seat = now.seat(change.id)
     if seat is None:
@@ -169,9 +217,11 @@ def _promote(now: Configuration, change: Promote, situation: Situation) -> Confi
         return Already()
     lag = situation.lag.get(change.id)
     if change.id not in situation.live or lag is None:
-        return Refusal(f"{change.id} is not heard", later=True)
+        why = situation.troubles.get(change.id) or "it has not connected"
+        return Refusal(f"{change.id} is a member, not yet a voter: it is not heard ({why})", later=True)
     if lag > LAG_MAX:
-        return Refusal(f"{change.id} is {lag} entries behind, more than {LAG_MAX}", later=True)
+        behind = f"it is {lag} entries behind, more than {LAG_MAX}"
+        return Refusal(f"{change.id} is a member, not yet a voter: {behind}", later=True)
     return _if_alive(_replace(now, Seat(seat.id, seat.address, voter=True, joined=seat.joined)), situation)
 
 
@@ -186,8 +236,8 @@ def _remove(now: Configuration, change: Remove, situation: Situation) -> Configu
     rest = tuple(other for other in now.seats if other.id != change.id)
     retired = (*now.retired, change.id)
     if not seat.voter:
-        return Configuration(rest, retired)
-    return _if_alive(Configuration(rest, retired), situation)
+        return Configuration(rest, retired, now.origin)
+    return _if_alive(Configuration(rest, retired, now.origin), situation)
 
 
 def _if_alive(following: Configuration, situation: Situation) -> Configuration | Refusal:
@@ -201,7 +251,7 @@ def _if_alive(following: Configuration, situation: Situation) -> Configuration |
 
 def _replace(now: Configuration, seat: Seat) -> Configuration:
     others = (other for other in now.seats if other.id != seat.id)
-    return Configuration(tuple(sorted((*others, seat))), now.retired)
+    return msgspec.structs.replace(now, seats=tuple(sorted((*others, seat))))
 
 
 class History:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-import msgspec
 from pysyncobj.node import Node
 
 from coordinator.log import PeerAddress, Position
@@ -20,6 +19,7 @@ from coordinator.raft.membership import (
     Configuration,
     History,
     Join,
+    Move,
     Refusal,
     Remove,
     Situation,
@@ -27,6 +27,7 @@ from coordinator.raft.membership import (
     decode_change,
     decode_configuration,
     encode,
+    founded,
 )
 from coordinator.raft.replication import Replication
 from coordinator.raft.state import (
@@ -61,8 +62,7 @@ KEEP_BYTES: Final = 4 << 20
 SAVE_AGAIN_S: Final = 2.0
 """Pause after a snapshot that could not be saved: each try encodes the whole machine."""
 STAMP_BYTES: Final = 8
-UNTOLD_S: Final = 600.0
-"""How long a removed member that was away may come back to be told so."""
+HISTORY_BYTES: Final = 16
 
 
 class CommandFailed(Exception):
@@ -116,7 +116,7 @@ class Core(Replication):
             try:
                 self._replica.restore(snapshot.body)
                 history = History(decode_configuration(snapshot.header.config), index)
-            except (ValueError, msgspec.MsgspecError) as exc:
+            except ValueError as exc:
                 raise BadRequest("snapshot_unreadable", f"the snapshot cannot be decoded: {exc}") from exc
             self._blank = False
             self._SyncObj__raftCurrentTerm = max(self._term, self._last_term)
@@ -150,6 +150,7 @@ class Core(Replication):
         self._checkCommandsToApply()
         if self._leads:
             self._maybe_join()
+            self._maybe_move()
             # Entries leave before our own disk has them: disk and network work at the same time.
             self._SyncObj__sendAppendEntries()
         self._SyncObj__raftLog.maybe_sync()
@@ -239,7 +240,7 @@ class Core(Replication):
         contacts = [(seat.id, seat.address) for seat in committed.seats]
         for member, node in self._nodes.items():
             if member in committed.retired:
-                self._untold.setdefault(member, self._now() + UNTOLD_S)
+                self._untold[member] = None
             elif node in self._SyncObj__connectedNodes:
                 self._send(node, {"type": "contacts", "members": contacts})
         if self._node_id in committed.retired:
@@ -251,19 +252,17 @@ class Core(Replication):
             self._reach(member, address)
 
     def _say_farewell(self) -> None:
-        """Tell removed members as soon as they are connected; those that do not come are given up."""
-        for member, until in list(self._untold.items()):
-            node = self._nodes.get(member)
-            connected = node is not None and node in self._SyncObj__connectedNodes
-            if node is None or connected or self._now() > until:
-                del self._untold[member]
-            if node is not None and (connected or self._now() > until):
-                self._send(node, {"type": "removed", "term": self._term})
-                del self._nodes[member]
-                progress = self._progress.pop(member, None)
-                if progress is not None:
-                    progress.drop_snapshot()
-                self._SyncObj__transport.dropNode(node)
+        """Tell removed members, and leave them. One that is away is told when it knocks (kin.py): nobody dials it."""
+        for member in self._untold:
+            node = self._nodes.pop(member, None)
+            if node is None:
+                continue
+            self._send(node, {"type": "removed", "term": self._term})
+            progress = self._progress.pop(member, None)
+            if progress is not None:
+                progress.drop_snapshot()
+            self._SyncObj__transport.dropNode(node)
+        self._untold.clear()
 
     def _on_left_leadership(self) -> None:
         self._drop_progress()
@@ -439,8 +438,8 @@ class Core(Replication):
     def _judge_change(self, encoded: bytes) -> Configuration | Already | Refusal:
         try:
             change = decode_change(encoded)
-        except msgspec.MsgspecError as exc:
-            return Refusal(f"not a membership change: {exc}")
+        except ValueError as exc:
+            return Refusal(str(exc))
         return decide(self.configuration, change, self.situation())
 
     def situation(self) -> Situation:
@@ -456,6 +455,7 @@ class Core(Replication):
             own_term_committed=self.own_term_committed,
             live=frozenset(live),
             lag=lag,
+            troubles={node.id: trouble for node in self._peers if (trouble := self.trouble(node.id))},
         )
 
     @property
@@ -473,6 +473,47 @@ class Core(Replication):
         verdict = decide(self.configuration, Join(tuple(ids)), self.situation())
         if isinstance(verdict, Configuration):
             self._append_entry(MEMBERSHIP + encode(verdict))
+
+    def _maybe_move(self) -> None:
+        """Note where members say that they are, once they are heard from there and there is nothing else to change."""
+        pending = self._history.newest_index > self._SyncObj__raftCommitIndex
+        if not self._joins or pending or not self.own_term_committed:
+            return
+        for seat in self.configuration.seats:
+            told = self.told_address(seat.id)
+            if told and told != seat.address:
+                verdict = decide(self.configuration, Move(seat.id, told), self.situation())
+                if isinstance(verdict, Configuration):
+                    log.info("member moved", member=self._node_id, moved=seat.id, to=told)
+                    self._append_entry(MEMBERSHIP + encode(verdict))
+                    return
+
+    def told_address(self, member: str) -> str:
+        """Return where a connected member says it is reached; empty: it does not say."""
+        node, ask = self._nodes.get(member), getattr(self._SyncObj__transport, "told_address", None)
+        if member == self._node_id:
+            return str(getattr(self.selfNode, "address", ""))
+        return "" if node is None or ask is None or node not in self._SyncObj__connectedNodes else ask(node)
+
+    def trouble(self, member: str) -> str:
+        """Return why a member is not connected, in words, as far as is known."""
+        node, ask = self._nodes.get(member), getattr(self._SyncObj__transport, "trouble", None)
+        return "" if node is None or ask is None else ask(node)
+
+    def retired(self, member: str) -> bool:
+        """Say whether a member was removed for good."""
+        return member in self._committed_configuration.retired
+
+    def on_told_removed(self, by: str) -> None:
+        """A member did not let us in, for we were removed."""
+        self._on_removed(self._nodes.get(by) or self._SyncObj__nodeClass(by), {})
+
+    def _SyncObj__onBecomeLeader(self) -> None:
+        """Lead; the first leader of all says what the log began from before anything else is in it."""
+        super()._SyncObj__onBecomeLeader()
+        if self._joins and not self.configuration.origin.history:
+            history = self._chance.getrandbits(8 * HISTORY_BYTES).to_bytes(HISTORY_BYTES, "big")
+            self._append_entry(MEMBERSHIP + encode(founded(self.configuration, history, self._first)))
 
     def addNodeToCluster(self, node: Node | str, callback: Any = None) -> None:
         member = node.id if isinstance(node, Node) else node

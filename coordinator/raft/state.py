@@ -19,6 +19,7 @@ from pysyncobj.transport import Transport
 from pysyncobj.version import VERSION
 
 from coordinator.log import PeerAddress, Position, Replica
+from coordinator.raft.greeting import Origin
 from coordinator.raft.membership import Configuration, History, bootstrap
 from coordinator.raft.snapshot import SnapshotStore
 from kv.errors import InvariantViolated
@@ -126,14 +127,11 @@ class State(SyncObj):
         snapshots: SnapshotStore,
         spawn: Spawn,
         configuration: Configuration | None = None,
+        first: bytes = b"",
     ) -> None:
+        """`first`: the digest of the list of first members that this one was given (membership.first_digest)."""
         conf = conf or SyncObjConf()
-        if transport is None:
-            raise ValueError("a transport must be given")
-        if conf.autoTick:
-            raise ValueError("autoTick must be off: the event loop drives the ticks")
-        if conf.journalFile is not None and conf.fullDumpFile is None:
-            raise ValueError("a journal without a dump file loses everything at its first compaction")
+        _check(conf, transport)
         self._clock, self._chance, self._replica, self._spawn = clock, chance, replica, spawn
         self._snapshots = snapshots
         self.on_kick: Callable[[], None] | None = None
@@ -144,6 +142,9 @@ class State(SyncObj):
         """When a leader was last heard, and when we were told to forget it."""
         self._stored_s = 0.0
         """How long the newest store of term and vote took, in seconds: others may need as long."""
+        self._first = first
+        self.contested_until = float("-inf")
+        """Until then nobody votes here: somebody was told of other first members, and no log has settled it."""
         self._led_term: int | None = None
         """The term for which `Replica.led` was called and `deposed` was not."""
         self._applied_term = 0
@@ -174,8 +175,8 @@ class State(SyncObj):
         for node in sorted(self._SyncObj__otherNodes, key=lambda node: node.id):
             self._nodes[node.id] = node
         self._use_journal(journal)
-        self._untold: dict[str, float] = {}
-        """Removed members that were not told yet, and until when they may come and hear it."""
+        self._untold: dict[str, None] = {}
+        """Removed members to take leave of."""
         self._voters: tuple[Node, ...] = ()
         """The other voters, by id."""
         self._peers: tuple[Node, ...] = ()
@@ -284,7 +285,7 @@ class State(SyncObj):
 
         Its own log may not have the entry that made it one, and never get it without that vote (section 4.2.2).
         """
-        return not self._removed and not self._disk_lost
+        return not self._removed and not self._disk_lost and self._now() >= self.contested_until
 
     @property
     def _voter_ids(self) -> tuple[str, ...]:
@@ -335,13 +336,17 @@ class State(SyncObj):
         self._SyncObj__setState(FOLLOWER)
 
     def _configure(self) -> None:
-        """Count and reach the members of the configuration in force (it is so from its append: section 4.1)."""
+        """Count and reach the members of the configuration in force (it is so from its append: section 4.1).
+
+        Who is none of its members is not dialled any more. If the entry is cut off, it is dialled again.
+        """
         seats = [seat for seat in self.configuration.seats if seat.id != self._node_id]
         before = {node.id for node in self._peers}
         added = []
         for seat in seats:
             if seat.id not in self._nodes:
                 self._nodes[seat.id] = self._SyncObj__nodeClass(seat.id, address=seat.address)
+            setattr(self._nodes[seat.id], "address", seat.address)  # noqa: B010 the library's Node takes any attribute
             if seat.id not in before:
                 added.append(self._nodes[seat.id])
         self._peers = tuple(self._nodes[seat.id] for seat in seats)
@@ -351,6 +356,19 @@ class State(SyncObj):
         self._SyncObj__otherNodes = set(self._voters)
         self._SyncObj__readonlyNodes = set(self._peers) - set(self._voters)
         self._on_configured(added)
+        self._let_rest()
+
+    @property
+    def origin(self) -> Origin:
+        """What this log began from, as far as that is committed; else what this member was told of the first list.
+
+        A log that is older than origins are claims nothing.
+        """
+        committed = self._committed_configuration.origin
+        if committed.history:
+            return committed
+        # What is held and not known to be committed may still be cut off; whoever wrote it began with those members.
+        return Origin(b"", self._first if self._history.newest_index == 0 else self.configuration.origin.first)
 
     @property
     def _committed_configuration(self) -> Configuration:
@@ -363,6 +381,14 @@ class State(SyncObj):
         if member not in self._nodes:
             self._nodes[member] = self._SyncObj__nodeClass(member, address=address)
         self._SyncObj__transport.addNode(self._nodes[member])
+        self._let_rest()
+
+    def _let_rest(self) -> None:
+        """Do not dial who is removed by what the log says now; if that is cut off, it is dialled again."""
+        rest = getattr(self._SyncObj__transport, "rest", None)
+        for member in self.configuration.retired:
+            if rest is not None and member in self._nodes:
+                rest(self._nodes[member])
 
     def forget_leader(self) -> None:
         """Take no leader for heard any more (a test's stand-in for the passing of time)."""
@@ -371,3 +397,12 @@ class State(SyncObj):
 
 
 Role: TypeAlias = Literal["leader", "follower", "candidate", "observer"]
+
+
+def _check(conf: SyncObjConf, transport: Transport | None) -> None:
+    if transport is None:
+        raise ValueError("a transport must be given")
+    if conf.autoTick:
+        raise ValueError("autoTick must be off: the event loop drives the ticks")
+    if conf.journalFile is not None and conf.fullDumpFile is None:
+        raise ValueError("a journal without a dump file loses everything at its first compaction")

@@ -45,6 +45,8 @@ LINGER_S: Final = 0.2
 """How long closing waits for what was sent before (a farewell) to leave."""
 WARN_EVERY_S: Final = 60.0
 REASONS_MAX: Final = 1000
+USED_TWICE: Final = "used_twice"
+"""Why a process is not let in whose id another one uses at the same time."""
 
 _log = structlog.get_logger("acordo.raft.transport")
 
@@ -298,6 +300,19 @@ class AsyncioTransport(Transport):
         at = peer.connection.last_received_s if peer.connection is not None else peer.last_received_s
         return None if at is None else self._loop.time() - at
 
+    @property
+    def doubled(self) -> tuple[str, ...]:
+        """Return the ids that two processes use, this member's own among them if others have said so."""
+        twice = {name for name, peer in self._peers.items() if peer.sightings.doubled}
+        if any(peer.connection is None and USED_TWICE in peer.trouble for peer in self._peers.values()):
+            twice.add(self._member)
+        return tuple(sorted(twice))
+
+    def told_address(self, node: Node) -> str:
+        """Return where it said that it is reached when it last proved itself; empty: it did not say."""
+        peer = self._peers.get(node.id)
+        return "" if peer is None else peer.told_address
+
     def trouble(self, node: Node) -> str:
         """Return why there is no connection with it, in words; empty: there is one, or nothing is known."""
         peer = self._peers.get(node.id)
@@ -463,7 +478,7 @@ class AsyncioTransport(Transport):
         other = None if held is None else decode_greeting(held.session.facts).incarnation
         verdict = peer.sightings.came(greeting.incarnation, other, self._loop.time())
         if verdict == "refused":
-            return "used_twice", f"two processes use the id {peer.node.id}; stop one of them"
+            return USED_TWICE, f"two processes use the id {peer.node.id}; stop one of them"
         if verdict == "wait":
             return "contended", f"another process with the id {peer.node.id} is connected"
         peer.told_address = greeting.address
@@ -581,7 +596,7 @@ class AsyncioTransport(Transport):
                 peer.trouble = f"two processes use the id {peer.node.id}; stop one of them"
                 _log.error("member_id_used_twice", peer=peer.node.id, hosts=connection.host)
                 self.counters["doubled"] += 1
-                connection.close("used_twice")
+                connection.close(USED_TWICE)
                 continue
             if now - connection.last_received_s >= self.limits.dead_after_s:
                 connection.close("silent")

@@ -35,8 +35,10 @@ async def add(x: Exchange) -> web.Response:
     x.params()
     form = await x.form(wire.MemberForm)
     x.mutation = True
-    await x.rooms.consensus.add_member(form.id, form.raft_address, form.url, voter=form.voter, timeout_s=x.left_s)
-    return x.json(_view(x), 201)
+    detail = await x.rooms.consensus.add_member(
+        form.id, form.raft_address, form.url, voter=form.voter, timeout_s=x.left_s
+    )
+    return x.json(_view(x) | {"detail": detail}, 201)
 
 
 async def promote(x: Exchange) -> web.Response:
@@ -44,8 +46,10 @@ async def promote(x: Exchange) -> web.Response:
     x.params()
     member = _member(x, x.rest.removesuffix("/promote"))
     x.mutation = True
-    await x.rooms.consensus.add_member(member.id, member.raft_address, member.url, voter=True, timeout_s=x.left_s)
-    return x.json(_view(x))
+    detail = await x.rooms.consensus.add_member(
+        member.id, member.raft_address, member.url, voter=True, timeout_s=x.left_s
+    )
+    return x.json(_view(x) | {"detail": detail})
 
 
 async def remove(x: Exchange) -> web.Response:
@@ -53,8 +57,8 @@ async def remove(x: Exchange) -> web.Response:
     x.params()
     name = percent_decoded(x.rest).decode("utf-8", "replace")
     x.mutation = True
-    await x.rooms.consensus.remove_member(name, timeout_s=x.left_s)
-    return x.json(_view(x))
+    detail = await x.rooms.consensus.remove_member(name, timeout_s=x.left_s)
+    return x.json(_view(x) | {"detail": detail})
 
 
 async def adopt(x: Exchange) -> web.Response:

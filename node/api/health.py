@@ -63,7 +63,12 @@ def known(rooms: Rooms) -> list[Finding]:
     found = readiness.findings(status, store_trouble=probe.trouble, store_differs=probe.differs, leaving=leaving)
     cache = None if rooms.cache.healthy() else "the cache does not answer"
     broadcast = None if rooms.broadcast.healthy() else "the broker does not answer"
-    found += [Finding("cache", False, cache), Finding("broadcast", False, broadcast, note=_lag(status))]
+    apart = "; ".join(status.conflicts) or None
+    found += [
+        Finding("members", False, apart),
+        Finding("cache", False, cache),
+        Finding("broadcast", False, broadcast, note=_lag(status)),
+    ]
     return found + [Finding(check.name, check.required, check.probe()) for check in rooms.checks]
 
 

@@ -105,6 +105,8 @@ class ClusterView(msgspec.Struct, frozen=True):
     members: list[Member]
     broadcast_lag: int | None
     unsynced_age_s: float
+    conflicts: list[str]
+    """What keeps members apart, for people."""
     counts: dict[str, int]
     stamped: bool
     store_trouble: str | None

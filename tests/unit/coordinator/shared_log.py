@@ -246,8 +246,8 @@ class Member:
         self.shared.elect(name)
         return name
 
-    async def add_member(self, member: str, address: str, *, voter: bool, timeout_s: float) -> None:
+    async def add_member(self, member: str, address: str, *, voter: bool, timeout_s: float) -> str:
         raise NotImplementedError
 
-    async def remove_member(self, member: str, *, timeout_s: float) -> None:
+    async def remove_member(self, member: str, *, timeout_s: float) -> str:
         raise NotImplementedError

@@ -152,6 +152,8 @@ class FakeConsensus:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
+    conflicts: tuple[str, ...] = ()
+
     @property
     def leads(self) -> bool:
         return self.no_leader is None
@@ -182,6 +184,7 @@ class FakeConsensus:
             fsync="always",
             members=(own, *self.members),
             broadcast_lag=self.broadcast_lag,
+            conflicts=self.conflicts,
             counts={"groups_committed": len(self.submits)},
         )
         return msgspec.structs.replace(status, **self.shown)
@@ -192,16 +195,20 @@ class FakeConsensus:
             raise BadRequest("unknown_member", f"{to} is no member")
         return to or self.node
 
-    async def add_member(self, member: str, raft_address: str, url: str, *, voter: bool, timeout_s: float) -> None:
+    async def add_member(self, member: str, raft_address: str, url: str, *, voter: bool, timeout_s: float) -> str:
         if member == self.node:
             raise BadRequest("unsafe", f"{member} is a member already")
+        if any(m.id == member and m.voter for m in self.members):
+            return f"{member} is a voter already: there was nothing to do"
         self.members = [m for m in self.members if m.id != member]
         self.members.append(Member(member, url, raft_address, voter, "follower" if voter else "observer"))
+        return ""
 
-    async def remove_member(self, member: str, *, timeout_s: float) -> None:
+    async def remove_member(self, member: str, *, timeout_s: float) -> str:
         if all(m.id != member for m in self.members):
             raise BadRequest("unknown_member", f"{member} is no member")
         self.members = [m for m in self.members if m.id != member]
+        return ""
 
     async def adopt(self, *, gives_up: int | None = None, timeout_s: float) -> int:
         self.refusal = None

@@ -78,7 +78,7 @@ async def test_readiness_names_what_fails(open_api: Open, monkeypatch: pytest.Mo
         verbose = await api.ask("GET", "/readyz?verbose")
         assert verbose.body.decode().splitlines() == [
             "[+]drain ok", "[+]member ok", "[+]leader ok", "[+]quorum ok", "[+]time ok", "[+]store ok", "[+]ledger ok",
-            "[+]cache ok", "[+]broadcast ok", "[+]publisher ok", "ok",
+            "[+]members ok", "[+]cache ok", "[+]broadcast ok", "[+]publisher ok", "ok",
         ]  # fmt: skip
         trouble[0] = "900 revisions behind"
         verbose = await api.ask("GET", "/readyz?verbose")
@@ -99,6 +99,25 @@ async def test_readiness_names_what_fails(open_api: Open, monkeypatch: pytest.Mo
         assert (await api.ask("GET", "/readyz?exclude=store")).status == 200
         assert (await api.ask("GET", "/health")).status == 503
         assert (await api.ask("GET", "/livez")).status == 200
+
+
+async def test_readiness_and_status_name_what_keeps_members_apart(api: Api) -> None:
+    api.consensus.conflicts = ("n1 and n2 were given different lists of the first members",)
+    ready = await api.ask("GET", "/readyz?verbose")
+    assert ready.status == 200, "a cluster that goes on does so whoever else knocks"
+    assert b"[-]members degraded (does not count): n1 and n2 were given different lists" in ready.body
+    assert (await api.ask("GET", "/v1/cluster")).json()["conflicts"] == list(api.consensus.conflicts)
+    api.consensus.no_leader = "no_leader"
+    failing = await api.ask("GET", "/readyz")
+    assert failing.status == 503
+    assert b"[-]leader failed: no leader is known (n1 and n2 were given different lists" in failing.body
+
+
+async def test_a_promotion_of_a_voter_says_that_there_was_nothing_to_do(api: Api) -> None:
+    body = {"id": "n9", "raft_address": "127.0.0.1:9", "url": "http://n9", "voter": True}
+    assert (await api.ask("POST", "/v1/cluster/members", json=body)).json()["detail"] == ""
+    told = (await api.ask("POST", "/v1/cluster/members/n9/promote")).json()["detail"]
+    assert told == "n9 is a voter already: there was nothing to do"
 
 
 async def test_metrics(api: Api) -> None:

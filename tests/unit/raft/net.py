@@ -14,6 +14,7 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from coordinator.log import PeerAddress, Position
+from coordinator.raft.greeting import Greeting
 from coordinator.raft.member import Member, Settings
 from coordinator.raft.messages import ALL
 from coordinator.raft.wire import Codec
@@ -97,12 +98,28 @@ class Net:
             for b in names[i + 1 :]:
                 pair = frozenset((a, b))
                 wanted = b in self.wires[a].nodes and a in self.wires[b].nodes and pair not in self.cut
+                if pair not in self.up and pair not in self.cut and not self.greeted(a, b):
+                    continue
                 if wanted and pair not in self.up:
                     self.up.add(pair)
                     self.wires[a].connected(b)
                     self.wires[b].connected(a)
                 elif not wanted and pair in self.up:
                     self.down(pair)
+
+    def greeted(self, a: str, b: str) -> bool:
+        """Let the two judge each other, as behind a handshake; say whether both are content."""
+        one, two = self.wires[a], self.wires[b]
+        dials = {x.me: y.me in x.nodes and y.me not in x.resting for x, y in ((one, two), (two, one))}
+        if not any(dials.values()):
+            return False
+        greetings = one.greet(), two.greet()
+        refusals = {a: one.judge(b, greetings[1]), b: two.judge(a, greetings[0])}
+        for refused_by, other in ((one, two), (two, one)):
+            refusal = refusals[refused_by.me]
+            if refusal is not None and dials[other.me]:
+                other.on_turned_away(refused_by.me, ": ".join(refusal))
+        return not any(refusals.values())
 
     def down(self, pair: frozenset[str]) -> None:
         self.up.discard(pair)
@@ -161,6 +178,10 @@ class Wire(Transport):
         super().__init__(None, None, None)
         self.net, self.me = net, me.id
         self.nodes: dict[str, Node] = {}
+        self.resting: set[str] = set()
+        self.greet: Callable[[], Greeting] = Greeting
+        self.judge: Callable[[str, Greeting], tuple[str, str] | None] = lambda peer, greeting: None
+        self.on_turned_away: Callable[[str, str], None] = lambda peer, told: None
 
     async def start(self) -> None:
         self.net.wires[self.me] = self
@@ -173,8 +194,17 @@ class Wire(Transport):
 
     def addNode(self, node: Node) -> None:
         self.nodes[node.id] = node
+        self.resting.discard(node.id)
         if self.me in self.net.wires:
             asyncio.get_running_loop().call_soon(self.net.settle)
+
+    def rest(self, node: Node) -> None:
+        self.nodes[node.id] = node
+        self.resting.add(node.id)
+
+    def told_address(self, node: Node) -> str:
+        other = self.net.wires.get(node.id)
+        return "" if other is None else other.greet().address
 
     def dropNode(self, node: Node) -> None:
         asyncio.get_running_loop().call_soon(self._drop, node.id)

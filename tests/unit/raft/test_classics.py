@@ -73,21 +73,21 @@ async def test_an_entry_of_an_older_term_is_not_committed_by_counting() -> None:
     async with stage.cluster:
         await asyncio.sleep(0.05)
         stage.net.bag.clear()
-        await stage.elect("A", "BC")  # term 1: its no-op is entry 2
+        await stage.elect("A", "BC")  # term 1: its no-op is entry 2, what the log began from entry 3
         stage.net.deliver("A", "B", "append_entries")
         await stage.settle()
         stage.net.bag.clear()
-        await stage.elect("E", "CD")  # term 2: its own entry 2 reaches nobody
+        await stage.elect("E", "CD")  # term 2: its own entries 2 and 3 reach nobody
         stage.net.bag.clear()
-        await stage.elect("A", "BC")  # term 3: its no-op is entry 3, and stays where it is
-        await stage.replicate("A", "BC", 2)
+        await stage.elect("A", "BC")  # term 3: its no-op is entry 4, and stays where it is
+        await stage.replicate("A", "BC", 3)
         assert [stage.core(name)._term_at(2) for name in "ABCE"] == [1, 1, 1, 2]
         assert stage.core("A")._SyncObj__raftCommitIndex == 1
         stage.net.bag.clear()
         await stage.elect("E", "BCD")  # as it may: its last entry is of term 2, theirs of term 1
-        await stage.replicate("E", "BCD", 3)
+        await stage.replicate("E", "BCD", 4)
         assert [stage.core(name)._term_at(2) for name in "BCDE"] == [2, 2, 2, 2]
-        assert stage.core("E")._SyncObj__raftCommitIndex == 3
+        assert stage.core("E")._SyncObj__raftCommitIndex == 4
 
 
 @virtual

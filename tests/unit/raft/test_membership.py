@@ -285,11 +285,12 @@ async def test_a_removal_whose_answer_was_lost_is_unknown_though_nobody_can_be_a
 
 
 @virtual
-async def test_who_was_taken_in_and_not_promoted_is_not_told_as_refused() -> None:
+async def test_who_was_taken_in_and_not_promoted_is_told_as_that() -> None:
+    """Neither refused, for it is a member now, nor unknown: it does not run yet."""
     async with Cluster() as cluster:
         leader = await cluster.leader()
-        with pytest.raises(OutcomeUnknown, match="D is a member, and was not made a voter"):
-            await leader.add_member("D", "D:1", voter=True, timeout_s=1.0)
+        told = await leader.add_member("D", "D:1", voter=True, timeout_s=1.0)
+        assert told.startswith("D is a member, not yet a voter: it is not heard")
         assert ids(leader)["D"] is False
         with pytest.raises(BadRequest, match="is not heard"):
             await leader.add_member("D", "D:1", voter=True, timeout_s=1.0)
@@ -323,3 +324,20 @@ async def test_who_asks_the_leader_to_transfer_hears_that_it_is_unknown() -> Non
         cluster.net.settle()
         with pytest.raises(OutcomeUnknown, match="told to take over"):
             await transfer
+
+
+@pytest.mark.parametrize("through_follower", [False, True])
+@virtual
+async def test_a_change_that_is_so_already_says_that_there_was_nothing_to_do(through_follower: bool) -> None:
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        asked = next(m for m in cluster.members.values() if (m is leader) != through_follower)
+        other = next(name for name in "ABC" if name not in {leader.id, asked.id})
+        nothing = "is a voter already: there was nothing to do"
+        assert await asked.add_member(other, f"{other}:1", voter=True, timeout_s=T) == f"{other} {nothing}"
+        await cluster.start("D", (*cluster.first, PeerAddress("D", "D:1", voter=False)))
+        assert await asked.add_member("D", "D:1", voter=False, timeout_s=T) == ""
+        assert "is a member already" in await asked.add_member("D", "D:1", voter=False, timeout_s=T)
+        assert await asked.add_member("D", "D:1", voter=True, timeout_s=T) == ""
+        assert await asked.remove_member("D", timeout_s=T) == ""
+        assert await asked.remove_member("D", timeout_s=T) == "D was removed before: there was nothing to do"

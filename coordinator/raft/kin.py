@@ -1,0 +1,99 @@
+"""Judge who is of this member's cluster: by first lists, histories and removals, before a connection counts.
+
+Never lets itself be persuaded by who has not proved a membership, and never decides which of two histories is right: it
+keeps them apart and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+
+from coordinator.raft.greeting import Greeting, Origin, judge_origins, never_belonged
+from kv.errors import BadRequest
+
+CONTESTED_S: Final = 10.0
+"""While no history is known, nobody is elected for so long after a member with another first list was met."""
+CONFLICTS_MAX: Final = 64
+REMOVED: Final = "removed"
+
+_log = structlog.get_logger("acordo.raft")
+
+
+class Core(Protocol):
+    """What is asked of the core, and told to it."""
+
+    contested_until: float
+
+    @property
+    def origin(self) -> Origin: ...
+
+    def now(self) -> float: ...
+
+    def retired(self, member: str) -> bool: ...
+
+    def on_told_removed(self, by: str) -> None: ...
+
+
+class Kin:
+    """Who may connect. One for each member's core."""
+
+    def __init__(
+        self, core: Core, member: str, address: str, incarnation: bytes, fault: Callable[[BaseException], None]
+    ) -> None:
+        self._core, self._member, self._address, self._incarnation = core, member, address, incarnation
+        self._fault = fault
+        self._conflicts: dict[str, tuple[str, float]] = {}
+
+    def greet(self) -> Greeting:
+        return Greeting(self._core.origin, self._incarnation, self._address)
+
+    def judge(self, peer: str, greeting: Greeting) -> tuple[str, str] | None:
+        """Return (reason, detail) why a peer that has proved itself is not of our cluster; None: it may be."""
+        mine, theirs = self._core.origin, greeting.origin
+        conflict = judge_origins(mine, theirs)
+        if conflict is None:
+            self._conflicts.pop(peer, None)
+            if self._core.retired(peer):
+                return REMOVED, f"{peer} was removed from the cluster, and a removed id never comes back"
+            return None
+        if conflict == "other_history":
+            detail = f"{self._member} and {peer} belong to two clusters of one name: their logs began apart"
+        elif not mine.history and not theirs.history:
+            detail = f"{self._member} and {peer} were given different lists of the first members"
+        else:
+            new, old = (self._member, peer) if theirs.history else (peer, self._member)
+            detail = f"{new} has no log, and its list of first members is not the one that {old}'s cluster began with"
+        self._note(peer, conflict, detail)
+        if never_belonged(mine, theirs):
+            self._fault(
+                BadRequest(
+                    "foreign_members",
+                    detail,
+                    allowed="the list that the cluster began with; for a member that joins it, a list with itself as "
+                    "an observer; for one whose disk was lost, a new id",
+                )
+            )
+        return conflict, detail
+
+    def _note(self, peer: str, conflict: str, detail: str) -> None:
+        known = self._conflicts.get(peer)
+        if known is None or known[0] != detail:
+            _log.error("members_of_two_clusters", member=self._member, peer=peer, reason=conflict, detail=detail)
+        if known is not None or len(self._conflicts) < CONFLICTS_MAX:
+            self._conflicts[peer] = (detail, self._core.now())
+        if not self._core.origin.history:
+            self._core.contested_until = self._core.now() + CONTESTED_S
+
+    def turned_away(self, peer: str, told: str) -> None:
+        """A peer did not let us in, and said why."""
+        if told.startswith(REMOVED):
+            self._core.on_told_removed(peer)
+
+    @property
+    def conflicts(self) -> tuple[str, ...]:
+        """What speaks against members that were met of late, for people."""
+        since = self._core.now() - CONTESTED_S
+        return tuple(detail for _, (detail, at) in sorted(self._conflicts.items()) if at >= since)

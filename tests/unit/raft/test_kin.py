@@ -1,0 +1,171 @@
+"""Who is of one cluster: first lists that differ, histories that differ, members that moved or were removed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coordinator.log import PeerAddress
+from coordinator.raft.member import Member
+from coordinator.raft.membership import Configuration, Seat, decode_configuration, encode
+from kv.errors import BadRequest, NotApplied
+from tests.unit.raft.net import Cluster, eventually, virtual
+
+ALONE = (PeerAddress("A", "A:1"),)
+PAIR = (PeerAddress("A", "A:1"), PeerAddress("B", "B:1"))
+
+
+def leaders(cluster: Cluster) -> list[str]:
+    return [name for name, member in cluster.members.items() if member.status().role == "leader"]
+
+
+@virtual
+async def test_members_with_other_first_lists_never_have_two_leaders() -> None:
+    """One was told that it is alone, the others that they are three: nobody leads, and everybody says why."""
+    cluster = Cluster("ABC")
+    await cluster.start("A", ALONE)
+    await cluster.start("B")
+    await cluster.start("C")
+    await eventually(lambda: all(m.status().conflicts for n, m in cluster.members.items() if n != "C"))
+    await asyncio.sleep(5)
+    assert leaders(cluster) == []
+    assert cluster.members["A"].status().conflicts == (
+        "A and B were given different lists of the first members",
+        "A and C were given different lists of the first members",
+    )
+    for member in cluster.members.values():
+        with pytest.raises(NotApplied):
+            await member.propose(b"x")
+    await cluster.stop("A")
+    await cluster.start("A")
+    assert await (await cluster.leader()).propose(b"mended")
+    async with cluster:
+        pass
+
+
+@virtual
+async def test_who_never_belonged_stops_when_it_meets_a_cluster_that_began_otherwise() -> None:
+    cluster = Cluster("ABC")
+    async with cluster:
+        await (await cluster.leader()).propose(b"x")
+        await cluster.agree()
+        await cluster.stop("C")
+        cluster.wipe("C")
+        await cluster.start("C", (*PAIR[:1], PeerAddress("C", "C:1")))
+        (fault,) = cluster.faults
+        assert isinstance(fault, BadRequest)
+        assert fault.code == "foreign_members"
+        assert "is not the one that" in str(fault)
+        assert "observer" in (fault.allowed or "")
+        cluster.faults.clear()
+        await cluster.stop("C")
+        status = (await cluster.leader()).status()
+        assert any("C has no log" in conflict for conflict in status.conflicts)
+        assert status.quorum, "the cluster goes on"
+
+
+@virtual
+async def test_two_histories_of_one_name_are_kept_apart() -> None:
+    cluster = Cluster("AB")
+    await cluster.start("A", ALONE)
+    await (await cluster.leader(among="A")).propose(b"of A")
+    await cluster.stop("A")
+    await cluster.start("B", (PeerAddress("B", "B:1"),))
+    await (await cluster.leader(among="B")).propose(b"of B")
+    await cluster.stop("B")
+    for name in "AB":
+        await cluster.start(name, PAIR)
+    await eventually(lambda: all(m.status().conflicts for m in cluster.members.values()))
+    await asyncio.sleep(5)
+    assert cluster.tapes["A"].commands == [b"of A"]
+    assert cluster.tapes["B"].commands == [b"of B"]
+    assert "two clusters of one name" in cluster.members["A"].status().conflicts[0]
+    async with cluster:
+        pass
+
+
+@virtual
+async def test_a_history_is_born_with_the_log_and_survives_dumps_restarts_and_changes() -> None:
+    async with Cluster("ABC") as cluster:
+        leader = await cluster.leader()
+        await leader.propose(b"x")
+        await cluster.agree()
+        born = {m._core.origin for m in cluster.members.values()}
+        assert len(born) == 1
+        assert all(origin.history and origin.first for origin in born)
+        await cluster.start("D", (*cluster.first, PeerAddress("D", "D:1", voter=False)))
+        await leader.add_member("D", "D:1", voter=True, timeout_s=10)
+        for member in cluster.members.values():
+            member._core.forceLogCompaction()
+        await leader.propose(b"y")
+        await cluster.agree()
+        for name in "ABCD":
+            await cluster.stop(name)
+        for name in "ABCD":
+            # An operator has put the new member into the list: the log counts.
+            await cluster.start(name, (*cluster.first, PeerAddress("D", "D:1")))
+        await (await cluster.leader()).propose(b"z")
+        await cluster.agree()
+        assert {m._core.origin for m in cluster.members.values()} == born
+
+
+def test_a_configuration_of_before_is_read() -> None:
+    before = encode([[["A", "A:1", True, True]], ["Z"]])
+    assert decode_configuration(before) == Configuration((Seat("A", "A:1", True, True),), ("Z",))
+    for broken in (b"", b"\x91", b"\x92\x91\x94\xa1\xff\xa3A:1\xc3\xc3\x90"):
+        with pytest.raises(ValueError, match="no configuration"):
+            decode_configuration(broken)
+
+
+@pytest.mark.parametrize("voter", [True, False])
+@virtual
+async def test_a_member_that_moved_is_noted_where_it_is(voter: bool) -> None:
+    async with Cluster("ABC") as cluster:
+        leader = await cluster.leader()
+        if voter:
+            name = next(n for n in "CBA" if n != leader.id)
+        else:
+            name = "D"
+            await cluster.start("D", (*cluster.first, PeerAddress("D", "D:1", voter=False)))
+            await leader.add_member("D", "D:1", voter=False, timeout_s=10)
+        await leader.propose(b"x")
+        await cluster.agree()
+        await cluster.stop(name)
+        moved = PeerAddress(name, f"{name}:2", voter=voter)
+        await cluster.start(name, (*(p for p in cluster.first if p.id != name), moved))
+        await eventually(lambda: all(moved in m._core.members for m in cluster.members.values()))
+        leader = await cluster.leader()
+        await leader.propose(b"y")
+        await cluster.agree()
+
+
+@virtual
+async def test_a_member_that_is_not_heard_is_refused_with_the_reason() -> None:
+    async with Cluster("ABC") as cluster:
+        leader: Member = await cluster.leader()
+        await leader.add_member("D", "D:1", voter=False, timeout_s=10)
+        with pytest.raises(BadRequest, match="D is a member, not yet a voter: it is not heard"):
+            await leader.add_member("D", "D:1", voter=True, timeout_s=0.3)
+
+
+@virtual
+async def test_a_member_removed_while_it_was_away_is_told_when_it_knocks_and_never_dialled() -> None:
+    async with Cluster("ABC") as cluster:
+        leader = await cluster.leader()
+        gone = next(n for n in "CBA" if n != leader.id)
+        await cluster.agree()
+        await cluster.stop(gone)
+        await leader.remove_member(gone, timeout_s=10)
+        await cluster.agree()
+        wires = cluster.net.wires
+        await eventually(lambda: all(gone not in wire.nodes for wire in wires.values()), 5.0)
+        for name in list(cluster.members):
+            await cluster.stop(name)
+            await cluster.start(name)  # it replays its log, in which the member is
+            await eventually(lambda: gone not in wires[name].nodes or gone in wires[name].resting)  # noqa: B023
+        await cluster.leader()
+        await asyncio.sleep(30)
+        back = await cluster.start(gone)
+        await eventually(lambda: back.status().unfit == "removed")
+        assert back.status().role == "observer"
