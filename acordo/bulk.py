@@ -4,6 +4,7 @@ Load: the op_id of a line is made of the load's id, the line's number and its co
 the interruption are recognised by the cluster and change nothing. A checkpoint beside the file remembers the load's id
 and how far every line is known to be in; it is removed at the end, so loading a file again writes again.
 Dump: all pages are at one revision; the checkpoint keeps the token of the next page and the length of what is written.
+A key that is to be deleted keeps its moment: a dump has it as `expires_ms`, and a load leaves out what is past it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import hashlib
 import os
 import secrets
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -48,6 +50,9 @@ class LoadPoint(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     offset: int = 0
     prefix_hash: str = ""
     """Hash of the file's first `offset` bytes: another file is noticed."""
+    began_ms: int = 0
+    """Log time when the first line that expires was met, from which every ttl counts: a line that is sent again after
+    an interruption has to be the same. So a key may outlive its moment by as long as the load took."""
 
 
 class DumpPoint(msgspec.Struct, frozen=True, kw_only=True, tag="dump"):
@@ -76,6 +81,8 @@ class LoadDone(msgspec.Struct, frozen=True, kw_only=True):
     rejected: int
     resumed_at: int
     revision: int
+    expired: int = 0
+    """Lines left out: their moment had come before the load began."""
 
 
 class DumpDone(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,12 +120,14 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 class _Form(msgspec.Struct):
-    """A line as it stands in the file. A dump's revision is taken and ignored."""
+    """A line as it stands in the file: `ttl` (seconds from the load on) or a dump's `expires_ms`, not both. A dump's
+    revision is taken and ignored."""
 
     key: object
     value: object
     ttl: float | None = None
     revision: int | None = None
+    expires_ms: int | None = None
 
 
 Progress = Callable[[Told], None]
@@ -154,7 +163,7 @@ async def load(
         progress=progress,
         on_rejected=on_rejected,
     )
-    reader = _Reader(source, point, loading.bad)
+    reader = _Reader(source, point, loading)
     await asyncio.to_thread(reader.skip_to_point)
     await loading.run(reader, in_flight)
     if checkpoint is not None:
@@ -180,7 +189,7 @@ class _Loading:
         self._timeout_s, self._keep_going, self._progress = timeout_s, keep_going, progress
         self._on_rejected = on_rejected
         self._flying: deque[_Flight] = deque()
-        self._lines, self._again, self._rejected, self._revision = 0, 0, 0, 0
+        self._lines, self._again, self._rejected, self._revision, self._expired = 0, 0, 0, 0, 0
 
     def done(self, resumed_at: int) -> LoadDone:
         return LoadDone(
@@ -189,7 +198,20 @@ class _Loading:
             rejected=self._rejected,
             resumed_at=resumed_at,
             revision=self._revision,
+            expired=self._expired,
         )
+
+    def past(self) -> None:
+        """Note a line whose key would have been deleted by now."""
+        self._expired += 1
+
+    async def began_ms(self) -> int:
+        """Return the log time from which the lines' moments count: once for the load, interrupted or not."""
+        if not self._point.began_ms:
+            now_ms = (await self._client.cluster(timeout_s=self._timeout_s)).now_ms
+            self._point = msgspec.structs.replace(self._point, began_ms=now_ms or time.time_ns() // 1_000_000)
+            await self._save()
+        return self._point.began_ms
 
     def bad(self, number: int, why: str) -> None:
         """Note a line that can never be loaded. Raises Rejected unless the load keeps going."""
@@ -308,8 +330,9 @@ class _Flight(msgspec.Struct, frozen=True):
 class _Reader:
     """Cut a file into batches, knowing at every cut how far it has come."""
 
-    def __init__(self, source: BinaryIO, point: LoadPoint, bad: Callable[[int, str], None]) -> None:
-        self._source, self._point, self._bad = source, point, bad
+    def __init__(self, source: BinaryIO, point: LoadPoint, loading: _Loading) -> None:
+        self._source, self._point, self._loading = source, point, loading
+        self._bad = loading.bad
         self._hash = hashlib.blake2b(digest_size=16)
         self._number, self._offset = 0, 0
 
@@ -337,7 +360,8 @@ class _Reader:
         size = 0
         while raws := await asyncio.to_thread(self._some):
             for raw in raws:
-                line = self._parse(self._number + 1, raw)
+                began_ms = await self._loading.began_ms() if b'"expires_ms"' in raw else 0
+                line = self._parse(self._number + 1, raw, began_ms)
                 large = line is not None and len(line.value) > LARGE_BYTES
                 weight = 0 if line is None else len(line.key) + len(line.value)
                 full = large or len(batch) >= BATCH_LINES or size + weight > BATCH_BYTES
@@ -373,7 +397,7 @@ class _Reader:
             size += len(line)
         return lines
 
-    def _parse(self, number: int, raw: bytes) -> _Line | None:
+    def _parse(self, number: int, raw: bytes, began_ms: int) -> _Line | None:
         if not raw.strip():
             return None
         try:
@@ -382,8 +406,17 @@ class _Reader:
         except (msgspec.MsgspecError, Damaged, BadRequest, ValueError) as exc:
             self._bad(number, str(exc))
             return None
+        if form.expires_ms is not None and form.ttl is not None:
+            self._bad(number, "both ttl and expires_ms")
+            return None
+        ttl_s = form.ttl
+        if form.expires_ms is not None:
+            ttl_s = (form.expires_ms - began_ms) / 1000
+            if ttl_s <= 0:
+                self._loading.past()
+                return None
         content = hashlib.blake2b(raw.strip(), digest_size=12).hexdigest()
-        return _Line(number, key, value, form.ttl, f"{self._point.load_id}-{number}-{content}")
+        return _Line(number, key, value, ttl_s, f"{self._point.load_id}-{number}-{content}")
 
 
 def _load_point(checkpoint: Path | None) -> LoadPoint:
@@ -486,7 +519,10 @@ def checkpoint_of_dump(target: Path) -> Path:
 
 
 def _dumped(found: results.Found) -> bytes:
-    form = {"key": wire.to_json(found.key), "value": wire.to_json(found.value), "revision": found.revision}
+    form: dict[str, object] = {"key": wire.to_json(found.key), "value": wire.to_json(found.value)}
+    form["revision"] = found.revision
+    if found.expires_ms is not None:
+        form["expires_ms"] = found.expires_ms
     return msgspec.json.encode(form) + b"\n"
 
 

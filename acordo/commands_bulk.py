@@ -21,7 +21,9 @@ from acordo.shell import app, key_of, opened, run
 @app.command()
 def load(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(help='NDJSON file: {"key", "value", "ttl"?} a line; - is standard input.')],
+    source: Annotated[
+        str, typer.Argument(help='NDJSON file: {"key", "value", "ttl"? or "expires_ms"?} a line; - is standard input.')
+    ],
     in_flight: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = bulk.IN_FLIGHT,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Leave out lines that cannot be.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Forget an interrupted load of this file.")] = False,
@@ -62,7 +64,8 @@ def load(
         else:
             resumed = f", went on after line {done.resumed_at}" if done.resumed_at else ""
             again = f", {done.again} were in already" if done.again else ""
-            output.say(f"{done.lines} lines loaded{resumed}{again}, {done.rejected} left out")
+            past = f", {done.expired} had expired" if done.expired else ""
+            output.say(f"{done.lines} lines loaded{resumed}{again}{past}, {done.rejected} left out")
         return NO if done.rejected else OK
 
     run(context, work, spread=True)

@@ -13,7 +13,7 @@ import typer
 from acordo import results, wire
 from acordo.client import Client
 from acordo.errors import BadRequest, OutcomeUnknown
-from acordo.output import NO, OK, Output, printable, reading_form, shown
+from acordo.output import NO, OK, Output, moment, printable, reading_form, shown
 from acordo.shell import app, input_bytes, key_of, level_of, run
 
 KeyArgument = Annotated[str, typer.Argument(help="The key; bytes that are no UTF-8 as base64:…")]
@@ -59,6 +59,8 @@ def get(
             output.raw(reading.value)
             if sys.stdout.isatty() and not reading.value.endswith(b"\n"):
                 output.raw(b"\n")
+            if reading.expires_ms is not None:
+                output.note(f"expires {moment(reading.expires_ms)}")
         return OK if reading.present else NO
 
     run(context, work)
@@ -157,8 +159,8 @@ def list_(
             if output.as_json:
                 output.json(reading_form(found))
             else:
-                value = shown(found.value)
-                output.say(f"{found.revision:>10}  {shown(found.key, 4096)}  [dim]{value}[/dim]")
+                value = f"[dim]{shown(found.value)}[/dim]{_until(found.expires_ms)}"
+                output.say(f"{found.revision:>10}  {shown(found.key, 4096)}  {value}")
             count += 1
             if count == limit:
                 return
@@ -313,8 +315,14 @@ def _show_event(output: Output, event: results.Event) -> None:
     if output.as_json:
         value = None if event.value is None else wire.to_json(event.value)
         form = {"event": event.kind, "revision": event.revision, "key": wire.to_json(event.key), "value": value}
-        output.json({**form, "op_id": event.op_id, "last": event.last})
+        until = {} if event.expires_ms is None else {"expires_ms": event.expires_ms}
+        output.json({**form, **until, "op_id": event.op_id, "last": event.last})
     else:
         colour = "green" if event.kind == "put" else "red"
         kind = f"[{colour}]{event.kind:<6}[/{colour}]"
-        output.say(f"{event.revision:>10}  {kind}  {shown(event.key, 4096)}  [dim]{shown(event.value or b'')}[/dim]")
+        value = f"[dim]{shown(event.value or b'')}[/dim]{_until(event.expires_ms)}"
+        output.say(f"{event.revision:>10}  {kind}  {shown(event.key, 4096)}  {value}")
+
+
+def _until(expires_ms: int | None) -> str:
+    return "" if expires_ms is None else f"  expires {moment(expires_ms)}"

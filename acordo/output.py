@@ -6,6 +6,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -175,7 +176,18 @@ def reading_form(found: results.Reading, *, value: bool = True) -> dict[str, obj
     form: dict[str, object] = {"key": wire.to_json(found.key)}
     if value:
         form["value"] = None if found.value is None else wire.to_json(found.value)
-    return {**form, "revision": found.revision}
+    form["revision"] = found.revision
+    if found.expires_ms is not None:
+        form["expires_ms"] = found.expires_ms
+    return form
+
+
+def moment(log_time_ms: int) -> str:
+    """Return a log time as people read it."""
+    try:
+        return datetime.fromtimestamp(log_time_ms / 1000, UTC).isoformat(sep=" ", timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return f"log time {log_time_ms} ms"
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:

@@ -34,6 +34,8 @@ class Reading(_Result, frozen=True, kw_only=True):
     """None: absent; or, with a revision, no longer kept or not asked for."""
     revision: int
     """Revision of the newest version; 0 when absent."""
+    expires_ms: int | None = None
+    """Log time (milliseconds since 1970, near enough) at which the key will be deleted; None: never."""
     served: Served
 
     @property
@@ -196,6 +198,8 @@ class Cluster(_Result, frozen=True, kw_only=True):
     settled: int
     members: tuple[Member, ...]
     refusal: str | None = None
+    now_ms: int = 0
+    """Log time now; 0: not told."""
     unready: tuple[Unready, ...] = ()
     """Why the answering node should get no traffic; empty: it should."""
     raw: dict[str, object]
@@ -208,6 +212,8 @@ class Change(_Result, frozen=True, kw_only=True):
     key: bytes
     value: bytes | None
     revision: int
+    expires_ms: int | None = None
+    """Log time at which the key will be deleted; None: never."""
     op_id: str | None = None
     last: bool
     """The last change of its revision: a position to resume after."""

@@ -446,7 +446,9 @@ def parse_reading(reply: Reply, key: bytes) -> results.Reading:
     who = served(reply)
     if reply.seen.status == 404:
         return results.Reading(key=key, value=None, revision=0, served=who)
-    return results.Found(key=key, value=reply.body, revision=etag(reply), served=who)
+    expires = reply.headers.get("Acordo-Expires")
+    expires_ms = None if expires is None else _integer(expires)
+    return results.Found(key=key, value=reply.body, revision=etag(reply), expires_ms=expires_ms, served=who)
 
 
 def parse_written(reply: Reply, op_id: str) -> results.Written:
@@ -570,6 +572,7 @@ def parse_change(kind: str, data: bytes, *, last: bool) -> results.Change:
         key=key,
         value=from_json(form.get("value")) if kind == "put" else None,
         revision=revision,
+        expires_ms=_expiry(form),
         op_id=op_id if isinstance(op_id, str) else None,
         last=last,
     )
@@ -625,7 +628,13 @@ def _reading(form: object, who: results.Served) -> results.Reading:
     key, revision = from_json(form["key"]), _integer(form.get("revision", 0))
     if form.get("value") is None:
         return results.Reading(key=key, value=None, revision=revision if "value" not in form else 0, served=who)
-    return results.Found(key=key, value=from_json(form["value"]), revision=revision, served=who)
+    value, expires_ms = from_json(form["value"]), _expiry(form)
+    return results.Found(key=key, value=value, revision=revision, expires_ms=expires_ms, served=who)
+
+
+def _expiry(form: dict[str, Any]) -> int | None:
+    expires_ms = form.get("expires_ms")
+    return None if expires_ms is None else _integer(expires_ms)
 
 
 def _item(form: object, op_id: str) -> results.Item:

@@ -88,5 +88,6 @@ def _view(x: Exchange) -> dict[str, Any]:
     view["url"] = x.rooms.settings.advertised_url
     view["writes_acknowledged"] = x.rooms.writes.acknowledged_total
     view["version"] = x.rooms.settings.version
+    view["now_ms"] = x.rooms.consensus.now_ms()
     view["unready"] = unready(known(x.rooms))
     return view

@@ -30,7 +30,11 @@ async def get(x: Exchange) -> web.Response:
     value = await x.rooms.reads.value_of(version, deadline=x.deadline) or b""
     more["ETag"] = f'"{version.revision}"'
     pair = {"key": wire.form_of(key), "value": wire.form_of(value)}
-    return x.json({"data": pair, "revision": version.revision}, revision=reading.position, more=more)
+    answer: dict[str, object] = {"data": pair, "revision": version.revision}
+    if version.expires_ms is not None:
+        more["Acordo-Expires"] = str(version.expires_ms)
+        answer["expires_ms"] = version.expires_ms
+    return x.json(answer, revision=reading.position, more=more)
 
 
 async def put(x: Exchange) -> web.Response:

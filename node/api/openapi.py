@@ -113,6 +113,8 @@ class ClusterView(msgspec.Struct, frozen=True):
     unfit: str | None
     url: str
     version: str
+    now_ms: int
+    """Log time now: what `expires_ms` is held against."""
     unready: list[dict[str, str]]
     """Why the answering node is not ready: `check`, `code`, `why`. Empty: it is."""
 

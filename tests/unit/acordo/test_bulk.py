@@ -14,7 +14,9 @@ from aiohttp import web
 from acordo import bulk
 from acordo.client import Client
 from acordo.errors import BadRequest, NotApplied, OutcomeUnknown, Pruned
+from acordo.results import Change
 from tests.unit.acordo.fake_cluster import FakeCluster, problem
+from tests.unit.node.conftest import opened
 
 
 def write_lines(path: Path, count: int, keys: int | None = None) -> dict[bytes, bytes]:
@@ -271,3 +273,58 @@ async def test_a_dump_whose_revision_is_gone_says_so(tmp_path: Path) -> None:
             await bulk.dump(client, out, page=20, progress=forget)
         with pytest.raises(BadRequest):
             await bulk.dump(client, out, b"another prefix")
+
+
+async def test_what_expires_keeps_its_moment_through_dump_and_load(tmp_path: Path) -> None:
+    """A lock that is restored ends when it would have ended, or is not restored at all; old dumps have no moment."""
+    async with opened() as api, Client(api.url) as client:
+        await client.put("lock", "mine", ttl_s=600)
+        await client.put("short", "gone", ttl_s=5)
+        await client.put("plain", "kept")
+        lock = await client.get("lock")
+        assert lock is not None and lock.expires_ms is not None
+        listed = {found.key: found.expires_ms async for found in client.list()}
+        assert listed[b"lock"] == lock.expires_ms and listed[b"plain"] is None
+        events = client.watch(after=0)
+        told = [await anext(events) for _ in range(3)]
+        assert [e.expires_ms for e in told if isinstance(e, Change)][::2] == [lock.expires_ms, None]
+        path = tmp_path / "out.ndjson"
+        await bulk.dump(client, path)
+        assert path.read_bytes().count(b'"expires_ms":%d}' % lock.expires_ms) == 1
+    async with opened() as api, Client(api.url) as client:
+        api.consensus.now_offset_ms += 60_000  # restored a minute later
+        done = await load_file(client, path)
+        assert (done.lines, done.expired, done.rejected) == (2, 1, 0)
+        restored = await client.get("lock")
+        assert restored is not None and restored.expires_ms is not None
+        assert 0 <= restored.expires_ms - lock.expires_ms < 10_000  # as long as the load took
+        assert await client.get("short") is None
+        plain = await client.get("plain")
+        assert plain is not None and plain.expires_ms is None
+        path.write_text('{"key": "old", "value": "1", "revision": 5}\n')
+        await load_file(client, path)
+        old = await client.get("old")
+        assert old is not None and old.expires_ms is None
+
+
+async def test_a_line_that_is_sent_again_after_an_interruption_has_the_same_ttl(tmp_path: Path) -> None:
+    """Else its op_id would be known with another body, and the load could never end."""
+    path = tmp_path / "in.ndjson"
+    async with opened() as api, Client(api.url) as client:
+        line = {"key": "a", "value": "1", "expires_ms": api.consensus.now_ms() + 600_000}
+        path.write_bytes(msgspec.json.encode(line) + b"\n")
+        api.consensus.lose = True  # it takes effect, and nobody hears of it
+        with pytest.raises(OutcomeUnknown):
+            await load_file(client, path, timeout_s=0.3)
+        api.consensus.lose = False
+        api.consensus.now_offset_ms += 5000
+        done = await load_file(client, path)
+        assert (done.lines, done.again, done.rejected) == (1, 1, 0)
+
+
+async def test_a_line_with_two_ends_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "in.ndjson"
+    path.write_text('{"key": "a", "value": "1", "ttl": 5, "expires_ms": 5}\n')
+    async with FakeCluster() as cluster, Client(cluster.urls) as client:
+        with pytest.raises(bulk.Rejected, match="both ttl and expires_ms"):
+            await load_file(client, path)
