@@ -1,30 +1,33 @@
 """Encode the commands that travel through the log: Submit, Settle, Rebase, Adopt, Found, Amend.
 
-One version byte, then msgpack with a tagged union. It never guesses: an unknown version or a broken body is a
-ValueError, which the caller turns into "this command does nothing", on every node alike.
+One version byte, then msgpack with a tagged union. It never guesses: a broken body is a ValueError, which the caller
+turns into "this command does nothing", on every node alike; what a later version has made ends the member.
+A change that an older decoder would not notice (a field within a field) is a new VERSION.
 """
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+import re
+from typing import Final, TypeAlias, get_args
 
 import msgspec
 
 from coordinator.limits import Limits
 from coordinator.pending import Mark
+from kv.errors import NewerCommand
 from kv.model import Cancel, Intent, LedgerRow, Recorded
 
 VERSION: Final = 1
 _PREFIX: Final = bytes([VERSION])
 
 
-class Submit(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
+class Submit(msgspec.Struct, frozen=True, array_like=True, tag="s", forbid_unknown_fields=True, gc=False):
     """Order these intents. Without intents it only carries a time stamp (a tick)."""
 
     intents: tuple[Intent | Cancel, ...]
 
 
-class Settle(msgspec.Struct, frozen=True, array_like=True, tag="t", gc=False):
+class Settle(msgspec.Struct, frozen=True, array_like=True, tag="t", forbid_unknown_fields=True, gc=False):
     """The group `first` … `last` is in the store; the n-th record belongs to revision `first + n`."""
 
     first: int
@@ -37,14 +40,14 @@ class Settle(msgspec.Struct, frozen=True, array_like=True, tag="t", gc=False):
     taken from the store rather than made from the pending intents."""
 
 
-class Rebase(msgspec.Struct, frozen=True, array_like=True, tag="r", gc=False):
+class Rebase(msgspec.Struct, frozen=True, array_like=True, tag="r", forbid_unknown_fields=True, gc=False):
     """The ledger goes on from `settled` with `rows`, which this log does not hold in that order."""
 
     settled: Mark
     rows: tuple[LedgerRow, ...]
 
 
-class Adopt(msgspec.Struct, frozen=True, array_like=True, tag="a", gc=False):
+class Adopt(msgspec.Struct, frozen=True, array_like=True, tag="a", forbid_unknown_fields=True, gc=False):
     """An operator adopts the store as it is: the row without intents that the leader appended for it."""
 
     row: LedgerRow
@@ -53,7 +56,7 @@ class Adopt(msgspec.Struct, frozen=True, array_like=True, tag="a", gc=False):
     """Of the caches from here on, drawn by the leader. 0: written before namespaces were drawn; the next one."""
 
 
-class Found(msgspec.Struct, frozen=True, array_like=True, tag="f", gc=False):
+class Found(msgspec.Struct, frozen=True, array_like=True, tag="f", forbid_unknown_fields=True, gc=False):
     """Begin a history: what tells this cluster's order from any other, and what its members go by. The first one
     of a log counts; it takes no revision."""
 
@@ -68,7 +71,7 @@ class Found(msgspec.Struct, frozen=True, array_like=True, tag="f", gc=False):
     """Digest of the first member list of whoever proposed it; empty: not said."""
 
 
-class Amend(msgspec.Struct, frozen=True, array_like=True, tag="m", gc=False):
+class Amend(msgspec.Struct, frozen=True, array_like=True, tag="m", forbid_unknown_fields=True, gc=False):
     """Go by these limits from here on, on every member."""
 
     limits: Limits
@@ -86,6 +89,13 @@ TICK: Final = Submit(())
 
 _encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Submit | Settle | Rebase | Adopt | Found | Amend)
+_KINDS: Final[dict[str, int]] = {
+    str(kind.__struct_config__.tag): len(kind.__struct_fields__) for kind in get_args(Command)
+}
+"""How many fields each kind has."""
+_TAG: Final = re.compile(r"[a-z][a-z0-9_]*")
+_shape = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_tag = msgspec.msgpack.Decoder(str).decode
 
 
 def encode(command: Command) -> bytes:
@@ -94,10 +104,32 @@ def encode(command: Command) -> bytes:
 
 
 def decode(command: bytes) -> Command:
-    """Return the command. Raises ValueError for an unknown version or a body that is none."""
+    """Return the command.
+
+    Raises NewerCommand for one that a later version has made, and must not be skipped here: members that know it apply
+    it. Raises ValueError for a body that is none, to any version.
+    """
+    if command[:1] > _PREFIX:
+        raise NewerCommand(f"version {command[0]} of commands; this member knows up to {VERSION}")
     if command[:1] != _PREFIX:
         raise ValueError(f"command of unknown version {command[:1].hex() or 'none'}")
     try:
         return _decoder.decode(memoryview(command)[1:])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+        newer = _newer(command[1:])
+        if newer:
+            raise NewerCommand(newer) from exc
         raise ValueError(f"broken command: {exc}") from exc
+
+
+def _newer(body: bytes) -> str:
+    """Say what of a body that cannot be decoded is not ours: its kind, or more fields than that kind has here."""
+    try:
+        kind, *fields = _shape(body)
+        tag = _tag(kind)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError):
+        return ""
+    known = _KINDS.get(tag)
+    if known is None:
+        return f"a command of kind {tag[:20]!r}" if _TAG.fullmatch(tag) else ""
+    return f"a command of kind {tag!r} with {len(fields)} fields" if len(fields) > known else ""

@@ -229,7 +229,7 @@ class Coordinator:
 
     def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
         try:
-            decoded = decode(command)
+            decoded = decode(command)  # NewerCommand ends the member, before it could come to another state than others
         except ValueError as exc:
             self.undecoded += 1
             _log.error("command not understood", index=position.index, error=str(exc))

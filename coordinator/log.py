@@ -64,7 +64,10 @@ class RaftStatus(msgspec.Struct, frozen=True):
 
 
 class Replica(Protocol):
-    """What the log drives. Called on the event loop, synchronously; none of these may raise or block."""
+    """What the log drives. Called on the event loop, synchronously; none of these may block.
+
+    None may raise, but `apply` NewerCommand, before it has changed anything.
+    """
 
     def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
         """Apply one committed command. `stamp_ms` is what the leader's `stamp_ms()` said when it appended it (0: it did

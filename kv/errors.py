@@ -18,6 +18,20 @@ class BadRequest(AcordoError):
         self.code, self.detail, self.allowed = code, detail, allowed
 
 
+class NewerCommand(BadRequest):
+    """The log holds what a later version has ordered. It is neither applied nor passed over here: this member stops.
+
+    Members that know it go on; this one applies it, and what follows, once it is of that version too.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            "log_newer",
+            f"the log holds {what}: this member has stopped before it",
+            allowed="the version of the other members: upgrade this one and start it again, and it goes on from there",
+        )
+
+
 class NotApplied(AcordoError):
     """This attempt has no effect and never will (INV-4): retry freely.
 

@@ -47,7 +47,7 @@ from coordinator.raft.state import (
     log,
 )
 from coordinator.raft.waiting import UNCOMMITTED_BYTES_MAX
-from kv.errors import BadRequest, InvariantViolated
+from kv.errors import BadRequest, InvariantViolated, NewerCommand
 
 APPLY_PER_TICK_MAX: Final = 2000
 APPLY_S_MAX: Final = 0.01
@@ -221,7 +221,7 @@ class Core(Replication):
             stamp = int.from_bytes(command[1 : 1 + STAMP_BYTES], "big")
             try:
                 return self._apply_regular(position, stamp, command[1 + STAMP_BYTES :])
-            except InvariantViolated:
+            except (InvariantViolated, NewerCommand):
                 raise
             except Exception as exc:  # noqa: BLE001 an error result, not a stopped cluster
                 self.count("apply_errors")
@@ -229,7 +229,9 @@ class Core(Replication):
                 return CommandFailed(repr(exc))
         if kind == MEMBERSHIP:
             self._on_configuration_committed()
-        elif kind == NO_OP and self._leads and position.term == self._term:
+        elif kind != NO_OP:
+            raise NewerCommand(f"an entry of kind {kind.hex() or 'none'} at {position.index}")
+        elif self._leads and position.term == self._term:
             self._led_term = self._term
             self._replica.led(self._term)
         return position

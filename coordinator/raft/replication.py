@@ -19,7 +19,7 @@ from coordinator.raft.rules import Entry, LogEnds, Mismatch, Take, Wipe, judge_a
 from coordinator.raft.snapshot import Chunk, Incoming, Outgoing, Snapshot
 from coordinator.raft.state import MEMBERSHIP, NO_OP, SUCCESS, UNKNOWN_OUTCOME, WIPED, log
 from coordinator.raft.waiting import Uncommitted
-from kv.errors import InvariantViolated
+from kv.errors import InvariantViolated, NewerCommand
 
 ENTRIES_PER_MESSAGE_MAX: Final = 1024
 IN_FLIGHT_BYTES_MAX: Final = 16 << 20
@@ -314,7 +314,11 @@ class Replication(Elections):
             self._SyncObj__raftLog.add(*entry)
             self._bytes_since_snapshot += len(entry.command)
             if entry.command[:1] == MEMBERSHIP:
-                self._history.append(entry.idx, decode_configuration(entry.command[1:]))
+                try:
+                    configuration = decode_configuration(entry.command[1:])
+                except msgspec.MsgspecError as exc:
+                    raise NewerCommand(f"a configuration that this version cannot read, at {entry.idx}") from exc
+                self._history.append(entry.idx, configuration)
                 self._configure()
         if verdict.new:
             self._blank = False

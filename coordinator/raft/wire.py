@@ -5,6 +5,7 @@ Pure. It never runs code that a peer names, and what it decodes has the types th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
@@ -15,6 +16,12 @@ COMMAND_BYTES_MAX: Final = 32 << 20
 ENTRIES_MAX: Final = 100_000
 """Entries in one message."""
 NAME_CHARS_MAX: Final = 128
+
+UNKNOWN: Final = "unknown"
+"""The type of what a newer member says and this one has no word for."""
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_shape_decoder: msgspec.msgpack.Decoder[list[msgspec.Raw]] = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_head_decoder: msgspec.msgpack.Decoder[str] = msgspec.msgpack.Decoder(str)
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Command = Annotated[bytes, Meta(max_length=COMMAND_BYTES_MAX)]
@@ -28,11 +35,11 @@ class WireError(ValueError):
     """What came, or was to be sent, is no message of ours."""
 
 
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """Base of every message type: a subclass names its type by `tag`, and fields have concrete, bounded types.
 
     A field that may be left out has `UNSET` among its types and as its default. Fields are only ever appended, with a
-    default, so that a member of the version before is understood.
+    default: a member of the version before is understood, and one of the version behind ignores them.
     """
 
 
@@ -131,10 +138,15 @@ class Codec:
             raise WireError(f"{message['type']}: {exc}") from exc
 
     def decode(self, payload: bytes | bytearray | memoryview) -> dict[str, Any]:
-        """Return the message as the core takes it. Raises WireError."""
+        """Return the message as the core takes it. Raises WireError.
+
+        One of a type that is not in the list has the type UNKNOWN and nothing else: a newer member sent it.
+        """
         try:
             found = self._decoder.decode(payload)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+            if self._is_unknown(payload):
+                return {"type": UNKNOWN}
             raise WireError(str(exc)) from exc
         kind = type(found)
         message: dict[str, Any] = {"type": kind.__struct_config__.tag}
@@ -143,6 +155,14 @@ class Codec:
             if value is not UNSET:
                 message[name] = value
         return message
+
+    def _is_unknown(self, payload: bytes | bytearray | memoryview) -> bool:
+        """Say whether it is a message by its shape, of a type that was never heard of. Its fields are not looked at."""
+        try:
+            name = _head_decoder.decode(_shape_decoder.decode(payload)[0])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, IndexError):
+            return False
+        return bool(_NAME.fullmatch(name)) and name not in self._types
 
 
 def _tag(kind: type[Message]) -> str:

@@ -19,6 +19,7 @@ from pysyncobj.transport import Transport
 from coordinator.raft.messages import ALL
 from coordinator.raft.wire import Codec
 from tests.simulation.loop import Process
+from tests.simulation.skew import HINT, next_version
 
 DELAY_S = (0.0001, 0.002)
 DEAD_S = 1.5
@@ -50,6 +51,9 @@ class Network:
     ) -> None:
         self.rng, self._say, self._ghosts = rng, say, ghosts
         self.codec = Codec(*ALL)
+        self.next = next_version()
+        self.upgraded: dict[str, None] = {}
+        """Members that speak the next version of the wire, which each of the others has to understand."""
         self.wires: dict[str, Wire] = {}
         self.cut: dict[tuple[str, str], None] = {}
         """Directions that carry nothing now."""
@@ -62,7 +66,7 @@ class Network:
         self.loss = 0.0
         """Share of messages at which their connection breaks."""
         self.connections: dict[tuple[str, str], Connection] = {}
-        self.counts = {"messages": 0, "breaks": 0, "ghosts": 0, "doubles": 0}
+        self.counts = {"messages": 0, "breaks": 0, "ghosts": 0, "doubles": 0, "hints": 0}
         self._numbers = 0
 
     # ------------------------------------------------------------------------------------------------------- faults
@@ -155,13 +159,19 @@ class Network:
 
     # ----------------------------------------------------------------------------------------------------- messages
 
+    def codec_of(self, name: str) -> Codec:
+        return self.next if name in self.upgraded else self.codec
+
     def send(self, source: str, target: str, message: dict[str, Any]) -> bool:
         pair = (source, target) if source < target else (target, source)
         connection = self.connections.get(pair)
         if connection is None:
             return False
         self.counts["messages"] += 1
-        raw = self.codec.encode(message)
+        raw = self.codec_of(source).encode(message)
+        if source in self.upgraded and self.rng.random() < 0.05:
+            self.counts["hints"] += 1
+            self._carry(connection, source, target, self.next.encode({"type": HINT}))
         if self.loss and self.rng.random() < self.loss:
             asyncio.get_running_loop().call_soon(self.break_, pair)
             return True
@@ -208,7 +218,7 @@ class Network:
         if wire is not None:
             node = wire.nodes.get(source)
             if node is not None:
-                wire.enter(wire.received, node, self.codec.decode(raw))
+                wire.enter(wire.received, node, self.codec_of(target).decode(raw))
 
 
 class Wire(Transport):

@@ -74,6 +74,8 @@ class Plan:
     """What followers ask of the leader for a read does not wait behind log entries."""
     slow_orders: bool = False
     """What a committer orders may be held back on its way to the log, past the end of its leadership."""
+    upgrades: bool = False
+    """Members start in this version or the next one, as in a rolling upgrade that is not over."""
     writes: float = 1.0
     """How much clients write, compared to the usual."""
     again: float = 1.0
@@ -159,6 +161,7 @@ def plan_of(seed: int) -> Plan:
         memory_bytes=aimed.choice((1, 1 << 20)),
         slow_orders=aimed.random() < 0.2,
         reads_apart=random.Random(f"apart {seed}").random() < 0.3,
+        upgrades=random.Random(f"upgrades {seed}").random() < 0.2,
         writes=aimed.choice((0.3, 1.0, 1.0)),
     )
 
@@ -486,8 +489,17 @@ class SimNode:
         loop = asyncio.get_running_loop()
         process = self.process = Process(self.name)
         self.gone = loop.create_future()
+        self._choose_version()
         self.world.say("starts", node=self.name, life=self.lives)
         self._main = loop.create_task(self._live(process, self.lives), context=process.context.copy())
+
+    def _choose_version(self) -> None:
+        world, upgraded = self.world, self.world.network.upgraded
+        if world.plan.upgrades:
+            upgraded.pop(self.name, None)
+            if (int(self.name[1:]) + self.lives) % 2:  # neighbours differ, and each start changes one
+                upgraded[self.name] = None
+                world.counts["upgrades"] += 1
 
     async def _live(self, process: Process, life: int) -> None:
         failure: BaseException | None = None
@@ -734,6 +746,7 @@ class World:
             "unknown commits": 0, "takeovers": 0, "cache hits": 0, "elections": 0, "operations": 0, "unknown": 0,
             "disk faults": 0, "clock jumps": 0, "transfers": 0, "restores": 0, "store outages": 0, "log checks": 0,
             "expired keys": 0, "sessions": 0, "watched": 0, "redelivered": 0, "disks lost": 0, "slow disks": 0,
+            "upgrades": 0,
         }  # fmt: skip
         self.over = False
         self.bursts = 0

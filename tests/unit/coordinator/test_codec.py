@@ -12,6 +12,7 @@ from coordinator.limits import Limits
 from coordinator.machine import Machine
 from coordinator.pending import Mark
 from coordinator.state import SNAPSHOT_VERSION, decode_state, encode_state
+from kv.errors import NewerCommand
 from kv.model import (
     Absent,
     Again,
@@ -71,7 +72,7 @@ def test_every_cut_is_refused(command: Command) -> None:
 
 @given(st.binary(max_size=64), st.sampled_from([b"", bytes([VERSION]), bytes([VERSION + 1])]))
 def test_garbage_is_refused(garbage: bytes, prefix: bytes) -> None:
-    with pytest.raises(ValueError, match="command"):
+    with pytest.raises((ValueError, NewerCommand), match="command"):
         decode(prefix + garbage)
 
 
@@ -100,10 +101,23 @@ def test_deep_nesting_is_refused() -> None:
 
 
 def test_unknown_version_is_named() -> None:
-    with pytest.raises(ValueError, match="unknown version 09"):
-        decode(b"\x09" + encode(COMMANDS[0])[1:])
+    with pytest.raises(ValueError, match="unknown version 00"):
+        decode(b"\x00" + encode(COMMANDS[0])[1:])
     with pytest.raises(ValueError, match="unknown version 09"):
         decode_state(b"\x09")
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (bytes([VERSION + 1]) + b"whatever", f"version {VERSION + 1} of commands"),
+        (bytes([VERSION]) + msgspec.msgpack.encode(["zz", {"a": 1}]), "kind 'zz'"),
+        (bytes([VERSION]) + msgspec.msgpack.encode(["s", [], "one field more"]), "kind 's' with 2 fields"),
+    ],
+)
+def test_what_a_later_version_has_ordered_is_told_from_what_is_broken(command: bytes, says: str) -> None:
+    with pytest.raises(NewerCommand, match=says):
+        decode(command)
 
 
 @given(st.binary(max_size=64), st.sampled_from([b"", bytes([SNAPSHOT_VERSION])]))

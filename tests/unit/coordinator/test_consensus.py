@@ -12,7 +12,7 @@ from coordinator.limits import Limits
 from coordinator.log import Position
 from coordinator.notes import read_note
 from coordinator.state import encode_state
-from kv.errors import BadRequest, InvariantViolated, NotApplied, OutcomeUnknown
+from kv.errors import BadRequest, InvariantViolated, NewerCommand, NotApplied, OutcomeUnknown
 from kv.model import Again, Answer, Applied, Cancel, Version
 from kv.ports import Consensus, Settled
 from tests.unit.coordinator.audit import Feeds, broken_promises
@@ -320,11 +320,24 @@ def test_broken_snapshot_is_refused_and_changes_nothing() -> None:
     run(story)
 
 
-def test_commands_of_another_version_do_nothing_and_are_counted() -> None:
+def test_what_a_later_version_has_ordered_is_not_passed_over() -> None:
+    async def story() -> None:
+        async with cluster("a") as c:
+            a = await c.lead("a")
+            before = encode_state(a.machine.capture())
+            with pytest.raises(NewerCommand, match=r"version 99") as refused:
+                a.apply(Position(99, 1), 1, b"\x63from the future")
+            assert refused.value.code == "log_newer"
+            assert encode_state(a.machine.capture()) == before
+
+    run(story)
+
+
+def test_commands_that_are_none_do_nothing_and_are_counted() -> None:
     async def story() -> None:
         async with cluster("ab") as c:
             a = await c.lead("a")
-            await c.shared.members["a"].propose(b"\x63from the future")
+            await c.shared.members["a"].propose(b"\x01 nothing")
             await c.shared.members["a"].propose(b"")
             assert await answer(a, put("op1")) == Answer(1, Applied())
             await c.settled()

@@ -234,12 +234,14 @@ class Cluster:
         self.tapes: dict[str, Tape] = {}
         self.disks: dict[str, SimDisk] = {}
         self.faults: list[BaseException] = []
+        self.tape: type[Tape] = Tape
+        """What a member that starts drives."""
         self.first = tuple(PeerAddress(name, f"{name}:1") for name in names)
         self.seed = 0
 
     async def start(self, name: str, members: tuple[PeerAddress, ...] | None = None) -> Member:
         self.seed += 1
-        tape = self.tapes[name] = Tape()
+        tape = self.tapes[name] = self.tape()
         disk = self.disks.setdefault(name, SimDisk(random.Random(self.seed)))
         member = Member(
             name,

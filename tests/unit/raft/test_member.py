@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from coordinator.log import Position
-from kv.errors import NotApplied, OutcomeUnknown
-from tests.unit.raft.net import Cluster, eventually, virtual
+from kv.errors import NewerCommand, NotApplied, OutcomeUnknown
+from tests.unit.raft.net import Cluster, Tape, eventually, virtual
 
 
 @virtual
@@ -145,3 +145,46 @@ async def test_wait_applied_wants_the_very_entry() -> None:
         await leader.wait_applied(position, timeout_s=1)
         with pytest.raises(TimeoutError):
             await leader.wait_applied(Position(position.index, position.term + 1), timeout_s=0.05)
+
+
+class OldTape(Tape):
+    """Of a version that does not know one command."""
+
+    def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
+        if command == b"new":
+            raise NewerCommand("a command of kind 'new'")
+        super().apply(position, stamp_ms, command)
+
+
+@pytest.mark.parametrize("entry", ["command", "kind"])
+@virtual
+async def test_a_member_stops_before_what_it_does_not_know_and_goes_on_there_in_the_new_version(entry: str) -> None:
+    cluster = Cluster()
+    async with cluster:
+        leader = await cluster.leader()
+        old = next(name for name in "ABC" if name != leader.id)
+        await cluster.stop(old)
+        cluster.tape = OldTape
+        member = await cluster.start(old)
+        await leader.propose(b"both know it")
+        await cluster.agree()
+        if entry == "kind":  # of an entry of the log itself
+            core = member._core
+            core._SyncObj__raftLog.add(b"\x7fnew", core._last_index + 1, core._term)
+            core._SyncObj__raftCommitIndex += 1
+            core.kick()
+        else:
+            await leader.propose(b"new")
+            await leader.propose(b"and more")
+        await eventually(lambda: bool(cluster.faults))
+        (fault,) = cluster.faults
+        assert isinstance(fault, NewerCommand)
+        assert (fault.code, "upgrade" in str(fault.allowed)) == ("log_newer", True)
+        await asyncio.sleep(3)
+        assert cluster.tapes[old].commands == [b"both know it"], "nothing behind it is applied"
+        cluster.faults.clear()
+        if entry == "command":
+            await cluster.stop(old)
+            cluster.tape = Tape
+            await cluster.start(old)
+            assert await cluster.agree() == [b"both know it", b"new", b"and more"]

@@ -1,0 +1,19 @@
+"""Members of two versions of the wire serve together: a rolling upgrade needs no moment at which all are of one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.simulation.run import run
+from tests.simulation.world import plan_of
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_members_of_two_versions_keep_every_promise(seed: int) -> None:
+    plan = replace(plan_of(seed), upgrades=True, nodes=3, faults=("crash", "partition", "transfer"), restores=False)
+    result = run(seed, plan=plan)
+    assert result.violations == ()
+    assert result.counts["upgrades"] > 0
+    assert result.counts["raft unknown_messages"] > 0
