@@ -115,6 +115,8 @@ class Committer:
         self.store_trouble: str | None = None
         """Why the store did not take the last group, until it takes one."""
         self._troubled_at = 0.0
+        self._told_of = Mark()
+        """Up to where clients of this member were answered at COMMIT: in the store, though it may not be settled yet."""
         self._handed_on_at: Mark | None = None
         """The settled place for which the leadership was offered to others: once for each."""
         self.groups = self.intents = self.takeovers = self.unknown_commits = self.rebases = self.fenced = 0
@@ -319,6 +321,10 @@ class Committer:
         None: the store does not answer.
         """
         stands = standing(settled, own, digest_check=self._rules.digest_check)
+        if self._told_of.revision > settled.revision and not isinstance(stands, Refuse):
+            told = standing(self._told_of, own, digest_check=self._rules.digest_check)
+            if isinstance(told, Refuse):
+                return told  # what clients heard is not in the store: no other order may take its place
         if isinstance(stands, Level):
             return ()
         if isinstance(stands, Refuse):
@@ -433,6 +439,7 @@ class Committer:
         else:
             _log.warning("head adopted", settled=head.last, digest=head.digest.hex())
             self.refusal = self.gives_up = None  # the store is what is settled, from here on
+            self._told_of = Mark()
             if not asked.done():
                 asked.set_result(head.last)
 
@@ -546,6 +553,7 @@ class Committer:
 
     def _told(self, group: Group) -> None:
         """Answer the clients that wait here, and tell all members through the log."""
+        self._told_of = mark_of(group.row)
         self.groups += 1
         self.intents += len(group.row.body)
         if self._rules.answer_committed:

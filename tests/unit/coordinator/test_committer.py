@@ -482,6 +482,37 @@ def test_restored_store_is_refused_until_an_operator_adopts_it() -> None:
     run(story)
 
 
+def test_a_store_that_lost_what_clients_heard_is_refused_though_nobody_has_settled_it() -> None:
+    """An asynchronous standby is promoted between an answer and its Settle: nothing else may take that place."""
+
+    async def story() -> None:
+        async with cluster("a") as c:
+            a = await c.lead("a")
+            await answer(a, put("op1", b"k", b"1"))
+            await c.settled()
+            c.shared.members["a"].lags = True  # the Settle is on its way
+            c.scripts["a"].gates["append"] = gate = asyncio.Event()
+            c.shared.members["a"].lags = False
+            heard = a.submit([put("op2", b"k", b"2", deadline_ms=a.now_ms() + 2_000)])[0]
+            await until(lambda: a.machine.revision == 2)
+            c.shared.members["a"].lags = True
+            gate.set()
+            assert await heard == Answer(2, Applied())
+            assert a.machine.settled.revision == 1
+            c.database.lose_rows(1)
+            c.shared.filter = lambda member, command: (
+                OutcomeUnknown("lost") if isinstance(decode(command), Settle) else None
+            )
+            await asyncio.sleep(60)  # past the deadline of what was answered: committed again it would be expired
+            c.shared.members["a"].lags = False
+            c.shared.pump()
+            a.submit([put("op3", b"l", b"3")])[0].add_done_callback(lambda future: future.exception())
+            await until(lambda: a.committer.refusal == "store_behind")
+            assert all(record.outcome != Expired() for row in rows(c) for record in row.body)
+
+    run(story)
+
+
 def test_a_leader_whose_way_ends_at_an_old_store_hands_on_before_it_refuses() -> None:
     """An old primary that came back: only one member's connections end there, and the others may go on."""
 
