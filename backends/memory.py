@@ -510,6 +510,9 @@ class MemoryStore:
     async def head(self, *, at_least: int = 0, timeout_s: float) -> Head:
         return await self._read("head", self.database.head, timeout_s)
 
+    async def probe(self, *, timeout_s: float) -> None:
+        await self._read("probe", lambda: None, timeout_s)
+
     async def facts(
         self,
         op_ids: Sequence[str],

@@ -417,6 +417,16 @@ class PostgresStore:
         await self._moved()
         return await ask(max(deadline - loop.time(), 0.001))
 
+    async def probe(self, *, timeout_s: float) -> None:
+        async def body(connection: Connection, left_s: float) -> None:
+            rows = await connection.fetch(sql.READ_ONLY, timeout=left_s)
+            if rows[0]["setting"] != "off":
+                host = self._hosts.used
+                self._hosts.look_again()
+                raise ConnectionError(f"{host} takes no writes any more")
+
+        await self._run(self._writers, body, timeout_s, writes=False)
+
     async def facts(
         self,
         op_ids: Sequence[str],

@@ -25,6 +25,7 @@ ASKED: Final = {
 """Settings that each session asks for with its start: no default of server, database or login overrides them."""
 SETTINGS: Final = """SELECT u.x AS name, current_setting(u.x, true) AS setting FROM unnest($1::text[]) AS u(x)"""
 """What is in force for the session; NULL where the server does not know the setting."""
+READ_ONLY: Final = "SELECT current_setting('transaction_read_only') AS setting"
 UNLOGGED: Final = """SELECT relname::text AS name FROM pg_class WHERE relpersistence <> 'p'
     AND pg_table_is_visible(oid) AND relname IN (SELECT u.x FROM unnest($1::text[]) AS u(x)) ORDER BY relname"""
 """Tables whose rows a crash of the server takes away."""

@@ -21,6 +21,8 @@ from kv.model import Group, Head, LedgerRow, Operation, Reference, Version, valu
 from kv.ports import Appended, Facts, Fenced, Identity, Listing, Outranked, Pruning, Read, Retention, TakenOver
 
 OPEN_TIMEOUT_S: Final = 20.0
+PROBE_FREE_BYTES_MIN: Final = 4 * 1024 * 1024
+"""A disk with less room than one group may take is said to be full."""
 WRITER_CACHE_KIB: Final = 8 * 1024
 READER_CACHE_KIB: Final = 16 * 1024
 
@@ -119,6 +121,9 @@ class SqliteStore:
 
     async def prune(self, retention: Retention, *, timeout_s: float) -> Pruning:
         return await self._write(lambda turn: turn.write(lambda turn: writes.prune(turn, retention)), timeout_s)
+
+    async def probe(self, *, timeout_s: float) -> None:
+        await self._write(lambda turn: turn.probe(PROBE_FREE_BYTES_MIN), timeout_s)
 
     async def facts(
         self,

@@ -23,6 +23,8 @@ REVISION_SHIFT: Final = 10
 ID_MAX: Final = 2**63 - 1
 QUICK_CHECK_BYTES_MAX: Final = 64 * 1024 * 1024
 """A larger file is not read through at opening: it would keep the node from starting in time."""
+SYNCHRONOUS_FULL: Final = 2
+"""What `PRAGMA synchronous` answers when each COMMIT is synced (INV-2)."""
 WAL_PAGES_MAX: Final = 4000
 """Checkpoint once the write-ahead log has so many pages (16 MB)."""
 WAL_BYTES_KEPT: Final = 64 * 1024 * 1024
@@ -124,6 +126,8 @@ def prepare(turn: Turn, path: str, *, cache_kib: int) -> None:
             "PRAGMA temp_store = MEMORY",
         ):
             turn.waits(functools.partial(turn.execute, pragma))
+        if (kept := turn.fetch("PRAGMA synchronous")[0][0]) != SYNCHRONOUS_FULL:
+            raise BackendUnavailable("sqlite", f"{path}: COMMIT would not be durable (synchronous is {kept})")
         if version < len(MIGRATIONS):  # else a stopped process that holds the write lock need not be waited for
             turn.write(lambda turn: _migrate(turn, path))
 

@@ -85,6 +85,11 @@ class Turn:
         finally:
             self.rollback()
 
+    def probe(self, free_bytes_min: int) -> None:
+        """Take the write lock of the file that others see too, and give it back. Raises BackendUnavailable."""
+        self._owner.check_room(free_bytes_min)
+        self.write(lambda _: None, commit_if=lambda _: False)
+
     def rollback(self) -> None:
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
@@ -143,7 +148,7 @@ class SqliteThread:
         self._running: Turn | None = None
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._started = False
-        self._file: tuple[int, int] | None = None
+        self._files: dict[str, tuple[int, int]] = {}
         self._closed: Callable[[], object] = lambda: None
 
     def start(self) -> None:
@@ -191,20 +196,33 @@ class SqliteThread:
             timer.cancel()
 
     def remember_file(self) -> None:
-        """Note which file this is, once it is known to exist."""
-        found = os.stat(self.path)
-        self._file = (found.st_dev, found.st_ino)
+        """Note which files these are, once they are known to exist."""
+        self._files = {path: _identity_of(path) for path in (self.path, f"{self.path}-wal") if os.path.exists(path)}
 
     def check_file(self) -> None:
-        """Raise BackendUnavailable if the path names another file by now: writing to this one would be for nobody."""
-        if self._file is None:
-            return
+        """Raise BackendUnavailable if a path names another file by now: writing to this one would be for nobody.
+
+        Nobody removes the write-ahead log while it is open, and what is only in it would be gone with it.
+        """
+        for path, noted in self._files.items():
+            try:
+                found = _identity_of(path)
+            except OSError as exc:
+                raise BackendUnavailable("sqlite", f"{path} is gone: stop all nodes, restore it, start them") from exc
+            if found != noted:
+                raise BackendUnavailable("sqlite", f"{path} was replaced: restart every node that has it open")
+
+    def check_room(self, free_bytes_min: int) -> None:
+        """Raise BackendUnavailable if the disk is full, or may not be written."""
         try:
-            found = os.stat(self.path)
+            found = os.statvfs(os.path.dirname(os.path.abspath(self.path)))
         except OSError as exc:
-            raise BackendUnavailable("sqlite", f"{self.path} is gone: stop all nodes, restore it, start them") from exc
-        if self._file != (found.st_dev, found.st_ino):
-            raise BackendUnavailable("sqlite", f"{self.path} was replaced: restart every node that has it open")
+            raise BackendUnavailable("sqlite", f"{self.path}: its directory is gone: {exc}") from exc
+        if found.f_flag & os.ST_RDONLY:
+            raise BackendUnavailable("sqlite", f"{self.path}: its file system is read-only")
+        free_bytes = found.f_bavail * found.f_frsize
+        if free_bytes < free_bytes_min:
+            raise BackendUnavailable("sqlite", f"{self.path}: its disk is full ({free_bytes} bytes are left)")
 
     def commits(self, turn: Turn) -> None:
         """Pass the point of no return, unless the caller has gone."""
@@ -252,6 +270,11 @@ class SqliteThread:
             self._connection.close()
         with contextlib.suppress(RuntimeError):  # the loop that waited is closed
             self._closed()
+
+
+def _identity_of(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 def translate(exc: BaseException, path: str, *, committing: bool) -> BaseException:

@@ -116,7 +116,7 @@ class Committer:
         """Why the store did not take the last group, until it takes one."""
         self._troubled_at = 0.0
         self._told_of = Mark()
-        """Up to where clients of this member were answered at COMMIT: in the store, though it may not be settled yet."""
+        """Up to where clients of this member were answered at COMMIT: in the store, though perhaps not settled yet."""
         self._handed_on_at: Mark | None = None
         """The settled place for which the leadership was offered to others: once for each."""
         self.groups = self.intents = self.takeovers = self.unknown_commits = self.rebases = self.fenced = 0

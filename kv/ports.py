@@ -156,6 +156,14 @@ class Store(Protocol):
         `at_least`, the others are looked at first: an old primary that came back is left for the one that is ahead."""
         ...
 
+    async def probe(self, *, timeout_s: float) -> None:
+        """Return if a write could land now, as far as can be told without one: cheap, and leaves no trace.
+
+        Raises BackendUnavailable that names what is in the way: no answer, a full or read-only disk, a lock that is
+        held, a file that is gone or was replaced, a server that takes no writes.
+        """
+        ...
+
     async def facts(
         self,
         op_ids: Sequence[str],

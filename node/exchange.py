@@ -100,6 +100,7 @@ class StoreProbe:
         settled = self._consensus.settled  # before: what settles meanwhile may be in neither answer
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
+                await self._store.probe(timeout_s=PROBE_TIMEOUT_S)
                 head = await self._store.head(timeout_s=PROBE_TIMEOUT_S)
                 ending = await self._store.row_ending(settled.last, timeout_s=PROBE_TIMEOUT_S) if settled.last else None
         except (AcordoError, TimeoutError) as exc:

@@ -37,6 +37,14 @@ AWKWARD = (b"\x00", b"\xff" * 1024, b"a:b:c", b"%_'\"\\", "ключ".encode(), b
 # ---------------------------------------------------------------------------------------------------------- ledger
 
 
+async def test_a_probe_leaves_no_trace(store: Store, rival: Store) -> None:
+    made = await commit(store, [put("1", b"k", b"1")])
+    before = await everything(store)
+    await asyncio.gather(*(session.probe(timeout_s=T) for session in (store, rival) for _ in range(5)))
+    assert await everything(store) == before
+    assert await store.head(timeout_s=T) == made.row.head
+
+
 async def test_an_empty_store_is_at_genesis(store: Store) -> None:
     assert await store.head(timeout_s=T) == GENESIS
     assert await store.rows(0, 10, timeout_s=T) == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -15,6 +16,7 @@ import tempfile
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -243,6 +245,59 @@ async def test_a_full_disk_is_a_definite_refusal_and_heals(small_disk: Path) -> 
         await check_chain(store)
     async with SqliteStore(path) as again:
         assert (await again.head(timeout_s=T)) == made.row.head
+
+
+async def test_a_probe_names_what_is_in_the_way_of_writes(small_disk: Path, path: str) -> None:
+    full = small_disk / "store.sqlite"
+    async with SqliteStore(str(full)) as store:
+        with pytest.raises(BackendUnavailable, match="its disk is full") as told:
+            await store.probe(timeout_s=T)
+        assert str(full) in str(told.value)
+        assert (await store.head(timeout_s=T)).seq == 0
+    async with SqliteStore(path) as store:
+        await commit(store, [put("first", b"k", b"1")])
+        await store.probe(timeout_s=T)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            with pytest.raises(BackendUnavailable, match="no answer in time"):
+                await store.probe(timeout_s=0.2)
+            connection.execute("ROLLBACK")
+        await store.probe(timeout_s=T)
+        Path(path).rename(path + ".away")
+        with pytest.raises(BackendUnavailable, match="is gone"):
+            await store.probe(timeout_s=T)
+        Path(path).write_bytes(b"")
+        with pytest.raises(BackendUnavailable, match="was replaced"):
+            await store.probe(timeout_s=T)
+        Path(path + ".away").rename(path)
+        await store.probe(timeout_s=T)
+
+
+async def test_a_write_ahead_log_that_was_removed_is_not_written_into(path: str) -> None:
+    """Its rows would be seen by nobody else, and gone with the process."""
+    async with SqliteStore(path) as store:
+        head = (await commit(store, [put("first", b"k", b"1")])).row.head
+        log = Path(path + "-wal")
+        log.rename(path + "-away")
+        made = group(head, [put("second", b"k", b"2")])
+        with pytest.raises(BackendUnavailable, match="-wal is gone"):
+            await store.append(made, timeout_s=T)
+        Path(path + "-away").rename(log)
+        assert await store.append(made, timeout_s=T) == Appended()
+
+
+async def test_a_commit_that_would_not_be_synced_is_refused_at_start(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lying(sqlite3.Connection):
+        def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+            asked = "PRAGMA synchronous = NORMAL" if sql == "PRAGMA synchronous = FULL" else sql
+            return super().execute(asked, parameters)
+
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Lying))
+    with pytest.raises(BackendUnavailable, match="COMMIT would not be durable"):
+        async with SqliteStore(path):
+            pass
 
 
 # --------------------------------------------------------------------------------------------------- damaged files
