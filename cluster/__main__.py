@@ -52,6 +52,7 @@ def main(argv: list[str]) -> int:
     if argv[0] not in commands:
         print(f"{argv[0]!r} is no command; there are {', '.join(commands)}", file=sys.stderr)
         return 2
+    os.umask(0o077)  # values, logs and the secret are nobody else's, also in a directory that is open
     try:
         return commands[argv[0]](argv[1:])
     except BadRequest as exc:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, NoReturn, Self, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -36,6 +36,7 @@ RAFT_PORT_OFFSET: Final = 1000
 """The runner gives a node with HTTP port p the Raft port p + this."""
 
 ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9._-]{0,252}[a-z0-9_])?")
 STORES: Final = ("sqlite", "postgresql", "cockroachdb")
 CACHES: Final = ("memory", "redis", "rediss", "redis+sentinel")
 BROADCASTS: Final = ("local", "amqp", "amqps")
@@ -87,6 +88,15 @@ def _members(given: object) -> object:
     if len({m.id for m in members}) < len(members) or len({m.raft_address for m in members}) < len(members):
         raise ValueError("a member or an address is named twice")
     return tuple(members)
+
+
+def _names(given: object) -> object:
+    if not isinstance(given, str):
+        return given
+    names = tuple(filter(None, (name.strip().lower().rstrip(".") for name in given.split(","))))
+    if not all(name == "*" or _NAME.fullmatch(name) for name in names):
+        raise ValueError("no name of a machine (without scheme and port)")
+    return names
 
 
 def _id(given: str) -> str:
@@ -155,6 +165,16 @@ class _Settings(BaseSettings):
     tls_cert_file: Path | None = _setting(None, "certificate for mutual TLS between members", "path of a PEM file")
     tls_key_file: Path | None = _setting(None, "its key", "path of a PEM file")
     tls_ca_file: Path | None = _setting(None, "who signs the members' certificates", "path of a PEM file")
+    http_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = _setting(
+        (),
+        "further names that lead browsers to a node, beside addresses, names without a dot and the advertised one",
+        "NAME,NAME,… or *",
+    )
+    http_open: bool = _setting(
+        False,
+        "let HTTP listen beyond loopback: whoever reaches it may read and write, for clients prove nothing",
+        "true, false",
+    )
     election_timeout_s: float = _seconds(
         0.3, "silence after which a follower may stand for leader; it does within twice that", 0.05, 60
     )
@@ -232,6 +252,7 @@ class NodeSettings(_Settings):
             raise ValueError(
                 f"Raft would listen on {self.raft_bind}: without secret_file or tls_…_file only loopback is allowed"
             )
+        _refuse_open(self.http_host, self.http_open)
         return self
 
     @property
@@ -272,6 +293,11 @@ class RunnerSettings(_Settings):
     liveness_timeout_s: float = _seconds(
         3, "silence of /livez after which a node is killed and started again", 0.5, 600
     )
+
+    @model_validator(mode="after")
+    def _is_closed(self) -> Self:
+        _refuse_open(self.host, self.http_open)
+        return self
 
     @property
     def store_url(self) -> str:
@@ -357,6 +383,15 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+def _refuse_open(host: str, is_open: bool) -> None:
+    """Raise ValueError for an address that strangers may reach, unless that is wanted by name."""
+    if not is_open and not is_loopback(f"{host}:0"):
+        raise ValueError(
+            f"HTTP would listen on {host or 'every address'}, and clients prove nothing: whoever reaches it may read"
+            " and write. Say http_open=true if something else keeps strangers out"
+        )
+
+
 # ---------------------------------------------------------------------------------------------------------- loading
 
 
@@ -387,20 +422,14 @@ def redacted(settings: _Settings) -> dict[str, str]:
     }
 
 
+_LOGIN: Final = re.compile(r"(?s)(.*?://[^:/@?#]*):(.*)@")
+"""Scheme, user and password. Who writes / ? # or @ into a password means them to belong to it, whatever a URL says."""
+
+
 def hide_password(url: str) -> str:
     """Put *** for the password of a URL, and for those in its query; other text comes back as it is."""
-    try:
-        parts = urlsplit(url)
-        password = parts.password
-    except ValueError:
-        return url
-    if not parts.scheme or not parts.netloc:
-        return url
-    before, at, hosts = parts.netloc.rpartition("@")
-    if password is not None:
-        before = before.partition(":")[0] + ":***"
-    query = re.sub(r"(?i)(password|secret|token)=[^&]*", r"\1=***", parts.query)
-    return urlunsplit(parts._replace(netloc=before + at + hosts, query=query))
+    shown = _LOGIN.sub(lambda found: f"{found[1]}:***@", url, count=1)
+    return re.sub(r"(?i)([?&](?:[a-z_]*password|secret|token)=)[^&#]*", r"\1***", shown) if "://" in shown else shown
 
 
 def table(cls: type[_Settings]) -> str:

@@ -93,6 +93,7 @@ def main(argv: list[str]) -> int:
     if shown:
         print(json.dumps(redacted(settings), indent=2))
         return 0
+    os.umask(0o077)  # values and logs are nobody else's, also in a directory that is open
     faulthandler.enable()
     logs.configure(settings.log_format, settings.log_level, node=settings.node_id)
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what it has to say comes as errors, and is logged once
@@ -282,6 +283,7 @@ def _server_settings(settings: NodeSettings, descriptors: int) -> ServerSettings
         node_id=settings.node_id,
         advertised_url=settings.url,
         incarnation=secrets.token_hex(6),
+        http_names=settings.http_names,
         page_dir=page if page.is_dir() else None,
         request_timeout_s=settings.request_timeout_s,
         body_timeout_s=settings.body_timeout_s,

@@ -23,6 +23,7 @@ from node.bodies import Bodies, Held
 from node.connections import Connection, Connections
 from node.lookups import Lookups
 from node.metrics import Metrics
+from node.origin import foreign, leads_here
 from node.problems import CONTENT_TYPE, Problem, problem
 from node.readiness import differs
 from node.reads import LEVELS, Ask, Level, Reads
@@ -150,6 +151,8 @@ class Rooms:
     store_probe: StoreProbe
     openapi: bytes
     load: Load
+    names: frozenset[str]
+    """Names that lead to this node."""
     async_writes: AsyncWrites | None = None
     checks: Sequence[Check] = ()
 
@@ -201,6 +204,18 @@ class Exchange:
             if name in self.request.headers and name not in heeded:
                 works = " and ".join(sorted(heeded)) or "guards in the body, where there are any"
                 raise BadRequest("unsupported_condition", f"{name} does not work on this request", allowed=works)
+
+    def heed_origin(self, *, reads: bool, always: bool) -> None:
+        """Refuse what a foreign name leads here, and writes of other origins' pages. Raises BadRequest."""
+        asked = self.request.headers
+        host = asked.get("Host", "")
+        if not (reads and always) and not leads_here(host, self.rooms.names):
+            allowed = "an address, localhost, the advertised URL's name, or one of ACORDO_HTTP_NAMES"
+            raise BadRequest("wrong_host", f"this node does not serve {host[:100]!r}", allowed=allowed)
+        if not reads:
+            where = foreign(host, asked.get("Sec-Fetch-Site"), asked.get("Origin"))
+            if where is not None:
+                raise BadRequest("cross_site", f"the request comes from {where}", allowed="this node's own page")
 
     def heed_framing(self) -> None:
         """Refuse a body that this node would take for what it is not. Raises BadRequest."""
@@ -332,9 +347,10 @@ class Exchange:
 
     async def form(self, kind: type[T], most: int = REQUEST_BYTES_MAX) -> T:
         """Return the JSON body as `kind`. Raises BadRequest."""
-        given = self.request.headers.get("Content-Type")
-        if given is not None and given.partition(";")[0].strip().lower() not in _JSON_TYPES:
-            raise BadRequest("unsupported_media_type", f"Content-Type {given[:60]!r}", allowed=JSON)
+        given = self.request.headers.get("Content-Type", "")
+        if given.partition(";")[0].strip().lower() not in _JSON_TYPES:
+            detail = f"Content-Type {given[:60]!r}" if given else "no Content-Type"
+            raise BadRequest("unsupported_media_type", detail, allowed=f"{JSON} (curl --json does it)")
         return wire.decoded(await self.body(most), kind)
 
     def release(self) -> None:
@@ -440,8 +456,8 @@ def completed(document: Problem, x: Exchange) -> Problem:
     return Problem(**fields)
 
 
-_JSON_TYPES: Final = frozenset({JSON, "text/json", "application/x-www-form-urlencoded"})
-"""The last is what curl -d says when it is told nothing."""
+_JSON_TYPES: Final = frozenset({JSON, "text/json"})
+"""None of those that a page of another origin may send unasked, and not none at all, which it may too."""
 
 
 def percent_decoded(raw: str) -> bytes:

@@ -128,6 +128,8 @@ KINDS: Final[dict[str, Kind]] = {
     "unsupported_media_type": Kind(415, "Unsupported media type"),
     "unsupported_encoding": Kind(415, "Unsupported content encoding"),
     "expectation_failed": Kind(417, "Expectation failed"),
+    "wrong_host": Kind(421, "Host not served here", "ask this node by a name of its own; nothing was changed"),
+    "cross_site": Kind(403, "From another origin", "use the page of this node, or a client; nothing was changed"),
     "mismatch": Kind(422, "op_id known with another body", "use a new op_id for a new operation; nothing was changed"),
     "header_too_large": Kind(431, "Head too large"),
     # this attempt has no effect and never will

@@ -45,6 +45,7 @@ from node.exchange import AsyncWrites, Check, Exchange, Load, Rooms, StoreProbe
 from node.figures import figures
 from node.lookups import Lookups
 from node.metrics import Metrics
+from node.origin import names_of
 from node.problems import problem_of
 from node.reads import Reads
 from node.settings import Settings
@@ -157,6 +158,7 @@ class Server:
             metrics=Metrics(registry),
             store_probe=StoreProbe(store, consensus, clock),
             load=Load(Bodies(settings.body_bytes_held_max, settings.connections_max, settings.body_timeout_s)),
+            names=names_of(settings.advertised_url, settings.http_names),
             openapi=openapi.document(settings.version, settings.advertised_url),
             async_writes=async_writes,
             checks=checks,
@@ -267,6 +269,7 @@ class Server:
             self._idle.clear()
         try:
             x.heed_framing()
+            x.heed_origin(reads=x.method in READING, always=route.always)
             x.heed_timeout()
             if x.method not in READING:
                 x.refuse_conditions(route.conditions)

@@ -14,6 +14,8 @@ class Settings:
     advertised_url: str
     incarnation: str
     """Differs at every start of this node: op_ids made by it may never come again."""
+    http_names: tuple[str, ...] = ()
+    """Names that lead here beside addresses, names without a dot and that of `advertised_url`; "*": every name."""
     version: str = "0.1.0"
     page_dir: Path | None = None
     """Directory of the page's files; None: no page."""

@@ -139,6 +139,49 @@ def test_passwords_are_never_shown() -> None:
     assert "hunter2" not in refused("--store", "mysql://u:hunter2@h/d")
 
 
+@pytest.mark.parametrize(
+    "password", ["hun/ter", "hun#ter", "hun?ter", "h@unter", "h:un/t@e#r", "hun%2Fter", "hunter", "h//un"]
+)
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:{}@h/d", "amqp://u:{}@h1,h2/v", "redis://:{}@h", "postgresql://u:{}@h/d?sslmode=off"]
+)
+def test_a_password_is_hidden_whatever_it_holds(url: str, password: str) -> None:
+    shown = hide_password(url.format(password))
+    assert shown == url.format("***")
+
+
+def test_what_is_no_login_is_shown() -> None:
+    for text in (
+        "sqlite:///a@b/c",
+        "http://h:80/x@y",
+        "redis://h",
+        "memory://",
+        "n1=127.0.0.1:9001",
+        "a:b@c",
+        "postgresql://u@h/d",
+    ):
+        shown = hide_password(text)
+        assert shown == text or (shown.endswith("@y") and "***" in shown)  # better hidden than shown
+    assert hide_password("postgresql://u:p@h/d?sslpassword=hunter2&x=1") == "postgresql://u:***@h/d?sslpassword=***&x=1"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "node1", ""])
+def test_http_is_open_only_by_name(host: str) -> None:
+    assert "http_open" in refused("--http-host", host)
+    assert node("--http-host", host, "--http-open", "true").http_host == host
+    with pytest.raises(BadRequest, match="http_open"):
+        load(RunnerSettings, ["--host", host], prog="up")
+    given = load(RunnerSettings, ["--host", host, "--http-open", "true"], prog="up")
+    assert given.handed_on() == {"ACORDO_HTTP_OPEN": "true"}  # its nodes would refuse too
+    assert node("--http-host", "::1").url == "http://[::1]:8001"
+
+
+def test_names_are_names() -> None:
+    assert node("--http-names", "A.example, b.example.").http_names == ("a.example", "b.example")
+    assert node("--http-names", "*").http_names == ("*",)
+    assert "http_names" in refused("--http-names", "http://a.example").lower().replace("-", "_")
+
+
 def test_the_runner_hands_on_only_what_was_given() -> None:
     settings = load(RunnerSettings, ["--fsync", "off", "--requests-max", "7"], prog="up")
     assert settings.handed_on() == {"ACORDO_FSYNC": "off", "ACORDO_REQUESTS_MAX": "7"}
