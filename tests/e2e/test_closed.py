@@ -36,7 +36,7 @@ def test_files_are_closed_in_an_open_directory(tmp_path: Path) -> None:
 
 
 def test_a_cluster_is_not_open_without_a_word(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cluster", "up", "--host", "0.0.0.0", "--data", str(tmp_path / "data")]  # noqa: S104
+    command = [sys.executable, "-m", "cluster", "up", "--host", "0.0.0.0", "--data", str(tmp_path / "data")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert ended.returncode == 78
     assert "http_open" in ended.stderr
