@@ -80,6 +80,24 @@ class Pruned(AcordoError):
         self.floor = floor
 
 
+class Undone(Pruned):
+    """An operator adopted a restored store: of what was told after revision `after` nothing is certain any more."""
+
+    advice = "forget what came after it, read anew, and go on from there"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        after: int,
+        floor: int | None,
+        status: int | None = None,
+        node: str | None = None,
+    ) -> None:
+        super().__init__(detail, floor=floor, status=status, node=node)
+        self.code, self.after = "undone", after
+
+
 class Refused(AcordoError):
     """A guard was evaluated and did not hold: no effect, ever. `revision` is the one that this attempt was given."""
 

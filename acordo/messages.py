@@ -24,6 +24,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     current: int | None = None
     revision: int | None = None
     floor: int | None = None
+    undone_after: int | None = None
     again: bool = False
     key: object = None
     reason: str | None = None

@@ -16,7 +16,7 @@ import aiohttp
 
 from acordo import results, wire
 from acordo.calls import Caller
-from acordo.errors import AcordoError, BadRequest, Pruned, ReadFailed, Unreachable
+from acordo.errors import AcordoError, BadRequest, Pruned, ReadFailed, Undone, Unreachable
 from acordo.messages import Reply
 from acordo.sse import Parser, ServerEvent, TooLong
 from acordo.wire import Damaged
@@ -120,7 +120,10 @@ def _raise_if_final(reply: Reply) -> None:
     status, problem = reply.seen.status, reply.problem
     detail = (problem.detail or problem.title) if problem else f"{reply.url} answered {status}"
     if status == 410:
-        raise Pruned(detail, floor=problem.floor if problem else None, status=status, node=reply.node)
+        floor = problem.floor if problem else None
+        if problem is not None and problem.code == "undone":
+            raise Undone(detail, after=problem.undone_after or 0, floor=floor, status=status, node=reply.node)
+        raise Pruned(detail, floor=floor, status=status, node=reply.node)
     if status is not None and 400 <= status < 500 and status not in (408, 429) and reply.node:
         code, advice = (problem.code, problem.advice) if problem else ("", "")
         raise BadRequest(detail, code=code, status=status, node=reply.node, advice=advice)

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from acordo import results
-from acordo.errors import BadRequest, Pruned
+from acordo.errors import BadRequest, Pruned, Undone
 from acordo.messages import Reply, Request
 from acordo.outcomes import Seen
 
@@ -586,8 +586,11 @@ def raise_watch_error(data: bytes) -> None:
     """Raise what a node's closing `error` event says when the watch cannot go on."""
     form = _decoded(data)
     if form.get("status") == 410 or form.get("code") == "pruned":
-        floor = form.get("floor")
-        raise Pruned(str(form.get("detail") or "pruned"), floor=floor if isinstance(floor, int) else None)
+        floor, after = form.get("floor"), form.get("undone_after")
+        detail, kept = str(form.get("detail") or "pruned"), floor if isinstance(floor, int) else None
+        if form.get("code") == "undone":
+            raise Undone(detail, after=after if isinstance(after, int) else 0, floor=kept)
+        raise Pruned(detail, floor=kept)
 
 
 def _object(reply: Reply) -> dict[str, Any]:

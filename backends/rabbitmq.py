@@ -186,7 +186,9 @@ def _frames(change: Change, size_max: int) -> list[spec.Basic.Publish | ContentH
 
 
 def routing_key(change: Change) -> str:
-    """Return change.put, change.delete, or change.many for a transaction that changed several keys."""
+    """Return change.put, change.delete, change.many for a transaction that changed several keys, or change.undone."""
+    if change.undone_after is not None:
+        return "change.undone"
     if len(change.versions) != 1:
         return "change.many"
     return "change.put" if change.versions[0].present else "change.delete"
@@ -201,6 +203,7 @@ def body(change: Change) -> bytes:
             "op_id": change.op_id,
             "time_ms": change.log_time_ms,
             "changes": [_changed(version) for version in change.versions],
+            **({} if change.undone_after is None else {"undone_after": change.undone_after}),
         }
     )
 
@@ -219,7 +222,7 @@ def told(raw: bytes) -> Change:
         )
     except ValueError as exc:
         raise BadRequest("bad_message", str(exc), allowed="the hash of a reference in hexadecimal digits") from exc
-    return Change(message.revision, message.op_id, message.time_ms, versions)
+    return Change(message.revision, message.op_id, message.time_ms, versions, message.undone_after)
 
 
 class _Base64(msgspec.Struct, frozen=True):
@@ -246,6 +249,7 @@ class _Message(msgspec.Struct, frozen=True):
     op_id: str
     time_ms: int
     changes: tuple[_Changed, ...]
+    undone_after: int | None = None
 
 
 def _bytes(text: str | _Base64) -> bytes:

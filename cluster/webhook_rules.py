@@ -121,6 +121,13 @@ def body_of(kind: str, key: bytes, value: bytes | None, revision: int, op_id: st
     return msgspec.json.encode(told)
 
 
+def undone_body(after: int, to: int) -> bytes:
+    """Return the JSON of the delivery that says what an adoption undid."""
+    return msgspec.json.encode(
+        {"schema": 1, "type": "undone", "key": "", "revision": to, "op_id": None, "after": after}
+    )
+
+
 def _text(raw: bytes) -> str | dict[str, str]:
     try:
         return raw.decode()

@@ -26,7 +26,7 @@ from prometheus_client import Counter, Gauge
 
 from acordo import wire
 from acordo.client import Client
-from acordo.errors import AcordoError, PreconditionFailed, Pruned, Refused
+from acordo.errors import AcordoError, PreconditionFailed, Pruned, Refused, Undone
 from acordo.errors import BadRequest as Rejected
 from acordo.results import Bookmark, Change
 from cluster import webhook_rules as rules
@@ -243,12 +243,27 @@ class _Served:
                 async for event in self._client.watch(self._subscription.prefix, after=position, bookmarks=True):
                     position = event.revision
                     await self._take(event)
+            except Undone as exc:
+                if position < exc.after:
+                    continue  # what the ledger kept comes first
+                await self._all_done()
+                to = exc.floor or position + 1
+                body = rules.undone_body(exc.after, to)
+                await self._deliver(_Delivery(f"{self._name}/{to}-undone", to, b"", body))
+                self._passed = position = max(position, to)
             except Pruned as exc:
                 floor = exc.floor or position + 1
                 _log.error("changes were pruned before they were delivered", subscription=self._name,
                            after=position, floor=floor)  # fmt: skip
                 await self._put_dead(_Delivery(f"{self._name}/{position}-gap", position, b"", b""), "pruned", 0)
                 position = max(position, floor)
+
+    async def _all_done(self) -> None:
+        """Wait until everything that was read is delivered, or given up."""
+        for _ in range(WINDOW_MAX):
+            await self._room.acquire()
+        for _ in range(WINDOW_MAX):
+            self._room.release()
 
     async def _take(self, event: Change | Bookmark) -> None:
         if isinstance(event, Bookmark) or event.key.startswith(rules.RESERVED):

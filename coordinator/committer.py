@@ -63,6 +63,10 @@ class Node(Protocol):
     @property
     def time(self) -> LogTime: ...
 
+    def taken_over(self) -> None:
+        """Take note that this member has taken over the store."""
+        ...
+
     def committed(self, first: int, records: Sequence[Recorded]) -> None:
         """Answer the clients that wait here: the group that begins at `first` is in the store."""
         ...
@@ -216,6 +220,7 @@ class Committer:
         if self.taken != term:
             self.taken = term
             self._log.open_reads(term)
+            self._node.taken_over()
             _log.info("taken over", term=term, settled=self._machine.settled.revision)
 
     @property

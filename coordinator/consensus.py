@@ -32,7 +32,7 @@ from coordinator.sweeper import Sweeper
 from coordinator.waits import Wait, Waits, fail
 from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown, Pruned
 from kv.model import NODE_OP_ID_PREFIX, Answer, Cancel, Head, Intent, Recorded
-from kv.ports import Broadcast, Clock, Listener, Member, Settled, Space, Status, Store
+from kv.ports import Broadcast, Clock, Listener, Member, Settled, Space, Status, Store, Undone
 
 _log = structlog.get_logger("acordo.consensus")
 
@@ -221,6 +221,9 @@ class Coordinator:
         if not isinstance(exc, NotApplied | OutcomeUnknown | asyncio.CancelledError):
             self._die(exc)
 
+    def taken_over(self) -> None:
+        self.publisher.taken_over()
+
     def committed(self, first: int, records: Sequence[Recorded]) -> None:
         """Answer those who wait here for a group that is in the store (INV-2: never called before its COMMIT)."""
         self._waits.answer_records(first, records)
@@ -271,7 +274,9 @@ class Coordinator:
         if settled.revision > self._fed:
             if self._waits:
                 self._recovering.put_nowait((self._fed, settled.revision))
-            jump = Settled(self._fed, settled.revision, settled.digest, (), None, self.machine.log_time_ms)
+            undone = self.machine.undone
+            after = undone.after if self._fed < undone.to else None
+            jump = Settled(self._fed, settled.revision, settled.digest, (), None, self.machine.log_time_ms, after)
             try:
                 self._feed(jump)
             except Exception as exc:  # noqa: BLE001 (as in apply)
@@ -350,6 +355,10 @@ class Coordinator:
     @property
     def namespace(self) -> int:
         return self.machine.namespace
+
+    @property
+    def undone(self) -> Undone:
+        return self.machine.undone
 
     @property
     def space(self) -> Space | None:

@@ -18,7 +18,7 @@ from coordinator.limits import DEFAULTS, Limits
 from coordinator.pending import Mark, Pending, size_of
 from coordinator.recent import Recent
 from coordinator.rules import PROTOCOL, Rules
-from coordinator.state import State, Undone, flat
+from coordinator.state import State, flat
 from coordinator.window import Window
 from kv.model import (
     GENESIS_DIGEST,
@@ -32,7 +32,7 @@ from kv.model import (
     Version,
     roll,
 )
-from kv.ports import Settled
+from kv.ports import Settled, Undone
 
 Verdict: TypeAlias = Literal[
     "ordered", "settled", "rebased", "adopted", "founded", "amended", "stale", "foreign", "gap", "illegal"

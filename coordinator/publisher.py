@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, Protocol
 import structlog
 
 from coordinator.backoff import Backoff
+from coordinator.committer import Committer
 from coordinator.machine import Machine
 from coordinator.rules import PROTOCOL, Rules
 from coordinator.settings import Settings
@@ -26,6 +27,8 @@ from kv.ports import Broadcast, Change, Clock, Settled, Store
 _log = structlog.get_logger("acordo.publisher")
 
 CURSOR: Final = "broadcast"
+ADOPTION: Final = "~adopt"
+"""The op_id that an adoption is told under: it is no intent of anybody's."""
 
 
 class Node(Protocol):
@@ -33,6 +36,12 @@ class Node(Protocol):
 
     @property
     def machine(self) -> Machine: ...
+
+    @property
+    def committer(self) -> Committer: ...
+
+    @property
+    def refusal(self) -> str | None: ...
 
 
 class _Part(NamedTuple):
@@ -87,6 +96,10 @@ class Publisher:
         self._shift.set()
         self._news.set()
 
+    def taken_over(self) -> None:
+        """Begin: the store is this history's, and ends where the machine does."""
+        self._news.set()
+
     def hear(self, settled: Settled) -> None:
         """Keep what was settled here at hand, so that it need not be read again."""
         if self._term is not None:
@@ -112,6 +125,8 @@ class Publisher:
 
     async def _publish_while(self, term: int) -> None:
         settings = self._settings
+        while self._term == term and not self._node.committer.taken_over:  # until then the store may be any
+            await self._wait_news(None)
         position = saved = await self._store.cursor(CURSOR, timeout_s=settings.store_timeout_s)
         if self._rules.publish == "own":
             position = max(position, self._node.machine.settled.revision)
@@ -163,7 +178,15 @@ class Publisher:
         return _Part(tuple(changes), position)
 
     async def _from_ledger(self, position: int, settled_to: int) -> _Part:
+        """Return what the ledger has next, up to the revision settled here. Raises BackendUnavailable for a store that
+        lacks it, be it for a moment: what it lacks must not be taken for told."""
         timeout_s = self._settings.store_timeout_s
+        machine = self._node.machine
+        settled, undone = machine.settled, machine.undone
+        kept = undone.cut(position)
+        if kept is not None and position >= kept and self._rules.publish_whole:
+            return _Part((Change(undone.to, ADOPTION, machine.log_time_ms, (), undone.after),), undone.to)
+        upto = settled_to if kept is None else kept
         try:
             rows = await self._store.rows(position, self._settings.publish_rows_max, timeout_s=timeout_s)
         except Pruned:
@@ -171,12 +194,17 @@ class Publisher:
             resumed = oldest[0].first - 1 if oldest else settled_to
             _log.error("ledger was pruned past the broadcast cursor", cursor=position, resumed=resumed)
             return _Part((), max(position + 1, resumed))
-        if not rows:
-            return _Part((), settled_to)  # only rows without intents: an adopted head
+        rows = tuple(row for row in rows if row.last <= upto)
         changes: list[Change] = []
         for row in rows:
             changes += await self._of_row(row, position)
-        return _Part(tuple(changes), rows[-1].last)
+        if not self._rules.publish_whole:
+            return _Part(tuple(changes), rows[-1].last if rows else settled_to)
+        read = await self._store.read((), settled=settled.revision, timeout_s=timeout_s)
+        whole = kept is not None or (bool(rows) and rows[0].first <= position + 1)
+        if self._node.refusal is not None or read.digest_at != settled.digest or not whole:
+            raise BackendUnavailable("store", f"it has not what was settled after {position}")
+        return _Part(tuple(changes), rows[-1].last if rows else upto)
 
     async def _of_row(self, row: LedgerRow, position: int) -> list[Change]:
         at = [(key, row.first + i) for i, record in enumerate(row.body) for key in record.keys]

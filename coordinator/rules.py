@@ -60,6 +60,8 @@ class Rules:
     """A node whose applied log was overwritten drops its machine and starts again."""
     publish: Literal["cursor", "own"] = "cursor"
     """The leader publishes ledger rows in order from a durable cursor, not what it committed itself."""
+    publish_whole: bool = True
+    """The publisher passes nothing that the store lacks while it should have it, and tells what an adoption undid."""
     refuse_behind: bool = True
     """A node that knows a settled revision above the head refuses writes and reads of the store."""
 

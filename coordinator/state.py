@@ -15,18 +15,11 @@ from coordinator.codec import Found
 from coordinator.limits import Limits
 from coordinator.pending import Mark, Pending
 from coordinator.window import Known
+from kv.ports import Undone
 
 _T = TypeVar("_T")
 
 SNAPSHOT_VERSION: Final = 1
-
-
-class Undone(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What the newest adoption took back: of what was told after `after` and before `to`, nothing is certain."""
-
-    after: int = 0
-    to: int = 0
-    """The revision that the adoption ends at; 0: there was none."""
 
 
 class State(msgspec.Struct, frozen=True, array_like=True):

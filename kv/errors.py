@@ -77,5 +77,18 @@ class Pruned(AcordoError):
         self.floor = floor
 
 
+class Undone(Pruned):
+    """An operator adopted a restored store: what was told after revision `after` is undone, and a position below
+    `floor` can be gone on from no more (HTTP 410)."""
+
+    def __init__(self, after: int, floor: int) -> None:
+        super().__init__(floor)
+        self.after = after
+
+    def __str__(self) -> str:
+        told = f"what was told of revisions after {self.after} is undone" if self.after else "what was told is undone"
+        return f"an operator adopted another state of the store, at revision {self.floor}: {told}"
+
+
 class InvariantViolated(AcordoError):
     """What can never be has been seen: stop the process; the supervisor restarts it."""

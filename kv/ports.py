@@ -325,6 +325,21 @@ class Cache(Protocol):
 # ------------------------------------------------------------------------------------------------------- broadcast
 
 
+class Undone(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What the newest adoption took back: of what was told after `after` and before `to`, nothing is certain."""
+
+    after: int = 0
+    to: int = 0
+    """The revision that the adoption ends at; 0: there was none."""
+
+    def cut(self, position: int) -> int | None:
+        """Return up to where the ledger may be told from a position on; None: as far as it goes.
+
+        Below `to` that is `after`; from there on nothing follows but that the rest is undone.
+        """
+        return self.after if position < self.to else None
+
+
 class Change(msgspec.Struct, frozen=True, array_like=True):
     """One committed intent with what it changed (values as references when large)."""
 
@@ -332,6 +347,8 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     op_id: str
     log_time_ms: int
     versions: tuple[Version, ...]
+    undone_after: int | None = None
+    """Not None: no intent, but an operator's adoption, at `revision`: what was told after this revision is undone."""
 
 
 class Broadcast(Protocol):
@@ -478,6 +495,11 @@ class Consensus(Protocol):
     @property
     def space(self) -> Space | None:
         """Whose cache entries may be served here; None until the history is founded: none."""
+        ...
+
+    @property
+    def undone(self) -> Undone:
+        """What the newest adoption undid: positions that it lies behind are told so, and not gone on from."""
         ...
 
     @property

@@ -116,10 +116,14 @@ class Fills:
         if refusal is not None:
             self.forget()
             raise NotApplied("store_refused", refusal)
-        settled = self._consensus.settled.last
+        # Behind an adoption the ledger is told up to where it was kept, and not past it.
+        upto = self._consensus.undone.cut(position)
+        settled = self._consensus.settled.last if upto is None else upto
 
         async def cut() -> Stretch | None:
             rows = await self._rows.get(position, lambda: self._read(position))
+            if upto is not None:
+                rows = tuple(row for row in rows or () if row.last <= upto)
             return Stretch(prefix, portions(rows, position, prefix)) if rows else None
 
         found = await self._stretches.get((prefix, position), cut)

@@ -19,6 +19,7 @@ from kv.errors import (
     OutcomeUnknown,
     Pruned,
     StoreDamaged,
+    Undone,
 )
 
 CONTENT_TYPE: Final = "application/problem+json"
@@ -53,6 +54,8 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """An earlier attempt with this op_id had this outcome."""
     floor: int | None = None
     """Lowest revision that is still kept."""
+    undone_after: int | None = None
+    """Newest revision that an adoption kept of what was told before it."""
     newest: int | None = None
     lookup: str | None = None
     """Where the outcome can be looked up."""
@@ -238,6 +241,8 @@ def problem_of(error: AcordoError, *, mutation: bool, op_id: str | None = None) 
     match error:
         case BadRequest(code=code, detail=detail, allowed=allowed):
             return problem(code, detail, allowed=allowed, op_id=op_id)
+        case Undone(floor=floor, after=after):
+            return problem("undone", str(error), floor=floor, undone_after=after, op_id=op_id)
         case Pruned(floor=floor):
             return problem("pruned", str(error), floor=floor, op_id=op_id)
         case NotApplied(reason=reason, detail=detail):

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Self
 
-from kv.errors import NotApplied
+from kv.errors import NotApplied, Undone
 from kv.ports import Change, Consensus, Settled, Store
+from kv.ports import Undone as Adoption
 from node.fills import Fills
 from node.ring import Portion, Ring, View, Views, part_of
 from node.settings import Settings
@@ -24,18 +25,18 @@ WRITE_COST_BYTES: Final = 4096
 
 
 class Ended(Exception):
-    """The node ends this watch; `status` 503: go on elsewhere after the position told last, 410: begin anew."""
+    """The node ends this watch; go on elsewhere after the position told last."""
 
-    def __init__(self, code: str, detail: str, status: int = 503) -> None:
+    def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
-        self.code, self.detail, self.status = code, detail, status
+        self.code, self.detail = code, detail
 
 
 class Watches:
     """All watchers of this node. Bounded in number; beyond: NotApplied("overloaded")."""
 
     def __init__(self, consensus: Consensus, store: Store, settings: Settings) -> None:
-        self._settings = settings
+        self._settings, self._consensus = settings, consensus
         self._ring = Ring(settings.watch_ring_bytes, consensus.settled.last)
         self._views: Views[Watcher] = Views()
         self._open: set[Watcher] = set()
@@ -83,7 +84,7 @@ class Watches:
             self.fills.forget()
             self.frames.forget()
             for watcher in self._open:
-                watcher.undone_after = event.undone_after
+                watcher.undone = Adoption(event.undone_after, event.last)
                 watcher.moved.set()
 
     def joined(self, watcher: Watcher) -> View[Watcher]:
@@ -102,12 +103,9 @@ class Watches:
             raise ConnectionResetError("the watcher went away")
         if self._ending:
             raise Ended("draining", "this node is stopping")
-        if watcher.undone_after is not None:
-            detail = (
-                f"an operator adopted another state of the store: revisions above {watcher.undone_after} that were told"
-                " before it are undone"
-            )
-            raise Ended("undone", detail, 410)
+        for undone in (watcher.undone, self._consensus.undone):
+            if undone.after <= watcher.position < undone.to:
+                raise Undone(undone.after, undone.to)
 
     def at_hand(self, watcher: Watcher) -> Portion | None:
         """Return what memory has for a watcher (no change: it is up to date); None: it has to read the ledger.
@@ -115,6 +113,8 @@ class Watches:
         Raises what `check` raises.
         """
         self.check(watcher)
+        if watcher.position < self._consensus.undone.to:
+            return None
         if watcher.view is not None and watcher.position >= watcher.view.touched:
             return Portion((), max(watcher.position, self._ring.end))
         if self.behind(watcher):
@@ -123,6 +123,8 @@ class Watches:
 
     def behind(self, watcher: Watcher) -> bool:
         """Say whether what follows a watcher's position has to come from the ledger."""
+        if watcher.position < self._consensus.undone.to:
+            return True
         known = watcher.view is not None and watcher.position >= watcher.view.touched
         return not known and watcher.position < self._ring.begin
 
@@ -138,7 +140,8 @@ class Watcher:
         self.moved = asyncio.Event()
         self.view: View[Watcher] | None = None
         self.gone = False
-        self.undone_after: int | None = None
+        self.undone = Adoption()
+        """The newest adoption since it was opened."""
 
     async def __aenter__(self) -> Self:
         self.view = self._watches.joined(self)
@@ -165,7 +168,8 @@ class Watcher:
     async def portions(self, *, idle_s: float) -> AsyncIterator[Portion]:
         """Yield what changed, and at least every `idle_s` seconds a portion without changes.
 
-        Raises Pruned, Ended, ConnectionResetError, NotApplied("store_refused"), BackendUnavailable.
+        Raises Pruned (Undone behind an adoption), Ended, ConnectionResetError, NotApplied("store_refused"),
+        BackendUnavailable.
         """
         watches = self._watches
         while True:

@@ -12,12 +12,12 @@ from typing import Final
 
 from aiohttp import web
 
-from kv.errors import AcordoError, BackendUnavailable, NotApplied, Pruned
+from kv.errors import AcordoError, BackendUnavailable, NotApplied
 from kv.model import Version
 from kv.ports import Change
 from node import wire
 from node.exchange import Exchange
-from node.problems import problem_of, title_of
+from node.problems import problem_of
 from node.ring import Portion
 from node.watch import Ended, Watcher
 
@@ -73,8 +73,6 @@ async def _first(watcher: Watcher, coming: AsyncIterator[Portion]) -> Portion:
         try:
             return await anext(coming)
         except Ended as exc:
-            if exc.status == 410:
-                raise Pruned(watcher.end) from exc
             raise NotApplied(exc.code, exc.detail) from exc
     return Portion((), start)
 
@@ -101,12 +99,11 @@ class _Stream:
             self._watches.cut_total += 1
             _cut(self._x, _error_event("slow_reader", "events were not taken in time", 503, _ON))
         except Ended as exc:
-            advice = title_of(exc.code).advice if exc.status == 410 else _ON
-            _cut(self._x, _error_event(exc.code, exc.detail, exc.status, advice))
+            _cut(self._x, _error_event(exc.code, exc.detail, 503, _ON))
         except AcordoError as exc:
             document = problem_of(exc, mutation=False)
-            floor = exc.floor if isinstance(exc, Pruned) else None
-            _cut(self._x, _error_event(document.code, document.detail, document.status, document.advice, floor))
+            more = {"floor": document.floor, "undone_after": document.undone_after}
+            _cut(self._x, _error_event(document.code, document.detail, document.status, document.advice, **more))
         except ConnectionError:
             return
 
@@ -194,10 +191,9 @@ def _bookmark(revision: int) -> bytes:
 _ON: Final = "go on at another node, after the position told last"
 
 
-def _error_event(code: str, detail: str, status: int, advice: str, floor: int | None = None) -> bytes:
+def _error_event(code: str, detail: str, status: int, advice: str, **more: int | None) -> bytes:
     form = {"code": code, "detail": detail, "status": status, "resumable": status != 410, "advice": advice}
-    if floor is not None:
-        form["floor"] = floor
+    form |= {name: value for name, value in more.items() if value is not None}
     return b"event: error\ndata: " + wire.encode(form) + b"\n\n"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from acordo import results
 from acordo.client import Client
-from acordo.errors import BadRequest, Pruned, ReadFailed
+from acordo.errors import BadRequest, Pruned, ReadFailed, Undone
 from acordo.sse import Parser, ServerEvent
 from acordo.watch import OutOfOrder, Watch
 from tests.unit.acordo.scripted import Play, Scripted, http, problem
@@ -83,6 +83,20 @@ async def test_bookmarks_move_the_position() -> None:
         assert isinstance(events[0], results.Bookmark)
         assert events[0].revision == 8
         assert b"Last-Event-ID: 8" in server.requests[1]
+
+
+async def test_what_an_adoption_undid_is_told_by_name() -> None:
+    refused = problem(410, code="undone", floor=40, undone_after=7)
+    async with Scripted(otherwise=Play(refused)) as server, Client(server.url) as client:
+        with pytest.raises(Undone) as caught:
+            await take(client.watch("", after=30), 1)
+        assert (caught.value.after, caught.value.floor, caught.value.code) == (7, 40, "undone")
+        assert len(server.requests) == 1
+    error = b'event: error\ndata: {"status": 410, "code": "undone", "floor": 40, "undone_after": 7}\n\n'
+    async with Scripted([cut(event("put", 4), error)]) as server, Client(server.url) as client:
+        with pytest.raises(Undone) as caught:
+            await take(client.watch("", after=3), 2)
+        assert (caught.value.after, caught.value.floor) == (7, 40)
 
 
 async def test_pruned_position_is_told_and_not_retried() -> None:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.async_writes import DEAD, QUEUE, command
-from backends.rabbitmq import EXCHANGE, body, told
+from backends.rabbitmq import EXCHANGE, body, routing_key, told
 from cluster.runner import ROOT
-from cluster.webhook_rules import VALUE_BYTES_MAX, body_of
+from cluster.webhook_rules import VALUE_BYTES_MAX, body_of, undone_body
 from kv.errors import BadRequest
 from kv.model import Reference, Version
 from kv.ports import Change
@@ -60,6 +60,14 @@ def test_messages_of_another_version_or_broken_ones_are_refused(raw: bytes, code
     with pytest.raises(BadRequest) as refused:
         told(raw)
     assert refused.value.code == code
+
+
+def test_an_adoption() -> None:
+    change = Change(9, "~adopt", 5, (), 4)
+    assert told(body(change)) == change
+    assert routing_key(change) == "change.undone"
+    validator("Change").validate(json.loads(body(change)))
+    validator("Delivery").validate(json.loads(undone_body(4, 9)))
 
 
 def test_commands() -> None:

@@ -1,4 +1,4 @@
-"""A subscription that would begin at a position from the future is refused by name, and not asked for each second."""
+"""Where a subscription may begin: not in the future, and behind an adoption only with word of what it undid."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import asyncio
 import random
 
 import msgspec
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
 from acordo.client import Client
 from cluster import webhook_rules as rules
 from cluster.webhooks import Limits, Webhooks
 from kv.model import Intent, Put
+from kv.ports import Undone
 from tests.unit.node.conftest import Api, opened
 
 
@@ -39,3 +42,37 @@ async def test_a_subscription_from_the_future_rests_until_it_is_written_anew() -
             async with asyncio.TaskGroup() as tasks:
                 await hooks._scan(tasks)
             assert _leases_taken(api) == 2
+
+
+async def test_a_target_is_told_what_an_adoption_undid_after_what_was_kept() -> None:
+    heard: list[dict[str, object]] = []
+
+    async def take(request: web.Request) -> web.Response:
+        heard.append(msgspec.json.decode(await request.read()))
+        return web.Response()
+
+    target = web.Application()
+    target.router.add_post("/", take)
+    async with opened() as api, Client(api.url) as client, TestServer(target) as server:
+        form = {"url": str(server.make_url("/")), "secret": "s" * 20, "prefix": "k", "after": 0}
+        for key in ("k1", "k2", "k3"):
+            await client.put(key, b"v")
+        api.consensus.undone = Undone(2, 3)
+        await client.put(rules.SUBSCRIPTIONS + "w", msgspec.json.encode(form))
+        hooks = Webhooks(client, "worker", Limits(allow_private=True), chance=random.Random(1))
+        async with hooks:
+            running = asyncio.create_task(hooks.run())
+            while len(heard) < 3:
+                await asyncio.sleep(0.01)
+            await client.put("k4", b"v")
+            while len(heard) < 4:
+                await asyncio.sleep(0.01)
+            running.cancel()
+            await asyncio.wait([running])
+    assert [(told["type"], told["key"]) for told in heard] == [
+        ("put", "k1"),
+        ("put", "k2"),
+        ("undone", ""),
+        ("put", "k4"),
+    ]
+    assert (heard[2]["after"], heard[2]["revision"]) == (2, 3)

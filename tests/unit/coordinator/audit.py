@@ -71,14 +71,19 @@ def _feed_is_the_ledger(told: list[Settled], by_revision: dict[int, Recorded]) -
 
 
 def _broadcast_is_the_ledger(c: Cluster, by_revision: dict[int, Recorded]) -> bool:
-    """Say whether the broadcast is what the ledger changed, in order, from the first, repeats allowed."""
+    """Say whether the broadcast is what the ledger changed, in order, from the first, repeats allowed; what it told
+    and the ledger has not is undone by name."""
     changed = [revision for revision, record in sorted(by_revision.items()) if record.keys]
     seen: list[int] = []
+    told: dict[int, str] = {}
     for change in c.broadcast.changes:
-        if change.revision not in by_revision or by_revision[change.revision].op_id != change.op_id:
-            return False
-        if change.revision not in seen:
+        if change.undone_after is not None:
+            seen = [revision for revision in seen if revision <= change.undone_after]
+        elif change.revision not in seen:
             seen.append(change.revision)
+            told[change.revision] = change.op_id
+    if any(revision not in by_revision or by_revision[revision].op_id != told[revision] for revision in seen):
+        return False
     return seen == changed[: len(seen)]
 
 

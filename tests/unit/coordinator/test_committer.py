@@ -27,7 +27,7 @@ from kv.model import (
     Refused,
     value_hash,
 )
-from kv.ports import Identity
+from kv.ports import Identity, Settled
 from tests.unit.coordinator.audit import Feeds, broken_promises, records
 from tests.unit.coordinator.cluster import QUIET, Cluster, answer, cluster, delete, put
 from tests.unit.coordinator.virtual import run, until
@@ -450,6 +450,9 @@ def test_restored_store_is_refused_until_an_operator_adopts_it() -> None:
                 await a.adopt(timeout_s=1)
             before = a.space
             assert before is not None
+            told: dict[str, list[Settled]] = {name: [] for name in c.nodes}
+            for name, node in c.nodes.items():
+                node.listen(told[name].append)
             c.database.lose_rows(1)
             lost = a.submit([put("op3", b"l")])[0]
             await until(lambda: a.refusal == "store_behind" and b.refusal == "store_behind")
@@ -477,6 +480,11 @@ def test_restored_store_is_refused_until_an_operator_adopts_it() -> None:
             assert len({node.space for node in c.nodes.values()}) == 1
             assert a.space is not None and a.space.namespace != before.namespace and a.space.key == before.key
             assert all(node.machine.recent.floor >= 4 for node in c.nodes.values())
+            for events in told.values():
+                assert [(e.previous, e.last, e.undone_after) for e in events[:1]] == [(2, 4, 1)]
+                assert [e.undone_after for e in events[1:]] == [None] * len(events[1:])
+            assert {(node.undone.after, node.undone.to) for node in c.nodes.values()} == {(1, 4)}
+            assert c.database.floor() == 4
             assert broken_promises(c) == set()
 
     run(story)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 
 from coordinator.publisher import CURSOR
@@ -118,5 +119,68 @@ def test_pruned_rows_are_stepped_over_with_a_word() -> None:
             await answer(b, put("last"))
             await until(lambda: 5 in heard(c))
             assert heard(c) == [3, 4, 5]
+
+    run(story)
+
+
+def test_a_store_that_is_behind_for_a_moment_makes_nothing_told() -> None:
+    """An asynchronous copy, or a snapshot, in the place of the store, and then the right one again."""
+
+    async def story() -> None:
+        async with cluster("a", settings=dataclasses.replace(QUIET, publish_buffer_max=2)) as c:
+            a = await c.lead("a")
+            await answer(a, put("op0"))
+            await until(lambda: c.database.cursor(CURSOR) == 1)
+            c.broadcast.down = True
+            for n in range(1, 10):
+                await answer(a, put(f"op{n}"))
+            await c.settled()
+            for lost in (9, 5):
+                right = copy.deepcopy(c.database.__dict__)
+                c.database.lose_rows(lost)
+                c.broadcast.down = False
+                await asyncio.sleep(5)
+                c.broadcast.down = True
+                c.database.__dict__.update(right)
+            c.broadcast.down = False
+            await until(lambda: len(heard(c)) >= 10)
+            await answer(a, put("op10"))
+            await until(lambda: heard(c)[-1] == 11)
+            assert heard(c) == list(range(1, 12))
+            assert broken_promises(c) == set()
+
+    run(story)
+
+
+def test_an_adoption_is_told_between_what_the_ledger_kept_and_what_comes_after() -> None:
+    async def story() -> None:
+        async with cluster("ab", settings=dataclasses.replace(QUIET, publish_buffer_max=2)) as c:
+            a = await c.lead("a")
+            for n in range(1, 4):
+                await answer(a, put(f"op{n}"))
+            await until(lambda: heard(c) == [1, 2, 3] and c.database.cursor(CURSOR) == 3)
+            c.broadcast.down = True
+            for n in range(4, 8):
+                await answer(a, put(f"op{n}"))
+            await c.settled()
+            c.database.lose_rows(2)
+            await c.shared.members["a"].transfer("a", timeout_s=1)
+            await until(lambda: c[c.shared.leader or "a"].status().gives_up is not None)
+            leader = c[c.shared.leader or "a"]
+            c.broadcast.down = False
+            await asyncio.sleep(5)
+            assert heard(c) == [1, 2, 3], "nothing is told out of a store that is refused"
+            adopted = await leader.adopt(gives_up=2, timeout_s=5)
+            assert adopted == 8
+            await answer(leader, put("after"))
+            await until(lambda: heard(c)[-1] == 9)
+            assert heard(c) == [1, 2, 3, 4, 5, 8, 9]
+            assert [(c.revision, c.undone_after) for c in c.broadcast.changes if c.undone_after is not None] == [(8, 5)]
+            await until(lambda: c.database.cursor(CURSOR) == 9)
+            other = await c.lead("b" if leader.node == "a" else "a")
+            await answer(other, put("later"))
+            await until(lambda: heard(c)[-1] == 10)
+            assert heard(c).count(8) == 1, "once told, it is behind the cursor"
+            assert broken_promises(c) == set()
 
     run(story)

@@ -7,6 +7,7 @@ The names are those of `coordinator.rules.Rules`. Not here: `as_of` (the node's 
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 from collections.abc import Awaitable, Callable
 
@@ -450,6 +451,23 @@ async def another_retention_on_each_member(rules: Rules) -> set[str]:
     return {"INV-1"} if follower.touched(b"k") <= as_of or follower.settled != leader.settled else set()
 
 
+async def broadcast_from_a_store_that_was_behind(rules: Rules) -> set[str]:
+    async with cluster("a", settings=dataclasses.replace(QUIET, publish_buffer_max=2), rules=rules) as c:
+        a = await c.lead("a")
+        c.broadcast.down = True
+        for n in range(6):
+            await answer(a, put(f"op{n}"))
+        await c.settled()
+        right = copy.deepcopy(c.database.__dict__)
+        c.database.lose_rows(6)
+        c.broadcast.down = False
+        await quiet()
+        c.database.__dict__.update(right)
+        await answer(a, put("last"))
+        await quiet()
+        return broken_promises(c)
+
+
 async def adoption_that_was_ordered_late(rules: Rules) -> set[str]:
     machine = Machine(rules=rules)
     ordered(machine, "~a.1")
@@ -509,6 +527,7 @@ STORIES: list[tuple[Story, dict[str, object], str]] = [
     (snapshot_without_last, {"snapshot_floor": False}, "INV-5"),
     (forgotten_key, {"forget_floor": False}, "INV-5"),
     (another_retention_on_each_member, {"limits_ordered": False}, "INV-1"),
+    (broadcast_from_a_store_that_was_behind, {"publish_whole": False}, "INV-6"),
     (two_clusters_on_one_store, {"store_identity": False}, "INV-1"),
     (adoption_that_was_ordered_late, {"adopt_above": False}, "INV-6"),
 ]

@@ -40,7 +40,7 @@ from kv.model import (
     roll,
     value_hash,
 )
-from kv.ports import Listener, Member, Settled, Space, Status
+from kv.ports import Listener, Member, Settled, Space, Status, Undone
 
 
 class FakeClock:
@@ -75,6 +75,7 @@ class FakeConsensus:
         self.without_versions = False
         self.refusal: str | None = None
         self.namespace = 0
+        self.undone = Undone()
         self.pruned_window: set[str] = set()
         """Op_ids that the machine's window has forgotten."""
         self.read_indexes = 0

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv.model import Applied, Recorded, Version
-from kv.ports import Change, Settled
+from kv.ports import Change, Settled, Undone
 from node.ring import Views, part_of, under
 from node.watch import PASS_BYTES, Turns, Unsent
 from tests.unit.node.conftest import Api, Open
@@ -132,6 +132,21 @@ async def test_an_adoption_ends_every_watch(api: Api) -> None:
         assert (told["event"], told["data"]["code"], told["data"]["status"]) == ("error", "undone", 410)
         assert told["data"]["resumable"] is False
         assert (await stream.next())["event"] == "EOF"
+
+
+async def test_a_position_behind_an_adoption_is_told_what_was_kept_and_that_the_rest_is_undone(api: Api) -> None:
+    await put(api, "a", "b", "c")
+    api.consensus.undone = Undone(2, 4)
+    for position in (2, 3):
+        for asked in ({"query": f"after={position}"}, {"Last-Event-ID": str(position)}):
+            query = asked.pop("query", "")
+            form = (await api.ask("GET", f"/v1/watch?{query}", headers=asked)).problem(410, "undone")
+            assert (form["floor"], form["undone_after"]) == (4, 2)
+    async with watching(api, "after=0") as stream:
+        assert await stream.changes(2) == [("put", "a", "v-a", 1), ("put", "b", "v-b", 2)]
+        told = await stream.next()
+        assert (told["event"], told["data"]["code"], told["data"]["status"]) == ("error", "undone", 410)
+        assert (told["data"]["floor"], told["data"]["undone_after"]) == (4, 2)
 
 
 async def test_the_bound_of_watchers_is_shown(open_api: Open) -> None:
