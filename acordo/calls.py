@@ -39,9 +39,10 @@ class Caller:
     ) -> None:
         self._transport, self._urls = transport, tuple(urls)
         self._attempt_timeout_s, self._retries, self._spread = attempt_timeout_s, retries, spread
-        self._at = 0
         self._avoided_until = [0.0] * len(self._urls)
         self._chance = random.Random()
+        # Taken in turn from anywhere: clients that make one call each would else all make it at the same node.
+        self._at = self._chance.randrange(len(self._urls)) if spread else 0
         self.revision = 0
         """Highest `Acordo-Revision` seen."""
 

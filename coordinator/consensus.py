@@ -165,7 +165,7 @@ class Coordinator:
         refused = self._refuses(intents)
         if refused is not None:
             return [_failed(refused) for _ in intents]
-        waits = [self._waits.add((intent.op_id, intent.body_hash)) for intent in intents]
+        waits = [self._waits.add(intent) for intent in intents]
         if waits:
             through = self._log.propose(encode(Submit(tuple(intents))))
             through.add_done_callback(partial(self._submitted, waits))
@@ -238,7 +238,10 @@ class Coordinator:
             _log.error("command not understood", index=position.index, error=str(exc))
             return
         try:
+            ordered_before = self.machine.revision
             effects = self.machine.apply(decoded, stamp_ms)
+            if self._waits and isinstance(decoded, Submit):
+                self._waits.ordered(decoded.intents, ordered_before, self.machine.pending)
             self._keep_time()
             if stamp_ms:
                 self._stamped_in = position.term
@@ -269,6 +272,7 @@ class Coordinator:
         self.restores += 1
         self._keep_time()
         asyncio.get_running_loop().call_soon(self._restored)
+        self._waits.forget_order()
         self._answer_from_window()
         settled = self.machine.settled
         if settled.revision > self._fed:

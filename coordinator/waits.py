@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeAlias
 
+from coordinator.pending import Pending
 from kv.errors import OutcomeUnknown
-from kv.model import Answer, Recorded
+from kv.model import (
+    NODE_OP_ID_PREFIX,
+    Again,
+    Answer,
+    Applied,
+    Cancel,
+    Expired,
+    Intent,
+    Outcome,
+    Recorded,
+    Refused,
+)
 
 Attempt: TypeAlias = tuple[str, bytes]
 """op_id and body hash."""
@@ -16,11 +28,21 @@ SWEEP_MIN: Final = 1024
 """Waits that are kept without a look at who gave up."""
 
 
-class Wait(NamedTuple):
-    """One client's wait for an attempt."""
+class Wait:
+    """One client's wait for an attempt.
 
-    attempt: Attempt
-    answered: asyncio.Future[Answer]
+    `own`: the attempt was ordered here as the first with its op_id; False: an earlier one was pending then. None until
+    it is ordered here: what is recorded before that is an earlier one's.
+    """
+
+    __slots__ = ("answered", "attempt", "deadline_ms", "own")
+
+    def __init__(self, intent: Intent | Cancel) -> None:
+        self.attempt: Attempt = (intent.op_id, intent.body_hash)
+        self.deadline_ms = intent.deadline_ms if type(intent) is Intent else 0
+        """Tells attempts with the same op_id apart: it is set anew for each."""
+        self.answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.own: bool | None = None
 
     def fail(self, exc: Exception) -> None:
         fail(self.answered, exc)
@@ -30,59 +52,94 @@ class Waits:
     """All waits of one member. Those that their callers gave up are forgotten whenever the number has doubled."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Attempt, list[asyncio.Future[Answer]]] = {}
+        self._waiting: dict[str, list[Wait]] = {}
+        """By op_id."""
         self._sweep_at = SWEEP_MIN
 
     def __len__(self) -> int:
-        """Return how many attempts are waited for."""
+        """Return how many op_ids are waited for."""
         return len(self._waiting)
 
     def attempts(self) -> list[Attempt]:
-        return list(self._waiting)
+        return list(dict.fromkeys(wait.attempt for waiting in self._waiting.values() for wait in waiting))
 
-    def add(self, attempt: Attempt) -> Wait:
+    def add(self, intent: Intent | Cancel) -> Wait:
         if len(self._waiting) > self._sweep_at:
             self._sweep()
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(attempt, []).append(answered)
-        return Wait(attempt, answered)
+        wait = Wait(intent)
+        self._waiting.setdefault(intent.op_id, []).append(wait)
+        return wait
 
     def drop(self, wait: Wait) -> None:
-        waiting = self._waiting.get(wait.attempt)
-        if waiting is not None and wait.answered in waiting:
-            waiting.remove(wait.answered)
-            if not waiting:
-                del self._waiting[wait.attempt]
+        self._keep(wait.attempt[0], [other for other in self._waiting.get(wait.attempt[0], ()) if other is not wait])
+
+    def ordered(self, intents: Iterable[Intent | Cancel], after: int, pending: Mapping[int, Pending]) -> None:
+        """Note that intents were just ordered here: those behind `after` are pending, the others met an earlier one."""
+        revision = after + 1
+        for intent in intents:
+            entry = pending.get(revision)
+            first = entry is not None and entry.intent is intent
+            if first:
+                revision += 1
+            deadline_ms = intent.deadline_ms if type(intent) is Intent else 0
+            for wait in self._waiting.get(intent.op_id, ()):
+                if wait.own is None and wait.deadline_ms == deadline_ms:
+                    wait.own = first
+
+    def forget_order(self) -> None:
+        """Take every attempt for the first of its op_id: a snapshot took the place of what would have told."""
+        for waiting in self._waiting.values():
+            for wait in waiting:
+                wait.own = True
 
     def answer(self, attempt: Attempt, answer: Answer) -> None:
-        for answered in self._waiting.pop(attempt, ()):
-            if not answered.done():
-                answered.set_result(answer)
+        """Bring an answer to all who wait for an attempt."""
+        for wait in self._taken(attempt):
+            if not wait.answered.done():
+                wait.answered.set_result(answer)
 
     def answer_records(self, first: int, records: Iterable[Recorded]) -> None:
         """Answer by what was recorded at revision `first` and those after it."""
-        waiting = self._waiting
-        if not waiting:
+        if not self._waiting:
             return
         for revision, record in enumerate(records, first):
-            if (record.op_id, record.body_hash) in waiting:
-                self.answer((record.op_id, record.body_hash), Answer(revision, record.outcome))
+            if record.op_id not in self._waiting:
+                continue
+            for wait in self._taken((record.op_id, record.body_hash)):
+                if not wait.answered.done():
+                    wait.answered.set_result(Answer(revision, _as_told(wait, revision, record.outcome)))
 
     def end(self, why: str) -> None:
         """Tell all who still wait that they will not hear their outcome here."""
         while self._waiting:
-            (op_id, _), waiting = self._waiting.popitem()
-            for answered in waiting:
-                fail(answered, OutcomeUnknown(why, op_id=op_id))
+            op_id, waiting = self._waiting.popitem()
+            for wait in waiting:
+                wait.fail(OutcomeUnknown(why, op_id=op_id))
+
+    def _taken(self, attempt: Attempt) -> list[Wait]:
+        waiting = self._waiting.get(attempt[0], [])
+        self._keep(attempt[0], [wait for wait in waiting if wait.attempt != attempt])
+        return [wait for wait in waiting if wait.attempt == attempt]
+
+    def _keep(self, op_id: str, left: list[Wait]) -> None:
+        if left:
+            self._waiting[op_id] = left
+        else:
+            self._waiting.pop(op_id, None)
 
     def _sweep(self) -> None:
-        for attempt, waiting in list(self._waiting.items()):
-            left = [answered for answered in waiting if not answered.done()]
-            if left:
-                self._waiting[attempt] = left
-            else:
-                del self._waiting[attempt]
+        for op_id, waiting in list(self._waiting.items()):
+            self._keep(op_id, [wait for wait in waiting if not wait.answered.done()])
         self._sweep_at = max(SWEEP_MIN, 2 * len(self._waiting))
+
+
+def _as_told(wait: Wait, revision: int, outcome: Outcome) -> Outcome:
+    """Return an outcome as this attempt hears it: *again* when an earlier one with its op_id had it.
+
+    Op_ids that nodes make are never repeated.
+    """
+    repeated = not wait.own and not wait.attempt[0].startswith(NODE_OP_ID_PREFIX)
+    return Again(revision, outcome) if repeated and isinstance(outcome, Applied | Refused | Expired) else outcome
 
 
 def fail(answered: asyncio.Future[Answer], exc: Exception) -> None:

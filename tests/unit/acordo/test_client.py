@@ -263,3 +263,16 @@ async def test_batch_item_once_unknown_stays_unknown() -> None:
     async with Scripted(script, Play(refused)) as server, Client(server.url, timeout_s=1.5) as client:
         (item,) = await client.batch([wire.put("a", "1")])
         assert item.outcome == "unknown"
+
+
+def test_spreading_clients_begin_anywhere_and_go_on_in_turn() -> None:
+    """Each used to begin at the second URL: many clients of one call each were one node's load."""
+    urls = ["http://a", "http://b", "http://c"]
+    begun: set[int] = set()
+    for _ in range(200):
+        caller = Client(urls, spread=True)._caller
+        first, second, third = caller.choose(), caller.choose(), caller.choose()
+        assert ((first + 1) % 3, (first + 2) % 3) == (second, third)
+        begun.add(first)
+    assert begun == {0, 1, 2}
+    assert {Client(urls)._caller.choose() for _ in range(20)} == {0}

@@ -96,6 +96,27 @@ def test_a_failed_attempt_does_not_fail_another_of_the_same_op_id() -> None:
     run(story)
 
 
+@pytest.mark.parametrize("where", ["a", "b"])
+def test_a_repetition_that_overtakes_the_settling_is_told_again(where: str) -> None:
+    """The first is answered at its COMMIT; whoever repeats it before its Settle came must not be told it is new."""
+
+    async def story() -> None:
+        async with cluster("ab") as c:
+            a = await c.lead("a")
+            settled = len(c.shared.entries)
+            first = a.submit([put("op1")])[0]
+            seconds: list[asyncio.Future[Answer]] = []
+            first.add_done_callback(lambda _: seconds.extend(c[where].submit([put("op1")])))
+            assert await first == Answer(1, Applied())
+            await until(lambda: bool(seconds))
+            assert await seconds[0] == Answer(1, Again(1, Applied()))
+            assert await answer(c[where], put("op1")) == Answer(1, Again(1, Applied()))  # and by what is settled
+            assert len(c.shared.entries) > settled
+            assert [len(node._waits) for node in (a, c["b"])] == [0, 0]
+
+    run(story)
+
+
 def test_unknown_attempt_that_was_ordered_takes_effect_once() -> None:
     async def story() -> None:
         async with cluster("a") as c:
