@@ -19,4 +19,6 @@ def main(arguments: Sequence[str] | None = None) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    from acordo.__main__ import main as guarded
+
+    guarded()

@@ -19,7 +19,7 @@ import msgspec
 from acordo import results, wire
 from acordo.calls import Caller, OpIds
 from acordo.course import FINAL
-from acordo.errors import BadRequest, OutcomeUnknown, ReadFailed
+from acordo.errors import BadRequest, OutcomeUnknown, ReadFailed, TransactionRefused
 from acordo.messages import Reply, Request
 from acordo.transport import Transport
 from acordo.watch import watch_events
@@ -96,6 +96,17 @@ class Client:
     def revision(self) -> int:
         """Highest `Acordo-Revision` this client has seen: what its session reads are at or above."""
         return self._caller.revision
+
+    @property
+    def answered(self) -> bool:
+        """Whether anybody has answered a request of this client."""
+        return self._transport.answered
+
+    @property
+    def unanswered_s(self) -> float:
+        """For how long nobody has, since the first request began; 0 before it, and once somebody did."""
+        since = self._transport.asked_at
+        return 0.0 if since is None or self.answered else time.monotonic() - since
 
     # --------------------------------------------------------------------------------------------------------- reads
 
@@ -279,7 +290,12 @@ class Client:
         def make(op_id: str) -> Request:
             return wire.txn_request(msgspec.structs.replace(intent, op_id=op_id), lifetime_s=lifetime_s)
 
-        return await self._write(op_id, make, wire.parse_transaction, timeout_s)
+        try:
+            return await self._write(op_id, make, wire.parse_transaction, timeout_s)
+        except TransactionRefused as exc:
+            if exc.key is None and exc.guard < len(intent.guards):
+                exc.key = intent.guards[exc.guard].key
+            raise
 
     async def batch(
         self, intents: Sequence[Intent | Write], *, timeout_s: float | None = None
@@ -458,11 +474,12 @@ def _check_level(level: str) -> None:
 def _base(url: str) -> str:
     """Return a base URL without a trailing slash. Raises BadRequest."""
     base = (url if "://" in url else f"http://{url}").rstrip("/")
-    parts = urlsplit(base)
     try:
+        parts = urlsplit(base)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = usable and not (parts.query or parts.fragment)
     except ValueError:
         usable = False
-    if not usable or parts.query or parts.fragment:
+    if not usable:
         raise BadRequest(f"not a node's URL: {url!r}", code="bad_url", allowed="such as http://127.0.0.1:8001")
     return base

@@ -107,9 +107,9 @@ def dump(
 
 def _say_interrupted(output: Output, path: Path | None) -> None:
     if path is not None:
-        output.note("[yellow]interrupted: run the same command again to go on; nothing will be doubled[/yellow]")
+        output.interrupted("run the same command again to go on; nothing will be doubled")
         return
-    output.note("[yellow]interrupted: what came from standard input cannot be gone on with[/yellow]")
+    output.interrupted("what came from standard input cannot be gone on with")
     # A thread still waits for standard input; Python would wait for it.
     with suppress(OSError):
         sys.stdout.flush()

@@ -121,7 +121,15 @@ def members_add(
 @members_app.command("promote")
 def members_promote(context: typer.Context, member: MemberArgument) -> None:
     """Let an observer vote."""
-    run(context, lambda client, output: _member_done(output, client.promote_member(member), member, "promoted"))
+
+    async def work(client: Client, output: Output) -> None:
+        votes = [each.id for each in (await client.cluster()).members if each.voter]
+        if member in votes and not output.as_json:
+            output.say(f"{shown(member)} votes already: nothing to do")
+            return
+        await _member_done(output, client.promote_member(member), member, "promoted")
+
+    run(context, work)
 
 
 @members_app.command("remove")
@@ -196,12 +204,13 @@ def ledger_list(
 
 def _show_members(output: Output, seen: results.Cluster) -> None:
     state = "[green]quorum[/green]" if seen.quorum else "[red]no quorum[/red]"
-    who = f"{shown(seen.leader)} leads" if seen.leader else "[red]nobody leads[/red]"
+    who = f"{shown(seen.leader)} leads" if seen.leader else "[red]this node knows no leader yet[/red]"
     output.say(
         f"{who} in term {seen.term}, {state}, settled at revision {seen.settled} (as {shown(seen.node)} sees it)"
     )
     if seen.refusal:
-        output.say(f"[red]writes are refused: {shown(seen.refusal, 300)}[/red]")
+        output.say(f"[red]writes are refused until somebody decides: {shown(seen.refusal, 300)}[/red]")
+        output.say("  put the store back that was settled, or go on from this one with: acordo adopt")
     for reason in seen.unready:
         who, why = shown(seen.node), shown(reason.why, 300)
         output.say(f"[red]{who} is not ready: {shown(reason.check)}: {why}[/red] ({shown(reason.code)})")
@@ -217,10 +226,10 @@ def _show_members(output: Output, seen: results.Cluster) -> None:
                 _figure(each.lag),
                 "" if each.last_seen_s is None else f"{each.last_seen_s:.1f} s",
                 (each.digest or "")[:12],
-                shown(each.url or "", 100),
+                shown(each.url or "", 2000),
             ]
         )
-    output.out.print(table(["member", "role", "settled", "ordered", "lag", "seen", "digest", "url"], rows))
+    output.table(table(["member", "role", "settled", "ordered", "lag", "seen", "digest", "url"], rows))
 
 
 def _figure(number: int | None) -> str:

@@ -13,10 +13,12 @@ import typer
 from acordo import results, wire
 from acordo.client import Client
 from acordo.errors import BadRequest, OutcomeUnknown
-from acordo.output import NO, OK, Output, moment, printable, reading_form, shown
+from acordo.output import NO, OK, Output, moment, printable, reading_form, shown, shown_key
 from acordo.shell import app, input_bytes, key_of, level_of, run
 
-KeyArgument = Annotated[str, typer.Argument(help="The key; bytes that are no UTF-8 as base64:…")]
+KeyArgument = Annotated[
+    str, typer.Argument(help="The key; as base64:… where it cannot be typed, or begins with base64:")
+]
 LevelOption = Annotated[str, typer.Option("--level", help="linearizable, session or stale.")]
 OpIdOption = Annotated[str | None, typer.Option("--op-id", help="Repeat an operation whose outcome is unknown.")]
 
@@ -54,7 +56,7 @@ def get(
                 }
             )
         elif reading.value is None:
-            output.note(f"not found: {shown(key)}")
+            output.note(f"not found: {shown_key(key_of(key))}")
         else:
             output.raw(reading.value)
             if sys.stdout.isatty() and not reading.value.endswith(b"\n"):
@@ -82,6 +84,7 @@ def put(
     """Set a key."""
 
     async def work(client: Client, output: Output) -> None:
+        output.op_id = op_id
         written = await client.put(
             key_of(key),
             _value(value, file),
@@ -109,6 +112,7 @@ def cas(
     """Compare and set: set a key if it is at REVISION."""
 
     async def work(client: Client, output: Output) -> None:
+        output.op_id = op_id
         written = await client.cas(key_of(key), _value(value, file), if_revision=revision, ttl_s=ttl, op_id=op_id)
         _show_written(output, written, "written")
 
@@ -127,6 +131,7 @@ def delete(
     """Make a key absent. Leaves with 1 if it was absent already."""
 
     async def work(client: Client, output: Output) -> int:
+        output.op_id = op_id
         written = await client.delete(key_of(key), if_revision=if_revision, exists=if_exists or None, op_id=op_id)
         _show_written(output, written, "deleted" if written.existed is not False else "was absent")
         return NO if written.existed is False else OK
@@ -150,7 +155,7 @@ def list_(
                 if output.as_json:
                     output.json({"key": wire.to_json(key), "revision": revision})
                 else:
-                    output.say(shown(key, 4096))
+                    output.say(shown_key(key))
                 count += 1
                 if count == limit:
                     return
@@ -160,7 +165,7 @@ def list_(
                 output.json(reading_form(found))
             else:
                 value = f"[dim]{shown(found.value)}[/dim]{_until(found.expires_ms)}"
-                output.say(f"{found.revision:>10}  {shown(found.key, 4096)}  {value}")
+                output.say(f"{found.revision:>10}  {shown_key(found.key)}  {value}")
             count += 1
             if count == limit:
                 return
@@ -190,6 +195,7 @@ def txn(
 
     async def work(client: Client, output: Output) -> None:
         intent = wire.intent_of_json(input_bytes(source)) if source else wire.Intent()
+        output.op_id = op_id
         done = await client.txn(
             guards=[
                 *intent.guards,
@@ -215,7 +221,7 @@ def txn(
             output.say(f"{done.branch} at revision {done.revision}" + (" (again)" if done.again else ""))
         for each in done.reads:
             text = "[dim]absent[/dim]" if each.value is None else shown(each.value)
-            output.say(f"{each.revision:>10}  {shown(each.key, 4096)}  {text}")
+            output.say(f"{each.revision:>10}  {shown_key(each.key)}  {text}")
 
     run(context, work)
 
@@ -321,7 +327,7 @@ def _show_event(output: Output, event: results.Event) -> None:
         colour = "green" if event.kind == "put" else "red"
         kind = f"[{colour}]{event.kind:<6}[/{colour}]"
         value = f"[dim]{shown(event.value or b'')}[/dim]{_until(event.expires_ms)}"
-        output.say(f"{event.revision:>10}  {kind}  {shown(event.key, 4096)}  {value}")
+        output.say(f"{event.revision:>10}  {kind}  {shown_key(event.key)}  {value}")
 
 
 def _until(expires_ms: int | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -44,6 +45,7 @@ NOT_APPLIED: Final = 3
 UNKNOWN: Final = 4
 UNREACHABLE: Final = 5
 PRUNED: Final = 6
+CONFIG: Final = 78
 INTERRUPTED: Final = 130
 
 CODES: Final = {
@@ -54,9 +56,13 @@ CODES: Final = {
     UNKNOWN: "outcome unknown: look the op_id up (acordo operation), or repeat with the same --op-id",
     UNREACHABLE: "no node could be reached: nothing was changed",
     PRUNED: "the revision asked for is no longer kept",
-    INTERRUPTED: "interrupted",
+    CONFIG: "a setting must be mended first, such as a node's URL (sysexits.h: EX_CONFIG)",
+    INTERRUPTED: "interrupted, whatever else came of it",
 }
 SHOWN_CHARS_MAX: Final = 60
+BASE64: Final = "base64:"
+"""How an argument begins that gives a key as base64."""
+TABLE_WIDTH: Final = 10_000
 PIPE_WIDTH: Final = 300
 """Columns of a table that goes into a pipe: nothing is cut there."""
 
@@ -66,6 +72,8 @@ def code_of(error: AcordoError) -> int:
     match error:
         case Refused():
             return NO
+        case BadRequest(code="bad_url" | "no_url"):
+            return CONFIG
         case BadRequest():
             return USAGE
         case Unreachable():
@@ -86,6 +94,9 @@ class Output:
         self.as_json = as_json
         self.out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
         self.err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.op_id: str | None = None
+        """Of the newest write, as long as nobody said how it ended."""
+        self._interruption_told = False
 
     def json(self, form: object) -> None:
         """Print one JSON document on a line of its own."""
@@ -103,6 +114,25 @@ class Output:
     def note(self, text: str) -> None:
         """Print a line beside the results."""
         self.err.print(text)
+
+    def table(self, made: Table) -> None:
+        """Print a table with every cell whole: a terminal may wrap a line, but a URL that is cut is of no use."""
+        Console(highlight=False, width=TABLE_WIDTH).print(made, crop=False)
+
+    def interrupted(self, text: str = "") -> None:
+        """Say once that Ctrl-C was heard, and what may have happened. `text`: what the command says of it."""
+        if self._interruption_told:
+            return
+        self._interruption_told = True
+        if self.as_json:
+            self.err.out(msgspec.json.encode({"error": "Interrupted", "op_id": self.op_id, "exit_code": 130}).decode())
+        elif text:
+            self.note(f"[yellow]interrupted: {escape(text)}[/yellow]")
+        elif self.op_id is not None:
+            look_up = f"acordo operation {escape(printable(self.op_id, 200))}"
+            self.note(f"interrupted: the write may have been applied, or may yet be: {look_up}")
+        else:
+            self.note("interrupted")
 
     def error(self, error: AcordoError) -> None:
         """Say what happened, whether the write may have taken effect, and what to do."""
@@ -122,6 +152,8 @@ class Output:
             for name in ("allowed", "current", "guard", "floor", "revision"):
                 if getattr(error, name, None) is not None:
                     form[name] = getattr(error, name)
+            if isinstance(error, Refused) and error.key is not None:
+                form["key"] = wire.to_json(error.key)
             sys.stderr.write(msgspec.json.encode(form).decode() + "\n")
             return
         self.note(f"[red]{escape(printable(error.detail, 2000))}[/red]")
@@ -130,7 +162,9 @@ class Output:
             self.note(f"  allowed: {escape(printable(str(allowed), 500))}")
         current = getattr(error, "current", None)
         if current is not None:
-            self.note(f"  the key is {'absent' if not current else f'at revision {current}'} now")
+            key = getattr(error, "key", None)
+            which = "the key" if key is None else shown_key(key)
+            self.note(f"  {which} is {'absent' if not current else f'at revision {current}'} now")
         useful = error.maybe_applied and error.op_id and error.code not in FINAL
         look_up = f": acordo operation {escape(error.op_id)}" if useful and error.op_id else ""
         self.note(f"  {escape(printable(error.advice, 500))}{look_up}")
@@ -155,15 +189,32 @@ class Output:
 
 
 def printable(text: str | bytes, most: int = SHOWN_CHARS_MAX) -> str:
-    """Return text that a terminal shows and does not obey, cut to `most` characters."""
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", "backslashreplace")
-    cut = text[: most + 1]
-    safe = "".join(
-        ch if ch == " " or unicodedata.category(ch)[0] not in "CZ" else ch.encode("unicode_escape").decode()
-        for ch in cut
-    )
+    """Return text that a terminal shows and does not obey, cut to `most` characters.
+
+    Of bytes each form stands for one thing only: a byte that is no UTF-8 is \\xff, a hidden character \\x00 or
+    \\u202e, and a backslash is doubled. Text of ours (`str`) keeps its backslashes.
+    """
+    exact = isinstance(text, bytes)
+    whole = text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text
+    cut = whole[: most + 1]
+    safe = "".join("\\\\" if exact and ch == "\\" else _visible(ch) for ch in cut)
     return safe if len(cut) <= most else safe[: most - 1] + "…"
+
+
+def _visible(ch: str) -> str:
+    if ch == " " or unicodedata.category(ch)[0] not in "CZ":
+        return ch
+    code = ord(ch)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\u{code:04x}" if 0x80 <= code < 0x100 else ch.encode("unicode_escape").decode()
+
+
+def shown_key(key: bytes) -> str:
+    """Return a key in the form in which an argument takes it: as it is, or `base64:…` where that would not do."""
+    text = key.decode("utf-8", "surrogateescape")
+    plain = text == text.strip() and not text.startswith(BASE64) and all(_visible(ch) == ch for ch in text)
+    return escape(text if plain else BASE64 + b64encode(key).decode())
 
 
 def shown(text: str | bytes, most: int = SHOWN_CHARS_MAX) -> str:

@@ -6,21 +6,25 @@ import asyncio
 import os
 import re
 import sys
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
 import msgspec
 import typer
+from rich.markup import escape
 
-from acordo import results, wire
-from acordo.client import TIMEOUT_S, Client
+from acordo import interrupts, results, wire
+from acordo.client import TIMEOUT_S, Client, new_op_id
 from acordo.errors import AcordoError, BadRequest
-from acordo.output import CODES, INTERRUPTED, OK, USAGE, Output, code_of, printable
+from acordo.output import BASE64, CODES, INTERRUPTED, OK, USAGE, Output, code_of, printable
 
 URLS_DEFAULT: Final = "http://127.0.0.1:8001 http://127.0.0.1:8002 http://127.0.0.1:8003"
 INPUT_BYTES_MAX: Final = 16 * 1024 * 1024
+SILENCE_S: Final = 1.0
+"""After so long without any answer it is said that none comes."""
 
 _EPILOG = "\n\n".join(
     [
@@ -52,7 +56,10 @@ class Settings(msgspec.Struct, frozen=True):
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"acordo {version('acordo')}")
+        try:
+            typer.echo(f"acordo {version('acordo')}")
+        except PackageNotFoundError:  # run from the source tree, as in the image
+            typer.echo("acordo, from its source tree")
         raise typer.Exit
 
 
@@ -84,11 +91,28 @@ def run(
     """Open a client, do the work, turn errors into messages and exit codes."""
     given: Settings = context.obj
     output = Output(as_json=given.as_json)
+    failures: list[AcordoError] = []
+
+    def op_id() -> str:
+        output.op_id = new_op_id()
+        return output.op_id
 
     async def inside() -> int | None:
-        async with Client(given.urls, timeout_s=given.timeout_s, level=level, spread=spread) as client:
-            return await work(client, output)
+        client = Client(given.urls, timeout_s=given.timeout_s, level=level, spread=spread, op_ids=op_id)
+        with interrupts.cancelling():
+            async with client:
+                telling = asyncio.create_task(_tell_silence(client, output, given))
+                try:
+                    code = await work(client, output)
+                    output.op_id = None  # how it ended was said
+                    return code
+                except AcordoError as error:
+                    failures.append(error)  # Ctrl-C may yet come while the client is closed
+                    raise
+                finally:
+                    telling.cancel()
 
+    interrupts.listen()
     try:
         code = asyncio.run(inside()) or OK
     except AcordoError as error:
@@ -101,16 +125,37 @@ def run(
     except OSError as error:
         output.error(BadRequest(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), code="file"))
         code = USAGE
-    except KeyboardInterrupt:
-        output.note("interrupted")
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        if failures:
+            output.error(failures[0])
+        else:
+            output.interrupted()
         code = INTERRUPTED
-    raise typer.Exit(code)
+    raise typer.Exit(INTERRUPTED if interrupts.pressed() else code)
+
+
+async def _tell_silence(client: Client, output: Output, given: Settings) -> None:
+    """Say it when no node answers for a while, and a person would wonder."""
+    if given.timeout_s <= SILENCE_S or output.as_json:
+        return
+    while not client.answered:
+        await asyncio.sleep(SILENCE_S)
+        if client.unanswered_s >= SILENCE_S / 2:
+            tried = escape(", ".join(printable(url, 200) for url in client.urls))
+            output.note(f"[dim]no node answers yet ({tried}): trying for {given.timeout_s:g} s; Ctrl-C ends it[/dim]")
+            return
 
 
 def key_of(text: str) -> bytes:
-    """Return the key that an argument stands for."""
+    """Return the key that an argument stands for. A key that itself begins with `base64:` is given as base64."""
     raw = os.fsencode(text)
-    return wire.from_base64(text[7:]) if raw.startswith(b"base64:") else raw
+    if not text.startswith(BASE64):
+        return raw
+    try:
+        return wire.from_base64(text.removeprefix(BASE64))
+    except BadRequest as exc:
+        literal = BASE64 + b64encode(raw).decode()
+        raise BadRequest(exc.detail, code=exc.code, allowed=f"base64; the key {text} itself is {literal}") from exc
 
 
 def level_of(text: str) -> results.Level:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -52,10 +53,16 @@ class Transport:
         self._connections_max, self._connect_timeout_s = connections_max, connect_timeout_s
         self._headers, self._tls = dict(headers), tls
         self._session: aiohttp.ClientSession | None = None
+        self.asked_at: float | None = None
+        """When the first request was begun, on the monotonic clock."""
+        self.answered = False
+        """Whether one was ever answered."""
 
     async def __aenter__(self) -> Transport:
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_mark_sent)
+        trace.on_request_start.append(self._mark_asked)
+        trace.on_request_end.append(self._mark_answered)
         connector = aiohttp.TCPConnector(
             limit=self._connections_max,
             keepalive_timeout=15.0,  # shorter than servers keep them, so that few are found closed when reused
@@ -81,6 +88,13 @@ class Transport:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+    async def _mark_asked(self, *_: object) -> None:
+        if self.asked_at is None:
+            self.asked_at = time.monotonic()
+
+    async def _mark_answered(self, *_: object) -> None:
+        self.answered = True
 
     @property
     def session(self) -> aiohttp.ClientSession:

@@ -8,6 +8,7 @@ It never blocks the event loop, and never says that a transaction did not land w
 from __future__ import annotations
 
 import functools
+import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Final, Self, TypeVar
 
@@ -16,7 +17,7 @@ from backends import sqlite_writes as writes
 from backends.fence import STAGED_BYTES_MAX, check_group, checked_blob, empty_row, outranks, range_of
 from backends.sqlite_schema import REVISION_SHIFT, check_whole, connect, end_of, prepare
 from backends.sqlite_thread import SqliteThread, Turn
-from kv.errors import Pruned
+from kv.errors import BackendUnavailable, BadRequest, Pruned
 from kv.model import Group, Head, LedgerRow, Operation, Reference, Version, value_hash
 from kv.ports import Appended, Facts, Fenced, Identity, Listing, Outranked, Pruning, Read, Retention, TakenOver
 
@@ -25,6 +26,9 @@ PROBE_FREE_BYTES_MIN: Final = 4 * 1024 * 1024
 """A disk with less room than one group may take is said to be full."""
 WRITER_CACHE_KIB: Final = 8 * 1024
 READER_CACHE_KIB: Final = 16 * 1024
+
+NOT_OURS_TO_OPEN: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY})
+"""What SQLite says, when a store is opened, of a path that somebody must mend: waiting would not help."""
 
 T = TypeVar("T")
 
@@ -50,6 +54,14 @@ class SqliteStore:
                 await thread.run(prepared, timeout_s=self._open_timeout_s)
                 thread.remember_file()
             await self._reader.run(lambda turn: check_whole(turn, self.path), timeout_s=self._open_timeout_s)
+        except BackendUnavailable as exc:
+            await self.__aexit__()
+            if getattr(exc.__cause__, "sqlite_errorcode", 0) & 0xFF in NOT_OURS_TO_OPEN:
+                allowed = "a file that this user may read and write, in a directory that is there"
+                raise BadRequest(
+                    "bad_store", f"{self.path} cannot be opened: {exc.__cause__}", allowed=allowed
+                ) from exc
+            raise
         except BaseException:
             await self.__aexit__()
             raise

@@ -23,8 +23,6 @@ from kv.errors import BadRequest
 from tests.e2e.conftest import Start
 from tests.servers.process import wait_until
 
-EX_UNAVAILABLE = 69
-
 
 async def broken(start: Start, **more: object) -> str:
     """Start what cannot start; return what was said of it."""
@@ -199,8 +197,19 @@ def answer(url: str) -> tuple[int, str]:
 def test_a_store_in_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     store = tmp_path / "nowhere" / "store.sqlite"
     said = run_node("--store", f"sqlite:///{store}", "--data-dir", str(tmp_path / "n1"), **free_ports())
-    assert said.returncode in (EX_CONFIG, EX_UNAVAILABLE), said.stderr
+    assert said.returncode == EX_CONFIG, said.stderr
     assert str(store) in said.stderr.splitlines()[-1]
+
+
+def test_a_store_or_a_lock_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "store.sqlite").mkdir()
+    said = run_node("--store", f"sqlite:///{tmp_path}/store.sqlite", "--data-dir", str(tmp_path / "n1"), **free_ports())
+    assert (said.returncode, f"{tmp_path}/store.sqlite" in said.stderr.splitlines()[-1]) == (EX_CONFIG, True), (
+        said.stderr
+    )
+    (tmp_path / "n2" / "lock").mkdir(parents=True)
+    said = run_node("--data-dir", str(tmp_path / "n2"), **free_ports())
+    assert (said.returncode, f"{tmp_path}/n2/lock" in said.stderr.splitlines()[-1]) == (EX_CONFIG, True), said.stderr
 
 
 def test_two_nodes_do_not_share_a_directory(tmp_path: Path) -> None:

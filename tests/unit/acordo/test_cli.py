@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pytest
+import typer
 from aiohttp import web
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from acordo import cli
@@ -93,7 +97,7 @@ async def test_guards_leave_with_1_and_say_what_is_there(acordo: Shell) -> None:
     assert (await acordo("cas", "k", "1", "w")).code == 0
     refused = await acordo("cas", "k", "1", "x")
     assert refused.code == 1
-    assert "the key is at revision 2 now" in refused.err
+    assert "  k is at revision 2 now" in refused.err
     told = msgspec.json.decode((await acordo("cas", "k", "0", "x", "--json")).err)
     assert (told["error"], told["current"], told["maybe_applied"]) == ("PreconditionFailed", 2, False)
     assert (await acordo("put", "k", "v", "--if-absent")).code == 1
@@ -160,13 +164,165 @@ async def test_codes_of_failures(acordo: Shell, cluster: FakeCluster) -> None:
     assert (await acordo("get", "k", "--level", "strong")).code == 2
     assert (await acordo("get", "")).code == 2
     assert (await acordo("get")).code == 2
-    assert (await acordo("get", "k", "--url", "nonsense://x")).code == 2
+    assert (await acordo("get", "base64:???")).code == 2
+    for wrong in ("nonsense://x", "http://", "http://[::1", "http://h:99999", "http://h?x", " "):
+        ran = await acordo("get", "k", f"--url={wrong}")
+        assert (ran.code, "URL" in ran.err) == (78, True), wrong
 
 
 def test_what_comes_from_elsewhere_cannot_move_the_terminal() -> None:
     assert printable(b"a\x1b[2Jb\xff\n") == "a\\x1b[2Jb\\xff\\n"
+    forms = (
+        b"\x00",
+        b"\\x00",
+        b"\\\\x00",
+        b"\x80",
+        "\x80".encode(),
+        "\u202e".encode(),
+        b"\\u202e",
+        b"\xff",
+        b"\xc3\xbf",
+    )
+    assert len({printable(form) for form in forms}) == len(forms)  # each shown form stands for one value
     assert printable("\u202egnp.exe") == "\\u202egnp.exe"
     assert len(printable("x" * 100)) == 60
+
+
+async def test_what_list_shows_can_be_asked_for(acordo: Shell, cluster: FakeCluster) -> None:
+    """NUL and the four characters of its escape are two keys, and the shown form is what an argument takes."""
+    keys = [b"\x00", rb"\x00", b"base64:AA==", b"base64:???", b" padded ", b"\xff", b"\xe2\x80\xae", b"[red]", b"plain"]
+    async with Client(cluster.urls) as client:
+        for key in keys:
+            await client.put(key, key.hex())
+    shown = (await acordo("list", "--keys-only")).out.decode().splitlines()
+    assert len(set(shown)) == len(keys)
+    for key, form in zip(sorted(keys), shown, strict=True):
+        assert (await acordo("get", form)).out == key.hex().encode(), form
+    assert "plain" in shown
+    wrong = await acordo("get", "base64:???")
+    assert (wrong.code, "base64:YmFzZTY0Oj8/Pw==" in wrong.err) == (2, True)
+    assert (await acordo("get", "base64:YmFzZTY0Oj8/Pw==")).out == b"base64:???".hex().encode()
+
+
+async def test_refusals_name_the_key(acordo: Shell) -> None:
+    await acordo("put", "stock/7", "1")
+    refused = await acordo("txn", "--if-exists", "stock/7", "--if-absent", "stock/7", "--put", "log=x")
+    assert (refused.code, "stock/7 is at revision 1 now" in refused.err) == (1, True)
+    told = msgspec.json.decode((await acordo("put", "stock/7", "2", "--if-absent", "--json")).err)
+    assert told["key"] == "stock/7"
+
+
+async def test_status_shows_urls_whole_and_what_is_not_known(cluster: FakeCluster, acordo: Shell) -> None:
+    cluster.leader = None
+    ran = await acordo("status")
+    assert all(url in ran.out.decode() for url in cluster.urls)
+    assert b"this node knows no leader yet" in ran.out
+    process = await asyncio.create_subprocess_exec(
+        *("script", "-qec", f"stty cols 40; {sys.executable} -m acordo status", "/dev/null"),
+        env={**os.environ, "ACORDO_URLS": cluster.urls[0]}, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    assert all(url in out.decode() for url in cluster.urls), out.decode()  # also on a narrow terminal
+
+
+async def test_promoting_a_voter_changes_nothing_and_says_so(acordo: Shell, cluster: FakeCluster) -> None:
+    ran = await acordo("members", "promote", "n2")
+    assert (ran.code, ran.out) == (0, b"n2 votes already: nothing to do\n")
+    assert not any("promote" in request for request in cluster.requests)
+
+
+async def test_silence_is_told() -> None:
+    ran = await Shell([f"127.0.0.1:{await closed_port()}"])("get", "k", "--timeout", "2.5")
+    assert (ran.code, "no node answers yet" in ran.err) == (5, True)
+    assert ran.err.count("no node answers yet") == 1
+
+
+def test_it_runs_as_a_module() -> None:
+    ran = subprocess.run([sys.executable, "-m", "acordo", "--version"], capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith("acordo")
+
+
+HELD: Final = {
+    "get": ["k"], "put": ["k", "v"], "cas": ["k", "1", "v"], "delete": ["k"], "list": [], "txn": ["--put", "k=v"],
+    "watch": [], "operation": ["x"], "load": ["FILE"], "dump": [], "leader": [], "status": [], "transfer": [],
+    "adopt": ["--gives-up", "0"], "members": [],
+    "members add": ["n9", "--raft-address", "127.0.0.1:1", "--member-url", "http://127.0.0.1:1"],
+    "members promote": ["n2"], "members remove": ["n2"], "ledger verify": [], "ledger list": [], "dead list": [],
+    "dead replay": ["--all"], "webhook add": ["w", "http://h.example/"], "webhook list": [], "webhook remove": ["w"],
+}  # fmt: skip
+"""Arguments of every command that asks a node."""
+
+
+def all_commands() -> set[str]:
+    found = set()
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    for name, command in group.commands.items():
+        inner = getattr(command, "commands", {})
+        found |= {f"{name} {each}" for each in inner} or {name}
+        if inner and command.callback is not None:
+            found.add(name)
+    return found
+
+
+def test_every_command_is_among_those_that_are_interrupted() -> None:
+    assert set(HELD) >= {c for c in all_commands() if c not in ("ledger", "dead", "webhook")}
+
+
+@pytest.mark.timeout(300)
+async def test_ctrl_c_ends_every_command_with_130(cluster: FakeCluster, tmp_path: Path) -> None:
+    """A real process and a real SIGINT each, sent when its request has arrived; the answer is a refusal."""
+    (tmp_path / "in").write_bytes(b'{"key": "k", "value": "v"}\n' * 3)
+    for command, arguments in HELD.items():
+        given = [str(tmp_path / "in") if each == "FILE" else each for each in arguments]
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "acordo", *command.split(), *given),
+            env={**os.environ, "ACORDO_URLS": cluster.urls[0]},
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+
+        def refuse(request: web.Request, process: asyncio.subprocess.Process = process) -> web.StreamResponse:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGINT)
+            return problem(400, "bad", detail="heard at the same time")
+
+        cluster.trouble = refuse
+        _, err = await process.communicate()
+        assert process.returncode == 130, (command, err.decode())
+        assert b"Traceback" not in err, (command, err.decode())
+
+
+@pytest.mark.parametrize(
+    ("ends", "says"),
+    [
+        ("raise NotApplied('no quorum', reason='no_quorum')", "no quorum"),
+        ("raise OutcomeUnknown('lost', op_id='x')", "lost"),
+        ("return 1", ""),
+        ("await asyncio.sleep(60)", "interrupted"),
+        ("output.op_id = 'mine'; await asyncio.sleep(60)", "may yet be: acordo operation mine"),
+    ],
+)  # fmt: skip
+def test_ctrl_c_wins_over_whatever_else_comes_of_it(ends: str, says: str) -> None:
+    """It was pressed before the command had ended: 130, also when a refusal is heard at the same moment."""
+    code = f"""
+import asyncio, os, signal, types
+from acordo import interrupts
+from acordo.errors import NotApplied, OutcomeUnknown
+from acordo.shell import Settings, run
+
+async def work(client, output):
+    os.kill(os.getpid(), signal.SIGINT)
+    {ends}
+
+interrupts.listen()
+try:
+    run(types.SimpleNamespace(obj=Settings(("http://127.0.0.1:1",), False, 60.0)), work)
+except BaseException as exc:
+    os._exit(exc.exit_code)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, says in ran.stderr) == (130, True), ran.stderr
+    assert ran.stderr.count("interrupted") <= 1
 
 
 def test_shared_options_may_stand_anywhere() -> None:
@@ -302,6 +458,7 @@ async def test_ctrl_c_during_a_load_says_how_to_go_on_and_going_on_doubles_nothi
     code, err = await cut(signal.SIGINT, 8)
     assert code == 130
     assert b"run the same command again" in err
+    assert err.count(b"interrupted") == 1
     assert (await cut(signal.SIGKILL, 8))[0] == -signal.SIGKILL
     cluster.trouble = lambda request: None
     process = await start()
