@@ -197,6 +197,8 @@ class PostgresStore:
                 raise BackendUnavailable(self.name, f"refused: {exc!r}") from exc
             finally:
                 if broken:
+                    # Before asyncpg comes to cancel what runs there: a COMMIT that waits for a synchronous standby
+                    # would become visible by it, be read, and be gone after a fail-over.
                     with contextlib.suppress(asyncpg.InterfaceError):  # the pool lets go of a connection that was lost
                         connection.terminate()
                 await pool.release(connection)

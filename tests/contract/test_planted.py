@@ -225,6 +225,10 @@ PLANTED: list[tuple[type[MemoryDatabase], Check]] = [
     (SupersededDue, test_store.test_due_shows_newest_versions_only_soonest_first),
     (FallingCursor, lambda store: test_store.test_cursors_only_rise(store, store)),
     (Dangling, test_store.test_a_version_never_refers_to_a_value_that_is_gone),
+    (
+        LateFloor,
+        lambda store: test_store_pruning.test_what_pruning_took_is_below_the_floor_and_never_just_missing(store, store),
+    ),
     (ServesDamaged, test_store_damage.test_a_value_that_is_not_what_was_written_is_never_served),
     (TakesBackAnothers, test_store_damage.test_what_is_taken_back_goes_at_once_and_only_what_nobody_else_staged),
     (NeverFull, test_store_damage.test_what_waits_for_its_intent_is_bounded),

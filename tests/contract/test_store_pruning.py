@@ -213,6 +213,57 @@ async def test_pruning_while_writes_and_reads_go_on(store: Store, rival: Store) 
             tasks.create_task(work)
 
 
+async def test_what_pruning_took_is_below_the_floor_and_never_just_missing(store: Store, rival: Store) -> None:
+    """A watch fills from rows and then versions: a delete between the two is told, or the floor says that it is gone.
+
+    etcd#18089 and #19179: a delete at the revision of a compaction was skipped in silence.
+    """
+    ends = 90
+
+    async def write() -> None:
+        for n in range(ends // 3):
+            await commit(store, [put(f"p{n}", b"k", b"%d" % n), delete(f"d{n}", b"k"), put(f"z{n}", b"z", b"1")])
+
+    async def prune() -> None:
+        while (last := (await rival.head(timeout_s=T)).last) < ends:
+            await rival.prune(Retention(last, 0, rows_max=2), timeout_s=T)
+
+    async def fill() -> None:
+        told = 0
+        while told < ends:
+            try:
+                rows = await rival.rows(told, 4, timeout_s=T)
+            except Pruned as exc:
+                assert exc.floor > told + 1, "what comes next is there: nothing was pruned for this reader"  # noqa: PT017
+                told = exc.floor - 1
+                continue
+            places = [
+                (key, row.first + n)
+                for row in rows
+                for n, record in enumerate(row.body)
+                for key in record.keys
+                if row.first + n > told
+            ]
+            assert [revision for _, revision in places] == list(range(told + 1, told + 1 + len(places)))
+            await asyncio.sleep(0)  # and whatever pruning does meanwhile
+            found = await rival.versions(places, timeout_s=T)
+            floor = await rival.floor(timeout_s=T)
+            for (key, revision), version in zip(places, found, strict=True):
+                if version is None:
+                    assert floor >= revision, f"{key!r} at {revision} is missing, and the floor is {floor}"
+                else:
+                    assert (version.key, version.revision) == (key, revision)
+                    assert version.present is (revision % 3 != 2), "a delete is told as one"
+                told = revision
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for work in (write(), prune(), fill()):
+                tasks.create_task(work)
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from failed
+
+
 # ------------------------------------------------------------------------------------------- against a naive model
 
 KEYS = st.sampled_from([b"a", b"a\xff", b"b", b"\xff"])

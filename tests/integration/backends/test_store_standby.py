@@ -17,9 +17,10 @@ from acordo.errors import AcordoError
 from backends.postgres import PostgresStore
 from cluster.demo import free_base_port
 from cluster.runner import LocalCluster
-from kv.errors import BackendUnavailable
+from kv.errors import BackendUnavailable, OutcomeUnknown
 from kv.model import Version
-from tests.contract.groups import T, commit, put
+from kv.ports import TakenOver
+from tests.contract.groups import T, commit, group, put
 from tests.integration.backends.conftest import started, until
 from tests.servers.postgres import PostgresServer, PostgresStandby
 from tests.servers.shared import needs
@@ -159,6 +160,40 @@ async def test_an_old_primary_that_came_back_refuses_nobody_and_loses_nothing(tm
                         assert found is not None and found.revision == last.revision
         async with PostgresStore(new.url) as direct:
             assert (await direct.head(timeout_s=T)).last >= last.revision, "all of it is at the one that was ahead"
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("gives_up", ["is out of time", "is cancelled"])
+async def test_what_no_standby_has_yet_is_seen_by_nobody(gives_up: str) -> None:
+    """A cancelled wait for a standby makes the row visible: it would be read, and be gone after a fail-over."""
+    needs("postgresql")
+    with PostgresServer() as primary, PostgresStandby(primary) as standby:
+        async with PostgresStore(primary.url) as store, PostgresStore(primary.url) as reader:
+            before = (await commit(store, [put("op1", b"k", b"1")])).row.head
+            standby.kill()
+            made = group(before, [put("op2", b"k", b"2")])
+            if gives_up == "is cancelled":
+                call = asyncio.ensure_future(store.append(made, timeout_s=T))
+                waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+                await until(lambda: primary.psql(waits) == "1", "the server waits for its standby")
+                call.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+            else:
+                with pytest.raises(OutcomeUnknown):
+                    await store.append(made, timeout_s=0.5)
+            for n in range(3):  # nor does taking over show it
+                with pytest.raises((OutcomeUnknown, BackendUnavailable)):
+                    await store.take_over(9 + n, "n2", 1, timeout_s=0.5)
+            assert await reader.head(timeout_s=T) == before
+            assert (await reader.read([b"k"], timeout_s=T)).versions == (Version(b"k", 1, b"1"),)
+            PostgresServer.start(standby)
+
+            async def landed() -> bool:
+                return (await reader.head(timeout_s=T)).last == 2
+
+            await until(landed, "it is there once the standby has it")
+            assert isinstance(await store.take_over(20, "n2", 1, timeout_s=T), TakenOver)
 
 
 @pytest.mark.timeout(240)
