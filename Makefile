@@ -14,7 +14,7 @@ help:  ## show this
 
 $(READY): requirements.lock .ci/venv
 	@PYTHON=$(PYTHON) .ci/venv .venv requirements.lock
-	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 	@touch $@
 
 install: $(READY)  ## make .venv from the exact lock

@@ -11,7 +11,7 @@ import secrets
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar, overload
 from urllib.parse import urlsplit
 
 import msgspec
@@ -368,13 +368,23 @@ class Client:
 
     # ------------------------------------------------------------------------------------------------------- watching
 
+    @overload
+    def watch(
+        self, prefix: Bytes = b"", *, after: int | None = None, bookmarks: Literal[False] = False
+    ) -> AsyncIterator[results.Change]: ...
+
+    @overload
+    def watch(
+        self, prefix: Bytes = b"", *, after: int | None = None, bookmarks: bool
+    ) -> AsyncIterator[results.Event]: ...
+
     def watch(
         self,
         prefix: Bytes = b"",
         *,
         after: int | None = None,
         bookmarks: bool = False,
-    ) -> AsyncIterator[results.Event]:
+    ) -> AsyncIterator[results.Change] | AsyncIterator[results.Event]:
         """Iterate over changes under a prefix, for ever: in order, none twice, none left out.
 
         Begins after revision `after` (None: now). Reconnects on its own, to any node, where it left off. All changes
