@@ -323,7 +323,7 @@ class Clients:
                 node = rng.choice(world.serving or list(world.nodes.values()))
                 deadline = asyncio.get_running_loop().time() + TIMEOUT_S
                 try:
-                    found = await node.call(lambda n=node, o=op_id, d=deadline: n.lookups.find(o, deadline=d))  # type: ignore[misc]
+                    found = await node.call(lambda n=node, o=op_id, d=deadline: n.lookups.settle(o, deadline=d))  # type: ignore[misc]
                 except (AcordoError, BadRequest, Pruned):
                     found = None
                 if isinstance(found, Answer):
