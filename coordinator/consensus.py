@@ -171,6 +171,15 @@ class Coordinator:
             through.add_done_callback(partial(self._submitted, waits))
         return [wait.answered for wait in waits]
 
+    def refuses(self, intents: Sequence[Intent | Cancel]) -> NotApplied | None:
+        refused = self._refuses(intents)
+        if refused is not None:
+            return refused
+        raft = self._log.status()
+        if raft.leader is None:
+            return NotApplied("no_leader", "no leader is known")
+        return None if raft.quorum else NotApplied("no_quorum", "no quorum answers the leader")
+
     def _refuses(self, intents: Sequence[Intent | Cancel]) -> NotApplied | None:
         """Say why an attempt is not handed to Raft at all: only such a refusal is definite by itself (INV-4)."""
         machine, settings = self.machine, self.settings

@@ -12,6 +12,7 @@ from typing import Literal, Protocol, Self, TypeAlias
 
 import msgspec
 
+from kv.errors import NotApplied
 from kv.model import (
     Answer,
     Cancel,
@@ -468,6 +469,11 @@ class Consensus(Protocol):
         A future fails with NotApplied (this attempt never reached the log) or OutcomeUnknown. The caller bounds its
         wait; giving up means unknown. Cancelling a future only stops the waiting.
         """
+        ...
+
+    def refuses(self, intents: Sequence[Intent | Cancel]) -> NotApplied | None:
+        """Say why these would be refused if they were submitted now, as far as this node knows; None: nothing is known
+        against them. To be asked before something is done for their sake."""
         ...
 
     async def read_index(self, *, timeout_s: float) -> None:

@@ -36,6 +36,8 @@ ROUND_PATIENCE_S: Final = 0.2
 INTENT_INLINE_BYTES_MAX: Final = 512 * 1024
 """Inline bytes of one intent: beyond, its largest values are staged too."""
 INTENT_OVERHEAD_BYTES: Final = 256
+TAKE_BACK_S: Final = 1.0
+"""Longest that a refusal waits for its staged values to be taken back."""
 
 Result: TypeAlias = Answer | AcordoError
 
@@ -83,19 +85,27 @@ class Writes:
         size = sum(inline_bytes(intent) for intent in intents)
         self._admit(len(intents), size)
         waiting: list[_Waiting] = []
+        kept: list[list[Reference]] = []
+        """For each intent what was staged for it."""
         try:
             for intent in intents:
-                staged = await self._staged(intent, deadline)
+                kept.append([])
+                staged = await self._staged(intent, deadline, kept[-1])
                 waiting.append(_Waiting(staged, inline_bytes(staged), deadline, lifetime_s))
             for each in waiting:
                 self._enqueue(each)
             results = [await each.result for each in waiting]
+            never = [of for of, result in zip(kept, results, strict=True) if isinstance(result, NotApplied)]
+            await self._take_back(never)
             self.acknowledged_total += sum(
                 1 for r in results if isinstance(r, Answer) and isinstance(r.outcome, Applied)
             )
             return results
+        except NotApplied:  # of staging, or of asking before it: nothing was handed over
+            await self._take_back(kept)
+            raise
         except (BackendUnavailable, OutcomeUnknown) as exc:
-            # Staging alone has no effect, and nothing was handed over yet.
+            await self._take_back(kept)  # staging alone has no effect, and nothing was handed over yet
             raise NotApplied("store_away", f"a large value could not be staged: {exc}") from exc
         finally:
             for each in waiting:
@@ -115,16 +125,23 @@ class Writes:
 
     # ------------------------------------------------------------------------------------------------------- staging
 
-    async def _staged(self, intent: Intent | Cancel, deadline: float) -> Intent | Cancel:
-        """Put large values into the store and references to them into the intent."""
+    async def _staged(self, intent: Intent | Cancel, deadline: float, kept: list[Reference]) -> Intent | Cancel:
+        """Put large values into the store and references to them into the intent; note in `kept` what is there.
+
+        Asks before whether the intent would be admitted: refused writes must not fill the store.
+        """
         if isinstance(intent, Cancel) or not (chosen := to_stage(intent)):
             return intent
+        refused = self._consensus.refuses((intent,))
+        if refused is not None:
+            raise refused
         references: dict[bytes, Reference] = {}
         for value in chosen:
             left = min(deadline - self._clock.monotonic(), self._settings.store_timeout_s)
             if left <= 0:
                 raise BackendUnavailable("store", "out of time")
             references[value] = await self._store.stage(intent.op_id, value, timeout_s=left)
+            kept.append(references[value])
         return Intent(
             intent.op_id,
             intent.deadline_ms,
@@ -133,6 +150,16 @@ class Writes:
             None if intent.otherwise is None else _referring(intent.otherwise, references),
             intent.reads,
         )
+
+    async def _take_back(self, kept: Sequence[Sequence[Reference]]) -> None:
+        """Unstage the values of intents that were definitely never ordered. What the store does not take back now, it
+        sweeps later: it bounds what waits."""
+        try:
+            async with asyncio.timeout(TAKE_BACK_S):
+                for reference in (each for of in kept for each in of):
+                    await self._store.unstage(reference, timeout_s=TAKE_BACK_S)
+        except (AcordoError, TimeoutError):
+            return
 
     # ------------------------------------------------------------------------------------------------------ grouping
 

@@ -60,6 +60,8 @@ class FakeConsensus:
         self.database, self.node, self.url = database, node, url
         self.no_leader: str | None = None
         """Reason with which submits and ReadIndex are refused."""
+        self.hides = False
+        """What is against a write is known only once it is submitted."""
         self.shown: dict[str, object] = {}
         """Fields of the status that are shown instead of the true ones."""
         self.leader: tuple[str, str] | None = None
@@ -118,6 +120,9 @@ class FakeConsensus:
             return futures
         loop.call_soon(self.commit, list(zip(intents, futures, strict=True)))
         return futures
+
+    def refuses(self, intents: Sequence[Intent | Cancel]) -> NotApplied | None:
+        return None if self.no_leader is None or self.hides else NotApplied(self.no_leader)
 
     async def read_index(self, *, timeout_s: float) -> None:
         self.read_indexes += 1
