@@ -380,6 +380,9 @@ class _Served:
                     body = b64decode(letter.body, validate=True)
                 except (msgspec.MsgspecError, ValueError):
                     letter = None
+                if letter is not None and not rules.DELIVERY.fullmatch(letter.delivery):
+                    _log.warning("a replay that names no delivery is dropped", subscription=self._name)
+                    letter = None
                 if letter is not None:
                     await self._deliver(_Delivery(letter.delivery, letter.revision, b"", body))
                 key, revision = each.key, each.revision
@@ -392,6 +395,9 @@ class _Served:
         while True:
             try:
                 await write()  # type: ignore[operator]
+                return
+            except Rejected as exc:  # it never will be taken, and what comes after it must not wait for that
+                _log.error("dead letter cannot be kept", subscription=self._name, reason=str(exc)[:200])
                 return
             except AcordoError as exc:
                 _log.warning("dead letter cannot be kept yet", subscription=self._name, reason=str(exc)[:200])
