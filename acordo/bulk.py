@@ -30,6 +30,7 @@ from acordo.wire import Damaged, Intent
 
 BATCH_LINES: Final = 100
 BATCH_BYTES: Final = 2 * 1024 * 1024
+"""Of a request as it is sent: half of what a node, and the stack's load balancer, take."""
 LARGE_BYTES: Final = 64 * 1024
 """A larger value goes as a raw PUT of its own: no JSON around it."""
 LINE_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -261,9 +262,11 @@ class _Loading:
                 raise NotApplied(told, reason=EXPIRED, op_id=batch[0].op_id, advice=RUN_AGAIN)
             items = await self._ask(batch, expiries)
             if len(batch) > 1 and any(item.outcome == "bad_request" for item in items):
-                # One bad operation refuses the whole request: find out which line it is.
-                for line in batch:
-                    await self._send([line])
+                # One bad operation refuses the whole request, and so does whatever stands between, when that takes less
+                # than a node: halves, until each is taken or it is clear which line it is.
+                middle = len(batch) // 2
+                await self._send(batch[:middle])
+                await self._send(batch[middle:])
                 return
             late = []
             for line, item in zip(batch, items, strict=True):
@@ -308,6 +311,12 @@ class _Loading:
 
 def _intent(line: _Line, op_id: str) -> Intent:
     return Intent(writes=(wire.put(line.key, line.value, ttl_s=line.ttl_s),), op_id=op_id)
+
+
+def _sent_bytes(line: _Line) -> int:
+    """Return how many bytes a line takes in a request, at most: values that are no text grow by a third in JSON, and
+    control characters to six times their size."""
+    return len(wire.batch_request([_intent(line, line.op_id_after(EXPIRIES_MAX))]).body or b"")
 
 
 class _Mark(msgspec.Struct, frozen=True):
@@ -363,7 +372,7 @@ class _Reader:
                 began_ms = await self._loading.began_ms() if b'"expires_ms"' in raw else 0
                 line = self._parse(self._number + 1, raw, began_ms)
                 large = line is not None and len(line.value) > LARGE_BYTES
-                weight = 0 if line is None else len(line.key) + len(line.value)
+                weight = 0 if line is None or large else _sent_bytes(line)
                 full = large or len(batch) >= BATCH_LINES or size + weight > BATCH_BYTES
                 if batch and (full or (line is not None and line.key in keys)):
                     yield batch, self._mark()

@@ -22,6 +22,8 @@ from acordo.outcomes import EXPIRED, GUARDED, Judgement, Verdict, classify, conc
 from acordo.transport import Transport
 from acordo.wire import Damaged, Intent
 
+FIRST_SHARE: Final = 0.5
+"""Of `attempt_timeout_s`: what a first attempt has where there is another node, 2 s unless told otherwise."""
 AVOID_S: Final = 1.0
 """How long a node that did not answer is asked last."""
 
@@ -51,7 +53,7 @@ class Caller:
         judgements: list[Judgement] = []
         deadline = time.monotonic() + timeout_s
         while True:
-            reply, result, judged = await self._attempt(request, parse, deadline)
+            reply, result, judged = await self._attempt(request, parse, deadline, first=not judgements)
             judgements.append(judged)
             if result is not None and judged.verdict is Verdict.OK:
                 return result, len(judgements)
@@ -114,7 +116,7 @@ class Caller:
             asked = [intents[n] for n in waiting]
             request = wire.batch_request(asked)
             parse = functools.partial(wire.parse_batch, intents=asked)
-            reply, got, judged = await self._attempt(request, parse, deadline)
+            reply, got, judged = await self._attempt(request, parse, deadline, first=attempts == 1)
             for place, n in enumerate(waiting):
                 item = got[place] if got else None
                 judgements[n].append(_judge_item(item) if item else judged)
@@ -155,11 +157,14 @@ class Caller:
         return self._transport.stream(self._urls[at], request, head_timeout_s=self._attempt_timeout_s, idle_s=idle_s)
 
     async def _attempt(
-        self, request: Request, parse: Callable[[Reply], T], deadline: float
+        self, request: Request, parse: Callable[[Reply], T], deadline: float, *, first: bool
     ) -> tuple[Reply, T | None, Judgement]:
         at = self.choose()
         left = max(0.001, deadline - time.monotonic())
-        waited = min(left, self._attempt_timeout_s)
+        # A node that was stopped or paused takes connections and never answers: the first attempt finds that out soon,
+        # where another node may be asked the same. Later ones have the time that a slow answer takes.
+        soon = first and len(self._urls) > 1 and (request.op_id is not None or not request.mutation)
+        waited = min(left, self._attempt_timeout_s * (FIRST_SHARE if soon else 1))
         # A write may take effect until the whole operation is given up, not only this attempt: else the expiry of the
         # first attempt would be what all later ones with its op_id are answered with.
         told = (left if request.op_id is not None else waited) * ANSWER_SHARE

@@ -21,8 +21,8 @@ from acordo.messages import Reply
 from acordo.sse import Parser, ServerEvent, TooLong
 from acordo.wire import Damaged
 
-IDLE_S: Final = 45.0
-"""A stream silent for so long is taken for dead: nodes send a heartbeat every 15 s."""
+IDLE_S: Final = 8.0
+"""A stream silent for so long is taken for dead: nodes send a heartbeat every 2 s."""
 GIVE_UP_S: Final = 60.0
 """A watch that reaches no node for so long raises; take it up again at the last position."""
 PAUSE_FIRST_S: Final = 0.05

@@ -42,13 +42,13 @@ Address: TypeAlias = tuple[str, int]
 class Times:
     """How long nginx waits, in its own notation. nginx.conf says why."""
 
-    read: str = "3s"
+    read: str = "2s"
     """For a read's answer, before another node is asked."""
-    again: str = "7s"
+    again: str = "8s"
     """For that other node's."""
     write: str = "15s"
-    watch: str = "60s"
-    """For a watch's next byte: four heartbeats; `acordo` waits for three."""
+    watch: str = "20s"
+    """For a watch's next byte, ten heartbeats; a first one may wait for the ledger. `acordo` waits for four."""
     shutdown: str = "20s"
     """For what a worker still holds after a new list came."""
 

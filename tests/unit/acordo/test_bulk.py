@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from acordo import bulk
+from acordo import bulk, wire
 from acordo.client import Client
 from acordo.errors import BadRequest, NotApplied, OutcomeUnknown, Pruned
 from acordo.results import Change
@@ -198,6 +198,25 @@ async def test_one_bad_line_does_not_take_its_batch_along() -> None:
         )
         assert (told, done.rejected) == ([3], 1)
         assert sorted(held(cluster)) == [b"k", b"kk", b"kkk"]
+
+
+@pytest.mark.parametrize("value", [b"\xff" * 60_000, b"\x01" * 60_000, b'"' * 60_000, b"v" * 60_000])
+@pytest.mark.parametrize("takes", [bulk.BATCH_BYTES, 400_000])
+async def test_a_batch_is_weighed_as_it_is_sent_and_split_where_less_is_taken(value: bytes, takes: int) -> None:
+    """Values that are no text grow in JSON; and what stands between may take less than a node does."""
+    lines = [msgspec.json.encode({"key": f"k{n}", "value": wire.to_json(value)}) for n in range(45)]
+    sizes: list[int] = []
+
+    def refuse(request: web.Request) -> web.StreamResponse | None:
+        sizes.append(request.content_length or 0)
+        return problem(413, "body_too_large", outcome="not_applied") if sizes[-1] > takes else None
+
+    async with FakeCluster() as cluster, Client(cluster.urls) as client:
+        cluster.trouble = refuse
+        done = await bulk.load(client, io.BytesIO(b"\n".join(lines)), checkpoint=None)
+        assert (done.lines, done.rejected) == (45, 0)
+        assert held(cluster) == {f"k{n}".encode(): value for n in range(45)}
+        assert max(sizes) <= bulk.BATCH_BYTES + 1024
 
 
 async def test_a_line_without_end_is_bounded() -> None:

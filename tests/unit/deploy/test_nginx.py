@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,7 +18,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from acordo import bulk
 from deploy.balancer import Balancer, Times, upstream
+from kv.model import REQUEST_BYTES_MAX
 from node.settings import Settings
 from tests.servers.process import free_port
 from tests.servers.shared import needs
@@ -64,6 +67,9 @@ class Node:
 
     async def __aexit__(self, *_: object) -> None:
         await self.runner.cleanup()
+
+
+ROOT = Path(__file__).parents[3]
 
 
 class World:
@@ -296,7 +302,15 @@ def test_as_configured_a_read_ends_within_ten_seconds_and_none_is_cut_before_its
     assert times["shutdown"] > times["write"]
 
 
-async def test_one_megabyte_passes_both_ways_and_more_than_two_is_refused_unsent(world: World) -> None:
+def test_the_balancer_takes_what_a_node_takes() -> None:
+    text = (ROOT / "deploy" / "nginx" / "nginx.conf").read_text()
+    (megabytes,) = re.findall(r"client_max_body_size (\d+)m;", text)
+    assert int(megabytes) << 20 == REQUEST_BYTES_MAX
+    assert f"a body has at most {megabytes} MiB here" in text
+    assert bulk.BATCH_BYTES + 1024 < REQUEST_BYTES_MAX
+
+
+async def test_one_megabyte_passes_both_ways_and_more_than_a_node_takes_is_refused_unsent(world: World) -> None:
     big = b"v" * 1_500_000
 
     async def echo(request: web.BaseRequest) -> web.StreamResponse:
@@ -309,7 +323,7 @@ async def test_one_megabyte_passes_both_ways_and_more_than_two_is_refused_unsent
     assert [s[2] for s in world.seen] == [len(big)] * 2
     # A real client may see its connection end while it still sends; the head alone shows the answer.
     reader, writer = await world.connect()
-    writer.write(f"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: {2 * 1024 * 1024 + 1}\r\n\r\n".encode())
+    writer.write(f"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: {REQUEST_BYTES_MAX + 1}\r\n\r\n".encode())
     assert b" 413 " in await reader.readuntil(b"\r\n\r\n")
     assert b'"outcome":"not_applied"' in await reader.readuntil(b"}")
     writer.close()
@@ -322,7 +336,7 @@ async def test_a_chunked_body_that_grows_too_large_is_refused_and_no_node_has_it
     async with asyncio.timeout(PATIENCE_S):
         answer = asyncio.create_task(reader.readuntil(b"}"))
         with contextlib.suppress(ConnectionError):
-            for _ in range(33):
+            for _ in range(REQUEST_BYTES_MAX // 65536 + 1):
                 writer.write(b"10000\r\n" + b"v" * 65536 + b"\r\n")
                 await writer.drain()
         head, _, body = (await answer).partition(b"\r\n\r\n")
