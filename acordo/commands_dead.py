@@ -22,8 +22,6 @@ from acordo.errors import BadRequest, PreconditionFailed, Refused, Unreachable, 
 from acordo.output import NO, OK, Output, shown
 from acordo.shell import app, run
 
-QUEUE: Final = "acordo.async"
-DEAD_QUEUE: Final = "acordo.dead"
 SUBSCRIPTIONS: Final = "acordo/webhooks/subscriptions/"
 DEAD: Final = "acordo/webhooks/dead/"
 REPLAYS: Final = "acordo/webhooks/replays/"
@@ -48,8 +46,9 @@ def dead_list(context: typer.Context, broker: Broker = "", limit: Limit = 100) -
         async for letter in _webhook_letters(client, limit):
             _show(output, letter)
         if _is_amqp(broker):
+            _, dead = await _queues(client)
             async with _channel(broker) as channel:
-                for message in await _got(channel, limit):  # not acknowledged: closing gives them back
+                for message in await _got(channel, dead, limit):  # not acknowledged: closing gives them back
                     _show(output, _command_letter(message))
 
     run(context, work)
@@ -76,11 +75,12 @@ def dead_replay(
                 found.add(letter["id"])
                 output.say(f"{shown(letter['id'], 200)} will be delivered again")
         if _is_amqp(broker) and (everything or wanted - found):
+            commands, dead = await _queues(client)
             async with _channel(broker) as channel:
-                for message in await _got(channel, limit):
+                for message in await _got(channel, dead, limit):
                     name = _command_letter(message)["id"]
                     if everything or name in wanted:
-                        await _replay_command(channel, message)
+                        await _replay_command(channel, commands, message)
                         found.add(name)
                         output.say(f"{shown(name, 200)} waits for a worker again")
         for missing in sorted(wanted - found):
@@ -185,6 +185,14 @@ def _is_amqp(broker: str) -> bool:
     return broker.startswith(("amqp://", "amqps://"))
 
 
+async def _queues(client: Client) -> tuple[str, str]:
+    """Return the names of the cluster's queues on its broker, as it says them: asynchronous writes, dead letters."""
+    names = (await client.cluster()).raw.get("channels")
+    if not isinstance(names, dict):
+        raise Unsupported("the cluster does not say what its queues are called", allowed="nodes of this version")
+    return str(names["async"]), str(names["dead"])
+
+
 @asynccontextmanager
 async def _channel(broker: str) -> AsyncIterator[Any]:
     """Open a confirming channel at the first broker that answers. Raises Unsupported, Unreachable."""
@@ -211,13 +219,13 @@ async def _channel(broker: str) -> AsyncIterator[Any]:
     raise Unreachable(f"no broker answers: {trouble!r}", reason="unreachable")
 
 
-async def _got(channel: Any, limit: int) -> list[Any]:
+async def _got(channel: Any, dead: str, limit: int) -> list[Any]:
     import aiormq
 
     messages: list[Any] = []
     try:
         while len(messages) < limit:
-            message = await channel.basic_get(DEAD_QUEUE, timeout=CONNECT_TIMEOUT_S)
+            message = await channel.basic_get(dead, timeout=CONNECT_TIMEOUT_S)
             if message.delivery_tag is None or message.delivery is None or message.header is None:
                 break
             if type(message.delivery).__name__ == "GetEmpty":
@@ -228,11 +236,11 @@ async def _got(channel: Any, limit: int) -> list[Any]:
     return messages
 
 
-async def _replay_command(channel: Any, message: Any) -> None:
+async def _replay_command(channel: Any, commands: str, message: Any) -> None:
     """Put it into the workers' queue, confirmed, and only then take it from the dead letters."""
     properties = message.header.properties
     properties.headers = {k: v for k, v in (properties.headers or {}).items() if k == "schema"}
-    confirm = await channel.basic_publish(message.body, routing_key=QUEUE, properties=properties, mandatory=True)
+    confirm = await channel.basic_publish(message.body, routing_key=commands, properties=properties, mandatory=True)
     if type(confirm).__name__ != "Ack":
         raise Unreachable("the broker did not take it", reason="refused")
     await channel.basic_ack(message.delivery_tag)

@@ -6,9 +6,10 @@ It never loses a command that it confirmed, and never decides what becomes of on
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Callable
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 import structlog
@@ -19,9 +20,8 @@ from prometheus_client import Counter
 
 from backends.amqp import FAILURES, Link, failing_plainly
 from kv.errors import BackendUnavailable, BadRequest, OutcomeUnknown
+from kv.names import channels
 
-QUEUE: Final = "acordo.async"
-DEAD: Final = "acordo.dead"
 SCHEMA: Final = 1
 COMMAND_TYPE: Final = "acordo.command"
 LENGTH_MAX: Final = 1_000_000
@@ -36,7 +36,7 @@ _log = structlog.get_logger("acordo.async_writes")
 
 
 class Command(msgspec.Struct, frozen=True):
-    """One message of `acordo.async` (docs/asyncapi.yaml)."""
+    """One message of the queue of asynchronous writes (docs/asyncapi.yaml)."""
 
     schema: int
     op_id: str
@@ -44,11 +44,26 @@ class Command(msgspec.Struct, frozen=True):
     """The JSON of POST /v1/txn."""
 
 
+class Queues(NamedTuple):
+    """The two queues of one cluster."""
+
+    commands: str
+    dead: str
+
+    @classmethod
+    def of(cls, cluster: str) -> Queues:
+        """Return those of a cluster_id."""
+        names = channels(cluster)
+        return cls(names["async"], names["dead"])
+
+
 class RabbitAsyncWrites:
     """Take writes into the broker's hands."""
 
-    def __init__(self, url: str, *, rng: random.Random | None = None) -> None:
-        self._link = Link(url, "acordo async writes", declare, rng=rng)
+    def __init__(self, url: str, *, cluster: str = "", rng: random.Random | None = None) -> None:
+        """`cluster` is the id that the queues' names are made of."""
+        self._queues = Queues.of(cluster)
+        self._link = Link(url, "acordo async writes", functools.partial(declare, queues=self._queues), rng=rng)
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,7 +89,7 @@ class RabbitAsyncWrites:
             raise
         try:
             async with asyncio.timeout(max(deadline - loop.time(), 0.001)):
-                confirmed = await publish(channel, QUEUE, body, op_id, {})
+                confirmed = await publish(channel, self._queues.commands, body, op_id, {})
         except (*FAILURES, ChannelInvalidStateError) as exc:
             await self._link.drop()
             _ACCEPTED.labels("unknown").inc()
@@ -88,8 +103,8 @@ class RabbitAsyncWrites:
 class Delivery:
     """One command in a worker's hands, until it is acknowledged or buried."""
 
-    def __init__(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
-        self._channel, self._message = channel, message
+    def __init__(self, channel: AbstractChannel, message: DeliveredMessage, dead: str) -> None:
+        self._channel, self._message, self._dead = channel, message, dead
 
     @property
     def body(self) -> bytes:
@@ -104,7 +119,7 @@ class Delivery:
     async def bury(self, reason: str) -> None:
         """Move the message to the dead letters: confirmed there before it is acknowledged here."""
         name = self._message.header.properties.message_id or ""
-        if not await publish(self._channel, DEAD, self.body, name, {"x-acordo-reason": reason[:500]}):
+        if not await publish(self._channel, self._dead, self.body, name, {"x-acordo-reason": reason[:500]}):
             raise BackendUnavailable("rabbitmq", "the broker takes no more dead letters")
         await self.ack()
 
@@ -112,8 +127,8 @@ class Delivery:
 class Commands:
     """Consume commands, `prefetch` at most in hand, reconnecting for as long as it is run."""
 
-    def __init__(self, url: str, *, prefetch: int, rng: random.Random | None = None) -> None:
-        self._url, self._prefetch, self._rng = url, prefetch, rng or random.Random()
+    def __init__(self, url: str, queues: Queues, *, prefetch: int, rng: random.Random | None = None) -> None:
+        self._url, self._queues, self._prefetch, self._rng = url, queues, prefetch, rng or random.Random()
         self.connected = False
 
     async def run(self, take: Callable[[Delivery], Any]) -> None:
@@ -140,13 +155,13 @@ class Commands:
         arrived: asyncio.Queue[DeliveredMessage] = asyncio.Queue()  # bounded by the prefetch
 
         async def setup(channel: AbstractChannel) -> None:
-            await declare(channel)
+            await declare(channel, self._queues)
             await channel.basic_qos(prefetch_count=self._prefetch)
 
             async def put(message: DeliveredMessage) -> None:
                 arrived.put_nowait(message)
 
-            await channel.basic_consume(QUEUE, put)
+            await channel.basic_consume(self._queues.commands, put)
 
         async with Link(self._url, "acordo worker", setup, rng=self._rng) as link:
             channel = await link.channel(timeout_s=10)
@@ -159,22 +174,22 @@ class Commands:
                     if not getting.done():
                         getting.cancel()
                         break
-                    group.create_task(take(Delivery(channel, getting.result())))
+                    group.create_task(take(Delivery(channel, getting.result(), self._queues.dead)))
                 raise BackendUnavailable("rabbitmq", "the broker went away")  # cancels what is in hand
 
 
-async def declare(channel: AbstractChannel) -> None:
+async def declare(channel: AbstractChannel, queues: Queues) -> None:
     """Declare both queues. What the broker buries by itself (DELIVERIES_MAX) goes to the dead letters as well."""
-    await channel.queue_declare(DEAD, durable=True, arguments=dead_arguments())
-    await channel.queue_declare(QUEUE, durable=True, arguments=queue_arguments())
+    await channel.queue_declare(queues.dead, durable=True, arguments=dead_arguments())
+    await channel.queue_declare(queues.commands, durable=True, arguments=queue_arguments(queues))
 
 
-def queue_arguments() -> dict[str, Any]:
+def queue_arguments(queues: Queues) -> dict[str, Any]:
     return {
         "x-queue-type": "quorum",
         "x-delivery-limit": DELIVERIES_MAX,
         "x-dead-letter-exchange": "",
-        "x-dead-letter-routing-key": DEAD,
+        "x-dead-letter-routing-key": queues.dead,
         "x-dead-letter-strategy": "at-least-once",
         "x-max-length": LENGTH_MAX,
         "x-overflow": "reject-publish",

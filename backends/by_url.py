@@ -64,23 +64,23 @@ def cache(url: str) -> Cache:
     return RedisCache.from_url(url)
 
 
-def broadcast(url: str) -> Broadcast:
-    """Return the broadcast that the URL names. Raises BadRequest("broadcast_url")."""
+def broadcast(url: str, cluster: str = "") -> Broadcast:
+    """Return the broadcast of a cluster_id at the broker that the URL names. Raises BadRequest("broadcast_url")."""
     if _scheme(url, "broadcast", BROADCAST_FORMS) == "local":
         _check_bare(url, "broadcast", BROADCAST_FORMS)
         return LocalBroadcast()
     from backends.rabbitmq import RabbitBroadcast
 
-    return RabbitBroadcast.from_url(url)
+    return RabbitBroadcast.from_url(url, cluster)
 
 
-def async_writes(url: str) -> RabbitAsyncWrites | None:
+def async_writes(url: str, cluster: str = "") -> RabbitAsyncWrites | None:
     """Return what takes asynchronous writes at the broadcast's broker; None: the URL names no broker."""
     if _scheme(url, "broadcast", BROADCAST_FORMS) == "local":
         return None
     from backends.async_writes import RabbitAsyncWrites
 
-    return RabbitAsyncWrites(url)
+    return RabbitAsyncWrites(url, cluster=cluster)
 
 
 def _scheme(url: str, port: str, forms: Mapping[str, str]) -> str:

@@ -25,9 +25,9 @@ from prometheus_client import Counter
 from backends.amqp import FAILURES, Link, failing_plainly
 from kv.errors import BackendUnavailable, BadRequest
 from kv.model import Reference, Version
+from kv.names import channels
 from kv.ports import Change
 
-EXCHANGE: Final = "acordo.changes"
 SCHEMA: Final = 1
 IN_FLIGHT_MAX: Final = 200
 """Messages sent before their confirms are awaited."""
@@ -46,14 +46,16 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 class RabbitBroadcast:
     """The Broadcast port on aiormq. One channel; its frames go out in order, so the broker has them in order."""
 
-    def __init__(self, url: str, *, rng: random.Random | None = None) -> None:
+    def __init__(self, url: str, *, cluster: str = "", rng: random.Random | None = None) -> None:
+        """`cluster` is the id that the exchange's name is made of."""
         self._url, self._rng = url, rng
+        self.exchange: Final = channels(cluster)["changes"]
         self._keeper: asyncio.Task[None] | None = None
-        self._link = Link(url, "acordo publisher", _declare, rng=rng)
+        self._link = Link(url, "acordo publisher", self._declare, rng=rng)
 
     @classmethod
-    def from_url(cls, url: str) -> RabbitBroadcast:
-        return cls(url)
+    def from_url(cls, url: str, cluster: str = "") -> RabbitBroadcast:
+        return cls(url, cluster=cluster)
 
     async def __aenter__(self) -> Self:
         """Connect, or go on without: a broker that is down is tried again. Raises BadRequest("broadcast_access")."""
@@ -98,7 +100,7 @@ class RabbitBroadcast:
             async with asyncio.timeout(max(deadline - loop.time(), 0.001)):
                 for start in range(0, len(changes), IN_FLIGHT_MAX):
                     part = changes[start : start + IN_FLIGHT_MAX]
-                    await _confirmed(channel, part)
+                    await _confirmed(channel, self.exchange, part)
                     _PUBLISHED.inc(len(part))
         except (*FAILURES, ChannelInvalidStateError, _Refused) as exc:
             await self._link.drop()
@@ -106,6 +108,9 @@ class RabbitBroadcast:
         except asyncio.CancelledError:
             await self._link.drop()
             raise
+
+    async def _declare(self, channel: AbstractChannel) -> None:
+        await channel.exchange_declare(self.exchange, exchange_type="topic", durable=True)
 
     async def subscribe(self) -> AsyncGenerator[bytes, None]:
         """Yield the bodies that arrive from now on, from an exclusive queue of its own; end when the broker goes.
@@ -120,12 +125,12 @@ class RabbitBroadcast:
             arrived.put_nowait(message.body)
 
         async def setup(channel: AbstractChannel) -> None:
-            await _declare(channel)
+            await self._declare(channel)
             made = await channel.queue_declare(
                 "", exclusive=True, auto_delete=True, arguments={"x-max-length": BACKLOG_MAX}
             )
             assert made.queue is not None
-            await channel.queue_bind(made.queue, EXCHANGE, "change.#")
+            await channel.queue_bind(made.queue, self.exchange, "change.#")
             await channel.basic_consume(made.queue, take, no_ack=True)
 
         async with Link(self._url, "acordo subscriber", setup, rng=self._rng) as link:
@@ -146,11 +151,7 @@ class _Refused(Exception):
     """The broker did not take a message (nack, or returned)."""
 
 
-async def _declare(channel: AbstractChannel) -> None:
-    await channel.exchange_declare(EXCHANGE, exchange_type="topic", durable=True)
-
-
-async def _confirmed(channel: AbstractChannel, changes: Sequence[Change]) -> None:
+async def _confirmed(channel: AbstractChannel, exchange: str, changes: Sequence[Change]) -> None:
     """Send all of them with one write, in order, and return once each is confirmed; raise for the first that is not.
 
     The channel's `basic_publish` takes a task, a lock and two futures for each message: three times the work, and the
@@ -165,21 +166,21 @@ async def _confirmed(channel: AbstractChannel, changes: Sequence[Change]) -> Non
                 channel.delivery_tag += 1
                 confirm = channel.confirmations[channel.delivery_tag] = channel.create_future()
                 confirms.append(confirm)
-                frames += _frames(change, channel.max_content_size)
+                frames += _frames(change, exchange, channel.max_content_size)
             await channel.write_queue.put(ChannelFrame.marshall(channel_number=channel.number, frames=frames))
         for change, confirm in zip(changes, confirms, strict=True):
             if not isinstance(taken := await confirm, spec.Basic.Ack):
                 raise _Refused(f"revision {change.revision}: {taken!r}")
 
 
-def _frames(change: Change, size_max: int) -> list[spec.Basic.Publish | ContentHeader | ContentBody]:
+def _frames(change: Change, exchange: str, size_max: int) -> list[spec.Basic.Publish | ContentHeader | ContentBody]:
     told = body(change)
     properties = spec.Basic.Properties(
         content_type="application/json", delivery_mode=2, message_id=str(change.revision), message_type="acordo.change",
         app_id="acordo", headers={"schema": SCHEMA, "revision": change.revision},
     )  # fmt: skip
     return [
-        spec.Basic.Publish(exchange=EXCHANGE, routing_key=routing_key(change)),
+        spec.Basic.Publish(exchange=exchange, routing_key=routing_key(change)),
         ContentHeader(properties=properties, body_size=len(told)),
         *(ContentBody(told[n : n + size_max]) for n in range(0, len(told), size_max)),
     ]

@@ -102,7 +102,9 @@ async def lag(urls: list[str], broker: str, rate: int, seconds: float) -> tuple[
     connection = await aiormq.connect(broker)
     channel = await connection.channel()
     declared = await channel.queue_declare("", exclusive=True)
-    await channel.queue_bind(declared.queue or "", "acordo.changes", "change.#")
+    async with Client(urls) as client:
+        names: Any = (await client.cluster()).raw["channels"]
+    await channel.queue_bind(declared.queue or "", names["changes"], "change.#")
 
     async def take(message: Any) -> None:
         heard[json.loads(message.body)["revision"]] = time.monotonic()

@@ -366,7 +366,12 @@ async def _subscribed(
     """Subscribe to the target's broker, if it has one that we know. Raises SubscriberFailed."""
     servers = target.servers if isinstance(target, LocalTarget) else None
     url = plan.broadcast or (servers.broadcast if servers is not None else "")
-    return await stack.enter_async_context(Subscriber(url, queue, recorder)) if url else None
+    if not url:
+        return None
+    async with Client(target.looking_urls) as client:
+        names = (await client.cluster()).raw.get("channels")
+    exchange = names["changes"] if isinstance(names, dict) else "acordo.changes"
+    return await stack.enter_async_context(Subscriber(url, exchange, queue, recorder))
 
 
 def without_password(url: str) -> str:

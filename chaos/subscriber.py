@@ -1,4 +1,4 @@
-"""Record what a subscriber of the broker is told: a durable queue of the run's own on the exchange `acordo.changes`.
+"""Record what a subscriber of the broker is told: a durable queue of the run's own on the exchange of changes.
 
 It speaks AMQP as docs/asyncapi.yaml says and imports nothing of the nodes. It never judges, and what it heard is
 acknowledged only once it is recorded: whatever breaks, it is told again.
@@ -22,7 +22,6 @@ from acordo.errors import AcordoError
 from chaos.history import Watched
 from chaos.recorder import Recorder
 
-EXCHANGE: Final = "acordo.changes"
 NAME: Final = "broker"
 PREFETCH: Final = 200
 OPEN_WITHIN_S: Final = 30.0
@@ -38,13 +37,16 @@ class SubscriberFailed(Exception):
 
 
 class Subscriber:
-    """`async with Subscriber(url, queue, recorder) as told`: subscribed before anything is written."""
+    """`async with Subscriber(url, exchange, queue, recorder) as told`: subscribed before anything is written.
 
-    def __init__(self, url: str, queue: str, recorder: Recorder) -> None:
+    `exchange`: as /v1/cluster names it (`channels`).
+    """
+
+    def __init__(self, url: str, exchange: str, queue: str, recorder: Recorder) -> None:
         # A broker that is gone is what a run does to it; aiormq would tell it on the terminal each time.
         logging.getLogger("aiormq").setLevel(logging.CRITICAL)
         self._url = f"{url}{'&' if '?' in url else '?'}heartbeat=5"
-        self._queue, self._recorder = queue, recorder
+        self._exchange, self._queue, self._recorder = exchange, queue, recorder
         self._newest = 0
         self._moved = asyncio.Event()
         self._subscribed = asyncio.Event()
@@ -97,9 +99,9 @@ class Subscriber:
         try:
             channel = await connection.channel(publisher_confirms=False)
             await channel.basic_qos(prefetch_count=PREFETCH)
-            await channel.exchange_declare(EXCHANGE, exchange_type="topic", durable=True)
+            await channel.exchange_declare(self._exchange, exchange_type="topic", durable=True)
             await channel.queue_declare(self._queue, durable=True, arguments={"x-expires": EXPIRES_MS})
-            await channel.queue_bind(self._queue, EXCHANGE, "change.#")
+            await channel.queue_bind(self._queue, self._exchange, "change.#")
 
             async def take(message: DeliveredMessage) -> None:
                 await self._take(channel, message)

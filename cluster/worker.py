@@ -7,6 +7,7 @@ could not bring to a definite end.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
 import secrets
@@ -28,7 +29,7 @@ from acordo.errors import (
     Refused,
 )
 from acordo.wire import intent_of_json
-from backends.async_writes import Commands, Delivery, parse
+from backends.async_writes import Commands, Delivery, Queues, parse
 from cluster import logs
 from cluster.config import WorkerSettings, load
 from cluster.webhooks import Limits, Webhooks
@@ -120,17 +121,36 @@ async def _serve(settings: WorkerSettings, name: str) -> None:
         webhooks = await stack.enter_async_context(Webhooks(client, name, limits_of(settings), chance=chance))
         commands = None
         if settings.broadcast.startswith("amqp"):
-            commands = Commands(settings.broadcast, prefetch=settings.worker_prefetch, rng=chance)
+            commands = functools.partial(_commands, settings, client, chance)
         _log.info("working", urls=urls, asynchronous_writes=commands is not None)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(webhooks.run(), name="webhooks")]
             running.append(tasks.create_task(say_what_is_missing(client, urls, broker=commands is not None)))
             if commands is not None:
-                running.append(tasks.create_task(commands.run(Submitter(client, chance).take), name="commands"))
+                running.append(tasks.create_task(commands(), name="commands"))
             await stop.wait()
             for task in running:
                 task.cancel()
     _log.info("stopped")
+
+
+async def _commands(settings: WorkerSettings, client: Client, chance: random.Random) -> None:
+    """Submit what waits in the queue of the cluster that is worked for, which says itself what it is called: a broker
+    may have those of others beside it."""
+    pause_s = 0.25
+    while True:
+        try:
+            names = (await client.cluster()).raw.get("channels")
+            if isinstance(names, dict):
+                break
+            _log.warning("the cluster does not say where its asynchronous writes wait: it is of an older version")
+        except AcordoError:
+            pass  # said once already
+        await asyncio.sleep(pause_s * (0.75 + chance.random() / 2))
+        pause_s = min(pause_s * 2, 5.0)
+    queues = Queues(str(names["async"]), str(names["dead"]))
+    commands = Commands(settings.broadcast, queues, prefetch=settings.worker_prefetch, rng=chance)
+    await commands.run(Submitter(client, chance).take)
 
 
 async def say_what_is_missing(client: Client, urls: list[str], *, broker: bool) -> None:

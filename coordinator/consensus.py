@@ -70,7 +70,7 @@ class Coordinator:
         `entropy` gives so many bytes that nobody can guess (None: `chance` does, for tests); `members` is the digest of
         the first member list that this member was given; `cluster` is the id that the store is claimed for.
         """
-        self.node, self.url = node, url
+        self.node, self.url, self.cluster = node, url, cluster
         self.settings = settings or Settings()
         self.rules = rules
         self.machine = Machine(self.settings.limits, rules)
@@ -470,6 +470,7 @@ class Coordinator:
             pending=len(machine.pending),
             gives_up=None if given is None else given.revisions,
             gives_up_after=None if given is None else given.after,
+            cluster_id=self.cluster,
             history=machine.founded.history.hex() if machine.founded else None,
             limits_differ=self.limits_differ,
             floor=machine.recent.floor,

@@ -433,6 +433,7 @@ class Status(msgspec.Struct, frozen=True):
     """While the store is refused: how many settled revisions adopting its head gives up, all after `gives_up_after`;
     an operator who adopts has to say this number."""
     gives_up_after: int | None = None
+    cluster_id: str = ""
     history: str | None = None
     """Hex id of the replicated history; None until it is founded."""
     limits_differ: tuple[str, ...] = ()

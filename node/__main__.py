@@ -42,6 +42,7 @@ from coordinator.raft.member import Settings as RaftSettings
 from coordinator.raft.security import Certificates, Open, Security, read_secret
 from coordinator.settings import Settings as CoordinatorSettings
 from kv.errors import AcordoError, BackendUnavailable, BadRequest, OutcomeUnknown
+from kv.names import UNNAMED
 from kv.ports import Cache, Identity, Store
 from node.server import Server
 from node.settings import Settings as ServerSettings
@@ -52,8 +53,6 @@ EX_SOFTWARE: Final = 70
 EX_CONFIG: Final = 78
 TRANSFER_TIMEOUT_S: Final = 2.0
 """How long a stopping leader tries to hand its leadership on."""
-NAMELESS: Final = "acordo"
-"""What a cluster is called on the wire that was given no cluster_id."""
 CLOSE_TIMEOUT_S: Final = 10
 """How long the parts may take to close after the drain; then the process is ended."""
 DESCRIPTORS_MAX: Final = 1 << 20
@@ -100,7 +99,7 @@ def main(argv: list[str]) -> int:
     try:
         descriptors = _most_descriptors()
         listening = _listen(settings.http_host, settings.http_port)
-        cluster = claim_node(settings.data_dir, settings.cluster_id, settings.node_id).cluster_id or NAMELESS
+        cluster = claim_node(settings.data_dir, settings.cluster_id, settings.node_id).cluster_id or UNNAMED
         with locked(settings.data_dir, "node"):
             uvloop.run(_serve(settings, cluster, listening, descriptors))
     except Exception as exc:  # noqa: BLE001 - the last place: whatever it is ends the process, with its name
@@ -115,7 +114,7 @@ async def _serve(settings: NodeSettings, cluster: str, listening: socket.socket,
     _stop_on_signals(settings, stop)
     clock = SystemClock(loop)
     store = by_url.store(settings.store_url)
-    broadcast = by_url.broadcast(settings.broadcast)
+    broadcast = by_url.broadcast(settings.broadcast, cluster)
     cache = _shared_cache(settings)
     transport = _transport(settings, cluster, _chance())
 
@@ -128,7 +127,7 @@ async def _serve(settings: NodeSettings, cluster: str, listening: socket.socket,
             return
         await stack.enter_async_context(cache)
         await stack.enter_async_context(broadcast)
-        async_writes = by_url.async_writes(settings.broadcast)
+        async_writes = by_url.async_writes(settings.broadcast, cluster)
         if async_writes is not None:
             await stack.enter_async_context(async_writes)
         disk = RealDisk(settings.data_dir / "raft")

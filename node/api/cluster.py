@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from kv.errors import BadRequest
+from kv.names import channels
 from kv.ports import Member
 from node import wire
 from node.api.health import known
@@ -85,6 +86,7 @@ def _member(x: Exchange, raw: str) -> Member:
 def _view(x: Exchange) -> dict[str, Any]:
     status = x.rooms.consensus.status()
     view: dict[str, Any] = msgspec.to_builtins(status)
+    view["channels"] = channels(status.cluster_id)
     view["url"] = x.rooms.settings.advertised_url
     view["writes_acknowledged"] = x.rooms.writes.acknowledged_total
     view["version"] = x.rooms.settings.version

@@ -97,6 +97,8 @@ class ClusterView(msgspec.Struct, frozen=True):
     namespace: int
     gives_up: int | None
     gives_up_after: int | None
+    cluster_id: str
+    channels: dict[str, str]
     history: str | None
     limits_differ: list[str]
     log_time_ms: int

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from acordo.client import Client
 from acordo.shell import app, hoisted
 from acordo.wire import absent, put
-from backends.async_writes import DEAD, QUEUE, command, declare, publish
+from backends.async_writes import Queues, command, declare, publish
 from tests.integration.backends.conftest import started, until, worker
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.shared import needs
@@ -68,7 +68,7 @@ async def test_accepted_writes_are_applied_once_through_deaths_of_worker_and_bro
                     revisions = {op_id: (await client.operation(op_id)).revision for op_id in accepted}
                     connection = await aiormq.connect(broker.url)
                     channel = await connection.channel(publisher_confirms=True)
-                    await declare(channel)
+                    queues = await _declared(client, channel)
                     body = command(accepted[0], b'{"writes": [{"put": "a/0", "value": "0"}]}')
                     for poison, name in (
                         (b"\xff no JSON", "broken"),
@@ -77,10 +77,10 @@ async def test_accepted_writes_are_applied_once_through_deaths_of_worker_and_bro
                         (command("none", b'{"writes": [{"put": "", "value": ""}]}'), "bad-key"),
                         (command("~n1.foreign.1", b'{"writes": [{"put": "f", "value": ""}]}'), "foreign"),
                     ):
-                        assert await publish(channel, QUEUE, poison, name, {})
-                    assert await publish(channel, QUEUE, body, "again", {})  # a redelivery, harmless
-                    await until(lambda: _length(channel, DEAD, 5), "five letters are dead")
-                    await until(lambda: _length(channel, QUEUE, 0), "the queue is empty")
+                        assert await publish(channel, queues.commands, poison, name, {})
+                    assert await publish(channel, queues.commands, body, "again", {})  # a redelivery, harmless
+                    await until(lambda: _length(channel, queues.dead, 5), "five letters are dead")
+                    await until(lambda: _length(channel, queues.commands, 0), "the queue is empty")
                     assert {op: (await client.operation(op)).revision for op in accepted} == revisions
                     assert await client.get("f") is None
                     found = await client.get("a/0")
@@ -92,8 +92,18 @@ async def test_accepted_writes_are_applied_once_through_deaths_of_worker_and_bro
                     assert all(each["reason"] for each in letters)
                     assert len(await asked("--url", urls[0], "dead", "list", "--broker", broker.url)) == 5  # given back
                     await asked("--url", urls[0], "dead", "replay", "broken", "--broker", broker.url)
-                    await until(lambda: _length(channel, DEAD, 5), "the replayed poison is buried again")
+                    await until(lambda: _length(channel, queues.dead, 5), "the replayed poison is buried again")
                     await connection.close()
+
+
+async def _declared(client: Client, channel: aiormq.abc.AbstractChannel) -> Queues:
+    """Return the cluster's queues, as it names them."""
+    names = (await client.cluster()).raw["channels"]
+    assert isinstance(names, dict)
+    queues = Queues(names["async"], names["dead"])
+    assert queues != Queues.of(""), "the runner's clusters have an id, and names of their own"
+    await declare(channel, queues)
+    return queues
 
 
 async def _applied(client: Client, op_ids: list[str]) -> bool:

@@ -20,7 +20,7 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from acordo.client import Client
 from backends.amqp import FAILURES, Link
-from backends.rabbitmq import EXCHANGE, told
+from backends.rabbitmq import told
 from chaos.checkers.register import check
 from chaos.checkers.verdict import Verdict
 from kv.errors import BackendUnavailable
@@ -57,13 +57,23 @@ class Subscriber:
         assert firsts == sorted(firsts), f"the broadcast was out of order: {self.fresh}"
         assert len(firsts) > len({change.revision for change in self.heard}) / 2, "nearly all was delivered again"
 
-    async def run(self, url: str, bound: asyncio.Event) -> None:
+    async def begin(self, url: str, urls: list[str]) -> asyncio.Task[None]:
+        """Subscribe to the exchange that the cluster names; return what goes on listening."""
+        async with Client(urls, timeout_s=20) as client:
+            names = (await client.cluster()).raw["channels"]
+        assert isinstance(names, dict)
+        hearing = asyncio.Event()
+        listening = asyncio.create_task(self.run(url, names["changes"], hearing))
+        await asyncio.wait_for(hearing.wait(), 60)
+        return listening
+
+    async def run(self, url: str, exchange: str, bound: asyncio.Event) -> None:
         while True:
 
             async def setup(channel: AbstractChannel) -> None:
-                await channel.exchange_declare(EXCHANGE, exchange_type="topic", durable=True)
+                await channel.exchange_declare(exchange, exchange_type="topic", durable=True)
                 await channel.queue_declare("outside", durable=True, arguments={"x-queue-type": self._kind})
-                await channel.queue_bind("outside", EXCHANGE, "change.#")
+                await channel.queue_bind("outside", exchange, "change.#")
 
                 async def take(message: DeliveredMessage) -> None:
                     self.heard.append(told(message.body))
@@ -89,11 +99,9 @@ async def test_everything_dies_in_turn(tmp_path: Path) -> None:
     print(f"seed {SEED}")
     recorder, subscriber = Recorder(), Subscriber()
     with PostgresServer() as postgres, SentinelSet() as redis, RabbitCluster() as rabbit:
-        hearing = asyncio.Event()
-        listening = asyncio.create_task(subscriber.run(rabbit.url, hearing))
-        await asyncio.wait_for(hearing.wait(), 60)
         async with started(tmp_path, store=postgres.url, cache=redis.url, broadcast=rabbit.url) as cluster:
             urls = [node.url for node in cluster.nodes.values()]
+            listening = await subscriber.begin(rabbit.url, urls)  # before anything is written
             async with contextlib.AsyncExitStack() as stack:
                 clients = [
                     await stack.enter_async_context(Client(urls[n % 3 :] + urls[: n % 3], timeout_s=20))

@@ -376,9 +376,8 @@ async def test_broadcast(tmp_path: Path) -> None:
             assert stand.logged("no broker: changes wait in the ledger") == 3
             server.start()
             await _broadcast_mends(stand)
-            outside, bound = Subscriber("classic"), asyncio.Event()
-            listening = asyncio.create_task(outside.run(server.url, bound))
-            await asyncio.wait_for(bound.wait(), 60)
+            outside = Subscriber("classic")
+            listening = await outside.begin(server.url, [node.url for node in stand.cluster.nodes.values()])
             before = set(stand.revisions)  # of these some may be told only now
             stand.revisions.clear()
             for hurt in ("dies", "hangs", "slow", "refuses"):

@@ -11,12 +11,13 @@ import yaml  # type: ignore[import-untyped]  # ships no types
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.async_writes import DEAD, QUEUE, command
-from backends.rabbitmq import EXCHANGE, body, routing_key, told
+from backends.async_writes import command
+from backends.rabbitmq import body, routing_key, told
 from cluster.runner import ROOT
 from cluster.webhook_rules import VALUE_BYTES_MAX, body_of, undone_body
 from kv.errors import BadRequest
 from kv.model import Reference, Version
+from kv.names import channels
 from kv.ports import Change
 
 DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "docs" / "asyncapi.yaml").read_text())
@@ -89,8 +90,12 @@ def test_large_deliveries() -> None:
 
 
 def test_addresses_are_those_of_the_code() -> None:
-    channels = DOCUMENT["channels"]
-    assert [channels[name]["address"] for name in ("changes", "commands", "dead")] == [EXCHANGE, QUEUE, DEAD]
+    named = {"changes": "changes", "async": "commands", "dead": "dead"}
+    written = {what: DOCUMENT["channels"][name] for what, name in named.items()}
+    for cluster, stem in (("c1", "acordo.c1"), ("", "acordo")):
+        made = {what: each["address"].replace("{cluster}", stem) for what, each in written.items()}
+        assert made == channels(cluster)
+    assert all("cluster" in each["parameters"] for each in written.values())
 
 
 def test_every_reference_leads_somewhere() -> None:

@@ -28,7 +28,7 @@ class FakeChannel:
     async def basic_qos(self, **_: object) -> None: ...
 
     async def exchange_declare(self, name: str, **more: object) -> None:
-        assert (name, more) == ("acordo.changes", {"exchange_type": "topic", "durable": True})
+        assert (name, more) == ("acordo.c1.changes", {"exchange_type": "topic", "durable": True})
 
     async def queue_declare(self, name: str, *, durable: bool, arguments: object) -> None:
         assert durable, "a broker that is killed must keep it"
@@ -78,9 +78,9 @@ async def test_it_records_what_it_is_told_and_subscribes_anew(tmp_path: Path, mo
     monkeypatch.setattr(subscriber, "RETRY_S", 0.01)
     client: Any = FakeClient()
     with Recorder(tmp_path / "h.jsonl", clock=count(1).__next__) as recorder:
-        async with Subscriber("amqp://h", "q", recorder) as told:
+        async with Subscriber("amqp://h", "acordo.c1.changes", "q", recorder) as told:
             first = broker.channels[0]
-            assert first.bound == [("q", "acordo.changes", "change.#")]
+            assert first.bound == [("q", "acordo.c1.changes", "change.#")]
             put: dict[str, object] = {"type": "put", "key": "a", "value": "v"}
             gone: dict[str, object] = {"type": "delete", "key": {"base64": "/w=="}}
             await first.take(message(3, 7, put, gone))
@@ -107,7 +107,7 @@ async def test_it_records_what_it_is_told_and_subscribes_anew(tmp_path: Path, mo
 async def test_without_a_broker_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscriber, "OPEN_WITHIN_S", 0.05)
     with Recorder(tmp_path / "h.jsonl") as recorder, pytest.raises(SubscriberFailed, match="no subscription"):
-        async with Subscriber("amqp://127.0.0.1:9/", "q", recorder):
+        async with Subscriber("amqp://127.0.0.1:9/", "acordo.changes", "q", recorder):
             pass
 
 
