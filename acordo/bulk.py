@@ -557,7 +557,7 @@ _T = TypeVar("_T")
 def _read_point(checkpoint: Path, kind: type[_P]) -> _P:
     try:
         point = msgspec.json.decode(checkpoint.read_bytes(), type=kind)
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise BadRequest(
             f"{checkpoint} is no checkpoint: {exc}", code="bad_checkpoint", allowed="--restart to begin anew"
         ) from exc
@@ -588,3 +588,8 @@ def _replace(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # without it a power cut may take the new name back
+    finally:
+        os.close(descriptor)

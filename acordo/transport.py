@@ -238,5 +238,5 @@ def _problem(status: int | None, headers: Mapping[str, str], body: bytes) -> Pro
         return None
     try:
         return _problem_decoder.decode(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None

@@ -585,7 +585,7 @@ class PostgresStore:
             return Version(key, revision, None, expires)
         try:
             shown = b"" if value is None else _unpack_reference(value) if kind == _STAGED else value
-        except msgspec.DecodeError as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise StoreDamaged(self.name, key, revision) from exc
         return Version(key, revision, shown, expires)
 
@@ -726,7 +726,7 @@ def _ledger_row(row: Any) -> LedgerRow:
 def _sound(decode: Callable[[bytes], T], packed: bytes) -> T:
     try:
         return decode(packed)
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise StoreDamaged("store", b"", 0, f"a row of the ledger or of op_ids is damaged: {exc}") from exc
 
 

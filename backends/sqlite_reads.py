@@ -246,7 +246,7 @@ def _version(key: bytes, id_: bytes, kind: bytes, expires: bytes, value: bytes) 
     elif kind == b"2":
         try:
             shown = _unpack_reference(value) if value else b""
-        except msgspec.DecodeError as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise StoreDamaged("sqlite", key, revision) from exc
     return Version(key, revision, shown, int(expires) if expires else None)
 

@@ -39,6 +39,6 @@ def load_ledger(path: Path) -> Ledger:
     for n, line in enumerate(lines, 1):
         try:
             rows += [msgspec.json.decode(line, type=dict[str, Any])] if line.strip() else []
-        except msgspec.DecodeError as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise HistoryError(f"no JSON ({exc})", line=n, source=str(path)) from exc
     return ledger.parse(rows, source=path.name)

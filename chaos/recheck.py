@@ -73,7 +73,7 @@ def open_run(path: Path) -> Run:
     if (path / FINAL).exists():
         try:
             evidence = msgspec.json.decode((path / FINAL).read_bytes(), type=Evidence)
-        except (msgspec.MsgspecError, OSError) as exc:
+        except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as exc:
             raise HistoryError(str(exc), source=FINAL) from exc
     return Run(load_history(path / HISTORY), ledger, evidence, path.name)
 

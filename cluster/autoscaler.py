@@ -346,7 +346,10 @@ class LocalDriver:
             raise BadRequest(
                 "no_cluster", f"{self.data.parent} holds no local cluster", allowed="autoscaler_dir in one"
             )
-        self.file = msgspec.json.decode(path.read_bytes(), type=ClusterFile)
+        try:
+            self.file = msgspec.json.decode(path.read_bytes(), type=ClusterFile)
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            raise BadRequest("bad_directory", f"{path} cannot be read: {exc}") from exc
         self.processes: dict[str, tuple[asyncio.subprocess.Process, str]] = {}
 
     async def running(self) -> frozenset[str]:

@@ -192,6 +192,7 @@ def make_secret(path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     path.with_suffix(".new").rename(path)
+    _sync_directory(path.parent)
 
 
 def running(data: Path) -> Running | None:
@@ -204,7 +205,10 @@ def running(data: Path) -> Running | None:
 def make_directory(path: Path) -> None:
     """Make a directory for its owner alone, unless it is there. Raises BadRequest when it cannot be used."""
     try:
+        missing = [each for each in (path, *path.parents) if not each.exists()]
         path.mkdir(mode=0o700, parents=True, exist_ok=True)  # values and the secret are nobody else's
+        for made in missing:
+            _sync_directory(made.parent)
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(13, "not writable", str(path))
     except OSError as exc:
@@ -219,6 +223,16 @@ def write_whole(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.rename(path)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    """Make the names in a directory durable: what it holds is relied on as soon as it was written."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path, kind: type[_F], *, newest: int = FORMAT) -> _F:

@@ -231,7 +231,7 @@ class _Served:
         begin = self._revision if self._subscription.after is None else self._subscription.after
         if found is None:
             return begin
-        with contextlib.suppress(msgspec.MsgspecError):
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
             return msgspec.json.decode(found.value, type=Cursor).revision
         _log.warning("cursor is damaged: beginning anew", subscription=self._name, after=begin)
         return begin

@@ -42,5 +42,5 @@ def read_note(note: bytes) -> Note | None:
         return None
     try:
         return _decoder.decode(note)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None

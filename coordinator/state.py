@@ -95,7 +95,7 @@ def decode_state(snapshot: bytes) -> State:
             if wire.last is None
             else {key: revision for part in wire.last for key, revision in _decode_last(part).items()},
         )
-    except (msgspec.MsgspecError, RecursionError) as exc:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
         raise ValueError(f"broken machine snapshot: {exc}") from exc
     if [p.revision for p in state.pending] != list(range(state.settled.revision + 1, state.revision + 1)):
         raise ValueError("broken machine snapshot: pending intents do not continue the settled revision")

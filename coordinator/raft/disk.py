@@ -6,6 +6,7 @@ It never decides what a file holds, and never calls fsync on the event loop exce
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
@@ -24,6 +25,8 @@ WRITE_BYTES_MAX: Final = 1 << 20
 """Bytes to give to one `append` of a large file, so that what waits behind it does not wait long."""
 
 READ_BYTES_MAX: Final = 1 << 30
+RESERVE: Final = 4
+"""Descriptors kept in hand: a vote, the next segment and a snapshot need one when connections have taken the rest."""
 
 T = TypeVar("T")
 
@@ -140,6 +143,18 @@ def write_whole_now(disk: Disk, name: str, content: bytes, *, sync: bool = True)
         disk.sync_directory_now()
 
 
+def make_directory_now(path: Path) -> None:
+    """Make a directory and what is missing above it, durably: what is synced in it later rests on its name."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+    for made in missing:
+        fd = os.open(made.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 class _Lane:
     """One worker thread, started by its first call; what it is given runs in order."""
 
@@ -166,12 +181,46 @@ class _Lane:
             self._pool = None
 
 
+class Reserve:
+    """Descriptors that are open for nothing, to be given up to whoever finds that none is left."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._held: list[int] = []
+        self._refill()
+
+    def open(self, path: Path, flags: int) -> int:
+        """Open a file, with one of the reserve if there is no other way. Raises OSError."""
+        try:
+            fd = os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
+        except OSError as exc:
+            if exc.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            try:
+                os.close(self._held.pop())
+            except IndexError:
+                raise exc from None
+            return os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
+        self._refill()
+        return fd
+
+    def close(self) -> None:
+        self._count = 0
+        while self._held:
+            os.close(self._held.pop())
+
+    def _refill(self) -> None:
+        with contextlib.suppress(OSError):
+            while len(self._held) < self._count:
+                self._held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+
 class RealFile:
     """A file of the operating system, with one thread for what blocks."""
 
-    def __init__(self, path: Path, flags: int) -> None:
+    def __init__(self, path: Path, flags: int, reserve: Reserve) -> None:
         self._path = path
-        self._fd = os.open(path, flags | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)
+        self._fd = reserve.open(path, flags | os.O_RDWR | os.O_APPEND)
         self._size = os.fstat(self._fd).st_size
         self._lane = _Lane(f"raft-{path.name}")
         self._sync_failed = False
@@ -242,7 +291,8 @@ class RealDisk:
 
     def __init__(self, directory: str | os.PathLike[str], *, lock: bool = True) -> None:
         self._path = Path(directory)
-        self._path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        make_directory_now(self._path)
+        self._reserve = Reserve(RESERVE)
         self._directory_fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._lock_fd = -1
         # Two threads: a group sync that waits for the directory must not wait for a snapshot to be encoded.
@@ -272,7 +322,7 @@ class RealDisk:
         return os.stat(self._path / name).st_size
 
     def load_now(self, name: str, *, sync: bool = True) -> bytes:
-        fd = os.open(self._path / name, (os.O_RDWR if sync else os.O_RDONLY) | os.O_CLOEXEC)
+        fd = self._reserve.open(self._path / name, os.O_RDWR if sync else os.O_RDONLY)
         try:
             if sync:
                 os.fdatasync(fd)
@@ -283,10 +333,10 @@ class RealDisk:
             os.close(fd)
 
     def create(self, name: str) -> RealFile:
-        return RealFile(self._path / name, os.O_CREAT | os.O_TRUNC)
+        return RealFile(self._path / name, os.O_CREAT | os.O_TRUNC, self._reserve)
 
     def open(self, name: str) -> RealFile:
-        return RealFile(self._path / name, 0)
+        return RealFile(self._path / name, 0, self._reserve)
 
     def rename_now(self, old: str, new: str) -> None:
         os.rename(self._path / old, self._path / new)
@@ -309,6 +359,7 @@ class RealDisk:
     def close(self) -> None:
         self._lane.close()
         self._work.close()
+        self._reserve.close()
         for fd in (self._directory_fd, self._lock_fd):
             if fd >= 0:
                 os.close(fd)

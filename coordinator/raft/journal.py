@@ -23,6 +23,8 @@ SEGMENT_BYTES_MAX: Final = 16 << 20
 FULL_PAUSE_S: Final = 0.5
 FULL_PATIENCE_S: Final = 60.0
 """How long writes wait for room on a full disk, nothing being acknowledged meanwhile; then it is fatal."""
+_PASSING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+"""What of a machine runs out and comes back."""
 
 Policy: TypeAlias = Literal["always", "interval", "off"]
 
@@ -77,7 +79,7 @@ class Journal:
         self.on_fatal: Callable[[BaseException], None] = _report
         """Called once when the log cannot be made durable any more: stop the process."""
         self.waits_for_room = False
-        """The disk is full: writes wait, at most FULL_PATIENCE_S."""
+        """The disk is full, or no descriptor is left: writes wait, at most FULL_PATIENCE_S."""
 
         self._pending: list[tuple[Part, list[bytes]]] = []
         """What `always` has not yet given to the disk, in order."""
@@ -89,6 +91,8 @@ class Journal:
         """Segments to remove once the record that made them so is durable."""
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._names_dirty = False
+        """A segment was made whose name a power cut may still take: nothing in it is durable."""
         self._failed = self._closing = self._closed = False
         try:
             self._log, self._term, self._voted_for = recover(self._files)
@@ -304,6 +308,7 @@ class Journal:
     def _opened(self, part: Part) -> File:
         if part.file is None:
             part.file = self._disk.create(part.name)
+            self._names_dirty = True
         return part.file
 
     def _open_newest(self) -> None:
@@ -352,34 +357,34 @@ class Journal:
             await self._remove(obsolete)
 
     async def _append(self, part: Part, content: bytes) -> None:
-        """Write and sync. A full disk is waited for; every other error, a failed fsync above all, is final."""
-        new = part.file is None
-        file = self._opened(part)
-        flight = self._flight = _Flight(part, content, file.size)
+        """Write and sync. Want of room or of descriptors is waited for; every other error, a failed fsync, is final."""
+        flight = self._flight = _Flight(part, content, 0 if part.file is None else part.file.size)
         waited = 0.0
         while not flight.landed:
             try:
-                await file.append(content, sync=True)
+                await self._opened(part).append(content, sync=True)
                 break
             except SyncError:
                 raise
             except OSError as exc:
                 if flight.landed:
                     break
-                if exc.errno not in (errno.ENOSPC, errno.EDQUOT) or waited >= FULL_PATIENCE_S or self._closing:
+                if exc.errno not in _PASSING or waited >= FULL_PATIENCE_S or self._closing:
                     raise
                 if not self.waits_for_room:
-                    _log.error("disk_full", file=self._files.path(part.name))
+                    _log.error("no_room", file=self._files.path(part.name), why=exc.strerror)
                 self.waits_for_room = True
-            file.truncate_now(flight.before)
+            if part.file is not None:
+                part.file.truncate_now(flight.before)
             waited += FULL_PAUSE_S
             await asyncio.sleep(FULL_PAUSE_S)
             if self._failed:
                 return
         self._flight = None
         self.waits_for_room = False
-        if new:
+        if self._names_dirty:
             await self._disk.sync_directory()
+            self._names_dirty = False
 
     def _land_now(self, flight: _Flight) -> None:
         """Do what a file is doing for the group, if it has not by the time that it is asked. Raises OSError."""
@@ -404,6 +409,7 @@ class Journal:
                 part.dirty = False
                 await part.file.sync()
         await self._disk.sync_directory()
+        self._names_dirty = False
         await self._remove(obsolete)
 
     def _sync_now(self, parts: Iterable[Part]) -> None:
@@ -412,8 +418,9 @@ class Journal:
             if part.dirty and part.file is not None:
                 part.file.sync_now()
                 part.dirty, synced = False, True
-        if synced:
+        if synced or self._names_dirty:
             self._disk.sync_directory_now()
+            self._names_dirty = False
 
     async def _remove(self, obsolete: Iterable[Part]) -> None:
         """Remove oldest first, each for good before the next, so that a power cut never leaves a gap."""

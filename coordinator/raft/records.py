@@ -14,6 +14,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from coordinator.raft.spans import Spans
+
 FORMAT: Final = 1
 RECORD_BYTES_MAX: Final = 64 << 20
 """Payload of one record. A longer one is a bad record."""
@@ -140,11 +142,21 @@ def read_records(salt: int, content: bytes, offset: int) -> Iterator[tuple[Recor
 def find_record(salt: int, content: bytes, offset: int) -> int | None:
     """Return where the first good record at or after `offset` stands.
 
-    What follows a bad record decides what the bad one is: followed by a good one it is corruption, else a torn end.
+    What follows a bad record decides what the bad one is: followed by a good one it is corruption, else a torn end. A
+    value may hold beginnings of records without end, each claiming to be as long as the rest: what is summed up stays
+    in proportion to the content all the same (spans.py).
     """
+    spans = Spans(content)
     while (offset := content.find(_MARKER, offset)) >= 0:
-        if _record_at(salt, content, offset) is not None:
-            return offset
+        begin = offset + RECORD_HEAD_BYTES
+        if begin > len(content):
+            return None
+        _, kind, length, checksum, index, term = _RECORD.unpack_from(content, offset)
+        end = begin + length
+        if kind in _KINDS and length <= RECORD_BYTES_MAX and end <= len(content):
+            place = zlib.crc32(_SUMMED.pack(offset, kind, index, term), salt)
+            if spans.crc32(begin, end, place) == checksum:
+                return offset
         offset += 1
     return None
 
@@ -193,5 +205,5 @@ def _without_prefix(magic: bytes, content: bytes) -> tuple[bytes, int]:
 def _decode(body: bytes, kind: type[_Header]) -> _Header:
     try:
         return msgspec.msgpack.decode(body, type=kind)
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise BadHeaderError("broken", f"the header cannot be read ({exc})") from exc

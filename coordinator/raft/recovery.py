@@ -125,7 +125,9 @@ class Journaled:
 def recover(journal: Journaled) -> tuple[Held, int, str | None]:
     """Return the live log, the term and the vote. Raises BadRequest naming the file, and OSError.
 
-    With `sync`, everything returned is on the disk. A journal that has no segments yet comes back with no parts.
+    With `sync`, everything returned is on the disk. Term and vote are whatever the policy: they are answered by, and a
+    process that was killed between a rename and the directory's sync leaves a name that a power cut takes back. A
+    journal that has no segments yet comes back with no parts.
     """
     spare = journal.vote_name + ".new"
     if journal.disk.exists(spare):
@@ -139,8 +141,7 @@ def recover(journal: Journaled) -> tuple[Held, int, str | None]:
         if not _replay_segment(journal, held, number, newest=number == numbers[-1]):
             break
     held.committed = max(1, min(held.committed, held.last_index))
-    if journal.sync:
-        journal.disk.sync_directory_now()
+    journal.disk.sync_directory_now()
     return held, vote.term, vote.voted_for
 
 
@@ -158,7 +159,7 @@ def _read_vote(journal: Journaled, *, fresh: bool) -> Vote:
             raise _corrupt(journal, name, "the file is missing, and with it which vote was given")
         journal.store_vote(0, None)
     try:
-        vote = decode_vote(journal.disk.load_now(name, sync=journal.sync))
+        vote = decode_vote(journal.disk.load_now(name))
     except BadHeaderError as exc:
         raise _refused(journal, name, exc) from exc
     _check_identity(journal, name, vote)

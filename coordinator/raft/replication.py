@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final
 
-import msgspec
 from pysyncobj.node import Node
 
 from coordinator.log import Position
@@ -506,7 +505,7 @@ class Replication(Elections):
                 raise ValueError("the snapshot is not the one that was announced")
             configuration = decode_configuration(found.header.config)
             self._replica.restore(found.body)
-        except (ValueError, msgspec.MsgspecError) as bad:
+        except ValueError as bad:
             log.warning("snapshot refused", member=self._node_id, sender=node.id, error=str(bad))
             self.count("snapshots_refused")
             self._installing = False

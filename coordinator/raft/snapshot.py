@@ -89,6 +89,8 @@ class SnapshotStore:
                 self._disk.remove_now(spare)
         if not self._disk.exists(self._name):
             return None
+        # It may have been renamed by a process that was killed before it had synced the name; the log is to rest on it.
+        self._disk.sync_directory_now()
         try:
             found = decode(self._disk.load_now(self._name))
         except NotASnapshotError as exc:
@@ -292,7 +294,7 @@ def decode(content: bytes) -> Snapshot:
         if zlib.crc32(view[_PREFIX.size : begin]) != checksum:
             raise NotASnapshotError("snapshot_corrupt", "its header's checksum is wrong")
         header = msgspec.msgpack.decode(view[_PREFIX.size : begin], type=SnapshotHeader)
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise NotASnapshotError("snapshot_corrupt", f"its header cannot be read ({exc})") from exc
     body = content[begin:-DIGEST_BYTES]
     if len(body) != header.length:

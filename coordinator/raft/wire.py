@@ -134,7 +134,7 @@ class Codec:
             raise WireError(f"no message type {message.get('type')!r}")
         try:
             return self._encoder.encode(kind(**{name: value for name, value in message.items() if name != "type"}))
-        except (TypeError, OverflowError, msgspec.MsgspecError) as exc:
+        except (TypeError, OverflowError, UnicodeError, msgspec.MsgspecError) as exc:
             raise WireError(f"{message['type']}: {exc}") from exc
 
     def decode(self, payload: bytes | bytearray | memoryview) -> dict[str, Any]:

@@ -250,6 +250,8 @@ class SimDisk:
         """Appending beyond it raises ENOSPC after what fits; None: endless."""
         self.slow_s = 0.0
         """Every sync of a file takes so much longer."""
+        self.descriptors_out = False
+        """Every create raises EMFILE."""
         self.sync_fails = False
         """Every sync of a file raises EIO, and what it was to make durable never is."""
         self.steps: list[Step] | None = None
@@ -288,6 +290,8 @@ class SimDisk:
         return bytes(inode.cached)
 
     def create(self, name: str) -> SimFile:
+        if self.descriptors_out:
+            raise OSError(errno.EMFILE, "Too many open files", name)
         self.step("create", name)
         if name in self._names:
             self._names[name].truncate(0)

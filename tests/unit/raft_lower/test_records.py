@@ -1,0 +1,80 @@
+"""The judgement of what follows a bad record: right, and in proportion to what there is to read."""
+
+from __future__ import annotations
+
+import random
+import struct
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.raft import records, spans
+from coordinator.raft.records import RECORD_HEAD_BYTES, Kind, Record, encode_record, find_record
+from coordinator.raft.spans import GRID_BYTES, Spans
+
+SALT = 0x1234
+
+
+@given(st.binary(max_size=40), st.integers(1, 5000), st.integers(0, 2**32 - 1), st.data())
+def test_any_piece_sums_up_to_what_zlib_says(seed: bytes, length: int, before: int, data: st.DataObject) -> None:
+    content = random.Random(seed).randbytes(length)
+    begin = data.draw(st.integers(0, length))
+    end = data.draw(st.integers(begin, length))
+    assert Spans(content).crc32(begin, end, before) == zlib.crc32(content[begin:end], before)
+
+
+@pytest.mark.parametrize("length", [1, GRID_BYTES, GRID_BYTES + 1, 2 * GRID_BYTES, 100_000, 3 << 20])
+def test_a_whole_content_sums_up_to_what_zlib_says(length: int) -> None:
+    content = random.Random(length).randbytes(length)
+    assert Spans(content).crc32(0, length, 7) == zlib.crc32(content, 7)
+
+
+def shaped(size: int) -> bytes:
+    """Return a value that is the beginning of a record at every turn, each as long as the rest."""
+    count = size // RECORD_HEAD_BYTES
+    return b"".join(
+        struct.pack("<2sBIIQQ", b"\xac\x0d", Kind.ENTRY, (count - number - 1) * RECORD_HEAD_BYTES, 0, number, 1)
+        for number in range(count)
+    )
+
+
+class Counting:
+    """zlib, and how many bytes were summed up."""
+
+    def __init__(self) -> None:
+        self.summed = 0
+
+    def crc32(self, content: bytes, before: int = 0) -> int:
+        self.summed += len(content)
+        return zlib.crc32(content, before)
+
+
+def summed(size: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    counting = Counting()
+    monkeypatch.setattr(records, "zlib", counting)
+    monkeypatch.setattr(spans, "zlib", counting)
+    assert find_record(SALT, shaped(size), 0) is None
+    return counting.summed
+
+
+def test_a_shaped_value_costs_in_proportion_to_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """60 KB of it once took nine seconds at start, and twice as much four times as long."""
+    small, large = summed(30_000, monkeypatch), summed(120_000, monkeypatch)
+    assert large < 5 * small
+    assert large < 120_000 * (2 * GRID_BYTES // RECORD_HEAD_BYTES + 4)
+
+
+@pytest.mark.parametrize("length", [0, 10, GRID_BYTES, 5000])
+def test_a_good_record_behind_a_shaped_value_is_found(length: int) -> None:
+    before = shaped(20_000)
+    record = Record(Kind.ENTRY, 7, 3, random.Random(length).randbytes(length))
+    content = before + encode_record(SALT, len(before), record) + b"rest"
+    assert find_record(SALT, content, 0) == len(before)
+    assert find_record(SALT, content, len(before) + 1) is None
+    assert find_record(SALT + 1, content, 0) is None
+    for offset in (len(before) + 3, len(before) + RECORD_HEAD_BYTES - 1, len(content) - 5):
+        damaged = bytearray(content)
+        damaged[offset] ^= 1
+        assert find_record(SALT, bytes(damaged), 0) is None, "a record is good whole or not at all"
