@@ -315,7 +315,7 @@ class Replication(Elections):
             if entry.command[:1] == MEMBERSHIP:
                 try:
                     configuration = decode_configuration(entry.command[1:])
-                except msgspec.MsgspecError as exc:
+                except ValueError as exc:
                     raise NewerCommand(f"a configuration that this version cannot read, at {entry.idx}") from exc
                 self._history.append(entry.idx, configuration)
                 self._configure()

@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.raft.doorway import Dialler
@@ -53,6 +53,7 @@ def test_only_what_cannot_be_of_one_cluster_is_refused(mine: Origin, theirs: Ori
 
 
 @given(st.binary(max_size=200))
+@settings(deadline=None)
 def test_what_cannot_be_read_says_nothing(noise: bytes) -> None:
     assert isinstance(decode_greeting(noise), Greeting)
 

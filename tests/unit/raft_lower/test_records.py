@@ -7,7 +7,7 @@ import struct
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.raft import records, spans
@@ -18,6 +18,7 @@ SALT = 0x1234
 
 
 @given(st.binary(max_size=40), st.integers(1, 5000), st.integers(0, 2**32 - 1), st.data())
+@settings(deadline=None)
 def test_any_piece_sums_up_to_what_zlib_says(seed: bytes, length: int, before: int, data: st.DataObject) -> None:
     content = random.Random(seed).randbytes(length)
     begin = data.draw(st.integers(0, length))

@@ -51,6 +51,7 @@ MESSAGES = st.one_of(
 
 
 @given(message=MESSAGES)
+@settings(deadline=None)
 def test_every_message_of_the_core_comes_back_as_it_was(message: dict[str, Any]) -> None:
     payload = codec.encode(message)
     back = codec.decode(memoryview(payload))
@@ -72,6 +73,7 @@ def test_damaged_bytes_raise_one_error_or_are_a_message(message: dict[str, Any],
 
 
 @given(payload=st.binary(max_size=300))
+@settings(deadline=None)
 def test_noise_raises_one_error(payload: bytes) -> None:
     try:
         assert codec.decode(payload) == {"type": UNKNOWN}
