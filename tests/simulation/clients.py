@@ -30,6 +30,7 @@ from kv.model import (
     value_hash,
 )
 from node.reads import Ask, Level, Reading
+from tests.simulation.timekeeping import TTL_MS
 
 if TYPE_CHECKING:
     from tests.simulation.world import SimNode, World
@@ -39,7 +40,6 @@ PAIR: Final = ("p0", "p1")
 """Always written together, with the same value."""
 SHORT_LIVED: Final = ("t0", "t1")
 """Written with a time to live."""
-TTL_MS: Final = 700
 TIMEOUT_S: Final = 2.5
 _KINDS: Final = ("put", "get", "cas", "delete", "pair", "snapshot", "large", "ttl", "get ttl", "again")
 _WEIGHTS: Final = (29, 36, 12, 6, 6, 4, 1, 3, 3, 4)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from kv.errors import AcordoError
 from tests.simulation import aimed
@@ -180,11 +180,26 @@ async def _broker(world: World, rng: random.Random) -> None:
     world.broker.dead, world.broker.flaky = False, 0.0
 
 
+STEPS_S: Final = (-0.3, 0.3, -2.0, 2.0, -30.0, 20.0, 3600.0, -3600.0, 25 * 3600.0, 4e7, -4e7)
+"""What wall clocks step by: up to more than a year, either way."""
+
+
 async def _clock(world: World, rng: random.Random) -> None:
-    node = _some(world, rng)
-    node.clock.skew_s += rng.choice((-30.0, -2.0, -0.3, 0.3, 2.0, 20.0))
-    world.counts["clock jumps"] += 1
-    world.say("clock jumps", node=node.name, skew_s=node.clock.skew_s)
+    """Step one clock, or most, or all, by as much; half of the time it is set right again after a while."""
+    by_s, share = rng.choice(STEPS_S), rng.random()
+    nodes = list(world.nodes.values())
+    some = [_some(world, rng)] if share < 0.6 else nodes if share < 0.7 else rng.sample(nodes, len(nodes) // 2 + 1)
+    step_clocks(world, some, by_s)
+    if rng.random() < 0.5:
+        await asyncio.sleep(rng.uniform(0.5, 4.0))
+        step_clocks(world, some, -by_s)
+
+
+def step_clocks(world: World, nodes: Sequence[SimNode], by_s: float) -> None:
+    for node in nodes:
+        node.clock.skew_s += by_s
+        world.counts["clock jumps"] += 1
+        world.say("clock jumps", node=node.name, skew_s=node.clock.skew_s)
 
 
 async def _disk(world: World, rng: random.Random) -> None:

@@ -71,6 +71,11 @@ class Network:
 
     # ------------------------------------------------------------------------------------------------------- faults
 
+    @property
+    def disturbed(self) -> bool:
+        """Say whether some may not reach others in good time."""
+        return bool(self.cut or self.slow or self.lag_s or self.loss)
+
     def isolate(self, names: list[str], *, from_names: list[str], one_way: bool = False) -> None:
         """Cut everything from `names` to `from_names`, and back unless `one_way`."""
         for a in names:

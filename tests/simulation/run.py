@@ -19,6 +19,7 @@ from kv.model import Again, Applied, Expired, Refused
 from tests.simulation import aimed, nemesis
 from tests.simulation.clients import SHORT_LIVED, Clients
 from tests.simulation.loop import OrderedTaskGroup, SimLoop
+from tests.simulation.timekeeping import lives
 from tests.simulation.world import Plan, Plant, SimNode, Violation, World, plan_of
 
 T = TypeVar("T")
@@ -157,6 +158,7 @@ async def _story(world: World, clients: Clients) -> None:
         return
     if not world.plan.restores:
         await clients.read_everywhere()
+        await lives(world)
         await world.until(lambda: _expired(world), HEAL_S, lambda: "keys with a time to live to be gone")
         await world.until(lambda: _all_told(world), HEAL_S, lambda: "everything broadcast")
 

@@ -15,7 +15,7 @@ MUST_HAPPEN: Final = {
     "disks lost": "disks lost", "late messages": "network ghosts",
     "doubled messages": "network doubles", "expired keys": "expired keys", "session reads": "sessions",
     "stale reads": "reads stale", "shared cache hits": "shared cache hits", "watched changes": "watched",
-    "logs compared": "log checks",
+    "logs compared": "log checks", "times lost": "times lost", "lives judged": "lives judged",
 }  # fmt: skip
 """What the summary says -> the name of its counter."""
 ENOUGH_SEEDS: Final = 100

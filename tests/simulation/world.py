@@ -19,7 +19,8 @@ from backends.memory import Fails, Fate, Lands, Lost, MemoryDatabase, MemoryStor
 from coordinator.codec import Rebase, Settle, decode
 from coordinator.consensus import Coordinator
 from coordinator.limits import Limits
-from coordinator.log import Log, PeerAddress, Position, Replica
+from coordinator.log import Log, PeerAddress, Position, RaftStatus, Replica
+from coordinator.logtime import LogTime
 from coordinator.raft.member import Member, MemberCore
 from coordinator.raft.member import Settings as RaftSettings
 from coordinator.rules import PROTOCOL, Rules
@@ -34,6 +35,7 @@ from node.writes import Writes
 from tests.simulation.disk import SimDisk
 from tests.simulation.loop import Process
 from tests.simulation.network import Network, Wire
+from tests.simulation.timekeeping import SWEEP_S, Timekeeper
 from tests.soundness import broken
 
 T = TypeVar("T")
@@ -176,6 +178,7 @@ class Plant:
     database: type[SimDatabase] | None = None
     reads: type[Reads] = Reads
     journal: Callable[..., Any] | None = None
+    time: type[LogTime] = LogTime
     raft: dict[str, Any] = field(default_factory=dict)
 
 
@@ -189,7 +192,12 @@ class SimClock:
         return asyncio.get_running_loop().time()
 
     def wall_ms(self) -> int:
-        return int((EPOCH_S + asyncio.get_running_loop().time() + self.skew_s) * 1000)
+        return self.right_ms() + int(self.skew_s * 1000)
+
+    @staticmethod
+    def right_ms() -> int:
+        """Return what it would say were it right."""
+        return int((EPOCH_S + asyncio.get_running_loop().time()) * 1000)
 
 
 # ------------------------------------------------------------------------------------------------------------ store
@@ -226,6 +234,7 @@ class SimDatabase(MemoryDatabase):
             self.landed_s[revision] = now
         for version in group.versions:
             self.history.setdefault(version.key, []).append(version)
+        self._world.times.landed(group)
         self.rows_ever.append(row)
         self._world.say("landed", first=row.first, last=row.last, term=row.term, by=row.committer)
 
@@ -305,6 +314,18 @@ class StoreFaults:
 
     async def after(self, session: str, call: str) -> None:
         await asyncio.sleep(self.rng.uniform(*self.delay_s))
+
+
+class SimStore(MemoryStore):
+    """One node's session, that says when its groups were made."""
+
+    def __init__(self, world: World, session: str) -> None:
+        super().__init__(world.database, faults=world.store_faults, session=session)
+        self._times = world.times
+
+    async def append(self, group: Group, *, timeout_s: float) -> Appended | Fenced:
+        self._times.built(group)
+        return await super().append(group, timeout_s=timeout_s)
 
 
 class SimCache:
@@ -437,6 +458,11 @@ class WatchedCoordinator(Coordinator):
             if wrong and world.plant.rules == PROTOCOL:
                 world.violate("Machine", f"{self.node}: {'; '.join(wrong)}")
 
+    def _look_at_clocks(self, raft: RaftStatus) -> None:
+        knew = self.time.kept
+        super()._look_at_clocks(raft)
+        self.sim.world.times.looked(self.sim, knew=knew)
+
     def led(self, term: int) -> None:
         self.sim.world.led(self.sim, term)
         super().led(term)
@@ -568,7 +594,7 @@ class SimNode:
             )
             return self.member
 
-        store = MemoryStore(world.database, faults=world.store_faults, session=self.name)
+        store = SimStore(world, self.name)
         async with AsyncExitStack() as stack:
             coordinator = WatchedCoordinator(
                 node=self.name,
@@ -588,13 +614,14 @@ class SimNode:
                     group_intents_max=plan.group_max,
                     store_timeout_s=0.8,
                     propose_timeout_s=2.0,
-                    sweep_interval_s=0.5,
+                    sweep_interval_s=SWEEP_S,
                     prune_interval_s=2.0,
                     refused_check_s=0.3,
                 ),
                 rules=plant.rules,
             )
             coordinator.sim = self
+            coordinator.time = plant.time(self.clock.monotonic())
             self.coordinator = coordinator
             await stack.enter_async_context(coordinator)
             self._watch_log()
@@ -746,7 +773,7 @@ class World:
             "unknown commits": 0, "takeovers": 0, "cache hits": 0, "elections": 0, "operations": 0, "unknown": 0,
             "disk faults": 0, "clock jumps": 0, "transfers": 0, "restores": 0, "store outages": 0, "log checks": 0,
             "expired keys": 0, "sessions": 0, "watched": 0, "redelivered": 0, "disks lost": 0, "slow disks": 0,
-            "upgrades": 0,
+            "upgrades": 0, "times lost": 0, "lives judged": 0,
         }  # fmt: skip
         self.over = False
         self.bursts = 0
@@ -758,6 +785,7 @@ class World:
         """Writes whose outcome nobody looks at."""
         self.steps = 0
         self.network = Network(self.rng_of("network"), self.say, ghosts=plan.ghosts, reads_apart=plan.reads_apart)
+        self.times = Timekeeper(self)
         self.database = (self.plant.database or SimDatabase)(self)
         self.store_faults = StoreFaults(self.rng_of("store"))
         self.cache = SimCache(self.rng_of("cache"))

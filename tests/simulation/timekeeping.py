@@ -1,0 +1,166 @@
+"""Know what time it really is in a simulated log, and watch what nodes take it for and how long keys live.
+
+It trusts no stamp: real time is the loop's. Log time may be lost only while nobody who is reached has kept it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from coordinator.logtime import SLEW
+from kv.errors import AcordoError, NotApplied, OutcomeUnknown
+from kv.model import Applied, Group, Intent, Put
+from tests.simulation import nemesis
+
+if TYPE_CHECKING:
+    from tests.simulation.world import SimNode, World
+
+AHEAD_MS: Final = 150
+"""What a member that keeps the time may be ahead of it, besides what was slewed."""
+BEHIND_MS: Final = 3_000
+"""… and behind: what it heard may have been long on its way."""
+WRONG_MS: Final = 1_000
+"""A wall clock that is off by no more is right."""
+LIVES: Final = 3
+"""Keys that are watched to their end after everything is mended."""
+EARLY_S: Final = 0.2
+LATE_S: Final = 0.5
+"""A key lives its ttl, less by the first at most, or more by a sweep interval and the second."""
+TTL_MS: Final = 700
+SWEEP_S: Final = 0.5
+"""What a simulated client asks for, and how often a simulated leader sweeps."""
+
+
+class Timekeeper:
+    """One world's. `off_ms`: what log time is ahead of the loop's, by the last who had to find it out."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.off_ms: int | None = None
+        self._found_s = 0.0
+        self._lost: list[tuple[float, int]] = []
+        """When time was found anew, as nobody had kept it, and by how much it then was ahead of what it had been."""
+        self._built_s: dict[tuple[str, int, int], float] = {}
+        self._given_s: dict[bytes, tuple[float, int]] = {}
+        """By key: when the row of its newest put with a ttl was made, and that ttl."""
+
+    # ---------------------------------------------------------------------------------------------------- the time
+
+    def looked(self, node: SimNode, *, knew: bool) -> None:
+        """Judge a node's time after a look at the others' clocks."""
+        time, world = node.coordinator.time, self._world
+        if not time.kept:
+            return
+        loop = asyncio.get_running_loop()
+        now_ms = node.coordinator.now_ms()
+        off_ms = now_ms - int(loop.time() * 1000)
+        if not knew and node.coordinator.leads and self._nobody_kept(node):
+            self._judge_clocks(node, now_ms)
+            ahead_ms = 0 if self.off_ms is None else off_ms - self.off_ms
+            self._lost.append((loop.time(), ahead_ms))
+            self.off_ms, self._found_s = off_ms, loop.time()
+            world.counts["times lost"] += 1
+            world.say("time found", node=node.name, ahead_ms=ahead_ms)
+            return
+        if self.off_ms is None:
+            self.off_ms, self._found_s = off_ms, loop.time()
+            return
+        slewed_ms = (loop.time() - self._found_s) * 1000 * SLEW
+        wrong_ms = off_ms - self.off_ms
+        if wrong_ms > AHEAD_MS + slewed_ms or wrong_ms < -BEHIND_MS - slewed_ms:
+            what = f"{node.name} takes it for {wrong_ms} ms later than it is"
+            world.violate("Time (kept)", f"{what}, {'which it kept' if knew else 'though others kept it'}")
+            self.off_ms, self._found_s = off_ms, loop.time()
+
+    def _nobody_kept(self, node: SimNode) -> bool:
+        """Say whether no other that runs kept the time, or may not have been reached."""
+        others = [other for other in self._world.serving if other is not node]
+        kept = [other for other in others if other.coordinator.time.kept]
+        return not kept or self._world.network.disturbed
+
+    def _judge_clocks(self, node: SimNode, now_ms: int) -> None:
+        """As long as most clocks are right, what is found is no later than they say, and no earlier when all answer."""
+        world = self._world
+        walls = [other.clock.wall_ms() for other in world.nodes.values()]
+        right_ms = node.clock.right_ms()
+        off = [abs(wall - right_ms) > WRONG_MS for wall in walls]
+        log_ms = node.coordinator.machine.log_time_ms
+        most_right = sum(off) * 2 < len(off)
+        if most_right and now_ms > max(right_ms, log_ms) + WRONG_MS:
+            # One of two that were heard, of three, may be ahead: the lower of the two is taken.
+            world.violate("Time (found)", f"{node.name} begins {now_ms - right_ms} ms ahead, most clocks are right")
+        all_answer = len(world.serving) == len(world.nodes) and not world.network.disturbed
+        if most_right and all_answer and now_ms < right_ms - 2 * WRONG_MS:
+            world.violate("Time (found)", f"{node.name} begins {right_ms - now_ms} ms behind, most clocks are right")
+
+    # ------------------------------------------------------------------------------------------------------ the keys
+
+    def built(self, group: Group) -> None:
+        """Take note of when a group was made: what it says of its log time is not believed."""
+        row = group.row
+        self._built_s.setdefault((row.committer, row.first, row.log_time_ms), asyncio.get_running_loop().time())
+
+    def landed(self, group: Group) -> None:
+        """Judge how long the keys lived that the group's deletes end; only sweeps delete keys with a ttl."""
+        row, now_s = group.row, asyncio.get_running_loop().time()
+        built_s = self._built_s.get((row.committer, row.first, row.log_time_ms), now_s)
+        for version in group.versions:
+            given = self._given_s.pop(version.key, None)
+            if version.expires_ms is not None:
+                self._given_s[version.key] = built_s, TTL_MS
+            elif given is not None and not version.present:
+                self._judge_life(version.key, given[0], given[1], built_s)
+
+    def given_s(self, key: str) -> float:
+        """Return when the row was made that gave a key its time to live."""
+        return self._given_s[key.encode()][0]
+
+    def _judge_life(self, key: bytes, given_s: float, ttl_ms: int, ended_s: float) -> None:
+        lost_ms = sum(max(0, by_ms) for at_s, by_ms in self._lost if given_s < at_s <= ended_s)
+        lived_s = ended_s - given_s
+        self._world.counts["lives judged"] += 1
+        if lived_s * 1000 + lost_ms < ttl_ms - EARLY_S * 1000:
+            self._world.violate("TTL", f"{key.decode()} lives {lived_s:.3f} s of {ttl_ms / 1000:g} s")
+
+
+# ------------------------------------------------------------------------------------------------------------ the calm
+
+
+async def lives(world: World) -> None:
+    """Let keys live while clocks step and leaders hand on, and nothing else is broken: they end in time."""
+    rng = world.rng_of("lives")
+    for number in range(LIVES):
+        await _live(world, rng, f"life{number}")
+        if world.violations:
+            return
+
+
+async def _live(world: World, rng: random.Random, key: str) -> None:
+    loop, node = asyncio.get_running_loop(), rng.choice(world.serving)
+    intent = Intent(node.writes.new_op_id(), 0, writes=(Put(key.encode(), b"alive", TTL_MS),))
+    try:
+        answer = await node.call(lambda: node.writes.one(intent, deadline=loop.time() + TTL_MS / 1000))
+    except (NotApplied, OutcomeUnknown):
+        return  # its fate is judged like any other
+    if not isinstance(answer.outcome, Applied):
+        world.violate("Liveness", f"a write in the calm is {answer.outcome}")
+        return
+    given_s = world.times.given_s(key)
+    await asyncio.sleep(rng.uniform(0.0, TTL_MS / 1000))
+    if "clock" in world.plan.faults:
+        some = rng.sample(list(world.nodes.values()), rng.randint(1, len(world.nodes)))
+        nemesis.step_clocks(world, some, rng.choice(nemesis.STEPS_S))
+    leader = world.leader()
+    if leader is not None and len(world.nodes) > 1 and rng.random() < 0.4:
+        with suppress(AcordoError, TimeoutError):
+            await leader.call(lambda: leader.coordinator.transfer(None, timeout_s=0.3))
+    ends_s = given_s + TTL_MS / 1000 + SWEEP_S + LATE_S
+    while world.database.newest(key.encode(), 1 << 53).present:  # type: ignore[union-attr]
+        if loop.time() > ends_s:
+            world.violate("TTL", f"{key} is still there {loop.time() - given_s:.3f} s after it was given {TTL_MS} ms")
+            return
+        await asyncio.sleep(0.01)
+    world.counts["expired keys"] += 1
