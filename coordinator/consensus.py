@@ -398,7 +398,7 @@ class Coordinator:
         return self.time.kept and self.machine.log_time_ms > 0
 
     def _keep_time(self) -> None:
-        self.time.raise_to(self.machine.log_time_ms, self._clock.monotonic())
+        self.time.stamp(self.machine.log_time_ms, self._clock.monotonic())
 
     def recorded(self, op_id: str) -> Answer | Literal["pending"] | None:
         known = self.machine.window.get(op_id, self.machine.log_time_ms)

@@ -1,7 +1,7 @@
 """Decide what time it is in the log. Pure: moments come as arguments.
 
-Log time is carried on by monotonic clocks; wall clocks are asked only when nobody kept it. It never goes back, and
-never follows the step of a wall clock, whoever's it is.
+Log time is carried on by monotonic clocks; wall clocks are asked only when nobody kept it. It never
+follows the step of a wall clock, whoever's it is, and never goes back behind what was stamped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ SLEW: Final = 1 / 2000
 SLEW_FROM_MS: Final = 50
 """Closer than this nothing is slewed: notes take their time."""
 BEHIND_MS_MAX: Final = 200
-"""A leader further behind what a quorum kept takes theirs: its own monotonic clock stood still."""
+"""A leader further behind what a quorum kept takes theirs: its own monotonic clock stood still. A member further ahead
+of its leader goes back to that one's; closer, the leader's word took its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +95,12 @@ def _towards(off_ms: int) -> float:
 class LogTime:
     """What one member takes for now in the log. `at_s`: its monotonic clock, which never goes back."""
 
-    __slots__ = ("_anchor_s", "_base_ms", "_rate", "kept")
+    __slots__ = ("_anchor_s", "_base_ms", "_rate", "_stamp_ms", "kept")
 
     def __init__(self, at_s: float) -> None:
         self._base_ms, self._anchor_s, self._rate = 0.0, at_s, 0.0
+        self._stamp_ms = 0.0
+        """The newest of the log."""
         self.kept = False
         """It was told the time since this process began, and not only by what a log remembers."""
 
@@ -107,9 +110,14 @@ class LogTime:
     def _at(self, at_s: float) -> float:
         return self._base_ms + (at_s - self._anchor_s) * 1000 * (1 + self._rate)
 
+    def stamp(self, stamp_ms: float, at_s: float) -> None:
+        """Take note of a stamp of the log. It sets nothing back: a leader's own stamps come back to it later than they
+        were made, and taking them for now would slow its deadlines down by the time that a commit takes."""
+        self._stamp_ms = max(self._stamp_ms, stamp_ms)
+        self.raise_to(stamp_ms, at_s)
+
     def raise_to(self, time_ms: float, at_s: float) -> None:
-        """Set it forward, to a stamp of the log for one. Never back: a leader's own stamps come back to it later than
-        they were made, and taking them for now would slow its deadlines down by the time that a commit takes."""
+        """Set it forward, if that is forward."""
         if time_ms > self._at(at_s):
             self._base_ms, self._anchor_s = time_ms, at_s
 
@@ -118,12 +126,18 @@ class LogTime:
             self._base_ms, self._anchor_s, self._rate = self._at(at_s), at_s, rate
 
     def follow(self, leader: Reading, at_s: float) -> None:
-        """Take the time of the present leader, who keeps it."""
+        """Take the time of the present leader, who keeps it: that is what log time is.
+
+        Back too, though never behind a stamp, when this member was told another: it has just started and went on from
+        what it remembered, or was cut off while the time was found anew.
+        """
         if not leader.kept_ms or leader.age_s > READING_AGE_S_MAX:
             return
-        self.raise_to(leader.kept_now_ms, at_s)
-        ahead_ms = self.now_ms(at_s) - leader.kept_now_ms
-        self._go_at(-SLEW if ahead_ms > BEHIND_MS_MAX else 0.0, at_s)
+        time_ms = max(leader.kept_now_ms, self._stamp_ms)
+        ahead_ms = self._at(at_s) - time_ms
+        if not self.kept or not 0 <= ahead_ms <= BEHIND_MS_MAX:
+            self._base_ms, self._anchor_s = time_ms, at_s
+        self._go_at(0.0, at_s)
         self.kept = True
 
     def lead(self, readings: Sequence[Reading], voters: int, waited_s: float, at_s: float) -> int:

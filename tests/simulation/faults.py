@@ -6,12 +6,15 @@ Each fault stands for a mistake that somebody could make in that place. Nothing 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
 from pysyncobj.node import Node
 
 from backends.fence import empty_row, outranks
+from coordinator import logtime
+from coordinator.logtime import PATIENCE_S, LogTime, median
 from coordinator.raft.member import MemberCore
 from coordinator.raft.readindex import Rounds
 from coordinator.raft.state import CANDIDATE
@@ -279,3 +282,75 @@ class HeardTerm(MemberCore):
         heard = journal.getCurrentTerm() > 0
         super()._use_journal(journal)
         self._blank = self._blank and not heard
+
+
+# -------------------------------------------------------------------------------------------------------------- clocks
+
+
+class WallWhole(LogTime):
+    """Take the leader's own wall clock whole, whenever it is ahead."""
+
+    def lead(self, readings: Sequence[logtime.Reading], voters: int, waited_s: float, at_s: float) -> int:
+        jump_ms = super().lead(readings, voters, waited_s, at_s)
+        own = [reading.wall_now_ms for reading in readings if reading.age_s == 0.0]
+        if self.kept and own:
+            self.raise_to(own[0], at_s)
+        return jump_ms
+
+
+class JumpsToMedian(LogTime):
+    """Do not slew: take the median of the wall clocks whenever it is ahead, though the time was kept."""
+
+    def lead(self, readings: Sequence[logtime.Reading], voters: int, waited_s: float, at_s: float) -> int:
+        jump_ms = super().lead(readings, voters, waited_s, at_s)
+        walls = [reading.wall_now_ms for reading in readings if reading.voter]
+        if self.kept and len(walls) > voters // 2:
+            self.raise_to(median(walls), at_s)
+        return jump_ms
+
+
+class _Finds(LogTime):
+    """Begin at something else than what was kept, or else the median."""
+
+    def lead(self, readings: Sequence[logtime.Reading], voters: int, waited_s: float, at_s: float) -> int:
+        if self.kept:
+            return super().lead(readings, voters, waited_s, at_s)
+        walls = [reading.wall_now_ms for reading in readings if reading.voter]
+        before_ms, kept = self.now_ms(at_s), [reading.kept_now_ms for reading in readings if reading.kept_ms]
+        if len(walls) < voters and waited_s < PATIENCE_S and not kept:
+            return 0
+        self.kept = True
+        self.raise_to(self._find(kept, walls), at_s)
+        return self.now_ms(at_s) - before_ms
+
+    def _find(self, kept: list[int], walls: list[int]) -> int:
+        raise NotImplementedError
+
+
+class Minimum(_Finds):
+    """Take the least of the clocks: one that is behind keeps every key for ever."""
+
+    def _find(self, kept: list[int], walls: list[int]) -> int:
+        return max(kept) if kept else min(walls)
+
+
+class Maximum(_Finds):
+    """Take the greatest of the clocks: one that is ahead ends every key."""
+
+    def _find(self, kept: list[int], walls: list[int]) -> int:
+        return max(kept) if kept else max(walls)
+
+
+class ClocksFirst(_Finds):
+    """Ask the clocks though somebody kept the time."""
+
+    def _find(self, kept: list[int], walls: list[int]) -> int:
+        return median(walls)
+
+
+class BelievesLog(LogTime):
+    """Go on from the newest stamp of its log, as if nothing had passed since."""
+
+    def stamp(self, stamp_ms: float, at_s: float) -> None:
+        super().stamp(stamp_ms, at_s)
+        self.kept = True

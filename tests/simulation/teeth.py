@@ -24,7 +24,7 @@ from tests.simulation.world import Plan, Plant, plan_of
 
 SEEDS_MAX: Final = 60
 """Seeds until a fault is said to have escaped."""
-NAMED: Final = ("INV-", "Raft", "Liveness", "Durability")
+NAMED: Final = ("INV-", "Raft", "Liveness", "Durability", "Time", "TTL")
 
 LOSS: Final[dict[str, Any]] = {
     "fsync": "off", "nodes": 3, "restores": False, "chaos_s": 12.0, "clients": 6, "ghosts": False,
@@ -98,6 +98,8 @@ COLD: Final[dict[str, Any]] = {
     "recent_max": 10_000, "hostile": True, "memory_bytes": 1, "faults": ("crash", "crash", "cache"),
 }  # fmt: skip
 """Members start from snapshots all the time, and old entries are at hand."""
+CLOCKS: Final[dict[str, Any]] = {**LEADERS, "faults": ("clock", "clock", "crash", "transfer")}
+"""Clocks step, and leaders and processes end."""
 SMALL: Final[dict[str, Any]] = {"window_max": 8, "recent_max": 2, "compact_entries": 25}
 
 
@@ -172,6 +174,12 @@ TEETH: Final = (
     Tooth("a late vote is added to pre-votes of another term", Plant("", core=faults.LateVotes), BALLOTS),
     Tooth("a disk that was lost and started twice votes", Plant("", core=faults.ForgetfulBase), LOST),
     Tooth("a term that was heard hides a lost disk", Plant("", core=faults.HeardTerm), LOST),
+    Tooth("log time takes the leader's wall clock whole", Plant("", time=faults.WallWhole), CLOCKS),
+    Tooth("log time jumps to the clocks' median though it was kept", Plant("", time=faults.JumpsToMedian), CLOCKS),
+    Tooth("time is found by the least of the clocks", Plant("", time=faults.Minimum), CLOCKS),
+    Tooth("time is found by the greatest of the clocks", Plant("", time=faults.Maximum), CLOCKS),
+    Tooth("clocks are asked though somebody kept the time", Plant("", time=faults.ClocksFirst), CLOCKS),
+    Tooth("a member that has just started takes its log's stamp for now", Plant("", time=faults.BelievesLog), CLOCKS),
     Tooth("a minority commits", Plant("", core=faults.MinorityLeads), LINKS),
 )  # fmt: skip
 

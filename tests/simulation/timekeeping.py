@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 AHEAD_MS: Final = 150
 """What a member that keeps the time may be ahead of it, besides what was slewed."""
-BEHIND_MS: Final = 3_000
-"""… and behind: what it heard may have been long on its way."""
+BEHIND_MS: Final = 500
+BEHIND_S: Final = 1.0
+"""… and behind, for so long: the first word that it heard may have been long on its way."""
+LEAP_MS: Final = 20 * 3_600_000
+"""A time that was lost for so much forgets op_ids before their retention is over: nobody can know better."""
 WRONG_MS: Final = 1_000
 """A wall clock that is off by no more is right."""
 LIVES: Final = 3
@@ -41,6 +44,8 @@ class Timekeeper:
         self._world = world
         self.off_ms: int | None = None
         self._found_s = 0.0
+        self._behind_s: dict[str, float] = {}
+        """Since when a node that keeps the time is behind it."""
         self._lost: list[tuple[float, int]] = []
         """When time was found anew, as nobody had kept it, and by how much it then was ahead of what it had been."""
         self._built_s: dict[tuple[str, int, int], float] = {}
@@ -70,10 +75,18 @@ class Timekeeper:
             return
         slewed_ms = (loop.time() - self._found_s) * 1000 * SLEW
         wrong_ms = off_ms - self.off_ms
-        if wrong_ms > AHEAD_MS + slewed_ms or wrong_ms < -BEHIND_MS - slewed_ms:
+        if wrong_ms >= -BEHIND_MS - slewed_ms:
+            self._behind_s.pop(node.name, None)
+        behind_s = loop.time() - self._behind_s.setdefault(node.name, loop.time()) if wrong_ms < 0 else 0.0
+        if wrong_ms > AHEAD_MS + slewed_ms or (wrong_ms < -BEHIND_MS - slewed_ms and behind_s > BEHIND_S):
             what = f"{node.name} takes it for {wrong_ms} ms later than it is"
             world.violate("Time (kept)", f"{what}, {'which it kept' if knew else 'though others kept it'}")
             self.off_ms, self._found_s = off_ms, loop.time()
+
+    @property
+    def leapt(self) -> bool:
+        """Say whether so much time was lost that retentions are over."""
+        return any(by_ms > LEAP_MS for _, by_ms in self._lost)
 
     def _nobody_kept(self, node: SimNode) -> bool:
         """Say whether no other that runs kept the time, or may not have been reached."""

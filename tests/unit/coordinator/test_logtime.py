@@ -109,7 +109,7 @@ def test_log_time_never_goes_back_and_never_runs(steps: list[tuple[str, list[Rea
     (What others kept, and stamps, are of one log time here: it may be a little behind, or as much ahead as the slew.)
     """
     time, at_s = LogTime(0.0), 0.0
-    time.raise_to(EPOCH_MS, 0.0)
+    time.stamp(EPOCH_MS, 0.0)
     time.kept = True
     before_ms = time.now_ms(0.0)
     for step, heard, passed_s, off_ms in steps:
@@ -117,7 +117,7 @@ def test_log_time_never_goes_back_and_never_runs(steps: list[tuple[str, list[Rea
         true_ms = EPOCH_MS + int(at_s * 1000)
         told = [
             reading(
-                r.member, wall_ms=r.wall_ms, kept_ms=r.kept_ms and true_ms - int(r.age_s * 1000) - 500, age_s=r.age_s
+                r.member, wall_ms=r.wall_ms, kept_ms=r.kept_ms and true_ms - int(r.age_s * 1000) - 100, age_s=r.age_s
             )
             for r in heard
         ]
@@ -127,11 +127,31 @@ def test_log_time_never_goes_back_and_never_runs(steps: list[tuple[str, list[Rea
             case "follow" if told:
                 time.follow(told[0], at_s)
             case "stamp":
-                time.raise_to(true_ms + min(0, off_ms), at_s)
+                time.stamp(true_ms + min(0, off_ms), at_s)
         now_ms = time.now_ms(at_s)
         assert now_ms >= before_ms
         assert abs(now_ms - true_ms) <= at_s * 1000 * SLEW + 1
         before_ms = now_ms
+
+
+def test_who_has_just_started_takes_the_leaders_word_and_not_what_it_went_on_from() -> None:
+    """Else it is ahead once it leads, and ends keys early."""
+    time = LogTime(0.0)
+    time.stamp(EPOCH_MS, 0.0)  # replayed
+    time.follow(reading(kept_ms=EPOCH_MS + 10), 5.0)  # nobody had kept it, and the leader began later
+    assert time.now_ms(5.0) == EPOCH_MS + 10
+    time.stamp(EPOCH_MS + 3_000, 6.0)
+    time.follow(reading(kept_ms=EPOCH_MS + 1_000), 6.5)
+    assert time.now_ms(6.5) == EPOCH_MS + 3_000  # never behind a stamp
+
+
+def test_who_kept_a_time_that_was_found_anew_meanwhile_goes_back_to_its_leaders() -> None:
+    time = LogTime(0.0)
+    time.follow(reading(kept_ms=EPOCH_MS), 0.0)
+    time.follow(reading(kept_ms=EPOCH_MS + 8_000), 9.0)
+    assert time.now_ms(9.0) == EPOCH_MS + 8_000
+    time.follow(reading(kept_ms=EPOCH_MS + 8_900), 10.0)  # a word that took 100 ms
+    assert time.now_ms(10.0) == EPOCH_MS + 9_000
 
 
 # ------------------------------------------------------------------------------------------------------- stories
@@ -227,7 +247,7 @@ def test_one_that_kept_the_time_outweighs_all_clocks() -> None:
             now_ms, now_s = a.now_ms(), asyncio.get_running_loop().time()
             b = c["b"]
             b.time = LogTime(now_s)  # as a process that begins
-            b.time.raise_to(EPOCH_MS, now_s)
+            b.time.stamp(EPOCH_MS, now_s)
             b = await c.lead("b")
             assert abs(b.now_ms() - now_ms - (asyncio.get_running_loop().time() - now_s) * 1000) < 50
             await asyncio.sleep(5)
