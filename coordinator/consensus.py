@@ -7,7 +7,6 @@ the ledger, and never refuses what it has handed to the log.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import random
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -22,14 +21,14 @@ from coordinator.ledger import GivenUp
 from coordinator.log import Log, Position, RaftStatus, Replica
 from coordinator.logtime import LogTime, Reading
 from coordinator.machine import Machine
-from coordinator.notes import NOTE_URL_MAX, NOTE_VERSION, Note, encode_note, read_note
+from coordinator.notes import NOTE_URL_MAX, NOTE_VERSION, Note, Standing, encode_note, read_note, unneeded
 from coordinator.pending import size_of_all
 from coordinator.publisher import Publisher
 from coordinator.rules import PROTOCOL, Rules
 from coordinator.settings import Settings
 from coordinator.state import decode_state, encode_state
 from coordinator.sweeper import Sweeper
-from coordinator.waits import Wait, Waits, fail
+from coordinator.waits import RevisionWaits, Wait, Waits, fail
 from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown, Pruned
 from kv.model import NODE_OP_ID_PREFIX, Answer, Cancel, Head, Intent, Recorded
 from kv.ports import Broadcast, Clock, Listener, Member, Settled, Space, Status, Store, Undone
@@ -95,12 +94,14 @@ class Coordinator:
         self._waits = Waits()
         self._listeners: dict[int, Listener] = {}
         self._numbers = count(1)
-        self._settled_waits: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._settled_waits = RevisionWaits()
         self._fed = 0
         """Newest revision that the listeners heard of."""
         self.time = LogTime(clock.monotonic())
         self._led_s = 0.0
         """Since when this member leads, if it does."""
+        self._synced = False
+        """What this member's log acknowledges is on its disk, as far as is known yet."""
         self._stamped_in = 0
         """The newest term of which a stamp is applied here."""
         self._leader: tuple[str | None, int, int] = (None, 0, 0)
@@ -333,6 +334,7 @@ class Coordinator:
             namespace=self.machine.namespace,
             wall_ms=self._clock.wall_ms(),
             kept_ms=self.now_ms() if self.time.kept else 0,
+            synced=self._synced,
             gives_up=given.revisions if given else -1,
             gives_up_after=given.after if given else 0,
             stuck=self.leads and self.committer.stuck is not None,
@@ -409,16 +411,7 @@ class Coordinator:
     async def wait_settled(self, revision: int, *, timeout_s: float) -> None:
         if self.machine.settled.revision >= revision:
             return
-        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._settled_waits, (revision, next(self._numbers), reached))
-        try:
-            async with asyncio.timeout(timeout_s):
-                await reached
-        finally:
-            reached.cancel()
-            if len(self._settled_waits) > 1024 and all(wait[2].done() for wait in self._settled_waits[:16]):
-                self._settled_waits = [wait for wait in self._settled_waits if not wait[2].done()]
-                heapq.heapify(self._settled_waits)
+        await self._settled_waits.wait(revision, timeout_s=timeout_s)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         number = next(self._numbers)
@@ -438,10 +431,7 @@ class Coordinator:
             self.publisher.hear(settled)
             for listener in list(self._listeners.values()):
                 listener(settled)
-        while self._settled_waits and self._settled_waits[0][0] <= self.machine.settled.revision:
-            _, _, reached = heapq.heappop(self._settled_waits)
-            if not reached.done():
-                reached.set_result(None)
+        self._settled_waits.reached(self.machine.settled.revision)
 
     # -------------------------------------------------------------------------------------------------------- status
 
@@ -538,18 +528,15 @@ class Coordinator:
     def _where(self, member: str) -> str:
         return next((m.url for m in self._members(self._log.status()) if m.id == member), "")
 
-    def voters_settled(self) -> int | None:
-        """Return the oldest settled revision that a voter has told of; None while one was never heard."""
+    def unneeded_below(self) -> int:
+        """Return up to where no voter will ever need the ledger's rows again; 0: one may need all."""
         raft = self._log.status()
-        oldest = self.machine.settled.revision
-        for peer in raft.peers:
-            if peer.id == self.node or not peer.voter:
-                continue
-            note = read_note(peer.note)
-            if note is None:
-                return None
-            oldest = min(oldest, note.settled)
-        return oldest
+        voters = [peer for peer in raft.peers if peer.voter]
+        heard: list[Standing | None] = []
+        for peer in voters:
+            note = read_note(self.note() if peer.id == self.node else peer.note)
+            heard.append(None if note is None else Standing(note.settled, note.synced))
+        return unneeded(heard)
 
     def _lead_seen(self, leader: str | None, term: int, since_ms: int) -> None:
         known, known_term, known_since_ms = self._leader
@@ -609,6 +596,7 @@ class Coordinator:
             await asyncio.sleep(HEARTBEAT_S if self.time.kept else TIME_ASKED_S)
             if self._open:
                 raft = self._log.status()
+                self._synced = raft.fsync == "always"
                 self._look_at(raft)
                 self._look_at_clocks(raft)
 

@@ -18,7 +18,7 @@ SLEW: Final = 1 / 2000
 """Log time nears the clocks' median by so much at most (0.5 ms a second, what a kernel allows its own clock)."""
 SLEW_FROM_MS: Final = 50
 """Closer than this nothing is slewed: notes take their time."""
-BEHIND_MS_MAX: Final = 200
+BEHIND_MS_MAX: Final = 150
 """A leader further behind what a quorum kept takes theirs: its own monotonic clock stood still. A member further ahead
 of its leader goes back to that one's; closer, the leader's word took its time."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -30,6 +31,8 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
     gives_up_after: int = 0
     stuck: bool = False
     """As leader: its store does not take what it commits."""
+    synced: bool = False
+    """What its log acknowledges is on its disk."""
 
 
 encode_note = msgspec.msgpack.Encoder().encode
@@ -44,3 +47,23 @@ def read_note(note: bytes) -> Note | None:
         return _decoder.decode(note)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
+
+
+class Standing(NamedTuple):
+    """How far a voter said that it has settled, and whether that is on its disk."""
+
+    settled: int
+    synced: bool
+
+
+def unneeded(voters: Sequence[Standing | None]) -> int:
+    """Return up to where no voter will ever need the ledger's rows again. None: one that was never heard.
+
+    Who leads has every command that was committed on synced disks (leader completeness), so what a majority of them
+    has settled stays settled, whatever the others are at. Without that, what the slowest of all has.
+    """
+    heard = [voter for voter in voters if voter is not None]
+    synced = sorted((voter.settled for voter in heard if voter.synced), reverse=True)
+    kept = synced[len(voters) // 2] if len(synced) > len(voters) // 2 else 0
+    slowest = min((voter.settled for voter in heard), default=0) if len(heard) == len(voters) else 0
+    return max(kept, slowest)

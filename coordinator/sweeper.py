@@ -1,7 +1,7 @@
 """Delete what has expired and prune what nobody may ask for any more, in small steps, while this member leads.
 
-Expiry is an ordered, guarded write like any other. Pruning never passes the head, the publisher's cursor, or what the
-slowest voter has settled, and never both retentions.
+Expiry is an ordered, guarded write like any other. Pruning never passes the head, the publisher's cursor, or what a
+voter may still need, and never both retentions.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Node(Protocol):
 
     def submit(self, intents: Sequence[Intent | Cancel]) -> list[asyncio.Future[Answer]]: ...
 
-    def voters_settled(self) -> int | None: ...
+    def unneeded_below(self) -> int: ...
 
 
 class Sweeper:
@@ -163,12 +163,12 @@ class Sweeper:
     async def _prunable_below(self) -> int:
         """Return the revision below which nothing is needed any more; 0: all is."""
         settings = self._settings
-        voters = self._node.voters_settled()
-        if voters is None:
-            return 0  # a voter was never heard: it may need everything
+        unneeded = self._node.unneeded_below()
+        if not unneeded:
+            return 0
         cursor = await self._store.cursor(CURSOR, timeout_s=settings.store_timeout_s)
         limits = self._node.machine.limits
-        below = min(self._node.machine.settled.revision - limits.retention_revisions, cursor, voters)
+        below = min(self._node.machine.settled.revision - limits.retention_revisions, cursor, unneeded)
         if below <= 0:
             return 0
         young_ms = self._node.now_ms() - limits.retention_ms

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections.abc import Iterable, Mapping
+from itertools import count
 from typing import Final, TypeAlias
 
 from coordinator.pending import Pending
@@ -140,6 +142,43 @@ def _as_told(wait: Wait, revision: int, outcome: Outcome) -> Outcome:
     """
     repeated = not wait.own and not wait.attempt[0].startswith(NODE_OP_ID_PREFIX)
     return Again(revision, outcome) if repeated and isinstance(outcome, Applied | Refused | Expired) else outcome
+
+
+class RevisionWaits:
+    """Waits for settled revisions. Those that were given up are forgotten once they are most of what is kept."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._numbers = count(1)
+        self._given_up = 0
+
+    def __len__(self) -> int:
+        """Return how many are kept, given up or not: twice those that wait, and `SWEEP_MIN`, at most."""
+        return len(self._heap)
+
+    async def wait(self, revision: int, *, timeout_s: float) -> None:
+        """Return once `reached` is told that revision. Raises TimeoutError."""
+        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._heap, (revision, next(self._numbers), reached))
+        try:
+            async with asyncio.timeout(timeout_s):
+                await reached
+        finally:
+            if not reached.done() or reached.cancelled():
+                reached.cancel()
+                self._given_up += 1
+                if self._given_up * 2 > len(self._heap) + SWEEP_MIN:
+                    self._heap = [wait for wait in self._heap if not wait[2].done()]
+                    heapq.heapify(self._heap)
+                    self._given_up = 0
+
+    def reached(self, revision: int) -> None:
+        while self._heap and self._heap[0][0] <= revision:
+            _, _, reached = heapq.heappop(self._heap)
+            if reached.cancelled():
+                self._given_up -= 1
+            elif not reached.done():
+                reached.set_result(None)
 
 
 def fail(answered: asyncio.Future[Answer], exc: Exception) -> None:

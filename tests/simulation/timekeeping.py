@@ -18,7 +18,7 @@ from tests.simulation import nemesis
 if TYPE_CHECKING:
     from tests.simulation.world import SimNode, World
 
-AHEAD_MS: Final = 150
+AHEAD_MS: Final = 170
 """What a member that keeps the time may be ahead of it, besides what was slewed."""
 BEHIND_MS: Final = 500
 BEHIND_S: Final = 1.0

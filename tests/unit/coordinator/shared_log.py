@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Self
+from typing import Literal, Self
 
 import msgspec
 
@@ -39,6 +39,9 @@ class SharedLog:
         self.unknown_lands = True
         self.filter: Callable[[str, bytes], Exception | None] = lambda member, command: None
         """Asked for each proposal: an exception is its fate."""
+        self.fsync: Literal["always", "off"] = "off"
+        self.unheard: list[Peer] = []
+        """Members that never ran."""
         self.late: list[bytes] = []
         """Commands whose proposal was forwarded and is still on its way."""
 
@@ -212,19 +215,22 @@ class Member:
             applied=self.position.index,
             committed=len(self.shared.entries),
             last=len(self.shared.entries),
-            fsync="off",
-            peers=tuple(
-                Peer(
-                    id=member.name,
-                    address=f"{member.name}:1",
-                    voter=True,
-                    role="leader" if self.shared.leader == member.name else "follower",
-                    match=member.position.index,
-                    last_seen_s=0.0,
-                    note=member.replica.note(),
-                    note_term=self.shared.term,
-                )
-                for member in self.shared.members.values()
+            fsync=self.shared.fsync,
+            peers=(
+                *self.shared.unheard,
+                *(
+                    Peer(
+                        id=member.name,
+                        address=f"{member.name}:1",
+                        voter=True,
+                        role="leader" if self.shared.leader == member.name else "follower",
+                        match=member.position.index,
+                        last_seen_s=0.0,
+                        note=member.replica.note(),
+                        note_term=self.shared.term,
+                    )
+                    for member in self.shared.members.values()
+                ),
             ),
         )
 

@@ -10,8 +10,9 @@ import pytest
 from coordinator.consensus import Coordinator
 from coordinator.limits import Limits
 from coordinator.log import Position
-from coordinator.notes import read_note
+from coordinator.notes import Standing, read_note, unneeded
 from coordinator.state import encode_state
+from coordinator.waits import SWEEP_MIN
 from kv.errors import BadRequest, InvariantViolated, NewerCommand, NotApplied, OutcomeUnknown
 from kv.model import Again, Answer, Applied, Cancel, Version
 from kv.ports import Consensus, Settled
@@ -233,7 +234,7 @@ def test_wait_settled() -> None:
             waits[2].cancel()
             await answer(a, put("op3"))
             await c.settled()
-            assert b._settled_waits == []
+            assert len(b._settled_waits) == 0
 
     run(story)
 
@@ -422,10 +423,47 @@ def test_status_knows_the_members_by_their_notes() -> None:
             assert members["c"].digest != status.digest
             assert members["c"].url == "http://c"
             assert (status.ordered, status.settled, status.pending) == (1, 1, 0)
-            assert c["a"].voters_settled() == 0
+            assert c["a"].unneeded_below() == 0  # the slowest: these disks are not synced
             leading = c["a"].status()
             assert (leading.broadcast_lag, status.broadcast_lag) == (0, None)
             assert (leading.counts["groups_committed"], leading.counts["intents_committed"]) == (1, 1)
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    ("voters", "below"),
+    [
+        ([(50, True), (40, True), None], 40),  # dead, and never heard: it can lead only with what two have on disk
+        ([(50, True), (40, True), (0, True)], 40),
+        ([(50, True), (40, False), None], 0),
+        ([(50, False), (40, False), (30, False)], 30),
+        ([(50, True), (40, False), (30, True)], 30),
+        ([(50, True), None, None], 0),
+        ([(50, True)], 50),
+        ([(9, True), (8, True), (7, True), None, None], 7),
+        ([(9, True), (8, True), None, (6, False), None], 0),
+    ],
+)
+def test_rows_are_unneeded_below_what_whoever_leads_has(voters: list[tuple[int, bool] | None], below: int) -> None:
+    assert unneeded([None if voter is None else Standing(*voter) for voter in voters]) == below
+
+
+def test_waits_for_ever_lower_revisions_that_were_given_up_are_forgotten() -> None:
+    async def story() -> None:
+        async with cluster("a") as c:
+            a = await c.lead("a")
+
+            async def one(revision: int) -> None:
+                with pytest.raises(TimeoutError):
+                    await a.wait_settled(revision, timeout_s=0.5)
+
+            far = asyncio.ensure_future(a.wait_settled(1, timeout_s=100.0))
+            for batch in range(40):
+                await asyncio.gather(*(one(10**9 - 200 * batch - n) for n in range(200)))
+            assert len(a._settled_waits) <= SWEEP_MIN + 2
+            await answer(a, put("op1"))
+            await far
 
     run(story)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from typing import Literal
 
 import msgspec
+import pytest
 
 from coordinator.limits import Limits
+from coordinator.log import Peer
 from coordinator.publisher import CURSOR
 from coordinator.settings import Settings
 from kv.errors import NotApplied
@@ -127,6 +130,23 @@ def test_pruning_stops_at_the_broadcast_cursor_and_at_the_slowest_voter() -> Non
             c.shared.pump()
             await asyncio.sleep(20)
             assert c.database.floor() == 50
+
+    run(story)
+
+
+@pytest.mark.parametrize("fsync", ["always", "off"])
+def test_a_dead_voter_stops_pruning_only_without_synced_disks(fsync: Literal["always", "off"]) -> None:
+    """With them, whoever leads has what was committed: no voter needs the rows before that, whatever it has."""
+
+    async def story() -> None:
+        async with cluster("ab", settings=PRUNING) as c:
+            c.shared.fsync = fsync
+            c.shared.unheard += [Peer("c", "c:1", True, "unknown"), Peer("o", "o:1", False, "unknown")]
+            a = await c.lead("a")
+            for n in range(40):
+                await answer(a, put(f"op{n}"))
+            await asyncio.sleep(30)
+            assert c.database.floor() == (30 if fsync == "always" else 0)
 
     run(story)
 
