@@ -334,6 +334,7 @@ class Coordinator:
             namespace=self.machine.namespace,
             wall_ms=self._clock.wall_ms(),
             kept_ms=self.now_ms() if self.time.kept else 0,
+            found_in=self.time.found_in,
             synced=self._synced,
             gives_up=given.revisions if given else -1,
             gives_up_after=given.after if given else 0,
@@ -605,7 +606,7 @@ class Coordinator:
         at_s, knew = self._clock.monotonic(), self.time.kept
         if self.leads:
             voters = sum(peer.voter for peer in raft.peers)
-            jump_ms = self.time.lead(self._readings(raft), voters, at_s - self._led_s, at_s)
+            jump_ms = self.time.lead(self._readings(raft), voters, at_s - self._led_s, at_s, raft.term)
             if jump_ms > 0:
                 self.time_jumps += 1
                 if knew:
@@ -629,7 +630,7 @@ class Coordinator:
             note = read_note(self.note() if own else peer.note)
             if note is not None and note.wall_ms and (own or peer.note_term == raft.term):
                 age_s = 0.0 if own else peer.note_age_s
-                readings.append(Reading(peer.id, peer.voter, note.wall_ms, note.kept_ms, age_s))
+                readings.append(Reading(peer.id, peer.voter, note.wall_ms, note.kept_ms, age_s, note.found_in))
         return readings
 
     async def _die_of_faults(self) -> None:

@@ -19,8 +19,7 @@ SLEW: Final = 1 / 2000
 SLEW_FROM_MS: Final = 50
 """Closer than this nothing is slewed: notes take their time."""
 BEHIND_MS_MAX: Final = 150
-"""A leader further behind what a quorum kept takes theirs: its own monotonic clock stood still. A member further ahead
-of its leader goes back to that one's; closer, the leader's word took its time."""
+"""A leader further behind what a quorum kept takes theirs: its own monotonic clock stood still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +33,8 @@ class Reading:
     """Log time as it kept it; 0: it does not know."""
     age_s: float
     """How long ago it was heard."""
+    found_in: int = 0
+    """The term in which the time that it keeps was found."""
 
     @property
     def wall_now_ms(self) -> int:
@@ -53,17 +54,21 @@ def fresh(readings: Iterable[Reading]) -> list[Reading]:
     return [reading for reading in readings if reading.age_s <= READING_AGE_S_MAX]
 
 
-def found(readings: Iterable[Reading], voters: int, waited_s: float) -> int | None:
-    """Return the time that a new leader which did not keep it begins at; None: not enough is heard yet.
+def newest_kept(readings: Iterable[Reading], after: int = 0) -> Reading | None:
+    """Return who keeps the time that was found last (in a term > `after`), and of those the latest: theirs count.
 
-    What another member kept comes first, however many clocks say otherwise. `readings`: its own among them.
-    `voters`: how many there are. `waited_s`: since it leads.
+    Words on their way age, so what is heard is never ahead.
     """
-    heard = fresh(readings)
-    kept = [reading.kept_now_ms for reading in heard if reading.kept_ms]
-    if kept:
-        return max(kept)
-    walls = [reading.wall_now_ms for reading in heard if reading.voter]
+    kept = [reading for reading in fresh(readings) if reading.kept_ms and reading.found_in > after]
+    return max(kept, key=lambda reading: (reading.found_in, reading.kept_now_ms)) if kept else None
+
+
+def clocks_say(readings: Iterable[Reading], voters: int, waited_s: float) -> int | None:
+    """Return the time that a new leader begins at when nobody kept it; None: not enough is heard yet.
+
+    `readings`: its own among them. `voters`: how many there are. `waited_s`: since it leads.
+    """
+    walls = [reading.wall_now_ms for reading in fresh(readings) if reading.voter]
     if len(walls) >= voters or (len(walls) > voters // 2 and waited_s >= PATIENCE_S):
         return median(walls) if walls else None
     return None
@@ -95,7 +100,7 @@ def _towards(off_ms: int) -> float:
 class LogTime:
     """What one member takes for now in the log. `at_s`: its monotonic clock, which never goes back."""
 
-    __slots__ = ("_anchor_s", "_base_ms", "_rate", "_stamp_ms", "kept")
+    __slots__ = ("_anchor_s", "_base_ms", "_rate", "_stamp_ms", "found_in", "kept")
 
     def __init__(self, at_s: float) -> None:
         self._base_ms, self._anchor_s, self._rate = 0.0, at_s, 0.0
@@ -103,6 +108,8 @@ class LogTime:
         """The newest of the log."""
         self.kept = False
         """It was told the time since this process began, and not only by what a log remembers."""
+        self.found_in = 0
+        """The term in which the time that it keeps was found."""
 
     def now_ms(self, at_s: float) -> int:
         return int(self._at(at_s))
@@ -126,30 +133,36 @@ class LogTime:
             self._base_ms, self._anchor_s, self._rate = self._at(at_s), at_s, rate
 
     def follow(self, leader: Reading, at_s: float) -> None:
-        """Take the time of the present leader, who keeps it: that is what log time is.
+        """Take the time of the present leader, who keeps it: that is what log time is."""
+        if leader.kept_ms and leader.age_s <= READING_AGE_S_MAX:
+            self._take(leader, at_s)
 
-        Back too, though never behind a stamp, when this member was told another: it has just started and went on from
-        what it remembered, or was cut off while the time was found anew.
-        """
-        if not leader.kept_ms or leader.age_s > READING_AGE_S_MAX:
-            return
-        time_ms = max(leader.kept_now_ms, self._stamp_ms)
-        ahead_ms = self._at(at_s) - time_ms
-        if not self.kept or not 0 <= ahead_ms <= BEHIND_MS_MAX:
-            self._base_ms, self._anchor_s = time_ms, at_s
-        self._go_at(0.0, at_s)
-        self.kept = True
-
-    def lead(self, readings: Sequence[Reading], voters: int, waited_s: float, at_s: float) -> int:
-        """Find the time out as a leader that does not know it, or go on with it; return by how many ms it jumped."""
-        before_ms = self.now_ms(at_s)
-        if not self.kept:
-            time_ms = found(readings, voters, waited_s)
-            if time_ms is None:
-                return 0
-            self.kept = True
+    def _take(self, reading: Reading, at_s: float) -> None:
+        """Go by what another keeps. Back too, though never behind a stamp, when that was found apart from what this
+        member went by: it has just started, or was cut off while nobody else had kept the time."""
+        if self.kept and reading.found_in == self.found_in:
+            self.raise_to(reading.kept_now_ms, at_s)
         else:
-            time_ms = kept_by_most(readings, voters, before_ms)
+            self._base_ms, self._anchor_s = max(reading.kept_now_ms, self._stamp_ms), at_s
+        self._go_at(0.0, at_s)
+        self.kept, self.found_in = True, reading.found_in
+
+    def lead(self, readings: Sequence[Reading], voters: int, waited_s: float, at_s: float, term: int) -> int:
+        """Find the time out as a leader that does not know it, or go on with it; return by how many ms it jumped.
+
+        What another member kept comes before all clocks.
+        """
+        before_ms = self.now_ms(at_s)
+        newest = newest_kept(readings, after=self.found_in if self.kept else 0)
+        if newest is not None:
+            self._take(newest, at_s)
+        elif self.kept:
+            same = [reading for reading in readings if reading.found_in == self.found_in]
             self._go_at(slew(readings, voters, before_ms), at_s)
-        self.raise_to(time_ms, at_s)
+            self.raise_to(kept_by_most(same, voters, before_ms), at_s)
+        else:
+            time_ms = clocks_say(readings, voters, waited_s)
+            if time_ms is not None:
+                self.raise_to(time_ms, at_s)
+                self.kept, self.found_in = True, term
         return self.now_ms(at_s) - before_ms

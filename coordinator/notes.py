@@ -31,6 +31,8 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
     gives_up_after: int = 0
     stuck: bool = False
     """As leader: its store does not take what it commits."""
+    found_in: int = 0
+    """The term in which that time was found."""
     synced: bool = False
     """What its log acknowledges is on its disk."""
 

@@ -290,8 +290,8 @@ class HeardTerm(MemberCore):
 class WallWhole(LogTime):
     """Take the leader's own wall clock whole, whenever it is ahead."""
 
-    def lead(self, readings: Sequence[logtime.Reading], voters: int, waited_s: float, at_s: float) -> int:
-        jump_ms = super().lead(readings, voters, waited_s, at_s)
+    def lead(self, readings: Sequence[logtime.Reading], voters: int, waited_s: float, at_s: float, term: int) -> int:
+        jump_ms = super().lead(readings, voters, waited_s, at_s, term)
         own = [reading.wall_now_ms for reading in readings if reading.age_s == 0.0]
         if self.kept and own:
             self.raise_to(own[0], at_s)
@@ -301,8 +301,8 @@ class WallWhole(LogTime):
 class JumpsToMedian(LogTime):
     """Do not slew: take the median of the wall clocks whenever it is ahead, though the time was kept."""
 
-    def lead(self, readings: Sequence[logtime.Reading], voters: int, waited_s: float, at_s: float) -> int:
-        jump_ms = super().lead(readings, voters, waited_s, at_s)
+    def lead(self, readings: Sequence[logtime.Reading], voters: int, waited_s: float, at_s: float, term: int) -> int:
+        jump_ms = super().lead(readings, voters, waited_s, at_s, term)
         walls = [reading.wall_now_ms for reading in readings if reading.voter]
         if self.kept and len(walls) > voters // 2:
             self.raise_to(median(walls), at_s)
@@ -312,14 +312,14 @@ class JumpsToMedian(LogTime):
 class _Finds(LogTime):
     """Begin at something else than what was kept, or else the median."""
 
-    def lead(self, readings: Sequence[logtime.Reading], voters: int, waited_s: float, at_s: float) -> int:
+    def lead(self, readings: Sequence[logtime.Reading], voters: int, waited_s: float, at_s: float, term: int) -> int:
         if self.kept:
-            return super().lead(readings, voters, waited_s, at_s)
+            return super().lead(readings, voters, waited_s, at_s, term)
         walls = [reading.wall_now_ms for reading in readings if reading.voter]
         before_ms, kept = self.now_ms(at_s), [reading.kept_now_ms for reading in readings if reading.kept_ms]
         if len(walls) < voters and waited_s < PATIENCE_S and not kept:
             return 0
-        self.kept = True
+        self.kept, self.found_in = True, term
         self.raise_to(self._find(kept, walls), at_s)
         return self.now_ms(at_s) - before_ms
 

@@ -18,7 +18,7 @@ from tests.simulation import nemesis
 if TYPE_CHECKING:
     from tests.simulation.world import SimNode, World
 
-AHEAD_MS: Final = 170
+AHEAD_MS: Final = 20
 """What a member that keeps the time may be ahead of it, besides what was slewed."""
 BEHIND_MS: Final = 500
 BEHIND_S: Final = 1.0
@@ -38,12 +38,12 @@ SWEEP_S: Final = 0.5
 
 
 class Timekeeper:
-    """One world's. `off_ms`: what log time is ahead of the loop's, by the last who had to find it out."""
+    """One world's."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.off_ms: int | None = None
-        self._found_s = 0.0
+        self._found: dict[int, tuple[int, float]] = {}
+        """By the term in which a time was found: what it is ahead of the loop's, and when that was."""
         self._behind_s: dict[str, float] = {}
         """Since when a node that keeps the time is behind it."""
         self._lost: list[tuple[float, int]] = []
@@ -56,32 +56,31 @@ class Timekeeper:
 
     def looked(self, node: SimNode, *, knew: bool) -> None:
         """Judge a node's time after a look at the others' clocks."""
-        time, world = node.coordinator.time, self._world
+        time, world, now_s = node.coordinator.time, self._world, asyncio.get_running_loop().time()
         if not time.kept:
             return
-        loop = asyncio.get_running_loop()
         now_ms = node.coordinator.now_ms()
-        off_ms = now_ms - int(loop.time() * 1000)
-        if not knew and node.coordinator.leads and self._nobody_kept(node):
+        off_ms = now_ms - int(now_s * 1000)
+        found = self._found.get(time.found_in)
+        if found is None:
+            last = self._found[max(self._found)][0] if self._found else off_ms
+            self._found[time.found_in] = off_ms, now_s
+            if not self._nobody_kept(node):
+                world.violate("Time (kept)", f"{node.name} finds the time anew, though others kept it")
             self._judge_clocks(node, now_ms)
-            ahead_ms = 0 if self.off_ms is None else off_ms - self.off_ms
-            self._lost.append((loop.time(), ahead_ms))
-            self.off_ms, self._found_s = off_ms, loop.time()
+            self._lost.append((now_s, off_ms - last))
             world.counts["times lost"] += 1
-            world.say("time found", node=node.name, ahead_ms=ahead_ms)
+            world.say("time found", node=node.name, ahead_ms=off_ms - last)
             return
-        if self.off_ms is None:
-            self.off_ms, self._found_s = off_ms, loop.time()
-            return
-        slewed_ms = (loop.time() - self._found_s) * 1000 * SLEW
-        wrong_ms = off_ms - self.off_ms
+        slewed_ms = (now_s - found[1]) * 1000 * SLEW
+        wrong_ms = off_ms - found[0]
         if wrong_ms >= -BEHIND_MS - slewed_ms:
             self._behind_s.pop(node.name, None)
-        behind_s = loop.time() - self._behind_s.setdefault(node.name, loop.time()) if wrong_ms < 0 else 0.0
+        behind_s = now_s - self._behind_s.setdefault(node.name, now_s) if wrong_ms < 0 else 0.0
         if wrong_ms > AHEAD_MS + slewed_ms or (wrong_ms < -BEHIND_MS - slewed_ms and behind_s > BEHIND_S):
             what = f"{node.name} takes it for {wrong_ms} ms later than it is"
             world.violate("Time (kept)", f"{what}, {'which it kept' if knew else 'though others kept it'}")
-            self.off_ms, self._found_s = off_ms, loop.time()
+            self._found[time.found_in] = off_ms, now_s
 
     @property
     def leapt(self) -> bool:

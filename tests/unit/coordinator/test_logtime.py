@@ -14,9 +14,10 @@ from coordinator.logtime import (
     SLEW,
     LogTime,
     Reading,
-    found,
+    clocks_say,
     kept_by_most,
     median,
+    newest_kept,
     slew,
 )
 from coordinator.settings import Settings
@@ -32,9 +33,15 @@ ages = st.sampled_from([0.0, 0.2, 1.0, READING_AGE_S_MAX, READING_AGE_S_MAX + 0.
 
 
 def reading(
-    member: str = "n1", *, wall_ms: int = EPOCH_MS, kept_ms: int = 0, age_s: float = 0.0, voter: bool = True
+    member: str = "n1",
+    *,
+    wall_ms: int = EPOCH_MS,
+    kept_ms: int = 0,
+    age_s: float = 0.0,
+    voter: bool = True,
+    found_in: int = 1,
 ) -> Reading:
-    return Reading(member, voter, wall_ms, kept_ms, age_s)
+    return Reading(member, voter, wall_ms, kept_ms, age_s, found_in)
 
 
 @st.composite
@@ -58,21 +65,26 @@ def test_median_is_the_lower_of_two() -> None:
 
 
 @given(readings(), st.integers(1, 5), st.sampled_from([0.0, PATIENCE_S]))
-def test_a_beginning_is_what_was_kept_or_what_a_quorum_of_voters_says_now(
-    heard: list[Reading], voters: int, waited_s: float
-) -> None:
-    time_ms = found(heard, voters, waited_s)
-    counted = [r for r in heard if r.age_s <= READING_AGE_S_MAX]
-    kept = [r.kept_now_ms for r in counted if r.kept_ms]
-    walls = sorted(r.wall_now_ms for r in counted if r.voter)
-    if kept:
-        assert time_ms == max(kept)  # clocks are not asked
-    elif time_ms is not None:
+def test_clocks_say_what_a_quorum_of_voters_says_now(heard: list[Reading], voters: int, waited_s: float) -> None:
+    time_ms = clocks_say(heard, voters, waited_s)
+    walls = sorted(r.wall_now_ms for r in heard if r.voter and r.age_s <= READING_AGE_S_MAX)
+    if time_ms is not None:
         assert len(walls) > voters // 2
         assert sum(wall >= time_ms for wall in walls) * 2 > len(walls)  # most say that it is no earlier
         assert len(walls) >= voters or waited_s >= PATIENCE_S
     else:
         assert len(walls) < voters
+
+
+@given(readings(), st.booleans(), st.sampled_from([0.0, PATIENCE_S]))
+def test_what_somebody_kept_comes_before_all_clocks(heard: list[Reading], kept: bool, waited_s: float) -> None:
+    time = LogTime(0.0)
+    time.kept, time.found_in = kept, 1 if kept else 0
+    time.lead(heard, 3, waited_s, 0.0, 7)
+    newest = newest_kept(heard, time.found_in if kept else 0)
+    if newest is not None:
+        assert time.now_ms(0.0) == newest.kept_now_ms
+        assert time.found_in == newest.found_in
 
 
 @given(readings(), st.integers(1, 5))
@@ -110,7 +122,7 @@ def test_log_time_never_goes_back_and_never_runs(steps: list[tuple[str, list[Rea
     """
     time, at_s = LogTime(0.0), 0.0
     time.stamp(EPOCH_MS, 0.0)
-    time.kept = True
+    time.kept, time.found_in = True, 1
     before_ms = time.now_ms(0.0)
     for step, heard, passed_s, off_ms in steps:
         at_s += passed_s
@@ -123,7 +135,7 @@ def test_log_time_never_goes_back_and_never_runs(steps: list[tuple[str, list[Rea
         ]
         match step:
             case "lead":
-                time.lead(told, 3, 9.0, at_s)
+                time.lead(told, 3, 9.0, at_s, 2)
             case "follow" if told:
                 time.follow(told[0], at_s)
             case "stamp":
@@ -141,17 +153,25 @@ def test_who_has_just_started_takes_the_leaders_word_and_not_what_it_went_on_fro
     time.follow(reading(kept_ms=EPOCH_MS + 10), 5.0)  # nobody had kept it, and the leader began later
     assert time.now_ms(5.0) == EPOCH_MS + 10
     time.stamp(EPOCH_MS + 3_000, 6.0)
-    time.follow(reading(kept_ms=EPOCH_MS + 1_000), 6.5)
+    time.follow(reading(kept_ms=EPOCH_MS + 1_000, found_in=3), 6.5)
     assert time.now_ms(6.5) == EPOCH_MS + 3_000  # never behind a stamp
 
 
 def test_who_kept_a_time_that_was_found_anew_meanwhile_goes_back_to_its_leaders() -> None:
     time = LogTime(0.0)
     time.follow(reading(kept_ms=EPOCH_MS), 0.0)
-    time.follow(reading(kept_ms=EPOCH_MS + 8_000), 9.0)
-    assert time.now_ms(9.0) == EPOCH_MS + 8_000
-    time.follow(reading(kept_ms=EPOCH_MS + 8_900), 10.0)  # a word that took 100 ms
-    assert time.now_ms(10.0) == EPOCH_MS + 9_000
+    time.follow(reading(kept_ms=EPOCH_MS + 1_000), 9.0)  # a word of the same time that was long on its way
+    assert time.now_ms(9.0) == EPOCH_MS + 9_000
+    time.follow(reading(kept_ms=EPOCH_MS + 8_000, found_in=5), 9.0)
+    assert (time.now_ms(9.0), time.found_in) == (EPOCH_MS + 8_000, 5)
+
+
+def test_a_leader_goes_by_the_time_that_was_found_last() -> None:
+    """It was cut off with its own meanwhile: what others date by now counts, also when they are behind."""
+    time = LogTime(0.0)
+    time.follow(reading(kept_ms=EPOCH_MS, found_in=2), 0.0)
+    time.lead([reading("n2", kept_ms=EPOCH_MS - 700, found_in=4), reading("n3", kept_ms=EPOCH_MS)], 3, 0.0, 1.0, 6)
+    assert (time.now_ms(1.0), time.found_in) == (EPOCH_MS - 700, 4)
 
 
 # ------------------------------------------------------------------------------------------------------- stories
