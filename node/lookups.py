@@ -12,6 +12,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from kv.errors import AcordoError, BackendUnavailable, NotApplied, OutcomeUnknown
 from kv.model import NODE_OP_ID_PREFIX, Again, Answer, Cancel
 from kv.ports import Clock, Consensus, Store
+from node.readiness import ADOPT, differs
 from node.reads import Reads
 from node.settings import Settings
 from node.writes import Writes
@@ -80,13 +81,20 @@ class Lookups:
         return self._consensus.recorded(op_id)
 
     async def _recorded(self, op_id: str, deadline: float) -> Found | None:
+        """Ask the store. Only one that holds all that is settled here may say that it has no such operation."""
         left = max(min(deadline - self._clock.monotonic(), self._settings.store_timeout_s), 0.001)
+        settled = self._consensus.settled
         try:
             async with asyncio.timeout(left):
                 found = (await self._store.operations((op_id,), timeout_s=left))[0]
+                if found is not None:
+                    return Answer(found.revision, found.outcome)
+                head = await self._store.head(timeout_s=left)
+                ending = await self._store.row_ending(settled.last, timeout_s=left) if settled.last else None
         except (BackendUnavailable, TimeoutError) as exc:
             return StillUnknown(f"the store does not answer: {exc}")
-        return None if found is None else Answer(found.revision, found.outcome)
+        refusal = self._consensus.refusal or differs(settled, head, ending)
+        return None if refusal is None else StillUnknown(f"the store is not what was settled ({refusal}): {ADOPT}")
 
     async def _cancelled(self, op_id: str, deadline: float) -> Found:
         """Order a Cancel: from then on the op_id is definite, whatever attempt of it comes late."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from kv.errors import BackendUnavailable
 from kv.model import Cancel
 from tests.unit.node.conftest import Api
@@ -80,6 +82,21 @@ async def test_a_store_that_does_not_answer_leaves_it_unknown(api: Api, monkeypa
     monkeypatch.setattr(api.server.rooms.store, "operations", broken)
     (await api.ask("GET", "/v1/operations/y")).problem(504, "outcome_unknown", "unknown")
     assert api.consensus.submits == []
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_store_that_is_behind_does_not_say_that_there_was_no_such_operation(api: Api, method: str) -> None:
+    """An asynchronous standby was promoted without the newest rows, and this node does not know it yet: an operation
+    that was told applied is never told expired, nor not ordered."""
+    await api.ask("PUT", "/v1/kv/a", data=b"0")
+    await api.ask("PUT", "/v1/kv/a", data=b"1", headers={"Idempotency-Key": "x"})
+    api.consensus.pruned_window = {"x"}
+    api.database.lose_rows(1)
+    form = (await api.ask(method, "/v1/operations/x")).problem(504, "outcome_unknown", "unknown")
+    assert "acordo adopt" in form["detail"]
+    assert all(not isinstance(s[0], Cancel) for s in api.consensus.submits)
+    api.consensus.refusal = "store_behind"  # as soon as the leader has found it out
+    (await api.ask(method, "/v1/operations/y")).problem(504, "outcome_unknown", "unknown")
 
 
 async def test_a_lost_cancel_leaves_it_unknown(api: Api) -> None:
