@@ -198,6 +198,9 @@ class _Settings(BaseSettings):
     operation_retention_s: float = _seconds(
         86400, "time for which an op_id's outcome can be looked up", 60, 366 * 86400
     )
+    sweep_interval_s: float = _seconds(
+        1, "longest that a key whose time to live is over waits to be noticed", 0.05, 3600
+    )
     log_format: Literal["auto", "json", "console"] = _setting(
         "auto", "how log lines look; auto: for people on a terminal, else JSON", "auto, json, console"
     )

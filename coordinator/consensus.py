@@ -396,6 +396,10 @@ class Coordinator:
         return self.time.now_ms(self._clock.monotonic())
 
     @property
+    def operation_retention_ms(self) -> int:
+        return self.machine.limits.window_ms
+
+    @property
     def stamped(self) -> bool:
         """Say whether this node knows the time: deadlines set here mean what they say."""
         return self.time.kept and self.machine.log_time_ms > 0

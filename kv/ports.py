@@ -522,6 +522,11 @@ class Consensus(Protocol):
         """Return the log time now, carried on by this node's monotonic clock; wrong before `Status.stamped`."""
         ...
 
+    @property
+    def operation_retention_ms(self) -> int:
+        """For how long op_ids are remembered, in log time: as this history's log says, whatever a member is set to."""
+        ...
+
     def recorded(self, op_id: str) -> Answer | Literal["pending"] | None:
         """Return what the machine's window knows of an op_id."""
         ...

@@ -273,6 +273,7 @@ def _coordinator_settings(settings: NodeSettings) -> CoordinatorSettings:
             retention_ms=int(settings.history_retention_s * 1000),
         ),
         store_timeout_s=settings.store_timeout_s,
+        sweep_interval_s=settings.sweep_interval_s,
     )
 
 

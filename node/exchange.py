@@ -34,6 +34,8 @@ from node.writes import Writes
 JSON: Final = "application/json"
 BYTES: Final = "application/octet-stream"
 TIMEOUT_S_MIN: Final = 0.001
+LOOKUP_SLACK_MS: Final = 1_000
+"""Nodes' notions of log time differ by less."""
 CONDITIONAL: Final = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range")
 """All that RFC 9110 section 13.1 has."""
 PAGES_MAX: Final = 4
@@ -161,6 +163,7 @@ class Exchange:
     """One request on its way to an answer. `rest`: the raw path behind the route's own part."""
 
     __slots__ = (
+        "_began",
         "_broken",
         "_held",
         "always",
@@ -189,6 +192,13 @@ class Exchange:
         self._broken = False
         """Where the next request begins is not certain."""
         self.deadline = began + rooms.settings.request_timeout_s
+        self._began = began
+
+    @property
+    def began_ms(self) -> int:
+        """When this request began, in log time: what it asked for was not recorded before."""
+        rooms = self.rooms
+        return rooms.consensus.now_ms() - int((rooms.clock.monotonic() - self._began) * 1000)
 
     def heed_timeout(self) -> None:
         """Take the client's own time limit (`Acordo-Timeout`, seconds), if it is shorter. Raises BadRequest."""
@@ -443,7 +453,7 @@ def completed(document: Problem, x: Exchange) -> Problem:
     lookup = until = None
     if document.outcome == "unknown" and document.op_id is not None:
         lookup = f"/v1/operations/{quoted(document.op_id)}"
-        until = rooms.consensus.now_ms() + int(rooms.settings.operation_retention_s * 1000)
+        until = x.began_ms + rooms.consensus.operation_retention_ms - LOOKUP_SLACK_MS
     # msgspec.structs.replace would do, but document is rebuilt on every refusal under overload: keep it plain.
     fields = {name: getattr(document, name) for name in document.__struct_fields__}
     fields.update(

@@ -10,11 +10,11 @@ import pytest
 from coordinator.consensus import Coordinator
 from coordinator.limits import Limits
 from coordinator.log import Position
-from coordinator.notes import Standing, read_note, unneeded
+from coordinator.notes import NOTE_URL_MAX, NOTE_VERSION, Note, Standing, encode_note, read_note, unneeded
 from coordinator.state import encode_state
 from coordinator.waits import SWEEP_MIN
 from kv.errors import BadRequest, InvariantViolated, NewerCommand, NotApplied, OutcomeUnknown
-from kv.model import Again, Answer, Applied, Cancel, Version
+from kv.model import GENESIS_DIGEST, Again, Answer, Applied, Cancel, Version
 from kv.ports import Consensus, Settled
 from tests.unit.coordinator.audit import Feeds, broken_promises
 from tests.unit.coordinator.cluster import QUIET, answer, cluster, put
@@ -466,6 +466,15 @@ def test_waits_for_ever_lower_revisions_that_were_given_up_are_forgotten() -> No
             await far
 
     run(story)
+
+
+def test_the_longest_note_that_there_can_be_is_not_cut() -> None:
+    numbers = dict.fromkeys(("ordered", "settled", "namespace", "gives_up", "gives_up_after"), 2**53)
+    times = dict.fromkeys(("leader_since_ms", "wall_ms", "kept_ms", "found_in"), 2**42)
+    note = Note(
+        NOTE_VERSION, digest=GENESIS_DIGEST, url="x" * NOTE_URL_MAX, refusal="store_diverged", **numbers, **times
+    )
+    assert len(encode_note(note)) <= 256
 
 
 def test_note_is_small_and_survives_nonsense() -> None:

@@ -140,6 +140,8 @@ class FakeConsensus:
     def touched(self, key: bytes) -> int:
         return max(self._last.get(key, 0), self.floor)
 
+    operation_retention_ms = 86_400_000
+
     def now_ms(self) -> int:
         return self.now_offset_ms + int(asyncio.get_running_loop().time() * 1000)
 
