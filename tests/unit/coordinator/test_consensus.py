@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
+import msgspec
 import pytest
 
 from coordinator.consensus import Coordinator
@@ -469,11 +470,10 @@ def test_waits_for_ever_lower_revisions_that_were_given_up_are_forgotten() -> No
 
 
 def test_the_longest_note_that_there_can_be_is_not_cut() -> None:
-    numbers = dict.fromkeys(("ordered", "settled", "namespace", "gives_up", "gives_up_after"), 2**53)
-    times = dict.fromkeys(("leader_since_ms", "wall_ms", "kept_ms", "found_in"), 2**42)
-    note = Note(
-        NOTE_VERSION, digest=GENESIS_DIGEST, url="x" * NOTE_URL_MAX, refusal="store_diverged", **numbers, **times
-    )
+    digest, url, refusal = GENESIS_DIGEST, "x" * NOTE_URL_MAX, "store_diverged"
+    revision, time_ms = 2**53, 2**42
+    note = Note(NOTE_VERSION, revision, revision, digest, url, refusal, time_ms, revision, time_ms, time_ms)
+    note = msgspec.structs.replace(note, gives_up=revision, gives_up_after=revision, found_in=time_ms, synced=True)
     assert len(encode_note(note)) <= 256
 
 
