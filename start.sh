@@ -386,6 +386,7 @@ tell_addresses() {
     if chosen grafana; then say "  Grafana        $at:$(value ACORDO_GRAFANA_PORT 3000)/   $(login GRAFANA)"; fi
     say "  RabbitMQ       $at:$(value ACORDO_RABBITMQ_PORT 25673)/   $(login RABBITMQ)"
     if chosen crdb || chosen crdb3; then say "  CockroachDB    $at:$(value ACORDO_COCKROACH_PORT 8080)/"; fi
+    say "  between nodes  authenticated by a secret made once, not encrypted: for more than one host see docs/security.md"
     say "./start.sh down stops it; its data stays."
 }
 

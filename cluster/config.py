@@ -161,8 +161,14 @@ class _Settings(BaseSettings):
     fsync: Literal["always", "interval", "off"] = _setting(
         "always", "when Raft's log and votes reach the disk", "always, interval, off"
     )
-    secret_file: Path | None = _setting(None, "shared secret that members prove to each other", "path of a file")
-    tls_cert_file: Path | None = _setting(None, "certificate for mutual TLS between members", "path of a PEM file")
+    secret_file: Path | None = _setting(
+        None,
+        "shared secret that members prove to each other: they are authenticated, not encrypted (docs/security.md)",
+        "path of a file",
+    )
+    tls_cert_file: Path | None = _setting(
+        None, "certificate for mutual TLS between members, in place of a secret", "path of a PEM file"
+    )
     tls_key_file: Path | None = _setting(None, "its key", "path of a PEM file")
     tls_ca_file: Path | None = _setting(None, "who signs the members' certificates", "path of a PEM file")
     http_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = _setting(

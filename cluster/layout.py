@@ -182,10 +182,13 @@ def is_locked(directory: Path) -> bool:
     return False
 
 
-def make_secret(path: Path) -> None:
-    """Make the shared secret once, readable by its owner alone."""
+def make_secret(path: Path) -> bool:
+    """Make the shared secret once, readable by its owner alone; say whether it was made now.
+
+    It authenticates what members say to each other, and encrypts nothing: certificates do (docs/security.md).
+    """
     if path.exists():
-        return
+        return False
     descriptor = os.open(path.with_suffix(".new"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32) + "\n")
@@ -193,6 +196,7 @@ def make_secret(path: Path) -> None:
         os.fsync(file.fileno())
     path.with_suffix(".new").rename(path)
     _sync_directory(path.parent)
+    return True
 
 
 def running(data: Path) -> Running | None:

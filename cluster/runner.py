@@ -196,7 +196,10 @@ class LocalCluster:
             keep_cluster(data, self.file)
         self._common = {**_clean(os.environ), **settings.handed_on()}
         if settings.tls_cert_file is None and settings.secret_file is None:
-            make_secret(data / "secret")
+            if make_secret(data / "secret"):
+                self.say(
+                    "made a secret for the members: what they say is authenticated, not encrypted (docs/security.md)"
+                )
             self._common[PREFIX + "SECRET_FILE"] = str(data / "secret")
         for place in places:
             self.nodes[place.id] = self._node(place)

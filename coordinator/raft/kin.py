@@ -15,7 +15,7 @@ from coordinator.raft.greeting import Greeting, Origin, judge_origins, never_bel
 from kv.errors import BadRequest
 
 CONTESTED_S: Final = 10.0
-"""While no history is known, nobody is elected for so long after a member with another first list was met."""
+"""A member whose log has not begun gives no vote for so long after it met one with another first list."""
 CONFLICTS_MAX: Final = 64
 REMOVED: Final = "removed"
 
@@ -29,6 +29,9 @@ class Core(Protocol):
 
     @property
     def origin(self) -> Origin: ...
+
+    @property
+    def begun(self) -> bool: ...
 
     def now(self) -> float: ...
 
@@ -84,7 +87,7 @@ class Kin:
             _log.error("members_of_two_clusters", member=self._member, peer=peer, reason=conflict, detail=detail)
         if known is not None or len(self._conflicts) < CONFLICTS_MAX:
             self._conflicts[peer] = (detail, self._core.now())
-        if not self._core.origin.history:
+        if not self._core.begun:
             self._core.contested_until = self._core.now() + CONTESTED_S
 
     def turned_away(self, peer: str, told: str) -> None:

@@ -285,7 +285,8 @@ class State(SyncObj):
 
         Its own log may not have the entry that made it one, and never get it without that vote (section 4.2.2).
         """
-        return not self._removed and not self._disk_lost and self._now() >= self.contested_until
+        contested = not self.begun and self._now() < self.contested_until
+        return not self._removed and not self._disk_lost and not contested
 
     @property
     def _voter_ids(self) -> tuple[str, ...]:
@@ -359,6 +360,11 @@ class State(SyncObj):
         self._let_rest()
 
     @property
+    def begun(self) -> bool:
+        """Say whether a log is held that says who its members are: it is past any doubt about first lists."""
+        return self._history.newest_index > 0
+
+    @property
     def origin(self) -> Origin:
         """What this log began from, as far as that is committed; else what this member was told of the first list.
 
@@ -368,7 +374,7 @@ class State(SyncObj):
         if committed.history:
             return committed
         # What is held and not known to be committed may still be cut off; whoever wrote it began with those members.
-        return Origin(b"", self._first if self._history.newest_index == 0 else self.configuration.origin.first)
+        return Origin(b"", self.configuration.origin.first if self.begun else self._first)
 
     @property
     def _committed_configuration(self) -> Configuration:

@@ -366,6 +366,33 @@ async def undercut(world: World, rng: random.Random) -> None:
         world.say("store restored", last=world.database.head().last)
 
 
+async def stranger(world: World, rng: random.Random) -> None:
+    """Start a voter on an empty disk, and tell it that it is alone. Later it has its own disk and list again.
+
+    Members cannot know of each other while they are cut off: then two clusters of one name exist until they meet.
+    """
+    from coordinator.log import PeerAddress
+
+    leader, others = _led(world)
+    if leader is None or not others or world.network.cut:
+        return
+    node = rng.choice(others)
+    node.crash(power=False)
+    own = node.disk, node.members
+    world.strangers[node.name] = None
+    node.disk = type(own[0])(world.rng_of(f"stranger {node.name} {node.lives}"), directory=f"/{node.name}")
+    node.members = (PeerAddress(node.name, f"{node.name}:1"),)
+    world.counts["strangers"] += 1
+    world.say("told that it is alone", node=node.name)
+    node.start()
+    await asyncio.sleep(rng.uniform(0.5, 2.5))
+    node.crash(power=False)
+    node.disk, node.members = own
+    del world.strangers[node.name]
+    world.say("has its own disk and list again", node=node.name)
+    node.start()
+
+
 # -------------------------------------------------------------------------------------------------------- small change
 
 
@@ -473,4 +500,5 @@ HARMS = {
     "late_commit": late_commit, "left_behind": left_behind, "slow_successor": slow_successor, "undercut": undercut,
     "comes_back": comes_back, "long_outage": long_outage, "late_order": late_order,
     "late_takeover": late_takeover, "late_ballot": late_ballot, "lost_disk": lost_disk,
+    "stranger": stranger,
 }  # fmt: skip

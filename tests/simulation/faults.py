@@ -15,6 +15,7 @@ from pysyncobj.node import Node
 from backends.fence import empty_row, outranks
 from coordinator import logtime
 from coordinator.logtime import PATIENCE_S, LogTime, median
+from coordinator.raft.greeting import Origin
 from coordinator.raft.member import MemberCore
 from coordinator.raft.readindex import Rounds
 from coordinator.raft.state import CANDIDATE
@@ -273,6 +274,14 @@ class ForgetfulBase(MemberCore):
         blank = len(journal) == 0 and journal.getCurrentTerm() == 0
         super()._use_journal(journal)
         self._blank = blank
+
+
+class ForgetfulOrigin(MemberCore):
+    """Tell nobody what the log began from, and of which members."""
+
+    @property
+    def origin(self) -> Origin:
+        return Origin()
 
 
 class HeardTerm(MemberCore):

@@ -16,6 +16,7 @@ from typing import Any
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
+from coordinator.raft.greeting import Greeting
 from coordinator.raft.messages import ALL
 from coordinator.raft.wire import Codec
 from tests.simulation.loop import Process
@@ -132,15 +133,33 @@ class Network:
         wires = [self.wires.get(name) for name in pair]
         if pair in self.connections or None in wires:
             return
-        if any(other not in wire.nodes for wire, other in zip(wires, reversed(pair), strict=True) if wire):
+        ends = [(wire, other) for wire, other in zip(wires, reversed(pair), strict=True) if wire]
+        if not any(wire.dials(other) for wire, other in ends):
             return
         if pair in self.cut or (pair[1], pair[0]) in self.cut:
             asyncio.get_running_loop().call_later(self.rng.uniform(*RETRY_S), self.maybe_connect, a, b)
+            return
+        if not self._greeted(ends):
+            asyncio.get_running_loop().call_later(self.rng.uniform(*RETRY_S), self.maybe_connect, a, b)
+            return
+        if any(other not in wire.nodes for wire, other in ends):
             return
         self._numbers += 1
         self.connections[pair] = Connection(self._numbers)
         for name, other in (pair, pair[::-1]):
             self.wires[name].enter(self.wires[name].connected, other)
+
+    def _greeted(self, ends: list[tuple[Wire, str]]) -> bool:
+        """Let both judge what goes with the other's hello, as behind a handshake; say whether they want each other."""
+        greetings = {wire.me: wire.asked(wire.greet) for wire, _ in ends}
+        if None in greetings.values():
+            return False
+        refusals = {wire.me: wire.asked(wire.judge, other, greetings[other]) for wire, other in ends}
+        for wire, other in ends:
+            refusal = refusals[other]
+            if refusal is not None and wire.dials(other):
+                wire.enter(wire.on_turned_away, other, ": ".join(refusal))
+        return not any(refusals.values())
 
     def break_(self, pair: tuple[str, str]) -> None:
         connection = self.connections.pop(pair, None)
@@ -233,6 +252,29 @@ class Wire(Transport):
         super().__init__(None, None, None)
         self._network, self.me, self._process = network, me.id, process
         self.nodes: dict[str, Node] = {}
+        self.resting: dict[str, None] = {}
+        """Members that it knows and does not dial."""
+        self.greet: Callable[[], Greeting] = Greeting
+        self.judge: Callable[[str, Greeting], tuple[str, str] | None] = lambda peer, greeting: None
+        self.on_turned_away: Callable[[str, str], None] = lambda peer, told: None
+
+    def dials(self, other: str) -> bool:
+        return other in self.nodes and other not in self.resting
+
+    def asked(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call into the member's process; None if it does not live."""
+        answers: list[Any] = []
+        self.enter(lambda: answers.append(function(*args)))
+        return answers[0] if answers else None
+
+    def rest(self, node: Node) -> None:
+        self.nodes[node.id] = node
+        self.resting[node.id] = None
+
+    def told_address(self, node: Node) -> str:
+        other = self._network.wires.get(node.id)
+        greeting = None if other is None else other.asked(other.greet)
+        return "" if greeting is None else greeting.address
 
     def enter(self, function: Callable[..., None], *args: Any) -> None:
         """Call into the member's process, if it lives."""
@@ -247,6 +289,7 @@ class Wire(Transport):
 
     def addNode(self, node: Node) -> None:
         self.nodes[node.id] = node
+        self.resting.pop(node.id, None)
         if self._network.wires.get(self.me) is self:
             asyncio.get_running_loop().call_soon(self._network.maybe_connect, self.me, node.id)
 

@@ -57,6 +57,8 @@ FIVE: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "chaos_s": 25.0, "faults":
 BALLOTS: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "chaos_s": 16.0, "faults": ("late_ballot",)}
 LOST: Final[dict[str, Any]] = {**LEADERS, "faults": ("lost_disk",)}
 """A follower's disk is replaced by an empty one."""
+STRANGER: Final[dict[str, Any]] = {**LEADERS, "faults": ("stranger", "crash", "transfer")}
+"""A member comes back with an empty disk and another list of first members."""
 LATE: Final[dict[str, Any]] = {**LOSS, "faults": ("late_commit",), "writes": 0.03, "hostile": True, "memory_bytes": 1}
 """Commits land late, on ledgers that have gone on without them."""
 BEHIND: Final[dict[str, Any]] = {**LOSS, "faults": ("left_behind",), "hostile": True}
@@ -180,6 +182,7 @@ TEETH: Final = (
     Tooth("time is found by the greatest of the clocks", Plant("", time=faults.Maximum), CLOCKS),
     Tooth("clocks are asked though somebody kept the time", Plant("", time=faults.ClocksFirst), CLOCKS),
     Tooth("a member that has just started takes its log's stamp for now", Plant("", time=faults.BelievesLog), CLOCKS),
+    Tooth("logs do not say what they began from", Plant("", core=faults.ForgetfulOrigin), STRANGER),
     Tooth("a minority commits", Plant("", core=faults.MinorityLeads), LINKS),
 )  # fmt: skip
 

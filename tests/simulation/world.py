@@ -109,6 +109,8 @@ AIMED: Final = (
 """Drawn more rarely: each takes its time, and what it is aimed at."""
 FIVES: Final = ("late_ballot",)
 """Those that take five voters; drawn for these alone, and more often."""
+CUTS: Final = frozenset({"partition", "one_way", *AIMED, *FIVES})
+"""Those that cut links: a `stranger` is added to half of the plans without them."""
 LOSING: Final = frozenset(
     {
         "power",
@@ -146,6 +148,8 @@ def plan_of(seed: int) -> Plan:
         faults += [fault for fault in AIMED if aimed.random() < 0.12]
         faults += [fault for fault in FIVES if nodes == 5 and fives.random() < 0.4]
         faults += ["slow_disk"] if random.Random(f"disks {seed}").random() < 0.3 else []
+        if not CUTS & set(faults) and random.Random(f"strangers {seed}").random() < 0.5:
+            faults.append("stranger")
     return Plan(
         seed=seed,
         nodes=nodes,
@@ -548,7 +552,7 @@ class SimNode:
         self.world.say("ended", node=self.name, why=";".join(f"{type(c).__name__}({c})" for c in causes))
         for cause in causes:
             refused = isinstance(cause, BadRequest) and not isinstance(cause.__cause__, OSError)  # not: its disk fails
-            if refused and self.world.plan.raft_keeps:
+            if refused and self.world.plan.raft_keeps and self.name not in self.world.strangers:
                 self.world.violate("Durability", f"{self.name} refuses to start after a crash: {cause}")
             if not isinstance(cause, OSError | BadRequest | asyncio.CancelledError):
                 self.world.violate("Crash", f"{self.name}: {cause!r}")
@@ -773,7 +777,7 @@ class World:
             "unknown commits": 0, "takeovers": 0, "cache hits": 0, "elections": 0, "operations": 0, "unknown": 0,
             "disk faults": 0, "clock jumps": 0, "transfers": 0, "restores": 0, "store outages": 0, "log checks": 0,
             "expired keys": 0, "sessions": 0, "watched": 0, "redelivered": 0, "disks lost": 0, "slow disks": 0,
-            "upgrades": 0, "times lost": 0, "lives judged": 0,
+            "upgrades": 0, "times lost": 0, "lives judged": 0, "strangers": 0,
         }  # fmt: skip
         self.over = False
         self.bursts = 0
@@ -796,6 +800,8 @@ class World:
         self.newcomers = count(1)
         self.disks_lost: dict[str, None] = {}
         """Members whose disks were replaced by empty ones: they never count again, and have to be removed."""
+        self.strangers: dict[str, None] = {}
+        """Those that were told of other first members just now: they are to stop by themselves."""
         self._leaders: dict[int, str] = {}
         self._applied: dict[int, tuple[int, bytes]] = {}
         self._highest: dict[int, int] = {}

@@ -60,7 +60,7 @@ def test_every_message_of_the_core_comes_back_as_it_was(message: dict[str, Any])
 
 
 @given(message=MESSAGES, data=st.data())
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_damaged_bytes_raise_one_error_or_are_a_message(message: dict[str, Any], data: st.DataObject) -> None:
     payload = bytearray(codec.encode(message))
     for _ in range(data.draw(st.integers(1, 3))):

@@ -1,0 +1,56 @@
+"""docs/security.md: its commands make certificates that members accept, and what it says of secrets is so."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from coordinator.raft.frames import Mode, Session, key_of_secret
+from coordinator.raft.security import Certificates
+from tests.unit.raft_lower.members import Member, addresses, until
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "security.md").read_text()
+
+
+async def test_the_page_makes_certificates_that_members_take(tmp_path: Path) -> None:
+    commands = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)[0]
+    subprocess.run(["sh", "-euc", commands], cwd=tmp_path, check=True, capture_output=True)
+    where = addresses("n1", "n2")
+    one, two = (
+        Member(
+            name,
+            where,
+            security=Certificates(
+                str(tmp_path / f"{name}.pem"), str(tmp_path / f"{name}.key"), str(tmp_path / "ca.pem")
+            ),
+        )
+        for name in ("n1", "n2")
+    )
+    await one.transport.start()
+    await two.transport.start()
+    await until(lambda: one.connected("n2") and two.connected("n1"))
+    for member in (one, two):
+        await member.transport.aclose()
+        assert not member.fatal
+
+
+def test_with_a_secret_what_is_said_can_be_read_on_the_way() -> None:
+    """As the page says, and every place that speaks of the secret."""
+    key = key_of_secret(b"a secret of some length")
+    dialer = Session("dialer", "c", "n1", bytes(32), mode=Mode.SECRET, key=key)
+    listener = Session("listener", "c", "n2", b"x" * 32, mode=Mode.SECRET, key=key)
+    hello = dialer.start()
+    listener.get_buffer()[: len(hello)] = hello
+    answer = b"".join(event.content for event in listener.received(len(hello)))  # type: ignore[union-attr]
+    dialer.get_buffer()[: len(answer)] = answer
+    list(dialer.received(len(answer)))
+    assert b"a value" in b"".join(dialer.frame(b"a value"))
+
+
+def test_it_is_said_wherever_the_secret_is() -> None:
+    for place in ("README.md", "docs/containers.md", "cluster/config.py", "cluster/runner.py", "start.sh"):
+        said = (ROOT / place).read_text()
+        assert "not encrypted" in said, place
+        assert "docs/security.md" in said or "security.md" in said, place
