@@ -72,10 +72,17 @@ class NodeFailed(BadRequest):
     """A node cannot start until an operator mends what its last line names."""
 
 
+def failures_after(failures: int, *, alive_s: float, served: bool, code: int) -> int:
+    """Return how many deaths in a row count after one more: a node that served and was killed has not failed."""
+    if alive_s > STEADY_S or (served and code == -signal.SIGKILL):
+        return 1
+    return failures + 1
+
+
 def backoff_s(failures: int) -> float:
-    """Return the pause before the next start, after so many deaths in a row."""
+    """Return the pause before the next start, after so many deaths in a row: the first one costs none."""
     first, longest = BACKOFF_S
-    return min(longest, first * 2.0 ** max(0, min(failures, 32) - 1))
+    return 0.0 if failures <= 1 else min(longest, first * 2.0 ** (min(failures, 32) - 2))
 
 
 class NodeProcess:
@@ -368,7 +375,7 @@ class LocalCluster:
         failures = 0
         while True:
             await node.wanted.wait()
-            alive_s, code = await self._one_life(node, beat)
+            alive_s, served, code = await self._one_life(node, beat)
             if not node.wanted.is_set():
                 continue
             if code == EX_CONFIG:
@@ -381,14 +388,15 @@ class LocalCluster:
                 if all(n.state is State.FAILED for n in self.nodes.values()):
                     self.all_failed.set()
                 continue
-            failures = 1 if alive_s > STEADY_S else failures + 1
+            failures = failures_after(failures, alive_s=alive_s, served=served, code=code)
             pause_s = backoff_s(failures)
             why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}: {node.last_words()[:300]}"
-            self.say(f"{node.id} ended ({why}): starting it again in {pause_s:g} s")
+            when = f"in {pause_s:g} s" if pause_s else "at once"
+            self.say(f"{node.id} ended ({why}): starting it again {when}")
             await asyncio.sleep(pause_s)
 
-    async def _one_life(self, node: NodeProcess, beat: _Beat) -> tuple[float, int]:
-        """Start the process, watch it until it has ended; return how long it lived and its exit code."""
+    async def _one_life(self, node: NodeProcess, beat: _Beat) -> tuple[float, bool, int]:
+        """Start the process, watch it until it has ended; return how long it lived, whether it answered, its code."""
         began = asyncio.get_running_loop().time()
         node.over.clear()
         try:
@@ -413,12 +421,13 @@ class LocalCluster:
                 watch = tasks.create_task(self._watch(node, beat))
                 code = await process.wait()
                 watch.cancel()
+            served = node.state is State.ALIVE
         finally:
             if node.state is not State.FAILED:
                 node.state = State.DOWN
             node.over.set()
             self._note_running()
-        return asyncio.get_running_loop().time() - began, code
+        return asyncio.get_running_loop().time() - began, served, code
 
     async def _watch(self, node: NodeProcess, beat: _Beat) -> None:
         """Kill the node once its /livez has been silent for too long."""

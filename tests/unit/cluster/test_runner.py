@@ -17,7 +17,7 @@ import pytest
 from cluster import layout, runner
 from cluster.config import RunnerSettings
 from cluster.layout import running
-from cluster.runner import LocalCluster, NodeFailed, State, backoff_s
+from cluster.runner import STEADY_S, LocalCluster, NodeFailed, State, backoff_s, failures_after
 from kv.errors import BadRequest
 
 DUMMY = (sys.executable, "-m", "tests.unit.cluster.dummy_node")
@@ -69,7 +69,7 @@ async def test_what_is_killed_comes_back(tmp_path: Path) -> None:
         cluster.kill("n2")
         await until(lambda: node.starts == 2 and node.state is State.ALIVE, "n2 is alive again")
         assert cluster.nodes["n1"].starts == 1
-    assert any("n2 ended (signal SIGKILL): starting it again in 0.1 s" in line for line in said)
+    assert any("n2 ended (signal SIGKILL): starting it again at once" in line for line in said)
 
 
 async def test_what_is_silent_is_killed_and_comes_back(tmp_path: Path) -> None:
@@ -156,8 +156,8 @@ async def test_what_keeps_dying_is_started_with_back_off(tmp_path: Path) -> None
         await until(lambda: cluster.nodes["n1"].starts >= 4, "n1 was tried again")
         (tmp_path / "data" / "n1" / "die").unlink()
         await until(lambda: cluster.nodes["n1"].state is State.ALIVE, "n1 is alive again")
-    pauses = [line.rpartition(" in ")[2] for line in said if line.startswith("n1 ended")]
-    assert pauses[:3] == ["0.1 s", "0.2 s", "0.4 s"]
+    pauses = [line.rpartition(" again ")[2] for line in said if line.startswith("n1 ended")]
+    assert pauses[:3] == ["at once", "in 0.1 s", "in 0.2 s"]
 
 
 async def test_a_node_is_kept_down_and_let_up(tmp_path: Path) -> None:
@@ -232,8 +232,22 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_back_off_doubles_up_to_its_bound() -> None:
-    assert [backoff_s(n) for n in (0, 1, 2, 3)] == [0.1, 0.1, 0.2, 0.4]
+    assert [backoff_s(n) for n in (0, 1, 2, 3, 4)] == [0.0, 0.0, 0.1, 0.2, 0.4]
     assert backoff_s(10**9) == 8.0
+
+
+def test_a_node_that_served_and_was_killed_is_started_at_once() -> None:
+    """However often somebody kills it; one that dies by itself, or before it serves, is started later and later."""
+    failures = 0
+    for _ in range(50):
+        failures = failures_after(failures, alive_s=1.0, served=True, code=-signal.SIGKILL)
+        assert backoff_s(failures) == 0.0
+    assert backoff_s(failures_after(7, alive_s=STEADY_S + 1, served=True, code=70)) == 0.0
+    for served, code in ((False, -signal.SIGKILL), (True, 70), (False, 69), (True, -signal.SIGSEGV)):
+        failures = 1
+        for _ in range(3):
+            failures = failures_after(failures, alive_s=1.0, served=served, code=code)
+        assert backoff_s(failures) == 0.4
 
 
 async def test_up_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
