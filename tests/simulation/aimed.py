@@ -457,12 +457,12 @@ async def _commit_lost(world: World, lands_after_s: float | None) -> bool:
     return True
 
 
-async def _burst(world: World, node: SimNode, writes: int) -> None:
+async def _burst(world: World, node: SimNode, writes: int, *, value_bytes: int = 0) -> None:
     """Let an impatient client write at a node, again and again, and never look back."""
     loop = asyncio.get_running_loop()
 
     async def one(op_id: str) -> None:
-        intent = Intent(op_id, 0, (), (Put(b"burst", op_id.encode()),))
+        intent = Intent(op_id, 0, (), (Put(b"burst", op_id.encode().ljust(value_bytes)),))
         with suppress(AcordoError):
             await node.call(lambda: node.writes.one(intent, deadline=loop.time() + 1.0))
 

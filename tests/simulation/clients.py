@@ -257,6 +257,11 @@ class Clients:
             self._not_served(exc)
             self._say(client, f"get {level}", key, None, f"no answer: {exc}", node)
             return False
+        except BadRequest as exc:
+            if world.plan.raft_keeps and not world.plan.restores:
+                world.violate("INV-1 (session)", f"{node.name} refuses {floor}, which it was told: {exc}")
+            self._say(client, f"get {level}", key, None, f"refused: {exc}", node)
+            return False
         text = _text(reading)
         self._say(client, f"get {level}", key, text, f"as_of {reading.as_of} from {reading.source}", node)
         self._check_reading(node, key, reading, floor)

@@ -18,6 +18,7 @@ from coordinator.logtime import PATIENCE_S, LogTime, median
 from coordinator.raft.greeting import Origin
 from coordinator.raft.member import MemberCore
 from coordinator.raft.readindex import Rounds
+from coordinator.raft.rules import quorum_index
 from coordinator.raft.state import CANDIDATE
 from coordinator.rules import Rules
 from kv.errors import AcordoError
@@ -363,3 +364,63 @@ class BelievesLog(LogTime):
     def stamp(self, stamp_ms: float, at_s: float) -> None:
         super().stamp(stamp_ms, at_s)
         self.kept = True
+
+
+class CountsOldTerms(MemberCore):
+    """Commit an entry of an older term as soon as a majority has it (figure 8 of the Raft paper)."""
+
+    def _maybe_commit(self) -> bool:
+        durable = [self._SyncObj__raftMatchIndex.get(node, 0) for node in self._voters]
+        index = quorum_index([*durable, *([self._SyncObj__raftLog.synced_index] if self.votes else [])])
+        if index <= self._SyncObj__raftCommitIndex:
+            return False
+        self._set_commit(index)
+        return True
+
+
+class ConfirmsAnyTerm(MemberCore):
+    """Confirm the reads of whoever asks, of whatever term it is."""
+
+    def handle(self, type: str, handler: Any) -> None:
+        def pong(node: Node, message: dict[str, Any]) -> None:
+            if self.votes and not self.leads:
+                self.tell(node, {"type": "read_pong", "term": message["term"], "round": message["round"]})
+
+        super().handle(type, pong if type == "read_ping" else handler)
+
+
+class KeepsWhatWasCutOff(MemberCore):
+    """Go by a configuration whose entry was cut off."""
+
+    def _truncate(self, index: int) -> None:
+        held = list(self._history._held)
+        super()._truncate(index)
+        if len(held) > len(self._history._held):
+            self._history._held[:] = held
+            self._configure()
+
+
+class AcksWithLostDisk(MemberCore):
+    """Follow and acknowledge with a disk that was lost; votes it gives none."""
+
+    def _follow(self, node: Node, message: dict[str, Any]) -> bool:
+        if self._blank and message["joined"]:
+            self._lose_disk()
+        lost, self._disk_lost, blank, self._blank = self._disk_lost, False, self._blank, False
+        try:
+            return super()._follow(node, message)
+        finally:
+            self._disk_lost, self._blank = lost, blank
+
+
+class ConfirmsWithLostDisk(MemberCore):
+    """Confirm reads with a disk that was lost, and with it the term that was promised; else only of the very term."""
+
+    def handle(self, type: str, handler: Any) -> None:
+        def pong(node: Node, message: dict[str, Any]) -> None:
+            if self._disk_lost:
+                self.tell(node, {"type": "read_pong", "term": message["term"], "round": message["round"]})
+            else:
+                handler(node, message)
+
+        super().handle(type, pong if type == "read_ping" else handler)

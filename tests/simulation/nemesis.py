@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kv.errors import AcordoError
-from tests.simulation import aimed
+from tests.simulation import aimed, classics
 
 if TYPE_CHECKING:
     from tests.simulation.world import SimNode, World
@@ -26,7 +26,7 @@ async def torment(world: World, until_s: float) -> None:
         while loop.time() < until_s:
             await asyncio.sleep(rng.expovariate(1 / 0.7))
             kind = rng.choice(world.plan.faults)
-            if kind not in aimed.HARMS:
+            if kind not in aimed.HARMS and kind not in classics.HARMS:
                 group.create_task(HARMS[kind](world, rng))
             elif aiming is None or aiming.done():  # one at a time, or each would spoil the moment of the other
                 aiming = group.create_task(_aimed(world, rng, kind))
@@ -290,4 +290,5 @@ HARMS: dict[str, Harm] = {
     "store_slow": _store_slow, "store_down": _store_down, "ambiguous": _ambiguous, "cache": _cache, "broker": _broker,
     "clock": _clock, "disk": _disk, "slow_disk": _slow_disk, "transfer": _transfer, "membership": _membership,
     "amnesia": _amnesia, "lose_rows": _lose_rows, **aimed.HARMS,
+    **classics.HARMS,
 }  # fmt: skip

@@ -27,6 +27,7 @@ DEAD_S = 1.5
 """A connection on which nothing gets through for so long is given up by both ends."""
 RETRY_S = (0.02, 0.2)
 READS = ("read_request", "read_response")
+PINGS = ("read_ping", "read_pong")
 APART = " apart"
 """They may have a connection of their own, as with a transport that opens several."""
 NO_GHOST = ("apply_command", "ask", "answer")
@@ -64,6 +65,10 @@ class Network:
         self.lag_s: dict[tuple[str, str], float] = {}
         """… and just so much longer."""
         self.reads_apart = reads_apart
+        self.pings_apart = False
+        """Questions whether a member still leads, and answers to them, overtake all else."""
+        self.stops: Callable[[str, str, dict[str, Any]], bool] | None = None
+        """A direction is cut just before it would carry such a message."""
         self.loss = 0.0
         """Share of messages at which their connection breaks."""
         self.connections: dict[tuple[str, str], Connection] = {}
@@ -102,6 +107,7 @@ class Network:
         self.slow.clear()
         self.lag_s.clear()
         self.loss, self.delay_s = 0.0, DELAY_S
+        self.pings_apart, self.stops = False, None
         for pair, connection in list(self.connections.items()):
             self._release(connection, *pair)
             self._release(connection, *pair[::-1])
@@ -206,8 +212,11 @@ class Network:
             if now - since > DEAD_S:
                 asyncio.get_running_loop().call_soon(self.break_, pair)
             return True
-        self._carry(connection, source, target, raw, apart=self.reads_apart and message["type"] in READS)
+        self._carry(connection, source, target, raw, apart=self._goes_apart(message["type"]))
         return True
+
+    def _goes_apart(self, kind: str) -> bool:
+        return (self.reads_apart and kind in READS) or (self.pings_apart and kind in PINGS)
 
     def _carry(self, connection: Connection, source: str, target: str, raw: bytes, *, apart: bool = False) -> None:
         loop = asyncio.get_running_loop()
@@ -225,6 +234,8 @@ class Network:
         if not connection.open or not waiting:
             return
         raw = waiting.popleft()
+        if self.stops is not None and self.stops(source, target, self.codec.decode(raw)):
+            self.cut[source, target] = None
         if (source, target) in self.cut:
             connection.held.setdefault(source, deque()).append(raw)
             return

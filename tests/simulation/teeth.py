@@ -59,6 +59,11 @@ LOST: Final[dict[str, Any]] = {**LEADERS, "faults": ("lost_disk",)}
 """A follower's disk is replaced by an empty one."""
 STRANGER: Final[dict[str, Any]] = {**LEADERS, "faults": ("stranger", "crash", "transfer")}
 """A member comes back with an empty disk and another list of first members."""
+EIGHT: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "chaos_s": 16.0, "faults": ("figure_8",)}
+OVERTAKEN: Final[dict[str, Any]] = {**DEAF, "faults": ("overtaken",)}
+CUT_OFF: Final[dict[str, Any]] = {**LEADERS, "faults": ("cut_off_change",)}
+PROMISE: Final[dict[str, Any]] = {**DEAF, "faults": ("forgets_promise",)}
+"""A voter forgets whom it has elected."""
 LATE: Final[dict[str, Any]] = {**LOSS, "faults": ("late_commit",), "writes": 0.03, "hostile": True, "memory_bytes": 1}
 """Commits land late, on ledgers that have gone on without them."""
 BEHIND: Final[dict[str, Any]] = {**LOSS, "faults": ("left_behind",), "hostile": True}
@@ -183,6 +188,11 @@ TEETH: Final = (
     Tooth("clocks are asked though somebody kept the time", Plant("", time=faults.ClocksFirst), CLOCKS),
     Tooth("a member that has just started takes its log's stamp for now", Plant("", time=faults.BelievesLog), CLOCKS),
     Tooth("logs do not say what they began from", Plant("", core=faults.ForgetfulOrigin), STRANGER),
+    Tooth("an older term is committed by counting", Plant("", core=faults.CountsOldTerms), EIGHT),
+    Tooth("reads of an older term are confirmed", Plant("", core=faults.ConfirmsAnyTerm), OVERTAKEN),
+    Tooth("a configuration that was cut off stays", Plant("", core=faults.KeepsWhatWasCutOff), CUT_OFF),
+    Tooth("a disk that was lost acknowledges", Plant("", core=faults.AcksWithLostDisk), PROMISE),
+    Tooth("a disk that was lost confirms reads", Plant("", core=faults.ConfirmsWithLostDisk), PROMISE),
     Tooth("a minority commits", Plant("", core=faults.MinorityLeads), LINKS),
 )  # fmt: skip
 

@@ -12,6 +12,7 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any, Final, Self, TypeVar
 
@@ -21,8 +22,10 @@ from coordinator.consensus import Coordinator
 from coordinator.limits import Limits
 from coordinator.log import Log, PeerAddress, Position, RaftStatus, Replica
 from coordinator.logtime import LogTime
+from coordinator.raft.journal import Journal
 from coordinator.raft.member import Member, MemberCore
 from coordinator.raft.member import Settings as RaftSettings
+from coordinator.raft.state import MEMBERSHIP
 from coordinator.rules import PROTOCOL, Rules
 from coordinator.settings import Settings as CoordinatorSettings
 from kv.errors import BackendUnavailable, BadRequest, NotApplied, OutcomeUnknown
@@ -78,6 +81,8 @@ class Plan:
     """What a committer orders may be held back on its way to the log, past the end of its leadership."""
     upgrades: bool = False
     """Members start in this version or the next one, as in a rolling upgrade that is not over."""
+    segment_bytes: int = 16 << 20
+    """Of the journal's segments: with small ones entries, cuts and hints lie in several files."""
     writes: float = 1.0
     """How much clients write, compared to the usual."""
     again: float = 1.0
@@ -107,6 +112,8 @@ AIMED: Final = (
     "comes_back", "long_outage", "late_order", "late_takeover", "lost_disk",
 )  # fmt: skip
 """Drawn more rarely: each takes its time, and what it is aimed at."""
+CLASSICS: Final = ("overtaken", "cut_off_change", "forgets_promise")
+"""Drawn apart from those above, with `figure_8` where there are five voters."""
 FIVES: Final = ("late_ballot",)
 """Those that take five voters; drawn for these alone, and more often."""
 CUTS: Final = frozenset({"partition", "one_way", *AIMED, *FIVES})
@@ -123,6 +130,7 @@ LOSING: Final = frozenset(
         "slow_successor",
         "late_order",
         "lost_disk",
+        "forgets_promise",
     }
 )
 """Those that lose what was not synced: power cuts, and syncs that fail."""
@@ -147,6 +155,9 @@ def plan_of(seed: int) -> Plan:
     if not set(faults) <= {"cache", "broker"}:
         faults += [fault for fault in AIMED if aimed.random() < 0.12]
         faults += [fault for fault in FIVES if nodes == 5 and fives.random() < 0.4]
+        classic = random.Random(f"classics {seed}")
+        faults += [fault for fault in CLASSICS if classic.random() < 0.15]
+        faults += ["figure_8"] if nodes == 5 and classic.random() < 0.4 else []
         faults += ["slow_disk"] if random.Random(f"disks {seed}").random() < 0.3 else []
         if not CUTS & set(faults) and random.Random(f"strangers {seed}").random() < 0.5:
             faults.append("stranger")
@@ -167,9 +178,15 @@ def plan_of(seed: int) -> Plan:
         memory_bytes=aimed.choice((1, 1 << 20)),
         slow_orders=aimed.random() < 0.2,
         reads_apart=random.Random(f"apart {seed}").random() < 0.3,
+        segment_bytes=_segment_bytes(seed) if fsync == "always" else 16 << 20,
         upgrades=random.Random(f"upgrades {seed}").random() < 0.2,
         writes=aimed.choice((0.3, 1.0, 1.0)),
     )
+
+
+def _segment_bytes(seed: int) -> int:
+    """Small ones only where each is promised: else a power cut tears several at once, and the member is refused."""
+    return random.Random(f"segments {seed}").choice((500, 5_000, 16 << 20))
 
 
 @dataclass(frozen=True)
@@ -570,7 +587,9 @@ class SimNode:
             if not died.done():
                 died.set_exception(exc)
 
-        more: dict[str, Any] = {} if plant.journal is None else {"journal": plant.journal}
+        more: dict[str, Any] = {
+            "journal": plant.journal or partial(Journal, segment_bytes_max=plan.segment_bytes),
+        }
 
         slow = type("SlowOrders", (SlowOrders,), {"world": world})
 
@@ -832,8 +851,19 @@ class World:
             if self.plan.raft_keeps:
                 self.violate("Raft: state machine safety", f"{node.name} applies another entry at {position}")
             self._applied[position.index] = entry
+        self.check_configuration(node)
         if position.index > self._highest.get(position.term, 0):
             self._highest[position.term] = position.index
+
+    def check_configuration(self, node: SimNode) -> None:
+        """What is in force is the newest configuration that the log holds, if it is not a snapshot's or the first."""
+        core, journal = node.member._core, node.member._journal
+        index, first = core._history.newest_index, journal[0][1]
+        if index <= first or len(core._history._held) == 1:
+            return
+        held = journal[index - first] if index - first < len(journal) else None
+        if held is None or held[0][:1] != MEMBERSHIP:
+            self.violate("Raft: configuration in force", f"{node.name} goes by one of {index}, which its log has not")
 
     def elected(self, node: SimNode, term: int) -> None:
         """Election safety: at most one leader in a term."""
