@@ -433,6 +433,10 @@ class Client:
         """Let an observer vote."""
         await self._call(wire.promote_request(member), wire.served, timeout_s)
 
+    async def amend(self, *, timeout_s: float | None = None) -> tuple[str, ...]:
+        """Let the retentions that the answering node is set to be those of all members; return which changed."""
+        return await self._call(wire.amend_request(), wire.parse_amended, timeout_s)
+
     async def adopt(self, *, gives_up: int | None = None, timeout_s: float | None = None) -> int:
         """Adopt the head of a restored store, as an operator decides; return the new settled revision.
 

@@ -82,6 +82,31 @@ def adopt(
     run(context, work)
 
 
+@app.command()
+def limits(
+    context: typer.Context,
+    apply: Annotated[bool, typer.Option("--apply", help="Make that node's settings the rule for all.")] = False,
+) -> None:
+    """Show in which retentions a node is set otherwise than the cluster. Leaves with 1 if it is in any.
+
+    The cluster's count, whatever a member is set to; --apply orders those of the node that answers (name one by --url).
+    """
+
+    async def work(client: Client, output: Output) -> int:
+        if apply:
+            changed = list(await client.amend())
+        else:
+            raw = (await client.cluster()).raw.get("limits_differ")
+            changed = [str(name) for name in raw] if isinstance(raw, list) else []
+        if output.as_json:
+            output.json({"changed" if apply else "differing": changed})
+        else:
+            output.say(", ".join(map(shown, changed)) or "as the cluster goes by")
+        return OK if apply or not changed else NO
+
+    run(context, work)
+
+
 @members_app.callback()
 def members(context: typer.Context) -> None:
     """List the members."""

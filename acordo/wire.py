@@ -370,6 +370,10 @@ def promote_request(member: str) -> Request:
     return _post(f"/v1/cluster/members/{quote(member, safe='')}/promote", {})
 
 
+def amend_request() -> Request:
+    return _post("/v1/cluster/limits", {})
+
+
 def adopt_request(gives_up: int | None) -> Request:
     return _post("/v1/cluster/adopt", {} if gives_up is None else {"gives_up": gives_up})
 
@@ -541,6 +545,11 @@ def parse_leader(reply: Reply) -> results.Leader:
 def parse_cluster(reply: Reply) -> results.Cluster:
     who, answer = served(reply), _object(reply)
     return _converted({"node": who.node, **answer, "raw": answer}, results.Cluster)
+
+
+def parse_amended(reply: Reply) -> tuple[str, ...]:
+    served(reply)
+    return tuple(str(name) for name in _list(_object(reply).get("changed")))
 
 
 def parse_adopted(reply: Reply) -> int:

@@ -15,9 +15,10 @@ from typing import Final, Literal, Self
 
 import structlog
 
-from coordinator.codec import TICK, Submit, decode, encode
+from coordinator.codec import TICK, Amend, Submit, decode, encode
 from coordinator.committer import Committer
 from coordinator.ledger import GivenUp
+from coordinator.likeness import Likeness
 from coordinator.log import Log, Position, RaftStatus, Replica
 from coordinator.logtime import LogTime, Reading
 from coordinator.machine import Machine
@@ -91,6 +92,7 @@ class Coordinator:
         )
         self.sweeper = Sweeper(self, store, self._log, clock, name=name, settings=self.settings)
         self.publisher = Publisher(self, store, broadcast, clock, chance=chance, settings=self.settings, rules=rules)
+        self.likeness = Likeness(self, self._log)
         self._waits = Waits()
         self._listeners: dict[int, Listener] = {}
         self._numbers = count(1)
@@ -128,6 +130,7 @@ class Coordinator:
             ("publisher", self.publisher.run()),
             ("recovery", self._recover_for_ever()),
             ("heartbeat", self._watch_peers()),
+            ("likeness", self.likeness.run()),
             ("fault", self._die_of_faults()),
         ):
             self._tasks.append(self._group.create_task(loop, name=f"acordo-{name}-{self.node}"))
@@ -347,6 +350,8 @@ class Coordinator:
     async def read_index(self, *, timeout_s: float) -> None:
         """Wait until this machine holds all that was acknowledged anywhere; see `kv.ports.Consensus.read_index`."""
         ends_s = self._clock.monotonic() + timeout_s
+        if self.likeness.apart and self.rules.machines_alike:
+            raise NotApplied("diverged", "this member's machine went another way than the leader's; it is built anew")
         position = await self._log.read_index(timeout_s=timeout_s)
         if self._log.applied == position:
             return
@@ -468,6 +473,7 @@ class Coordinator:
             cluster_id=self.cluster,
             history=machine.founded.history.hex() if machine.founded else None,
             limits_differ=self.limits_differ,
+            diverged=self.likeness.apart,
             floor=machine.recent.floor,
             namespace=machine.namespace,
             log_time_ms=machine.log_time_ms,
@@ -494,6 +500,7 @@ class Coordinator:
             "groups_fenced": committer.fenced,
             "time_jumps": self.time_jumps,
             "resets": self.resets,
+            "machines_rebuilt": self.likeness.rebuilt,
             "snapshots_restored": self.restores,
             "commands_undecoded": self.undecoded,
             "keys_expired": sweeper.expired,
@@ -529,6 +536,15 @@ class Coordinator:
         """Names of the limits in which this member's own settings differ from those of the log, which count."""
         machine = self.machine
         return () if machine.founded is None else machine.limits.differing(self.settings.limits)
+
+    def leader_settled(self) -> int | None:
+        """Return the settled revision that the leader of the present term told of last."""
+        raft = self._log.status()
+        for peer in raft.peers:
+            if peer.id == raft.leader != self.node and peer.role == "leader" and peer.note_term == raft.term:
+                note = read_note(peer.note)
+                return None if note is None else note.settled
+        return None
 
     def _where(self, member: str) -> str:
         return next((m.url for m in self._members(self._log.status()) if m.id == member), "")
@@ -574,6 +590,18 @@ class Coordinator:
 
     async def remove_member(self, member: str, *, timeout_s: float) -> str:
         return await self._log.remove_member(member, timeout_s=timeout_s)
+
+    async def amend(self, *, timeout_s: float) -> tuple[str, ...]:
+        if self.machine.founded is None:
+            raise NotApplied("starting", "no history is founded yet")
+        changed = self.limits_differ
+        through = self._log.propose(encode(Amend(self.settings.limits)))
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.shield(through)
+        except TimeoutError as exc:
+            raise OutcomeUnknown("the limits are still on their way to the log") from exc
+        return changed
 
     async def adopt(self, *, gives_up: int | None = None, timeout_s: float) -> int:
         if not self.leads:

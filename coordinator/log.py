@@ -146,6 +146,10 @@ class Log(Protocol):
 
     def status(self) -> RaftStatus: ...
 
+    def replay(self) -> None:
+        """Let the replica forget all, and bring it up again from the snapshot and the log that are here."""
+        ...
+
     def step_down(self) -> None:
         """Stop leading without naming a successor (a row of a higher term stands in the store)."""
         ...

@@ -76,6 +76,8 @@ class Rules:
     """A snapshot that leaves `last` out raises the floor to the newest ordered revision."""
     forget_floor: bool = True
     """Forgetting an entry of `last` raises the floor to its revision."""
+    machines_alike: bool = True
+    """A member whose machine lacks what the leader settled, after applying the same log, confirms no read by it."""
     limits_ordered: bool = True
     """What a machine remembers goes by the limits of the log, not by its member's own settings."""
     store_identity: bool = True

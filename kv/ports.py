@@ -438,6 +438,8 @@ class Status(msgspec.Struct, frozen=True):
     """Hex id of the replicated history; None until it is founded."""
     limits_differ: tuple[str, ...] = ()
     """Limits in which this member's settings are not those of the cluster; the cluster's count."""
+    diverged: bool = False
+    """This member's machine went another way than the leader's: no read is confirmed by it, and it is built anew."""
     broadcast_lag: int | None = None
     """Settled revisions that are not broadcast yet; None: another member broadcasts."""
     stamped: bool = True
@@ -561,6 +563,13 @@ class Consensus(Protocol):
 
     async def remove_member(self, member: str, *, timeout_s: float) -> str:
         """Take a member out for good. Returns and raises as `add_member` does."""
+        ...
+
+    async def amend(self, *, timeout_s: float) -> tuple[str, ...]:
+        """Let this member's settings be the limits that all members go by; return the names of those that changed.
+
+        Raises NotApplied (also before a history is founded), OutcomeUnknown.
+        """
         ...
 
     async def adopt(self, *, gives_up: int | None = None, timeout_s: float) -> int:

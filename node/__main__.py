@@ -293,7 +293,6 @@ def _server_settings(settings: NodeSettings, descriptors: int) -> ServerSettings
         descriptors_max=descriptors,
         watchers_max=settings.watchers_max,
         memory_cache_bytes=settings.memory_cache_bytes,
-        operation_retention_s=settings.operation_retention_s,
     )
 
 

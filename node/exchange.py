@@ -310,7 +310,7 @@ class Exchange:
         given = self.request.headers.get("Acordo-Lifetime")
         if given is None:
             return 0.0
-        return min(wire.seconds_of(given, "lifetime", 366 * 86400), self.rooms.settings.operation_retention_s / 2)
+        return min(wire.seconds_of(given, "lifetime", 366 * 86400), self.rooms.consensus.operation_retention_ms / 2000)
 
     def take_op_id(self, params: Mapping[str, str], body_op_id: str | None = None, *, spare: str = "") -> str:
         """Return the client's op_id, never changed, or one made here, with `spare` before it.

@@ -148,6 +148,7 @@ KINDS: Final[dict[str, Kind]] = {
     "not_leader": Kind(503, "Leader changed", _MOVES),
     "deposed": Kind(503, "Leader changed", _MOVES),
     "not_taken_over": Kind(503, "Leader is taking over", _MOVES),
+    "diverged": Kind(503, "Member differs from the leader", "use another node; nothing was changed"),
     "starting": Kind(503, "Not ready yet", "wait until /readyz says ok, or use another node; nothing was changed"),
     "overloaded": Kind(503, "Too much at once", "wait for Retry-After; nothing was changed"),
     "draining": Kind(503, "Node is stopping", "use another node; nothing was changed"),

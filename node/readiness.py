@@ -51,12 +51,16 @@ def findings(status: Status, *, store_trouble: str | None, store_differs: str | 
         Finding("member", True, unfit, status.unfit or ""),
         Finding("leader", True, None if led else f"no leader is known{apart}", "no_leader"),
         Finding("quorum", True, None if status.quorum else f"no quorum answers{apart}", "no_quorum"),
+        Finding("machine", True, _APART if status.diverged else None, "diverged"),
         Finding("time", True, None if status.stamped else _UNSTAMPED, "starting"),
         Finding("store", True, away, "store_away"),
         Finding("ledger", True, None if refusal is None else f"{refusal}: {ADOPT}", "store_refused"),
     ]
 
 
+_APART: Final = (
+    "this member's machine went another way than the leader's, and is built anew; if that lasts, replace the member"
+)
 _UNSTAMPED: Final = "no stamp of this leader's term is applied here yet"
 
 

@@ -93,6 +93,7 @@ WHOLE: Final = (
     Route("/v1/cluster", {"GET": cluster.get}, always=True),
     Route("/v1/cluster/transfer", {"POST": cluster.transfer}, always=True),
     Route("/v1/cluster/members", {"POST": cluster.add}, always=True),
+    Route("/v1/cluster/limits", {"POST": cluster.amend}, always=True),
     Route("/v1/cluster/adopt", {"POST": cluster.adopt}, always=True),
     Route("/kv", {"GET": legacy.get, "PUT": legacy.put, "DELETE": legacy.delete}, conditions=ONE_KEY),
     Route("/health", {"GET": health.health}, always=True),

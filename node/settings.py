@@ -51,8 +51,6 @@ class Settings:
     """Intents queued or waiting for their outcome; beyond: 503, definite."""
     write_bytes_max: int = 64 * 1024 * 1024
     memory_cache_bytes: int = 64 * 1024 * 1024
-    operation_retention_s: float = 86400.0
-    """For how long an op_id can be looked up (said in 504s)."""
 
     watch_heartbeat_s: float = 2.0
     """A silent watch sends a comment this often."""

@@ -462,6 +462,10 @@ class Member:
 
     # ------------------------------------------------------------------------------------- leadership, members
 
+    def replay(self) -> None:
+        self._core.replay()
+        self.kick()
+
     def step_down(self) -> None:
         self._core.resign()
         self.kick()

@@ -352,6 +352,21 @@ class Replication(Elections):
         else:
             self._wipe()
 
+    def replay(self) -> None:
+        """Drop the machine, and nothing of the log: it is built anew from what is here."""
+        snapshot = self._snapshots.load_now()
+        usable = snapshot is not None and self._first_index <= snapshot.header.index < self._last_index + 1
+        if not usable and self._first_index != 1:
+            log.error("machine cannot be built anew: no snapshot fits the log", member=self._node_id)
+            return
+        self.count("replays")
+        self._replica.reset()
+        if snapshot is not None and usable:
+            self._replica.restore(snapshot.body)
+            self._SyncObj__raftLastApplied, self._applied_term = snapshot.header.index, snapshot.header.term
+        else:
+            self._SyncObj__raftLastApplied, self._applied_term = 1, 0
+
     def _discard_overwritten(self) -> None:
         """Drop a dump that holds what is overwritten, beside a log that is whole: at a restart it would be believed.
 

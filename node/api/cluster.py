@@ -62,6 +62,13 @@ async def remove(x: Exchange) -> web.Response:
     return x.json(_view(x) | {"detail": detail})
 
 
+async def amend(x: Exchange) -> web.Response:
+    """Let the asked node's own settings be the limits of all members."""
+    x.params()
+    x.mutation = True
+    return x.json({"changed": await x.rooms.consensus.amend(timeout_s=x.left_s)})
+
+
 async def adopt(x: Exchange) -> web.Response:
     """Adopt the store's head after a restore: an operator's decision, for what was lost stays lost."""
     x.params()

@@ -101,6 +101,7 @@ class ClusterView(msgspec.Struct, frozen=True):
     channels: dict[str, str]
     history: str | None
     limits_differ: list[str]
+    diverged: bool
     log_time_ms: int
     refusal: str | None
     fsync: str
@@ -133,6 +134,10 @@ class HealthView(msgspec.Struct, frozen=True):
 
 class TransferAnswer(msgspec.Struct, frozen=True):
     leader: str
+
+
+class AmendAnswer(msgspec.Struct, frozen=True):
+    changed: tuple[str, ...]
 
 
 class AdoptAnswer(msgspec.Struct, frozen=True):
@@ -258,6 +263,11 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ),
     ("/v1/cluster/members/{id}/promote", "POST"): Operation(
         "Let an observer vote.", {200: ("The cluster.", JSON, ClusterView)}, (400, 404, 409, 503, 504), (_MEMBER,)
+    ),
+    ("/v1/cluster/limits", "POST"): Operation(
+        "Let the retentions that this node is set to be those of all members.",
+        {200: ("Which of them changed.", JSON, AmendAnswer)},
+        (400, 503, 504),
     ),
     ("/v1/cluster/adopt", "POST"): Operation(
         "Adopt the store's head after a restore.",

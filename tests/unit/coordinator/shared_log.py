@@ -234,6 +234,11 @@ class Member:
             ),
         )
 
+    def replay(self) -> None:
+        self.position, self.history = Position(0, 0), []
+        self.replica.reset()
+        self.pump()
+
     def step_down(self) -> None:
         if self.shared.leader == self.name:
             self.shared.depose()

@@ -8,15 +8,18 @@ import dataclasses
 import msgspec
 import pytest
 
+from coordinator.codec import Submit
 from coordinator.consensus import Coordinator
 from coordinator.limits import Limits
 from coordinator.log import Position
+from coordinator.machine import Machine
 from coordinator.notes import NOTE_URL_MAX, NOTE_VERSION, Note, Standing, encode_note, read_note, unneeded
-from coordinator.state import encode_state
+from coordinator.state import decode_state, encode_state
 from coordinator.waits import SWEEP_MIN
 from kv.errors import BadRequest, InvariantViolated, NewerCommand, NotApplied, OutcomeUnknown
 from kv.model import GENESIS_DIGEST, Again, Answer, Applied, Cancel, Version
 from kv.ports import Consensus, Settled
+from tests.soundness import fingerprint
 from tests.unit.coordinator.audit import Feeds, broken_promises
 from tests.unit.coordinator.cluster import QUIET, answer, cluster, put
 from tests.unit.coordinator.virtual import run, until
@@ -501,5 +504,72 @@ def test_transfer_goes_to_the_log() -> None:
             assert await a.transfer("b", timeout_s=1) == "b"
             await until(lambda: c["b"].committer.taken_over)
             assert not a.committer.taken_over
+
+    run(story)
+
+
+def test_a_machine_that_went_another_way_is_noticed_refuses_and_is_built_anew() -> None:
+    """It applied the whole log, and everything that settles stays foreign to it: whatever made it so."""
+
+    async def story() -> None:
+        async with cluster("ab") as c:
+            a, b = await c.lead("a"), c["b"]
+            await answer(a, put("op1"))
+            await c.settled()
+            b.machine.apply(Submit((put("ghost", b"g"),)), 1)
+            await answer(a, put("op2", b"k", b"new"))
+            await until(lambda: b.likeness.apart)
+            with pytest.raises(NotApplied) as refused:
+                await b.read_index(timeout_s=1)
+            assert refused.value.reason == "diverged"
+            assert b.status().diverged
+            await until(lambda: not b.likeness.apart)
+            assert fingerprint(b.machine) == fingerprint(a.machine)
+            await b.read_index(timeout_s=1)
+            assert b.likeness.rebuilt == 1
+
+    run(story)
+
+
+def test_a_member_that_only_lags_is_not_taken_for_another() -> None:
+    async def story() -> None:
+        async with cluster("ab") as c:
+            a, b = await c.lead("a"), c["b"]
+            await answer(a, put("op1"))
+            c.shared.members["b"].lags = True
+            for n in range(2, 6):
+                await answer(a, put(f"op{n}"))
+            await asyncio.sleep(60)
+            assert (b.likeness.apart, b.likeness.rebuilt, b.machine.settled.revision) == (False, 0, 1)
+            c.shared.members["b"].lags = False
+            c.shared.pump()
+            await c.settled()
+
+    run(story)
+
+
+def test_limits_of_the_log_count_and_change_by_order_alone() -> None:
+    """One member was started with a retention of a minute: it says so, obeys, and can be made the rule."""
+
+    async def story() -> None:
+        async with cluster("abc") as c:
+            short = dataclasses.replace(QUIET, limits=Limits(window_ms=60_000, retention_revisions=7))
+            b = c["b"]
+            b.settings = short
+            a = await c.lead("a")
+            await c.settled()
+            assert [node.machine.limits for node in c.nodes.values()] == [QUIET.limits] * 3
+            assert b.status().limits_differ == ("window_ms", "retention_revisions")
+            assert a.status().limits_differ == ()
+            await c.lead("b")
+            await answer(b, put("op1"))
+            assert {node.machine.limits for node in c.nodes.values()} == {QUIET.limits}, "leading changes nothing"
+            assert await b.amend(timeout_s=5) == ("window_ms", "retention_revisions")
+            await c.settled()
+            await until(lambda: {node.machine.limits for node in c.nodes.values()} == {short.limits})
+            assert (a.status().limits_differ, b.status().limits_differ) == (("window_ms", "retention_revisions"), ())
+            restored = Machine()
+            restored.restore(decode_state(a.snapshot()()))
+            assert restored.limits == short.limits
 
     run(story)

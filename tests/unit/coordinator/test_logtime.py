@@ -284,6 +284,7 @@ def test_what_a_leader_orders_before_it_knows_the_time_is_expired() -> None:
             a = await c.lead("a")
             await answer(a, put("op1"))
             b = c["b"]
+            await until(lambda: c["c"].time.kept and c["c"].status().stamped)
             b.time = LogTime(asyncio.get_running_loop().time())
             c.shared.elect("b")
             assert b.stamp_ms() == 0

@@ -468,6 +468,20 @@ async def broadcast_from_a_store_that_was_behind(rules: Rules) -> set[str]:
         return broken_promises(c)
 
 
+async def machine_that_went_another_way(rules: Rules) -> set[str]:
+    async with cluster("ab", rules=rules) as c:
+        a, b = await c.lead("a"), c["b"]
+        await answer(a, put("op1"))
+        await c.settled()
+        entry = cached(c, b"k")
+        c.shared.members["b"].replay = lambda: None  # type: ignore[method-assign]  # look at it before it is mended
+        known = Recorded("op2", b"another", Applied())
+        b.machine.window.record(known, 1, b.machine.log_time_ms)  # the leader has forgotten it, this member has not
+        told = await answer(a, put("op2", b"k", b"new"))
+        await until(lambda: b.likeness.apart)
+        return {"INV-1"} if await reads_stale(c, b, entry, told.revision) else set()
+
+
 async def adoption_that_was_ordered_late(rules: Rules) -> set[str]:
     machine = Machine(rules=rules)
     ordered(machine, "~a.1")
@@ -528,6 +542,7 @@ STORIES: list[tuple[Story, dict[str, object], str]] = [
     (forgotten_key, {"forget_floor": False}, "INV-5"),
     (another_retention_on_each_member, {"limits_ordered": False}, "INV-1"),
     (broadcast_from_a_store_that_was_behind, {"publish_whole": False}, "INV-6"),
+    (machine_that_went_another_way, {"machines_alike": False}, "INV-1"),
     (two_clusters_on_one_store, {"store_identity": False}, "INV-1"),
     (adoption_that_was_ordered_late, {"adopt_above": False}, "INV-6"),
 ]

@@ -218,6 +218,9 @@ class FakeConsensus:
         self.members = [m for m in self.members if m.id != member]
         return ""
 
+    async def amend(self, *, timeout_s: float) -> tuple[str, ...]:
+        return ("window_ms",)
+
     async def adopt(self, *, gives_up: int | None = None, timeout_s: float) -> int:
         self.refusal = None
         self.namespace += 1

@@ -45,6 +45,7 @@ async def test_members_and_leadership(api: Api) -> None:
     (await api.ask("POST", "/v1/cluster/members", json={**new, "id": "n1"})).problem(409, "unsafe")
     api.consensus.refusal = "restored"
     assert (await api.ask("POST", "/v1/cluster/adopt")).json() == {"settled": 0}
+    assert (await api.ask("POST", "/v1/cluster/limits")).json() == {"changed": ["window_ms"]}
     assert api.consensus.refusal is None
 
 
@@ -77,7 +78,8 @@ async def test_readiness_names_what_fails(open_api: Open, monkeypatch: pytest.Mo
     async with open_api(checks=checks) as api:
         verbose = await api.ask("GET", "/readyz?verbose")
         assert verbose.body.decode().splitlines() == [
-            "[+]drain ok", "[+]member ok", "[+]leader ok", "[+]quorum ok", "[+]time ok", "[+]store ok", "[+]ledger ok",
+            "[+]drain ok", "[+]member ok", "[+]leader ok", "[+]quorum ok", "[+]machine ok", "[+]time ok",
+            "[+]store ok", "[+]ledger ok",
             "[+]members ok", "[+]cache ok", "[+]broadcast ok", "[+]publisher ok", "ok",
         ]  # fmt: skip
         trouble[0] = "900 revisions behind"

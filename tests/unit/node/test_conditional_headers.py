@@ -26,6 +26,7 @@ REQUESTS: Final = {
         b'{"id": "n9", "raft_address": "127.0.0.1:9009", "url": "http://n9"}',
         JSON,
     ),
+    ("/v1/cluster/limits", "POST"): ("/v1/cluster/limits", b"{}", JSON),
     ("/v1/cluster/adopt", "POST"): ("/v1/cluster/adopt", b"{}", JSON),
     ("/v1/cluster/members/{id}/promote", "POST"): ("/v1/cluster/members/n1/promote", b"{}", JSON),
     ("/v1/operations/{op_id}", "POST"): ("/v1/operations/x", None, {}),

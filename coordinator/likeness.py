@@ -1,0 +1,82 @@
+"""Notice that this member's machine went another way than the leader's, and build it anew from snapshot and log.
+
+Machines that apply the same log are the same. One that has applied all that the leader had, and still lacks what the
+leader has settled, is not: whatever made it so, nothing may be judged by it. It never takes slowness for difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+import structlog
+
+from coordinator.log import Log
+from coordinator.machine import Machine
+from kv.errors import AcordoError
+
+LOOK_S: Final = 1.0
+"""How often a member that lags looks whether it only lags."""
+AGAIN_S: Final = 30.0
+"""Longest pause before a machine that went apart once more is built anew once more."""
+CONFIRM_TIMEOUT_S: Final = 5.0
+
+_log = structlog.get_logger("acordo.likeness")
+
+
+class Node(Protocol):
+    """What is asked of the member it runs on."""
+
+    @property
+    def machine(self) -> Machine: ...
+
+    @property
+    def leads(self) -> bool: ...
+
+    def leader_settled(self) -> int | None:
+        """Return the settled revision that the leader told of in the present term; None: it has told none."""
+        ...
+
+
+class Likeness:
+    """One member's look at itself. `run` it once."""
+
+    def __init__(self, node: Node, log: Log) -> None:
+        self._node, self._log = node, log
+        self.apart = False
+        """The machine lacks what the leader has settled, though it has applied the same log: refuse to judge by it."""
+        self.rebuilt = 0
+
+    async def run(self) -> None:
+        """Look, for ever."""
+        pause_s = LOOK_S
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                apart = await self._differs()
+            except (AcordoError, TimeoutError):
+                continue  # nobody confirms anything now
+            if not apart:
+                if self.apart:
+                    _log.info("machine is like the leader's again", settled=self._node.machine.settled.revision)
+                self.apart, pause_s = False, LOOK_S
+                continue
+            settled = self._node.machine.settled.revision
+            _log.critical("machine is not like the leader's: building it anew", settled=settled)
+            self.apart = True
+            self.rebuilt += 1
+            self._log.replay()
+            pause_s = min(pause_s * 2, AGAIN_S)
+
+    async def _differs(self) -> bool:
+        """Say whether this machine lacks what the leader had settled, after applying all that the leader had applied.
+
+        The leader's word is older than the round; what it had applied then is committed, so it lies below the position.
+        """
+        told, machine = self._node.leader_settled(), self._node.machine
+        if self._node.leads or told is None or machine.settled.revision >= told:
+            return False
+        position = await self._log.read_index(timeout_s=CONFIRM_TIMEOUT_S)
+        if self._log.applied != position:
+            await self._log.wait_applied(position, timeout_s=CONFIRM_TIMEOUT_S)
+        return not self._node.leads and machine.settled.revision < told
