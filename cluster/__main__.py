@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from acordo.errors import BadRequest as Unacceptable
 from cluster import autoscaler, membership, up, worker
 from cluster.config import RunnerSettings, load, redacted
 from cluster.layout import running
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> int:
     os.umask(0o077)  # values, logs and the secret are nobody else's, also in a directory that is open
     try:
         return commands[argv[0]](argv[1:])
-    except BadRequest as exc:
+    except (BadRequest, Unacceptable) as exc:
         print(f"error: {exc.detail}" + (f" (allowed: {exc.allowed})" if exc.allowed else ""), file=sys.stderr)
         return EX_CONFIG
 

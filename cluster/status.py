@@ -2,33 +2,61 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import aiohttp
+from yarl import URL
+
+from kv.errors import BadRequest
 
 TIMEOUT_S: Final = 5.0
+SILENCE_S: Final = 1.0
+"""After so long without an answer that is said."""
 COLUMNS: Final = ("id", "url", "role", "term", "applied", "settled", "lag", "last_seen_s")
 
 
 async def report(urls: Sequence[str], *, as_json: bool) -> int:
-    """Print the first answer of /v1/cluster; return 0, 1 when it has no leader or quorum, 2 when no node answers."""
-    problems = []
+    """Print the first answer of /v1/cluster; return 0, 1 when it has no leader or quorum, 2 when no node answers.
+
+    All are asked at once. Raises BadRequest("bad_url").
+    """
+    for url in urls:
+        if not (URL(url).scheme in ("http", "https") and URL(url).host):
+            raise BadRequest("bad_url", f"{url!r} is no node's URL", allowed="such as http://127.0.0.1:8001")
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as http:
-        for url in urls:
-            try:
-                async with http.get(url.rstrip("/") + "/v1/cluster") as response:
-                    response.raise_for_status()
-                    said = await response.json()
-            except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
-                problems.append(f"{url}: {exc or type(exc).__name__}")
-                continue
-            print(json.dumps(said, indent=2) if as_json else as_text(said))
-            return 0 if said.get("leader") and said.get("quorum") else 1
-    print("no node answered:\n  " + "\n  ".join(problems), file=sys.stderr)
+        asked = [asyncio.ensure_future(_ask(http, url)) for url in urls]
+        pending: set[asyncio.Future[Mapping[str, Any]]] = set(asked)
+        done, pending = await asyncio.wait(pending, timeout=SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        if not any(each.exception() is None for each in done) and pending:
+            print(f"no node answers yet: waiting for up to {TIMEOUT_S:g} s", file=sys.stderr)
+        while pending and not any(each.done() and each.exception() is None for each in asked):
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for each in pending:
+            each.cancel()
+        for each in asked:
+            if each.done() and not each.cancelled() and each.exception() is None:
+                said = each.result()
+                print(json.dumps(said, indent=2) if as_json else as_text(said))
+                return 0 if said.get("leader") and said.get("quorum") else 1
+    print("no node answered:\n  " + "\n  ".join(str(each.exception()) for each in asked), file=sys.stderr)
     return 2
+
+
+async def _ask(http: aiohttp.ClientSession, url: str) -> Mapping[str, Any]:
+    """Return what a node says. Raises OSError, saying of which URL."""
+    try:
+        async with http.get(url.rstrip("/") + "/v1/cluster") as response:
+            response.raise_for_status()
+            said = await response.json()
+            if not isinstance(said, dict):
+                raise ValueError("the answer is no JSON object")
+            return said
+    except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
+        raise OSError(f"{url}: {str(exc) or type(exc).__name__}") from exc
 
 
 def as_text(said: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ const POLL_MS = 1000;
 const POLL_TIMEOUT_MS = 3000;
 const SEEN_MAX_S = 3;
 
-const cluster = { at: 0, written: null, rate: null };
+const cluster = { at: 0, written: null, rate: null, logTime: null };
 
 async function poll() {
   const trouble = byId("cluster-trouble");
@@ -27,6 +27,7 @@ function showCluster(seen) {
   const members = seen.members || [];
   const newest = Math.max(seen.ordered ?? seen.settled ?? 0, ...members.map((m) => m.applied ?? m.settled ?? 0));
   countWrites(seen.writes_acknowledged, now);
+  if (Number.isSafeInteger(seen.now_ms)) cluster.logTime = { ms: seen.now_ms, at: performance.now() };
   cluster.at = now;
 
   byId("answered-by").textContent = `answered by ${seen.node}`;
@@ -42,6 +43,10 @@ function showCluster(seen) {
   if (seen.refusal) {
     wrong.push(`Writes are refused until somebody decides: ${seen.refusal}.`);
     wrong.push("Put the store back that was settled, or go on from this one: acordo adopt.");
+  }
+  const told = ["no_leader", "no_quorum", ...(seen.refusal ? ["store_refused"] : [])]; // said above in other words
+  for (const each of seen.unready ?? []) {
+    if (!told.includes(each.code)) wrong.push(`${seen.node} is not ready: ${each.why}.`);
   }
   const dead = members.filter((m) => isDead(m, seen));
   if (dead.length) wrong.push(`Not heard of: ${dead.map((m) => m.id).join(", ")}.`);

@@ -62,7 +62,8 @@ function keepTtl(answer, bytes) {
   byId("ttl").value = "";
   const expiresMs = Number(answer.headers.get("Acordo-Expires"));
   if (!expiresMs) return "";
-  const nodeMs = Date.parse(answer.headers.get("Date") || "") || Date.now();
+  const { logTime } = cluster;
+  const nodeMs = logTime === null ? Date.now() : logTime.ms + performance.now() - logTime.at;
   const leftS = Math.max(0.1, (expiresMs - nodeMs) / 1000);
   byId("ttl").value = leftS.toFixed(1);
   read.kept = { key: base64Of(bytes), shown: byId("ttl").value, until: performance.now() + leftS * 1000 };

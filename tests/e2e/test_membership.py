@@ -201,10 +201,31 @@ async def test_nodes_that_wait_for_a_person_are_left_alone(tmp_path: Path) -> No
         async def adopted() -> bool:
             with contextlib.suppress(AcordoError):
                 async with Client([cluster.url(n) for n in (1, 2, 3)], timeout_s=10) as client:
-                    await client.adopt()
-                    return True
+                    leader = (await client.leader()).url
+                async with Client(leader or "", timeout_s=10) as client:
+                    given_up = (await client.cluster()).raw["gives_up"]
+                    if isinstance(given_up, int):
+                        await client.adopt(gives_up=given_up)
+                        return True
             return False
 
         await until(adopted, "the store is adopted")
         await cluster.says("Ctrl-C stops the cluster")
         await holds(cluster.url(1), 10)
+
+
+async def test_a_command_that_was_cut_off_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    async with running(data) as cluster:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "cluster", "replace", "n2", "--data", str(data), cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert b"starting n4" in await process.stdout.readline()
+        process.kill()
+        await process.wait()
+        code, said = await command("cluster", "replace", "n2", "--data", str(data))
+        assert code == 0, said
+        assert "going on with n4" in said
+        assert await members(cluster.url(4)) == {"n1": True, "n3": True, "n4": True}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import time
 from collections.abc import Callable
 
 import pytest
@@ -77,6 +76,14 @@ async def test_tolerates_dead_members_no_leader_and_a_dead_node(page: Page, clus
     cluster.leader = "n2"
     await expect(page.locator("#fact-leader")).to_have_text("n2")
     await expect(page.locator("#cluster-trouble")).to_be_hidden()
+
+
+async def test_says_why_the_node_is_not_ready_and_what_a_person_can_do(page: Page, cluster: FakeCluster) -> None:
+    await open_page(page, cluster)
+    cluster.unready = [{"check": "member", "code": "disk_lost", "why": "replace it by one with a new id"}]
+    await expect(page.locator("#cluster-trouble")).to_have_text("n1 is not ready: replace it by one with a new id.")
+    cluster.refusal = "the store is behind"
+    await expect(page.locator("#cluster-trouble")).to_contain_text("acordo adopt")
 
 
 async def test_says_when_machines_differ(page: Page, cluster: FakeCluster) -> None:
@@ -225,7 +232,7 @@ async def test_hidden_characters_are_shown_escaped(page: Page, cluster: FakeClus
 async def test_the_former_value_does_not_stay_under_another_key(page: Page, cluster: FakeCluster) -> None:
     async with Client(cluster.urls) as client:
         await client.put("k", "former")
-        cluster.expires_ms[b"k"] = int(time.time() * 1000) + 500_000
+        cluster.expires_ms[b"k"] = cluster.log_time_ms + 500_000
     await open_page(page, cluster)
     await get(page, "k")
     await expect(page.locator("#value")).to_have_value("former")
@@ -261,7 +268,7 @@ async def test_what_comes_late_is_not_shown_under_another_key(page: Page, cluste
 async def test_a_ttl_is_kept(page: Page, cluster: FakeCluster) -> None:
     async with Client(cluster.urls) as client:
         await client.put("lock", "v")
-    cluster.expires_ms[b"lock"] = int(time.time() * 1000) + 500_000
+    cluster.expires_ms[b"lock"] = cluster.log_time_ms + 500_000
     await open_page(page, cluster)
     await get(page, "lock")
     await expect(page.locator("#state")).to_contain_text("expires in ")

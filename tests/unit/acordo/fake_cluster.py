@@ -43,6 +43,10 @@ class FakeCluster:
         self.digests: dict[str, str] = {}
         """Members whose machine went astray."""
         self.expires_ms: dict[bytes, int] = {}
+        self.log_time_ms = 1_000_000_000
+        """Log time as /v1/cluster tells it: no wall clock's."""
+        self.refusal: str | None = None
+        self.unready: list[dict[str, str]] = []
         self.ttls: list[str] = []
         """What each PUT said of its ttl."""
         self.acknowledged: int | None = 0
@@ -323,9 +327,11 @@ class FakeCluster:
                 "ordered": self.revision,
                 "settled": self.revision,
                 "digest": "ab" * 32,
-                "refusal": None,
+                "refusal": self.refusal,
                 "url": self.urls[int(node[1:]) - 1],
                 "writes_acknowledged": self.acknowledged,
+                "now_ms": self.log_time_ms,
+                "unready": self.unready,
                 "members": members,
             }
         )

@@ -87,3 +87,12 @@ def test_the_editable_install_is_found_outside_the_repository(source: Path, pyth
     options = shlex.split(command.partition("pip install")[2])
     run(*PIP, "--python", str(python), "install", "--no-index", *options, cwd=source)
     assert checked(example(), python, tmp_path / "outside") == "Success: no issues found in 1 source file\n"
+
+
+def test_it_runs_from_its_source_tree_as_in_the_image(source: Path, python: Path) -> None:
+    """The image has the packages' directories and the locked dependencies, and nothing installed."""
+    assert "COPY acordo acordo" in (ROOT / "Dockerfile").read_text()
+    locked = (ROOT / "requirements-run.lock").read_text()
+    assert all(f"\n{name}==" in locked for name in ("aiohttp", "msgspec", "typer", "rich"))
+    (source / "pyproject.toml").unlink()
+    assert run(str(python), "-m", "acordo", "--version", cwd=source).startswith("acordo")

@@ -227,8 +227,23 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
     )
     assert "no cluster runs in" in run("status", "--data", str(tmp_path)).stderr
     assert run("status", "--url", "http://127.0.0.1:1").returncode == 2
+    for wrong_url in (("status", "--url", "nonsense"), ("worker", "--urls", "ftp://x")):
+        said = run(*wrong_url)
+        assert (said.returncode, "URL" in said.stderr, "Traceback" in said.stderr) == (78, True, False), said.stderr
     assert run("down", "--data", str(tmp_path)).returncode == 0
     assert '"ACORDO_STORE": "postgresql://u:***@h/d"' in run("config", "--store", "postgresql://u:p@h/d").stdout
+
+
+def test_make_run_starts_an_existing_directory_as_it_was_made() -> None:
+    """The directory remembers its shape: `make run` names none unless it is told to."""
+
+    def told(*variables: str) -> str:
+        command = ["make", "-n", "-o", ".venv/.ready", "run", *variables]
+        return subprocess.run(command, cwd=runner.ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "--nodes" not in told() + told("DATA=d")
+    assert "--base-port" not in told()
+    assert "--nodes 5 --base-port 9001 --data data" in told("NODES=5", "BASE_PORT=9001")
 
 
 def test_back_off_doubles_up_to_its_bound() -> None:
