@@ -5,15 +5,19 @@ Pure rules that all Store adapters share. It never reads or writes anything.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, cast
 
 from kv.errors import BadRequest, InvariantViolated, NotApplied, StoreDamaged
-from kv.model import KEY_BYTES_MAX, Group, Head, LedgerRow, Recorded, Reference, Version, value_hash
+from kv.model import KEY_BYTES_MAX, OPERATIONS_MAX, Group, Head, LedgerRow, Recorded, Reference, Version, value_hash
+from kv.ports import Scrubbed
 
 KEY_ABOVE_ALL = b"\xff" * (KEY_BYTES_MAX + 1)
 """Above every key: one byte longer than the longest."""
 
 
+SCRUB_ROWS: Final = OPERATIONS_MAX + 1
+"""Versions looked through at once: more than one revision can have, and at most 8 MiB."""
 STAGED_BYTES_MAX: Final = 256 * 1024 * 1024
 """Staged values that no recorded intent refers to, all together: one more is refused."""
 
@@ -37,6 +41,26 @@ def checked(version: Version, kept: bytes, unhashed: int, backend: str) -> Versi
     if kept == hash_of(version) or (not kept and version.revision <= unhashed):
         return version
     raise StoreDamaged(backend, version.key, version.revision)
+
+
+def scrubbed(found: Sequence[tuple[Version | None, bytes, int, bytes]], after: int, unhashed: int) -> Scrubbed:
+    """Judge (version, key, revision, hash) of the next versions, in order of revisions, at most SCRUB_ROWS.
+
+    None: it could not even be decoded. A full page ends before its last revision, which may go on.
+    """
+    more = len(found) >= SCRUB_ROWS
+    judged = [row for row in found if not more or row[2] < found[-1][2]]
+    damaged, references = list[tuple[bytes, int]](), list[Reference]()
+    for version, key, revision, kept in judged:
+        try:
+            if version is None:
+                raise StoreDamaged("", key, revision)
+            if isinstance(checked(version, kept, unhashed, "").value, Reference):
+                references.append(cast(Reference, version.value))
+        except StoreDamaged:
+            damaged.append((key, revision))
+    reached = judged[-1][2] if judged else after
+    return Scrubbed(reached, len(judged), tuple(damaged), tuple(references), more)
 
 
 def checked_blob(value: bytes, reference: Reference, backend: str) -> bytes:

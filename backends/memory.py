@@ -15,13 +15,16 @@ from typing import Final, Protocol, Self, TypeAlias, TypeVar
 import msgspec
 
 from backends.fence import (
+    SCRUB_ROWS,
     STAGED_BYTES_MAX,
     check_group,
     check_room,
     checked_blob,
     empty_row,
+    hash_of,
     outranks,
     range_of,
+    scrubbed,
 )
 from kv.errors import BackendUnavailable, InvariantViolated, OutcomeUnknown, Pruned, StoreDamaged
 from kv.model import (
@@ -46,6 +49,7 @@ from kv.ports import (
     Pruning,
     Read,
     Retention,
+    Scrubbed,
     Space,
     TakenOver,
 )
@@ -351,6 +355,13 @@ class MemoryDatabase:
         blob = self._blobs.get((reference.op_id, reference.hash))
         return None if blob is None else checked_blob(blob.value, reference, "memory")
 
+    def scrub(self, after: int) -> Scrubbed:
+        every = (version for key in self._keys for version in self._versions[key] if version.revision > after)
+        found = _first(sorted(every, key=lambda version: (version.revision, version.key)), SCRUB_ROWS)
+        # Its damage is none of bytes: a hash that fits nothing stands for it.
+        judged = [(v, v.key, v.revision, b"?" if (v.key, v.revision) in self._damaged else hash_of(v)) for v in found]
+        return scrubbed(judged, after, 0)
+
     def floor(self) -> int:
         return max(self._floor, self._adopted)
 
@@ -597,6 +608,9 @@ class MemoryStore:
 
     async def prune(self, retention: Retention, *, timeout_s: float) -> Pruning:
         return await self._write("prune", lambda: self.database.prune(retention), timeout_s)
+
+    async def scrub(self, after: int, *, timeout_s: float) -> Scrubbed:
+        return await self._read("scrub", lambda: self.database.scrub(after), timeout_s)
 
     async def floor(self, *, timeout_s: float) -> int:
         return await self._read("floor", self.database.floor, timeout_s)

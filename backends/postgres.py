@@ -21,6 +21,7 @@ from prometheus_client import Counter
 
 from backends import postgres_sql as sql
 from backends.fence import (
+    SCRUB_ROWS,
     STAGED_BYTES_MAX,
     check_group,
     check_room,
@@ -30,6 +31,7 @@ from backends.fence import (
     hash_of,
     outranks,
     range_of,
+    scrubbed,
 )
 from backends.postgres_hosts import REFUSED, Connection, Hosts
 from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, OutcomeUnknown, Pruned, StoreDamaged
@@ -49,7 +51,19 @@ from kv.model import (
     Version,
     value_hash,
 )
-from kv.ports import Appended, Facts, Fenced, Identity, Listing, Outranked, Pruning, Read, Retention, TakenOver
+from kv.ports import (
+    Appended,
+    Facts,
+    Fenced,
+    Identity,
+    Listing,
+    Outranked,
+    Pruning,
+    Read,
+    Retention,
+    Scrubbed,
+    TakenOver,
+)
 
 SCHEMA_TIMEOUT_S: Final = 30.0
 LEASE_S: Final = 15.0
@@ -592,6 +606,16 @@ class PostgresStore:
     async def due(self, log_time_ms: int, limit: int, *, timeout_s: float) -> tuple[tuple[bytes, int], ...]:
         rows = await self._fetch(sql.DUE, log_time_ms, limit, timeout_s=timeout_s)
         return tuple((row["key"], row["revision"]) for row in rows)
+
+    async def scrub(self, after: int, *, timeout_s: float) -> Scrubbed:
+        found: list[tuple[Version | None, bytes, int, bytes]] = []
+        rows = await self._fetch(sql.SCRUB, after, SCRUB_ROWS, timeout_s=timeout_s)
+        for key, revision, kind, expires, value, kept, _ in rows:
+            version: Version | None = None
+            with contextlib.suppress(StoreDamaged):
+                version = self._version(key, revision, kind, expires, value)
+            found.append((version, key, revision, kept))
+        return scrubbed(found, after, rows[0]["unhashed"] if rows else 0)
 
     async def floor(self, *, timeout_s: float) -> int:
         return int((await self._fetch(sql.FLOOR_NOW, timeout_s=timeout_s))[0]["floor"])

@@ -137,6 +137,9 @@ EXACT: Final = """SELECT v.key, v.revision, v.kind, v.expires, v.value, v.hash,
         (SELECT s.unhashed FROM acordo_state s) AS unhashed FROM acordo_versions v
     WHERE (v.key, v.revision) IN (
         SELECT decode(u.k, 'base64'), u.r::int8 FROM unnest($1::text[], $2::text[]) AS u(k, r))"""
+SCRUB: Final = """SELECT v.key, v.revision, v.kind, v.expires, v.value, v.hash,
+        (SELECT s.unhashed FROM acordo_state s) AS unhashed FROM acordo_versions v
+    WHERE v.revision > $1::int8 ORDER BY v.revision, v.key LIMIT $2::int8"""
 OPERATIONS: Final = """SELECT op_id, body_hash, revision, outcome, log_time FROM acordo_ops
     WHERE op_id IN (SELECT u.x FROM unnest($1::text[]) AS u(x))"""
 BLOB: Final = "SELECT value FROM acordo_blobs WHERE op_id = $1::text AND hash = $2::bytea"

@@ -19,7 +19,19 @@ from backends.sqlite_schema import REVISION_SHIFT, check_whole, connect, end_of,
 from backends.sqlite_thread import SqliteThread, Turn
 from kv.errors import BackendUnavailable, BadRequest, Pruned
 from kv.model import Group, Head, LedgerRow, Operation, Reference, Version, value_hash
-from kv.ports import Appended, Facts, Fenced, Identity, Listing, Outranked, Pruning, Read, Retention, TakenOver
+from kv.ports import (
+    Appended,
+    Facts,
+    Fenced,
+    Identity,
+    Listing,
+    Outranked,
+    Pruning,
+    Read,
+    Retention,
+    Scrubbed,
+    TakenOver,
+)
 
 OPEN_TIMEOUT_S: Final = 20.0
 PROBE_FREE_BYTES_MIN: Final = 4 * 1024 * 1024
@@ -239,6 +251,9 @@ class SqliteStore:
             lambda turn: tuple((key, id_ >> REVISION_SHIFT) for key, id_ in turn.fetch(sql, (log_time_ms, limit))),
             timeout_s,
         )
+
+    async def scrub(self, after: int, *, timeout_s: float) -> Scrubbed:
+        return await self._read(lambda turn: turn.read(lambda turn: reads.scrub(turn, after)), timeout_s)
 
     async def floor(self, *, timeout_s: float) -> int:
         return await self._read(lambda turn: int(turn.fetch(f"SELECT {reads.FLOOR}")[0][0]), timeout_s)

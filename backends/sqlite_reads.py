@@ -7,13 +7,14 @@ It never writes. Every function here runs on a store's thread.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from backends.fence import checked, hash_of
+from backends.fence import SCRUB_ROWS, checked, hash_of, scrubbed
 from backends.sqlite_schema import ID_MAX, REVISION_SHIFT, bucket, end_of
 from backends.sqlite_thread import Turn
 from kv.errors import Pruned, StoreDamaged
@@ -30,7 +31,7 @@ from kv.model import (
     Refused,
     Version,
 )
-from kv.ports import Facts
+from kv.ports import Facts, Scrubbed
 
 COLUMNS_MAX: Final = 128
 """Keys looked up by one statement; more take several statements of one snapshot."""
@@ -221,6 +222,19 @@ def _unpack_listing(packed: bytes, unhashed: int, keys_only: bool) -> Iterator[V
             yield Version(key, int(id_) >> REVISION_SHIFT, b"", int(expires) if expires else None)
         else:
             yield checked(_version(key, id_, kind, expires, value), kept, unhashed, "sqlite")
+
+
+def scrub(turn: Turn, after: int) -> Scrubbed:
+    unhashed = turn.fetch("SELECT unhashed FROM state")[0][0]
+    found: list[tuple[Version | None, bytes, int, bytes]] = []
+    sql = "SELECT id, key, kind, expires, value, hash FROM versions WHERE id > ? ORDER BY id LIMIT ?"
+    for id_, key, kind, expires, value, kept in turn.fetch(sql, (end_of(after), SCRUB_ROWS)):
+        when = b"" if expires is None else b"%d" % expires
+        version: Version | None = None
+        with contextlib.suppress(StoreDamaged):
+            version = _version(key, b"%d" % id_, b"%d" % kind, when, b"" if value is None else value)
+        found.append((version, key, id_ >> REVISION_SHIFT, kept))
+    return scrubbed(found, after, unhashed)
 
 
 def version_of(key: bytes, packed: bytes | None, unhashed: int) -> Version | None:

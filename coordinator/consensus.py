@@ -26,6 +26,7 @@ from coordinator.notes import NOTE_URL_MAX, NOTE_VERSION, Note, Standing, encode
 from coordinator.pending import size_of_all
 from coordinator.publisher import Publisher
 from coordinator.rules import PROTOCOL, Rules
+from coordinator.scrubber import Scrubber
 from coordinator.settings import Settings
 from coordinator.state import decode_state, encode_state
 from coordinator.sweeper import Sweeper
@@ -90,6 +91,7 @@ class Coordinator:
             members=members,
             cluster=cluster,
         )
+        self.scrubber = Scrubber(store, self.settings)
         self.sweeper = Sweeper(self, store, self._log, clock, name=name, settings=self.settings)
         self.publisher = Publisher(self, store, broadcast, clock, chance=chance, settings=self.settings, rules=rules)
         self.likeness = Likeness(self, self._log)
@@ -127,6 +129,7 @@ class Coordinator:
         for name, loop in (
             ("committer", self.committer.run()),
             ("sweeper", self.sweeper.run()),
+            ("scrubber", self.scrubber.run()),
             ("publisher", self.publisher.run()),
             ("recovery", self._recover_for_ever()),
             ("heartbeat", self._watch_peers()),
@@ -316,11 +319,13 @@ class Coordinator:
         self._lead_seen(self.node, term, 0)
         self.committer.led(term)
         self.sweeper.led(term)
+        self.scrubber.led()
         self.publisher.led(term)
 
     def deposed(self, term: int) -> None:
         self.committer.deposed(term)
         self.sweeper.deposed()
+        self.scrubber.deposed()
         self.publisher.deposed()
 
     def note(self) -> bytes:
@@ -508,6 +513,8 @@ class Coordinator:
             "ledger_rows_pruned": sweeper.pruned_rows,
             "operations_pruned": sweeper.pruned_operations,
             "blobs_pruned": sweeper.pruned_blobs,
+            "versions_scrubbed": self.scrubber.scrubbed,
+            "versions_damaged": len(self.scrubber.damaged),
             "changes_broadcast": publisher.published,
             "broadcasts_failed": publisher.failures,
         }

@@ -53,6 +53,10 @@ class Settings:
     sweep_deadline_s: float = 5.0
     staged_ms: int = 15 * 60_000
     """A large value that was staged and never ordered goes after so long: far longer than a request may take."""
+    scrub_interval_s: float = 2.0
+    """Between two steps of looking versions through: a step reads some MB at most."""
+    scrub_rest_s: float = 6 * 3600.0
+    """After all of them were looked through."""
     prune_interval_s: float = 30.0
     prune_steps_max: int = 50
     """Small steps in one round."""

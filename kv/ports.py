@@ -135,6 +135,19 @@ class Pruning(msgspec.Struct, frozen=True):
     more: bool
 
 
+class Scrubbed(msgspec.Struct, frozen=True):
+    """What one small step of looking versions through found. `more`: go on after `reached`."""
+
+    reached: int
+    """Every version kept up to this revision was looked at."""
+    versions: int
+    damaged: tuple[tuple[bytes, int], ...]
+    """(key, revision) of those that are not what was written."""
+    references: tuple[Reference, ...]
+    """The large values that the others stand for: whoever asks for one (`blob`) hears whether it is sound."""
+    more: bool
+
+
 class Store(Protocol):
     """Keep the ledger and the versions. The store is the authority.
 
@@ -271,6 +284,10 @@ class Store(Protocol):
     async def prune(self, retention: Retention, *, timeout_s: float) -> Pruning:
         """Do one small step: floor raised before or with the deletes; tombstones go only with or after older versions;
         blobs go when their op_id is recorded in the ledger or `ops`, and no version refers to them."""
+        ...
+
+    async def scrub(self, after: int, *, timeout_s: float) -> Scrubbed:
+        """Look the next versions after a revision through at rest, whatever reads ask for; some MB at most."""
         ...
 
     async def floor(self, *, timeout_s: float) -> int:

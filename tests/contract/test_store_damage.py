@@ -6,8 +6,8 @@ import pytest
 
 from backends.fence import STAGED_BYTES_MAX
 from kv.errors import BackendUnavailable, NotApplied, StoreDamaged
-from kv.model import Put, Version, value_hash
-from kv.ports import Pruning, Retention, Store
+from kv.model import Put, Reference, Version, value_hash
+from kv.ports import Pruning, Retention, Scrubbed, Store
 from tests.contract.adapters import flip, flip_blob
 from tests.contract.groups import Step, T, commit, delete, put
 from tests.contract.test_store_pruning import prune_all
@@ -67,6 +67,29 @@ async def test_a_large_value_that_is_not_what_was_staged_is_never_served(store: 
     with pytest.raises(StoreDamaged, match="big"):
         await store.blob(reference, timeout_s=T)
     assert (await store.read([b"k"], timeout_s=T)).versions == (Version(b"k", 1, reference),)
+
+
+async def test_looking_through_at_rest_finds_every_damage_old_versions_too(store: Store) -> None:
+    reference = await store.stage("big", b"b" * 70_000, timeout_s=T)
+    await commit(store, [put("1", b"k", b"bit"), put("2", b"k", b"bits"), Step("big", (Put(b"m", reference),))])
+    for n in range(3):
+        many = Step(f"many{n}", tuple(Put(b"%d" % m, b"bit") for m in range(100)))
+        await commit(store, [many, delete(f"d{n}", b"k")])
+    await flip(store, b"k", 1)
+    await flip(store, b"7", 6)
+    found: list[tuple[bytes, int]] = []
+    versions, after, references = 0, 0, list[Reference]()
+    while True:
+        done = await store.scrub(after, timeout_s=T)
+        found += done.damaged
+        versions, references = versions + done.versions, references + list(done.references)
+        assert done.reached > after
+        after = done.reached
+        if not done.more:
+            break
+    assert (found, versions, references) == ([(b"k", 1), (b"7", 6)], 306, [reference])
+    assert after == (await store.head(timeout_s=T)).last
+    assert await store.scrub(after, timeout_s=T) == Scrubbed(after, 0, (), (), False)
 
 
 # ----------------------------------------------------------------------------------------- staged and never ordered

@@ -261,3 +261,28 @@ def test_a_staged_value_that_nobody_ordered_is_swept_and_one_that_is_waited_for_
             assert (await late).outcome == Applied()
 
     run(story)
+
+
+def test_damage_at_rest_is_told_before_somebody_reads_it() -> None:
+    async def story() -> None:
+        settings = dataclasses.replace(SWEEPING, scrub_interval_s=1.0, scrub_rest_s=100.0)
+        async with cluster("ab", settings=settings) as c:
+            a = await c.lead("a")
+            large = c.database.stage("large", b"v" * 70_000)
+            await answer(a, put("op1"))
+            await answer(a, put("op2", value=b"newer"))
+            await answer(a, Intent("large", 10**15, writes=(Put(b"l", large),)))
+            await until(lambda: a.scrubber.scrubbed >= 3)
+            assert not a.scrubber.damaged
+            assert c["b"].scrubber.scrubbed == 0, "only who leads looks"
+            c.database.damage(b"k", 1)
+            c.database.damage_blob(large)
+            await asyncio.sleep(110)
+            assert a.scrubber.damaged == {(b"k", 1), (b"large", 0)}
+            assert a.status().counts["versions_damaged"] == 2
+            c.scripts["a"].down = True
+            await asyncio.sleep(110)
+            c.scripts["a"].down = False
+            assert (await answer(a, put("op3"))).outcome == Applied(), "a store that is away ends no loop"
+
+    run(story)
