@@ -26,6 +26,7 @@ from chaos.checkers import (
     session,
     set_full,
     staleness,
+    ttl,
     versions,
     watch,
 )
@@ -33,14 +34,14 @@ from chaos.checkers import ledger as ledger_checker
 from chaos.checkers.convergence import Evidence
 from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
 from chaos.files import load_history, load_ledger
-from chaos.history import History, HistoryError, Operation, resolve
+from chaos.history import Fault, History, HistoryError, Operation, resolve
 from chaos.ledger import Ledger
 
 HISTORY: Final = "history.jsonl"
 LEDGER: Final = "ledger.jsonl"
 FINAL: Final = "final.json"
 MODELS: Final = (
-    "register", "versions", "set", "append", "bank", "counter", "watch", "session", "stale", "lock", "ledger",
+    "register", "versions", "set", "append", "bank", "counter", "watch", "session", "stale", "lock", "ttl", "ledger",
     "members", "convergence",
 )  # fmt: skip
 REGISTER_OPS: Final = frozenset({"put", "get", "cas", "delete", "append"})
@@ -142,6 +143,7 @@ def _checkers(run: Run, operations: Sequence[Operation], initial: Any) -> dict[s
         "session": lambda: session.check(of("session")),
         "stale": lambda: staleness.check(of("stale")),
         "lock": lambda: lock.check(of("lock")),
+        "ttl": lambda: _ttl(of("ttl"), run.history.faults, settings.get("ttl")),
         "ledger": lambda: ledger_checker.check(told, operations, run.history.lookups),
         "members": lambda: members.check(run.history.seen),
         "convergence": lambda: convergence.check(
@@ -158,6 +160,12 @@ def _bank(operations: list[Operation], settings: Any) -> Judgement:
     if not isinstance(settings, dict) or "accounts" not in settings or "total" not in settings:
         raise HistoryError("the header does not say the bank's accounts and total")
     return bank.check(operations, accounts=settings["accounts"], total=settings["total"])
+
+
+def _ttl(operations: list[Operation], faults: Sequence[Fault], settings: Any) -> Judgement:
+    if not isinstance(settings, dict) or "sweep_interval_s" not in settings:
+        raise HistoryError("the header does not say how often the nodes sweep")
+    return ttl.check(operations, faults, sweep_interval_s=settings["sweep_interval_s"])
 
 
 def _guarded(model: str, check: Callable[[], Judgement]) -> Judgement:

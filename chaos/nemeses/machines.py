@@ -17,7 +17,7 @@ from acordo.errors import AcordoError, OutcomeUnknown
 from chaos.nemeses.base import Nemesis, some
 from chaos.targets import Processes, Target
 
-JUMPS_S: Final = (-3600.0, -90.0, 45.0, 900.0)
+JUMPS_S: Final = (-4e7, -3600.0, -90.0, 45.0, 900.0, 4e7)
 TORN_BYTES: Final = 64
 LOCKED_S: Final = (0.2, 0.6)
 """How long the store's lock is held at a time."""
@@ -55,6 +55,7 @@ class ClockJump(Nemesis):
 
     name: ClassVar[str] = "clock-jump"
     needs: ClassVar[frozenset[str]] = frozenset({"clocks"})
+    whom: ClassVar[str] = "one"
 
     @property
     def clocks(self) -> Clocks:
@@ -63,7 +64,7 @@ class ClockJump(Nemesis):
 
     async def choose(self) -> tuple[str, ...]:
         self.offset_s = self.rng.choice(JUMPS_S)
-        return await some(self.target, self.rng, "one")
+        return await some(self.target, self.rng, self.whom)
 
     async def start(self) -> None:
         for node in self.targets:
@@ -80,6 +81,13 @@ class ClockJump(Nemesis):
     async def heal(self) -> None:
         for node in self.targets:
             self.clocks.set_clock(node, 0.0)
+
+
+class ClockJumpMost(ClockJump):
+    """The wall clocks of most nodes jump, all by as much."""
+
+    name: ClassVar[str] = "clock-jump-most"
+    whom: ClassVar[str] = "majority"
 
 
 class DiskFull(Nemesis):

@@ -13,8 +13,9 @@ from chaos.workloads.register import Register
 from chaos.workloads.session import Session
 from chaos.workloads.sets import Set
 from chaos.workloads.stale import Stale
+from chaos.workloads.ttl import Ttl
 from chaos.workloads.watching import Watching
 
 WORKLOADS: Final[dict[str, type[Workload]]] = {
-    w.name: w for w in (Register, Set, Append, Bank, Watching, Session, Stale, Lock, Counter)
+    w.name: w for w in (Register, Set, Append, Bank, Watching, Session, Stale, Lock, Counter, Ttl)
 }

@@ -21,12 +21,13 @@ from chaos.checkers import (
     session,
     set_full,
     staleness,
+    ttl,
     versions,
     watch,
 )
 from chaos.checkers.convergence import Evidence, FinalRead, MemberState
 from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
-from chaos.history import Lookup, Operation, Seen, Watched, resolve
+from chaos.history import Fault, Lookup, Operation, Seen, Watched, resolve
 from chaos.ledger import Entry, Ledger, Row
 from tests.unit.chaos.ideal import Ideal
 
@@ -235,6 +236,54 @@ def test_an_unknown_increment_counts_once_or_never() -> None:
     assert counter.check([inc(0, 1), inc(0, 2, "info"), count(20, 1)]).verdict is Verdict.OK
     assert counter.check([inc(0, 1), inc(0, 2, "info"), count(20, 3)]).verdict is Verdict.OK
     assert counter.check([inc(0, 1), inc(0, 2, "info"), count(20, 5)]).verdict is Verdict.ILLEGAL
+
+
+# ---------------------------------------------------------------------------------------------------------- ttl
+
+S = 1_000_000_000
+
+
+def give(start_s: float, ttl_ms: int, outcome: Any = "ok") -> Operation:
+    return op(1, "give", int(start_s * S), int((start_s + 0.01) * S), outcome, value=ttl_ms)
+
+
+def there(start_s: float, result: bool) -> Operation:
+    return op(int(start_s * 100), "read", int(start_s * S), int((start_s + 0.01) * S), result=result)
+
+
+TTL: dict[str, list[Operation]] = {
+    "ended_early": [give(0, 2_000), there(1.7, False), there(4.0, False)],
+    "lives_on": [give(0, 2_000), there(3.6, True), there(4.0, False)],
+    "came_back": [give(0, 2_000), there(2.5, False), there(2.6, True), there(4.0, False)],
+}
+
+
+@pytest.mark.parametrize("anomaly", TTL)
+def test_ttl(anomaly: str) -> None:
+    assert ttl.check(TTL[anomaly]).anomalies == (anomaly,)
+
+
+def test_a_key_lives_its_ttl_and_ends_within_the_sweep_interval_and_half_a_second() -> None:
+    good = [give(0, 2_000), there(1.7, True), there(1.85, False), there(4.0, False)]
+    assert ttl.check(good).verdict is Verdict.OK
+    assert ttl.check([give(0, 2_000), there(3.4, True), there(4.0, False)]).verdict is Verdict.OK
+    assert ttl.check([give(0, 2_000), there(1.0, True)]).verdict is Verdict.UNKNOWN
+
+
+def test_an_end_is_not_judged_while_a_sweep_may_be_kept_from_its_work() -> None:
+    late = TTL["lives_on"]
+    for nemesis, verdict in (("kill-leader", Verdict.OK), ("clock-jump", Verdict.ILLEGAL)):
+        faults = [Fault(nemesis, "start", 1 * S), Fault(nemesis, "healed", 2 * S)]
+        assert ttl.check([*late, there(9.0, False)], faults).verdict is verdict
+    early = TTL["ended_early"]
+    assert ttl.check(early, [Fault("kill-leader", "start", 1 * S)]).verdict is Verdict.ILLEGAL  # whatever holds
+
+
+def test_who_gave_a_key_and_does_not_know_it_proves_nothing_late() -> None:
+    known = [give(0, 2_000), there(4.0, False)]
+    unknown = op(2, "give", 0, 1, "info", key="other", value=2_000)
+    seen = op(3, "read", 9 * S, 9 * S + 1, key="other", result=True)
+    assert ttl.check([*known, unknown, seen]).verdict is Verdict.OK
 
 
 # ------------------------------------------------------------------------------------------------ sessions, stale reads

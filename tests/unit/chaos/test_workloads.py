@@ -177,7 +177,18 @@ async def test_loops_make_operations_until_they_are_stopped_and_lose_none(
 
 
 def test_every_workload_has_a_name_and_the_same_seed_makes_the_same_choices(recorder: Recorder) -> None:
-    assert set(WORKLOADS) == {"register", "set", "append", "bank", "watch", "session", "stale", "lock", "counter"}
+    assert set(WORKLOADS) == {
+        "register",
+        "set",
+        "append",
+        "bank",
+        "watch",
+        "session",
+        "stale",
+        "lock",
+        "counter",
+        "ttl",
+    }
     for kind in WORKLOADS.values():
         one, other = (kind(Load(("http://127.0.0.1:1",), 7, "p/"), recorder) for _ in range(2))
         assert [one.rng.random() for _ in range(5)] == [other.rng.random() for _ in range(5)]

@@ -1,0 +1,100 @@
+"""Judge times to live: a key is there for its ttl, whatever clocks and leaders do, and gone soon after.
+
+That it is gone in time is judged only where nothing but clocks and leaderships was disturbed: a sweep needs a leader
+and a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from chaos.checkers.verdict import Finding, Judgement, Verdict
+from chaos.history import Fault, Operation
+
+EARLY_S: Final = 0.2
+LATE_S: Final = 0.5
+"""A key may end so much before its ttl, and so much after ttl and sweep interval."""
+CALM: Final = frozenset({"clock-jump", "clock-jump-most", "transfer-leader"})
+"""Faults in which a key still ends in time."""
+RECOVERY_S: Final = 5.0
+"""After any other fault is healed, ends are not judged for so long."""
+_NS: Final = 1_000_000_000
+
+
+def check(operations: Iterable[Operation], faults: Sequence[Fault] = (), *, sweep_interval_s: float = 1.0) -> Judgement:
+    """Judge `give` (value: the ttl in ms; each key is given once) and linearizable `read` (result: is it there).
+
+    A time-out of the nodes themselves, or of the machine under them, shows in how long operations take: the slowest
+    one meanwhile is added to what an end may be late by.
+    """
+    ops = list(operations)
+    given = {o.key: o for o in ops if o.op == "give" and o.outcome != "fail"}
+    reads: dict[str | None, list[Operation]] = {}
+    for o in ops:
+        if o.op == "read" and o.outcome == "ok":
+            reads.setdefault(o.key, []).append(o)
+    storms = _storms(faults)
+    done = [o for o in ops if o.end_ns is not None]
+    findings: list[Finding] = []
+    ended = late = 0
+    for key, give in given.items():
+        mine = sorted(reads.get(key, ()), key=lambda o: o.start_ns)
+        findings += _early(give, mine) + _again(give, mine)
+        ended += any(not o.result for o in mine)
+        for o in mine:
+            due_ns = give.returned_ns + int(give.value) * 1_000_000 + sweep_interval_s * _NS
+            due_ns = max([due_ns, *(end for begin, end in storms if begin <= o.start_ns and due_ns <= end)])
+            if o.start_ns <= due_ns:
+                continue
+            late += 1
+            if o.result:
+                findings += _late(give, o, due_ns, done)
+    if not ended or not late:
+        findings.append(Finding("nothing_ended", "no key was seen to outlive its time, or to end", Verdict.UNKNOWN))
+    return Judgement("ttl", tuple(findings[:20]), len(ops), {"keys": len(given), "ended": ended, "ends_judged": late})
+
+
+def _early(give: Operation, reads: Sequence[Operation]) -> list[Finding]:
+    until_ns = give.start_ns + int(give.value) * 1_000_000 - EARLY_S * _NS
+    for o in reads:
+        if not o.result and give.returned_ns < o.start_ns and o.returned_ns < until_ns:
+            lived_s = (o.returned_ns - give.start_ns) / _NS
+            why = f"key {give.key!r} is gone {lived_s:.2f} s after it was given {int(give.value) / 1000:g} s"
+            return [Finding("ended_early", why, key=give.key, operations=(give, o))]
+    return []
+
+
+def _late(give: Operation, read: Operation, due_ns: float, done: Sequence[Operation]) -> list[Finding]:
+    slow_ns = max((o.returned_ns - o.start_ns for o in done if o.start_ns < read.start_ns and o.returned_ns > due_ns),
+                  default=0.0)  # fmt: skip
+    late_s = (read.start_ns - due_ns - slow_ns) / _NS
+    if late_s <= LATE_S:
+        return []
+    why = f"key {give.key!r} is still there {late_s:.2f} s after its ttl and a sweep interval"
+    return [Finding("lives_on", why, key=give.key, operations=(give, read))]
+
+
+def _again(give: Operation, reads: Sequence[Operation]) -> list[Finding]:
+    gone: Operation | None = None
+    for o in sorted(reads, key=lambda o: o.returned_ns):
+        if not o.result and give.returned_ns < o.start_ns:
+            gone = gone or o
+        elif o.result and gone is not None and gone.returned_ns < o.start_ns:
+            why = f"key {give.key!r} is there again after it had ended"
+            return [Finding("came_back", why, key=give.key, operations=(give, gone, o))]
+    return []
+
+
+def _storms(faults: Sequence[Fault]) -> list[tuple[float, float]]:
+    """Return when a fault held that may keep a key from ending, with the time to recover."""
+    storms: list[tuple[float, float]] = []
+    began: dict[str, float] = {}
+    for fault in sorted(faults, key=lambda fault: fault.t_ns):
+        if fault.nemesis in CALM:
+            continue
+        if fault.phase == "start":
+            began.setdefault(fault.nemesis, fault.t_ns)
+        elif fault.phase in {"healed", "skipped"} and fault.nemesis in began:
+            storms.append((began.pop(fault.nemesis), fault.t_ns + RECOVERY_S * _NS))
+    return storms + [(start, float("inf")) for start in began.values()]

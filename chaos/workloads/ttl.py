@@ -1,0 +1,72 @@
+"""Give keys a time to live, once each, and look whether they are there. Judged by `ttl`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final
+
+from chaos.recorder import Recorder
+from chaos.workloads.base import Load, Seen, Worker, Workload
+
+TTLS_MS: Final = (800, 1_500, 3_000, 8_000, 30_000)
+SWEEP_INTERVAL_S: Final = 1.0
+"""The nodes' setting."""
+KEPT_MAX: Final = 60
+"""Keys of a worker that are looked at; the oldest is let go for a new one."""
+AFTER_S: Final = 2.0
+"""At the end, keys whose time was up so long ago are looked at once more."""
+
+
+class Ttl(Workload):
+    """No key is written twice, so nobody but a sweep ends it."""
+
+    name: ClassVar[str] = "ttl"
+
+    def __init__(self, load: Load, recorder: Recorder) -> None:
+        super().__init__(load, recorder)
+        self.keys: dict[str, list[tuple[str, int]]] = {}
+        """By worker: key, and when (ns) its time is up."""
+
+    def settings(self) -> dict[str, Any]:
+        return {"ttl": {"sweep_interval_s": SWEEP_INTERVAL_S}}
+
+    async def step(self, worker: Worker) -> None:
+        mine = self.keys.setdefault(worker.name, [])
+        if not mine or worker.rng.random() < 0.15:
+            await self.give(worker, mine)
+        else:
+            # Most looks are at keys whose time is nearly up, or just was.
+            now = self.recorder.clock()
+            near = min(mine, key=lambda key: abs(key[1] - now))
+            key, _ = near if worker.rng.random() < 0.6 else worker.rng.choice(mine)
+            await self.read(worker, key)
+
+    async def give(self, worker: Worker, mine: list[tuple[str, int]]) -> None:
+        key, ttl_ms = f"{self.prefix}{worker.unique()}", worker.rng.choice(TTLS_MS)
+
+        async def call() -> Seen:
+            done = await worker.client.put(key, "alive", ttl_s=ttl_ms / 1000, op_id=op_id)
+            return Seen(done.served, True, done.revision, attempts=done.attempts)
+
+        op_id = worker.op_id()
+        done = await worker.do("give", call, key=key, value=ttl_ms, op_id=op_id)
+        if done.outcome != "fail":
+            mine.append((key, self.recorder.clock() + ttl_ms * 1_000_000))
+            del mine[:-KEPT_MAX]
+
+    async def read(self, worker: Worker, key: str) -> None:
+        async def call() -> Seen:
+            reading = await worker.client.read(key)
+            return Seen(reading.served, reading.value is not None, reading.served.position, reading.revision)
+
+        await worker.do("read", call, key=key)
+
+    async def finish(self, workers: Sequence[Worker]) -> None:
+        """Look through every node at what should be gone by now."""
+        await asyncio.sleep(AFTER_S)
+        up_ns = self.recorder.clock() - int(AFTER_S * 1e9)
+        over = [key for mine in self.keys.values() for key, due_ns in mine if due_ns < up_ns]
+        for worker in workers[: len(self.load.urls)]:
+            for key in over[-40:]:
+                await self.read(worker, key)
