@@ -33,6 +33,7 @@ USAGE = """usage: python -m cluster COMMAND [--help]
   autoscaler  add and remove observers by what Prometheus says
   config      show the settings in effect, passwords hidden
 """
+CUT_OFF = ": what was begun stays begun, and the same command goes on where it stopped"
 
 
 def main(argv: list[str]) -> int:
@@ -59,6 +60,9 @@ def main(argv: list[str]) -> int:
     except (BadRequest, Unacceptable) as exc:
         print(f"error: {exc.detail}" + (f" (allowed: {exc.allowed})" if exc.allowed else ""), file=sys.stderr)
         return EX_CONFIG
+    except KeyboardInterrupt:
+        print("interrupted" + (CUT_OFF if argv[0] in ("add", "remove", "replace") else ""), file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def status(argv: list[str]) -> int:

@@ -160,6 +160,29 @@ async def test_what_keeps_dying_is_started_with_back_off(tmp_path: Path) -> None
     assert pauses[:3] == ["at once", "in 0.1 s", "in 0.2 s"]
 
 
+def test_ctrl_c_ends_a_membership_command_without_a_traceback(tmp_path: Path) -> None:
+    """It says that the same command goes on where it stopped."""
+    code = (
+        "import os, signal, sys, cluster.__main__ as m, cluster.membership as c\n"
+        "async def wait(self): os.kill(os.getpid(), signal.SIGINT); await __import__('asyncio').sleep(60)\n"
+        "import contextlib\n"
+        "@contextlib.asynccontextmanager\n"
+        "async def opened(*_): yield c.Membership.__new__(c.Membership)\n"
+        "c.Membership.add, c.opened = wait, opened\n"
+        "sys.exit(m.main(['add', '--data', sys.argv[1]]))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=runner.ROOT,
+        timeout=60,
+        check=False,
+    )
+    assert (ran.returncode, "goes on where it stopped" in ran.stderr) == (130, True), ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 async def test_a_node_is_kept_down_and_let_up(tmp_path: Path) -> None:
     async with LocalCluster(settings(tmp_path), command=DUMMY) as cluster:
         await cluster.wait_ready()
