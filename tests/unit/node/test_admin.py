@@ -93,7 +93,7 @@ async def test_readiness_names_what_fails(open_api: Open, monkeypatch: pytest.Mo
         async def broken(*_: object, **__: object) -> object:
             raise BackendUnavailable("store", "disk full")
 
-        monkeypatch.setattr(api.server.rooms.store, "head", broken)
+        monkeypatch.setattr(api.server.rooms.store, "probe", broken)  # reads may go on: a write could not
         api.server.rooms.store_probe.forget()
         failing = await api.ask("GET", "/readyz")
         assert failing.status == 503
