@@ -68,6 +68,7 @@ TEETH: Final = (
     Tooth("watch-position-ordered", "watch", ("slow",)),
     Tooth("ring-loses-its-oldest", "watch"),
     Tooth("watch-takes-a-change-for-nobodys", "watch"),
+    Tooth("log-time-takes-the-wall-clock", "ttl", ("clock-jump", "clock-jump-most")),
 )
 
 

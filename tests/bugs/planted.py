@@ -14,6 +14,7 @@ import msgspec
 from backends.sqlite import SqliteStore
 from coordinator import evaluate as evaluation
 from coordinator.consensus import Coordinator
+from coordinator.logtime import LogTime, Reading
 from coordinator.rules import Rules
 from coordinator.window import Known, Window
 from kv.model import Again, Answer, AtRevision, Recorded, Version
@@ -45,6 +46,24 @@ def _confirmed() -> asyncio.Future[str | None]:
     future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
     future.set_result(None)
     return future
+
+
+# --------------------------------------------------------------------------------------------------------------- time
+
+
+@bug
+def log_time_takes_the_wall_clock() -> None:
+    """A leader takes its own wall clock whole whenever it is ahead, also while it keeps the time."""
+    right = LogTime.lead
+
+    def lead(self: LogTime, readings: Sequence[Reading], voters: int, *moments: Any) -> int:
+        jump_ms = right(self, readings, voters, *moments)
+        for own in readings:
+            if self.kept and own.age_s == 0.0:
+                self.raise_to(own.wall_ms, moments[1])
+        return jump_ms
+
+    LogTime.lead = lead  # type: ignore[method-assign, assignment]
 
 
 # ------------------------------------------------------------------------------------------------------------ reading

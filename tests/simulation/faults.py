@@ -322,39 +322,43 @@ class JumpsToMedian(LogTime):
 class _Finds(LogTime):
     """Begin at something else than what was kept, or else the median."""
 
+    heeds_kept = True
+
     def lead(self, readings: Sequence[logtime.Reading], voters: int, waited_s: float, at_s: float, term: int) -> int:
-        if self.kept:
+        if self.kept or (self.heeds_kept and logtime.newest_kept(readings) is not None):
             return super().lead(readings, voters, waited_s, at_s, term)
         walls = [reading.wall_now_ms for reading in readings if reading.voter]
-        before_ms, kept = self.now_ms(at_s), [reading.kept_now_ms for reading in readings if reading.kept_ms]
-        if len(walls) < voters and waited_s < PATIENCE_S and not kept:
+        before_ms = self.now_ms(at_s)
+        if len(walls) < voters and waited_s < PATIENCE_S:
             return 0
         self.kept, self.found_in = True, term
-        self.raise_to(self._find(kept, walls), at_s)
+        self.raise_to(self._find(walls), at_s)
         return self.now_ms(at_s) - before_ms
 
-    def _find(self, kept: list[int], walls: list[int]) -> int:
+    def _find(self, walls: list[int]) -> int:
         raise NotImplementedError
 
 
 class Minimum(_Finds):
     """Take the least of the clocks: one that is behind keeps every key for ever."""
 
-    def _find(self, kept: list[int], walls: list[int]) -> int:
-        return max(kept) if kept else min(walls)
+    def _find(self, walls: list[int]) -> int:
+        return min(walls)
 
 
 class Maximum(_Finds):
     """Take the greatest of the clocks: one that is ahead ends every key."""
 
-    def _find(self, kept: list[int], walls: list[int]) -> int:
-        return max(kept) if kept else max(walls)
+    def _find(self, walls: list[int]) -> int:
+        return max(walls)
 
 
 class ClocksFirst(_Finds):
     """Ask the clocks though somebody kept the time."""
 
-    def _find(self, kept: list[int], walls: list[int]) -> int:
+    heeds_kept = False
+
+    def _find(self, walls: list[int]) -> int:
         return median(walls)
 
 
