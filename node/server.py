@@ -49,10 +49,14 @@ from node.origin import names_of
 from node.problems import problem_of
 from node.reads import Reads
 from node.settings import Settings
+from node.turns import Turns
 from node.watch import Watches
 from node.writes import Writes
 
 _METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"})
+
+REQUESTS_PER_PASS: Final = 32
+"""Requests begun in a pass of the loop: however many come at once, liveness is not behind all of them."""
 
 Handler: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
@@ -173,6 +177,7 @@ class Server:
         self._opened = AsyncExitStack()
         self._low: Connections | None = None
         self._runner: web.ServerRunner | None = None
+        self._turns = Turns(REQUESTS_PER_PASS)
         self._idle = asyncio.Event()
         self._idle.set()
         self.port = 0
@@ -269,6 +274,8 @@ class Server:
             load.requests += 1
             self._idle.clear()
         try:
+            if not route.always:
+                await self._turns.take()
             x.heed_framing()
             x.heed_origin(reads=x.method in READING, always=route.always)
             x.heed_timeout()

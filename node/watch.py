@@ -7,7 +7,6 @@ of them; who is behind it reads the ledger. Nothing is buffered per watcher: a s
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Self
 
@@ -17,6 +16,7 @@ from kv.ports import Undone as Adoption
 from node.fills import Fills
 from node.ring import Portion, Ring, View, Views, part_of
 from node.settings import Settings
+from node.turns import Turns
 
 PASS_BYTES: Final = 512 * 1024
 """Written to watchers in one pass of the loop; then everything else has its turn. One write may be larger."""
@@ -42,7 +42,7 @@ class Watches:
         self._open: set[Watcher] = set()
         self.fills = Fills(consensus, store, settings)
         self.frames = Frames(settings.watch_frames_bytes)
-        self.turns = Turns()
+        self.turns = Turns(PASS_BYTES, WRITE_COST_BYTES)
         self.unsent = Unsent(settings.watch_unsent_bytes_max)
         self._unlisten = consensus.listen(self._settled)
         self._ending = False
@@ -235,42 +235,6 @@ class Frames:
         while self._bytes > self._bytes_max:
             self._bytes -= len(self._held.pop(next(iter(self._held))))
         return frame
-
-
-class Turns:
-    """Let watchers write in turns: so much in a pass of the loop, then everything else (liveness too) has its turn."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
-        self._spent = 0
-        self._due = False
-        self.passes_total = 0
-
-    async def take(self, count: int) -> None:
-        """Return when so many bytes may be written."""
-        cost = max(count, WRITE_COST_BYTES)
-        loop = asyncio.get_running_loop()
-        if not self._due:
-            self._due = True
-            loop.call_soon(self._pass, loop)
-        if not self._waiting and self._spent < PASS_BYTES:
-            self._spent += cost
-            return
-        turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.append((turn, cost))
-        await turn
-
-    def _pass(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.passes_total += 1
-        self._spent = 0
-        while self._waiting and self._spent < PASS_BYTES:
-            turn, cost = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                self._spent += cost
-        self._due = bool(self._spent)
-        if self._due:
-            loop.call_soon(self._pass, loop)
 
 
 class Unsent:

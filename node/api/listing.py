@@ -41,6 +41,9 @@ async def get(x: Exchange) -> web.Response:
     least = wire.revision_of(texts["min_revision"], "min_revision") if "min_revision" in texts else 0
     page = _Page(x, prefix, keys_only=keys_only, place=place)
     async with x.rooms.load.pages:
+        connections = x.rooms.load.connections
+        if connections is not None and not connections.has_room(PAGE_BYTES):
+            raise NotApplied("overloaded", "too many bytes of answers wait for their readers")
         await page.gather(limit, least)
         return page.reply()
 

@@ -191,6 +191,40 @@ async def test_answers_are_bounded_together(open_api: Open) -> None:
         assert (await api.ask("GET", "/v1/kv?limit=1000")).status == 200
 
 
+async def test_liveness_is_not_behind_a_flood_of_requests(open_api: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three hundred requests at once, not all have begun when the one about liveness after them is answered."""
+    async with open_api() as api:
+        begun = 0
+        answered_after = []
+        get = api.server.rooms.reads.get
+
+        async def counted(*args: Any, **more: Any) -> Any:
+            nonlocal begun
+            begun += 1
+            return await get(*args, **more)
+
+        monkeypatch.setattr(api.server.rooms.reads, "get", counted)
+        flood = [await connected(api) for _ in range(300)]
+        last = await connected(api)
+        await held(api, 301)
+
+        async def live() -> None:
+            await last[0].readuntil(b"ok\n")
+            answered_after.append(begun)
+
+        waiting = asyncio.create_task(live())
+        await asyncio.sleep(0)
+        for _, writer in flood:
+            writer.write(b"GET /v1/kv/a HTTP/1.1\r\nHost: x\r\n\r\n")
+        last[1].write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        await waiting
+        assert answered_after[0] < 300
+        for reader, writer in (*flood, last):
+            if reader is not last[0]:
+                assert b" 404 " in await reader.readline()
+            writer.close()
+
+
 ODD = bytes(range(0x80, 0x100))
 
 

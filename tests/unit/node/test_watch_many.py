@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from kv.model import Applied, Recorded, Version
 from kv.ports import Change, Settled, Undone
 from node.ring import Views, part_of, under
-from node.watch import PASS_BYTES, Turns, Unsent
+from node.turns import Turns
+from node.watch import PASS_BYTES, WRITE_COST_BYTES, Unsent
 from tests.unit.node.conftest import Api, Open
 from tests.unit.node.test_watch import Stream, put, watching
 
@@ -159,7 +160,7 @@ async def test_the_bound_of_watchers_is_shown(open_api: Open) -> None:
 
 async def test_everything_else_has_its_turn_between_large_writes() -> None:
     """A hundred watchers are told a large event: in no pass of the loop more than one of them writes."""
-    turns = Turns()
+    turns = Turns(PASS_BYTES, WRITE_COST_BYTES)
     written: list[int] = []
     passes = 0
 
@@ -177,13 +178,13 @@ async def test_everything_else_has_its_turn_between_large_writes() -> None:
 
 
 async def test_small_writes_share_a_pass() -> None:
-    turns = Turns()
+    turns = Turns(PASS_BYTES, WRITE_COST_BYTES)
     await asyncio.gather(*(turns.take(100) for _ in range(1000)))
-    assert turns.passes_total <= 1000 * 4096 // PASS_BYTES + 2
+    assert turns.passes_total <= 1000 * WRITE_COST_BYTES // PASS_BYTES + 2
 
 
 async def test_a_watcher_that_is_gone_takes_no_turn() -> None:
-    turns = Turns()
+    turns = Turns(PASS_BYTES, WRITE_COST_BYTES)
     await turns.take(PASS_BYTES)
     gone = asyncio.create_task(turns.take(PASS_BYTES))
     waiting = asyncio.create_task(turns.take(PASS_BYTES))
