@@ -242,7 +242,7 @@ async def target_of(plan: Plan) -> AsyncIterator[Target]:
             extra=plan.node_environ,
             command=plan.node_command,
             servers=servers,
-            clocks=any("clocks" in plan.nemeses[s.nemesis].needs for s in plan.steps or schedule_of(plan)),
+            clocks=any({"clocks", "disks"} & plan.nemeses[s.nemesis].needs for s in plan.steps or schedule_of(plan)),
         )
         await stack.enter_async_context(target)
         yield target

@@ -21,7 +21,7 @@ import aiohttp
 
 from acordo.client import Client
 from acordo.errors import AcordoError
-from chaos import wallclock
+from chaos import slowdisk, wallclock
 from chaos.proxy import Mesh
 from chaos.servers import Servers
 from cluster.config import PREFIX, RAFT_PORT_OFFSET, RunnerSettings
@@ -51,7 +51,7 @@ class Target(Protocol):
 
     @property
     def abilities(self) -> frozenset[str]:
-        """Return what may be done: "processes", "links", "files", "clocks", or the name of a back end's server."""
+        """Return what may be done: processes, links, files, clocks, disks, or the name of a back end's server."""
         ...
 
     async def leader(self) -> str | None:
@@ -190,15 +190,24 @@ class LocalTarget:
     @property
     def abilities(self) -> frozenset[str]:
         servers = self.servers.names if self.servers is not None else ()
-        more = [name for name, there in (("clocks", self.clocks), ("store-file", not self.settings.store)) if there]
+        more = [
+            name
+            for name, there in (
+                ("clocks", self.clocks),
+                ("disks", self.clocks),
+                ("store-file", not self.settings.store),
+            )
+            if there
+        ]
         return frozenset({"processes", "links", "files", "members", "raft-ports", *servers, *more})
 
     def _clock(self, node: str) -> dict[str, str]:
-        """Return what lets the node's wall clock be set off."""
+        """Return what lets the node's wall clock be set off, and its syncs be slowed."""
         if not self.clocks:
             return {}
         self.set_clock(node, 0.0)
-        return {wallclock.VARIABLE: str(self._clock_file(node))}
+        self.set_sync_s(node, 0.0)
+        return {wallclock.VARIABLE: str(self._clock_file(node)), slowdisk.VARIABLE: str(self._sync_file(node))}
 
     def _clock_file(self, node: str) -> Path:
         return self.settings.data.absolute().parent / f"clock-{node}"
@@ -208,6 +217,22 @@ class LocalTarget:
         fresh = file.with_suffix(".new")
         fresh.write_text(f"{offset_s:+.0f}\n")
         fresh.rename(file)
+
+    def _sync_file(self, node: str) -> Path:
+        return self.settings.data.absolute().parent / f"sync-{node}"
+
+    def set_sync_s(self, node: str, seconds: float) -> None:
+        file = self._sync_file(node)
+        fresh = file.with_suffix(".new")
+        fresh.write_text(f"{seconds:.3f}\n")
+        fresh.rename(file)
+
+    async def unsynced_s(self, node: str) -> float | None:
+        url = self.direct_urls[self.nodes.index(node)]
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError):
+            async with self._http.get(url + "/v1/cluster") as response:
+                return float((await response.json())["unsynced_age_s"])
+        return None
 
     async def skew_s(self, node: str) -> float | None:
         url = self.direct_urls[self.nodes.index(node)]

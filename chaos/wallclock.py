@@ -2,7 +2,7 @@
 
 It stands in for libfaketime, whose 0.9.10 cannot leave the monotonic clock alone: told to, it breaks Python's
 `time.sleep` (EINVAL) and its timed waits. Only the process's wall clock moves; nothing of the module is imported or
-changed.
+changed. Where ACORDO_TEST_SYNC_FILE is given too, syncs take as long as that file says (slowdisk.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Final
+
+from chaos import slowdisk
 
 VARIABLE: Final = "ACORDO_TEST_CLOCK_FILE"
 LOOK_S: Final = 0.2
@@ -46,6 +48,8 @@ def main() -> None:
     """Set the clock off, then be the module that is named first."""
     clock = WallClock(Path(os.environ[VARIABLE]))
     time.time, time.time_ns = clock.time, clock.time_ns
+    if slowdisk.VARIABLE in os.environ:
+        slowdisk.SlowSyncs(Path(os.environ[slowdisk.VARIABLE])).install()
     module, sys.argv = sys.argv[1], sys.argv[1:]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

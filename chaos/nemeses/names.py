@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from chaos.nemeses import backends, links, machines, processes
+from chaos.nemeses import backends, disks, links, machines, processes
 from chaos.nemeses.base import Nemesis
 from chaos.nemeses.containers import CONTAINER_NEMESES
 
@@ -39,6 +39,8 @@ _KINDS: Final[tuple[type[Nemesis], ...]] = (
     machines.DiskFull,
     machines.TornJournal,
     machines.StoreBusy,
+    disks.SlowDisk,
+    disks.HungDisk,
     machines.MemberChurn,
     machines.TransferLeader,
     machines.DropPackets,
@@ -65,7 +67,7 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "weather": ("slow", "slow-one", "slow-follower", "late-echo", "lossy", "reset-clients"),
     "clock": ("clock-jump", "clock-jump-most"),
-    "disk": ("disk-full", "torn-journal", "store-busy"),
+    "disk": ("disk-full", "torn-journal", "store-busy", "slow-disk", "hung-disk"),
     "members": ("member-churn", "transfer-leader"),
     "packets": ("drop-packets",),
     "postgres": ("postgres-kill", "postgres-pause", "postgres-slow"),

@@ -84,17 +84,15 @@ async def overtaken(world: World, rng: random.Random) -> None:
         _lag(world, others, leader, 0.4 * step)
         await asyncio.sleep(0.12)
     world.network.pings_apart = True
-    for node in others:
-        _lag(world, [leader], node, 2.5)
+    _cut(world, [leader], others, one_way=True)
     world.popular = leader
     world.store_faults.far_s[leader.name] = 2.0  # the store would tell it that another has taken over
     await asyncio.sleep(rng.uniform(1.2, 2.0))
     world.popular = None
     world.store_faults.far_s.pop(leader.name, None)
     world.network.pings_apart = False
+    _join(world, [leader], others)
     _lag(world, others, leader, 0.0)
-    for node in others:
-        _lag(world, [leader], node, 0.0)
 
 
 async def cut_off_change(world: World, rng: random.Random) -> None:

@@ -66,7 +66,7 @@ class Network:
         """… and just so much longer."""
         self.reads_apart = reads_apart
         self.pings_apart = False
-        """Questions whether a member still leads, and answers to them, overtake all else."""
+        """Questions whether a member still leads, and answers to them, overtake all else, and what is cut off too."""
         self.stops: Callable[[str, str, dict[str, Any]], bool] | None = None
         """A direction is cut just before it would carry such a message."""
         self.loss = 0.0
@@ -205,7 +205,8 @@ class Network:
         if self.loss and self.rng.random() < self.loss:
             asyncio.get_running_loop().call_soon(self.break_, pair)
             return True
-        if (source, target) in self.cut:
+        overtakes = self.pings_apart and message["type"] in PINGS
+        if (source, target) in self.cut and not overtakes:
             connection.held.setdefault(source, deque()).append(raw)
             now = asyncio.get_running_loop().time()
             since = connection.silent_since.setdefault(source, now)
@@ -236,7 +237,7 @@ class Network:
         raw = waiting.popleft()
         if self.stops is not None and self.stops(source, target, self.codec.decode(raw)):
             self.cut[source, target] = None
-        if (source, target) in self.cut:
+        if (source, target) in self.cut and not (self.pings_apart and line.endswith(APART)):
             connection.held.setdefault(source, deque()).append(raw)
             return
         self._deliver(source, target, raw)

@@ -98,11 +98,14 @@ class Fake:
     """Real processes that echo, and a mesh through which they are made to talk; no cluster."""
 
     nodes: tuple[str, ...] = ("n1", "n2", "n3")
-    abilities = frozenset({"processes", "links", "files", "clocks", "members", "raft-ports", "store-file", *KINDS})
+    abilities = frozenset(
+        {"processes", "links", "files", "clocks", "disks", "members", "raft-ports", "store-file", *KINDS}
+    )
 
     def __init__(self, mesh: Mesh, data: Path | None = None) -> None:
         self.mesh, self.data = mesh, data or Path()
         self.clocks: dict[str, float] = {}
+        self.sync_s: dict[str, float] = {}
         self.members = ["n1", "n2", "n3"]
         self.led_by = "n1"
         self.servers = FakeServers(self)
@@ -156,6 +159,12 @@ class Fake:
 
     async def skew_s(self, node: str) -> float | None:
         return self.clocks.get(node, 0.0)
+
+    def set_sync_s(self, node: str, seconds: float) -> None:
+        self.sync_s[node] = seconds
+
+    async def unsynced_s(self, node: str) -> float | None:
+        return 0.9 * self.sync_s.get(node, 0.01)
 
     def raft_ports(self, node: str) -> tuple[int, ...]:
         return (self.ports[node],)
