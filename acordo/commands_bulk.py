@@ -93,7 +93,9 @@ def dump(
             except asyncio.CancelledError:
                 _say_interrupted(output, path)
                 raise
-            except Pruned:
+            except (Pruned, BadRequest) as error:
+                if isinstance(error, BadRequest) and error.code not in {"future_revision", "bad_token"}:
+                    raise
                 output.note("[yellow]--restart begins anew, at the present revision[/yellow]")
                 raise
         if output.as_json:

@@ -67,8 +67,8 @@ async def _found(x: Exchange, version: Version | None, reading: Reading) -> web.
     more["ETag"] = f'"{version.revision}"'
     if version.expires_ms is not None:
         more["Acordo-Expires"] = str(version.expires_ms)
-    unless = x.request.headers.get("If-None-Match")
-    if unless is not None and wire.matches_none(unless, version.revision):
+    unless = ",".join(x.request.headers.getall("If-None-Match", ()))
+    if unless and wire.matches_none(unless, version.revision):
         return x.reply(304, b"", BYTES, revision=reading.position, more=more)
     value = version.value
     if not isinstance(value, bytes):

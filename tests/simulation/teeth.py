@@ -170,6 +170,7 @@ TEETH: Final = (
     _rule("deadlines are not judged", {**LEADERS, "faults": ("long_outage",)}, late_expires=False),
     _rule("a snapshot without a floor", {**LEADERS, **SMALL, **COLD}, snapshot_floor=False),
     _rule("forgotten keys without a floor", {**LEADERS, **SMALL}, forget_floor=False),
+    Tooth("a position is called the future without a quorum", Plant("", reads=faults.HastyReads), LINKS),
     Tooth("caches without judgement", Plant("", reads=faults.TrustingReads), LEADERS),
     Tooth("stock truncation", Plant("", core=faults.StockTruncation), LINKS),
     Tooth("acknowledged before it is synced", Plant("", core=faults.AckBeforeSync), SPLIT),

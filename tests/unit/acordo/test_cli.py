@@ -19,14 +19,16 @@ from aiohttp import web
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
-from acordo import cli
+from acordo import bulk, cli
 from acordo.client import Client
 from acordo.output import printable
 from acordo.shell import app, hoisted
 from kv.model import GENESIS_DIGEST, roll
+from node.listing import Place, token_of
 from tests.unit.acordo.fake_cluster import FakeCluster, problem
 from tests.unit.acordo.scripted import Play, Scripted, closed_port, http
 from tests.unit.acordo.scripted import problem as problem_bytes
+from tests.unit.node.conftest import opened
 
 assert cli.COMMANDS  # importing it registers the commands
 
@@ -537,3 +539,20 @@ async def test_status_says_why_a_node_is_not_ready() -> None:
         ran = await Shell([server.url])("status")
     assert ran.code == 1
     assert b"n1 is not ready: store: sqlite: disk full (store_away)" in ran.out
+
+
+async def test_a_dump_that_cannot_go_on_says_how_to_begin_anew(tmp_path: Path) -> None:
+    """Its checkpoint is of a cluster that was restored since, or of another one."""
+    async with opened() as api:
+        async with Client(api.url) as client:
+            await client.put("a", "1")
+        target = tmp_path / "out.ndjson"
+        token = token_of(Place(1000, b"a"), b"", keys_only=False)
+        point = bulk.DumpPoint(version=1, prefix="", revision=1000, token=token, offset=0, keys=0)
+        bulk.checkpoint_of_dump(target).write_bytes(msgspec.json.encode(point))
+        part = bulk._beside(target, "part")
+        part.write_bytes(b"")
+        refused = await Shell([api.url])("dump", str(target))
+        assert refused.code == 2 and "--restart begins anew" in refused.err and "has not been given" in refused.err
+        assert (await Shell([api.url])("dump", str(target), "--restart")).code == 0
+        assert target.read_bytes().count(b"\n") == 1

@@ -43,6 +43,8 @@ async def test_if_none_match_of_a_read(api: Api) -> None:
     same = await api.ask("GET", "/v1/kv/a", headers={"If-None-Match": 'W/"1"'})
     assert (same.status, same.body, same.headers["ETag"]) == (304, b"", '"1"')
     assert (await api.ask("GET", "/v1/kv/a", headers={"If-None-Match": '"2"'})).status == 200
+    lines = [("If-None-Match", '"2"'), ("If-None-Match", '"1"')]
+    assert (await api.ask("GET", "/v1/kv/a", headers=lines)).status == 304  # several lines are one list
 
 
 async def test_head_is_get_without_a_body(api: Api) -> None:
