@@ -150,6 +150,25 @@ async def flip_blob(store: Store, reference: Reference) -> None:
             raise NotImplementedError(type(store).__name__)
 
 
+async def garble(store: Store) -> bool:
+    """Cut what the ledger and the op_ids hold short, behind the store's back; False where nothing is encoded."""
+    match store:
+        case SqliteStore():
+            connection = sqlite3.connect(store.path, isolation_level=None)
+            connection.execute("UPDATE ledger SET body = substr(body, 1, 3) WHERE body IS NOT NULL")
+            connection.execute("UPDATE ops SET outcome = x'c1'")
+            connection.close()
+        case PostgresStore():
+            for statement in (
+                "UPDATE acordo_ledger SET body = substring(body FROM 1 FOR 3) WHERE body IS NOT NULL RETURNING seq",
+                "UPDATE acordo_ops SET outcome = decode('c1', 'hex') RETURNING revision",
+            ):
+                assert await store._change(statement, timeout_s=10)
+        case _:
+            return False
+    return True
+
+
 COCKROACH_URL = os.environ.get("ACORDO_TEST_COCKROACH_URL", "")
 STORES: dict[str, StoreOpener] = {
     "sqlite": sqlite_database,

@@ -8,7 +8,7 @@ from backends.fence import STAGED_BYTES_MAX
 from kv.errors import BackendUnavailable, NotApplied, StoreDamaged
 from kv.model import Put, Reference, Version, value_hash
 from kv.ports import Pruning, Retention, Scrubbed, Store
-from tests.contract.adapters import flip, flip_blob
+from tests.contract.adapters import flip, flip_blob, garble
 from tests.contract.groups import Step, T, commit, delete, put
 from tests.contract.test_store_pruning import prune_all
 
@@ -90,6 +90,23 @@ async def test_looking_through_at_rest_finds_every_damage_old_versions_too(store
     assert (found, versions, references) == ([(b"k", 1), (b"7", 6)], 306, [reference])
     assert after == (await store.head(timeout_s=T)).last
     assert await store.scrub(after, timeout_s=T) == Scrubbed(after, 0, (), (), False)
+
+
+async def test_a_damaged_ledger_is_named_and_ends_no_process(store: Store) -> None:
+    """InvariantViolated would end the node, be restarted, and meet the same row again, for ever."""
+    made = await commit(store, [put("1", b"k", b"1")])
+    if not await garble(store):
+        return  # it keeps values, not bytes: there is nothing to garble
+    for reading in (
+        store.rows(0, 9, timeout_s=T),
+        store.ledger(0, 9, timeout_s=T),
+        store.row_ending(1, timeout_s=T),
+        store.operations(["1"], timeout_s=T),
+        store.facts(["1"], [], [], [], timeout_s=T),
+    ):
+        with pytest.raises(StoreDamaged, match="damaged"):
+            await reading
+    assert await store.head(timeout_s=T) == made.row.head, "the chain's end is read without it"
 
 
 # ----------------------------------------------------------------------------------------- staged and never ordered
