@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 import zlib
@@ -79,3 +80,33 @@ def test_a_good_record_behind_a_shaped_value_is_found(length: int) -> None:
         damaged = bytearray(content)
         damaged[offset] ^= 1
         assert find_record(SALT, bytes(damaged), 0) is None, "a record is good whole or not at all"
+
+
+# ------------------------------------------------------------------------------------- a sector of zeros tells nothing
+
+
+def looks_torn(content: bytes, begin: int, end: int, sector: int = 512) -> bool:
+    """Judge a bad record as etcd's write-ahead log does (`isTornEntry`): a sector of zeros is one that never came."""
+    edges = [begin, *range((begin // sector + 1) * sector, end, sector), end]
+    return any(not any(content[a:b]) for a, b in itertools.pairwise(edges))
+
+
+def test_a_sector_of_zeros_does_not_tell_a_torn_record_from_a_damaged_one() -> None:
+    """Why a hole before a good record is refused, and not cut off: what would be cut may have been acknowledged.
+
+    The same bytes are left by a power cut before the group was synced, and by a disk that lost a sector of a group that
+    was acknowledged. And a value may hold a sector of zeros of its own: then any flipped bit of its record looks torn.
+    """
+    first = encode_record(SALT, 0, Record(Kind.ENTRY, 1, 1, random.Random(1).randbytes(3000)))
+    second = encode_record(SALT, len(first), Record(Kind.ENTRY, 2, 1, b"good"))
+    written = first + second
+    power_cut = written[:1024] + bytes(512) + written[1536:]  # the group's second sector never reached the disk …
+    lost_later = bytearray(written)  # … or all did, it was acknowledged, and the disk lost that sector
+    lost_later[1024:1536] = bytes(512)
+    assert bytes(lost_later) == power_cut
+    assert looks_torn(power_cut, RECORD_HEAD_BYTES, len(first))
+    zeros = encode_record(SALT, 0, Record(Kind.ENTRY, 1, 1, b"page" + bytes(4096) + b"end"))
+    flipped = zeros[:-1] + bytes([zeros[-1] ^ 1])
+    assert looks_torn(flipped, RECORD_HEAD_BYTES, len(flipped)), (
+        "nothing was torn: one bit of an acknowledged value fell"
+    )
