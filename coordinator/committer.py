@@ -161,6 +161,8 @@ class Committer:
         """Ask the loop, which refuses, to adopt the store's head. Raises NotApplied, BadRequest."""
         if self.term is None:
             raise NotApplied("not_leader", "only the leader adopts the store's head")
+        if self.refusal is None and not self.taken_over:
+            raise NotApplied("not_taken_over", "this leader has not looked at the store yet")
         if self.refusal is None or self.gives_up is None:
             raise BadRequest("nothing_to_adopt", "the store is what was settled: there is nothing to adopt")
         if self.refusal == "store_foreign":
