@@ -25,7 +25,8 @@ from chaos import slowdisk, wallclock
 from chaos.proxy import Mesh
 from chaos.servers import Servers
 from cluster.config import PREFIX, RAFT_PORT_OFFSET, RunnerSettings
-from cluster.runner import LocalCluster, NodeProcess
+from cluster.process import NodeProcess
+from cluster.runner import LocalCluster
 
 PROBE_TIMEOUT_S: Final = 1.0
 HEALTHY_WITHIN_S: Final = 60.0

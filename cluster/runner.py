@@ -10,12 +10,10 @@ import asyncio
 import contextlib
 import errno
 import os
-import shutil
 import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -35,6 +33,7 @@ from cluster.layout import (
     read_cluster,
     write_whole,
 )
+from cluster.process import NodeProcess, State
 from cluster.readiness import Readiness, judge_readiness
 from kv.errors import BadRequest
 
@@ -54,18 +53,6 @@ STEADY_S: Final = 20.0
 """A node that was alive for so long has its back-off forgotten."""
 KILL_AFTER_S: Final = 5.0
 """Beyond the drain, how long a stopping node is waited for before it is killed."""
-LOG_BYTES_MAX: Final = 16 << 20
-"""A node's log beyond this is kept once as node.log.1 and begun anew."""
-
-
-class State(Enum):
-    """What the runner wants and knows of one node."""
-
-    STARTING = "starting"
-    ALIVE = "alive"
-    DOWN = "down"
-    FAILED = "failed"
-    """It ended with EX_CONFIG."""
 
 
 class NodeFailed(BadRequest):
@@ -83,51 +70,6 @@ def backoff_s(failures: int) -> float:
     """Return the pause before the next start, after so many deaths in a row: the first one costs none."""
     first, longest = BACKOFF_S
     return 0.0 if failures <= 1 else min(longest, first * 2.0 ** (min(failures, 32) - 2))
-
-
-class NodeProcess:
-    """One node as a process of this machine."""
-
-    def __init__(self, member: MemberSetting, url: str, data_dir: Path, environ: Mapping[str, str]) -> None:
-        self.id, self.raft_address = member.id, member.raft_address
-        self.url, self.data_dir, self.environ = url, data_dir, dict(environ)
-        self.process: asyncio.subprocess.Process | None = None
-        self.state = State.DOWN
-        self.starts = 0
-        self.log_from = 0
-        """Where in the log its present life begins."""
-        self.wanted = asyncio.Event()
-        """Set while it should run; `stop_node` clears it."""
-        self.over = asyncio.Event()
-        """Set while there is no process."""
-        self.over.set()
-
-    @property
-    def pid(self) -> int | None:
-        process = self.process
-        return process.pid if process is not None and process.returncode is None else None
-
-    @property
-    def log(self) -> Path:
-        return self.data_dir / "node.log"
-
-    def signal(self, number: int) -> bool:
-        """Send a signal; return whether there was a process to get it."""
-        if self.pid is None:
-            return False
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
-            return True
-        return False
-
-    def last_words(self) -> str:
-        """Return the last line of its log: what it died of."""
-        with contextlib.suppress(OSError), self.log.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 8192, self.log_from if self.log_from <= size else 0))
-            lines = file.read().decode(errors="replace").strip().splitlines()
-            return lines[-1].removeprefix("error: ") if lines else ""
-        return ""
 
 
 class LocalCluster:
@@ -400,7 +342,7 @@ class LocalCluster:
         began = asyncio.get_running_loop().time()
         node.over.clear()
         try:
-            _rotate(node.log)
+            node.rotate_log()
             with node.log.open("ab") as log:
                 node.log_from = log.tell()
                 node.process = process = await asyncio.create_subprocess_exec(
@@ -442,7 +384,7 @@ class LocalCluster:
                 self.say(f"{node.id} has been silent for {patience_s:g} s: killing it")
                 node.signal(signal.SIGKILL)
                 return
-            _rotate(node.log)
+            node.rotate_log()
             await asyncio.sleep(PROBE_EVERY_S)
 
     async def _answers(self, url: str) -> bool:
@@ -500,11 +442,3 @@ def refuse_taken_port(host: str, port: int, what: str, *, of: Path | None = None
 def _clean(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without settings: a node gets its own from the runner alone."""
     return {k: v for k, v in environ.items() if not k.startswith(PREFIX) or k.startswith(PREFIX + "TEST_")}
-
-
-def _rotate(log: Path) -> None:
-    """Keep a grown log once under another name. The node appends to the same file, so it is copied and emptied."""
-    with contextlib.suppress(FileNotFoundError):
-        if log.stat().st_size > LOG_BYTES_MAX:
-            shutil.copyfile(log, log.with_suffix(".log.1"))
-            os.truncate(log, 0)

@@ -16,7 +16,8 @@ import pytest
 
 from acordo.client import Client
 from cluster.demo import free_base_port
-from cluster.runner import ROOT, LocalCluster, State
+from cluster.process import State
+from cluster.runner import ROOT, LocalCluster
 from tests.e2e.conftest import Start, until
 from tests.servers.shared import needs
 

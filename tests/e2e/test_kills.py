@@ -20,7 +20,8 @@ from acordo.results import Found
 from chaos.checkers.register import check
 from chaos.checkers.verdict import Verdict
 from chaos.history import Operation, OutcomeName
-from cluster.runner import LocalCluster, State
+from cluster.process import State
+from cluster.runner import LocalCluster
 from tests.e2e.conftest import Start, until
 
 KILLS: Final = 30
