@@ -25,7 +25,7 @@ COPY coordinator coordinator
 COPY node node
 COPY acordo acordo
 COPY cluster cluster
-COPY deploy/*.py deploy/healthy.sh deploy/
+COPY deploy/*.py deploy/healthy.sh deploy/entry.sh deploy/
 # COPY keeps the checkout's modes, and they follow its owner's umask.
 RUN chmod -R a+rX /app && /opt/acordo/bin/python -m compileall -q /app /opt/acordo
 ENV PATH=/opt/acordo/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -34,7 +34,7 @@ USER 10001:10001
 EXPOSE 8000 9001
 HEALTHCHECK --interval=5s --timeout=15s --start-period=120s --retries=4 \
     CMD ["bash", "/app/deploy/healthy.sh", "8000", "/readyz"]
-ENTRYPOINT ["tini", "--"]
+ENTRYPOINT ["tini", "--", "bash", "/app/deploy/entry.sh"]
 CMD ["python", "-m", "node"]
 
 FROM ${BASE} AS nginx

@@ -30,6 +30,7 @@ USAGE = """usage: python -m cluster COMMAND [--help]
   remove      take a member out of a running cluster for good; its directory stays
   replace     give the place of a damaged or lost member to a new one, under a new id
   worker      submit asynchronous writes and deliver webhooks; any number may run
+  stack       the stack in containers: up, down, status, upgrade, replace
   autoscaler  add and remove observers by what Prometheus says
   config      show the settings in effect, passwords hidden
 """
@@ -46,6 +47,7 @@ def main(argv: list[str]) -> int:
         "replace": membership.replace_main,
         "config": config,
         "worker": worker.main,
+        "stack": stack,
         "autoscaler": autoscaler.main,
     }
     if not argv or argv[0] in ("-h", "--help"):
@@ -63,6 +65,13 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted" + (CUT_OFF if argv[0] in ("add", "remove", "replace") else ""), file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def stack(argv: list[str]) -> int:
+    """Run a command on the stack in containers."""
+    from cluster.stack import cli
+
+    return cli.main(argv)
 
 
 def status(argv: list[str]) -> int:

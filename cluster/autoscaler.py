@@ -303,7 +303,7 @@ class DockerDriver:
                 log_config=docker.types.LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
             ),
             networking_config=api.create_networking_config(
-                {network: api.create_endpoint_config(aliases=["nodes", name])}
+                {network: api.create_endpoint_config(aliases=["nodes", "observers", name])}
             ),
         )
         try:

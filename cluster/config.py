@@ -329,7 +329,8 @@ class WorkerSettings(_Settings):
         "", "this worker's name; empty: of its machine and process", "1 to 64 letters, digits and . _ -"
     )
     worker_prefetch: int = _count(32, "asynchronous writes that a worker has in hand", 1, 1000)
-    worker_metrics_port: int = _count(0, "loopback port of its metrics; 0: none", 0, 65535)
+    worker_metrics_port: int = _count(0, "port of its metrics; 0: none", 0, 65535)
+    worker_metrics_host: str = _setting("127.0.0.1", "address that its metrics listen on", "an address of this machine")
     webhook_attempts_max: int = _count(8, "attempts of a delivery; then it is a dead letter", 1, 100)
     webhook_backoff_s: float = _seconds(0.5, "pause after the first failed attempt; doubled each time", 0.01, 60)
     webhook_backoff_max_s: float = _seconds(60, "longest pause between attempts", 0.01, 3600)

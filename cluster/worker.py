@@ -110,7 +110,7 @@ async def _serve(settings: WorkerSettings, name: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     if settings.worker_metrics_port:
-        start_http_server(settings.worker_metrics_port, "127.0.0.1")
+        start_http_server(settings.worker_metrics_port, settings.worker_metrics_host)
     urls = [url.strip() for url in settings.urls.split(",") if url.strip()]
     chance = random.Random(secrets.randbits(128))
     async with AsyncExitStack() as stack:

@@ -57,6 +57,8 @@ IMAGES: Final = {
     "rabbitmq": Image("acordo-air-rabbitmq:bookworm", "deploy/air/Dockerfile", "rabbitmq"),
     "postgres": Image("acordo-air-postgres:bookworm", "deploy/air/Dockerfile", "postgres"),
     "prometheus": Image("acordo-air-prometheus:bookworm", "deploy/air/Dockerfile", "prometheus"),
+    "alertmanager": Image("acordo-air-alertmanager:bookworm", "deploy/air/Dockerfile", "alertmanager"),
+    "blackbox": Image("acordo-air-blackbox:bookworm", "deploy/air/Dockerfile", "blackbox"),
 }
 
 

@@ -64,6 +64,8 @@ def _consensus(rooms: Rooms) -> Iterator[Metric]:
     status = rooms.consensus.status()
     yield gauge("acordo_has_leader", "1 while this node knows a leader.", status.leader is not None)
     yield gauge("acordo_is_leader", "1 while this node leads.", status.role == "leader")
+    votes = any(member.id == status.node and member.voter for member in status.members)
+    yield gauge("acordo_voter", "1 while this node votes, 0 for an observer or a member that was removed.", votes)
     yield gauge("acordo_has_quorum", "1 while a quorum answers.", status.quorum)
     yield gauge("acordo_term", "Raft election epoch.", status.term)
     yield gauge("acordo_revision_ordered", "Newest revision given.", status.ordered)

@@ -24,7 +24,7 @@ ROOT: Final = Path(__file__).parent.parent.parent
 PROJECT: Final = f"acordotest{os.getpid()}"
 UP_TIMEOUT_S: Final = 600
 ENGINE_WITHIN_S: Final = 120.0
-PORTS: Final = ("HTTP", "NODE1", "NODE2", "NODE3", "PROMETHEUS", "RABBITMQ")
+PORTS: Final = ("HTTP", "NODE1", "NODE2", "NODE3", "PROMETHEUS", "ALERTMANAGER", "RABBITMQ")
 
 
 class NoEngine(Exception):
@@ -44,6 +44,7 @@ def engine(*, start: bool) -> Iterator[str]:
         raise NoEngine("no Docker engine answers, and starting one takes root")
     _install()
     former = {name: value for name, value in os.environ.items() if name == "DOCKER_HOST"}
+    forwards = _forwards()
     with tempfile.TemporaryDirectory(prefix="acordo-docker-", ignore_cleanup_errors=True) as folder:
         url = f"unix://{folder}/docker.sock"
         with Path(folder, "log").open("wb") as log:
@@ -69,6 +70,26 @@ def engine(*, start: bool) -> Iterator[str]:
                 process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
+            _forward_again(forwards)
+
+
+FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
+
+
+def _forwards() -> tuple[str, str]:
+    """Return what the kernel does with the packets of others: its switch, and iptables' policy. Engines change both."""
+    said = subprocess.run(["iptables", "-S", "FORWARD"], capture_output=True, text=True, check=False).stdout
+    policy = said.splitlines()[0].split()[-1] if said else ""
+    return FORWARDING.read_text().strip(), policy
+
+
+def _forward_again(before: tuple[str, str]) -> None:
+    """Leave both as they were found."""
+    switch, policy = before
+    with contextlib.suppress(OSError):
+        FORWARDING.write_text(switch)
+    if policy:
+        subprocess.run(["iptables", "-P", "FORWARD", policy], capture_output=True, check=False)
 
 
 def _answers(url: str) -> bool:
@@ -139,6 +160,11 @@ class Stack:
         if done.returncode:
             raise RuntimeError(f"./start.sh failed:\n{done.stdout[-4000:]}\n{self.logs()}")
         self.said = done.stdout
+
+    def change(self, name: str, value: str) -> None:
+        """Change one setting, to be brought in by the next start."""
+        lines = [line for line in self.env_file.read_text().splitlines() if not line.startswith(f"{name}=")]
+        self.env_file.write_text("".join(f"{line}\n" for line in [*lines, f"{name}={value}"]))
 
     def script(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run ./start.sh with this stack's settings."""

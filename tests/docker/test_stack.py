@@ -25,6 +25,7 @@ from tests.docker.engine import PROJECT, ROOT, Stack
 pytestmark = pytest.mark.timeout(1800)
 OUT = ROOT / "out" / "docker"
 SCALE_WITHIN_S = 180
+ALERT_WITHIN_S = 90
 
 
 def test_start_sh_brings_it_up_and_says_where_it_is(stack: Stack) -> None:
@@ -55,6 +56,71 @@ def test_starting_again_changes_nothing(stack: Stack) -> None:
     done = stack.script()
     assert done.returncode == 0, done.stdout
     assert "0 failed" in done.stdout
+
+
+async def test_a_changed_setting_is_rolled_out_without_a_failed_request(stack: Stack) -> None:
+    """One node at a time, the leader last: reads and writes through nginx go on all the while."""
+    failed: list[str] = []
+    answered, stop = 0, asyncio.Event()
+    # nginx closes what is idle when its list changes, also what a client writes to in that moment.
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20), connector=connector) as http:
+
+        async def one(n: int) -> None:
+            nonlocal answered
+            url = f"{stack.url}/v1/kv/rolled/{n}"
+            while not stop.is_set():
+                for method in ("PUT", "GET"):
+                    async with http.request(method, url, data=b"1" if method == "PUT" else None) as response:
+                        said = await response.text()
+                        answered += 1
+                        if response.status not in (200, 201):
+                            failed.append(f"{method} {response.status} {said[:300]}")
+
+        async with asyncio.TaskGroup() as tasks:
+            for n in range(4):
+                tasks.create_task(one(n))
+            stack.change("ACORDO_LOG_LEVEL", "warning")
+            done = await asyncio.to_thread(stack.script)
+            stop.set()
+    assert done.returncode == 0, done.stdout
+    for node in ("node1", "node2", "node3"):
+        assert f"{node}: new image or settings" in done.stdout
+    assert answered > 100
+    assert failed == []
+
+
+async def test_a_start_without_one_node_serves_and_the_alert_comes(stack: Stack) -> None:
+    """A node whose settings are refused stays, unhealthy; two of three serve; Prometheus says so within 90 s."""
+    import docker
+
+    client = docker.from_env()
+    (container,) = client.containers.list(
+        filters={"label": [f"com.docker.compose.project={PROJECT}", "com.docker.compose.service=node3"]}
+    )
+    container.stop()
+    began = asyncio.get_running_loop().time()
+    try:
+
+        async def firing() -> bool:
+            url = f"{stack.prometheus}/api/v1/alerts"
+            async with aiohttp.ClientSession() as http, http.get(url) as response:
+                alerts = (await response.json())["data"]["alerts"]
+            return any(a["labels"]["alertname"] == "AcordoVoterAway" and a["state"] == "firing" for a in alerts)
+
+        assert await until(firing, ALERT_WITHIN_S * TIMES)
+        print(f"AcordoVoterAway after {asyncio.get_running_loop().time() - began:.0f} s (limit {ALERT_WITHIN_S})")
+        async with aiohttp.ClientSession() as http, http.put(stack.url + "/v1/kv/two", data=b"1") as response:
+            assert response.status in (200, 201)
+    finally:
+        container.start()
+
+
+def test_a_damaged_node_gives_its_place_to_a_new_member(stack: Stack) -> None:
+    done = stack.script("replace", "node2")
+    assert done.returncode == 0, done.stdout
+    assert "n2-2 has taken the place of n2" in done.stdout
+    assert "n2-2" in stack.script("status").stdout
 
 
 FAULTS = (

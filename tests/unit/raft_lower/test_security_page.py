@@ -50,7 +50,7 @@ def test_with_a_secret_what_is_said_can_be_read_on_the_way() -> None:
 
 
 def test_it_is_said_wherever_the_secret_is() -> None:
-    for place in ("README.md", "docs/containers.md", "cluster/config.py", "cluster/runner.py", "start.sh"):
+    for place in ("README.md", "docs/containers.md", "cluster/config.py", "cluster/runner.py", "cluster/stack/cli.py"):
         said = (ROOT / place).read_text()
         assert "not encrypted" in said, place
         assert "docs/security.md" in said or "security.md" in said, place

@@ -1,0 +1,1 @@
+"""The stack in containers: check its settings, start, upgrade, replace a node, stop. `python -m cluster stack`."""

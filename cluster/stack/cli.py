@@ -1,0 +1,278 @@
+"""Run `python -m cluster stack up | down | status | upgrade | replace`: the stack of docker-compose.yml, here.
+
+`./start.sh` is the same for whoever has only cloned. Data stays, whatever it does, but that of a node that is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from cluster.stack import images, logins, rolling, services
+from cluster.stack import settings as files
+from cluster.stack.engine import Engine, StackFailed, find_compose
+from cluster.stack.replace import replace
+from cluster.stack.settings import NODES, StackSettings
+from cluster.status import report
+from kv.errors import BadRequest
+
+FORMAT: Final = "1"
+"""Of the volumes; raised when an older version could not use them."""
+MEMORY_LEAST: Final = 4_000_000_000
+WAIT_S: Final = 300
+CHECK: tuple[str, ...] = (sys.executable, "-m", "tests.installation")
+"""What says whether the installation works: given its URL."""
+
+USAGE: Final = """usage: python -m cluster stack COMMAND
+
+  up         check what is needed, make secrets once, build, start or roll, wait, check the installation
+  down       stop and remove the containers; volumes stay
+  status     how every container is, and how far each member is
+  upgrade    build the images anew and bring them to the nodes one at a time; --back: take the ones before
+  replace    give the place of a damaged or lost node (node1, node2, node3) to a new member, with an empty volume
+
+ACORDO_ENV_FILE names another file than .env; ACORDO_START_WAIT_S is the longest wait for all to run (300).
+"""
+
+
+class Stack:
+    """One project, its settings checked."""
+
+    def __init__(self, root: Path, env_file: Path, wait_s: float) -> None:
+        self.root, self.env_file, self.wait_s = root, env_file, wait_s
+        self.compose = find_compose()
+        self.names = files.known(root)
+
+    def say(self, line: str) -> None:
+        print(line, flush=True)
+
+    def open(self, *, first: bool = False) -> tuple[Engine, StackSettings]:
+        """Read the settings, made now if it is the `first` command that may. Raises BadRequest, StackFailed."""
+        if not self.env_file.exists():
+            if not first:
+                raise BadRequest("no_settings", f"{self.env_file} is not there", allowed="./start.sh makes it")
+            self._write_first()
+        settings = files.read(self.env_file)
+        if trouble := files.project_trouble(settings):
+            raise BadRequest("bad_settings", trouble)
+        for name in self.names:
+            if os.environ.get(name, settings.get(name)) != settings.get(name):
+                self.say(f"note: {name} of the environment is left aside; {self.env_file} decides")
+        return Engine(self.compose, self.env_file, settings.project, self.names), settings
+
+    def _write_first(self) -> None:
+        probe = Engine(self.compose, self.env_file, "acordo", self.names)
+        volume = "acordo_postgres"
+        if probe.docker("volume", "inspect", volume).ok:
+            raise StackFailed(
+                f"{self.env_file} is not there, but the volume {volume} of an earlier start is, and only that file had "
+                f"its password: put the old {self.env_file} back, or give up that database on purpose (docker "
+                f"volume rm {volume}); nothing was changed"
+            )
+        air = probe.docker("image", "inspect", "acordo-node:air").ok
+        where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
+        engine_socket = Path(where) if where.startswith("/") and Path(where).is_socket() else None
+        text = files.first(self.root, air=air, socket=engine_socket, http_port=os.environ.get("ACORDO_HTTP_PORT"))
+        files.write(self.env_file, text)
+        what = " (images of the distribution, PostgreSQL in the place of CockroachDB, no Grafana)" if air else ""
+        self.say(f"wrote {self.env_file}{what}")
+
+    def checked(self) -> tuple[Engine, StackSettings]:
+        """Open, and refuse whatever would not come up. Raises BadRequest, StackFailed."""
+        engine, settings = self.open(first=True)
+        files.check(settings, self.names)
+        self._check_socket(settings)
+        images.check_readable(self.root)
+        self._check_machine(engine)
+        self._check_ports(engine, settings)
+        return engine, settings
+
+    @property
+    def engine_far(self) -> bool:
+        return not os.environ.get("DOCKER_HOST", "unix://").startswith("unix://")
+
+    def _check_socket(self, settings: StackSettings) -> None:
+        path = settings.get("ACORDO_DOCKER_SOCK", "/var/run/docker.sock")
+        if self.engine_far:
+            self.say(
+                f"note: the engine is at {os.environ['DOCKER_HOST']}, not behind a socket of this machine: "
+                "the autoscaler will have no engine, and no observer comes or goes"
+            )
+        elif not Path(path).is_socket():
+            raise BadRequest(
+                "bad_settings",
+                f"{settings.path}: ACORDO_DOCKER_SOCK={path} is no socket",
+                allowed="the path of the engine's own, as /var/run/docker.sock",
+            )
+
+    def _check_machine(self, engine: Engine) -> None:
+        memory = engine.docker("info", "--format", "{{.MemTotal}}").out
+        if memory.isdigit() and 0 < int(memory) < MEMORY_LEAST:
+            raise StackFailed(f"the engine has {int(memory) // 1_000_000} MB of memory; the stack needs 4 GB, better 6")
+        stamp = engine.docker(
+            "volume", "inspect", f"{engine.project}_secrets", "--format", '{{index .Labels "acordo.format"}}'
+        )
+        if stamp.ok and stamp.out not in ("", "<no value>", FORMAT):
+            raise StackFailed(
+                f"the volumes of {engine.project} are of format {stamp.out}, this version knows {FORMAT}: start the "
+                "version that made them, or give this one another COMPOSE_PROJECT_NAME; nothing was changed"
+            )
+
+    def _check_ports(self, engine: Engine, settings: StackSettings) -> None:
+        """Each is free, or published by this very project."""
+        label = f"label=com.docker.compose.project={engine.project}"
+        published = set(re.findall(r":(\d+)->", engine.docker("ps", "--format", "{{.Ports}}", "--filter", label).out))
+        for name, port in settings.ports().items():
+            if str(port) in published:
+                continue
+            with socket.socket() as probe:
+                probe.settimeout(1)
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    raise StackFailed(
+                        f"port {port} is taken: stop what listens there, or set ACORDO_{name}_PORT in {settings.path}"
+                    )
+
+    # ---------------------------------------------------------------------------------------------------- commands
+
+    def up(self) -> None:
+        """Start what does not run, and roll what changed."""
+        engine, settings = self.checked()
+        images.build(engine, settings, self.root, self.say)
+        for image in images.named(settings).values():
+            if image.endswith(":air"):
+                images.tell_age(engine, image, self.root, self.say)
+        images.fetch(engine, settings)
+        self._start(engine, settings)
+
+    def upgrade(self, *, back: bool) -> None:
+        """Bring the nodes images made now, or those before."""
+        engine, settings = self.checked()
+        if back:
+            images.go_back(engine, settings, self.say)
+        else:
+            images.build(engine, settings, self.root, self.say)
+            images.build_air(engine, settings, self.root, self.say)
+        images.fetch(engine, settings)
+        self._start(engine, settings)
+
+    def _start(self, engine: Engine, settings: StackSettings) -> None:
+        running = [node for node in NODES if engine.containers(service=node, running=True)]
+        self.say(f"starting {engine.project}" + ("" if running else "; the first time takes a minute or two"))
+        services.remove_switched_off(engine, settings, self.say)
+        if running:
+            rolling.roll(engine, settings, self.wait_s, self.say)
+        done = engine.compose("up", "-d", "--no-build", "--remove-orphans")
+        if not done.ok:
+            states = services.look(engine)
+            services.tell(engine, [s for s in states or () if not s.well], self.say)
+            raise StackFailed(f"the stack did not come up: {done.last(5)}; see: {' '.join(engine.command)} logs")
+        services.remove_old_observers(engine, self.say)
+        logins.make_rabbit_login_true(engine, settings, self.wait_s, self.say)
+        logins.make_grafana_password_true(engine, settings)
+        away = services.wait(engine, self.wait_s, self.say, engine_far=self.engine_far)
+        self._check_installation(engine, settings)
+        self._tell_addresses(settings)
+        if away:
+            self.say(
+                f"warning: it serves, but without {'; '.join(map(str, away))}: bring them back, each spares another"
+            )
+
+    def _check_installation(self, engine: Engine, settings: StackSettings) -> None:
+        url = f"http://127.0.0.1:{settings.ports()['HTTP']}"
+        command = [*CHECK, url]
+        if not (self.root / "tests" / "installation").is_dir():
+            return
+        if os.spawnvpe(os.P_WAIT, command[0], command, engine.environ):
+            raise StackFailed("the installation check failed")
+
+    def _tell_addresses(self, settings: StackSettings) -> None:
+        at, ports = "http://127.0.0.1", settings.ports()
+        lines = ["", f"  API and page   {at}:{ports['HTTP']}/"]
+        lines += [f"  node {n}         {at}:{ports[f'NODE{n}']}/" for n in (1, 2, 3)]
+        lines += [
+            f"  Prometheus     {at}:{ports['PROMETHEUS']}/   dashboard: /consoles/acordo.html",
+            f"  Alertmanager   {at}:{ports['ALERTMANAGER']}/",
+        ]
+        if "GRAFANA" in ports:
+            lines.append(f"  Grafana        {at}:{ports['GRAFANA']}/   {_login(settings, 'GRAFANA')}")
+        lines.append(f"  RabbitMQ       {at}:{ports['RABBITMQ']}/   {_login(settings, 'RABBITMQ')}")
+        if "COCKROACH" in ports:
+            lines.append(f"  CockroachDB    {at}:{ports['COCKROACH']}/   no login: a development profile")
+        lines += [
+            "  between nodes  authenticated by a secret made once, not encrypted: for more than one host see "
+            "docs/security.md",
+            "./start.sh down stops it; its data stays.",
+        ]
+        self.say("\n".join(lines))
+
+    def down(self) -> None:
+        """Stop and remove the containers. The autoscaler first: it would start another observer."""
+        engine, settings = self.open()
+        if found := engine.containers(service="autoscaler", running=True):
+            engine.docker("stop", *found)
+        if found := engine.observers():
+            engine.docker("rm", "-fv", *found)
+        services.remove_switched_off(engine, settings, self.say)
+        done = engine.compose("down", "--remove-orphans")
+        if not done.ok:
+            raise StackFailed(f"not everything was stopped: {done.last(5)}")
+
+    def status(self) -> None:
+        """Say how every container is, and how far each member is."""
+        engine, settings = self.open()
+        for state in sorted(services.look(engine) or (), key=lambda s: s.service):
+            health = "" if state.health == "-" else f" {state.health}"
+            self.say(f"{state.service:14} {state.status}{health}" + ("" if state.well else f"   <- {state}"))
+        asyncio.run(report(settings.urls(), as_json=False))
+
+    def replace(self, node: str) -> None:
+        """Give a node's place to a new member."""
+        engine, settings = self.checked()
+        replace(engine, settings, node, self.wait_s, self.say)
+
+
+def _login(settings: StackSettings, name: str) -> str:
+    if settings.get(f"ACORDO_{name}_PASSWORD"):
+        return f"login as in {settings.path}"
+    user = settings.get(f"ACORDO_{name}_USER", "admin")
+    return f"login {user}/admin: set ACORDO_{name}_PASSWORD in {settings.path}"
+
+
+def main(argv: list[str]) -> int:
+    """Run one command. Exit code 0: done, and whatever serves was checked; 1: it failed; 78: a setting is wrong."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if argv else 2
+    name, *rest = argv
+    commands: dict[str, Callable[[Stack, argparse.Namespace], None]] = {
+        "up": lambda stack, _: stack.up(),
+        "down": lambda stack, _: stack.down(),
+        "status": lambda stack, _: stack.status(),
+        "upgrade": lambda stack, given: stack.upgrade(back=given.back),
+        "replace": lambda stack, given: stack.replace(given.node),
+    }
+    if name not in commands:
+        print(f"error: {name!r} is no command; there are {', '.join(commands)}", file=sys.stderr)
+        return 2
+    parser = argparse.ArgumentParser(prog=f"python -m cluster stack {name}")
+    if name == "upgrade":
+        parser.add_argument("--back", action="store_true", help="take the images before")
+    if name == "replace":
+        parser.add_argument("node", choices=NODES)
+    given = parser.parse_args(rest)
+    wait_s = os.environ.get("ACORDO_START_WAIT_S", str(WAIT_S))
+    if not re.fullmatch(r"[0-9]{1,6}", wait_s):
+        raise BadRequest("bad_settings", f"ACORDO_START_WAIT_S={wait_s} is no whole number of seconds")
+    try:
+        commands[name](Stack(Path.cwd(), Path(os.environ.get("ACORDO_ENV_FILE", ".env")), int(wait_s)), given)
+    except StackFailed as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,110 @@
+"""Talk to the container engine and to Compose by their commands. It says what they said, and decides nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+CALL_TIMEOUT_S: Final = 900.0
+"""Longest that one command may take: building and pulling are the long ones."""
+
+
+class StackFailed(Exception):
+    """What went wrong, and what to do about it."""
+
+
+class Done:
+    """How a command ended, and what it said."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out.strip(), err.strip()
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0
+
+    def last(self, lines: int) -> str:
+        """Return the last lines that it said, wherever."""
+        return "\n".join((self.err or self.out).splitlines()[-lines:])
+
+
+def run(command: Sequence[str], *, given: str = "", environ: Mapping[str, str] | None = None) -> Done:
+    """Run a command to its end. Raises StackFailed when there is none of that name, or it takes too long."""
+    try:
+        done = subprocess.run(
+            command, input=given, capture_output=True, text=True, env=environ, timeout=CALL_TIMEOUT_S, check=False
+        )
+    except FileNotFoundError as exc:
+        raise StackFailed(f"{command[0]} is not there") from exc
+    except subprocess.TimeoutExpired as exc:
+        raise StackFailed(f"{' '.join(command[:4])} did not end within {CALL_TIMEOUT_S:.0f} s") from exc
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def find_compose() -> tuple[str, ...]:
+    """Return Compose's command, once Docker is there and answers. Raises StackFailed."""
+    if shutil.which("docker") is None:
+        raise StackFailed("Docker is missing. Debian, Ubuntu: sudo apt-get install docker.io docker-compose")
+    said = run(("docker", "version", "--format", "{{.Server.Version}}"))
+    if not said.ok:
+        if "ermission" in said.last(5):
+            user = os.environ.get("USER", "YOU")
+            raise StackFailed(
+                f"no permission to talk to Docker: add yourself to its group (sudo usermod -aG docker {user}, "
+                "then log in again), or use sudo"
+            )
+        raise StackFailed(
+            f"the Docker engine does not answer: start it (sudo systemctl start docker). It said: {said.last(3)}"
+        )
+    version = re.match(r"(\d+)\.", said.out)
+    if version is None or int(version[1]) < 20:
+        raise StackFailed(f"Docker {said.out} is too old: 20.10 or newer is needed")
+    if run(("docker", "compose", "version")).ok:
+        return ("docker", "compose")
+    if shutil.which("docker-compose") is None:
+        raise StackFailed("Docker Compose is missing. Debian, Ubuntu: sudo apt-get install docker-compose")
+    said = run(("docker-compose", "version", "--short"))
+    if not said.ok:
+        raise StackFailed(f"docker-compose is there and does not run; it said: {said.last(1)}")
+    if not re.match(r"1\.29|v?[2-9]|v?\d\d", said.out):
+        raise StackFailed(f"docker-compose {said.out} is too old: 1.29 or newer is needed")
+    return ("docker-compose",)
+
+
+class Engine:
+    """The engine and Compose, for one project. The file of settings alone decides: exported variables do not count."""
+
+    def __init__(self, compose: tuple[str, ...], env_file: Path, project: str, names: Sequence[str]) -> None:
+        left_out = {*names, "COMPOSE_FILE", "COMPOSE_ENV_FILES", "COMPOSE_PROJECT_DIRECTORY"}
+        self.environ = {name: value for name, value in os.environ.items() if name not in left_out}
+        self.project = project
+        self.command = (*compose, "--env-file", str(env_file), "-p", project)
+
+    def docker(self, *arguments: str) -> Done:
+        return run(("docker", *arguments), environ=self.environ)
+
+    def compose(self, *arguments: str, given: str = "") -> Done:
+        return run((*self.command, *arguments), given=given, environ=self.environ)
+
+    def containers(self, *, service: str = "", running: bool = False) -> list[str]:
+        """Return the ids of the project's containers. Raises StackFailed."""
+        label = f"label=com.docker.compose.project={self.project}"
+        which = ["--filter", f"label=com.docker.compose.service={service}"] if service else []
+        done = self.docker("ps", "-q" if running else "-aq", "--filter", label, *which)
+        if not done.ok:
+            raise StackFailed(f"docker ps failed: {done.last(3)}")
+        return done.out.split()
+
+    def observers(self) -> list[str]:
+        """Return the ids of the containers that the autoscaler started."""
+        return self.docker("ps", "-aq", "--filter", f"label=acordo.project={self.project}").out.split()
+
+    def inspect(self, template: str, *ids: str) -> list[str] | None:
+        """Return a line for each container; None when one of them went meanwhile."""
+        done = self.docker("inspect", "--format", template, *ids)
+        return done.out.splitlines() if done.ok else None

@@ -1,0 +1,159 @@
+"""Bring the images of the stack: build ours from the checkout, name them by version and commit, keep the one before."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from cluster.stack.engine import Engine, StackFailed
+from cluster.stack.settings import StackSettings
+
+CODE: Final = ("kv", "backends", "coordinator", "node", "acordo", "cluster", "deploy")
+"""What the images are made of."""
+OURS: Final = {"NODE": "acordo-node:local", "NGINX": "acordo-nginx:local"}
+PREVIOUS: Final = "previous"
+
+
+def named(settings: StackSettings) -> dict[str, str]:
+    """Return the images of ours in use, by the name in their setting."""
+    return {name: settings.get(f"ACORDO_IMAGE_{name}", image) for name, image in OURS.items()}
+
+
+def check_readable(root: Path) -> None:
+    """Refuse what the containers' users, who are others, cannot read. Raises StackFailed."""
+    for name in (*CODE, "requirements-run.lock"):
+        top = root / name
+        for path in (top, *(p for p in top.rglob("*") if "__pycache__" not in p.parts)):
+            need = 0o005 if path.is_dir() else 0o004
+            if path.stat().st_mode & need != need:
+                raise StackFailed(
+                    f"{path.relative_to(root)} cannot be read by the containers' users (a clone under umask 077?): "
+                    f"chmod -R go+rX {' '.join(CODE)}"
+                )
+
+
+def build(engine: Engine, settings: StackSettings, root: Path, say: Callable[[str], None]) -> None:
+    """Build what is made here from the code as it is now; quick where nothing changed. Raises StackFailed."""
+    services = {"NODE": "secret", "NGINX": "nginx"}
+    wanted = {name: image for name, image in named(settings).items() if re.fullmatch(r"acordo-\w+:local", image)}
+    if not wanted:
+        return
+    say(f"building {', '.join(wanted.values())}")
+    before = {image: identity(engine, image) for image in wanted.values()}
+    done = engine.compose("build", "--quiet", *(services[name] for name in wanted))
+    if not done.ok:
+        raise StackFailed(
+            f"building failed; where no image registry is reached: make images, remove {settings.path}, ./start.sh. "
+            f"It said: {done.last(5)}"
+        )
+    for image, was in before.items():
+        keep(engine, image, was, version(root))
+
+
+def build_air(engine: Engine, settings: StackSettings, root: Path, say: Callable[[str], None]) -> None:
+    """Build the images of the distribution anew, where they are in use. Raises StackFailed."""
+    wanted = {name: image for name, image in named(settings).items() if image.endswith(":air")}
+    if not wanted:
+        return
+    say(f"building {', '.join(wanted.values())}")
+    before = {image: identity(engine, image) for image in wanted.values()}
+    names = [name.lower() for name in wanted]
+    command = [sys.executable, "-m", "deploy.images", *names]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=engine.environ, check=False)
+    if done.returncode:
+        raise StackFailed(f"building failed; it said: {(done.stdout + done.stderr)[-1000:]}")
+    for image, was in before.items():
+        keep(engine, image, was, version(root))
+
+
+def version(root: Path) -> str:
+    """Return the version and commit of the checkout, as the tag of an image; `-changed` where files differ from it."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    try:
+        commit = _git(root, "rev-parse", "--short=10", "HEAD")
+        return f"{project}-{commit}" + ("-changed" if _git(root, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return f"{project}"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def identity(engine: Engine, image: str) -> str:
+    """Return the id of an image, or nothing."""
+    done = engine.docker("image", "inspect", image, "--format", "{{.Id}}")
+    return done.out if done.ok else ""
+
+
+def keep(engine: Engine, image: str, was: str, tag: str) -> None:
+    """Name an image that was just made by version and commit, and the one before it `previous`."""
+    repository = image.rpartition(":")[0]
+    engine.docker("tag", image, f"{repository}:{tag}")
+    if was and was != identity(engine, image):
+        engine.docker("tag", was, f"{repository}:{PREVIOUS}")
+
+
+def go_back(engine: Engine, settings: StackSettings, say: Callable[[str], None]) -> None:
+    """Let the images before take the place of those in use; asked for again it undoes that. Raises StackFailed."""
+    for image in named(settings).values():
+        previous = image.rpartition(":")[0] + f":{PREVIOUS}"
+        before, now = identity(engine, previous), identity(engine, image)
+        if not before:
+            raise StackFailed(f"image {previous} is not there: no upgrade was made here since {image} was")
+        engine.docker("tag", before, image)
+        engine.docker("tag", now, previous)
+        say(f"{image} is what {previous} was")
+
+
+def tell_age(engine: Engine, image: str, root: Path, say: Callable[[str], None]) -> None:
+    """Say of when an image is that is not built at each start, and warn where the code is newer."""
+    done = engine.docker("image", "inspect", image, "--format", "{{json .Metadata.LastTagTime}} {{.Created}}")
+    if not done.ok:
+        return
+    tagged, created = done.out.replace('"', "").split()[:2]
+    made = datetime.fromisoformat(re.sub(r"\.\d+", "", tagged if tagged.startswith("20") else created)).astimezone(UTC)
+    paths = [root / "Dockerfile", root / "requirements-run.lock"]
+    paths += [p for name in CODE for p in (root / name).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    newer = next((p for p in paths if p.exists() and p.stat().st_mtime > made.timestamp()), None)
+    when = made.isoformat(timespec="seconds").replace("+00:00", "Z")
+    if newer is None:
+        say(f"{image} is of {when}; make images makes it anew")
+    else:
+        say(
+            f"warning: {image} is of {when}, and {newer.relative_to(root)} is newer: what runs may be older code; "
+            "python -m cluster stack upgrade makes it anew and rolls it out"
+        )
+
+
+def fetch(engine: Engine, settings: StackSettings) -> None:
+    """Pull what is not there. Raises StackFailed."""
+    config = engine.compose("config")
+    if not config.ok:
+        raise StackFailed(f"docker-compose.yml cannot be used with {settings.path}: {config.last(5)}")
+    for image in sorted(set(re.findall(r"(?m)^ *image: *(\S+)", config.out))):
+        # Compose 1.29 lists also what no chosen profile has.
+        if any(word in image and not chosen for word, chosen in _of_profiles(settings)) or identity(engine, image):
+            continue
+        if image.endswith(":air") or image.startswith("acordo-air-"):
+            raise StackFailed(f"image {image} is not there: make images")
+        if not engine.docker("pull", "-q", image).ok:
+            raise StackFailed(
+                f"image {image} cannot be pulled; where no image registry is reached: make images, "
+                f"remove {settings.path}, ./start.sh"
+            )
+
+
+def _of_profiles(settings: StackSettings) -> list[tuple[str, bool]]:
+    profiles = settings.profiles
+    return [
+        ("cockroach", bool(profiles & {"crdb-dev", "crdb3-dev"})),
+        ("grafana", "grafana" in profiles),
+        ("postgres", "postgres" in profiles),
+    ]

@@ -1,0 +1,139 @@
+"""Give the place of a damaged or lost node to a new member: another id, an empty volume, the state from its fellows.
+
+An id never comes back: a member that lost its log could vote twice in a term.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Final
+
+from acordo.client import Client
+from acordo.errors import AcordoError, OutcomeUnknown
+from acordo.errors import BadRequest as Unacceptable
+from acordo.results import Cluster
+from cluster.stack.engine import Engine, StackFailed
+from cluster.stack.settings import NODES, StackSettings, changed, read
+
+CALL_TIMEOUT_S: Final = 20.0
+PAUSE_S: Final = 1.0
+
+
+def replace(engine: Engine, settings: StackSettings, service: str, wait_s: float, say: Callable[[str], None]) -> None:
+    """Replace one node. Raises StackFailed; asked for again it goes on where it stopped."""
+    asyncio.run(_Replacing(engine, settings, service, wait_s, say).run())
+
+
+def id_of(settings: StackSettings, service: str) -> str:
+    """Return the member's id that a service has."""
+    return settings.get(f"ACORDO_{service.upper()}_ID", service.replace("node", "n"))
+
+
+def next_id(member: str) -> str:
+    """Return the id of the member that takes the place: n2, n2-2, n2-3, …"""
+    match = re.fullmatch(r"(.+)-(\d+)", member)
+    return f"{match[1]}-{int(match[2]) + 1}" if match else f"{member}-2"
+
+
+def joiners_list(view: Cluster, new: str, address: str) -> str:
+    """Return the first members that a joining one is told: those in force, and itself, which does not vote yet."""
+    fellows = [
+        f"{m.id}={m.raft_address}{'' if m.voter else '/observer'}" for m in view.members if m.raft_address != address
+    ]
+    return ",".join([*fellows, f"{new}={address}/observer"])
+
+
+class _Replacing:
+    def __init__(
+        self, engine: Engine, settings: StackSettings, service: str, wait_s: float, say: Callable[[str], None]
+    ) -> None:
+        self.engine, self.settings, self.service, self.wait_s, self.say = engine, settings, service, wait_s, say
+        self.address = f"{service}:9001"
+        own = NODES.index(service)
+        self.url = settings.urls()[own]
+        self.others = [url for n, url in enumerate(settings.urls()) if n != own]
+
+    async def run(self) -> None:
+        async with Client(self.others, timeout_s=CALL_TIMEOUT_S) as client:
+            view = await self._whole(client)
+            old = id_of(self.settings, self.service)
+            if any(m.id == old for m in view.members):
+                await self._removed(client, old)
+                view = await self._whole(client)
+            new = await asyncio.to_thread(self._emptied, view, old)
+            await self._joined(client, new)
+        self.say(f"{new} has taken the place of {old}")
+
+    async def _whole(self, client: Client) -> Cluster:
+        try:
+            view = await client.cluster(timeout_s=CALL_TIMEOUT_S)
+        except AcordoError as exc:
+            raise StackFailed(
+                f"no other node answers: {exc.detail}. Without a majority nobody can be replaced"
+            ) from exc
+        if view.leader is None or not view.quorum:
+            raise StackFailed("no majority of the voters is heard: bring one of them back first; nothing was changed")
+        return view
+
+    async def _removed(self, client: Client, old: str) -> None:
+        self.say(f"taking {old} out for good")
+        ends = asyncio.get_running_loop().time() + self.wait_s
+        while any(m.id == old for m in (await self._whole(client)).members):
+            try:
+                await client.remove_member(old, timeout_s=CALL_TIMEOUT_S)
+            except OutcomeUnknown as exc:  # asked for again it changes nothing
+                if asyncio.get_running_loop().time() > ends:
+                    raise StackFailed(f"{old} was not seen to be taken out: {exc.detail}") from exc
+                await asyncio.sleep(PAUSE_S)
+            except AcordoError as exc:
+                raise StackFailed(f"{old} cannot be taken out: {exc.detail}") from exc
+
+    def _emptied(self, view: Cluster, old: str) -> str:
+        """Remove container and volume, write the new id down, start the node. Return the new id."""
+        path = self.settings.path
+        new = old if not any(m.id == old for m in view.members) and self._begun(old) else next_id(old)
+        if new != old:
+            if found := self.engine.containers(service=self.service):
+                self.engine.docker("rm", "-fv", *found)
+            volume = f"{self.engine.project}_{self.service}"
+            gone = self.engine.docker("volume", "rm", "-f", volume)
+            if not gone.ok:
+                raise StackFailed(f"volume {volume} cannot be removed: {gone.last(3)}")
+            self.say(f"volume {volume} is removed")
+            name = f"ACORDO_{self.service.upper()}"
+            changed(path, f"{name}_MEMBERS", joiners_list(view, new, self.address))
+            changed(path, f"{name}_ID", new)
+        started = self.engine.compose("up", "-d", "--no-deps", "--no-build", self.service)
+        if not started.ok:
+            raise StackFailed(f"{self.service} did not start: {started.last(5)}")
+        return new
+
+    def _begun(self, member: str) -> bool:
+        """Say whether an earlier call wrote this id down and did not come to its end."""
+        return f"{member}={self.address}/observer" in read(self.settings.path).get(
+            f"ACORDO_{self.service.upper()}_MEMBERS"
+        )
+
+    async def _joined(self, client: Client, new: str) -> None:
+        """Add it, let it catch up, and give it its vote."""
+        ends, said = asyncio.get_running_loop().time() + self.wait_s, ""
+        for voter in (False, True):
+            while True:
+                try:
+                    await client.add_member(
+                        new, raft_address=self.address, url=self.url, voter=voter, timeout_s=CALL_TIMEOUT_S
+                    )
+                    break
+                except AcordoError as exc:
+                    refused = isinstance(exc, Unacceptable) and exc.code == "membership_refused"
+                    if refused or asyncio.get_running_loop().time() > ends:
+                        raise StackFailed(
+                            f"{new} is not a voter yet: {exc.detail}. The same command goes on from here"
+                        ) from exc
+                    if exc.detail != said:
+                        said = exc.detail
+                        self.say(f"{new} may not vote yet: {said}")
+                    await asyncio.sleep(PAUSE_S)
+            self.say(f"{new} " + ("votes" if voter else "is a member and catches up"))

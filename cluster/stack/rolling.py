@@ -1,0 +1,121 @@
+"""Bring changed images and settings to the nodes, one at a time, so that a quorum serves all the while.
+
+The leader comes last, and none is touched while another one is not ready. nginx, the one door, follows the nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cluster.stack.engine import Engine, StackFailed
+from cluster.stack.services import QUORUM
+from cluster.stack.settings import NODES, StackSettings
+
+ASK_TIMEOUT_S: Final = 5.0
+PAUSE_S: Final = 1.0
+STEADY_LOOKS: Final = 3
+"""Looks in a row at which a node is ready before the next one is touched."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One node, before it is decided what to do with it."""
+
+    service: str
+    changed: bool
+    ready: bool
+    leads: bool
+
+
+def order(nodes: Sequence[Seen]) -> list[str]:
+    """Return the nodes to make anew, in turn: those that serve nobody first, the leader last."""
+    return [n.service for n in sorted(nodes, key=lambda n: (n.ready, n.leads, n.service)) if n.changed]
+
+
+def may_go(service: str, nodes: Sequence[Seen]) -> bool:
+    """Say whether a quorum serves without this one, or it serves nobody anyway."""
+    own = next(n for n in nodes if n.service == service)
+    return not own.ready or sum(n.ready for n in nodes if n.service != service) >= QUORUM
+
+
+def ask(url: str) -> bytes | None:
+    """Return what a node answers with 200, None for all else."""
+    try:
+        with urllib.request.urlopen(url, timeout=ASK_TIMEOUT_S) as response:
+            return bytes(response.read()) if response.status == 200 else None
+    except OSError:
+        return None
+
+
+def _leads(url: str) -> bool:
+    said = ask(f"{url}/v1/cluster")
+    cluster = json.loads(said) if said else {}
+    return cluster.get("leader") is not None and cluster.get("leader") == cluster.get("node")
+
+
+def see(settings: StackSettings, *, changes: dict[str, bool]) -> list[Seen]:
+    """Look at every node."""
+    seen = []
+    for service, url in zip(NODES, settings.urls(), strict=True):
+        ready = ask(f"{url}/readyz") is not None
+        seen.append(Seen(service, changes[service], ready, ready and _leads(url)))
+    return seen
+
+
+def changes(engine: Engine) -> dict[str, bool]:
+    """Say of each node whether Compose would make its container anew. Raises StackFailed."""
+    found = {}
+    for service in NODES:
+        ids = engine.containers(service=service)
+        about = engine.inspect(
+            '{{index .Config.Labels "com.docker.compose.config-hash"}} {{.Image}} {{.Config.Image}}', *ids
+        )
+        wanted = engine.compose("config", "--hash", service)
+        if not wanted.ok:
+            raise StackFailed(f"docker-compose config --hash failed: {wanted.last(3)}")
+        if not about or len(about) != 1:
+            found[service] = True
+            continue
+        its_hash, its_image, name = about[0].split()
+        image = engine.docker("image", "inspect", name, "--format", "{{.Id}}").out
+        found[service] = its_hash != wanted.out.split()[-1] or its_image != image
+    return found
+
+
+def roll(engine: Engine, settings: StackSettings, wait_s: float, say: Callable[[str], None]) -> None:
+    """Make each changed node anew, in turn. Raises StackFailed where the next one has to be left as it is."""
+    changed = changes(engine)
+    todo = order(see(settings, changes=changed))
+    for done, service in enumerate(todo):
+        nodes = see(settings, changes=changed)
+        if not may_go(service, nodes):
+            away = ", ".join(n.service for n in nodes if not n.ready)
+            left = ", ".join(todo[done:])
+            raise StackFailed(
+                f"{away} is not ready, so {left} cannot go without stopping the writes: left as it was. See docker "
+                f"logs of {away}; once it is ready do this again, or python -m cluster stack upgrade --back"
+            )
+        say(f"{service}: new image or settings")
+        made = engine.compose("up", "-d", "--no-deps", "--no-build", service)
+        if not made.ok:
+            raise StackFailed(f"{service} did not start: {made.last(5)}")
+        changed[service] = False
+        _ready(settings, service, wait_s)
+
+
+def _ready(settings: StackSettings, service: str, wait_s: float) -> None:
+    url = dict(zip(NODES, settings.urls(), strict=True))[service]
+    ends, steady = time.monotonic() + wait_s, 0
+    while steady < STEADY_LOOKS:
+        steady = steady + 1 if ask(f"{url}/readyz") is not None else 0
+        if time.monotonic() >= ends:
+            raise StackFailed(
+                f"{service} is not ready after {wait_s:g} s; the nodes after it were left as they were. See docker "
+                "logs of it, or python -m cluster stack upgrade --back"
+            )
+        time.sleep(PAUSE_S)

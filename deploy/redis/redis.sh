@@ -1,0 +1,10 @@
+#!/bin/sh
+# Run a Redis that is a cache and nothing else: no file, a bound on its memory, a password for whoever asks and copies.
+# usage: redis.sh OWN_NAME [MASTER]. The password comes as REDISCLI_AUTH, and stands on no command line.
+set -eu
+{
+    printf 'save ""\nappendonly no\nmaxmemory 100mb\nmaxmemory-policy allkeys-lru\n'
+    printf 'requirepass %s\nmasterauth %s\nreplica-announce-ip %s\n' "$REDISCLI_AUTH" "$REDISCLI_AUTH" "$1"
+    [ -z "${2:-}" ] || printf 'replicaof %s 6379\n' "$2"
+} > /tmp/redis.conf
+exec redis-server /tmp/redis.conf

@@ -1,0 +1,82 @@
+"""What the stack's commands decide: who is made anew in which turn, what may be missing, who takes a place."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from acordo.results import Cluster, Member
+from cluster.stack.replace import joiners_list, next_id
+from cluster.stack.rolling import Seen, may_go, order
+from cluster.stack.services import State, judge
+from cluster.stack.settings import NODES
+
+
+def nodes(ready: tuple[bool, ...], leads: int, changed: tuple[bool, ...] = (True,) * 3) -> list[Seen]:
+    return [Seen(n, changed[i], ready[i], ready[i] and i == leads) for i, n in enumerate(NODES)]
+
+
+@pytest.mark.parametrize(("ready", "leads"), list(product(product((True, False), repeat=3), range(3))))
+def test_whoever_serves_nobody_comes_first_and_the_leader_last(ready: tuple[bool, ...], leads: int) -> None:
+    seen = nodes(ready, leads)
+    turn = order(seen)
+    assert sorted(turn) == sorted(NODES)
+    serving = [next(n for n in seen if n.service == name) for name in turn]
+    assert [n.ready for n in serving] == sorted(n.ready for n in serving)
+    if ready[leads]:
+        assert turn[-1] == NODES[leads]
+
+
+def test_only_what_changed_is_made_anew() -> None:
+    assert order(nodes((True,) * 3, 0, (False, True, False))) == ["node2"]
+    assert order(nodes((True,) * 3, 0, (False,) * 3)) == []
+
+
+@pytest.mark.parametrize("ready", list(product((True, False), repeat=3)))
+def test_a_quorum_serves_while_one_is_away(ready: tuple[bool, ...]) -> None:
+    seen = nodes(ready, 0)
+    for own, name in enumerate(NODES):
+        others = sum(ready) - ready[own]
+        assert may_go(name, seen) is (others >= 2 or not ready[own])
+
+
+def state(service: str, health: str = "healthy") -> State:
+    return State(f"p_{service}_1", service, "running", health, 0, 0)
+
+
+ALL = ("node1", "node2", "node3", "nginx", "postgres", "redis1", "sentinel1", "rabbit1", "worker", "prometheus")
+
+
+@pytest.mark.parametrize(
+    ("away", "serves"),
+    [
+        ((), True),
+        (("node3",), True),
+        (("node2", "node3"), False),
+        (("nginx",), False),
+        (("postgres",), False),
+        (("redis1", "rabbit1", "worker", "prometheus"), True),
+    ],
+)
+def test_it_serves_without_what_others_do(away: tuple[str, ...], serves: bool) -> None:
+    found = judge([state(n, "unhealthy" if n in away else "healthy") for n in ALL], engine_far=False)
+    assert found.serves is serves
+    assert {s.service for s in found.troubled} == set(away)
+
+
+def test_who_joins_is_told_of_those_in_force_and_does_not_vote_yet() -> None:
+    fellows = (
+        Member(id="n1", url="", raft_address="node1:9001", voter=True, role="leader"),
+        Member(id="n2", url="", raft_address="node2:9001", voter=True, role="unknown"),
+        Member(id="o1", url="", raft_address="o1:9001", voter=False, role="observer"),
+    )
+    view = Cluster(node="n1", role="leader", term=1, leader="n1", quorum=True, settled=0, members=fellows, raw={})
+    assert joiners_list(view, "n2-2", "node2:9001") == "n1=node1:9001,o1=o1:9001/observer,n2-2=node2:9001/observer"
+
+
+def test_an_id_is_never_given_twice() -> None:
+    given = ["n2"]
+    for _ in range(5):
+        given.append(next_id(given[-1]))
+    assert given == ["n2", "n2-2", "n2-3", "n2-4", "n2-5", "n2-6"]
