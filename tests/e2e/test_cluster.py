@@ -186,6 +186,30 @@ async def test_a_restart_keeps_the_data(start: Start, tmp_path: Path) -> None:
     assert (tmp_path / "data" / "secret").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("nodes", [1, 3])
+async def test_a_node_that_says_ready_takes_its_first_write(
+    start: Start, http: aiohttp.ClientSession, nodes: int
+) -> None:
+    """At the first start, when nobody has stamped the log yet, and at the next, when its last stamp is old."""
+
+    async def first_write(url: str) -> tuple[int, str]:
+        async def ready() -> bool:
+            try:
+                async with http.get(url + "/readyz") as response:
+                    return response.status == 200
+            except aiohttp.ClientError:
+                return False
+
+        await until(ready, f"{url} is ready")
+        async with http.put(url + "/v1/kv/first", data=b"1") as response:
+            return response.status, await response.text()
+
+    for _ in range(2):
+        async with start(nodes=nodes, wait=False) as cluster:
+            told = await asyncio.gather(*(first_write(url) for url in urls(cluster)))
+        assert [answer for answer in told if answer[0] not in {200, 201}] == []
+
+
 async def test_a_drain_under_load_fails_no_request(start: Start) -> None:
     """Each node in turn is told to stop while clients work: they notice nothing."""
     done, ended = 0, asyncio.Event()
