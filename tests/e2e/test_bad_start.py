@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -222,3 +223,32 @@ def test_two_nodes_do_not_share_a_directory(tmp_path: Path) -> None:
 def free_ports() -> dict[str, str]:
     port = free_base_port(1, 34000)
     return {"ACORDO_HTTP_PORT": str(port), "ACORDO_RAFT_ADDRESS": f"127.0.0.1:{port + 1000}"}
+
+
+async def test_a_node_without_a_log_that_meets_a_cluster_which_began_otherwise_is_refused(
+    start: Start, tmp_path: Path
+) -> None:
+    """It was told that it founds the cluster together with a node that has founded it alone."""
+    async with start(nodes=1) as cluster:
+        own = cluster.nodes["n1"]
+        port = free_base_port(1, 30000 + os.getpid() % 900 * 10)
+        address = f"127.0.0.1:{port + 1000}"
+        refused = await asyncio.to_thread(
+            run_node,
+            **own.environ
+            | {
+                "ACORDO_NODE_ID": "n2",
+                "ACORDO_HTTP_PORT": str(port + 1),
+                "ACORDO_ADVERTISED_URL": f"http://127.0.0.1:{port + 1}",
+                "ACORDO_RAFT_ADDRESS": address,
+                "ACORDO_MEMBERS": f"n1={own.raft_address},n2={address}",
+                "ACORDO_DATA_DIR": str(tmp_path / "n2"),
+                "ACORDO_STORE": f"sqlite:///{tmp_path / 'data' / 'store.sqlite'}",
+                "ACORDO_STOP_WITH_STDIN": "false",
+            },
+        )
+        assert refused.returncode == EX_CONFIG
+        assert "n2 has no log, and its list of first members is not the one that n1's" in refused.stderr
+        assert "a list with itself as an observer" in refused.stderr
+        async with Client([own.url]) as client:
+            await client.put("k", b"the cluster goes on")
