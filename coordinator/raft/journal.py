@@ -336,6 +336,9 @@ class Journal:
     async def _guard(self, syncing: Callable[[], Awaitable[None]]) -> None:
         try:
             await syncing()
+        except asyncio.CancelledError:
+            self._failed = True  # what it had begun may not be whole: nothing must come behind it, closing included
+            raise
         except Exception as exc:  # noqa: BLE001  whatever it is, nothing more can be called durable
             self._fail(exc)
         finally:

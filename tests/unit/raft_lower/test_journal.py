@@ -370,6 +370,31 @@ def test_closing_syncs_what_waits() -> None:
     run(story())
 
 
+def test_a_group_whose_sync_is_cancelled_leaves_no_hole() -> None:
+    """All tasks of a loop may be cancelled before the journal is closed: what comes behind half a group stays away."""
+
+    async def story(disk: SimDisk) -> None:
+        journal = opened(disk)
+        for index in range(1, 31):  # several segments, in one group
+            journal.add(bytes(20), index, 1)
+        journal.maybe_sync()
+        await asyncio.sleep(0)
+        for index in range(31, 61):
+            journal.add(bytes(20), index, 1)
+        task = journal._task
+        assert task is not None
+        task.cancel()
+        await asyncio.wait([task])
+        await journal.aclose()
+
+    for seed in range(20):
+        disk = sim(seed)
+        run(story(disk))
+        disk.crash()
+        held = opened(disk)
+        assert [entry[1] for entry in held[:]] == list(range(1, len(held) + 1))
+
+
 def test_compaction_bounds_the_files_and_copies_nothing() -> None:
     async def story() -> None:
         disk = sim()
