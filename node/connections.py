@@ -18,6 +18,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo  # what aiohttp itself queues in the place of a request that is none
 
 from node.documents import encode, printable
+from node.door import Door
 from node.problems import CONTENT_TYPE, Problem, problem
 from node.settings import Settings
 
@@ -77,6 +78,8 @@ class Connections(web.Server):
         """Bytes of heads that are not whole yet."""
         self.answer_bytes = 0
         """Bytes of answers that their readers have not taken."""
+        self.door: Door | None = None
+        """What takes connections, once the server listens."""
         self.refused_total = 0
         self.idle_closed_total = 0
         self.stalled_total = 0

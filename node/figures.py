@@ -39,6 +39,9 @@ def figures(rooms: Rooms) -> Iterator[Metric]:
             "Idle connections closed to make room for another.",
             connections.idle_closed_total,
         )
+        if connections.door is not None:
+            short = connections.door.short_total
+            yield counter("acordo_http_accepts_short", "Times without a descriptor for a connection.", short)
         yield counter("acordo_http_answers_stalled", "Answers cut: nobody read them.", connections.stalled_total)
     yield gauge("acordo_draining", "1 while this node is stopping.", load.draining or load.leaving)
     yield gauge("acordo_watchers", "Open watches.", len(watches))

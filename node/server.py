@@ -41,6 +41,7 @@ from node.api import (
 )
 from node.bodies import Bodies
 from node.connections import Connection, Connections, body_bytes
+from node.door import Door
 from node.exchange import AsyncWrites, Check, Exchange, Load, Rooms, StoreProbe
 from node.figures import figures
 from node.lookups import Lookups
@@ -177,6 +178,7 @@ class Server:
         self._opened = AsyncExitStack()
         self._low: Connections | None = None
         self._runner: web.ServerRunner | None = None
+        self._door: Door | None = None
         self._turns = Turns(REQUESTS_PER_PASS)
         self._idle = asyncio.Event()
         self._idle.set()
@@ -194,6 +196,8 @@ class Server:
     ) -> None:
         self.rooms.load.draining = True
         self.rooms.watches.close()
+        if self._door is not None:
+            self._door.close()
         if self._runner is not None:
             self._opened.push_async_callback(self._runner.cleanup)  # first of all: nobody asks the rooms any more
         await self._opened.__aexit__(kind, error, trace)
@@ -209,19 +213,18 @@ class Server:
     ) -> None:
         """Listen. Raises BadRequest("port_in_use") when the address is taken."""
         assert self._low is not None, "enter the server first"
-        runner = web.ServerRunner(self._low, shutdown_timeout=1.0)
-        await runner.setup()
-        self._runner = runner
-        site: web.BaseSite
-        if sock is not None:
-            site = web.SockSite(runner, sock, ssl_context=tls, backlog=backlog)
-        else:
-            site = web.TCPSite(runner, host, port, ssl_context=tls, backlog=backlog, reuse_address=True)
-        try:
-            await site.start()
-        except OSError as exc:
-            raise BadRequest("port_in_use", f"cannot listen on {host}:{port}: {exc}", allowed="a free port") from exc
-        self.port = runner.addresses[0][1]
+        self._runner = web.ServerRunner(self._low, shutdown_timeout=1.0)
+        await self._runner.setup()
+        if sock is None:
+            try:
+                family = socket.AF_INET6 if ":" in host else socket.AF_INET
+                sock = socket.create_server((host, port), family=family, backlog=backlog)
+            except OSError as exc:
+                told = f"cannot listen on {host}:{port}: {exc}"
+                raise BadRequest("port_in_use", told, allowed="a free port") from exc
+        self.port = sock.getsockname()[1]
+        self._door = self._low.door = Door(sock, self._low, tls=tls)
+        self._door.open()
 
     async def drain(self, *, notice_s: float = 0.0, timeout_s: float = 15.0) -> bool:
         """Turn unready, wait `notice_s` for balancers to see it, refuse new work (503), finish what is held.
@@ -234,9 +237,8 @@ class Server:
             await asyncio.sleep(notice_s)
         load.draining = True
         self.rooms.watches.close()
-        if self._runner is not None:
-            for site in list(self._runner.sites):
-                await site.stop()
+        if self._door is not None:
+            self._door.close()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
