@@ -13,6 +13,7 @@ import msgspec
 from pysyncobj.node import Node
 
 from backends.fence import empty_row, outranks
+from backends.seal import AS_OF_BYTES, MAC_BYTES, unseal
 from coordinator import logtime
 from coordinator.logtime import PATIENCE_S, LogTime, median
 from coordinator.raft.greeting import Origin
@@ -23,10 +24,11 @@ from coordinator.raft.state import CANDIDATE
 from coordinator.rules import Rules
 from kv.errors import AcordoError
 from kv.model import Entry, Group, Reference
-from kv.ports import Appended, Fenced, Outranked, TakenOver
+from kv.ports import Appended, Fenced, Outranked, Space, TakenOver
+from node.judge import entry_holds
 from node.position import check_given
 from node.reads import Reading, Reads
-from tests.simulation.world import SimDatabase
+from tests.simulation.world import SimCache, SimDatabase
 
 T = TypeVar("T")
 
@@ -152,6 +154,28 @@ class _DatedReads(Reads):
         for waiting in left:
             waiting.end(Reading(entries[waiting.key].version, as_of, position, "linearizable", "store", 0.0))
         return list(entries.values())
+
+
+class Unsigned(SimCache):
+    """Take whatever stands under our names for ours."""
+
+    def taken(self, space: Space, key: bytes, raw: bytes) -> Entry | None:
+        return msgspec.msgpack.decode(raw[AS_OF_BYTES + MAC_BYTES :], type=Entry)
+
+
+class NamedAlike(Unsigned):
+    """The same, of entries from later than what this node has ordered alone."""
+
+    def taken(self, space: Space, key: bytes, raw: bytes) -> Entry | None:
+        entry = super().taken(space, key, raw)
+        return entry if unseal(space, key, raw) is not None or (entry and entry.as_of > self.newest + 1) else None
+
+
+class BelievesFuture(Reads):
+    """Judge what claims to be from later than all that this node knows."""
+
+    def _may_serve(self, entry: Entry) -> bool:
+        return entry_holds(entry, self._consensus.touched(entry.key))
 
 
 class AppliedStart(_DatedReads):

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from coordinator.evaluate import evaluate
+from coordinator.ledger import group_on
+from coordinator.pending import Pending
 from kv.errors import AcordoError
+from kv.model import Group, Head, Intent, Put, roll
+from kv.ports import Facts, Identity, TakenOver
 from tests.simulation import aimed, classics
 
 if TYPE_CHECKING:
@@ -57,6 +64,24 @@ def _restore(world: World, rng: random.Random) -> None:
         return
     world.counts["restores"] += 1
     world.say("store restored", last=world.database.head().last)
+    if rng.random() < 0.5:
+        operator = asyncio.ensure_future(_adopt_soon(world, rng.uniform(0.0, 0.4)))
+        operator.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+async def _adopt_soon(world: World, after_s: float) -> None:
+    """Be an operator in a hurry: adopt while clients go on writing, as soon as somebody refuses."""
+    for _ in range(100):
+        leader = world.leader()
+        if leader is not None and leader.coordinator.refusal is not None:
+            await asyncio.sleep(after_s)
+            coordinator = leader.coordinator
+            adopting = functools.partial(coordinator.adopt, gives_up=coordinator.status().gives_up, timeout_s=3.0)
+            with contextlib.suppress(AcordoError, TimeoutError):
+                adopted = await leader.call(adopting)
+                world.say("adopted in a hurry", revision=adopted)
+            return
+        await asyncio.sleep(0.05)
 
 
 def _some(world: World, rng: random.Random) -> SimNode:
@@ -65,6 +90,29 @@ def _some(world: World, rng: random.Random) -> SimNode:
     if leader is not None and rng.random() < 0.5:
         return leader
     return rng.choice(list(world.nodes.values()))
+
+
+async def _rival_cluster(world: World, rng: random.Random) -> None:
+    """Let a node of another cluster open this one's store, as after a mistake in its settings: it goes no further than
+    its claim, unless a store lets everybody in."""
+    database = world.database
+    held = database.claim(Identity("rival", b"r" * 16))
+    if held.cluster_id == "rival" or not world.plant.rules.store_identity:
+        taken = database.take_over(database.head().term + 1, "rival.1", world.nodes["n1"].clock.wall_ms(), None)
+        if isinstance(taken, TakenOver):
+            write = Intent(f"rival-{taken.own.seq}", 1 << 52, writes=(Put(b"k0", b"of another cluster"),))
+            database.append(_rivals(taken.own, write, world.nodes["n1"].clock.wall_ms()))
+            world.say("another cluster wrote", revision=taken.own.last + 1)
+    await asyncio.sleep(rng.uniform(0.1, 1.0))
+
+
+def _rivals(head: Head, write: Intent, now_ms: int) -> Group:
+    """Return a group of the other cluster's, behind a head."""
+    digest = roll(head.digest, write.op_id, write.body_hash)
+    batch = [Pending(head.last + 1, write, write.body_hash, digest, now_ms, False, 0)]
+    evaluation = evaluate(batch, Facts(head, {}, {}, {}, frozenset()), now_ms)
+    by = head.committer
+    return group_on(head, term=head.term, committer=by, log_time_ms=now_ms, batch=batch, evaluation=evaluation)
 
 
 async def _crash(world: World, rng: random.Random) -> None:
@@ -289,6 +337,6 @@ HARMS: dict[str, Harm] = {
     "crash": _crash, "power": _power, "partition": _partition, "one_way": _one_way, "slow": _slow, "loss": _loss,
     "store_slow": _store_slow, "store_down": _store_down, "ambiguous": _ambiguous, "cache": _cache, "broker": _broker,
     "clock": _clock, "disk": _disk, "slow_disk": _slow_disk, "transfer": _transfer, "membership": _membership,
-    "amnesia": _amnesia, "lose_rows": _lose_rows, **aimed.HARMS,
+    "amnesia": _amnesia, "lose_rows": _lose_rows, "rival_cluster": _rival_cluster, **aimed.HARMS,
     **classics.HARMS,
 }  # fmt: skip

@@ -15,7 +15,7 @@ from chaos.checkers import register
 from chaos.checkers.verdict import Verdict
 from coordinator.ledger import recompute
 from kv.errors import AcordoError
-from kv.model import Again, Applied, Expired, Refused
+from kv.model import Again, Applied, Cancel, Expired, Refused
 from tests.simulation import aimed, nemesis
 from tests.simulation.clients import SHORT_LIVED, Clients
 from tests.simulation.loop import OrderedTaskGroup, SimLoop
@@ -202,6 +202,12 @@ async def _adopt_at(node: SimNode) -> int:
     return await node.coordinator.adopt(gives_up=given, timeout_s=3.0)
 
 
+async def _write_once(node: SimNode) -> None:
+    for waits in node.coordinator.submit([Cancel("notice")]):
+        waits.add_done_callback(lambda done: done.cancelled() or done.exception())
+    await asyncio.sleep(0.5)
+
+
 async def _adopt(world: World) -> bool:
     """Be the operator: adopt the head of a restored store, if the cluster refuses it."""
     loop = asyncio.get_running_loop()
@@ -214,6 +220,8 @@ async def _adopt(world: World) -> bool:
                 world.say("adopted", revision=adopted)
             except (AcordoError, TimeoutError) as exc:
                 world.say("not adopted", why=exc)
+        elif leader is not None and world.database.head().last < leader.coordinator.machine.settled.revision:
+            await leader.call(lambda n=leader: _write_once(n))  # type: ignore[misc]  # else nobody notices
         elif _writable(world):
             await asyncio.sleep(1.0)
             if leader is not None and leader.coordinator.refusal is None and _writable(world):

@@ -107,6 +107,10 @@ COLD: Final[dict[str, Any]] = {
 """Members start from snapshots all the time, and old entries are at hand."""
 CLOCKS: Final[dict[str, Any]] = {**LEADERS, "faults": ("clock", "clock", "crash", "transfer")}
 """Clocks step, and leaders and processes end."""
+OTHERS: Final[dict[str, Any]] = {**LEADERS, "others": True, "memory_bytes": 1}
+"""The shared cache has entries of other clusters, under the same names; another cluster tries the store."""
+APART: Final[dict[str, Any]] = {**LEADERS, "apart": True, "again": 5.0, "clients": 8, "hostile": True}
+"""Members are set to other retentions, and queues bring writes again."""
 SMALL: Final[dict[str, Any]] = {"window_max": 8, "recent_max": 2, "compact_entries": 25}
 
 
@@ -172,6 +176,12 @@ TEETH: Final = (
     _rule("forgotten keys without a floor", {**LEADERS, **SMALL}, forget_floor=False),
     Tooth("a position is called the future without a quorum", Plant("", reads=faults.HastyReads), LINKS),
     Tooth("caches without judgement", Plant("", reads=faults.TrustingReads), LEADERS),
+    Tooth("a cache entry is believed without its signature", Plant("", cache=faults.Unsigned), OTHERS),
+    Tooth("an entry from the future is believed",
+          Plant("", cache=faults.NamedAlike, reads=faults.BelievesFuture), OTHERS),
+    _rule("two clusters on one store", {**OTHERS, "faults": ("rival_cluster", "crash", "transfer")},
+          store_identity=False),
+    _rule("each member goes by its own limits", APART, limits_ordered=False, machines_alike=False),
     Tooth("stock truncation", Plant("", core=faults.StockTruncation), LINKS),
     Tooth("acknowledged before it is synced", Plant("", core=faults.AckBeforeSync), SPLIT),
     Tooth("two votes in a term", Plant("", core=faults.TwoVotes, raft={"election_max_s": 0.31}), RIVALS),

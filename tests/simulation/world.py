@@ -17,6 +17,7 @@ from itertools import count
 from typing import Any, Final, Self, TypeVar
 
 from backends.memory import Fails, Fate, Lands, Lost, MemoryDatabase, MemoryStore
+from backends.seal import seal, unseal
 from coordinator.codec import Rebase, Settle, decode
 from coordinator.consensus import Coordinator
 from coordinator.limits import Limits
@@ -73,6 +74,10 @@ class Plan:
     """The store loses its newest rows once; then only what a restore leaves of the promises is checked."""
     hostile: bool = False
     """The shared cache may give any old entry at any time, not only now and then."""
+    others: bool = False
+    """Another cluster, or a forger, puts entries into the shared cache under the same names; one tries the store."""
+    apart: bool = False
+    """Members are set to different retentions and bounds."""
     memory_bytes: int = 1 << 20
     """Of each node's own cache: next to nothing sends every read to the shared one."""
     reads_apart: bool = False
@@ -161,6 +166,9 @@ def plan_of(seed: int) -> Plan:
         faults += ["slow_disk"] if random.Random(f"disks {seed}").random() < 0.3 else []
         if not CUTS & set(faults) and random.Random(f"strangers {seed}").random() < 0.5:
             faults.append("stranger")
+    others = random.Random(f"others {seed}").random() < 0.3
+    if others and not set(faults) <= {"cache", "broker"}:
+        faults.append("rival_cluster")
     return Plan(
         seed=seed,
         nodes=nodes,
@@ -175,6 +183,8 @@ def plan_of(seed: int) -> Plan:
         group_max=rng.choice((1, 3, 512)),
         restores=restores,
         hostile=aimed.random() < 0.3,
+        others=others,
+        apart=fsync == "always" and random.Random(f"limits {seed}").random() < 0.3,
         memory_bytes=aimed.choice((1, 1 << 20)),
         slow_orders=aimed.random() < 0.2,
         reads_apart=random.Random(f"apart {seed}").random() < 0.3,
@@ -198,6 +208,7 @@ class Plant:
     core: type[MemberCore] = MemberCore
     database: type[SimDatabase] | None = None
     reads: type[Reads] = Reads
+    cache: type[SimCache] | None = None
     journal: Callable[..., Any] | None = None
     time: type[LogTime] = LogTime
     raft: dict[str, Any] = field(default_factory=dict)
@@ -350,14 +361,20 @@ class SimStore(MemoryStore):
 
 
 class SimCache:
-    """The worst shared cache there can be: any entry that was ever put may come back at any time (INV-5)."""
+    """The worst shared cache there can be: any entry that was ever put may come back at any time (INV-5), and so may
+    what another cluster, or a forger, has put under the very same names."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, *, others: bool = False) -> None:
         self.rng = rng
+        self.others = others
+        """Others put entries of their own into it."""
         self.hostile = False
         self.dead = False
-        self.entries: dict[tuple[Space, bytes], list[Entry]] = {}
+        self.entries: dict[tuple[int, bytes], list[bytes]] = {}
+        """By namespace and key, as a cache sees them."""
         self.hits = 0
+        self.newest = 1
+        """Newest `as_of` that was put: what others put is of about then."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -368,25 +385,38 @@ class SimCache:
     def healthy(self) -> bool:
         return not self.dead
 
+    def taken(self, space: Space, key: bytes, raw: bytes) -> Entry | None:
+        """Return what an adapter makes of the bytes under a name."""
+        return unseal(space, key, raw)
+
     async def get(self, space: Space, keys: Sequence[bytes]) -> tuple[Entry | None, ...]:
         await asyncio.sleep(self.rng.uniform(0.0001, 0.002))
         return tuple(self._one(space, key) for key in keys)
 
     def _one(self, space: Space, key: bytes) -> Entry | None:
-        held = self.entries.get((space, key))
+        held = self.entries.get((space.namespace, key))
         if self.dead or not held:
             return None
+        if self.others and self.rng.random() < 0.3:
+            return self.taken(space, key, self._of_another(space, key))
         self.hits += 1
+        found = [self.taken(space, key, raw) for raw in held]
         if self.hostile:
-            return self.rng.choice((*held, None))
-        return max(held, key=lambda entry: entry.as_of)
+            return self.rng.choice((*found, None))
+        return max((entry for entry in found if entry is not None), key=lambda entry: entry.as_of, default=None)
+
+    def _of_another(self, space: Space, key: bytes) -> bytes:
+        as_of = self.newest + self.rng.choice((-1, 0, 0, 1, 1000))
+        version = self.rng.choice((None, Version(key, max(1, as_of - 1), b"of another cluster")))
+        return seal(Space(space.namespace, b"of another cluster".ljust(32)), Entry(key, version, max(1, as_of)))
 
     async def put(self, space: Space, entries: Sequence[Entry]) -> None:
         await asyncio.sleep(self.rng.uniform(0.0001, 0.002))
         for entry in () if self.dead else entries:
-            held = self.entries.setdefault((space, entry.key), [])
-            if entry not in held:
-                held.append(entry)
+            self.newest = max(self.newest, entry.as_of)
+            held, raw = self.entries.setdefault((space.namespace, entry.key), []), seal(space, entry)
+            if raw not in held:
+                held.append(raw)
             del held[:-12]
 
     def wipe(self) -> None:
@@ -519,6 +549,21 @@ class SimNode:
         self._main: asyncio.Task[None] | None = None
         self._again: asyncio.TimerHandle | None = None
 
+    def _limits(self, life: int) -> Limits:
+        """Return what this process is set to; with `apart` any may be set otherwise once the history is founded."""
+        plan = self.world.plan
+        given = Limits(plan.window_max, recent_max=plan.recent_max, retention_revisions=200, retention_ms=2_000)
+        if not plan.apart or life == 1:
+            return given
+        rng = self.world.rng_of(f"limits {self.name} {life}")
+        return Limits(
+            rng.choice((given.window_max, 8, 64)),
+            rng.choice((given.window_ms, 1_000)),
+            rng.choice((given.recent_max, 2, 100)),
+            rng.choice((0, 200)),
+            2_000,
+        )
+
     def entries(self) -> dict[int, tuple[int, bytes]]:
         """Return the live log: index -> (term, command). The base may stand for what was compacted: it is left out."""
         journal = self.member._journal
@@ -622,18 +667,14 @@ class SimNode:
             coordinator = WatchedCoordinator(
                 node=self.name,
                 url=f"http://{self.name}",
+                cluster="sim",
                 log=log,
                 store=store,
                 broadcast=world.broker,
                 clock=self.clock,
                 chance=world.rng_of(f"coordinator {self.name} {life}"),
                 settings=CoordinatorSettings(
-                    limits=Limits(
-                        window_max=plan.window_max,
-                        recent_max=plan.recent_max,
-                        retention_revisions=200,
-                        retention_ms=2_000,
-                    ),
+                    limits=self._limits(life),
                     group_intents_max=plan.group_max,
                     store_timeout_s=0.8,
                     propose_timeout_s=2.0,
@@ -754,6 +795,10 @@ class _Feed:
             world.violate("INV-6 (watch)", f"{self._node.name} jumps from {self._last} to {settled.previous}")
         self._last = settled.last
         world.counts["watched"] += len(settled.records)
+        for revision, record in enumerate(settled.records, settled.previous + 1):
+            known = world.settled_as.setdefault(revision, record.op_id)
+            if known != record.op_id:
+                world.violate("INV-6 (revisions)", f"{revision} was {known}, and is {record.op_id} now")
         if world.plan.restores:
             return
         for revision, record in enumerate(settled.records, settled.previous + 1):
@@ -798,6 +843,8 @@ class World:
             "expired keys": 0, "sessions": 0, "watched": 0, "redelivered": 0, "disks lost": 0, "slow disks": 0,
             "upgrades": 0, "times lost": 0, "lives judged": 0, "strangers": 0,
         }  # fmt: skip
+        self.settled_as: dict[int, str] = {}
+        """What each revision was told to be: no restore and no adoption gives one twice."""
         self.over = False
         self.bursts = 0
         self.holds_rebases_s: float | None = None
@@ -811,7 +858,7 @@ class World:
         self.times = Timekeeper(self)
         self.database = (self.plant.database or SimDatabase)(self)
         self.store_faults = StoreFaults(self.rng_of("store"))
-        self.cache = SimCache(self.rng_of("cache"))
+        self.cache = (self.plant.cache or SimCache)(self.rng_of("cache"), others=plan.others)
         self.cache.hostile = plan.hostile
         self.broker = SimBroker(self.rng_of("broker"))
         first = tuple(PeerAddress(f"n{i}", f"n{i}:1") for i in range(1, plan.nodes + 1))
