@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from acordo import wire
 from acordo.client import Client
@@ -44,6 +45,7 @@ async def json_of(cluster: LocalCluster, *arguments: str, code: int = 0) -> Any:
     return msgspec.json.decode(await acordo(cluster, *arguments, "--json", code=code))
 
 
+@pytest.mark.timeout(400)
 async def test_every_command(start: Start, tmp_path: Path) -> None:
     async with start() as cluster:
         assert await acordo(cluster, "put", "k", "v") == b"created at revision 1\n"
@@ -64,7 +66,8 @@ async def test_every_command(start: Start, tmp_path: Path) -> None:
         assert (await json_of(cluster, "put", "k", "v", "--op-id", "mine"))["again"] is True
         await acordo(cluster, "put", "k", "another", "--op-id", "mine", code=2)
         assert (await json_of(cluster, "operation", "mine"))["revision"] == written["revision"]
-        assert (await json_of(cluster, "operation", "nobody's"))["outcome"] == "expired"
+        await acordo(cluster, "operation", "nobody's", code=4)
+        assert (await json_of(cluster, "operation", "nobody's", "--settle"))["outcome"] == "expired"
         events = await acordo(cluster, "watch", "k", "--after", "0", "--count", "4", "--json")
         assert [msgspec.json.decode(line)["event"] for line in events.splitlines()] == ["put", "put", "delete", "put"]
         now = await json_of(cluster, "transfer", "n2")
