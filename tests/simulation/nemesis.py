@@ -137,6 +137,19 @@ async def _end(world: World, rng: random.Random, *, power: bool) -> None:
             await asyncio.sleep(rng.uniform(0.0, 0.6))
 
 
+async def _stop(world: World, rng: random.Random) -> None:
+    """Stop all nodes, and start them together after a while: only clocks can tell how long that was."""
+    for node in list(world.nodes.values()):
+        world.counts["crashes"] += node.up
+        node.crash(power=False)
+        node.wanted = False
+    await asyncio.sleep(rng.uniform(3.0, 5.0))
+    for node in list(world.nodes.values()):
+        node.wanted = True
+        node.start()
+    await asyncio.sleep(1.0)
+
+
 async def _amnesia(world: World, rng: random.Random) -> None:
     """Cut the power of just a majority at once: what it had acknowledged is gone, others have applied it."""
     names = list(world.nodes)
@@ -337,6 +350,6 @@ HARMS: dict[str, Harm] = {
     "crash": _crash, "power": _power, "partition": _partition, "one_way": _one_way, "slow": _slow, "loss": _loss,
     "store_slow": _store_slow, "store_down": _store_down, "ambiguous": _ambiguous, "cache": _cache, "broker": _broker,
     "clock": _clock, "disk": _disk, "slow_disk": _slow_disk, "transfer": _transfer, "membership": _membership,
-    "amnesia": _amnesia, "lose_rows": _lose_rows, "rival_cluster": _rival_cluster, **aimed.HARMS,
+    "amnesia": _amnesia, "lose_rows": _lose_rows, "rival_cluster": _rival_cluster, "stop": _stop, **aimed.HARMS,
     **classics.HARMS,
 }  # fmt: skip

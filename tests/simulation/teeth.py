@@ -111,6 +111,10 @@ OTHERS: Final[dict[str, Any]] = {**LEADERS, "others": True, "memory_bytes": 1}
 """The shared cache has entries of other clusters, under the same names; another cluster tries the store."""
 APART: Final[dict[str, Any]] = {**LEADERS, "apart": True, "again": 5.0, "clients": 8, "hostile": True}
 """Members are set to other retentions, and queues bring writes again."""
+STOPS: Final[dict[str, Any]] = {**LEADERS, "faults": ("clock", "clock", "stop")}
+"""Clocks step, and all nodes stop for seconds: nobody has kept the time then."""
+MOST_RESTART: Final[dict[str, Any]] = {**LEADERS, "faults": ("clock", "clock", "amnesia")}
+"""Clocks step, and most nodes start again at once: one of them leads, and one that runs on has kept the time."""
 SMALL: Final[dict[str, Any]] = {"window_max": 8, "recent_max": 2, "compact_entries": 25}
 
 
@@ -194,10 +198,10 @@ TEETH: Final = (
     Tooth("a term that was heard hides a lost disk", Plant("", core=faults.HeardTerm), LOST),
     Tooth("log time takes the leader's wall clock whole", Plant("", time=faults.WallWhole), CLOCKS),
     Tooth("log time jumps to the clocks' median though it was kept", Plant("", time=faults.JumpsToMedian), CLOCKS),
-    Tooth("time is found by the least of the clocks", Plant("", time=faults.Minimum), CLOCKS),
-    Tooth("time is found by the greatest of the clocks", Plant("", time=faults.Maximum), CLOCKS),
-    Tooth("clocks are asked though somebody kept the time", Plant("", time=faults.ClocksFirst), CLOCKS),
-    Tooth("a member that has just started takes its log's stamp for now", Plant("", time=faults.BelievesLog), CLOCKS),
+    Tooth("time is found by the least of the clocks", Plant("", time=faults.Minimum), STOPS),
+    Tooth("time is found by the greatest of the clocks", Plant("", time=faults.Maximum), STOPS),
+    Tooth("clocks are asked though somebody kept the time", Plant("", time=faults.ClocksFirst), MOST_RESTART),
+    Tooth("a member that has just started takes its log's stamp for now", Plant("", time=faults.BelievesLog), STOPS),
     Tooth("logs do not say what they began from", Plant("", core=faults.ForgetfulOrigin), STRANGER),
     Tooth("an older term is committed by counting", Plant("", core=faults.CountsOldTerms), EIGHT),
     Tooth("reads of an older term are confirmed", Plant("", core=faults.ConfirmsAnyTerm), OVERTAKEN),

@@ -83,6 +83,11 @@ class Timekeeper:
             self._found[time.found_in] = off_ms, now_s
 
     @property
+    def lost_s(self) -> float:
+        """Return how much passed that log time knows nothing of: nobody had kept it, and clocks said less."""
+        return sum(max(0, -by_ms) for _, by_ms in self._lost) / 1000
+
+    @property
     def leapt(self) -> bool:
         """Say whether so much time was lost that retentions are over."""
         return any(by_ms > LEAP_MS for _, by_ms in self._lost)
