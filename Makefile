@@ -92,6 +92,9 @@ test-stack: $(READY)  ## bring the containers up, smoke-test, disturb, scale, ta
 test-bare: $(READY)  ## do what the README says in a container that has nothing: run, demo, test (T=path for a part)
 	$(PY) -m tests.docker.bare $(T_GIVEN)
 
+flaky: $(READY)  ## run what touches time, signals or processes N=50 times with both cores busy (T=path for a part)
+	$(PY) -m tests.flaky --rounds $(or $(N),50) $(T_GIVEN)
+
 images: $(READY)  ## build every image from the distribution's packages alone
 	$(PY) -m deploy.images
 
@@ -102,4 +105,4 @@ clean:  ## remove what was built (never data/)
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: help install run demo test check model sim sim-teeth chaos chaos-quick chaos-soak failover chaos-teeth oracle bench bench-core bench-raft bench-backends bench-peers \
-	evidence test-stack test-bare images lock clean
+	evidence test-stack test-bare flaky images lock clean

@@ -1,0 +1,34 @@
+"""The flaky runner counts a test that fails now and then, and passes over what touches nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests import flaky
+
+
+def test_one_that_fails_every_other_time_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = tmp_path / "state"
+    one = tmp_path / "test_one.py"
+    one.write_text(
+        "import time, pathlib\n"
+        f"STATE = pathlib.Path({str(state)!r})\n"
+        "def test_now_and_then():\n"
+        "    time.sleep(0)\n"
+        "    n = int(STATE.read_text()) if STATE.exists() else 0\n"
+        "    STATE.write_text(str(n + 1))\n"
+        "    assert n % 2 == 0, 'odd'\n"
+        "def test_always():\n    assert True\n"
+    )
+    (tmp_path / "test_pure.py").write_text("def test_pure():\n    assert False\n")
+    assert flaky.main([str(tmp_path), "--rounds", "2", "--busy", "0"]) == 1
+    said = capsys.readouterr().out
+    assert "test_now_and_then` | 1 | 2 |" in said and "odd" in said
+    assert "test_always`" not in said and "test_pure" not in said
+    assert "2 tests, 2 rounds, 4 runs, 1 of them failed at least once" in said
+
+
+def test_nothing_run_is_no_result(tmp_path: Path) -> None:
+    assert flaky.main([str(tmp_path), "--rounds", "1", "--busy", "0"]) == 2
