@@ -347,7 +347,8 @@ class Cockroach:
     name: Final = "cockroachdb"
     version_min: Final = (22, 1)
     keys_max: Final = KEYS_MAX
-    asked: Final = {"default_transaction_use_follower_reads": "off"}
+    asked: Final[dict[str, str]] = {}
+    """Nothing that PostgreSQL does not know: one that answers here has to come as far as to say what it is."""
     relied_on: Final = {
         "default_transaction_isolation": Postgres.relied_on["default_transaction_isolation"],
         "default_transaction_use_follower_reads": (frozenset({"off"}), "reads would be seconds old"),
