@@ -36,6 +36,11 @@ ROUND_PATIENCE_S: Final = 0.2
 INTENT_INLINE_BYTES_MAX: Final = 512 * 1024
 """Inline bytes of one intent: beyond, its largest values are staged too."""
 INTENT_OVERHEAD_BYTES: Final = 256
+MOVES: Final = frozenset({"not_leader", "deposed"})
+"""Refusals that speak of a leader that has just given way: the next attempt finds the new one."""
+MOVE_PATIENCE_S: Final = 1.0
+"""How long an intent is handed over again after such a refusal, which is definite: nothing is in any log."""
+MOVE_PAUSE_S: Final = 0.05
 TAKE_BACK_S: Final = 1.0
 """Longest that a refusal waits for its staged values to be taken back."""
 
@@ -212,8 +217,12 @@ class Writes:
         self._rounds += 1
         current = _Round(self, len(group))
         for waiting, future in zip(group, futures, strict=True):
-            waiting.round = current
+            waiting.round, waiting.writes = current, self
             future.add_done_callback(waiting.answered)
+
+    def again(self, waiting: _Waiting) -> None:
+        """Hand an intent over once more, a moment later."""
+        asyncio.get_running_loop().call_later(MOVE_PAUSE_S, self._enqueue, waiting)
 
     def release(self) -> None:
         """Let the next round go."""
@@ -246,7 +255,9 @@ class _Round:
 class _Waiting:
     """One intent and whoever waits for it. Its `result` never fails: it brings an Answer or an AcordoError."""
 
-    __slots__ = ("_timer", "deadline", "handed", "intent", "lifetime_s", "result", "round", "size")
+    __slots__ = (
+        "_patient_until", "_timer", "deadline", "handed", "intent", "lifetime_s", "result", "round", "size", "writes",
+    )  # fmt: skip
 
     def __init__(self, intent: Intent | Cancel, size: int, deadline: float, lifetime_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -254,6 +265,8 @@ class _Waiting:
         self.result: asyncio.Future[Result] = loop.create_future()
         self.handed = False
         self.round: _Round | None = None
+        self.writes: Writes | None = None
+        self._patient_until: float | None = None
         self._timer = loop.call_at(deadline, self.expire)
 
     def with_deadline(self, deadline_ms: int) -> Intent | Cancel:
@@ -272,10 +285,21 @@ class _Waiting:
         error = future.exception()
         if error is None:
             self.end(future.result())
+        elif isinstance(error, NotApplied) and error.reason in MOVES and self._may_go_again():
+            self.handed = False
+            assert self.writes is not None
+            self.writes.again(self)
         elif isinstance(error, NotApplied | OutcomeUnknown):
             self.end(error)
         else:
             self.end(OutcomeUnknown(f"{type(error).__name__}: {error}", op_id=self.intent.op_id))
+
+    def _may_go_again(self) -> bool:
+        """Say whether somebody still waits, and a leader that gives way has not been met for too long."""
+        now = asyncio.get_running_loop().time()
+        if self._patient_until is None:
+            self._patient_until = now + MOVE_PATIENCE_S
+        return not self.result.done() and now + MOVE_PAUSE_S < min(self.deadline, self._patient_until)
 
     def expire(self) -> None:
         """Say what is true when time is out: unknown once handed over, else definitely not applied."""

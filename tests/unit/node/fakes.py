@@ -60,6 +60,8 @@ class FakeConsensus:
         self.database, self.node, self.url = database, node, url
         self.no_leader: str | None = None
         """Reason with which submits and ReadIndex are refused."""
+        self.moves = 0
+        """How many more submits meet a leader that gives way."""
         self.hides = False
         """What is against a write is known only once it is submitted."""
         self.shown: dict[str, object] = {}
@@ -107,9 +109,11 @@ class FakeConsensus:
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Answer]] = [loop.create_future() for _ in intents]
         self.submits.append(tuple(intents))
-        if self.no_leader is not None:
+        if self.moves or self.no_leader is not None:
+            reason = "not_leader" if self.moves else self.no_leader or ""
+            self.moves = max(0, self.moves - 1)
             for future in futures:
-                future.set_exception(NotApplied(self.no_leader))
+                future.set_exception(NotApplied(reason))
                 future.exception()
             return futures
         if self.hold:

@@ -42,6 +42,39 @@ async def test_what_is_queued_goes_as_one_command() -> None:
     assert b.writes.held == b.writes.held_bytes == 0
 
 
+async def test_a_leader_that_gives_way_costs_no_refusal() -> None:
+    b = Bench()
+    b.consensus.moves = 3
+    assert (await b.put(b"k")).revision == 1
+    assert len(b.consensus.submits) == 4
+    assert {i.op_id for group in b.consensus.submits for i in group} == {b.consensus.submits[0][0].op_id}
+    assert b.writes.held == b.writes.held_bytes == 0
+
+
+async def test_patience_with_leaders_that_give_way_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.writes.MOVE_PATIENCE_S", 0.2)
+    b = Bench()
+    b.consensus.moves = 10**6
+    with pytest.raises(NotApplied, match="not_leader"):
+        await b.put(b"k")
+    assert 1 < len(b.consensus.submits) < 10
+
+
+async def test_who_is_waited_for_by_nobody_is_not_handed_over_again() -> None:
+    b = Bench()
+    b.consensus.moves = 10**6
+    task = asyncio.create_task(b.put(b"k"))
+    while not b.consensus.submits:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    before = len(b.consensus.submits)
+    await asyncio.sleep(0.15)
+    assert len(b.consensus.submits) <= before + 1
+    assert b.writes.held == b.writes.held_bytes == 0
+
+
 async def test_a_lonely_write_does_not_wait_for_company() -> None:
     b = Bench()
     for n in range(3):
