@@ -111,9 +111,9 @@ OTHERS: Final[dict[str, Any]] = {**LEADERS, "others": True, "memory_bytes": 1}
 """The shared cache has entries of other clusters, under the same names; another cluster tries the store."""
 APART: Final[dict[str, Any]] = {**LEADERS, "apart": True, "again": 5.0, "clients": 8, "hostile": True}
 """Members are set to other retentions, and queues bring writes again."""
-STOPS: Final[dict[str, Any]] = {**LEADERS, "faults": ("clock", "clock", "stop")}
+STOPS: Final[dict[str, Any]] = {**LEADERS, "ghosts": False, "faults": ("clock", "clock", "stop")}
 """Clocks step, and all nodes stop for seconds: nobody has kept the time then."""
-MOST_RESTART: Final[dict[str, Any]] = {**LEADERS, "faults": ("clock", "clock", "amnesia")}
+MOST_RESTART: Final[dict[str, Any]] = {**LEADERS, "ghosts": False, "faults": ("clock", "clock", "amnesia")}
 """Clocks step, and most nodes start again at once: one of them leads, and one that runs on has kept the time."""
 SMALL: Final[dict[str, Any]] = {"window_max": 8, "recent_max": 2, "compact_entries": 25}
 

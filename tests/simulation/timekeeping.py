@@ -23,6 +23,8 @@ AHEAD_MS: Final = 20
 BEHIND_MS: Final = 500
 BEHIND_S: Final = 1.0
 """… and behind, for so long: the first word that it heard may have been long on its way."""
+GHOST_MS: Final = 3_000
+"""… or where messages of connections that are gone come late: who has just started may take such a leader's word."""
 LEAP_MS: Final = 20 * 3_600_000
 """A time that was lost for so much forgets op_ids before their retention is over: nobody can know better."""
 WRONG_MS: Final = 1_000
@@ -73,11 +75,12 @@ class Timekeeper:
             world.say("time found", node=node.name, ahead_ms=off_ms - last)
             return
         slewed_ms = (now_s - found[1]) * 1000 * SLEW
+        behind_ms = BEHIND_MS + slewed_ms + (GHOST_MS if world.plan.ghosts else 0)
         wrong_ms = off_ms - found[0]
-        if wrong_ms >= -BEHIND_MS - slewed_ms:
+        if wrong_ms >= -behind_ms:
             self._behind_s.pop(node.name, None)
         behind_s = now_s - self._behind_s.setdefault(node.name, now_s) if wrong_ms < 0 else 0.0
-        if wrong_ms > AHEAD_MS + slewed_ms or (wrong_ms < -BEHIND_MS - slewed_ms and behind_s > BEHIND_S):
+        if wrong_ms > AHEAD_MS + slewed_ms or (wrong_ms < -behind_ms and behind_s > BEHIND_S):
             what = f"{node.name} takes it for {wrong_ms} ms later than it is"
             world.violate("Time (kept)", f"{what}, {'which it kept' if knew else 'though others kept it'}")
             self._found[time.found_in] = off_ms, now_s
@@ -96,7 +99,7 @@ class Timekeeper:
         """Say whether no other that runs kept the time, or may not have been reached."""
         others = [other for other in self._world.serving if other is not node]
         kept = [other for other in others if other.coordinator.time.kept]
-        return not kept or self._world.network.disturbed
+        return not kept or self._world.network.disturbed or self._world.plan.ghosts
 
     def _judge_clocks(self, node: SimNode, now_ms: int) -> None:
         """As long as most clocks are right, what is found is no later than they say, and no earlier when all answer."""
