@@ -177,6 +177,7 @@ class SimLoop(asyncio.SelectorEventLoop):
         self.set_task_factory(_owned_task)
         self.set_exception_handler(self._on_error)
         self.errors: list[str] = []
+        """What callbacks raised, and nobody caught."""
 
     @property
     def now_s(self) -> float:
@@ -210,7 +211,7 @@ class SimLoop(asyncio.SelectorEventLoop):
         return timer
 
     def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        self.errors.append(f"{context.get('message')}: {context.get('exception')!r}")
+        self.errors.append(repr(context.get("exception") or context.get("message")))
 
 
 def _owned_task(

@@ -106,9 +106,8 @@ async def _simulate(plan: Plan, plant: Plant | None, *, stop: bool) -> Result:
     world.counts["ambiguous commits"] = world.store_faults.counts["ambiguous"]
     world.counts["shared cache hits"] = world.cache.hits
     world.counts |= {f"network {name}": number for name, number in world.network.counts.items()}
-    errors = getattr(loop, "errors", [])
-    for error in errors[:3]:
-        world.say("loop error", error=error)
+    for error in getattr(loop, "errors", [])[:3]:
+        world.violate("Unhandled", error)
     return Result(plan, tuple(world.violations), world.counts, tuple(world.trace), loop.time())
 
 

@@ -96,8 +96,12 @@ class Timekeeper:
         return any(by_ms > LEAP_MS for _, by_ms in self._lost)
 
     def _nobody_kept(self, node: SimNode) -> bool:
-        """Say whether no other that runs kept the time, or may not have been reached."""
-        others = [other for other in self._world.serving if other is not node]
+        """Say whether no other voter that runs kept the time, or may not have been reached.
+
+        A member that does not vote is believed when it is heard, and not waited for: nobody promises that it is there.
+        """
+        voters = {member.id for member in node.coordinator.status().members if member.voter}
+        others = [other for other in self._world.serving if other is not node and other.name in voters]
         kept = [other for other in others if other.coordinator.time.kept]
         return not kept or self._world.network.disturbed or self._world.plan.ghosts
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coordinator.raft.messages import ALL
 from coordinator.raft.wire import STOCK, UNKNOWN, Codec, Count, Message, WireError
-from tests.simulation.skew import HINT, next_version
+from tests.simulation.skew import APPENDED, HINT, next_version
 
 codec = Codec(*STOCK)
 counts = st.integers(0, 2**63 - 1)
@@ -166,13 +166,14 @@ def test_a_list_can_be_extended_and_its_types_replaced() -> None:
         {"type": "append_entries", "term": 1, "commit_index": 1, "prevLogIdx": 1, "prevLogTerm": 0,
          "entries": [(b"x", 2, 1)], "joined": True, "answer": True},
         {"type": "note", "note": b"n"},
+        {"type": "apply_command_response", "request_id": 1, "error": 2, "reason": "behind", "later": True},
     ],
 )  # fmt: skip
 def test_members_of_two_versions_understand_each_other(message: dict[str, Any]) -> None:
     """A field that was appended is ignored by the older one, and its default stands in at the newer one."""
     old, new = Codec(*ALL), next_version()
     assert old.decode(new.encode(message)) == old.decode(old.encode(message))
-    assert new.decode(old.encode(message)) == {**old.decode(old.encode(message)), "later": 7}
+    assert new.decode(old.encode(message)) == {**old.decode(old.encode(message)), APPENDED: 7}
 
 
 def test_a_message_of_a_later_version_is_passed_over_whatever_is_in_it() -> None:
