@@ -290,6 +290,7 @@ class SimDisk:
         return bytes(inode.cached)
 
     def create(self, name: str) -> SimFile:
+        self._check(name)
         if self.descriptors_out:
             raise OSError(errno.EMFILE, "Too many open files", name)
         self.step("create", name)
@@ -300,27 +301,33 @@ class SimDisk:
         return SimFile(self, name, self._names[name])
 
     def open(self, name: str) -> SimFile:
+        self._check(name)
         return SimFile(self, name, self._found(name))
 
     def rename_now(self, old: str, new: str) -> None:
+        self._check(old)
         inode = self._found(old)
         self.step("rename", new)
         self._change(old, new, inode)
 
     def remove_now(self, name: str) -> None:
+        self._check(name)
         self._found(name)
         self.step("remove", name)
         self._change(name, None, None)
 
     async def remove(self, name: str) -> None:
+        self._check(name)
         await self._directory_lane.run(self.delay_s(False), lambda: self.remove_now(name), _nothing)
 
     def sync_directory_now(self) -> None:
+        self._check("")
         self._directory_lane.drain()
         self.block(sync=True)
         self._sync_directory()
 
     async def sync_directory(self) -> None:
+        self._check("")
         await self._directory_lane.run(self.delay_s(True), self._sync_directory, _nothing)
 
     async def compute(self, work: Callable[[], T]) -> T:
@@ -398,6 +405,12 @@ class SimDisk:
                 raise Died(f"{operation} {name}")
         if write is not None:
             write(content)
+
+    def _check(self, name: str) -> None:
+        """What a process still does while its tasks are cancelled reaches no disk: it has died, and the next one runs."""
+        owner = OWNER.get()
+        if owner is not None and not owner.alive:
+            raise OSError(errno.EBADF, "its process has died", name)
 
     def _found(self, name: str) -> _Inode:
         if name not in self._names:

@@ -17,6 +17,7 @@ import pytest
 from coordinator.raft.disk import Disk, RealDisk, SyncError, write_whole_now
 from kv.errors import BadRequest
 from tests.simulation.disk import Died, SimDisk
+from tests.simulation.loop import Process
 
 
 @pytest.fixture(params=["real", "simulated"])
@@ -201,6 +202,23 @@ def test_a_name_needs_its_directory_synced() -> None:
         disk.power_cut()
         outcomes.add(disk.load_now("vote"))
     assert outcomes == {b"old", b"new"}
+
+
+async def test_a_dead_process_reaches_no_disk_while_its_tasks_end() -> None:
+    """It would leave its files in the directory of the process that was started after it."""
+    disk = SimDisk(random.Random(1))
+    process = Process("n1")
+    write_whole_now(disk, "vote", b"mine")
+    process.alive = False
+    for call in (disk.create, disk.open, disk.remove_now):
+        with pytest.raises(OSError, match="process has died"):
+            process.context.run(call, "vote")
+    with pytest.raises(OSError, match="process has died"):
+        process.context.run(disk.rename_now, "vote", "other")
+    with pytest.raises(OSError, match="process has died"):
+        process.context.run(disk.sync_directory_now)
+    assert disk.names() == ["vote"]
+    assert disk.load_now("vote") == b"mine"
 
 
 async def test_a_kill_tears_what_is_under_way_and_keeps_the_rest() -> None:
