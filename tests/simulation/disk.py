@@ -407,7 +407,7 @@ class SimDisk:
             write(content)
 
     def _check(self, name: str) -> None:
-        """What a process still does while its tasks are cancelled reaches no disk: it has died, and the next one runs."""
+        """What a process still does while its tasks are cancelled reaches no disk: the next one may run."""
         owner = OWNER.get()
         if owner is not None and not owner.alive:
             raise OSError(errno.EBADF, "its process has died", name)
