@@ -1,5 +1,7 @@
 """Notice that this member's machine went another way than the leader's, and build it anew from snapshot and log.
 
+If that does not help, the snapshot here went the other way too: the leader's takes its place.
+
 Machines that apply the same log are the same. One that has applied all that the leader had, and still lacks what the
 leader has settled, is not: whatever made it so, nothing may be judged by it. It never takes slowness for difference.
 """
@@ -62,10 +64,18 @@ class Likeness:
                 self.apart, pause_s = False, LOOK_S
                 continue
             settled = self._node.machine.settled.revision
-            _log.critical("machine is not like the leader's: building it anew", settled=settled)
+            if not self.apart:
+                _log.critical("machine is not like the leader's: building it anew", settled=settled)
+                self._log.replay()
+            else:  # so the snapshot here, if any, was made by a machine that had gone apart
+                _log.critical(
+                    "machine is still not like the leader's: its snapshot is asked for",
+                    settled=settled,
+                    advice="if that lasts, replace this member",
+                )
+                self._log.fetch_snapshot()
             self.apart = True
             self.rebuilt += 1
-            self._log.replay()
             pause_s = min(pause_s * 2, AGAIN_S)
 
     async def _differs(self) -> bool:

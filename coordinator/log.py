@@ -150,6 +150,10 @@ class Log(Protocol):
         """Let the replica forget all, and bring it up again from the snapshot and the log that are here."""
         ...
 
+    def fetch_snapshot(self) -> None:
+        """Ask the leader for its snapshot, to bring the replica up from that and the log here; may be in vain."""
+        ...
+
     def step_down(self) -> None:
         """Stop leading without naming a successor (a row of a higher term stands in the store)."""
         ...

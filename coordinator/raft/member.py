@@ -464,6 +464,9 @@ class Member:
 
     def replay(self) -> None:
         self._core.replay()
+
+    def fetch_snapshot(self) -> None:
+        self._core.fetch_snapshot()
         self.kick()
 
     def step_down(self) -> None:

@@ -552,11 +552,13 @@ class Core(Replication):
 
     def _SyncObj__tryLogCompaction(self) -> None:
         """Snapshot the machine when the log has grown by enough entries or bytes since the last one."""
-        if self._saving or self._installing:
+        if self._saving or self._installing or self._fetching:
             return
         newest = self._snapshots.newest
         grown = self._SyncObj__raftLastApplied - (newest.index if newest is not None else 1)
         due = grown > self._SyncObj__conf.logCompactionMinEntries or self._bytes_since_snapshot > self._compact_bytes
+        ends = newest.index if newest is not None else 0
+        due = due or any(progress.asked > ends for progress in self._progress.values())
         if grown <= 0 or not (due or self._SyncObj__forceLogCompaction) or self._now() < self._save_after:
             return
         sending = any(progress.snapshot is not None for progress in self._progress.values())
@@ -581,7 +583,10 @@ class Core(Replication):
             self.count("snapshot_failures")
             return
         self.count("snapshots_saved")
+        newest = self._snapshots.newest
         held = self._first_index <= position.index <= self._last_index
+        if newest is None or newest.index < position.index:
+            return  # an older one that was asked for took its place at once
         if held and self._term_at(position.index) == position.term:
             base = self._base_behind(position.index, keep)
             if base > self._first_index:

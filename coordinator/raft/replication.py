@@ -18,7 +18,7 @@ from coordinator.raft.rules import Entry, LogEnds, Mismatch, Take, Wipe, judge_a
 from coordinator.raft.snapshot import Chunk, Incoming, Outgoing, Snapshot
 from coordinator.raft.state import MEMBERSHIP, NO_OP, SUCCESS, UNKNOWN_OUTCOME, WIPED, log
 from coordinator.raft.waiting import Uncommitted
-from kv.errors import InvariantViolated, NewerCommand
+from kv.errors import BadRequest, InvariantViolated, NewerCommand
 
 ENTRIES_PER_MESSAGE_MAX: Final = 1024
 IN_FLIGHT_BYTES_MAX: Final = 16 << 20
@@ -40,6 +40,8 @@ class Progress:
         self.in_flight_bytes = 0
         self.told_commit = 0
         self.snapshot: Outgoing | None = None
+        self.asked = 0
+        """The peer asks for a snapshot that ends here at least, though it lacks no entries; 0: it does not."""
         self.offset = 0
         self.beats = 0
         """Heartbeats since the chunk at `offset` was sent."""
@@ -65,7 +67,7 @@ class Progress:
     def drop_snapshot(self) -> None:
         if self.snapshot is not None:
             self.snapshot.close()
-        self.snapshot, self.offset = None, 0
+        self.snapshot, self.offset, self.asked = None, 0, 0
 
 
 class Replication(Elections):
@@ -81,6 +83,8 @@ class Replication(Elections):
         """A snapshot is being verified or put in place: the log stands still until it is."""
         self._installing_of: tuple[Node | None, int] = None, 0
         """The leader that it comes from, and that leader's term."""
+        self._fetching = False
+        """The machine is to come from the leader's snapshot: the one here was made by a machine that went apart."""
         self._bytes_since_snapshot = 0
         self._uncommitted = Uncommitted()
         super().__init__(*args, **kwargs)
@@ -104,6 +108,7 @@ class Replication(Elections):
     # --------------------------------------------------------------------------------------------- the leader
 
     def _on_took_leadership(self) -> None:
+        self._fetching = False
         self._drop_progress()
         self._progress = {node.id: Progress() for node in self._peers}
         commit = self._SyncObj__raftCommitIndex
@@ -167,6 +172,10 @@ class Replication(Elections):
             if self._snapshots.newest is not None:
                 self._send_snapshot(node, progress, heartbeat, following)
                 return
+        newest = self._snapshots.newest
+        if progress.asked and newest is not None and newest.index >= progress.asked:
+            self._send_snapshot(node, progress, heartbeat, following)
+            return
         if progress.probing:
             # What was sent is not sent again with each heartbeat: a peer that is slow to sync would get it many times.
             if heartbeat or not progress.paused:
@@ -243,7 +252,8 @@ class Replication(Elections):
             match[node] = max(match[node], following - 1)
             due[node] = max(due[node], following)
             progress.acknowledged(following - 1)
-            if progress.snapshot is not None and following > progress.snapshot.header.index:
+            sent = progress.snapshot is not None and following > progress.snapshot.header.index
+            if sent and not progress.asked:
                 progress.drop_snapshot()
         if news:
             self.kick()
@@ -353,19 +363,42 @@ class Replication(Elections):
             self._wipe()
 
     def replay(self) -> None:
-        """Drop the machine, and nothing of the log: it is built anew from what is here."""
-        snapshot = self._snapshots.load_now()
-        usable = snapshot is not None and self._first_index <= snapshot.header.index < self._last_index + 1
-        if not usable and self._first_index != 1:
-            log.error("machine cannot be built anew: no snapshot fits the log", member=self._node_id)
+        """Drop the machine, and nothing of the log: it is built anew from what is here, or else by a leader's snapshot.
+
+        A snapshot that is being put in place builds it anew anyway.
+        """
+        if self._installing:
             return
-        self.count("replays")
+        self._drop_incoming()  # its file is a leftover to whoever loads the dump in place
+        try:
+            snapshot = self._snapshots.load_now()
+            if snapshot is not None and self._first_index <= snapshot.header.index <= self._last_index:
+                self._replica.restore(snapshot.body)
+                self._SyncObj__raftLastApplied, self._applied_term = snapshot.header.index, snapshot.header.term
+                self.count("replays")
+                return
+        except (ValueError, BadRequest) as exc:
+            log.error("snapshot cannot be used", member=self._node_id, error=str(exc))
+        if self._first_index != 1:
+            log.error("machine cannot be built anew: no snapshot here fits the log", member=self._node_id)
+            self.fetch_snapshot()
+            return
         self._replica.reset()
-        if snapshot is not None and usable:
-            self._replica.restore(snapshot.body)
-            self._SyncObj__raftLastApplied, self._applied_term = snapshot.header.index, snapshot.header.term
-        else:
-            self._SyncObj__raftLastApplied, self._applied_term = 1, 0
+        self._SyncObj__raftLastApplied, self._applied_term = 1, 0
+        self.count("replays")
+
+    def fetch_snapshot(self) -> None:
+        """Ask the leader for its snapshot, though the log here lacks nothing: it takes the place of machine and dump.
+
+        Until it comes, no dump is made here, and the log is kept: what follows the leader's dump is in it. The leader
+        makes one that the log here can follow, if it has none.
+        """
+        leader = self._SyncObj__raftLeader
+        if leader is None or self._leads or self._installing:
+            return
+        self._fetching = True
+        self.count("snapshots_asked")
+        self._want(leader, b"", self._first_index)
 
     def _discard_overwritten(self) -> None:
         """Drop a dump that holds what is overwritten, beside a log that is whole: at a restart it would be believed.
@@ -461,12 +494,23 @@ class Replication(Elections):
         )
 
     def _on_snapshot_wanted(self, node: Node, message: dict[str, Any]) -> None:
-        """The peer says which offset it wants next."""
+        """The peer says which offset it wants next; without an id: it asks for one that ends there."""
         progress = self._progress.get(node.id)
         if not self._leads or message["term"] != self._term or progress is None:
             return
         self._SyncObj__lastResponseTime[node] = self._now()
+        if not message["id"]:
+            if progress.snapshot is None:
+                progress.paused = False
+                progress.asked = max(1, min(message["offset"], self._SyncObj__raftCommitIndex))
+                self.kick()
+            return
         if progress.snapshot is None or progress.snapshot.id != message["id"]:
+            return
+        if progress.asked and message["offset"] >= progress.snapshot.total:
+            progress.drop_snapshot()
+            progress.paused = False
+            self.kick()
             return
         forward = message["offset"] > progress.offset
         progress.offset = message["offset"]
@@ -487,11 +531,12 @@ class Replication(Elections):
             # Committed entries differ, as in _truncate: that it is older than what we hold says nothing.
             self.count("overwrites")
             self._wipe()
-        elif index <= self._SyncObj__raftCommitIndex or held:
+        elif (index <= self._SyncObj__raftCommitIndex or held) and not (self._fetching and held):
             # Not newer than what we hold: committed entries, or the very entry, so our log equals it up to there.
             self._verified = max(self._verified, index)
             self._drop_incoming()
             self._acknowledge(node)
+            self._want(node, message["id"], message["total"])
             return
         if self._incoming is None or self._incoming_id != message["id"]:
             self._drop_incoming()
@@ -535,6 +580,11 @@ class Replication(Elections):
         self._incoming = None
         if failed is not None:
             raise InvariantViolated("a snapshot was restored but could not be put in place") from failed
+        inside = self._first_index <= base.index <= self._last_index
+        if self._fetching and inside and self._term_at(base.index) == base.term:
+            self._fetched(node, base)
+            return
+        self._fetching = False
         self._rebase(base, history)
         self._blank = False
         # Another leader may lack what is in it (policies interval and off), and then says so by what it sends.
@@ -546,6 +596,16 @@ class Replication(Elections):
         if same and self._SyncObj__raftLog.synced_index >= base.index:
             self._acknowledge(node)
         self._SyncObj__raftLog.maybe_sync()
+        self.kick()
+
+    def _fetched(self, node: Node, base: Position) -> None:
+        """Go on from a snapshot that was asked for: the log, which holds its place, is applied from there again."""
+        self._fetching = False
+        self._SyncObj__raftLastApplied, self._applied_term = base.index, base.term
+        self.count("snapshots_fetched")
+        log.info("machine built anew from the leader's snapshot", member=self._node_id, index=base.index)
+        if self._SyncObj__raftLeader == node:
+            self._acknowledge(node)
         self.kick()
 
     def _drop_incoming(self) -> None:

@@ -43,6 +43,8 @@ class Tape:
         self.resets = 0
         self.stamp = 0
         self.poison: bytes | None = None
+        self.poison_restore = 0
+        """How many snapshots it still refuses."""
 
     def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
         self.commands.append(command)
@@ -60,7 +62,8 @@ class Tape:
 
     def restore(self, snapshot: bytes) -> None:
         head, *commands = snapshot.split(b"\n")
-        if head != b"tape":
+        self.poison_restore -= 1
+        if head != b"tape" or self.poison_restore >= 0:
             raise ValueError("no tape")
         self.commands = commands
 

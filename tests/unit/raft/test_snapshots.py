@@ -10,7 +10,7 @@ import itertools
 import msgspec
 import pytest
 
-from coordinator.raft.member import Settings
+from coordinator.raft.member import Member, Settings
 from coordinator.raft.protocol import SAVE_AGAIN_S
 from coordinator.raft.replication import CHUNK_BEATS_MAX
 from coordinator.raft.snapshot import DIGEST_BYTES, Chunk
@@ -343,3 +343,84 @@ async def test_who_puts_a_snapshot_in_place_does_not_lead() -> None:
         await (await cluster.leader(among=leader.id + other)).propose(b"instead")
         await eventually(lambda: not back._core._installing)
         assert await cluster.agree() == [b"instead"], "who leads is believed, not who led when the snapshot was sent"
+
+
+async def one_apart(cluster: Cluster, spoil_dump: bool) -> tuple[Member, list[bytes]]:
+    """Let a follower's machine go another way, before or after its newest dump; return it, and what is right."""
+    leader = await cluster.leader()
+    apart = next(name for name in "ABC" if name != leader.id)
+    expected = await fill(cluster, 70)
+    member = cluster.members[apart]
+    if spoil_dump:
+        cluster.tapes[apart].commands[3] = b"another way"
+    saved = member.counts.get("snapshots_saved", 0)
+    expected += await fill(cluster, 70, 100)
+    await eventually(lambda: member.counts.get("snapshots_saved", 0) > saved)
+    expected += await fill(cluster, 20, 200)
+    assert leader.counts.get("snapshots_saved", 0)
+    await eventually(lambda: member.applied == leader.applied)
+    cluster.tapes[apart].commands[4] = b"apart"
+    return member, expected
+
+
+@virtual
+async def test_a_machine_that_went_apart_is_built_anew_from_its_own_snapshot_and_log() -> None:
+    async with Cluster(settings=SMALL) as cluster:
+        member, expected = await one_apart(cluster, spoil_dump=False)
+        applied = member.applied
+        member.replay()
+        assert member.applied < applied
+        assert await cluster.agree() == expected
+        assert (member.counts["replays"], member.counts.get("snapshots_installed", 0)) == (1, 0)
+        expected += await fill(cluster, 5, 300)
+        assert await cluster.agree() == expected
+
+
+@virtual
+async def test_a_snapshot_of_a_machine_that_went_apart_gives_way_to_the_leaders() -> None:
+    """The log is kept meanwhile, so nothing acknowledged is forgotten; others commit, and it goes on afterwards."""
+    async with Cluster(settings=SMALL) as cluster:
+        member, expected = await one_apart(cluster, spoil_dump=True)
+        member.replay()
+        await eventually(lambda: member.applied == cluster.members[(member.status().leader or "")].applied)
+        assert cluster.tapes[member.id].commands[3] == b"another way"
+        held = member.status().last
+        member.fetch_snapshot()
+        assert member.status().last == held
+        expected += await fill(cluster, 5, 300)
+        await eventually(lambda: member.counts.get("snapshots_fetched", 0) == 1)
+        assert await cluster.agree() == expected
+        expected += await fill(cluster, 100, 400)
+        assert await cluster.agree() == expected
+        for name in "ABC":
+            await cluster.stop(name)
+        for name in "ABC":
+            await cluster.start(name)
+        await cluster.leader()
+        assert await cluster.agree() == expected
+
+
+@virtual
+async def test_a_leader_without_a_snapshot_makes_one_for_who_asks_and_both_go_on_committing() -> None:
+    """Two of three serve: were the one that asks to lack what it holds, nothing could be committed meanwhile."""
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        expected = await fill(cluster, 20)
+        asks, away = [name for name in "ABC" if name != leader.id]
+        await cluster.agree()
+        await cluster.stop(away)
+        cluster.members[asks].fetch_snapshot()
+        expected += await fill(cluster, 20, 100)
+        assert await cluster.agree() == expected
+        await eventually(lambda: cluster.members[asks].counts.get("snapshots_fetched", 0) == 1)
+        assert await cluster.agree() == expected
+
+
+@virtual
+async def test_a_damaged_snapshot_does_not_empty_a_machine_that_is_built_anew() -> None:
+    async with Cluster(settings=SMALL) as cluster:
+        member, expected = await one_apart(cluster, spoil_dump=False)
+        cluster.tapes[member.id].poison_restore = 1
+        member.replay()
+        await eventually(lambda: member.counts.get("snapshots_fetched", 0) == 1)
+        assert await cluster.agree() == expected
