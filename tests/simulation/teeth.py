@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +20,7 @@ from coordinator.rules import Rules
 from tests.simulation import faults, stock
 from tests.simulation.run import run
 from tests.simulation.seeds import commit_seed, nice
-from tests.simulation.world import Plan, Plant, plan_of
+from tests.simulation.world import Plan, Plant, changed, plan_of
 
 SEEDS_MAX: Final = 60
 """Seeds until a fault is said to have escaped."""
@@ -213,7 +213,7 @@ TEETH: Final = (
 
 
 def plan_for(tooth: Tooth, seed: int) -> Plan:
-    return replace(plan_of(seed), **tooth.plan)
+    return changed(plan_of(seed), **tooth.plan)
 
 
 def bite(position: int, seed_from: int = 1, seeds_max: int = SEEDS_MAX) -> Bite:

@@ -13,7 +13,7 @@ import pytest
 from tests.simulation import summary
 from tests.simulation.run import run
 from tests.simulation.seeds import ROOT
-from tests.simulation.world import FAULTS, Plan, plan_of
+from tests.simulation.world import FAULTS, LARGE_SEGMENT_BYTES, Plan, changed, plan_of
 
 SEEDS = range(1, 41)
 SHORT_S = 3.0
@@ -59,7 +59,7 @@ def test_a_restart_on_a_log_that_lost_what_it_had_acknowledged() -> None:
     """A majority loses committed entries: rows come back by Rebase, machines that applied them start again."""
     counts: Counter[str] = Counter()
     for seed in (1, 2):
-        plan = replace(
+        plan = changed(
             plan_of(seed), fsync="off", nodes=3, restores=False, chaos_s=5.0, faults=("amnesia", "power", "cache")
         )
         result = run(seed, plan=plan)
@@ -74,6 +74,13 @@ def test_plans_make_every_fault_likely() -> None:
     assert all(drawn[fault] > 40 for fault in FAULTS)
     assert drawn["amnesia"] > 10
     assert sum(plan_of(seed).harmless for seed in range(200)) > 2
+
+
+def test_a_plan_that_syncs_no_more_has_no_small_segments() -> None:
+    """A power cut would tear several at once, and the member be refused: that is said of them, and is no finding."""
+    small = next(plan for seed in range(100) if (plan := plan_of(seed)).segment_bytes < LARGE_SEGMENT_BYTES)
+    assert changed(small, clients=1).segment_bytes == small.segment_bytes
+    assert changed(small, fsync="off").segment_bytes == LARGE_SEGMENT_BYTES
 
 
 def test_a_summary_without_something_that_must_happen_fails() -> None:

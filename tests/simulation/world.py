@@ -11,7 +11,7 @@ import hashlib
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from typing import Any, Final, Self, TypeVar
@@ -104,6 +104,7 @@ class Plan:
         return not self.restores and not self.slow_orders and set(self.faults) <= {"cache", "broker"}
 
 
+LARGE_SEGMENT_BYTES: Final = 16 << 20
 FAULTS: Final = (
     "crash", "power", "partition", "one_way", "slow", "loss", "store_slow", "store_down", "ambiguous", "cache",
     "broker", "clock", "disk", "transfer", "membership",
@@ -188,15 +189,23 @@ def plan_of(seed: int) -> Plan:
         memory_bytes=aimed.choice((1, 1 << 20)),
         slow_orders=aimed.random() < 0.2,
         reads_apart=random.Random(f"apart {seed}").random() < 0.3,
-        segment_bytes=_segment_bytes(seed) if fsync == "always" else 16 << 20,
+        segment_bytes=_segment_bytes(seed) if fsync == "always" else LARGE_SEGMENT_BYTES,
         upgrades=random.Random(f"upgrades {seed}").random() < 0.2,
         writes=aimed.choice((0.3, 1.0, 1.0)),
     )
 
 
+def changed(plan: Plan, **to: Any) -> Plan:
+    """Return a plan with other choices, and, if its logs are no longer synced, without what takes that."""
+    made = replace(plan, **to)
+    if made.fsync == "always":
+        return made
+    return replace(made, segment_bytes=LARGE_SEGMENT_BYTES, apart=bool(to.get("apart")))
+
+
 def _segment_bytes(seed: int) -> int:
     """Small ones only where each is promised: else a power cut tears several at once, and the member is refused."""
-    return random.Random(f"segments {seed}").choice((500, 5_000, 16 << 20))
+    return random.Random(f"segments {seed}").choice((500, 5_000, LARGE_SEGMENT_BYTES))
 
 
 @dataclass(frozen=True)
