@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
+from bisect import bisect_right
 from collections.abc import Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -254,7 +255,9 @@ def _expired(world: World) -> bool:
 
 def _all_told(world: World) -> bool:
     told = {change.revision for change in world.broker.told}
-    return all(version.revision in told for versions in world.database.history.values() for version in versions)
+    undone = [(change.undone_after, change.revision) for change in world.broker.told if change.undone_after is not None]
+    made = {version.revision for versions in world.database.history.values() for version in versions}
+    return all(any(after < one <= to for after, to in undone) for one in made - told)
 
 
 # -------------------------------------------------------------------------------------------------------------- checks
@@ -287,7 +290,10 @@ def _check_ledger(world: World) -> None:
 
 
 def _check_broadcast(world: World) -> None:
-    """Every message tells of something committed; none is skipped: a repeat goes back, never ahead (INV-6)."""
+    """Every message tells of something committed; none is skipped: a repeat goes back, never ahead (INV-6).
+
+    An adoption tells of all up to it that was not told: whoever hears of it reads afresh.
+    """
     if world.plan.restores:
         return
     made = sorted({v.revision for versions in world.database.history.values() for v in versions})
@@ -295,6 +301,13 @@ def _check_broadcast(world: World) -> None:
     reached = -1
     for change in world.broker.told:
         at = place.get(change.revision)
+        if change.undone_after is not None:
+            at = bisect_right(made, change.revision) - 1
+            if reached + 1 <= at and made[reached + 1] <= change.undone_after:
+                what = f"an adoption at {change.revision} undoes what is after {change.undone_after}"
+                world.violate("INV-6", f"{what}, {made[reached + 1]} never was broadcast")
+            reached = max(reached, at)
+            continue
         if at is None:
             if change.versions:
                 world.violate("INV-6", f"revision {change.revision} is broadcast and not in the store")
