@@ -27,6 +27,8 @@ GHOST_MS: Final = 3_000
 """… or where messages of connections that are gone come late: who has just started may take such a leader's word."""
 LEAP_MS: Final = 20 * 3_600_000
 """A time that was lost for so much forgets op_ids before their retention is over: nobody can know better."""
+HEARD_S: Final = 0.5
+"""After a cut is mended a connection is made, and its first word says, within this."""
 WRONG_MS: Final = 1_000
 """A wall clock that is off by no more is right."""
 LIVES: Final = 3
@@ -46,6 +48,8 @@ class Timekeeper:
         self._world = world
         self._found: dict[int, tuple[int, float]] = {}
         """By the term in which a time was found: what it is ahead of the loop's, and when that was."""
+        self._disturbed_s = -HEARD_S
+        """When some could last not reach others in good time."""
         self._behind_s: dict[str, float] = {}
         """Since when a node that keeps the time is behind it."""
         self._lost: list[tuple[float, int]] = []
@@ -59,6 +63,8 @@ class Timekeeper:
     def looked(self, node: SimNode, *, knew: bool) -> None:
         """Judge a node's time after a look at the others' clocks."""
         time, world, now_s = node.coordinator.time, self._world, asyncio.get_running_loop().time()
+        if world.network.disturbed:
+            self._disturbed_s = now_s
         if not time.kept:
             return
         now_ms = node.coordinator.now_ms()
@@ -103,7 +109,8 @@ class Timekeeper:
         voters = {member.id for member in node.coordinator.status().members if member.voter}
         others = [other for other in self._world.serving if other is not node and other.name in voters]
         kept = [other for other in others if other.coordinator.time.kept]
-        return not kept or self._world.network.disturbed or self._world.plan.ghosts
+        cut_off = asyncio.get_running_loop().time() - self._disturbed_s < HEARD_S
+        return not kept or cut_off or self._world.plan.ghosts
 
     def _judge_clocks(self, node: SimNode, now_ms: int) -> None:
         """As long as most clocks are right, what is found is no later than they say, and no earlier when all answer."""
