@@ -235,7 +235,8 @@ def _show_members(output: Output, seen: results.Cluster) -> None:
     )
     if seen.refusal:
         output.say(f"[red]writes are refused until somebody decides: {shown(seen.refusal, 300)}[/red]")
-        output.say("  put the store back that was settled, or go on from this one with: acordo adopt")
+        way = "" if seen.refusal == "store_foreign" else ", or go on from this one with: acordo adopt"
+        output.say(f"  put the store back that was settled{way}")
     for reason in seen.unready:
         who, why = shown(seen.node), shown(reason.why, 300)
         output.say(f"[red]{who} is not ready: {shown(reason.check)}: {why}[/red] ({shown(reason.code)})")

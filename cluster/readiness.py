@@ -53,7 +53,9 @@ def advice(found: Readiness, data: str) -> Iterator[str]:
             yield f"  if it does not come back, give its place to a new member: python -m cluster replace {node}{where}"
     if found.refusal:
         yield f"writes are refused until somebody decides: {one_line(found.refusal)}"
-        yield "  the store is not the one that was settled: put that back, or go on from this one with: acordo adopt"
+        foreign = "  the store is another cluster's and cannot be adopted: give this cluster the store it had"
+        other = "  the store is not the one that was settled: put that back, or go on from this one with: acordo adopt"
+        yield foreign if found.refusal == "store_foreign" else other
 
 
 def news(before: Readiness, now: Readiness) -> Iterator[str]:
@@ -67,7 +69,8 @@ def news(before: Readiness, now: Readiness) -> Iterator[str]:
         if node not in now.missing:
             yield f"{node} is ready, or left out"
     if now.refusal and now.refusal != before.refusal:
-        yield f"writes are refused until somebody decides (acordo adopt): {one_line(now.refusal)}"
+        way = "" if now.refusal == "store_foreign" else " (acordo adopt)"
+        yield f"writes are refused until somebody decides{way}: {one_line(now.refusal)}"
     if before.serving and not now.serving:
         yield "no quorum is ready: writes wait"
     elif now.serving and now.leader != before.leader:

@@ -66,7 +66,8 @@ def as_text(said: Mapping[str, Any]) -> str:
     head += "" if said.get("quorum") else ", no quorum"
     if refusal := said.get("refusal"):
         head += f"\nREFUSING WRITES until somebody decides: {refusal}"
-        head += "\n  put the store back that was settled, or go on from this one with: acordo adopt"
+        way = "" if refusal == "store_foreign" else ", or go on from this one with: acordo adopt"
+        head += f"\n  put the store back that was settled{way}"
     rows = [COLUMNS] + [tuple(_cell(m.get(c)) for c in COLUMNS) for m in said.get("members", ())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

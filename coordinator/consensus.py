@@ -31,7 +31,15 @@ from coordinator.settings import Settings
 from coordinator.state import decode_state, encode_state
 from coordinator.sweeper import Sweeper
 from coordinator.waits import RevisionWaits, Wait, Waits, fail
-from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown, Pruned
+from kv.errors import (
+    BackendUnavailable,
+    BadRequest,
+    InvariantViolated,
+    NotApplied,
+    OutcomeUnknown,
+    Pruned,
+    store_refused,
+)
 from kv.model import NODE_OP_ID_PREFIX, Answer, Cancel, Head, Intent, Recorded
 from kv.ports import Broadcast, Clock, Listener, Member, Settled, Space, Status, Store, Undone
 
@@ -194,7 +202,7 @@ class Coordinator:
             return NotApplied("draining", "this node is not open")
         refusal = self.refusal
         if refusal is not None:
-            return NotApplied("store_refused", refusal)
+            return store_refused(refusal)
         if not self.stamped:
             return NotApplied("starting", "this node does not know yet what time it is in the log", retry_after_s=0.2)
         if (

@@ -37,12 +37,18 @@ class NotApplied(AcordoError):
 
     `reason` has one cause and one remedy: no_leader (being elected), no_quorum (voters are away), not_leader, deposed,
     not_taken_over (leadership moves), starting (not ready yet), draining, overloaded, store_away (the database does not
-    answer or commit: wait), store_refused (it is not what was settled: an operator), behind, timeout.
+    answer or commit: wait), store_refused (it is not what was settled: an operator), store_foreign (it is another
+    cluster's: it cannot be adopted), behind, timeout.
     """
 
     def __init__(self, reason: str, detail: str = "", *, retry_after_s: float = 1.0) -> None:
         super().__init__(detail or reason)
         self.reason, self.detail, self.retry_after_s = reason, detail or reason, retry_after_s
+
+
+def store_refused(refusal: str) -> NotApplied:
+    """Return the refusal of what needs the store, by the code that its remedy has."""
+    return NotApplied("store_foreign" if refusal == "store_foreign" else "store_refused", refusal, retry_after_s=5)
 
 
 class OutcomeUnknown(AcordoError):

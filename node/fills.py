@@ -10,11 +10,12 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from kv.errors import NotApplied, Pruned
+from kv.errors import NotApplied, Pruned, store_refused
 from kv.model import LedgerRow
 from kv.ports import Change, Consensus, Store
 from node.ring import Portion, bytes_of_all
 from node.settings import Settings
+from node.whose import check_whose
 
 ROWS_MAX: Final = 32
 """Ledger rows read at a time to fill a gap."""
@@ -115,7 +116,7 @@ class Fills:
         refusal = self._consensus.refusal
         if refusal is not None:
             self.forget()
-            raise NotApplied("store_refused", refusal)
+            raise store_refused(refusal)
         # Behind an adoption the ledger is told up to where it was kept, and not past it.
         upto = self._consensus.undone.cut(position)
         settled = self._consensus.settled.last if upto is None else upto
@@ -140,6 +141,7 @@ class Fills:
                 if row is None or row.digest != settled.digest:
                     self.forget()
                     raise NotApplied("store_refused", f"the store is not what was settled up to {settled.last}")
+            await check_whose(self._consensus, self._store, settled, timeout_s=self._timeout_s)
             return rows or None
 
     async def portion(self, stretch: Stretch, place: int) -> Portion:

@@ -15,6 +15,7 @@ from kv.ports import Clock, Consensus, Store
 from node.readiness import ADOPT, differs
 from node.reads import Reads
 from node.settings import Settings
+from node.whose import check_whose
 from node.writes import Writes
 
 PENDING_WAIT_S: Final = 2.0
@@ -87,12 +88,15 @@ class Lookups:
         try:
             async with asyncio.timeout(left):
                 found = (await self._store.operations((op_id,), timeout_s=left))[0]
+                await check_whose(self._consensus, self._store, settled, timeout_s=left)
                 if found is not None:
                     return Answer(found.revision, found.outcome)
                 head = await self._store.head(timeout_s=left)
                 ending = await self._store.row_ending(settled.last, timeout_s=left) if settled.last else None
         except (BackendUnavailable, TimeoutError) as exc:
             return StillUnknown(f"the store does not answer: {exc}")
+        except NotApplied as exc:
+            return StillUnknown(f"the store cannot be asked: {exc.detail}")
         refusal = self._consensus.refusal or differs(settled, head, ending)
         return None if refusal is None else StillUnknown(f"the store is not what was settled ({refusal}): {ADOPT}")
 

@@ -158,6 +158,11 @@ KINDS: Final[dict[str, Kind]] = {
         "an operator decides: give the cluster back the store it had, or give up what this one lacks with "
         "`acordo adopt`; see /v1/cluster; nothing was changed",
     ),
+    "store_foreign": Kind(
+        503,
+        "Store of another cluster",
+        "give this cluster the store it had; another cluster's cannot be adopted; nothing was changed",
+    ),
     "store_away": Kind(
         503,
         "Store does not answer or commit",

@@ -35,6 +35,8 @@ UNFIT: Final = {
 """What befalls a member for good, and what to do."""
 ADOPT: Final = "give the cluster back the store it had, or give up what this one lacks with `acordo adopt`"
 
+FOREIGN: Final = "it is another cluster's, and cannot be adopted: give the cluster the store it had"
+
 
 def findings(status: Status, *, store_trouble: str | None, store_differs: str | None, leaving: bool) -> list[Finding]:
     """Return what is required of a node that serves, in the order in which an operator would look.
@@ -45,6 +47,8 @@ def findings(status: Status, *, store_trouble: str | None, store_differs: str | 
     led, refusal = status.leader is not None, status.refusal or store_differs
     unfit = None if status.unfit is None else UNFIT[status.unfit]
     away = store_trouble or status.store_trouble
+    foreign = refusal == "store_foreign"
+    advice, code = (FOREIGN, "store_foreign") if foreign else (ADOPT, "store_refused")
     apart = f" ({status.conflicts[0]})" if status.conflicts else ""
     return [
         Finding("drain", True, "the node is stopping" if leaving else None, "draining"),
@@ -54,7 +58,7 @@ def findings(status: Status, *, store_trouble: str | None, store_differs: str | 
         Finding("machine", True, _APART if status.diverged else None, "diverged"),
         Finding("time", True, None if status.stamped else _UNSTAMPED, "starting"),
         Finding("store", True, away, "store_away"),
-        Finding("ledger", True, None if refusal is None else f"{refusal}: {ADOPT}", "store_refused"),
+        Finding("ledger", True, None if refusal is None else f"{refusal}: {advice}", code),
     ]
 
 

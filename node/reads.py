@@ -14,13 +14,14 @@ from enum import IntEnum
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self, TypeAlias
 
-from kv.errors import AcordoError, BackendUnavailable, NotApplied, StoreDamaged
+from kv.errors import AcordoError, BackendUnavailable, NotApplied, StoreDamaged, store_refused
 from kv.model import Entry, Head, Reference, Version
 from kv.ports import Cache, Clock, Consensus, Read, Settled, Store
 from node.judge import age_s, entry_holds, explained, snapshot_serves
 from node.position import check_given, standing
 from node.settings import Settings
 from node.tiers import Memory, Refresher
+from node.whose import check_whose
 
 Level: TypeAlias = Literal["linearizable", "session", "stale"]
 LEVELS: Final[tuple[Level, ...]] = ("linearizable", "session", "stale")
@@ -410,15 +411,16 @@ class Reads:
         except TimeoutError as exc:
             raise BackendUnavailable("store", f"no answer within {timeout_s:.1f} s") from exc
         check_snapshot(settled, read.head, read.digest_at)
+        await check_whose(self._consensus, self._store, settled, timeout_s=timeout_s)
         if at is not None:
             check_given(at, read.head.last, "revision")
         return read
 
     def check_refusal(self) -> None:
-        """Raise NotApplied("store_refused") while the store is not what was settled."""
+        """Raise NotApplied (store_refused, store_foreign) while the store is not what was settled."""
         refusal = self._consensus.refusal
         if refusal is not None:
-            raise NotApplied("store_refused", refusal, retry_after_s=5)
+            raise store_refused(refusal)
 
     async def value_of(self, version: Version, *, deadline: float) -> bytes | None:
         """Return the bytes of a version, fetched when it refers to a large value; None: a tombstone.

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-from kv.errors import AcordoError, BackendUnavailable, NotApplied, OutcomeUnknown
+from kv.errors import AcordoError, BackendUnavailable, NotApplied, OutcomeUnknown, store_refused
 from kv.model import (
     INLINE_BYTES_MAX,
     NODE_OP_ID_PREFIX,
@@ -121,7 +121,7 @@ class Writes:
     def _admit(self, count: int, size: int) -> None:
         refusal = self._consensus.refusal
         if refusal is not None:
-            raise NotApplied("store_refused", refusal, retry_after_s=5)
+            raise store_refused(refusal)
         limits = self._settings
         if self.held + count > limits.writes_max or self.held_bytes + size > limits.write_bytes_max:
             raise NotApplied("overloaded", f"{self.held} writes are waiting for their outcome")

@@ -16,6 +16,7 @@ from node.exchange import Exchange, level_of
 from node.listing import Place, place_of, token_of
 from node.position import check_given
 from node.reads import check_snapshot
+from node.whose import check_whose
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1000
@@ -106,6 +107,7 @@ class _Page:
         except TimeoutError as exc:
             raise BackendUnavailable("store", f"no answer within {left_s:.1f} s") from exc
         check_snapshot(settled, listing.head, listing.digest_at)
+        await check_whose(rooms.consensus, rooms.store, settled, timeout_s=left_s)
         if self._at is not None:
             check_given(self._at, listing.head.last, "the token's revision")
         return listing

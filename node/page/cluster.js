@@ -42,9 +42,10 @@ function showCluster(seen) {
   else if (!seen.quorum) wrong.push("This node hears no quorum.");
   if (seen.refusal) {
     wrong.push(`Writes are refused until somebody decides: ${seen.refusal}.`);
-    wrong.push("Put the store back that was settled, or go on from this one: acordo adopt.");
+    const way = seen.refusal === "store_foreign" ? "" : ", or go on from this one: acordo adopt";
+    wrong.push(`Put the store back that was settled${way}.`);
   }
-  const told = ["no_leader", "no_quorum", ...(seen.refusal ? ["store_refused"] : [])]; // said above in other words
+  const told = ["no_leader", "no_quorum", ...(seen.refusal ? ["store_refused", "store_foreign"] : [])]; // said above in other words
   for (const each of seen.unready ?? []) {
     if (!told.includes(each.code)) wrong.push(`${seen.node} is not ready: ${each.why}.`);
   }

@@ -25,6 +25,7 @@ REASONS = [
     ({"store_trouble": "sqlite: disk full"}, "store", "store_away", "disk full"),
     ({"store_trouble": "the leader's store does not take what it commits"}, "store", "store_away", "leader's store"),
     ({"refusal": "store_behind"}, "ledger", "store_refused", "`acordo adopt`"),
+    ({"refusal": "store_foreign"}, "ledger", "store_foreign", "cannot be adopted"),
 ]
 
 
