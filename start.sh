@@ -6,5 +6,5 @@
 set -Eeuo pipefail
 trap 'printf "error: line %s of start.sh failed: %s\n" "$LINENO" "$BASH_COMMAND" >&2' ERR
 cd "$(dirname "$0")"
-[ -x .venv/bin/python ] || make -s install
+{ [ -x .venv/bin/python ] && [ -e .venv/.ready ]; } || make -s install  # .ready: nothing cut it off
 exec .venv/bin/python -m cluster stack "${@:-up}"

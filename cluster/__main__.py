@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
         print(f"error: {exc.detail}" + (f" (allowed: {exc.allowed})" if exc.allowed else ""), file=sys.stderr)
         return EX_CONFIG
     except KeyboardInterrupt:
-        print("interrupted" + (CUT_OFF if argv[0] in ("add", "remove", "replace") else ""), file=sys.stderr)
+        print("interrupted" + (CUT_OFF if argv[0] in ("add", "remove", "replace", "stack") else ""), file=sys.stderr)
         return 128 + signal.SIGINT
 
 

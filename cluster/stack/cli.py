@@ -27,6 +27,7 @@ FORMAT: Final = "1"
 """Of the volumes; raised when an older version could not use them."""
 MEMORY_LEAST: Final = 4_000_000_000
 WAIT_S: Final = 300
+LOOKS: Final = 3
 CHECK: tuple[str, ...] = (sys.executable, "-m", "tests.installation")
 """What says whether the installation works: given its URL."""
 
@@ -36,6 +37,7 @@ USAGE: Final = """usage: python -m cluster stack COMMAND
   down       stop and remove the containers; volumes stay
   status     how every container is, and how far each member is
   upgrade    build the images anew and bring them to the nodes one at a time; --back: take the ones before
+             (again it goes on with those; upgrade without --back goes forward)
   replace    give the place of a damaged or lost node (node1, node2, node3) to a new member, with an empty volume
 
 ACORDO_ENV_FILE names another file than .env; ACORDO_START_WAIT_S is the longest wait for all to run (300).
@@ -127,10 +129,9 @@ class Stack:
 
     def _check_ports(self, engine: Engine, settings: StackSettings) -> None:
         """Each is free, or published by this very project."""
-        label = f"label=com.docker.compose.project={engine.project}"
-        published = set(re.findall(r":(\d+)->", engine.docker("ps", "--format", "{{.Ports}}", "--filter", label).out))
+        published = engine.published()
         for name, port in settings.ports().items():
-            if str(port) in published:
+            if port in published:
                 continue
             with socket.socket() as probe:
                 probe.settimeout(1)
@@ -166,13 +167,10 @@ class Stack:
         running = [node for node in NODES if engine.containers(service=node, running=True)]
         self.say(f"starting {engine.project}" + ("" if running else "; the first time takes a minute or two"))
         services.remove_switched_off(engine, settings, self.say)
-        if running:
+        if running:  # no node is ready without its store
+            self._compose_up(engine, *services.stores(settings))
             rolling.roll(engine, settings, self.wait_s, self.say)
-        done = engine.compose("up", "-d", "--no-build", "--remove-orphans")
-        if not done.ok:
-            states = services.look(engine)
-            services.tell(engine, [s for s in states or () if not s.well], self.say)
-            raise StackFailed(f"the stack did not come up: {done.last(5)}; see: {' '.join(engine.command)} logs")
+        self._compose_up(engine, "--remove-orphans")
         services.remove_old_observers(engine, self.say)
         logins.make_rabbit_login_true(engine, settings, self.wait_s, self.say)
         logins.make_grafana_password_true(engine, settings)
@@ -183,6 +181,13 @@ class Stack:
             self.say(
                 f"warning: it serves, but without {'; '.join(map(str, away))}: bring them back, each spares another"
             )
+
+    def _compose_up(self, engine: Engine, *what: str) -> None:
+        done = engine.compose("up", "-d", "--no-build", *what)
+        if not done.ok:
+            states = services.look(engine)
+            services.tell(engine, [s for s in states or () if not s.well], self.say)
+            raise StackFailed(f"the stack did not come up: {done.last(5)}; see: {' '.join(engine.command)} logs")
 
     def _check_installation(self, engine: Engine, settings: StackSettings) -> None:
         url = f"http://127.0.0.1:{settings.ports()['HTTP']}"
@@ -224,13 +229,15 @@ class Stack:
         if not done.ok:
             raise StackFailed(f"not everything was stopped: {done.last(5)}")
 
-    def status(self) -> None:
-        """Say how every container is, and how far each member is."""
+    def status(self) -> int:
+        """Say how every container is, and how far each member is. Return 1 without a leader or a quorum."""
         engine, settings = self.open()
-        for state in sorted(services.look(engine) or (), key=lambda s: s.service):
+        urls = settings.urls()
+        looks = (services.look(engine) for _ in range(LOOKS))  # one that goes meanwhile spoils a look
+        for state in sorted(next(filter(None, looks), []), key=lambda s: s.service):
             health = "" if state.health == "-" else f" {state.health}"
             self.say(f"{state.service:14} {state.status}{health}" + ("" if state.well else f"   <- {state}"))
-        asyncio.run(report(settings.urls(), as_json=False))
+        return min(asyncio.run(report(urls, as_json=False)), 1)
 
     def replace(self, node: str) -> None:
         """Give a node's place to a new member."""
@@ -246,12 +253,15 @@ def _login(settings: StackSettings, name: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Run one command. Exit code 0: done, and whatever serves was checked; 1: it failed; 78: a setting is wrong."""
+    """Run one command. Exit code 0: done, and whatever serves was checked; 1: it failed; 78: a setting is wrong.
+
+    `status` says 1 also where no leader, no quorum or no node is heard.
+    """
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if argv else 2
     name, *rest = argv
-    commands: dict[str, Callable[[Stack, argparse.Namespace], None]] = {
+    commands: dict[str, Callable[[Stack, argparse.Namespace], int | None]] = {
         "up": lambda stack, _: stack.up(),
         "down": lambda stack, _: stack.down(),
         "status": lambda stack, _: stack.status(),
@@ -270,9 +280,13 @@ def main(argv: list[str]) -> int:
     wait_s = os.environ.get("ACORDO_START_WAIT_S", str(WAIT_S))
     if not re.fullmatch(r"[0-9]{1,6}", wait_s):
         raise BadRequest("bad_settings", f"ACORDO_START_WAIT_S={wait_s} is no whole number of seconds")
+    root = Path.cwd()
+    if not (root / files.EXAMPLE).is_file():
+        raise BadRequest(
+            "bad_settings", f"{root} is no checkout of Acordo: there is no {files.EXAMPLE}; cd to it first"
+        )
     try:
-        commands[name](Stack(Path.cwd(), Path(os.environ.get("ACORDO_ENV_FILE", ".env")), int(wait_s)), given)
-    except StackFailed as exc:
+        return commands[name](Stack(root, Path(os.environ.get("ACORDO_ENV_FILE", ".env")), int(wait_s)), given) or 0
+    except (StackFailed, OSError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
-    return 0

@@ -33,14 +33,20 @@ class Done:
         return "\n".join((self.err or self.out).splitlines()[-lines:])
 
 
-def run(command: Sequence[str], *, given: str = "", environ: Mapping[str, str] | None = None) -> Done:
-    """Run a command to its end. Raises StackFailed when there is none of that name, or it takes too long."""
+def run(
+    command: Sequence[str], *, given: str = "", environ: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Done:
+    """Run a command to its end; what it says may be any bytes.
+
+    Raises StackFailed when it cannot be run, or takes longer than CALL_TIMEOUT_S.
+    """
     try:
         done = subprocess.run(
-            command, input=given, capture_output=True, text=True, env=environ, timeout=CALL_TIMEOUT_S, check=False
-        )
-    except FileNotFoundError as exc:
-        raise StackFailed(f"{command[0]} is not there") from exc
+            command, input=given, capture_output=True, text=True, encoding="utf-8", errors="replace",
+            env=environ, cwd=cwd, timeout=CALL_TIMEOUT_S, check=False,
+        )  # fmt: skip
+    except OSError as exc:
+        raise StackFailed(f"{command[0]} cannot be run: {exc.strerror or exc}") from exc
     except subprocess.TimeoutExpired as exc:
         raise StackFailed(f"{' '.join(command[:4])} did not end within {CALL_TIMEOUT_S:.0f} s") from exc
     return Done(done.returncode, done.stdout, done.stderr)
@@ -95,14 +101,23 @@ class Engine:
         """Return the ids of the project's containers. Raises StackFailed."""
         label = f"label=com.docker.compose.project={self.project}"
         which = ["--filter", f"label=com.docker.compose.service={service}"] if service else []
-        done = self.docker("ps", "-q" if running else "-aq", "--filter", label, *which)
-        if not done.ok:
-            raise StackFailed(f"docker ps failed: {done.last(3)}")
-        return done.out.split()
+        return self._ps("-q" if running else "-aq", "--filter", label, *which).split()
 
     def observers(self) -> list[str]:
-        """Return the ids of the containers that the autoscaler started."""
-        return self.docker("ps", "-aq", "--filter", f"label=acordo.project={self.project}").out.split()
+        """Return the ids of the containers that the autoscaler started. Raises StackFailed."""
+        return self._ps("-aq", "--filter", f"label=acordo.project={self.project}").split()
+
+    def published(self) -> set[int]:
+        """Return the ports of this machine that the project's containers have. Raises StackFailed."""
+        label = f"label=com.docker.compose.project={self.project}"
+        said = self._ps("--format", "{{.Ports}}", "--filter", label)
+        return {int(port) for port in re.findall(r":(\d+)->", said)}
+
+    def _ps(self, *arguments: str) -> str:
+        done = self.docker("ps", *arguments)
+        if not done.ok:
+            raise StackFailed(f"docker ps failed: {done.last(3)}")
+        return done.out
 
     def inspect(self, template: str, *ids: str) -> list[str] | None:
         """Return a line for each container; None when one of them went meanwhile."""

@@ -6,12 +6,12 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from cluster.stack.engine import Engine, StackFailed
+from cluster.stack.engine import Engine, StackFailed, run
 from cluster.stack.settings import StackSettings
 
 CODE: Final = ("kv", "backends", "coordinator", "node", "acordo", "cluster", "deploy")
@@ -30,18 +30,20 @@ def check_readable(root: Path) -> None:
     for name in (*CODE, "requirements-run.lock"):
         top = root / name
         for path in (top, *(p for p in top.rglob("*") if "__pycache__" not in p.parts)):
+            if not path.exists():  # a link to nowhere, or an editor's file that has gone
+                continue
             need = 0o005 if path.is_dir() else 0o004
             if path.stat().st_mode & need != need:
                 raise StackFailed(
                     f"{path.relative_to(root)} cannot be read by the containers' users (a clone under umask 077?): "
-                    f"chmod -R go+rX {' '.join(CODE)}"
+                    f"chmod -R go+rX {' '.join(CODE)} requirements-run.lock"
                 )
 
 
 def build(engine: Engine, settings: StackSettings, root: Path, say: Callable[[str], None]) -> None:
     """Build what is made here from the code as it is now; quick where nothing changed. Raises StackFailed."""
     services = {"NODE": "secret", "NGINX": "nginx"}
-    wanted = {name: image for name, image in named(settings).items() if re.fullmatch(r"acordo-\w+:local", image)}
+    wanted = {name: image for name, image in named(settings).items() if re.fullmatch(r"acordo-[\w.-]+:local", image)}
     if not wanted:
         return
     say(f"building {', '.join(wanted.values())}")
@@ -52,8 +54,7 @@ def build(engine: Engine, settings: StackSettings, root: Path, say: Callable[[st
             f"building failed; where no image registry is reached: make images, remove {settings.path}, ./start.sh. "
             f"It said: {done.last(5)}"
         )
-    for image, was in before.items():
-        keep(engine, image, was, version(root))
+    keep(engine, before, version(root))
 
 
 def build_air(engine: Engine, settings: StackSettings, root: Path, say: Callable[[str], None]) -> None:
@@ -65,11 +66,10 @@ def build_air(engine: Engine, settings: StackSettings, root: Path, say: Callable
     before = {image: identity(engine, image) for image in wanted.values()}
     names = [name.lower() for name in wanted]
     command = [sys.executable, "-m", "deploy.images", *names]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=engine.environ, check=False)
-    if done.returncode:
-        raise StackFailed(f"building failed; it said: {(done.stdout + done.stderr)[-1000:]}")
-    for image, was in before.items():
-        keep(engine, image, was, version(root))
+    done = run(command, cwd=root, environ=engine.environ)
+    if not done.ok:
+        raise StackFailed(f"building failed; it said: {done.last(5)}")
+    keep(engine, before, version(root))
 
 
 def version(root: Path) -> str:
@@ -92,24 +92,48 @@ def identity(engine: Engine, image: str) -> str:
     return done.out if done.ok else ""
 
 
-def keep(engine: Engine, image: str, was: str, tag: str) -> None:
-    """Name an image that was just made by version and commit, and the one before it `previous`."""
-    repository = image.rpartition(":")[0]
-    engine.docker("tag", image, f"{repository}:{tag}")
-    if was and was != identity(engine, image):
-        engine.docker("tag", was, f"{repository}:{PREVIOUS}")
+def keep(engine: Engine, before: Mapping[str, str], tag: str) -> None:
+    """Name the images that were just made by version and commit, and those `before` them `previous`.
+
+    Where one of them changed all are kept, also those that did not: those that were in use together go back together.
+    """
+    for image in before:
+        engine.docker("tag", image, f"{_repository(image)}:{tag}")
+    if any(was and was != identity(engine, image) for image, was in before.items()):
+        for image, was in before.items():
+            if was:
+                engine.docker("tag", was, f"{_repository(image)}:{PREVIOUS}")
+
+
+def _repository(image: str) -> str:
+    return image.rpartition(":")[0]
 
 
 def go_back(engine: Engine, settings: StackSettings, say: Callable[[str], None]) -> None:
-    """Let the images before take the place of those in use; asked for again it undoes that. Raises StackFailed."""
-    for image in named(settings).values():
-        previous = image.rpartition(":")[0] + f":{PREVIOUS}"
-        before, now = identity(engine, previous), identity(engine, image)
-        if not before:
-            raise StackFailed(f"image {previous} is not there: no upgrade was made here since {image} was")
-        engine.docker("tag", before, image)
-        engine.docker("tag", now, previous)
-        say(f"{image} is what {previous} was")
+    """Let the images before take the place of those in use; asked for again it changes nothing more.
+
+    Those that were in use keep the name of their version and commit. Raises StackFailed.
+    """
+    ours = [image for image in named(settings).values() if re.fullmatch(r"acordo-[\w.-]+:(local|air)", image)]
+    if not ours:
+        raise StackFailed(f"no image here was made by this checkout: name the one before in {settings.path}")
+    before = {image: identity(engine, f"{_repository(image)}:{PREVIOUS}") for image in ours}
+    for image, was in before.items():  # all or none
+        if not was:
+            raise StackFailed(
+                f"image {_repository(image)}:{PREVIOUS} is not there: no upgrade was made here since {image} was; "
+                "nothing was changed"
+            )
+    for image, was in before.items():
+        if was == identity(engine, image):
+            say(f"{image} is the one before already")
+            continue
+        done = engine.docker("tag", was, image)
+        if not done.ok:
+            raise StackFailed(f"{image} could not be named anew: {done.last(3)}. The same command goes on from here")
+        say(f"{image} is what {_repository(image)}:{PREVIOUS} is")
+    if any(image.endswith(":local") for image in ours):
+        say("note: ./start.sh builds from the checkout: take the commit before there too, else it goes forward again")
 
 
 def tell_age(engine: Engine, image: str, root: Path, say: Callable[[str], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Final
@@ -10,6 +11,9 @@ from cluster.stack.engine import Done, Engine, StackFailed
 from cluster.stack.settings import StackSettings
 
 AGAIN_S: Final = 2.0
+BROKERS: Final = ("rabbit1", "rabbit2", "rabbit3")
+STARTS_WITHIN_S: Final = 15
+"""Longest wait for one of them to have started, before the next one is asked."""
 
 
 def make_rabbit_login_true(engine: Engine, settings: StackSettings, wait_s: float, say: Callable[[str], None]) -> None:
@@ -17,15 +21,22 @@ def make_rabbit_login_true(engine: Engine, settings: StackSettings, wait_s: floa
     user = settings.get("ACORDO_RABBITMQ_USER", "admin")
     password = settings.get("ACORDO_RABBITMQ_PASSWORD", "admin")
     ends = time.monotonic() + wait_s
-    while not (said := _set_login(engine, user, password)).ok:
-        if time.monotonic() >= ends:
+    said = Done(1, "", "")
+    for turn in itertools.count():
+        service = BROKERS[turn % len(BROKERS)]  # what one of them knows all know, and one of them may be missing
+        now = _set_login(engine, service, user, password)
+        if now.ok:
+            break
+        said = said if said.err or said.out else now
+        if time.monotonic() >= ends and turn >= len(BROKERS) - 1:
             raise StackFailed(
                 f"RabbitMQ did not take the login of {settings.path} within {wait_s:g} s; it said: {said.last(3)}"
             )
-        time.sleep(AGAIN_S)
-    if user != "admin" and _rabbit(engine, "authenticate_user", "admin", given="admin").ok:
+        if service == BROKERS[-1]:
+            time.sleep(AGAIN_S)
+    if user != "admin" and _rabbit(engine, service, "authenticate_user", "admin", given="admin").ok:
         command = " ".join(engine.command)
-        say(f"warning: RabbitMQ still lets admin/admin in: {command} exec rabbit1 rabbitmqctl delete_user admin")
+        say(f"warning: RabbitMQ still lets admin/admin in: {command} exec {service} rabbitmqctl delete_user admin")
 
 
 def make_grafana_password_true(engine: Engine, settings: StackSettings) -> None:
@@ -39,19 +50,19 @@ def make_grafana_password_true(engine: Engine, settings: StackSettings) -> None:
         raise StackFailed(f"Grafana did not take ACORDO_GRAFANA_PASSWORD; it said: {said.last(3)}")
 
 
-def _rabbit(engine: Engine, *arguments: str, given: str = "") -> Done:
-    return engine.compose("exec", "-T", "rabbit1", "rabbitmqctl", *arguments, given=given)
+def _rabbit(engine: Engine, service: str, *arguments: str, given: str = "") -> Done:
+    return engine.compose("exec", "-T", service, "rabbitmqctl", *arguments, given=given)
 
 
-def _set_login(engine: Engine, user: str, password: str) -> Done:
-    started = _rabbit(engine, "await_startup")
+def _set_login(engine: Engine, service: str, user: str, password: str) -> Done:
+    started = _rabbit(engine, service, "await_startup", "--timeout", str(STARTS_WITHIN_S))
     if not started.ok:
         return started
     for command in ("authenticate_user", "add_user", "change_password"):
-        done = _rabbit(engine, command, user, given=password)
+        done = _rabbit(engine, service, command, user, given=password)
         if done.ok:
             break
     else:
         return done
-    allowed = _rabbit(engine, "set_permissions", "-p", "/", user, ".*", ".*", ".*")
-    return _rabbit(engine, "set_user_tags", user, "administrator") if allowed.ok else allowed
+    allowed = _rabbit(engine, service, "set_permissions", "-p", "/", user, ".*", ".*", ".*")
+    return _rabbit(engine, service, "set_user_tags", user, "administrator") if allowed.ok else allowed

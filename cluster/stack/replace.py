@@ -59,12 +59,36 @@ class _Replacing:
         async with Client(self.others, timeout_s=CALL_TIMEOUT_S) as client:
             view = await self._whole(client)
             old = id_of(self.settings, self.service)
-            if any(m.id == old for m in view.members):
-                await self._removed(client, old)
-                view = await self._whole(client)
-            new = await asyncio.to_thread(self._emptied, view, old)
+            here = next((m for m in view.members if m.id == old), None)
+            begun = self._begun(old)
+            if begun and here is not None and not here.voter:
+                self.say(f"{old} is a member and has no vote yet: going on with it (to begin anew: remove it first)")
+                new = old
+            elif begun and here is None and not await self._removed_before(client, old):
+                new = old
+            else:
+                if here is not None:
+                    await self._removed(client, old)
+                    view = await self._whole(client)
+                new = next_id(old)
+                await asyncio.to_thread(self._emptied, view, new)
+            await asyncio.to_thread(self._started)
             await self._joined(client, new)
-        self.say(f"{new} has taken the place of {old}")
+        self.say(
+            f"{new} has taken the place of {self.service}" if new == old else f"{new} has taken the place of {old}"
+        )
+
+    async def _removed_before(self, client: Client, member: str) -> bool:
+        """Say whether an id that is no member was one: removing it again changes nothing, and no other is let by."""
+        try:
+            await client.remove_member(member, timeout_s=CALL_TIMEOUT_S)
+        except Unacceptable as exc:
+            if exc.code == "membership_refused":
+                return False
+            raise StackFailed(f"it cannot be told whether {member} was removed: {exc.detail}") from exc
+        except AcordoError as exc:
+            raise StackFailed(f"it cannot be told whether {member} was removed: {exc.detail}") from exc
+        return True
 
     async def _whole(self, client: Client) -> Cluster:
         try:
@@ -74,7 +98,9 @@ class _Replacing:
                 f"no other node answers: {exc.detail}. Without a majority nobody can be replaced"
             ) from exc
         if view.leader is None or not view.quorum:
-            raise StackFailed("no majority of the voters is heard: bring one of them back first; nothing was changed")
+            raise StackFailed(
+                "no majority of the voters is heard: bring one of them back first. The same command goes on from here"
+            )
         return view
 
     async def _removed(self, client: Client, old: str) -> None:
@@ -90,31 +116,28 @@ class _Replacing:
             except AcordoError as exc:
                 raise StackFailed(f"{old} cannot be taken out: {exc.detail}") from exc
 
-    def _emptied(self, view: Cluster, old: str) -> str:
-        """Remove container and volume, write the new id down, start the node. Return the new id."""
-        path = self.settings.path
-        new = old if not any(m.id == old for m in view.members) and self._begun(old) else next_id(old)
-        if new != old:
-            if found := self.engine.containers(service=self.service):
-                self.engine.docker("rm", "-fv", *found)
-            volume = f"{self.engine.project}_{self.service}"
-            gone = self.engine.docker("volume", "rm", "-f", volume)
-            if not gone.ok:
-                raise StackFailed(f"volume {volume} cannot be removed: {gone.last(3)}")
-            self.say(f"volume {volume} is removed")
-            name = f"ACORDO_{self.service.upper()}"
-            changed(path, f"{name}_MEMBERS", joiners_list(view, new, self.address))
-            changed(path, f"{name}_ID", new)
+    def _emptied(self, view: Cluster, new: str) -> None:
+        """Remove container and volume, and only then write down who comes: whoever is named has an empty volume."""
+        if found := self.engine.containers(service=self.service):
+            self.engine.docker("rm", "-fv", *found)
+        volume = f"{self.engine.project}_{self.service}"
+        gone = self.engine.docker("volume", "rm", "-f", volume)
+        if not gone.ok:
+            raise StackFailed(f"volume {volume} cannot be removed: {gone.last(3)}. The same command goes on from here")
+        self.say(f"volume {volume} is removed")
+        name = f"ACORDO_{self.service.upper()}"
+        changed(self.settings.path, f"{name}_MEMBERS", joiners_list(view, new, self.address))
+        changed(self.settings.path, f"{name}_ID", new)
+
+    def _started(self) -> None:
         started = self.engine.compose("up", "-d", "--no-deps", "--no-build", self.service)
         if not started.ok:
-            raise StackFailed(f"{self.service} did not start: {started.last(5)}")
-        return new
+            raise StackFailed(f"{self.service} did not start: {started.last(5)}. The same command goes on from here")
 
     def _begun(self, member: str) -> bool:
-        """Say whether an earlier call wrote this id down and did not come to its end."""
-        return f"{member}={self.address}/observer" in read(self.settings.path).get(
-            f"ACORDO_{self.service.upper()}_MEMBERS"
-        )
+        """Say whether a call of this command wrote this id down; it may have come to its end."""
+        listed = read(self.settings.path).get(f"ACORDO_{self.service.upper()}_MEMBERS")
+        return f"{member}={self.address}/observer" in listed.split(",")
 
     async def _joined(self, client: Client, new: str) -> None:
         """Add it, let it catch up, and give it its vote."""

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Final
 
 from cluster.stack.engine import Engine, StackFailed
@@ -20,6 +21,7 @@ ASK_TIMEOUT_S: Final = 5.0
 PAUSE_S: Final = 1.0
 STEADY_LOOKS: Final = 3
 """Looks in a row at which a node is ready before the next one is touched."""
+_DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
@@ -44,18 +46,20 @@ def may_go(service: str, nodes: Sequence[Seen]) -> bool:
 
 
 def ask(url: str) -> bytes | None:
-    """Return what a node answers with 200, None for all else."""
+    """Return what a node answers with 200, None for all else. No proxy of the environment is between."""
     try:
-        with urllib.request.urlopen(url, timeout=ASK_TIMEOUT_S) as response:
+        with _DIRECT.open(url, timeout=ASK_TIMEOUT_S) as response:
             return bytes(response.read()) if response.status == 200 else None
-    except OSError:
+    except (OSError, HTTPException):
         return None
 
 
 def _leads(url: str) -> bool:
-    said = ask(f"{url}/v1/cluster")
-    cluster = json.loads(said) if said else {}
-    return cluster.get("leader") is not None and cluster.get("leader") == cluster.get("node")
+    try:
+        cluster = json.loads(ask(f"{url}/v1/cluster") or b"{}")
+    except ValueError:
+        return False
+    return isinstance(cluster, dict) and cluster.get("leader") is not None and cluster["leader"] == cluster.get("node")
 
 
 def see(settings: StackSettings, *, changes: dict[str, bool]) -> list[Seen]:
@@ -81,24 +85,31 @@ def changes(engine: Engine) -> dict[str, bool]:
         if not about or len(about) != 1:
             found[service] = True
             continue
-        its_hash, its_image, name = about[0].split()
+        its_hash, its_image, name = about[0].rsplit(maxsplit=2)
         image = engine.docker("image", "inspect", name, "--format", "{{.Id}}").out
         found[service] = its_hash != wanted.out.split()[-1] or its_image != image
     return found
 
 
 def roll(engine: Engine, settings: StackSettings, wait_s: float, say: Callable[[str], None]) -> None:
-    """Make each changed node anew, in turn. Raises StackFailed where the next one has to be left as it is."""
+    """Make each changed node anew, in turn. Raises StackFailed where the next one has to be left as it is.
+
+    Where no node is ready nobody is served, and none could become ready alone: all are left to be made anew at once.
+    """
     changed = changes(engine)
-    todo = order(see(settings, changes=changed))
-    for done, service in enumerate(todo):
-        nodes = see(settings, changes=changed)
+    while any(changed.values()):
+        looks = _looks(settings, changed)
+        nodes = looks[-1]
+        if not any(n.ready for look in looks for n in look):
+            say("no node is ready: all that changed are made anew at once")
+            return
+        todo = order(nodes)
+        service = todo[0]
         if not may_go(service, nodes):
             away = ", ".join(n.service for n in nodes if not n.ready)
-            left = ", ".join(todo[done:])
             raise StackFailed(
-                f"{away} is not ready, so {left} cannot go without stopping the writes: left as it was. See docker "
-                f"logs of {away}; once it is ready do this again, or python -m cluster stack upgrade --back"
+                f"{away} is not ready, so {', '.join(todo)} cannot go without stopping the writes: left as it was. See "
+                f"docker logs of {away}; once it is ready do this again, or python -m cluster stack upgrade --back"
             )
         say(f"{service}: new image or settings")
         made = engine.compose("up", "-d", "--no-deps", "--no-build", service)
@@ -106,6 +117,16 @@ def roll(engine: Engine, settings: StackSettings, wait_s: float, say: Callable[[
             raise StackFailed(f"{service} did not start: {made.last(5)}")
         changed[service] = False
         _ready(settings, service, wait_s)
+
+
+def _looks(settings: StackSettings, changed: dict[str, bool]) -> list[list[Seen]]:
+    """Look until all are ready, STEADY_LOOKS times at most: one answer that is late does not count."""
+    looks: list[list[Seen]] = []
+    while len(looks) < STEADY_LOOKS and not (looks and all(n.ready for n in looks[-1])):
+        if looks:
+            time.sleep(PAUSE_S)
+        looks.append(see(settings, changes=changed))
+    return looks
 
 
 def _ready(settings: StackSettings, service: str, wait_s: float) -> None:

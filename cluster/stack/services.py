@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from cluster.stack.engine import Engine, StackFailed
 from cluster.stack.settings import NODES, StackSettings
+from cluster.stack.settings import STORES as PROFILES_OF_STORES
 
 LOOK_EVERY_S: Final = 5.0
 SPARES_WAIT_S: Final = 60.0
@@ -16,6 +17,11 @@ SPARES_WAIT_S: Final = 60.0
 QUORUM: Final = len(NODES) // 2 + 1
 ONCE: Final = ("secret", "cockroach-init")
 """Services that do one thing and end."""
+STORES: Final = ("postgres", "cockroach")
+"""Stores of one copy: nothing is served without."""
+STORE_OF_THREE: Final = ("cockroach1", "cockroach2", "cockroach3")
+GOES_WITHIN_S: Final = 30
+"""What an observer has to answer whoever asked it, before it is killed."""
 _STATE: Final = (
     '{{.Name}} {{index .Config.Labels "com.docker.compose.service"}} {{.State.Status}} '
     "{{if .State.Health}}{{.State.Health.Status}}{{else}}-{{end}} {{.State.ExitCode}} {{.RestartCount}}"
@@ -70,15 +76,12 @@ class Judgement:
 def judge(states: Sequence[State], *, engine_far: bool) -> Judgement:
     """Decide: two of three nodes serve, and of what there are several, or what nobody waits for, one may be missing."""
     troubled = tuple(s for s in states if not s.well and not (engine_far and s.service == "autoscaler"))
-    away = {s.service for s in troubled}
-    needed = {s.service for s in states if _needed(s.service)}
-    nodes_up = sum(1 for s in states if s.service in NODES and s.well)
-    return Judgement(troubled, nodes_up >= QUORUM and not needed & away)
-
-
-def _needed(service: str) -> bool:
-    """Say whether nothing can be served without this very service."""
-    return service in ("nginx", "secret", "postgres", "cockroach", "cockroach-init") or service.startswith("cockroach")
+    well = {s.service for s in states if s.well}
+    needed = {"nginx", "secret"} | {s.service for s in states if s.service in ONCE or s.service in STORES}
+    enough = len(well & set(NODES)) >= QUORUM
+    if three := {s.service for s in states if s.service in STORE_OF_THREE}:
+        enough = enough and len(well & three) >= QUORUM
+    return Judgement(troubled, enough and needed <= well)
 
 
 def wait(engine: Engine, wait_s: float, say: Callable[[str], None], *, engine_far: bool) -> tuple[State, ...]:
@@ -124,15 +127,22 @@ def tell(engine: Engine, troubled: Sequence[State], say: Callable[[str], None]) 
 # ------------------------------------------------------------------------------------------------- of earlier starts
 
 
+_OF_PROFILE: Final = {
+    "crdb-dev": ["cockroach"],
+    "crdb3-dev": ["cockroach1", "cockroach2", "cockroach3", "cockroach-init"],
+    "postgres": ["postgres"],
+    "grafana": ["grafana"],
+}
+
+
 def switched_off(settings: StackSettings) -> list[str]:
     """Return the services of the profiles that are not chosen."""
-    of = {
-        "crdb-dev": ["cockroach"],
-        "crdb3-dev": ["cockroach1", "cockroach2", "cockroach3", "cockroach-init"],
-        "postgres": ["postgres"],
-        "grafana": ["grafana"],
-    }
-    return [name for profile, names in of.items() if profile not in settings.profiles for name in names]
+    return [name for profile, names in _OF_PROFILE.items() if profile not in settings.profiles for name in names]
+
+
+def stores(settings: StackSettings) -> list[str]:
+    """Return the services of the store in use."""
+    return [name for profile in PROFILES_OF_STORES if profile in settings.profiles for name in _OF_PROFILE[profile]]
 
 
 def remove_switched_off(engine: Engine, settings: StackSettings, say: Callable[[str], None]) -> None:
@@ -158,4 +168,5 @@ def remove_old_observers(engine: Engine, say: Callable[[str], None]) -> None:
         its_made, its_image = its[0].split()
         if its_image != image or its_made.partition(".")[0] < made.partition(".")[0]:
             say(f"removing observer {observer}: it is of an earlier start; the autoscaler makes new ones")
+            engine.docker("stop", "-t", str(GOES_WITHIN_S), observer)  # it drains: no request of its own fails
             engine.docker("rm", "-fv", observer)

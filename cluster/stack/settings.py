@@ -66,8 +66,12 @@ class StackSettings:
         return frozenset(filter(None, self.get("COMPOSE_PROFILES").split(",")))
 
     def ports(self) -> dict[str, int]:
-        """Return every port that is published on this machine, by the name of its setting."""
+        """Return every port that is published on this machine, by the name of its setting. Raises BadRequest."""
         wanted = PORTS | {name: port for p in self.profiles for name, port in PORTS_OF.get(p, {}).items()}
+        for name in wanted:
+            given = self.get(f"ACORDO_{name}_PORT")
+            if given and (trouble := _port(f"ACORDO_{name}_PORT", given)):
+                raise BadRequest("bad_settings", f"{self.path}: {trouble}")
         return {name: int(self.get(f"ACORDO_{name}_PORT", str(port))) for name, port in wanted.items()}
 
     def urls(self) -> list[str]:
@@ -83,7 +87,13 @@ def known(root: Path) -> list[str]:
 def read(path: Path) -> StackSettings:
     """Read a file of settings, unchecked. Raises BadRequest("bad_settings")."""
     values: dict[str, str] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise BadRequest("bad_settings", f"{path} cannot be read: {exc}") from exc
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.endswith("\r"):
+            raise BadRequest("bad_settings", f"{path} line {number} ends as on Windows: sed -i 's/\\r$//' {path}")
         if not line or line.startswith("#"):
             continue
         name, equals, value = line.partition("=")

@@ -6,12 +6,14 @@ test wants it to say."""
 from __future__ import annotations
 
 import contextlib
+import http.server
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,7 +78,7 @@ services.LOOK_EVERY_S = logins.AGAIN_S = 0.0
 cli.CHECK = ("bash", "-c", "echo python -m tests.installation >> $FAKE/calls")
 from cluster.__main__ import main; sys.exit(main(sys.argv[1:]))' "${{@:3}}"
 """
-UP = "/p_node1_1 node1 running healthy 0 0\n/p_node2_1 node2 running healthy 0 0\n/p_worker_1 worker running - 0 0\n/p_secret_1 secret exited - 0 0"
+UP = "/p_node1_1 node1 running healthy 0 0\n/p_node2_1 node2 running healthy 0 0\n/p_nginx_1 nginx running healthy 0 0\n/p_worker_1 worker running - 0 0\n/p_secret_1 secret exited - 0 0"
 
 
 class Machine:
@@ -103,6 +105,7 @@ class Machine:
         python = self.root / ".venv/bin/python"
         python.write_text(PYTHON.format(python=sys.executable, root=ROOT))
         python.chmod(0o755)
+        (self.root / ".venv/.ready").touch()
         for name in ("start.sh", ".env.example", "pyproject.toml"):
             shutil.copy(ROOT / name, self.root)
         self.says(version="20.10.24", compose="1.29.2", memory="8000000000", config="    image: one:1")
@@ -403,6 +406,7 @@ def test_observers_of_before_are_removed(machine: Machine) -> None:
     removed = [line for line in machine.calls().splitlines() if line.startswith("docker rm ")]
     assert removed == ["docker rm -fv old", "docker rm -fv other"]
     assert machine.calls().index(" up ") < machine.calls().index("docker rm ")
+    assert machine.calls().index("docker stop -t 30 old") < machine.calls().index("docker rm -fv old")  # it drains
 
 
 def test_the_file_alone_decides(machine: Machine, listener: int) -> None:
@@ -458,21 +462,106 @@ def test_what_its_fellows_can_do_without_is_named_and_the_stack_serves(
     assert f"last words of {named.partition(' ')[0]}" in said
 
 
-def test_a_node_is_not_touched_while_its_fellows_do_not_serve(machine: Machine) -> None:
-    """All three run and none answers here: the first is made anew, for nobody is served by it, and awaited."""
+@contextlib.contextmanager
+def serving() -> Iterator[int]:
+    """What answers every question with 200 and no leader; its port."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def changed_nodes(machine: Machine) -> None:
     for n in (1, 2, 3):
-        machine.says(
-            **{
-                f"service__node{n}": f"c{n}",
-                f"running__node{n}": f"c{n}",
-                f"hash__c{n}": "old sha256:a image:1",
-                f"wanted__node{n}": f"node{n} new",
-            }
-        )
-    said = machine.fails_late()
+        name = f"node{n}"
+        machine.says(**{f"service__{name}": f"c{n}", f"running__{name}": f"c{n}", f"about__c{n}": "2026-11-01T10 a"})
+        machine.says(**{f"hash__c{n}": "old sha256:a image:1", f"wanted__{name}": f"{name} new"})
+
+
+def test_a_node_is_not_touched_while_its_fellows_do_not_serve(machine: Machine) -> None:
+    """One serves; of the others, which serve nobody, the first is made anew and awaited, through no proxy."""
+    changed_nodes(machine)
+    with serving() as port:
+        machine.settings({"ACORDO_NODE3_PORT": str(port)})
+        machine.says(ports=f"127.0.0.1:{port}->8000/tcp", pulls="", builds="")
+        code, said = machine.run(http_proxy="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9")
+    assert code == 1, said
     assert "node1: new image or settings" in said
     assert "node1 is not ready after 1 s; the nodes after it were left as they were" in said
-    assert "--no-deps --no-build node1" in machine.calls() and "--no-build node2" not in machine.calls()
+    calls = machine.calls()
+    assert "--no-deps --no-build node1" in calls
+    assert "--no-build node2" not in calls and "--no-build node3" not in calls
+    assert calls.index(" up -d --no-build cockroach\n") < calls.index("--no-build node1")
+
+
+def test_where_no_node_is_ready_all_are_made_anew_at_once(machine: Machine) -> None:
+    """None of them could become ready alone, so waiting for one would be for ever."""
+    changed_nodes(machine)
+    said = machine.comes_up()
+    assert "no node is ready: all that changed are made anew at once" in said
+    assert "--no-deps" not in machine.calls()
+    assert " up -d --no-build --remove-orphans" in machine.calls()
+
+
+def test_one_rabbitmq_that_is_away_keeps_nobody_from_starting(machine: Machine) -> None:
+    script = (machine.bin / "docker-compose").read_text()
+    gone = '[[ " $* " != *" exec -T rabbit1 "* ]] || { echo "no container rabbit1" >&2; exit 1; }\n'
+    (machine.bin / "docker-compose").write_text(script.replace("#!/bin/bash\n", "#!/bin/bash\n" + gone))
+    machine.settings({"ACORDO_RABBITMQ_USER": "me", "ACORDO_RABBITMQ_PASSWORD": "secret"})
+    said = machine.comes_up()
+    assert "exec rabbit2 rabbitmqctl delete_user admin" in said
+    assert "me secret" in (machine.folder / "logins").read_text()
+
+
+@pytest.mark.parametrize("command", ["up", "down", "status"])
+@pytest.mark.parametrize(("text", "why"), [(b"A=1\r\n", "line 1 ends as on Windows"), (b"A=\xff\n", "cannot be read")])
+def test_a_file_that_cannot_be_read_is_named(machine: Machine, command: str, text: bytes, why: str) -> None:
+    machine.env.write_bytes(text)
+    code, said = machine.run(command)
+    assert code == 78, said
+    assert why in said and "Traceback" not in said
+
+
+def test_status_names_an_odd_port(machine: Machine) -> None:
+    machine.settings({"ACORDO_NODE1_PORT": "eight"})
+    code, said = machine.run("status")
+    assert code == 78, said
+    assert "ACORDO_NODE1_PORT=eight is no port" in said and "Traceback" not in said
+
+
+def test_status_without_a_node_that_answers_fails(machine: Machine) -> None:
+    code, said = machine.run("status")
+    assert code == 1, said
+    assert "no node answered" in said and "worker" in said
+
+
+def test_last_words_may_be_any_bytes(machine: Machine) -> None:
+    script = (machine.bin / "docker").read_text()
+    (machine.bin / "docker").write_text(script.replace('echo "last words of $4"', r'printf "last words of $4 \xff\n"'))
+    machine.says(stays_down="", states="/p_node3_1 node3 running unhealthy 0 0")
+    assert "last words of p_node3_1" in machine.fails_late()
+
+
+def test_a_checkout_is_needed(machine: Machine) -> None:
+    (machine.root / ".env.example").unlink()
+    code, said = machine.run("status")
+    assert code == 78, said
+    assert "is no checkout of Acordo" in said
 
 
 def test_what_crashes_between_two_looks_is_not_up(machine: Machine) -> None:
