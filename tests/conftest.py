@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
+import structlog
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """Undo what a test does to logging, for the whole process: the next one may look for a line."""
+    configured, settings = structlog.is_configured(), structlog.get_config()
+    processors, root, disabled = settings["processors"][:], logging.getLogger(), logging.root.manager.disable
+    handlers, level = root.handlers[:], root.level
+    yield
+    settings["processors"][:] = processors
+    if configured:
+        structlog.configure(**settings)
+    else:
+        structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.disable(disabled)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -56,6 +56,7 @@ def run(seed: int, plant: Plant | None = None, plan: Plan | None = None, *, stop
 
 def on_a_loop(story: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a story of a world on a simulated loop, and end all that it leaves."""
+    logs = structlog.get_config() if structlog.is_configured() else None
     structlog.configure(processors=[_silent], cache_logger_on_first_use=False)
     saved, asyncio.TaskGroup = asyncio.TaskGroup, OrderedTaskGroup  # type: ignore[misc]
     loop = SimLoop()
@@ -70,6 +71,9 @@ def on_a_loop(story: Callable[[], Coroutine[Any, Any, T]]) -> T:
         asyncio.set_event_loop(None)
         if collected:
             gc.enable()
+        structlog.reset_defaults()
+        if logs is not None:
+            structlog.configure(**logs)
 
 
 def _silent(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -9,9 +9,10 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+import structlog
 
 from tests.simulation import summary
-from tests.simulation.run import run
+from tests.simulation.run import on_a_loop, run
 from tests.simulation.seeds import ROOT
 from tests.simulation.world import FAULTS, LARGE_SEGMENT_BYTES, Plan, changed, plan_of
 
@@ -89,3 +90,12 @@ def test_a_summary_without_something_that_must_happen_fails() -> None:
     assert summary.missing({**counts, "rebases": 0}, 100) == ["Rebases"]
     assert summary.missing({}, 99) == []
     assert "Rebases 1," in summary.line(counts, 100, 60.0, 0)
+
+
+def test_a_simulation_leaves_logs_as_they_were() -> None:
+    async def story() -> bool:
+        return "_silent" in str(structlog.get_config()["processors"])
+
+    configured, before = structlog.is_configured(), structlog.get_config()
+    assert on_a_loop(story)
+    assert (structlog.is_configured(), structlog.get_config()) == (configured, before)
