@@ -1,5 +1,6 @@
-"""One member as a process: `python -m tests.integration.raft.node ID DIR FSYNC ID=ADDRESS...`; lines in, lines out.
+"""One member as a process: `python -m tests.integration.raft.node ID DIR FSYNC SYNC_S ID=ADDRESS...`; lines in and out.
 
+FSYNC is the policy; each sync of its disk takes SYNC_S seconds longer than it does.
 `propose TEXT` -> `ok INDEX TERM` | `not_applied REASON` | `unknown`; `read`; `status`; `tape`; `transfer ID`.
 """
 
@@ -9,6 +10,8 @@ import asyncio
 import os
 import random
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -81,9 +84,22 @@ async def answer(member: Member, tape: Tape, line: str) -> str:
         return "unknown"
 
 
-async def main(name: str, folder: str, fsync: str, *members: str) -> None:
+def slow(sync: Callable[[Any], None], longer_s: float) -> Callable[[Any], None]:
+    """Return a sync that takes so much longer, in the thread that calls it."""
+
+    def slowly(fd: Any) -> None:
+        time.sleep(longer_s)
+        sync(fd)
+
+    return slowly
+
+
+async def main(name: str, folder: str, fsync: str, sync_s: str, *members: str) -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     peers = [PeerAddress(id, address) for id, _, address in (member.partition("=") for member in members)]
+    if float(sync_s):
+        for sync in ("fsync", "fdatasync"):
+            setattr(os, sync, slow(getattr(os, sync), float(sync_s)))
     member, tape = make(name, folder, fsync, peers)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()

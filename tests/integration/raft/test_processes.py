@@ -33,13 +33,15 @@ class Process:
 
 
 class Processes:
-    def __init__(self, folder: Path, fsync: str) -> None:
-        self.folder, self.fsync = folder, fsync
+    def __init__(self, folder: Path, fsync: str, *, sync_s: float = 0.0) -> None:
+        """`sync_s`: how much longer each sync of a disk takes."""
+        self.folder, self.fsync, self.sync_s = folder, fsync, sync_s
         self.addresses = [f"{name}=127.0.0.1:{port}" for name, port in zip(NAMES, free_ports(3), strict=True)]
         self.up: dict[str, Process] = {}
 
     async def start(self, name: str) -> None:
-        arguments = ["-m", "tests.integration.raft.node", name, str(self.folder / name), self.fsync, *self.addresses]
+        settings = (name, str(self.folder / name), self.fsync, str(self.sync_s))
+        arguments = ["-m", "tests.integration.raft.node", *settings, *self.addresses]
         child = await asyncio.create_subprocess_exec(
             sys.executable, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
@@ -118,3 +120,17 @@ async def test_kills_lose_nothing_that_was_acknowledged(tmp_path: Path, fsync: s
         assert set(acknowledged) <= set(tapes[0])
         assert set(tapes[0]) - {"end"} <= set(acknowledged) | doubtful
         assert acknowledged
+
+
+async def test_disks_of_200_ms_a_sync_elect(tmp_path: Path) -> None:
+    """A vote is two syncs here, longer than an election time-out; members that did not allow for it rose from term to
+    term and never had a leader.
+    """
+    async with Processes(tmp_path, "always", sync_s=0.2) as processes:
+        first = await processes.leader()
+        await processes.until_ok(first, "propose a")
+        await processes.kill(first)
+        second = await processes.leader()
+        await processes.until_ok(second, "propose b")
+        tape = (await processes.up[second].ask("tape")).removeprefix("ok ").split()
+        assert tape[-2:] == ["a", "b"]
