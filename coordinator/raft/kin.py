@@ -17,6 +17,8 @@ from kv.errors import BadRequest
 CONTESTED_S: Final = 10.0
 """A member whose log has not begun gives no vote for so long after it met one with another first list."""
 CONFLICTS_MAX: Final = 64
+SAY_AGAIN_S: Final = 60.0
+"""A conflict is told once in so long, however often the peer comes: it comes every second."""
 REMOVED: Final = "removed"
 
 _log = structlog.get_logger("acordo.raft")
@@ -49,6 +51,8 @@ class Kin:
         self._core, self._member, self._address, self._incarnation = core, member, address, incarnation
         self._fault = fault
         self._conflicts: dict[str, tuple[str, float]] = {}
+        self._said: dict[tuple[str, str], float] = {}
+        """When which (peer, detail) was told, oldest first. Two processes may take turns under one id."""
 
     def greet(self) -> Greeting:
         return Greeting(self._core.origin, self._incarnation, self._address)
@@ -82,13 +86,17 @@ class Kin:
         return conflict, detail
 
     def _note(self, peer: str, conflict: str, detail: str) -> None:
-        known = self._conflicts.get(peer)
-        if known is None or known[0] != detail:
+        now = self._core.now()
+        if now - self._said.get((peer, detail), float("-inf")) >= SAY_AGAIN_S:
             _log.error("members_of_two_clusters", member=self._member, peer=peer, reason=conflict, detail=detail)
-        if known is not None or len(self._conflicts) < CONFLICTS_MAX:
-            self._conflicts[peer] = (detail, self._core.now())
+            self._said.pop((peer, detail), None)
+            if len(self._said) >= CONFLICTS_MAX:
+                del self._said[next(iter(self._said))]
+            self._said[peer, detail] = now
+        if peer in self._conflicts or len(self._conflicts) < CONFLICTS_MAX:
+            self._conflicts[peer] = (detail, now)
         if not self._core.begun:
-            self._core.contested_until = self._core.now() + CONTESTED_S
+            self._core.contested_until = now + CONTESTED_S
 
     def turned_away(self, peer: str, told: str) -> None:
         """A peer did not let us in, and said why."""

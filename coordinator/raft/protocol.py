@@ -29,7 +29,7 @@ from coordinator.raft.membership import (
     encode,
     founded,
 )
-from coordinator.raft.replication import Replication
+from coordinator.raft.replication import Replication, configuration_at
 from coordinator.raft.state import (
     DISCARDED,
     FOLLOWER,
@@ -125,7 +125,7 @@ class Core(Replication):
         for command, index, _ in journal[:]:
             self._bytes_since_snapshot += len(command) if index > self._SyncObj__raftLastApplied else 0
             if command[:1] == MEMBERSHIP and index > history.newest_index:
-                history.append(index, decode_configuration(command[1:]))
+                history.append(index, configuration_at(index, command))
         self._history = history
         self._configure()
         for seat in history.seats:

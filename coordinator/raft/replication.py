@@ -13,7 +13,7 @@ from pysyncobj.node import Node
 
 from coordinator.log import Position
 from coordinator.raft.election import Elections
-from coordinator.raft.membership import History, decode_configuration
+from coordinator.raft.membership import Configuration, History, decode_configuration
 from coordinator.raft.rules import Entry, LogEnds, Mismatch, Take, Wipe, judge_append, quorum_index
 from coordinator.raft.snapshot import Chunk, Incoming, Outgoing, Snapshot
 from coordinator.raft.state import MEMBERSHIP, NO_OP, SUCCESS, UNKNOWN_OUTCOME, WIPED, log
@@ -26,6 +26,14 @@ IN_FLIGHT_BYTES_MAX: Final = 16 << 20
 CHUNK_BEATS_MAX: Final = 20
 """Heartbeats after which a snapshot chunk is sent again that was not answered, or not taken."""
 IN_FLIGHT_MESSAGES_MAX: Final = 256
+
+
+def configuration_at(index: int, command: bytes) -> Configuration:
+    """Return what an entry of membership says. Raises NewerCommand: a later version wrote it, in a log or on a disk."""
+    try:
+        return decode_configuration(command[1:])
+    except ValueError as exc:
+        raise NewerCommand(f"a configuration that this version cannot read, at {index}") from exc
 
 
 class Progress:
@@ -323,11 +331,7 @@ class Replication(Elections):
             self._SyncObj__raftLog.add(*entry)
             self._bytes_since_snapshot += len(entry.command)
             if entry.command[:1] == MEMBERSHIP:
-                try:
-                    configuration = decode_configuration(entry.command[1:])
-                except ValueError as exc:
-                    raise NewerCommand(f"a configuration that this version cannot read, at {entry.idx}") from exc
-                self._history.append(entry.idx, configuration)
+                self._history.append(entry.idx, configuration_at(entry.idx, entry.command))
                 self._configure()
         if verdict.new:
             self._blank = False
@@ -410,7 +414,7 @@ class Replication(Elections):
         history = History(self._bootstrap)  # its base may be the dump's
         for command, index, _ in self._SyncObj__raftLog[:]:
             if command[:1] == MEMBERSHIP:
-                history.append(index, decode_configuration(command[1:]))
+                history.append(index, configuration_at(index, command))
         self._history = history
         self._configure()
 

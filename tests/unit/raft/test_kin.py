@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from coordinator.log import PeerAddress
+from coordinator.raft.greeting import Greeting, Origin
+from coordinator.raft.kin import CONFLICTS_MAX, SAY_AGAIN_S, Kin
 from coordinator.raft.member import Member
 from coordinator.raft.membership import Configuration, Seat, decode_configuration, encode
 from kv.errors import BadRequest, NotApplied
@@ -169,3 +172,42 @@ async def test_a_member_removed_while_it_was_away_is_told_when_it_knocks_and_nev
         back = await cluster.start(gone)
         await eventually(lambda: back.status().unfit == "removed")
         assert back.status().role == "observer"
+
+
+class OneThatBegan:
+    """A core that holds a log of the history b"ours"."""
+
+    def __init__(self) -> None:
+        self.contested_until = float("-inf")
+        self.origin, self.begun, self.at_s = Origin(b"ours", b"we"), True, 0.0
+
+    def now(self) -> float:
+        return self.at_s
+
+    def retired(self, member: str) -> bool:
+        return False
+
+    def on_told_removed(self, by: str) -> None: ...
+
+
+def test_a_conflict_is_told_once_a_minute_whoever_takes_turns_under_one_id() -> None:
+    """Of several processes that come every second one belongs here, and two do not."""
+    core = OneThatBegan()
+    kin = Kin(core, "A", "A:1", b"a", raising)
+    turns = Greeting(Origin(b"theirs", b"they")), Greeting(Origin(b"", b"they")), Greeting(core.origin)
+    with capture_logs() as lines:
+        for _ in range(20):
+            assert [kin.judge("B", turn) is None for turn in turns] == [False, False, True]
+            core.at_s += 1.0
+        assert len(lines) == 2
+        core.at_s += SAY_AGAIN_S
+        kin.judge("B", turns[0])
+        assert len(lines) == 3
+        for number in range(10 * CONFLICTS_MAX):
+            kin.judge(f"stranger {number}", turns[0])
+    assert len(kin.conflicts) <= CONFLICTS_MAX
+    assert len(kin._said) <= CONFLICTS_MAX
+
+
+def raising(exc: BaseException) -> None:
+    raise exc

@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from coordinator.log import Position
+from coordinator.raft.journal import Journal
+from coordinator.raft.state import MEMBERSHIP
 from kv.errors import NewerCommand, NotApplied, OutcomeUnknown
 from tests.unit.raft.net import Cluster, Tape, eventually, virtual
 
@@ -188,3 +190,21 @@ async def test_a_member_stops_before_what_it_does_not_know_and_goes_on_there_in_
             cluster.tape = Tape
             await cluster.start(old)
             assert await cluster.agree() == [b"both know it", b"new", b"and more"]
+
+
+@virtual
+async def test_a_journal_with_a_later_versions_configuration_is_refused_by_name() -> None:
+    """A member that stopped at such an entry may have it on its disk, and is started again before it is upgraded."""
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        old = next(name for name in "ABC" if name != leader.id)
+        await cluster.agree()
+        await cluster.stop(old)
+        journal = Journal(disk=cluster.disks[old], cluster="test", member=old, fsync="always")
+        _, index, term = journal[-1]
+        journal.add(MEMBERSHIP + b"\xc1", index + 1, term)
+        journal.flush()
+        await journal.aclose()
+        with pytest.raises(NewerCommand) as refused:
+            await cluster.start(old)
+        assert refused.value.code == "log_newer"
