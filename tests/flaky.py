@@ -30,6 +30,9 @@ TOUCHES: Final = re.compile(
 )
 """What a test module that touches time, signals or processes speaks of."""
 ROUND_TIMEOUT_S: Final = 3600
+WHOLE: Final = "(the whole round)"
+NO_TESTS: Final = 5
+"""What pytest exits with when it found no test."""
 
 
 @dataclass
@@ -79,12 +82,16 @@ def run(modules: list[Path], seen: dict[str, Seen]) -> None:
             f"--junitxml={report.name}",
         ]
         try:
-            subprocess.run(
+            code = subprocess.run(
                 [*command, *map(str, modules)], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL, timeout=ROUND_TIMEOUT_S, check=False,
-            )  # fmt: skip
+            ).returncode  # fmt: skip
         except subprocess.TimeoutExpired:
-            seen.setdefault("(the whole round)", Seen()).failures.append(f"no end within {ROUND_TIMEOUT_S} s")
+            seen.setdefault(WHOLE, Seen()).failures.append(f"no end within {ROUND_TIMEOUT_S} s")
+            return
+        if code not in (0, 1, NO_TESTS):  # it died, or could not read the tests: its report is none, or half of one
+            seen.setdefault(WHOLE, Seen()).failures.append(f"pytest ended with {code}")
+        if not os.path.getsize(report.name):
             return
         for case in ET.parse(report.name).iter("testcase"):
             each = seen.setdefault(f"{case.get('classname')}::{case.get('name')}", Seen())
@@ -127,9 +134,9 @@ def main(argv: list[str]) -> int:
             bad = sum(1 for s in seen.values() if s.failures)
             print(f"round {n + 1} of {given.rounds}: {bad} tests failed so far", file=sys.stderr, flush=True)
     print(table(seen, given.rounds, time.monotonic() - began))
-    if not any(s.runs for s in seen.values()):
-        return 2
-    return 1 if any(s.failures for s in seen.values()) else 0
+    if any(s.failures for s in seen.values()):
+        return 1
+    return 0 if any(s.runs for s in seen.values()) else 2
 
 
 if __name__ == "__main__":
