@@ -251,6 +251,9 @@ class StockWorld(World):
         self.nodes = {name: StockNode(self, name, members) for name in self.nodes}
         self.history: list[Operation] = []
 
+    def check_configuration(self, node: SimNode) -> None:
+        """The library's log holds no configurations."""
+
     def conf(self, on_state: Callable[[int, int], None]) -> SyncObjConf:
         return SyncObjConf(
             autoTick=False,
@@ -282,7 +285,7 @@ def run(hazard: Hazard, seed: int) -> StockResult:
     """Simulate one seed with the library's classes; the same seed gives the same trace."""
     plan = replace(
         plan_of(seed), nodes=3, fsync="always", ghosts=False, restores=False, chaos_s=12.0, clients=6,
-        faults=hazard.faults,
+        faults=hazard.faults, upgrades=False,
     )  # fmt: skip
     loop = SimLoop()
     asyncio.set_event_loop(loop)
