@@ -100,6 +100,11 @@ def main(argv: list[str]) -> int:
         descriptors = _most_descriptors()
         listening = _listen(settings.http_host, settings.http_port)
         cluster = claim_node(settings.data_dir, settings.cluster_id, settings.node_id).cluster_id or UNNAMED
+        if cluster == UNNAMED and not settings.broadcast.startswith("local"):
+            _log.warning(
+                "this cluster has no name, and another one without a name at the same broker would hear its messages",
+                setting="ACORDO_CLUSTER_ID",
+            )
         with locked(settings.data_dir, "node"):
             uvloop.run(_serve(settings, cluster, listening, descriptors))
     except Exception as exc:  # noqa: BLE001 - the last place: whatever it is ends the process, with its name

@@ -155,6 +155,17 @@ def test_a_node_shows_its_settings_without_passwords() -> None:
     assert '"ACORDO_STORE": "postgresql://u:***@h/d"' in said.stdout
 
 
+@pytest.mark.parametrize("name", ["", "mine"])
+def test_a_cluster_without_a_name_at_a_broker_is_warned(tmp_path: Path, name: str) -> None:
+    """It ends at once, for its directory is in use; what it shares its names with is said before."""
+    broker = "amqp://nobody@127.0.0.1:9/"
+    with locked(tmp_path, "node"):
+        named = ("--cluster-id", name) if name else ()
+        said = run_node("--data-dir", str(tmp_path), "--broadcast", broker, *named, **free_ports())
+    assert said.returncode != 0
+    assert ("ACORDO_CLUSTER_ID" in said.stdout + said.stderr) is (name == "")
+
+
 def test_a_missing_secret_file_is_named(tmp_path: Path) -> None:
     said = run_node("--secret-file", str(tmp_path / "nowhere"), "--data-dir", str(tmp_path / "n1"))
     assert said.returncode == EX_CONFIG
