@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.simulation.run import run
 from tests.simulation.teeth import NAMED, TEETH, bite
+from tests.simulation.world import plan_of
 
 RULES_OF_THE_MODEL = 23
 
@@ -19,3 +21,22 @@ def test_a_planted_fault_is_found(name: str) -> None:
 
 def test_there_are_enough_faults_each_with_its_own_name() -> None:
     assert len({tooth.name for tooth in TEETH}) == len(TEETH) >= RULES_OF_THE_MODEL + 12
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("an older term is committed by counting", "figure_8"),
+        ("reads of an older term are confirmed", "overtaken"),
+        ("a configuration that was cut off stays", "cut_off_change"),
+        ("a disk that was lost acknowledges", "forgets_promise"),
+        ("a disk that was lost confirms reads", "forgets_promise"),
+    ],
+)
+def test_ordinary_seeds_find_the_classics(name: str, kind: str) -> None:
+    """One plan in twenty is of that classic alone, and most of those find it."""
+    seeds = [seed for seed in range(1, 201) if plan_of(seed).faults == (kind,)]
+    assert len(seeds) >= 5
+    plant = next(tooth.plant for tooth in TEETH if tooth.name == name)
+    results = (run(seed, plant, stop=True) for seed in seeds)
+    assert any(violation.name.startswith(NAMED) for result in results for violation in result.violations)
