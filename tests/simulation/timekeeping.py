@@ -66,6 +66,7 @@ class Timekeeper:
         if world.network.disturbed:
             self._disturbed_s = now_s
         if not time.kept:
+            self._behind_s.pop(node.name, None)
             return
         now_ms = node.coordinator.now_ms()
         off_ms = now_ms - int(now_s * 1000)
@@ -85,7 +86,7 @@ class Timekeeper:
         wrong_ms = off_ms - found[0]
         if wrong_ms >= -behind_ms:
             self._behind_s.pop(node.name, None)
-        behind_s = now_s - self._behind_s.setdefault(node.name, now_s) if wrong_ms < 0 else 0.0
+        behind_s = now_s - self._behind_s.setdefault(node.name, now_s) if wrong_ms < -behind_ms else 0.0
         if wrong_ms > AHEAD_MS + slewed_ms or (wrong_ms < -behind_ms and behind_s > BEHIND_S):
             what = f"{node.name} takes it for {wrong_ms} ms later than it is"
             world.violate("Time (kept)", f"{what}, {'which it kept' if knew else 'though others kept it'}")
