@@ -84,7 +84,7 @@ class Timekeeper:
         slewed_ms = (now_s - found[1]) * 1000 * SLEW
         behind_ms = BEHIND_MS + slewed_ms + (GHOST_MS if world.plan.ghosts else 0)
         wrong_ms = off_ms - found[0]
-        if wrong_ms >= -behind_ms:
+        if wrong_ms >= -behind_ms or now_s - self._disturbed_s < HEARD_S:  # words may be as long on their way
             self._behind_s.pop(node.name, None)
         behind_s = now_s - self._behind_s.setdefault(node.name, now_s) if wrong_ms < -behind_ms else 0.0
         if wrong_ms > AHEAD_MS + slewed_ms or (wrong_ms < -behind_ms and behind_s > BEHIND_S):
