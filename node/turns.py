@@ -14,30 +14,43 @@ class Turns:
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
         self._spent = 0
         self._due = False
+        """The end of this pass is told to us."""
         self.passes_total = 0
+
+    def taken(self, count: int = 1) -> bool:
+        """Take a turn if there is one in this pass; False: `wait` for one of the next."""
+        if self._waiting or self._spent >= self._budget:
+            return False
+        self._spent += max(count, self._least)
+        self._look_at_end()
+        return True
 
     async def take(self, count: int = 1) -> None:
         """Return when work of this cost may be done."""
-        cost = max(count, self._least)
-        loop = asyncio.get_running_loop()
-        if not self._due:
-            self._due = True
-            loop.call_soon(self._pass, loop)
-        if not self._waiting and self._spent < self._budget:
-            self._spent += cost
-            return
-        turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.append((turn, cost))
+        if not self.taken(count):
+            await self.wait(count)
+
+    async def wait(self, count: int = 1) -> None:
+        """Return in one of the next passes, in the order of asking."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((turn, max(count, self._least)))
+        self._look_at_end()
         await turn
 
-    def _pass(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _look_at_end(self) -> None:
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._pass)
+
+    def _pass(self) -> None:
+        """Begin a new pass. Nothing is asked for another one while nobody works, so that the loop may sleep."""
         self.passes_total += 1
         self._spent = 0
+        self._due = False
         while self._waiting and self._spent < self._budget:
             turn, cost = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
                 self._spent += cost
-        self._due = bool(self._spent)
-        if self._due:
-            loop.call_soon(self._pass, loop)
+        if self._spent:
+            self._look_at_end()

@@ -159,6 +159,8 @@ class Writes:
     async def _take_back(self, kept: Sequence[Sequence[Reference]]) -> None:
         """Unstage the values of intents that were definitely never ordered. What the store does not take back now, it
         sweeps later: it bounds what waits."""
+        if not any(kept):
+            return
         try:
             async with asyncio.timeout(TAKE_BACK_S):
                 for reference in (each for of in kept for each in of):
