@@ -296,6 +296,11 @@ class RunnerSettings(_Settings):
     )
     host: str = _setting("127.0.0.1", "address that every node's HTTP listens on", "an address of this machine")
     data: Path = _setting(Path("data"), "directory of the cluster", "path of a directory")
+    cluster_id: str = _setting(
+        "",
+        "name of the cluster that a new directory is made for, as a store restored from a backup names it",
+        "any text",
+    )
     ready_timeout_s: float = _seconds(
         60, "without a ready quorum for so long, the runner says what is missing, and waits on", 1, 3600
     )

@@ -86,11 +86,12 @@ class Running(msgspec.Struct, frozen=True):
 
 
 def find_cluster(
-    data: Path, nodes: int | None, base_port: int | None, default: tuple[int, int]
+    data: Path, nodes: int | None, base_port: int | None, default: tuple[int, int], cluster_id: str = ""
 ) -> tuple[ClusterFile, bool]:
     """Return what the directory was made for, or would be, and whether it is new. Raises BadRequest for any other's.
 
-    `nodes` and `base_port`: as asked for, or None to take what the directory says (`default`, when it is new). It
+    `nodes` and `base_port`: as asked for, or None to take what the directory says (`default`, when it is new).
+    `cluster_id`: empty for a new random one; another is that of the store which the cluster is to go on with. It
     makes the directory; `keep_cluster` writes the file in it, once its ports are known to be free.
     """
     path = data / "cluster.json"
@@ -103,9 +104,15 @@ def find_cluster(
                 f"{data} is not empty and not a cluster's directory (it holds {', '.join(strangers[:5])})",
                 allowed="an empty or new directory, or one made by this command",
             )
-        return ClusterFile(FORMAT, secrets.token_hex(8), nodes or default[0], base_port or default[1]), True
+        return ClusterFile(
+            FORMAT, cluster_id or secrets.token_hex(8), nodes or default[0], base_port or default[1]
+        ), True
     found = read_cluster(data)
-    for name, asked, has in (("nodes", nodes, found.nodes), ("base port", base_port, found.base_port)):
+    for name, asked, has in (
+        ("nodes", nodes, found.nodes),
+        ("base port", base_port, found.base_port),
+        ("cluster id", cluster_id or None, found.cluster_id),
+    ):
         if asked is not None and asked != has:
             raise BadRequest(
                 "other_cluster",

@@ -131,9 +131,11 @@ class LocalCluster:
         given = settings.model_fields_set
         data = settings.data.absolute()
         asked = (settings.nodes if "nodes" in given else None, settings.base_port if "base_port" in given else None)
-        find_cluster(data, *asked, (settings.nodes, settings.base_port))  # nothing is written into a stranger's
+        find_cluster(
+            data, *asked, (settings.nodes, settings.base_port), settings.cluster_id
+        )  # nothing is written into a stranger's
         stack.enter_context(locked(data, "runner"))
-        self.file, new = find_cluster(data, *asked, (settings.nodes, settings.base_port))
+        self.file, new = find_cluster(data, *asked, (settings.nodes, settings.base_port), settings.cluster_id)
         places = [place for place in self.file.all_places if place.state != "removed"]
         for place in places:
             for host, port, what in (

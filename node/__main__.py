@@ -252,7 +252,8 @@ async def _enter(stack: AsyncExitStack, store: Store, settings: NodeSettings, cl
             raise BadRequest(
                 "foreign_store",
                 f"{shown} is the store of cluster {held.cluster_id!r}; this is {cluster!r}",
-                allowed="a store of its own; one restored from a backup belongs to the cluster_id that made it",
+                allowed=f"a store of its own; one restored from a backup goes on with --cluster-id {held.cluster_id}, "
+                "and `acordo adopt` once it is up",
             )
         stack.push_async_exit(opening.pop_all())
 

@@ -58,7 +58,7 @@ wait "$runner" && ended=0 || ended=$?
 step make demo
 make demo
 step make test
-make test ${T:+T="$T"}
+make test ${PART:+T="$PART"}
 """
 
 
@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> int:
 def _run(client: Any, commit: Path, part: str) -> int:
     """Run the script in a container of its own, which is removed; return its exit code."""
     volumes = {str(commit): {"bind": "/commit", "mode": "ro"}}
-    environment = {"NEEDED": " ".join(needed((ROOT / "README.md").read_text())), "T": part}
+    environment = {"NEEDED": " ".join(needed((ROOT / "README.md").read_text())), "PART": part}
     if CERTIFICATES.exists():  # a machine behind a proxy that opens TLS trusts more than the distribution does
         volumes[str(CERTIFICATES)] = {"bind": "/trusted.crt", "mode": "ro"}
         environment |= {"PIP_CERT": "/trusted.crt", "SSL_CERT_FILE": "/trusted.crt"}

@@ -26,6 +26,15 @@ def test_a_new_directory_is_claimed_and_found_again(tmp_path: Path) -> None:
     assert (made.nodes, made.base_port) == (3, 8001)
 
 
+def test_a_new_directory_may_go_on_with_a_cluster_of_that_name(tmp_path: Path) -> None:
+    found, new = layout.find_cluster(tmp_path, None, None, (3, 8001), "backedup")
+    assert (found.cluster_id, new) == ("backedup", True)
+    layout.keep_cluster(tmp_path, found)
+    assert layout.find_cluster(tmp_path, None, None, (3, 8001), "") == (found, False)
+    with pytest.raises(BadRequest, match="made with cluster id backedup, not other"):
+        layout.find_cluster(tmp_path, None, None, (3, 8001), "other")
+
+
 def test_a_cluster_of_another_shape_is_refused(tmp_path: Path) -> None:
     claim(tmp_path, 3, 8001)
     with pytest.raises(BadRequest, match="made with nodes 3, not 1"):
