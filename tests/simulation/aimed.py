@@ -200,12 +200,13 @@ async def late_order(world: World, rng: random.Random) -> None:
 async def late_takeover(world: World, rng: random.Random) -> None:
     """Let a member that leads no more take the store over, after its successor did.
 
-    Its way to the store is long, and what it had sent there is lost: so it begins just as it is cut off.
+    Its way to the store is long, twice (it looks whose store it is first), and what it had sent there is lost: so it
+    begins just as it is cut off.
     """
     leader, others = _led(world)
     if leader is None or len(others) < 2:
         return
-    world.store_faults.far_s[leader.name] = rng.uniform(0.7, 0.78)
+    world.store_faults.far_s[leader.name] = rng.uniform(0.35, 0.45)
     if await _commit_lost(world, None):
         _cut(world, [leader], others)
         await asyncio.sleep(rng.uniform(1.0, 1.5))
