@@ -505,10 +505,11 @@ class SlowOrders(Member):
         ends_s = loop.time() + HELD_S
 
         def go_on() -> None:
-            if held_s is None or self.status().role != "leader" or loop.time() > ends_s:
+            status = self.status()
+            if held_s is None or status.leader not in {None, status.id} or loop.time() > ends_s:
                 loop.call_later(held_s or 0.0, send)
             else:
-                loop.call_later(0.005, go_on)  # until another leads
+                loop.call_later(0.005, go_on)  # until it hears that another leads: sent before, it is lost
 
         def send() -> None:
             asyncio.ensure_future(super(SlowOrders, self).propose(command)).add_done_callback(told)
@@ -881,7 +882,7 @@ class World:
         self.over = False
         self.bursts = 0
         self.holds_rebases_s: float | None = None
-        """What is ordered as a Rebase reaches the log only so long after another leads (with `slow_orders`)."""
+        """A Rebase is sent to the log only so long after it is heard that another leads (with `slow_orders`)."""
         self.popular: SimNode | None = None
         """Where most clients read just now."""
         self.impatient: list[asyncio.Task[None]] = []
