@@ -146,9 +146,10 @@ class Timekeeper:
             elif given is not None and not version.present:
                 self._judge_life(version.key, given[0], given[1], built_s)
 
-    def given_s(self, key: str) -> float:
-        """Return when the row was made that gave a key its time to live."""
-        return self._given_s[key.encode()][0]
+    def given_s(self, key: str) -> float | None:
+        """Return when the row was made that gave a key its time to live; None where there is none."""
+        given = self._given_s.get(key.encode())
+        return None if given is None else given[0]
 
     def _judge_life(self, key: bytes, given_s: float, ttl_ms: int, ended_s: float) -> None:
         lost_ms = sum(max(0, by_ms) for at_s, by_ms in self._lost if given_s < at_s <= ended_s)
@@ -181,6 +182,9 @@ async def _live(world: World, rng: random.Random, key: str) -> None:
         world.violate("Liveness", f"a write in the calm is {answer.outcome}")
         return
     given_s = world.times.given_s(key)
+    if given_s is None:
+        world.violate("INV-2", f"{key} is acknowledged, and no row of the ledger made it")
+        return
     await asyncio.sleep(rng.uniform(0.0, TTL_MS / 1000))
     if "clock" in world.plan.faults:
         some = rng.sample(list(world.nodes.values()), rng.randint(1, len(world.nodes)))
