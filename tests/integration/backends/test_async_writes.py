@@ -99,7 +99,7 @@ async def test_accepted_writes_are_applied_once_through_deaths_of_worker_and_bro
 
 
 async def _taken(client: Client) -> Accepted:
-    """Ask until it is taken, under one op_id: a broker that was killed may keep confirms back while its queues recover."""
+    """Ask until it is taken, under one op_id: a broker that was killed keeps confirms back while its queues recover."""
     loop = asyncio.get_running_loop()
     ends = loop.time() + 90
     while True:
