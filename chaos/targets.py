@@ -147,8 +147,8 @@ class LocalTarget:
             overrides = {}
             for node in self.nodes:
                 await self.mesh.add_client(node, "127.0.0.1", self._http_port(node))
-                members = [f"{other}={await self._address(node, other)}" for other in self.nodes]
-                overrides[node] = {PREFIX + "MEMBERS": ",".join(members), **self.extra, **self._clock(node)}
+                routes = [f"{other}={await self._route(node, other)}" for other in self.nodes if other != node]
+                overrides[node] = {PREFIX + "RAFT_ROUTES": ",".join(routes), **self.extra, **self._clock(node)}
             self.cluster = LocalCluster(self.settings, say=self.lines.append, command=self.command, overrides=overrides)
             await stack.enter_async_context(self.cluster)
             self._stack = stack.pop_all()
@@ -162,11 +162,9 @@ class LocalTarget:
             self.resume(node)
         await self._stack.__aexit__(kind, exc, trace)
 
-    async def _address(self, node: str, other: str) -> str:
-        """Return where `node` reaches `other`: itself at its own port, any other through a proxy."""
+    async def _route(self, node: str, other: str) -> str:
+        """Return where `node` reaches `other`: through a proxy, whatever `other` says of itself."""
         port = self._http_port(other) + RAFT_PORT_OFFSET
-        if node == other:
-            return f"127.0.0.1:{port}"
         return (await self.mesh.add_peer(node, other, "127.0.0.1", port)).address
 
     def _http_port(self, node: str) -> int:

@@ -247,6 +247,11 @@ class NodeSettings(_Settings):
         "first members of the cluster, the same on each of them; empty: this node alone",
         "ID=HOST:PORT,ID=HOST:PORT,… each followed by /observer if it does not vote",
     )
+    raft_routes: Annotated[tuple[MemberSetting, ...], NoDecode, BeforeValidator(_members)] = _setting(
+        (),
+        "where this node dials members that it does not reach at the address they have for all others (a proxy, NAT)",
+        "ID=HOST:PORT,ID=HOST:PORT,…",
+    )
     data_dir: Path = _setting(Path("data/n1"), "this node's own directory", "path of a directory")
     stop_with_stdin: bool = _setting(False, "stop when standard input ends (the runner is gone)", "true, false")
 

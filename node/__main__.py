@@ -323,7 +323,8 @@ def _shared_cache(settings: NodeSettings) -> Cache:
 def _transport(settings: NodeSettings, cluster: str, chance: random.Random) -> TransportFactory:
     """Return what makes the transport once the member knows its own node. Raises BadRequest for unusable files."""
     security = _security(settings)
-    return over_sockets(cluster, settings.raft_bind, security, chance=chance, entropy=os.urandom)
+    routes = {member.id: member.raft_address for member in settings.raft_routes}
+    return over_sockets(cluster, settings.raft_bind, security, chance=chance, entropy=os.urandom, routes=routes)
 
 
 def _security(settings: NodeSettings) -> Security:

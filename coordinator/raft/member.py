@@ -717,7 +717,7 @@ def over_sockets(
 ) -> TransportFactory:
     """Return what makes a member's transport: authenticated connections over sockets (transport.py).
 
-    `network`: `listen` and `connect` of a simulated one.
+    `network`: `listen` and `connect` of a simulated one, and `routes`, where members are dialled from here.
     """
 
     def make(node: Node, kick: Callable[[], None], on_fatal: Callable[[BaseException], None]) -> AsyncioTransport:

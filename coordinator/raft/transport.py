@@ -130,6 +130,7 @@ class AsyncioTransport(Transport):
         limits: Limits | None = None,
         listen: Listen | None = None,
         connect: Connect | None = None,
+        routes: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(None, self_node, [])
         self._cluster, self._member = cluster, self_node.id
@@ -142,6 +143,8 @@ class AsyncioTransport(Transport):
         self.limits = limits or Limits()
         self._listen = listen or self._listen_socket
         self._connect = connect or self._connect_socket
+        self._routes = dict(routes or {})
+        """Where members are dialled from here, whatever address they have for all others."""
         self._dialler: Dialler | None = None
         self.greet: Callable[[], Greeting] = Greeting
         self.judge: Callable[[str, Greeting], tuple[str, str] | None] = lambda peer, greeting: None
@@ -354,9 +357,12 @@ class AsyncioTransport(Transport):
         longest_s = max(self.limits.retry_max_s, base_s)
         await asyncio.sleep(min(longest_s, base_s * 2 ** min(failures - 1, 16)) * self._random.uniform(0.5, 1.0))
 
-    @staticmethod
-    def _where(peer: _Peer, failures: int) -> str:
-        """Return where to look for it: where the configuration says, and in turn where it said itself."""
+    def _where(self, peer: _Peer, failures: int) -> str:
+        """Return where to look for it: by its route from here, or where the configuration says, and in turn where it
+        said itself."""
+        route = self._routes.get(peer.node.id)
+        if route is not None:
+            return route
         known: str = peer.node.address  # type: ignore[attr-defined]  # the library's Node takes any attribute
         return peer.told_address if peer.told_address and failures % 2 else known
 

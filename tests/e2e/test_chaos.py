@@ -39,7 +39,10 @@ async def test_every_workload_under_faults_is_judged_legal(tmp_path: Path) -> No
         assert await target.healthy()
         kinds = [WORKLOADS[name] for name in WORKLOADS]
         made: list[Workload] = []
-        header = {"bank": {"accounts": [f"a{n}" for n in range(8)], "total": 100}}
+        header = {
+            "bank": {"accounts": [f"a{n}" for n in range(8)], "total": 100},
+            "ttl": {"sweep_interval_s": 1.0},
+        }
         with Recorder(tmp_path / "history.jsonl", seed=SEED, settings=header) as recorder:
             for kind in kinds:
                 made.append(kind(Load(target.urls, SEED, f"chaos/{SEED}/", clients=4, pause_s=0.02), recorder))

@@ -125,7 +125,8 @@ async def test_a_voter_that_stops_is_an_alert_and_a_whole_cluster_is_none(start:
                 return bool(await told(f"count({seen}) == 3", time.time()))
 
             await until(all_are_seen, "three nodes are scraped")
-            assert await told("ALERTS", time.time() - 2) == set()  # before that it knew fewer than three
+            # Before that it knew fewer than three; and nobody runs a worker here.
+            assert await told("ALERTS", time.time() - 2) <= {"AcordoWorkerAway"}
             killed = time.time()
             await cluster.stop_node("n3", signal.SIGKILL)  # it stays down: a scrape could miss a start within a second
 
