@@ -89,7 +89,7 @@ async def test_the_installation_check_passes(start: Start) -> None:
 
 async def test_the_original_projects_commands_work(start: Start, tmp_path: Path) -> None:
     """Under their own names (docs/adr/0001), the first with whatever python3 there is."""
-    needs("siege")
+    needs("siege", "curl")
     environ = {**os.environ, "HOME": str(tmp_path), "CONCURRENT": "4", "TIME": "2S"}
     async with start() as cluster:
         said = []

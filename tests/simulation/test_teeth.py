@@ -14,7 +14,7 @@ RULES_OF_THE_MODEL = 23
 @pytest.mark.parametrize("name", ["no fence", "digests are not compared"])
 def test_a_planted_fault_is_found(name: str) -> None:
     position = next(n for n, tooth in enumerate(TEETH) if tooth.name == name)
-    found = bite(position, seeds_max=5)
+    found = bite(position, seeds_max=12)  # docs/simulation.md says how many each takes
     assert found.promise is not None
     assert found.promise.startswith(NAMED)
 

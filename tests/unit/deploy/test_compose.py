@@ -236,7 +236,7 @@ def test_the_live_page_asks_what_the_dashboard_asks() -> None:
 
 
 def test_alertmanagers_settings_are_sound() -> None:
-    needs("prometheus")
+    needs("alertmanager")
     done = subprocess.run(
         ["amtool", "check-config", str(PROMETHEUS / "alertmanager.yml")], capture_output=True, text=True, check=False
     )
