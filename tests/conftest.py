@@ -11,6 +11,10 @@ import pytest
 import structlog
 
 
+UMASK = os.umask(0o022)
+os.umask(UMASK)
+
+
 @pytest.fixture(autouse=True)
 def logs_as_before() -> Iterator[None]:
     """Undo what a test does to logging, for the whole process: the next one may look for a line."""
@@ -31,10 +35,9 @@ def logs_as_before() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def umask_as_before() -> Iterator[None]:
     """Undo what a program that ran in this process did to it: its files are nobody else's, those of tests may be."""
-    before = os.umask(0o022)
-    os.umask(before)
+    os.umask(UMASK)  # a fixture of the whole session may have run one
     yield
-    os.umask(before)
+    os.umask(UMASK)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
