@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-
 UMASK = os.umask(0o022)
 os.umask(UMASK)
 
