@@ -57,6 +57,12 @@ class NotHealed(EngineFailed):
     """These containers may still be down, frozen or cut off."""
 
 
+def place_of(member: str) -> str:
+    """Return the place that a member has in NODES: one that replaced n2 is called n2-2, n2-3, …"""
+    place, _, number = member.rpartition("-")
+    return place if number.isdigit() and place in NODES else member
+
+
 class DockerTarget:
     """`async with DockerTarget() as target`: the stack of a compose project (COMPOSE_PROJECT_NAME or "acordo")."""
 
@@ -136,7 +142,8 @@ class DockerTarget:
     async def _leader_by(self, url: str) -> str | None:
         with contextlib.suppress(AcordoError):
             async with Client(url, retries=False, timeout_s=PROBE_TIMEOUT_S) as client:
-                return (await client.cluster()).leader
+                leader = (await client.cluster()).leader
+                return None if leader is None else place_of(leader)
         return None
 
     async def _status(self, node: str, path: str) -> int | None:

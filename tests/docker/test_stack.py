@@ -116,13 +116,6 @@ async def test_a_start_without_one_node_serves_and_the_alert_comes(stack: Stack)
         container.start()
 
 
-def test_a_damaged_node_gives_its_place_to_a_new_member(stack: Stack) -> None:
-    done = stack.script("replace", "node2")
-    assert done.returncode == 0, done.stdout
-    assert "n2-2 has taken the place of n2" in done.stdout
-    assert "n2-2" in stack.script("status").stdout
-
-
 FAULTS = (
     "container-kill-leader",
     "container-disconnect-leader",
@@ -234,3 +227,10 @@ async def test_load_adds_an_observer_and_its_end_removes_it_without_a_failed_req
 
         assert await until(counted, 60)
     assert failed == []
+
+
+def test_a_damaged_node_gives_its_place_to_a_new_member(stack: Stack) -> None:
+    done = stack.script("replace", "node2")
+    assert done.returncode == 0, done.stdout
+    assert "n2-2 has taken the place of n2" in done.stdout
+    assert "n2-2" in stack.script("status").stdout
