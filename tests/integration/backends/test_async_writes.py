@@ -101,8 +101,8 @@ async def test_accepted_writes_are_applied_once_through_deaths_of_worker_and_bro
 async def _taken(client: Client, broker: RabbitServer) -> Accepted:
     """Ask until it is taken, under one op_id.
 
-    After a kill -9 RabbitMQ 3.10 at times confirms nothing on a queue for minutes, to nobody; it is started again
-    then. Why is not known: if that does not help either, the rest cannot be tested, and the test says so.
+    After a kill -9 of RabbitMQ 3.10 nothing is confirmed at times, for minutes, through any node; it is started again
+    then. Whose fault that is, is not known: if that does not help either, the rest cannot be tested, and it says so.
     """
     loop = asyncio.get_running_loop()
     for _ in range(3):
@@ -116,7 +116,7 @@ async def _taken(client: Client, broker: RabbitServer) -> Accepted:
                 await asyncio.sleep(0.2)
         broker.kill()
         broker.start()
-    pytest.xfail("the broker confirms nothing after a kill -9, whoever asks")
+    pytest.xfail("nothing is confirmed after a kill -9 of the broker; whose fault that is, is not known")
 
 
 async def _declared(client: Client, channel: aiormq.abc.AbstractChannel) -> Queues:
