@@ -1,10 +1,12 @@
-"""Load and dump many keys as NDJSON, with bounded memory, and go on after an interruption. Never doubles or loses one.
+"""Load and dump many keys as NDJSON, with bounded memory, and go on after an interruption. Never
+doubles or loses one.
 
-Load: the op_id of a line is made of the load's id, the line's number and its content, so lines that were sent before
-the interruption are recognised by the cluster and change nothing. A checkpoint beside the file remembers the load's id
-and how far every line is known to be in; it is removed at the end, so loading a file again writes again.
-Dump: all pages are at one revision; the checkpoint keeps the token of the next page and the length of what is written.
-A key that is to be deleted keeps its moment: a dump has it as `expires_ms`, and a load leaves out what is past it.
+Load: the op_id of a line is made of the load's id, the line's number and its content, so lines that
+were sent before the interruption are recognised by the cluster and change nothing. A checkpoint
+beside the file remembers the load's id and how far every line is known to be in; it is removed at
+the end, so loading a file again writes again. Dump: all pages are at one revision; the checkpoint
+keeps the token of the next page and the length of what is written. A key that is to be deleted
+keeps its moment: a dump has it as `expires_ms`, and a load leaves out what is past it.
 """
 
 from __future__ import annotations
@@ -52,8 +54,10 @@ class LoadPoint(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     prefix_hash: str = ""
     """Hash of the file's first `offset` bytes: another file is noticed."""
     began_ms: int = 0
-    """Log time when the first line that expires was met, from which every ttl counts: a line that is sent again after
-    an interruption has to be the same. So a key may outlive its moment by as long as the load took."""
+    """Log time when the first line that expires was met, from which every ttl counts: a line that
+    is sent again after an interruption has to be the same. So a key may outlive its moment by as
+    long as the load took.
+    """
 
 
 class DumpPoint(msgspec.Struct, frozen=True, kw_only=True, tag="dump"):
@@ -116,13 +120,16 @@ class _Line(msgspec.Struct, frozen=True):
     op_id: str
 
     def op_id_after(self, expiries: int) -> str:
-        """Return the op_id to go on under when so many before it have expired, which spends them for good."""
+        """Return the op_id to go on under when so many before it have expired, which spends them
+        for good.
+        """
         return f"{self.op_id}-{expiries}" if expiries else self.op_id
 
 
 class _Form(msgspec.Struct):
-    """A line as it stands in the file: `ttl` (seconds from the load on) or a dump's `expires_ms`, not both. A dump's
-    revision is taken and ignored."""
+    """A line as it stands in the file: `ttl` (seconds from the load on) or a dump's `expires_ms`,
+    not both. A dump's revision is taken and ignored.
+    """
 
     key: object
     value: object
@@ -135,7 +142,7 @@ Progress = Callable[[Told], None]
 _form_decoder: Final = msgspec.json.Decoder(_Form)
 
 
-# ------------------------------------------------------------------------------------------------------------- load
+# --------------------------------------------------------------------------------------------- load
 
 
 async def load(
@@ -149,10 +156,12 @@ async def load(
     progress: Progress = lambda told: None,
     on_rejected: Callable[[int, str], None] = lambda line, why: None,
 ) -> LoadDone:
-    """Write every line of `source`; the last line of a key wins. Goes on at `checkpoint` if that exists.
+    """Write every line of `source`; the last line of a key wins. Goes on at `checkpoint` if that
+    exists.
 
-    Raises Rejected for a line that cannot be (with `keep_going` it is told and left out), NotApplied or
-    OutcomeUnknown when the cluster does not take a line in time: run it again, nothing is doubled.
+    Raises Rejected for a line that cannot be (with `keep_going` it is told and left out),
+    NotApplied or OutcomeUnknown when the cluster does not take a line in time: run it again,
+    nothing is doubled.
     """
     point = _load_point(checkpoint)
     loading = _Loading(
@@ -173,7 +182,9 @@ async def load(
 
 
 class _Loading:
-    """One run of a load: batches in flight, in the order of the file, none touching a key of another."""
+    """One run of a load: batches in flight, in the order of the file, none touching a key of
+    another.
+    """
 
     def __init__(
         self,
@@ -207,10 +218,14 @@ class _Loading:
         self._expired += 1
 
     async def began_ms(self) -> int:
-        """Return the log time from which the lines' moments count: once for the load, interrupted or not."""
+        """Return the log time from which the lines' moments count: once for the load, interrupted
+        or not.
+        """
         if not self._point.began_ms:
             now_ms = (await self._client.cluster(timeout_s=self._timeout_s)).now_ms
-            self._point = msgspec.structs.replace(self._point, began_ms=now_ms or time.time_ns() // 1_000_000)
+            self._point = msgspec.structs.replace(
+                self._point, began_ms=now_ms or time.time_ns() // 1_000_000
+            )
             await self._save()
         return self._point.began_ms
 
@@ -226,10 +241,15 @@ class _Loading:
         try:
             async for batch, mark in reader.batches():
                 keys = frozenset(line.key for line in batch)
-                # Batches in flight overtake each other: two with a key in common would leave the older line's value.
-                while len(self._flying) >= in_flight or any(keys & flight.keys for flight in self._flying):
+                # Batches in flight overtake each other: two with a key in common would leave the
+                # older line's value.
+                while len(self._flying) >= in_flight or any(
+                    keys & flight.keys for flight in self._flying
+                ):
                     await self._land()
-                self._flying.append(_Flight(len(batch), keys, mark, asyncio.create_task(self._send(batch))))
+                self._flying.append(
+                    _Flight(len(batch), keys, mark, asyncio.create_task(self._send(batch)))
+                )
             while self._flying:
                 await self._land()
         finally:
@@ -244,7 +264,10 @@ class _Loading:
         self._flying.popleft()
         self._lines += flight.lines
         self._point = msgspec.structs.replace(
-            self._point, lines=flight.mark.lines, offset=flight.mark.offset, prefix_hash=flight.mark.prefix_hash
+            self._point,
+            lines=flight.mark.lines,
+            offset=flight.mark.offset,
+            prefix_hash=flight.mark.prefix_hash,
         )
         await self._save()
         self._progress(Told(flight.mark.lines, flight.mark.offset))
@@ -254,7 +277,9 @@ class _Loading:
             await _to_its_end(partial(_replace, self._checkpoint, msgspec.json.encode(self._point)))
 
     async def _send(self, batch: list[_Line]) -> None:
-        """Send a batch until each line is in, or was refused. Its keys are distinct, so lines may end in any order."""
+        """Send a batch until each line is in, or was refused. Its keys are distinct, so lines may
+        end in any order.
+        """
         expiries = 0
         while batch:
             if expiries > EXPIRIES_MAX:
@@ -262,8 +287,9 @@ class _Loading:
                 raise NotApplied(told, reason=EXPIRED, op_id=batch[0].op_id, advice=RUN_AGAIN)
             items = await self._ask(batch, expiries)
             if len(batch) > 1 and any(item.outcome == "bad_request" for item in items):
-                # One bad operation refuses the whole request, and so does whatever stands between, when that takes less
-                # than a node: halves, until each is taken or it is clear which line it is.
+                # One bad operation refuses the whole request, and so does whatever stands between,
+                # when that takes less than a node: halves, until each is taken or it is clear which
+                # line it is.
                 middle = len(batch) // 2
                 await self._send(batch[:middle])
                 await self._send(batch[middle:])
@@ -293,7 +319,11 @@ class _Loading:
             return (results.Item(op_id=op_id, outcome="expired"),)
         except BadRequest as exc:
             return (results.Item(op_id=op_id, outcome="bad_request", detail=exc.detail),)
-        return (results.Item(op_id=op_id, outcome="applied", revision=written.revision, again=written.again),)
+        return (
+            results.Item(
+                op_id=op_id, outcome="applied", revision=written.revision, again=written.again
+            ),
+        )
 
     def _take(self, line: _Line, item: results.Item) -> None:
         told = f"line {line.number}: {item.detail or item.outcome}"
@@ -314,8 +344,9 @@ def _intent(line: _Line, op_id: str) -> Intent:
 
 
 def _sent_bytes(line: _Line) -> int:
-    """Return how many bytes a line takes in a request, at most: values that are no text grow by a third in JSON, and
-    control characters to six times their size."""
+    """Return how many bytes a line takes in a request, at most: values that are no text grow by a
+    third in JSON, and control characters to six times their size.
+    """
     return len(wire.batch_request([_intent(line, line.op_id_after(EXPIRIES_MAX))]).body or b"")
 
 
@@ -346,7 +377,9 @@ class _Reader:
         self._number, self._offset = 0, 0
 
     def skip_to_point(self) -> None:
-        """Read what is known to be in. Raises BadRequest when the file is not the one that was begun with."""
+        """Read what is known to be in. Raises BadRequest when the file is not the one that was
+        begun with.
+        """
         left = self._point.offset
         while left:
             part = self._source.read(min(left, 1 << 20))
@@ -435,7 +468,7 @@ def _load_point(checkpoint: Path | None) -> LoadPoint:
     return _read_point(checkpoint, LoadPoint)
 
 
-# ------------------------------------------------------------------------------------------------------------- dump
+# --------------------------------------------------------------------------------------------- dump
 
 
 async def dump(
@@ -447,29 +480,37 @@ async def dump(
     timeout_s: float = TIMEOUT_S,
     progress: Progress = lambda told: None,
 ) -> DumpDone:
-    """Write all keys under `prefix`, as of one revision, to `target`, which appears only when it is whole.
+    """Write all keys under `prefix`, as of one revision, to `target`, which appears only when it is
+    whole.
 
-    Goes on where an interrupted dump of the same target stopped. Raises Pruned when its revision is no longer kept.
+    Goes on where an interrupted dump of the same target stopped. Raises Pruned when its revision is
+    no longer kept.
     """
     checkpoint = _beside(target, "dump")
     dumping = await _to_its_end(partial(_Dumping, target, checkpoint, prefix))
     resumed_at = dumping.keys
     try:
         if not dumping.whole:
-            async for got in client.pages(prefix, limit=page, token=dumping.token, timeout_s=timeout_s):
+            async for got in client.pages(
+                prefix, limit=page, token=dumping.token, timeout_s=timeout_s
+            ):
                 await _to_its_end(partial(dumping.add, got))
                 progress(Told(dumping.keys, dumping.size))
     finally:
         dumping.file.close()
     await _to_its_end(dumping.finish)
-    return DumpDone(keys=dumping.keys, bytes=dumping.size, revision=dumping.revision, resumed_at=resumed_at)
+    return DumpDone(
+        keys=dumping.keys, bytes=dumping.size, revision=dumping.revision, resumed_at=resumed_at
+    )
 
 
 class _Dumping:
     """A dump on its way to the disk: what the checkpoint speaks of is always there."""
 
     def __init__(self, target: Path, checkpoint: Path, prefix: bytes) -> None:
-        """Open the unfinished file, cut to what the checkpoint speaks of. Raises BadRequest, OSError."""
+        """Open the unfinished file, cut to what the checkpoint speaks of. Raises BadRequest,
+        OSError.
+        """
         self._target, self._checkpoint, self._prefix = target, checkpoint, prefix
         self._part = _beside(target, "part")
         point = _dump_point(checkpoint, prefix, self._part)
@@ -477,7 +518,12 @@ class _Dumping:
         self.token: str | None = None
         self.whole = False
         if point is not None:
-            self.keys, self.size, self.revision, self.token = point.keys, point.offset, point.revision, point.token
+            self.keys, self.size, self.revision, self.token = (
+                point.keys,
+                point.offset,
+                point.revision,
+                point.token,
+            )
             self.whole = point.token is None
         self.file = self._part.open("wb" if point is None else "r+b")
         self.file.truncate(self.size)
@@ -548,7 +594,7 @@ def _dump_point(checkpoint: Path, prefix: bytes, part: Path) -> DumpPoint | None
     return point
 
 
-# ------------------------------------------------------------------------------------------------------ checkpoints
+# -------------------------------------------------------------------------------------- checkpoints
 
 _P = TypeVar("_P", LoadPoint, DumpPoint)
 _T = TypeVar("_T")
@@ -559,15 +605,21 @@ def _read_point(checkpoint: Path, kind: type[_P]) -> _P:
         point = msgspec.json.decode(checkpoint.read_bytes(), type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise BadRequest(
-            f"{checkpoint} is no checkpoint: {exc}", code="bad_checkpoint", allowed="--restart to begin anew"
+            f"{checkpoint} is no checkpoint: {exc}",
+            code="bad_checkpoint",
+            allowed="--restart to begin anew",
         ) from exc
     if point.version != CHECKPOINT_VERSION:
-        raise BadRequest(f"{checkpoint} is of another version", code="bad_checkpoint", allowed="--restart")
+        raise BadRequest(
+            f"{checkpoint} is of another version", code="bad_checkpoint", allowed="--restart"
+        )
     return point
 
 
 async def _to_its_end(work: Callable[[], _T]) -> _T:
-    """Do disk work in a thread. Cancelling waits for its end: the next run must not meet it still writing."""
+    """Do disk work in a thread. Cancelling waits for its end: the next run must not meet it still
+    writing.
+    """
     task = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(task)

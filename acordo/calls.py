@@ -1,4 +1,6 @@
-"""Make attempts until one of them answers: choose nodes, pause, keep the deadline. Decides nothing about outcomes."""
+"""Make attempts until one of them answers: choose nodes, pause, keep the deadline. Decides nothing
+about outcomes.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from acordo.transport import Transport
 from acordo.wire import Damaged, Intent
 
 FIRST_SHARE: Final = 0.5
-"""Of `attempt_timeout_s`: what a first attempt has where there is another node, 2 s unless told otherwise."""
+"""Of `attempt_timeout_s`: what a first attempt has where there is another node, 2 s unless told
+otherwise.
+"""
 AVOID_S: Final = 1.0
 """How long a node that did not answer is asked last."""
 
@@ -34,46 +38,73 @@ T = TypeVar("T")
 
 
 class Caller:
-    """Calls to the nodes of one cluster. The node that answered last is kept until it fails (or taken in turn)."""
+    """Calls to the nodes of one cluster. The node that answered last is kept until it fails (or
+    taken in turn).
+    """
 
     def __init__(
-        self, transport: Transport, urls: Sequence[str], *, attempt_timeout_s: float, retries: bool, spread: bool
+        self,
+        transport: Transport,
+        urls: Sequence[str],
+        *,
+        attempt_timeout_s: float,
+        retries: bool,
+        spread: bool,
     ) -> None:
         self._transport, self._urls = transport, tuple(urls)
         self._attempt_timeout_s, self._retries, self._spread = attempt_timeout_s, retries, spread
         self._avoided_until = [0.0] * len(self._urls)
         self._chance = random.Random()
-        # Taken in turn from anywhere: clients that make one call each would else all make it at the same node.
+        # Taken in turn from anywhere: clients that make one call each would else all make it at the
+        # same node.
         self._at = self._chance.randrange(len(self._urls)) if spread else 0
         self.revision = 0
         """Highest `Acordo-Revision` seen."""
 
-    async def call(self, request: Request, parse: Callable[[Reply], T], *, timeout_s: float) -> tuple[T, int]:
+    async def call(
+        self, request: Request, parse: Callable[[Reply], T], *, timeout_s: float
+    ) -> tuple[T, int]:
         """Return the parsed answer and how many attempts it took. Raises AcordoError."""
         judgements: list[Judgement] = []
         deadline = time.monotonic() + timeout_s
         while True:
-            reply, result, judged = await self._attempt(request, parse, deadline, first=not judgements)
+            reply, result, judged = await self._attempt(
+                request, parse, deadline, first=not judgements
+            )
             judgements.append(judged)
             if result is not None and judged.verdict is Verdict.OK:
                 return result, len(judgements)
-            step = self._decide(request, reply, judged, len(judgements), deadline - enough_s(timeout_s))
+            step = self._decide(
+                request, reply, judged, len(judgements), deadline - enough_s(timeout_s)
+            )
             if isinstance(step, course.Finish):
                 raise error_of(request, reply, judgements)
             if step.after_s:
                 await asyncio.sleep(step.after_s)
 
-    async def at(self, url: str, request: Request, parse: Callable[[Reply], T], *, timeout_s: float) -> T:
+    async def at(
+        self, url: str, request: Request, parse: Callable[[Reply], T], *, timeout_s: float
+    ) -> T:
         """Call one node alone, which another one named. Raises AcordoError."""
         there = Caller(
-            self._transport, (url,), attempt_timeout_s=self._attempt_timeout_s, retries=self._retries, spread=False
+            self._transport,
+            (url,),
+            attempt_timeout_s=self._attempt_timeout_s,
+            retries=self._retries,
+            spread=False,
         )
         return (await there.call(request, parse, timeout_s=timeout_s))[0]
 
     async def write(
-        self, op_ids: OpIds, make: Callable[[str], Request], parse: Callable[[Reply, str], T], *, timeout_s: float
+        self,
+        op_ids: OpIds,
+        make: Callable[[str], Request],
+        parse: Callable[[Reply, str], T],
+        *,
+        timeout_s: float,
     ) -> tuple[T, int]:
-        """Do as `call` for a write; one that expired in time goes on under a new op_id, if that is ours to choose.
+        """Do as `call` for a write; one that expired in time goes on under a new op_id, if that is
+        ours to choose.
 
         An expired operation never takes effect, so the new one is the only one that may.
         """
@@ -82,7 +113,9 @@ class Caller:
             op_id = op_ids.next()
             left = deadline - time.monotonic()
             try:
-                result, more = await self.call(make(op_id), functools.partial(_swapped, parse, op_id), timeout_s=left)
+                result, more = await self.call(
+                    make(op_id), functools.partial(_swapped, parse, op_id), timeout_s=left
+                )
                 return result, attempts + more
             except NotApplied as exc:
                 attempts += exc.attempts
@@ -91,9 +124,16 @@ class Caller:
                     raise
 
     async def batches(
-        self, intents: Sequence[Intent], ours: Sequence[bool], *, new_op_id: Callable[[], str], timeout_s: float
+        self,
+        intents: Sequence[Intent],
+        ours: Sequence[bool],
+        *,
+        new_op_id: Callable[[], str],
+        timeout_s: float,
     ) -> tuple[results.Item, ...]:
-        """Do as `batch`; operations that expired go on under new op_ids where those are `ours` to choose."""
+        """Do as `batch`; operations that expired go on under new op_ids where those are `ours` to
+        choose.
+        """
         deadline = time.monotonic() + timeout_s
         items = list(await self.batch(intents, timeout_s=timeout_s))
         while True:
@@ -105,8 +145,12 @@ class Caller:
             for n, item in zip(late, await self.batch(renewed, timeout_s=left), strict=True):
                 items[n] = item
 
-    async def batch(self, intents: Sequence[Intent], *, timeout_s: float) -> tuple[results.Item, ...]:
-        """Send intents as one request, and what did not end definitely again, until all did or time is out."""
+    async def batch(
+        self, intents: Sequence[Intent], *, timeout_s: float
+    ) -> tuple[results.Item, ...]:
+        """Send intents as one request, and what did not end definitely again, until all did or time
+        is out.
+        """
         judgements: list[list[Judgement]] = [[] for _ in intents]
         items: list[results.Item | None] = [None] * len(intents)
         waiting = list(range(len(intents)))
@@ -129,10 +173,14 @@ class Caller:
             if isinstance(step, course.Finish):
                 break
             await asyncio.sleep(step.after_s)
-        return tuple(_told(item, history) for item, history in zip(items, judgements, strict=True) if item)
+        return tuple(
+            _told(item, history) for item, history in zip(items, judgements, strict=True) if item
+        )
 
     def choose(self) -> int:
-        """Return the place of the node to ask next: the present one unless it failed a moment ago."""
+        """Return the place of the node to ask next: the present one unless it failed a
+        moment ago.
+        """
         count, now = len(self._urls), time.monotonic()
         if self._spread:
             self._at = (self._at + 1) % count
@@ -154,21 +202,27 @@ class Caller:
         self, at: int, request: Request, idle_s: float
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse | Reply]:
         """Open a stream of events at one node."""
-        return self._transport.stream(self._urls[at], request, head_timeout_s=self._attempt_timeout_s, idle_s=idle_s)
+        return self._transport.stream(
+            self._urls[at], request, head_timeout_s=self._attempt_timeout_s, idle_s=idle_s
+        )
 
     async def _attempt(
         self, request: Request, parse: Callable[[Reply], T], deadline: float, *, first: bool
     ) -> tuple[Reply, T | None, Judgement]:
         at = self.choose()
         left = max(0.001, deadline - time.monotonic())
-        # A node that was stopped or paused takes connections and never answers: the first attempt finds that out soon,
-        # where another node may be asked the same. Later ones have the time that a slow answer takes.
+        # A node that was stopped or paused takes connections and never answers: the first attempt
+        # finds that out soon, where another node may be asked the same. Later ones have the time
+        # that a slow answer takes.
         soon = first and len(self._urls) > 1 and (request.op_id is not None or not request.mutation)
         waited = min(left, self._attempt_timeout_s * (FIRST_SHARE if soon else 1))
-        # A write may take effect until the whole operation is given up, not only this attempt: else the expiry of the
-        # first attempt would be what all later ones with its op_id are answered with.
+        # A write may take effect until the whole operation is given up, not only this attempt: else
+        # the expiry of the first attempt would be what all later ones with its op_id are answered
+        # with.
         told = (left if request.op_id is not None else waited) * ANSWER_SHARE
-        reply = await self._transport.once(self._urls[at], request, timeout_s=waited, node_timeout_s=told)
+        reply = await self._transport.once(
+            self._urls[at], request, timeout_s=waited, node_timeout_s=told
+        )
         reply, result = _parsed(request, reply, parse)
         judged = classify(reply.seen)
         self._note(at, reply, judged)
@@ -179,12 +233,16 @@ class Caller:
         if position.isascii() and position.isdigit():
             self.revision = max(self.revision, int(position))
         status = reply.seen.status
-        if judged.verdict is Verdict.OK or (status is not None and status < 500 and reply.seen.from_node):
+        if judged.verdict is Verdict.OK or (
+            status is not None and status < 500 and reply.seen.from_node
+        ):
             self._avoided_until[at] = 0.0
         else:
             self.avoid(at)
 
-    def _decide(self, request: Request, reply: Reply, judged: Judgement, attempts: int, begin_by: float) -> course.Step:
+    def _decide(
+        self, request: Request, reply: Reply, judged: Judgement, attempts: int, begin_by: float
+    ) -> course.Step:
         if not self._retries:
             return course.Finish()
         return course.decide(
@@ -226,7 +284,9 @@ def _parsed(request: Request, reply: Reply, parse: Callable[[Reply], T]) -> tupl
     status = seen.status
     if status in GUARDED:
         return _with(reply, reply.problem is not None), None
-    promised = status is not None and (200 <= status < 300 or (status == 404 and request.absent_is_answer))
+    promised = status is not None and (
+        200 <= status < 300 or (status == 404 and request.absent_is_answer)
+    )
     if not promised or not seen.complete or (status == 404 and not seen.from_node):
         return reply, None
     if status == 404 and classify(seen).verdict is not Verdict.OK:
@@ -286,7 +346,9 @@ def _item_of(intent: Intent, error: AcordoError) -> results.Item:
 
 
 def _told(item: results.Item, history: Sequence[Judgement]) -> results.Item:
-    """Return the item, but "unknown" when an earlier attempt was and no later one spoke of the operation."""
+    """Return the item, but "unknown" when an earlier attempt was and no later one spoke of the
+    operation.
+    """
     if conclude(history).verdict is Verdict.UNKNOWN and item.outcome != "unknown":
         return msgspec.structs.replace(item, outcome="unknown")
     return item

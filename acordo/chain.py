@@ -1,4 +1,6 @@
-"""Recompute the ledger's chain: rows follow each other, terms never fall, digests roll over every intent. Pure."""
+"""Recompute the ledger's chain: rows follow each other, terms never fall, digests roll over every
+intent. Pure.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ class Flaw(msgspec.Struct, frozen=True):
 
 
 def rolled(before: str, op_id: str, body_hash: str) -> str:
-    """Return the digest after one more intent: BLAKE2b-256 of msgpack (op_id, body hash), keyed by the one before."""
+    """Return the digest after one more intent: BLAKE2b-256 of msgpack (op_id, body hash), keyed by
+    the one before.
+    """
     content = _encode((op_id, bytes.fromhex(body_hash)))
     return hashlib.blake2b(content, digest_size=32, key=bytes.fromhex(before)).hexdigest()
 
@@ -54,7 +58,9 @@ class Chain:
         flaws = []
         before = self.newest
         seq, last, term, digest = (
-            (before.seq, before.last, before.term, before.digest) if before else (row.seq - 1, row.first - 1, 0, None)
+            (before.seq, before.last, before.term, before.digest)
+            if before
+            else (row.seq - 1, row.first - 1, 0, None)
         )
         if before is None and row.seq == 1:
             digest = GENESIS_DIGEST

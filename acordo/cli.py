@@ -1,4 +1,6 @@
-"""The command line `acordo`: every command is one call of the client, shown. Decides nothing but the exit code."""
+"""The command line `acordo`: every command is one call of the client, shown. Decides nothing but
+the exit code.
+"""
 
 from __future__ import annotations
 

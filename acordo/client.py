@@ -1,7 +1,8 @@
-"""Talk to a cluster through any of its nodes. Never calls a write failed that may have taken effect.
+"""Talk to a cluster through any of its nodes. Never calls a write failed that may have taken
+effect.
 
-Retries are made by `acordo.course`, outcomes judged by `acordo.outcomes`, HTTP spoken by `acordo.wire`; here they are
-put together with a clock, a choice of node and one aiohttp session.
+Retries are made by `acordo.course`, outcomes judged by `acordo.outcomes`, HTTP spoken by
+`acordo.wire`; here they are put together with a clock, a choice of node and one aiohttp session.
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ def new_op_id() -> str:
 class Client:
     """A client of one cluster.
 
-    `urls`: base URLs of nodes, or of a proxy before them; the first that answers is kept until it fails.
-    `timeout_s` bounds every call as a whole, `attempt_timeout_s` one attempt of it. `level` is the default read level;
-    with "session" reads see at least everything that this client has seen. Not bound to one task: share it freely.
+    `urls`: base URLs of nodes, or of a proxy before them; the first that answers is kept until it
+    fails. `timeout_s` bounds every call as a whole, `attempt_timeout_s` one attempt of it. `level`
+    is the default read level; with "session" reads see at least everything that this client has
+    seen. Not bound to one task: share it freely.
     """
 
     def __init__(
@@ -66,23 +68,34 @@ class Client:
     ) -> None:
         """Open no connection yet.
 
-        `retries=False`: one call is one attempt. `spread`: take the nodes in turn instead of keeping to one.
-        `op_ids` makes the op_id of every write that is given none.
+        `retries=False`: one call is one attempt. `spread`: take the nodes in turn instead of
+        keeping to one. `op_ids` makes the op_id of every write that is given none.
         """
         given = [urls] if isinstance(urls, str) else list(urls)
         self.urls: Final = tuple(_base(url) for url in given)
         if not self.urls:
-            raise BadRequest("no URL given", code="no_url", allowed="at least one, such as http://127.0.0.1:8001")
+            raise BadRequest(
+                "no URL given", code="no_url", allowed="at least one, such as http://127.0.0.1:8001"
+            )
         if timeout_s <= 0 or attempt_timeout_s <= 0:
-            raise BadRequest("a time-out that is not positive", code="bad_timeout", allowed="seconds above 0")
+            raise BadRequest(
+                "a time-out that is not positive", code="bad_timeout", allowed="seconds above 0"
+            )
         _check_level(level)
         self._timeout_s = timeout_s
         self._level, self._new_op_id = level, op_ids
         self._transport = Transport(
-            connections_max=connections_max, connect_timeout_s=connect_timeout_s, headers=headers or {}, tls=tls
+            connections_max=connections_max,
+            connect_timeout_s=connect_timeout_s,
+            headers=headers or {},
+            tls=tls,
         )
         self._caller = Caller(
-            self._transport, self.urls, attempt_timeout_s=attempt_timeout_s, retries=retries, spread=spread
+            self._transport,
+            self.urls,
+            attempt_timeout_s=attempt_timeout_s,
+            retries=retries,
+            spread=spread,
         )
 
     async def __aenter__(self) -> Client:
@@ -94,7 +107,9 @@ class Client:
 
     @property
     def revision(self) -> int:
-        """Highest `Acordo-Revision` this client has seen: what its session reads are at or above."""
+        """Highest `Acordo-Revision` this client has seen: what its session reads are at or
+        above.
+        """
         return self._caller.revision
 
     @property
@@ -104,11 +119,13 @@ class Client:
 
     @property
     def unanswered_s(self) -> float:
-        """For how long nobody has, since the first request began; 0 before it, and once somebody did."""
+        """For how long nobody has, since the first request began; 0 before it, and once somebody
+        did.
+        """
         since = self._transport.asked_at
         return 0.0 if since is None or self.answered else time.monotonic() - since
 
-    # --------------------------------------------------------------------------------------------------------- reads
+    # ---------------------------------------------------------------------------------------- reads
 
     async def get(
         self,
@@ -122,8 +139,8 @@ class Client:
     ) -> results.Found | None:
         """Return the key's newest value, or None when it is absent.
 
-        `max_age_s` bounds what a stale read may serve; `at_revision` reads history. Raises ReadFailed, Unreachable,
-        Pruned, BadRequest.
+        `max_age_s` bounds what a stale read may serve; `at_revision` reads history. Raises
+        ReadFailed, Unreachable, Pruned, BadRequest.
         """
         reading = await self.read(
             key,
@@ -162,12 +179,15 @@ class Client:
         token: str | None = None,
         timeout_s: float | None = None,
     ) -> AsyncIterator[results.Found]:
-        """Iterate over the keys under a prefix, in byte order, all as of one revision: linearizable at its start.
+        """Iterate over the keys under a prefix, in byte order, all as of one revision: linearizable
+        at its start.
 
-        `limit` is the size of a page, `timeout_s` bounds each page. Raises Pruned when the revision is forgotten
-        before the end is reached.
+        `limit` is the size of a page, `timeout_s` bounds each page. Raises Pruned when the revision
+        is forgotten before the end is reached.
         """
-        async for page in self.pages(prefix, limit=limit, min_revision=min_revision, token=token, timeout_s=timeout_s):
+        async for page in self.pages(
+            prefix, limit=limit, min_revision=min_revision, token=token, timeout_s=timeout_s
+        ):
             for found in page.found:
                 yield found
 
@@ -180,7 +200,9 @@ class Client:
         token: str | None = None,
         timeout_s: float | None = None,
     ) -> AsyncIterator[results.Page]:
-        """Iterate over whole pages; `Page.token` goes on after that page, also in another process."""
+        """Iterate over whole pages; `Page.token` goes on after that page, also in another
+        process.
+        """
         raw = wire.as_bytes(prefix, "prefix")
         while True:
             request = wire.list_request(raw, limit=limit, token=token, min_revision=min_revision)
@@ -193,7 +215,9 @@ class Client:
     async def keys(
         self, prefix: Bytes = b"", *, limit: int = 1000, timeout_s: float | None = None
     ) -> AsyncIterator[tuple[bytes, int]]:
-        """Iterate over (key, revision) under a prefix without fetching values; otherwise as `list`."""
+        """Iterate over (key, revision) under a prefix without fetching values; otherwise as
+        `list`.
+        """
         raw, token = wire.as_bytes(prefix, "prefix"), None
         while True:
             request = wire.list_request(raw, limit=limit, token=token, keys_only=True)
@@ -204,7 +228,7 @@ class Client:
             if token is None:
                 return
 
-    # -------------------------------------------------------------------------------------------------------- writes
+    # --------------------------------------------------------------------------------------- writes
 
     async def put(
         self,
@@ -219,13 +243,15 @@ class Client:
     ) -> results.Written:
         """Set the key, at most once for this op_id.
 
-        `if_revision`: only if the key is at that revision (0: absent). `exists`: only if present (True) or absent.
-        Raises PreconditionFailed, NotApplied, OutcomeUnknown, BadRequest.
+        `if_revision`: only if the key is at that revision (0: absent). `exists`: only if present
+        (True) or absent. Raises PreconditionFailed, NotApplied, OutcomeUnknown, BadRequest.
         """
         raw, content = wire.key_bytes(key), wire.as_bytes(value, "value")
 
         def make(op_id: str) -> Request:
-            return wire.put_request(raw, content, op_id, ttl_s=ttl_s, if_revision=if_revision, exists=exists)
+            return wire.put_request(
+                raw, content, op_id, ttl_s=ttl_s, if_revision=if_revision, exists=exists
+            )
 
         return await self._write(op_id, make, wire.parse_written, timeout_s)
 
@@ -239,8 +265,12 @@ class Client:
         op_id: str | None = None,
         timeout_s: float | None = None,
     ) -> results.Written:
-        """Set the key if it is at `if_revision` (0: absent). Raises PreconditionFailed with the current revision."""
-        return await self.put(key, value, ttl_s=ttl_s, if_revision=if_revision, op_id=op_id, timeout_s=timeout_s)
+        """Set the key if it is at `if_revision` (0: absent). Raises PreconditionFailed with the
+        current revision.
+        """
+        return await self.put(
+            key, value, ttl_s=ttl_s, if_revision=if_revision, op_id=op_id, timeout_s=timeout_s
+        )
 
     async def delete(
         self,
@@ -270,11 +300,12 @@ class Client:
         timeout_s: float | None = None,
         lifetime_s: float | None = None,
     ) -> results.TransactionDone:
-        """Write many keys at one revision if all guards hold, else do `otherwise`; read keys as the guards saw them.
+        """Write many keys at one revision if all guards hold, else do `otherwise`; read keys as the
+        guards saw them.
 
-        `lifetime_s`: for how long an attempt of unknown outcome may take effect, if longer than the call; only with an
-        `op_id` of yours, under which it is repeated or looked up.
-        With reads alone it is a read of one snapshot. Raises TransactionRefused, NotApplied, OutcomeUnknown.
+        `lifetime_s`: for how long an attempt of unknown outcome may take effect, if longer than the
+        call; only with an `op_id` of yours, under which it is repeated or looked up. With reads
+        alone it is a read of one snapshot. Raises TransactionRefused, NotApplied, OutcomeUnknown.
         """
         intent = Intent(
             guards=tuple(guards),
@@ -284,11 +315,15 @@ class Client:
         )
         if not (writes or otherwise):
             return await self._call(
-                wire.txn_request(intent), lambda reply: wire.parse_transaction(reply, None), timeout_s
+                wire.txn_request(intent),
+                lambda reply: wire.parse_transaction(reply, None),
+                timeout_s,
             )
 
         def make(op_id: str) -> Request:
-            return wire.txn_request(msgspec.structs.replace(intent, op_id=op_id), lifetime_s=lifetime_s)
+            return wire.txn_request(
+                msgspec.structs.replace(intent, op_id=op_id), lifetime_s=lifetime_s
+            )
 
         try:
             return await self._write(op_id, make, wire.parse_transaction, timeout_s)
@@ -302,15 +337,17 @@ class Client:
     ) -> tuple[results.Item, ...]:
         """Send many independent operations in one request; each ends for itself. Not atomic.
 
-        Never raises for what may have taken effect: those come back as items with outcome "unknown", and what was
-        never tried as "not_applied". Operations that end so are sent again with the same op_ids while time is left.
+        Never raises for what may have taken effect: those come back as items with outcome
+        "unknown", and what was never tried as "not_applied". Operations that end so are sent again
+        with the same op_ids while time is left.
         """
         if not intents:
             return ()
         given = [each if isinstance(each, Intent) else Intent(writes=(each,)) for each in intents]
         ours = [each.op_id is None for each in given]
         whole = [
-            msgspec.structs.replace(each, op_id=self._new_op_id()) if each.op_id is None else each for each in given
+            msgspec.structs.replace(each, op_id=self._new_op_id()) if each.op_id is None else each
+            for each in given
         ]
         return await self._caller.batches(
             whole, ours, new_op_id=self._new_op_id, timeout_s=timeout_s or self._timeout_s
@@ -325,7 +362,9 @@ class Client:
         op_id: str | None = None,
         timeout_s: float | None = None,
     ) -> results.Accepted:
-        """Hand a write to the broker and return before it takes effect; poll `operation`. Raises Unsupported."""
+        """Hand a write to the broker and return before it takes effect; poll `operation`. Raises
+        Unsupported.
+        """
         intent = Intent(
             guards=tuple(guards),
             writes=tuple(writes),
@@ -333,22 +372,28 @@ class Client:
             op_id=op_id or self._new_op_id(),
         )
         return await self._call(
-            wire.async_request(intent), lambda reply: wire.parse_accepted(reply, intent.op_id or ""), timeout_s
+            wire.async_request(intent),
+            lambda reply: wire.parse_accepted(reply, intent.op_id or ""),
+            timeout_s,
         )
 
-    async def operation(self, op_id: str, *, settle: bool = False, timeout_s: float | None = None) -> results.Operation:
+    async def operation(
+        self, op_id: str, *, settle: bool = False, timeout_s: float | None = None
+    ) -> results.Operation:
         """Look an op_id up; one that is pending until its outcome is definite or time is out.
 
-        An op_id that nobody knows is "unknown" with code `not_ordered`: never sent, on its way, or in the broker. With
-        `settle` it is cancelled: from then on it is "expired" and never takes effect. Raises OutcomeUnknown while
-        nobody can tell, ReadFailed.
+        An op_id that nobody knows is "unknown" with code `not_ordered`: never sent, on its way, or
+        in the broker. With `settle` it is cancelled: from then on it is "expired" and never takes
+        effect. Raises OutcomeUnknown while nobody can tell, ReadFailed.
         """
         deadline = time.monotonic() + (timeout_s or self._timeout_s)
         request, pause = wire.operation_request(op_id, settle=settle), LOOK_UP_PAUSE_S
         while True:
             left = max(deadline - time.monotonic(), 0.001)
             try:
-                found = await self._call(request, lambda reply: wire.parse_operation(reply, op_id), left)
+                found = await self._call(
+                    request, lambda reply: wire.parse_operation(reply, op_id), left
+                )
             except ReadFailed as exc:
                 if exc.reason not in FINAL | {"outcome_unknown"}:
                     raise
@@ -366,7 +411,7 @@ class Client:
             await asyncio.sleep(pause)
             pause = min(pause * 2, LOOK_UP_PAUSE_MAX_S)
 
-    # ------------------------------------------------------------------------------------------------------- watching
+    # ------------------------------------------------------------------------------------- watching
 
     @overload
     def watch(
@@ -387,8 +432,9 @@ class Client:
     ) -> AsyncIterator[results.Change] | AsyncIterator[results.Event]:
         """Iterate over changes under a prefix, for ever: in order, none twice, none left out.
 
-        Begins after revision `after` (None: now). Reconnects on its own, to any node, where it left off. All changes
-        of one revision come together. Raises Pruned when what comes next is no longer kept, BadRequest.
+        Begins after revision `after` (None: now). Reconnects on its own, to any node, where it left
+        off. All changes of one revision come together. Raises Pruned when what comes next is no
+        longer kept, BadRequest.
         """
         return watch_events(
             self._caller,
@@ -398,7 +444,7 @@ class Client:
             timeout_s=self._timeout_s,
         )
 
-    # ----------------------------------------------------------------------------------------------------- the cluster
+    # ---------------------------------------------------------------------------------- the cluster
 
     async def leader(self, *, timeout_s: float | None = None) -> results.Leader:
         """Return who leads. Raises ReadFailed while nobody does."""
@@ -411,7 +457,9 @@ class Client:
     async def ledger(
         self, start: int = 1, *, limit: int = 500, timeout_s: float | None = None
     ) -> AsyncIterator[results.LedgerRow]:
-        """Iterate over the ledger's rows from `seq` start to its present end. `timeout_s` bounds each page."""
+        """Iterate over the ledger's rows from `seq` start to its present end. `timeout_s` bounds
+        each page.
+        """
         at: int | None = start
         while at is not None:
             request = wire.ledger_request(at, limit)
@@ -424,30 +472,46 @@ class Client:
         return await self._call(wire.transfer_request(to), wire.parse_transfer, timeout_s)
 
     async def add_member(
-        self, member: str, *, raft_address: str, url: str, voter: bool = False, timeout_s: float | None = None
+        self,
+        member: str,
+        *,
+        raft_address: str,
+        url: str,
+        voter: bool = False,
+        timeout_s: float | None = None,
     ) -> None:
-        """Add a member, as an observer unless `voter`. Raises NotApplied while that would be unsafe."""
-        await self._call(wire.add_member_request(member, raft_address, url, voter), wire.served, timeout_s)
+        """Add a member, as an observer unless `voter`. Raises NotApplied while that would be
+        unsafe.
+        """
+        await self._call(
+            wire.add_member_request(member, raft_address, url, voter), wire.served, timeout_s
+        )
 
     async def promote_member(self, member: str, *, timeout_s: float | None = None) -> None:
         """Let an observer vote."""
         await self._call(wire.promote_request(member), wire.served, timeout_s)
 
     async def amend(self, *, timeout_s: float | None = None) -> tuple[str, ...]:
-        """Let the retentions that the answering node is set to be those of all members; return which changed."""
+        """Let the retentions that the answering node is set to be those of all members; return
+        which changed.
+        """
         return await self._call(wire.amend_request(), wire.parse_amended, timeout_s)
 
     async def adopt(self, *, gives_up: int | None = None, timeout_s: float | None = None) -> int:
-        """Adopt the head of a restored store, as an operator decides; return the new settled revision.
+        """Adopt the head of a restored store, as an operator decides; return the new settled
+        revision.
 
-        `gives_up`: how many settled revisions that gives up, as `cluster` says. Raises BadRequest, which says the
-        number, unless it is that one. A node that does not lead names the leader, who is then asked at its own URL.
+        `gives_up`: how many settled revisions that gives up, as `cluster` says. Raises BadRequest,
+        which says the number, unless it is that one. A node that does not lead names the leader,
+        who is then asked at its own URL.
         """
         request = wire.adopt_request(gives_up)
         try:
             return await self._call(request, wire.parse_adopted, timeout_s)
         except BadRequest as exc:
-            if exc.code != "ask_leader" or not (exc.allowed or "").startswith(("http://", "https://")):
+            if exc.code != "ask_leader" or not (exc.allowed or "").startswith(
+                ("http://", "https://")
+            ):
                 raise
             there, limit_s = exc.allowed or "", timeout_s or self._timeout_s
             return await self._caller.at(there, request, wire.parse_adopted, timeout_s=limit_s)
@@ -456,9 +520,11 @@ class Client:
         """Remove a member."""
         await self._call(wire.remove_member_request(member), wire.served, timeout_s)
 
-    # ------------------------------------------------------------------------------------------------------- privately
+    # ------------------------------------------------------------------------------------ privately
 
-    async def _call(self, request: Request, parse: Callable[[Reply], T], timeout_s: float | None) -> T:
+    async def _call(
+        self, request: Request, parse: Callable[[Reply], T], timeout_s: float | None
+    ) -> T:
         return (await self._caller.call(request, parse, timeout_s=timeout_s or self._timeout_s))[0]
 
     async def _write(
@@ -469,10 +535,14 @@ class Client:
         timeout_s: float | None,
     ) -> W:
         op_ids = OpIds(op_id, self._new_op_id)
-        done, attempts = await self._caller.write(op_ids, make, parse, timeout_s=timeout_s or self._timeout_s)
+        done, attempts = await self._caller.write(
+            op_ids, make, parse, timeout_s=timeout_s or self._timeout_s
+        )
         return msgspec.structs.replace(done, attempts=attempts) if attempts > 1 else done
 
-    def _freshness(self, level: results.Level | None, min_revision: int | None) -> tuple[results.Level, int | None]:
+    def _freshness(
+        self, level: results.Level | None, min_revision: int | None
+    ) -> tuple[results.Level, int | None]:
         level = level or self._level
         _check_level(level)
         if level == "session" and min_revision is None:
@@ -482,7 +552,9 @@ class Client:
 
 def _check_level(level: str) -> None:
     if level not in results.LEVELS:
-        raise BadRequest(f"unknown read level {level!r}", code="bad_level", allowed=", ".join(results.LEVELS))
+        raise BadRequest(
+            f"unknown read level {level!r}", code="bad_level", allowed=", ".join(results.LEVELS)
+        )
 
 
 def _base(url: str) -> str:
@@ -495,5 +567,7 @@ def _base(url: str) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise BadRequest(f"not a node's URL: {url!r}", code="bad_url", allowed="such as http://127.0.0.1:8001")
+        raise BadRequest(
+            f"not a node's URL: {url!r}", code="bad_url", allowed="such as http://127.0.0.1:8001"
+        )
     return base

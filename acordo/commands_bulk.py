@@ -22,11 +22,20 @@ from acordo.shell import app, key_of, opened, run
 def load(
     context: typer.Context,
     source: Annotated[
-        str, typer.Argument(help='NDJSON file: {"key", "value", "ttl"? or "expires_ms"?} a line; - is standard input.')
+        str,
+        typer.Argument(
+            help='NDJSON file: {"key", "value", "ttl"? or "expires_ms"?} a line; - is standard input.'
+        ),
     ],
-    in_flight: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = bulk.IN_FLIGHT,
-    keep_going: Annotated[bool, typer.Option("--keep-going", help="Leave out lines that cannot be.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget an interrupted load of this file.")] = False,
+    in_flight: Annotated[
+        int, typer.Option(min=1, max=64, help="Requests at a time.")
+    ] = bulk.IN_FLIGHT,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Leave out lines that cannot be.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Forget an interrupted load of this file.")
+    ] = False,
 ) -> None:
     """Write every line of a file. Interrupted, it goes on where it was; nothing is doubled."""
 
@@ -48,16 +57,22 @@ def load(
                     keep_going=keep_going,
                     timeout_s=max(context.obj.timeout_s, bulk.TIMEOUT_S),
                     progress=progress,
-                    on_rejected=lambda line, why: output.note(f"line {line} left out: {shown(why, 300)}"),
+                    on_rejected=lambda line, why: output.note(
+                        f"line {line} left out: {shown(why, 300)}"
+                    ),
                 )
             except asyncio.CancelledError:
                 _say_interrupted(output, path)
                 raise
             except AcordoError as error:
                 if path and isinstance(error, bulk.Rejected):
-                    output.note("[yellow]the same command goes on once the line is mended; nothing is doubled[/yellow]")
+                    output.note(
+                        "[yellow]the same command goes on once the line is mended; nothing is doubled[/yellow]"
+                    )
                 elif path and not isinstance(error, BadRequest):
-                    output.note("[yellow]run the same command again to go on; nothing will be doubled[/yellow]")
+                    output.note(
+                        "[yellow]run the same command again to go on; nothing will be doubled[/yellow]"
+                    )
                 raise
         if output.as_json:
             output.json(done)
@@ -74,11 +89,17 @@ def load(
 @app.command()
 def dump(
     context: typer.Context,
-    target: Annotated[str, typer.Argument(help="NDJSON file to write; - is standard output.")] = "-",
+    target: Annotated[
+        str, typer.Argument(help="NDJSON file to write; - is standard output.")
+    ] = "-",
     prefix: Annotated[str, typer.Option(help="Only keys that begin so.")] = "",
-    restart: Annotated[bool, typer.Option("--restart", help="Forget an interrupted dump to this file.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Forget an interrupted dump to this file.")
+    ] = False,
 ) -> None:
-    """Write all keys, as of one revision, to a file that `load` takes. Interrupted, it goes on where it was."""
+    """Write all keys, as of one revision, to a file that `load` takes. Interrupted, it goes on
+    where it was.
+    """
 
     async def work(client: Client, output: Output) -> None:
         if target == "-":
@@ -94,7 +115,10 @@ def dump(
                 _say_interrupted(output, path)
                 raise
             except (Pruned, BadRequest) as error:
-                if isinstance(error, BadRequest) and error.code not in {"future_revision", "bad_token"}:
+                if isinstance(error, BadRequest) and error.code not in {
+                    "future_revision",
+                    "bad_token",
+                }:
                     raise
                 output.note("[yellow]--restart begins anew, at the present revision[/yellow]")
                 raise
@@ -102,7 +126,9 @@ def dump(
             output.json(done)
         else:
             resumed = f", went on after {done.resumed_at}" if done.resumed_at else ""
-            output.say(f"{done.keys} keys, {done.bytes} bytes, as of revision {done.revision}{resumed}")
+            output.say(
+                f"{done.keys} keys, {done.bytes} bytes, as of revision {done.revision}{resumed}"
+            )
 
     run(context, work)
 

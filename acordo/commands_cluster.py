@@ -30,7 +30,9 @@ def leader(context: typer.Context) -> None:
 
 @app.command()
 def status(context: typer.Context) -> None:
-    """Show how a node sees the cluster. Leaves with 1 if there is no quorum, writes are refused, or it is not ready."""
+    """Show how a node sees the cluster. Leaves with 1 if there is no quorum, writes are refused, or
+    it is not ready.
+    """
 
     async def work(client: Client, output: Output) -> int:
         seen = await client.cluster()
@@ -45,7 +47,8 @@ def status(context: typer.Context) -> None:
 
 @app.command()
 def transfer(
-    context: typer.Context, to: Annotated[str | None, typer.Argument(help="Member; else the most advanced.")] = None
+    context: typer.Context,
+    to: Annotated[str | None, typer.Argument(help="Member; else the most advanced.")] = None,
 ) -> None:
     """Hand leadership to another member."""
 
@@ -64,10 +67,15 @@ def adopt(
     context: typer.Context,
     gives_up: Annotated[
         int | None,
-        typer.Option("--gives-up", min=0, help="How many settled revisions may be lost, as it says without this."),
+        typer.Option(
+            "--gives-up",
+            min=0,
+            help="How many settled revisions may be lost, as it says without this.",
+        ),
     ] = None,
 ) -> None:
-    """Adopt the head of a store that was restored from a backup, so that the cluster goes on from there.
+    """Adopt the head of a store that was restored from a backup, so that the cluster goes on from
+    there.
 
     Without --gives-up it only says what that would give up.
     """
@@ -85,11 +93,15 @@ def adopt(
 @app.command()
 def limits(
     context: typer.Context,
-    apply: Annotated[bool, typer.Option("--apply", help="Make that node's settings the rule for all.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Make that node's settings the rule for all.")
+    ] = False,
 ) -> None:
-    """Show in which retentions a node is set otherwise than the cluster. Leaves with 1 if it is in any.
+    """Show in which retentions a node is set otherwise than the cluster. Leaves with 1 if it is in
+    any.
 
-    The cluster's count, whatever a member is set to; --apply orders those of the node that answers (name one by --url).
+    The cluster's count, whatever a member is set to; --apply orders those of the node that answers
+    (name one by --url).
     """
 
     async def work(client: Client, output: Output) -> int:
@@ -130,15 +142,22 @@ MemberArgument = Annotated[str, typer.Argument(help="The member's id.")]
 def members_add(
     context: typer.Context,
     member: MemberArgument,
-    raft_address: Annotated[str, typer.Option("--raft-address", help="HOST:PORT where members reach it.")],
+    raft_address: Annotated[
+        str, typer.Option("--raft-address", help="HOST:PORT where members reach it.")
+    ],
     member_url: Annotated[str, typer.Option("--member-url", help="URL where clients reach it.")],
-    voter: Annotated[bool, typer.Option("--voter", help="Let it vote at once; else it observes first.")] = False,
+    voter: Annotated[
+        bool, typer.Option("--voter", help="Let it vote at once; else it observes first.")
+    ] = False,
 ) -> None:
     """Add a member, as an observer."""
     run(
         context,
         lambda client, output: _member_done(
-            output, client.add_member(member, raft_address=raft_address, url=member_url, voter=voter), member, "added"
+            output,
+            client.add_member(member, raft_address=raft_address, url=member_url, voter=voter),
+            member,
+            "added",
         ),
     )
 
@@ -160,12 +179,18 @@ def members_promote(context: typer.Context, member: MemberArgument) -> None:
 @members_app.command("remove")
 def members_remove(context: typer.Context, member: MemberArgument) -> None:
     """Remove a member."""
-    run(context, lambda client, output: _member_done(output, client.remove_member(member), member, "removed"))
+    run(
+        context,
+        lambda client, output: _member_done(
+            output, client.remove_member(member), member, "removed"
+        ),
+    )
 
 
 @ledger_app.command("verify")
 def ledger_verify(
-    context: typer.Context, start: Annotated[int, typer.Option("--from", min=1, help="First row.")] = 1
+    context: typer.Context,
+    start: Annotated[int, typer.Option("--from", min=1, help="First row.")] = 1,
 ) -> None:
     """Recompute the whole chain of the ledger, and compare every member's digest with it."""
 
@@ -194,7 +219,9 @@ def ledger_verify(
             for flaw in flaws[:20]:
                 output.say(f"[red]row {flaw.seq}: {shown(flaw.why, 300)}[/red]")
             for each in differing:
-                output.say(f"[red]member {shown(each)} has another digest at its settled revision[/red]")
+                output.say(
+                    f"[red]member {shown(each)} has another digest at its settled revision[/red]"
+                )
             output.say(
                 f"{chain.rows} rows, {chain.intents} intents, to revision {newest.last if newest else 0}: "
                 + (f"[red]{len(flaws)} flaws[/red]" if flaws else "the chain holds")
@@ -218,8 +245,12 @@ def ledger_list(
             if output.as_json:
                 output.json(row)
             else:
-                what = f"revisions {row.first} to {row.last}" if row.body else "no intents (take-over)"
-                output.say(f"{row.seq:>10}  term {row.term}  {shown(row.committer)}  {what}  {row.digest[:16]}")
+                what = (
+                    f"revisions {row.first} to {row.last}" if row.body else "no intents (take-over)"
+                )
+                output.say(
+                    f"{row.seq:>10}  term {row.term}  {shown(row.committer)}  {what}  {row.digest[:16]}"
+                )
             count += 1
             if count == limit:
                 return
@@ -229,17 +260,25 @@ def ledger_list(
 
 def _show_members(output: Output, seen: results.Cluster) -> None:
     state = "[green]quorum[/green]" if seen.quorum else "[red]no quorum[/red]"
-    who = f"{shown(seen.leader)} leads" if seen.leader else "[red]this node knows no leader yet[/red]"
+    who = (
+        f"{shown(seen.leader)} leads" if seen.leader else "[red]this node knows no leader yet[/red]"
+    )
     output.say(
         f"{who} in term {seen.term}, {state}, settled at revision {seen.settled} (as {shown(seen.node)} sees it)"
     )
     if seen.refusal:
-        output.say(f"[red]writes are refused until somebody decides: {shown(seen.refusal, 300)}[/red]")
-        way = "" if seen.refusal == "store_foreign" else ", or go on from this one with: acordo adopt"
+        output.say(
+            f"[red]writes are refused until somebody decides: {shown(seen.refusal, 300)}[/red]"
+        )
+        way = (
+            "" if seen.refusal == "store_foreign" else ", or go on from this one with: acordo adopt"
+        )
         output.say(f"  put the store back that was settled{way}")
     for reason in seen.unready:
         who, why = shown(seen.node), shown(reason.why, 300)
-        output.say(f"[red]{who} is not ready: {shown(reason.check)}: {why}[/red] ({shown(reason.code)})")
+        output.say(
+            f"[red]{who} is not ready: {shown(reason.check)}: {why}[/red] ({shown(reason.code)})"
+        )
     rows = []
     for each in seen.members:
         colour = {"leader": "green", "unknown": "red"}.get(each.role, "default")
@@ -255,7 +294,9 @@ def _show_members(output: Output, seen: results.Cluster) -> None:
                 shown(each.url or "", 2000),
             ]
         )
-    output.table(table(["member", "role", "settled", "ordered", "lag", "seen", "digest", "url"], rows))
+    output.table(
+        table(["member", "role", "settled", "ordered", "lag", "seen", "digest", "url"], rows)
+    )
 
 
 def _figure(number: int | None) -> str:
@@ -271,7 +312,9 @@ async def _member_done(output: Output, change: Awaitable[None], member: str, ver
 
 
 def _differing(chain: Chain, seen: results.Cluster) -> list[str]:
-    """Return the members whose digest is not the ledger's at the revision that they have settled."""
+    """Return the members whose digest is not the ledger's at the revision that they have
+    settled.
+    """
     found = []
     for each in seen.members:
         ledgers = chain.digests.get(each.settled or 0)

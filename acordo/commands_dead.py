@@ -1,7 +1,9 @@
-"""Commands on what the workers left: dead letters of asynchronous writes and webhooks; and the subscriptions.
+"""Commands on what the workers left: dead letters of asynchronous writes and webhooks; and the
+subscriptions.
 
-Dead letters of webhooks lie in the cluster; those of asynchronous writes in the broker, which is asked only when it is
-named (needs the library aiormq). Nothing is taken away before it is kept where it goes.
+Dead letters of webhooks lie in the cluster; those of asynchronous writes in the broker, which is
+asked only when it is named (needs the library aiormq). Nothing is taken away before it is kept
+where it goes.
 """
 
 from __future__ import annotations
@@ -27,13 +29,22 @@ DEAD: Final = "acordo/webhooks/dead/"
 REPLAYS: Final = "acordo/webhooks/replays/"
 CONNECT_TIMEOUT_S: Final = 3.0
 
-dead_app = typer.Typer(help="Dead letters of asynchronous writes and of webhooks.", no_args_is_help=True)
-webhook_app = typer.Typer(help="Webhooks: changes under a prefix, sent to a URL.", no_args_is_help=True)
+dead_app = typer.Typer(
+    help="Dead letters of asynchronous writes and of webhooks.", no_args_is_help=True
+)
+webhook_app = typer.Typer(
+    help="Webhooks: changes under a prefix, sent to a URL.", no_args_is_help=True
+)
 app.add_typer(dead_app, name="dead")
 app.add_typer(webhook_app, name="webhook")
 
 Broker = Annotated[
-    str, typer.Option("--broker", envvar="ACORDO_BROADCAST", help="amqp://USER:PASSWORD@HOST[,HOST]/VHOST of the nodes")
+    str,
+    typer.Option(
+        "--broker",
+        envvar="ACORDO_BROADCAST",
+        help="amqp://USER:PASSWORD@HOST[,HOST]/VHOST of the nodes",
+    ),
 ]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Look at so many at most.")]
 
@@ -48,7 +59,8 @@ def dead_list(context: typer.Context, broker: Broker = "", limit: Limit = 100) -
         if _is_amqp(broker):
             _, dead = await _queues(client)
             async with _channel(broker) as channel:
-                for message in await _got(channel, dead, limit):  # not acknowledged: closing gives them back
+                # not acknowledged: closing gives them back
+                for message in await _got(channel, dead, limit):
                     _show(output, _command_letter(message))
 
     run(context, work)
@@ -96,23 +108,38 @@ def webhook_add(
     name: Annotated[str, typer.Argument(help="A name for it.")],
     url: Annotated[str, typer.Argument(help="Where to send changes: http(s)://…")],
     prefix: Annotated[str, typer.Option(help="Only keys that begin so.")] = "",
-    secret: Annotated[str, typer.Option(help="What signatures are made with; else one is made and printed.")] = "",
+    secret: Annotated[
+        str, typer.Option(help="What signatures are made with; else one is made and printed.")
+    ] = "",
 ) -> None:
     """Subscribe a URL to changes from now on."""
 
     async def work(client: Client, output: Output) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
-            raise BadRequest("no URL for webhooks", code="bad_url", allowed="http(s)://HOST[:PORT]/PATH, no login")
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or parts.username is not None
+        ):
+            raise BadRequest(
+                "no URL for webhooks",
+                code="bad_url",
+                allowed="http(s)://HOST[:PORT]/PATH, no login",
+            )
         made = secret or chance.token_urlsafe(32)
         if not 16 <= len(made) <= 256:
-            raise BadRequest("the secret's length", code="bad_secret", allowed="16 to 256 characters")
+            raise BadRequest(
+                "the secret's length", code="bad_secret", allowed="16 to 256 characters"
+            )
         value = msgspec.json.encode({"url": url, "secret": made, "prefix": prefix})
         written = await client.put(SUBSCRIPTIONS + name, value, exists=False)
         if output.as_json:
             output.json({"name": name, "revision": written.revision, "secret": made})
         else:
-            output.say(f"{shown(name)} from revision {written.revision} on" + ("" if secret else f"; secret: {made}"))
+            output.say(
+                f"{shown(name)} from revision {written.revision} on"
+                + ("" if secret else f"; secret: {made}")
+            )
 
     run(context, work)
 
@@ -129,18 +156,25 @@ def webhook_list(context: typer.Context) -> None:
             if output.as_json:
                 output.json(told)
             else:
-                output.say(f"{shown(told['name'])}  {shown(told['prefix'])}*  {shown(told['url'], 300)}")
+                output.say(
+                    f"{shown(told['name'])}  {shown(told['prefix'])}*  {shown(told['url'], 300)}"
+                )
 
     run(context, work)
 
 
 @webhook_app.command("remove")
-def webhook_remove(context: typer.Context, name: Annotated[str, typer.Argument(help="Its name.")]) -> None:
+def webhook_remove(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="Its name.")]
+) -> None:
     """End a subscription, and forget how far it was."""
 
     async def work(client: Client, output: Output) -> int:
         done = await client.txn(
-            writes=(wire.delete(SUBSCRIPTIONS + name), wire.delete("acordo/webhooks/cursors/" + name)),
+            writes=(
+                wire.delete(SUBSCRIPTIONS + name),
+                wire.delete("acordo/webhooks/cursors/" + name),
+            ),
             reads=(SUBSCRIPTIONS + name,),
         )
         existed = done.reads[0].present
@@ -150,7 +184,7 @@ def webhook_remove(context: typer.Context, name: Annotated[str, typer.Argument(h
     run(context, work)
 
 
-# ----------------------------------------------------------------------------------------------------------- webhooks
+# ----------------------------------------------------------------------------------------- webhooks
 
 
 async def _webhook_letters(client: Client, limit: int) -> AsyncIterator[dict[str, Any]]:
@@ -172,13 +206,16 @@ async def _replay_webhook(client: Client, letter: dict[str, Any]) -> None:
     try:
         await client.txn(
             guards=(wire.at_revision(DEAD + letter["id"], letter["revision"]),),
-            writes=(wire.put(REPLAYS + letter["id"], letter["body"]), wire.delete(DEAD + letter["id"])),
+            writes=(
+                wire.put(REPLAYS + letter["id"], letter["body"]),
+                wire.delete(DEAD + letter["id"]),
+            ),
         )
     except (Refused, PreconditionFailed):
         return  # somebody else did it
 
 
-# ------------------------------------------------------------------------------------------------------------- broker
+# ------------------------------------------------------------------------------------------- broker
 
 
 def _is_amqp(broker: str) -> bool:
@@ -186,27 +223,37 @@ def _is_amqp(broker: str) -> bool:
 
 
 async def _queues(client: Client) -> tuple[str, str]:
-    """Return the names of the cluster's queues on its broker, as it says them: asynchronous writes, dead letters."""
+    """Return the names of the cluster's queues on its broker, as it says them: asynchronous writes,
+    dead letters.
+    """
     names = (await client.cluster()).raw.get("channels")
     if not isinstance(names, dict):
-        raise Unsupported("the cluster does not say what its queues are called", allowed="nodes of this version")
+        raise Unsupported(
+            "the cluster does not say what its queues are called", allowed="nodes of this version"
+        )
     return str(names["async"]), str(names["dead"])
 
 
 @asynccontextmanager
 async def _channel(broker: str) -> AsyncIterator[Any]:
-    """Open a confirming channel at the first broker that answers. Raises Unsupported, Unreachable."""
+    """Open a confirming channel at the first broker that answers. Raises Unsupported,
+    Unreachable.
+    """
     try:
         import aiormq
     except ImportError as exc:
-        raise Unsupported("dead letters of the broker need the library aiormq", allowed="pip install aiormq") from exc
+        raise Unsupported(
+            "dead letters of the broker need the library aiormq", allowed="pip install aiormq"
+        ) from exc
     parts = urlsplit(broker)
     login, at, hosts = parts.netloc.rpartition("@")
     trouble: Exception | None = None
     for host in hosts.split(","):
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                connection = await aiormq.connect(f"{parts.scheme}://{login}{at}{host}{parts.path or '/'}")
+                connection = await aiormq.connect(
+                    f"{parts.scheme}://{login}{at}{host}{parts.path or '/'}"
+                )
                 channel = await connection.channel(publisher_confirms=True)
         except (aiormq.AMQPError, OSError, TimeoutError) as exc:
             trouble = exc
@@ -240,7 +287,9 @@ async def _replay_command(channel: Any, commands: str, message: Any) -> None:
     """Put it into the workers' queue, confirmed, and only then take it from the dead letters."""
     properties = message.header.properties
     properties.headers = {k: v for k, v in (properties.headers or {}).items() if k == "schema"}
-    confirm = await channel.basic_publish(message.body, routing_key=commands, properties=properties, mandatory=True)
+    confirm = await channel.basic_publish(
+        message.body, routing_key=commands, properties=properties, mandatory=True
+    )
     if type(confirm).__name__ != "Ack":
         raise Unreachable("the broker did not take it", reason="refused")
     await channel.basic_ack(message.delivery_tag)

@@ -17,10 +17,13 @@ from acordo.output import NO, OK, Output, moment, printable, reading_form, shown
 from acordo.shell import app, input_bytes, key_of, level_of, run
 
 KeyArgument = Annotated[
-    str, typer.Argument(help="The key; as base64:… where it cannot be typed, or begins with base64:")
+    str,
+    typer.Argument(help="The key; as base64:… where it cannot be typed, or begins with base64:"),
 ]
 LevelOption = Annotated[str, typer.Option("--level", help="linearizable, session or stale.")]
-OpIdOption = Annotated[str | None, typer.Option("--op-id", help="Repeat an operation whose outcome is unknown.")]
+OpIdOption = Annotated[
+    str | None, typer.Option("--op-id", help="Repeat an operation whose outcome is unknown.")
+]
 
 
 @app.command()
@@ -29,8 +32,12 @@ def get(
     key: KeyArgument,
     *,
     level: LevelOption = "linearizable",
-    min_revision: Annotated[int | None, typer.Option(help="See at least this revision (level session).")] = None,
-    max_age: Annotated[float | None, typer.Option(help="Seconds that a stale value may be old.")] = None,
+    min_revision: Annotated[
+        int | None, typer.Option(help="See at least this revision (level session).")
+    ] = None,
+    max_age: Annotated[
+        float | None, typer.Option(help="Seconds that a stale value may be old.")
+    ] = None,
     at_revision: Annotated[int | None, typer.Option(help="Read history.")] = None,
 ) -> None:
     """Print a key's value, byte for byte."""
@@ -74,11 +81,19 @@ def put(
     key: KeyArgument,
     value: Annotated[str | None, typer.Argument(help="The value; - reads standard input.")] = None,
     *,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Take the value from a file.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Take the value from a file.")
+    ] = None,
     ttl: Annotated[float | None, typer.Option(help="Seconds until the key is deleted.")] = None,
-    if_revision: Annotated[int | None, typer.Option(help="Only if the key is at this revision; 0: absent.")] = None,
-    if_exists: Annotated[bool, typer.Option("--if-exists", help="Only if the key is present.")] = False,
-    if_absent: Annotated[bool, typer.Option("--if-absent", help="Only if the key is absent.")] = False,
+    if_revision: Annotated[
+        int | None, typer.Option(help="Only if the key is at this revision; 0: absent.")
+    ] = None,
+    if_exists: Annotated[
+        bool, typer.Option("--if-exists", help="Only if the key is present.")
+    ] = False,
+    if_absent: Annotated[
+        bool, typer.Option("--if-absent", help="Only if the key is absent.")
+    ] = False,
     op_id: OpIdOption = None,
 ) -> None:
     """Set a key."""
@@ -102,10 +117,16 @@ def put(
 def cas(
     context: typer.Context,
     key: KeyArgument,
-    revision: Annotated[int, typer.Argument(help="The revision that the key must be at; 0: absent.")],
-    value: Annotated[str | None, typer.Argument(help="The new value; - reads standard input.")] = None,
+    revision: Annotated[
+        int, typer.Argument(help="The revision that the key must be at; 0: absent.")
+    ],
+    value: Annotated[
+        str | None, typer.Argument(help="The new value; - reads standard input.")
+    ] = None,
     *,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Take the value from a file.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Take the value from a file.")
+    ] = None,
     ttl: Annotated[float | None, typer.Option(help="Seconds until the key is deleted.")] = None,
     op_id: OpIdOption = None,
 ) -> None:
@@ -113,7 +134,9 @@ def cas(
 
     async def work(client: Client, output: Output) -> None:
         output.op_id = op_id
-        written = await client.cas(key_of(key), _value(value, file), if_revision=revision, ttl_s=ttl, op_id=op_id)
+        written = await client.cas(
+            key_of(key), _value(value, file), if_revision=revision, ttl_s=ttl, op_id=op_id
+        )
         _show_written(output, written, "written")
 
     run(context, work)
@@ -124,15 +147,21 @@ def delete(
     context: typer.Context,
     key: KeyArgument,
     *,
-    if_revision: Annotated[int | None, typer.Option(help="Only if the key is at this revision.")] = None,
-    if_exists: Annotated[bool, typer.Option("--if-exists", help="Only if the key is present.")] = False,
+    if_revision: Annotated[
+        int | None, typer.Option(help="Only if the key is at this revision.")
+    ] = None,
+    if_exists: Annotated[
+        bool, typer.Option("--if-exists", help="Only if the key is present.")
+    ] = False,
     op_id: OpIdOption = None,
 ) -> None:
     """Make a key absent. Leaves with 1 if it was absent already."""
 
     async def work(client: Client, output: Output) -> int:
         output.op_id = op_id
-        written = await client.delete(key_of(key), if_revision=if_revision, exists=if_exists or None, op_id=op_id)
+        written = await client.delete(
+            key_of(key), if_revision=if_revision, exists=if_exists or None, op_id=op_id
+        )
         _show_written(output, written, "deleted" if written.existed is not False else "was absent")
         return NO if written.existed is False else OK
 
@@ -144,7 +173,9 @@ def list_(
     context: typer.Context,
     prefix: Annotated[str, typer.Argument(help="Only keys that begin so.")] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many keys.")] = None,
-    keys_only: Annotated[bool, typer.Option("--keys-only", "-k", help="Print nothing but keys.")] = False,
+    keys_only: Annotated[
+        bool, typer.Option("--keys-only", "-k", help="Print nothing but keys.")
+    ] = False,
 ) -> None:
     """List the keys under a prefix, all as of one revision."""
 
@@ -176,21 +207,36 @@ def list_(
 @app.command()
 def txn(
     context: typer.Context,
-    source: Annotated[str | None, typer.Argument(help="File with the JSON form; - is standard input.")] = None,
+    source: Annotated[
+        str | None, typer.Argument(help="File with the JSON form; - is standard input.")
+    ] = None,
     *,
-    if_absent: Annotated[list[str] | None, typer.Option("--if-absent", help="Guard: KEY is absent.")] = None,
-    if_exists: Annotated[list[str] | None, typer.Option("--if-exists", help="Guard: KEY is present.")] = None,
-    if_revision: Annotated[list[str] | None, typer.Option("--if-revision", help="Guard: KEY=REVISION.")] = None,
-    if_value: Annotated[list[str] | None, typer.Option("--if-value", help="Guard: KEY=VALUE.")] = None,
+    if_absent: Annotated[
+        list[str] | None, typer.Option("--if-absent", help="Guard: KEY is absent.")
+    ] = None,
+    if_exists: Annotated[
+        list[str] | None, typer.Option("--if-exists", help="Guard: KEY is present.")
+    ] = None,
+    if_revision: Annotated[
+        list[str] | None, typer.Option("--if-revision", help="Guard: KEY=REVISION.")
+    ] = None,
+    if_value: Annotated[
+        list[str] | None, typer.Option("--if-value", help="Guard: KEY=VALUE.")
+    ] = None,
     puts: Annotated[list[str] | None, typer.Option("--put", help="Write: KEY=VALUE.")] = None,
-    deletes: Annotated[list[str] | None, typer.Option("--delete", help="Write: delete KEY.")] = None,
-    reads: Annotated[list[str] | None, typer.Option("--read", help="Read KEY as the guards see it.")] = None,
+    deletes: Annotated[
+        list[str] | None, typer.Option("--delete", help="Write: delete KEY.")
+    ] = None,
+    reads: Annotated[
+        list[str] | None, typer.Option("--read", help="Read KEY as the guards see it.")
+    ] = None,
     op_id: OpIdOption = None,
 ) -> None:
     """Write many keys at one revision if all guards hold.
 
-    As options, or as JSON: {"guards": [{"key", "absent"|"exists": true | "revision": n | "value": v}], "writes":
-    [{"put": key, "value": v} | {"delete": key}], "otherwise": [...], "reads": \\[key]}.
+    As options, or as JSON: {"guards": [{"key", "absent"|"exists": true | "revision": n | "value":
+    v}], "writes": [{"put": key, "value": v} | {"delete": key}], "otherwise": [...], "reads":
+    \\[key]}.
     """
 
     async def work(client: Client, output: Output) -> None:
@@ -214,11 +260,18 @@ def txn(
             op_id=op_id or intent.op_id,
         )
         if output.as_json:
-            form = {"revision": done.revision, "branch": done.branch, "op_id": done.op_id, "again": done.again}
+            form = {
+                "revision": done.revision,
+                "branch": done.branch,
+                "op_id": done.op_id,
+                "again": done.again,
+            }
             output.json({**form, "reads": [reading_form(each) for each in done.reads]})
             return
         if done.op_id is not None:
-            output.say(f"{done.branch} at revision {done.revision}" + (" (again)" if done.again else ""))
+            output.say(
+                f"{done.branch} at revision {done.revision}" + (" (again)" if done.again else "")
+            )
         for each in done.reads:
             text = "[dim]absent[/dim]" if each.value is None else shown(each.value)
             output.say(f"{each.revision:>10}  {shown_key(each.key)}  {text}")
@@ -230,8 +283,12 @@ def txn(
 def watch(
     context: typer.Context,
     prefix: Annotated[str, typer.Argument(help="Only keys that begin so.")] = "",
-    after: Annotated[int | None, typer.Option(min=0, help="Begin after this revision; else now.")] = None,
-    bookmarks: Annotated[bool, typer.Option("--bookmarks", help="Show positions without changes too.")] = False,
+    after: Annotated[
+        int | None, typer.Option(min=0, help="Begin after this revision; else now.")
+    ] = None,
+    bookmarks: Annotated[
+        bool, typer.Option("--bookmarks", help="Show positions without changes too.")
+    ] = False,
     count: Annotated[int | None, typer.Option(min=1, help="Stop after so many events.")] = None,
 ) -> None:
     """Follow changes under a prefix, for ever; reconnects on its own."""
@@ -262,18 +319,24 @@ def operation(
         if not found.definite:
             code = found.code or found.outcome
             advice = _TO_SETTLE if code == "not_ordered" else "ask again"
-            raise OutcomeUnknown(found.detail or f"it is {found.outcome}", code=code, op_id=op_id, advice=advice)
+            raise OutcomeUnknown(
+                found.detail or f"it is {found.outcome}", code=code, op_id=op_id, advice=advice
+            )
         if output.as_json:
             output.json(found)
         else:
-            output.say(f"{found.outcome}" + (f" at revision {found.revision}" if found.revision else ""))
+            output.say(
+                f"{found.outcome}" + (f" at revision {found.revision}" if found.revision else "")
+            )
             if found.outcome == "expired":
                 output.say("it has no effect and never will")
 
     run(context, work)
 
 
-_TO_SETTLE: Final = "ask again, repeat the write with this op_id, or give it up for good with --settle"
+_TO_SETTLE: Final = (
+    "ask again, repeat the write with this op_id, or give it up for good with --settle"
+)
 
 
 def _presence(if_exists: bool, if_absent: bool) -> bool | None:
@@ -284,7 +347,11 @@ def _presence(if_exists: bool, if_absent: bool) -> bool | None:
 
 def _value(value: str | None, file: Path | None) -> bytes:
     if (value is None) == (file is None):
-        raise BadRequest("no value, or two", code="bad_value", allowed="VALUE, or - for standard input, or --file")
+        raise BadRequest(
+            "no value, or two",
+            code="bad_value",
+            allowed="VALUE, or - for standard input, or --file",
+        )
     if file is not None:
         return input_bytes(str(file))
     return input_bytes("-") if value == "-" else os.fsencode(value or "")
@@ -299,14 +366,23 @@ def _pairs(given: Sequence[str] | None) -> list[tuple[str, str]]:
 
 def _whole(text: str) -> int:
     if not text.isascii() or not text.isdigit():
-        raise BadRequest(f"{printable(text)!r} is no revision", code="bad_revision", allowed="a whole number")
+        raise BadRequest(
+            f"{printable(text)!r} is no revision", code="bad_revision", allowed="a whole number"
+        )
     return int(text)
 
 
 def _show_written(output: Output, written: results.Written, verb: str) -> None:
     if output.as_json:
         form = {"revision": written.revision, "existed": written.existed, "again": written.again}
-        output.json({**form, "op_id": written.op_id, "attempts": written.attempts, "node": written.served.node})
+        output.json(
+            {
+                **form,
+                "op_id": written.op_id,
+                "attempts": written.attempts,
+                "node": written.served.node,
+            }
+        )
     else:
         output.say(f"{verb} at revision {written.revision}" + (" (again)" if written.again else ""))
 
@@ -320,7 +396,12 @@ def _show_event(output: Output, event: results.Event) -> None:
         return
     if output.as_json:
         value = None if event.value is None else wire.to_json(event.value)
-        form = {"event": event.kind, "revision": event.revision, "key": wire.to_json(event.key), "value": value}
+        form = {
+            "event": event.kind,
+            "revision": event.revision,
+            "key": wire.to_json(event.key),
+            "value": value,
+        }
         until = {} if event.expires_ms is None else {"expires_ms": event.expires_ms}
         output.json({**form, **until, "op_id": event.op_id, "last": event.last})
     else:

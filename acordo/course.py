@@ -1,7 +1,8 @@
-"""Decide what follows an attempt: take the answer, try again (where, after what pause), or give up. Pure.
+"""Decide what follows an attempt: take the answer, try again (where, after what pause), or give up.
+Pure.
 
-A write is tried again only where that is safe: freely after a refusal that is definite, and with the same op_id
-after an unknown outcome. Time and chance arrive as arguments.
+A write is tried again only where that is safe: freely after a refusal that is definite, and with
+the same op_id after an unknown outcome. Time and chance arrive as arguments.
 """
 
 from __future__ import annotations
@@ -61,13 +62,16 @@ class Last(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def enough_s(timeout_s: float) -> float:
-    """Return the time without which no further attempt begins: one that cannot be answered only adds doubt."""
+    """Return the time without which no further attempt begins: one that cannot be answered only
+    adds doubt.
+    """
     return min(ENOUGH_MAX_S, timeout_s * ENOUGH_SHARE)
 
 
 def decide(last: Last, *, attempts: int, nodes: int, left_s: float, chance: float) -> Step:
-    """Return what follows attempt number `attempts`. `left_s`: until the last moment at which one may begin.
-    `chance` in [0, 1) spreads the pauses of many clients."""
+    """Return what follows attempt number `attempts`. `left_s`: until the last moment at which one
+    may begin. `chance` in [0, 1) spreads the pauses of many clients.
+    """
     if not _may_try_again(last) or attempts >= ATTEMPTS_MAX:
         return Finish()
     pause = _pause(last, attempts, nodes, chance)

@@ -1,4 +1,6 @@
-"""Turn the end of an operation that brought no result into the one error that says what the caller may do. Pure."""
+"""Turn the end of an operation that brought no result into the one error that says what the caller
+may do. Pure.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,14 @@ from acordo.outcomes import GUARDED, MISMATCH, Judgement, Verdict, conclude
 
 _EMPTY = Problem()
 _HOPELESS: Final = frozenset(
-    {"not_a_voter", "nothing_to_adopt", "membership_refused", "gives_up", "ask_leader", "foreign_store"}
+    {
+        "not_a_voter",
+        "nothing_to_adopt",
+        "membership_refused",
+        "gives_up",
+        "ask_leader",
+        "foreign_store",
+    }
 )
 """Codes of a 409 without a guard that says the same however often it is asked."""
 
@@ -65,7 +74,8 @@ def _error_of(request: Request, reply: Reply, judgements: Sequence[Judgement]) -
 
 
 def _refused(request: Request, reply: Reply, problem: Problem, attempts: int) -> AcordoError:
-    # 409 that lacks the index of a guard is a conflict of another kind: a membership change under way, say.
+    # 409 that lacks the index of a guard is a conflict of another kind: a membership change under
+    # way, say.
     if reply.seen.status == 409 and problem.guard is None:
         return _failed(request, reply, problem, attempts)
     kind = PreconditionFailed if reply.seen.status == 412 else TransactionRefused
@@ -89,10 +99,16 @@ def _failed(request: Request, reply: Reply, problem: Problem, attempts: int) -> 
     if status == 410:
         return Pruned(detail, floor=problem.floor, status=status, node=node)
     if status == 422 and code == MISMATCH:
-        return Mismatch(detail, code=code, op_id=request.op_id, status=status, node=node, attempts=attempts)
+        return Mismatch(
+            detail, code=code, op_id=request.op_id, status=status, node=node, attempts=attempts
+        )
     if status == 501:
-        return Unsupported(detail, code=code, op_id=request.op_id, status=status, node=node, attempts=attempts)
-    asked_wrongly = status is not None and 400 <= status < 500 and status not in GUARDED | {408, 429}
+        return Unsupported(
+            detail, code=code, op_id=request.op_id, status=status, node=node, attempts=attempts
+        )
+    asked_wrongly = (
+        status is not None and 400 <= status < 500 and status not in GUARDED | {408, 429}
+    )
     if reply.node and (asked_wrongly or (status == 409 and code in _HOPELESS)):
         return BadRequest(
             detail,
@@ -135,4 +151,6 @@ def _seen(reply: Reply) -> str:
         return f"{reply.url}: {reply.error}"
     who = "" if reply.node else ", not from an Acordo node"
     where = reply.headers.get("Location")
-    return f"{reply.url} answered {reply.seen.status}{who}" + (f", redirecting to {where}" if where else "")
+    return f"{reply.url} answered {reply.seen.status}{who}" + (
+        f", redirecting to {where}" if where else ""
+    )

@@ -1,7 +1,8 @@
-"""Sort what can go wrong by what the caller may do next. Never a bare time-out, never a sentence to be parsed.
+"""Sort what can go wrong by what the caller may do next. Never a bare time-out, never a sentence to
+be parsed.
 
-Each error says what happened (`detail`), whether the write may have taken effect (`maybe_applied`) and what to do
-(`advice`). A missing key is not an error: `Client.get` returns None.
+Each error says what happened (`detail`), whether the write may have taken effect (`maybe_applied`)
+and what to do (`advice`). A missing key is not an error: `Client.get` returns None.
 """
 
 from __future__ import annotations
@@ -54,7 +55,15 @@ class BadRequest(AcordoError):
         attempts: int = 0,
         advice: str = "",
     ) -> None:
-        super().__init__(detail, code=code, op_id=op_id, status=status, node=node, attempts=attempts, advice=advice)
+        super().__init__(
+            detail,
+            code=code,
+            op_id=op_id,
+            status=status,
+            node=node,
+            attempts=attempts,
+            advice=advice,
+        )
         self.allowed = allowed
 
 
@@ -75,13 +84,17 @@ class Pruned(AcordoError):
 
     advice = "start again from the present state"
 
-    def __init__(self, detail: str, *, floor: int | None, status: int | None = None, node: str | None = None) -> None:
+    def __init__(
+        self, detail: str, *, floor: int | None, status: int | None = None, node: str | None = None
+    ) -> None:
         super().__init__(detail, code="pruned", status=status, node=node)
         self.floor = floor
 
 
 class Undone(Pruned):
-    """An operator adopted a restored store: of what was told after revision `after` nothing is certain any more."""
+    """An operator adopted a restored store: of what was told after revision `after` nothing is
+    certain any more.
+    """
 
     advice = "forget what came after it, read anew, and go on from there"
 
@@ -99,7 +112,9 @@ class Undone(Pruned):
 
 
 class Refused(AcordoError):
-    """A guard was evaluated and did not hold: no effect, ever. `revision` is the one that this attempt was given."""
+    """A guard was evaluated and did not hold: no effect, ever. `revision` is the one that this
+    attempt was given.
+    """
 
     advice = "read the key again and decide; nothing was changed"
 
@@ -117,8 +132,16 @@ class Refused(AcordoError):
         node: str | None = None,
         attempts: int = 0,
     ) -> None:
-        super().__init__(detail, code="refused", op_id=op_id, status=status, node=node, attempts=attempts)
-        self.guard, self.key, self.current, self.revision, self.again = guard, key, current, revision, again
+        super().__init__(
+            detail, code="refused", op_id=op_id, status=status, node=node, attempts=attempts
+        )
+        self.guard, self.key, self.current, self.revision, self.again = (
+            guard,
+            key,
+            current,
+            revision,
+            again,
+        )
 
 
 class PreconditionFailed(Refused):
@@ -130,7 +153,9 @@ class TransactionRefused(Refused):
 
 
 class NotApplied(AcordoError):
-    """Every attempt ended without effect, and none will ever have one. `reason` is the server's, or the client's."""
+    """Every attempt ended without effect, and none will ever have one. `reason` is the server's, or
+    the client's.
+    """
 
     advice = "retry freely"
 
@@ -146,7 +171,15 @@ class NotApplied(AcordoError):
         attempts: int = 0,
         advice: str = "",
     ) -> None:
-        super().__init__(detail, code=reason, op_id=op_id, status=status, node=node, attempts=attempts, advice=advice)
+        super().__init__(
+            detail,
+            code=reason,
+            op_id=op_id,
+            status=status,
+            node=node,
+            attempts=attempts,
+            advice=advice,
+        )
         self.reason, self.retry_after_s = reason, retry_after_s
 
 
@@ -171,12 +204,16 @@ class ReadFailed(AcordoError):
         attempts: int = 0,
         advice: str = "",
     ) -> None:
-        super().__init__(detail, code=reason, status=status, node=node, attempts=attempts, advice=advice)
+        super().__init__(
+            detail, code=reason, status=status, node=node, attempts=attempts, advice=advice
+        )
         self.reason = reason
 
 
 class OutcomeUnknown(AcordoError):
-    """The write may have taken effect, or may yet. Look it up, or repeat it with the same `op_id`."""
+    """The write may have taken effect, or may yet. Look it up, or repeat it with the same
+    `op_id`.
+    """
 
     maybe_applied = True
     advice = "it may have been applied: look the op_id up, or repeat with the same op_id"

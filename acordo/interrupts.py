@@ -1,6 +1,8 @@
-"""Remember Ctrl-C: a command that hears it before it has ended leaves with 130, whatever else comes of it.
+"""Remember Ctrl-C: a command that hears it before it has ended leaves with 130, whatever else comes
+of it.
 
-The first one ends the work in order; the second one ends it at once. Only the main thread hears signals.
+The first one ends the work in order; the second one ends it at once. Only the main thread hears
+signals.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ def pressed() -> bool:
 
 
 def end(code: int) -> int:
-    """Return the exit code of a command that ends now with `code`; from here on Ctrl-C is too late, and is ignored."""
+    """Return the exit code of a command that ends now with `code`; from here on Ctrl-C is too late,
+    and is ignored.
+    """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     return 128 + signal.SIGINT if pressed() else code

@@ -1,4 +1,6 @@
-"""Say what one attempt carries: the request that is sent, the reply that came back. Pure data; never sends anything."""
+"""Say what one attempt carries: the request that is sent, the reply that came back. Pure data;
+never sends anything.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Classify what a client saw of one attempt: took effect, certainly did not, or unknown. Never talks to anything.
+"""Classify what a client saw of one attempt: took effect, certainly did not, or unknown. Never
+talks to anything.
 
-One table for the client and for every checker of histories (INV-4). `classify` judges one attempt; `conclude` judges
-an operation from all its attempts. Reads are never unknown: one without an answer observed nothing and is dropped.
+One table for the client and for every checker of histories (INV-4). `classify` judges one attempt;
+`conclude` judges an operation from all its attempts. Reads are never unknown: one without an answer
+observed nothing and is dropped.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import msgspec
 
 
 class Verdict(enum.StrEnum):
-    """Say what is known of an attempt or an operation (`ok`, `fail`, `info` in the words of Jepsen)."""
+    """Say what is known of an attempt or an operation (`ok`, `fail`, `info` in the words of
+    Jepsen).
+    """
 
     OK = "ok"
     """It took effect, or was evaluated and observed something, between its start and its end."""
@@ -53,9 +57,13 @@ class Judgement(msgspec.Struct, frozen=True):
     rule: str
     """Name of the row of the table that decided."""
     refused: bool = False
-    """With OK: it was evaluated and the answer is "no" (key absent, guard not held): an observation, not a failure."""
+    """With OK: it was evaluated and the answer is "no" (key absent, guard not held): an
+    observation, not a failure.
+    """
     settles: bool = False
-    """It speaks of the operation, not of this attempt alone: earlier attempts of unknown outcome are settled by it."""
+    """It speaks of the operation, not of this attempt alone: earlier attempts of unknown outcome
+    are settled by it.
+    """
 
 
 REJECTED: Final = frozenset({400, 401, 403, 405, 408, 411, 413, 414, 415, 422, 429, 431})
@@ -79,8 +87,8 @@ def classify(seen: Seen) -> Judgement:
 def conclude(attempts: Iterable[Judgement]) -> Judgement:
     """Judge one operation from its attempts, in the order in which they were made.
 
-    One unknown attempt makes the operation unknown until an answer speaks of the operation itself: a definite refusal
-    of a later attempt says nothing of the earlier one.
+    One unknown attempt makes the operation unknown until an answer speaks of the operation itself:
+    a definite refusal of a later attempt says nothing of the earlier one.
     """
     unknown: Judgement | None = None
     last = Judgement(Verdict.FAIL, "never_tried")
@@ -119,7 +127,8 @@ def _by_status(seen: Seen) -> Judgement:
 
 
 def _redirected(status: int) -> Judgement:
-    # Our nodes never redirect; 307 and 308 say by RFC 9110 that nothing was done here, the older ones are abused.
+    # Our nodes never redirect; 307 and 308 say by RFC 9110 that nothing was done here, the older
+    # ones are abused.
     if status in (307, 308):
         return Judgement(Verdict.FAIL, "redirected")
     return Judgement(Verdict.UNKNOWN, "redirected_loosely")
@@ -136,7 +145,8 @@ def _missing(seen: Seen) -> Judgement:
 def _guarded(seen: Seen) -> Judgement:
     if not seen.from_node or not seen.complete or not seen.parsed:
         return Judgement(Verdict.UNKNOWN, "refusal_damaged")
-    # Without an op_id, a refusal may be the echo of an earlier attempt's own success: then it settles nothing.
+    # Without an op_id, a refusal may be the echo of an earlier attempt's own success: then it
+    # settles nothing.
     return Judgement(Verdict.OK, "guard_refused", refused=True, settles=seen.idempotent)
 
 
@@ -146,7 +156,9 @@ def _refused_by_node(seen: Seen, status: int) -> Judgement:
         return Judgement(Verdict.FAIL, "expired", settles=seen.idempotent)
     if status in (501, 503):
         return Judgement(Verdict.FAIL, "said_not_applied")
-    return Judgement(*(Verdict.FAIL, "rejected") if status < 500 else (Verdict.UNKNOWN, "server_error"))
+    return Judgement(
+        *(Verdict.FAIL, "rejected") if status < 500 else (Verdict.UNKNOWN, "server_error")
+    )
 
 
 def _rejected(seen: Seen) -> Judgement:

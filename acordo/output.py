@@ -1,4 +1,6 @@
-"""Show results, errors and progress, for people or as JSON, and choose the exit code. Never asks the network."""
+"""Show results, errors and progress, for people or as JSON, and choose the exit code. Never asks
+the network.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,9 @@ class Output:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self.out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+        self.out = Console(
+            highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH
+        )
         self.err = Console(stderr=True, highlight=False, soft_wrap=True)
         self.op_id: str | None = None
         """Of the newest write, as long as nobody said how it ended."""
@@ -116,16 +120,24 @@ class Output:
         self.err.print(text)
 
     def table(self, made: Table) -> None:
-        """Print a table with every cell whole: a terminal may wrap a line, but a URL that is cut is of no use."""
+        """Print a table with every cell whole: a terminal may wrap a line, but a URL that is cut is
+        of no use.
+        """
         Console(highlight=False, width=TABLE_WIDTH).print(made, crop=False)
 
     def interrupted(self, text: str = "") -> None:
-        """Say once that Ctrl-C was heard, and what may have happened. `text`: what the command says of it."""
+        """Say once that Ctrl-C was heard, and what may have happened. `text`: what the command says
+        of it.
+        """
         if self._interruption_told:
             return
         self._interruption_told = True
         if self.as_json:
-            self.err.out(msgspec.json.encode({"error": "Interrupted", "op_id": self.op_id, "exit_code": 130}).decode())
+            self.err.out(
+                msgspec.json.encode(
+                    {"error": "Interrupted", "op_id": self.op_id, "exit_code": 130}
+                ).decode()
+            )
         elif text:
             self.note(f"[yellow]interrupted: {escape(text)}[/yellow]")
         elif self.op_id is not None:
@@ -171,19 +183,33 @@ class Output:
 
     @contextmanager
     def progress(self, what: str, total: int | None) -> Iterator[Any]:
-        """Show a bar on standard error while the block runs; yields a function told (lines, bytes)."""
+        """Show a bar on standard error while the block runs; yields a function told (lines,
+        bytes).
+        """
         if self.as_json or not self.err.is_terminal:
             yield lambda told: None
             return
-        columns = [SpinnerColumn(), TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("keys")]
+        columns = [
+            SpinnerColumn(),
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("keys"),
+        ]
         if total is not None:
             columns = [SpinnerColumn(), TextColumn(what), BarColumn(), DownloadColumn()]
-            columns += [TransferSpeedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[lines]} lines")]
+            columns += [
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[lines]} lines"),
+            ]
         with Progress(*columns, console=self.err, transient=True) as bar:
             task = bar.add_task(what, total=total, lines=0)
 
             def told(point: Any) -> None:
-                bar.update(task, completed=point.lines if total is None else point.bytes, lines=point.lines)
+                bar.update(
+                    task, completed=point.lines if total is None else point.bytes, lines=point.lines
+                )
 
             yield told
 
@@ -191,8 +217,9 @@ class Output:
 def printable(text: str | bytes, most: int = SHOWN_CHARS_MAX) -> str:
     """Return text that a terminal shows and does not obey, cut to `most` characters.
 
-    Of bytes each form stands for one thing only: a byte that is no UTF-8 is \\xff, a hidden character \\x00 or
-    \\u202e, and a backslash is doubled. Text of ours (`str`) keeps its backslashes.
+    Of bytes each form stands for one thing only: a byte that is no UTF-8 is \\xff, a hidden
+    character \\x00 or \\u202e, and a backslash is doubled. Text of ours (`str`) keeps its
+    backslashes.
     """
     exact = isinstance(text, bytes)
     whole = text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text
@@ -211,9 +238,15 @@ def _visible(ch: str) -> str:
 
 
 def shown_key(key: bytes) -> str:
-    """Return a key in the form in which an argument takes it: as it is, or `base64:…` where that would not do."""
+    """Return a key in the form in which an argument takes it: as it is, or `base64:…` where that
+    would not do.
+    """
     text = key.decode("utf-8", "surrogateescape")
-    plain = text == text.strip() and not text.startswith(BASE64) and all(_visible(ch) == ch for ch in text)
+    plain = (
+        text == text.strip()
+        and not text.startswith(BASE64)
+        and all(_visible(ch) == ch for ch in text)
+    )
     return escape(text if plain else BASE64 + b64encode(key).decode())
 
 
@@ -236,7 +269,9 @@ def reading_form(found: results.Reading, *, value: bool = True) -> dict[str, obj
 def moment(log_time_ms: int) -> str:
     """Return a log time as people read it."""
     try:
-        return datetime.fromtimestamp(log_time_ms / 1000, UTC).isoformat(sep=" ", timespec="seconds")
+        return datetime.fromtimestamp(log_time_ms / 1000, UTC).isoformat(
+            sep=" ", timespec="seconds"
+        )
     except (ValueError, OverflowError, OSError):
         return f"log time {log_time_ms} ms"
 

@@ -1,8 +1,9 @@
 """pytest fixtures: `acordo`, a client against a real cluster; loaded by the entry point `pytest11`.
 
-The cluster is the one that ACORDO_URLS names, else (in the repository, where the runner can be imported) a single node
-started once per session in a temporary directory. Tests that share it keep apart by `acordo_prefix`. Async fixtures
-need pytest-asyncio; without it ask for `acordo_urls` and open a Client yourself.
+The cluster is the one that ACORDO_URLS names, else (in the repository, where the runner can be
+imported) a single node started once per session in a temporary directory. Tests that share it keep
+apart by `acordo_prefix`. Async fixtures need pytest-asyncio; without it ask for `acordo_urls` and
+open a Client yourself.
 """
 
 from __future__ import annotations
@@ -33,8 +34,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _async_fixture(function: F) -> F:
-    """Mark an async fixture for pytest-asyncio if that is installed, else for whichever plugin takes them."""
-    if importlib.util.find_spec("pytest_asyncio") is None:  # pragma: no cover - depends on what is installed
+    """Mark an async fixture for pytest-asyncio if that is installed, else for whichever plugin
+    takes them.
+    """
+    if (
+        importlib.util.find_spec("pytest_asyncio") is None
+    ):  # pragma: no cover - depends on what is installed
         return cast(F, pytest.fixture(function))
     return cast(F, importlib.import_module("pytest_asyncio").fixture(function))
 
@@ -104,12 +109,19 @@ def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            pytest.fail(f"the node ended with {process.returncode}:\n{log.read_text(errors='replace')[-2000:]}")
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=1) as response:
+            pytest.fail(
+                f"the node ended with {process.returncode}:\n{log.read_text(errors='replace')[-2000:]}"
+            )
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"{url}/readyz", timeout=1) as response,
+        ):
             if response.status == 200:
                 return
         time.sleep(0.05)
-    pytest.fail(f"the node was not ready within {READY_TIMEOUT_S} s:\n{log.read_text(errors='replace')[-2000:]}")
+    pytest.fail(
+        f"the node was not ready within {READY_TIMEOUT_S} s:\n{log.read_text(errors='replace')[-2000:]}"
+    )
 
 
 def _free_port() -> int:

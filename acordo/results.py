@@ -1,4 +1,6 @@
-"""Say what the client returns: typed, frozen, and without a trace of HTTP. Never decides anything."""
+"""Say what the client returns: typed, frozen, and without a trace of HTTP. Never decides
+anything.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class Reading(_Result, frozen=True, kw_only=True):
     revision: int
     """Revision of the newest version; 0 when absent."""
     expires_ms: int | None = None
-    """Log time (milliseconds since 1970, near enough) at which the key will be deleted; None: never."""
+    """Log time (milliseconds since 1970, near enough) at which the key will be deleted; None:
+    never.
+    """
     served: Served
 
     @property
@@ -111,7 +115,9 @@ class Item(_Result, frozen=True, kw_only=True):
     """How one operation of a batch ended. Only an `unknown` one may still take effect."""
 
     op_id: str
-    outcome: Literal["applied", "refused", "expired", "mismatch", "not_applied", "unknown", "bad_request"]
+    outcome: Literal[
+        "applied", "refused", "expired", "mismatch", "not_applied", "unknown", "bad_request"
+    ]
     revision: int = 0
     again: bool = False
     guard: int | None = None

@@ -1,4 +1,6 @@
-"""What every command shares: the typer app, the client it opens, errors into exit codes, arguments into bytes."""
+"""What every command shares: the typer app, the client it opens, errors into exit codes, arguments
+into bytes.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,12 @@ app = typer.Typer(
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-ledger_app = typer.Typer(help="The ledger: the store's chain of committed groups.", no_args_is_help=True)
-members_app = typer.Typer(help="List, add, promote and remove members.", invoke_without_command=True)
+ledger_app = typer.Typer(
+    help="The ledger: the store's chain of committed groups.", no_args_is_help=True
+)
+members_app = typer.Typer(
+    help="List, add, promote and remove members.", invoke_without_command=True
+)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(members_app, name="members")
 
@@ -68,13 +74,22 @@ def settings(
     context: typer.Context,
     url: Annotated[
         list[str] | None,
-        typer.Option("--url", "-u", help=f"A node's URL; give several. Else ACORDO_URLS, else {URLS_DEFAULT}."),
+        typer.Option(
+            "--url",
+            "-u",
+            help=f"A node's URL; give several. Else ACORDO_URLS, else {URLS_DEFAULT}.",
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one document a line.")] = False,
-    _: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, one document a line.")
     ] = False,
-    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds for each call as a whole.")] = TIMEOUT_S,
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0.01, help="Seconds for each call as a whole.")
+    ] = TIMEOUT_S,
 ) -> None:
     given = url or [os.environ.get("ACORDO_URLS", "") or URLS_DEFAULT]
     urls = tuple(each for text in given for each in re.split(r"[\s,]+", text) if each)
@@ -98,7 +113,9 @@ def run(
         return output.op_id
 
     async def inside() -> int | None:
-        client = Client(given.urls, timeout_s=given.timeout_s, level=level, spread=spread, op_ids=op_id)
+        client = Client(
+            given.urls, timeout_s=given.timeout_s, level=level, spread=spread, op_ids=op_id
+        )
         with interrupts.cancelling():
             async with client:
                 telling = asyncio.create_task(_tell_silence(client, output, given))
@@ -123,7 +140,11 @@ def run(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = OK
     except OSError as error:
-        output.error(BadRequest(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), code="file"))
+        output.error(
+            BadRequest(
+                f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), code="file"
+            )
+        )
         code = USAGE
     except (KeyboardInterrupt, asyncio.CancelledError):
         if failures:
@@ -142,12 +163,16 @@ async def _tell_silence(client: Client, output: Output, given: Settings) -> None
         await asyncio.sleep(SILENCE_S)
         if client.unanswered_s >= SILENCE_S / 2:
             tried = escape(", ".join(printable(url, 200) for url in client.urls))
-            output.note(f"[dim]no node answers yet ({tried}): trying for {given.timeout_s:g} s; Ctrl-C ends it[/dim]")
+            output.note(
+                f"[dim]no node answers yet ({tried}): trying for {given.timeout_s:g} s; Ctrl-C ends it[/dim]"
+            )
             return
 
 
 def key_of(text: str) -> bytes:
-    """Return the key that an argument stands for. A key that itself begins with `base64:` is given as base64."""
+    """Return the key that an argument stands for. A key that itself begins with `base64:` is given
+    as base64.
+    """
     raw = os.fsencode(text)
     if not text.startswith(BASE64):
         return raw
@@ -155,14 +180,20 @@ def key_of(text: str) -> bytes:
         return wire.from_base64(text.removeprefix(BASE64))
     except BadRequest as exc:
         literal = BASE64 + b64encode(raw).decode()
-        raise BadRequest(exc.detail, code=exc.code, allowed=f"base64; the key {text} itself is {literal}") from exc
+        raise BadRequest(
+            exc.detail, code=exc.code, allowed=f"base64; the key {text} itself is {literal}"
+        ) from exc
 
 
 def level_of(text: str) -> results.Level:
     for level in results.LEVELS:
         if text == level:
             return level
-    raise BadRequest(f"unknown read level {printable(text)!r}", code="bad_level", allowed=", ".join(results.LEVELS))
+    raise BadRequest(
+        f"unknown read level {printable(text)!r}",
+        code="bad_level",
+        allowed=", ".join(results.LEVELS),
+    )
 
 
 def input_bytes(source: str) -> bytes:
@@ -178,7 +209,9 @@ def opened(path: Path | None) -> BinaryIO:
 
 
 def hoisted(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with --url, --json and --timeout before the command, so that they may stand anywhere."""
+    """Return the arguments with --url, --json and --timeout before the command, so that they may
+    stand anywhere.
+    """
     front: list[str] = []
     rest: list[str] = []
     left = list(arguments)

@@ -32,7 +32,9 @@ class Parser:
 
     def feed(self, chunk: bytes) -> list[ServerEvent]:
         """Return the events that are whole now. Raises TooLong."""
-        *lines, self._rest = (self._rest + chunk).split(b"\n") if b"\n" in chunk else (self._rest + chunk,)
+        *lines, self._rest = (
+            (self._rest + chunk).split(b"\n") if b"\n" in chunk else (self._rest + chunk,)
+        )
         if len(self._rest) > EVENT_BYTES_MAX:
             raise TooLong
         events = []
@@ -61,4 +63,8 @@ class Parser:
     def _dispatch(self) -> ServerEvent | None:
         kind, data, id_ = self._kind, self._data, self._id
         self._kind, self._data, self._id, self._size = "", [], None, 0
-        return ServerEvent(kind or "message", b"\n".join(data), id_) if data or id_ is not None else None
+        return (
+            ServerEvent(kind or "message", b"\n".join(data), id_)
+            if data or id_ is not None
+            else None
+        )

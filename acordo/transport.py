@@ -1,7 +1,8 @@
-"""Make one attempt of one request, and say exactly what was seen. Never retries, follows or raises for the network.
+"""Make one attempt of one request, and say exactly what was seen. Never retries, follows or raises
+for the network.
 
-One call is one request on the wire: aiohttp's own silent retry of idempotent methods is switched off, redirects are
-not followed, and no proxy is taken from the environment.
+One call is one request on the wire: aiohttp's own silent retry of idempotent methods is switched
+off, redirects are not followed, and no proxy is taken from the environment.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class Transport:
         trace.on_request_end.append(self._mark_answered)
         connector = aiohttp.TCPConnector(
             limit=self._connections_max,
-            keepalive_timeout=15.0,  # shorter than servers keep them, so that few are found closed when reused
+            # shorter than servers keep them, so that few are found closed when reused
+            keepalive_timeout=15.0,
             ssl=self._tls or True,
         )
         session = aiohttp.ClientSession(
@@ -75,11 +77,14 @@ class Transport:
             trace_configs=[trace],
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
         )
-        # aiohttp repeats GET, PUT and DELETE once after a disconnect and has no public switch for it. A repeat that
-        # nobody recorded makes "definite" a lie. tests/unit/acordo/test_transport.py counts requests.
+        # aiohttp repeats GET, PUT and DELETE once after a disconnect and has no public switch for
+        # it. A repeat that nobody recorded makes "definite" a lie.
+        # tests/unit/acordo/test_transport.py counts requests.
         if not hasattr(session, "_retry_connection"):  # pragma: no cover - a future aiohttp
             await session.close()
-            raise RuntimeError("this aiohttp cannot be kept from repeating requests: use the locked version")
+            raise RuntimeError(
+                "this aiohttp cannot be kept from repeating requests: use the locked version"
+            )
         session._retry_connection = False
         self._session = session
         return self
@@ -102,10 +107,13 @@ class Transport:
             raise RuntimeError("the client is not open: use `async with Client(...)`")
         return self._session
 
-    async def once(self, base: str, request: Request, *, timeout_s: float, node_timeout_s: float) -> Reply:
+    async def once(
+        self, base: str, request: Request, *, timeout_s: float, node_timeout_s: float
+    ) -> Reply:
         """Send the request once to `base`. Cancelling it leaves the outcome unknown.
 
-        `timeout_s`: how long the answer is waited for. `node_timeout_s`: what the node is told (`Acordo-Timeout`).
+        `timeout_s`: how long the answer is waited for. `node_timeout_s`: what the node is told
+        (`Acordo-Timeout`).
         """
         attempt = _Attempt()
         status: int | None = None
@@ -116,9 +124,14 @@ class Transport:
                 request.method,
                 URL(base + request.path, encoded=True),
                 data=request.body,
-                headers={**request.headers, "Acordo-Timeout": f"{min(node_timeout_s, TIMEOUT_S_MAX):.3f}"},
+                headers={
+                    **request.headers,
+                    "Acordo-Timeout": f"{min(node_timeout_s, TIMEOUT_S_MAX):.3f}",
+                },
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s, self._connect_timeout_s)),
+                timeout=aiohttp.ClientTimeout(
+                    total=timeout_s, sock_connect=min(timeout_s, self._connect_timeout_s)
+                ),
                 trace_request_ctx=attempt,
             ) as response:
                 status, headers = response.status, response.headers
@@ -127,16 +140,31 @@ class Transport:
                 if not whole:
                     error = "answer without a length"
         except TimeoutError:
-            error = f"no answer within {timeout_s:.1f} s" if attempt.sent else "could not connect in time"
+            error = (
+                f"no answer within {timeout_s:.1f} s"
+                if attempt.sent
+                else "could not connect in time"
+            )
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             error = f"{type(exc).__name__}: {exc}".rstrip(": ")
-        return _reply(base, request, attempt, status=status, headers=headers, body=body, whole=whole, error=error)
+        return _reply(
+            base,
+            request,
+            attempt,
+            status=status,
+            headers=headers,
+            body=body,
+            whole=whole,
+            error=error,
+        )
 
     @asynccontextmanager
     async def stream(
         self, base: str, request: Request, *, head_timeout_s: float, idle_s: float
     ) -> AsyncIterator[aiohttp.ClientResponse | Reply]:
-        """Open a stream of server-sent events; yield the response, or a Reply when there is none."""
+        """Open a stream of server-sent events; yield the response, or a Reply when there is
+        none.
+        """
         attempt = _Attempt()
         error, opened = "", False
         timeout = aiohttp.ClientTimeout(
@@ -158,7 +186,9 @@ class Transport:
                         )
                     )
                     status, headers = response.status, response.headers
-                    opened = status == 200 and "text/event-stream" in headers.get("Content-Type", "")
+                    opened = status == 200 and "text/event-stream" in headers.get(
+                        "Content-Type", ""
+                    )
                     if not opened:
                         body = await _read(response)
             except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as exc:
@@ -167,7 +197,14 @@ class Transport:
                 yield response
             else:
                 yield _reply(
-                    base, request, attempt, status=status, headers=headers, body=body, whole=not error, error=error
+                    base,
+                    request,
+                    attempt,
+                    status=status,
+                    headers=headers,
+                    body=body,
+                    whole=not error,
+                    error=error,
                 )
 
 
@@ -203,7 +240,8 @@ def _reply(
 
 
 async def _mark_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-    # aiohttp calls this just before the head is given to the socket: too early is safe, too late would not be.
+    # aiohttp calls this just before the head is given to the socket: too early is safe, too late
+    # would not be.
     if context.trace_request_ctx is not None:
         context.trace_request_ctx.sent = True
 
@@ -223,7 +261,9 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _framed(response: aiohttp.ClientResponse) -> bool:
-    """Say whether the end of the body was marked. Otherwise a cut connection looks like a whole answer."""
+    """Say whether the end of the body was marked. Otherwise a cut connection looks like a whole
+    answer.
+    """
     return (
         response.status in (204, 304)
         or "Content-Length" in response.headers

@@ -1,7 +1,8 @@
 """Follow the changes under a prefix across reconnections: in order, none twice, none left out.
 
-The server puts an `id` on the last change of a revision only. Changes wait here until it comes, so a connection cut in
-the middle of a revision is resumed before it, and nothing of it has been told. Never guesses a position.
+The server puts an `id` on the last change of a revision only. Changes wait here until it comes, so
+a connection cut in the middle of a revision is resumed before it, and nothing of it has been told.
+Never guesses a position.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ CHANGES_MAX: Final = 1024
 
 
 class OutOfOrder(AcordoError):
-    """A node told a revision that it must have told before: a broken promise, not something to retry."""
+    """A node told a revision that it must have told before: a broken promise, not something to
+    retry.
+    """
 
     advice = "report it: a watch never repeats or goes back"
 
@@ -57,12 +60,16 @@ class Watch:
         self.position = after
 
     async def events(self) -> AsyncIterator[results.Event]:
-        """Iterate for ever. Raises Pruned, BadRequest, OutOfOrder, Unreachable or ReadFailed after GIVE_UP_S."""
+        """Iterate for ever. Raises Pruned, BadRequest, OutOfOrder, Unreachable or ReadFailed after
+        GIVE_UP_S.
+        """
         alive, pause = time.monotonic(), PAUSE_FIRST_S
         why = Reply(url="", seen=wire.UNSEEN)
         while True:
             at = self._caller.choose()
-            async with self._caller.stream(at, wire.watch_request(self._prefix, self.position), self._idle_s) as got:
+            async with self._caller.stream(
+                at, wire.watch_request(self._prefix, self.position), self._idle_s
+            ) as got:
                 if isinstance(got, Reply):
                     why = got
                     _raise_if_final(got)
@@ -78,7 +85,9 @@ class Watch:
             await asyncio.sleep(pause * (0.5 + self._chance.random() / 2))
             pause = min(pause * 2, PAUSE_MAX_S)
 
-    async def _stream(self, response: aiohttp.ClientResponse) -> AsyncIterator[results.Event | None]:
+    async def _stream(
+        self, response: aiohttp.ClientResponse
+    ) -> AsyncIterator[results.Event | None]:
         """Iterate over events until the stream ends; None for signs of life."""
         parser = Parser()
         try:
@@ -100,8 +109,12 @@ class Watch:
             if len(self._waiting) >= CHANGES_MAX:
                 raise Damaged("a revision without an end")
             change = wire.parse_change(event.kind, event.data, last=event.id is not None)
-            if change.revision <= self.position or (self._waiting and change.revision != self._waiting[0].revision):
-                raise OutOfOrder(f"revision {change.revision} after {self.position}", code="out_of_order")
+            if change.revision <= self.position or (
+                self._waiting and change.revision != self._waiting[0].revision
+            ):
+                raise OutOfOrder(
+                    f"revision {change.revision} after {self.position}", code="out_of_order"
+                )
             self._waiting.append(change)
         if event.id is None:
             return told
@@ -122,7 +135,9 @@ def _raise_if_final(reply: Reply) -> None:
     if status == 410:
         floor = problem.floor if problem else None
         if problem is not None and problem.code == "undone":
-            raise Undone(detail, after=problem.undone_after or 0, floor=floor, status=status, node=reply.node)
+            raise Undone(
+                detail, after=problem.undone_after or 0, floor=floor, status=status, node=reply.node
+            )
         raise Pruned(detail, floor=floor, status=status, node=reply.node)
     if status is not None and 400 <= status < 500 and status not in (408, 429) and reply.node:
         code, advice = (problem.code, problem.advice) if problem else ("", "")
@@ -133,15 +148,21 @@ def _given_up(why: Reply, position: int) -> AcordoError:
     told = f"the watch found no node for a while; go on after revision {position}"
     if not why.seen.sent:
         return Unreachable(f"{told}; last: {why.error}", reason="unreachable")
-    return ReadFailed(f"{told}; last: {why.error or why.seen.status}", reason="watch_cut", status=why.seen.status)
+    return ReadFailed(
+        f"{told}; last: {why.error or why.seen.status}", reason="watch_cut", status=why.seen.status
+    )
 
 
 async def watch_events(
     caller: Caller, prefix: bytes, *, after: int | None, bookmarks: bool, timeout_s: float
 ) -> AsyncIterator[results.Event]:
-    """Iterate over the changes after a revision; None: after all that was acknowledged before this call."""
+    """Iterate over the changes after a revision; None: after all that was acknowledged before this
+    call.
+    """
     if after is None:
-        page, _ = await caller.call(wire.list_request(prefix, limit=1), wire.parse_page, timeout_s=timeout_s)
+        page, _ = await caller.call(
+            wire.list_request(prefix, limit=1), wire.parse_page, timeout_s=timeout_s
+        )
         after = page.revision
     async for event in Watch(caller, prefix, after=after, bookmarks=bookmarks).events():
         yield event

@@ -1,7 +1,8 @@
 """Turn what is asked into requests, and answers into results. Pure: never sends, waits or retries.
 
-The only place of the package that knows paths, headers and JSON shapes of the HTTP API. A parser raises
-`Damaged` when an answer is not what the API promises: the caller then treats the outcome as unknown.
+The only place of the package that knows paths, headers and JSON shapes of the HTTP API. A parser
+raises `Damaged` when an answer is not what the API promises: the caller then treats the outcome as
+unknown.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Damaged(ValueError):
     """The answer is not what the API promises."""
 
 
-# ------------------------------------------------------------------------------------------------ keys and values
+# ---------------------------------------------------------------------------------- keys and values
 
 
 def as_bytes(given: Bytes, what: str = "key") -> bytes:
@@ -46,12 +47,18 @@ def as_bytes(given: Bytes, what: str = "key") -> bytes:
         try:
             return given.encode()
         except UnicodeEncodeError as exc:
-            raise BadRequest(f"the {what} is not valid Unicode", code="not_utf8", allowed="str or bytes") from exc
-    raise BadRequest(f"the {what} is a {type(given).__name__}", code="wrong_type", allowed="str or bytes")
+            raise BadRequest(
+                f"the {what} is not valid Unicode", code="not_utf8", allowed="str or bytes"
+            ) from exc
+    raise BadRequest(
+        f"the {what} is a {type(given).__name__}", code="wrong_type", allowed="str or bytes"
+    )
 
 
 def key_bytes(key: Bytes) -> bytes:
-    """Return a key's bytes. Raises BadRequest when it is empty: an empty key would name the listing."""
+    """Return a key's bytes. Raises BadRequest when it is empty: an empty key would name the
+    listing.
+    """
     raw = as_bytes(key)
     if not raw:
         raise BadRequest("the key is empty", code="key_empty", allowed="1 to 1024 bytes")
@@ -86,14 +93,18 @@ def from_base64(text: str) -> bytes:
     try:
         return from_json({"base64": text + "=" * (-len(text) % 4)})
     except Damaged as exc:
-        raise BadRequest(f"{text[:40]!r} is not base64", code="bad_base64", allowed="RFC 4648") from exc
+        raise BadRequest(
+            f"{text[:40]!r} is not base64", code="bad_base64", allowed="RFC 4648"
+        ) from exc
 
 
-# ------------------------------------------------------------------------------------------ guards, writes, intents
+# -------------------------------------------------------------------------- guards, writes, intents
 
 
 class Guard(msgspec.Struct, frozen=True, kw_only=True):
-    """A condition on one key; exactly one of the four is set. Use `absent`, `exists`, `at_revision`, `equals`."""
+    """A condition on one key; exactly one of the four is set. Use `absent`, `exists`,
+    `at_revision`, `equals`.
+    """
 
     key: bytes
     kind: str
@@ -115,8 +126,14 @@ def at_revision(key: Bytes, *revisions: int) -> Guard:
     """Hold iff the key is present at one of these revisions; revision 0 alone means absent."""
     if revisions == (0,):
         return absent(key)
-    if not revisions or any(isinstance(r, bool) or not isinstance(r, int) or r < 1 for r in revisions):
-        raise BadRequest("no such revision", code="bad_revision", allowed="integers from 1, or 0 alone for absent")
+    if not revisions or any(
+        isinstance(r, bool) or not isinstance(r, int) or r < 1 for r in revisions
+    ):
+        raise BadRequest(
+            "no such revision",
+            code="bad_revision",
+            allowed="integers from 1, or 0 alone for absent",
+        )
     return Guard(key=key_bytes(key), kind="revision", revisions=revisions)
 
 
@@ -153,7 +170,9 @@ def delete(key: Bytes) -> Delete:
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
-    """One operation that changes data: if all guards hold then `writes`, else `otherwise` (None: refused)."""
+    """One operation that changes data: if all guards hold then `writes`, else `otherwise` (None:
+    refused).
+    """
 
     guards: tuple[Guard, ...] = ()
     writes: tuple[Write, ...] = ()
@@ -172,13 +191,17 @@ def intent_of_json(text: bytes) -> Intent:
         return Intent(
             guards=tuple(_guard_of(each) for each in _list(form.get("guards", []))),
             writes=tuple(_write_of(each) for each in _list(form.get("writes", []))),
-            otherwise=tuple(_write_of(each) for each in _list(form["otherwise"])) if "otherwise" in form else None,
+            otherwise=tuple(_write_of(each) for each in _list(form["otherwise"]))
+            if "otherwise" in form
+            else None,
             reads=tuple(key_bytes(from_json(each)) for each in _list(form.get("reads", []))),
             op_id=form.get("op_id"),
         )
     except (Damaged, KeyError, TypeError, AttributeError) as exc:
         raise BadRequest(
-            f"this is no transaction: {exc}", code="bad_transaction", allowed="the JSON of POST /v1/txn"
+            f"this is no transaction: {exc}",
+            code="bad_transaction",
+            allowed="the JSON of POST /v1/txn",
         ) from exc
 
 
@@ -205,7 +228,7 @@ def _write_of(form: dict[str, Any]) -> Write:
     raise Damaged("a write is put and value (and ttl), or delete")
 
 
-# -------------------------------------------------------------------------------------------------------- requests
+# ----------------------------------------------------------------------------------------- requests
 
 
 def path_of(key: bytes) -> str:
@@ -225,7 +248,9 @@ def _idempotent(op_id: str, headers: Mapping[str, str] = {}) -> dict[str, str]:
 
 def _preconditions(if_revision: int | None, exists: bool | None) -> dict[str, str]:
     if if_revision is not None and exists is not None:
-        raise BadRequest("two conditions on one key", code="two_conditions", allowed="if_revision or exists")
+        raise BadRequest(
+            "two conditions on one key", code="two_conditions", allowed="if_revision or exists"
+        )
     if if_revision == 0 or exists is False:
         return {"If-None-Match": "*"}
     if if_revision is not None:
@@ -245,7 +270,8 @@ def get_request(
 ) -> Request:
     path = with_query(
         path_of(key),
-        consistency=None if level == "linearizable" else level,  # the default; saves the node a query to parse
+        # the default; saves the node a query to parse
+        consistency=None if level == "linearizable" else level,
         min_revision=min_revision,
         max_age=max_age_s,
         revision=revision,
@@ -254,12 +280,21 @@ def get_request(
 
 
 def put_request(
-    key: bytes, value: bytes, op_id: str, *, ttl_s: float | None, if_revision: int | None, exists: bool | None
+    key: bytes,
+    value: bytes,
+    op_id: str,
+    *,
+    ttl_s: float | None,
+    if_revision: int | None,
+    exists: bool | None,
 ) -> Request:
     return Request(
         method="PUT",
         path=with_query(path_of(key), ttl=ttl_s),
-        headers=_idempotent(op_id, {"Content-Type": "application/octet-stream", **_preconditions(if_revision, exists)}),
+        headers=_idempotent(
+            op_id,
+            {"Content-Type": "application/octet-stream", **_preconditions(if_revision, exists)},
+        ),
         body=value,
         mutation=True,
         op_id=op_id,
@@ -267,7 +302,9 @@ def put_request(
     )
 
 
-def delete_request(key: bytes, op_id: str, *, if_revision: int | None, exists: bool | None) -> Request:
+def delete_request(
+    key: bytes, op_id: str, *, if_revision: int | None, exists: bool | None
+) -> Request:
     return Request(
         method="DELETE",
         path=path_of(key),
@@ -286,7 +323,10 @@ def txn_request(intent: Intent, *, lifetime_s: float | None = None) -> Request:
     return Request(
         method="POST",
         path="/v1/txn",
-        headers={"Content-Type": "application/json", **(_idempotent(intent.op_id or "", lasting) if mutation else {})},
+        headers={
+            "Content-Type": "application/json",
+            **(_idempotent(intent.op_id or "", lasting) if mutation else {}),
+        },
         body=_encode(_intent_json(intent)),
         mutation=mutation,
         op_id=intent.op_id if mutation else None,
@@ -363,7 +403,10 @@ def transfer_request(to: str | None) -> Request:
 
 
 def add_member_request(member: str, raft_address: str, url: str, voter: bool) -> Request:
-    return _post("/v1/cluster/members", {"id": member, "raft_address": raft_address, "url": url, "voter": voter})
+    return _post(
+        "/v1/cluster/members",
+        {"id": member, "raft_address": raft_address, "url": url, "voter": voter},
+    )
 
 
 def promote_request(member: str) -> Request:
@@ -379,12 +422,18 @@ def adopt_request(gives_up: int | None) -> Request:
 
 
 def remove_member_request(member: str) -> Request:
-    return Request(method="DELETE", path=f"/v1/cluster/members/{quote(member, safe='')}", mutation=True)
+    return Request(
+        method="DELETE", path=f"/v1/cluster/members/{quote(member, safe='')}", mutation=True
+    )
 
 
 def _post(path: str, body: object) -> Request:
     return Request(
-        method="POST", path=path, headers={"Content-Type": "application/json"}, body=_encode(body), mutation=True
+        method="POST",
+        path=path,
+        headers={"Content-Type": "application/json"},
+        body=_encode(body),
+        mutation=True,
     )
 
 
@@ -411,7 +460,9 @@ def _guard_json(guard: Guard) -> dict[str, Any]:
         case "absent" | "exists":
             body[guard.kind] = True
         case "revision":
-            body["revision"] = guard.revisions[0] if len(guard.revisions) == 1 else list(guard.revisions)
+            body["revision"] = (
+                guard.revisions[0] if len(guard.revisions) == 1 else list(guard.revisions)
+            )
         case _:
             body["value"] = to_json(guard.value or b"")
     return body
@@ -424,7 +475,7 @@ def _write_json(write: Write) -> dict[str, Any]:
     return body if write.ttl_s is None else {**body, "ttl": write.ttl_s}
 
 
-# --------------------------------------------------------------------------------------------------------- answers
+# ------------------------------------------------------------------------------------------ answers
 
 
 def served(reply: Reply) -> results.Served:
@@ -452,7 +503,9 @@ def parse_reading(reply: Reply, key: bytes) -> results.Reading:
         return results.Reading(key=key, value=None, revision=0, served=who)
     expires = reply.headers.get("Acordo-Expires")
     expires_ms = None if expires is None else _integer(expires)
-    return results.Found(key=key, value=reply.body, revision=etag(reply), expires_ms=expires_ms, served=who)
+    return results.Found(
+        key=key, value=reply.body, revision=etag(reply), expires_ms=expires_ms, served=who
+    )
 
 
 def parse_written(reply: Reply, op_id: str) -> results.Written:
@@ -467,7 +520,9 @@ def parse_written(reply: Reply, op_id: str) -> results.Written:
     revision = answer.get("revision")
     if not isinstance(revision, int):
         revision = etag(reply) if "ETag" in reply.headers else who.position
-    return results.Written(op_id=op_id, revision=revision, served=who, existed=existed, again=bool(answer.get("again")))
+    return results.Written(
+        op_id=op_id, revision=revision, served=who, existed=existed, again=bool(answer.get("again"))
+    )
 
 
 def parse_transaction(reply: Reply, op_id: str | None) -> results.TransactionDone:
@@ -490,7 +545,9 @@ def parse_batch(reply: Reply, intents: Sequence[Intent]) -> tuple[results.Item, 
     forms = _list(_object(reply).get("results"))
     if len(forms) != len(intents):
         raise Damaged(f"{len(forms)} results for {len(intents)} operations")
-    return tuple(_item(form, intent.op_id or "") for form, intent in zip(forms, intents, strict=True))
+    return tuple(
+        _item(form, intent.op_id or "") for form, intent in zip(forms, intents, strict=True)
+    )
 
 
 def parse_keys(reply: Reply) -> results.KeyPage:
@@ -531,9 +588,15 @@ def parse_operation(reply: Reply, op_id: str) -> results.Operation:
 
 def parse_accepted(reply: Reply, op_id: str) -> results.Accepted:
     who, answer = served(reply), _object(reply)
-    url = answer.get("operation") or reply.headers.get("Location") or f"/v1/operations/{quote(op_id, safe='')}"
+    url = (
+        answer.get("operation")
+        or reply.headers.get("Location")
+        or f"/v1/operations/{quote(op_id, safe='')}"
+    )
     named = answer.get("op_id")  # the node may have put something before it
-    return results.Accepted(op_id=named if isinstance(named, str) else op_id, url=str(url), served=who)
+    return results.Accepted(
+        op_id=named if isinstance(named, str) else op_id, url=str(url), served=who
+    )
 
 
 def parse_leader(reply: Reply) -> results.Leader:
@@ -596,7 +659,10 @@ def raise_watch_error(data: bytes) -> None:
     form = _decoded(data)
     if form.get("status") == 410 or form.get("code") == "pruned":
         floor, after = form.get("floor"), form.get("undone_after")
-        detail, kept = str(form.get("detail") or "pruned"), floor if isinstance(floor, int) else None
+        detail, kept = (
+            str(form.get("detail") or "pruned"),
+            floor if isinstance(floor, int) else None,
+        )
         if form.get("code") == "undone":
             raise Undone(detail, after=after if isinstance(after, int) else 0, floor=kept)
         raise Pruned(detail, floor=kept)
@@ -639,7 +705,9 @@ def _reading(form: object, who: results.Served) -> results.Reading:
         raise Damaged("an entry without a key")
     key, revision = from_json(form["key"]), _integer(form.get("revision", 0))
     if form.get("value") is None:
-        return results.Reading(key=key, value=None, revision=revision if "value" not in form else 0, served=who)
+        return results.Reading(
+            key=key, value=None, revision=revision if "value" not in form else 0, served=who
+        )
     value, expires_ms = from_json(form["value"]), _expiry(form)
     return results.Found(key=key, value=value, revision=revision, expires_ms=expires_ms, served=who)
 

@@ -31,23 +31,34 @@ CONNECT_TIMEOUT_S: Final = 2.0
 """For one broker; then the next one is tried."""
 HEARTBEAT_S: Final = 5
 BROKERS_MAX: Final = 9
-FAILURES: Final = (AMQPError, OSError, TimeoutError, ssl.SSLError, RuntimeError, asyncio.InvalidStateError)
+FAILURES: Final = (
+    AMQPError,
+    OSError,
+    TimeoutError,
+    ssl.SSLError,
+    RuntimeError,
+    asyncio.InvalidStateError,
+)
 """What aiormq raises for a broker that is gone, slow or says no."""
 
 _log = structlog.get_logger("acordo.amqp")
 
 
 class Gone(ConnectionError):
-    """The connection ended under a call, and aiormq said so with something that is no failure by its type."""
+    """The connection ended under a call, and aiormq said so with something that is no failure by
+    its type.
+    """
 
 
 @contextlib.contextmanager
 def failing_plainly() -> Iterator[None]:
-    """Let a call to aiormq fail with FAILURES alone (among them Gone), or with a cancellation that is our own.
+    """Let a call to aiormq fail with FAILURES alone (among them Gone), or with a cancellation that
+    is our own.
 
-    aiormq ends what waits on a lost connection with StopAsyncIteration, a bare Exception, or a CancelledError that
-    nobody asked for. A task group takes the last for a child that was cancelled, so for no failure at all: messages
-    that were never confirmed would count as published (INV-6).
+    aiormq ends what waits on a lost connection with StopAsyncIteration, a bare Exception, or a
+    CancelledError that nobody asked for. A task group takes the last for a child that was
+    cancelled, so for no failure at all: messages that were never confirmed would count as published
+    (INV-6).
     """
     try:
         yield
@@ -71,7 +82,9 @@ class Link:
     `setup` declares what the owner needs, on every new channel.
     """
 
-    def __init__(self, url: str, name: str, setup: Setup, *, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, url: str, name: str, setup: Setup, *, rng: random.Random | None = None
+    ) -> None:
         self._urls = urls_per_broker(url, name)
         (rng or random.Random()).shuffle(self._urls)
         self._setup = setup
@@ -92,16 +105,23 @@ class Link:
     async def channel(self, *, timeout_s: float) -> AbstractChannel:
         """Return the open channel, connecting to the next broker if there is none.
 
-        Raises BackendUnavailable, or BadRequest("broadcast_access") for a login or vhost that the broker refuses.
+        Raises BackendUnavailable, or BadRequest("broadcast_access") for a login or vhost that the
+        broker refuses.
         """
         if self.up:
             assert self._channel is not None
             return self._channel
         try:
             async with asyncio.timeout(timeout_s), self._making:
-                return self._channel if self.up and self._channel is not None else await self._connect()
+                return (
+                    self._channel
+                    if self.up and self._channel is not None
+                    else await self._connect()
+                )
         except TimeoutError as exc:
-            raise BackendUnavailable("rabbitmq", f"no broker answered within {timeout_s:g} s") from exc
+            raise BackendUnavailable(
+                "rabbitmq", f"no broker answered within {timeout_s:g} s"
+            ) from exc
 
     async def _connect(self) -> AbstractChannel:
         failure: BaseException | None = None
@@ -119,16 +139,21 @@ class Link:
                 failure = exc
                 await self.drop()
                 if isinstance(exc, InvalidFrameError) and "OpenOk" in str(exc):
-                    # The login was taken, and then the broker closed instead of opening the vhost (530 NOT_ALLOWED).
+                    # The login was taken, and then the broker closed instead of opening the vhost
+                    # (530 NOT_ALLOWED).
                     raise BadRequest(
-                        "broadcast_access", f"{url.host}: the vhost is refused", allowed="a login and vhost that exist"
+                        "broadcast_access",
+                        f"{url.host}: the vhost is refused",
+                        allowed="a login and vhost that exist",
                     ) from exc
                 self._urls.append(self._urls.pop(0))
                 continue
             self._channel = channel
             _log.info("broker connected", host=url.host, port=url.port)
             return channel
-        raise BackendUnavailable("rabbitmq", f"no broker of {len(self._urls)} can be used: {failure!r}") from failure
+        raise BackendUnavailable(
+            "rabbitmq", f"no broker of {len(self._urls)} can be used: {failure!r}"
+        ) from failure
 
     async def _open(self, url: URL) -> AbstractChannel:
         with failing_plainly():
@@ -153,16 +178,24 @@ class Link:
 
 
 def urls_per_broker(url: str, name: str) -> list[URL]:
-    """Return one URL for each broker of amqp://USER:PASSWORD@H1,H2/VHOST. Raises BadRequest("broadcast_url")."""
+    """Return one URL for each broker of amqp://USER:PASSWORD@H1,H2/VHOST. Raises
+    BadRequest("broadcast_url").
+    """
     parts = urlsplit(url)
     login, at, hosts = parts.netloc.rpartition("@")
     found = [host for host in hosts.split(",") if host]
     vhost = parts.path.removeprefix("/")
     if parts.scheme not in {"amqp", "amqps"} or not found or len(found) > BROKERS_MAX:
-        raise BadRequest("broadcast_url", "no broker is named", allowed="amqp://USER:PASSWORD@HOST[,HOST]/VHOST")
+        raise BadRequest(
+            "broadcast_url", "no broker is named", allowed="amqp://USER:PASSWORD@HOST[,HOST]/VHOST"
+        )
     query = "&".join(filter(None, [parts.query, f"heartbeat={HEARTBEAT_S}", f"name={quote(name)}"]))
     path = f"/{vhost}" if vhost else "/"
     try:
-        return [URL(f"{parts.scheme}://{login}{at}{host}{path}?{query}", encoded=True) for host in found]
+        return [
+            URL(f"{parts.scheme}://{login}{at}{host}{path}?{query}", encoded=True) for host in found
+        ]
     except ValueError as exc:
-        raise BadRequest("broadcast_url", str(exc), allowed="amqp://USER:PASSWORD@HOST[,HOST]/VHOST") from exc
+        raise BadRequest(
+            "broadcast_url", str(exc), allowed="amqp://USER:PASSWORD@HOST[,HOST]/VHOST"
+        ) from exc

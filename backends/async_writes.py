@@ -1,6 +1,8 @@
-"""Keep asynchronous writes in RabbitMQ until a worker has submitted them: durable quorum queues, confirms, manual acks.
+"""Keep asynchronous writes in RabbitMQ until a worker has submitted them: durable quorum queues,
+confirms, manual acks.
 
-It never loses a command that it confirmed, and never decides what becomes of one: that is the worker's.
+It never loses a command that it confirmed, and never decides what becomes of one: that is the
+worker's.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ DELIVERIES_MAX: Final = 50
 BODY_BYTES_MAX: Final = 16 << 20
 BACK_OFF_S: Final = (0.2, 5.0)
 
-_ACCEPTED: Final = Counter("acordo_async_writes", "Asynchronous writes by what came of handing them over", ["result"])
+_ACCEPTED: Final = Counter(
+    "acordo_async_writes", "Asynchronous writes by what came of handing them over", ["result"]
+)
 _log = structlog.get_logger("acordo.async_writes")
 
 
@@ -63,7 +67,9 @@ class RabbitAsyncWrites:
     def __init__(self, url: str, *, cluster: str = "", rng: random.Random | None = None) -> None:
         """`cluster` is the id that the queues' names are made of."""
         self._queues = Queues.of(cluster)
-        self._link = Link(url, "acordo async writes", functools.partial(declare, queues=self._queues), rng=rng)
+        self._link = Link(
+            url, "acordo async writes", functools.partial(declare, queues=self._queues), rng=rng
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -81,7 +87,9 @@ class RabbitAsyncWrites:
         deadline = loop.time() + timeout_s
         try:
             channel = await self._link.channel(timeout_s=timeout_s)
-        except BadRequest as exc:  # an operator's to mend; the client is told that it is not available
+        except (
+            BadRequest
+        ) as exc:  # an operator's to mend; the client is told that it is not available
             _ACCEPTED.labels("unavailable").inc()
             raise BackendUnavailable("rabbitmq", exc.detail) from exc
         except BackendUnavailable:
@@ -111,7 +119,9 @@ class Delivery:
         return self._message.body
 
     async def ack(self) -> None:
-        """Say that the command is done with. A lost broker delivers it again: harmless, by its op_id."""
+        """Say that the command is done with. A lost broker delivers it again: harmless, by its
+        op_id.
+        """
         assert self._message.delivery_tag is not None
         with failing_plainly():
             await self._channel.basic_ack(self._message.delivery_tag)
@@ -119,7 +129,9 @@ class Delivery:
     async def bury(self, reason: str) -> None:
         """Move the message to the dead letters: confirmed there before it is acknowledged here."""
         name = self._message.header.properties.message_id or ""
-        if not await publish(self._channel, self._dead, self.body, name, {"x-acordo-reason": reason[:500]}):
+        if not await publish(
+            self._channel, self._dead, self.body, name, {"x-acordo-reason": reason[:500]}
+        ):
             raise BackendUnavailable("rabbitmq", "the broker takes no more dead letters")
         await self.ack()
 
@@ -127,12 +139,20 @@ class Delivery:
 class Commands:
     """Consume commands, `prefetch` at most in hand, reconnecting for as long as it is run."""
 
-    def __init__(self, url: str, queues: Queues, *, prefetch: int, rng: random.Random | None = None) -> None:
-        self._url, self._queues, self._prefetch, self._rng = url, queues, prefetch, rng or random.Random()
+    def __init__(
+        self, url: str, queues: Queues, *, prefetch: int, rng: random.Random | None = None
+    ) -> None:
+        self._url, self._queues, self._prefetch, self._rng = (
+            url,
+            queues,
+            prefetch,
+            rng or random.Random(),
+        )
         self.connected = False
 
     async def run(self, take: Callable[[Delivery], Any]) -> None:
-        """Call `take` (a coroutine function) for each delivery, up to `prefetch` at a time, for ever.
+        """Call `take` (a coroutine function) for each delivery, up to `prefetch` at a time, for
+        ever.
 
         When the broker goes, what is in hand is cancelled: the broker gives it out again.
         """
@@ -142,12 +162,19 @@ class Commands:
             try:
                 await self._while_connected(take)
                 reason = "connection closed"
-            except* (*FAILURES, ChannelInvalidStateError, BackendUnavailable, BadRequest) as failures:
+            except* (
+                *FAILURES,
+                ChannelInvalidStateError,
+                BackendUnavailable,
+                BadRequest,
+            ) as failures:
                 reason = repr(first_of(failures))
             self.connected = False
             if asyncio.get_running_loop().time() - began > 10:
                 pause_s = BACK_OFF_S[0]
-            _log.warning("no broker: commands wait there", reason=reason[:300], again_in_s=round(pause_s, 2))
+            _log.warning(
+                "no broker: commands wait there", reason=reason[:300], again_in_s=round(pause_s, 2)
+            )
             await asyncio.sleep(pause_s * (0.5 + self._rng.random() / 2))
             pause_s = min(pause_s * 2, BACK_OFF_S[1])
 
@@ -175,11 +202,14 @@ class Commands:
                         getting.cancel()
                         break
                     group.create_task(take(Delivery(channel, getting.result(), self._queues.dead)))
-                raise BackendUnavailable("rabbitmq", "the broker went away")  # cancels what is in hand
+                # cancels what is in hand
+                raise BackendUnavailable("rabbitmq", "the broker went away")
 
 
 async def declare(channel: AbstractChannel, queues: Queues) -> None:
-    """Declare both queues. What the broker buries by itself (DELIVERIES_MAX) goes to the dead letters as well."""
+    """Declare both queues. What the broker buries by itself (DELIVERIES_MAX) goes to the dead
+    letters as well.
+    """
     await channel.queue_declare(queues.dead, durable=True, arguments=dead_arguments())
     await channel.queue_declare(queues.commands, durable=True, arguments=queue_arguments(queues))
 
@@ -197,7 +227,9 @@ def queue_arguments(queues: Queues) -> dict[str, Any]:
 
 
 def dead_arguments() -> dict[str, Any]:
-    """Looking at a dead letter gives it back, which counts as a delivery: the limit must never be reached."""
+    """Looking at a dead letter gives it back, which counts as a delivery: the limit must never be
+    reached.
+    """
     return {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
 
 
@@ -207,7 +239,9 @@ def command(op_id: str, transaction: bytes) -> bytes:
 
 
 def parse(body: bytes) -> Command:
-    """Return the command that a body holds. Raises BadRequest("bad_message") for a poison message."""
+    """Return the command that a body holds. Raises BadRequest("bad_message") for a poison
+    message.
+    """
     if len(body) > BODY_BYTES_MAX:
         raise BadRequest("bad_message", f"{len(body)} bytes", allowed=f"up to {BODY_BYTES_MAX}")
     try:
@@ -215,20 +249,28 @@ def parse(body: bytes) -> Command:
     except msgspec.MsgspecError as exc:
         raise BadRequest("bad_message", str(exc), allowed=f"a command of schema {SCHEMA}") from exc
     except UnicodeDecodeError as exc:
-        raise BadRequest("bad_message", "not UTF-8", allowed=f"a command of schema {SCHEMA}") from exc
+        raise BadRequest(
+            "bad_message", "not UTF-8", allowed=f"a command of schema {SCHEMA}"
+        ) from exc
     if found.schema != SCHEMA:
-        raise BadRequest("unknown_schema", f"schema {found.schema}", allowed=f"a command of schema {SCHEMA}")
+        raise BadRequest(
+            "unknown_schema", f"schema {found.schema}", allowed=f"a command of schema {SCHEMA}"
+        )
     return found
 
 
-async def publish(channel: AbstractChannel, queue: str, body: bytes, name: str, headers: dict[str, Any]) -> bool:
+async def publish(
+    channel: AbstractChannel, queue: str, body: bytes, name: str, headers: dict[str, Any]
+) -> bool:
     """Send a persistent message that must reach its queue; return whether the broker took it."""
     properties = spec.Basic.Properties(
         content_type="application/json", delivery_mode=2, message_id=name or "-", message_type=COMMAND_TYPE,
         app_id="acordo", headers={"schema": SCHEMA, **headers},
     )  # fmt: skip
     with failing_plainly():
-        confirm = await channel.basic_publish(body, routing_key=queue, properties=properties, mandatory=True)
+        confirm = await channel.basic_publish(
+            body, routing_key=queue, properties=properties, mandatory=True
+        )
     return isinstance(confirm, spec.Basic.Ack)
 
 

@@ -38,7 +38,8 @@ BROADCAST_FORMS: Final = {
 
 
 def store(url: str) -> Store:
-    """Return the store of `sqlite:///PATH` (the rest is the path, taken literally), `memory://`, or a server's URL.
+    """Return the store of `sqlite:///PATH` (the rest is the path, taken literally), `memory://`, or
+    a server's URL.
 
     Raises BadRequest("store_url").
     """
@@ -65,7 +66,9 @@ def cache(url: str) -> Cache:
 
 
 def broadcast(url: str, cluster: str = "") -> Broadcast:
-    """Return the broadcast of a cluster_id at the broker that the URL names. Raises BadRequest("broadcast_url")."""
+    """Return the broadcast of a cluster_id at the broker that the URL names. Raises
+    BadRequest("broadcast_url").
+    """
     if _scheme(url, "broadcast", BROADCAST_FORMS) == "local":
         _check_bare(url, "broadcast", BROADCAST_FORMS)
         return LocalBroadcast()
@@ -75,7 +78,9 @@ def broadcast(url: str, cluster: str = "") -> Broadcast:
 
 
 def async_writes(url: str, cluster: str = "") -> RabbitAsyncWrites | None:
-    """Return what takes asynchronous writes at the broadcast's broker; None: the URL names no broker."""
+    """Return what takes asynchronous writes at the broadcast's broker; None: the URL names no
+    broker.
+    """
     if _scheme(url, "broadcast", BROADCAST_FORMS) == "local":
         return None
     from backends.async_writes import RabbitAsyncWrites
@@ -87,14 +92,20 @@ def _scheme(url: str, port: str, forms: Mapping[str, str]) -> str:
     scheme, mark, _ = url.partition("://")
     if not mark or scheme not in forms:
         shown = f"{scheme}://…" if mark else "it has no scheme"  # what follows may hold a password
-        raise BadRequest(f"{port}_url", f"the {port}'s URL is not one that is known: {shown}", allowed=_allowed(forms))
+        raise BadRequest(
+            f"{port}_url",
+            f"the {port}'s URL is not one that is known: {shown}",
+            allowed=_allowed(forms),
+        )
     return scheme
 
 
 def _check_bare(url: str, port: str, forms: Mapping[str, str]) -> None:
     scheme, _, rest = url.partition("://")
     if rest:
-        raise BadRequest(f"{port}_url", f"{scheme}:// takes nothing behind it", allowed=_allowed(forms))
+        raise BadRequest(
+            f"{port}_url", f"{scheme}:// takes nothing behind it", allowed=_allowed(forms)
+        )
 
 
 def _sqlite_path(url: str) -> str:

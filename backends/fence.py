@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from typing import Final, cast
 
 from kv.errors import BadRequest, InvariantViolated, NotApplied, StoreDamaged
-from kv.model import KEY_BYTES_MAX, OPERATIONS_MAX, Group, Head, LedgerRow, Recorded, Reference, Version, value_hash
+from kv.model import (
+    KEY_BYTES_MAX,
+    OPERATIONS_MAX,
+    Group,
+    Head,
+    LedgerRow,
+    Recorded,
+    Reference,
+    Version,
+    value_hash,
+)
 from kv.ports import Scrubbed
 
 KEY_ABOVE_ALL = b"\xff" * (KEY_BYTES_MAX + 1)
@@ -23,7 +33,9 @@ STAGED_BYTES_MAX: Final = 256 * 1024 * 1024
 
 
 def hash_of(version: Version) -> bytes:
-    """Return what a store keeps beside a version, to know its value again: empty for a tombstone."""
+    """Return what a store keeps beside a version, to know its value again: empty for a
+    tombstone.
+    """
     match version.value:
         case None:
             return b""
@@ -36,15 +48,19 @@ def hash_of(version: Version) -> bytes:
 def checked(version: Version, kept: bytes, unhashed: int, backend: str) -> Version:
     """Return a version that is what was written. Raises StoreDamaged for any other.
 
-    One at or below the revision `unhashed` may have no hash: it was written before stores kept them.
+    One at or below the revision `unhashed` may have no hash: it was written before stores kept
+    them.
     """
     if kept == hash_of(version) or (not kept and version.revision <= unhashed):
         return version
     raise StoreDamaged(backend, version.key, version.revision)
 
 
-def scrubbed(found: Sequence[tuple[Version | None, bytes, int, bytes]], after: int, unhashed: int) -> Scrubbed:
-    """Judge (version, key, revision, hash) of the next versions, in order of revisions, at most SCRUB_ROWS.
+def scrubbed(
+    found: Sequence[tuple[Version | None, bytes, int, bytes]], after: int, unhashed: int
+) -> Scrubbed:
+    """Judge (version, key, revision, hash) of the next versions, in order of revisions, at most
+    SCRUB_ROWS.
 
     None: it could not even be decoded. A full page ends before its last revision, which may go on.
     """
@@ -66,20 +82,28 @@ def scrubbed(found: Sequence[tuple[Version | None, bytes, int, bytes]], after: i
 def checked_blob(value: bytes, reference: Reference, backend: str) -> bytes:
     """Return a staged value that is what was staged. Raises StoreDamaged."""
     if value_hash(value) != reference.hash:
-        raise StoreDamaged(backend, b"", 0, f"the large value staged under {reference.op_id} is damaged")
+        raise StoreDamaged(
+            backend, b"", 0, f"the large value staged under {reference.op_id} is damaged"
+        )
     return value
 
 
 def check_room(staged_bytes: int, size: int, bytes_max: int) -> None:
-    """Raises NotApplied("overloaded") when a value of `size` bytes is more than may wait for its intent."""
+    """Raises NotApplied("overloaded") when a value of `size` bytes is more than may wait for its
+    intent.
+    """
     if staged_bytes + size > bytes_max:
         raise NotApplied(
-            "overloaded", f"{staged_bytes} bytes of large values wait for their writes already", retry_after_s=5.0
+            "overloaded",
+            f"{staged_bytes} bytes of large values wait for their writes already",
+            retry_after_s=5.0,
         )
 
 
 def outranks(head: Head, term: int, committer: str) -> bool:
-    """Say whether the row at `head` forbids this committer to append behind it (DESIGN: "The ledger fences")."""
+    """Say whether the row at `head` forbids this committer to append behind it (DESIGN: "The ledger
+    fences").
+    """
     if head.seq == 0:
         return False
     return head.term > term or (head.term == term and head.committer != committer)
@@ -88,18 +112,28 @@ def outranks(head: Head, term: int, committer: str) -> bool:
 def check_group(group: Group) -> None:
     """Assert what any group is, before anything of it is written. Raises InvariantViolated."""
     row, base = group.row, group.base
-    if row.seq != base.seq + 1 or row.first != base.last + 1 or row.last != base.last + len(row.body):
-        raise InvariantViolated(f"ledger row {row.seq} ({row.first}..{row.last}) does not continue {base}")
+    if (
+        row.seq != base.seq + 1
+        or row.first != base.last + 1
+        or row.last != base.last + len(row.body)
+    ):
+        raise InvariantViolated(
+            f"ledger row {row.seq} ({row.first}..{row.last}) does not continue {base}"
+        )
     if not row.body and row.digest != base.digest:
         raise InvariantViolated(f"ledger row {row.seq} has no intents but another digest")
     made = [(version.revision, version.key) for version in group.versions]
     said = [(row.first + n, key) for n, recorded in enumerate(row.body) for key in recorded.keys]
     if sorted(made) != sorted(said) or len(set(made)) != len(made):
-        raise InvariantViolated(f"the versions of ledger row {row.seq} are not the keys that it says it changed")
+        raise InvariantViolated(
+            f"the versions of ledger row {row.seq} are not the keys that it says it changed"
+        )
     for operation in group.operations:
         recorded = _recorded(row, operation.revision)
         if (recorded.op_id, recorded.body_hash) != (operation.op_id, operation.body_hash):
-            raise InvariantViolated(f"{operation.op_id} is not what ledger row {row.seq} records there")
+            raise InvariantViolated(
+                f"{operation.op_id} is not what ledger row {row.seq} records there"
+            )
 
 
 def _recorded(row: LedgerRow, revision: int) -> Recorded:
@@ -108,16 +142,24 @@ def _recorded(row: LedgerRow, revision: int) -> Recorded:
     return row.body[revision - row.first]
 
 
-def empty_row(head: Head, term: int, committer: str, log_time_ms: int, adopt_last: int | None) -> LedgerRow:
+def empty_row(
+    head: Head, term: int, committer: str, log_time_ms: int, adopt_last: int | None
+) -> LedgerRow:
     """Return the row without intents that takes the place behind `head`."""
     last = head.last if adopt_last is None else adopt_last
     if last < head.last:
-        raise BadRequest("adopt_last", f"{last} lies below the head, {head.last}", allowed=f"at least {head.last}")
+        raise BadRequest(
+            "adopt_last",
+            f"{last} lies below the head, {head.last}",
+            allowed=f"at least {head.last}",
+        )
     return LedgerRow(head.seq + 1, term, committer, head.last + 1, last, head.digest, log_time_ms)
 
 
 def range_of(prefix: bytes, after: bytes) -> tuple[bytes, bytes]:
-    """Return (start, end) such that start <= key < end holds for exactly the keys > `after` under `prefix`."""
+    """Return (start, end) such that start <= key < end holds for exactly the keys > `after` under
+    `prefix`.
+    """
     start = after + b"\0" if after >= prefix else prefix
     stem = prefix.rstrip(b"\xff")
     end = stem[:-1] + bytes((stem[-1] + 1,)) if stem else KEY_ABOVE_ALL

@@ -1,6 +1,7 @@
 """Tell committed changes to subscribers in the same process: the broadcast of the embedded default.
 
-It keeps nothing for those who are not subscribed, and never lets a slow subscriber hold up the publisher.
+It keeps nothing for those who are not subscribed, and never lets a slow subscriber hold up the
+publisher.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from kv.errors import BackendUnavailable
 from kv.ports import Change
 
 BACKLOG_MAX: Final = 10_000
-"""Changes that may wait for one subscriber; beyond that it is cut, and must begin again from the ledger."""
+"""Changes that may wait for one subscriber; beyond that it is cut, and must begin again from the
+ledger.
+"""
 SUBSCRIBERS_MAX: Final = 1_000
 
 
 class Subscription:
-    """The changes published since it began, in order. `async for` over it; leave the `with` block to end it."""
+    """The changes published since it began, in order. `async for` over it; leave the `with` block
+    to end it.
+    """
 
     def __init__(self, owner: LocalBroadcast, backlog_max: int) -> None:
         self._owner, self._backlog_max = owner, backlog_max
@@ -32,7 +37,10 @@ class Subscription:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._owner.leave(self)
 
@@ -40,7 +48,9 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Change:
-        """Return the next change. Raises BackendUnavailable once it was cut, StopAsyncIteration at the end."""
+        """Return the next change. Raises BackendUnavailable once it was cut, StopAsyncIteration at
+        the end.
+        """
         while not self._backlog:
             if self._ended == "closed":
                 raise StopAsyncIteration
@@ -89,7 +99,9 @@ class LocalBroadcast:
         self._subscriptions = [each for each in self._subscriptions if each.take(changes)]
 
     def subscribe(self) -> Subscription:
-        """Begin a subscription: every change published from now on. Raises BackendUnavailable beyond the bound."""
+        """Begin a subscription: every change published from now on. Raises BackendUnavailable
+        beyond the bound.
+        """
         if not self._open or len(self._subscriptions) >= SUBSCRIBERS_MAX:
             raise BackendUnavailable("local", f"not open, or {SUBSCRIBERS_MAX} subscribers already")
         subscription = Subscription(self, self._backlog_max)

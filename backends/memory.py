@@ -1,7 +1,7 @@
 """Keep a cache, or a whole store with faults on demand, in this process's memory.
 
-MemoryStore has the full meaning of the Store port and loses everything with the process; never real time, never
-chance: what it does follows from the calls and from the `Faults` given.
+MemoryStore has the full meaning of the Store port and loses everything with the process; never real
+time, never chance: what it does follows from the calls and from the `Faults` given.
 """
 
 from __future__ import annotations
@@ -57,18 +57,24 @@ from kv.ports import (
 CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
 CACHE_ENTRIES_MAX: Final = 200_000
 ENTRY_OVERHEAD_BYTES: Final = 400
-"""What an entry costs beyond its key and value: objects, dictionary and list nodes (measured on CPython 3.11)."""
+"""What an entry costs beyond its key and value: objects, dictionary and list nodes (measured on
+CPython 3.11).
+"""
 
 T = TypeVar("T")
 
 
-# ----------------------------------------------------------------------------------------------------------- cache
+# -------------------------------------------------------------------------------------------- cache
 
 
 class MemoryCache:
-    """The Cache port in this process: least recently used entries go first, bounded by bytes and by count."""
+    """The Cache port in this process: least recently used entries go first, bounded by bytes and by
+    count.
+    """
 
-    def __init__(self, *, bytes_max: int = CACHE_BYTES_MAX, entries_max: int = CACHE_ENTRIES_MAX) -> None:
+    def __init__(
+        self, *, bytes_max: int = CACHE_BYTES_MAX, entries_max: int = CACHE_ENTRIES_MAX
+    ) -> None:
         self._bytes_max, self._entries_max = bytes_max, entries_max
         self._entries: OrderedDict[tuple[Space, bytes], Entry] = OrderedDict()
         self.bytes_held = 0
@@ -102,7 +108,9 @@ class MemoryCache:
         return entry
 
     def keep(self, space: Space, entry: Entry) -> None:
-        """Keep the entry, without waiting, unless one with the same or a newer `as_of` is held or it is too large."""
+        """Keep the entry, without waiting, unless one with the same or a newer `as_of` is held or
+        it is too large.
+        """
         place, size = (space, entry.key), _size(entry)
         held = self._entries.get(place)
         if (held is not None and held.as_of >= entry.as_of) or size > self._bytes_max:
@@ -122,7 +130,7 @@ def _size(entry: Entry) -> int:
     return ENTRY_OVERHEAD_BYTES + len(entry.key) + (len(value) if isinstance(value, bytes) else 0)
 
 
-# ---------------------------------------------------------------------------------------------------------- faults
+# ------------------------------------------------------------------------------------------- faults
 
 
 class Lands(msgspec.Struct, frozen=True):
@@ -134,7 +142,9 @@ class Fails(msgspec.Struct, frozen=True):
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """The answer is lost: OutcomeUnknown. The transaction runs after so many seconds of loop time; None: never."""
+    """The answer is lost: OutcomeUnknown. The transaction runs after so many seconds of loop time;
+    None: never.
+    """
 
     lands_after_s: float | None
 
@@ -143,10 +153,11 @@ Fate: TypeAlias = Lands | Fails | Lost
 
 
 class Faults(Protocol):
-    """Decide what goes wrong. `call` is the port's method name, `session` the name given to the MemoryStore.
+    """Decide what goes wrong. `call` is the port's method name, `session` the name given to the
+    MemoryStore.
 
-    A delay is awaited on the loop. It counts against the call's `timeout_s`: too long before the transaction is
-    BackendUnavailable, too long after a write's is OutcomeUnknown.
+    A delay is awaited on the loop. It counts against the call's `timeout_s`: too long before the
+    transaction is BackendUnavailable, too long after a write's is OutcomeUnknown.
     """
 
     async def before(self, session: str, call: str) -> None:
@@ -175,7 +186,7 @@ class NoFaults:
         return
 
 
-# -------------------------------------------------------------------------------------------------------- database
+# ----------------------------------------------------------------------------------------- database
 
 
 class _Blob(msgspec.Struct):
@@ -187,7 +198,9 @@ class _Blob(msgspec.Struct):
 
 
 class MemoryDatabase:
-    """What several MemoryStores of one process share. Every method is one transaction: it never awaits."""
+    """What several MemoryStores of one process share. Every method is one transaction: it never
+    awaits.
+    """
 
     def __init__(self) -> None:
         self._rows: list[LedgerRow] = []
@@ -212,7 +225,8 @@ class MemoryDatabase:
         self._identity = Identity("")
         self._cursors: dict[str, int] = {}
 
-    # -- ledger ----------------------------------------------------------------------------------------------------
+    # -- ledger
+    # ----------------------------------------------------------------------------------------------------
 
     def head(self) -> Head:
         return self._rows[-1].head if self._rows else GENESIS
@@ -226,8 +240,13 @@ class MemoryDatabase:
             if operation.op_id in self._operations:
                 raise InvariantViolated(f"{operation.op_id} is recorded already")
         for version in group.versions:
-            if isinstance(version.value, Reference) and (version.value.op_id, version.value.hash) not in self._blobs:
-                raise BackendUnavailable("memory", f"the value staged by {version.value.op_id} is gone: evaluate again")
+            if (
+                isinstance(version.value, Reference)
+                and (version.value.op_id, version.value.hash) not in self._blobs
+            ):
+                raise BackendUnavailable(
+                    "memory", f"the value staged by {version.value.op_id} is gone: evaluate again"
+                )
         self._rows.append(row)
         for version in sorted(group.versions, key=lambda version: version.revision):
             self._insert(version)
@@ -236,7 +255,9 @@ class MemoryDatabase:
         self._recorded.update(recorded.op_id for recorded in row.body if recorded.op_id in staged)
         return Appended()
 
-    def take_over(self, term: int, committer: str, log_time_ms: int, adopt_last: int | None) -> TakenOver | Outranked:
+    def take_over(
+        self, term: int, committer: str, log_time_ms: int, adopt_last: int | None
+    ) -> TakenOver | Outranked:
         head = self.head()
         if outranks(head, term, committer):
             return Outranked(head)
@@ -273,7 +294,8 @@ class MemoryDatabase:
         place = bisect.bisect_right(self._rows, last, key=lambda row: row.last) - 1
         return self._rows[place] if place >= 0 and self._rows[place].last == last else None
 
-    # -- versions --------------------------------------------------------------------------------------------------
+    # -- versions
+    # --------------------------------------------------------------------------------------------------
 
     def facts(
         self,
@@ -282,8 +304,12 @@ class MemoryDatabase:
         hashed: Sequence[bytes],
         blobs: Sequence[tuple[str, bytes]],
     ) -> Facts:
-        operations = {op_id: self._operations[op_id] for op_id in op_ids if op_id in self._operations}
-        versions = {key: self._versions[key][-1] for key in (*keys, *hashed) if key in self._versions}
+        operations = {
+            op_id: self._operations[op_id] for op_id in op_ids if op_id in self._operations
+        }
+        versions = {
+            key: self._versions[key][-1] for key in (*keys, *hashed) if key in self._versions
+        }
         values = {key: versions[key].value for key in hashed if key in versions}
         hashes = {
             key: value.hash if isinstance(value, Reference) else value_hash(value)
@@ -299,18 +325,32 @@ class MemoryDatabase:
         return Read(self.head(), found, self._digest_at(settled))
 
     def list(
-        self, bounds: tuple[bytes, bytes], limit: int, at: int | None, settled: int, *, keys_only: bool
+        self,
+        bounds: tuple[bytes, bytes],
+        limit: int,
+        at: int | None,
+        settled: int,
+        *,
+        keys_only: bool,
     ) -> Listing:
         self._check_floor(at)
         start, end = bounds
         found: list[Version] = []
-        for place in range(bisect.bisect_left(self._keys, start), bisect.bisect_left(self._keys, end)):
+        for place in range(
+            bisect.bisect_left(self._keys, start), bisect.bisect_left(self._keys, end)
+        ):
             version = self._newest(self._keys[place], at)
             if version is not None and version.present:
-                found.append(msgspec.structs.replace(version, value=b"") if keys_only else self._sound(version))
+                found.append(
+                    msgspec.structs.replace(version, value=b"")
+                    if keys_only
+                    else self._sound(version)
+                )
                 if len(found) > limit:
                     break
-        return Listing(self.head(), tuple(found[:limit]), len(found) > limit, self._digest_at(settled))
+        return Listing(
+            self.head(), tuple(found[:limit]), len(found) > limit, self._digest_at(settled)
+        )
 
     def versions(self, at: Sequence[tuple[bytes, int]]) -> tuple[Version | None, ...]:
         found = (self._newest(key, revision) for key, revision in at)
@@ -324,9 +364,12 @@ class MemoryDatabase:
 
     def due(self, log_time_ms: int, limit: int) -> tuple[tuple[bytes, int], ...]:
         found = sorted((expires, revision, key) for key, (expires, revision) in self._due.items())
-        return _first([(key, revision) for expires, revision, key in found if expires <= log_time_ms], limit)
+        return _first(
+            [(key, revision) for expires, revision, key in found if expires <= log_time_ms], limit
+        )
 
-    # -- staged values, floor, cursors -----------------------------------------------------------------------------
+    # -- staged values, floor, cursors
+    # -----------------------------------------------------------------------------
 
     def stage(self, op_id: str, value: bytes, bytes_max: int = STAGED_BYTES_MAX) -> Reference:
         reference = Reference(op_id, value_hash(value), len(value))
@@ -334,7 +377,11 @@ class MemoryDatabase:
         if held is not None:
             held.claims += 1
             return reference
-        waiting = sum(len(blob.value) for (owner, _), blob in self._blobs.items() if not self._is_recorded(owner))
+        waiting = sum(
+            len(blob.value)
+            for (owner, _), blob in self._blobs.items()
+            if not self._is_recorded(owner)
+        )
         check_room(waiting, len(value), bytes_max)
         self._blobs[op_id, reference.hash] = _Blob(value, self.head().seq)
         return reference
@@ -356,10 +403,20 @@ class MemoryDatabase:
         return None if blob is None else checked_blob(blob.value, reference, "memory")
 
     def scrub(self, after: int) -> Scrubbed:
-        every = (version for key in self._keys for version in self._versions[key] if version.revision > after)
-        found = _first(sorted(every, key=lambda version: (version.revision, version.key)), SCRUB_ROWS)
+        every = (
+            version
+            for key in self._keys
+            for version in self._versions[key]
+            if version.revision > after
+        )
+        found = _first(
+            sorted(every, key=lambda version: (version.revision, version.key)), SCRUB_ROWS
+        )
         # Its damage is none of bytes: a hash that fits nothing stands for it.
-        judged = [(v, v.key, v.revision, b"?" if (v.key, v.revision) in self._damaged else hash_of(v)) for v in found]
+        judged = [
+            (v, v.key, v.revision, b"?" if (v.key, v.revision) in self._damaged else hash_of(v))
+            for v in found
+        ]
         return scrubbed(judged, after, 0)
 
     def floor(self) -> int:
@@ -371,7 +428,8 @@ class MemoryDatabase:
     def move_cursor(self, name: str, to: int) -> None:
         self._cursors[name] = max(to, self.cursor(name))
 
-    # -- pruning, restoring ----------------------------------------------------------------------------------------
+    # -- pruning, restoring
+    # ----------------------------------------------------------------------------------------
 
     def prune(self, retention: Retention) -> Pruning:
         limit, below = retention.rows_max, min(retention.revision_below, self.head().last)
@@ -379,7 +437,9 @@ class MemoryDatabase:
         old_rows = _first([row for row in self._rows[:-1] if row.last < below], limit)
         del self._rows[: len(old_rows)]
         oldest = _first(list(self._operations.values()), limit)
-        old_operations = [each.op_id for each in oldest if each.log_time_ms < retention.operations_before_ms]
+        old_operations = [
+            each.op_id for each in oldest if each.log_time_ms < retention.operations_before_ms
+        ]
         for op_id in old_operations:
             del self._operations[op_id]
         old_blobs = _first(list(self._sweepable(retention)), limit)
@@ -409,21 +469,33 @@ class MemoryDatabase:
         last = kept[-1].last if kept else 0
         if self._floor > last:
             raise ValueError("versions that a backup would need have been pruned")
-        self._recorded -= {recorded.op_id for row in self._rows[len(kept) :] for recorded in row.body}
+        self._recorded -= {
+            recorded.op_id for row in self._rows[len(kept) :] for recorded in row.body
+        }
         self._rows = kept
         self._adopted = self._adopted if self._adopted <= last else 0
-        self._blobs = {place: blob for place, blob in self._blobs.items() if blob.seq < self.head().seq}
-        versions = [version for key in self._keys for version in self._versions[key] if version.revision <= last]
+        self._blobs = {
+            place: blob for place, blob in self._blobs.items() if blob.seq < self.head().seq
+        }
+        versions = [
+            version
+            for key in self._keys
+            for version in self._versions[key]
+            if version.revision <= last
+        ]
         made = [place for place in self._made if place[0] <= last]
         self._versions, self._keys, self._due = {}, [], {}
         for version in sorted(versions, key=lambda version: version.revision):
             self._insert(version)
         self._made = made
-        self._operations = {op_id: each for op_id, each in self._operations.items() if each.revision <= last}
+        self._operations = {
+            op_id: each for op_id, each in self._operations.items() if each.revision <= last
+        }
         self._cursors = {name: min(position, last) for name, position in self._cursors.items()}
         return self.head()
 
-    # -- inside ----------------------------------------------------------------------------------------------------
+    # -- inside
+    # ----------------------------------------------------------------------------------------------------
 
     def _insert(self, version: Version) -> None:
         key = version.key
@@ -472,7 +544,9 @@ class MemoryDatabase:
             newest = self._newest(key, revision)
             tombstone = newest is not None and newest.revision == revision and not newest.present
             kept = [
-                each for each in versions if each.revision > revision or (each.revision == revision and not tombstone)
+                each
+                for each in versions
+                if each.revision > revision or (each.revision == revision and not tombstone)
             ]
             gone += len(versions) - len(kept)
             self._versions[key] = kept
@@ -501,13 +575,15 @@ def _first(items: Sequence[T], count: int) -> tuple[T, ...]:
     return tuple(items[:count])
 
 
-# ----------------------------------------------------------------------------------------------------------- store
+# -------------------------------------------------------------------------------------------- store
 
 
 class MemoryStore:
     """The Store port on a MemoryDatabase: one session of it, with faults of its own."""
 
-    def __init__(self, database: MemoryDatabase, *, faults: Faults | None = None, session: str = "memory") -> None:
+    def __init__(
+        self, database: MemoryDatabase, *, faults: Faults | None = None, session: str = "memory"
+    ) -> None:
         self.database, self.session = database, session
         self._faults: Faults = NoFaults() if faults is None else faults
         self.staged_bytes_max = STAGED_BYTES_MAX
@@ -533,7 +609,9 @@ class MemoryStore:
         *,
         timeout_s: float,
     ) -> Facts:
-        return await self._read("facts", lambda: self.database.facts(op_ids, keys, hashed, blobs), timeout_s)
+        return await self._read(
+            "facts", lambda: self.database.facts(op_ids, keys, hashed, blobs), timeout_s
+        )
 
     async def append(self, group: Group, *, timeout_s: float) -> Appended | Fenced:
         return await self._write("append", lambda: self.database.append(group), timeout_s)
@@ -568,7 +646,9 @@ class MemoryStore:
     async def row_ending(self, last: int, *, timeout_s: float) -> LedgerRow | None:
         return await self._read("row_ending", lambda: self.database.row_ending(last), timeout_s)
 
-    async def read(self, keys: Sequence[bytes], *, at: int | None = None, settled: int = 0, timeout_s: float) -> Read:
+    async def read(
+        self, keys: Sequence[bytes], *, at: int | None = None, settled: int = 0, timeout_s: float
+    ) -> Read:
         return await self._read("read", lambda: self.database.read(keys, at, settled), timeout_s)
 
     async def list(
@@ -584,18 +664,26 @@ class MemoryStore:
     ) -> Listing:
         return await self._read(
             "list",
-            lambda: self.database.list(range_of(prefix, after), limit, at, settled, keys_only=keys_only),
+            lambda: self.database.list(
+                range_of(prefix, after), limit, at, settled, keys_only=keys_only
+            ),
             timeout_s,
         )
 
-    async def versions(self, at: Sequence[tuple[bytes, int]], *, timeout_s: float) -> tuple[Version | None, ...]:
+    async def versions(
+        self, at: Sequence[tuple[bytes, int]], *, timeout_s: float
+    ) -> tuple[Version | None, ...]:
         return await self._read("versions", lambda: self.database.versions(at), timeout_s)
 
-    async def operations(self, op_ids: Sequence[str], *, timeout_s: float) -> tuple[Operation | None, ...]:
+    async def operations(
+        self, op_ids: Sequence[str], *, timeout_s: float
+    ) -> tuple[Operation | None, ...]:
         return await self._read("operations", lambda: self.database.operations(op_ids), timeout_s)
 
     async def stage(self, op_id: str, value: bytes, *, timeout_s: float) -> Reference:
-        return await self._write("stage", lambda: self.database.stage(op_id, value, self.staged_bytes_max), timeout_s)
+        return await self._write(
+            "stage", lambda: self.database.stage(op_id, value, self.staged_bytes_max), timeout_s
+        )
 
     async def unstage(self, reference: Reference, *, timeout_s: float) -> None:
         await self._write("unstage", lambda: self.database.unstage(reference), timeout_s)
@@ -603,7 +691,9 @@ class MemoryStore:
     async def blob(self, reference: Reference, *, timeout_s: float) -> bytes | None:
         return await self._read("blob", lambda: self.database.blob(reference), timeout_s)
 
-    async def due(self, log_time_ms: int, limit: int, *, timeout_s: float) -> tuple[tuple[bytes, int], ...]:
+    async def due(
+        self, log_time_ms: int, limit: int, *, timeout_s: float
+    ) -> tuple[tuple[bytes, int], ...]:
         return await self._read("due", lambda: self.database.due(log_time_ms, limit), timeout_s)
 
     async def prune(self, retention: Retention, *, timeout_s: float) -> Pruning:
@@ -641,7 +731,9 @@ class MemoryStore:
                         raise BackendUnavailable("memory", f"{call}: rolled back")
                     case Lost(lands_after_s):
                         if lands_after_s is not None:
-                            asyncio.get_running_loop().call_later(lands_after_s, _land_late, transaction)
+                            asyncio.get_running_loop().call_later(
+                                lands_after_s, _land_late, transaction
+                            )
                         raise OutcomeUnknown(f"{call}: the answer was lost")
                     case Lands():
                         sent = True
@@ -655,7 +747,9 @@ class MemoryStore:
 
 
 def _land_late(transaction: Callable[[], object]) -> None:
-    """Run a transaction whose committer no longer waits: the fence decides, and nobody hears of it."""
+    """Run a transaction whose committer no longer waits: the fence decides, and nobody
+    hears of it.
+    """
     try:
         transaction()
     except (BackendUnavailable, InvariantViolated):

@@ -1,7 +1,7 @@
 """Keep ledger and versions in PostgreSQL or CockroachDB, through asyncpg.
 
-It never says that a transaction did not land while it still may: a connection lost, or a wait given up, while a
-statement that writes was under way is OutcomeUnknown.
+It never says that a transaction did not land while it still may: a connection lost, or a wait given
+up, while a statement that writes was under way is OutcomeUnknown.
 """
 
 from __future__ import annotations
@@ -34,7 +34,14 @@ from backends.fence import (
     scrubbed,
 )
 from backends.postgres_hosts import REFUSED, Connection, Hosts
-from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, OutcomeUnknown, Pruned, StoreDamaged
+from kv.errors import (
+    BackendUnavailable,
+    BadRequest,
+    InvariantViolated,
+    OutcomeUnknown,
+    Pruned,
+    StoreDamaged,
+)
 from kv.model import (
     GENESIS,
     GENESIS_DIGEST,
@@ -81,7 +88,8 @@ SQLSTATE_SETUP: Final = ("42501", "3D000", "28000", "28P01", "3F000")
 
 _TOMBSTONE, _INLINE, _STAGED = 0, 1, 2
 _UNKNOWN: Final = (
-    asyncpg.StatementCompletionUnknownError,  # 40003, a subclass of what is retried below: it comes first
+    # 40003, a subclass of what is retried below: it comes first
+    asyncpg.StatementCompletionUnknownError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InterfaceError,
@@ -89,10 +97,16 @@ _UNKNOWN: Final = (
     TimeoutError,
     OSError,
 )
-_ROLLED_BACK: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
+_ROLLED_BACK: Final = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+)
 
 _FAILURES: Final = Counter(
-    "acordo_store_failures", "Transactions that the SQL server did not settle, by what is known of them", ["result"]
+    "acordo_store_failures",
+    "Transactions that the SQL server did not settle, by what is known of them",
+    ["result"],
 )
 for _result in ("unavailable", "unknown", "rolled_back"):
     _FAILURES.labels(_result)  # shown as 0 before the first: a rate needs a beginning
@@ -129,7 +143,9 @@ class PostgresStore:
             await asyncio.wait_for(self._prepare(), SCHEMA_TIMEOUT_S)
         except BaseException as exc:
             await self.__aexit__()
-            if isinstance(exc, asyncpg.PostgresError | OSError | TimeoutError | asyncpg.InterfaceError):
+            if isinstance(
+                exc, asyncpg.PostgresError | OSError | TimeoutError | asyncpg.InterfaceError
+            ):
                 raise self._setup_error(exc) from exc
             raise
         return self
@@ -140,7 +156,7 @@ class PostgresStore:
                 pool.terminate()
         self._readers = self._writers = None
 
-    # -------------------------------------------------------------------------------------------------- connections
+    # ---------------------------------------------------------------------------------- connections
 
     async def _pool(self, size: int) -> asyncpg.Pool[Any]:
         return await asyncpg.create_pool(
@@ -153,7 +169,9 @@ class PostgresStore:
         )
 
     async def _moved(self) -> None:
-        """Give up the connections to the host that was used before, each when it comes back to its pool."""
+        """Give up the connections to the host that was used before, each when it comes back to its
+        pool.
+        """
         for pool in (self._readers, self._writers):
             if pool is not None:
                 await pool.expire_connections()
@@ -161,7 +179,9 @@ class PostgresStore:
     def _setup_error(self, exc: BaseException) -> Exception:
         state = getattr(exc, "sqlstate", None)
         if state in SQLSTATE_SETUP:
-            return BadRequest("store_access", f"{self.name}: {exc}", allowed="a login and database that exist")
+            return BadRequest(
+                "store_access", f"{self.name}: {exc}", allowed="a login and database that exist"
+            )
         return BackendUnavailable(self.name, f"cannot be reached: {exc!r}")
 
     async def _run(
@@ -172,7 +192,9 @@ class PostgresStore:
         *,
         writes: bool,
     ) -> T:
-        """Run one transaction; again from its start when the server rolled it back; never again when unknown."""
+        """Run one transaction; again from its start when the server rolled it back; never again
+        when unknown.
+        """
         loop = asyncio.get_running_loop()
         deadline, back_off_s = loop.time() + timeout_s, BACK_OFF_S
         if pool is None:
@@ -200,20 +222,27 @@ class PostgresStore:
                 broken = False
                 _FAILURES.labels("rolled_back").inc()
                 if loop.time() + back_off_s >= deadline:
-                    raise BackendUnavailable(self.name, f"rolled back until the time was up: {exc!r}") from exc
+                    raise BackendUnavailable(
+                        self.name, f"rolled back until the time was up: {exc!r}"
+                    ) from exc
             except asyncpg.UniqueViolationError as exc:  # facts of the same head exclude it
                 broken = False
-                raise InvariantViolated(f"{self.name}: a write repeats what the store holds: {exc}") from exc
+                raise InvariantViolated(
+                    f"{self.name}: a write repeats what the store holds: {exc}"
+                ) from exc
             except asyncpg.PostgresError as exc:
-                # A server that became a standby keeps refusing: the next connection looks for one that takes writes.
+                # A server that became a standby keeps refusing: the next connection looks for one
+                # that takes writes.
                 broken = isinstance(exc, asyncpg.ReadOnlySQLTransactionError)
                 _FAILURES.labels("unavailable").inc()
                 raise BackendUnavailable(self.name, f"refused: {exc!r}") from exc
             finally:
                 if broken:
-                    # Before asyncpg comes to cancel what runs there: a COMMIT that waits for a synchronous standby
-                    # would become visible by it, be read, and be gone after a fail-over.
-                    with contextlib.suppress(asyncpg.InterfaceError):  # the pool lets go of a connection that was lost
+                    # Before asyncpg comes to cancel what runs there: a COMMIT that waits for a
+                    # synchronous standby would become visible by it, be read, and be gone after a
+                    # fail-over.
+                    # the pool lets go of a connection that was lost
+                    with contextlib.suppress(asyncpg.InterfaceError):
                         connection.terminate()
                 await pool.release(connection)
             await asyncio.sleep(self._rng.random() * back_off_s)
@@ -235,7 +264,7 @@ class PostgresStore:
 
         return await self._run(self._writers, body, timeout_s, writes=True)
 
-    # ------------------------------------------------------------------------------------------------------- schema
+    # --------------------------------------------------------------------------------------- schema
 
     async def _prepare(self) -> None:
         assert self._writers is not None
@@ -262,11 +291,15 @@ class PostgresStore:
         cockroach = text.startswith("CockroachDB")
         if cockroach is not (self._dialect is sql.Cockroach):
             other = "cockroachdb" if cockroach else "postgresql"
-            raise BadRequest("store_kind", f"this is {text.split(' (', maxsplit=1)[0]}", allowed=f"{other}://…")
+            raise BadRequest(
+                "store_kind", f"this is {text.split(' (', maxsplit=1)[0]}", allowed=f"{other}://…"
+            )
         found = re.search(r"v?(\d+)\.(\d+)", text)
         if found is None or tuple(map(int, found.groups())) < self._dialect.version_min:
             needed = f"{self.name} {'.'.join(map(str, self._dialect.version_min))} or newer"
-            raise BadRequest("old_server", f"this is {text.split(' (', maxsplit=1)[0]}", allowed=needed)
+            raise BadRequest(
+                "old_server", f"this is {text.split(' (', maxsplit=1)[0]}", allowed=needed
+            )
 
     async def _migrate(self, connection: Connection) -> None:
         present = await self._check_columns(connection, 1)
@@ -275,7 +308,9 @@ class PostgresStore:
             for row in await connection.fetch(sql.SCHEMA_FOUND):
                 if row["application"] != sql.APPLICATION:
                     raise BadRequest(
-                        "foreign_store", f"its tables belong to {row['application']}", allowed="a database of its own"
+                        "foreign_store",
+                        f"its tables belong to {row['application']}",
+                        allowed="a database of its own",
                     )
                 version = row["version"]
         elif present:
@@ -294,13 +329,16 @@ class PostgresStore:
             present = await self._check_columns(connection, version)
         if version and (missing := sql.columns(version).keys() - present):
             raise BadRequest(
-                "damaged_store", f"tables are missing: {', '.join(sorted(missing))}", allowed="a whole backup of it"
+                "damaged_store",
+                f"tables are missing: {', '.join(sorted(missing))}",
+                allowed="a whole backup of it",
             )
         for number, statements in enumerate(sql.MIGRATIONS[version:], version + 1):
             for statement in statements:
                 await _repeated(lambda statement=statement: connection.execute(statement))  # type: ignore[misc]
             await connection.execute(sql.SCHEMA_MOVED, sql.APPLICATION, number)
-        await self._check_columns(connection, len(sql.MIGRATIONS))  # a foreign table under a newer one's name
+        # a foreign table under a newer one's name
+        await self._check_columns(connection, len(sql.MIGRATIONS))
 
     async def _check_kept(self, connection: Connection) -> None:
         """Refuse tables that do not outlive a crash of the server. Raises BadRequest."""
@@ -315,7 +353,9 @@ class PostgresStore:
             )
 
     async def _check_columns(self, connection: Connection, version: int) -> set[str]:
-        """Return which of our tables are there. Raises BadRequest for one whose columns are not ours."""
+        """Return which of our tables are there. Raises BadRequest for one whose columns are not
+        ours.
+        """
         wanted = sql.columns(version)
         found: dict[str, dict[str, str]] = {}
         for row in await connection.fetch(sql.COLUMNS_PRESENT, list(wanted)):
@@ -330,7 +370,7 @@ class PostgresStore:
                     )
         return set(found)
 
-    # ------------------------------------------------------------------------------------------------------ writing
+    # -------------------------------------------------------------------------------------- writing
 
     async def append(self, group: Group, *, timeout_s: float) -> Appended | Fenced:
         check_group(group)
@@ -368,33 +408,47 @@ class PostgresStore:
                 None if identity is None else identity.history,
                 timeout_s=max(deadline - loop.time(), 0.001),
             )
-            head = _head(*(rows[0][name] for name in ("seq", "term", "committer", "last_rev", "digest")))
+            head = _head(
+                *(rows[0][name] for name in ("seq", "term", "committer", "last_rev", "digest"))
+            )
             if rows[0]["landed"]:
-                return TakenOver(head, empty_row(head, term, committer, log_time_ms, adopt_last).head)
+                return TakenOver(
+                    head, empty_row(head, term, committer, log_time_ms, adopt_last).head
+                )
             if outranks(head, term, committer):
                 return Outranked(head)
-            empty_row(head, term, committer, log_time_ms, adopt_last)  # raises BadRequest for a low adopt_last
+            # raises BadRequest for a low adopt_last
+            empty_row(head, term, committer, log_time_ms, adopt_last)
             if loop.time() >= deadline:  # somebody else appended in between, again and again
-                raise BackendUnavailable(self.name, "the ledger grew under every attempt to take over")
+                raise BackendUnavailable(
+                    self.name, "the ledger grew under every attempt to take over"
+                )
 
     async def claim(self, identity: Identity, *, timeout_s: float) -> Identity:
-        rows = await self._change(sql.CLAIM, identity.cluster_id, identity.history, timeout_s=timeout_s)
+        rows = await self._change(
+            sql.CLAIM, identity.cluster_id, identity.history, timeout_s=timeout_s
+        )
         return Identity(rows[0]["cluster"], rows[0]["history"])
 
     async def stage(self, op_id: str, value: bytes, *, timeout_s: float) -> Reference:
         reference = Reference(op_id, value_hash(value), len(value))
         deadline = asyncio.get_running_loop().time() + timeout_s
-        # Asked apart, so that those who stage at the same time do not roll each other back: the bound may be passed a
-        # little. A value that is staged already is weighed twice then, which only refuses it a little earlier.
+        # Asked apart, so that those who stage at the same time do not roll each other back: the
+        # bound may be passed a little. A value that is staged already is weighed twice then, which
+        # only refuses it a little earlier.
         waiting = await self._fetch(sql.STAGED_NOW, timeout_s=timeout_s)
         check_room(waiting[0]["bytes"], len(value), self.staged_bytes_max)
         left_s = max(deadline - asyncio.get_running_loop().time(), 0.001)
-        await self._change(sql.STAGE, op_id, reference.hash, _pack(reference), value, timeout_s=left_s)
+        await self._change(
+            sql.STAGE, op_id, reference.hash, _pack(reference), value, timeout_s=left_s
+        )
         return reference
 
     async def unstage(self, reference: Reference, *, timeout_s: float) -> None:
         deadline = asyncio.get_running_loop().time() + timeout_s
-        if not await self._change(sql.UNCLAIM, reference.op_id, reference.hash, timeout_s=timeout_s):
+        if not await self._change(
+            sql.UNCLAIM, reference.op_id, reference.hash, timeout_s=timeout_s
+        ):
             left_s = max(deadline - asyncio.get_running_loop().time(), 0.001)
             await self._change(sql.UNSTAGE, reference.op_id, reference.hash, timeout_s=left_s)
 
@@ -408,7 +462,7 @@ class PostgresStore:
 
         return await self._run(self._writers, body, timeout_s, writes=True)
 
-    # ------------------------------------------------------------------------------------------------------ reading
+    # -------------------------------------------------------------------------------------- reading
 
     async def head(self, *, at_least: int = 0, timeout_s: float) -> Head:
         async def ask(left_s: float) -> Head:
@@ -418,7 +472,9 @@ class PostgresStore:
 
         return await self._ahead(ask, lambda head: head.last >= at_least, timeout_s)
 
-    async def _ahead(self, ask: Callable[[float], Awaitable[T]], suits: Callable[[T], bool], timeout_s: float) -> T:
+    async def _ahead(
+        self, ask: Callable[[float], Awaitable[T]], suits: Callable[[T], bool], timeout_s: float
+    ) -> T:
         """Ask once more, of the host that is ahead, where the one in use is not what was settled.
 
         All hosts are compared once in LOOK_AGAIN_S at most: while none suits, this costs nothing.
@@ -452,7 +508,9 @@ class PostgresStore:
         *,
         timeout_s: float,
     ) -> Facts:
-        """Read what `evaluate` needs: one round trip, unless the keys are more than the dialect's `keys_max`."""
+        """Read what `evaluate` needs: one round trip, unless the keys are more than the dialect's
+        `keys_max`.
+        """
         whole = frozenset(hashed)
         asked = [(key, sql.HASH if key in whole else sql.BARE) for key in dict.fromkeys(keys)]
         owners, hashes = [o for o, _ in blobs], [_b64(h) for _, h in blobs]
@@ -462,7 +520,11 @@ class PostgresStore:
         found: dict[bytes, bytes] = {}
         staged: set[tuple[str, bytes]] = set()
         snapshots = await self._many(
-            self._writers, self._dialect.facts, (list(op_ids), owners, hashes, REVISION_MAX), asked, timeout_s
+            self._writers,
+            self._dialect.facts,
+            (list(op_ids), owners, hashes, REVISION_MAX),
+            asked,
+            timeout_s,
         )
         for part, rows in snapshots:
             for n, a, b, c, t, x, y, z in rows:
@@ -482,7 +544,10 @@ class PostgresStore:
 
     async def rows(self, after: int, limit: int, *, timeout_s: float) -> tuple[LedgerRow, ...]:
         async def body(connection: Connection, left_s: float) -> tuple[LedgerRow, ...]:
-            async with asyncio.timeout(left_s), connection.transaction(isolation="serializable", readonly=True):
+            async with (
+                asyncio.timeout(left_s),
+                connection.transaction(isolation="serializable", readonly=True),
+            ):
                 oldest = await connection.fetch(sql.OLDEST)
                 if not oldest or after >= oldest[0]["last_rev"]:
                     return ()
@@ -493,19 +558,30 @@ class PostgresStore:
         return await self._run(self._readers, body, timeout_s, writes=False)
 
     async def ledger(self, from_seq: int, limit: int, *, timeout_s: float) -> tuple[LedgerRow, ...]:
-        return tuple(map(_ledger_row, await self._fetch(sql.LEDGER_FROM, from_seq, limit, timeout_s=timeout_s)))
+        return tuple(
+            map(
+                _ledger_row,
+                await self._fetch(sql.LEDGER_FROM, from_seq, limit, timeout_s=timeout_s),
+            )
+        )
 
     async def row_ending(self, last: int, *, timeout_s: float) -> LedgerRow | None:
-        return next(map(_ledger_row, await self._fetch(sql.ROW_ENDING, last, timeout_s=timeout_s)), None)
+        return next(
+            map(_ledger_row, await self._fetch(sql.ROW_ENDING, last, timeout_s=timeout_s)), None
+        )
 
-    async def read(self, keys: Sequence[bytes], *, at: int | None = None, settled: int = 0, timeout_s: float) -> Read:
+    async def read(
+        self, keys: Sequence[bytes], *, at: int | None = None, settled: int = 0, timeout_s: float
+    ) -> Read:
         return await self._ahead(
             lambda left_s: self._read_once(keys, at, settled, left_s),
             lambda read: read.head.last >= settled,
             timeout_s,
         )
 
-    async def _read_once(self, keys: Sequence[bytes], at: int | None, settled: int, timeout_s: float) -> Read:
+    async def _read_once(
+        self, keys: Sequence[bytes], at: int | None, settled: int, timeout_s: float
+    ) -> Read:
         found: dict[bytes, Version] = {}
         head, digest_at = GENESIS, None
         asked = [(key, sql.WHOLE) for key in dict.fromkeys(keys)]
@@ -525,19 +601,30 @@ class PostgresStore:
         asked: list[tuple[bytes, str]],
         timeout_s: float,
     ) -> list[tuple[list[tuple[bytes, str]], list[Any]]]:
-        """Look keys up in one snapshot: one statement, or a transaction of several when they are many."""
+        """Look keys up in one snapshot: one statement, or a transaction of several when they are
+        many.
+        """
         parts = list(_parts(asked, self._dialect.keys_max))
 
-        async def one(connection: Connection, part: list[tuple[bytes, str]], left_s: float) -> list[Any]:
+        async def one(
+            connection: Connection, part: list[tuple[bytes, str]], left_s: float
+        ) -> list[Any]:
             raw, whole = [key for key, _ in part], [wanted for _, wanted in part]
             named = self._dialect.keys([_b64(key) for key in raw], raw, whole)
-            rows: list[Any] = await connection.fetch(statement(len(part)), *first, *named, timeout=left_s)
+            rows: list[Any] = await connection.fetch(
+                statement(len(part)), *first, *named, timeout=left_s
+            )
             return rows
 
-        async def body(connection: Connection, left_s: float) -> list[tuple[list[tuple[bytes, str]], list[Any]]]:
+        async def body(
+            connection: Connection, left_s: float
+        ) -> list[tuple[list[tuple[bytes, str]], list[Any]]]:
             if len(parts) == 1:
                 return [(parts[0], await one(connection, parts[0], left_s))]
-            async with asyncio.timeout(left_s), connection.transaction(isolation="serializable", readonly=True):
+            async with (
+                asyncio.timeout(left_s),
+                connection.transaction(isolation="serializable", readonly=True),
+            ):
                 return [(part, await one(connection, part, left_s)) for part in parts]
 
         return await self._run(pool, body, timeout_s, writes=False)
@@ -559,10 +646,14 @@ class PostgresStore:
         statement = sql.LIST_KEYS if keys_only else sql.LIST
 
         async def ask(left_s: float) -> tuple[list[Any], Head, bytes | None, int]:
-            rows = await self._fetch(statement, settled, start, end, upto, wanted + 1, timeout_s=left_s)
+            rows = await self._fetch(
+                statement, settled, start, end, upto, wanted + 1, timeout_s=left_s
+            )
             return rows, *_point(rows, at)
 
-        rows, head, digest_at, unhashed = await self._ahead(ask, lambda found: found[1].last >= settled, timeout_s)
+        rows, head, digest_at, unhashed = await self._ahead(
+            ask, lambda found: found[1].last >= settled, timeout_s
+        )
         versions = sorted(
             (
                 self._version(x, a, b, c, y)
@@ -575,7 +666,9 @@ class PostgresStore:
         )
         return Listing(head, tuple(versions[:wanted]), len(versions) > wanted, digest_at)
 
-    async def versions(self, at: Sequence[tuple[bytes, int]], *, timeout_s: float) -> tuple[Version | None, ...]:
+    async def versions(
+        self, at: Sequence[tuple[bytes, int]], *, timeout_s: float
+    ) -> tuple[Version | None, ...]:
         keys, revisions = [_b64(key) for key, _ in at], [str(revision) for _, revision in at]
         rows = await self._fetch(sql.EXACT, keys, revisions, timeout_s=timeout_s)
         found = {
@@ -584,16 +677,23 @@ class PostgresStore:
         }
         return tuple(found.get(asked) for asked in at)
 
-    async def operations(self, op_ids: Sequence[str], *, timeout_s: float) -> tuple[Operation | None, ...]:
+    async def operations(
+        self, op_ids: Sequence[str], *, timeout_s: float
+    ) -> tuple[Operation | None, ...]:
         rows = await self._fetch(sql.OPERATIONS, list(op_ids), timeout_s=timeout_s)
-        found = {o: Operation(o, h, revision, _sound(_unpack_outcome, y), when) for o, h, revision, y, when in rows}
+        found = {
+            o: Operation(o, h, revision, _sound(_unpack_outcome, y), when)
+            for o, h, revision, y, when in rows
+        }
         return tuple(found.get(op_id) for op_id in op_ids)
 
     async def blob(self, reference: Reference, *, timeout_s: float) -> bytes | None:
         rows = await self._fetch(sql.BLOB, reference.op_id, reference.hash, timeout_s=timeout_s)
         return checked_blob(rows[0]["value"], reference, self.name) if rows else None
 
-    def _version(self, key: bytes, revision: int, kind: int, expires: int | None, value: bytes | None) -> Version:
+    def _version(
+        self, key: bytes, revision: int, kind: int, expires: int | None, value: bytes | None
+    ) -> Version:
         """Return a version; its value is empty if it was not read along."""
         if kind == _TOMBSTONE:
             return Version(key, revision, None, expires)
@@ -603,7 +703,9 @@ class PostgresStore:
             raise StoreDamaged(self.name, key, revision) from exc
         return Version(key, revision, shown, expires)
 
-    async def due(self, log_time_ms: int, limit: int, *, timeout_s: float) -> tuple[tuple[bytes, int], ...]:
+    async def due(
+        self, log_time_ms: int, limit: int, *, timeout_s: float
+    ) -> tuple[tuple[bytes, int], ...]:
         rows = await self._fetch(sql.DUE, log_time_ms, limit, timeout_s=timeout_s)
         return tuple((row["key"], row["revision"]) for row in rows)
 
@@ -625,15 +727,19 @@ class PostgresStore:
         return int(rows[0]["place"]) if rows else 0
 
 
-# ------------------------------------------------------------------------------------------------------------ pieces
+# ------------------------------------------------------------------------------------------- pieces
 
 
 async def _nothing_to_reset(connection: Connection) -> None:
-    """Leave out asyncpg's reset, which costs a round trip each time: no statement of ours leaves a trace behind."""
+    """Leave out asyncpg's reset, which costs a round trip each time: no statement of ours leaves a
+    trace behind.
+    """
 
 
 async def _repeated(step: Callable[[], Awaitable[object]], *, times: int = 5) -> None:
-    """Do a DDL step that may be repeated; two sessions that create at once may refuse each other."""
+    """Do a DDL step that may be repeated; two sessions that create at once may refuse each
+    other.
+    """
     for left in reversed(range(times)):
         try:
             await step()
@@ -648,7 +754,9 @@ def _append_arguments(group: Group) -> list[object]:
     row, base = group.row, group.base
     versions = [(v, _b64(v.key), str(v.revision)) for v in group.versions]
     staged = list(
-        dict.fromkeys((v.value.op_id, v.value.hash) for v in group.versions if isinstance(v.value, Reference))
+        dict.fromkeys(
+            (v.value.op_id, v.value.hash) for v in group.versions if isinstance(v.value, Reference)
+        )
     )
     newest = {v.key: v for v in group.versions}
     return [
@@ -707,14 +815,23 @@ async def _prune(connection: Connection, retention: Retention) -> Pruning:
         gone = len(dropped) + _count(await connection.execute(sql.DROP_TOMBSTONES, floor, upto))
         floor = upto
     rows = _count(await connection.execute(sql.DROP_ROWS, below, state["seq"], limit))
-    operations = _count(await connection.execute(sql.DROP_OPERATIONS, retention.operations_before_ms, limit))
+    operations = _count(
+        await connection.execute(sql.DROP_OPERATIONS, retention.operations_before_ms, limit)
+    )
     before_ms = max(retention.operations_before_ms, retention.staged_before_ms)
     looked = await connection.fetch(sql.BLOBS_TO_LOOK_AT, before_ms, min(limit, BLOBS_SWEPT_MAX))
     for op_id, digest, used in looked:
         await connection.execute(sql.KEEP_BLOB if used else sql.DROP_BLOB, op_id, digest)
     await connection.execute(sql.DROP_DONE_DUE, limit)
     more = more or limit in {rows, operations} or len(looked) >= min(limit, BLOBS_SWEPT_MAX)
-    return Pruning(max(floor, state["adopted"]), gone, rows, operations, sum(not used for *_, used in looked), more)
+    return Pruning(
+        max(floor, state["adopted"]),
+        gone,
+        rows,
+        operations,
+        sum(not used for *_, used in looked),
+        more,
+    )
 
 
 def _count(tag: str) -> int:
@@ -722,7 +839,9 @@ def _count(tag: str) -> int:
 
 
 def _point(rows: Iterable[Any], at: int | None) -> tuple[Head, bytes | None, int]:
-    """Return the head, the digest at the asked settled revision, the newest one that may lack hashes. Raises Pruned."""
+    """Return the head, the digest at the asked settled revision, the newest one that may lack
+    hashes. Raises Pruned.
+    """
     head, digest_at, unhashed = GENESIS, None, 0
     for n, a, b, c, t, x, *_ in rows:
         match n:
@@ -751,7 +870,9 @@ def _sound(decode: Callable[[bytes], T], packed: bytes) -> T:
     try:
         return decode(packed)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        raise StoreDamaged("store", b"", 0, f"a row of the ledger or of op_ids is damaged: {exc}") from exc
+        raise StoreDamaged(
+            "store", b"", 0, f"a row of the ledger or of op_ids is damaged: {exc}"
+        ) from exc
 
 
 def _parts(items: list[T], size: int) -> Iterable[list[T]]:

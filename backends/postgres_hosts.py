@@ -1,6 +1,8 @@
-"""Choose which server of a store's URL a connection goes to, and make sure that its answers can be relied on.
+"""Choose which server of a store's URL a connection goes to, and make sure that its answers can be
+relied on.
 
-It never hands out a connection whose COMMIT may be lost, and it reads of the tables only where the ledger ends.
+It never hands out a connection whose COMMIT may be lost, and it reads of the tables only where the
+ledger ends.
 """
 
 from __future__ import annotations
@@ -33,9 +35,11 @@ Connection = Any
 
 
 class Place(NamedTuple):
-    """Where a host's ledger ends, in the order in which one is preferred; (-1, …): it has no ledger yet.
+    """Where a host's ledger ends, in the order in which one is preferred; (-1, …): it has no ledger
+    yet.
 
-    The revision counts first: refused committers leave empty rows, so an old primary may have the longer ledger.
+    The revision counts first: refused committers leave empty rows, so an old primary may have the
+    longer ledger.
     """
 
     last: int
@@ -47,14 +51,18 @@ NOWHERE: Final = Place(-1, -1, -1)
 
 
 class Hosts:
-    """All hosts that a URL names. The one in use is kept; when it is gone, the one whose ledger is ahead is next.
+    """All hosts that a URL names. The one in use is kept; when it is gone, the one whose ledger is
+    ahead is next.
 
-    `moved` is awaited when another host than before is in use: connections to that one are to be given up.
+    `moved` is awaited when another host than before is in use: connections to that one are to be
+    given up.
     """
 
     def __init__(self, url: str, rng: random.Random, moved: Callable[[], Awaitable[None]]) -> None:
         self.dialect: type[sql.Postgres] | type[sql.Cockroach]
-        self.dialect = sql.Cockroach if urlsplit(url).scheme.startswith("cockroach") else sql.Postgres
+        self.dialect = (
+            sql.Cockroach if urlsplit(url).scheme.startswith("cockroach") else sql.Postgres
+        )
         self._dsns = dsn_per_host(url)
         rng.shuffle(self._dsns)
         self._moved = moved
@@ -76,9 +84,11 @@ class Hosts:
         self._used = None
 
     async def connect(self, *_: Any, **extra: Any) -> Connection:
-        """Return a connection to the host in use, or to the reachable one whose ledger is ahead of the others'.
+        """Return a connection to the host in use, or to the reachable one whose ledger is ahead of
+        the others'.
 
-        Raises what the last host answered when none can be used; BadRequest when one would be, but for its settings.
+        Raises what the last host answered when none can be used; BadRequest when one would be, but
+        for its settings.
         """
         if self._used is not None:
             try:
@@ -104,7 +114,9 @@ class Hosts:
         waiting = set(asked)
         try:
             while waiting:
-                done, waiting = await asyncio.wait(waiting, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+                done, waiting = await asyncio.wait(
+                    waiting, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED
+                )
                 for each in done:
                     try:
                         found[asked[each]] = each.result()
@@ -119,7 +131,9 @@ class Hosts:
             await asyncio.gather(*waiting, return_exceptions=True)
         if not found:
             raise max(failures, key=lambda exc: isinstance(exc, BadRequest))
-        ahead = max(found, key=lambda dsn: (found[dsn][0], dsn == self._was, -self._dsns.index(dsn)))
+        ahead = max(
+            found, key=lambda dsn: (found[dsn][0], dsn == self._was, -self._dsns.index(dsn))
+        )
         behind = {_name(dsn): place for dsn, (place, _) in found.items() if dsn != ahead}
         for dsn, (_, connection) in found.items():
             if dsn != ahead:
@@ -145,7 +159,9 @@ class Hosts:
         except BaseException:
             connection.terminate()
             raise
-        return (Place(rows[0]["c"], rows[0]["a"], rows[0]["b"]) if rows else Place(0, 0, 0)), connection
+        return (
+            Place(rows[0]["c"], rows[0]["a"], rows[0]["b"]) if rows else Place(0, 0, 0)
+        ), connection
 
     async def _one(self, dsn: str, extra: Mapping[str, Any]) -> Connection:
         connection = await asyncpg.connect(
@@ -171,23 +187,30 @@ class Hosts:
 
     def _check(self, found: Mapping[str, str | None], host: str) -> None:
         if found.get("transaction_read_only") == "on":
-            raise ConnectionError(f"{host} takes no writes: default_transaction_read_only is on there")
+            raise ConnectionError(
+                f"{host} takes no writes: default_transaction_read_only is on there"
+            )
         if (wrong := unsafe(found, self.dialect.relied_on)) is not None:
             name, why = wrong
             allowed = " or ".join(sorted(self.dialect.relied_on[name][0]))
             raise BadRequest(
-                "store_settings", f"{host} has {name} = {found[name]}: {why}", allowed=f"{name} = {allowed}"
+                "store_settings",
+                f"{host} has {name} = {found[name]}: {why}",
+                allowed=f"{name} = {allowed}",
             )
         for name, (value, why) in self.dialect.doubtful.items():
             if found.get(name) == value and name not in self._warned_of:
                 self._warned_of.add(name)
-                _log.warning("store is set up doubtfully", host=host, setting=name, value=value, why=why)
+                _log.warning(
+                    "store is set up doubtfully", host=host, setting=name, value=value, why=why
+                )
 
 
 def unsafe(
     found: Mapping[str, str | None], relied_on: Mapping[str, tuple[frozenset[str], str]]
 ) -> tuple[str, str] | None:
-    """Return the first setting on which a promise rests and which is not in force, and what that means.
+    """Return the first setting on which a promise rests and which is not in force, and what that
+    means.
 
     One that the server does not know (None) is not judged.
     """
@@ -204,7 +227,9 @@ def dsn_per_host(url: str) -> list[str]:
     login, at, hosts = parts.netloc.rpartition("@")
     if not hosts or parts.path in {"", "/"}:
         raise BadRequest(
-            "store_url", "host or database is missing", allowed="postgresql://USER:PASSWORD@HOST[:PORT][,…]/DATABASE"
+            "store_url",
+            "host or database is missing",
+            allowed="postgresql://USER:PASSWORD@HOST[:PORT][,…]/DATABASE",
         )
     port = "26257" if parts.scheme.startswith("cockroach") else "5432"
     query = urlencode([(name, unquote(value)) for name, value in parse_qsl(parts.query)])

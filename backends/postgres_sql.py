@@ -1,11 +1,13 @@
-"""Hold every statement that the SQL store sends, and the few places where CockroachDB and PostgreSQL differ.
+"""Hold every statement that the SQL store sends, and the few places where CockroachDB and
+PostgreSQL differ.
 
-Only parameter forms that both take: scalars and text[] (bytes travel as base64 in it), every placeholder cast, no
-row limits left open, columns listed, one table changed once per statement. It never opens a connection.
-`tests/unit/backends/test_postgres_sql.py` holds all of it to that.
+Only parameter forms that both take: scalars and text[] (bytes travel as base64 in it), every
+placeholder cast, no row limits left open, columns listed, one table changed once per statement. It
+never opens a connection. `tests/unit/backends/test_postgres_sql.py` holds all of it to that.
 """
 
-# ruff: noqa: S608 - every statement is put together from constants of this file, never from what a caller gives
+# ruff: noqa: S608 - every statement is put together from constants of this file, never from what a
+# caller gives
 
 from __future__ import annotations
 
@@ -22,8 +24,12 @@ ASKED: Final = {
     "lock_timeout": "5000",
     "idle_in_transaction_session_timeout": "10000",
 }
-"""Settings that each session asks for with its start: no default of server, database or login overrides them."""
-SETTINGS: Final = """SELECT u.x AS name, current_setting(u.x, true) AS setting FROM unnest($1::text[]) AS u(x)"""
+"""Settings that each session asks for with its start: no default of server, database or login
+overrides them.
+"""
+SETTINGS: Final = (
+    """SELECT u.x AS name, current_setting(u.x, true) AS setting FROM unnest($1::text[]) AS u(x)"""
+)
 """What is in force for the session; NULL where the server does not know the setting."""
 READ_ONLY: Final = "SELECT current_setting('transaction_read_only') AS setting"
 UNLOGGED: Final = """SELECT relname::text AS name FROM pg_class WHERE relpersistence <> 'p'
@@ -37,7 +43,9 @@ TAKE_LEASE: Final = """INSERT INTO acordo_lease (name, holder, until)
     ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
     WHERE acordo_lease.until < now() OR acordo_lease.until > excluded.until + interval '1 minute'
         OR acordo_lease.holder = excluded.holder RETURNING holder"""
-"""A lease that ends long after one taken now was given by a clock that has been set back since: it is nobody's."""
+"""A lease that ends long after one taken now was given by a clock that has been set back since: it
+is nobody's.
+"""
 DROP_LEASE: Final = "DELETE FROM acordo_lease WHERE name = $1::text AND holder = $2::text"
 COLUMNS_PRESENT: Final = """SELECT table_name::text AS table_name, column_name::text AS column_name,
         data_type::text AS data_type FROM information_schema.columns
@@ -78,24 +86,32 @@ _IDENTITY: Final = (
     """INSERT INTO acordo_identity (one, cluster, history, adopted) VALUES (1::int8, '', ''::bytea, 0::int8)
         ON CONFLICT (one) DO NOTHING""",
 )
-"""Whose store it is (empty: nobody's yet), and where the newest adoption ends: nothing below can be read at."""
+"""Whose store it is (empty: nobody's yet), and where the newest adoption ends: nothing below can be
+read at.
+"""
 _HASHES: Final = (
-    # value_hash of the value, Reference.hash of a reference, empty for a tombstone and for what is older than this
+    # value_hash of the value, Reference.hash of a reference, empty for a tombstone and for what is
+    # older than this
     "ALTER TABLE acordo_versions ADD COLUMN IF NOT EXISTS hash bytea NOT NULL DEFAULT ''::bytea",
-    "ALTER TABLE acordo_versions ALTER COLUMN hash DROP DEFAULT",  # a program of version 1 writes no more from here on
+    # a program of version 1 writes no more from here on
+    "ALTER TABLE acordo_versions ALTER COLUMN hash DROP DEFAULT",
     "ALTER TABLE acordo_state ADD COLUMN IF NOT EXISTS unhashed int8 NOT NULL DEFAULT 0::int8",
     """UPDATE acordo_state SET unhashed = (SELECT COALESCE(max(v.revision), 0::int8) FROM acordo_versions v
         WHERE v.hash = ''::bytea AND v.kind > 0::int8) WHERE one = 1::int8""",
     "ALTER TABLE acordo_blobs ADD COLUMN IF NOT EXISTS claims int8 NOT NULL DEFAULT 1::int8",
 )
 MIGRATIONS: Final = (_VERSION_1, _IDENTITY, _HASHES)
-"""Statements that lead from schema version n to n + 1, each repeatable. Never edited once released."""
+"""Statements that lead from schema version n to n + 1, each repeatable. Never edited once
+released.
+"""
 
 _TYPES: Final = {"int8": "bigint", "text": "text", "bytea": "bytea"}
 
 
 def columns(version: int) -> dict[str, dict[str, str]]:
-    """Return the tables of a schema version, and the type of each column as information_schema tells it."""
+    """Return the tables of a schema version, and the type of each column as information_schema
+    tells it.
+    """
     found: dict[str, dict[str, str]] = {}
     for statement in (each for step in MIGRATIONS[:version] for each in step):
         if made := re.match(r"CREATE TABLE IF NOT EXISTS (\w+) \(", statement):
@@ -119,7 +135,9 @@ _POINT_ROWS: Final = f"""{_HEAD_ROW}
 _VERSION_COLUMNS: Final = "v.revision, v.kind, v.expires, ''::text, v.key"
 WHOLE, HASH, BARE = "1", "h", "0"
 """What is asked of a version: its value, its hash (the value only where it has none), neither."""
-_VALUE: Final = "(CASE WHEN {w} = '1' OR ({w} = 'h' AND v.hash = ''::bytea) THEN v.value END), v.hash"
+_VALUE: Final = (
+    "(CASE WHEN {w} = '1' OR ({w} = 'h' AND v.hash = ''::bytea) THEN v.value END), v.hash"
+)
 
 HEAD_NOW: Final = _HEAD_ROW[1:-1]
 
@@ -228,7 +246,9 @@ STATE_FOR_PRUNING: Final = """SELECT s.floor,
     COALESCE((SELECT max(l.last_rev) FROM acordo_ledger l), 0::int8) AS last_rev FROM acordo_state s"""
 NEXT_VERSIONS: Final = """SELECT revision FROM acordo_versions
     WHERE revision > $1::int8 AND revision <= $2::int8 ORDER BY revision LIMIT $3::int8"""
-RAISE_FLOOR: Final = "UPDATE acordo_state SET floor = $1::int8 WHERE one = 1::int8 AND floor < $1::int8"
+RAISE_FLOOR: Final = (
+    "UPDATE acordo_state SET floor = $1::int8 WHERE one = 1::int8 AND floor < $1::int8"
+)
 DROP_SUPERSEDED: Final = """DELETE FROM acordo_versions WHERE (key, revision) IN (
     SELECT older.key, older.revision FROM acordo_versions AS newer JOIN acordo_versions AS older
         ON older.key = newer.key AND older.revision < newer.revision
@@ -249,7 +269,9 @@ BLOBS_TO_LOOK_AT: Final = """(SELECT b.op_id, b.hash, (CASE WHEN EXISTS (
     UNION ALL (SELECT b.op_id, b.hash, 0::int8 FROM acordo_blobs b WHERE b.state = 0::int8
         AND ((SELECT l.log_time FROM acordo_ledger l WHERE l.seq > b.seq ORDER BY l.seq LIMIT 1) < $1::int8
             OR EXISTS (SELECT 1 FROM acordo_ops o WHERE o.op_id = b.op_id)) LIMIT $2::int8)"""
-KEEP_BLOB: Final = "UPDATE acordo_blobs SET state = 2::int8 WHERE op_id = $1::text AND hash = $2::bytea"
+KEEP_BLOB: Final = (
+    "UPDATE acordo_blobs SET state = 2::int8 WHERE op_id = $1::text AND hash = $2::bytea"
+)
 DROP_BLOB: Final = "DELETE FROM acordo_blobs WHERE op_id = $1::text AND hash = $2::bytea"
 DROP_DONE_DUE: Final = """DELETE FROM acordo_due WHERE expires IS NULL AND key IN (
     SELECT key FROM acordo_due WHERE expires IS NULL LIMIT $1::int8)"""
@@ -264,7 +286,9 @@ LIST: Final = _POINT_ROWS + _LISTED.format(value="d.value")
 LIST_KEYS: Final = _POINT_ROWS + _LISTED.format(value="NULL::bytea")
 
 KEYS_MAX: Final = 256
-"""Keys looked up by one statement on CockroachDB, where each is a scan and two parameters of their own."""
+"""Keys looked up by one statement on CockroachDB, where each is a scan and two parameters of their
+own.
+"""
 
 
 def bucket(count: int) -> int:
@@ -288,8 +312,10 @@ class Postgres:
         "enable_mergejoin": "off",
         "jit": "off",
     }
-    """Every statement is a few probes of an index, whatever the size of the tables. A prepared plan lives on, and one
-    made while they were empty would read them whole, until the server happens to analyse them (a minute, or more)."""
+    """Every statement is a few probes of an index, whatever the size of the tables. A prepared plan
+    lives on, and one made while they were empty would read them whole, until the server happens to
+    analyse them (a minute, or more).
+    """
     relied_on: Final = {
         "synchronous_commit": (
             frozenset({"on", "remote_apply"}),
@@ -299,14 +325,22 @@ class Postgres:
             frozenset({"serializable"}),
             "transactions would not be serializable (was asked for: does a pooler leave out what sessions ask for?)",
         ),
-        "fsync": (frozenset({"on"}), "a power cut loses acknowledged writes, or the whole database"),
+        "fsync": (
+            frozenset({"on"}),
+            "a power cut loses acknowledged writes, or the whole database",
+        ),
         "zero_damaged_pages": (frozenset({"off"}), "damaged rows would vanish without a word"),
         "server_encoding": (frozenset({"utf8", "sql_ascii"}), "not every text can be kept"),
     }
-    """Setting -> the values that the promises allow, and what any other means. Only the first two can be raised by
-    a session, and are; the others are the server's, and one that cannot keep INV-2 is refused by name."""
+    """Setting -> the values that the promises allow, and what any other means. Only the first two
+    can be raised by a session, and are; the others are the server's, and one that cannot keep INV-2
+    is refused by name.
+    """
     doubtful: Final = {
-        "full_page_writes": ("off", "safe only on a file system that never tears a page (ZFS, btrfs)"),
+        "full_page_writes": (
+            "off",
+            "safe only on a file system that never tears a page (ZFS, btrfs)",
+        ),
     }
     """Setting -> a value that is warned of: whether it is safe cannot be told from here."""
 
@@ -315,7 +349,9 @@ class Postgres:
             SELECT i.key, i.revision, i.kind, i.expires, i.value, i.hash FROM acordo_versions i
             WHERE i.key = decode(u.k, 'base64') AND i.revision <= {upto}::int8
             ORDER BY i.revision DESC LIMIT 1) AS v)"""
-    _READ: Final = _POINT_ROWS + _NEWEST.format(value=_VALUE.format(w="u.w"), keys="$3", whole="$4", upto="$2")
+    _READ: Final = _POINT_ROWS + _NEWEST.format(
+        value=_VALUE.format(w="u.w"), keys="$3", whole="$4", upto="$2"
+    )
     _FACTS: Final = f"""{_HEAD_ROW}
         UNION ALL (SELECT (-4)::int8, o.revision, o.log_time, 0::int8, o.op_id, o.body_hash, o.outcome, NULL::bytea
             FROM acordo_ops o WHERE o.op_id IN (SELECT z.x FROM unnest($1::text[]) AS z(x)))
@@ -342,16 +378,23 @@ class Postgres:
 
 
 class Cockroach:
-    """CockroachDB: one constrained scan per key, since lateral joins with a limit run row by row there."""
+    """CockroachDB: one constrained scan per key, since lateral joins with a limit run row by row
+    there.
+    """
 
     name: Final = "cockroachdb"
     version_min: Final = (22, 1)
     keys_max: Final = KEYS_MAX
     asked: Final[dict[str, str]] = {}
-    """Nothing that PostgreSQL does not know: one that answers here has to come as far as to say what it is."""
+    """Nothing that PostgreSQL does not know: one that answers here has to come as far as to say
+    what it is.
+    """
     relied_on: Final = {
         "default_transaction_isolation": Postgres.relied_on["default_transaction_isolation"],
-        "default_transaction_use_follower_reads": (frozenset({"off"}), "reads would be seconds old"),
+        "default_transaction_use_follower_reads": (
+            frozenset({"off"}),
+            "reads would be seconds old",
+        ),
     }
     doubtful: Final[dict[str, tuple[str, str]]] = {}
 

@@ -1,7 +1,8 @@
-"""Broadcast committed changes over RabbitMQ: topic exchange, persistent messages, publisher confirms.
+"""Broadcast committed changes over RabbitMQ: topic exchange, persistent messages, publisher
+confirms.
 
-One message per revision, in revision order (docs/asyncapi.yaml). It never drops, reorders or skips: a failed publish
-is raised, and the publisher begins again from its cursor.
+One message per revision, in revision order (docs/asyncapi.yaml). It never drops, reorders or skips:
+a failed publish is raised, and the publisher begins again from its cursor.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class RabbitBroadcast:
-    """The Broadcast port on aiormq. One channel; its frames go out in order, so the broker has them in order."""
+    """The Broadcast port on aiormq. One channel; its frames go out in order, so the broker has them
+    in order.
+    """
 
     def __init__(self, url: str, *, cluster: str = "", rng: random.Random | None = None) -> None:
         """`cluster` is the id that the exchange's name is made of."""
@@ -58,7 +61,9 @@ class RabbitBroadcast:
         return cls(url, cluster=cluster)
 
     async def __aenter__(self) -> Self:
-        """Connect, or go on without: a broker that is down is tried again. Raises BadRequest("broadcast_access")."""
+        """Connect, or go on without: a broker that is down is tried again. Raises
+        BadRequest("broadcast_access").
+        """
         try:
             await self._link.channel(timeout_s=OPEN_TIMEOUT_S)
         except BackendUnavailable as exc:
@@ -73,7 +78,9 @@ class RabbitBroadcast:
         await self._link.drop()
 
     async def _keep(self) -> None:
-        """Connect again beside the publisher, so that health is known where nothing is published."""
+        """Connect again beside the publisher, so that health is known where nothing is
+        published.
+        """
         pause_s = KEEP_S[0]
         chance = self._rng or random.Random()
         while True:
@@ -94,7 +101,9 @@ class RabbitBroadcast:
         deadline = loop.time() + timeout_s
         try:
             channel = await self._link.channel(timeout_s=timeout_s)
-        except BadRequest as exc:  # refused while it runs: an operator may mend it there, and writes go on
+        except (
+            BadRequest
+        ) as exc:  # refused while it runs: an operator may mend it there, and writes go on
             raise BackendUnavailable("rabbitmq", exc.detail) from exc
         try:
             async with asyncio.timeout(max(deadline - loop.time(), 0.001)):
@@ -113,7 +122,8 @@ class RabbitBroadcast:
         await channel.exchange_declare(self.exchange, exchange_type="topic", durable=True)
 
     async def subscribe(self) -> AsyncGenerator[bytes, None]:
-        """Yield the bodies that arrive from now on, from an exclusive queue of its own; end when the broker goes.
+        """Yield the bodies that arrive from now on, from an exclusive queue of its own; end when
+        the broker goes.
 
         Raises BackendUnavailable when there is none.
         """
@@ -152,28 +162,35 @@ class _Refused(Exception):
 
 
 async def _confirmed(channel: AbstractChannel, exchange: str, changes: Sequence[Change]) -> None:
-    """Send all of them with one write, in order, and return once each is confirmed; raise for the first that is not.
+    """Send all of them with one write, in order, and return once each is confirmed; raise for the
+    first that is not.
 
-    The channel's `basic_publish` takes a task, a lock and two futures for each message: three times the work, and the
-    leader has a single thread for all of its own. `tests/unit/backends/test_amqp.py` holds the library to what is used.
+    The channel's `basic_publish` takes a task, a lock and two futures for each message: three times
+    the work, and the leader has a single thread for all of its own.
+    `tests/unit/backends/test_amqp.py` holds the library to what is used.
     """
     assert isinstance(channel, Channel)
     frames: list[Any] = []
     confirms: list[asyncio.Future[Any]] = []
     with failing_plainly():
-        async with channel.lock:  # a failure from here on ends the connection, and with it the count of tags
+        # a failure from here on ends the connection, and with it the count of tags
+        async with channel.lock:
             for change in changes:
                 channel.delivery_tag += 1
                 confirm = channel.confirmations[channel.delivery_tag] = channel.create_future()
                 confirms.append(confirm)
                 frames += _frames(change, exchange, channel.max_content_size)
-            await channel.write_queue.put(ChannelFrame.marshall(channel_number=channel.number, frames=frames))
+            await channel.write_queue.put(
+                ChannelFrame.marshall(channel_number=channel.number, frames=frames)
+            )
         for change, confirm in zip(changes, confirms, strict=True):
             if not isinstance(taken := await confirm, spec.Basic.Ack):
                 raise _Refused(f"revision {change.revision}: {taken!r}")
 
 
-def _frames(change: Change, exchange: str, size_max: int) -> list[spec.Basic.Publish | ContentHeader | ContentBody]:
+def _frames(
+    change: Change, exchange: str, size_max: int
+) -> list[spec.Basic.Publish | ContentHeader | ContentBody]:
     told = body(change)
     properties = spec.Basic.Properties(
         content_type="application/json", delivery_mode=2, message_id=str(change.revision), message_type="acordo.change",
@@ -187,7 +204,9 @@ def _frames(change: Change, exchange: str, size_max: int) -> list[spec.Basic.Pub
 
 
 def routing_key(change: Change) -> str:
-    """Return change.put, change.delete, change.many for a transaction that changed several keys, or change.undone."""
+    """Return change.put, change.delete, change.many for a transaction that changed several keys, or
+    change.undone.
+    """
     if change.undone_after is not None:
         return "change.undone"
     if len(change.versions) != 1:
@@ -210,19 +229,26 @@ def body(change: Change) -> bytes:
 
 
 def told(raw: bytes) -> Change:
-    """Return the change that a message tells of: what `body` made, read back. Raises BadRequest for any other."""
+    """Return the change that a message tells of: what `body` made, read back. Raises BadRequest for
+    any other.
+    """
     try:
         message = msgspec.json.decode(raw, type=_Message)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise BadRequest("bad_message", str(exc), allowed=f"a message of schema {SCHEMA}") from exc
     if message.schema != SCHEMA:
-        raise BadRequest("unknown_schema", f"schema {message.schema}", allowed=f"a message of schema {SCHEMA}")
+        raise BadRequest(
+            "unknown_schema", f"schema {message.schema}", allowed=f"a message of schema {SCHEMA}"
+        )
     try:
         versions = tuple(
-            Version(_bytes(each.key), message.revision, _value(each), each.expires_ms) for each in message.changes
+            Version(_bytes(each.key), message.revision, _value(each), each.expires_ms)
+            for each in message.changes
         )
     except ValueError as exc:
-        raise BadRequest("bad_message", str(exc), allowed="the hash of a reference in hexadecimal digits") from exc
+        raise BadRequest(
+            "bad_message", str(exc), allowed="the hash of a reference in hexadecimal digits"
+        ) from exc
     return Change(message.revision, message.op_id, message.time_ms, versions, message.undone_after)
 
 
@@ -259,7 +285,9 @@ def _bytes(text: str | _Base64) -> bytes:
 
 def _value(changed: _Changed) -> bytes | Reference | None:
     if changed.reference is not None:
-        return Reference(changed.reference.op_id, bytes.fromhex(changed.reference.hash), changed.reference.size)
+        return Reference(
+            changed.reference.op_id, bytes.fromhex(changed.reference.hash), changed.reference.size
+        )
     return None if changed.type == "delete" or changed.value is None else _bytes(changed.value)
 
 
@@ -268,7 +296,13 @@ def _changed(version: Version) -> dict[str, Any]:
         case None:
             return {"type": "delete", "key": _text(version.key)}
         case Reference() as reference:
-            value: Any = {"reference": {"size": reference.size, "hash": reference.hash.hex(), "op_id": reference.op_id}}
+            value: Any = {
+                "reference": {
+                    "size": reference.size,
+                    "hash": reference.hash.hex(),
+                    "op_id": reference.op_id,
+                }
+            }
         case inline:
             value = {"value": _text(inline)}
     expiry = {} if version.expires_ms is None else {"expires_ms": version.expires_ms}

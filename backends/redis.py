@@ -1,7 +1,8 @@
 """Cache entries in Redis, alone or behind Sentinel, with a circuit breaker before it.
 
-It never raises for a slow or dead server, and a request never waits for one longer than CALL_TIMEOUT_S; what it holds
-is judged by the reader, so nothing here has to be right (INV-5), only fast.
+It never raises for a slow or dead server, and a request never waits for one longer than
+CALL_TIMEOUT_S; what it holds is judged by the reader, so nothing here has to be right (INV-5), only
+fast.
 """
 
 from __future__ import annotations
@@ -41,14 +42,17 @@ TTL_BYTES: Final = 4096
 """Entries up to this size live for TTL_S."""
 JITTER: Final = 0.2
 ENTRY_BYTES_MAX: Final = 128 * 1024
-"""A larger entry is not kept: large values are references, so this is room enough for any inline value."""
+"""A larger entry is not kept: large values are references, so this is room enough for any inline
+value.
+"""
 ENTRIES_MAX: Final = 128
 """Entries put by one call, so that the server serves others in between."""
 KEY_PREFIX: Final = b"acordo:2:"
 """2: the format of what is kept."""
 SENTINELS_MAX: Final = 9
 
-# Keeps an entry unless one with the same or a newer as_of is held. Values in Lua are exact to 2^53, as revisions are.
+# Keeps an entry unless one with the same or a newer as_of is held. Values in Lua are exact to 2^53,
+# as revisions are.
 _PUT: Final = """
 local done = 0
 for n = 1, #KEYS do
@@ -63,7 +67,9 @@ return done
 """
 
 _log = structlog.get_logger("acordo.redis")
-_CALLS: Final = Counter("acordo_redis_calls", "Calls to Redis by what came of them", ["call", "result"])
+_CALLS: Final = Counter(
+    "acordo_redis_calls", "Calls to Redis by what came of them", ["call", "result"]
+)
 for _call in ("get", "put"):
     for _result in ("ok", "failed"):
         _CALLS.labels(_call, _result)  # shown as 0 before the first call: a rate needs a beginning
@@ -71,10 +77,16 @@ _OPEN: Final = Gauge("acordo_redis_breaker_open", "1 while calls to Redis are le
 
 
 class RedisCache:
-    """The Cache port on redis.asyncio. Opening it waits for one probe; the breaker is open until one was answered."""
+    """The Cache port on redis.asyncio. Opening it waits for one probe; the breaker is open until
+    one was answered.
+    """
 
     def __init__(
-        self, pool: ConnectionPool, *, call_timeout_s: float = CALL_TIMEOUT_S, rng: random.Random | None = None
+        self,
+        pool: ConnectionPool,
+        *,
+        call_timeout_s: float = CALL_TIMEOUT_S,
+        rng: random.Random | None = None,
     ) -> None:
         self._call_timeout_s = call_timeout_s
         self._rng = rng or random.Random()
@@ -87,7 +99,9 @@ class RedisCache:
 
     @classmethod
     def from_url(cls, url: str, *, call_timeout_s: float = CALL_TIMEOUT_S) -> RedisCache:
-        """Return the cache of redis://, rediss:// or redis+sentinel://H1,H2/MASTER. Raises BadRequest("cache_url")."""
+        """Return the cache of redis://, rediss:// or redis+sentinel://H1,H2/MASTER. Raises
+        BadRequest("cache_url").
+        """
         options: dict[str, Any] = {
             "socket_timeout": PROBE_TIMEOUT_S,
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
@@ -100,14 +114,18 @@ class RedisCache:
             try:
                 return cls(ConnectionPool.from_url(url, **options), call_timeout_s=call_timeout_s)
             except ValueError as exc:
-                raise BadRequest("cache_url", str(exc), allowed="redis://[:PASSWORD@]HOST[:PORT][/DB]") from exc
+                raise BadRequest(
+                    "cache_url", str(exc), allowed="redis://[:PASSWORD@]HOST[:PORT][/DB]"
+                ) from exc
         login, _, hosts = parts.netloc.rpartition("@")
         user, _, password = login.partition(":")
         master = parts.path.strip("/")
         addresses = [_address(host) for host in hosts.split(",") if host]
         if not addresses or not master or len(addresses) > SENTINELS_MAX:
             raise BadRequest(
-                "cache_url", "sentinels or the master's name are missing", allowed="redis+sentinel://H1,H2,H3/MASTER"
+                "cache_url",
+                "sentinels or the master's name are missing",
+                allowed="redis+sentinel://H1,H2,H3/MASTER",
             )
         sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis leaves it untyped
             addresses,
@@ -162,14 +180,18 @@ class RedisCache:
                 names.append(_name(space, entry.key))
                 args += [packed, self._ttl_ms(len(packed))]
         for n in range(0, len(names), ENTRIES_MAX):
-            await self._call("put", self._put(names[n : n + ENTRIES_MAX], args[2 * n : 2 * (n + ENTRIES_MAX)]))
+            await self._call(
+                "put", self._put(names[n : n + ENTRIES_MAX], args[2 * n : 2 * (n + ENTRIES_MAX)])
+            )
 
     async def _put(self, names: list[bytes], args: list[bytes | int]) -> object:
         if self._sha is None:
             self._sha = str(await self._redis.script_load(_PUT))
         try:
             return await self._redis.evalsha(self._sha, len(names), *names, *args)
-        except NoScriptError:  # another server than the one it was loaded into: restarted, or failed over
+        except (
+            NoScriptError
+        ):  # another server than the one it was loaded into: restarted, or failed over
             self._sha = str(await self._redis.script_load(_PUT))
             return await self._redis.evalsha(self._sha, len(names), *names, *args)
 
@@ -207,7 +229,9 @@ class RedisCache:
         _log.info("redis answers")
 
     async def _probe(self) -> None:
-        """While the breaker is open: ask the server now and then, beside the requests, and close it on an answer."""
+        """While the breaker is open: ask the server now and then, beside the requests, and close it
+        on an answer.
+        """
         while True:
             await self._broken.wait()
             pause_s = PROBE_PAUSE_S
@@ -219,7 +243,8 @@ class RedisCache:
     async def _answers(self) -> bool:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                self._sha = str(await self._redis.script_load(_PUT))  # writes nothing, but needs more than a PING
+                # writes nothing, but needs more than a PING
+                self._sha = str(await self._redis.script_load(_PUT))
                 return True
         except (RedisError, OSError, TimeoutError, ValueError):
             await self._redis.connection_pool.disconnect(inuse_connections=False)

@@ -1,7 +1,9 @@
-"""Sign what goes into a cache that others can write to, and take nothing out of it that this history did not sign.
+"""Sign what goes into a cache that others can write to, and take nothing out of it that this
+history did not sign.
 
-Pure. An entry of another cluster, of a former time of this one, or by somebody who has only the cache's password is no
-entry (INV-5). Whether a sound one is still the newest is the reader's to judge.
+Pure. An entry of another cluster, of a former time of this one, or by somebody who has only the
+cache's password is no entry (INV-5). Whether a sound one is still the newest is the reader's to
+judge.
 """
 
 from __future__ import annotations
@@ -49,6 +51,10 @@ def unseal(space: Space, key: bytes, raw: object) -> Entry | None:
 
 
 def _mac(space: Space, key: bytes, packed: bytes) -> bytes:
-    """Sign namespace, key and entry; the two lengths in front keep one from being read as the other."""
+    """Sign namespace, key and entry; the two lengths in front keep one from being read as the
+    other.
+    """
     place = b"%016x%08x" % (space.namespace, len(key)) + key
-    return hashlib.blake2b(place + packed, digest_size=MAC_BYTES, key=space.key, person=b"acordo-cache-1").digest()
+    return hashlib.blake2b(
+        place + packed, digest_size=MAC_BYTES, key=space.key, person=b"acordo-cache-1"
+    ).digest()

@@ -3,7 +3,8 @@
 It never blocks the event loop, and never says that a transaction did not land while it still may.
 """
 
-# ruff: noqa: S608 - every statement is put together from constants of this file, never from what a caller gives
+# ruff: noqa: S608 - every statement is put together from constants of this file, never from what a
+# caller gives
 
 from __future__ import annotations
 
@@ -14,7 +15,14 @@ from typing import Final, Self, TypeVar
 
 from backends import sqlite_reads as reads
 from backends import sqlite_writes as writes
-from backends.fence import STAGED_BYTES_MAX, check_group, checked_blob, empty_row, outranks, range_of
+from backends.fence import (
+    STAGED_BYTES_MAX,
+    check_group,
+    checked_blob,
+    empty_row,
+    outranks,
+    range_of,
+)
 from backends.sqlite_schema import REVISION_SHIFT, check_whole, connect, end_of, prepare
 from backends.sqlite_thread import SqliteThread, Turn
 from kv.errors import BackendUnavailable, BadRequest, Pruned
@@ -39,14 +47,19 @@ PROBE_FREE_BYTES_MIN: Final = 4 * 1024 * 1024
 WRITER_CACHE_KIB: Final = 8 * 1024
 READER_CACHE_KIB: Final = 16 * 1024
 
-NOT_OURS_TO_OPEN: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY})
-"""What SQLite says, when a store is opened, of a path that somebody must mend: waiting would not help."""
+NOT_OURS_TO_OPEN: Final = frozenset(
+    {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY}
+)
+"""What SQLite says, when a store is opened, of a path that somebody must mend: waiting would not
+help.
+"""
 
 T = TypeVar("T")
 
 
 class SqliteStore:
-    """The Store port on SQLite. One thread writes, another reads, each with a connection of its own.
+    """The Store port on SQLite. One thread writes, another reads, each with a connection of its
+    own.
 
     Several stores, in one process or many, may have the same file open.
     """
@@ -60,12 +73,17 @@ class SqliteStore:
 
     async def __aenter__(self) -> Self:
         try:
-            for thread, cache_kib in ((self._writer, WRITER_CACHE_KIB), (self._reader, READER_CACHE_KIB)):
+            for thread, cache_kib in (
+                (self._writer, WRITER_CACHE_KIB),
+                (self._reader, READER_CACHE_KIB),
+            ):
                 thread.start()
                 prepared = functools.partial(prepare, path=self.path, cache_kib=cache_kib)
                 await thread.run(prepared, timeout_s=self._open_timeout_s)
                 thread.remember_file()
-            await self._reader.run(lambda turn: check_whole(turn, self.path), timeout_s=self._open_timeout_s)
+            await self._reader.run(
+                lambda turn: check_whole(turn, self.path), timeout_s=self._open_timeout_s
+            )
         except BackendUnavailable as exc:
             await self.__aexit__()
             if getattr(exc.__cause__, "sqlite_errorcode", 0) & 0xFF in NOT_OURS_TO_OPEN:
@@ -83,7 +101,7 @@ class SqliteStore:
         await self._reader.stop()
         await self._writer.stop()
 
-    # ----------------------------------------------------------------------------------------------------- writing
+    # -------------------------------------------------------------------------------------- writing
 
     async def append(self, group: Group, *, timeout_s: float) -> Appended | Fenced:
         check_group(group)
@@ -120,22 +138,28 @@ class SqliteStore:
             return TakenOver(head, row.head)
 
         return await self._write(
-            lambda turn: turn.write(body, commit_if=lambda result: isinstance(result, TakenOver)), timeout_s
+            lambda turn: turn.write(body, commit_if=lambda result: isinstance(result, TakenOver)),
+            timeout_s,
         )
 
     async def claim(self, identity: Identity, *, timeout_s: float) -> Identity:
-        return await self._write(lambda turn: turn.write(lambda turn: writes.claim(turn, identity)), timeout_s)
+        return await self._write(
+            lambda turn: turn.write(lambda turn: writes.claim(turn, identity)), timeout_s
+        )
 
     async def stage(self, op_id: str, value: bytes, *, timeout_s: float) -> Reference:
         reference = Reference(op_id, value_hash(value), len(value))
         bytes_max = self.staged_bytes_max
         await self._write(
-            lambda turn: turn.write(lambda turn: writes.stage(turn, reference, value, bytes_max)), timeout_s
+            lambda turn: turn.write(lambda turn: writes.stage(turn, reference, value, bytes_max)),
+            timeout_s,
         )
         return reference
 
     async def unstage(self, reference: Reference, *, timeout_s: float) -> None:
-        await self._write(lambda turn: turn.write(lambda turn: writes.unstage(turn, reference)), timeout_s)
+        await self._write(
+            lambda turn: turn.write(lambda turn: writes.unstage(turn, reference)), timeout_s
+        )
 
     async def move_cursor(self, name: str, to: int, *, timeout_s: float) -> None:
         def body(turn: Turn) -> None:
@@ -144,7 +168,9 @@ class SqliteStore:
         await self._write(lambda turn: turn.write(body), timeout_s)
 
     async def prune(self, retention: Retention, *, timeout_s: float) -> Pruning:
-        return await self._write(lambda turn: turn.write(lambda turn: writes.prune(turn, retention)), timeout_s)
+        return await self._write(
+            lambda turn: turn.write(lambda turn: writes.prune(turn, retention)), timeout_s
+        )
 
     async def probe(self, *, timeout_s: float) -> None:
         await self._write(lambda turn: turn.probe(PROBE_FREE_BYTES_MIN), timeout_s)
@@ -158,17 +184,22 @@ class SqliteStore:
         *,
         timeout_s: float,
     ) -> Facts:
-        # On the writing thread, which rests between groups: a long listing must not keep the committer waiting.
-        return await self._write(lambda turn: reads.facts(turn, op_ids, keys, frozenset(hashed), blobs), timeout_s)
+        # On the writing thread, which rests between groups: a long listing must not keep the
+        # committer waiting.
+        return await self._write(
+            lambda turn: reads.facts(turn, op_ids, keys, frozenset(hashed), blobs), timeout_s
+        )
 
-    # ----------------------------------------------------------------------------------------------------- reading
+    # -------------------------------------------------------------------------------------- reading
 
     async def head(self, *, at_least: int = 0, timeout_s: float) -> Head:
         return await self._read(reads.head_of, timeout_s)
 
     async def rows(self, after: int, limit: int, *, timeout_s: float) -> tuple[LedgerRow, ...]:
         def body(turn: Turn) -> tuple[LedgerRow, ...]:
-            oldest = turn.fetch("SELECT seq, first, (SELECT max(last) FROM ledger) FROM ledger ORDER BY seq LIMIT 1")
+            oldest = turn.fetch(
+                "SELECT seq, first, (SELECT max(last) FROM ledger) FROM ledger ORDER BY seq LIMIT 1"
+            )
             if not oldest or after >= oldest[0][2]:
                 return ()
             if oldest[0][0] > 1 and after < oldest[0][1] - 1:
@@ -181,21 +212,28 @@ class SqliteStore:
     async def ledger(self, from_seq: int, limit: int, *, timeout_s: float) -> tuple[LedgerRow, ...]:
         sql = f"SELECT {reads.ROW} FROM ledger WHERE seq >= ? ORDER BY seq LIMIT ?"
         return await self._read(
-            lambda turn: tuple(reads.ledger_row(row) for row in turn.fetch(sql, (from_seq, limit))), timeout_s
+            lambda turn: tuple(reads.ledger_row(row) for row in turn.fetch(sql, (from_seq, limit))),
+            timeout_s,
         )
 
     async def row_ending(self, last: int, *, timeout_s: float) -> LedgerRow | None:
         sql = f"SELECT {reads.ROW} FROM ledger WHERE last = ? ORDER BY seq DESC LIMIT 1"
         return await self._read(
-            lambda turn: next((reads.ledger_row(row) for row in turn.fetch(sql, (last,))), None), timeout_s
+            lambda turn: next((reads.ledger_row(row) for row in turn.fetch(sql, (last,))), None),
+            timeout_s,
         )
 
-    async def read(self, keys: Sequence[bytes], *, at: int | None = None, settled: int = 0, timeout_s: float) -> Read:
+    async def read(
+        self, keys: Sequence[bytes], *, at: int | None = None, settled: int = 0, timeout_s: float
+    ) -> Read:
         def body(turn: Turn) -> Read:
-            point, (columns,) = reads.ask(turn, settled, reads.Ask(reads.NEWEST, reads.up_to(keys, at)))
+            point, (columns,) = reads.ask(
+                turn, settled, reads.Ask(reads.NEWEST, reads.up_to(keys, at))
+            )
             point.check_floor(at)
             found = tuple(
-                reads.version_of(key, column, point.unhashed) for key, column in zip(keys, columns, strict=True)
+                reads.version_of(key, column, point.unhashed)
+                for key, column in zip(keys, columns, strict=True)
             )
             return Read(point.head, found, point.digest_at)
 
@@ -216,25 +254,34 @@ class SqliteStore:
             point, _ = reads.ask(turn, settled)
             point.check_floor(at)
             bounds = range_of(prefix, after)
-            versions, more = reads.listing(turn, bounds, limit, at, point.unhashed, keys_only=keys_only)
+            versions, more = reads.listing(
+                turn, bounds, limit, at, point.unhashed, keys_only=keys_only
+            )
             return Listing(point.head, versions, more, point.digest_at)
 
         return await self._read(lambda turn: turn.read(body), timeout_s)
 
-    async def versions(self, at: Sequence[tuple[bytes, int]], *, timeout_s: float) -> tuple[Version | None, ...]:
+    async def versions(
+        self, at: Sequence[tuple[bytes, int]], *, timeout_s: float
+    ) -> tuple[Version | None, ...]:
         ranges = [(key, revision << REVISION_SHIFT, end_of(revision)) for key, revision in at]
 
         def body(turn: Turn) -> tuple[Version | None, ...]:
             point, (columns,) = reads.ask(turn, 0, reads.Ask(reads.EXACT, ranges))
             return tuple(
-                reads.version_of(key, column, point.unhashed) for (key, _), column in zip(at, columns, strict=True)
+                reads.version_of(key, column, point.unhashed)
+                for (key, _), column in zip(at, columns, strict=True)
             )
 
         return await self._read(body, timeout_s)
 
-    async def operations(self, op_ids: Sequence[str], *, timeout_s: float) -> tuple[Operation | None, ...]:
+    async def operations(
+        self, op_ids: Sequence[str], *, timeout_s: float
+    ) -> tuple[Operation | None, ...]:
         def body(turn: Turn) -> tuple[Operation | None, ...]:
-            _, (columns,) = reads.ask(turn, 0, reads.Ask(reads.OPERATION, [(op_id,) for op_id in op_ids]))
+            _, (columns,) = reads.ask(
+                turn, 0, reads.Ask(reads.OPERATION, [(op_id,) for op_id in op_ids])
+            )
             return tuple(map(reads.operation_of, op_ids, columns))
 
         return await self._read(body, timeout_s)
@@ -245,22 +292,32 @@ class SqliteStore:
         rows = await self._read(lambda turn: turn.fetch(sql, parameters), timeout_s)
         return checked_blob(rows[0][0], reference, "sqlite") if rows else None
 
-    async def due(self, log_time_ms: int, limit: int, *, timeout_s: float) -> tuple[tuple[bytes, int], ...]:
+    async def due(
+        self, log_time_ms: int, limit: int, *, timeout_s: float
+    ) -> tuple[tuple[bytes, int], ...]:
         sql = "SELECT key, id FROM due WHERE expires <= ? ORDER BY expires, id LIMIT ?"
         return await self._read(
-            lambda turn: tuple((key, id_ >> REVISION_SHIFT) for key, id_ in turn.fetch(sql, (log_time_ms, limit))),
+            lambda turn: tuple(
+                (key, id_ >> REVISION_SHIFT) for key, id_ in turn.fetch(sql, (log_time_ms, limit))
+            ),
             timeout_s,
         )
 
     async def scrub(self, after: int, *, timeout_s: float) -> Scrubbed:
-        return await self._read(lambda turn: turn.read(lambda turn: reads.scrub(turn, after)), timeout_s)
+        return await self._read(
+            lambda turn: turn.read(lambda turn: reads.scrub(turn, after)), timeout_s
+        )
 
     async def floor(self, *, timeout_s: float) -> int:
-        return await self._read(lambda turn: int(turn.fetch(f"SELECT {reads.FLOOR}")[0][0]), timeout_s)
+        return await self._read(
+            lambda turn: int(turn.fetch(f"SELECT {reads.FLOOR}")[0][0]), timeout_s
+        )
 
     async def cursor(self, name: str, *, timeout_s: float) -> int:
         sql = "SELECT position FROM cursors WHERE name = ?"
-        return await self._read(lambda turn: next((int(row[0]) for row in turn.fetch(sql, (name,))), 0), timeout_s)
+        return await self._read(
+            lambda turn: next((int(row[0]) for row in turn.fetch(sql, (name,))), 0), timeout_s
+        )
 
     async def _read(self, body: Callable[[Turn], T], timeout_s: float) -> T:
         return await self._reader.run(body, timeout_s=timeout_s)

@@ -3,7 +3,8 @@
 It never writes. Every function here runs on a store's thread.
 """
 
-# ruff: noqa: S608 - every statement is put together from constants of this file, never from what a caller gives
+# ruff: noqa: S608 - every statement is put together from constants of this file, never from what a
+# caller gives
 
 from __future__ import annotations
 
@@ -48,16 +49,20 @@ _unpack_body = msgspec.msgpack.Decoder(tuple[Recorded, ...]).decode
 _unpack_reference = msgspec.msgpack.Decoder(Reference).decode
 _unpack_outcome = msgspec.msgpack.Decoder(Applied | Refused | Expired).decode
 
-# The thread gives the interpreter lock away at every row it steps to, and gets it back late when the loop is busy.
-# So many answers come as the columns of one row, each packed "id:kind:expires:n:hash value", n the bytes of the hash
-# (|| keeps bytes as they are).
-_PACKED: Final = "id || ':' || kind || ':' || ifnull(expires, '') || ':' || length(hash) || ':' || hash"
+# The thread gives the interpreter lock away at every row it steps to, and gets it back late when
+# the loop is busy. So many answers come as the columns of one row, each packed
+# "id:kind:expires:n:hash value", n the bytes of the hash (|| keeps bytes as they are).
+_PACKED: Final = (
+    "id || ':' || kind || ':' || ifnull(expires, '') || ':' || length(hash) || ':' || hash"
+)
 _AS_OF: Final = "FROM versions WHERE key = ? AND id <= ? ORDER BY id DESC LIMIT 1"
 NEWEST: Final = f"(SELECT {_PACKED} || ifnull(value, '') {_AS_OF})"
 _NEWEST_BARE: Final = f"(SELECT {_PACKED} {_AS_OF})"
 _NEWEST_HASH: Final = f"(SELECT {_PACKED} || iif(hash = x'', ifnull(value, ''), '') {_AS_OF})"
 """The value only where its hash was not kept yet."""
-EXACT: Final = f"(SELECT {_PACKED} || ifnull(value, '') FROM versions WHERE key = ? AND id >= ? AND id <= ?)"
+EXACT: Final = (
+    f"(SELECT {_PACKED} || ifnull(value, '') FROM versions WHERE key = ? AND id >= ? AND id <= ?)"
+)
 OPERATION: Final = """(SELECT revision || ':' || log_time || ':' || length(body_hash) || ':' || body_hash || outcome
     FROM ops WHERE op_id = ?)"""
 _IS_STAGED: Final = "(SELECT 1 FROM blobs WHERE op_id = ? AND hash = ?)"
@@ -110,7 +115,9 @@ def head_of(turn: Turn) -> Head:
 
 
 def ask(turn: Turn, settled: int, *asks: Ask) -> tuple[Point, list[list[Any]]]:
-    """Return where the snapshot stands, and for each ask one value per set: one statement does it if they fit."""
+    """Return where the snapshot stands, and for each ask one value per set: one statement does it
+    if they fit.
+    """
     rounds = max((-(-len(ask.sets) // COLUMNS_MAX) for ask in asks), default=0)
     if rounds <= 1:
         return _ask_once(turn, settled, asks)
@@ -189,7 +196,13 @@ def facts(
 
 
 def listing(
-    turn: Turn, bounds: tuple[bytes, bytes], limit: int, at: int | None, unhashed: int, *, keys_only: bool
+    turn: Turn,
+    bounds: tuple[bytes, bytes],
+    limit: int,
+    at: int | None,
+    unhashed: int,
+    *,
+    keys_only: bool,
 ) -> tuple[tuple[Version, ...], bool]:
     start, end = bounds
     upto = ID_MAX if at is None else end_of(at)
@@ -227,12 +240,16 @@ def _unpack_listing(packed: bytes, unhashed: int, keys_only: bool) -> Iterator[V
 def scrub(turn: Turn, after: int) -> Scrubbed:
     unhashed = turn.fetch("SELECT unhashed FROM state")[0][0]
     found: list[tuple[Version | None, bytes, int, bytes]] = []
-    sql = "SELECT id, key, kind, expires, value, hash FROM versions WHERE id > ? ORDER BY id LIMIT ?"
+    sql = (
+        "SELECT id, key, kind, expires, value, hash FROM versions WHERE id > ? ORDER BY id LIMIT ?"
+    )
     for id_, key, kind, expires, value, kept in turn.fetch(sql, (end_of(after), SCRUB_ROWS)):
         when = b"" if expires is None else b"%d" % expires
         version: Version | None = None
         with contextlib.suppress(StoreDamaged):
-            version = _version(key, b"%d" % id_, b"%d" % kind, when, b"" if value is None else value)
+            version = _version(
+                key, b"%d" % id_, b"%d" % kind, when, b"" if value is None else value
+            )
         found.append((version, key, id_ >> REVISION_SHIFT, kept))
     return scrubbed(found, after, unhashed)
 
@@ -276,5 +293,12 @@ def operation_of(op_id: str, packed: bytes | None) -> Operation | None:
 def ledger_row(row: tuple[Any, ...]) -> LedgerRow:
     seq, term, committer, first, last, digest, log_time, body = row
     return LedgerRow(
-        seq, term, committer.decode(), first, last, digest, log_time, () if body is None else _unpack_body(body)
+        seq,
+        term,
+        committer.decode(),
+        first,
+        last,
+        digest,
+        log_time,
+        () if body is None else _unpack_body(body),
     )

@@ -1,4 +1,5 @@
-"""Open a store's SQLite file: create its tables, migrate them, or refuse the file by name and leave it as it is.
+"""Open a store's SQLite file: create its tables, migrate them, or refuse the file by name and leave
+it as it is.
 
 It never repairs, moves or deletes a file.
 """
@@ -19,7 +20,9 @@ APPLICATION_ID: Final = 0x41434F52
 SQLITE_VERSION_MIN: Final = (3, 37, 0)
 """STRICT tables and RETURNING."""
 REVISION_SHIFT: Final = 10
-"""versions.id = revision << 10 | place among that revision's versions: ids order by revision, up to 2^63 - 1."""
+"""versions.id = revision << 10 | place among that revision's versions: ids order by revision, up to
+2^63 - 1.
+"""
 ID_MAX: Final = 2**63 - 1
 QUICK_CHECK_BYTES_MAX: Final = 64 * 1024 * 1024
 """A larger file is not read through at opening: it would keep the node from starting in time."""
@@ -43,9 +46,11 @@ _VERSION_1: Final = (
         staged TEXT, -- kind 2: the op_id it is staged under
         value BLOB -- kind 1: the value; kind 2: MessagePack of the Reference
     ) STRICT""",
-    "CREATE INDEX versions_key ON versions (key)",  # ends in id, as every index of a rowid table does
+    # ends in id, as every index of a rowid table does
+    "CREATE INDEX versions_key ON versions (key)",
     "CREATE INDEX versions_staged ON versions (staged) WHERE staged IS NOT NULL",
-    # The newest versions that expire, so that looking for due ones never meets those already superseded.
+    # The newest versions that expire, so that looking for due ones never meets those already
+    # superseded.
     "CREATE TABLE due (key BLOB PRIMARY KEY, expires INTEGER NOT NULL, id INTEGER NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE INDEX due_expires ON due (expires)",
     """CREATE TRIGGER versions_due AFTER INSERT ON versions BEGIN
@@ -68,7 +73,8 @@ _VERSION_1: Final = (
     """CREATE TRIGGER versions_unstage AFTER DELETE ON versions WHEN OLD.staged IS NOT NULL BEGIN
         UPDATE blobs SET state = 1 WHERE op_id = OLD.staged AND state = 2;
     END""",
-    # floor: lowest revision that can be read at; walked: newest version whose predecessors have been pruned
+    # floor: lowest revision that can be read at; walked: newest version whose predecessors have
+    # been pruned
     """CREATE TABLE state (
         one INTEGER PRIMARY KEY CHECK (one = 1), floor INTEGER NOT NULL, walked INTEGER NOT NULL
     ) STRICT""",
@@ -76,26 +82,34 @@ _VERSION_1: Final = (
     "CREATE TABLE cursors (name TEXT PRIMARY KEY, position INTEGER NOT NULL) STRICT, WITHOUT ROWID",
 )
 _IDENTITY: Final = (
-    # Whose store it is ('' and x'': nobody's yet), and where the newest adoption ends: nothing below can be read at.
+    # Whose store it is ('' and x'': nobody's yet), and where the newest adoption ends: nothing
+    # below can be read at.
     """CREATE TABLE identity (
         one INTEGER PRIMARY KEY CHECK (one = 1), cluster TEXT NOT NULL, history BLOB NOT NULL, adopted INTEGER NOT NULL
     ) STRICT""",
     "INSERT INTO identity (one, cluster, history, adopted) VALUES (1, '', x'', 0)",
 )
 _HASHES: Final = (
-    # value_hash of the value, Reference.hash of a reference, empty for a tombstone and for what is older than this
+    # value_hash of the value, Reference.hash of a reference, empty for a tombstone and for what is
+    # older than this
     "ALTER TABLE versions ADD COLUMN hash BLOB NOT NULL DEFAULT x''",
-    "ALTER TABLE state ADD COLUMN unhashed INTEGER NOT NULL DEFAULT 0",  # newest revision whose hash may be missing
+    # newest revision whose hash may be missing
+    "ALTER TABLE state ADD COLUMN unhashed INTEGER NOT NULL DEFAULT 0",
     "UPDATE state SET unhashed = ifnull((SELECT max(id) FROM versions), 0) >> 10",
-    "ALTER TABLE blobs ADD COLUMN claims INTEGER NOT NULL DEFAULT 1",  # how often it was staged and not taken back
+    # how often it was staged and not taken back
+    "ALTER TABLE blobs ADD COLUMN claims INTEGER NOT NULL DEFAULT 1",
 )
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _IDENTITY, _HASHES)
-"""Statements that lead from schema version n to n + 1. Never edited once released: append another."""
+"""Statements that lead from schema version n to n + 1. Never edited once released: append
+another.
+"""
 TABLES: Final = ("blobs", "cursors", "due", "identity", "ledger", "ops", "state", "versions")
 
 
 def connect(path: str) -> sqlite3.Connection:
-    """Return a connection in autocommit mode whose texts are bytes. Statements never wait for locks by themselves."""
+    """Return a connection in autocommit mode whose texts are bytes. Statements never wait for locks
+    by themselves.
+    """
     connection = sqlite3.connect(
         path, timeout=0.0, isolation_level=None, check_same_thread=False, cached_statements=512
     )
@@ -106,17 +120,23 @@ def connect(path: str) -> sqlite3.Connection:
 def prepare(turn: Turn, path: str, *, cache_kib: int) -> None:
     """Make sure that the file is ours and of this program's schema version; set the connection up.
 
-    Raises BadRequest("foreign_store" | "newer_schema" | "corrupt_store" | "sqlite_too_old"), BackendUnavailable.
+    Raises BadRequest("foreign_store" | "newer_schema" | "corrupt_store" | "sqlite_too_old"),
+    BackendUnavailable.
     """
     if sqlite3.sqlite_version_info < SQLITE_VERSION_MIN:
         needed = ".".join(map(str, SQLITE_VERSION_MIN))
-        raise BadRequest("sqlite_too_old", f"SQLite {sqlite3.sqlite_version}", allowed=f"{needed} or newer")
+        raise BadRequest(
+            "sqlite_too_old", f"SQLite {sqlite3.sqlite_version}", allowed=f"{needed} or newer"
+        )
     with _refusing_damage(path):
-        # Before anything is written to it; in one snapshot, as another process may be making its tables right now.
+        # Before anything is written to it; in one snapshot, as another process may be making its
+        # tables right now.
         version = turn.read(lambda turn: _identify(turn, path))
         mode = turn.fetch("PRAGMA journal_mode = WAL")[0][0]
         if mode != b"wal":
-            raise BackendUnavailable("sqlite", f"{path}: cannot keep a write-ahead log here ({mode.decode()})")
+            raise BackendUnavailable(
+                "sqlite", f"{path}: cannot keep a write-ahead log here ({mode.decode()})"
+            )
         for pragma in (
             "PRAGMA synchronous = FULL",
             f"PRAGMA cache_size = -{cache_kib}",
@@ -127,13 +147,18 @@ def prepare(turn: Turn, path: str, *, cache_kib: int) -> None:
         ):
             turn.waits(functools.partial(turn.execute, pragma))
         if (kept := turn.fetch("PRAGMA synchronous")[0][0]) != SYNCHRONOUS_FULL:
-            raise BackendUnavailable("sqlite", f"{path}: COMMIT would not be durable (synchronous is {kept})")
-        if version < len(MIGRATIONS):  # else a stopped process that holds the write lock need not be waited for
+            raise BackendUnavailable(
+                "sqlite", f"{path}: COMMIT would not be durable (synchronous is {kept})"
+            )
+        # else a stopped process that holds the write lock need not be waited for
+        if version < len(MIGRATIONS):
             turn.write(lambda turn: _migrate(turn, path))
 
 
 def check_whole(turn: Turn, path: str) -> None:
-    """Look for damage: missing tables, and in files that are not too large every page. Raises as `prepare`."""
+    """Look for damage: missing tables, and in files that are not too large every page. Raises as
+    `prepare`.
+    """
     with _refusing_damage(path):
         turn.read(lambda turn: _check_whole(turn, path))
 
@@ -161,7 +186,8 @@ def _identify(turn: Turn, path: str) -> int:
     """Return the file's schema version, 0 for an empty file; refuse what is not ours."""
     application, version = _one(turn, "PRAGMA application_id"), _one(turn, "PRAGMA user_version")
     tables = [
-        row[0].decode(errors="replace") for row in turn.fetch("SELECT name FROM sqlite_master WHERE type = 'table'")
+        row[0].decode(errors="replace")
+        for row in turn.fetch("SELECT name FROM sqlite_master WHERE type = 'table'")
     ]
     if application not in {0, APPLICATION_ID} or (application == 0 and (tables or version)):
         raise BadRequest(

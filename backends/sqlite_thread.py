@@ -1,4 +1,5 @@
-"""Run SQLite calls on one thread of their own, each bounded in time and never ambiguous without need.
+"""Run SQLite calls on one thread of their own, each bounded in time and never ambiguous without
+need.
 
 It never decides what a call means: it says only whether it happened, did not happen, or may have.
 """
@@ -19,13 +20,21 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 import structlog
 
-from kv.errors import AcordoError, BackendUnavailable, InvariantViolated, OutcomeUnknown, StoreDamaged
+from kv.errors import (
+    AcordoError,
+    BackendUnavailable,
+    InvariantViolated,
+    OutcomeUnknown,
+    StoreDamaged,
+)
 
 WAITING_MAX: Final = 4096
 """Calls that may wait for the thread; one more is refused with BackendUnavailable."""
 STOP_TIMEOUT_S: Final = 10.0
 BUSY_PAUSES_S: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02)
-"""Pauses between attempts at a lock that another process holds; the last one repeats until the time is over."""
+"""Pauses between attempts at a lock that another process holds; the last one repeats until the time
+is over.
+"""
 
 _log = structlog.get_logger("acordo.sqlite")
 
@@ -47,9 +56,13 @@ class WithdrawnError(Exception):
 
 
 class Turn:
-    """One call: where it stands and who waits for it. Stages change under the thread's lock only."""
+    """One call: where it stands and who waits for it. Stages change under the thread's lock
+    only.
+    """
 
-    def __init__(self, job: Callable[[Turn], Any], connection: sqlite3.Connection, owner: SqliteThread) -> None:
+    def __init__(
+        self, job: Callable[[Turn], Any], connection: sqlite3.Connection, owner: SqliteThread
+    ) -> None:
         self.connection = connection
         self._job, self._owner = job, owner
         self._loop = asyncio.get_running_loop()
@@ -71,8 +84,12 @@ class Turn:
         finally:
             self.rollback()
 
-    def write(self, body: Callable[[Turn], T], *, commit_if: Callable[[T], bool] | None = None) -> T:
-        """Run `body` in one write transaction; commit it unless `commit_if` says no to what it returned."""
+    def write(
+        self, body: Callable[[Turn], T], *, commit_if: Callable[[T], bool] | None = None
+    ) -> T:
+        """Run `body` in one write transaction; commit it unless `commit_if` says no to what it
+        returned.
+        """
         self._begin("BEGIN IMMEDIATE")
         try:
             self._owner.check_file()
@@ -86,7 +103,9 @@ class Turn:
             self.rollback()
 
     def probe(self, free_bytes_min: int) -> None:
-        """Take the write lock of the file that others see too, and give it back. Raises BackendUnavailable."""
+        """Take the write lock of the file that others see too, and give it back. Raises
+        BackendUnavailable.
+        """
         self._owner.check_room(free_bytes_min)
         self.write(lambda _: None, commit_if=lambda _: False)
 
@@ -95,7 +114,9 @@ class Turn:
             self.connection.execute("ROLLBACK")
 
     def waits(self, attempt: Callable[[], T]) -> T:
-        """Repeat `attempt` while another process holds the lock that it needs, until the caller gives up."""
+        """Repeat `attempt` while another process holds the lock that it needs, until the caller
+        gives up.
+        """
         for n in range(1_000_000):
             try:
                 return attempt()
@@ -152,7 +173,9 @@ class SqliteThread:
         self._closed: Callable[[], object] = lambda: None
 
     def start(self) -> None:
-        """Connect (nothing is read of the file yet) and start the thread. Raises BackendUnavailable."""
+        """Connect (nothing is read of the file yet) and start the thread. Raises
+        BackendUnavailable.
+        """
         try:
             self._connection = self._connect()
         except sqlite3.Error as exc:
@@ -161,7 +184,9 @@ class SqliteThread:
         self._started = True
 
     async def stop(self) -> None:
-        """Finish what is queued and close the connection, in the thread; wait for that, within bounds."""
+        """Finish what is queued and close the connection, in the thread; wait for that, within
+        bounds.
+        """
         if not self._started:
             return
         self._started = False
@@ -172,13 +197,15 @@ class SqliteThread:
         try:
             await asyncio.wait_for(closed.wait(), STOP_TIMEOUT_S)
         except TimeoutError:
-            _log.warning("thread_not_stopped", file=self.path)  # a daemon thread: it does not keep the process alive
+            # a daemon thread: it does not keep the process alive
+            _log.warning("thread_not_stopped", file=self.path)
 
     async def run(self, job: Callable[[Turn], T], *, timeout_s: float) -> T:
         """Return what `job` returns in the thread.
 
-        Raises BackendUnavailable when it did not happen (also when the time was over before COMMIT was sent: then it
-        is rolled back), OutcomeUnknown when the time was over, or the disk failed, during COMMIT.
+        Raises BackendUnavailable when it did not happen (also when the time was over before COMMIT
+        was sent: then it is rolled back), OutcomeUnknown when the time was over, or the disk
+        failed, during COMMIT.
         """
         if not self._started or self._connection is None:
             raise BackendUnavailable("sqlite", f"{self.path} is not open")
@@ -197,32 +224,46 @@ class SqliteThread:
 
     def remember_file(self) -> None:
         """Note which files these are, once they are known to exist."""
-        self._files = {path: _identity_of(path) for path in (self.path, f"{self.path}-wal") if os.path.exists(path)}
+        self._files = {
+            path: _identity_of(path)
+            for path in (self.path, f"{self.path}-wal")
+            if os.path.exists(path)
+        }
 
     def check_file(self) -> None:
-        """Raise BackendUnavailable if a path names another file by now: writing to this one would be for nobody.
+        """Raise BackendUnavailable if a path names another file by now: writing to this one would
+        be for nobody.
 
-        Nobody removes the write-ahead log while it is open, and what is only in it would be gone with it.
+        Nobody removes the write-ahead log while it is open, and what is only in it would be gone
+        with it.
         """
         for path, noted in self._files.items():
             try:
                 found = _identity_of(path)
             except OSError as exc:
-                raise BackendUnavailable("sqlite", f"{path} is gone: stop all nodes, restore it, start them") from exc
+                raise BackendUnavailable(
+                    "sqlite", f"{path} is gone: stop all nodes, restore it, start them"
+                ) from exc
             if found != noted:
-                raise BackendUnavailable("sqlite", f"{path} was replaced: restart every node that has it open")
+                raise BackendUnavailable(
+                    "sqlite", f"{path} was replaced: restart every node that has it open"
+                )
 
     def check_room(self, free_bytes_min: int) -> None:
         """Raise BackendUnavailable if the disk is full, or may not be written."""
         try:
             found = os.statvfs(os.path.dirname(os.path.abspath(self.path)))
         except OSError as exc:
-            raise BackendUnavailable("sqlite", f"{self.path}: its directory is gone: {exc}") from exc
+            raise BackendUnavailable(
+                "sqlite", f"{self.path}: its directory is gone: {exc}"
+            ) from exc
         if found.f_flag & os.ST_RDONLY:
             raise BackendUnavailable("sqlite", f"{self.path}: its file system is read-only")
         free_bytes = found.f_bavail * found.f_frsize
         if free_bytes < free_bytes_min:
-            raise BackendUnavailable("sqlite", f"{self.path}: its disk is full ({free_bytes} bytes are left)")
+            raise BackendUnavailable(
+                "sqlite", f"{self.path}: its disk is full ({free_bytes} bytes are left)"
+            )
 
     def commits(self, turn: Turn) -> None:
         """Pass the point of no return, unless the caller has gone."""
@@ -247,10 +288,14 @@ class SqliteThread:
         if stage is _Stage.COMMITTING:
             turn.answer.set_exception(OutcomeUnknown(f"{self.path}: no answer to COMMIT in time"))
         elif stage is not _Stage.DONE:  # a done one has its answer on the way
-            turn.answer.set_exception(BackendUnavailable("sqlite", f"{self.path}: no answer in time; rolled back"))
+            turn.answer.set_exception(
+                BackendUnavailable("sqlite", f"{self.path}: no answer in time; rolled back")
+            )
 
     def _withdraw(self, turn: Turn) -> _Stage:
-        """Make sure that the turn never lands, unless it is too late for that; return the stage it was found in."""
+        """Make sure that the turn never lands, unless it is too late for that; return the stage it
+        was found in.
+        """
         with self._lock:
             stage = turn.stage
             if stage in {_Stage.QUEUED, _Stage.RUNNING}:
@@ -292,14 +337,17 @@ def _sorted(exc: BaseException, path: str, *, committing: bool) -> AcordoError:
     if isinstance(exc, sqlite3.IntegrityError):
         return InvariantViolated(f"{path}: {exc}")
     if isinstance(exc, msgspec.MsgspecError | UnicodeDecodeError):
-        return StoreDamaged("sqlite", b"", 0, f"{path}: a row of the ledger or of op_ids is damaged: {exc}")
+        return StoreDamaged(
+            "sqlite", b"", 0, f"{path}: a row of the ledger or of op_ids is damaged: {exc}"
+        )
     if not isinstance(exc, sqlite3.OperationalError | sqlite3.DatabaseError) or isinstance(
         exc, sqlite3.ProgrammingError | sqlite3.NotSupportedError | sqlite3.DataError
     ):
         return InvariantViolated(f"{path}: {exc!r}")
     code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if committing and code == sqlite3.SQLITE_IOERR:
-        # The commit record may already be in the write-ahead log: a recovery after a crash could still bring it back.
+        # The commit record may already be in the write-ahead log: a recovery after a crash could
+        # still bring it back.
         return OutcomeUnknown(f"{path}: {exc} during COMMIT")
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return BackendUnavailable("sqlite", f"{path}: another process holds the lock")

@@ -1,9 +1,11 @@
 """Say what a store writes to the SQLite file, and what pruning takes out of it again.
 
-Every function here runs on a store's writing thread, within one write transaction, and never commits it.
+Every function here runs on a store's writing thread, within one write transaction, and never
+commits it.
 """
 
-# ruff: noqa: S608 - every statement is put together from constants of this file, never from what a caller gives
+# ruff: noqa: S608 - every statement is put together from constants of this file, never from what a
+# caller gives
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ _INSERT_ROW_FIRST: Final = f"""INSERT INTO ledger ({ROW}) SELECT ?, ?, ?, ?, ?, 
     WHERE NOT EXISTS (SELECT 1 FROM ledger)"""
 _RECORD_STAGED: Final = """UPDATE blobs SET state = 1
     WHERE state = 0 AND +op_id IN (SELECT value FROM json_each(?))"""
-"""Its + makes SQLite walk the few values that wait to be recorded, not look for each op_id of the group."""
+"""Its + makes SQLite walk the few values that wait to be recorded, not look for each op_id of the
+group.
+"""
 _MISSING: Final = "SELECT 1 FROM blobs WHERE op_id = ? AND hash = ?"
 _STAGE: Final = """INSERT INTO blobs (op_id, hash, state, seq, reference, value)
     VALUES (?, ?, 0, ifnull((SELECT max(seq) FROM ledger), 0), ?, ?)"""
@@ -60,7 +64,9 @@ def unstage(turn: Turn, reference: Reference) -> None:
     turn.execute(_UNCLAIMED, (reference.op_id, reference.hash))
 
 
-def append(turn: Turn, group: Group, body: bytes | None, rows: list[tuple[Any, ...]]) -> Appended | Fenced:
+def append(
+    turn: Turn, group: Group, body: bytes | None, rows: list[tuple[Any, ...]]
+) -> Appended | Fenced:
     row, base = group.row, group.base
     if base == GENESIS:
         done = turn.execute(_INSERT_ROW_FIRST, (*row_values(row), body))
@@ -70,13 +76,22 @@ def append(turn: Turn, group: Group, body: bytes | None, rows: list[tuple[Any, .
     if done.rowcount != 1:
         return Fenced(head_of(turn))
     _insert(turn, "versions (id, key, kind, expires, staged, value, hash)", 7, rows)
-    operations = [(o.revision, o.op_id, o.body_hash, o.log_time_ms, pack(o.outcome)) for o in group.operations]
+    operations = [
+        (o.revision, o.op_id, o.body_hash, o.log_time_ms, pack(o.outcome)) for o in group.operations
+    ]
     _insert(turn, "ops (revision, op_id, body_hash, log_time, outcome)", 5, operations)
     if row.body:
-        turn.execute(_RECORD_STAGED, (msgspec.json.encode([recorded.op_id for recorded in row.body]).decode(),))
+        turn.execute(
+            _RECORD_STAGED,
+            (msgspec.json.encode([recorded.op_id for recorded in row.body]).decode(),),
+        )
     for version in group.versions:
-        if isinstance(version.value, Reference) and not turn.fetch(_MISSING, (version.value.op_id, version.value.hash)):
-            raise BackendUnavailable("sqlite", f"the value staged by {version.value.op_id} is gone: evaluate again")
+        if isinstance(version.value, Reference) and not turn.fetch(
+            _MISSING, (version.value.op_id, version.value.hash)
+        ):
+            raise BackendUnavailable(
+                "sqlite", f"the value staged by {version.value.op_id} is gone: evaluate again"
+            )
     return Appended()
 
 
@@ -93,7 +108,9 @@ def claim(turn: Turn, identity: Identity) -> Identity:
 def adopt(turn: Turn, last: int, identity: Identity | None) -> None:
     turn.execute("UPDATE identity SET adopted = ?", (last,))
     if identity is not None:
-        turn.execute("UPDATE identity SET cluster = ?, history = ?", (identity.cluster_id, identity.history))
+        turn.execute(
+            "UPDATE identity SET cluster = ?, history = ?", (identity.cluster_id, identity.history)
+        )
 
 
 def version_rows(versions: Sequence[Version]) -> list[tuple[Any, ...]]:
@@ -103,15 +120,21 @@ def version_rows(versions: Sequence[Version]) -> list[tuple[Any, ...]]:
         place = place + 1 if version.revision == revision else 0
         revision = version.revision
         if place >= 1 << REVISION_SHIFT:
-            raise BadRequest("too_many_keys", f"revision {revision} changes more than {1 << REVISION_SHIFT} keys")
+            raise BadRequest(
+                "too_many_keys", f"revision {revision} changes more than {1 << REVISION_SHIFT} keys"
+            )
         id_ = revision << REVISION_SHIFT | place
         match version.value:
             case None:
                 rows.append((id_, version.key, _TOMBSTONE, version.expires_ms, None, None, b""))
             case Reference() as ref:
-                rows.append((id_, version.key, _STAGED, version.expires_ms, ref.op_id, pack(ref), ref.hash))
+                rows.append(
+                    (id_, version.key, _STAGED, version.expires_ms, ref.op_id, pack(ref), ref.hash)
+                )
             case value:
-                rows.append((id_, version.key, _INLINE, version.expires_ms, None, value, value_hash(value)))
+                rows.append(
+                    (id_, version.key, _INLINE, version.expires_ms, None, value, value_hash(value))
+                )
     return rows
 
 
@@ -157,17 +180,22 @@ def prune(turn: Turn, retention: Retention) -> Pruning:
     return Pruning(max(floor, adopted), versions, rows, operations, blobs, more)
 
 
-def _prune_versions(turn: Turn, floor: int, walked: int, below: int, limit: int) -> tuple[int, int, bool]:
-    """Walk the next versions at or below revision `below`, in order, and delete what each of them supersedes.
+def _prune_versions(
+    turn: Turn, floor: int, walked: int, below: int, limit: int
+) -> tuple[int, int, bool]:
+    """Walk the next versions at or below revision `below`, in order, and delete what each of them
+    supersedes.
 
-    A walked tombstone goes with them. Reads at the floor or above cannot tell: each key keeps its newest version there.
+    A walked tombstone goes with them. Reads at the floor or above cannot tell: each key keeps its
+    newest version there.
     """
     if below <= floor:
         return 0, floor, False
     step = [
         row[0]
         for row in turn.fetch(
-            "SELECT id FROM versions WHERE id > ? AND id <= ? ORDER BY id LIMIT ?", (walked, end_of(below), limit)
+            "SELECT id FROM versions WHERE id > ? AND id <= ? ORDER BY id LIMIT ?",
+            (walked, end_of(below), limit),
         )
     ]
     more = len(step) == limit
@@ -179,14 +207,18 @@ def _prune_versions(turn: Turn, floor: int, walked: int, below: int, limit: int)
             ON older.key = newer.key AND older.id < newer.id WHERE newer.id > ? AND newer.id <= ?)""",
         (walked, upto),
     ).rowcount
-    gone += turn.execute("DELETE FROM versions WHERE id > ? AND id <= ? AND kind = 0", (walked, upto)).rowcount
+    gone += turn.execute(
+        "DELETE FROM versions WHERE id > ? AND id <= ? AND kind = 0", (walked, upto)
+    ).rowcount
     return gone, floor, more
 
 
 def _sweep(turn: Turn, before_ms: int, limit: int) -> tuple[int, bool]:
-    """Look at staged values whose op_id is recorded, or too old to be ordered ever; delete those without a version.
+    """Look at staged values whose op_id is recorded, or too old to be ordered ever; delete those
+    without a version.
 
-    When one was staged is bounded by the log time of the row that came next: the head itself may be days old then.
+    When one was staged is bounded by the log time of the row that came next: the head itself may be
+    days old then.
     """
     found = turn.fetch(
         """SELECT rowid, EXISTS (SELECT 1 FROM versions WHERE staged = blobs.op_id AND value = blobs.reference)
@@ -201,6 +233,9 @@ def _sweep(turn: Turn, before_ms: int, limit: int) -> tuple[int, bool]:
     )
     for rowid, used in found:
         turn.execute(
-            "UPDATE blobs SET state = 2 WHERE rowid = ?" if used else "DELETE FROM blobs WHERE rowid = ?", (rowid,)
+            "UPDATE blobs SET state = 2 WHERE rowid = ?"
+            if used
+            else "DELETE FROM blobs WHERE rowid = ?",
+            (rowid,),
         )
     return sum(not used for _, used in found), len(found) == limit

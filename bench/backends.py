@@ -1,6 +1,8 @@
-"""Measure the real back ends: `python -m bench.backends` (make bench-backends). Private servers, bounded in time.
+"""Measure the real back ends: `python -m bench.backends` (make bench-backends). Private servers,
+bounded in time.
 
-It prints figures beside their targets, with the machine's load, and hides none. It never judges a figure.
+It prints figures beside their targets, with the machine's load, and hides none. It never judges a
+figure.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ async def running(directory: str, **settings: Any) -> AsyncIterator[list[str]]:
         yield [node.url for node in cluster.nodes.values()]
 
 
-async def closed_loop(count: int, seconds: float, work: Callable[[int, int], Awaitable[int]]) -> float:
+async def closed_loop(
+    count: int, seconds: float, work: Callable[[int, int], Awaitable[int]]
+) -> float:
     """Let `count` loops do `work` for so long; return units done in a second."""
     began, done = time.monotonic(), 0
 
@@ -53,7 +57,8 @@ async def closed_loop(count: int, seconds: float, work: Callable[[int, int], Awa
         nonlocal done
         n = 0
         while time.monotonic() - began < seconds:
-            came = await work(name, n)  # on a line of its own: `done` is read after the wait, not before it
+            # on a line of its own: `done` is read after the wait, not before it
+            came = await work(name, n)
             done += came
             n += 1
 
@@ -62,7 +67,9 @@ async def closed_loop(count: int, seconds: float, work: Callable[[int, int], Awa
 
 
 async def writes(urls: list[str], seconds: float) -> float:
-    """Return acknowledged single writes a second, each on one of CONNECTIONS connections that are spread over nodes."""
+    """Return acknowledged single writes a second, each on one of CONNECTIONS connections that are
+    spread over nodes.
+    """
     run = await load(
         urls,
         lambda name, n: request("PUT", f"/v1/kv/bench/{name}/{n % 500}", VALUE),
@@ -73,16 +80,28 @@ async def writes(urls: list[str], seconds: float) -> float:
 
 
 async def batches(urls: list[str], seconds: float) -> float:
-    """Return settled operations a second, in batches: counted by revisions, not by what answers say."""
+    """Return settled operations a second, in batches: counted by revisions, not by what answers
+    say.
+    """
     bodies = [
         json.dumps(
-            {"operations": [{"writes": [{"put": f"batch/{n}/{i}", "value": VALUE.decode()}]} for i in range(BATCH)]}
+            {
+                "operations": [
+                    {"writes": [{"put": f"batch/{n}/{i}", "value": VALUE.decode()}]}
+                    for i in range(BATCH)
+                ]
+            }
         )
         for n in range(BATCHES_AT_ONCE * 20)
     ]
-    sent = [request("POST", "/v1/batch", body.encode(), "Content-Type: application/json\r\n") for body in bodies]
+    sent = [
+        request("POST", "/v1/batch", body.encode(), "Content-Type: application/json\r\n")
+        for body in bodies
+    ]
     before = await _settled(urls[0])
-    run = await load(urls, lambda name, n: sent[name * 20 + n % 20], connections=BATCHES_AT_ONCE, seconds=seconds)
+    run = await load(
+        urls, lambda name, n: sent[name * 20 + n % 20], connections=BATCHES_AT_ONCE, seconds=seconds
+    )
     done = await _settled(urls[0]) - before
     assert done >= len(run.latencies_s) * BATCH, "an acknowledged batch was not applied as a whole"
     return done / run.seconds
@@ -94,7 +113,9 @@ async def _settled(url: str) -> int:
 
 
 async def lag(urls: list[str], broker: str, rate: int, seconds: float) -> tuple[float, float, int]:
-    """Return p50 and p99 in ms from acknowledgement to the subscriber, at a steady rate, and how many were seen."""
+    """Return p50 and p99 in ms from acknowledgement to the subscriber, at a steady rate, and how
+    many were seen.
+    """
     import aiormq
 
     heard: dict[int, float] = {}
@@ -148,23 +169,41 @@ async def main_async(seconds: float) -> None:
 
     install = importlib.import_module("tests.servers.install")
     install.ensure("postgresql", "redis", "rabbitmq")
-    servers = {name: importlib.import_module(f"tests.servers.{name}") for name in ("postgres", "redis", "rabbitmq")}
+    servers = {
+        name: importlib.import_module(f"tests.servers.{name}")
+        for name in ("postgres", "redis", "rabbitmq")
+    }
     with servers["postgres"].PostgresServer() as postgres:
         with tempfile.TemporaryDirectory(prefix="acordo-bench-") as directory:
             async with running(directory, store=postgres.url) as urls:
                 await writes(urls, min(2.0, seconds))
-                row(f"writes/s, {CONNECTIONS} connections", f"{await writes(urls, seconds):,.0f}", "3,000")
-                row(f"operations/s, batches of {BATCH}", f"{await batches(urls, seconds):,.0f}", "15,000")
+                row(
+                    f"writes/s, {CONNECTIONS} connections",
+                    f"{await writes(urls, seconds):,.0f}",
+                    "3,000",
+                )
+                row(
+                    f"operations/s, batches of {BATCH}",
+                    f"{await batches(urls, seconds):,.0f}",
+                    "15,000",
+                )
         with (
             servers["rabbitmq"].RabbitServer() as rabbit,
             tempfile.TemporaryDirectory(prefix="acordo-bench-") as directory,
         ):
-            async with running(directory, store=postgres.fresh_database("lag"), broadcast=rabbit.url) as urls:
+            async with running(
+                directory, store=postgres.fresh_database("lag"), broadcast=rabbit.url
+            ) as urls:
                 half, most, seen = await lag(urls, rabbit.url, LAG_RATE, seconds)
                 row(f"broadcast behind the acknowledgement at {LAG_RATE}/s, p50 and p99 of {seen}",
                     f"{half:.0f} ms, {most:.0f} ms", "p99 ≤ 50 ms")  # fmt: skip
-        with servers["redis"].RedisServer() as redis, tempfile.TemporaryDirectory(prefix="acordo-bench-") as directory:
-            async with running(directory, store=postgres.fresh_database("cached"), cache=redis.url) as urls:
+        with (
+            servers["redis"].RedisServer() as redis,
+            tempfile.TemporaryDirectory(prefix="acordo-bench-") as directory,
+        ):
+            async with running(
+                directory, store=postgres.fresh_database("cached"), cache=redis.url
+            ) as urls:
                 await writes(urls, min(2.0, seconds))
                 alive = await writes(urls, seconds)
                 redis.kill()
@@ -180,5 +219,7 @@ async def main_async(seconds: float) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench.backends", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=6.0, help="length of each measurement (default: 6)")
+    parser.add_argument(
+        "--seconds", type=float, default=6.0, help="length of each measurement (default: 6)"
+    )
     asyncio.run(main_async(parser.parse_args().seconds))

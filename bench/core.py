@@ -1,7 +1,8 @@
 """Measure a local three-node cluster beside a bare aiohttp handler, in one run: `make bench-core`.
 
-Everything shares one machine with the load. It prints a table of figures and targets; only what the targets of the
-project demand to be checked here (the share of judged cache hits, nothing lost) makes it exit 1.
+Everything shares one machine with the load. It prints a table of figures and targets; only what the
+targets of the project demand to be checked here (the share of judged cache hits, nothing lost)
+makes it exit 1.
 """
 
 from __future__ import annotations
@@ -60,15 +61,24 @@ class Figure:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.core")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each load, per round")
-    parser.add_argument("--rounds", type=int, default=3, help="reads beside the bare handler, alternating")
-    parser.add_argument("--keys", type=int, default=100_000, help="for the memory figure; 0 leaves it out")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="reads beside the bare handler, alternating"
+    )
+    parser.add_argument(
+        "--keys", type=int, default=100_000, help="for the memory figure; 0 leaves it out"
+    )
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--base-port", type=int, default=28501)
     options = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(prefix="acordo-bench-") as data, cluster(options.base_port, data) as urls:
+    with (
+        tempfile.TemporaryDirectory(prefix="acordo-bench-") as data,
+        cluster(options.base_port, data) as urls,
+    ):
         figures = list(uvloop.run(_measure(urls, data, options)))
     load_average = os.getloadavg()[0]
-    print(f"\n{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} cores, load average {load_average:.1f}")
+    print(
+        f"\n{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} cores, load average {load_average:.1f}"
+    )
     width = max(len(figure.name) for figure in figures)
     for figure in figures:
         mark = {True: "met", False: "NOT MET", None: ""}[figure.good]
@@ -87,11 +97,20 @@ async def _measure(urls: list[str], data: str, options: Any) -> list[Figure]:
         await _fill(urls, options.keys)
         for url in urls:  # every node meets every key once
             await load(
-                [url], _getter(options.keys, step=True), connections=CONNECTIONS, seconds=120, count=options.keys
+                [url],
+                _getter(options.keys, step=True),
+                connections=CONNECTIONS,
+                seconds=120,
+                count=options.keys,
             )
         sizes = [_rss_mb(pid) for pid in pids(data).values()]
         found.append(
-            Figure(f"RSS of a node at {options.keys:,} keys", f"{max(sizes):.0f} MB", "<= 150 MB", max(sizes) <= 150)
+            Figure(
+                f"RSS of a node at {options.keys:,} keys",
+                f"{max(sizes):.0f} MB",
+                "<= 150 MB",
+                max(sizes) <= 150,
+            )
         )
     return found
 
@@ -99,9 +118,15 @@ async def _measure(urls: list[str], data: str, options: Any) -> list[Figure]:
 async def _fill(urls: list[str], keys: int) -> None:
     def batch(connection: int, number: int) -> bytes:
         start = (number * 16 + connection) * 100
-        puts = [{"writes": [{"put": f"k{(start + n) % keys}", "value": VALUE.decode()}]} for n in range(100)]
+        puts = [
+            {"writes": [{"put": f"k{(start + n) % keys}", "value": VALUE.decode()}]}
+            for n in range(100)
+        ]
         return request(
-            "POST", "/v1/batch", json.dumps({"operations": puts}).encode(), "Content-Type: application/json\r\n"
+            "POST",
+            "/v1/batch",
+            json.dumps({"operations": puts}).encode(),
+            "Content-Type: application/json\r\n",
         )
 
     done = await load(urls, batch, connections=16, seconds=180, count=-(-keys // 100))
@@ -118,14 +143,18 @@ def _getter(keys: int, *, step: bool = False) -> Any:
 
 
 async def _reads(urls: list[str], options: Any) -> list[Figure]:
-    """Linearizable reads through one node, alternating with the bare handler; medians of the rounds."""
+    """Linearizable reads through one node, alternating with the bare handler; medians of the
+    rounds.
+    """
     port = options.base_port + 90
     bare = subprocess.Popen([sys.executable, "-c", BARE, str(port)], stdout=subprocess.PIPE)  # noqa: ASYNC220 - before any load
     try:
         assert bare.stdout is not None
         bare.stdout.readline()
         target = urls[0]
-        await load([target], _getter(KEYS, step=True), connections=CONNECTIONS, seconds=30, count=KEYS)
+        await load(
+            [target], _getter(KEYS, step=True), connections=CONNECTIONS, seconds=30, count=KEYS
+        )
         before = _served(target)
         ours: list[float] = []
         theirs: list[float] = []
@@ -139,12 +168,20 @@ async def _reads(urls: list[str], options: Any) -> list[Figure]:
                     )
                 ).rate
             )  # fmt: skip
-            ours.append((await load([target], _getter(KEYS), connections=CONNECTIONS, seconds=options.seconds)).rate)
+            ours.append(
+                (
+                    await load(
+                        [target], _getter(KEYS), connections=CONNECTIONS, seconds=options.seconds
+                    )
+                ).rate
+            )
         after = _served(target)
     finally:
         bare.kill()
         bare.wait()
-    hits = sum(after[source] - before.get(source, 0) for source in ("memory", "cache") if source in after)
+    hits = sum(
+        after[source] - before.get(source, 0) for source in ("memory", "cache") if source in after
+    )
     share = hits / max(sum(after.values()) - sum(before.values()), 1)
     one, other = statistics.median(ours), statistics.median(theirs)
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
@@ -152,7 +189,12 @@ async def _reads(urls: list[str], options: Any) -> list[Figure]:
         Figure("bare aiohttp handler", f"{other:,.0f} /s", "", None),
         Figure("linearizable reads, one node", f"{one:,.0f} /s", "", None),
         Figure("… beside the bare handler", f"{ratio:.2f}", ">= 0.3", ratio >= 0.3),
-        Figure("share from the judged cache", f"{share:.1%}", ">= 90 % (else exit 1)", share >= HIT_SHARE_MIN),
+        Figure(
+            "share from the judged cache",
+            f"{share:.1%}",
+            ">= 90 % (else exit 1)",
+            share >= HIT_SHARE_MIN,
+        ),
     ]
 
 
@@ -182,7 +224,9 @@ async def _writes(urls: list[str], options: Any) -> list[Figure]:
 
 
 async def _fail_over(urls: list[str], data: str, options: Any) -> Figure:
-    """Kill the leader with SIGKILL under load; the outage is the longest time without an acknowledged write."""
+    """Kill the leader with SIGKILL under load; the outage is the longest time without an
+    acknowledged write.
+    """
     gaps: list[float] = []
     for _ in range(options.kills):
         leader = leader_of(urls)
@@ -203,7 +247,12 @@ async def _fail_over(urls: list[str], data: str, options: Any) -> Figure:
             await asyncio.sleep(0.2)
     longest = max(gaps, default=float("nan"))
     shown = f"{statistics.median(gaps):.2f} / {longest:.2f} s" if gaps else "-"
-    return Figure(f"writes resume after kill -9, p50 / longest of {len(gaps)}", shown, "<= 1.5 s", longest <= 1.5)
+    return Figure(
+        f"writes resume after kill -9, p50 / longest of {len(gaps)}",
+        shown,
+        "<= 1.5 s",
+        longest <= 1.5,
+    )
 
 
 def _rss_mb(pid: int) -> float:

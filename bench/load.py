@@ -1,6 +1,8 @@
-"""Ask an HTTP server many times over a few connections, at little cost to the machine that both share.
+"""Ask an HTTP server many times over a few connections, at little cost to the machine that both
+share.
 
-It speaks just enough HTTP/1.1 for servers that send Content-Length, and never sends a request twice.
+It speaks just enough HTTP/1.1 for servers that send Content-Length, and never sends a request
+twice.
 """
 
 from __future__ import annotations
@@ -31,7 +33,11 @@ class Run:
     def percentile_ms(self, share: float) -> float:
         """Return a percentile of the latency of 2xx answers."""
         ordered = sorted(self.latencies_s)
-        return ordered[min(int(share * len(ordered)), len(ordered) - 1)] * 1000 if ordered else float("nan")
+        return (
+            ordered[min(int(share * len(ordered)), len(ordered) - 1)] * 1000
+            if ordered
+            else float("nan")
+        )
 
     @property
     def longest_gap_s(self) -> float:
@@ -47,9 +53,15 @@ def request(method: str, path: str, body: bytes = b"", headers: str = "") -> byt
 
 
 async def load(
-    urls: list[str], make: Callable[[int, int], bytes], *, connections: int, seconds: float, count: int | None = None
+    urls: list[str],
+    make: Callable[[int, int], bytes],
+    *,
+    connections: int,
+    seconds: float,
+    count: int | None = None,
 ) -> Run:
-    """Send what `make(connection, number)` returns, one after another on each connection, spread over `urls`.
+    """Send what `make(connection, number)` returns, one after another on each connection, spread
+    over `urls`.
 
     Ends after `seconds`, or after `count` requests in all.
     """

@@ -1,4 +1,6 @@
-"""Run a local three-node cluster for a measurement, and ask it who leads and which process is which."""
+"""Run a local three-node cluster for a measurement, and ask it who leads and which process is
+which.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def cluster(base_port: int, data: str) -> Iterator[list[str]]:
             deadline = time.monotonic() + 60
             while not all(ready(url) for url in urls):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"the cluster did not start:\n{(Path(data) / 'bench.log').read_text()}")
+                    raise SystemExit(
+                        f"the cluster did not start:\n{(Path(data) / 'bench.log').read_text()}"
+                    )
                 time.sleep(0.1)
             yield urls
         finally:

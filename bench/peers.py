@@ -1,7 +1,9 @@
-"""Measure a local three-node cluster beside three members of etcd through its HTTP gateway: `make bench-peers`.
+"""Measure a local three-node cluster beside three members of etcd through its HTTP gateway: `make
+bench-peers`.
 
-Both on this machine with the load, both as they come (time-outs, fsync), rounds alternating, medians; the ratio is
-what counts. Bodies are what each API asks for: bytes here, JSON with base64 there. Bounded in time; asserts nothing.
+Both on this machine with the load, both as they come (time-outs, fsync), rounds alternating,
+medians; the ratio is what counts. Bodies are what each API asks for: bytes here, JSON with base64
+there. Bounded in time; asserts nothing.
 """
 
 from __future__ import annotations
@@ -70,7 +72,9 @@ class Store(Protocol):
 
 
 class Acordo:
-    """A cluster with the embedded store, as `make run` starts it; its runner starts again what was killed."""
+    """A cluster with the embedded store, as `make run` starts it; its runner starts again what was
+    killed.
+    """
 
     name = "Acordo"
 
@@ -94,7 +98,9 @@ class Acordo:
 
 
 class Etcd:
-    """Three members of etcd with their default settings, asked through the gateway that each of them serves."""
+    """Three members of etcd with their default settings, asked through the gateway that each of
+    them serves.
+    """
 
     name = "etcd"
 
@@ -163,7 +169,9 @@ def etcd(base_port: int, data: str) -> Iterator[Etcd]:
 
 
 def _json(**fields: bytes) -> bytes:
-    return json.dumps({name: base64.b64encode(content).decode() for name, content in fields.items()}).encode()
+    return json.dumps(
+        {name: base64.b64encode(content).decode() for name, content in fields.items()}
+    ).encode()
 
 
 def _ask(url: str, body: bytes | None = None) -> str | None:
@@ -191,7 +199,8 @@ def _wait(found: Callable[[], str | None], what: str) -> str:
 
 
 async def _outage(store: Store) -> float:
-    """Kill the leader while a write begins every 50 ms; return the longest time without an acknowledged one, in s.
+    """Kill the leader while a write begins every 50 ms; return the longest time without an
+    acknowledged one, in s.
 
     Each has a connection of its own, so a write that hangs keeps no other back.
     """
@@ -205,7 +214,9 @@ async def _outage(store: Store) -> float:
     for number in range(OUTAGE_WRITES):
         if number == OUTAGE_WRITES // 5:
             store.kill(leader)
-        writes.append(asyncio.create_task(load([others[number % 2]], put, connections=1, seconds=9, count=1)))
+        writes.append(
+            asyncio.create_task(load([others[number % 2]], put, connections=1, seconds=9, count=1))
+        )
         await asyncio.sleep(0.05)
     at = sorted(moment for run in await asyncio.gather(*writes) for moment in run.acknowledged)
     if not at or at[-1] < time.monotonic() - 5:
@@ -226,17 +237,27 @@ async def _round(store: Store, seconds: float) -> dict[str, float]:
     one, all_ = store.urls[:1], store.urls
     return {
         "writes/s": _good(await load(all_, put, connections=CONNECTIONS, seconds=seconds)).rate,
-        "reads/s, one node": _good(await load(one, get, connections=CONNECTIONS, seconds=seconds)).rate,
-        "reads/s, three nodes": _good(await load(all_, get, connections=CONNECTIONS, seconds=seconds)).rate,
-        "one write, ms": _good(await load(one, put, connections=1, seconds=seconds / 2)).percentile_ms(0.5),
-        "one read, ms": _good(await load(one, get, connections=1, seconds=seconds / 2)).percentile_ms(0.5),
+        "reads/s, one node": _good(
+            await load(one, get, connections=CONNECTIONS, seconds=seconds)
+        ).rate,
+        "reads/s, three nodes": _good(
+            await load(all_, get, connections=CONNECTIONS, seconds=seconds)
+        ).rate,
+        "one write, ms": _good(
+            await load(one, put, connections=1, seconds=seconds / 2)
+        ).percentile_ms(0.5),
+        "one read, ms": _good(
+            await load(one, get, connections=1, seconds=seconds / 2)
+        ).percentile_ms(0.5),
         "outage, s": await _outage(store),
     }
 
 
 def _good(run: Run) -> Run:
     if run.refused:
-        raise SystemExit(f"{run.refused} requests were not answered with 2xx: the figures would mean nothing")
+        raise SystemExit(
+            f"{run.refused} requests were not answered with 2xx: the figures would mean nothing"
+        )
     return run
 
 
@@ -250,10 +271,14 @@ NAMES: Final = {
 }
 
 
-async def _measure(stores: list[Store], rounds: int, seconds: float) -> list[dict[str, tuple[float, float]]]:
+async def _measure(
+    stores: list[Store], rounds: int, seconds: float
+) -> list[dict[str, tuple[float, float]]]:
     found = []
     for number in range(rounds):
-        pair = [await _round(store, seconds) for store in (stores if number % 2 == 0 else stores[::-1])]
+        pair = [
+            await _round(store, seconds) for store in (stores if number % 2 == 0 else stores[::-1])
+        ]
         ours, theirs = pair if number % 2 == 0 else pair[::-1]
         found.append({name: (ours[name], theirs[name]) for name in ours})
         print(f"round {number + 1} of {rounds} done", file=sys.stderr, flush=True)
@@ -274,15 +299,24 @@ def main(argv: list[str]) -> int:
     ):
         version = str(json.loads(_ask(f"{theirs.urls[0]}/version") or "{}").get("etcdserver"))
         found = uvloop.run(_measure([Acordo(urls, data), theirs], options.rounds, options.seconds))
-    table = Table("median of " + str(options.rounds), "Acordo", f"etcd {version}, HTTP gateway", "Acordo / etcd")
+    table = Table(
+        "median of " + str(options.rounds),
+        "Acordo",
+        f"etcd {version}, HTTP gateway",
+        "Acordo / etcd",
+    )
     for name, shown in NAMES.items():
         ours, others = [r[name][0] for r in found], [r[name][1] for r in found]
         ratio = statistics.median(a / b for a, b in zip(ours, others, strict=True))
         digits = 0 if "/s" in name else 2
-        table.add_row(shown, *(f"{statistics.median(x):,.{digits}f}" for x in (ours, others)), f"{ratio:.2f}")
+        table.add_row(
+            shown, *(f"{statistics.median(x):,.{digits}f}" for x in (ours, others)), f"{ratio:.2f}"
+        )
     console = Console(width=120)
     console.print(table)
-    console.print(f"{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
+    console.print(
+        f"{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}"
+    )
     return 0
 
 

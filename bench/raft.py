@@ -1,6 +1,8 @@
-"""Measure Raft alone on three processes over loopback, beside the stock library, and print a table with the targets.
+"""Measure Raft alone on three processes over loopback, beside the stock library, and print a table
+with the targets.
 
-`python -m bench.raft [--kills 50] [--seconds 3] [--count 1000]`. It asserts nothing: figures depend on the machine.
+`python -m bench.raft [--kills 50] [--seconds 3] [--count 1000]`. It asserts nothing: figures depend
+on the machine.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ class Processes:
 
     def __init__(self, kind: str, fsync: str, folder: Path) -> None:
         self._kind, self._fsync, self._folder = kind, fsync, folder
-        self._addresses = [f"{name}=127.0.0.1:{port}" for name, port in zip(NAMES, _free_ports(3), strict=True)]
+        self._addresses = [
+            f"{name}=127.0.0.1:{port}" for name, port in zip(NAMES, _free_ports(3), strict=True)
+        ]
         self.up: dict[str, asyncio.subprocess.Process] = {}
 
     async def start(self, name: str) -> None:
@@ -86,22 +90,37 @@ class Processes:
             await self.kill(name)
 
 
-async def throughput(kind: str, fsync: str, count: int, seconds: float, rows: list[tuple[str, str, str]]) -> None:
+async def throughput(
+    kind: str, fsync: str, count: int, seconds: float, rows: list[tuple[str, str, str]]
+) -> None:
     """Commit latency on leader and follower, and intents in groups."""
-    what = {"ours": f"ours, fsync {fsync}", "stock": f"stock, {'no journal' if fsync == 'off' else 'its journal'}"}[
-        kind
-    ]
-    targets = ("≤ 1 ms p50", "≤ 1.5 ms p50", "≥ 100,000/s") if (kind, fsync) == ("ours", "off") else ("", "", "")
+    what = {
+        "ours": f"ours, fsync {fsync}",
+        "stock": f"stock, {'no journal' if fsync == 'off' else 'its journal'}",
+    }[kind]
+    targets = (
+        ("≤ 1 ms p50", "≤ 1.5 ms p50", "≥ 100,000/s")
+        if (kind, fsync) == ("ours", "off")
+        else ("", "", "")
+    )
     with tempfile.TemporaryDirectory() as folder:
         async with Processes(kind, fsync, Path(folder)) as processes:
             leader = await processes.leader()
             follower = next(name for name in NAMES if name != leader)
             await processes.ask(leader, "latency 100")
             rows.append(
-                (f"commit on the leader ({what})", _ms(await processes.ask(leader, f"latency {count}")), targets[0])
+                (
+                    f"commit on the leader ({what})",
+                    _ms(await processes.ask(leader, f"latency {count}")),
+                    targets[0],
+                )
             )
             rows.append(
-                (f"commit on a follower ({what})", _ms(await processes.ask(follower, f"latency {count}")), targets[1])
+                (
+                    f"commit on a follower ({what})",
+                    _ms(await processes.ask(follower, f"latency {count}")),
+                    targets[1],
+                )
             )
             rows.append(
                 (
@@ -112,10 +131,18 @@ async def throughput(kind: str, fsync: str, count: int, seconds: float, rows: li
             )
             if (kind, fsync) == ("ours", "always"):
                 rows.append(
-                    ("ReadIndex from a follower", _ms(await processes.ask(follower, f"read {count}")), "≤ 1 ms p50")
+                    (
+                        "ReadIndex from a follower",
+                        _ms(await processes.ask(follower, f"read {count}")),
+                        "≤ 1 ms p50",
+                    )
                 )
                 rows.append(
-                    ("reads that share rounds", _rate(await processes.ask(follower, f"reads {seconds}")), "≥ 30,000/s")
+                    (
+                        "reads that share rounds",
+                        _rate(await processes.ask(follower, f"reads {seconds}")),
+                        "≥ 30,000/s",
+                    )
                 )
 
 
@@ -136,14 +163,30 @@ async def kills(number: int, rows: list[tuple[str, str, str]]) -> None:
     if took:
         middle, most = took[len(took) // 2], took[-1]
         rows.append(
-            (f"new leader after kill -9 ({number} kills)", f"p50 {middle:.2f} s, most {most:.2f} s", "≤ 0.5 s, ≤ 0.9 s")
+            (
+                f"new leader after kill -9 ({number} kills)",
+                f"p50 {middle:.2f} s, most {most:.2f} s",
+                "≤ 0.5 s, ≤ 0.9 s",
+            )
         )
 
 
 def minute() -> str:
-    """Return the CPU seconds of a simulated minute of three members at rest, store and clients included."""
-    done = subprocess.run([sys.executable, "-c", MINUTE], capture_output=True, text=True, timeout=ANSWER_S, check=False)
-    return f"{float(done.stdout):.2f} s" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+    """Return the CPU seconds of a simulated minute of three members at rest, store and clients
+    included.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", MINUTE],
+        capture_output=True,
+        text=True,
+        timeout=ANSWER_S,
+        check=False,
+    )
+    return (
+        f"{float(done.stdout):.2f} s"
+        if done.returncode == 0
+        else done.stderr.strip().splitlines()[-1]
+    )
 
 
 async def main() -> None:
@@ -155,14 +198,22 @@ async def main() -> None:
     rows: list[tuple[str, str, str]] = []
     for kind, fsync in (("ours", "off"), ("ours", "always"), ("stock", "off"), ("stock", "always")):
         try:
-            await throughput(kind, fsync, asked.count if kind == "ours" else asked.count // 10, asked.seconds, rows)
+            await throughput(
+                kind,
+                fsync,
+                asked.count if kind == "ours" else asked.count // 10,
+                asked.seconds,
+                rows,
+            )
         except (TimeoutError, OSError) as exc:
             rows.append((f"{kind}, fsync {fsync}", repr(exc), ""))
         print("·", end="", flush=True)
     await kills(asked.kills, rows)
     rows.append(("a simulated minute of three idle members (CPU)", minute(), "≤ 0.5 s"))
     load = os.getloadavg()[0]
-    print(f"\n{platform.machine()}, {os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}\n")
+    print(
+        f"\n{platform.machine()}, {os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}\n"
+    )
     for what, found, target in rows:
         print(f"{what:52} {found:34} {target}")
 

@@ -10,23 +10,37 @@ from typing import Final
 from chaos import check, failover, run, teeth
 
 CRASHED: Final = 3
-"""Exit code of an error that nobody thought of. Python's own, 1, would say that an anomaly was found."""
+"""Exit code of an error that nobody thought of. Python's own, 1, would say that an anomaly was
+found.
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Return the command's exit code, or CRASHED after a traceback."""
-    parser = argparse.ArgumentParser(prog="python -m chaos", description="disturb a cluster and judge what clients saw")
+    parser = argparse.ArgumentParser(
+        prog="python -m chaos", description="disturb a cluster and judge what clients saw"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     check.add_arguments(
-        commands.add_parser("check", help="judge a saved run or history again", description=check.__doc__)
+        commands.add_parser(
+            "check", help="judge a saved run or history again", description=check.__doc__
+        )
     )
-    run.add_arguments(commands.add_parser("run", help="load, disturb and judge a cluster", description=run.__doc__))
+    run.add_arguments(
+        commands.add_parser(
+            "run", help="load, disturb and judge a cluster", description=run.__doc__
+        )
+    )
     teeth.add_arguments(
-        commands.add_parser("teeth", help="show that planted product bugs are caught", description=teeth.__doc__)
+        commands.add_parser(
+            "teeth", help="show that planted product bugs are caught", description=teeth.__doc__
+        )
     )
     failover.add_arguments(
         commands.add_parser(
-            "failover", help="measure how long writes stop when leaders die", description=failover.__doc__
+            "failover",
+            help="measure how long writes stop when leaders die",
+            description=failover.__doc__,
         )
     )
     args = parser.parse_args(argv)

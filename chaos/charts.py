@@ -59,12 +59,29 @@ def latency(history: History) -> bytes:
         if mine:
             x = [(o.start_ns - origin) / 1e9 for o in mine]
             y = [max(0.05, ((o.end_ns or 0) - o.start_ns) / 1e6) for o in mine]
-            axes.scatter(x, y, s=8, alpha=0.6, linewidths=0, color=COLOURS[outcome], label=NAMES[outcome], zorder=3)
+            axes.scatter(
+                x,
+                y,
+                s=8,
+                alpha=0.6,
+                linewidths=0,
+                color=COLOURS[outcome],
+                label=NAMES[outcome],
+                zorder=3,
+            )
     unknown = [o for o in history.operations if o.outcome == "info"]
     if unknown:
         top = axes.get_ylim()[1] if axes.collections else 1.0
         x = [(o.start_ns - origin) / 1e9 for o in unknown]
-        axes.scatter(x, [top] * len(x), s=14, marker="x", color=COLOURS["info"], label=NAMES["info"], zorder=3)
+        axes.scatter(
+            x,
+            [top] * len(x),
+            s=14,
+            marker="x",
+            color=COLOURS["info"],
+            label=NAMES["info"],
+            zorder=3,
+        )
     axes.set_yscale("log")
     axes.set_ylabel("latency, ms")
     return _finish(figure, [axes], history, origin, end)
@@ -91,7 +108,9 @@ def _finish(figure: Figure, drawn: list[Any], history: History, origin: int, end
             _shade(axes, w, families, origin, end)
     drawn[-1].set_xlabel("seconds since the first operation")
     handles, labels = drawn[0].get_legend_handles_labels()
-    patches = [Patch(facecolor=SHADES[n % len(SHADES)], alpha=0.5, label=f) for n, f in enumerate(families)]
+    patches = [
+        Patch(facecolor=SHADES[n % len(SHADES)], alpha=0.5, label=f) for n, f in enumerate(families)
+    ]
     drawn[0].legend(
         [*handles, *patches],
         [*labels, *families],
@@ -112,4 +131,11 @@ def _shade(axes: Any, w: Window, families: list[str], origin: int, end: int) -> 
     colour = SHADES[families.index(family_of(w.nemesis)) % len(SHADES)]
     start = (w.start_ns - origin) / 1e9
     stop = ((w.healed_ns or end) - origin) / 1e9
-    axes.axvspan(start, stop, color=colour, alpha=0.5 if w.bit_ns is not None else 0.15, zorder=0, linewidth=0)
+    axes.axvspan(
+        start,
+        stop,
+        color=colour,
+        alpha=0.5 if w.bit_ns is not None else 0.15,
+        zorder=0,
+        linewidth=0,
+    )

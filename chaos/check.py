@@ -23,14 +23,24 @@ EXIT: Final = {Verdict.OK: 0, Verdict.ILLEGAL: 1, Verdict.UNKNOWN: 2}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
-    parser.add_argument("path", type=Path, metavar="DIR|FILE.jsonl", help="a recorded run, or one history")
     parser.add_argument(
-        "--initial", default="null", help="value of every key at the start, as JSON (default: null, absent)"
+        "path", type=Path, metavar="DIR|FILE.jsonl", help="a recorded run, or one history"
     )
     parser.add_argument(
-        "--model", action="append", choices=MODELS, default=[], help="only this checker; may be repeated"
+        "--initial",
+        default="null",
+        help="value of every key at the start, as JSON (default: null, absent)",
     )
-    parser.add_argument("--timeline", type=Path, help="write a picture of the first anomaly to this HTML file")
+    parser.add_argument(
+        "--model",
+        action="append",
+        choices=MODELS,
+        default=[],
+        help="only this checker; may be repeated",
+    )
+    parser.add_argument(
+        "--timeline", type=Path, help="write a picture of the first anomaly to this HTML file"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
 
 
@@ -40,7 +50,8 @@ def main(args: argparse.Namespace) -> int:
         initial = json.loads(args.initial)
     except json.JSONDecodeError:
         print(
-            f"--initial {args.initial!r} is no JSON; a string is written with quotes: --initial '\"\"'", file=sys.stderr
+            f"--initial {args.initial!r} is no JSON; a string is written with quotes: --initial '\"\"'",
+            file=sys.stderr,
         )
         return 2
     try:
@@ -78,7 +89,10 @@ def _print(run: Run, worst: Verdict, judgements: list[Judgement], told: list[Exp
     print(f"{run.name}: {len(history.operations)} operations, {faults} faults")
     for j in judgements:
         figures = ", ".join(f"{k} {v}" for k, v in j.figures.items() if not isinstance(v, dict))
-        print(f"  {j.checker:<12} {j.verdict!s:<8} {j.operations} judged" + (f" ({figures})" if figures else ""))
+        print(
+            f"  {j.checker:<12} {j.verdict!s:<8} {j.operations} judged"
+            + (f" ({figures})" if figures else "")
+        )
         for f in j.findings:
             if f.verdict is Verdict.UNKNOWN:
                 print(f"    undecided: {f.message}")
@@ -91,7 +105,9 @@ def _print(run: Run, worst: Verdict, judgements: list[Judgement], told: list[Exp
     print(f"\nverdict: {worst}")
 
 
-def _as_json(run: Run, worst: Verdict, judgements: list[Judgement], told: list[Explanation]) -> dict[str, Any]:
+def _as_json(
+    run: Run, worst: Verdict, judgements: list[Judgement], told: list[Explanation]
+) -> dict[str, Any]:
     return {
         "run": run.name,
         "verdict": str(worst),
@@ -103,7 +119,12 @@ def _as_json(run: Run, worst: Verdict, judgements: list[Judgement], told: list[E
                 "operations": j.operations,
                 "figures": j.figures,
                 "findings": [
-                    {"anomaly": f.anomaly, "verdict": str(f.verdict), "key": f.key, "message": f.message}
+                    {
+                        "anomaly": f.anomaly,
+                        "verdict": str(f.verdict),
+                        "key": f.key,
+                        "message": f.message,
+                    }
                     for f in j.findings
                 ],
             }

@@ -1,6 +1,8 @@
-"""Gather, after healing, what a cluster says of itself: the ledger, the fate of unknown writes, members, final reads.
+"""Gather, after healing, what a cluster says of itself: the ledger, the fate of unknown writes,
+members, final reads.
 
-Everything comes over HTTP through the client library. It judges nothing, and what does not answer is left out.
+Everything comes over HTTP through the client library. It judges nothing, and what does not answer
+is left out.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ async def look_up(client: Client, unknown: Iterable[Operation], recorder: Record
         now = recorder.clock()
         match found.outcome:
             case "applied" | "refused" | "expired" as answer:
-                recorder.add(Lookup(op_id, answer, now, found.revision or None, branch=found.branch))
+                recorder.add(
+                    Lookup(op_id, answer, now, found.revision or None, branch=found.branch)
+                )
                 del left[op_id]
 
     for _ in range(LOOKUP_ROUNDS):
@@ -60,7 +64,9 @@ async def look_up(client: Client, unknown: Iterable[Operation], recorder: Record
 
 
 async def write_ledger(client: Client, path: Path) -> int:
-    """Write every row of the ledger as a JSON line; return how many there are. Raises AcordoError."""
+    """Write every row of the ledger as a JSON line; return how many there are. Raises
+    AcordoError.
+    """
     rows = 0
     with path.open("wb") as file:
         async for row in client.ledger(1, limit=200, timeout_s=READ_TIMEOUT_S):
@@ -77,9 +83,13 @@ async def evidence(
     broker: bool = False,
     wiped: bool = False,
 ) -> Evidence:
-    """Wait until the members settled the same, then read every key through every node at every level."""
+    """Wait until the members settled the same, then read every key through every node at every
+    level.
+    """
     async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(Client(url, timeout_s=READ_TIMEOUT_S)) for url in urls]
+        clients = [
+            await stack.enter_async_context(Client(url, timeout_s=READ_TIMEOUT_S)) for url in urls
+        ]
         states = await _quiet(clients)
         newest = max((s.settled for s in states if s is not None), default=0)
         names = [s.node if s is not None else url for s, url in zip(states, urls, strict=True)]
@@ -108,11 +118,20 @@ async def evidence(
         # Reads wrote nothing, but time may have: members are told as they are now.
         states = await _quiet(clients)
     reads.sort(key=lambda r: (r.key, r.node, r.level))
-    return Evidence(tuple(names), tuple(s for s in states if s is not None), tuple(reads), tuple(levels), broker, wiped)
+    return Evidence(
+        tuple(names),
+        tuple(s for s in states if s is not None),
+        tuple(reads),
+        tuple(levels),
+        broker,
+        wiped,
+    )
 
 
 async def _quiet(clients: Sequence[Client]) -> list[MemberState | None]:
-    """Return what each node says of itself, as soon as all say the same, or when QUIET_S is over."""
+    """Return what each node says of itself, as soon as all say the same, or when QUIET_S is
+    over.
+    """
     states: list[MemberState | None] = []
     try:
         async with asyncio.timeout(QUIET_S):
@@ -137,8 +156,12 @@ async def _state(client: Client) -> MemberState | None:
     return MemberState(told.node, mine.settled, mine.digest, mine.applied)
 
 
-async def observe(urls: Sequence[str], recorder: Recorder, stop: asyncio.Event, *, every_s: float = 0.2) -> None:
-    """Record what nodes say of themselves, whenever it changed, until `stop`: who led is part of every explanation."""
+async def observe(
+    urls: Sequence[str], recorder: Recorder, stop: asyncio.Event, *, every_s: float = 0.2
+) -> None:
+    """Record what nodes say of themselves, whenever it changed, until `stop`: who led is part of
+    every explanation.
+    """
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         for url in urls:
             client = await stack.enter_async_context(Client(url, retries=False, timeout_s=1.0))
@@ -152,7 +175,10 @@ async def _observe(client: Client, recorder: Recorder, stop: asyncio.Event, ever
             told = await client.cluster(timeout_s=1.0)
         except AcordoError:
             told = None
-        if told is not None and (told.node, told.term, told.role, told.leader, told.settled) != last:
+        if (
+            told is not None
+            and (told.node, told.term, told.role, told.leader, told.settled) != last
+        ):
             last = (told.node, told.term, told.role, told.leader, told.settled)
             mine = next((m for m in told.members if m.id == told.node), None)
             recorder.add(

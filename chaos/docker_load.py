@@ -1,6 +1,7 @@
 """Put a small load on the stack, remember all that was acknowledged, and read it again.
 
-It makes each attempt once: what fails or is unknown is counted, never repeated and never taken for acknowledged.
+It makes each attempt once: what fails or is unknown is counted, never repeated and never taken for
+acknowledged.
 """
 
 from __future__ import annotations
@@ -32,14 +33,18 @@ SELDOM_S: Final = 1.0
 """The same after QUICK attempts: the keys to read again stay few, however long an outage lasts."""
 QUICK: Final = 1500
 AT_ONCE: Final = 32
-"""Attempts of one writer, or of the reader, under way: one that hangs for ATTEMPT_S keeps no other from being made."""
+"""Attempts of one writer, or of the reader, under way: one that hangs for ATTEMPT_S keeps no other
+from being made.
+"""
 READ_BACK_AT_ONCE: Final = 32
 READ_BACK_WITHIN_S: Final = 120.0
 
 
 @dataclass
 class Load:
-    """Writers and a reader without retries, and when their attempts succeeded. No key is written twice."""
+    """Writers and a reader without retries, and when their attempts succeeded. No key is written
+    twice.
+    """
 
     url: str
     acked: dict[bytes, bytes] = field(default_factory=dict)
@@ -53,7 +58,9 @@ class Load:
     async def run(self, stop: asyncio.Event) -> None:
         connections = (WRITERS + 1) * AT_ONCE
         async with (
-            Client(self.url, retries=False, timeout_s=ATTEMPT_S, connections_max=connections) as client,
+            Client(
+                self.url, retries=False, timeout_s=ATTEMPT_S, connections_max=connections
+            ) as client,
             asyncio.TaskGroup() as tasks,
         ):
             for writer in range(WRITERS):
@@ -81,7 +88,9 @@ class Load:
             self.reads_at.append((began, asyncio.get_running_loop().time()))
 
     async def warmed_up(self) -> None:
-        """Wait for enough acknowledged writes, or for a few on a slow machine. Raises TimeoutError."""
+        """Wait for enough acknowledged writes, or for a few on a slow machine. Raises
+        TimeoutError.
+        """
 
         async def reached(writes: int) -> bool:
             return len(self.writes_at) >= writes and len(self.reads_at) >= WARM_UP_LEAST
@@ -110,15 +119,22 @@ class Load:
                     found.append(key.decode())
 
         try:
-            async with asyncio.timeout(READ_BACK_WITHIN_S), Client(self.url, timeout_s=30) as client:
+            async with (
+                asyncio.timeout(READ_BACK_WITHIN_S),
+                Client(self.url, timeout_s=30) as client,
+            ):
                 await _all(read_on(client) for _ in range(READ_BACK_AT_ONCE))
         except TimeoutError as exc:
-            raise TimeoutError(f"{len(self.acked)} keys not read again in {READ_BACK_WITHIN_S:g} s") from exc
+            raise TimeoutError(
+                f"{len(self.acked)} keys not read again in {READ_BACK_WITHIN_S:g} s"
+            ) from exc
         return sorted(found)
 
 
 async def _paced(attempt: Callable[[int], Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
-    """Begin an attempt every EVERY_S (after QUICK of them SELDOM_S) until told to stop; at most AT_ONCE under way."""
+    """Begin an attempt every EVERY_S (after QUICK of them SELDOM_S) until told to stop; at most
+    AT_ONCE under way.
+    """
     free = asyncio.Semaphore(AT_ONCE)
 
     async def one(n: int) -> None:

@@ -1,7 +1,9 @@
-"""Disturb the stack once, with a small load running, and say what happened: `python -m chaos.docker_scripts NAME`.
+"""Disturb the stack once, with a small load running, and say what happened: `python -m
+chaos.docker_scripts NAME`.
 
-Each of chaos/scripts/ is one of these; `NAME --help` says what it does. What was killed is started again after a stated
-pause, also when a signal ends the process; every write that was acknowledged is read again at the end.
+Each of chaos/scripts/ is one of these; `NAME --help` says what it does. What was killed is started
+again after a stated pause, also when a signal ends the process; every write that was acknowledged
+is read again at the end.
 """
 
 from __future__ import annotations
@@ -49,12 +51,19 @@ exit codes:
   {EACH}: the first of {LOST}, {UNJUDGED}, {MISSED} that happened to any container"""
 
 
-async def disturb(target: DockerTarget, script: Script, name: str, pause_s: float = PAUSE_S) -> Told:
-    """Do it under load. Raises TimeoutError when the stack does not come back, NoStack, AcordoError; heals in any case.
+async def disturb(
+    target: DockerTarget, script: Script, name: str, pause_s: float = PAUSE_S
+) -> Told:
+    """Do it under load. Raises TimeoutError when the stack does not come back, NoStack,
+    AcordoError; heals in any case.
 
     The pause is at least `script.away_s`.
     """
-    loop, load, stop = asyncio.get_running_loop(), Load(target.balancer_url or target.urls[0]), asyncio.Event()
+    loop, load, stop = (
+        asyncio.get_running_loop(),
+        Load(target.balancer_url or target.urls[0]),
+        asyncio.Event(),
+    )
     running = asyncio.create_task(load.run(stop))
     try:
         await load.warmed_up()
@@ -69,10 +78,16 @@ async def disturb(target: DockerTarget, script: Script, name: str, pause_s: floa
         back = loop.time()
 
         async def writes_again() -> bool:
-            return any(began > back for began, _ in load.writes_at) and any(b > back for b, _ in load.reads_at)
+            return any(began > back for began, _ in load.writes_at) and any(
+                b > back for b, _ in load.reads_at
+            )
 
-        if not await until(writes_again, RECOVER_WITHIN_S) or not await target.healthy(RECOVER_WITHIN_S):
-            raise TimeoutError(f"{name}: not healthy {RECOVER_WITHIN_S:g} s after everything ran again: {load.failed}")
+        if not await until(writes_again, RECOVER_WITHIN_S) or not await target.healthy(
+            RECOVER_WITHIN_S
+        ):
+            raise TimeoutError(
+                f"{name}: not healthy {RECOVER_WITHIN_S:g} s after everything ran again: {load.failed}"
+            )
         ended = loop.time()
     finally:
         stop.set()
@@ -94,7 +109,9 @@ async def disturb(target: DockerTarget, script: Script, name: str, pause_s: floa
 
 
 async def each(target: DockerTarget, pause_s: float, table: Path) -> int:
-    """Kill every container of the stack in turn, under load; print and write the table. Return the exit code."""
+    """Kill every container of the stack in turn, under load; print and write the table. Return the
+    exit code.
+    """
     codes, rows = [0], [HEAD]
     scripts = {"kill-database": SCRIPTS["kill-database"]} if target.store else {}
     scripts |= {n: s for n, s in SCRIPTS.items() if n in KEPT or s.how != "kill"}
@@ -133,7 +150,8 @@ def _tell(told: Told) -> int:
 
 
 def _say(line: str, where: TextIO | None = None) -> None:
-    with contextlib.suppress(OSError):  # a terminal that is gone must not keep anything from being healed
+    # a terminal that is gone must not keep anything from being healed
+    with contextlib.suppress(OSError):
         print(line, file=where, flush=True)
 
 
@@ -162,7 +180,8 @@ async def run(target: DockerTarget, name: str, pause_s: float, table: Path = TAB
 
 
 async def interruptible(work: Coroutine[Any, Any, int]) -> int:
-    """Do the work; a signal cancels it, so that it heals on its way out. Return its code, or 128 + the signal's number.
+    """Do the work; a signal cancels it, so that it heals on its way out. Return its code, or 128 +
+    the signal's number.
 
     Further signals change nothing: ending while a container is down would leave it so.
     """
@@ -192,7 +211,10 @@ def _parser() -> argparse.ArgumentParser:
     """Return a subcommand for each script, so that each says what it does itself."""
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="python -m chaos.docker_scripts", description=__doc__, epilog=CODES, formatter_class=plain
+        prog="python -m chaos.docker_scripts",
+        description=__doc__,
+        epilog=CODES,
+        formatter_class=plain,
     )
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, script in SCRIPTS.items():
@@ -201,9 +223,16 @@ def _parser() -> argparse.ArgumentParser:
             f"What is hit comes back after the pause; then every acknowledged write is read again.\n"
             f"limits: {script.limits}"
         )
-        _add(commands.add_parser(name, help=script.does, description=what, epilog=CODES, formatter_class=plain), script)
+        _add(
+            commands.add_parser(
+                name, help=script.does, description=what, epilog=CODES, formatter_class=plain
+            ),
+            script,
+        )
     what = f"Kill every container in turn, and disturb the nodes in every other way; the table goes to {TABLE}."
-    _add(commands.add_parser(EACH, help=what, description=what, epilog=CODES, formatter_class=plain))
+    _add(
+        commands.add_parser(EACH, help=what, description=what, epilog=CODES, formatter_class=plain)
+    )
     return parser
 
 
@@ -216,7 +245,11 @@ def _add(parser: argparse.ArgumentParser, script: Script | None = None) -> None:
         metavar="S",
         help=f"seconds until it comes back{least} (default: %(default)g)",
     )
-    parser.add_argument("--project", metavar="NAME", help="compose project (default: COMPOSE_PROJECT_NAME or acordo)")
+    parser.add_argument(
+        "--project",
+        metavar="NAME",
+        help="compose project (default: COMPOSE_PROJECT_NAME or acordo)",
+    )
 
 
 def _seconds(text: str) -> float:
@@ -227,7 +260,9 @@ def _seconds(text: str) -> float:
 
 
 def main(argv: list[str]) -> int:
-    """Return the exit code, as CODES says. An error that nobody thought of is not 1: nothing was found to be lost."""
+    """Return the exit code, as CODES says. An error that nobody thought of is not 1: nothing was
+    found to be lost.
+    """
     given = _parser().parse_args(argv)
     try:
         return asyncio.run(interruptible(run(DockerTarget(given.project), given.name, given.pause)))

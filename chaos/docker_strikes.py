@@ -27,7 +27,9 @@ class Script:
     limits: Limits = NOTHING
 
     def away_s(self, pause_s: float) -> float:
-        """Return how long what it hits stays away: never so short that its return could pass for a fail-over."""
+        """Return how long what it hits stays away: never so short that its return could pass for a
+        fail-over.
+        """
         return max(pause_s, (self.limits.writes_after_s or 0) * 5 / 3)
 
 
@@ -77,14 +79,22 @@ NOBODY_ANSWERS: Final = NOTHING
 SCRIPTS: Final[dict[str, Script]] = {
     "kill-leader": Script("kill", _leader, "Kill the node that leads (SIGKILL).", LEADER),
     "kill-follower": Script("kill", _follower, "Kill a node that does not lead (SIGKILL).", READS),
-    "partition-leader": Script("disconnect", _leader, "Take the node that leads off the network; it runs on.", LEADER),
-    "pause-follower": Script("pause", _follower, "Freeze a node that does not lead (cgroup freezer).", READS),
+    "partition-leader": Script(
+        "disconnect", _leader, "Take the node that leads off the network; it runs on.", LEADER
+    ),
+    "pause-follower": Script(
+        "pause", _follower, "Freeze a node that does not lead (cgroup freezer).", READS
+    ),
     "kill-redis-master": Script(
         "kill", _redis_master, "Kill the Redis that the Sentinels call master (SIGKILL).", READS
     ),
     "kill-sentinel": Script("kill", service("sentinel2"), "Kill a Sentinel (SIGKILL).", READS),
     "kill-rabbit": Script("kill", service("rabbit1"), "Kill a RabbitMQ (SIGKILL).", READS),
-    "kill-database": Script("kill", _database, "Kill the database that holds the store (SIGKILL).", DATABASE),
+    "kill-database": Script(
+        "kill", _database, "Kill the database that holds the store (SIGKILL).", DATABASE
+    ),
     "kill-nginx": Script("kill", service("nginx"), "Kill nginx (SIGKILL).", NOBODY_ANSWERS),
-    "full-restart": Script("kill", service(*NODES.values()), "Kill all three nodes at once (SIGKILL).", NOBODY_ANSWERS),
+    "full-restart": Script(
+        "kill", service(*NODES.values()), "Kill all three nodes at once (SIGKILL).", NOBODY_ANSWERS
+    ),
 }

@@ -1,7 +1,8 @@
-"""A cluster in containers, as `docker-compose.yml` starts it: what can be killed, paused and cut off by the engine.
+"""A cluster in containers, as `docker-compose.yml` starts it: what can be killed, paused and cut
+off by the engine.
 
-It touches the containers of one compose project and no other. The engine does not start again what was killed by hand:
-healing does.
+It touches the containers of one compose project and no other. The engine does not start again what
+was killed by hand: healing does.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ def place_of(member: str) -> str:
 
 
 class DockerTarget:
-    """`async with DockerTarget() as target`: the stack of a compose project (COMPOSE_PROJECT_NAME or "acordo")."""
+    """`async with DockerTarget() as target`: the stack of a compose project (COMPOSE_PROJECT_NAME
+    or "acordo").
+    """
 
     def __init__(self, project: str | None = None) -> None:
         self.project = project or os.environ.get("COMPOSE_PROJECT_NAME") or "acordo"
@@ -82,14 +85,19 @@ class DockerTarget:
             raise NoStack(f"no Docker engine answers: {exc}") from exc
         self.services = frozenset(found)
         if missing := [s for s in NODES.values() if s not in found]:
-            raise NoStack(f"project {self.project} has no {', '.join(missing)}: ./start.sh starts it")
+            raise NoStack(
+                f"project {self.project} has no {', '.join(missing)}: ./start.sh starts it"
+            )
         self._urls = tuple(_published(found[NODES[n]], "8000/tcp") for n in self.nodes)
         self.balancer_url = _published(found["nginx"], "8080/tcp") if "nginx" in found else ""
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S))
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         healing = asyncio.ensure_future(self.heal_all())
         try:
@@ -101,7 +109,7 @@ class DockerTarget:
             await self._http.close()
             await asyncio.to_thread(self.docker.close)
 
-    # -------------------------------------------------------------------------------------------------- what it is
+    # ----------------------------------------------------------------------------------- what it is
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -135,7 +143,10 @@ class DockerTarget:
 
     async def healthy(self, within_s: float = HEALTHY_WITHIN_S) -> bool:
         async def all_ready() -> bool:
-            return all(await asyncio.gather(*(self.ready(n) for n in self.nodes))) and await self.leader() is not None
+            return (
+                all(await asyncio.gather(*(self.ready(n) for n in self.nodes)))
+                and await self.leader() is not None
+            )
 
         return await until(all_ready, within_s)
 
@@ -159,7 +170,9 @@ class DockerTarget:
         return "127.0.0.1"
 
     async def redis_master(self) -> str:
-        """Return the service that a Sentinel calls master. Raises NoStack when none does within MASTER_WITHIN_S."""
+        """Return the service that a Sentinel calls master. Raises NoStack when none does within
+        MASTER_WITHIN_S.
+        """
         found = ""
 
         async def named() -> bool:
@@ -167,7 +180,15 @@ class DockerTarget:
             for sentinel in ("sentinel1", "sentinel2", "sentinel3"):
                 with contextlib.suppress(NoStack):
                     told = await self.execute(
-                        sentinel, ["redis-cli", "-p", "26379", "sentinel", "get-master-addr-by-name", "acordo"]
+                        sentinel,
+                        [
+                            "redis-cli",
+                            "-p",
+                            "26379",
+                            "sentinel",
+                            "get-master-addr-by-name",
+                            "acordo",
+                        ],
                     )
                     found = told.split()[0] if told.split() else ""
                     if found in self.services:
@@ -175,10 +196,12 @@ class DockerTarget:
             return False
 
         if not await until(named, MASTER_WITHIN_S):
-            raise NoStack(f"no Sentinel names a Redis of this stack as master within {MASTER_WITHIN_S:g} s")
+            raise NoStack(
+                f"no Sentinel names a Redis of this stack as master within {MASTER_WITHIN_S:g} s"
+            )
         return found
 
-    # ------------------------------------------------------------------------------------- what can be done to it
+    # ----------------------------------------------------------------------- what can be done to it
 
     async def execute(self, service: str, command: list[str]) -> str:
         """Run a command in a container; return what it printed."""
@@ -199,9 +222,11 @@ class DockerTarget:
         return bool((await self._container(service)).attrs["NetworkSettings"]["Networks"])
 
     async def strike(self, how: How, services: Sequence[str]) -> float:
-        """Kill, pause or disconnect them at once. Return the loop's time just before the first was touched.
+        """Kill, pause or disconnect them at once. Return the loop's time just before the first was
+        touched.
 
-        That is after they were looked up and before the engine was asked: what happens while it works is counted.
+        That is after they were looked up and before the engine was asked: what happens while it
+        works is counted.
         """
         found = await _ask(self._containers)
         acts = [act for service in services for act in self._acts(how, self._of(found, service))]
@@ -232,11 +257,15 @@ class DockerTarget:
         await self._do(service, "unpause")
 
     async def disconnect(self, service: str) -> None:
-        """Take it off its networks: nobody inside reaches it, and it reaches nobody. Its published port goes too."""
+        """Take it off its networks: nobody inside reaches it, and it reaches nobody. Its published
+        port goes too.
+        """
         await self.strike("disconnect", (service,))
 
     async def connect(self, service: str) -> None:
-        """Put it back, under the names that it had. Raises EngineFailed when it is in no network afterwards."""
+        """Put it back, under the names that it had. Raises EngineFailed when it is in no network
+        afterwards.
+        """
         await _ask(partial(self._connect, service))
         if not await self.connected(service):
             raise EngineFailed(f"{service} cannot be put back on its network")
@@ -246,7 +275,8 @@ class DockerTarget:
         await self.heal_each(
             service
             for service, container in (await _ask(self._containers)).items()
-            if container.attrs["HostConfig"]["RestartPolicy"]["Name"] not in ("", "no", "on-failure")
+            if container.attrs["HostConfig"]["RestartPolicy"]["Name"]
+            not in ("", "no", "on-failure")
         )
 
     async def heal_each(self, services: Iterable[str]) -> None:
@@ -261,7 +291,8 @@ class DockerTarget:
                 await self.heal(service)
             except NoStack as exc:
                 wrong.append(service)
-                with contextlib.suppress(OSError):  # a terminal that is gone must not end the healing
+                # a terminal that is gone must not end the healing
+                with contextlib.suppress(OSError):
                     print(f"error: {service} is not healed: {exc}", file=sys.stderr, flush=True)
 
         await asyncio.gather(*(one(service) for service in services))
@@ -294,17 +325,24 @@ class DockerTarget:
         """Return the first container of every service."""
         label = f"{PROJECT}={self.project}"
         found = {}
-        for container in self.docker.containers.list(all=True, filters={"label": label}, ignore_removed=True):
+        for container in self.docker.containers.list(
+            all=True, filters={"label": label}, ignore_removed=True
+        ):
             if container.labels.get("com.docker.compose.container-number", "1") == "1":
                 found[container.labels[SERVICE]] = container
         return found
 
     def _acts(self, how: How, container: Any) -> list[Callable[[], object]]:
-        """Return the calls that do it to one container, one for each network where it is cut off."""
+        """Return the calls that do it to one container, one for each network where it is
+        cut off.
+        """
         if how != "disconnect":
             return [getattr(container, how)]
         names = container.attrs["NetworkSettings"]["Networks"]
-        return [partial(self.docker.api.disconnect_container_from_network, container.id, name, True) for name in names]
+        return [
+            partial(self.docker.api.disconnect_container_from_network, container.id, name, True)
+            for name in names
+        ]
 
     def _connect(self, service: str) -> None:
         container = self._of(self._containers(), service)
@@ -315,10 +353,12 @@ class DockerTarget:
 
 
 async def _ask(*calls: Callable[[], T]) -> T:
-    """Make blocking calls to the engine, each in its thread, all at once; return what the first returned.
+    """Make blocking calls to the engine, each in its thread, all at once; return what the first
+    returned.
 
-    Ends when every one has ended, also when cancelled meanwhile: a thread cannot be stopped, and a kill that is still
-    under way would undo the healing. The engine's time-out bounds it. Raises EngineFailed.
+    Ends when every one has ended, also when cancelled meanwhile: a thread cannot be stopped, and a
+    kill that is still under way would undo the healing. The engine's time-out bounds it. Raises
+    EngineFailed.
     """
     asked = [asyncio.ensure_future(asyncio.to_thread(call)) for call in calls]
     try:

@@ -1,4 +1,5 @@
-"""Measure what a disturbance did to the load, hold it against what is promised, and say it in words and as a table.
+"""Measure what a disturbance did to the load, hold it against what is promised, and say it in words
+and as a table.
 
 It is computed from the times of successes alone, and never looks at a clock.
 """
@@ -29,7 +30,9 @@ class Limits:
             ("writes again within {:g} s of its return", self.after_healing_s),
             ("reads never away for more than {:g} s", self.reads_gap_s),
         )
-        return ", ".join(words.format(limit) for words, limit in said if limit is not None) or "none"
+        return (
+            ", ".join(words.format(limit) for words, limit in said if limit is not None) or "none"
+        )
 
 
 NOTHING: Final = Limits()
@@ -51,7 +54,9 @@ class Told:
     writes_after_s: float
     """From the strike until the end of the interruption that it caused."""
     after_healing_s: float
-    """From the moment at which everything ran again until a write that began after it was acknowledged."""
+    """From the moment at which everything ran again until a write that began after it was
+    acknowledged.
+    """
     failed: dict[str, int]
     limits: Limits = NOTHING
 
@@ -65,7 +70,9 @@ class Told:
         )
 
     def missed(self, times: float = 1.0) -> tuple[str, ...]:
-        """Say which limits were missed, or which of them so many times over; empty when all were kept."""
+        """Say which limits were missed, or which of them so many times over; empty when all were
+        kept.
+        """
         return tuple(
             f"{what} {value:.1f} s, promised within {limit:g} s"
             for what, value, limit in self._measured()
@@ -83,9 +90,13 @@ class Told:
 
     @property
     def row(self) -> str:
-        """Return it as a row of a Markdown table; a limit that was missed stands beside the figure."""
+        """Return it as a row of a Markdown table; a limit that was missed stands beside the
+        figure.
+        """
         cells = [
-            f"**{value:.1f}** (limit {limit:g})" if limit is not None and value > limit else f"{value:.1f}"
+            f"**{value:.1f}** (limit {limit:g})"
+            if limit is not None and value > limit
+            else f"{value:.1f}"
             for _, value, limit in self._measured()
         ]
         return f"| {' | '.join([self.name, self.whom, *cells, str(self.acked), str(len(self.lost))])} |"
@@ -104,16 +115,22 @@ def gap(done: list[Span], since: float, until_: float) -> float:
 
 
 def resumed(done: list[Span], struck: float, landed: float) -> float:
-    """Return how long after the strike the interruption ended: the longest one that the strike can have begun.
+    """Return how long after the strike the interruption ended: the longest one that the strike can
+    have begun.
 
-    It began before the engine said that the container was gone (`landed`), so a write that began after that ends it.
+    It began before the engine said that the container was gone (`landed`), so a write that began
+    after that ends it.
     """
     last = next_after(done, landed)
     ends = [struck, *sorted(end for _, end in done if struck < end <= last)]
-    _, ended = max(itertools.pairwise(ends), key=lambda pair: pair[1] - pair[0], default=(struck, struck))
+    _, ended = max(
+        itertools.pairwise(ends), key=lambda pair: pair[1] - pair[0], default=(struck, struck)
+    )
     return ended - struck
 
 
 def next_after(done: list[Span], since: float) -> float:
-    """Return when the first success that began after a moment ended; the moment itself when there is none."""
+    """Return when the first success that began after a moment ended; the moment itself when there
+    is none.
+    """
     return min((end for began, end in done if began > since), default=since)

@@ -1,4 +1,5 @@
-"""Say why a history is illegal: the fewest operations that show it, how far they are legal, and why nothing can follow.
+"""Say why a history is illegal: the fewest operations that show it, how far they are legal, and why
+nothing can follow.
 
 It never drops a write that somebody observed: a read of a value that nobody wrote explains nothing.
 """
@@ -46,7 +47,9 @@ class Explanation:
     faults: tuple[Window, ...] = ()
 
 
-def explain(finding: Finding, judgement: Judgement, history: History, *, initial: Any = None) -> Explanation:
+def explain(
+    finding: Finding, judgement: Judgement, history: History, *, initial: Any = None
+) -> Explanation:
     """Explain one finding against the history it was found in."""
     operations = tuple(sorted(finding.operations, key=lambda o: o.start_ns))
     of = len(operations)
@@ -54,9 +57,15 @@ def explain(finding: Finding, judgement: Judgement, history: History, *, initial
     stuck: tuple[tuple[Operation, str], ...] = ()
     state: Any = None
     if judgement.checker == "register" and finding.verdict is Verdict.ILLEGAL:
-        mine = [o for o in history.operations if o.key == finding.key and o.op in REGISTER and o.level in LINEARIZABLE]
+        mine = [
+            o
+            for o in history.operations
+            if o.key == finding.key and o.op in REGISTER and o.level in LINEARIZABLE
+        ]
         of = len(mine)
-        few = minimise(mine, lambda ops: verdict_of(ops, initial=initial) is Verdict.ILLEGAL, initial=initial)
+        few = minimise(
+            mine, lambda ops: verdict_of(ops, initial=initial) is Verdict.ILLEGAL, initial=initial
+        )
         operations = tuple(sorted(few, key=lambda o: o.start_ns))
         prefix, state, stuck = dead_end(operations, initial)
     return Explanation(
@@ -75,7 +84,7 @@ def explain(finding: Finding, judgement: Judgement, history: History, *, initial
     )
 
 
-# ----------------------------------------------------------------------------------------------------------- minimise
+# ----------------------------------------------------------------------------------------- minimise
 
 
 def minimise(
@@ -87,8 +96,9 @@ def minimise(
 ) -> list[Operation]:
     """Drop operations on one key while the rest stays illegal.
 
-    An observer may go alone; a writer only together with everything that observes its value. Refusals are tried first,
-    then reads, then writes, by halves and then smaller, as delta debugging does.
+    An observer may go alone; a writer only together with everything that observes its value.
+    Refusals are tried first, then reads, then writes, by halves and then smaller, as delta
+    debugging does.
     """
     kept = list(operations)
     orphans = _orphans(kept, initial)
@@ -119,15 +129,18 @@ def _rank(o: Operation) -> int:
 
 
 def _closed(operations: list[Operation], orphans: set[int], initial: Any) -> list[Operation]:
-    """Drop also what observes values that nobody in the rest can have written, until nothing is left to drop."""
+    """Drop also what observes values that nobody in the rest can have written, until nothing is
+    left to drop.
+    """
     while new := _orphans(operations, initial) - orphans:
         operations = [o for o in operations if id(o) not in new]
     return operations
 
 
 def _orphans(operations: Iterable[Operation], initial: Any) -> set[int]:
-    """Return the observers whose value nobody had begun to write when they returned. A refused write counts: it
-    explains."""
+    """Return the observers whose value nobody had begun to write when they returned. A refused
+    write counts: it explains.
+    """
     ops = list(operations)
     begun: dict[bytes, float] = {_text(initial): float("-inf")}
     pieces: dict[str, float] = {}
@@ -174,19 +187,23 @@ def _observed(o: Operation) -> bytes | None:
     return _text(o.expected) if o.op == "cas" and o.result is not False else None
 
 
-# --------------------------------------------------------------------------------------- how far, and why not further
+# --------------------------------------------------------------------- how far, and why not further
 
 
 def dead_end(
     operations: Sequence[Operation], initial: Any
 ) -> tuple[tuple[Operation, ...], Any, tuple[tuple[Operation, str], ...]]:
-    """Return the longest legal order, the value after it, and what could come next with the reason why it cannot."""
+    """Return the longest legal order, the value after it, and what could come next with the reason
+    why it cannot.
+    """
     column = encode("", operations, initial)
     search = Search(column, lifetimes=False)
     search.advance(SEARCH_STEPS)
     prefix = tuple(column.sources[i] for i in search.longest)
     state = column.values.values[search.state_after_longest()]
-    stuck = tuple((column.sources[i], _why(column.sources[i], prefix, state, initial)) for i in search.stuck)
+    stuck = tuple(
+        (column.sources[i], _why(column.sources[i], prefix, state, initial)) for i in search.stuck
+    )
     return prefix, state, stuck
 
 
@@ -194,7 +211,9 @@ def _why(o: Operation, prefix: Sequence[Operation], state: Any, initial: Any) ->
     origin = _origin(prefix, state, initial)
     match o.op:
         case "get":
-            return f"it read {_show(o.result)}, but {origin}{_overwritten(o.result, prefix, initial)}"
+            return (
+                f"it read {_show(o.result)}, but {origin}{_overwritten(o.result, prefix, initial)}"
+            )
         case "cas" if o.result is False:
             return f"it was refused because the value was not {_show(o.expected)}, but {origin}"
         case "cas" if o.outcome == "ok" and _text(state) != _text(o.expected):
@@ -210,20 +229,30 @@ def _origin(prefix: Sequence[Operation], state: Any, initial: Any) -> str:
     """Say what the value was by then, and whose doing that was."""
     for o in reversed(prefix):
         made = None if o.op == "delete" else o.value
-        if o.op in {"put", "cas", "delete", "append"} and o.result is not False and _text(made) == _text(state):
+        if (
+            o.op in {"put", "cas", "delete", "append"}
+            and o.result is not False
+            and _text(made) == _text(state)
+        ):
             when = f"acknowledged at {o.end_ns}" if o.outcome == "ok" else "of unknown outcome"
             return f"the value was {_show(state)}, by {told(o)} of client {o.client!r}, {when}"
-    return f"the value was {_show(state)}" + (", as at the beginning" if _text(state) == _text(initial) else "")
+    return f"the value was {_show(state)}" + (
+        ", as at the beginning" if _text(state) == _text(initial) else ""
+    )
 
 
 def _overwritten(value: Any, prefix: Sequence[Operation], initial: Any) -> str:
-    made = [None if o.op == "delete" else o.value for o in prefix if o.op != "get" and o.result is not False]
+    made = [
+        None if o.op == "delete" else o.value
+        for o in prefix
+        if o.op != "get" and o.result is not False
+    ]
     if _text(value) in {_text(m) for m in made} or _text(value) == _text(initial):
         return f", which had overwritten {_show(value)}"
     return ""
 
 
-# ---------------------------------------------------------------------------------------------------- who, what, when
+# ---------------------------------------------------------------------------------- who, what, when
 
 
 def _reigning(all_: Sequence[Reign], operations: Sequence[Operation]) -> Iterable[Reign]:
@@ -250,7 +279,7 @@ def _span(operations: Sequence[Operation]) -> tuple[float, float]:
     return min(o.start_ns for o in operations), max([*ends, *(o.start_ns for o in operations)])
 
 
-# --------------------------------------------------------------------------------------------------------------- text
+# --------------------------------------------------------------------------------------------- text
 
 
 def told(o: Operation) -> str:
@@ -259,7 +288,9 @@ def told(o: Operation) -> str:
         case "get" | "read":
             return f"{o.op} → {'?' if o.outcome != 'ok' else _show(o.result)}"
         case "cas":
-            how = {"info": " (unknown)", "fail": " (failed)"}.get(o.outcome, " (refused)" if o.result is False else "")
+            how = {"info": " (unknown)", "fail": " (failed)"}.get(
+                o.outcome, " (refused)" if o.result is False else ""
+            )
             return f"cas {_show(o.expected)} → {_show(o.value)}{how}"
         case "delete":
             return f"delete{' (nothing there)' if o.result is False else ''}{_ending(o)}"
@@ -278,14 +309,21 @@ def text(e: Explanation) -> str:
     lines = [f"{e.checker}{where}: {e.anomaly} ({e.verdict})", f"  {e.message}"]
     if e.operations:
         lines.append(
-            f"  {len(e.operations)} operations show it" + (f", of {e.of}:" if e.of > len(e.operations) else ":")
+            f"  {len(e.operations)} operations show it"
+            + (f", of {e.of}:" if e.of > len(e.operations) else ":")
         )
         numbers = {id(o): n for n, o in enumerate(e.prefix, 1)}
         start = min(o.start_ns for o in e.operations)
         stuck = {id(o) for o, _ in e.stuck}
         unit, name = unit_of(e.operations)
         for o in e.operations:
-            number = f"{numbers[id(o)]:>3}." if id(o) in numbers else "  ✗ " if id(o) in stuck else "  · "
+            number = (
+                f"{numbers[id(o)]:>3}."
+                if id(o) in numbers
+                else "  ✗ "
+                if id(o) in stuck
+                else "  · "
+            )
             times = f"{_times(o, start, unit)} {name}"
             lines.append(f"  {number} {times:>24}  client {o.client!s:<6} {told(o)}{_served(o)}")
     if e.stuck:
@@ -294,11 +332,15 @@ def text(e: Explanation) -> str:
         )
         lines += [f"    {told(o)} of client {o.client!r}: {why}" for o, why in e.stuck]
     if e.reigns:
-        led = ", then ".join(f"{r.leader} (term {r.term if r.term is not None else '?'})" for r in e.reigns)
+        led = ", then ".join(
+            f"{r.leader} (term {r.term if r.term is not None else '?'})" for r in e.reigns
+        )
         lines.append(f"  Led by {led}.")
     for w in e.faults:
         until = f"healed at {w.healed_ns}" if w.healed_ns is not None else "not healed"
-        lines.append(f"  Meanwhile {w.nemesis} of {', '.join(w.targets) or 'all'} from {w.start_ns}, {until}.")
+        lines.append(
+            f"  Meanwhile {w.nemesis} of {', '.join(w.targets) or 'all'} from {w.start_ns}, {until}."
+        )
     if not e.faults and e.operations:
         lines.append("  No fault was active.")
     return "\n".join(lines)

@@ -1,6 +1,8 @@
-"""`python -m chaos failover`: kill the leader again and again; how long does nobody get a write acknowledged?
+"""`python -m chaos failover`: kill the leader again and again; how long does nobody get a write
+acknowledged?
 
-It keeps what it measured in out/chaos/failover-<time>: failover.json, and a page with a bar per kill.
+It keeps what it measured in out/chaos/failover-<time>: failover.json, and a page with a bar per
+kill.
 """
 
 from __future__ import annotations
@@ -46,16 +48,27 @@ class Gap:
     then: str | None
     gap_s: float
     rate: float
-    """Writes acknowledged per second in the second before it: a gap is known to about its inverse."""
+    """Writes acknowledged per second in the second before it: a gap is known to about its
+    inverse.
+    """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
-    parser.add_argument("--kills", type=int, default=20, help="leaders to kill (default: %(default)s)")
+    parser.add_argument(
+        "--kills", type=int, default=20, help="leaders to kill (default: %(default)s)"
+    )
     parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--writers", type=int, default=6, help="clients that write all the time (default: %(default)s)")
+    parser.add_argument(
+        "--writers",
+        type=int,
+        default=6,
+        help="clients that write all the time (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=OUT, help="where reports are kept (default: out/chaos)")
+    parser.add_argument(
+        "--out", type=Path, default=OUT, help="where reports are kept (default: out/chaos)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -92,7 +105,9 @@ def write(folder: Path, gaps: list[Gap], command: str, began: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"command": command, "began": began, "commit": commit(), "system": platform.platform()}
     document = {**facts, "processors": os.cpu_count(), "summary": summary(gaps), "kills": gaps}
-    (folder / "failover.json").write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
+    (folder / "failover.json").write_bytes(
+        msgspec.json.format(msgspec.json.encode(document), indent=2)
+    )
     most = max([LONGEST_S, *(g.gap_s for g in gaps)])
     rows = "".join(
         f"<tr><td>{n}</td><td>{escape(g.killed)} → {escape(g.then or '?')}</td>"
@@ -147,8 +162,15 @@ async def _measure(args: argparse.Namespace) -> list[Gap]:
                 # Now ends a gap as well: writes may have stopped once more.
                 around = [*(t for t in acknowledged if t > at - 1.0), time.monotonic()]
                 rate = float(sum(t <= at for t in around))
-                gaps.append(Gap(leader, await target.leader(), max(b - a for a, b in pairwise(around)), rate))
-                print(f"kill {kill + 1:>3}: {leader} → {gaps[-1].then}  {gaps[-1].gap_s:.2f} s", flush=True)
+                gaps.append(
+                    Gap(
+                        leader, await target.leader(), max(b - a for a, b in pairwise(around)), rate
+                    )
+                )
+                print(
+                    f"kill {kill + 1:>3}: {leader} → {gaps[-1].then}  {gaps[-1].gap_s:.2f} s",
+                    flush=True,
+                )
                 target.start(leader)
                 await target.healthy()
                 acknowledged[:-1000] = []
@@ -156,7 +178,9 @@ async def _measure(args: argparse.Namespace) -> list[Gap]:
     return gaps
 
 
-async def _write(urls: tuple[str, ...], n: int, acknowledged: list[float], stop: asyncio.Event) -> None:
+async def _write(
+    urls: tuple[str, ...], n: int, acknowledged: list[float], stop: asyncio.Event
+) -> None:
     turned = urls[n % len(urls) :] + urls[: n % len(urls)]
     async with Client(turned, timeout_s=10.0, attempt_timeout_s=2.0) as client:
         count = 0

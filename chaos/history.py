@@ -1,11 +1,11 @@
 """Say what clients saw, what was broken meanwhile, and turn it into JSON lines and back.
 
-It never reads a clock or opens a file, and never guesses: a record that cannot be trusted is refused with its line
-and the reason.
+It never reads a clock or opens a file, and never guesses: a record that cannot be trusted is
+refused with its line and the reason.
 
-A file either is *plain* (one operation per line, the format of the public corpora; order of lines free) or begins
-with a header line. A file with a header numbers its records and ends with a count, so that a cut, a gap, a swap or a
-newer version is noticed before anything is judged.
+A file either is *plain* (one operation per line, the format of the public corpora; order of lines
+free) or begins with a header line. A file with a header numbers its records and ends with a count,
+so that a cut, a gap, a swap or a newer version is noticed before anything is judged.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ class HistoryError(ValueError):
 
 
 class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One logical operation of one client, over all its attempts: first byte sent to last byte read.
+    """One logical operation of one client, over all its attempts: first byte sent to last byte
+    read.
 
-    `ok` took effect (or observed) inside the interval; `fail` certainly had no effect and observed nothing; `info` is
-    unknown: it may take effect at any time after its start, or never. A refused guard is `ok` with result false.
+    `ok` took effect (or observed) inside the interval; `fail` certainly had no effect and observed
+    nothing; `info` is unknown: it may take effect at any time after its start, or never. A refused
+    guard is `ok` with result false.
     """
 
     client: int | str
@@ -84,7 +86,9 @@ class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a nemesis did: `start` intends, `bit` has proof of effect, `healed`, `skipped` for want of permission."""
+    """What a nemesis did: `start` intends, `bit` has proof of effect, `healed`, `skipped` for want
+    of permission.
+    """
 
     nemesis: str
     phase: Literal["start", "bit", "healed", "skipped"]
@@ -107,9 +111,9 @@ class Lookup(msgspec.Struct, frozen=True, omit_defaults=True):
 class Watched(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing that one watcher (or subscriber of the broker) was told.
 
-    `open`: a stream began, resuming after `revision` (None: from now on). `event`: a change. `bookmark`: everything
-    up to `revision` was delivered. `gone`: a clear 410. `closed`: the stream ended. `end`: the watcher stopped on
-    purpose.
+    `open`: a stream began, resuming after `revision` (None: from now on). `event`: a change.
+    `bookmark`: everything up to `revision` was delivered. `gone`: a clear 410. `closed`: the stream
+    ended. `end`: the watcher stopped on purpose.
     """
 
     watcher: str
@@ -179,7 +183,7 @@ _KINDS: Final[tuple[tuple[str, type[Any]], ...]] = (
 _encode: Final = msgspec.json.Encoder().encode
 
 
-# --------------------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 def header_line(*, seed: int | None = None, settings: Mapping[str, Any] | None = None) -> bytes:
@@ -214,7 +218,7 @@ def dump(
     yield end_line(count)
 
 
-# --------------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 def parse(lines: Iterable[bytes], *, source: str = "") -> History:
@@ -239,7 +243,9 @@ def parse(lines: Iterable[bytes], *, source: str = "") -> History:
         raw = _json(text, number, source, complete=last_complete)
         if "acordo_history" in raw:
             if number != 1:
-                raise HistoryError("a header in the middle: two histories in one file", line=number, source=source)
+                raise HistoryError(
+                    "a header in the middle: two histories in one file", line=number, source=source
+                )
             header = _header(raw, source)
         elif header is not None and "end" in raw:
             end = _convert(raw, _End, number, source)
@@ -250,11 +256,19 @@ def parse(lines: Iterable[bytes], *, source: str = "") -> History:
             count += 1
     if header is not None:
         if end is None:
-            raise HistoryError(f"cut off after {count} records: the end record is missing", line=number, source=source)
+            raise HistoryError(
+                f"cut off after {count} records: the end record is missing",
+                line=number,
+                source=source,
+            )
         if end.records != count:
-            raise HistoryError(f"{end.records} records were written, {count} are here", source=source)
+            raise HistoryError(
+                f"{end.records} records were written, {count} are here", source=source
+            )
         _check_clients(history.operations, source)
-    return History(history.operations, history.faults, history.lookups, history.watched, history.seen, header)
+    return History(
+        history.operations, history.faults, history.lookups, history.watched, history.seen, header
+    )
 
 
 def _json(text: bytes, number: int, source: str, *, complete: bool) -> dict[str, Any]:
@@ -274,7 +288,9 @@ def _header(raw: dict[str, Any], source: str) -> Header:
     version = raw["acordo_history"]
     if isinstance(version, int) and version > VERSION:
         raise HistoryError(
-            f"written by a newer version (format {version}; this program reads up to {VERSION})", line=1, source=source
+            f"written by a newer version (format {version}; this program reads up to {VERSION})",
+            line=1,
+            source=source,
         )
     if version != VERSION or isinstance(version, bool):
         raise HistoryError(f"unknown format version {version!r}", line=1, source=source)
@@ -288,7 +304,9 @@ def _number(raw: dict[str, Any], due: int, number: int, source: str) -> None:
         raise HistoryError("a record without its number", line=number, source=source)
     if n != due:
         raise HistoryError(
-            f"record {n} where {due} was due: lines were reordered or are missing", line=number, source=source
+            f"record {n} where {due} was due: lines were reordered or are missing",
+            line=number,
+            source=source,
         )
 
 
@@ -345,7 +363,9 @@ def _check_register(o: Operation) -> str:
         return "get that is ok without result"
     if o.op == "append" and not isinstance(o.value, str):
         return "append of something other than a string"
-    if o.op in {"cas", "delete"} and not (o.result is msgspec.UNSET or o.result is None or isinstance(o.result, bool)):
+    if o.op in {"cas", "delete"} and not (
+        o.result is msgspec.UNSET or o.result is None or isinstance(o.result, bool)
+    ):
         return f"{o.op} with a result that is neither true nor false"
     return ""
 
@@ -371,7 +391,7 @@ def _check_clients(operations: Sequence[Operation], source: str) -> None:
                 )
 
 
-# ------------------------------------------------------------------------------------------------ faults and leaders
+# ------------------------------------------------------------------------------- faults and leaders
 
 
 @dataclass(frozen=True)
@@ -415,9 +435,15 @@ def windows(faults: Iterable[Fault]) -> list[Window]:
 
 
 def reigns(history: History) -> list[Reign]:
-    """Return each change of leader or term, from status records and from what operations were told."""
+    """Return each change of leader or term, from status records and from what operations
+    were told.
+    """
     told = [(s.t_ns, s.term, s.leader) for s in history.seen if s.leader is not None]
-    told += [(int(o.end_ns or o.start_ns), o.term, o.leader) for o in history.operations if o.leader is not None]
+    told += [
+        (int(o.end_ns or o.start_ns), o.term, o.leader)
+        for o in history.operations
+        if o.leader is not None
+    ]
     made: list[Reign] = []
     for t_ns, term, leader in sorted(told, key=lambda t: t[0]):
         last = made[-1] if made else None
@@ -428,14 +454,14 @@ def reigns(history: History) -> list[Reign]:
     return made
 
 
-# ------------------------------------------------------------------------------------------------- late resolution
+# ---------------------------------------------------------------------------------- late resolution
 
 
 def resolve(operations: Iterable[Operation], lookups: Iterable[Lookup]) -> list[Operation]:
     """Settle unknown operations by what their op_id was found to be after healing.
 
-    *applied* → ok, returning when the look-up ended. *refused* → ok with result false. *expired* → fail. Judge both
-    this and the unresolved history: this one trusts the server, that one does not.
+    *applied* → ok, returning when the look-up ended. *refused* → ok with result false. *expired* →
+    fail. Judge both this and the unresolved history: this one trusts the server, that one does not.
     """
     first: dict[str, Lookup] = {}
     for found in lookups:
@@ -448,11 +474,15 @@ def _resolved(o: Operation, found: Lookup | None) -> Operation:
     if found is None or o.outcome != "info":
         return o
     if found.answer == "expired":
-        return msgspec.structs.replace(o, outcome="fail", end_ns=max(found.t_ns, o.start_ns), resolved=True)
+        return msgspec.structs.replace(
+            o, outcome="fail", end_ns=max(found.t_ns, o.start_ns), resolved=True
+        )
     guard_held = found.answer == "applied" and found.branch != "otherwise"
     result = guard_held if o.op == "cas" else o.result
     if found.answer == "refused" and o.op != "cas":
-        return msgspec.structs.replace(o, outcome="fail", end_ns=max(found.t_ns, o.start_ns), resolved=True)
+        return msgspec.structs.replace(
+            o, outcome="fail", end_ns=max(found.t_ns, o.start_ns), resolved=True
+        )
     return msgspec.structs.replace(
         o,
         outcome="ok",

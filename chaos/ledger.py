@@ -89,8 +89,12 @@ class Ledger:
 
 
 def roll(before: bytes, op_id: str, body_hash: bytes) -> bytes:
-    """Return the digest after one more intent: BLAKE2b-256 of msgpack (op_id, body hash), keyed by the one before."""
-    return hashlib.blake2b(msgspec.msgpack.encode((op_id, body_hash)), digest_size=32, key=before).digest()
+    """Return the digest after one more intent: BLAKE2b-256 of msgpack (op_id, body hash), keyed by
+    the one before.
+    """
+    return hashlib.blake2b(
+        msgspec.msgpack.encode((op_id, body_hash)), digest_size=32, key=before
+    ).digest()
 
 
 def parse(rows: Iterable[Mapping[str, Any]], *, source: str = "ledger") -> Ledger:

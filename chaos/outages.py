@@ -34,11 +34,15 @@ class Outage:
 
 def acknowledged(operations: Iterable[Operation]) -> list[int]:
     """Return when writes were acknowledged, in order."""
-    return sorted(o.end_ns for o in operations if o.outcome == "ok" and o.end_ns is not None and _writes(o))
+    return sorted(
+        o.end_ns for o in operations if o.outcome == "ok" and o.end_ns is not None and _writes(o)
+    )
 
 
 def _writes(o: Operation) -> bool:
-    """Say whether an operation writes: a transaction may only read, as those of `append` at the end of a run do."""
+    """Say whether an operation writes: a transaction may only read, as those of `append` at the end
+    of a run do.
+    """
     if o.op == "txn" and isinstance(o.value, list):
         return any(micro and micro[0] != "r" for micro in o.value)
     return o.op not in READS

@@ -1,8 +1,9 @@
-"""Stand between two processes as a TCP proxy that can cut, slow down and break what passes. Needs no rights at all.
+"""Stand between two processes as a TCP proxy that can cut, slow down and break what passes. Needs
+no rights at all.
 
-It never drops bytes inside a stream and goes on: what is cut is a black hole until it heals, and then the connections
-it swallowed from are closed, so that both sides begin anew. It counts what it did, which is the proof that a fault
-bit.
+It never drops bytes inside a stream and goes on: what is cut is a black hole until it heals, and
+then the connections it swallowed from are closed, so that both sides begin anew. It counts what it
+did, which is the proof that a fault bit.
 """
 
 from __future__ import annotations
@@ -48,7 +49,14 @@ class Weather:
 
     def clear(self) -> None:
         """Behave again. The counters stay."""
-        self.cut, self.delay_s, self.jitter_s, self.loss, self.reset, self.bytes_per_s = False, 0.0, 0.0, 0.0, 0.0, None
+        self.cut, self.delay_s, self.jitter_s, self.loss, self.reset, self.bytes_per_s = (
+            False,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            None,
+        )
 
     @property
     def disturbed(self) -> int:
@@ -57,13 +65,20 @@ class Weather:
 
 
 class Link:
-    """Forward connections from a port of this machine to `host:port`. `up` is towards the target, `down` back.
+    """Forward connections from a port of this machine to `host:port`. `up` is towards the target,
+    `down` back.
 
     `async with Link("127.0.0.1", 9001, Random(1)) as link` listens on `link.port`.
     """
 
     def __init__(
-        self, host: str, port: int, rng: Random, *, listen_host: str = "127.0.0.1", listen_port: int = 0
+        self,
+        host: str,
+        port: int,
+        rng: Random,
+        *,
+        listen_host: str = "127.0.0.1",
+        listen_port: int = 0,
     ) -> None:
         self.target = (host, port)
         self.up, self.down = Weather(), Weather()
@@ -77,7 +92,10 @@ class Link:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         assert self._server is not None
         self._server.close()
@@ -135,10 +153,15 @@ class Link:
                 await _swallow(reader, self.up)
                 return
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                far_reader, far_writer = await asyncio.open_connection(*self.target, limit=CHUNK_BYTES)
+                far_reader, far_writer = await asyncio.open_connection(
+                    *self.target, limit=CHUNK_BYTES
+                )
             stream.writers.append(far_writer)
             async with asyncio.TaskGroup() as tasks:
-                for source, sink, weather in ((reader, far_writer, self.up), (far_reader, writer, self.down)):
+                for source, sink, weather in (
+                    (reader, far_writer, self.up),
+                    (far_reader, writer, self.down),
+                ):
                     queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUE_CHUNKS_MAX)
                     tasks.create_task(self._take(source, weather, queue, stream))
                     tasks.create_task(_give(sink, queue))
@@ -149,10 +172,15 @@ class Link:
             stream.close()
 
     async def _take(
-        self, source: asyncio.StreamReader, weather: Weather, queue: asyncio.Queue[tuple[float, bytes]], stream: _Stream
+        self,
+        source: asyncio.StreamReader,
+        weather: Weather,
+        queue: asyncio.Queue[tuple[float, bytes]],
+        stream: _Stream,
     ) -> None:
-        """Read chunks and decide what becomes of each. Order is kept: a chunk is never due before the one ahead of
-        it."""
+        """Read chunks and decide what becomes of each. Order is kept: a chunk is never due before
+        the one ahead of it.
+        """
         loop = asyncio.get_running_loop()
         due = 0.0
         lost = False
@@ -162,7 +190,8 @@ class Link:
                 await queue.put((due, b""))
                 return
             if weather.cut or lost:
-                # Whatever this direction carries from here on would not join what it lost: it waits to be closed.
+                # Whatever this direction carries from here on would not join what it lost: it waits
+                # to be closed.
                 weather.withheld += len(chunk)
                 stream.tainted = lost = True
                 if not chunk:
@@ -227,7 +256,9 @@ async def _swallow(reader: asyncio.StreamReader, weather: Weather) -> None:
 
 
 class Mesh:
-    """A link for every ordered pair of nodes that may dial each other, and one per node for its clients."""
+    """A link for every ordered pair of nodes that may dial each other, and one per node for its
+    clients.
+    """
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
@@ -242,18 +273,25 @@ class Mesh:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self._stack.__aexit__(kind, exc, trace)
 
     async def add_peer(self, dialler: str, dialled: str, host: str, port: int) -> Link:
         """Put a link between two nodes, on a free port."""
-        self.peers[dialler, dialled] = link = await self._stack.enter_async_context(Link(host, port, self._rng))
+        self.peers[dialler, dialled] = link = await self._stack.enter_async_context(
+            Link(host, port, self._rng)
+        )
         return link
 
     async def add_client(self, node: str, host: str, port: int) -> Link:
         """Put a link before a node's clients, on a free port."""
-        self.clients[node] = link = await self._stack.enter_async_context(Link(host, port, self._rng))
+        self.clients[node] = link = await self._stack.enter_async_context(
+            Link(host, port, self._rng)
+        )
         return link
 
     def towards(self, source: str, sink: str) -> Iterator[Weather]:

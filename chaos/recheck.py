@@ -1,9 +1,10 @@
 """Judge a recorded run again, offline, with every checker that its records call for.
 
-It reads files and prints; it never talks to a cluster, so the same records always get the same verdict.
+It reads files and prints; it never talks to a cluster, so the same records always get the same
+verdict.
 
-A run is a directory with `history.jsonl`, and when they were collected `ledger.jsonl` (rows of `/v1/ledger`) and
-`final.json` (what members and readers said after healing).
+A run is a directory with `history.jsonl`, and when they were collected `ledger.jsonl` (rows of
+`/v1/ledger`) and `final.json` (what members and readers said after healing).
 """
 
 from __future__ import annotations
@@ -79,10 +80,13 @@ def open_run(path: Path) -> Run:
     return Run(load_history(path / HISTORY), ledger, evidence, path.name)
 
 
-def judge(run: Run, *, initial: Any = None, models: Sequence[str] = (), resolved: bool = False) -> list[Judgement]:
+def judge(
+    run: Run, *, initial: Any = None, models: Sequence[str] = (), resolved: bool = False
+) -> list[Judgement]:
     """Return what every applicable checker says; `models` picks some by name.
 
-    `resolved`: settle unknown operations by their look-ups first. Judge both ways: the plain one trusts no server.
+    `resolved`: settle unknown operations by their look-ups first. Judge both ways: the plain one
+    trusts no server.
     """
     history = run.history
     operations = resolve(history.operations, history.lookups) if resolved else history.operations
@@ -117,7 +121,9 @@ def _applicable(run: Run, operations: Sequence[Operation]) -> list[str]:
     return [m for m in MODELS if m in found]
 
 
-def _checkers(run: Run, operations: Sequence[Operation], initial: Any) -> dict[str, Callable[[], Judgement]]:
+def _checkers(
+    run: Run, operations: Sequence[Operation], initial: Any
+) -> dict[str, Callable[[], Judgement]]:
     ledger = run.ledger
 
     def of(name: str) -> list[Operation]:
@@ -125,7 +131,11 @@ def _checkers(run: Run, operations: Sequence[Operation], initial: Any) -> dict[s
         return mine if mine or any(o.workload for o in operations) else list(operations)
 
     def registers() -> list[Operation]:
-        return [o for o in of("register") if o.op in REGISTER_OPS] if _mixed(operations) else of("register")
+        return (
+            [o for o in of("register") if o.op in REGISTER_OPS]
+            if _mixed(operations)
+            else of("register")
+        )
 
     told = ledger or Ledger(read=False)
     settings = run.history.header.settings if run.history.header is not None else {}
@@ -133,13 +143,17 @@ def _checkers(run: Run, operations: Sequence[Operation], initial: Any) -> dict[s
     return {
         "register": lambda: register.check(registers(), initial=initial),
         "versions": lambda: versions.check(
-            [o for o in operations if o.workload in (*BY_REVISION, None)], initial=initial, ledger=ledger
+            [o for o in operations if o.workload in (*BY_REVISION, None)],
+            initial=initial,
+            ledger=ledger,
         ),
         "set": lambda: set_full.check(of("set")),
         "append": lambda: append.check(of("append")),
         "bank": lambda: _bank(of("bank"), settings.get("bank")),
         "counter": lambda: counter.check(of("counter")),
-        "watch": lambda: watch.check([w for w in watched if w.channel == "watch"], told, operations),
+        "watch": lambda: watch.check(
+            [w for w in watched if w.channel == "watch"], told, operations
+        ),
         "session": lambda: session.check(of("session")),
         "stale": lambda: staleness.check(of("stale")),
         "lock": lambda: lock.check(of("lock")),
@@ -147,7 +161,10 @@ def _checkers(run: Run, operations: Sequence[Operation], initial: Any) -> dict[s
         "ledger": lambda: ledger_checker.check(told, operations, run.history.lookups),
         "members": lambda: members.check(run.history.seen),
         "convergence": lambda: convergence.check(
-            run.evidence or Evidence(), told, operations, [w for w in watched if w.channel == "broker"]
+            run.evidence or Evidence(),
+            told,
+            operations,
+            [w for w in watched if w.channel == "broker"],
         ),
     }
 

@@ -1,4 +1,6 @@
-"""Write what happens, as it happens, to one history file. It never keeps a history in memory and never judges."""
+"""Write what happens, as it happens, to one history file. It never keeps a history in memory and
+never judges.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ UNKNOWN_MAX: Final = 20_000
 
 
 class Recorder:
-    """One history file: `with Recorder(path, seed=7) as recorder`. Leaving writes the end record, also after an error.
+    """One history file: `with Recorder(path, seed=7) as recorder`. Leaving writes the end record,
+    also after an error.
 
     `clock` is one for all clients of a run: CLOCK_MONOTONIC is common to all processes of a host.
     """
@@ -46,7 +49,10 @@ class Recorder:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         assert self._file is not None
         with self._file:
@@ -68,4 +74,8 @@ class Recorder:
 
     def count(self, outcome: str | None = None, *, workload: str | None = None) -> int:
         """Return how many operations ended, or ended so, of one workload or all."""
-        return sum(n for (w, _, o), n in self.ended.items() if outcome in (None, o) and workload in (None, w))
+        return sum(
+            n
+            for (w, _, o), n in self.ended.items()
+            if outcome in (None, o) and workload in (None, w)
+        )

@@ -1,4 +1,5 @@
-"""Write what a run was worth: one self-contained page, its pictures as PNG files, and a summary in words.
+"""Write what a run was worth: one self-contained page, its pictures as PNG files, and a summary in
+words.
 
 It judges nothing, and loads nothing from anywhere.
 """
@@ -48,7 +49,9 @@ def headline(result: Result) -> str:
     words = f"{operations} operations, {under}"
     match result.code:
         case 1:
-            names = dict.fromkeys(a for j in (*result.judgements, *result.resolved) for a in j.anomalies)
+            names = dict.fromkeys(
+                a for j in (*result.judgements, *result.resolved) for a in j.anomalies
+            )
             return f"ANOMALY ({', '.join(names)}): {words}"
         case 2:
             return f"WEAK: no anomaly, but the run proves less than it should ({words})"
@@ -59,10 +62,14 @@ def summary(result: Result) -> str:
     """Return what the terminal shows at the end."""
     lines = []
     for j in result.judgements:
-        lines.append(f"  {j.checker:<12} {j.verdict!s:<8} {j.operations:>8} judged  {', '.join(j.anomalies)}")
+        lines.append(
+            f"  {j.checker:<12} {j.verdict!s:<8} {j.operations:>8} judged  {', '.join(j.anomalies)}"
+        )
     for j in result.resolved:
         if j.verdict is Verdict.ILLEGAL:
-            lines.append(f"  {j.checker:<12} {j.verdict!s:<8} with look-ups    {', '.join(j.anomalies)}")
+            lines.append(
+                f"  {j.checker:<12} {j.verdict!s:<8} with look-ups    {', '.join(j.anomalies)}"
+            )
     if result.run is not None:
         gaps = outages(result.run.history)
         longest = f", longest {max(o.seconds for o in gaps):.2f} s" if gaps else ""
@@ -96,12 +103,18 @@ def _page(result: Result, pictures: dict[str, bytes]) -> str:
         f'<div class="verdict {kind}">{escape(headline(result))}</div>',
     ]
     if result.weak:
-        parts.append("<h2>Weak points</h2><ul>" + "".join(f"<li>{escape(w)}</li>" for w in result.weak) + "</ul>")
+        parts.append(
+            "<h2>Weak points</h2><ul>"
+            + "".join(f"<li>{escape(w)}</li>" for w in result.weak)
+            + "</ul>"
+        )
     parts.append("<h2>Verdicts</h2>" + _verdicts(result))
     history = result.run.history if result.run is not None else History()
     for name, png in pictures.items():
         picture = base64.b64encode(png).decode()
-        parts.append(f'<h2>{name.title()}</h2><img alt="{name} over time" src="data:image/png;base64,{picture}">')
+        parts.append(
+            f'<h2>{name.title()}</h2><img alt="{name} over time" src="data:image/png;base64,{picture}">'
+        )
     parts.append("<h2>Offending operations</h2>" + _offending(result, history))
     parts.append("<h2>Outages</h2>" + _outages(history))
     parts.append("<h2>Faults</h2>" + _faults(result, history))
@@ -126,8 +139,12 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence
         return ' class="n"' if n in numbers else ""
 
     top = "".join(f"<th{_n(n)}>{escape(h)}</th>" for n, h in enumerate(head))
-    body = "".join("<tr>" + "".join(cell(n, v) for n, v in enumerate(row)) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    body = "".join(
+        "<tr>" + "".join(cell(n, v) for n, v in enumerate(row)) + "</tr>" for row in rows
+    )
+    return (
+        f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def _verdict_cell(j: Judgement | None) -> str:
@@ -143,8 +160,18 @@ def _verdicts(result: Result) -> str:
     for j in result.judgements:
         figures = ", ".join(f"{k} {v}" for k, v in j.figures.items() if not isinstance(v, dict))
         told = ", ".join(j.anomalies) or figures
-        rows.append((j.checker, _verdict_cell(j), _verdict_cell(resolved.get(j.checker)), str(j.operations), told))
-    return _table(("checker", "as recorded", "with look-ups", "judged", "anomalies or figures"), rows, (3,))
+        rows.append(
+            (
+                j.checker,
+                _verdict_cell(j),
+                _verdict_cell(resolved.get(j.checker)),
+                str(j.operations),
+                told,
+            )
+        )
+    return _table(
+        ("checker", "as recorded", "with look-ups", "judged", "anomalies or figures"), rows, (3,)
+    )
 
 
 def _offending(result: Result, history: History) -> str:
@@ -158,7 +185,9 @@ def _offending(result: Result, history: History) -> str:
     parts = []
     for f, j in list(unique.values())[:EXPLAINED_MAX]:
         e = explain(f, j, history)
-        parts.append(f"<p><b>{escape(e.checker)}: {escape(e.anomaly)}</b> — {escape(e.message)}</p>")
+        parts.append(
+            f"<p><b>{escape(e.checker)}: {escape(e.anomaly)}</b> — {escape(e.message)}</p>"
+        )
         parts.append(timeline.figure(e) + f"<pre>{escape(text(e))}</pre>")
     if len(unique) > EXPLAINED_MAX:
         parts.append(f"<p>{len(unique) - EXPLAINED_MAX} more findings are not told at length.</p>")
@@ -181,10 +210,17 @@ def _outages(history: History) -> str:
         return f"{o.after or '?'} took over from {o.before or '?'}"
 
     rows = [
-        (f"{(o.start_ns - origin) / 1e9:.1f}", f"{o.seconds:.2f}", taken(o), "; ".join(o.faults) or "no fault active")
+        (
+            f"{(o.start_ns - origin) / 1e9:.1f}",
+            f"{o.seconds:.2f}",
+            taken(o),
+            "; ".join(o.faults) or "no fault active",
+        )
         for o in found
     ]
-    return _table(("at, s", "seconds without an acknowledged write", "who led after", "faults"), rows, (0, 1))
+    return _table(
+        ("at, s", "seconds without an acknowledged write", "who led after", "faults"), rows, (0, 1)
+    )
 
 
 def _faults(result: Result, history: History) -> str:
@@ -194,7 +230,11 @@ def _faults(result: Result, history: History) -> str:
     origin = _origin(history)
 
     def bit(w: Window) -> str:
-        return '<td class="good">bit</td>' if w.bit_ns is not None else '<td class="weak">did not bite</td>'
+        return (
+            '<td class="good">bit</td>'
+            if w.bit_ns is not None
+            else '<td class="weak">did not bite</td>'
+        )
 
     rows = [
         (
@@ -214,7 +254,9 @@ def _faults(result: Result, history: History) -> str:
 
 
 def _load(history: History) -> str:
-    counts: Counter[tuple[str, str]] = Counter((o.workload or "?", o.outcome) for o in history.operations)
+    counts: Counter[tuple[str, str]] = Counter(
+        (o.workload or "?", o.outcome) for o in history.operations
+    )
     nodes = Counter(o.node for o in history.operations if o.node is not None and o.outcome == "ok")
     rows = []
     for name in dict.fromkeys(w for w, _ in counts):
@@ -223,8 +265,12 @@ def _load(history: History) -> str:
             for o in history.operations
             if o.workload == name and o.outcome == "ok" and o.end_ns is not None
         ]
-        quantiles = [f"{quantile(took, share):.1f}" for share in (0.5, 0.99)] + [f"{max(took, default=0.0):.0f}"]
-        rows.append((name, *(str(counts[name, outcome]) for outcome in ("ok", "fail", "info")), *quantiles))
+        quantiles = [f"{quantile(took, share):.1f}" for share in (0.5, 0.99)] + [
+            f"{max(took, default=0.0):.0f}"
+        ]
+        rows.append(
+            (name, *(str(counts[name, outcome]) for outcome in ("ok", "fail", "info")), *quantiles)
+        )
     head = ("workload", "took effect", "failed", "unknown", "p50 ms", "p99 ms", "longest ms")
     led = [f"{r.leader} in term {r.term}" for r in reigns(history)]
     told = f"<p>Answers by node: {escape(', '.join(f'{n} {c}' for n, c in sorted(nodes.items())))}.</p>"
@@ -245,6 +291,8 @@ def _settings(result: Result) -> str:
         "workloads": ", ".join(plan.workloads),
         "nemeses": ", ".join(plan.families) or "none",
         "clients per workload": str(plan.clients),
-        "load": f"open loop, {plan.rate:g}/s" if plan.rate else f"closed loop, mean pause {plan.pause_s * 1000:g} ms",
+        "load": f"open loop, {plan.rate:g}/s"
+        if plan.rate
+        else f"closed loop, mean pause {plan.pause_s * 1000:g} ms",
     }
     return _table(("setting", "value"), [*asked.items(), *result.versions.items()])

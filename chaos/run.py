@@ -1,4 +1,6 @@
-"""`python -m chaos run`: load a cluster, disturb it, judge what its clients saw, keep everything in out/chaos/<run>."""
+"""`python -m chaos run`: load a cluster, disturb it, judge what its clients saw, keep everything in
+out/chaos/<run>.
+"""
 
 from __future__ import annotations
 
@@ -32,34 +34,78 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help=f"none (default), all, families ({','.join(FAMILIES)}) and single ones ({','.join(NEMESES)})",
     )
-    parser.add_argument("--time", type=float, default=60.0, metavar="S", help="seconds of load (default: %(default)g)")
+    parser.add_argument(
+        "--time",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds of load (default: %(default)g)",
+    )
     parser.add_argument("--seed", type=int, help="default: derived from the commit")
-    parser.add_argument("--clients", type=int, default=6, help="clients per workload (default: %(default)s)")
     parser.add_argument(
-        "--rate", type=float, help="operations per second and workload, open loop (default: closed loop)"
-    )
-    parser.add_argument("--pause", type=float, default=0.01, metavar="S", help="mean pause of a client (%(default)g)")
-    parser.add_argument("--hot", type=int, default=0, metavar="KEYS", help="register: so few keys, read back at once")
-    parser.add_argument(
-        "--operations", type=int, default=0, help="go on until so many took effect (at most 3 times --time)"
-    )
-    parser.add_argument("--faults", type=int, default=0, help="go on until so many bit (at most 3 times --time)")
-    parser.add_argument("--nodes", type=int, default=3, help="nodes of a local cluster (default: %(default)s)")
-    parser.add_argument(
-        "--servers", default="", help="local target: private servers as back ends: postgres,redis,rabbitmq"
+        "--clients", type=int, default=6, help="clients per workload (default: %(default)s)"
     )
     parser.add_argument(
-        "--at-once", action="store_true", help="faults of processes, links and servers at the same time"
+        "--rate",
+        type=float,
+        help="operations per second and workload, open loop (default: closed loop)",
     )
-    parser.add_argument("--target", default="local", help="local, docker, or the URLs of all nodes: http://h1:8001,…")
     parser.add_argument(
-        "--broadcast", default="", metavar="AMQP_URL", help="the target's broker: what it tells is recorded and judged"
+        "--pause",
+        type=float,
+        default=0.01,
+        metavar="S",
+        help="mean pause of a client (%(default)g)",
     )
-    parser.add_argument("--out", type=Path, default=OUT, help="where runs are kept (default: out/chaos)")
+    parser.add_argument(
+        "--hot",
+        type=int,
+        default=0,
+        metavar="KEYS",
+        help="register: so few keys, read back at once",
+    )
+    parser.add_argument(
+        "--operations",
+        type=int,
+        default=0,
+        help="go on until so many took effect (at most 3 times --time)",
+    )
+    parser.add_argument(
+        "--faults", type=int, default=0, help="go on until so many bit (at most 3 times --time)"
+    )
+    parser.add_argument(
+        "--nodes", type=int, default=3, help="nodes of a local cluster (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--servers",
+        default="",
+        help="local target: private servers as back ends: postgres,redis,rabbitmq",
+    )
+    parser.add_argument(
+        "--at-once",
+        action="store_true",
+        help="faults of processes, links and servers at the same time",
+    )
+    parser.add_argument(
+        "--target",
+        default="local",
+        help="local, docker, or the URLs of all nodes: http://h1:8001,…",
+    )
+    parser.add_argument(
+        "--broadcast",
+        default="",
+        metavar="AMQP_URL",
+        help="the target's broker: what it tells is recorded and judged",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=OUT, help="where runs are kept (default: out/chaos)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Return 0 no anomaly, 1 anomaly, 2 weak (also: the target or an argument is unfit). An error is CRASHED, 3."""
+    """Return 0 no anomaly, 1 anomaly, 2 weak (also: the target or an argument is unfit). An error
+    is CRASHED, 3.
+    """
     try:
         plan = _plan(args)
     except ValueError as exc:
@@ -72,7 +118,9 @@ def main(args: argparse.Namespace) -> int:
         return 2
     print(f"\n{report.summary(result)}\n")
     page = report.write(result)
-    print(f"report: {_short(page)}\nagain:  {plan.command}\ncheck:  python -m chaos check {_short(plan.folder)}")
+    print(
+        f"report: {_short(page)}\nagain:  {plan.command}\ncheck:  python -m chaos check {_short(plan.folder)}"
+    )
     return result.code
 
 
@@ -85,7 +133,11 @@ async def _run(plan: Plan) -> Result:
 
 
 def _plan(args: argparse.Namespace) -> Plan:
-    names = list(WORKLOADS) if args.workload == "all" else [w.strip() for w in args.workload.split(",") if w.strip()]
+    names = (
+        list(WORKLOADS)
+        if args.workload == "all"
+        else [w.strip() for w in args.workload.split(",") if w.strip()]
+    )
     for name in names:
         if name not in WORKLOADS:
             raise ValueError(f"no workload {name!r}; known are {', '.join(WORKLOADS)}")
@@ -97,7 +149,12 @@ def _plan(args: argparse.Namespace) -> Plan:
         raise ValueError(
             f"no nemesis {exc.args[0]!r}; known are {', '.join([*FAMILIES, *NEMESES])}, all and none"
         ) from exc
-    if args.time <= 0 or args.clients < 1 or not 1 <= args.nodes <= 9 or (args.rate is not None and args.rate <= 0):
+    if (
+        args.time <= 0
+        or args.clients < 1
+        or not 1 <= args.nodes <= 9
+        or (args.rate is not None and args.rate <= 0)
+    ):
         raise ValueError("--time, --clients and --rate must be above 0, --nodes from 1 to 9")
     if min(args.hot, args.operations, args.faults) < 0:
         raise ValueError("--hot, --operations and --faults must not be below 0")
@@ -130,7 +187,9 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 
 def commit() -> str:
-    """Return the commit that is checked out, with a + when files differ; "" outside a repository."""
+    """Return the commit that is checked out, with a + when files differ; "" outside a
+    repository.
+    """
     try:
         told = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],

@@ -1,6 +1,8 @@
-"""Run one plan: load, faults, healing, collecting, judging. It keeps all that it saw and decides what the run is worth.
+"""Run one plan: load, faults, healing, collecting, judging. It keeps all that it saw and decides
+what the run is worth.
 
-It never leaves a fault behind: an interrupted run heals everything, collects what it can and is judged all the same.
+It never leaves a fault behind: an interrupted run heals everything, collects what it can and is
+judged all the same.
 """
 
 from __future__ import annotations
@@ -45,13 +47,19 @@ from cluster.config import RunnerSettings
 from cluster.demo import free_base_port
 
 HEALTHY_WITHIN_S: Final = 120.0
-"""For all nodes to be ready and one to lead, at first and after each fault. A slow machine may need most of it."""
+"""For all nodes to be ready and one to lead, at first and after each fault. A slow machine may need
+most of it.
+"""
 PROGRESS_S: Final = 1.0
 SETTLED_FILE: Final = "settings.json"
 FINAL_KEYS_MAX: Final = 600
-"""Keys read through every node at every level at the end; a longer run draws as many by its seed."""
+"""Keys read through every node at every level at the end; a longer run draws as many by its
+seed.
+"""
 TRAFFIC_MIN: Final = 40
-"""Operations that took effect, per workload, below which a run proves nothing; long runs need as many per minute."""
+"""Operations that took effect, per workload, below which a run proves nothing; long runs need as
+many per minute.
+"""
 FINISH_WITHIN_S: Final = 180.0
 TOLD_MAX: Final = 3
 """Undecided findings of one checker that are told one by one."""
@@ -79,7 +87,9 @@ class Plan:
     pause_s: float = 0.01
     hot: int = 0
     operations: int = 0
-    """The run goes on past its time until so many operations took effect, enough of them in each workload …"""
+    """The run goes on past its time until so many operations took effect, enough of them in each
+    workload …
+    """
     faults: int = 0
     """… and so many faults bit; at most LONGER times as long."""
     nodes: int = 3
@@ -146,7 +156,9 @@ class Result:
 
 
 class Interrupt:
-    """Ctrl-C: the first time asks the run to end and to write its report, the second time ends the process."""
+    """Ctrl-C: the first time asks the run to end and to write its report, the second time ends the
+    process.
+    """
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -157,7 +169,10 @@ class Interrupt:
             print("\nkilled: the report is not written", file=sys.stderr)
             os._exit(130)
         self.asked.set()
-        print("\ninterrupted: healing everything, then the report (once more: end at once)", file=sys.stderr)
+        print(
+            "\ninterrupted: healing everything, then the report (once more: end at once)",
+            file=sys.stderr,
+        )
 
 
 async def run(plan: Plan, *, interrupt: Interrupt | None = None) -> Result:
@@ -166,9 +181,14 @@ async def run(plan: Plan, *, interrupt: Interrupt | None = None) -> Result:
     plan.folder.mkdir(parents=True, exist_ok=True)
     steps = list(plan.steps) or schedule_of(plan)
     result = Result(plan, steps)
-    _say(plan, f"seed {plan.seed}, workloads {', '.join(plan.workloads)}, run kept in {plan.folder}")
+    _say(
+        plan, f"seed {plan.seed}, workloads {', '.join(plan.workloads)}, run kept in {plan.folder}"
+    )
     if steps:
-        _say(plan, f"faults planned (those that fit into {plan.seconds:g} s are inflicted, in this order):")
+        _say(
+            plan,
+            f"faults planned (those that fit into {plan.seconds:g} s are inflicted, in this order):",
+        )
         for step in steps[:STEPS_TOLD]:
             _say(plan, f"  {step}")
         if len(steps) > STEPS_TOLD:
@@ -187,7 +207,8 @@ async def run(plan: Plan, *, interrupt: Interrupt | None = None) -> Result:
     except TargetUnfit as exc:
         if not loaded:
             raise
-        result.weak.append(str(exc))  # on leaving it: what was seen until then is judged all the same
+        # on leaving it: what was seen until then is judged all the same
+        result.weak.append(str(exc))
     _say(plan, "judging …")
     _judge(plan, result)
     if plan.target == "local" and result.verdict is not Verdict.ILLEGAL:
@@ -200,7 +221,11 @@ async def run(plan: Plan, *, interrupt: Interrupt | None = None) -> Result:
 
 def schedule_of(plan_: Plan) -> list[Step]:
     """Return the faults that the seed plans."""
-    return plan(plan_.families, plan_.seconds * (LONGER if plan_.operations or plan_.faults else 1), plan_.seed)
+    return plan(
+        plan_.families,
+        plan_.seconds * (LONGER if plan_.operations or plan_.faults else 1),
+        plan_.seed,
+    )
 
 
 @contextlib.asynccontextmanager
@@ -218,7 +243,9 @@ async def target_of(plan: Plan) -> AsyncIterator[Target]:
         return
     if plan.target != "local":
         try:
-            async with UrlTarget(tuple(u.strip() for u in plan.target.split(",") if u.strip())) as remote:
+            async with UrlTarget(
+                tuple(u.strip() for u in plan.target.split(",") if u.strip())
+            ) as remote:
                 yield remote
         except AcordoError as exc:
             raise TargetUnfit(f"{plan.target}: {exc}") from exc
@@ -242,14 +269,18 @@ async def target_of(plan: Plan) -> AsyncIterator[Target]:
             extra=plan.node_environ,
             command=plan.node_command,
             servers=servers,
-            clocks=any({"clocks", "disks"} & plan.nemeses[s.nemesis].needs for s in plan.steps or schedule_of(plan)),
+            clocks=any(
+                {"clocks", "disks"} & plan.nemeses[s.nemesis].needs
+                for s in plan.steps or schedule_of(plan)
+            ),
         )
         await stack.enter_async_context(target)
         yield target
 
 
 def entrances(target: Target) -> tuple[str, ...]:
-    """Return where clients come in: through every node, and through the balancer where there is one.
+    """Return where clients come in: through every node, and through the balancer where there is
+    one.
 
     Without the latter a fault of nginx would hit nobody.
     """
@@ -258,7 +289,11 @@ def entrances(target: Target) -> tuple[str, ...]:
 
 
 async def _versions(plan: Plan, target: Target) -> dict[str, str]:
-    told = {"python": platform.python_version(), "system": platform.platform(), "commit": plan.commit or "?"}
+    told = {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "commit": plan.commit or "?",
+    }
     for name in ("aiohttp", "uvloop", "pysyncobj", "msgspec"):
         with contextlib.suppress(PackageNotFoundError):
             told[name] = version(name)
@@ -288,10 +323,12 @@ def _write_settings(plan: Plan, result: Result) -> None:
         "schedule": [str(s).strip() for s in result.schedule],
         "versions": result.versions,
     }
-    (plan.folder / SETTLED_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=2))
+    (plan.folder / SETTLED_FILE).write_bytes(
+        msgspec.json.format(msgspec.json.encode(kept), indent=2)
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------- load
+# --------------------------------------------------------------------------------------------- load
 
 
 async def _loaded(plan: Plan, target: Target, result: Result, interrupt: Interrupt) -> None:
@@ -322,7 +359,9 @@ async def _loaded(plan: Plan, target: Target, result: Result, interrupt: Interru
             stack.callback(stop.set)
             tasks.create_task(collect.observe(target.looking_urls, recorder, quiet))
             try:
-                subscriber = await _subscribed(plan, target, stack, recorder, f"acordo.chaos.{stamp}")
+                subscriber = await _subscribed(
+                    plan, target, stack, recorder, f"acordo.chaos.{stamp}"
+                )
                 for workload in workloads:
                     await workload.open(stack)
                     await workload.set_up(workload.workers[0])
@@ -336,7 +375,9 @@ async def _loaded(plan: Plan, target: Target, result: Result, interrupt: Interru
             progress.cancel()
             _say(plan, "load over, healing and collecting …")
             if not await target.healthy(HEALTHY_WITHIN_S):
-                result.weak.append(f"the cluster was not healthy within {HEALTHY_WITHIN_S:g} s after the last fault")
+                result.weak.append(
+                    f"the cluster was not healthy within {HEALTHY_WITHIN_S:g} s after the last fault"
+                )
             try:
                 async with asyncio.timeout(max(FINISH_WITHIN_S, plan.seconds / 4)):
                     await asyncio.gather(*loads)
@@ -344,8 +385,12 @@ async def _loaded(plan: Plan, target: Target, result: Result, interrupt: Interru
                         await workload.finish(workload.workers)
                     async with Client(list(target.looking_urls)) as client:
                         left = await collect.look_up(client, recorder.unknown, recorder)
-                        if subscriber is not None and not await subscriber.reach_end(client, f"{prefix}end"):
-                            result.weak.append("the broker's subscriber was not told of the last write in time")
+                        if subscriber is not None and not await subscriber.reach_end(
+                            client, f"{prefix}end"
+                        ):
+                            result.weak.append(
+                                "the broker's subscriber was not told of the last write in time"
+                            )
                     if left:
                         result.weak.append(f"{left} unknown writes could not be looked up")
             except TimeoutError:
@@ -380,8 +425,12 @@ def without_password(url: str) -> str:
     return url.replace(f":{parts.password}@", ":…@") if parts.password else url
 
 
-async def _disturb(plan: Plan, target: Target, recorder: Recorder, result: Result, interrupt: Interrupt) -> None:
-    """Inflict the steps one after another (or a lane each) until the time or the steps are over, or Ctrl-C."""
+async def _disturb(
+    plan: Plan, target: Target, recorder: Recorder, result: Result, interrupt: Interrupt
+) -> None:
+    """Inflict the steps one after another (or a lane each) until the time or the steps are over, or
+    Ctrl-C.
+    """
     loop = asyncio.get_running_loop()
     ends = loop.time() + plan.seconds
     latest = ends + (LONGER - 1) * plan.seconds
@@ -410,7 +459,9 @@ async def _disturb(plan: Plan, target: Target, recorder: Recorder, result: Resul
             hold_s = max(0.5, min(step.hold_s, ends - loop.time())) if lasts else step.hold_s
             result.inflicted.append(await inflict(nemesis, recorder, hold_s))
             if not plan.at_once and not await target.healthy(HEALTHY_WITHIN_S):
-                result.weak.append(f"not healthy within {HEALTHY_WITHIN_S:g} s after {step.nemesis}")
+                result.weak.append(
+                    f"not healthy within {HEALTHY_WITHIN_S:g} s after {step.nemesis}"
+                )
 
     async def all_lanes() -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -429,7 +480,9 @@ async def _disturb(plan: Plan, target: Target, recorder: Recorder, result: Resul
             await faults
 
 
-def _thin(plan: Plan, target: Target, recorder: Recorder, workloads: Sequence[Workload]) -> list[str]:
+def _thin(
+    plan: Plan, target: Target, recorder: Recorder, workloads: Sequence[Workload]
+) -> list[str]:
     """Return where there was too little traffic, or none that counts."""
     found = _few(plan, recorder)
     for workload in workloads:
@@ -437,9 +490,14 @@ def _thin(plan: Plan, target: Target, recorder: Recorder, workloads: Sequence[Wo
             found.append(f"{workload.name} was told that it asks wrongly: {workload.complaints[0]}")
     if (done := recorder.count("ok")) < plan.operations:
         found.append(f"{done} operations took effect, {plan.operations} were asked for")
-    # Of somebody else's cluster the URLs are known and not the names: there the answers are counted alone.
+    # Of somebody else's cluster the URLs are known and not the names: there the answers are counted
+    # alone.
     named = not isinstance(target, UrlTarget)
-    silent = len(set(target.nodes) - set(recorder.nodes)) if named else len(target.nodes) - len(recorder.nodes)
+    silent = (
+        len(set(target.nodes) - set(recorder.nodes))
+        if named
+        else len(target.nodes) - len(recorder.nodes)
+    )
     if silent > 0:
         found.append(f"{silent} of {len(target.nodes)} nodes answered nothing")
     return found
@@ -466,7 +524,9 @@ async def _progress(plan: Plan, recorder: Recorder, result: Result) -> None:
         n += 1
         ok = recorder.count("ok")
         last_fault = result.inflicted[-1] if result.inflicted else None
-        told = f"last fault {last_fault.nemesis} {','.join(last_fault.targets)}" if last_fault else ""
+        told = (
+            f"last fault {last_fault.nemesis} {','.join(last_fault.targets)}" if last_fault else ""
+        )
         line = (
             f"{time.monotonic() - began:6.0f} s  {ok:>8} ok {ok - last:>6}/s  {recorder.count('fail'):>6} failed  "
             f"{recorder.count('info'):>5} unknown  {len(result.inflicted):>3} faults  {told}"
@@ -484,7 +544,7 @@ def _say(plan: Plan, line: str) -> None:
     print(("\r\x1b[2K" if sys.stdout.isatty() else "") + line, flush=True)
 
 
-# ---------------------------------------------------------------------------------------------- collecting and judging
+# --------------------------------------------------------------------------- collecting and judging
 
 
 async def _collect(plan: Plan, target: Target, result: Result) -> None:
@@ -508,14 +568,20 @@ def _final_keys(plan: Plan) -> list[str]:
     from chaos.files import load_history
 
     history = load_history(plan.folder / recheck.HISTORY)
-    keys = list(dict.fromkeys(o.key for o in history.operations if o.op in {"put", "cas", "delete"} and o.key))
+    keys = list(
+        dict.fromkeys(
+            o.key for o in history.operations if o.op in {"put", "cas", "delete"} and o.key
+        )
+    )
     if len(keys) > FINAL_KEYS_MAX:
         keys = random.Random(f"{plan.seed}/final").sample(keys, FINAL_KEYS_MAX)
     return keys
 
 
 def _judge(plan: Plan, result: Result) -> None:
-    """Judge as recorded (trusting no server), and with look-ups; add what is weak about the faults and the verdicts."""
+    """Judge as recorded (trusting no server), and with look-ups; add what is weak about the faults
+    and the verdicts.
+    """
     try:
         result.run = recheck.open_run(plan.folder)
     except HistoryError as exc:
@@ -526,7 +592,9 @@ def _judge(plan: Plan, result: Result) -> None:
         result.resolved = recheck.judge(result.run, resolved=True)
     for judged in (*result.judgements, *result.resolved):
         undecided = [f.message for f in judged.findings if f.verdict is Verdict.UNKNOWN]
-        result.weak += [f"undecided by {judged.checker}: {message}" for message in undecided[:TOLD_MAX]]
+        result.weak += [
+            f"undecided by {judged.checker}: {message}" for message in undecided[:TOLD_MAX]
+        ]
         if len(undecided) > TOLD_MAX:
             result.weak.append(f"undecided by {judged.checker}: {len(undecided) - TOLD_MAX} more")
     for name in plan.workloads:
@@ -536,7 +604,9 @@ def _judge(plan: Plan, result: Result) -> None:
         if fault.skipped is not None:
             result.weak.append(f"{fault.nemesis} was skipped: {fault.skipped}")
         elif fault.proof is None:
-            result.weak.append(f"{fault.nemesis} did not bite" + (f": {fault.error}" if fault.error else ""))
+            result.weak.append(
+                f"{fault.nemesis} did not bite" + (f": {fault.error}" if fault.error else "")
+            )
         elif fault.error is not None:
             result.weak.append(f"{fault.nemesis}: {fault.error}")
     bit = sum(f.proof is not None for f in result.inflicted)

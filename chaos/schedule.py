@@ -15,7 +15,9 @@ GAP_S: Final = (0.5, 2.0)
 """Quiet time before a fault, once the cluster is whole again."""
 HOLD_S: Final = (1.0, 4.0)
 RECOVERY_S: Final = 3.0
-"""What a fault takes beyond its own time, roughly: to be proved, healed and recovered from. Only plans use it."""
+"""What a fault takes beyond its own time, roughly: to be proved, healed and recovered from. Only
+plans use it.
+"""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Step:
 
 
 def plan(families: Mapping[str, Sequence[str]], seconds: float, seed: int) -> list[Step]:
-    """Return enough steps for so many seconds, the families in turn, each going through its nemeses in its own order.
+    """Return enough steps for so many seconds, the families in turn, each going through its nemeses
+    in its own order.
 
     At least one step per family, however short the time.
     """
@@ -46,7 +49,9 @@ def plan(families: Mapping[str, Sequence[str]], seconds: float, seed: int) -> li
     spent_s = 0.0
     turns = cycle(orders)
     while orders and (len(steps) < len(orders) or spent_s < seconds):
-        step = Step(len(steps) + 1, next(orders[next(turns)]), rng.uniform(*GAP_S), rng.uniform(*HOLD_S))
+        step = Step(
+            len(steps) + 1, next(orders[next(turns)]), rng.uniform(*GAP_S), rng.uniform(*HOLD_S)
+        )
         steps.append(step)
         spent_s += step.gap_s + step.hold_s
     return steps

@@ -1,6 +1,8 @@
-"""Private servers as back ends of a local cluster, each behind a proxy: what can be killed, paused, slowed and wiped.
+"""Private servers as back ends of a local cluster, each behind a proxy: what can be killed, paused,
+slowed and wiped.
 
-They are those that the tests start. It disturbs none that it did not start, and none that anybody else uses.
+They are those that the tests start. It disturbs none that it did not start, and none that anybody
+else uses.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ KINDS: Final = {
 
 
 class Servers:
-    """`async with Servers(("postgres",), rng) as settings` starts them and returns the nodes' settings."""
+    """`async with Servers(("postgres",), rng) as settings` starts them and returns the nodes'
+    settings.
+    """
 
     def __init__(self, names: Sequence[str], rng: Random) -> None:
         self.names, self._rng = tuple(names), rng
@@ -48,7 +52,10 @@ class Servers:
         return settings
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         for link in self.links.values():
             link.heal()
@@ -67,7 +74,9 @@ class Servers:
 
     async def ready(self, name: str) -> bool:
         """Say whether it answers, around its proxy."""
-        return self.pid(name) is not None and bool(await asyncio.to_thread(self.servers[name].ready))
+        return self.pid(name) is not None and bool(
+            await asyncio.to_thread(self.servers[name].ready)
+        )
 
     async def kill(self, name: str) -> None:
         """SIGKILL, children too."""

@@ -1,7 +1,8 @@
-"""Record what a subscriber of the broker is told: a durable queue of the run's own on the exchange of changes.
+"""Record what a subscriber of the broker is told: a durable queue of the run's own on the exchange
+of changes.
 
-It speaks AMQP as docs/asyncapi.yaml says and imports nothing of the nodes. It never judges, and what it heard is
-acknowledged only once it is recorded: whatever breaks, it is told again.
+It speaks AMQP as docs/asyncapi.yaml says and imports nothing of the nodes. It never judges, and
+what it heard is acknowledged only once it is recorded: whatever breaks, it is told again.
 """
 
 from __future__ import annotations
@@ -37,13 +38,15 @@ class SubscriberFailed(Exception):
 
 
 class Subscriber:
-    """`async with Subscriber(url, exchange, queue, recorder) as told`: subscribed before anything is written.
+    """`async with Subscriber(url, exchange, queue, recorder) as told`: subscribed before anything
+    is written.
 
     `exchange`: as /v1/cluster names it (`channels`).
     """
 
     def __init__(self, url: str, exchange: str, queue: str, recorder: Recorder) -> None:
-        # A broker that is gone is what a run does to it; aiormq would tell it on the terminal each time.
+        # A broker that is gone is what a run does to it; aiormq would tell it on the terminal each
+        # time.
         logging.getLogger("aiormq").setLevel(logging.CRITICAL)
         self._url = f"{url}{'&' if '?' in url else '?'}heartbeat=5"
         self._exchange, self._queue, self._recorder = exchange, queue, recorder
@@ -59,11 +62,16 @@ class Subscriber:
                 await self._subscribed.wait()
         except TimeoutError as exc:
             await self.__aexit__(None, None, None)
-            raise SubscriberFailed(f"no subscription to the broker within {OPEN_WITHIN_S:g} s") from exc
+            raise SubscriberFailed(
+                f"no subscription to the broker within {OPEN_WITHIN_S:g} s"
+            ) from exc
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._task is not None:
             self._task.cancel()
@@ -76,7 +84,9 @@ class Subscriber:
                 await connection.close()
 
     async def reach_end(self, client: Client, key: str) -> bool:
-        """Write a last key and wait, within bounds, until the broker tells of it; say whether it did."""
+        """Write a last key and wait, within bounds, until the broker tells of it; say whether it
+        did.
+        """
         try:
             written = await client.put(key, "end")
             async with asyncio.timeout(CATCH_UP_S):
@@ -90,7 +100,8 @@ class Subscriber:
     async def _follow(self) -> None:
         """Subscribe, and again whenever the connection ends. Ends only by being cancelled."""
         while True:
-            with contextlib.suppress(Exception):  # whatever aiormq calls it: the broker is gone, and tried again
+            # whatever aiormq calls it: the broker is gone, and tried again
+            with contextlib.suppress(Exception):
                 await self._once()
             await asyncio.sleep(RETRY_S)
 
@@ -100,7 +111,9 @@ class Subscriber:
             channel = await connection.channel(publisher_confirms=False)
             await channel.basic_qos(prefetch_count=PREFETCH)
             await channel.exchange_declare(self._exchange, exchange_type="topic", durable=True)
-            await channel.queue_declare(self._queue, durable=True, arguments={"x-expires": EXPIRES_MS})
+            await channel.queue_declare(
+                self._queue, durable=True, arguments={"x-expires": EXPIRES_MS}
+            )
             await channel.queue_bind(self._queue, self._exchange, "change.#")
 
             async def take(message: DeliveredMessage) -> None:
@@ -120,7 +133,13 @@ class Subscriber:
         for change in told["changes"]:
             value = _text(change["value"]) if "value" in change else None
             deleted = change["type"] == "delete"
-            self._record("event", revision=told["revision"], key=_text(change["key"]), value=value, deleted=deleted)
+            self._record(
+                "event",
+                revision=told["revision"],
+                key=_text(change["key"]),
+                value=value,
+                deleted=deleted,
+            )
         self._newest = max(self._newest, told["revision"])
         self._moved.set()
         if message.delivery_tag is not None:

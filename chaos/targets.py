@@ -52,7 +52,9 @@ class Target(Protocol):
 
     @property
     def abilities(self) -> frozenset[str]:
-        """Return what may be done: processes, links, files, clocks, disks, or the name of a back end's server."""
+        """Return what may be done: processes, links, files, clocks, disks, or the name of a back
+        end's server.
+        """
         ...
 
     async def leader(self) -> str | None:
@@ -111,10 +113,11 @@ class Links(Protocol):
 class LocalTarget:
     """A cluster of node processes, every link of which leads through a proxy of ours.
 
-    `async with LocalTarget(RunnerSettings(...), Random(7)) as target`. `extra` is set for every node.
+    `async with LocalTarget(RunnerSettings(...), Random(7)) as target`. `extra` is set for every
+    node.
 
-    A node that installs another one's snapshot learns members' addresses as that one knows them: from then on a cut
-    between those two also cuts it. That makes faults larger, never smaller.
+    A node that installs another one's snapshot learns members' addresses as that one knows them:
+    from then on a cut between those two also cuts it. That makes faults larger, never smaller.
     """
 
     def __init__(
@@ -147,15 +150,28 @@ class LocalTarget:
             overrides = {}
             for node in self.nodes:
                 await self.mesh.add_client(node, "127.0.0.1", self._http_port(node))
-                routes = [f"{other}={await self._route(node, other)}" for other in self.nodes if other != node]
-                overrides[node] = {PREFIX + "RAFT_ROUTES": ",".join(routes), **self.extra, **self._clock(node)}
-            self.cluster = LocalCluster(self.settings, say=self.lines.append, command=self.command, overrides=overrides)
+                routes = [
+                    f"{other}={await self._route(node, other)}"
+                    for other in self.nodes
+                    if other != node
+                ]
+                overrides[node] = {
+                    PREFIX + "RAFT_ROUTES": ",".join(routes),
+                    **self.extra,
+                    **self._clock(node),
+                }
+            self.cluster = LocalCluster(
+                self.settings, say=self.lines.append, command=self.command, overrides=overrides
+            )
             await stack.enter_async_context(self.cluster)
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.mesh.heal()
         for node in self.nodes:
@@ -170,8 +186,8 @@ class LocalTarget:
     def _http_port(self, node: str) -> int:
         return self.settings.base_port + self.nodes.index(node)
 
-    # -------------------------------------------------------------------------------------------------------- what it
-    # is
+    # --------------------------------------------------------------------------------------------------------
+    # what it is
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -206,7 +222,10 @@ class LocalTarget:
             return {}
         self.set_clock(node, 0.0)
         self.set_sync_s(node, 0.0)
-        return {wallclock.VARIABLE: str(self._clock_file(node)), slowdisk.VARIABLE: str(self._sync_file(node))}
+        return {
+            wallclock.VARIABLE: str(self._clock_file(node)),
+            slowdisk.VARIABLE: str(self._sync_file(node)),
+        }
 
     def _clock_file(self, node: str) -> Path:
         return self.settings.data.absolute().parent / f"clock-{node}"
@@ -273,7 +292,10 @@ class LocalTarget:
 
     async def healthy(self, within_s: float = HEALTHY_WITHIN_S) -> bool:
         async def all_ready() -> bool:
-            return all(await asyncio.gather(*(self.ready(n) for n in self.nodes))) and await self.leader() is not None
+            return (
+                all(await asyncio.gather(*(self.ready(n) for n in self.nodes)))
+                and await self.leader() is not None
+            )
 
         return await until(all_ready, within_s)
 
@@ -319,7 +341,8 @@ class LocalTarget:
 class UrlTarget:
     """A cluster that somebody else runs: it is loaded and judged; nothing of it can be disturbed.
 
-    `async with UrlTarget(urls)` raises AcordoError when a URL cannot be reached or is not an Acordo.
+    `async with UrlTarget(urls)` raises AcordoError when a URL cannot be reached or is not an
+    Acordo.
     """
 
     def __init__(self, urls: tuple[str, ...]) -> None:
@@ -331,14 +354,19 @@ class UrlTarget:
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
             for url in self.urls:
-                client = await stack.enter_async_context(Client(url, retries=False, timeout_s=REACH_WITHIN_S))
+                client = await stack.enter_async_context(
+                    Client(url, retries=False, timeout_s=REACH_WITHIN_S)
+                )
                 await client.cluster()
                 self._clients.append(client)
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self._stack.__aexit__(kind, exc, trace)
 
@@ -355,7 +383,10 @@ class UrlTarget:
         for client in self._clients:
             with contextlib.suppress(AcordoError):
                 told.append((await client.cluster(timeout_s=PROBE_TIMEOUT_S)).leader)
-        return next((name for name in told if name is not None and told.count(name) > len(self.nodes) // 2), None)
+        return next(
+            (name for name in told if name is not None and told.count(name) > len(self.nodes) // 2),
+            None,
+        )
 
     async def answers(self, node: str) -> bool:
         with contextlib.suppress(AcordoError):
@@ -368,7 +399,9 @@ class UrlTarget:
 
     async def healthy(self, within_s: float = HEALTHY_WITHIN_S) -> bool:
         async def whole() -> bool:
-            return all([await self.ready(n) for n in self.nodes]) and await self.leader() is not None
+            return (
+                all([await self.ready(n) for n in self.nodes]) and await self.leader() is not None
+            )
 
         return await until(whole, within_s)
 

@@ -1,6 +1,8 @@
-"""`python -m chaos teeth`: plant product bugs one at a time and show that each is caught from outside.
+"""`python -m chaos teeth`: plant product bugs one at a time and show that each is caught from
+outside.
 
-A bug has a workload and the faults that should show it, and a bounded time. A control run without a bug must be clean.
+A bug has a workload and the faults that should show it, and a bounded time. A control run without a
+bug must be clean.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class Tooth:
 TEETH: Final = (
     Tooth("reads-without-a-round", "register", ("isolate-follower", "isolate-follower")),
     Tooth("leader-trusts-itself", "register", ("late-echo",), clients=12, hot=4),
-    Tooth("late-reads-join-a-round", "register", ("slow-follower", "slow-follower"), clients=12, hot=4),
+    Tooth(
+        "late-reads-join-a-round", "register", ("slow-follower", "slow-follower"), clients=12, hot=4
+    ),
     Tooth("no-quorum-reads-memory", "register", ("isolate-follower", "isolate-leader")),
     Tooth("judge-off-by-one", "register", clients=9, pause_s=0.0005, hot=1),
     Tooth("touch-at-settle", "register", clients=12, pause_s=0.0005, hot=2),
@@ -87,9 +91,20 @@ class Caught:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
-    parser.add_argument("--only", action="append", choices=[t.bug for t in TEETH], help="this bug; may be repeated")
-    parser.add_argument("--quick", action="store_true", help="two of them, other ones each commit, and no control run")
-    parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds of load per bug (default: %(default)g)")
+    parser.add_argument(
+        "--only", action="append", choices=[t.bug for t in TEETH], help="this bug; may be repeated"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="two of them, other ones each commit, and no control run",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=BUDGET_S,
+        help="seconds of load per bug (default: %(default)g)",
+    )
     parser.add_argument("--seed", type=int, help="default: derived from the commit")
     parser.add_argument("--keep", type=Path, help="keep the runs in this directory")
 
@@ -100,14 +115,24 @@ def main(args: argparse.Namespace) -> int:
     teeth = [t for t in TEETH if args.only is None or t.bug in args.only]
     if args.quick:
         teeth = [teeth[(seed * QUICK + n) % len(teeth)] for n in range(min(QUICK, len(teeth)))]
-    print(f"seed {seed}, commit {commit() or '?'}; each bug has {args.budget:g} s of load, judged every {ROUND_S:g} s")
+    print(
+        f"seed {seed}, commit {commit() or '?'}; each bug has {args.budget:g} s of load, judged every {ROUND_S:g} s"
+    )
     with tempfile.TemporaryDirectory(prefix="acordo-teeth-") as folder:
         return asyncio.run(
-            _all(teeth, seed, args.keep or Path(folder), args.budget, control=not args.quick and args.only is None)
+            _all(
+                teeth,
+                seed,
+                args.keep or Path(folder),
+                args.budget,
+                control=not args.quick and args.only is None,
+            )
         )
 
 
-async def _all(teeth: Sequence[Tooth], seed: int, folder: Path, budget_s: float, *, control: bool) -> int:
+async def _all(
+    teeth: Sequence[Tooth], seed: int, folder: Path, budget_s: float, *, control: bool
+) -> int:
     clean = True
     if control:
         clean = await _control(seed, folder)
@@ -147,7 +172,9 @@ async def _control(seed: int, folder: Path) -> bool:
     )
     clean = result.verdict is Verdict.OK
     operations = 0 if result.run is None else len(result.run.history.operations)
-    print(f"control run without a bug: {operations} operations, {'clean' if clean else 'NOT CLEAN'}")
+    print(
+        f"control run without a bug: {operations} operations, {'clean' if clean else 'NOT CLEAN'}"
+    )
     for judged in (*result.judgements, *result.resolved):
         for finding in judged.findings[:3]:
             print(f"  {judged.checker}: {finding.anomaly}: {finding.message}")
@@ -179,10 +206,14 @@ async def bite(tooth: Tooth, seed: int, folder: Path, budget_s: float = BUDGET_S
         except TargetUnfit as exc:
             return Caught(tooth, weak=(str(exc),), seed=plan.seed)
         load_s = _load_s(result)
-        illegal = [j for j in (*result.judgements, *result.resolved) if j.verdict is Verdict.ILLEGAL]
+        illegal = [
+            j for j in (*result.judgements, *result.resolved) if j.verdict is Verdict.ILLEGAL
+        ]
         if illegal:
             by = tuple(dict.fromkeys(f"{j.checker}: {a}" for j in illegal for a in j.anomalies))
-            return Caught(tooth, by, spent_s + min(_shown_s(result, illegal), load_s), seed=plan.seed)
+            return Caught(
+                tooth, by, spent_s + min(_shown_s(result, illegal), load_s), seed=plan.seed
+            )
         spent_s += max(load_s, 1.0)
         weak = tuple(result.weak)
         round_ += 1

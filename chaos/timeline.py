@@ -1,7 +1,8 @@
-"""Draw operations as one self-contained HTML page with an SVG: a lane per client, faults behind, the leader on top.
+"""Draw operations as one self-contained HTML page with an SVG: a lane per client, faults behind,
+the leader on top.
 
-It loads nothing from anywhere, and escapes whatever a history contains. Long idle gaps are drawn shorter than they
-were.
+It loads nothing from anywhere, and escapes whatever a history contains. Long idle gaps are drawn
+shorter than they were.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def page(e: Explanation) -> str:
     """Return the page for one explanation."""
     title = f"{e.checker}: {e.anomaly}" + (f", key {e.key}" if e.key is not None else "")
     left_out = len(e.operations) - OPERATIONS_MAX
-    note = f" The first {OPERATIONS_MAX} are drawn, {left_out} are left out." if left_out > 0 else ""
+    note = (
+        f" The first {OPERATIONS_MAX} are drawn, {left_out} are left out." if left_out > 0 else ""
+    )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>"
@@ -108,7 +111,10 @@ def figure(e: Explanation) -> str:
 
 
 def _scale(ops: Sequence[Operation]) -> _Scale:
-    times = sorted({float(o.start_ns) for o in ops} | {o.returned_ns for o in ops if o.returned_ns != float("inf")})
+    times = sorted(
+        {float(o.start_ns) for o in ops}
+        | {o.returned_ns for o in ops if o.returned_ns != float("inf")}
+    )
     gaps = [b - a for a, b in pairwise(times)]
     middle = sorted(gaps)[len(gaps) // 2] if gaps else 1.0
     # A bar must hold its own words, so gaps widen to what the longest label over them needs.
@@ -129,13 +135,21 @@ def _scale(ops: Sequence[Operation]) -> _Scale:
     return _Scale(tuple(times), tuple(places))
 
 
-def _bar(o: Operation, scale: _Scale, y: float, width: float, *, number: int | None, why: str | None) -> Iterable[str]:
+def _bar(
+    o: Operation, scale: _Scale, y: float, width: float, *, number: int | None, why: str | None
+) -> Iterable[str]:
     x = scale.x(o.start_ns)
     unknown = o.returned_ns == float("inf")
     end = width if unknown else max(scale.x(o.returned_ns), x + 4)
     style = "stuck" if why is not None else o.outcome
     words = told(o) if len(told(o)) <= 40 else told(o)[:39] + "…"
-    mark = f'<tspan class="number">{number} </tspan>' if number else '<tspan class="no">✗ </tspan>' if why else ""
+    mark = (
+        f'<tspan class="number">{number} </tspan>'
+        if number
+        else '<tspan class="no">✗ </tspan>'
+        if why
+        else ""
+    )
     dash = ' stroke-dasharray="5 3"' if unknown else ""
     yield (
         f'<g><title>{escape(_hover(o, why))}</title><rect class="{style}" x="{x:.1f}" y="{y}" '
@@ -147,7 +161,17 @@ def _bar(o: Operation, scale: _Scale, y: float, width: float, *, number: int | N
 def _hover(o: Operation, why: str | None) -> str:
     until = "unknown" if o.returned_ns == float("inf") else str(o.end_ns)
     lines = [f"client {o.client}: {told(o)}", f"{o.start_ns} – {until} ns"]
-    for name in ("node", "revision", "version", "level", "term", "leader", "op_id", "attempts", "error"):
+    for name in (
+        "node",
+        "revision",
+        "version",
+        "level",
+        "term",
+        "leader",
+        "op_id",
+        "attempts",
+        "error",
+    ):
         value = getattr(o, name)
         if value is not None and value != 1:
             lines.append(f"{name}: {value}")

@@ -1,8 +1,10 @@
-"""Run a module with a wall clock that a file sets off: `python -m chaos.wallclock node …`, ACORDO_TEST_CLOCK_FILE=FILE.
+"""Run a module with a wall clock that a file sets off: `python -m chaos.wallclock node …`,
+ACORDO_TEST_CLOCK_FILE=FILE.
 
-It stands in for libfaketime, whose 0.9.10 cannot leave the monotonic clock alone: told to, it breaks Python's
-`time.sleep` (EINVAL) and its timed waits. Only the process's wall clock moves; nothing of the module is imported or
-changed. Where ACORDO_TEST_SYNC_FILE is given too, syncs take as long as that file says (slowdisk.py).
+It stands in for libfaketime, whose 0.9.10 cannot leave the monotonic clock alone: told to, it
+breaks Python's `time.sleep` (EINVAL) and its timed waits. Only the process's wall clock moves;
+nothing of the module is imported or changed. Where ACORDO_TEST_SYNC_FILE is given too, syncs take
+as long as that file says (slowdisk.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Tell Prometheus which faults hold at the moment: what the dashboard draws as windows.
 
-One gauge on an HTTP port. For the stack in containers it listens where containers reach this machine, the gateway of
-the engine's own bridge; a port or address that cannot be had costs the windows and never the run.
+One gauge on an HTTP port. For the stack in containers it listens where containers reach this
+machine, the gateway of the engine's own bridge; a port or address that cannot be had costs the
+windows and never the run.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ class Windows:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._active = Gauge(
-            "acordo_chaos_active", "1 while this fault is inflicted.", ("nemesis", "whom"), registry=self._registry
+            "acordo_chaos_active",
+            "1 while this fault is inflicted.",
+            ("nemesis", "whom"),
+            registry=self._registry,
         )
 
     @contextlib.contextmanager
@@ -51,7 +55,9 @@ class Windows:
 
 
 def gateway(engine: Any) -> str:
-    """Return this machine's address as containers see it. Raises KeyError or the engine's errors."""
+    """Return this machine's address as containers see it. Raises KeyError or the engine's
+    errors.
+    """
     config = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]
     return str(config["Gateway"])
 

@@ -56,14 +56,21 @@ def main(argv: list[str]) -> int:
     if argv[0] not in commands:
         print(f"{argv[0]!r} is no command; there are {', '.join(commands)}", file=sys.stderr)
         return 2
-    os.umask(0o077)  # values, logs and the secret are nobody else's, also in a directory that is open
+    # values, logs and the secret are nobody else's, also in a directory that is open
+    os.umask(0o077)
     try:
         return commands[argv[0]](argv[1:])
     except (BadRequest, Unacceptable) as exc:
-        print(f"error: {exc.detail}" + (f" (allowed: {exc.allowed})" if exc.allowed else ""), file=sys.stderr)
+        print(
+            f"error: {exc.detail}" + (f" (allowed: {exc.allowed})" if exc.allowed else ""),
+            file=sys.stderr,
+        )
         return EX_CONFIG
     except KeyboardInterrupt:
-        print("interrupted" + (CUT_OFF if argv[0] in ("add", "remove", "replace", "stack") else ""), file=sys.stderr)
+        print(
+            "interrupted" + (CUT_OFF if argv[0] in ("add", "remove", "replace", "stack") else ""),
+            file=sys.stderr,
+        )
         return 128 + signal.SIGINT
 
 
@@ -77,21 +84,36 @@ def stack(argv: list[str]) -> int:
 def status(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m cluster status")
     parser.add_argument("--url", action="append", help="a node's URL; may be given several times")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="directory of a local cluster (default: data)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("data"),
+        help="directory of a local cluster (default: data)",
+    )
     parser.add_argument("--json", action="store_true", help="print what the node said")
     given = parser.parse_args(argv)
     found = running(given.data)
     urls = given.url or ([node.url for node in found.nodes] if found else [])
     if not urls:
-        print(f"no cluster runs in {given.data.absolute()}; name one with --url or --data", file=sys.stderr)
+        print(
+            f"no cluster runs in {given.data.absolute()}; name one with --url or --data",
+            file=sys.stderr,
+        )
         return 2
     return asyncio.run(report(urls, as_json=given.json))
 
 
 def down(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m cluster down")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="directory of a local cluster (default: data)")
-    parser.add_argument("--timeout-s", type=float, default=60, help="longest wait for it to stop (default: 60)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("data"),
+        help="directory of a local cluster (default: data)",
+    )
+    parser.add_argument(
+        "--timeout-s", type=float, default=60, help="longest wait for it to stop (default: 60)"
+    )
     given = parser.parse_args(argv)
     found = running(given.data)
     if found is None:
@@ -102,7 +124,10 @@ def down(argv: list[str]) -> int:
     give_up = time.monotonic() + given.timeout_s
     while running(given.data) is not None:
         if time.monotonic() > give_up:
-            print(f"process {found.runner_pid} did not stop within {given.timeout_s:g} s", file=sys.stderr)
+            print(
+                f"process {found.runner_pid} did not stop within {given.timeout_s:g} s",
+                file=sys.stderr,
+            )
             return 1
         time.sleep(0.1)
     print("stopped")
@@ -110,7 +135,9 @@ def down(argv: list[str]) -> int:
 
 
 def config(argv: list[str]) -> int:
-    print(json.dumps(redacted(load(RunnerSettings, argv, prog="python -m cluster config")), indent=2))
+    print(
+        json.dumps(redacted(load(RunnerSettings, argv, prog="python -m cluster config")), indent=2)
+    )
     return 0
 
 

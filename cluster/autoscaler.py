@@ -1,8 +1,9 @@
-"""Run `python -m cluster autoscaler`: add and remove observers, never voters, by what Prometheus says.
+"""Run `python -m cluster autoscaler`: add and remove observers, never voters, by what Prometheus
+says.
 
-Every round it looks at what is really there (members and containers or processes), repairs what a crash left half
-done, asks `scaling.plan` and does at most one thing. An observer that leaves drains first; a name is never used twice,
-for a member that came back without its log could vote twice.
+Every round it looks at what is really there (members and containers or processes), repairs what a
+crash left half done, asks `scaling.plan` and does at most one thing. An observer that leaves drains
+first; a name is never used twice, for a member that came back without its log could vote twice.
 """
 
 from __future__ import annotations
@@ -39,9 +40,13 @@ ASK_TIMEOUT_S: Final = 5.0
 CHANGE_TIMEOUT_S: Final = 10.0
 STOP_WITHIN_S: Final = 45
 CLEAN_UP_WITHIN_S: Final = 60.0
-"""Longest that an observer which did not come to serve is taken away for; what is left then, the next round takes."""
+"""Longest that an observer which did not come to serve is taken away for; what is left then, the
+next round takes.
+"""
 ROUND_WITHIN_S: Final = 420.0
-"""Longest round, after which it has failed: above an engine that is slow, an observer added, and taken away again."""
+"""Longest round, after which it has failed: above an engine that is slow, an observer added, and
+taken away again.
+"""
 DECISIONS_KEPT: Final = 100
 QUIET: Final = ("steady", "at_minimum")
 """Reasons that are logged once, not at every round that finds them again."""
@@ -56,7 +61,9 @@ QUERIES: Final = {
 }
 """What the figures are, in PromQL."""
 
-_DECISIONS: Final = Counter("acordo_autoscaler_decisions", "Decisions, by what was done and why.", ["change", "reason"])
+_DECISIONS: Final = Counter(
+    "acordo_autoscaler_decisions", "Decisions, by what was done and why.", ["change", "reason"]
+)
 _FAILED: Final = Counter("acordo_autoscaler_failed", "Rounds that failed, by step.", ["step"])
 _OBSERVERS: Final = Gauge("acordo_autoscaler_observers", "Observers that run and are members.")
 _FIGURES: Final = Gauge("acordo_autoscaler_figure", "Figures of the last decision.", ["figure"])
@@ -75,7 +82,9 @@ class Driver(Protocol):
         ...
 
     async def stop(self, name: str) -> None:
-        """Let it drain, and remove it with all that it stored. Nothing happens when it is not there."""
+        """Let it drain, and remove it with all that it stored. Nothing happens when it is not
+        there.
+        """
         ...
 
 
@@ -83,7 +92,11 @@ class Autoscaler:
     """One loop over a cluster, a Prometheus and a driver."""
 
     def __init__(
-        self, settings: AutoscalerSettings, client: Client, http: aiohttp.ClientSession, driver: Driver
+        self,
+        settings: AutoscalerSettings,
+        client: Client,
+        http: aiohttp.ClientSession,
+        driver: Driver,
     ) -> None:
         self.settings, self.client, self.http, self.driver = settings, client, http, driver
         self.bounds = bounds_of(settings)
@@ -99,7 +112,15 @@ class Autoscaler:
                 async with asyncio.timeout(ROUND_WITHIN_S):
                     await self.round()
                 failures = 0
-            except (AcordoError, BadRequest, aiohttp.ClientError, TimeoutError, OSError, NotReady, NoQuorum) as exc:
+            except (
+                AcordoError,
+                BadRequest,
+                aiohttp.ClientError,
+                TimeoutError,
+                OSError,
+                NotReady,
+                NoQuorum,
+            ) as exc:
                 failures += 1
                 kind = type(exc).__name__
                 _FAILED.labels(kind).inc()
@@ -137,7 +158,9 @@ class Autoscaler:
         """
         view = await self.client.cluster(timeout_s=CHANGE_TIMEOUT_S)
         if not view.quorum:
-            raise NoQuorum(f"{view.node} reaches no quorum: what it knows of the members may be old")
+            raise NoQuorum(
+                f"{view.node} reaches no quorum: what it knows of the members may be old"
+            )
         members = {m.id for m in view.members if not m.voter and ours(m.id)}
         running = await self.driver.running()
         for name in sorted(running - members):
@@ -150,13 +173,19 @@ class Autoscaler:
         return sorted(members & running)
 
     async def add(self) -> str:
-        """Start one observer and wait until it serves. Raises NotReady, having taken it away again."""
+        """Start one observer and wait until it serves. Raises NotReady, having taken it
+        away again.
+        """
         view = await self.client.cluster(timeout_s=CHANGE_TIMEOUT_S)
         name = f"o{time.time_ns() // 1_000_000:x}"
-        others = ",".join(f"{m.id}={m.raft_address}{'' if m.voter else '/observer'}" for m in view.members)
+        others = ",".join(
+            f"{m.id}={m.raft_address}{'' if m.voter else '/observer'}" for m in view.members
+        )
         address, url = await self.driver.start(name, others)
         try:
-            await self.client.add_member(name, raft_address=address, url=url, timeout_s=CHANGE_TIMEOUT_S)
+            await self.client.add_member(
+                name, raft_address=address, url=url, timeout_s=CHANGE_TIMEOUT_S
+            )
             await self._ready(url)
         except BaseException:
             _FAILED.labels("start").inc()
@@ -170,7 +199,9 @@ class Autoscaler:
         return name
 
     async def remove(self, name: str) -> None:
-        """Let one drain and end, then take it from the members: the other way round it would refuse what it holds."""
+        """Let one drain and end, then take it from the members: the other way round it would refuse
+        what it holds.
+        """
         await self.driver.stop(name)
         await self.client.remove_member(name, timeout_s=CHANGE_TIMEOUT_S)
         _log.info("observer removed", observer=name)
@@ -206,7 +237,9 @@ class Autoscaler:
 
 
 class NotReady(Exception):
-    """An observer was started and did not come to serve, or there is nothing that it could be made like."""
+    """An observer was started and did not come to serve, or there is nothing that it could be made
+    like.
+    """
 
 
 class NoQuorum(Exception):
@@ -220,7 +253,9 @@ def _rested(memory: Memory, decision: Decision, now: float) -> Memory:
 
 def ours(member: str) -> bool:
     """Say whether the autoscaler made this name."""
-    return len(member) >= 10 and member[0] == "o" and all(c in "0123456789abcdef" for c in member[1:])
+    return (
+        len(member) >= 10 and member[0] == "o" and all(c in "0123456789abcdef" for c in member[1:])
+    )
 
 
 def value_of(answer: Any) -> float | None:
@@ -247,11 +282,13 @@ def bounds_of(settings: AutoscalerSettings) -> Bounds:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ drivers
+# ------------------------------------------------------------------------------------------ drivers
 
 
 class DockerDriver:
-    """Observers as containers like a node of a compose project: its image, settings, network, secrets and limits."""
+    """Observers as containers like a node of a compose project: its image, settings, network,
+    secrets and limits.
+    """
 
     def __init__(self, project: str, like: Sequence[str] = ("node1", "node2", "node3")) -> None:
         import docker
@@ -293,14 +330,20 @@ class DockerDriver:
             name=f"{self.project}_{name}",
             labels={LABEL: name, "acordo.project": self.project},
             host_config=api.create_host_config(
-                mounts=[docker.types.Mount("/secrets", m["Name"], type="volume", read_only=True) for m in secrets],
+                mounts=[
+                    docker.types.Mount("/secrets", m["Name"], type="volume", read_only=True)
+                    for m in secrets
+                ],
                 tmpfs={"/tmp": "", "/data": "uid=10001,gid=10001,mode=0700"},
                 read_only=True,
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges:true"],
                 mem_limit=host["Memory"] or None,
-                restart_policy={"Name": "no"},  # it comes back without its log: under another name, or not at all
-                log_config=docker.types.LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
+                # it comes back without its log: under another name, or not at all
+                restart_policy={"Name": "no"},
+                log_config=docker.types.LogConfig(
+                    type="json-file", config={"max-size": "10m", "max-file": "2"}
+                ),
             ),
             networking_config=api.create_networking_config(
                 {network: api.create_endpoint_config(aliases=["nodes", "observers", name])}
@@ -308,16 +351,23 @@ class DockerDriver:
         )
         try:
             api.start(container["Id"])
-        except BaseException:  # what never ran is in no list of observers: nobody would take it away
+        except (
+            BaseException
+        ):  # what never ran is in no list of observers: nobody would take it away
             api.remove_container(container["Id"], v=True, force=True)
             raise
         return f"{name}:9001", f"http://{name}:8000"
 
     def _model(self) -> tuple[Any, str]:
-        """Return what the engine says of the first node that is on a network, and that network. Raises NotReady."""
+        """Return what the engine says of the first node that is on a network, and that network.
+        Raises NotReady.
+        """
         seen = []
         for service in self.like:
-            labels = [f"com.docker.compose.project={self.project}", f"com.docker.compose.service={service}"]
+            labels = [
+                f"com.docker.compose.project={self.project}",
+                f"com.docker.compose.service={service}",
+            ]
             for container in self.docker.containers.list(all=True, filters={"label": labels}):
                 seen.append(service)
                 for network in container.attrs["NetworkSettings"]["Networks"] or {}:
@@ -337,14 +387,18 @@ class DockerDriver:
 
 
 class LocalDriver:
-    """Observers as processes beside a local cluster, in its directory; they end with the autoscaler."""
+    """Observers as processes beside a local cluster, in its directory; they end with the
+    autoscaler.
+    """
 
     def __init__(self, data: Path, settings: Mapping[str, str]) -> None:
         self.data, self.settings = data.absolute(), dict(settings)
         path = self.data.parent / "cluster.json"
         if not path.exists():
             raise BadRequest(
-                "no_cluster", f"{self.data.parent} holds no local cluster", allowed="autoscaler_dir in one"
+                "no_cluster",
+                f"{self.data.parent} holds no local cluster",
+                allowed="autoscaler_dir in one",
             )
         try:
             self.file = msgspec.json.decode(path.read_bytes(), type=ClusterFile)
@@ -374,7 +428,11 @@ class LocalDriver:
         if (self.data.parent / "secret").exists():
             shared["SECRET_FILE"] = str(self.data.parent / "secret")
         environ = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
-        environ |= {PREFIX + k: v for k, v in shared.items()} | self.settings | {PREFIX + k: v for k, v in own.items()}
+        environ |= (
+            {PREFIX + k: v for k, v in shared.items()}
+            | self.settings
+            | {PREFIX + k: v for k, v in own.items()}
+        )
         with (folder / "node.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "node", env=environ, stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log,
@@ -403,7 +461,10 @@ class LocalDriver:
         """Write who runs, for a Prometheus that finds its targets in files."""
         self.data.mkdir(parents=True, exist_ok=True)
         targets = [url.removeprefix("http://") for _, url in self.processes.values()]
-        write_whole(self.data / "targets.json", msgspec.json.encode([{"targets": targets}] if targets else []))
+        write_whole(
+            self.data / "targets.json",
+            msgspec.json.encode([{"targets": targets}] if targets else []),
+        )
 
 
 def _free_ports(count: int) -> list[int]:
@@ -414,7 +475,7 @@ def _free_ports(count: int) -> list[int]:
         return [int(each.getsockname()[1]) for each in sockets]
 
 
-# ------------------------------------------------------------------------------------------------------------- wiring
+# ------------------------------------------------------------------------------------------- wiring
 
 
 def main(argv: list[str]) -> int:
@@ -436,7 +497,10 @@ async def _serve(settings: AutoscalerSettings) -> None:
         driver = LocalDriver(settings.autoscaler_dir, handed_on(settings))
     urls = [url.strip() for url in settings.autoscaler_urls.split(",") if url.strip()]
     timeout = aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)
-    async with Client(urls, timeout_s=CHANGE_TIMEOUT_S) as client, aiohttp.ClientSession(timeout=timeout) as http:
+    async with (
+        Client(urls, timeout_s=CHANGE_TIMEOUT_S) as client,
+        aiohttp.ClientSession(timeout=timeout) as http,
+    ):
         _log.info("watching", urls=urls, driver=settings.autoscaler_driver)
         autoscaler = Autoscaler(settings, client, http, driver)
         async with shown(autoscaler, settings.autoscaler_listen):
@@ -451,13 +515,18 @@ async def _serve(settings: AutoscalerSettings) -> None:
 
 @contextlib.asynccontextmanager
 async def shown(autoscaler: Autoscaler, listen: str) -> AsyncIterator[None]:
-    """Answer /metrics, and /decisions with the last ones as JSON, oldest first. Raises BadRequest("port_in_use")."""
+    """Answer /metrics, and /decisions with the last ones as JSON, oldest first. Raises
+    BadRequest("port_in_use").
+    """
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def decisions(_: web.Request) -> web.Response:
-        said = [{"change": d.change, "reason": d.reason, "because": d.because} for d in autoscaler.decisions]
+        said = [
+            {"change": d.change, "reason": d.reason, "because": d.because}
+            for d in autoscaler.decisions
+        ]
         return web.Response(body=msgspec.json.encode(said), content_type="application/json")
 
     app = web.Application()
@@ -476,7 +545,9 @@ async def shown(autoscaler: Autoscaler, listen: str) -> AsyncIterator[None]:
 
 
 def handed_on(settings: AutoscalerSettings) -> dict[str, str]:
-    """Return what local observers are given: every setting of a node that was not left at its default."""
+    """Return what local observers are given: every setting of a node that was not left at its
+    default.
+    """
     return {
         PREFIX + name.upper(): str(getattr(settings, name))
         for name in settings.model_fields_set

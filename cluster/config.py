@@ -1,6 +1,8 @@
-"""Say every setting of a node and of the local runner: flags before environment before file before default.
+"""Say every setting of a node and of the local runner: flags before environment before file before
+default.
 
-A wrong value or an unknown name is refused with what is allowed. It never guesses, and never prints a password.
+A wrong value or an unknown name is refused with what is allowed. It never guesses, and never prints
+a password.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ NOT_OURS: Final = (
     "ACORDO_WEBHOOK_",
     "ACORDO_AUTOSCALER_",
 )
-"""Names that a node or runner passes over: test switches, the settings file itself, the client's and the workers'."""
+"""Names that a node or runner passes over: test switches, the settings file itself, the client's
+and the workers'.
+"""
 NODES_MAX: Final = 9
 RAFT_PORT_OFFSET: Final = 1000
 """The runner gives a node with HTTP port p the Raft port p + this."""
@@ -55,7 +59,7 @@ class MemberSetting(NamedTuple):
         return f"{self.id}={self.raft_address}" + ("" if self.voter else "/observer")
 
 
-# --------------------------------------------------------------------------------------------------- kinds of value
+# ----------------------------------------------------------------------------------- kinds of value
 
 
 def _text(value: object) -> str:
@@ -85,7 +89,9 @@ def _members(given: object) -> object:
         if not (equals and ID.fullmatch(name)) or (slash and role != "observer"):
             raise ValueError(f"{part!r} is no member")
         members.append(MemberSetting(name, _address(address), not slash))
-    if len({m.id for m in members}) < len(members) or len({m.raft_address for m in members}) < len(members):
+    if len({m.id for m in members}) < len(members) or len({m.raft_address for m in members}) < len(
+        members
+    ):
         raise ValueError("a member or an address is named twice")
     return tuple(members)
 
@@ -126,7 +132,13 @@ def _http_url(given: str) -> str:
 
 
 def _setting(default: Any, text: str, allowed: str, **limits: Any) -> Any:
-    return Field(default, description=text, json_schema_extra={"allowed": allowed}, validate_default=False, **limits)
+    return Field(
+        default,
+        description=text,
+        json_schema_extra={"allowed": allowed},
+        validate_default=False,
+        **limits,
+    )
 
 
 def _seconds(default: float, text: str, low: float, high: float) -> Any:
@@ -137,7 +149,7 @@ def _count(default: int, text: str, low: int, high: int) -> Any:
     return _setting(default, text, f"a whole number, {low} to {high}", ge=low, le=high)
 
 
-# --------------------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------- settings
 
 
 class _Settings(BaseSettings):
@@ -156,7 +168,9 @@ class _Settings(BaseSettings):
         "memory://, redis://HOST, rediss://HOST, redis+sentinel://H1,H2,H3/MASTER",
     )
     broadcast: Annotated[str, _scheme(*BROADCASTS)] = _setting(
-        "local://", "where committed changes are told", "local://, amqp://USER:PASSWORD@H1,H2,H3/VHOST, amqps://…"
+        "local://",
+        "where committed changes are told",
+        "local://, amqp://USER:PASSWORD@H1,H2,H3/VHOST, amqps://…",
     )
     fsync: Literal["always", "interval", "off"] = _setting(
         "always", "when Raft's log and votes reach the disk", "always, interval, off"
@@ -167,10 +181,14 @@ class _Settings(BaseSettings):
         "path of a file",
     )
     tls_cert_file: Path | None = _setting(
-        None, "certificate for mutual TLS between members, in place of a secret", "path of a PEM file"
+        None,
+        "certificate for mutual TLS between members, in place of a secret",
+        "path of a PEM file",
     )
     tls_key_file: Path | None = _setting(None, "its key", "path of a PEM file")
-    tls_ca_file: Path | None = _setting(None, "who signs the members' certificates", "path of a PEM file")
+    tls_ca_file: Path | None = _setting(
+        None, "who signs the members' certificates", "path of a PEM file"
+    )
     http_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = _setting(
         (),
         "further names that lead browsers to a node, beside addresses, names without a dot and the advertised one",
@@ -182,25 +200,44 @@ class _Settings(BaseSettings):
         "true, false",
     )
     election_timeout_s: float = _seconds(
-        0.3, "silence after which a follower may stand for leader; it does within twice that", 0.05, 60
+        0.3,
+        "silence after which a follower may stand for leader; it does within twice that",
+        0.05,
+        60,
     )
     request_timeout_s: float = _seconds(
         10, "longest that a request is worked on, if it names no shorter time", 0.1, 300
     )
-    body_timeout_s: float = _seconds(10, "longest that a request's body may take to arrive", 0.1, 300)
+    body_timeout_s: float = _seconds(
+        10, "longest that a request's body may take to arrive", 0.1, 300
+    )
     store_timeout_s: float = _seconds(5, "longest wait for one answer of the store", 0.1, 300)
     drain_notice_s: float = _seconds(
-        0, "how long a stopping node serves on while it already calls itself unready: balancers see it leave", 0, 60
+        0,
+        "how long a stopping node serves on while it already calls itself unready: balancers see it leave",
+        0,
+        60,
     )
-    drain_timeout_s: float = _seconds(15, "longest that a stopping node goes on with what it holds", 0, 600)
-    requests_max: int = _count(1024, "requests that a node admits at a time; beyond: 503", 1, 100_000)
+    drain_timeout_s: float = _seconds(
+        15, "longest that a stopping node goes on with what it holds", 0, 600
+    )
+    requests_max: int = _count(
+        1024, "requests that a node admits at a time; beyond: 503", 1, 100_000
+    )
     connections_max: int = _count(
-        8192, "open connections of a node; beyond, the longest idle one is closed or a new one refused", 1, 1_000_000
+        8192,
+        "open connections of a node; beyond, the longest idle one is closed or a new one refused",
+        1,
+        1_000_000,
     )
     watchers_max: int = _count(512, "open watches of a node; beyond: 503", 1, 100_000)
     memory_cache_bytes: int = _count(64 << 20, "size of each node's own cache", 1 << 20, 1 << 40)
-    history_retention_s: float = _seconds(3600, "time for which superseded versions stay readable", 1, 366 * 86400)
-    history_retention_revisions: int = _count(100_000, "revisions for which they do, if that is longer", 0, 2**53 - 1)
+    history_retention_s: float = _seconds(
+        3600, "time for which superseded versions stay readable", 1, 366 * 86400
+    )
+    history_retention_revisions: int = _count(
+        100_000, "revisions for which they do, if that is longer", 0, 2**53 - 1
+    )
     operation_retention_s: float = _seconds(
         86400, "time for which an op_id's outcome can be looked up", 60, 366 * 86400
     )
@@ -208,7 +245,9 @@ class _Settings(BaseSettings):
         1, "longest that a key whose time to live is over waits to be noticed", 0.05, 3600
     )
     log_format: Literal["auto", "json", "console"] = _setting(
-        "auto", "how log lines look; auto: for people on a terminal, else JSON", "auto, json, console"
+        "auto",
+        "how log lines look; auto: for people on a terminal, else JSON",
+        "auto, json, console",
     )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "least severe lines that are logged", "debug, info, warning, error"
@@ -218,7 +257,9 @@ class _Settings(BaseSettings):
     def _tls_is_whole(self) -> Self:
         given = [f is not None for f in (self.tls_cert_file, self.tls_key_file, self.tls_ca_file)]
         if any(given) and not all(given):
-            raise ValueError("tls_cert_file, tls_key_file and tls_ca_file are given together or not at all")
+            raise ValueError(
+                "tls_cert_file, tls_key_file and tls_ca_file are given together or not at all"
+            )
         if all(given) and self.secret_file is not None:
             raise ValueError("give either secret_file or the three tls_…_file, not both")
         return self
@@ -228,15 +269,21 @@ class NodeSettings(_Settings):
     """What `python -m node` runs with."""
 
     node_id: Annotated[str, BeforeValidator(_id)] = _setting(
-        "n1", "this node's name in the cluster", "1 to 64 letters, digits and . _ -, a letter or digit first"
+        "n1",
+        "this node's name in the cluster",
+        "1 to 64 letters, digits and . _ -, a letter or digit first",
     )
-    cluster_id: str = _setting("", "name of the cluster; a data directory of another one is refused", "any text")
+    cluster_id: str = _setting(
+        "", "name of the cluster; a data directory of another one is refused", "any text"
+    )
     http_host: str = _setting(
         "127.0.0.1", "address that HTTP listens on", "an address of this machine, 0.0.0.0 for all"
     )
     http_port: int = _count(8001, "port that HTTP listens on", 1, 65535)
     advertised_url: Annotated[str, BeforeValidator(_http_url)] = _setting(
-        "", "URL under which clients reach this node; empty: of http_host and http_port", "http(s)://HOST[:PORT]"
+        "",
+        "URL under which clients reach this node; empty: of http_host and http_port",
+        "http(s)://HOST[:PORT]",
     )
     raft_address: Annotated[str, BeforeValidator(_address)] = _setting(
         "127.0.0.1:9001", "where the other members reach this one", "HOST:PORT"
@@ -247,19 +294,25 @@ class NodeSettings(_Settings):
         "first members of the cluster, the same on each of them; empty: this node alone",
         "ID=HOST:PORT,ID=HOST:PORT,… each followed by /observer if it does not vote",
     )
-    raft_routes: Annotated[tuple[MemberSetting, ...], NoDecode, BeforeValidator(_members)] = _setting(
-        (),
-        "where this node dials members that it does not reach at the address they have for all others (a proxy, NAT)",
-        "ID=HOST:PORT,ID=HOST:PORT,…",
+    raft_routes: Annotated[tuple[MemberSetting, ...], NoDecode, BeforeValidator(_members)] = (
+        _setting(
+            (),
+            "where this node dials members that it does not reach at the address they have for all others (a proxy, NAT)",
+            "ID=HOST:PORT,ID=HOST:PORT,…",
+        )
     )
     data_dir: Path = _setting(Path("data/n1"), "this node's own directory", "path of a directory")
-    stop_with_stdin: bool = _setting(False, "stop when standard input ends (the runner is gone)", "true, false")
+    stop_with_stdin: bool = _setting(
+        False, "stop when standard input ends (the runner is gone)", "true, false"
+    )
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
         own = [m for m in self.members if m.id == self.node_id]
         if self.members and own and own[0].raft_address != self.raft_address:
-            raise ValueError(f"members give {self.node_id} the address {own[0].raft_address}, not {self.raft_address}")
+            raise ValueError(
+                f"members give {self.node_id} the address {own[0].raft_address}, not {self.raft_address}"
+            )
         if self.raft_listen:
             _address(self.raft_listen)
         if not self.guarded and not is_loopback(self.raft_bind):
@@ -297,9 +350,14 @@ class RunnerSettings(_Settings):
 
     nodes: int = _count(3, "voting nodes to start", 1, NODES_MAX)
     base_port: int = _count(
-        8001, "HTTP port of the first node; the next ones follow", 1, 65535 - RAFT_PORT_OFFSET - NODES_MAX
+        8001,
+        "HTTP port of the first node; the next ones follow",
+        1,
+        65535 - RAFT_PORT_OFFSET - NODES_MAX,
     )
-    host: str = _setting("127.0.0.1", "address that every node's HTTP listens on", "an address of this machine")
+    host: str = _setting(
+        "127.0.0.1", "address that every node's HTTP listens on", "an address of this machine"
+    )
     data: Path = _setting(Path("data"), "directory of the cluster", "path of a directory")
     cluster_id: str = _setting(
         "",
@@ -307,7 +365,10 @@ class RunnerSettings(_Settings):
         "any text",
     )
     ready_timeout_s: float = _seconds(
-        60, "without a ready quorum for so long, the runner says what is missing, and waits on", 1, 3600
+        60,
+        "without a ready quorum for so long, the runner says what is missing, and waits on",
+        1,
+        3600,
     )
     liveness_timeout_s: float = _seconds(
         3, "silence of /livez after which a node is killed and started again", 0.5, 600
@@ -323,7 +384,9 @@ class RunnerSettings(_Settings):
         return self.store or f"sqlite:///{(self.data / 'store.sqlite').absolute()}"
 
     def handed_on(self) -> dict[str, str]:
-        """Return what the nodes are given as it is, as environment variables: every setting not left at its default."""
+        """Return what the nodes are given as it is, as environment variables: every setting not
+        left at its default.
+        """
         return {
             PREFIX + name.upper(): _text(getattr(self, name))
             for name in _Settings.model_fields
@@ -332,20 +395,36 @@ class RunnerSettings(_Settings):
 
 
 class WorkerSettings(_Settings):
-    """What `python -m cluster worker` runs with; what it has in common with a node it takes from the same file."""
+    """What `python -m cluster worker` runs with; what it has in common with a node it takes from
+    the same file.
+    """
 
-    urls: str = _setting("http://127.0.0.1:8001", "nodes of the cluster", "URLs with a comma between them")
+    urls: str = _setting(
+        "http://127.0.0.1:8001", "nodes of the cluster", "URLs with a comma between them"
+    )
     worker_name: Annotated[str, BeforeValidator(_name)] = _setting(
-        "", "this worker's name; empty: of its machine and process", "1 to 64 letters, digits and . _ -"
+        "",
+        "this worker's name; empty: of its machine and process",
+        "1 to 64 letters, digits and . _ -",
     )
     worker_prefetch: int = _count(32, "asynchronous writes that a worker has in hand", 1, 1000)
     worker_metrics_port: int = _count(0, "port of its metrics; 0: none", 0, 65535)
-    worker_metrics_host: str = _setting("127.0.0.1", "address that its metrics listen on", "an address of this machine")
-    webhook_attempts_max: int = _count(8, "attempts of a delivery; then it is a dead letter", 1, 100)
-    webhook_backoff_s: float = _seconds(0.5, "pause after the first failed attempt; doubled each time", 0.01, 60)
+    worker_metrics_host: str = _setting(
+        "127.0.0.1", "address that its metrics listen on", "an address of this machine"
+    )
+    webhook_attempts_max: int = _count(
+        8, "attempts of a delivery; then it is a dead letter", 1, 100
+    )
+    webhook_backoff_s: float = _seconds(
+        0.5, "pause after the first failed attempt; doubled each time", 0.01, 60
+    )
     webhook_backoff_max_s: float = _seconds(60, "longest pause between attempts", 0.01, 3600)
-    webhook_timeout_s: float = _seconds(10, "longest that one attempt of a delivery may take", 0.1, 60)
-    webhook_lease_s: float = _seconds(15, "silence after which another worker takes a subscription over", 2, 300)
+    webhook_timeout_s: float = _seconds(
+        10, "longest that one attempt of a delivery may take", 0.1, 60
+    )
+    webhook_lease_s: float = _seconds(
+        15, "silence after which another worker takes a subscription over", 2, 300
+    )
     webhook_allow_private: bool = _setting(
         False, "deliver also to loopback, private and link-local addresses", "true, false"
     )
@@ -354,16 +433,24 @@ class WorkerSettings(_Settings):
 class AutoscalerSettings(_Settings):
     """What `python -m cluster autoscaler` runs with: observers only, never voters."""
 
-    autoscaler_driver: Literal["docker", "local"] = _setting("local", "how observers are started", "docker, local")
-    autoscaler_urls: str = _setting("http://127.0.0.1:8001", "nodes of the cluster", "URLs with a comma between them")
+    autoscaler_driver: Literal["docker", "local"] = _setting(
+        "local", "how observers are started", "docker, local"
+    )
+    autoscaler_urls: str = _setting(
+        "http://127.0.0.1:8001", "nodes of the cluster", "URLs with a comma between them"
+    )
     autoscaler_prometheus: Annotated[str, BeforeValidator(_http_url)] = _setting(
         "http://127.0.0.1:9090", "where the figures come from", "http(s)://HOST[:PORT]"
     )
     autoscaler_listen: Annotated[str, BeforeValidator(_address)] = _setting(
         "127.0.0.1:9100", "where its own /metrics and its last /decisions are shown", "HOST:PORT"
     )
-    autoscaler_project: str = _setting("acordo", "compose project whose nodes it copies", "a project's name")
-    autoscaler_dir: Path = _setting(Path("data/observers"), "directory of local observers", "path of a directory")
+    autoscaler_project: str = _setting(
+        "acordo", "compose project whose nodes it copies", "a project's name"
+    )
+    autoscaler_dir: Path = _setting(
+        Path("data/observers"), "directory of local observers", "path of a directory"
+    )
     autoscaler_observers_min: int = _count(0, "fewest observers", 0, 16)
     autoscaler_observers_max: int = _count(2, "most observers", 0, 16)
     autoscaler_period_s: float = _seconds(5, "time between two decisions", 0.1, 3600)
@@ -372,9 +459,13 @@ class AutoscalerSettings(_Settings):
         32, "mean requests in flight per node above which one is added", "> 0", gt=0
     )
     autoscaler_in_flight_low: float = _setting(8, "and below which one is removed", "≥ 0", ge=0)
-    autoscaler_p99_high_s: float = _seconds(0.5, "99th percentile of answers above which one is added", 0.001, 60)
+    autoscaler_p99_high_s: float = _seconds(
+        0.5, "99th percentile of answers above which one is added", 0.001, 60
+    )
     autoscaler_p99_low_s: float = _seconds(0.1, "and below which one may be removed", 0, 60)
-    autoscaler_cpu_high: float = _setting(0.8, "mean CPU per node, in cores, above which one is added", "> 0", gt=0)
+    autoscaler_cpu_high: float = _setting(
+        0.8, "mean CPU per node, in cores, above which one is added", "> 0", gt=0
+    )
     autoscaler_cpu_low: float = _setting(0.3, "and below which one may be removed", "≥ 0", ge=0)
     autoscaler_rounds_high: int = _count(2, "decisions in a row that must ask for one more", 1, 100)
     autoscaler_rounds_low: int = _count(6, "decisions in a row that must ask for one less", 1, 100)
@@ -388,7 +479,9 @@ class AutoscalerSettings(_Settings):
             low = getattr(self, f"autoscaler_{name}_low{unit}")
             high = getattr(self, f"autoscaler_{name}_high{unit}")
             if low >= high:
-                raise ValueError(f"autoscaler_{name}_low{unit} must be below autoscaler_{name}_high{unit}")
+                raise ValueError(
+                    f"autoscaler_{name}_low{unit} must be below autoscaler_{name}_high{unit}"
+                )
         return self
 
 
@@ -412,7 +505,7 @@ def _refuse_open(host: str, is_open: bool) -> None:
         )
 
 
-# ---------------------------------------------------------------------------------------------------------- loading
+# ------------------------------------------------------------------------------------------ loading
 
 
 class _Parser(argparse.ArgumentParser):
@@ -421,7 +514,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def load(cls: type[_S], argv: Sequence[str], *, prog: str) -> _S:
-    """Return the settings that flags, environment and file say together. Raises BadRequest("bad_settings")."""
+    """Return the settings that flags, environment and file say together. Raises
+    BadRequest("bad_settings").
+    """
     flags = _flags(cls, argv, prog)
     path = flags.pop("config", None) or os.environ.get(PREFIX + "CONFIG")
     in_file = _in_file(path) if path else {}
@@ -438,18 +533,27 @@ def load(cls: type[_S], argv: Sequence[str], *, prog: str) -> _S:
 def redacted(settings: _Settings) -> dict[str, str]:
     """Return every setting in effect, as text fit to be shown: no password in it."""
     return {
-        PREFIX + name.upper(): hide_password(_text(getattr(settings, name))) for name in type(settings).model_fields
+        PREFIX + name.upper(): hide_password(_text(getattr(settings, name)))
+        for name in type(settings).model_fields
     }
 
 
 _LOGIN: Final = re.compile(r"(?s)(.*?://[^:/@?#]*):(.*)@")
-"""Scheme, user and password. Who writes / ? # or @ into a password means them to belong to it, whatever a URL says."""
+"""Scheme, user and password. Who writes / ? # or @ into a password means them to belong to it,
+whatever a URL says.
+"""
 
 
 def hide_password(url: str) -> str:
-    """Put *** for the password of a URL, and for those in its query; other text comes back as it is."""
+    """Put *** for the password of a URL, and for those in its query; other text comes back as it
+    is.
+    """
     shown = _LOGIN.sub(lambda found: f"{found[1]}:***@", url, count=1)
-    return re.sub(r"(?i)([?&](?:[a-z_]*password|secret|token)=)[^&#]*", r"\1***", shown) if "://" in shown else shown
+    return (
+        re.sub(r"(?i)([?&](?:[a-z_]*password|secret|token)=)[^&#]*", r"\1***", shown)
+        if "://" in shown
+        else shown
+    )
 
 
 def table(cls: type[_Settings]) -> str:
@@ -457,7 +561,9 @@ def table(cls: type[_Settings]) -> str:
     rows = ["| setting | default | meaning | allowed |", "|---|---|---|---|"]
     for name, field in cls.model_fields.items():
         default = _text(field.default) or "(empty)"
-        rows.append(f"| `{PREFIX}{name.upper()}` | `{default}` | {field.description} | {_allowed(cls, name)} |")
+        rows.append(
+            f"| `{PREFIX}{name.upper()}` | `{default}` | {field.description} | {_allowed(cls, name)} |"
+        )
     return "\n".join(rows)
 
 
@@ -476,8 +582,12 @@ def _flags(cls: type[_Settings], argv: Sequence[str], prog: str) -> dict[str, st
     parser.add_argument("--config", metavar="FILE", help=f"file of lines {PREFIX}NAME=value")
     for name, field in cls.model_fields.items():
         text = f"{field.description}. Allowed: {_allowed(cls, name)}. Default: {_text(field.default) or 'empty'}"
-        parser.add_argument("--" + name.replace("_", "-"), dest=name, metavar="…", help=text.replace("%", "%%"))
-    return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+        parser.add_argument(
+            "--" + name.replace("_", "-"), dest=name, metavar="…", help=text.replace("%", "%%")
+        )
+    return {
+        name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None
+    }
 
 
 def _in_file(path: str) -> dict[str, str]:
@@ -497,7 +607,10 @@ def _unknown(cls: type[_Settings], names: Mapping[str, str], where: str) -> list
         if not name.startswith(PREFIX) or name in known or name.startswith(NOT_OURS):
             continue
         near = difflib.get_close_matches(
-            name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], n=1, cutoff=0.7
+            name.removeprefix(PREFIX),
+            [each.removeprefix(PREFIX) for each in known],
+            n=1,
+            cutoff=0.7,
         )
         hint = f"did you mean {PREFIX}{near[0]}?" if near else f"known are {', '.join(known)}"
         complaints.append(f"{name} (in {where}) is no setting: {hint}")
@@ -520,5 +633,7 @@ def _explained(
             given, said = os.environ[variable], variable
         else:
             given, said = in_file.get(variable, str(error["input"])), variable
-        lines.append(f"{said}={hide_password(given)!r} is not allowed; allowed: {_allowed(cls, name)}")
+        lines.append(
+            f"{said}={hide_password(given)!r} is not allowed; allowed: {_allowed(cls, name)}"
+        )
     return lines

@@ -1,7 +1,9 @@
-"""Show the cluster at its main job on real input: load, lose the leader half-way, go on, verify every byte.
+"""Show the cluster at its main job on real input: load, lose the leader half-way, go on, verify
+every byte.
 
-The input is the source of Python's own standard library. It never counts a file as kept unless its hash is equal when
-it is read back through a node that did not take the write. Exit code 1: something was lost.
+The input is the source of Python's own standard library. It never counts a file as kept unless its
+hash is equal when it is read back through a node that did not take the write. Exit code 1:
+something was lost.
 """
 
 from __future__ import annotations
@@ -37,15 +39,22 @@ PREFIX: Final = "python/"
 CLIENTS: Final = 24
 WRITE_TIMEOUT_S: Final = 60.0
 CACHE_BYTES: Final = 1 << 20
-"""The smallest cache there is, so that what is read back comes from the store and not from a node's memory."""
+"""The smallest cache there is, so that what is read back comes from the store and not from a node's
+memory.
+"""
 
 
 PRIVATE: Final = {
     "STORE": {"postgres": ("postgresql", "postgres", "PostgresServer")},
-    "CACHE": {"redis": ("redis", "redis", "RedisServer"), "sentinel": ("redis", "redis", "SentinelSet")},
+    "CACHE": {
+        "redis": ("redis", "redis", "RedisServer"),
+        "sentinel": ("redis", "redis", "SentinelSet"),
+    },
     "BROADCAST": {"rabbitmq": ("rabbitmq", "rabbitmq", "RabbitServer")},
 }
-"""What can be started for the demo: service, module and class of the private servers that tests use."""
+"""What can be started for the demo: service, module and class of the private servers that tests
+use.
+"""
 
 
 @dataclass
@@ -72,7 +81,9 @@ class Tally:
     def outage_s(self) -> float:
         """Return the longest time without an acknowledgement that ended after the kill."""
         pairs = zip(self.acknowledged, self.acknowledged[1:], strict=False)
-        return max((after - before for before, after in pairs if after >= self.killed_at), default=0.0)
+        return max(
+            (after - before for before, after in pairs if after >= self.killed_at), default=0.0
+        )
 
 
 def sources(root: Path, limit: int | None = None) -> list[Path]:
@@ -81,7 +92,9 @@ def sources(root: Path, limit: int | None = None) -> list[Path]:
     found = (
         p
         for p in sorted(root.rglob("*.py"))
-        if not out & set(p.relative_to(root).parts) and p.is_file() and p.stat().st_size <= VALUE_BYTES_MAX
+        if not out & set(p.relative_to(root).parts)
+        and p.is_file()
+        and p.stat().st_size <= VALUE_BYTES_MAX
     )
     return list(found)[:limit]
 
@@ -94,13 +107,19 @@ async def demo(
     *,
     before_read_back: Callable[[Path, Sequence[str]], None] = lambda data, keys: None,
 ) -> Tally:
-    """Run it. `before_read_back` gets the data directory and the keys in the order of their writing (tests)."""
+    """Run it. `before_read_back` gets the data directory and the keys in the order of their writing
+    (tests).
+    """
     tally = Tally()
     async with AsyncExitStack() as stack:
-        cluster = await stack.enter_async_context(LocalCluster(settings, say=lambda line: console.print("  " + line)))
+        cluster = await stack.enter_async_context(
+            LocalCluster(settings, say=lambda line: console.print("  " + line))
+        )
         leader = await cluster.wait_ready()
         urls = [node.url for node in cluster.nodes.values()]
-        console.print(f"{len(urls)} nodes are ready, {leader} leads; loading {len(files)} files through all of them")
+        console.print(
+            f"{len(urls)} nodes are ready, {leader} leads; loading {len(files)} files through all of them"
+        )
         clients = []
         for i in range(len(urls)):
             client = Client(urls[i:] + urls[:i], timeout_s=WRITE_TIMEOUT_S)
@@ -114,7 +133,13 @@ async def demo(
 
 
 async def _load(
-    cluster: LocalCluster, clients: list[Client], files: Sequence[Path], *, root: Path, tally: Tally, progress: Progress
+    cluster: LocalCluster,
+    clients: list[Client],
+    files: Sequence[Path],
+    *,
+    root: Path,
+    tally: Tally,
+    progress: Progress,
 ) -> None:
     bar = progress.add_task("writing", total=len(files))
     loop = asyncio.get_running_loop()
@@ -165,13 +190,19 @@ async def _read_back(clients: list[Client], tally: Tally, progress: Progress) ->
 
 def _progress(console: Console) -> Progress:
     return Progress(
-        TextColumn("  {task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        TextColumn("  {task.description:<14}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
     )
 
 
 def show(tally: Tally, console: Console) -> None:
     """Print the table of what happened."""
-    table = Table(show_header=False, title="The Python standard library, kept through the death of a leader")
+    table = Table(
+        show_header=False, title="The Python standard library, kept through the death of a leader"
+    )
     for name, value in (
         ("files", f"{len(tally.files):,}"),
         ("bytes", f"{tally.bytes:,}"),
@@ -201,7 +232,11 @@ def free_base_port(nodes: int, first: int) -> int:
     raise BadRequest("port_in_use", "no free ports were found")
 
 
-def main(argv: list[str], *, before_read_back: Callable[[Path, Sequence[str]], None] = lambda data, keys: None) -> int:
+def main(
+    argv: list[str],
+    *,
+    before_read_back: Callable[[Path, Sequence[str]], None] = lambda data, keys: None,
+) -> int:
     """Run the demo in a directory of its own and print its table."""
     parser = argparse.ArgumentParser(prog="python -m cluster.demo", description=__doc__)
     parser.add_argument("--files", type=int, help="load at most so many files (default: all)")
@@ -212,13 +247,18 @@ def main(argv: list[str], *, before_read_back: Callable[[Path, Sequence[str]], N
         try:
             backends = _backends(servers, console)
         except BadRequest as exc:
-            console.print(f"[red]failed:[/] {exc.detail}" + (f" (allowed: {exc.allowed})" if exc.allowed else ""))
+            console.print(
+                f"[red]failed:[/] {exc.detail}"
+                + (f" (allowed: {exc.allowed})" if exc.allowed else "")
+            )
             return 2
         return _run(given, backends, console, before_read_back)
 
 
 def _backends(servers: ExitStack, console: Console) -> list[str]:
-    """Return the flags that STORE, CACHE and BROADCAST ask for: a URL, or the name of a server to start privately."""
+    """Return the flags that STORE, CACHE and BROADCAST ask for: a URL, or the name of a server to
+    start privately.
+    """
     flags: list[str] = []
     for name, private in PRIVATE.items():
         given = os.environ.get(name, "")
@@ -226,7 +266,9 @@ def _backends(servers: ExitStack, console: Console) -> list[str]:
             continue
         if "://" not in given:
             if given not in private:
-                raise BadRequest("bad_settings", f"{name}={given}", allowed=f"a URL, or {', '.join(private)}")
+                raise BadRequest(
+                    "bad_settings", f"{name}={given}", allowed=f"a URL, or {', '.join(private)}"
+                )
             console.print(f"  starting a private {given}")
             given = servers.enter_context(_private(*private[given])).url
         flags += [f"--{name.lower()}", given]
@@ -239,7 +281,9 @@ def _private(service: str, module: str, kind: str) -> Any:
         install = importlib.import_module("tests.servers.install")
         servers = importlib.import_module(f"tests.servers.{module}")
     except ImportError as exc:
-        raise BadRequest("bad_settings", f"private servers need the source tree: {exc}", allowed="a URL") from exc
+        raise BadRequest(
+            "bad_settings", f"private servers need the source tree: {exc}", allowed="a URL"
+        ) from exc
     try:
         install.ensure(service)
     except install.Missing as exc:
@@ -260,17 +304,26 @@ def _run(
         return 2
     with tempfile.TemporaryDirectory(prefix="acordo-demo-") as directory:
         try:
-            flags = ["--nodes", str(given.nodes), "--base-port", str(free_base_port(given.nodes, 18001))]
+            flags = [
+                "--nodes",
+                str(given.nodes),
+                "--base-port",
+                str(free_base_port(given.nodes, 18001)),
+            ]
             flags += ["--data", f"{directory}/data", "--memory-cache-bytes", str(CACHE_BYTES)]
             flags += backends
             settings = load(RunnerSettings, flags, prog="python -m cluster.demo")
-            tally = asyncio.run(demo(settings, files, root, console, before_read_back=before_read_back))
+            tally = asyncio.run(
+                demo(settings, files, root, console, before_read_back=before_read_back)
+            )
         except* (BadRequest, AcordoError, TimeoutError) as failed:
             for exc in failed.exceptions:
                 console.print(f"[red]failed:[/] {exc}")
             for log in sorted(Path(directory).glob("data/*/node.log")):
                 console.print(
-                    f"--- last lines of {log.parent.name}'s log", *log.read_text().splitlines()[-5:], sep="\n"
+                    f"--- last lines of {log.parent.name}'s log",
+                    *log.read_text().splitlines()[-5:],
+                    sep="\n",
                 )
             return_code = 1
         else:

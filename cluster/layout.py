@@ -1,6 +1,7 @@
 """Keep the local cluster's directory: who it belongs to, its secret, and who is running in it.
 
-It refuses what it did not make or is too new for it, and never deletes or overwrites anything in there.
+It refuses what it did not make or is too new for it, and never deletes or overwrites anything in
+there.
 """
 
 from __future__ import annotations
@@ -20,21 +21,29 @@ from kv.errors import BadRequest
 FORMAT: Final = 1
 """Raised when an older runner or node could not use the directory."""
 CHANGED_FORMAT: Final = 2
-"""Of a `cluster.json` whose members are no longer the first ones: an older runner would start the wrong ones."""
+"""Of a `cluster.json` whose members are no longer the first ones: an older runner would start the
+wrong ones.
+"""
 ID_PREFIX: Final = "n"
 
 _F = TypeVar("_F")
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A member and its ports: HTTP listens on base_port + `number`. A place is never given to another member."""
+    """A member and its ports: HTTP listens on base_port + `number`. A place is never given to
+    another member.
+    """
 
     id: str
     number: int
     state: Literal["member", "joining", "removed"] = "member"
-    """joining: it runs, and may not vote yet. removed: it is not started again; its directory stays as it is."""
+    """joining: it runs, and may not vote yet. removed: it is not started again; its directory stays
+    as it is.
+    """
     first_members: str = ""
-    """The member list that a later member was started with; empty for the first members, who were given each other."""
+    """The member list that a later member was started with; empty for the first members, who were
+    given each other.
+    """
 
 
 class ClusterFile(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -86,13 +95,19 @@ class Running(msgspec.Struct, frozen=True):
 
 
 def find_cluster(
-    data: Path, nodes: int | None, base_port: int | None, default: tuple[int, int], cluster_id: str = ""
+    data: Path,
+    nodes: int | None,
+    base_port: int | None,
+    default: tuple[int, int],
+    cluster_id: str = "",
 ) -> tuple[ClusterFile, bool]:
-    """Return what the directory was made for, or would be, and whether it is new. Raises BadRequest for any other's.
+    """Return what the directory was made for, or would be, and whether it is new. Raises BadRequest
+    for any other's.
 
-    `nodes` and `base_port`: as asked for, or None to take what the directory says (`default`, when it is new).
-    `cluster_id`: empty for a new random one; another is that of the store which the cluster is to go on with. It
-    makes the directory; `keep_cluster` writes the file in it, once its ports are known to be free.
+    `nodes` and `base_port`: as asked for, or None to take what the directory says (`default`, when
+    it is new). `cluster_id`: empty for a new random one; another is that of the store which the
+    cluster is to go on with. It makes the directory; `keep_cluster` writes the file in it, once its
+    ports are known to be free.
     """
     path = data / "cluster.json"
     make_directory(data)
@@ -128,22 +143,29 @@ def keep_cluster(data: Path, file: ClusterFile) -> None:
 
 
 def read_cluster(data: Path) -> ClusterFile:
-    """Return what the directory was made for. Raises BadRequest when it is no cluster's, broken, or too new."""
+    """Return what the directory was made for. Raises BadRequest when it is no cluster's, broken, or
+    too new.
+    """
     return _read(data / "cluster.json", ClusterFile, newest=CHANGED_FORMAT)
 
 
 def claim_node(data_dir: Path, cluster_id: str, node_id: str) -> NodeFile:
-    """Return whose directory this is, making it when it is new. Raises BadRequest when it is another's."""
+    """Return whose directory this is, making it when it is new. Raises BadRequest when it is
+    another's.
+    """
     path = data_dir / "node.json"
     make_directory(data_dir)
     if not path.exists():
         write_whole(path, msgspec.json.encode(NodeFile(FORMAT, cluster_id, node_id)))
     found = _read(path, NodeFile)
     if found.node_id != node_id:
-        raise BadRequest("other_node", f"{data_dir} belongs to node {found.node_id}, not to {node_id}")
+        raise BadRequest(
+            "other_node", f"{data_dir} belongs to node {found.node_id}, not to {node_id}"
+        )
     if cluster_id and found.cluster_id != cluster_id:
         raise BadRequest(
-            "other_cluster", f"{data_dir} belongs to cluster {found.cluster_id or '(unnamed)'}, not to {cluster_id}"
+            "other_cluster",
+            f"{data_dir} belongs to cluster {found.cluster_id or '(unnamed)'}, not to {cluster_id}",
         )
     return found
 
@@ -157,7 +179,9 @@ def locked(directory: Path, what: str) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise BadRequest("in_use", f"{directory} is in use by another {what} (process {holder})") from None
+            raise BadRequest(
+                "in_use", f"{directory} is in use by another {what} (process {holder})"
+            ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -169,7 +193,9 @@ def _opened_lock(directory: Path) -> TextIO:
         return (directory / "lock").open("a+")
     except OSError as exc:
         raise BadRequest(
-            "bad_directory", f"{directory / 'lock'} cannot be opened: {exc.strerror}", allowed="a file of this user"
+            "bad_directory",
+            f"{directory / 'lock'} cannot be opened: {exc.strerror}",
+            allowed="a file of this user",
         ) from exc
 
 
@@ -184,7 +210,9 @@ def is_locked(directory: Path) -> bool:
         return True
     except OSError as exc:
         raise BadRequest(
-            "bad_directory", f"{directory / 'lock'} cannot be opened: {exc.strerror}", allowed="a file of this user"
+            "bad_directory",
+            f"{directory / 'lock'} cannot be opened: {exc.strerror}",
+            allowed="a file of this user",
         ) from exc
     return False
 
@@ -192,7 +220,8 @@ def is_locked(directory: Path) -> bool:
 def make_secret(path: Path) -> bool:
     """Make the shared secret once, readable by its owner alone; say whether it was made now.
 
-    It authenticates what members say to each other, and encrypts nothing: certificates do (docs/security.md).
+    It authenticates what members say to each other, and encrypts nothing: certificates do
+    (docs/security.md).
     """
     if path.exists():
         return False
@@ -214,10 +243,13 @@ def running(data: Path) -> Running | None:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory for its owner alone, unless it is there. Raises BadRequest when it cannot be used."""
+    """Make a directory for its owner alone, unless it is there. Raises BadRequest when it cannot be
+    used.
+    """
     try:
         missing = [each for each in (path, *path.parents) if not each.exists()]
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)  # values and the secret are nobody else's
+        # values and the secret are nobody else's
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for made in missing:
             _sync_directory(made.parent)
         if not os.access(path, os.W_OK | os.X_OK):
@@ -238,7 +270,9 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def _sync_directory(path: Path) -> None:
-    """Make the names in a directory durable: what it holds is relied on as soon as it was written."""
+    """Make the names in a directory durable: what it holds is relied on as soon as it was
+    written.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -257,4 +291,6 @@ def _read(path: Path, kind: type[_F], *, newest: int = FORMAT) -> _F:
             )
         return msgspec.json.decode(raw, type=kind)
     except (OSError, msgspec.MsgspecError, TypeError, UnicodeDecodeError) as exc:
-        raise BadRequest("corrupt_file", f"{path} cannot be read: {exc}", allowed="the file as it was written") from exc
+        raise BadRequest(
+            "corrupt_file", f"{path} cannot be read: {exc}", allowed="the file as it was written"
+        ) from exc

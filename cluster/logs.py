@@ -1,4 +1,5 @@
-"""Write log lines: one event each, constant message, fields apart; JSON for machines, colours for a person's terminal.
+"""Write log lines: one event each, constant message, fields apart; JSON for machines, colours for a
+person's terminal.
 
 Lines of libraries that use the standard library's logging come out in the same form.
 """
@@ -16,9 +17,15 @@ LIBRARY_LEVEL: Final = logging.WARNING
 
 
 def configure(
-    form: Literal["auto", "json", "console"], level: str, *, out: TextIO | None = None, **fields: str
+    form: Literal["auto", "json", "console"],
+    level: str,
+    *,
+    out: TextIO | None = None,
+    **fields: str,
 ) -> None:
-    """Send every log line to `out` (standard error), each with `fields`. Call once, in a composition root."""
+    """Send every log line to `out` (standard error), each with `fields`. Call once, in a
+    composition root.
+    """
     out = out or sys.stderr
     as_json = form == "json" or (form == "auto" and not out.isatty())
     shared: list[Any] = [
@@ -40,13 +47,19 @@ def configure(
         cache_logger_on_first_use=True,
     )
     renderer: Any = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=out.isatty())
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=out.isatty())
     )
     lines = logging.StreamHandler(out)
     lines.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _with(fields), renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _with(fields),
+                renderer,
+            ],
         )
     )
     root = logging.getLogger()

@@ -1,7 +1,9 @@
-"""Run `python -m cluster add | remove | replace`: change who belongs to the cluster that `up` runs in a directory.
+"""Run `python -m cluster add | remove | replace`: change who belongs to the cluster that `up` runs
+in a directory.
 
-Each is a real membership change through the API of the running cluster; the directory's `cluster.json` follows, and
-the runner follows that. Every step may be asked for again: a command that was cut off goes on where it stopped.
+Each is a real membership change through the API of the running cluster; the directory's
+`cluster.json` follows, and the runner follows that. Every step may be asked for again: a command
+that was cut off goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ EX_TEMPFAIL: Final = 75
 class Membership:
     """The members of one running local cluster, and what changes them."""
 
-    def __init__(self, data: Path, client: Client, http: aiohttp.ClientSession, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, data: Path, client: Client, http: aiohttp.ClientSession, say: Callable[[str], None]
+    ) -> None:
         self.data, self.client, self.http, self.say = data, client, http, say
         self.file = read_cluster(data)
 
@@ -59,11 +63,16 @@ class Membership:
         joining = [place for place in self.file.all_places if place.state == "joining"]
         voters = sum(1 for member in view.members if member.voter)
         if not joining and voters >= NODES_MAX:
-            raise BadRequest("too_many", f"the cluster has {voters} voters", allowed=f"at most {NODES_MAX}")
+            raise BadRequest(
+                "too_many", f"the cluster has {voters} voters", allowed=f"at most {NODES_MAX}"
+            )
         place = joining[0] if joining else self._new_place(view)
         if not joining:
             self._keep(place)
-        url, raft = self._url(place), f"127.0.0.1:{self.file.base_port + place.number + RAFT_PORT_OFFSET}"
+        url, raft = (
+            self._url(place),
+            f"127.0.0.1:{self.file.base_port + place.number + RAFT_PORT_OFFSET}",
+        )
         self.say(f"{'going on with' if joining else 'starting'} {place.id} at {url}")
         await self._answers(place, url)
         await self.client.add_member(place.id, raft_address=raft, url=url, timeout_s=CALL_TIMEOUT_S)
@@ -74,7 +83,9 @@ class Membership:
         return place.id
 
     async def remove(self, node: str) -> None:
-        """Take a member out for good and stop it. Its directory stays; its id and its ports are not given again."""
+        """Take a member out for good and stop it. Its directory stays; its id and its ports are not
+        given again.
+        """
         place = self._place(node)
         view = await self._whole()
         others = [m.id for m in view.members if m.voter and m.id != node]
@@ -84,7 +95,9 @@ class Membership:
         await self._removed(place)
 
     async def replace(self, node: str) -> str:
-        """Give a member's place to a new one: that joins and votes first, then the old one is taken out."""
+        """Give a member's place to a new one: that joins and votes first, then the old one is taken
+        out.
+        """
         place = self._place(node)
         await self._whole()
         added = await self.add()
@@ -92,7 +105,7 @@ class Membership:
         self.say(f"{added} has taken the place of {node}")
         return added
 
-    # -------------------------------------------------------------------------------------------------------- steps
+    # ---------------------------------------------------------------------------------------- steps
 
     async def _whole(self) -> Cluster:
         """Return the members as the leader's quorum knows them. Raises BadRequest("no_quorum")."""
@@ -115,10 +128,16 @@ class Membership:
                 return place
         known = ", ".join(p.id for p in self.file.all_places if p.state != "removed")
         was = " any more: it was removed" if any(p.id == node for p in self.file.all_places) else ""
-        raise BadRequest("unknown_member", f"{node} is no member of the cluster in {self.data}{was}", allowed=known)
+        raise BadRequest(
+            "unknown_member",
+            f"{node} is no member of the cluster in {self.data}{was}",
+            allowed=known,
+        )
 
     def _new_place(self, view: Cluster) -> Place:
-        """Return the next place whose ports are free. An id is never given twice: a removed one never comes back."""
+        """Return the next place whose ports are free. An id is never given twice: a removed one
+        never comes back.
+        """
         members = [f"{m.id}={m.raft_address}{'' if m.voter else '/observer'}" for m in view.members]
         for number in range(max(p.number for p in self.file.all_places) + 1, PLACES_MAX):
             name, port = f"{ID_PREFIX}{number + 1}", self.file.base_port + number
@@ -129,7 +148,11 @@ class Membership:
                 continue
             own = f"{name}=127.0.0.1:{port + RAFT_PORT_OFFSET}/observer"
             return Place(name, number, "joining", ",".join([*members, own]))
-        raise BadRequest("no_place", f"{self.data} has no place left whose ports are free", allowed="fewer changes")
+        raise BadRequest(
+            "no_place",
+            f"{self.data} has no place left whose ports are free",
+            allowed="fewer changes",
+        )
 
     def _keep(self, place: Place) -> None:
         self.file = self.file.with_place(place)
@@ -161,10 +184,14 @@ class Membership:
         give_up, said = loop.time() + JOIN_WITHIN_S, ""
         while True:
             try:
-                await self.client.add_member(node, raft_address=raft, url=url, voter=True, timeout_s=CALL_TIMEOUT_S)
+                await self.client.add_member(
+                    node, raft_address=raft, url=url, voter=True, timeout_s=CALL_TIMEOUT_S
+                )
                 return
             except AcordoError as exc:
-                if loop.time() > give_up or (isinstance(exc, Unacceptable) and exc.code == "membership_refused"):
+                if loop.time() > give_up or (
+                    isinstance(exc, Unacceptable) and exc.code == "membership_refused"
+                ):
                     raise
                 if exc.detail != said:
                     self.say(f"{node} may not vote yet: {said:= exc.detail}")
@@ -173,7 +200,9 @@ class Membership:
     async def _removed(self, place: Place) -> None:
         loop = asyncio.get_running_loop()
         give_up = loop.time() + JOIN_WITHIN_S
-        while any(m.id == place.id for m in (await self.client.cluster(timeout_s=CALL_TIMEOUT_S)).members):
+        while any(
+            m.id == place.id for m in (await self.client.cluster(timeout_s=CALL_TIMEOUT_S)).members
+        ):
             try:
                 await self.client.remove_member(place.id, timeout_s=CALL_TIMEOUT_S)
             except OutcomeUnknown:  # asked for again it changes nothing
@@ -184,7 +213,9 @@ class Membership:
         self.say(f"{place.id} is removed for good; {self.data / place.id} stays as it is")
 
 
-NEEDS_QUORUM: Final = "a cluster of which a majority of the voters is heard: bring one of them back first"
+NEEDS_QUORUM: Final = (
+    "a cluster of which a majority of the voters is heard: bring one of them back first"
+)
 
 
 def url_of(file: ClusterFile, place: Place) -> str:
@@ -193,7 +224,9 @@ def url_of(file: ClusterFile, place: Place) -> str:
 
 
 @contextlib.asynccontextmanager
-async def opened(data: Path, say: Callable[[str], None], leaving: str = "") -> AsyncIterator[Membership]:
+async def opened(
+    data: Path, say: Callable[[str], None], leaving: str = ""
+) -> AsyncIterator[Membership]:
     """Raises BadRequest when no cluster runs there, or another command changes its members now.
 
     `leaving`: a member that is not asked anything, for it may be gone before it answers.
@@ -202,25 +235,37 @@ async def opened(data: Path, say: Callable[[str], None], leaving: str = "") -> A
     found = running(data)
     if found is None:
         raise BadRequest(
-            "not_running", f"no cluster runs in {data}", allowed="one that `python -m cluster up` runs there now"
+            "not_running",
+            f"no cluster runs in {data}",
+            allowed="one that `python -m cluster up` runs there now",
         )
     (data / "change").mkdir(exist_ok=True)
     with locked(data / "change", "membership command"):
-        urls = [node.url for node in found.nodes if node.id != leaving] or [url_of(file, p) for p in file.all_places]
+        urls = [node.url for node in found.nodes if node.id != leaving] or [
+            url_of(file, p) for p in file.all_places
+        ]
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
-        async with Client(urls, timeout_s=CALL_TIMEOUT_S) as client, aiohttp.ClientSession(timeout=timeout) as http:
+        async with (
+            Client(urls, timeout_s=CALL_TIMEOUT_S) as client,
+            aiohttp.ClientSession(timeout=timeout) as http,
+        ):
             yield Membership(data, client, http, say)
 
 
 def add_main(argv: list[str]) -> int:
     """Add a voting member."""
-    parser = _parser("add", "Start one more voting member in the cluster that `up` runs in a directory.")
+    parser = _parser(
+        "add", "Start one more voting member in the cluster that `up` runs in a directory."
+    )
     return _run(parser.parse_args(argv).data, lambda m: m.add())
 
 
 def remove_main(argv: list[str]) -> int:
     """Remove a member."""
-    parser = _parser("remove", "Take a member out of the cluster for good. Its directory stays, its id is not reused.")
+    parser = _parser(
+        "remove",
+        "Take a member out of the cluster for good. Its directory stays, its id is not reused.",
+    )
     parser.add_argument("member", help="its id, as `status` shows it")
     given = parser.parse_args(argv)
     return _run(given.data, lambda m: m.remove(given.member), given.member)
@@ -237,7 +282,9 @@ def replace_main(argv: list[str]) -> int:
 
 def _parser(name: str, text: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m cluster {name}", description=text)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="directory of the cluster (default: data)")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="directory of the cluster (default: data)"
+    )
     return parser
 
 
@@ -251,6 +298,9 @@ def _run(data: Path, change: Callable[[Membership], Awaitable[object]], leaving:
     try:
         asyncio.run(inside())
     except AcordoError as exc:
-        print(f"error: {exc.detail}\n  {exc.advice}; the same command goes on where this one stopped", file=sys.stderr)
+        print(
+            f"error: {exc.detail}\n  {exc.advice}; the same command goes on where this one stopped",
+            file=sys.stderr,
+        )
         return EX_TEMPFAIL
     return 0

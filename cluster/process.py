@@ -1,4 +1,6 @@
-"""One node as a process of this machine: what is wanted of it, what is known of it, and its log. Decides nothing."""
+"""One node as a process of this machine: what is wanted of it, what is known of it, and its log.
+Decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class State(Enum):
 class NodeProcess:
     """One node as a process of this machine."""
 
-    def __init__(self, member: MemberSetting, url: str, data_dir: Path, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, member: MemberSetting, url: str, data_dir: Path, environ: Mapping[str, str]
+    ) -> None:
         self.id, self.raft_address = member.id, member.raft_address
         self.url, self.data_dir, self.environ = url, data_dir, dict(environ)
         self.process: asyncio.subprocess.Process | None = None
@@ -72,7 +76,9 @@ class NodeProcess:
         return ""
 
     def rotate_log(self) -> None:
-        """Keep a grown log once under another name. The node appends to the same file: it is copied and emptied."""
+        """Keep a grown log once under another name. The node appends to the same file: it is copied
+        and emptied.
+        """
         with contextlib.suppress(FileNotFoundError):
             if self.log.stat().st_size > LOG_BYTES_MAX:
                 shutil.copyfile(self.log, self.log.with_suffix(".log.1"))

@@ -1,4 +1,6 @@
-"""Judge from what nodes say whether a quorum of them is ready, and tell people who is missing and why. Pure."""
+"""Judge from what nodes say whether a quorum of them is ready, and tell people who is missing and
+why. Pure.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,13 @@ class Readiness(NamedTuple):
     """Why writes wait for a person, as the cluster says it."""
 
 
-def judge_readiness(why: Mapping[str, str], seen: Mapping[str, Any], joining: Container[str] = ()) -> Readiness:
+def judge_readiness(
+    why: Mapping[str, str], seen: Mapping[str, Any], joining: Container[str] = ()
+) -> Readiness:
     """Return who is ready.
 
-    `why`: why each node is not, empty where it is; `seen`: what a node says of the cluster; `joining`: nodes that are
-    to become members.
+    `why`: why each node is not, empty where it is; `seen`: what a node says of the cluster;
+    `joining`: nodes that are to become members.
     """
     members = {str(m.get("id")): bool(m.get("voter", True)) for m in seen.get("members", ())}
     missing = {}
@@ -34,7 +38,9 @@ def judge_readiness(why: Mapping[str, str], seen: Mapping[str, Any], joining: Co
         gone = members and node not in members and node != seen.get("node")
         if reason or gone:
             what = JOINING if node in joining else REMOVED
-            missing[node] = f"{what} ({one_line(reason)})" if gone and reason else what if gone else reason
+            missing[node] = (
+                f"{what} ({one_line(reason)})" if gone and reason else what if gone else reason
+            )
     voters = [node for node, votes in members.items() if votes] or list(why)
     ready = sum(1 for node in voters if node in why and node not in missing)
     leader = seen.get("leader")
@@ -62,7 +68,9 @@ def news(before: Readiness, now: Readiness) -> Iterator[str]:
     """Yield what has changed, one line each."""
     for node in now.missing:
         why, why_before = one_line(now.missing[node]), one_line(before.missing.get(node, ""))
-        again = why != why_before and (not now.serving or why.startswith(REMOVED) > why_before.startswith(REMOVED))
+        again = why != why_before and (
+            not now.serving or why.startswith(REMOVED) > why_before.startswith(REMOVED)
+        )
         if node not in before.missing or again:
             yield f"{node} is not ready: {one_line(now.missing[node])}"
     for node in before.missing:
@@ -78,7 +86,13 @@ def news(before: Readiness, now: Readiness) -> Iterator[str]:
 
 
 def one_line(text: str) -> str:
-    """Return a node's answer on one line, cut to what a person reads: only its failed checks, if it has any."""
+    """Return a node's answer on one line, cut to what a person reads: only its failed checks, if it
+    has any.
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    failed = [line.removeprefix("[-]") for line in lines if line.startswith("[-]") and "degraded" not in line]
+    failed = [
+        line.removeprefix("[-]")
+        for line in lines
+        if line.startswith("[-]") and "degraded" not in line
+    ]
     return "; ".join(failed or lines)[:REASON_CHARS_MAX]

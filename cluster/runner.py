@@ -1,7 +1,8 @@
 """Start node processes on this machine, keep them alive, stop them in order.
 
-A node that dies is started again with back-off; one whose /livez stays silent is killed first (a stopped process may
-hold SQLite's write lock). One that says its settings or files are wrong (EX_CONFIG) is never started again by itself.
+A node that dies is started again with back-off; one whose /livez stays silent is killed first (a
+stopped process may hold SQLite's write lock). One that says its settings or files are wrong
+(EX_CONFIG) is never started again by itself.
 """
 
 from __future__ import annotations
@@ -60,23 +61,29 @@ class NodeFailed(BadRequest):
 
 
 def failures_after(failures: int, *, alive_s: float, served: bool, code: int) -> int:
-    """Return how many deaths in a row count after one more: a node that served and was killed has not failed."""
+    """Return how many deaths in a row count after one more: a node that served and was killed has
+    not failed.
+    """
     if alive_s > STEADY_S or (served and code == -signal.SIGKILL):
         return 1
     return failures + 1
 
 
 def backoff_s(failures: int) -> float:
-    """Return the pause before the next start, after so many deaths in a row: the first one costs none."""
+    """Return the pause before the next start, after so many deaths in a row: the first one costs
+    none.
+    """
     first, longest = BACKOFF_S
     return 0.0 if failures <= 1 else min(longest, first * 2.0 ** (min(failures, 32) - 2))
 
 
 class LocalCluster:
-    """A cluster of node processes in one directory: `async with LocalCluster(settings) as c: await c.wait_ready()`.
+    """A cluster of node processes in one directory: `async with LocalCluster(settings) as c: await
+    c.wait_ready()`.
 
-    `command` starts a node (tests give another one); `overrides` are settings of single nodes by id. Entering starts
-    the processes, leaving stops them. Raises BadRequest for what an operator must mend, naming it.
+    `command` starts a node (tests give another one); `overrides` are settings of single nodes by
+    id. Entering starts the processes, leaving stops them. Raises BadRequest for what an operator
+    must mend, naming it.
     """
 
     def __init__(
@@ -97,7 +104,7 @@ class LocalCluster:
         self.all_failed = asyncio.Event()
         self._stack = contextlib.AsyncExitStack()
 
-    # ------------------------------------------------------------------------------------------- entering and leaving
+    # ------------------------------------------------------------------------- entering and leaving
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -116,13 +123,17 @@ class LocalCluster:
                 supervise(node)
             following = tasks.create_task(self._follow_layout(supervise))
             stack.callback(lambda: [loop.cancel() for loop in loops])
-            stack.push_async_callback(self._stop_all)  # before the loops that know how a node ended are cancelled
+            # before the loops that know how a node ended are cancelled
+            stack.push_async_callback(self._stop_all)
             stack.callback(following.cancel)
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: Any) -> None:
-        # What the body raised goes on as it is: the task group would wrap it. A cancellation may be the group's own.
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: Any
+    ) -> None:
+        # What the body raised goes on as it is: the task group would wrap it. A cancellation may be
+        # the group's own.
         cancelled = isinstance(exc, asyncio.CancelledError)
         await self._stack.__aexit__(*((kind, exc, trace) if cancelled else (None, None, None)))
 
@@ -130,12 +141,17 @@ class LocalCluster:
         settings = self.settings
         given = settings.model_fields_set
         data = settings.data.absolute()
-        asked = (settings.nodes if "nodes" in given else None, settings.base_port if "base_port" in given else None)
+        asked = (
+            settings.nodes if "nodes" in given else None,
+            settings.base_port if "base_port" in given else None,
+        )
         find_cluster(
             data, *asked, (settings.nodes, settings.base_port), settings.cluster_id
         )  # nothing is written into a stranger's
         stack.enter_context(locked(data, "runner"))
-        self.file, new = find_cluster(data, *asked, (settings.nodes, settings.base_port), settings.cluster_id)
+        self.file, new = find_cluster(
+            data, *asked, (settings.nodes, settings.base_port), settings.cluster_id
+        )
         places = [place for place in self.file.all_places if place.state != "removed"]
         for place in places:
             for host, port, what in (
@@ -164,7 +180,9 @@ class LocalCluster:
     def _node(self, place: Place) -> NodeProcess:
         """Return the process of a member, not started yet."""
         settings = self.settings
-        first = [MemberSetting(p.id, f"127.0.0.1:{self._raft_port(p)}") for p in self.file.first_places]
+        first = [
+            MemberSetting(p.id, f"127.0.0.1:{self._raft_port(p)}") for p in self.file.first_places
+        ]
         reached = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host
         url = f"http://{reached}:{self._http_port(place)}"
         member = MemberSetting(place.id, f"127.0.0.1:{self._raft_port(place)}")
@@ -182,11 +200,17 @@ class LocalCluster:
             "STORE": settings.store_url,
             "STOP_WITH_STDIN": "true",
         }
-        environ = self._common | {PREFIX + k: v for k, v in own.items()} | dict(self.overrides.get(place.id, {}))
+        environ = (
+            self._common
+            | {PREFIX + k: v for k, v in own.items()}
+            | dict(self.overrides.get(place.id, {}))
+        )
         return NodeProcess(member, url, directory, environ)
 
     async def _follow_layout(self, supervise: Callable[[NodeProcess], None]) -> None:
-        """Start and end processes as `cluster.json` says: `add`, `remove` and `replace` write it."""
+        """Start and end processes as `cluster.json` says: `add`, `remove` and `replace`
+        write it.
+        """
         path, seen = self.settings.data / "cluster.json", 0
         while True:
             with contextlib.suppress(OSError):
@@ -204,7 +228,9 @@ class LocalCluster:
             return
         for place in self.file.all_places:
             if place.state == "removed" and place.id in self.nodes:
-                self.say(f"{place.id} is removed: stopping it; {self.nodes[place.id].data_dir} stays")
+                self.say(
+                    f"{place.id} is removed: stopping it; {self.nodes[place.id].data_dir} stays"
+                )
                 await self.stop_node(place.id)
                 del self.nodes[place.id]
                 self._note_running()
@@ -216,10 +242,12 @@ class LocalCluster:
     async def _stop_all(self) -> None:
         await asyncio.gather(*(self.stop_node(node, signal.SIGINT) for node in self.nodes))
 
-    # --------------------------------------------------------------------------------------------------- what it does
+    # --------------------------------------------------------------------------------- what it does
 
     async def wait_ready(self) -> str:
-        """Return the leader's id once every node is ready. Raises NodeFailed, or TimeoutError naming who is not."""
+        """Return the leader's id once every node is ready. Raises NodeFailed, or TimeoutError
+        naming who is not.
+        """
         waiting = dict.fromkeys(self.nodes, "not started")
         said = ""
         try:
@@ -238,10 +266,14 @@ class LocalCluster:
                     await asyncio.sleep(0.1)
         except TimeoutError:
             reasons = "; ".join(f"{n}: {why}" for n, why in waiting.items()) or "no leader"
-            raise TimeoutError(f"not ready after {self.settings.ready_timeout_s:g} s: {reasons}") from None
+            raise TimeoutError(
+                f"not ready after {self.settings.ready_timeout_s:g} s: {reasons}"
+            ) from None
 
     async def wait_serving(self) -> Readiness:
-        """Return once a quorum is ready, and the others are too, have failed, or were waited for long enough."""
+        """Return once a quorum is ready, and the others are too, have failed, or were waited for
+        long enough.
+        """
         loop = asyncio.get_running_loop()
         said, since = "", 0.0
         while True:
@@ -249,23 +281,33 @@ class LocalCluster:
             since = (since or loop.time()) if found.serving else 0.0
             if found.serving and (not self._may_come(found) or loop.time() - since > SETTLE_S):
                 return found
-            if (line := f"{len(self.nodes) - len(found.missing)} of {len(self.nodes)} nodes ready") != said:
+            if (
+                line := f"{len(self.nodes) - len(found.missing)} of {len(self.nodes)} nodes ready"
+            ) != said:
                 self.say(said := line)
             await asyncio.sleep(0.1)
 
     def _may_come(self, found: Readiness) -> bool:
-        return any(self.nodes[n].state is not State.FAILED for n in found.missing if n in self.nodes)
+        return any(
+            self.nodes[n].state is not State.FAILED for n in found.missing if n in self.nodes
+        )
 
     async def look(self) -> Readiness:
-        """Return which nodes are ready now, why the others are not, and whether they are a quorum."""
+        """Return which nodes are ready now, why the others are not, and whether they are a
+        quorum.
+        """
         nodes = list(self.nodes.values())
-        why = dict(zip((n.id for n in nodes), await asyncio.gather(*map(self._ready, nodes)), strict=True))
+        why = dict(
+            zip((n.id for n in nodes), await asyncio.gather(*map(self._ready, nodes)), strict=True)
+        )
         for node in nodes:
             if node.state is State.FAILED:
                 why[node.id] = f"cannot start: {node.last_words()}"
         ready = [node for node in nodes if not why[node.id]]
         seen = await self._cluster_as_seen_by(ready[0] if ready else next(iter(nodes), None))
-        return judge_readiness(why, seen, {p.id for p in self.file.all_places if p.state == "joining"})
+        return judge_readiness(
+            why, seen, {p.id for p in self.file.all_places if p.state == "joining"}
+        )
 
     async def _cluster_as_seen_by(self, node: NodeProcess | None) -> Mapping[str, Any]:
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
@@ -286,7 +328,9 @@ class LocalCluster:
         return None
 
     async def stop_node(self, node_id: str, number: int = signal.SIGTERM) -> None:
-        """End a node and keep it down until `start_node`. SIGINT: do not hand the leadership on, all of them end."""
+        """End a node and keep it down until `start_node`. SIGINT: do not hand the leadership on,
+        all of them end.
+        """
         node = self.nodes[node_id]
         node.wanted.clear()
         node.signal(number)
@@ -313,7 +357,7 @@ class LocalCluster:
         for node in self.nodes.values():
             node.signal(signal.SIGKILL)
 
-    # ---------------------------------------------------------------------------------------------------- supervision
+    # ---------------------------------------------------------------------------------- supervision
 
     async def _supervise(self, node: NodeProcess, beat: _Beat) -> None:
         failures = 0
@@ -334,13 +378,19 @@ class LocalCluster:
                 continue
             failures = failures_after(failures, alive_s=alive_s, served=served, code=code)
             pause_s = backoff_s(failures)
-            why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}: {node.last_words()[:300]}"
+            why = (
+                f"signal {signal.Signals(-code).name}"
+                if code < 0
+                else f"exit code {code}: {node.last_words()[:300]}"
+            )
             when = f"in {pause_s:g} s" if pause_s else "at once"
             self.say(f"{node.id} ended ({why}): starting it again {when}")
             await asyncio.sleep(pause_s)
 
     async def _one_life(self, node: NodeProcess, beat: _Beat) -> tuple[float, bool, int]:
-        """Start the process, watch it until it has ended; return how long it lived, whether it answered, its code."""
+        """Start the process, watch it until it has ended; return how long it lived, whether it
+        answered, its code.
+        """
         began = asyncio.get_running_loop().time()
         node.over.clear()
         try:
@@ -354,7 +404,8 @@ class LocalCluster:
                     stderr=log,
                     env=node.environ,
                     cwd=ROOT,
-                    start_new_session=True,  # Ctrl-C reaches the runner alone, which then stops the nodes in order
+                    # Ctrl-C reaches the runner alone, which then stops the nodes in order
+                    start_new_session=True,
                 )
             node.state = State.STARTING
             node.starts += 1
@@ -381,7 +432,9 @@ class LocalCluster:
                 node.state = State.ALIVE
                 heard_s = beat.lived_s
             # It may be alive by its answer to somebody else of us (`_ready`), and silent since.
-            patience_s = self.settings.liveness_timeout_s if node.state is State.ALIVE else START_GRACE_S
+            patience_s = (
+                self.settings.liveness_timeout_s if node.state is State.ALIVE else START_GRACE_S
+            )
             if beat.lived_s - heard_s >= patience_s:
                 self.say(f"{node.id} has been silent for {patience_s:g} s: killing it")
                 node.signal(signal.SIGKILL)
@@ -409,11 +462,16 @@ class LocalCluster:
     def _note_running(self) -> None:
         nodes = tuple(RunningNode(n.id, n.pid, n.url, n.raft_address) for n in self.nodes.values())
         with contextlib.suppress(OSError):  # a full disk must not end the supervision
-            write_whole(self.settings.data / "running.json", msgspec.json.encode(Running(os.getpid(), nodes)))
+            write_whole(
+                self.settings.data / "running.json",
+                msgspec.json.encode(Running(os.getpid(), nodes)),
+            )
 
 
 class _Beat:
-    """Count the time that this process itself ran through: its own stall is not blamed on a node."""
+    """Count the time that this process itself ran through: its own stall is not blamed on a
+    node.
+    """
 
     def __init__(self) -> None:
         self.lived_s = 0.0
@@ -425,8 +483,9 @@ class _Beat:
 
 
 def refuse_taken_port(host: str, port: int, what: str, *, of: Path | None = None) -> None:
-    """Raise BadRequest("port_in_use") if nobody can listen there now. `of`: a cluster's directory that has its ports
-    already: its members know each other by them."""
+    """Raise BadRequest("port_in_use") if nobody can listen there now. `of`: a cluster's directory
+    that has its ports already: its members know each other by them.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -437,10 +496,18 @@ def refuse_taken_port(host: str, port: int, what: str, *, of: Path | None = None
                 allowed = "another --base-port"
                 if of is not None:
                     allowed = f"that port, free: members of {of} keep theirs; `ss -ltnp sport = :{port}` names its user"
-                raise BadRequest("port_in_use", f"port {port} ({what}) is in use", allowed=allowed) from exc
-            raise BadRequest("bad_address", f"{what} cannot listen on {host}:{port}: {exc.strerror}") from exc
+                raise BadRequest(
+                    "port_in_use", f"port {port} ({what}) is in use", allowed=allowed
+                ) from exc
+            raise BadRequest(
+                "bad_address", f"{what} cannot listen on {host}:{port}: {exc.strerror}"
+            ) from exc
 
 
 def _clean(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without settings: a node gets its own from the runner alone."""
-    return {k: v for k, v in environ.items() if not k.startswith(PREFIX) or k.startswith(PREFIX + "TEST_")}
+    return {
+        k: v
+        for k, v in environ.items()
+        if not k.startswith(PREFIX) or k.startswith(PREFIX + "TEST_")
+    }

@@ -1,7 +1,9 @@
-"""Decide whether the cluster gets an observer more or less. Pure: figures and time go in, a decision comes out.
+"""Decide whether the cluster gets an observer more or less. Pure: figures and time go in, a
+decision comes out.
 
-It never asks for fewer than the minimum or more than the maximum, and never acts on figures that are missing. Between
-two changes that figures ask for lies the cool-down; a change that only the bounds ask for rests a quarter of it.
+It never asks for fewer than the minimum or more than the maximum, and never acts on figures that
+are missing. Between two changes that figures ask for lies the cool-down; a change that only the
+bounds ask for rests a quarter of it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ REASONS: Final[tuple[Reason, ...]] = (
 
 
 REPAIR_REST: Final = 0.25
-"""Part of the cool-down that lies before a change back into the bounds: an observer that always dies is no loop."""
+"""Part of the cool-down that lies before a change back into the bounds: an observer that always
+dies is no loop.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +86,28 @@ def plan(figures: Figures, observers: int, bounds: Bounds, memory: Memory, now: 
     if figures.in_flight is None and figures.cpu is None:
         return Decision(0, "no_figures", "Prometheus knows no node", replace(memory, high=0, low=0))
     high, low = _pressing(figures, bounds), _little(figures, bounds)
-    memory = replace(memory, high=memory.high + 1 if high else 0, low=memory.low + 1 if low and not high else 0)
+    memory = replace(
+        memory, high=memory.high + 1 if high else 0, low=memory.low + 1 if low and not high else 0
+    )
     if memory.high >= bounds.rounds_high:
         return _change(1, "busy", high, observers=observers, bounds=bounds, memory=memory, now=now)
     if memory.low >= bounds.rounds_low:
-        return _change(-1, "idle", "all figures are low", observers=observers, bounds=bounds, memory=memory, now=now)
+        return _change(
+            -1,
+            "idle",
+            "all figures are low",
+            observers=observers,
+            bounds=bounds,
+            memory=memory,
+            now=now,
+        )
     if high or low:
-        seen, wanted = (memory.high, bounds.rounds_high) if high else (memory.low, bounds.rounds_low)
-        return Decision(0, "waiting", f"{high or 'all figures are low'}, {seen} of {wanted} rounds", memory)
+        seen, wanted = (
+            (memory.high, bounds.rounds_high) if high else (memory.low, bounds.rounds_low)
+        )
+        return Decision(
+            0, "waiting", f"{high or 'all figures are low'}, {seen} of {wanted} rounds", memory
+        )
     return Decision(0, "steady", "no figure is high, and not all are low", memory)
 
 
@@ -98,7 +116,9 @@ def _repair(
 ) -> Decision:
     left_s = _rest_left_s(memory, bounds.cool_down_s * REPAIR_REST, now)
     if left_s > 0:
-        return Decision(0, "cooling_down", f"{why}; {left_s:.0f} s of rest left", replace(memory, high=0, low=0))
+        return Decision(
+            0, "cooling_down", f"{why}; {left_s:.0f} s of rest left", replace(memory, high=0, low=0)
+        )
     return Decision(change, reason, why, Memory(changed_at=now))
 
 
@@ -107,7 +127,14 @@ def _rest_left_s(memory: Memory, rest_s: float, now: float) -> float:
 
 
 def _change(
-    change: Literal[-1, 1], reason: Reason, why: str, *, observers: int, bounds: Bounds, memory: Memory, now: float
+    change: Literal[-1, 1],
+    reason: Reason,
+    why: str,
+    *,
+    observers: int,
+    bounds: Bounds,
+    memory: Memory,
+    now: float,
 ) -> Decision:
     if change > 0 and observers >= bounds.observers_max:
         return Decision(0, "at_maximum", f"{why}, but there are {observers}", memory)
@@ -130,7 +157,9 @@ def _pressing(figures: Figures, bounds: Bounds) -> str:
 
 
 def _little(figures: Figures, bounds: Bounds) -> bool:
-    """Say whether every figure is low. One that is missing is not, but for the latency of an idle cluster."""
+    """Say whether every figure is low. One that is missing is not, but for the latency of an idle
+    cluster.
+    """
     idle = figures.in_flight is not None and figures.in_flight < bounds.in_flight.low
     return idle and all(
         (value is None and name == "p99_s") or (value is not None and value < band.low)

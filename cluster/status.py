@@ -20,17 +20,22 @@ COLUMNS: Final = ("id", "url", "role", "term", "applied", "settled", "lag", "las
 
 
 async def report(urls: Sequence[str], *, as_json: bool) -> int:
-    """Print the first answer of /v1/cluster; return 0, 1 when it has no leader or quorum, 2 when no node answers.
+    """Print the first answer of /v1/cluster; return 0, 1 when it has no leader or quorum, 2 when no
+    node answers.
 
     All are asked at once. Raises BadRequest("bad_url").
     """
     for url in urls:
         if not (URL(url).scheme in ("http", "https") and URL(url).host):
-            raise BadRequest("bad_url", f"{url!r} is no node's URL", allowed="such as http://127.0.0.1:8001")
+            raise BadRequest(
+                "bad_url", f"{url!r} is no node's URL", allowed="such as http://127.0.0.1:8001"
+            )
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as http:
         asked = [asyncio.ensure_future(_ask(http, url)) for url in urls]
         pending: set[asyncio.Future[Mapping[str, Any]]] = set(asked)
-        done, pending = await asyncio.wait(pending, timeout=SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        done, pending = await asyncio.wait(
+            pending, timeout=SILENCE_S, return_when=asyncio.FIRST_COMPLETED
+        )
         if not any(each.exception() is None for each in done) and pending:
             print(f"no node answers yet: waiting for up to {TIMEOUT_S:g} s", file=sys.stderr)
         while pending and not any(each.done() and each.exception() is None for each in asked):
@@ -42,7 +47,10 @@ async def report(urls: Sequence[str], *, as_json: bool) -> int:
                 said = each.result()
                 print(json.dumps(said, indent=2) if as_json else as_text(said))
                 return 0 if said.get("leader") and said.get("quorum") else 1
-    print("no node answered:\n  " + "\n  ".join(str(each.exception()) for each in asked), file=sys.stderr)
+    print(
+        "no node answered:\n  " + "\n  ".join(str(each.exception()) for each in asked),
+        file=sys.stderr,
+    )
     return 2
 
 
@@ -62,7 +70,9 @@ async def _ask(http: aiohttp.ClientSession, url: str) -> Mapping[str, Any]:
 def as_text(said: Mapping[str, Any]) -> str:
     """Return the answer of /v1/cluster as a table."""
     leader = said.get("leader")
-    head = f"{leader} leads in term {said.get('term')}" if leader else "this node knows no leader yet"
+    head = (
+        f"{leader} leads in term {said.get('term')}" if leader else "this node knows no leader yet"
+    )
     head += "" if said.get("quorum") else ", no quorum"
     if refusal := said.get("refusal"):
         head += f"\nREFUSING WRITES until somebody decides: {refusal}"
@@ -70,7 +80,10 @@ def as_text(said: Mapping[str, Any]) -> str:
         head += f"\n  put the store back that was settled{way}"
     rows = [COLUMNS] + [tuple(_cell(m.get(c)) for c in COLUMNS) for m in said.get("members", ())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
     return "\n".join([f"{head} (as {said.get('node')} sees it)", *lines])
 
 

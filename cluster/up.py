@@ -1,4 +1,5 @@
-"""Run `python -m cluster up`: start a local cluster, say when a quorum is ready and who is missing, keep it alive.
+"""Run `python -m cluster up`: start a local cluster, say when a quorum is ready and who is missing,
+keep it alive.
 
 It never stops nodes that serve, or wait for a person, because another one is not ready.
 """
@@ -52,13 +53,17 @@ async def _up(settings: RunnerSettings) -> int:
 
 
 async def _follow(cluster: LocalCluster) -> None:
-    """Say once that a quorum is ready, or for how long it has not been; from then on say what changes."""
+    """Say once that a quorum is ready, or for how long it has not been; from then on say what
+    changes.
+    """
     data = str(cluster.settings.data)
     ready = asyncio.ensure_future(cluster.wait_serving())
     try:
         await asyncio.wait((ready,), timeout=cluster.settings.ready_timeout_s)
         if not ready.done():
-            say(f"no quorum is ready after {cluster.settings.ready_timeout_s:g} s: waiting on; Ctrl-C stops")
+            say(
+                f"no quorum is ready after {cluster.settings.ready_timeout_s:g} s: waiting on; Ctrl-C stops"
+            )
             before = await cluster.look()
             print(*(f"  {line}" for line in advice(before, data)), sep="\n", flush=True)
             await _tell(cluster, before, ready)
@@ -84,10 +89,18 @@ def announce(cluster: LocalCluster, found: Readiness, data: str) -> None:
         note = f"   MISSING: {one_line(found.missing[node.id])}" if node.id in found.missing else ""
         print(f"  {node.id}  {node.url}{'   leader' if node.id == found.leader else ''}{note}")
     first = next(node.url for node in cluster.nodes.values() if node.id not in found.missing)
-    some = f", {len(cluster.nodes) - len(found.missing)} of {len(cluster.nodes)} nodes serve" if found.missing else ""
+    some = (
+        f", {len(cluster.nodes) - len(found.missing)} of {len(cluster.nodes)} nodes serve"
+        if found.missing
+        else ""
+    )
     print(f"\nready, {found.leader} leads{some}. Open {first}/ in a browser, or try:")
     print(f"  curl -X PUT {first}/v1/kv/hello -d world && curl {first}/v1/kv/hello")
-    python = os.path.relpath(sys.executable) if Path.cwd() in Path(sys.executable).parents else sys.executable
+    python = (
+        os.path.relpath(sys.executable)
+        if Path.cwd() in Path(sys.executable).parents
+        else sys.executable
+    )
     print(f"  {python} -m tests.installation {first}     (checks this installation)")
     for line in advice(found, data):
         print(line)

@@ -1,4 +1,5 @@
-"""Decide about webhooks: what a subscription is, which targets are allowed, how a delivery is signed. Pure.
+"""Decide about webhooks: what a subscription is, which targets are allowed, how a delivery is
+signed. Pure.
 
 It never resolves a name or sends a byte.
 """
@@ -27,7 +28,9 @@ REPLAYS: Final = "acordo/webhooks/replays/"
 ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SECRET_CHARS: Final = (16, 256)
 VALUE_BYTES_MAX: Final = 256 * 1024
-"""A larger value is left out of a delivery, which then says so; the receiver can read it at its revision."""
+"""A larger value is left out of a delivery, which then says so; the receiver can read it at its
+revision.
+"""
 DELIVERY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9]{1,16}-([0-9]{1,5}|gap)")
 """Name of a delivery: subscription, revision, and which of its changes."""
 
@@ -37,17 +40,23 @@ def _networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Networ
 
 
 _NOT_PUBLIC: Final = _networks(
-    # IANA's registries of special addresses, whole blocks: what is global in them is nobody's web server
+    # IANA's registries of special addresses, whole blocks: what is global in them is nobody's web
+    # server
     "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
     "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24",
     "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3",
-    "168.63.129.16/32",  # Azure's own services, metadata among them, under an address that looks public
+    # Azure's own services, metadata among them, under an address that looks public
+    "168.63.129.16/32",
     "2001::/23", "2001:db8::/32", "2620:4f:8000::/48", "3fff::/20",
 )  # fmt: skip
 _PUBLIC_6: Final = ipaddress.IPv6Network("2000::/3")
-"""All that is given out of IPv6. Beyond lie loopback, link, site and local addresses, multicast, and NAT64."""
+"""All that is given out of IPv6. Beyond lie loopback, link, site and local addresses, multicast,
+and NAT64.
+"""
 _CARRIERS: Final = _networks("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
-"""IPv6 that carries an IPv4 address inside (NAT64, 6to4, Teredo): what it leads to cannot be judged."""
+"""IPv6 that carries an IPv4 address inside (NAT64, 6to4, Teredo): what it leads to cannot be
+judged.
+"""
 _ISATAP: Final = frozenset({0x00005EFE, 0x02005EFE})
 """Third quarter of an IPv6 address that carries an IPv4 address in the last (RFC 5214)."""
 
@@ -135,7 +144,13 @@ def sign(secret: str, timestamp: int, body: bytes) -> str:
 
 def body_of(kind: str, key: bytes, value: bytes | None, revision: int, op_id: str | None) -> bytes:
     """Return the JSON of one delivery (docs/asyncapi.yaml)."""
-    told: dict[str, Any] = {"schema": 1, "type": kind, "key": _text(key), "revision": revision, "op_id": op_id}
+    told: dict[str, Any] = {
+        "schema": 1,
+        "type": kind,
+        "key": _text(key),
+        "revision": revision,
+        "op_id": op_id,
+    }
     if kind == "put" and value is not None:
         if len(value) > VALUE_BYTES_MAX:
             told["size"] = len(value)

@@ -1,7 +1,7 @@
 """Deliver webhooks: changes under a prefix to a URL, signed, in order per key, at least once.
 
-One worker at a time has a subscription, by a lease in the cluster; its progress moves only under that lease. It never
-connects to an address that it did not check, and never follows a redirect.
+One worker at a time has a subscription, by a lease in the cluster; its progress moves only under
+that lease. It never connects to an address that it did not check, and never follows a redirect.
 """
 
 from __future__ import annotations
@@ -40,11 +40,15 @@ WINDOW_MAX: Final = 256
 SUBSCRIPTIONS_MAX: Final = 1000
 SCAN_EVERY_S: Final = 1.0
 REST_S: Final = 60.0
-"""A subscription whose position the cluster refuses is tried again after so long, or once it is written anew."""
+"""A subscription whose position the cluster refuses is tried again after so long, or once it is
+written anew.
+"""
 ANSWER_BYTES_MAX: Final = 4096
 CURSOR_EVERY_S: Final = 0.5
 
-_DELIVERIES: Final = Counter("acordo_webhook_attempts", "Attempts to deliver by what came of them", ["result"])
+_DELIVERIES: Final = Counter(
+    "acordo_webhook_attempts", "Attempts to deliver by what came of them", ["result"]
+)
 _DEAD: Final = Counter("acordo_webhook_dead_letters", "Deliveries given up")
 _HELD: Final = Gauge("acordo_webhook_subscriptions_held", "Subscriptions that this worker serves")
 _log = structlog.get_logger("acordo.webhooks")
@@ -74,12 +78,16 @@ class Webhooks:
         self._serving: dict[str, asyncio.Task[None]] = {}
         self._complained: dict[str, int] = {}
         self._resting: dict[str, tuple[int, float]] = {}
-        """Subscriptions that were refused: at which revision of theirs, and until when they are left alone."""
+        """Subscriptions that were refused: at which revision of theirs, and until when they are
+        left alone.
+        """
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
-            resolver=CheckedResolver(allow_private=self._limits.allow_private), limit_per_host=LANES, ttl_dns_cache=5
+            resolver=CheckedResolver(allow_private=self._limits.allow_private),
+            limit_per_host=LANES,
+            ttl_dns_cache=5,
         )
         self._session = aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False,
@@ -128,7 +136,9 @@ class Webhooks:
         return refused_at == revision and _now() < until
 
     async def _serve(self, name: str, subscription: Subscription, revision: int) -> None:
-        """Serve one subscription until it changes or the lease is lost; do nothing while another has it."""
+        """Serve one subscription until it changes or the lease is lost; do nothing while another
+        has it.
+        """
         assert self._session is not None
         served = _Served(self._client, self._session, self._name, name, subscription, revision, self._limits,
                          self._chance)  # fmt: skip
@@ -136,7 +146,8 @@ class Webhooks:
             await served.run()
         except* (Lost, AcordoError) as failures:
             for failure in failures.exceptions:
-                if isinstance(failure, Rejected):  # a position from the future, say: asking each second changes nothing
+                # a position from the future, say: asking each second changes nothing
+                if isinstance(failure, Rejected):
                     self._resting[name] = (revision, _now() + REST_S)
                 if not isinstance(failure, Lost):
                     _log.warning("deliveries wait", subscription=name, reason=str(failure)[:300])
@@ -157,7 +168,12 @@ class _Served:
         chance: random.Random,
     ) -> None:
         self._client, self._session, self._worker, self._name = client, session, worker, name
-        self._subscription, self._revision, self._limits, self._chance = subscription, revision, limits, chance
+        self._subscription, self._revision, self._limits, self._chance = (
+            subscription,
+            revision,
+            limits,
+            chance,
+        )
         self._lease = self._fence = 0
         self._held_until = 0.0
         self._lanes: list[asyncio.Queue[_Delivery]] = [asyncio.Queue() for _ in range(LANES)]
@@ -183,7 +199,7 @@ class _Served:
                 async with asyncio.timeout(2):
                     await self._client.delete(rules.LEASES + self._name, if_revision=self._lease)
 
-    # -------------------------------------------------------------------------------------------------------- lease
+    # ---------------------------------------------------------------------------------------- lease
 
     async def _take_lease(self) -> bool:
         asked = _now()
@@ -209,7 +225,11 @@ class _Served:
                         wire.at_revision(rules.LEASES + self._name, self._lease),
                         wire.at_revision(rules.SUBSCRIPTIONS + self._name, self._revision),
                     ),
-                    writes=(wire.put(rules.LEASES + self._name, self._worker, ttl_s=self._limits.lease_s),),
+                    writes=(
+                        wire.put(
+                            rules.LEASES + self._name, self._worker, ttl_s=self._limits.lease_s
+                        ),
+                    ),
                     timeout_s=self._limits.lease_s / 2,
                 )
             except Refused as exc:
@@ -224,7 +244,7 @@ class _Served:
         if _now() + need_s > self._held_until:
             raise Lost("the lease may run out before the answer comes")
 
-    # --------------------------------------------------------------------------------------------------------- feed
+    # ----------------------------------------------------------------------------------------- feed
 
     async def _start(self) -> int:
         found = await self._client.get(rules.CURSORS + self._name)
@@ -240,7 +260,9 @@ class _Served:
         position = after
         while True:
             try:
-                async for event in self._client.watch(self._subscription.prefix, after=position, bookmarks=True):
+                async for event in self._client.watch(
+                    self._subscription.prefix, after=position, bookmarks=True
+                ):
                     position = event.revision
                     await self._take(event)
             except Undone as exc:
@@ -255,7 +277,9 @@ class _Served:
                 floor = exc.floor or position + 1
                 _log.error("changes were pruned before they were delivered", subscription=self._name,
                            after=position, floor=floor)  # fmt: skip
-                await self._put_dead(_Delivery(f"{self._name}/{position}-gap", position, b"", b""), "pruned", 0)
+                await self._put_dead(
+                    _Delivery(f"{self._name}/{position}-gap", position, b"", b""), "pruned", 0
+                )
                 position = max(position, floor)
 
     async def _all_done(self) -> None:
@@ -268,12 +292,16 @@ class _Served:
     async def _take(self, event: Change | Bookmark) -> None:
         if isinstance(event, Bookmark) or event.key.startswith(rules.RESERVED):
             if not self._open:
-                self._passed = max(self._passed, event.revision if isinstance(event, Bookmark) or event.last else 0)
+                self._passed = max(
+                    self._passed, event.revision if isinstance(event, Bookmark) or event.last else 0
+                )
             return
         await self._room.acquire()
         body = rules.body_of(event.kind, event.key, event.value, event.revision, event.op_id)
         number = sum(1 for each in self._open if each.revision == event.revision)
-        delivery = _Delivery(f"{self._name}/{event.revision}-{number}", event.revision, event.key, body)
+        delivery = _Delivery(
+            f"{self._name}/{event.revision}-{number}", event.revision, event.key, body
+        )
         delivery.last = event.last
         self._open.append(delivery)
         self._lanes[zlib.crc32(event.key) % LANES].put_nowait(delivery)
@@ -286,7 +314,9 @@ class _Served:
             while self._open and self._open[0].done:
                 first = self._open.popleft()
                 self._room.release()
-                self._passed = max(self._passed, first.revision if first.last else first.revision - 1)
+                self._passed = max(
+                    self._passed, first.revision if first.last else first.revision - 1
+                )
 
     async def _save(self) -> None:
         saved = 0
@@ -310,10 +340,12 @@ class _Served:
             raise Lost("the lease is another's") from exc
         return to
 
-    # ----------------------------------------------------------------------------------------------------- delivery
+    # ------------------------------------------------------------------------------------- delivery
 
     async def _deliver(self, delivery: _Delivery) -> None:
-        """Send until it is taken, or given up: then it is a dead letter before the next one goes."""
+        """Send until it is taken, or given up: then it is a dead letter before the next one
+        goes.
+        """
         limits, pause_s, reason = self._limits, self._limits.backoff_s, ""
         for attempt in range(1, limits.attempts_max + 1):
             self._check_lease(min(limits.timeout_s, limits.lease_s * 0.35))
@@ -324,7 +356,9 @@ class _Served:
                 await asyncio.sleep(pause_s * (0.5 + self._chance.random() / 2))
                 pause_s = min(pause_s * 2, limits.backoff_max_s)
         _DEAD.inc()
-        _log.warning("delivery given up", delivery=delivery.name, reason=reason, attempts=limits.attempts_max)
+        _log.warning(
+            "delivery given up", delivery=delivery.name, reason=reason, attempts=limits.attempts_max
+        )
         await self._put_dead(delivery, reason, limits.attempts_max)
 
     async def _attempt(self, delivery: _Delivery, attempt: int) -> str:
@@ -342,7 +376,11 @@ class _Served:
         }
         host = urlsplit(url).hostname or ""
         try:
-            if not self._limits.allow_private and _is_address(host) and (why := rules.forbidden(host)):
+            if (
+                not self._limits.allow_private
+                and _is_address(host)
+                and (why := rules.forbidden(host))
+            ):
                 raise Forbidden(why)
             timeout = min(self._limits.timeout_s, self._limits.lease_s * 0.35)
             async with asyncio.timeout(timeout), self._session.post(
@@ -365,13 +403,20 @@ class _Served:
 
     async def _put_dead(self, delivery: _Delivery, reason: str, attempts: int) -> None:
         letter = DeadLetter(
-            self._name, delivery.name, delivery.revision, b64encode(delivery.body).decode(), reason, attempts
+            self._name,
+            delivery.name,
+            delivery.revision,
+            b64encode(delivery.body).decode(),
+            reason,
+            attempts,
         )
         key = f"{rules.DEAD}{delivery.name}"
         await self._repeated(lambda: self._client.put(key, msgspec.json.encode(letter)))
 
     async def _replays(self) -> None:
-        """Deliver again what somebody asked for (`acordo dead replay`), once it is taken out of the dead letters."""
+        """Deliver again what somebody asked for (`acordo dead replay`), once it is taken out of the
+        dead letters.
+        """
         prefix = f"{rules.REPLAYS}{self._name}/"
         while True:
             async for each in self._client.list(prefix, limit=50):
@@ -381,7 +426,9 @@ class _Served:
                 except (msgspec.MsgspecError, ValueError):
                     letter = None
                 if letter is not None and not rules.DELIVERY.fullmatch(letter.delivery):
-                    _log.warning("a replay that names no delivery is dropped", subscription=self._name)
+                    _log.warning(
+                        "a replay that names no delivery is dropped", subscription=self._name
+                    )
                     letter = None
                 if letter is not None:
                     await self._deliver(_Delivery(letter.delivery, letter.revision, b"", body))
@@ -396,11 +443,17 @@ class _Served:
             try:
                 await write()  # type: ignore[operator]
                 return
-            except Rejected as exc:  # it never will be taken, and what comes after it must not wait for that
-                _log.error("dead letter cannot be kept", subscription=self._name, reason=str(exc)[:200])
+            except (
+                Rejected
+            ) as exc:  # it never will be taken, and what comes after it must not wait for that
+                _log.error(
+                    "dead letter cannot be kept", subscription=self._name, reason=str(exc)[:200]
+                )
                 return
             except AcordoError as exc:
-                _log.warning("dead letter cannot be kept yet", subscription=self._name, reason=str(exc)[:200])
+                _log.warning(
+                    "dead letter cannot be kept yet", subscription=self._name, reason=str(exc)[:200]
+                )
             self._check_lease(0)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, 5.0)
@@ -421,7 +474,9 @@ class Forbidden(OSError):
 
 
 class CheckedResolver(AbstractResolver):
-    """Resolve names to addresses that are allowed: the connection is made to these and no others."""
+    """Resolve names to addresses that are allowed: the connection is made to these and no
+    others.
+    """
 
     def __init__(self, *, allow_private: bool) -> None:
         self._allow_private = allow_private
@@ -436,9 +491,17 @@ class CheckedResolver(AbstractResolver):
         for kind, _, proto, _, address in found:
             ip = str(address[0])
             if not self._allow_private and (why := rules.forbidden(ip)):
-                raise Forbidden(f"{host}: {why}")  # one bad address is enough: names may answer in any order
+                # one bad address is enough: names may answer in any order
+                raise Forbidden(f"{host}: {why}")
             allowed.append(
-                ResolveResult(hostname=host, host=ip, port=port, family=kind, proto=proto, flags=socket.AI_NUMERICHOST)
+                ResolveResult(
+                    hostname=host,
+                    host=ip,
+                    port=port,
+                    family=kind,
+                    proto=proto,
+                    flags=socket.AI_NUMERICHOST,
+                )
             )
         return allowed
 

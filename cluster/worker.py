@@ -1,7 +1,7 @@
 """Run `python -m cluster worker`: submit asynchronous writes, deliver webhooks. Any number may run.
 
-It does everything through the HTTP API, with op_ids that make repetition harmless, and never drops a command that it
-could not bring to a definite end.
+It does everything through the HTTP API, with op_ids that make repetition harmless, and never drops
+a command that it could not bring to a definite end.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ from kv import errors as kv_errors
 RETRY_S: Final = (0.2, 10.0)
 SUBMIT_TIMEOUT_S: Final = 10.0
 LIFETIME_S: Final = 12 * 3600.0
-"""For how long a command that was accepted may take effect once a node has it; nodes cut this to half the op_id
-retention. Its attempts are repeated until one is definite, so the expiry of the first must not end them all."""
+"""For how long a command that was accepted may take effect once a node has it; nodes cut this to
+half the op_id retention. Its attempts are repeated until one is definite, so the expiry of the
+first must not end them all.
+"""
 GREETING_TIMEOUT_S: Final = 3.0
 
 _DONE: Final = Counter("acordo_worker_commands", "Commands by what became of them", ["result"])
@@ -53,7 +55,9 @@ class Submitter:
         self._client, self._chance = client, chance
 
     async def take(self, delivery: Delivery) -> None:
-        """Submit a command until its outcome is definite, then acknowledge it; bury one that can never work."""
+        """Submit a command until its outcome is definite, then acknowledge it; bury one that can
+        never work.
+        """
         try:
             found = parse(delivery.body)
             intent = intent_of_json(bytes(found.transaction))
@@ -74,7 +78,8 @@ class Submitter:
                 )
                 result = "applied"
             except Refused:
-                result = "refused"  # an outcome: recorded under the op_id, where its client finds it
+                # an outcome: recorded under the op_id, where its client finds it
+                result = "refused"
             except BadRequest as exc:
                 await self._bury(delivery, f"{exc.code}: {exc.detail}")
                 return
@@ -118,14 +123,18 @@ async def _serve(settings: WorkerSettings, name: str) -> None:
             client = await stack.enter_async_context(Client(urls, timeout_s=SUBMIT_TIMEOUT_S))
         except AcordoError as exc:
             raise kv_errors.BadRequest("bad_settings", str(exc)) from exc
-        webhooks = await stack.enter_async_context(Webhooks(client, name, limits_of(settings), chance=chance))
+        webhooks = await stack.enter_async_context(
+            Webhooks(client, name, limits_of(settings), chance=chance)
+        )
         commands = None
         if settings.broadcast.startswith("amqp"):
             commands = functools.partial(_commands, settings, client, chance)
         _log.info("working", urls=urls, asynchronous_writes=commands is not None)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(webhooks.run(), name="webhooks")]
-            running.append(tasks.create_task(say_what_is_missing(client, urls, broker=commands is not None)))
+            running.append(
+                tasks.create_task(say_what_is_missing(client, urls, broker=commands is not None))
+            )
             if commands is not None:
                 running.append(tasks.create_task(commands(), name="commands"))
             await stop.wait()
@@ -135,15 +144,18 @@ async def _serve(settings: WorkerSettings, name: str) -> None:
 
 
 async def _commands(settings: WorkerSettings, client: Client, chance: random.Random) -> None:
-    """Submit what waits in the queue of the cluster that is worked for, which says itself what it is called: a broker
-    may have those of others beside it."""
+    """Submit what waits in the queue of the cluster that is worked for, which says itself what it
+    is called: a broker may have those of others beside it.
+    """
     pause_s = 0.25
     while True:
         try:
             names = (await client.cluster()).raw.get("channels")
             if isinstance(names, dict):
                 break
-            _log.warning("the cluster does not say where its asynchronous writes wait: it is of an older version")
+            _log.warning(
+                "the cluster does not say where its asynchronous writes wait: it is of an older version"
+            )
         except AcordoError:
             pass  # said once already
         await asyncio.sleep(pause_s * (0.75 + chance.random() / 2))
@@ -154,13 +166,21 @@ async def _commands(settings: WorkerSettings, client: Client, chance: random.Ran
 
 
 async def say_what_is_missing(client: Client, urls: list[str], *, broker: bool) -> None:
-    """Say once, at the start, what this worker cannot do as it is. It goes on trying all the same."""
+    """Say once, at the start, what this worker cannot do as it is. It goes on trying all
+    the same.
+    """
     if not broker:
-        _log.warning("no broker: asynchronous writes are not submitted, set ACORDO_BROADCAST=amqp://…")
+        _log.warning(
+            "no broker: asynchronous writes are not submitted, set ACORDO_BROADCAST=amqp://…"
+        )
     try:
         await client.leader(timeout_s=GREETING_TIMEOUT_S)
     except AcordoError as exc:
-        _log.warning("no cluster answers yet: trying on, check ACORDO_URLS", urls=urls, error=exc.detail[:300])
+        _log.warning(
+            "no cluster answers yet: trying on, check ACORDO_URLS",
+            urls=urls,
+            error=exc.detail[:300],
+        )
 
 
 def limits_of(settings: WorkerSettings) -> Limits:

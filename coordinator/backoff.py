@@ -1,4 +1,6 @@
-"""Say how long to wait before the next try: doubling, bounded, jittered. Pure but for the chance it is given."""
+"""Say how long to wait before the next try: doubling, bounded, jittered. Pure but for the chance it
+is given.
+"""
 
 from __future__ import annotations
 

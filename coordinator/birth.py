@@ -1,4 +1,6 @@
-"""Draw what a history is founded with, and the namespaces of its caches. Pure: chance comes from the caller."""
+"""Draw what a history is founded with, and the namespaces of its caches. Pure: chance comes from
+the caller.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,12 @@ from coordinator.limits import Limits
 
 
 def found(entropy: Callable[[int], bytes], limits: Limits, members: bytes) -> Found:
-    """Return the command that begins a history; `entropy` gives so many bytes that nobody can guess."""
-    return Found(entropy(HISTORY_BYTES), namespace(entropy), entropy(CACHE_KEY_BYTES), limits, members)
+    """Return the command that begins a history; `entropy` gives so many bytes that nobody can
+    guess.
+    """
+    return Found(
+        entropy(HISTORY_BYTES), namespace(entropy), entropy(CACHE_KEY_BYTES), limits, members
+    )
 
 
 def namespace(entropy: Callable[[int], bytes]) -> int:

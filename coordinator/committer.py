@@ -1,7 +1,7 @@
 """Turn pending intents into store transactions, one group after another, while this member leads.
 
-It never assumes how a transaction ended: what was not heard is found out by taking over (an empty ledger row), and it
-never tells of an outcome before the COMMIT that made it true (INV-2).
+It never assumes how a transaction ended: what was not heard is found out by taking over (an empty
+ledger row), and it never tells of an outcome before the COMMIT that made it true (INV-2).
 """
 
 from __future__ import annotations
@@ -40,7 +40,14 @@ from coordinator.machine import Machine
 from coordinator.pending import Mark, Pending
 from coordinator.rules import PROTOCOL, Rules
 from coordinator.settings import Settings
-from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown, Pruned
+from kv.errors import (
+    BackendUnavailable,
+    BadRequest,
+    InvariantViolated,
+    NotApplied,
+    OutcomeUnknown,
+    Pruned,
+)
 from kv.model import Group, Head, LedgerRow, Recorded, roll
 from kv.ports import Appended, Clock, Fenced, Identity, Outranked, Store, TakenOver
 
@@ -49,7 +56,9 @@ _T = TypeVar("_T")
 
 STUCK_AFTER_S: Final = 1.0
 HANG_FACTOR: Final = 1.5
-"""A store that overruns the time it was given by this factor is treated as having lost the answer."""
+"""A store that overruns the time it was given by this factor is treated as having lost the
+answer.
+"""
 
 
 class Node(Protocol):
@@ -73,7 +82,9 @@ class Node(Protocol):
 
 
 class Committer:
-    """The leader's loop. `run` it once; `led`, `deposed` and `wake` are called from the log's side."""
+    """The leader's loop. `run` it once; `led`, `deposed` and `wake` are called from the
+    log's side.
+    """
 
     def __init__(
         self,
@@ -103,9 +114,13 @@ class Committer:
         self._mine: dict[int, Recorded] = {}
         """Own verdicts of an unresolved commit; used only when `ledger_outcomes` is off."""
         self._settles: deque[tuple[int, asyncio.Future[Position], float]] = deque()
-        """Groups committed whose Settle is on its way: their last revision, and when to give it up."""
+        """Groups committed whose Settle is on its way: their last revision, and when to
+        give it up.
+        """
         self._batch_max = settings.group_intents_max
-        """Halved by every failure of the store, doubled by every commit: what is too much for it gets through."""
+        """Halved by every failure of the store, doubled by every commit: what is too much for it
+        gets through.
+        """
         self._adopting: asyncio.Future[int] | None = None
         self.name = name
         """Names this incarnation in the ledger: no two ever append in one term."""
@@ -120,12 +135,16 @@ class Committer:
         """Why the store did not take the last group, until it takes one."""
         self._troubled_at = 0.0
         self._told_of = Mark()
-        """Up to where clients of this member were answered at COMMIT: in the store, though perhaps not settled yet."""
+        """Up to where clients of this member were answered at COMMIT: in the store, though perhaps
+        not settled yet.
+        """
         self._handed_on_at: Mark | None = None
         """The settled place for which the leadership was offered to others: once for each."""
-        self.groups = self.intents = self.takeovers = self.unknown_commits = self.rebases = self.fenced = 0
+        self.groups = self.intents = self.takeovers = self.unknown_commits = self.rebases = (
+            self.fenced
+        ) = 0
 
-    # ------------------------------------------------------------------------------------------- from the log's side
+    # -------------------------------------------------------------------------- from the log's side
 
     def led(self, term: int) -> None:
         self.term = term
@@ -153,7 +172,9 @@ class Committer:
 
     @property
     def stuck(self) -> str | None:
-        """Why the store takes nothing, once that lasts: one lost answer is no reason to send clients elsewhere."""
+        """Why the store takes nothing, once that lasts: one lost answer is no reason to send
+        clients elsewhere.
+        """
         lasts = self._clock.monotonic() - self._troubled_at >= STUCK_AFTER_S
         return self.store_trouble if lasts else None
 
@@ -164,20 +185,26 @@ class Committer:
         if self.refusal is None and not self.taken_over:
             raise NotApplied("not_taken_over", "this leader has not looked at the store yet")
         if self.refusal is None or self.gives_up is None:
-            raise BadRequest("nothing_to_adopt", "the store is what was settled: there is nothing to adopt")
+            raise BadRequest(
+                "nothing_to_adopt", "the store is what was settled: there is nothing to adopt"
+            )
         if self.refusal == "store_foreign":
             raise BadRequest(
-                "foreign_store", "the store is another cluster's: it cannot be adopted", allowed="this cluster's store"
+                "foreign_store",
+                "the store is another cluster's: it cannot be adopted",
+                allowed="this cluster's store",
             )
         if gives_up != self.gives_up.revisions:
-            raise BadRequest("gives_up", _named(self.gives_up), allowed=f"gives_up: {self.gives_up.revisions}")
+            raise BadRequest(
+                "gives_up", _named(self.gives_up), allowed=f"gives_up: {self.gives_up.revisions}"
+            )
         if self._adopting is None or self._adopting.done():
             self._adopting = asyncio.get_running_loop().create_future()
             self._adopting.add_done_callback(_consume)
         self._shift.set()
         return self._adopting
 
-    # ---------------------------------------------------------------------------------------------------------- loop
+    # ----------------------------------------------------------------------------------------- loop
 
     async def run(self) -> None:
         """Lead whenever the log says so, for ever."""
@@ -192,7 +219,8 @@ class Committer:
         self._backoff.reset()
         while self.term == term and not self._node.time.kept:
             await self._wait_news(None)  # nothing is dated by a clock that nobody vouches for
-        await self._ordered(TICK, term)  # log time is this leader's before the first deadline is judged by it
+        # log time is this leader's before the first deadline is judged by it
+        await self._ordered(TICK, term)
         while self.term == term:
             head = await self._take_over(term) if await self._founded(term) else None
             if head is None:
@@ -206,7 +234,9 @@ class Committer:
                 self._backoff.reset()
 
     async def _founded(self, term: int) -> bool:
-        """Order the beginning of this history unless the log has one; say whether there is one now."""
+        """Order the beginning of this history unless the log has one; say whether there is
+        one now.
+        """
         if self._machine.founded is None:
             command = birth.found(self._entropy, self._settings.limits, self._first_members)
             if await self._ordered(command, term) and self._machine.founded == command:
@@ -229,7 +259,7 @@ class Committer:
     def _machine(self) -> Machine:
         return self._node.machine
 
-    # --------------------------------------------------------------------------------------------------- taking over
+    # ---------------------------------------------------------------------------------- taking over
 
     async def _take_over(self, term: int) -> Head | None:
         """Append the empty row, read the head, bring the machines there; return what to build on.
@@ -261,14 +291,19 @@ class Committer:
                 if not await self._ordered(command, term):
                     return None
             if self._machine.settled.revision <= settled.revision:
-                return None  # another command came first: the settled revision is still below the head
+                # another command came first: the settled revision is still below the head
+                return None
 
     async def _owned(self, term: int) -> bool:
-        """Make sure that the store is this history's before anything is written to it; refuse one that is not."""
+        """Make sure that the store is this history's before anything is written to it; refuse one
+        that is not.
+        """
         founded = self._machine.founded
         if founded is None or not self._rules.store_identity:
             return self.term == term
-        found = await self._asked(self._store.claim(self._identity, timeout_s=self._settings.store_timeout_s))
+        found = await self._asked(
+            self._store.claim(self._identity, timeout_s=self._settings.store_timeout_s)
+        )
         refuse = None if found is None else belongs(self._identity, found)
         if refuse is not None and self.term == term:
             head = await self._asked(self._store.head(timeout_s=self._settings.store_timeout_s))
@@ -286,16 +321,19 @@ class Committer:
         return Identity(self._cluster, b"" if founded is None else founded.history)
 
     async def _nobody_moved(self, settled: Mark, own: Head) -> bool:
-        """Say whether the head is still the own row and the machine still where it was compared with it.
+        """Say whether the head is still the own row and the machine still where it was compared
+        with it.
 
-        Otherwise another leader is at work, whose Settles may arrive here before the news of its election does: what
-        looked like a store that is behind was only an old look at it.
+        Otherwise another leader is at work, whose Settles may arrive here before the news of its
+        election does: what looked like a store that is behind was only an old look at it.
         """
         head = await self._look(settled)
         return head == own and self._machine.settled == settled
 
     async def _append_empty_row(self, term: int, adopt_last: int | None = None) -> TakenOver | None:
-        """Take the place behind the newest row, so that nothing that was in flight can land any more."""
+        """Take the place behind the newest row, so that nothing that was in flight can land any
+        more.
+        """
         if not self._rules.fence_row and adopt_last is None:
             head = await self._asked(self._store.head(timeout_s=self._settings.store_timeout_s))
             return None if head is None else TakenOver(head, head)
@@ -314,7 +352,10 @@ class Committer:
             return None
         if isinstance(result, Outranked):
             _log.warning(
-                "outranked by a ledger row", term=term, row_term=result.head.term, row_of=result.head.committer
+                "outranked by a ledger row",
+                term=term,
+                row_term=result.head.term,
+                row_of=result.head.committer,
             )
             self.refusal = self.gives_up = None  # whoever wrote that row decides
             self._log.outrank(max(term, result.head.term))
@@ -323,7 +364,8 @@ class Committer:
         return result
 
     async def _plan(self, settled: Mark, own: Head) -> tuple[Command, ...] | Refuse | None:
-        """Decide on the next steps from what is settled to the head, at most a page of rows; () when it is there.
+        """Decide on the next steps from what is settled to the head, at most a page of rows; ()
+        when it is there.
 
         None: the store does not answer.
         """
@@ -331,7 +373,8 @@ class Committer:
         if self._told_of.revision > settled.revision and not isinstance(stands, Refuse):
             told = standing(self._told_of, own, digest_check=self._rules.digest_check)
             if isinstance(told, Refuse):
-                return told  # what clients heard is not in the store: no other order may take its place
+                # what clients heard is not in the store: no other order may take its place
+                return told
         if isinstance(stands, Level):
             return ()
         if isinstance(stands, Refuse):
@@ -341,11 +384,15 @@ class Committer:
         try:
             ending = None
             if settled.revision:
-                ending = await self._within(self._store.row_ending(settled.revision, timeout_s=timeout_s))
+                ending = await self._within(
+                    self._store.row_ending(settled.revision, timeout_s=timeout_s)
+                )
             refuse = anchored(settled, ending)
             if refuse is not None and self._rules.digest_check:
                 return refuse
-            page = await self._within(self._store.rows(settled.revision, self._settings.rows_page, timeout_s=timeout_s))
+            page = await self._within(
+                self._store.rows(settled.revision, self._settings.rows_page, timeout_s=timeout_s)
+            )
         except Pruned:
             return Refuse("store_pruned")
         except BackendUnavailable as exc:
@@ -358,11 +405,18 @@ class Committer:
         found = adoption(settled, rows, known=known, rows_bytes_max=self._settings.rebase_bytes_max)
         if not known and not isinstance(found, Refuse):
             self.rebases += 1
-            _log.warning("ledger holds what the log lost", settled=settled.revision, to=rows[-1].last, head=own.last)
+            _log.warning(
+                "ledger holds what the log lost",
+                settled=settled.revision,
+                to=rows[-1].last,
+                head=own.last,
+            )
         return found
 
     async def _ordered(self, command: Command, term: int) -> bool:
-        """Order one command and wait until it is applied here, or this member leads no more, or too long."""
+        """Order one command and wait until it is applied here, or this member leads no more, or too
+        long.
+        """
         through = self._log.propose(encode(command))
         through.add_done_callback(self._settle_done)
         ends_s = self._clock.monotonic() + self._settings.propose_timeout_s
@@ -370,19 +424,25 @@ class Committer:
             await self._wait_news(ends_s - self._clock.monotonic())
         if through.done() and not through.cancelled() and through.exception() is None:
             return True
-        reason = str(through.exception()) if through.done() and not through.cancelled() else "no answer"
+        reason = (
+            str(through.exception()) if through.done() and not through.cancelled() else "no answer"
+        )
         _log.info("not ordered", kind=type(command).__name__, reason=reason)
         return False
 
     async def _look(self, settled: Mark) -> Head | None:
-        """Return the store's head, of the server that holds what was settled if there are several; None: no answer."""
+        """Return the store's head, of the server that holds what was settled if there are several;
+        None: no answer.
+        """
         timeout_s = self._settings.store_timeout_s
         return await self._asked(self._store.head(at_least=settled.revision, timeout_s=timeout_s))
 
     async def _handed_on(self, term: int, settled: Mark) -> bool:
-        """Let the next voter try before refusing: its way may lead to the server that holds what was settled.
+        """Let the next voter try before refusing: its way may lead to the server that holds what
+        was settled.
 
-        Each member hands on once for one settled place, so the leadership goes round once and then stays.
+        Each member hands on once for one settled place, so the leadership goes round once and then
+        stays.
         """
         if self._handed_on_at == settled:
             return False
@@ -398,7 +458,9 @@ class Committer:
         return False
 
     async def _stay_refused(self, term: int, own: Head, refuse: Refuse) -> None:
-        """Refuse writes and reads of the store until it changes, an operator adopts its head, or another leads."""
+        """Refuse writes and reads of the store until it changes, an operator adopts its head, or
+        another leads.
+        """
         settled = self._machine.settled
         if self.refusal != refuse.why:
             _log.error(
@@ -450,10 +512,12 @@ class Committer:
             if not asked.done():
                 asked.set_result(head.last)
 
-    # ---------------------------------------------------------------------------------------------------- the groups
+    # ----------------------------------------------------------------------------------- the groups
 
     async def _commit(self, term: int, head: Head) -> None:
-        """Commit group after group behind `head`; return when taking over again has to say where the head is."""
+        """Commit group after group behind `head`; return when taking over again has to say where
+        the head is.
+        """
         self._settles.clear()
         while self.term == term:
             if not self._settles_went_well() or not self._continues(head):
@@ -482,15 +546,23 @@ class Committer:
             self._told(group)
 
     def _settles_went_well(self) -> bool:
-        """Take the settles that are through off the queue; say whether they settled what they should."""
+        """Take the settles that are through off the queue; say whether they settled what they
+        should.
+        """
         while self._settles and self._settles[0][1].done():
             last, through, _ = self._settles.popleft()
-            if through.cancelled() or through.exception() is not None or self._machine.settled.revision < last:
+            if (
+                through.cancelled()
+                or through.exception() is not None
+                or self._machine.settled.revision < last
+            ):
                 return False  # the settled revision stays below the head: take over again
         return not self._settles or self._clock.monotonic() < self._settles[0][2]
 
     def _continues(self, head: Head) -> bool:
-        """Say whether the machine still goes on behind the head (a Rebase or Adopt may have come in between)."""
+        """Say whether the machine still goes on behind the head (a Rebase or Adopt may have come in
+        between).
+        """
         settled = self._machine.settled
         if settled.revision < head.last:
             return not self._rules.digest_check or self._machine.holds(mark_of(head))
@@ -513,14 +585,20 @@ class Committer:
             raise InvariantViolated(f"revision {head.last + 1} was ordered and is not pending")
         return batch
 
-    async def _group(self, term: int, head: Head, batch: Sequence[Pending]) -> Group | Literal["later"] | None:
+    async def _group(
+        self, term: int, head: Head, batch: Sequence[Pending]
+    ) -> Group | Literal["later"] | None:
         """Look up what the batch needs and evaluate it at exactly `head`."""
         asks = needs(batch)
         facts = no_facts(head)
         if not asks.nothing:
             found = await self._asked(
                 self._store.facts(
-                    asks.op_ids, asks.keys, asks.hashed, asks.blobs, timeout_s=self._settings.store_timeout_s
+                    asks.op_ids,
+                    asks.keys,
+                    asks.hashed,
+                    asks.blobs,
+                    timeout_s=self._settings.store_timeout_s,
                 )
             )
             if found is None:
@@ -530,10 +608,19 @@ class Committer:
             facts = found
         now_ms = self._node.now_ms()
         evaluation = evaluate(batch, facts, now_ms, self._rules)
-        return group_on(head, term=term, committer=self.name, log_time_ms=now_ms, batch=batch, evaluation=evaluation)
+        return group_on(
+            head,
+            term=term,
+            committer=self.name,
+            log_time_ms=now_ms,
+            batch=batch,
+            evaluation=evaluation,
+        )
 
     async def _append(self, group: Group) -> Literal["committed", "unknown", "later"]:
-        """Run the group's transaction. `later`: nothing happened; `unknown`: taking over will tell."""
+        """Run the group's transaction. `later`: nothing happened; `unknown`: taking over
+        will tell.
+        """
         if not (self._rules.answer_committed and self._rules.settle_committed):
             self._tell_early(group)
         try:
@@ -551,7 +638,12 @@ class Committer:
             return "unknown"
         if isinstance(result, Fenced):
             self.fenced += 1
-            _log.warning("group fenced off", first=group.row.first, last=group.row.last, head=result.head.last)
+            _log.warning(
+                "group fenced off",
+                first=group.row.first,
+                last=group.row.last,
+                head=result.head.last,
+            )
             return "unknown"
         assert isinstance(result, Appended)
         self._well()
@@ -571,16 +663,20 @@ class Committer:
     def _propose_settle(self, group: Group) -> None:
         through = self._log.propose(encode(settle_of(group.row)))
         through.add_done_callback(self._settle_done)
-        self._settles.append((group.row.last, through, self._clock.monotonic() + self._settings.propose_timeout_s))
+        self._settles.append(
+            (group.row.last, through, self._clock.monotonic() + self._settings.propose_timeout_s)
+        )
 
     def _settle_done(self, through: asyncio.Future[Position]) -> None:
         _consume(through)
         self._news.set()
 
-    # --------------------------------------------------------------------------------------------------- small change
+    # --------------------------------------------------------------------------------- small change
 
     async def _within(self, asking: Coroutine[Any, Any, _T]) -> _T:
-        """Read from the store. Raises BackendUnavailable, also when it overruns its own time-out."""
+        """Read from the store. Raises BackendUnavailable, also when it overruns its own
+        time-out.
+        """
         try:
             async with asyncio.timeout(self._settings.store_timeout_s * HANG_FACTOR):
                 return await asking
@@ -622,7 +718,7 @@ class Committer:
             async with asyncio.timeout(seconds):
                 await self._shift.wait()
 
-    # ------------------------------------------------------------------------- what happens with a rule taken away
+    # ---------------------------------------------------------- what happens with a rule taken away
 
     def _tell_early(self, group: Group) -> None:
         if not self._rules.answer_committed:
@@ -632,14 +728,18 @@ class Committer:
 
     def _with_own_verdicts(self, row: LedgerRow) -> LedgerRow:
         body = tuple(
-            mine if mine is not None and (mine.op_id, mine.body_hash) == (record.op_id, record.body_hash) else record
+            mine
+            if mine is not None and (mine.op_id, mine.body_hash) == (record.op_id, record.body_hash)
+            else record
             for record, mine in ((r, self._mine.get(row.first + i)) for i, r in enumerate(row.body))
         )
         return msgspec.structs.replace(row, body=body)
 
 
 def next_voters(own: str, voters: Sequence[str]) -> list[str]:
-    """Return the other voters in the order of a ring, so that each of them is tried as the leadership goes round."""
+    """Return the other voters in the order of a ring, so that each of them is tried as the
+    leadership goes round.
+    """
     ring = sorted(voters)
     return [each for each in ring if each > own] + [each for each in ring if each < own]
 
@@ -658,7 +758,11 @@ def _named(given: GivenUp) -> str:
         return "adopting this store gives up nothing that was settled here; say so"
     first, last = given.after + 1, given.after + given.revisions
     lost = f"{given.revisions} revisions that were settled, {first} to {last}"
-    kept = f"what the store has up to {given.after} stays" if given.after else "the store's own take their place"
+    kept = (
+        f"what the store has up to {given.after} stays"
+        if given.after
+        else "the store's own take their place"
+    )
     return f"adopting this store gives up {lost}: {kept}; say how many"
 
 

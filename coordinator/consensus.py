@@ -1,7 +1,8 @@
-"""Be the Consensus port of one member: the machine, driven by a Log, with the leader's loops beside it.
+"""Be the Consensus port of one member: the machine, driven by a Log, with the leader's loops beside
+it.
 
-It decides nothing itself: the machine does, and the committer. It never answers a client with anything that is not in
-the ledger, and never refuses what it has handed to the log.
+It decides nothing itself: the machine does, and the committer. It never answers a client with
+anything that is not in the ledger, and never refuses what it has handed to the log.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ from coordinator.likeness import Likeness
 from coordinator.log import Log, Position, RaftStatus, Replica
 from coordinator.logtime import LogTime, Reading
 from coordinator.machine import Machine
-from coordinator.notes import NOTE_URL_MAX, NOTE_VERSION, Note, Standing, encode_note, read_note, unneeded
+from coordinator.notes import (
+    NOTE_URL_MAX,
+    NOTE_VERSION,
+    Note,
+    Standing,
+    encode_note,
+    read_note,
+    unneeded,
+)
 from coordinator.pending import size_of_all
 from coordinator.publisher import Publisher
 from coordinator.rules import PROTOCOL, Rules
@@ -54,8 +63,8 @@ TIME_ASKED_S: Final = 0.01
 class Coordinator:
     """Consensus and Replica of one member. `async with` opens the log and runs the loops beside it.
 
-    A loop that dies cancels the task that entered the `async with` and comes out of it as an exception group: let it
-    end the process, its supervisor restarts it.
+    A loop that dies cancels the task that entered the `async with` and comes out of it as an
+    exception group: let it end the process, its supervisor restarts it.
     """
 
     def __init__(
@@ -74,10 +83,12 @@ class Coordinator:
         members: bytes = b"",
         cluster: str = "",
     ) -> None:
-        """Compose; no I/O. `store` and `broadcast` are opened by whoever made them, `log` is opened here.
+        """Compose; no I/O. `store` and `broadcast` are opened by whoever made them, `log` is opened
+        here.
 
-        `entropy` gives so many bytes that nobody can guess (None: `chance` does, for tests); `members` is the digest of
-        the first member list that this member was given; `cluster` is the id that the store is claimed for.
+        `entropy` gives so many bytes that nobody can guess (None: `chance` does, for tests);
+        `members` is the digest of the first member list that this member was given; `cluster` is
+        the id that the store is claimed for.
         """
         self.node, self.url, self.cluster = node, url, cluster
         self.settings = settings or Settings()
@@ -101,7 +112,9 @@ class Coordinator:
         )
         self.scrubber = Scrubber(store, self.settings)
         self.sweeper = Sweeper(self, store, self._log, clock, name=name, settings=self.settings)
-        self.publisher = Publisher(self, store, broadcast, clock, chance=chance, settings=self.settings, rules=rules)
+        self.publisher = Publisher(
+            self, store, broadcast, clock, chance=chance, settings=self.settings, rules=rules
+        )
         self.likeness = Likeness(self, self._log)
         self._waits = Waits()
         self._listeners: dict[int, Listener] = {}
@@ -170,7 +183,7 @@ class Coordinator:
         if group is not None:
             await group.__aexit__(type(cancelled) if cancelled else None, cancelled, None)
 
-    # ------------------------------------------------------------------------------------------------------- writing
+    # -------------------------------------------------------------------------------------- writing
 
     def submit(self, intents: Sequence[Intent | Cancel]) -> list[asyncio.Future[Answer]]:
         """Hand intents to Raft as one command; see `kv.ports.Consensus.submit`."""
@@ -196,7 +209,9 @@ class Coordinator:
         return None if raft.quorum else NotApplied("no_quorum", "no quorum answers the leader")
 
     def _refuses(self, intents: Sequence[Intent | Cancel]) -> NotApplied | None:
-        """Say why an attempt is not handed to Raft at all: only such a refusal is definite by itself (INV-4)."""
+        """Say why an attempt is not handed to Raft at all: only such a refusal is definite by
+        itself (INV-4).
+        """
         machine, settings = self.machine, self.settings
         if not self._open:
             return NotApplied("draining", "this node is not open")
@@ -204,7 +219,11 @@ class Coordinator:
         if refusal is not None:
             return store_refused(refusal)
         if not self.stamped:
-            return NotApplied("starting", "this node does not know yet what time it is in the log", retry_after_s=0.2)
+            return NotApplied(
+                "starting",
+                "this node does not know yet what time it is in the log",
+                retry_after_s=0.2,
+            )
         if (
             len(machine.pending) + len(intents) > settings.pending_intents_max
             or machine.pending_bytes + size_of_all(intents) > settings.pending_bytes_max
@@ -218,13 +237,21 @@ class Coordinator:
     def _stalled(self) -> bool:
         """Say whether the oldest pending intent waits for its commit for too long."""
         oldest = self.machine.pending.get(self.machine.settled.revision + 1)
-        return oldest is not None and self.now_ms() - oldest.ordered_ms > self.settings.stall_s * 1000
+        return (
+            oldest is not None and self.now_ms() - oldest.ordered_ms > self.settings.stall_s * 1000
+        )
 
     def _store_trouble(self) -> str | None:
-        """Say why what is ordered does not get committed, as this member sees it or its leader tells."""
+        """Say why what is ordered does not get committed, as this member sees it or its leader
+        tells.
+        """
         if self.leads:
             own = self.committer.stuck
-            return own if own is not None or not self._stalled() else "what was ordered does not get committed"
+            return (
+                own
+                if own is not None or not self._stalled()
+                else "what was ordered does not get committed"
+            )
         if self._leader_stuck:
             return "the leader's store does not take what it commits"
         return "what was ordered does not get committed" if self._stalled() else None
@@ -240,7 +267,9 @@ class Coordinator:
             if isinstance(exc, NotApplied):
                 wait.fail(NotApplied(exc.reason, exc.detail, retry_after_s=exc.retry_after_s))
             else:
-                wait.fail(OutcomeUnknown(str(exc) or "the log lost sight of it", op_id=wait.attempt[0]))
+                wait.fail(
+                    OutcomeUnknown(str(exc) or "the log lost sight of it", op_id=wait.attempt[0])
+                )
             self._waits.drop(wait)
         if not isinstance(exc, NotApplied | OutcomeUnknown | asyncio.CancelledError):
             self._die(exc)
@@ -249,14 +278,17 @@ class Coordinator:
         self.publisher.taken_over()
 
     def committed(self, first: int, records: Sequence[Recorded]) -> None:
-        """Answer those who wait here for a group that is in the store (INV-2: never called before its COMMIT)."""
+        """Answer those who wait here for a group that is in the store (INV-2: never called before
+        its COMMIT).
+        """
         self._waits.answer_records(first, records)
 
-    # ------------------------------------------------------------------------------------------------------- Replica
+    # -------------------------------------------------------------------------------------- Replica
 
     def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
         try:
-            decoded = decode(command)  # NewerCommand ends the member, before it could come to another state than others
+            # NewerCommand ends the member, before it could come to another state than others
+            decoded = decode(command)
         except ValueError as exc:
             self.undecoded += 1
             _log.error("command not understood", index=position.index, error=str(exc))
@@ -279,16 +311,24 @@ class Coordinator:
             return
         if effects.verdict in {"founded", "amended"} and self.limits_differ:
             names = ", ".join(self.limits_differ)
-            _log.warning("settings of this member are not those of the cluster, which count", differing=names)
+            _log.warning(
+                "settings of this member are not those of the cluster, which count", differing=names
+            )
         if effects.verdict in {"foreign", "gap", "illegal"}:
-            _log.info("command did nothing", verdict=effects.verdict, kind=type(decoded).__name__, index=position.index)
+            _log.info(
+                "command did nothing",
+                verdict=effects.verdict,
+                kind=type(decoded).__name__,
+                index=position.index,
+            )
         self.committer.wake()
 
     def stamp_ms(self) -> int:
         return self.now_ms() if self.time.kept else 0
 
     def snapshot(self) -> Callable[[], bytes]:
-        # Without `last`: copying it would hold up the loop, and whoever restores this only reads a little more.
+        # Without `last`: copying it would hold up the loop, and whoever restores this only reads a
+        # little more.
         return partial(encode_state, self.machine.capture(last=False))
 
     def restore(self, snapshot: bytes) -> None:
@@ -304,7 +344,15 @@ class Coordinator:
                 self._recovering.put_nowait((self._fed, settled.revision))
             undone = self.machine.undone
             after = undone.after if self._fed < undone.to else None
-            jump = Settled(self._fed, settled.revision, settled.digest, (), None, self.machine.log_time_ms, after)
+            jump = Settled(
+                self._fed,
+                settled.revision,
+                settled.digest,
+                (),
+                None,
+                self.machine.log_time_ms,
+                after,
+            )
             try:
                 self._feed(jump)
             except Exception as exc:  # noqa: BLE001 (as in apply)
@@ -312,12 +360,16 @@ class Coordinator:
         self.committer.wake()
 
     def _restored(self) -> None:
-        """Count a stamp in a snapshot for one that was applied: where it was made, its term had begun."""
+        """Count a stamp in a snapshot for one that was applied: where it was made, its term had
+        begun.
+        """
         self._stamped_in = max(self._stamped_in, self._log.applied.term)
 
     def reset(self) -> None:
         if self.rules.reset:
-            _log.warning("applied log was overwritten: starting again", settled=self.machine.settled.revision)
+            _log.warning(
+                "applied log was overwritten: starting again", settled=self.machine.settled.revision
+            )
             self.resets += 1
             self.machine.reset()
         self.committer.wake()
@@ -358,13 +410,18 @@ class Coordinator:
         )
         return encode_note(note)
 
-    # ------------------------------------------------------------------------------------------------------- reading
+    # -------------------------------------------------------------------------------------- reading
 
     async def read_index(self, *, timeout_s: float) -> None:
-        """Wait until this machine holds all that was acknowledged anywhere; see `kv.ports.Consensus.read_index`."""
+        """Wait until this machine holds all that was acknowledged anywhere; see
+        `kv.ports.Consensus.read_index`.
+        """
         ends_s = self._clock.monotonic() + timeout_s
         if self.likeness.apart and self.rules.machines_alike:
-            raise NotApplied("diverged", "this member's machine went another way than the leader's; it is built anew")
+            raise NotApplied(
+                "diverged",
+                "this member's machine went another way than the leader's; it is built anew",
+            )
         position = await self._log.read_index(timeout_s=timeout_s)
         if self._log.applied == position:
             return
@@ -373,7 +430,9 @@ class Coordinator:
                 await asyncio.sleep(HEARTBEAT_S / 10)
             return
         try:
-            await self._log.wait_applied(position, timeout_s=max(0.0, ends_s - self._clock.monotonic()))
+            await self._log.wait_applied(
+                position, timeout_s=max(0.0, ends_s - self._clock.monotonic())
+            )
         except TimeoutError as exc:
             raise NotApplied("no_quorum", "this node's log does not catch up") from exc
 
@@ -456,7 +515,7 @@ class Coordinator:
                 listener(settled)
         self._settled_waits.reached(self.machine.settled.revision)
 
-    # -------------------------------------------------------------------------------------------------------- status
+    # --------------------------------------------------------------------------------------- status
 
     @property
     def leads(self) -> bool:
@@ -548,7 +607,9 @@ class Coordinator:
 
     @property
     def limits_differ(self) -> tuple[str, ...]:
-        """Names of the limits in which this member's own settings differ from those of the log, which count."""
+        """Names of the limits in which this member's own settings differ from those of the log,
+        which count.
+        """
         machine = self.machine
         return () if machine.founded is None else machine.limits.differing(self.settings.limits)
 
@@ -556,7 +617,11 @@ class Coordinator:
         """Return the settled revision that the leader of the present term told of last."""
         raft = self._log.status()
         for peer in raft.peers:
-            if peer.id == raft.leader != self.node and peer.role == "leader" and peer.note_term == raft.term:
+            if (
+                peer.id == raft.leader != self.node
+                and peer.role == "leader"
+                and peer.note_term == raft.term
+            ):
                 note = read_note(peer.note)
                 return None if note is None else note.settled
         return None
@@ -565,7 +630,9 @@ class Coordinator:
         return next((m.url for m in self._members(self._log.status()) if m.id == member), "")
 
     def unneeded_below(self) -> int:
-        """Return up to where no voter will ever need the ledger's rows again; 0: one may need all."""
+        """Return up to where no voter will ever need the ledger's rows again; 0: one may
+        need all.
+        """
         raft = self._log.status()
         voters = [peer for peer in raft.peers if peer.voter]
         heard: list[Standing | None] = []
@@ -588,18 +655,24 @@ class Coordinator:
             if peer.id == raft.leader and peer.id != self.node:
                 note = read_note(peer.note)
                 if note is not None and peer.role == "leader":
-                    refusal, since_ms, stuck = note.refusal or None, note.leader_since_ms, note.stuck
+                    refusal, since_ms, stuck = (
+                        note.refusal or None,
+                        note.leader_since_ms,
+                        note.stuck,
+                    )
                     if refusal is not None and note.gives_up >= 0:
                         gives_up = GivenUp(note.gives_up_after, note.gives_up)
         self._leader_refusal, self._leader_gives_up, self._leader_stuck = refusal, gives_up, stuck
         self._lead_seen(raft.leader, raft.term, since_ms)
 
-    # ---------------------------------------------------------------------------------------------------- membership
+    # ----------------------------------------------------------------------------------- membership
 
     async def transfer(self, to: str | None, *, timeout_s: float) -> str:
         return await self._log.transfer(to, timeout_s=timeout_s)
 
-    async def add_member(self, member: str, raft_address: str, url: str, *, voter: bool, timeout_s: float) -> str:
+    async def add_member(
+        self, member: str, raft_address: str, url: str, *, voter: bool, timeout_s: float
+    ) -> str:
         """Add or promote; the new member tells its `url` itself, in its note."""
         return await self._log.add_member(member, raft_address, voter=voter, timeout_s=timeout_s)
 
@@ -623,7 +696,10 @@ class Coordinator:
             self._look_at(self._log.status())
             leader = self._leader[0]
             if leader is None or leader == self.node:
-                raise NotApplied("no_leader", "only the leader adopts the store's head, and none is known here yet")
+                raise NotApplied(
+                    "no_leader",
+                    "only the leader adopts the store's head, and none is known here yet",
+                )
             where = self._where(leader)
             raise BadRequest(
                 "ask_leader",
@@ -637,7 +713,7 @@ class Coordinator:
         except TimeoutError as exc:
             raise OutcomeUnknown("the adoption is still on its way") from exc
 
-    # --------------------------------------------------------------------------------------------- loops of its own
+    # ----------------------------------------------------------------------------- loops of its own
 
     async def _watch_peers(self) -> None:
         while True:
@@ -649,11 +725,15 @@ class Coordinator:
                 self._look_at_clocks(raft)
 
     def _look_at_clocks(self, raft: RaftStatus) -> None:
-        """Follow the leader's time or, as the leader, find it out and go on with it (logtime.py decides)."""
+        """Follow the leader's time or, as the leader, find it out and go on with it (logtime.py
+        decides).
+        """
         at_s, knew = self._clock.monotonic(), self.time.kept
         if self.leads:
             voters = sum(peer.voter for peer in raft.peers)
-            jump_ms = self.time.lead(self._readings(raft), voters, at_s - self._led_s, at_s, raft.term)
+            jump_ms = self.time.lead(
+                self._readings(raft), voters, at_s - self._led_s, at_s, raft.term
+            )
             if jump_ms > 0:
                 self.time_jumps += 1
                 if knew:
@@ -670,14 +750,18 @@ class Coordinator:
                 self.time.follow(reading, at_s)
 
     def _readings(self, raft: RaftStatus) -> list[Reading]:
-        """Return what the members' clocks said in the present term: older words may be of before a step or a stop."""
+        """Return what the members' clocks said in the present term: older words may be of before a
+        step or a stop.
+        """
         readings = []
         for peer in raft.peers:
             own = peer.id == self.node
             note = read_note(self.note() if own else peer.note)
             if note is not None and note.wall_ms and (own or peer.note_term == raft.term):
                 age_s = 0.0 if own else peer.note_age_s
-                readings.append(Reading(peer.id, peer.voter, note.wall_ms, note.kept_ms, age_s, note.found_in))
+                readings.append(
+                    Reading(peer.id, peer.voter, note.wall_ms, note.kept_ms, age_s, note.found_in)
+                )
         return readings
 
     async def _die_of_faults(self) -> None:
@@ -697,7 +781,9 @@ class Coordinator:
             known = self.machine.window.get(op_id, self.machine.log_time_ms)
             if known is not None:
                 told = self.machine.window.meet(known, body_hash)
-                first = Answer(known.revision, known.outcome) if known.body_hash == body_hash else told
+                first = (
+                    Answer(known.revision, known.outcome) if known.body_hash == body_hash else told
+                )
                 self._waits.answer((op_id, body_hash), first)
 
     async def _recover_for_ever(self) -> None:
@@ -709,10 +795,14 @@ class Coordinator:
                 _log.warning("waiting clients stay unanswered", after=after, to=to, error=str(exc))
 
     async def _recover(self, after: int, to: int) -> None:
-        """Answer those who wait from the ledger rows that a snapshot stepped over; the others' waits run out."""
+        """Answer those who wait from the ledger rows that a snapshot stepped over; the others'
+        waits run out.
+        """
         left = self.settings.recover_rows_max
         while after < to and left > 0 and self._waits:
-            page = await self._store.rows(after, min(left, 256), timeout_s=self.settings.store_timeout_s)
+            page = await self._store.rows(
+                after, min(left, 256), timeout_s=self.settings.store_timeout_s
+            )
             if not page:
                 return
             for row in page:
@@ -727,7 +817,9 @@ def _after(settled: Settled, fed: int) -> Settled:
         last=settled.last,
         digest=settled.digest,
         records=settled.records[fed - settled.previous :] if settled.records else (),
-        versions=None if settled.versions is None else tuple(v for v in settled.versions if v.revision > fed),
+        versions=None
+        if settled.versions is None
+        else tuple(v for v in settled.versions if v.revision > fed),
         log_time_ms=settled.log_time_ms,
     )
 

@@ -1,7 +1,7 @@
 """Decide how each intent of a group ends, each seeing the effects of those before it.
 
-Pure. It never looks past the facts it was given: they are the store's state at exactly the head that the group is
-built on.
+Pure. It never looks past the facts it was given: they are the store's state at exactly the head
+that the group is built on.
 """
 
 from __future__ import annotations
@@ -98,11 +98,14 @@ def needs(batch: Sequence[Pending]) -> Needs:
     return Needs(tuple(op_ids), tuple(keys), tuple(hashed), tuple(blobs))
 
 
-def evaluate(batch: Sequence[Pending], facts: Facts, now_ms: int, rules: Rules = PROTOCOL) -> Evaluation:
+def evaluate(
+    batch: Sequence[Pending], facts: Facts, now_ms: int, rules: Rules = PROTOCOL
+) -> Evaluation:
     """Return the outcome of each intent, the versions they make and the op_ids they record first.
 
-    An op_id that is known (in the store, or earlier in the group) has no second effect (INV-3); those made by a node
-    are spared the look-up. An intent past its deadline, or whose staged value is missing, is expired.
+    An op_id that is known (in the store, or earlier in the group) has no second effect (INV-3);
+    those made by a node are spared the look-up. An intent past its deadline, or whose staged value
+    is missing, is expired.
     """
     group = _Group(facts, now_ms, rules)
     for pending in batch:
@@ -111,16 +114,26 @@ def evaluate(batch: Sequence[Pending], facts: Facts, now_ms: int, rules: Rules =
 
 
 def made(
-    writes: Sequence[KvWrite], keys: Sequence[bytes], revision: int, log_time_ms: int, into: list[Version]
+    writes: Sequence[KvWrite],
+    keys: Sequence[bytes],
+    revision: int,
+    log_time_ms: int,
+    into: list[Version],
 ) -> None:
-    """Append the versions that an applied intent made: its puts, and the deletes of keys that it changed.
+    """Append the versions that an applied intent made: its puts, and the deletes of keys that it
+    changed.
 
-    A time to live runs from `log_time_ms`, that of the ledger row: whoever waits long for its commit loses none of it.
+    A time to live runs from `log_time_ms`, that of the ledger row: whoever waits long for its
+    commit loses none of it.
     """
     for write in writes:
         if type(write) is Put:
             ttl = write.ttl_ms
-            into.append(Version(write.key, revision, write.value, None if ttl is None else log_time_ms + ttl))
+            into.append(
+                Version(
+                    write.key, revision, write.value, None if ttl is None else log_time_ms + ttl
+                )
+            )
         elif write.key in keys:
             into.append(Version(write.key, revision, None))
 
@@ -144,7 +157,9 @@ class _Group:
         if not spared:
             known = self._first.get(op_id) or self._known.get(op_id)
             if known is not None:
-                self.records.append(Recorded(op_id, pending.body_hash, _again(known, pending.body_hash)))
+                self.records.append(
+                    Recorded(op_id, pending.body_hash, _again(known, pending.body_hash))
+                )
                 return
         outcome, keys = self._end(pending)
         self.records.append(Recorded(op_id, pending.body_hash, outcome, keys))

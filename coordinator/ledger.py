@@ -16,7 +16,7 @@ from coordinator.pending import Mark, Pending
 from kv.model import GENESIS_DIGEST, Group, Head, LedgerRow, Recorded, roll
 from kv.ports import Identity
 
-# ------------------------------------------------------------------------------------------------------- the chain
+# ---------------------------------------------------------------------------------------- the chain
 
 
 def mark_of(head: Head | LedgerRow) -> Mark:
@@ -32,9 +32,17 @@ def roll_all(digest: bytes, records: Iterable[Recorded]) -> bytes:
 
 
 def group_on(
-    base: Head, *, term: int, committer: str, log_time_ms: int, batch: Sequence[Pending], evaluation: Evaluation
+    base: Head,
+    *,
+    term: int,
+    committer: str,
+    log_time_ms: int,
+    batch: Sequence[Pending],
+    evaluation: Evaluation,
 ) -> Group:
-    """Build the group of a batch, directly behind `base`. The digest is the machine's own, rolled over every intent."""
+    """Build the group of a batch, directly behind `base`. The digest is the machine's own, rolled
+    over every intent.
+    """
     row = LedgerRow(
         seq=base.seq + 1,
         term=term,
@@ -63,9 +71,11 @@ class Step(NamedTuple):
 
 
 def continuation(base: Mark, rows: Sequence[LedgerRow], settled: Mark) -> tuple[Step, ...] | None:
-    """Return what `rows`, which continue `base`, add after `settled`; None unless they continue both, exactly.
+    """Return what `rows`, which continue `base`, add after `settled`; None unless they continue
+    both, exactly.
 
-    `settled` may lie inside the rows (some of them are settled already): then the digest there must be the same.
+    `settled` may lie inside the rows (some of them are settled already): then the digest there must
+    be the same.
     """
     at = base.revision
     digest = base.digest
@@ -98,7 +108,8 @@ class Broken(NamedTuple):
 
 
 def recompute(rows: Sequence[LedgerRow], base: Head | None = None) -> Broken | None:
-    """Roll the digest over all rows, empty ones included, and return the first row that does not fit, if any.
+    """Roll the digest over all rows, empty ones included, and return the first row that does not
+    fit, if any.
 
     Without `base` the first row is taken at its word (older ones may be pruned).
     """
@@ -118,7 +129,9 @@ def recompute(rows: Sequence[LedgerRow], base: Head | None = None) -> Broken | N
         if row.term < head.term:
             return Broken(row.seq, f"is of term {row.term}, the row before of {head.term}")
         if row.body and row.last != head.last + len(row.body):
-            return Broken(row.seq, f"ends at {row.last} with {len(row.body)} intents from {row.first}")
+            return Broken(
+                row.seq, f"ends at {row.last} with {len(row.body)} intents from {row.first}"
+            )
         if not row.body and row.last < head.last:
             return Broken(row.seq, f"is empty and ends at {row.last}, below {head.last}")
         if roll_all(head.digest, row.body) != row.digest:
@@ -127,7 +140,7 @@ def recompute(rows: Sequence[LedgerRow], base: Head | None = None) -> Broken | N
     return None
 
 
-# ---------------------------------------------------------------------------------------------------- taking over
+# -------------------------------------------------------------------------------------- taking over
 
 
 class Level(NamedTuple):
@@ -139,9 +152,18 @@ class Ahead(NamedTuple):
 
 
 class Refuse(NamedTuple):
-    """The store is not what was settled: refuse writes and reads of the store until an operator adopts the head."""
+    """The store is not what was settled: refuse writes and reads of the store until an operator
+    adopts the head.
+    """
 
-    why: Literal["store_behind", "store_other", "store_pruned", "store_diverged", "store_history", "store_foreign"]
+    why: Literal[
+        "store_behind",
+        "store_other",
+        "store_pruned",
+        "store_diverged",
+        "store_history",
+        "store_foreign",
+    ]
 
 
 Standing: TypeAlias = Level | Ahead | Refuse
@@ -166,7 +188,9 @@ def belongs(ours: Identity, found: Identity) -> Refuse | None:
 
 
 class GivenUp(NamedTuple):
-    """What adopting a head gives up: of the revisions after `after`, this cluster settled so many, and told them."""
+    """What adopting a head gives up: of the revisions after `after`, this cluster settled so many,
+    and told them.
+    """
 
     after: int
     revisions: int
@@ -175,8 +199,8 @@ class GivenUp(NamedTuple):
 def given_up(settled: Mark, head: Head) -> GivenUp:
     """Say what adopting this head gives up.
 
-    A head below the settled revision lacks what comes after it. Any other that is refused has another digest there, or
-    none that can be compared: then nothing that was settled is certain.
+    A head below the settled revision lacks what comes after it. Any other that is refused has
+    another digest there, or none that can be compared: then nothing that was settled is certain.
     """
     after = head.last if head.last < settled.revision else 0
     return GivenUp(after, settled.revision - after)
@@ -194,10 +218,11 @@ def anchored(settled: Mark, ending: LedgerRow | None) -> Refuse | None:
 def adoption(
     settled: Mark, rows: Sequence[LedgerRow], *, known: bool, rows_bytes_max: int
 ) -> tuple[Command, ...] | Refuse:
-    """Return the commands that bring the machines from `settled` to the end of `rows` by the ledger's own records.
+    """Return the commands that bring the machines from `settled` to the end of `rows` by the
+    ledger's own records.
 
-    `known`: the log holds that very order (its digest at that end is the same), so each row settles; else they are
-    stepped over by Rebase, cut at row ends where they get large.
+    `known`: the log holds that very order (its digest at that end is the same), so each row
+    settles; else they are stepped over by Rebase, cut at row ends where they get large.
     """
     if not continuation(settled, rows, settled):
         return Refuse("store_diverged")

@@ -1,9 +1,11 @@
-"""Notice that this member's machine went another way than the leader's, and build it anew from snapshot and log.
+"""Notice that this member's machine went another way than the leader's, and build it anew from
+snapshot and log.
 
 If that does not help, the snapshot here went the other way too: the leader's takes its place.
 
-Machines that apply the same log are the same. One that has applied all that the leader had, and still lacks what the
-leader has settled, is not: whatever made it so, nothing may be judged by it. It never takes slowness for difference.
+Machines that apply the same log are the same. One that has applied all that the leader had, and
+still lacks what the leader has settled, is not: whatever made it so, nothing may be judged by it.
+It never takes slowness for difference.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class Node(Protocol):
     def leads(self) -> bool: ...
 
     def leader_settled(self) -> int | None:
-        """Return the settled revision that the leader told of in the present term; None: it has told none."""
+        """Return the settled revision that the leader told of in the present term; None: it has
+        told none.
+        """
         ...
 
 
@@ -46,7 +50,9 @@ class Likeness:
     def __init__(self, node: Node, log: Log) -> None:
         self._node, self._log = node, log
         self.apart = False
-        """The machine lacks what the leader has settled, though it has applied the same log: refuse to judge by it."""
+        """The machine lacks what the leader has settled, though it has applied the same log: refuse
+        to judge by it.
+        """
         self.rebuilt = 0
 
     async def run(self) -> None:
@@ -60,7 +66,10 @@ class Likeness:
                 continue  # nobody confirms anything now
             if not apart:
                 if self.apart:
-                    _log.info("machine is like the leader's again", settled=self._node.machine.settled.revision)
+                    _log.info(
+                        "machine is like the leader's again",
+                        settled=self._node.machine.settled.revision,
+                    )
                 self.apart, pause_s = False, LOOK_S
                 continue
             settled = self._node.machine.settled.revision
@@ -79,9 +88,11 @@ class Likeness:
             pause_s = min(pause_s * 2, AGAIN_S)
 
     async def _differs(self) -> bool:
-        """Say whether this machine lacks what the leader had settled, after applying all that the leader had applied.
+        """Say whether this machine lacks what the leader had settled, after applying all that the
+        leader had applied.
 
-        The leader's word is older than the round; what it had applied then is committed, so it lies below the position.
+        The leader's word is older than the round; what it had applied then is committed, so it lies
+        below the position.
         """
         told, machine = self._node.leader_settled(), self._node.machine
         if self._node.leads or told is None or machine.settled.revision >= told:

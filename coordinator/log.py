@@ -1,7 +1,7 @@
 """Declare what the coordinator needs of a replicated log, and what the log asks of the machine.
 
-`coordinator.raft.member` provides `Log` on PySyncObj; tests and the simulation may provide others. Log indexes stay
-below this seam: nothing above it but `Position` ever sees one.
+`coordinator.raft.member` provides `Log` on PySyncObj; tests and the simulation may provide others.
+Log indexes stay below this seam: nothing above it but `Position` ever sees one.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ import msgspec
 
 
 class Position(msgspec.Struct, frozen=True, order=True, array_like=True):
-    """A place in the log. Two logs that hold the same (index, term) are equal up to there (Raft section 5.3)."""
+    """A place in the log. Two logs that hold the same (index, term) are equal up to there (Raft
+    section 5.3).
+    """
 
     index: int
     term: int
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """One member as Raft knows it. `match`, `last_seen_s`: known to the leader only, except its own."""
+    """One member as Raft knows it. `match`, `last_seen_s`: known to the leader only, except its
+    own.
+    """
 
     id: str
     address: str
@@ -30,7 +34,9 @@ class Peer(msgspec.Struct, frozen=True):
     match: int | None = None
     last_seen_s: float | None = None
     note: bytes = b""
-    """The newest `Replica.note()` that this peer sent along with its traffic (at least once a second)."""
+    """The newest `Replica.note()` that this peer sent along with its traffic (at least once a
+    second).
+    """
     trouble: str = ""
     """Why there is no connection with it, for people; empty: there is one, or nothing is known."""
     note_term: int = 0
@@ -47,7 +53,9 @@ class RaftStatus(msgspec.Struct, frozen=True):
     term: int
     leader: str | None
     quorum: bool
-    """As leader: a majority of voters answered within one election time-out. Else: a leader is heard."""
+    """As leader: a majority of voters answered within one election time-out. Else: a leader is
+    heard.
+    """
     applied: int
     committed: int
     last: int
@@ -55,12 +63,15 @@ class RaftStatus(msgspec.Struct, frozen=True):
     peers: tuple[Peer, ...]
     """All members, this one included."""
     unsynced_age_s: float = 0.0
-    """For how many seconds its oldest entry has waited for its own disk (policy `always`); 0: none waits."""
+    """For how many seconds its oldest entry has waited for its own disk (policy `always`); 0: none
+    waits.
+    """
     unfit: Literal["removed", "disk_lost"] | None = None
     """It was taken out for good, or has lost what it had acknowledged."""
     conflicts: tuple[str, ...] = ()
-    """What keeps this member from taking part, or others from being let in, for people: other first lists, another
-    history, one id used twice."""
+    """What keeps this member from taking part, or others from being let in, for people: other first
+    lists, another history, one id used twice.
+    """
 
 
 class Replica(Protocol):
@@ -70,24 +81,33 @@ class Replica(Protocol):
     """
 
     def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
-        """Apply one committed command. `stamp_ms` is what the leader's `stamp_ms()` said when it appended it (0: it did
-        not know the time)."""
+        """Apply one committed command. `stamp_ms` is what the leader's `stamp_ms()` said when it
+        appended it (0: it did not know the time).
+        """
         ...
 
     def stamp_ms(self) -> int:
-        """Return the stamp for what this member, as leader, appends now; 0: it does not know the time yet."""
+        """Return the stamp for what this member, as leader, appends now; 0: it does not know the
+        time yet.
+        """
         ...
 
     def snapshot(self) -> Callable[[], bytes]:
-        """Capture the state now (cheap, immutable); the returned function encodes it, in a worker thread."""
+        """Capture the state now (cheap, immutable); the returned function encodes it, in a worker
+        thread.
+        """
         ...
 
     def restore(self, snapshot: bytes) -> None:
-        """Take the place of all state. Raises ValueError, with state untouched, when it cannot be decoded."""
+        """Take the place of all state. Raises ValueError, with state untouched, when it cannot be
+        decoded.
+        """
         ...
 
     def reset(self) -> None:
-        """Forget all state: what was applied has been overwritten in the log; a restore or replay follows."""
+        """Forget all state: what was applied has been overwritten in the log; a restore or replay
+        follows.
+        """
         ...
 
     def led(self, term: int) -> None:
@@ -99,20 +119,24 @@ class Replica(Protocol):
         ...
 
     def note(self) -> bytes:
-        """Return a few bytes (≤ 256) about this member's machine, carried to its peers a few times a second, and at
-        once to a new leader."""
+        """Return a few bytes (≤ 256) about this member's machine, carried to its peers a few times
+        a second, and at once to a new leader.
+        """
         ...
 
 
 class Log(Protocol):
     """A replicated log of opaque commands on a quorum of voters.
 
-    Guarantees: a command whose `propose` succeeded is on a quorum's disks (policy `fsync`) and is applied by every
-    member at the same Position. Does not guarantee that a leader is the only one who believes so: see `read_index`.
+    Guarantees: a command whose `propose` succeeded is on a quorum's disks (policy `fsync`) and is
+    applied by every member at the same Position. Does not guarantee that a leader is the only one
+    who believes so: see `read_index`.
     """
 
     async def __aenter__(self) -> Self:
-        """Load snapshot and journal, listen, join. Raises BadRequest for what an operator must mend."""
+        """Load snapshot and journal, listen, join. Raises BadRequest for what an operator must
+        mend.
+        """
         ...
 
     async def __aexit__(self, *exc: object) -> None: ...
@@ -120,38 +144,47 @@ class Log(Protocol):
     def propose(self, command: bytes) -> asyncio.Future[Position]:
         """Order a command, from any member. Resolved once this member has applied it.
 
-        Fails with NotApplied (it is in no log and never will be) or OutcomeUnknown. Bounded: raises NotApplied
-        "overloaded" in the future when too many bytes wait. Never sent twice by us.
+        Fails with NotApplied (it is in no log and never will be) or OutcomeUnknown. Bounded: raises
+        NotApplied "overloaded" in the future when too many bytes wait. Never sent twice by us.
         """
         ...
 
     async def read_index(self, *, timeout_s: float) -> Position:
-        """Return a position at or above everything committed before the call, confirmed by a quorum round.
+        """Return a position at or above everything committed before the call, confirmed by a quorum
+        round.
 
-        Rounds are shared by the calls that arrived before they began. Only a leader that has `open_reads` of its own
-        term answers. Raises NotApplied.
+        Rounds are shared by the calls that arrived before they began. Only a leader that has
+        `open_reads` of its own term answers. Raises NotApplied.
         """
         ...
 
     def open_reads(self, term: int) -> None:
-        """Let ReadIndex be answered while this member leads exactly `term` (it has taken over the store)."""
+        """Let ReadIndex be answered while this member leads exactly `term` (it has taken over the
+        store).
+        """
         ...
 
     @property
     def applied(self) -> Position: ...
 
     async def wait_applied(self, position: Position, *, timeout_s: float) -> None:
-        """Return once this member has applied that very entry (or a snapshot that contains it). Raises TimeoutError."""
+        """Return once this member has applied that very entry (or a snapshot that contains it).
+        Raises TimeoutError.
+        """
         ...
 
     def status(self) -> RaftStatus: ...
 
     def replay(self) -> None:
-        """Let the replica forget all, and bring it up again from the snapshot and the log that are here."""
+        """Let the replica forget all, and bring it up again from the snapshot and the log that are
+        here.
+        """
         ...
 
     def fetch_snapshot(self) -> None:
-        """Ask the leader for its snapshot, to bring the replica up from that and the log here; may be in vain."""
+        """Ask the leader for its snapshot, to bring the replica up from that and the log here; may
+        be in vain.
+        """
         ...
 
     def step_down(self) -> None:
@@ -165,7 +198,9 @@ class Log(Protocol):
     async def transfer(self, to: str | None, *, timeout_s: float) -> str: ...
 
     async def add_member(self, member: str, address: str, *, voter: bool, timeout_s: float) -> str:
-        """Return "" when all was done, else in words what was not (nothing to do, or not yet a voter)."""
+        """Return "" when all was done, else in words what was not (nothing to do, or not yet a
+        voter).
+        """
         ...
 
     async def remove_member(self, member: str, *, timeout_s: float) -> str:

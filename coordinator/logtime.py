@@ -13,9 +13,13 @@ from typing import Final
 READING_AGE_S_MAX: Final = 3.0
 """An older reading does not count: its member may be gone, and its clock another by now."""
 PATIENCE_S: Final = 1.0
-"""A new leader that did not keep the time waits so long for the readings of all voters; then a quorum's do."""
+"""A new leader that did not keep the time waits so long for the readings of all voters; then a
+quorum's do.
+"""
 SLEW: Final = 1 / 2000
-"""Log time nears the clocks' median by so much at most (0.5 ms a second, what a kernel allows its own clock)."""
+"""Log time nears the clocks' median by so much at most (0.5 ms a second, what a kernel allows its
+own clock).
+"""
 SLEW_FROM_MS: Final = 50
 """Closer than this nothing is slewed: notes take their time."""
 BEHIND_MS_MAX: Final = 150
@@ -46,7 +50,9 @@ class Reading:
 
 
 def median(readings_ms: Sequence[int]) -> int:
-    """Return the middle one; the lower of two: a key may live longer when in doubt, never shorter."""
+    """Return the middle one; the lower of two: a key may live longer when in doubt, never
+    shorter.
+    """
     return sorted(readings_ms)[(len(readings_ms) - 1) // 2]
 
 
@@ -55,7 +61,8 @@ def fresh(readings: Iterable[Reading]) -> list[Reading]:
 
 
 def newest_kept(readings: Iterable[Reading], after: int = 0) -> Reading | None:
-    """Return who keeps the time that was found last (in a term > `after`), and of those the latest: theirs count.
+    """Return who keeps the time that was found last (in a term > `after`), and of those the latest:
+    theirs count.
 
     Words on their way age, so what is heard is never ahead.
     """
@@ -64,7 +71,8 @@ def newest_kept(readings: Iterable[Reading], after: int = 0) -> Reading | None:
 
 
 def clocks_say(readings: Iterable[Reading], voters: int, waited_s: float) -> int | None:
-    """Return the time that a new leader begins at when nobody kept it; None: not enough is heard yet.
+    """Return the time that a new leader begins at when nobody kept it; None: not enough is heard
+    yet.
 
     `readings`: its own among them. `voters`: how many there are. `waited_s`: since it leads.
     """
@@ -84,7 +92,9 @@ def kept_by_most(readings: Iterable[Reading], voters: int, now_ms: int) -> int:
 
 
 def slew(readings: Iterable[Reading], voters: int, now_ms: int) -> float:
-    """Return the rate at which a leader's log time nears the median of a quorum's wall clocks; 0: none is needed."""
+    """Return the rate at which a leader's log time nears the median of a quorum's wall clocks; 0:
+    none is needed.
+    """
     walls = [reading.wall_now_ms for reading in fresh(readings) if reading.voter]
     if len(walls) <= voters // 2:
         return 0.0
@@ -98,7 +108,9 @@ def _towards(off_ms: int) -> float:
 
 
 class LogTime:
-    """What one member takes for now in the log. `at_s`: its monotonic clock, which never goes back."""
+    """What one member takes for now in the log. `at_s`: its monotonic clock, which never
+    goes back.
+    """
 
     __slots__ = ("_anchor_s", "_base_ms", "_rate", "_stamp_ms", "found_in", "kept")
 
@@ -118,8 +130,10 @@ class LogTime:
         return self._base_ms + (at_s - self._anchor_s) * 1000 * (1 + self._rate)
 
     def stamp(self, stamp_ms: float, at_s: float) -> None:
-        """Take note of a stamp of the log. It sets nothing back: a leader's own stamps come back to it later than they
-        were made, and taking them for now would slow its deadlines down by the time that a commit takes."""
+        """Take note of a stamp of the log. It sets nothing back: a leader's own stamps come back to
+        it later than they were made, and taking them for now would slow its deadlines down by the
+        time that a commit takes.
+        """
         self._stamp_ms = max(self._stamp_ms, stamp_ms)
         self.raise_to(stamp_ms, at_s)
 
@@ -138,8 +152,10 @@ class LogTime:
             self._take(leader, at_s)
 
     def _take(self, reading: Reading, at_s: float) -> None:
-        """Go by what another keeps. Back too, though never behind a stamp, when that was found apart from what this
-        member went by: it has just started, or was cut off while nobody else had kept the time."""
+        """Go by what another keeps. Back too, though never behind a stamp, when that was found
+        apart from what this member went by: it has just started, or was cut off while nobody else
+        had kept the time.
+        """
         if self.kept and reading.found_in == self.found_in:
             self.raise_to(reading.kept_now_ms, at_s)
         else:
@@ -147,8 +163,11 @@ class LogTime:
         self._go_at(0.0, at_s)
         self.kept, self.found_in = True, reading.found_in
 
-    def lead(self, readings: Sequence[Reading], voters: int, waited_s: float, at_s: float, term: int) -> int:
-        """Find the time out as a leader that does not know it, or go on with it; return by how many ms it jumped.
+    def lead(
+        self, readings: Sequence[Reading], voters: int, waited_s: float, at_s: float, term: int
+    ) -> int:
+        """Find the time out as a leader that does not know it, or go on with it; return by how many
+        ms it jumped.
 
         What another member kept comes before all clocks.
         """

@@ -1,7 +1,9 @@
-"""Turn the log's commands, one after another, into what every member knows: order, settled revision, outcomes.
+"""Turn the log's commands, one after another, into what every member knows: order, settled
+revision, outcomes.
 
-Pure and deterministic: the same commands with the same stamps give the same state on every member. `apply` never
-raises; a command that does not fit leaves the state untouched (but for log time) and says so.
+Pure and deterministic: the same commands with the same stamps give the same state on every member.
+`apply` never raises; a command that does not fit leaves the state untouched (but for log time) and
+says so.
 """
 
 from __future__ import annotations
@@ -35,10 +37,20 @@ from kv.model import (
 from kv.ports import Settled, Undone
 
 Verdict: TypeAlias = Literal[
-    "ordered", "settled", "rebased", "adopted", "founded", "amended", "stale", "foreign", "gap", "illegal"
+    "ordered",
+    "settled",
+    "rebased",
+    "adopted",
+    "founded",
+    "amended",
+    "stale",
+    "foreign",
+    "gap",
+    "illegal",
 ]
-"""What a command did. The last four: nothing. stale: brings nothing new. foreign: not this machine's order.
-gap: does not continue the settled revision. illegal: contradicts itself."""
+"""What a command did. The last four: nothing. stale: brings nothing new. foreign: not this
+machine's order. gap: does not continue the settled revision. illegal: contradicts itself.
+"""
 
 
 class Told(msgspec.Struct, frozen=True, gc=False):
@@ -67,7 +79,9 @@ _ILLEGAL: Final = Effects("illegal")
 
 
 class Machine:
-    """The replicated state machine. Its attributes are read freely and changed by `apply`, `restore`, `reset` only."""
+    """The replicated state machine. Its attributes are read freely and changed by `apply`,
+    `restore`, `reset` only.
+    """
 
     def __init__(self, limits: Limits = DEFAULTS, rules: Rules = PROTOCOL) -> None:
         self.rules = rules
@@ -103,7 +117,8 @@ class Machine:
     def apply(self, command: Command, stamp_ms: int) -> Effects:
         """Apply one command of the log, stamped by the leader that appended it.
 
-        `stamp_ms` 0: that leader did not know the time yet. What nobody can date is late, however late its deadline.
+        `stamp_ms` 0: that leader did not know the time yet. What nobody can date is late, however
+        late its deadline.
         """
         self._pass_to(stamp_ms)
         match command:
@@ -122,7 +137,7 @@ class Machine:
             case _:
                 assert_never(command)
 
-    # ------------------------------------------------------------------------------------------------------ reading
+    # -------------------------------------------------------------------------------------- reading
 
     def pending_from(self, revision: int) -> Pending | None:
         return self.pending.get(revision)
@@ -136,16 +151,20 @@ class Machine:
         if mark.revision == self.settled.revision:
             return mark == self.settled
         pending = self.pending.get(mark.revision)
-        return pending is not None and (pending.digest == mark.digest or not self.rules.digest_check)
+        return pending is not None and (
+            pending.digest == mark.digest or not self.rules.digest_check
+        )
 
     def touched(self, key: bytes) -> int:
-        """Return the revision that an entry's `as_of` must reach to hold at `self.revision` (INV-5)."""
+        """Return the revision that an entry's `as_of` must reach to hold at `self.revision`
+        (INV-5).
+        """
         if self.rules.judge_floor:
             return self.recent.touched(key)
         last = self.recent.last(key)
         return self.recent.floor if last is None else last
 
-    # ---------------------------------------------------------------------------------------------------- commands
+    # ------------------------------------------------------------------------------------- commands
 
     def _pass_to(self, time_ms: int) -> None:
         self.log_time_ms = max(self.log_time_ms, time_ms)
@@ -176,7 +195,8 @@ class Machine:
             self.pending_bytes += size
             open_[op_id] = (entry,) if others is None else (*others, entry)
             if touch and type(intent) is Intent:
-                # Touched when ordered, not when settled: from here on its commit may be anywhere (INV-5).
+                # Touched when ordered, not when settled: from here on its commit may be anywhere
+                # (INV-5).
                 for write in intent.writes:
                     touched(write.key, revision)
                 if intent.otherwise:
@@ -199,7 +219,9 @@ class Machine:
         if self.rules.digest_check and not self._ours(first, records):
             return _ILLEGAL
         made_here = not command.resolved
-        settled = self._settle_records(first, command.digest, records, command.log_time_ms, made_here=made_here)
+        settled = self._settle_records(
+            first, command.digest, records, command.log_time_ms, made_here=made_here
+        )
         return Effects("settled", settled=(settled,))
 
     def _ours(self, first: int, records: Sequence[Recorded]) -> bool:
@@ -212,7 +234,13 @@ class Machine:
         return True
 
     def _settle_records(
-        self, first: int, digest: bytes, records: tuple[Recorded, ...], log_time_ms: int, *, made_here: bool
+        self,
+        first: int,
+        digest: bytes,
+        records: tuple[Recorded, ...],
+        log_time_ms: int,
+        *,
+        made_here: bool,
     ) -> Settled:
         """Let the pending intents from `first` on leave, with these outcomes, and say so."""
         previous = self.settled.revision
@@ -237,18 +265,24 @@ class Machine:
         self._pass_to(log_time_ms)
         if self.revision < revision:  # only when `digest_check` is off
             self.revision, self.digest = revision, digest
-        return Settled(previous, revision, digest, records, tuple(versions) if made_here else None, log_time_ms)
+        return Settled(
+            previous, revision, digest, records, tuple(versions) if made_here else None, log_time_ms
+        )
 
     def _rebase(self, command: Rebase) -> Effects:
         rows = command.rows
-        if not rows or any(row.last - row.first + 1 != len(row.body) or not row.body for row in rows):
+        if not rows or any(
+            row.last - row.first + 1 != len(row.body) or not row.body for row in rows
+        ):
             return _ILLEGAL
         end = Mark(rows[-1].last, rows[-1].digest)
         if end.revision <= self.settled.revision and self.rules.rebase_stale:
             return _STALE
         steps = continuation(command.settled, rows, self.settled)
         if steps is None and not self.rules.rebase_base:
-            steps = tuple(Step(row.first, row, row.body) for row in rows if row.first > self.settled.revision)
+            steps = tuple(
+                Step(row.first, row, row.body) for row in rows if row.first > self.settled.revision
+            )
         if end.revision <= self.settled.revision:  # only when `rebase_stale` is off
             return Effects("rebased", settled=self._step_over((), end))
         if not steps:
@@ -259,10 +293,14 @@ class Machine:
 
     def _settle_step(self, step: Step) -> Settled:
         row = step.row
-        return self._settle_records(step.first, row.digest, step.records, row.log_time_ms, made_here=False)
+        return self._settle_records(
+            step.first, row.digest, step.records, row.log_time_ms, made_here=False
+        )
 
     def _step_over(self, steps: Sequence[Step], end: Mark) -> tuple[Settled, ...]:
-        """Adopt the ledger's rows and outcomes, and order what they leave pending again behind them."""
+        """Adopt the ledger's rows and outcomes, and order what they leave pending again behind
+        them.
+        """
         told: list[Settled] = []
         recorded: set[tuple[str, bytes]] = set()  # asked, never iterated
         previous = self.settled.revision
@@ -278,7 +316,16 @@ class Machine:
             if not self.rules.rebase_feeds:
                 records = tuple(r for r in records if (r.op_id, r.body_hash) in ours)
             if records or self.rules.rebase_feeds:
-                told.append(Settled(previous, step.row.last, step.row.digest, records, None, step.row.log_time_ms))
+                told.append(
+                    Settled(
+                        previous,
+                        step.row.last,
+                        step.row.digest,
+                        records,
+                        None,
+                        step.row.log_time_ms,
+                    )
+                )
             previous = step.row.last
             self._pass_to(step.row.log_time_ms)
         if self.rules.rebase_floor:
@@ -288,14 +335,18 @@ class Machine:
         return tuple(told)
 
     def _order_again(self, end: Mark, rest: Sequence[Pending]) -> None:
-        """Settle at `end` and give what is left pending new revisions behind it, in the old order."""
+        """Settle at `end` and give what is left pending new revisions behind it, in the old
+        order.
+        """
         self.settled = end
         self.pending, self._open, self.pending_bytes = {}, {}, 0
         revision, digest = end.revision, end.digest
         for old in rest:
             revision += 1
             digest = roll(digest, old.intent.op_id, old.body_hash)
-            entry = Pending(revision, old.intent, old.body_hash, digest, old.ordered_ms, old.late, old.size)
+            entry = Pending(
+                revision, old.intent, old.body_hash, digest, old.ordered_ms, old.late, old.size
+            )
             self._enter(entry)
             if self.rules.rebase_touch and type(old.intent) is Intent:
                 for key in old.intent.touched:
@@ -325,13 +376,17 @@ class Machine:
         if row.last < self.settled.revision or end == self.settled:
             return _STALE
         if row.last <= self.revision and self.rules.adopt_above and command.namespace:
-            return _STALE  # ordered late: a revision up to its end was given meanwhile, and would be given again
+            # ordered late: a revision up to its end was given meanwhile, and would be given again
+            return _STALE
         previous = self.settled.revision
         found = Head(row.seq - 1, row.term, row.committer, row.first - 1, row.digest)
         self.undone = Undone(given_up(self.settled, found).after, row.last)
-        # Rows that were never read may hold any of these. The store knows op_ids that clients gave, not those that
-        # nodes made, and a second outcome of one could contradict the first: they are dropped, and stay unknown.
-        rest = [p for p in self.pending.values() if not p.intent.op_id.startswith(NODE_OP_ID_PREFIX)]
+        # Rows that were never read may hold any of these. The store knows op_ids that clients gave,
+        # not those that nodes made, and a second outcome of one could contradict the first: they
+        # are dropped, and stay unknown.
+        rest = [
+            p for p in self.pending.values() if not p.intent.op_id.startswith(NODE_OP_ID_PREFIX)
+        ]
         self.window.clear()
         self.recent.raise_floor(row.last)
         self._pass_to(row.log_time_ms)
@@ -354,7 +409,7 @@ class Machine:
         if len(others) > 1:
             self._open[op_id] = tuple(other for other in others if other is not pending)
 
-    # --------------------------------------------------------------------------------------------------- snapshots
+    # ------------------------------------------------------------------------------------ snapshots
 
     def reset(self) -> None:
         """Forget everything: the log that was applied is not the log any more."""
@@ -363,7 +418,9 @@ class Machine:
         self._begin()
 
     def capture(self, *, last: bool = True) -> State:
-        """Return all state, shallowly copied: what it holds never changes. `last=False` leaves `last` out."""
+        """Return all state, shallowly copied: what it holds never changes. `last=False` leaves
+        `last` out.
+        """
         old, young = self.window.capture()
         return State(
             revision=self.revision,

@@ -1,4 +1,6 @@
-"""Say in a few bytes what a member's machine is at, as members tell each other with their heartbeats. Pure."""
+"""Say in a few bytes what a member's machine is at, as members tell each other with their
+heartbeats. Pure.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ NOTE_URL_MAX: Final = 120
 
 
 class Note(msgspec.Struct, frozen=True, array_like=True):
-    """What a member says of its machine to its peers, in ≤ 256 bytes. Fields are only ever appended."""
+    """What a member says of its machine to its peers, in ≤ 256 bytes. Fields are only ever
+    appended.
+    """
 
     version: int
     ordered: int
@@ -27,7 +31,9 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
     kept_ms: int = 0
     """Log time, as it kept it on its monotonic clock; 0: it does not know it."""
     gives_up: int = -1
-    """Of a leader that refuses its store: how many settled revisions adopting it gives up; -1: it does not."""
+    """Of a leader that refuses its store: how many settled revisions adopting it gives up; -1: it
+    does not.
+    """
     gives_up_after: int = 0
     stuck: bool = False
     """As leader: its store does not take what it commits."""
@@ -59,10 +65,12 @@ class Standing(NamedTuple):
 
 
 def unneeded(voters: Sequence[Standing | None]) -> int:
-    """Return up to where no voter will ever need the ledger's rows again. None: one that was never heard.
+    """Return up to where no voter will ever need the ledger's rows again. None: one that was never
+    heard.
 
-    Who leads has every command that was committed on synced disks (leader completeness), so what a majority of them
-    has settled stays settled, whatever the others are at. Without that, what the slowest of all has.
+    Who leads has every command that was committed on synced disks (leader completeness), so what a
+    majority of them has settled stays settled, whatever the others are at. Without that, what the
+    slowest of all has.
     """
     heard = [voter for voter in voters if voter is not None]
     synced = sorted((voter.settled for voter in heard if voter.synced), reverse=True)

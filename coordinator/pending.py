@@ -12,7 +12,9 @@ import msgspec
 from kv.model import GENESIS_DIGEST, Cancel, Intent, Put
 
 _FIXED_BYTES = 128
-"""What one intent weighs besides its keys and values: op_id, hash, outcome, the frame around them."""
+"""What one intent weighs besides its keys and values: op_id, hash, outcome, the frame
+around them.
+"""
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):

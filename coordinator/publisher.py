@@ -1,7 +1,7 @@
 """Broadcast the ledger, row after row, from a durable cursor, while this member leads (INV-6).
 
-At least once, in revision order, without a gap, and never what is not committed. It never holds up a write: behind a
-dead broker only its lag grows, and the ledger is not pruned past its cursor.
+At least once, in revision order, without a gap, and never what is not committed. It never holds up
+a write: behind a dead broker only its lag grows, and the ledger is not pruned past its cursor.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ class Publisher:
         self._settings, self._rules = settings, rules
         self._backoff = Backoff(chance, min_s=settings.backoff_s_min, max_s=settings.backoff_s_max)
         self._heard: deque[Settled] = deque(maxlen=settings.publish_buffer_max)
-        """The newest settled groups. When it is full the oldest goes, and the gap is read from the ledger."""
+        """The newest settled groups. When it is full the oldest goes, and the gap is read from the
+        ledger.
+        """
         self._news = asyncio.Event()
         self._shift = asyncio.Event()
         self._term: int | None = None
@@ -81,8 +83,14 @@ class Publisher:
 
     @property
     def lag(self) -> int | None:
-        """Return how many settled revisions are not published yet; None: another member publishes."""
-        return None if self._term is None else max(0, self._node.machine.settled.revision - self._position)
+        """Return how many settled revisions are not published yet; None: another member
+        publishes.
+        """
+        return (
+            None
+            if self._term is None
+            else max(0, self._node.machine.settled.revision - self._position)
+        )
 
     def led(self, term: int) -> None:
         self._term = term
@@ -119,13 +127,16 @@ class Publisher:
             except (BackendUnavailable, OutcomeUnknown, TimeoutError) as exc:
                 self.failures += 1
                 if self.trouble is None:
-                    _log.warning("broadcast waits", error=str(exc) or type(exc).__name__, lag=self.lag)
+                    _log.warning(
+                        "broadcast waits", error=str(exc) or type(exc).__name__, lag=self.lag
+                    )
                 self.trouble = str(exc) or type(exc).__name__
                 await self._pause(self._backoff.next_s())
 
     async def _publish_while(self, term: int) -> None:
         settings = self._settings
-        while self._term == term and not self._node.committer.taken_over:  # until then the store may be any
+        # until then the store may be any
+        while self._term == term and not self._node.committer.taken_over:
             await self._wait_news(None)
         position = saved = await self._store.cursor(CURSOR, timeout_s=settings.store_timeout_s)
         if self._rules.publish == "own":
@@ -149,19 +160,29 @@ class Publisher:
                 if self.trouble is not None:
                     _log.info("broadcast goes on", position=position)
                 self.trouble = None
-            if position > saved and self._clock.monotonic() - saved_at_s >= settings.cursor_interval_s:
+            if (
+                position > saved
+                and self._clock.monotonic() - saved_at_s >= settings.cursor_interval_s
+            ):
                 await self._store.move_cursor(CURSOR, position, timeout_s=settings.store_timeout_s)
                 saved, saved_at_s = position, self._clock.monotonic()
 
     async def _next(self, position: int) -> _Part | None:
-        """Return what follows `position`: from what was heard if it is there, else from the ledger."""
+        """Return what follows `position`: from what was heard if it is there, else from the
+        ledger.
+        """
         heard = self._heard
         while heard and heard[0].last <= position:
             heard.popleft()
         settled_to = self._node.machine.settled.revision
         if settled_to <= position:
             return None
-        if heard and heard[0].previous <= position and heard[0].versions is not None and heard[0].records:
+        if (
+            heard
+            and heard[0].previous <= position
+            and heard[0].versions is not None
+            and heard[0].records
+        ):
             return self._from_heard(position)
         return await self._from_ledger(position, settled_to)
 
@@ -173,26 +194,36 @@ class Publisher:
                 break
             self._heard.popleft()
             records, first = settled.records, settled.previous + 1
-            changes += _changes(first, records, settled.versions, settled.log_time_ms, after=position)
+            changes += _changes(
+                first, records, settled.versions, settled.log_time_ms, after=position
+            )
             position = settled.last
         return _Part(tuple(changes), position)
 
     async def _from_ledger(self, position: int, settled_to: int) -> _Part:
-        """Return what the ledger has next, up to the revision settled here. Raises BackendUnavailable for a store that
-        lacks it, be it for a moment: what it lacks must not be taken for told."""
+        """Return what the ledger has next, up to the revision settled here. Raises
+        BackendUnavailable for a store that lacks it, be it for a moment: what it lacks must not be
+        taken for told.
+        """
         timeout_s = self._settings.store_timeout_s
         machine = self._node.machine
         settled, undone = machine.settled, machine.undone
         kept = undone.cut(position)
         if kept is not None and position >= kept and self._rules.publish_whole:
-            return _Part((Change(undone.to, ADOPTION, machine.log_time_ms, (), undone.after),), undone.to)
+            return _Part(
+                (Change(undone.to, ADOPTION, machine.log_time_ms, (), undone.after),), undone.to
+            )
         upto = settled_to if kept is None else kept
         try:
-            rows = await self._store.rows(position, self._settings.publish_rows_max, timeout_s=timeout_s)
+            rows = await self._store.rows(
+                position, self._settings.publish_rows_max, timeout_s=timeout_s
+            )
         except Pruned:
             oldest = await self._store.ledger(0, 1, timeout_s=timeout_s)
             resumed = oldest[0].first - 1 if oldest else settled_to
-            _log.error("ledger was pruned past the broadcast cursor", cursor=position, resumed=resumed)
+            _log.error(
+                "ledger was pruned past the broadcast cursor", cursor=position, resumed=resumed
+            )
             return _Part((), max(position + 1, resumed))
         rows = tuple(row for row in rows if row.last <= upto)
         changes: list[Change] = []
@@ -214,7 +245,11 @@ class Publisher:
         found = await self._store.versions(at, timeout_s=self._settings.store_timeout_s)
         versions = [version for version in found if version is not None]
         if len(versions) < len(at):
-            _log.error("versions were pruned past the broadcast cursor", row=row.seq, missing=len(at) - len(versions))
+            _log.error(
+                "versions were pruned past the broadcast cursor",
+                row=row.seq,
+                missing=len(at) - len(versions),
+            )
         return _changes(row.first, row.body, versions, row.log_time_ms, after=position)
 
     async def _wait_news(self, seconds: float | None) -> None:
@@ -232,7 +267,12 @@ class Publisher:
 
 
 def _changes(
-    first: int, records: Sequence[Recorded], versions: Sequence[Version], log_time_ms: int, *, after: int
+    first: int,
+    records: Sequence[Recorded],
+    versions: Sequence[Version],
+    log_time_ms: int,
+    *,
+    after: int,
 ) -> list[Change]:
     """Group versions, which are in revision order, by the intent that made them."""
     changes: list[Change] = []

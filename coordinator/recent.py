@@ -1,7 +1,8 @@
-"""Remember which revision touched each key last, and below which revision that has been forgotten (INV-5).
+"""Remember which revision touched each key last, and below which revision that has been forgotten
+(INV-5).
 
-Pure and bounded. It never forgets an entry without raising the floor to that entry's revision, so an answer can only
-err towards "refresh".
+Pure and bounded. It never forgets an entry without raising the floor to that entry's revision, so
+an answer can only err towards "refresh".
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ class Recent:
         self.floor = 0
 
     def _forget(self) -> None:
-        """Drop the oldest entries, some at once: taking a dict's first entry again and again is quadratic."""
+        """Drop the oldest entries, some at once: taking a dict's first entry again and again is
+        quadratic.
+        """
         for key in list(islice(self._last, len(self._last) - self._max + self._max // 16)):
             revision = self._last.pop(key)
             if self._raises:

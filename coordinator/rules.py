@@ -1,7 +1,7 @@
 """Name the protective rules of the protocol, so that a test can take one away and see what breaks.
 
-Outside tests every part uses `PROTOCOL`, the defaults. The names and what breaks without each: the protocol's model,
-and `coordinator/DESIGN.md`. It never decides anything itself.
+Outside tests every part uses `PROTOCOL`, the defaults. The names and what breaks without each: the
+protocol's model, and `coordinator/DESIGN.md`. It never decides anything itself.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ class Rules:
     """The defaults are the protocol of DESIGN sections 3 and 4."""
 
     fence: bool = True
-    """A group lands only where the ledger ends at (first - 1). This and the next three are the store's to keep."""
+    """A group lands only where the ledger ends at (first - 1). This and the next three are the
+    store's to keep.
+    """
     fence_digest: bool = True
     """… with the digest that the committer built on."""
     fence_row: bool = True
-    """… and only right behind the very row it was built on; taking over appends an empty row in that place."""
+    """… and only right behind the very row it was built on; taking over appends an empty row in
+    that place.
+    """
     fence_ordered: bool = True
     """… if that row's term is not above its own."""
     digest_check: bool = True
@@ -27,7 +31,9 @@ class Rules:
     reads_head: bool = True
     """Taking over reads the head."""
     waits_noop: bool = True
-    """Taking over first applies the no-op of the leader's own term (the Log calls `led` only then)."""
+    """Taking over first applies the no-op of the leader's own term (the Log calls `led`
+    only then).
+    """
     ledger_outcomes: bool = True
     """A resolved commit takes outcomes from the ledger, not from the evaluation in hand."""
     rebase_rows: bool = True
@@ -59,9 +65,13 @@ class Rules:
     reset: bool = True
     """A node whose applied log was overwritten drops its machine and starts again."""
     publish: Literal["cursor", "own"] = "cursor"
-    """The leader publishes ledger rows in order from a durable cursor, not what it committed itself."""
+    """The leader publishes ledger rows in order from a durable cursor, not what it committed
+    itself.
+    """
     publish_whole: bool = True
-    """The publisher passes nothing that the store lacks while it should have it, and tells what an adoption undid."""
+    """The publisher passes nothing that the store lacks while it should have it, and tells what an
+    adoption undid.
+    """
     refuse_behind: bool = True
     """A node that knows a settled revision above the head refuses writes and reads of the store."""
 
@@ -71,19 +81,25 @@ class Rules:
     settle_committed: bool = True
     """Settle is proposed after COMMIT, never before (INV-2)."""
     late_expires: bool = True
-    """An intent that is late when it is ordered, or when its group is built, is recorded expired."""
+    """An intent that is late when it is ordered, or when its group is built, is recorded
+    expired.
+    """
     snapshot_floor: bool = True
     """A snapshot that leaves `last` out raises the floor to the newest ordered revision."""
     forget_floor: bool = True
     """Forgetting an entry of `last` raises the floor to its revision."""
     machines_alike: bool = True
-    """A member whose machine lacks what the leader settled, after applying the same log, confirms no read by it."""
+    """A member whose machine lacks what the leader settled, after applying the same log, confirms
+    no read by it.
+    """
     limits_ordered: bool = True
     """What a machine remembers goes by the limits of the log, not by its member's own settings."""
     store_identity: bool = True
     """A store that carries another cluster's id, or another history's, is refused."""
     adopt_above: bool = True
-    """An adoption ends above every revision ever given; one that was ordered too late for that does nothing."""
+    """An adoption ends above every revision ever given; one that was ordered too late for that does
+    nothing.
+    """
 
 
 PROTOCOL: Final = Rules()

@@ -1,4 +1,5 @@
-"""Look the store's versions through at rest, slowly, while this member leads: damage is told before somebody needs it.
+"""Look the store's versions through at rest, slowly, while this member leads: damage is told before
+somebody needs it.
 
 It never repairs anything, and never takes the place of the check at each read.
 """
@@ -30,7 +31,9 @@ class Scrubber:
         self.scrubbed = 0
         """Versions looked at."""
         self.damaged: set[tuple[bytes, int]] = set()
-        """(key, revision) of what is not what was written, as far as was looked here; (op_id, 0): a large value."""
+        """(key, revision) of what is not what was written, as far as was looked here; (op_id, 0): a
+        large value.
+        """
 
     def led(self) -> None:
         self._leads.set()
@@ -53,7 +56,9 @@ class Scrubber:
                 await asyncio.sleep(self._settings.scrub_rest_s)
 
     async def step(self) -> bool:
-        """Look a few versions through, and the large values that they stand for; say whether there are more."""
+        """Look a few versions through, and the large values that they stand for; say whether there
+        are more.
+        """
         timeout_s = self._settings.store_timeout_s
         done = await self._store.scrub(self._reached, timeout_s=timeout_s)
         for key, revision in done.damaged:

@@ -46,7 +46,9 @@ class State(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Wire(msgspec.Struct, frozen=True, array_like=True):
-    """A State in parts, so that no single call of the encoder holds up the event loop's thread for long."""
+    """A State in parts, so that no single call of the encoder holds up the event loop's thread for
+    long.
+    """
 
     state: msgspec.Raw
     """The State without its three collections."""
@@ -74,14 +76,20 @@ def encode_state(state: State) -> bytes:
         state=msgspec.Raw(_encode(bare)),
         pending=[msgspec.Raw(_encode(part)) for part in _parts(state.pending)],
         window_old=[msgspec.Raw(_encode(dict(part))) for part in _parts(flat(state.window_old))],
-        window_young=[msgspec.Raw(_encode(dict(part))) for part in _parts(flat(state.window_young))],
-        last=None if state.last is None else [msgspec.Raw(_encode(dict(part))) for part in _parts(state.last.items())],
+        window_young=[
+            msgspec.Raw(_encode(dict(part))) for part in _parts(flat(state.window_young))
+        ],
+        last=None
+        if state.last is None
+        else [msgspec.Raw(_encode(dict(part))) for part in _parts(state.last.items())],
     )
     return _SNAPSHOT_PREFIX + _encode(wire)
 
 
 def decode_state(snapshot: bytes) -> State:
-    """Return a snapshot's state. Raises ValueError for an unknown version, a broken body, or a state that is none."""
+    """Return a snapshot's state. Raises ValueError for an unknown version, a broken body, or a
+    state that is none.
+    """
     if snapshot[:1] != _SNAPSHOT_PREFIX:
         raise ValueError(f"machine snapshot of unknown version {snapshot[:1].hex() or 'none'}")
     try:
@@ -93,12 +101,18 @@ def decode_state(snapshot: bytes) -> State:
             window_young=tuple(_decode_window(part) for part in wire.window_young),
             last=None
             if wire.last is None
-            else {key: revision for part in wire.last for key, revision in _decode_last(part).items()},
+            else {
+                key: revision for part in wire.last for key, revision in _decode_last(part).items()
+            },
         )
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
         raise ValueError(f"broken machine snapshot: {exc}") from exc
-    if [p.revision for p in state.pending] != list(range(state.settled.revision + 1, state.revision + 1)):
-        raise ValueError("broken machine snapshot: pending intents do not continue the settled revision")
+    if [p.revision for p in state.pending] != list(
+        range(state.settled.revision + 1, state.revision + 1)
+    ):
+        raise ValueError(
+            "broken machine snapshot: pending intents do not continue the settled revision"
+        )
     return state
 
 

@@ -1,7 +1,8 @@
-"""Delete what has expired and prune what nobody may ask for any more, in small steps, while this member leads.
+"""Delete what has expired and prune what nobody may ask for any more, in small steps, while this
+member leads.
 
-Expiry is an ordered, guarded write like any other. Pruning never passes the head, the publisher's cursor, or what a
-voter may still need, and never both retentions.
+Expiry is an ordered, guarded write like any other. Pruning never passes the head, the publisher's
+cursor, or what a voter may still need, and never both retentions.
 """
 
 from __future__ import annotations
@@ -49,13 +50,17 @@ class Node(Protocol):
 class Sweeper:
     """The leader's loop. `run` it once."""
 
-    def __init__(self, node: Node, store: Store, log: Log, clock: Clock, *, name: str, settings: Settings) -> None:
+    def __init__(
+        self, node: Node, store: Store, log: Log, clock: Clock, *, name: str, settings: Settings
+    ) -> None:
         self._node, self._store, self._log, self._clock = node, store, log, clock
         self._settings = settings
         self._op_ids = (f"{NODE_OP_ID_PREFIX}{name}.x{n}" for n in count(1))
         self._shift = asyncio.Event()
         self._term: int | None = None
-        self.expired = self.pruned_versions = self.pruned_rows = self.pruned_operations = self.pruned_blobs = 0
+        self.expired = self.pruned_versions = self.pruned_rows = self.pruned_operations = (
+            self.pruned_blobs
+        ) = 0
         self.floor = 0
         """Newest prune floor that this member knows of."""
 
@@ -84,8 +89,16 @@ class Sweeper:
                 await self._pause(settings.sweep_retry_s if self._term is not None else None)
                 continue
             try:
-                done = await self.sweep(after_outage=away_s > 0 and began_s - away_s > settings.sweep_interval_s)
-                pause_s = 0.0 if done == "more" else settings.sweep_retry_s if done == "failed" else pause_s
+                done = await self.sweep(
+                    after_outage=away_s > 0 and began_s - away_s > settings.sweep_interval_s
+                )
+                pause_s = (
+                    0.0
+                    if done == "more"
+                    else settings.sweep_retry_s
+                    if done == "failed"
+                    else pause_s
+                )
                 away_s, retry_s = 0.0, settings.sweep_retry_s
             except (BackendUnavailable, OutcomeUnknown, TimeoutError) as exc:
                 if not away_s:
@@ -111,11 +124,14 @@ class Sweeper:
     async def sweep(self, *, after_outage: bool = False) -> Literal["done", "more", "failed"]:
         """Propose the deletes of due keys, each guarded by the revision that is due.
 
-        `after_outage`: those who hold what came due meanwhile could not renew it, and get an interval to do so.
+        `after_outage`: those who hold what came due meanwhile could not renew it, and get an
+        interval to do so.
         """
         settings = self._settings
         now_ms = self._node.now_ms()
-        due = await self._store.due(now_ms, settings.sweep_keys_max, timeout_s=settings.store_timeout_s)
+        due = await self._store.due(
+            now_ms, settings.sweep_keys_max, timeout_s=settings.store_timeout_s
+        )
         if not due or self._term is None or after_outage:
             return "done"
         deadline_ms = now_ms + int(settings.sweep_deadline_s * 1000)
@@ -123,12 +139,19 @@ class Sweeper:
             Intent(next(self._op_ids), deadline_ms, (AtRevision(key, (revision,)),), (Delete(key),))
             for key, revision in due
         ]
-        done, waiting = await asyncio.wait(self._node.submit(intents), timeout=settings.sweep_deadline_s)
+        done, waiting = await asyncio.wait(
+            self._node.submit(intents), timeout=settings.sweep_deadline_s
+        )
         for future in waiting:
             future.cancel()
-        ended = [future.result() for future in done if not future.cancelled() and future.exception() is None]
+        ended = [
+            future.result()
+            for future in done
+            if not future.cancelled() and future.exception() is None
+        ]
         self.expired += sum(isinstance(answer.outcome, Applied) for answer in ended)
-        judged = sum(isinstance(answer.outcome, Applied | Refused) for answer in ended)  # refused: it was renewed
+        # refused: it was renewed
+        judged = sum(isinstance(answer.outcome, Applied | Refused) for answer in ended)
         if judged < len(due):
             return "failed"
         return "more" if len(due) == settings.sweep_keys_max else "done"
@@ -141,7 +164,9 @@ class Sweeper:
                 return
             below = await self._prunable_below()
             operations_before_ms = self._node.now_ms() - self._node.machine.limits.window_ms
-            retention = Retention(below, operations_before_ms, settings.prune_rows_max, self._staged_before_ms())
+            retention = Retention(
+                below, operations_before_ms, settings.prune_rows_max, self._staged_before_ms()
+            )
             done = await self._store.prune(retention, timeout_s=settings.store_timeout_s)
             self.floor = done.floor
             self.pruned_versions += done.versions
@@ -152,13 +177,19 @@ class Sweeper:
                 return
 
     def _staged_before_ms(self) -> int:
-        """Return the log time before which a staged value that nobody recorded belongs to no intent that waits.
+        """Return the log time before which a staged value that nobody recorded belongs to no intent
+        that waits.
 
-        0, nothing: an intent has waited for its commit so long that what it refers to may be that old.
+        0, nothing: an intent has waited for its commit so long that what it refers to may be that
+        old.
         """
         machine, before_ms = self._node.machine, self._node.now_ms() - self._settings.staged_ms
         oldest = next(iter(machine.pending.values()), None)
-        return 0 if oldest is not None and oldest.ordered_ms < before_ms + self._settings.staged_ms // 2 else before_ms
+        return (
+            0
+            if oldest is not None and oldest.ordered_ms < before_ms + self._settings.staged_ms // 2
+            else before_ms
+        )
 
     async def _prunable_below(self) -> int:
         """Return the revision below which nothing is needed any more; 0: all is."""
@@ -168,7 +199,9 @@ class Sweeper:
             return 0
         cursor = await self._store.cursor(CURSOR, timeout_s=settings.store_timeout_s)
         limits = self._node.machine.limits
-        below = min(self._node.machine.settled.revision - limits.retention_revisions, cursor, unneeded)
+        below = min(
+            self._node.machine.settled.revision - limits.retention_revisions, cursor, unneeded
+        )
         if below <= 0:
             return 0
         young_ms = self._node.now_ms() - limits.retention_ms

@@ -1,4 +1,6 @@
-"""Keep the waits of this member's clients, each for the outcome of one attempt, and bring it to all who wait for it."""
+"""Keep the waits of this member's clients, each for the outcome of one attempt, and bring it to all
+who wait for it.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,8 @@ SWEEP_MIN: Final = 1024
 class Wait:
     """One client's wait for an attempt.
 
-    `own`: the attempt was ordered here as the first with its op_id; False: an earlier one was pending then. None until
-    it is ordered here: what is recorded before that is an earlier one's.
+    `own`: the attempt was ordered here as the first with its op_id; False: an earlier one was
+    pending then. None until it is ordered here: what is recorded before that is an earlier one's.
     """
 
     __slots__ = ("answered", "attempt", "deadline_ms", "own")
@@ -51,7 +53,9 @@ class Wait:
 
 
 class Waits:
-    """All waits of one member. Those that their callers gave up are forgotten whenever the number has doubled."""
+    """All waits of one member. Those that their callers gave up are forgotten whenever the number
+    has doubled.
+    """
 
     def __init__(self) -> None:
         self._waiting: dict[str, list[Wait]] = {}
@@ -63,7 +67,9 @@ class Waits:
         return len(self._waiting)
 
     def attempts(self) -> list[Attempt]:
-        return list(dict.fromkeys(wait.attempt for waiting in self._waiting.values() for wait in waiting))
+        return list(
+            dict.fromkeys(wait.attempt for waiting in self._waiting.values() for wait in waiting)
+        )
 
     def add(self, intent: Intent | Cancel) -> Wait:
         if len(self._waiting) > self._sweep_at:
@@ -73,10 +79,17 @@ class Waits:
         return wait
 
     def drop(self, wait: Wait) -> None:
-        self._keep(wait.attempt[0], [other for other in self._waiting.get(wait.attempt[0], ()) if other is not wait])
+        self._keep(
+            wait.attempt[0],
+            [other for other in self._waiting.get(wait.attempt[0], ()) if other is not wait],
+        )
 
-    def ordered(self, intents: Iterable[Intent | Cancel], after: int, pending: Mapping[int, Pending]) -> None:
-        """Note that intents were just ordered here: those behind `after` are pending, the others met an earlier one."""
+    def ordered(
+        self, intents: Iterable[Intent | Cancel], after: int, pending: Mapping[int, Pending]
+    ) -> None:
+        """Note that intents were just ordered here: those behind `after` are pending, the others
+        met an earlier one.
+        """
         revision = after + 1
         for intent in intents:
             entry = pending.get(revision)
@@ -89,7 +102,9 @@ class Waits:
                     wait.own = first
 
     def forget_order(self) -> None:
-        """Take every attempt for the first of its op_id: a snapshot took the place of what would have told."""
+        """Take every attempt for the first of its op_id: a snapshot took the place of what would
+        have told.
+        """
         for waiting in self._waiting.values():
             for wait in waiting:
                 wait.own = True
@@ -109,7 +124,9 @@ class Waits:
                 continue
             for wait in self._taken((record.op_id, record.body_hash)):
                 if not wait.answered.done():
-                    wait.answered.set_result(Answer(revision, _as_told(wait, revision, record.outcome)))
+                    wait.answered.set_result(
+                        Answer(revision, _as_told(wait, revision, record.outcome))
+                    )
 
     def end(self, why: str) -> None:
         """Tell all who still wait that they will not hear their outcome here."""
@@ -136,16 +153,23 @@ class Waits:
 
 
 def _as_told(wait: Wait, revision: int, outcome: Outcome) -> Outcome:
-    """Return an outcome as this attempt hears it: *again* when an earlier one with its op_id had it.
+    """Return an outcome as this attempt hears it: *again* when an earlier one with its op_id had
+    it.
 
     Op_ids that nodes make are never repeated.
     """
     repeated = not wait.own and not wait.attempt[0].startswith(NODE_OP_ID_PREFIX)
-    return Again(revision, outcome) if repeated and isinstance(outcome, Applied | Refused | Expired) else outcome
+    return (
+        Again(revision, outcome)
+        if repeated and isinstance(outcome, Applied | Refused | Expired)
+        else outcome
+    )
 
 
 class RevisionWaits:
-    """Waits for settled revisions. Those that were given up are forgotten once they are most of what is kept."""
+    """Waits for settled revisions. Those that were given up are forgotten once they are most of
+    what is kept.
+    """
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
@@ -153,7 +177,9 @@ class RevisionWaits:
         self._given_up = 0
 
     def __len__(self) -> int:
-        """Return how many are kept, given up or not: twice those that wait, and `SWEEP_MIN`, at most."""
+        """Return how many are kept, given up or not: twice those that wait, and `SWEEP_MIN`, at
+        most.
+        """
         return len(self._heap)
 
     async def wait(self, revision: int, *, timeout_s: float) -> None:

@@ -1,6 +1,7 @@
 """Remember how op_ids ended, for a bounded number of them and a bounded time (INV-3).
 
-Pure. It never replaces an entry: the first outcome of an op_id stays until it is forgotten, oldest first.
+Pure. It never replaces an entry: the first outcome of an op_id stays until it is forgotten, oldest
+first.
 """
 
 from __future__ import annotations
@@ -25,15 +26,18 @@ class Known(NamedTuple):
 
 
 def meets(known: bytes, body_hash: bytes) -> bool:
-    """Say whether two attempts with these body hashes are the same operation (a Cancel matches any body)."""
+    """Say whether two attempts with these body hashes are the same operation (a Cancel matches any
+    body).
+    """
     return known == body_hash or not known or not body_hash
 
 
 class Window:
     """op_id -> Known, in two generations: when the younger is full, the older is forgotten.
 
-    A generation is a row of parts, all but the newest of them frozen, so that a snapshot shares them instead of
-    copying. Where the parts are cut changes nothing that can be seen: generations are counted by entries.
+    A generation is a row of parts, all but the newest of them frozen, so that a snapshot shares
+    them instead of copying. Where the parts are cut changes nothing that can be seen: generations
+    are counted by entries.
     """
 
     __slots__ = ("_generation_max", "_known_ms", "_old", "_parts", "_young", "_young_count")
@@ -85,7 +89,9 @@ class Window:
         return Answer(known.revision, Mismatch())
 
     def record(self, record: Recorded, revision: int, log_time_ms: int) -> None:
-        """Enter a first outcome. What the ledger calls again or mismatch replaces nothing and enters nothing."""
+        """Enter a first outcome. What the ledger calls again or mismatch replaces nothing and
+        enters nothing.
+        """
         outcome = record.outcome
         if not isinstance(outcome, Applied | Refused | Expired):
             return
@@ -109,7 +115,9 @@ class Window:
         self._parts.insert(0, self._young)
 
     def capture(self) -> tuple[tuple[dict[str, Known], ...], tuple[dict[str, Known], ...]]:
-        """Return the parts of the older and the younger generation, oldest first; none of them changes any more."""
+        """Return the parts of the older and the younger generation, oldest first; none of them
+        changes any more.
+        """
         if len(self._young) > _FREEZE_MIN:
             self._young = {}
             self._parts.insert(0, self._young)

@@ -1,7 +1,8 @@
-"""Run nginx before the nodes that DNS names now: `python -m deploy.balancer`, the entry point of its container.
+"""Run nginx before the nodes that DNS names now: `python -m deploy.balancer`, the entry point of
+its container.
 
-Each second it asks each node whether it is ready, and lets nginx read the list anew only when that changed. It never
-sends a request of a client itself, and needs the standard library alone.
+Each second it asks each node whether it is ready, and lets nginx read the list anew only when that
+changed. It never sends a request of a client itself, and needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -22,18 +23,24 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 PERIOD_S: Final = 1.0
-"""From the beginning of a look to that of the next one: what a look waits for a silent node is not added."""
+"""From the beginning of a look to that of the next one: what a look waits for a silent node is not
+added.
+"""
 REST_S: Final = 0.1
 """Least time between two looks."""
 PROBE_TIMEOUT_S: Final = 1.0
 DNS_WAIT_S: Final = 1.0
 SILENT_MAX: Final = 2
-"""Probes in a row without any answer after which a node is left out; one that says 503 is left out at once."""
+"""Probes in a row without any answer after which a node is left out; one that says 503 is left out
+at once.
+"""
 NODES_MAX: Final = 64
 PROBLEMS: Final = "urn:acordo:problem:"
 NOBODY: Final = (socket.EAI_NONAME, socket.EAI_NODATA)
-"""What DNS says of a name that nobody has. Docker's own server passes the name of a service without containers on to
-the machine's: no such name, or, where none answers, EAI_AGAIN, which must not empty the list; probes do then."""
+"""What DNS says of a name that nobody has. Docker's own server passes the name of a service without
+containers on to the machine's: no such name, or, where none answers, EAI_AGAIN, which must not
+empty the list; probes do then.
+"""
 
 Address: TypeAlias = tuple[str, int]
 
@@ -48,13 +55,17 @@ class Times:
     """For that other node's."""
     write: str = "15s"
     watch: str = "20s"
-    """For a watch's next byte, ten heartbeats; a first one may wait for the ledger. `acordo` waits for four."""
+    """For a watch's next byte, ten heartbeats; a first one may wait for the ledger. `acordo` waits
+    for four.
+    """
     shutdown: str = "20s"
     """For what a worker still holds after a new list came."""
 
 
 def addresses_of(name: str) -> tuple[Address, ...] | None:
-    """Return the addresses of `host:port`; none when DNS says that there are none, None when it says nothing now."""
+    """Return the addresses of `host:port`; none when DNS says that there are none, None when it
+    says nothing now.
+    """
     host, _, port = name.rpartition(":")
     try:
         found = socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)
@@ -70,7 +81,9 @@ class Names:
     known: dict[str, tuple[Address, ...]] = field(default_factory=dict)
 
     def learn(self, said: Mapping[str, tuple[Address, ...] | None]) -> list[Address]:
-        """Return every address, in order; of a name of which DNS says nothing now, those that it had."""
+        """Return every address, in order; of a name of which DNS says nothing now, those that it
+        had.
+        """
         self.known |= {name: addresses for name, addresses in said.items() if addresses is not None}
         return sorted({a for name in said for a in self.known.get(name, ())})[:NODES_MAX]
 
@@ -100,19 +113,28 @@ class Choice:
         With none ready all that answer stay: the nodes themselves say best why they refuse.
         """
         self.silent = {a: self.silent.get(a, 0) + 1 for a, answer in said.items() if answer is None}
-        heard = [a for a in said if a not in self.silent or (a in self.chosen and self.silent[a] < SILENT_MAX)]
+        heard = [
+            a
+            for a in said
+            if a not in self.silent or (a in self.chosen and self.silent[a] < SILENT_MAX)
+        ]
         ready = [a for a in heard if said[a] is not False] if any(said.values()) else []
         self.chosen = tuple(sorted(ready or heard or said))
         return self.chosen
 
 
 def upstream(addresses: Iterable[Address]) -> str:
-    """Return nginx's description of the groups: of all, and for each node of all others, for who found it silent."""
-    nodes = [f"{host}:{port}" for host, port in addresses] or ["127.0.0.1:1"]  # nobody: refused at once
+    """Return nginx's description of the groups: of all, and for each node of all others, for who
+    found it silent.
+    """
+    # nobody: refused at once
+    nodes = [f"{host}:{port}" for host, port in addresses] or ["127.0.0.1:1"]
     kept = ["    keepalive 64;", "    keepalive_timeout 60s;", "    keepalive_requests 100000;"]
     lines = _group("acordo", nodes, *kept)
     others = {node: [n for n in nodes if n != node] for node in nodes} if len(nodes) > 1 else {}
-    choices = [f'    "~(^| ){re.escape(node)}$" acordo_{number};' for number, node in enumerate(others)]
+    choices = [
+        f'    "~(^| ){re.escape(node)}$" acordo_{number};' for number, node in enumerate(others)
+    ]
     lines += ["map $upstream_addr $elsewhere {", "    default acordo;", *choices, "}"]
     for number, group in enumerate(others.values()):
         lines += _group(f"acordo_{number}", group)
@@ -121,7 +143,12 @@ def upstream(addresses: Iterable[Address]) -> str:
 
 def _group(name: str, nodes: Iterable[str], *more: str) -> list[str]:
     """Return a group's lines. max_fails=0: an election must not empty it."""
-    return [f"upstream {name} {{", *(f"    server {node} max_fails=0;" for node in nodes), *more, "}"]
+    return [
+        f"upstream {name} {{",
+        *(f"    server {node} max_fails=0;" for node in nodes),
+        *more,
+        "}",
+    ]
 
 
 def configuration(values: Mapping[str, str]) -> str:
@@ -136,7 +163,12 @@ class Balancer:
     """One nginx and its list of nodes, in a directory of its own."""
 
     def __init__(
-        self, asked: list[str], listen: str, run: Path, workers: str = "2", times: Times | None = None
+        self,
+        asked: list[str],
+        listen: str,
+        run: Path,
+        workers: str = "2",
+        times: Times | None = None,
     ) -> None:
         self.asked, self.run = asked, run
         self.names, self.choice = Names(), Choice()
@@ -154,7 +186,9 @@ class Balancer:
         return self.choice.choose(said) != before
 
     def _named(self, pool: concurrent.futures.Executor) -> dict[str, tuple[Address, ...] | None]:
-        """Return what DNS says within a second; the resolver waits for longer, in which nodes must be looked at."""
+        """Return what DNS says within a second; the resolver waits for longer, in which nodes must
+        be looked at.
+        """
         for name in self.asked:
             if name not in self.looking:
                 self.looking[name] = pool.submit(addresses_of, name)
@@ -168,7 +202,10 @@ class Balancer:
         self.run.mkdir(parents=True, exist_ok=True)
         for name, text in (
             ("upstream.conf", upstream(self.choice.chosen)),
-            ("nginx.conf", configuration({**self.values, "generation": " ".join(self._shown()) or "nobody"})),
+            (
+                "nginx.conf",
+                configuration({**self.values, "generation": " ".join(self._shown()) or "nobody"}),
+            ),
         ):
             new = self.run / (name + ".new")
             new.write_text(text)
@@ -213,7 +250,8 @@ class Balancer:
             if changed and not stopping:
                 self.write()
                 self.reload()
-        pool.shutdown(wait=False, cancel_futures=True)  # nginx is told first, then a look at DNS may end
+        # nginx is told first, then a look at DNS may end
+        pool.shutdown(wait=False, cancel_futures=True)
         if self.nginx.poll() is None:
             self.nginx.send_signal(signal.SIGQUIT)
             try:

@@ -1,4 +1,5 @@
-"""Make the live page that Prometheus itself serves from the dashboard's panels: `python -m deploy.console`.
+"""Make the live page that Prometheus itself serves from the dashboard's panels: `python -m
+deploy.console`.
 
 For machines without Grafana: /consoles/acordo.html of the stack's Prometheus. No query stands here.
 """
@@ -18,15 +19,23 @@ MARK: Final = "/* panels */ null"
 
 
 def made() -> str:
-    """Return the page. Prometheus reads it as a template of its own, to which two opening braces are a command."""
+    """Return the page. Prometheus reads it as a template of its own, to which two opening braces
+    are a command.
+    """
     what = {
         "panels": [
-            {"title": p.title, "unit": p.unit, "queries": [[q.expression, q.legend] for q in p.queries]}
+            {
+                "title": p.title,
+                "unit": p.unit,
+                "queries": [[q.expression, q.legend] for q in p.queries],
+            }
             for p in panels()
         ],
         "overlay": overlays()[0].expression,
     }
-    page = TEMPLATE.read_text().replace(MARK, json.dumps(what, indent=1).replace("{{", r"\u007b\u007b"))
+    page = TEMPLATE.read_text().replace(
+        MARK, json.dumps(what, indent=1).replace("{{", r"\u007b\u007b")
+    )
     if "{{" in page:
         raise ValueError("the page holds what Prometheus would take for a command")
     return page

@@ -1,6 +1,8 @@
-"""Draw the dashboard's panels as a picture, from the same queries: `python -m deploy.dashboard PROMETHEUS_URL PICTURE`.
+"""Draw the dashboard's panels as a picture, from the same queries: `python -m deploy.dashboard
+PROMETHEUS_URL PICTURE`.
 
-What Grafana is given is deploy/grafana/dashboards/acordo.json; nothing here knows a query of its own.
+What Grafana is given is deploy/grafana/dashboards/acordo.json; nothing here knows a query of its
+own.
 """
 
 from __future__ import annotations
@@ -20,7 +22,12 @@ from typing import Any, Final
 DASHBOARD: Final = Path(__file__).parent / "grafana" / "dashboards" / "acordo.json"
 STEP_S: Final = 2
 ASK_TIMEOUT_S: Final = 20
-_SCALE: Final = {"bytes": (1 / 2**20, "MiB"), "s": (1000.0, "ms"), "reqps": (1.0, "/s"), "percentunit": (100.0, "%")}
+_SCALE: Final = {
+    "bytes": (1 / 2**20, "MiB"),
+    "s": (1000.0, "ms"),
+    "reqps": (1.0, "/s"),
+    "percentunit": (100.0, "%"),
+}
 COLUMNS: Final = 3
 
 
@@ -65,7 +72,9 @@ def overlays() -> list[Query]:
 
 
 def ask(url: str, query: Query, start: float, end: float, step_s: float = STEP_S) -> list[Line]:
-    """Ask a Prometheus for a range, as Grafana does. Raises OSError, and ValueError for a query that it refuses."""
+    """Ask a Prometheus for a range, as Grafana does. Raises OSError, and ValueError for a query
+    that it refuses.
+    """
     words = {"query": query.expression, "start": start, "end": end, "step": step_s}
     request = f"{url}/api/v1/query_range?{urllib.parse.urlencode(words)}"
     try:
@@ -113,7 +122,9 @@ def _panel(axes: Any, panel: Panel, url: str, start: float, end: float) -> None:
             for n, (begin, stop) in enumerate(_stretches(line.points)):  # a hole stays a hole
                 part = [p for p in line.points if begin <= p[0] <= stop]
                 style = {"color": axes.lines[-1].get_color()} if n else {"label": line.name}
-                axes.plot([p[0] - start for p in part], [p[1] * scale for p in part], lw=1.2, **style)
+                axes.plot(
+                    [p[0] - start for p in part], [p[1] * scale for p in part], lw=1.2, **style
+                )
     axes.set_title(f"{panel.title}{f', {unit}' if unit else ''}", fontsize=9, loc="left")
     axes.set_xlim(0, end - start)
     axes.set_ylim(bottom=0)

@@ -1,6 +1,7 @@
 """Build every image from the distribution's packages alone: `python -m deploy.images [NAME...]`.
 
-Mirror and package index are those of this machine; nothing is asked of an image registry. It removes no image.
+Mirror and package index are those of this machine; nothing is asked of an image registry. It
+removes no image.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ IMAGES: Final = {
     "rabbitmq": Image("acordo-air-rabbitmq:bookworm", "deploy/air/Dockerfile", "rabbitmq"),
     "postgres": Image("acordo-air-postgres:bookworm", "deploy/air/Dockerfile", "postgres"),
     "prometheus": Image("acordo-air-prometheus:bookworm", "deploy/air/Dockerfile", "prometheus"),
-    "alertmanager": Image("acordo-air-alertmanager:bookworm", "deploy/air/Dockerfile", "alertmanager"),
+    "alertmanager": Image(
+        "acordo-air-alertmanager:bookworm", "deploy/air/Dockerfile", "alertmanager"
+    ),
     "blackbox": Image("acordo-air-blackbox:bookworm", "deploy/air/Dockerfile", "blackbox"),
 }
 
@@ -69,9 +72,17 @@ class CannotBuild(Exception):
 def main(argv: list[str]) -> int:
     """Build the named images, or all; print one line each."""
     parser = argparse.ArgumentParser(prog="python -m deploy.images", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(IMAGES)}; none: all")
-    parser.add_argument("--fresh", action="store_true", help="use no layer of before: takes the distribution's updates")
-    parser.add_argument("--env", type=Path, help="write the names of the images to this file, for docker-compose")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(IMAGES)}; none: all"
+    )
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="use no layer of before: takes the distribution's updates",
+    )
+    parser.add_argument(
+        "--env", type=Path, help="write the names of the images to this file, for docker-compose"
+    )
     given = parser.parse_args(argv)
     if strangers := [n for n in given.names if n not in IMAGES]:
         parser.error(f"no image is called {', '.join(strangers)}; there are {', '.join(IMAGES)}")
@@ -94,7 +105,9 @@ def names() -> dict[str, str]:
 
 
 def build(wanted: list[str], *, fresh: bool = False) -> None:
-    """Build these images, in their order; `fresh`: from no cached layer. Raises CannotBuild or DockerException."""
+    """Build these images, in their order; `fresh`: from no cached layer. Raises CannotBuild or
+    DockerException.
+    """
     client = docker.from_env(timeout=1800)
     base(client)
     with tempfile.TemporaryDirectory(prefix="acordo-images-") as folder:
@@ -102,7 +115,9 @@ def build(wanted: list[str], *, fresh: bool = False) -> None:
         for name in CONTEXT:
             source = ROOT / name
             if source.is_dir():
-                shutil.copytree(source, context / name, ignore=shutil.ignore_patterns("__pycache__", "wheels"))
+                shutil.copytree(
+                    source, context / name, ignore=shutil.ignore_patterns("__pycache__", "wheels")
+                )
             else:
                 shutil.copy(source, context / name)
         if {"node"} & set(wanted):
@@ -122,7 +137,9 @@ def base(client: Any) -> None:
 
 def _debootstrap(client: Any) -> None:
     if os.geteuid() != 0:
-        raise CannotBuild(f"{BASE} is not there, and making it takes root: sudo python -m deploy.images")
+        raise CannotBuild(
+            f"{BASE} is not there, and making it takes root: sudo python -m deploy.images"
+        )
     if shutil.which("debootstrap") is None:
         _run("apt-get", "update", "-q")
         _run("apt-get", "install", "-y", "-q", "--no-install-recommends", "debootstrap")
@@ -141,27 +158,42 @@ def _debootstrap(client: Any) -> None:
 
 
 def _run(*command: str) -> None:
-    """Run a command that asks a mirror; mirrors hiccup, so it has a second try. Raises CannotBuild."""
+    """Run a command that asks a mirror; mirrors hiccup, so it has a second try. Raises
+    CannotBuild.
+    """
     for _ in range(2):
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
         if done.returncode == 0:
             return
     raise CannotBuild(f"{' '.join(command[:4])} … failed twice: {done.stdout[-1000:]}")
 
 
 def _slim(root: Path) -> None:
-    """Leave out, now and of what is installed later, what no container reads; apt asks a mirror again that fails."""
+    """Leave out, now and of what is installed later, what no container reads; apt asks a mirror
+    again that fails.
+    """
     (root / "etc/apt/apt.conf.d/retries").write_text('Acquire::Retries "3";\n')
-    (root / "etc/apt/apt.conf.d/slim").write_text('Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache "";\n')
+    (root / "etc/apt/apt.conf.d/slim").write_text(
+        'Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache "";\n'
+    )
     (root / "etc/dpkg/dpkg.cfg.d/slim").write_text(
         "path-exclude=/usr/share/doc/*\npath-exclude=/usr/share/info/*\n"
         "path-exclude=/usr/share/locale/*\npath-include=/usr/share/doc/*/copyright\n"
     )
-    for pattern in ("var/cache/apt/*.bin", "var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "usr/share/locale/*"):
+    for pattern in (
+        "var/cache/apt/*.bin",
+        "var/cache/apt/archives/*.deb",
+        "var/lib/apt/lists/*",
+        "usr/share/locale/*",
+    ):
         for name in glob.glob(str(root / pattern)):
             shutil.rmtree(name) if os.path.isdir(name) else os.unlink(name)
     for text in (
-        path for path in (root / "usr/share/doc").rglob("*") if path.name != "copyright" and not path.is_dir()
+        path
+        for path in (root / "usr/share/doc").rglob("*")
+        if path.name != "copyright" and not path.is_dir()
     ):
         text.unlink()
 
@@ -173,7 +205,11 @@ def mirrors(folder: Path = Path("/etc/apt")) -> tuple[str, str]:
     """
     found: list[tuple[str, str]] = []
     for uri, suites in _sources(folder):
-        found += [(uri, suite) for suite in suites if re.fullmatch(r"bookworm(-updates|-security)?", suite)]
+        found += [
+            (uri, suite)
+            for suite in suites
+            if re.fullmatch(r"bookworm(-updates|-security)?", suite)
+        ]
     main_mirror = next((uri for uri, suite in found if suite == "bookworm"), None)
     if main_mirror is None:
         raise CannotBuild(f"{folder} names no mirror with Debian 12 (bookworm)")
@@ -231,7 +267,8 @@ def _reproducible(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     member.mtime = 0
-    member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644  # not as the umask of the checkout's owner
+    # not as the umask of the checkout's owner
+    member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
     return member
 
 

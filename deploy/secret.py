@@ -1,4 +1,6 @@
-"""Make a secret file once, readable by its owner alone: `python -m deploy.secret FILE`. Never replaces one."""
+"""Make a secret file once, readable by its owner alone: `python -m deploy.secret FILE`. Never
+replaces one.
+"""
 
 import sys
 from pathlib import Path

@@ -1,1 +1,3 @@
-"""The words that every part of Acordo shares: model, errors and ports. Imports nothing else of the project."""
+"""The words that every part of Acordo shares: model, errors and ports. Imports nothing else of the
+project.
+"""

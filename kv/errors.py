@@ -1,4 +1,6 @@
-"""Sort failures by what the caller may do next. A failed guard is an outcome, never one of these."""
+"""Sort failures by what the caller may do next. A failed guard is an outcome, never one of
+these.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,11 @@ class BadRequest(AcordoError):
 
 
 class NewerCommand(BadRequest):
-    """The log holds what a later version has ordered. It is neither applied nor passed over here: this member stops.
+    """The log holds what a later version has ordered. It is neither applied nor passed over here:
+    this member stops.
 
-    Members that know it go on; this one applies it, and what follows, once it is of that version too.
+    Members that know it go on; this one applies it, and what follows, once it is of that version
+    too.
     """
 
     def __init__(self, what: str) -> None:
@@ -35,10 +39,11 @@ class NewerCommand(BadRequest):
 class NotApplied(AcordoError):
     """This attempt has no effect and never will (INV-4): retry freely.
 
-    `reason` has one cause and one remedy: no_leader (being elected), no_quorum (voters are away), not_leader, deposed,
-    not_taken_over (leadership moves), starting (not ready yet), draining, overloaded, store_away (the database does not
-    answer or commit: wait), store_refused (it is not what was settled: an operator), store_foreign (it is another
-    cluster's: it cannot be adopted), behind, timeout.
+    `reason` has one cause and one remedy: no_leader (being elected), no_quorum (voters are away),
+    not_leader, deposed, not_taken_over (leadership moves), starting (not ready yet), draining,
+    overloaded, store_away (the database does not answer or commit: wait), store_refused (it is not
+    what was settled: an operator), store_foreign (it is another cluster's: it cannot be adopted),
+    behind, timeout.
     """
 
     def __init__(self, reason: str, detail: str = "", *, retry_after_s: float = 1.0) -> None:
@@ -48,7 +53,9 @@ class NotApplied(AcordoError):
 
 def store_refused(refusal: str) -> NotApplied:
     """Return the refusal of what needs the store, by the code that its remedy has."""
-    return NotApplied("store_foreign" if refusal == "store_foreign" else "store_refused", refusal, retry_after_s=5)
+    return NotApplied(
+        "store_foreign" if refusal == "store_foreign" else "store_refused", refusal, retry_after_s=5
+    )
 
 
 class OutcomeUnknown(AcordoError):
@@ -68,10 +75,14 @@ class BackendUnavailable(AcordoError):
 
 
 class StoreDamaged(BackendUnavailable):
-    """What the store holds is not what was written, and is never served: restore it, or write the key anew."""
+    """What the store holds is not what was written, and is never served: restore it, or write the
+    key anew.
+    """
 
     def __init__(self, backend: str, key: bytes, revision: int, detail: str = "") -> None:
-        super().__init__(backend, detail or f"the version of {key!r} at revision {revision} is damaged")
+        super().__init__(
+            backend, detail or f"the version of {key!r} at revision {revision} is damaged"
+        )
         self.key, self.revision = key, revision
 
 
@@ -84,15 +95,20 @@ class Pruned(AcordoError):
 
 
 class Undone(Pruned):
-    """An operator adopted a restored store: what was told after revision `after` is undone, and a position below
-    `floor` can be gone on from no more (HTTP 410)."""
+    """An operator adopted a restored store: what was told after revision `after` is undone, and a
+    position below `floor` can be gone on from no more (HTTP 410).
+    """
 
     def __init__(self, after: int, floor: int) -> None:
         super().__init__(floor)
         self.after = after
 
     def __str__(self) -> str:
-        told = f"what was told of revisions after {self.after} is undone" if self.after else "what was told is undone"
+        told = (
+            f"what was told of revisions after {self.after} is undone"
+            if self.after
+            else "what was told is undone"
+        )
         return f"an operator adopted another state of the store, at revision {self.floor}: {told}"
 
 

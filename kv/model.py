@@ -2,8 +2,9 @@
 
 Pure data. It never talks to a clock, a socket or a store, and knows nothing of HTTP, Raft or SQL.
 
-Every type is a frozen `msgspec.Struct` encoded as an array, so the same value is what travels through the log,
-what the store keeps and what digests are computed over. Fields are only ever appended, with defaults.
+Every type is a frozen `msgspec.Struct` encoded as an array, so the same value is what travels
+through the log, what the store keeps and what digests are computed over. Fields are only ever
+appended, with defaults.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ NODE_OP_ID_PREFIX: Final = "~"
 GENESIS_DIGEST: Final = bytes(32)
 
 ASYNC_OP_ID_PREFIX: Final = "async-"
-"""Op_ids that a node makes for POST /v1/async begin so; a client's never may. `ops` records them: workers may submit
-twice."""
+"""Op_ids that a node makes for POST /v1/async begin so; a client's never may. `ops` records them:
+workers may submit twice.
+"""
 RESERVED_PREFIXES: Final = (NODE_OP_ID_PREFIX, ASYNC_OP_ID_PREFIX)
 """No op_id that a client chooses begins so."""
 
@@ -46,7 +48,7 @@ class _Frozen(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Base of every value here."""
 
 
-# ---------------------------------------------------------------------------------------------------------- values
+# ------------------------------------------------------------------------------------------- values
 
 
 class Reference(_Frozen, frozen=True):
@@ -76,15 +78,19 @@ class Version(_Frozen, frozen=True):
 
 
 class Entry(_Frozen, frozen=True):
-    """What a cache holds of a key: its newest version (None: never written) in the store's state at `as_of`."""
+    """What a cache holds of a key: its newest version (None: never written) in the store's state at
+    `as_of`.
+    """
 
     key: bytes
     version: Version | None
     as_of: int
-    """Head revision of the snapshot that it was read in, or the last revision of the group that settled it."""
+    """Head revision of the snapshot that it was read in, or the last revision of the group that
+    settled it.
+    """
 
 
-# --------------------------------------------------------------------------------------------------------- intents
+# ------------------------------------------------------------------------------------------ intents
 
 
 class Absent(_Frozen, frozen=True, tag="a"):
@@ -107,7 +113,9 @@ class AtRevision(_Frozen, frozen=True, tag="r"):
 
 
 class Equals(_Frozen, frozen=True, tag="v"):
-    """Hold iff the key is present with this value, compared by BLAKE2b-256 so that large values need no fetching."""
+    """Hold iff the key is present with this value, compared by BLAKE2b-256 so that large values
+    need no fetching.
+    """
 
     key: bytes
     hash: bytes
@@ -134,7 +142,8 @@ Write: TypeAlias = Put | Delete
 
 
 class Intent(_Frozen, frozen=True, tag="i"):
-    """An operation that changes data: if all `guards` hold then `writes`, else `otherwise` (see DESIGN section 3).
+    """An operation that changes data: if all `guards` hold then `writes`, else `otherwise` (see
+    DESIGN section 3).
 
     Keys within `writes`, and within `otherwise`, are distinct.
     """
@@ -145,14 +154,20 @@ class Intent(_Frozen, frozen=True, tag="i"):
     guards: tuple[Absent | Exists | AtRevision | Equals, ...] = ()
     writes: tuple[Put | Delete, ...] = ()
     otherwise: tuple[Put | Delete, ...] | None = None
-    """None: a failed guard refuses the intent. A tuple, also an empty one: the intent applies `otherwise` instead."""
+    """None: a failed guard refuses the intent. A tuple, also an empty one: the intent applies
+    `otherwise` instead.
+    """
     reads: tuple[bytes, ...] = ()
     """Keys whose revisions, in the state that the guards saw, come back in the outcome."""
 
     @property
     def body_hash(self) -> bytes:
-        """Return BLAKE2b-128 over guards, writes, otherwise and reads (a mismatch of op_id and body is told by it)."""
-        return hashlib.blake2b(_encode((self.guards, self.writes, self.otherwise, self.reads)), digest_size=16).digest()
+        """Return BLAKE2b-128 over guards, writes, otherwise and reads (a mismatch of op_id and body
+        is told by it).
+        """
+        return hashlib.blake2b(
+            _encode((self.guards, self.writes, self.otherwise, self.reads)), digest_size=16
+        ).digest()
 
     @property
     def touched(self) -> tuple[bytes, ...]:
@@ -189,7 +204,7 @@ def value_hash(value: bytes) -> bytes:
     return hashlib.blake2b(value, digest_size=32).digest()
 
 
-# -------------------------------------------------------------------------------------------------------- outcomes
+# ----------------------------------------------------------------------------------------- outcomes
 
 
 class Applied(_Frozen, frozen=True, tag="A"):
@@ -211,7 +226,9 @@ class Refused(_Frozen, frozen=True, tag="R"):
 
 
 class Expired(_Frozen, frozen=True, tag="X"):
-    """Its deadline had passed, it was cancelled, or its staged value was missing: no effect, ever."""
+    """Its deadline had passed, it was cancelled, or its staged value was missing: no
+    effect, ever.
+    """
 
 
 class Again(_Frozen, frozen=True, tag="G"):
@@ -230,7 +247,9 @@ FirstOutcome: TypeAlias = Applied | Refused | Expired
 
 
 class Answer(_Frozen, frozen=True):
-    """What a waiting client is told: the outcome and the revision of this attempt (`Again` carries the first's)."""
+    """What a waiting client is told: the outcome and the revision of this attempt (`Again` carries
+    the first's).
+    """
 
     revision: int
     outcome: Applied | Refused | Expired | Again | Mismatch
@@ -257,7 +276,7 @@ class Operation(_Frozen, frozen=True):
     """When it was recorded; the retention counts from here."""
 
 
-# ---------------------------------------------------------------------------------------------------------- ledger
+# ------------------------------------------------------------------------------------------- ledger
 
 
 class Head(_Frozen, frozen=True):
@@ -274,7 +293,9 @@ GENESIS: Final = Head()
 
 
 class LedgerRow(_Frozen, frozen=True):
-    """One committed group. An empty row (take-over, adopt) has no body and its predecessor's digest."""
+    """One committed group. An empty row (take-over, adopt) has no body and its predecessor's
+    digest.
+    """
 
     seq: int
     term: int
@@ -291,7 +312,9 @@ class LedgerRow(_Frozen, frozen=True):
 
 
 class Group(_Frozen, frozen=True):
-    """What one store transaction writes: a row built on `base`, the versions it made, the op_ids it records first."""
+    """What one store transaction writes: a row built on `base`, the versions it made, the op_ids it
+    records first.
+    """
 
     base: Head
     row: LedgerRow

@@ -1,4 +1,6 @@
-"""Name what a cluster has on a broker that it may share with others: no two cluster ids have a name in common. Pure."""
+"""Name what a cluster has on a broker that it may share with others: no two cluster ids have a name
+in common. Pure.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,14 @@ from typing import Final
 UNNAMED: Final = "acordo"
 """What a cluster is called that was given no cluster_id."""
 PLAIN_BYTES_MAX: Final = 64
-"""A longer cluster_id is named by its hash: names of exchanges and queues have 255 bytes at most."""
+"""A longer cluster_id is named by its hash: names of exchanges and queues have 255 bytes at
+most.
+"""
 
 
 def channels(cluster_id: str) -> Mapping[str, str]:
-    """Return the names of the exchange of changes, the queue of asynchronous writes, and that of dead letters.
+    """Return the names of the exchange of changes, the queue of asynchronous writes, and that of
+    dead letters.
 
     `acordo.<cluster_id>.changes`, and so on; without a cluster_id `acordo.changes`.
     """

@@ -1,6 +1,8 @@
-"""Run `python -m node`: read the settings, put the parts together, serve, drain. The composition root of a node.
+"""Run `python -m node`: read the settings, put the parts together, serve, drain. The composition
+root of a node.
 
-It decides nothing that the parts decide. How it ends tells its supervisor what to do (docs/adr/0003).
+It decides nothing that the parts decide. How it ends tells its supervisor what to do
+(docs/adr/0003).
 """
 
 from __future__ import annotations
@@ -86,7 +88,9 @@ def main(argv: list[str]) -> int:
     """Run a node until it is told to stop; return its exit code."""
     shown = "--print-config" in argv
     try:
-        settings = load(NodeSettings, [a for a in argv if a != "--print-config"], prog="python -m node")
+        settings = load(
+            NodeSettings, [a for a in argv if a != "--print-config"], prog="python -m node"
+        )
     except BadRequest as exc:
         return _refuse(exc)
     if shown:
@@ -95,11 +99,15 @@ def main(argv: list[str]) -> int:
     os.umask(0o077)  # values and logs are nobody else's, also in a directory that is open
     faulthandler.enable()
     logs.configure(settings.log_format, settings.log_level, node=settings.node_id)
-    logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what it has to say comes as errors, and is logged once
+    # what it has to say comes as errors, and is logged once
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     try:
         descriptors = _most_descriptors()
         listening = _listen(settings.http_host, settings.http_port)
-        cluster = claim_node(settings.data_dir, settings.cluster_id, settings.node_id).cluster_id or UNNAMED
+        cluster = (
+            claim_node(settings.data_dir, settings.cluster_id, settings.node_id).cluster_id
+            or UNNAMED
+        )
         if cluster == UNNAMED and not settings.broadcast.startswith("local"):
             _log.warning(
                 "this cluster has no name, and another one without a name at the same broker would hear its messages",
@@ -112,7 +120,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-async def _serve(settings: NodeSettings, cluster: str, listening: socket.socket, descriptors: int) -> None:
+async def _serve(
+    settings: NodeSettings, cluster: str, listening: socket.socket, descriptors: int
+) -> None:
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[bool] = loop.create_future()
     died: asyncio.Future[None] = loop.create_future()
@@ -128,7 +138,9 @@ async def _serve(settings: NodeSettings, cluster: str, listening: socket.socket,
             died.set_exception(exc)
 
     async with AsyncExitStack() as stack:
-        if not await _opened(lambda: _enter(stack, store, settings, cluster), settings, listening, stop):
+        if not await _opened(
+            lambda: _enter(stack, store, settings, cluster), settings, listening, stop
+        ):
             return
         await stack.enter_async_context(cache)
         await stack.enter_async_context(broadcast)
@@ -177,7 +189,12 @@ async def _serve(settings: NodeSettings, cluster: str, listening: socket.socket,
         )
         await stack.enter_async_context(server)
         await server.start(sock=listening)
-        _log.info("serving", url=settings.url, store=redacted(settings)["ACORDO_STORE"], fsync=settings.fsync)
+        _log.info(
+            "serving",
+            url=settings.url,
+            store=redacted(settings)["ACORDO_STORE"],
+            fsync=settings.fsync,
+        )
         await asyncio.wait((stop, died), return_when=asyncio.FIRST_COMPLETED)
         if died.done():
             died.result()
@@ -187,14 +204,18 @@ async def _serve(settings: NodeSettings, cluster: str, listening: socket.socket,
     _log.info("stopped")
 
 
-async def _drain(settings: NodeSettings, server: Server, coordinator: Coordinator, *, hand_on: bool) -> None:
+async def _drain(
+    settings: NodeSettings, server: Server, coordinator: Coordinator, *, hand_on: bool
+) -> None:
     """Turn unready, hand the leadership on, finish what is held."""
     server.rooms.load.leaving = True
     status = coordinator.status()
     _log.info("draining", role=status.role, requests=server.rooms.load.requests)
     if hand_on and status.role == "leader" and len([m for m in status.members if m.voter]) > 1:
         try:
-            leader = await coordinator.transfer(None, timeout_s=min(TRANSFER_TIMEOUT_S, settings.drain_timeout_s))
+            leader = await coordinator.transfer(
+                None, timeout_s=min(TRANSFER_TIMEOUT_S, settings.drain_timeout_s)
+            )
             _log.info("leadership handed on", to=leader)
         except (AcordoError, TimeoutError) as exc:
             _log.warning("leadership not handed on", reason=str(exc))
@@ -208,10 +229,11 @@ async def _opened(
     listening: socket.socket,
     stop: asyncio.Future[bool],
 ) -> bool:
-    """Open the store, trying again while its server does not answer; meanwhile /livez is ok and all else says why not.
+    """Open the store, trying again while its server does not answer; meanwhile /livez is ok and all
+    else says why not.
 
-    Return whether it is open: False when the node was told to stop first. Raises BadRequest for what must be mended,
-    and BackendUnavailable for a store that is no server.
+    Return whether it is open: False when the node was told to stop first. Raises BadRequest for
+    what must be mended, and BackendUnavailable for a store that is no server.
     """
     if not settings.store_url.startswith(SERVED_STORES):
         await entering()
@@ -221,7 +243,9 @@ async def _opened(
         backoff_s = STORE_BACKOFF_S[0]
         while True:
             opening = asyncio.ensure_future(entering())
-            await asyncio.wait((opening, stop), timeout=STORE_SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                (opening, stop), timeout=STORE_SILENCE_S, return_when=asyncio.FIRST_COMPLETED
+            )
             if not opening.done():
                 await waiting.listen(listening)
             await asyncio.wait((opening, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -243,7 +267,9 @@ async def _opened(
 
 
 async def _enter(stack: AsyncExitStack, store: Store, settings: NodeSettings, cluster: str) -> None:
-    """Open the store and claim it for this cluster, before anything of Raft. Raises BadRequest("foreign_store")."""
+    """Open the store and claim it for this cluster, before anything of Raft. Raises
+    BadRequest("foreign_store").
+    """
     async with AsyncExitStack() as opening:
         await opening.enter_async_context(store)
         held = await store.claim(Identity(cluster), timeout_s=settings.store_timeout_s)
@@ -258,7 +284,7 @@ async def _enter(stack: AsyncExitStack, store: Store, settings: NodeSettings, cl
         stack.push_async_exit(opening.pop_all())
 
 
-# ----------------------------------------------------------------------------------------------- settings of the parts
+# ---------------------------------------------------------------------------- settings of the parts
 
 
 def _raft_settings(settings: NodeSettings) -> RaftSettings:
@@ -303,7 +329,9 @@ def _server_settings(settings: NodeSettings, descriptors: int) -> ServerSettings
 
 
 class _Backends(Collector):
-    """Show what back ends count: they register where their libraries do, beside figures of the process."""
+    """Show what back ends count: they register where their libraries do, beside figures of the
+    process.
+    """
 
     def collect(self) -> Iterable[Metric]:
         return (metric for metric in REGISTRY.collect() if metric.name.startswith("acordo_"))
@@ -316,27 +344,40 @@ def _counted_by_backends() -> CollectorRegistry:
 
 
 def _shared_cache(settings: NodeSettings) -> Cache:
-    """Return the cache behind the node's own; with memory:// that would only be a second copy of it, so: none."""
-    return MemoryCache(bytes_max=0) if settings.cache == "memory://" else by_url.cache(settings.cache)
+    """Return the cache behind the node's own; with memory:// that would only be a second copy of
+    it, so: none.
+    """
+    return (
+        MemoryCache(bytes_max=0) if settings.cache == "memory://" else by_url.cache(settings.cache)
+    )
 
 
 def _transport(settings: NodeSettings, cluster: str, chance: random.Random) -> TransportFactory:
-    """Return what makes the transport once the member knows its own node. Raises BadRequest for unusable files."""
+    """Return what makes the transport once the member knows its own node. Raises BadRequest for
+    unusable files.
+    """
     security = _security(settings)
     routes = {member.id: member.raft_address for member in settings.raft_routes}
-    return over_sockets(cluster, settings.raft_bind, security, chance=chance, entropy=os.urandom, routes=routes)
+    return over_sockets(
+        cluster, settings.raft_bind, security, chance=chance, entropy=os.urandom, routes=routes
+    )
 
 
 def _security(settings: NodeSettings) -> Security:
     if settings.secret_file is not None:
         return read_secret(settings.secret_file)
     if settings.tls_cert_file is not None:
-        return Certificates(str(settings.tls_cert_file), str(settings.tls_key_file), str(settings.tls_ca_file))
-    _log.warning("members prove nothing to each other: Raft listens on loopback only", address=settings.raft_bind)
+        return Certificates(
+            str(settings.tls_cert_file), str(settings.tls_key_file), str(settings.tls_ca_file)
+        )
+    _log.warning(
+        "members prove nothing to each other: Raft listens on loopback only",
+        address=settings.raft_bind,
+    )
     return Open()
 
 
-# --------------------------------------------------------------------------------------------- process and its signals
+# -------------------------------------------------------------------------- process and its signals
 
 
 def _most_descriptors() -> int:
@@ -350,9 +391,13 @@ def _most_descriptors() -> int:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Take the HTTP port before anything else is done. Raises BadRequest("port_in_use" | "bad_address")."""
+    """Take the HTTP port before anything else is done. Raises BadRequest("port_in_use" |
+    "bad_address").
+    """
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        found = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         listening = socket.socket(found[0], found[1])
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(found[4])
@@ -366,10 +411,12 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _stop_on_signals(settings: NodeSettings, stop: asyncio.Future[bool]) -> None:
-    """Let a signal or the end of standard input begin the drain; a second signal ends the process at once.
+    """Let a signal or the end of standard input begin the drain; a second signal ends the process
+    at once.
 
-    `stop` says whether to hand the leadership on: SIGTERM means that this node stops, SIGINT (Ctrl-C) and the end of
-    standard input (the runner is gone) that all of them do, and nobody is left to take it.
+    `stop` says whether to hand the leadership on: SIGTERM means that this node stops, SIGINT
+    (Ctrl-C) and the end of standard input (the runner is gone) that all of them do, and nobody is
+    left to take it.
     """
     loop = asyncio.get_running_loop()
 
@@ -392,7 +439,9 @@ def _stop_on_signals(settings: NodeSettings, stop: asyncio.Future[bool]) -> None
 
 
 def _ended_by(exc: BaseException, settings: NodeSettings) -> int:
-    """Say in the log's last line what ended the process; return the exit code that tells the supervisor."""
+    """Say in the log's last line what ended the process; return the exit code that tells the
+    supervisor.
+    """
     first = exc
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
@@ -400,7 +449,9 @@ def _ended_by(exc: BaseException, settings: NodeSettings) -> int:
         return _refuse(first)
     if isinstance(first, BackendUnavailable):
         shown = redacted(settings)
-        where = ", ".join(f"{name}={shown[name]}" for name in ("ACORDO_STORE", "ACORDO_CACHE", "ACORDO_BROADCAST"))
+        where = ", ".join(
+            f"{name}={shown[name]}" for name in ("ACORDO_STORE", "ACORDO_CACHE", "ACORDO_BROADCAST")
+        )
         print(f"error: {first} ({where})", file=sys.stderr)
         return EX_UNAVAILABLE
     _log.critical("a background loop died", error=repr(first), exc_info=exc)

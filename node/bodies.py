@@ -1,6 +1,8 @@
-"""Receive the body of a request, within bounds of size, time, and what all bodies and each client may hold.
+"""Receive the body of a request, within bounds of size, time, and what all bodies and each client
+may hold.
 
-What is announced holds nothing: only what has arrived does. A body is never taken into memory beyond its bound.
+What is announced holds nothing: only what has arrived does. A body is never taken into memory
+beyond its bound.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from kv.errors import BadRequest, NotApplied
 from node.shares import Shares
 
 LEAST_BYTES: Final = 8 * 1024
-"""So much of a body, or the rest of it, arrives in each quarter of the time that a whole body has."""
+"""So much of a body, or the rest of it, arrives in each quarter of the time that a whole
+body has.
+"""
 _BROKEN: Final = ("RequestPayloadError", "ClientPayloadError", "TransferEncodingError")
 
 
@@ -31,7 +35,9 @@ class Bodies:
         self._timeout_s = timeout_s
 
     async def receive(self, request: web.BaseRequest, held: Held, most: int, code: str) -> bytes:
-        """Return a body. Raises BadRequest (`code`, body_timeout, bad_http) or NotApplied("overloaded")."""
+        """Return a body. Raises BadRequest (`code`, body_timeout, bad_http) or
+        NotApplied("overloaded").
+        """
         content = request.content
         if content.is_eof():
             whole: bytes = content.read_nowait(-1)
@@ -40,14 +46,20 @@ class Bodies:
             held.add(len(whole))
             return whole
         if not self.receiving.take(held.address, 1):
-            raise NotApplied("overloaded", "too many bodies are on their way here, or too many of this client")
+            raise NotApplied(
+                "overloaded", "too many bodies are on their way here, or too many of this client"
+            )
         try:
             return await self._whole(request, held, most, code)
         except (HttpProcessingError, HTTPException) as exc:
-            raise BadRequest("bad_http", f"the body is broken: {exc}", allowed="a well-formed body") from exc
+            raise BadRequest(
+                "bad_http", f"the body is broken: {exc}", allowed="a well-formed body"
+            ) from exc
         except Exception as exc:
             if type(exc).__name__ in _BROKEN:
-                raise BadRequest("bad_http", f"the body is broken: {exc}", allowed="a well-formed body") from exc
+                raise BadRequest(
+                    "bad_http", f"the body is broken: {exc}", allowed="a well-formed body"
+                ) from exc
             raise
         finally:
             self.receiving.give_back(held.address, 1)
@@ -71,9 +83,7 @@ class Bodies:
                         limit.reschedule(min(loop.time() + window_s, begun + self._timeout_s))
         except TimeoutError as exc:
             detail = f"only {size} bytes of the body arrived within {loop.time() - begun:.3g} s"
-            allowed = (
-                f"{LEAST_BYTES} bytes or the rest each {window_s:g} s, and {self._timeout_s:g} s for the whole body"
-            )
+            allowed = f"{LEAST_BYTES} bytes or the rest each {window_s:g} s, and {self._timeout_s:g} s for the whole body"
             raise BadRequest("body_timeout", detail, allowed=allowed) from exc
         return b"".join(parts)
 
@@ -91,7 +101,10 @@ class Held:
         """Count bytes that arrived. Raises NotApplied("overloaded")."""
         if count and not self._bodies.bytes.take(self.address, count):
             held = self._bodies.bytes.held
-            raise NotApplied("overloaded", f"{held} bytes of bodies are being worked on, or too many of this client")
+            raise NotApplied(
+                "overloaded",
+                f"{held} bytes of bodies are being worked on, or too many of this client",
+            )
         self._count += count
 
     def release(self) -> None:

@@ -1,6 +1,8 @@
-"""Hold the connections of a node: how many, how much each may cost, and how long an answer may wait for its reader.
+"""Hold the connections of a node: how many, how much each may cost, and how long an answer may wait
+for its reader.
 
-Nothing is read from a connection that is refused, so its refusal is definite. No rule here looks at what is asked.
+Nothing is read from a connection that is refused, so its refusal is definite. No rule here looks at
+what is asked.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import _ErrInfo  # what aiohttp itself queues in the place of a request that is none
+
+# what aiohttp itself queues in the place of a request that is none
+from aiohttp.web_protocol import _ErrInfo
 
 from node.documents import encode, printable
 from node.door import Door
@@ -23,7 +27,9 @@ from node.problems import CONTENT_TYPE, Problem, problem
 from node.settings import Settings
 
 LINE_BYTES_MAX: Final = 16 * 1024
-"""Of one line of a request's head: a key of 1 KB is 3 KB percent-encoded, a page token as much again."""
+"""Of one line of a request's head: a key of 1 KB is 3 KB percent-encoded, a page token as much
+again.
+"""
 HEAD_BYTES_MAX: Final = 64 * 1024
 """Of a request's whole head."""
 HEADS_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -31,11 +37,17 @@ HEADS_BYTES_MAX: Final = 32 * 1024 * 1024
 LINGER_S: Final = 2.0
 """How long an unwanted body is read and thrown away, so that its sender sees the answer."""
 USER_TIMEOUT_S: Final = 30.0
-"""What was sent and is not acknowledged for so long ends its connection (RFC 5482): its peer is gone without a word."""
+"""What was sent and is not acknowledged for so long ends its connection (RFC 5482): its peer is
+gone without a word.
+"""
 RESERVE_MAX: Final = 256
-"""Descriptors that HTTP leaves to the journal, the store, Raft and the back ends; a quarter where there are few."""
+"""Descriptors that HTTP leaves to the journal, the store, Raft and the back ends; a quarter where
+there are few.
+"""
 TAKEN_BYTES_MIN: Final = 32 * 1024
-"""Of an answer that waits, its reader takes so much between two looks (`answer_stall_s`), or is cut."""
+"""Of an answer that waits, its reader takes so much between two looks (`answer_stall_s`), or is
+cut.
+"""
 TOLD_EVERY_S: Final = 10.0
 """Refused connections are logged no more often."""
 
@@ -48,14 +60,24 @@ def reserve_of(descriptors: int) -> int:
 
 
 def connections_within(asked: int, descriptors: int | None) -> int:
-    """Return how many connections are held at most; `descriptors`: what the process may open, None: not known."""
-    return asked if descriptors is None else max(1, min(asked, descriptors - reserve_of(descriptors)))
+    """Return how many connections are held at most; `descriptors`: what the process may open, None:
+    not known.
+    """
+    return (
+        asked if descriptors is None else max(1, min(asked, descriptors - reserve_of(descriptors)))
+    )
 
 
 class Connections(web.Server):
-    """aiohttp's server, with a bound on connections, on heads and on answers that wait for their readers."""
+    """aiohttp's server, with a bound on connections, on heads and on answers that wait for their
+    readers.
+    """
 
-    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], settings: Settings) -> None:
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        settings: Settings,
+    ) -> None:
         super().__init__(
             handler,
             access_log=None,
@@ -73,7 +95,9 @@ class Connections(web.Server):
             if settings.descriptors_max is None
             else settings.descriptors_max - reserve_of(settings.descriptors_max) // 2
         )
-        """A connection's descriptor is the lowest free one: from this number on the reserve itself is in use."""
+        """A connection's descriptor is the lowest free one: from this number on the reserve itself
+        is in use.
+        """
         self.head_bytes = 0
         """Bytes of heads that are not whole yet."""
         self.answer_bytes = 0
@@ -95,7 +119,9 @@ class Connections(web.Server):
         return len(self._connections)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """Take a connection; at the bound the longest idle one makes room, and if none is idle this one is refused."""
+        """Take a connection; at the bound the longest idle one makes room, and if none is idle this
+        one is refused.
+        """
         super().connection_made(handler, transport)
         assert isinstance(handler, Connection)
         if self._full(transport) and not self._made_room():
@@ -108,7 +134,9 @@ class Connections(web.Server):
         endure_silence(transport)
         self.idle(handler)
 
-    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+    def connection_lost(
+        self, handler: web.RequestHandler, exc: BaseException | None = None
+    ) -> None:
         super().connection_lost(handler, exc)
         if isinstance(handler, Connection):
             self._idle.pop(handler, None)
@@ -129,10 +157,16 @@ class Connections(web.Server):
         if len(self._connections) > self.most:
             return True
         sock = transport.get_extra_info("socket")
-        return self._descriptor_below is not None and sock is not None and sock.fileno() >= self._descriptor_below
+        return (
+            self._descriptor_below is not None
+            and sock is not None
+            and sock.fileno() >= self._descriptor_below
+        )
 
     def _made_room(self) -> bool:
-        """Close the connection that was idle the longest. Any client may find an idle one closed (RFC 9112 9.3)."""
+        """Close the connection that was idle the longest. Any client may find an idle one closed
+        (RFC 9112 9.3).
+        """
         longest = next(iter(self._idle), None)
         if longest is None:
             return False
@@ -224,13 +258,19 @@ class Connection(web.RequestHandler):
         self._head = count
 
     def _judge_heads(self, new: int) -> None:
-        """Put a refusal in the place of those of the newest requests whose whole head is too large."""
+        """Put a refusal in the place of those of the newest requests whose whole head is
+        too large.
+        """
         for place in range(max(0, len(self._messages) - new), len(self._messages)):
             message = self._messages[place][0]
             if isinstance(message, RawRequestMessage):
-                size = len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers)
+                size = len(message.path) + sum(
+                    len(name) + len(value) for name, value in message.raw_headers
+                )
                 if size > HEAD_BYTES_MAX:
-                    error = HeadTooLarge(message=f"the head has {size} bytes, allowed are {HEAD_BYTES_MAX}")
+                    error = HeadTooLarge(
+                        message=f"the head has {size} bytes, allowed are {HEAD_BYTES_MAX}"
+                    )
                     self._messages[place] = (_ErrInfo(400, error, error.message), EMPTY_PAYLOAD)
 
     def _refuse(self, document: Problem) -> None:
@@ -254,14 +294,22 @@ class Connection(web.RequestHandler):
                 self.connections.idle(self)
 
     def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what never reached a handler; the connection is closed after it."""
         if status >= 500:
             log.error("request failed outside its handler", error=repr(exc))
         too_large = isinstance(exc, LineTooLong | HeadTooLarge)
         code = "internal" if status >= 500 else "header_too_large" if too_large else "bad_http"
-        detail = "an error inside" if status >= 500 else (message or str(exc) or "not HTTP").split("\n")[0][:300]
+        detail = (
+            "an error inside"
+            if status >= 500
+            else (message or str(exc) or "not HTTP").split("\n")[0][:300]
+        )
         document = problem(code, printable(detail))
         headers = {"Acordo-Node": self.connections.node_id, "Content-Type": CONTENT_TYPE}
         response = web.Response(status=document.status, body=encode(document), headers=headers)
@@ -269,7 +317,9 @@ class Connection(web.RequestHandler):
         return response
 
     def pause_writing(self) -> None:
-        """Begin to look whether the reader takes anything: what was written is more than the kernel takes."""
+        """Begin to look whether the reader takes anything: what was written is more than the kernel
+        takes.
+        """
         super().pause_writing()
         if not self.streams and self.transport is not None:
             self._look_again(self.transport.get_write_buffer_size())
@@ -279,7 +329,9 @@ class Connection(web.RequestHandler):
         self._look_no_more()
 
     def _look_again(self, waiting: int) -> None:
-        self._stalled = self._loop.call_later(self.connections.settings.answer_stall_s, self._look, waiting)
+        self._stalled = self._loop.call_later(
+            self.connections.settings.answer_stall_s, self._look, waiting
+        )
 
     def _look_no_more(self) -> None:
         if self._stalled is not None:

@@ -1,4 +1,6 @@
-"""Write and read JSON documents. Pure; it never writes what is not valid, nor chooses between members of one name."""
+"""Write and read JSON documents. Pure; it never writes what is not valid, nor chooses between
+members of one name.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,11 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def encode(answer: object) -> bytes:
-    """Return the JSON of an answer; what a client sent that is no Unicode stands in it as question marks.
+    """Return the JSON of an answer; what a client sent that is no Unicode stands in it as question
+    marks.
 
-    A header may hold any byte and comes back in problem documents: an answer that cannot be written would turn a
-    definite refusal into an unknown outcome.
+    A header may hold any byte and comes back in problem documents: an answer that cannot be written
+    would turn a definite refusal into an unknown outcome.
     """
     try:
         return _encode(answer)
@@ -44,25 +47,37 @@ def _sound(value: Any) -> Any:
 
 
 def decoded(raw: bytes, kind: type[T]) -> T:
-    """Return the body as `kind`. Raises BadRequest: malformed_json, or invalid_body naming the place."""
+    """Return the body as `kind`. Raises BadRequest: malformed_json, or invalid_body naming the
+    place.
+    """
     try:
         found = _decoder(kind).decode(raw)
         doubled = repeats(raw)
     except msgspec.ValidationError as exc:
-        raise BadRequest("invalid_body", str(exc), allowed=f"the {kind.__name__} of /openapi.json") from exc
+        raise BadRequest(
+            "invalid_body", str(exc), allowed=f"the {kind.__name__} of /openapi.json"
+        ) from exc
     except (msgspec.DecodeError, UnicodeError, ValueError) as exc:
-        raise BadRequest("malformed_json", f"the body is no JSON: {exc}", allowed="one JSON object, UTF-8") from exc
+        raise BadRequest(
+            "malformed_json", f"the body is no JSON: {exc}", allowed="one JSON object, UTF-8"
+        ) from exc
     except RecursionError as exc:
-        raise BadRequest("malformed_json", "the body is nested too deeply", allowed="one flat JSON object") from exc
+        raise BadRequest(
+            "malformed_json", "the body is nested too deeply", allowed="one flat JSON object"
+        ) from exc
     if doubled:
-        raise BadRequest("malformed_json", "a member is named twice in one object", allowed="each member once")
+        raise BadRequest(
+            "malformed_json", "a member is named twice in one object", allowed="each member once"
+        )
     return found
 
 
 def repeats(raw: bytes) -> bool:
-    """Say whether an object of sound JSON names a member twice: parsers keep one of them, and not all the same one.
+    """Say whether an object of sound JSON names a member twice: parsers keep one of them, and not
+    all the same one.
 
-    Outside strings each colon stands for one member; what a parser keeps has fewer when a name came twice.
+    Outside strings each colon stands for one member; what a parser keeps has fewer when a name came
+    twice.
     """
     return _STRING.sub(b"", raw).count(b":") != _members(msgspec.json.decode(raw))
 

@@ -1,6 +1,8 @@
-"""Take connections from a listening socket: many in a pass of the loop, and none for a while when descriptors run out.
+"""Take connections from a listening socket: many in a pass of the loop, and none for a while when
+descriptors run out.
 
-The loop's own server takes one in a pass: behind a flood of connections everybody else waited for hundreds of passes.
+The loop's own server takes one in a pass: behind a flood of connections everybody else waited for
+hundreds of passes.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import structlog
 TAKEN_PER_PASS: Final = 64
 """Connections taken in a pass of the loop."""
 PAUSE_S: Final = 0.2
-"""How long none is taken after the system had no descriptor or memory for one; they wait in the kernel's queue."""
+"""How long none is taken after the system had no descriptor or memory for one; they wait in the
+kernel's queue.
+"""
 TOLD_EVERY_S: Final = 10.0
 """That is logged no more often."""
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -26,10 +30,16 @@ log = structlog.get_logger("acordo.node")
 
 
 class Door:
-    """One listening socket, which it owns. `open` it once, `close` it; connections that were taken live on."""
+    """One listening socket, which it owns. `open` it once, `close` it; connections that were taken
+    live on.
+    """
 
     def __init__(
-        self, listening: socket.socket, make: Callable[[], asyncio.BaseProtocol], *, tls: ssl.SSLContext | None = None
+        self,
+        listening: socket.socket,
+        make: Callable[[], asyncio.BaseProtocol],
+        *,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._listening, self._make, self._tls = listening, make, tls
         self._loop = asyncio.get_running_loop()
@@ -83,7 +93,12 @@ class Door:
         now = self._loop.time()
         if self._told_at is None or now - self._told_at >= TOLD_EVERY_S:
             self._told_at = now
-            log.error("no connection can be taken", reason=exc.strerror, again_in_s=PAUSE_S, times=self.short_total)
+            log.error(
+                "no connection can be taken",
+                reason=exc.strerror,
+                again_in_s=PAUSE_S,
+                times=self.short_total,
+            )
         self._loop.remove_reader(self._listening.fileno())
         self._pause = self._loop.call_later(PAUSE_S, self._go_on)
 

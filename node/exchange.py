@@ -1,7 +1,8 @@
-"""Hold one request and make its answer: parameters, body within bounds, op_id, deadline, the headers of every answer.
+"""Hold one request and make its answer: parameters, body within bounds, op_id, deadline, the
+headers of every answer.
 
-The only room that touches aiohttp's request. A body is never taken into memory beyond its bound, and bodies together
-never beyond theirs.
+The only room that touches aiohttp's request. A body is never taken into memory beyond its bound,
+and bodies together never beyond theirs.
 """
 
 from __future__ import annotations
@@ -36,7 +37,13 @@ BYTES: Final = "application/octet-stream"
 TIMEOUT_S_MIN: Final = 0.001
 LOOKUP_SLACK_MS: Final = 1_000
 """Nodes' notions of log time differ by less."""
-CONDITIONAL: Final = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range")
+CONDITIONAL: Final = (
+    "If-Match",
+    "If-None-Match",
+    "If-Modified-Since",
+    "If-Unmodified-Since",
+    "If-Range",
+)
 """All that RFC 9110 section 13.1 has."""
 PAGES_MAX: Final = 4
 """Pages of listings that are made at a time, of up to 2 MiB and a value each."""
@@ -60,9 +67,11 @@ class AsyncWrites(Protocol):
     """Take a write into the broker's hands, for a worker to submit later."""
 
     async def accept(self, op_id: str, transaction: bytes, *, timeout_s: float) -> None:
-        """Return once the broker has confirmed it. `transaction` is the JSON of POST /v1/txn, found sound.
+        """Return once the broker has confirmed it. `transaction` is the JSON of POST /v1/txn, found
+        sound.
 
-        Raises BackendUnavailable: it is not in the broker's hands, or OutcomeUnknown."""
+        Raises BackendUnavailable: it is not in the broker's hands, or OutcomeUnknown.
+        """
         ...
 
 
@@ -105,7 +114,11 @@ class StoreProbe:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await self._store.probe(timeout_s=PROBE_TIMEOUT_S)
                 head = await self._store.head(timeout_s=PROBE_TIMEOUT_S)
-                ending = await self._store.row_ending(settled.last, timeout_s=PROBE_TIMEOUT_S) if settled.last else None
+                ending = (
+                    await self._store.row_ending(settled.last, timeout_s=PROBE_TIMEOUT_S)
+                    if settled.last
+                    else None
+                )
         except (AcordoError, TimeoutError) as exc:
             self._trouble = str(exc) or "no answer in time"
             return
@@ -179,7 +192,14 @@ class Exchange:
     )
 
     def __init__(  # noqa: PLR0917 - once per request: keywords would cost more than they tell
-        self, rooms: Rooms, request: web.BaseRequest, method: str, path: str, rest: str, raw_query: str, began: float
+        self,
+        rooms: Rooms,
+        request: web.BaseRequest,
+        method: str,
+        path: str,
+        rest: str,
+        raw_query: str,
+        began: float,
     ) -> None:
         self.rooms, self.request, self.method = rooms, request, method
         self.path, self.rest, self.raw_query = path, rest, raw_query
@@ -201,7 +221,9 @@ class Exchange:
         return rooms.consensus.now_ms() - int((rooms.clock.monotonic() - self._began) * 1000)
 
     def heed_timeout(self) -> None:
-        """Take the client's own time limit (`Acordo-Timeout`, seconds), if it is shorter. Raises BadRequest."""
+        """Take the client's own time limit (`Acordo-Timeout`, seconds), if it is shorter. Raises
+        BadRequest.
+        """
         given = self.request.headers.get("Acordo-Timeout")
         if given is not None:
             longest = self.rooms.settings.request_timeout_s
@@ -213,31 +235,48 @@ class Exchange:
         for name in CONDITIONAL:
             if name in self.request.headers and name not in heeded:
                 works = " and ".join(sorted(heeded)) or "guards in the body, where there are any"
-                raise BadRequest("unsupported_condition", f"{name} does not work on this request", allowed=works)
+                raise BadRequest(
+                    "unsupported_condition", f"{name} does not work on this request", allowed=works
+                )
 
     def heed_origin(self, *, reads: bool, always: bool) -> None:
-        """Refuse what a foreign name leads here, and writes of other origins' pages. Raises BadRequest."""
+        """Refuse what a foreign name leads here, and writes of other origins' pages. Raises
+        BadRequest.
+        """
         asked = self.request.headers
         host = asked.get("Host", "")
         if not (reads and always) and not leads_here(host, self.rooms.names):
-            allowed = "an address, localhost, the advertised URL's name, or one of ACORDO_HTTP_NAMES"
-            raise BadRequest("wrong_host", f"this node does not serve {host[:100]!r}", allowed=allowed)
+            allowed = (
+                "an address, localhost, the advertised URL's name, or one of ACORDO_HTTP_NAMES"
+            )
+            raise BadRequest(
+                "wrong_host", f"this node does not serve {host[:100]!r}", allowed=allowed
+            )
         if not reads:
             where = foreign(host, asked.get("Sec-Fetch-Site"), asked.get("Origin"))
             if where is not None:
-                raise BadRequest("cross_site", f"the request comes from {where}", allowed="this node's own page")
+                raise BadRequest(
+                    "cross_site", f"the request comes from {where}", allowed="this node's own page"
+                )
 
     def heed_framing(self) -> None:
         """Refuse a body that this node would take for what it is not. Raises BadRequest."""
         codings = self.request.headers.getall("Transfer-Encoding", ())
         if not codings:
             return
-        if self.request.version < (1, 1):  # RFC 9112 section 6.1: its framing is faulty, whatever it says
+        # RFC 9112 section 6.1: its framing is faulty, whatever it says
+        if self.request.version < (1, 1):
             self._broken = True
-            raise BadRequest("bad_http", "Transfer-Encoding in HTTP/1.0", allowed="Content-Length, or HTTP/1.1")
+            raise BadRequest(
+                "bad_http", "Transfer-Encoding in HTTP/1.0", allowed="Content-Length, or HTTP/1.1"
+            )
         if ",".join(codings).strip().lower() != "chunked":
             self._broken = True
-            raise BadRequest("unsupported_encoding", "a Transfer-Encoding beside chunked", allowed="chunked alone")
+            raise BadRequest(
+                "unsupported_encoding",
+                "a Transfer-Encoding beside chunked",
+                allowed="chunked alone",
+            )
 
     @property
     def left_s(self) -> float:
@@ -253,17 +292,21 @@ class Exchange:
             protocol.when_lost(callback)
 
     def begin_stream(self, buffer_bytes: int) -> None:
-        """Let an answer without end wait for its reader as it wants to, with so much in the socket's buffer."""
+        """Let an answer without end wait for its reader as it wants to, with so much in the
+        socket's buffer.
+        """
         protocol, transport = self.request.protocol, self.request.transport
         if isinstance(protocol, Connection):
             protocol.streams = True
         if transport is not None:
             transport.set_write_buffer_limits(high=buffer_bytes)
 
-    # -------------------------------------------------------------------------------------------------- what is asked
+    # -------------------------------------------------------------------------------- what is asked
 
     def params(self, *allowed: str) -> dict[str, bytes]:
-        """Return the query's parameters, percent-decoded. Raises BadRequest for one that is unknown or doubled."""
+        """Return the query's parameters, percent-decoded. Raises BadRequest for one that is unknown
+        or doubled.
+        """
         found: dict[str, bytes] = {}
         for pair in self.raw_query.split("&") if self.raw_query else ():
             if not pair:
@@ -272,7 +315,9 @@ class Exchange:
             name = percent_decoded(raw_name.replace("+", " ")).decode("utf-8", "replace")
             if name not in allowed:
                 known = ", ".join(allowed) or "none here"
-                raise BadRequest("unknown_parameter", f"unknown parameter {name[:60]!r}", allowed=known)
+                raise BadRequest(
+                    "unknown_parameter", f"unknown parameter {name[:60]!r}", allowed=known
+                )
             if name in found:
                 raise BadRequest("duplicate_parameter", f"{name} is given twice", allowed="once")
             found[name] = percent_decoded(raw_value.replace("+", " "))
@@ -283,7 +328,9 @@ class Exchange:
         try:
             return {name: value.decode() for name, value in self.params(*allowed).items()}
         except UnicodeDecodeError as exc:
-            raise BadRequest("not_utf8", "a parameter is not UTF-8", allowed="UTF-8, percent-encoded") from exc
+            raise BadRequest(
+                "not_utf8", "a parameter is not UTF-8", allowed="UTF-8, percent-encoded"
+            ) from exc
 
     def read_ask(self, params: Mapping[str, str]) -> Ask:
         """Return how a key is to be read. Raises BadRequest."""
@@ -297,26 +344,37 @@ class Exchange:
         if max_age is None:
             return Ask(level, min_revision)
         if level != "stale":
-            raise BadRequest("conflicting_parameters", "max_age bounds stale reads only", allowed="consistency=stale")
+            raise BadRequest(
+                "conflicting_parameters",
+                "max_age bounds stale reads only",
+                allowed="consistency=stale",
+            )
         return Ask(level, min_revision, wire.seconds_of(max_age, "max_age", 366 * 86400))
 
     @property
     def lifetime_s(self) -> float:
-        """For how long the write may take effect, if longer than its request lasts (`Acordo-Lifetime`, seconds).
+        """For how long the write may take effect, if longer than its request lasts
+        (`Acordo-Lifetime`, seconds).
 
-        For who repeats until the outcome is definite, as workers do: an attempt that ends unknown stays good. Cut to
-        half of what op_ids are remembered for. Raises BadRequest.
+        For who repeats until the outcome is definite, as workers do: an attempt that ends unknown
+        stays good. Cut to half of what op_ids are remembered for. Raises BadRequest.
         """
         given = self.request.headers.get("Acordo-Lifetime")
         if given is None:
             return 0.0
-        return min(wire.seconds_of(given, "lifetime", 366 * 86400), self.rooms.consensus.operation_retention_ms / 2000)
+        return min(
+            wire.seconds_of(given, "lifetime", 366 * 86400),
+            self.rooms.consensus.operation_retention_ms / 2000,
+        )
 
-    def take_op_id(self, params: Mapping[str, str], body_op_id: str | None = None, *, spare: str = "") -> str:
+    def take_op_id(
+        self, params: Mapping[str, str], body_op_id: str | None = None, *, spare: str = ""
+    ) -> str:
         """Return the client's op_id, never changed, or one made here, with `spare` before it.
 
-        Raises BadRequest when two differ, when one is reserved (a worker's is not: with `Acordo-Lifetime` it brings
-        what a node named), and when there is none to go with `Acordo-Lifetime`.
+        Raises BadRequest when two differ, when one is reserved (a worker's is not: with
+        `Acordo-Lifetime` it brings what a node named), and when there is none to go with
+        `Acordo-Lifetime`.
         """
         headers = self.request.headers
         lasting = "Acordo-Lifetime" in headers
@@ -324,7 +382,9 @@ class Exchange:
         given = [
             wire.checked_op_id(text, reserved=reserved)
             for text in (
-                wire.unquoted(headers.get("Idempotency-Key", "")) if "Idempotency-Key" in headers else None,
+                wire.unquoted(headers.get("Idempotency-Key", ""))
+                if "Idempotency-Key" in headers
+                else None,
                 headers.get("Acordo-Op-Id"),
                 params.get("op_id"),
                 body_op_id,
@@ -334,16 +394,24 @@ class Exchange:
         if len(set(given)) > 1:
             raise BadRequest("bad_op_id", "two different op_ids", allowed="one")
         if lasting and not given:
-            raise BadRequest("bad_lifetime", "Acordo-Lifetime goes with an op_id of yours", allowed="an op_id with it")
+            raise BadRequest(
+                "bad_lifetime",
+                "Acordo-Lifetime goes with an op_id of yours",
+                allowed="an op_id with it",
+            )
         self.mutation = True
         self.op_id = given[0] if given else spare + self.rooms.writes.new_op_id()
         return self.op_id
 
     async def body(self, most: int, code: str = "body_too_large") -> bytes:
-        """Return the body. Raises BadRequest (`code`, body_timeout, …) or NotApplied("overloaded")."""
+        """Return the body. Raises BadRequest (`code`, body_timeout, …) or
+        NotApplied("overloaded").
+        """
         request = self.request
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise BadRequest("unsupported_encoding", "encoded bodies are not taken", allowed="identity")
+            raise BadRequest(
+                "unsupported_encoding", "encoded bodies are not taken", allowed="identity"
+            )
         length = request.content_length
         if length is not None and length > most:
             raise BadRequest(code, f"the body has {length} bytes", allowed=f"up to {most}")
@@ -352,7 +420,9 @@ class Exchange:
         self._held = Held(bodies, request.remote or "")
         whole = await bodies.receive(request, self._held, most, code)
         if not self.always and self.rooms.load.at_work > self.rooms.settings.requests_max:
-            raise NotApplied("overloaded", f"{self.rooms.load.at_work} requests are being worked on")
+            raise NotApplied(
+                "overloaded", f"{self.rooms.load.at_work} requests are being worked on"
+            )
         return whole
 
     async def form(self, kind: type[T], most: int = REQUEST_BYTES_MAX) -> T:
@@ -360,7 +430,9 @@ class Exchange:
         given = self.request.headers.get("Content-Type", "")
         if given.partition(";")[0].strip().lower() not in _JSON_TYPES:
             detail = f"Content-Type {given[:60]!r}" if given else "no Content-Type"
-            raise BadRequest("unsupported_media_type", detail, allowed=f"{JSON} (curl --json does it)")
+            raise BadRequest(
+                "unsupported_media_type", detail, allowed=f"{JSON} (curl --json does it)"
+            )
         return wire.decoded(await self.body(most), kind)
 
     def release(self) -> None:
@@ -370,27 +442,38 @@ class Exchange:
 
     def _expect(self) -> None:
         expected = self.request.headers.get("Expect")
-        if expected is None or self.request.version < (1, 1):  # RFC 9110 section 10.1.1: ignored before HTTP/1.1
+        # RFC 9110 section 10.1.1: ignored before HTTP/1.1
+        if expected is None or self.request.version < (1, 1):
             return
         if expected.lower() != "100-continue":
-            raise BadRequest("expectation_failed", f"Expect: {expected[:60]!r}", allowed="100-continue")
+            raise BadRequest(
+                "expectation_failed", f"Expect: {expected[:60]!r}", allowed="100-continue"
+            )
         if self.request.transport is not None:
             self.request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    # ---------------------------------------------------------------------------------------------- what is answered
+    # ----------------------------------------------------------------------------- what is answered
 
     def headers(self, revision: int | None = None) -> dict[str, str]:
-        """Return what every answer carries. `revision`: what is in the answer; None: what is settled here.
+        """Return what every answer carries. `revision`: what is in the answer; None: what is
+        settled here.
 
-        Never more than is in the answer: who watches from there on would miss what settled while it was being read.
+        Never more than is in the answer: who watches from there on would miss what settled while it
+        was being read.
         """
         headers = {
             "Acordo-Node": self.rooms.settings.node_id,
-            "Acordo-Revision": str(self.rooms.consensus.settled.last if revision is None else revision),
+            "Acordo-Revision": str(
+                self.rooms.consensus.settled.last if revision is None else revision
+            ),
         }
         asked = self.request.headers
         request_id, trace = asked.get("X-Request-Id"), asked.get("traceparent")
-        if request_id is not None and len(request_id) <= HEADER_CHARS_MAX and request_id.isprintable():
+        if (
+            request_id is not None
+            and len(request_id) <= HEADER_CHARS_MAX
+            and request_id.isprintable()
+        ):
             headers["X-Request-Id"] = request_id
         if trace is not None and _TRACEPARENT.fullmatch(trace):
             headers["traceparent"] = trace
@@ -414,12 +497,23 @@ class Exchange:
         return web.Response(body=body, status=status, headers=headers)
 
     def json(
-        self, answer: object, status: int = 200, *, revision: int | None = None, more: Mapping[str, str] | None = None
+        self,
+        answer: object,
+        status: int = 200,
+        *,
+        revision: int | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> web.Response:
         return self.reply(status, wire.encode(answer), JSON, revision=revision, more=more)
 
     def problem(
-        self, code: str, detail: str, *, more: Mapping[str, str] | None = None, at: int | None = None, **fields: object
+        self,
+        code: str,
+        detail: str,
+        *,
+        more: Mapping[str, str] | None = None,
+        at: int | None = None,
+        **fields: object,
     ) -> web.Response:
         """Return the problem document of a code; `at`: revision for Acordo-Revision."""
         return self.refuse(problem(code, detail, **fields), more=more, at=at)  # type: ignore[arg-type]  # as there
@@ -439,7 +533,11 @@ class Exchange:
         if document.status == 504 and document.op_id is not None:
             headers["Acordo-Op-Id"] = document.op_id
         response = self.reply(
-            document.status, wire.encode(completed(document, self)), CONTENT_TYPE, revision=at, more=headers
+            document.status,
+            wire.encode(completed(document, self)),
+            CONTENT_TYPE,
+            revision=at,
+            more=headers,
         )
         if self._broken or not self.request.content.is_eof():
             response.force_close()  # the rest of the body is not wanted
@@ -447,14 +545,17 @@ class Exchange:
 
 
 def completed(document: Problem, x: Exchange) -> Problem:
-    """Return the document with path, node, request id, and where an unknown outcome can be looked up."""
+    """Return the document with path, node, request id, and where an unknown outcome can be looked
+    up.
+    """
     rooms = x.rooms
     request_id = x.request.headers.get("X-Request-Id")
     lookup = until = None
     if document.outcome == "unknown" and document.op_id is not None:
         lookup = f"/v1/operations/{quoted(document.op_id)}"
         until = x.began_ms + rooms.consensus.operation_retention_ms - LOOKUP_SLACK_MS
-    # msgspec.structs.replace would do, but document is rebuilt on every refusal under overload: keep it plain.
+    # msgspec.structs.replace would do, but document is rebuilt on every refusal under overload:
+    # keep it plain.
     fields = {name: getattr(document, name) for name in document.__struct_fields__}
     fields.update(
         instance=x.path[:512],
@@ -467,7 +568,9 @@ def completed(document: Problem, x: Exchange) -> Problem:
 
 
 _JSON_TYPES: Final = frozenset({JSON, "text/json"})
-"""None of those that a page of another origin may send unasked, and not none at all, which it may too."""
+"""None of those that a page of another origin may send unasked, and not none at all, which it may
+too.
+"""
 
 
 def percent_decoded(raw: str) -> bytes:
@@ -476,13 +579,19 @@ def percent_decoded(raw: str) -> bytes:
     if b"%" not in data:
         return data
     if _BROKEN_PERCENT.search(data):
-        raise BadRequest("bad_percent_encoding", f"{raw[:60]!r} is not percent-encoded", allowed="%25 for a % sign")
+        raise BadRequest(
+            "bad_percent_encoding",
+            f"{raw[:60]!r} is not percent-encoded",
+            allowed="%25 for a % sign",
+        )
     return unquote_to_bytes(data)
 
 
 def quoted(text: str) -> str:
     """Return text as one path segment."""
-    return "".join(c if c.isalnum() or c in "-._" else "".join(f"%{b:02X}" for b in c.encode()) for c in text)
+    return "".join(
+        c if c.isalnum() or c in "-._" else "".join(f"%{b:02X}" for b in c.encode()) for c in text
+    )
 
 
 def level_of(text: str) -> Level:
@@ -490,4 +599,6 @@ def level_of(text: str) -> Level:
     for level in LEVELS:
         if text == level:
             return level
-    raise BadRequest("bad_consistency", f"unknown read level {text[:40]!r}", allowed=", ".join(LEVELS))
+    raise BadRequest(
+        "bad_consistency", f"unknown read level {text[:40]!r}", allowed=", ".join(LEVELS)
+    )

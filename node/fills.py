@@ -34,7 +34,9 @@ V = TypeVar("V")
 
 
 class Once(Generic[K, V]):
-    """Make each thing once for all who want it at a time, and keep the newest: `most` of them, or so many bytes."""
+    """Make each thing once for all who want it at a time, and keep the newest: `most` of them, or
+    so many bytes.
+    """
 
     def __init__(self, most: int, size: Callable[[V], int] = lambda _: 1) -> None:
         self._most, self._size = most, size
@@ -48,8 +50,9 @@ class Once(Generic[K, V]):
         self._weight = 0
 
     async def get(self, key: K, make: Callable[[], Awaitable[V | None]]) -> V | None:
-        """Return what is held, or what `make` returns; None is not kept. Raises what `make` raises: who waits for it
-        then tries for itself."""
+        """Return what is held, or what `make` returns; None is not kept. Raises what `make` raises:
+        who waits for it then tries for itself.
+        """
         while True:
             if key in self._held:
                 self._held.move_to_end(key)
@@ -82,7 +85,9 @@ class Wanted(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """What some rows of the ledger hold under a prefix after a position: cuts, each with the position after it."""
+    """What some rows of the ledger hold under a prefix after a position: cuts, each with the
+    position after it.
+    """
 
     prefix: bytes
     cuts: list[tuple[list[Wanted], int]]
@@ -135,12 +140,15 @@ class Fills:
             self.reads_total += 1
             settled = self._consensus.settled
             rows = await self._store.rows(position, ROWS_MAX, timeout_s=self._timeout_s)
-            # A store that was restored has fewer rows, or others: what it lacks must not be taken for "no change".
+            # A store that was restored has fewer rows, or others: what it lacks must not be taken
+            # for "no change".
             if settled.last:
                 row = await self._store.row_ending(settled.last, timeout_s=self._timeout_s)
                 if row is None or row.digest != settled.digest:
                     self.forget()
-                    raise NotApplied("store_refused", f"the store is not what was settled up to {settled.last}")
+                    raise NotApplied(
+                        "store_refused", f"the store is not what was settled up to {settled.last}"
+                    )
             await check_whose(self._consensus, self._store, settled, timeout_s=self._timeout_s)
             return rows or None
 
@@ -174,8 +182,11 @@ def _bytes_of(portion: Portion) -> int:
     return bytes_of_all(portion.changes)
 
 
-def portions(rows: tuple[LedgerRow, ...], position: int, prefix: bytes) -> list[tuple[list[Wanted], int]]:
-    """Cut ledger rows into portions: revisions after a position that changed keys under a prefix, and where each ends.
+def portions(
+    rows: tuple[LedgerRow, ...], position: int, prefix: bytes
+) -> list[tuple[list[Wanted], int]]:
+    """Cut ledger rows into portions: revisions after a position that changed keys under a prefix,
+    and where each ends.
 
     The last one ends where the rows do, so that revisions which changed nothing are stepped over.
     """

@@ -1,7 +1,8 @@
 """Make and read the token of a listing's next page. Pure.
 
-A token holds the revision that all pages show and the last key told, and is bound to the query: with another prefix it
-is refused. It is opaque to clients, not secret: whoever may list may read every key.
+A token holds the revision that all pages show and the last key told, and is bound to the query:
+with another prefix it is refused. It is opaque to clients, not secret: whoever may list may read
+every key.
 """
 
 from __future__ import annotations
@@ -39,18 +40,28 @@ def token_of(place: Place, prefix: bytes, *, keys_only: bool) -> str:
 
 def place_of(token: str, prefix: bytes, *, keys_only: bool) -> Place:
     """Return where a token's page begins. Raises BadRequest("bad_token")."""
-    bad = BadRequest("bad_token", "the token is none of this listing", allowed="`continue` of the page before")
+    bad = BadRequest(
+        "bad_token", "the token is none of this listing", allowed="`continue` of the page before"
+    )
     if not 1 <= len(token) <= TOKEN_CHARS_MAX:
         raise bad
     try:
-        place, bound = _decode(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
+        place, bound = _decode(
+            base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        )
     except (binascii.Error, ValueError, msgspec.MsgspecError) as exc:
         raise bad from exc
-    sound = place.form == FORM and 0 <= place.revision <= REVISION_MAX and 0 < len(place.after) <= KEY_BYTES_MAX
+    sound = (
+        place.form == FORM
+        and 0 <= place.revision <= REVISION_MAX
+        and 0 < len(place.after) <= KEY_BYTES_MAX
+    )
     if not sound or bound != _bound(place, prefix, keys_only):
         raise bad
     return place
 
 
 def _bound(place: Place, prefix: bytes, keys_only: bool) -> bytes:
-    return hashlib.blake2b(msgspec.msgpack.encode((place, prefix, keys_only)), digest_size=12).digest()
+    return hashlib.blake2b(
+        msgspec.msgpack.encode((place, prefix, keys_only)), digest_size=12
+    ).digest()

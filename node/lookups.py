@@ -1,7 +1,9 @@
-"""Find out how an operation ended, and where that is asked for make it definite (DESIGN section 3, "Look-up").
+"""Find out how an operation ended, and where that is asked for make it definite (DESIGN section 3,
+"Look-up").
 
-To look changes nothing: an op_id that nobody knows may be a stranger's, on its way, or in the broker. It never answers
-"expired" of an op_id that might still be ordered, and never cancels one made by a node.
+To look changes nothing: an op_id that nobody knows may be a stranger's, on its way, or in the
+broker. It never answers "expired" of an op_id that might still be ordered, and never cancels one
+made by a node.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ PENDING_WAIT_S: Final = 2.0
 
 
 class StillUnknown(NamedTuple):
-    """It cannot be told now, or with "outcome_forgotten" most likely ever; `why` says what to do."""
+    """It cannot be told now, or with "outcome_forgotten" most likely ever; `why` says what
+    to do.
+    """
 
     why: str
     code: Literal["outcome_unknown", "outcome_forgotten"] = "outcome_unknown"
@@ -37,9 +41,21 @@ class Lookups:
     """Look operations up by op_id."""
 
     def __init__(
-        self, consensus: Consensus, store: Store, clock: Clock, settings: Settings, *, reads: Reads, writes: Writes
+        self,
+        consensus: Consensus,
+        store: Store,
+        clock: Clock,
+        settings: Settings,
+        *,
+        reads: Reads,
+        writes: Writes,
     ) -> None:
-        self._consensus, self._store, self._clock, self._settings = consensus, store, clock, settings
+        self._consensus, self._store, self._clock, self._settings = (
+            consensus,
+            store,
+            clock,
+            settings,
+        )
         self._reads, self._writes = reads, writes
 
     async def find(self, op_id: str, *, deadline: float) -> Found:
@@ -52,7 +68,9 @@ class Lookups:
             return known
         if op_id.startswith(NODE_OP_ID_PREFIX):
             if failed is not None:
-                return StillUnknown(f"this node does not know it, and without a quorum ({failed}) none else is asked")
+                return StillUnknown(
+                    f"this node does not know it, and without a quorum ({failed}) none else is asked"
+                )
             return StillUnknown(
                 "made by a node, and not remembered: unless its time limit still runs, it cannot be told any more",
                 "outcome_forgotten",
@@ -61,16 +79,22 @@ class Lookups:
         if recorded is not None:
             return recorded
         if failed is not None:
-            return StillUnknown(f"without a quorum ({failed}) nobody can say whether it was ordered: ask again later")
+            return StillUnknown(
+                f"without a quorum ({failed}) nobody can say whether it was ordered: ask again later"
+            )
         return "not_ordered"
 
     async def settle(self, op_id: str, *, deadline: float) -> Found:
-        """Return how the operation ended; if nobody knows it, cancel it, so that it never takes effect."""
+        """Return how the operation ended; if nobody knows it, cancel it, so that it never takes
+        effect.
+        """
         found = await self.find(op_id, deadline=deadline)
         return await self._cancelled(op_id, deadline) if found == "not_ordered" else found
 
     async def _known(self, op_id: str, deadline: float) -> Found | None:
-        """Ask this node's machine. What it has recorded never changes; what is pending is waited for a little."""
+        """Ask this node's machine. What it has recorded never changes; what is pending is waited
+        for a little.
+        """
         known = self._consensus.recorded(op_id)
         if known != "pending":
             return known
@@ -82,7 +106,9 @@ class Lookups:
         return self._consensus.recorded(op_id)
 
     async def _recorded(self, op_id: str, deadline: float) -> Found | None:
-        """Ask the store. Only one that holds all that is settled here may say that it has no such operation."""
+        """Ask the store. Only one that holds all that is settled here may say that it has no such
+        operation.
+        """
         left = max(min(deadline - self._clock.monotonic(), self._settings.store_timeout_s), 0.001)
         settled = self._consensus.settled
         try:
@@ -92,13 +118,21 @@ class Lookups:
                 if found is not None:
                     return Answer(found.revision, found.outcome)
                 head = await self._store.head(timeout_s=left)
-                ending = await self._store.row_ending(settled.last, timeout_s=left) if settled.last else None
+                ending = (
+                    await self._store.row_ending(settled.last, timeout_s=left)
+                    if settled.last
+                    else None
+                )
         except (BackendUnavailable, TimeoutError) as exc:
             return StillUnknown(f"the store does not answer: {exc}")
         except NotApplied as exc:
             return StillUnknown(f"the store cannot be asked: {exc.detail}")
         refusal = self._consensus.refusal or differs(settled, head, ending)
-        return None if refusal is None else StillUnknown(f"the store is not what was settled ({refusal}): {ADOPT}")
+        return (
+            None
+            if refusal is None
+            else StillUnknown(f"the store is not what was settled ({refusal}): {ADOPT}")
+        )
 
     async def _cancelled(self, op_id: str, deadline: float) -> Found:
         """Order a Cancel: from then on the op_id is definite, whatever attempt of it comes late."""

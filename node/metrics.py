@@ -1,7 +1,7 @@
 """Count and time what this node serves, for Prometheus. Labels are route templates, never keys.
 
-Requests are counted in plain integers and turned into metric families when somebody scrapes: a request costs two
-dictionary look-ups and a bisection.
+Requests are counted in plain integers and turned into metric families when somebody scrapes: a
+request costs two dictionary look-ups and a bisection.
 """
 
 from __future__ import annotations
@@ -15,7 +15,22 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BUCKETS_S: Final = (
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+)
 
 
 class Timing:

@@ -1,7 +1,8 @@
-"""Turn what went wrong into RFC 9457 problem documents. Pure; never calls an unknown outcome a failure, or the reverse.
+"""Turn what went wrong into RFC 9457 problem documents. Pure; never calls an unknown outcome a
+failure, or the reverse.
 
-`code` (and `type`) are stable names to program against; `title` is fixed per code; `detail` says what happened here,
-`outcome` whether this attempt may have an effect, `advice` what to do next.
+`code` (and `type`) are stable names to program against; `title` is fixed per code; `detail` says
+what happened here, `outcome` whether this attempt may have an effect, `advice` what to do next.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Path of the request."""
     code: str
     outcome: Literal["not_applied", "unknown"] | None = None
-    """not_applied: this attempt has no effect and never will. unknown: it may have had, or may have yet.
-    Left out where the request was a read and got its answer: the key is absent."""
+    """not_applied: this attempt has no effect and never will. unknown: it may have had, or may have
+    yet. Left out where the request was a read and got its answer: the key is absent.
+    """
     advice: str
     op_id: str | None = None
     allowed: str | None = None
@@ -74,7 +76,9 @@ class Kind(NamedTuple):
 
 _NOT_NOW: Final = "wait until it is safe, or ask for something else; nothing was changed"
 _RETRY: Final = "retry freely, here or at another node; nothing was changed"
-_MOVES: Final = "the leadership moves: retry in a moment, here or at another node; nothing was changed"
+_MOVES: Final = (
+    "the leadership moves: retry in a moment, here or at another node; nothing was changed"
+)
 
 KINDS: Final[dict[str, Kind]] = {
     # the request can never work as it is
@@ -109,7 +113,9 @@ KINDS: Final[dict[str, Kind]] = {
     "two_conditions": Kind(400, "Two conditions"),
     "unsupported_condition": Kind(400, "Condition that does not work here"),
     "bad_op_id": Kind(400, "op_id not allowed"),
-    "not_cancellable": Kind(400, "Made by a node", "read the key: its value says whether the write is in"),
+    "not_cancellable": Kind(
+        400, "Made by a node", "read the key: its value says whether the write is in"
+    ),
     "bad_token": Kind(400, "Token of another listing"),
     "future_revision": Kind(
         400,
@@ -118,22 +124,40 @@ KINDS: Final[dict[str, Kind]] = {
         "present state; nothing was changed",
     ),
     "unknown_path": Kind(404, "No such path"),
-    "key_not_found": Kind(404, "Key not found", "the key is absent; Acordo-Revision says as of when"),
+    "key_not_found": Kind(
+        404, "Key not found", "the key is absent; Acordo-Revision says as of when"
+    ),
     "unknown_member": Kind(404, "No such member"),
     "method_not_allowed": Kind(405, "Method not allowed"),
     "body_timeout": Kind(408, "Body too slow", "send the body faster; nothing was changed"),
-    "precondition_failed": Kind(412, "Precondition failed", "read the key again and decide; nothing was changed"),
-    "refused": Kind(409, "Transaction refused", "read the keys again and decide; nothing was changed"),
+    "precondition_failed": Kind(
+        412, "Precondition failed", "read the key again and decide; nothing was changed"
+    ),
+    "refused": Kind(
+        409, "Transaction refused", "read the keys again and decide; nothing was changed"
+    ),
     "pruned": Kind(410, "No longer kept", "begin again from the present state"),
-    "undone": Kind(410, "Undone by an adoption", "read anew, and watch from there on: what was told may not be there"),
+    "undone": Kind(
+        410,
+        "Undone by an adoption",
+        "read anew, and watch from there on: what was told may not be there",
+    ),
     "body_too_large": Kind(413, "Body too large"),
     "value_too_large": Kind(413, "Value too large"),
     "unsupported_media_type": Kind(415, "Unsupported media type"),
     "unsupported_encoding": Kind(415, "Unsupported content encoding"),
     "expectation_failed": Kind(417, "Expectation failed"),
-    "wrong_host": Kind(421, "Host not served here", "ask this node by a name of its own; nothing was changed"),
-    "cross_site": Kind(403, "From another origin", "use the page of this node, or a client; nothing was changed"),
-    "mismatch": Kind(422, "op_id known with another body", "use a new op_id for a new operation; nothing was changed"),
+    "wrong_host": Kind(
+        421, "Host not served here", "ask this node by a name of its own; nothing was changed"
+    ),
+    "cross_site": Kind(
+        403, "From another origin", "use the page of this node, or a client; nothing was changed"
+    ),
+    "mismatch": Kind(
+        422,
+        "op_id known with another body",
+        "use a new op_id for a new operation; nothing was changed",
+    ),
     "header_too_large": Kind(431, "Head too large"),
     # this attempt has no effect and never will
     "no_leader": Kind(
@@ -143,13 +167,19 @@ KINDS: Final[dict[str, Kind]] = {
         "which voters are away; nothing was changed",
     ),
     "no_quorum": Kind(
-        503, "No quorum", "a majority of the voters does not answer: bring voters back, then retry; nothing was changed"
+        503,
+        "No quorum",
+        "a majority of the voters does not answer: bring voters back, then retry; nothing was changed",
     ),
     "not_leader": Kind(503, "Leader changed", _MOVES),
     "deposed": Kind(503, "Leader changed", _MOVES),
     "not_taken_over": Kind(503, "Leader is taking over", _MOVES),
-    "diverged": Kind(503, "Member differs from the leader", "use another node; nothing was changed"),
-    "starting": Kind(503, "Not ready yet", "wait until /readyz says ok, or use another node; nothing was changed"),
+    "diverged": Kind(
+        503, "Member differs from the leader", "use another node; nothing was changed"
+    ),
+    "starting": Kind(
+        503, "Not ready yet", "wait until /readyz says ok, or use another node; nothing was changed"
+    ),
     "overloaded": Kind(503, "Too much at once", "wait for Retry-After; nothing was changed"),
     "draining": Kind(503, "Node is stopping", "use another node; nothing was changed"),
     "store_refused": Kind(
@@ -179,23 +209,41 @@ KINDS: Final[dict[str, Kind]] = {
         "Broker unavailable",
         "wait: nodes try on, and retry; all but /v1/async works meanwhile; nothing was changed",
     ),
-    "behind": Kind(503, "Not there yet", "this node lags: retry in a moment, or at another node; nothing was changed"),
-    "timeout": Kind(503, "Out of time", "retry freely, with more time (Acordo-Timeout); nothing was changed"),
+    "behind": Kind(
+        503,
+        "Not there yet",
+        "this node lags: retry in a moment, or at another node; nothing was changed",
+    ),
+    "timeout": Kind(
+        503, "Out of time", "retry freely, with more time (Acordo-Timeout); nothing was changed"
+    ),
     "expired": Kind(503, "Expired", "it never takes effect: send it again with a new op_id"),
     "not_applied": Kind(503, "Not applied", _RETRY),
     # the operator's doing
-    "not_configured": Kind(501, "Not configured", "the settings of this cluster do not allow it; nothing was changed"),
+    "not_configured": Kind(
+        501, "Not configured", "the settings of this cluster do not allow it; nothing was changed"
+    ),
     "not_a_voter": Kind(409, "Not a voter", "name a voter; nothing was changed"),
-    "membership_refused": Kind(409, "Membership change refused", "ask for something else; nothing was changed"),
-    "ask_leader": Kind(409, "Another node leads", "send it to the leader, which `leader` names; nothing was changed"),
-    "nothing_to_adopt": Kind(409, "Nothing to adopt", "the store is what was settled; nothing was changed"),
+    "membership_refused": Kind(
+        409, "Membership change refused", "ask for something else; nothing was changed"
+    ),
+    "ask_leader": Kind(
+        409,
+        "Another node leads",
+        "send it to the leader, which `leader` names; nothing was changed",
+    ),
+    "nothing_to_adopt": Kind(
+        409, "Nothing to adopt", "the store is what was settled; nothing was changed"
+    ),
     "gives_up": Kind(
         409,
         "Say what is given up",
         "if those revisions may be lost, repeat with the number that is allowed; else put the right store in place; "
         "nothing was changed",
     ),
-    "foreign_store": Kind(409, "Store of another cluster", "give this cluster its own store; nothing was changed"),
+    "foreign_store": Kind(
+        409, "Store of another cluster", "give this cluster its own store; nothing was changed"
+    ),
     "unsafe": Kind(409, "Not safe now", _NOT_NOW),
     # unknown
     "outcome_unknown": Kind(
@@ -204,7 +252,9 @@ KINDS: Final[dict[str, Kind]] = {
         "look the op_id up, or repeat with the same op_id; a POST to the look-up settles it",
     ),
     "outcome_forgotten": Kind(
-        504, "Outcome not remembered", "read the key: its value says whether the write is in; give writes an op_id"
+        504,
+        "Outcome not remembered",
+        "read the key: its value says whether the write is in; give writes an op_id",
     ),
     "internal": Kind(500, "Internal error", "report it; look the op_id up before you repeat"),
 }
@@ -224,8 +274,9 @@ def problem(
     status: int | None = None,
     **more: object,
 ) -> Problem:
-    """Return the document of a code. Unless said otherwise `outcome` is "unknown" for 500 and 504, and none for an
-    absent key."""
+    """Return the document of a code. Unless said otherwise `outcome` is "unknown" for 500 and 504,
+    and none for an absent key.
+    """
     kind = title_of(code)
     at = status or kind.status
     if outcome is None and code != "key_not_found":
@@ -243,7 +294,9 @@ def problem(
 
 
 def problem_of(error: AcordoError, *, mutation: bool, op_id: str | None = None) -> Problem:
-    """Return the document of an error. A read changes nothing, so none of its failures is unknown."""
+    """Return the document of an error. A read changes nothing, so none of its failures is
+    unknown.
+    """
     match error:
         case BadRequest(code=code, detail=detail, allowed=allowed):
             return problem(code, detail, allowed=allowed, op_id=op_id)
@@ -257,12 +310,18 @@ def problem_of(error: AcordoError, *, mutation: bool, op_id: str | None = None) 
         case StoreDamaged(detail=detail):
             return problem("store_damaged", detail, op_id=op_id)
         case BackendUnavailable(backend=backend, detail=detail):
-            code = "broker_unavailable" if backend in ("broadcast", "rabbitmq", "broker") else "store_away"
+            code = (
+                "broker_unavailable"
+                if backend in ("broadcast", "rabbitmq", "broker")
+                else "store_away"
+            )
             return problem(code, f"{backend}: {detail}", op_id=op_id)
         case OutcomeUnknown(detail=detail):
             if not mutation:
                 return problem("timeout", detail, op_id=op_id)
             return problem("outcome_unknown", detail, op_id=error.op_id or op_id)
         case InvariantViolated():
-            return problem("internal", str(error), op_id=op_id, outcome=None if mutation else "not_applied")
+            return problem(
+                "internal", str(error), op_id=op_id, outcome=None if mutation else "not_applied"
+            )
     return problem("internal", str(error), op_id=op_id, outcome=None if mutation else "not_applied")

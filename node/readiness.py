@@ -1,7 +1,8 @@
-"""Decide whether this node should get traffic, and say by name why not. Pure: what it judges is handed to it.
+"""Decide whether this node should get traffic, and say by name why not. Pure: what it judges is
+handed to it.
 
-Ready means that a write would succeed, as far as this node can know. A dead cache or broker shows and does not count
-(INV-7).
+Ready means that a write would succeed, as far as this node can know. A dead cache or broker shows
+and does not count (INV-7).
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from kv.ports import Status
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at. `trouble`: why it is not well; `code`: one of problems.KINDS or of UNFIT."""
+    """One thing that was looked at. `trouble`: why it is not well; `code`: one of problems.KINDS or
+    of UNFIT.
+    """
 
     name: str
     required: bool
@@ -33,16 +36,20 @@ UNFIT: Final = {
     "disk_lost": "what this member had acknowledged is not on its disk any more: replace it by one with a new id",
 }
 """What befalls a member for good, and what to do."""
-ADOPT: Final = "give the cluster back the store it had, or give up what this one lacks with `acordo adopt`"
+ADOPT: Final = (
+    "give the cluster back the store it had, or give up what this one lacks with `acordo adopt`"
+)
 
 FOREIGN: Final = "it is another cluster's, and cannot be adopted: give the cluster the store it had"
 
 
-def findings(status: Status, *, store_trouble: str | None, store_differs: str | None, leaving: bool) -> list[Finding]:
+def findings(
+    status: Status, *, store_trouble: str | None, store_differs: str | None, leaving: bool
+) -> list[Finding]:
     """Return what is required of a node that serves, in the order in which an operator would look.
 
-    `store_trouble`: why the store did not answer when it was last asked. `store_differs`: how it was not what this node
-    knows to be settled.
+    `store_trouble`: why the store did not answer when it was last asked. `store_differs`: how it
+    was not what this node knows to be settled.
     """
     led, refusal = status.leader is not None, status.refusal or store_differs
     unfit = None if status.unfit is None else UNFIT[status.unfit]
@@ -54,7 +61,9 @@ def findings(status: Status, *, store_trouble: str | None, store_differs: str | 
         Finding("drain", True, "the node is stopping" if leaving else None, "draining"),
         Finding("member", True, unfit, status.unfit or ""),
         Finding("leader", True, None if led else f"no leader is known{apart}", "no_leader"),
-        Finding("quorum", True, None if status.quorum else f"no quorum answers{apart}", "no_quorum"),
+        Finding(
+            "quorum", True, None if status.quorum else f"no quorum answers{apart}", "no_quorum"
+        ),
         Finding("machine", True, _APART if status.diverged else None, "diverged"),
         Finding("time", True, None if status.stamped else _UNSTAMPED, "starting"),
         Finding("store", True, away, "store_away"),
@@ -62,19 +71,22 @@ def findings(status: Status, *, store_trouble: str | None, store_differs: str | 
     ]
 
 
-_APART: Final = (
-    "this member's machine went another way than the leader's, and is built anew; if that lasts, replace the member"
-)
+_APART: Final = "this member's machine went another way than the leader's, and is built anew; if that lasts, replace the member"
 _UNSTAMPED: Final = "no stamp of this leader's term is applied here yet"
 
 
 def unready(found: Sequence[Finding]) -> list[dict[str, str]]:
     """Return, as JSON, the findings that make a node unready."""
-    return [{"check": f.name, "code": f.code or f.name, "why": f.trouble or ""} for f in found if f.counts]
+    return [
+        {"check": f.name, "code": f.code or f.name, "why": f.trouble or ""}
+        for f in found
+        if f.counts
+    ]
 
 
 def differs(settled: Head, head: Head, ending: LedgerRow | None) -> str | None:
-    """Say how a store is not what is settled here; None: it is. `ending`: its newest row that ends at `settled.last`.
+    """Say how a store is not what is settled here; None: it is. `ending`: its newest row that ends
+    at `settled.last`.
 
     A store that has pruned that row is ahead of this node, and is not blamed for it.
     """

@@ -1,8 +1,8 @@
 """Serve reads at their level from the nearest tier that may: memory, shared cache, store.
 
-Linearizable reads that arrived before a ReadIndex round began share it; reads that need the store are fetched
-together. It never serves a cached entry that is not judged to hold (INV-5), nor a snapshot of the store that lacks
-what this node knows to be settled.
+Linearizable reads that arrived before a ReadIndex round began share it; reads that need the store
+are fetched together. It never serves a cached entry that is not judged to hold (INV-5), nor a
+snapshot of the store that lacks what this node knows to be settled.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ RENEW_REVISIONS: Final = 1024
 ROUNDS_REMEMBERED: Final = 16
 """Rounds by which the age of what settles can be bounded."""
 STALE_CONFIRM_S: Final = 1.0
-"""A stale read starts a ReadIndex round on the side when the last one is older, so that its age can be told."""
+"""A stale read starts a ReadIndex round on the side when the last one is older, so that its age can
+be told.
+"""
 
 
 class Need(IntEnum):
@@ -73,9 +75,13 @@ class Ask(NamedTuple):
 
 
 class Reads:
-    """The reading side of one node. `async with` runs it; a crash inside ends the enclosing task."""
+    """The reading side of one node. `async with` runs it; a crash inside ends the enclosing
+    task.
+    """
 
-    def __init__(self, consensus: Consensus, store: Store, cache: Cache, clock: Clock, settings: Settings) -> None:
+    def __init__(
+        self, consensus: Consensus, store: Store, cache: Cache, clock: Clock, settings: Settings
+    ) -> None:
         self._consensus, self._store, self._cache, self._clock = consensus, store, cache, clock
         self._settings = settings
         self.memory = Memory(settings.memory_cache_bytes)
@@ -88,7 +94,9 @@ class Reads:
         self._rounding = False
         self._confirmed_at: float | None = None
         self._confirmed: deque[tuple[float, int]] = deque(maxlen=ROUNDS_REMEMBERED)
-        """(when it began, newest revision ordered here when it ended) of successful rounds, newest last."""
+        """(when it began, newest revision ordered here when it ended) of successful rounds, newest
+        last.
+        """
         self._no_quorum_until = 0.0
         self._no_quorum_why = ""
         self._waiting: list[_Waiting] = []
@@ -97,7 +105,9 @@ class Reads:
         self.rounds_total = 0
         self.rounds_failed_total = 0
         self.fetches_total = 0
-        self.served: dict[tuple[Level, Source], int] = {(level, s): 0 for level in LEVELS for s in _SOURCES}
+        self.served: dict[tuple[Level, Source], int] = {
+            (level, s): 0 for level in LEVELS for s in _SOURCES
+        }
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -105,7 +115,10 @@ class Reads:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._closed = True
         self._unlisten()
@@ -118,10 +131,12 @@ class Reads:
         self._refresher.add(self.memory.settled(event, self._newer_than(event.previous)))
 
     def _newer_than(self, revision: int) -> float | None:
-        """Return a time at which nothing above `revision` was acknowledged yet, the latest that is known.
+        """Return a time at which nothing above `revision` was acknowledged yet, the latest that is
+        known.
 
-        What was acknowledged before a round began is ordered here when it ends. So a version above what was ordered
-        then is at least as new as everything that was acknowledged when that round began.
+        What was acknowledged before a round began is ordered here when it ends. So a version above
+        what was ordered then is at least as new as everything that was acknowledged when that round
+        began.
         """
         for began, ordered in reversed(self._confirmed):
             if ordered <= revision:
@@ -134,10 +149,12 @@ class Reads:
             self._namespace = self._consensus.namespace
             self.memory.clear()
 
-    # ------------------------------------------------------------------------------------------------------ one key
+    # -------------------------------------------------------------------------------------- one key
 
     async def get(self, key: bytes, ask: Ask, *, deadline: float) -> Reading:
-        """Read one key at its level. Raises NotApplied, BackendUnavailable, BadRequest("future_revision")."""
+        """Read one key at its level. Raises NotApplied, BackendUnavailable,
+        BadRequest("future_revision").
+        """
         if not await self.reach(ask.min_revision, "revision", deadline):
             reading = await self._fetch(key, Need.STORE, ask.level, deadline)
             if reading.position < ask.min_revision:
@@ -151,7 +168,9 @@ class Reads:
             case "linearizable":
                 reading = await self.linearizable(key, deadline)
             case "session":
-                reading = self._judged(key, "session") or await self._fetch(key, Need.HOLDS, "session", deadline)
+                reading = self._judged(key, "session") or await self._fetch(
+                    key, Need.HOLDS, "session", deadline
+                )
             case _:
                 reading = await self._stale(key, ask, deadline)
         return self._counted(reading)
@@ -164,7 +183,9 @@ class Reads:
         """Read one key as if there were one copy (INV-1)."""
         if await self._confirmed_by(deadline) is not None:
             return await self._fetch(key, Need.STORE, "linearizable", deadline)
-        return self._judged(key, "linearizable") or await self._fetch(key, Need.HOLDS, "linearizable", deadline)
+        return self._judged(key, "linearizable") or await self._fetch(
+            key, Need.HOLDS, "linearizable", deadline
+        )
 
     def _judged(self, key: bytes, level: Level) -> Reading | None:
         """Return the entry at hand if it holds at this node's own position."""
@@ -180,8 +201,9 @@ class Reads:
         self.memory.used(key)
         settled = consensus.settled.last
         if settled - entry.as_of > RENEW_REVISIONS:
-            # Nothing up to the settled revision touched the key, so a snapshot of the store there would bring the
-            # same version: a younger as_of keeps the rising floor from outrunning what is read all the time.
+            # Nothing up to the settled revision touched the key, so a snapshot of the store there
+            # would bring the same version: a younger as_of keeps the rising floor from outrunning
+            # what is read all the time.
             held.entry = entry = Entry(key, entry.version, settled)
         as_of = entry.as_of
         return Reading(entry.version, as_of, as_of if as_of > settled else settled, level, "memory")
@@ -206,9 +228,11 @@ class Reads:
         return await self._fetch(key, Need.HOLDS, "stale", deadline)
 
     async def reach(self, revision: int, name: str, deadline: float) -> bool:
-        """Wait until this node has settled a position that a client names; False: it takes too long.
+        """Wait until this node has settled a position that a client names; False: it takes too
+        long.
 
-        Raises BadRequest("future_revision") at once for one that no quorum has given: it would be waited for in vain.
+        Raises BadRequest("future_revision") at once for one that no quorum has given: it would be
+        waited for in vain.
         """
         if standing(revision, self._consensus.settled.last, None) == "reached":
             return True
@@ -222,7 +246,8 @@ class Reads:
         return await self._wait_settled(revision, deadline)
 
     async def _wait_settled(self, revision: int, deadline: float) -> bool:
-        """Wait until this node has settled so far; False: it takes too long, and the store may know more.
+        """Wait until this node has settled so far; False: it takes too long, and the store may know
+        more.
 
         Half of the time is left for asking the store: it must not be blamed for time spent here.
         """
@@ -233,12 +258,15 @@ class Reads:
             return False
         return True
 
-    # ---------------------------------------------------------------------------------------------------- ReadIndex
+    # ------------------------------------------------------------------------------------ ReadIndex
 
     async def _confirmed_by(self, deadline: float) -> str | None:
-        """Return what `confirm` tells. Raises NotApplied("timeout") when the request's own time ends before."""
+        """Return what `confirm` tells. Raises NotApplied("timeout") when the request's own time
+        ends before.
+        """
         left = deadline - self._clock.monotonic()
-        if left > 2 * self._settings.read_index_timeout_s:  # no two rounds take longer: no timer needed
+        # no two rounds take longer: no timer needed
+        if left > 2 * self._settings.read_index_timeout_s:
             return await self.confirm()
         try:
             async with asyncio.timeout(max(left, 0.0)):
@@ -247,7 +275,9 @@ class Reads:
             raise NotApplied("timeout", "no quorum answered within the time limit") from exc
 
     def confirm(self) -> asyncio.Future[str | None]:
-        """Return a future that tells None once a ReadIndex round that began after this call succeeded, else why not."""
+        """Return a future that tells None once a ReadIndex round that began after this call
+        succeeded, else why not.
+        """
         if self._no_quorum_until and self._clock.monotonic() < self._no_quorum_until:
             future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
             future.set_result(self._no_quorum_why)
@@ -266,7 +296,9 @@ class Reads:
         return future
 
     async def _rounds(self) -> None:
-        """Run one round after the other while reads arrive. Each round covers only who arrived before it began."""
+        """Run one round after the other while reads arrive. Each round covers only who arrived
+        before it began.
+        """
         try:
             while self._arrived:
                 covered, self._arrived = self._arrived, []
@@ -291,7 +323,7 @@ class Reads:
         finally:
             self._rounding = False
 
-    # ------------------------------------------------------------------------------------------------------ fetching
+    # ------------------------------------------------------------------------------------- fetching
 
     async def _fetch(self, key: bytes, need: Need, level: Level, deadline: float) -> Reading:
         """Read one key together with all that wait. Raises NotApplied, BackendUnavailable."""
@@ -301,7 +333,9 @@ class Reads:
             raise NotApplied("overloaded", f"{len(self._waiting)} reads wait for the store")
         loop = asyncio.get_running_loop()
         waiting = _Waiting(key, need, level, deadline, loop.create_future())
-        timer = loop.call_at(deadline, waiting.end, BackendUnavailable("store", "no answer in time"))
+        timer = loop.call_at(
+            deadline, waiting.end, BackendUnavailable("store", "no answer in time")
+        )
         self._waiting.append(waiting)
         if self._fetches < FETCHES_MAX:
             self._fetches += 1
@@ -318,7 +352,10 @@ class Reads:
         """Fetch batch after batch while reads wait."""
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting[:FETCH_KEYS_MAX], self._waiting[FETCH_KEYS_MAX:]
+                batch, self._waiting = (
+                    self._waiting[:FETCH_KEYS_MAX],
+                    self._waiting[FETCH_KEYS_MAX:],
+                )
                 batch = [waiting for waiting in batch if not waiting.result.done()]
                 if not batch:
                     continue
@@ -338,7 +375,9 @@ class Reads:
             return []
         keys = list(dict.fromkeys(waiting.key for waiting in left))
         began, settled = self._clock.monotonic(), self._consensus.settled
-        budget = min(max(waiting.deadline for waiting in left) - began, self._settings.store_timeout_s)
+        budget = min(
+            max(waiting.deadline for waiting in left) - began, self._settings.store_timeout_s
+        )
         try:
             read = await self.snapshot(keys, settled=settled, timeout_s=max(budget, 0.001))
         except StoreDamaged as exc:
@@ -347,7 +386,9 @@ class Reads:
                     waiting.end(exc)
                 return []
             # One key's damage is no trouble of the others that happened to wait with it.
-            apart = [await self._fetch_batch([each for each in left if each.key == key]) for key in keys]
+            apart = [
+                await self._fetch_batch([each for each in left if each.key == key]) for key in keys
+            ]
             return [entry for entries in apart for entry in entries]
         except AcordoError as exc:
             for waiting in left:
@@ -368,7 +409,9 @@ class Reads:
     def _may_serve(self, entry: Entry) -> bool:
         """Say whether what the shared cache gave is the newest version of its key."""
         consensus = self._consensus
-        return explained(entry, consensus.ordered) and entry_holds(entry, consensus.touched(entry.key))
+        return explained(entry, consensus.ordered) and entry_holds(
+            entry, consensus.touched(entry.key)
+        )
 
     async def _from_cache(self, batch: list[_Waiting], namespace: int) -> list[_Waiting]:
         """Answer what the shared cache can; return the rest."""
@@ -391,23 +434,35 @@ class Reads:
                 left.append(waiting)
                 continue
             self.memory.keep(entry, self._confirmed_at)
-            age = age_s(self._clock.monotonic(), True, self._confirmed_at, None) if waiting.level == "stale" else None
+            age = (
+                age_s(self._clock.monotonic(), True, self._confirmed_at, None)
+                if waiting.level == "stale"
+                else None
+            )
             position = max(entry.as_of, settled)
             waiting.end(Reading(entry.version, entry.as_of, position, waiting.level, "cache", age))
         return left
 
     async def snapshot(
-        self, keys: Sequence[bytes], *, at: int | None = None, settled: Head | None = None, timeout_s: float
+        self,
+        keys: Sequence[bytes],
+        *,
+        at: int | None = None,
+        settled: Head | None = None,
+        timeout_s: float,
     ) -> Read:
         """Read many keys in one snapshot of the store, begun now; linearizable by itself (INV-2).
 
-        Raises NotApplied("store_refused"), BackendUnavailable, Pruned, BadRequest("future_revision").
+        Raises NotApplied("store_refused"), BackendUnavailable, Pruned,
+        BadRequest("future_revision").
         """
         self.check_refusal()
         settled = settled or self._consensus.settled
         try:
             async with asyncio.timeout(timeout_s):
-                read = await self._store.read(keys, at=at, settled=settled.last, timeout_s=timeout_s)
+                read = await self._store.read(
+                    keys, at=at, settled=settled.last, timeout_s=timeout_s
+                )
         except TimeoutError as exc:
             raise BackendUnavailable("store", f"no answer within {timeout_s:.1f} s") from exc
         check_snapshot(settled, read.head, read.digest_at)
@@ -417,13 +472,16 @@ class Reads:
         return read
 
     def check_refusal(self) -> None:
-        """Raise NotApplied (store_refused, store_foreign) while the store is not what was settled."""
+        """Raise NotApplied (store_refused, store_foreign) while the store is not what was
+        settled.
+        """
         refusal = self._consensus.refusal
         if refusal is not None:
             raise store_refused(refusal)
 
     async def value_of(self, version: Version, *, deadline: float) -> bytes | None:
-        """Return the bytes of a version, fetched when it refers to a large value; None: a tombstone.
+        """Return the bytes of a version, fetched when it refers to a large value; None: a
+        tombstone.
 
         Raises BackendUnavailable, also when the value is no longer kept.
         """
@@ -436,13 +494,17 @@ class Reads:
         left = min(deadline - self._clock.monotonic(), self._settings.store_timeout_s)
         fetched = await self._store.blob(value, timeout_s=max(left, 0.001))
         if fetched is None:
-            raise BackendUnavailable("store", f"the large value of revision {version.revision} is not there")
+            raise BackendUnavailable(
+                "store", f"the large value of revision {version.revision} is not there"
+            )
         self.memory.keep_blob(value, fetched)
         return fetched
 
 
 class _Waiting(NamedTuple):
-    """A read that waits for a batch. Its `result` never fails: it brings a Reading or an AcordoError."""
+    """A read that waits for a batch. Its `result` never fails: it brings a Reading or an
+    AcordoError.
+    """
 
     key: bytes
     need: Need
@@ -456,7 +518,9 @@ class _Waiting(NamedTuple):
 
 
 def check_snapshot(settled: Head, head: Head, digest_at: bytes | None) -> None:
-    """Raise NotApplied("store_refused") unless the snapshot holds what was settled when it began."""
+    """Raise NotApplied("store_refused") unless the snapshot holds what was settled when it
+    began.
+    """
     if not snapshot_serves(settled, head, digest_at):
         raise NotApplied(
             "store_refused",

@@ -1,4 +1,6 @@
-"""Keep the newest changes of all keys for watchers, and know which prefixes they touched. Pure: no loop, no store."""
+"""Keep the newest changes of all keys for watchers, and know which prefixes they touched. Pure: no
+loop, no store.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,18 @@ T = TypeVar("T")
 
 
 class Portion(NamedTuple):
-    """What comes next for a watcher: changes under its prefix (maybe none), and the position after them."""
+    """What comes next for a watcher: changes under its prefix (maybe none), and the position after
+    them.
+    """
 
     changes: tuple[Change, ...]
     position: int
 
 
 class Ring:
-    """The newest changes of all keys, without a gap: everything after `begin` up to `end`. Bounded in bytes."""
+    """The newest changes of all keys, without a gap: everything after `begin` up to `end`. Bounded
+    in bytes.
+    """
 
     def __init__(self, bytes_max: int, at: int) -> None:
         self._bytes_max = bytes_max
@@ -37,8 +43,9 @@ class Ring:
         self.begin = self.end = at
 
     def take(self, event: Settled) -> bool:
-        """Take what settled; return whether it continues what is held. What does not, or comes without versions,
-        starts the ring anew."""
+        """Take what settled; return whether it continues what is held. What does not, or comes
+        without versions, starts the ring anew.
+        """
         if event.last <= self.end:
             return True
         whole = event.versions is not None and len(event.records) == event.last - event.previous
@@ -93,7 +100,9 @@ class View(Generic[T]):
         self.prefix = prefix
         self.members: set[T] = set()
         self.touched = touched
-        """No revision above this one, of those that settled here, changed a key under the prefix."""
+        """No revision above this one, of those that settled here, changed a key under the
+        prefix.
+        """
 
 
 class Views(Generic[T]):
@@ -105,7 +114,9 @@ class Views(Generic[T]):
         """How many prefixes have a length."""
 
     def join(self, member: T, prefix: bytes, end: int) -> View[T]:
-        """Add a member; `end`: newest revision that settled here, of which nothing is known for a new prefix."""
+        """Add a member; `end`: newest revision that settled here, of which nothing is known for a
+        new prefix.
+        """
         view = self._by_prefix.get(prefix)
         if view is None:
             view = self._by_prefix[prefix] = View(prefix, end)
@@ -126,7 +137,9 @@ class Views(Generic[T]):
                 del self._lengths[len(prefix)]
 
     def touch(self, event: Settled, *, continues: bool) -> list[View[T]]:
-        """Note what settled; return the views that it concerns: all when it is not known which keys it changed."""
+        """Note what settled; return the views that it concerns: all when it is not known which keys
+        it changed.
+        """
         if not continues or event.versions is None:
             for view in self._by_prefix.values():
                 view.touched = max(view.touched, event.last)
@@ -159,7 +172,8 @@ def under(change: Change, prefix: bytes) -> Change | None:
 def part_of(change: Change) -> tuple[int, int, bytes]:
     """Return what tells a change, or the part of one under any prefix, from every other.
 
-    Parts of one revision that begin with the same key lie in each other, so their lengths tell them apart.
+    Parts of one revision that begin with the same key lie in each other, so their lengths tell them
+    apart.
     """
     return change.revision, len(change.versions), change.versions[0].key
 

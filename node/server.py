@@ -1,7 +1,9 @@
-"""Listen, find the handler of a request, bound what is worked on, and answer every failure as a problem document.
+"""Listen, find the handler of a request, bound what is worked on, and answer every failure as a
+problem document.
 
-Built on aiohttp's low-level server: no router and no middleware stand between a request and its handler, and the path
-is taken as it was sent. A request that goes away never cancels a commit. Stopping drains.
+Built on aiohttp's low-level server: no router and no middleware stand between a request and its
+handler, and the path is taken as it was sent. A request that goes away never cancels a commit.
+Stopping drains.
 """
 
 from __future__ import annotations
@@ -57,8 +59,10 @@ from node.writes import Writes
 _METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"})
 
 REQUESTS_PER_PASS: Final = 256
-"""Requests begun in a pass of the loop: however many come at once, liveness is not behind all of them. Fewer would
-also cut into what is queued for one Raft command: the groups of writes get smaller, and each write dearer."""
+"""Requests begun in a pass of the loop: however many come at once, liveness is not behind all of
+them. Fewer would also cut into what is queued for one Raft command: the groups of writes get
+smaller, and each write dearer.
+"""
 
 Handler: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
@@ -67,10 +71,11 @@ log = structlog.get_logger("acordo.node")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Handlers of one path by method. `always`: also while draining or overloaded. `long`: a stream, counted apart.
+    """Handlers of one path by method. `always`: also while draining or overloaded. `long`: a
+    stream, counted apart.
 
-    `conditions`: conditional headers that its writes heed; with any other they are refused, for a condition that is
-    passed over is a write that its client did not ask for.
+    `conditions`: conditional headers that its writes heed; with any other they are refused, for a
+    condition that is passed over is a write that its client did not ask for.
     """
 
     template: str
@@ -101,7 +106,9 @@ WHOLE: Final = (
     Route("/v1/cluster/members", {"POST": cluster.add}, always=True),
     Route("/v1/cluster/limits", {"POST": cluster.amend}, always=True),
     Route("/v1/cluster/adopt", {"POST": cluster.adopt}, always=True),
-    Route("/kv", {"GET": legacy.get, "PUT": legacy.put, "DELETE": legacy.delete}, conditions=ONE_KEY),
+    Route(
+        "/kv", {"GET": legacy.get, "PUT": legacy.put, "DELETE": legacy.delete}, conditions=ONE_KEY
+    ),
     Route("/health", {"GET": health.health}, always=True),
     Route("/livez", {"GET": health.livez}, always=True),
     Route("/readyz", {"GET": health.readyz}, always=True),
@@ -113,15 +120,27 @@ BEGUN: Final = (
     (
         "/v1/kv/",
         "",
-        Route("/v1/kv/{key}", {"GET": keys.get, "PUT": keys.put, "DELETE": keys.delete}, conditions=ONE_KEY),
+        Route(
+            "/v1/kv/{key}",
+            {"GET": keys.get, "PUT": keys.put, "DELETE": keys.delete},
+            conditions=ONE_KEY,
+        ),
     ),
-    ("/v1/operations/", "", Route("/v1/operations/{op_id}", {"GET": operations.get, "POST": operations.post})),
+    (
+        "/v1/operations/",
+        "",
+        Route("/v1/operations/{op_id}", {"GET": operations.get, "POST": operations.post}),
+    ),
     (
         "/v1/cluster/members/",
         "/promote",
         Route("/v1/cluster/members/{id}/promote", {"POST": cluster.promote}, always=True),
     ),
-    ("/v1/cluster/members/", "", Route("/v1/cluster/members/{id}", {"DELETE": cluster.remove}, always=True)),
+    (
+        "/v1/cluster/members/",
+        "",
+        Route("/v1/cluster/members/{id}", {"DELETE": cluster.remove}, always=True),
+    ),
 )
 """Routes by how their paths begin and end; the first that fits is taken."""
 UNKNOWN: Final = Route("(unknown)", {})
@@ -130,8 +149,9 @@ UNKNOWN: Final = Route("(unknown)", {})
 class Server:
     """The HTTP side of one node.
 
-    `async with` runs its background work (in the caller's task: a crash there ends the caller), `start` listens,
-    `drain` stops admitting and waits for what is held, leaving the block closes everything.
+    `async with` runs its background work (in the caller's task: a crash there ends the caller),
+    `start` listens, `drain` stops admitting and waits for what is held, leaving the block closes
+    everything.
     """
 
     def __init__(
@@ -147,8 +167,9 @@ class Server:
         checks: Sequence[Check] = (),
         registry: CollectorRegistry | None = None,
     ) -> None:
-        """Put the rooms together over ports that the caller opens and closes. `checks` show on /readyz too, and what
-        is in `registry` on /metrics."""
+        """Put the rooms together over ports that the caller opens and closes. `checks` show on
+        /readyz too, and what is in `registry` on /metrics.
+        """
         reads = Reads(consensus, store, cache, clock, settings)
         writes = Writes(consensus, store, clock, settings)
         self.rooms = Rooms(
@@ -164,7 +185,11 @@ class Server:
             watches=Watches(consensus, store, settings),
             metrics=Metrics(registry),
             store_probe=StoreProbe(store, consensus, clock),
-            load=Load(Bodies(settings.body_bytes_held_max, settings.connections_max, settings.body_timeout_s)),
+            load=Load(
+                Bodies(
+                    settings.body_bytes_held_max, settings.connections_max, settings.body_timeout_s
+                )
+            ),
             names=names_of(settings.advertised_url, settings.http_names),
             openapi=openapi.document(settings.version, settings.advertised_url),
             async_writes=async_writes,
@@ -174,7 +199,9 @@ class Server:
         self._whole = {route.template: route for route in WHOLE}
         page_dir = settings.page_dir or Path(__file__).parent / "page"
         for path, handler in page.files(page_dir).items():
-            self._whole[path] = Route("/" if path == "/" else "/page/{file}", {"GET": handler}, always=True)
+            self._whole[path] = Route(
+                "/" if path == "/" else "/page/{file}", {"GET": handler}, always=True
+            )
         self._tasks = asyncio.TaskGroup()
         self._opened = AsyncExitStack()
         self._low: Connections | None = None
@@ -193,14 +220,18 @@ class Server:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.rooms.load.draining = True
         self.rooms.watches.close()
         if self._door is not None:
             self._door.close()
         if self._runner is not None:
-            self._opened.push_async_callback(self._runner.cleanup)  # first of all: nobody asks the rooms any more
+            # first of all: nobody asks the rooms any more
+            self._opened.push_async_callback(self._runner.cleanup)
         await self._opened.__aexit__(kind, error, trace)
 
     async def start(
@@ -228,7 +259,8 @@ class Server:
         self._door.open()
 
     async def drain(self, *, notice_s: float = 0.0, timeout_s: float = 15.0) -> bool:
-        """Turn unready, wait `notice_s` for balancers to see it, refuse new work (503), finish what is held.
+        """Turn unready, wait `notice_s` for balancers to see it, refuse new work (503), finish what
+        is held.
 
         Return whether all of it was finished within `timeout_s`.
         """
@@ -247,7 +279,7 @@ class Server:
             return False
         return True
 
-    # ----------------------------------------------------------------------------------------------------- requests
+    # ------------------------------------------------------------------------------------- requests
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -261,7 +293,11 @@ class Server:
         if isinstance(request.protocol, Connection):
             request.protocol.connections.busy(request.protocol)
         response = await self._answer(x, route)
-        if not x.mutation and self._low is not None and not self._low.has_room(body_bytes(response)):
+        if (
+            not x.mutation
+            and self._low is not None
+            and not self._low.has_room(body_bytes(response))
+        ):
             response = self._unread(x)
         timing = rooms.metrics.timing(route.template, method if method in _METHODS else "other")
         timing.note(response.status, None if route.long else rooms.clock.monotonic() - began)
@@ -293,7 +329,9 @@ class Server:
             return x.problem("bad_http", "the connection was lost")
         except Exception as exc:  # whatever it is, the client gets a problem document, and an unknown one if need be
             log.exception("request failed", method=x.method, path=x.path[:200], error=repr(exc))
-            return x.refuse(problem_of(AcordoError("an error inside"), mutation=x.mutation, op_id=x.op_id))
+            return x.refuse(
+                problem_of(AcordoError("an error inside"), mutation=x.mutation, op_id=x.op_id)
+            )
         finally:
             x.release()
             if not route.long:
@@ -344,7 +382,9 @@ class Server:
         if isinstance(error, InvariantViolated):
             log.error("invariant violated", error=str(error))
             self._tasks.create_task(_crash(error))
-        return x.refuse(document, retry_after_s=error.retry_after_s if isinstance(error, NotApplied) else 1.0)
+        return x.refuse(
+            document, retry_after_s=error.retry_after_s if isinstance(error, NotApplied) else 1.0
+        )
 
 
 def _origin_form(target: str) -> str:
@@ -355,7 +395,9 @@ def _origin_form(target: str) -> str:
 
 
 async def _no_such_path(x: Exchange) -> web.Response:
-    return x.problem("unknown_path", f"{x.path[:200]!r} is no path of this server", allowed="see /openapi.json")
+    return x.problem(
+        "unknown_path", f"{x.path[:200]!r} is no path of this server", allowed="see /openapi.json"
+    )
 
 
 async def _crash(error: InvariantViolated) -> None:

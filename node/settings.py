@@ -1,4 +1,6 @@
-"""Say what a serving node is told from outside: names, limits, time-outs. Never reads a file or the environment."""
+"""Say what a serving node is told from outside: names, limits, time-outs. Never reads a file or the
+environment.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ class Settings:
     incarnation: str
     """Differs at every start of this node: op_ids made by it may never come again."""
     http_names: tuple[str, ...] = ()
-    """Names that lead here beside addresses, names without a dot and that of `advertised_url`; "*": every name."""
+    """Names that lead here beside addresses, names without a dot and that of `advertised_url`; "*":
+    every name.
+    """
     version: str = "0.1.0"
     page_dir: Path | None = None
     """Directory of the page's files; None: no page."""
@@ -30,16 +34,24 @@ class Settings:
     read_index_timeout_s: float = 1.0
     """A ReadIndex round that takes longer counts as "no quorum": reads then go to the store."""
     quorum_retry_s: float = 0.25
-    """After a failed ReadIndex round, reads go straight to the store for so long before the next is tried."""
+    """After a failed ReadIndex round, reads go straight to the store for so long before the next is
+    tried.
+    """
     session_wait_s: float = 2.0
-    """Longest wait for this node to settle as far as `min_revision` says, before the store is asked."""
+    """Longest wait for this node to settle as far as `min_revision` says, before the store is
+    asked.
+    """
 
     requests_max: int = 1024
     """Requests worked on at a time; beyond: 503, definite."""
     connections_max: int = 8192
-    """Open connections; beyond, the longest idle one is closed, or a new one refused (503, definite)."""
+    """Open connections; beyond, the longest idle one is closed, or a new one refused (503,
+    definite).
+    """
     descriptors_max: int | None = None
-    """Files and sockets that the process may open: connections stay below it, with a reserve. None: not known."""
+    """Files and sockets that the process may open: connections stay below it, with a reserve. None:
+    not known.
+    """
     answer_stall_s: float = 10.0
     """An answer of which nearly nothing is taken for so long is cut."""
     answer_bytes_held_max: int = 64 * 1024 * 1024
@@ -63,4 +75,6 @@ class Settings:
     watch_frames_bytes: int = 16 * 1024 * 1024
     """Events kept as they are written, for all who watch the same keys."""
     watch_unsent_bytes_max: int = 64 * 1024 * 1024
-    """Events that wait in the sockets of watchers, each counted once; who would wait beyond is cut (resumable)."""
+    """Events that wait in the sockets of watchers, each counted once; who would wait beyond is cut
+    (resumable).
+    """

@@ -1,4 +1,6 @@
-"""Divide what a node has of something among client addresses, so that none of them can take all of it. Pure."""
+"""Divide what a node has of something among client addresses, so that none of them can take all of
+it. Pure.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ class Shares:
         self.held = 0
 
     def take(self, address: str, count: int) -> bool:
-        """Take some for an address; False, and nothing is taken, when there is too little or its share is used up."""
+        """Take some for an address; False, and nothing is taken, when there is too little or its
+        share is used up.
+        """
         own = self._by_address.get(address, 0) + count
         if self.held + count > self._most or own > self._share:
             return False

@@ -1,6 +1,8 @@
-"""Keep entries in this process, before the shared cache. It may hold old ones: who reads judges (INV-5).
+"""Keep entries in this process, before the shared cache. It may hold old ones: who reads judges
+(INV-5).
 
-Entries come from store reads and from what settles; both bounded by bytes, least recently used go first.
+Entries come from store reads and from what settles; both bounded by bytes, least recently used go
+first.
 """
 
 from __future__ import annotations
@@ -22,18 +24,24 @@ REFRESH_BATCH: Final = 256
 
 
 class Held:
-    """An entry in this process. `proved_at`: loop time at which it was last proved to be the newest."""
+    """An entry in this process. `proved_at`: loop time at which it was last proved to be the
+    newest.
+    """
 
     __slots__ = ("entry", "proved_at", "size")
 
     def __init__(self, entry: Entry, proved_at: float | None) -> None:
         self.entry, self.proved_at = entry, proved_at
         value = None if entry.version is None else entry.version.value
-        self.size = ENTRY_OVERHEAD_BYTES + len(entry.key) + (len(value) if isinstance(value, bytes) else 0)
+        self.size = (
+            ENTRY_OVERHEAD_BYTES + len(entry.key) + (len(value) if isinstance(value, bytes) else 0)
+        )
 
 
 class Memory:
-    """The in-process tier: entries by key, and large values by reference (immutable, so never judged)."""
+    """The in-process tier: entries by key, and large values by reference (immutable, so never
+    judged).
+    """
 
     def __init__(self, bytes_max: int) -> None:
         self._blobs_max = int(bytes_max * BLOB_SHARE)
@@ -51,7 +59,9 @@ class Memory:
         return len(self._entries)
 
     def keep(self, entry: Entry, proved_at: float | None) -> None:
-        """Keep the entry unless one with the same or a newer `as_of` is held, or it is too large."""
+        """Keep the entry unless one with the same or a newer `as_of` is held, or it is too
+        large.
+        """
         key = entry.key
         held = self._entries.get(key)
         if held is not None and held.entry.as_of >= entry.as_of:
@@ -96,7 +106,9 @@ class Memory:
             self.blob_bytes -= len(gone)
 
     def settled(self, event: Settled, proved_at: float | None) -> list[Entry]:
-        """Take what settled, proved to be no older than `proved_at`; return the new entries of changed keys."""
+        """Take what settled, proved to be no older than `proved_at`; return the new entries of
+        changed keys.
+        """
         if event.last <= event.previous:
             return []
         if event.versions is None:
@@ -114,7 +126,9 @@ class Memory:
 
 
 class Refresher:
-    """Take what settled to the shared cache, while this node leads (one writer is enough; readers judge anyway)."""
+    """Take what settled to the shared cache, while this node leads (one writer is enough; readers
+    judge anyway).
+    """
 
     def __init__(self, consensus: Consensus, cache: Cache) -> None:
         self._consensus, self._cache = consensus, cache

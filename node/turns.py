@@ -1,4 +1,6 @@
-"""Let many tasks work in turns: so much in a pass of the loop, then everything else (liveness too) has its turn."""
+"""Let many tasks work in turns: so much in a pass of the loop, then everything else (liveness too)
+has its turn.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from collections import deque
 
 
 class Turns:
-    """Turns of one kind of work: `budget` of it in a pass, each at a cost of `least` or more. One may cost more."""
+    """Turns of one kind of work: `budget` of it in a pass, each at a cost of `least` or more. One
+    may cost more.
+    """
 
     def __init__(self, budget: int, least: int = 1) -> None:
         self._budget, self._least = budget, least
@@ -43,7 +47,9 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._pass)
 
     def _pass(self) -> None:
-        """Begin a new pass. Nothing is asked for another one while nobody works, so that the loop may sleep."""
+        """Begin a new pass. Nothing is asked for another one while nobody works, so that the loop
+        may sleep.
+        """
         self.passes_total += 1
         self._spent = 0
         self._due = False

@@ -29,9 +29,13 @@ class Waiting:
             await self._runner.cleanup()
 
     async def listen(self, listening: socket.socket) -> None:
-        """Begin to answer, once. What waits in the socket's queue when this ends is the node's to answer."""
+        """Begin to answer, once. What waits in the socket's queue when this ends is the node's to
+        answer.
+        """
         if self._runner is None:
-            self._runner = web.ServerRunner(web.Server(self._answer, access_log=None), shutdown_timeout=0.5)
+            self._runner = web.ServerRunner(
+                web.Server(self._answer, access_log=None), shutdown_timeout=0.5
+            )
             await self._runner.setup()
             await web.SockSite(self._runner, listening.dup()).start()
 

@@ -1,7 +1,9 @@
-"""Tell watchers what changed: in revision order, none twice, none left out (INV-6), whatever this node lived through.
+"""Tell watchers what changed: in revision order, none twice, none left out (INV-6), whatever this
+node lived through.
 
-Every watcher has a position of its own: all up to it has been told. What settles is kept in one bounded ring for all
-of them; who is behind it reads the ledger. Nothing is buffered per watcher: a slow reader falls behind and is cut.
+Every watcher has a position of its own: all up to it has been told. What settles is kept in one
+bounded ring for all of them; who is behind it reads the ledger. Nothing is buffered per watcher: a
+slow reader falls behind and is cut.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from node.settings import Settings
 from node.turns import Turns
 
 PASS_BYTES: Final = 512 * 1024
-"""Written to watchers in one pass of the loop; then everything else has its turn. One write may be larger."""
+"""Written to watchers in one pass of the loop; then everything else has its turn. One write may be
+larger.
+"""
 WRITE_COST_BYTES: Final = 4096
 """What a write costs however small it is, in bytes of a pass."""
 
@@ -98,7 +102,9 @@ class Watches:
         self._views.leave(watcher, watcher.prefix)
 
     def check(self, watcher: Watcher) -> None:
-        """Raise Ended when a watch cannot go on here, ConnectionResetError when nobody hears it any more."""
+        """Raise Ended when a watch cannot go on here, ConnectionResetError when nobody hears it any
+        more.
+        """
         if watcher.gone:
             raise ConnectionResetError("the watcher went away")
         if self._ending:
@@ -108,7 +114,8 @@ class Watches:
                 raise Undone(undone.after, undone.to)
 
     def at_hand(self, watcher: Watcher) -> Portion | None:
-        """Return what memory has for a watcher (no change: it is up to date); None: it has to read the ledger.
+        """Return what memory has for a watcher (no change: it is up to date); None: it has to read
+        the ledger.
 
         Raises what `check` raises.
         """
@@ -168,8 +175,8 @@ class Watcher:
     async def portions(self, *, idle_s: float) -> AsyncIterator[Portion]:
         """Yield what changed, and at least every `idle_s` seconds a portion without changes.
 
-        Raises Pruned (Undone behind an adoption), Ended, ConnectionResetError, NotApplied("store_refused"),
-        BackendUnavailable.
+        Raises Pruned (Undone behind an adoption), Ended, ConnectionResetError,
+        NotApplied("store_refused"), BackendUnavailable.
         """
         watches = self._watches
         while True:
@@ -202,7 +209,9 @@ class Watcher:
 
 
 class Frames:
-    """What is written for a change, made once for all who watch it. The newest are kept, bounded in bytes."""
+    """What is written for a change, made once for all who watch it. The newest are kept, bounded in
+    bytes.
+    """
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -238,7 +247,9 @@ class Frames:
 
 
 class Unsent:
-    """Frames that wait in sockets, each counted once however many wait for it; who would wait beyond is cut."""
+    """Frames that wait in sockets, each counted once however many wait for it; who would wait
+    beyond is cut.
+    """
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max

@@ -1,6 +1,7 @@
 """Ask a store whose it is, where nothing that it holds can say so.
 
-Once something is settled here, the store's digest at that revision tells (judge.py). Before, any store would pass.
+Once something is settled here, the store's digest at that revision tells (judge.py). Before, any
+store would pass.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ from kv.model import Head
 from kv.ports import Consensus, Identity, Store
 
 
-async def check_whose(consensus: Consensus, store: Store, settled: Head, *, timeout_s: float) -> None:
+async def check_whose(
+    consensus: Consensus, store: Store, settled: Head, *, timeout_s: float
+) -> None:
     """Raise NotApplied unless the store that was just read is this cluster's, and this history's.
 
-    It is asked only while nothing is settled here, and changes nothing there: the store was claimed for a cluster when
-    it was opened. Raises BackendUnavailable, too.
+    It is asked only while nothing is settled here, and changes nothing there: the store was claimed
+    for a cluster when it was opened. Raises BackendUnavailable, too.
     """
     if settled.last:
         return
     if consensus.space is None:
-        raise NotApplied("starting", "this node does not know yet which history the store must be of")
+        raise NotApplied(
+            "starting", "this node does not know yet which history the store must be of"
+        )
     status = consensus.status()
     try:
         held = await store.claim(Identity(status.cluster_id), timeout_s=timeout_s)

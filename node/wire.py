@@ -1,7 +1,8 @@
-"""Turn JSON into the model and the model into JSON. Pure; never fills in what the client left unclear.
+"""Turn JSON into the model and the model into JSON. Pure; never fills in what the client left
+unclear.
 
-Keys and values are strings when they are UTF-8, else `{"base64": "…"}`; both forms are taken everywhere. Types are
-strict: an unknown field is refused. The same types make /openapi.json.
+Keys and values are strings when they are UTF-8, else `{"base64": "…"}`; both forms are taken
+everywhere. Types are strict: an unknown field is refused. The same types make /openapi.json.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ REVISIONS_MAX: Final = 64
 TTL_S_MAX: Final = TTL_MS_MAX // 1000
 
 
-# ------------------------------------------------------------------------------------------------ keys and values
+# ---------------------------------------------------------------------------------- keys and values
 
 
 class Base64(Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,11 +76,15 @@ def bytes_of(form: Bytes, what: str) -> bytes:
         try:
             return form.encode()
         except UnicodeEncodeError as exc:
-            raise BadRequest("not_utf8", f"the {what} is not valid Unicode", allowed='UTF-8 or {"base64": …}') from exc
+            raise BadRequest(
+                "not_utf8", f"the {what} is not valid Unicode", allowed='UTF-8 or {"base64": …}'
+            ) from exc
     try:
         return base64.b64decode(form.base64, validate=True)
     except (binascii.Error, ValueError) as exc:
-        raise BadRequest("bad_base64", f"the {what} is not base64", allowed="RFC 4648 section 4, padded") from exc
+        raise BadRequest(
+            "bad_base64", f"the {what} is not base64", allowed="RFC 4648 section 4, padded"
+        ) from exc
 
 
 def form_of(raw: bytes) -> str | dict[str, str]:
@@ -95,21 +100,33 @@ def checked_key(raw: bytes) -> bytes:
     if not raw:
         raise BadRequest("key_empty", "the key is empty", allowed=f"1 to {KEY_BYTES_MAX} bytes")
     if len(raw) > KEY_BYTES_MAX:
-        raise BadRequest("key_too_long", f"the key has {len(raw)} bytes", allowed=f"1 to {KEY_BYTES_MAX} bytes")
+        raise BadRequest(
+            "key_too_long", f"the key has {len(raw)} bytes", allowed=f"1 to {KEY_BYTES_MAX} bytes"
+        )
     return raw
 
 
 def checked_prefix(raw: bytes) -> bytes:
-    """Return the prefix if its length is allowed; an empty one stands for every key. Raises BadRequest."""
+    """Return the prefix if its length is allowed; an empty one stands for every key. Raises
+    BadRequest.
+    """
     if len(raw) > KEY_BYTES_MAX:
-        raise BadRequest("key_too_long", f"the prefix has {len(raw)} bytes", allowed=f"0 to {KEY_BYTES_MAX} bytes")
+        raise BadRequest(
+            "key_too_long",
+            f"the prefix has {len(raw)} bytes",
+            allowed=f"0 to {KEY_BYTES_MAX} bytes",
+        )
     return raw
 
 
 def checked_value(raw: bytes) -> bytes:
     """Return the value if its length is allowed. Raises BadRequest."""
     if len(raw) > VALUE_BYTES_MAX:
-        raise BadRequest("value_too_large", f"the value has {len(raw)} bytes", allowed=f"0 to {VALUE_BYTES_MAX} bytes")
+        raise BadRequest(
+            "value_too_large",
+            f"the value has {len(raw)} bytes",
+            allowed=f"0 to {VALUE_BYTES_MAX} bytes",
+        )
     return raw
 
 
@@ -117,7 +134,7 @@ def key_of(form: Bytes) -> bytes:
     return checked_key(bytes_of(form, "key"))
 
 
-# -------------------------------------------------------------------------------------------- scalars in text form
+# ----------------------------------------------------------------------------- scalars in text form
 
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 _SECONDS: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
@@ -127,28 +144,42 @@ _ETAG: Final = re.compile(r'\s*"([0-9]{1,16})"\s*')
 def revision_of(text: str, name: str, *, low: int = 0) -> int:
     """Return a revision given as text. Raises BadRequest."""
     if not _DIGITS.fullmatch(text) or not low <= int(text) <= REVISION_MAX:
-        raise BadRequest("bad_revision", f"{name}={text[:40]!r} is no revision", allowed=f"{low} to {REVISION_MAX}")
+        raise BadRequest(
+            "bad_revision",
+            f"{name}={text[:40]!r} is no revision",
+            allowed=f"{low} to {REVISION_MAX}",
+        )
     return int(text)
 
 
 def count_of(text: str, name: str, most: int) -> int:
     """Return a count from 1 to `most` given as text. Raises BadRequest."""
     if not _DIGITS.fullmatch(text) or not 1 <= int(text) <= most:
-        raise BadRequest(f"bad_{name}", f"{name}={text[:40]!r} is out of range", allowed=f"1 to {most}")
+        raise BadRequest(
+            f"bad_{name}", f"{name}={text[:40]!r} is out of range", allowed=f"1 to {most}"
+        )
     return int(text)
 
 
 def seconds_of(text: str, name: str, most: float) -> float:
     """Return a time above 0 given as text in seconds. Raises BadRequest."""
     if not _SECONDS.fullmatch(text) or not 0 <= float(text) <= most:
-        raise BadRequest(f"bad_{name}", f"{name}={text[:40]!r} is no such time", allowed=f"seconds, up to {most:.12g}")
+        raise BadRequest(
+            f"bad_{name}",
+            f"{name}={text[:40]!r} is no such time",
+            allowed=f"seconds, up to {most:.12g}",
+        )
     return float(text)
 
 
 def ttl_ms_of(seconds: float) -> int:
     """Return milliseconds of a ttl in seconds. Raises BadRequest."""
     if not 0.001 <= seconds <= TTL_S_MAX:
-        raise BadRequest("bad_ttl", f"ttl={seconds:.12g} is out of range", allowed=f"seconds, 0.001 to {TTL_S_MAX}")
+        raise BadRequest(
+            "bad_ttl",
+            f"ttl={seconds:.12g} is out of range",
+            allowed=f"seconds, 0.001 to {TTL_S_MAX}",
+        )
     return round(seconds * 1000)
 
 
@@ -159,21 +190,40 @@ def flag_of(text: str, name: str) -> bool:
             return True
         case "0" | "false" | "no":
             return False
-    raise BadRequest("bad_flag", f"{name}={text[:40]!r} is neither yes nor no", allowed="true or false")
+    raise BadRequest(
+        "bad_flag", f"{name}={text[:40]!r} is neither yes nor no", allowed="true or false"
+    )
 
 
 def checked_op_id(text: str, *, reserved: tuple[str, ...] = RESERVED_PREFIXES) -> str:
-    """Return a client's op_id, as it was given. Raises BadRequest, also for one that begins as those of nodes do."""
-    if not 1 <= len(text) <= OP_ID_CHARS_MAX or not text.isascii() or not text.isprintable() or text != text.strip():
-        raise BadRequest("bad_op_id", "the op_id is not allowed", allowed=f"1 to {OP_ID_CHARS_MAX} printable ASCII")
+    """Return a client's op_id, as it was given. Raises BadRequest, also for one that begins as
+    those of nodes do.
+    """
+    if (
+        not 1 <= len(text) <= OP_ID_CHARS_MAX
+        or not text.isascii()
+        or not text.isprintable()
+        or text != text.strip()
+    ):
+        raise BadRequest(
+            "bad_op_id",
+            "the op_id is not allowed",
+            allowed=f"1 to {OP_ID_CHARS_MAX} printable ASCII",
+        )
     for prefix in reserved:
         if text.startswith(prefix):
-            raise BadRequest("bad_op_id", f"op_ids that begin with {prefix} are made by nodes", allowed="any other")
+            raise BadRequest(
+                "bad_op_id",
+                f"op_ids that begin with {prefix} are made by nodes",
+                allowed="any other",
+            )
     return text
 
 
 def unquoted(text: str) -> str:
-    """Return an Idempotency-Key without the quotes of a structured field (RFC 8941); bare ones are taken too."""
+    """Return an Idempotency-Key without the quotes of a structured field (RFC 8941); bare ones are
+    taken too.
+    """
     if len(text) >= 2 and text[0] == text[-1] == '"':
         return re.sub(r"\\(.)", r"\1", text[1:-1])
     return text
@@ -182,10 +232,14 @@ def unquoted(text: str) -> str:
 def preconditions(key: bytes, if_match: str | None, if_none_match: str | None) -> tuple[Guard, ...]:
     """Return the guards that If-Match and If-None-Match of a write ask for. Raises BadRequest."""
     if if_match is not None and if_none_match is not None:
-        raise BadRequest("two_conditions", "If-Match and If-None-Match exclude each other", allowed="one of them")
+        raise BadRequest(
+            "two_conditions", "If-Match and If-None-Match exclude each other", allowed="one of them"
+        )
     if if_none_match is not None:
         if if_none_match.strip() != "*":
-            raise BadRequest("bad_if_none_match", "only If-None-Match: * works on a write", allowed="*")
+            raise BadRequest(
+                "bad_if_none_match", "only If-None-Match: * works on a write", allowed="*"
+            )
         return (Absent(key),)
     if if_match is None:
         return ()
@@ -198,7 +252,9 @@ def etags(header: str, name: str) -> tuple[int, ...]:
     """Return the revisions in a list of strong ETags. Raises BadRequest."""
     parts = header.split(",")
     found = [_ETAG.fullmatch(part) for part in parts[: REVISIONS_MAX + 1]]
-    if len(parts) > REVISIONS_MAX or any(m is None or not 1 <= int(m[1]) <= REVISION_MAX for m in found):
+    if len(parts) > REVISIONS_MAX or any(
+        m is None or not 1 <= int(m[1]) <= REVISION_MAX for m in found
+    ):
         raise BadRequest(
             f"bad_{name.lower().replace('-', '_')}",
             f"{name}: {header[:60]!r} is no list of strong ETags of this server",
@@ -208,16 +264,23 @@ def etags(header: str, name: str) -> tuple[int, ...]:
 
 
 def matches_none(header: str, revision: int) -> bool:
-    """Say whether If-None-Match of a read lets the answer be 304. Weak comparison, so W/ is ignored (RFC 9110)."""
+    """Say whether If-None-Match of a read lets the answer be 304. Weak comparison, so W/ is ignored
+    (RFC 9110).
+    """
     if header.strip() == "*":
         return True
-    return any(part.strip().removeprefix("W/") == f'"{revision}"' for part in header.split(",")[:REVISIONS_MAX])
+    return any(
+        part.strip().removeprefix("W/") == f'"{revision}"'
+        for part in header.split(",")[:REVISIONS_MAX]
+    )
 
 
-# ------------------------------------------------------------------------------------------------- request bodies
+# ----------------------------------------------------------------------------------- request bodies
 
 RevisionForm: TypeAlias = Annotated[int, Meta(ge=0, le=REVISION_MAX)]
-TtlForm: TypeAlias = Annotated[float, Meta(description="Seconds until the key is deleted.", gt=0, le=TTL_S_MAX)]
+TtlForm: TypeAlias = Annotated[
+    float, Meta(description="Seconds until the key is deleted.", gt=0, le=TTL_S_MAX)
+]
 
 
 class GuardForm(Struct, frozen=True, forbid_unknown_fields=True, rename={"at": "revision"}):
@@ -242,7 +305,9 @@ class WriteForm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TransactionForm(Struct, frozen=True, forbid_unknown_fields=True):
-    """If all `guards` hold then `writes`, else `otherwise`; without `otherwise` it is refused. All at one revision."""
+    """If all `guards` hold then `writes`, else `otherwise`; without `otherwise` it is refused. All
+    at one revision.
+    """
 
     guards: list[GuardForm] = []
     writes: list[WriteForm] = []
@@ -276,7 +341,9 @@ class TransferForm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AdoptForm(Struct, frozen=True, forbid_unknown_fields=True):
-    """What an operator knows to be given up: the number of settled revisions that /v1/cluster shows as `gives_up`."""
+    """What an operator knows to be given up: the number of settled revisions that /v1/cluster shows
+    as `gives_up`.
+    """
 
     gives_up: Annotated[int, Meta(ge=0)] | None = None
 
@@ -285,7 +352,9 @@ class MemberForm(Struct, frozen=True, forbid_unknown_fields=True):
     """A member to add; an observer unless `voter`."""
 
     id: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    raft_address: Annotated[str, Meta(min_length=3, max_length=256, pattern=r"^[^\s:]+.*:[0-9]{1,5}$")]
+    raft_address: Annotated[
+        str, Meta(min_length=3, max_length=256, pattern=r"^[^\s:]+.*:[0-9]{1,5}$")
+    ]
     url: Annotated[str, Meta(max_length=1024, pattern=r"^https?://[^\s/]+.*$")]
     voter: bool = False
 
@@ -317,10 +386,14 @@ def intent_of(form: TransactionForm, op_id: str) -> Intent:
 
 
 def _guard(form: GuardForm) -> Guard:
-    given = [name for name in ("absent", "exists", "at", "value") if getattr(form, name) is not UNSET]
+    given = [
+        name for name in ("absent", "exists", "at", "value") if getattr(form, name) is not UNSET
+    ]
     if len(given) != 1:
         raise BadRequest(
-            "bad_guard", "a guard has one condition", allowed="exactly one of absent, exists, revision, value"
+            "bad_guard",
+            "a guard has one condition",
+            allowed="exactly one of absent, exists, revision, value",
         )
     key = key_of(form.key)
     if form.absent is True or form.at == 0:
@@ -333,7 +406,9 @@ def _guard(form: GuardForm) -> Guard:
     found = tuple(r for r in revisions if isinstance(r, int) and r > 0)
     if not found or len(found) < len(revisions) or len(found) > REVISIONS_MAX:
         raise BadRequest(
-            "bad_guard", "revision is no list of revisions", allowed=f"1 to {REVISIONS_MAX} of them, or 0 for absent"
+            "bad_guard",
+            "revision is no list of revisions",
+            allowed=f"1 to {REVISIONS_MAX} of them, or 0 for absent",
         )
     return AtRevision(key, found)
 
@@ -348,7 +423,11 @@ def _writes(forms: Iterable[WriteForm], where: str) -> tuple[Write, ...]:
 def _write(form: WriteForm) -> Write:
     if isinstance(form.delete, UnsetType):
         if isinstance(form.put, UnsetType) or isinstance(form.value, UnsetType):
-            raise BadRequest("bad_write", "neither a put with a value nor a delete", allowed="put and value, or delete")
+            raise BadRequest(
+                "bad_write",
+                "neither a put with a value nor a delete",
+                allowed="put and value, or delete",
+            )
         ttl = None if isinstance(form.ttl, UnsetType) else ttl_ms_of(form.ttl)
         return Put(key_of(form.put), checked_value(bytes_of(form.value, "value")), ttl)
     if not all(isinstance(other, UnsetType) for other in (form.put, form.value, form.ttl)):
@@ -356,7 +435,7 @@ def _write(form: WriteForm) -> Write:
     return Delete(key_of(form.delete))
 
 
-# -------------------------------------------------------------------------------------------------------- answers
+# ------------------------------------------------------------------------------------------ answers
 
 
 class WrittenAnswer(Struct, frozen=True):
@@ -382,7 +461,9 @@ class ReadAnswer(Struct, frozen=True, omit_defaults=True):
 
 
 class TransactionAnswer(Struct, frozen=True):
-    """A transaction took effect by `writes` ("then") or by `otherwise`, or (reads alone) saw one snapshot."""
+    """A transaction took effect by `writes` ("then") or by `otherwise`, or (reads alone) saw one
+    snapshot.
+    """
 
     revision: int
     branch: Literal["then", "otherwise"]
@@ -395,7 +476,16 @@ class ItemAnswer(Struct, frozen=True, omit_defaults=True):
     """How one operation of a batch ended, or what is known of an op_id."""
 
     op_id: str
-    outcome: Literal["applied", "refused", "expired", "mismatch", "not_applied", "unknown", "pending", "bad_request"]
+    outcome: Literal[
+        "applied",
+        "refused",
+        "expired",
+        "mismatch",
+        "not_applied",
+        "unknown",
+        "pending",
+        "bad_request",
+    ]
     revision: int = 0
     again: bool = False
     branch: Literal["then", "otherwise"] = "then"
@@ -453,7 +543,14 @@ def item_of(op_id: str, answer: Answer) -> ItemAnswer:
             return ItemAnswer(op_id, "applied", revision, again, branch, seen=list(seen) or None)
         case Refused(guard, current, seen):
             return ItemAnswer(
-                op_id, "refused", revision, again, guard=guard, current=current, seen=list(seen) or None, code="refused"
+                op_id,
+                "refused",
+                revision,
+                again,
+                guard=guard,
+                current=current,
+                seen=list(seen) or None,
+                code="refused",
             )
         case Expired():
             return ItemAnswer(op_id, "expired", revision, again, code="expired")
@@ -505,12 +602,17 @@ def outcome_form(outcome: Outcome) -> dict[str, Any]:
 
 
 def read_answer(
-    key: bytes, revision: int, value: bytes | UnsetType | None = UNSET, expires_ms: int | None = None
+    key: bytes,
+    revision: int,
+    value: bytes | UnsetType | None = UNSET,
+    expires_ms: int | None = None,
 ) -> ReadAnswer:
     shown = form_of(value) if isinstance(value, bytes) else value
     return ReadAnswer(form_of(key), revision, shown, expires_ms)
 
 
 def read_back(keys: Sequence[bytes], seen: Sequence[int]) -> list[tuple[bytes, int]]:
-    """Return the versions (key, revision) to fetch so that a transaction's reads come with their values."""
+    """Return the versions (key, revision) to fetch so that a transaction's reads come with their
+    values.
+    """
     return [(key, revision) for key, revision in zip(keys, seen, strict=False) if revision]

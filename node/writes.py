@@ -1,7 +1,8 @@
 """Take intents to the log: admit, stage large values, queue, group, and bring each its answer.
 
-All that is queued goes as one Raft command (group commit 1). It never says "not applied" of an intent that was handed
-to consensus, unless consensus or the recorded outcome says so; it never says "unknown" of one that was not.
+All that is queued goes as one Raft command (group commit 1). It never says "not applied" of an
+intent that was handed to consensus, unless consensus or the recorded outcome says so; it never says
+"unknown" of one that was not.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ INTENT_OVERHEAD_BYTES: Final = 256
 MOVES: Final = frozenset({"not_leader", "deposed"})
 """Refusals that speak of a leader that has just given way: the next attempt finds the new one."""
 MOVE_PATIENCE_S: Final = 1.0
-"""How long an intent is handed over again after such a refusal, which is definite: nothing is in any log."""
+"""How long an intent is handed over again after such a refusal, which is definite: nothing is in
+any log.
+"""
 MOVE_PAUSE_S: Final = 0.05
 TAKE_BACK_S: Final = 1.0
 """Longest that a refusal waits for its staged values to be taken back."""
@@ -48,9 +51,13 @@ Result: TypeAlias = Answer | AcordoError
 
 
 class Writes:
-    """The way of every write of this node. Bounded in intents and bytes; beyond: NotApplied("overloaded")."""
+    """The way of every write of this node. Bounded in intents and bytes; beyond:
+    NotApplied("overloaded").
+    """
 
-    def __init__(self, consensus: Consensus, store: Store, clock: Clock, settings: Settings) -> None:
+    def __init__(
+        self, consensus: Consensus, store: Store, clock: Clock, settings: Settings
+    ) -> None:
         self._consensus, self._store, self._clock = consensus, store, clock
         self._settings = settings
         self._op_id_start = f"{NODE_OP_ID_PREFIX}{settings.node_id}.{settings.incarnation}."
@@ -72,7 +79,9 @@ class Writes:
         return f"{self._op_id_start}{self._op_ids}"
 
     async def one(self, intent: Intent, *, deadline: float, lifetime_s: float = 0.0) -> Answer:
-        """Bring one intent to its outcome. `deadline`: loop time. Raises NotApplied or OutcomeUnknown."""
+        """Bring one intent to its outcome. `deadline`: loop time. Raises NotApplied or
+        OutcomeUnknown.
+        """
         result = (await self.many((intent,), deadline=deadline, lifetime_s=lifetime_s))[0]
         if isinstance(result, AcordoError):
             raise result
@@ -81,11 +90,12 @@ class Writes:
     async def many(
         self, intents: Sequence[Intent | Cancel], *, deadline: float, lifetime_s: float = 0.0
     ) -> list[Result]:
-        """Bring intents to their outcomes, each for itself, in order; `deadline_ms` of each is set here.
+        """Bring intents to their outcomes, each for itself, in order; `deadline_ms` of each is set
+        here.
 
-        They are waited for until `deadline` (loop time), and may take effect until then, or for `lifetime_s` from the
-        moment they are handed over if that is longer.
-        Raises NotApplied when they are not admitted, all of them together.
+        They are waited for until `deadline` (loop time), and may take effect until then, or for
+        `lifetime_s` from the moment they are handed over if that is longer. Raises NotApplied when
+        they are not admitted, all of them together.
         """
         size = sum(inline_bytes(intent) for intent in intents)
         self._admit(len(intents), size)
@@ -100,7 +110,11 @@ class Writes:
             for each in waiting:
                 self._enqueue(each)
             results = [await each.result for each in waiting]
-            never = [of for of, result in zip(kept, results, strict=True) if isinstance(result, NotApplied)]
+            never = [
+                of
+                for of, result in zip(kept, results, strict=True)
+                if isinstance(result, NotApplied)
+            ]
             await self._take_back(never)
             self.acknowledged_total += sum(
                 1 for r in results if isinstance(r, Answer) and isinstance(r.outcome, Applied)
@@ -110,7 +124,8 @@ class Writes:
             await self._take_back(kept)
             raise
         except (BackendUnavailable, OutcomeUnknown) as exc:
-            await self._take_back(kept)  # staging alone has no effect, and nothing was handed over yet
+            # staging alone has no effect, and nothing was handed over yet
+            await self._take_back(kept)
             raise NotApplied("store_away", f"a large value could not be staged: {exc}") from exc
         finally:
             for each in waiting:
@@ -128,10 +143,13 @@ class Writes:
         self.held += count
         self.held_bytes += size
 
-    # ------------------------------------------------------------------------------------------------------- staging
+    # -------------------------------------------------------------------------------------- staging
 
-    async def _staged(self, intent: Intent | Cancel, deadline: float, kept: list[Reference]) -> Intent | Cancel:
-        """Put large values into the store and references to them into the intent; note in `kept` what is there.
+    async def _staged(
+        self, intent: Intent | Cancel, deadline: float, kept: list[Reference]
+    ) -> Intent | Cancel:
+        """Put large values into the store and references to them into the intent; note in `kept`
+        what is there.
 
         Asks before whether the intent would be admitted: refused writes must not fill the store.
         """
@@ -157,8 +175,9 @@ class Writes:
         )
 
     async def _take_back(self, kept: Sequence[Sequence[Reference]]) -> None:
-        """Unstage the values of intents that were definitely never ordered. What the store does not take back now, it
-        sweeps later: it bounds what waits."""
+        """Unstage the values of intents that were definitely never ordered. What the store does not
+        take back now, it sweeps later: it bounds what waits.
+        """
         if not any(kept):
             return
         try:
@@ -168,7 +187,7 @@ class Writes:
         except (AcordoError, TimeoutError):
             return
 
-    # ------------------------------------------------------------------------------------------------------ grouping
+    # ------------------------------------------------------------------------------------- grouping
 
     def _enqueue(self, waiting: _Waiting) -> None:
         self._queue.append(waiting)
@@ -203,7 +222,9 @@ class Writes:
     def _submit(self, group: list[_Waiting]) -> None:
         now, now_ms = self._clock.monotonic(), self._consensus.now_ms()
         ordered = [
-            waiting.with_deadline(now_ms + int(max(waiting.deadline - now, waiting.lifetime_s) * 1000))
+            waiting.with_deadline(
+                now_ms + int(max(waiting.deadline - now, waiting.lifetime_s) * 1000)
+            )
             for waiting in group
         ]
         for waiting in group:
@@ -241,7 +262,9 @@ class _Round:
 
     def __init__(self, writes: Writes, count: int) -> None:
         self._writes, self._left = writes, count
-        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(ROUND_PATIENCE_S, self._give_up)
+        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
+            ROUND_PATIENCE_S, self._give_up
+        )
 
     def answered(self) -> None:
         self._left -= 1
@@ -255,13 +278,17 @@ class _Round:
 
 
 class _Waiting:
-    """One intent and whoever waits for it. Its `result` never fails: it brings an Answer or an AcordoError."""
+    """One intent and whoever waits for it. Its `result` never fails: it brings an Answer or an
+    AcordoError.
+    """
 
     __slots__ = (
         "_patient_until", "_timer", "deadline", "handed", "intent", "lifetime_s", "result", "round", "size", "writes",
     )  # fmt: skip
 
-    def __init__(self, intent: Intent | Cancel, size: int, deadline: float, lifetime_s: float) -> None:
+    def __init__(
+        self, intent: Intent | Cancel, size: int, deadline: float, lifetime_s: float
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.intent, self.size, self.deadline, self.lifetime_s = intent, size, deadline, lifetime_s
         self.result: asyncio.Future[Result] = loop.create_future()
@@ -275,14 +302,20 @@ class _Waiting:
         intent = self.intent
         if isinstance(intent, Cancel):
             return intent
-        return Intent(intent.op_id, deadline_ms, intent.guards, intent.writes, intent.otherwise, intent.reads)
+        return Intent(
+            intent.op_id, deadline_ms, intent.guards, intent.writes, intent.otherwise, intent.reads
+        )
 
     def answered(self, future: asyncio.Future[Answer]) -> None:
-        """Take what consensus says. Called for every intent that was handed over, also when nobody waits any more."""
+        """Take what consensus says. Called for every intent that was handed over, also when nobody
+        waits any more.
+        """
         if self.round is not None:
             self.round.answered()
         if future.cancelled():
-            self.end(OutcomeUnknown("the wait for the outcome was broken off", op_id=self.intent.op_id))
+            self.end(
+                OutcomeUnknown("the wait for the outcome was broken off", op_id=self.intent.op_id)
+            )
             return
         error = future.exception()
         if error is None:
@@ -297,14 +330,20 @@ class _Waiting:
             self.end(OutcomeUnknown(f"{type(error).__name__}: {error}", op_id=self.intent.op_id))
 
     def _may_go_again(self) -> bool:
-        """Say whether somebody still waits, and a leader that gives way has not been met for too long."""
+        """Say whether somebody still waits, and a leader that gives way has not been met for too
+        long.
+        """
         now = asyncio.get_running_loop().time()
         if self._patient_until is None:
             self._patient_until = now + MOVE_PATIENCE_S
-        return not self.result.done() and now + MOVE_PAUSE_S < min(self.deadline, self._patient_until)
+        return not self.result.done() and now + MOVE_PAUSE_S < min(
+            self.deadline, self._patient_until
+        )
 
     def expire(self) -> None:
-        """Say what is true when time is out: unknown once handed over, else definitely not applied."""
+        """Say what is true when time is out: unknown once handed over, else definitely not
+        applied.
+        """
         if self.handed:
             self.end(OutcomeUnknown("no outcome was heard in time", op_id=self.intent.op_id))
         else:
@@ -322,7 +361,8 @@ class _Waiting:
 
 
 def to_stage(intent: Intent) -> list[bytes]:
-    """Return the values that travel as references: large ones, and the largest ones of a large intent.
+    """Return the values that travel as references: large ones, and the largest ones of a large
+    intent.
 
     It depends on the values alone, so a repeated attempt has the same body hash.
     """
@@ -352,7 +392,9 @@ def _referring(writes: tuple[Write, ...], references: dict[bytes, Reference]) ->
 def inline_bytes(intent: Intent | Cancel) -> int:
     if isinstance(intent, Cancel):
         return INTENT_OVERHEAD_BYTES
-    size = INTENT_OVERHEAD_BYTES + sum(len(g.key) for g in intent.guards) + sum(map(len, intent.reads))
+    size = (
+        INTENT_OVERHEAD_BYTES + sum(len(g.key) for g in intent.guards) + sum(map(len, intent.reads))
+    )
     for write in (*intent.writes, *(intent.otherwise or ())):
         size += len(write.key)
         if isinstance(write, Put) and isinstance(write.value, bytes):

@@ -1,8 +1,9 @@
-"""Run every test that touches time, signals or processes many times on a busy machine: `python -m tests.flaky`.
+"""Run every test that touches time, signals or processes many times on a busy machine: `python -m
+tests.flaky`.
 
-Both cores are kept busy by loops of their own, beside whatever runs; a test that fails once in 50 runs is a failing
-test. Prints a table of those that failed, with how often and the last reason. Exit code 1 when one did, 2 when nothing
-was run.
+Both cores are kept busy by loops of their own, beside whatever runs; a test that fails once in 50
+runs is a failing test. Prints a table of those that failed, with how often and the last reason.
+Exit code 1 when one did, 2 when nothing was run.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class Seen:
 
 def touching(paths: list[Path]) -> list[Path]:
     """Return the test modules under these paths that touch time, signals or processes."""
-    modules = (m for path in paths for m in ([path] if path.is_file() else sorted(path.rglob("test_*.py"))))
+    modules = (
+        m for path in paths for m in ([path] if path.is_file() else sorted(path.rglob("test_*.py")))
+    )
     return [module for module in modules if TOUCHES.search(module.read_text())]
 
 
@@ -89,7 +92,8 @@ def run(modules: list[Path], seen: dict[str, Seen]) -> None:
         except subprocess.TimeoutExpired:
             seen.setdefault(WHOLE, Seen()).failures.append(f"no end within {ROUND_TIMEOUT_S} s")
             return
-        if code not in (0, 1, NO_TESTS):  # it died, or could not read the tests: its report is none, or half of one
+        # it died, or could not read the tests: its report is none, or half of one
+        if code not in (0, 1, NO_TESTS):
             seen.setdefault(WHOLE, Seen()).failures.append(f"pytest ended with {code}")
         if not os.path.getsize(report.name):
             return
@@ -104,9 +108,14 @@ def run(modules: list[Path], seen: dict[str, Seen]) -> None:
 
 def table(seen: dict[str, Seen], rounds: int, took_s: float) -> str:
     """Return what failed as a Markdown table, and how much was run."""
-    failed = sorted(((name, s) for name, s in seen.items() if s.failures), key=lambda e: -len(e[1].failures))
+    failed = sorted(
+        ((name, s) for name, s in seen.items() if s.failures), key=lambda e: -len(e[1].failures)
+    )
     lines = ["| test | failed | of | the last time |", "|---|---|---|---|"]
-    lines += [f"| `{name}` | {len(s.failures)} | {s.runs} | {s.failures[-1].replace('|', '/')} |" for name, s in failed]
+    lines += [
+        f"| `{name}` | {len(s.failures)} | {s.runs} | {s.failures[-1].replace('|', '/')} |"
+        for name, s in failed
+    ]
     total = sum(s.runs for s in seen.values())
     lines.append(
         f"\n{len(seen)} tests, {rounds} rounds, {total} runs, {len(failed)} of them failed at least once; "
@@ -120,7 +129,9 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.flaky", description=__doc__)
     parser.add_argument("paths", nargs="*", type=Path, help=f"of tests; none: {', '.join(RINGS)}")
     parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--busy", type=int, default=os.cpu_count() or 2, help="cores that are kept busy")
+    parser.add_argument(
+        "--busy", type=int, default=os.cpu_count() or 2, help="cores that are kept busy"
+    )
     given = parser.parse_args(argv)
     modules = touching(given.paths or [ROOT / ring for ring in RINGS])
     if not modules:
@@ -132,7 +143,11 @@ def main(argv: list[str]) -> int:
         for n in range(given.rounds):
             run(modules, seen)
             bad = sum(1 for s in seen.values() if s.failures)
-            print(f"round {n + 1} of {given.rounds}: {bad} tests failed so far", file=sys.stderr, flush=True)
+            print(
+                f"round {n + 1} of {given.rounds}: {bad} tests failed so far",
+                file=sys.stderr,
+                flush=True,
+            )
     print(table(seen, given.rounds, time.monotonic() - began))
     if any(s.failures for s in seen.values()):
         return 1

@@ -1,4 +1,6 @@
-"""Look into a machine: whether two are in equal states, and whether one is in a state that can never be."""
+"""Look into a machine: whether two are in equal states, and whether one is in a state that can
+never be.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from kv.model import roll
 def fingerprint(machine: Machine, *, last: bool = True) -> tuple[object, ...]:
     """Return a value that is equal for machines in equal states.
 
-    `last=False` leaves out `last` and the floor: a member that restored a snapshot has forgotten more of them.
+    `last=False` leaves out `last` and the floor: a member that restored a snapshot has forgotten
+    more of them.
     """
     return (
         machine.revision,
@@ -30,7 +33,9 @@ def broken(machine: Machine) -> tuple[str, ...]:
     """Return what can never be and yet is, by name; empty for a sound machine."""
     found: list[str] = []
     pending = list(machine.pending.values())
-    if [p.revision for p in pending] != list(range(machine.settled.revision + 1, machine.revision + 1)):
+    if [p.revision for p in pending] != list(
+        range(machine.settled.revision + 1, machine.revision + 1)
+    ):
         found.append("pending: not exactly settled + 1 … revision")
     digest = machine.settled.digest
     for entry in pending:
@@ -39,7 +44,9 @@ def broken(machine: Machine) -> tuple[str, ...]:
             found.append(f"digest: revision {entry.revision} does not roll on from the one before")
             break
         if entry.body_hash != entry.intent.body_hash:
-            found.append(f"body hash: revision {entry.revision} carries another one than its body's")
+            found.append(
+                f"body hash: revision {entry.revision} carries another one than its body's"
+            )
             break
     if digest != machine.digest:
         found.append("digest: the machine's is not its newest pending intent's")
@@ -68,6 +75,8 @@ def broken(machine: Machine) -> tuple[str, ...]:
     if machine.rules.touch == "submit" and machine.rules.judge_floor:
         for entry in pending:
             if any(machine.recent.touched(key) < entry.revision for key in entry.intent.touched):
-                found.append(f"INV-5: a key of pending revision {entry.revision} is not touched there (floor {floor})")
+                found.append(
+                    f"INV-5: a key of pending revision {entry.revision} is not touched there (floor {floor})"
+                )
                 break
     return tuple(found)

@@ -1,1 +1,3 @@
-"""Judge histories, one model per module. Pure: nothing here reads a clock, draws a number or opens a socket."""
+"""Judge histories, one model per module. Pure: nothing here reads a clock, draws a number or opens
+a socket.
+"""

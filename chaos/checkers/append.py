@@ -1,9 +1,9 @@
 """Judge list-append transactions for strict serializability, in the manner of Elle.
 
-After Kingsbury and Alvaro, "Elle: inferring isolation anomalies from experimental observations" (2020). Appended values
-are unique per key, so a read of a list tells the order of all versions before it; from these orders come dependencies,
-and a cycle among them is an anomaly with a name. It reports the named ones it can show, and never accuses without a
-story.
+After Kingsbury and Alvaro, "Elle: inferring isolation anomalies from experimental observations"
+(2020). Appended values are unique per key, so a read of a list tells the order of all versions
+before it; from these orders come dependencies, and a cycle among them is an anomaly with a name. It
+reports the named ones it can show, and never accuses without a story.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class _Txn:
     committed: bool
     """Known to have taken effect. An unknown one is, once a value of its is seen."""
     external: dict[str, list[Any]] = field(default_factory=dict)
-    """First read of each key, without what it had appended itself by then. None when its answer was lost."""
+    """First read of each key, without what it had appended itself by then. None when its answer was
+    lost.
+    """
     reads: list[tuple[str, list[Any]]] = field(default_factory=list)
     """Every read in order, with elements as they can be compared."""
     appends: dict[str, list[Any]] = field(default_factory=dict)
@@ -55,7 +57,9 @@ class _Judging:
     writers: dict[tuple[str, Any], int] = field(default_factory=dict)
     orders: dict[str, list[Any]] = field(default_factory=dict)
     broken: set[tuple[int, str]] = field(default_factory=set)
-    """(transaction, key) of reads that contradict the version order: they say nothing of dependencies."""
+    """(transaction, key) of reads that contradict the version order: they say nothing of
+    dependencies.
+    """
     graph: Graph = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
@@ -67,14 +71,18 @@ class _Judging:
             self.findings.append(Finding(anomaly, message, key=key, operations=operations))
 
     def told(self, t: int) -> str:
-        return f"T{t} (client {self.txns[t].operation.client!r} at {self.txns[t].operation.start_ns})"
+        return (
+            f"T{t} (client {self.txns[t].operation.client!r} at {self.txns[t].operation.start_ns})"
+        )
 
 
 def check(operations: Iterable[Operation]) -> Judgement:
-    """Judge operations `txn`: value, and result once known, are lists of ["append", key, value] and ["r", key, list].
+    """Judge operations `txn`: value, and result once known, are lists of ["append", key, value] and
+    ["r", key, list].
 
     Raises:
-        HistoryError: a value was appended twice to one key; the generator is broken, and nothing can be judged.
+        HistoryError: a value was appended twice to one key; the generator is broken, and nothing
+        can be judged.
     """
     j = _Judging()
     _index(j, [o for o in operations if o.op == "txn"])
@@ -90,11 +98,16 @@ def check(operations: Iterable[Operation]) -> Judgement:
     reads = sum(len(txn.external) for txn in j.txns if txn.operation.outcome == "ok")
     if not reads:
         j.findings.append(Finding("nothing_read", "no transaction read anything", Verdict.UNKNOWN))
-    figures = {"transactions": len(j.txns), "reads": reads, "keys": len(j.orders), "anomalies": dict(j.counts)}
+    figures = {
+        "transactions": len(j.txns),
+        "reads": reads,
+        "keys": len(j.orders),
+        "anomalies": dict(j.counts),
+    }
     return Judgement("append", tuple(j.findings), len(j.txns), figures)
 
 
-# ------------------------------------------------------------------------------------------------ what was done, read
+# ------------------------------------------------------------------------------ what was done, read
 
 
 def _index(j: _Judging, operations: Sequence[Operation]) -> None:
@@ -106,7 +119,9 @@ def _index(j: _Judging, operations: Sequence[Operation]) -> None:
             if kind == "append":
                 element = _hashable(value)
                 if (key, element) in j.writers:
-                    raise HistoryError(f"the value {value!r} was appended twice to {key!r} by the generator")
+                    raise HistoryError(
+                        f"the value {value!r} was appended twice to {key!r} by the generator"
+                    )
                 j.writers[key, element] = t
                 txn.appends.setdefault(key, []).append(element)
             elif o.outcome == "ok" and told is o.result:
@@ -115,7 +130,9 @@ def _index(j: _Judging, operations: Sequence[Operation]) -> None:
                 if key in txn.external:
                     continue
                 own = txn.appends.get(key, [])
-                txn.external[key] = seen[: len(seen) - len(own)] if own and seen[-len(own) :] == own else seen
+                txn.external[key] = (
+                    seen[: len(seen) - len(own)] if own and seen[-len(own) :] == own else seen
+                )
 
 
 def _internal(j: _Judging, t: int, txn: _Txn) -> None:
@@ -137,7 +154,9 @@ def _internal(j: _Judging, t: int, txn: _Txn) -> None:
         _, seen = next(reads)
         mine = own.get(key, [])
         if key in known and seen != known[key]:
-            j.say("internal", f"{j.told(t)} expected {known[key]} in {key!r}, and read {seen}", key, t)
+            j.say(
+                "internal", f"{j.told(t)} expected {known[key]} in {key!r}, and read {seen}", key, t
+            )
         elif key not in known and mine and seen[-len(mine) :] != mine:
             j.say("internal", f"{j.told(t)} appended {mine} to {key!r}, and read {seen}", key, t)
         known[key] = seen
@@ -152,11 +171,13 @@ def _commit_what_was_seen(j: _Judging) -> None:
                     j.txns[writer].committed = True
 
 
-# ----------------------------------------------------------------------------------------------------- version orders
+# ----------------------------------------------------------------------------------- version orders
 
 
 def _order(j: _Judging) -> None:
-    """The order of a key's versions is its longest read; every other read must be a prefix of it."""
+    """The order of a key's versions is its longest read; every other read must be a prefix
+    of it.
+    """
     longest: dict[str, tuple[list[Any], int]] = {}
     for t, txn in enumerate(j.txns):
         for key, seen in txn.reads:
@@ -185,7 +206,12 @@ def _reads(j: _Judging) -> None:
             for value in seen:
                 writer = j.writers.get((key, value))
                 if writer is None:
-                    j.say("phantom_element", f"{j.told(t)} read {value!r} in {key!r}, which nobody appended", key, t)
+                    j.say(
+                        "phantom_element",
+                        f"{j.told(t)} read {value!r} in {key!r}, which nobody appended",
+                        key,
+                        t,
+                    )
                 elif j.txns[writer].operation.outcome == "fail":
                     why = f"{j.told(t)} read {value!r} in {key!r}; {j.told(writer)} had been refused for good"
                     j.say("G1a", why, key, writer, t)
@@ -220,11 +246,13 @@ def _lost_updates(j: _Judging) -> None:
             first.setdefault(version, t)
 
 
-# ------------------------------------------------------------------------------------------------------- dependencies
+# ------------------------------------------------------------------------------------- dependencies
 
 
 def _dependencies(j: _Judging) -> None:
-    """ww: writer of one version to writer of the next. wr: writer to reader. rw: reader to writer of the next."""
+    """ww: writer of one version to writer of the next. wr: writer to reader. rw: reader to writer
+    of the next.
+    """
     tails: dict[str, list[int]] = {}
     for t, txn in enumerate(j.txns):
         if not txn.committed:
@@ -256,7 +284,8 @@ def _reader(j: _Judging, t: int, key: str, places: dict[Any, int], tails: list[i
     order = j.orders[key]
     after = places.get(seen[-1], len(order)) + 1 if seen else 0
     if after < len(order):
-        # A transaction's own appends follow what it read; what follows those was written by somebody else.
+        # A transaction's own appends follow what it read; what follows those was written by
+        # somebody else.
         if (overwriter := j.writers.get((key, order[after]))) is not None:
             add_edge(j.graph, t, overwriter, RW)
     elif after == len(order):
@@ -265,16 +294,21 @@ def _reader(j: _Judging, t: int, key: str, places: dict[Any, int], tails: list[i
 
 
 def _time(j: _Judging) -> None:
-    """Edges of each client's order, and of real time, the latter over a frontier so that they stay few."""
+    """Edges of each client's order, and of real time, the latter over a frontier so that they stay
+    few.
+    """
     by_client: dict[Any, int] = {}
-    starts = sorted((t for t, x in enumerate(j.txns) if x.committed), key=lambda t: j.txns[t].operation.start_ns)
+    starts = sorted(
+        (t for t, x in enumerate(j.txns) if x.committed), key=lambda t: j.txns[t].operation.start_ns
+    )
     for t in starts:
         client = j.txns[t].operation.client
         if client in by_client:
             add_edge(j.graph, by_client[client], t, PROCESS)
         by_client[client] = t
     ends = sorted(
-        (t for t in starts if j.txns[t].operation.outcome == "ok"), key=lambda t: j.txns[t].operation.returned_ns
+        (t for t in starts if j.txns[t].operation.outcome == "ok"),
+        key=lambda t: j.txns[t].operation.returned_ns,
     )
     frontier: dict[int, float] = {}
     """Ended transactions that no other ended transaction certainly followed, with their ends."""
@@ -290,7 +324,7 @@ def _time(j: _Judging) -> None:
             add_edge(j.graph, other, t, REALTIME)
 
 
-# ------------------------------------------------------------------------------------------------------------- cycles
+# ------------------------------------------------------------------------------------------- cycles
 
 _NAMES: Final = ("", "-process", "-realtime")
 _EXTRA: Final = (0, PROCESS, PROCESS | REALTIME)
@@ -311,10 +345,17 @@ def _cycles(j: _Judging) -> None:
                 told.append(frozenset(t for t, _ in cycle))
             if not found:
                 some = sorted(nodes)[:8]
-                j.say("cycle" + suffix, f"{len(nodes)} transactions depend on each other in a circle", None, *some)
+                j.say(
+                    "cycle" + suffix,
+                    f"{len(nodes)} transactions depend on each other in a circle",
+                    None,
+                    *some,
+                )
 
 
-def _named(graph: Graph, nodes: frozenset[int], extra: int, needed: int) -> Iterator[tuple[str, Cycle]]:
+def _named(
+    graph: Graph, nodes: frozenset[int], extra: int, needed: int
+) -> Iterator[tuple[str, Cycle]]:
     def search(first: int, rest: int, apart: int = 0) -> Cycle | None:
         return cycle_through(graph, nodes, Wish(first, rest | extra, apart, needed))
 
@@ -372,4 +413,8 @@ def _elements(value: Any) -> list[Any]:
 
 
 def _hashable(value: Any) -> Any:
-    return (type(value).__name__, repr(value)) if isinstance(value, list | dict | bool | float) else value
+    return (
+        (type(value).__name__, repr(value))
+        if isinstance(value, list | dict | bool | float)
+        else value
+    )

@@ -24,21 +24,40 @@ def check(operations: Iterable[Operation], *, accounts: Iterable[str], total: in
     findings = list(first.values())
     findings += [found for name, (_, found) in worst.items() if found is not first[name]]
     if not reads:
-        findings.append(Finding("nothing_read", "no read of the accounts succeeded", Verdict.UNKNOWN))
+        findings.append(
+            Finding("nothing_read", "no read of the accounts succeeded", Verdict.UNKNOWN)
+        )
     return Judgement("bank", tuple(findings), len(reads), {"reads": len(reads), "errors": count})
 
 
 def _errors(o: Operation, names: frozenset[str], total: int) -> Iterable[tuple[float, Finding]]:
     told: Mapping[str, object] = o.result if isinstance(o.result, dict) else {}
     for name in sorted(names - told.keys()):
-        yield 1.0, Finding("missing_account", f"a read lacks account {name!r}", key=name, operations=(o,))
+        yield (
+            1.0,
+            Finding("missing_account", f"a read lacks account {name!r}", key=name, operations=(o,)),
+        )
     for name in sorted(told.keys() - names):
-        yield 1.0, Finding("unknown_account", f"a read has account {name!r}", key=name, operations=(o,))
+        yield (
+            1.0,
+            Finding("unknown_account", f"a read has account {name!r}", key=name, operations=(o,)),
+        )
     balances = {n: b for n, b in told.items() if isinstance(b, int) and not isinstance(b, bool)}
     for name in sorted(told.keys() - balances.keys()):
-        yield 1.0, Finding("no_balance", f"account {name!r} has {told[name]!r}", key=name, operations=(o,))
+        yield (
+            1.0,
+            Finding(
+                "no_balance", f"account {name!r} has {told[name]!r}", key=name, operations=(o,)
+            ),
+        )
     for name, balance in balances.items():
         if balance < 0:
-            yield -balance, Finding("negative_balance", f"{name!r} has {balance}", key=name, operations=(o,))
+            yield (
+                -balance,
+                Finding("negative_balance", f"{name!r} has {balance}", key=name, operations=(o,)),
+            )
     if (got := sum(balances.values())) != total:
-        yield abs(got - total), Finding("wrong_total", f"the accounts sum up to {got}, not {total}", operations=(o,))
+        yield (
+            abs(got - total),
+            Finding("wrong_total", f"the accounts sum up to {got}, not {total}", operations=(o,)),
+        )

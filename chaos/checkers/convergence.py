@@ -1,6 +1,8 @@
-"""Judge whether, after healing, every node, the ledger and the broker's stream tell one and the same story.
+"""Judge whether, after healing, every node, the ledger and the broker's stream tell one and the
+same story.
 
-It takes only what was said over HTTP and AMQP; nothing of the nodes is imported, and every digest is computed anew.
+It takes only what was said over HTTP and AMQP; nothing of the nodes is imported, and every digest
+is computed anew.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
     broker: bool = False
     """A subscriber recorded the broker's stream."""
     wiped: bool = False
-    """The broker lost all that it held, on purpose: what it had taken and not yet told is gone with it."""
+    """The broker lost all that it held, on purpose: what it had taken and not yet told is gone with
+    it.
+    """
 
 
 def check(
@@ -57,7 +61,9 @@ def check(
     operations: Iterable[Operation] = (),
     broker: Sequence[Watched] = (),
 ) -> Judgement:
-    """Judge members against each other and the ledger, reads against the ledger, the broker's record against it."""
+    """Judge members against each other and the ledger, reads against the ledger, the broker's
+    record against it.
+    """
     findings = [
         *ledger_checker.check(ledger).findings,
         *_members(evidence, ledger),
@@ -68,8 +74,14 @@ def check(
         findings.append(Finding("no_ledger", why, Verdict.UNKNOWN))
     elif evidence.broker:
         findings += _broker(ledger, broker, wiped=evidence.wiped)
-    figures = {"members": len(evidence.members), "reads": len(evidence.reads), "rows": len(ledger.rows)}
-    return Judgement("convergence", tuple(findings), len(evidence.members) + len(evidence.reads), figures)
+    figures = {
+        "members": len(evidence.members),
+        "reads": len(evidence.reads),
+        "rows": len(ledger.rows),
+    }
+    return Judgement(
+        "convergence", tuple(findings), len(evidence.members) + len(evidence.reads), figures
+    )
 
 
 def _members(evidence: Evidence, ledger: Ledger) -> list[Finding]:
@@ -124,7 +136,10 @@ def _reads(evidence: Evidence, ledger: Ledger, operations: Sequence[Operation]) 
     written: dict[int, Operation] = {
         o.revision: o
         for o in operations
-        if o.op in {"put", "cas", "delete"} and o.outcome == "ok" and o.result is not False and o.revision is not None
+        if o.op in {"put", "cas", "delete"}
+        and o.outcome == "ok"
+        and o.result is not False
+        and o.revision is not None
     }
     for key, reads in by_key.items():
         findings += _agree(key, reads, newest.get(key), ledger, written)
@@ -142,7 +157,11 @@ def _reads(evidence: Evidence, ledger: Ledger, operations: Sequence[Operation]) 
 
 
 def _agree(
-    key: str, reads: Sequence[FinalRead], newest: int | None, ledger: Ledger, written: dict[int, Operation]
+    key: str,
+    reads: Sequence[FinalRead],
+    newest: int | None,
+    ledger: Ledger,
+    written: dict[int, Operation],
 ) -> Iterable[Finding]:
     first = reads[0]
     for r in reads[1:]:
@@ -152,13 +171,19 @@ def _agree(
             return
     if newest is None:
         if ledger.whole and first.value is not None:
-            yield Finding("not_in_ledger", f"{key!r} is {first.value!r}, the ledger never changed it", key=key)
+            yield Finding(
+                "not_in_ledger", f"{key!r} is {first.value!r}, the ledger never changed it", key=key
+            )
         return
     o = written.get(newest)
     if first.value is not None and first.version != newest:
         why = f"{key!r} has version {first.version}, the ledger changed it last at {newest}"
         yield Finding("differs_from_ledger", why, key=key, operations=(o,) if o else ())
-    elif o is not None and o.key == key and _text(None if o.op == "delete" else o.value) != _text(first.value):
+    elif (
+        o is not None
+        and o.key == key
+        and _text(None if o.op == "delete" else o.value) != _text(first.value)
+    ):
         why = f"{key!r} is {first.value!r}, revision {newest} made it {None if o.op == 'delete' else o.value!r}"
         yield Finding("wrong_content", why, key=key, operations=(o,))
 
@@ -170,13 +195,20 @@ def _broker(ledger: Ledger, broker: Sequence[Watched], *, wiped: bool) -> Iterab
     due = [(r, k) for r, keys in ledger.changes.items() for k in keys if r >= begun]
     missing, strange = set(due) - set(told), set(told) - set(due)
     for revision, key in () if wiped else sorted(missing)[:5]:
-        yield Finding("not_broadcast", f"{key!r} of revision {revision} is in the ledger, the subscriber lacks it")
+        yield Finding(
+            "not_broadcast",
+            f"{key!r} of revision {revision} is in the ledger, the subscriber lacks it",
+        )
     for revision, key in sorted(strange)[:5]:
         if revision >= ledger.first:
-            yield Finding("uncommitted", f"{key!r} of revision {revision} was broadcast, the ledger lacks it")
+            yield Finding(
+                "uncommitted", f"{key!r} of revision {revision} was broadcast, the ledger lacks it"
+            )
     revisions = [r for r, _ in told]
     if revisions != sorted(revisions):
-        yield Finding("not_ordered", "the subscriber was first told of an older revision after a newer one")
+        yield Finding(
+            "not_ordered", "the subscriber was first told of an older revision after a newer one"
+        )
     if not told and ledger.changes:
         yield Finding("nothing_broadcast", "the subscriber was told nothing", Verdict.UNKNOWN)
 

@@ -1,4 +1,6 @@
-"""Judge counters: every acknowledged increment counts exactly once, however often it was retried (INV-3)."""
+"""Judge counters: every acknowledged increment counts exactly once, however often it was retried
+(INV-3).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from chaos.history import Operation
 
 
 def check(operations: Iterable[Operation]) -> Judgement:
-    """Judge `increment` (value: amount ≥ 0) and linearizable `read` (result: the count; null: 0), key by key."""
+    """Judge `increment` (value: amount ≥ 0) and linearizable `read` (result: the count; null: 0),
+    key by key.
+    """
     by_key: dict[str, list[Operation]] = {}
     for o in operations:
         if o.op in {"increment", "read"} and o.key is not None:
@@ -31,7 +35,9 @@ def check(operations: Iterable[Operation]) -> Judgement:
 
 def _key(key: str, mine: Sequence[Operation]) -> tuple[list[Finding], int, int]:
     increments = [o for o in mine if o.op == "increment" and o.outcome != "fail"]
-    reads = sorted((o for o in mine if o.op == "read" and o.outcome == "ok"), key=lambda o: o.start_ns)
+    reads = sorted(
+        (o for o in mine if o.op == "read" and o.outcome == "ok"), key=lambda o: o.start_ns
+    )
     done = sorted((o.returned_ns, o.value) for o in increments if o.outcome == "ok")
     begun = sorted((o.start_ns, o.value) for o in increments)
     done_at, done_sum = [t for t, _ in done], [0, *accumulate(v for _, v in done)]

@@ -1,4 +1,5 @@
-"""Find cycles in a graph of transactions: components by Tarjan, then a shortest cycle of the kind asked for.
+"""Find cycles in a graph of transactions: components by Tarjan, then a shortest cycle of the kind
+asked for.
 
 It knows nothing of histories: nodes are integers, edges carry kinds as bits.
 """
@@ -17,7 +18,9 @@ REALTIME: Final = 16
 KINDS: Final = {WW: "ww", WR: "wr", RW: "rw", PROCESS: "process", REALTIME: "realtime"}
 
 EFFORT_MAX: Final = 500_000
-"""Edges followed in one search for a cycle: beyond it the search ends with the best one found so far."""
+"""Edges followed in one search for a cycle: beyond it the search ends with the best one found so
+far.
+"""
 
 LENGTHS: Final = (3, 6, 12, 1 << 30)
 """Cycles up to each of these lengths are looked for before longer ones."""
@@ -36,7 +39,9 @@ def add_edge(graph: Graph, a: int, b: int, kind: int) -> None:
 
 
 def components(graph: Graph, allowed: int) -> list[list[int]]:
-    """Return the strongly connected components of more than one node over the allowed kinds (Tarjan, no recursion)."""
+    """Return the strongly connected components of more than one node over the allowed kinds
+    (Tarjan, no recursion).
+    """
     index: dict[int, int] = {}
     low: dict[int, int] = {}
     on_stack: set[int] = set()
@@ -82,7 +87,8 @@ def _successors(graph: Graph, node: int, allowed: int) -> Iterator[int]:
 class Wish:
     """A kind of cycle: it begins with an edge of kind `first` and goes on over kinds `rest`.
 
-    `apart`: no two edges of this kind in a row, the ends included. `needed`: at least one edge of this kind.
+    `apart`: no two edges of this kind in a row, the ends included. `needed`: at least one edge of
+    this kind.
     """
 
     first: int
@@ -92,9 +98,11 @@ class Wish:
 
 
 def cycle_through(graph: Graph, nodes: frozenset[int], wish: Wish) -> Cycle | None:
-    """Return a shortest cycle of the kind wished for (the shortest found, once EFFORT_MAX is spent), or None.
+    """Return a shortest cycle of the kind wished for (the shortest found, once EFFORT_MAX is
+    spent), or None.
 
-    Looks for short ones first: a story of two transactions is worth more than one of forty, and cheaper to find.
+    Looks for short ones first: a story of two transactions is worth more than one of forty, and
+    cheaper to find.
     """
     best: Cycle | None = None
     effort = [EFFORT_MAX]
@@ -116,9 +124,16 @@ def cycle_through(graph: Graph, nodes: frozenset[int], wish: Wish) -> Cycle | No
 
 
 def _path(  # noqa: PLR0917 - one search, called in one place
-    graph: Graph, nodes: frozenset[int], wish: Wish, edge: tuple[int, int, int], length_max: int, effort: list[int]
+    graph: Graph,
+    nodes: frozenset[int],
+    wish: Wish,
+    edge: tuple[int, int, int],
+    length_max: int,
+    effort: list[int],
 ) -> Cycle | None:
-    """Search breadth first over (node, was the last edge of kind `apart`, was one of kind `needed` there)."""
+    """Search breadth first over (node, was the last edge of kind `apart`, was one of kind `needed`
+    there).
+    """
     goal, before, start = edge
     origin = (start, bool(before & wish.apart), bool(before & wish.needed) or not wish.needed)
     came: dict[tuple[int, bool, bool], tuple[tuple[int, bool, bool], int] | None] = {origin: None}
@@ -148,7 +163,8 @@ def _path(  # noqa: PLR0917 - one search, called in one place
 
 
 def _walk_back(
-    came: dict[tuple[int, bool, bool], tuple[tuple[int, bool, bool], int] | None], here: tuple[int, bool, bool]
+    came: dict[tuple[int, bool, bool], tuple[tuple[int, bool, bool], int] | None],
+    here: tuple[int, bool, bool],
 ) -> Cycle:
     path: Cycle = []
     while (step := came[here]) is not None:

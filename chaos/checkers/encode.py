@@ -1,7 +1,7 @@
 """Turn the operations on one key into columns of small integers for the register checker.
 
-It never judges. Values become states (0 is "absent"), so that the search compares integers, and keep their JSON type:
-`1`, `"1"` and `true` are three values.
+It never judges. Values become states (0 is "absent"), so that the search compares integers, and
+keep their JSON type: `1`, `"1"` and `true` are three values.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from chaos.history import HistoryError, Operation
 
 ABSENT: Final = 0
 NEVER: Final = 1 << 62
-"""Return time of an operation whose outcome is unknown. An integer, so that columns stay homogeneous."""
+"""Return time of an operation whose outcome is unknown. An integer, so that columns stay
+homogeneous.
+"""
 BEFORE: Final = -1
 """When the initial value was written: before everything (times are never negative)."""
 
@@ -35,7 +37,9 @@ APPEND: Final = 5
 
 
 class Values:
-    """Intern values as states. Two values are one state iff they are equal as JSON, types included."""
+    """Intern values as states. Two values are one state iff they are equal as JSON, types
+    included.
+    """
 
     def __init__(self) -> None:
         self._states: dict[Any, int] = {None: ABSENT}
@@ -64,7 +68,9 @@ def _identity(value: Any) -> Any:
 
 @dataclass
 class Column:
-    """The operations on one key that say anything, as parallel lists. Index = bit in the search's set."""
+    """The operations on one key that say anything, as parallel lists. Index = bit in the search's
+    set.
+    """
 
     key: str
     initial: int
@@ -83,7 +89,8 @@ class Column:
 
 
 def partition(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
-    """Group by key, in order of first appearance (a history is linearizable iff each key's part is).
+    """Group by key, in order of first appearance (a history is linearizable iff each key's part
+    is).
 
     Raises:
         HistoryError: an operation that is none of a register.
@@ -91,7 +98,9 @@ def partition(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
     by_key: dict[str, list[Operation]] = {}
     for o in operations:
         if o.op not in {"put", "get", "cas", "delete", "append"} or o.key is None:
-            raise HistoryError(f"operation {o.op!r} is none of a register: put, get, cas, delete, append")
+            raise HistoryError(
+                f"operation {o.op!r} is none of a register: put, get, cas, delete, append"
+            )
         mine = by_key.get(o.key)
         if mine is None:
             by_key[o.key] = [o]
@@ -101,12 +110,19 @@ def partition(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
 
 
 def encode(key: str, operations: Sequence[Operation], initial: Any = None) -> Column:
-    """Encode one key. Leaves out what says nothing: failed operations, unknown reads, unknown CAS(x, x)."""
+    """Encode one key. Leaves out what says nothing: failed operations, unknown reads, unknown
+    CAS(x, x).
+    """
     values = Values()
     state = values.state
     column = Column(key, state(initial), values)
     kinds, a, b = column.kinds, column.a, column.b
-    calls, returns, required, sources = column.calls, column.returns, column.required, column.sources
+    calls, returns, required, sources = (
+        column.calls,
+        column.returns,
+        column.required,
+        column.sources,
+    )
     for o in operations:
         known = o.outcome == "ok"
         op = o.op
@@ -134,7 +150,13 @@ def encode(key: str, operations: Sequence[Operation], initial: Any = None) -> Co
             a.append(old)
             b.append(new)
         elif op == "delete":
-            kinds.append(TAKE if known and o.result is True else READ if known and o.result is False else WRITE)
+            kinds.append(
+                TAKE
+                if known and o.result is True
+                else READ
+                if known and o.result is False
+                else WRITE
+            )
             a.append(ABSENT)
             b.append(ABSENT)
         else:

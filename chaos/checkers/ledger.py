@@ -1,4 +1,6 @@
-"""Judge the ledger by itself (chain, at most once) and against what clients were told (INV-2, INV-3, INV-4)."""
+"""Judge the ledger by itself (chain, at most once) and against what clients were told (INV-2,
+INV-3, INV-4).
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,12 @@ WRITES: Final = frozenset(
 )
 
 
-def check(ledger: Ledger, operations: Iterable[Operation] = (), lookups: Iterable[Lookup] = ()) -> Judgement:
-    """Judge the chain, that no op_id took effect twice, and every operation that carries an op_id."""
+def check(
+    ledger: Ledger, operations: Iterable[Operation] = (), lookups: Iterable[Lookup] = ()
+) -> Judgement:
+    """Judge the chain, that no op_id took effect twice, and every operation that carries an
+    op_id.
+    """
     findings = [*_chain(ledger.rows), *_once(ledger)]
     count = 0
     for o in operations:
@@ -23,7 +29,9 @@ def check(ledger: Ledger, operations: Iterable[Operation] = (), lookups: Iterabl
             count += 1
             findings += _told(ledger, o)
     findings += _looked_up(ledger, lookups)
-    return Judgement("ledger", tuple(findings), count + len(ledger.rows), {"rows": len(ledger.rows)})
+    return Judgement(
+        "ledger", tuple(findings), count + len(ledger.rows), {"rows": len(ledger.rows)}
+    )
 
 
 def _chain(rows: tuple[Row, ...]) -> list[Finding]:
@@ -38,7 +46,9 @@ def _chain(rows: tuple[Row, ...]) -> list[Finding]:
         elif row.first != last + 1:
             why = f"row {row.seq} begins at revision {row.first}, the one before ends at {last}"
         elif row.body and len(row.body) != row.last - row.first + 1:
-            why = f"row {row.seq} has {len(row.body)} intents for revisions {row.first} to {row.last}"
+            why = (
+                f"row {row.seq} has {len(row.body)} intents for revisions {row.first} to {row.last}"
+            )
         elif row.last < row.first - 1:
             why = f"row {row.seq} ends before it begins"
         elif before is not None and row.term < before.term:
@@ -79,11 +89,18 @@ def _told(ledger: Ledger, o: Operation) -> list[Finding]:
         why = f"{o.op} {o.op_id} was refused for good, and took effect at revision {found}"
         return [Finding("failed_write_applied", why, key=o.key, operations=(o,))]
     if not effect:
-        if o.outcome == "ok" and o.op == "delete" and found is not None and (keys := ledger.entries[found].keys):
+        if (
+            o.outcome == "ok"
+            and o.op == "delete"
+            and found is not None
+            and (keys := ledger.entries[found].keys)
+        ):
             why = f"delete {o.op_id} was told that its key was absent, and yet changed {keys[0]!r} at revision {found}"
             return [Finding("effect_of_nothing", why, key=o.key, operations=(o,))]
         if o.outcome == "ok" and o.op == "cas" and found is not None:
-            why = f"cas {o.op_id} was told that its guard failed, and took effect at revision {found}"
+            why = (
+                f"cas {o.op_id} was told that its guard failed, and took effect at revision {found}"
+            )
             return [Finding("failed_write_applied", why, key=o.key, operations=(o,))]
         return []
     if found is None and (ledger.whole or (o.revision or 0) >= ledger.first):
@@ -103,12 +120,12 @@ def _looked_up(ledger: Ledger, lookups: Iterable[Lookup]) -> list[Finding]:
             continue
         first = answers.setdefault(found.lookup, found)
         if (first.answer, first.revision) != (found.answer, found.revision):
-            why = (
-                f"op_id {found.lookup} was {first.answer} at {first.revision}, later {found.answer} at {found.revision}"
-            )
+            why = f"op_id {found.lookup} was {first.answer} at {first.revision}, later {found.answer} at {found.revision}"
             findings.append(Finding("answer_changed", why))
         revision = ledger.applied.get(found.lookup)
-        if (found.answer == "applied") != (revision is not None) and (ledger.whole or revision is not None):
+        if (found.answer == "applied") != (revision is not None) and (
+            ledger.whole or revision is not None
+        ):
             why = f"op_id {found.lookup} was looked up as {found.answer}, the ledger says revision {revision}"
             findings.append(Finding("wrong_answer", why))
     return findings

@@ -1,7 +1,7 @@
 """Judge a lock: one holder at a time, and a fenced resource that a former holder cannot touch.
 
-A lock without fencing is unsafe under pauses whatever the store. With leases the lock may pass on while its holder
-sleeps, so only fencing is judged then.
+A lock without fencing is unsafe under pauses whatever the store. With leases the lock may pass on
+while its holder sleeps, so only fencing is judged then.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from chaos.history import Operation
 
 
 def check(operations: Iterable[Operation]) -> Judgement:
-    """Judge `acquire` and `release` (value: the holder's unique name), and `use` (token, result: accepted).
+    """Judge `acquire` and `release` (value: the holder's unique name), and `use` (token, result:
+    accepted).
 
-    `acquire` with result false found the lock taken. Key: the lock, or the resource. A lock whose acquires carry
-    `max_age_ms` is held by lease.
+    `acquire` with result false found the lock taken. Key: the lock, or the resource. A lock whose
+    acquires carry `max_age_ms` is held by lease.
     """
     ops = list(operations)
     held = [o for o in ops if o.op == "acquire" and o.outcome == "ok" and o.result is not False]
@@ -38,13 +39,17 @@ def check(operations: Iterable[Operation]) -> Judgement:
 
 
 def _mutex(ops: Sequence[Operation]) -> list[Finding]:
-    """A mutex is a register: acquire swaps "nobody" for a holder, release swaps that holder for "nobody"."""
+    """A mutex is a register: acquire swaps "nobody" for a holder, release swaps that holder for
+    "nobody".
+    """
     swaps = []
     for o in ops:
         if o.op == "acquire":
             swaps.append(msgspec.structs.replace(o, op="cas", expected=None, level=None))
         elif o.op == "release":
-            swaps.append(msgspec.structs.replace(o, op="cas", expected=o.value, value=None, level=None))
+            swaps.append(
+                msgspec.structs.replace(o, op="cas", expected=o.value, value=None, level=None)
+            )
     findings = []
     for report in register.check_keys(swaps):
         if report.verdict is Verdict.OK:
@@ -53,7 +58,13 @@ def _mutex(ops: Sequence[Operation]) -> list[Finding]:
         why = f"lock {report.key!r}: no order of its acquires and releases has one holder at a time ({report.reason})"
         story = report.story or report.stuck
         findings.append(
-            Finding("two_holders" if illegal else "undecided", why, report.verdict, report.key, tuple(story))
+            Finding(
+                "two_holders" if illegal else "undecided",
+                why,
+                report.verdict,
+                report.key,
+                tuple(story),
+            )
         )
     return findings
 
@@ -74,7 +85,9 @@ def _tokens(held: Sequence[Operation]) -> Iterable[Finding]:
             yield Finding("token_fell", why, key=o.key, operations=(newest, o))
     for o in held:
         if o.token is None:
-            yield Finding("no_token", f"lock {o.key!r}: acquired without a token", key=o.key, operations=(o,))
+            yield Finding(
+                "no_token", f"lock {o.key!r}: acquired without a token", key=o.key, operations=(o,)
+            )
 
 
 def _fence(uses: Sequence[Operation]) -> Iterable[Finding]:
@@ -92,6 +105,8 @@ def _fence(uses: Sequence[Operation]) -> Iterable[Finding]:
         if o.result is not False and newest is not None and token < (newest.token or 0):
             why = f"resource {o.key!r}: took token {token} after token {newest.token}"
             yield Finding("late_use_accepted", why, key=o.key, operations=(newest, o))
-        if o.result is False and not any((u.token or 0) > token and u.start_ns <= o.returned_ns for u in uses):
+        if o.result is False and not any(
+            (u.token or 0) > token and u.start_ns <= o.returned_ns for u in uses
+        ):
             why = f"resource {o.key!r}: refused token {token}, and had never seen a higher one"
             yield Finding("use_refused", why, key=o.key, operations=(o,))

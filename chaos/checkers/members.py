@@ -1,7 +1,8 @@
-"""Judge what nodes said of themselves while they were disturbed: invariants of Raft that show from outside.
+"""Judge what nodes said of themselves while they were disturbed: invariants of Raft that show from
+outside.
 
-At most one leader in a term; a node's term never falls, across restarts too; equal digests at equal settled revision.
-Cheap, and often the first to fire.
+At most one leader in a term; a node's term never falls, across restarts too; equal digests at equal
+settled revision. Cheap, and often the first to fire.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from chaos.history import Seen
 
 
 def check(seen: Iterable[Seen]) -> Judgement:
-    """Judge status records. Positions may fall: a node that starts again works its way up from its snapshot."""
+    """Judge status records. Positions may fall: a node that starts again works its way up from its
+    snapshot.
+    """
     records = sorted(seen, key=lambda s: s.t_ns)
     leaders: dict[int, str] = {}
     digests: dict[int, Seen] = {}
@@ -23,18 +26,31 @@ def check(seen: Iterable[Seen]) -> Judgement:
         if s.role == "leader" and s.term is not None:
             other = leaders.setdefault(s.term, s.seen)
             if other != s.seen:
-                findings.append(Finding("two_leaders", f"{other} and {s.seen} both led term {s.term}"))
+                findings.append(
+                    Finding("two_leaders", f"{other} and {s.seen} both led term {s.term}")
+                )
         if s.settled is not None and s.digest is not None:
             first = digests.setdefault(s.settled, s)
             if first.digest != s.digest:
                 why = f"{first.seen} had digest {first.digest} at {s.settled}, {s.seen} had {s.digest}"
                 findings.append(Finding("diverged", why))
         before = last.get(s.seen)
-        if before is not None and before.term is not None and s.term is not None and s.term < before.term:
-            findings.append(Finding("term_fell", f"{s.seen} was in term {before.term}, later in {s.term}"))
+        if (
+            before is not None
+            and before.term is not None
+            and s.term is not None
+            and s.term < before.term
+        ):
+            findings.append(
+                Finding("term_fell", f"{s.seen} was in term {before.term}, later in {s.term}")
+            )
         last[s.seen] = s
     if not records:
         findings.append(Finding("nothing_seen", "no node ever said its state", Verdict.UNKNOWN))
     terms = sorted(leaders)
-    figures = {"records": len(records), "terms_led": len(terms), "term_last": terms[-1] if terms else 0}
+    figures = {
+        "records": len(records),
+        "terms_led": len(terms),
+        "term_last": terms[-1] if terms else 0,
+    }
     return Judgement("members", tuple(findings[:20]), len(records), figures)

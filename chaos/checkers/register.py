@@ -1,7 +1,8 @@
 """Judge whether put, get, cas and delete behaved as one register per key (linearizability, INV-1).
 
-partition by key → tighten → refute → search under a budget → ok | illegal | unknown. It never feeds on
-parts of multi-key transactions, and never takes revisions on trust: `versions` does that, beside it.
+partition by key → tighten → refute → search under a budget → ok | illegal | unknown. It never feeds
+on parts of multi-key transactions, and never takes revisions on trust: `versions` does that, beside
+it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from chaos.checkers.zones import INITIAL, Refutation, refute, tighten
 from chaos.history import Operation
 
 PASSES_STEPS: Final = (4_000, 100_000, 2_000_000)
-"""Steps per key in each pass, about 20 ms, 0.5 s and 10 s; a pass goes over all keys that are still undecided."""
+"""Steps per key in each pass, about 20 ms, 0.5 s and 10 s; a pass goes over all keys that are still
+undecided.
+"""
 
 LINEARIZABLE: Final = frozenset({None, "linearizable"})
 
@@ -61,11 +64,18 @@ def check(
 ) -> Judgement:
     """Judge all keys. Session and stale reads make no promise here and are left out.
 
-    `first_only`: leave the remaining budget unspent once a key is illegal; keys undecided by then are reported unknown.
+    `first_only`: leave the remaining budget unspent once a key is illegal; keys undecided by then
+    are reported unknown.
     """
     reports = check_keys(operations, initial=initial, passes=passes, first_only=first_only)
     findings = tuple(
-        Finding(r.anomaly or "undecided", f"key {r.key!r}: {r.reason}", r.verdict, r.key, r.story or r.stuck)
+        Finding(
+            r.anomaly or "undecided",
+            f"key {r.key!r}: {r.reason}",
+            r.verdict,
+            r.key,
+            r.story or r.stuck,
+        )
         for r in reports
         if r.verdict is not Verdict.OK
     )
@@ -123,9 +133,12 @@ def verdict_of(operations: Iterable[Operation], *, initial: Any = None) -> Verdi
     return merge(r.verdict for r in check_keys(operations, initial=initial))
 
 
-def prepare(key: str, operations: Sequence[Operation], initial: Any) -> tuple[Column, Refutation | None]:
-    """Encode, tighten and refute: all that needs no search. What is refuted before tightening is so after it as
-    well."""
+def prepare(
+    key: str, operations: Sequence[Operation], initial: Any
+) -> tuple[Column, Refutation | None]:
+    """Encode, tighten and refute: all that needs no search. What is refuted before tightening is so
+    after it as well.
+    """
     column = encode(key, operations, initial)
     if not all(column.required):
         column = tighten(column)
@@ -137,9 +150,16 @@ def _refuted(column: Column, refuted: Refutation, operations: Sequence[Operation
     value = column.values.values[refuted.state]
     anomaly, reason = refuted.anomaly, refuted.reason
     if anomaly == "phantom_value":
-        failed = [o for o in operations if o.outcome == "fail" and o.op != "get" and column.values.same(o.value, value)]
+        failed = [
+            o
+            for o in operations
+            if o.outcome == "fail" and o.op != "get" and column.values.same(o.value, value)
+        ]
         if failed:
-            anomaly, reason = "failed_write_seen", "observed, but its write had been refused for good (INV-4)"
+            anomaly, reason = (
+                "failed_write_seen",
+                "observed, but its write had been refused for good (INV-4)",
+            )
             story = (failed[0], *story)
     return KeyReport(
         column.key,
@@ -157,10 +177,27 @@ def _searched(one: _Pending, verdict: Verdict) -> KeyReport:
     if verdict is Verdict.OK:
         return KeyReport(one.key, verdict, len(column), search.steps)
     if verdict is Verdict.UNKNOWN:
-        why = "the cache of configurations is full" if search.exhausted else f"not decided within {search.steps} steps"
+        why = (
+            "the cache of configurations is full"
+            if search.exhausted
+            else f"not decided within {search.steps} steps"
+        )
         return KeyReport(one.key, verdict, len(column), search.steps, reason=why)
     prefix = tuple(column.sources[i] for i in search.longest)
     stuck = tuple(column.sources[i] for i in search.stuck)
-    reason = f"no order exists; the longest legal prefix has {len(prefix)} of {len(column)} operations"
+    reason = (
+        f"no order exists; the longest legal prefix has {len(prefix)} of {len(column)} operations"
+    )
     state = column.values.values[search.state_after_longest()]
-    return KeyReport(one.key, verdict, len(column), search.steps, reason, "not_linearizable", (), prefix, stuck, state)
+    return KeyReport(
+        one.key,
+        verdict,
+        len(column),
+        search.steps,
+        reason,
+        "not_linearizable",
+        (),
+        prefix,
+        stuck,
+        state,
+    )

@@ -1,9 +1,9 @@
 """Search for an order of one key's operations that a register could have executed.
 
-Wing and Gong, "Testing and verifying concurrent objects" (1993), with Lowe's cache, "Testing for linearizability"
-(2017): depth first over configurations (set of linearized operations, state), each visited once. It never recurses,
-never copies a history per step, and never answers what it has not decided: work is counted in steps, and may be
-resumed.
+Wing and Gong, "Testing and verifying concurrent objects" (1993), with Lowe's cache, "Testing for
+linearizability" (2017): depth first over configurations (set of linearized operations, state), each
+visited once. It never recurses, never copies a history per step, and never answers what it has not
+decided: work is counted in steps, and may be resumed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ STATE_BITS: Final = 24
 
 
 class Search:
-    """One key's search. `advance` may be called again after UNKNOWN, unless the cache is full (`exhausted`)."""
+    """One key's search. `advance` may be called again after UNKNOWN, unless the cache is full
+    (`exhausted`).
+    """
 
     def __init__(self, column: Column, *, lifetimes: bool = True) -> None:
-        """Prepare the search. `lifetimes=False` goes on until nothing fits, for a dead end that people can read."""
+        """Prepare the search. `lifetimes=False` goes on until nothing fits, for a dead end that
+        people can read.
+        """
         self.column = column
         self.steps = 0
         self.exhausted = False
@@ -51,7 +55,9 @@ class Search:
             self._writers[:] = [self._n + 1] * len(self._writers)
 
     def _link(self) -> None:
-        """Build the doubly linked list of calls (2i) and returns (2i + 1), calls first at equal times."""
+        """Build the doubly linked list of calls (2i) and returns (2i + 1), calls first at equal
+        times.
+        """
         column = self.column
         events = [(column.calls[i], 0, 2 * i) for i in range(self._n)]
         events += [(column.returns[i], 1, 2 * i + 1) for i in range(self._n) if column.required[i]]
@@ -92,7 +98,9 @@ class Search:
         return isinstance(whole, str) and isinstance(end, str) and whole.endswith(end)
 
     def advance(self, steps_max: int) -> Verdict:
-        """Search on for at most `steps_max` steps. UNKNOWN: not decided yet, or never (`exhausted`)."""
+        """Search on for at most `steps_max` steps. UNKNOWN: not decided yet, or never
+        (`exhausted`).
+        """
         if self.exhausted:
             return Verdict.UNKNOWN
         choices, marks = self._choices, self._marks
@@ -124,7 +132,8 @@ class Search:
     def _is_new(self, candidates: list[int]) -> bool:
         """Remember the configuration; say whether it was seen for the first time.
 
-        One that has a single way on is not worth remembering, as long as every eighth is: chains stay short.
+        One that has a single way on is not worth remembering, as long as every eighth is: chains
+        stay short.
         """
         if len(candidates) == 1 and len(self._trail) & 7:
             return True
@@ -139,13 +148,21 @@ class Search:
         return True
 
     def _candidates(self) -> list[int]:
-        """Linearize what observes the state and cannot change it; return what may come next, the best one last.
+        """Linearize what observes the state and cannot change it; return what may come next, the
+        best one last.
 
-        Candidates are the calls before the first remaining return. An observer never branches: wherever it stood
-        later, it can stand here. A write of the value already present is no observer: it may be needed later.
+        Candidates are the calls before the first remaining return. An observer never branches:
+        wherever it stood later, it can stand here. A write of the value already present is no
+        observer: it may be needed later.
         """
         column, after, state = self.column, self._after, self._state
-        kinds, a, b, returns, required = column.kinds, column.a, self._b, column.returns, column.required
+        kinds, a, b, returns, required = (
+            column.kinds,
+            column.a,
+            self._b,
+            column.returns,
+            column.required,
+        )
         found: dict[tuple[int, int, int], int] = {}
         unknown = False
         event = after[self._head]
@@ -180,7 +197,8 @@ class Search:
             candidates = [
                 i
                 for i in candidates
-                if (kinds[i] == WRITE and b[i] == state) or (last and kinds[i] == CAS and required[i])
+                if (kinds[i] == WRITE and b[i] == state)
+                or (last and kinds[i] == CAS and required[i])
             ]
         if unknown and candidates:
             candidates = self._needed(candidates)
@@ -191,9 +209,9 @@ class Search:
     def _needed(self, candidates: list[int]) -> list[int]:
         """Leave out the unknown operations that nothing callable waits for.
 
-        An unknown operation that is followed by one that could also have come before it can be moved behind that one,
-        or left out if that one overwrites it. So it need only be tried when a callable operation cannot come without
-        it.
+        An unknown operation that is followed by one that could also have come before it can be
+        moved behind that one, or left out if that one overwrites it. So it need only be tried when
+        a callable operation cannot come without it.
         """
         column, after, state = self.column, self._after, self._state
         kinds, a, b, required = column.kinds, column.a, self._b, column.required
@@ -290,18 +308,23 @@ class Search:
 
     @property
     def stuck(self) -> list[int]:
-        """Return the operations that could be called next after `longest`, none of which can follow (when illegal)."""
+        """Return the operations that could be called next after `longest`, none of which can follow
+        (when illegal).
+        """
         done = set(self.longest)
         rest = [i for i in range(self._n) if i not in done]
-        first = min((self.column.returns[i] for i in rest if self.column.required[i]), default=NEVER)
+        first = min(
+            (self.column.returns[i] for i in rest if self.column.required[i]), default=NEVER
+        )
         return [i for i in rest if self.column.calls[i] <= first]
 
 
 def _merged(column: Column) -> list[int]:
-    """Return what each operation makes, with all values that no operation asks for taken for one of them.
+    """Return what each operation makes, with all values that no operation asks for taken for one of
+    them.
 
-    Operations tell states apart only by naming them, so states that none names are alike: a write of one is as good
-    as a write of another, and the twins among them are tried once.
+    Operations tell states apart only by naming them, so states that none names are alike: a write
+    of one is as good as a write of another, and the twins among them are tried once.
     """
     if column.appends:
         return column.b

@@ -31,7 +31,9 @@ class _Session:
 def check(operations: Iterable[Operation]) -> Judgement:
     """Judge puts, deletes and session (or stronger) reads that carry revisions."""
     everything = list(operations)
-    ops = [o for o in everything if o.level != "stale" and o.outcome == "ok" and o.revision is not None]
+    ops = [
+        o for o in everything if o.level != "stale" and o.outcome == "ok" and o.revision is not None
+    ]
     by_client: dict[Client, list[Operation]] = {}
     contents: dict[tuple[int, str], Operation] = {}
     deleted: dict[str, int] = {}
@@ -74,7 +76,10 @@ def _write(session: _Session, o: Operation) -> Iterable[Finding]:
 
 
 def _read(
-    session: _Session, o: Operation, contents: dict[tuple[int, str], Operation], deleted: dict[str, int]
+    session: _Session,
+    o: Operation,
+    contents: dict[tuple[int, str], Operation],
+    deleted: dict[str, int],
 ) -> Iterable[Finding]:
     position, key = o.revision or 0, o.key or ""
     if position < session.position and session.reader is not None:
@@ -90,7 +95,9 @@ def _read(
     if version < seen and not gone and not mine_gone:
         own = before.op in WRITES
         why = f"client {o.client!r} read version {version} of {key!r} after {'writing' if own else 'reading'} {seen}"
-        yield Finding("read_your_writes" if own else "monotonic_reads", why, key=key, operations=(before, o))
+        yield Finding(
+            "read_your_writes" if own else "monotonic_reads", why, key=key, operations=(before, o)
+        )
     writer = contents.get((version, key))
     if writer is not None and o.result is not None and not _same(writer.value, o.result):
         why = f"version {version} of {key!r} reads {o.result!r}, {writer.value!r} was written"
@@ -102,4 +109,6 @@ def _read(
 
 
 def _same(one: Any, other: Any) -> bool:
-    return msgspec.json.encode(one, order="deterministic") == msgspec.json.encode(other, order="deterministic")
+    return msgspec.json.encode(one, order="deterministic") == msgspec.json.encode(
+        other, order="deterministic"
+    )

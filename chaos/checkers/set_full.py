@@ -1,4 +1,6 @@
-"""Judge a grow-only set: what was added and acknowledged is in every later read (after Jepsen's set-full)."""
+"""Judge a grow-only set: what was added and acknowledged is in every later read (after Jepsen's
+set-full).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ FINDINGS_MAX: Final = 20
 
 
 def check(operations: Iterable[Operation]) -> Judgement:
-    """Judge `add` (value: the element) and `read` (result: all elements), all linearizable, set by set (key)."""
+    """Judge `add` (value: the element) and `read` (result: all elements), all linearizable, set by
+    set (key).
+    """
     by_key: dict[str, list[Operation]] = {}
     for o in operations:
         if o.op in {"add", "read"}:
@@ -24,7 +28,9 @@ def check(operations: Iterable[Operation]) -> Judgement:
     stable = elements = judged = 0
     for mine in by_key.values():
         adds = [o for o in mine if o.op == "add"]
-        reads = sorted((o for o in mine if o.op == "read" and o.outcome == "ok"), key=lambda o: o.start_ns)
+        reads = sorted(
+            (o for o in mine if o.op == "read" and o.outcome == "ok"), key=lambda o: o.start_ns
+        )
         contents = [frozenset(map(_hashable, o.result)) for o in reads]
         findings += [*_strangers(adds, reads), *_duplicates(reads)]
         for add in adds:
@@ -35,7 +41,9 @@ def check(operations: Iterable[Operation]) -> Judgement:
         elements += len(adds)
         judged += len(adds) + len(reads)
     if not stable:
-        findings.append(Finding("nothing_read", "no element was ever seen to stay", Verdict.UNKNOWN))
+        findings.append(
+            Finding("nothing_read", "no element was ever seen to stay", Verdict.UNKNOWN)
+        )
     figures = {
         "sets": len(by_key),
         "elements": elements,
@@ -47,15 +55,24 @@ def check(operations: Iterable[Operation]) -> Judgement:
 
 
 def _fate(
-    add: Operation, reads: Sequence[Operation], contents: Sequence[frozenset[Any]], delays: list[float]
+    add: Operation,
+    reads: Sequence[Operation],
+    contents: Sequence[frozenset[Any]],
+    delays: list[float],
 ) -> Finding | bool | None:
-    """Return a finding, True for a stable element, None for one that was never read and need not have been."""
+    """Return a finding, True for a stable element, None for one that was never read and need not
+    have been.
+    """
     element = _hashable(add.value)
     with_it = [r for r, c in zip(reads, contents, strict=True) if element in c]
     without = [r for r, c in zip(reads, contents, strict=True) if element not in c]
     early = next((r for r in with_it if r.returned_ns < add.start_ns), None)
     if early is not None:
-        return Finding("from_the_future", f"{add.value!r} was read before its add started", operations=(early, add))
+        return Finding(
+            "from_the_future",
+            f"{add.value!r} was read before its add started",
+            operations=(early, add),
+        )
     known_ns = min([add.returned_ns, *(r.returned_ns for r in with_it)])
     missed = [r for r in without if r.start_ns > known_ns]
     if not missed:
@@ -82,7 +99,13 @@ def _strangers(adds: Sequence[Operation], reads: Sequence[Operation]) -> list[Fi
                 continue
             told.add(element)
             if add is None:
-                findings.append(Finding("phantom_element", f"{value!r} was read, and nobody added it", operations=(r,)))
+                findings.append(
+                    Finding(
+                        "phantom_element",
+                        f"{value!r} was read, and nobody added it",
+                        operations=(r,),
+                    )
+                )
             else:
                 why = f"{value!r} was read, and its add had been refused for good"
                 findings.append(Finding("aborted_read", why, operations=(add, r)))
@@ -93,9 +116,19 @@ def _duplicates(reads: Sequence[Operation]) -> list[Finding]:
     for r in reads:
         twice = [v for v, n in Counter(map(_hashable, r.result)).items() if n > 1]
         if twice:
-            return [Finding("duplicate_element", f"{twice[0]!r} is in one read more than once", operations=(r,))]
+            return [
+                Finding(
+                    "duplicate_element",
+                    f"{twice[0]!r} is in one read more than once",
+                    operations=(r,),
+                )
+            ]
     return []
 
 
 def _hashable(value: Any) -> Any:
-    return (type(value).__name__, repr(value)) if isinstance(value, list | dict | bool | float) else value
+    return (
+        (type(value).__name__, repr(value))
+        if isinstance(value, list | dict | bool | float)
+        else value
+    )

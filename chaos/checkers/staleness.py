@@ -1,4 +1,6 @@
-"""Judge stale reads: each value was current at some moment not longer ago than was allowed, and than was stated."""
+"""Judge stale reads: each value was current at some moment not longer ago than was allowed, and
+than was stated.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,11 @@ class _Key:
 
 
 def check(operations: Iterable[Operation], *, initial: Any = None) -> Judgement:
-    """Judge reads of level `stale`, each against its `max_age_ms`, its stated `age_ms` and its stated position.
+    """Judge reads of level `stale`, each against its `max_age_ms`, its stated `age_ms` and its
+    stated position.
 
-    Writes are those of the same history, each with its revision. Nothing is promised about the order of two reads.
+    Writes are those of the same history, each with its revision. Nothing is promised about the
+    order of two reads.
     """
     ops = list(operations)
     keys: dict[str, _Key] = {}
@@ -49,12 +53,20 @@ def check(operations: Iterable[Operation], *, initial: Any = None) -> Judgement:
 
 
 def _judge(o: Operation, key: _Key, initial: Any, ages_ms: list[float]) -> Iterable[Finding]:
-    """Find the best moment at which the value was current; say what is wrong when none is good enough."""
+    """Find the best moment at which the value was current; say what is wrong when none is good
+    enough.
+    """
     spans = list(_spans(o.result, key, initial))
     if not spans:
         failed = [w for w in key.failed if _same(_made(w), o.result)]
-        name, why = ("dirty_read", "a write that was refused for good") if failed else ("phantom_value", "nobody wrote")
-        yield Finding(name, f"key {o.key!r}: read {o.result!r}, {why}", key=o.key, operations=(*failed[:1], o))
+        name, why = (
+            ("dirty_read", "a write that was refused for good")
+            if failed
+            else ("phantom_value", "nobody wrote")
+        )
+        yield Finding(
+            name, f"key {o.key!r}: read {o.result!r}, {why}", key=o.key, operations=(*failed[:1], o)
+        )
         return
     begun = [s for s in spans if s[0] <= o.returned_ns]
     if not begun:
@@ -74,8 +86,12 @@ def _judge(o: Operation, key: _Key, initial: Any, ages_ms: list[float]) -> Itera
     yield from _position(o, key, initial)
 
 
-def _spans(value: Any, key: _Key, initial: Any) -> Iterable[tuple[float, float, tuple[Operation, ...]]]:
-    """Yield (earliest start, latest moment, story) of each period in which the key had this value."""
+def _spans(
+    value: Any, key: _Key, initial: Any
+) -> Iterable[tuple[float, float, tuple[Operation, ...]]]:
+    """Yield (earliest start, latest moment, story) of each period in which the key had this
+    value.
+    """
     writes = key.known
     if _same(value, initial):
         yield float("-inf"), writes[0].returned_ns if writes else NEVER, tuple(writes[:1])
@@ -89,7 +105,9 @@ def _spans(value: Any, key: _Key, initial: Any) -> Iterable[tuple[float, float, 
 
 
 def _position(o: Operation, key: _Key, initial: Any) -> Iterable[Finding]:
-    """Compare with the last known write at or below the stated position; an unknown one may hide behind it."""
+    """Compare with the last known write at or below the stated position; an unknown one may hide
+    behind it.
+    """
     if o.revision is None or any(_same(_made(w), o.result) for w in key.unknown):
         return
     below = [w for w in key.known if (w.revision or 0) <= o.revision]
@@ -103,8 +121,15 @@ def _distribution(ages_ms: Sequence[float]) -> dict[str, Any]:
     ages = sorted(ages_ms)
     if not ages:
         return {"reads": 0}
-    at = {name: ages[min(len(ages) - 1, int(len(ages) * q))] for name, q in (("p50", 0.5), ("p99", 0.99))}
-    return {"reads": len(ages), "age_ms": {**at, "max": ages[-1]}, "behind": sum(a > 0 for a in ages)}
+    at = {
+        name: ages[min(len(ages) - 1, int(len(ages) * q))]
+        for name, q in (("p50", 0.5), ("p99", 0.99))
+    }
+    return {
+        "reads": len(ages),
+        "age_ms": {**at, "max": ages[-1]},
+        "behind": sum(a > 0 for a in ages),
+    }
 
 
 def _made(w: Operation) -> Any:
@@ -114,4 +139,6 @@ def _made(w: Operation) -> Any:
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, str) and isinstance(other, str):
         return one == other
-    return msgspec.json.encode(one, order="deterministic") == msgspec.json.encode(other, order="deterministic")
+    return msgspec.json.encode(one, order="deterministic") == msgspec.json.encode(
+        other, order="deterministic"
+    )

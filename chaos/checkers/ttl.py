@@ -1,7 +1,8 @@
-"""Judge times to live: a key is there for its ttl, whatever clocks and leaders do, and gone soon after.
+"""Judge times to live: a key is there for its ttl, whatever clocks and leaders do, and gone soon
+after.
 
-That it is gone in time is judged only where nothing but clocks and leaderships was disturbed: a sweep needs a leader
-and a store.
+That it is gone in time is judged only where nothing but clocks and leaderships was disturbed: a
+sweep needs a leader and a store.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ RECOVERY_S: Final = 5.0
 _NS: Final = 1_000_000_000
 
 
-def check(operations: Iterable[Operation], faults: Sequence[Fault] = (), *, sweep_interval_s: float = 1.0) -> Judgement:
-    """Judge `give` (value: the ttl in ms; each key is given once) and linearizable `read` (result: is it there).
+def check(
+    operations: Iterable[Operation], faults: Sequence[Fault] = (), *, sweep_interval_s: float = 1.0
+) -> Judgement:
+    """Judge `give` (value: the ttl in ms; each key is given once) and linearizable `read` (result:
+    is it there).
 
-    A time-out of the nodes themselves, or of the machine under them, shows in how long operations take: the slowest
-    one meanwhile is added to what an end may be late by.
+    A time-out of the nodes themselves, or of the machine under them, shows in how long operations
+    take: the slowest one meanwhile is added to what an end may be late by.
     """
     ops = list(operations)
     given = {o.key: o for o in ops if o.op == "give" and o.outcome != "fail"}
@@ -44,15 +48,26 @@ def check(operations: Iterable[Operation], faults: Sequence[Fault] = (), *, swee
         ended += any(not o.result for o in mine)
         for o in mine:
             due_ns = give.returned_ns + int(give.value) * 1_000_000 + sweep_interval_s * _NS
-            due_ns = max([due_ns, *(end for begin, end in storms if begin <= o.start_ns and due_ns <= end)])
+            due_ns = max(
+                [due_ns, *(end for begin, end in storms if begin <= o.start_ns and due_ns <= end)]
+            )
             if o.start_ns <= due_ns:
                 continue
             late += 1
             if o.result:
                 findings += _late(give, o, due_ns, done)
     if not ended or not late:
-        findings.append(Finding("nothing_ended", "no key was seen to outlive its time, or to end", Verdict.UNKNOWN))
-    return Judgement("ttl", tuple(findings[:20]), len(ops), {"keys": len(given), "ended": ended, "ends_judged": late})
+        findings.append(
+            Finding(
+                "nothing_ended", "no key was seen to outlive its time, or to end", Verdict.UNKNOWN
+            )
+        )
+    return Judgement(
+        "ttl",
+        tuple(findings[:20]),
+        len(ops),
+        {"keys": len(given), "ended": ended, "ends_judged": late},
+    )
 
 
 def _early(give: Operation, reads: Sequence[Operation]) -> list[Finding]:
@@ -65,7 +80,9 @@ def _early(give: Operation, reads: Sequence[Operation]) -> list[Finding]:
     return []
 
 
-def _late(give: Operation, read: Operation, due_ns: float, done: Sequence[Operation]) -> list[Finding]:
+def _late(
+    give: Operation, read: Operation, due_ns: float, done: Sequence[Operation]
+) -> list[Finding]:
     slow_ns = max((o.returned_ns - o.start_ns for o in done if o.start_ns < read.start_ns and o.returned_ns > due_ns),
                   default=0.0)  # fmt: skip
     late_s = (read.start_ns - due_ns - slow_ns) / _NS

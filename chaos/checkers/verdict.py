@@ -52,7 +52,9 @@ class Judgement:
     @property
     def anomalies(self) -> tuple[str, ...]:
         """Return the names of the anomalies found, each once, in order."""
-        return tuple(dict.fromkeys(f.anomaly for f in self.findings if f.verdict is Verdict.ILLEGAL))
+        return tuple(
+            dict.fromkeys(f.anomaly for f in self.findings if f.verdict is Verdict.ILLEGAL)
+        )
 
 
 def merge(verdicts: Iterable[Verdict]) -> Verdict:

@@ -1,8 +1,9 @@
-"""Judge by the revisions that the cluster gave: strict serializability with a witness, over any number of keys.
+"""Judge by the revisions that the cluster gave: strict serializability with a witness, over any
+number of keys.
 
-It takes the numbering on trust, which is why it never replaces `register`; in return it sees what spans keys. A read
-may have happened anywhere between the newest version it saw and the next write to one of its keys; these spans, and the
-revisions of writes, must follow real time.
+It takes the numbering on trust, which is why it never replaces `register`; in return it sees what
+spans keys. A read may have happened anywhere between the newest version it saw and the next write
+to one of its keys; these spans, and the revisions of writes, must follow real time.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ class _Access:
     """The key existed."""
 
 
-def check(operations: Iterable[Operation], *, initial: Any = None, ledger: Ledger | None = None) -> Judgement:
+def check(
+    operations: Iterable[Operation], *, initial: Any = None, ledger: Ledger | None = None
+) -> Judgement:
     """Judge every linearizable operation that carries a revision.
 
     `ledger` adds the revisions of writes whose answer was lost (by op_id) and of deletes by expiry.
@@ -81,7 +84,9 @@ def check(operations: Iterable[Operation], *, initial: Any = None, ledger: Ledge
     witness.learn(accesses)
     judged = sum(witness.judge(a) for a in accesses)
     witness.follow_time()
-    return Judgement("versions", tuple(witness.findings), judged, {"revisions": len(witness.owners)})
+    return Judgement(
+        "versions", tuple(witness.findings), judged, {"revisions": len(witness.owners)}
+    )
 
 
 def _access(o: Operation) -> _Access | None:
@@ -113,7 +118,8 @@ def _access(o: Operation) -> _Access | None:
 
 
 def _transaction(a: _Access, o: Operation) -> None:
-    """Take reads as made before all writes of the transaction; an append extends the list that was read.
+    """Take reads as made before all writes of the transaction; an append extends the list that was
+    read.
 
     An empty list is an absent key.
     """
@@ -176,7 +182,13 @@ class _Witness:
     def _own(self, revision: int, o: Operation, writes: dict[str, Any]) -> None:
         other = self.owners.get(revision)
         if other is not None and other is not o:
-            self._say("revision_reused", f"revision {revision} was given to two writes", other.key, other, o)
+            self._say(
+                "revision_reused",
+                f"revision {revision} was given to two writes",
+                other.key,
+                other,
+                o,
+            )
             return
         self.owners[revision] = o
         for key, value in writes.items():
@@ -190,7 +202,9 @@ class _Witness:
                     self.timelines.setdefault(key, _Timeline()).put(_Write(revision, None, None))
 
     def _reveal(self, read: _Read, reader: Operation) -> None:
-        """A read names a revision that no acknowledged write got: only an unknown write of that value can own it."""
+        """A read names a revision that no acknowledged write got: only an unknown write of that
+        value can own it.
+        """
         candidates = self._unknown.get((read.key, _text(read.value)), [])
         if candidates:
             self._own(read.version or 0, candidates.pop(), {read.key: read.value})
@@ -239,7 +253,11 @@ class _Witness:
                 why = f"read {read.value!r} as of revision {stated}, it was written by {write.revision}"
                 self._say("wrong_version", why, read.key, *_known(write), o)
             return write
-        if read.version and (own := timeline.at(read.version)) is not None and own.revision == read.version:
+        if (
+            read.version
+            and (own := timeline.at(read.version)) is not None
+            and own.revision == read.version
+        ):
             if _text(own.value) != _text(read.value):
                 why = f"read {read.value!r} of revision {read.version}, which wrote {own.value!r}"
                 self._say("wrong_content", why, read.key, *_known(own), o)
@@ -248,7 +266,9 @@ class _Witness:
                 why = f"read {read.value!r} of revision {own.revision} at {position}, overwritten by {after}"
                 self._say("stale_version", why, read.key, *_known(own), *_known(write), o)
             else:
-                why = f"read {read.value!r} of revision {own.revision} but claims to be at {position}"
+                why = (
+                    f"read {read.value!r} of revision {own.revision} but claims to be at {position}"
+                )
                 self._say("wrong_position", why, read.key, *_known(own), o)
             return write
         if self._unknown.get((read.key, _text(read.value))):
@@ -266,7 +286,9 @@ class _Witness:
             self._say("wrong_guard", why, a.present, *_known(write), a.operation)
 
     def _refusal(self, a: _Access, revision: int) -> tuple[int, int]:
-        """A refused guard takes a revision of its own when the cluster judged it; it changes nothing."""
+        """A refused guard takes a revision of its own when the cluster judged it; it changes
+        nothing.
+        """
         assert a.differs is not None
         key, expected = a.differs
         timeline = self.timelines.get(key, _Timeline())
@@ -283,7 +305,9 @@ class _Witness:
             write = self._matches(a.operation, read, position)
             low = max(low, read.version or (write.revision if write is not None else 0))
             if not self._open(read.key) or read.version:
-                after = self.timelines.get(read.key, _Timeline()).after(max(low, read.version or position))
+                after = self.timelines.get(read.key, _Timeline()).after(
+                    max(low, read.version or position)
+                )
                 high = min(high, after - 1)
         # An empty span was told by `_matches`, read by read.
         return low, max(low, high)
@@ -295,7 +319,9 @@ class _Witness:
     # Pass 3: real time.
 
     def follow_time(self) -> None:
-        """Sweep by time: what returned before another started lies at or below it, and strictly below a write."""
+        """Sweep by time: what returned before another started lies at or below it, and strictly
+        below a write.
+        """
         starts = sorted(self._spans, key=lambda s: s[0].start_ns)
         ends = sorted(self._spans, key=lambda s: s[0].returned_ns)
         newest: tuple[int, Operation | None] = (0, None)
@@ -311,7 +337,9 @@ class _Witness:
                 self._say("real_time_order", why, o.key, newest[1], o)
 
     def _say(self, anomaly: str, message: str, key: str | None, *operations: Operation) -> None:
-        self.findings.append(Finding(anomaly, f"key {key!r}: {message}", key=key, operations=operations))
+        self.findings.append(
+            Finding(anomaly, f"key {key!r}: {message}", key=key, operations=operations)
+        )
 
 
 def _known(write: _Write | None) -> Iterator[Operation]:
@@ -320,4 +348,6 @@ def _known(write: _Write | None) -> Iterator[Operation]:
 
 
 def _text(value: Any) -> str:
-    return "" if value is msgspec.UNSET else msgspec.json.encode(value, order="deterministic").decode()
+    return (
+        "" if value is msgspec.UNSET else msgspec.json.encode(value, order="deterministic").decode()
+    )

@@ -1,7 +1,8 @@
 """Judge what watchers and subscribers were told, against the committed order of the ledger (INV-6).
 
-Names of the properties from etcd's robustness tests: ordered, unique, atomic, reliable, resumable, bookmarkable; and
-filtered, and nothing uncommitted. The broker delivers at least once: its repeats are dropped before the rest is asked.
+Names of the properties from etcd's robustness tests: ordered, unique, atomic, reliable, resumable,
+bookmarkable; and filtered, and nothing uncommitted. The broker delivers at least once: its repeats
+are dropped before the rest is asked.
 """
 
 from __future__ import annotations
@@ -45,11 +46,15 @@ class _Truth:
 
     def between(self, low: int, high: int, prefix: str) -> list[tuple[int, str]]:
         """Return (revision, key) of every change under the prefix in (low, high]."""
-        chosen = self.revisions[bisect_right(self.revisions, low) : bisect_right(self.revisions, high)]
+        chosen = self.revisions[
+            bisect_right(self.revisions, low) : bisect_right(self.revisions, high)
+        ]
         return [(r, k) for r in chosen for k in self.ledger.changes[r] if k.startswith(prefix)]
 
 
-def check(watched: Iterable[Watched], ledger: Ledger, operations: Iterable[Operation] = ()) -> Judgement:
+def check(
+    watched: Iterable[Watched], ledger: Ledger, operations: Iterable[Operation] = ()
+) -> Judgement:
     """Judge every watcher. Acknowledged `operations` say which value each revision wrote."""
     if not ledger.read:
         why = "the ledger could not be read: nobody knows what watchers should have been told"
@@ -75,7 +80,9 @@ def check(watched: Iterable[Watched], ledger: Ledger, operations: Iterable[Opera
                 findings.append(found)
     if not events:
         findings.append(Finding("nothing_watched", "no watcher was told anything", Verdict.UNKNOWN))
-    return Judgement("watch", tuple(findings), events, {"watchers": len(by_watcher), "events": events})
+    return Judgement(
+        "watch", tuple(findings), events, {"watchers": len(by_watcher), "events": events}
+    )
 
 
 def _watcher(watcher: str, mine: Sequence[Watched], truth: _Truth) -> list[Finding]:
@@ -87,24 +94,39 @@ def _watcher(watcher: str, mine: Sequence[Watched], truth: _Truth) -> list[Findi
         findings += _one(stream, truth)
         reached = max([reached, stream.after or 0, *(w.revision or 0 for w in stream.events)])
     if target is not None and not streams:
-        findings.append(_found("behind", watcher, f"was never connected, and was due up to {target}", Verdict.UNKNOWN))
+        findings.append(
+            _found(
+                "behind",
+                watcher,
+                f"was never connected, and was due up to {target}",
+                Verdict.UNKNOWN,
+            )
+        )
     if target is not None and streams:
         missing = truth.between(reached, target, streams[-1].prefix)
         if missing:
-            # Nothing later came either, so it may only be slow: not decided, which fails the run as well.
+            # Nothing later came either, so it may only be slow: not decided, which fails the run as
+            # well.
             why = f"ended at {reached}; {len(missing)} changes up to {target} never came, first {missing[0]}"
             findings.append(_found("behind", watcher, why, Verdict.UNKNOWN))
     return findings
 
 
-def _streams(watcher: str, mine: Sequence[Watched]) -> tuple[list[_Stream], int | None, list[Finding]]:
+def _streams(
+    watcher: str, mine: Sequence[Watched]
+) -> tuple[list[_Stream], int | None, list[Finding]]:
     streams: list[_Stream] = []
     findings: list[Finding] = []
     target: int | None = None
     position: int | None = None
     for w in mine:
         if w.kind == "open":
-            if streams and position is not None and w.revision is not None and w.revision > position:
+            if (
+                streams
+                and position is not None
+                and w.revision is not None
+                and w.revision > position
+            ):
                 why = f"resumed after {w.revision}, but had been told only up to {position}"
                 findings.append(_found("not_resumable", watcher, why))
             streams.append(_Stream(watcher, w.prefix or "", w.revision, bool(streams)))
@@ -153,12 +175,26 @@ def _one(stream: _Stream, truth: _Truth) -> list[Finding]:
             continue
         seen.add((revision, key))
         if not key.startswith(stream.prefix):
-            say(_found("not_filtered", stream.watcher, f"{key!r} came, asked for {stream.prefix!r}"))
+            say(
+                _found("not_filtered", stream.watcher, f"{key!r} came, asked for {stream.prefix!r}")
+            )
         if revision <= marked:
             name = "not_bookmarkable" if marked != stream.after else "not_resumable"
-            say(_found(name, stream.watcher, f"{key!r} of revision {revision} came after position {marked}"))
+            say(
+                _found(
+                    name,
+                    stream.watcher,
+                    f"{key!r} of revision {revision} came after position {marked}",
+                )
+            )
         elif revision < highest and revision in begun:
-            say(_found("not_atomic", stream.watcher, f"revision {revision} came in two parts, {highest} between them"))
+            say(
+                _found(
+                    "not_atomic",
+                    stream.watcher,
+                    f"revision {revision} came in two parts, {highest} between them",
+                )
+            )
         elif revision < highest:
             say(_found("not_ordered", stream.watcher, f"revision {revision} came after {highest}"))
         begun.add(revision)
@@ -191,11 +227,15 @@ def _gaps(stream: _Stream, seen: set[tuple[int, str]], truth: _Truth) -> Iterabl
     if not told:
         return
     events = [w.revision or 0 for w in stream.events if w.kind == "event"]
-    # Without a position of its own a stream begins at what it says first: that event itself, or behind that bookmark.
-    begun = stream.after if stream.after is not None else told[0] - (stream.events[0].kind == "event")
+    # Without a position of its own a stream begins at what it says first: that event itself, or
+    # behind that bookmark.
+    begun = (
+        stream.after if stream.after is not None else told[0] - (stream.events[0].kind == "event")
+    )
     last = max(told)
     bookmarked = max((w.revision or 0 for w in stream.events if w.kind == "bookmark"), default=0)
-    # The last revision may come in part when the connection is cut: the position to resume after stands on its end.
+    # The last revision may come in part when the connection is cut: the position to resume after
+    # stands on its end.
     whole = last if bookmarked >= last or not stream.cut else last - 1
     first = min(events, default=last)
     partial = {r for r, _ in seen}
@@ -207,7 +247,9 @@ def _gaps(stream: _Stream, seen: set[tuple[int, str]], truth: _Truth) -> Iterabl
         elif stream.resumed and revision < first:
             why = f"resumed after {stream.after}, and {key!r} of revision {revision} never came"
             yield _found("not_resumable", stream.watcher, why)
-        elif revision <= bookmarked and revision > max((e for e in events if e <= bookmarked), default=0):
+        elif revision <= bookmarked and revision > max(
+            (e for e in events if e <= bookmarked), default=0
+        ):
             why = f"bookmark {bookmarked} came, {key!r} of revision {revision} did not"
             yield _found("not_bookmarkable", stream.watcher, why)
         else:
@@ -229,4 +271,6 @@ def _found(anomaly: str, watcher: str, why: str, verdict: Verdict = Verdict.ILLE
 
 
 def _same(one: Any, other: Any) -> bool:
-    return msgspec.json.encode(one, order="deterministic") == msgspec.json.encode(other, order="deterministic")
+    return msgspec.json.encode(one, order="deterministic") == msgspec.json.encode(
+        other, order="deterministic"
+    )

@@ -1,8 +1,9 @@
 """Refute a register history, or settle its unknown writes, from which values were observed when.
 
-After Gibbons and Korach, "Testing shared memories" (1997), and Golab et al., "Analyzing consistency properties for fun
-and profit" (2011). Both functions are exact where they speak: `refute` never accuses a legal history, `tighten` never
-changes whether a history is legal. Neither decides that a history is fine.
+After Gibbons and Korach, "Testing shared memories" (1997), and Golab et al., "Analyzing consistency
+properties for fun and profit" (2011). Both functions are exact where they speak: `refute` never
+accuses a legal history, `tighten` never changes whether a history is legal. Neither decides that a
+history is fine.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ INITIAL: Final = -1
 
 @dataclass(frozen=True)
 class Refutation:
-    """Why no order can exist: indices into the column (INITIAL for the initial value), in the order of the story."""
+    """Why no order can exist: indices into the column (INITIAL for the initial value), in the order
+    of the story.
+    """
 
     anomaly: str
     reason: str
@@ -41,15 +44,23 @@ class _Zone:
 
 
 def tighten(column: Column) -> Column:
-    """Settle unknown writes of values that nobody else writes; return the column without those that cannot matter.
+    """Settle unknown writes of values that nobody else writes; return the column without those that
+    cannot matter.
 
-    Observed: it happened, and returned at the latest when its first observer did (an unknown CAS thereby observes
-    what it expected, which may settle the next). Not observed, expected by no unknown CAS, and no operation on the
-    key learned that a value was *not* there: whether it happened makes no difference, drop it.
+    Observed: it happened, and returned at the latest when its first observer did (an unknown CAS
+    thereby observes what it expected, which may settle the next). Not observed, expected by no
+    unknown CAS, and no operation on the key learned that a value was *not* there: whether it
+    happened makes no difference, drop it.
     """
     if column.appends or all(column.required):
         return column
-    kinds, a, b, returns, required = column.kinds, column.a, column.b, column.returns, column.required
+    kinds, a, b, returns, required = (
+        column.kinds,
+        column.a,
+        column.b,
+        column.returns,
+        column.required,
+    )
     writers = _writers(column)
     seen_by: dict[int, int] = {}
     hoped: dict[int, int] = {}
@@ -62,7 +73,11 @@ def tighten(column: Column) -> Column:
                 hoped[a[i]] = hoped.get(a[i], 0) + 1
         negative = negative or kind in (NOT, TAKE)
     dropped: set[int] = set()
-    todo = [i for i, kind in enumerate(kinds) if not required[i] and kind in (WRITE, CAS) and len(writers[b[i]]) == 1]
+    todo = [
+        i
+        for i, kind in enumerate(kinds)
+        if not required[i] and kind in (WRITE, CAS) and len(writers[b[i]]) == 1
+    ]
     changed = True
     while changed:
         changed = False
@@ -86,14 +101,18 @@ def tighten(column: Column) -> Column:
 
 
 def refute(column: Column) -> Refutation | None:
-    """Return a contradiction between observations, or None if there is none of the kinds looked for."""
+    """Return a contradiction between observations, or None if there is none of the kinds looked
+    for.
+    """
     if column.appends:
         return None
     writers = _writers(column)
     observers = _observers(column)
     for state, seen in observers.items():
         if state not in writers:
-            return Refutation("phantom_value", "observed, but nobody ever wrote it", (seen[0],), state)
+            return Refutation(
+                "phantom_value", "observed, but nobody ever wrote it", (seen[0],), state
+            )
     zones = []
     for state, possible in writers.items():
         if len(possible) != 1:
@@ -102,9 +121,13 @@ def refute(column: Column) -> Refutation | None:
         writer = possible[0]
         if not seen and writer == INITIAL:
             continue
-        # An unknown write that nobody observed makes a zone without end, which lies inside no other.
+        # An unknown write that nobody observed makes a zone without end, which lies inside no
+        # other.
         zone = _zone(column, state, writer, seen)
-        early = next((i for i in seen if writer != INITIAL and column.returns[i] < column.calls[writer]), None)
+        early = next(
+            (i for i in seen if writer != INITIAL and column.returns[i] < column.calls[writer]),
+            None,
+        )
         if early is not None:
             reason = "observed by an operation that had returned before the only writer started"
             return Refutation("value_from_the_future", reason, (early, writer), state)
@@ -143,21 +166,31 @@ def _zone(column: Column, state: int, writer: int, seen: list[int]) -> _Zone:
 
 
 def _collide(column: Column, zones: list[_Zone]) -> Refutation | None:
-    """Find two values that must both be current at once. Touching zones are legal: intervals are closed."""
+    """Find two values that must both be current at once. Touching zones are legal: intervals are
+    closed.
+    """
     forward = sorted((z for z in zones if z.low < z.high), key=lambda z: z.low)
     for one, other in pairwise(forward):
         if other.low < one.high:
             return _clash(column, one, other)
-    # Forward zones do not overlap from here on, so the last one that begins before a moment is the only candidate.
+    # Forward zones do not overlap from here on, so the last one that begins before a moment is the
+    # only candidate.
     lows = [z.low for z in forward]
     for zone in zones:
-        if zone.low >= zone.high and (around := _around(forward, lows, zone.high, zone.low)) is not None:
+        if (
+            zone.low >= zone.high
+            and (around := _around(forward, lows, zone.high, zone.low)) is not None
+        ):
             return _clash(column, around, zone)
     for i, kind in enumerate(column.kinds):
         if kind in (NOT, TAKE) and column.required[i]:
             around = _around(forward, lows, column.calls[i], column.returns[i])
             if around is not None and around.state == column.a[i]:
-                what = "existed, but was absent" if column.a[i] == ABSENT else "was different, but was current"
+                what = (
+                    "existed, but was absent"
+                    if column.a[i] == ABSENT
+                    else "was different, but was current"
+                )
                 reason = f"learned that the value {what} throughout its interval"
                 return Refutation("wrong_refusal", reason, _story(around, (i,)), around.state)
     return None

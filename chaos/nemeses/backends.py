@@ -79,7 +79,9 @@ class _Slow(_OnServer):
     async def proof(self) -> str | None:
         link = self.servers.links[self.server]
         grown = link.up.delayed + link.down.delayed - self.delayed
-        return f"{self.server}: {grown} packets delayed by {SLOW_S * 1000:.0f} ms" if grown else None
+        return (
+            f"{self.server}: {grown} packets delayed by {SLOW_S * 1000:.0f} ms" if grown else None
+        )
 
     async def heal(self) -> None:
         self.servers.links[self.server].heal()
@@ -93,7 +95,12 @@ class _Wipe(_Kill):
 
 
 def _made(server: str, fault: str, kind: type[_OnServer]) -> type[_OnServer]:
-    fields = {"name": f"{server}-{fault}", "server": server, "needs": frozenset({server}), "__doc__": kind.__doc__}
+    fields = {
+        "name": f"{server}-{fault}",
+        "server": server,
+        "needs": frozenset({server}),
+        "__doc__": kind.__doc__,
+    }
     return type(f"{server.title()}{fault.title()}", (kind,), fields)
 
 

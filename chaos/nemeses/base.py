@@ -1,6 +1,8 @@
-"""Inflict one fault: start, wait for the proof that it bit, hold, heal in `finally`, and record each of these.
+"""Inflict one fault: start, wait for the proof that it bit, hold, heal in `finally`, and record
+each of these.
 
-The proof looks at the world, never at what the nemesis believes to have done: replaced by a no-op, none of them bites.
+The proof looks at the world, never at what the nemesis believes to have done: replaced by a no-op,
+none of them bites.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from chaos.windows import WINDOWS
 PROOF_WITHIN_S: Final = 8.0
 POLL_S: Final = 0.05
 LEADER_WITHIN_S: Final = 3.0
-"""For an election to end, or an answer to come: a fault of the leader must not hit somebody else by chance."""
+"""For an election to end, or an answer to come: a fault of the leader must not hit somebody else by
+chance.
+"""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ class Nemesis(ABC):
 
 
 async def inflict(nemesis: Nemesis, recorder: Recorder, seconds: float) -> Inflicted:
-    """Inflict a fault for about so long, and record it. Raises nothing but cancellation; heals in any case.
+    """Inflict a fault for about so long, and record it. Raises nothing but cancellation; heals in
+    any case.
 
     One that cannot even choose whom to hit is an error of the fault, and not the end of the run.
     """
@@ -151,7 +156,8 @@ async def leader_within(target: Target, within_s: float) -> str | None:
 async def some(target: Target, rng: Random, whom: str) -> tuple[str, ...]:
     """Return nodes by role: leader, follower, one, minority, majority, all.
 
-    Where nobody leads even after LEADER_WITHIN_S any node stands for the leader: so it is while another fault holds.
+    Where nobody leads even after LEADER_WITHIN_S any node stands for the leader: so it is while
+    another fault holds.
     """
     nodes = list(target.nodes)
     leader = ""

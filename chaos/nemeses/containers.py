@@ -1,4 +1,6 @@
-"""Faults of containers: killed, paused, restarted, taken off the network; for nodes and for every back end."""
+"""Faults of containers: killed, paused, restarted, taken off the network; for nodes and for every
+back end.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from chaos.targets import Target
 
 
 class _OnContainers(Nemesis):
-    """`whom`: a role of nodes, or "service:…" with the services it chooses one of, or "store" / "redis-master"."""
+    """`whom`: a role of nodes, or "service:…" with the services it chooses one of, or "store" /
+    "redis-master".
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset({"containers"})
     heal_within_s: ClassVar[float] = 120.0
@@ -39,7 +43,9 @@ class _OnContainers(Nemesis):
         return None
 
     def _there(self) -> list[str]:
-        return [s for s in self.whom.removeprefix("service:").split(",") if s in self.stack.services]
+        return [
+            s for s in self.whom.removeprefix("service:").split(",") if s in self.stack.services
+        ]
 
     async def choose(self) -> tuple[str, ...]:
         chosen: tuple[str, ...]
@@ -59,7 +65,9 @@ class _OnContainers(Nemesis):
         return _all(f"{s} {state}" if state == wanted else None for s, state in found.items())
 
     async def heal(self) -> None:
-        """Heal all of them. Raises NotHealed with those that could not be, after the others were."""
+        """Heal all of them. Raises NotHealed with those that could not be, after the others
+        were.
+        """
         await self.stack.heal_each(self.targets)
 
 
@@ -95,7 +103,9 @@ class _Disconnect(_OnContainers):
 
 
 class _Restart(_OnContainers):
-    """Stopped as an operator does it (SIGTERM, then the grace period), one after another, and started at once."""
+    """Stopped as an operator does it (SIGTERM, then the grace period), one after another, and
+    started at once.
+    """
 
     async def choose(self) -> tuple[str, ...]:
         chosen = await super().choose()
@@ -112,7 +122,10 @@ class _Restart(_OnContainers):
 
     async def proof(self) -> str | None:
         now = {s: await self.stack.started_at(s) for s in self.targets}
-        return _all(f"{s} runs since {now[s]}" if now[s] != self.started_at[s] else None for s in self.targets)
+        return _all(
+            f"{s} runs since {now[s]}" if now[s] != self.started_at[s] else None
+            for s in self.targets
+        )
 
 
 def _all(proofs: Iterable[str | None]) -> str | None:
@@ -144,7 +157,11 @@ def _made() -> dict[str, type[Nemesis]]:
     for how, base in _HOW.items():
         for who, whom in _WHOM.items():
             name = f"container-{how}-{who}"
-            found[name] = type(f"{how.title()}_{who}", (base,), {"name": name, "whom": whom, "__doc__": base.__doc__})
+            found[name] = type(
+                f"{how.title()}_{who}",
+                (base,),
+                {"name": name, "whom": whom, "__doc__": base.__doc__},
+            )
     return found
 
 

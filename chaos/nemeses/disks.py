@@ -1,4 +1,6 @@
-"""Disks that take their time: each sync of a node's Raft log waits, so briefly that it is slow, or as if it hung."""
+"""Disks that take their time: each sync of a node's Raft log waits, so briefly that it is slow, or
+as if it hung.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ class Disks(Protocol):
         ...
 
     async def unsynced_s(self, node: str) -> float | None:
-        """Return how long the oldest entry of its log has waited for its disk, as it tells; None: no answer."""
+        """Return how long the oldest entry of its log has waited for its disk, as it tells; None:
+        no answer.
+        """
         ...
 
 
@@ -57,7 +61,10 @@ class SlowDisk(Nemesis):
             self.seen[node] = max(self.seen.get(node, 0.0), told_s or 0.0)
         if not self.targets or min(self.seen.values()) < min(0.6 * self.sync_s, 1.0):
             return None
-        return "; ".join(f"{node}: its log waited {age_s:.2f} s for its disk" for node, age_s in self.seen.items())
+        return "; ".join(
+            f"{node}: its log waited {age_s:.2f} s for its disk"
+            for node, age_s in self.seen.items()
+        )
 
     async def heal(self) -> None:
         for node in self.targets:

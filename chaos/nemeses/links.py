@@ -1,4 +1,6 @@
-"""Faults of links, through the proxies of a target: partitions of every shape, slow and lossy links, resets."""
+"""Faults of links, through the proxies of a target: partitions of every shape, slow and lossy
+links, resets.
+"""
 
 from __future__ import annotations
 
@@ -38,18 +40,25 @@ class _OnLinks(Nemesis):
         nodes = self.target.nodes
         counts = {f"{a} → {b}": self.mesh.disturbed(a, b) for a in nodes for b in nodes if a != b}
         return counts | {
-            f"clients ↔ {n}": link.up.disturbed + link.down.disturbed for n, link in self.mesh.clients.items()
+            f"clients ↔ {n}": link.up.disturbed + link.down.disturbed
+            for n, link in self.mesh.clients.items()
         }
 
     def _grown(self) -> dict[str, int]:
-        return {name: n - self.before.get(name, 0) for name, n in self._count().items() if n > self.before.get(name, 0)}
+        return {
+            name: n - self.before.get(name, 0)
+            for name, n in self._count().items()
+            if n > self.before.get(name, 0)
+        }
 
     async def heal(self) -> None:
         self.mesh.heal()
 
 
 class Partition(_OnLinks):
-    """Cut directions between nodes. Proof: every node that lost a direction really lost bytes or connections in one."""
+    """Cut directions between nodes. Proof: every node that lost a direction really lost bytes or
+    connections in one.
+    """
 
     def __init__(self, target: Target, rng: Random) -> None:
         super().__init__(target, rng)
@@ -123,13 +132,19 @@ class OneWay(Partition):
     async def plan(self) -> Iterable[tuple[str, str]]:
         (leader,) = await some(self.target, self.rng, "leader")
         others = [n for n in self.target.nodes if n != leader]
-        return [(leader, n) for n in others] if self.rng.random() < 0.5 else [(n, leader) for n in others]
+        return (
+            [(leader, n) for n in others]
+            if self.rng.random() < 0.5
+            else [(n, leader) for n in others]
+        )
 
 
 class Ring(Partition):
-    """Every node still reaches a majority, but no two the same one: neighbours on a ring hear each other.
+    """Every node still reaches a majority, but no two the same one: neighbours on a ring hear each
+    other.
 
-    With three nodes a ring has no link to spare, so one of its three is cut, as in a bridge beside the leader.
+    With three nodes a ring has no link to spare, so one of its three is cut, as in a bridge beside
+    the leader.
     """
 
     name: ClassVar[str] = "partition-ring"
@@ -142,7 +157,10 @@ class Ring(Partition):
             return both(nodes[:1], nodes[1:2])
         reach = (n // 2 + 1) // 2
         return [
-            (nodes[i], nodes[j]) for i in range(n) for j in range(n) if i != j and min((i - j) % n, (j - i) % n) > reach
+            (nodes[i], nodes[j])
+            for i in range(n)
+            for j in range(n)
+            if i != j and min((i - j) % n, (j - i) % n) > reach
         ]
 
 
@@ -204,8 +222,9 @@ class IsolateLeaderFromClients(_OnLinks):
 
 
 class _WorseLinks(_OnLinks):
-    """Make all links of some nodes worse. Proof: every one of these nodes has a link on which something was
-    disturbed."""
+    """Make all links of some nodes worse. Proof: every one of these nodes has a link on which
+    something was disturbed.
+    """
 
     whom: ClassVar[str] = "all"
     clients_too: ClassVar[bool] = True
@@ -251,7 +270,9 @@ class SlowOne(Slow):
 
 
 class SlowFollower(Slow):
-    """A follower far away from its peers, and close to its clients: it hears late of what others tell theirs."""
+    """A follower far away from its peers, and close to its clients: it hears late of what others
+    tell theirs.
+    """
 
     name: ClassVar[str] = "slow-follower"
     whom: ClassVar[str] = "follower"
@@ -259,7 +280,8 @@ class SlowFollower(Slow):
 
 
 class LateEcho(_OnLinks):
-    """The leader hears what its peers said long ago, and they hear it no more: it believes for a while that it leads.
+    """The leader hears what its peers said long ago, and they hear it no more: it believes for a
+    while that it leads.
 
     The delay grows bit by bit, so that answers never pause; then the way from the leader is cut.
     """
@@ -297,7 +319,9 @@ class LateEcho(_OnLinks):
         cut = [f"{n} → {o}" for n in self.targets for o in self._others()]
         if not late or not all(name in grown for name in late + cut):
             return None
-        return "late " + ", ".join(f"{grown[n]} × {n}" for n in late) + "; withheld " + ", ".join(cut)
+        return (
+            "late " + ", ".join(f"{grown[n]} × {n}" for n in late) + "; withheld " + ", ".join(cut)
+        )
 
 
 class Lossy(_WorseLinks):

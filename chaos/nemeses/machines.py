@@ -1,4 +1,6 @@
-"""Faults of what a node stands on: its clock, its disk, its journal, its place among the members, its packets."""
+"""Faults of what a node stands on: its clock, its disk, its journal, its place among the members,
+its packets.
+"""
 
 from __future__ import annotations
 
@@ -71,12 +73,20 @@ class ClockJump(Nemesis):
             self.clocks.set_clock(node, self.offset_s)
 
     async def proof(self) -> str | None:
-        told = [f"{node}: wall clock {s:+.0f} s" for node in self.targets if (s := await self._off(node)) is not None]
+        told = [
+            f"{node}: wall clock {s:+.0f} s"
+            for node in self.targets
+            if (s := await self._off(node)) is not None
+        ]
         return "; ".join(told) if told and len(told) == len(self.targets) else None
 
     async def _off(self, node: str) -> float | None:
         skew_s = await self.clocks.skew_s(node)
-        return skew_s if skew_s is not None and abs(skew_s - self.offset_s) < abs(self.offset_s) / 2 else None
+        return (
+            skew_s
+            if skew_s is not None and abs(skew_s - self.offset_s) < abs(self.offset_s) / 2
+            else None
+        )
 
     async def heal(self) -> None:
         for node in self.targets:
@@ -91,7 +101,9 @@ class ClockJumpMost(ClockJump):
 
 
 class DiskFull(Nemesis):
-    """No file of one node's process grows any more (RLIMIT_FSIZE), until it is healed or started anew."""
+    """No file of one node's process grows any more (RLIMIT_FSIZE), until it is healed or started
+    anew.
+    """
 
     name: ClassVar[str] = "disk-full"
     needs: ClassVar[frozenset[str]] = frozenset({"processes"})
@@ -116,7 +128,9 @@ class DiskFull(Nemesis):
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 
     async def proof(self) -> str | None:
-        """It is not ready while its files cannot grow, or has ended over it (and may run again, on an empty disk)."""
+        """It is not ready while its files cannot grow, or has ended over it (and may run again, on
+        an empty disk).
+        """
         told = []
         for node in self.targets:
             pid = self.pids.get(node)
@@ -134,12 +148,16 @@ class DiskFull(Nemesis):
     async def heal(self) -> None:
         for node, pid in self.pids.items():
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+                resource.prlimit(
+                    pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+                )
             self.processes.start(node)
 
 
 class TornJournal(DiskFull):
-    """SIGKILL a minority, and leave a torn record at the end of each journal, as a power cut does."""
+    """SIGKILL a minority, and leave a torn record at the end of each journal, as a power
+    cut does.
+    """
 
     name: ClassVar[str] = "torn-journal"
     needs: ClassVar[frozenset[str]] = frozenset({"processes", "files"})
@@ -169,7 +187,9 @@ class TornJournal(DiskFull):
             grown = path.stat().st_size - size
             if grown <= 0:
                 return None
-            told.append(f"{node}: {grown} torn bytes behind byte {size} of {path.name}, pid {self.pids.get(node)} gone")
+            told.append(
+                f"{node}: {grown} torn bytes behind byte {size} of {path.name}, pid {self.pids.get(node)} gone"
+            )
         return "; ".join(told) or None
 
     async def heal(self) -> None:
@@ -195,7 +215,9 @@ class StoreFile(Protocol):
 
 
 class StoreBusy(Nemesis):
-    """Somebody else holds the embedded store's write lock again and again, as a backup or an operator's shell does."""
+    """Somebody else holds the embedded store's write lock again and again, as a backup or an
+    operator's shell does.
+    """
 
     name: ClassVar[str] = "store-busy"
     needs: ClassVar[frozenset[str]] = frozenset({"store-file"})
@@ -225,7 +247,9 @@ class StoreBusy(Nemesis):
         raise TimeoutError(f"{self.file.name} was never free to be locked")
 
     async def proof(self) -> str | None:
-        """Another connection finds it locked, time after time: no transaction of a node takes so long."""
+        """Another connection finds it locked, time after time: no transaction of a node takes so
+        long.
+        """
         other = sqlite3.connect(self.file, timeout=0, isolation_level=None)
         try:
             for _ in range(LOCKED_TRIES):
@@ -270,7 +294,9 @@ def _taken(connection: sqlite3.Connection) -> bool:
 
 
 class MemberChurn(_ByApi):
-    """A member that nobody reaches joins as an observer and is removed again: two changes of the configuration."""
+    """A member that nobody reaches joins as an observer and is removed again: two changes of the
+    configuration.
+    """
 
     name: ClassVar[str] = "member-churn"
 
@@ -279,10 +305,14 @@ class MemberChurn(_ByApi):
 
     async def start(self) -> None:
         async with self.client() as client:
-            # Nobody listens there; discard (RFC 863) is its port. An unknown outcome is told by the proof.
+            # Nobody listens there; discard (RFC 863) is its port. An unknown outcome is told by the
+            # proof.
             with contextlib.suppress(OutcomeUnknown):
                 await client.add_member(
-                    self.targets[0], raft_address="127.0.0.1:9", url="http://127.0.0.1:9", voter=False
+                    self.targets[0],
+                    raft_address="127.0.0.1:9",
+                    url="http://127.0.0.1:9",
+                    voter=False,
                 )
 
     async def proof(self) -> str | None:
@@ -296,7 +326,8 @@ class MemberChurn(_ByApi):
         async with self.client() as client:
             there = True
             while there:
-                with contextlib.suppress(AcordoError):  # until the fault's own bound: nobody may lead just now
+                # until the fault's own bound: nobody may lead just now
+                with contextlib.suppress(AcordoError):
                     there = self.targets[0] in [m.id for m in (await client.cluster()).members]
                     if there:
                         await client.remove_member(self.targets[0])
@@ -325,9 +356,11 @@ class TransferLeader(_ByApi):
 
 
 class DropPackets(Nemesis):
-    """The kernel drops every packet between one node and its peers (nftables), as a pulled cable does.
+    """The kernel drops every packet between one node and its peers (nftables), as a pulled cable
+    does.
 
-    Unlike a cut of the proxies it closes no connection: what was sent is sent again by TCP, and arrives late.
+    Unlike a cut of the proxies it closes no connection: what was sent is sent again by TCP, and
+    arrives late.
     """
 
     name: ClassVar[str] = "drop-packets"
@@ -356,13 +389,17 @@ class DropPackets(Nemesis):
 
     async def proof(self) -> str | None:
         """Packets were dropped; towards the ports is enough, for then nothing comes back."""
-        towards, back = [await asyncio.to_thread(self._packets, counter) for counter in ("towards", "back")]
+        towards, back = [
+            await asyncio.to_thread(self._packets, counter) for counter in ("towards", "back")
+        ]
         return f"dropped {towards + back} packets of {self.targets[0]}" if towards else None
 
     def _packets(self, counter: str) -> int:
         if not self._there():
             return 0
-        return int(_nft("list", "counter", "inet", self.table, counter).partition("packets")[2].split()[0])
+        return int(
+            _nft("list", "counter", "inet", self.table, counter).partition("packets")[2].split()[0]
+        )
 
     async def heal(self) -> None:
         """Raises NftFailed when packets may still be dropped."""
@@ -387,7 +424,12 @@ def _nft(*words: str, text: str | None = None) -> str:
     """Return what nft prints. Raises NftFailed."""
     try:
         done = subprocess.run(
-            ["nft", *words], input=text, capture_output=True, text=True, timeout=NFT_TIMEOUT_S, check=False
+            ["nft", *words],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=NFT_TIMEOUT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise NftFailed(f"nft {' '.join(words)}: {exc}") from exc
@@ -397,7 +439,9 @@ def _nft(*words: str, text: str | None = None) -> str:
 
 
 def _nft_missing() -> str | None:
-    """Return why packets cannot be dropped here: tried with a table of our own that drops nothing."""
+    """Return why packets cannot be dropped here: tried with a table of our own that drops
+    nothing.
+    """
     name = f"acordo_probe_{os.getpid()}"
     try:
         _nft("add", "table", "inet", name)

@@ -77,8 +77,9 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
 
 
 def expand(names: str) -> list[str]:
-    """Return the nemeses that a comma-separated list of names and families stands for. Raises KeyError with the
-    stranger."""
+    """Return the nemeses that a comma-separated list of names and families stands for. Raises
+    KeyError with the stranger.
+    """
     found: list[str] = []
     for name in filter(None, (n.strip() for n in names.split(","))):
         if name in FAMILIES:
@@ -93,7 +94,9 @@ def expand(names: str) -> list[str]:
 
 
 def grouped(names: str) -> dict[str, list[str]]:
-    """Return the same by the names given, so that each of these gets its turn. Raises KeyError with the stranger."""
+    """Return the same by the names given, so that each of these gets its turn. Raises KeyError with
+    the stranger.
+    """
     found: dict[str, list[str]] = {}
     for name in filter(None, (n.strip() for n in names.split(","))):
         if name == "all":

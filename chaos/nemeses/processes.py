@@ -85,7 +85,8 @@ class KillAll(Kill):
 
 
 class Pause(_OnProcesses):
-    """SIGSTOP; what runs on (SIGCONT) at healing believes that no time has passed: the best finder of stale reads.
+    """SIGSTOP; what runs on (SIGCONT) at healing believes that no time has passed: the best finder
+    of stale reads.
 
     A supervisor may kill what is silent for too long: then it was a pause that ended as a kill.
     """
@@ -131,7 +132,9 @@ class PauseAll(Pause):
 
 
 class StaggeredRestart(_OnProcesses):
-    """Kill all; start a majority first, later the rest: what an old term or vote on a late riser must survive."""
+    """Kill all; start a majority first, later the rest: what an old term or vote on a late riser
+    must survive.
+    """
 
     name: ClassVar[str] = "staggered-restart"
     whom: ClassVar[str] = "all"
@@ -144,7 +147,9 @@ class StaggeredRestart(_OnProcesses):
         old = [self.before.get(n) for n in self.targets]
         if None in old or any(_running(pid) for pid in old if pid is not None):
             return None
-        return "all ended: " + ", ".join(f"{n} pid {p}" for n, p in zip(self.targets, old, strict=True))
+        return "all ended: " + ", ".join(
+            f"{n} pid {p}" for n, p in zip(self.targets, old, strict=True)
+        )
 
     async def hold(self, seconds: float) -> None:
         order = self.rng.sample(self.targets, len(self.targets))
@@ -156,7 +161,9 @@ class StaggeredRestart(_OnProcesses):
         # Whoever leads now goes, as the late riser comes: it must not win with what it has.
         leader = await leader_within(self.target, READY_WITHIN_S)
         if leader is None:
-            raise TimeoutError(f"nobody led within {READY_WITHIN_S:g} s after a majority was started")
+            raise TimeoutError(
+                f"nobody led within {READY_WITHIN_S:g} s after a majority was started"
+            )
         await self.processes.kill(leader)
         for node in order[majority:]:
             self.processes.start(node)
@@ -168,7 +175,9 @@ class StaggeredRestart(_OnProcesses):
 
 
 class RollingRestart(_OnProcesses):
-    """SIGTERM each in turn, and wait for it to be ready again before the next: what an upgrade does."""
+    """SIGTERM each in turn, and wait for it to be ready again before the next: what an upgrade
+    does.
+    """
 
     name: ClassVar[str] = "rolling-restart"
     whom: ClassVar[str] = "all"
@@ -180,7 +189,9 @@ class RollingRestart(_OnProcesses):
         now = {n: self.processes.pid(n) for n in self.targets}
         if any(now[n] is None or now[n] == self.before.get(n) for n in self.targets):
             return None
-        return "all replaced: " + ", ".join(f"{n} pid {self.before.get(n)} → {now[n]}" for n in self.targets)
+        return "all replaced: " + ", ".join(
+            f"{n} pid {self.before.get(n)} → {now[n]}" for n in self.targets
+        )
 
     async def hold(self, seconds: float) -> None:
         for node in self.rng.sample(self.targets, len(self.targets)):

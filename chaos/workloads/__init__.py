@@ -1,1 +1,3 @@
-"""Load that a cluster is put under while it is disturbed, one kind per module, each with a checker that judges it."""
+"""Load that a cluster is put under while it is disturbed, one kind per module, each with a checker
+that judges it.
+"""

@@ -22,8 +22,9 @@ ATTEMPTS_MAX: Final = 3
 
 
 class Append(Workload):
-    """A list is a key with a JSON list. A transaction reads its lists in one snapshot, then writes them longer, guarded
-    by the revisions it read: so it took effect with exactly what it had read, or not at all.
+    """A list is a key with a JSON list. A transaction reads its lists in one snapshot, then writes
+    them longer, guarded by the revisions it read: so it took effect with exactly what it had read,
+    or not at all.
     """
 
     name: ClassVar[str] = "append"
@@ -59,7 +60,9 @@ class Append(Workload):
         async def call() -> Seen:
             done = await worker.client.txn(reads=keys)
             lists = {r.key.decode(): _list(r.value) for r in done.reads}
-            return Seen(done.served, [["r", key, lists[key]] for _, key, _ in asked], done.served.position)
+            return Seen(
+                done.served, [["r", key, lists[key]] for _, key, _ in asked], done.served.position
+            )
 
         await worker.do("txn", call, value=asked, op_id=None)
 
@@ -77,7 +80,9 @@ class Append(Workload):
                 writes = [wire.put(key, json.dumps(lists[key])) for key in touched]
                 worker.attempt = f"{base}.{attempt}"
                 try:
-                    done = await worker.client.txn(guards=guards, writes=writes, op_id=worker.attempt)
+                    done = await worker.client.txn(
+                        guards=guards, writes=writes, op_id=worker.attempt
+                    )
                 except Refused:
                     if attempt == ATTEMPTS_MAX:
                         raise

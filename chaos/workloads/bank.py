@@ -1,4 +1,6 @@
-"""Move money between accounts and read them all at once: the total never changes. Judged by `bank`."""
+"""Move money between accounts and read them all at once: the total never changes. Judged by
+`bank`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ AMOUNT_MAX: Final = 5
 
 
 class Bank(Workload):
-    """Balances are numbers in keys; a transfer is a transaction guarded by the revisions of both accounts."""
+    """Balances are numbers in keys; a transfer is a transaction guarded by the revisions of both
+    accounts.
+    """
 
     name: ClassVar[str] = "bank"
 
@@ -47,19 +51,24 @@ class Bank(Workload):
             await self.transfer(worker)
 
     async def read(self, worker: Worker, *, listing: bool) -> None:
-        """Read all accounts in one snapshot: by a transaction, or by a listing whose pages share a revision."""
+        """Read all accounts in one snapshot: by a transaction, or by a listing whose pages share a
+        revision.
+        """
 
         async def by_listing() -> Seen:
             balances: dict[str, int] = {}
             async for page in worker.client.pages(self.prefix, limit=3):
-                balances |= {f.key.decode().removeprefix(self.prefix): int(f.value) for f in page.found}
+                balances |= {
+                    f.key.decode().removeprefix(self.prefix): int(f.value) for f in page.found
+                }
                 served, revision = page.served, page.revision
             return Seen(served, balances, revision)
 
         async def by_transaction() -> Seen:
             done = await worker.client.txn(reads=[self.key(a) for a in self.accounts])
             balances = {
-                r.key.decode().removeprefix(self.prefix): None if r.value is None else int(r.value) for r in done.reads
+                r.key.decode().removeprefix(self.prefix): None if r.value is None else int(r.value)
+                for r in done.reads
             }
             return Seen(done.served, balances, done.served.position)
 

@@ -1,7 +1,9 @@
-"""Run many clients against all nodes, closed loop or open loop, and record each logical operation once.
+"""Run many clients against all nodes, closed loop or open loop, and record each logical operation
+once.
 
-What an ending means is the client library's table (`acordo.outcomes`): refused is an observation, NotApplied is a
-failure for good, OutcomeUnknown is unknown. It never calls an operation failed that may have taken effect.
+What an ending means is the client library's table (`acordo.outcomes`): refused is an observation,
+NotApplied is a failure for good, OutcomeUnknown is unknown. It never calls an operation failed that
+may have taken effect.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class WorkloadFailed(Exception):
 
 @dataclass(frozen=True)
 class Seen:
-    """What an operation observed, besides having taken effect. Fields are those of `history.Operation`."""
+    """What an operation observed, besides having taken effect. Fields are those of
+    `history.Operation`.
+    """
 
     served: Served | None = None
     result: Any = msgspec.UNSET
@@ -58,26 +62,44 @@ class Load:
     """Every key begins so: unique to the run, so that an earlier one leaves no values behind."""
     clients: int = 6
     rate: float | None = None
-    """Operations per second of an open loop; None: a closed loop, each client as fast as it is answered."""
+    """Operations per second of an open loop; None: a closed loop, each client as fast as it is
+    answered.
+    """
     pause_s: float = 0.0
     """Mean pause of a client between two operations of a closed loop."""
     timeout_s: float = OPERATION_TIMEOUT_S
     hot: int = 0
-    """Above 0: `register` uses so many keys at a time, reads back at once what it wrote, and some clients only read."""
+    """Above 0: `register` uses so many keys at a time, reads back at once what it wrote, and some
+    clients only read.
+    """
     shed: int = 0
 
 
 class Worker:
-    """One client at a time: does one operation after another, and goes on under a new name after an unknown outcome."""
+    """One client at a time: does one operation after another, and goes on under a new name after an
+    unknown outcome.
+    """
 
-    def __init__(self, name: str, number: int, client: Client, rng: Random, workload: Workload) -> None:
-        self.name, self.number, self.client, self.rng, self.workload = name, number, client, rng, workload
+    def __init__(
+        self, name: str, number: int, client: Client, rng: Random, workload: Workload
+    ) -> None:
+        self.name, self.number, self.client, self.rng, self.workload = (
+            name,
+            number,
+            client,
+            rng,
+            workload,
+        )
         self.life = 0
         self.written = 0
         self.memory: dict[str, Any] = {}
-        """What the workload wants to remember for this client. Forgotten when it gets a new name."""
+        """What the workload wants to remember for this client. Forgotten when it gets a new
+        name.
+        """
         self.attempt: str | None = None
-        """Op_id of the newest attempt of the operation under way, where each attempt is a request of its own."""
+        """Op_id of the newest attempt of the operation under way, where each attempt is a request
+        of its own.
+        """
 
     @property
     def logical(self) -> str:
@@ -95,11 +117,17 @@ class Worker:
         return f"{self.workload.load.prefix}{self.name}-{self.written}".replace("/", ".")
 
     async def do(
-        self, op: str, call: Callable[[], Awaitable[Seen]], *, observes_refusal: bool = False, **fields: Any
+        self,
+        op: str,
+        call: Callable[[], Awaitable[Seen]],
+        *,
+        observes_refusal: bool = False,
+        **fields: Any,
     ) -> Operation:
         """Make one operation, record it, return its record.
 
-        `observes_refusal`: a guard that did not hold is an observation (ok, result false), else a failure.
+        `observes_refusal`: a guard that did not hold is an observation (ok, result false), else a
+        failure.
         """
         recorder = self.workload.recorder
         self.attempt = None
@@ -110,7 +138,9 @@ class Worker:
             outcome = "ok"
         except Refused as exc:
             seen = Seen(result=False, revision=exc.revision, attempts=exc.attempts)
-            outcome, error = ("ok", None) if observes_refusal else ("fail", f"refused: guard {exc.guard}")
+            outcome, error = (
+                ("ok", None) if observes_refusal else ("fail", f"refused: guard {exc.guard}")
+            )
             fields.setdefault("node", exc.node)
         except OutcomeUnknown as exc:
             error = str(exc)
@@ -123,20 +153,37 @@ class Worker:
             raise
         return self._record(start_ns, op, outcome, seen, fields | {"error": error})
 
-    def _record(self, start_ns: int, op: str, outcome: str, seen: Seen, fields: dict[str, Any]) -> Operation:
+    def _record(
+        self, start_ns: int, op: str, outcome: str, seen: Seen, fields: dict[str, Any]
+    ) -> Operation:
         end_ns = self.workload.recorder.clock()
         if outcome == "info" and op in READS:
             outcome = "fail"  # a read without an answer observed nothing
         ending: OutcomeName = "ok" if outcome == "ok" else "info" if outcome == "info" else "fail"
-        told: dict[str, Any] = {"workload": self.workload.name, "attempts": max(1, seen.attempts), **fields}
+        told: dict[str, Any] = {
+            "workload": self.workload.name,
+            "attempts": max(1, seen.attempts),
+            **fields,
+        }
         if self.attempt is not None:
             told["op_id"] = self.attempt
         if seen.served is not None:
-            told |= {"node": seen.served.node, "served": seen.served.level, "age_ms": seen.served.age_ms}
-        told |= {"result": seen.result, "revision": seen.revision, "version": seen.version, "token": seen.token}
+            told |= {
+                "node": seen.served.node,
+                "served": seen.served.level,
+                "age_ms": seen.served.age_ms,
+            }
+        told |= {
+            "result": seen.result,
+            "revision": seen.revision,
+            "version": seen.version,
+            "token": seen.token,
+        }
         if seen.value is not msgspec.UNSET:
             told["value"] = seen.value
-        done = Operation(self.logical, op, ending, start_ns, None if ending == "info" else end_ns, **told)
+        done = Operation(
+            self.logical, op, ending, start_ns, None if ending == "info" else end_ns, **told
+        )
         self.workload.recorder.add(done)
         if ending == "info":
             self.life += 1
@@ -145,7 +192,9 @@ class Worker:
 
 
 class Workload(ABC):
-    """One kind of load. Made once per run: `set_up`, then `step` by many workers at once, then `finish`."""
+    """One kind of load. Made once per run: `set_up`, then `step` by many workers at once, then
+    `finish`.
+    """
 
     name: ClassVar[str]
     client_options: ClassVar[dict[str, Any]] = {}
@@ -177,24 +226,34 @@ class Workload(ABC):
         if len(self.complaints) < 20:
             self.complaints.append(f"{exc.code}: {exc.detail}")
 
-    # ---------------------------------------------------------------------------------------------------------- running
+    # -------------------------------------------------------------------------------------- running
 
     async def open(self, stack: AsyncExitStack) -> None:
-        """Make the workers: one half keep to one node each, so that each node's own answers are seen; the other half
-        roam."""
+        """Make the workers: one half keep to one node each, so that each node's own answers are
+        seen; the other half roam.
+        """
         nodes = len(self.load.urls)
         begun = len(self.workers)
         for n in range(begun, begun + self.load.clients):
             rng = Random(f"{self.load.seed}/{self.name}/{n}")
             pinned = n - begun < max(nodes, self.load.clients // 2)
             first = n % nodes
-            urls = self.load.urls[first : first + 1] if pinned else self.load.urls[first:] + self.load.urls[:first]
-            options = {"timeout_s": self.load.timeout_s, "attempt_timeout_s": ATTEMPT_TIMEOUT_S} | self.client_options
+            urls = (
+                self.load.urls[first : first + 1]
+                if pinned
+                else self.load.urls[first:] + self.load.urls[:first]
+            )
+            options = {
+                "timeout_s": self.load.timeout_s,
+                "attempt_timeout_s": ATTEMPT_TIMEOUT_S,
+            } | self.client_options
             client = await stack.enter_async_context(Client(urls, spread=not pinned, **options))
             self.workers.append(Worker(f"{self.name}{n}", n, client, rng, self))
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Make operations until `stop` is set; those under way end by themselves, within their own time-out."""
+        """Make operations until `stop` is set; those under way end by themselves, within their own
+        time-out.
+        """
         if self.load.rate is None:
             async with asyncio.TaskGroup() as tasks:
                 for worker in self.workers:
@@ -210,7 +269,9 @@ class Workload(ABC):
             await _wait(stop, worker.rng.expovariate(1 / mean_s))
 
     async def _open_loop(self, stop: asyncio.Event, rate: float) -> None:
-        """Begin operations at random times of a given mean rate, whoever is slow: load does not wait for answers."""
+        """Begin operations at random times of a given mean rate, whoever is slow: load does not
+        wait for answers.
+        """
         idle = list(self.workers)
         loop = asyncio.get_running_loop()
         due = loop.time()
@@ -236,7 +297,9 @@ class Workload(ABC):
 
 @dataclass
 class Rotation:
-    """Keys that are given up after a random number of operations, so that counterexamples stay readable."""
+    """Keys that are given up after a random number of operations, so that counterexamples stay
+    readable.
+    """
 
     prefix: str
     rng: Random

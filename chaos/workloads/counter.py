@@ -1,4 +1,6 @@
-"""Count: each acknowledged increment counts once, however often its request was sent. Judged by `counter`."""
+"""Count: each acknowledged increment counts once, however often its request was sent. Judged by
+`counter`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ REPEAT_SHARE: Final = 0.1
 
 
 class Counter(Workload):
-    """A counter is a number in a key, raised by a transaction that is guarded by the revision it read."""
+    """A counter is a number in a key, raised by a transaction that is guarded by the revision it
+    read.
+    """
 
     name: ClassVar[str] = "counter"
 
@@ -48,7 +52,10 @@ class Counter(Workload):
             for attempt in range(1, ATTEMPTS_MAX + 1):
                 found = await worker.client.read(key)
                 count = int(found.value or 0) + amount
-                guards, writes = [wire.at_revision(key, found.revision)], [wire.put(key, str(count))]
+                guards, writes = (
+                    [wire.at_revision(key, found.revision)],
+                    [wire.put(key, str(count))],
+                )
                 worker.attempt = op_id = f"{base}.{attempt}"
                 try:
                     done = await worker.client.txn(guards=guards, writes=writes, op_id=op_id)
@@ -60,7 +67,9 @@ class Counter(Workload):
                     again = await worker.client.txn(guards=guards, writes=writes, op_id=op_id)
                     now = self.recorder.clock()
                     self.recorder.add(Lookup(op_id, "applied", now, done.revision))
-                    self.recorder.add(Lookup(op_id, "applied", now, again.revision, again.served.node))
+                    self.recorder.add(
+                        Lookup(op_id, "applied", now, again.revision, again.served.node)
+                    )
                 return Seen(done.served, True, done.revision, attempts=done.attempts)
             raise AssertionError("unreachable")
 

@@ -1,6 +1,8 @@
-"""Take locks built on compare-and-set, and use a fenced resource with their tokens. Judged by `lock`.
+"""Take locks built on compare-and-set, and use a fenced resource with their tokens. Judged by
+`lock`.
 
-Two kinds: a plain lock, held until released, and a lease, which expires (TTL) while some holders oversleep on purpose.
+Two kinds: a plain lock, held until released, and a lease, which expires (TTL) while some holders
+oversleep on purpose.
 """
 
 from __future__ import annotations
@@ -48,7 +50,11 @@ class Lock(Workload):
     async def step(self, worker: Worker) -> None:
         slot = worker.rng.randrange(LOCKS + LEASES)
         leased = slot >= LOCKS
-        key = f"{self.prefix}lease{slot}" if leased else f"{self.prefix}{slot}.{self.generation[slot]}"
+        key = (
+            f"{self.prefix}lease{slot}"
+            if leased
+            else f"{self.prefix}{slot}.{self.generation[slot]}"
+        )
         holder = worker.unique()
         token = await self.acquire(worker, key, holder, leased=leased)
         if not leased:
@@ -70,10 +76,14 @@ class Lock(Workload):
             done = await worker.client.txn(
                 guards=[wire.absent(key)], writes=[wire.put(key, holder, ttl_s=ttl_s)], op_id=op_id
             )
-            return Seen(done.served, True, done.revision, token=done.revision, attempts=done.attempts)
+            return Seen(
+                done.served, True, done.revision, token=done.revision, attempts=done.attempts
+            )
 
         lease = {"max_age_ms": TTL_S * 1e3} if leased else {}
-        done = await worker.do("acquire", call, observes_refusal=True, key=key, value=holder, op_id=op_id, **lease)
+        done = await worker.do(
+            "acquire", call, observes_refusal=True, key=key, value=holder, op_id=op_id, **lease
+        )
         return done.token if done.outcome == "ok" and done.result else None
 
     async def use(self, worker: Worker, key: str, token: int) -> None:
@@ -87,19 +97,27 @@ class Lock(Workload):
         await worker.do("use", call, key=f"{key}/resource")
 
     async def release(self, worker: Worker, key: str, holder: str, *, leased: bool) -> None:
-        """Release what is still ours. A lease may be gone by then; a plain lock is released until it is known to be."""
+        """Release what is still ours. A lease may be gone by then; a plain lock is released until
+        it is known to be.
+        """
         op_id = worker.op_id()
 
         async def call() -> Seen:
-            done = await worker.client.txn(guards=[wire.equals(key, holder)], writes=[wire.delete(key)], op_id=op_id)
+            done = await worker.client.txn(
+                guards=[wire.equals(key, holder)], writes=[wire.delete(key)], op_id=op_id
+            )
             return Seen(done.served, True, done.revision, attempts=done.attempts)
 
-        done = await worker.do("release", call, observes_refusal=True, key=key, value=holder, op_id=op_id)
+        done = await worker.do(
+            "release", call, observes_refusal=True, key=key, value=holder, op_id=op_id
+        )
         tries = 0
         while done.outcome == "fail" and not leased and tries < STUCK_AFTER:
             tries += 1
             op_id = worker.op_id()
-            done = await worker.do("release", call, observes_refusal=True, key=key, value=holder, op_id=op_id)
+            done = await worker.do(
+                "release", call, observes_refusal=True, key=key, value=holder, op_id=op_id
+            )
 
     def _maybe_give_up(self, slot: int, *, refused: bool) -> None:
         self.refused[slot] = self.refused[slot] + 1 if refused else 0

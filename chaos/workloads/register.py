@@ -1,4 +1,6 @@
-"""Put, get, swap and delete single keys, every written value unique. Judged by `register` and `versions`."""
+"""Put, get, swap and delete single keys, every written value unique. Judged by `register` and
+`versions`.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ from chaos.workloads.base import Load, Rotation, Seen, Worker, Workload
 SLOTS: Final = 12
 """Keys in use at once."""
 MIX: Final = (("get", 45), ("put", 28), ("cas", 14), ("swap", 6), ("delete", 5), ("again", 2))
-"""Operations and their weights. `cas` compares values, `swap` revisions; `again` repeats an acknowledged put's
-op_id."""
+"""Operations and their weights. `cas` compares values, `swap` revisions; `again` repeats an
+acknowledged put's op_id.
+"""
 
 AGAIN_SHARE: Final = 0.4
 """Deletes after which the key, absent by now, is deleted once more."""
@@ -90,12 +93,20 @@ class Register(Workload):
     async def cas(self, worker: Worker, key: str) -> None:
         """Swap by value, expecting what somebody lately saw there."""
         seen = self.recent.get(key)
-        expected = worker.rng.choice(seen) if seen and worker.rng.random() < 0.4 else seen[-1] if seen else None
+        expected = (
+            worker.rng.choice(seen)
+            if seen and worker.rng.random() < 0.4
+            else seen[-1]
+            if seen
+            else None
+        )
         value, op_id = worker.unique(), worker.op_id()
         guard = wire.absent(key) if expected is None else wire.equals(key, expected)
 
         async def call() -> Seen:
-            done = await worker.client.txn(guards=[guard], writes=[wire.put(key, value)], op_id=op_id)
+            done = await worker.client.txn(
+                guards=[guard], writes=[wire.put(key, value)], op_id=op_id
+            )
             return Seen(done.served, True, done.revision, attempts=done.attempts)
 
         fields = {"key": key, "expected": expected, "value": value, "op_id": op_id}
@@ -104,7 +115,9 @@ class Register(Workload):
             self._saw(key, value)
 
     async def swap(self, worker: Worker, key: str) -> None:
-        """Swap by revision, expecting what this client saw last. A revision stands for one value: values are unique."""
+        """Swap by revision, expecting what this client saw last. A revision stands for one value:
+        values are unique.
+        """
         if key not in worker.memory:
             await self.get(worker, key)
         if key not in worker.memory:
@@ -130,7 +143,9 @@ class Register(Workload):
         async def call() -> Seen:
             written = await worker.client.delete(key, op_id=op_id)
             result = {} if written.existed is None else {"result": written.existed}
-            return Seen(written.served, revision=written.revision, attempts=written.attempts, **result)
+            return Seen(
+                written.served, revision=written.revision, attempts=written.attempts, **result
+            )
 
         done = await worker.do("delete", call, key=key, op_id=op_id)
         if done.outcome == "ok":
@@ -139,9 +154,11 @@ class Register(Workload):
                 await self.delete(worker, key)
 
     async def again(self, worker: Worker) -> None:
-        """Send an acknowledged put once more under its op_id: it must be told its first revision, and change nothing.
+        """Send an acknowledged put once more under its op_id: it must be told its first revision,
+        and change nothing.
 
-        Recorded as a look-up, which is what it is. The register checker sees it if the value came back.
+        Recorded as a look-up, which is what it is. The register checker sees it if the value came
+        back.
         """
         if "last" not in worker.memory:
             return

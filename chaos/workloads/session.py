@@ -41,7 +41,11 @@ class Session(Workload):
 
         async def call() -> Seen:
             client = worker.client
-            done = await (client.delete(key, op_id=op_id) if value is None else client.put(key, value, op_id=op_id))
+            done = await (
+                client.delete(key, op_id=op_id)
+                if value is None
+                else client.put(key, value, op_id=op_id)
+            )
             return Seen(done.served, revision=done.revision, attempts=done.attempts)
 
         await worker.do("delete" if gone else "put", call, key=key, value=value, op_id=op_id)

@@ -1,4 +1,6 @@
-"""Write linearizably, read stale within stated bounds. Judged by `staleness`, never mixed with registers."""
+"""Write linearizably, read stale within stated bounds. Judged by `staleness`, never mixed with
+registers.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,11 @@ class Stale(Workload):
 
         async def call() -> Seen:
             client = worker.client
-            done = await (client.delete(key, op_id=op_id) if value is None else client.put(key, value, op_id=op_id))
+            done = await (
+                client.delete(key, op_id=op_id)
+                if value is None
+                else client.put(key, value, op_id=op_id)
+            )
             return Seen(done.served, revision=done.revision, attempts=done.attempts)
 
         await worker.do("delete" if gone else "put", call, key=key, value=value, op_id=op_id)

@@ -58,7 +58,9 @@ class Ttl(Workload):
     async def read(self, worker: Worker, key: str) -> None:
         async def call() -> Seen:
             reading = await worker.client.read(key)
-            return Seen(reading.served, reading.value is not None, reading.served.position, reading.revision)
+            return Seen(
+                reading.served, reading.value is not None, reading.served.position, reading.revision
+            )
 
         await worker.do("read", call, key=key)
 

@@ -1,5 +1,6 @@
-"""Write under a prefix while watchers on every node follow it, reconnecting on purpose. Judged by `watch` and the
-ledger."""
+"""Write under a prefix while watchers on every node follow it, reconnecting on purpose. Judged by
+`watch` and the ledger.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ KEYS: Final = 12
 RECONNECT_S: Final = (1.0, 6.0)
 """A watcher leaves on purpose after so long, and goes on at another node."""
 AWAY_S: Final = 1.5
-"""… and half of the time only after a while of at most so long: then what it missed is not the newest any more."""
+"""… and half of the time only after a while of at most so long: then what it missed is not the
+newest any more.
+"""
 CATCH_UP_S: Final = 30.0
 """How long watchers may take to reach the end once writing stopped."""
 RETRY_S: Final = 0.2
@@ -59,7 +62,8 @@ class Watcher:
 
     async def _one(self, client: Client) -> None:
         if self.position is None:
-            # Without a position a watch begins at whatever is current; ask for it, so that a gap can be told.
+            # Without a position a watch begins at whatever is current; ask for it, so that a gap
+            # can be told.
             self.position = (await client.read(self.prefix or "-")).served.position
         self._record("open", revision=self.position)
         async for event in client.watch(self.prefix, after=self.position, bookmarks=True):
@@ -75,7 +79,9 @@ class Watcher:
     def _change(self, event: Change) -> None:
         value = None if event.value is None else event.value.decode()
         deleted = event.kind == "delete"
-        self._record("event", revision=event.revision, key=event.key.decode(), value=value, deleted=deleted)
+        self._record(
+            "event", revision=event.revision, key=event.key.decode(), value=value, deleted=deleted
+        )
 
     async def _move(self, revision: int) -> None:
         async with self.moved:
@@ -85,7 +91,9 @@ class Watcher:
     async def wait(self, revision: int) -> None:
         """Wait until everything up to a revision has been told."""
         async with self.moved:
-            await self.moved.wait_for(lambda: self.position is not None and self.position >= revision)
+            await self.moved.wait_for(
+                lambda: self.position is not None and self.position >= revision
+            )
 
     def _record(self, kind: Any, **fields: Any) -> None:
         recorder = self.workload.recorder
@@ -97,15 +105,18 @@ class Watcher:
 
 
 class Watching(Workload):
-    """Writers put, delete, and change several keys at one revision; watchers of the whole prefix and of a part of
-    it."""
+    """Writers put, delete, and change several keys at one revision; watchers of the whole prefix
+    and of a part of it.
+    """
 
     name: ClassVar[str] = "watch"
 
     def __init__(self, load: Load, recorder: Recorder) -> None:
         super().__init__(load, recorder)
         names = [f"w{n}" for n in range(len(load.urls))]
-        self.watchers = [Watcher(name, self.prefix, self, Random(f"{load.seed}/{name}")) for name in names]
+        self.watchers = [
+            Watcher(name, self.prefix, self, Random(f"{load.seed}/{name}")) for name in names
+        ]
         self.watchers.append(Watcher("part", f"{self.prefix}k1", self, Random(f"{load.seed}/part")))
         self.over = False
         """Writing has stopped."""
@@ -122,7 +133,9 @@ class Watching(Workload):
                 task.cancel()
 
     async def _catch_up(self) -> None:
-        """Let every watcher be told all that was acknowledged, within bounds; one that is not is judged as behind."""
+        """Let every watcher be told all that was acknowledged, within bounds; one that is not is
+        judged as behind.
+        """
         self.written_last = self.newest
         try:
             async with asyncio.timeout(CATCH_UP_S), asyncio.TaskGroup() as tasks:
@@ -158,18 +171,24 @@ class Watching(Workload):
         async def call() -> Seen:
             done = await worker.client.delete(key, op_id=op_id)
             result = {} if done.existed is None else {"result": done.existed}
-            return self._seen(Seen(done.served, revision=done.revision, attempts=done.attempts, **result))
+            return self._seen(
+                Seen(done.served, revision=done.revision, attempts=done.attempts, **result)
+            )
 
         await worker.do("delete", call, key=key, op_id=op_id)
 
     async def several(self, worker: Worker) -> None:
         """Change two or three keys at one revision."""
-        keys = [f"{self.prefix}k{n}" for n in worker.rng.sample(range(KEYS), worker.rng.randint(2, 3))]
+        keys = [
+            f"{self.prefix}k{n}" for n in worker.rng.sample(range(KEYS), worker.rng.randint(2, 3))
+        ]
         values = {key: worker.unique() for key in keys}
         op_id = worker.op_id()
 
         async def call() -> Seen:
-            done = await worker.client.txn(writes=[wire.put(k, v) for k, v in values.items()], op_id=op_id)
+            done = await worker.client.txn(
+                writes=[wire.put(k, v) for k, v in values.items()], op_id=op_id
+            )
             return self._seen(Seen(done.served, revision=done.revision, attempts=done.attempts))
 
         await worker.do("txn", call, value=[["w", k, v] for k, v in values.items()], op_id=op_id)

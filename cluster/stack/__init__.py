@@ -1,1 +1,3 @@
-"""The stack in containers: check its settings, start, upgrade, replace a node, stop. `python -m cluster stack`."""
+"""The stack in containers: check its settings, start, upgrade, replace a node, stop. `python -m
+cluster stack`.
+"""

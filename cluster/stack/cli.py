@@ -1,6 +1,8 @@
-"""Run `python -m cluster stack up | down | status | upgrade | replace`: the stack of docker-compose.yml, here.
+"""Run `python -m cluster stack up | down | status | upgrade | replace`: the stack of
+docker-compose.yml, here.
 
-`./start.sh` is the same for whoever has only cloned. Data stays, whatever it does, but that of a node that is replaced.
+`./start.sh` is the same for whoever has only cloned. Data stays, whatever it does, but that of a
+node that is replaced.
 """
 
 from __future__ import annotations
@@ -56,10 +58,14 @@ class Stack:
         print(line, flush=True)
 
     def open(self, *, first: bool = False) -> tuple[Engine, StackSettings]:
-        """Read the settings, made now if it is the `first` command that may. Raises BadRequest, StackFailed."""
+        """Read the settings, made now if it is the `first` command that may. Raises BadRequest,
+        StackFailed.
+        """
         if not self.env_file.exists():
             if not first:
-                raise BadRequest("no_settings", f"{self.env_file} is not there", allowed="./start.sh makes it")
+                raise BadRequest(
+                    "no_settings", f"{self.env_file} is not there", allowed="./start.sh makes it"
+                )
             self._write_first()
         settings = files.read(self.env_file)
         if trouble := files.project_trouble(settings):
@@ -81,9 +87,15 @@ class Stack:
         air = probe.docker("image", "inspect", "acordo-node:air").ok
         where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
         engine_socket = Path(where) if where.startswith("/") and Path(where).is_socket() else None
-        text = files.first(self.root, air=air, socket=engine_socket, http_port=os.environ.get("ACORDO_HTTP_PORT"))
+        text = files.first(
+            self.root, air=air, socket=engine_socket, http_port=os.environ.get("ACORDO_HTTP_PORT")
+        )
         files.write(self.env_file, text)
-        what = " (images of the distribution, PostgreSQL in the place of CockroachDB, no Grafana)" if air else ""
+        what = (
+            " (images of the distribution, PostgreSQL in the place of CockroachDB, no Grafana)"
+            if air
+            else ""
+        )
         self.say(f"wrote {self.env_file}{what}")
 
     def checked(self) -> tuple[Engine, StackSettings]:
@@ -117,9 +129,15 @@ class Stack:
     def _check_machine(self, engine: Engine) -> None:
         memory = engine.docker("info", "--format", "{{.MemTotal}}").out
         if memory.isdigit() and 0 < int(memory) < MEMORY_LEAST:
-            raise StackFailed(f"the engine has {int(memory) // 1_000_000} MB of memory; the stack needs 4 GB, better 6")
+            raise StackFailed(
+                f"the engine has {int(memory) // 1_000_000} MB of memory; the stack needs 4 GB, better 6"
+            )
         stamp = engine.docker(
-            "volume", "inspect", f"{engine.project}_secrets", "--format", '{{index .Labels "acordo.format"}}'
+            "volume",
+            "inspect",
+            f"{engine.project}_secrets",
+            "--format",
+            '{{index .Labels "acordo.format"}}',
         )
         if stamp.ok and stamp.out not in ("", "<no value>", FORMAT):
             raise StackFailed(
@@ -140,7 +158,7 @@ class Stack:
                         f"port {port} is taken: stop what listens there, or set ACORDO_{name}_PORT in {settings.path}"
                     )
 
-    # ---------------------------------------------------------------------------------------------------- commands
+    # ------------------------------------------------------------------------------------- commands
 
     def up(self) -> None:
         """Start what does not run, and roll what changed."""
@@ -165,7 +183,10 @@ class Stack:
 
     def _start(self, engine: Engine, settings: StackSettings) -> None:
         running = [node for node in NODES if engine.containers(service=node, running=True)]
-        self.say(f"starting {engine.project}" + ("" if running else "; the first time takes a minute or two"))
+        self.say(
+            f"starting {engine.project}"
+            + ("" if running else "; the first time takes a minute or two")
+        )
         services.remove_switched_off(engine, settings, self.say)
         if running:  # no node is ready without its store
             self._compose_up(engine, *services.stores(settings))
@@ -187,7 +208,9 @@ class Stack:
         if not done.ok:
             states = services.look(engine)
             services.tell(engine, [s for s in states or () if not s.well], self.say)
-            raise StackFailed(f"the stack did not come up: {done.last(5)}; see: {' '.join(engine.command)} logs")
+            raise StackFailed(
+                f"the stack did not come up: {done.last(5)}; see: {' '.join(engine.command)} logs"
+            )
 
     def _check_installation(self, engine: Engine, settings: StackSettings) -> None:
         url = f"http://127.0.0.1:{settings.ports()['HTTP']}"
@@ -206,10 +229,14 @@ class Stack:
             f"  Alertmanager   {at}:{ports['ALERTMANAGER']}/",
         ]
         if "GRAFANA" in ports:
-            lines.append(f"  Grafana        {at}:{ports['GRAFANA']}/   {_login(settings, 'GRAFANA')}")
+            lines.append(
+                f"  Grafana        {at}:{ports['GRAFANA']}/   {_login(settings, 'GRAFANA')}"
+            )
         lines.append(f"  RabbitMQ       {at}:{ports['RABBITMQ']}/   {_login(settings, 'RABBITMQ')}")
         if "COCKROACH" in ports:
-            lines.append(f"  CockroachDB    {at}:{ports['COCKROACH']}/   no login: a development profile")
+            lines.append(
+                f"  CockroachDB    {at}:{ports['COCKROACH']}/   no login: a development profile"
+            )
         lines += [
             "  between nodes  authenticated by a secret made once, not encrypted: for more than one host see "
             "docs/security.md",
@@ -230,13 +257,19 @@ class Stack:
             raise StackFailed(f"not everything was stopped: {done.last(5)}")
 
     def status(self) -> int:
-        """Say how every container is, and how far each member is. Return 1 without a leader or a quorum."""
+        """Say how every container is, and how far each member is. Return 1 without a leader or a
+        quorum.
+        """
         engine, settings = self.open()
         urls = settings.urls()
-        looks = (services.look(engine) for _ in range(LOOKS))  # one that goes meanwhile spoils a look
+        # one that goes meanwhile spoils a look
+        looks = (services.look(engine) for _ in range(LOOKS))
         for state in sorted(next(filter(None, looks), []), key=lambda s: s.service):
             health = "" if state.health == "-" else f" {state.health}"
-            self.say(f"{state.service:14} {state.status}{health}" + ("" if state.well else f"   <- {state}"))
+            self.say(
+                f"{state.service:14} {state.status}{health}"
+                + ("" if state.well else f"   <- {state}")
+            )
         return min(asyncio.run(report(urls, as_json=False)), 1)
 
     def replace(self, node: str) -> None:
@@ -253,7 +286,8 @@ def _login(settings: StackSettings, name: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Run one command. Exit code 0: done, and whatever serves was checked; 1: it failed; 78: a setting is wrong.
+    """Run one command. Exit code 0: done, and whatever serves was checked; 1: it failed; 78: a
+    setting is wrong.
 
     `status` says 1 also where no leader, no quorum or no node is heard.
     """
@@ -279,14 +313,22 @@ def main(argv: list[str]) -> int:
     given = parser.parse_args(rest)
     wait_s = os.environ.get("ACORDO_START_WAIT_S", str(WAIT_S))
     if not re.fullmatch(r"[0-9]{1,6}", wait_s):
-        raise BadRequest("bad_settings", f"ACORDO_START_WAIT_S={wait_s} is no whole number of seconds")
+        raise BadRequest(
+            "bad_settings", f"ACORDO_START_WAIT_S={wait_s} is no whole number of seconds"
+        )
     root = Path.cwd()
     if not (root / files.EXAMPLE).is_file():
         raise BadRequest(
-            "bad_settings", f"{root} is no checkout of Acordo: there is no {files.EXAMPLE}; cd to it first"
+            "bad_settings",
+            f"{root} is no checkout of Acordo: there is no {files.EXAMPLE}; cd to it first",
         )
     try:
-        return commands[name](Stack(root, Path(os.environ.get("ACORDO_ENV_FILE", ".env")), int(wait_s)), given) or 0
+        return (
+            commands[name](
+                Stack(root, Path(os.environ.get("ACORDO_ENV_FILE", ".env")), int(wait_s)), given
+            )
+            or 0
+        )
     except (StackFailed, OSError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1

@@ -1,4 +1,6 @@
-"""Talk to the container engine and to Compose by their commands. It says what they said, and decides nothing."""
+"""Talk to the container engine and to Compose by their commands. It says what they said, and
+decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,11 @@ class Done:
 
 
 def run(
-    command: Sequence[str], *, given: str = "", environ: Mapping[str, str] | None = None, cwd: Path | None = None
+    command: Sequence[str],
+    *,
+    given: str = "",
+    environ: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> Done:
     """Run a command to its end; what it says may be any bytes.
 
@@ -48,14 +54,18 @@ def run(
     except OSError as exc:
         raise StackFailed(f"{command[0]} cannot be run: {exc.strerror or exc}") from exc
     except subprocess.TimeoutExpired as exc:
-        raise StackFailed(f"{' '.join(command[:4])} did not end within {CALL_TIMEOUT_S:.0f} s") from exc
+        raise StackFailed(
+            f"{' '.join(command[:4])} did not end within {CALL_TIMEOUT_S:.0f} s"
+        ) from exc
     return Done(done.returncode, done.stdout, done.stderr)
 
 
 def find_compose() -> tuple[str, ...]:
     """Return Compose's command, once Docker is there and answers. Raises StackFailed."""
     if shutil.which("docker") is None:
-        raise StackFailed("Docker is missing. Debian, Ubuntu: sudo apt-get install docker.io docker-compose")
+        raise StackFailed(
+            "Docker is missing. Debian, Ubuntu: sudo apt-get install docker.io docker-compose"
+        )
     said = run(("docker", "version", "--format", "{{.Server.Version}}"))
     if not said.ok:
         if "ermission" in said.last(5):
@@ -73,7 +83,9 @@ def find_compose() -> tuple[str, ...]:
     if run(("docker", "compose", "version")).ok:
         return ("docker", "compose")
     if shutil.which("docker-compose") is None:
-        raise StackFailed("Docker Compose is missing. Debian, Ubuntu: sudo apt-get install docker-compose")
+        raise StackFailed(
+            "Docker Compose is missing. Debian, Ubuntu: sudo apt-get install docker-compose"
+        )
     said = run(("docker-compose", "version", "--short"))
     if not said.ok:
         raise StackFailed(f"docker-compose is there and does not run; it said: {said.last(1)}")
@@ -83,9 +95,13 @@ def find_compose() -> tuple[str, ...]:
 
 
 class Engine:
-    """The engine and Compose, for one project. The file of settings alone decides: exported variables do not count."""
+    """The engine and Compose, for one project. The file of settings alone decides: exported
+    variables do not count.
+    """
 
-    def __init__(self, compose: tuple[str, ...], env_file: Path, project: str, names: Sequence[str]) -> None:
+    def __init__(
+        self, compose: tuple[str, ...], env_file: Path, project: str, names: Sequence[str]
+    ) -> None:
         left_out = {*names, "COMPOSE_FILE", "COMPOSE_ENV_FILES", "COMPOSE_PROJECT_DIRECTORY"}
         self.environ = {name: value for name, value in os.environ.items() if name not in left_out}
         self.project = project
@@ -108,7 +124,9 @@ class Engine:
         return self._ps("-aq", "--filter", f"label=acordo.project={self.project}").split()
 
     def published(self) -> set[int]:
-        """Return the ports of this machine that the project's containers have. Raises StackFailed."""
+        """Return the ports of this machine that the project's containers have. Raises
+        StackFailed.
+        """
         label = f"label=com.docker.compose.project={self.project}"
         said = self._ps("--format", "{{.Ports}}", "--filter", label)
         return {int(port) for port in re.findall(r":(\d+)->", said)}

@@ -1,4 +1,6 @@
-"""Bring the images of the stack: build ours from the checkout, name them by version and commit, keep the one before."""
+"""Bring the images of the stack: build ours from the checkout, name them by version and commit,
+keep the one before.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,15 @@ def check_readable(root: Path) -> None:
 
 
 def build(engine: Engine, settings: StackSettings, root: Path, say: Callable[[str], None]) -> None:
-    """Build what is made here from the code as it is now; quick where nothing changed. Raises StackFailed."""
+    """Build what is made here from the code as it is now; quick where nothing changed. Raises
+    StackFailed.
+    """
     services = {"NODE": "secret", "NGINX": "nginx"}
-    wanted = {name: image for name, image in named(settings).items() if re.fullmatch(r"acordo-[\w.-]+:local", image)}
+    wanted = {
+        name: image
+        for name, image in named(settings).items()
+        if re.fullmatch(r"acordo-[\w.-]+:local", image)
+    }
     if not wanted:
         return
     say(f"building {', '.join(wanted.values())}")
@@ -57,7 +65,9 @@ def build(engine: Engine, settings: StackSettings, root: Path, say: Callable[[st
     keep(engine, before, version(root))
 
 
-def build_air(engine: Engine, settings: StackSettings, root: Path, say: Callable[[str], None]) -> None:
+def build_air(
+    engine: Engine, settings: StackSettings, root: Path, say: Callable[[str], None]
+) -> None:
     """Build the images of the distribution anew, where they are in use. Raises StackFailed."""
     wanted = {name: image for name, image in named(settings).items() if image.endswith(":air")}
     if not wanted:
@@ -73,17 +83,23 @@ def build_air(engine: Engine, settings: StackSettings, root: Path, say: Callable
 
 
 def version(root: Path) -> str:
-    """Return the version and commit of the checkout, as the tag of an image; `-changed` where files differ from it."""
+    """Return the version and commit of the checkout, as the tag of an image; `-changed` where files
+    differ from it.
+    """
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
     try:
         commit = _git(root, "rev-parse", "--short=10", "HEAD")
-        return f"{project}-{commit}" + ("-changed" if _git(root, "status", "--porcelain", "-uno") else "")
+        return f"{project}-{commit}" + (
+            "-changed" if _git(root, "status", "--porcelain", "-uno") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return f"{project}"
 
 
 def _git(root: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def identity(engine: Engine, image: str) -> str:
@@ -93,9 +109,11 @@ def identity(engine: Engine, image: str) -> str:
 
 
 def keep(engine: Engine, before: Mapping[str, str], tag: str) -> None:
-    """Name the images that were just made by version and commit, and those `before` them `previous`.
+    """Name the images that were just made by version and commit, and those `before` them
+    `previous`.
 
-    Where one of them changed all are kept, also those that did not: those that were in use together go back together.
+    Where one of them changed all are kept, also those that did not: those that were in use together
+    go back together.
     """
     for image in before:
         engine.docker("tag", image, f"{_repository(image)}:{tag}")
@@ -110,13 +128,20 @@ def _repository(image: str) -> str:
 
 
 def go_back(engine: Engine, settings: StackSettings, say: Callable[[str], None]) -> None:
-    """Let the images before take the place of those in use; asked for again it changes nothing more.
+    """Let the images before take the place of those in use; asked for again it changes nothing
+    more.
 
     Those that were in use keep the name of their version and commit. Raises StackFailed.
     """
-    ours = [image for image in named(settings).values() if re.fullmatch(r"acordo-[\w.-]+:(local|air)", image)]
+    ours = [
+        image
+        for image in named(settings).values()
+        if re.fullmatch(r"acordo-[\w.-]+:(local|air)", image)
+    ]
     if not ours:
-        raise StackFailed(f"no image here was made by this checkout: name the one before in {settings.path}")
+        raise StackFailed(
+            f"no image here was made by this checkout: name the one before in {settings.path}"
+        )
     before = {image: identity(engine, f"{_repository(image)}:{PREVIOUS}") for image in ours}
     for image, was in before.items():  # all or none
         if not was:
@@ -130,21 +155,34 @@ def go_back(engine: Engine, settings: StackSettings, say: Callable[[str], None])
             continue
         done = engine.docker("tag", was, image)
         if not done.ok:
-            raise StackFailed(f"{image} could not be named anew: {done.last(3)}. The same command goes on from here")
+            raise StackFailed(
+                f"{image} could not be named anew: {done.last(3)}. The same command goes on from here"
+            )
         say(f"{image} is what {_repository(image)}:{PREVIOUS} is")
     if any(image.endswith(":local") for image in ours):
-        say("note: ./start.sh builds from the checkout: take the commit before there too, else it goes forward again")
+        say(
+            "note: ./start.sh builds from the checkout: take the commit before there too, else it goes forward again"
+        )
 
 
 def tell_age(engine: Engine, image: str, root: Path, say: Callable[[str], None]) -> None:
     """Say of when an image is that is not built at each start, and warn where the code is newer."""
-    done = engine.docker("image", "inspect", image, "--format", "{{json .Metadata.LastTagTime}} {{.Created}}")
+    done = engine.docker(
+        "image", "inspect", image, "--format", "{{json .Metadata.LastTagTime}} {{.Created}}"
+    )
     if not done.ok:
         return
     tagged, created = done.out.replace('"', "").split()[:2]
-    made = datetime.fromisoformat(re.sub(r"\.\d+", "", tagged if tagged.startswith("20") else created)).astimezone(UTC)
+    made = datetime.fromisoformat(
+        re.sub(r"\.\d+", "", tagged if tagged.startswith("20") else created)
+    ).astimezone(UTC)
     paths = [root / "Dockerfile", root / "requirements-run.lock"]
-    paths += [p for name in CODE for p in (root / name).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    paths += [
+        p
+        for name in CODE
+        for p in (root / name).rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts
+    ]
     newer = next((p for p in paths if p.exists() and p.stat().st_mtime > made.timestamp()), None)
     when = made.isoformat(timespec="seconds").replace("+00:00", "Z")
     if newer is None:
@@ -160,10 +198,14 @@ def fetch(engine: Engine, settings: StackSettings) -> None:
     """Pull what is not there. Raises StackFailed."""
     config = engine.compose("config")
     if not config.ok:
-        raise StackFailed(f"docker-compose.yml cannot be used with {settings.path}: {config.last(5)}")
+        raise StackFailed(
+            f"docker-compose.yml cannot be used with {settings.path}: {config.last(5)}"
+        )
     for image in sorted(set(re.findall(r"(?m)^ *image: *(\S+)", config.out))):
         # Compose 1.29 lists also what no chosen profile has.
-        if any(word in image and not chosen for word, chosen in _of_profiles(settings)) or identity(engine, image):
+        if any(word in image and not chosen for word, chosen in _of_profiles(settings)) or identity(
+            engine, image
+        ):
             continue
         if image.endswith(":air") or image.startswith("acordo-air-"):
             raise StackFailed(f"image {image} is not there: make images")

@@ -1,4 +1,6 @@
-"""Make the logins of the file of settings true in what runs. No password comes onto a command line."""
+"""Make the logins of the file of settings true in what runs. No password comes onto a
+command line.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,19 @@ STARTS_WITHIN_S: Final = 15
 """Longest wait for one of them to have started, before the next one is asked."""
 
 
-def make_rabbit_login_true(engine: Engine, settings: StackSettings, wait_s: float, say: Callable[[str], None]) -> None:
-    """Set it: RabbitMQ takes its first user from the environment only while its volume is empty. Raises StackFailed."""
+def make_rabbit_login_true(
+    engine: Engine, settings: StackSettings, wait_s: float, say: Callable[[str], None]
+) -> None:
+    """Set it: RabbitMQ takes its first user from the environment only while its volume is empty.
+    Raises StackFailed.
+    """
     user = settings.get("ACORDO_RABBITMQ_USER", "admin")
     password = settings.get("ACORDO_RABBITMQ_PASSWORD", "admin")
     ends = time.monotonic() + wait_s
     said = Done(1, "", "")
     for turn in itertools.count():
-        service = BROKERS[turn % len(BROKERS)]  # what one of them knows all know, and one of them may be missing
+        # what one of them knows all know, and one of them may be missing
+        service = BROKERS[turn % len(BROKERS)]
         now = _set_login(engine, service, user, password)
         if now.ok:
             break
@@ -36,11 +43,15 @@ def make_rabbit_login_true(engine: Engine, settings: StackSettings, wait_s: floa
             time.sleep(AGAIN_S)
     if user != "admin" and _rabbit(engine, service, "authenticate_user", "admin", given="admin").ok:
         command = " ".join(engine.command)
-        say(f"warning: RabbitMQ still lets admin/admin in: {command} exec {service} rabbitmqctl delete_user admin")
+        say(
+            f"warning: RabbitMQ still lets admin/admin in: {command} exec {service} rabbitmqctl delete_user admin"
+        )
 
 
 def make_grafana_password_true(engine: Engine, settings: StackSettings) -> None:
-    """Set it where the file names one; else one that was set in its pages stays. Raises StackFailed."""
+    """Set it where the file names one; else one that was set in its pages stays. Raises
+    StackFailed.
+    """
     password = settings.get("ACORDO_GRAFANA_PASSWORD")
     if "grafana" not in settings.profiles or not password:
         return
@@ -65,4 +76,6 @@ def _set_login(engine: Engine, service: str, user: str, password: str) -> Done:
     else:
         return done
     allowed = _rabbit(engine, service, "set_permissions", "-p", "/", user, ".*", ".*", ".*")
-    return _rabbit(engine, service, "set_user_tags", user, "administrator") if allowed.ok else allowed
+    return (
+        _rabbit(engine, service, "set_user_tags", user, "administrator") if allowed.ok else allowed
+    )

@@ -1,4 +1,5 @@
-"""Give the place of a damaged or lost node to a new member: another id, an empty volume, the state from its fellows.
+"""Give the place of a damaged or lost node to a new member: another id, an empty volume, the state
+from its fellows.
 
 An id never comes back: a member that lost its log could vote twice in a term.
 """
@@ -21,7 +22,9 @@ CALL_TIMEOUT_S: Final = 20.0
 PAUSE_S: Final = 1.0
 
 
-def replace(engine: Engine, settings: StackSettings, service: str, wait_s: float, say: Callable[[str], None]) -> None:
+def replace(
+    engine: Engine, settings: StackSettings, service: str, wait_s: float, say: Callable[[str], None]
+) -> None:
     """Replace one node. Raises StackFailed; asked for again it goes on where it stopped."""
     asyncio.run(_Replacing(engine, settings, service, wait_s, say).run())
 
@@ -38,18 +41,33 @@ def next_id(member: str) -> str:
 
 
 def joiners_list(view: Cluster, new: str, address: str) -> str:
-    """Return the first members that a joining one is told: those in force, and itself, which does not vote yet."""
+    """Return the first members that a joining one is told: those in force, and itself, which does
+    not vote yet.
+    """
     fellows = [
-        f"{m.id}={m.raft_address}{'' if m.voter else '/observer'}" for m in view.members if m.raft_address != address
+        f"{m.id}={m.raft_address}{'' if m.voter else '/observer'}"
+        for m in view.members
+        if m.raft_address != address
     ]
     return ",".join([*fellows, f"{new}={address}/observer"])
 
 
 class _Replacing:
     def __init__(
-        self, engine: Engine, settings: StackSettings, service: str, wait_s: float, say: Callable[[str], None]
+        self,
+        engine: Engine,
+        settings: StackSettings,
+        service: str,
+        wait_s: float,
+        say: Callable[[str], None],
     ) -> None:
-        self.engine, self.settings, self.service, self.wait_s, self.say = engine, settings, service, wait_s, say
+        self.engine, self.settings, self.service, self.wait_s, self.say = (
+            engine,
+            settings,
+            service,
+            wait_s,
+            say,
+        )
         self.address = f"{service}:9001"
         own = NODES.index(service)
         self.url = settings.urls()[own]
@@ -62,7 +80,9 @@ class _Replacing:
             here = next((m for m in view.members if m.id == old), None)
             begun = self._begun(old)
             if begun and here is not None and not here.voter:
-                self.say(f"{old} is a member and has no vote yet: going on with it (to begin anew: remove it first)")
+                self.say(
+                    f"{old} is a member and has no vote yet: going on with it (to begin anew: remove it first)"
+                )
                 new = old
             elif begun and here is None and not await self._removed_before(client, old):
                 new = old
@@ -75,19 +95,27 @@ class _Replacing:
             await asyncio.to_thread(self._started)
             await self._joined(client, new)
         self.say(
-            f"{new} has taken the place of {self.service}" if new == old else f"{new} has taken the place of {old}"
+            f"{new} has taken the place of {self.service}"
+            if new == old
+            else f"{new} has taken the place of {old}"
         )
 
     async def _removed_before(self, client: Client, member: str) -> bool:
-        """Say whether an id that is no member was one: removing it again changes nothing, and no other is let by."""
+        """Say whether an id that is no member was one: removing it again changes nothing, and no
+        other is let by.
+        """
         try:
             await client.remove_member(member, timeout_s=CALL_TIMEOUT_S)
         except Unacceptable as exc:
             if exc.code == "membership_refused":
                 return False
-            raise StackFailed(f"it cannot be told whether {member} was removed: {exc.detail}") from exc
+            raise StackFailed(
+                f"it cannot be told whether {member} was removed: {exc.detail}"
+            ) from exc
         except AcordoError as exc:
-            raise StackFailed(f"it cannot be told whether {member} was removed: {exc.detail}") from exc
+            raise StackFailed(
+                f"it cannot be told whether {member} was removed: {exc.detail}"
+            ) from exc
         return True
 
     async def _whole(self, client: Client) -> Cluster:
@@ -117,13 +145,17 @@ class _Replacing:
                 raise StackFailed(f"{old} cannot be taken out: {exc.detail}") from exc
 
     def _emptied(self, view: Cluster, new: str) -> None:
-        """Remove container and volume, and only then write down who comes: whoever is named has an empty volume."""
+        """Remove container and volume, and only then write down who comes: whoever is named has an
+        empty volume.
+        """
         if found := self.engine.containers(service=self.service):
             self.engine.docker("rm", "-fv", *found)
         volume = f"{self.engine.project}_{self.service}"
         gone = self.engine.docker("volume", "rm", "-f", volume)
         if not gone.ok:
-            raise StackFailed(f"volume {volume} cannot be removed: {gone.last(3)}. The same command goes on from here")
+            raise StackFailed(
+                f"volume {volume} cannot be removed: {gone.last(3)}. The same command goes on from here"
+            )
         self.say(f"volume {volume} is removed")
         name = f"ACORDO_{self.service.upper()}"
         changed(self.settings.path, f"{name}_MEMBERS", joiners_list(view, new, self.address))
@@ -132,7 +164,9 @@ class _Replacing:
     def _started(self) -> None:
         started = self.engine.compose("up", "-d", "--no-deps", "--no-build", self.service)
         if not started.ok:
-            raise StackFailed(f"{self.service} did not start: {started.last(5)}. The same command goes on from here")
+            raise StackFailed(
+                f"{self.service} did not start: {started.last(5)}. The same command goes on from here"
+            )
 
     def _begun(self, member: str) -> bool:
         """Say whether a call of this command wrote this id down; it may have come to its end."""
@@ -146,7 +180,11 @@ class _Replacing:
             while True:
                 try:
                     await client.add_member(
-                        new, raft_address=self.address, url=self.url, voter=voter, timeout_s=CALL_TIMEOUT_S
+                        new,
+                        raft_address=self.address,
+                        url=self.url,
+                        voter=voter,
+                        timeout_s=CALL_TIMEOUT_S,
                     )
                     break
                 except AcordoError as exc:

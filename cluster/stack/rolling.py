@@ -1,6 +1,8 @@
-"""Bring changed images and settings to the nodes, one at a time, so that a quorum serves all the while.
+"""Bring changed images and settings to the nodes, one at a time, so that a quorum serves all the
+while.
 
-The leader comes last, and none is touched while another one is not ready. nginx, the one door, follows the nodes.
+The leader comes last, and none is touched while another one is not ready. nginx, the one door,
+follows the nodes.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class Seen:
 
 def order(nodes: Sequence[Seen]) -> list[str]:
     """Return the nodes to make anew, in turn: those that serve nobody first, the leader last."""
-    return [n.service for n in sorted(nodes, key=lambda n: (n.ready, n.leads, n.service)) if n.changed]
+    return [
+        n.service for n in sorted(nodes, key=lambda n: (n.ready, n.leads, n.service)) if n.changed
+    ]
 
 
 def may_go(service: str, nodes: Sequence[Seen]) -> bool:
@@ -46,7 +50,9 @@ def may_go(service: str, nodes: Sequence[Seen]) -> bool:
 
 
 def ask(url: str) -> bytes | None:
-    """Return what a node answers with 200, None for all else. No proxy of the environment is between."""
+    """Return what a node answers with 200, None for all else. No proxy of the environment is
+    between.
+    """
     try:
         with _DIRECT.open(url, timeout=ASK_TIMEOUT_S) as response:
             return bytes(response.read()) if response.status == 200 else None
@@ -59,7 +65,11 @@ def _leads(url: str) -> bool:
         cluster = json.loads(ask(f"{url}/v1/cluster") or b"{}")
     except ValueError:
         return False
-    return isinstance(cluster, dict) and cluster.get("leader") is not None and cluster["leader"] == cluster.get("node")
+    return (
+        isinstance(cluster, dict)
+        and cluster.get("leader") is not None
+        and cluster["leader"] == cluster.get("node")
+    )
 
 
 def see(settings: StackSettings, *, changes: dict[str, bool]) -> list[Seen]:
@@ -77,7 +87,8 @@ def changes(engine: Engine) -> dict[str, bool]:
     for service in NODES:
         ids = engine.containers(service=service)
         about = engine.inspect(
-            '{{index .Config.Labels "com.docker.compose.config-hash"}} {{.Image}} {{.Config.Image}}', *ids
+            '{{index .Config.Labels "com.docker.compose.config-hash"}} {{.Image}} {{.Config.Image}}',
+            *ids,
         )
         wanted = engine.compose("config", "--hash", service)
         if not wanted.ok:
@@ -91,10 +102,14 @@ def changes(engine: Engine) -> dict[str, bool]:
     return found
 
 
-def roll(engine: Engine, settings: StackSettings, wait_s: float, say: Callable[[str], None]) -> None:
-    """Make each changed node anew, in turn. Raises StackFailed where the next one has to be left as it is.
+def roll(
+    engine: Engine, settings: StackSettings, wait_s: float, say: Callable[[str], None]
+) -> None:
+    """Make each changed node anew, in turn. Raises StackFailed where the next one has to be left as
+    it is.
 
-    Where no node is ready nobody is served, and none could become ready alone: all are left to be made anew at once.
+    Where no node is ready nobody is served, and none could become ready alone: all are left to be
+    made anew at once.
     """
     changed = changes(engine)
     while any(changed.values()):
@@ -120,7 +135,9 @@ def roll(engine: Engine, settings: StackSettings, wait_s: float, say: Callable[[
 
 
 def _looks(settings: StackSettings, changed: dict[str, bool]) -> list[list[Seen]]:
-    """Look until all are ready, STEADY_LOOKS times at most: one answer that is late does not count."""
+    """Look until all are ready, STEADY_LOOKS times at most: one answer that is late does
+    not count.
+    """
     looks: list[list[Seen]] = []
     while len(looks) < STEADY_LOOKS and not (looks and all(n.ready for n in looks[-1])):
         if looks:

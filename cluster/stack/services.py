@@ -1,4 +1,6 @@
-"""See how the stack's containers are, wait until enough of them run, and remove those of an earlier start."""
+"""See how the stack's containers are, wait until enough of them run, and remove those of an earlier
+start.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def look(engine: Engine) -> list[State] | None:
     states = []
     for line in lines:
         name, service, status, health, code, restarts = line.split()
-        states.append(State(name.removeprefix("/"), service, status, health, int(code), int(restarts)))
+        states.append(
+            State(name.removeprefix("/"), service, status, health, int(code), int(restarts))
+        )
     return states
 
 
@@ -74,17 +78,25 @@ class Judgement:
 
 
 def judge(states: Sequence[State], *, engine_far: bool) -> Judgement:
-    """Decide: two of three nodes serve, and of what there are several, or what nobody waits for, one may be missing."""
-    troubled = tuple(s for s in states if not s.well and not (engine_far and s.service == "autoscaler"))
+    """Decide: two of three nodes serve, and of what there are several, or what nobody waits for,
+    one may be missing.
+    """
+    troubled = tuple(
+        s for s in states if not s.well and not (engine_far and s.service == "autoscaler")
+    )
     well = {s.service for s in states if s.well}
-    needed = {"nginx", "secret"} | {s.service for s in states if s.service in ONCE or s.service in STORES}
+    needed = {"nginx", "secret"} | {
+        s.service for s in states if s.service in ONCE or s.service in STORES
+    }
     enough = len(well & set(NODES)) >= QUORUM
     if three := {s.service for s in states if s.service in STORE_OF_THREE}:
         enough = enough and len(well & three) >= QUORUM
     return Judgement(troubled, enough and needed <= well)
 
 
-def wait(engine: Engine, wait_s: float, say: Callable[[str], None], *, engine_far: bool) -> tuple[State, ...]:
+def wait(
+    engine: Engine, wait_s: float, say: Callable[[str], None], *, engine_far: bool
+) -> tuple[State, ...]:
     """Wait until all run, or until the stack serves without some; return those. Raises StackFailed.
 
     Two looks alike count: what crashes again and again runs for a moment in between.
@@ -124,7 +136,7 @@ def tell(engine: Engine, troubled: Sequence[State], say: Callable[[str], None]) 
         say("\n".join(filter(None, (said.out, said.err))))
 
 
-# ------------------------------------------------------------------------------------------------- of earlier starts
+# -------------------------------------------------------------------------------- of earlier starts
 
 
 _OF_PROFILE: Final = {
@@ -137,15 +149,27 @@ _OF_PROFILE: Final = {
 
 def switched_off(settings: StackSettings) -> list[str]:
     """Return the services of the profiles that are not chosen."""
-    return [name for profile, names in _OF_PROFILE.items() if profile not in settings.profiles for name in names]
+    return [
+        name
+        for profile, names in _OF_PROFILE.items()
+        if profile not in settings.profiles
+        for name in names
+    ]
 
 
 def stores(settings: StackSettings) -> list[str]:
     """Return the services of the store in use."""
-    return [name for profile in PROFILES_OF_STORES if profile in settings.profiles for name in _OF_PROFILE[profile]]
+    return [
+        name
+        for profile in PROFILES_OF_STORES
+        if profile in settings.profiles
+        for name in _OF_PROFILE[profile]
+    ]
 
 
-def remove_switched_off(engine: Engine, settings: StackSettings, say: Callable[[str], None]) -> None:
+def remove_switched_off(
+    engine: Engine, settings: StackSettings, say: Callable[[str], None]
+) -> None:
     """Remove what would hold ports and memory; volumes stay."""
     for service in switched_off(settings):
         if found := engine.containers(service=service):
@@ -155,7 +179,9 @@ def remove_switched_off(engine: Engine, settings: StackSettings, say: Callable[[
 
 
 def remove_old_observers(engine: Engine, say: Callable[[str], None]) -> None:
-    """Remove each observer that is older than node1 or of another image: the autoscaler makes new ones."""
+    """Remove each observer that is older than node1 or of another image: the autoscaler makes new
+    ones.
+    """
     model = engine.containers(service=NODES[0])
     about = engine.inspect("{{.Created}} {{.Image}}", *model) if model else None
     if not about:
@@ -167,6 +193,9 @@ def remove_old_observers(engine: Engine, say: Callable[[str], None]) -> None:
             continue  # the autoscaler may take one away at any time
         its_made, its_image = its[0].split()
         if its_image != image or its_made.partition(".")[0] < made.partition(".")[0]:
-            say(f"removing observer {observer}: it is of an earlier start; the autoscaler makes new ones")
-            engine.docker("stop", "-t", str(GOES_WITHIN_S), observer)  # it drains: no request of its own fails
+            say(
+                f"removing observer {observer}: it is of an earlier start; the autoscaler makes new ones"
+            )
+            # it drains: no request of its own fails
+            engine.docker("stop", "-t", str(GOES_WITHIN_S), observer)
             engine.docker("rm", "-fv", observer)

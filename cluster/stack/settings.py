@@ -1,6 +1,7 @@
 """Read and check the file of settings of the stack. It starts nothing, and never shows a password.
 
-What a value may be is said once: settings that a node or the autoscaler takes are checked by their own rules.
+What a value may be is said once: settings that a node or the autoscaler takes are checked by their
+own rules.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from kv.errors import BadRequest
 
 EXAMPLE: Final = Path(".env.example")
 STORES: Final = ("crdb-dev", "crdb3-dev", "postgres")
-"""Profiles with a store. CockroachDB runs without logins (`--insecure`) there, which is for development."""
+"""Profiles with a store. CockroachDB runs without logins (`--insecure`) there, which is for
+development.
+"""
 FORMER: Final = {"crdb": "crdb-dev", "crdb3": "crdb3-dev"}
 PROFILES: Final = (*STORES, "grafana")
 NODES: Final = ("node1", "node2", "node3")
@@ -30,7 +33,11 @@ PORTS: Final = {
     "HTTP": 80, "NODE1": 8001, "NODE2": 8002, "NODE3": 8003, "PROMETHEUS": 9091, "ALERTMANAGER": 9093,
     "RABBITMQ": 25673,
 }  # fmt: skip
-PORTS_OF: Final = {"crdb-dev": {"COCKROACH": 8080}, "crdb3-dev": {"COCKROACH": 8080}, "grafana": {"GRAFANA": 3000}}
+PORTS_OF: Final = {
+    "crdb-dev": {"COCKROACH": 8080},
+    "crdb3-dev": {"COCKROACH": 8080},
+    "grafana": {"GRAFANA": 3000},
+}
 SECRETS: Final = ("ACORDO_POSTGRES_PASSWORD", "ACORDO_RABBITMQ_COOKIE", "ACORDO_REDIS_PASSWORD")
 """Made once, at the first start."""
 SENTINELS: Final = "sentinel1:26379,sentinel2:26379,sentinel3:26379"
@@ -66,13 +73,19 @@ class StackSettings:
         return frozenset(filter(None, self.get("COMPOSE_PROFILES").split(",")))
 
     def ports(self) -> dict[str, int]:
-        """Return every port that is published on this machine, by the name of its setting. Raises BadRequest."""
-        wanted = PORTS | {name: port for p in self.profiles for name, port in PORTS_OF.get(p, {}).items()}
+        """Return every port that is published on this machine, by the name of its setting. Raises
+        BadRequest.
+        """
+        wanted = PORTS | {
+            name: port for p in self.profiles for name, port in PORTS_OF.get(p, {}).items()
+        }
         for name in wanted:
             given = self.get(f"ACORDO_{name}_PORT")
             if given and (trouble := _port(f"ACORDO_{name}_PORT", given)):
                 raise BadRequest("bad_settings", f"{self.path}: {trouble}")
-        return {name: int(self.get(f"ACORDO_{name}_PORT", str(port))) for name, port in wanted.items()}
+        return {
+            name: int(self.get(f"ACORDO_{name}_PORT", str(port))) for name, port in wanted.items()
+        }
 
     def urls(self) -> list[str]:
         """Return the nodes' own addresses, on this machine."""
@@ -93,7 +106,9 @@ def read(path: Path) -> StackSettings:
         raise BadRequest("bad_settings", f"{path} cannot be read: {exc}") from exc
     for number, line in enumerate(text.split("\n"), 1):
         if line.endswith("\r"):
-            raise BadRequest("bad_settings", f"{path} line {number} ends as on Windows: sed -i 's/\\r$//' {path}")
+            raise BadRequest(
+                "bad_settings", f"{path} line {number} ends as on Windows: sed -i 's/\\r$//' {path}"
+            )
         if not line or line.startswith("#"):
             continue
         name, equals, value = line.partition("=")
@@ -124,7 +139,7 @@ def _refused(settings: StackSettings, why: str) -> BadRequest:
     return BadRequest("bad_settings", f"{settings.path}: {why}")
 
 
-# ------------------------------------------------------------------------------------------------------ one by one
+# --------------------------------------------------------------------------------------- one by one
 
 
 def _port(name: str, value: str) -> str | None:
@@ -165,7 +180,9 @@ def _profiles(name: str, value: str) -> str | None:
 
 def _project(name: str, value: str) -> str | None:
     return (
-        None if re.fullmatch(r"[a-z0-9][a-z0-9_-]*", value) else f"{name} may have small letters, digits and _ - only"
+        None
+        if re.fullmatch(r"[a-z0-9][a-z0-9_-]*", value)
+        else f"{name} may have small letters, digits and _ - only"
     )
 
 
@@ -174,14 +191,20 @@ def _gid(name: str, value: str) -> str | None:
 
 
 def _member(name: str, value: str) -> str | None:
-    return None if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value) else f"{name}={value} is no member's id"
+    return (
+        None
+        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value)
+        else f"{name}={value} is no member's id"
+    )
 
 
 def _as_field(cls: Any, field: str, name: str, value: str) -> str | None:
     """Check a value by the very rule of the program that takes it."""
     about = cls.model_fields[field]
     try:
-        rule: Any = Annotated[(about.annotation, *about.metadata)] if about.metadata else about.annotation
+        rule: Any = (
+            Annotated[(about.annotation, *about.metadata)] if about.metadata else about.annotation
+        )
         TypeAdapter[Any](rule).validate_strings(value)
     except ValidationError:
         return f"{name}={value} is not allowed: {about.json_schema_extra['allowed']}"
@@ -222,7 +245,11 @@ def _trouble(name: str, value: str) -> str | None:
         if re.fullmatch(pattern, name):
             return found(name, value)
     field = name.removeprefix("ACORDO_").lower()
-    for cls, each in ((NodeSettings, field), (AutoscalerSettings, field), (AutoscalerSettings, f"autoscaler_{field}")):
+    for cls, each in (
+        (NodeSettings, field),
+        (AutoscalerSettings, field),
+        (AutoscalerSettings, f"autoscaler_{field}"),
+    ):
         if each in cls.model_fields:
             return _as_field(cls, each, name, value)
     return None
@@ -232,7 +259,9 @@ def _together(settings: StackSettings) -> str | None:
     """Say what is right alone and wrong with something else, if anything."""
     stores = settings.profiles & set(STORES)
     if len(stores) > 1:
-        return f"COMPOSE_PROFILES has more than one store; {', '.join(STORES)} stand in for each other"
+        return (
+            f"COMPOSE_PROFILES has more than one store; {', '.join(STORES)} stand in for each other"
+        )
     scheme = "postgresql" if stores == {"postgres"} else "cockroachdb"
     if not stores or not settings.get("ACORDO_STORE").startswith(scheme + "://"):
         return f"COMPOSE_PROFILES and ACORDO_STORE do not fit together; {EXAMPLE} shows the pairs"
@@ -245,7 +274,9 @@ def _together(settings: StackSettings) -> str | None:
         for name in settings.values
         for field in (name.removeprefix("ACORDO_").lower(),)
         for each in (field, f"autoscaler_{field}")
-        if each.startswith("autoscaler_") and each in AutoscalerSettings.model_fields and settings.get(name)
+        if each.startswith("autoscaler_")
+        and each in AutoscalerSettings.model_fields
+        and settings.get(name)
     }
     try:
         AutoscalerSettings(**given)  # type: ignore[arg-type]  # strings: pydantic parses them
@@ -259,11 +290,13 @@ def _together(settings: StackSettings) -> str | None:
     return None
 
 
-# ------------------------------------------------------------------------------------------------------- the file
+# ----------------------------------------------------------------------------------------- the file
 
 
 def first(root: Path, *, air: bool, socket: Path | None, http_port: str | None) -> str:
-    """Return what the first file holds. `air`: the images of the distribution, PostgreSQL in CockroachDB's place."""
+    """Return what the first file holds. `air`: the images of the distribution, PostgreSQL in
+    CockroachDB's place.
+    """
     made = {name: secrets.token_hex(16) for name in SECRETS}
     text = (root / EXAMPLE).read_text()
     lines = []
@@ -275,7 +308,9 @@ def first(root: Path, *, air: bool, socket: Path | None, http_port: str | None) 
             *air_images(),
         ]
     lines += [f"{name}={value}" for name, value in made.items()]
-    lines.append(f"ACORDO_CACHE=redis+sentinel://:{made['ACORDO_REDIS_PASSWORD']}@{SENTINELS}/acordo")
+    lines.append(
+        f"ACORDO_CACHE=redis+sentinel://:{made['ACORDO_REDIS_PASSWORD']}@{SENTINELS}/acordo"
+    )
     if socket is not None:
         lines += [f"ACORDO_DOCKER_SOCK={socket}", f"ACORDO_DOCKER_GID={socket.stat().st_gid}"]
     if http_port:

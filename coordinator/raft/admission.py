@@ -9,8 +9,9 @@ from collections import OrderedDict
 from typing import Final, Generic, Literal, TypeVar
 
 UNPROVED_MAX: Final = 64
-"""Connections that have not proved themselves. One more puts out the oldest: a handshake takes milliseconds, so those
-that wait long are not members."""
+"""Connections that have not proved themselves. One more puts out the oldest: a handshake takes
+milliseconds, so those that wait long are not members.
+"""
 KNOCKS_PER_S: Final = 50.0
 KNOCKS_BURST: Final = 100.0
 HOSTS_MAX: Final = 256

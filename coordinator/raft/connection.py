@@ -1,6 +1,7 @@
 """Drive one connection: its session, what waits to be sent, and when to give it up.
 
-It never decodes a message and never drops one that it took: on overflow it closes, and both ends start clean.
+It never decodes a message and never drops one that it took: on overflow it closes, and both ends
+start clean.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Connection(asyncio.BufferedProtocol):
         self.reason = "lost"
         """Why it ended, by name."""
 
-    # ----------------------------------------------------------------------------------------------- what asyncio calls
+    # --------------------------------------------------------------------------- what asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's are none by name
@@ -141,16 +142,22 @@ class Connection(asyncio.BufferedProtocol):
         if not self.gone.done():
             self.gone.set_result(None)
 
-    # ----------------------------------------------------------------------------------------- what the transport calls
+    # --------------------------------------------------------------------- what the transport calls
 
     @property
     def queued_bytes(self) -> int:
         """Bytes that the peer has not taken yet, as far as we can see."""
-        owed = self.transport.get_write_buffer_size() if self.transport is not None and not self._over else 0
+        owed = (
+            self.transport.get_write_buffer_size()
+            if self.transport is not None and not self._over
+            else 0
+        )
         return self._queue_bytes + owed
 
     def send(self, content: bytes) -> bool:
-        """Queue one frame; all of one loop iteration are written together. False: the connection is over."""
+        """Queue one frame; all of one loop iteration are written together. False: the connection is
+        over.
+        """
         if self._over or not self.session.ready:
             return False
         try:
@@ -181,7 +188,9 @@ class Connection(asyncio.BufferedProtocol):
         self.finish(reason)
 
     def close(self, reason: str) -> None:
-        """Give it up at once. Nothing that waits is sent; `on_closed` is called before this returns."""
+        """Give it up at once. Nothing that waits is sent; `on_closed` is called before this
+        returns.
+        """
         if not self._over:
             self.reason = reason
             if self.transport is not None:
@@ -189,7 +198,9 @@ class Connection(asyncio.BufferedProtocol):
             self._end()
 
     def finish(self, reason: str) -> None:
-        """Let what waits be sent, if the peer takes it, and end; `gone` is done when it has (or `abandon`)."""
+        """Let what waits be sent, if the peer takes it, and end; `gone` is done when it has (or
+        `abandon`).
+        """
         if self._over or self.transport is None:
             self.close(reason)
             return
@@ -211,7 +222,9 @@ class Connection(asyncio.BufferedProtocol):
         while self._queue and not self._paused:
             joined: list[bytes] = []
             size = 0
-            while self._queue and (not joined or size + sum(map(len, self._queue[0])) <= JOIN_BYTES_MAX):
+            while self._queue and (
+                not joined or size + sum(map(len, self._queue[0])) <= JOIN_BYTES_MAX
+            ):
                 frame = self._queue.popleft()
                 joined += frame
                 size += sum(map(len, frame))

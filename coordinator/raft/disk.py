@@ -1,6 +1,8 @@
-"""Touch files for Raft: the one port through which `coordinator.raft` reads, writes, syncs and renames.
+"""Touch files for Raft: the one port through which `coordinator.raft` reads, writes, syncs and
+renames.
 
-It never decides what a file holds, and never calls fsync on the event loop except where a method's name ends in `_now`.
+It never decides what a file holds, and never calls fsync on the event loop except where a method's
+name ends in `_now`.
 """
 
 from __future__ import annotations
@@ -22,11 +24,15 @@ LOCK_FILE: Final = "lock"
 FILE_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700
 WRITE_BYTES_MAX: Final = 1 << 20
-"""Bytes to give to one `append` of a large file, so that what waits behind it does not wait long."""
+"""Bytes to give to one `append` of a large file, so that what waits behind it does not wait
+long.
+"""
 
 READ_BYTES_MAX: Final = 1 << 30
 RESERVE: Final = 4
-"""Descriptors kept in hand: a vote, the next segment and a snapshot need one when connections have taken the rest."""
+"""Descriptors kept in hand: a vote, the next segment and a snapshot need one when connections have
+taken the rest.
+"""
 
 T = TypeVar("T")
 
@@ -41,9 +47,10 @@ class SyncError(OSError):
 class File(Protocol):
     """One open file that only grows at its end, or is cut.
 
-    Operations on one file take effect in the order of the calls, sync and async ones together. All raise OSError.
-    Guarantee: once `sync` returned, content and size survive a power cut; the *name* does only after
-    `Disk.sync_directory`. Non-guarantee: after an OSError part of the bytes may be there.
+    Operations on one file take effect in the order of the calls, sync and async ones together. All
+    raise OSError. Guarantee: once `sync` returned, content and size survive a power cut; the *name*
+    does only after `Disk.sync_directory`. Non-guarantee: after an OSError part of the bytes may be
+    there.
     """
 
     @property
@@ -65,11 +72,15 @@ class File(Protocol):
     def truncate_now(self, size: int) -> None: ...
 
     def sync_now(self) -> None:
-        """Block until everything written is on the disk. For start-up and what is small and rare. Raises SyncError."""
+        """Block until everything written is on the disk. For start-up and what is small and rare.
+        Raises SyncError.
+        """
         ...
 
     async def append(self, content: bytes | memoryview, *, sync: bool) -> None:
-        """Write, then fdatasync if `sync`, off the event loop. Raises SyncError if it was the latter that failed."""
+        """Write, then fdatasync if `sync`, off the event loop. Raises SyncError if it was the
+        latter that failed.
+        """
         ...
 
     async def sync(self) -> None: ...
@@ -94,9 +105,11 @@ class Disk(Protocol):
     def size(self, name: str) -> int: ...
 
     def load_now(self, name: str, *, sync: bool = True) -> bytes:
-        """Read a whole file, for start-up. With `sync`, what is returned is on the disk and not only in the page cache.
+        """Read a whole file, for start-up. With `sync`, what is returned is on the disk and not
+        only in the page cache.
 
-        A predecessor that was killed between write and fsync leaves such content behind; it must not be built upon.
+        A predecessor that was killed between write and fsync leaves such content behind; it must
+        not be built upon.
         """
         ...
 
@@ -109,7 +122,9 @@ class Disk(Protocol):
         ...
 
     def rename_now(self, old: str, new: str) -> None:
-        """Give a file another name, replacing what had it. Survives a power cut after `sync_directory`."""
+        """Give a file another name, replacing what had it. Survives a power cut after
+        `sync_directory`.
+        """
         ...
 
     def remove_now(self, name: str) -> None: ...
@@ -144,7 +159,9 @@ def write_whole_now(disk: Disk, name: str, content: bytes, *, sync: bool = True)
 
 
 def make_directory_now(path: Path) -> None:
-    """Make a directory and what is missing above it, durably: what is synced in it later rests on its name."""
+    """Make a directory and what is missing above it, durably: what is synced in it later rests on
+    its name.
+    """
     missing = [each for each in (path, *path.parents) if not each.exists()]
     path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
     for made in missing:
@@ -168,8 +185,11 @@ class _Lane:
         return self._pool
 
     async def run(self, work: Callable[[], T]) -> T:
-        # Shielded: a cancelled waiter must not make the next call of this file overtake or drop the write under way.
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._started(), work))
+        # Shielded: a cancelled waiter must not make the next call of this file overtake or drop the
+        # write under way.
+        return await asyncio.shield(
+            asyncio.get_running_loop().run_in_executor(self._started(), work)
+        )
 
     def run_now(self, work: Callable[[], T]) -> T:
         """Run behind all that was given before; on this very thread if nothing ever was."""
@@ -284,9 +304,10 @@ class RealFile:
 class RealDisk:
     """A directory of the operating system, held by one process at a time.
 
-    The lock is a POSIX record lock: children do not inherit it (a forked or spawned one can neither hold the directory
-    nor give it free). The constructor makes the directory and takes the lock: the library asks for a journal that is
-    ready when its constructor returns. Raises BadRequest "data_directory_in_use" naming directory and holder.
+    The lock is a POSIX record lock: children do not inherit it (a forked or spawned one can neither
+    hold the directory nor give it free). The constructor makes the directory and takes the lock:
+    the library asks for a journal that is ready when its constructor returns. Raises BadRequest
+    "data_directory_in_use" naming directory and holder.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, lock: bool = True) -> None:
@@ -295,7 +316,8 @@ class RealDisk:
         self._reserve = Reserve(RESERVE)
         self._directory_fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._lock_fd = -1
-        # Two threads: a group sync that waits for the directory must not wait for a snapshot to be encoded.
+        # Two threads: a group sync that waits for the directory must not wait for a snapshot to be
+        # encoded.
         self._lane, self._work = _Lane("raft-directory"), _Lane("raft-work")
         if lock:
             try:
@@ -310,7 +332,9 @@ class RealDisk:
 
     def names(self) -> list[str]:
         with os.scandir(self._path) as found:
-            return sorted(e.name for e in found if e.name != LOCK_FILE and e.is_file(follow_symlinks=False))
+            return sorted(
+                e.name for e in found if e.name != LOCK_FILE and e.is_file(follow_symlinks=False)
+            )
 
     def exists(self, name: str) -> bool:
         try:
@@ -326,7 +350,8 @@ class RealDisk:
         try:
             if sync:
                 os.fdatasync(fd)
-                # After a failed fsync the kernel keeps pages that it calls clean though the disk lacks them: read it.
+                # After a failed fsync the kernel keeps pages that it calls clean though the disk
+                # lacks them: read it.
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             return _read(fd, 0, os.fstat(fd).st_size)
         finally:
@@ -366,7 +391,9 @@ class RealDisk:
         self._directory_fd = self._lock_fd = -1
 
     def _lock(self) -> None:
-        self._lock_fd = os.open(self._path / LOCK_FILE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, FILE_MODE)
+        self._lock_fd = os.open(
+            self._path / LOCK_FILE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, FILE_MODE
+        )
         try:
             fcntl.lockf(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:

@@ -48,7 +48,8 @@ class Doorway:
             try:
                 accepted, address = await self._loop.sock_accept(listening)
             except OSError as exc:
-                # No descriptors, no memory, or a peer that was gone again: it passes, and must not spin.
+                # No descriptors, no memory, or a peer that was gone again: it passes, and must not
+                # spin.
                 self._refuse("", "accept_failed", str(exc))
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
@@ -77,7 +78,9 @@ async def bind(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[so
 
 
 class Dialler:
-    """Connect to one peer after another. A name is looked up at every dial: its owner may have moved."""
+    """Connect to one peer after another. A name is looked up at every dial: its owner may have
+    moved.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
         """`timeout_s`: what a dial has in all; each address of a name gets its share."""
@@ -85,7 +88,11 @@ class Dialler:
         self._lookups: dict[str, asyncio.Future[Any]] = {}
 
     async def connect(
-        self, factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, context: ssl.SSLContext | None
+        self,
+        factory: Callable[[], asyncio.BaseProtocol],
+        host: str,
+        port: int,
+        context: ssl.SSLContext | None,
     ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
         """Raises OSError, of the last address that was tried."""
         found = await self._look_up(host)
@@ -102,13 +109,16 @@ class Dialler:
     async def _look_up(self, host: str) -> list[str]:
         """Return the addresses of a name.
 
-        A resolver that hangs outlasts our patience: its answer is then for the next dial, which asks no second time.
+        A resolver that hangs outlasts our patience: its answer is then for the next dial, which
+        asks no second time.
         """
         with contextlib.suppress(ValueError):
             return [str(ipaddress.ip_address(host))]
         lookup = self._lookups.get(host)
         if lookup is None:
-            lookup = asyncio.ensure_future(self._loop.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+            lookup = asyncio.ensure_future(
+                self._loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            )
             self._lookups[host] = lookup
             lookup.add_done_callback(lambda ended: self._looked_up(host, ended))
         found = await asyncio.shield(lookup)

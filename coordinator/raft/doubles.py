@@ -1,7 +1,7 @@
 """Notice two processes that use one member id.
 
-Pure: time arrives as an argument. It never takes a restart for a second process: only who is heard after another had
-proved itself under the same id shows that both are alive.
+Pure: time arrives as an argument. It never takes a restart for a second process: only who is heard
+after another had proved itself under the same id shows that both are alive.
 """
 
 from __future__ import annotations
@@ -9,22 +9,29 @@ from __future__ import annotations
 from typing import Final, Literal
 
 ALIVE_AFTER_S: Final = 0.9
-"""What comes from the first process so long after the second has proved itself was not on its way before."""
+"""What comes from the first process so long after the second has proved itself was not on its way
+before.
+"""
 SEEN_S: Final = 5.0
 """Both are refused until only one of them has come for so long."""
 PROCESSES_MAX: Final = 16
 
 
 class Sightings:
-    """Which processes were seen under one id. An incarnation is empty if the process does not say."""
+    """Which processes were seen under one id. An incarnation is empty if the process does
+    not say.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[bytes, float] = {}
         self._contended_s: float | None = None
         self.doubled = False
 
-    def came(self, incarnation: bytes, connected: bytes | None, now_s: float) -> Literal["in", "wait", "refused"]:
-        """Judge a process that has proved itself while `connected` (None: nobody) holds the connection.
+    def came(
+        self, incarnation: bytes, connected: bytes | None, now_s: float
+    ) -> Literal["in", "wait", "refused"]:
+        """Judge a process that has proved itself while `connected` (None: nobody) holds the
+        connection.
 
         "wait": it is to come again; if the other one is dead, its connection ends before long.
         """
@@ -50,7 +57,9 @@ class Sightings:
         return True
 
     def postpone(self, now_s: float) -> None:
-        """Count from now: this process stood still, and what it reads may have waited all the while."""
+        """Count from now: this process stood still, and what it reads may have waited all the
+        while.
+        """
         if self._contended_s is not None:
             self._contended_s = now_s
 

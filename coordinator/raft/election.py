@@ -1,6 +1,8 @@
-"""Elect: pre-vote, sticky followers, durable votes, check-quorum, transfer (Ongaro 2014, sections 3.4, 3.10, 6.2, 9.6).
+"""Elect: pre-vote, sticky followers, durable votes, check-quorum, transfer (Ongaro 2014, sections
+3.4, 3.10, 6.2, 9.6).
 
-Never grants two votes in a term, and never raises a term for a node that a majority would not elect.
+Never grants two votes in a term, and never raises a term for a node that a majority would not
+elect.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class Elections(State):
         self._handlers["resigned"] = self._on_resigned
         self._handlers["removed"] = self._on_removed
 
-    # ------------------------------------------------------------------------------------------------ timers
+    # --------------------------------------------------------------------------------------- timers
 
     def _elect(self) -> None:
         """Stand if the election timer has fired."""
@@ -47,7 +49,9 @@ class Elections(State):
 
         Not while its own disk hangs, if it can be told: what it would order would wait for that.
         """
-        return self._unsynced.age_s(self._now()) <= DISK_PATIENCE * self._SyncObj__conf.raftMaxTimeout
+        return (
+            self._unsynced.age_s(self._now()) <= DISK_PATIENCE * self._SyncObj__conf.raftMaxTimeout
+        )
 
     def _stand(self, *, forced: bool) -> None:
         """Ask for pre-votes, or at once for votes when the leader told us to (`forced`)."""
@@ -57,15 +61,20 @@ class Elections(State):
         if forced or not self._voters:
             self._campaign()
             return
-        # Invariant: ballots are of one question. A candidacy ends here, so that a late vote of its term counts no more.
+        # Invariant: ballots are of one question. A candidacy ends here, so that a late vote of its
+        # term counts no more.
         self._SyncObj__setState(FOLLOWER)
         self._asking_pre = self._term + 1
         self._ballots = {self._node_id}
-        log.debug("asking pre-votes", member=self._node_id, term=self._term + 1, last=self._last_index)
+        log.debug(
+            "asking pre-votes", member=self._node_id, term=self._term + 1, last=self._last_index
+        )
         self._ask(self._term + 1, pre=True)
 
     def _campaign(self) -> None:
-        """Stand for the next term. The timer starts anew when our vote is stored, and allows for that of others."""
+        """Stand for the next term. The timer starts anew when our vote is stored, and allows for
+        that of others.
+        """
         self._asking_pre = None
         self._SyncObj__setState(CANDIDATE)
         self._adopt_term(self._term + 1, self._node_id)
@@ -73,7 +82,13 @@ class Elections(State):
         self._SyncObj__raftElectionDeadline += 2 * self._stored_s
         self._ballots = {self._node_id}
         self.count("elections")
-        log.debug("standing", member=self._node_id, term=self._term, last=self._last_index, forced=self._forced)
+        log.debug(
+            "standing",
+            member=self._node_id,
+            term=self._term,
+            last=self._last_index,
+            forced=self._forced,
+        )
         self._ask(self._term, pre=False)
         self._maybe_win()
 
@@ -118,12 +133,16 @@ class Elections(State):
 
     def _on_took_leadership(self) -> None: ...
 
-    # ------------------------------------------------------------------------------------------- check-quorum
+    # --------------------------------------------------------------------------------- check-quorum
 
     def has_quorum(self, within_s: float) -> bool:
-        """Say whether a majority of voters, this leader included, answered within so many seconds."""
+        """Say whether a majority of voters, this leader included, answered within so many
+        seconds.
+        """
         since = self._now() - within_s
-        heard = sum(self._SyncObj__lastResponseTime.get(node, since) > since for node in self._voters)
+        heard = sum(
+            self._SyncObj__lastResponseTime.get(node, since) > since for node in self._voters
+        )
         return heard + self.votes >= majority(len(self._voter_ids))
 
     def _check_quorum(self) -> None:
@@ -134,24 +153,35 @@ class Elections(State):
             self._become_follower(self._term, None)
 
     def _check_disk(self) -> None:
-        """Step aside when a majority has long had on disk what this leader has not; its own disk hangs, or is full."""
+        """Step aside when a majority has long had on disk what this leader has not; its own disk
+        hangs, or is full.
+        """
         commit, longest = self._SyncObj__raftCommitIndex, self._SyncObj__conf.raftMaxTimeout
         if steps_aside(self._unsynced, commit, longest, self._now()):
             age_s = self._unsynced.age_s(self._now())
-            log.error("steps aside: its disk hangs", member=self._node_id, term=self._term, unsynced_s=round(age_s, 1))
+            log.error(
+                "steps aside: its disk hangs",
+                member=self._node_id,
+                term=self._term,
+                unsynced_s=round(age_s, 1),
+            )
             self.count("disk_resignations")
             self.resign()
 
     def leader_heard(self) -> bool:
-        """Say whether a leader is alive as far as we know: then nobody gets our vote (section 4.2.3)."""
+        """Say whether a leader is alive as far as we know: then nobody gets our vote (section
+        4.2.3).
+        """
         least = self._SyncObj__conf.raftMinTimeout
         if self._leads:
             since = max(self._now() - least, self._forgotten)
-            heard = sum(self._SyncObj__lastResponseTime.get(node, since) > since for node in self._voters)
+            heard = sum(
+                self._SyncObj__lastResponseTime.get(node, since) > since for node in self._voters
+            )
             return heard + self.votes >= majority(len(self._voter_ids))
         return self._now() - self._heard < least
 
-    # ---------------------------------------------------------------------------------------------- messages
+    # ------------------------------------------------------------------------------------- messages
 
     def _on_request_vote(self, node: Node, message: dict[str, Any]) -> None:
         request = VoteRequest(
@@ -164,11 +194,17 @@ class Elections(State):
         )
         if self._blank and message.get("joined", False):
             self._lose_disk()
-        if node.id in self._committed_configuration.retired:  # a removal that may still be cut off removes nobody
+        # a removal that may still be cut off removes nobody
+        if node.id in self._committed_configuration.retired:
             self._send(node, {"type": "removed", "term": self._term})
             return
         heard = self.leader_heard()
-        rises = request.term > self._term and not request.pre and self.may_vote and (request.forced or not heard)
+        rises = (
+            request.term > self._term
+            and not request.pre
+            and self.may_vote
+            and (request.forced or not heard)
+        )
         ballot = judge_vote(
             request,
             Voter(
@@ -182,7 +218,14 @@ class Elections(State):
                 self._asking_pre,
             ),
         )
-        log.debug("ballot", member=self._node_id, candidate=node.id, term=request.term, pre=request.pre, ballot=ballot)
+        log.debug(
+            "ballot",
+            member=self._node_id,
+            candidate=node.id,
+            term=request.term,
+            pre=request.pre,
+            ballot=ballot,
+        )
         vote = node.id if ballot == "granted" and not request.pre else None
         if rises:
             self._become_follower(request.term, None, vote)
@@ -192,10 +235,13 @@ class Elections(State):
             if not request.pre:
                 self._reset_election_timer()
             elif not self._leads:
-                # Let it try first; ours does not count any more. It stores its vote before it asks for another.
+                # Let it try first; ours does not count any more. It stores its vote before it asks
+                # for another.
                 self._asking_pre = None
                 pause = self._now() + self._SyncObj__conf.raftMinTimeout / 2 + self._stored_s
-                self._SyncObj__raftElectionDeadline = max(self._SyncObj__raftElectionDeadline, pause)
+                self._SyncObj__raftElectionDeadline = max(
+                    self._SyncObj__raftElectionDeadline, pause
+                )
         self._send(
             node,
             {
@@ -210,13 +256,19 @@ class Elections(State):
     def _on_response_vote(self, node: Node, message: dict[str, Any]) -> None:
         if not message["granted"]:
             if message["current"] > self._term:
-                # Ours would never be enough: take the higher term, and stand for a still higher one later.
+                # Ours would never be enough: take the higher term, and stand for a still higher one
+                # later.
                 self._asking_pre = None
                 self._become_follower(message["current"], None)
             return
         if message["pre"]:
-            # Invariant: they were asked for the very next term. Ours may have risen since, by a vote for another.
-            if self._asking_pre != message["term"] or message["term"] != self._term + 1 or self._leads:
+            # Invariant: they were asked for the very next term. Ours may have risen since, by a
+            # vote for another.
+            if (
+                self._asking_pre != message["term"]
+                or message["term"] != self._term + 1
+                or self._leads
+            ):
                 return
         elif self._SyncObj__raftState != CANDIDATE or message["term"] != self._term:
             return
@@ -224,8 +276,15 @@ class Elections(State):
         self._maybe_win()
 
     def _on_timeout_now(self, node: Node, message: dict[str, Any]) -> None:
-        """Stand at once, unhindered by stickiness: the leader of our term asks for it (section 3.10)."""
-        if message["term"] == self._term and node == self._SyncObj__raftLeader and self.votes and self._fit():
+        """Stand at once, unhindered by stickiness: the leader of our term asks for it (section
+        3.10).
+        """
+        if (
+            message["term"] == self._term
+            and node == self._SyncObj__raftLeader
+            and self.votes
+            and self._fit()
+        ):
             self._stand(forced=True)
             self.kick()
 
@@ -254,14 +313,18 @@ class Elections(State):
         self._become_follower(self._term, None)
 
     def _lose_disk(self) -> None:
-        """This member joined once and its disk is empty: what it promised is forgotten, so it must never vote again."""
+        """This member joined once and its disk is empty: what it promised is forgotten, so it must
+        never vote again.
+        """
         if not self._disk_lost:
-            log.error("disk lost: remove this member and add it under a new id", member=self._node_id)
+            log.error(
+                "disk lost: remove this member and add it under a new id", member=self._node_id
+            )
         self._disk_lost = True
         if self._SyncObj__raftState != FOLLOWER:
             self._become_follower(self._term, None)
 
-    # -------------------------------------------------------------------------------------------- on command
+    # ----------------------------------------------------------------------------------- on command
 
     def resign(self) -> None:
         """Stop leading without a successor; stand later than anyone else would."""

@@ -1,7 +1,9 @@
-"""Let the published reproductions of the library's hazards, and our regression tests, drive the core as they drive it.
+"""Let the published reproductions of the library's hazards, and our regression tests, drive the
+core as they drive it.
 
-Never part of a running node. `Core` here takes the library's own constructor arguments: a subclass with `@replicated`
-methods, ticks and messages delivered by hand, no event loop. Underneath are the same protocol, journal and snapshots.
+Never part of a running node. `Core` here takes the library's own constructor arguments: a subclass
+with `@replicated` methods, ticks and messages delivered by hand, no event loop. Underneath are the
+same protocol, journal and snapshots.
 
     python acked_truncation.py --base coordinator.raft.evidence_base:Core
 """
@@ -42,7 +44,9 @@ class WallClock:
 
 
 class MemoryLog(MemoryJournal):
-    """A disk that forgets nothing while the script runs; a node that is built again finds its own again."""
+    """A disk that forgets nothing while the script runs; a node that is built again finds its own
+    again.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,9 +65,11 @@ class MemoryLog(MemoryJournal):
 
 
 class Shelf:
-    """The snapshots of one node: the product's store in a folder of its own, and the published file beside it.
+    """The snapshots of one node: the product's store in a folder of its own, and the published file
+    beside it.
 
-    The scripts judge a node's dump file with gzip: it is written from the store's own verified dump each time.
+    The scripts judge a node's dump file with gzip: it is written from the store's own verified dump
+    each time.
     """
 
     def __init__(self, store: SnapshotStore, published: str | None) -> None:
@@ -89,7 +95,9 @@ _loop = asyncio.new_event_loop()
 _disks: WeakKeyDictionary[Any, dict[str, MemoryLog]] = WeakKeyDictionary()
 
 
-def _spawn(work: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]) -> None:
+def _spawn(
+    work: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]
+) -> None:
     try:
         result = _loop.run_until_complete(work)
     except Exception as exc:  # noqa: BLE001 handed on, as a task's would be
@@ -99,7 +107,9 @@ def _spawn(work: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | 
 
 
 class Attributes:
-    """The replica of such a script: the attributes that its class sets after the library's constructor."""
+    """The replica of such a script: the attributes that its class sets after the library's
+    constructor.
+    """
 
     def __init__(self) -> None:
         self.node: Core | None = None

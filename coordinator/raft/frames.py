@@ -1,7 +1,9 @@
-"""Cut a byte stream into authenticated frames, after a handshake that proves who is at the other end.
+"""Cut a byte stream into authenticated frames, after a handshake that proves who is at the other
+end.
 
-Sans I/O, as h11 is: bytes come in, events come out. It never decodes a frame's content, keeps at most
-HANDSHAKE_BYTES_MAX of a peer that has proved nothing, and compares a MAC before it gives anything on.
+Sans I/O, as h11 is: bytes come in, events come out. It never decodes a frame's content, keeps at
+most HANDSHAKE_BYTES_MAX of a peer that has proved nothing, and compares a MAC before it gives
+anything on.
 
     dialer                                    listener
       hello(nonce, cluster, member, facts) ──►
@@ -10,11 +12,13 @@ HANDSHAKE_BYTES_MAX of a peer that has proved nothing, and compares a MAC before
                                            ◄──   an empty frame, or one that says why not
       frames                               ◄─►   frames
 
-Facts are bytes that the owner gives and judges once the peer has proved itself (greeting.py); proofs cover them.
+Facts are bytes that the owner gives and judges once the peer has proved itself (greeting.py);
+proofs cover them.
 
-With a shared secret a proof is a keyed BLAKE2b over both hellos and the prover's role, and each direction of each
-connection has its own key and a counter that never repeats: a frame that is replayed, reflected, reordered or left out
-fails. With TLS the certificates prove it, and with neither nobody does (loopback only); proofs and MACs are then empty.
+With a shared secret a proof is a keyed BLAKE2b over both hellos and the prover's role, and each
+direction of each connection has its own key and a counter that never repeats: a frame that is
+replayed, reflected, reordered or left out fails. With TLS the certificates prove it, and with
+neither nobody does (loopback only); proofs and MACs are then empty.
 """
 
 from __future__ import annotations
@@ -28,7 +32,9 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 VERSION_MIN: Final = 2
 VERSION_MAX: Final = 2
-"""The versions of this protocol that are spoken here. Two members speak the highest that both know."""
+"""The versions of this protocol that are spoken here. Two members speak the highest that
+both know.
+"""
 FRAME_BYTES_MAX: Final = 64 << 20
 NONCE_BYTES: Final = 32
 MAC_BYTES: Final = 32
@@ -41,8 +47,9 @@ SECRET_BYTES_MIN: Final = 16
 
 _MAGIC: Final = b"ACRF"
 _HELLO: Final = struct.Struct("!4sBBBBHB32s")
-"""Magic, highest version, mode, length of the cluster's id, of the member's id, of the facts, lowest version, nonce;
-then both ids and the facts."""
+"""Magic, highest version, mode, length of the cluster's id, of the member's id, of the facts,
+lowest version, nonce; then both ids and the facts.
+"""
 _LENGTH: Final = struct.Struct("!I")
 _COUNTED: Final = struct.Struct("!QI")
 HANDSHAKE_BYTES_MAX: Final = _HELLO.size + 2 * NAME_BYTES_MAX + FACTS_BYTES_MAX + MAC_BYTES
@@ -77,7 +84,8 @@ class Reply(NamedTuple):
 class Proved(NamedTuple):
     """The peer is who it says, as far as anything proves it: `peer` and `facts` may be believed.
 
-    Whoever does not want it closes; a listener says why first (`refusal`). Else the session goes on.
+    Whoever does not want it closes; a listener says why first (`refusal`). Else the session goes
+    on.
     """
 
     member: str
@@ -90,11 +98,15 @@ class Ready(NamedTuple):
 
 
 Event: TypeAlias = Reply | Proved | Ready | memoryview
-"""A memoryview is a frame's content, valid until the next event is asked for; an empty one is a sign of life."""
+"""A memoryview is a frame's content, valid until the next event is asked for; an empty one is a
+sign of life.
+"""
 
 
 def key_of_secret(secret: bytes) -> bytes:
-    """Return the key that proofs and session keys come from. Raises ValueError for a secret that is too short."""
+    """Return the key that proofs and session keys come from. Raises ValueError for a secret that is
+    too short.
+    """
     if len(secret) < SECRET_BYTES_MIN:
         raise ValueError(f"a secret of {len(secret)} bytes; at least {SECRET_BYTES_MIN} are needed")
     return hashlib.blake2b(secret, digest_size=64, person=b"acordo raft key").digest()
@@ -155,7 +167,9 @@ class Session:
         return memoryview(self._buffer)[self._filled :]
 
     def received(self, count: int) -> Iterator[Event]:
-        """Take `count` bytes that were put into the buffer. Raises FrameError: the session is over then."""
+        """Take `count` bytes that were put into the buffer. Raises FrameError: the session is over
+        then.
+        """
         if self._state == "dead":
             raise FrameError("dead")
         self._filled += count
@@ -166,9 +180,13 @@ class Session:
             raise
 
     def frame(self, content: bytes) -> tuple[bytes, ...]:
-        """Return the pieces to send, in order, for one frame. Raises ValueError if it is too long."""
+        """Return the pieces to send, in order, for one frame. Raises ValueError if it is
+        too long.
+        """
         if len(content) > self._frame_bytes_max:
-            raise ValueError(f"a frame of {len(content)} bytes; at most {self._frame_bytes_max} are allowed")
+            raise ValueError(
+                f"a frame of {len(content)} bytes; at most {self._frame_bytes_max} are allowed"
+            )
         length = _LENGTH.pack(len(content))
         if not self._mac_bytes:
             return (length, content) if content else (length,)
@@ -177,7 +195,9 @@ class Session:
         return (length, content, mac)
 
     def refusal(self, reason: str) -> bytes:
-        """Return what tells a dialer that has just proved itself why it is not let in. The session is over then."""
+        """Return what tells a dialer that has just proved itself why it is not let in. The session
+        is over then.
+        """
         assert self._role == "listener"
         assert self._state == "proved"
         content = reason.encode()[:REASON_BYTES_MAX]
@@ -185,12 +205,14 @@ class Session:
         self._state = "dead"
         return told
 
-    # ------------------------------------------------------------------------------------------------------ handshake
+    # ------------------------------------------------------------------------------------ handshake
 
     def _events(self) -> Iterator[Event]:
         while self._state in ("hello", "proof"):
             view = memoryview(self._buffer)[: self._filled]
-            taken, events = self._maybe_hello(view) if self._state == "hello" else self._maybe_proof(view)
+            taken, events = (
+                self._maybe_hello(view) if self._state == "hello" else self._maybe_proof(view)
+            )
             # Before anything is told: who hears it may go on with this session at once (`proceed`).
             self._keep(taken, HANDSHAKE_BYTES_MAX)
             if not taken:
@@ -202,19 +224,26 @@ class Session:
             yield from self._frames(0)
 
     def _maybe_hello(self, view: memoryview) -> tuple[int, list[Event]]:
-        """Read the peer's hello (and, as dialer, the proof that comes with it), if it is there whole."""
+        """Read the peer's hello (and, as dialer, the proof that comes with it), if it is there
+        whole.
+        """
         begun = bytes(view[: len(_MAGIC)])
         if begun != _MAGIC[: len(begun)]:
             raise FrameError("not_ours")
         if len(view) < _HELLO.size:
             return 0, []
-        _, version, mode, cluster_bytes, member_bytes, facts_bytes, lowest, nonce = _HELLO.unpack_from(view)
+        _, version, mode, cluster_bytes, member_bytes, facts_bytes, lowest, nonce = (
+            _HELLO.unpack_from(view)
+        )
         if lowest > VERSION_MAX or version < VERSION_MIN:
             raise FrameError(
-                "version", f"it speaks versions {lowest} to {version}, this member {VERSION_MIN} to {VERSION_MAX}"
+                "version",
+                f"it speaks versions {lowest} to {version}, this member {VERSION_MIN} to {VERSION_MAX}",
             )
         if mode != self._mode:
-            raise FrameError("mode", f"it proves itself by mode {mode}, this member by {self._mode.name}")
+            raise FrameError(
+                "mode", f"it proves itself by mode {mode}, this member by {self._mode.name}"
+            )
         if cluster_bytes > NAME_BYTES_MAX or not 0 < member_bytes <= NAME_BYTES_MAX:
             raise FrameError("not_ours")
         if facts_bytes > FACTS_BYTES_MAX:
@@ -227,9 +256,15 @@ class Session:
         cluster = bytes(view[_HELLO.size :][:cluster_bytes])
         member = bytes(view[names_end - member_bytes : names_end])
         if cluster != self._cluster.encode():
-            raise FrameError("foreign_cluster", f"it is of cluster {cluster.decode('utf-8', 'replace')!r}")
-        # A hello that comes back to us: the nonce gives a mirror away, the id also one with a nonce of its own.
-        if nonce == self._hello[_HELLO.size - NONCE_BYTES : _HELLO.size] or member == self._member.encode():
+            raise FrameError(
+                "foreign_cluster", f"it is of cluster {cluster.decode('utf-8', 'replace')!r}"
+            )
+        # A hello that comes back to us: the nonce gives a mirror away, the id also one with a nonce
+        # of its own.
+        if (
+            nonce == self._hello[_HELLO.size - NONCE_BYTES : _HELLO.size]
+            or member == self._member.encode()
+        ):
             raise FrameError("reflected", "it says that it is this very member")
         try:
             self.peer = member.decode()
@@ -266,7 +301,8 @@ class Session:
 
     def proceed(self) -> Iterator[Event]:
         """Let a dialer in that has proved itself. Frames that it sent already follow."""
-        # The empty frame shows the dialer that it was taken in: a refused one never believes that it was connected.
+        # The empty frame shows the dialer that it was taken in: a refused one never believes that
+        # it was connected.
         assert self._state == "proved"
         assert self.peer is not None
         self._state = "ready"
@@ -275,12 +311,16 @@ class Session:
         yield from self.received(0)
 
     def _derive(self, transcript: bytes) -> tuple[bytes, bytes]:
-        """Set this connection's keys; return our proof and the one that is due. Empty without a secret."""
+        """Set this connection's keys; return our proof and the one that is due. Empty without a
+        secret.
+        """
         if not self._mac_bytes:
             return b"", b""
 
         def keyed(person: bytes) -> bytes:
-            return hashlib.blake2b(transcript, digest_size=MAC_BYTES, key=self._key, person=person).digest()
+            return hashlib.blake2b(
+                transcript, digest_size=MAC_BYTES, key=self._key, person=person
+            ).digest()
 
         dialer, listener = keyed(b"dialer's proof"), keyed(b"listener's proof")
         to_listener, to_dialer = keyed(b"dialer's key"), keyed(b"listener's key")
@@ -290,7 +330,7 @@ class Session:
         self._send_mac, self._receive_mac = _keyed_hash(to_dialer), _keyed_hash(to_listener)
         return listener, dialer
 
-    # --------------------------------------------------------------------------------------------------------- frames
+    # --------------------------------------------------------------------------------------- frames
 
     def _frames(self, used: int) -> Iterator[Event]:
         """Give on every whole frame from `used` on, then make room for the next one."""
@@ -299,7 +339,10 @@ class Session:
         while self._filled - used >= head:
             (length,) = _LENGTH.unpack_from(self._buffer, used)
             if length > self._frame_bytes_max:
-                raise FrameError("too_long", f"a frame of {length} bytes; at most {self._frame_bytes_max} are allowed")
+                raise FrameError(
+                    "too_long",
+                    f"a frame of {length} bytes; at most {self._frame_bytes_max} are allowed",
+                )
             needed = head + length + tail
             if self._filled - used < needed:
                 break
@@ -347,7 +390,11 @@ def _encode_hello(mode: Mode, cluster: str, member: str, nonce: bytes, facts: by
     if len(facts) > FACTS_BYTES_MAX:
         raise ValueError(f"facts of {len(facts)} bytes; at most {FACTS_BYTES_MAX} are allowed")
     lengths = len(names[0]), len(names[1]), len(facts)
-    return _HELLO.pack(_MAGIC, VERSION_MAX, mode, *lengths, VERSION_MIN, nonce) + b"".join(names) + facts
+    return (
+        _HELLO.pack(_MAGIC, VERSION_MAX, mode, *lengths, VERSION_MIN, nonce)
+        + b"".join(names)
+        + facts
+    )
 
 
 def _keyed_hash(key: bytes) -> hashlib.blake2b:

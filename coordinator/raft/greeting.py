@@ -18,9 +18,10 @@ ADDRESS_BYTES_MAX: Final = 256
 class Origin(msgspec.Struct, frozen=True, array_like=True):
     """What a log began from.
 
-    `history`: drawn by the first leader and carried by the log from its first entries on; empty: none is known to be
-    committed. `first`: the digest of the voters that the cluster began with, as the log says it, or as this member was
-    told them if it knows no history; empty: it makes no claim (it joined later, or its log is older than origins are).
+    `history`: drawn by the first leader and carried by the log from its first entries on; empty:
+    none is known to be committed. `first`: the digest of the voters that the cluster began with, as
+    the log says it, or as this member was told them if it knows no history; empty: it makes no
+    claim (it joined later, or its log is older than origins are).
     """
 
     history: bytes = b""
@@ -30,7 +31,8 @@ class Origin(msgspec.Struct, frozen=True, array_like=True):
 class Greeting(msgspec.Struct, frozen=True, array_like=True):
     """What goes with a member's hello. Fields are only ever appended.
 
-    `incarnation`: drawn at the start of the process. `address`: where it says it is reached; empty: it does not say.
+    `incarnation`: drawn at the start of the process. `address`: where it says it is reached; empty:
+    it does not say.
     """
 
     origin: Origin = Origin()
@@ -75,5 +77,7 @@ def judge_origins(mine: Origin, theirs: Origin) -> Conflict | None:
 
 
 def never_belonged(mine: Origin, theirs: Origin) -> bool:
-    """Say whether it is this member that is wrong: it has no history, and met one that began with other members."""
+    """Say whether it is this member that is wrong: it has no history, and met one that began with
+    other members.
+    """
     return not mine.history and bool(theirs.history) and judge_origins(mine, theirs) is not None

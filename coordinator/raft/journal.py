@@ -19,10 +19,14 @@ from coordinator.raft.recovery import Entry, Journaled, Part, recover
 from kv.errors import BadRequest
 
 SEGMENT_BYTES_MAX: Final = 16 << 20
-"""A segment that has reached this is followed by a new one: it is overshot by one record at most."""
+"""A segment that has reached this is followed by a new one: it is overshot by one record at
+most.
+"""
 FULL_PAUSE_S: Final = 0.5
 FULL_PATIENCE_S: Final = 60.0
-"""How long writes wait for room on a full disk, nothing being acknowledged meanwhile; then it is fatal."""
+"""How long writes wait for room on a full disk, nothing being acknowledged meanwhile; then it is
+fatal.
+"""
 _PASSING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 """What of a machine runs out and comes back."""
 
@@ -42,16 +46,19 @@ class _Flight:
 class Journal:
     """The log of one member, with the interface that PySyncObj's core calls on its journal.
 
-    Append-only: a conflict, a trim and a clear are records too, so death at any byte leaves a state that was intended.
-    The log is a chain of segments; compaction removes whole ones from its front and never copies an entry.
+    Append-only: a conflict, a trim and a clear are records too, so death at any byte leaves a state
+    that was intended. The log is a chain of segments; compaction removes whole ones from its front
+    and never copies an entry.
 
-    `synced_index` says how far the log is durable. Policy `always`: what is added is held in memory until
-    `maybe_sync()` starts one group (write, then fdatasync, in the file's thread); then `on_synced` is called. Policies
-    `interval` and `off`: written at once, so that it survives kill -9, and `synced_index` is the last index.
+    `synced_index` says how far the log is durable. Policy `always`: what is added is held in memory
+    until `maybe_sync()` starts one group (write, then fdatasync, in the file's thread); then
+    `on_synced` is called. Policies `interval` and `off`: written at once, so that it survives kill
+    -9, and `synced_index` is the last index.
 
-    Called with a path alone it is a drop-in for the library's FileJournal (policy off; `flush()` syncs). It reads the
-    disk in its constructor because the library asks for a journal that is ready then. Raises BadRequest, naming the
-    file, for a journal that is damaged, of another cluster or member, or of a newer format; the file stays as it is.
+    Called with a path alone it is a drop-in for the library's FileJournal (policy off; `flush()`
+    syncs). It reads the disk in its constructor because the library asks for a journal that is
+    ready then. Raises BadRequest, naming the file, for a journal that is damaged, of another
+    cluster or member, or of a newer format; the file stays as it is.
     """
 
     def __init__(
@@ -102,7 +109,7 @@ class Journal:
         self._hinted = self._log.committed
         self._synced_index = self._group_index = self._log.last_index
 
-    # ---------------------------------------------------------------------------------------- what the library calls
+    # ----------------------------------------------------------------------- what the library calls
 
     def add(self, command: bytes, idx: int, term: int) -> None:
         """Append one entry; durable once `synced_index` has reached it."""
@@ -153,9 +160,11 @@ class Journal:
         return len(self._log.entries)
 
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:
-        """Store term and vote; they are durable, whatever the policy, when it returns. Raises OSError.
+        """Store term and vote; they are durable, whatever the policy, when it returns. Raises
+        OSError.
 
-        It blocks, two fsyncs long: elections are rare, and no message of the new term may leave before.
+        It blocks, two fsyncs long: elections are rare, and no message of the new term may leave
+        before.
         """
         if (term, votedForNodeId) == (self._term, self._voted_for):
             return
@@ -186,10 +195,15 @@ class Journal:
     def flush(self) -> None:
         """Write and sync everything, blocking, whatever the policy. Raises OSError, which is fatal.
 
-        A group that is under way is taken over, so that nothing of it comes behind what is written here.
+        A group that is under way is taken over, so that nothing of it comes behind what is written
+        here.
         """
         if self._failed:
-            raise OSError(errno.EIO, "the journal has failed before", self._files.path(self._log.parts[-1].name))
+            raise OSError(
+                errno.EIO,
+                "the journal has failed before",
+                self._files.path(self._log.parts[-1].name),
+            )
         try:
             if self._flight is not None:
                 self._land_now(self._flight)
@@ -214,11 +228,13 @@ class Journal:
                 self.flush()
         self._close()
 
-    # --------------------------------------------------------------------------------------------- what our rules call
+    # -------------------------------------------------------------------------- what our rules call
 
     @property
     def synced_index(self) -> int:
-        """Every entry up to here is as durable as the policy promises. It falls when entries are cut."""
+        """Every entry up to here is as durable as the policy promises. It falls when entries are
+        cut.
+        """
         return self._synced_index if self._fsync == "always" else self._log.last_index
 
     @property
@@ -236,14 +252,18 @@ class Journal:
         return sum(len(piece) for _, pieces in self._pending for piece in pieces)
 
     def maybe_sync(self) -> bool:
-        """Start one group sync if anything is unsynced and none is running or due; say whether it did."""
+        """Start one group sync if anything is unsynced and none is running or due; say whether it
+        did.
+        """
         if self._closed or self._failed or self._task is not None or self._timer is not None:
             return False
         if self._fsync == "always" and self._pending:
             self._task = asyncio.get_running_loop().create_task(self._guard(self._sync_groups))
             return True
         if self._fsync == "interval" and any(part.dirty for part in self._log.parts):
-            self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._sync_interval)
+            self._timer = asyncio.get_running_loop().call_later(
+                self._interval_s, self._sync_interval
+            )
             return True
         return False
 
@@ -258,11 +278,13 @@ class Journal:
         if not self._closed and not self._failed:
             self._hint()
             if self._fsync != "off":
-                await self._guard(self._sync_groups if self._fsync == "always" else self._sync_dirty)
+                await self._guard(
+                    self._sync_groups if self._fsync == "always" else self._sync_dirty
+                )
         if not self._closed:
             self._close()
 
-    # --------------------------------------------------------------------------------------------------------- writing
+    # -------------------------------------------------------------------------------------- writing
 
     def _hint(self) -> None:
         if self._log.committed > self._hinted:
@@ -283,7 +305,8 @@ class Journal:
         part.end += len(content)
 
     def _begin(self, number: int, previous_bytes: int) -> Part:
-        # `always` makes one segment durable before it creates the next; the other policies promise no such order.
+        # `always` makes one segment durable before it creates the next; the other policies promise
+        # no such order.
         header = self._files.segment(number, previous_bytes, sealed=self._fsync == "always")
         part = Part(header, self._files.segment_name(number))
         content = encode_segment(header)
@@ -318,12 +341,15 @@ class Journal:
             newest = self._log.parts[-1]
             newest.file = newest.file or self._disk.open(newest.name)
             if newest.header.sealed != (self._fsync == "always"):
-                # Of another policy: a segment is all promised or not at all, and its header tells (recovery.py).
+                # Of another policy: a segment is all promised or not at all, and its header tells
+                # (recovery.py).
                 self._begin(newest.header.number + 1, newest.end)
         self._retire()
 
     def _retire(self) -> None:
-        """Set aside the oldest segments without a live entry; they go once all that was written so far is durable."""
+        """Set aside the oldest segments without a live entry; they go once all that was written so
+        far is durable.
+        """
         self._obsolete.extend(self._log.retire())
         if self._fsync == "off":
             for part in self._obsolete:
@@ -331,13 +357,14 @@ class Journal:
                 self._disk.remove_now(part.name)
             self._obsolete.clear()
 
-    # --------------------------------------------------------------------------------------------------------- syncing
+    # -------------------------------------------------------------------------------------- syncing
 
     async def _guard(self, syncing: Callable[[], Awaitable[None]]) -> None:
         try:
             await syncing()
         except asyncio.CancelledError:
-            self._failed = True  # what it had begun may not be whole: nothing must come behind it, closing included
+            # what it had begun may not be whole: nothing must come behind it, closing included
+            self._failed = True
             raise
         except Exception as exc:  # noqa: BLE001  whatever it is, nothing more can be called durable
             self._fail(exc)
@@ -345,7 +372,9 @@ class Journal:
             self._task = None
 
     async def _sync_groups(self) -> None:
-        """Make durable, group after group, all that was added; what arrives during one group makes the next."""
+        """Make durable, group after group, all that was added; what arrives during one group makes
+        the next.
+        """
         while self._pending and not self._closed:
             self._group, self._pending = self._pending, []
             obsolete, self._obsolete = self._obsolete, []
@@ -360,7 +389,9 @@ class Journal:
             await self._remove(obsolete)
 
     async def _append(self, part: Part, content: bytes) -> None:
-        """Write and sync. Want of room or of descriptors is waited for; every other error, a failed fsync, is final."""
+        """Write and sync. Want of room or of descriptors is waited for; every other error, a failed
+        fsync, is final.
+        """
         flight = self._flight = _Flight(part, content, 0 if part.file is None else part.file.size)
         waited = 0.0
         while not flight.landed:
@@ -390,7 +421,9 @@ class Journal:
             self._names_dirty = False
 
     def _land_now(self, flight: _Flight) -> None:
-        """Do what a file is doing for the group, if it has not by the time that it is asked. Raises OSError."""
+        """Do what a file is doing for the group, if it has not by the time that it is asked. Raises
+        OSError.
+        """
         file = self._opened(flight.part)
         file.sync_now()  # behind it; its failed sync fails this one too
         if file.size != flight.before + len(flight.content):  # there was no room
@@ -426,7 +459,9 @@ class Journal:
             self._names_dirty = False
 
     async def _remove(self, obsolete: Iterable[Part]) -> None:
-        """Remove oldest first, each for good before the next, so that a power cut never leaves a gap."""
+        """Remove oldest first, each for good before the next, so that a power cut never leaves a
+        gap.
+        """
         for part in obsolete:
             part.shut()
             await self._disk.remove(part.name)

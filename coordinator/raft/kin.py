@@ -1,7 +1,8 @@
-"""Judge who is of this member's cluster: by first lists, histories and removals, before a connection counts.
+"""Judge who is of this member's cluster: by first lists, histories and removals, before a
+connection counts.
 
-Never lets itself be persuaded by who has not proved a membership, and never decides which of two histories is right: it
-keeps them apart and says so.
+Never lets itself be persuaded by who has not proved a membership, and never decides which of two
+histories is right: it keeps them apart and says so.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from coordinator.raft.greeting import Greeting, Origin, judge_origins, never_bel
 from kv.errors import BadRequest
 
 CONTESTED_S: Final = 10.0
-"""A member whose log has not begun gives no vote for so long after it met one with another first list."""
+"""A member whose log has not begun gives no vote for so long after it met one with another first
+list.
+"""
 CONFLICTS_MAX: Final = 64
 SAY_AGAIN_S: Final = 60.0
 """A conflict is told once in so long, however often the peer comes: it comes every second."""
@@ -46,25 +49,42 @@ class Kin:
     """Who may connect. One for each member's core."""
 
     def __init__(
-        self, core: Core, member: str, address: str, incarnation: bytes, fault: Callable[[BaseException], None]
+        self,
+        core: Core,
+        member: str,
+        address: str,
+        incarnation: bytes,
+        fault: Callable[[BaseException], None],
     ) -> None:
-        self._core, self._member, self._address, self._incarnation = core, member, address, incarnation
+        self._core, self._member, self._address, self._incarnation = (
+            core,
+            member,
+            address,
+            incarnation,
+        )
         self._fault = fault
         self._conflicts: dict[str, tuple[str, float]] = {}
         self._said: dict[tuple[str, str], float] = {}
-        """When which (peer, detail) was told, oldest first. Two processes may take turns under one id."""
+        """When which (peer, detail) was told, oldest first. Two processes may take turns under one
+        id.
+        """
 
     def greet(self) -> Greeting:
         return Greeting(self._core.origin, self._incarnation, self._address)
 
     def judge(self, peer: str, greeting: Greeting) -> tuple[str, str] | None:
-        """Return (reason, detail) why a peer that has proved itself is not of our cluster; None: it may be."""
+        """Return (reason, detail) why a peer that has proved itself is not of our cluster; None: it
+        may be.
+        """
         mine, theirs = self._core.origin, greeting.origin
         conflict = judge_origins(mine, theirs)
         if conflict is None:
             self._conflicts.pop(peer, None)
             if self._core.retired(peer):
-                return REMOVED, f"{peer} was removed from the cluster, and a removed id never comes back"
+                return (
+                    REMOVED,
+                    f"{peer} was removed from the cluster, and a removed id never comes back",
+                )
             return None
         if conflict == "other_history":
             detail = f"{self._member} and {peer} belong to two clusters of one name: their logs began apart"
@@ -88,7 +108,13 @@ class Kin:
     def _note(self, peer: str, conflict: str, detail: str) -> None:
         now = self._core.now()
         if now - self._said.get((peer, detail), float("-inf")) >= SAY_AGAIN_S:
-            _log.error("members_of_two_clusters", member=self._member, peer=peer, reason=conflict, detail=detail)
+            _log.error(
+                "members_of_two_clusters",
+                member=self._member,
+                peer=peer,
+                reason=conflict,
+                detail=detail,
+            )
             self._said.pop((peer, detail), None)
             if len(self._said) >= CONFLICTS_MAX:
                 del self._said[next(iter(self._said))]

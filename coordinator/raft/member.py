@@ -1,7 +1,8 @@
 """Be one member of the replicated log: `coordinator.log.Log` on the hardened core.
 
-Never sends a command twice, never calls a time-out a failure (INV-4), never reads a clock, thread, file or random
-source but those it is given. Decides nothing: protocol.py, readindex.py and membership.py do.
+Never sends a command twice, never calls a time-out a failure (INV-4), never reads a clock, thread,
+file or random source but those it is given. Decides nothing: protocol.py, readindex.py and
+membership.py do.
 """
 
 from __future__ import annotations
@@ -23,13 +24,28 @@ from coordinator.raft.disk import Disk
 from coordinator.raft.greeting import Greeting
 from coordinator.raft.journal import Journal, Policy
 from coordinator.raft.kin import Kin
-from coordinator.raft.membership import Add, Change, Promote, Refusal, Remove, bootstrap, first_digest
+from coordinator.raft.membership import (
+    Add,
+    Change,
+    Promote,
+    Refusal,
+    Remove,
+    bootstrap,
+    first_digest,
+)
 from coordinator.raft.messages import ALL
 from coordinator.raft.protocol import Core
 from coordinator.raft.reads import Reads
 from coordinator.raft.security import Security
 from coordinator.raft.snapshot import SnapshotStore
-from coordinator.raft.state import DISCARDED, MISSING_LEADER, NOT_LEADER, QUEUE_FULL, REQUEST_DENIED, SUCCESS
+from coordinator.raft.state import (
+    DISCARDED,
+    MISSING_LEADER,
+    NOT_LEADER,
+    QUEUE_FULL,
+    REQUEST_DENIED,
+    SUCCESS,
+)
 from coordinator.raft.transport import AsyncioTransport, Limits
 from coordinator.raft.wire import Codec
 from kv.errors import AcordoError, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown
@@ -46,7 +62,9 @@ NOTE_BYTES_MAX: Final = 256
 RETRY_S: Final = 0.05
 """Pause before a membership change that was refused for the moment is asked again."""
 REDIAL_S_MAX: Final = 0.25
-"""Longest pause before a peer is dialled again: a member that is back must be reached before the next failure."""
+"""Longest pause before a peer is dialled again: a member that is back must be reached before the
+next failure.
+"""
 UNKNOWN: Final = "unknown"
 """The problem that a leader answers when it cannot tell whether a transfer will happen."""
 TIMER_S_MAX: Final = 0.1
@@ -83,7 +101,9 @@ class MemberTransport(Protocol):
     greet: Callable[[], Greeting]
     """What goes with our hello."""
     judge: Callable[[str, Greeting], tuple[str, str] | None]
-    """(peer that has proved itself, its greeting) -> (reason, detail) why it is not let in, or None."""
+    """(peer that has proved itself, its greeting) -> (reason, detail) why it is not let in, or
+    None.
+    """
     on_turned_away: Callable[[str, str], None]
     """(peer, what it said) when it did not let us in."""
 
@@ -93,7 +113,9 @@ TransportFactory = Callable[[Node, Callable[[], None], Callable[[BaseException],
 
 
 class MemberCore(Core):
-    """The core, with every fault of ours handed to the member instead of to whoever delivered a message."""
+    """The core, with every fault of ours handed to the member instead of to whoever delivered a
+    message.
+    """
 
     fault: Callable[[BaseException], None]
 
@@ -132,14 +154,20 @@ class Member:
         core: type[MemberCore] = MemberCore,
         journal: Callable[..., Any] = Journal,
     ) -> None:
-        """`members`: the cluster as it was first made; once there is a log, its configuration counts.
+        """`members`: the cluster as it was first made; once there is a log, its configuration
+        counts.
 
-        A new member names itself in it as an observer. `core` and `journal`: for tests that plant faults.
+        A new member names itself in it as an observer. `core` and `journal`: for tests that plant
+        faults.
         """
         self.id, self._members, self._cluster = member, tuple(members), cluster
         own = next((m for m in self._members if m.id == member), None)
         if own is None:
-            raise BadRequest("not_a_member", f"{member} is not in the list of members", allowed="a list with itself")
+            raise BadRequest(
+                "not_a_member",
+                f"{member} is not in the list of members",
+                allowed="a list with itself",
+            )
         self._address = own.address
         self._replica, self._disk, self._make_transport = replica, disk, transport
         self._clock, self._chance, self._on_fatal = clock, chance, on_fatal
@@ -161,7 +189,9 @@ class Member:
         """The newest note of each peer, the term it was made in, and when it came."""
         self._noted_at = float("-inf")
         self._noted_in: object = None
-        """The term, its leader and the connected peers, as they were when the own note was last told."""
+        """The term, its leader and the connected peers, as they were when the own note was last
+        told.
+        """
         self._tasks: dict[asyncio.Task[Any], None] = {}
         """In the order of their start: nothing depends on the order of a set."""
         self._tick_pending = self._timer_pending = False
@@ -169,12 +199,14 @@ class Member:
         self._running = False
         self._loop: asyncio.AbstractEventLoop
 
-    # -------------------------------------------------------------------------------------------------- life
+    # ----------------------------------------------------------------------------------------- life
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         settings = self._settings
-        self._journal = self._make_journal(disk=self._disk, cluster=self._cluster, member=self.id, fsync=settings.fsync)
+        self._journal = self._make_journal(
+            disk=self._disk, cluster=self._cluster, member=self.id, fsync=settings.fsync
+        )
         self._journal.on_fatal = self._fail
         snapshots = SnapshotStore(self._disk, cluster=self._cluster)
         node = Node(self.id, address=self._address)
@@ -190,7 +222,8 @@ class Member:
             appendEntriesBatchSizeBytes=settings.batch_bytes,
             logCompactionBatchSize=settings.chunk_bytes,
             # Staggered: members that snapshot at the same log index would be slow at the same time.
-            logCompactionMinEntries=settings.compact_entries + order * max(1, settings.compact_entries // 10),
+            logCompactionMinEntries=settings.compact_entries
+            + order * max(1, settings.compact_entries // 10),
             commandsWaitLeader=False,
             commandsQueueSize=WAITING_MAX,
         )
@@ -219,7 +252,11 @@ class Member:
         self._transport.greet, self._transport.judge = self._kin.greet, self._kin.judge
         self._transport.on_turned_away = self._kin.turned_away
         self._reads = Reads(self._core, self._loop, self._chance, self.kick)
-        for name, handler in (("note", self._on_note), ("ask", self._on_ask), ("answer", self._on_answer)):
+        for name, handler in (
+            ("note", self._on_note),
+            ("ask", self._on_ask),
+            ("answer", self._on_answer),
+        ):
             self._core.handle(name, handler)
         self._next_ask = self._chance.getrandbits(48)
         self._running = True
@@ -258,12 +295,16 @@ class Member:
         log.critical("raft stops", member=self.id, error=repr(exc), exc_info=exc)
         self._on_fatal(exc)
 
-    def _spawn(self, work: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]) -> None:
+    def _spawn(
+        self, work: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]
+    ) -> None:
         task = self._loop.create_task(work)
         self._tasks[task] = None
         task.add_done_callback(lambda ended: self._ended(ended, done))
 
-    def _ended(self, task: asyncio.Task[Any], done: Callable[[Any, BaseException | None], None]) -> None:
+    def _ended(
+        self, task: asyncio.Task[Any], done: Callable[[Any, BaseException | None], None]
+    ) -> None:
         del self._tasks[task]
         if task.cancelled() or not self._running:
             return
@@ -275,7 +316,7 @@ class Member:
         else:
             self._fail(exc)
 
-    # ------------------------------------------------------------------------------------------------- ticks
+    # ---------------------------------------------------------------------------------------- ticks
 
     def kick(self) -> None:
         """Tick at the loop's next turn: all that happens until then is handled together."""
@@ -298,19 +339,25 @@ class Member:
         self._core.doTick()
         self._reads.drive()
         if self._applied_waiters:
-            self._applied_waiters = [waiter for waiter in self._applied_waiters if not self._reached(*waiter)]
+            self._applied_waiters = [
+                waiter for waiter in self._applied_waiters if not self._reached(*waiter)
+            ]
         if self._watchers:
             self._watchers = [watcher for watcher in self._watchers if not self._seen(*watcher)]
 
     def _arm(self) -> None:
         delay = self._core.next_due() - self._clock.monotonic()
-        self._timer = self._loop.call_later(min(max(delay, TIMER_S_MIN), TIMER_S_MAX), self._on_timer)
+        self._timer = self._loop.call_later(
+            min(max(delay, TIMER_S_MIN), TIMER_S_MAX), self._on_timer
+        )
 
     def _on_timer(self) -> None:
         if not self._running:
             return
         now = self._clock.monotonic()
-        while self._waiting and (self._waiting[0].future.done() or self._waiting[0].deadline <= now):
+        while self._waiting and (
+            self._waiting[0].future.done() or self._waiting[0].deadline <= now
+        ):
             self._settle(self._waiting.popleft(), OutcomeUnknown("no answer in time"))
         self._guarded(self._work)
         situation = self._situation()
@@ -320,7 +367,7 @@ class Member:
         if self._running:
             self._arm()
 
-    # ---------------------------------------------------------------------------------------------- proposals
+    # ------------------------------------------------------------------------------------ proposals
 
     def propose(self, command: bytes) -> asyncio.Future[Position]:
         future: asyncio.Future[Position] = self._loop.create_future()
@@ -333,13 +380,19 @@ class Member:
             or self._waiting_bytes + size > WAITING_BYTES_MAX
             or (self._core.leads and self._journal.unsynced_bytes + size > WAITING_BYTES_MAX)
         ):
-            future.set_exception(NotApplied("overloaded", "too many commands or bytes wait for their order"))
+            future.set_exception(
+                NotApplied("overloaded", "too many commands or bytes wait for their order")
+            )
         else:
-            waiting = _Waiting(future, size, self._clock.monotonic() + self._settings.propose_timeout_s)
+            waiting = _Waiting(
+                future, size, self._clock.monotonic() + self._settings.propose_timeout_s
+            )
             self._waiting.append(waiting)
             self._waiting_bytes += size
             self._waiting_count += 1
-            self._core.propose(command, lambda result, reason: self._settle(waiting, _outcome(result, reason)))
+            self._core.propose(
+                command, lambda result, reason: self._settle(waiting, _outcome(result, reason))
+            )
         return future
 
     def _settle(self, waiting: _Waiting, outcome: Position | Exception) -> None:
@@ -354,7 +407,7 @@ class Member:
         else:
             waiting.future.set_result(outcome)
 
-    # ------------------------------------------------------------------------------------------------- reads
+    # ---------------------------------------------------------------------------------------- reads
 
     async def read_index(self, *, timeout_s: float) -> Position:
         if not self._running:
@@ -387,7 +440,7 @@ class Member:
             future.set_result(None)
         return future.done()
 
-    # ------------------------------------------------------------------------------------------------ status
+    # --------------------------------------------------------------------------------------- status
 
     def status(self) -> RaftStatus:
         core = self._core
@@ -419,7 +472,13 @@ class Member:
         core = self._core
         if member.id == self.id:
             return Peer(
-                member.id, member.address, member.voter, core.role, core.last_index, 0.0, bytes(self._replica.note())
+                member.id,
+                member.address,
+                member.voter,
+                core.role,
+                core.last_index,
+                0.0,
+                bytes(self._replica.note()),
             )
         role: Literal["leader", "follower", "observer", "unknown"] = "unknown"
         leader = core._getLeader()
@@ -460,7 +519,7 @@ class Member:
         """How often something notable happened: elections, truncations, snapshots_installed, ..."""
         return dict(self._core.counts)
 
-    # ------------------------------------------------------------------------------------- leadership, members
+    # -------------------------------------------------------------------------- leadership, members
 
     def replay(self) -> None:
         self._core.replay()
@@ -478,14 +537,18 @@ class Member:
         self.kick()
 
     async def transfer(self, to: str | None, *, timeout_s: float) -> str:
-        """Move the leadership to `to` or to the most advanced voter; return who leads then, as seen here.
+        """Move the leadership to `to` or to the most advanced voter; return who leads then, as seen
+        here.
 
-        May be asked of any member. Raises BadRequest (`to` is no voter), NotApplied, OutcomeUnknown.
+        May be asked of any member. Raises BadRequest (`to` is no voter), NotApplied,
+        OutcomeUnknown.
         """
         deadline = self._clock.monotonic() + timeout_s
         core = self._core
         if to is not None and not core.configuration.votes(to):
-            raise BadRequest("not_a_voter", f"{to} is not a voter", allowed=", ".join(core.configuration.voters))
+            raise BadRequest(
+                "not_a_voter", f"{to} is not a voter", allowed=", ".join(core.configuration.voters)
+            )
         while True:
             if core.leads:
                 return await self._hand_over(to, deadline)
@@ -501,13 +564,20 @@ class Member:
         if to == self.id:
             return self.id
         told = False
-        """A voter was told to stand: it may do so however late, so nothing is "not applied" any more (INV-4)."""
+        """A voter was told to stand: it may do so however late, so nothing is "not applied" any
+        more (INV-4).
+        """
         try:
             while core.leads and core.raftCurrentTerm == term:
                 target = core.transfer_target(to)
                 if target is None:
-                    raise _not_moved(told, "no_quorum", f"no connected voter can take over{f': {to}' if to else ''}")
-                # New commands wait, unordered, until the target holds the log; then they follow the leadership.
+                    raise _not_moved(
+                        told,
+                        "no_quorum",
+                        f"no connected voter can take over{f': {to}' if to else ''}",
+                    )
+                # New commands wait, unordered, until the target holds the log; then they follow the
+                # leadership.
                 core.hold(self._settings.election_max_s)
                 attempt = min(deadline, self._clock.monotonic() + self._settings.election_max_s)
                 with contextlib.suppress(NotApplied):
@@ -520,7 +590,9 @@ class Member:
                     raise _not_moved(told, "no_quorum", "the leadership did not move in time")
             try:
                 await self._wait_until(
-                    lambda: core._getLeader() is not None and core.raftCurrentTerm > term, deadline, "no_leader"
+                    lambda: core._getLeader() is not None and core.raftCurrentTerm > term,
+                    deadline,
+                    "no_leader",
                 )
             except NotApplied as exc:
                 raise _not_moved(told, exc.reason, "no other leader is heard in time") from exc
@@ -537,7 +609,9 @@ class Member:
         self._asked[ask] = future
         left = max(0.0, deadline - self._clock.monotonic())
         try:
-            if not self._core.tell(leader, {"type": "ask", "ask": ask, "to": to, "timeout_s": left}):
+            if not self._core.tell(
+                leader, {"type": "ask", "ask": ask, "to": to, "timeout_s": left}
+            ):
                 raise NotApplied("no_leader", f"{leader.id} is not reached")
             async with asyncio.timeout(left):
                 problem, answer = await future
@@ -554,7 +628,9 @@ class Member:
     def _on_ask(self, node: Node, message: dict[str, Any]) -> None:
         async def serve() -> tuple[str, str]:
             try:
-                return "", await self.transfer(message["to"] or None, timeout_s=min(message["timeout_s"], 60.0))
+                return "", await self.transfer(
+                    message["to"] or None, timeout_s=min(message["timeout_s"], 60.0)
+                )
             except NotApplied as exc:
                 return exc.reason, exc.detail
             except BadRequest as exc:
@@ -564,7 +640,9 @@ class Member:
 
         def answer(result: Any, exc: BaseException | None) -> None:
             problem, text = result or (UNKNOWN, repr(exc))
-            self._core.tell(node, {"type": "answer", "ask": message["ask"], "problem": problem, "text": text})
+            self._core.tell(
+                node, {"type": "answer", "ask": message["ask"], "problem": problem, "text": text}
+            )
 
         if not self._core.leads:
             answer(("not_leader", f"{self.id} does not lead"), None)
@@ -579,9 +657,9 @@ class Member:
     async def add_member(self, member: str, address: str, *, voter: bool, timeout_s: float) -> str:
         """Take in an observer; with `voter` promote it once it has caught up. Asking again is safe.
 
-        Return "" when all of it was done, else in words what was not: there was nothing to do, or it is a member now
-        and not yet a voter. Raises BadRequest "membership_refused" or "unsafe" with the reason, NotApplied,
-        OutcomeUnknown.
+        Return "" when all of it was done, else in words what was not: there was nothing to do, or
+        it is a member now and not yet a voter. Raises BadRequest "membership_refused" or "unsafe"
+        with the reason, NotApplied, OutcomeUnknown.
         """
         deadline = self._clock.monotonic() + timeout_s
         added = await self._change(Add(member, address), deadline)
@@ -593,11 +671,17 @@ class Member:
             if not added:
                 raise  # it was a member when we were asked: nothing has changed
             told = exc.detail
-            return told if told.startswith(member) else f"{member} is a member, not yet a voter: {told}"
+            return (
+                told
+                if told.startswith(member)
+                else f"{member} is a member, not yet a voter: {told}"
+            )
         return "" if added or promoted else f"{member} is a voter already: there was nothing to do"
 
     async def remove_member(self, member: str, *, timeout_s: float) -> str:
-        """Take a member out for good; a leader hands its leadership over first. Return as `add_member` does."""
+        """Take a member out for good; a leader hands its leadership over first. Return as
+        `add_member` does.
+        """
         deadline = self._clock.monotonic() + timeout_s
         leader = self._core._getLeader()
         if leader is not None and leader.id == member and len(self._core.configuration.voters) > 1:
@@ -606,11 +690,12 @@ class Member:
         return "" if removed else f"{member} was removed before: there was nothing to do"
 
     async def _change(self, change: Change, deadline: float) -> bool:
-        """Ask until it is so, or is refused for good, or time is up: a change that is so already changes nothing.
+        """Ask until it is so, or is refused for good, or time is up: a change that is so already
+        changes nothing.
 
-        Say whether it was made now; an attempt whose answer was lost may have made it, so then it counts as made.
-        A refusal speaks of the attempt that it answers: once an attempt is unknown, it may still take effect, so from
-        then on only success is definite (INV-4).
+        Say whether it was made now; an attempt whose answer was lost may have made it, so then it
+        counts as made. A refusal speaks of the attempt that it answers: once an attempt is unknown,
+        it may still take effect, so from then on only success is definite (INV-4).
         """
         unknown: OutcomeUnknown | None = None
         while True:
@@ -625,7 +710,9 @@ class Member:
                 return isinstance(result, Position) or unknown is not None
             refusal: Exception
             if isinstance(result, Refusal):
-                refusal = BadRequest("unsafe" if result.later else "membership_refused", result.reason)
+                refusal = BadRequest(
+                    "unsafe" if result.later else "membership_refused", result.reason
+                )
             else:
                 refusal = _as_error(result, reason)
             if isinstance(refusal, OutcomeUnknown):
@@ -640,7 +727,7 @@ class Member:
                 ) from refusal
             await asyncio.sleep(RETRY_S)
 
-    # ------------------------------------------------------------------------------------------------ waiting
+    # -------------------------------------------------------------------------------------- waiting
 
     async def _wait_until(self, holds: Callable[[], bool], deadline: float, reason: str) -> None:
         """Wait for a condition that ticks may bring about. Raises NotApplied(reason)."""
@@ -671,7 +758,9 @@ _REASONS: Final = {
 
 
 def _as_error(result: Any, reason: int) -> Exception:
-    """Sort by research section 4: what was in no log, or was replaced in it, is definite; all else is unknown."""
+    """Sort by research section 4: what was in no log, or was replaced in it, is definite; all else
+    is unknown.
+    """
     if reason in _REASONS:
         code, detail = _REASONS[reason]
         return NotApplied(code, detail, retry_after_s=0.5)
@@ -681,7 +770,9 @@ def _as_error(result: Any, reason: int) -> Exception:
 def _not_moved(told: bool, reason: str, detail: str) -> NotApplied | OutcomeUnknown:
     """Refuse a transfer; once a voter was told to stand it is unknown."""
     return (
-        OutcomeUnknown(f"a voter was told to take over, and may yet: {detail}") if told else NotApplied(reason, detail)
+        OutcomeUnknown(f"a voter was told to take over, and may yet: {detail}")
+        if told
+        else NotApplied(reason, detail)
     )
 
 
@@ -715,12 +806,16 @@ def over_sockets(
     limits: Limits | None = None,
     **network: Any,
 ) -> TransportFactory:
-    """Return what makes a member's transport: authenticated connections over sockets (transport.py).
+    """Return what makes a member's transport: authenticated connections over sockets
+    (transport.py).
 
-    `network`: `listen` and `connect` of a simulated one, and `routes`, where members are dialled from here.
+    `network`: `listen` and `connect` of a simulated one, and `routes`, where members are dialled
+    from here.
     """
 
-    def make(node: Node, kick: Callable[[], None], on_fatal: Callable[[BaseException], None]) -> AsyncioTransport:
+    def make(
+        node: Node, kick: Callable[[], None], on_fatal: Callable[[BaseException], None]
+    ) -> AsyncioTransport:
         return AsyncioTransport(
             cluster,
             node,

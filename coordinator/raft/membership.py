@@ -1,7 +1,8 @@
-"""Decide membership: one single-server change at a time (Ongaro 2014, chapter 4), refused while unsafe.
+"""Decide membership: one single-server change at a time (Ongaro 2014, chapter 4), refused while
+unsafe.
 
-Never talks to anyone and never changes a configuration in place. A configuration is in force from the moment its
-entry is in the log, committed or not, and out of force when that entry is truncated.
+Never talks to anyone and never changes a configuration in place. A configuration is in force from
+the moment its entry is in the log, committed or not, and out of force when that entry is truncated.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ LAG_MAX = 1000
 
 
 class Seat(msgspec.Struct, frozen=True, array_like=True, order=True):
-    """A member. `joined`: it has acknowledged the log once, so an empty disk of that id is a lost one."""
+    """A member. `joined`: it has acknowledged the log once, so an empty disk of that id is a lost
+    one.
+    """
 
     id: str
     address: str
@@ -33,7 +36,8 @@ class Seat(msgspec.Struct, frozen=True, array_like=True, order=True):
 class Configuration(msgspec.Struct, frozen=True, array_like=True):
     """All members, by id, and the ids that may never come back.
 
-    `origin`: what this log began from; the first leader puts it in (`founded`), and it never changes.
+    `origin`: what this log began from; the first leader puts it in (`founded`), and it never
+    changes.
     """
 
     seats: tuple[Seat, ...]
@@ -63,7 +67,9 @@ def founded(now: Configuration, history: bytes, first: bytes) -> Configuration:
 
 
 def first_digest(members: Iterable[PeerAddress], own: str) -> bytes:
-    """Return what a member claims of the first list that it was given; who joins as an observer claims nothing."""
+    """Return what a member claims of the first list that it was given; who joins as an observer
+    claims nothing.
+    """
     listed = tuple(members)
     if not any(m.id == own and m.voter for m in listed):
         return b""
@@ -90,20 +96,26 @@ class Remove(msgspec.Struct, frozen=True, tag="r"):
 
 
 class Move(msgspec.Struct, frozen=True, tag="m"):
-    """Note where a member is now (the leader's own request, once it was heard from there). It changes no voter."""
+    """Note where a member is now (the leader's own request, once it was heard from there). It
+    changes no voter.
+    """
 
     id: str
     address: str
 
 
 class Join(msgspec.Struct, frozen=True, tag="j"):
-    """Note that members have acknowledged the log (the leader's own request). It changes no voter."""
+    """Note that members have acknowledged the log (the leader's own request). It changes no
+    voter.
+    """
 
     ids: tuple[str, ...]
 
 
 Change: TypeAlias = Add | Promote | Remove | Move | Join
-_change_decoder: msgspec.msgpack.Decoder[Change] = msgspec.msgpack.Decoder(Add | Promote | Remove | Move | Join)
+_change_decoder: msgspec.msgpack.Decoder[Change] = msgspec.msgpack.Decoder(
+    Add | Promote | Remove | Move | Join
+)
 _decode_configuration = msgspec.msgpack.Decoder(Configuration).decode
 encode = msgspec.msgpack.Encoder().encode
 
@@ -140,7 +152,9 @@ class Situation(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """`reason` is for an operator; `later`: asking again may succeed without doing anything else."""
+    """`reason` is for an operator; `later`: asking again may succeed without doing anything
+    else.
+    """
 
     reason: str
     later: bool = False
@@ -150,11 +164,13 @@ class Already(NamedTuple):
     """It is so already: nothing to change."""
 
 
-def decide(now: Configuration, change: Change, situation: Situation) -> Configuration | Already | Refusal:
+def decide(
+    now: Configuration, change: Change, situation: Situation
+) -> Configuration | Already | Refusal:
     """Return the next configuration, or why not.
 
-    Invariant: the next one differs by at most one voter, so its majorities and ours intersect; and a majority of its
-    voters is alive, so the change can commit.
+    Invariant: the next one differs by at most one voter, so its majorities and ours intersect; and
+    a majority of its voters is alive, so the change can commit.
     """
     if not situation.own_term_committed:
         return Refusal("the leader has not yet committed an entry of its own term", later=True)
@@ -169,7 +185,8 @@ def decide(now: Configuration, change: Change, situation: Situation) -> Configur
             return _remove(now, change, situation)
         case Join():
             seats = tuple(
-                Seat(seat.id, seat.address, seat.voter, seat.joined or seat.id in change.ids) for seat in now.seats
+                Seat(seat.id, seat.address, seat.voter, seat.joined or seat.id in change.ids)
+                for seat in now.seats
             )
             return Already() if seats == now.seats else msgspec.structs.replace(now, seats=seats)
         case Move():
@@ -188,10 +205,14 @@ def _add(now: Configuration, change: Add) -> Configuration | Already | Refusal:
             "when it is started with its new address"
         )
     if change.id in now.retired:
-        return Refusal(f"{change.id} was removed; a removed id never comes back, add the member under a new id")
+        return Refusal(
+            f"{change.id} was removed; a removed id never comes back, add the member under a new id"
+        )
     for other in now.seats:
         if other.address == change.address:
-            return Refusal(f"{change.address} is the address of {other.id}; remove that member first")
+            return Refusal(
+                f"{change.address} is the address of {other.id}; remove that member first"
+            )
     if len(now.seats) >= MEMBERS_MAX:
         return Refusal(f"there are {MEMBERS_MAX} members already, which is the most allowed")
     return _replace(now, Seat(change.id, change.address, voter=False))
@@ -209,7 +230,9 @@ def _move(now: Configuration, change: Move) -> Configuration | Already | Refusal
     return _replace(now, msgspec.structs.replace(seat, address=change.address))
 
 
-def _promote(now: Configuration, change: Promote, situation: Situation) -> Configuration | Already | Refusal:
+def _promote(
+    now: Configuration, change: Promote, situation: Situation
+) -> Configuration | Already | Refusal:
     seat = now.seat(change.id)
     if seat is None:
         return Refusal(f"{change.id} is not a member")
@@ -218,21 +241,29 @@ def _promote(now: Configuration, change: Promote, situation: Situation) -> Confi
     lag = situation.lag.get(change.id)
     if change.id not in situation.live or lag is None:
         why = situation.troubles.get(change.id) or "it has not connected"
-        return Refusal(f"{change.id} is a member, not yet a voter: it is not heard ({why})", later=True)
+        return Refusal(
+            f"{change.id} is a member, not yet a voter: it is not heard ({why})", later=True
+        )
     if lag > LAG_MAX:
         behind = f"it is {lag} entries behind, more than {LAG_MAX}"
         return Refusal(f"{change.id} is a member, not yet a voter: {behind}", later=True)
-    return _if_alive(_replace(now, Seat(seat.id, seat.address, voter=True, joined=seat.joined)), situation)
+    return _if_alive(
+        _replace(now, Seat(seat.id, seat.address, voter=True, joined=seat.joined)), situation
+    )
 
 
-def _remove(now: Configuration, change: Remove, situation: Situation) -> Configuration | Already | Refusal:
+def _remove(
+    now: Configuration, change: Remove, situation: Situation
+) -> Configuration | Already | Refusal:
     seat = now.seat(change.id)
     if seat is None:
         return Already() if change.id in now.retired else Refusal(f"{change.id} is not a member")
     if change.id == situation.leader:
         return Refusal(f"{change.id} leads; transfer the leadership first", later=True)
     if len(now.retired) >= RETIRED_MAX:
-        return Refusal(f"{RETIRED_MAX} members have been removed already, which is the most remembered")
+        return Refusal(
+            f"{RETIRED_MAX} members have been removed already, which is the most remembered"
+        )
     rest = tuple(other for other in now.seats if other.id != change.id)
     retired = (*now.retired, change.id)
     if not seat.voter:
@@ -245,7 +276,10 @@ def _if_alive(following: Configuration, situation: Situation) -> Configuration |
     live = sum(voter in situation.live for voter in voters)
     needed = majority(len(voters))
     if not voters or live < needed:
-        return Refusal(f"only {live} of the then {len(voters)} voters are heard, {needed} are needed", later=True)
+        return Refusal(
+            f"only {live} of the then {len(voters)} voters are heard, {needed} are needed",
+            later=True,
+        )
     return following
 
 
@@ -274,13 +308,16 @@ class History:
 
     def at(self, index: int) -> Configuration:
         """Return the one in force for an entry at `index`."""
-        return next((held for since, held in reversed(self._held) if since <= index), self._held[0][1])
+        return next(
+            (held for since, held in reversed(self._held) if since <= index), self._held[0][1]
+        )
 
     @property
     def seats(self) -> tuple[Seat, ...]:
         """All seats of all of them, by id, the newest first where an id has several.
 
-        Whoever has one must be reachable: if the newest configuration is truncated, an older one is in force again.
+        Whoever has one must be reachable: if the newest configuration is truncated, an older one is
+        in force again.
         """
         found: dict[str, Seat] = {}
         for _, configuration in reversed(self._held):

@@ -16,7 +16,8 @@ Text = Annotated[str, Meta(max_length=4096)]
 
 
 class AppendEntries(Message, frozen=True, array_like=True, tag="append_entries"):
-    """Entries that follow (prevLogIdx, prevLogTerm); none: a heartbeat, or with `answer` false news of `commit_index`.
+    """Entries that follow (prevLogIdx, prevLogTerm); none: a heartbeat, or with `answer` false news
+    of `commit_index`.
 
     `joined`: so says the receiver's seat (membership.py).
     """
@@ -31,7 +32,9 @@ class AppendEntries(Message, frozen=True, array_like=True, tag="append_entries")
 
 
 class NextNodeIdx(Message, frozen=True, array_like=True, tag="next_node_idx"):
-    """`success`: on disk here and equal to the leader's log below `next_node_idx`. `reset`: send from there."""
+    """`success`: on disk here and equal to the leader's log below `next_node_idx`. `reset`: send
+    from there.
+    """
 
     term: Count
     next_node_idx: Count

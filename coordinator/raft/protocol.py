@@ -1,7 +1,8 @@
-"""The hardened core: PySyncObj 0.3.17 with every step replaced that loses, doubles or reorders (research 5.1 to 5.13).
+"""The hardened core: PySyncObj 0.3.17 with every step replaced that loses, doubles or reorders
+(research 5.1 to 5.13).
 
-Never pickles, blocks, sleeps or raises for what a command, a waiter or a peer did. It is driven from outside: messages
-through the transport's callbacks, time through `doTick`, which never waits.
+Never pickles, blocks, sleeps or raises for what a command, a waiter or a peer did. It is driven
+from outside: messages through the transport's callbacks, time through `doTick`, which never waits.
 """
 
 from __future__ import annotations
@@ -51,14 +52,18 @@ from kv.errors import BadRequest, InvariantViolated, NewerCommand
 
 APPLY_PER_TICK_MAX: Final = 2000
 APPLY_S_MAX: Final = 0.01
-"""Time after which the rest of what is committed waits for the next tick: elections and heartbeats have no patience."""
+"""Time after which the rest of what is committed waits for the next tick: elections and heartbeats
+have no patience.
+"""
 DRAIN_BYTES_MAX: Final = 4 << 20
 """Bytes of commands appended or forwarded in one tick; the rest has its turn after other work."""
 FORWARDED_BYTES_MAX: Final = 64 << 20
 """Bytes that wait for our disk before commands of other members are refused."""
 KEEP_ENTRIES: Final = 2000
 KEEP_BYTES: Final = 4 << 20
-"""Entries, and their bytes, kept behind a snapshot, so that a member that is a little behind needs none."""
+"""Entries, and their bytes, kept behind a snapshot, so that a member that is a little behind needs
+none.
+"""
 SAVE_AGAIN_S: Final = 2.0
 """Pause after a snapshot that could not be saved: each try encodes the whole machine."""
 STAMP_BYTES: Final = 8
@@ -66,16 +71,24 @@ HISTORY_BYTES: Final = 16
 
 
 class CommandFailed(Exception):
-    """`Replica.apply` raised: a fault of ours, the same on all members; the command counts as applied, once."""
+    """`Replica.apply` raised: a fault of ours, the same on all members; the command counts as
+    applied, once.
+    """
 
 
 class Core(Replication):
     """One member's Raft."""
 
     def __init__(
-        self, *args: Any, joins: bool = True, compact_bytes: int = 64 << 20, leader_wait_s: float = 0.0, **kwargs: Any
+        self,
+        *args: Any,
+        joins: bool = True,
+        compact_bytes: int = 64 << 20,
+        leader_wait_s: float = 0.0,
+        **kwargs: Any,
     ) -> None:
-        """`joins`: note in the configuration which members have acknowledged the log (membership.Seat).
+        """`joins`: note in the configuration which members have acknowledged the log
+        (membership.Seat).
 
         `leader_wait_s`: how long commands wait, in no log, when there is no leader.
         """
@@ -95,19 +108,24 @@ class Core(Replication):
         self._load()
 
     def _load(self) -> None:
-        """Line snapshot and journal up (research 5.5). Raises BadRequest for what an operator must look at."""
+        """Line snapshot and journal up (research 5.5). Raises BadRequest for what an operator must
+        look at.
+        """
         snapshot = self._snapshots.load_now()
         journal = self._SyncObj__raftLog
         history = self._history
         if snapshot is None:
             if self._first_index != 1:
                 raise BadRequest(
-                    "snapshot_missing", f"the journal begins at {self._first_index}, and no snapshot is there"
+                    "snapshot_missing",
+                    f"the journal begins at {self._first_index}, and no snapshot is there",
                 )
         else:
             index, term = snapshot.header.index, snapshot.header.term
             if self._first_index > index:
-                detail = f"the journal begins at {self._first_index}, after the snapshot's end {index}"
+                detail = (
+                    f"the journal begins at {self._first_index}, after the snapshot's end {index}"
+                )
                 raise BadRequest("journal_gap", detail)
             if index > self._last_index or self._term_at(index) != term:
                 journal.clear()
@@ -117,13 +135,19 @@ class Core(Replication):
                 self._replica.restore(snapshot.body)
                 history = History(decode_configuration(snapshot.header.config), index)
             except ValueError as exc:
-                raise BadRequest("snapshot_unreadable", f"the snapshot cannot be decoded: {exc}") from exc
+                raise BadRequest(
+                    "snapshot_unreadable", f"the snapshot cannot be decoded: {exc}"
+                ) from exc
             self._blank = False
             self._SyncObj__raftCurrentTerm = max(self._term, self._last_term)
             self._SyncObj__raftLastApplied, self._applied_term = index, term
-            self._SyncObj__raftCommitIndex = max(index, min(journal.getRaftCommitIndex(), self._last_index))
+            self._SyncObj__raftCommitIndex = max(
+                index, min(journal.getRaftCommitIndex(), self._last_index)
+            )
         for command, index, _ in journal[:]:
-            self._bytes_since_snapshot += len(command) if index > self._SyncObj__raftLastApplied else 0
+            self._bytes_since_snapshot += (
+                len(command) if index > self._SyncObj__raftLastApplied else 0
+            )
             if command[:1] == MEMBERSHIP and index > history.newest_index:
                 history.append(index, configuration_at(index, command))
         self._history = history
@@ -131,7 +155,7 @@ class Core(Replication):
         for seat in history.seats:
             self._reach(seat.id, seat.address)
 
-    # ------------------------------------------------------------------------------------------------- ticks
+    # ---------------------------------------------------------------------------------------- ticks
 
     def _onTick(self, timeToWait: float = 0.0) -> None:
         """Elect, commit, apply, drain, send, sync, compact: in this order, each at most once."""
@@ -171,7 +195,7 @@ class Core(Replication):
             return
         handler(self._nodes.setdefault(node.id, node), message)
 
-    # ------------------------------------------------------------------------------------------------- apply
+    # ---------------------------------------------------------------------------------------- apply
 
     def _SyncObj__applyLogEntries(self) -> bool:
         if self._installing:
@@ -202,9 +226,12 @@ class Core(Replication):
             else:
                 self._call(callback, None, DISCARDED)
         if new_term and waiting:
-            # Terms only rise along the log, so entries of older terms that lie further on can never commit.
+            # Terms only rise along the log, so entries of older terms that lie further on can never
+            # commit.
             for index in sorted(waiting):
-                kept = [(term, callback) for term, callback in waiting[index] if term >= position.term]
+                kept = [
+                    (term, callback) for term, callback in waiting[index] if term >= position.term
+                ]
                 for term, callback in waiting[index]:
                     if term < position.term:
                         self._call(callback, None, DISCARDED)
@@ -254,7 +281,9 @@ class Core(Replication):
             self._reach(member, address)
 
     def _say_farewell(self) -> None:
-        """Tell removed members, and leave them. One that is away is told when it knocks (kin.py): nobody dials it."""
+        """Tell removed members, and leave them. One that is away is told when it knocks (kin.py):
+        nobody dials it.
+        """
         for member in self._untold:
             node = self._nodes.pop(member, None)
             if node is None:
@@ -273,7 +302,7 @@ class Core(Replication):
             term, self._led_term = self._led_term, None
             self._replica.deposed(term)
 
-    # ---------------------------------------------------------------------------------------------- commands
+    # ------------------------------------------------------------------------------------- commands
 
     def _applyCommand(self, command: bytes, callback: Any, commandType: int | None = None) -> None:
         """Queue a command: never raises, never writes to a pipe (research 3.13)."""
@@ -288,7 +317,9 @@ class Core(Replication):
         self.kick()
 
     def propose(self, command: bytes, callback: Any) -> None:
-        """Order a command: `callback(result, reason)` is called once, with reasons as research section 4 sorts them."""
+        """Order a command: `callback(result, reason)` is called once, with reasons as research
+        section 4 sorts them.
+        """
         self._applyCommand(REGULAR + command, callback)
 
     def _checkCommandsToApply(self) -> None:
@@ -313,7 +344,8 @@ class Core(Replication):
         self.kick()
 
     def _holding(self) -> bool:
-        """Say whether commands wait: while the leadership is being handed over, and for one election without a leader.
+        """Say whether commands wait: while the leadership is being handed over, and for one
+        election without a leader.
 
         What waits here is in no log, so refusing it later is still definite.
         """
@@ -363,7 +395,9 @@ class Core(Replication):
         if isinstance(callback, tuple):
             node, request = callback
             if isinstance(verdict, Refusal):
-                self._respond(node, request, error=REQUEST_DENIED, reason=verdict.reason, later=verdict.later)
+                self._respond(
+                    node, request, error=REQUEST_DENIED, reason=verdict.reason, later=verdict.later
+                )
             else:
                 self._respond(node, request, error=SUCCESS)
         elif isinstance(verdict, Refusal):
@@ -382,10 +416,14 @@ class Core(Replication):
             self._call(callback, None, err)
 
     def _forward(self, leader: Node, command: bytes, callback: Any) -> None:
-        """Hand a command to the leader, once; if the transport takes nothing, it is in no log and never will be."""
+        """Hand a command to the leader, once; if the transport takes nothing, it is in no log and
+        never will be.
+        """
         self._SyncObj__commandsLocalCounter += 1
         request = self._SyncObj__commandsLocalCounter
-        if not self._send(leader, {"type": "apply_command", "command": command, "request_id": request}):
+        if not self._send(
+            leader, {"type": "apply_command", "command": command, "request_id": request}
+        ):
             self._call(callback, None, NOT_LEADER)
         elif callback is not None:
             self._SyncObj__commandsWaitingReply[request] = (leader, callback)
@@ -404,12 +442,17 @@ class Core(Replication):
         callback = entry[1]
         error = message.get("error")
         if error is not None:
-            refusal = Refusal(message["reason"], message.get("later", False)) if message.get("reason") else None
+            refusal = (
+                Refusal(message["reason"], message.get("later", False))
+                if message.get("reason")
+                else None
+            )
             self._call(callback, refusal, error)
             return
         index, term = message["log_idx"], message["log_term"]
         if index <= self._SyncObj__raftLastApplied:
-            # Applied before the answer came: ours if the entry there is still held and is of that term.
+            # Applied before the answer came: ours if the entry there is still held and is of that
+            # term.
             held = index >= self._first_index and self._term_at(index) == term
             if held:
                 self._call(callback, Position(index, term), SUCCESS)
@@ -421,20 +464,26 @@ class Core(Replication):
             self._SyncObj__commandsWaitingCommit[index].append((term, callback))
 
     def _SyncObj__onLeaderChanged(self) -> None:
-        """Nothing is decided by it: what was forwarded is answered by its receiver, or its connection breaks."""
+        """Nothing is decided by it: what was forwarded is answered by its receiver, or its
+        connection breaks.
+        """
 
     def _forget_connection(self, node: Node) -> None:
-        """What was forwarded there and not answered may be in its log: unknown. Never sent again."""
+        """What was forwarded there and not answered may be in its log: unknown. Never sent
+        again.
+        """
         if self.on_disconnect is not None:
             self.on_disconnect(node)
         waiting = self._SyncObj__commandsWaitingReply
         for request in sorted(request for request, (to, _) in waiting.items() if to == node):
             self._call(waiting.pop(request)[1], None, UNKNOWN_OUTCOME)
 
-    # -------------------------------------------------------------------------------------------- membership
+    # ----------------------------------------------------------------------------------- membership
 
     def change(self, change: Change, callback: Any) -> None:
-        """Ask for a membership change, from any member: `callback(result, reason)`, result a Refusal when denied."""
+        """Ask for a membership change, from any member: `callback(result, reason)`, result a
+        Refusal when denied.
+        """
         self._applyCommand(MEMBERSHIP + encode(change), callback)
 
     def _judge_change(self, encoded: bytes) -> Configuration | Already | Refusal:
@@ -450,14 +499,18 @@ class Core(Replication):
         heard = self._SyncObj__lastResponseTime
         live = {node.id for node in self._peers if heard.get(node, since) > since} | {self._node_id}
         matches = self._SyncObj__raftMatchIndex
-        lag = {node.id: self._last_index - matches[node] for node in self._peers if matches.get(node)}
+        lag = {
+            node.id: self._last_index - matches[node] for node in self._peers if matches.get(node)
+        }
         return Situation(
             leader=self._node_id,
             pending=self._history.newest_index > self._SyncObj__raftCommitIndex,
             own_term_committed=self.own_term_committed,
             live=frozenset(live),
             lag=lag,
-            troubles={node.id: trouble for node in self._peers if (trouble := self.trouble(node.id))},
+            troubles={
+                node.id: trouble for node in self._peers if (trouble := self.trouble(node.id))
+            },
         )
 
     @property
@@ -467,7 +520,11 @@ class Core(Replication):
 
     def _maybe_join(self) -> None:
         """Note who has acknowledged the log, once there is nothing else to change."""
-        if not self._joins or all(seat.joined for seat in self.configuration.seats) or not self.own_term_committed:
+        if (
+            not self._joins
+            or all(seat.joined for seat in self.configuration.seats)
+            or not self.own_term_committed
+        ):
             return
         noop = self._SyncObj__noopIDx or 0
         matches = self._SyncObj__raftMatchIndex
@@ -477,7 +534,9 @@ class Core(Replication):
             self._append_entry(MEMBERSHIP + encode(verdict))
 
     def _maybe_move(self) -> None:
-        """Note where members say that they are, once they are heard from there and there is nothing else to change."""
+        """Note where members say that they are, once they are heard from there and there is nothing
+        else to change.
+        """
         pending = self._history.newest_index > self._SyncObj__raftCommitIndex
         if not self._joins or pending or not self.own_term_committed:
             return
@@ -495,7 +554,11 @@ class Core(Replication):
         node, ask = self._nodes.get(member), getattr(self._SyncObj__transport, "told_address", None)
         if member == self._node_id:
             return str(getattr(self.selfNode, "address", ""))
-        return "" if node is None or ask is None or node not in self._SyncObj__connectedNodes else ask(node)
+        return (
+            ""
+            if node is None or ask is None or node not in self._SyncObj__connectedNodes
+            else ask(node)
+        )
 
     def trouble(self, member: str) -> str:
         """Return why a member is not connected, in words, as far as is known."""
@@ -511,11 +574,15 @@ class Core(Replication):
         self._on_removed(self._nodes.get(by) or self._SyncObj__nodeClass(by), {})
 
     def _SyncObj__onBecomeLeader(self) -> None:
-        """Lead; the first leader of all says what the log began from before anything else is in it."""
+        """Lead; the first leader of all says what the log began from before anything else
+        is in it.
+        """
         super()._SyncObj__onBecomeLeader()
         if self._joins and not self.configuration.origin.history:
             history = self._chance.getrandbits(8 * HISTORY_BYTES).to_bytes(HISTORY_BYTES, "big")
-            self._append_entry(MEMBERSHIP + encode(founded(self.configuration, history, self._first)))
+            self._append_entry(
+                MEMBERSHIP + encode(founded(self.configuration, history, self._first))
+            )
 
     def addNodeToCluster(self, node: Node | str, callback: Any = None) -> None:
         member = node.id if isinstance(node, Node) else node
@@ -527,7 +594,7 @@ class Core(Replication):
     def setCodeVersion(self, newVersion: int, callback: Any = None) -> None:
         raise NotImplementedError("feature levels are ordinary commands (research 3.4)")
 
-    # ----------------------------------------------------------------------------------------------- transfer
+    # ------------------------------------------------------------------------------------- transfer
 
     def transfer_target(self, member: str | None) -> Node | None:
         """Return the asked voter, or the one furthest on, if it is connected."""
@@ -543,23 +610,34 @@ class Core(Replication):
         self.kick()
 
     def maybe_hand_over(self, node: Node) -> bool:
-        """Tell a voter that holds all of our log to stand at once; False: it does not hold it yet."""
+        """Tell a voter that holds all of our log to stand at once; False: it does not hold
+        it yet.
+        """
         if not self._leads or self._SyncObj__raftMatchIndex.get(node, 0) != self._last_index:
             return False
         return self._send(node, {"type": "timeout_now", "term": self._term})
 
-    # --------------------------------------------------------------------------------------------- compaction
+    # ----------------------------------------------------------------------------------- compaction
 
     def _SyncObj__tryLogCompaction(self) -> None:
-        """Snapshot the machine when the log has grown by enough entries or bytes since the last one."""
+        """Snapshot the machine when the log has grown by enough entries or bytes since the last
+        one.
+        """
         if self._saving or self._installing or self._fetching:
             return
         newest = self._snapshots.newest
         grown = self._SyncObj__raftLastApplied - (newest.index if newest is not None else 1)
-        due = grown > self._SyncObj__conf.logCompactionMinEntries or self._bytes_since_snapshot > self._compact_bytes
+        due = (
+            grown > self._SyncObj__conf.logCompactionMinEntries
+            or self._bytes_since_snapshot > self._compact_bytes
+        )
         ends = newest.index if newest is not None else 0
         due = due or any(progress.asked > ends for progress in self._progress.values())
-        if grown <= 0 or not (due or self._SyncObj__forceLogCompaction) or self._now() < self._save_after:
+        if (
+            grown <= 0
+            or not (due or self._SyncObj__forceLogCompaction)
+            or self._now() < self._save_after
+        ):
             return
         sending = any(progress.snapshot is not None for progress in self._progress.values())
         patience = grown <= 2 * self._SyncObj__conf.logCompactionMinEntries
@@ -569,11 +647,18 @@ class Core(Replication):
         keep = 0 if self._SyncObj__forceLogCompaction else KEEP_ENTRIES
         self._SyncObj__forceLogCompaction = False
         size, self._saving, self._bytes_since_snapshot = self._bytes_since_snapshot, True, 0
-        position, configuration = self.applied, encode(self._history.at(self._SyncObj__raftLastApplied))
-        saving = self._snapshots.save(position.index, position.term, configuration, self._replica.snapshot())
+        position, configuration = (
+            self.applied,
+            encode(self._history.at(self._SyncObj__raftLastApplied)),
+        )
+        saving = self._snapshots.save(
+            position.index, position.term, configuration, self._replica.snapshot()
+        )
         self._spawn(saving, lambda _, exc: self._on_saved(position, size, keep, exc))
 
-    def _on_saved(self, position: Position, size: int, keep: int, exc: BaseException | None) -> None:
+    def _on_saved(
+        self, position: Position, size: int, keep: int, exc: BaseException | None
+    ) -> None:
         """The snapshot is on disk: only now may the log before it go."""
         self._saving = False
         if exc is not None:
@@ -594,7 +679,9 @@ class Core(Replication):
         self._history.compact(position.index)
 
     def _base_behind(self, index: int, keep: int) -> int:
-        """Return where the log may begin, so that no more than `keep` entries and KEEP_BYTES lie behind `index`."""
+        """Return where the log may begin, so that no more than `keep` entries and KEEP_BYTES lie
+        behind `index`.
+        """
         size, base = 0, index
         while base > max(self._first_index, index - keep):
             size += len(self._SyncObj__raftLog[base - self._first_index][0])
@@ -603,7 +690,7 @@ class Core(Replication):
             base -= 1
         return base
 
-    # ------------------------------------------------------------------------------- what member.py asks and tells
+    # ---------------------------------------------------------------- what member.py asks and tells
 
     def handle(self, type: str, handler: Callable[[Node, dict[str, Any]], None]) -> None:
         """Hand messages of another type to their driver."""
@@ -614,7 +701,9 @@ class Core(Replication):
 
     def tell_member(self, member: str, message: dict[str, Any]) -> bool:
         node = self._nodes.get(member)
-        return node is not None and node in self._SyncObj__connectedNodes and self._send(node, message)
+        return (
+            node is not None and node in self._SyncObj__connectedNodes and self._send(node, message)
+        )
 
     def broadcast(self, message: dict[str, Any]) -> None:
         for node in self._peers:
@@ -640,7 +729,8 @@ class Core(Replication):
     def has_applied(self, position: Position) -> bool:
         """Say whether that very entry is applied; one below the log's base is in the snapshot.
 
-        Unless its term is later than the base's: terms only rise along a log, so it is another log's.
+        Unless its term is later than the base's: terms only rise along a log, so it is another
+        log's.
         """
         if self._SyncObj__raftLastApplied < position.index:
             return False
@@ -665,7 +755,9 @@ class Core(Replication):
 
     @property
     def members(self) -> tuple[PeerAddress, ...]:
-        return tuple(PeerAddress(seat.id, seat.address, seat.voter) for seat in self.configuration.seats)
+        return tuple(
+            PeerAddress(seat.id, seat.address, seat.voter) for seat in self.configuration.seats
+        )
 
     @property
     def quorate(self) -> bool:
@@ -697,7 +789,11 @@ class Core(Replication):
             return "leader"
         if not self.configuration.votes(self._node_id) or self._removed:
             return "observer"
-        return "follower" if self._SyncObj__raftState == FOLLOWER and self._asking_pre is None else "candidate"
+        return (
+            "follower"
+            if self._SyncObj__raftState == FOLLOWER and self._asking_pre is None
+            else "candidate"
+        )
 
 
 __all__ = ["LEADER", "CommandFailed", "Core"]

@@ -1,7 +1,8 @@
 """Decide ReadIndex rounds (Ongaro 2014, section 6.4): which reads a quorum's answers confirm.
 
-Never touches a network or a clock: `member.py` carries the questions and answers. A read is confirmed only by a round
-that began after the read arrived; one round serves all that were waiting when it began.
+Never touches a network or a clock: `member.py` carries the questions and answers. A read is
+confirmed only by a round that began after the read arrived; one round serves all that were waiting
+when it began.
 """
 
 from __future__ import annotations
@@ -34,12 +35,15 @@ class Confirmed(NamedTuple, Generic[T]):
 class Rounds(Generic[T]):
     """The leader's side. One round at a time; late arrivals wait for the next one.
 
-    Invariant: `position` of a round is captured when it begins, so it is at or above everything that was committed
-    when its reads arrived; answers count only for the very (term, round id), once per voter of that moment.
+    Invariant: `position` of a round is captured when it begins, so it is at or above everything
+    that was committed when its reads arrived; answers count only for the very (term, round id),
+    once per voter of that moment.
     """
 
     def __init__(self, first_id: int = 1) -> None:
-        """`first_id`: drawn at random, so that answers to an earlier process are not mistaken for ours."""
+        """`first_id`: drawn at random, so that answers to an earlier process are not mistaken for
+        ours.
+        """
         self._next_id = first_id
         self._waiting: list[T] = []
         self._serving: tuple[T, ...] = ()
@@ -71,7 +75,11 @@ class Rounds(Generic[T]):
         if self._round is not None or not self._waiting:
             return None
         self._serving, self._waiting = tuple(self._waiting), []
-        self._round, self._position, self._answered = Round(self._next_id, term), committed, {leader}
+        self._round, self._position, self._answered = (
+            Round(self._next_id, term),
+            committed,
+            {leader},
+        )
         self._next_id += 1
         return self._round
 
@@ -85,7 +93,9 @@ class Rounds(Generic[T]):
 
     def maybe_finish(self, voters: tuple[str, ...]) -> Confirmed[T] | None:
         """Close the round if a majority of the voters in force has answered it."""
-        if self._round is None or sum(voter in self._answered for voter in voters) < majority(len(voters)):
+        if self._round is None or sum(voter in self._answered for voter in voters) < majority(
+            len(voters)
+        ):
             return None
         confirmed = Confirmed(self._serving, self._position)
         self._round, self._serving = None, ()

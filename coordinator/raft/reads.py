@@ -1,6 +1,7 @@
 """Carry ReadIndex between members: ask the leader, ask the voters, answer (readindex.py decides).
 
-Never answers from a leader that has not taken over, nor from a round that began before the read arrived.
+Never answers from a leader that has not taken over, nor from a round that began before the read
+arrived.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from coordinator.raft.readindex import WAITING_MAX, Round, Rounds
 from kv.errors import NotApplied
 
 REQUESTS_MAX: Final = 8
-"""Read requests of this member under way at the leader; reads that arrive meanwhile share the next one."""
+"""Read requests of this member under way at the leader; reads that arrive meanwhile share the next
+one.
+"""
 
 Local: TypeAlias = asyncio.Future[Position]
 Remote: TypeAlias = tuple[Node, int]
@@ -27,7 +30,9 @@ Remote: TypeAlias = tuple[Node, int]
 class Reads:
     """All ReadIndex traffic of one member. `drive` is called once after each tick."""
 
-    def __init__(self, core: Core, loop: asyncio.AbstractEventLoop, chance: Random, kick: Callable[[], None]) -> None:
+    def __init__(
+        self, core: Core, loop: asyncio.AbstractEventLoop, chance: Random, kick: Callable[[], None]
+    ) -> None:
         self._core, self._loop, self._kick = core, loop, kick
         self._rounds: Rounds[Local | Remote] = Rounds(first_id=chance.getrandbits(48))
         self._asked_at = float("-inf")
@@ -47,7 +52,9 @@ class Reads:
         self._opened = max(self._opened, term)
 
     def arrive(self) -> Local:
-        """Let a read wait for the next round, here or at the leader; refused with NotApplied in the future."""
+        """Let a read wait for the next round, here or at the leader; refused with NotApplied in the
+        future.
+        """
         future: Local = self._loop.create_future()
         if self._closed or len(self._arrived) >= WAITING_MAX:
             future.set_exception(NotApplied("overloaded", "too many reads wait for a quorum round"))
@@ -71,7 +78,9 @@ class Reads:
             self._refuse(given_up, "deposed")
         leader = core._getLeader()
         for request in sorted(
-            request for request, (node, _, until) in self._requests.items() if node != leader or core.now() > until
+            request
+            for request, (node, _, until) in self._requests.items()
+            if node != leader or core.now() > until
         ):
             for read in self._requests.pop(request)[1]:
                 self._refuse(read, "no_leader")
@@ -101,11 +110,15 @@ class Reads:
             for given_up in self._rounds.abandon():
                 self._refuse(given_up, "deposed")
         if not core.own_term_committed:
-            return  # what waits came in an earlier term of ours: its round begins when this one has committed
+            # what waits came in an earlier term of ours: its round begins when this one has
+            # committed
+            return
         while True:
             begun = self._rounds.maybe_begin(core.raftCurrentTerm, core.committed, core.node_id)
             open_round = self._rounds.open
-            if open_round is not None and (begun is not None or now - self._asked_at >= core.conf.appendEntriesPeriod):
+            if open_round is not None and (
+                begun is not None or now - self._asked_at >= core.conf.appendEntriesPeriod
+            ):
                 self._asked_at = now
                 ping = {"type": "read_ping", "term": open_round.term, "round": open_round.id}
                 for voter in self._rounds.missing(voters):
@@ -119,7 +132,12 @@ class Reads:
     def _serve(self, read: Local | Remote, position: Position) -> None:
         if isinstance(read, tuple):
             node, request = read
-            answer = {"type": "read_response", "request": request, "index": position.index, "term": position.term}
+            answer = {
+                "type": "read_response",
+                "request": request,
+                "index": position.index,
+                "term": position.term,
+            }
             self._core.tell(node, {**answer, "problem": ""})
         elif not read.done():
             read.set_result(position)
@@ -127,16 +145,26 @@ class Reads:
     def _refuse(self, read: Local | Remote, reason: str) -> None:
         if isinstance(read, tuple):
             node, request = read
-            answer = {"type": "read_response", "request": request, "index": 0, "term": 0, "problem": reason}
+            answer = {
+                "type": "read_response",
+                "request": request,
+                "index": 0,
+                "term": 0,
+                "problem": reason,
+            }
             self._core.tell(node, answer)
         elif not read.done():
-            read.set_exception(NotApplied(reason, "the read was not confirmed by a quorum", retry_after_s=0.1))
+            read.set_exception(
+                NotApplied(reason, "the read was not confirmed by a quorum", retry_after_s=0.1)
+            )
 
     def _on_ping(self, node: Node, message: dict[str, Any]) -> None:
         """Say yes only in the very term: whoever follows a newer one has promised its vote away."""
         core = self._core
         if message["term"] == core.raftCurrentTerm and core.votes and not core.leads:
-            core.tell(node, {"type": "read_pong", "term": message["term"], "round": message["round"]})
+            core.tell(
+                node, {"type": "read_pong", "term": message["term"], "round": message["round"]}
+            )
 
     def _on_pong(self, node: Node, message: dict[str, Any]) -> None:
         if self._core.leads and message["term"] == self._core.raftCurrentTerm:
@@ -165,7 +193,9 @@ class Reads:
             self._kick()
 
     def _on_disconnect(self, node: Node) -> None:
-        for request in sorted(request for request, (to, *_) in self._requests.items() if to == node):
+        for request in sorted(
+            request for request, (to, *_) in self._requests.items() if to == node
+        ):
             for read in self._requests.pop(request)[1]:
                 self._refuse(read, "no_leader")
 

@@ -1,7 +1,9 @@
-"""Lay the journal out in bytes: segment headers, records, and the judgement of what a damaged end means.
+"""Lay the journal out in bytes: segment headers, records, and the judgement of what a damaged end
+means.
 
-Pure: it never touches a file. Every checksum is salted with the segment's identity and the record's own offset, so a
-record is good at its own place only; bytes that merely look like one (a copy inside a value) never are.
+Pure: it never touches a file. Every checksum is salted with the segment's identity and the record's
+own offset, so a record is good at its own place only; bytes that merely look like one (a copy
+inside a value) never are.
 """
 
 from __future__ import annotations
@@ -58,7 +60,9 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class Segment(msgspec.Struct, frozen=True, array_like=True):
-    """What a segment's header says. `sealed`: the one before was durable, whole, when this one was begun."""
+    """What a segment's header says. `sealed`: the one before was durable, whole, when this one was
+    begun.
+    """
 
     cluster: str
     member: str
@@ -68,7 +72,9 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def salt(self) -> int:
-        """Derived from identity and number alone, so that records can be told also below a broken header."""
+        """Derived from identity and number alone, so that records can be told also below a broken
+        header.
+        """
         return zlib.crc32(f"{self.cluster}\0{self.member}\0{self.number}".encode())
 
 
@@ -101,14 +107,20 @@ def decode_segment(content: bytes) -> tuple[Segment, int]:
 
 
 def is_torn_header(content: bytes, segment: Segment) -> bool:
-    """Say whether it is the beginning of that segment's header and no more, whatever `previous_bytes` it had."""
+    """Say whether it is the beginning of that segment's header and no more, whatever
+    `previous_bytes` it had.
+    """
     known = msgspec.msgpack.encode(msgspec.structs.replace(segment, previous_bytes=0))[:-2]
     magic, version, length = _PREFIX.unpack(content[: _PREFIX.size].ljust(_PREFIX.size, b"\0"))[:3]
     if len(content) < _PREFIX.size:
         return encode_segment(segment)[:_LENGTH_AT].startswith(content[:_LENGTH_AT])
     body = content[_PREFIX.size :]
     fits = len(body) < length <= len(known) + 2 + 8  # previous_bytes takes up to nine
-    return (magic, version) == (_SEGMENT_MAGIC, FORMAT) and fits and (known.startswith(body) or body.startswith(known))
+    return (
+        (magic, version) == (_SEGMENT_MAGIC, FORMAT)
+        and fits
+        and (known.startswith(body) or body.startswith(known))
+    )
 
 
 def encode_vote(vote: Vote) -> bytes:
@@ -128,7 +140,9 @@ def encode_record(salt: int, offset: int, record: Record) -> bytes:
     size = len(record.payload)
     if size > RECORD_BYTES_MAX:
         raise ValueError(f"a log entry of {size} bytes; at most {RECORD_BYTES_MAX} are allowed")
-    head = _RECORD.pack(_MARKER, record.kind, size, _checksum(salt, offset, record), record.index, record.term)
+    head = _RECORD.pack(
+        _MARKER, record.kind, size, _checksum(salt, offset, record), record.index, record.term
+    )
     return head + record.payload
 
 
@@ -142,9 +156,9 @@ def read_records(salt: int, content: bytes, offset: int) -> Iterator[tuple[Recor
 def find_record(salt: int, content: bytes, offset: int) -> int | None:
     """Return where the first good record at or after `offset` stands.
 
-    What follows a bad record decides what the bad one is: followed by a good one it is corruption, else a torn end. A
-    value may hold beginnings of records without end, each claiming to be as long as the rest: what is summed up stays
-    in proportion to the content all the same (spans.py).
+    What follows a bad record decides what the bad one is: followed by a good one it is corruption,
+    else a torn end. A value may hold beginnings of records without end, each claiming to be as long
+    as the rest: what is summed up stays in proportion to the content all the same (spans.py).
     """
     spans = Spans(content)
     while (offset := content.find(_MARKER, offset)) >= 0:

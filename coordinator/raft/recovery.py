@@ -1,6 +1,8 @@
-"""Read a journal back after any death: replay its records, tell a torn end from damage, refuse what is not ours.
+"""Read a journal back after any death: replay its records, tell a torn end from damage, refuse what
+is not ours.
 
-It changes nothing but a torn end, which it cuts, and what was never durable by its policy, which it sets aside.
+It changes nothing but a torn end, which it cuts, and what was never durable by its policy, which it
+sets aside.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ class Part:
 
 
 class Held:
-    """The live log: what replaying every record so far has left. Entries have consecutive indexes."""
+    """The live log: what replaying every record so far has left. Entries have consecutive
+    indexes.
+    """
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
@@ -87,7 +91,9 @@ class Held:
         self.committed = 1
 
     def retire(self) -> list[Part]:
-        """Take out, and return, the oldest segments that have no live entry. The newest always stays."""
+        """Take out, and return, the oldest segments that have no live entry. The newest always
+        stays.
+        """
         first = self.entries[0][1] if self.entries else self.parts[-1].last + 1
         count = 0
         while count < len(self.parts) - 1 and self.parts[count].last < first:
@@ -98,10 +104,18 @@ class Held:
 
 
 class Journaled:
-    """Where a journal is and whose: `cluster` and `member` stand in every file. `sync` is false for policy off."""
+    """Where a journal is and whose: `cluster` and `member` stand in every file. `sync` is false for
+    policy off.
+    """
 
     def __init__(self, disk: Disk, name: str, cluster: str, member: str, *, sync: bool) -> None:
-        self.disk, self.name, self.cluster, self.member, self.sync = disk, name, cluster, member, sync
+        self.disk, self.name, self.cluster, self.member, self.sync = (
+            disk,
+            name,
+            cluster,
+            member,
+            sync,
+        )
 
     def segment_name(self, number: int) -> str:
         return f"{self.name}.{number:0{_DIGITS}}"
@@ -117,7 +131,9 @@ class Journaled:
         return Segment(self.cluster, self.member, number, previous_bytes, sealed)
 
     def store_vote(self, term: int, voted_for: str | None) -> None:
-        """Blocks. Raises OSError. Synced whatever the policy: elections are rare, and a torn vote keeps a node down."""
+        """Blocks. Raises OSError. Synced whatever the policy: elections are rare, and a torn vote
+        keeps a node down.
+        """
         vote = Vote(self.cluster, self.member, term, voted_for)
         write_whole_now(self.disk, self.vote_name, encode_vote(vote), sync=True)
 
@@ -125,9 +141,9 @@ class Journaled:
 def recover(journal: Journaled) -> tuple[Held, int, str | None]:
     """Return the live log, the term and the vote. Raises BadRequest naming the file, and OSError.
 
-    With `sync`, everything returned is on the disk. Term and vote are whatever the policy: they are answered by, and a
-    process that was killed between a rename and the directory's sync leaves a name that a power cut takes back. A
-    journal that has no segments yet comes back with no parts.
+    With `sync`, everything returned is on the disk. Term and vote are whatever the policy: they are
+    answered by, and a process that was killed between a rename and the directory's sync leaves a
+    name that a power cut takes back. A journal that has no segments yet comes back with no parts.
     """
     spare = journal.vote_name + ".new"
     if journal.disk.exists(spare):
@@ -137,7 +153,9 @@ def recover(journal: Journaled) -> tuple[Held, int, str | None]:
     held = Held()
     for position, number in enumerate(numbers):
         if number != numbers[0] + position:
-            raise _corrupt(journal, journal.segment_name(numbers[0] + position), "the file is missing")
+            raise _corrupt(
+                journal, journal.segment_name(numbers[0] + position), "the file is missing"
+            )
         if not _replay_segment(journal, held, number, newest=number == numbers[-1]):
             break
     held.committed = max(1, min(held.committed, held.last_index))
@@ -154,7 +172,8 @@ def _numbers(journal: Journaled) -> list[int]:
 def _read_vote(journal: Journaled, *, fresh: bool) -> Vote:
     name = journal.vote_name
     if not journal.disk.exists(name):
-        # Made before the first segment, so a log without it has lost which vote was given in its term.
+        # Made before the first segment, so a log without it has lost which vote was given in its
+        # term.
         if not fresh:
             raise _corrupt(journal, name, "the file is missing, and with it which vote was given")
         journal.store_vote(0, None)
@@ -174,16 +193,19 @@ def _replay_segment(journal: Journaled, held: Held, number: int, *, newest: bool
     try:
         header, offset = decode_segment(content)
     except BadHeaderError as exc:
-        # Header and first records are one write: a piece of the header alone means that nothing in it was acknowledged.
+        # Header and first records are one write: a piece of the header alone means that nothing in
+        # it was acknowledged.
         made = [journal.segment(number, previous_bytes, sealed=sealed) for sealed in (True, False)]
         torn = any(encode_segment(segment).startswith(content) for segment in made)
         if exc.reason == "broken" and held.parts and not held.parts[-1].header.sealed:
-            # The one before was never promised either: it may be shorter than it was when this one was begun.
+            # The one before was never promised either: it may be shorter than it was when this one
+            # was begun.
             torn = torn or is_torn_header(content, made[0])
         if newest and torn:
             journal.disk.remove_now(name)
             if held.parts:
-                _truncate(journal, held.parts[-1])  # the newest now: what is written next follows its last good record
+                # the newest now: what is written next follows its last good record
+                _truncate(journal, held.parts[-1])
             return False
         raise _refused(journal, name, exc) from exc
     _check_identity(journal, name, header)
@@ -201,9 +223,13 @@ def _replay_segment(journal: Journaled, held: Held, number: int, *, newest: bool
     if offset < len(content):
         good = find_record(header.salt, content, offset + 1)
         if good is not None:
-            raise _corrupt(journal, name, f"the record at byte {offset} is damaged, one at byte {good} is good")
+            raise _corrupt(
+                journal, name, f"the record at byte {offset} is damaged, one at byte {good} is good"
+            )
         if newest:
-            _log.warning("torn_end_cut", file=journal.path(name), at=offset, bytes=len(content) - offset)
+            _log.warning(
+                "torn_end_cut", file=journal.path(name), at=offset, bytes=len(content) - offset
+            )
             _truncate(journal, part)
     return True
 
@@ -212,7 +238,9 @@ def _replay(journal: Journaled, held: Held, record: Record, place: str) -> None:
     match record.kind:
         case Kind.ENTRY:
             if held.entries and record.index != held.last_index + 1:
-                raise _corrupt(journal, place, f"entry {record.index} does not follow {held.last_index}")
+                raise _corrupt(
+                    journal, place, f"entry {record.index} does not follow {held.last_index}"
+                )
             held.append((record.payload, record.index, record.term))
         case Kind.CUT:
             held.cut(record.index)
@@ -225,14 +253,20 @@ def _replay(journal: Journaled, held: Held, record: Record, place: str) -> None:
 
 
 def _set_aside(journal: Journaled, before: Part, header: Segment) -> None:
-    """Deal with a segment whose predecessor is not what it was: damage if it was durable, else a power cut."""
+    """Deal with a segment whose predecessor is not what it was: damage if it was durable, else a
+    power cut.
+    """
     if header.sealed:
         detail = f"it ends well at byte {before.end}, and {header.previous_bytes} bytes of it were durable"
         raise _corrupt(journal, before.name, detail)
     for number in _numbers(journal):
         if number >= header.number:
             name = journal.segment_name(number)
-            _log.error("segment_set_aside", file=journal.path(name), why="the one before it was never synced")
+            _log.error(
+                "segment_set_aside",
+                file=journal.path(name),
+                why="the one before it was never synced",
+            )
             journal.disk.rename_now(name, name + ".unsynced")
     _truncate(journal, before)
 

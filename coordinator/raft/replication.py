@@ -1,7 +1,8 @@
-"""Replicate: term-tagged acknowledgements of what is durable, strip instead of truncate, offset-carrying snapshots.
+"""Replicate: term-tagged acknowledgements of what is durable, strip instead of truncate,
+offset-carrying snapshots.
 
-Never acknowledges an entry that is not on this member's disk, never counts one for a term in which it was not
-acknowledged, never truncates an entry that agrees with the leader's.
+Never acknowledges an entry that is not on this member's disk, never counts one for a term in which
+it was not acknowledged, never truncates an entry that agrees with the leader's.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ IN_FLIGHT_MESSAGES_MAX: Final = 256
 
 
 def configuration_at(index: int, command: bytes) -> Configuration:
-    """Return what an entry of membership says. Raises NewerCommand: a later version wrote it, in a log or on a disk."""
+    """Return what an entry of membership says. Raises NewerCommand: a later version wrote it, in a
+    log or on a disk.
+    """
     try:
         return decode_configuration(command[1:])
     except ValueError as exc:
@@ -41,7 +44,9 @@ class Progress:
 
     def __init__(self) -> None:
         self.probing = True
-        """Where the peer's log ends is not known: one message, then wait for its answer or the next heartbeat."""
+        """Where the peer's log ends is not known: one message, then wait for its answer or the next
+        heartbeat.
+        """
         self.paused = False
         self.in_flight: deque[tuple[int, int]] = deque()
         """(last index, bytes) of each message that is not acknowledged."""
@@ -49,7 +54,9 @@ class Progress:
         self.told_commit = 0
         self.snapshot: Outgoing | None = None
         self.asked = 0
-        """The peer asks for a snapshot that ends here at least, though it lacks no entries; 0: it does not."""
+        """The peer asks for a snapshot that ends here at least, though it lacks no entries; 0: it
+        does not.
+        """
         self.offset = 0
         self.beats = 0
         """Heartbeats since the chunk at `offset` was sent."""
@@ -70,7 +77,10 @@ class Progress:
 
     @property
     def full(self) -> bool:
-        return self.in_flight_bytes >= IN_FLIGHT_BYTES_MAX or len(self.in_flight) >= IN_FLIGHT_MESSAGES_MAX
+        return (
+            self.in_flight_bytes >= IN_FLIGHT_BYTES_MAX
+            or len(self.in_flight) >= IN_FLIGHT_MESSAGES_MAX
+        )
 
     def drop_snapshot(self) -> None:
         if self.snapshot is not None:
@@ -92,7 +102,9 @@ class Replication(Elections):
         self._installing_of: tuple[Node | None, int] = None, 0
         """The leader that it comes from, and that leader's term."""
         self._fetching = False
-        """The machine is to come from the leader's snapshot: the one here was made by a machine that went apart."""
+        """The machine is to come from the leader's snapshot: the one here was made by a machine
+        that went apart.
+        """
         self._bytes_since_snapshot = 0
         self._uncommitted = Uncommitted()
         super().__init__(*args, **kwargs)
@@ -113,7 +125,7 @@ class Replication(Elections):
         self._note_tail()
         return self._unsynced.age_s(self._now())
 
-    # --------------------------------------------------------------------------------------------- the leader
+    # ----------------------------------------------------------------------------------- the leader
 
     def _on_took_leadership(self) -> None:
         self._fetching = False
@@ -128,7 +140,9 @@ class Replication(Elections):
         self._progress = {}
 
     def _on_configured(self, added: list[Node]) -> None:
-        """Reach the new ones. Who is no member any more is left only when that is committed (protocol.py)."""
+        """Reach the new ones. Who is no member any more is left only when that is committed
+        (protocol.py).
+        """
         for node in added:
             self._SyncObj__transport.addNode(node)
             if self._leads:
@@ -138,7 +152,9 @@ class Replication(Elections):
                 self._progress[node.id] = Progress()
 
     def _maybe_commit(self) -> bool:
-        """Commit what a majority of voters holds durably, ourselves included only as far as we do (section 3.6.2)."""
+        """Commit what a majority of voters holds durably, ourselves included only as far as we do
+        (section 3.6.2).
+        """
         durable = [self._SyncObj__raftMatchIndex.get(node, 0) for node in self._voters]
         if self.votes:
             durable.append(self._SyncObj__raftLog.synced_index)
@@ -153,7 +169,8 @@ class Replication(Elections):
         if self._leads:
             self._SyncObj__leaderCommitIndex = index
             self._uncommitted.commit(index)
-        # On disk it is a hint for the next start: never one about entries that a power cut could take.
+        # On disk it is a hint for the next start: never one about entries that a power cut could
+        # take.
         self._SyncObj__raftLog.setRaftCommitIndex(min(index, self._SyncObj__raftLog.synced_index))
 
     def _on_synced(self, index: int) -> None:
@@ -185,7 +202,8 @@ class Replication(Elections):
             self._send_snapshot(node, progress, heartbeat, following)
             return
         if progress.probing:
-            # What was sent is not sent again with each heartbeat: a peer that is slow to sync would get it many times.
+            # What was sent is not sent again with each heartbeat: a peer that is slow to sync would
+            # get it many times.
             if heartbeat or not progress.paused:
                 self._send_entries(node, progress, following, empty=progress.paused)
                 progress.paused = True
@@ -201,7 +219,13 @@ class Replication(Elections):
             self._send_entries(node, progress, following, empty=True, answer=False)
 
     def _send_entries(
-        self, node: Node, progress: Progress, following: int, *, empty: bool = False, answer: bool = True
+        self,
+        node: Node,
+        progress: Progress,
+        following: int,
+        *,
+        empty: bool = False,
+        answer: bool = True,
     ) -> int | None:
         """Send one message; return the index it ends at, None when the transport took nothing.
 
@@ -240,7 +264,8 @@ class Replication(Elections):
         if message.get("disk_lost", False):  # whatever its term: it takes none from anybody
             self.count("disk_lost_refusals")
             return
-        # Invariant: an answer counts only in the term it was given in; in another the log may have changed since.
+        # Invariant: an answer counts only in the term it was given in; in another the log may have
+        # changed since.
         if not self._leads or term != self._term or node.id not in self._progress:
             return
         progress = self._progress[node.id]
@@ -248,8 +273,8 @@ class Replication(Elections):
         following = message["next_node_idx"]
         match, due = self._SyncObj__raftMatchIndex, self._SyncObj__raftNextIndex
         if message["reset"]:
-            # On one connection an older reset cannot come after a newer success: a peer that asks for what it once
-            # acknowledged has lost it (policies interval and off).
+            # On one connection an older reset cannot come after a newer success: a peer that asks
+            # for what it once acknowledged has lost it (policies interval and off).
             match[node] = min(match[node], following - 1)
             due[node] = min(due[node], following)
             if progress.snapshot is None:
@@ -266,7 +291,7 @@ class Replication(Elections):
         if news:
             self.kick()
 
-    # ------------------------------------------------------------------------------------------- the follower
+    # --------------------------------------------------------------------------------- the follower
 
     def _on_append_entries(self, node: Node, message: dict[str, Any]) -> None:
         if not self._follow(node, message):
@@ -276,7 +301,9 @@ class Replication(Elections):
             return
         entries = [Entry(*entry) for entry in message["entries"]]
         ends = LogEnds(self._first_index, self._last_index, self._SyncObj__raftCommitIndex)
-        verdict = judge_append(ends, self._term_at, message["prevLogIdx"], message["prevLogTerm"], entries)
+        verdict = judge_append(
+            ends, self._term_at, message["prevLogIdx"], message["prevLogTerm"], entries
+        )
         match verdict:
             case Mismatch():
                 self._answer(node, verdict.next_index, reset=True)
@@ -301,7 +328,9 @@ class Replication(Elections):
                     self.kick()
 
     def _follow(self, node: Node, message: dict[str, Any]) -> bool:
-        """Take the sender for the leader, unless its term is over (then it learns of ours) or our disk was lost."""
+        """Take the sender for the leader, unless its term is over (then it learns of ours) or our
+        disk was lost.
+        """
         term = message["term"]
         if term < self._term:
             self._answer(node, self._last_index + 1, success=False)
@@ -322,7 +351,9 @@ class Replication(Elections):
         return True
 
     def _take(self, verdict: Take) -> bool:
-        """Make the log what was judged; False: cutting it left nothing that the new entries could follow."""
+        """Make the log what was judged; False: cutting it left nothing that the new entries could
+        follow.
+        """
         if verdict.truncate_from is not None:
             self._truncate(verdict.truncate_from)
             if self._last_index < verdict.truncate_from - 1:
@@ -339,14 +370,18 @@ class Replication(Elections):
         return True
 
     def _truncate(self, index: int) -> None:
-        """Cut a conflicting tail. If part of it was applied, the machine starts again from snapshot and log."""
+        """Cut a conflicting tail. If part of it was applied, the machine starts again from snapshot
+        and log.
+        """
         self.count("truncations")
         self._SyncObj__deleteEntriesFrom(index)
         if self._history.truncate(index):
             self._configure()
         if index <= self._SyncObj__raftCommitIndex:
             # Committed entries differ: a majority lost its disks, or a restored one leads.
-            log.critical("committed entries overwritten", member=self._node_id, index=index, term=self._term)
+            log.critical(
+                "committed entries overwritten", member=self._node_id, index=index, term=self._term
+            )
             self.count("overwrites")
             self._SyncObj__raftCommitIndex = index - 1
             if index <= self._SyncObj__raftLastApplied:
@@ -356,9 +391,16 @@ class Replication(Elections):
         self._drop_incoming()  # its file is a leftover to whoever loads the dump in place
         self._replica.reset()
         snapshot = self._snapshots.load_now()
-        if snapshot is not None and snapshot.header.index < conflict and snapshot.header.index >= self._first_index:
+        if (
+            snapshot is not None
+            and snapshot.header.index < conflict
+            and snapshot.header.index >= self._first_index
+        ):
             self._replica.restore(snapshot.body)
-            self._SyncObj__raftLastApplied, self._applied_term = snapshot.header.index, snapshot.header.term
+            self._SyncObj__raftLastApplied, self._applied_term = (
+                snapshot.header.index,
+                snapshot.header.term,
+            )
         elif self._first_index == 1:
             self._SyncObj__raftLastApplied, self._applied_term = 1, 0
             if snapshot is not None:
@@ -367,7 +409,8 @@ class Replication(Elections):
             self._wipe()
 
     def replay(self) -> None:
-        """Drop the machine, and nothing of the log: it is built anew from what is here, or else by a leader's snapshot.
+        """Drop the machine, and nothing of the log: it is built anew from what is here, or else by
+        a leader's snapshot.
 
         A snapshot that is being put in place builds it anew anyway.
         """
@@ -376,15 +419,23 @@ class Replication(Elections):
         self._drop_incoming()  # its file is a leftover to whoever loads the dump in place
         try:
             snapshot = self._snapshots.load_now()
-            if snapshot is not None and self._first_index <= snapshot.header.index <= self._last_index:
+            if (
+                snapshot is not None
+                and self._first_index <= snapshot.header.index <= self._last_index
+            ):
                 self._replica.restore(snapshot.body)
-                self._SyncObj__raftLastApplied, self._applied_term = snapshot.header.index, snapshot.header.term
+                self._SyncObj__raftLastApplied, self._applied_term = (
+                    snapshot.header.index,
+                    snapshot.header.term,
+                )
                 self.count("replays")
                 return
         except (ValueError, BadRequest) as exc:
             log.error("snapshot cannot be used", member=self._node_id, error=str(exc))
         if self._first_index != 1:
-            log.error("machine cannot be built anew: no snapshot here fits the log", member=self._node_id)
+            log.error(
+                "machine cannot be built anew: no snapshot here fits the log", member=self._node_id
+            )
             self.fetch_snapshot()
             return
         self._replica.reset()
@@ -392,10 +443,11 @@ class Replication(Elections):
         self.count("replays")
 
     def fetch_snapshot(self) -> None:
-        """Ask the leader for its snapshot, though the log here lacks nothing: it takes the place of machine and dump.
+        """Ask the leader for its snapshot, though the log here lacks nothing: it takes the place of
+        machine and dump.
 
-        Until it comes, no dump is made here, and the log is kept: what follows the leader's dump is in it. The leader
-        makes one that the log here can follow, if it has none.
+        Until it comes, no dump is made here, and the log is kept: what follows the leader's dump is
+        in it. The leader makes one that the log here can follow, if it has none.
         """
         leader = self._SyncObj__raftLeader
         if leader is None or self._leads or self._installing:
@@ -405,7 +457,8 @@ class Replication(Elections):
         self._want(leader, b"", self._first_index)
 
     def _discard_overwritten(self) -> None:
-        """Drop a dump that holds what is overwritten, beside a log that is whole: at a restart it would be believed.
+        """Drop a dump that holds what is overwritten, beside a log that is whole: at a restart it
+        would be believed.
 
         The log is on the disk before the dump goes: it alone holds now what both did.
         """
@@ -420,11 +473,16 @@ class Replication(Elections):
 
     def _wipe(self) -> None:
         """Drop log, machine and snapshot: what we compacted is not what the cluster holds."""
-        log.critical("log wiped: what was compacted has been overwritten", member=self._node_id, term=self._term)
+        log.critical(
+            "log wiped: what was compacted has been overwritten",
+            member=self._node_id,
+            term=self._term,
+        )
         self.count("wipes")
         self._drop_incoming()
         self._rebase(Position(1, 0), History(self._bootstrap), WIPED)
-        # The snapshot goes last: a log that begins again beside it loads, one that begins after a lost one does not.
+        # The snapshot goes last: a log that begins again beside it loads, one that begins after a
+        # lost one does not.
         self._SyncObj__raftLog.flush()
         self._snapshots.discard_now()
         self._replica.reset()
@@ -440,7 +498,9 @@ class Replication(Elections):
         self._configure()
 
     def _acknowledge(self, node: Node) -> None:
-        """Say how far our log is the leader's and on disk. Invariant: never further (INV-2 rests on it)."""
+        """Say how far our log is the leader's and on disk. Invariant: never further (INV-2 rests on
+        it).
+        """
         durable = min(self._verified, self._SyncObj__raftLog.synced_index)
         self._answer(node, durable + 1, success=True)
 
@@ -453,14 +513,18 @@ class Replication(Elections):
             "success": False,
         }
 
-    def _answer(self, node: Node, following: int, *, reset: bool = False, success: bool | None = None) -> None:
+    def _answer(
+        self, node: Node, following: int, *, reset: bool = False, success: bool | None = None
+    ) -> None:
         message = {**self._no_index(), "next_node_idx": following, "reset": reset}
         message["success"] = not reset if success is None else success
         self._send(node, message)
 
-    # --------------------------------------------------------------------------------------------- snapshots
+    # ------------------------------------------------------------------------------------ snapshots
 
-    def _send_snapshot(self, node: Node, progress: Progress, heartbeat: bool, following: int) -> None:
+    def _send_snapshot(
+        self, node: Node, progress: Progress, heartbeat: bool, following: int
+    ) -> None:
         """Send the chunk that the peer wants, one at a time; meanwhile heartbeats go on."""
         if progress.paused:
             if not heartbeat:
@@ -498,7 +562,9 @@ class Replication(Elections):
         )
 
     def _on_snapshot_wanted(self, node: Node, message: dict[str, Any]) -> None:
-        """The peer says which offset it wants next; without an id: it asks for one that ends there."""
+        """The peer says which offset it wants next; without an id: it asks for one that
+        ends there.
+        """
         progress = self._progress.get(node.id)
         if not self._leads or message["term"] != self._term or progress is None:
             return
@@ -519,7 +585,8 @@ class Replication(Elections):
         forward = message["offset"] > progress.offset
         progress.offset = message["offset"]
         if not forward:
-            # It could not take what it got (no room, or not a dump that loads): at once it would be the same again.
+            # It could not take what it got (no room, or not a dump that loads): at once it would be
+            # the same again.
             progress.paused, progress.beats = True, 0
         elif progress.offset < progress.snapshot.total:
             progress.paused = False
@@ -532,11 +599,13 @@ class Replication(Elections):
         inside = self._first_index <= index <= self._last_index
         held = inside and self._term_at(index) == term
         if inside and not held and index <= self._SyncObj__raftCommitIndex:
-            # Committed entries differ, as in _truncate: that it is older than what we hold says nothing.
+            # Committed entries differ, as in _truncate: that it is older than what we hold says
+            # nothing.
             self.count("overwrites")
             self._wipe()
         elif (index <= self._SyncObj__raftCommitIndex or held) and not (self._fetching and held):
-            # Not newer than what we hold: committed entries, or the very entry, so our log equals it up to there.
+            # Not newer than what we hold: committed entries, or the very entry, so our log equals
+            # it up to there.
             self._verified = max(self._verified, index)
             self._drop_incoming()
             self._acknowledge(node)
@@ -553,15 +622,27 @@ class Replication(Elections):
         self._want(node, chunk.id, wanted)
         self._installing, self._installing_of = True, (node, self._term)
         incoming, promised = self._incoming, Position(index, term)
-        self._spawn(incoming.finish(), lambda found, exc: self._on_verified(node, incoming, promised, found, exc))
+        self._spawn(
+            incoming.finish(),
+            lambda found, exc: self._on_verified(node, incoming, promised, found, exc),
+        )
 
     def _want(self, node: Node, id: bytes, offset: int) -> None:
-        self._send(node, {"type": "snapshot_wanted", "term": self._term, "id": id, "offset": offset})
+        self._send(
+            node, {"type": "snapshot_wanted", "term": self._term, "id": id, "offset": offset}
+        )
 
     def _on_verified(
-        self, node: Node, incoming: Incoming, promised: Position, found: Snapshot | None, exc: BaseException | None
+        self,
+        node: Node,
+        incoming: Incoming,
+        promised: Position,
+        found: Snapshot | None,
+        exc: BaseException | None,
     ) -> None:
-        """Restore from what came in. Until it has loaded, the old snapshot stays and nothing is acknowledged."""
+        """Restore from what came in. Until it has loaded, the old snapshot stays and nothing is
+        acknowledged.
+        """
         try:
             if isinstance(exc, ValueError) or found is None:
                 raise ValueError(str(exc))
@@ -577,13 +658,20 @@ class Replication(Elections):
             self._want(node, self._incoming_id, 0)
             return
         history = History(configuration, found.header.index)
-        self._spawn(incoming.install(), lambda _, failed: self._on_installed(node, promised, history, failed))
+        self._spawn(
+            incoming.install(),
+            lambda _, failed: self._on_installed(node, promised, history, failed),
+        )
 
-    def _on_installed(self, node: Node, base: Position, history: History, failed: BaseException | None) -> None:
+    def _on_installed(
+        self, node: Node, base: Position, history: History, failed: BaseException | None
+    ) -> None:
         self._installing = False
         self._incoming = None
         if failed is not None:
-            raise InvariantViolated("a snapshot was restored but could not be put in place") from failed
+            raise InvariantViolated(
+                "a snapshot was restored but could not be put in place"
+            ) from failed
         inside = self._first_index <= base.index <= self._last_index
         if self._fetching and inside and self._term_at(base.index) == base.term:
             self._fetched(node, base)
@@ -591,7 +679,8 @@ class Replication(Elections):
         self._fetching = False
         self._rebase(base, history)
         self._blank = False
-        # Another leader may lack what is in it (policies interval and off), and then says so by what it sends.
+        # Another leader may lack what is in it (policies interval and off), and then says so by
+        # what it sends.
         same = (self._SyncObj__raftLeader, self._term) == self._installing_of
         self._verified = base.index if same else 0
         self.count("snapshots_installed")
@@ -603,11 +692,15 @@ class Replication(Elections):
         self.kick()
 
     def _fetched(self, node: Node, base: Position) -> None:
-        """Go on from a snapshot that was asked for: the log, which holds its place, is applied from there again."""
+        """Go on from a snapshot that was asked for: the log, which holds its place, is applied from
+        there again.
+        """
         self._fetching = False
         self._SyncObj__raftLastApplied, self._applied_term = base.index, base.term
         self.count("snapshots_fetched")
-        log.info("machine built anew from the leader's snapshot", member=self._node_id, index=base.index)
+        log.info(
+            "machine built anew from the leader's snapshot", member=self._node_id, index=base.index
+        )
         if self._SyncObj__raftLeader == node:
             self._acknowledge(node)
         self.kick()
@@ -618,7 +711,9 @@ class Replication(Elections):
         self._incoming = None
 
     def _answer_waiters_below(self, base: Position) -> None:
-        """Whether what they waited for is in the snapshot cannot be told from here (research section 4)."""
+        """Whether what they waited for is in the snapshot cannot be told from here (research
+        section 4).
+        """
         waiting = self._SyncObj__commandsWaitingCommit
         for index in sorted(index for index in waiting if index <= base.index):
             for _, callback in waiting.pop(index):
@@ -634,7 +729,7 @@ class Replication(Elections):
             self.count("callback_errors")
             log.exception("a waiter raised", member=self._node_id, succeeded=reason == SUCCESS)
 
-    # ------------------------------------------------------------------------------------------- connections
+    # ---------------------------------------------------------------------------------- connections
 
     def _SyncObj__onNodeConnected(self, node: Node) -> None:
         """Begin anew with a peer: what was under way on an earlier connection is gone."""

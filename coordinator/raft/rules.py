@@ -1,7 +1,7 @@
 """Decide Raft's questions from plain values: votes, log matching, commitment.
 
-Never reads a clock, a random source or a log itself; never changes anything. Each function names the place in the
-Raft dissertation (Ongaro 2014) or in docs that it follows.
+Never reads a clock, a random source or a log itself; never changes anything. Each function names
+the place in the Raft dissertation (Ongaro 2014) or in docs that it follows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ class Entry(NamedTuple):
 
 
 class LogEnds(NamedTuple):
-    """What of the log is held: `first` is the base (a snapshot's last entry, or the entry that all logs begin with)."""
+    """What of the log is held: `first` is the base (a snapshot's last entry, or the entry that all
+    logs begin with).
+    """
 
     first: int
     last: int
@@ -33,11 +35,15 @@ class Mismatch(NamedTuple):
 
 
 class Wipe(NamedTuple):
-    """Our base itself is not the leader's: what we compacted has been overwritten. Start over from nothing."""
+    """Our base itself is not the leader's: what we compacted has been overwritten. Start over from
+    nothing.
+    """
 
 
 class Take(NamedTuple):
-    """The log agrees with the message up to `verified`, once `truncate_from` on is cut and `new` is appended."""
+    """The log agrees with the message up to `verified`, once `truncate_from` on is cut and `new` is
+    appended.
+    """
 
     truncate_from: int | None
     new: Sequence[Entry]
@@ -48,18 +54,25 @@ AppendVerdict: TypeAlias = Mismatch | Wipe | Take
 
 
 def judge_append(
-    ends: LogEnds, term_at: Callable[[int], int], prev_index: int, prev_term: int, entries: Sequence[Entry]
+    ends: LogEnds,
+    term_at: Callable[[int], int],
+    prev_index: int,
+    prev_term: int,
+    entries: Sequence[Entry],
 ) -> AppendVerdict:
-    """Compare a leader's entries with ours: strip what is held, truncate only on a real conflict (section 3.5).
+    """Compare a leader's entries with ours: strip what is held, truncate only on a real conflict
+    (section 3.5).
 
-    Invariant: an entry that agrees is never removed, whatever order messages come in; it may be acknowledged already.
-    A mismatch asks for everything above our commit index: committed entries cannot differ, so one round trip is
-    enough. If one at or below it does differ, committed entries were lost elsewhere: go back to the base, then wipe.
+    Invariant: an entry that agrees is never removed, whatever order messages come in; it may be
+    acknowledged already. A mismatch asks for everything above our commit index: committed entries
+    cannot differ, so one round trip is enough. If one at or below it does differ, committed entries
+    were lost elsewhere: go back to the base, then wipe.
     """
     verified = prev_index + len(entries)
     if prev_index < ends.first:
         if verified < ends.first:
-            # Terms only rise along a log: an entry of a later term than our base's, before it, is another log's.
+            # Terms only rise along a log: an entry of a later term than our base's, before it, is
+            # another log's.
             newest_term = entries[-1].term if entries else prev_term
             return Wipe() if newest_term > term_at(ends.first) else Take(None, (), verified)
         prev_term = entries[ends.first - prev_index - 1].term
@@ -82,12 +95,16 @@ def majority(voters: int) -> int:
 
 
 def quorum_index(durable: Sequence[int]) -> int:
-    """Return the highest index that a majority of voters holds durably; `durable` has one element per voter."""
+    """Return the highest index that a majority of voters holds durably; `durable` has one element
+    per voter.
+    """
     return sorted(durable, reverse=True)[majority(len(durable)) - 1] if durable else 0
 
 
 class VoteRequest(NamedTuple):
-    """`term` is the one asked for: with `pre` the candidate has not raised its own yet. `forced`: the leader asked."""
+    """`term` is the one asked for: with `pre` the candidate has not raised its own yet. `forced`:
+    the leader asked.
+    """
 
     candidate: str
     term: int
@@ -113,7 +130,9 @@ class Voter(NamedTuple):
     """The term for which it asks pre-votes itself just now."""
 
 
-Ballot: TypeAlias = Literal["granted", "not_a_voter", "leader_heard", "old_term", "behind", "voted", "standing"]
+Ballot: TypeAlias = Literal[
+    "granted", "not_a_voter", "leader_heard", "old_term", "behind", "voted", "standing"
+]
 
 
 def judge_vote(request: VoteRequest, voter: Voter) -> Ballot:
@@ -133,6 +152,7 @@ def judge_vote(request: VoteRequest, voter: Voter) -> Ballot:
         return "voted"
     level = (request.last_term, request.last_index) == (voter.last_term, voter.last_index)
     if request.pre and voter.asking == request.term and level and request.candidate < voter.id:
-        # Two stand at the same moment: with equal logs the higher id goes on, or their votes would be split.
+        # Two stand at the same moment: with equal logs the higher id goes on, or their votes would
+        # be split.
         return "standing"
     return "granted"

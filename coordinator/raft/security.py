@@ -1,4 +1,5 @@
-"""Say what proves to members who is at the other end: certificates, a shared secret, or nothing, on loopback alone.
+"""Say what proves to members who is at the other end: certificates, a shared secret, or nothing, on
+loopback alone.
 
 It never makes a key or a certificate, and never binds anything by itself.
 """
@@ -30,7 +31,9 @@ class SharedSecret(msgspec.Struct, frozen=True):
 
 
 class Certificates(msgspec.Struct, frozen=True):
-    """Mutual TLS: every member has a certificate that names its id, signed by `ca`. Paths of PEM files."""
+    """Mutual TLS: every member has a certificate that names its id, signed by `ca`. Paths of PEM
+    files.
+    """
 
     cert: str
     key: str
@@ -51,7 +54,9 @@ def mode_of(security: Security) -> Mode:
 
 
 def read_secret(path: Path) -> SharedSecret:
-    """Read the file that all members share. Raises BadRequest when it is missing, short, or readable by others."""
+    """Read the file that all members share. Raises BadRequest when it is missing, short, or
+    readable by others.
+    """
     try:
         readable = path.stat().st_mode & 0o077
         secret = path.read_bytes().strip()
@@ -72,24 +77,31 @@ def check_secret(secret: bytes, where: str) -> bytes:
 
 
 def tls_contexts(files: Certificates) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Return what a listener and what a dialer uses; both ask for the peer's certificate. Raises BadRequest."""
+    """Return what a listener and what a dialer uses; both ask for the peer's certificate. Raises
+    BadRequest.
+    """
     try:
         listener = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         dialer = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         for context in (listener, dialer):
             context.minimum_version = ssl.TLSVersion.TLSv1_3
-            # The name is compared by us, whole, with the member's id: no wildcards, and ids need not be host names.
+            # The name is compared by us, whole, with the member's id: no wildcards, and ids need
+            # not be host names.
             context.check_hostname = False
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_cert_chain(files.cert, files.key)
             context.load_verify_locations(files.ca)
     except (OSError, ssl.SSLError) as exc:
-        raise BadRequest("certificates_unusable", f"{files.cert}, {files.key}, {files.ca}: {exc}") from exc
+        raise BadRequest(
+            "certificates_unusable", f"{files.cert}, {files.key}, {files.ca}: {exc}"
+        ) from exc
     return listener, dialer
 
 
 def certified_names(certificate: dict[str, object] | None) -> frozenset[str]:
-    """Return the names that a verified certificate gives its owner: subject alternative names, else common name."""
+    """Return the names that a verified certificate gives its owner: subject alternative names, else
+    common name.
+    """
     if not certificate:
         return frozenset()
     alternative = certificate.get("subjectAltName", ())

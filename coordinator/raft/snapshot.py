@@ -1,6 +1,7 @@
 """Keep the machine's dump on the disk and move it between members.
 
-It never hands over a dump that it has not verified, and never gives up the one in place before the next is durable.
+It never hands over a dump that it has not verified, and never gives up the one in place before the
+next is durable.
 """
 
 from __future__ import annotations
@@ -27,13 +28,17 @@ DIGEST_BYTES: Final = 32
 
 _MAGIC: Final = b"ACORDOSN"
 _PREFIX: Final = struct.Struct("<8sHxxII")
-"""Magic, format, length of the header, CRC32 of the header. Then header, body, and BLAKE2b over all before it."""
+"""Magic, format, length of the header, CRC32 of the header. Then header, body, and BLAKE2b over all
+before it.
+"""
 
 _log = structlog.get_logger("acordo.raft.snapshot")
 
 
 class SnapshotHeader(msgspec.Struct, frozen=True, array_like=True):
-    """What a dump says of itself: the last entry that it contains, and `config`, whatever else is kept with it."""
+    """What a dump says of itself: the last entry that it contains, and `config`, whatever else is
+    kept with it.
+    """
 
     cluster: str
     index: int
@@ -53,7 +58,9 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True):
-    """Part of a transfer. `offset` and `total` count bytes of the whole file, `id` is its digest."""
+    """Part of a transfer. `offset` and `total` count bytes of the whole file, `id` is its
+    digest.
+    """
 
     id: bytes
     offset: int
@@ -62,16 +69,25 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SnapshotStore:
-    """One dump in place, at most one being saved, at most one being received. Constructor does no I/O."""
+    """One dump in place, at most one being saved, at most one being received. Constructor does no
+    I/O.
+    """
 
     def __init__(
-        self, disk: Disk, *, cluster: str, name: str = "snapshot", bytes_max: int = SNAPSHOT_BYTES_MAX
+        self,
+        disk: Disk,
+        *,
+        cluster: str,
+        name: str = "snapshot",
+        bytes_max: int = SNAPSHOT_BYTES_MAX,
     ) -> None:
         self._disk, self._cluster, self._name, self._bytes_max = disk, cluster, name, bytes_max
         self._newest: SnapshotHeader | None = None
         self._id = b""
         self._epoch = 0
-        """Raised when the dump in place is replaced or discarded: a save begun before is no longer wanted."""
+        """Raised when the dump in place is replaced or discarded: a save begun before is no longer
+        wanted.
+        """
 
     @property
     def newest(self) -> SnapshotHeader | None:
@@ -79,9 +95,11 @@ class SnapshotStore:
         return self._newest
 
     def load_now(self) -> Snapshot | None:
-        """Verify and return the dump in place, or None. Blocks: for start-up and after an overwritten log.
+        """Verify and return the dump in place, or None. Blocks: for start-up and after an
+        overwritten log.
 
-        Raises BadRequest "snapshot_corrupt", "snapshot_foreign" or "snapshot_newer", naming the file and keeping it.
+        Raises BadRequest "snapshot_corrupt", "snapshot_foreign" or "snapshot_newer", naming the
+        file and keeping it.
         """
         self._epoch += 1  # what is being saved meanwhile is of the past
         for spare in (self._spare, self._part):
@@ -89,7 +107,8 @@ class SnapshotStore:
                 self._disk.remove_now(spare)
         if not self._disk.exists(self._name):
             return None
-        # It may have been renamed by a process that was killed before it had synced the name; the log is to rest on it.
+        # It may have been renamed by a process that was killed before it had synced the name; the
+        # log is to rest on it.
         self._disk.sync_directory_now()
         try:
             found = decode(self._disk.load_now(self._name))
@@ -110,11 +129,13 @@ class SnapshotStore:
         self._newest, self._id = found.header, found.id
         return found
 
-    async def save(self, index: int, term: int, config: bytes, encode: Callable[[], bytes]) -> SnapshotHeader:
+    async def save(
+        self, index: int, term: int, config: bytes, encode: Callable[[], bytes]
+    ) -> SnapshotHeader:
         """Encode off the loop, write a spare file, sync, rename, sync the directory.
 
-        Only when it returns may the log up to `index` go. Raises OSError with the old dump in place: no room, or ESTALE
-        when another one came in meanwhile.
+        Only when it returns may the log up to `index` go. Raises OSError with the old dump in
+        place: no room, or ESTALE when another one came in meanwhile.
         """
         epoch = self._epoch
 
@@ -125,7 +146,10 @@ class SnapshotStore:
 
         header, (head, body, digest) = await self._disk.compute(pieces)
         if len(head) + len(body) + len(digest) > self._bytes_max:
-            raise OSError(errno.EFBIG, f"a snapshot of {len(body)} bytes; at most {self._bytes_max} are allowed")
+            raise OSError(
+                errno.EFBIG,
+                f"a snapshot of {len(body)} bytes; at most {self._bytes_max} are allowed",
+            )
         file = self._disk.create(self._spare)
         try:
             await _write(file, (head, body, digest))
@@ -140,7 +164,9 @@ class SnapshotStore:
         return header
 
     def outgoing(self) -> Outgoing:
-        """Begin to send the dump in place; a newer one does not disturb it. Raises FileNotFoundError."""
+        """Begin to send the dump in place; a newer one does not disturb it. Raises
+        FileNotFoundError.
+        """
         if self._newest is None:
             raise FileNotFoundError(errno.ENOENT, "there is no snapshot", self._path)
         return Outgoing(self._disk.open(self._name), self._newest, self._id)
@@ -150,7 +176,9 @@ class SnapshotStore:
         return Incoming(self, self._disk, self._part, self._cluster, self._bytes_max)
 
     def discard_now(self) -> None:
-        """Remove the dump in place. The log must not begin after it any more when this is called."""
+        """Remove the dump in place. The log must not begin after it any more when this is
+        called.
+        """
         self._epoch += 1
         self._newest, self._id = None, b""
         if self._disk.exists(self._name):
@@ -184,7 +212,9 @@ class Outgoing:
 
     def chunk(self, offset: int, length: int) -> Chunk:
         """Return up to `length` bytes (at most CHUNK_BYTES_MAX) from `offset`."""
-        return Chunk(self.id, offset, self.total, self._file.read_now(offset, min(length, CHUNK_BYTES_MAX)))
+        return Chunk(
+            self.id, offset, self.total, self._file.read_now(offset, min(length, CHUNK_BYTES_MAX))
+        )
 
     def close(self) -> None:
         self._file.close()
@@ -193,7 +223,9 @@ class Outgoing:
 class Incoming:
     """One transfer's receiving side."""
 
-    def __init__(self, store: SnapshotStore, disk: Disk, name: str, cluster: str, bytes_max: int) -> None:
+    def __init__(
+        self, store: SnapshotStore, disk: Disk, name: str, cluster: str, bytes_max: int
+    ) -> None:
         self._store, self._disk, self._name = store, disk, name
         self._cluster, self._bytes_max = cluster, bytes_max
         self._file: File | None = None
@@ -202,13 +234,17 @@ class Incoming:
         self._verified: Snapshot | None = None
 
     def accept(self, chunk: Chunk) -> int:
-        """Take a chunk; return the offset wanted next (the chunk's `total`: complete, call `finish`).
+        """Take a chunk; return the offset wanted next (the chunk's `total`: complete, call
+        `finish`).
 
-        A chunk out of place (repeated, or after a lost one) changes nothing. One of another dump, one that cannot be
-        of any dump, or a disk without room, starts again at 0.
+        A chunk out of place (repeated, or after a lost one) changes nothing. One of another dump,
+        one that cannot be of any dump, or a disk without room, starts again at 0.
         """
         end = chunk.offset + len(chunk.content)
-        if not 0 <= chunk.offset <= end <= chunk.total <= self._bytes_max or len(chunk.id) != DIGEST_BYTES:
+        if (
+            not 0 <= chunk.offset <= end <= chunk.total <= self._bytes_max
+            or len(chunk.id) != DIGEST_BYTES
+        ):
             self.reset()
             return 0
         if (chunk.id, chunk.total) != (self._id, self._total):
@@ -226,7 +262,9 @@ class Incoming:
         return self._offset
 
     async def finish(self) -> Snapshot:
-        """Sync and verify what arrived. Raises ValueError, and has started clean, when it is not what it should be."""
+        """Sync and verify what arrived. Raises ValueError, and has started clean, when it is not
+        what it should be.
+        """
         file, id = self._file, self._id
         if file is None or self._offset != self._total:
             raise ValueError(f"{self._offset} of {self._total} bytes have arrived")
@@ -236,7 +274,9 @@ class Incoming:
             if found.id != id:
                 raise NotASnapshotError("snapshot_corrupt", "it is not the one that was announced")
             if found.header.cluster != self._cluster:
-                raise NotASnapshotError("snapshot_foreign", f"it is of cluster {found.header.cluster!r}")
+                raise NotASnapshotError(
+                    "snapshot_foreign", f"it is of cluster {found.header.cluster!r}"
+                )
         except NotASnapshotError:
             self.reset()
             raise
@@ -284,7 +324,9 @@ def decode(content: bytes) -> Snapshot:
     if magic != _MAGIC:
         raise NotASnapshotError("snapshot_corrupt", "it does not begin as one of ours")
     if version > FORMAT:
-        raise NotASnapshotError("snapshot_newer", f"format {version}; this version reads up to {FORMAT}")
+        raise NotASnapshotError(
+            "snapshot_newer", f"format {version}; this version reads up to {FORMAT}"
+        )
     view = memoryview(content)
     digest = content[-DIGEST_BYTES:]
     if hashlib.blake2b(view[:-DIGEST_BYTES], digest_size=DIGEST_BYTES).digest() != digest:
@@ -298,7 +340,9 @@ def decode(content: bytes) -> Snapshot:
         raise NotASnapshotError("snapshot_corrupt", f"its header cannot be read ({exc})") from exc
     body = content[begin:-DIGEST_BYTES]
     if len(body) != header.length:
-        raise NotASnapshotError("snapshot_corrupt", f"{len(body)} bytes where {header.length} were announced")
+        raise NotASnapshotError(
+            "snapshot_corrupt", f"{len(body)} bytes where {header.length} were announced"
+        )
     return Snapshot(header, body, digest)
 
 

@@ -1,7 +1,7 @@
 """Sum up any piece of a long content in bounded time, whatever its length.
 
-Pure. It gives what `zlib.crc32` gives, by the way CRCs combine: the sum of a piece follows from those of the two
-prefixes that end at its ends.
+Pure. It gives what `zlib.crc32` gives, by the way CRCs combine: the sum of a piece follows from
+those of the two prefixes that end at its ends.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Hold what every rule of the hardened core shares: the library's state, our additions, and the seams to the outside.
+"""Hold what every rule of the hardened core shares: the library's state, our additions, and the
+seams to the outside.
 
-Never decides a Raft question (rules.py, membership.py, readindex.py do) and never touches a thread, file, clock or
-random source but through what its constructor is given. The library keeps the state and the roles; the classes built
-on this one replace each of its steps that research found unsafe. Nothing of the library is patched globally.
+Never decides a Raft question (rules.py, membership.py, readindex.py do) and never touches a thread,
+file, clock or random source but through what its constructor is given. The library keeps the state
+and the roles; the classes built on this one replace each of its steps that research found unsafe.
+Nothing of the library is patched globally.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from kv.errors import InvariantViolated
 from kv.ports import Clock
 
 if VERSION != "0.3.17":
-    raise ImportError(f"pysyncobj must be exactly 0.3.17, whose private steps are replaced here; found {VERSION}")
+    raise ImportError(
+        f"pysyncobj must be exactly 0.3.17, whose private steps are replaced here; found {VERSION}"
+    )
 
 FOLLOWER: Final = _RAFT_STATE.FOLLOWER
 CANDIDATE: Final = _RAFT_STATE.CANDIDATE
@@ -67,7 +71,9 @@ class Chunk(Protocol):
 
 
 class DurableLog(Protocol):
-    """What the core needs of a journal beyond the library's own interface (`pysyncobj.journal.Journal`)."""
+    """What the core needs of a journal beyond the library's own interface
+    (`pysyncobj.journal.Journal`).
+    """
 
     on_synced: Callable[[int], None]
 
@@ -99,7 +105,9 @@ class DurableLog(Protocol):
 
 Done: TypeAlias = Callable[[Any, BaseException | None], None]
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, Any], Done], None]
-"""Run a coroutine as a task that its owner watches; then call back, on the loop, with (result, exception)."""
+"""Run a coroutine as a task that its owner watches; then call back, on the loop, with (result,
+exception).
+"""
 
 
 class NullPoller:
@@ -109,7 +117,9 @@ class NullPoller:
 
 
 class State(SyncObj):
-    """The library's node with our journal, clock and chance in place of its own, and the configuration in force."""
+    """The library's node with our journal, clock and chance in place of its own, and the
+    configuration in force.
+    """
 
     def __init__(  # noqa: PLR0917 the library's own order
         self,
@@ -129,7 +139,9 @@ class State(SyncObj):
         configuration: Configuration | None = None,
         first: bytes = b"",
     ) -> None:
-        """`first`: the digest of the list of first members that this one was given (membership.first_digest)."""
+        """`first`: the digest of the list of first members that this one was given
+        (membership.first_digest).
+        """
         conf = conf or SyncObjConf()
         _check(conf, transport)
         self._clock, self._chance, self._replica, self._spawn = clock, chance, replica, spawn
@@ -144,7 +156,9 @@ class State(SyncObj):
         """How long the newest store of term and vote took, in seconds: others may need as long."""
         self._first = first
         self.contested_until = float("-inf")
-        """Until then nobody votes here: somebody was told of other first members, and no log has settled it."""
+        """Until then nobody votes here: somebody was told of other first members, and no log has
+        settled it.
+        """
         self._led_term: int | None = None
         """The term for which `Replica.led` was called and `deposed` was not."""
         self._applied_term = 0
@@ -160,8 +174,8 @@ class State(SyncObj):
         self._bootstrap = configuration
         self._history = History(configuration)
 
-        # The library would open its own journal and a wake-up pipe that nothing drains (research 3.13): neither is
-        # wanted, so its constructor sees a configuration without them.
+        # The library would open its own journal and a wake-up pipe that nothing drains (research
+        # 3.13): neither is wanted, so its constructor sees a configuration without them.
         paths, conf.journalFile, conf.appendEntriesUseBatch = conf.journalFile, None, True
         try:
             super().__init__(selfNode, otherNodes, conf, consumers, nodeClass, transport)
@@ -184,7 +198,7 @@ class State(SyncObj):
         self._joined: frozenset[str] = frozenset()
         self._reset_election_timer()
 
-    # ------------------------------------------------------------------------------------------------ hooks
+    # ---------------------------------------------------------------------------------------- hooks
 
     def _on_synced(self, index: int) -> None: ...
 
@@ -196,7 +210,7 @@ class State(SyncObj):
         self._replica.apply(position, stamp_ms, command)
         return position
 
-    # ---------------------------------------------------------------------------------------------- helpers
+    # -------------------------------------------------------------------------------------- helpers
 
     def _use_journal(self, journal: DurableLog) -> None:
         """Take term, vote and log from disk; they were durable before anyone heard of them."""
@@ -204,18 +218,24 @@ class State(SyncObj):
         journal.on_synced = self._on_synced
         base_alone = len(journal) == 0 or (journal[-1][1] <= 1 and journal[-1][0] != WIPED)
         self._blank = base_alone and (journal.getCurrentTerm() == 0 or journal.policy == "always")
-        """Nothing was ever on this disk, or the base alone that a start puts there (membership.py: a member that joined
-        and is blank has lost it). The term says nothing: a start may have heard of one. Without fsync it does say that
-        this is the disk of old, for it alone is always synced."""
+        """Nothing was ever on this disk, or the base alone that a start puts there (membership.py:
+        a member that joined and is blank has lost it). The term says nothing: a start may have
+        heard of one. Without fsync it does say that this is the disk of old, for it alone is always
+        synced.
+        """
         if len(journal) == 0:
             journal.add(NO_OP, 1, 0)
         self._SyncObj__raftCurrentTerm = max(journal.getCurrentTerm(), self._last_term)
         self._SyncObj__votedForNodeId = (
-            journal.getVotedForNodeId() if self._SyncObj__raftCurrentTerm == journal.getCurrentTerm() else None
+            journal.getVotedForNodeId()
+            if self._SyncObj__raftCurrentTerm == journal.getCurrentTerm()
+            else None
         )
         self._SyncObj__raftLastApplied = journal[0][1]
         self._applied_term = journal[0][2]
-        self._SyncObj__raftCommitIndex = max(journal[0][1], min(journal.getRaftCommitIndex(), journal[-1][1]))
+        self._SyncObj__raftCommitIndex = max(
+            journal[0][1], min(journal.getRaftCommitIndex(), journal[-1][1])
+        )
 
     def _now(self) -> float:
         return self._clock.monotonic()
@@ -283,7 +303,8 @@ class State(SyncObj):
     def may_vote(self) -> bool:
         """Say whether it may give its vote to one who asks, and so counts it a voter already.
 
-        Its own log may not have the entry that made it one, and never get it without that vote (section 4.2.2).
+        Its own log may not have the entry that made it one, and never get it without that vote
+        (section 4.2.2).
         """
         contested = not self.begun and self._now() < self.contested_until
         return not self._removed and not self._disk_lost and not contested
@@ -306,8 +327,9 @@ class State(SyncObj):
     def _adopt_term(self, term: int, voted_for: str | None = None) -> None:
         """Store a term and vote, durably, before anyone hears of them (section 3.8).
 
-        It blocks for as long as the disk takes, and that is off the election clock: what a leader or a candidate sent
-        meanwhile is still to be read, so its silence says nothing. Only liveness rests on it; there are no leases.
+        It blocks for as long as the disk takes, and that is off the election clock: what a leader
+        or a candidate sent meanwhile is still to be read, so its silence says nothing. Only
+        liveness rests on it; there are no leases.
         """
         if term < self._term:
             raise InvariantViolated(f"term {self._term} would fall to {term}")
@@ -324,8 +346,11 @@ class State(SyncObj):
         if led and newState != LEADER:
             self._on_left_leadership()
 
-    def _become_follower(self, term: int, leader: Node | None, voted_for: str | None = None) -> None:
-        """Follow, at `term` or the own one. The timer starts anew: a deposed leader does not stand at once (3.8).
+    def _become_follower(
+        self, term: int, leader: Node | None, voted_for: str | None = None
+    ) -> None:
+        """Follow, at `term` or the own one. The timer starts anew: a deposed leader does not stand
+        at once (3.8).
 
         A higher term is stored together with the vote that is given in it, if one is.
         """
@@ -337,9 +362,11 @@ class State(SyncObj):
         self._SyncObj__setState(FOLLOWER)
 
     def _configure(self) -> None:
-        """Count and reach the members of the configuration in force (it is so from its append: section 4.1).
+        """Count and reach the members of the configuration in force (it is so from its append:
+        section 4.1).
 
-        Who is none of its members is not dialled any more. If the entry is cut off, it is dialled again.
+        Who is none of its members is not dialled any more. If the entry is cut off, it is dialled
+        again.
         """
         seats = [seat for seat in self.configuration.seats if seat.id != self._node_id]
         before = {node.id for node in self._peers}
@@ -361,19 +388,23 @@ class State(SyncObj):
 
     @property
     def begun(self) -> bool:
-        """Say whether a log is held that says who its members are: it is past any doubt about first lists."""
+        """Say whether a log is held that says who its members are: it is past any doubt about first
+        lists.
+        """
         return self._history.newest_index > 0
 
     @property
     def origin(self) -> Origin:
-        """What this log began from, as far as that is committed; else what this member was told of the first list.
+        """What this log began from, as far as that is committed; else what this member was told of
+        the first list.
 
         A log that is older than origins are claims nothing.
         """
         committed = self._committed_configuration.origin
         if committed.history:
             return committed
-        # What is held and not known to be committed may still be cut off; whoever wrote it began with those members.
+        # What is held and not known to be committed may still be cut off; whoever wrote it began
+        # with those members.
         return Origin(b"", self.configuration.origin.first if self.begun else self._first)
 
     @property
@@ -381,7 +412,9 @@ class State(SyncObj):
         return self._history.at(self._SyncObj__raftCommitIndex)
 
     def _reach(self, member: str, address: str) -> None:
-        """Let a member connect with us, in force or not: a leader may be none of ours yet (section 4.1)."""
+        """Let a member connect with us, in force or not: a leader may be none of ours yet (section
+        4.1).
+        """
         if member == self._node_id or member in self._committed_configuration.retired:
             return
         if member not in self._nodes:
@@ -390,7 +423,9 @@ class State(SyncObj):
         self._let_rest()
 
     def _let_rest(self) -> None:
-        """Do not dial who is removed by what the log says now; if that is cut off, it is dialled again."""
+        """Do not dial who is removed by what the log says now; if that is cut off, it is dialled
+        again.
+        """
         rest = getattr(self._SyncObj__transport, "rest", None)
         for member in self.configuration.retired:
             if rest is not None and member in self._nodes:

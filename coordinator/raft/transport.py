@@ -1,7 +1,8 @@
 """Carry messages between members on the event loop, through the library's public transport seam.
 
-No threads, no unbounded queue, nothing decoded before it is proved. It never drops a single message: a connection that
-cannot keep up closes, both ends see it, and the next one starts with nothing left over from it.
+No threads, no unbounded queue, nothing decoded before it is proved. It never drops a single
+message: a connection that cannot keep up closes, both ends see it, and the next one starts with
+nothing left over from it.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ class Limits(msgspec.Struct, frozen=True):
     retry_max_s: float = 1.0
     """Pause before dialling again: doubled with every failure, times 0.5 … 1 by chance."""
     probe_s: float = 0.25
-    """Pause before the higher id dials, because the lower one does not: it may not know where we are."""
+    """Pause before the higher id dials, because the lower one does not: it may not know where we
+    are.
+    """
 
 
 class Server(Protocol):
@@ -76,7 +79,8 @@ class Server(Protocol):
 
 Listen: TypeAlias = Callable[[Callable[[], asyncio.BaseProtocol], str, int], Awaitable[Server]]
 Connect: TypeAlias = Callable[
-    [Callable[[], asyncio.BaseProtocol], str, int], Awaitable[tuple[asyncio.BaseTransport, asyncio.BaseProtocol]]
+    [Callable[[], asyncio.BaseProtocol], str, int],
+    Awaitable[tuple[asyncio.BaseTransport, asyncio.BaseProtocol]],
 ]
 
 
@@ -100,18 +104,22 @@ class _Peer:
 class AsyncioTransport(Transport):
     """Connect this member with all others; one connection per pair.
 
-    The lower id dials. The higher one does too when nobody comes: where it is may be known to itself alone, and a
-    member that does not know it is to hear of it. If both do at once, the connection that the lower id dialled stays.
+    The lower id dials. The higher one does too when nobody comes: where it is may be known to
+    itself alone, and a member that does not know it is to hear of it. If both do at once, the
+    connection that the lower id dialled stays.
 
-    Nodes have `.id`, the member's id, and `.address`, "host:port". A node with `.readonly` true is told to the core by
-    the callbacks for read-only nodes. Messages are dicts as `codec` takes them; one that was sent is not changed
-    afterwards. After what has arrived was given to the core, `kick()` is called once.
+    Nodes have `.id`, the member's id, and `.address`, "host:port". A node with `.readonly` true is
+    told to the core by the callbacks for read-only nodes. Messages are dicts as `codec` takes them;
+    one that was sent is not changed afterwards. After what has arrived was given to the core,
+    `kick()` is called once.
 
-    `entropy(n)` gives n bytes that nobody can guess and that never repeat (`os.urandom`); `random` spreads retries.
-    `listen` and `connect` stand in for the loop's own, for a simulated network. `on_fatal` gets what the core raised.
+    `entropy(n)` gives n bytes that nobody can guess and that never repeat (`os.urandom`); `random`
+    spreads retries. `listen` and `connect` stand in for the loop's own, for a simulated network.
+    `on_fatal` gets what the core raised.
 
-    Before it connects: set `greet` (what goes with our hello), `judge` ((peer, its greeting) -> (reason, detail) why it
-    is not wanted, or None) and `on_turned_away` ((peer, what it said) when a peer did not let us in).
+    Before it connects: set `greet` (what goes with our hello), `judge` ((peer, its greeting) ->
+    (reason, detail) why it is not wanted, or None) and `on_turned_away` ((peer, what it said) when
+    a peer did not let us in).
     """
 
     def __init__(
@@ -161,16 +169,20 @@ class AsyncioTransport(Transport):
         self._encoded: tuple[Mapping[str, Any] | None, bytes] = (None, b"")
         self._warned: dict[tuple[str, str], float] = {}
         self.counters: Counter[str] = Counter()
-        """What happened, by name: connected, closed_<reason>, refused_<reason>, frames_sent, frames_received, …"""
+        """What happened, by name: connected, closed_<reason>, refused_<reason>, frames_sent,
+        frames_received, …
+        """
         self._delivered = self._over = False
         self._beat_due_s = 0.0
         for node in nodes:
             self.addNode(node)
 
-    # ------------------------------------------------------------------------------------------------- opening, closing
+    # ----------------------------------------------------------------------------- opening, closing
 
     async def start(self) -> None:
-        """Listen, and begin to dial. Raises BadRequest for address, secret or certificates that cannot be used."""
+        """Listen, and begin to dial. Raises BadRequest for address, secret or certificates that
+        cannot be used.
+        """
         host, port = split_address(self._address)
         match self._security:
             case Open():
@@ -180,7 +192,9 @@ class AsyncioTransport(Transport):
                         f"Raft would listen on {self._address} with nothing that proves who connects",
                         allowed="a shared secret, certificates, or a loopback address",
                     )
-                _log.warning("raft_unprotected", address=self._address, why="neither secret nor certificates")
+                _log.warning(
+                    "raft_unprotected", address=self._address, why="neither secret nor certificates"
+                )
             case SharedSecret(secret):
                 self._key = check_secret(secret, "the members' secret")
             case Certificates():
@@ -190,7 +204,9 @@ class AsyncioTransport(Transport):
             self._server = await self._listen(self._accepting, host, port)
         except OSError as exc:
             code = "port_in_use" if exc.errno == errno.EADDRINUSE else "address_unusable"
-            raise BadRequest(code, f"Raft cannot listen on {self._address}: {exc.strerror}") from exc
+            raise BadRequest(
+                code, f"Raft cannot listen on {self._address}: {exc.strerror}"
+            ) from exc
         self._next_beat(self._loop)
         for peer in self._peers.values():
             self._maybe_dial(peer)
@@ -244,7 +260,7 @@ class AsyncioTransport(Transport):
         if tasks:
             await asyncio.wait(tasks)
 
-    # ------------------------------------------------------------------------------------------- what the library calls
+    # ----------------------------------------------------------------------- what the library calls
 
     def addNode(self, node: Node) -> None:
         """Know a member from now on, and dial it. A known id keeps its connection."""
@@ -289,7 +305,7 @@ class AsyncioTransport(Transport):
         self.counters["frames_sent"] += 1
         return True
 
-    # -------------------------------------------------------------------------------------------------- what others ask
+    # ------------------------------------------------------------------------------ what others ask
 
     def connected(self, node: Node) -> bool:
         peer = self._peers.get(node.id)
@@ -300,37 +316,49 @@ class AsyncioTransport(Transport):
         peer = self._peers.get(node.id)
         if peer is None or self._loop is None:
             return None
-        at = peer.connection.last_received_s if peer.connection is not None else peer.last_received_s
+        at = (
+            peer.connection.last_received_s if peer.connection is not None else peer.last_received_s
+        )
         return None if at is None else self._loop.time() - at
 
     @property
     def doubled(self) -> tuple[str, ...]:
-        """Return the ids that two processes use, this member's own among them if others have said so."""
+        """Return the ids that two processes use, this member's own among them if others have said
+        so.
+        """
         twice = {name for name, peer in self._peers.items() if peer.sightings.doubled}
-        if any(peer.connection is None and USED_TWICE in peer.trouble for peer in self._peers.values()):
+        if any(
+            peer.connection is None and USED_TWICE in peer.trouble for peer in self._peers.values()
+        ):
             twice.add(self._member)
         return tuple(sorted(twice))
 
     def told_address(self, node: Node) -> str:
-        """Return where it said that it is reached when it last proved itself; empty: it did not say."""
+        """Return where it said that it is reached when it last proved itself; empty: it did not
+        say.
+        """
         peer = self._peers.get(node.id)
         return "" if peer is None else peer.told_address
 
     def trouble(self, node: Node) -> str:
-        """Return why there is no connection with it, in words; empty: there is one, or nothing is known."""
+        """Return why there is no connection with it, in words; empty: there is one, or nothing is
+        known.
+        """
         peer = self._peers.get(node.id)
         return "" if peer is None else peer.trouble
 
     def queued_bytes(self, node: Node) -> int:
         peer = self._peers.get(node.id)
-        return peer.connection.queued_bytes if peer is not None and peer.connection is not None else 0
+        return (
+            peer.connection.queued_bytes if peer is not None and peer.connection is not None else 0
+        )
 
     @property
     def strangers(self) -> int:
         """Accepted connections that have not proved themselves."""
         return len(self._strangers)
 
-    # --------------------------------------------------------------------------------------------------------- dialling
+    # ------------------------------------------------------------------------------------- dialling
 
     def _maybe_dial(self, peer: _Peer) -> None:
         if peer.dialling is None and not peer.resting and self._loop is not None:
@@ -355,11 +383,14 @@ class AsyncioTransport(Transport):
 
     async def _pause(self, base_s: float, failures: int) -> None:
         longest_s = max(self.limits.retry_max_s, base_s)
-        await asyncio.sleep(min(longest_s, base_s * 2 ** min(failures - 1, 16)) * self._random.uniform(0.5, 1.0))
+        await asyncio.sleep(
+            min(longest_s, base_s * 2 ** min(failures - 1, 16)) * self._random.uniform(0.5, 1.0)
+        )
 
     def _where(self, peer: _Peer, failures: int) -> str:
-        """Return where to look for it: by its route from here, or where the configuration says, and in turn where it
-        said itself."""
+        """Return where to look for it: by its route from here, or where the configuration says, and
+        in turn where it said itself.
+        """
         route = self._routes.get(peer.node.id)
         if route is not None:
             return route
@@ -376,8 +407,14 @@ class AsyncioTransport(Transport):
                 ready = await connection.settled
         except (OSError, UnicodeError, BadRequest) as exc:  # a TimeoutError is an OSError
             self.counters["dial_failed"] += 1
-            connection.close("handshake_timeout" if isinstance(exc, TimeoutError) else "unreachable")
-            why = "no answer in time" if isinstance(exc, TimeoutError) else (getattr(exc, "strerror", None) or str(exc))
+            connection.close(
+                "handshake_timeout" if isinstance(exc, TimeoutError) else "unreachable"
+            )
+            why = (
+                "no answer in time"
+                if isinstance(exc, TimeoutError)
+                else (getattr(exc, "strerror", None) or str(exc))
+            )
             peer.trouble = peer.trouble if peer.connection is not None else f"{address}: {why}"
             return 0.0
         except asyncio.CancelledError:
@@ -398,9 +435,11 @@ class AsyncioTransport(Transport):
         assert self._loop is not None
         if self._dialler is None:
             self._dialler = Dialler(self._loop, self.limits.handshake_s)
-        return await self._dialler.connect(factory, host, port, self._tls[1] if self._tls is not None else None)
+        return await self._dialler.connect(
+            factory, host, port, self._tls[1] if self._tls is not None else None
+        )
 
-    # -------------------------------------------------------------------------------------------------------- accepting
+    # ------------------------------------------------------------------------------------ accepting
 
     def admit(self, connection: Connection, host: str) -> bool:
         """Let a stranger in, or not: see admission.py."""
@@ -421,8 +460,12 @@ class AsyncioTransport(Transport):
     def _accepting(self) -> asyncio.BaseProtocol:
         return _Door(self, self._connection("listener"))
 
-    async def _listen_socket(self, factory: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> Server:
-        """Accept by hand: who is not let in costs one accept and one close, also where TLS would come first."""
+    async def _listen_socket(
+        self, factory: Callable[[], asyncio.BaseProtocol], host: str, port: int
+    ) -> Server:
+        """Accept by hand: who is not let in costs one accept and one close, also where TLS would
+        come first.
+        """
         assert self._loop is not None
         sockets = await bind(self._loop, host, port)
         return Doorway(self._loop, sockets, self._knocked, self._refuse, self._on_task_done)
@@ -445,14 +488,17 @@ class AsyncioTransport(Transport):
                 await self._loop.connect_accepted_socket(lambda: connection, accepted)
             else:
                 await self._loop.connect_accepted_socket(
-                    lambda: connection, accepted, ssl=self._tls[0], ssl_handshake_timeout=self.limits.handshake_s
+                    lambda: connection,
+                    accepted,
+                    ssl=self._tls[0],
+                    ssl_handshake_timeout=self.limits.handshake_s,
                 )
         except OSError as exc:
             connection.close("tls" if isinstance(exc, (ssl.SSLError, ConnectionError)) else "lost")
         finally:
             self._welcomes.pop(connection, None)
 
-    # ---------------------------------------------------------------------------------------- what a connection reports
+    # -------------------------------------------------------------------- what a connection reports
 
     def on_proved(self, connection: Connection, peer: str) -> None:
         """Let it in, or say why not. Only who has proved itself is judged, and hears a reason."""
@@ -475,9 +521,15 @@ class AsyncioTransport(Transport):
         if self._tls is None or connection.transport is None:
             return None
         names = certified_names(connection.transport.get_extra_info("peercert"))
-        return None if peer in names else ("wrong_certificate", f"the certificate does not name {peer}")
+        return (
+            None
+            if peer in names
+            else ("wrong_certificate", f"the certificate does not name {peer}")
+        )
 
-    def _judge_double(self, peer: _Peer, connection: Connection, greeting: Greeting) -> tuple[str, str] | None:
+    def _judge_double(
+        self, peer: _Peer, connection: Connection, greeting: Greeting
+    ) -> tuple[str, str] | None:
         """Say why a second connection of the same id does not take the first one's place."""
         assert self._loop is not None
         held = peer.connection
@@ -548,7 +600,7 @@ class AsyncioTransport(Transport):
         elif reason not in _QUIET:
             self._refuse(connection.host, reason, connection.detail)
 
-    # ------------------------------------------------------------------------------------------------------------- rest
+    # ----------------------------------------------------------------------------------------- rest
 
     def _connection(self, role: Role, expect: str | None = None) -> Connection:
         session = Session(
@@ -588,7 +640,8 @@ class AsyncioTransport(Transport):
         """Show every peer that we live; give up those that do not show it."""
         assert self._loop is not None
         now = self._loop.time()
-        # When it was this process that stood still, what the peers sent meanwhile is yet to be read.
+        # When it was this process that stood still, what the peers sent meanwhile is yet to be
+        # read.
         late = now - self._beat_due_s > self.limits.keepalive_s
         self._next_beat(self._loop)
         for peer in list(self._peers.values()):
@@ -614,7 +667,9 @@ class AsyncioTransport(Transport):
         self._beat = loop.call_at(self._beat_due_s, self._on_beat)
 
     def _refuse(self, host: str, reason: str, detail: str = "") -> None:
-        """Count a refusal, and say it once a minute for each host and reason: a flood must not flood the log."""
+        """Count a refusal, and say it once a minute for each host and reason: a flood must not
+        flood the log.
+        """
         self.counters[f"refused_{reason}"] += 1
         now = self._loop.time() if self._loop is not None else 0.0
         if now - self._warned.get((host, reason), -WARN_EVERY_S) < WARN_EVERY_S:
@@ -631,9 +686,20 @@ class AsyncioTransport(Transport):
 
 
 _QUIET: Final = frozenset(
-    {"lost", "dropped", "closing", "replaced", "unreachable", "too_often", "silent", "wrong_direction"}
+    {
+        "lost",
+        "dropped",
+        "closing",
+        "replaced",
+        "unreachable",
+        "too_often",
+        "silent",
+        "wrong_direction",
+    }
 )
-"""Ends of connections that were never ready, or no longer ours, which no operator needs to hear of."""
+"""Ends of connections that were never ready, or no longer ours, which no operator needs to
+hear of.
+"""
 
 
 class _Door(asyncio.Protocol):

@@ -1,4 +1,5 @@
-"""Account for the log's tail: how long its oldest entry has waited for this disk, how much of it no quorum has.
+"""Account for the log's tail: how long its oldest entry has waited for this disk, how much of it no
+quorum has.
 
 Pure: it never reads a log or a clock.
 """
@@ -10,11 +11,17 @@ from collections.abc import Iterable
 from typing import Final
 
 MARKS_MAX: Final = 1000
-"""Moments that are kept apart; beyond them what is newer is dated back to the newest kept: too old, never too young."""
+"""Moments that are kept apart; beyond them what is newer is dated back to the newest kept: too old,
+never too young.
+"""
 DISK_PATIENCE: Final = 3.0
-"""Longest election time-outs that a leader's own disk may be behind those of a majority, before it steps aside."""
+"""Longest election time-outs that a leader's own disk may be behind those of a majority, before it
+steps aside.
+"""
 UNCOMMITTED_BYTES_MAX: Final = 64 << 20
-"""Bytes of entries that no quorum has; a leader orders no more meanwhile. One command may overshoot it."""
+"""Bytes of entries that no quorum has; a leader orders no more meanwhile. One command may overshoot
+it.
+"""
 
 
 class Unsynced:
@@ -52,12 +59,17 @@ class Unsynced:
 
 
 def steps_aside(unsynced: Unsynced, committed: int, election_max_s: float, now: float) -> bool:
-    """Say whether a leader hinders the others: they have had on their disks for long what its own has not.
+    """Say whether a leader hinders the others: they have had on their disks for long what its own
+    has not.
 
     While no majority has it either, nobody else would do better.
     """
     oldest = unsynced.oldest
-    return oldest is not None and oldest <= committed and unsynced.age_s(now) > DISK_PATIENCE * election_max_s
+    return (
+        oldest is not None
+        and oldest <= committed
+        and unsynced.age_s(now) > DISK_PATIENCE * election_max_s
+    )
 
 
 class Uncommitted:

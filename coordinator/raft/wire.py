@@ -1,6 +1,7 @@
 """Turn the core's messages into bytes and back, by an allow-list of types and fields.
 
-Pure. It never runs code that a peer names, and what it decodes has the types that it should have, or it is refused.
+Pure. It never runs code that a peer names, and what it decodes has the types that it should have,
+or it is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ NAME_CHARS_MAX: Final = 128
 UNKNOWN: Final = "unknown"
 """The type of what a newer member says and this one has no word for."""
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_shape_decoder: msgspec.msgpack.Decoder[list[msgspec.Raw]] = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_shape_decoder: msgspec.msgpack.Decoder[list[msgspec.Raw]] = msgspec.msgpack.Decoder(
+    list[msgspec.Raw]
+)
 _head_decoder: msgspec.msgpack.Decoder[str] = msgspec.msgpack.Decoder(str)
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -36,15 +39,19 @@ class WireError(ValueError):
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """Base of every message type: a subclass names its type by `tag`, and fields have concrete, bounded types.
+    """Base of every message type: a subclass names its type by `tag`, and fields have concrete,
+    bounded types.
 
-    A field that may be left out has `UNSET` among its types and as its default. Fields are only ever appended, with a
-    default: a member of the version before is understood, and one of the version behind ignores them.
+    A field that may be left out has `UNSET` among its types and as its default. Fields are only
+    ever appended, with a default: a member of the version before is understood, and one of the
+    version behind ignores them.
     """
 
 
 class AppendEntries(Message, frozen=True, tag="append_entries"):
-    """Entries that follow (prevLogIdx, prevLogTerm), one piece of a large entry, or a piece of a dump (stock shape)."""
+    """Entries that follow (prevLogIdx, prevLogTerm), one piece of a large entry, or a piece of a
+    dump (stock shape).
+    """
 
     term: Count
     commit_index: Count
@@ -108,8 +115,9 @@ STOCK: Final[tuple[type[Message], ...]] = (
 class Codec:
     """Encode and decode the dicts with a "type" that the core sends and takes.
 
-    `types` is the allow-list. A later type of the same name replaces an earlier one, so `Codec(*STOCK, *own)` extends.
-    Nesting is bounded by the types themselves: none of them refers to itself or holds `Any`.
+    `types` is the allow-list. A later type of the same name replaces an earlier one, so
+    `Codec(*STOCK, *own)` extends. Nesting is bounded by the types themselves: none of them refers
+    to itself or holds `Any`.
     """
 
     def __init__(self, *types: type[Message]) -> None:
@@ -128,19 +136,24 @@ class Codec:
         return tuple(self._types)
 
     def encode(self, message: Mapping[str, Any]) -> bytes:
-        """Raises WireError for a type or a field that is not in the list, or a field that is missing."""
+        """Raises WireError for a type or a field that is not in the list, or a field that is
+        missing.
+        """
         kind = self._types.get(message.get("type", ""))
         if kind is None:
             raise WireError(f"no message type {message.get('type')!r}")
         try:
-            return self._encoder.encode(kind(**{name: value for name, value in message.items() if name != "type"}))
+            return self._encoder.encode(
+                kind(**{name: value for name, value in message.items() if name != "type"})
+            )
         except (TypeError, OverflowError, UnicodeError, msgspec.MsgspecError) as exc:
             raise WireError(f"{message['type']}: {exc}") from exc
 
     def decode(self, payload: bytes | bytearray | memoryview) -> dict[str, Any]:
         """Return the message as the core takes it. Raises WireError.
 
-        One of a type that is not in the list has the type UNKNOWN and nothing else: a newer member sent it.
+        One of a type that is not in the list has the type UNKNOWN and nothing else: a newer member
+        sent it.
         """
         try:
             found = self._decoder.decode(payload)
@@ -157,7 +170,9 @@ class Codec:
         return message
 
     def _is_unknown(self, payload: bytes | bytearray | memoryview) -> bool:
-        """Say whether it is a message by its shape, of a type that was never heard of. Its fields are not looked at."""
+        """Say whether it is a message by its shape, of a type that was never heard of. Its fields
+        are not looked at.
+        """
         try:
             name = _head_decoder.decode(_shape_decoder.decode(payload)[0])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, IndexError):

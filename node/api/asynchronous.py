@@ -1,4 +1,6 @@
-"""POST /v1/async: hand a write to the broker and answer before it takes effect (202); workers submit it."""
+"""POST /v1/async: hand a write to the broker and answer before it takes effect (202); workers
+submit it.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +14,33 @@ from node.exchange import Exchange, quoted
 
 
 async def post(x: Exchange) -> web.Response:
-    """Accept a transaction for later. 501 when no broker is configured, 503 while it does not answer."""
+    """Accept a transaction for later. 501 when no broker is configured, 503 while it does not
+    answer.
+    """
     broker = x.rooms.async_writes
     params = x.texts("op_id")
     if broker is None:
-        return x.problem("not_configured", "asynchronous writes need a broker: set ACORDO_BROADCAST=amqp://…")
+        return x.problem(
+            "not_configured", "asynchronous writes need a broker: set ACORDO_BROADCAST=amqp://…"
+        )
     form = await x.form(wire.TransactionForm)
     if not (form.writes or form.otherwise):
         raise BadRequest("empty_transaction", "nothing to write", allowed="writes or otherwise")
     if "Acordo-Lifetime" in x.request.headers:
-        raise BadRequest("bad_lifetime", "an accepted write lasts as its worker says", allowed="no Acordo-Lifetime")
-    # Redelivery is harmless only if `ops` records the op_id, and it does not record those that a node makes for its own
-    # clients: so one made for this looks otherwise. A client's own stays what it is: it is looked up by that name.
+        raise BadRequest(
+            "bad_lifetime",
+            "an accepted write lasts as its worker says",
+            allowed="no Acordo-Lifetime",
+        )
+    # Redelivery is harmless only if `ops` records the op_id, and it does not record those that a
+    # node makes for its own clients: so one made for this looks otherwise. A client's own stays
+    # what it is: it is looked up by that name.
     op_id = x.take_op_id(params, form.op_id, spare=ASYNC_OP_ID_PREFIX)
     wire.intent_of(form, op_id)  # raises what POST /v1/txn would: no worker shall find out
     given = msgspec.to_builtins(form) | {"op_id": op_id}
     transaction = wire.encode({name: value for name, value in given.items() if value is not None})
     await broker.accept(op_id, transaction, timeout_s=x.left_s)
     url = f"/v1/operations/{quoted(op_id)}"
-    return x.json({"op_id": op_id, "operation": url}, 202, more={"Location": url, "Acordo-Op-Id": op_id})
+    return x.json(
+        {"op_id": op_id, "operation": url}, 202, more={"Location": url, "Acordo-Op-Id": op_id}
+    )

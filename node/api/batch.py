@@ -1,4 +1,6 @@
-"""POST /v1/batch: many independent operations in one request, each with its own outcome; not atomic."""
+"""POST /v1/batch: many independent operations in one request, each with its own outcome; not
+atomic.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,20 @@ from node.writes import Result
 
 
 async def post(x: Exchange) -> web.Response:
-    """Run a batch. 503 or 504 only when every operation ended so; else 200, and each result says how it ended."""
+    """Run a batch. 503 or 504 only when every operation ended so; else 200, and each result says
+    how it ended.
+    """
     x.params()
     for name in _ELSEWHERE & x.request.headers.keys():
-        raise BadRequest("bad_op_id", f"{name} does not work on a batch", allowed="op_id in each operation")
+        raise BadRequest(
+            "bad_op_id", f"{name} does not work on a batch", allowed="op_id in each operation"
+        )
     form = await x.form(wire.BatchForm)
     if (parts := sum(wire.parts_of(each) for each in form.operations)) > wire.BATCH_PARTS_MAX:
         raise BadRequest(
-            "too_many_operations", f"{parts} guards, writes and reads", allowed=f"up to {wire.BATCH_PARTS_MAX} in all"
+            "too_many_operations",
+            f"{parts} guards, writes and reads",
+            allowed=f"up to {wire.BATCH_PARTS_MAX} in all",
         )
     intents = [_intent(x, each, place) for place, each in enumerate(form.operations)]
     x.mutation = True
@@ -40,10 +48,14 @@ def _intent(x: Exchange, form: wire.TransactionForm, place: int) -> Intent:
     op_id = x.rooms.writes.new_op_id() if form.op_id is None else wire.checked_op_id(form.op_id)
     try:
         if not (form.guards or form.writes or form.otherwise):
-            raise BadRequest("empty_transaction", "neither guards nor writes", allowed="at least one of them")
+            raise BadRequest(
+                "empty_transaction", "neither guards nor writes", allowed="at least one of them"
+            )
         return wire.intent_of(form, op_id)
     except BadRequest as exc:
-        raise BadRequest(exc.code, f"operations[{place}]: {exc.detail}", allowed=exc.allowed) from exc
+        raise BadRequest(
+            exc.code, f"operations[{place}]: {exc.detail}", allowed=exc.allowed
+        ) from exc
 
 
 def _raise_if_all(results: list[Result]) -> None:
@@ -61,4 +73,6 @@ def _item(op_id: str, result: Result) -> wire.ItemAnswer:
         return wire.item_of(op_id, result)
     document = problem_of(result, mutation=True, op_id=op_id)
     outcome = document.outcome or "not_applied"
-    return wire.ItemAnswer(op_id, outcome, code=document.code, detail=document.detail, advice=document.advice)
+    return wire.ItemAnswer(
+        op_id, outcome, code=document.code, detail=document.detail, advice=document.advice
+    )

@@ -1,4 +1,6 @@
-"""/v1/cluster: every member as this node knows it; hand leadership over, add, promote and remove members, adopt."""
+"""/v1/cluster: every member as this node knows it; hand leadership over, add, promote and remove
+members, adopt.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ async def amend(x: Exchange) -> web.Response:
 
 
 async def adopt(x: Exchange) -> web.Response:
-    """Adopt the store's head after a restore: an operator's decision, for what was lost stays lost."""
+    """Adopt the store's head after a restore: an operator's decision, for what was lost
+    stays lost.
+    """
     x.params()
     form = await x.form(wire.AdoptForm) if x.request.can_read_body else wire.AdoptForm()
     status = x.rooms.consensus.status()
@@ -87,7 +91,9 @@ def _member(x: Exchange, raw: str) -> Member:
     for member in x.rooms.consensus.status().members:
         if member.id == name:
             return member
-    raise BadRequest("unknown_member", f"{name[:64]!r} is no member", allowed="an id of /v1/cluster")
+    raise BadRequest(
+        "unknown_member", f"{name[:64]!r} is no member", allowed="an id of /v1/cluster"
+    )
 
 
 def _view(x: Exchange) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""/livez (this process, nothing else), /readyz (should it get traffic?), /health (the same as JSON).
+"""/livez (this process, nothing else), /readyz (should it get traffic?), /health (the same as
+JSON).
 
 What counts, and what each of it is called, is decided by node/readiness.
 """
@@ -18,12 +19,16 @@ TEXT: Final = "text/plain; charset=utf-8"
 
 
 async def livez(x: Exchange) -> web.Response:
-    """Say that this process and its loop live. Looks at nothing else: a dead store must not restart nodes."""
+    """Say that this process and its loop live. Looks at nothing else: a dead store must not restart
+    nodes.
+    """
     return x.reply(200, b"ok\n", TEXT)
 
 
 async def readyz(x: Exchange) -> web.Response:
-    """Say whether this node should get traffic; `?verbose` says why, `?exclude=name` leaves a check out."""
+    """Say whether this node should get traffic; `?verbose` says why, `?exclude=name` leaves a check
+    out.
+    """
     params = x.texts("verbose", "exclude")
     verbose = "verbose" in params and wire.flag_of(params["verbose"], "verbose")
     excluded = frozenset(filter(None, params.get("exclude", "").split(",")))
@@ -41,7 +46,11 @@ async def health(x: Exchange) -> web.Response:
     failed = any(f.counts for f in found)
     status = x.rooms.consensus.status()
     answer = {
-        "status": "unavailable" if failed else "degraded" if any(f.trouble for f in found) else "ok",
+        "status": "unavailable"
+        if failed
+        else "degraded"
+        if any(f.trouble for f in found)
+        else "ok",
         "node": status.node,
         "role": status.role,
         "leader": status.leader,
@@ -60,7 +69,9 @@ def known(rooms: Rooms) -> list[Finding]:
     """Return every check by what was found when the store was last asked."""
     status, probe = rooms.consensus.status(), rooms.store_probe
     leaving = rooms.load.draining or rooms.load.leaving
-    found = readiness.findings(status, store_trouble=probe.trouble, store_differs=probe.differs, leaving=leaving)
+    found = readiness.findings(
+        status, store_trouble=probe.trouble, store_differs=probe.differs, leaving=leaving
+    )
     cache = None if rooms.cache.healthy() else "the cache does not answer"
     broadcast = None if rooms.broadcast.healthy() else "the broker does not answer"
     apart = "; ".join(status.conflicts) or None

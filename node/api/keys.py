@@ -1,4 +1,6 @@
-"""GET, PUT, DELETE /v1/kv/{key}: raw bytes, ETag = revision, preconditions, ttl, read levels, history."""
+"""GET, PUT, DELETE /v1/kv/{key}: raw bytes, ETag = revision, preconditions, ttl, read levels,
+history.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ _READ_PARAMS: Final = ("consistency", "min_revision", "max_age", "revision")
 
 
 def key_in(x: Exchange) -> bytes:
-    """Return the key in the path, decoded from the path as it was sent: %2F, .. and // stand for themselves."""
+    """Return the key in the path, decoded from the path as it was sent: %2F, .. and // stand for
+    themselves.
+    """
     return wire.checked_key(percent_decoded(x.rest))
 
 
@@ -52,10 +56,14 @@ async def get(x: Exchange) -> web.Response:
 async def _get_at(x: Exchange, key: bytes, params: dict[str, str]) -> web.Response:
     """Read one key as it was at a revision, within the retention (410 beyond)."""
     if len(params) > 1:
-        raise BadRequest("conflicting_parameters", "revision goes with nothing else", allowed="revision alone")
+        raise BadRequest(
+            "conflicting_parameters", "revision goes with nothing else", allowed="revision alone"
+        )
     at = wire.revision_of(params["revision"], "revision", low=1)
     read = await x.rooms.reads.snapshot([key], at=at, timeout_s=x.left_s)
-    return await _found(x, read.versions[0], Reading(read.versions[0], at, at, "linearizable", "store"))
+    return await _found(
+        x, read.versions[0], Reading(read.versions[0], at, at, "linearizable", "store")
+    )
 
 
 async def _found(x: Exchange, version: Version | None, reading: Reading) -> web.Response:
@@ -81,7 +89,11 @@ async def put(x: Exchange) -> web.Response:
     key = key_in(x)
     params = x.texts("ttl", "op_id")
     op_id = x.take_op_id(params)
-    ttl_ms = wire.ttl_ms_of(wire.seconds_of(params["ttl"], "ttl", wire.TTL_S_MAX)) if "ttl" in params else None
+    ttl_ms = (
+        wire.ttl_ms_of(wire.seconds_of(params["ttl"], "ttl", wire.TTL_S_MAX))
+        if "ttl" in params
+        else None
+    )
     guards = conditions(x, key)
     value = await x.body(VALUE_BYTES_MAX, "value_too_large")
     return await _written(x, op_id, Put(key, value, ttl_ms), guards)
@@ -95,14 +107,21 @@ async def delete(x: Exchange) -> web.Response:
 
 
 def conditions(x: Exchange, key: bytes) -> tuple[Guard, ...]:
-    """Return the guards that the conditional headers of a write to one key ask for. Raises BadRequest."""
+    """Return the guards that the conditional headers of a write to one key ask for. Raises
+    BadRequest.
+    """
     headers = x.request.headers
     # Several lines of one header are one list (RFC 9110 section 5.3): none of them is passed over.
-    given = (",".join(headers.getall(name)) if name in headers else None for name in ("If-Match", "If-None-Match"))
+    given = (
+        ",".join(headers.getall(name)) if name in headers else None
+        for name in ("If-Match", "If-None-Match")
+    )
     return wire.preconditions(key, *given)
 
 
-async def _written(x: Exchange, op_id: str, write: Write, guards: tuple[Guard, ...]) -> web.Response:
+async def _written(
+    x: Exchange, op_id: str, write: Write, guards: tuple[Guard, ...]
+) -> web.Response:
     intent = Intent(op_id, 0, guards, (write,), None, (write.key,))
     answer = await x.rooms.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
     revision, outcome, again = wire.first_outcome(answer)
@@ -113,11 +132,17 @@ async def _written(x: Exchange, op_id: str, write: Write, guards: tuple[Guard, .
     if isinstance(write, Put):
         more["ETag"] = f'"{revision}"'
     status = 201 if isinstance(write, Put) and not existed else 200
-    return x.json(wire.WrittenAnswer(revision, existed, again, op_id), status, revision=revision, more=more)
+    return x.json(
+        wire.WrittenAnswer(revision, existed, again, op_id), status, revision=revision, more=more
+    )
 
 
-def refused(x: Exchange, op_id: str, answer: Answer, code: str, key: bytes | None = None) -> web.Response:
-    """Return the problem of an attempt that was ordered and has no effect. `code`: of a failed guard, on `key`."""
+def refused(
+    x: Exchange, op_id: str, answer: Answer, code: str, key: bytes | None = None
+) -> web.Response:
+    """Return the problem of an attempt that was ordered and has no effect. `code`: of a failed
+    guard, on `key`.
+    """
     revision, outcome, again = wire.first_outcome(answer)
     more: dict[str, str] = {"Acordo-Op-Id": op_id}
     document: Problem
@@ -135,7 +160,9 @@ def refused(x: Exchange, op_id: str, answer: Answer, code: str, key: bytes | Non
                 revision=revision, again=again,
             )  # fmt: skip
         case Expired():
-            detail = "it was ordered after its deadline, was cancelled, or its staged value was gone"
+            detail = (
+                "it was ordered after its deadline, was cancelled, or its staged value was gone"
+            )
             document = problem("expired", detail, op_id=op_id, revision=revision, again=again)
         case _:
             detail = "this op_id is known with another body, method or condition"

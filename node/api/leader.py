@@ -15,5 +15,7 @@ async def get(x: Exchange) -> web.Response:
     if status.leader is None:
         return x.problem("no_leader", "this node knows no leader")
     return x.json(
-        wire.LeaderAnswer(status.leader, status.leader_url, status.term, status.quorum, status.leader_since_ms)
+        wire.LeaderAnswer(
+            status.leader, status.leader_url, status.term, status.quorum, status.leader_since_ms
+        )
     )

@@ -21,13 +21,17 @@ async def get(x: Exchange) -> web.Response:
     """Return rows from a seq on, and the seq to go on from."""
     params = x.texts("from", "limit")
     at = wire.revision_of(params["from"], "from") if "from" in params else 0
-    limit = wire.count_of(params["limit"], "limit", LIMIT_MAX) if "limit" in params else LIMIT_DEFAULT
+    limit = (
+        wire.count_of(params["limit"], "limit", LIMIT_MAX) if "limit" in params else LIMIT_DEFAULT
+    )
     rows: list[dict[str, Any]] = []
     size = 0
     following: int | None = at
     while following is not None and len(rows) < limit and size < PAGE_BYTES:
         asked = min(limit - len(rows), STEP_ROWS)
-        step = await x.rooms.store.ledger(following, asked, timeout_s=min(x.left_s, x.rooms.settings.store_timeout_s))
+        step = await x.rooms.store.ledger(
+            following, asked, timeout_s=min(x.left_s, x.rooms.settings.store_timeout_s)
+        )
         following = step[-1].seq + 1 if len(step) == asked else None
         for place, row in enumerate(step):
             form = wire.ledger_row(row)

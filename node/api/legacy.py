@@ -21,7 +21,9 @@ async def get(x: Exchange) -> web.Response:
     """Return `{"data": {"key", "value"}}`, or 404."""
     params = x.params("key", "consistency", "min_revision", "max_age")
     key = _key(params)
-    ask = x.read_ask({name: value.decode("utf-8", "replace") for name, value in params.items() if name != "key"})
+    ask = x.read_ask(
+        {name: value.decode("utf-8", "replace") for name, value in params.items() if name != "key"}
+    )
     reading = await x.rooms.reads.get(key, ask, deadline=x.deadline)
     more: dict[str, str] = {"Acordo-Level": reading.level, "Acordo-Source": reading.source}
     version = reading.version
@@ -57,7 +59,9 @@ async def delete(x: Exchange) -> web.Response:
     """Make a key absent; 404 when it was, as ever."""
     params = x.params("key", "op_id")
     key = _key(params)
-    op_id = x.take_op_id({"op_id": params["op_id"].decode("utf-8", "replace")} if "op_id" in params else {})
+    op_id = x.take_op_id(
+        {"op_id": params["op_id"].decode("utf-8", "replace")} if "op_id" in params else {}
+    )
     intent = Intent(op_id, 0, conditions(x, key), (Delete(key),), None, (key,))
     answer = await x.rooms.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
     revision, outcome, _ = wire.first_outcome(answer)
@@ -66,5 +70,9 @@ async def delete(x: Exchange) -> web.Response:
     more = {"Acordo-Op-Id": op_id}
     if not any(outcome.seen):
         already = "the key was absent already"
-        return x.problem("key_not_found", already, outcome="not_applied", more=more, at=revision, op_id=op_id)
-    return x.json({"data": {"key": wire.form_of(key)}, "revision": revision}, revision=revision, more=more)
+        return x.problem(
+            "key_not_found", already, outcome="not_applied", more=more, at=revision, op_id=op_id
+        )
+    return x.json(
+        {"data": {"key": wire.form_of(key)}, "revision": revision}, revision=revision, more=more
+    )

@@ -1,4 +1,6 @@
-"""GET /v1/kv?prefix=: keys in byte order, in pages that all show one revision (410 when that is pruned)."""
+"""GET /v1/kv?prefix=: keys in byte order, in pages that all show one revision (410 when that is
+pruned).
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,9 @@ LIMIT_MAX: Final = 1000
 STEP_KEYS: Final = 64
 """Keys with values taken from the store at a time: at most 4 MiB inline."""
 PAGE_BYTES: Final = 2 * 1024 * 1024
-"""A page ends early once its keys and values take so much (a larger one would hold up the loop, and with it the
-election clock); at least one key is always told."""
+"""A page ends early once its keys and values take so much (a larger one would hold up the loop, and
+with it the election clock); at least one key is always told.
+"""
 
 TURN_BYTES: Final = 128 * 1024
 """After so much JSON the loop has its turn."""
@@ -33,13 +36,20 @@ TURN_BYTES: Final = 128 * 1024
 async def get(x: Exchange) -> web.Response:
     """Return one page."""
     params = x.params("prefix", "limit", "continue", "keys_only", "consistency", "min_revision")
-    texts = {name: value.decode("utf-8", "replace") for name, value in params.items() if name != "prefix"}
+    texts = {
+        name: value.decode("utf-8", "replace") for name, value in params.items() if name != "prefix"
+    }
     prefix = wire.checked_prefix(params.get("prefix", b""))
     limit = wire.count_of(texts["limit"], "limit", LIMIT_MAX) if "limit" in texts else LIMIT_DEFAULT
     keys_only = "keys_only" in texts and wire.flag_of(texts["keys_only"], "keys_only")
-    place = place_of(texts["continue"], prefix, keys_only=keys_only) if "continue" in texts else None
-    level_of(texts.get("consistency", "linearizable"))  # whatever is asked, one snapshot of the store is served
-    least = wire.revision_of(texts["min_revision"], "min_revision") if "min_revision" in texts else 0
+    place = (
+        place_of(texts["continue"], prefix, keys_only=keys_only) if "continue" in texts else None
+    )
+    # whatever is asked, one snapshot of the store is served
+    level_of(texts.get("consistency", "linearizable"))
+    least = (
+        wire.revision_of(texts["min_revision"], "min_revision") if "min_revision" in texts else 0
+    )
     page = _Page(x, prefix, keys_only=keys_only, place=place)
     async with x.rooms.load.pages:
         connections = x.rooms.load.connections
@@ -72,14 +82,19 @@ class _Page:
         self._head = 0
 
     async def gather(self, limit: int, least: int) -> None:
-        """Take keys until the page is full. Raises Pruned, NotApplied, BackendUnavailable, BadRequest."""
-        await self._x.rooms.reads.reach(least, "revision", self._x.deadline)  # if not, the store may know more
+        """Take keys until the page is full. Raises Pruned, NotApplied, BackendUnavailable,
+        BadRequest.
+        """
+        # if not, the store may know more
+        await self._x.rooms.reads.reach(least, "revision", self._x.deadline)
         while self._more and len(self._items) < limit and self._bytes < PAGE_BYTES:
             left = limit - len(self._items)
             listing = await self._step(left if self._keys_only else min(left, STEP_KEYS))
             self._head = max(self._head, listing.head.last)
             if self._head < least:
-                raise NotApplied("behind", f"nothing above revision {self._head} is known, not {least}")
+                raise NotApplied(
+                    "behind", f"nothing above revision {self._head} is known, not {least}"
+                )
             if self._at is None:
                 self._at = listing.head.last
             self._more = listing.more
@@ -113,9 +128,15 @@ class _Page:
         return listing
 
     async def _take(self, version: Version) -> None:
-        value = None if self._keys_only else await self._x.rooms.reads.value_of(version, deadline=self._x.deadline)
+        value = (
+            None
+            if self._keys_only
+            else await self._x.rooms.reads.value_of(version, deadline=self._x.deadline)
+        )
         shown = UNSET if value is None else value
-        answer = wire.encode(wire.read_answer(version.key, version.revision, shown, version.expires_ms))
+        answer = wire.encode(
+            wire.read_answer(version.key, version.revision, shown, version.expires_ms)
+        )
         self._items.append(Raw(answer))
         self._since_turn += len(answer)
         if self._since_turn >= TURN_BYTES:

@@ -1,4 +1,6 @@
-"""GET /openapi.json: OpenAPI 3.1, made from the very types that validate and answer (node/wire, node/problems)."""
+"""GET /openapi.json: OpenAPI 3.1, made from the very types that validate and answer (node/wire,
+node/problems).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,14 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from aiohttp import web
 
-from kv.model import KEY_BYTES_MAX, OP_ID_CHARS_MAX, OPERATIONS_MAX, REQUEST_BYTES_MAX, REVISION_MAX, VALUE_BYTES_MAX
+from kv.model import (
+    KEY_BYTES_MAX,
+    OP_ID_CHARS_MAX,
+    OPERATIONS_MAX,
+    REQUEST_BYTES_MAX,
+    REVISION_MAX,
+    VALUE_BYTES_MAX,
+)
 from kv.ports import Member
 from node import wire
 from node.api.listing import LIMIT_MAX as LISTING_MAX
@@ -41,7 +50,12 @@ class Operation(NamedTuple):
 
 
 _REVISION: Final = {"type": "integer", "minimum": 0, "maximum": REVISION_MAX}
-_OP_ID: Final = {"type": "string", "minLength": 1, "maxLength": OP_ID_CHARS_MAX, "pattern": "^[!-}][ -~]*$"}
+_OP_ID: Final = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": OP_ID_CHARS_MAX,
+    "pattern": "^[!-}][ -~]*$",
+}
 _LEVEL: Final = {"type": "string", "enum": list(LEVELS), "default": LEVELS[0]}
 _SECONDS: Final = {"type": "number", "minimum": 0}
 _FLAG: Final = {"type": "boolean"}
@@ -56,24 +70,51 @@ _LEGACY_KEY: Final = Parameter(
 _READ: Final = (
     Parameter("consistency", "query", _LEVEL, "How fresh the answer has to be."),
     Parameter("min_revision", "query", _REVISION, "Answer from a state at or above this revision."),
-    Parameter("max_age", "query", _SECONDS, "With consistency=stale: oldest state to serve, in seconds."),
+    Parameter(
+        "max_age", "query", _SECONDS, "With consistency=stale: oldest state to serve, in seconds."
+    ),
 )
 _IDEMPOTENT: Final = (
-    Parameter("Idempotency-Key", "header", _OP_ID, "The op_id: the write takes effect at most once per op_id."),
+    Parameter(
+        "Idempotency-Key",
+        "header",
+        _OP_ID,
+        "The op_id: the write takes effect at most once per op_id.",
+    ),
     Parameter("op_id", "query", _OP_ID, "The same, where headers cannot be set."),
 )
 _LASTING: Final = (
     *_IDEMPOTENT,
-    Parameter("Acordo-Lifetime", "header", _SECONDS, "For how long it may take effect, if longer than the request."),
+    Parameter(
+        "Acordo-Lifetime",
+        "header",
+        _SECONDS,
+        "For how long it may take effect, if longer than the request.",
+    ),
 )
 _CONDITIONS: Final = (
-    Parameter("If-Match", "header", {"type": "string"}, 'Only if the key has one of these ETags; "*": if present.'),
-    Parameter("If-None-Match", "header", {"type": "string", "enum": ["*"]}, "Only if the key is absent."),
+    Parameter(
+        "If-Match",
+        "header",
+        {"type": "string"},
+        'Only if the key has one of these ETags; "*": if present.',
+    ),
+    Parameter(
+        "If-None-Match", "header", {"type": "string", "enum": ["*"]}, "Only if the key is absent."
+    ),
 )
-_PREFIX: Final = Parameter("prefix", "query", {"type": "string", "maxLength": KEY_BYTES_MAX}, "What keys begin with.")
-_MEMBER: Final = Parameter("id", "path", {"type": "string", "minLength": 1, "maxLength": 64}, "Id of a member.", True)
+_PREFIX: Final = Parameter(
+    "prefix", "query", {"type": "string", "maxLength": KEY_BYTES_MAX}, "What keys begin with."
+)
+_MEMBER: Final = Parameter(
+    "id", "path", {"type": "string", "minLength": 1, "maxLength": 64}, "Id of a member.", True
+)
 _LOOKED_UP: Final = Parameter(
-    "op_id", "path", {"type": "string", "minLength": 1, "maxLength": OP_ID_CHARS_MAX}, "The op_id.", True
+    "op_id",
+    "path",
+    {"type": "string", "minLength": 1, "maxLength": OP_ID_CHARS_MAX},
+    "The op_id.",
+    True,
 )
 _WRITE: Final = (400, 408, 413, 422, 503, 504)
 
@@ -162,7 +203,12 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         (
             _KEY,
             *_READ,
-            Parameter("revision", "query", {**_REVISION, "minimum": 1}, "Read the key as it was at this revision."),
+            Parameter(
+                "revision",
+                "query",
+                {**_REVISION, "minimum": 1},
+                "Read the key as it was at this revision.",
+            ),
         ),
     ),
     ("/v1/kv/{key}", "PUT"): Operation(
@@ -173,7 +219,9 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
             _KEY,
             *_LASTING,
             *_CONDITIONS,
-            Parameter("ttl", "query", {"type": "number", "minimum": 0.001}, "Seconds until it is deleted."),
+            Parameter(
+                "ttl", "query", {"type": "number", "minimum": 0.001}, "Seconds until it is deleted."
+            ),
         ),
         bytes,
     ),
@@ -189,11 +237,20 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         (400, 410, 503),
         (
             _PREFIX,
-            Parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": LISTING_MAX}, "Keys per page."),
+            Parameter(
+                "limit",
+                "query",
+                {"type": "integer", "minimum": 1, "maximum": LISTING_MAX},
+                "Keys per page.",
+            ),
             Parameter("continue", "query", {"type": "string"}, "Token of the page before."),
             Parameter("keys_only", "query", _FLAG, "Leave the values out."),
-            Parameter("consistency", "query", _LEVEL, "Accepted; listings are always linearizable."),
-            Parameter("min_revision", "query", _REVISION, "Answer from a state at or above this revision."),
+            Parameter(
+                "consistency", "query", _LEVEL, "Accepted; listings are always linearizable."
+            ),
+            Parameter(
+                "min_revision", "query", _REVISION, "Answer from a state at or above this revision."
+            ),
         ),
     ),
     ("/v1/txn", "POST"): Operation(
@@ -241,8 +298,12 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
             Parameter("Last-Event-ID", "header", {"type": "string"}, "Resume after this revision."),
         ),
     ),
-    ("/v1/leader", "GET"): Operation("Who leads.", {200: ("The leader.", JSON, wire.LeaderAnswer)}, (400, 503)),
-    ("/v1/cluster", "GET"): Operation("Every member.", {200: ("The cluster.", JSON, ClusterView)}, (400,)),
+    ("/v1/leader", "GET"): Operation(
+        "Who leads.", {200: ("The leader.", JSON, wire.LeaderAnswer)}, (400, 503)
+    ),
+    ("/v1/cluster", "GET"): Operation(
+        "Every member.", {200: ("The cluster.", JSON, ClusterView)}, (400,)
+    ),
     ("/v1/cluster/transfer", "POST"): Operation(
         "Hand leadership over.",
         {200: ("Who leads now.", JSON, TransferAnswer)},
@@ -259,10 +320,16 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         wire.MemberForm,
     ),
     ("/v1/cluster/members/{id}", "DELETE"): Operation(
-        "Remove a member.", {200: ("The cluster.", JSON, ClusterView)}, (400, 404, 409, 503, 504), (_MEMBER,)
+        "Remove a member.",
+        {200: ("The cluster.", JSON, ClusterView)},
+        (400, 404, 409, 503, 504),
+        (_MEMBER,),
     ),
     ("/v1/cluster/members/{id}/promote", "POST"): Operation(
-        "Let an observer vote.", {200: ("The cluster.", JSON, ClusterView)}, (400, 404, 409, 503, 504), (_MEMBER,)
+        "Let an observer vote.",
+        {200: ("The cluster.", JSON, ClusterView)},
+        (400, 404, 409, 503, 504),
+        (_MEMBER,),
     ),
     ("/v1/cluster/limits", "POST"): Operation(
         "Let the retentions that this node is set to be those of all members.",
@@ -283,7 +350,12 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         (400, 503),
         (
             Parameter("from", "query", _REVISION, "First seq; nothing: the oldest kept."),
-            Parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": 1000}, "Rows per page."),
+            Parameter(
+                "limit",
+                "query",
+                {"type": "integer", "minimum": 1, "maximum": 1000},
+                "Rows per page.",
+            ),
         ),
     ),
     ("/kv", "GET"): Operation(
@@ -306,7 +378,8 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         (_LEGACY_KEY, *_LASTING, *_CONDITIONS),
     ),
     ("/health", "GET"): Operation(
-        "How this node is.", {200: ("Well.", JSON, HealthView), 503: ("Unavailable.", JSON, HealthView)}
+        "How this node is.",
+        {200: ("Well.", JSON, HealthView), 503: ("Unavailable.", JSON, HealthView)},
     ),
     ("/livez", "GET"): Operation("This process lives.", {200: ("ok", TEXT, None)}),
     ("/readyz", "GET"): Operation(
@@ -315,11 +388,15 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         (400,),
         (
             Parameter("verbose", "query", _FLAG, "Say why."),
-            Parameter("exclude", "query", {"type": "string"}, "Checks to leave out, with commas between."),
+            Parameter(
+                "exclude", "query", {"type": "string"}, "Checks to leave out, with commas between."
+            ),
         ),
     ),
     ("/metrics", "GET"): Operation("For Prometheus.", {200: ("Metrics.", TEXT, None)}),
-    ("/openapi.json", "GET"): Operation("This document.", {200: ("OpenAPI 3.1.", JSON, dict[str, Any])}),
+    ("/openapi.json", "GET"): Operation(
+        "This document.", {200: ("OpenAPI 3.1.", JSON, dict[str, Any])}
+    ),
 }
 
 
@@ -327,9 +404,15 @@ def document(version: str, url: str) -> bytes:
     """Return the whole document as JSON."""
     kinds = [Problem]
     for operation in OPERATIONS.values():
-        kinds += [kind for kind in (operation.body, *(a[2] for a in operation.answers.values())) if _is_struct(kind)]
+        kinds += [
+            kind
+            for kind in (operation.body, *(a[2] for a in operation.answers.values()))
+            if _is_struct(kind)
+        ]
     unique = list(dict.fromkeys(kinds))
-    schemas, components = msgspec.json.schema_components(unique, ref_template="#/components/schemas/{name}")
+    schemas, components = msgspec.json.schema_components(
+        unique, ref_template="#/components/schemas/{name}"
+    )
     refs = dict(zip(unique, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for (path, method), operation in OPERATIONS.items():
@@ -337,7 +420,12 @@ def document(version: str, url: str) -> bytes:
     return wire.encode(
         {
             "openapi": "3.1.0",
-            "info": {"title": "Acordo", "version": version, "description": _ABOUT, "license": {"name": "MIT"}},
+            "info": {
+                "title": "Acordo",
+                "version": version,
+                "description": _ABOUT,
+                "license": {"name": "MIT"},
+            },
             "servers": [{"url": url}],
             "paths": paths,
             "components": {"schemas": components, "headers": _HEADERS},
@@ -361,7 +449,10 @@ _HEADERS: Final = {
         "schema": {"type": "string"},
         "description": "Everything up to here is in the answer, and of reads nothing after it: watch from here on.",
     },
-    "Acordo-Level": {"schema": {"type": "string", "enum": list(LEVELS)}, "description": "Read level that was served."},
+    "Acordo-Level": {
+        "schema": {"type": "string", "enum": list(LEVELS)},
+        "description": "Read level that was served.",
+    },
 }
 
 
@@ -369,11 +460,16 @@ def _is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-def _operation(path: str, method: str, operation: Operation, refs: Mapping[Any, Any]) -> dict[str, Any]:
+def _operation(
+    path: str, method: str, operation: Operation, refs: Mapping[Any, Any]
+) -> dict[str, Any]:
     answers = {
         str(status): {
             "description": text,
-            "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in ("Acordo-Node", "Acordo-Revision")},
+            "headers": {
+                name: {"$ref": f"#/components/headers/{name}"}
+                for name in ("Acordo-Node", "Acordo-Revision")
+            },
             **({"content": {media: {"schema": _schema(kind, refs)}}} if media else {}),
         }
         for status, (text, media, kind) in operation.answers.items()
@@ -402,7 +498,10 @@ def _schema(kind: Any, refs: Mapping[Any, Any]) -> Any:
 
 
 def _refusal(refs: Mapping[Any, Any]) -> dict[str, Any]:
-    return {"description": "Problem document.", "content": {CONTENT_TYPE: {"schema": refs[Problem]}}}
+    return {
+        "description": "Problem document.",
+        "content": {CONTENT_TYPE: {"schema": refs[Problem]}},
+    }
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
@@ -416,5 +515,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def _operation_id(path: str, method: str) -> str:
-    words: Iterable[str] = (w.strip("{}") for w in path.strip("/").replace("-", "_").split("/") if w)
+    words: Iterable[str] = (
+        w.strip("{}") for w in path.strip("/").replace("-", "_").split("/") if w
+    )
     return "_".join([method.lower(), *words]).replace(".", "_")

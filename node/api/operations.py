@@ -1,6 +1,8 @@
-"""/v1/operations/{op_id}: GET says what is known of an operation and changes nothing; POST makes its outcome definite.
+"""/v1/operations/{op_id}: GET says what is known of an operation and changes nothing; POST makes
+its outcome definite.
 
-A POST cancels an op_id that nobody knows, so that it never takes effect: whoever sends one gives the operation up.
+A POST cancels an op_id that nobody knows, so that it never takes effect: whoever sends one gives
+the operation up.
 """
 
 from __future__ import annotations

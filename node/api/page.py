@@ -1,4 +1,6 @@
-"""GET / and what belongs to it: the files of the web page, read once at start. They may load nothing from elsewhere."""
+"""GET / and what belongs to it: the files of the web page, read once at start. They may load
+nothing from elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,19 @@ SECURITY: Final = {
 
 
 def files(directory: Path | None) -> dict[str, Callable[[Exchange], Awaitable[web.Response]]]:
-    """Return a handler for each path under which a file of the page is served; none without a page."""
+    """Return a handler for each path under which a file of the page is served; none without
+    a page.
+    """
     if directory is None or not (directory / "index.html").is_file():
         return {}
     found: dict[str, Callable[[Exchange], Awaitable[web.Response]]] = {}
     for file in sorted(directory.rglob("*"))[: FILES_MAX * 4]:
-        if file.suffix in TYPES and file.is_file() and file.stat().st_size <= FILE_BYTES_MAX and len(found) < FILES_MAX:
+        if (
+            file.suffix in TYPES
+            and file.is_file()
+            and file.stat().st_size <= FILE_BYTES_MAX
+            and len(found) < FILES_MAX
+        ):
             name = file.relative_to(directory).as_posix()
             handler = _serving(file.read_bytes(), TYPES[file.suffix])
             found[f"/page/{name}"] = handler

@@ -36,11 +36,17 @@ async def post(x: Exchange) -> web.Response:
 
 async def _snapshot(x: Exchange, form: wire.TransactionForm) -> web.Response:
     if not form.reads:
-        raise BadRequest("empty_transaction", "neither guards, writes nor reads", allowed="at least one of them")
+        raise BadRequest(
+            "empty_transaction", "neither guards, writes nor reads", allowed="at least one of them"
+        )
     if len(form.reads) > OPERATIONS_MAX:
-        raise BadRequest("too_many_operations", f"{len(form.reads)} reads", allowed=f"up to {OPERATIONS_MAX}")
+        raise BadRequest(
+            "too_many_operations", f"{len(form.reads)} reads", allowed=f"up to {OPERATIONS_MAX}"
+        )
     keys = [wire.key_of(key) for key in form.reads]
-    read = await x.rooms.reads.snapshot(keys, timeout_s=min(x.left_s, x.rooms.settings.store_timeout_s))
+    read = await x.rooms.reads.snapshot(
+        keys, timeout_s=min(x.left_s, x.rooms.settings.store_timeout_s)
+    )
     reads = [await _read(x, key, version) for key, version in zip(keys, read.versions, strict=True)]
     head = read.head.last
     more = {"Acordo-Level": "linearizable", "Acordo-Source": "store"}
@@ -54,15 +60,22 @@ async def _read(x: Exchange, key: bytes, version: Version | None) -> wire.ReadAn
     return wire.read_answer(key, version.revision, value, version.expires_ms)
 
 
-async def read_back(x: Exchange, keys: Sequence[bytes], seen: Sequence[int]) -> list[wire.ReadAnswer]:
-    """Return what a transaction read, with values. A value that cannot be had any more is left out: it took effect,
-    and says so whatever the store does now."""
+async def read_back(
+    x: Exchange, keys: Sequence[bytes], seen: Sequence[int]
+) -> list[wire.ReadAnswer]:
+    """Return what a transaction read, with values. A value that cannot be had any more is left out:
+    it took effect, and says so whatever the store does now.
+    """
     places = [(key, revision) for key, revision in zip(keys, seen, strict=False) if revision]
     values: dict[tuple[bytes, int], bytes] = {}
     try:
         found = await x.rooms.store.versions(places, timeout_s=x.left_s) if places else ()
         for place, version in zip(places, found, strict=True):
-            value = None if version is None else await x.rooms.reads.value_of(version, deadline=x.deadline)
+            value = (
+                None
+                if version is None
+                else await x.rooms.reads.value_of(version, deadline=x.deadline)
+            )
             if value is not None:
                 values[place] = value
     except (AcordoError, TimeoutError):

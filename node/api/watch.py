@@ -1,7 +1,8 @@
 """GET /v1/watch: changes under a prefix as server-sent events.
 
-`event: put | delete | progress | error`; `id:` stands on the last event of a revision, and on bookmarks. Resume by
-`Last-Event-ID` (or `after`); 410 when that is no longer kept. The stream ends with an `error` event, never silently.
+`event: put | delete | progress | error`; `id:` stands on the last event of a revision, and on
+bookmarks. Resume by `Last-Event-ID` (or `after`); 410 when that is no longer kept. The stream ends
+with an `error` event, never silently.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ async def get(x: Exchange) -> web.StreamResponse:
     """Stream changes until the client goes, is too slow, or the node stops."""
     prefix, after = _asked(x)
     if after is not None and not await x.rooms.reads.reach(after, "revision", x.deadline):
-        raise NotApplied("behind", f"this node has not settled revision {after} yet, where the watch would begin")
+        raise NotApplied(
+            "behind", f"this node has not settled revision {after} yet, where the watch would begin"
+        )
     settings = x.rooms.settings
     async with x.rooms.watches.open(prefix, after) as watcher:
         x.when_lost(watcher.leave)
@@ -63,11 +66,15 @@ def _asked(x: Exchange) -> tuple[bytes, int | None]:
     if last_id:
         return prefix, wire.revision_of(last_id.strip(), "Last-Event-ID")
     after = params.get("after")
-    return prefix, None if after is None else wire.revision_of(after.decode("ascii", "replace"), "after")
+    return prefix, None if after is None else wire.revision_of(
+        after.decode("ascii", "replace"), "after"
+    )
 
 
 async def _first(watcher: Watcher, coming: AsyncIterator[Portion]) -> Portion:
-    """Return what is told first; a position that is no longer kept is refused before the stream begins (410)."""
+    """Return what is told first; a position that is no longer kept is refused before the stream
+    begins (410).
+    """
     start = watcher.position
     if watcher.behind():
         try:
@@ -78,7 +85,9 @@ async def _first(watcher: Watcher, coming: AsyncIterator[Portion]) -> Portion:
 
 
 class _Stream:
-    """The answering side of one watch. `told`: newest position that the client was given as an id."""
+    """The answering side of one watch. `told`: newest position that the client was given as
+    an id.
+    """
 
     def __init__(self, x: Exchange, response: web.StreamResponse) -> None:
         self._x, self._response = x, response
@@ -89,7 +98,9 @@ class _Stream:
         self._written_at = self._now()
 
     async def tell_all(self, first: Portion, coming: AsyncIterator[Portion]) -> None:
-        """Write what comes until it ends; the last event says why, unless the client itself went."""
+        """Write what comes until it ends; the last event says why, unless the client itself
+        went.
+        """
         try:
             await self._response.write(b"retry: 1000\n\n")
             await self._tell(first, due=True)
@@ -103,7 +114,12 @@ class _Stream:
         except AcordoError as exc:
             document = problem_of(exc, mutation=False)
             more = {"floor": document.floor, "undone_after": document.undone_after}
-            _cut(self._x, _error_event(document.code, document.detail, document.status, document.advice, **more))
+            _cut(
+                self._x,
+                _error_event(
+                    document.code, document.detail, document.status, document.advice, **more
+                ),
+            )
         except ConnectionError:
             return
 
@@ -123,7 +139,8 @@ class _Stream:
         return _chunk(await _events(self._x, change))
 
     async def _write(self, chunk: bytes) -> None:
-        """Write a chunk in this watcher's turn, the same bytes for all watchers; wait while the client takes nothing.
+        """Write a chunk in this watcher's turn, the same bytes for all watchers; wait while the
+        client takes nothing.
 
         Raises TimeoutError, ConnectionError.
         """
@@ -192,7 +209,13 @@ _ON: Final = "go on at another node, after the position told last"
 
 
 def _error_event(code: str, detail: str, status: int, advice: str, **more: int | None) -> bytes:
-    form = {"code": code, "detail": detail, "status": status, "resumable": status != 410, "advice": advice}
+    form = {
+        "code": code,
+        "detail": detail,
+        "status": status,
+        "resumable": status != 410,
+        "advice": advice,
+    }
     form |= {name: value for name, value in more.items() if value is not None}
     return b"event: error\ndata: " + wire.encode(form) + b"\n\n"
 

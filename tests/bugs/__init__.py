@@ -1,1 +1,3 @@
-"""Product bugs on purpose: each changes a single function of a node, and each must be caught from outside."""
+"""Product bugs on purpose: each changes a single function of a node, and each must be caught from
+outside.
+"""

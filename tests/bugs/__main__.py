@@ -17,7 +17,10 @@ def main() -> int:
         print("error: bugs are planted with ACORDO_TEST_ALLOW_BUGS=1 only", file=sys.stderr)
         return 78
     if name and name not in BUGS:
-        print(f"error: ACORDO_TEST_BUG={name!r} is no bug; known are {', '.join(BUGS)}", file=sys.stderr)
+        print(
+            f"error: ACORDO_TEST_BUG={name!r} is no bug; known are {', '.join(BUGS)}",
+            file=sys.stderr,
+        )
         return 78
     if name:
         BUGS[name]()

@@ -1,6 +1,8 @@
-"""Plant bugs that a programmer could have made: a check left out, an order swapped, a bound off by one.
+"""Plant bugs that a programmer could have made: a check left out, an order swapped, a bound off by
+one.
 
-Each function replaces one function of the product before the node is put together. None touches a file or a wire.
+Each function replaces one function of the product before the node is put together. None touches a
+file or a wire.
 """
 
 from __future__ import annotations
@@ -48,12 +50,14 @@ def _confirmed() -> asyncio.Future[str | None]:
     return future
 
 
-# --------------------------------------------------------------------------------------------------------------- time
+# --------------------------------------------------------------------------------------------- time
 
 
 @bug
 def log_time_takes_the_wall_clock() -> None:
-    """A leader takes its own wall clock whole whenever it is ahead, also while it keeps the time."""
+    """A leader takes its own wall clock whole whenever it is ahead, also while it keeps the
+    time.
+    """
     right = LogTime.lead
 
     def lead(self: LogTime, readings: Sequence[Reading], voters: int, *moments: Any) -> int:
@@ -66,7 +70,7 @@ def log_time_takes_the_wall_clock() -> None:
     LogTime.lead = lead  # type: ignore[method-assign, assignment]
 
 
-# ------------------------------------------------------------------------------------------------------------ reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 @bug
@@ -107,7 +111,10 @@ def no_quorum_reads_memory() -> None:
     right = Reads.linearizable
 
     async def linearizable(self: Reads, key: bytes, deadline: float) -> reading.Reading:
-        if await self.confirm() is not None and (held := self._judged(key, "linearizable")) is not None:
+        if (
+            await self.confirm() is not None
+            and (held := self._judged(key, "linearizable")) is not None
+        ):
             return held
         return await right(self, key, deadline)
 
@@ -152,9 +159,13 @@ def session_position_ignored() -> None:
 
 @bug
 def stale_age_from_now() -> None:
-    """A stale read takes what is at hand for as young as the newest round, whether or not it holds."""
+    """A stale read takes what is at hand for as young as the newest round, whether or not
+    it holds.
+    """
     right = vars(reading)["age_s"]
-    vars(reading)["age_s"] = lambda now, holds, confirmed_at, proved_at: right(now, True, now, proved_at)
+    vars(reading)["age_s"] = lambda now, holds, confirmed_at, proved_at: right(
+        now, True, now, proved_at
+    )
 
 
 @bug
@@ -186,7 +197,7 @@ def first_version_of_a_group_kept() -> None:
     Memory.settled = settled  # type: ignore[method-assign]
 
 
-# ------------------------------------------------------------------------------------------------------------ writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 @bug
@@ -213,7 +224,9 @@ def revision_guard_blind_in_group() -> None:
     def holds(self: Any, guard: Any) -> bool:
         if type(guard) is AtRevision:
             found = self._facts.versions.get(guard.key)
-            return found is not None and found.value is not None and found.revision in guard.revisions
+            return (
+                found is not None and found.value is not None and found.revision in guard.revisions
+            )
         return right(self, guard)
 
     evaluation._Group._holds = holds  # type: ignore[method-assign]
@@ -285,14 +298,18 @@ def answer_revision_off_by_one() -> None:
     Coordinator.committed = committed  # type: ignore[method-assign]
 
 
-# ----------------------------------------------------------------------------------------------------------- watching
+# ----------------------------------------------------------------------------------------- watching
 
 
 @bug
 def watch_resumes_one_late() -> None:
     """A watch goes on one revision behind the position that it is given."""
     right = Watches.open
-    Watches.open = lambda self, prefix, after: right(self, prefix, None if after is None else after + 1)  # type: ignore[method-assign]
+
+    def late(self: Watches, prefix: bytes, after: int | None) -> Any:
+        return right(self, prefix, None if after is None else after + 1)
+
+    Watches.open = late  # type: ignore[method-assign]
 
 
 @bug
@@ -305,7 +322,9 @@ def watch_forgets_deletes() -> None:
         if found is None:
             return None
         versions = tuple(v for v in found.versions if v.value is not None)
-        return Change(found.revision, found.op_id, found.log_time_ms, versions) if versions else None
+        return (
+            Change(found.revision, found.op_id, found.log_time_ms, versions) if versions else None
+        )
 
     watching.under = under
 
@@ -340,7 +359,9 @@ def watch_position_ordered() -> None:
 
 @bug
 def watch_takes_a_change_for_nobodys() -> None:
-    """Of each seven groups, one wakes who watches its keys, but is taken for a change that lies under no prefix."""
+    """Of each seven groups, one wakes who watches its keys, but is taken for a change that lies
+    under no prefix.
+    """
     right = Views.touch
 
     def touch(self: Views[Any], event: Any, *, continues: bool) -> list[Any]:

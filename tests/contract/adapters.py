@@ -1,7 +1,9 @@
-"""Name every adapter that the contract suites run against: to add one, write its opener and add it to the table.
+"""Name every adapter that the contract suites run against: to add one, write its opener and add it
+to the table.
 
-A store's opener makes one empty database and yields a function that gives a new, unopened session of it each time;
-a cache's yields one such function too; a broadcast's yields the open broadcast and a way to hear what it told.
+A store's opener makes one empty database and yields a function that gives a new, unopened session
+of it each time; a cache's yields one such function too; a broadcast's yields the open broadcast and
+a way to hear what it told.
 """
 
 from __future__ import annotations
@@ -74,7 +76,18 @@ async def cockroach_database(directory: Path) -> AsyncIterator[OpenStore]:
     """A database of the server that ACORDO_TEST_COCKROACH_URL names, emptied."""
     url = COCKROACH_URL.replace("cockroachdb://", "postgresql://")
     connection = await asyncpg.connect(url)
-    for table in ("schema", "ledger", "versions", "due", "ops", "blobs", "state", "cursors", "lease", "identity"):
+    for table in (
+        "schema",
+        "ledger",
+        "versions",
+        "due",
+        "ops",
+        "blobs",
+        "state",
+        "cursors",
+        "lease",
+        "identity",
+    ):
         await connection.execute(f"DROP TABLE IF EXISTS acordo_{table}")
     await connection.close()
     yield lambda: PostgresStore(COCKROACH_URL)
@@ -83,7 +96,8 @@ async def cockroach_database(directory: Path) -> AsyncIterator[OpenStore]:
 @asynccontextmanager
 async def redis_cache(directory: Path) -> AsyncIterator[OpenCache]:
     url = shared.empty_redis()
-    yield lambda: RedisCache.from_url(url, call_timeout_s=5)  # a busy machine must not look like a slow cache
+    # a busy machine must not look like a slow cache
+    yield lambda: RedisCache.from_url(url, call_timeout_s=5)
 
 
 @asynccontextmanager
@@ -109,7 +123,9 @@ async def rabbit_broadcast(directory: Path) -> AsyncIterator[tuple[Broadcast, He
 
 
 async def flip(store: Store, key: bytes, revision: int) -> None:
-    """Let the value of one version be another than was written, behind the store's back, as a flipped bit does."""
+    """Let the value of one version be another than was written, behind the store's back, as a
+    flipped bit does.
+    """
     match store:
         case MemoryStore():
             store.database.damage(key, revision)
@@ -151,7 +167,9 @@ async def flip_blob(store: Store, reference: Reference) -> None:
 
 
 async def garble(store: Store) -> bool:
-    """Cut what the ledger and the op_ids hold short, behind the store's back; False where nothing is encoded."""
+    """Cut what the ledger and the op_ids hold short, behind the store's back; False where nothing
+    is encoded.
+    """
     match store:
         case SqliteStore():
             connection = sqlite3.connect(store.path, isolation_level=None)

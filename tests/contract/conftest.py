@@ -1,4 +1,6 @@
-"""Give each contract test an adapter, and two open sessions of one database where it asks for them."""
+"""Give each contract test an adapter, and two open sessions of one database where it asks
+for them.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +45,8 @@ async def cache(open_cache: OpenCache) -> AsyncIterator[Cache]:
 
 
 @pytest.fixture(params=BROADCASTS)
-async def broadcast(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Broadcast, Hear]]:
+async def broadcast(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[tuple[Broadcast, Hear]]:
     async with BROADCASTS[request.param](tmp_path) as opened:
         yield opened

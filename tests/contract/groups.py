@@ -54,12 +54,19 @@ def cancel(op_id: str) -> Step:
 
 
 def group(
-    base: Head, steps: Sequence[Step], *, term: int = TERM, committer: str = COMMITTER, log_time_ms: int = 1000
+    base: Head,
+    steps: Sequence[Step],
+    *,
+    term: int = TERM,
+    committer: str = COMMITTER,
+    log_time_ms: int = 1000,
 ) -> Group:
     """Return the group that these intents make behind `base`. Op_ids of nodes are spared `ops`."""
     digest, body, versions, operations = base.digest, [], [], []
     for revision, step in enumerate(steps, base.last + 1):
-        ordered = Cancel(step.op_id) if step.cancels else Intent(step.op_id, 10**14, writes=step.writes)
+        ordered = (
+            Cancel(step.op_id) if step.cancels else Intent(step.op_id, 10**14, writes=step.writes)
+        )
         digest = roll(digest, step.op_id, ordered.body_hash)
         keys: tuple[bytes, ...] = ()
         if isinstance(step.outcome, Applied):
@@ -72,17 +79,32 @@ def group(
             ]
         body.append(Recorded(step.op_id, ordered.body_hash, step.outcome, keys))
         if not step.op_id.startswith("~"):
-            operations.append(Operation(step.op_id, ordered.body_hash, revision, step.outcome, log_time_ms))
+            operations.append(
+                Operation(step.op_id, ordered.body_hash, revision, step.outcome, log_time_ms)
+            )
     last = base.last + len(steps)
-    row = LedgerRow(base.seq + 1, term, committer, base.last + 1, last, digest, log_time_ms, tuple(body))
+    row = LedgerRow(
+        base.seq + 1, term, committer, base.last + 1, last, digest, log_time_ms, tuple(body)
+    )
     return Group(base, row, tuple(versions), tuple(operations))
 
 
 async def commit(
-    store: Store, steps: Sequence[Step], *, term: int = TERM, committer: str = COMMITTER, log_time_ms: int = 1000
+    store: Store,
+    steps: Sequence[Step],
+    *,
+    term: int = TERM,
+    committer: str = COMMITTER,
+    log_time_ms: int = 1000,
 ) -> Group:
     """Append the intents behind whatever the head is; return the group."""
-    made = group(await store.head(timeout_s=T), steps, term=term, committer=committer, log_time_ms=log_time_ms)
+    made = group(
+        await store.head(timeout_s=T),
+        steps,
+        term=term,
+        committer=committer,
+        log_time_ms=log_time_ms,
+    )
     assert await store.append(made, timeout_s=T) == Appended()
     return made
 

@@ -1,7 +1,8 @@
-"""Measure one store adapter: `python -m tests.contract.measure [STORE] [SECONDS]` (a name of tests.contract.adapters).
+"""Measure one store adapter: `python -m tests.contract.measure [STORE] [SECONDS]` (a name of
+tests.contract.adapters).
 
-Prints a table: groups of 60 intents of 100 bytes (facts, append, and both), reads, a listing of 100,000 keys, pruning.
-It judges nothing.
+Prints a table: groups of 60 intents of 100 bytes (facts, append, and both), reads, a listing of
+100,000 keys, pruning. It judges nothing.
 """
 
 from __future__ import annotations
@@ -26,14 +27,24 @@ GROUP, VALUE, KEYS, PAGE = 60, b"v" * 100, 100_000, 1000
 
 def line(what: str, rate: str, times_s: list[float]) -> None:
     ranked = sorted(times_s)
-    shown = [1000 * x for x in (statistics.median(ranked), ranked[int(len(ranked) * 0.99)], ranked[-1])]
-    print(f"{what:34} {rate:>18}   p50 {shown[0]:8.2f} ms   p99 {shown[1]:8.2f} ms   max {shown[2]:8.2f} ms")
+    shown = [
+        1000 * x for x in (statistics.median(ranked), ranked[int(len(ranked) * 0.99)], ranked[-1])
+    ]
+    print(
+        f"{what:34} {rate:>18}   p50 {shown[0]:8.2f} ms   p99 {shown[1]:8.2f} ms   max {shown[2]:8.2f} ms"
+    )
 
 
 async def fill(store: Store, head: Head) -> Head:
     """Write all keys once, in large groups."""
     for start in range(0, KEYS, 1000):
-        made = group(head, [put(f"~{n}", b"key%06d" % (n * 7919 % KEYS), VALUE) for n in range(start, start + 1000)])
+        made = group(
+            head,
+            [
+                put(f"~{n}", b"key%06d" % (n * 7919 % KEYS), VALUE)
+                for n in range(start, start + 1000)
+            ],
+        )
         assert await store.append(made, timeout_s=T) == Appended()
         head = made.row.head
     return head
@@ -45,7 +56,8 @@ async def append(store: Store, head: Head, seconds: float) -> Head:
     began, number = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
         steps = [
-            put(f"{number:08d}-{n}", b"key%06d" % ((number * GROUP + n) * 7919 % KEYS), VALUE) for n in range(GROUP)
+            put(f"{number:08d}-{n}", b"key%06d" % ((number * GROUP + n) * 7919 % KEYS), VALUE)
+            for n in range(GROUP)
         ]
         made = group(head, steps)
         start = time.perf_counter()
@@ -84,13 +96,19 @@ async def listing(store: Store, at: int | None, keys_only: bool) -> None:
     after, seen = b"", 0
     while True:
         start = time.perf_counter()
-        page = await store.list(b"key", after=after, limit=PAGE, at=at, keys_only=keys_only, timeout_s=T)
+        page = await store.list(
+            b"key", after=after, limit=PAGE, at=at, keys_only=keys_only, timeout_s=T
+        )
         times_s.append(time.perf_counter() - start)
         seen += len(page.versions)
         if not page.more:
             break
         after = page.versions[-1].key
-    what = f"list {seen:,} keys" + (" at a revision" if at else "") + (", keys only" if keys_only else "")
+    what = (
+        f"list {seen:,} keys"
+        + (" at a revision" if at else "")
+        + (", keys only" if keys_only else "")
+    )
     line(what, f"{sum(times_s):.2f} s", times_s)
 
 

@@ -1,4 +1,6 @@
-"""Say what a store must show, in the plainest way: keep every version for ever and look through all of them."""
+"""Say what a store must show, in the plainest way: keep every version for ever and look through all
+of them.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,15 @@ class NaiveStore:
         """Every staged value with the log time then."""
 
     def newest(self, key: bytes, at: int) -> Version | None:
-        found = [version for version in self.versions if version.key == key and version.revision <= at]
+        found = [
+            version for version in self.versions if version.key == key and version.revision <= at
+        ]
         return max(found, key=lambda version: version.revision, default=None)
 
     def shown(self, key: bytes, at: int) -> Version | None:
-        """Return the newest version if it makes the key present: a tombstone may have been pruned or not."""
+        """Return the newest version if it makes the key present: a tombstone may have been pruned
+        or not.
+        """
         version = self.newest(key, at)
         return version if version is not None and version.present else None
 
@@ -38,7 +44,9 @@ class NaiveStore:
 
     def due(self, now_ms: int, at: int) -> set[tuple[bytes, int]]:
         return {
-            (v.key, v.revision) for v in self.listing(b"", at) if v.expires_ms is not None and v.expires_ms <= now_ms
+            (v.key, v.revision)
+            for v in self.listing(b"", at)
+            if v.expires_ms is not None and v.expires_ms <= now_ms
         }
 
     def needed(self, floor: int, at: int) -> Iterator[Version]:

@@ -13,7 +13,9 @@ Opened = tuple[Broadcast, Hear]
 
 
 def change(revision: int) -> Change:
-    return Change(revision, f"op-{revision}", 1000 + revision, (Version(b"k", revision, b"%d" % revision),))
+    return Change(
+        revision, f"op-{revision}", 1000 + revision, (Version(b"k", revision, b"%d" % revision),)
+    )
 
 
 async def heard(hear: Hear, count: int) -> list[Change]:
@@ -48,5 +50,6 @@ async def test_publishing_nothing_and_publishing_again(broadcast: Opened) -> Non
     published, hear = broadcast
     await published.publish([], timeout_s=T)
     await published.publish([change(1), change(2)], timeout_s=T)
-    await published.publish([change(1), change(2), change(3)], timeout_s=T)  # after a crash before the cursor moved
+    # after a crash before the cursor moved
+    await published.publish([change(1), change(2), change(3)], timeout_s=T)
     assert [each.revision for each in await heard(hear, 5)] == [1, 2, 1, 2, 3]

@@ -1,4 +1,6 @@
-"""Hold every Cache to its port: it may forget at any time, but never mixes keys, namespaces or ages up."""
+"""Hold every Cache to its port: it may forget at any time, but never mixes keys, namespaces or ages
+up.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,11 @@ async def test_entries_come_back_as_they_were_put_in_the_order_asked(cache: Cach
     await cache.put(space(0), ENTRIES)
     asked = [entry.key for entry in ENTRIES]
     assert await cache.get(space(0), asked) == ENTRIES
-    assert await cache.get(space(0), [*reversed(asked), b"never", asked[0]]) == (*reversed(ENTRIES), None, ENTRIES[0])
+    assert await cache.get(space(0), [*reversed(asked), b"never", asked[0]]) == (
+        *reversed(ENTRIES),
+        None,
+        ENTRIES[0],
+    )
     await cache.put(space(0), [])
     assert await cache.get(space(0), asked) == ENTRIES
 
@@ -81,14 +87,30 @@ async def test_namespaces_are_apart(cache: Cache) -> None:
 
 
 async def test_many_entries_at_once(cache: Cache) -> None:
-    made = [Entry(b"key%d" % n, Version(b"key%d" % n, n + 1, b"v" * (n % 300)), n + 1) for n in range(1000)]
+    made = [
+        Entry(b"key%d" % n, Version(b"key%d" % n, n + 1, b"v" * (n % 300)), n + 1)
+        for n in range(1000)
+    ]
     await cache.put(space(3), made)
     assert await cache.get(space(3), [entry.key for entry in made]) == tuple(made)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-@given(puts=st.lists(st.tuples(st.integers(0, 1), st.sampled_from([b"a", b"b", b"c"]), st.integers(0, 5)), max_size=30))
-async def test_any_order_of_puts_leaves_the_newest(cache: Cache, puts: list[tuple[int, bytes, int]]) -> None:
+@settings(
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(
+    puts=st.lists(
+        st.tuples(st.integers(0, 1), st.sampled_from([b"a", b"b", b"c"]), st.integers(0, 5)),
+        max_size=30,
+    )
+)
+async def test_any_order_of_puts_leaves_the_newest(
+    cache: Cache, puts: list[tuple[int, bytes, int]]
+) -> None:
     base = next(NAMESPACES)  # one cache serves all examples
     newest: dict[tuple[int, bytes], int] = {}
     for namespace, key, as_of in puts:

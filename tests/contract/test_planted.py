@@ -1,4 +1,6 @@
-"""Break the memory store on purpose, one rule at a time: the suite must notice each (one that cannot fail is none)."""
+"""Break the memory store on purpose, one rule at a time: the suite must notice each (one that
+cannot fail is none).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,17 @@ import pytest
 from backends.fence import empty_row, outranks
 from backends.memory import MemoryDatabase, MemoryStore
 from kv.model import Group, Head, LedgerRow, Reference, Version
-from kv.ports import Appended, Fenced, Listing, Outranked, Pruning, Read, Retention, Store, TakenOver
+from kv.ports import (
+    Appended,
+    Fenced,
+    Listing,
+    Outranked,
+    Pruning,
+    Read,
+    Retention,
+    Store,
+    TakenOver,
+)
 from tests.contract import test_store, test_store_damage, test_store_pruning
 from tests.contract.adapters import OpenStore
 
@@ -49,7 +61,9 @@ class NoRank(MemoryDatabase):
 class NoRow(MemoryDatabase):
     """Taking over reads the head and appends nothing."""
 
-    def take_over(self, term: int, committer: str, log_time_ms: int, adopt_last: int | None) -> TakenOver | Outranked:
+    def take_over(
+        self, term: int, committer: str, log_time_ms: int, adopt_last: int | None
+    ) -> TakenOver | Outranked:
         head = self.head()
         if outranks(head, term, committer):
             return Outranked(head)
@@ -86,14 +100,24 @@ class NoFloor(MemoryDatabase):
 
 class Tombstones(MemoryDatabase):
     def list(
-        self, bounds: tuple[bytes, bytes], limit: int, at: int | None, settled: int, *, keys_only: bool
+        self,
+        bounds: tuple[bytes, bytes],
+        limit: int,
+        at: int | None,
+        settled: int,
+        *,
+        keys_only: bool,
     ) -> Listing:
         found = super().list(bounds, 10**6, at, settled, keys_only=keys_only)
         gone = [
-            v for key in self._keys if (v := self._newest(key, at)) and not v.present and bounds[0] <= key < bounds[1]
+            v
+            for key in self._keys
+            if (v := self._newest(key, at)) and not v.present and bounds[0] <= key < bounds[1]
         ]
         shown = sorted((*found.versions, *gone), key=lambda version: version.key)
-        return msgspec.structs.replace(found, versions=tuple(shown[:limit]), more=len(shown) > limit)
+        return msgspec.structs.replace(
+            found, versions=tuple(shown[:limit]), more=len(shown) > limit
+        )
 
 
 class EmptyRows(MemoryDatabase):
@@ -122,7 +146,9 @@ class LoneTombstone(MemoryDatabase):
         for key in self._keys:
             newest = self._newest(key, retention.revision_below)
             if newest is not None and not newest.present:
-                self._versions[key] = [v for v in self._versions[key] if v is not newest] or [newest]
+                self._versions[key] = [v for v in self._versions[key] if v is not newest] or [
+                    newest
+                ]
         return super().prune(retention)
 
 
@@ -153,7 +179,9 @@ class SweepsUsed(MemoryDatabase):
 
 class SweepsPending(MemoryDatabase):
     def _sweepable(self, retention: Retention) -> Iterator[tuple[str, bytes]]:
-        yield from super()._sweepable(msgspec.structs.replace(retention, operations_before_ms=2**60))
+        yield from super()._sweepable(
+            msgspec.structs.replace(retention, operations_before_ms=2**60)
+        )
 
 
 class ServesDamaged(MemoryDatabase):
@@ -192,7 +220,9 @@ class Dangling(MemoryDatabase):
         for version in group.versions:
             if isinstance(version.value, msgspec.Struct):
                 self.stage(version.value.op_id, b"")
-                self._blobs.setdefault((version.value.op_id, version.value.hash), next(iter(self._blobs.values())))
+                self._blobs.setdefault(
+                    (version.value.op_id, version.value.hash), next(iter(self._blobs.values()))
+                )
         try:
             return super().append(group)
         finally:
@@ -200,7 +230,9 @@ class Dangling(MemoryDatabase):
 
 
 def _elsewhere(what: str) -> Check:
-    return lambda store: test_store.test_a_group_built_on_anything_but_the_newest_row_is_fenced(store, what)
+    return lambda store: test_store.test_a_group_built_on_anything_but_the_newest_row_is_fenced(
+        store, what
+    )
 
 
 def _rank(store: Store) -> Awaitable[None]:
@@ -213,7 +245,11 @@ PLANTED: list[tuple[type[MemoryDatabase], Check]] = [
     (NoRank, _rank),
     (
         NoRow,
-        lambda store: test_store.test_taking_over_appends_an_empty_row_that_fences_what_was_in_flight(store, store),
+        lambda store: (
+            test_store.test_taking_over_appends_an_empty_row_that_fences_what_was_in_flight(
+                store, store
+            )
+        ),
     ),
     (HalfOnly, test_store.test_a_version_never_refers_to_a_value_that_is_gone),
     (HalfOnly, test_store.test_an_op_id_is_recorded_once_whatever_the_committer_believes),
@@ -227,10 +263,17 @@ PLANTED: list[tuple[type[MemoryDatabase], Check]] = [
     (Dangling, test_store.test_a_version_never_refers_to_a_value_that_is_gone),
     (
         LateFloor,
-        lambda store: test_store_pruning.test_what_pruning_took_is_below_the_floor_and_never_just_missing(store, store),
+        lambda store: (
+            test_store_pruning.test_what_pruning_took_is_below_the_floor_and_never_just_missing(
+                store, store
+            )
+        ),
     ),
     (ServesDamaged, test_store_damage.test_a_value_that_is_not_what_was_written_is_never_served),
-    (TakesBackAnothers, test_store_damage.test_what_is_taken_back_goes_at_once_and_only_what_nobody_else_staged),
+    (
+        TakesBackAnothers,
+        test_store_damage.test_what_is_taken_back_goes_at_once_and_only_what_nobody_else_staged,
+    ),
     (NeverFull, test_store_damage.test_what_waits_for_its_intent_is_bounded),
     (KeepsUnordered, test_store_damage.test_what_nobody_ordered_goes_after_its_time),
 ]
@@ -246,7 +289,9 @@ HISTORIES: list[type[MemoryDatabase]] = [
 
 
 @pytest.mark.parametrize(
-    ("broken", "check"), PLANTED, ids=[f"{each.__name__}-{n}" for n, (each, _) in enumerate(PLANTED)]
+    ("broken", "check"),
+    PLANTED,
+    ids=[f"{each.__name__}-{n}" for n, (each, _) in enumerate(PLANTED)],
 )
 async def test_the_suite_notices(broken: type[MemoryDatabase], check: Check) -> None:
     with pytest.raises(NOTICED):
@@ -268,5 +313,11 @@ def test_generated_histories_notice(broken: type[MemoryDatabase]) -> None:
 def test_heads_compare_by_every_field() -> None:
     """The fence of the memory store leans on it."""
     head = Head(5, 3, "n1", 20, b"\1" * 32)
-    for change in ({"seq": 6}, {"term": 4}, {"committer": "n2"}, {"last": 21}, {"digest": b"\2" * 32}):
+    for change in (
+        {"seq": 6},
+        {"term": 4},
+        {"committer": "n2"},
+        {"last": 21},
+        {"digest": b"\2" * 32},
+    ):
         assert msgspec.structs.replace(head, **change) != head

@@ -28,19 +28,40 @@ from kv.model import (
 )
 from kv.ports import Appended, Fenced, Identity, Outranked, Retention, Store, TakenOver
 from tests.contract.adapters import OpenStore
-from tests.contract.groups import COMMITTER, TERM, Step, T, cancel, commit, delete, everything, group, put
+from tests.contract.groups import (
+    COMMITTER,
+    TERM,
+    Step,
+    T,
+    cancel,
+    commit,
+    delete,
+    everything,
+    group,
+    put,
+)
 
-AWKWARD = (b"\x00", b"\xff" * 1024, b"a:b:c", b"%_'\"\\", "ключ".encode(), b"\xfe\xff", b"k\x00\x01")
+AWKWARD = (
+    b"\x00",
+    b"\xff" * 1024,
+    b"a:b:c",
+    b"%_'\"\\",
+    "ключ".encode(),
+    b"\xfe\xff",
+    b"k\x00\x01",
+)
 """Keys and values that a careless encoding, comparison or pattern would spoil."""
 
 
-# ---------------------------------------------------------------------------------------------------------- ledger
+# ------------------------------------------------------------------------------------------- ledger
 
 
 async def test_a_probe_leaves_no_trace(store: Store, rival: Store) -> None:
     made = await commit(store, [put("1", b"k", b"1")])
     before = await everything(store)
-    await asyncio.gather(*(session.probe(timeout_s=T) for session in (store, rival) for _ in range(5)))
+    await asyncio.gather(
+        *(session.probe(timeout_s=T) for session in (store, rival) for _ in range(5))
+    )
     assert await everything(store) == before
     assert await store.head(timeout_s=T) == made.row.head
 
@@ -54,11 +75,19 @@ async def test_an_empty_store_is_at_genesis(store: Store) -> None:
     read = await store.read([b"a"], timeout_s=T)
     assert (read.head, read.versions, read.digest_at) == (GENESIS, (None,), None)
     listing = await store.list(b"", limit=10, timeout_s=T)
-    assert (listing.head, listing.versions, listing.more, listing.digest_at) == (GENESIS, (), False, None)
+    assert (listing.head, listing.versions, listing.more, listing.digest_at) == (
+        GENESIS,
+        (),
+        False,
+        None,
+    )
 
 
 async def test_append_lands_whole_and_every_session_sees_it(store: Store, rival: Store) -> None:
-    made = group(GENESIS, [put("a", b"k", b"1"), Step("b", (Put(b"k", b"2"), Delete(b"m"))), delete("c", b"n")])
+    made = group(
+        GENESIS,
+        [put("a", b"k", b"1"), Step("b", (Put(b"k", b"2"), Delete(b"m"))), delete("c", b"n")],
+    )
     assert await store.append(made, timeout_s=T) == Appended()
     for session in (store, rival):
         assert await session.head(timeout_s=T) == made.row.head
@@ -75,7 +104,10 @@ async def test_a_group_that_changes_no_key_still_lands(store: Store) -> None:
     made = await commit(store, [refused, cancel("x")])
     assert await store.rows(0, 10, timeout_s=T) == (made.row,)
     assert (await store.read([b"k"], timeout_s=T)).versions == (None,)
-    assert [o.outcome for o in await store.operations(["r", "x"], timeout_s=T) if o] == [Refused(0, 0, (0,)), Expired()]
+    assert [o.outcome for o in await store.operations(["r", "x"], timeout_s=T) if o] == [
+        Refused(0, 0, (0,)),
+        Expired(),
+    ]
 
 
 async def test_the_same_group_again_is_fenced(store: Store) -> None:
@@ -98,12 +130,18 @@ ELSEWHERE: dict[str, Callable[[Head], Head]] = {
 
 
 @pytest.mark.parametrize("elsewhere", ELSEWHERE)
-async def test_a_group_built_on_anything_but_the_newest_row_is_fenced(store: Store, elsewhere: str) -> None:
+async def test_a_group_built_on_anything_but_the_newest_row_is_fenced(
+    store: Store, elsewhere: str
+) -> None:
     await commit(store, [put("a", b"k", b"1")])
     head = (await commit(store, [put("b", b"k", b"2")])).row.head
     before = await everything(store)
     # A higher term, so that only the place counts here and never the rank.
-    late = group(ELSEWHERE[elsewhere](head), [put("late", b"k", b"3"), put("late2", b"z", b"3")], term=TERM + 5)
+    late = group(
+        ELSEWHERE[elsewhere](head),
+        [put("late", b"k", b"3"), put("late2", b"z", b"3")],
+        term=TERM + 5,
+    )
     assert await store.append(late, timeout_s=T) == Fenced(head)
     assert await everything(store) == before
     assert await store.operations(["late", "late2"], timeout_s=T) == (None, None)
@@ -120,14 +158,18 @@ async def test_a_group_built_on_anything_but_the_newest_row_is_fenced(store: Sto
         (TERM - 1, "n2", False),
     ],
 )
-async def test_rank_decides_who_may_append_and_take_over(store: Store, term: int, committer: str, lands: bool) -> None:
+async def test_rank_decides_who_may_append_and_take_over(
+    store: Store, term: int, committer: str, lands: bool
+) -> None:
     head = (await commit(store, [put("a", b"k", b"1")])).row.head
     before = await everything(store)
     made = group(head, [put("b", b"k", b"2")], term=term, committer=committer)
     if lands:
         assert await store.append(made, timeout_s=T) == Appended()
         taken = await store.take_over(term, committer, 2000, timeout_s=T)
-        assert taken == TakenOver(made.row.head, Head(head.seq + 2, term, committer, 2, made.row.digest))
+        assert taken == TakenOver(
+            made.row.head, Head(head.seq + 2, term, committer, 2, made.row.digest)
+        )
     else:
         assert await store.append(made, timeout_s=T) == Fenced(head)
         assert await store.take_over(term, committer, 2000, timeout_s=T) == Outranked(head)
@@ -146,7 +188,9 @@ async def test_an_op_id_is_recorded_once_whatever_the_committer_believes(store: 
     assert await store.append(group(head, [put("b", b"k", b"2")]), timeout_s=T) == Appended()
 
 
-async def test_taking_over_appends_an_empty_row_that_fences_what_was_in_flight(store: Store, rival: Store) -> None:
+async def test_taking_over_appends_an_empty_row_that_fences_what_was_in_flight(
+    store: Store, rival: Store
+) -> None:
     head = (await commit(store, [put("a", b"k", b"1")])).row.head
     in_flight = group(head, [put("b", b"k", b"2")])
     taken = await rival.take_over(TERM + 1, "n2", 4321, timeout_s=T)
@@ -155,8 +199,12 @@ async def test_taking_over_appends_an_empty_row_that_fences_what_was_in_flight(s
     assert await store.append(in_flight, timeout_s=T) == Fenced(own)
     empty = LedgerRow(own.seq, own.term, "n2", head.last + 1, head.last, head.digest, 4321)
     assert (await store.ledger(own.seq, 10, timeout_s=T)) == (empty,)
-    assert await store.row_ending(head.last, timeout_s=T) == empty, "the newest of the rows that end there"
-    assert [row.seq for row in await store.rows(0, 10, timeout_s=T)] == [1], "rows without intents are left out"
+    assert await store.row_ending(head.last, timeout_s=T) == empty, (
+        "the newest of the rows that end there"
+    )
+    assert [row.seq for row in await store.rows(0, 10, timeout_s=T)] == [1], (
+        "rows without intents are left out"
+    )
 
 
 async def test_taking_over_an_empty_ledger_and_again_in_the_own_term(store: Store) -> None:
@@ -166,8 +214,13 @@ async def test_taking_over_an_empty_ledger_and_again_in_the_own_term(store: Stor
     assert isinstance(taken, TakenOver)
     assert isinstance(again, TakenOver)
     assert (again.before, again.own.seq, again.own.last) == (taken.own, 2, 0)
-    assert await store.append(group(GENESIS, [put("a", b"k", b"1")], term=1), timeout_s=T) == Fenced(again.own)
-    assert await store.append(group(again.own, [put("a", b"k", b"1")], term=1), timeout_s=T) == Appended()
+    assert await store.append(
+        group(GENESIS, [put("a", b"k", b"1")], term=1), timeout_s=T
+    ) == Fenced(again.own)
+    assert (
+        await store.append(group(again.own, [put("a", b"k", b"1")], term=1), timeout_s=T)
+        == Appended()
+    )
 
 
 async def test_adopting_a_head_skips_the_revisions_that_were_lost(store: Store) -> None:
@@ -185,11 +238,15 @@ async def test_adopting_a_head_skips_the_revisions_that_were_lost(store: Store) 
     assert [(r.first, r.last) for r in await store.rows(40, 10, timeout_s=T)] == [(41, 41)]
 
 
-async def test_adopting_raises_the_floor_and_makes_the_store_ours_with_the_row(store: Store) -> None:
+async def test_adopting_raises_the_floor_and_makes_the_store_ours_with_the_row(
+    store: Store,
+) -> None:
     ours, former = Identity("c1", b"h" * 16), Identity("c1", b"f" * 16)
     await commit(store, [put("a", b"k", b"1"), put("b", b"k", b"2")])
     assert await store.claim(former, timeout_s=T) == former
-    assert isinstance(await store.take_over(1, "n0", 9, adopt_last=40, identity=ours, timeout_s=T), Outranked)
+    assert isinstance(
+        await store.take_over(1, "n0", 9, adopt_last=40, identity=ours, timeout_s=T), Outranked
+    )
     assert (await store.floor(timeout_s=T), await store.claim(ours, timeout_s=T)) == (0, former)
     taken = await store.take_over(TERM + 1, "n2", 9, timeout_s=T)  # taking over is no adoption
     assert isinstance(taken, TakenOver)
@@ -197,16 +254,23 @@ async def test_adopting_raises_the_floor_and_makes_the_store_ours_with_the_row(s
     adopted = await store.take_over(TERM + 2, "n2", 9, adopt_last=40, identity=ours, timeout_s=T)
     assert isinstance(adopted, TakenOver)
     assert (await store.floor(timeout_s=T), await store.claim(former, timeout_s=T)) == (40, ours)
-    for refused in (store.read([b"k"], at=39, timeout_s=T), store.list(b"", limit=1, at=2, timeout_s=T)):
+    for refused in (
+        store.read([b"k"], at=39, timeout_s=T),
+        store.list(b"", limit=1, at=2, timeout_s=T),
+    ):
         with pytest.raises(Pruned) as told:
             await refused
         assert told.value.floor == 40
     pruned = await store.prune(Retention(2, 0), timeout_s=T)
-    assert (pruned.floor, await store.floor(timeout_s=T)) == (40, 40), "pruning what is older never lowers it"
+    assert (pruned.floor, await store.floor(timeout_s=T)) == (40, 40), (
+        "pruning what is older never lowers it"
+    )
     assert (await store.read([b"k"], at=40, timeout_s=T)).versions == (Version(b"k", 2, b"2"),)
     made = group(adopted.own, [put("c", b"k", b"3")], term=TERM + 2, committer="n2")
     assert await store.append(made, timeout_s=T) == Appended()
-    assert (await store.prune(Retention(41, 0), timeout_s=T)).versions >= 1, "what lay below is pruned all the same"
+    assert (await store.prune(Retention(41, 0), timeout_s=T)).versions >= 1, (
+        "what lay below is pruned all the same"
+    )
     assert await store.versions([(b"k", 1), (b"k", 2)], timeout_s=T) == (None, None)
 
 
@@ -216,7 +280,9 @@ async def test_a_store_is_its_first_claimants(open_store: OpenStore) -> None:
         assert await store.claim(Identity("c1"), timeout_s=T) == Identity("c1")
         assert await rival.claim(Identity("c2"), timeout_s=T) == Identity("c1")
         assert await rival.claim(other, timeout_s=T) == Identity("c1")
-        assert await store.claim(ours, timeout_s=T) == ours, "its history is entered once it is known"
+        assert await store.claim(ours, timeout_s=T) == ours, (
+            "its history is entered once it is known"
+        )
         assert await store.claim(Identity("c1"), timeout_s=T) == ours
         assert await store.claim(Identity("c1", b"f" * 16), timeout_s=T) == ours
         assert await rival.claim(other, timeout_s=T) == ours
@@ -229,7 +295,10 @@ async def test_of_many_claimants_one_has_it(open_store: OpenStore) -> None:
     async with AsyncExitStack() as stack:
         sessions = [await stack.enter_async_context(open_store()) for _ in claims]
         held = await asyncio.gather(
-            *(session.claim(claim, timeout_s=T) for session, claim in zip(sessions, claims, strict=True))
+            *(
+                session.claim(claim, timeout_s=T)
+                for session, claim in zip(sessions, claims, strict=True)
+            )
         )
     assert len(set(held)) == 1
     assert held[0] in claims
@@ -273,17 +342,26 @@ async def test_ledger_bodies_come_back_as_they_were_written(store: Store) -> Non
     row = msgspec.structs.replace(made.row, last=5, body=(*made.row.body, known))
     assert await store.append(msgspec.structs.replace(made, row=row), timeout_s=T) == Appended()
     assert await store.rows(0, 1, timeout_s=T) == (row,)
-    assert await store.operations(["~n1-7"], timeout_s=T) == (None,), "a node's op_id is spared the table"
+    assert await store.operations(["~n1-7"], timeout_s=T) == (None,), (
+        "a node's op_id is spared the table"
+    )
 
 
 async def test_rivals_on_one_ledger_land_one_row_per_place(store: Store, rival: Store) -> None:
-    """Two committers that both believe to lead: the ledger stays one chain, and each answer tells the truth."""
+    """Two committers that both believe to lead: the ledger stays one chain, and each answer tells
+    the truth.
+    """
 
     async def contend(session: Store, name: str) -> list[str]:
         landed = []
         for n in range(25):
             op_id = f"{name}-{n}"
-            made = group(await session.head(timeout_s=T), [put(op_id, b"k", op_id.encode())], term=n, committer=name)
+            made = group(
+                await session.head(timeout_s=T),
+                [put(op_id, b"k", op_id.encode())],
+                term=n,
+                committer=name,
+            )
             if await session.append(made, timeout_s=T) == Appended():
                 landed.append(op_id)
             await session.take_over(n + 1, name, 1, timeout_s=T)
@@ -294,7 +372,11 @@ async def test_rivals_on_one_ledger_land_one_row_per_place(store: Store, rival: 
     assert [row.seq for row in ledger] == list(range(1, len(ledger) + 1))
     for before, row in zip((None, *ledger), ledger, strict=False):
         assert row.first == (before.last if before else 0) + 1
-        assert before is None or (before.term, before.committer) == (row.term, row.committer) or before.term < row.term
+        assert (
+            before is None
+            or (before.term, before.committer) == (row.term, row.committer)
+            or before.term < row.term
+        )
     recorded = [each.op_id for row in ledger for each in row.body]
     assert sorted(recorded) == sorted(landed[0] + landed[1])
     assert recorded, "nothing landed: the race tested nothing"
@@ -304,7 +386,9 @@ async def test_exactly_one_of_many_concurrent_groups_lands(store: Store, rival: 
     head = (await commit(store, [put("a", b"k", b"0")])).row.head
     groups = [group(head, [put(f"op-{n}", b"k", b"%d" % n)]) for n in range(20)]
     sessions = [store, rival] * 10
-    results = await asyncio.gather(*(s.append(g, timeout_s=T) for s, g in zip(sessions, groups, strict=True)))
+    results = await asyncio.gather(
+        *(s.append(g, timeout_s=T) for s, g in zip(sessions, groups, strict=True))
+    )
     winner = [n for n, result in enumerate(results) if result == Appended()]
     assert len(winner) == 1
     assert await store.head(timeout_s=T) == groups[winner[0]].row.head
@@ -312,7 +396,9 @@ async def test_exactly_one_of_many_concurrent_groups_lands(store: Store, rival: 
 
 
 async def test_a_definite_failure_never_lands_afterwards(store: Store) -> None:
-    """INV-4: what BackendUnavailable says did not happen does not happen later; Appended and Fenced are kept too."""
+    """INV-4: what BackendUnavailable says did not happen does not happen later; Appended and Fenced
+    are kept too.
+    """
     head = (await commit(store, [put("a", b"k", b"0")])).row.head
     said: dict[str, object] = {}
     for n in range(60):
@@ -337,7 +423,9 @@ async def test_a_definite_failure_never_lands_afterwards(store: Store) -> None:
 async def test_cancelled_calls_leave_the_store_usable(store: Store) -> None:
     for n in range(20):
         head = await store.head(timeout_s=T)
-        task = asyncio.ensure_future(store.append(group(head, [put(f"c-{n}", b"k", b"v")]), timeout_s=T))
+        task = asyncio.ensure_future(
+            store.append(group(head, [put(f"c-{n}", b"k", b"v")]), timeout_s=T)
+        )
         for _ in range(n % 4):
             await asyncio.sleep(0)
         task.cancel()
@@ -350,7 +438,9 @@ async def test_cancelled_calls_leave_the_store_usable(store: Store) -> None:
 async def test_reopening_keeps_everything(open_store: OpenStore) -> None:
     async with open_store() as store:
         large = await store.stage("big", b"x" * 100_000, timeout_s=T)
-        await commit(store, [put("a", b"k", b"1"), put("b", b"m", large, expires_ms=77), delete("c", b"k")])
+        await commit(
+            store, [put("a", b"k", b"1"), put("b", b"m", large, expires_ms=77), delete("c", b"k")]
+        )
         await store.move_cursor("publisher", 2, timeout_s=T)
         before = await everything(store)
     async with open_store() as store:
@@ -361,11 +451,13 @@ async def test_reopening_keeps_everything(open_store: OpenStore) -> None:
         assert (await store.read([b"k"], at=1, timeout_s=T)).versions == (Version(b"k", 1, b"1"),)
 
 
-# ----------------------------------------------------------------------------------------------------------- reads
+# -------------------------------------------------------------------------------------------- reads
 
 
 async def test_a_read_sees_the_newest_version_at_or_below_the_revision(store: Store) -> None:
-    made = await commit(store, [put("a", b"k", b"1"), put("b", b"m", b"1"), delete("c", b"k"), put("d", b"k", b"2")])
+    made = await commit(
+        store, [put("a", b"k", b"1"), put("b", b"m", b"1"), delete("c", b"k"), put("d", b"k", b"2")]
+    )
     expected = {
         0: (None, None),
         1: (Version(b"k", 1, b"1"), None),
@@ -392,17 +484,25 @@ async def test_a_read_tells_the_digest_at_the_settled_revision(store: Store) -> 
 
 async def test_any_bytes_are_keys_and_values(store: Store) -> None:
     values = [*AWKWARD, b"", b"x" * 65_536]
-    steps = [put(f"{n}", key, value) for n, (key, value) in enumerate(zip(AWKWARD, values, strict=False))]
+    steps = [
+        put(f"{n}", key, value) for n, (key, value) in enumerate(zip(AWKWARD, values, strict=False))
+    ]
     steps += [put("empty", b"empty", b""), put("full", b"full", values[-1])]
     made = await commit(store, steps)
     keys = [version.key for version in made.versions]
     assert (await store.read(keys, timeout_s=T)).versions == made.versions
-    assert (await store.list(b"", limit=100, timeout_s=T)).versions == tuple(sorted(made.versions, key=lambda v: v.key))
+    assert (await store.list(b"", limit=100, timeout_s=T)).versions == tuple(
+        sorted(made.versions, key=lambda v: v.key)
+    )
 
 
 async def test_many_keys_in_one_read_come_in_the_order_asked(store: Store) -> None:
     await commit(
-        store, [Step(f"op{n}", tuple(Put(b"k%03d" % (n * 100 + m), b"v") for m in range(100))) for n in range(4)]
+        store,
+        [
+            Step(f"op{n}", tuple(Put(b"k%03d" % (n * 100 + m), b"v") for m in range(100)))
+            for n in range(4)
+        ],
     )
     asked = [b"k%03d" % (n * 7 % 450) for n in range(500)]  # some twice, some that do not exist
     read = await store.read(asked, timeout_s=T)
@@ -414,7 +514,9 @@ async def test_many_keys_in_one_read_come_in_the_order_asked(store: Store) -> No
 
 async def test_expiry_and_reference_come_back(store: Store) -> None:
     reference = await store.stage("big", b"y" * 70_000, timeout_s=T)
-    made = await commit(store, [put("big", b"k", reference, expires_ms=123_456), put("s", b"m", b"1", expires_ms=0)])
+    made = await commit(
+        store, [put("big", b"k", reference, expires_ms=123_456), put("s", b"m", b"1", expires_ms=0)]
+    )
     assert (await store.read([b"k", b"m"], timeout_s=T)).versions == made.versions
     assert (await store.list(b"", limit=9, timeout_s=T)).versions == made.versions
     assert await store.versions([(b"k", 1), (b"m", 2)], timeout_s=T) == made.versions
@@ -459,7 +561,13 @@ async def test_a_read_is_one_snapshot_while_writes_go_on(store: Store, rival: St
 async def test_facts_are_what_a_group_is_evaluated_on(store: Store) -> None:
     reference = await store.stage("big", b"z" * 70_000, timeout_s=T)
     made = await commit(
-        store, [put("big", b"ref", reference), put("b", b"val", b"v1"), put("c", b"gone", b"1"), delete("d", b"gone")]
+        store,
+        [
+            put("big", b"ref", reference),
+            put("b", b"val", b"v1"),
+            put("c", b"gone", b"1"),
+            delete("d", b"gone"),
+        ],
     )
     facts = await store.facts(
         ["b", "nobody", "~n1-1"],
@@ -498,18 +606,25 @@ async def test_operations_come_in_the_order_asked(store: Store) -> None:
     made = await commit(store, [put(op_id, b"k", b"v") for op_id in op_ids], log_time_ms=99)
     a, b, c = made.operations
     assert a == Operation("a", a.body_hash, 1, Applied(), 99)
-    assert await store.operations([op_ids[2], "no", op_ids[0], op_ids[1]], timeout_s=T) == (c, None, a, b)
+    assert await store.operations([op_ids[2], "no", op_ids[0], op_ids[1]], timeout_s=T) == (
+        c,
+        None,
+        a,
+        b,
+    )
     assert await store.operations([], timeout_s=T) == ()
 
 
-# -------------------------------------------------------------------------------------------------------- listings
+# ----------------------------------------------------------------------------------------- listings
 
 
 async def pages(store: Store, prefix: bytes, limit: int, at: int | None = None) -> list[bytes]:
     """Return the keys of all pages; a page may be short, but never empty while there is more."""
     keys: list[bytes] = []
     for _ in range(10_000):
-        page = await store.list(prefix, after=keys[-1] if keys else b"", limit=limit, at=at, timeout_s=T)
+        page = await store.list(
+            prefix, after=keys[-1] if keys else b"", limit=limit, at=at, timeout_s=T
+        )
         keys += [version.key for version in page.versions]
         assert len(page.versions) <= limit
         if not page.more:
@@ -519,16 +634,44 @@ async def pages(store: Store, prefix: bytes, limit: int, at: int | None = None) 
 
 
 async def test_a_listing_shows_present_keys_in_byte_order(store: Store) -> None:
-    keys = [b"a", b"a\x00", b"a\x00\x01", b"ab", b"a\xff", b"a\xff\xff", b"b", b"\xff", b"\xff\xff", b"B", b"\x00"]
+    keys = [
+        b"a",
+        b"a\x00",
+        b"a\x00\x01",
+        b"ab",
+        b"a\xff",
+        b"a\xff\xff",
+        b"b",
+        b"\xff",
+        b"\xff\xff",
+        b"B",
+        b"\x00",
+    ]
     await commit(store, [put(f"{n}", key, b"1") for n, key in enumerate(keys)])
     await commit(store, [delete("gone", b"ab")])
     left = sorted(set(keys) - {b"ab"})
-    for prefix in (b"", b"a", b"a\x00", b"a\xff", b"\xff", b"\xff\xff", b"\xff\xff\xff", b"ab", b"c"):
+    for prefix in (
+        b"",
+        b"a",
+        b"a\x00",
+        b"a\xff",
+        b"\xff",
+        b"\xff\xff",
+        b"\xff\xff\xff",
+        b"ab",
+        b"c",
+    ):
         for limit in (1, 2, 3, 100):
-            assert await pages(store, prefix, limit) == [key for key in left if key.startswith(prefix)], prefix
-    assert [v.key for v in (await store.list(b"a", after=b"a\x00", limit=9, timeout_s=T)).versions] == left[4:7]
+            assert await pages(store, prefix, limit) == [
+                key for key in left if key.startswith(prefix)
+            ], prefix
+    assert [
+        v.key for v in (await store.list(b"a", after=b"a\x00", limit=9, timeout_s=T)).versions
+    ] == left[4:7]
     assert (await store.list(b"a", after=b"b", limit=9, timeout_s=T)).versions == ()
-    assert len((await store.list(b"a", after=b"B", limit=9, timeout_s=T)).versions) == 5, "`after` below the prefix"
+    assert len((await store.list(b"a", after=b"B", limit=9, timeout_s=T)).versions) == 5, (
+        "`after` below the prefix"
+    )
 
 
 async def test_more_is_exact(store: Store) -> None:
@@ -559,7 +702,9 @@ async def test_a_listing_at_a_revision_does_not_change_while_writes_go_on(store:
 
 async def test_keys_only_leaves_the_values_out(store: Store) -> None:
     reference = await store.stage("r", b"x" * 70_000, timeout_s=T)
-    await commit(store, [put("a", b"k", b"1", expires_ms=5), put("r", b"m", reference), put("d", b"n", b"1")])
+    await commit(
+        store, [put("a", b"k", b"1", expires_ms=5), put("r", b"m", reference), put("d", b"n", b"1")]
+    )
     await commit(store, [delete("e", b"n")])
     page = await store.list(b"", limit=10, keys_only=True, timeout_s=T)
     assert page.versions == (Version(b"k", 1, b"", 5), Version(b"m", 2, b""))
@@ -577,17 +722,23 @@ async def test_a_listing_passes_over_many_versions_and_tombstones(store: Store) 
 
 async def test_a_page_of_large_values_is_cut_short_but_loses_nothing(store: Store) -> None:
     for n in range(10):
-        await commit(store, [put(f"{n}-{m}", b"k%03d" % (n * 20 + m), b"x" * 65_536) for m in range(20)])
+        await commit(
+            store, [put(f"{n}-{m}", b"k%03d" % (n * 20 + m), b"x" * 65_536) for m in range(20)]
+        )
     assert await pages(store, b"", 1000) == [b"k%03d" % n for n in range(200)]
 
 
-# ------------------------------------------------------------------------------------- staged values, due, cursors
+# ---------------------------------------------------------------------- staged values, due, cursors
 
 
 async def test_staging_is_insert_only_and_repeatable(store: Store, rival: Store) -> None:
     value = bytes(range(256)) * 4096
     reference = await store.stage("op", value, timeout_s=T)
-    assert (reference.op_id, reference.hash, reference.size) == ("op", value_hash(value), len(value))
+    assert (reference.op_id, reference.hash, reference.size) == (
+        "op",
+        value_hash(value),
+        len(value),
+    )
     assert await rival.stage("op", value, timeout_s=T) == reference
     other = await store.stage("op", b"other", timeout_s=T)
     assert await rival.blob(reference, timeout_s=T) == value
@@ -600,7 +751,9 @@ async def test_a_version_never_refers_to_a_value_that_is_gone(store: Store) -> N
     gone = msgspec.structs.replace(reference, hash=b"\1" * 32)
     before = await everything(store)
     with pytest.raises(BackendUnavailable):
-        await store.append(group(GENESIS, [put("a", b"k", b"1"), put("op", b"m", gone)]), timeout_s=T)
+        await store.append(
+            group(GENESIS, [put("a", b"k", b"1"), put("op", b"m", gone)]), timeout_s=T
+        )
     assert await everything(store) == before
     await commit(store, [put("op", b"m", reference)])
 
@@ -634,8 +787,13 @@ async def test_cursors_only_rise(store: Store, rival: Store) -> None:
         await store.move_cursor("publisher", to, timeout_s=T)
         assert await rival.cursor("publisher", timeout_s=T) == then
     await rival.move_cursor("other", 1, timeout_s=T)
-    assert (await store.cursor("publisher", timeout_s=T), await store.cursor("other", timeout_s=T)) == (9, 1)
-    await asyncio.gather(*((store, rival)[n % 2].move_cursor("race", n, timeout_s=T) for n in range(20)))
+    assert (
+        await store.cursor("publisher", timeout_s=T),
+        await store.cursor("other", timeout_s=T),
+    ) == (9, 1)
+    await asyncio.gather(
+        *((store, rival)[n % 2].move_cursor("race", n, timeout_s=T) for n in range(20))
+    )
     assert await store.cursor("race", timeout_s=T) == 19
 
 

@@ -1,4 +1,6 @@
-"""Hold every Store to this: what is not what was written is never served, and what is never ordered does not stay."""
+"""Hold every Store to this: what is not what was written is never served, and what is never ordered
+does not stay.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ async def test_a_value_that_is_not_what_was_written_is_never_served(store: Store
     for keys in ([b"k"], [b"m", b"k"]):
         with pytest.raises(StoreDamaged) as told:
             await store.read(keys, timeout_s=T)
-        assert isinstance(told.value, BackendUnavailable), "nothing changed: whoever knows no more may go on"
+        assert isinstance(told.value, BackendUnavailable), (
+            "nothing changed: whoever knows no more may go on"
+        )
         assert (told.value.key, told.value.revision) == (b"k", 1)
         assert "damaged" in str(told.value)
     with pytest.raises(StoreDamaged):
@@ -38,7 +42,9 @@ async def test_a_value_that_is_not_what_was_written_is_never_served(store: Store
 
 
 async def test_facts_go_by_what_was_written(store: Store) -> None:
-    """A damaged value stops no committer, and a guard on its value is judged by the hash of what was written."""
+    """A damaged value stops no committer, and a guard on its value is judged by the hash of what
+    was written.
+    """
     await commit(store, [put("1", b"k", b"bit")])
     await flip(store, b"k", 1)
     facts = await store.facts(["1"], [b"k"], [b"k"], [], timeout_s=T)
@@ -71,7 +77,10 @@ async def test_a_large_value_that_is_not_what_was_staged_is_never_served(store: 
 
 async def test_looking_through_at_rest_finds_every_damage_old_versions_too(store: Store) -> None:
     reference = await store.stage("big", b"b" * 70_000, timeout_s=T)
-    await commit(store, [put("1", b"k", b"bit"), put("2", b"k", b"bits"), Step("big", (Put(b"m", reference),))])
+    await commit(
+        store,
+        [put("1", b"k", b"bit"), put("2", b"k", b"bits"), Step("big", (Put(b"m", reference),))],
+    )
     for n in range(3):
         many = Step(f"many{n}", tuple(Put(b"%d" % m, b"bit") for m in range(100)))
         await commit(store, [many, delete(f"d{n}", b"k")])
@@ -109,10 +118,12 @@ async def test_a_damaged_ledger_is_named_and_ends_no_process(store: Store) -> No
     assert await store.head(timeout_s=T) == made.row.head, "the chain's end is read without it"
 
 
-# ----------------------------------------------------------------------------------------- staged and never ordered
+# ------------------------------------------------------------------------- staged and never ordered
 
 
-async def test_what_is_taken_back_goes_at_once_and_only_what_nobody_else_staged(store: Store) -> None:
+async def test_what_is_taken_back_goes_at_once_and_only_what_nobody_else_staged(
+    store: Store,
+) -> None:
     reference = await store.stage("op", b"v" * 70_000, timeout_s=T)
     await store.unstage(reference, timeout_s=T)
     assert await store.blob(reference, timeout_s=T) is None
@@ -123,7 +134,9 @@ async def test_what_is_taken_back_goes_at_once_and_only_what_nobody_else_staged(
     assert await store.blob(reference, timeout_s=T) == b"v" * 70_000
     await commit(store, [Step("op", (Put(b"k", reference),))])
     await store.unstage(reference, timeout_s=T)
-    assert await store.blob(reference, timeout_s=T) == b"v" * 70_000, "recorded: a version refers to it"
+    assert await store.blob(reference, timeout_s=T) == b"v" * 70_000, (
+        "recorded: a version refers to it"
+    )
 
 
 async def test_what_waits_for_its_intent_is_bounded(store: Store) -> None:
@@ -145,6 +158,8 @@ async def test_what_nobody_ordered_goes_after_its_time(store: Store) -> None:
     await commit(store, [put("1", b"k", b"1")], log_time_ms=1_000)
     reference = await store.stage("never", b"v" * 70_000, timeout_s=T)
     await commit(store, [put("2", b"k", b"2")], log_time_ms=2_000)
-    assert await prune_all(store, Retention(0, 0, staged_before_ms=2_000)) == Pruning(0, 0, 0, 0, 0, False)
+    assert await prune_all(store, Retention(0, 0, staged_before_ms=2_000)) == Pruning(
+        0, 0, 0, 0, 0, False
+    )
     assert (await prune_all(store, Retention(0, 0, staged_before_ms=2_001))).blobs == 1
     assert await store.blob(reference, timeout_s=T) is None

@@ -1,4 +1,6 @@
-"""A store that was made before values had hashes is read as it is, and what is written from then on is checked."""
+"""A store that was made before values had hashes is read as it is, and what is written from then on
+is checked.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,11 @@ async def test_a_file_of_schema_version_1(tmp_path: Path) -> None:
     async with SqliteStore(path) as store:
         await fill(store)
     connection = sqlite3.connect(path, isolation_level=None)
-    for column in ("versions DROP COLUMN hash", "state DROP COLUMN unhashed", "blobs DROP COLUMN claims"):
+    for column in (
+        "versions DROP COLUMN hash",
+        "state DROP COLUMN unhashed",
+        "blobs DROP COLUMN claims",
+    ):
         connection.execute(f"ALTER TABLE {column}")
     connection.execute("DROP TABLE identity")
     connection.execute("PRAGMA user_version = 1")
@@ -65,7 +71,11 @@ async def test_tables_of_schema_version_1() -> None:
     async with PostgresStore(url) as store:
         await fill(store)
     connection = await asyncpg.connect(url)
-    for column in ("versions DROP COLUMN hash", "state DROP COLUMN unhashed", "blobs DROP COLUMN claims"):
+    for column in (
+        "versions DROP COLUMN hash",
+        "state DROP COLUMN unhashed",
+        "blobs DROP COLUMN claims",
+    ):
         await connection.execute(f"ALTER TABLE acordo_{column}")
     await connection.execute("DROP TABLE acordo_identity")
     await connection.execute("UPDATE acordo_schema SET version = 1")
@@ -74,7 +84,9 @@ async def test_tables_of_schema_version_1() -> None:
         rows = await connection.fetch("SELECT version FROM acordo_schema")
         assert rows[0]["version"] == len(postgres_sql.MIGRATIONS)
         with pytest.raises(asyncpg.NotNullViolationError):  # a program that knows no hashes
-            await connection.execute("INSERT INTO acordo_versions (key, revision, kind) VALUES ('x', 9, 0)")
+            await connection.execute(
+                "INSERT INTO acordo_versions (key, revision, kind) VALUES ('x', 9, 0)"
+            )
         await connection.execute("UPDATE acordo_versions SET hash = ''")
         with pytest.raises(StoreDamaged):
             await store.read([b"k"], timeout_s=T)

@@ -1,4 +1,6 @@
-"""Hold every Store to its rules of forgetting: by examples, and by generated histories against a naive model."""
+"""Hold every Store to its rules of forgetting: by examples, and by generated histories against a
+naive model.
+"""
 
 from __future__ import annotations
 
@@ -52,13 +54,17 @@ async def test_superseded_versions_go_and_the_newest_stays(store: Store) -> None
 
 
 async def test_a_tombstone_goes_only_with_or_after_all_older_versions(store: Store) -> None:
-    await commit(store, [put("a", b"k", b"1"), put("b", b"k", b"2"), delete("c", b"k"), put("d", b"z", b"1")])
+    await commit(
+        store, [put("a", b"k", b"1"), put("b", b"k", b"2"), delete("c", b"k"), put("d", b"z", b"1")]
+    )
     await prune_all(store, Retention(2, 0))
     assert await kept(store, b"k", 4) == [2, 3]
     await prune_all(store, Retention(3, 0))
     assert await kept(store, b"k", 4) == []
     assert (await store.read([b"k"], timeout_s=T)).versions[0] is None
-    assert [version.key for version in (await store.list(b"", limit=9, timeout_s=T)).versions] == [b"z"]
+    assert [version.key for version in (await store.list(b"", limit=9, timeout_s=T)).versions] == [
+        b"z"
+    ]
     await commit(store, [put("e", b"k", b"3")])
     assert (await store.read([b"k"], timeout_s=T)).versions == (Version(b"k", 5, b"3"),)
     await prune_all(store, Retention(5, 0))
@@ -66,7 +72,10 @@ async def test_a_tombstone_goes_only_with_or_after_all_older_versions(store: Sto
 
 
 async def test_small_steps_are_bounded_and_reads_hold_between_them(store: Store) -> None:
-    await commit(store, [Step(f"{n}", tuple(Put(b"k%d" % m, b"%d" % n) for m in range(5))) for n in range(20)])
+    await commit(
+        store,
+        [Step(f"{n}", tuple(Put(b"k%d" % m, b"%d" % n) for m in range(5))) for n in range(20)],
+    )
     floors = []
     for _ in range(STEPS_MAX):
         done = await store.prune(Retention(20, 0, rows_max=7), timeout_s=T)
@@ -132,32 +141,48 @@ async def test_operations_go_by_log_time(store: Store) -> None:
         await commit(store, [put(f"op{n}", b"k%d" % n, b"1")], log_time_ms=n * 100)
     assert (await prune_all(store, Retention(0, 300, rows_max=2))).operations == 3
     found = await store.operations([f"op{n}" for n in range(6)], timeout_s=T)
-    assert [isinstance(each, Operation) for each in found] == [False, False, False, True, True, True]
+    assert [isinstance(each, Operation) for each in found] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
     assert (await prune_all(store, Retention(0, 300))).operations == 0
-    await commit(store, [put("op0", b"k", b"1")], log_time_ms=600)  # after the retention the op_id is free again
+    # after the retention the op_id is free again
+    await commit(store, [put("op0", b"k", b"1")], log_time_ms=600)
 
 
 async def test_staged_values_live_as_long_as_a_version_refers_to_them(store: Store) -> None:
     reference = await store.stage("big", b"x" * 70_000, timeout_s=T)
     assert (await prune_all(store, Retention(0, 0))).blobs == 0, "not recorded yet"
-    await commit(store, [Step("big", (Put(b"k", reference), Put(b"m", reference))), put("b", b"k", b"1")])
+    await commit(
+        store, [Step("big", (Put(b"k", reference), Put(b"m", reference))), put("b", b"k", b"1")]
+    )
     assert (await prune_all(store, Retention(2, 0))).blobs == 0, "m still refers to it"
     await commit(store, [delete("c", b"m")])
-    assert (await prune_all(store, Retention(2, 0))).blobs == 0, "m still refers to it at revision 2"
+    assert (await prune_all(store, Retention(2, 0))).blobs == 0, (
+        "m still refers to it at revision 2"
+    )
     assert await store.blob(reference, timeout_s=T) == b"x" * 70_000
     assert (await prune_all(store, Retention(3, 0))).blobs == 1
     assert await store.blob(reference, timeout_s=T) is None
 
 
 @pytest.mark.parametrize("op_id", ["big", "~n1-9"])
-async def test_staged_values_of_intents_without_effect_go_once_recorded(store: Store, op_id: str) -> None:
+async def test_staged_values_of_intents_without_effect_go_once_recorded(
+    store: Store, op_id: str
+) -> None:
     reference = await store.stage(op_id, b"x" * 70_000, timeout_s=T)
     other = await store.stage("pending", b"y" * 70_000, timeout_s=T)
     await commit(store, [Step(op_id, (Put(b"k", reference),), Refused(0, 0))])
     assert (await prune_all(store, Retention(0, 0))).blobs == 1
     assert await store.blob(reference, timeout_s=T) is None
     assert await store.blob(other, timeout_s=T) == b"y" * 70_000
-    assert (await store.facts([], [], [], [(op_id, reference.hash)], timeout_s=T)).missing == {(op_id, reference.hash)}
+    assert (await store.facts([], [], [], [(op_id, reference.hash)], timeout_s=T)).missing == {
+        (op_id, reference.hash)
+    }
 
 
 async def test_a_value_staged_after_its_op_id_was_cancelled_goes_too(store: Store) -> None:
@@ -167,7 +192,9 @@ async def test_a_value_staged_after_its_op_id_was_cancelled_goes_too(store: Stor
     assert await store.blob(reference, timeout_s=T) is None
 
 
-async def test_a_value_whose_intent_was_never_ordered_goes_after_the_retention(store: Store) -> None:
+async def test_a_value_whose_intent_was_never_ordered_goes_after_the_retention(
+    store: Store,
+) -> None:
     await commit(store, [put("a", b"k", b"1")], log_time_ms=1000)
     orphan = await store.stage("~n1-3", b"x" * 70_000, timeout_s=T)
     await commit(store, [put("b", b"k", b"1")], log_time_ms=9000)
@@ -188,7 +215,10 @@ async def test_a_value_staged_after_long_rest_is_not_old(store: Store) -> None:
 async def test_pruning_while_writes_and_reads_go_on(store: Store, rival: Store) -> None:
     async def write() -> None:
         for n in range(60):
-            await commit(store, [Step(f"{n}", (Put(b"a", b"%d" % n), Put(b"z", b"%d" % n))), delete(f"d{n}", b"b")])
+            await commit(
+                store,
+                [Step(f"{n}", (Put(b"a", b"%d" % n), Put(b"z", b"%d" % n))), delete(f"d{n}", b"b")],
+            )
 
     async def prune() -> None:
         while (await rival.head(timeout_s=T)).last < 120:
@@ -213,8 +243,11 @@ async def test_pruning_while_writes_and_reads_go_on(store: Store, rival: Store) 
             tasks.create_task(work)
 
 
-async def test_what_pruning_took_is_below_the_floor_and_never_just_missing(store: Store, rival: Store) -> None:
-    """A watch fills from rows and then versions: a delete between the two is told, or the floor says that it is gone.
+async def test_what_pruning_took_is_below_the_floor_and_never_just_missing(
+    store: Store, rival: Store
+) -> None:
+    """A watch fills from rows and then versions: a delete between the two is told, or the floor
+    says that it is gone.
 
     etcd#18089 and #19179: a delete at the revision of a compaction was skipped in silence.
     """
@@ -222,7 +255,10 @@ async def test_what_pruning_took_is_below_the_floor_and_never_just_missing(store
 
     async def write() -> None:
         for n in range(ends // 3):
-            await commit(store, [put(f"p{n}", b"k", b"%d" % n), delete(f"d{n}", b"k"), put(f"z{n}", b"z", b"1")])
+            await commit(
+                store,
+                [put(f"p{n}", b"k", b"%d" % n), delete(f"d{n}", b"k"), put(f"z{n}", b"z", b"1")],
+            )
 
     async def prune() -> None:
         while (last := (await rival.head(timeout_s=T)).last) < ends:
@@ -234,8 +270,9 @@ async def test_what_pruning_took_is_below_the_floor_and_never_just_missing(store
             try:
                 rows = await rival.rows(told, 4, timeout_s=T)
             except Pruned as exc:
-                assert exc.floor > told + 1, "what comes next is there: nothing was pruned for this reader"  # noqa: PT017
-                told = exc.floor - 1
+                floor = exc.floor
+                assert floor > told + 1, "what comes next is there: nothing was pruned for it"
+                told = floor - 1
                 continue
             places = [
                 (key, row.first + n)
@@ -244,13 +281,17 @@ async def test_what_pruning_took_is_below_the_floor_and_never_just_missing(store
                 for key in record.keys
                 if row.first + n > told
             ]
-            assert [revision for _, revision in places] == list(range(told + 1, told + 1 + len(places)))
+            assert [revision for _, revision in places] == list(
+                range(told + 1, told + 1 + len(places))
+            )
             await asyncio.sleep(0)  # and whatever pruning does meanwhile
             found = await rival.versions(places, timeout_s=T)
             floor = await rival.floor(timeout_s=T)
             for (key, revision), version in zip(places, found, strict=True):
                 if version is None:
-                    assert floor >= revision, f"{key!r} at {revision} is missing, and the floor is {floor}"
+                    assert floor >= revision, (
+                        f"{key!r} at {revision} is missing, and the floor is {floor}"
+                    )
                 else:
                     assert (version.key, version.revision) == (key, revision)
                     assert version.present is (revision % 3 != 2), "a delete is told as one"
@@ -264,15 +305,19 @@ async def test_what_pruning_took_is_below_the_floor_and_never_just_missing(store
         raise failed.exceptions[0] from failed
 
 
-# ------------------------------------------------------------------------------------------- against a naive model
+# ---------------------------------------------------------------------------- against a naive model
 
 KEYS = st.sampled_from([b"a", b"a\xff", b"b", b"\xff"])
-WRITES = st.dictionaries(KEYS, st.sampled_from(["put", "due", "delete", "large"]), min_size=1, max_size=3)
+WRITES = st.dictionaries(
+    KEYS, st.sampled_from(["put", "due", "delete", "large"]), min_size=1, max_size=3
+)
 INTENTS = st.tuples(WRITES, st.booleans(), st.booleans())
 """What it writes, whether it takes effect, whether its op_id is a client's."""
 ACTIONS = st.one_of(
     st.tuples(st.just("commit"), st.lists(INTENTS, min_size=1, max_size=4)),
-    st.tuples(st.just("prune"), st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(1, 6))),
+    st.tuples(
+        st.just("prune"), st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(1, 6))
+    ),
     st.tuples(st.just("stage"), st.booleans()),
     st.tuples(st.just("take over"), st.just(None)),
 )
@@ -283,7 +328,8 @@ async def act(store: Store, naive: NaiveStore, action: tuple[str, object], numbe
     match action:
         case ("commit", list(intents)):
             steps = [
-                await _step(store, naive, intent, f"{number}-{n}", log_time_ms) for n, intent in enumerate(intents)
+                await _step(store, naive, intent, f"{number}-{n}", log_time_ms)
+                for n, intent in enumerate(intents)
             ]
             made = await commit(store, steps, log_time_ms=log_time_ms)
             naive.last = made.row.last
@@ -310,16 +356,24 @@ async def _stage(store: Store, naive: NaiveStore, op_id: str, log_time_ms: int) 
 
 
 async def _step(
-    store: Store, naive: NaiveStore, intent: tuple[dict[bytes, str], bool, bool], name: str, log_time_ms: int
+    store: Store,
+    naive: NaiveStore,
+    intent: tuple[dict[bytes, str], bool, bool],
+    name: str,
+    log_time_ms: int,
 ) -> Step:
     writes, lands, client = intent
     op_id = name if client else f"~{name}"
     if not lands:
-        return Step(op_id, tuple(put(op_id, key, b"x").writes[0] for key in sorted(writes)), Refused(0, 0))
+        return Step(
+            op_id, tuple(put(op_id, key, b"x").writes[0] for key in sorted(writes)), Refused(0, 0)
+        )
     made = []
     for key, kind in sorted(writes.items()):
         value: bytes | Reference = (
-            await _stage(store, naive, op_id, log_time_ms) if kind == "large" else f"{name}{kind}".encode()
+            await _stage(store, naive, op_id, log_time_ms)
+            if kind == "large"
+            else f"{name}{kind}".encode()
         )
         made.append(delete(op_id, key).writes[0] if kind == "delete" else Put(key, value))
     return Step(op_id, tuple(made), expires_ms=700 if "due" in writes.values() else None)
@@ -333,22 +387,34 @@ async def check(store: Store, naive: NaiveStore) -> None:
         if at > head.last:
             continue
         read = await store.read(keys, at=at, timeout_s=T)
-        assert [v if v and v.present else None for v in read.versions] == [naive.shown(key, at) for key in keys]
+        assert [v if v and v.present else None for v in read.versions] == [
+            naive.shown(key, at) for key in keys
+        ]
         for prefix in (b"", b"a"):
-            assert (await store.list(prefix, at=at, limit=99, timeout_s=T)).versions == naive.listing(prefix, at)
+            assert (
+                await store.list(prefix, at=at, limit=99, timeout_s=T)
+            ).versions == naive.listing(prefix, at)
     newest = await store.read(keys, timeout_s=T)
     for key, version in zip(keys, newest.versions, strict=True):
         truth = naive.newest(key, head.last)
         assert truth is not None
-        assert version == truth or (version is None and not truth.present and truth.revision <= floor)
+        assert version == truth or (
+            version is None and not truth.present and truth.revision <= floor
+        )
     assert set(await store.due(1000, 999, timeout_s=T)) == naive.due(1000, head.last)
     ledger = await store.ledger(0, 9999, timeout_s=T)
     assert not ledger or ledger[-1].head == head
     assert [row.seq for row in ledger] == list(range(head.seq - len(ledger) + 1, head.seq + 1))
-    used = {version.value for version in naive.needed(floor, head.last) if isinstance(version.value, Reference)}
+    used = {
+        version.value
+        for version in naive.needed(floor, head.last)
+        if isinstance(version.value, Reference)
+    }
     for reference in naive.staged:
         if reference in used:
-            assert await store.blob(reference, timeout_s=T) is not None, "a version still refers to it"
+            assert await store.blob(reference, timeout_s=T) is not None, (
+                "a version still refers to it"
+            )
 
 
 async def check_end(store: Store, naive: NaiveStore) -> None:
@@ -373,7 +439,9 @@ async def check_end(store: Store, naive: NaiveStore) -> None:
 
 
 def check_histories(opener: StoreOpener, examples: int, *, shrink: bool = True) -> None:
-    """Run generated histories, each on a database of its own; raise for the shortest that shows a difference."""
+    """Run generated histories, each on a database of its own; raise for the shortest that shows a
+    difference.
+    """
 
     @settings(
         max_examples=examples,
@@ -402,5 +470,7 @@ def check_histories(opener: StoreOpener, examples: int, *, shrink: bool = True) 
 
 @pytest.mark.parametrize("adapter", STORES)
 def test_pruning_never_shows(adapter: str) -> None:
-    """Any history of commits, prunings, orphans and take-overs: what is kept reads like a store that kept all."""
+    """Any history of commits, prunings, orphans and take-overs: what is kept reads like a store
+    that kept all.
+    """
     check_histories(STORES[adapter], EXAMPLES.get(adapter, 20))

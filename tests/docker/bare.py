@@ -1,9 +1,11 @@
-"""Do what the README says on a machine that has nothing: `python -m tests.docker.bare [PYTEST ARGUMENT...]`.
+"""Do what the README says on a machine that has nothing: `python -m tests.docker.bare [PYTEST
+ARGUMENT...]`.
 
-A container made from the distribution's bare base image gets the packages that the README calls needed, then a fresh
-clone of the last commit runs its commands: `make run` with a write through one node and a read through another, `make
-demo`, `make test`. It never sees what was installed on this machine by hand; only the trusted certificates and the
-network come from here. Exit code: that of the first command that fails, else 0.
+A container made from the distribution's bare base image gets the packages that the README calls
+needed, then a fresh clone of the last commit runs its commands: `make run` with a write through one
+node and a read through another, `make demo`, `make test`. It never sees what was installed on this
+machine by hand; only the trusted certificates and the network come from here. Exit code: that of
+the first command that fails, else 0.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ make test ${PART:+T="$PART"}
 
 
 def needed(readme: str) -> list[str]:
-    """Return the packages that the README calls needed on Debian. Raises ValueError where it names none."""
+    """Return the packages that the README calls needed on Debian. Raises ValueError where it names
+    none.
+    """
     line = re.search(r"^Needed: .*$", readme, re.MULTILINE)
     said = line[0] if line else ""
     packages = [word for word in ("make", "git") if re.search(rf"\b{word}\b", said)]
@@ -80,7 +84,9 @@ def main(arguments: list[str]) -> int:
             client: Any = docker.from_env(timeout=3600)
             images.base(client)
             commit = Path(folder, "commit")
-            subprocess.run(["git", "clone", "-q", "--no-hardlinks", str(ROOT), str(commit)], check=True)
+            subprocess.run(
+                ["git", "clone", "-q", "--no-hardlinks", str(ROOT), str(commit)], check=True
+            )
             return _run(client, commit, shlex.join(arguments))
     except (NoEngine, images.CannotBuild) as exc:
         print(f"error: {exc}", file=sys.stderr)
@@ -91,10 +97,15 @@ def _run(client: Any, commit: Path, part: str) -> int:
     """Run the script in a container of its own, which is removed; return its exit code."""
     volumes = {str(commit): {"bind": "/commit", "mode": "ro"}}
     environment = {"NEEDED": " ".join(needed((ROOT / "README.md").read_text())), "PART": part}
-    if CERTIFICATES.exists():  # a machine behind a proxy that opens TLS trusts more than the distribution does
+    # a machine behind a proxy that opens TLS trusts more than the distribution does
+    if CERTIFICATES.exists():
         volumes[str(CERTIFICATES)] = {"bind": "/trusted.crt", "mode": "ro"}
         environment |= {"PIP_CERT": "/trusted.crt", "SSL_CERT_FILE": "/trusted.crt"}
-    environment |= {n: v for n, v in os.environ.items() if n.lower() in {"http_proxy", "https_proxy", "no_proxy"}}
+    environment |= {
+        n: v
+        for n, v in os.environ.items()
+        if n.lower() in {"http_proxy", "https_proxy", "no_proxy"}
+    }
     histories = ROOT.parent / "shared" / "histories"
     if histories.is_dir():
         volumes[str(histories)] = {"bind": "/histories", "mode": "ro"}

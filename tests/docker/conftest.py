@@ -1,8 +1,9 @@
 """One engine and one stack for all tests of the containers.
 
-Where these tests are asked for by name, as `make test-stack` does, an engine is installed and started when none
-answers, and what is skipped has failed: such a run never passes by skipping. As a part of all tests they use an engine
-that answers, and are skipped with the reason where none does; nothing is installed then.
+Where these tests are asked for by name, as `make test-stack` does, an engine is installed and
+started when none answers, and what is skipped has failed: such a run never passes by skipping. As a
+part of all tests they use an engine that answers, and are skipped with the reason where none does;
+nothing is installed then.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  
     report = yield
     if report.skipped and required(item.config):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-        report.outcome, report.longrepr = "failed", f"{item.nodeid} was asked for and cannot be run: {reason}"
+        report.outcome, report.longrepr = (
+            "failed",
+            f"{item.nodeid} was asked for and cannot be run: {reason}",
+        )
     return report
 
 

@@ -33,7 +33,9 @@ class NoEngine(Exception):
 
 @contextlib.contextmanager
 def engine(*, start: bool) -> Iterator[str]:
-    """Yield the URL of an engine: the one that answers, else, with `start`, a private one. Raises NoEngine."""
+    """Yield the URL of an engine: the one that answers, else, with `start`, a private one. Raises
+    NoEngine.
+    """
     running = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     if _answers(running):
         yield running
@@ -55,11 +57,19 @@ def engine(*, start: bool) -> Iterator[str]:
             )  # fmt: skip
         try:
             try:
-                wait_until(lambda: process.poll() is not None or _answers(url), "dockerd", timeout_s=ENGINE_WITHIN_S)
+                wait_until(
+                    lambda: process.poll() is not None or _answers(url),
+                    "dockerd",
+                    timeout_s=ENGINE_WITHIN_S,
+                )
             except TimeoutError as exc:
-                raise NoEngine(f"dockerd does not answer: {Path(folder, 'log').read_text()[-500:]}") from exc
+                raise NoEngine(
+                    f"dockerd does not answer: {Path(folder, 'log').read_text()[-500:]}"
+                ) from exc
             if process.poll() is not None:
-                raise NoEngine(f"dockerd does not run here: {Path(folder, 'log').read_text()[-500:]}")
+                raise NoEngine(
+                    f"dockerd does not run here: {Path(folder, 'log').read_text()[-500:]}"
+                )
             os.environ["DOCKER_HOST"] = url
             yield url
         finally:
@@ -77,8 +87,12 @@ FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
 
 
 def _forwards() -> tuple[str, str]:
-    """Return what the kernel does with the packets of others: its switch, and iptables' policy. Engines change both."""
-    said = subprocess.run(["iptables", "-S", "FORWARD"], capture_output=True, text=True, check=False).stdout
+    """Return what the kernel does with the packets of others: its switch, and iptables' policy.
+    Engines change both.
+    """
+    said = subprocess.run(
+        ["iptables", "-S", "FORWARD"], capture_output=True, text=True, check=False
+    ).stdout
     policy = said.splitlines()[0].split()[-1] if said else ""
     return FORWARDING.read_text().strip(), policy
 
@@ -113,7 +127,12 @@ def _install() -> None:
     environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for each in (["apt-get", "update", "-q"], command):
         done = subprocess.run(
-            each, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ, check=False
+            each,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environ,
+            check=False,
         )
         if done.returncode:
             raise NoEngine(f"{' '.join(each)} failed: {done.stdout[-500:]}")
@@ -155,7 +174,9 @@ class Stack:
 
     def start(self, environ: dict[str, str]) -> None:
         """Run ./start.sh, as its reader does."""
-        self.env_file.write_text("".join(f"{k}={v}\n" for k, v in (self.settings | environ).items()))
+        self.env_file.write_text(
+            "".join(f"{k}={v}\n" for k, v in (self.settings | environ).items())
+        )
         done = self.script()
         if done.returncode:
             raise RuntimeError(f"./start.sh failed:\n{done.stdout[-4000:]}\n{self.logs()}")
@@ -163,7 +184,11 @@ class Stack:
 
     def change(self, name: str, value: str) -> None:
         """Change one setting, to be brought in by the next start."""
-        lines = [line for line in self.env_file.read_text().splitlines() if not line.startswith(f"{name}=")]
+        lines = [
+            line
+            for line in self.env_file.read_text().splitlines()
+            if not line.startswith(f"{name}=")
+        ]
         self.env_file.write_text("".join(f"{line}\n" for line in [*lines, f"{name}={value}"]))
 
     def script(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -195,7 +220,9 @@ class Stack:
         """Remove containers and volumes of this project, and nothing else."""
         self.script("down")
         client: Any = docker.from_env(timeout=60)
-        for volume in client.volumes.list(filters={"label": f"com.docker.compose.project={PROJECT}"}):
+        for volume in client.volumes.list(
+            filters={"label": f"com.docker.compose.project={PROJECT}"}
+        ):
             for _ in range(20):
                 try:
                     volume.remove(force=True)

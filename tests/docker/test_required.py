@@ -1,4 +1,6 @@
-"""Without an engine a run that asks for containers fails; any other names what it skips, and installs nothing."""
+"""Without an engine a run that asks for containers fails; any other names what it skips, and
+installs nothing.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ ONE = "test_start_sh_brings_it_up_and_says_where_it_is"
 
 
 def run(folder: Path, *words: str) -> tuple[int, str, bool]:
-    """Run pytest where no engine answers and apt-get refuses; return exit code, output, and whether it was called."""
+    """Run pytest where no engine answers and apt-get refuses; return exit code, output, and whether
+    it was called.
+    """
     asked = folder / "asked"
     apt = folder / "apt-get"
     apt.write_text(f"#!/bin/sh\necho called > {asked}\necho no network\nexit 100\n")
@@ -43,5 +47,8 @@ def test_as_a_part_of_all_it_is_skipped_by_name_and_nothing_is_installed(tmp_pat
     code, said, installing = run(tmp_path, "-o", "testpaths=tests/docker")
     assert code == 0, said
     assert "1 skipped" in said
-    assert "no containers here: no Docker engine answers; `make test-stack` installs and starts one" in said
+    assert (
+        "no containers here: no Docker engine answers; `make test-stack` installs and starts one"
+        in said
+    )
     assert not installing

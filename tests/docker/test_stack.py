@@ -1,4 +1,6 @@
-"""The stack in containers: it comes up, loses nothing when a container is killed, and grows and shrinks under load."""
+"""The stack in containers: it comes up, loses nothing when a container is killed, and grows and
+shrinks under load.
+"""
 
 from __future__ import annotations
 
@@ -64,14 +66,18 @@ async def test_a_changed_setting_is_rolled_out_without_a_failed_request(stack: S
     answered, stop = 0, asyncio.Event()
     # nginx closes what is idle when its list changes, also what a client writes to in that moment.
     connector = aiohttp.TCPConnector(force_close=True)
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20), connector=connector) as http:
+    async with aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=20), connector=connector
+    ) as http:
 
         async def one(n: int) -> None:
             nonlocal answered
             url = f"{stack.url}/v1/kv/rolled/{n}"
             while not stop.is_set():
                 for method in ("PUT", "GET"):
-                    async with http.request(method, url, data=b"1" if method == "PUT" else None) as response:
+                    async with http.request(
+                        method, url, data=b"1" if method == "PUT" else None
+                    ) as response:
                         said = await response.text()
                         answered += 1
                         if response.status not in (200, 201):
@@ -91,12 +97,16 @@ async def test_a_changed_setting_is_rolled_out_without_a_failed_request(stack: S
 
 
 async def test_a_start_without_one_node_serves_and_the_alert_comes(stack: Stack) -> None:
-    """A node whose settings are refused stays, unhealthy; two of three serve; Prometheus says so within 90 s."""
+    """A node whose settings are refused stays, unhealthy; two of three serve; Prometheus says so
+    within 90 s.
+    """
     import docker
 
     client = docker.from_env()
     (container,) = client.containers.list(
-        filters={"label": [f"com.docker.compose.project={PROJECT}", "com.docker.compose.service=node3"]}
+        filters={
+            "label": [f"com.docker.compose.project={PROJECT}", "com.docker.compose.service=node3"]
+        }
     )
     container.stop()
     began = asyncio.get_running_loop().time()
@@ -106,11 +116,19 @@ async def test_a_start_without_one_node_serves_and_the_alert_comes(stack: Stack)
             url = f"{stack.prometheus}/api/v1/alerts"
             async with aiohttp.ClientSession() as http, http.get(url) as response:
                 alerts = (await response.json())["data"]["alerts"]
-            return any(a["labels"]["alertname"] == "AcordoVoterAway" and a["state"] == "firing" for a in alerts)
+            return any(
+                a["labels"]["alertname"] == "AcordoVoterAway" and a["state"] == "firing"
+                for a in alerts
+            )
 
         assert await until(firing, ALERT_WITHIN_S * TIMES)
-        print(f"AcordoVoterAway after {asyncio.get_running_loop().time() - began:.0f} s (limit {ALERT_WITHIN_S})")
-        async with aiohttp.ClientSession() as http, http.put(stack.url + "/v1/kv/two", data=b"1") as response:
+        print(
+            f"AcordoVoterAway after {asyncio.get_running_loop().time() - began:.0f} s (limit {ALERT_WITHIN_S})"
+        )
+        async with (
+            aiohttp.ClientSession() as http,
+            http.put(stack.url + "/v1/kv/two", data=b"1") as response,
+        ):
             assert response.status in (200, 201)
     finally:
         container.start()
@@ -127,14 +145,26 @@ FAULTS = (
     "container-pause-rabbit",
     "container-kill-nginx",
 )
-"""Of every way and of every kind of container one. Each is a family of its own, so each has its turn."""
+"""Of every way and of every kind of container one. Each is a family of its own, so each has its
+turn.
+"""
 CHAOS_WITHIN_S = 1200
-"""At most three times its 100 s of load, the last fault, 120 s to recover, 180 s to end and look up, and judging."""
+"""At most three times its 100 s of load, the last fault, 120 s to recover, 180 s to end and look
+up, and judging.
+"""
 TOLD: list[Told] = []
 TIMES = 5
-"""A fail-over that does not work takes longer than so many times its limit, a busy machine does not."""
-AWAY_S = {n: s.limits.writes_after_s * TIMES + 5 for n, s in SCRIPTS.items() if s.limits.writes_after_s is not None}
-"""A leader comes back only when those limits are over: what writes again is a fail-over, not its return."""
+"""A fail-over that does not work takes longer than so many times its limit, a busy machine does
+not.
+"""
+AWAY_S = {
+    n: s.limits.writes_after_s * TIMES + 5
+    for n, s in SCRIPTS.items()
+    if s.limits.writes_after_s is not None
+}
+"""A leader comes back only when those limits are over: what writes again is a fail-over, not its
+return.
+"""
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -151,8 +181,12 @@ async def test_nothing_acknowledged_is_lost_when_a_container_goes(stack: Stack, 
     assert told.missed(TIMES) == ()
 
 
-def test_a_chaos_run_on_containers_finds_no_anomaly_and_is_not_weak(stack: Stack, tmp_path: Path) -> None:
-    """Nine faults, each of which bites: it goes on until they did and enough was written and read, however slow."""
+def test_a_chaos_run_on_containers_finds_no_anomaly_and_is_not_weak(
+    stack: Stack, tmp_path: Path
+) -> None:
+    """Nine faults, each of which bites: it goes on until they did and enough was written and read,
+    however slow.
+    """
     command = [
         sys.executable, "-m", "chaos", "run", "--target", "docker", "--workload", "register,append", "--nemesis",
         ",".join(FAULTS), "--faults", str(len(FAULTS)), "--operations", "400", "--time", "100", "--clients", "5",
@@ -164,19 +198,24 @@ def test_a_chaos_run_on_containers_finds_no_anomaly_and_is_not_weak(stack: Stack
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
     (folder,) = tmp_path.iterdir()
-    assert {w.nemesis for w in windows(load_history(folder / "history.jsonl").faults) if w.bit_ns is not None} == set(
-        FAULTS
-    )
+    assert {
+        w.nemesis
+        for w in windows(load_history(folder / "history.jsonl").faults)
+        if w.bit_ns is not None
+    } == set(FAULTS)
     assert (folder / "report.html").stat().st_size > 0
 
 
-async def test_load_adds_an_observer_and_its_end_removes_it_without_a_failed_request(stack: Stack) -> None:
+async def test_load_adds_an_observer_and_its_end_removes_it_without_a_failed_request(
+    stack: Stack,
+) -> None:
     answered: Counter[str] = Counter()
     failed: list[str] = []
     stop, few = asyncio.Event(), asyncio.Event()
     timeout = aiohttp.ClientTimeout(total=20)
-    # nginx closes what is idle when its list changes, also what a client writes to in that moment; so whoever stays to
-    # the end opens a connection for each request, and nothing that fails can be put down to that.
+    # nginx closes what is idle when its list changes, also what a client writes to in that moment;
+    # so whoever stays to the end opens a connection for each request, and nothing that fails can be
+    # put down to that.
     many, each = aiohttp.TCPConnector(limit=0), aiohttp.TCPConnector(force_close=True)
     async with (
         aiohttp.ClientSession(timeout=timeout, connector=many) as http,
@@ -188,7 +227,9 @@ async def test_load_adds_an_observer_and_its_end_removes_it_without_a_failed_req
         async def read(slow: bool) -> None:
             while not stop.is_set() and not (few.is_set() and not slow):
                 try:
-                    async with (afresh if slow else http).get(stack.url + "/v1/kv/scaled") as response:
+                    async with (afresh if slow else http).get(
+                        stack.url + "/v1/kv/scaled"
+                    ) as response:
                         if response.status == 200:
                             answered[response.headers["Acordo-Node"]] += 1
                         else:

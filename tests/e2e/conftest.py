@@ -25,12 +25,18 @@ WAIT_S = 60.0
 
 @pytest.fixture
 def start(tmp_path: Path, request: pytest.FixtureRequest) -> Start:
-    """Return a function that starts a cluster, ready to be used, and tells each node's log when the test fails."""
+    """Return a function that starts a cluster, ready to be used, and tells each node's log when the
+    test fails.
+    """
     base_port = free_base_port(3, 21000 + os.getpid() % 900 * 10)
 
     @contextlib.asynccontextmanager
     async def started(
-        *, nodes: int = 3, wait: bool = True, overrides: Mapping[str, Mapping[str, str]] | None = None, **more: object
+        *,
+        nodes: int = 3,
+        wait: bool = True,
+        overrides: Mapping[str, Mapping[str, str]] | None = None,
+        **more: object,
     ) -> AsyncIterator[LocalCluster]:
         given = {"nodes": nodes, "base_port": base_port, "data": tmp_path / "data"} | more
         said: list[str] = []

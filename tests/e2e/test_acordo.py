@@ -1,4 +1,6 @@
-"""The command line and the watching client against a real cluster, also while its leader is killed."""
+"""The command line and the watching client against a real cluster, also while its leader is
+killed.
+"""
 
 from __future__ import annotations
 
@@ -54,11 +56,18 @@ async def test_every_command(start: Start, tmp_path: Path) -> None:
         await acordo(cluster, "cas", "k", "1", "x", code=1)
         await acordo(cluster, "put", "k", "x", "--if-absent", code=1)
         assert (await json_of(cluster, "get", "k", "--at-revision", "1"))["value"] == "v"
-        assert (await json_of(cluster, "get", "k", "--level", "stale", "--max-age", "60"))["value"] == "w"
-        done = await json_of(cluster, "txn", "--put", "a/1=x", "--put", "base64:/w=y", "--read", "k")
+        assert (await json_of(cluster, "get", "k", "--level", "stale", "--max-age", "60"))[
+            "value"
+        ] == "w"
+        done = await json_of(
+            cluster, "txn", "--put", "a/1=x", "--put", "base64:/w=y", "--read", "k"
+        )
         assert done["reads"][0]["value"] == "w"
         assert await acordo(cluster, "list", "a/", "-k") == b"a/1\n"
-        assert await acordo(cluster, "delete", "k") == f"deleted at revision {done['revision'] + 1}\n".encode()
+        assert (
+            await acordo(cluster, "delete", "k")
+            == f"deleted at revision {done['revision'] + 1}\n".encode()
+        )
         await acordo(cluster, "delete", "k", code=1)
         await acordo(cluster, "get", "k", code=1)
         await acordo(cluster, "put", "k", "v", "--ttl=-1", code=2)
@@ -69,7 +78,12 @@ async def test_every_command(start: Start, tmp_path: Path) -> None:
         await acordo(cluster, "operation", "nobody's", code=4)
         assert (await json_of(cluster, "operation", "nobody's", "--settle"))["outcome"] == "expired"
         events = await acordo(cluster, "watch", "k", "--after", "0", "--count", "4", "--json")
-        assert [msgspec.json.decode(line)["event"] for line in events.splitlines()] == ["put", "put", "delete", "put"]
+        assert [msgspec.json.decode(line)["event"] for line in events.splitlines()] == [
+            "put",
+            "put",
+            "delete",
+            "put",
+        ]
         now = await json_of(cluster, "transfer", "n2")
         assert now["leader"] == (await json_of(cluster, "leader"))["id"] == "n2"
         assert len(await json_of(cluster, "members")) == 3
@@ -87,7 +101,8 @@ async def test_a_load_cut_by_sigkill_goes_on_and_the_death_of_the_leader_does_no
     large = "x" * 100_000
     path.write_bytes(
         b"".join(
-            msgspec.json.encode({"key": f"k/{n:05}", "value": large if n % 500 == 3 else f"v{n}"}) + b"\n"
+            msgspec.json.encode({"key": f"k/{n:05}", "value": large if n % 500 == 3 else f"v{n}"})
+            + b"\n"
             for n in range(12_000)
         )
     )
@@ -132,7 +147,11 @@ async def changes_of(client: Client, count: int) -> Any:
 
 async def test_a_watch_survives_the_death_of_its_node(start: Start) -> None:
     """In order, nothing twice, nothing left out, through two SIGKILLs of the node that feeds it."""
-    async with start() as cluster, Client(urls(cluster)) as client, Client(urls(cluster)) as watching:
+    async with (
+        start() as cluster,
+        Client(urls(cluster)) as client,
+        Client(urls(cluster)) as watching,
+    ):
         seen: list[Change] = []
 
         async def follow() -> None:
@@ -146,8 +165,13 @@ async def test_a_watch_survives_the_death_of_its_node(start: Start) -> None:
             task = group.create_task(follow())
             written: set[tuple[bytes, int]] = set()
             for n in range(60):
-                done = await client.txn(writes=[wire.put(f"w/{n % 7}", str(n)), wire.put(f"w/{n}b", "x")])
-                written |= {(f"w/{n % 7}".encode(), done.revision), (f"w/{n}b".encode(), done.revision)}
+                done = await client.txn(
+                    writes=[wire.put(f"w/{n % 7}", str(n)), wire.put(f"w/{n}b", "x")]
+                )
+                written |= {
+                    (f"w/{n % 7}".encode(), done.revision),
+                    (f"w/{n}b".encode(), done.revision),
+                }
                 if n in (20, 40):
                     await until(lambda: len(seen) > 10, "the watch is fed")
                     fed_by = list(cluster.nodes)[watching._caller._at]
@@ -168,8 +192,25 @@ async def test_the_pytest_fixture_starts_a_node_of_its_own(tmp_path: Path) -> No
     )
     environment = {name: value for name, value in os.environ.items() if name != "ACORDO_URLS"}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pytest", "-q", "-p", "pytest_asyncio.plugin", "-p", "acordo.pytest_plugin"),
-        *("-o", "asyncio_mode=auto", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)),
+        *(
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "pytest_asyncio.plugin",
+            "-p",
+            "acordo.pytest_plugin",
+        ),
+        *(
+            "-o",
+            "asyncio_mode=auto",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir",
+            str(tmp_path),
+            str(tmp_path),
+        ),
         cwd=tmp_path,
         env={**environment, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         stdout=asyncio.subprocess.PIPE,

@@ -1,4 +1,6 @@
-"""`python -m cluster autoscaler` on a local cluster: load brings an observer, and its end takes it away again."""
+"""`python -m cluster autoscaler` on a local cluster: load brings an observer, and its end takes it
+away again.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ async def autoscaler(settings: Mapping[str, str], log: Path) -> AsyncIterator[No
 
 
 @contextlib.asynccontextmanager
-async def load(http: aiohttp.ClientSession, urls: list[str], failed: list[str]) -> AsyncIterator[None]:
+async def load(
+    http: aiohttp.ClientSession, urls: list[str], failed: list[str]
+) -> AsyncIterator[None]:
     """Read from the nodes in turn, many at a time."""
     stop = asyncio.Event()
 
@@ -69,19 +73,25 @@ async def found_nothing(http: aiohttp.ClientSession, url: str) -> bool:
         return False
 
 
-async def test_load_adds_a_local_observer_and_its_end_removes_it(start: Start, tmp_path: Path) -> None:
+async def test_load_adds_a_local_observer_and_its_end_removes_it(
+    start: Start, tmp_path: Path
+) -> None:
     folder, listen = tmp_path / "data" / "observers", f"127.0.0.1:{free_port()}"
     failed: list[str] = []
     async with start() as cluster, contextlib.AsyncExitStack() as stack:
         urls = [node.url for node in cluster.nodes.values()]
-        prometheus = await asyncio.to_thread(Prometheus({"nodes": [u.removeprefix("http://") for u in urls]}).start)
+        prometheus = await asyncio.to_thread(
+            Prometheus({"nodes": [u.removeprefix("http://") for u in urls]}).start
+        )
         stack.callback(prometheus.__exit__, None, None, None)
         settings = {
             "DIR": str(folder), "URLS": ",".join(urls), "LISTEN": listen, "PROMETHEUS": prometheus.url,
             "OBSERVERS_MAX": "1", "PERIOD_S": "1", "COOL_DOWN_S": "2", "IN_FLIGHT_HIGH": "4", "IN_FLIGHT_LOW": "2",
         }  # fmt: skip
         await stack.enter_async_context(autoscaler(settings, tmp_path / "autoscaler.log"))
-        http = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+        http = await stack.enter_async_context(
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        )
 
         def observer() -> str | None:
             """Return where it serves, as a Prometheus would find it."""

@@ -34,7 +34,10 @@ async def broken(start: Start, **more: object) -> str:
 
 
 async def filled(start: Start) -> None:
-    async with start() as cluster, Client([n.url for n in cluster.nodes.values()], timeout_s=30) as client:
+    async with (
+        start() as cluster,
+        Client([n.url for n in cluster.nodes.values()], timeout_s=30) as client,
+    ):
         for number in range(10):
             await client.put(f"k{number}", b"v" * 1000)
 
@@ -59,7 +62,11 @@ async def test_a_node_directory_of_a_newer_version_is_refused(start: Start, tmp_
 
 async def test_a_corrupt_journal_is_named_refused_and_kept(start: Start, tmp_path: Path) -> None:
     await filled(start)
-    journals = [p for p in (tmp_path / "data" / "n1").rglob("*journal*") if p.is_file() and p.stat().st_size > 200]
+    journals = [
+        p
+        for p in (tmp_path / "data" / "n1").rglob("*journal*")
+        if p.is_file() and p.stat().st_size > 200
+    ]
     assert journals, "no journal was written"
     journal = max(journals, key=lambda p: p.stat().st_size)
     content = bytearray(journal.read_bytes())
@@ -77,7 +84,9 @@ async def test_a_store_of_another_cluster_is_refused_and_kept(start: Start, tmp_
     store = tmp_path / "data" / "store.sqlite"
     with contextlib.closing(sqlite3.connect(store)) as connection, connection:
         (owner,) = connection.execute("SELECT cluster FROM identity").fetchone()
-        assert owner == json.loads((tmp_path / "data" / "n1" / "node.json").read_bytes())["cluster_id"]
+        assert (
+            owner == json.loads((tmp_path / "data" / "n1" / "node.json").read_bytes())["cluster_id"]
+        )
         connection.execute("UPDATE identity SET cluster = 'theirs'")
     said = await broken(start)
     assert "is the store of cluster 'theirs'" in said
@@ -135,7 +144,10 @@ def test_a_node_says_which_setting_is_wrong(tmp_path: Path) -> None:
     assert "--fsync='sometimes' is not allowed; allowed: always, interval, off" in wrong.stderr
     unknown = run_node(ACORDO_FSINC="off")
     assert unknown.returncode == EX_CONFIG
-    assert "ACORDO_FSINC (in the environment) is no setting: did you mean ACORDO_FSYNC?" in unknown.stderr
+    assert (
+        "ACORDO_FSINC (in the environment) is no setting: did you mean ACORDO_FSYNC?"
+        in unknown.stderr
+    )
 
 
 def test_a_node_says_which_port_is_taken(tmp_path: Path) -> None:
@@ -157,7 +169,9 @@ def test_a_node_shows_its_settings_without_passwords() -> None:
 
 @pytest.mark.parametrize("name", ["", "mine"])
 def test_a_cluster_without_a_name_at_a_broker_is_warned(tmp_path: Path, name: str) -> None:
-    """It ends at once, for its directory is in use; what it shares its names with is said before."""
+    """It ends at once, for its directory is in use; what it shares its names with is said
+    before.
+    """
     broker = "amqp://nobody@127.0.0.1:9/"
     with locked(tmp_path, "node"):
         named = ("--cluster-id", name) if name else ()
@@ -208,20 +222,32 @@ def answer(url: str) -> tuple[int, str]:
 
 def test_a_store_in_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     store = tmp_path / "nowhere" / "store.sqlite"
-    said = run_node("--store", f"sqlite:///{store}", "--data-dir", str(tmp_path / "n1"), **free_ports())
+    said = run_node(
+        "--store", f"sqlite:///{store}", "--data-dir", str(tmp_path / "n1"), **free_ports()
+    )
     assert said.returncode == EX_CONFIG, said.stderr
     assert str(store) in said.stderr.splitlines()[-1]
 
 
 def test_a_store_or_a_lock_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / "store.sqlite").mkdir()
-    said = run_node("--store", f"sqlite:///{tmp_path}/store.sqlite", "--data-dir", str(tmp_path / "n1"), **free_ports())
-    assert (said.returncode, f"{tmp_path}/store.sqlite" in said.stderr.splitlines()[-1]) == (EX_CONFIG, True), (
-        said.stderr
+    said = run_node(
+        "--store",
+        f"sqlite:///{tmp_path}/store.sqlite",
+        "--data-dir",
+        str(tmp_path / "n1"),
+        **free_ports(),
     )
+    assert (said.returncode, f"{tmp_path}/store.sqlite" in said.stderr.splitlines()[-1]) == (
+        EX_CONFIG,
+        True,
+    ), said.stderr
     (tmp_path / "n2" / "lock").mkdir(parents=True)
     said = run_node("--data-dir", str(tmp_path / "n2"), **free_ports())
-    assert (said.returncode, f"{tmp_path}/n2/lock" in said.stderr.splitlines()[-1]) == (EX_CONFIG, True), said.stderr
+    assert (said.returncode, f"{tmp_path}/n2/lock" in said.stderr.splitlines()[-1]) == (
+        EX_CONFIG,
+        True,
+    ), said.stderr
 
 
 def test_two_nodes_do_not_share_a_directory(tmp_path: Path) -> None:
@@ -259,7 +285,10 @@ async def test_a_node_without_a_log_that_meets_a_cluster_which_began_otherwise_i
             },
         )
         assert refused.returncode == EX_CONFIG
-        assert "n2 has no log, and its list of first members is not the one that n1's" in refused.stderr
+        assert (
+            "n2 has no log, and its list of first members is not the one that n1's"
+            in refused.stderr
+        )
         assert "a list with itself as an observer" in refused.stderr
         async with Client([own.url]) as client:
             await client.put("k", b"the cluster goes on")

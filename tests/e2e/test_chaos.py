@@ -1,4 +1,6 @@
-"""Workloads and nemeses on a real cluster: what is recorded is whole, the faults bite, every checker is content."""
+"""Workloads and nemeses on a real cluster: what is recorded is whole, the faults bite, every
+checker is content.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,11 @@ async def test_every_workload_under_faults_is_judged_legal(tmp_path: Path) -> No
         }
         with Recorder(tmp_path / "history.jsonl", seed=SEED, settings=header) as recorder:
             for kind in kinds:
-                made.append(kind(Load(target.urls, SEED, f"chaos/{SEED}/", clients=4, pause_s=0.02), recorder))
+                made.append(
+                    kind(
+                        Load(target.urls, SEED, f"chaos/{SEED}/", clients=4, pause_s=0.02), recorder
+                    )
+                )
             inflicted = await _disturb(target, made, recorder, stack)
             assert [w.complaints for w in made] == [[]] * len(made)
         await _collect(target, tmp_path)
@@ -73,7 +79,9 @@ async def _disturb(
         loads = [tasks.create_task(w.run(stop)) for w in made]
         await until(lambda: recorder.count("ok") >= WARM, "the load began")
         for n, name in enumerate(FAULTS):
-            inflicted.append(await inflict(NEMESES[name](target, Random(f"{SEED}/{n}")), recorder, FAULT_S))
+            inflicted.append(
+                await inflict(NEMESES[name](target, Random(f"{SEED}/{n}")), recorder, FAULT_S)
+            )
             assert await target.healthy()
         after = recorder.count("ok")
         await until(lambda: recorder.count("ok") >= after + WARM, "the load went on")
@@ -86,10 +94,16 @@ async def _disturb(
 
 
 async def _collect(target: LocalTarget, folder: Path) -> None:
-    """Look up what is unknown in a second history of its own, and keep the ledger and the final reads."""
+    """Look up what is unknown in a second history of its own, and keep the ledger and the final
+    reads.
+    """
     history = load_history(folder / "history.jsonl")
     async with Client(list(target.direct_urls)) as client:
         assert await collect.write_ledger(client, folder / "ledger.jsonl") > 0
-        keys = list(dict.fromkeys(o.key for o in history.operations if o.op in {"put", "cas", "delete"} and o.key))
+        keys = list(
+            dict.fromkeys(
+                o.key for o in history.operations if o.op in {"put", "cas", "delete"} and o.key
+            )
+        )
     evidence = await collect.evidence(target.direct_urls, keys)
     (folder / "final.json").write_bytes(msgspec.json.encode(evidence))

@@ -1,4 +1,6 @@
-"""`python -m chaos run` as a user runs it: Ctrl-C heals everything and still writes the report; unfit targets."""
+"""`python -m chaos run` as a user runs it: Ctrl-C heals everything and still writes the report;
+unfit targets.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,19 @@ WAIT_S: Final = 120.0
 
 
 def command(out: Path, *words: str) -> list[str]:
-    return [sys.executable, "-m", "chaos", "run", "--seed", "5", "--clients", "3", "--out", str(out), *words]
+    return [
+        sys.executable,
+        "-m",
+        "chaos",
+        "run",
+        "--seed",
+        "5",
+        "--clients",
+        "3",
+        "--out",
+        str(out),
+        *words,
+    ]
 
 
 def wait_for(condition: object, child: subprocess.Popen[str], what: str) -> None:
@@ -34,7 +48,9 @@ def wait_for(condition: object, child: subprocess.Popen[str], what: str) -> None
 
 
 def pids(folder: Path) -> dict[str, int]:
-    """Return the processes of the cluster's nodes, as /proc tells them by their directory of data."""
+    """Return the processes of the cluster's nodes, as /proc tells them by their directory
+    of data.
+    """
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -62,7 +78,9 @@ def test_ctrl_c_heals_everything_and_still_writes_the_report(tmp_path: Path) -> 
     try:
         wait_for(lambda: list(tmp_path.glob("*/history.jsonl")), child, "the run began")
         (folder,) = tmp_path.iterdir()
-        wait_for(lambda: "T" in [state(p) for p in pids(folder).values()], child, "a node is stopped")
+        wait_for(
+            lambda: "T" in [state(p) for p in pids(folder).values()], child, "a node is stopped"
+        )
         nodes = pids(folder)
         assert len(nodes) == 3
         child.send_signal(signal.SIGINT)
@@ -78,9 +96,13 @@ def test_ctrl_c_heals_everything_and_still_writes_the_report(tmp_path: Path) -> 
     history = load_history(folder / "history.jsonl")
     assert history.faults
     assert all(w.healed_ns is not None for w in windows(history.faults)), "every fault was healed"
-    assert json.loads((folder / "final.json").read_text())["members"], "it was collected from healed nodes"
+    assert json.loads((folder / "final.json").read_text())["members"], (
+        "it was collected from healed nodes"
+    )
     assert "convergence  ok" in told
-    assert {n: state(p) for n, p in nodes.items()} == dict.fromkeys(nodes, "gone"), "nothing is left running"
+    assert {n: state(p) for n, p in nodes.items()} == dict.fromkeys(nodes, "gone"), (
+        "nothing is left running"
+    )
 
 
 def test_a_target_that_is_no_acordo_exits_2_and_says_so(tmp_path: Path) -> None:
@@ -95,7 +117,9 @@ def test_a_target_that_is_no_acordo_exits_2_and_says_so(tmp_path: Path) -> None:
     try:
         assert server.stderr is not None
         words = ("--target", f"http://127.0.0.1:{port}", "--time", "1")
-        ended = subprocess.run(command(tmp_path / "out", *words), cwd=ROOT, text=True, capture_output=True, check=False)
+        ended = subprocess.run(
+            command(tmp_path / "out", *words), cwd=ROOT, text=True, capture_output=True, check=False
+        )
     finally:
         server.kill()
         server.wait()

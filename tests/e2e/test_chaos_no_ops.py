@@ -1,4 +1,6 @@
-"""A real run whose faults do nothing exits 2 and names each of them: no nemesis may claim what it did not do."""
+"""A real run whose faults do nothing exits 2 and names each of them: no nemesis may claim what it
+did not do.
+"""
 
 from __future__ import annotations
 
@@ -48,5 +50,7 @@ async def test_every_nemesis_that_does_nothing_makes_the_run_weak(
             continue
         assert any(w.startswith(f"{name} did not bite") for w in result.weak), name
     for name in NEMESES.keys() - LOCAL.keys():
-        assert any(w.startswith(f"{name} was skipped: the target has no") for w in result.weak), name
+        assert any(w.startswith(f"{name} was skipped: the target has no") for w in result.weak), (
+            name
+        )
     assert len(result.weak) == len(NEMESES), "and for no other reason"

@@ -19,8 +19,21 @@ def test_files_are_closed_in_an_open_directory(tmp_path: Path) -> None:
     data.mkdir(mode=0o755)
     data.chmod(0o755)
     port = free_base_port(1, 22000 + os.getpid() % 900 * 10)
-    command = [sys.executable, "-m", "cluster", "up", "--nodes", "1", "--base-port", str(port), "--data", str(data)]
-    runner = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, umask=0o022)
+    command = [
+        sys.executable,
+        "-m",
+        "cluster",
+        "up",
+        "--nodes",
+        "1",
+        "--base-port",
+        str(port),
+        "--data",
+        str(data),
+    ]
+    runner = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, umask=0o022
+    )
     try:
         deadline = time.monotonic() + WAIT_S
         while not any(data.rglob("store.sqlite*")) or not any(data.rglob("journal*")):
@@ -32,11 +45,22 @@ def test_files_are_closed_in_an_open_directory(tmp_path: Path) -> None:
         runner.communicate(timeout=WAIT_S)
     files = [path for path in data.rglob("*") if path.is_file()]
     assert len(files) >= 5
-    assert {path.name: oct(path.stat().st_mode & 0o077) for path in files} == {path.name: "0o0" for path in files}
+    assert {path.name: oct(path.stat().st_mode & 0o077) for path in files} == {
+        path.name: "0o0" for path in files
+    }
 
 
 def test_a_cluster_is_not_open_without_a_word(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cluster", "up", "--host", "0.0.0.0", "--data", str(tmp_path / "data")]
+    command = [
+        sys.executable,
+        "-m",
+        "cluster",
+        "up",
+        "--host",
+        "0.0.0.0",
+        "--data",
+        str(tmp_path / "data"),
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert ended.returncode == 78
     assert "http_open" in ended.stderr

@@ -45,7 +45,9 @@ async def ledger_of(http: aiohttp.ClientSession, url: str) -> list[dict[str, Any
         return list((await response.json())["rows"])
 
 
-async def test_what_one_node_takes_every_node_serves(start: Start, http: aiohttp.ClientSession) -> None:
+async def test_what_one_node_takes_every_node_serves(
+    start: Start, http: aiohttp.ClientSession
+) -> None:
     async with start() as cluster:
         for writer in urls(cluster):
             key = f"/v1/kv/written-by-{writer[-1]}"
@@ -80,7 +82,12 @@ async def test_the_installation_check_passes(start: Start) -> None:
     async with start() as cluster:
         for url in urls(cluster):
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tests.installation", url, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+                sys.executable,
+                "-m",
+                "tests.installation",
+                url,
+                cwd=ROOT,
+                stdout=asyncio.subprocess.PIPE,
             )
             out, _ = await process.communicate()
             assert process.returncode == 0, out.decode()
@@ -133,14 +140,21 @@ async def test_a_stopped_leader_is_killed_and_replaced(start: Start) -> None:
         node = cluster.nodes[frozen]
         cluster.kill(frozen, signal.SIGSTOP)
         await client.put("b", b"2")
-        await until(lambda: node.starts == 2 and node.state is State.ALIVE, f"{frozen} was killed and is alive again")
+        await until(
+            lambda: node.starts == 2 and node.state is State.ALIVE,
+            f"{frozen} was killed and is alive again",
+        )
         await cluster.wait_ready()
         found = await client.get("a")
         assert found is not None
 
 
-async def test_without_a_quorum_writes_are_refused_and_reads_go_on(start: Start, http: aiohttp.ClientSession) -> None:
-    """INV-7: nothing that was not ordered before reaches the ledger, and the store still answers."""
+async def test_without_a_quorum_writes_are_refused_and_reads_go_on(
+    start: Start, http: aiohttp.ClientSession
+) -> None:
+    """INV-7: nothing that was not ordered before reaches the ledger, and the store still
+    answers.
+    """
     async with start() as cluster, Client(urls(cluster), timeout_s=30) as client:
         await client.put("kept", b"1")
         survivor = await leader_of(cluster)
@@ -149,7 +163,9 @@ async def test_without_a_quorum_writes_are_refused_and_reads_go_on(start: Start,
         url = cluster.nodes[survivor].url
 
         async def refused() -> bool:
-            async with http.put(url + "/v1/kv/new", data=b"x", headers={"Acordo-Timeout": "1"}) as response:
+            async with http.put(
+                url + "/v1/kv/new", data=b"x", headers={"Acordo-Timeout": "1"}
+            ) as response:
                 return response.status == 503
 
         await until(refused, "writes are refused")
@@ -190,7 +206,9 @@ async def test_a_restart_keeps_the_data(start: Start, tmp_path: Path) -> None:
 async def test_a_node_that_says_ready_takes_its_first_write(
     start: Start, http: aiohttp.ClientSession, nodes: int
 ) -> None:
-    """At the first start, when nobody has stamped the log yet, and at the next, when its last stamp is old."""
+    """At the first start, when nobody has stamped the log yet, and at the next, when its last stamp
+    is old.
+    """
 
     async def first_write(url: str) -> tuple[int, str]:
         async def ready() -> bool:
@@ -245,8 +263,12 @@ async def test_a_drain_under_load_fails_no_request(start: Start) -> None:
         ended.set()
 
 
-async def test_a_stopping_node_finishes_what_it_holds(start: Start, http: aiohttp.ClientSession) -> None:
-    """A request whose body is half sent when SIGTERM comes is still answered, through the new leader."""
+async def test_a_stopping_node_finishes_what_it_holds(
+    start: Start, http: aiohttp.ClientSession
+) -> None:
+    """A request whose body is half sent when SIGTERM comes is still answered, through the new
+    leader.
+    """
     async with start() as cluster:
         stopping = await leader_of(cluster)
         node = cluster.nodes[stopping]
@@ -300,7 +322,11 @@ async def test_up_is_one_command_and_a_signal_ends_it(tmp_path: Path, number: in
 
 
 async def _seen_through(
-    process: asyncio.subprocess.Process, out: asyncio.StreamReader, port: int, data: Path, number: int
+    process: asyncio.subprocess.Process,
+    out: asyncio.StreamReader,
+    port: int,
+    data: Path,
+    number: int,
 ) -> bytes:
     """Check what `up` says, ask for the status, send the signal; return what it said last."""
     said = []
@@ -311,7 +337,14 @@ async def _seen_through(
         assert any(f"http://127.0.0.1:{port + node}" in line for line in said), "".join(said)
     assert any(line.rstrip().endswith("leader") for line in said), "".join(said)
     status = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cluster", "status", "--data", str(data), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "cluster",
+        "status",
+        "--data",
+        str(data),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
     )
     shown, _ = await status.communicate()
     assert status.returncode == 0, shown.decode()

@@ -1,4 +1,6 @@
-"""The provisioned dashboard against a live Prometheus: every query of every panel has an answer while there is load."""
+"""The provisioned dashboard against a live Prometheus: every query of every panel has an answer
+while there is load.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ async def load(urls: list[str]) -> AsyncIterator[None]:
             await asyncio.sleep(0.02)
 
     async with contextlib.AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(Client(url, retries=False, timeout_s=5)) for url in urls]
+        clients = [
+            await stack.enter_async_context(Client(url, retries=False, timeout_s=5)) for url in urls
+        ]
         async with asyncio.TaskGroup() as tasks:
             for n in range(9):
                 tasks.create_task(one(clients[n % len(clients)], n))
@@ -106,10 +110,14 @@ async def test_every_panel_shows_something_under_load(start: Start, tmp_path: Pa
 
 
 async def test_a_voter_that_stops_is_an_alert_and_a_whole_cluster_is_none(start: Start) -> None:
-    """The rules against what nodes really tell: names, labels and joins. How long they wait, promtool tests."""
+    """The rules against what nodes really tell: names, labels and joins. How long they wait,
+    promtool tests.
+    """
     async with start() as cluster, contextlib.AsyncExitStack() as stack:
         urls = [node.url for node in cluster.nodes.values()]
-        prometheus = await asyncio.to_thread(Prometheus({"nodes": [u.removeprefix("http://") for u in urls]}).start)
+        prometheus = await asyncio.to_thread(
+            Prometheus({"nodes": [u.removeprefix("http://") for u in urls]}).start
+        )
         stack.callback(prometheus.__exit__, None, None, None)
         async with load(urls):
 
@@ -128,7 +136,8 @@ async def test_a_voter_that_stops_is_an_alert_and_a_whole_cluster_is_none(start:
             # Before that it knew fewer than three; and nobody runs a worker here.
             assert await told("ALERTS", time.time() - 2) <= {"AcordoWorkerAway"}
             killed = time.time()
-            await cluster.stop_node("n3", signal.SIGKILL)  # it stays down: a scrape could miss a start within a second
+            # it stays down: a scrape could miss a start within a second
+            await cluster.stop_node("n3", signal.SIGKILL)
 
             async def raised() -> bool:
                 return "AcordoVoterAway" in await told("ALERTS", killed)
@@ -177,9 +186,13 @@ def test_grafana_finds_the_dashboard_and_its_datasource() -> None:
     mounted = dict(v.removesuffix(":ro").split(":") for v in compose["grafana"]["volumes"])
     provisioning = ROOT / "deploy" / "grafana" / "provisioning"
     assert mounted["./deploy/grafana/provisioning"] == "/etc/grafana/provisioning"
-    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())[
+        "datasources"
+    ]
     assert source["url"] == "http://prometheus:9090" and "prometheus" in compose
-    (provider,) = yaml.safe_load((provisioning / "dashboards" / "acordo.yml").read_text())["providers"]
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "acordo.yml").read_text())[
+        "providers"
+    ]
     assert provider["options"]["path"] == mounted["./deploy/grafana/dashboards"]
     board = json.loads(dashboard.DASHBOARD.read_text())
     used = [p["datasource"] for p in board["panels"] if p["type"] != "row"]

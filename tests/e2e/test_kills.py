@@ -1,4 +1,6 @@
-"""Thirty seeded kills under load: the whole client history is linearizable, nothing is lost or applied twice."""
+"""Thirty seeded kills under load: the whole client history is linearizable, nothing is lost or
+applied twice.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,12 @@ class Recorder:
     async def work(self, name: int, client: Client, chance: random.Random) -> None:
         while not self.ended.is_set():
             key = f"kills/{chance.randrange(KEYS)}"
-            await self.one(name, client, key, chance.choices(("get", "put", "cas", "delete"), (40, 35, 15, 10))[0])
+            await self.one(
+                name,
+                client,
+                key,
+                chance.choices(("get", "put", "cas", "delete"), (40, 35, 15, 10))[0],
+            )
 
     async def one(self, name: int, client: Client, key: str, op: str) -> None:
         if op == "get":
@@ -55,7 +62,11 @@ class Recorder:
             found = await self.get(name, client, key)
             if found is not None:
                 await self.write(
-                    name, key, "cas", lambda value: client.cas(key, value, if_revision=found.revision), found.value
+                    name,
+                    key,
+                    "cas",
+                    lambda value: client.cas(key, value, if_revision=found.revision),
+                    found.value,
                 )
         elif op == "put":
             await self.write(name, key, "put", lambda value: client.put(key, value))
@@ -69,11 +80,18 @@ class Recorder:
         except AcordoError:
             return None  # it observed nothing
         result = None if found is None else found.value.decode()
-        self.operations.append(Operation(name, "get", "ok", start_ns, time.monotonic_ns(), key=key, result=result))
+        self.operations.append(
+            Operation(name, "get", "ok", start_ns, time.monotonic_ns(), key=key, result=result)
+        )
         return found
 
     async def write(
-        self, name: int, key: str, op: str, call: Callable[[bytes], object], expected: bytes | None = None
+        self,
+        name: int,
+        key: str,
+        op: str,
+        call: Callable[[bytes], object],
+        expected: bytes | None = None,
     ) -> None:
         value = self.value()
         start_ns = time.monotonic_ns()
@@ -101,17 +119,25 @@ class Recorder:
 
 
 async def disturb(cluster: LocalCluster, chance: random.Random, recorder: Recorder) -> int:
-    """Kill one node after another, most often the leader, without waiting for the cluster to be whole again."""
+    """Kill one node after another, most often the leader, without waiting for the cluster to be
+    whole again.
+    """
     killed_leaders = 0
     for number in range(KILLS):
         wanted = recorder.succeeded() + 30
         await until(partial(_reached, recorder, wanted), f"operations succeed before kill {number}")
         leader = await cluster.leader()
-        victim = leader if leader is not None and chance.random() < 0.6 else chance.choice(list(cluster.nodes))
+        victim = (
+            leader
+            if leader is not None and chance.random() < 0.6
+            else chance.choice(list(cluster.nodes))
+        )
         killed_leaders += victim == leader
         await until(partial(_runs, cluster, victim), f"{victim} runs")
         cluster.kill(victim, signal.SIGKILL)
-    await until(lambda: all(n.state is State.ALIVE for n in cluster.nodes.values()), "all nodes are alive")
+    await until(
+        lambda: all(n.state is State.ALIVE for n in cluster.nodes.values()), "all nodes are alive"
+    )
     await cluster.wait_ready()
     return killed_leaders
 
@@ -131,7 +157,10 @@ async def test_thirty_kills_lose_nothing(start: Start) -> None:
     chance, recorder = random.Random(SEED), Recorder()
     async with start() as cluster:
         given = [node.url for node in cluster.nodes.values()]
-        clients = [Client(given[n % 3 :] + given[: n % 3], timeout_s=10, attempt_timeout_s=3) for n in range(CLIENTS)]
+        clients = [
+            Client(given[n % 3 :] + given[: n % 3], timeout_s=10, attempt_timeout_s=3)
+            for n in range(CLIENTS)
+        ]
         for client in clients:
             await client.__aenter__()
         try:
@@ -150,7 +179,9 @@ async def test_thirty_kills_lose_nothing(start: Start) -> None:
         assert sum(node.starts - 1 for node in cluster.nodes.values()) >= KILLS * 0.9
     judged = check(recorder.operations)
     succeeded = recorder.succeeded()
-    print(f"{succeeded} of {len(recorder.operations)} operations succeeded; {killed_leaders} leaders were killed")
+    print(
+        f"{succeeded} of {len(recorder.operations)} operations succeeded; {killed_leaders} leaders were killed"
+    )
     assert killed_leaders >= 5
     assert succeeded > KILLS * 30
     assert judged.verdict is Verdict.OK, judged.findings

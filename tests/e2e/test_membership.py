@@ -1,4 +1,6 @@
-"""`python -m cluster up` with a member that is damaged, lost, removed, or waits for a person; `replace` and its kin."""
+"""`python -m cluster up` with a member that is damaged, lost, removed, or waits for a person;
+`replace` and its kin.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ class Up:
             self.said += line.decode()
 
     async def says(self, text: str) -> None:
-        await until(lambda: text in self.said or self.process.returncode is not None, f"{text!r} in {self.said}")
+        await until(
+            lambda: text in self.said or self.process.returncode is not None,
+            f"{text!r} in {self.said}",
+        )
         assert text in self.said, self.said
 
     def url(self, number: int) -> str:
@@ -66,7 +71,12 @@ async def up(data: Path, *flags: str) -> AsyncIterator[Up]:
 
 async def command(*argv: str) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *argv, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        sys.executable,
+        "-m",
+        *argv,
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
     out, _ = await process.communicate()
     return process.returncode or 0, out.decode()
@@ -101,7 +111,9 @@ async def fill(data: Path) -> None:
 async def test_a_damaged_member_is_served_without_and_replaced(tmp_path: Path) -> None:
     data = tmp_path / "data"
     await fill(data)
-    journal = max((p for p in (data / "n2").rglob("*journal*") if p.is_file()), key=lambda p: p.stat().st_size)
+    journal = max(
+        (p for p in (data / "n2").rglob("*journal*") if p.is_file()), key=lambda p: p.stat().st_size
+    )
     broken = bytearray(journal.read_bytes())
     broken[len(broken) // 3] ^= 0xFF
     journal.write_bytes(broken)
@@ -163,7 +175,9 @@ async def test_members_come_and_go(tmp_path: Path) -> None:
         assert "MISSING" not in cluster.said
 
 
-async def test_without_a_quorum_members_are_not_changed_and_nobody_is_stopped(tmp_path: Path) -> None:
+async def test_without_a_quorum_members_are_not_changed_and_nobody_is_stopped(
+    tmp_path: Path,
+) -> None:
     data = tmp_path / "data"
     await fill(data)
     for lost in ("n2", "n3"):
@@ -184,7 +198,9 @@ async def test_without_a_quorum_members_are_not_changed_and_nobody_is_stopped(tm
 
 
 async def test_nodes_that_wait_for_a_person_are_left_alone(tmp_path: Path) -> None:
-    """A store from a backup: the runner names `acordo adopt` and goes on, for as long as a person needs."""
+    """A store from a backup: the runner names `acordo adopt` and goes on, for as long as a person
+    needs.
+    """
     data = tmp_path / "data"
     await fill(data)
     shutil.copytree(data, tmp_path / "backup", ignore=shutil.ignore_patterns("n?", "lock"))

@@ -1,4 +1,6 @@
-"""docs/degradation.md, "A power cut at the whole site": two of three journals are refused, and what then."""
+"""docs/degradation.md, "A power cut at the whole site": two of three journals are refused, and what
+then.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from tests.e2e.conftest import Start, until
 
 
 def damaged(raft: Path) -> None:
-    """Leave a hole of zeros before what is good, as pages do that reached the disk in another order."""
+    """Leave a hole of zeros before what is good, as pages do that reached the disk in another
+    order.
+    """
     newest = max(raft.glob("journal.0*"))
     content = bytearray(newest.read_bytes())
     middle = len(content) // 2
@@ -52,7 +56,10 @@ async def test_what_was_acknowledged_is_in_the_store_when_two_of_three_logs_are_
         await until(unready, "n1 says that it has no quorum")
     for name in ("n1", "n2", "n3"):  # the sound one too: its history has no quorum any more
         shutil.move(data / name, tmp_path / f"before-{name}")
-    async with start(wait=False) as cluster, Client([node.url for node in cluster.nodes.values()]) as client:
+    async with (
+        start(wait=False) as cluster,
+        Client([node.url for node in cluster.nodes.values()]) as client,
+    ):
 
         async def refused() -> bool:
             try:

@@ -1,1 +1,3 @@
-"""The published reproductions of the library's hazards, run against our classes (`make evidence`)."""
+"""The published reproductions of the library's hazards, run against our classes (`make
+evidence`).
+"""

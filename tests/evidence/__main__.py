@@ -1,6 +1,7 @@
 """Run every published reproduction with our classes, and with the library's own as a control.
 
-`python -m tests.evidence`: exits 1 unless each exits 0 with ours and 1 (the hazard shows) with the library's.
+`python -m tests.evidence`: exits 1 unless each exits 0 with ours and 1 (the hazard shows) with the
+library's.
 """
 
 from __future__ import annotations
@@ -12,18 +13,27 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = Path(__file__).parent / "published"
-OURS = {"--base": "coordinator.raft.evidence_base:Core", "--journal": "coordinator.raft.journal:Journal"}
+OURS = {
+    "--base": "coordinator.raft.evidence_base:Core",
+    "--journal": "coordinator.raft.journal:Journal",
+}
 TIMEOUT_S = 120
 CONTROL_TRIES = 5
-"""Some hazards are races against a kill, which the library may win now and then; ours gets one try."""
+"""Some hazards are races against a kill, which the library may win now and then; ours gets
+one try.
+"""
 
 
 def run(script: Path, *arguments: str) -> int:
-    """Return its exit status, 2 when it does not end in time; what it printed is shown only when something is wrong."""
+    """Return its exit status, 2 when it does not end in time; what it printed is shown only when
+    something is wrong.
+    """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(script), *arguments]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
     except subprocess.TimeoutExpired as exc:
         print(f"not over after {TIMEOUT_S} s", exc.stdout, exc.stderr, sep="\n")
         return 2

@@ -1,7 +1,8 @@
-"""Run `python -m tests.installation URL` against any running installation; it needs nothing but that URL.
+"""Run `python -m tests.installation URL` against any running installation; it needs nothing but
+that URL.
 
-Each check says what failed and why. What it writes lies under one random prefix and is deleted again.
-Exit code 0: all passed; 1: a check failed; 2: wrong usage or nobody answers.
+Each check says what failed and why. What it writes lies under one random prefix and is deleted
+again. Exit code 0: all passed; 1: a check failed; 2: wrong usage or nobody answers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import aiohttp
 CHECK_TIMEOUT_S: Final = 60.0
 REQUEST_TIMEOUT_S: Final = 20.0
 RETRY_S: Final = 15.0
-"""How long a 503 (no leader just now) is retried: the installation may have been started a moment ago."""
+"""How long a 503 (no leader just now) is retried: the installation may have been started a moment
+ago.
+"""
 KEY_BYTES_MAX: Final = 1024
 VALUE_BYTES_MAX: Final = 1024 * 1024
 TRIES_PER_NODE: Final = 40
@@ -45,14 +48,18 @@ class Installation:
         self.written.add(self.prefix + name)
         return self.prefix + name
 
-    async def ask(self, method: str, path: str, expected: int | tuple[int, ...], **more: Any) -> Answer:
+    async def ask(
+        self, method: str, path: str, expected: int | tuple[int, ...], **more: Any
+    ) -> Answer:
         """Send a request, retrying 503; raise Failed unless the status is one of those expected."""
         wanted = (expected,) if isinstance(expected, int) else expected
         give_up = time.monotonic() + RETRY_S
         url = path if path.startswith("http") else self.url + path
         while True:
             async with self.http.request(method, url, **more) as response:
-                answer = Answer(f"{method} {path}", response.status, response.headers, await response.read())
+                answer = Answer(
+                    f"{method} {path}", response.status, response.headers, await response.read()
+                )
             if answer.status in wanted:
                 return answer
             if answer.status != 503 or time.monotonic() > give_up:
@@ -62,7 +69,9 @@ class Installation:
                 )
             await asyncio.sleep(0.2)
 
-    async def put(self, key: str, value: str, expected: int | tuple[int, ...] = (200, 201)) -> Answer:
+    async def put(
+        self, key: str, value: str, expected: int | tuple[int, ...] = (200, 201)
+    ) -> Answer:
         return await self.ask("PUT", "/kv", expected, json={"data": {"key": key, "value": value}})
 
     async def get(self, key: str, expected: int | tuple[int, ...] = 200) -> Answer:
@@ -88,7 +97,9 @@ class Answer:
         try:
             return str(self.json()["data"]["value"])
         except (KeyError, TypeError):
-            raise Failed(f'{self.asked} answered no {{"data": {{"key", "value"}}}}: {self.body[:200]!r}') from None
+            raise Failed(
+                f'{self.asked} answered no {{"data": {{"key", "value"}}}}: {self.body[:200]!r}'
+            ) from None
 
 
 def expect(name: str, got: object, wanted: object) -> None:
@@ -101,7 +112,7 @@ def _short(thing: object) -> str:
     return text if len(text) <= 120 else f"{text[:100]}… ({len(text)} characters)"
 
 
-# ----------------------------------------------------------------------------------------------------------- checks
+# ------------------------------------------------------------------------------------------- checks
 
 
 async def health(it: Installation) -> None:
@@ -145,7 +156,11 @@ async def missing(it: Installation) -> None:
 
 async def other_scripts(it: Installation) -> None:
     """keys and values of any script, empty values and odd characters come back unchanged"""
-    for name, value in (("ação/日本/🙂", "coração 🙂"), ("a b&c=d?e#f%2F", "line\nline\ttab"), ("empty", "")):
+    for name, value in (
+        ("ação/日本/🙂", "coração 🙂"),
+        ("a b&c=d?e#f%2F", "line\nline\ttab"),
+        ("empty", ""),
+    ):
         key = it.key(name)
         await it.put(key, value)
         expect(f"the value of {name!r}", (await it.get(key)).value(), value)
@@ -171,7 +186,9 @@ async def value_limit(it: Installation) -> None:
 
 async def bad_requests(it: Installation) -> None:
     """broken JSON, a missing field and an unknown method are refused"""
-    await it.ask("PUT", "/kv", 400, data=b'{"data": {"key": ', headers={"Content-Type": "application/json"})
+    await it.ask(
+        "PUT", "/kv", 400, data=b'{"data": {"key": ', headers={"Content-Type": "application/json"}
+    )
     await it.ask("PUT", "/kv", (400, 422), json={"data": {"key": it.key("no-value")}})
     await it.ask("PATCH", "/kv", 405)
     await it.ask("GET", "/kv", 400)
@@ -214,7 +231,9 @@ async def every_node(it: Installation) -> None:
 
 
 async def _members(it: Installation) -> list[dict[str, Any]]:
-    """Return the members; those of a cluster that has just begun tell each other their URLs within a second or two."""
+    """Return the members; those of a cluster that has just begun tell each other their URLs within
+    a second or two.
+    """
     ends = time.monotonic() + URLS_KNOWN_S
     while True:
         members = (await it.ask("GET", "/v1/cluster", 200)).json().get("members", [])
@@ -226,7 +245,9 @@ async def _members(it: Installation) -> list[dict[str, Any]]:
 
 
 async def _through(it: Installation, member: dict[str, Any], path: str) -> Answer:
-    """Let a certain member answer: by its own URL, or by asking a load balancer until it is that one's turn."""
+    """Let a certain member answer: by its own URL, or by asking a load balancer until it is that
+    one's turn.
+    """
     try:
         answer = await it.ask("GET", member["url"] + path, 200)
         if answer.headers.get("Acordo-Node") == member["id"]:
@@ -237,7 +258,9 @@ async def _through(it: Installation, member: dict[str, Any], path: str) -> Answe
         answer = await it.ask("GET", path, 200)
         if answer.headers.get("Acordo-Node") == member["id"]:
             return answer
-    raise Failed(f"{member['id']} answers neither at {member['url']} nor in {TRIES_PER_NODE} requests through {it.url}")
+    raise Failed(
+        f"{member['id']} answers neither at {member['url']} nor in {TRIES_PER_NODE} requests through {it.url}"
+    )
 
 
 CHECKS: Final[tuple[Callable[[Installation], Awaitable[None]], ...]] = (
@@ -273,7 +296,10 @@ async def check(url: str) -> int:
         for run in CHECKS:
             why = await _outcome(run, it)
             failed += why is not None
-            print(f"{'ok    ' if why is None else 'FAILED'}  {run.__doc__}" + (f"\n        {why}" if why else ""))
+            print(
+                f"{'ok    ' if why is None else 'FAILED'}  {run.__doc__}"
+                + (f"\n        {why}" if why else "")
+            )
         for key in sorted(it.written):
             try:
                 await it.delete(key, (200, 204, 404, 400, 413, 414))
@@ -297,11 +323,16 @@ async def _outcome(run: Callable[[Installation], Awaitable[None]], it: Installat
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.installation", description="Check a running installation.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.installation", description="Check a running installation."
+    )
     parser.add_argument("url", help="where it answers, such as http://127.0.0.1:8001")
     url: str = parser.parse_args().url
     if not url.startswith(("http://", "https://")):
-        print(f"{url!r} is no http URL; allowed: http://HOST[:PORT] or https://HOST[:PORT]", file=sys.stderr)
+        print(
+            f"{url!r} is no http URL; allowed: http://HOST[:PORT] or https://HOST[:PORT]",
+            file=sys.stderr,
+        )
         return 2
     return asyncio.run(check(url))
 

@@ -1,9 +1,9 @@
 """Do one thing to a store's SQLite file in a process of its own, so that tests can kill or stop it.
 
-`python -m tests.integration.sqlite_process WHAT PATH …`: `append NAME COUNT TERM` takes over in that term and the next
-ones, appends a group in each and prints its op_id once it is acknowledged; `hold` opens a write transaction, changes
-everything in it, and waits; `restricted rights|space` runs without the rights or the space to write, and prints what
-it was told.
+`python -m tests.integration.sqlite_process WHAT PATH …`: `append NAME COUNT TERM` takes over in
+that term and the next ones, appends a group in each and prints its op_id once it is acknowledged;
+`hold` opens a write transaction, changes everything in it, and waits; `restricted rights|space`
+runs without the rights or the space to write, and prints what it was told.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ async def append(path: str, name: str, count: int, first_term: int) -> None:
             taken = await store.take_over(term, name, 1, timeout_s=T)
             if not isinstance(taken, TakenOver):
                 continue
-            made = group(taken.own, [put(f"{name}-{n}", b"k", b"x" * 2000)], term=term, committer=name)
+            made = group(
+                taken.own, [put(f"{name}-{n}", b"k", b"x" * 2000)], term=term, committer=name
+            )
             if await store.append(made, timeout_s=T) == Appended():
                 print(f"{name}-{n}", flush=True)
 
 
 def hold(path: str) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA cache_size = 10")  # so that the changes spill into the write-ahead log
+    # so that the changes spill into the write-ahead log
+    connection.execute("PRAGMA cache_size = 10")
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("UPDATE ledger SET committer = 'nobody'")
     connection.execute("UPDATE versions SET value = randomblob(20000)")
@@ -79,7 +82,12 @@ async def _fill(store: SqliteStore) -> None:
     taken = await store.take_over(9, "n9", 1, timeout_s=T)
     assert isinstance(taken, TakenOver)
     listing = await store.list(b"", limit=1000, timeout_s=T)
-    print("whole", taken.before.last in {landed, landed + 1}, len(listing.versions) == taken.before.last, flush=True)
+    print(
+        "whole",
+        taken.before.last in {landed, landed + 1},
+        len(listing.versions) == taken.before.last,
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

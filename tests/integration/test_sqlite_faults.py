@@ -74,17 +74,25 @@ def path(tmp_path: Path) -> str:
 @pytest.fixture
 async def store(path: str) -> AsyncIterator[SqliteStore]:
     async with SqliteStore(path) as opened:
-        await commit(opened, [put(f"first-{n}", b"key%d" % n, b"v" * 500) for n in range(100)], term=0, committer="n0")
+        await commit(
+            opened,
+            [put(f"first-{n}", b"key%d" % n, b"v" * 500) for n in range(100)],
+            term=0,
+            committer="n0",
+        )
         yield opened
 
 
-# ------------------------------------------------------------------------------------------------- other processes
+# ---------------------------------------------------------------------------------- other processes
 
 
 async def test_processes_race_on_one_file_without_breaking_the_chain(path: str) -> None:
     """Three processes also create the file at the same moment."""
     async with contextlib.AsyncExitStack() as stack:
-        racers = [await stack.enter_async_context(process("append", path, f"n{n}", "40", "1")) for n in range(3)]
+        racers = [
+            await stack.enter_async_context(process("append", path, f"n{n}", "40", "1"))
+            for n in range(3)
+        ]
         said = await asyncio.gather(*(lines(each) for each in racers))
         assert [await each.wait() for each in racers] == [0, 0, 0]
     async with SqliteStore(path) as store:
@@ -106,10 +114,14 @@ async def test_what_a_killed_writer_had_acknowledged_is_there(path: str) -> None
             recorded = [each.op_id for row in await check_chain(store) for each in row.body]
         assert len(set(recorded)) == len(recorded)
         assert set(acknowledged) <= set(recorded)
-        assert len(recorded) - len(acknowledged) <= n + 1, "one in flight for each kill may be there unheard"
+        assert len(recorded) - len(acknowledged) <= n + 1, (
+            "one in flight for each kill may be there unheard"
+        )
 
 
-async def test_a_writer_killed_within_its_transaction_leaves_nothing(store: SqliteStore, path: str) -> None:
+async def test_a_writer_killed_within_its_transaction_leaves_nothing(
+    store: SqliteStore, path: str
+) -> None:
     before = await everything(store)
     async with process("hold", path) as holder:
         assert await line(holder) == "holding"
@@ -157,7 +169,7 @@ async def test_a_lock_that_is_released_in_time_is_waited_for(store: SqliteStore,
         assert await waiting == Appended()
 
 
-# ------------------------------------------------------------------------------------------------- rights and disk
+# ---------------------------------------------------------------------------------- rights and disk
 
 
 @pytest.fixture
@@ -232,7 +244,10 @@ async def test_a_full_disk_is_a_definite_refusal_and_heals(small_disk: Path) -> 
             for _ in range(3000):
                 file.write(b"x" * 1024)
         before = await everything(store)
-        made = group(await store.head(timeout_s=T), [put(f"op-{n}", b"k%d" % n, b"x" * 30_000) for n in range(20)])
+        made = group(
+            await store.head(timeout_s=T),
+            [put(f"op-{n}", b"k%d" % n, b"x" * 30_000) for n in range(20)],
+        )
         for _ in range(3):
             with pytest.raises(BackendUnavailable) as refusal:
                 await store.append(made, timeout_s=T)
@@ -300,7 +315,7 @@ async def test_a_commit_that_would_not_be_synced_is_refused_at_start(
             pass
 
 
-# --------------------------------------------------------------------------------------------------- damaged files
+# ------------------------------------------------------------------------------------ damaged files
 
 
 def _garbage_header(path: Path) -> None:
@@ -362,7 +377,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-async def test_a_file_that_is_not_a_whole_store_is_named_refused_and_kept(damage: str, path: str) -> None:
+async def test_a_file_that_is_not_a_whole_store_is_named_refused_and_kept(
+    damage: str, path: str
+) -> None:
     async with SqliteStore(path) as store:
         await commit(store, [put(f"{n}", b"key%d" % n, b"v" * 300) for n in range(300)])
     hurt, code, words = DAMAGE[damage]
@@ -386,9 +403,15 @@ async def test_a_directory_in_its_place_is_named(path: str) -> None:
     assert path in str(refusal.value)
 
 
-async def test_damage_while_running_is_said_and_never_acknowledged(store: SqliteStore, path: str) -> None:
+async def test_damage_while_running_is_said_and_never_acknowledged(
+    store: SqliteStore, path: str
+) -> None:
     for n in range(30):
-        await commit(store, [put(f"more-{n}-{m}", b"more%d-%d" % (n, m), b"v" * 900) for m in range(100)], term=1)
+        await commit(
+            store,
+            [put(f"more-{n}-{m}", b"more%d-%d" % (n, m), b"v" * 900) for m in range(100)],
+            term=1,
+        )
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.execute("PRAGMA cache_size = 0")
@@ -405,7 +428,9 @@ async def test_damage_while_running_is_said_and_never_acknowledged(store: Sqlite
 
 
 class SqliteStoreUnchecked(SqliteStore):
-    """A store that has been opened before the damage was done: nothing of the file is in its memory."""
+    """A store that has been opened before the damage was done: nothing of the file is in its
+    memory.
+    """
 
     async def __aenter__(self) -> SqliteStoreUnchecked:
         self._writer.start()
@@ -413,8 +438,12 @@ class SqliteStoreUnchecked(SqliteStore):
         return self
 
 
-async def test_a_file_taken_away_or_replaced_while_running_is_written_to_no_more(store: SqliteStore, path: str) -> None:
-    """Else the leader would go on acknowledging into a file that no other process can see (INV-2)."""
+async def test_a_file_taken_away_or_replaced_while_running_is_written_to_no_more(
+    store: SqliteStore, path: str
+) -> None:
+    """Else the leader would go on acknowledging into a file that no other process can see
+    (INV-2).
+    """
     made = group(await store.head(timeout_s=T), [put("late", b"k", b"1")], term=1)
     for suffix in ("", "-wal", "-shm"):
         os.rename(path + suffix, path + ".away" + suffix)

@@ -1,1 +1,3 @@
-"""Start private instances of real servers on free loopback ports, with temporary data, and stop them."""
+"""Start private instances of real servers on free loopback ports, with temporary data, and stop
+them.
+"""

@@ -1,7 +1,7 @@
 """Bring the distribution's packages of the real servers when they are missing.
 
-As root, or with sudo that asks nothing. Otherwise it says exactly what to install. SKIP_SERVICES=1 leaves out what is
-missing: the tests that need it are then skipped, by name.
+As root, or with sudo that asks nothing. Otherwise it says exactly what to install. SKIP_SERVICES=1
+leaves out what is missing: the tests that need it are then skipped, by name.
 """
 
 from __future__ import annotations
@@ -61,15 +61,23 @@ def skipping() -> bool:
 
 @functools.cache
 def ensure(*services: str) -> None:
-    """Install what is missing of the named services. Raises Missing with the command that would bring it."""
-    wanted = [package for service in services if not present(service) for package in PACKAGES[service]]
+    """Install what is missing of the named services. Raises Missing with the command that would
+    bring it.
+    """
+    wanted = [
+        package for service in services if not present(service) for package in PACKAGES[service]
+    ]
     if not wanted:
         return
     command = f"apt-get install -y --no-install-recommends {' '.join(wanted)}"
     if skipping():
-        raise Missing(f"SKIP_SERVICES is set, and not there: {', '.join(s for s in services if not present(s))}")
+        raise Missing(
+            f"SKIP_SERVICES is set, and not there: {', '.join(s for s in services if not present(s))}"
+        )
     prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    if shutil.which("apt-get") is None or (prefix and subprocess.run([*prefix, "true"], check=False).returncode):
+    if shutil.which("apt-get") is None or (
+        prefix and subprocess.run([*prefix, "true"], check=False).returncode
+    ):
         raise Missing(f"run as root: {command}   (or set SKIP_SERVICES=1 to leave these tests out)")
     print(f"installing {' '.join(wanted)} …", file=sys.stderr, flush=True)
     environment = {
@@ -78,7 +86,9 @@ def ensure(*services: str) -> None:
         "RUNLEVEL": "1",  # packages start no service of their own: the tests start private ones
     }
     for step in (["apt-get", "update", "-qq"], command.split()):
-        done = subprocess.run([*prefix, *step], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*prefix, *step], env=environment, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise Missing(f"{' '.join(step)} failed:\n{done.stderr[-2000:]}")
     if absent := [service for service in services if not present(service)]:

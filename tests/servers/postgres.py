@@ -24,7 +24,9 @@ def _lives(pid: str) -> bool:
 
 
 class PostgresServer(Server):
-    """PostgreSQL ≥ 14 from the distribution, run as `postgres` when we are root (it refuses to run as root)."""
+    """PostgreSQL ≥ 14 from the distribution, run as `postgres` when we are root (it refuses to run
+    as root).
+    """
 
     name = "postgres"
     database = "acordo"
@@ -47,7 +49,11 @@ class PostgresServer(Server):
 
     def _run_as(self, *command: str) -> list[str]:
         path = find(command[0], *reversed(self._bin))
-        user = ["setpriv", f"--reuid={self._as}", f"--regid={self._as}", "--init-groups"] if self._as else []
+        user = (
+            ["setpriv", f"--reuid={self._as}", f"--regid={self._as}", "--init-groups"]
+            if self._as
+            else []
+        )
         return [*user, path, *command[1:]]
 
     def prepare(self) -> None:
@@ -83,12 +89,27 @@ class PostgresServer(Server):
         if done.returncode:
             return False
         if self.database not in done.stdout.decode().split():
-            subprocess.run([find("createdb", *reversed(self._bin)), *query, self.database], env=environment, check=True)
+            subprocess.run(
+                [find("createdb", *reversed(self._bin)), *query, self.database],
+                env=environment,
+                check=True,
+            )
         return True
 
     def psql(self, statement: str) -> str:
         """Return what psql prints for one statement."""
-        query = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "acordo", "-d", self.database, "-Atc", statement]
+        query = [
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+            "-U",
+            "acordo",
+            "-d",
+            self.database,
+            "-Atc",
+            statement,
+        ]
         return subprocess.run(
             [find("psql", *reversed(self._bin)), *query],
             env={**os.environ, "PGPASSWORD": "secret"}, capture_output=True, text=True, check=True,
@@ -98,11 +119,15 @@ class PostgresServer(Server):
         """Create an empty database and return its URL."""
         environment = {**os.environ, "PGPASSWORD": "secret"}
         query = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "acordo"]
-        subprocess.run([find("createdb", *reversed(self._bin)), *query, name], env=environment, check=True)
+        subprocess.run(
+            [find("createdb", *reversed(self._bin)), *query, name], env=environment, check=True
+        )
         return f"postgresql://acordo:secret@127.0.0.1:{self.port}/{name}"
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the postmaster and all its children: each of them has a session of its own."""
+        """Send a signal to the postmaster and all its children: each of them has a session of its
+        own.
+        """
         assert self.process is not None
         for child in self._children() if number != signal.SIGTERM else ():
             with contextlib.suppress(ProcessLookupError):
@@ -111,7 +136,9 @@ class PostgresServer(Server):
             os.kill(self.process.pid, number)
 
     def kill(self) -> None:
-        """End it at once, and wait until its back ends are gone too: they hold its shared memory."""
+        """End it at once, and wait until its back ends are gone too: they hold its shared
+        memory.
+        """
         children: list[str] = []
         if self.process is not None:
             self.signal(signal.SIGCONT)
@@ -123,7 +150,11 @@ class PostgresServer(Server):
     def _children(self) -> list[str]:
         assert self.process is not None
         with contextlib.suppress(OSError):
-            return Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+            return (
+                Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+                .read_text()
+                .split()
+            )
         return []
 
     def wipe(self) -> None:
@@ -132,7 +163,9 @@ class PostgresServer(Server):
 
 
 class PostgresStandby(PostgresServer):
-    """A synchronous standby of a running server: what that acknowledges from now on is on the standby's disk too."""
+    """A synchronous standby of a running server: what that acknowledges from now on is on the
+    standby's disk too.
+    """
 
     name = "standby"
 
@@ -155,12 +188,15 @@ class PostgresStandby(PostgresServer):
         self._primary.psql("ALTER SYSTEM SET synchronous_standby_names = '*'")
         self._primary.psql("SELECT pg_reload_conf()")
         wait_until(
-            lambda: self._primary.psql("SELECT sync_state FROM pg_stat_replication") == "sync", "a standby to keep up"
+            lambda: self._primary.psql("SELECT sync_state FROM pg_stat_replication") == "sync",
+            "a standby to keep up",
         )
         return self
 
     def promote(self) -> None:
-        """Make it take writes. The old primary must be dead: nothing here keeps it from taking some as well."""
+        """Make it take writes. The old primary must be dead: nothing here keeps it from taking some
+        as well.
+        """
         subprocess.run(
             self._run_as("pg_ctl", "promote", "-D", str(self.folder / "db"), "-w"),
             check=True, cwd=self.folder, stdout=subprocess.DEVNULL,

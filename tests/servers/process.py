@@ -44,7 +44,9 @@ def wait_until(ready: Callable[[], bool], what: str, *, timeout_s: float = READY
 
 
 class Server:
-    """One process with a folder of its own. Subclasses say how it is started and when it is ready."""
+    """One process with a folder of its own. Subclasses say how it is started and when it is
+    ready.
+    """
 
     name = "server"
 

@@ -32,7 +32,8 @@ class Prometheus(Server):
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(ALERTS)],
             "scrape_configs": [
-                {"job_name": job, "static_configs": [{"targets": list(targets)}]} for job, targets in self.jobs.items()
+                {"job_name": job, "static_configs": [{"targets": list(targets)}]}
+                for job, targets in self.jobs.items()
             ],
         }
         (self.folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML

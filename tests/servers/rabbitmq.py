@@ -16,7 +16,9 @@ COOKIE = "ACORDOTESTS"
 
 
 class RabbitServer(Server):
-    """One broker with its own Erlang port mapper, so that it meets no other Erlang node of the machine."""
+    """One broker with its own Erlang port mapper, so that it meets no other Erlang node of the
+    machine.
+    """
 
     name = "rabbitmq"
 
@@ -60,7 +62,9 @@ class RabbitServer(Server):
         (self.folder / "plugins").write_text("[].\n")
         peers = "".join(
             f"cluster_formation.classic_config.nodes.{n} = {node}\n"
-            for n, node in enumerate(sorted({self._joins.node, self.node}) if self._joins else [], 1)
+            for n, node in enumerate(
+                sorted({self._joins.node, self.node}) if self._joins else [], 1
+            )
         )
         (self.folder / "rabbitmq.conf").write_text(
             "loopback_users = none\nvm_memory_high_watermark.absolute = 512MB\ndisk_free_limit.absolute = 1MB\n"
@@ -94,7 +98,9 @@ class RabbitServer(Server):
             self._end_mapper()
 
     def _end_mapper(self) -> None:
-        """The port mapper leaves the session of whoever started it: end the one on our own port, by its id."""
+        """The port mapper leaves the session of whoever started it: end the one on our own port, by
+        its id.
+        """
         for folder in Path("/proc").iterdir():
             if not folder.name.isdigit():
                 continue
@@ -114,12 +120,18 @@ class RabbitCluster:
 
     @property
     def url(self) -> str:
-        return "amqp://guest:guest@" + ",".join(f"127.0.0.1:{each.port}" for each in self.brokers) + "/"
+        return (
+            "amqp://guest:guest@"
+            + ",".join(f"127.0.0.1:{each.port}" for each in self.brokers)
+            + "/"
+        )
 
     def leader(self, queue: str) -> RabbitServer:
         """Return the broker that leads a quorum queue."""
         for alive in (each for each in self.brokers if each.process is not None):
-            for line in alive.control("list_queues", "--no-table-headers", "name", "leader").splitlines():
+            for line in alive.control(
+                "list_queues", "--no-table-headers", "name", "leader"
+            ).splitlines():
                 name, _, node = line.partition("\t")
                 if name == queue:
                     return next(each for each in self.brokers if each.node == node.strip())

@@ -22,7 +22,9 @@ class RedisServer(Server):
         return f"redis://127.0.0.1:{self.port}/0"
 
     def command(self) -> Sequence[str]:
-        replica = ["--replicaof", "127.0.0.1", str(self._replica_of.port)] if self._replica_of else []
+        replica = (
+            ["--replicaof", "127.0.0.1", str(self._replica_of.port)] if self._replica_of else []
+        )
         return [
             find("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
             "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru", "--repl-diskless-sync-delay", "0",
@@ -94,8 +96,11 @@ class SentinelSet:
         def count(sentinel: SentinelServer, what: str) -> int:
             return sentinel.cli("SENTINEL", what, "acordo").count("runid")
 
-        return all(count(s, "sentinels") == 2 and count(s, "replicas") == 2 for s in self.sentinels) and all(
-            "master_link_status:up" in replica.cli("INFO", "replication") for replica in self.replicas
+        return all(
+            count(s, "sentinels") == 2 and count(s, "replicas") == 2 for s in self.sentinels
+        ) and all(
+            "master_link_status:up" in replica.cli("INFO", "replication")
+            for replica in self.replicas
         )
 
     def current(self) -> RedisServer:

@@ -1,7 +1,7 @@
 """Give every test of a session the same private servers, started when first asked for.
 
-What a test gets in them is its own: an empty database, an empty cache, an exchange that only it listens to. A test
-that hurts a server starts one of its own instead.
+What a test gets in them is its own: an empty database, an empty cache, an exchange that only it
+listens to. A test that hurts a server starts one of its own instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ _numbers = itertools.count(1)
 
 
 def needs(*services: str) -> None:
-    """Make sure that services can be started; skip the test, by name, when they are to be left out."""
+    """Make sure that services can be started; skip the test, by name, when they are to be
+    left out.
+    """
     try:
         ensure(*services)
     except Missing as missing:

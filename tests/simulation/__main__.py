@@ -1,7 +1,8 @@
 """Simulate many seeds in resumable chunks, or replay one with its whole trace.
 
-`python -m tests.simulation --seeds 500 --seed-from 1`, `--seed 7`, `--minutes 8 --from-commit`. Ends with one summary
-line; exits 1 on a violation, or when something that the summary counts never happened over a hundred seeds.
+`python -m tests.simulation --seeds 500 --seed-from 1`, `--seed 7`, `--minutes 8 --from-commit`.
+Ends with one summary line; exits 1 on a violation, or when something that the summary counts never
+happened over a hundred seeds.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class Run:
 
 
 def many(seeds: Iterator[int], state: Path | None, processes: int, ends: float | None) -> Run:
-    """Simulate seeds until there are no more or time is up; go on where an interrupted run of the same code ended."""
+    """Simulate seeds until there are no more or time is up; go on where an interrupted run of the
+    same code ended.
+    """
     done = Run()
     known: set[int] = set()
     if state is not None and state.exists():
@@ -81,7 +84,10 @@ def many(seeds: Iterator[int], state: Path | None, processes: int, ends: float |
                         print(f"seed {told['seed']}: {told['violations'][0]}", flush=True)
             if time.monotonic() - said > 10:
                 said = time.monotonic()
-                print(f"… {done.seeds} seeds after {said - began:.0f} s, {len(done.violating)} violating", flush=True)
+                print(
+                    f"… {done.seeds} seeds after {said - began:.0f} s, {len(done.violating)} violating",
+                    flush=True,
+                )
 
 
 def _chunks(seeds: Iterator[int]) -> Iterator[tuple[int, ...]]:
@@ -99,14 +105,18 @@ def story(result: Result, lines: int | None) -> str:
     """Return a trace, or its tail, with what it broke and how to see it again."""
     trace = result.trace if lines is None else result.trace[-lines:]
     broken = [f"  BROKEN {violation}" for violation in result.violations[:10]]
-    return "\n".join((*trace, f"  {result.plan}", *broken, f"  replay: make sim SEED={result.plan.seed}"))
+    return "\n".join(
+        (*trace, f"  {result.plan}", *broken, f"  replay: make sim SEED={result.plan.seed}")
+    )
 
 
 def replay(seed: int) -> int:
     """Show one seed's whole trace."""
     result = run(seed)
     print(story(result, None))
-    happened = ", ".join(f"{name} {number}" for name, number in sorted(result.counts.items()) if number)
+    happened = ", ".join(
+        f"{name} {number}" for name, number in sorted(result.counts.items()) if number
+    )
     print(f"seed {seed}: {len(result.violations)} violations, trace {result.digest}; {happened}")
     return 1 if result.violations else 0
 
@@ -119,7 +129,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, help="begin no new seeds after so many minutes")
     parser.add_argument("--from-commit", action="store_true", help="seeds drawn from the commit")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--fresh", action="store_true", help="forget what an interrupted run knows already")
+    parser.add_argument(
+        "--fresh", action="store_true", help="forget what an interrupted run knows already"
+    )
     asked = parser.parse_args()
     if asked.seed is not None:
         return replay(asked.seed)
@@ -136,7 +148,9 @@ def main() -> int:
             state.unlink(missing_ok=True)
     began = time.monotonic()
     seeds = iter(range(first, first + limit)) if limit is not None else count(first)
-    done = many(seeds, state, asked.processes, None if asked.minutes is None else began + asked.minutes * 60)
+    done = many(
+        seeds, state, asked.processes, None if asked.minutes is None else began + asked.minutes * 60
+    )
     for seed in sorted(done.violating)[:SHOWN_MAX]:
         try:
             print(f"\n--- seed {seed}\n{story(run(seed), TAIL_LINES)}\n")

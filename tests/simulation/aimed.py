@@ -1,7 +1,8 @@
-"""Do harm at its moment: what strikes at random reaches these situations once in thousands of seeds.
+"""Do harm at its moment: what strikes at random reaches these situations once in thousands of
+seeds.
 
-Each waits for something to happen in the world (a commit on its way, answers that are old) and strikes then. None
-of them knows which fault is planted, or checks anything.
+Each waits for something to happen in the world (a commit on its way, answers that are old) and
+strikes then. None of them knows which fault is planted, or checks anything.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kv.errors import AcordoError
@@ -23,7 +25,9 @@ WAIT_S = 2.0
 
 
 async def deaf_leader(world: World, rng: random.Random) -> None:
-    """Let a leader hear answers that are old: its followers (but one of five) have turned to another by then."""
+    """Let a leader hear answers that are old: its followers (but one of five) have turned to
+    another by then.
+    """
     leader, others = _led(world)
     if leader is None or len(others) < 2:
         return
@@ -45,7 +49,9 @@ async def deaf_leader(world: World, rng: random.Random) -> None:
 
 
 async def split_power(world: World, rng: random.Random) -> None:
-    """Cut the power of the only follower that makes the quorum, whose disk is slow, and cut the leader off."""
+    """Cut the power of the only follower that makes the quorum, whose disk is slow, and cut the
+    leader off.
+    """
     leader, others = _led(world)
     if leader is None or len(others) != 2:
         return
@@ -63,7 +69,9 @@ async def split_power(world: World, rng: random.Random) -> None:
 
 
 async def rivals(world: World, rng: random.Random) -> None:
-    """Take the leader away while every message takes its time: followers that do not hear each other stand at once."""
+    """Take the leader away while every message takes its time: followers that do not hear each
+    other stand at once.
+    """
     leader, others = _led(world)
     if leader is None or len(others) < 2:
         return
@@ -84,9 +92,11 @@ async def rivals(world: World, rng: random.Random) -> None:
 
 
 async def old_answers(world: World, rng: random.Random) -> None:
-    """Bring a leader back to the lead while answers to what it sent in an earlier term are still on their way.
+    """Bring a leader back to the lead while answers to what it sent in an earlier term are still on
+    their way.
 
-    What it had sent then is cut off in between, so an old answer speaks of entries that nobody else has.
+    What it had sent then is cut off in between, so an old answer speaks of entries that nobody else
+    has.
     """
     leader, others = _led(world)
     if leader is None or len(others) != 4:
@@ -113,7 +123,9 @@ async def old_answers(world: World, rng: random.Random) -> None:
 
 
 async def late_commit(world: World, rng: random.Random) -> None:
-    """Let a commit land long after the power of all members, and with it the order it was of, has gone."""
+    """Let a commit land long after the power of all members, and with it the order it was of, has
+    gone.
+    """
     if not await _commit_lost(world, rng.uniform(0.4, 1.2)):
         return
     for node in list(world.nodes.values()):
@@ -124,8 +136,13 @@ async def late_commit(world: World, rng: random.Random) -> None:
 
 
 async def left_behind(world: World, rng: random.Random) -> None:
-    """Let the followers forget what the leader has ordered, while it cannot tell that they have turned away."""
-    usual, world.store_faults.delay_s = world.store_faults.delay_s, rng.choice(((0.2, 0.3), (0.3, 0.35)))
+    """Let the followers forget what the leader has ordered, while it cannot tell that they have
+    turned away.
+    """
+    usual, world.store_faults.delay_s = (
+        world.store_faults.delay_s,
+        rng.choice(((0.2, 0.3), (0.3, 0.35))),
+    )
     await asyncio.sleep(rng.uniform(0.1, 0.4))
     leader, others = await _forgotten(world)
     await asyncio.sleep(rng.uniform(0.3, 1.5))
@@ -135,9 +152,13 @@ async def left_behind(world: World, rng: random.Random) -> None:
 
 
 async def comes_back(world: World, rng: random.Random) -> None:
-    """Let a leader that was left behind hear of its successor long before its log is made like that one's."""
+    """Let a leader that was left behind hear of its successor long before its log is made like that
+    one's.
+    """
     leader, others = await _forgotten(world)
-    await _until(lambda: any(node.serving and node.coordinator.committer.taken_over for node in others))
+    await _until(
+        lambda: any(node.serving and node.coordinator.committer.taken_over for node in others)
+    )
     await asyncio.sleep(rng.uniform(0.02, 0.2))
     lag_s = rng.uniform(0.15, 0.24)
     for one, other in ((one, other) for one in leader for other in others):
@@ -165,7 +186,9 @@ async def _forgotten(world: World) -> tuple[list[SimNode], list[SimNode]]:
 
 
 async def late_order(world: World, rng: random.Random) -> None:
-    """Take the lead from a member just as it orders a Rebase, with or without a further loss at its successors."""
+    """Take the lead from a member just as it orders a Rebase, with or without a further loss at its
+    successors.
+    """
     nodes = list(world.nodes.values())
     if len(nodes) != 3 or not await _commit_lost(world, rng.uniform(0.0, 0.1)):
         return
@@ -188,7 +211,9 @@ async def late_order(world: World, rng: random.Random) -> None:
             _power_cut(world, node)
         for node in others:
             node.start()
-        await _until(lambda: any(node.coordinator.committer.rebases for node in others if node.serving))
+        await _until(
+            lambda: any(node.coordinator.committer.rebases for node in others if node.serving)
+        )
         _join(world, [leader], others)
         await asyncio.sleep(1.0)
         world.holds_rebases_s = None
@@ -200,8 +225,8 @@ async def late_order(world: World, rng: random.Random) -> None:
 async def late_takeover(world: World, rng: random.Random) -> None:
     """Let a member that leads no more take the store over, after its successor did.
 
-    Its way to the store is long, twice (it looks whose store it is first), and what it had sent there is lost: so it
-    begins just as it is cut off.
+    Its way to the store is long, twice (it looks whose store it is first), and what it had sent
+    there is lost: so it begins just as it is cut off.
     """
     leader, others = _led(world)
     if leader is None or len(others) < 2:
@@ -223,7 +248,9 @@ async def long_outage(world: World, rng: random.Random) -> None:
 
 
 async def slow_successor(world: World, rng: random.Random) -> None:
-    """Let a member that has lost what was committed lead while the store is slow to say what it holds."""
+    """Let a member that has lost what was committed lead while the store is slow to say what it
+    holds.
+    """
     leader, others = _led(world)
     if leader is None or len(others) < 2:
         return
@@ -241,9 +268,11 @@ async def slow_successor(world: World, rng: random.Random) -> None:
 
 
 async def late_ballot(world: World, rng: random.Random) -> None:
-    """Let two of five stand at once, cut off the one that wins, and bring the other a vote of that term late.
+    """Let two of five stand at once, cut off the one that wins, and bring the other a vote of that
+    term late.
 
-    It is late by an election time-out, on a connection that lives: its receiver has long asked for the next term.
+    It is late by an election time-out, on a connection that lives: its receiver has long asked for
+    the next term.
     """
     leader, others = _led(world)
     if leader is None or len(others) != 4:
@@ -281,9 +310,11 @@ async def late_ballot(world: World, rng: random.Random) -> None:
 
 
 async def lost_disk(world: World, rng: random.Random) -> None:
-    """Put an empty disk in the place of a follower's, and let who lacks what it had acknowledged ask for its vote.
+    """Put an empty disk in the place of a follower's, and let who lacks what it had acknowledged
+    ask for its vote.
 
-    It starts on it once or more before anybody reaches it. Then an operator takes it out and adds another member.
+    It starts on it once or more before anybody reaches it. Then an operator takes it out and adds
+    another member.
     """
     leader, others = _led(world)
     if leader is None or len(others) not in {2, 4} or world.disks_lost or not _all_joined(world):
@@ -302,7 +333,8 @@ async def lost_disk(world: World, rng: random.Random) -> None:
     asks = rng.random() < 0.4
     for _ in range(rng.choice((0, 1, 1, 2))):
         lost.start()
-        if asks and await _until(lambda: lost.serving):  # whoever refuses it tells it what term it is
+        # whoever refuses it tells it what term it is
+        if asks and await _until(lambda: lost.serving):
             _join(world, [lost], away)
             await _stand(lost, 0)
         await asyncio.sleep(rng.uniform(0.02, 0.06) if asks else rng.uniform(0.02, 0.5))
@@ -344,21 +376,29 @@ async def replace_lost(world: World, within_s: float) -> bool:
         new = f"m{next(world.newcomers)}"
         known = tuple(PeerAddress(m.id, m.raft_address, m.voter) for m in members if m.id != name)
         with suppress(AcordoError, TimeoutError):
-            await leader.call(lambda: leader.coordinator.add_member(new, f"{new}:1", "", voter=False, timeout_s=1.0))  # noqa: B023
-            world.nodes[new] = SimNode(world, new, (*known, PeerAddress(new, f"{new}:1", voter=False)))
+            add = partial(leader.coordinator.add_member, new, f"{new}:1", "", voter=False)
+            await leader.call(partial(add, timeout_s=1.0))
+            world.nodes[new] = SimNode(
+                world, new, (*known, PeerAddress(new, f"{new}:1", voter=False))
+            )
             world.nodes[new].start()
-            await leader.call(lambda: leader.coordinator.add_member(new, f"{new}:1", "", voter=True, timeout_s=2.0))  # noqa: B023
+            add = partial(leader.coordinator.add_member, new, f"{new}:1", "", voter=True)
+            await leader.call(partial(add, timeout_s=2.0))
     return not world.disks_lost
 
 
 def _all_joined(world: World) -> bool:
-    """Say whether every log has it that all its members joined: before, an empty disk is not told from a new one."""
+    """Say whether every log has it that all its members joined: before, an empty disk is not told
+    from a new one.
+    """
     seats = [node.member._core._committed_configuration.seats for node in world.serving]
     return len(seats) == len(world.nodes) and all(seat.joined for held in seats for seat in held)
 
 
 async def undercut(world: World, rng: random.Random) -> None:
-    """Restore the store to before its newest row while a commit that stands on that row is still to land."""
+    """Restore the store to before its newest row while a commit that stands on that row is still to
+    land.
+    """
     if not world.plan.restores or not await _commit_lost(world, rng.choice((0.05, 0.3, 0.6))):
         return
     with suppress(ValueError):
@@ -368,9 +408,11 @@ async def undercut(world: World, rng: random.Random) -> None:
 
 
 async def stranger(world: World, rng: random.Random) -> None:
-    """Start a voter on an empty disk, and tell it that it is alone. Later it has its own disk and list again.
+    """Start a voter on an empty disk, and tell it that it is alone. Later it has its own disk and
+    list again.
 
-    Members cannot know of each other while they are cut off: then two clusters of one name exist until they meet.
+    Members cannot know of each other while they are cut off: then two clusters of one name exist
+    until they meet.
     """
     from coordinator.log import PeerAddress
 
@@ -381,7 +423,9 @@ async def stranger(world: World, rng: random.Random) -> None:
     node.crash(power=False)
     own = node.disk, node.members
     world.strangers[node.name] = None
-    node.disk = type(own[0])(world.rng_of(f"stranger {node.name} {node.lives}"), directory=f"/{node.name}")
+    node.disk = type(own[0])(
+        world.rng_of(f"stranger {node.name} {node.lives}"), directory=f"/{node.name}"
+    )
     node.members = (PeerAddress(node.name, f"{node.name}:1"),)
     world.counts["strangers"] += 1
     world.say("told that it is alone", node=node.name)
@@ -394,7 +438,7 @@ async def stranger(world: World, rng: random.Random) -> None:
     node.start()
 
 
-# -------------------------------------------------------------------------------------------------------- small change
+# ------------------------------------------------------------------------------------- small change
 
 
 def _led(world: World) -> tuple[SimNode | None, list[SimNode]]:
@@ -414,7 +458,9 @@ def _lag(world: World, sources: Iterable[SimNode], target: SimNode, lag_s: float
             world.network.lag_s.pop((source.name, target.name), None)
 
 
-def _cut(world: World, these: list[SimNode], those: list[SimNode], *, one_way: bool = False) -> None:
+def _cut(
+    world: World, these: list[SimNode], those: list[SimNode], *, one_way: bool = False
+) -> None:
     a, b = [node.name for node in these], [node.name for node in those]
     world.counts["partitions"] += 1
     world.say("cut", these=",".join(a), those=",".join(b), one_way=one_way)
@@ -423,7 +469,11 @@ def _cut(world: World, these: list[SimNode], those: list[SimNode], *, one_way: b
 
 def _join(world: World, these: list[SimNode], those: list[SimNode]) -> None:
     world.network.join([node.name for node in these], [node.name for node in those])
-    world.say("joined", these=",".join(node.name for node in these), those=",".join(node.name for node in those))
+    world.say(
+        "joined",
+        these=",".join(node.name for node in these),
+        those=",".join(node.name for node in those),
+    )
 
 
 def _power_cut(world: World, node: SimNode) -> None:
@@ -447,7 +497,9 @@ async def _until(holds: Callable[[], bool]) -> bool:
 
 
 async def _commit_lost(world: World, lands_after_s: float | None) -> bool:
-    """Let the next group's transaction land only then (or never), its answer unheard; True once it is on its way."""
+    """Let the next group's transaction land only then (or never), its answer unheard; True once it
+    is on its way.
+    """
     lost = world.store_faults.lose_next(lands_after_s)
     try:
         async with asyncio.timeout(WAIT_S):
@@ -474,7 +526,9 @@ async def _burst(world: World, node: SimNode, writes: int, *, value_bytes: int =
 
 
 async def _stand(node: SimNode, above: int) -> None:
-    """Let a member stand at once, as its committer asks for when a row of that term is in its way."""
+    """Let a member stand at once, as its committer asks for when a row of that term is in
+    its way.
+    """
 
     async def stand() -> None:
         node.member.outrank(above)

@@ -1,4 +1,6 @@
-"""Bring about the situations in which the classic mistakes of a Raft show: harm at its moment, as in aimed.py."""
+"""Bring about the situations in which the classic mistakes of a Raft show: harm at its moment, as
+in aimed.py.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,25 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from kv.errors import AcordoError
-from tests.simulation.aimed import _all_joined, _burst, _cut, _join, _lag, _led, _stand, _transfer, _until
+from tests.simulation.aimed import (
+    _all_joined,
+    _burst,
+    _cut,
+    _join,
+    _lag,
+    _led,
+    _stand,
+    _transfer,
+    _until,
+)
 
 if TYPE_CHECKING:
     from tests.simulation.world import SimNode, World
 
 
 async def figure_8(world: World, rng: random.Random) -> None:
-    """Let a majority hold entries of an older term while the new term's no-op has not left its leader; then another
-    one leads, that may overwrite them (figure 8 of the Raft paper).
+    """Let a majority hold entries of an older term while the new term's no-op has not left its
+    leader; then another one leads, that may overwrite them (figure 8 of the Raft paper).
     """
     first, others = _led(world)
     if first is None or len(others) != 4:
@@ -36,7 +48,9 @@ async def figure_8(world: World, rng: random.Random) -> None:
         _join(world, pair, near)
         await asyncio.sleep(0.35)  # they have heard no leader for so long that they may vote
         await _stand(first, second.member.status().term)
-        if await _until(lambda: world.leader() in pair and any(_last(node) > before for node in near)):
+        if await _until(
+            lambda: world.leader() in pair and any(_last(node) > before for node in near)
+        ):
             await asyncio.sleep(rng.uniform(0.02, 0.1))
             term = max(node.member.status().term for node in pair)
             _cut(world, pair, near)
@@ -61,7 +75,9 @@ def _entries_of_others(*faithful: SimNode) -> Any:
 
 
 def _new_entries(world: World, sources: list[SimNode], targets: list[SimNode], index: int) -> Any:
-    """Stop the links between these as soon as they carry an entry above `index` that would be taken."""
+    """Stop the links between these as soon as they carry an entry above `index` that would be
+    taken.
+    """
     names, others = {node.name for node in sources}, {node.name for node in targets}
 
     def stops(source: str, target: str, message: dict[str, Any]) -> bool:
@@ -74,8 +90,8 @@ def _new_entries(world: World, sources: list[SimNode], targets: list[SimNode], i
 
 
 async def overtaken(world: World, rng: random.Random) -> None:
-    """Let a leader's questions about reads overtake its heartbeats, and answers to them all others, after it was
-    deposed: it reaches voters of the newer term, and does not hear of that term.
+    """Let a leader's questions about reads overtake its heartbeats, and answers to them all others,
+    after it was deposed: it reaches voters of the newer term, and does not hear of that term.
     """
     leader, others = _led(world)
     if leader is None or len(others) < 2:
@@ -86,7 +102,8 @@ async def overtaken(world: World, rng: random.Random) -> None:
     world.network.pings_apart = True
     _cut(world, [leader], others, one_way=True)
     world.popular = leader
-    world.store_faults.far_s[leader.name] = 2.0  # the store would tell it that another has taken over
+    # the store would tell it that another has taken over
+    world.store_faults.far_s[leader.name] = 2.0
     await asyncio.sleep(rng.uniform(1.2, 2.0))
     world.popular = None
     world.store_faults.far_s.pop(leader.name, None)
@@ -96,7 +113,9 @@ async def overtaken(world: World, rng: random.Random) -> None:
 
 
 async def cut_off_change(world: World, rng: random.Random) -> None:
-    """Let a leader that is cut off take a voter out of its own configuration, and lead again without that entry."""
+    """Let a leader that is cut off take a voter out of its own configuration, and lead again
+    without that entry.
+    """
     leader, others = _led(world)
     if leader is None or len(others) < 2 or len(others) % 2:
         return
@@ -125,8 +144,9 @@ async def cut_off_change(world: World, rng: random.Random) -> None:
 
 
 async def forgets_promise(world: World, rng: random.Random) -> None:
-    """Put an empty disk in the place of one who has just elected another, while the deposed leader does not know it,
-    and let that leader reach it: whoever confirms or acknowledges there has promised otherwise.
+    """Put an empty disk in the place of one who has just elected another, while the deposed leader
+    does not know it, and let that leader reach it: whoever confirms or acknowledges there has
+    promised otherwise.
     """
     leader, others = _led(world)
     if leader is None or len(others) != 2 or world.disks_lost or not _all_joined(world):

@@ -1,7 +1,9 @@
 # ruff: noqa: PLR0917  what one operation is made of travels together through private functions
-"""Be the clients of a simulated cluster: write unique values, read at every level, retry, give up, look up.
+"""Be the clients of a simulated cluster: write unique values, read at every level, retry, give up,
+look up.
 
-What they heard becomes a history in the format of `chaos.history`. They know nothing that a client could not know.
+What they heard becomes a history in the format of `chaos.history`. They know nothing that a client
+could not know.
 """
 
 from __future__ import annotations
@@ -10,10 +12,18 @@ import asyncio
 import random
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from chaos.history import Operation
-from kv.errors import AcordoError, BackendUnavailable, BadRequest, NotApplied, OutcomeUnknown, Pruned
+from kv.errors import (
+    AcordoError,
+    BackendUnavailable,
+    BadRequest,
+    NotApplied,
+    OutcomeUnknown,
+    Pruned,
+)
 from kv.model import (
     Again,
     Answer,
@@ -41,7 +51,18 @@ PAIR: Final = ("p0", "p1")
 SHORT_LIVED: Final = ("t0", "t1")
 """Written with a time to live."""
 TIMEOUT_S: Final = 2.5
-_KINDS: Final = ("put", "get", "cas", "delete", "pair", "snapshot", "large", "ttl", "get ttl", "again")
+_KINDS: Final = (
+    "put",
+    "get",
+    "cas",
+    "delete",
+    "pair",
+    "snapshot",
+    "large",
+    "ttl",
+    "get ttl",
+    "again",
+)
 _WEIGHTS: Final = (29, 36, 12, 6, 6, 4, 1, 3, 3, 4)
 LARGE: Final = 66_000
 """Bytes of a value that has to be staged."""
@@ -69,7 +90,9 @@ class Clients:
     deadline_s: dict[str, float] = field(default_factory=dict)
     """Op_id -> the last deadline that it was given."""
     delivered: list[Operation] = field(default_factory=list)
-    """Those with an op_id of the client's that succeeded or may have: a queue may bring them once more."""
+    """Those with an op_id of the client's that succeeded or may have: a queue may bring them once
+    more.
+    """
     numbers: int = 0
     revision_seen: dict[int, int] = field(default_factory=dict)
 
@@ -77,7 +100,9 @@ class Clients:
         self._rng = self.world.rng_of("clients")
         much = self.world.plan.writes
         reads = ("get", "get ttl", "snapshot")
-        self._weights = [w if kind in reads else w * much for kind, w in zip(_KINDS, _WEIGHTS, strict=True)]
+        self._weights = [
+            w if kind in reads else w * much for kind, w in zip(_KINDS, _WEIGHTS, strict=True)
+        ]
         self._weights[_KINDS.index("again")] *= self.world.plan.again
 
     async def run(self, number: int, until_s: float) -> None:
@@ -105,7 +130,9 @@ class Clients:
             case "get":
                 level: Level = rng.choices(("linearizable", "session", "stale"), (70, 20, 10))[0]
                 popular = self.world.popular
-                await self._read(client, popular if popular and rng.random() < 0.6 else node, key, level)
+                await self._read(
+                    client, popular if popular and rng.random() < 0.6 else node, key, level
+                )
             case "cas":
                 return await self._write(client, rng, node, "cas", key, value)
             case "delete":
@@ -121,10 +148,12 @@ class Clients:
             case "get ttl":
                 await self._read(client, node, rng.choice(SHORT_LIVED), "linearizable", kept=False)
             case _:
-                return await self._write(client, rng, node, "put", "large", f"{value}:{'x' * LARGE}")
+                return await self._write(
+                    client, rng, node, "put", "large", f"{value}:{'x' * LARGE}"
+                )
         return False
 
-    # -------------------------------------------------------------------------------------------------------- writing
+    # -------------------------------------------------------------------------------------- writing
 
     async def _write(
         self, client: str, rng: random.Random, node: SimNode, op: str, key: str, value: str | None
@@ -157,10 +186,14 @@ class Clients:
                 break
             await asyncio.sleep(rng.uniform(0.0, 0.3))
             node = rng.choice(list(self.world.nodes.values()))
-        return self._record(client, op, key, value, expected, began, attempts, op_id, unknown, answer, node)
+        return self._record(
+            client, op, key, value, expected, began, attempts, op_id, unknown, answer, node
+        )
 
     async def _redelivered(self, rng: random.Random, node: SimNode) -> None:
-        """Send once more what has succeeded, as a queue does that lost the acknowledgement: without a second effect."""
+        """Send once more what has succeeded, as a queue does that lost the acknowledgement: without
+        a second effect.
+        """
         if not self.delivered:
             return
         done = rng.choice(self.delivered[-6:] if rng.random() < 0.6 else self.delivered)
@@ -181,7 +214,9 @@ class Clients:
             used = op_id or node.writes.new_op_id()
             deadline = asyncio.get_running_loop().time() + TIMEOUT_S
             self.deadline_s[used] = deadline
-            return await node.writes.one(intent_of(used, op, key, value, expected), deadline=deadline)
+            return await node.writes.one(
+                intent_of(used, op, key, value, expected), deadline=deadline
+            )
 
         try:
             answer = await node.call(request)
@@ -230,17 +265,28 @@ class Clients:
         return outcome == "info"
 
     def _last_seen(self, key: str, rng: random.Random) -> str | None:
-        seen = [o for o in self.history[-30:] if o.key == key and o.outcome == "ok" and o.op in {"put", "cas", "get"}]
+        seen = [
+            o
+            for o in self.history[-30:]
+            if o.key == key and o.outcome == "ok" and o.op in {"put", "cas", "get"}
+        ]
         values = [o.result if o.op == "get" else o.value for o in seen]
         known = [value for value in values if isinstance(value, str)]
         if not known:
             return None
         return known[-1] if rng.random() < 0.8 else rng.choice(known)
 
-    # -------------------------------------------------------------------------------------------------------- reading
+    # -------------------------------------------------------------------------------------- reading
 
     async def _read(
-        self, client: str, node: SimNode, key: str, level: Level, *, final: bool = False, kept: bool = True
+        self,
+        client: str,
+        node: SimNode,
+        key: str,
+        level: Level,
+        *,
+        final: bool = False,
+        kept: bool = True,
     ) -> bool:
         """Read one key; False when it was not answered."""
         world, loop = self.world, asyncio.get_running_loop()
@@ -259,11 +305,15 @@ class Clients:
             return False
         except BadRequest as exc:
             if world.plan.raft_keeps and not world.plan.restores:
-                world.violate("INV-1 (session)", f"{node.name} refuses {floor}, which it was told: {exc}")
+                world.violate(
+                    "INV-1 (session)", f"{node.name} refuses {floor}, which it was told: {exc}"
+                )
             self._say(client, f"get {level}", key, None, f"refused: {exc}", node)
             return False
         text = _text(reading)
-        self._say(client, f"get {level}", key, text, f"as_of {reading.as_of} from {reading.source}", node)
+        self._say(
+            client, f"get {level}", key, text, f"as_of {reading.as_of} from {reading.source}", node
+        )
         self._check_reading(node, key, reading, floor)
         self.world.counts["sessions"] += floor > 0
         self.revision_seen[0] = max(self.revision_seen.get(0, 0), reading.position)
@@ -278,16 +328,23 @@ class Clients:
             newest = world.database.newest(key.encode(), 1 << 53)
             value = None if newest is None or newest.value is None else newest
             if (reading.version if reading.present else None) != value:
-                world.violate("INV-1 (convergence)", f"{node.name} reads {reading.version} of {key}, it is {newest}")
+                world.violate(
+                    "INV-1 (convergence)",
+                    f"{node.name} reads {reading.version} of {key}, it is {newest}",
+                )
         return True
 
     def _not_served(self, exc: Exception) -> None:
         """With only cache and broker dead, no operation fails (INV-7)."""
         if self.world.plan.harmless:
-            self.world.violate("INV-7", f"an operation fails though only cache and broker may be dead: {exc!r}")
+            self.world.violate(
+                "INV-7", f"an operation fails though only cache and broker may be dead: {exc!r}"
+            )
 
     def _check_reading(self, node: SimNode, key: str, reading: Reading, floor: int) -> None:
-        """Compare with all that ever landed: the version must be the key's newest at the position it claims."""
+        """Compare with all that ever landed: the version must be the key's newest at the position
+        it claims.
+        """
         world = self.world
         if world.plan.restores:
             if reading.source == "store" and reading.as_of < reading.position:
@@ -295,14 +352,19 @@ class Clients:
                 world.violate("INV-1 (store behind)", f"{node.name} {what}")
             return
         if reading.position < floor:
-            world.violate("INV-1 (session)", f"{node.name} answers at {reading.position}, asked for {floor}")
+            world.violate(
+                "INV-1 (session)", f"{node.name} answers at {reading.position}, asked for {floor}"
+            )
         at = reading.as_of if reading.level == "stale" else reading.position
         real = world.database.newest(key.encode(), at)
         shown = reading.version
-        if (real if real and real.present else None) != (shown if shown and shown.present else None):
+        if (real if real and real.present else None) != (
+            shown if shown and shown.present else None
+        ):
             promise = "INV-5" if reading.source != "store" else "INV-1 (store read)"
             world.violate(
-                promise, f"{node.name} serves {shown} of {key} at {at} from its {reading.source}, it was {real}"
+                promise,
+                f"{node.name} serves {shown} of {key} at {at} from its {reading.source}, it was {real}",
             )
 
     async def _snapshot(self, node: SimNode) -> None:
@@ -316,7 +378,7 @@ class Clients:
         if values[0] != values[1]:
             self.world.violate("INV-1 (atomicity)", f"{node.name} reads the pair as {values}")
 
-    # --------------------------------------------------------------------------------------------------- after healing
+    # -------------------------------------------------------------------------------- after healing
 
     async def look_up_all(self) -> None:
         """Make every unknown operation definite (INV-4), and let the history know."""
@@ -328,7 +390,7 @@ class Clients:
                 node = rng.choice(world.serving or list(world.nodes.values()))
                 deadline = asyncio.get_running_loop().time() + TIMEOUT_S
                 try:
-                    found = await node.call(lambda n=node, o=op_id, d=deadline: n.lookups.settle(o, deadline=d))  # type: ignore[misc]
+                    found = await node.call(partial(node.lookups.settle, op_id, deadline=deadline))
                 except (AcordoError, BadRequest, Pruned):
                     found = None
                 if isinstance(found, Answer):
@@ -350,9 +412,13 @@ class Clients:
             case Applied(_, seen):
                 result = bool(seen and seen[0]) if operation.op == "delete" else True
                 more = {} if operation.op == "put" else {"result": result}
-                return msgspec.structs.replace(operation, outcome="ok", end_ns=now, resolved=True, **more)
+                return msgspec.structs.replace(
+                    operation, outcome="ok", end_ns=now, resolved=True, **more
+                )
             case Refused():
-                return msgspec.structs.replace(operation, outcome="ok", end_ns=now, resolved=True, result=False)
+                return msgspec.structs.replace(
+                    operation, outcome="ok", end_ns=now, resolved=True, result=False
+                )
             case _:
                 return msgspec.structs.replace(operation, outcome="fail", end_ns=now, resolved=True)
 
@@ -365,9 +431,13 @@ class Clients:
                         break
                     await asyncio.sleep(0.2)
                 else:
-                    self.world.violate("Liveness", f"{node.name} does not answer reads of {key} after healing")
+                    self.world.violate(
+                        "Liveness", f"{node.name} does not answer reads of {key} after healing"
+                    )
 
-    def _say(self, client: str, op: str, key: str, value: str | None, what: str, node: SimNode) -> None:
+    def _say(
+        self, client: str, op: str, key: str, value: str | None, what: str, node: SimNode
+    ) -> None:
         shown = value if value is None or len(value) < 40 else value[:12] + "…"
         self.world.say(f"{client} {op} {key} {shown}: {what}", node=node.name)
 
@@ -381,7 +451,9 @@ def intent_of(op_id: str, op: str, key: str, value: str | None, expected: str | 
             return Intent(op_id, 0, (), (Put(raw, value.encode()),))
         case "cas":
             assert value is not None and expected is not None
-            return Intent(op_id, 0, (Equals(raw, value_hash(expected.encode())),), (Put(raw, value.encode()),))
+            return Intent(
+                op_id, 0, (Equals(raw, value_hash(expected.encode())),), (Put(raw, value.encode()),)
+            )
         case "delete":
             return Intent(op_id, 0, (), (Delete(raw),), None, (raw,))
         case "ttl":
@@ -395,7 +467,9 @@ def intent_of(op_id: str, op: str, key: str, value: str | None, expected: str | 
 
 def _text(reading: Reading) -> str | None:
     value = reading.version.value if reading.version is not None else None
-    return value.decode() if isinstance(value, bytes) else None if value is None else f"<{value.size}>"
+    return (
+        value.decode() if isinstance(value, bytes) else None if value is None else f"<{value.size}>"
+    )
 
 
 def _ns(seconds: float) -> int:

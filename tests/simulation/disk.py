@@ -1,8 +1,8 @@
 """Be a disk with a page cache, delays, errors and sudden ends, all of it decided by a seed.
 
-It passes the same suite as `RealDisk`. It promises no more than POSIX does: names need a directory sync, bytes a file
-sync, and nothing says in which order unsynced things reach the platter. A call that blocks takes its time too: it holds
-up the simulated process that makes it, if one does.
+It passes the same suite as `RealDisk`. It promises no more than POSIX does: names need a directory
+sync, bytes a file sync, and nothing says in which order unsynced things reach the platter. A call
+that blocks takes its time too: it holds up the simulated process that makes it, if one does.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ class _Lane:
         return result
 
     def drain(self) -> None:
-        """Let all calls take effect now: a synchronous one comes behind them, and waits for them."""
+        """Let all calls take effect now: a synchronous one comes behind them, and waits for
+        them.
+        """
         if self._timer is not None:
             left_s = max(0.0, self._timer.when() - asyncio.get_running_loop().time())
             block(left_s + sum(call.delay_s for call in list(self._calls)[1:]))
@@ -120,7 +122,9 @@ class _Lane:
 
     def _maybe_start(self) -> None:
         if self._timer is None and self._calls:
-            self._timer = asyncio.get_running_loop().call_later(self._calls[0].delay_s, self._on_time)
+            self._timer = asyncio.get_running_loop().call_later(
+                self._calls[0].delay_s, self._on_time
+            )
 
     def _on_time(self) -> None:
         self._timer = None
@@ -228,8 +232,9 @@ class SimFile:
 class SimDisk:
     """See `coordinator.raft.disk.Disk`. One machine's disk: it outlives the processes that use it.
 
-    `crash()` and `power_cut()` end the process: files opened before raise, calls under way are cancelled half-done, and
-    the same object is given to the next process. `die_at(n, byte)` ends it inside the n-th primitive step from now.
+    `crash()` and `power_cut()` end the process: files opened before raise, calls under way are
+    cancelled half-done, and the same object is given to the next process. `die_at(n, byte)` ends it
+    inside the n-th primitive step from now.
     """
 
     def __init__(
@@ -267,7 +272,7 @@ class SimDisk:
         self._left: int | None = None
         self._tear_byte = 0
 
-    # -------------------------------------------------------------------------------------------------- the port
+    # ------------------------------------------------------------------------------------- the port
 
     @property
     def directory(self) -> str:
@@ -336,14 +341,16 @@ class SimDisk:
     def close(self) -> None:
         self._directory_lane.drain()
 
-    # ------------------------------------------------------------------------------------------- what tests order
+    # ----------------------------------------------------------------------------- what tests order
 
     def crash(self) -> None:
         """Kill -9: what was written stays, what was being written is torn at some byte."""
         self._end("crash")
 
     def power_cut(self) -> None:
-        """Lose what was not synced: any of it, files and names alike, each independently of the others."""
+        """Lose what was not synced: any of it, files and names alike, each independently of the
+        others.
+        """
         self._end("power_cut")
         for name, inode in self._lost_names():
             self._names[name] = inode
@@ -357,7 +364,9 @@ class SimDisk:
         self._names, self._durable_names, self._unsynced_names = {}, {}, []
 
     def die_at(self, step: int, byte: int = 0) -> None:
-        """Raise `Died` inside the step-th primitive step from now (0: the next), after `byte` bytes if it writes."""
+        """Raise `Died` inside the step-th primitive step from now (0: the next), after `byte` bytes
+        if it writes.
+        """
         self._left, self._tear_byte = step, byte
 
     def damage(self, name: str, offset: int, mask: int = 0xFF) -> None:
@@ -372,7 +381,7 @@ class SimDisk:
         inode.cached, inode.durable = bytearray(content), content
         self._names[name] = self._durable_names[name] = inode
 
-    # --------------------------------------------------------------------------------------- what SimFile also uses
+    # ----------------------------------------------------------------------- what SimFile also uses
 
     def delay_s(self, sync: bool) -> float:
         extra_s = self.slow_s if sync else 0.0
@@ -388,10 +397,16 @@ class SimDisk:
     def room_bytes(self) -> int:
         if self.capacity_bytes is None:
             return 1 << 62
-        return max(0, self.capacity_bytes - sum(len(inode.cached) for inode in self._names.values()))
+        return max(
+            0, self.capacity_bytes - sum(len(inode.cached) for inode in self._names.values())
+        )
 
     def step(
-        self, operation: str, name: str, content: bytes = b"", write: Callable[[bytes], None] | None = None
+        self,
+        operation: str,
+        name: str,
+        content: bytes = b"",
+        write: Callable[[bytes], None] | None = None,
     ) -> None:
         """Take one primitive step, or die in it."""
         if self.steps is not None:
@@ -407,7 +422,9 @@ class SimDisk:
             write(content)
 
     def _check(self, name: str) -> None:
-        """What a process still does while its tasks are cancelled reaches no disk: the next one may run."""
+        """What a process still does while its tasks are cancelled reaches no disk: the next one may
+        run.
+        """
         owner = OWNER.get()
         if owner is not None and not owner.alive:
             raise OSError(errno.EBADF, "its process has died", name)
@@ -442,7 +459,9 @@ class SimDisk:
         self.lanes.clear()
 
 
-def _apply(names: dict[str, _Inode], gone: str | None, come: str | None, inode: _Inode | None) -> None:
+def _apply(
+    names: dict[str, _Inode], gone: str | None, come: str | None, inode: _Inode | None
+) -> None:
     if gone is not None:
         names.pop(gone, None)
     if come is not None and inode is not None:

@@ -1,6 +1,8 @@
-"""Break the product on purpose, one protection at a time: what the simulation has to find by itself.
+"""Break the product on purpose, one protection at a time: what the simulation has to find by
+itself.
 
-Each fault stands for a mistake that somebody could make in that place. Nothing here checks anything.
+Each fault stands for a mistake that somebody could make in that place. Nothing here checks
+anything.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from tests.simulation.world import SimCache, SimDatabase
 T = TypeVar("T")
 
 
-# ------------------------------------------------------------------------------------------------------------- store
+# -------------------------------------------------------------------------------------------- store
 
 
 class UnfencedDatabase(SimDatabase):
@@ -46,7 +48,10 @@ class UnfencedDatabase(SimDatabase):
         if not self._lets(group):
             return Fenced(head)
         for version in group.versions:
-            if isinstance(version.value, Reference) and (version.value.op_id, version.value.hash) not in self._blobs:
+            if (
+                isinstance(version.value, Reference)
+                and (version.value.op_id, version.value.hash) not in self._blobs
+            ):
                 return Fenced(head)
         self._rows.append(msgspec.structs.replace(group.row, seq=head.seq + 1))
         for version in sorted(group.versions, key=lambda version: version.revision):
@@ -64,9 +69,13 @@ class UnfencedDatabase(SimDatabase):
             return False
         if rules.fence_row and head.seq != base.seq:
             return False
-        return not (rules.fence_row and rules.fence_ordered and outranks(head, row.term, row.committer))
+        return not (
+            rules.fence_row and rules.fence_ordered and outranks(head, row.term, row.committer)
+        )
 
-    def take_over(self, term: int, committer: str, log_time_ms: int, adopt_last: int | None) -> TakenOver | Outranked:
+    def take_over(
+        self, term: int, committer: str, log_time_ms: int, adopt_last: int | None
+    ) -> TakenOver | Outranked:
         head = self.head()
         if self.rules.fence_ordered and outranks(head, term, committer):
             return Outranked(head)
@@ -81,7 +90,7 @@ def unfenced(away: Rules) -> type[SimDatabase]:
     return type("Unfenced", (UnfencedDatabase,), {"rules": away})
 
 
-# -------------------------------------------------------------------------------------------------------------- reads
+# -------------------------------------------------------------------------------------------- reads
 
 
 class _Untouched:
@@ -110,7 +119,9 @@ class BlindReads(Reads):
     def check_refusal(self) -> None:
         return
 
-    async def snapshot(self, keys: Any, *, at: int | None = None, settled: Any = None, timeout_s: float) -> Any:
+    async def snapshot(
+        self, keys: Any, *, at: int | None = None, settled: Any = None, timeout_s: float
+    ) -> Any:
         settled = settled or self._consensus.settled
         async with asyncio.timeout(timeout_s):
             return await self._store.read(keys, at=at, settled=settled.last, timeout_s=timeout_s)
@@ -141,18 +152,25 @@ class _DatedReads(Reads):
         keys = list(dict.fromkeys(waiting.key for waiting in left))
         began, settled = self._clock.monotonic(), self._consensus.settled
         try:
-            read = await self.snapshot(keys, settled=settled, timeout_s=self._settings.store_timeout_s)
+            read = await self.snapshot(
+                keys, settled=settled, timeout_s=self._settings.store_timeout_s
+            )
         except AcordoError as exc:
             for waiting in left:
                 waiting.end(exc)
             return []
         as_of = self._as_of(start, read.head.last)
-        entries = {key: Entry(key, version, as_of) for key, version in zip(keys, read.versions, strict=True)}
+        entries = {
+            key: Entry(key, version, as_of)
+            for key, version in zip(keys, read.versions, strict=True)
+        }
         for entry in entries.values():
             self.memory.keep(entry, began)
         position = max(settled.last, read.head.last)
         for waiting in left:
-            waiting.end(Reading(entries[waiting.key].version, as_of, position, "linearizable", "store", 0.0))
+            waiting.end(
+                Reading(entries[waiting.key].version, as_of, position, "linearizable", "store", 0.0)
+            )
         return list(entries.values())
 
 
@@ -168,7 +186,11 @@ class NamedAlike(Unsigned):
 
     def taken(self, space: Space, key: bytes, raw: bytes) -> Entry | None:
         entry = super().taken(space, key, raw)
-        return entry if unseal(space, key, raw) is not None or (entry and entry.as_of > self.newest + 1) else None
+        return (
+            entry
+            if unseal(space, key, raw) is not None or (entry and entry.as_of > self.newest + 1)
+            else None
+        )
 
 
 class BelievesFuture(Reads):
@@ -195,7 +217,7 @@ class SettledEnd(_DatedReads):
         return self._consensus.settled.last
 
 
-# ---------------------------------------------------------------------------------------------------------------- Raft
+# --------------------------------------------------------------------------------------------- Raft
 
 
 class StockTruncation(MemberCore):
@@ -235,7 +257,9 @@ class AcksWithoutTerm(MemberCore):
     """Take every acknowledgement for one of this term."""
 
     def _on_next_node_idx(self, node: Node, message: dict[str, Any]) -> None:
-        super()._on_next_node_idx(node, {**message, "term": min(message["term"], self._term) and self._term})
+        super()._on_next_node_idx(
+            node, {**message, "term": min(message["term"], self._term) and self._term}
+        )
 
 
 class AnyLogWins(MemberCore):
@@ -327,13 +351,20 @@ class HeardTerm(MemberCore):
         self._blank = self._blank and not heard
 
 
-# -------------------------------------------------------------------------------------------------------------- clocks
+# ------------------------------------------------------------------------------------------- clocks
 
 
 class WallWhole(LogTime):
     """Take the leader's own wall clock whole, whenever it is ahead."""
 
-    def lead(self, readings: Sequence[logtime.Reading], voters: int, waited_s: float, at_s: float, term: int) -> int:
+    def lead(
+        self,
+        readings: Sequence[logtime.Reading],
+        voters: int,
+        waited_s: float,
+        at_s: float,
+        term: int,
+    ) -> int:
         jump_ms = super().lead(readings, voters, waited_s, at_s, term)
         own = [reading.wall_now_ms for reading in readings if reading.age_s == 0.0]
         if self.kept and own:
@@ -342,9 +373,18 @@ class WallWhole(LogTime):
 
 
 class JumpsToMedian(LogTime):
-    """Do not slew: take the median of the wall clocks whenever it is ahead, though the time was kept."""
+    """Do not slew: take the median of the wall clocks whenever it is ahead, though the time was
+    kept.
+    """
 
-    def lead(self, readings: Sequence[logtime.Reading], voters: int, waited_s: float, at_s: float, term: int) -> int:
+    def lead(
+        self,
+        readings: Sequence[logtime.Reading],
+        voters: int,
+        waited_s: float,
+        at_s: float,
+        term: int,
+    ) -> int:
         jump_ms = super().lead(readings, voters, waited_s, at_s, term)
         walls = [reading.wall_now_ms for reading in readings if reading.voter]
         if self.kept and len(walls) > voters // 2:
@@ -357,7 +397,14 @@ class _Finds(LogTime):
 
     heeds_kept = True
 
-    def lead(self, readings: Sequence[logtime.Reading], voters: int, waited_s: float, at_s: float, term: int) -> int:
+    def lead(
+        self,
+        readings: Sequence[logtime.Reading],
+        voters: int,
+        waited_s: float,
+        at_s: float,
+        term: int,
+    ) -> int:
         if self.kept or (self.heeds_kept and logtime.newest_kept(readings) is not None):
             return super().lead(readings, voters, waited_s, at_s, term)
         walls = [reading.wall_now_ms for reading in readings if reading.voter]
@@ -404,11 +451,15 @@ class BelievesLog(LogTime):
 
 
 class CountsOldTerms(MemberCore):
-    """Commit an entry of an older term as soon as a majority has it (figure 8 of the Raft paper)."""
+    """Commit an entry of an older term as soon as a majority has it (figure 8 of the Raft
+    paper).
+    """
 
     def _maybe_commit(self) -> bool:
         durable = [self._SyncObj__raftMatchIndex.get(node, 0) for node in self._voters]
-        index = quorum_index([*durable, *([self._SyncObj__raftLog.synced_index] if self.votes else [])])
+        index = quorum_index(
+            [*durable, *([self._SyncObj__raftLog.synced_index] if self.votes else [])]
+        )
         if index <= self._SyncObj__raftCommitIndex:
             return False
         self._set_commit(index)
@@ -421,7 +472,9 @@ class ConfirmsAnyTerm(MemberCore):
     def handle(self, type: str, handler: Any) -> None:
         def pong(node: Node, message: dict[str, Any]) -> None:
             if self.votes and not self.leads:
-                self.tell(node, {"type": "read_pong", "term": message["term"], "round": message["round"]})
+                self.tell(
+                    node, {"type": "read_pong", "term": message["term"], "round": message["round"]}
+                )
 
         super().handle(type, pong if type == "read_ping" else handler)
 
@@ -451,12 +504,16 @@ class AcksWithLostDisk(MemberCore):
 
 
 class ConfirmsWithLostDisk(MemberCore):
-    """Confirm reads with a disk that was lost, and with it the term that was promised; else only of the very term."""
+    """Confirm reads with a disk that was lost, and with it the term that was promised; else only of
+    the very term.
+    """
 
     def handle(self, type: str, handler: Any) -> None:
         def pong(node: Node, message: dict[str, Any]) -> None:
             if self._disk_lost:
-                self.tell(node, {"type": "read_pong", "term": message["term"], "round": message["round"]})
+                self.tell(
+                    node, {"type": "read_pong", "term": message["term"], "round": message["round"]}
+                )
             else:
                 handler(node, message)
 

@@ -1,6 +1,8 @@
-"""Be an event loop on which time jumps, that knows which process of the simulation each task belongs to.
+"""Be an event loop on which time jumps, that knows which process of the simulation each task
+belongs to.
 
-Same coroutines, same order, every time: sets of tasks are replaced by ordered ones. It never waits and never selects.
+Same coroutines, same order, every time: sets of tasks are replaced by ordered ones. It never waits
+and never selects.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
 
-OWNER: Final[contextvars.ContextVar[Process | None]] = contextvars.ContextVar("acordo_simulated_process", default=None)
+OWNER: Final[contextvars.ContextVar[Process | None]] = contextvars.ContextVar(
+    "acordo_simulated_process", default=None
+)
 
 
 class Process:
     """What ends together when a node crashes: tasks, in the order in which they began.
 
-    It has one thread: while a call blocks it (`stall`), nothing else of it runs, and what comes meanwhile waits.
+    It has one thread: while a call blocks it (`stall`), nothing else of it runs, and what comes
+    meanwhile waits.
     """
 
     def __init__(self, name: str) -> None:
@@ -29,7 +34,9 @@ class Process:
         self.context = contextvars.copy_context()
         self.context.run(OWNER.set, self)
         self.busy_until_s = 0.0
-        """When the call returns that blocks it; the rest of what made the call is run at once, and dated so."""
+        """When the call returns that blocks it; the rest of what made the call is run at once, and
+        dated so.
+        """
         self.stalled_s = 0.0
         """For how long it was blocked in all."""
         self._put_off: deque[_Turn] = deque()
@@ -72,7 +79,9 @@ class Process:
             self._put_off.popleft().go()
 
     def kill(self) -> None:
-        """Cancel everything at whatever await it stands. Its doors to the outside are shut by whoever calls this."""
+        """Cancel everything at whatever await it stands. Its doors to the outside are shut by
+        whoever calls this.
+        """
         self.alive = False
         for task in list(self.tasks):
             task.cancel()
@@ -88,7 +97,12 @@ class _Turn:
     __slots__ = ("_args", "_function", "_owner", "_passes", "handle", "outside")
 
     def __init__(
-        self, owner: Process, function: Callable[..., object], args: tuple[Any, ...], *, outside: bool = False
+        self,
+        owner: Process,
+        function: Callable[..., object],
+        args: tuple[Any, ...],
+        *,
+        outside: bool = False,
     ) -> None:
         self._owner, self._function, self._args = owner, function, args
         self._passes = False
@@ -185,7 +199,9 @@ class SimLoop(asyncio.SelectorEventLoop):
         return self._jump.now
 
     def time(self) -> float:
-        """Return the time as the caller has it: a process that was blocked goes on when its call has returned."""
+        """Return the time as the caller has it: a process that was blocked goes on when its call
+        has returned.
+        """
         owner = OWNER.get()
         return self._jump.now if owner is None else max(self._jump.now, owner.busy_until_s)
 

@@ -1,4 +1,6 @@
-"""Do harm to a simulated world, one thing after another and several at once, and mend all of it in the end."""
+"""Do harm to a simulated world, one thing after another and several at once, and mend all of it in
+the end.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ async def torment(world: World, until_s: float) -> None:
             kind = rng.choice(world.plan.faults)
             if kind not in aimed.HARMS and kind not in classics.HARMS:
                 group.create_task(HARMS[kind](world, rng))
-            elif aiming is None or aiming.done():  # one at a time, or each would spoil the moment of the other
+            elif (
+                aiming is None or aiming.done()
+            ):  # one at a time, or each would spoil the moment of the other
                 aiming = group.create_task(_aimed(world, rng, kind))
 
 
@@ -76,7 +80,9 @@ async def _adopt_soon(world: World, after_s: float) -> None:
         if leader is not None and leader.coordinator.refusal is not None:
             await asyncio.sleep(after_s)
             coordinator = leader.coordinator
-            adopting = functools.partial(coordinator.adopt, gives_up=coordinator.status().gives_up, timeout_s=3.0)
+            adopting = functools.partial(
+                coordinator.adopt, gives_up=coordinator.status().gives_up, timeout_s=3.0
+            )
             with contextlib.suppress(AcordoError, TimeoutError):
                 adopted = await leader.call(adopting)
                 world.say("adopted in a hurry", revision=adopted)
@@ -93,14 +99,19 @@ def _some(world: World, rng: random.Random) -> SimNode:
 
 
 async def _rival_cluster(world: World, rng: random.Random) -> None:
-    """Let a node of another cluster open this one's store, as after a mistake in its settings: it goes no further than
-    its claim, unless a store lets everybody in."""
+    """Let a node of another cluster open this one's store, as after a mistake in its settings: it
+    goes no further than its claim, unless a store lets everybody in.
+    """
     database = world.database
     held = database.claim(Identity("rival", b"r" * 16))
     if held.cluster_id == "rival" or not world.plant.rules.store_identity:
-        taken = database.take_over(database.head().term + 1, "rival.1", world.nodes["n1"].clock.wall_ms(), None)
+        taken = database.take_over(
+            database.head().term + 1, "rival.1", world.nodes["n1"].clock.wall_ms(), None
+        )
         if isinstance(taken, TakenOver):
-            write = Intent(f"rival-{taken.own.seq}", 1 << 52, writes=(Put(b"k0", b"of another cluster"),))
+            write = Intent(
+                f"rival-{taken.own.seq}", 1 << 52, writes=(Put(b"k0", b"of another cluster"),)
+            )
             database.append(_rivals(taken.own, write, world.nodes["n1"].clock.wall_ms()))
             world.say("another cluster wrote", revision=taken.own.last + 1)
     await asyncio.sleep(rng.uniform(0.1, 1.0))
@@ -112,7 +123,9 @@ def _rivals(head: Head, write: Intent, now_ms: int) -> Group:
     batch = [Pending(head.last + 1, write, write.body_hash, digest, now_ms, False, 0)]
     evaluation = evaluate(batch, Facts(head, {}, {}, {}, frozenset()), now_ms)
     by = head.committer
-    return group_on(head, term=head.term, committer=by, log_time_ms=now_ms, batch=batch, evaluation=evaluation)
+    return group_on(
+        head, term=head.term, committer=by, log_time_ms=now_ms, batch=batch, evaluation=evaluation
+    )
 
 
 async def _crash(world: World, rng: random.Random) -> None:
@@ -138,7 +151,9 @@ async def _end(world: World, rng: random.Random, *, power: bool) -> None:
 
 
 async def _stop(world: World, rng: random.Random) -> None:
-    """Stop all nodes, and start them together after a while: only clocks can tell how long that was."""
+    """Stop all nodes, and start them together after a while: only clocks can tell how long that
+    was.
+    """
     for node in list(world.nodes.values()):
         world.counts["crashes"] += node.up
         node.crash(power=False)
@@ -151,7 +166,9 @@ async def _stop(world: World, rng: random.Random) -> None:
 
 
 async def _amnesia(world: World, rng: random.Random) -> None:
-    """Cut the power of just a majority at once: what it had acknowledged is gone, others have applied it."""
+    """Cut the power of just a majority at once: what it had acknowledged is gone, others have
+    applied it.
+    """
     names = list(world.nodes)
     majority = rng.sample(names, len(names) // 2 + 1)
     for name in majority:
@@ -196,7 +213,9 @@ async def _slow(world: World, rng: random.Random) -> None:
     node = _some(world, rng).name
     for other in world.nodes:
         if rng.random() < 0.7:
-            world.network.slow[node, other] = world.network.slow[other, node] = rng.choice((0.01, 0.05, 0.2))
+            world.network.slow[node, other] = world.network.slow[other, node] = rng.choice(
+                (0.01, 0.05, 0.2)
+            )
     await asyncio.sleep(rng.uniform(0.5, 2.0))
     world.network.slow.clear()
 
@@ -228,7 +247,10 @@ async def _ambiguous(world: World, rng: random.Random) -> None:
 
 
 async def _cache(world: World, rng: random.Random) -> None:
-    world.cache.hostile, world.cache.dead = world.plan.hostile or rng.random() < 0.7, rng.random() < 0.2
+    world.cache.hostile, world.cache.dead = (
+        world.plan.hostile or rng.random() < 0.7,
+        rng.random() < 0.2,
+    )
     if rng.random() < 0.2:
         world.cache.wipe()
     await asyncio.sleep(rng.uniform(0.5, 3.0))
@@ -246,10 +268,18 @@ STEPS_S: Final = (-0.3, 0.3, -2.0, 2.0, -30.0, 20.0, 3600.0, -3600.0, 25 * 3600.
 
 
 async def _clock(world: World, rng: random.Random) -> None:
-    """Step one clock, or most, or all, by as much; half of the time it is set right again after a while."""
+    """Step one clock, or most, or all, by as much; half of the time it is set right again after a
+    while.
+    """
     by_s, share = rng.choice(STEPS_S), rng.random()
     nodes = list(world.nodes.values())
-    some = [_some(world, rng)] if share < 0.6 else nodes if share < 0.7 else rng.sample(nodes, len(nodes) // 2 + 1)
+    some = (
+        [_some(world, rng)]
+        if share < 0.6
+        else nodes
+        if share < 0.7
+        else rng.sample(nodes, len(nodes) // 2 + 1)
+    )
     step_clocks(world, some, by_s)
     if rng.random() < 0.5:
         await asyncio.sleep(rng.uniform(0.5, 4.0))
@@ -276,7 +306,9 @@ async def _disk(world: World, rng: random.Random) -> None:
 
 
 async def _slow_disk(world: World, rng: random.Random) -> None:
-    """Let syncs take long, blocking calls too: at one node or at all, or so long at one that its disk seems to hang."""
+    """Let syncs take long, blocking calls too: at one node or at all, or so long at one that its
+    disk seems to hang.
+    """
     victims, took_s = [_some(world, rng)], rng.choice((0.1, 0.2, 0.5))
     if rng.random() < 0.3:
         victims = list(world.nodes.values())
@@ -318,7 +350,11 @@ async def _membership(world: World, rng: random.Random) -> None:
     try:
         if observers and choice < 0.45:
             name = rng.choice(observers)
-            await leader.call(lambda: leader.coordinator.add_member(name, f"{name}:1", "", voter=True, timeout_s=2.0))
+            await leader.call(
+                lambda: leader.coordinator.add_member(
+                    name, f"{name}:1", "", voter=True, timeout_s=2.0
+                )
+            )
             what = f"promoted {name}"
         elif len(voters) > 3 and choice < 0.8:
             name = rng.choice(voters)
@@ -333,7 +369,11 @@ async def _membership(world: World, rng: random.Random) -> None:
             name = f"m{next(world.newcomers)}"
             own = PeerAddress(name, f"{name}:1", voter=False)
             known = tuple(PeerAddress(m.id, m.raft_address, m.voter) for m in members)
-            await leader.call(lambda: leader.coordinator.add_member(name, f"{name}:1", "", voter=False, timeout_s=2.0))
+            await leader.call(
+                lambda: leader.coordinator.add_member(
+                    name, f"{name}:1", "", voter=False, timeout_s=2.0
+                )
+            )
             what = f"added {name}"
             world.nodes[name] = SimNode(world, name, (*known, own))
             world.nodes[name].start()

@@ -1,8 +1,9 @@
 """Carry Raft's messages between simulated members as TCP connections would, and worse.
 
-Within a connection messages keep their order. A cut holds them back until it heals or the connection is given up. Of a
-broken connection any prefix arrives; with `ghosts`, its rest may still arrive late, behind the next connection's
-messages, and answers may arrive twice. Commands on their way to the leader never do: what sends them sends them once.
+Within a connection messages keep their order. A cut holds them back until it heals or the
+connection is given up. Of a broken connection any prefix arrives; with `ghosts`, its rest may still
+arrive late, behind the next connection's messages, and answers may arrive twice. Commands on their
+way to the leader never do: what sends them sends them once.
 """
 
 from __future__ import annotations
@@ -49,13 +50,20 @@ class Network:
     """All links of a world."""
 
     def __init__(
-        self, rng: random.Random, say: Callable[..., None], *, ghosts: bool, reads_apart: bool = False
+        self,
+        rng: random.Random,
+        say: Callable[..., None],
+        *,
+        ghosts: bool,
+        reads_apart: bool = False,
     ) -> None:
         self.rng, self._say, self._ghosts = rng, say, ghosts
         self.codec = Codec(*ALL)
         self.next = next_version()
         self.upgraded: dict[str, None] = {}
-        """Members that speak the next version of the wire, which each of the others has to understand."""
+        """Members that speak the next version of the wire, which each of the others has to
+        understand.
+        """
         self.wires: dict[str, Wire] = {}
         self.cut: dict[tuple[str, str], None] = {}
         """Directions that carry nothing now."""
@@ -66,7 +74,9 @@ class Network:
         """… and just so much longer."""
         self.reads_apart = reads_apart
         self.pings_apart = False
-        """Questions whether a member still leads, and answers to them, overtake all else, and what is cut off too."""
+        """Questions whether a member still leads, and answers to them, overtake all else, and what
+        is cut off too.
+        """
         self.stops: Callable[[str, str, dict[str, Any]], bool] | None = None
         """A direction is cut just before it would carry such a message."""
         self.loss = 0.0
@@ -75,7 +85,7 @@ class Network:
         self.counts = {"messages": 0, "breaks": 0, "ghosts": 0, "doubles": 0, "hints": 0}
         self._numbers = 0
 
-    # ------------------------------------------------------------------------------------------------------- faults
+    # --------------------------------------------------------------------------------------- faults
 
     @property
     def disturbed(self) -> bool:
@@ -118,7 +128,7 @@ class Network:
             self._carry(connection, source, target, raw)
         connection.silent_since.pop(source, None)
 
-    # -------------------------------------------------------------------------------------------------- connections
+    # ---------------------------------------------------------------------------------- connections
 
     def up(self, wire: Wire) -> None:
         self.wires[wire.me] = wire
@@ -143,10 +153,14 @@ class Network:
         if not any(wire.dials(other) for wire, other in ends):
             return
         if pair in self.cut or (pair[1], pair[0]) in self.cut:
-            asyncio.get_running_loop().call_later(self.rng.uniform(*RETRY_S), self.maybe_connect, a, b)
+            asyncio.get_running_loop().call_later(
+                self.rng.uniform(*RETRY_S), self.maybe_connect, a, b
+            )
             return
         if not self._greeted(ends):
-            asyncio.get_running_loop().call_later(self.rng.uniform(*RETRY_S), self.maybe_connect, a, b)
+            asyncio.get_running_loop().call_later(
+                self.rng.uniform(*RETRY_S), self.maybe_connect, a, b
+            )
             return
         if any(other not in wire.nodes for wire, other in ends):
             return
@@ -156,11 +170,15 @@ class Network:
             self.wires[name].enter(self.wires[name].connected, other)
 
     def _greeted(self, ends: list[tuple[Wire, str]]) -> bool:
-        """Let both judge what goes with the other's hello, as behind a handshake; say whether they want each other."""
+        """Let both judge what goes with the other's hello, as behind a handshake; say whether they
+        want each other.
+        """
         greetings = {wire.me: wire.asked(wire.greet) for wire, _ in ends}
         if None in greetings.values():
             return False
-        refusals = {wire.me: wire.asked(wire.judge, other, greetings[other]) for wire, other in ends}
+        refusals = {
+            wire.me: wire.asked(wire.judge, other, greetings[other]) for wire, other in ends
+        }
         for wire, other in ends:
             refusal = refusals[other]
             if refusal is not None and wire.dials(other):
@@ -180,14 +198,16 @@ class Network:
             for raw in list(waiting) if self._ghosts else ():
                 if self.rng.random() < 0.3 and self.codec.decode(raw)["type"] not in NO_GHOST:
                     self.counts["ghosts"] += 1
-                    loop.call_later(self.rng.uniform(0.0, 0.6), self._deliver_ghost, source, target, raw)
+                    loop.call_later(
+                        self.rng.uniform(0.0, 0.6), self._deliver_ghost, source, target, raw
+                    )
         for name, other in (pair, pair[::-1]):
             wire = self.wires.get(name)
             if wire is not None:
                 wire.enter(wire.disconnected, other)
         loop.call_later(self.rng.uniform(*RETRY_S), self.maybe_connect, *pair)
 
-    # ----------------------------------------------------------------------------------------------------- messages
+    # ------------------------------------------------------------------------------------- messages
 
     def codec_of(self, name: str) -> Codec:
         return self.next if name in self.upgraded else self.codec
@@ -219,7 +239,9 @@ class Network:
     def _goes_apart(self, kind: str) -> bool:
         return (self.reads_apart and kind in READS) or (self.pings_apart and kind in PINGS)
 
-    def _carry(self, connection: Connection, source: str, target: str, raw: bytes, *, apart: bool = False) -> None:
+    def _carry(
+        self, connection: Connection, source: str, target: str, raw: bytes, *, apart: bool = False
+    ) -> None:
         loop = asyncio.get_running_loop()
         line = source + APART if apart else source
         direction = source, target
@@ -241,7 +263,11 @@ class Network:
             connection.held.setdefault(source, deque()).append(raw)
             return
         self._deliver(source, target, raw)
-        if self._ghosts and self.rng.random() < 0.01 and self.codec.decode(raw)["type"] not in NO_GHOST:
+        if (
+            self._ghosts
+            and self.rng.random() < 0.01
+            and self.codec.decode(raw)["type"] not in NO_GHOST
+        ):
             self.counts["doubles"] += 1
             self._deliver(source, target, raw)
 

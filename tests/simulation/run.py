@@ -1,4 +1,6 @@
-"""Run one seed from start to verdict: chaos, healing, convergence, and every promise checked by name."""
+"""Run one seed from start to verdict: chaos, healing, convergence, and every promise checked by
+name.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from tests.simulation.world import Plan, Plant, SimNode, Violation, World, plan_
 
 T = TypeVar("T")
 LATE_S = 3.0
-"""How long after its deadline a change may still land: a group that was built in time, and its transaction's delay."""
+"""How long after its deadline a change may still land: a group that was built in time, and its
+transaction's delay.
+"""
 HEAL_S = 20.0
 """After healing everything has to be answered, led and converged within this."""
 
@@ -46,7 +50,9 @@ class Result:
         return hashlib.blake2b("\n".join(self.trace).encode(), digest_size=16).hexdigest()
 
 
-def run(seed: int, plant: Plant | None = None, plan: Plan | None = None, *, stop: bool = False) -> Result:
+def run(
+    seed: int, plant: Plant | None = None, plan: Plan | None = None, *, stop: bool = False
+) -> Result:
     """Simulate one seed, to its end or (`stop`) to its first violation.
 
     Deterministic: no clock, no chance, no hash order of this process has any part in it.
@@ -132,7 +138,9 @@ async def _told(world: World, clients: Clients) -> None:
 async def _story(world: World, clients: Clients) -> None:
     loop = asyncio.get_running_loop()
     if not await world.until(
-        lambda: _writable(world) and _told_the_time(world), 5.0, lambda: "a first leader that takes writes"
+        lambda: _writable(world) and _told_the_time(world),
+        5.0,
+        lambda: "a first leader that takes writes",
     ):
         return
     until_s = loop.time() + world.plan.chaos_s
@@ -146,7 +154,9 @@ async def _story(world: World, clients: Clients) -> None:
     if world.plan.restores and not await _adopt(world):
         return
     await _lost_more_than_is_kept(world)
-    if not await world.until(lambda: _writable(world), HEAL_S, lambda: "a leader that takes writes after healing"):
+    if not await world.until(
+        lambda: _writable(world), HEAL_S, lambda: "a leader that takes writes after healing"
+    ):
         return
     if not await aimed.replace_lost(world, HEAL_S):
         world.violate("Liveness", "a member whose disk was lost cannot be removed")
@@ -158,19 +168,29 @@ async def _story(world: World, clients: Clients) -> None:
         for _ in range(10):
             if not await clients.operation("last", rng, node):
                 break
-    if not await world.until(lambda: _converged(world), HEAL_S, lambda: f"convergence ({_spread(world)})"):
+    if not await world.until(
+        lambda: _converged(world), HEAL_S, lambda: f"convergence ({_spread(world)})"
+    ):
         return
     if not world.plan.restores:
         await clients.read_everywhere()
         await lives(world)
-        await world.until(lambda: _expired(world), HEAL_S, lambda: "keys with a time to live to be gone")
+        await world.until(
+            lambda: _expired(world), HEAL_S, lambda: "keys with a time to live to be gone"
+        )
         await world.until(lambda: _all_told(world), HEAL_S, lambda: "everything broadcast")
 
 
 def _retire_removed(world: World) -> None:
-    """Take away the machines of members whose removal was ordered, also where nobody heard that it was."""
+    """Take away the machines of members whose removal was ordered, also where nobody heard that it
+    was.
+    """
     leader = world.leader()
-    members = {member.id for member in leader.coordinator.status().members} if leader is not None else set(world.nodes)
+    members = (
+        {member.id for member in leader.coordinator.status().members}
+        if leader is not None
+        else set(world.nodes)
+    )
     for name in [name for name in world.nodes if name not in members]:
         world.say("retired", node=name)
         node = world.nodes.pop(name)
@@ -189,7 +209,9 @@ def _told_the_time(world: World) -> bool:
 
 
 async def _lost_more_than_is_kept(world: World) -> None:
-    """Without fsync a log may lose more than the store has rows of: then too the operator has to adopt its head."""
+    """Without fsync a log may lose more than the store has rows of: then too the operator has to
+    adopt its head.
+    """
     loop = asyncio.get_running_loop()
     ends = loop.time() + HEAL_S
     while not world.plan.raft_keeps and loop.time() < ends and not _writable(world):
@@ -224,7 +246,10 @@ async def _adopt(world: World) -> bool:
                 world.say("adopted", revision=adopted)
             except (AcordoError, TimeoutError) as exc:
                 world.say("not adopted", why=exc)
-        elif leader is not None and world.database.head().last < leader.coordinator.machine.settled.revision:
+        elif (
+            leader is not None
+            and world.database.head().last < leader.coordinator.machine.settled.revision
+        ):
             await leader.call(lambda n=leader: _write_once(n))  # type: ignore[misc]  # else nobody notices
         elif _writable(world):
             await asyncio.sleep(1.0)
@@ -236,17 +261,25 @@ async def _adopt(world: World) -> bool:
 
 
 def _converged(world: World) -> bool:
-    machines = [node.coordinator.machine for node in world.nodes.values() if node.up and node.serving]
+    machines = [
+        node.coordinator.machine for node in world.nodes.values() if node.up and node.serving
+    ]
     if len(machines) < len(world.nodes):
         return False
     head = world.database.head()
     places = {(m.revision, m.digest, m.settled.revision, m.settled.digest) for m in machines}
-    return len(places) == 1 and next(iter(places)) == (head.last, head.digest, head.last, head.digest)
+    return len(places) == 1 and next(iter(places)) == (
+        head.last,
+        head.digest,
+        head.last,
+        head.digest,
+    )
 
 
 def _spread(world: World) -> str:
     return " ".join(
-        f"{n.name}:{n.coordinator.machine.settled.revision}/{n.coordinator.machine.revision}" for n in world.serving
+        f"{n.name}:{n.coordinator.machine.settled.revision}/{n.coordinator.machine.revision}"
+        for n in world.serving
     )
 
 
@@ -259,12 +292,18 @@ def _expired(world: World) -> bool:
 
 def _all_told(world: World) -> bool:
     told = {change.revision for change in world.broker.told}
-    undone = [(change.undone_after, change.revision) for change in world.broker.told if change.undone_after is not None]
-    made = {version.revision for versions in world.database.history.values() for version in versions}
+    undone = [
+        (change.undone_after, change.revision)
+        for change in world.broker.told
+        if change.undone_after is not None
+    ]
+    made = {
+        version.revision for versions in world.database.history.values() for version in versions
+    }
     return all(any(after < one <= to for after, to in undone) for one in made - told)
 
 
-# -------------------------------------------------------------------------------------------------------------- checks
+# ------------------------------------------------------------------------------------------- checks
 
 
 def _check(world: World, clients: Clients) -> None:
@@ -289,12 +328,16 @@ def _check_ledger(world: World) -> None:
         record = row.body[revision - row.first]
         if isinstance(record.outcome, Applied | Refused | Expired):
             if record.op_id in first and not world.times.leapt:
-                world.violate("INV-3", f"{record.op_id} is recorded at {first[record.op_id]} and at {revision}")
+                world.violate(
+                    "INV-3",
+                    f"{record.op_id} is recorded at {first[record.op_id]} and at {revision}",
+                )
             first[record.op_id] = revision
 
 
 def _check_broadcast(world: World) -> None:
-    """Every message tells of something committed; none is skipped: a repeat goes back, never ahead (INV-6).
+    """Every message tells of something committed; none is skipped: a repeat goes back, never ahead
+    (INV-6).
 
     An adoption tells of all up to it that was not told: whoever hears of it reads afresh.
     """
@@ -308,16 +351,22 @@ def _check_broadcast(world: World) -> None:
         if change.undone_after is not None:
             at = bisect_right(made, change.revision) - 1
             if reached + 1 <= at and made[reached + 1] <= change.undone_after:
-                what = f"an adoption at {change.revision} undoes what is after {change.undone_after}"
+                what = (
+                    f"an adoption at {change.revision} undoes what is after {change.undone_after}"
+                )
                 world.violate("INV-6", f"{what}, {made[reached + 1]} never was broadcast")
             reached = max(reached, at)
             continue
         if at is None:
             if change.versions:
-                world.violate("INV-6", f"revision {change.revision} is broadcast and not in the store")
+                world.violate(
+                    "INV-6", f"revision {change.revision} is broadcast and not in the store"
+                )
             continue
         if at > reached + 1:
-            world.violate("INV-6", f"revision {change.revision} is broadcast, {made[reached + 1]} never was")
+            world.violate(
+                "INV-6", f"revision {change.revision} is broadcast, {made[reached + 1]} never was"
+            )
         reached = max(reached, at)
         for version in change.versions:
             if version not in world.database.history.get(version.key, ()):
@@ -339,25 +388,36 @@ def _check_answers(world: World, clients: Clients) -> None:
             at, outcome = outcome.revision, outcome.outcome
         if landed.get(told.op_id, {}).get(at) != outcome:
             promise = "INV-2" if isinstance(outcome, Applied) else "INV-4"
-            world.violate(promise, f"{told.op_id} was told {outcome} at {at}, the ledger has {landed.get(told.op_id)}")
+            world.violate(
+                promise,
+                f"{told.op_id} was told {outcome} at {at}, the ledger has {landed.get(told.op_id)}",
+            )
         if definite.setdefault(told.op_id, (at, outcome)) != (at, outcome):
-            world.violate("INV-3", f"{told.op_id} was told {definite[told.op_id]} and {(at, outcome)}")
+            world.violate(
+                "INV-3", f"{told.op_id} was told {definite[told.op_id]} and {(at, outcome)}"
+            )
     for operation in clients.history:
         if operation.outcome != "fail" or operation.op_id is None:
             continue
         applied = [o for o in landed.get(operation.op_id, {}).values() if isinstance(o, Applied)]
         if applied:
-            world.violate("INV-4", f"{operation.op_id} was told not applied, the ledger has {applied}")
+            world.violate(
+                "INV-4", f"{operation.op_id} was told not applied, the ledger has {applied}"
+            )
 
 
 def _check_deadlines(world: World, clients: Clients) -> None:
-    """Nothing lands long after its last deadline: whoever waited for it was told, or may look it up (INV-4)."""
+    """Nothing lands long after its last deadline: whoever waited for it was told, or may look it up
+    (INV-4).
+    """
     for revision, row in world.database.landed.items():
         record = row.body[revision - row.first]
         deadline_s = clients.deadline_s.get(record.op_id)
         late_s = world.database.landed_s[revision] - (deadline_s or float("inf"))
         if isinstance(record.outcome, Applied) and late_s > LATE_S + world.times.lost_s:
-            world.violate("INV-4 (deadline)", f"{record.op_id} lands {late_s:.1f} s after its deadline")
+            world.violate(
+                "INV-4 (deadline)", f"{record.op_id} lands {late_s:.1f} s after its deadline"
+            )
 
 
 def _check_linearizable(world: World, clients: Clients) -> None:

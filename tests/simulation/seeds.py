@@ -1,4 +1,6 @@
-"""Simulate some seeds in a process of their own, and say which code and which commit they are of."""
+"""Simulate some seeds in a process of their own, and say which code and which commit they
+are of.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,18 @@ SIMULATED = ("coordinator", "kv", "node", "backends", "chaos/checkers", "tests/s
 
 
 def one(seed: int) -> dict[str, Any]:
-    """Simulate a seed; return what is kept of it. What the simulation itself stumbles over counts as a violation."""
+    """Simulate a seed; return what is kept of it. What the simulation itself stumbles over counts
+    as a violation.
+    """
     try:
         result = run(seed)
     except Exception as exc:  # noqa: BLE001 - the other seeds go on
-        return {"seed": seed, "simulated_s": 0.0, "counts": {}, "violations": [f"Simulation: {exc!r}"]}
+        return {
+            "seed": seed,
+            "simulated_s": 0.0,
+            "counts": {},
+            "violations": [f"Simulation: {exc!r}"],
+        }
     return {
         "seed": seed,
         "simulated_s": result.simulated_s,
@@ -43,7 +52,9 @@ def code_digest() -> str:
 
 def commit_seed() -> tuple[str, int]:
     """Return the commit and a first seed drawn from it: each commit tries other ones."""
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     commit = found.stdout.strip() or code_digest()
     return commit, int(commit[:8], 16) * 100_000
 

@@ -1,4 +1,6 @@
-"""Make the wire of a version that does not exist yet: what a rolling upgrade has beside this one."""
+"""Make the wire of a version that does not exist yet: what a rolling upgrade has beside
+this one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from coordinator.raft.messages import ALL
 from coordinator.raft.wire import Codec, Count, Message
 
 APPENDED: Final = "of_the_next_version"
-"""The field that each message has more. No message of this version may have one of that name: it would be replaced."""
+"""The field that each message has more. No message of this version may have one of that name: it
+would be replaced.
+"""
 HINT: Final = "hint"
 """A message that this version has no word for."""
 
@@ -25,5 +29,7 @@ def next_version() -> Codec:
         )
         for kind in ALL
     ]  # fmt: skip
-    hint = msgspec.defstruct("Hint", [("x", Count, 1)], bases=(Message,), frozen=True, array_like=True, tag=HINT)
+    hint = msgspec.defstruct(
+        "Hint", [("x", Count, 1)], bases=(Message,), frozen=True, array_like=True, tag=HINT
+    )
     return Codec(*cast("list[type[Message]]", [*later, hint]))

@@ -1,7 +1,9 @@
-"""Drive the library's own classes, as they are, in the same simulated world: the control of everything found in ours.
+"""Drive the library's own classes, as they are, in the same simulated world: the control of
+everything found in ours.
 
-Stock protocol code and stock log, on the simulated network and disk, judged by the very checks that ours have to pass:
-what it is published to lose, it loses here by itself. Only its clock, its chance and its threads are replaced.
+Stock protocol code and stock log, on the simulated network and disk, judged by the very checks that
+ours have to pass: what it is published to lose, it loses here by itself. Only its clock, its chance
+and its threads are replaced.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ HEAL_S: Final = 6.0
 
 
 class Hazard(NamedTuple):
-    """What the library is published to do, the harm in which it does so, and the promise that breaks."""
+    """What the library is published to do, the harm in which it does so, and the promise that
+    breaks.
+    """
 
     name: str
     faults: tuple[str, ...]
@@ -81,7 +85,9 @@ class _Codec:
 
 
 class _Moments:
-    """The library's clock: this loop's, and a little more for each look, for loops that only time ends."""
+    """The library's clock: this loop's, and a little more for each look, for loops that only time
+    ends.
+    """
 
     def __init__(self, loop: SimLoop) -> None:
         self._loop, self._last = loop, 0.0
@@ -92,7 +98,9 @@ class _Moments:
 
 
 class StockLog(MemoryJournal):
-    """The library's log, its changes written to the simulated disk and never synced, as its file journal does."""
+    """The library's log, its changes written to the simulated disk and never synced, as its file
+    journal does.
+    """
 
     def __init__(self, disk: SimDisk) -> None:
         super().__init__()
@@ -222,7 +230,11 @@ class StockNode(SimNode):
         raft = self.raft
         raft.doTick(0.0)
         term = raft.raftCurrentTerm
-        if raft._isLeader() and term > self._told and raft.raftLastApplied >= (raft._SyncObj__noopIDx or 1 << 60):
+        if (
+            raft._isLeader()
+            and term > self._told
+            and raft.raftLastApplied >= (raft._SyncObj__noopIDx or 1 << 60)
+        ):
             self._told = term
             self.world.led(self, term)
 
@@ -306,7 +318,9 @@ def run(hazard: Hazard, seed: int) -> StockResult:
 
 @contextmanager
 def _at_home(loop: SimLoop, seed: int) -> Iterator[None]:
-    """Give the library this loop's time, this seed's chance and no pipe, for as long as it runs here."""
+    """Give the library this loop's time, this seed's chance and no pipe, for as long as it runs
+    here.
+    """
     names = ("monotonicTime", "random", "createJournal", "PIPE_NOTIFIER_ENABLED")
     kept = {name: getattr(library, name) for name in names}
     changed = {
@@ -361,7 +375,9 @@ async def _story(world: StockWorld) -> None:
 
 
 async def _client(world: StockWorld, number: int, until_s: float) -> None:
-    """Write through any node, read from whoever calls itself the leader, as one has to with this library."""
+    """Write through any node, read from whoever calls itself the leader, as one has to with this
+    library.
+    """
     loop, rng = asyncio.get_running_loop(), world.rng_of(f"client {number}")
     written = 0
     while loop.time() < until_s:
@@ -373,13 +389,24 @@ async def _client(world: StockWorld, number: int, until_s: float) -> None:
             outcome = await _put(node, key, value)
             world.say(f"c{number} put {key} {value[:12]}: {outcome}", node=node.name)
             world.history.append(
-                Operation(client, "put", outcome, _ns(began), _ns(loop.time()), key, value, node=node.name)
+                Operation(
+                    client, "put", outcome, _ns(began), _ns(loop.time()), key, value, node=node.name
+                )
             )
         elif node is not None and node.raft._isLeader():
             seen = node.raft.values.get(key)
             world.say(f"c{number} get {key}: {seen and seen[:12]}", node=node.name)
             world.history.append(
-                Operation(client, "get", "ok", _ns(began), _ns(began) + 1, key, result=seen, node=node.name)
+                Operation(
+                    client,
+                    "get",
+                    "ok",
+                    _ns(began),
+                    _ns(began) + 1,
+                    key,
+                    result=seen,
+                    node=node.name,
+                )
             )
         await asyncio.sleep(rng.expovariate(1 / 0.03))
 

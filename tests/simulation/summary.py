@@ -1,4 +1,6 @@
-"""Count what happened over many seeds. What a simulation never does, it does not test: a zero is a failure."""
+"""Count what happened over many seeds. What a simulation never does, it does not test: a zero is a
+failure.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ ENOUGH_SEEDS: Final = 100
 
 def missing(counts: Mapping[str, int], seeds: int) -> list[str]:
     """Return what never happened, although there were seeds enough."""
-    return [said for said, name in MUST_HAPPEN.items() if not counts.get(name)] if seeds >= ENOUGH_SEEDS else []
+    return (
+        [said for said, name in MUST_HAPPEN.items() if not counts.get(name)]
+        if seeds >= ENOUGH_SEEDS
+        else []
+    )
 
 
 def line(counts: Mapping[str, int], seeds: int, simulated_s: float, violations: int) -> str:

@@ -1,8 +1,10 @@
-"""Show that the simulation finds every planted fault, by a named promise and within a bounded number of seeds.
+"""Show that the simulation finds every planted fault, by a named promise and within a bounded
+number of seeds.
 
-`python -m tests.simulation.teeth [--quick]`. A fault is found when a promise (INV-n, Raft, Liveness) is broken in a
-seed; an exception that the product raises about itself does not count. Each fault says which of a plan's choices
-make it likely; nothing else of the simulation is changed for it.
+`python -m tests.simulation.teeth [--quick]`. A fault is found when a promise (INV-n, Raft,
+Liveness) is broken in a seed; an exception that the product raises about itself does not count.
+Each fault says which of a plan's choices make it likely; nothing else of the simulation is changed
+for it.
 """
 
 from __future__ import annotations
@@ -41,7 +43,11 @@ RESTORED: Final[dict[str, Any]] = {
     "restores": True,
     "faults": ("lose_rows", "ambiguous", "store_slow", "crash", "transfer"),
 }
-LINKS: Final[dict[str, Any]] = {**LEADERS, "ghosts": True, "faults": ("partition", "one_way", "slow", "loss", "crash")}
+LINKS: Final[dict[str, Any]] = {
+    **LEADERS,
+    "ghosts": True,
+    "faults": ("partition", "one_way", "slow", "loss", "crash"),
+}
 DEAF: Final[dict[str, Any]] = {
     **LEADERS,
     "faults": ("deaf_leader",),
@@ -54,7 +60,12 @@ ROUNDS: Final[dict[str, Any]] = {**DEAF, "chaos_s": 16.0, "writes": 0.25, "hosti
 SPLIT: Final[dict[str, Any]] = {**LEADERS, "faults": ("split_power",)}
 RIVALS: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "faults": ("rivals",)}
 FIVE: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "chaos_s": 25.0, "faults": ("old_answers",)}
-BALLOTS: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "chaos_s": 16.0, "faults": ("late_ballot",)}
+BALLOTS: Final[dict[str, Any]] = {
+    **LEADERS,
+    "nodes": 5,
+    "chaos_s": 16.0,
+    "faults": ("late_ballot",),
+}
 LOST: Final[dict[str, Any]] = {**LEADERS, "faults": ("lost_disk",)}
 """A follower's disk is replaced by an empty one."""
 STRANGER: Final[dict[str, Any]] = {**LEADERS, "faults": ("stranger", "crash", "transfer")}
@@ -64,7 +75,13 @@ OVERTAKEN: Final[dict[str, Any]] = {**DEAF, "faults": ("overtaken",)}
 CUT_OFF: Final[dict[str, Any]] = {**LEADERS, "faults": ("cut_off_change",)}
 PROMISE: Final[dict[str, Any]] = {**DEAF, "faults": ("forgets_promise",)}
 """A voter forgets whom it has elected."""
-LATE: Final[dict[str, Any]] = {**LOSS, "faults": ("late_commit",), "writes": 0.03, "hostile": True, "memory_bytes": 1}
+LATE: Final[dict[str, Any]] = {
+    **LOSS,
+    "faults": ("late_commit",),
+    "writes": 0.03,
+    "hostile": True,
+    "memory_bytes": 1,
+}
 """Commits land late, on ledgers that have gone on without them."""
 BEHIND: Final[dict[str, Any]] = {**LOSS, "faults": ("left_behind",), "hostile": True}
 MEETS: Final[dict[str, Any]] = {
@@ -97,9 +114,19 @@ FLOOR: Final[dict[str, Any]] = {
 }
 """Who adopts what the log had lost still remembers every key."""
 TAKEN: Final[dict[str, Any]] = {**LEADERS, "faults": ("late_takeover",)}
-AGAIN: Final[dict[str, Any]] = {**LOSS, "faults": ("amnesia", "late_commit"), "again": 5.0, "clients": 8}
+AGAIN: Final[dict[str, Any]] = {
+    **LOSS,
+    "faults": ("amnesia", "late_commit"),
+    "again": 5.0,
+    "clients": 8,
+}
 """What the log has lost is brought again by a queue."""
-SUCCESSOR: Final[dict[str, Any]] = {**LOSS, "faults": ("slow_successor",), "hostile": True, "memory_bytes": 1}
+SUCCESSOR: Final[dict[str, Any]] = {
+    **LOSS,
+    "faults": ("slow_successor",),
+    "hostile": True,
+    "memory_bytes": 1,
+}
 """Who has lost what was committed leads, and the store is slow to tell it."""
 COLD: Final[dict[str, Any]] = {
     "recent_max": 10_000, "hostile": True, "memory_bytes": 1, "faults": ("crash", "crash", "cache"),
@@ -108,13 +135,27 @@ COLD: Final[dict[str, Any]] = {
 CLOCKS: Final[dict[str, Any]] = {**LEADERS, "faults": ("clock", "clock", "crash", "transfer")}
 """Clocks step, and leaders and processes end."""
 OTHERS: Final[dict[str, Any]] = {**LEADERS, "others": True, "memory_bytes": 1}
-"""The shared cache has entries of other clusters, under the same names; another cluster tries the store."""
-APART: Final[dict[str, Any]] = {**LEADERS, "apart": True, "again": 5.0, "clients": 8, "hostile": True}
+"""The shared cache has entries of other clusters, under the same names; another cluster tries the
+store.
+"""
+APART: Final[dict[str, Any]] = {
+    **LEADERS,
+    "apart": True,
+    "again": 5.0,
+    "clients": 8,
+    "hostile": True,
+}
 """Members are set to other retentions, and queues bring writes again."""
 STOPS: Final[dict[str, Any]] = {**LEADERS, "ghosts": False, "faults": ("clock", "clock", "stop")}
 """Clocks step, and all nodes stop for seconds: nobody has kept the time then."""
-MOST_RESTART: Final[dict[str, Any]] = {**LEADERS, "ghosts": False, "faults": ("clock", "clock", "amnesia")}
-"""Clocks step, and most nodes start again at once: one of them leads, and one that runs on has kept the time."""
+MOST_RESTART: Final[dict[str, Any]] = {
+    **LEADERS,
+    "ghosts": False,
+    "faults": ("clock", "clock", "amnesia"),
+}
+"""Clocks step, and most nodes start again at once: one of them leads, and one that runs on has kept
+the time.
+"""
 SMALL: Final[dict[str, Any]] = {"window_max": 8, "recent_max": 2, "compact_entries": 25}
 
 
@@ -142,7 +183,9 @@ class Bite:
 
 def _rule(name: str, plan: dict[str, Any], *, store: bool = False, **away: Any) -> Tooth:
     rules = Rules(**away)
-    return Tooth(name, Plant(name, rules=rules, database=faults.unfenced(rules) if store else None), plan)
+    return Tooth(
+        name, Plant(name, rules=rules, database=faults.unfenced(rules) if store else None), plan
+    )
 
 
 TEETH: Final = (
@@ -282,14 +325,18 @@ def main() -> int:
     ]
     bites: list[Bite] = []
     shown: list[Bite] = []
-    with ProcessPoolExecutor(asked.processes, mp_context=get_context("spawn"), initializer=nice) as pool:
+    with ProcessPoolExecutor(
+        asked.processes, mp_context=get_context("spawn"), initializer=nice
+    ) as pool:
         futures = [pool.submit(bite, position, first, asked.seeds) for position in chosen]
         more = [pool.submit(control, position, first, asked.seeds) for position in controls]
         for future in as_completed([*futures, *more]):
             found = future.result()
             (shown if future in more else bites).append(found)
             said = found.promise or f"ESCAPED {found.others or ''}"
-            print(f"{found.name:48} {found.seeds:4} seeds {found.took_s:6.1f} s  {said}", flush=True)
+            print(
+                f"{found.name:48} {found.seeds:4} seeds {found.took_s:6.1f} s  {said}", flush=True
+            )
             if found.promise:
                 print(f"    seed {found.seed}: {found.detail[:150]}", flush=True)
     order = [tooth.name for tooth in TEETH]

@@ -1,4 +1,6 @@
-"""A fixed set of seeds keeps every promise; the same seed is the same story, whatever Python's hashes are."""
+"""A fixed set of seeds keeps every promise; the same seed is the same story, whatever Python's
+hashes are.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,13 @@ def test_a_fixed_set_of_seeds_keeps_every_promise(first: int) -> None:
         result = run(seed, plan=short(seed))
         assert [str(violation) for violation in result.violations] == []
         counts.update(result.counts)
-    assert min(counts[name] for name in ("elections", "operations", "cache hits", "watched", "log checks")) > 0
+    assert (
+        min(
+            counts[name]
+            for name in ("elections", "operations", "cache hits", "watched", "log checks")
+        )
+        > 0
+    )
 
 
 def test_the_same_seed_gives_the_same_trace_under_any_hash_seed() -> None:
@@ -44,7 +52,11 @@ def test_the_same_seed_gives_the_same_trace_under_any_hash_seed() -> None:
     for hash_seed in ("0", "1", "4711"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", program],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         told.add(done.stdout)
     assert len(told) == 1
@@ -57,11 +69,18 @@ def test_another_seed_gives_another_trace() -> None:
 
 
 def test_a_restart_on_a_log_that_lost_what_it_had_acknowledged() -> None:
-    """A majority loses committed entries: rows come back by Rebase, machines that applied them start again."""
+    """A majority loses committed entries: rows come back by Rebase, machines that applied them
+    start again.
+    """
     counts: Counter[str] = Counter()
     for seed in (1, 2):
         plan = changed(
-            plan_of(seed), fsync="off", nodes=3, restores=False, chaos_s=5.0, faults=("amnesia", "power", "cache")
+            plan_of(seed),
+            fsync="off",
+            nodes=3,
+            restores=False,
+            chaos_s=5.0,
+            faults=("amnesia", "power", "cache"),
         )
         result = run(seed, plan=plan)
         assert [str(violation) for violation in result.violations] == []
@@ -78,8 +97,12 @@ def test_plans_make_every_fault_likely() -> None:
 
 
 def test_a_plan_that_syncs_no_more_has_no_small_segments() -> None:
-    """A power cut would tear several at once, and the member be refused: that is said of them, and is no finding."""
-    small = next(plan for seed in range(100) if (plan := plan_of(seed)).segment_bytes < LARGE_SEGMENT_BYTES)
+    """A power cut would tear several at once, and the member be refused: that is said of them, and
+    is no finding.
+    """
+    small = next(
+        plan for seed in range(100) if (plan := plan_of(seed)).segment_bytes < LARGE_SEGMENT_BYTES
+    )
     assert changed(small, clients=1).segment_bytes == small.segment_bytes
     assert changed(small, fsync="off").segment_bytes == LARGE_SEGMENT_BYTES
 

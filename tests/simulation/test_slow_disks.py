@@ -11,7 +11,12 @@ import pytest
 from tests.simulation.run import on_a_loop
 from tests.simulation.world import World, plan_of
 
-CALM: Final[dict[str, Any]] = {"fsync": "always", "faults": ("cache",), "restores": False, "ghosts": False}
+CALM: Final[dict[str, Any]] = {
+    "fsync": "always",
+    "faults": ("cache",),
+    "restores": False,
+    "ghosts": False,
+}
 
 
 async def first_leader(seed: int, nodes: int, sync_s: float) -> tuple[float, int]:
@@ -25,7 +30,9 @@ async def first_leader(seed: int, nodes: int, sync_s: float) -> tuple[float, int
         node.disk.slow_s = sync_s
     began = loop.time()
     led = [node.member._core for node in world.nodes.values()]
-    await world.until(lambda: any(core.own_term_committed for core in led), 60.0, lambda: "a leader")
+    await world.until(
+        lambda: any(core.own_term_committed for core in led), 60.0, lambda: "a leader"
+    )
     took = loop.time() - began, max(core.raftCurrentTerm for core in led)
     assert not world.violations
     world.over = True

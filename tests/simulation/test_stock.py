@@ -1,4 +1,6 @@
-"""The control: the library's own classes break, in this very simulation, the promises that ours keep in it."""
+"""The control: the library's own classes break, in this very simulation, the promises that ours
+keep in it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ def test_the_library_itself_breaks_a_promise(hazard: stock.Hazard) -> None:
     falls = next(seed for seed in SEEDS if stock.run(hazard, seed).violations)
     result = stock.run(hazard, falls)
     assert {violation.name for violation in result.violations} <= set(hazard.promises)
-    assert not [line for line in result.trace if "name=Crash" in line], "it is the library that breaks, not its stand"
+    assert not [line for line in result.trace if "name=Crash" in line], (
+        "it is the library that breaks, not its stand"
+    )
     assert stock.run(hazard, falls).trace == result.trace
 
 

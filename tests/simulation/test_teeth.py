@@ -39,4 +39,6 @@ def test_ordinary_seeds_find_the_classics(name: str, kind: str) -> None:
     assert len(seeds) >= 5
     plant = next(tooth.plant for tooth in TEETH if tooth.name == name)
     results = (run(seed, plant, stop=True) for seed in seeds)
-    assert any(violation.name.startswith(NAMED) for result in results for violation in result.violations)
+    assert any(
+        violation.name.startswith(NAMED) for result in results for violation in result.violations
+    )

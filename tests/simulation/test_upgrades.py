@@ -1,4 +1,6 @@
-"""Members of two versions of the wire serve together: a rolling upgrade needs no moment at which all are of one."""
+"""Members of two versions of the wire serve together: a rolling upgrade needs no moment at which
+all are of one.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,13 @@ from tests.simulation.world import plan_of
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_members_of_two_versions_keep_every_promise(seed: int) -> None:
-    plan = replace(plan_of(seed), upgrades=True, nodes=3, faults=("crash", "partition", "transfer"), restores=False)
+    plan = replace(
+        plan_of(seed),
+        upgrades=True,
+        nodes=3,
+        faults=("crash", "partition", "transfer"),
+        restores=False,
+    )
     result = run(seed, plan=plan)
     assert result.violations == ()
     assert result.counts["upgrades"] > 0

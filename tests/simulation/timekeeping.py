@@ -1,6 +1,8 @@
-"""Know what time it really is in a simulated log, and watch what nodes take it for and how long keys live.
+"""Know what time it really is in a simulated log, and watch what nodes take it for and how long
+keys live.
 
-It trusts no stamp: real time is the loop's. Log time may be lost only while nobody who is reached has kept it.
+It trusts no stamp: real time is the loop's. Log time may be lost only while nobody who is reached
+has kept it.
 """
 
 from __future__ import annotations
@@ -24,9 +26,13 @@ BEHIND_MS: Final = 500
 BEHIND_S: Final = 1.0
 """… and behind, for so long: the first word that it heard may have been long on its way."""
 GHOST_MS: Final = 3_000
-"""… or where messages of connections that are gone come late: who has just started may take such a leader's word."""
+"""… or where messages of connections that are gone come late: who has just started may take such a
+leader's word.
+"""
 LEAP_MS: Final = 20 * 3_600_000
-"""A time that was lost for so much forgets op_ids before their retention is over: nobody can know better."""
+"""A time that was lost for so much forgets op_ids before their retention is over: nobody can know
+better.
+"""
 HEARD_S: Final = 0.5
 """After a cut is mended a connection is made, and its first word says, within this."""
 WRONG_MS: Final = 1_000
@@ -47,18 +53,22 @@ class Timekeeper:
     def __init__(self, world: World) -> None:
         self._world = world
         self._found: dict[int, tuple[int, float]] = {}
-        """By the term in which a time was found: what it is ahead of the loop's, and when that was."""
+        """By the term in which a time was found: what it is ahead of the loop's, and when
+        that was.
+        """
         self._disturbed_s = -HEARD_S
         """When some could last not reach others in good time."""
         self._behind_s: dict[str, float] = {}
         """Since when a node that keeps the time is behind it."""
         self._lost: list[tuple[float, int]] = []
-        """When time was found anew, as nobody had kept it, and by how much it then was ahead of what it had been."""
+        """When time was found anew, as nobody had kept it, and by how much it then was ahead of
+        what it had been.
+        """
         self._built_s: dict[tuple[str, int, int], float] = {}
         self._given_s: dict[bytes, tuple[float, int]] = {}
         """By key: when the row of its newest put with a ttl was made, and that ttl."""
 
-    # ---------------------------------------------------------------------------------------------------- the time
+    # ------------------------------------------------------------------------------------- the time
 
     def looked(self, node: SimNode, *, knew: bool) -> None:
         """Judge a node's time after a look at the others' clocks."""
@@ -75,7 +85,9 @@ class Timekeeper:
             last = self._found[max(self._found)][0] if self._found else off_ms
             self._found[time.found_in] = off_ms, now_s
             if not self._nobody_kept(node):
-                world.violate("Time (kept)", f"{node.name} finds the time anew, though others kept it")
+                world.violate(
+                    "Time (kept)", f"{node.name} finds the time anew, though others kept it"
+                )
             self._judge_clocks(node, now_ms)
             self._lost.append((now_s, off_ms - last))
             world.counts["times lost"] += 1
@@ -84,17 +96,24 @@ class Timekeeper:
         slewed_ms = (now_s - found[1]) * 1000 * SLEW
         behind_ms = BEHIND_MS + slewed_ms + (GHOST_MS if world.plan.ghosts else 0)
         wrong_ms = off_ms - found[0]
-        if wrong_ms >= -behind_ms or now_s - self._disturbed_s < HEARD_S:  # words may be as long on their way
+        # words may be as long on their way
+        if wrong_ms >= -behind_ms or now_s - self._disturbed_s < HEARD_S:
             self._behind_s.pop(node.name, None)
-        behind_s = now_s - self._behind_s.setdefault(node.name, now_s) if wrong_ms < -behind_ms else 0.0
+        behind_s = (
+            now_s - self._behind_s.setdefault(node.name, now_s) if wrong_ms < -behind_ms else 0.0
+        )
         if wrong_ms > AHEAD_MS + slewed_ms or (wrong_ms < -behind_ms and behind_s > BEHIND_S):
             what = f"{node.name} takes it for {wrong_ms} ms later than it is"
-            world.violate("Time (kept)", f"{what}, {'which it kept' if knew else 'though others kept it'}")
+            world.violate(
+                "Time (kept)", f"{what}, {'which it kept' if knew else 'though others kept it'}"
+            )
             self._found[time.found_in] = off_ms, now_s
 
     @property
     def lost_s(self) -> float:
-        """Return how much passed that log time knows nothing of: nobody had kept it, and clocks said less."""
+        """Return how much passed that log time knows nothing of: nobody had kept it, and clocks
+        said less.
+        """
         return sum(max(0, -by_ms) for _, by_ms in self._lost) / 1000
 
     @property
@@ -105,16 +124,21 @@ class Timekeeper:
     def _nobody_kept(self, node: SimNode) -> bool:
         """Say whether no other voter that runs kept the time, or may not have been reached.
 
-        A member that does not vote is believed when it is heard, and not waited for: nobody promises that it is there.
+        A member that does not vote is believed when it is heard, and not waited for: nobody
+        promises that it is there.
         """
         voters = {member.id for member in node.coordinator.status().members if member.voter}
-        others = [other for other in self._world.serving if other is not node and other.name in voters]
+        others = [
+            other for other in self._world.serving if other is not node and other.name in voters
+        ]
         kept = [other for other in others if other.coordinator.time.kept]
         cut_off = asyncio.get_running_loop().time() - self._disturbed_s < HEARD_S
         return not kept or cut_off or self._world.plan.ghosts
 
     def _judge_clocks(self, node: SimNode, now_ms: int) -> None:
-        """As long as most clocks are right, what is found is no later than they say, and no earlier when all answer."""
+        """As long as most clocks are right, what is found is no later than they say, and no earlier
+        when all answer.
+        """
         world = self._world
         walls = [other.clock.wall_ms() for other in world.nodes.values()]
         right_ms = node.clock.right_ms()
@@ -123,20 +147,30 @@ class Timekeeper:
         most_right = sum(off) * 2 < len(off)
         if most_right and now_ms > max(right_ms, log_ms) + WRONG_MS:
             # One of two that were heard, of three, may be ahead: the lower of the two is taken.
-            world.violate("Time (found)", f"{node.name} begins {now_ms - right_ms} ms ahead, most clocks are right")
+            world.violate(
+                "Time (found)",
+                f"{node.name} begins {now_ms - right_ms} ms ahead, most clocks are right",
+            )
         all_answer = len(world.serving) == len(world.nodes) and not world.network.disturbed
         if most_right and all_answer and now_ms < right_ms - 2 * WRONG_MS:
-            world.violate("Time (found)", f"{node.name} begins {right_ms - now_ms} ms behind, most clocks are right")
+            world.violate(
+                "Time (found)",
+                f"{node.name} begins {right_ms - now_ms} ms behind, most clocks are right",
+            )
 
-    # ------------------------------------------------------------------------------------------------------ the keys
+    # ------------------------------------------------------------------------------------- the keys
 
     def built(self, group: Group) -> None:
         """Take note of when a group was made: what it says of its log time is not believed."""
         row = group.row
-        self._built_s.setdefault((row.committer, row.first, row.log_time_ms), asyncio.get_running_loop().time())
+        self._built_s.setdefault(
+            (row.committer, row.first, row.log_time_ms), asyncio.get_running_loop().time()
+        )
 
     def landed(self, group: Group) -> None:
-        """Judge how long the keys lived that the group's deletes end; only sweeps delete keys with a ttl."""
+        """Judge how long the keys lived that the group's deletes end; only sweeps delete keys with
+        a ttl.
+        """
         row, now_s = group.row, asyncio.get_running_loop().time()
         built_s = self._built_s.get((row.committer, row.first, row.log_time_ms), now_s)
         for version in group.versions:
@@ -147,7 +181,9 @@ class Timekeeper:
                 self._judge_life(version.key, given[0], given[1], built_s)
 
     def given_s(self, key: str) -> float | None:
-        """Return when the row was made that gave a key its time to live; None where there is none."""
+        """Return when the row was made that gave a key its time to live; None where there
+        is none.
+        """
         given = self._given_s.get(key.encode())
         return None if given is None else given[0]
 
@@ -156,14 +192,18 @@ class Timekeeper:
         lived_s = ended_s - given_s
         self._world.counts["lives judged"] += 1
         if lived_s * 1000 + lost_ms < ttl_ms - EARLY_S * 1000:
-            self._world.violate("TTL", f"{key.decode()} lives {lived_s:.3f} s of {ttl_ms / 1000:g} s")
+            self._world.violate(
+                "TTL", f"{key.decode()} lives {lived_s:.3f} s of {ttl_ms / 1000:g} s"
+            )
 
 
-# ------------------------------------------------------------------------------------------------------------ the calm
+# ----------------------------------------------------------------------------------------- the calm
 
 
 async def lives(world: World) -> None:
-    """Let keys live while clocks step and leaders hand on, and nothing else is broken: they end in time."""
+    """Let keys live while clocks step and leaders hand on, and nothing else is broken: they end in
+    time.
+    """
     rng = world.rng_of("lives")
     for number in range(LIVES):
         await _live(world, rng, f"life{number}")
@@ -175,7 +215,9 @@ async def _live(world: World, rng: random.Random, key: str) -> None:
     loop, node = asyncio.get_running_loop(), rng.choice(world.serving)
     intent = Intent(node.writes.new_op_id(), 0, writes=(Put(key.encode(), b"alive", TTL_MS),))
     try:
-        answer = await node.call(lambda: node.writes.one(intent, deadline=loop.time() + TTL_MS / 1000))
+        answer = await node.call(
+            lambda: node.writes.one(intent, deadline=loop.time() + TTL_MS / 1000)
+        )
     except (NotApplied, OutcomeUnknown):
         return  # its fate is judged like any other
     if not isinstance(answer.outcome, Applied):
@@ -196,7 +238,10 @@ async def _live(world: World, rng: random.Random, key: str) -> None:
     ends_s = given_s + TTL_MS / 1000 + SWEEP_S + LATE_S
     while world.database.newest(key.encode(), 1 << 53).present:  # type: ignore[union-attr]
         if loop.time() > ends_s:
-            world.violate("TTL", f"{key} is still there {loop.time() - given_s:.3f} s after it was given {TTL_MS} ms")
+            world.violate(
+                "TTL",
+                f"{key} is still there {loop.time() - given_s:.3f} s after it was given {TTL_MS} ms",
+            )
             return
         await asyncio.sleep(0.01)
     world.counts["expired keys"] += 1

@@ -1,7 +1,9 @@
-"""Put real nodes on a simulated machine: disk, network, clock, store, cache and broker, all decided by one seed.
+"""Put real nodes on a simulated machine: disk, network, clock, store, cache and broker, all decided
+by one seed.
 
-A node is the product's own Member, Coordinator, Reads, Writes and Lookups. The world can crash it at any await, cut its
-power, and start it again. It never reads real time and never draws chance that does not come from the seed.
+A node is the product's own Member, Coordinator, Reads, Writes and Lookups. The world can crash it
+at any await, cut its power, and start it again. It never reads real time and never draws chance
+that does not come from the seed.
 """
 
 from __future__ import annotations
@@ -71,11 +73,15 @@ class Plan:
     recent_max: int
     group_max: int
     restores: bool
-    """The store loses its newest rows once; then only what a restore leaves of the promises is checked."""
+    """The store loses its newest rows once; then only what a restore leaves of the promises is
+    checked.
+    """
     hostile: bool = False
     """The shared cache may give any old entry at any time, not only now and then."""
     others: bool = False
-    """Another cluster, or a forger, puts entries into the shared cache under the same names; one tries the store."""
+    """Another cluster, or a forger, puts entries into the shared cache under the same names; one
+    tries the store.
+    """
     apart: bool = False
     """Members are set to different retentions and bounds."""
     memory_bytes: int = 1 << 20
@@ -83,7 +89,9 @@ class Plan:
     reads_apart: bool = False
     """What followers ask of the leader for a read does not wait behind log entries."""
     slow_orders: bool = False
-    """What a committer orders may be held back on its way to the log, past the end of its leadership."""
+    """What a committer orders may be held back on its way to the log, past the end of its
+    leadership.
+    """
     upgrades: bool = False
     """Members start in this version or the next one, as in a rolling upgrade that is not over."""
     segment_bytes: int = 16 << 20
@@ -95,13 +103,17 @@ class Plan:
 
     @property
     def raft_keeps(self) -> bool:
-        """Say whether Raft's own promises hold: not when it was told to lose what it had acknowledged."""
+        """Say whether Raft's own promises hold: not when it was told to lose what it had
+        acknowledged.
+        """
         return self.fsync == "always" or not LOSING & set(self.faults)
 
     @property
     def harmless(self) -> bool:
         """Say whether only cache and broker may fail: then no operation does (INV-7)."""
-        return not self.restores and not self.slow_orders and set(self.faults) <= {"cache", "broker"}
+        return (
+            not self.restores and not self.slow_orders and set(self.faults) <= {"cache", "broker"}
+        )
 
 
 LARGE_SEGMENT_BYTES: Final = 16 << 20
@@ -175,7 +187,9 @@ def _mixed(seed: int) -> Plan:
         faults = ["cache", "broker"]
     restores = rng.random() < 0.06
     if restores:
-        faults = [fault for fault in faults if fault not in {"membership", "store_down"}] or ["crash"]
+        faults = [fault for fault in faults if fault not in {"membership", "store_down"}] or [
+            "crash"
+        ]
     fsync = rng.choices(("always", "interval", "off"), (0.7, 0.1, 0.2))[0]
     if fsync != "always" and rng.random() < 0.7 and not set(faults) <= {"cache", "broker"}:
         faults += [fault for fault in ("power", "amnesia") if fault not in faults]
@@ -219,7 +233,9 @@ def _mixed(seed: int) -> Plan:
 
 
 def changed(plan: Plan, **to: Any) -> Plan:
-    """Return a plan with other choices, and, if its logs are no longer synced, without what takes that."""
+    """Return a plan with other choices, and, if its logs are no longer synced, without what takes
+    that.
+    """
     made = replace(plan, **to)
     if made.fsync == "always":
         return made
@@ -227,7 +243,9 @@ def changed(plan: Plan, **to: Any) -> Plan:
 
 
 def _segment_bytes(seed: int) -> int:
-    """Small ones only where each is promised: else a power cut tears several at once, and the member is refused."""
+    """Small ones only where each is promised: else a power cut tears several at once, and the
+    member is refused.
+    """
     return random.Random(f"segments {seed}").choice((500, 5_000, LARGE_SEGMENT_BYTES))
 
 
@@ -264,11 +282,13 @@ class SimClock:
         return int((EPOCH_S + asyncio.get_running_loop().time()) * 1000)
 
 
-# ------------------------------------------------------------------------------------------------------------ store
+# -------------------------------------------------------------------------------------------- store
 
 
 class SimDatabase(MemoryDatabase):
-    """The shared store. It remembers all that ever landed, also what pruning or a restore took away."""
+    """The shared store. It remembers all that ever landed, also what pruning or a restore took
+    away.
+    """
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -291,7 +311,10 @@ class SimDatabase(MemoryDatabase):
         """Keep what landed; check that it continues what was there."""
         row = group.row
         if row.first != last + 1 or group.base.digest != digest:
-            self._world.violate("INV-6 (ledger)", f"row {row.first}..{row.last} lands on a ledger that ends at {last}")
+            self._world.violate(
+                "INV-6 (ledger)",
+                f"row {row.first}..{row.last} lands on a ledger that ends at {last}",
+            )
         now = asyncio.get_running_loop().time()
         for revision in range(row.first, row.last + 1):
             self.landed[revision] = row
@@ -302,11 +325,15 @@ class SimDatabase(MemoryDatabase):
         self.rows_ever.append(row)
         self._world.say("landed", first=row.first, last=row.last, term=row.term, by=row.committer)
 
-    def take_over(self, term: int, committer: str, log_time_ms: int, adopt_last: int | None) -> TakenOver | Outranked:
+    def take_over(
+        self, term: int, committer: str, log_time_ms: int, adopt_last: int | None
+    ) -> TakenOver | Outranked:
         result = super().take_over(term, committer, log_time_ms, adopt_last)
         if isinstance(result, TakenOver):
             self.rows_ever.append(self._rows[-1])
-            self._world.say("took over", seq=result.own.seq, last=result.own.last, term=term, by=committer)
+            self._world.say(
+                "took over", seq=result.own.seq, last=result.own.last, term=term, by=committer
+            )
         return result
 
     def newest(self, key: bytes, at: int) -> Version | None:
@@ -321,7 +348,9 @@ class SimDatabase(MemoryDatabase):
         self.lose_rows(rows)
         last = self.head().last
         self.landed = {revision: row for revision, row in self.landed.items() if revision <= last}
-        self.history = {k: [v for v in versions if v.revision <= last] for k, versions in self.history.items()}
+        self.history = {
+            k: [v for v in versions if v.revision <= last] for k, versions in self.history.items()
+        }
 
 
 class StoreFaults:
@@ -344,7 +373,9 @@ class StoreFaults:
         self.far_s.clear()
 
     def lose_next(self, lands_after_s: float | None) -> asyncio.Event:
-        """Lose the answer to the next append, which lands only then (None: never); set once it is sent."""
+        """Lose the answer to the next append, which lands only then (None: never); set once it is
+        sent.
+        """
         sent = asyncio.Event()
         self._losing = lands_after_s, sent
         return sent
@@ -393,8 +424,9 @@ class SimStore(MemoryStore):
 
 
 class SimCache:
-    """The worst shared cache there can be: any entry that was ever put may come back at any time (INV-5), and so may
-    what another cluster, or a forger, has put under the very same names."""
+    """The worst shared cache there can be: any entry that was ever put may come back at any time
+    (INV-5), and so may what another cluster, or a forger, has put under the very same names.
+    """
 
     def __init__(self, rng: random.Random, *, others: bool = False) -> None:
         self.rng = rng
@@ -435,18 +467,28 @@ class SimCache:
         found = [self.taken(space, key, raw) for raw in held]
         if self.hostile:
             return self.rng.choice((*found, None))
-        return max((entry for entry in found if entry is not None), key=lambda entry: entry.as_of, default=None)
+        return max(
+            (entry for entry in found if entry is not None),
+            key=lambda entry: entry.as_of,
+            default=None,
+        )
 
     def _of_another(self, space: Space, key: bytes) -> bytes:
         as_of = self.newest + self.rng.choice((-1, 0, 0, 1, 1000))
         version = self.rng.choice((None, Version(key, max(1, as_of - 1), b"of another cluster")))
-        return seal(Space(space.namespace, b"of another cluster".ljust(32)), Entry(key, version, max(1, as_of)))
+        return seal(
+            Space(space.namespace, b"of another cluster".ljust(32)),
+            Entry(key, version, max(1, as_of)),
+        )
 
     async def put(self, space: Space, entries: Sequence[Entry]) -> None:
         await asyncio.sleep(self.rng.uniform(0.0001, 0.002))
         for entry in () if self.dead else entries:
             self.newest = max(self.newest, entry.as_of)
-            held, raw = self.entries.setdefault((space.namespace, entry.key), []), seal(space, entry)
+            held, raw = (
+                self.entries.setdefault((space.namespace, entry.key), []),
+                seal(space, entry),
+            )
             if raw not in held:
                 held.append(raw)
             del held[:-12]
@@ -483,7 +525,7 @@ class SimBroker:
         self.told += changes
 
 
-# ------------------------------------------------------------------------------------------------------------ nodes
+# -------------------------------------------------------------------------------------------- nodes
 
 
 HELD_S: Final = 3.0
@@ -509,7 +551,8 @@ class SlowOrders(Member):
             if held_s is None or status.leader not in {None, status.id} or loop.time() > ends_s:
                 loop.call_later(held_s or 0.0, send)
             else:
-                loop.call_later(0.005, go_on)  # until it hears that another leads: sent before, it is lost
+                # until it hears that another leads: sent before, it is lost
+                loop.call_later(0.005, go_on)
 
         def send() -> None:
             asyncio.ensure_future(super(SlowOrders, self).propose(command)).add_done_callback(told)
@@ -583,9 +626,13 @@ class SimNode:
         self._again: asyncio.TimerHandle | None = None
 
     def _limits(self, life: int) -> Limits:
-        """Return what this process is set to; with `apart` any may be set otherwise once the history is founded."""
+        """Return what this process is set to; with `apart` any may be set otherwise once the
+        history is founded.
+        """
         plan = self.world.plan
-        given = Limits(plan.window_max, recent_max=plan.recent_max, retention_revisions=200, retention_ms=2_000)
+        given = Limits(
+            plan.window_max, recent_max=plan.recent_max, retention_revisions=200, retention_ms=2_000
+        )
         if not plan.apart or life == 1:
             return given
         rng = self.world.rng_of(f"limits {self.name} {life}")
@@ -598,7 +645,9 @@ class SimNode:
         )
 
     def entries(self) -> dict[int, tuple[int, bytes]]:
-        """Return the live log: index -> (term, command). The base may stand for what was compacted: it is left out."""
+        """Return the live log: index -> (term, command). The base may stand for what was compacted:
+        it is left out.
+        """
         journal = self.member._journal
         return {index: (term, command) for command, index, term in journal[1:]}
 
@@ -616,13 +665,16 @@ class SimNode:
         self.gone = loop.create_future()
         self._choose_version()
         self.world.say("starts", node=self.name, life=self.lives)
-        self._main = loop.create_task(self._live(process, self.lives), context=process.context.copy())
+        self._main = loop.create_task(
+            self._live(process, self.lives), context=process.context.copy()
+        )
 
     def _choose_version(self) -> None:
         world, upgraded = self.world, self.world.network.upgraded
         if world.plan.upgrades:
             upgraded.pop(self.name, None)
-            if (int(self.name[1:]) + self.lives) % 2:  # neighbours differ, and each start changes one
+            # neighbours differ, and each start changes one
+            if (int(self.name[1:]) + self.lives) % 2:
                 upgraded[self.name] = None
                 world.counts["upgrades"] += 1
 
@@ -644,11 +696,16 @@ class SimNode:
 
     def _ended(self, process: Process, failure: BaseException | None) -> None:
         causes = list(_leaves(failure))
-        self.world.say("ended", node=self.name, why=";".join(f"{type(c).__name__}({c})" for c in causes))
+        self.world.say(
+            "ended", node=self.name, why=";".join(f"{type(c).__name__}({c})" for c in causes)
+        )
         for cause in causes:
-            refused = isinstance(cause, BadRequest) and not isinstance(cause.__cause__, OSError)  # not: its disk fails
+            # not: its disk fails
+            refused = isinstance(cause, BadRequest) and not isinstance(cause.__cause__, OSError)
             if refused and self.world.plan.raft_keeps and self.name not in self.world.strangers:
-                self.world.violate("Durability", f"{self.name} refuses to start after a crash: {cause}")
+                self.world.violate(
+                    "Durability", f"{self.name} refuses to start after a crash: {cause}"
+                )
             if not isinstance(cause, OSError | BadRequest | asyncio.CancelledError):
                 self.world.violate("Crash", f"{self.name}: {cause!r}")
         self.crash(power=False)
@@ -735,7 +792,9 @@ class SimNode:
             self.reads = plant.reads(coordinator, store, world.cache, self.clock, settings)
             await stack.enter_async_context(self.reads)
             self.writes = Writes(coordinator, store, self.clock, settings)
-            self.lookups = Lookups(coordinator, store, self.clock, settings, reads=self.reads, writes=self.writes)
+            self.lookups = Lookups(
+                coordinator, store, self.clock, settings, reads=self.reads, writes=self.writes
+            )
             self.serving = True
             world.say("serves", node=self.name)
             try:
@@ -816,7 +875,9 @@ class SimNode:
 
 
 class _Feed:
-    """Watch what a node tells its watchers: exactly the ledger's rows, without gap or repeat (INV-6)."""
+    """Watch what a node tells its watchers: exactly the ledger's rows, without gap or repeat
+    (INV-6).
+    """
 
     def __init__(self, node: SimNode) -> None:
         self._node = node
@@ -825,25 +886,37 @@ class _Feed:
     def __call__(self, settled: Settled) -> None:
         world = self._node.world
         if self._last is not None and settled.previous != self._last:
-            world.violate("INV-6 (watch)", f"{self._node.name} jumps from {self._last} to {settled.previous}")
+            world.violate(
+                "INV-6 (watch)", f"{self._node.name} jumps from {self._last} to {settled.previous}"
+            )
         self._last = settled.last
         world.counts["watched"] += len(settled.records)
         for revision, record in enumerate(settled.records, settled.previous + 1):
             known = world.settled_as.setdefault(revision, record.op_id)
             if known != record.op_id and (world.plan.raft_keeps or not world.plan.restores):
-                # Else the store was taken back behind it, and a majority of the logs has lost it as well: nobody knows.
-                world.violate("INV-6 (revisions)", f"{revision} was {known}, and is {record.op_id} now")
+                # Else the store was taken back behind it, and a majority of the logs has lost it as
+                # well: nobody knows.
+                world.violate(
+                    "INV-6 (revisions)", f"{revision} was {known}, and is {record.op_id} now"
+                )
         if world.plan.restores:
             return
         for revision, record in enumerate(settled.records, settled.previous + 1):
             row = world.database.landed.get(revision)
             if row is None or row.body[revision - row.first] != record:
-                world.violate("INV-6 (watch)", f"{self._node.name} tells {record.op_id}@{revision}, not in the ledger")
+                world.violate(
+                    "INV-6 (watch)",
+                    f"{self._node.name} tells {record.op_id}@{revision}, not in the ledger",
+                )
         for version in settled.versions or ():
             if world.database.newest(version.key, version.revision) != version:
-                world.violate("INV-6 (watch)", f"{self._node.name} tells {version}, not in the store")
+                world.violate(
+                    "INV-6 (watch)", f"{self._node.name} tells {version}, not in the store"
+                )
         if settled.records and len(settled.records) != settled.last - settled.previous:
-            world.violate("INV-6 (watch)", f"{self._node.name} leaves out records up to {settled.last}")
+            world.violate(
+                "INV-6 (watch)", f"{self._node.name} leaves out records up to {settled.last}"
+            )
 
 
 def _digest(command: bytes) -> bytes:
@@ -858,7 +931,7 @@ def _leaves(failure: BaseException | None) -> Sequence[BaseException]:
     return [failure]
 
 
-# ------------------------------------------------------------------------------------------------------------ world
+# -------------------------------------------------------------------------------------------- world
 
 
 class World:
@@ -882,13 +955,17 @@ class World:
         self.over = False
         self.bursts = 0
         self.holds_rebases_s: float | None = None
-        """A Rebase is sent to the log only so long after it is heard that another leads (with `slow_orders`)."""
+        """A Rebase is sent to the log only so long after it is heard that another leads (with
+        `slow_orders`).
+        """
         self.popular: SimNode | None = None
         """Where most clients read just now."""
         self.impatient: list[asyncio.Task[None]] = []
         """Writes whose outcome nobody looks at."""
         self.steps = 0
-        self.network = Network(self.rng_of("network"), self.say, ghosts=plan.ghosts, reads_apart=plan.reads_apart)
+        self.network = Network(
+            self.rng_of("network"), self.say, ghosts=plan.ghosts, reads_apart=plan.reads_apart
+        )
         self.times = Timekeeper(self)
         self.database = (self.plant.database or SimDatabase)(self)
         self.store_faults = StoreFaults(self.rng_of("store"))
@@ -899,7 +976,9 @@ class World:
         self.nodes: dict[str, SimNode] = {peer.id: SimNode(self, peer.id, first) for peer in first}
         self.newcomers = count(1)
         self.disks_lost: dict[str, None] = {}
-        """Members whose disks were replaced by empty ones: they never count again, and have to be removed."""
+        """Members whose disks were replaced by empty ones: they never count again, and have to be
+        removed.
+        """
         self.strangers: dict[str, None] = {}
         """Those that were told of other first members just now: they are to stop by themselves."""
         self._leaders: dict[int, str] = {}
@@ -921,7 +1000,7 @@ class World:
         if self.failed is not None:
             self.failed.set()
 
-    # ------------------------------------------------------------------------------------------------ Raft's promises
+    # ------------------------------------------------------------------------------ Raft's promises
 
     def applied(self, node: SimNode, position: Position, command: bytes) -> None:
         """State machine safety: every member applies the same entry at the same place."""
@@ -930,27 +1009,36 @@ class World:
         known = self._applied.setdefault(position.index, entry)
         if known != entry:
             if self.plan.raft_keeps:
-                self.violate("Raft: state machine safety", f"{node.name} applies another entry at {position}")
+                self.violate(
+                    "Raft: state machine safety", f"{node.name} applies another entry at {position}"
+                )
             self._applied[position.index] = entry
         self.check_configuration(node)
         if position.index > self._highest.get(position.term, 0):
             self._highest[position.term] = position.index
 
     def check_configuration(self, node: SimNode) -> None:
-        """What is in force is the newest configuration that the log holds, if it is not a snapshot's or the first."""
+        """What is in force is the newest configuration that the log holds, if it is not a
+        snapshot's or the first.
+        """
         core, journal = node.member._core, node.member._journal
         index, first = core._history.newest_index, journal[0][1]
         if index <= first or len(core._history._held) == 1:
             return
         held = journal[index - first] if index - first < len(journal) else None
         if held is None or held[0][:1] != MEMBERSHIP:
-            self.violate("Raft: configuration in force", f"{node.name} goes by one of {index}, which its log has not")
+            self.violate(
+                "Raft: configuration in force",
+                f"{node.name} goes by one of {index}, which its log has not",
+            )
 
     def elected(self, node: SimNode, term: int) -> None:
         """Election safety: at most one leader in a term."""
         known = self._leaders.setdefault(term, node.name)
         if known != node.name and self.plan.raft_keeps:
-            self.violate("Raft: one leader per term", f"{known} and {node.name} are elected in term {term}")
+            self.violate(
+                "Raft: one leader per term", f"{known} and {node.name} are elected in term {term}"
+            )
 
     def led(self, node: SimNode, term: int) -> None:
         self.say("leads", node=node.name, term=term)
@@ -960,10 +1048,15 @@ class World:
             return
         older = max((index for other, index in self._highest.items() if other < term), default=0)
         if node.member.applied.index <= older:
-            self.violate("Raft: leader completeness", f"{node.name} leads term {term} without the entry at {older}")
+            self.violate(
+                "Raft: leader completeness",
+                f"{node.name} leads term {term} without the entry at {older}",
+            )
 
     def check_logs(self) -> None:
-        """Log matching: where two logs agree in index and term, they agree in that entry and all before it."""
+        """Log matching: where two logs agree in index and term, they agree in that entry and all
+        before it.
+        """
         if not self.plan.raft_keeps:
             return
         logs = {node.name: node.entries() for node in self.serving}
@@ -975,21 +1068,27 @@ class World:
                 shared = [index for index in a if index in b]
                 same = [index for index in shared if a[index][0] == b[index][0]]
                 if same and any(a[i] != b[i] for i in shared if i <= same[-1]):
-                    self.violate("Raft: log matching", f"{one} and {other} agree at {same[-1]}, not before it")
+                    self.violate(
+                        "Raft: log matching",
+                        f"{one} and {other} agree at {same[-1]}, not before it",
+                    )
 
     def cutting(self, node: SimNode, entries: Sequence[tuple[bytes, int, int]]) -> None:
-        """Watch a log being cut: what was committed never leaves it (it is in every later leader's log)."""
+        """Watch a log being cut: what was committed never leaves it (it is in every later leader's
+        log).
+        """
         if not self.plan.raft_keeps:
             return
         for command, index, term in entries:
             known = self._applied.get(index)
             if known is not None and known == (term, _digest(command[9:])):
                 self.violate(
-                    "Raft: committed entries stay", f"{node.name} cuts {index} of term {term}, applied already"
+                    "Raft: committed entries stay",
+                    f"{node.name} cuts {index} of term {term}, applied already",
                 )
                 return
 
-    # -------------------------------------------------------------------------------------------------------- helpers
+    # -------------------------------------------------------------------------------------- helpers
 
     @property
     def serving(self) -> list[SimNode]:
@@ -1000,8 +1099,12 @@ class World:
         leading = [n for n in self.serving if n.member.status().role == "leader"]
         return max(leading, key=lambda n: n.member.status().term) if leading else None
 
-    async def until(self, holds: Callable[[], bool], within_s: float, what: Callable[[], str]) -> bool:
-        """Wait for a condition; a violation of liveness, told as things stand then, when it does not come in time."""
+    async def until(
+        self, holds: Callable[[], bool], within_s: float, what: Callable[[], str]
+    ) -> bool:
+        """Wait for a condition; a violation of liveness, told as things stand then, when it does
+        not come in time.
+        """
         ends = asyncio.get_running_loop().time() + within_s
         while not holds():
             if asyncio.get_running_loop().time() > ends:

@@ -1,4 +1,5 @@
-"""Whatever bytes come, a decoder answers with the error that it documents: text that is no UTF-8 above all.
+"""Whatever bytes come, a decoder answers with the error that it documents: text that is no UTF-8
+above all.
 
 msgspec raises UnicodeDecodeError for it, which is none of its own errors.
 """
@@ -6,6 +7,7 @@ msgspec raises UnicodeDecodeError for it, which is none of its own errors.
 from __future__ import annotations
 
 import ast
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,9 @@ NO_TEXT = b"\xa3\x00\x00\x80"
 
 
 def names_of(node: ast.expr | None) -> set[str]:
-    """Return the last parts of the names of the exceptions that an `except` or a `suppress` names."""
+    """Return the last parts of the names of the exceptions that an `except` or a `suppress`
+    names.
+    """
     match node:
         case ast.Tuple(elts=elements):
             return set().union(*map(names_of, elements))
@@ -84,20 +88,29 @@ def dump(packed: bytes) -> Any:
         len(packed),
         snapshot.zlib.crc32(packed),  # type: ignore[attr-defined]
     )
-    return snapshot.decode(head + packed + snapshot.hashlib.blake2b(head + packed, digest_size=32).digest())  # type: ignore[attr-defined]
+    checksum = hashlib.blake2b(head + packed, digest_size=32).digest()
+    return snapshot.decode(head + packed + checksum)
 
 
 state = (b"\x01", b"\x02", b"\x03", b"\x04", b"\x05")
 
 Raises = type[Exception] | tuple[type[Exception], ...] | None
 DECODERS: list[tuple[Callable[[bytes], Any], Raises, tuple[bytes, ...]]] = [
-    (codec.decode, (ValueError, NewerCommand), (b"\x01\xdd\x00\x00\x00\x01" + NO_TEXT, b"\x01\x92\xa1s\x91" + NO_TEXT)),
+    (
+        codec.decode,
+        (ValueError, NewerCommand),
+        (b"\x01\xdd\x00\x00\x00\x01" + NO_TEXT, b"\x01\x92\xa1s\x91" + NO_TEXT),
+    ),
     (decode_state, ValueError, tuple(version + b"\x95" + NO_TEXT for version in state)),
     (notes.read_note, None, (b"\x98\x01\x01\x01\xc4\x00" + NO_TEXT + b"\xa0\x00\x00",)),
     (greeting.decode_greeting, None, (b"\x93\x92\xc4\x00\xc4\x00\xc4\x00" + NO_TEXT,)),
     (membership.decode_change, ValueError, (b"\x82\xa4type\xa1r\xa2id" + NO_TEXT, NO_TEXT)),
     (membership.decode_configuration, ValueError, (b"\x92\x91\x92" + NO_TEXT + NO_TEXT + b"\x90",)),
-    (wire.Codec(*ALL).decode, wire.WireError, (b"\x92" + NO_TEXT + b"\x01", b"\x94\xa3ask\x01" + NO_TEXT + b"\x01")),
+    (
+        wire.Codec(*ALL).decode,
+        wire.WireError,
+        (b"\x92" + NO_TEXT + b"\x01", b"\x94\xa3ask\x01" + NO_TEXT + b"\x01"),
+    ),
     (vote, records.BadHeaderError, (b"\x94" + NO_TEXT + b"\xa1m\x01\xc0",)),
     (segment, records.BadHeaderError, (b"\x95" + NO_TEXT + b"\xa1m\x01\x01\xc3",)),
     (dump, snapshot.NotASnapshotError, (b"\x95" + NO_TEXT + b"\x01\x01\xc4\x00\x00",)),
@@ -114,7 +127,9 @@ def test_text_that_is_none_is_told_as_any_other_damage(
             continue
         with pytest.raises(raises) as caught_error:
             decode(example)
-        assert not isinstance(caught_error.value, (UnicodeDecodeError, msgspec.MsgspecError)), example
+        assert not isinstance(caught_error.value, (UnicodeDecodeError, msgspec.MsgspecError)), (
+            example
+        )
 
 
 @pytest.mark.parametrize(("decode", "raises", "examples"), DECODERS)
@@ -130,7 +145,9 @@ def test_noise_never_raises_anything_else(
     for content in (noise, examples[0][: len(noise)] + noise, examples[0] + noise):
         raised = outcome(decode, content + (NO_TEXT if text else b""))
         assert raised is None or (raises is not None and issubclass(raised, raises)), content
-        assert raised is None or not issubclass(raised, (UnicodeDecodeError, msgspec.MsgspecError)), content
+        assert raised is None or not issubclass(
+            raised, (UnicodeDecodeError, msgspec.MsgspecError)
+        ), content
 
 
 def outcome(decode: Callable[[bytes], Any], content: bytes) -> type[Exception] | None:

@@ -9,7 +9,9 @@ import pytest
 from tests import flaky
 
 
-def test_one_that_fails_every_other_time_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_that_fails_every_other_time_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     state = tmp_path / "state"
     one = tmp_path / "test_one.py"
     one.write_text(
@@ -35,6 +37,8 @@ def test_nothing_run_is_no_result(tmp_path: Path) -> None:
 
 
 def test_a_round_that_dies_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "test_dies.py").write_text("import os, time\ndef test_dies():\n    time.sleep(0)\n    os._exit(9)\n")
+    (tmp_path / "test_dies.py").write_text(
+        "import os, time\ndef test_dies():\n    time.sleep(0)\n    os._exit(9)\n"
+    )
     assert flaky.main([str(tmp_path), "--rounds", "2", "--busy", "0"]) == 1
     assert "pytest ended with 9" in capsys.readouterr().out

@@ -35,19 +35,29 @@ async def cluster() -> AsyncIterator[FakeCluster]:
 
 @pytest.fixture
 async def page() -> AsyncIterator[Page]:
-    """A blank page. The test fails if the page logs an error, breaks its policy, or asks anyone but its own node."""
+    """A blank page. The test fails if the page logs an error, breaks its policy, or asks anyone but
+    its own node.
+    """
     if not CHROMIUM:
         needs("chromium")
     troubles: list[str] = []
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM or "/usr/bin/chromium", args=FLAGS)
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM or "/usr/bin/chromium", args=FLAGS
+        )
         context = await browser.new_context(viewport={"width": 1180, "height": 900})
         made = await context.new_page()
         made.set_default_timeout(20_000)
         asked: set[str] = set()
         made.on("pageerror", lambda error: troubles.append(f"error: {error}"))
-        made.on("console", lambda message: troubles.append(message.text) if _is_trouble(message.text) else None)
-        made.on("request", lambda request: asked.add(request.url.split("/")[2] if "//" in request.url else ""))
+        made.on(
+            "console",
+            lambda message: troubles.append(message.text) if _is_trouble(message.text) else None,
+        )
+        made.on(
+            "request",
+            lambda request: asked.add(request.url.split("/")[2] if "//" in request.url else ""),
+        )
         yield made
         home = made.url.split("/")[2] if "//" in made.url else ""
         await browser.close()
@@ -56,5 +66,9 @@ async def page() -> AsyncIterator[Page]:
 
 
 def _is_trouble(text: str) -> bool:
-    """Say whether the browser complains of the page itself; a refused or failed request it logs is the test's doing."""
-    return "Content Security Policy" in text or ("Failed to load resource" not in text and "net::ERR" not in text)
+    """Say whether the browser complains of the page itself; a refused or failed request it logs is
+    the test's doing.
+    """
+    return "Content Security Policy" in text or (
+        "Failed to load resource" not in text and "net::ERR" not in text
+    )

@@ -45,7 +45,9 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_shows_who_leads_and_how_far_each_member_is_live(page: Page, cluster: FakeCluster) -> None:
+async def test_shows_who_leads_and_how_far_each_member_is_live(
+    page: Page, cluster: FakeCluster
+) -> None:
     await open_page(page, cluster)
     await expect(page.locator("#members li")).to_have_count(3)
     await expect(page.locator("li[data-member=n1] .badge")).to_have_text("leader")
@@ -59,7 +61,9 @@ async def test_shows_who_leads_and_how_far_each_member_is_live(page: Page, clust
     await expect(page.locator("li[data-member=n3]")).to_have_class("member leader")
 
 
-async def test_tolerates_dead_members_no_leader_and_a_dead_node(page: Page, cluster: FakeCluster) -> None:
+async def test_tolerates_dead_members_no_leader_and_a_dead_node(
+    page: Page, cluster: FakeCluster
+) -> None:
     await open_page(page, cluster)
     cluster.dead.add("n3")
     await expect(page.locator("#cluster-trouble")).to_contain_text("Not heard of: n3")
@@ -69,19 +73,28 @@ async def test_tolerates_dead_members_no_leader_and_a_dead_node(page: Page, clus
     cluster.leader = None
     await expect(page.locator("#cluster-trouble")).to_contain_text("This node knows no leader yet")
     cluster.dead.add("n1")  # the node that serves the page
-    await expect(page.locator("#cluster-trouble")).to_contain_text("does not say how the cluster is")
+    await expect(page.locator("#cluster-trouble")).to_contain_text(
+        "does not say how the cluster is"
+    )
     await expect(page.locator("#members li")).to_have_count(3)
-    assert "grayscale(1)" in await style_of(page, "#members", "filter")  # nothing of it is known to be so any more
+    # nothing of it is known to be so any more
+    assert "grayscale(1)" in await style_of(page, "#members", "filter")
     cluster.dead.clear()
     cluster.leader = "n2"
     await expect(page.locator("#fact-leader")).to_have_text("n2")
     await expect(page.locator("#cluster-trouble")).to_be_hidden()
 
 
-async def test_says_why_the_node_is_not_ready_and_what_a_person_can_do(page: Page, cluster: FakeCluster) -> None:
+async def test_says_why_the_node_is_not_ready_and_what_a_person_can_do(
+    page: Page, cluster: FakeCluster
+) -> None:
     await open_page(page, cluster)
-    cluster.unready = [{"check": "member", "code": "disk_lost", "why": "replace it by one with a new id"}]
-    await expect(page.locator("#cluster-trouble")).to_have_text("n1 is not ready: replace it by one with a new id.")
+    cluster.unready = [
+        {"check": "member", "code": "disk_lost", "why": "replace it by one with a new id"}
+    ]
+    await expect(page.locator("#cluster-trouble")).to_have_text(
+        "n1 is not ready: replace it by one with a new id."
+    )
     cluster.refusal = "the store is behind"
     await expect(page.locator("#cluster-trouble")).to_contain_text("acordo adopt")
 
@@ -155,7 +168,9 @@ async def test_a_key_that_was_not_read_is_only_created(page: Page, cluster: Fake
         await expect(page.locator("#guard-what")).to_have_text("absent: it was not read")
         await page.fill("#value", "mine")
         await page.click("#put")
-        await expect(page.locator("#state" if key == "new" else "#key-problem")).to_contain_text(told)
+        await expect(page.locator("#state" if key == "new" else "#key-problem")).to_contain_text(
+            told
+        )
     assert cluster.at(b"taken")[1] == b"theirs"
     await page.fill("#key", "other")
     await page.click("#delete")
@@ -182,7 +197,9 @@ async def test_acts_on_the_key_that_was_clicked(page: Page, cluster: FakeCluster
     for key in HOSTILE:
         await page.fill("#prefix", "nk/")
         await page.click("#list-form button")
-        await expect(page.locator(f'tr[data-key="{base64.b64encode(key).decode()}"]')).to_be_visible()
+        await expect(
+            page.locator(f'tr[data-key="{base64.b64encode(key).decode()}"]')
+        ).to_be_visible()
         await page.click(f'tr[data-key="{base64.b64encode(key).decode()}"] button')
         await expect(page.locator("#state")).to_contain_text(f"{len(key)} bytes")
         await page.click("#put")  # nothing typed: nothing changed
@@ -195,9 +212,12 @@ async def test_acts_on_the_key_that_was_clicked(page: Page, cluster: FakeCluster
 
 
 @pytest.mark.parametrize(
-    "value", [b"a\r\nb\r\n", b"a\rb", b"\xef\xbb\xbfbom", b"a\x00b", b"\xe2\x80\xaeabc", b"two\nlines\t"]
+    "value",
+    [b"a\r\nb\r\n", b"a\rb", b"\xef\xbb\xbfbom", b"a\x00b", b"\xe2\x80\xaeabc", b"two\nlines\t"],
 )
-async def test_unchanged_bytes_are_sent_unchanged(page: Page, cluster: FakeCluster, value: bytes) -> None:
+async def test_unchanged_bytes_are_sent_unchanged(
+    page: Page, cluster: FakeCluster, value: bytes
+) -> None:
     async with Client(cluster.urls) as client:
         await client.put("k", value)
     await open_page(page, cluster)
@@ -224,12 +244,16 @@ async def test_hidden_characters_are_shown_escaped(page: Page, cluster: FakeClus
     await expect(page.locator("#rows tr").nth(0).locator(".escape")).to_have_count(0)
     await expect(buttons.nth(1)).to_have_text("a\\u{202e}b\\nc")
     await expect(buttons.nth(1).locator(".escape")).to_have_count(2)  # and so unlike the plain text
-    await expect(page.locator("#rows tr").nth(1).locator(".preview")).to_have_text("v\\u{0}\\u{2066}w")
+    await expect(page.locator("#rows tr").nth(1).locator(".preview")).to_have_text(
+        "v\\u{0}\\u{2066}w"
+    )
     await buttons.nth(1).click()
     await expect(page.locator("#key-shown")).to_have_text("This is a\\u{202e}b\\nc")
 
 
-async def test_the_former_value_does_not_stay_under_another_key(page: Page, cluster: FakeCluster) -> None:
+async def test_the_former_value_does_not_stay_under_another_key(
+    page: Page, cluster: FakeCluster
+) -> None:
     async with Client(cluster.urls) as client:
         await client.put("k", "former")
         cluster.expires_ms[b"k"] = cluster.log_time_ms + 500_000
@@ -247,7 +271,9 @@ async def test_the_former_value_does_not_stay_under_another_key(page: Page, clus
     await expect(page.locator("#value")).to_have_value("")
 
 
-async def test_what_comes_late_is_not_shown_under_another_key(page: Page, cluster: FakeCluster) -> None:
+async def test_what_comes_late_is_not_shown_under_another_key(
+    page: Page, cluster: FakeCluster
+) -> None:
     async with Client(cluster.urls) as client:
         await client.put("slow", "slow's")
     await open_page(page, cluster)
@@ -282,7 +308,9 @@ async def test_a_ttl_is_kept(page: Page, cluster: FakeCluster) -> None:
     assert cluster.ttls[2] == ""
 
 
-async def test_counts_acknowledged_writes_and_not_what_is_caught_up(page: Page, cluster: FakeCluster) -> None:
+async def test_counts_acknowledged_writes_and_not_what_is_caught_up(
+    page: Page, cluster: FakeCluster
+) -> None:
     await open_page(page, cluster)
     await expect(page.locator("#fact-rate")).to_have_text("0.0/s")
     cluster.revision = 25_000  # a restarted node catches up
@@ -313,12 +341,17 @@ async def test_links_are_those_that_this_browser_reaches(page: Page, cluster: Fa
         (far, None, None, None),
     ):
         assert (
-            await page.evaluate("([here, a, own]) => reachableFrom(here, a, own)", [here, advertised, own]) == reached
+            await page.evaluate(
+                "([here, a, own]) => reachableFrom(here, a, own)", [here, advertised, own]
+            )
+            == reached
         )
 
 
 async def test_unknown_outcomes_are_never_called_failed(page: Page, cluster: FakeCluster) -> None:
-    """The answer is lost after the write took effect: trying again with the same op_id writes nothing twice."""
+    """The answer is lost after the write took effect: trying again with the same op_id writes
+    nothing twice.
+    """
     await open_page(page, cluster)
     await page.uncheck("#guard")
     await page.fill("#key", "k")
@@ -332,7 +365,9 @@ async def test_unknown_outcomes_are_never_called_failed(page: Page, cluster: Fak
     await expect(page.get_by_role("button", name="Look it up")).to_be_visible()
     cluster.trouble = lambda request: None
     await page.get_by_role("button", name="Try again", exact=True).click()
-    await expect(page.locator("#state")).to_have_text("Created at revision 1 (an earlier attempt had done it).")
+    await expect(page.locator("#state")).to_have_text(
+        "Created at revision 1 (an earlier attempt had done it)."
+    )
     assert cluster.applied == 1
 
 
@@ -342,7 +377,10 @@ async def test_unknown_outcomes_can_be_looked_up(page: Page, cluster: FakeCluste
     await page.fill("#key", "k")
     lost: tuple[tuple[web.StreamResponse | str, str], ...] = (
         ("drop", "It was applied, at revision 1."),
-        (problem(504, "outcome_unknown", outcome="unknown"), "It was not applied, and never will be"),
+        (
+            problem(504, "outcome_unknown", outcome="unknown"),
+            "It was not applied, and never will be",
+        ),
     )
     for answer, told in lost:
         cluster.trouble = puts_get(answer)
@@ -379,12 +417,16 @@ async def test_lists_by_prefix_with_pages_at_one_revision(page: Page, cluster: F
         await page.fill("#prefix", "p/")
         await page.press("#prefix", "Enter")
         rows = page.locator("#rows tr")
-        await expect(page.locator("#list-state")).to_have_text("10 keys (page 1, as of revision 24).")
+        await expect(page.locator("#list-state")).to_have_text(
+            "10 keys (page 1, as of revision 24)."
+        )
         await expect(rows.first).to_contain_text("p/00")
         await client.put("p/00a", "late")
         await page.click("#next")
         await page.click("#next")
-        await expect(page.locator("#list-state")).to_have_text("3 keys (page 3, the last, as of revision 24).")
+        await expect(page.locator("#list-state")).to_have_text(
+            "3 keys (page 3, the last, as of revision 24)."
+        )
         await expect(page.locator("#next")).to_be_disabled()
         await page.click("#previous")
         await expect(rows.first).to_contain_text("p/10")
@@ -449,7 +491,11 @@ async def test_is_accessible(page: Page, cluster: FakeCluster) -> None:
     for _ in range(40):
         await page.keyboard.press("Tab")
         seen.append(await page.evaluate("document.activeElement.id"))
-    order = [name for name in seen if name in ("key", "get", "value", "guard", "put", "delete", "prefix", "limit")]
+    order = [
+        name
+        for name in seen
+        if name in ("key", "get", "value", "guard", "put", "delete", "prefix", "limit")
+    ]
     assert order[:8] == ["key", "get", "value", "guard", "put", "delete", "prefix", "limit"]
 
 

@@ -52,7 +52,8 @@ class Net:
             self.nodes[dst]._SyncObj__transport._onMessageReceived(Node(src), pickle.loads(q.popleft()))
 
     def elect(self, name, voters):
-        for n in [name, *voters]:                        # hook for classes with pre-vote or vote stickiness
+        # hook for classes with pre-vote or vote stickiness
+        for n in [name, *voters]:
             getattr(self.nodes[n], 'forget_leader', int)()
         node = self.nodes[name]
         node._SyncObj__raftElectionDeadline = 0          # its election timer fires
@@ -109,8 +110,10 @@ def main():
     for i in range(1, 7):                                # two such entries fill one 64 KiB batch
         A.put('k%d' % i, 'x' * 40000, callback=lambda r, e, i=i: e == 0 and acked.append('k%d' % i))
     A.doTick(0)                                          # six messages leave A, one entry each
-    net.deliver('A', 'B', 1); net.deliver('B', 'A', 1)   # first entry reaches B, first ack reaches A
-    A.doTick(0)                                          # A commits it, rewinds, sends the rest again
+    # first entry reaches B, first ack reaches A
+    net.deliver('A', 'B', 1); net.deliver('B', 'A', 1)
+    # A commits it, rewinds, sends the rest again
+    A.doTick(0)
     net.deliver('A', 'B', 5); net.deliver('B', 'A')      # B stores and acknowledges all six
     A.doTick(0)
     top = B.last_index()
@@ -121,7 +124,8 @@ def main():
     net.deliver('A', 'B', 1)                             # first re-sent message
     print('B after one re-sent message: log up to', B.last_index())
 
-    for pair in list(net.queue):                         # A and everything in flight from or to it is gone
+    # A and everything in flight from or to it is gone
+    for pair in list(net.queue):
         if 'A' in pair:
             net.queue[pair].clear()
     net.elect('B', 'C')

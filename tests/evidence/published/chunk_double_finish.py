@@ -48,7 +48,8 @@ class Net:
             self.nodes[dst]._SyncObj__transport._onMessageReceived(Node(src), pickle.loads(q.popleft()))
 
     def elect(self, name, voters):
-        for n in [name, *voters]:                        # hook for classes with pre-vote or vote stickiness
+        # hook for classes with pre-vote or vote stickiness
+        for n in [name, *voters]:
             getattr(self.nodes[n], 'forget_leader', int)()
         node = self.nodes[name]
         node._SyncObj__raftElectionDeadline = 0          # its election timer fires

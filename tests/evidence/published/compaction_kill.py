@@ -56,7 +56,8 @@ class Net:
             self.nodes[dst]._SyncObj__transport._onMessageReceived(Node(src), pickle.loads(q.popleft()))
 
     def elect(self, name, voters):
-        for n in [name, *voters]:                        # hook for classes with pre-vote or vote stickiness
+        # hook for classes with pre-vote or vote stickiness
+        for n in [name, *voters]:
             getattr(self.nodes[n], 'forget_leader', int)()
         node = self.nodes[name]
         node._SyncObj__raftElectionDeadline = 0          # its election timer fires
@@ -68,7 +69,8 @@ class Net:
             node.doTick(0)
 
 
-BEFORE, DURING = 90, 500                                 # the log crosses logCompactionMinEntries=100 in between
+# the log crosses logCompactionMinEntries=100 in between
+BEFORE, DURING = 90, 500
 
 
 def make(base):
@@ -86,7 +88,8 @@ def make(base):
             for p in peers:
                 link._onNodeConnected(Node(p))
             self.data = {}
-            self.ballast = []                            # part of the dumped state: makes the dump take a while
+            # part of the dumped state: makes the dump take a while
+            self.ballast = []
 
         @replicated
         def put(self, key, value):

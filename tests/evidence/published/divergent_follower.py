@@ -63,7 +63,8 @@ class Net:
             self.nodes[dst]._SyncObj__transport._onMessageReceived(Node(src), pickle.loads(q.popleft()))
 
     def elect(self, name, voters):
-        for n in [name, *voters]:                        # hook for classes with pre-vote or vote stickiness
+        # hook for classes with pre-vote or vote stickiness
+        for n in [name, *voters]:
             getattr(self.nodes[n], 'forget_leader', int)()
         node = self.nodes[name]
         node._SyncObj__raftElectionDeadline = 0          # its election timer fires
@@ -100,7 +101,9 @@ def make(base):
 
 
 def scenario(Store, batch, limit):
-    """Returns heartbeats needed until the follower has caught up, None if it has not after `limit`."""
+    """Returns heartbeats needed until the follower has caught up, None if it has not after
+    `limit`.
+    """
     net = Net()
     for n in 'ABC':
         Store(net, n, [p for p in 'ABC' if p != n], batch)
@@ -118,7 +121,8 @@ def scenario(Store, batch, limit):
     for _ in range(3):
         heartbeat('A', 'B', 'C')
     for p in 'BC':
-        net.connect('A', p, False)                       # A is cut off with one entry nobody else has
+        # A is cut off with one entry nobody else has
+        net.connect('A', p, False)
     A.put('stale', 0)
     A.doTick(0)
     net.elect('B', 'C')

@@ -46,7 +46,8 @@ class Net:
             self.nodes[dst]._SyncObj__transport._onMessageReceived(Node(src), pickle.loads(q.popleft()))
 
     def elect(self, name, voters):
-        for n in [name, *voters]:                        # hook for classes with pre-vote or vote stickiness
+        # hook for classes with pre-vote or vote stickiness
+        for n in [name, *voters]:
             getattr(self.nodes[n], 'forget_leader', int)()
         node = self.nodes[name]
         node._SyncObj__raftElectionDeadline = 0          # its election timer fires
@@ -98,7 +99,8 @@ def main():
         print('configuration refused:', repr(e))
         return 0
     A, C = net.nodes['A'], net.nodes['C']
-    for o in (A, C):                                     # both election timers fire: two candidates in term 1
+    # both election timers fire: two candidates in term 1
+    for o in (A, C):
         o._SyncObj__raftElectionDeadline = 0
         o.doTick(0)
     for _ in range(3):
@@ -108,7 +110,8 @@ def main():
         print('setup failed'); return 2
     net.queue['A', 'B'].clear()                          # A's connection to B breaks as B restarts
     Store(net, 'B', 'AC')                                # B is back, with an empty memory
-    for _ in range(3):                                   # the request of C was slower and arrives only now
+    # the request of C was slower and arrives only now
+    for _ in range(3):
         net.deliver('C', 'B'); net.deliver('B', 'C'); C.doTick(0)
     print('C leads term', C.raftCurrentTerm, C._isLeader())
     both = A._isLeader() and C._isLeader() and A.raftCurrentTerm == C.raftCurrentTerm

@@ -53,7 +53,8 @@ class Net:
             self.nodes[dst]._SyncObj__transport._onMessageReceived(Node(src), pickle.loads(q.popleft()))
 
     def elect(self, name, voters):
-        for n in [name, *voters]:                        # hook for classes with pre-vote or vote stickiness
+        # hook for classes with pre-vote or vote stickiness
+        for n in [name, *voters]:
             getattr(self.nodes[n], 'forget_leader', int)()
         node = self.nodes[name]
         node._SyncObj__raftElectionDeadline = 0          # its election timer fires
@@ -151,9 +152,11 @@ def poison_part(Counter, folder):
     print('ticks that raised:', raised, '| answers:', answers)
     healthy = len(answers) == 3 and len({o.total for o in net.nodes.values()}) == 1
 
-    for n in 'BC':                                       # hook for classes with pre-vote or vote stickiness
+    # hook for classes with pre-vote or vote stickiness
+    for n in 'BC':
         getattr(net.nodes[n], 'forget_leader', int)()
-    net.nodes['B']._SyncObj__raftElectionDeadline = 0    # no heartbeat came, so B's election timer fires
+    # no heartbeat came, so B's election timer fires
+    net.nodes['B']._SyncObj__raftElectionDeadline = 0
     tick(net, 'BC', 10)
     answers = []
     net.nodes['B'].add(1, callback=lambda r, e: answers.append(('add via B', r, e)))

@@ -62,7 +62,8 @@ class Net:
             self.nodes[dst]._SyncObj__transport._onMessageReceived(Node(src), pickle.loads(q.popleft()))
 
     def elect(self, name, voters):
-        for n in [name, *voters]:                        # hook for classes with pre-vote or vote stickiness
+        # hook for classes with pre-vote or vote stickiness
+        for n in [name, *voters]:
             getattr(self.nodes[n], 'forget_leader', int)()
         node = self.nodes[name]
         node._SyncObj__raftElectionDeadline = 0          # its election timer fires
@@ -130,7 +131,8 @@ def scenario(Store, folder, drop):
         A.put('k%d' % i, os.urandom(40).hex())
     rounds('B', 4)
     A.forceLogCompaction()
-    rounds('B', 3)                                       # A's log now starts after the end of C's log
+    # A's log now starts after the end of C's log
+    rounds('B', 3)
     net.connect('A', 'C', True)
 
     A.conf.appendEntriesPeriod = 1e-9                    # the send budget of a tick is one chunk
@@ -140,7 +142,8 @@ def scenario(Store, folder, drop):
         A.doTick(0)
         chunks += sum(bool(pickle.loads(m).get('serialized')) for m in net.queue['A', 'C'])
         if drop and chunks == 3 and not dropped:
-            net.connect('A', 'C', False)                 # connection lost with chunk 3 in flight ...
+            # connection lost with chunk 3 in flight ...
+            net.connect('A', 'C', False)
             net.connect('A', 'C', True)                  # ... and back before A's next tick
             dropped = True
             continue

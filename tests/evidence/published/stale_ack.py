@@ -52,7 +52,8 @@ class Net:
             self.nodes[dst]._SyncObj__transport._onMessageReceived(Node(src), pickle.loads(q.popleft()))
 
     def elect(self, name, voters):
-        for n in [name, *voters]:                        # hook for classes with pre-vote or vote stickiness
+        # hook for classes with pre-vote or vote stickiness
+        for n in [name, *voters]:
             getattr(self.nodes[n], 'forget_leader', int)()
         node = self.nodes[name]
         node._SyncObj__raftElectionDeadline = 0          # its election timer fires
@@ -119,7 +120,8 @@ def main():
     heartbeats('A', 'BCDE', 3)
     print('term', A.raftCurrentTerm, 'leader A, all logs end at', {n: o.last_index() for n, o in net.nodes.items()})
 
-    # Partition {A, B} | {C, D, E}.  A stores eight entries, only B receives them.  From here B to A is slow.
+    # Partition {A, B} | {C, D, E}.  A stores eight entries, only B receives them.  From here B to A
+    #   is slow.
     for i in range(8):
         A.put('old%d' % i, i)
     A.doTick(0)
@@ -128,7 +130,8 @@ def main():
     print('A ends at', A.last_index(), '| B ends at', B.last_index(),
           '| acks under way from B:', len(net.queue['B', 'A']))
 
-    # The other side elects C; the partition heals; A and B follow C and drop the eight uncommitted entries.
+    # The other side elects C; the partition heals; A and B follow C and drop the eight uncommitted
+    # entries.
     net.elect('C', 'DE')
     lose(*((x, y) for x in 'AB' for y in 'CDE'))
     heartbeats('C', 'ABDE', 12)
@@ -136,7 +139,8 @@ def main():
     if len({o.last_index() for o in net.nodes.values()}) != 1:
         print('setup failed: logs did not converge'); return 2
 
-    # A is elected again with the votes of C, D and E.  Only D is quick enough to store the new entries.
+    # A is elected again with the votes of C, D and E.  Only D is quick enough to store the new
+    #   entries.
     net.elect('A', 'CDE')
     acked = []
     for i in range(3):

@@ -49,7 +49,8 @@ class Net:
             self.nodes[dst]._SyncObj__transport._onMessageReceived(Node(src), pickle.loads(q.popleft()))
 
     def elect(self, name, voters, forget=True):
-        for n in [name, *voters] if forget else []:      # hook for classes with pre-vote or vote stickiness
+        # hook for classes with pre-vote or vote stickiness
+        for n in [name, *voters] if forget else []:
             getattr(self.nodes[n], 'forget_leader', int)()
         node = self.nodes[name]
         node._SyncObj__raftElectionDeadline = 0          # its election timer fires
@@ -116,7 +117,8 @@ def main():
     C.put('x', 2, callback=lambda r, e: e == 0 and acked.append(2))
     talk(['BC'], 6)
     print('C leads term', C.raftCurrentTerm, C._isLeader(), '| client was told x = 2 is stored:', acked == [2])
-    if not C._isLeader():                                # vote stickiness or pre-vote refuses this election
+    # vote stickiness or pre-vote refuses this election
+    if not C._isLeader():
         print('C could not take over while B hears from A'); return 0
     if acked != [2]:
         print('setup failed: the write through C was not acknowledged'); return 2

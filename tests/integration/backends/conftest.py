@@ -1,4 +1,6 @@
-"""Start clusters on private real servers. A test that hurts a server has one of its own, shared within its module."""
+"""Start clusters on private real servers. A test that hurts a server has one of its own, shared
+within its module.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ async def until(condition: Callable[[], object], what: str, *, wait_s: float = W
 
 
 @contextlib.asynccontextmanager
-async def started(directory: Path, *, nodes: int = 3, wait: bool = True, **more: object) -> AsyncIterator[LocalCluster]:
+async def started(
+    directory: Path, *, nodes: int = 3, wait: bool = True, **more: object
+) -> AsyncIterator[LocalCluster]:
     """Run a cluster in a directory; when the body fails, tell the end of each node's log."""
     base = free_base_port(nodes, 31000 + os.getpid() % 900 * 10)
     given = {"nodes": nodes, "base_port": base, "data": directory / "data", **more}
@@ -47,15 +51,23 @@ async def started(directory: Path, *, nodes: int = 3, wait: bool = True, **more:
         print("runner said:", *said, sep="\n  ")
         for node in cluster.nodes.values():
             with contextlib.suppress(OSError):
-                print(f"--- end of {node.id}'s log", *node.log.read_text().splitlines()[-20:], sep="\n")
+                print(
+                    f"--- end of {node.id}'s log",
+                    *node.log.read_text().splitlines()[-20:],
+                    sep="\n",
+                )
         raise
 
 
 @contextlib.asynccontextmanager
-async def worker(directory: Path, name: str, settings: Mapping[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+async def worker(
+    directory: Path, name: str, settings: Mapping[str, str]
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run `python -m cluster worker` with settings by name; kill it at the end if it still runs."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith("ACORDO_")}
-    environ |= {f"ACORDO_{k.upper()}": v for k, v in settings.items()} | {"ACORDO_WORKER_NAME": name}
+    environ |= {f"ACORDO_{k.upper()}": v for k, v in settings.items()} | {
+        "ACORDO_WORKER_NAME": name
+    }
     with (directory / f"{name}.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "cluster", "worker", env=environ, cwd=ROOT, stdout=log, stderr=log
@@ -63,7 +75,11 @@ async def worker(directory: Path, name: str, settings: Mapping[str, str]) -> Asy
     try:
         yield process
     except BaseException:
-        print(f"--- end of {name}'s log", *(directory / f"{name}.log").read_text().splitlines()[-20:], sep="\n")
+        print(
+            f"--- end of {name}'s log",
+            *(directory / f"{name}.log").read_text().splitlines()[-20:],
+            sep="\n",
+        )
         raise
     finally:
         if process.returncode is None:

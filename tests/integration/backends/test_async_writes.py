@@ -1,4 +1,6 @@
-"""Asynchronous writes through a real broker and real workers: nothing accepted is lost, nothing is applied twice."""
+"""Asynchronous writes through a real broker and real workers: nothing accepted is lost, nothing is
+applied twice.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,18 @@ async def asked(*arguments: str) -> list[dict[str, object]]:
     assert cli.COMMANDS
     result = await asyncio.to_thread(CliRunner().invoke, app, hoisted(["--json", *arguments]))
     assert result.exit_code == 0, result.output
-    return [msgspec.json.decode(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    return [
+        msgspec.json.decode(line) for line in result.stdout.splitlines() if line.startswith("{")
+    ]
 
 
 @pytest.mark.timeout(240)
-async def test_accepted_writes_are_applied_once_through_deaths_of_worker_and_broker(tmp_path: Path) -> None:
-    """Workers die with commands in hand, the broker restarts: every 202 is applied exactly once, poison is buried."""
+async def test_accepted_writes_are_applied_once_through_deaths_of_worker_and_broker(
+    tmp_path: Path,
+) -> None:
+    """Workers die with commands in hand, the broker restarts: every 202 is applied exactly once,
+    poison is buried.
+    """
     needs("rabbitmq")
     with RabbitServer() as broker:
         async with started(tmp_path, nodes=3, broadcast=broker.url) as cluster:
@@ -43,31 +51,45 @@ async def test_accepted_writes_are_applied_once_through_deaths_of_worker_and_bro
             async with Client(urls, timeout_s=30) as client:
                 accepted = []
                 for n in range(40):
-                    done = await client.submit_async(writes=[put(f"a/{n}", str(n))], op_id=f"job-{n}")
+                    done = await client.submit_async(
+                        writes=[put(f"a/{n}", str(n))], op_id=f"job-{n}"
+                    )
                     assert done.op_id == f"job-{n}"  # never changed on the way
                     accepted.append(done.op_id)
-                assert (await client.operation(accepted[0])).code == "not_ordered"  # and not cancelled
+                # and not cancelled
+                assert (await client.operation(accepted[0])).code == "not_ordered"
                 async with worker(tmp_path, "w1", settings) as first:
                     await until(lambda: _applied(client, accepted[:1]), "the first is applied")
                     first.send_signal(signal.SIGKILL)
                 for n in range(40, 60):
-                    accepted.append((await client.submit_async(writes=[put(f"a/{n}", str(n))])).op_id)
+                    accepted.append(
+                        (await client.submit_async(writes=[put(f"a/{n}", str(n))])).op_id
+                    )
                 broker.kill()
                 form = {"writes": [{"put": "x", "value": "1"}]}
                 async with aiohttp.ClientSession() as http:
                     async with http.post(urls[0] + "/v1/async", json=form) as reply:
                         problem = await reply.json()
-                        # the first after the death may have been under way; then it is plainly unavailable
+                        # the first after the death may have been under way; then it is plainly
+                        # unavailable
                         assert reply.status in (503, 504), problem
                     async with http.post(urls[0] + "/v1/async", json=form) as reply:
-                        assert (reply.status, (await reply.json())["outcome"]) == (503, "not_applied")
+                        assert (reply.status, (await reply.json())["outcome"]) == (
+                            503,
+                            "not_applied",
+                        )
                 assert (await client.put("still", "written")).revision > 0
                 broker.start()
                 again = await _taken(client, broker)
                 async with worker(tmp_path, "w2", settings), worker(tmp_path, "w3", settings):
                     await until(lambda: _applied(client, accepted), "all accepted are applied")
-                    await until(lambda: _is(client, again.op_id, "refused"), "the guard is refused, definitely")
-                    revisions = {op_id: (await client.operation(op_id)).revision for op_id in accepted}
+                    await until(
+                        lambda: _is(client, again.op_id, "refused"),
+                        "the guard is refused, definitely",
+                    )
+                    revisions = {
+                        op_id: (await client.operation(op_id)).revision for op_id in accepted
+                    }
                     connection = await aiormq.connect(broker.url)
                     channel = await connection.channel(publisher_confirms=True)
                     queues = await _declared(client, channel)
@@ -75,34 +97,59 @@ async def test_accepted_writes_are_applied_once_through_deaths_of_worker_and_bro
                     for poison, name in (
                         (b"\xff no JSON", "broken"),
                         (body.replace(b'"schema":1', b'"schema":9'), "newer"),
-                        (command("job-0", b'{"writes": [{"put": "a/0", "value": "other body"}]}'), "mismatch"),
+                        (
+                            command(
+                                "job-0", b'{"writes": [{"put": "a/0", "value": "other body"}]}'
+                            ),
+                            "mismatch",
+                        ),
                         (command("none", b'{"writes": [{"put": "", "value": ""}]}'), "bad-key"),
-                        (command("~n1.foreign.1", b'{"writes": [{"put": "f", "value": ""}]}'), "foreign"),
+                        (
+                            command("~n1.foreign.1", b'{"writes": [{"put": "f", "value": ""}]}'),
+                            "foreign",
+                        ),
                     ):
                         assert await publish(channel, queues.commands, poison, name, {})
-                    assert await publish(channel, queues.commands, body, "again", {})  # a redelivery, harmless
+                    # a redelivery, harmless
+                    assert await publish(channel, queues.commands, body, "again", {})
                     await until(lambda: _length(channel, queues.dead, 5), "five letters are dead")
                     await until(lambda: _length(channel, queues.commands, 0), "the queue is empty")
-                    assert {op: (await client.operation(op)).revision for op in accepted} == revisions
+                    assert {
+                        op: (await client.operation(op)).revision for op in accepted
+                    } == revisions
                     assert await client.get("f") is None
                     found = await client.get("a/0")
-                    assert found is not None and found.value == b"0" and found.revision == revisions[accepted[0]]
+                    assert (
+                        found is not None
+                        and found.value == b"0"
+                        and found.revision == revisions[accepted[0]]
+                    )
                     letters = await asked("--url", urls[0], "dead", "list", "--broker", broker.url)
                     assert sorted(str(each["id"]) for each in letters) == [
                         "bad-key", "broken", "foreign", "mismatch", "newer",
                     ]  # fmt: skip
                     assert all(each["reason"] for each in letters)
-                    assert len(await asked("--url", urls[0], "dead", "list", "--broker", broker.url)) == 5  # given back
-                    await asked("--url", urls[0], "dead", "replay", "broken", "--broker", broker.url)
-                    await until(lambda: _length(channel, queues.dead, 5), "the replayed poison is buried again")
+                    # given back
+                    assert (
+                        len(await asked("--url", urls[0], "dead", "list", "--broker", broker.url))
+                        == 5
+                    )
+                    await asked(
+                        "--url", urls[0], "dead", "replay", "broken", "--broker", broker.url
+                    )
+                    await until(
+                        lambda: _length(channel, queues.dead, 5),
+                        "the replayed poison is buried again",
+                    )
                     await connection.close()
 
 
 async def _taken(client: Client, broker: RabbitServer) -> Accepted:
     """Ask until it is taken, under one op_id.
 
-    After a kill -9 of RabbitMQ 3.10 nothing is confirmed at times, for minutes, through any node; it is started again
-    then. Whose fault that is, is not known: if that does not help either, the rest cannot be tested, and it says so.
+    After a kill -9 of RabbitMQ 3.10 nothing is confirmed at times, for minutes, through any node;
+    it is started again then. Whose fault that is, is not known: if that does not help either, the
+    rest cannot be tested, and it says so.
     """
     loop = asyncio.get_running_loop()
     for _ in range(3):
@@ -110,13 +157,18 @@ async def _taken(client: Client, broker: RabbitServer) -> Accepted:
         while loop.time() < ends:
             try:
                 return await client.submit_async(
-                    guards=[absent("a/0")], writes=[put("a/0", "stolen")], op_id="again", timeout_s=12
+                    guards=[absent("a/0")],
+                    writes=[put("a/0", "stolen")],
+                    op_id="again",
+                    timeout_s=12,
                 )
             except AcordoError:
                 await asyncio.sleep(0.2)
         broker.kill()
         broker.start()
-    pytest.xfail("nothing is confirmed after a kill -9 of the broker; whose fault that is, is not known")
+    pytest.xfail(
+        "nothing is confirmed after a kill -9 of the broker; whose fault that is, is not known"
+    )
 
 
 async def _declared(client: Client, channel: aiormq.abc.AbstractChannel) -> Queues:
@@ -130,7 +182,9 @@ async def _declared(client: Client, channel: aiormq.abc.AbstractChannel) -> Queu
 
 
 async def _applied(client: Client, op_ids: list[str]) -> bool:
-    return all([(await client.operation(op_id, timeout_s=5)).outcome == "applied" for op_id in op_ids])
+    return all(
+        [(await client.operation(op_id, timeout_s=5)).outcome == "applied" for op_id in op_ids]
+    )
 
 
 async def _is(client: Client, op_id: str, outcome: str) -> bool:

@@ -1,7 +1,8 @@
-"""PostgreSQL's back ends, the Redis master, the RabbitMQ leader and the Acordo leader die in turn, under load.
+"""PostgreSQL's back ends, the Redis master, the RabbitMQ leader and the Acordo leader die in turn,
+under load.
 
-INV-1 to INV-6: the history is linearizable, nothing is lost or applied twice, and the broadcast tells everything that
-was settled, in order.
+INV-1 to INV-6: the history is linearizable, nothing is lost or applied twice, and the broadcast
+tells everything that was settled, in order.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ SEED: Final = int(os.environ.get("ACORDO_TEST_SEED", "5"))
 class Subscriber:
     """Record what the broadcast tells, from a durable queue of its own, as an outside system would.
 
-    What was on its way to a connection that died is delivered again, after what came later to the next one: the
-    broker marks it. So the order of publishing shows in `fresh`, the revisions of what is delivered for the first time.
+    What was on its way to a connection that died is delivered again, after what came later to the
+    next one: the broker marks it. So the order of publishing shows in `fresh`, the revisions of
+    what is delivered for the first time.
     """
 
     def __init__(self, kind: str = "quorum") -> None:
@@ -52,10 +54,14 @@ class Subscriber:
         self._kind = kind
 
     def check_order(self) -> None:
-        """Hold first deliveries to the order of revisions. A publisher that begins again repeats, and skips nothing."""
+        """Hold first deliveries to the order of revisions. A publisher that begins again repeats,
+        and skips nothing.
+        """
         firsts = list(dict.fromkeys(self.fresh))
         assert firsts == sorted(firsts), f"the broadcast was out of order: {self.fresh}"
-        assert len(firsts) > len({change.revision for change in self.heard}) / 2, "nearly all was delivered again"
+        assert len(firsts) > len({change.revision for change in self.heard}) / 2, (
+            "nearly all was delivered again"
+        )
 
     async def begin(self, url: str, urls: list[str]) -> asyncio.Task[None]:
         """Subscribe to the exchange that the cluster names; return what goes on listening."""
@@ -72,7 +78,9 @@ class Subscriber:
 
             async def setup(channel: AbstractChannel) -> None:
                 await channel.exchange_declare(exchange, exchange_type="topic", durable=True)
-                await channel.queue_declare("outside", durable=True, arguments={"x-queue-type": self._kind})
+                await channel.queue_declare(
+                    "outside", durable=True, arguments={"x-queue-type": self._kind}
+                )
                 await channel.queue_bind("outside", exchange, "change.#")
 
                 async def take(message: DeliveredMessage) -> None:
@@ -99,22 +107,30 @@ async def test_everything_dies_in_turn(tmp_path: Path) -> None:
     print(f"seed {SEED}")
     recorder, subscriber = Recorder(), Subscriber()
     with PostgresServer() as postgres, SentinelSet() as redis, RabbitCluster() as rabbit:
-        async with started(tmp_path, store=postgres.url, cache=redis.url, broadcast=rabbit.url) as cluster:
+        async with started(
+            tmp_path, store=postgres.url, cache=redis.url, broadcast=rabbit.url
+        ) as cluster:
             urls = [node.url for node in cluster.nodes.values()]
             listening = await subscriber.begin(rabbit.url, urls)  # before anything is written
             async with contextlib.AsyncExitStack() as stack:
                 clients = [
-                    await stack.enter_async_context(Client(urls[n % 3 :] + urls[: n % 3], timeout_s=20))
+                    await stack.enter_async_context(
+                        Client(urls[n % 3 :] + urls[: n % 3], timeout_s=20)
+                    )
                     for n in range(CLIENTS)
                 ]
 
                 async def succeed(what: str) -> None:
                     wanted = recorder.succeeded() + BETWEEN
-                    await until(lambda: recorder.succeeded() >= wanted, f"operations succeed {what}")
+                    await until(
+                        lambda: recorder.succeeded() >= wanted, f"operations succeed {what}"
+                    )
 
                 async with asyncio.TaskGroup() as tasks:
                     for name, client in enumerate(clients):
-                        tasks.create_task(recorder.work(name, client, random.Random(f"{SEED}/{name}")))
+                        tasks.create_task(
+                            recorder.work(name, client, random.Random(f"{SEED}/{name}"))
+                        )
                     await succeed("before anything died")
                     connection = await asyncpg.connect(postgres.url)
                     ended = await connection.fetch(
@@ -146,7 +162,10 @@ async def test_everything_dies_in_turn(tmp_path: Path) -> None:
                     if recorded.get("keys")
                 ]
                 wanted = [revision for revision, _ in changed]
-                await until(lambda: set(wanted) <= {c.revision for c in subscriber.heard}, "all is broadcast")
+                await until(
+                    lambda: set(wanted) <= {c.revision for c in subscriber.heard},
+                    "all is broadcast",
+                )
         listening.cancel()
     judged = check(recorder.operations)
     assert judged.verdict is Verdict.OK, judged.findings
@@ -156,4 +175,6 @@ async def test_everything_dies_in_turn(tmp_path: Path) -> None:
     subscriber.check_order()
     assert {c.revision for c in firsts} == set(wanted), "told what is not in the ledger"
     assert {(c.revision, c.op_id) for c in firsts} == set(changed)
-    print(f"{recorder.succeeded()} of {len(recorder.operations)} operations succeeded, {len(firsts)} changes were told")
+    print(
+        f"{recorder.succeeded()} of {len(recorder.operations)} operations succeeded, {len(firsts)} changes were told"
+    )

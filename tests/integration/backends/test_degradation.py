@@ -1,7 +1,9 @@
-"""Every cell of docs/degradation.md, against real servers: what clients see when a back end fails, and that it mends.
+"""Every cell of docs/degradation.md, against real servers: what clients see when a back end fails,
+and that it mends.
 
-One cluster per back end is hurt in one way after another. *Hangs* is SIGSTOP of the server's processes; *slow* is a
-proxy that delays. Cells are bounded by what the table promises: no wall-clock is asserted beyond a call's own limit.
+One cluster per back end is hurt in one way after another. *Hangs* is SIGSTOP of the server's
+processes; *slow* is a proxy that delays. Cells are bounded by what the table promises: no
+wall-clock is asserted beyond a call's own limit.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ SMALL_CACHE = 1 << 20
 class Stand:
     """A cluster behind a proxy to one back end."""
 
-    def __init__(self, cluster: LocalCluster, link: Link, client: Client, http: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, cluster: LocalCluster, link: Link, client: Client, http: aiohttp.ClientSession
+    ) -> None:
         self.cluster, self.link, self.client, self.http = cluster, link, client, http
         self.acknowledged: dict[str, str] = {}
         self.revisions: list[int] = []
@@ -87,7 +91,12 @@ class Stand:
 
 @contextlib.asynccontextmanager
 async def standing(
-    directory: Path, port: int, settings: Callable[[str], dict[str, object]], *, nodes: int = 3, wait: bool = True
+    directory: Path,
+    port: int,
+    settings: Callable[[str], dict[str, object]],
+    *,
+    nodes: int = 3,
+    wait: bool = True,
 ) -> AsyncIterator[Stand]:
     async with Link("127.0.0.1", port, random.Random(5)) as link:  # noqa: SIM117 - the inner depends on the outer
         async with (
@@ -111,17 +120,22 @@ def delay(link: Link, seconds: float) -> None:
     link.up.delay_s = link.down.delay_s = seconds
 
 
-# ------------------------------------------------------------------------------------------------------------- store
+# -------------------------------------------------------------------------------------------- store
 
 
 async def test_store(tmp_path: Path) -> None:
-    """PostgreSQL: dead at start, dies, hangs, slow, refuses connections, fails over, restarts empty, in this order."""
+    """PostgreSQL: dead at start, dies, hangs, slow, refuses connections, fails over, restarts
+    empty, in this order.
+    """
     needs("postgresql")
     with PostgresServer() as server:
         server.kill()
 
         def settings(address: str) -> dict[str, object]:
-            return {"store": f"postgresql://acordo:secret@{address}/{server.database}", "store_timeout_s": 2.0}
+            return {
+                "store": f"postgresql://acordo:secret@{address}/{server.database}",
+                "store_timeout_s": 2.0,
+            }
 
         async with standing(tmp_path, server.port, settings, wait=False) as stand:
             await _store_dead_at_start(stand, server)
@@ -134,9 +148,13 @@ async def test_store(tmp_path: Path) -> None:
 
 
 async def _store_dead_at_start(stand: Stand, server: PostgresServer) -> None:
-    """Alive, not ready, saying why; writes are definitely not applied; ready by itself once the server is there."""
+    """Alive, not ready, saying why; writes are definitely not applied; ready by itself once the
+    server is there.
+    """
     await until(lambda: _calm(stand.alive), "nodes are alive without their store")
-    await until(lambda: _calm(lambda: stand.says("[-]store failed")), "a node says what it waits for")
+    await until(
+        lambda: _calm(lambda: stand.says("[-]store failed")), "a node says what it waits for"
+    )
     with pytest.raises(NotApplied):
         await stand.client.put("early", "x", timeout_s=1)
     assert stand.logged("the store does not answer yet")
@@ -146,10 +164,15 @@ async def _store_dead_at_start(stand: Stand, server: PostgresServer) -> None:
 
 
 async def _store_dies(stand: Stand, server: PostgresServer) -> None:
-    """Writes wait or fail, never wrongly; not ready; what is in memory is still served; nothing is lost."""
+    """Writes wait or fail, never wrongly; not ready; what is in memory is still served; nothing is
+    lost.
+    """
     await stand.write("before-death")
     await stand.client.get("before-death")
-    failures, troubles = await stand.metric("acordo_store_failures_total"), stand.logged("store in trouble")
+    failures, troubles = (
+        await stand.metric("acordo_store_failures_total"),
+        stand.logged("store in trouble"),
+    )
     server.kill()
     with pytest.raises(AcordoError):
         await stand.client.put("while-dead", "x", timeout_s=2)
@@ -203,7 +226,9 @@ async def _store_refuses(stand: Stand) -> None:
 
 
 async def _store_restarts_empty(stand: Stand, server: PostgresServer) -> None:
-    """An empty store is not taken for an empty cluster: refused, until an operator restores it or adopts it."""
+    """An empty store is not taken for an empty cluster: refused, until an operator restores it or
+    adopts it.
+    """
     server.kill()
     server.wipe()
     server.folder.mkdir(exist_ok=True)
@@ -211,13 +236,15 @@ async def _store_restarts_empty(stand: Stand, server: PostgresServer) -> None:
     server.start()
     with pytest.raises(AcordoError):
         await stand.client.put("into-the-void", "x", timeout_s=5)
-    await until(lambda: stand.says("does not exist"), "a node says that its tables are gone")  # and makes none
+    # and makes none
+    await until(lambda: stand.says("does not exist"), "a node says that its tables are gone")
     assert server.psql("SELECT count(*) FROM pg_class WHERE relname LIKE 'acordo%'") == "0"
     # A node that starts makes tables, as for a new cluster; its members know better.
     leader = await stand.cluster.leader()
     stand.cluster.kill(next(name for name in stand.cluster.nodes if name != leader))
     await until(
-        lambda: _shown(stand, "acordo_store_refused"), "the leader refuses a ledger that is not what was settled"
+        lambda: _shown(stand, "acordo_store_refused"),
+        "the leader refuses a ledger that is not what was settled",
     )
     assert stand.logged("store is not what was settled: refusing")
     assert not server.psql("SELECT key FROM acordo_versions"), "nothing was written there"
@@ -252,11 +279,13 @@ async def test_store_fails_over(tmp_path: Path) -> None:
             assert (await client.put("a", "1")).revision > 0
 
 
-# ------------------------------------------------------------------------------------------------------------- cache
+# -------------------------------------------------------------------------------------------- cache
 
 
 async def test_cache(tmp_path: Path) -> None:
-    """Redis: whatever happens to it, reads and writes succeed; the breaker opens, is counted, and closes."""
+    """Redis: whatever happens to it, reads and writes succeed; the breaker opens, is counted, and
+    closes.
+    """
     needs("redis")
     with RedisServer() as server:
         server.kill()
@@ -264,7 +293,8 @@ async def test_cache(tmp_path: Path) -> None:
         def settings(address: str) -> dict[str, object]:
             return {"cache": f"redis://{address}/0", "memory_cache_bytes": SMALL_CACHE}
 
-        async with standing(tmp_path, server.port, settings) as stand:  # dead at start: ready all the same
+        # dead at start: ready all the same
+        async with standing(tmp_path, server.port, settings) as stand:
             await stand.write("dead-at-start")
             await stand.verify()
             assert await stand.says("[-]cache degraded")
@@ -357,11 +387,13 @@ async def test_cache_fails_over(tmp_path: Path) -> None:
                 await until(used, "the new master is used")
 
 
-# --------------------------------------------------------------------------------------------------------- broadcast
+# ---------------------------------------------------------------------------------------- broadcast
 
 
 async def test_broadcast(tmp_path: Path) -> None:
-    """RabbitMQ: never slows a write; lag is told; everything is published in order once the broker is back."""
+    """RabbitMQ: never slows a write; lag is told; everything is published in order once the broker
+    is back.
+    """
     needs("rabbitmq")
     with RabbitServer() as server:
         server.kill()
@@ -369,7 +401,8 @@ async def test_broadcast(tmp_path: Path) -> None:
         def settings(address: str) -> dict[str, object]:
             return {"broadcast": f"amqp://guest:guest@{address}/"}
 
-        async with standing(tmp_path, server.port, settings) as stand:  # dead at start: ready all the same
+        # dead at start: ready all the same
+        async with standing(tmp_path, server.port, settings) as stand:
             await stand.write("dead-at-start")
             assert (await stand.ready()).startswith("200 ")
             assert await stand.says("[-]broadcast degraded")
@@ -377,12 +410,17 @@ async def test_broadcast(tmp_path: Path) -> None:
             server.start()
             await _broadcast_mends(stand)
             outside = Subscriber("classic")
-            listening = await outside.begin(server.url, [node.url for node in stand.cluster.nodes.values()])
+            listening = await outside.begin(
+                server.url, [node.url for node in stand.cluster.nodes.values()]
+            )
             before = set(stand.revisions)  # of these some may be told only now
             stand.revisions.clear()
             for hurt in ("dies", "hangs", "slow", "refuses"):
                 await _broadcast_hurt(stand, server, hurt)
-                await until(lambda: set(stand.revisions) <= {c.revision for c in outside.heard}, f"all told: {hurt}")
+                await until(
+                    lambda: set(stand.revisions) <= {c.revision for c in outside.heard},
+                    f"all told: {hurt}",
+                )
             outside.check_order()
             assert {change.revision for change in outside.heard} - before == set(stand.revisions), (
                 "nothing unacknowledged is told"
@@ -421,8 +459,12 @@ async def _broadcast_hurt(stand: Stand, server: RabbitServer, how: str) -> None:
             assert (await stand.ready()).startswith("200 ")
             await until(lambda: stand.logged("broadcast waits") > waits, "the lag is logged")
             assert await _lags(stand) > 0
-            if how != "hangs":  # there only who publishes has noticed so far; the others miss heartbeats first
-                await until(lambda: stand.says("[-]broadcast degraded"), "a node says that the broker is away")
+            # there only who publishes has noticed so far; the others miss heartbeats first
+            if how != "hangs":
+                await until(
+                    lambda: stand.says("[-]broadcast degraded"),
+                    "a node says that the broker is away",
+                )
     finally:
         match how:
             case "dies":
@@ -458,7 +500,10 @@ async def test_broadcast_fails_over(tmp_path: Path) -> None:
     needs("rabbitmq")
     with RabbitCluster() as brokers:
         async with started(tmp_path, broadcast=brokers.url) as cluster:  # noqa: SIM117 - the inner depends on the outer
-            async with Client([n.url for n in cluster.nodes.values()]) as client, aiohttp.ClientSession() as http:
+            async with (
+                Client([n.url for n in cluster.nodes.values()]) as client,
+                aiohttp.ClientSession() as http,
+            ):
                 stand = Stand(cluster, Link("127.0.0.1", 1, random.Random(1)), client, http)
                 await stand.write("before")
                 for broker in brokers.brokers[:1]:

@@ -1,4 +1,6 @@
-"""What an operator must mend is said in one line and ends the node (exit 78); what only looks odd does not."""
+"""What an operator must mend is said in one line and ends the node (exit 78); what only looks odd
+does not.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,17 @@ pytestmark = pytest.mark.timeout(240)
         ({"cache": "redis+sentinel://127.0.0.1:1"}, "master"),
     ],
 )
-async def test_what_an_operator_must_mend_ends_the_node(tmp_path: Path, change: dict[str, str], said: str) -> None:
-    """Wrong password, database, kind of server, vhost: one clear line and exit 78, not a loop of restarts."""
+async def test_what_an_operator_must_mend_ends_the_node(
+    tmp_path: Path, change: dict[str, str], said: str
+) -> None:
+    """Wrong password, database, kind of server, vhost: one clear line and exit 78, not a loop of
+    restarts.
+    """
     at, database = fresh_database().split("@")[1].split("/")
     broker = f"127.0.0.1:{shared.rabbitmq().port}" if "broadcast" in change else ""
-    given: dict[str, Any] = {name: url.format(at=at, database=database, broker=broker) for name, url in change.items()}
+    given: dict[str, Any] = {
+        name: url.format(at=at, database=database, broker=broker) for name, url in change.items()
+    }
     with pytest.raises(BadRequest) as refused:
         async with started(tmp_path, nodes=1, **given):
             pass
@@ -56,13 +64,18 @@ SCHEMA = "CREATE TABLE acordo_schema (one int8, application text, version int8)"
     ("statement", "said"),
     [
         ("CREATE TABLE acordo_ledger (x int)", "another application: acordo_ledger.seq is missing"),
-        ("CREATE TABLE acordo_cursors (name text, place text)", "acordo_cursors.place is text, not bigint"),
+        (
+            "CREATE TABLE acordo_cursors (name text, place text)",
+            "acordo_cursors.place is text, not bigint",
+        ),
         ("INSERT INTO acordo_schema VALUES (1, 'acordo', 999)", "newer"),
         ("INSERT INTO acordo_schema VALUES (1, 'other', 1)", "other"),
         ("INSERT INTO acordo_schema VALUES (1, 'acordo', 1)", "tables are missing: acordo_blobs"),
     ],
 )
-async def test_a_foreign_or_newer_schema_is_left_as_it_is(tmp_path: Path, statement: str, said: str) -> None:
+async def test_a_foreign_or_newer_schema_is_left_as_it_is(
+    tmp_path: Path, statement: str, said: str
+) -> None:
     url = fresh_database()
     connection = await asyncpg.connect(url)
     if statement.startswith("INSERT"):
@@ -73,7 +86,9 @@ async def test_a_foreign_or_newer_schema_is_left_as_it_is(tmp_path: Path, statem
         async with started(tmp_path, nodes=1, store=url):
             pass
     assert said in str(refused.value)
-    after = await connection.fetch("SELECT count(*) FROM pg_class WHERE relname LIKE 'acordo%' AND relname <> 'x'")
+    after = await connection.fetch(
+        "SELECT count(*) FROM pg_class WHERE relname LIKE 'acordo%' AND relname <> 'x'"
+    )
     assert after[0][0] - before[0][0] <= 2, "at most the lease (and its index) was added"
     await connection.close()
 
@@ -91,12 +106,14 @@ async def test_wrong_types_in_a_schema_that_says_it_is_ours(tmp_path: Path) -> N
             pass
 
 
-# -------------------------------------------------------------------------------------------------- too old a server
+# --------------------------------------------------------------------------------- too old a server
 
 
 @contextlib.asynccontextmanager
 async def pretending(port: int, before: bytes, after: bytes) -> AsyncIterator[int]:
-    """Listen as a server that says `after` wherever the real one says `before` (of the same length)."""
+    """Listen as a server that says `after` wherever the real one says `before` (of the same
+    length).
+    """
     assert len(before) == len(after)
     seen = []
 
@@ -105,7 +122,8 @@ async def pretending(port: int, before: bytes, after: bytes) -> AsyncIterator[in
 
         async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
             with contextlib.suppress(OSError):
-                while data := await source.read(1 << 16):  # the answer is far shorter than what one read brings
+                # the answer is far shorter than what one read brings
+                while data := await source.read(1 << 16):
                     seen.append(before in data)
                     sink.write(data.replace(before, after))
             sink.close()
@@ -129,12 +147,16 @@ async def pretending(port: int, before: bytes, after: bytes) -> AsyncIterator[in
         ("postgresql", "CockroachDB CCL v25.1.0", "cockroachdb://"),
     ],
 )
-async def test_a_server_that_is_too_old_or_another_kind(tmp_path: Path, scheme: str, claimed: str, said: str) -> None:
+async def test_a_server_that_is_too_old_or_another_kind(
+    tmp_path: Path, scheme: str, claimed: str, said: str
+) -> None:
     host, _, database = fresh_database().rpartition("@")[2].partition("/")
     port = int(host.rpartition(":")[2])
     connection = await asyncpg.connect(f"postgresql://acordo:secret@{host}/{database}")
     real = str(await connection.fetchval("SELECT version()"))[: len(claimed) + 2]
-    async with pretending(port, real.encode(), f"{claimed} (".ljust(len(real)).encode()) as pretended:
+    async with pretending(
+        port, real.encode(), f"{claimed} (".ljust(len(real)).encode()
+    ) as pretended:
         url = f"{scheme}://acordo:secret@127.0.0.1:{pretended}/{database}"
         with pytest.raises(BadRequest) as refused:
             async with started(tmp_path, nodes=1, store=url):
@@ -145,7 +167,7 @@ async def test_a_server_that_is_too_old_or_another_kind(tmp_path: Path, scheme: 
     await connection.close()
 
 
-# ------------------------------------------------------------------------------------------------ a clock far off
+# ---------------------------------------------------------------------------------- a clock far off
 
 
 class Displaced(PostgresServer):
@@ -155,14 +177,21 @@ class Displaced(PostgresServer):
 
     def command(self) -> Sequence[str]:
         library = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")[0]
-        faked = [f"LD_PRELOAD={library}", f"FAKETIME={self.days:+d}d", "FAKETIME_DONT_FAKE_MONOTONIC=1"]
+        faked = [
+            f"LD_PRELOAD={library}",
+            f"FAKETIME={self.days:+d}d",
+            "FAKETIME_DONT_FAKE_MONOTONIC=1",
+        ]
         words = list(super().command())
         at = next(n for n, word in enumerate(words) if word.endswith("/postgres"))
-        return [*words[:at], "/usr/bin/env", *faked, *words[at:]]  # as the server's own user: what it shares is its own
+        # as the server's own user: what it shares is its own
+        return [*words[:at], "/usr/bin/env", *faked, *words[at:]]
 
 
 async def test_the_clock_of_the_database_is_far_off(tmp_path: Path) -> None:
-    """Nothing but the lease of a migration asks for it: log time is the members' own, so deadlines and TTLs hold."""
+    """Nothing but the lease of a migration asks for it: log time is the members' own, so deadlines
+    and TTLs hold.
+    """
     needs("postgresql", "faketime")
     server = Displaced()
     server.days = 400
@@ -186,7 +215,8 @@ async def test_the_clock_of_the_database_is_far_off(tmp_path: Path) -> None:
                 assert (await client.put("after", "1", timeout_s=60)).revision > 0
                 found = await client.get("lasting")
                 assert found is not None and found.text == "1"
-                async with PostgresStore(server.url) as store:  # takes the lease over at once: it would wait 800 days
+                # takes the lease over at once: it would wait 800 days
+                async with PostgresStore(server.url) as store:
                     assert (await store.head(timeout_s=5)).last > 0
 
 

@@ -1,4 +1,6 @@
-"""The commit of a group costs at most two round trips to PostgreSQL: facts and append. Counted, at 20 ms each."""
+"""The commit of a group costs at most two round trips to PostgreSQL: facts and append. Counted, at
+20 ms each.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ TIMEOUT_S: Final = 20.0
 
 
 class Counting:
-    """A TCP proxy that delays both ways and counts round trips: each turn from the server's words to the client's."""
+    """A TCP proxy that delays both ways and counts round trips: each turn from the server's words
+    to the client's.
+    """
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -31,7 +35,9 @@ class Counting:
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target)
         turn = {"client": False}
 
-        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, client: bool) -> None:
+        async def pump(
+            source: asyncio.StreamReader, sink: asyncio.StreamWriter, client: bool
+        ) -> None:
             with contextlib.suppress(ConnectionError):
                 while data := await source.read(1 << 16):
                     if client and not turn["client"]:
@@ -85,11 +91,14 @@ async def test_a_group_commit_costs_at_most_two_round_trips() -> None:
             taken = await store.take_over(1, "n1", 1, timeout_s=TIMEOUT_S)
             head = taken.own if hasattr(taken, "own") else GENESIS
             spent: dict[int, int] = {}
-            for size in (1, 7, 64, 512, 1, 3, 128, 512):  # each statement is prepared on its first use: the first four
+            # each statement is prepared on its first use: the first four
+            for size in (1, 7, 64, 512, 1, 3, 128, 512):
                 made = group(head, size)
                 before = proxy.trips
                 keys = [v.key for v in made.versions]
-                facts = await store.facts([o.op_id for o in made.operations], keys, keys[:1], (), timeout_s=TIMEOUT_S)
+                facts = await store.facts(
+                    [o.op_id for o in made.operations], keys, keys[:1], (), timeout_s=TIMEOUT_S
+                )
                 assert facts.head == head
                 assert isinstance(await store.append(made, timeout_s=TIMEOUT_S), Appended)
                 spent[len(spent)] = proxy.trips - before

@@ -1,4 +1,6 @@
-"""Whatever callers do while PostgreSQL does not answer, each connection finds its way back to its pool."""
+"""Whatever callers do while PostgreSQL does not answer, each connection finds its way back to its
+pool.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +40,19 @@ async def test_a_thousand_calls_at_a_server_that_hangs_cost_no_connection() -> N
                 told: list[str] = []
 
                 async def ask(n: int) -> None:
-                    """End in one of three ways: out of time, told to stop while it waits, or both at once."""
+                    """End in one of three ways: out of time, told to stop while it waits, or both
+                    at once.
+                    """
                     late = group(made.row.head, [put(f"late-{n}", b"k", b"2")])
                     call = asyncio.ensure_future(
-                        store.append(late, timeout_s=0.05) if n % 5 == 0 else store.head(timeout_s=0.05)
+                        store.append(late, timeout_s=0.05)
+                        if n % 5 == 0
+                        else store.head(timeout_s=0.05)
                     )
                     if n % 3 == 0:
-                        asyncio.get_running_loop().call_later(0.05 if n % 2 else 0.02 + n % 7 / 1000, call.cancel)
+                        asyncio.get_running_loop().call_later(
+                            0.05 if n % 2 else 0.02 + n % 7 / 1000, call.cancel
+                        )
                     try:
                         await call
                     except (BackendUnavailable, OutcomeUnknown, asyncio.CancelledError) as exc:
@@ -68,9 +76,13 @@ async def test_a_probe_tells_a_server_that_takes_no_writes_from_one_that_is_away
         await store.probe(timeout_s=T)
         connection = await asyncpg.connect(url)
         database = url.rpartition("/")[2]
-        await connection.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+        await connection.execute(
+            f"ALTER DATABASE {database} SET default_transaction_read_only = on"
+        )
         await store._moved()  # a setting of a database is that of new sessions
-        with pytest.raises(BackendUnavailable, match="takes no writes: default_transaction_read_only is on"):
+        with pytest.raises(
+            BackendUnavailable, match="takes no writes: default_transaction_read_only is on"
+        ):
             await store.probe(timeout_s=T)
         await connection.execute("SET default_transaction_read_only = off")
         await connection.execute(f"ALTER DATABASE {database} RESET default_transaction_read_only")

@@ -1,4 +1,6 @@
-"""What a promise rests on is asked for by each session and read back: a server that cannot keep it is refused."""
+"""What a promise rests on is asked for by each session and read back: a server that cannot keep it
+is refused.
+"""
 
 from __future__ import annotations
 
@@ -51,11 +53,18 @@ async def in_force(store: PostgresStore, name: str) -> str:
     ],
 )
 async def test_what_a_session_can_raise_is_raised(setting: str, weak: str, needed: str) -> None:
-    """An acknowledged write was lost when the database's default was synchronous_commit = off and the server died."""
+    """An acknowledged write was lost when the database's default was synchronous_commit = off and
+    the server died.
+    """
     url = fresh_database()
-    async with told(url, f"ALTER DATABASE {{database}} SET {setting} = {weak}"), PostgresStore(url) as store:
+    async with (
+        told(url, f"ALTER DATABASE {{database}} SET {setting} = {weak}"),
+        PostgresStore(url) as store,
+    ):
         assert await in_force(store, setting) == needed
-        rows = await store._change("SELECT current_setting($1::text) AS value", setting, timeout_s=T)
+        rows = await store._change(
+            "SELECT current_setting($1::text) AS value", setting, timeout_s=T
+        )
         assert rows[0]["value"] == needed, "also where it writes"
 
 
@@ -77,9 +86,14 @@ async def test_an_acknowledged_write_survives_the_server() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value", "said"),
-    [("fsync", "off", "fsync = off: a power cut loses"), ("zero_damaged_pages", "on", "would vanish")],
+    [
+        ("fsync", "off", "fsync = off: a power cut loses"),
+        ("zero_damaged_pages", "on", "would vanish"),
+    ],
 )
-async def test_what_no_session_can_raise_is_refused_by_name(setting: str, value: str, said: str) -> None:
+async def test_what_no_session_can_raise_is_refused_by_name(
+    setting: str, value: str, said: str
+) -> None:
     needs("postgresql")
     with PostgresServer() as server:
         async with PostgresStore(server.url) as store:
@@ -90,7 +104,8 @@ async def test_what_no_session_can_raise_is_refused_by_name(setting: str, value:
                     pass
             assert refused.value.code == "store_settings"
             assert said in refused.value.detail and setting in str(refused.value.allowed)
-            await store._moved()  # a running node meets it at its next connection, and goes on once it is mended
+            # a running node meets it at its next connection, and goes on once it is mended
+            await store._moved()
             with pytest.raises(BackendUnavailable, match=setting):
                 await store.head(timeout_s=T)
             server.psql(f"ALTER SYSTEM RESET {setting}")
@@ -128,7 +143,9 @@ async def test_a_database_of_another_encoding_is_refused() -> None:
 
 
 async def test_a_pooler_that_leaves_out_what_sessions_ask_for_is_refused() -> None:
-    """One in transaction mode drops start-up parameters: then nothing that was asked for is in force."""
+    """One in transaction mode drops start-up parameters: then nothing that was asked for is in
+    force.
+    """
     url = fresh_database()
     at = url.rpartition("@")[2].partition("/")[0].partition(":")
     async with dropping(int(at[2]), b"synchronous_commit", b"synchronous_cXmmit") as port:
@@ -151,14 +168,18 @@ async def test_a_database_that_is_read_only_by_default_is_passed_over_by_name() 
     """Somebody fenced it off: that is a store to wait for, and no setting to override."""
     url = fresh_database()
     async with told(url, "ALTER DATABASE {database} SET default_transaction_read_only = on"):
-        with pytest.raises(BackendUnavailable, match="takes no writes: default_transaction_read_only"):
+        with pytest.raises(
+            BackendUnavailable, match="takes no writes: default_transaction_read_only"
+        ):
             async with PostgresStore(url):
                 pass
 
 
 @contextlib.asynccontextmanager
 async def dropping(port: int, before: bytes, after: bytes) -> AsyncIterator[int]:
-    """Stand between a client and the server, and let `after` arrive wherever the client says `before`."""
+    """Stand between a client and the server, and let `after` arrive wherever the client says
+    `before`.
+    """
     assert len(before) == len(after)
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,6 @@
-"""A PostgreSQL primary dies under load and its standby is promoted: nothing acknowledged is lost, no node dies."""
+"""A PostgreSQL primary dies under load and its standby is promoted: nothing acknowledged is lost,
+no node dies.
+"""
 
 from __future__ import annotations
 
@@ -40,18 +42,24 @@ def both(servers: Sequence[PostgresServer]) -> str:
 async def test_a_promoted_standby_takes_over(tmp_path: Path) -> None:
     needs("postgresql")
     with PostgresServer() as primary, PostgresStandby(primary) as standby:
-        async with started(tmp_path, store=both([standby, primary]), store_timeout_s=2.0) as cluster:
+        async with started(
+            tmp_path, store=both([standby, primary]), store_timeout_s=2.0
+        ) as cluster:
             urls = [node.url for node in cluster.nodes.values()]
             acknowledged: dict[str, int] = {}
             enough = asyncio.Event()
 
             async def write(name: int, client: Client) -> None:
-                """Write again under the same op_id until the outcome is known, as the client does by itself."""
+                """Write again under the same op_id until the outcome is known, as the client does
+                by itself.
+                """
                 n = 0
                 while not enough.is_set():
                     key = f"standby/{name}/{n}"
                     try:
-                        acknowledged[key] = (await client.put(key, key, op_id=f"{name}-{n}", timeout_s=30)).revision
+                        acknowledged[key] = (
+                            await client.put(key, key, op_id=f"{name}-{n}", timeout_s=30)
+                        ).revision
                         n += 1
                     except AcordoError:
                         continue
@@ -59,21 +67,35 @@ async def test_a_promoted_standby_takes_over(tmp_path: Path) -> None:
             async with Client(urls, timeout_s=30) as client, asyncio.TaskGroup() as tasks:
                 for name in range(WRITERS):
                     tasks.create_task(write(name, client))
-                await until(lambda: len(acknowledged) >= BETWEEN, "writes are acknowledged by the primary")
+                await until(
+                    lambda: len(acknowledged) >= BETWEEN, "writes are acknowledged by the primary"
+                )
                 primary.kill()
                 before = len(acknowledged)
                 await until(lambda: _troubled(cluster), "a node tells that its store is in trouble")
-                assert len(acknowledged) <= before + WRITERS, "nobody acknowledges what only a standby could hold"
+                assert len(acknowledged) <= before + WRITERS, (
+                    "nobody acknowledges what only a standby could hold"
+                )
                 standby.promote()
-                await until(lambda: len(acknowledged) >= before + BETWEEN, "writes go on at the promoted one")
+                await until(
+                    lambda: len(acknowledged) >= before + BETWEEN,
+                    "writes go on at the promoted one",
+                )
                 enough.set()
             async with Client(urls, timeout_s=30) as client:
                 for key, revision in acknowledged.items():
                     found = await client.get(key)
                     assert found is not None and (found.text, found.revision) == (key, revision)
-                ids = [each["op_id"] async for row in client.ledger() for each in row.body if each.get("keys")]
+                ids = [
+                    each["op_id"]
+                    async for row in client.ledger()
+                    for each in row.body
+                    if each.get("keys")
+                ]
                 assert len(ids) == len(set(ids)), "an operation took effect twice"
-                assert {f"{k.split('/')[1]}-{k.split('/')[2]}" for k in acknowledged} <= set(map(str, ids))
+                assert {f"{k.split('/')[1]}-{k.split('/')[2]}" for k in acknowledged} <= set(
+                    map(str, ids)
+                )
             assert sum(node.starts for node in cluster.nodes.values()) == 3, "no node died of it"
 
 
@@ -83,7 +105,9 @@ def _troubled(cluster: LocalCluster) -> bool:
 
 @pytest.mark.timeout(120)
 async def test_a_standby_alone_is_no_store_until_it_is_promoted() -> None:
-    """Its refusal is a store that does not answer, which a node waits for: not an error nobody expects."""
+    """Its refusal is a store that does not answer, which a node waits for: not an error nobody
+    expects.
+    """
     needs("postgresql")
     with PostgresServer() as primary, PostgresStandby(primary) as standby:
         with pytest.raises(BackendUnavailable, match="takes no writes"):
@@ -101,7 +125,9 @@ async def test_a_standby_alone_is_no_store_until_it_is_promoted() -> None:
 
 
 def write_on(primary: PostgresServer) -> None:
-    """Let an old primary take writes although its standby is gone: it came back, and nobody fenced it off."""
+    """Let an old primary take writes although its standby is gone: it came back, and nobody fenced
+    it off.
+    """
     primary.psql("ALTER SYSTEM RESET synchronous_standby_names")
     primary.psql("SELECT pg_reload_conf()")
 
@@ -117,7 +143,8 @@ async def test_of_two_hosts_that_take_writes_the_one_ahead_is_used() -> None:
             async with PostgresStore(new.url) as direct:
                 for n in (2, 3):
                     made = await commit(direct, [put(f"op{n}", b"k", b"%d" % n)])
-            # Leaders that were refused left empty rows behind on the old one: it has the longer ledger, not the newer.
+            # Leaders that were refused left empty rows behind on the old one: it has the longer
+            # ledger, not the newer.
             for term in range(10, 20):
                 await store.take_over(term, "n9", 1, timeout_s=T)
             assert (await store.head(timeout_s=T)).last == 1
@@ -135,12 +162,18 @@ async def test_of_two_hosts_that_take_writes_the_one_ahead_is_used() -> None:
 
 
 @pytest.mark.timeout(240)
-async def test_an_old_primary_that_came_back_refuses_nobody_and_loses_nothing(tmp_path: Path) -> None:
-    """It answered "refused" for ever on some members, and adopting would have discarded what others acknowledged."""
+async def test_an_old_primary_that_came_back_refuses_nobody_and_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    """It answered "refused" for ever on some members, and adopting would have discarded what others
+    acknowledged.
+    """
     needs("postgresql")
     with PostgresServer() as old, PostgresStandby(old) as new:
         base = free_base_port(3, 32000 + os.getpid() % 900 * 10)
-        async with started(tmp_path, base_port=base, store=both([old, new]), store_timeout_s=2.0) as cluster:
+        async with started(
+            tmp_path, base_port=base, store=both([old, new]), store_timeout_s=2.0
+        ) as cluster:
             urls = [node.url for node in cluster.nodes.values()]
             async with Client(urls, timeout_s=30) as client:
                 await client.put("k", "before")
@@ -150,7 +183,9 @@ async def test_an_old_primary_that_came_back_refuses_nobody_and_loses_nothing(tm
                     last = await client.put("k", f"at the new one {n}")
         old.start()
         write_on(old)
-        async with started(tmp_path, base_port=base, store=both([old, new]), store_timeout_s=2.0) as cluster:
+        async with started(
+            tmp_path, base_port=base, store=both([old, new]), store_timeout_s=2.0
+        ) as cluster:
             for url in urls:
                 async with Client([url], timeout_s=30) as one:
                     last = await one.put("k", f"through {url}")
@@ -159,13 +194,17 @@ async def test_an_old_primary_that_came_back_refuses_nobody_and_loses_nothing(tm
                         found = await reader.get("k")
                         assert found is not None and found.revision == last.revision
         async with PostgresStore(new.url) as direct:
-            assert (await direct.head(timeout_s=T)).last >= last.revision, "all of it is at the one that was ahead"
+            assert (await direct.head(timeout_s=T)).last >= last.revision, (
+                "all of it is at the one that was ahead"
+            )
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("gives_up", ["is out of time", "is cancelled"])
 async def test_what_no_standby_has_yet_is_seen_by_nobody(gives_up: str) -> None:
-    """A cancelled wait for a standby makes the row visible: it would be read, and be gone after a fail-over."""
+    """A cancelled wait for a standby makes the row visible: it would be read, and be gone after a
+    fail-over.
+    """
     needs("postgresql")
     with PostgresServer() as primary, PostgresStandby(primary) as standby:
         async with PostgresStore(primary.url) as store, PostgresStore(primary.url) as reader:
@@ -198,10 +237,14 @@ async def test_what_no_standby_has_yet_is_seen_by_nobody(gives_up: str) -> None:
 
 @pytest.mark.timeout(240)
 async def test_an_asynchronous_standby_without_the_newest_rows_is_refused(tmp_path: Path) -> None:
-    """It lacks what was acknowledged: writes, reads and look-ups are refused by name, and nothing is guessed."""
+    """It lacks what was acknowledged: writes, reads and look-ups are refused by name, and nothing
+    is guessed.
+    """
     needs("postgresql")
     with PostgresServer() as primary, PostgresStandby(primary) as standby:
-        async with started(tmp_path, store=both([primary, standby]), store_timeout_s=2.0) as cluster:
+        async with started(
+            tmp_path, store=both([primary, standby]), store_timeout_s=2.0
+        ) as cluster:
             urls = [node.url for node in cluster.nodes.values()]
             async with Client(urls, timeout_s=30) as client:
                 await client.put("k", "kept", op_id="kept")
@@ -214,12 +257,16 @@ async def test_an_asynchronous_standby_without_the_newest_rows_is_refused(tmp_pa
             async with Client(urls, timeout_s=5) as client:
                 with pytest.raises(AcordoError):
                     await client.put("k", "new")
-                await until(lambda: _said(cluster, "store is not what was settled: refusing"), "the store is refused")
+                await until(
+                    lambda: _said(cluster, "store is not what was settled: refusing"),
+                    "the store is refused",
+                )
             for url in urls:
                 async with Client([url], timeout_s=5) as client:
                     with pytest.raises(AcordoError):
                         await client.put("k", "new")
-                    with contextlib.suppress(AcordoError):  # refused, or what memory holds of what was acknowledged
+                    # refused, or what memory holds of what was acknowledged
+                    with contextlib.suppress(AcordoError):
                         found = await client.get("k")
                         assert found is not None and found.text == "lost"
                     with contextlib.suppress(AcordoError):

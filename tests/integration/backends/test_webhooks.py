@@ -1,4 +1,6 @@
-"""Webhooks of real workers on a real cluster: signed, in order per key, resumed, given up in the end, never inward."""
+"""Webhooks of real workers on a real cluster: signed, in order per key, resumed, given up in the
+end, never inward.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ class Receiver:
         answer = self.answers.get(request.path)
         response = web.Response() if answer is None else await answer(request)
         if response.status == 200:
-            self.taken[request.path].append(json.loads(body) | {"delivery": request.headers["Acordo-Delivery"]})
+            self.taken[request.path].append(
+                json.loads(body) | {"delivery": request.headers["Acordo-Delivery"]}
+            )
         return response
 
 
@@ -65,7 +69,9 @@ async def subscribe(client: Client, name: str, url: str, prefix: str) -> int:
 
 @pytest.mark.timeout(240)
 async def test_deliveries(tmp_path: Path) -> None:
-    """Order per key through a worker's death, bad targets dead-lettered, replay, damaged subscriptions passed over."""
+    """Order per key through a worker's death, bad targets dead-lettered, replay, damaged
+    subscriptions passed over.
+    """
     async with receiving() as target, started(tmp_path, nodes=1) as cluster:
         urls = [node.url for node in cluster.nodes.values()]
         quick = {
@@ -91,7 +97,8 @@ async def test_deliveries(tmp_path: Path) -> None:
                 await subscribe(client, name, f"{target.url}/{name}", f"{name}/")
             await client.put("acordo/webhooks/subscriptions/damaged", b"\xff{")
             await client.put(
-                "acordo/webhooks/subscriptions/short", json.dumps({"url": "http://127.0.0.1/", "secret": "x"})
+                "acordo/webhooks/subscriptions/short",
+                json.dumps({"url": "http://127.0.0.1/", "secret": "x"}),
             )
             made: dict[str, list[int]] = defaultdict(list)
 
@@ -108,27 +115,38 @@ async def test_deliveries(tmp_path: Path) -> None:
                 first.send_signal(signal.SIGKILL)
                 await write(50)
                 wanted = sum(map(len, made.values()))
-                await until(lambda: len(_distinct(target.taken["/good"])) >= wanted, "all are delivered")
+                await until(
+                    lambda: len(_distinct(target.taken["/good"])) >= wanted, "all are delivered"
+                )
                 per_key: dict[str, list[int]] = defaultdict(list)
                 for each in _distinct(target.taken["/good"]):
                     per_key[each["key"]].append(each["revision"])
                 assert per_key == made  # first deliveries of each key, in order, none left out
                 await until(lambda: _letters(urls[0], 3), "three are given up")
-                letters = {str(each["id"]): each for each in await asked("--url", urls[0], "dead", "list")}
-                reasons = {name.split("/")[0]: str(letter["reason"]) for name, letter in letters.items()}
+                letters = {
+                    str(each["id"]): each for each in await asked("--url", urls[0], "dead", "list")
+                }
+                reasons = {
+                    name.split("/")[0]: str(letter["reason"]) for name, letter in letters.items()
+                }
                 assert reasons["fails"] == "answered 500" and reasons["redirects"] == "answered 302"
                 assert "Timeout" in reasons["hangs"]
                 assert target.attempts["/elsewhere"] == 0
-                assert 3 <= target.attempts["/fails"] <= 6  # the worker that died had begun to count
+                # the worker that died had begun to count
+                assert 3 <= target.attempts["/fails"] <= 6
                 release.set()
                 name = next(each for each in letters if each.startswith("fails/"))
                 await asked("--url", urls[0], "dead", "replay", name)
-                await until(lambda: len(target.taken["/fails"]) == 1, "the replayed one is delivered")
+                await until(
+                    lambda: len(target.taken["/fails"]) == 1, "the replayed one is delivered"
+                )
                 assert len(await asked("--url", urls[0], "dead", "list")) == 2
             async with worker(tmp_path, "w3", quick | {"webhook_allow_private": "false"}):
                 await client.put("k/inward", "x")
                 await until(lambda: _letters(urls[0], 3), "a target inside is refused")
-                reasons_now = [str(each["reason"]) for each in await asked("--url", urls[0], "dead", "list")]
+                reasons_now = [
+                    str(each["reason"]) for each in await asked("--url", urls[0], "dead", "list")
+                ]
                 assert any("not a public address" in reason for reason in reasons_now)
                 assert not any(each["key"] == "k/inward" for each in target.taken["/good"])
 

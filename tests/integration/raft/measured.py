@@ -1,6 +1,8 @@
-"""Be one member as a process that measures itself: `… measured ours|stock ID DIR FSYNC ID=ADDRESS...`.
+"""Be one member as a process that measures itself: `… measured ours|stock ID DIR FSYNC
+ID=ADDRESS...`.
 
-KIND is `ours` or `stock` (the library as it comes). Lines in, one JSON value a line out; see `bench/raft.py`.
+KIND is `ours` or `stock` (the library as it comes). Lines in, one JSON value a line out; see
+`bench/raft.py`.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ async def rate(act: Callable[[], Awaitable[object]], seconds: float, workers: in
 
 
 def group() -> bytes:
-    return encode(Submit(tuple(Intent(f"op{n}", 1, (), (Put(b"key%d" % n, b"v"),)) for n in range(GROUP))))
+    return encode(
+        Submit(tuple(Intent(f"op{n}", 1, (), (Put(b"key%d" % n, b"v"),)) for n in range(GROUP)))
+    )
 
 
 class Ours:
@@ -101,7 +105,11 @@ class Stock:
                 return len(command)
 
         os.makedirs(folder, exist_ok=True)
-        files = {} if fsync == "off" else {"journalFile": f"{folder}/journal", "fullDumpFile": f"{folder}/dump"}
+        files = (
+            {}
+            if fsync == "off"
+            else {"journalFile": f"{folder}/journal", "fullDumpFile": f"{folder}/dump"}
+        )
         own = next(peer.address for peer in peers if peer.id == name)
         others = [peer.address for peer in peers if peer.id != name]
         self.node: Any = Counter(own, others, conf=SyncObjConf(**files))
@@ -116,7 +124,9 @@ class Stock:
     async def _take(self, command: bytes) -> None:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        self.node.take(command, callback=lambda result, error: loop.call_soon_threadsafe(done.set_result, None))
+        self.node.take(
+            command, callback=lambda result, error: loop.call_soon_threadsafe(done.set_result, None)
+        )
         await asyncio.wait_for(done, 10)
 
     async def propose(self) -> None:
@@ -127,7 +137,11 @@ class Stock:
 
     def role(self) -> str:
         leader = self.node._getLeader()
-        return "leader" if leader is not None and leader == self.node.selfNode and self.node.isReady() else "other"
+        return (
+            "leader"
+            if leader is not None and leader == self.node.selfNode and self.node.isReady()
+            else "other"
+        )
 
 
 async def answer(node: Any, line: str) -> Any:
@@ -153,7 +167,9 @@ async def answer(node: Any, line: str) -> Any:
 
 async def main(kind: str, name: str, folder: str, fsync: str, *members: str) -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    peers = [PeerAddress(id, address) for id, _, address in (member.partition("=") for member in members)]
+    peers = [
+        PeerAddress(id, address) for id, _, address in (member.partition("=") for member in members)
+    ]
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

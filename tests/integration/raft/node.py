@@ -1,7 +1,8 @@
-"""One member as a process: `python -m tests.integration.raft.node ID DIR FSYNC SYNC_S ID=ADDRESS...`; lines in and out.
+"""One member as a process: `python -m tests.integration.raft.node ID DIR FSYNC SYNC_S
+ID=ADDRESS...`; lines in and out.
 
-FSYNC is the policy; each sync of its disk takes SYNC_S seconds longer than it does.
-`propose TEXT` -> `ok INDEX TERM` | `not_applied REASON` | `unknown`; `read`; `status`; `tape`; `transfer ID`.
+FSYNC is the policy; each sync of its disk takes SYNC_S seconds longer than it does. `propose TEXT`
+-> `ok INDEX TERM` | `not_applied REASON` | `unknown`; `read`; `status`; `tape`; `transfer ID`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Opened(Tape):
         self.member.open_reads(term)
 
 
-def make(name: str, folder: str, fsync: Any, members: list[PeerAddress], **more: Any) -> tuple[Member, Opened]:
+def make(
+    name: str, folder: str, fsync: Any, members: list[PeerAddress], **more: Any
+) -> tuple[Member, Opened]:
     chance, tape = random.Random(), Opened()
     own = next(m for m in members if m.id == name)
 
@@ -96,7 +99,9 @@ def slow(sync: Callable[[Any], None], longer_s: float) -> Callable[[Any], None]:
 
 async def main(name: str, folder: str, fsync: str, sync_s: str, *members: str) -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    peers = [PeerAddress(id, address) for id, _, address in (member.partition("=") for member in members)]
+    peers = [
+        PeerAddress(id, address) for id, _, address in (member.partition("=") for member in members)
+    ]
     if float(sync_s):
         for sync in ("fsync", "fdatasync"):
             setattr(os, sync, slow(getattr(os, sync), float(sync_s)))

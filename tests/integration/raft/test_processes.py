@@ -1,4 +1,6 @@
-"""Three real processes over real sockets and disks: order, kill -9, restart, nothing acknowledged is lost."""
+"""Three real processes over real sockets and disks: order, kill -9, restart, nothing acknowledged
+is lost.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +38,19 @@ class Processes:
     def __init__(self, folder: Path, fsync: str, *, sync_s: float = 0.0) -> None:
         """`sync_s`: how much longer each sync of a disk takes."""
         self.folder, self.fsync, self.sync_s = folder, fsync, sync_s
-        self.addresses = [f"{name}=127.0.0.1:{port}" for name, port in zip(NAMES, free_ports(3), strict=True)]
+        self.addresses = [
+            f"{name}=127.0.0.1:{port}" for name, port in zip(NAMES, free_ports(3), strict=True)
+        ]
         self.up: dict[str, Process] = {}
 
     async def start(self, name: str) -> None:
         settings = (name, str(self.folder / name), self.fsync, str(self.sync_s))
         arguments = ["-m", "tests.integration.raft.node", *settings, *self.addresses]
         child = await asyncio.create_subprocess_exec(
-            sys.executable, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            sys.executable,
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
         )
         assert child.stdout is not None
         async with asyncio.timeout(30):
@@ -61,12 +68,18 @@ class Processes:
             while True:
                 for name, process in self.up.items():
                     status = await process.status()
-                    if status["role"] == "leader" and status["quorum"] and status["applied"] == status["last"]:
+                    if (
+                        status["role"] == "leader"
+                        and status["quorum"]
+                        and status["applied"] == status["last"]
+                    ):
                         return name
                 await asyncio.sleep(0.02)
 
     async def until_ok(self, name: str, line: str) -> None:
-        """Ask again while it is refused; a command that may have been ordered is not asked twice."""
+        """Ask again while it is refused; a command that may have been ordered is not asked
+        twice.
+        """
         async with asyncio.timeout(30):
             while not (answer := await self.up[name].ask(line)).startswith("ok"):
                 assert answer.startswith("not_applied"), answer
@@ -99,7 +112,9 @@ async def test_kills_lose_nothing_that_was_acknowledged(tmp_path: Path, fsync: s
             victim = await processes.leader()
             for _ in range(30):
                 number += 1
-                answer = await processes.up[chance.choice(list(processes.up))].ask(f"propose c{number}")
+                answer = await processes.up[chance.choice(list(processes.up))].ask(
+                    f"propose c{number}"
+                )
                 if answer.startswith("ok"):
                     acknowledged.append(f"c{number}")
                 elif answer == "unknown":
@@ -107,7 +122,9 @@ async def test_kills_lose_nothing_that_was_acknowledged(tmp_path: Path, fsync: s
             await processes.kill(victim)
             await processes.leader()
             number += 1
-            if (await processes.up[next(iter(processes.up))].ask(f"propose c{number}")).startswith("ok"):
+            if (await processes.up[next(iter(processes.up))].ask(f"propose c{number}")).startswith(
+                "ok"
+            ):
                 acknowledged.append(f"c{number}")
             await processes.start(victim)
         await processes.until_ok("A", "propose end")
@@ -123,8 +140,8 @@ async def test_kills_lose_nothing_that_was_acknowledged(tmp_path: Path, fsync: s
 
 
 async def test_disks_of_200_ms_a_sync_elect(tmp_path: Path) -> None:
-    """A vote is two syncs here, longer than an election time-out; members that did not allow for it rose from term to
-    term and never had a leader.
+    """A vote is two syncs here, longer than an election time-out; members that did not allow for it
+    rose from term to term and never had a leader.
     """
     async with Processes(tmp_path, "always", sync_s=0.2) as processes:
         first = await processes.leader()

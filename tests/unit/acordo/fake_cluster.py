@@ -1,7 +1,9 @@
-"""An Acordo in memory behind aiohttp: every route the client speaks, exact revisions, op_ids, and failures on order.
+"""An Acordo in memory behind aiohttp: every route the client speaks, exact revisions, op_ids, and
+failures on order.
 
-It stands for the whole cluster; several addresses may serve the same state. `trouble` decides before each request
-what goes wrong: nothing, a response instead, or "drop" (act, then cut the connection without an answer).
+It stands for the whole cluster; several addresses may serve the same state. `trouble` decides
+before each request what goes wrong: nothing, a response instead, or "drop" (act, then cut the
+connection without an answer).
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ Trouble = Callable[[web.Request], web.StreamResponse | str | None]
 def problem(status: int, code: str, **members: Any) -> web.Response:
     body = msgspec.json.encode({"title": code, "status": status, "code": code, **members})
     headers = {"Retry-After": "1"} if status == 503 else {}
-    return web.Response(body=body, status=status, content_type="application/problem+json", headers=headers)
+    return web.Response(
+        body=body, status=status, content_type="application/problem+json", headers=headers
+    )
 
 
 class FakeCluster:
@@ -73,7 +77,7 @@ class FakeCluster:
         for runner in self._runners:
             await runner.cleanup()
 
-    # ----------------------------------------------------------------------------------------------------- the machine
+    # ---------------------------------------------------------------------------------- the machine
 
     def at(self, key: bytes, revision: int | None = None) -> tuple[int, bytes | None]:
         versions = self.history.get(key, [])
@@ -89,8 +93,16 @@ class FakeCluster:
         self.revision += 1
         outcome = self._evaluate(intent, op_id)
         self.ops[op_id] = (body, outcome)
-        digest = hashlib.blake2b(f"{self.rows[-1]['digest'] if self.rows else ''}{op_id}".encode(), digest_size=32)
-        row = {"seq": len(self.rows) + 1, "term": 1, "committer": "n1", "first": self.revision, "last": self.revision}
+        digest = hashlib.blake2b(
+            f"{self.rows[-1]['digest'] if self.rows else ''}{op_id}".encode(), digest_size=32
+        )
+        row = {
+            "seq": len(self.rows) + 1,
+            "term": 1,
+            "committer": "n1",
+            "first": self.revision,
+            "last": self.revision,
+        }
         self.rows.append({**row, "digest": digest.hexdigest(), "log_time_ms": 0, "body": []})
         self._news.set()
         self._news = asyncio.Event()
@@ -110,7 +122,12 @@ class FakeCluster:
             )
             if not holds:
                 if "otherwise" not in intent:
-                    return {"outcome": "refused", "revision": self.revision, "guard": n, "current": current}
+                    return {
+                        "outcome": "refused",
+                        "revision": self.revision,
+                        "guard": n,
+                        "current": current,
+                    }
                 branch, writes = "otherwise", intent["otherwise"]
                 break
         existed = None
@@ -120,7 +137,9 @@ class FakeCluster:
             value = from_json(write["value"]) if "put" in write else None
             if value is not None or existed:
                 self.history.setdefault(key, []).append((self.revision, value))
-                self.changes.append((self.revision, "put" if value is not None else "delete", key, value, op_id))
+                self.changes.append(
+                    (self.revision, "put" if value is not None else "delete", key, value, op_id)
+                )
         self.applied += 1
         return {
             "outcome": "applied",
@@ -132,9 +151,13 @@ class FakeCluster:
 
     def _entry(self, key: bytes) -> dict[str, Any]:
         revision, value = self.at(key)
-        return {"key": to_json(key), "value": None if value is None else to_json(value), "revision": revision}
+        return {
+            "key": to_json(key),
+            "value": None if value is None else to_json(value),
+            "revision": revision,
+        }
 
-    # ---------------------------------------------------------------------------------------------------------- routes
+    # --------------------------------------------------------------------------------------- routes
 
     def _app(self, node: str) -> web.Application:
         @web.middleware
@@ -150,7 +173,10 @@ class FakeCluster:
             try:
                 response: web.StreamResponse = await handler(request)
             except web.HTTPException as exc:
-                response = problem(exc.status, {404: "unknown_path", 405: "method_not_allowed"}.get(exc.status, "bad"))
+                response = problem(
+                    exc.status,
+                    {404: "unknown_path", 405: "method_not_allowed"}.get(exc.status, "bad"),
+                )
             if trouble == "drop":
                 assert request.transport
                 request.transport.abort()
@@ -160,7 +186,9 @@ class FakeCluster:
             response.headers.setdefault("Acordo-Node", node)
             response.headers.setdefault("Acordo-Revision", str(self.revision))
             if request.method == "GET":
-                response.headers.setdefault("Acordo-Level", request.query.get("consistency", "linearizable"))
+                response.headers.setdefault(
+                    "Acordo-Level", request.query.get("consistency", "linearizable")
+                )
 
         app = web.Application(middlewares=[play], client_max_size=8 * 1024 * 1024)
         app.on_response_prepare.append(sign)
@@ -201,12 +229,16 @@ class FakeCluster:
         elif request.headers.get("If-Match") == "*":
             guards = [{"key": to_json(key), "exists": True}]
         elif "If-Match" in request.headers:
-            guards = [{"key": to_json(key), "revision": int(request.headers["If-Match"].strip('"'))}]
+            guards = [
+                {"key": to_json(key), "revision": int(request.headers["If-Match"].strip('"'))}
+            ]
         if request.method == "PUT":
             value = await request.read()
             self.ttls.append(request.query.get("ttl", ""))
             if len(value) > 1024 * 1024:
-                return problem(413, "value_too_large", detail="the value has more than 1048576 bytes")
+                return problem(
+                    413, "value_too_large", detail="the value has more than 1048576 bytes"
+                )
             writes: list[dict[str, Any]] = [{"put": to_json(key), "value": to_json(value)}]
         else:
             writes = [{"delete": to_json(key)}]
@@ -217,7 +249,9 @@ class FakeCluster:
     def _told(self, outcome: dict[str, Any], refused: int, created: int = 200) -> web.Response:
         match outcome["outcome"]:
             case "refused":
-                return problem(refused, "refused", detail="a guard did not hold", **outcome | {"outcome": None})
+                return problem(
+                    refused, "refused", detail="a guard did not hold", **outcome | {"outcome": None}
+                )
             case "mismatch":
                 return problem(422, "mismatch", detail="this op_id is known with another body")
             case "expired":
@@ -236,9 +270,18 @@ class FakeCluster:
     async def _batch(self, request: web.Request) -> web.Response:
         operations = (await request.json())["operations"]
         for n, op in enumerate(operations):
-            if any(len(from_json(w.get("put", w.get("delete")))) > 1024 for w in op.get("writes", [])):
-                return problem(400, "key_too_long", outcome="not_applied", detail=f"operations[{n}]: the key is long")
-        return web.json_response({"results": [self.order(op.pop("op_id"), op) for op in operations]})
+            if any(
+                len(from_json(w.get("put", w.get("delete")))) > 1024 for w in op.get("writes", [])
+            ):
+                return problem(
+                    400,
+                    "key_too_long",
+                    outcome="not_applied",
+                    detail=f"operations[{n}]: the key is long",
+                )
+        return web.json_response(
+            {"results": [self.order(op.pop("op_id"), op) for op in operations]}
+        )
 
     async def _async(self, request: web.Request) -> web.Response:
         op_id = request.headers["Idempotency-Key"].strip('"')
@@ -255,13 +298,24 @@ class FakeCluster:
         return web.json_response(self.ops[op_id][1])
 
     async def _list(self, request: web.Request) -> web.Response:
-        raw = {k: unquote_to_bytes(v) for k, _, v in (p.partition("=") for p in request.query_string.split("&"))}
+        raw = {
+            k: unquote_to_bytes(v)
+            for k, _, v in (p.partition("=") for p in request.query_string.split("&"))
+        }
         prefix, limit = raw.get("prefix", b""), int(raw.get("limit", b"100"))
         revision, after = self.revision, b""
         if token := raw.get("continue"):
-            revision, after = int(token.split(b":")[0]), bytes.fromhex(token.split(b":")[1].decode())
+            revision, after = (
+                int(token.split(b":")[0]),
+                bytes.fromhex(token.split(b":")[1].decode()),
+            )
         if revision < self.floor:
-            return problem(410, "pruned", floor=self.floor, detail=f"revisions below {self.floor} are forgotten")
+            return problem(
+                410,
+                "pruned",
+                floor=self.floor,
+                detail=f"revisions below {self.floor} are forgotten",
+            )
         entries = []
         for key in sorted(self.history):
             at, value = self.at(key, revision)
@@ -269,12 +323,24 @@ class FakeCluster:
                 value_form = {} if raw.get("keys_only") else {"value": to_json(value)}
                 entries.append({"key": to_json(key), **value_form, "revision": at})
         page = entries[:limit]
-        token = f"{revision}:{from_json(page[-1]['key']).hex()}".encode() if len(entries) > limit else None
-        return web.json_response({"items": page, "revision": revision, "continue": token.decode() if token else None})
+        token = (
+            f"{revision}:{from_json(page[-1]['key']).hex()}".encode()
+            if len(entries) > limit
+            else None
+        )
+        return web.json_response(
+            {"items": page, "revision": revision, "continue": token.decode() if token else None}
+        )
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
-        raw = {k: unquote_to_bytes(v) for k, _, v in (p.partition("=") for p in request.query_string.split("&"))}
-        prefix, position = raw.get("prefix", b""), int(request.headers.get("Last-Event-ID", self.revision))
+        raw = {
+            k: unquote_to_bytes(v)
+            for k, _, v in (p.partition("=") for p in request.query_string.split("&"))
+        }
+        prefix, position = (
+            raw.get("prefix", b""),
+            int(request.headers.get("Last-Event-ID", self.revision)),
+        )
         if position < self.floor:
             return problem(410, "pruned", floor=self.floor)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -298,7 +364,9 @@ class FakeCluster:
         if self.leader is None:
             return problem(503, "no_leader", outcome="not_applied", detail="no leader is known")
         url = self.urls[int(self.leader[1:]) - 1]
-        return web.json_response({"id": self.leader, "url": url, "term": 1, "quorum": True, "since_ms": 1})
+        return web.json_response(
+            {"id": self.leader, "url": url, "term": 1, "quorum": True, "since_ms": 1}
+        )
 
     async def _cluster(self, node: str) -> web.Response:
         members = [
@@ -306,11 +374,16 @@ class FakeCluster:
                 "id": f"n{n}",
                 "url": url,
                 "voter": True,
-                "role": "unknown" if f"n{n}" in self.dead else "leader" if f"n{n}" == self.leader else "follower",
+                "role": "unknown"
+                if f"n{n}" in self.dead
+                else "leader"
+                if f"n{n}" == self.leader
+                else "follower",
                 "term": 1,
                 "applied": self.revision,
                 "settled": self.revision,
-                "digest": self.digests.get(f"n{n}") or (self.rows[-1]["digest"] if self.rows else "00" * 32),
+                "digest": self.digests.get(f"n{n}")
+                or (self.rows[-1]["digest"] if self.rows else "00" * 32),
                 "lag": 0,
                 "last_seen_s": 9.5 if f"n{n}" in self.dead else 0.1,
             }

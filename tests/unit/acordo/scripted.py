@@ -1,4 +1,6 @@
-"""A server on a raw socket that plays one scripted ending per request, and counts what it was sent."""
+"""A server on a raw socket that plays one scripted ending per request, and counts what it
+was sent.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ class Play(msgspec.Struct, frozen=True):
     answer: bytes = b""
     """Bytes to send back."""
     then: str = "keep"
-    """keep: wait for the next request; close: end the stream; reset: RST; hang: never say anything again."""
+    """keep: wait for the next request; close: end the stream; reset: RST; hang: never say anything
+    again.
+    """
     head_only: bool = False
     """Act after the first byte of the request, without reading the rest."""
 
@@ -39,7 +43,13 @@ def http(
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def problem(status: int, *, node: str | None = "n1", headers: dict[str, str] | None = None, **members: object) -> bytes:
+def problem(
+    status: int,
+    *,
+    node: str | None = "n1",
+    headers: dict[str, str] | None = None,
+    **members: object,
+) -> bytes:
     """Return a problem document as a node sends it."""
     body = msgspec.json.encode({"status": status, **members})
     return http(status, body, node=node, kind="application/problem+json", headers=headers)
@@ -49,7 +59,10 @@ class Scripted:
     """Play the script, then `otherwise` for ever."""
 
     def __init__(self, script: Sequence[Play] = (), otherwise: Play | None = None) -> None:
-        self._script, self._otherwise = list(script), otherwise or Play(http(200, b"v", headers={"ETag": '"5"'}))
+        self._script, self._otherwise = (
+            list(script),
+            otherwise or Play(http(200, b"v", headers={"ETag": '"5"'})),
+        )
         self.requests: list[bytes] = []
         self.on_request: Callable[[], None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()

@@ -31,8 +31,13 @@ def write_lines(path: Path, count: int, keys: int | None = None) -> dict[bytes, 
                 value = {"base64": "/wD+"}
             else:
                 value = f"value {n}"
-            file.write(msgspec.json.encode({"key": key, "value": value}) + (b"\n\n" if n % 11 == 0 else b"\n"))
-            wanted[key.encode()] = b"\xff\x00\xfe" if isinstance(value, dict) else str(value).encode()
+            file.write(
+                msgspec.json.encode({"key": key, "value": value})
+                + (b"\n\n" if n % 11 == 0 else b"\n")
+            )
+            wanted[key.encode()] = (
+                b"\xff\x00\xfe" if isinstance(value, dict) else str(value).encode()
+            )
     return wanted
 
 
@@ -42,7 +47,9 @@ def held(cluster: FakeCluster) -> dict[bytes, bytes]:
 
 async def load_file(client: Client, path: Path, timeout_s: float = bulk.TIMEOUT_S) -> bulk.LoadDone:
     with path.open("rb") as source:
-        return await bulk.load(client, source, checkpoint=bulk.checkpoint_of_load(path), timeout_s=timeout_s)
+        return await bulk.load(
+            client, source, checkpoint=bulk.checkpoint_of_load(path), timeout_s=timeout_s
+        )
 
 
 async def test_load_takes_the_last_line_of_each_key(tmp_path: Path) -> None:
@@ -55,8 +62,12 @@ async def test_load_takes_the_last_line_of_each_key(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == [path]
 
 
-async def run_until_cut(cluster: FakeCluster, path: Path, random: Random, cut_at: int) -> bulk.LoadDone | None:
-    """Load until the cluster has seen `cut_at` requests, losing 30 % of its answers; None: it was interrupted."""
+async def run_until_cut(
+    cluster: FakeCluster, path: Path, random: Random, cut_at: int
+) -> bulk.LoadDone | None:
+    """Load until the cluster has seen `cut_at` requests, losing 30 % of its answers; None: it was
+    interrupted.
+    """
     seen = 0
 
     def trouble(request: web.Request) -> web.StreamResponse | str | None:
@@ -77,8 +88,12 @@ async def run_until_cut(cluster: FakeCluster, path: Path, random: Random, cut_at
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_an_interrupted_load_goes_on_without_losing_or_doubling(tmp_path: Path, seed: int) -> None:
-    """INV-3 across processes: each line takes effect once, whenever the load was cut, answers lost or not."""
+async def test_an_interrupted_load_goes_on_without_losing_or_doubling(
+    tmp_path: Path, seed: int
+) -> None:
+    """INV-3 across processes: each line takes effect once, whenever the load was cut, answers lost
+    or not.
+    """
     random = Random(seed)
     path = tmp_path / "in.ndjson"
     wanted = write_lines(path, 1500, keys=400)
@@ -86,7 +101,9 @@ async def test_an_interrupted_load_goes_on_without_losing_or_doubling(tmp_path: 
         done, runs = None, 0
         while done is None:
             runs += 1
-            done = await run_until_cut(cluster, path, random, random.randrange(2, 12) if runs < 6 else 10**9)
+            done = await run_until_cut(
+                cluster, path, random, random.randrange(2, 12) if runs < 6 else 10**9
+            )
         assert runs > 1
         assert done.resumed_at or done.again
         assert held(cluster) == wanted
@@ -112,7 +129,9 @@ async def test_another_file_under_the_same_name_is_noticed(tmp_path: Path) -> No
     async with FakeCluster() as cluster:
         async with Client(cluster.urls) as client:
             seen = iter(range(100))
-            cluster.trouble = lambda r: problem(503, "no_quorum", outcome="not_applied") if next(seen) > 1 else None
+            cluster.trouble = lambda r: (
+                problem(503, "no_quorum", outcome="not_applied") if next(seen) > 1 else None
+            )
             with pytest.raises(NotApplied):
                 await load_file(client, path, timeout_s=1.5)
             cluster.trouble = lambda r: None
@@ -139,7 +158,9 @@ async def test_unknown_outcomes_stop_the_load_and_the_next_run_settles_them(tmp_
         assert (held(cluster), cluster.applied) == (wanted, 300)
 
 
-async def test_expired_lines_go_on_under_the_next_op_id_also_in_the_next_run(tmp_path: Path) -> None:
+async def test_expired_lines_go_on_under_the_next_op_id_also_in_the_next_run(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "in.ndjson"
     wanted = write_lines(path, 130)
     async with FakeCluster() as cluster, Client(cluster.urls) as client:
@@ -152,7 +173,9 @@ async def test_expired_lines_go_on_under_the_next_op_id_also_in_the_next_run(tmp
             cluster.ops[op_id] = (taken[op_id][0], {"outcome": "expired", "revision": 1})
         done = await load_file(client, path)
         assert (done.lines, held(cluster)) == (130, wanted)
-        assert sum(op_id.endswith("-1") and op_id.count("-") == 4 for op_id in cluster.ops) == len(taken)
+        assert sum(op_id.endswith("-1") and op_id.count("-") == 4 for op_id in cluster.ops) == len(
+            taken
+        )
 
 
 @pytest.mark.parametrize(
@@ -200,10 +223,16 @@ async def test_one_bad_line_does_not_take_its_batch_along() -> None:
         assert sorted(held(cluster)) == [b"k", b"kk", b"kkk"]
 
 
-@pytest.mark.parametrize("value", [b"\xff" * 60_000, b"\x01" * 60_000, b'"' * 60_000, b"v" * 60_000])
+@pytest.mark.parametrize(
+    "value", [b"\xff" * 60_000, b"\x01" * 60_000, b'"' * 60_000, b"v" * 60_000]
+)
 @pytest.mark.parametrize("takes", [bulk.BATCH_BYTES, 400_000])
-async def test_a_batch_is_weighed_as_it_is_sent_and_split_where_less_is_taken(value: bytes, takes: int) -> None:
-    """Values that are no text grow in JSON; and what stands between may take less than a node does."""
+async def test_a_batch_is_weighed_as_it_is_sent_and_split_where_less_is_taken(
+    value: bytes, takes: int
+) -> None:
+    """Values that are no text grow in JSON; and what stands between may take less than a
+    node does.
+    """
     lines = [msgspec.json.encode({"key": f"k{n}", "value": wire.to_json(value)}) for n in range(45)]
     sizes: list[int] = []
 
@@ -239,7 +268,11 @@ async def test_dump_and_load_are_inverse(tmp_path: Path) -> None:
         async with Client(cluster.urls) as client:
             await load_file(client, path)
             done = await bulk.dump(client, out, page=37)
-            assert (done.keys, done.bytes, done.revision) == (400, out.stat().st_size, cluster.revision)
+            assert (done.keys, done.bytes, done.revision) == (
+                400,
+                out.stat().st_size,
+                cluster.revision,
+            )
         async with Client(other.urls) as client:
             await load_file(client, out)
         assert held(other) == wanted
@@ -295,7 +328,9 @@ async def test_a_dump_whose_revision_is_gone_says_so(tmp_path: Path) -> None:
 
 
 async def test_what_expires_keeps_its_moment_through_dump_and_load(tmp_path: Path) -> None:
-    """A lock that is restored ends when it would have ended, or is not restored at all; old dumps have no moment."""
+    """A lock that is restored ends when it would have ended, or is not restored at all; old dumps
+    have no moment.
+    """
     async with opened() as api, Client(api.url) as client:
         await client.put("lock", "mine", ttl_s=600)
         await client.put("short", "gone", ttl_s=5)
@@ -326,7 +361,9 @@ async def test_what_expires_keeps_its_moment_through_dump_and_load(tmp_path: Pat
         assert old is not None and old.expires_ms is None
 
 
-async def test_a_line_that_is_sent_again_after_an_interruption_has_the_same_ttl(tmp_path: Path) -> None:
+async def test_a_line_that_is_sent_again_after_an_interruption_has_the_same_ttl(
+    tmp_path: Path,
+) -> None:
     """Else its op_id would be known with another body, and the load could never end."""
     path = tmp_path / "in.ndjson"
     async with opened() as api, Client(api.url) as client:

@@ -85,7 +85,9 @@ async def test_put_get_delete(acordo: Shell) -> None:
     assert (await acordo("--json", "get", "k")).json["found"] is False
 
 
-async def test_values_from_files_and_binary_keys(acordo: Shell, tmp_path: Path, cluster: FakeCluster) -> None:
+async def test_values_from_files_and_binary_keys(
+    acordo: Shell, tmp_path: Path, cluster: FakeCluster
+) -> None:
     (tmp_path / "value").write_bytes(b"from a file")
     assert (await acordo("put", "base64:/wA=", "--file", str(tmp_path / "value"))).code == 0
     assert cluster.at(b"\xff\x00")[1] == b"from a file"
@@ -101,7 +103,11 @@ async def test_guards_leave_with_1_and_say_what_is_there(acordo: Shell) -> None:
     assert refused.code == 1
     assert "  k is at revision 2 now" in refused.err
     told = msgspec.json.decode((await acordo("cas", "k", "0", "x", "--json")).err)
-    assert (told["error"], told["current"], told["maybe_applied"]) == ("PreconditionFailed", 2, False)
+    assert (told["error"], told["current"], told["maybe_applied"]) == (
+        "PreconditionFailed",
+        2,
+        False,
+    )
     assert (await acordo("put", "k", "v", "--if-absent")).code == 1
     assert (await acordo("put", "none", "v", "--if-exists")).code == 1
     assert (await acordo("put", "k", "v", "--if-exists", "--if-absent")).code == 2
@@ -109,8 +115,14 @@ async def test_guards_leave_with_1_and_say_what_is_there(acordo: Shell) -> None:
 
 
 async def test_list_and_txn(acordo: Shell) -> None:
-    done = await acordo("txn", "--put", "a/1=x", "--put", "a/2=y=z", "--if-absent", "a/1", "--read", "a/1", "--json")
-    assert (done.json["revision"], done.json["branch"], done.json["reads"][0]["value"]) == (1, "then", None)
+    done = await acordo(
+        "txn", "--put", "a/1=x", "--put", "a/2=y=z", "--if-absent", "a/1", "--read", "a/1", "--json"
+    )
+    assert (done.json["revision"], done.json["branch"], done.json["reads"][0]["value"]) == (
+        1,
+        "then",
+        None,
+    )
     assert [line["key"] for line in (await acordo("list", "a/", "--json")).lines] == ["a/1", "a/2"]
     assert (await acordo("list", "a/", "-k", "--limit", "1")).out == b"a/1\n"
     assert b"y=z" in (await acordo("list")).out
@@ -138,7 +150,10 @@ async def test_watch_and_operation(acordo: Shell, cluster: FakeCluster) -> None:
         written = await client.put("w/1", "x")
         await client.delete("w/1")
     seen = await acordo("watch", "w/", "--after", "0", "--count", "2", "--json")
-    assert [(e["event"], e["revision"], e["value"]) for e in seen.lines] == [("put", 1, "x"), ("delete", 2, None)]
+    assert [(e["event"], e["revision"], e["value"]) for e in seen.lines] == [
+        ("put", 1, "x"),
+        ("delete", 2, None),
+    ]
     assert (await acordo("operation", written.op_id)).out == b"applied at revision 1\n"
     looked = await acordo("operation", "nobody's")
     assert looked.code == 4
@@ -150,15 +165,21 @@ async def test_watch_and_operation(acordo: Shell, cluster: FakeCluster) -> None:
 
 
 async def test_codes_of_failures(acordo: Shell, cluster: FakeCluster) -> None:
-    cluster.trouble = lambda request: problem(503, "no_quorum", outcome="not_applied", detail="no quorum")
+    cluster.trouble = lambda request: problem(
+        503, "no_quorum", outcome="not_applied", detail="no quorum"
+    )
     assert (await acordo("put", "k", "v", "--timeout", "1.5")).code == 3
     assert (await acordo("get", "k", "--timeout=1.5")).code == 3
     cluster.trouble = lambda request: problem(504, "outcome_unknown", outcome="unknown")
     unknown = await acordo("put", "k", "v", "--timeout", "1.5", "--op-id", "mine")
     assert unknown.code == 4
     assert "acordo operation mine" in unknown.err
-    assert (await Shell([f"127.0.0.1:{await closed_port()}"])("put", "k", "v", "--timeout", "1.5")).code == 5
-    cluster.trouble = lambda request: problem(400, "bad_ttl", detail="[bold]no[/bold]", allowed="more than 0")
+    assert (
+        await Shell([f"127.0.0.1:{await closed_port()}"])("put", "k", "v", "--timeout", "1.5")
+    ).code == 5
+    cluster.trouble = lambda request: problem(
+        400, "bad_ttl", detail="[bold]no[/bold]", allowed="more than 0"
+    )
     bad = await acordo("put", "k", "v")
     assert bad.code == 2
     assert "[bold]no[/bold]" in bad.err
@@ -185,14 +206,27 @@ def test_what_comes_from_elsewhere_cannot_move_the_terminal() -> None:
         b"\xff",
         b"\xc3\xbf",
     )
-    assert len({printable(form) for form in forms}) == len(forms)  # each shown form stands for one value
+    # each shown form stands for one value
+    assert len({printable(form) for form in forms}) == len(forms)
     assert printable("\u202egnp.exe") == "\\u202egnp.exe"
     assert len(printable("x" * 100)) == 60
 
 
 async def test_what_list_shows_can_be_asked_for(acordo: Shell, cluster: FakeCluster) -> None:
-    """NUL and the four characters of its escape are two keys, and the shown form is what an argument takes."""
-    keys = [b"\x00", rb"\x00", b"base64:AA==", b"base64:???", b" padded ", b"\xff", b"\xe2\x80\xae", b"[red]", b"plain"]
+    """NUL and the four characters of its escape are two keys, and the shown form is what an
+    argument takes.
+    """
+    keys = [
+        b"\x00",
+        rb"\x00",
+        b"base64:AA==",
+        b"base64:???",
+        b" padded ",
+        b"\xff",
+        b"\xe2\x80\xae",
+        b"[red]",
+        b"plain",
+    ]
     async with Client(cluster.urls) as client:
         for key in keys:
             await client.put(key, key.hex())
@@ -208,13 +242,17 @@ async def test_what_list_shows_can_be_asked_for(acordo: Shell, cluster: FakeClus
 
 async def test_refusals_name_the_key(acordo: Shell) -> None:
     await acordo("put", "stock/7", "1")
-    refused = await acordo("txn", "--if-exists", "stock/7", "--if-absent", "stock/7", "--put", "log=x")
+    refused = await acordo(
+        "txn", "--if-exists", "stock/7", "--if-absent", "stock/7", "--put", "log=x"
+    )
     assert (refused.code, "stock/7 is at revision 1 now" in refused.err) == (1, True)
     told = msgspec.json.decode((await acordo("put", "stock/7", "2", "--if-absent", "--json")).err)
     assert told["key"] == "stock/7"
 
 
-async def test_status_shows_urls_whole_and_what_is_not_known(cluster: FakeCluster, acordo: Shell) -> None:
+async def test_status_shows_urls_whole_and_what_is_not_known(
+    cluster: FakeCluster, acordo: Shell
+) -> None:
     cluster.leader = None
     ran = await acordo("status")
     assert all(url in ran.out.decode() for url in cluster.urls)
@@ -224,10 +262,13 @@ async def test_status_shows_urls_whole_and_what_is_not_known(cluster: FakeCluste
         env={**os.environ, "ACORDO_URLS": cluster.urls[0]}, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, _ = await process.communicate()
-    assert all(url in out.decode() for url in cluster.urls), out.decode()  # also on a narrow terminal
+    # also on a narrow terminal
+    assert all(url in out.decode() for url in cluster.urls), out.decode()
 
 
-async def test_promoting_a_voter_changes_nothing_and_says_so(acordo: Shell, cluster: FakeCluster) -> None:
+async def test_promoting_a_voter_changes_nothing_and_says_so(
+    acordo: Shell, cluster: FakeCluster
+) -> None:
     ran = await acordo("members", "promote", "n2")
     assert (ran.code, ran.out) == (0, b"n2 votes already: nothing to do\n")
     assert not any("promote" in request for request in cluster.requests)
@@ -240,7 +281,9 @@ async def test_silence_is_told() -> None:
 
 
 def test_it_runs_as_a_module() -> None:
-    ran = subprocess.run([sys.executable, "-m", "acordo", "--version"], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-m", "acordo", "--version"], capture_output=True, text=True, check=True
+    )
     assert ran.stdout.startswith("acordo")
 
 
@@ -273,7 +316,9 @@ def test_every_command_is_among_those_that_are_interrupted() -> None:
 
 @pytest.mark.timeout(300)
 async def test_ctrl_c_ends_every_command_with_130(cluster: FakeCluster, tmp_path: Path) -> None:
-    """A real process and a real SIGINT each, sent when its request has arrived; the answer is a refusal."""
+    """A real process and a real SIGINT each, sent when its request has arrived; the answer is a
+    refusal.
+    """
     (tmp_path / "in").write_bytes(b'{"key": "k", "value": "v"}\n' * 3)
     for command, arguments in HELD.items():
         given = [str(tmp_path / "in") if each == "FILE" else each for each in arguments]
@@ -283,7 +328,9 @@ async def test_ctrl_c_ends_every_command_with_130(cluster: FakeCluster, tmp_path
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
 
-        def refuse(request: web.Request, process: asyncio.subprocess.Process = process) -> web.StreamResponse:
+        def refuse(
+            request: web.Request, process: asyncio.subprocess.Process = process
+        ) -> web.StreamResponse:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGINT)
             return problem(400, "bad", detail="heard at the same time")
@@ -305,7 +352,9 @@ async def test_ctrl_c_ends_every_command_with_130(cluster: FakeCluster, tmp_path
     ],
 )  # fmt: skip
 def test_ctrl_c_wins_over_whatever_else_comes_of_it(ends: str, says: str) -> None:
-    """It was pressed before the command had ended: 130, also when a refusal is heard at the same moment."""
+    """It was pressed before the command had ended: 130, also when a refusal is heard at the same
+    moment.
+    """
     code = f"""
 import asyncio, os, signal, types
 from acordo import interrupts
@@ -322,7 +371,9 @@ try:
 except BaseException as exc:
     os._exit(exc.exit_code)
 """
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (ran.returncode, says in ran.stderr) == (130, True), ran.stderr
     assert ran.stderr.count("interrupted") <= 1
 
@@ -363,7 +414,9 @@ async def test_load_and_dump(acordo: Shell, cluster: FakeCluster, tmp_path: Path
 async def test_what_can_never_work_is_not_told_to_be_tried_again(
     status: int, code: str, arguments: list[str], leaves: int
 ) -> None:
-    said = problem_bytes(status, code=code, detail="nope is none", allowed="n1, n2", advice="name another one")
+    said = problem_bytes(
+        status, code=code, detail="nope is none", allowed="n1, n2", advice="name another one"
+    )
     async with Scripted(otherwise=Play(said)) as server:
         ran = await Shell([server.url])(*arguments)
         assert (ran.code, len(server.requests)) == (leaves, 1)
@@ -376,7 +429,11 @@ async def test_what_can_never_work_is_not_told_to_be_tried_again(
 @pytest.mark.parametrize("arguments", [["put", "k", "v"], ["get", "k"], ["delete", "k"], ["list"]])
 async def test_what_to_do_is_said_in_the_servers_words(arguments: list[str]) -> None:
     said = problem_bytes(
-        503, code="store_refused", outcome="not_applied", detail="swapped", advice="an operator decides"
+        503,
+        code="store_refused",
+        outcome="not_applied",
+        detail="swapped",
+        advice="an operator decides",
     )
     async with Scripted(otherwise=Play(said)) as server:
         ran = await Shell([server.url])(*arguments, "--timeout", "0.3")
@@ -386,7 +443,9 @@ async def test_what_to_do_is_said_in_the_servers_words(arguments: list[str]) -> 
 
 
 async def test_a_forgotten_operation_is_asked_for_once_and_not_sent_in_a_circle() -> None:
-    said = problem_bytes(504, code="outcome_forgotten", outcome="unknown", detail="gone", advice="read the key")
+    said = problem_bytes(
+        504, code="outcome_forgotten", outcome="unknown", detail="gone", advice="read the key"
+    )
     async with Scripted(otherwise=Play(said)) as server:
         ran = await Shell([server.url])("operation", "~n1.aaa.1")
         assert (ran.code, len(server.requests)) == (4, 1)
@@ -403,7 +462,9 @@ async def test_the_help_of_txn_shows_its_json_form_whole(acordo: Shell) -> None:
 async def test_a_bad_line_behind_good_ones_is_not_said_to_have_changed_nothing(
     acordo: Shell, cluster: FakeCluster, tmp_path: Path
 ) -> None:
-    """INV-4 in words: lines are in. The mended file goes on where the load stopped, and nothing is doubled."""
+    """INV-4 in words: lines are in. The mended file goes on where the load stopped, and nothing is
+    doubled.
+    """
     path = tmp_path / "in"
     good = b"".join(b'{"key": "k%d", "value": "v%d"}\n' % (n, n) for n in range(1500))
     path.write_bytes(good + b"broken\n")
@@ -426,7 +487,9 @@ async def test_a_bad_line_behind_good_ones_is_not_said_to_have_changed_nothing(
 async def test_ctrl_c_during_a_load_says_how_to_go_on_and_going_on_doubles_nothing(
     cluster: FakeCluster, tmp_path: Path
 ) -> None:
-    """A real process, a real SIGINT, in the middle of a load; then again with SIGKILL; then to the end."""
+    """A real process, a real SIGINT, in the middle of a load; then again with SIGKILL; then to the
+    end.
+    """
     path = tmp_path / "in.ndjson"
     path.write_bytes(b"".join(b'{"key": "k%d", "value": "v%d"}\n' % (n, n) for n in range(12_000)))
     environment = {**os.environ, "ACORDO_URLS": ",".join(cluster.urls)}
@@ -480,7 +543,13 @@ def rows(count: int) -> list[dict[str, Any]]:
             op_id, body_hash = f"op-{seq}-{n}", bytes([seq, n]) * 8
             digest = roll(digest, op_id, body_hash)
             body.append({"op_id": op_id, "body_hash": body_hash.hex(), "outcome": "applied"})
-        row = {"seq": seq, "term": 1 + seq // 4, "committer": "n1", "first": last + 1, "last": last + len(body)}
+        row = {
+            "seq": seq,
+            "term": 1 + seq // 4,
+            "committer": "n1",
+            "first": last + 1,
+            "last": last + len(body),
+        }
         made.append({**row, "digest": digest.hex(), "log_time_ms": 0, "body": body})
         last += len(body)
     return made
@@ -553,6 +622,10 @@ async def test_a_dump_that_cannot_go_on_says_how_to_begin_anew(tmp_path: Path) -
         part = bulk._beside(target, "part")
         part.write_bytes(b"")
         refused = await Shell([api.url])("dump", str(target))
-        assert refused.code == 2 and "--restart begins anew" in refused.err and "has not been given" in refused.err
+        assert (
+            refused.code == 2
+            and "--restart begins anew" in refused.err
+            and "has not been given" in refused.err
+        )
         assert (await Shell([api.url])("dump", str(target), "--restart")).code == 0
         assert target.read_bytes().count(b"\n") == 1

@@ -24,7 +24,9 @@ UNKNOWN = problem(504, code="timed_out", outcome="unknown")
 
 
 def op_id_of(request: bytes) -> bytes:
-    return next(line for line in request.split(b"\r\n") if line.lower().startswith(b"idempotency-key:"))
+    return next(
+        line for line in request.split(b"\r\n") if line.lower().startswith(b"idempotency-key:")
+    )
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
@@ -34,7 +36,11 @@ async def test_one_call_is_one_request(method: str, ending: str) -> None:
     script = [Play(http(200, b"v", headers={"ETag": '"5"'})), Play(then=ending)]
     async with Scripted(script) as server, Client(server.url, retries=False) as client:
         await client.get("warm up the connection")
-        calls = {"GET": client.get, "PUT": lambda key: client.put(key, "v"), "DELETE": client.delete}
+        calls = {
+            "GET": client.get,
+            "PUT": lambda key: client.put(key, "v"),
+            "DELETE": client.delete,
+        }
         with pytest.raises(ReadFailed if method == "GET" else OutcomeUnknown):
             await calls[method]("k")  # type: ignore[operator]
         assert len(server.requests) == 2
@@ -78,12 +84,16 @@ async def test_nobody_there_is_unreachable_not_unknown() -> None:
         Play(then="hang"),
     ],
 )
-async def test_after_a_byte_left_silence_is_unknown_and_repeated_with_the_same_op_id(play: Play) -> None:
+async def test_after_a_byte_left_silence_is_unknown_and_repeated_with_the_same_op_id(
+    play: Play,
+) -> None:
     async with Scripted([play], Play(WRITTEN)) as server:
         async with Client(server.url, attempt_timeout_s=0.5) as client:
             written = await client.put("k", "v")
         assert (written.revision, written.attempts) == (5, 2)
-        assert len(server.requests[0]) == 1 or op_id_of(server.requests[-1]) == op_id_of(server.requests[0])
+        assert len(server.requests[0]) == 1 or op_id_of(server.requests[-1]) == op_id_of(
+            server.requests[0]
+        )
     async with Scripted([play], Play(WRITTEN)) as server:
         async with Client(server.url, attempt_timeout_s=0.3, retries=False) as client:
             with pytest.raises(OutcomeUnknown) as caught:
@@ -93,7 +103,10 @@ async def test_after_a_byte_left_silence_is_unknown_and_repeated_with_the_same_o
 
 
 async def test_a_refusal_after_an_unknown_attempt_stays_unknown() -> None:
-    async with Scripted([Play(UNKNOWN)], Play(NOT_APPLIED)) as server, Client(server.url, timeout_s=1.5) as client:
+    async with (
+        Scripted([Play(UNKNOWN)], Play(NOT_APPLIED)) as server,
+        Client(server.url, timeout_s=1.5) as client,
+    ):
         with pytest.raises(OutcomeUnknown) as caught:
             await client.put("k", "v")
         assert caught.value.attempts > 1
@@ -109,9 +122,15 @@ async def test_the_recorded_refusal_of_a_repeated_op_id_is_definite() -> None:
 
 
 async def test_definite_refusals_are_retried_and_told_as_such_at_the_end() -> None:
-    async with Scripted([Play(NOT_APPLIED)] * 3, Play(WRITTEN)) as server, Client(server.url) as client:
+    async with (
+        Scripted([Play(NOT_APPLIED)] * 3, Play(WRITTEN)) as server,
+        Client(server.url) as client,
+    ):
         assert (await client.put("k", "v")).attempts == 4
-    async with Scripted(otherwise=Play(NOT_APPLIED)) as server, Client(server.url, timeout_s=1.5) as client:
+    async with (
+        Scripted(otherwise=Play(NOT_APPLIED)) as server,
+        Client(server.url, timeout_s=1.5) as client,
+    ):
         with pytest.raises(NotApplied) as caught:
             await client.put("k", "v")
         assert caught.value.reason == "no_leader"
@@ -123,7 +142,10 @@ EXPIRED = problem(503, code="expired", outcome="not_applied")
 
 async def test_an_expired_operation_goes_on_under_a_new_op_id() -> None:
     """Its own op_id is spent: whatever is sent under it is answered with the expiry."""
-    async with Scripted([Play(UNKNOWN), Play(EXPIRED)], Play(WRITTEN)) as server, Client(server.url) as client:
+    async with (
+        Scripted([Play(UNKNOWN), Play(EXPIRED)], Play(WRITTEN)) as server,
+        Client(server.url) as client,
+    ):
         written = await client.put("k", "v")
         assert written.attempts == 3
         first, second, third = (op_id_of(request) for request in server.requests)
@@ -143,13 +165,23 @@ async def test_expired_items_of_a_batch_go_on_under_new_op_ids() -> None:
     second = [{"outcome": "applied", "revision": 3}]
     script = [Play(http(200, wire._encode({"results": each}))) for each in (first, second)]
     async with Scripted(script) as server, Client(server.url) as client:
-        items = await client.batch([wire.Intent(writes=(wire.put("a", "1"),), op_id="mine"), wire.put("b", "2")])
-        assert [(item.outcome, item.op_id == "mine") for item in items] == [("expired", True), ("applied", False)]
+        items = await client.batch(
+            [wire.Intent(writes=(wire.put("a", "1"),), op_id="mine"), wire.put("b", "2")]
+        )
+        assert [(item.outcome, item.op_id == "mine") for item in items] == [
+            ("expired", True),
+            ("applied", False),
+        ]
         assert b"mine" not in server.requests[1]
 
 
-async def test_nodes_are_told_how_long_the_whole_write_may_take_and_reads_how_long_this_attempt() -> None:
-    async with Scripted() as server, Client(server.url, attempt_timeout_s=10, retries=False) as client:
+async def test_nodes_are_told_how_long_the_whole_write_may_take_and_reads_how_long_this_attempt() -> (
+    None
+):
+    async with (
+        Scripted() as server,
+        Client(server.url, attempt_timeout_s=10, retries=False) as client,
+    ):
         await client.get("k")
         with pytest.raises(OutcomeUnknown):
             await client.put("k", "v", timeout_s=50)
@@ -168,10 +200,16 @@ async def test_what_cannot_work_is_not_tried_again() -> None:
 
 
 async def test_mismatch_and_pruned_have_types_of_their_own() -> None:
-    async with Scripted(otherwise=Play(problem(422, code="mismatch"))) as server, Client(server.url) as client:
+    async with (
+        Scripted(otherwise=Play(problem(422, code="mismatch"))) as server,
+        Client(server.url) as client,
+    ):
         with pytest.raises(Mismatch):
             await client.put("k", "v", op_id="used")
-    async with Scripted(otherwise=Play(problem(410, code="pruned", floor=40))) as server, Client(server.url) as client:
+    async with (
+        Scripted(otherwise=Play(problem(410, code="pruned", floor=40))) as server,
+        Client(server.url) as client,
+    ):
         with pytest.raises(Pruned) as caught:
             await client.get("k", at_revision=3)
         assert caught.value.floor == 40
@@ -220,7 +258,9 @@ async def test_keys_travel_as_they_are(key: str | bytes, path: bytes) -> None:
         assert server.requests[0].split(b" ")[1].split(b"?")[0] == path
 
 
-@pytest.mark.parametrize("urls", [[], [""], ["ftp://x"], ["http://"], ["http://h:99999"], ["http://h/?q=1"]])
+@pytest.mark.parametrize(
+    "urls", [[], [""], ["ftp://x"], ["http://"], ["http://h:99999"], ["http://h/?q=1"]]
+)
 def test_urls_that_cannot_be(urls: list[str]) -> None:
     with pytest.raises(BadRequest):
         Client(urls)
@@ -242,11 +282,19 @@ async def test_batch_sends_again_only_what_is_not_definite() -> None:
         {"outcome": "not_applied"},
         {"outcome": "refused", "guard": 0, "current": 4, "revision": 2},
     ]
-    second = [{"outcome": "applied", "revision": 3, "again": True}, {"outcome": "applied", "revision": 4}]
+    second = [
+        {"outcome": "applied", "revision": 3, "again": True},
+        {"outcome": "applied", "revision": 4},
+    ]
     script = [Play(http(200, wire._encode({"results": each}))) for each in (first, second)]
     async with Scripted(script) as server, Client(server.url) as client:
         items = await client.batch(
-            [wire.put("a", "1"), wire.put("b", "2"), wire.delete("c"), wire.Intent(guards=(wire.absent("d"),))]
+            [
+                wire.put("a", "1"),
+                wire.put("b", "2"),
+                wire.delete("c"),
+                wire.Intent(guards=(wire.absent("d"),)),
+            ]
         )
         assert [(i.outcome, i.revision) for i in items] == [
             ("applied", 1),
@@ -260,7 +308,10 @@ async def test_batch_sends_again_only_what_is_not_definite() -> None:
 async def test_batch_item_once_unknown_stays_unknown() -> None:
     script = [Play(then="close")]
     refused = http(200, wire._encode({"results": [{"outcome": "not_applied"}]}))
-    async with Scripted(script, Play(refused)) as server, Client(server.url, timeout_s=1.5) as client:
+    async with (
+        Scripted(script, Play(refused)) as server,
+        Client(server.url, timeout_s=1.5) as client,
+    ):
         (item,) = await client.batch([wire.put("a", "1")])
         assert item.outcome == "unknown"
 

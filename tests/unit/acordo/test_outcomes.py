@@ -85,7 +85,9 @@ seen_anything = st.builds(
 
 @given(seen_anything)
 def test_never_definite_without_grounds(seen: Seen) -> None:
-    """INV-4: a definite "no effect" needs an unsent request or a refusal; success needs a whole answer."""
+    """INV-4: a definite "no effect" needs an unsent request or a refusal; success needs a whole
+    answer.
+    """
     judged = classify(seen)
     if judged.verdict is OK:
         assert seen.sent

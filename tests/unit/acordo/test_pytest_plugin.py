@@ -27,8 +27,25 @@ async def run(directory: Path, urls: str | None) -> tuple[int | None, str]:
     if urls:
         environment["ACORDO_URLS"] = urls
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pytest", "-q", "-p", "pytest_asyncio.plugin", "-p", "acordo.pytest_plugin"),
-        *("-o", "asyncio_mode=auto", "-p", "no:cacheprovider", "--rootdir", str(directory), str(directory)),
+        *(
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "pytest_asyncio.plugin",
+            "-p",
+            "acordo.pytest_plugin",
+        ),
+        *(
+            "-o",
+            "asyncio_mode=auto",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir",
+            str(directory),
+            str(directory),
+        ),
         env=environment,
         cwd=directory,
         stdout=asyncio.subprocess.PIPE,

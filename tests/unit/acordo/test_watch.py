@@ -18,7 +18,9 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nAcordo-Node: n1\r
 EMPTY_PAGE = Play(http(200, b'{"items": [], "revision": 3}', kind="application/json"))
 
 
-def event(kind: str, revision: int, key: str = "k", value: str = "v", *, last: bool = True) -> bytes:
+def event(
+    kind: str, revision: int, key: str = "k", value: str = "v", *, last: bool = True
+) -> bytes:
     data = {"key": key, "revision": revision, "op_id": f"op{revision}"}
     if kind == "put":
         data["value"] = value
@@ -54,7 +56,13 @@ async def test_resumes_after_the_last_whole_revision() -> None:
     async with Scripted(script) as server, Client(server.url) as client:
         events = await take(client.watch("", after=3), 5)
         assert told(events) == [("k", 4), ("a", 5), ("b", 5), ("k", 6), ("k", 9)]
-        assert [e.last for e in events if isinstance(e, results.Change)] == [True, False, True, True, True]
+        assert [e.last for e in events if isinstance(e, results.Change)] == [
+            True,
+            False,
+            True,
+            True,
+            True,
+        ]
         asked = [r.lower().split(b"last-event-id: ")[1].split(b"\r\n")[0] for r in server.requests]
         assert asked == [b"3", b"4", b"4", b"4", b"5"]
 
@@ -92,7 +100,9 @@ async def test_what_an_adoption_undid_is_told_by_name() -> None:
             await take(client.watch("", after=30), 1)
         assert (caught.value.after, caught.value.floor, caught.value.code) == (7, 40, "undone")
         assert len(server.requests) == 1
-    error = b'event: error\ndata: {"status": 410, "code": "undone", "floor": 40, "undone_after": 7}\n\n'
+    error = (
+        b'event: error\ndata: {"status": 410, "code": "undone", "floor": 40, "undone_after": 7}\n\n'
+    )
     async with Scripted([cut(event("put", 4), error)]) as server, Client(server.url) as client:
         with pytest.raises(Undone) as caught:
             await take(client.watch("", after=3), 2)
@@ -114,24 +124,36 @@ async def test_pruned_position_is_told_and_not_retried() -> None:
 
 async def test_a_slow_reader_that_was_cut_resumes() -> None:
     error = b'event: error\ndata: {"code": "slow_reader", "status": 503}\n\n'
-    async with Scripted([cut(event("put", 4), error), cut(event("put", 5))]) as server, Client(server.url) as client:
+    async with (
+        Scripted([cut(event("put", 4), error), cut(event("put", 5))]) as server,
+        Client(server.url) as client,
+    ):
         assert told(await take(client.watch("", after=3), 2)) == [("k", 4), ("k", 5)]
 
 
 async def test_a_node_that_repeats_is_reported() -> None:
-    async with Scripted([cut(event("put", 4), event("put", 4))]) as server, Client(server.url) as client:
+    async with (
+        Scripted([cut(event("put", 4), event("put", 4))]) as server,
+        Client(server.url) as client,
+    ):
         with pytest.raises(OutOfOrder):
             await take(client.watch("", after=3), 2)
 
 
 async def test_bad_request_is_final() -> None:
-    async with Scripted(otherwise=Play(problem(400, code="bad_prefix"))) as server, Client(server.url) as client:
+    async with (
+        Scripted(otherwise=Play(problem(400, code="bad_prefix"))) as server,
+        Client(server.url) as client,
+    ):
         with pytest.raises(BadRequest):
             await take(client.watch("", after=3), 1)
 
 
 async def test_gives_up_with_the_position_when_no_node_answers_for_long() -> None:
-    async with Scripted([cut(event("put", 4))], Play(then="close")) as server, Client(server.url) as client:
+    async with (
+        Scripted([cut(event("put", 4))], Play(then="close")) as server,
+        Client(server.url) as client,
+    ):
         watch = Watch(client._caller, b"", after=3, bookmarks=False, give_up_s=0.05)
         with pytest.raises(ReadFailed):
             await take(watch.events(), 2)

@@ -56,9 +56,13 @@ async def test_txn() -> None:
         assert (done.revision, done.branch) == (2, "then")
         assert [(r.key, r.value) for r in done.reads] == [(b"a", b"1"), (b"b", None)]
         with pytest.raises(TransactionRefused) as caught:
-            await client.txn(guards=[wire.exists("a"), wire.equals("b", "x")], writes=[wire.delete("a")])
+            await client.txn(
+                guards=[wire.exists("a"), wire.equals("b", "x")], writes=[wire.delete("a")]
+            )
         assert (caught.value.guard, caught.value.current) == (1, 2)
-        other = await client.txn(guards=[wire.absent("a")], writes=[wire.delete("a")], otherwise=[wire.put("c", "3")])
+        other = await client.txn(
+            guards=[wire.absent("a")], writes=[wire.delete("a")], otherwise=[wire.put("c", "3")]
+        )
         assert other.branch == "otherwise"
         reading = await client.txn(reads=["a", "c"])
         assert [r.value for r in reading.reads] == [b"2", b"3"]
@@ -87,7 +91,11 @@ async def test_operation_look_up_settles() -> None:
     async with FakeCluster() as cluster, Client(cluster.urls) as client:
         written = await client.put("k", "v", op_id="mine")
         found = await client.operation("mine")
-        assert (found.outcome, found.revision, found.definite) == ("applied", written.revision, True)
+        assert (found.outcome, found.revision, found.definite) == (
+            "applied",
+            written.revision,
+            True,
+        )
         looked = await client.operation("nobody's")
         assert (looked.outcome, looked.code, looked.definite) == ("unknown", "not_ordered", False)
         assert (await client.put("k", "v", op_id="nobody's")).revision == written.revision + 1
@@ -143,7 +151,13 @@ async def test_watch_follows_writes_over_cuts() -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(follow())
             for n in range(10):
-                await client.txn(writes=[wire.put(f"w/{n}", "1"), wire.put(f"w/{n}b", "2"), wire.put(f"x{n}", "3")])
+                await client.txn(
+                    writes=[
+                        wire.put(f"w/{n}", "1"),
+                        wire.put(f"w/{n}b", "2"),
+                        wire.put(f"x{n}", "3"),
+                    ]
+                )
             await client.put("w/end", "")
         revisions = [c.revision for c in seen]
         assert revisions == sorted(revisions)

@@ -1,4 +1,6 @@
-"""What ends a connection under a call of aiormq is a failure of that call, never a message taken or a node's end."""
+"""What ends a connection under a call of aiormq is a failure of that call, never a message taken or
+a node's end.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ CHANGES = [Change(n, f"op-{n}", 1, (Version(b"k", n, b"v"),)) for n in range(1, 
 
 
 class Ending(Channel):
-    """aiormq's own channel without a connection: what is written is confirmed, but the third meets `ending`."""
+    """aiormq's own channel without a connection: what is written is confirmed, but the third meets
+    `ending`.
+    """
 
     def __init__(self, ending: BaseException | None) -> None:
         self.ending, self.reached = ending, asyncio.Event()
@@ -73,7 +77,9 @@ class Connection:
         raise asyncio.CancelledError  # closing twice does
 
 
-def broadcast(monkeypatch: pytest.MonkeyPatch, channel: Ending, refusal: BaseException | None = None) -> Any:
+def broadcast(
+    monkeypatch: pytest.MonkeyPatch, channel: Ending, refusal: BaseException | None = None
+) -> Any:
     made = type("Made", (Connection,), {"channel_made": channel, "refusal": refusal})
     monkeypatch.setattr(aiormq, "Connection", made)
     return RabbitBroadcast("amqp://guest:guest@127.0.0.1:1/")
@@ -107,7 +113,8 @@ async def test_our_own_cancellation_stays_one(monkeypatch: pytest.MonkeyPatch) -
         publishing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await publishing
-        with pytest.raises(BackendUnavailable):  # too slow: the time-out is the caller's, and known as one
+        # too slow: the time-out is the caller's, and known as one
+        with pytest.raises(BackendUnavailable):
             await published.publish(CHANGES, timeout_s=0.01)
 
 
@@ -123,7 +130,9 @@ async def test_a_time_out_around_a_call_stays_one() -> None:
         raise asyncio.CancelledError
 
 
-async def test_all_messages_go_out_in_order_and_large_ones_in_frames_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_messages_go_out_in_order_and_large_ones_in_frames_that_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     channel = Ending(None)
     async with broadcast(monkeypatch, channel) as published:
         large = Change(6, "op-6", 1, (Version(b"k", 6, b"v" * 300_000),))

@@ -28,10 +28,16 @@ def validator(name: str) -> Any:
     return jsonschema_rs.validator_for(schema)
 
 
-REFERENCES = st.builds(Reference, st.just("op"), st.binary(min_size=32, max_size=32), st.integers(1))
+REFERENCES = st.builds(
+    Reference, st.just("op"), st.binary(min_size=32, max_size=32), st.integers(1)
+)
 VALUES = st.one_of(st.none(), st.binary(max_size=20), REFERENCES)
 VERSIONS = st.builds(
-    Version, st.binary(min_size=1, max_size=20), st.just(7), VALUES, st.one_of(st.none(), st.integers(0, 2**50))
+    Version,
+    st.binary(min_size=1, max_size=20),
+    st.just(7),
+    VALUES,
+    st.one_of(st.none(), st.integers(0, 2**50)),
 )
 
 
@@ -40,7 +46,9 @@ def test_changes(versions: list[Version]) -> None:
     validator("Change").validate(json.loads(body(Change(7, "op", 1, tuple(versions)))))
 
 
-WHOLE = body(Change(7, "op", 1, (Version(b"k", 7, Reference("op", b"\xab" * 32, 9)), Version(b"l", 7, b"v"))))
+WHOLE = body(
+    Change(7, "op", 1, (Version(b"k", 7, Reference("op", b"\xab" * 32, 9)), Version(b"l", 7, b"v")))
+)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +94,9 @@ def test_deliveries(kind: str, key: bytes, value: bytes) -> None:
 
 
 def test_large_deliveries() -> None:
-    validator("Delivery").validate(json.loads(body_of("put", b"k", bytes(VALUE_BYTES_MAX + 1), 3, "op")))
+    validator("Delivery").validate(
+        json.loads(body_of("put", b"k", bytes(VALUE_BYTES_MAX + 1), 3, "op"))
+    )
 
 
 def test_addresses_are_those_of_the_code() -> None:

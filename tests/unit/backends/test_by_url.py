@@ -57,7 +57,9 @@ def test_embedded_adapters() -> None:
         (by_url.broadcast, "local://x", "broadcast_url", "local://"),
     ],
 )
-def test_a_wrong_url_is_told_what_is_allowed(make: Callable[[str], object], url: str, code: str, names: str) -> None:
+def test_a_wrong_url_is_told_what_is_allowed(
+    make: Callable[[str], object], url: str, code: str, names: str
+) -> None:
     with pytest.raises(BadRequest) as refusal:
         make(url)
     assert refusal.value.code == code
@@ -71,5 +73,7 @@ def test_no_client_library_is_imported_before_it_is_named() -> None:
         "import sys; from backends import by_url as b; b.store('memory://'), b.cache('memory://'), b.broadcast('local://');"
         "print([m for m in ('asyncpg', 'redis', 'aiormq', 'backends.postgres') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert done.stdout.strip() == "[]"

@@ -21,7 +21,9 @@ HEAD = Head(5, 3, "n1", 20, b"\1" * 32)
     ("term", "committer", "forbidden"),
     [(2, "n1", True), (3, "n1", False), (3, "n2", True), (4, "n1", False), (4, "n2", False)],
 )
-def test_a_row_outranks_lower_terms_and_others_of_its_term(term: int, committer: str, forbidden: bool) -> None:
+def test_a_row_outranks_lower_terms_and_others_of_its_term(
+    term: int, committer: str, forbidden: bool
+) -> None:
     assert outranks(HEAD, term, committer) is forbidden
 
 
@@ -55,21 +57,36 @@ WRONG = [
     Break("place", _row(seq=7)),
     Break("first", _row(first=22)),
     Break("last", _row(last=23)),
-    Break("digest without intents", msgspec.structs.replace(group(HEAD, []), row=_row(last=20, body=()).row)),
-    Break("a version too many", msgspec.structs.replace(GOOD, versions=(*GOOD.versions, Version(b"z", 21, b"1")))),
+    Break(
+        "digest without intents",
+        msgspec.structs.replace(group(HEAD, []), row=_row(last=20, body=()).row),
+    ),
+    Break(
+        "a version too many",
+        msgspec.structs.replace(GOOD, versions=(*GOOD.versions, Version(b"z", 21, b"1"))),
+    ),
     Break("a version too few", msgspec.structs.replace(GOOD, versions=GOOD.versions[1:])),
-    Break("a version twice", msgspec.structs.replace(GOOD, versions=(*GOOD.versions, GOOD.versions[0]))),
+    Break(
+        "a version twice",
+        msgspec.structs.replace(GOOD, versions=(*GOOD.versions, GOOD.versions[0])),
+    ),
     Break(
         "an operation of another row",
-        msgspec.structs.replace(GOOD, operations=(msgspec.structs.replace(GOOD.operations[0], revision=20),)),
+        msgspec.structs.replace(
+            GOOD, operations=(msgspec.structs.replace(GOOD.operations[0], revision=20),)
+        ),
     ),
     Break(
         "another op_id",
-        msgspec.structs.replace(GOOD, operations=(msgspec.structs.replace(GOOD.operations[0], op_id="z"),)),
+        msgspec.structs.replace(
+            GOOD, operations=(msgspec.structs.replace(GOOD.operations[0], op_id="z"),)
+        ),
     ),
     Break(
         "another body",
-        msgspec.structs.replace(GOOD, operations=(Operation("a", b"\0" * 16, 21, GOOD.operations[0].outcome),)),
+        msgspec.structs.replace(
+            GOOD, operations=(Operation("a", b"\0" * 16, 21, GOOD.operations[0].outcome),)
+        ),
     ),
 ]
 

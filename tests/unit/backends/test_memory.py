@@ -1,4 +1,6 @@
-"""What the memory adapters do beyond their ports: bounds of the cache, faults of the store, a restored backup."""
+"""What the memory adapters do beyond their ports: bounds of the cache, faults of the store, a
+restored backup.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,16 @@ import asyncio
 
 import pytest
 
-from backends.memory import ENTRY_OVERHEAD_BYTES, Fails, Fate, Lands, Lost, MemoryCache, MemoryDatabase, MemoryStore
+from backends.memory import (
+    ENTRY_OVERHEAD_BYTES,
+    Fails,
+    Fate,
+    Lands,
+    Lost,
+    MemoryCache,
+    MemoryDatabase,
+    MemoryStore,
+)
 from kv.errors import BackendUnavailable, InvariantViolated, OutcomeUnknown
 from kv.model import GENESIS, Entry, Put, Reference, Version
 from kv.ports import Appended, Fenced, Retention, Space, TakenOver
@@ -17,7 +28,7 @@ def entry(key: bytes, size: int, as_of: int = 1) -> Entry:
     return Entry(key, Version(key, 1, b"x" * size), as_of)
 
 
-# ----------------------------------------------------------------------------------------------------------- cache
+# -------------------------------------------------------------------------------------------- cache
 
 
 def test_the_least_recently_used_entry_goes_first() -> None:
@@ -27,7 +38,12 @@ def test_the_least_recently_used_entry_goes_first() -> None:
     assert cache.peek(Space(0), b"a") is not None
     cache.keep(Space(0), entry(b"b", 1, as_of=2))
     cache.keep(Space(0), entry(b"d", 1))
-    assert [cache.peek(Space(0), key) is not None for key in (b"a", b"b", b"c", b"d")] == [True, True, False, True]
+    assert [cache.peek(Space(0), key) is not None for key in (b"a", b"b", b"c", b"d")] == [
+        True,
+        True,
+        False,
+        True,
+    ]
     cache.keep(Space(1), entry(b"a", 1))
     assert len(cache) == 3
 
@@ -61,13 +77,15 @@ def test_references_and_missing_keys_cost_little() -> None:
     assert len(cache) == 2
 
 
-# ---------------------------------------------------------------------------------------------------------- faults
+# ------------------------------------------------------------------------------------------- faults
 
 
 class Scripted:
     """Faults that a test writes down."""
 
-    def __init__(self, fate: Fate | None = None, *, before_s: float = 0, after_s: float = 0) -> None:
+    def __init__(
+        self, fate: Fate | None = None, *, before_s: float = 0, after_s: float = 0
+    ) -> None:
         self.next, self.before_s, self.after_s = fate or Lands(), before_s, after_s
         self.asked: list[tuple[str, str]] = []
 
@@ -128,10 +146,14 @@ async def test_a_late_write_that_breaks_a_rule_is_nobodys_business() -> None:
     await commit(plain, [put("a", b"k", b"1")])
     faults.next = Lost(0.0)
     with pytest.raises(OutcomeUnknown):
-        await faulty.append(group(await plain.head(timeout_s=T), [put("a", b"k", b"1")]), timeout_s=T)
+        await faulty.append(
+            group(await plain.head(timeout_s=T), [put("a", b"k", b"1")]), timeout_s=T
+        )
     await asyncio.sleep(0.01)
     with pytest.raises(InvariantViolated):
-        await plain.append(group(await plain.head(timeout_s=T), [put("a", b"k", b"1")]), timeout_s=T)
+        await plain.append(
+            group(await plain.head(timeout_s=T), [put("a", b"k", b"1")]), timeout_s=T
+        )
 
 
 async def test_delays_count_against_the_time_out() -> None:
@@ -151,7 +173,7 @@ async def test_delays_count_against_the_time_out() -> None:
     assert await plain.head(timeout_s=T) == made.row.head
 
 
-# ---------------------------------------------------------------------------------------------------------- backup
+# ------------------------------------------------------------------------------------------- backup
 
 
 async def test_a_restored_backup_is_the_store_of_then() -> None:
@@ -187,11 +209,16 @@ async def test_a_backup_from_below_the_floor_cannot_be_restored() -> None:
         database.lose_rows(2)
     database.lose_rows(1)
     assert (await store.read([b"k"], timeout_s=T)).versions == (Version(b"k", 3, b"2"),)
-    assert isinstance(await store.take_over(TERM, COMMITTER, 1, adopt_last=4, timeout_s=T), TakenOver)
+    assert isinstance(
+        await store.take_over(TERM, COMMITTER, 1, adopt_last=4, timeout_s=T), TakenOver
+    )
 
 
 async def test_losing_everything_is_an_empty_store() -> None:
     database = MemoryDatabase()
     await commit(MemoryStore(database), [put("a", b"k", b"1")])
     assert database.lose_rows(5) == GENESIS
-    assert await MemoryStore(database).append(group(GENESIS, [put("a", b"k", b"1")]), timeout_s=T) == Appended()
+    assert (
+        await MemoryStore(database).append(group(GENESIS, [put("a", b"k", b"1")]), timeout_s=T)
+        == Appended()
+    )

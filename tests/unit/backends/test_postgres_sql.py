@@ -1,4 +1,6 @@
-"""Refuse every SQL form that breaks on CockroachDB or PostgreSQL, over all statements that the adapter can send."""
+"""Refuse every SQL form that breaks on CockroachDB or PostgreSQL, over all statements that the
+adapter can send.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def faults(text: str) -> list[str]:
     found = [name for name, pattern in FORBIDDEN.items() if re.search(pattern, bare, re.IGNORECASE)]
     found += [f"placeholder ${n} without a cast" for n in re.findall(r"\$(\d+)(?!\d|::)", bare)]
     changed = re.findall(r"(?:INSERT INTO|(?<!DO )UPDATE|DELETE FROM)\s+(\w+)", bare, re.IGNORECASE)
-    found += [f"{table} changed twice" for table in sorted({t for t in changed if changed.count(t) > 1})]
+    found += [
+        f"{table} changed twice" for table in sorted({t for t in changed if changed.count(t) > 1})
+    ]
     if re.search(r"ON CONFLICT DO", bare):
         found.append("conflict without its columns")
     return found
@@ -79,7 +83,16 @@ def test_statement_is_portable(name: str) -> None:
 
 def test_all_statements_are_looked_at() -> None:
     sent = set(re.findall(r"\bsql\.([A-Z][A-Z_]+)\b", inspect.getsource(postgres)))
-    constants = {"HEAD", "OPERATION", "STAGED", "AT_SETTLED", "FLOOR", "KEYS_MAX", "APPLICATION", "MIGRATIONS"}
+    constants = {
+        "HEAD",
+        "OPERATION",
+        "STAGED",
+        "AT_SETTLED",
+        "FLOOR",
+        "KEYS_MAX",
+        "APPLICATION",
+        "MIGRATIONS",
+    }
     assert sent - constants <= set(ALL)
     assert len(ALL) > 50
 
@@ -102,7 +115,10 @@ def test_all_statements_are_looked_at() -> None:
         ("SELECT a / b FROM t", "integer division"),
         ("SET lock_timeout = 5", "session setting"),
         ("INSERT INTO t (a) SELECT 1::int8 ON CONFLICT DO NOTHING", "conflict without its columns"),
-        ("WITH a AS (DELETE FROM t RETURNING k) INSERT INTO t (k) SELECT k FROM a", "t changed twice"),
+        (
+            "WITH a AS (DELETE FROM t RETURNING k) INSERT INTO t (k) SELECT k FROM a",
+            "t changed twice",
+        ),
         ("SELECT k FROM t FOR UPDATE SKIP LOCKED", "one dialect only"),
     ],
 )
@@ -114,7 +130,14 @@ def test_the_adapter_leaves_no_portal_open_and_names_its_isolation() -> None:
     for call in ast.walk(ast.parse(inspect.getsource(postgres))):
         if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
             continue
-        assert call.func.attr not in {"fetchrow", "fetchval", "cursor", "executemany", "add_listener", "prepare"}
+        assert call.func.attr not in {
+            "fetchrow",
+            "fetchval",
+            "cursor",
+            "executemany",
+            "add_listener",
+            "prepare",
+        }
         if call.func.attr == "transaction":
             assert {"isolation"} <= {keyword.arg for keyword in call.keywords}
 
@@ -125,7 +148,11 @@ def test_an_unknown_completion_is_caught_before_what_is_retried() -> None:
     assert issubclass(asyncpg.StatementCompletionUnknownError, asyncpg.TransactionRollbackError)
     handlers = [
         ast.unparse(handler.type)
-        for node in ast.walk(ast.parse(inspect.getsource(postgres.PostgresStore._run).lstrip().replace("\n    ", "\n")))
+        for node in ast.walk(
+            ast.parse(
+                inspect.getsource(postgres.PostgresStore._run).lstrip().replace("\n    ", "\n")
+            )
+        )
         if isinstance(node, ast.Try)
         for handler in node.handlers
         if handler.type is not None

@@ -1,4 +1,6 @@
-"""What a shared cache holds is an entry only if this history signed it, for that very key and namespace."""
+"""What a shared cache holds is an entry only if this history signed it, for that very key and
+namespace.
+"""
 
 from __future__ import annotations
 

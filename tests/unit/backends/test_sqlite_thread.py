@@ -1,4 +1,6 @@
-"""What callers of the SQLite thread are told when time runs out or the disk fails, at each point of a transaction."""
+"""What callers of the SQLite thread are told when time runs out or the disk fails, at each point of
+a transaction.
+"""
 
 from __future__ import annotations
 
@@ -166,7 +168,11 @@ async def test_a_failing_disk_is_ambiguous_only_during_commit(
 
 
 async def test_a_commit_that_failed_may_have_landed(bench: Bench) -> None:
-    bench.connection.at, bench.connection.code, bench.connection.after = "COMMIT", sqlite3.SQLITE_IOERR_FSYNC, True
+    bench.connection.at, bench.connection.code, bench.connection.after = (
+        "COMMIT",
+        sqlite3.SQLITE_IOERR_FSYNC,
+        True,
+    )
     with pytest.raises(OutcomeUnknown):
         await bench.thread.run(bench.insert(1), timeout_s=T)
     assert bench.landed() == [1]
@@ -210,12 +216,16 @@ async def test_errors_are_sorted_by_what_the_caller_may_do(bench: Bench) -> None
     assert await bench.thread.run(bench.insert(1), timeout_s=T) == 1
 
 
-async def test_too_many_waiting_calls_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_waiting_calls_are_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sqlite_thread, "WAITING_MAX", 3)
     bench.connection.at = "INSERT"
     running = asyncio.ensure_future(bench.thread.run(bench.insert(0), timeout_s=T))
     await bench.reached()
-    queued = [asyncio.ensure_future(bench.thread.run(bench.insert(n), timeout_s=T)) for n in (1, 2, 3)]
+    queued = [
+        asyncio.ensure_future(bench.thread.run(bench.insert(n), timeout_s=T)) for n in (1, 2, 3)
+    ]
     await asyncio.sleep(0)
     with pytest.raises(BackendUnavailable, match="wait"):
         await bench.thread.run(bench.insert(4), timeout_s=T)
@@ -224,7 +234,9 @@ async def test_too_many_waiting_calls_are_refused(bench: Bench, monkeypatch: pyt
 
 
 async def test_stopping_finishes_what_is_queued_and_refuses_the_rest(bench: Bench) -> None:
-    queued = [asyncio.ensure_future(bench.thread.run(bench.insert(n), timeout_s=T)) for n in range(5)]
+    queued = [
+        asyncio.ensure_future(bench.thread.run(bench.insert(n), timeout_s=T)) for n in range(5)
+    ]
     await asyncio.sleep(0)
     await bench.thread.stop()
     assert await asyncio.gather(*queued) == list(range(5))

@@ -1,4 +1,6 @@
-"""An engine of containers that fails, or waits, where a test says so: what the engine's library shows, and no more."""
+"""An engine of containers that fails, or waits, where a test says so: what the engine's library
+shows, and no more.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Make the histories of an ideal cluster, to prove that checkers accept them and notice what is changed.
+"""Make the histories of an ideal cluster, to prove that checkers accept them and notice what is
+changed.
 
-Each operation takes effect at one random instant of its interval, in the order of these instants, at the next revision.
+Each operation takes effect at one random instant of its interval, in the order of these instants,
+at the next revision.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ class Slot:
     applied: bool
 
 
-def slots(rng: Random, count: int, clients: int, unknown: float = 0.0, failed: float = 0.0) -> list[Slot]:
+def slots(
+    rng: Random, count: int, clients: int, unknown: float = 0.0, failed: float = 0.0
+) -> list[Slot]:
     """Return operations of several clients, in the order in which they take effect."""
     free = [rng.randint(0, 100) for _ in range(clients)]
     names = list(range(clients))
@@ -36,7 +40,9 @@ def slots(rng: Random, count: int, clients: int, unknown: float = 0.0, failed: f
         c = min(range(clients), key=free.__getitem__)
         start = free[c] + rng.randint(1, 60)
         end = start + rng.randint(50, 2_000)
-        outcome: OutcomeName = "info" if rng.random() < unknown else "fail" if rng.random() < failed else "ok"
+        outcome: OutcomeName = (
+            "info" if rng.random() < unknown else "fail" if rng.random() < failed else "ok"
+        )
         applied = outcome == "ok" or (outcome == "info" and rng.random() < 0.5)
         made.append(Slot(names[c], start, rng.uniform(start, end), end, outcome, applied))
         free[c] = end
@@ -74,7 +80,9 @@ class Ideal:
                 self.state[key] = (value, self.revision)
         entry = Entry(self.revision, op_id, body_hash, outcome, tuple(changed))
         seq = len(self.rows) + 1
-        self.rows.append(Row(seq, 1 + seq // 50, "n1", self.revision, self.revision, self.digest, (entry,)))
+        self.rows.append(
+            Row(seq, 1 + seq // 50, "n1", self.revision, self.revision, self.digest, (entry,))
+        )
         return self.revision
 
     @property
@@ -91,16 +99,22 @@ class Ideal:
                 fields.pop(name, None)
         return Operation(slot.client, op, slot.outcome, slot.start, slot.end, **fields)
 
-    # ----------------------------------------------------------------------------------------------------- workloads
+    # ------------------------------------------------------------------------------------ workloads
 
-    def register(self, count: int = 400, clients: int = 8, unknown: float = 0.05, keys: int = 3) -> list[Operation]:
+    def register(
+        self, count: int = 400, clients: int = 8, unknown: float = 0.05, keys: int = 3
+    ) -> list[Operation]:
         ops = []
         for n, slot in enumerate(slots(self.rng, count, clients, unknown, 0.02)):
             key, op_id = f"r{self.rng.randrange(keys)}", f"op{n}"
             value, version = self.get(key)
             op = self.rng.choice(("get", "get", "get", "put", "put", "cas", "delete"))
             if op == "get":
-                ops.append(self.operation(slot, "get", key=key, result=value, revision=self.revision, version=version))
+                ops.append(
+                    self.operation(
+                        slot, "get", key=key, result=value, revision=self.revision, version=version
+                    )
+                )
                 continue
             new = None if op == "delete" else f"v{n}"
             expected = value if op != "cas" or self.rng.random() < 0.7 else f"old{n}"
@@ -129,10 +143,14 @@ class Ideal:
                 elements.append(f"e{n}")
             ops.append(self.operation(slot, "add", key="set", value=f"e{n}"))
         last = max(o.end_ns or 0 for o in ops)
-        ops.append(Operation(9_000, "read", "ok", last + 5, last + 9, key="set", result=list(elements)))
+        ops.append(
+            Operation(9_000, "read", "ok", last + 5, last + 9, key="set", result=list(elements))
+        )
         return ops
 
-    def append(self, count: int = 400, clients: int = 8, unknown: float = 0.05, keys: int = 4) -> list[Operation]:
+    def append(
+        self, count: int = 400, clients: int = 8, unknown: float = 0.05, keys: int = 4
+    ) -> list[Operation]:
         lists: dict[str, list[int]] = {}
         ops = []
         for n, slot in enumerate(slots(self.rng, count, clients, unknown, 0.02)):
@@ -163,7 +181,9 @@ class Ideal:
             if slot.applied:
                 accounts[one] -= amount
                 accounts[other] += amount
-            ops.append(self.operation(slot, "transfer", value={"from": one, "to": other, "amount": amount}))
+            ops.append(
+                self.operation(slot, "transfer", value={"from": one, "to": other, "amount": amount})
+            )
         return ops
 
     def counter(self, count: int = 300, clients: int = 6, unknown: float = 0.05) -> list[Operation]:
@@ -196,7 +216,13 @@ class Ideal:
                 position = self.rng.randint(seen.get(slot.client, 0), self.revision)
                 seen[slot.client] = position
                 value, version = self.at(key, position)
-                fields = {"key": key, "result": value, "revision": position, "version": version, "level": "session"}
+                fields = {
+                    "key": key,
+                    "result": value,
+                    "revision": position,
+                    "version": version,
+                    "level": "session",
+                }
                 ops.append(self.operation(slot, "get", **fields))
         return ops
 
@@ -215,7 +241,12 @@ class Ideal:
                 age_ns = self.rng.uniform(0, max_age_ms * 1e6)
                 position = max(r for t, r in times if t <= max(0.0, slot.at - age_ns))
                 value, version = self.at(key, position)
-                fields: dict[str, Any] = {"key": key, "result": value, "revision": position, "version": version}
+                fields: dict[str, Any] = {
+                    "key": key,
+                    "result": value,
+                    "revision": position,
+                    "version": version,
+                }
                 fields |= {"level": "stale", "max_age_ms": max_age_ms, "age_ms": age_ns / 1e6}
                 ops.append(self.operation(slot, "get", **fields))
         return ops
@@ -229,14 +260,24 @@ class Ideal:
             if not mine:
                 if holder is None:
                     holder = (f"h{n}", slot.client, self.commit(f"op{n}", {"lock": f"h{n}"}))
-                    ops.append(self.operation(slot, "acquire", key="lock", value=f"h{n}", result=True, token=holder[2]))
+                    ops.append(
+                        self.operation(
+                            slot, "acquire", key="lock", value=f"h{n}", result=True, token=holder[2]
+                        )
+                    )
                 else:
-                    ops.append(self.operation(slot, "acquire", key="lock", value=f"h{n}", result=False))
+                    ops.append(
+                        self.operation(slot, "acquire", key="lock", value=f"h{n}", result=False)
+                    )
             elif holder is not None and self.rng.random() < 0.5:
                 highest = max(highest, holder[2])
-                ops.append(self.operation(slot, "use", key="resource", token=holder[2], result=True))
+                ops.append(
+                    self.operation(slot, "use", key="resource", token=holder[2], result=True)
+                )
             elif holder is not None:
-                ops.append(self.operation(slot, "release", key="lock", value=holder[0], result=True))
+                ops.append(
+                    self.operation(slot, "release", key="lock", value=holder[0], result=True)
+                )
                 holder = None
         return ops
 
@@ -251,24 +292,40 @@ class Ideal:
     def pairs(self, count: int = 60) -> None:
         """Write two keys at a time, for watchers."""
         for n in range(count):
-            writes: dict[str, Any] = {f"w/{n % 7}": f"v{n}", f"w/x{n % 5}": f"x{n}", f"other/{n % 3}": n}
+            writes: dict[str, Any] = {
+                f"w/{n % 7}": f"v{n}",
+                f"w/x{n % 5}": f"x{n}",
+                f"other/{n % 3}": n,
+            }
             if n % 9 == 8:
                 writes[f"w/{n % 7}"] = None
             self.commit(f"op{n}", writes)
 
-    def watched(self, name: str, prefix: str, *, after: int = 0, until: int | None = None) -> list[Watched]:
+    def watched(
+        self, name: str, prefix: str, *, after: int = 0, until: int | None = None
+    ) -> list[Watched]:
         """Return what a watcher is told of (after, until], with a bookmark now and then."""
         until = self.revision if until is None else until
         told = [Watched(name, "open", 0, after, prefix=prefix)]
         for revision, key, value in self.log:
             if after < revision <= until and key.startswith(prefix):
-                if told[-1].kind == "event" and told[-1].revision != revision and revision % 11 == 0:
+                if (
+                    told[-1].kind == "event"
+                    and told[-1].revision != revision
+                    and revision % 11 == 0
+                ):
                     told.append(Watched(name, "bookmark", revision * 10 - 5, revision - 1))
-                told.append(Watched(name, "event", revision * 10, revision, key, value, deleted=value is None))
+                told.append(
+                    Watched(
+                        name, "event", revision * 10, revision, key, value, deleted=value is None
+                    )
+                )
         return told
 
 
-def changed(ops: list[Any], pick: Callable[[Any], bool], change: Callable[[Any], Any], rng: Random) -> list[Any]:
+def changed(
+    ops: list[Any], pick: Callable[[Any], bool], change: Callable[[Any], Any], rng: Random
+) -> list[Any]:
     """Return a copy of the history with one matching record changed (None: left out)."""
     at = rng.choice([n for n, o in enumerate(ops) if pick(o)])
     new = change(ops[at])

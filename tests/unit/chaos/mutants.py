@@ -1,7 +1,9 @@
 # ruff: noqa: E501 - source is quoted as it stands
-"""Bugs planted into the register checker by changing its source, to prove that the oracle would notice each.
+"""Bugs planted into the register checker by changing its source, to prove that the oracle would
+notice each.
 
-A mutant is loaded beside the real modules, under names of its own; nothing of the real checker is touched.
+A mutant is loaded beside the real modules, under names of its own; nothing of the real checker is
+touched.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ class Mutant:
     old: str
     new: str
     alone: str = ""
-    """Switch the stage before off too, where it would hide the bug: "no_zones" judges by search alone."""
+    """Switch the stage before off too, where it would hide the bug: "no_zones" judges by search
+    alone.
+    """
 
 
 MUTANTS = (
@@ -37,7 +41,12 @@ MUTANTS = (
         "            if kind == READ:\n                if a[i] == state:",
         "            if kind == READ or (kind == WRITE and required[i]):\n                if (a[i] if kind == READ else b[i]) == state:",
     ),
-    Mutant("unknown_treated_as_failed", "encode", 'if o.outcome == "fail" or', 'if o.outcome in {"fail", "info"} or'),
+    Mutant(
+        "unknown_treated_as_failed",
+        "encode",
+        'if o.outcome == "fail" or',
+        'if o.outcome in {"fail", "info"} or',
+    ),
     Mutant(
         "unknown_cas_must_have_succeeded",
         "encode",
@@ -108,7 +117,12 @@ MUTANTS = (
         "if self._observers[state] and not self._writers[state]:",
         "if self._observers[state]:",
     ),
-    Mutant("lifetime_forgets_the_last_observer", "search", "last = self._observers[state] == 1", "last = False"),
+    Mutant(
+        "lifetime_forgets_the_last_observer",
+        "search",
+        "last = self._observers[state] == 1",
+        "last = False",
+    ),
     Mutant(
         "append_ignored_in_lifetimes",
         "search",
@@ -121,7 +135,12 @@ MUTANTS = (
         "                if a[i] == state:\n                    continue\n            elif kind == WRITE and",
         "                pass\n            elif kind == WRITE and",
     ),
-    Mutant("undo_forgets_the_state", "search", "            self._state = befores.pop()", "            befores.pop()"),
+    Mutant(
+        "undo_forgets_the_state",
+        "search",
+        "            self._state = befores.pop()",
+        "            befores.pop()",
+    ),
     Mutant(
         "unknown_only_for_reads",
         "search",
@@ -140,7 +159,12 @@ MUTANTS = (
         "for i, kind in enumerate(column.kinds) if kind != WRITE}",
         "for i, kind in enumerate(column.kinds) if kind != WRITE and kind != NOT}",
     ),
-    Mutant("values_lose_their_type", "encode", "    return (type(value).__name__, value)", "    return value"),
+    Mutant(
+        "values_lose_their_type",
+        "encode",
+        "    return (type(value).__name__, value)",
+        "    return value",
+    ),
     Mutant(
         "tighten_drops_despite_negatives",
         "zones",
@@ -159,9 +183,19 @@ MUTANTS = (
         "kind in (WRITE, CAS) and len(writers[b[i]]) == 1]",
         "kind in (WRITE, CAS)]",
     ),
-    Mutant("refute_with_two_writers", "zones", "        if len(possible) != 1:\n            continue\n", ""),
+    Mutant(
+        "refute_with_two_writers",
+        "zones",
+        "        if len(possible) != 1:\n            continue\n",
+        "",
+    ),
     Mutant("refute_forgets_the_initial_value", "zones", "{column.initial: [INITIAL]}", "{}"),
-    Mutant("refute_touching_zones", "zones", "        if other.low < one.high:", "        if other.low <= one.high:"),
+    Mutant(
+        "refute_touching_zones",
+        "zones",
+        "        if other.low < one.high:",
+        "        if other.low <= one.high:",
+    ),
     Mutant(
         "refute_zone_inside_touching",
         "zones",
@@ -180,13 +214,19 @@ def loaded(mutant: Mutant | None) -> Iterator[Any]:
         for module in MODULES:
             source = _source(module)
             if mutant is not None and mutant.module == module:
-                assert source.count(mutant.old) == 1, f"{mutant.name}: found {source.count(mutant.old)} times"
+                assert source.count(mutant.old) == 1, (
+                    f"{mutant.name}: found {source.count(mutant.old)} times"
+                )
                 source = source.replace(mutant.old, mutant.new)
-                source = source.replace("import bisect_left\n", "import bisect_left, bisect_right\n")
+                source = source.replace(
+                    "import bisect_left\n", "import bisect_left, bisect_right\n"
+                )
             if mutant is not None and mutant.alone == "no_zones" and module == "register":
                 source = source.replace("return column, refute(column)", "return column, None")
             for other in MODULES:
-                source = source.replace(f"from chaos.checkers.{other} import", f"from {names[other]} import")
+                source = source.replace(
+                    f"from chaos.checkers.{other} import", f"from {names[other]} import"
+                )
             spec = importlib.util.spec_from_loader(names[module], loader=None)
             assert spec is not None
             made = importlib.util.module_from_spec(spec)

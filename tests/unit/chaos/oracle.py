@@ -1,7 +1,8 @@
 """Judge tiny register histories by trying every order, to judge the checker by.
 
-It shares nothing with the checker: raw records, no cache, no reduction, its own idea of every operation. As a command
-it compares the two on random histories: `python -m tests.unit.chaos.oracle --histories 100000 --seed 1`.
+It shares nothing with the checker: raw records, no cache, no reduction, its own idea of every
+operation. As a command it compares the two on random histories: `python -m tests.unit.chaos.oracle
+--histories 100000 --seed 1`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ TYPED = (1, "1", True)
 
 
 def legal(ops: list[Raw], state: Any) -> bool:
-    """Return whether some real-time order of `ops` (all ok, and any of the unknown) works from `state`."""
+    """Return whether some real-time order of `ops` (all ok, and any of the unknown) works from
+    `state`.
+    """
     musts = [o for o in ops if o["outcome"] == "ok"]
     if not musts:
         return True
@@ -69,7 +72,7 @@ def judge(ops: list[Raw], initial: Any) -> bool:
     return legal(said, initial)
 
 
-# ------------------------------------------------------------------------------------------------ random histories
+# --------------------------------------------------------------------------------- random histories
 
 
 def histories(seed: int, count: int) -> Iterator[tuple[list[Raw], Any]]:
@@ -80,17 +83,28 @@ def histories(seed: int, count: int) -> Iterator[tuple[list[Raw], Any]]:
 
 
 def history(rng: Random, unknown: float, style: str) -> tuple[list[Raw], Any]:
-    """Run random operations on a real register at random instants, then (mostly) spoil one answer."""
+    """Run random operations on a real register at random instants, then (mostly) spoil one
+    answer.
+    """
     initial = rng.choice([None, None, 1] if style != "append" else ["", None])
     fresh = iter(range(10, 99))
 
     def value() -> Any:
-        return next(fresh) if style == "unique" else rng.choice(TYPED if style == "typed" else (1, 2, 3))
+        return (
+            next(fresh)
+            if style == "unique"
+            else rng.choice(TYPED if style == "typed" else (1, 2, 3))
+        )
 
     ops: list[Raw] = []
     for client in range(rng.randint(3, 8)):
         start = rng.randint(0, 12)
-        o: Raw = {"client": client, "key": "r", "start_ns": start, "end_ns": start + rng.randint(0, 7)}
+        o: Raw = {
+            "client": client,
+            "key": "r",
+            "start_ns": start,
+            "end_ns": start + rng.randint(0, 7),
+        }
         o["at"] = rng.uniform(start, o["end_ns"])
         o["op"] = rng.choice(APPENDED if style == "append" else PLAIN)
         if o["op"] == "append":
@@ -167,8 +181,12 @@ def checked(ops: list[Operation], initial: Any) -> str:
     return str(register.verdict_of(ops, initial=initial))
 
 
-def differences(check: Check, seed: int, count: int, stop: int = 1) -> tuple[int, list[tuple[list[Raw], Any, str]]]:
-    """Return how many of the histories were legal, and up to `stop` on which `check` and the oracle differ."""
+def differences(
+    check: Check, seed: int, count: int, stop: int = 1
+) -> tuple[int, list[tuple[list[Raw], Any, str]]]:
+    """Return how many of the histories were legal, and up to `stop` on which `check` and the oracle
+    differ.
+    """
     wrong: list[tuple[list[Raw], Any, str]] = []
     legals = 0
     for ops, initial in histories(seed, count):

@@ -1,6 +1,8 @@
-"""Measure the register checker: `python -m tests.unit.chaos.speed`. Processor time of one core, best of three.
+"""Measure the register checker: `python -m tests.unit.chaos.speed`. Processor time of one core,
+best of three.
 
-Histories of an ideal register: unique values, get, put, cas and delete, clients that overlap as real ones do.
+Histories of an ideal register: unique values, get, put, cas and delete, clients that overlap as
+real ones do.
 """
 
 from __future__ import annotations

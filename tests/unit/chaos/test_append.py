@@ -14,7 +14,9 @@ from chaos.history import HistoryError, Operation
 
 def txn(client: int, start: int, end: int, *micros: list[Any], outcome: Any = "ok") -> Operation:
     asked = [["r", k, None] if f == "r" else [f, k, v] for f, k, v in micros]
-    return Operation(client, "txn", outcome, start, end, value=asked, result=[list(m) for m in micros])
+    return Operation(
+        client, "txn", outcome, start, end, value=asked, result=[list(m) for m in micros]
+    )
 
 
 def a(key: str, value: int) -> list[Any]:
@@ -65,7 +67,16 @@ def test_the_anomaly_is_named_and_told(anomaly: str) -> None:
     assert found.operations
 
 
-CLEAN = ("G0", "G1c", "G-single", "G2-item", "G-nonadjacent", "G-single-realtime", "G-single-process", "G0-realtime")
+CLEAN = (
+    "G0",
+    "G1c",
+    "G-single",
+    "G2-item",
+    "G-nonadjacent",
+    "G-single-realtime",
+    "G-single-process",
+    "G0-realtime",
+)
 
 
 @pytest.mark.parametrize("anomaly", CLEAN)
@@ -81,14 +92,20 @@ def test_a_lost_append_is_a_cycle_in_real_time_although_nobody_ever_read_it() ->
 def test_an_unknown_append_may_be_seen_or_not() -> None:
     unknown = txn(1, 0, 99, a("x", 1), outcome="info")
     assert append.check([unknown, txn(2, 200, 299, r("x"))]).verdict is Verdict.OK
-    assert append.check([unknown, txn(2, 200, 299, r("x")), txn(3, 300, 399, r("x", 1))]).verdict is Verdict.OK
+    assert (
+        append.check([unknown, txn(2, 200, 299, r("x")), txn(3, 300, 399, r("x", 1))]).verdict
+        is Verdict.OK
+    )
     back = [unknown, txn(2, 200, 299, r("x", 1)), txn(3, 300, 399, r("x"))]
     assert append.check(back).verdict is Verdict.ILLEGAL
 
 
 def test_a_transaction_whose_answer_was_lost_says_nothing_of_what_it_read() -> None:
     lost = Operation(9, "txn", "ok", 200, 299, value=[["r", "x", None], a("y", 1)], resolved=True)
-    assert append.check([txn(1, 0, 9, a("x", 1)), txn(2, 20, 29, r("x", 1)), lost]).verdict is Verdict.OK
+    assert (
+        append.check([txn(1, 0, 9, a("x", 1)), txn(2, 20, 29, r("x", 1)), lost]).verdict
+        is Verdict.OK
+    )
 
 
 def test_a_transaction_sees_its_own_appends() -> None:
@@ -107,7 +124,9 @@ def test_nothing_read_is_not_fine() -> None:
 
 
 def test_the_story_of_a_cycle_is_a_short_one_however_large_its_component() -> None:
-    """Two transactions that see each other, in the middle of hundreds that they drag into one component."""
+    """Two transactions that see each other, in the middle of hundreds that they drag into one
+    component.
+    """
     ops = [txn(n, 10 * n, 10 * n + 5, r("x", *range(n)), a("x", n)) for n in range(400)]
     ops[200] = txn(200, 2000, 2005, r("x", *range(200)), a("x", 200), r("z", 1))
     ops[203] = txn(203, 2030, 2035, r("x", *range(203)), a("x", 203), a("z", 1))
@@ -123,9 +142,13 @@ def test_components_agree_with_reachability_on_random_graphs() -> None:
         n = rng.randint(2, 12)
         graph: cycles.Graph = {}
         for _ in range(rng.randint(0, 20)):
-            cycles.add_edge(graph, rng.randrange(n), rng.randrange(n), rng.choice((cycles.WW, cycles.RW)))
+            cycles.add_edge(
+                graph, rng.randrange(n), rng.randrange(n), rng.choice((cycles.WW, cycles.RW))
+            )
         reach = {x: _reached(graph, x) for x in range(n)}
-        expected = {frozenset(y for y in range(n) if y in reach[x] and x in reach[y]) for x in range(n)}
+        expected = {
+            frozenset(y for y in range(n) if y in reach[x] and x in reach[y]) for x in range(n)
+        }
         found = {frozenset(c) for c in cycles.components(graph, cycles.WW | cycles.RW)}
         assert found == {c for c in expected if len(c) > 1}
 

@@ -1,4 +1,6 @@
-"""What became of unknown writes is asked until it is answered, a few times, and told as it was answered."""
+"""What became of unknown writes is asked until it is answered, a few times, and told as it was
+answered.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +51,13 @@ async def test_every_unknown_write_is_looked_up_until_it_is_settled(tmp_path: Pa
         for o in operations:
             recorder.add(o)
         left = await collect.look_up(client, operations, recorder)
-    assert list(dict.fromkeys(client.asked)) == ["a", "b", "c", "d", "e"], "only those that are unknown"
+    assert list(dict.fromkeys(client.asked)) == ["a", "b", "c", "d", "e"], (
+        "only those that are unknown"
+    )
     again = {op_id: client.asked.count(op_id) for op_id in "abcde"}
-    assert again == {"a": 1, "b": 1, "c": 1, "d": 3, "e": 3}, "again only where no answer settled it"
+    assert again == {"a": 1, "b": 1, "c": 1, "d": 3, "e": 3}, (
+        "again only where no answer settled it"
+    )
     assert left == 2, "one answer says nothing, one did not come"
     history = load_history(tmp_path / "h.jsonl")
     told = {f.lookup: f for f in history.lookups}
@@ -61,7 +67,12 @@ async def test_every_unknown_write_is_looked_up_until_it_is_settled(tmp_path: Pa
         "c": Lookup("c", "expired", told["c"].t_ns),
     }
     settled = {o.client: o.outcome for o in resolve(history.operations, history.lookups)}
-    assert (settled["c1"], settled["c2"], settled["c3"], settled["c4"]) == ("ok", "fail", "fail", "info")
+    assert (settled["c1"], settled["c2"], settled["c3"], settled["c4"]) == (
+        "ok",
+        "fail",
+        "fail",
+        "info",
+    )
 
 
 async def test_unknown_writes_are_kept_within_bounds(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Each fault of containers bites, does not when replaced by a no-op, and heals all that it hit, whatever fails."""
+"""Each fault of containers bites, does not when replaced by a no-op, and heals all that it hit,
+whatever fails.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def whole(engine: FakeEngine) -> bool:
 
 
 @pytest.mark.parametrize("name", CONTAINER_NEMESES)
-async def test_it_bites_is_recorded_and_heals(name: str, engine: FakeEngine, tmp_path: Path) -> None:
+async def test_it_bites_is_recorded_and_heals(
+    name: str, engine: FakeEngine, tmp_path: Path
+) -> None:
     result = await inflicted(made(name, engine), tmp_path)
     assert result.error is None and result.proof
     assert all(service in result.proof for service in result.targets)
@@ -79,7 +83,11 @@ async def test_nobody_hit_is_no_proof(how: str, engine: FakeEngine) -> None:
 
 @pytest.mark.parametrize(
     ("name", "undo"),
-    [("container-kill-all", "start"), ("container-pause-all", "unpause"), ("container-disconnect-all", "connect")],
+    [
+        ("container-kill-all", "start"),
+        ("container-pause-all", "unpause"),
+        ("container-disconnect-all", "connect"),
+    ],
 )
 async def test_one_that_cannot_be_healed_leaves_no_other_broken(
     name: str, undo: str, engine: FakeEngine, tmp_path: Path, capsys: pytest.CaptureFixture[str]

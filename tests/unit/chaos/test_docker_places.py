@@ -9,7 +9,14 @@ from chaos.docker_target import place_of
 
 @pytest.mark.parametrize(
     ("member", "place"),
-    [("n1", "n1"), ("n2-2", "n2"), ("n3-11", "n3"), ("o19a0c3f5e21", "o19a0c3f5e21"), ("x-2", "x-2"), ("n1-b", "n1-b")],
+    [
+        ("n1", "n1"),
+        ("n2-2", "n2"),
+        ("n3-11", "n3"),
+        ("o19a0c3f5e21", "o19a0c3f5e21"),
+        ("x-2", "x-2"),
+        ("n1-b", "n1-b"),
+    ],
 )
 def test_a_place(member: str, place: str) -> None:
     assert place_of(member) == place

@@ -1,4 +1,6 @@
-"""A disturbance of containers is measured from the strike, forgets no acknowledged write, and heals in any case."""
+"""A disturbance of containers is measured from the strike, forgets no acknowledged write, and heals
+in any case.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,13 @@ class FakeStack:
         what: tuple[str, ...] = ("writes",),
         strike: Callable[[tuple[str, ...]], None] = lambda whom: None,
     ) -> None:
-        self.cluster, self.strike_s, self.outage_s, self.what, self.fails = cluster, strike_s, outage_s, what, strike
+        self.cluster, self.strike_s, self.outage_s, self.what, self.fails = (
+            cluster,
+            strike_s,
+            outage_s,
+            what,
+            strike,
+        )
         self.struck: list[str] = []
         self.healed: list[str] = []
         self.at = self.back = 0.0
@@ -137,7 +145,9 @@ def disturbed(stack: Any, name: str = "kill-leader", pause_s: float = 5.0) -> To
     return virtual.run(lambda: disturb(stack, SCRIPTS[name], name, pause_s))
 
 
-def test_what_was_acknowledged_before_an_outage_is_read_again_after_it(cluster: FakeCluster) -> None:
+def test_what_was_acknowledged_before_an_outage_is_read_again_after_it(
+    cluster: FakeCluster,
+) -> None:
     told = disturbed(FakeStack(cluster, outage_s=60), pause_s=60)
     assert told.before >= docker_load.WARM_UP
     assert told.acked > told.before and told.lost == []
@@ -156,7 +166,9 @@ def test_a_write_from_before_the_strike_that_is_gone_is_lost(cluster: FakeCluste
     assert disturbed(FakeStack(cluster, outage_s=60, strike=forget), pause_s=60).lost == gone
 
 
-def test_what_fails_or_holds_another_value_is_not_acknowledged_or_lost(cluster: FakeCluster) -> None:
+def test_what_fails_or_holds_another_value_is_not_acknowledged_or_lost(
+    cluster: FakeCluster,
+) -> None:
     async def story() -> list[str]:
         load = Load("http://node")
         load.acked = {b"a": b"1", b"b": b"2", b"c": b"3"}
@@ -236,7 +248,9 @@ def test_the_limits_of_each_disturbance(
 
 
 def test_a_relapse_after_the_first_write_is_a_missed_limit() -> None:
-    told = Told("kill-leader", "node1", 9, 9, [], 20.0, 0.1, 0.2, 0.1, {}, SCRIPTS["kill-leader"].limits)
+    told = Told(
+        "kill-leader", "node1", 9, 9, [], 20.0, 0.1, 0.2, 0.1, {}, SCRIPTS["kill-leader"].limits
+    )
     assert told.missed() == ("longest gap of writes 20.0 s, promised within 3 s",)
     assert told.missed(5) and told.missed(7) == ()
     assert "| 0.2 | 0.1 | **20.0** (limit 3) | 0.1 | 9 | 0 |" in told.row
@@ -252,12 +266,16 @@ def coded(stack: Any, name: str, tmp_path: Path) -> int:
     return virtual.run(lambda: run(stack, name, 1, tmp_path / "kills.md"), limit_s=3000)
 
 
-@pytest.mark.parametrize(("name", "said"), [("each", "1 s, a leader after 5 s"), ("kill-leader", "5 s")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("each", "1 s, a leader after 5 s"), ("kill-leader", "5 s")]
+)
 def test_the_pause_that_is_said_is_the_one_that_is_made(
     cluster: FakeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: str
 ) -> None:
     coded(FakeStack(cluster), name, tmp_path)
-    assert capsys.readouterr().out.splitlines()[0] == f"{name}: what it hits comes back after {said}"
+    assert (
+        capsys.readouterr().out.splitlines()[0] == f"{name}: what it hits comes back after {said}"
+    )
 
 
 def fail(exc: Exception, service: str = "node1") -> Callable[[tuple[str, ...]], None]:
@@ -268,12 +286,21 @@ def fail(exc: Exception, service: str = "node1") -> Callable[[tuple[str, ...]], 
     return strike
 
 
-def test_exit_codes(cluster: FakeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_codes(
+    cluster: FakeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert coded(FakeStack(cluster), "kill-leader", tmp_path) == 0
     assert "limit missed" not in capsys.readouterr().out
     assert coded(FakeStack(cluster, outage_s=4), "kill-leader", tmp_path) == 3
     assert "limit missed: writes again after 4." in capsys.readouterr().out
-    assert coded(FakeStack(cluster, outage_s=4, strike=lambda whom: cluster.kept.clear()), "kill-leader", tmp_path) == 1
+    assert (
+        coded(
+            FakeStack(cluster, outage_s=4, strike=lambda whom: cluster.kept.clear()),
+            "kill-leader",
+            tmp_path,
+        )
+        == 1
+    )
     assert "lost: disturbed/" in capsys.readouterr().out
     stack = FakeStack(cluster, strike=fail(EngineFailed("500 Server Error")))
     assert coded(stack, "kill-leader", tmp_path) == 2
@@ -282,7 +309,10 @@ def test_exit_codes(cluster: FakeCluster, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_reading_back_that_fails_is_no_loss(
-    cluster: FakeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    cluster: FakeCluster,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def lost(load: Load) -> list[str]:
         cluster.reads = False
@@ -345,13 +375,15 @@ async def test_after_a_signal_nobody_else_is_struck_though_healing_fails(
     assert stack.struck == ["postgres"]
 
 
-# ------------------------------------------------------------------------------------------------------ over an engine
+# ----------------------------------------------------------------------------------- over an engine
 
 
 async def test_the_strike_begins_before_the_engine_is_asked_and_after_the_look_up() -> None:
     loop, engine = asyncio.get_running_loop(), FakeEngine("node1", "node2")
     times: dict[str, float] = {}
-    engine.containers.list = lambda **how: times.update(looked=loop.time()) or list(engine.found.values())
+    engine.containers.list = lambda **how: (
+        times.update(looked=loop.time()) or list(engine.found.values())
+    )
     engine.meanwhile = lambda: times.setdefault("asked", loop.time())
     began = await over(engine).strike("kill", ("node1", "node2"))
     assert times["looked"] <= began <= times["asked"]
@@ -371,7 +403,9 @@ async def test_what_the_engine_says_becomes_one_error(exc: Exception) -> None:
         await over(engine).strike("kill", ("rabbit1",))
 
 
-async def test_one_that_cannot_be_healed_keeps_no_other_down(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_one_that_cannot_be_healed_keeps_no_other_down(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     engine = FakeEngine("node1", "node2", "node3")
     for container in engine.found.values():
         container.status = "exited"
@@ -416,7 +450,7 @@ async def test_a_kill_under_way_is_waited_for_before_healing() -> None:
     assert engine.found["node1"].status == "running"
 
 
-# ----------------------------------------------------------------------------------------------------- at the terminal
+# ---------------------------------------------------------------------------------- at the terminal
 
 FILES = {path.name: path for path in (Path(docker_load.__file__).parent / "scripts").iterdir()}
 
@@ -425,7 +459,9 @@ FILES = {path.name: path for path in (Path(docker_load.__file__).parent / "scrip
 def test_each_script_says_what_it_does_its_options_and_its_exit_codes(name: str) -> None:
     """In its first lines and with --help, from any directory."""
     file, script = FILES[name].read_text(), SCRIPTS.get(name)
-    told = subprocess.run([FILES[name], "--help"], cwd="/", capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        [FILES[name], "--help"], cwd="/", capture_output=True, text=True, check=True
+    ).stdout
     words = ["--pause", "--project"]
     if script is not None:
         words += [script.does, f"limits: {script.limits}"]
@@ -439,8 +475,12 @@ def test_each_script_says_what_it_does_its_options_and_its_exit_codes(name: str)
     assert os.access(FILES[name], os.X_OK)
 
 
-@pytest.mark.parametrize("words", [("kill-leader", "--pause", "-1"), ("kill-leader", "--pause", "nan"), ("no-such",)])
-def test_wrong_arguments_are_no_loss(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "words", [("kill-leader", "--pause", "-1"), ("kill-leader", "--pause", "nan"), ("no-such",)]
+)
+def test_wrong_arguments_are_no_loss(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         docker_scripts.main(list(words))
     assert ended.value.code == UNJUDGED

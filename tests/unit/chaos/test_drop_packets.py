@@ -1,4 +1,6 @@
-"""Packets that the kernel drops really do not arrive, come late once it heals, and no rule stays behind unseen."""
+"""Packets that the kernel drops really do not arrive, come late once it heals, and no rule stays
+behind unseen.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from tests.servers.shared import needs
 
 @pytest.fixture(autouse=True)
 def nftables() -> None:
-    """Bring the program; what then still fails is the kernel's or the user's, and no installation cures it."""
+    """Bring the program; what then still fails is the kernel's or the user's, and no installation
+    cures it.
+    """
     needs("nftables")
     if why := machines._nft_missing():
         pytest.skip(why)

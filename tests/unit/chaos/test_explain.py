@@ -1,4 +1,6 @@
-"""An illegal history is cut down to the operations that matter, and told so that a person can follow."""
+"""An illegal history is cut down to the operations that matter, and told so that a person can
+follow.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def explained(ops: list[Operation], **records: list[object]) -> Explanation:
 
 STALE = [
     Operation(1, "put", "ok", 1_000_000, 2_000_000, key="k", value="a", node="n1", revision=1),
-    Operation(2, "put", "ok", 3_000_000, 4_000_000, key="k", value="b", node="n2", revision=2, attempts=2),
+    Operation(
+        2, "put", "ok", 3_000_000, 4_000_000, key="k", value="b", node="n2", revision=2, attempts=2
+    ),
     Operation(3, "get", "ok", 5_000_000, 6_000_000, key="k", result="a", node="n3"),
     Operation(4, "put", "info", 5_500_000, key="k", value="<script>alert(1)</script>"),
 ]
@@ -32,7 +36,10 @@ STALE = [
 def test_the_story_of_a_stale_read() -> None:
     e = explained(
         STALE,
-        faults=[Fault("partition", "start", 2_500_000, ("n3",)), Fault("partition", "healed", 9_000_000, ("n3",))],
+        faults=[
+            Fault("partition", "start", 2_500_000, ("n3",)),
+            Fault("partition", "healed", 9_000_000, ("n3",)),
+        ],
         seen=[Seen("n1", 0, 3, "leader", "n1")],
     )
     assert [o.value for o in e.prefix] == ["a", "b"]
@@ -63,7 +70,9 @@ def test_a_stale_read_is_cut_down_to_write_overwrite_and_read(seed: int) -> None
     assert len(e.operations) <= 4
     assert register.check(e.operations).verdict is Verdict.ILLEGAL
     values = {o.value for o in e.operations}
-    assert all(o.result in values or o.result is None for o in e.operations if o.op == "get"), "a value was orphaned"
+    assert all(o.result in values or o.result is None for o in e.operations if o.op == "get"), (
+        "a value was orphaned"
+    )
 
 
 def test_minimising_takes_few_checks_and_ends_within_its_bound() -> None:
@@ -90,7 +99,9 @@ def test_each_kind_of_dead_end_is_told() -> None:
         return text(explained([*ops]))
 
     cas = Operation(2, "cas", "ok", 20, 29, key="k", expected="a", value="b", result=False)
-    assert 'it was refused because the value was not "a", but the value was "a", by put "a"' in why(put, cas)
+    assert 'it was refused because the value was not "a", but the value was "a", by put "a"' in why(
+        put, cas
+    )
     first = Operation(3, "put", "ok", 0, 1, key="k", value="z")
     swapped = replace(cas, expected="z", result=True)
     later = Operation(1, "put", "ok", 5, 9, key="k", value="a")
@@ -108,7 +119,16 @@ def test_the_page_stands_alone_and_escapes_what_it_shows() -> None:
     odd = replace(STALE[3], client="<b>", key="k")
     html = page(
         Explanation(
-            "register", "stale", Verdict.ILLEGAL, "<i>message</i>", "k", (*e.operations, odd), 4, e.prefix, "b", e.stuck
+            "register",
+            "stale",
+            Verdict.ILLEGAL,
+            "<i>message</i>",
+            "k",
+            (*e.operations, odd),
+            4,
+            e.prefix,
+            "b",
+            e.stuck,
         )
     )
     assert "<script>" not in html

@@ -1,4 +1,6 @@
-"""Histories survive being written and read; what cannot be trusted is refused with its line and the reason."""
+"""Histories survive being written and read; what cannot be trusted is refused with its line and the
+reason.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,34 @@ from chaos.history import (
 )
 
 RECORDS: list[Record] = [
-    Operation(0, "put", "ok", 5, 9, key="x", value={"a": [1, None]}, revision=1, node="n1", op_id="o1", term=1),
+    Operation(
+        0,
+        "put",
+        "ok",
+        5,
+        9,
+        key="x",
+        value={"a": [1, None]},
+        revision=1,
+        node="n1",
+        op_id="o1",
+        term=1,
+    ),
     Fault("kill", "start", 10, ("n1",)),
     Operation("1b", "get", "ok", 12, 15, key="x", result=None, level="stale", age_ms=0.5),
-    Operation(2, "cas", "info", 13, None, key="x", expected=1, value=True, op_id="o2", attempts=3, error="timeout"),
+    Operation(
+        2,
+        "cas",
+        "info",
+        13,
+        None,
+        key="x",
+        expected=1,
+        value=True,
+        op_id="o2",
+        attempts=3,
+        error="timeout",
+    ),
     Fault("kill", "bit", 14, ("n1",), "pid gone"),
     Fault("kill", "healed", 20, ("n1",)),
     Lookup("o2", "applied", 30, 4),
@@ -57,7 +83,9 @@ def test_what_is_written_is_what_is_read() -> None:
 
 
 def test_a_missing_result_is_not_null() -> None:
-    history = parse([b'{"client":1,"op":"cas","key":"x","outcome":"ok","start_ns":0,"end_ns":1,"value":1}'])
+    history = parse(
+        [b'{"client":1,"op":"cas","key":"x","outcome":"ok","start_ns":0,"end_ns":1,"value":1}']
+    )
     assert history.operations[0].result is msgspec.UNSET
     assert history.operations[0].expected is None
 
@@ -77,7 +105,16 @@ def test_an_unknown_field_is_let_through_in_plain_files_alone() -> None:
 
 def base(**fields: Any) -> bytes:
     return json.dumps(
-        {"client": 1, "op": "put", "key": "x", "value": 1, "outcome": "ok", "start_ns": 5, "end_ns": 9} | fields
+        {
+            "client": 1,
+            "op": "put",
+            "key": "x",
+            "value": 1,
+            "outcome": "ok",
+            "start_ns": 5,
+            "end_ns": 9,
+        }
+        | fields
     ).encode()
 
 
@@ -90,7 +127,10 @@ REFUSED: dict[str, tuple[list[bytes], str]] = {
     "no end": ([base(end_ns=None)], "without end_ns"),
     "negative time": ([base(start_ns=-1)], "time out of range"),
     "unknown outcome": ([base(outcome="maybe")], "Invalid enum value 'maybe'"),
-    "no client": ([b'{"op":"put","key":"x","outcome":"ok","start_ns":0,"end_ns":1}'], "missing required field"),
+    "no client": (
+        [b'{"op":"put","key":"x","outcome":"ok","start_ns":0,"end_ns":1}'],
+        "missing required field",
+    ),
     "time is text": ([base(start_ns="5")], "Expected `int`"),
     "no key": ([base(key=None)], "put without key"),
     "get without result": ([base(op="get")], "without result"),
@@ -111,7 +151,10 @@ def test_a_line_that_cannot_be_is_named(kind: str) -> None:
 
 
 def test_a_newer_version_is_named() -> None:
-    with pytest.raises(HistoryError, match=f"newer version .format {VERSION + 1}; this program reads up to {VERSION}"):
+    with pytest.raises(
+        HistoryError,
+        match=f"newer version .format {VERSION + 1}; this program reads up to {VERSION}",
+    ):
         parse([b'{"acordo_history": %d}\n' % (VERSION + 1), b'{"whatever": true}\n'])
 
 
@@ -161,7 +204,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_lookups_settle_what_was_unknown() -> None:
     unknown = Operation(2, "cas", "info", 13, None, key="x", expected=1, value=2, op_id="o")
     applied = resolve([unknown], [Lookup("o", "applied", 30, 4)])[0]
-    assert (applied.outcome, applied.end_ns, applied.revision, applied.result, applied.resolved) == (
+    assert (
+        applied.outcome,
+        applied.end_ns,
+        applied.revision,
+        applied.result,
+        applied.resolved,
+    ) == (
         "ok",
         30,
         4,
@@ -181,13 +230,25 @@ def test_lookups_settle_what_was_unknown() -> None:
 
 def test_windows_and_reigns() -> None:
     (window,) = windows(r for r in RECORDS if isinstance(r, Fault))
-    assert (window.start_ns, window.bit_ns, window.healed_ns, window.detail) == (10, 14, 20, "pid gone")
+    assert (window.start_ns, window.bit_ns, window.healed_ns, window.detail) == (
+        10,
+        14,
+        20,
+        "pid gone",
+    )
     open_ = windows(
-        [Fault("pause", "start", 1, ("a",)), Fault("pause", "start", 2, ("b",)), Fault("pause", "healed", 3, ("b",))]
+        [
+            Fault("pause", "start", 1, ("a",)),
+            Fault("pause", "start", 2, ("b",)),
+            Fault("pause", "healed", 3, ("b",)),
+        ]
     )
     assert [(w.targets, w.healed_ns) for w in open_] == [(("a",), None), (("b",), 3)]
     told = [
         Seen("n1", t, term, "follower", leader)
         for t, term, leader in ((1, 1, "n1"), (5, 2, "n2"), (6, 1, "n1"), (9, 2, "n2"))
     ]
-    assert [(r.since_ns, r.term, r.leader) for r in reigns(History(seen=told))] == [(1, 1, "n1"), (5, 2, "n2")]
+    assert [(r.since_ns, r.term, r.leader) for r in reigns(History(seen=told))] == [
+        (1, 1, "n1"),
+        (5, 2, "n2"),
+    ]

@@ -1,4 +1,6 @@
-"""What an ideal cluster does passes every checker; one thing changed in it is caught, every time."""
+"""What an ideal cluster does passes every checker; one thing changed in it is caught, every
+time.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def judged_bank(ops: list[Operation]) -> Judgement:
     return bank.check(ops, accounts=ACCOUNTS, total=100)
 
 
-GOOD: dict[str, tuple[Callable[[Ideal], list[Operation]], Callable[[list[Operation]], Judgement]]] = {
+GOOD: dict[
+    str, tuple[Callable[[Ideal], list[Operation]], Callable[[list[Operation]], Judgement]]
+] = {
     "register": (lambda i: i.register(), register.check),
     "versions": (lambda i: i.register(), versions.check),
     "set": (lambda i: i.set(), set_full.check),
@@ -64,7 +68,7 @@ def test_an_ideal_ledger_passes() -> None:
         assert versions.check(ops, ledger=ideal.ledger).verdict is Verdict.OK
 
 
-# ------------------------------------------------------------------------------------------- one thing changed at once
+# ------------------------------------------------------------------------ one thing changed at once
 
 
 def spoil_one(ops: list[Operation], one: Operation, **fields: Any) -> list[Operation]:
@@ -95,18 +99,26 @@ def phantom_read(ops: list[Operation], rng: Random) -> list[Operation]:
 
 
 def swapped_versions(ops: list[Operation], rng: Random) -> list[Operation]:
-    """Let two reads, one certainly after the other and with different values, exchange what they saw."""
+    """Let two reads, one certainly after the other and with different values, exchange what they
+    saw.
+    """
     reads = sorted(filter(_is_read, ops), key=lambda o: o.start_ns)
     options = [
         (a, b)
         for n, a in enumerate(reads)
         for b in reads[n + 1 : n + 60]
-        if a.key == b.key and a.result is not None and b.result is not None and (a.version or 0) < (b.version or 0)
+        if a.key == b.key
+        and a.result is not None
+        and b.result is not None
+        and (a.version or 0) < (b.version or 0)
         if any(w.op == "put" and w.value == b.result and w.start_ns > a.returned_ns for w in ops)
     ]
     one, other = rng.choice(options)
     swap = {id(one): other, id(other): one}
-    return [replace(o, result=swap[id(o)].result, version=swap[id(o)].version) if id(o) in swap else o for o in ops]
+    return [
+        replace(o, result=swap[id(o)].result, version=swap[id(o)].version) if id(o) in swap else o
+        for o in ops
+    ]
 
 
 def lost_write(ops: list[Operation], rng: Random) -> list[Operation]:
@@ -118,7 +130,11 @@ def lost_write(ops: list[Operation], rng: Random) -> list[Operation]:
 
 def double_success(ops: list[Operation], rng: Random) -> list[Operation]:
     """Let a second CAS succeed from a value that another CAS has taken for good."""
-    taken = [o for o in ops if o.op == "cas" and o.outcome == "ok" and o.result and o.expected is not None]
+    taken = [
+        o
+        for o in ops
+        if o.op == "cas" and o.outcome == "ok" and o.result and o.expected is not None
+    ]
     one = rng.choice(taken)
     end = max(int(o.end_ns or 0) for o in ops)
     again = Operation(
@@ -136,7 +152,9 @@ def double_success(ops: list[Operation], rng: Random) -> list[Operation]:
     return [*ops, again]
 
 
-@pytest.mark.parametrize("spoil", [stale_read, phantom_read, swapped_versions, lost_write, double_success])
+@pytest.mark.parametrize(
+    "spoil", [stale_read, phantom_read, swapped_versions, lost_write, double_success]
+)
 @pytest.mark.parametrize("name", ["register", "versions"])
 def test_every_spoiled_register_history_is_caught(
     name: str, spoil: Callable[[list[Operation], Random], list[Operation]]
@@ -153,7 +171,9 @@ def _result(change: Callable[[Any], Any]) -> Callable[[Operation], Operation]:
 
 
 def _full_read(o: Operation) -> bool:
-    return o.op == "read" and o.outcome == "ok" and isinstance(o.result, list) and len(o.result) > 20
+    return (
+        o.op == "read" and o.outcome == "ok" and isinstance(o.result, list) and len(o.result) > 20
+    )
 
 
 SET = {
@@ -169,14 +189,20 @@ def test_every_spoiled_set_history_is_caught(kind: str) -> None:
     pick, change = SET[kind]
     for seed in SEEDS:
         rng = Random(seed)
-        assert set_full.check(changed(Ideal(rng).set(), pick, change, rng)).verdict is Verdict.ILLEGAL, seed
+        assert (
+            set_full.check(changed(Ideal(rng).set(), pick, change, rng)).verdict is Verdict.ILLEGAL
+        ), seed
 
 
 def _reads_much(o: Operation) -> bool:
-    return o.op == "txn" and o.outcome == "ok" and any(f == "r" and len(v) > 6 for f, _, v in o.result)
+    return (
+        o.op == "txn" and o.outcome == "ok" and any(f == "r" and len(v) > 6 for f, _, v in o.result)
+    )
 
 
-def _in_first_long_read(change: Callable[[list[int]], list[int]]) -> Callable[[Operation], Operation]:
+def _in_first_long_read(
+    change: Callable[[list[int]], list[int]],
+) -> Callable[[Operation], Operation]:
     def apply(o: Operation) -> Operation:
         told = [list(m) for m in o.result]
         m = next(m for m in told if m[0] == "r" and len(m[2]) > 6)
@@ -212,7 +238,10 @@ def test_every_torn_bank_read_is_caught(by: int) -> None:
     for seed in SEEDS:
         rng = Random(seed)
         spoil = _result(lambda r: {**r, "a1": r["a1"] + by})
-        assert judged_bank(changed(Ideal(rng).bank(), _bank_read, spoil, rng)).verdict is Verdict.ILLEGAL
+        assert (
+            judged_bank(changed(Ideal(rng).bank(), _bank_read, spoil, rng)).verdict
+            is Verdict.ILLEGAL
+        )
 
 
 @pytest.mark.parametrize("by", [1, -1])
@@ -245,7 +274,9 @@ def test_every_stale_read_older_than_allowed_is_caught() -> None:
         late = max(o.start_ns for o in ops) - 20_000_000
         read = rng.choice([o for o in ops if o.op == "get" and o.start_ns > late and o.key in old])
         first = old[read.key or ""]
-        spoiled = spoil_one(ops, read, result=first.value, version=first.revision, revision=first.revision)
+        spoiled = spoil_one(
+            ops, read, result=first.value, version=first.revision, revision=first.revision
+        )
         judged = staleness.check(spoiled)
         assert {"too_stale", "wrong_age"} <= set(judged.anomalies)
 
@@ -261,14 +292,16 @@ def test_every_second_holder_is_caught() -> None:
             for r in refused
             for h in held
             if h.returned_ns < r.start_ns
-            and any(x.op == "release" and x.value == h.value and x.start_ns > r.returned_ns for x in ops)
+            and any(
+                x.op == "release" and x.value == h.value and x.start_ns > r.returned_ns for x in ops
+            )
         ]
         one = rng.choice(inside)
         spoiled = [replace(o, result=True, token=99_999) if o is one else o for o in ops]
         assert "two_holders" in lock.check(spoiled).anomalies
 
 
-# ------------------------------------------------------------------------------------------------------------ events
+# ------------------------------------------------------------------------------------------- events
 
 EVENTS: dict[str, Callable[[list[Any], int], list[Any]]] = {
     "dropped": lambda events, n: events[:n] + events[n + 1 :],

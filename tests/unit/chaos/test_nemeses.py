@@ -1,4 +1,6 @@
-"""Each nemesis bites on a target that can be hurt, does not when replaced by a no-op, and always heals."""
+"""Each nemesis bites on a target that can be hurt, does not when replaced by a no-op, and always
+heals.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,17 @@ class Fake:
 
     nodes: tuple[str, ...] = ("n1", "n2", "n3")
     abilities = frozenset(
-        {"processes", "links", "files", "clocks", "disks", "members", "raft-ports", "store-file", *KINDS}
+        {
+            "processes",
+            "links",
+            "files",
+            "clocks",
+            "disks",
+            "members",
+            "raft-ports",
+            "store-file",
+            *KINDS,
+        }
     )
 
     def __init__(self, mesh: Mesh, data: Path | None = None) -> None:
@@ -241,7 +253,9 @@ def members_of_the_fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _bring(name: str) -> None:
-    """Bring what a nemesis asks the machine for; skip where the kernel or the user does not allow it."""
+    """Bring what a nemesis asks the machine for; skip where the kernel or the user does not allow
+    it.
+    """
     if name == "drop-packets":
         needs("nftables")
         if why := machines._nft_missing():
@@ -259,7 +273,9 @@ async def test_it_bites_is_recorded_and_heals(name: str, tmp_path: Path) -> None
         async with asyncio.timeout(10):
             while not await target.healthy():
                 await asyncio.sleep(0.01)
-        assert not any(link.up.cut or link.down.cut or link.up.delay_s for link in target.mesh.peers.values())
+        assert not any(
+            link.up.cut or link.down.cut or link.up.delay_s for link in target.mesh.peers.values()
+        )
     (window,) = windows(load_history(tmp_path / "history.jsonl").faults)
     assert window.nemesis == name
     assert window.targets == result.targets
@@ -270,7 +286,9 @@ async def test_it_bites_is_recorded_and_heals(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", NEMESES)
-async def test_replaced_by_a_no_op_it_does_not_bite(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_replaced_by_a_no_op_it_does_not_bite(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(base, "PROOF_WITHIN_S", 0.2)
 
     async def nothing(*_: object) -> None:
@@ -328,10 +346,16 @@ async def test_without_the_ability_it_is_skipped_by_name(tmp_path: Path) -> None
             result = await inflict(NEMESES["kill-leader"](target, Random(1)), written, 0.1)
     assert result.skipped == "the target has no processes"
     (fault,) = load_history(tmp_path / "history.jsonl").faults
-    assert (fault.nemesis, fault.phase, fault.detail) == ("kill-leader", "skipped", "the target has no processes")
+    assert (fault.nemesis, fault.phase, fault.detail) == (
+        "kill-leader",
+        "skipped",
+        "the target has no processes",
+    )
 
 
-async def test_a_leader_that_is_not_known_yet_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_leader_that_is_not_known_yet_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with fake(tmp_path) as target:
         said = iter([None, None])
 
@@ -384,7 +408,15 @@ async def test_shapes_of_partitions() -> None:
         for node in target.nodes:
             heard = {n for n in target.nodes if (n, node) not in ring}
             assert len(heard) >= 3, "each still hears a majority, itself included"
-        assert len({frozenset(n for n in target.nodes if (n, node) not in ring) for node in target.nodes}) == 5
+        assert (
+            len(
+                {
+                    frozenset(n for n in target.nodes if (n, node) not in ring)
+                    for node in target.nodes
+                }
+            )
+            == 5
+        )
         bridge = await cuts(links.Bridge, seed)
         whole = [n for n in target.nodes if not any(n in pair for pair in bridge)]
         assert len(whole) == 1

@@ -1,4 +1,6 @@
-"""A plan follows from its seed; a run's worth follows from what was found; bugs and teeth are the same list."""
+"""A plan follows from its seed; a run's worth follows from what was found; bugs and teeth are the
+same list.
+"""
 
 from __future__ import annotations
 
@@ -54,12 +56,21 @@ def test_exit_codes() -> None:
 
 def test_outages_are_pauses_between_acknowledged_writes() -> None:
     second = 1_000_000_000
-    ops = [Operation(n, "put", "ok", t, t + 1, key="k", value=str(n)) for n, t in enumerate((0, second, 4 * second))]
+    ops = [
+        Operation(n, "put", "ok", t, t + 1, key="k", value=str(n))
+        for n, t in enumerate((0, second, 4 * second))
+    ]
     ops.append(Operation("r", "get", "ok", 2 * second, 2 * second + 1, key="k", result="1"))
     assert [round(o.seconds) for o in outages(History(ops))] == [1, 3]
-    late = Operation("a", "txn", "ok", 9 * second, 9 * second + 1, value=[["r", "k", None], ["r", "l", None]])
-    assert [round(o.seconds) for o in outages(History([*ops, late]))] == [1, 3], "a transaction that only reads"
-    late = Operation("a", "txn", "ok", 9 * second, 9 * second + 1, value=[["r", "k", None], ["append", "l", 1]])
+    late = Operation(
+        "a", "txn", "ok", 9 * second, 9 * second + 1, value=[["r", "k", None], ["r", "l", None]]
+    )
+    assert [round(o.seconds) for o in outages(History([*ops, late]))] == [1, 3], (
+        "a transaction that only reads"
+    )
+    late = Operation(
+        "a", "txn", "ok", 9 * second, 9 * second + 1, value=[["r", "k", None], ["append", "l", 1]]
+    )
     assert [round(o.seconds) for o in outages(History([*ops, late]))] == [1, 3, 5]
 
 

@@ -1,4 +1,6 @@
-"""Each anomaly that a checker names is planted once, in a history small enough to read, and must come back by name."""
+"""Each anomaly that a checker names is planted once, in a history small enough to read, and must
+come back by name.
+"""
 
 from __future__ import annotations
 
@@ -34,19 +36,25 @@ from tests.unit.chaos.ideal import Ideal
 MS = 1_000_000
 
 
-def op(client: int, name: str, start: int, end: int, outcome: Any = "ok", **fields: Any) -> Operation:
+def op(
+    client: int, name: str, start: int, end: int, outcome: Any = "ok", **fields: Any
+) -> Operation:
     return Operation(client, name, outcome, start, end, **({"key": "k"} | fields))
 
 
-def put(client: int, start: int, end: int, value: Any, revision: int | None = None, **fields: Any) -> Operation:
+def put(
+    client: int, start: int, end: int, value: Any, revision: int | None = None, **fields: Any
+) -> Operation:
     return op(client, "put", start, end, value=value, revision=revision, **fields)
 
 
-def get(client: int, start: int, end: int, result: Any, revision: int | None = None, **fields: Any) -> Operation:
+def get(
+    client: int, start: int, end: int, result: Any, revision: int | None = None, **fields: Any
+) -> Operation:
     return op(client, "get", start, end, result=result, revision=revision, **fields)
 
 
-# ----------------------------------------------------------------------------------------------------------- register
+# ----------------------------------------------------------------------------------------- register
 
 REGISTER: dict[str, list[Operation]] = {
     "phantom_value": [put(1, 0, 9, "a"), get(2, 20, 29, "b")],
@@ -74,8 +82,13 @@ def test_register(anomaly: str) -> None:
 
 
 def test_a_register_that_cannot_be_decided_in_time_is_unknown_and_never_fine() -> None:
-    ops = [put(n, n, 500, n % 3) for n in range(40)] + [get(100 + n, 300, 900, n % 3) for n in range(12)]
-    ops += [op(200 + n, "cas", 300, 900, expected=n % 3, value=(n + 1) % 3, result=True) for n in range(9)]
+    ops = [put(n, n, 500, n % 3) for n in range(40)] + [
+        get(100 + n, 300, 900, n % 3) for n in range(12)
+    ]
+    ops += [
+        op(200 + n, "cas", 300, 900, expected=n % 3, value=(n + 1) % 3, result=True)
+        for n in range(9)
+    ]
     judged = register.check(
         [*ops, get(999, 1_000, 1_001, "x"), put(998, 0, 5, "x"), put(997, 0, 5, "x")], passes=(3, 3)
     )
@@ -84,7 +97,7 @@ def test_a_register_that_cannot_be_decided_in_time_is_unknown_and_never_fine() -
     assert "not decided within 6 steps" in judged.findings[0].message
 
 
-# ----------------------------------------------------------------------------------------------------------- versions
+# ----------------------------------------------------------------------------------------- versions
 
 VERSIONS: dict[str, list[Operation]] = {
     "revision_reused": [put(1, 0, 9, "a", 1), put(2, 0, 9, "b", 1)],
@@ -114,7 +127,9 @@ def test_versions(anomaly: str) -> None:
 
 
 def test_versions_see_what_no_single_key_shows() -> None:
-    """x is overwritten before y, a reader sees the new y and, later, the old x: each key alone is linearizable."""
+    """x is overwritten before y, a reader sees the new y and, later, the old x: each key alone is
+    linearizable.
+    """
     ops = [
         put(1, 0, 9, "x0", 1, key="x"),
         put(1, 20, 99, "x1", 2, key="x"),
@@ -129,7 +144,9 @@ def test_versions_see_what_no_single_key_shows() -> None:
 def test_versions_follow_lists_and_do_not_guess_what_was_not_read() -> None:
     def txn(revision: int, start: int, *micros: list[Any]) -> Operation:
         told = list(micros)
-        return Operation(revision, "txn", "ok", start, start + 9, value=told, result=told, revision=revision)
+        return Operation(
+            revision, "txn", "ok", start, start + 9, value=told, result=told, revision=revision
+        )
 
     ops = [
         txn(1, 0, ["r", "l", []], ["append", "l", 1]),
@@ -147,10 +164,13 @@ def test_versions_let_an_unknown_write_own_a_revision_or_none() -> None:
     assert versions.check([unknown, get(2, 20, 29, "a", 7, version=7)]).verdict is Verdict.OK
     assert versions.check([unknown, get(2, 20, 29, None, 7, version=0)]).verdict is Verdict.OK
     gone = op(1, "delete", 40, 49, outcome="info")
-    assert versions.check([put(3, 0, 9, "a", 1), gone, get(2, 60, 69, None, 7, version=0)]).verdict is Verdict.OK
+    assert (
+        versions.check([put(3, 0, 9, "a", 1), gone, get(2, 60, 69, None, 7, version=0)]).verdict
+        is Verdict.OK
+    )
 
 
-# ------------------------------------------------------------------------------------------------- sets, banks, counts
+# ------------------------------------------------------------------------------ sets, banks, counts
 
 
 def add(start: int, value: Any, outcome: Any = "ok") -> Operation:
@@ -179,13 +199,18 @@ def test_set(anomaly: str) -> None:
 def test_sets_are_judged_one_by_one() -> None:
     other = [replace(o, key="other") for o in (add(0, "a"), read(20, "a"))]
     assert set_full.check([add(0, "b"), read(20, "b"), *other]).verdict is Verdict.OK
-    assert set_full.check([add(0, "b"), read(20, "b"), *other, replace(read(40), key="other")]).anomalies == (
-        "lost_element",
-    )
+    assert set_full.check(
+        [add(0, "b"), read(20, "b"), *other, replace(read(40), key="other")]
+    ).anomalies == ("lost_element",)
 
 
 def test_an_unknown_element_may_come_late_but_never_go() -> None:
-    assert set_full.check([add(0, "a"), add(0, "u", "info"), read(20, "a"), read(40, "a", "u")]).verdict is Verdict.OK
+    assert (
+        set_full.check(
+            [add(0, "a"), add(0, "u", "info"), read(20, "a"), read(40, "a", "u")]
+        ).verdict
+        is Verdict.OK
+    )
     went = [add(0, "a"), add(0, "u", "info"), read(20, "a", "u"), read(40, "a")]
     assert set_full.check(went).anomalies == ("lost_element",)
 
@@ -238,7 +263,7 @@ def test_an_unknown_increment_counts_once_or_never() -> None:
     assert counter.check([inc(0, 1), inc(0, 2, "info"), count(20, 5)]).verdict is Verdict.ILLEGAL
 
 
-# ---------------------------------------------------------------------------------------------------------- ttl
+# ---------------------------------------------------------------------------------------------- ttl
 
 S = 1_000_000_000
 
@@ -248,7 +273,9 @@ def give(start_s: float, ttl_ms: int, outcome: Any = "ok") -> Operation:
 
 
 def there(start_s: float, result: bool) -> Operation:
-    return op(int(start_s * 100), "read", int(start_s * S), int((start_s + 0.01) * S), result=result)
+    return op(
+        int(start_s * 100), "read", int(start_s * S), int((start_s + 0.01) * S), result=result
+    )
 
 
 TTL: dict[str, list[Operation]] = {
@@ -276,7 +303,8 @@ def test_an_end_is_not_judged_while_a_sweep_may_be_kept_from_its_work() -> None:
         faults = [Fault(nemesis, "start", 1 * S), Fault(nemesis, "healed", 2 * S)]
         assert ttl.check([*late, there(9.0, False)], faults).verdict is verdict
     early = TTL["ended_early"]
-    assert ttl.check(early, [Fault("kill-leader", "start", 1 * S)]).verdict is Verdict.ILLEGAL  # whatever holds
+    # whatever holds
+    assert ttl.check(early, [Fault("kill-leader", "start", 1 * S)]).verdict is Verdict.ILLEGAL
 
 
 def test_who_gave_a_key_and_does_not_know_it_proves_nothing_late() -> None:
@@ -286,10 +314,14 @@ def test_who_gave_a_key_and_does_not_know_it_proves_nothing_late() -> None:
     assert ttl.check([*known, unknown, seen]).verdict is Verdict.OK
 
 
-# ------------------------------------------------------------------------------------------------ sessions, stale reads
+# ---------------------------------------------------------------------------- sessions, stale reads
 
 SESSION: dict[str, list[Operation]] = {
-    "monotonic_writes": [put(1, 0, 9, "a", 5), put(1, 20, 29, "b", 4), get(1, 40, 49, "a", 5, version=5)],
+    "monotonic_writes": [
+        put(1, 0, 9, "a", 5),
+        put(1, 20, 29, "b", 4),
+        get(1, 40, 49, "a", 5, version=5),
+    ],
     "writes_follow_reads": [get(1, 0, 9, "z", 9, version=9), put(1, 20, 29, "a", 8)],
     "monotonic_reads": [get(1, 0, 9, "z", 9, version=9), get(1, 20, 29, "y", 9, version=7)],
     "read_your_writes": [put(1, 0, 9, "a", 5), get(1, 20, 29, "z", 5, version=3)],
@@ -303,8 +335,12 @@ def test_session(anomaly: str) -> None:
 
 
 def test_a_session_that_reads_an_older_position_went_back() -> None:
-    assert session.check([get(1, 0, 9, None, 9), get(1, 20, 29, None, 8)]).anomalies == ("monotonic_reads",)
-    assert session.check([put(1, 0, 9, "a", 9), get(1, 20, 29, None, 8, key="q")]).anomalies == ("read_your_writes",)
+    assert session.check([get(1, 0, 9, None, 9), get(1, 20, 29, None, 8)]).anomalies == (
+        "monotonic_reads",
+    )
+    assert session.check([put(1, 0, 9, "a", 9), get(1, 20, 29, None, 8, key="q")]).anomalies == (
+        "read_your_writes",
+    )
 
 
 def stale(start: int, end: int, result: Any, **fields: Any) -> Operation:
@@ -317,7 +353,11 @@ def write(start: int, end: int, value: Any, revision: int | None, outcome: Any =
 
 STALE: dict[str, list[Operation]] = {
     "too_stale": [write(0, 9, "a", 1), write(20, 29, "b", 2), stale(50, 59, "a", max_age_ms=20.0)],
-    "wrong_age": [write(0, 9, "a", 1), write(20, 29, "b", 2), stale(50, 59, "a", max_age_ms=900.0, age_ms=5)],
+    "wrong_age": [
+        write(0, 9, "a", 1),
+        write(20, 29, "b", 2),
+        stale(50, 59, "a", max_age_ms=900.0, age_ms=5),
+    ],
     "from_the_future": [stale(0, 9, "a"), write(20, 29, "a", 1)],
     "dirty_read": [write(0, 9, "a", 1), write(20, 29, "b", None, "fail"), stale(50, 59, "b")],
     "phantom_value": [write(0, 9, "a", 1), stale(50, 59, "b")],
@@ -332,13 +372,17 @@ def test_stale(anomaly: str) -> None:
 
 def test_a_stale_read_within_its_bounds_is_fine_and_its_age_is_told() -> None:
     judged = staleness.check(
-        [write(0, 9, "a", 1), write(20, 29, "b", 2), stale(50, 59, "a", max_age_ms=30.0, age_ms=25, revision=1)]
+        [
+            write(0, 9, "a", 1),
+            write(20, 29, "b", 2),
+            stale(50, 59, "a", max_age_ms=30.0, age_ms=25, revision=1),
+        ]
     )
     assert judged.verdict is Verdict.OK
     assert judged.figures["age_ms"]["max"] == 21.0
 
 
-# --------------------------------------------------------------------------------------------------------------- locks
+# -------------------------------------------------------------------------------------------- locks
 
 
 def hold(client: int, start: int, end: int, token: int | None, result: bool = True) -> Operation:
@@ -375,7 +419,7 @@ def test_with_leases_the_lock_may_pass_on_while_its_holder_sleeps() -> None:
     assert judged.figures["late_uses_refused"] == 1
 
 
-# --------------------------------------------------------------------------------------------------------------- watch
+# -------------------------------------------------------------------------------------------- watch
 
 
 def ideal() -> Ideal:
@@ -431,9 +475,9 @@ def test_watch_bookmarkable() -> None:
     early = [*events[:n], Watched("w", "bookmark", 1, 9), *events[n:]]
     assert "not_bookmarkable" in told(early)
     n = at(events, 10)[0]
-    assert told([*[w for w in events[:n] if w.revision != 9], Watched("w", "bookmark", 1, 9), *events[n:]]) == (
-        "not_bookmarkable",
-    )
+    assert told(
+        [*[w for w in events[:n] if w.revision != 9], Watched("w", "bookmark", 1, 9), *events[n:]]
+    ) == ("not_bookmarkable",)
     assert "bookmark_fell" in told([*events[:n], Watched("w", "bookmark", 1, 3), *events[n:]])
 
 
@@ -463,7 +507,7 @@ def test_the_broker_may_repeat_but_neither_skip_nor_swap() -> None:
     assert "not_ordered" in told(swapped)
 
 
-# -------------------------------------------------------------------------------------------------------------- ledger
+# ------------------------------------------------------------------------------------------- ledger
 
 
 def rows() -> list[Row]:
@@ -504,8 +548,14 @@ def test_a_pruned_ledger_is_judged_from_where_it_begins() -> None:
 
 def test_applied_twice_and_refused_with_effect() -> None:
     r = rows()
-    assert "applied_twice" in ledger.check(Ledger((*r[:5], with_entry(r[5], op_id="op2"), *r[6:]))).anomalies
-    assert "refusal_with_effect" in ledger.check(Ledger((with_entry(r[0], outcome="refused"),))).anomalies
+    assert (
+        "applied_twice"
+        in ledger.check(Ledger((*r[:5], with_entry(r[5], op_id="op2"), *r[6:]))).anomalies
+    )
+    assert (
+        "refusal_with_effect"
+        in ledger.check(Ledger((with_entry(r[0], outcome="refused"),))).anomalies
+    )
 
 
 LEDGER: dict[str, Operation] = {
@@ -535,19 +585,31 @@ def test_a_refused_cas_that_took_effect() -> None:
 def test_lookups_that_change_their_answer_or_are_wrong() -> None:
     right = Lookup("op3", "applied", 5, 4)
     assert ledger.check(ideal().ledger, lookups=[right, right]).verdict is Verdict.OK
-    assert "answer_changed" in ledger.check(ideal().ledger, lookups=[right, Lookup("op3", "expired", 9)]).anomalies
-    assert ledger.check(ideal().ledger, lookups=[Lookup("op3", "expired", 9)]).anomalies == ("wrong_answer",)
-    assert ledger.check(ideal().ledger, lookups=[Lookup("no", "applied", 9, 3)]).anomalies == ("wrong_answer",)
+    assert (
+        "answer_changed"
+        in ledger.check(ideal().ledger, lookups=[right, Lookup("op3", "expired", 9)]).anomalies
+    )
+    assert ledger.check(ideal().ledger, lookups=[Lookup("op3", "expired", 9)]).anomalies == (
+        "wrong_answer",
+    )
+    assert ledger.check(ideal().ledger, lookups=[Lookup("no", "applied", 9, 3)]).anomalies == (
+        "wrong_answer",
+    )
 
 
-# --------------------------------------------------------------------------------------------------------- convergence
+# -------------------------------------------------------------------------------------- convergence
 
 
 def evidence(made: Ideal) -> Evidence:
     nodes = ("n1", "n2", "n3")
     members = tuple(MemberState(n, made.revision, made.digest.hex()) for n in nodes)
     keys = sorted({k for _, k, _ in made.log})
-    reads = tuple(FinalRead(n, level, k, *made.get(k)) for n in nodes for level in convergence.LEVELS for k in keys)
+    reads = tuple(
+        FinalRead(n, level, k, *made.get(k))
+        for n in nodes
+        for level in convergence.LEVELS
+        for k in keys
+    )
     return Evidence(nodes, members, reads)
 
 
@@ -566,11 +628,15 @@ def test_a_converged_cluster_passes() -> None:
 def test_a_member_that_diverged_stayed_behind_or_kept_silent() -> None:
     members = evidence(ideal()).members
     other = replace(members[1], digest="00" * 32)
-    assert {"diverged", "differs_from_ledger"} <= set(converged(members=(members[0], other, members[2])).anomalies)
+    assert {"diverged", "differs_from_ledger"} <= set(
+        converged(members=(members[0], other, members[2])).anomalies
+    )
     behind = replace(members[1], settled=20, digest=ideal().ledger.rows[19].digest.hex())
     assert converged(members=(members[0], behind, members[2])).anomalies == ("not_converged",)
     assert converged(members=members[:2]).verdict is Verdict.UNKNOWN
-    early = tuple(replace(m, settled=20, digest=ideal().ledger.rows[19].digest.hex()) for m in members)
+    early = tuple(
+        replace(m, settled=20, digest=ideal().ledger.rows[19].digest.hex()) for m in members
+    )
     assert converged(members=early).anomalies == ("not_converged",)
 
 
@@ -594,19 +660,25 @@ def test_a_broker_that_forgets_invents_or_swaps() -> None:
     assert converged(broker=True, events=[*events[:7], *events[9:]]).anomalies == ("not_broadcast",)
     extra = replace(events[4], key="nobody/1")
     assert converged(broker=True, events=[*events, extra]).anomalies != ()
-    assert "not_ordered" in converged(broker=True, events=[*events[:7], events[12], *events[7:]]).anomalies
+    assert (
+        "not_ordered"
+        in converged(broker=True, events=[*events[:7], events[12], *events[7:]]).anomalies
+    )
     assert converged(broker=True, events=[]).verdict is not Verdict.OK
     wiped = converged(broker=True, wiped=True, events=[*events[:7], *events[9:]])
     assert wiped.verdict is Verdict.OK, "what a wiped broker held is gone with it"
     assert converged(broker=True, wiped=True, events=[*events, extra]).anomalies != ()
 
 
-# ------------------------------------------------------------------------------------------------------------- members
+# ------------------------------------------------------------------------------------------ members
 
 MEMBERS: dict[str, list[Seen]] = {
     "two_leaders": [Seen("n1", 1, 3, "leader", "n1"), Seen("n2", 2, 3, "leader", "n2")],
     "term_fell": [Seen("n1", 1, 3, "follower", "n2"), Seen("n1", 2, 2, "follower", "n3")],
-    "diverged": [Seen("n1", 1, 3, settled=9, digest="aa"), Seen("n2", 2, 3, settled=9, digest="bb")],
+    "diverged": [
+        Seen("n1", 1, 3, settled=9, digest="aa"),
+        Seen("n2", 2, 3, settled=9, digest="bb"),
+    ],
 }
 
 

@@ -1,4 +1,6 @@
-"""A link passes, cuts, delays and breaks as it is told, counts it, and never joins a stream that lost bytes."""
+"""A link passes, cuts, delays and breaks as it is told, counts it, and never joins a stream that
+lost bytes.
+"""
 
 from __future__ import annotations
 
@@ -172,7 +174,9 @@ async def test_a_target_that_is_not_there_ends_the_connection() -> None:
 
 @pytest.mark.parametrize("dialler", ["a", "b"])
 async def test_a_mesh_cuts_from_node_to_node_whoever_dialled(dialler: str) -> None:
-    """b sends to a, but a does not hear it: a cut of b → a, on whichever side of the link that is."""
+    """b sends to a, but a does not hear it: a cut of b → a, on whichever side of the link
+    that is.
+    """
     dialled = "b" if dialler == "a" else "a"
     async with echo() as port, Mesh(Random(1)) as mesh:
         link = await mesh.add_peer(dialler, dialled, "127.0.0.1", port)

@@ -1,7 +1,7 @@
 """The register checker agrees with every history of known verdict.
 
-`cases` travels with this repository. The porcupine and knossos corpora are third-party data that stay outside it: in
-`../shared/histories`, or wherever ACORDO_HISTORIES says.
+`cases` travels with this repository. The porcupine and knossos corpora are third-party data that
+stay outside it: in `../shared/histories`, or wherever ACORDO_HISTORIES says.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The register checker agrees with a brute-force oracle on random histories (many more: `make oracle`)."""
+"""The register checker agrees with a brute-force oracle on random histories (many more: `make
+oracle`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What makes a run weak, how long one goes on, and that nothing which fails on the way hides what was seen."""
+"""What makes a run weak, how long one goes on, and that nothing which fails on the way hides what
+was seen.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,16 @@ class Bites(Nemesis):
 
 
 def planned(folder: Path, **more: Any) -> Plan:
-    return Plan(folder, ("register",), {"bites": ("bites",)}, 10, 1, quiet=True, nemeses={"bites": Bites}, **more)
+    return Plan(
+        folder,
+        ("register",),
+        {"bites": ("bites",)},
+        10,
+        1,
+        quiet=True,
+        nemeses={"bites": Bites},
+        **more,
+    )
 
 
 def took_effect(recorder: Recorder, outcome: str, count: int, node: str = "n1") -> None:
@@ -122,7 +133,9 @@ def test_thin_traffic_is_named(tmp_path: Path) -> None:
         took_effect(recorder, "ok", 100, node="an-observer")
         took_effect(recorder, "ok", 100, node="n2")
         told = runner._thin(plan, FakeTarget(), recorder, [])  # type: ignore[arg-type]
-        assert told == ["1 of 3 nodes answered nothing"], "an observer's answers do not stand for a voter's"
+        assert told == ["1 of 3 nodes answered nothing"], (
+            "an observer's answers do not stand for a voter's"
+        )
         assert runner._thin(plan, UrlTarget(FakeTarget.urls), recorder, []) == []
 
 
@@ -154,7 +167,12 @@ async def test_what_fails_on_leaving_the_target_hides_no_anomaly(
     def judge(plan: Plan, result: Result) -> None:
         result.judgements = [Judgement("register", (Finding("lost", "it is lost"),), 10)]
 
-    for name, fake in (("target_of", leaving_fails), ("_loaded", loaded), ("_versions", versions), ("_judge", judge)):
+    for name, fake in (
+        ("target_of", leaving_fails),
+        ("_loaded", loaded),
+        ("_versions", versions),
+        ("_judge", judge),
+    ):
         monkeypatch.setattr(runner, name, fake)
     plan = Plan(tmp_path / "run", ("register",), {}, 1, 1, quiet=True)
     if loads:

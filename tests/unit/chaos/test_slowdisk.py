@@ -32,7 +32,9 @@ def test_a_process_that_is_run_so_waits_for_its_syncs(tmp_path: Path) -> None:
         slowdisk.VARIABLE: str(tmp_path / "sync"),
     }
     command = [sys.executable, "-m", "chaos.wallclock", "asked", str(tmp_path / "file")]
-    told = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout.split()
+    told = subprocess.run(
+        command, env=environ, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert [float(seconds) >= 0.3 for seconds in told] == [True, True]
 
 

@@ -72,7 +72,9 @@ class FakeClient:
         return SimpleNamespace(revision=9)
 
 
-async def test_it_records_what_it_is_told_and_subscribes_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_records_what_it_is_told_and_subscribes_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broker = FakeBroker()
     monkeypatch.setattr("aiormq.connect", broker.connect)
     monkeypatch.setattr(subscriber, "RETRY_S", 0.01)
@@ -106,7 +108,10 @@ async def test_it_records_what_it_is_told_and_subscribes_anew(tmp_path: Path, mo
 
 async def test_without_a_broker_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscriber, "OPEN_WITHIN_S", 0.05)
-    with Recorder(tmp_path / "h.jsonl") as recorder, pytest.raises(SubscriberFailed, match="no subscription"):
+    with (
+        Recorder(tmp_path / "h.jsonl") as recorder,
+        pytest.raises(SubscriberFailed, match="no subscription"),
+    ):
         async with Subscriber("amqp://127.0.0.1:9/", "acordo.changes", "q", recorder):
             pass
 

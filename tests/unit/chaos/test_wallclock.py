@@ -16,7 +16,9 @@ from cluster.config import RunnerSettings
 
 
 def test_only_the_wall_clock_moves_and_the_module_gets_its_arguments(tmp_path: Path) -> None:
-    (tmp_path / "asked.py").write_text("import sys, time\nprint(time.time(), time.time_ns(), sys.argv[1:])\n")
+    (tmp_path / "asked.py").write_text(
+        "import sys, time\nprint(time.time(), time.time_ns(), sys.argv[1:])\n"
+    )
     (tmp_path / "offset").write_text("-3600\n")
     environ = os.environ | {
         "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}",
@@ -24,7 +26,9 @@ def test_only_the_wall_clock_moves_and_the_module_gets_its_arguments(tmp_path: P
     }
     command = [sys.executable, "-m", "chaos.wallclock", "asked", "--one", "two"]
     before = time.time()
-    told = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout.split(maxsplit=2)
+    told = subprocess.run(
+        command, env=environ, capture_output=True, text=True, check=True
+    ).stdout.split(maxsplit=2)
     after = time.time()
     assert before - 3601 < float(told[0]) < after - 3599
     assert before - 3601 < int(told[1]) / 1e9 < after - 3599

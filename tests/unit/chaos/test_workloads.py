@@ -1,4 +1,6 @@
-"""Workers record each operation once, with the outcome that its ending means; an unknown one ends a name."""
+"""Workers record each operation once, with the outcome that its ending means; an unknown one ends a
+name.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def worker(recorder: Recorder) -> Worker:
 
 
 def refused() -> PreconditionFailed:
-    return PreconditionFailed("no", guard=0, key=b"k", current=3, revision=9, op_id="o", node="n2", attempts=2)
+    return PreconditionFailed(
+        "no", guard=0, key=b"k", current=3, revision=9, op_id="o", node="n2", attempts=2
+    )
 
 
 ENDINGS: dict[str, tuple[AcordoError, str, bool, str, Any]] = {
@@ -96,7 +100,9 @@ async def test_an_answer_is_recorded_with_all_that_explains_it(
     worker: Worker, recorder: Recorder, tmp_path: Path
 ) -> None:
     served = Served(node="n3", position=12, level="stale", age_ms=40)
-    done = await worker.do("get", answered(Seen(served, "v", 12, 9, attempts=2)), key="k", level="stale")
+    done = await worker.do(
+        "get", answered(Seen(served, "v", 12, 9, attempts=2)), key="k", level="stale"
+    )
     assert done == Operation(
         "w0", "get", "ok", 1, 2, key="k", result="v", workload="nothing", level="stale", served="stale", node="n3",
         revision=12, version=9, age_ms=40, attempts=2,
@@ -176,7 +182,9 @@ async def test_loops_make_operations_until_they_are_stopped_and_lose_none(
     assert {o.client for o in history.operations} <= {w.name for w in workload.workers}
 
 
-def test_every_workload_has_a_name_and_the_same_seed_makes_the_same_choices(recorder: Recorder) -> None:
+def test_every_workload_has_a_name_and_the_same_seed_makes_the_same_choices(
+    recorder: Recorder,
+) -> None:
     assert set(WORKLOADS) == {
         "register",
         "set",

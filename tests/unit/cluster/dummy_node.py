@@ -1,4 +1,6 @@
-"""Stand in for `python -m node`: answers the runner's probes, and misbehaves as a file in its directory says."""
+"""Stand in for `python -m node`: answers the runner's probes, and misbehaves as a file in its
+directory says.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,12 @@ async def main() -> None:
         app.router.add_get(path, good)
     runner = web.AppRunner(app)
     await runner.setup()
-    await web.TCPSite(runner, os.environ["ACORDO_HTTP_HOST"], int(os.environ["ACORDO_HTTP_PORT"])).start()
-    asyncio.get_running_loop().run_in_executor(None, sys.stdin.read).add_done_callback(lambda _: stop.set())
+    await web.TCPSite(
+        runner, os.environ["ACORDO_HTTP_HOST"], int(os.environ["ACORDO_HTTP_PORT"])
+    ).start()
+    asyncio.get_running_loop().run_in_executor(None, sys.stdin.read).add_done_callback(
+        lambda _: stop.set()
+    )
     await stop.wait()
     (directory / "stopped-cleanly").touch()
     os._exit(0)  # the thread that reads standard input would be waited for

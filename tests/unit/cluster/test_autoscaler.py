@@ -19,13 +19,23 @@ from structlog.testing import capture_logs
 from acordo.client import Client
 from acordo.results import Cluster, Member
 from cluster import autoscaler
-from cluster.autoscaler import Autoscaler, DockerDriver, NoQuorum, NotReady, bounds_of, ours, value_of
+from cluster.autoscaler import (
+    Autoscaler,
+    DockerDriver,
+    NoQuorum,
+    NotReady,
+    bounds_of,
+    ours,
+    value_of,
+)
 from cluster.config import AutoscalerSettings, load
 from cluster.scaling import REASONS, REPAIR_REST, Band, Bounds, Decision, Figures, Memory, plan
 from kv.errors import BadRequest
 from tests.servers.process import free_port
 
-BOUNDS = Bounds(0, 3, Band(8, 32), Band(0.1, 0.5), Band(0.3, 0.8), rounds_high=2, rounds_low=3, cool_down_s=60)
+BOUNDS = Bounds(
+    0, 3, Band(8, 32), Band(0.1, 0.5), Band(0.3, 0.8), rounds_high=2, rounds_low=3, cool_down_s=60
+)
 BUSY, IDLE, FAIR, NOTHING = (
     Figures(50, 0.2, 0.5),
     Figures(0.1, None, 0.01),
@@ -34,10 +44,14 @@ BUSY, IDLE, FAIR, NOTHING = (
 )
 
 number = st.one_of(st.none(), st.floats(0, 100))
-all_figures = st.builds(Figures, number, st.one_of(st.none(), st.floats(0, 2)), st.one_of(st.none(), st.floats(0, 2)))
+all_figures = st.builds(
+    Figures, number, st.one_of(st.none(), st.floats(0, 2)), st.one_of(st.none(), st.floats(0, 2))
+)
 
 
-def told(story: list[Figures], observers: int = 0, step_s: float = 30.0, bounds: Bounds = BOUNDS) -> list[Decision]:
+def told(
+    story: list[Figures], observers: int = 0, step_s: float = 30.0, bounds: Bounds = BOUNDS
+) -> list[Decision]:
     """Return the decisions of a story in which each is carried out at once."""
     memory, decisions = Memory(), []
     for n, figures in enumerate(story):
@@ -56,7 +70,12 @@ def test_it_rests_after_a_change() -> None:
     assert [(d.change, d.reason) for d in decisions] == [
         (0, "waiting"), (1, "busy"), (0, "waiting"), (1, "busy"), (0, "waiting"), (1, "busy"),
     ]  # fmt: skip
-    assert [d.reason for d in told([BUSY] * 4, step_s=10)] == ["waiting", "busy", "waiting", "cooling_down"]
+    assert [d.reason for d in told([BUSY] * 4, step_s=10)] == [
+        "waiting",
+        "busy",
+        "waiting",
+        "cooling_down",
+    ]
 
 
 def test_it_goes_back_when_all_is_low_and_not_when_one_figure_is_fair() -> None:
@@ -65,7 +84,11 @@ def test_it_goes_back_when_all_is_low_and_not_when_one_figure_is_fair() -> None:
 
 
 def test_missing_figures_change_nothing_and_begin_the_count_anew() -> None:
-    assert [d.reason for d in told([BUSY, NOTHING, BUSY], step_s=100)] == ["waiting", "no_figures", "waiting"]
+    assert [d.reason for d in told([BUSY, NOTHING, BUSY], step_s=100)] == [
+        "waiting",
+        "no_figures",
+        "waiting",
+    ]
     assert all(d.change == 0 for d in told([NOTHING] * 9, observers=2))
 
 
@@ -114,7 +137,9 @@ def test_whatever_is_measured_the_rules_hold(
                 assert figures.p99_s is None or figures.p99_s < bounds.p99_s.low
                 assert figures.cpu is not None and figures.cpu < bounds.cpu.low
         elif now - changed_at >= bounds.cool_down_s * REPAIR_REST:
-            assert decision.change == (1 if observers - decision.change < bounds.observers_min else -1)
+            assert decision.change == (
+                1 if observers - decision.change < bounds.observers_min else -1
+            )
         else:
             assert (decision.change, decision.reason) == (0, "cooling_down")
         if decision.change:
@@ -157,7 +182,7 @@ def test_settings_that_cannot_work_are_refused(monkeypatch: pytest.MonkeyPatch) 
             load(AutoscalerSettings, flags, prog="autoscaler")
 
 
-# ------------------------------------------------------------------------------------------------- what it does with it
+# ----------------------------------------------------------------------------- what it does with it
 
 
 @dataclass
@@ -171,12 +196,23 @@ class World:
     quorum: bool = True
 
     async def cluster(self, **_: Any) -> Cluster:
-        members = tuple(Member(id=m, voter=v, raft_address=f"{m}:9001") for m, v in self.members.items())
+        members = tuple(
+            Member(id=m, voter=v, raft_address=f"{m}:9001") for m, v in self.members.items()
+        )
         return Cluster(
-            node="n1", role="leader", term=1, leader="n1", quorum=self.quorum, settled=0, members=members, raw={}
+            node="n1",
+            role="leader",
+            term=1,
+            leader="n1",
+            quorum=self.quorum,
+            settled=0,
+            members=members,
+            raw={},
         )
 
-    async def add_member(self, member: str, *, raft_address: str, url: str, voter: bool = False, **_: Any) -> None:
+    async def add_member(
+        self, member: str, *, raft_address: str, url: str, voter: bool = False, **_: Any
+    ) -> None:
         assert not voter
         if self.add_fails:
             raise NotReady("no")
@@ -204,7 +240,10 @@ class World:
 
 def scaler(world: World, figures: Figures) -> Autoscaler:
     settings = AutoscalerSettings(
-        autoscaler_period_s=0.1, autoscaler_cool_down_s=0, autoscaler_rounds_high=1, autoscaler_rounds_low=1
+        autoscaler_period_s=0.1,
+        autoscaler_cool_down_s=0,
+        autoscaler_rounds_high=1,
+        autoscaler_rounds_low=1,
     )
     made = Autoscaler(settings, cast(Client, world), cast(Any, SimpleNamespace()), world)
 
@@ -234,7 +273,9 @@ async def test_what_a_crash_left_half_done_is_taken_away() -> None:
     world.members |= {"o0123456789": False, "standby": False}
     world.running_ = {"oabcdef0123"}
     assert await scaler(world, FAIR).reconcile() == []
-    assert set(world.members) == {"n1", "n2", "n3", "standby"}, "an observer that somebody else added stays"
+    assert set(world.members) == {"n1", "n2", "n3", "standby"}, (
+        "an observer that somebody else added stays"
+    )
     assert not world.running_
 
 
@@ -289,7 +330,9 @@ async def test_a_round_without_quorum_is_logged_and_counted() -> None:
 
 
 @pytest.mark.timeout(60)
-async def test_a_round_that_never_ends_is_given_up_logged_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_round_that_never_ends_is_given_up_logged_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(autoscaler, "ROUND_WITHIN_S", 0.01)
     world, before = World(), failed("TimeoutError")
     made = scaler(world, BUSY)
@@ -300,7 +343,9 @@ async def test_a_round_that_never_ends_is_given_up_logged_and_counted(monkeypatc
 
 
 @pytest.mark.timeout(60)
-async def test_an_observer_that_cannot_be_taken_away_does_not_hold_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_observer_that_cannot_be_taken_away_does_not_hold_a_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(autoscaler, "CLEAN_UP_WITHIN_S", 0.01)
     world = World(add_fails=True)
     monkeypatch.setattr(world, "stop", never)
@@ -314,7 +359,10 @@ async def never(*_: Any) -> Any:
 
 def test_a_round_may_take_longer_than_adding_an_observer_and_taking_it_away_again() -> None:
     asked = 4 * autoscaler.CHANGE_TIMEOUT_S + len(autoscaler.QUERIES) * autoscaler.ASK_TIMEOUT_S
-    assert asked + autoscaler.READY_WITHIN_S + autoscaler.CLEAN_UP_WITHIN_S + 60 < autoscaler.ROUND_WITHIN_S
+    assert (
+        asked + autoscaler.READY_WITHIN_S + autoscaler.CLEAN_UP_WITHIN_S + 60
+        < autoscaler.ROUND_WITHIN_S
+    )
 
 
 async def test_a_decision_that_is_found_again_is_logged_once() -> None:
@@ -334,17 +382,22 @@ async def test_its_port_shows_metrics_and_the_last_decisions() -> None:
         assert (shown["change"], shown["reason"]) == (0, "at_minimum") and shown["because"]
         async with http.get(f"http://{listen}/metrics") as response:
             assert response.status == 200
-            assert 'acordo_autoscaler_decisions_total{change="0",reason="at_minimum"}' in await response.text()
+            assert (
+                'acordo_autoscaler_decisions_total{change="0",reason="at_minimum"}'
+                in await response.text()
+            )
         with pytest.raises(BadRequest, match="cannot listen"):
             async with autoscaler.shown(made, listen):
                 pass
 
 
-# ---------------------------------------------------------------------------------------------------- like which node
+# ---------------------------------------------------------------------------------- like which node
 
 
 class Engine:
-    """As much of an engine's client as DockerDriver asks: the nodes and the networks that they are on."""
+    """As much of an engine's client as DockerDriver asks: the nodes and the networks that they are
+    on.
+    """
 
     def __init__(self, networks: dict[str, dict[str, Any]]) -> None:
         self.networks = networks
@@ -358,7 +411,10 @@ class Engine:
         if service not in self.networks:
             return []
         attrs = {
-            "Config": {"Image": "acordo-node:local", "Env": [f"ACORDO_NODE_ID={service}", "ACORDO_CLUSTER_ID=c"]},
+            "Config": {
+                "Image": "acordo-node:local",
+                "Env": [f"ACORDO_NODE_ID={service}", "ACORDO_CLUSTER_ID=c"],
+            },
             "HostConfig": {"Memory": 1},
             "NetworkSettings": {"Networks": self.networks[service]},
             "Mounts": [],
@@ -387,16 +443,23 @@ class Engine:
         self.removed.append(name)
 
 
-def docker_driver(monkeypatch: pytest.MonkeyPatch, networks: dict[str, dict[str, Any]]) -> tuple[DockerDriver, Engine]:
+def docker_driver(
+    monkeypatch: pytest.MonkeyPatch, networks: dict[str, dict[str, Any]]
+) -> tuple[DockerDriver, Engine]:
     engine = Engine(networks)
     monkeypatch.setattr("docker.from_env", lambda **_: engine)
     return DockerDriver("acordo"), engine
 
 
 @pytest.mark.timeout(60)
-async def test_an_observer_is_made_like_a_node_that_is_on_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_observer_is_made_like_a_node_that_is_on_a_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     driver, engine = docker_driver(monkeypatch, {"node1": {}, "node2": {"acordo_default": {}}})
-    assert await driver.start("o0123456789", "n1=node1:9001") == ("o0123456789:9001", "http://o0123456789:8000")
+    assert await driver.start("o0123456789", "n1=node1:9001") == (
+        "o0123456789:9001",
+        "http://o0123456789:8000",
+    )
     (made,) = engine.made
     assert set(made["networking_config"]) == {"acordo_default"}
     assert made["environment"]["ACORDO_NODE_ID"] == "o0123456789"
@@ -415,7 +478,9 @@ async def test_with_no_node_to_be_made_like_the_round_fails_and_does_not_hang(
 
 
 @pytest.mark.timeout(60)
-async def test_an_observer_that_the_engine_does_not_start_leaves_no_container(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_observer_that_the_engine_does_not_start_leaves_no_container(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     driver, engine = docker_driver(monkeypatch, {"node1": {"acordo_default": {}}})
     engine.starts = False
     with pytest.raises(OSError, match="not found"):

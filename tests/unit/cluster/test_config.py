@@ -46,7 +46,9 @@ def test_defaults_are_one_node_on_loopback() -> None:
     assert settings.store_url.endswith("/data/n1/store.sqlite")
 
 
-def test_flags_win_over_environment_over_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_win_over_environment_over_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "acordo.env"
     file.write_text("ACORDO_HTTP_PORT=1001\nACORDO_NODE_ID=filed\nACORDO_FSYNC=off\n")
     monkeypatch.setenv("ACORDO_CONFIG", str(file))
@@ -58,15 +60,25 @@ def test_flags_win_over_environment_over_file(tmp_path: Path, monkeypatch: pytes
 
 def test_members_are_read_with_observers() -> None:
     settings = node("--members", "n1=127.0.0.1:9001, n2=[::1]:9002,n3=host:9/observer")
-    assert [str(m) for m in settings.members] == ["n1=127.0.0.1:9001", "n2=[::1]:9002", "n3=host:9/observer"]
+    assert [str(m) for m in settings.members] == [
+        "n1=127.0.0.1:9001",
+        "n2=[::1]:9002",
+        "n3=host:9/observer",
+    ]
     assert [m.voter for m in settings.members] == [True, True, False]
 
 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (("--fsync", "sometimes"), "--fsync='sometimes' is not allowed; allowed: always, interval, off"),
-        (("--http-port", "0"), "--http-port='0' is not allowed; allowed: a whole number, 1 to 65535"),
+        (
+            ("--fsync", "sometimes"),
+            "--fsync='sometimes' is not allowed; allowed: always, interval, off",
+        ),
+        (
+            ("--http-port", "0"),
+            "--http-port='0' is not allowed; allowed: a whole number, 1 to 65535",
+        ),
         (("--http-port", "many"), "allowed: a whole number, 1 to 65535"),
         (("--request-timeout-s", "-1"), "allowed: seconds, 0.1 to 300"),
         (("--request-timeout-s", "nan"), "allowed: seconds, 0.1 to 300"),
@@ -74,7 +86,10 @@ def test_members_are_read_with_observers() -> None:
         (("--members", "n1"), "allowed: ID=HOST:PORT"),
         (("--members", "n1=h:1,n1=h:2"), "allowed: ID=HOST:PORT"),
         (("--members", "n1=h:1/voter"), "allowed: ID=HOST:PORT"),
-        (("--members", "n1=127.0.0.1:1"), "members give n1 the address 127.0.0.1:1, not 127.0.0.1:9001"),
+        (
+            ("--members", "n1=127.0.0.1:1"),
+            "members give n1 the address 127.0.0.1:1, not 127.0.0.1:9001",
+        ),
         (("--store", "mysql://h/d"), "allowed: sqlite:///PATH"),
         (("--cache", "disk://"), "allowed: memory://"),
         (("--broadcast", "kafka://h"), "allowed: local://"),
@@ -90,18 +105,27 @@ def test_a_wrong_value_is_named_with_what_is_allowed(argv: tuple[str, ...], said
     assert said in refused(*argv)
 
 
-def test_a_wrong_value_of_the_environment_is_named_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_value_of_the_environment_is_named_by_its_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("ACORDO_LOG_LEVEL", "loud")
-    assert "ACORDO_LOG_LEVEL='loud' is not allowed; allowed: debug, info, warning, error" in refused()
+    assert (
+        "ACORDO_LOG_LEVEL='loud' is not allowed; allowed: debug, info, warning, error" in refused()
+    )
 
 
 def test_every_wrong_value_is_said_at_once() -> None:
     assert refused("--fsync", "x", "--http-port", "y").count("is not allowed") == 2
 
 
-def test_an_unknown_variable_is_refused_with_the_nearest_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unknown_variable_is_refused_with_the_nearest_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("ACORDO_HTTP_PROT", "80")
-    assert "ACORDO_HTTP_PROT (in the environment) is no setting: did you mean ACORDO_HTTP_PORT?" in refused()
+    assert (
+        "ACORDO_HTTP_PROT (in the environment) is no setting: did you mean ACORDO_HTTP_PORT?"
+        in refused()
+    )
     monkeypatch.delenv("ACORDO_HTTP_PROT")
     monkeypatch.setenv("ACORDO_NOSUCH", "1")
     assert "ACORDO_NOSUCH (in the environment) is no setting: known are ACORDO_STORE" in refused()
@@ -111,7 +135,9 @@ def test_an_unknown_variable_is_refused_with_the_nearest_known(monkeypatch: pyte
     assert f"(in {file}) is no setting: known are ACORDO_STORE" in refused("--config", str(file))
 
 
-def test_variables_of_tests_and_of_the_client_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_tests_and_of_the_client_are_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("ACORDO_TEST_COCKROACH_URL", "cockroachdb://h")
     monkeypatch.setenv("ACORDO_URL", "http://h")
     node()
@@ -140,10 +166,17 @@ def test_passwords_are_never_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    "password", ["hun/ter", "hun#ter", "hun?ter", "h@unter", "h:un/t@e#r", "hun%2Fter", "hunter", "h//un"]
+    "password",
+    ["hun/ter", "hun#ter", "hun?ter", "h@unter", "h:un/t@e#r", "hun%2Fter", "hunter", "h//un"],
 )
 @pytest.mark.parametrize(
-    "url", ["postgresql://u:{}@h/d", "amqp://u:{}@h1,h2/v", "redis://:{}@h", "postgresql://u:{}@h/d?sslmode=off"]
+    "url",
+    [
+        "postgresql://u:{}@h/d",
+        "amqp://u:{}@h1,h2/v",
+        "redis://:{}@h",
+        "postgresql://u:{}@h/d?sslmode=off",
+    ],
 )
 def test_a_password_is_hidden_whatever_it_holds(url: str, password: str) -> None:
     shown = hide_password(url.format(password))
@@ -161,8 +194,12 @@ def test_what_is_no_login_is_shown() -> None:
         "postgresql://u@h/d",
     ):
         shown = hide_password(text)
-        assert shown == text or (shown.endswith("@y") and "***" in shown)  # better hidden than shown
-    assert hide_password("postgresql://u:p@h/d?sslpassword=hunter2&x=1") == "postgresql://u:***@h/d?sslpassword=***&x=1"
+        # better hidden than shown
+        assert shown == text or (shown.endswith("@y") and "***" in shown)
+    assert (
+        hide_password("postgresql://u:p@h/d?sslpassword=hunter2&x=1")
+        == "postgresql://u:***@h/d?sslpassword=***&x=1"
+    )
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "node1", ""])

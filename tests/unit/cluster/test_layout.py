@@ -12,7 +12,10 @@ from kv.errors import BadRequest
 
 
 def claim(
-    data: Path, nodes: int | None = None, port: int | None = None, default: tuple[int, int] = (3, 8001)
+    data: Path,
+    nodes: int | None = None,
+    port: int | None = None,
+    default: tuple[int, int] = (3, 8001),
 ) -> layout.ClusterFile:
     found, new = layout.find_cluster(data, nodes, port, default)
     if new:
@@ -60,7 +63,9 @@ def test_a_directory_of_something_else_is_refused_and_kept(tmp_path: Path) -> No
         (b'{"format": 1, "cluster_id": 7}', "corrupt_file"),
     ],
 )
-def test_a_newer_or_broken_file_is_refused_by_name(tmp_path: Path, content: bytes, code: str) -> None:
+def test_a_newer_or_broken_file_is_refused_by_name(
+    tmp_path: Path, content: bytes, code: str
+) -> None:
     (tmp_path / "cluster.json").write_bytes(content)
     with pytest.raises(BadRequest, match=r"cluster\.json") as caught:
         layout.find_cluster(tmp_path, None, None, (3, 8001))
@@ -91,7 +96,10 @@ def test_one_process_at_a_time_holds_a_directory(tmp_path: Path) -> None:
     assert not layout.is_locked(tmp_path)
     with layout.locked(tmp_path, "runner"):
         assert layout.is_locked(tmp_path)
-        with pytest.raises(BadRequest, match="in use by another runner"), layout.locked(tmp_path, "runner"):
+        with (
+            pytest.raises(BadRequest, match="in use by another runner"),
+            layout.locked(tmp_path, "runner"),
+        ):
             pass
     assert not layout.is_locked(tmp_path)
 
@@ -109,7 +117,9 @@ def test_the_directory_remembers_who_came_and_went(tmp_path: Path) -> None:
     """An older runner, which would start the first members, refuses the file by its format."""
     made = claim(tmp_path)
     assert json.loads((tmp_path / "cluster.json").read_bytes())["format"] == 1
-    assert [(p.id, p.number, p.state) for p in made.all_places] == [(f"n{i + 1}", i, "member") for i in range(3)]
+    assert [(p.id, p.number, p.state) for p in made.all_places] == [
+        (f"n{i + 1}", i, "member") for i in range(3)
+    ]
     new = layout.Place("n4", 3, "joining", "n1=127.0.0.1:9001")
     layout.keep_cluster(tmp_path, made.with_place(new).with_place(layout.Place("n2", 1, "removed")))
     found = claim(tmp_path)
@@ -122,7 +132,10 @@ def test_the_directory_remembers_who_came_and_went(tmp_path: Path) -> None:
 
 def test_a_lock_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
-    for ask in (lambda: layout.locked(tmp_path, "node").__enter__(), lambda: layout.is_locked(tmp_path)):
+    for ask in (
+        lambda: layout.locked(tmp_path, "node").__enter__(),
+        lambda: layout.is_locked(tmp_path),
+    ):
         with pytest.raises(BadRequest, match="lock cannot be opened") as caught:
             ask()
         assert caught.value.code == "bad_directory"

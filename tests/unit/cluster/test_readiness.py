@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from cluster.readiness import JOINING, REMOVED, Readiness, advice, judge_readiness, news, one_line
 
-THREE = {"node": "n1", "leader": "n1", "members": [{"id": f"n{i}", "voter": True} for i in (1, 2, 3)]}
+THREE = {
+    "node": "n1",
+    "leader": "n1",
+    "members": [{"id": f"n{i}", "voter": True} for i in (1, 2, 3)],
+}
 
 
 def test_a_majority_of_the_voters_is_ready() -> None:
     assert judge_readiness({"n1": "", "n2": "", "n3": ""}, THREE) == Readiness(True, "n1", {})
-    assert judge_readiness({"n1": "", "n2": "", "n3": "broken"}, THREE) == Readiness(True, "n1", {"n3": "broken"})
+    assert judge_readiness({"n1": "", "n2": "", "n3": "broken"}, THREE) == Readiness(
+        True, "n1", {"n3": "broken"}
+    )
     assert not judge_readiness({"n1": "", "n2": "slow", "n3": "broken"}, THREE).serving
     assert not judge_readiness({"n1": "", "n2": "", "n3": ""}, THREE | {"leader": None}).serving
     assert not judge_readiness({}, {}).serving
@@ -28,7 +34,9 @@ def test_an_observer_counts_for_nothing_and_a_removed_member_is_named() -> None:
 
 
 def test_a_store_that_waits_for_a_person_names_adopt() -> None:
-    found = judge_readiness({"n1": "r", "n2": "r", "n3": "r"}, THREE | {"refusal": "the store is behind"})
+    found = judge_readiness(
+        {"n1": "r", "n2": "r", "n3": "r"}, THREE | {"refusal": "the store is behind"}
+    )
     said = "\n".join(advice(found, "data"))
     assert "acordo adopt" in said
     assert "replace" not in said
@@ -41,12 +49,12 @@ def test_changes_are_told_once() -> None:
     assert list(news(before, Readiness(True, "n3", {"n1": "gone"}))) == [
         "n1 is not ready: gone", "n2 is ready, or left out", "n3 leads",
     ]  # fmt: skip
-    assert list(news(before, Readiness(False, None, {"n2": "down"}))) == ["no quorum is ready: writes wait"]
+    assert list(news(before, Readiness(False, None, {"n2": "down"}))) == [
+        "no quorum is ready: writes wait"
+    ]
 
 
 def test_only_failed_checks_are_told() -> None:
-    said = (
-        "[+]drain ok\n[-]leader failed: no leader is known\n[-]cache degraded (does not count): x\nreadyz check failed"
-    )
+    said = "[+]drain ok\n[-]leader failed: no leader is known\n[-]cache degraded (does not count): x\nreadyz check failed"
     assert one_line(said) == "leader failed: no leader is known"
     assert one_line("a\n b") == "a; b"

@@ -22,7 +22,9 @@ def test_every_path_it_names_is_there() -> None:
 
 def test_every_make_target_it_names_is_there() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"^make ([a-z-]+)", README, re.MULTILINE)) | set(re.findall(r"`make ([a-z-]+)", README))
+    named = set(re.findall(r"^make ([a-z-]+)", README, re.MULTILINE)) | set(
+        re.findall(r"`make ([a-z-]+)", README)
+    )
     assert named <= targets
 
 

@@ -1,4 +1,6 @@
-"""The runner, against a stand-in for a node: what dies comes back, what is broken does not, all stop in the end."""
+"""The runner, against a stand-in for a node: what dies comes back, what is broken does not, all
+stop in the end.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,12 @@ def free_base_port(nodes: int = 3) -> int:
 
 
 def settings(tmp_path: Path, **more: object) -> RunnerSettings:
-    given = {"nodes": 3, "base_port": free_base_port(), "data": tmp_path / "data", "liveness_timeout_s": 2} | more
+    given = {
+        "nodes": 3,
+        "base_port": free_base_port(),
+        "data": tmp_path / "data",
+        "liveness_timeout_s": 2,
+    } | more
     return RunnerSettings(**given)  # type: ignore[arg-type]  # parsed by pydantic
 
 
@@ -56,7 +63,9 @@ async def test_all_start_and_stop_in_order(tmp_path: Path) -> None:
         assert await cluster.wait_ready() == "n1"
         found = running(tmp_path / "data")
         assert found is not None
-        assert [(n.id, n.pid) for n in found.nodes] == [(n.id, n.pid) for n in cluster.nodes.values()]
+        assert [(n.id, n.pid) for n in found.nodes] == [
+            (n.id, n.pid) for n in cluster.nodes.values()
+        ]
         directories = [n.data_dir for n in cluster.nodes.values()]
     assert all((d / "stopped-cleanly").exists() for d in directories)
     assert running(tmp_path / "data") is None
@@ -115,9 +124,13 @@ async def test_the_runner_follows_the_directory(tmp_path: Path) -> None:
         await cluster.wait_ready()
         file = layout.read_cluster(made.data)
         layout.keep_cluster(
-            made.data, file.with_place(layout.Place("n4", 3)).with_place(layout.Place("n2", 1, "removed"))
+            made.data,
+            file.with_place(layout.Place("n4", 3)).with_place(layout.Place("n2", 1, "removed")),
         )
-        await until(lambda: "n4" in cluster.nodes and cluster.nodes["n4"].state is State.ALIVE, "n4 is alive")
+        await until(
+            lambda: "n4" in cluster.nodes and cluster.nodes["n4"].state is State.ALIVE,
+            "n4 is alive",
+        )
         await until(lambda: "n2" not in cluster.nodes, "n2 is stopped")
     assert (made.data / "n2" / "stopped-cleanly").exists()
     async with LocalCluster(made, command=DUMMY) as cluster:
@@ -125,7 +138,9 @@ async def test_the_runner_follows_the_directory(tmp_path: Path) -> None:
 
 
 async def test_a_port_that_is_taken_does_not_make_the_directory(tmp_path: Path) -> None:
-    """The advice, another port, must not lead into a refusal; a directory that has its ports is told another one."""
+    """The advice, another port, must not lead into a refusal; a directory that has its ports is
+    told another one.
+    """
     made = settings(tmp_path)
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -135,7 +150,9 @@ async def test_a_port_that_is_taken_does_not_make_the_directory(tmp_path: Path) 
             async with LocalCluster(made, command=DUMMY):
                 pass
         assert caught.value.allowed == "another --base-port"
-        async with LocalCluster(settings(tmp_path, base_port=free_base_port()), command=DUMMY) as cluster:
+        async with LocalCluster(
+            settings(tmp_path, base_port=free_base_port()), command=DUMMY
+        ) as cluster:
             await cluster.wait_ready()
             port = cluster.file.base_port
     with socket.socket() as other:
@@ -200,7 +217,9 @@ async def test_a_taken_port_is_named(tmp_path: Path) -> None:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", made.base_port + 1))
         other.listen()
-        with pytest.raises(BadRequest, match=rf"port {made.base_port + 1} \(HTTP of n2\) is in use"):
+        with pytest.raises(
+            BadRequest, match=rf"port {made.base_port + 1} \(HTTP of n2\) is in use"
+        ):
             async with LocalCluster(made, command=DUMMY):
                 pass
 
@@ -225,11 +244,16 @@ async def test_nodes_stop_when_the_runner_is_killed(tmp_path: Path) -> None:
         "  await c.wait_ready(); print('ready', flush=True); await asyncio.sleep(60)\n"
         "asyncio.run(main())"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=runner.ROOT) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=runner.ROOT
+    ) as process:
         assert process.stdout is not None
         assert await asyncio.to_thread(process.stdout.readline) == b"ready\n"
         process.kill()
-    await until(lambda: all((made.data / f"n{i}" / "stopped-cleanly").exists() for i in (1, 2, 3)), "the nodes stopped")
+    await until(
+        lambda: all((made.data / f"n{i}" / "stopped-cleanly").exists() for i in (1, 2, 3)),
+        "the nodes stopped",
+    )
 
 
 def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
@@ -244,7 +268,10 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
         )
 
     assert run().returncode == 2
-    assert "'upp' is no command; there are up, status, down, add, remove, replace, config" in run("upp").stderr
+    assert (
+        "'upp' is no command; there are up, status, down, add, remove, replace, config"
+        in run("upp").stderr
+    )
     wrong = run("up", "--nodes", "0")
     assert (wrong.returncode, wrong.stderr) == (
         78,
@@ -254,9 +281,16 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
     assert run("status", "--url", "http://127.0.0.1:1").returncode == 2
     for wrong_url in (("status", "--url", "nonsense"), ("worker", "--urls", "ftp://x")):
         said = run(*wrong_url)
-        assert (said.returncode, "URL" in said.stderr, "Traceback" in said.stderr) == (78, True, False), said.stderr
+        assert (said.returncode, "URL" in said.stderr, "Traceback" in said.stderr) == (
+            78,
+            True,
+            False,
+        ), said.stderr
     assert run("down", "--data", str(tmp_path)).returncode == 0
-    assert '"ACORDO_STORE": "postgresql://u:***@h/d"' in run("config", "--store", "postgresql://u:p@h/d").stdout
+    assert (
+        '"ACORDO_STORE": "postgresql://u:***@h/d"'
+        in run("config", "--store", "postgresql://u:p@h/d").stdout
+    )
 
 
 def test_make_run_starts_an_existing_directory_as_it_was_made() -> None:
@@ -264,7 +298,9 @@ def test_make_run_starts_an_existing_directory_as_it_was_made() -> None:
 
     def told(*variables: str) -> str:
         command = ["make", "-n", "-o", ".venv/.ready", "run", *variables]
-        return subprocess.run(command, cwd=runner.ROOT, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            command, cwd=runner.ROOT, capture_output=True, text=True, check=True
+        ).stdout
 
     assert "--nodes" not in told() + told("DATA=d")
     assert "--base-port" not in told()
@@ -277,13 +313,20 @@ def test_back_off_doubles_up_to_its_bound() -> None:
 
 
 def test_a_node_that_served_and_was_killed_is_started_at_once() -> None:
-    """However often somebody kills it; one that dies by itself, or before it serves, is started later and later."""
+    """However often somebody kills it; one that dies by itself, or before it serves, is started
+    later and later.
+    """
     failures = 0
     for _ in range(50):
         failures = failures_after(failures, alive_s=1.0, served=True, code=-signal.SIGKILL)
         assert backoff_s(failures) == 0.0
     assert backoff_s(failures_after(7, alive_s=STEADY_S + 1, served=True, code=70)) == 0.0
-    for served, code in ((False, -signal.SIGKILL), (True, 70), (False, 69), (True, -signal.SIGSEGV)):
+    for served, code in (
+        (False, -signal.SIGKILL),
+        (True, 70),
+        (False, 69),
+        (True, -signal.SIGSEGV),
+    ):
         failures = 1
         for _ in range(3):
             failures = failures_after(failures, alive_s=1.0, served=served, code=code)
@@ -307,7 +350,10 @@ async def test_up_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
         assert line, lines
         lines.append(line.decode())
     assert any(f"n1  http://127.0.0.1:{made.base_port}   leader" in line for line in lines), lines
-    async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{made.base_port}/livez") as response:
+    async with (
+        aiohttp.ClientSession() as http,
+        http.get(f"http://127.0.0.1:{made.base_port}/livez") as response,
+    ):
         assert response.status == 200
     assert await asyncio.to_thread(command.main, ["down", "--data", str(made.data)]) == 0
     assert await process.wait() == 0

@@ -1,4 +1,6 @@
-"""What the stack's commands decide: who is made anew in which turn, what may be missing, who takes a place."""
+"""What the stack's commands decide: who is made anew in which turn, what may be missing, who takes
+a place.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,18 @@ from cluster.stack.services import State, judge
 from cluster.stack.settings import NODES, StackSettings
 
 
-def nodes(ready: tuple[bool, ...], leads: int, changed: tuple[bool, ...] = (True,) * 3) -> list[Seen]:
+def nodes(
+    ready: tuple[bool, ...], leads: int, changed: tuple[bool, ...] = (True,) * 3
+) -> list[Seen]:
     return [Seen(n, changed[i], ready[i], ready[i] and i == leads) for i, n in enumerate(NODES)]
 
 
-@pytest.mark.parametrize(("ready", "leads"), list(product(product((True, False), repeat=3), range(3))))
-def test_whoever_serves_nobody_comes_first_and_the_leader_last(ready: tuple[bool, ...], leads: int) -> None:
+@pytest.mark.parametrize(
+    ("ready", "leads"), list(product(product((True, False), repeat=3), range(3)))
+)
+def test_whoever_serves_nobody_comes_first_and_the_leader_last(
+    ready: tuple[bool, ...], leads: int
+) -> None:
     seen = nodes(ready, leads)
     turn = order(seen)
     assert sorted(turn) == sorted(NODES)
@@ -80,14 +88,19 @@ ALL = (
 )
 def test_it_serves_without_what_others_do(away: tuple[str, ...], serves: bool) -> None:
     made = State("p_secret_1", "secret", "exited", "-", 0, 0)
-    found = judge([made, *(state(n, "unhealthy" if n in away else "healthy") for n in ALL)], engine_far=False)
+    found = judge(
+        [made, *(state(n, "unhealthy" if n in away else "healthy") for n in ALL)], engine_far=False
+    )
     assert found.serves is serves
     assert {s.service for s in found.troubled} == set(away)
 
 
 def test_a_door_that_is_not_there_serves_nobody() -> None:
     made = State("p_secret_1", "secret", "exited", "-", 0, 0)
-    there = [made, *(state(n, "unhealthy" if n == "worker" else "healthy") for n in ALL if n != "nginx")]
+    there = [
+        made,
+        *(state(n, "unhealthy" if n == "worker" else "healthy") for n in ALL if n != "nginx"),
+    ]
     assert not judge(there, engine_far=False).serves
 
 
@@ -97,8 +110,20 @@ def test_who_joins_is_told_of_those_in_force_and_does_not_vote_yet() -> None:
         Member(id="n2", url="", raft_address="node2:9001", voter=True, role="unknown"),
         Member(id="o1", url="", raft_address="o1:9001", voter=False, role="observer"),
     )
-    view = Cluster(node="n1", role="leader", term=1, leader="n1", quorum=True, settled=0, members=fellows, raw={})
-    assert joiners_list(view, "n2-2", "node2:9001") == "n1=node1:9001,o1=o1:9001/observer,n2-2=node2:9001/observer"
+    view = Cluster(
+        node="n1",
+        role="leader",
+        term=1,
+        leader="n1",
+        quorum=True,
+        settled=0,
+        members=fellows,
+        raw={},
+    )
+    assert (
+        joiners_list(view, "n2-2", "node2:9001")
+        == "n1=node1:9001,o1=o1:9001/observer,n2-2=node2:9001/observer"
+    )
 
 
 def test_an_id_is_never_given_twice() -> None:
@@ -112,7 +137,9 @@ class Images:
     """An engine that knows images by name alone."""
 
     def __init__(self, **named: str) -> None:
-        self.named = {name.replace("_", "-") + ":local": identity for name, identity in named.items()}
+        self.named = {
+            name.replace("_", "-") + ":local": identity for name, identity in named.items()
+        }
 
     def docker(self, *arguments: str) -> Done:
         if arguments[:2] == ("image", "inspect"):
@@ -124,7 +151,9 @@ class Images:
 
     def made(self, tag: str, **new: str) -> None:
         before = {name: self.named[name] for name in ("acordo-node:local", "acordo-nginx:local")}
-        self.named |= {name.replace("_", "-") + ":local": identity for name, identity in new.items()}
+        self.named |= {
+            name.replace("_", "-") + ":local": identity for name, identity in new.items()
+        }
         images.keep(cast(Engine, self), before, tag)
 
 
@@ -135,7 +164,10 @@ def test_what_was_in_use_together_goes_back_together_and_asked_again_stays() -> 
     engine.made("2")  # and a start without a change keeps what is kept
     for _ in range(2):
         images.go_back(cast(Engine, engine), StackSettings(Path(".env"), {}), lambda _: None)
-        assert (engine.named["acordo-node:local"], engine.named["acordo-nginx:local"]) == ("node-b", "nginx-b")
+        assert (engine.named["acordo-node:local"], engine.named["acordo-nginx:local"]) == (
+            "node-b",
+            "nginx-b",
+        )
     assert engine.named["acordo-node:2"] == "node-c"
 
 

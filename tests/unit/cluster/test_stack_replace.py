@@ -1,4 +1,6 @@
-"""Replacing a node of the stack: cut off anywhere, the same command comes to the end, and no id is used twice."""
+"""Replacing a node of the stack: cut off anywhere, the same command comes to the end, and no id is
+used twice.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class Cut(BaseException):
 
 
 class World:
-    """Members, ids that were removed, the node's volume, and a count of steps at one of which the command is cut."""
+    """Members, ids that were removed, the node's volume, and a count of steps at one of which the
+    command is cut.
+    """
 
     def __init__(self, cut: int = 0) -> None:
         self.voters = {"n1": "node1:9001", "n2": ADDRESS, "n3": "node3:9001"}
@@ -37,7 +41,7 @@ class World:
         if self.steps == self.cut:
             raise Cut
 
-    # ------------------------------------------------------------------------------------------------ the client's
+    # --------------------------------------------------------------------------------- the client's
 
     async def __aenter__(self) -> Self:
         return self
@@ -50,7 +54,16 @@ class World:
             Member(id=i, url="", raft_address=a, voter=i in self.voters, role="unknown")
             for i, a in (self.voters | self.joining).items()
         )
-        return Cluster(node="n1", role="leader", term=1, leader="n1", quorum=True, settled=0, members=members, raw={})
+        return Cluster(
+            node="n1",
+            role="leader",
+            term=1,
+            leader="n1",
+            quorum=True,
+            settled=0,
+            members=members,
+            raw={},
+        )
 
     async def remove_member(self, member: str, **_: object) -> None:
         if member not in {*self.voters, *self.joining, *self.retired}:
@@ -60,10 +73,14 @@ class World:
         self.retired.add(member)
         self.step()
 
-    async def add_member(self, member: str, *, raft_address: str, url: str, voter: bool, **_: object) -> None:
+    async def add_member(
+        self, member: str, *, raft_address: str, url: str, voter: bool, **_: object
+    ) -> None:
         if member in self.retired:
             raise BadRequest(f"{member} was removed", code="membership_refused", status=409)
-        assert self.runs == self.volume == member, "who joins runs, on a volume that nobody else wrote"
+        assert self.runs == self.volume == member, (
+            "who joins runs, on a volume that nobody else wrote"
+        )
         self.joining[member] = raft_address
         if voter:
             self.voters[member] = self.joining.pop(member)

@@ -30,7 +30,10 @@ class FakeClient:
     """As much of a client as replays need: a key is bounded as everywhere."""
 
     def __init__(self, replays: dict[str, DeadLetter]) -> None:
-        self.keys = {f"acordo/webhooks/replays/{name}": msgspec.json.encode(each) for name, each in replays.items()}
+        self.keys = {
+            f"acordo/webhooks/replays/{name}": msgspec.json.encode(each)
+            for name, each in replays.items()
+        }
         self.dead: list[str] = []
 
     async def list(self, prefix: str, *, limit: int) -> AsyncIterator[Listed]:
@@ -47,13 +50,22 @@ class FakeClient:
 
 
 @pytest.mark.parametrize("name", ["x" * 2000, "s/1-0\r\nX: y", "s/1", "", "s/1-0/2", "../s/1-0"])
-async def test_a_name_that_is_none_blocks_nothing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+async def test_a_name_that_is_none_blocks_nothing(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     bad, good = DeadLetter("s", name, 1, "e30=", "", 1), DeadLetter("s", "s/2-0", 2, "e30=", "", 1)
     client = FakeClient({"s/a": bad, "s/b": good})
     sent: list[str] = []
     monkeypatch.setattr(webhooks, "SCAN_EVERY_S", 0.001)
     serving: Any = SERVED(
-        client, None, "w", "s", Subscription("http://h", "0" * 16), 1, Limits(attempts_max=1), random.Random(1)
+        client,
+        None,
+        "w",
+        "s",
+        Subscription("http://h", "0" * 16),
+        1,
+        Limits(attempts_max=1),
+        random.Random(1),
     )
 
     async def attempt(delivery: Any, number: int) -> str:
@@ -72,6 +84,8 @@ async def test_a_name_that_is_none_blocks_nothing(monkeypatch: pytest.MonkeyPatc
 
 async def test_a_dead_letter_that_is_never_taken_is_given_up() -> None:
     client = FakeClient({})
-    serving: Any = SERVED(client, None, "w", "s", Subscription("http://h", "0" * 16), 1, Limits(), random.Random(1))
+    serving: Any = SERVED(
+        client, None, "w", "s", Subscription("http://h", "0" * 16), 1, Limits(), random.Random(1)
+    )
     await serving._put_dead(webhooks._Delivery("s/" + "9" * 2000, 1, b"", b""), "why", 1)
     assert client.dead == []

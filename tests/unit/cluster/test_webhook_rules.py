@@ -72,7 +72,10 @@ def test_a_sound_one_is_taken() -> None:
 def test_signatures_cover_time_and_body() -> None:
     wanted = hmac.new(b"secret", b"12.body", hashlib.sha256).hexdigest()
     assert sign("secret", 12, b"body") == f"v1={wanted}"
-    assert len({sign("secret", 12, b"body"), sign("secret", 13, b"body"), sign("secreT", 12, b"body")}) == 3
+    assert (
+        len({sign("secret", 12, b"body"), sign("secret", 13, b"body"), sign("secreT", 12, b"body")})
+        == 3
+    )
 
 
 def test_large_values_are_left_out() -> None:

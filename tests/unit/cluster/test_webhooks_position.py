@@ -1,4 +1,6 @@
-"""Where a subscription may begin: not in the future, and behind an adoption only with word of what it undid."""
+"""Where a subscription may begin: not in the future, and behind an adoption only with word of what
+it undid.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,15 @@ from tests.unit.node.conftest import Api, opened
 
 def _leases_taken(api: Api) -> int:
     writes = [
-        write for group in api.consensus.submits for each in group if isinstance(each, Intent) for write in each.writes
+        write
+        for group in api.consensus.submits
+        for each in group
+        if isinstance(each, Intent)
+        for write in each.writes
     ]
-    return sum(1 for write in writes if isinstance(write, Put) and write.key == b"acordo/webhooks/leases/w")
+    return sum(
+        1 for write in writes if isinstance(write, Put) and write.key == b"acordo/webhooks/leases/w"
+    )
 
 
 async def test_a_subscription_from_the_future_rests_until_it_is_written_anew() -> None:
@@ -35,10 +43,14 @@ async def test_a_subscription_from_the_future_rests_until_it_is_written_anew() -
                 for _ in range(3):
                     async with asyncio.TaskGroup() as tasks:
                         await hooks._scan(tasks)
-            assert [each["event"] for each in said if each["log_level"] == "warning"] == ["deliveries wait"]
+            assert [each["event"] for each in said if each["log_level"] == "warning"] == [
+                "deliveries wait"
+            ]
             assert "has not been given" in str(said[-1]["reason"])
             assert _leases_taken(api) == 1
-            await client.put(rules.SUBSCRIPTIONS + "w", msgspec.json.encode(form | {"after": 2_000_000}))
+            await client.put(
+                rules.SUBSCRIPTIONS + "w", msgspec.json.encode(form | {"after": 2_000_000})
+            )
             async with asyncio.TaskGroup() as tasks:
                 await hooks._scan(tasks)
             assert _leases_taken(api) == 2

@@ -1,4 +1,6 @@
-"""Say which promises a run has broken, from what clients heard, watchers were told, and the ledger holds."""
+"""Say which promises a run has broken, from what clients heard, watchers were told, and the ledger
+holds.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def records(c: Cluster) -> dict[int, Recorded]:
     return {row.first + n: record for row in rows for n, record in enumerate(row.body)}
 
 
-def broken_promises(c: Cluster, answers: Iterable[tuple[str, Answer]] = (), feeds: Feeds | None = None) -> set[str]:
+def broken_promises(
+    c: Cluster, answers: Iterable[tuple[str, Answer]] = (), feeds: Feeds | None = None
+) -> set[str]:
     """Return the names of broken promises; empty when all hold."""
     found: set[str] = set()
     rows = c.database.ledger(0, 1 << 30)
@@ -36,9 +40,9 @@ def broken_promises(c: Cluster, answers: Iterable[tuple[str, Answer]] = (), feed
     by_revision = records(c)
     firsts: dict[str, int] = {}
     for revision, record in by_revision.items():
-        if isinstance(record.outcome, Applied | Refused | Expired) and firsts.setdefault(record.op_id, revision) != (
-            revision
-        ):
+        if isinstance(record.outcome, Applied | Refused | Expired) and firsts.setdefault(
+            record.op_id, revision
+        ) != (revision):
             found.add("INV-3")
     for op_id, told in answers:
         if isinstance(told.outcome, Mismatch):
@@ -61,7 +65,9 @@ def broken_promises(c: Cluster, answers: Iterable[tuple[str, Answer]] = (), feed
 def _feed_is_the_ledger(told: list[Settled], by_revision: dict[int, Recorded]) -> bool:
     at = 0
     for settled in told:
-        if settled.previous != at or (settled.records and len(settled.records) != settled.last - settled.previous):
+        if settled.previous != at or (
+            settled.records and len(settled.records) != settled.last - settled.previous
+        ):
             return False
         for n, record in enumerate(settled.records, settled.previous + 1):
             if by_revision.get(n) != record:
@@ -71,8 +77,9 @@ def _feed_is_the_ledger(told: list[Settled], by_revision: dict[int, Recorded]) -
 
 
 def _broadcast_is_the_ledger(c: Cluster, by_revision: dict[int, Recorded]) -> bool:
-    """Say whether the broadcast is what the ledger changed, in order, from the first, repeats allowed; what it told
-    and the ledger has not is undone by name."""
+    """Say whether the broadcast is what the ledger changed, in order, from the first, repeats
+    allowed; what it told and the ledger has not is undone by name.
+    """
     changed = [revision for revision, record in sorted(by_revision.items()) if record.keys]
     seen: list[int] = []
     told: dict[int, str] = {}
@@ -82,13 +89,18 @@ def _broadcast_is_the_ledger(c: Cluster, by_revision: dict[int, Recorded]) -> bo
         elif change.revision not in seen:
             seen.append(change.revision)
             told[change.revision] = change.op_id
-    if any(revision not in by_revision or by_revision[revision].op_id != told[revision] for revision in seen):
+    if any(
+        revision not in by_revision or by_revision[revision].op_id != told[revision]
+        for revision in seen
+    ):
         return False
     return seen == changed[: len(seen)]
 
 
 async def reads_stale(c: Cluster, node: Coordinator, entry: Entry, known: int) -> bool:
-    """Say whether a linearizable read on `node` would serve `entry` although a client knows of revision `known`."""
+    """Say whether a linearizable read on `node` would serve `entry` although a client knows of
+    revision `known`.
+    """
     try:
         await node.read_index(timeout_s=0.5)
     except NotApplied:
@@ -96,7 +108,9 @@ async def reads_stale(c: Cluster, node: Coordinator, entry: Entry, known: int) -
     if node.touched(entry.key) > entry.as_of:
         return False
     newest = c.database.read([entry.key], known, 0).versions[0]
-    return newest is not None and (entry.version is None or entry.version.revision < newest.revision)
+    return newest is not None and (
+        entry.version is None or entry.version.revision < newest.revision
+    )
 
 
 def cached(c: Cluster, key: bytes) -> Entry:

@@ -22,7 +22,9 @@ QUIET = Settings(sweep_interval_s=1e6, prune_interval_s=1e6)
 
 
 class Script:
-    """Faults of one store session: the fates of its next writes by call, and what is done before each call."""
+    """Faults of one store session: the fates of its next writes by call, and what is done before
+    each call.
+    """
 
     def __init__(self) -> None:
         self.fates: dict[str, list[Fate]] = {}
@@ -78,7 +80,9 @@ class Heard:
 class Cluster:
     """Members by name; the store's faults are each member's own."""
 
-    def __init__(self, names: str, settings: Settings, rules: Rules, database: MemoryDatabase | None, id: str) -> None:
+    def __init__(
+        self, names: str, settings: Settings, rules: Rules, database: MemoryDatabase | None, id: str
+    ) -> None:
         self.id = id
         self.shared = SharedLog()
         self.database = database or MemoryDatabase()
@@ -121,7 +125,9 @@ class Cluster:
     async def settled(self) -> None:
         """Wait until all members have settled everything that is ordered."""
         machines = [node.machine for node in self.nodes.values()]
-        await until(lambda: all(m.revision == m.settled.revision == machines[0].revision for m in machines))
+        await until(
+            lambda: all(m.revision == m.settled.revision == machines[0].revision for m in machines)
+        )
 
     def value(self, key: bytes) -> bytes | None:
         version = self.database.read([key], None, 0).versions[0]
@@ -148,7 +154,9 @@ async def cluster(
 FAR_MS = 1 << 52
 
 
-def put(op_id: str, key: bytes = b"k", value: bytes = b"v", *, deadline_ms: int = FAR_MS, **more: object) -> Intent:
+def put(
+    op_id: str, key: bytes = b"k", value: bytes = b"v", *, deadline_ms: int = FAR_MS, **more: object
+) -> Intent:
     """Return an intent that sets one key; `guards`, `otherwise`, `reads` as given."""
     ttl_ms = more.pop("ttl_ms", None)
     return Intent(op_id, deadline_ms, writes=(Put(key, value, ttl_ms),), **more)  # type: ignore[arg-type]

@@ -1,8 +1,9 @@
-"""A replicated log in one process: one list of entries that several members apply, with faults by command.
+"""A replicated log in one process: one list of entries that several members apply, with faults by
+command.
 
-It keeps the contract of `coordinator.log.Log`: same entries, same positions, `led` after the own no-op, ReadIndex
-only from a leader that has opened its reads. Leaders change, members lag, and committed entries are lost when a test
-says so.
+It keeps the contract of `coordinator.log.Log`: same entries, same positions, `led` after the own
+no-op, ReadIndex only from a leader that has opened its reads. Leaders change, members lag, and
+committed entries are lost when a test says so.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class SharedLog:
         self.leader: str | None = None
         self.term = 0
         self.dropped: deque[NotApplied | OutcomeUnknown] = deque()
-        """Fates of the next proposals, in order; an OutcomeUnknown proposal is ordered all the same if `lands`."""
+        """Fates of the next proposals, in order; an OutcomeUnknown proposal is ordered all the same
+        if `lands`.
+        """
         self.unknown_lands = True
         self.filter: Callable[[str, bytes], Exception | None] = lambda member, command: None
         """Asked for each proposal: an exception is its fate."""
@@ -123,7 +126,11 @@ class Member:
             fate = NotApplied("no_leader")
         if fate is not None:
             future.set_exception(fate)
-            if isinstance(fate, OutcomeUnknown) and shared.unknown_lands and shared.leader is not None:
+            if (
+                isinstance(fate, OutcomeUnknown)
+                and shared.unknown_lands
+                and shared.leader is not None
+            ):
                 shared.append(command)
                 shared.pump()
             return future
@@ -167,7 +174,9 @@ class Member:
 
     def _holds(self, position: Position) -> bool:
         index = position.index
-        return index == 0 or (len(self.history) >= index and self.history[index - 1].term == position.term)
+        return index == 0 or (
+            len(self.history) >= index and self.history[index - 1].term == position.term
+        )
 
     def notice_loss(self) -> None:
         """Start again when what was applied is not the log any more."""

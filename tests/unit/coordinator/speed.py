@@ -1,4 +1,5 @@
-"""Measure what one intent costs in the pure rooms: `python -m tests.unit.coordinator.speed`. Not a test.
+"""Measure what one intent costs in the pure rooms: `python -m tests.unit.coordinator.speed`. Not a
+test.
 
 Best of several rounds of CPU time, since other work on the machine only ever adds to it.
 """
@@ -7,14 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from coordinator.codec import Submit, decode, encode
 from coordinator.evaluate import evaluate, needs, no_facts
 from coordinator.ledger import group_on, settle_of
 from coordinator.machine import Machine
+from coordinator.pending import Pending
 from coordinator.state import encode_state
-from kv.model import GENESIS, Intent, Put
+from kv.model import GENESIS, Group, Head, Intent, Put
 
 GROUP = 200
 ROUNDS = 300
@@ -40,16 +43,18 @@ def main() -> None:
             for n in range(GROUP)
         )
         command = timed("encode Submit", lambda intents=intents: encode(Submit(intents)))  # type: ignore[misc]
-        timed("apply Submit", lambda command=command, turn=turn: machine.apply(decode(command), turn))  # type: ignore[misc]
+        timed("apply Submit", partial(lambda c, n: machine.apply(decode(c), n), command, turn))
         batch = list(machine.pending.values())
 
-        def commit(batch: list = batch, head: object = head) -> object:  # type: ignore[type-arg]
+        def commit(batch: list[Pending] = batch, head: Head = head) -> Group:
             assert needs(batch).nothing
-            ended = evaluate(batch, no_facts(head), 5)  # type: ignore[arg-type]
-            return group_on(head, term=1, committer="a", log_time_ms=5, batch=batch, evaluation=ended)  # type: ignore[arg-type]
+            ended = evaluate(batch, no_facts(head), 5)
+            return group_on(
+                head, term=1, committer="a", log_time_ms=5, batch=batch, evaluation=ended
+            )
 
         group = timed("evaluate and build the group", commit)
-        head = group.row.head  # type: ignore[attr-defined]
+        head = group.row.head
         settle = timed("encode Settle", lambda group=group: encode(settle_of(group.row)))  # type: ignore[misc]
         timed("apply Settle", lambda settle=settle, turn=turn: machine.apply(decode(settle), turn))  # type: ignore[misc]
     for name, seconds in best.items():

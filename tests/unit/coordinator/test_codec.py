@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.codec import VERSION, Adopt, Amend, Command, Found, Rebase, Settle, Submit, decode, encode
+from coordinator.codec import (
+    VERSION,
+    Adopt,
+    Amend,
+    Command,
+    Found,
+    Rebase,
+    Settle,
+    Submit,
+    decode,
+    encode,
+)
 from coordinator.limits import Limits
 from coordinator.machine import Machine
 from coordinator.pending import Mark
@@ -42,7 +53,13 @@ INTENT = Intent(
 )
 RECORDS = tuple(
     Recorded("op", b"h", outcome, (b"k",))
-    for outcome in (Applied("otherwise", (1,)), Refused(1, 2, (3,)), Expired(), Again(4, Expired()), Mismatch())
+    for outcome in (
+        Applied("otherwise", (1,)),
+        Refused(1, 2, (3,)),
+        Expired(),
+        Again(4, Expired()),
+        Mismatch(),
+    )
 )
 ROW = LedgerRow(1, 2, "a", 3, 7, b"d" * 32, 9, RECORDS)
 COMMANDS: list[Command] = [
@@ -112,10 +129,15 @@ def test_unknown_version_is_named() -> None:
     [
         (bytes([VERSION + 1]) + b"whatever", f"version {VERSION + 1} of commands"),
         (bytes([VERSION]) + msgspec.msgpack.encode(["zz", {"a": 1}]), "kind 'zz'"),
-        (bytes([VERSION]) + msgspec.msgpack.encode(["s", [], "one field more"]), "kind 's' with 2 fields"),
+        (
+            bytes([VERSION]) + msgspec.msgpack.encode(["s", [], "one field more"]),
+            "kind 's' with 2 fields",
+        ),
     ],
 )
-def test_what_a_later_version_has_ordered_is_told_from_what_is_broken(command: bytes, says: str) -> None:
+def test_what_a_later_version_has_ordered_is_told_from_what_is_broken(
+    command: bytes, says: str
+) -> None:
     with pytest.raises(NewerCommand, match=says):
         decode(command)
 

@@ -1,4 +1,6 @@
-"""The leader's loop, one trouble at a time: what the store does, what clients hear, what the ledger holds after it."""
+"""The leader's loop, one trouble at a time: what the store does, what clients hear, what the ledger
+holds after it.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +41,12 @@ def rows(c: Cluster) -> list[LedgerRow]:
 
 
 def proposals(c: Cluster, kind: type) -> int:
-    return sum(isinstance(decode(e.command), kind) for e in c.shared.entries if e.command is not None)
+    return sum(
+        isinstance(decode(e.command), kind) for e in c.shared.entries if e.command is not None
+    )
 
 
-# ------------------------------------------------------------------------------------------------------ plain working
+# ------------------------------------------------------------------------------------ plain working
 
 
 def test_outcomes_of_all_kinds_in_order() -> None:
@@ -50,10 +54,14 @@ def test_outcomes_of_all_kinds_in_order() -> None:
         async with cluster("ab") as c:
             a = await c.lead("a")
             assert await answer(a, put("op1")) == Answer(1, Applied())
-            assert await answer(a, put("op2", guards=(AtRevision(b"k", (9,)),))) == Answer(2, Refused(0, 1))
+            assert await answer(a, put("op2", guards=(AtRevision(b"k", (9,)),))) == Answer(
+                2, Refused(0, 1)
+            )
             assert await answer(a, put("op1")) == Answer(1, Again(1, Applied()))
             assert await answer(a, put("op1", value=b"other")) == Answer(1, Mismatch())
-            assert await answer(a, put("op2", guards=(AtRevision(b"k", (9,)),))) == Answer(2, Again(2, Refused(0, 1)))
+            assert await answer(a, put("op2", guards=(AtRevision(b"k", (9,)),))) == Answer(
+                2, Again(2, Refused(0, 1))
+            )
             assert await answer(a, Cancel("op3")) == Answer(3, Expired())
             assert await answer(c["b"], put("op3")) == Answer(3, Again(3, Expired()))
             assert await answer(a, Cancel("op1")) == Answer(1, Again(1, Applied()))
@@ -177,10 +185,12 @@ def test_a_group_that_is_too_much_for_the_store_gets_through_in_smaller_ones() -
     run(story)
 
 
-# ---------------------------------------------------------------------------------------------------- lost answers
+# ------------------------------------------------------------------------------------- lost answers
 
 
-@pytest.mark.parametrize("lands_after_s", [0.0, 0.00001, 0.5, None], ids=["landed", "at once", "late", "never"])
+@pytest.mark.parametrize(
+    "lands_after_s", [0.0, 0.00001, 0.5, None], ids=["landed", "at once", "late", "never"]
+)
 def test_lost_answer_is_found_out_and_never_assumed(lands_after_s: float | None) -> None:
     async def story() -> None:
         async with cluster("ab") as c:
@@ -230,7 +240,7 @@ def test_commit_that_hangs_past_its_time_out_is_unknown() -> None:
     run(story)
 
 
-# ------------------------------------------------------------------------------------------------ store unavailable
+# -------------------------------------------------------------------------------- store unavailable
 
 
 def test_store_down_keeps_what_is_pending_and_then_refuses_definitely() -> None:
@@ -248,7 +258,8 @@ def test_store_down_keeps_what_is_pending_and_then_refuses_definitely() -> None:
             assert len(c.shared.entries) == before  # never handed to the log (INV-4)
             assert not first.done()
             assert a.committer.store_trouble is not None
-            assert a.status().store_trouble == a.committer.store_trouble  # readiness says so, on every member
+            # readiness says so, on every member
+            assert a.status().store_trouble == a.committer.store_trouble
             assert c["b"].status().store_trouble is not None
             calls = len(c.scripts["a"].calls)
             await asyncio.sleep(60)
@@ -317,7 +328,7 @@ def test_a_store_that_breaks_its_word_ends_the_process() -> None:
     run(story)
 
 
-# ------------------------------------------------------------------------------------------------- rivals and losses
+# -------------------------------------------------------------------------------- rivals and losses
 
 
 def test_rival_committers_fence_each_other_off() -> None:
@@ -347,7 +358,8 @@ def test_outranked_leader_stands_again_above_the_row() -> None:
             a = await c.lead("a")
             assert c.shared.term > 7
             assert await answer(a, put("op1")) == Answer(1, Applied())
-            c.database.take_over(c.shared.term, "twin", 1, None)  # of the same term, by another committer
+            # of the same term, by another committer
+            c.database.take_over(c.shared.term, "twin", 1, None)
             assert await answer(a, put("op2")) == Answer(2, Applied())
             assert broken_promises(c) == set()
 
@@ -366,13 +378,19 @@ def test_lost_suffix_is_rebased_on_the_ledger_and_the_rest_ordered_again() -> No
             c.shared.elect("b", lose=len(c.shared.entries) - before)
             await until(lambda: "take_over" in c.scripts["b"].waiting)
             waiting = dict(
-                zip(["op1", "new", "op2x"], b.submit([put("op1", b"k1"), put("new"), put("op2", b"x")]), strict=True)
+                zip(
+                    ["op1", "new", "op2x"],
+                    b.submit([put("op1", b"k1"), put("new"), put("op2", b"x")]),
+                    strict=True,
+                )
             )
             await until(lambda: c["c"].machine.revision == 3)
             gate.set()
-            assert await waiting["op1"] == Answer(2, Applied())  # by the ledger's row, not evaluated again
+            # by the ledger's row, not evaluated again
+            assert await waiting["op1"] == Answer(2, Applied())
             assert await waiting["new"] == Answer(4, Applied())  # ordered again, behind the head
-            assert await waiting["op2x"] == Answer(5, Mismatch())  # same op_id, another body: kept, then refused
+            # same op_id, another body: kept, then refused
+            assert await waiting["op2x"] == Answer(5, Mismatch())
             await c.settled()
             assert proposals(c, Rebase) == 1
             assert broken_promises(c, told, feeds) == set()
@@ -405,7 +423,9 @@ def test_head_ahead_of_a_log_that_holds_it_settles_row_by_row() -> None:
         async with cluster("ab") as c:
             a = await c.lead("a")
             c.shared.filter = lambda member, command: (
-                NotApplied("overloaded") if member == "a" and isinstance(decode(command), Settle) else None
+                NotApplied("overloaded")
+                if member == "a" and isinstance(decode(command), Settle)
+                else None
             )
             c.scripts["a"].gates["take_over"] = asyncio.Event()
             assert await answer(a, put("op1")) == Answer(1, Applied())
@@ -418,7 +438,9 @@ def test_head_ahead_of_a_log_that_holds_it_settles_row_by_row() -> None:
     run(story)
 
 
-@pytest.mark.parametrize("fate", [NotApplied("overloaded"), OutcomeUnknown("lost")], ids=lambda f: type(f).__name__)
+@pytest.mark.parametrize(
+    "fate", [NotApplied("overloaded"), OutcomeUnknown("lost")], ids=lambda f: type(f).__name__
+)
 def test_settle_that_is_not_ordered_makes_the_leader_take_over_again(fate: Exception) -> None:
     async def story() -> None:
         async with cluster("ab") as c:
@@ -435,7 +457,7 @@ def test_settle_that_is_not_ordered_makes_the_leader_take_over_again(fate: Excep
     run(story)
 
 
-# ------------------------------------------------------------------------------------------------ restore and adopt
+# -------------------------------------------------------------------------------- restore and adopt
 
 
 def test_restored_store_is_refused_until_an_operator_adopts_it() -> None:
@@ -465,20 +487,29 @@ def test_restored_store_is_refused_until_an_operator_adopts_it() -> None:
                 await b.adopt(timeout_s=1)
             assert (not_here.value.code, not_here.value.allowed) == ("ask_leader", "http://a")
             for said in (None, 0, 2):
-                with pytest.raises(BadRequest, match="gives up 1 revisions that were settled, 2 to 2") as unsaid:
+                with pytest.raises(
+                    BadRequest, match="gives up 1 revisions that were settled, 2 to 2"
+                ) as unsaid:
                     await a.adopt(gives_up=said, timeout_s=1)
                 assert (unsaid.value.code, unsaid.value.allowed) == ("gives_up", "gives_up: 1")
             await until(lambda: b.status().gives_up == 1)
-            assert [(s.gives_up, s.gives_up_after) for s in (a.status(), b.status())] == [(1, 1)] * 2
+            assert [(s.gives_up, s.gives_up_after) for s in (a.status(), b.status())] == [
+                (1, 1)
+            ] * 2
             assert not lost.done()
             adopted = await a.adopt(gives_up=1, timeout_s=5)
             assert adopted == 4  # above the newest revision ever given
             assert await lost == Answer(5, Applied())  # ordered again behind it
             await until(lambda: a.refusal is None and b.refusal is None)
-            assert await answer(b, put("op2", b"k", b"lost")) == Answer(6, Applied())  # the window was emptied
+            # the window was emptied
+            assert await answer(b, put("op2", b"k", b"lost")) == Answer(6, Applied())
             await c.settled()
             assert len({node.space for node in c.nodes.values()}) == 1
-            assert a.space is not None and a.space.namespace != before.namespace and a.space.key == before.key
+            assert (
+                a.space is not None
+                and a.space.namespace != before.namespace
+                and a.space.key == before.key
+            )
             assert all(node.machine.recent.floor >= 4 for node in c.nodes.values())
             for events in told.values():
                 assert [(e.previous, e.last, e.undone_after) for e in events[:1]] == [(2, 4, 1)]
@@ -491,7 +522,9 @@ def test_restored_store_is_refused_until_an_operator_adopts_it() -> None:
 
 
 def test_a_store_that_lost_what_clients_heard_is_refused_though_nobody_has_settled_it() -> None:
-    """An asynchronous standby is promoted between an answer and its Settle: nothing else may take that place."""
+    """An asynchronous standby is promoted between an answer and its Settle: nothing else may take
+    that place.
+    """
 
     async def story() -> None:
         async with cluster("a") as c:
@@ -511,10 +544,13 @@ def test_a_store_that_lost_what_clients_heard_is_refused_though_nobody_has_settl
             c.shared.filter = lambda member, command: (
                 OutcomeUnknown("lost") if isinstance(decode(command), Settle) else None
             )
-            await asyncio.sleep(60)  # past the deadline of what was answered: committed again it would be expired
+            # past the deadline of what was answered: committed again it would be expired
+            await asyncio.sleep(60)
             c.shared.members["a"].lags = False
             c.shared.pump()
-            a.submit([put("op3", b"l", b"3")])[0].add_done_callback(lambda future: future.exception())
+            a.submit([put("op3", b"l", b"3")])[0].add_done_callback(
+                lambda future: future.exception()
+            )
             await until(lambda: a.committer.refusal == "store_behind")
             assert all(record.outcome != Expired() for row in rows(c) for record in row.body)
 
@@ -522,7 +558,9 @@ def test_a_store_that_lost_what_clients_heard_is_refused_though_nobody_has_settl
 
 
 def test_a_leader_whose_way_ends_at_an_old_store_hands_on_before_it_refuses() -> None:
-    """An old primary that came back: only one member's connections end there, and the others may go on."""
+    """An old primary that came back: only one member's connections end there, and the others may go
+    on.
+    """
 
     async def story() -> None:
         async with cluster("abc") as c:
@@ -561,7 +599,9 @@ def test_a_store_of_another_cluster_is_refused_and_never_adopted() -> None:
 
 
 def test_a_store_of_another_history_is_refused_until_it_is_adopted() -> None:
-    """The machines' disks are gone and the store is not, or came back from a backup: that is no news for old values."""
+    """The machines' disks are gone and the store is not, or came back from a backup: that is no
+    news for old values.
+    """
 
     async def story() -> None:
         database = MemoryDatabase()
@@ -597,7 +637,9 @@ def test_the_leadership_goes_round_once_when_no_member_finds_what_was_settled() 
             await c.settled()
             c.database.lose_rows(1)
             term = c.shared.term
-            a.submit([put("op2", b"k", b"2")])[0].add_done_callback(lambda future: future.exception())
+            a.submit([put("op2", b"k", b"2")])[0].add_done_callback(
+                lambda future: future.exception()
+            )
             await until(lambda: c.shared.leader == "a" and a.committer.refusal == "store_behind")
             assert c.shared.term == term + 3
             await asyncio.sleep(100 * c.settings.refused_check_s)
@@ -608,7 +650,12 @@ def test_the_leadership_goes_round_once_when_no_member_finds_what_was_settled() 
 
 @pytest.mark.parametrize(
     ("own", "ring"),
-    [("a", ["b", "c", "d"]), ("b", ["c", "d", "a"]), ("d", ["a", "b", "c"]), ("x", ["a", "b", "c", "d"])],
+    [
+        ("a", ["b", "c", "d"]),
+        ("b", ["c", "d", "a"]),
+        ("d", ["a", "b", "c"]),
+        ("x", ["a", "b", "c", "d"]),
+    ],
 )
 def test_the_ring_of_voters(own: str, ring: list[str]) -> None:
     assert next_voters(own, ["d", "b", "a", "c"]) == ring
@@ -648,7 +695,9 @@ def test_other_history_of_the_same_length_is_refused() -> None:
 
 
 def dataclasses_replace(row: LedgerRow, digest: bytes) -> LedgerRow:
-    return LedgerRow(row.seq, row.term, row.committer, row.first, row.last, digest, row.log_time_ms, row.body)
+    return LedgerRow(
+        row.seq, row.term, row.committer, row.first, row.last, digest, row.log_time_ms, row.body
+    )
 
 
 def test_rows_pruned_past_what_is_settled_are_refused() -> None:
@@ -669,7 +718,9 @@ def test_rows_pruned_past_what_is_settled_are_refused() -> None:
 
 
 def test_what_adopting_cannot_look_up_is_dropped_and_what_it_can_is_not_done_twice() -> None:
-    """Found by the simulation (seed 1502): rows that were pruned unread may hold what is still pending."""
+    """Found by the simulation (seed 1502): rows that were pruned unread may hold what is still
+    pending.
+    """
 
     async def story() -> None:
         async with cluster("ab") as c:
@@ -693,7 +744,9 @@ def test_what_adopting_cannot_look_up_is_dropped_and_what_it_can_is_not_done_twi
 
 
 def test_adoption_outlives_the_leader_that_appended_it() -> None:
-    """The adopting row is in the store, its Adopt never ordered: the next leader refuses, and is asked again."""
+    """The adopting row is in the store, its Adopt never ordered: the next leader refuses, and is
+    asked again.
+    """
 
     async def story() -> None:
         async with cluster("ab") as c:
@@ -718,7 +771,7 @@ def test_adoption_outlives_the_leader_that_appended_it() -> None:
     run(story)
 
 
-# ------------------------------------------------------------------------------------------------------- log time
+# ----------------------------------------------------------------------------------------- log time
 
 
 def test_first_leader_stamps_the_log_before_anything_is_admitted() -> None:
@@ -752,7 +805,9 @@ def test_new_leader_with_a_clock_ahead_expires_nothing_that_comes_after() -> Non
 
 def test_op_id_is_known_from_the_store_when_the_window_forgot_it() -> None:
     async def story() -> None:
-        async with cluster("a", settings=dataclasses.replace(QUIET, limits=Limits(window_max=2))) as c:
+        async with cluster(
+            "a", settings=dataclasses.replace(QUIET, limits=Limits(window_max=2))
+        ) as c:
             a = await c.lead("a")
             for n in range(4):
                 await answer(a, put(f"op{n}"))

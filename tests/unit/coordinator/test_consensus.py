@@ -13,7 +13,15 @@ from coordinator.consensus import Coordinator
 from coordinator.limits import Limits
 from coordinator.log import Position
 from coordinator.machine import Machine
-from coordinator.notes import NOTE_URL_MAX, NOTE_VERSION, Note, Standing, encode_note, read_note, unneeded
+from coordinator.notes import (
+    NOTE_URL_MAX,
+    NOTE_VERSION,
+    Note,
+    Standing,
+    encode_note,
+    read_note,
+    unneeded,
+)
 from coordinator.state import decode_state, encode_state
 from coordinator.waits import SWEEP_MIN
 from kv.errors import BadRequest, InvariantViolated, NewerCommand, NotApplied, OutcomeUnknown
@@ -34,15 +42,21 @@ def test_coordinator_is_a_consensus() -> None:
     run(story)
 
 
-# --------------------------------------------------------------------------------------------------------- waits
+# -------------------------------------------------------------------------------------------- waits
 
 
-def test_all_who_wait_for_an_attempt_hear_the_same_and_a_second_attempt_is_no_second_intent() -> None:
+def test_all_who_wait_for_an_attempt_hear_the_same_and_a_second_attempt_is_no_second_intent() -> (
+    None
+):
     async def story() -> None:
         async with cluster("ab") as c:
             a, b = await c.lead("a"), c["b"]
             c.scripts["a"].gates["append"] = gate = asyncio.Event()
-            waits = [*a.submit([put("op1")]), *a.submit([put("op1")]), *b.submit([put("op1"), put("op1")])]
+            waits = [
+                *a.submit([put("op1")]),
+                *a.submit([put("op1")]),
+                *b.submit([put("op1"), put("op1")]),
+            ]
             await until(lambda: "append" in c.scripts["a"].waiting and b.machine.revision == 1)
             assert (a.recorded("op1"), a.recorded("op2")) == ("pending", None)
             gate.set()
@@ -66,8 +80,12 @@ def test_one_call_is_one_command() -> None:
     run(story)
 
 
-@pytest.mark.parametrize("fate", [NotApplied("no_quorum"), OutcomeUnknown("lost")], ids=lambda f: type(f).__name__)
-def test_what_the_log_says_of_an_attempt_is_what_its_client_hears(fate: NotApplied | OutcomeUnknown) -> None:
+@pytest.mark.parametrize(
+    "fate", [NotApplied("no_quorum"), OutcomeUnknown("lost")], ids=lambda f: type(f).__name__
+)
+def test_what_the_log_says_of_an_attempt_is_what_its_client_hears(
+    fate: NotApplied | OutcomeUnknown,
+) -> None:
     async def story() -> None:
         async with cluster("a") as c:
             a = await c.lead("a")
@@ -103,7 +121,9 @@ def test_a_failed_attempt_does_not_fail_another_of_the_same_op_id() -> None:
 
 @pytest.mark.parametrize("where", ["a", "b"])
 def test_a_repetition_that_overtakes_the_settling_is_told_again(where: str) -> None:
-    """The first is answered at its COMMIT; whoever repeats it before its Settle came must not be told it is new."""
+    """The first is answered at its COMMIT; whoever repeats it before its Settle came must not be
+    told it is new.
+    """
 
     async def story() -> None:
         async with cluster("ab") as c:
@@ -115,7 +135,8 @@ def test_a_repetition_that_overtakes_the_settling_is_told_again(where: str) -> N
             assert await first == Answer(1, Applied())
             await until(lambda: bool(seconds))
             assert await seconds[0] == Answer(1, Again(1, Applied()))
-            assert await answer(c[where], put("op1")) == Answer(1, Again(1, Applied()))  # and by what is settled
+            # and by what is settled
+            assert await answer(c[where], put("op1")) == Answer(1, Again(1, Applied()))
             assert len(c.shared.entries) > settled
             assert [len(node._waits) for node in (a, c["b"])] == [0, 0]
 
@@ -146,7 +167,9 @@ def test_op_ids_of_nodes_cannot_be_cancelled() -> None:
 
 def test_admission_is_bounded_and_refuses_before_the_log() -> None:
     async def story() -> None:
-        settings = dataclasses.replace(QUIET, pending_intents_max=3, pending_bytes_max=5000, stall_s=1e6)
+        settings = dataclasses.replace(
+            QUIET, pending_intents_max=3, pending_bytes_max=5000, stall_s=1e6
+        )
         async with cluster("a", settings=settings) as c:
             a = await c.lead("a")
             c.scripts["a"].down = True
@@ -197,7 +220,7 @@ def test_a_node_that_stops_leaves_its_waiting_clients_unknown() -> None:
     run(story)
 
 
-# ------------------------------------------------------------------------------------------------------ reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 def test_read_index_waits_for_the_very_entry() -> None:
@@ -250,7 +273,9 @@ def test_log_time_goes_on_between_stamps_and_never_back() -> None:
             await until(lambda: c["b"].machine.log_time_ms > 0)
             before = [node.now_ms() for node in c.nodes.values()]
             await asyncio.sleep(10)
-            assert [node.now_ms() - then for node, then in zip(c.nodes.values(), before, strict=True)] == [10_000] * 2
+            assert [
+                node.now_ms() - then for node, then in zip(c.nodes.values(), before, strict=True)
+            ] == [10_000] * 2
             for off_ms in (-60_000, 60_000):
                 c.clocks["a"].wall_off_ms = off_ms
                 assert c["a"].stamp_ms() == c["a"].now_ms()  # whatever its wall clock says
@@ -258,7 +283,7 @@ def test_log_time_goes_on_between_stamps_and_never_back() -> None:
     run(story)
 
 
-# ----------------------------------------------------------------------------------------------------- watchers
+# ----------------------------------------------------------------------------------------- watchers
 
 
 def test_listeners_get_every_settled_group_with_its_versions() -> None:
@@ -405,7 +430,7 @@ def test_an_exception_of_the_caller_comes_out_as_it_went_in() -> None:
     run(story)
 
 
-# ------------------------------------------------------------------------------------------------------- status
+# ------------------------------------------------------------------------------------------- status
 
 
 def test_status_knows_the_members_by_their_notes() -> None:
@@ -417,20 +442,37 @@ def test_status_knows_the_members_by_their_notes() -> None:
             await until(lambda: c["b"].machine.settled.revision == 1)
             await asyncio.sleep(1)
             status = c["b"].status()
-            assert (status.node, status.role, status.leader, status.leader_url) == ("b", "follower", "a", "http://a")
-            assert status.leader_since_ms == c["a"].status().leader_since_ms == c["c"].status().leader_since_ms
+            assert (status.node, status.role, status.leader, status.leader_url) == (
+                "b",
+                "follower",
+                "a",
+                "http://a",
+            )
+            assert (
+                status.leader_since_ms
+                == c["a"].status().leader_since_ms
+                == c["c"].status().leader_since_ms
+            )
             assert not status.taken_over
             assert c["a"].status().taken_over
             members = {member.id: member for member in status.members}
             assert [members[n].settled for n in "abc"] == [1, 1, 0]
-            assert members["a"].digest == members["b"].digest == status.digest == c["a"].settled.digest.hex()
+            assert (
+                members["a"].digest
+                == members["b"].digest
+                == status.digest
+                == c["a"].settled.digest.hex()
+            )
             assert members["c"].digest != status.digest
             assert members["c"].url == "http://c"
             assert (status.ordered, status.settled, status.pending) == (1, 1, 0)
             assert c["a"].unneeded_below() == 0  # the slowest: these disks are not synced
             leading = c["a"].status()
             assert (leading.broadcast_lag, status.broadcast_lag) == (0, None)
-            assert (leading.counts["groups_committed"], leading.counts["intents_committed"]) == (1, 1)
+            assert (leading.counts["groups_committed"], leading.counts["intents_committed"]) == (
+                1,
+                1,
+            )
 
     run(story)
 
@@ -438,7 +480,8 @@ def test_status_knows_the_members_by_their_notes() -> None:
 @pytest.mark.parametrize(
     ("voters", "below"),
     [
-        ([(50, True), (40, True), None], 40),  # dead, and never heard: it can lead only with what two have on disk
+        # dead, and never heard: it can lead only with what two have on disk
+        ([(50, True), (40, True), None], 40),
         ([(50, True), (40, True), (0, True)], 40),
         ([(50, True), (40, False), None], 0),
         ([(50, False), (40, False), (30, False)], 30),
@@ -449,7 +492,9 @@ def test_status_knows_the_members_by_their_notes() -> None:
         ([(9, True), (8, True), None, (6, False), None], 0),
     ],
 )
-def test_rows_are_unneeded_below_what_whoever_leads_has(voters: list[tuple[int, bool] | None], below: int) -> None:
+def test_rows_are_unneeded_below_what_whoever_leads_has(
+    voters: list[tuple[int, bool] | None], below: int
+) -> None:
     assert unneeded([None if voter is None else Standing(*voter) for voter in voters]) == below
 
 
@@ -475,8 +520,12 @@ def test_waits_for_ever_lower_revisions_that_were_given_up_are_forgotten() -> No
 def test_the_longest_note_that_there_can_be_is_not_cut() -> None:
     digest, url, refusal = GENESIS_DIGEST, "x" * NOTE_URL_MAX, "store_diverged"
     revision, time_ms = 2**53, 2**42
-    note = Note(NOTE_VERSION, revision, revision, digest, url, refusal, time_ms, revision, time_ms, time_ms)
-    note = msgspec.structs.replace(note, gives_up=revision, gives_up_after=revision, found_in=time_ms, synced=True)
+    note = Note(
+        NOTE_VERSION, revision, revision, digest, url, refusal, time_ms, revision, time_ms, time_ms
+    )
+    note = msgspec.structs.replace(
+        note, gives_up=revision, gives_up_after=revision, found_in=time_ms, synced=True
+    )
     assert len(encode_note(note)) <= 256
 
 
@@ -509,7 +558,9 @@ def test_transfer_goes_to_the_log() -> None:
 
 
 def test_a_machine_that_went_another_way_is_noticed_refuses_and_is_built_anew() -> None:
-    """It applied the whole log, and everything that settles stays foreign to it: whatever made it so."""
+    """It applied the whole log, and everything that settles stays foreign to it: whatever made it
+    so.
+    """
 
     async def story() -> None:
         async with cluster("ab") as c:
@@ -566,7 +617,11 @@ def test_a_member_that_only_lags_is_not_taken_for_another() -> None:
             for n in range(2, 6):
                 await answer(a, put(f"op{n}"))
             await asyncio.sleep(60)
-            assert (b.likeness.apart, b.likeness.rebuilt, b.machine.settled.revision) == (False, 0, 1)
+            assert (b.likeness.apart, b.likeness.rebuilt, b.machine.settled.revision) == (
+                False,
+                0,
+                1,
+            )
             c.shared.members["b"].lags = False
             c.shared.pump()
             await c.settled()
@@ -575,11 +630,15 @@ def test_a_member_that_only_lags_is_not_taken_for_another() -> None:
 
 
 def test_limits_of_the_log_count_and_change_by_order_alone() -> None:
-    """One member was started with a retention of a minute: it says so, obeys, and can be made the rule."""
+    """One member was started with a retention of a minute: it says so, obeys, and can be made the
+    rule.
+    """
 
     async def story() -> None:
         async with cluster("abc") as c:
-            short = dataclasses.replace(QUIET, limits=Limits(window_ms=60_000, retention_revisions=7))
+            short = dataclasses.replace(
+                QUIET, limits=Limits(window_ms=60_000, retention_revisions=7)
+            )
             b = c["b"]
             b.settings = short
             a = await c.lead("a")
@@ -589,11 +648,18 @@ def test_limits_of_the_log_count_and_change_by_order_alone() -> None:
             assert a.status().limits_differ == ()
             await c.lead("b")
             await answer(b, put("op1"))
-            assert {node.machine.limits for node in c.nodes.values()} == {QUIET.limits}, "leading changes nothing"
+            assert {node.machine.limits for node in c.nodes.values()} == {QUIET.limits}, (
+                "leading changes nothing"
+            )
             assert await b.amend(timeout_s=5) == ("window_ms", "retention_revisions")
             await c.settled()
-            await until(lambda: {node.machine.limits for node in c.nodes.values()} == {short.limits})
-            assert (a.status().limits_differ, b.status().limits_differ) == (("window_ms", "retention_revisions"), ())
+            await until(
+                lambda: {node.machine.limits for node in c.nodes.values()} == {short.limits}
+            )
+            assert (a.status().limits_differ, b.status().limits_differ) == (
+                ("window_ms", "retention_revisions"),
+                (),
+            )
             restored = Machine()
             restored.restore(decode_state(a.snapshot()()))
             assert restored.limits == short.limits

@@ -1,4 +1,6 @@
-"""One member to three, from Submit to Settle: what clients hear, what the ledger holds, what the members agree on."""
+"""One member to three, from Submit to Settle: what clients hear, what the ledger holds, what the
+members agree on.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Outcomes of a group: tables for each guard and rule, and any group against its intents applied one at a time."""
+"""Outcomes of a group: tables for each guard and rule, and any group against its intents applied
+one at a time.
+"""
 
 from __future__ import annotations
 
@@ -37,15 +39,21 @@ NOW = 1000
 FAR = 1 << 50
 
 
-def pending(revision: int, intent: Ordered, *, late: bool = False, ordered_ms: int = 900) -> Pending:
-    return Pending(revision, intent, intent.body_hash, GENESIS_DIGEST, ordered_ms, late, size_of(intent))
+def pending(
+    revision: int, intent: Ordered, *, late: bool = False, ordered_ms: int = 900
+) -> Pending:
+    return Pending(
+        revision, intent, intent.body_hash, GENESIS_DIGEST, ordered_ms, late, size_of(intent)
+    )
 
 
 def group(*intents: Ordered, first: int = 10) -> list[Pending]:
     return [pending(first + n, intent) for n, intent in enumerate(intents)]
 
 
-def facts(*versions: Version, operations: tuple[Operation, ...] = (), missing: tuple[Reference, ...] = ()) -> Facts:
+def facts(
+    *versions: Version, operations: tuple[Operation, ...] = (), missing: tuple[Reference, ...] = ()
+) -> Facts:
     hashes = {
         v.key: v.value.hash if isinstance(v.value, Reference) else value_hash(v.value)
         for v in versions
@@ -98,7 +106,9 @@ def test_guard(guard: Guard, now: Version | None, holds: bool) -> None:
     # The same guard after a Put or Delete in the same group sees that, not the facts.
     before: Ordered = Intent("~p", FAR, writes=(Put(b"k", b"three"),))
     after = evaluate(group(before, batch[0].intent), known, NOW).records[1].outcome
-    assert isinstance(after, Applied) == (isinstance(guard, Exists) or guard == Equals(b"k", value_hash(b"three")))
+    assert isinstance(after, Applied) == (
+        isinstance(guard, Exists) or guard == Equals(b"k", value_hash(b"three"))
+    )
     gone = evaluate(group(Intent("~d", FAR, writes=(Delete(b"k"),)), batch[0].intent), known, NOW)
     assert isinstance(gone.records[1].outcome, Applied) == isinstance(guard, Absent)
 
@@ -114,7 +124,9 @@ def test_otherwise_is_written_when_a_guard_fails_and_its_index_is_not_told() -> 
 
 
 def test_first_failing_guard_is_named() -> None:
-    intent = Intent("a", FAR, (Exists(b"k"), Absent(b"k"), AtRevision(b"k", (9,))), (Put(b"x", b"1"),))
+    intent = Intent(
+        "a", FAR, (Exists(b"k"), Absent(b"k"), AtRevision(b"k", (9,))), (Put(b"x", b"1"),)
+    )
     assert evaluate(group(intent), facts(PRESENT), NOW).records[0].outcome == Refused(1, 3)
 
 
@@ -133,23 +145,35 @@ def test_deleting_an_absent_key_writes_nothing() -> None:
 def test_ttl_counts_from_the_log_time_of_its_row() -> None:
     """A write that waited long for its commit loses none of it."""
     intent = Intent("a", FAR, writes=(Put(b"k", b"v", 50),))
-    assert evaluate([pending(10, intent, ordered_ms=900)], facts(), NOW).versions[0].expires_ms == NOW + 50
+    assert (
+        evaluate([pending(10, intent, ordered_ms=900)], facts(), NOW).versions[0].expires_ms
+        == NOW + 50
+    )
 
 
-@pytest.mark.parametrize("reason", ["late when ordered", "late when committed", "staged value missing"])
+@pytest.mark.parametrize(
+    "reason", ["late when ordered", "late when committed", "staged value missing"]
+)
 def test_expired_has_no_effect(reason: str) -> None:
     staged = Reference("a", b"h", 9)
     deadline = NOW - 1 if reason == "late when committed" else FAR
     intent = Intent("a", deadline, (Exists(b"zz"),), (Put(b"k", b"v"),), (Put(b"k", staged),))
     entry = pending(10, intent, late=reason == "late when ordered")
-    ended = evaluate([entry], facts(missing=(staged,) if reason == "staged value missing" else ()), NOW)
+    ended = evaluate(
+        [entry], facts(missing=(staged,) if reason == "staged value missing" else ()), NOW
+    )
     assert ended.records[0].outcome == Expired()
     assert ended.versions == ()
     assert ended.operations == (Operation("a", intent.body_hash, 10, Expired(), NOW),)
 
 
 def test_deadline_itself_is_still_in_time() -> None:
-    assert evaluate(group(Intent("a", NOW, writes=(Put(b"k", b"v"),))), facts(), NOW).records[0].outcome == Applied()
+    assert (
+        evaluate(group(Intent("a", NOW, writes=(Put(b"k", b"v"),))), facts(), NOW)
+        .records[0]
+        .outcome
+        == Applied()
+    )
 
 
 BODY = Intent("op", FAR, writes=(Put(b"k", b"v"),))
@@ -167,7 +191,9 @@ OTHER = Intent("op", FAR, writes=(Put(b"k", b"w"),))
         (Operation("op", b"", 3, Expired()), Cancel("op"), Again(3, Expired())),
     ],
 )
-def test_known_op_id_has_no_second_effect(known: Operation, attempt: Ordered, outcome: object) -> None:
+def test_known_op_id_has_no_second_effect(
+    known: Operation, attempt: Ordered, outcome: object
+) -> None:
     in_store = evaluate(group(attempt), facts(operations=(known,)), NOW)
     assert in_store.records[0].outcome == outcome
     assert (in_store.versions, in_store.operations, in_store.records[0].keys) == ((), (), ())
@@ -185,7 +211,9 @@ def test_op_id_known_from_the_same_group() -> None:
 def test_deadline_does_not_make_an_again_expired() -> None:
     late = Intent("op", NOW - 1, writes=BODY.writes)
     known = Operation("op", BODY.body_hash, 3, Applied())
-    assert evaluate(group(late), facts(operations=(known,)), NOW).records[0].outcome == Again(3, Applied())
+    assert evaluate(group(late), facts(operations=(known,)), NOW).records[0].outcome == Again(
+        3, Applied()
+    )
 
 
 def test_op_ids_of_nodes_are_spared_the_store() -> None:
@@ -198,7 +226,14 @@ def test_needs_names_each_fact_once() -> None:
     staged = Reference("b", b"h", 9)
     batch = group(
         Intent("~n", FAR, writes=(Put(b"p", b"v"),)),
-        Intent("b", FAR, (Equals(b"e", b""), Exists(b"g")), (Put(b"p", staged), Delete(b"d")), (), (b"r", b"g")),
+        Intent(
+            "b",
+            FAR,
+            (Equals(b"e", b""), Exists(b"g")),
+            (Put(b"p", staged), Delete(b"d")),
+            (),
+            (b"r", b"g"),
+        ),
         Cancel("c"),
         Cancel("b"),
     )
@@ -211,7 +246,7 @@ def test_needs_names_each_fact_once() -> None:
     assert needs(batch[:1]).nothing
 
 
-# --------------------------------------------------------------------------------- any group, one intent at a time
+# ------------------------------------------------------------------ any group, one intent at a time
 
 KEYS = [b"a", b"b", b"c"]
 VALUES = [b"", b"1", b"2"]
@@ -244,7 +279,9 @@ intents = st.one_of(
 states = st.dictionaries(
     st.sampled_from(KEYS),
     st.tuples(st.sampled_from([1, 2]), st.one_of(st.none(), st.sampled_from(VALUES))),
-).map(lambda found: tuple(Version(key, revision, value) for key, (revision, value) in found.items()))
+).map(
+    lambda found: tuple(Version(key, revision, value) for key, (revision, value) in found.items())
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -258,7 +295,9 @@ def test_a_group_ends_as_its_intents_one_after_another_would(
     operations: dict[str, Operation] = {}
     parts = []
     for entry in entries:
-        part = evaluate([entry], facts(*newest.values(), operations=tuple(operations.values())), NOW)
+        part = evaluate(
+            [entry], facts(*newest.values(), operations=tuple(operations.values())), NOW
+        )
         newest.update((version.key, version) for version in part.versions)
         operations.update((operation.op_id, operation) for operation in part.operations)
         parts.append(part)
@@ -271,15 +310,27 @@ def test_a_group_ends_as_its_intents_one_after_another_would(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(intents, max_size=6), states)
-def test_versions_can_be_made_again_from_intent_and_record(batch: list[Ordered], state: tuple[Version, ...]) -> None:
-    """What members make of a Settle is what the committer stored, and the store's keys are the recorded ones."""
+def test_versions_can_be_made_again_from_intent_and_record(
+    batch: list[Ordered], state: tuple[Version, ...]
+) -> None:
+    """What members make of a Settle is what the committer stored, and the store's keys are the
+    recorded ones.
+    """
     entries = group(*batch)
     ended = evaluate(entries, facts(*state), NOW)
     again: list[Version] = []
     for entry, record in zip(entries, ended.records, strict=True):
         if isinstance(record.outcome, Applied) and isinstance(entry.intent, Intent):
-            branch = entry.intent.writes if record.outcome.branch == "then" else entry.intent.otherwise or ()
+            branch = (
+                entry.intent.writes
+                if record.outcome.branch == "then"
+                else entry.intent.otherwise or ()
+            )
             made(branch, record.keys, entry.revision, NOW, again)
     assert tuple(again) == ended.versions
-    said = [(entry.revision, key) for entry, r in zip(entries, ended.records, strict=True) for key in r.keys]
+    said = [
+        (entry.revision, key)
+        for entry, r in zip(entries, ended.records, strict=True)
+        for key in r.keys
+    ]
     assert said == [(version.revision, version.key) for version in again]

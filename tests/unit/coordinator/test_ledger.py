@@ -70,7 +70,9 @@ def test_a_changed_row_breaks_the_chain(at: int, data: st.DataObject) -> None:
                 msgspec.structs.replace(row, digest=b"z" * 32),
                 msgspec.structs.replace(row, first=row.first + 1),
                 msgspec.structs.replace(row, last=row.last + 1),
-                msgspec.structs.replace(row, body=(Recorded("other", b"h", Applied()), *row.body[1:])),
+                msgspec.structs.replace(
+                    row, body=(Recorded("other", b"h", Applied()), *row.body[1:])
+                ),
                 msgspec.structs.replace(row, seq=row.seq + 1),
                 msgspec.structs.replace(row, term=0),
             ]
@@ -122,14 +124,19 @@ def test_anchored() -> None:
 def test_adoption_settles_what_the_log_holds_row_by_row() -> None:
     commands = adoption(mark_at(2), ROWS[1:], known=True, rows_bytes_max=1)
     assert isinstance(commands, tuple)
-    assert [(c.first, c.last, c.resolved) for c in commands if isinstance(c, Settle)] == [(3, 3, True), (4, 6, True)]
+    assert [(c.first, c.last, c.resolved) for c in commands if isinstance(c, Settle)] == [
+        (3, 3, True),
+        (4, 6, True),
+    ]
 
 
 def test_adoption_rebases_on_what_the_log_lost_cut_at_row_ends() -> None:
     whole = adoption(mark_at(0), ROWS, known=False, rows_bytes_max=1 << 20)
     assert whole == (Rebase(mark_at(0), tuple(ROWS)),)
     cut = adoption(mark_at(0), ROWS, known=False, rows_bytes_max=1)
-    assert cut == tuple(Rebase(mark_at(at), (row,)) for at, row in zip((0, 2, 3), ROWS, strict=True))
+    assert cut == tuple(
+        Rebase(mark_at(at), (row,)) for at, row in zip((0, 2, 3), ROWS, strict=True)
+    )
 
 
 def test_adoption_refuses_rows_that_do_not_continue_what_is_settled() -> None:

@@ -1,4 +1,6 @@
-"""Log time goes by monotonic clocks, whatever wall clocks do; and what only wall clocks can tell, most of them must."""
+"""Log time goes by monotonic clocks, whatever wall clocks do; and what only wall clocks can tell,
+most of them must.
+"""
 
 from __future__ import annotations
 
@@ -51,13 +53,17 @@ def readings(draw: st.DrawFn) -> list[Reading]:
         kept_ms = draw(st.sampled_from([0, 0, EPOCH_MS, EPOCH_MS - 1_000]))
         made.append(
             reading(
-                f"n{n}", wall_ms=EPOCH_MS + draw(offsets), kept_ms=kept_ms, age_s=draw(ages), voter=draw(st.booleans())
+                f"n{n}",
+                wall_ms=EPOCH_MS + draw(offsets),
+                kept_ms=kept_ms,
+                age_s=draw(ages),
+                voter=draw(st.booleans()),
             )
         )
     return made
 
 
-# ---------------------------------------------------------------------------------------------------- decisions
+# ---------------------------------------------------------------------------------------- decisions
 
 
 def test_median_is_the_lower_of_two() -> None:
@@ -65,19 +71,24 @@ def test_median_is_the_lower_of_two() -> None:
 
 
 @given(readings(), st.integers(1, 5), st.sampled_from([0.0, PATIENCE_S]))
-def test_clocks_say_what_a_quorum_of_voters_says_now(heard: list[Reading], voters: int, waited_s: float) -> None:
+def test_clocks_say_what_a_quorum_of_voters_says_now(
+    heard: list[Reading], voters: int, waited_s: float
+) -> None:
     time_ms = clocks_say(heard, voters, waited_s)
     walls = sorted(r.wall_now_ms for r in heard if r.voter and r.age_s <= READING_AGE_S_MAX)
     if time_ms is not None:
         assert len(walls) > voters // 2
-        assert sum(wall >= time_ms for wall in walls) * 2 > len(walls)  # most say that it is no earlier
+        # most say that it is no earlier
+        assert sum(wall >= time_ms for wall in walls) * 2 > len(walls)
         assert len(walls) >= voters or waited_s >= PATIENCE_S
     else:
         assert len(walls) < voters
 
 
 @given(readings(), st.booleans(), st.sampled_from([0.0, PATIENCE_S]))
-def test_what_somebody_kept_comes_before_all_clocks(heard: list[Reading], kept: bool, waited_s: float) -> None:
+def test_what_somebody_kept_comes_before_all_clocks(
+    heard: list[Reading], kept: bool, waited_s: float
+) -> None:
     time = LogTime(0.0)
     time.kept, time.found_in = kept, 1 if kept else 0
     time.lead(heard, 3, waited_s, 0.0, 7)
@@ -88,7 +99,9 @@ def test_what_somebody_kept_comes_before_all_clocks(heard: list[Reading], kept: 
 
 
 @given(readings(), st.integers(1, 5))
-def test_a_leader_is_set_forward_only_by_what_most_voters_kept(heard: list[Reading], voters: int) -> None:
+def test_a_leader_is_set_forward_only_by_what_most_voters_kept(
+    heard: list[Reading], voters: int
+) -> None:
     now_ms = EPOCH_MS - 2_000
     time_ms = kept_by_most(heard, voters, now_ms)
     assert time_ms >= now_ms
@@ -100,7 +113,10 @@ def test_a_leader_is_set_forward_only_by_what_most_voters_kept(heard: list[Readi
 
 @pytest.mark.parametrize("off_ms", [HOUR_MS, -HOUR_MS, YEAR_MS])
 def test_one_clock_of_three_slews_nothing_and_two_do(off_ms: int) -> None:
-    right, wrong = reading("n1"), [reading("n2", wall_ms=EPOCH_MS + off_ms), reading("n3", wall_ms=EPOCH_MS + off_ms)]
+    right, wrong = (
+        reading("n1"),
+        [reading("n2", wall_ms=EPOCH_MS + off_ms), reading("n3", wall_ms=EPOCH_MS + off_ms)],
+    )
     assert slew([right, reading("n2"), wrong[1]], 3, EPOCH_MS) == 0.0
     assert slew([right, *wrong], 3, EPOCH_MS) == (SLEW if off_ms > 0 else -SLEW)
     assert slew(wrong[:1], 3, EPOCH_MS) == 0.0  # no quorum
@@ -110,15 +126,22 @@ def test_one_clock_of_three_slews_nothing_and_two_do(off_ms: int) -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["lead", "follow", "stamp"]), readings(), st.floats(0.001, 30.0), st.integers(-5_000, 50)
+            st.sampled_from(["lead", "follow", "stamp"]),
+            readings(),
+            st.floats(0.001, 30.0),
+            st.integers(-5_000, 50),
         ),
         max_size=30,
     )
 )
-def test_log_time_never_goes_back_and_never_runs(steps: list[tuple[str, list[Reading], float, int]]) -> None:
-    """Once it is kept, an hour of monotonic time is an hour of log time, give or take the slew, whatever clocks say.
+def test_log_time_never_goes_back_and_never_runs(
+    steps: list[tuple[str, list[Reading], float, int]],
+) -> None:
+    """Once it is kept, an hour of monotonic time is an hour of log time, give or take the slew,
+    whatever clocks say.
 
-    (What others kept, and stamps, are of one log time here: it may be a little behind, or as much ahead as the slew.)
+    (What others kept, and stamps, are of one log time here: it may be a little behind, or as much
+    ahead as the slew.)
     """
     time, at_s = LogTime(0.0), 0.0
     time.stamp(EPOCH_MS, 0.0)
@@ -129,7 +152,10 @@ def test_log_time_never_goes_back_and_never_runs(steps: list[tuple[str, list[Rea
         true_ms = EPOCH_MS + int(at_s * 1000)
         told = [
             reading(
-                r.member, wall_ms=r.wall_ms, kept_ms=r.kept_ms and true_ms - int(r.age_s * 1000) - 100, age_s=r.age_s
+                r.member,
+                wall_ms=r.wall_ms,
+                kept_ms=r.kept_ms and true_ms - int(r.age_s * 1000) - 100,
+                age_s=r.age_s,
             )
             for r in heard
         ]
@@ -150,7 +176,8 @@ def test_who_has_just_started_takes_the_leaders_word_and_not_what_it_went_on_fro
     """Else it is ahead once it leads, and ends keys early."""
     time = LogTime(0.0)
     time.stamp(EPOCH_MS, 0.0)  # replayed
-    time.follow(reading(kept_ms=EPOCH_MS + 10), 5.0)  # nobody had kept it, and the leader began later
+    # nobody had kept it, and the leader began later
+    time.follow(reading(kept_ms=EPOCH_MS + 10), 5.0)
     assert time.now_ms(5.0) == EPOCH_MS + 10
     time.stamp(EPOCH_MS + 3_000, 6.0)
     time.follow(reading(kept_ms=EPOCH_MS + 1_000, found_in=3), 6.5)
@@ -160,21 +187,30 @@ def test_who_has_just_started_takes_the_leaders_word_and_not_what_it_went_on_fro
 def test_who_kept_a_time_that_was_found_anew_meanwhile_goes_back_to_its_leaders() -> None:
     time = LogTime(0.0)
     time.follow(reading(kept_ms=EPOCH_MS), 0.0)
-    time.follow(reading(kept_ms=EPOCH_MS + 1_000), 9.0)  # a word of the same time that was long on its way
+    # a word of the same time that was long on its way
+    time.follow(reading(kept_ms=EPOCH_MS + 1_000), 9.0)
     assert time.now_ms(9.0) == EPOCH_MS + 9_000
     time.follow(reading(kept_ms=EPOCH_MS + 8_000, found_in=5), 9.0)
     assert (time.now_ms(9.0), time.found_in) == (EPOCH_MS + 8_000, 5)
 
 
 def test_a_leader_goes_by_the_time_that_was_found_last() -> None:
-    """It was cut off with its own meanwhile: what others date by now counts, also when they are behind."""
+    """It was cut off with its own meanwhile: what others date by now counts, also when they are
+    behind.
+    """
     time = LogTime(0.0)
     time.follow(reading(kept_ms=EPOCH_MS, found_in=2), 0.0)
-    time.lead([reading("n2", kept_ms=EPOCH_MS - 700, found_in=4), reading("n3", kept_ms=EPOCH_MS)], 3, 0.0, 1.0, 6)
+    time.lead(
+        [reading("n2", kept_ms=EPOCH_MS - 700, found_in=4), reading("n3", kept_ms=EPOCH_MS)],
+        3,
+        0.0,
+        1.0,
+        6,
+    )
     assert (time.now_ms(1.0), time.found_in) == (EPOCH_MS - 700, 4)
 
 
-# ------------------------------------------------------------------------------------------------------- stories
+# ------------------------------------------------------------------------------------------ stories
 
 
 def jump(c: Cluster, names: str, ms: int) -> None:
@@ -185,7 +221,9 @@ def jump(c: Cluster, names: str, ms: int) -> None:
 @pytest.mark.parametrize("names", ["a", "b", "ab", "abc"])
 @pytest.mark.parametrize("ms", [25 * HOUR_MS, -25 * HOUR_MS, YEAR_MS])
 def test_a_step_of_clocks_ends_no_key_and_no_retention(names: str, ms: int) -> None:
-    """Also when most clocks step at once, there and back, and leaders change meanwhile: time was kept."""
+    """Also when most clocks step at once, there and back, and leaders change meanwhile: time was
+    kept.
+    """
 
     async def story() -> None:
         async with cluster("abc", settings=SWEEPING) as c:
@@ -269,7 +307,9 @@ def test_one_that_kept_the_time_outweighs_all_clocks() -> None:
             b.time = LogTime(now_s)  # as a process that begins
             b.time.stamp(EPOCH_MS, now_s)
             b = await c.lead("b")
-            assert abs(b.now_ms() - now_ms - (asyncio.get_running_loop().time() - now_s) * 1000) < 50
+            assert (
+                abs(b.now_ms() - now_ms - (asyncio.get_running_loop().time() - now_s) * 1000) < 50
+            )
             await asyncio.sleep(5)
             assert c.value(b"k") == b"v"
 
@@ -290,7 +330,9 @@ def test_what_a_leader_orders_before_it_knows_the_time_is_expired() -> None:
             assert b.stamp_ms() == 0
             assert (await answer(c["c"], put("op2", deadline_ms=FAR_MS))).outcome == Expired()
             await until(lambda: b.committer.taken_over)
-            assert (await answer(c["c"], put("op3", deadline_ms=b.now_ms() + 500))).outcome == Applied()
+            assert (
+                await answer(c["c"], put("op3", deadline_ms=b.now_ms() + 500))
+            ).outcome == Applied()
 
     run(story)
 

@@ -1,4 +1,6 @@
-"""The machine against its dumb twin, over arbitrary commands: sensible ones, stale, foreign, broken; with snapshots."""
+"""The machine against its dumb twin, over arbitrary commands: sensible ones, stale, foreign,
+broken; with snapshots.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,14 @@ class World:
         self.verdicts.add(verdict + (" and told" if told else ""))
         assert [(t.op_id, t.body_hash, t.answer) for t in effects.told] == told
         assert [
-            (s.previous, s.last, s.digest, s.records, None if s.versions is None else list(s.versions), s.log_time_ms)
+            (
+                s.previous,
+                s.last,
+                s.digest,
+                s.records,
+                None if s.versions is None else list(s.versions),
+                s.log_time_ms,
+            )
             for s in effects.settled
         ] == fed
         self.compare()
@@ -124,7 +133,9 @@ def settle(world: World, draw: st.DrawFn) -> Command:
     twin = world.twin
     count = draw(st.integers(0, len(twin.pending)))
     first = twin.settled + 1
-    records = tuple(Recorded(*p.attempt, draw(outcomes), keys_of(p.intent, draw)) for p in twin.pending[:count])
+    records = tuple(
+        Recorded(*p.attempt, draw(outcomes), keys_of(p.intent, draw)) for p in twin.pending[:count]
+    )
     digest = twin.digest_at(twin.settled + count) or b""
     if draw(st.integers(0, 9)) == 0:
         digest = draw(digests)
@@ -135,14 +146,18 @@ def settle(world: World, draw: st.DrawFn) -> Command:
         last += draw(st.sampled_from([-1, 1]))
     if records and draw(st.integers(0, 9)) == 0:
         records = (Recorded("zz", b"", Expired()), *records[1:])
-    return Settle(first, last, digest, world.stamp + draw(st.integers(-50, 50)), records, draw(st.booleans()))
+    return Settle(
+        first, last, digest, world.stamp + draw(st.integers(-50, 50)), records, draw(st.booleans())
+    )
 
 
 def rebase(world: World, draw: st.DrawFn) -> Command:
     twin = world.twin
     base = draw(st.sampled_from([*world.marks[-3:], world.machine.settled, world.machine.settled]))
     at, digest, rows = base.revision, base.digest, []
-    ahead = [Recorded(*p.attempt, draw(outcomes)) for p in twin.pending] if draw(st.booleans()) else []
+    ahead = (
+        [Recorded(*p.attempt, draw(outcomes)) for p in twin.pending] if draw(st.booleans()) else []
+    )
     for seq in range(draw(st.integers(1, 3))):
         body = []
         for _ in range(draw(st.integers(1, 2))):
@@ -167,12 +182,17 @@ def adopt(world: World, draw: st.DrawFn) -> Command:
 
 
 LIMITS_DRAWN = st.builds(
-    Limits, window_max=st.integers(2, 8), window_ms=st.sampled_from([100, 400, 1000]), recent_max=st.integers(1, 4)
+    Limits,
+    window_max=st.integers(2, 8),
+    window_ms=st.sampled_from([100, 400, 1000]),
+    recent_max=st.integers(1, 4),
 )
 
 
 def found(draw: st.DrawFn) -> Command:
-    return Found(draw(st.binary(min_size=1, max_size=2)), draw(st.integers(1, 5)), b"key", draw(LIMITS_DRAWN))
+    return Found(
+        draw(st.binary(min_size=1, max_size=2)), draw(st.integers(1, 5)), b"key", draw(LIMITS_DRAWN)
+    )
 
 
 @st.composite
@@ -185,7 +205,10 @@ def stories(draw: st.DrawFn) -> World:
         world.stamp += draw(st.sampled_from([0, 1, 40, 300]))
         what = draw(
             st.sampled_from(
-                ["submit"] * 4 + ["settle"] * 4 + ["rebase"] * 2 + ["adopt", "repeat", "snapshot", "govern"]
+                ["submit"] * 4
+                + ["settle"] * 4
+                + ["rebase"] * 2
+                + ["adopt", "repeat", "snapshot", "govern"]
             )
         )
         if what == "submit":

@@ -1,4 +1,6 @@
-"""The broadcast: the ledger in order, at least once, without a gap, whoever leads, whatever the broker does (INV-6)."""
+"""The broadcast: the ledger in order, at least once, without a gap, whoever leads, whatever the
+broker does (INV-6).
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def test_changes_in_revision_order_with_all_their_versions() -> None:
 
 def test_dead_broker_slows_no_write_and_misses_nothing_afterwards() -> None:
     async def story() -> None:
-        async with cluster("a", settings=dataclasses.replace(QUIET, publish_buffer_max=2, publish_rows_max=3)) as c:
+        async with cluster(
+            "a", settings=dataclasses.replace(QUIET, publish_buffer_max=2, publish_rows_max=3)
+        ) as c:
             a = await c.lead("a")
             c.broadcast.down = True
             started_s = asyncio.get_running_loop().time()
@@ -87,7 +91,10 @@ def test_cursor_moves_seldom() -> None:
                 await answer(a, put(f"op{n}"))
             await until(lambda: c.database.cursor(CURSOR) == 200)
             took_s = asyncio.get_running_loop().time() - started_s
-            assert c.scripts["a"].calls.count("move_cursor") <= took_s / c.settings.cursor_interval_s + 2
+            assert (
+                c.scripts["a"].calls.count("move_cursor")
+                <= took_s / c.settings.cursor_interval_s + 2
+            )
 
     run(story)
 
@@ -124,7 +131,9 @@ def test_pruned_rows_are_stepped_over_with_a_word() -> None:
 
 
 def test_a_store_that_is_behind_for_a_moment_makes_nothing_told() -> None:
-    """An asynchronous copy, or a snapshot, in the place of the store, and then the right one again."""
+    """An asynchronous copy, or a snapshot, in the place of the store, and then the right
+    one again.
+    """
 
     async def story() -> None:
         async with cluster("a", settings=dataclasses.replace(QUIET, publish_buffer_max=2)) as c:
@@ -175,7 +184,11 @@ def test_an_adoption_is_told_between_what_the_ledger_kept_and_what_comes_after()
             await answer(leader, put("after"))
             await until(lambda: heard(c)[-1] == 9)
             assert heard(c) == [1, 2, 3, 4, 5, 8, 9]
-            assert [(c.revision, c.undone_after) for c in c.broadcast.changes if c.undone_after is not None] == [(8, 5)]
+            assert [
+                (c.revision, c.undone_after)
+                for c in c.broadcast.changes
+                if c.undone_after is not None
+            ] == [(8, 5)]
             await until(lambda: c.database.cursor(CURSOR) == 9)
             other = await c.lead("b" if leader.node == "a" else "a")
             await answer(other, put("later"))

@@ -1,4 +1,6 @@
-"""last[key] and floor: forgetting errs towards "refresh" only (INV-5). op_id window: bounded, first entry stays."""
+"""last[key] and floor: forgetting errs towards "refresh" only (INV-5). op_id window: bounded, first
+entry stays.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,8 @@ def test_op_id_is_free_again_after_its_retention() -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "body", "same"), [(b"h", b"h", True), (b"h", b"i", False), (b"", b"i", True), (b"h", b"", True)]
+    ("known", "body", "same"),
+    [(b"h", b"h", True), (b"h", b"i", False), (b"", b"i", True), (b"h", b"", True)],
 )
 def test_a_cancel_meets_any_body(known: bytes, body: bytes, same: bool) -> None:
     assert meets(known, body) is same
@@ -93,13 +96,16 @@ def test_a_cancel_meets_any_body(known: bytes, body: bytes, same: bool) -> None:
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=40), st.integers(1, 12), st.integers(1, 39))
-def test_window_captured_in_parts_goes_on_the_same(op_ids: list[str], entries_max: int, cut: int) -> None:
+def test_window_captured_in_parts_goes_on_the_same(
+    op_ids: list[str], entries_max: int, cut: int
+) -> None:
     straight, restored = Window(entries_max, 7), Window(entries_max, 7)
     for n, op_id in enumerate(op_ids):
         if n == cut:
             old, young = straight.capture()
             restored.restore(
-                [item for part in old for item in part.items()], [item for part in young for item in part.items()]
+                [item for part in old for item in part.items()],
+                [item for part in young for item in part.items()],
             )
         straight.record(first(op_id), n, n)
         if n >= cut:

@@ -1,7 +1,9 @@
-"""What each rule of the protocol is for: a story that keeps every promise, and breaks one once the rule is away.
+"""What each rule of the protocol is for: a story that keeps every promise, and breaks one once the
+rule is away.
 
-The names are those of `coordinator.rules.Rules`. Not here: `as_of` (the node's read path), `waits_noop` (the Log calls
-`led` only after the no-op), and `ledger_outcomes`, without which the protocol's model found nothing broken either.
+The names are those of `coordinator.rules.Rules`. Not here: `as_of` (the node's read path),
+`waits_noop` (the Log calls `led` only after the no-op), and `ledger_outcomes`, without which the
+protocol's model found nothing broken either.
 """
 
 from __future__ import annotations
@@ -49,8 +51,12 @@ async def quiet() -> None:
     await asyncio.sleep(20)
 
 
-async def lose_committed(c: Cluster, *, then: tuple[str, ...] = (), known: bytes = b"k") -> tuple[Coordinator, Answer]:
-    """Commit op1 (key `known`) on a; elect b whose log lacks it; order `then` there before b has taken over."""
+async def lose_committed(
+    c: Cluster, *, then: tuple[str, ...] = (), known: bytes = b"k"
+) -> tuple[Coordinator, Answer]:
+    """Commit op1 (key `known`) on a; elect b whose log lacks it; order `then` there before b has
+    taken over.
+    """
     a, b = await c.lead("a"), c["b"]
     await c.settled()
     ordered = len(c.shared.entries)
@@ -65,7 +71,7 @@ async def lose_committed(c: Cluster, *, then: tuple[str, ...] = (), known: bytes
     return b, told
 
 
-# ---------------------------------------------------------------------------------------------------------- fence
+# -------------------------------------------------------------------------------------------- fence
 
 
 async def late_transaction_of_a_deposed_leader(rules: Rules) -> set[str]:
@@ -94,7 +100,8 @@ async def same_place_and_term_after_a_restore(rules: Rules) -> set[str]:
         taking = gate(c, "a", "take_over")
         a.submit([put("op2")])
         await held(c, "a", "take_over")
-        c.database.lose_rows(1)  # the row of op1 is gone; taking over puts an empty one in its place
+        # the row of op1 is gone; taking over puts an empty one in its place
+        c.database.lose_rows(1)
         taking.set()
         await quiet()
         return broken_promises(c)
@@ -132,7 +139,7 @@ async def deposed_leader_goes_on_behind_its_successor(rules: Rules) -> set[str]:
         return {"INV-1"} if await reads_stale(c, b, entry, known) else set()
 
 
-# ------------------------------------------------------------------------------------------------------ taking over
+# -------------------------------------------------------------------------------------- taking over
 
 
 async def another_intent_has_the_revision(rules: Rules) -> set[str]:
@@ -146,7 +153,9 @@ async def another_intent_has_the_revision(rules: Rules) -> set[str]:
 
 
 async def acknowledged_and_lost_from_the_log(rules: Rules) -> set[str]:
-    """A client knows of op1, the new leader's log does not. A cache has the key as it was before."""
+    """A client knows of op1, the new leader's log does not. A cache has the key as it was
+    before.
+    """
     async with cluster("ab", rules=rules) as c:
         entry = cached(c, b"k")
         b, told = await lose_committed(c)
@@ -199,7 +208,7 @@ async def watchers_across_a_rebase(rules: Rules) -> set[str]:
         return broken_promises(c, (), feeds)
 
 
-# ----------------------------------------------------------------------------------------------------- the machine
+# -------------------------------------------------------------------------------------- the machine
 
 
 def ordered(machine: Machine, *op_ids: str, key: bytes = b"k") -> None:
@@ -210,7 +219,9 @@ def settle(machine: Machine, count: int = 1) -> Settle:
     """Return the Settle of the next so many pending intents."""
     first = machine.settled.revision + 1
     batch = [machine.pending[first + n] for n in range(count)]
-    records = tuple(Recorded(p.intent.op_id, p.body_hash, Applied(), p.intent.touched) for p in batch)
+    records = tuple(
+        Recorded(p.intent.op_id, p.body_hash, Applied(), p.intent.touched) for p in batch
+    )
     return Settle(first, batch[-1].revision, batch[-1].digest, 1, records)
 
 
@@ -226,7 +237,9 @@ def rebase(base: Mark, *op_ids: str, key: bytes = b"k") -> Rebase:
 
 
 async def late_rebase(rules: Rules) -> set[str]:
-    """A Rebase of a deposed leader arrives when more than it brings is settled: a revision must not come twice."""
+    """A Rebase of a deposed leader arrives when more than it brings is settled: a revision must not
+    come twice.
+    """
     machine = Machine(rules=rules)
     late = rebase(Mark(), "op1")
     machine.apply(late, 1)
@@ -241,12 +254,16 @@ async def rebase_on_a_settled_revision_that_was_lost(rules: Rules) -> set[str]:
     machine = Machine(rules=rules)
     other = rebase(Mark(), "op1", "op2")
     effects = machine.apply(Rebase(mark_of(other.rows[0]), other.rows[1:]), 1)
-    jumps = any(settled.previous + len(settled.records) != settled.last for settled in effects.settled)
+    jumps = any(
+        settled.previous + len(settled.records) != settled.last for settled in effects.settled
+    )
     return {"INV-6"} if jumps else set()
 
 
 async def floor_over_a_known_key(rules: Rules) -> set[str]:
-    """The key was touched at revision 1; the ledger changed it again in a row that this log never held."""
+    """The key was touched at revision 1; the ledger changed it again in a row that this log never
+    held.
+    """
     machine = Machine(rules=rules)
     ordered(machine, "op1")
     machine.apply(settle(machine), 1)
@@ -327,7 +344,7 @@ async def read_index_of_another_log(rules: Rules) -> set[str]:
         return {"INV-1"} if await reads_stale(c, c["c"], entry, told.revision) else set()
 
 
-# ---------------------------------------------------------------------------------------------- broadcast, restore
+# ------------------------------------------------------------------------------- broadcast, restore
 
 
 async def broadcast_over_a_change_of_leader(rules: Rules) -> set[str]:
@@ -358,11 +375,13 @@ async def store_lost_what_was_settled(rules: Rules) -> set[str]:
         return set() if None not in refused and definite else {"INV-1"}
 
 
-# ------------------------------------------------------------------------------------ rules that the model lacks
+# ----------------------------------------------------------------------- rules that the model lacks
 
 
 async def answered_before_commit(rules: Rules) -> set[str]:
-    """The commit's answer is lost and it never lands; meanwhile another leader's store says expired."""
+    """The commit's answer is lost and it never lands; meanwhile another leader's store says
+    expired.
+    """
     async with cluster("ab", rules=rules) as c:
         a = await c.lead("a")
         c.scripts["a"].fates["append"] = [Lost(lands_after_s=None)]
@@ -435,7 +454,14 @@ async def another_retention_on_each_member(rules: Rules) -> set[str]:
         asks = needs(batch)
         facts = database.facts(asks.op_ids, asks.keys, asks.hashed, asks.blobs)
         evaluation = evaluate(batch, facts, now_ms, rules)
-        group = group_on(database.head(), term=1, committer="a", log_time_ms=now_ms, batch=batch, evaluation=evaluation)
+        group = group_on(
+            database.head(),
+            term=1,
+            committer="a",
+            log_time_ms=now_ms,
+            batch=batch,
+            evaluation=evaluation,
+        )
         assert isinstance(database.append(group), Appended)
         both(settle_of(group.row))
 
@@ -448,11 +474,17 @@ async def another_retention_on_each_member(rules: Rules) -> set[str]:
     as_of = database.head().last
     both(Submit((put("y", value=b"new"),)))
     commit()
-    return {"INV-1"} if follower.touched(b"k") <= as_of or follower.settled != leader.settled else set()
+    return (
+        {"INV-1"}
+        if follower.touched(b"k") <= as_of or follower.settled != leader.settled
+        else set()
+    )
 
 
 async def broadcast_from_a_store_that_was_behind(rules: Rules) -> set[str]:
-    async with cluster("a", settings=dataclasses.replace(QUIET, publish_buffer_max=2), rules=rules) as c:
+    async with cluster(
+        "a", settings=dataclasses.replace(QUIET, publish_buffer_max=2), rules=rules
+    ) as c:
         a = await c.lead("a")
         c.broadcast.down = True
         for n in range(6):
@@ -476,7 +508,8 @@ async def machine_that_went_another_way(rules: Rules) -> set[str]:
         entry = cached(c, b"k")
         c.shared.members["b"].replay = lambda: None  # type: ignore[method-assign]  # look at it before it is mended
         known = Recorded("op2", b"another", Applied())
-        b.machine.window.record(known, 1, b.machine.log_time_ms)  # the leader has forgotten it, this member has not
+        # the leader has forgotten it, this member has not
+        b.machine.window.record(known, 1, b.machine.log_time_ms)
         told = await answer(a, put("op2", b"k", b"new"))
         await until(lambda: b.likeness.apart)
         return {"INV-1"} if await reads_stale(c, b, entry, told.revision) else set()
@@ -551,15 +584,21 @@ STORIES: list[tuple[Story, dict[str, object], str]] = [
 EXCUSED = {"waits_noop", "ledger_outcomes", "as_of"}
 
 
-@pytest.mark.parametrize("story", dict.fromkeys(story for story, _, _ in STORIES), ids=lambda story: story.__name__)
+@pytest.mark.parametrize(
+    "story", dict.fromkeys(story for story, _, _ in STORIES), ids=lambda story: story.__name__
+)
 def test_protocol_keeps_its_promises(story: Story) -> None:
     assert run(lambda: story(PROTOCOL)) == set()  # type: ignore[arg-type, return-value]
 
 
 @pytest.mark.parametrize(
-    ("story", "away", "promise"), STORIES, ids=[f"{'+'.join(away)}-{story.__name__}" for story, away, _ in STORIES]
+    ("story", "away", "promise"),
+    STORIES,
+    ids=[f"{'+'.join(away)}-{story.__name__}" for story, away, _ in STORIES],
 )
-def test_without_the_rule_the_promise_breaks(story: Story, away: dict[str, object], promise: str) -> None:
+def test_without_the_rule_the_promise_breaks(
+    story: Story, away: dict[str, object], promise: str
+) -> None:
     rules = dataclasses.replace(PROTOCOL, **away)  # type: ignore[arg-type]
     assert promise in run(lambda: story(rules))  # type: ignore[arg-type, return-value]
 

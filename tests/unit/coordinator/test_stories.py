@@ -1,7 +1,9 @@
-"""Seeded stories of everything at once: rival leaders, lost log entries, ambiguous commits, lag, snapshots, retries.
+"""Seeded stories of everything at once: rival leaders, lost log entries, ambiguous commits, lag,
+snapshots, retries.
 
-Whatever happens, every promise holds, and once it is over all members agree and everything was answered or failed.
-`ACORDO_STORIES=500` runs more seeds; a failing one is replayed by `pytest -k "seed17-"`.
+Whatever happens, every promise holds, and once it is over all members agree and everything was
+answered or failed. `ACORDO_STORIES=500` runs more seeds; a failing one is replayed by `pytest -k
+"seed17-"`.
 """
 
 from __future__ import annotations
@@ -94,10 +96,18 @@ class Story:
             return Cancel(op_id) if chance.random() < 0.2 else self.bodies[op_id]
         op_id = f"{client}.{number}" if chance.random() < 0.8 else f"~{client}.{number}"
         key = chance.choice(KEYS)
-        guards: tuple[Guard, ...] = chance.choice([(), (), (Exists(key),), (AtRevision(key, (max(self.known, 1),)),)])
-        write = Delete(key) if chance.random() < 0.2 else Put(key, op_id.encode(), chance.choice([None, 1000]))
+        guards: tuple[Guard, ...] = chance.choice(
+            [(), (), (Exists(key),), (AtRevision(key, (max(self.known, 1),)),)]
+        )
+        write = (
+            Delete(key)
+            if chance.random() < 0.2
+            else Put(key, op_id.encode(), chance.choice([None, 1000]))
+        )
         otherwise = chance.choice([None, (Put(chance.choice(KEYS), b"otherwise"),)])
-        made = Intent(op_id, now_ms + chance.choice([50, 2000, 60_000]), guards, (write,), otherwise)
+        made = Intent(
+            op_id, now_ms + chance.choice([50, 2000, 60_000]), guards, (write,), otherwise
+        )
         if not op_id.startswith("~"):
             self.bodies[op_id] = made
         return made
@@ -107,7 +117,8 @@ class Story:
             await asyncio.sleep(self.chance.random() * 0.3)
             node = self.node()
             intents = [
-                self.intent(client, number * 10 + n, node.now_ms()) for n in range(self.chance.choice([1, 1, 3]))
+                self.intent(client, number * 10 + n, node.now_ms())
+                for n in range(self.chance.choice([1, 1, 3]))
             ]
             futures = node.submit(intents)
             await asyncio.wait(futures, timeout=self.chance.choice([0.1, 3.0]))
@@ -141,14 +152,27 @@ class Story:
         chance, shared = self.chance, self.c.shared
         for _ in range(10):
             await asyncio.sleep(chance.random() * 0.6)
-            what = chance.choice(["elect", "elect", "lose", "lose", "rival", "lag", "settles", "proposals", "snapshot"])
+            what = chance.choice(
+                [
+                    "elect",
+                    "elect",
+                    "lose",
+                    "lose",
+                    "rival",
+                    "lag",
+                    "settles",
+                    "proposals",
+                    "snapshot",
+                ]
+            )
             self.counts[what] += 1
             name = chance.choice("abc")
             if what == "elect":
                 shared.elect(name)
             elif what in {"lose", "rival"}:
                 lose = chance.randrange(0, min(6, len(shared.entries) + 1))
-                # A log that lost its beginning is a new history: an operator has to give it the store.
+                # A log that lost its beginning is a new history: an operator has to give it the
+                # store.
                 lose = min(lose, max(0, len(shared.entries) - self.founded()))
                 shared.elect(name, lose=lose, unnoticed=what == "rival" and name != shared.leader)
             elif what == "lag":
@@ -157,12 +181,19 @@ class Story:
                 asyncio.get_running_loop().call_later(chance.random(), self.catch_up, name)
             elif what == "settles":
                 shared.filter = lambda _, command: (
-                    NotApplied("overloaded") if isinstance(decode(command), Settle) and chance.random() < 0.3 else None
+                    NotApplied("overloaded")
+                    if isinstance(decode(command), Settle) and chance.random() < 0.3
+                    else None
                 )
             elif what == "proposals":
                 shared.unknown_lands = chance.random() < 0.5
-                fates: list[NotApplied | OutcomeUnknown] = [NotApplied("no_quorum"), OutcomeUnknown("lost")]
-                shared.dropped.extend(fates[chance.randrange(2)] for _ in range(chance.randrange(4)))
+                fates: list[NotApplied | OutcomeUnknown] = [
+                    NotApplied("no_quorum"),
+                    OutcomeUnknown("lost"),
+                ]
+                shared.dropped.extend(
+                    fates[chance.randrange(2)] for _ in range(chance.randrange(4))
+                )
             elif what == "snapshot" and shared.leader not in {None, name}:
                 ahead, behind = shared.members[str(shared.leader)], shared.members[name]
                 if ahead.position > behind.position:
@@ -216,8 +247,12 @@ async def story(seed: int) -> Counter[str]:
         assert broken_promises(c, told.answers, feeds) == set()  # type: ignore[arg-type]
         assert told.stale == 0
         told.counts["rebases"] = sum(node.committer.rebases for node in c.nodes.values())
-        told.counts["unknown commits"] = sum(node.committer.unknown_commits for node in c.nodes.values())
-        told.counts["outranked"] = sum(len(member.outranked_by) for member in c.shared.members.values())
+        told.counts["unknown commits"] = sum(
+            node.committer.unknown_commits for node in c.nodes.values()
+        )
+        told.counts["outranked"] = sum(
+            len(member.outranked_by) for member in c.shared.members.values()
+        )
         return told.counts
 
 
@@ -234,6 +269,26 @@ def test_stories_have_everything_in_them() -> None:
     total: Counter[str] = Counter()
     for seed in range(12):
         total += run(lambda seed=seed: story(seed))  # type: ignore[misc]
-    wanted = ["Applied", "Refused", "Expired", "Again", "NotApplied", "OutcomeUnknown", "gave up", "read", "rebases"]
-    wanted += ["unknown commits", "outranked", "elect", "lose", "rival", "lag", "settles", "proposals", "snapshot"]
+    wanted = [
+        "Applied",
+        "Refused",
+        "Expired",
+        "Again",
+        "NotApplied",
+        "OutcomeUnknown",
+        "gave up",
+        "read",
+        "rebases",
+    ]
+    wanted += [
+        "unknown commits",
+        "outranked",
+        "elect",
+        "lose",
+        "rival",
+        "lag",
+        "settles",
+        "proposals",
+        "snapshot",
+    ]
     assert {name: total[name] for name in wanted if not total[name]} == {}

@@ -1,4 +1,6 @@
-"""Expiry as an ordered, guarded write; pruning that never passes what somebody still needs; ticks."""
+"""Expiry as an ordered, guarded write; pruning that never passes what somebody still needs;
+ticks.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def test_due_keys_are_deleted_by_ordered_writes() -> None:
         async with cluster("ab", settings=SWEEPING) as c:
             a = await c.lead("a")
             await asyncio.gather(
-                *a.submit([put("op1", ttl_ms=2000), put("op2", b"l", ttl_ms=60_000), put("op3", b"m")])
+                *a.submit(
+                    [put("op1", ttl_ms=2000), put("op2", b"l", ttl_ms=60_000), put("op3", b"m")]
+                )
             )
             await asyncio.sleep(1)
             assert c.value(b"k") == b"v"  # present until the delete commits
@@ -42,7 +46,8 @@ def test_due_keys_are_deleted_by_ordered_writes() -> None:
             assert a.machine.revision == 4
             assert a.sweeper.expired == 1
             await until(lambda: [change.revision for change in c.broadcast.changes][-1] == 4)
-            assert c.database.operations(["op1", c.broadcast.changes[-1].op_id])[1] is None  # a node's op_id
+            # a node's op_id
+            assert c.database.operations(["op1", c.broadcast.changes[-1].op_id])[1] is None
 
     run(story)
 
@@ -68,7 +73,9 @@ def test_many_due_keys_go_in_bounded_rounds() -> None:
     async def story() -> None:
         async with cluster("a", settings=dataclasses.replace(SWEEPING, sweep_keys_max=4)) as c:
             a = await c.lead("a")
-            await asyncio.gather(*a.submit([put(f"op{n}", f"k{n}".encode(), ttl_ms=10) for n in range(18)]))
+            await asyncio.gather(
+                *a.submit([put(f"op{n}", f"k{n}".encode(), ttl_ms=10) for n in range(18)])
+            )
             await until(lambda: a.sweeper.expired == 18)
             assert all(c.value(f"k{n}".encode()) is None for n in range(18))
 
@@ -135,13 +142,20 @@ def test_pruning_stops_at_the_broadcast_cursor_and_at_the_slowest_voter() -> Non
 
 
 @pytest.mark.parametrize("fsync", ["always", "off"])
-def test_a_dead_voter_stops_pruning_only_without_synced_disks(fsync: Literal["always", "off"]) -> None:
-    """With them, whoever leads has what was committed: no voter needs the rows before that, whatever it has."""
+def test_a_dead_voter_stops_pruning_only_without_synced_disks(
+    fsync: Literal["always", "off"],
+) -> None:
+    """With them, whoever leads has what was committed: no voter needs the rows before that,
+    whatever it has.
+    """
 
     async def story() -> None:
         async with cluster("ab", settings=PRUNING) as c:
             c.shared.fsync = fsync
-            c.shared.unheard += [Peer("c", "c:1", True, "unknown"), Peer("o", "o:1", False, "unknown")]
+            c.shared.unheard += [
+                Peer("c", "c:1", True, "unknown"),
+                Peer("o", "o:1", False, "unknown"),
+            ]
             a = await c.lead("a")
             for n in range(40):
                 await answer(a, put(f"op{n}"))
@@ -153,7 +167,9 @@ def test_a_dead_voter_stops_pruning_only_without_synced_disks(fsync: Literal["al
 
 def test_op_ids_are_pruned_after_their_retention() -> None:
     async def story() -> None:
-        settings = dataclasses.replace(PRUNING, limits=msgspec.structs.replace(PRUNING.limits, window_ms=60_000))
+        settings = dataclasses.replace(
+            PRUNING, limits=msgspec.structs.replace(PRUNING.limits, window_ms=60_000)
+        )
         async with cluster("a", settings=settings) as c:
             a = await c.lead("a")
             await answer(a, put("op1"))
@@ -162,7 +178,8 @@ def test_op_ids_are_pruned_after_their_retention() -> None:
             await asyncio.sleep(40)
             assert c.database.operations(["op1"])[0] is None
             assert a.sweeper.pruned_operations == 1
-            assert (await answer(a, put("op1", value=b"other body"))).outcome == Applied()  # free again
+            # free again
+            assert (await answer(a, put("op1", value=b"other body"))).outcome == Applied()
 
     run(story)
 
@@ -180,7 +197,9 @@ def test_an_idle_cluster_writes_nothing_to_its_log() -> None:
 
 def test_a_failed_delete_is_tried_again_without_waiting_an_interval() -> None:
     async def story() -> None:
-        async with cluster("a", settings=dataclasses.replace(SWEEPING, sweep_interval_s=100.0)) as c:
+        async with cluster(
+            "a", settings=dataclasses.replace(SWEEPING, sweep_interval_s=100.0)
+        ) as c:
             a = await c.lead("a")
             await answer(a, put("op1", ttl_ms=99_000))
             await asyncio.sleep(99.5)  # the next look at what is due comes soon
@@ -222,7 +241,9 @@ def test_a_key_that_came_due_while_the_store_was_away_may_be_renewed_first() -> 
     async def story() -> None:
         async with cluster("a", settings=SWEEPING) as c:
             a = await c.lead("a")
-            await asyncio.gather(*a.submit([put("op1", ttl_ms=3_000), put("op2", b"l", ttl_ms=3_000)]))
+            await asyncio.gather(
+                *a.submit([put("op1", ttl_ms=3_000), put("op2", b"l", ttl_ms=3_000)])
+            )
             await asyncio.sleep(1)
             c.scripts["a"].down = True
             await asyncio.sleep(6)
@@ -250,7 +271,8 @@ def test_a_staged_value_that_nobody_ordered_is_swept_and_one_that_is_waited_for_
             assert c.database.blob(never) is None
             waits = c.database.stage("waits", b"w" * 70_000)
             await answer(a, put("op3"))
-            c.scripts["a"].gates["append"] = gate = asyncio.Event()  # its commit takes long: it is pending meanwhile
+            # its commit takes long: it is pending meanwhile
+            c.scripts["a"].gates["append"] = gate = asyncio.Event()
             late = a.submit([Intent("waits", a.now_ms() + 10**9, writes=(Put(b"k", waits),))])[0]
             await until(lambda: bool(a.machine.pending))
             await asyncio.sleep(40)
@@ -283,6 +305,8 @@ def test_damage_at_rest_is_told_before_somebody_reads_it() -> None:
             c.scripts["a"].down = True
             await asyncio.sleep(110)
             c.scripts["a"].down = False
-            assert (await answer(a, put("op3"))).outcome == Applied(), "a store that is away ends no loop"
+            assert (await answer(a, put("op3"))).outcome == Applied(), (
+                "a store that is away ends no loop"
+            )
 
     run(story)

@@ -1,4 +1,6 @@
-"""The machine again, as plainly as it can be said: lists, no index, nothing incremental. Slow, and right by reading."""
+"""The machine again, as plainly as it can be said: lists, no index, nothing incremental. Slow, and
+right by reading.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ class Twin:
     founded: Found | None = None
     undone: tuple[int, int] = (0, 0)
 
-    # -- what follows from it ---------------------------------------------------------------------------------------
+    # -- what follows from it
+    # ---------------------------------------------------------------------------------------
 
     @property
     def revision(self) -> int:
@@ -78,7 +81,8 @@ class Twin:
                 return row if now - row[4] <= self.limits.window_ms else None
         return None
 
-    # -- commands ---------------------------------------------------------------------------------------------------
+    # -- commands
+    # ---------------------------------------------------------------------------------------------------
 
     def apply(self, command: Command, stamp: int) -> tuple[str, Told, Fed]:
         self.now = max(self.now, stamp)
@@ -132,9 +136,13 @@ class Twin:
         if command.first > self.settled + 1:
             return "gap", []
         records = command.records[self.settled + 1 - command.first :]
-        if [(r.op_id, r.body_hash) for r in records] != [p.attempt for p in self.pending[: len(records)]]:
+        if [(r.op_id, r.body_hash) for r in records] != [
+            p.attempt for p in self.pending[: len(records)]
+        ]:
             return "illegal", []
-        return "settled", [self.leave(records, command.digest, command.log_time_ms, here=not command.resolved)]
+        return "settled", [
+            self.leave(records, command.digest, command.log_time_ms, here=not command.resolved)
+        ]
 
     def leave(
         self, records: tuple[Recorded, ...], digest: bytes, log_time: int, *, here: bool
@@ -157,7 +165,9 @@ class Twin:
         return previous, self.settled, digest, records, versions if here else None, log_time
 
     def record(self, record: Recorded, revision: int, log_time: int) -> None:
-        if not isinstance(record.outcome, Applied | Refused | Expired) or self.known(record.op_id, log_time):
+        if not isinstance(record.outcome, Applied | Refused | Expired) or self.known(
+            record.op_id, log_time
+        ):
             return
         place = [i for i, row in enumerate(self.young) if row[0] == record.op_id]
         row = (record.op_id, record.body_hash, revision, record.outcome, log_time)
@@ -170,7 +180,9 @@ class Twin:
 
     def rebase(self, command: Rebase) -> tuple[str, Fed]:
         rows = command.rows
-        if not rows or any(not row.body or row.first + len(row.body) - 1 != row.last for row in rows):
+        if not rows or any(
+            not row.body or row.first + len(row.body) - 1 != row.last for row in rows
+        ):
             return "illegal", []
         if rows[-1].last <= self.settled:
             return "stale", []
@@ -192,7 +204,9 @@ class Twin:
                 self.now = max(self.now, row.log_time_ms)
             previous = row.last
         if not ours:
-            recorded = [(r.op_id, r.body_hash) for row in rows for r in row.body if row.last > self.settled]
+            recorded = [
+                (r.op_id, r.body_hash) for row in rows for r in row.body if row.last > self.settled
+            ]
             steps = [(r.op_id, r.body_hash) for f in fed for r in f[3]]
             assert set(steps) <= set(recorded)
             self.floor = max(self.floor, rows[-1].last)
@@ -200,7 +214,9 @@ class Twin:
         return "rebased", fed
 
     def continues(self, command: Rebase) -> bool:
-        """Say whether the rows, one record after another from their base, pass through what is settled here."""
+        """Say whether the rows, one record after another from their base, pass through what is
+        settled here.
+        """
         at, digest = command.settled.revision, command.settled.digest
         passed = (at, digest) == (self.settled, self.settled_digest)
         for row in command.rows:

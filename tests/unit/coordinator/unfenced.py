@@ -12,7 +12,9 @@ from kv.ports import Appended, Fenced, Outranked, TakenOver
 
 
 class UnfencedDatabase(MemoryDatabase):
-    """Check of a group only what `rules` ask for; with all of them it decides as the real one does."""
+    """Check of a group only what `rules` ask for; with all of them it decides as the real
+    one does.
+    """
 
     def __init__(self, rules: Rules) -> None:
         super().__init__()
@@ -26,7 +28,9 @@ class UnfencedDatabase(MemoryDatabase):
         for version in group.versions:
             self._insert(version)
         self._operations.update(
-            (operation.op_id, operation) for operation in group.operations if operation.op_id not in self._operations
+            (operation.op_id, operation)
+            for operation in group.operations
+            if operation.op_id not in self._operations
         )
         return Appended()
 
@@ -38,7 +42,9 @@ class UnfencedDatabase(MemoryDatabase):
             return False
         if rules.fence_row and head.seq != base.seq:
             return False
-        return not (rules.fence_row and rules.fence_ordered and outranks(head, row.term, row.committer))
+        return not (
+            rules.fence_row and rules.fence_ordered and outranks(head, row.term, row.committer)
+        )
 
     def take_over(
         self, term: int, committer: str, log_time_ms: int, adopt_last: int | None = None

@@ -1,4 +1,6 @@
-"""Run a test on a loop whose time is virtual: waits cost nothing, and the same test always runs the same way."""
+"""Run a test on a loop whose time is virtual: waits cost nothing, and the same test always runs the
+same way.
+"""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ def test_with_none_ready_all_are_asked() -> None:
 def test_one_that_refuses_is_asked_rather_than_one_that_is_silent() -> None:
     choice = Choice()
     assert choice.choose({A: True, B: True, C: True}) == (A, B, C)
-    assert choice.choose({A: None, B: False, C: False}) == (A, B, C)  # the leader was paused: never A alone
+    # the leader was paused: never A alone
+    assert choice.choose({A: None, B: False, C: False}) == (A, B, C)
     assert choice.choose({A: None, B: False, C: False}) == (B, C)
     assert choice.choose({A: None, B: None, C: None}) == (B, C)  # a hiccup of this machine
     assert choice.choose({A: None, B: None, C: None}) == (A, B, C)
@@ -80,7 +81,9 @@ def test_only_a_definite_no_of_dns_is_nobody(
     assert addresses_of("nodes:8000") == said
 
 
-def test_nodes_are_looked_at_while_dns_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_nodes_are_looked_at_while_dns_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     answer, asked = threading.Event(), 0
     ready: dict[Address, bool | None] = {A: True, B: True}
 
@@ -112,7 +115,9 @@ def test_nodes_are_looked_at_while_dns_does_not_answer(monkeypatch: pytest.Monke
 def test_a_node_that_drains_is_seen_in_time_also_beside_a_silent_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """At worst it begins to drain just after it was asked: while its look waits for the silent one."""
+    """At worst it begins to drain just after it was asked: while its look waits for the
+    silent one.
+    """
     now, looks = 0.0, []
 
     def sleep(seconds: float) -> None:
@@ -141,7 +146,8 @@ def test_a_node_that_drains_is_seen_in_time_also_beside_a_silent_one(
     compose = yaml.safe_load((Path(__file__).parents[3] / "docker-compose.yml").read_text())
     notice_s = float(compose["x-node-environment"]["ACORDO_DRAIN_NOTICE_S"])
     for before, after in itertools.pairwise(looks[1:]):
-        assert after + balancer.PROBE_TIMEOUT_S - before <= notice_s - 0.5  # for nginx to take the new list
+        # for nginx to take the new list
+        assert after + balancer.PROBE_TIMEOUT_S - before <= notice_s - 0.5
 
 
 def test_an_address_is_its_own_name() -> None:

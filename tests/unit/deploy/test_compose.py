@@ -35,13 +35,21 @@ SCHEMA = Path("/usr/lib/python3/dist-packages/compose/config/compose_spec.json")
 
 ONCE = {"secret", "cockroach-init"}
 """Services that do one thing and end."""
-UNCHECKED = {"blackbox": "its images have no client in common; `up` of the job `redis` says when it is away"}
+UNCHECKED = {
+    "blackbox": "its images have no client in common; `up` of the job `redis` says when it is away"
+}
 """Services that run on without a health check, each with its reason."""
 CAPABLE = {
-    **dict.fromkeys(("rabbit1", "rabbit2", "rabbit3", "postgres"), "its entrypoint gives the volume to its user"),
-    **dict.fromkeys(("cockroach", "cockroach1", "cockroach2", "cockroach3"), "its image runs as root"),
+    **dict.fromkeys(
+        ("rabbit1", "rabbit2", "rabbit3", "postgres"), "its entrypoint gives the volume to its user"
+    ),
+    **dict.fromkeys(
+        ("cockroach", "cockroach1", "cockroach2", "cockroach3"), "its image runs as root"
+    ),
 }
-"""Services that keep the engine's capabilities, each with its reason: their images could not be run to see."""
+"""Services that keep the engine's capabilities, each with its reason: their images could not be run
+to see.
+"""
 
 
 def megabytes(service: dict[str, Any]) -> int:
@@ -55,7 +63,9 @@ def errors_of(schema: dict[str, Any], compose: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("store", STORES)
 def test_each_profile_fits_into_six_gigabytes(store: str) -> None:
     taken = {
-        n: megabytes(s) for n, s in COMPOSE["services"].items() if set(s.get("profiles", [store])) & {store, "grafana"}
+        n: megabytes(s)
+        for n, s in COMPOSE["services"].items()
+        if set(s.get("profiles", [store])) & {store, "grafana"}
     }
     observers = OBSERVERS_MAX * taken["node1"]
     assert sum(taken.values()) + observers <= 6 * 1024
@@ -97,7 +107,9 @@ def test_every_service_is_waited_for_bounded_and_logged_within_limits() -> None:
         assert service["restart"] == "unless-stopped", name
         assert ("test" in service.get("healthcheck", {})) is (name not in UNCHECKED), name
         for other, how in (
-            (service.get("depends_on") or {}).items() if isinstance(service.get("depends_on"), dict) else ()
+            (service.get("depends_on") or {}).items()
+            if isinstance(service.get("depends_on"), dict)
+            else ()
         ):
             waits = {"service_healthy": "healthcheck", "service_completed_successfully": "command"}
             assert waits[how["condition"]] in COMPOSE["services"][other], (name, other)
@@ -119,7 +131,9 @@ def test_no_process_gains_privileges_and_none_has_a_capability_without_a_reason(
         assert "privileged" not in service and "cap_add" not in service, name
 
 
-@pytest.mark.parametrize("name", ["redis1", "redis2", "redis3", "sentinel1", "sentinel2", "sentinel3"])
+@pytest.mark.parametrize(
+    "name", ["redis1", "redis2", "redis3", "sentinel1", "sentinel2", "sentinel3"]
+)
 def test_redis_and_sentinel_never_run_as_root(name: str) -> None:
     assert COMPOSE["services"][name]["user"] == "redis"
 
@@ -149,7 +163,11 @@ def test_every_variable_is_described() -> None:
 def promtool(folder: Path) -> tuple[int, str]:
     needs("prometheus")
     done = subprocess.run(
-        ["promtool", "test", "rules", "alerts_test.yml"], cwd=folder, capture_output=True, text=True, check=False
+        ["promtool", "test", "rules", "alerts_test.yml"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -185,8 +203,13 @@ def test_each_near_miss_is_near(alert: str, tmp_path: Path) -> None:
 def test_what_an_alert_says_and_asks_exists(alert: str) -> None:
     rule = RULES[alert]
     assert rule["labels"]["severity"] in ("page", "ticket")
-    asked = {name.removesuffix("_total").removesuffix("_bucket") for name in re.findall(r"acordo_\w+", rule["expr"])}
-    code = "".join(path.read_text() for room in ("node", "cluster") for path in (ROOT / room).glob("*.py"))
+    asked = {
+        name.removesuffix("_total").removesuffix("_bucket")
+        for name in re.findall(r"acordo_\w+", rule["expr"])
+    }
+    code = "".join(
+        path.read_text() for room in ("node", "cluster") for path in (ROOT / room).glob("*.py")
+    )
     assert all(f'"{name}"' in code for name in asked), asked
     others = set(re.findall(r"\b(up|probe_success|rabbitmq_queue_messages_ready)\b", rule["expr"]))
     assert asked or others
@@ -195,9 +218,18 @@ def test_what_an_alert_says_and_asks_exists(alert: str) -> None:
     checks = set(re.findall(r'Finding\(\s*"(\w+)"', "".join(p.read_text() for p in READINESS)))
     named = [
         *((call in routes, call) for call in re.findall(r"([A-Z]+) (/[a-z0-9/]+)", action)),
-        *((check in checks, check) for check in re.findall(r"the (\w+) check", action, re.IGNORECASE)),
-        *((panel in {p.title for p in panels()}, panel) for panel in re.findall(r'"([^"]+)"', action)),
-        *((name in COMPOSE["services"], name) for name in re.findall(r"\b[a-z]+\d\b", action.replace("/v1/", ""))),
+        *(
+            (check in checks, check)
+            for check in re.findall(r"the (\w+) check", action, re.IGNORECASE)
+        ),
+        *(
+            (panel in {p.title for p in panels()}, panel)
+            for panel in re.findall(r'"([^"]+)"', action)
+        ),
+        *(
+            (name in COMPOSE["services"], name)
+            for name in re.findall(r"\b[a-z]+\d\b", action.replace("/v1/", ""))
+        ),
     ]
     assert named, "an action that names nothing"
     assert [what for exists, what in named if not exists] == []
@@ -207,16 +239,31 @@ def test_the_alert_on_voters_knows_how_many_there_are_and_asks_each_by_name() ->
     expr = RULES["AcordoVoterAway"]["expr"]
     members = COMPOSE["services"]["node1"]["environment"]["ACORDO_MEMBERS"].split(",")
     assert expr.endswith(f" < {len(members)}")
-    jobs = {j["job_name"]: j for j in yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]}
+    jobs = {
+        j["job_name"]: j
+        for j in yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
+    }
     targets = jobs["nodes"]["static_configs"][0]["targets"]
-    assert [t.partition(":")[0] for t in targets] == [m.partition("=")[2].partition(":")[0] for m in members]
+    assert [t.partition(":")[0] for t in targets] == [
+        m.partition("=")[2].partition(":")[0] for m in members
+    ]
 
 
 def test_whoever_has_fellows_is_asked_by_name_whether_it_is_there() -> None:
     """Losing one of several changes nothing else that anybody would see."""
-    jobs = {j["job_name"]: j for j in yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]}
-    asked = {t.partition(":")[0] for j in jobs.values() for c in j.get("static_configs", ()) for t in c["targets"]}
-    several = {n for n, s in COMPOSE["services"].items() if re.search(r"\d$", n) and not s.get("profiles")}
+    jobs = {
+        j["job_name"]: j
+        for j in yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
+    }
+    asked = {
+        t.partition(":")[0]
+        for j in jobs.values()
+        for c in j.get("static_configs", ())
+        for t in c["targets"]
+    }
+    several = {
+        n for n, s in COMPOSE["services"].items() if re.search(r"\d$", n) and not s.get("profiles")
+    }
     assert several <= asked
     assert jobs["workers"]["dns_sd_configs"][0]["names"] == ["worker"]
 
@@ -238,7 +285,10 @@ def test_the_live_page_asks_what_the_dashboard_asks() -> None:
 def test_alertmanagers_settings_are_sound() -> None:
     needs("alertmanager")
     done = subprocess.run(
-        ["amtool", "check-config", str(PROMETHEUS / "alertmanager.yml")], capture_output=True, text=True, check=False
+        ["amtool", "check-config", str(PROMETHEUS / "alertmanager.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

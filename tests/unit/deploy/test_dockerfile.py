@@ -1,4 +1,6 @@
-"""What the Dockerfile's commands do where something goes wrong, run by the shell without an engine."""
+"""What the Dockerfile's commands do where something goes wrong, run by the shell without an
+engine.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def first_command(stage: str) -> str:
 
 
 def run(command: str, folder: Path, *, tini: bool, apt: int) -> tuple[int, list[str]]:
-    """Run a command of the Dockerfile where nothing is real; return its exit code and what it called."""
+    """Run a command of the Dockerfile where nothing is real; return its exit code and what it
+    called.
+    """
     programs = {"apt-get": f"exit {apt}\n", "useradd": "", "install": "", "rm": ""}
     for name, rest in (programs | ({"tini": ""} if tini else {})).items():
         (folder / name).write_text(FAKE + rest)
@@ -43,7 +47,9 @@ def run(command: str, folder: Path, *, tini: bool, apt: int) -> tuple[int, list[
     calls = folder / "calls"
     calls.write_text("")
     environ = {"PATH": str(folder), "CALLS": str(calls)}
-    done = subprocess.run(["/bin/sh", "-c", command], env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], env=environ, capture_output=True, text=True, check=False
+    )
     return done.returncode, calls.read_text().split()
 
 
@@ -98,7 +104,10 @@ def test_fresh_images_use_no_layer_of_before(fresh: bool, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("docker.from_env", lambda timeout: Engine())
     assert main(["redis", "postgres", *(["--fresh"] if fresh else [])]) == 0
-    assert [(how["target"], how["nocache"]) for how in asked] == [("redis", fresh), ("postgres", fresh)]
+    assert [(how["target"], how["nocache"]) for how in asked] == [
+        ("redis", fresh),
+        ("postgres", fresh),
+    ]
 
 
 def test_no_container_leaves_an_anonymous_volume_behind() -> None:

@@ -1,4 +1,6 @@
-"""The health checks of docker-compose.yml against what they check, run here as processes: each fails, then holds."""
+"""The health checks of docker-compose.yml against what they check, run here as processes: each
+fails, then holds.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,14 @@ NOWHERE = "http://127.0.0.1:9"
 
 
 def settings_of(service: str) -> dict[str, str]:
-    """Return the plain settings of a service: those that the compose file does not take from elsewhere."""
-    return {k: v for k, v in SERVICES[service]["environment"].items() if k.startswith("ACORDO_") and "$" not in v}
+    """Return the plain settings of a service: those that the compose file does not take from
+    elsewhere.
+    """
+    return {
+        k: v
+        for k, v in SERVICES[service]["environment"].items()
+        if k.startswith("ACORDO_") and "$" not in v
+    }
 
 
 def holds(service: str, port: str, here: int) -> bool:
@@ -40,7 +48,12 @@ def holds(service: str, port: str, here: int) -> bool:
 def running(command: Sequence[str], settings: dict[str, str]) -> Iterator[None]:
     environ = {k: v for k, v in os.environ.items() if not k.startswith("ACORDO_")} | settings
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        cwd=ROOT,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         yield
@@ -53,7 +66,9 @@ def running(command: Sequence[str], settings: dict[str, str]) -> Iterator[None]:
 def test_the_workers() -> None:
     port, settings = free_port(), settings_of("worker")
     settings |= {"ACORDO_WORKER_METRICS_PORT": str(port), "ACORDO_URLS": NOWHERE}
-    assert not holds("worker", SERVICES["worker"]["environment"]["ACORDO_WORKER_METRICS_PORT"], port)
+    assert not holds(
+        "worker", SERVICES["worker"]["environment"]["ACORDO_WORKER_METRICS_PORT"], port
+    )
     with running([sys.executable, "-m", "cluster", "worker"], settings):
         wait_until(lambda: holds("worker", "9101", port), "the worker is healthy", timeout_s=30)
 
@@ -71,7 +86,9 @@ def test_the_autoscalers(tmp_path: Path) -> None:
     }
     assert not holds("autoscaler", "9100", port)
     with running([sys.executable, "-m", "cluster", "autoscaler"], settings):
-        wait_until(lambda: holds("autoscaler", "9100", port), "the autoscaler is healthy", timeout_s=30)
+        wait_until(
+            lambda: holds("autoscaler", "9100", port), "the autoscaler is healthy", timeout_s=30
+        )
 
 
 def test_prometheus(tmp_path: Path) -> None:

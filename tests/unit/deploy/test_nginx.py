@@ -58,7 +58,8 @@ class Node:
         return await self.handler(request)
 
     async def __aenter__(self) -> Node:
-        self.runner = web.ServerRunner(web.Server(self.handle), shutdown_timeout=0.1)  # some is never answered
+        # some is never answered
+        self.runner = web.ServerRunner(web.Server(self.handle), shutdown_timeout=0.1)
         await self.runner.setup()
         site = web.TCPSite(self.runner, "127.0.0.1", 0)
         await site.start()
@@ -111,7 +112,9 @@ async def world(tmp_path: Path, times: Times) -> AsyncIterator[World]:
         assert balancer.nginx is not None
         nginx = balancer.nginx
         try:
-            http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)))
+            http = await stack.enter_async_context(
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
+            )
             url = f"http://127.0.0.1:{port}"
             while True:
                 assert nginx.poll() is None, "nginx ended"
@@ -156,7 +159,9 @@ async def test_a_write_whose_answer_is_lost_is_never_sent_again(world: World, me
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "POST"])
-async def test_a_write_that_a_node_refuses_goes_back_as_the_node_said(world: World, method: str) -> None:
+async def test_a_write_that_a_node_refuses_goes_back_as_the_node_said(
+    world: World, method: str
+) -> None:
     world.all(unavailable)
     async with world.http.request(method, world.url + "/v1/kv/a", data=b"x") as response:
         assert (response.status, await response.text()) == (503, "no leader")
@@ -181,7 +186,9 @@ async def test_a_read_that_nobody_answers_is_no_unknown_outcome(world: World) ->
 
 @pytest.mark.parametrize("times", [Times(write="300ms")])
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "POST"])
-async def test_a_write_that_is_never_answered_is_unknown_and_never_sent_again(world: World, method: str) -> None:
+async def test_a_write_that_is_never_answered_is_unknown_and_never_sent_again(
+    world: World, method: str
+) -> None:
     world.all(silent)
     async with asyncio.timeout(PATIENCE_S):
         async with world.http.request(method, world.url + "/v1/kv/a", data=b"x") as response:
@@ -249,14 +256,22 @@ async def test_a_read_of_silent_nodes_ends_and_may_be_repeated(world: World) -> 
     async with asyncio.timeout(PATIENCE_S):
         async with world.http.get(world.url + "/v1/kv/a") as response:
             problem = json.loads(await response.read())
-            assert (response.status, problem["status"], problem["outcome"]) == (503, 503, "not_applied")
+            assert (response.status, problem["status"], problem["outcome"]) == (
+                503,
+                503,
+                "not_applied",
+            )
             assert response.content_type == "application/problem+json"
             assert response.headers["Retry-After"] == "1"
         assert len(world.seen) == 2
         # To give an operation up is a write, looking it up is not.
         async with world.http.get(world.url + "/v1/operations/a") as response:
             problem = json.loads(await response.read())
-            assert (response.status, problem["status"], problem["outcome"]) == (503, 503, "not_applied")
+            assert (response.status, problem["status"], problem["outcome"]) == (
+                503,
+                503,
+                "not_applied",
+            )
 
 
 @pytest.mark.parametrize("times", [Times(read="500ms", again="500ms")])
@@ -292,7 +307,9 @@ async def test_a_watch_that_says_nothing_for_a_while_goes_on(world: World) -> No
     assert len(world.seen) == 1
 
 
-def test_as_configured_a_read_ends_within_ten_seconds_and_none_is_cut_before_its_node_would_answer() -> None:
+def test_as_configured_a_read_ends_within_ten_seconds_and_none_is_cut_before_its_node_would_answer() -> (
+    None
+):
     times = {name: float(text.removesuffix("s")) for name, text in asdict(Times()).items()}
     node = Settings(node_id="n1", advertised_url="", incarnation="")
     assert times["read"] + times["again"] <= 10
@@ -310,7 +327,9 @@ def test_the_balancer_takes_what_a_node_takes() -> None:
     assert bulk.BATCH_BYTES + 1024 < REQUEST_BYTES_MAX
 
 
-async def test_one_megabyte_passes_both_ways_and_more_than_a_node_takes_is_refused_unsent(world: World) -> None:
+async def test_one_megabyte_passes_both_ways_and_more_than_a_node_takes_is_refused_unsent(
+    world: World,
+) -> None:
     big = b"v" * 1_500_000
 
     async def echo(request: web.BaseRequest) -> web.StreamResponse:
@@ -321,16 +340,21 @@ async def test_one_megabyte_passes_both_ways_and_more_than_a_node_takes_is_refus
         async with world.http.request(method, world.url + "/v1/kv/a", data=big) as response:
             assert response.status == 200 and await response.read() == big
     assert [s[2] for s in world.seen] == [len(big)] * 2
-    # A real client may see its connection end while it still sends; the head alone shows the answer.
+    # A real client may see its connection end while it still sends; the head alone shows the
+    # answer.
     reader, writer = await world.connect()
-    writer.write(f"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: {REQUEST_BYTES_MAX + 1}\r\n\r\n".encode())
+    writer.write(
+        f"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: {REQUEST_BYTES_MAX + 1}\r\n\r\n".encode()
+    )
     assert b" 413 " in await reader.readuntil(b"\r\n\r\n")
     assert b'"outcome":"not_applied"' in await reader.readuntil(b"}")
     writer.close()
     assert len(world.seen) == 2
 
 
-async def test_a_chunked_body_that_grows_too_large_is_refused_and_no_node_has_it_whole(world: World) -> None:
+async def test_a_chunked_body_that_grows_too_large_is_refused_and_no_node_has_it_whole(
+    world: World,
+) -> None:
     reader, writer = await world.connect()
     writer.write(b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
     async with asyncio.timeout(PATIENCE_S):
@@ -347,14 +371,18 @@ async def test_a_chunked_body_that_grows_too_large_is_refused_and_no_node_has_it
 
 
 @pytest.mark.parametrize("status", [408, 413, 429, 503])
-async def test_an_answer_that_comes_before_the_body_is_whole_reaches_the_client(world: World, status: int) -> None:
+async def test_an_answer_that_comes_before_the_body_is_whole_reaches_the_client(
+    world: World, status: int
+) -> None:
     async def refuse(request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(status=status, text="as the node said", headers={"Acordo-Node": "n"})
 
     for node in world.nodes:
         node.early = refuse
     reader, writer = await world.connect()
-    writer.write(b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + b"v" * 300_000)
+    writer.write(
+        b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + b"v" * 300_000
+    )
     async with asyncio.timeout(PATIENCE_S):
         head = await reader.readuntil(b"\r\n\r\n")
         assert f" {status} ".encode() in head.splitlines()[0] and b"Acordo-Node: n" in head
@@ -379,7 +407,9 @@ async def test_a_node_that_goes_away_while_the_body_comes_leaves_it_unknown(worl
     for node in world.nodes:
         node.early = go_away
     reader, writer = await world.connect()
-    writer.write(b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + b"v" * 300_000)
+    writer.write(
+        b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + b"v" * 300_000
+    )
     async with asyncio.timeout(PATIENCE_S):
         assert b" 502 " in (await reader.readuntil(b"\r\n\r\n")).splitlines()[0]
         assert b'"outcome":"unknown"' in await reader.readuntil(b"}")
@@ -401,14 +431,18 @@ async def test_a_client_that_sends_slowly_is_not_cut(world: World) -> None:
 
 
 async def test_many_large_bodies_take_little_memory(world: World, tmp_path: Path) -> None:
-    """100 bodies of 1 MB, nearly whole: the container has 96 MB for nginx and the balancer together."""
+    """100 bodies of 1 MB, nearly whole: the container has 96 MB for nginx and the balancer
+    together.
+    """
     most, rest = b"v" * 950_000, b"v" * 50_000
     connections = await asyncio.gather(*(world.connect() for _ in range(100)))
     master = int((tmp_path / "nginx.pid").read_text())
     try:
         async with asyncio.timeout(60):
             for _, writer in connections:
-                writer.write(b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + most)
+                writer.write(
+                    b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + most
+                )
             while world.received < 100 * len(most):
                 assert resident_bytes(master) < RESIDENT_MAX
                 await asyncio.sleep(0.02)
@@ -426,7 +460,9 @@ async def test_many_large_bodies_take_little_memory(world: World, tmp_path: Path
 def resident_bytes(master: int) -> int:
     """Return what nginx's processes hold, what they share counted for each."""
     children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
-    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (master, *children))
+    pages = sum(
+        int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (master, *children)
+    )
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -443,12 +479,15 @@ async def test_events_come_as_they_are_sent(world: World) -> None:
 
     world.all(stream)
     async with world.http.get(world.url + "/v1/watch?prefix=a") as response:
-        assert await response.content.readexactly(9) == b"data: 1\n\n"  # while the node holds the second one back
+        # while the node holds the second one back
+        assert await response.content.readexactly(9) == b"data: 1\n\n"
         more.set()
         assert await response.content.readexactly(9) == b"data: 2\n\n"
 
 
-@pytest.mark.parametrize("path", ["/v1/kv/a%2Fb", "/v1/kv/a//b", "/v1/kv/a/../b", "/v1/kv/%C3%A9?consistency=stale"])
+@pytest.mark.parametrize(
+    "path", ["/v1/kv/a%2Fb", "/v1/kv/a//b", "/v1/kv/a/../b", "/v1/kv/%C3%A9?consistency=stale"]
+)
 async def test_a_path_reaches_the_node_as_it_was_sent(world: World, path: str) -> None:
     reader, writer = await world.connect()
     for method in ("GET", "DELETE"):
@@ -461,7 +500,11 @@ async def test_a_path_reaches_the_node_as_it_was_sent(world: World, path: str) -
 
 async def test_a_key_is_never_mistaken_for_the_balancer_itself(world: World) -> None:
     reader, writer = await world.connect()
-    for method, path in (("PUT", "/v1/kv/../../balancer"), ("GET", "/v1/kv/../../balancer"), ("PUT", "/balancer")):
+    for method, path in (
+        ("PUT", "/v1/kv/../../balancer"),
+        ("GET", "/v1/kv/../../balancer"),
+        ("PUT", "/balancer"),
+    ):
         writer.write(f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
         assert b"Acordo-Node" in await reader.readuntil(b"\r\n\r\n")
         await reader.readexactly(2)
@@ -483,7 +526,9 @@ UNREADABLE = (
 )
 
 
-@pytest.mark.parametrize("sent", UNREADABLE, ids=["above", "long", "method", "version", "coding", "chunks"])
+@pytest.mark.parametrize(
+    "sent", UNREADABLE, ids=["above", "long", "method", "version", "coding", "chunks"]
+)
 async def test_what_nginx_cannot_read_is_refused_as_a_problem(world: World, sent: str) -> None:
     reader, writer = await world.connect()
     writer.write(sent.encode())
@@ -495,7 +540,9 @@ async def test_what_nginx_cannot_read_is_refused_as_a_problem(world: World, sent
     assert world.seen == []
 
 
-async def test_what_nginx_has_no_connection_for_is_told_as_a_problem(world: World, tmp_path: Path) -> None:
+async def test_what_nginx_has_no_connection_for_is_told_as_a_problem(
+    world: World, tmp_path: Path
+) -> None:
     world.all(silent)
     path, master = tmp_path / "nginx.conf", int((tmp_path / "nginx.pid").read_text())
     children = Path(f"/proc/{master}/task/{master}/children")
@@ -506,7 +553,8 @@ async def test_what_nginx_has_no_connection_for_is_told_as_a_problem(world: Worl
         while not (now := children.read_text().split()) or set(now) & set(old):
             await asyncio.sleep(0.02)
         held: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-        while len(held) == len(world.seen):  # two connections each, until there is none left to a node
+        # two connections each, until there is none left to a node
+        while len(held) == len(world.seen):
             held.append(await world.connect())
             held[-1][1].write(b"PUT /v1/kv/held HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
             with contextlib.suppress(TimeoutError):
@@ -569,7 +617,9 @@ async def test_a_new_list_is_taken_without_losing_a_request(world: World, tmp_pa
     os.kill(pid, signal.SIGHUP)
     world.nodes[2].handler = world.nodes[2].well
     while True:  # until only the third node is asked
-        async with world.http.get(world.url + "/v1/kv/b", headers={"Connection": "close"}) as response:
+        async with world.http.get(
+            world.url + "/v1/kv/b", headers={"Connection": "close"}
+        ) as response:
             if await response.text() == "n3":
                 break
         await asyncio.sleep(0.02)
@@ -580,7 +630,9 @@ async def test_a_new_list_is_taken_without_losing_a_request(world: World, tmp_pa
 
 
 async def test_the_balancer_serves_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    """The whole program: what is still open once the time to drain is over is closed, by nginx's workers too."""
+    """The whole program: what is still open once the time to drain is over is closed, by nginx's
+    workers too.
+    """
     needs("nginx")
     port = free_port()
     async with Node("n1") as node, aiohttp.ClientSession() as http, asyncio.timeout(60):
@@ -624,10 +676,16 @@ async def test_the_balancer_serves_and_leaves_nothing_behind(tmp_path: Path) -> 
                     os.kill(int(pid), signal.SIGKILL)
 
 
-async def test_a_worker_may_hold_as_many_connections_as_it_is_told(world: World, tmp_path: Path) -> None:
+async def test_a_worker_may_hold_as_many_connections_as_it_is_told(
+    world: World, tmp_path: Path
+) -> None:
     master = int((tmp_path / "nginx.pid").read_text())
     (worker,) = Path(f"/proc/{master}/task/{master}/children").read_text().split()
-    (limit,) = [x for x in Path(f"/proc/{worker}/limits").read_text().splitlines() if x.startswith("Max open files")]
+    (limit,) = [
+        x
+        for x in Path(f"/proc/{worker}/limits").read_text().splitlines()
+        if x.startswith("Max open files")
+    ]
     assert limit.split()[3] == "8192"
 
 
@@ -646,9 +704,12 @@ async def test_an_old_worker_does_not_stay_for_watches(world: World, tmp_path: P
             assert await response.content.readexactly(7) == b"id: 7\n\n"
             (old,) = Path(f"/proc/{master}/task/{master}/children").read_text().split()
             os.kill(master, signal.SIGHUP)
-            with pytest.raises(aiohttp.ClientError):  # cut, so that the client takes it up again elsewhere
+            # cut, so that the client takes it up again elsewhere
+            with pytest.raises(aiohttp.ClientError):
                 await response.content.read()
         while Path(f"/proc/{old}").exists():
             await asyncio.sleep(0.02)
-        async with world.http.get(world.url + "/v1/watch", headers={"Last-Event-ID": "7"}) as response:
+        async with world.http.get(
+            world.url + "/v1/watch", headers={"Last-Event-ID": "7"}
+        ) as response:
             assert await response.content.readexactly(7) == b"id: 7\n\n"

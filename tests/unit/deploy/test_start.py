@@ -1,5 +1,6 @@
-"""What start.sh, and so `python -m cluster stack`, refuses, does and says: with a docker on PATH that says what the
-test wants it to say."""
+"""What start.sh, and so `python -m cluster stack`, refuses, does and says: with a docker on PATH
+that says what the test wants it to say.
+"""
 
 # ruff: noqa: E501 - the fakes are shell, a line for a case
 
@@ -85,7 +86,12 @@ class Machine:
     """A checkout, everything that start.sh finds on PATH, and what its docker says."""
 
     def __init__(self, folder: Path, engine: Path) -> None:
-        self.folder, self.bin, self.env, self.root = folder, folder / "bin", folder / "env", folder / "root"
+        self.folder, self.bin, self.env, self.root = (
+            folder,
+            folder / "bin",
+            folder / "env",
+            folder / "root",
+        )
         self.engine = engine
         self.bin.mkdir()
         for tool in TOOLS:
@@ -108,14 +114,18 @@ class Machine:
         (self.root / ".venv/.ready").touch()
         for name in ("start.sh", ".env.example", "pyproject.toml"):
             shutil.copy(ROOT / name, self.root)
-        self.says(version="20.10.24", compose="1.29.2", memory="8000000000", config="    image: one:1")
+        self.says(
+            version="20.10.24", compose="1.29.2", memory="8000000000", config="    image: one:1"
+        )
         self.says(logins="admin admin", states=UP)
         with contextlib.ExitStack() as held:  # at the same time, else one may come twice
             names = (*files.PORTS, "COCKROACH", "GRAFANA")
             probes = {name: held.enter_context(socket.socket()) for name in names}
             for probe in probes.values():
                 probe.bind(("127.0.0.1", 0))
-            self.ports = {f"ACORDO_{name}_PORT": str(probe.getsockname()[1]) for name, probe in probes.items()}
+            self.ports = {
+                f"ACORDO_{name}_PORT": str(probe.getsockname()[1]) for name, probe in probes.items()
+            }
         self.settings({})
 
     def says(self, **what: str) -> None:
@@ -128,14 +138,20 @@ class Machine:
             "ACORDO_STORE": "cockroachdb://root@cockroach:26257/defaultdb",
             "ACORDO_DOCKER_SOCK": str(self.engine),
         }
-        self.env.write_text("".join(f"{k}={v}\n" for k, v in (pair | self.ports | more).items()) + text)
+        self.env.write_text(
+            "".join(f"{k}={v}\n" for k, v in (pair | self.ports | more).items()) + text
+        )
 
     def calls(self) -> str:
         return (self.folder / "calls").read_text() if (self.folder / "calls").exists() else ""
 
     def run(self, *arguments: str, **exported: str) -> tuple[int, str]:
         """Run it with these variables exported; return its exit code and what it said."""
-        environ = {"PATH": str(self.bin), "FAKE": str(self.folder), "ACORDO_ENV_FILE": str(self.env)}
+        environ = {
+            "PATH": str(self.bin),
+            "FAKE": str(self.folder),
+            "ACORDO_ENV_FILE": str(self.env),
+        }
         environ |= {"DOCKER_HOST": f"unix://{self.engine}", "ACORDO_START_WAIT_S": "1"} | exported
         done = subprocess.run(
             [str(self.bin / "bash"), str(self.root / "start.sh"), *arguments],
@@ -145,7 +161,9 @@ class Machine:
         return done.returncode, done.stdout
 
     def start(self, *arguments: str, **exported: str) -> str:
-        """Run it; return what it said. It must refuse, and must not have started or removed anything."""
+        """Run it; return what it said. It must refuse, and must not have started or removed
+        anything.
+        """
         code, said = self.run(*arguments, **exported)
         assert code in (1, 78), said
         calls = self.calls()
@@ -164,7 +182,9 @@ class Machine:
         return said
 
     def fails_late(self) -> str:
-        """Run it where every image can be had; it must fail with a message after it started things."""
+        """Run it where every image can be had; it must fail with a message after it started
+        things.
+        """
         self.says(pulls="", builds="")
         code, said = self.run()
         assert code == 1, said
@@ -230,14 +250,17 @@ def test_port_taken(machine: Machine, listener: int, name: str) -> None:
 
 @pytest.mark.parametrize(("profile", "name"), [("grafana", "GRAFANA"), ("crdb-dev", "COCKROACH")])
 def test_port_of_a_profile_taken(machine: Machine, listener: int, profile: str, name: str) -> None:
-    machine.settings({f"ACORDO_{name}_PORT": str(listener), "COMPOSE_PROFILES": f"crdb-dev,{profile}"})
+    machine.settings(
+        {f"ACORDO_{name}_PORT": str(listener), "COMPOSE_PROFILES": f"crdb-dev,{profile}"}
+    )
     assert f"port {listener} is taken" in machine.start()
 
 
 def test_a_port_given_twice(machine: Machine) -> None:
     port = machine.ports["ACORDO_NODE1_PORT"]
     machine.settings({"ACORDO_NODE3_PORT": "0" * (5 - len(port)) + port})
-    machine.says(ports=f"127.0.0.1:{port}->8000/tcp")  # published by this project, so it looks like its own
+    # published by this project, so it looks like its own
+    machine.says(ports=f"127.0.0.1:{port}->8000/tcp")
     assert f"ACORDO_NODE1_PORT and ACORDO_NODE3_PORT are both {port}" in machine.start()
 
 
@@ -256,24 +279,57 @@ def test_a_port_given_twice(machine: Machine) -> None:
             "COMPOSE_PROFILES=crdb-dev,mysql",
             "profile mysql is unknown; there are crdb-dev, crdb3-dev, postgres, grafana",
         ),
-        ("COMPOSE_PROFILES=crdb", "profile crdb is called crdb-dev now, for its store has no logins"),
+        (
+            "COMPOSE_PROFILES=crdb",
+            "profile crdb is called crdb-dev now, for its store has no logins",
+        ),
         ("COMPOSE_PROFILES=crdb-dev,crdb3-dev", "COMPOSE_PROFILES has more than one store"),
         ("COMPOSE_PROFILES=postgres", "COMPOSE_PROFILES and ACORDO_STORE do not fit together"),
-        ("ACORDO_OBSERVERS_MAX=many", "ACORDO_OBSERVERS_MAX=many is not allowed: a whole number, 0 to 16"),
-        ("ACORDO_AUTOSCALER_PERIOD_S=soon", "ACORDO_AUTOSCALER_PERIOD_S=soon is not allowed: seconds, 0.1 to 3600"),
-        ("ACORDO_OBSERVERS_MAX=20", "ACORDO_OBSERVERS_MAX=20 is not allowed: a whole number, 0 to 16"),
+        (
+            "ACORDO_OBSERVERS_MAX=many",
+            "ACORDO_OBSERVERS_MAX=many is not allowed: a whole number, 0 to 16",
+        ),
+        (
+            "ACORDO_AUTOSCALER_PERIOD_S=soon",
+            "ACORDO_AUTOSCALER_PERIOD_S=soon is not allowed: seconds, 0.1 to 3600",
+        ),
+        (
+            "ACORDO_OBSERVERS_MAX=20",
+            "ACORDO_OBSERVERS_MAX=20 is not allowed: a whole number, 0 to 16",
+        ),
         ("ACORDO_OBSERVERS_MIN=3", "autoscaler_observers_min is above autoscaler_observers_max"),
-        ("ACORDO_AUTOSCALER_PERIOD_S=0", "ACORDO_AUTOSCALER_PERIOD_S=0 is not allowed: seconds, 0.1 to 3600"),
+        (
+            "ACORDO_AUTOSCALER_PERIOD_S=0",
+            "ACORDO_AUTOSCALER_PERIOD_S=0 is not allowed: seconds, 0.1 to 3600",
+        ),
         ("ACORDO_AUTOSCALER_COOL_DOWN_S=86400.5", "is not allowed: seconds, 0 to 86400"),
-        ("ACORDO_AUTOSCALER_IN_FLIGHT_LOW=32", "autoscaler_in_flight_low must be below autoscaler_in_flight_high"),
-        ("ACORDO_AUTOSCALER_IN_FLIGHT_HIGH=7.5", "autoscaler_in_flight_low must be below autoscaler_in_flight_high"),
+        (
+            "ACORDO_AUTOSCALER_IN_FLIGHT_LOW=32",
+            "autoscaler_in_flight_low must be below autoscaler_in_flight_high",
+        ),
+        (
+            "ACORDO_AUTOSCALER_IN_FLIGHT_HIGH=7.5",
+            "autoscaler_in_flight_low must be below autoscaler_in_flight_high",
+        ),
         ('ACORDO_IMAGE_NODE="acordo-node:air"', "is no name of an image (no quotes, no spaces)"),
         ("ACORDO_IMAGE_GRAFANA=", "ACORDO_IMAGE_GRAFANA= is no name of an image"),
-        ("ACORDO_LOG_LEVEL=loud", "ACORDO_LOG_LEVEL=loud is not allowed: debug, info, warning, error"),
-        ("ACORDO_STORE=cockroachdb://root@cockroach", "ACORDO_STORE is malformed; allowed: cockroachdb://USER@HOST"),
+        (
+            "ACORDO_LOG_LEVEL=loud",
+            "ACORDO_LOG_LEVEL=loud is not allowed: debug, info, warning, error",
+        ),
+        (
+            "ACORDO_STORE=cockroachdb://root@cockroach",
+            "ACORDO_STORE is malformed; allowed: cockroachdb://USER@HOST",
+        ),
         ("ACORDO_STORE=sqlite:///x", "ACORDO_STORE is malformed"),
-        ("ACORDO_CACHE=redis+sentinel://sentinel1:26379", "ACORDO_CACHE is malformed; allowed: memory://"),
-        ("ACORDO_REDIS_PASSWORD=other", "ACORDO_REDIS_PASSWORD and the password in ACORDO_CACHE do not fit together"),
+        (
+            "ACORDO_CACHE=redis+sentinel://sentinel1:26379",
+            "ACORDO_CACHE is malformed; allowed: memory://",
+        ),
+        (
+            "ACORDO_REDIS_PASSWORD=other",
+            "ACORDO_REDIS_PASSWORD and the password in ACORDO_CACHE do not fit together",
+        ),
         ("ACORDO_DOCKER_SOCK=/etc/passwd", "ACORDO_DOCKER_SOCK=/etc/passwd is no socket"),
         ("ACORDO_RABBITMQ_PASSWORD=-x", "ACORDO_RABBITMQ_PASSWORD may have"),
         ("ACORDO_GRAFANA_PASSWORD=abc", "has fewer than 4 characters, which Grafana refuses"),
@@ -287,7 +343,10 @@ def test_a_setting_that_is_unknown_or_malformed(machine: Machine, line: str, why
 
 def test_an_unknown_command(machine: Machine) -> None:
     code, said = machine.run("restart")
-    assert (code, "'restart' is no command; there are up, down, status, upgrade, replace" in said) == (2, True)
+    assert (
+        code,
+        "'restart' is no command; there are up, down, status, upgrade, replace" in said,
+    ) == (2, True)
 
 
 @pytest.mark.parametrize("command", ["down", "status"])
@@ -297,7 +356,9 @@ def test_commands_before_the_first_start(machine: Machine, command: str) -> None
 
 
 @pytest.mark.parametrize("stamp", ["2", "0"])
-def test_volumes_of_another_version_are_refused_and_left_alone(machine: Machine, stamp: str) -> None:
+def test_volumes_of_another_version_are_refused_and_left_alone(
+    machine: Machine, stamp: str
+) -> None:
     machine.says(stamp=stamp)
     said = machine.start()
     assert f"are of format {stamp}, this version knows 1" in said
@@ -306,7 +367,10 @@ def test_volumes_of_another_version_are_refused_and_left_alone(machine: Machine,
 
 def test_images_that_cannot_be_had(machine: Machine) -> None:
     machine.says(builds="")
-    assert "image one:1 cannot be pulled; where no image registry is reached: make images" in machine.start()
+    assert (
+        "image one:1 cannot be pulled; where no image registry is reached: make images"
+        in machine.start()
+    )
     machine.says(config="    image: acordo-node:air")
     assert "image acordo-node:air is not there: make images" in machine.start()
     (machine.folder / "builds").unlink()
@@ -319,7 +383,9 @@ def test_the_first_start_makes_secrets_once_and_shows_them_to_nobody_else(machin
     assert "wrote " in machine.start()
     first = machine.env.read_text()
     assert machine.env.stat().st_mode & 0o077 == 0
-    secrets = dict(line.split("=", 1) for line in first.splitlines() if line and not line.startswith("#"))
+    secrets = dict(
+        line.split("=", 1) for line in first.splitlines() if line and not line.startswith("#")
+    )
     assert {len(secrets[name]) for name in files.SECRETS} == {32}
     assert f":{secrets['ACORDO_REDIS_PASSWORD']}@sentinel1" in secrets["ACORDO_CACHE"]
     assert secrets["ACORDO_POSTGRES_PASSWORD"] not in machine.start()
@@ -351,7 +417,9 @@ def test_rabbitmq_gets_the_login_of_the_file(machine: Machine, logins: str) -> N
     assert "set_user_tags me administrator" in machine.calls()
     assert "Se.cret-1" not in said
     assert [
-        line for line in machine.calls().splitlines() if "Se.cret-1" in line and not line.startswith("given ")
+        line
+        for line in machine.calls().splitlines()
+        if "Se.cret-1" in line and not line.startswith("given ")
     ] == []
     assert "admin/admin in" not in said
 
@@ -373,12 +441,15 @@ def test_grafana_gets_a_password_that_the_file_names(machine: Machine) -> None:
     machine.settings({"COMPOSE_PROFILES": "crdb-dev,grafana", "ACORDO_GRAFANA_PASSWORD": "secret"})
     machine.comes_up()
     assert (
-        "exec -T grafana grafana cli admin reset-admin-password --password-from-stdin\ngiven secret" in machine.calls()
+        "exec -T grafana grafana cli admin reset-admin-password --password-from-stdin\ngiven secret"
+        in machine.calls()
     )
 
 
 def test_images_of_the_checkout_are_built_each_time(machine: Machine) -> None:
-    machine.says(config="    image: acordo-node:local", images="acordo-node:local\nacordo-nginx:local")
+    machine.says(
+        config="    image: acordo-node:local", images="acordo-node:local\nacordo-nginx:local"
+    )
     machine.comes_up()
     calls = machine.calls()
     assert 0 < calls.index("build --quiet secret nginx") < calls.index(" up ")
@@ -387,7 +458,10 @@ def test_images_of_the_checkout_are_built_each_time(machine: Machine) -> None:
 def test_images_of_make_images_say_how_old_they_are(machine: Machine) -> None:
     both = {"ACORDO_IMAGE_NODE": "acordo-node:air", "ACORDO_IMAGE_NGINX": "acordo-nginx:air"}
     machine.settings(both)
-    machine.says(images="acordo-node:air\nacordo-nginx:air", made='"2099-01-01T00:00:00Z" 2001-01-01T00:00:00Z')
+    machine.says(
+        images="acordo-node:air\nacordo-nginx:air",
+        made='"2099-01-01T00:00:00Z" 2001-01-01T00:00:00Z',
+    )
     said = machine.comes_up()
     assert "acordo-node:air is of 2099-01-01T00:00:00Z; make images makes it anew" in said
     assert "warning" not in said
@@ -399,14 +473,23 @@ def test_images_of_make_images_say_how_old_they_are(machine: Machine) -> None:
 
 
 def test_observers_of_before_are_removed(machine: Machine) -> None:
-    machine.says(service__node1="n1", observers="old\nother\nfresh", about__n1="2026-11-01T10:00:00.5Z sha256:b")
-    machine.says(about__old="2026-11-01T09:59:59Z sha256:b", about__other="2026-11-01T10:00:09Z sha256:a")
+    machine.says(
+        service__node1="n1",
+        observers="old\nother\nfresh",
+        about__n1="2026-11-01T10:00:00.5Z sha256:b",
+    )
+    machine.says(
+        about__old="2026-11-01T09:59:59Z sha256:b", about__other="2026-11-01T10:00:09Z sha256:a"
+    )
     machine.says(about__fresh="2026-11-01T10:00:01Z sha256:b")
     machine.comes_up()
     removed = [line for line in machine.calls().splitlines() if line.startswith("docker rm ")]
     assert removed == ["docker rm -fv old", "docker rm -fv other"]
     assert machine.calls().index(" up ") < machine.calls().index("docker rm ")
-    assert machine.calls().index("docker stop -t 30 old") < machine.calls().index("docker rm -fv old")  # it drains
+    # it drains
+    assert machine.calls().index("docker stop -t 30 old") < machine.calls().index(
+        "docker rm -fv old"
+    )
 
 
 def test_the_file_alone_decides(machine: Machine, listener: int) -> None:
@@ -432,7 +515,9 @@ def test_the_file_alone_decides(machine: Machine, listener: int) -> None:
         ("/p_postgres_1 postgres running starting 0 0", "p_postgres_1 (running starting"),
     ],
 )
-def test_what_does_not_run_is_named_with_its_last_lines(machine: Machine, state: str, named: str) -> None:
+def test_what_does_not_run_is_named_with_its_last_lines(
+    machine: Machine, state: str, named: str
+) -> None:
     rest = "\n".join(line for line in UP.splitlines() if line.split()[1] != state.split()[1])
     machine.says(states=f"{rest}\n{state}")
     said = machine.fails_late()
@@ -489,12 +574,20 @@ def serving() -> Iterator[int]:
 def changed_nodes(machine: Machine) -> None:
     for n in (1, 2, 3):
         name = f"node{n}"
-        machine.says(**{f"service__{name}": f"c{n}", f"running__{name}": f"c{n}", f"about__c{n}": "2026-11-01T10 a"})
+        machine.says(
+            **{
+                f"service__{name}": f"c{n}",
+                f"running__{name}": f"c{n}",
+                f"about__c{n}": "2026-11-01T10 a",
+            }
+        )
         machine.says(**{f"hash__c{n}": "old sha256:a image:1", f"wanted__{name}": f"{name} new"})
 
 
 def test_a_node_is_not_touched_while_its_fellows_do_not_serve(machine: Machine) -> None:
-    """One serves; of the others, which serve nobody, the first is made anew and awaited, through no proxy."""
+    """One serves; of the others, which serve nobody, the first is made anew and awaited, through no
+    proxy.
+    """
     changed_nodes(machine)
     with serving() as port:
         machine.settings({"ACORDO_NODE3_PORT": str(port)})
@@ -521,7 +614,9 @@ def test_where_no_node_is_ready_all_are_made_anew_at_once(machine: Machine) -> N
 def test_one_rabbitmq_that_is_away_keeps_nobody_from_starting(machine: Machine) -> None:
     script = (machine.bin / "docker-compose").read_text()
     gone = '[[ " $* " != *" exec -T rabbit1 "* ]] || { echo "no container rabbit1" >&2; exit 1; }\n'
-    (machine.bin / "docker-compose").write_text(script.replace("#!/bin/bash\n", "#!/bin/bash\n" + gone))
+    (machine.bin / "docker-compose").write_text(
+        script.replace("#!/bin/bash\n", "#!/bin/bash\n" + gone)
+    )
     machine.settings({"ACORDO_RABBITMQ_USER": "me", "ACORDO_RABBITMQ_PASSWORD": "secret"})
     said = machine.comes_up()
     assert "exec rabbit2 rabbitmqctl delete_user admin" in said
@@ -529,8 +624,12 @@ def test_one_rabbitmq_that_is_away_keeps_nobody_from_starting(machine: Machine) 
 
 
 @pytest.mark.parametrize("command", ["up", "down", "status"])
-@pytest.mark.parametrize(("text", "why"), [(b"A=1\r\n", "line 1 ends as on Windows"), (b"A=\xff\n", "cannot be read")])
-def test_a_file_that_cannot_be_read_is_named(machine: Machine, command: str, text: bytes, why: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "why"), [(b"A=1\r\n", "line 1 ends as on Windows"), (b"A=\xff\n", "cannot be read")]
+)
+def test_a_file_that_cannot_be_read_is_named(
+    machine: Machine, command: str, text: bytes, why: str
+) -> None:
     machine.env.write_bytes(text)
     code, said = machine.run(command)
     assert code == 78, said
@@ -552,7 +651,9 @@ def test_status_without_a_node_that_answers_fails(machine: Machine) -> None:
 
 def test_last_words_may_be_any_bytes(machine: Machine) -> None:
     script = (machine.bin / "docker").read_text()
-    (machine.bin / "docker").write_text(script.replace('echo "last words of $4"', r'printf "last words of $4 \xff\n"'))
+    (machine.bin / "docker").write_text(
+        script.replace('echo "last words of $4"', r'printf "last words of $4 \xff\n"')
+    )
     machine.says(stays_down="", states="/p_node3_1 node3 running unhealthy 0 0")
     assert "last words of p_node3_1" in machine.fails_late()
 
@@ -586,7 +687,9 @@ def test_an_engine_elsewhere(machine: Machine) -> None:
 
 def test_a_broken_compose_is_told_from_an_old_one(machine: Machine) -> None:
     (machine.folder / "compose").unlink()
-    assert "docker-compose is there and does not run; it said: ImportError: broken" in machine.start()
+    assert (
+        "docker-compose is there and does not run; it said: ImportError: broken" in machine.start()
+    )
 
 
 def test_what_compose_complains_of_is_said(machine: Machine) -> None:
@@ -614,12 +717,17 @@ def test_down_stops_the_autoscaler_before_it_removes_observers(machine: Machine)
     machine.comes_up("down")
     calls = machine.calls()
     assert (
-        0 < calls.index("docker stop a1") < calls.index("docker rm -fv o1 o2") < calls.index(" down --remove-orphans")
+        0
+        < calls.index("docker stop a1")
+        < calls.index("docker rm -fv o1 o2")
+        < calls.index(" down --remove-orphans")
     )
 
 
 @pytest.mark.parametrize("arguments", [(), ("down",)])
-def test_services_of_a_profile_that_is_switched_off_go(machine: Machine, arguments: tuple[str, ...]) -> None:
+def test_services_of_a_profile_that_is_switched_off_go(
+    machine: Machine, arguments: tuple[str, ...]
+) -> None:
     machine.says(service__postgres="pg1", service__cockroach="c1")
     machine.comes_up(*arguments)
     calls = machine.calls()

@@ -1,4 +1,6 @@
-"""The installation check says what failed and why, for an installation that is wrong in known ways."""
+"""The installation check says what failed and why, for an installation that is wrong in
+known ways.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 class Lying:
-    """An installation in memory with a fault: `bad(request)` answers in its place, or returns None."""
+    """An installation in memory with a fault: `bad(request)` answers in its place, or
+    returns None.
+    """
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
@@ -32,7 +36,9 @@ class Lying:
             return web.json_response({})
         key = request.query.get("key", "")
         if request.method == "DELETE":
-            return web.json_response({}, status=200 if self.values.pop(key, None) is not None else 404)
+            return web.json_response(
+                {}, status=200 if self.values.pop(key, None) is not None else 404
+            )
         if key not in self.values:
             return web.Response(status=404)
         return web.json_response({"data": {"key": key, "value": self.values[key]}})
@@ -60,14 +66,21 @@ async def test_what_works_passes_and_what_is_missing_fails(
     it, url = lying
     assert await installation.check(url) == 1
     said = capsys.readouterr().out
-    for good in (installation.put_and_get, installation.overwrite, installation.delete, installation.missing):
+    for good in (
+        installation.put_and_get,
+        installation.overwrite,
+        installation.delete,
+        installation.missing,
+    ):
         assert verdict(said, good).startswith("ok"), said
     assert "no line begins with acordo_" in verdict(said, installation.metrics)
     assert "/v1/cluster names no members" in verdict(said, installation.every_node)
     assert it.values == {}, "something was left behind"
 
 
-async def test_a_stale_value_is_told(lying: tuple[Lying, str], capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_stale_value_is_told(
+    lying: tuple[Lying, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     it, url = lying
 
     def stale(request: web.Request) -> web.Response | None:
@@ -77,10 +90,14 @@ async def test_a_stale_value_is_told(lying: tuple[Lying, str], capsys: pytest.Ca
 
     it.fault = stale
     assert await installation.check(url) == 1
-    assert "the value is 'first', expected 'second'" in verdict(capsys.readouterr().out, installation.overwrite)
+    assert "the value is 'first', expected 'second'" in verdict(
+        capsys.readouterr().out, installation.overwrite
+    )
 
 
-async def test_an_undeleted_key_is_told(lying: tuple[Lying, str], capsys: pytest.CaptureFixture[str]) -> None:
+async def test_an_undeleted_key_is_told(
+    lying: tuple[Lying, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     it, url = lying
     it.fault = lambda request: web.json_response({}) if request.method == "DELETE" else None
     assert await installation.check(url) == 1

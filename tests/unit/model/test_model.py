@@ -18,7 +18,11 @@ MODEL = Path(__file__).parents[3] / "docs" / "model"
 
 def _run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(MODEL / program), *arguments], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, str(MODEL / program), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
 
 
@@ -56,7 +60,9 @@ def test_a_rule_taken_away_breaks_a_promise(
     model: Any = __import__(f"{module}_model")
     fields = {field.name for field in dataclasses.fields(model.Rules)}
     assert changes.keys() <= fields, f"the model calls its rules {sorted(fields)}"
-    assert model.explore(dataclasses.replace(model.Rules(), **changes), model.SCENARIOS[scenario]).broken
+    assert model.explore(
+        dataclasses.replace(model.Rules(), **changes), model.SCENARIOS[scenario]
+    ).broken
 
 
 def test_a_lost_disk_that_counts_too_early_elects_two_leaders() -> None:

@@ -1,4 +1,6 @@
-"""Start a whole node over fakes on a free port, and a client session that sends paths as they are written."""
+"""Start a whole node over fakes on a free port, and a client session that sends paths as they are
+written.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from tests.unit.node.fakes import FakeClock, FakeConsensus
 class Api:
     """A running node, what stands behind it, and a way to ask it."""
 
-    def __init__(self, server: Server, session: aiohttp.ClientSession, database: MemoryDatabase) -> None:
+    def __init__(
+        self, server: Server, session: aiohttp.ClientSession, database: MemoryDatabase
+    ) -> None:
         self.server, self.session, self.database = server, session, database
         self.url = f"http://127.0.0.1:{server.port}"
 
@@ -33,7 +37,9 @@ class Api:
         return consensus
 
     async def ask(self, method: str, path: str, **more: Any) -> Reply:
-        async with self.session.request(method, URL(self.url + path, encoded=True), **more) as response:
+        async with self.session.request(
+            method, URL(self.url + path, encoded=True), **more
+        ) as response:
             return Reply(response.status, response.headers, await response.read())
 
 
@@ -46,7 +52,10 @@ class Reply:
 
     def problem(self, status: int, code: str, outcome: str | None = "not_applied") -> Any:
         """Assert that this is a problem document of that kind, and return it."""
-        assert (self.status, self.headers["Content-Type"]) == (status, "application/problem+json"), self.body
+        assert (self.status, self.headers["Content-Type"]) == (
+            status,
+            "application/problem+json",
+        ), self.body
         form = self.json()
         assert (form["status"], form["code"], form.get("outcome")) == (status, code, outcome), form
         assert form["type"] == f"urn:acordo:problem:{code}"
@@ -62,12 +71,18 @@ Open: TypeAlias = Callable[..., AbstractAsyncContextManager[Api]]
 
 @asynccontextmanager
 async def opened(
-    store: Any = None, cache: Any = None, async_writes: Any = None, checks: Any = (), **settings: Any
+    store: Any = None,
+    cache: Any = None,
+    async_writes: Any = None,
+    checks: Any = (),
+    **settings: Any,
 ) -> AsyncIterator[Api]:
     database = MemoryDatabase() if store is None else store.database
     store = store or MemoryStore(database)
     consensus = FakeConsensus(database)
-    chosen = Settings(node_id="n1", advertised_url="http://n1.example:8001", incarnation="i1", **settings)
+    chosen = Settings(
+        node_id="n1", advertised_url="http://n1.example:8001", incarnation="i1", **settings
+    )
     broadcast = LocalBroadcast()
     server = Server(
         chosen,
@@ -97,12 +112,17 @@ async def api() -> AsyncIterator[Api]:
 
 
 async def raw_exchange(api: Api, raw: bytes) -> Reply:
-    """Send bytes as they are and read one answer, until the server closes or the answer is whole."""
+    """Send bytes as they are and read one answer, until the server closes or the answer is
+    whole.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", api.server.port)
     try:
         writer.write(raw)
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        headers = {name.title(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
+        headers = {
+            name.title(): value.strip()
+            for name, _, value in (line.partition(":") for line in head[1:] if line)
+        }
         body = await reader.readexactly(int(headers.get("Content-Length", "0")))
         return Reply(int(head[0].split()[1]), headers, body)
     finally:

@@ -1,4 +1,5 @@
-"""Stand in for the coordinator: order, evaluate and commit at once to a MemoryDatabase, with faults on demand.
+"""Stand in for the coordinator: order, evaluate and commit at once to a MemoryDatabase, with faults
+on demand.
 
 One process, no Raft. What it settles goes through the same ledger rows as the real one.
 """
@@ -56,7 +57,9 @@ class FakeClock:
 class FakeConsensus:
     """The Consensus port in one process. Public fields may be set by tests to make it misbehave."""
 
-    def __init__(self, database: MemoryDatabase, *, node: str = "n1", url: str = "http://n1.example:8001") -> None:
+    def __init__(
+        self, database: MemoryDatabase, *, node: str = "n1", url: str = "http://n1.example:8001"
+    ) -> None:
         self.database, self.node, self.url = database, node, url
         self.no_leader: str | None = None
         """Reason with which submits and ReadIndex are refused."""
@@ -103,7 +106,8 @@ class FakeConsensus:
     def space(self) -> Space | None:
         return Space(self.namespace)
 
-    # -- the port -------------------------------------------------------------------------------------------------
+    # -- the port
+    # -------------------------------------------------------------------------------------------------
 
     def submit(self, intents: Sequence[Intent | Cancel]) -> list[asyncio.Future[Answer]]:
         loop = asyncio.get_running_loop()
@@ -207,13 +211,17 @@ class FakeConsensus:
             raise BadRequest("unknown_member", f"{to} is no member")
         return to or self.node
 
-    async def add_member(self, member: str, raft_address: str, url: str, *, voter: bool, timeout_s: float) -> str:
+    async def add_member(
+        self, member: str, raft_address: str, url: str, *, voter: bool, timeout_s: float
+    ) -> str:
         if member == self.node:
             raise BadRequest("unsafe", f"{member} is a member already")
         if any(m.id == member and m.voter for m in self.members):
             return f"{member} is a voter already: there was nothing to do"
         self.members = [m for m in self.members if m.id != member]
-        self.members.append(Member(member, url, raft_address, voter, "follower" if voter else "observer"))
+        self.members.append(
+            Member(member, url, raft_address, voter, "follower" if voter else "observer")
+        )
         return ""
 
     async def remove_member(self, member: str, *, timeout_s: float) -> str:
@@ -230,7 +238,8 @@ class FakeConsensus:
         self.namespace += 1
         return self._settled.last
 
-    # -- the inside -----------------------------------------------------------------------------------------------
+    # -- the inside
+    # -----------------------------------------------------------------------------------------------
 
     def order(self, intent: Intent | Cancel) -> int:
         """Give the next revision and note what it touches."""
@@ -268,14 +277,25 @@ class FakeConsensus:
                         versions[write.key] = version
                         made.append(version)
                         keys = (*keys, write.key)
-            if isinstance(outcome, Applied | Refused | Expired) and not intent.op_id.startswith("~"):
+            if isinstance(outcome, Applied | Refused | Expired) and not intent.op_id.startswith(
+                "~"
+            ):
                 operations.append(Operation(intent.op_id, intent.body_hash, revision, outcome, now))
             records.append(Recorded(intent.op_id, intent.body_hash, outcome, keys))
             answers.append(Answer(revision, outcome))
             self._pending.discard(intent.op_id)
             if isinstance(outcome, Applied | Refused | Expired):
                 self._answers[intent.op_id] = answers[-1]
-        row = LedgerRow(head.seq + 1, 1, self.node, head.last + 1, head.last + len(batch), digest, now, tuple(records))
+        row = LedgerRow(
+            head.seq + 1,
+            1,
+            self.node,
+            head.last + 1,
+            head.last + len(batch),
+            digest,
+            now,
+            tuple(records),
+        )
         self.database.append(Group(head, row, tuple(made), tuple(operations)))
         if not self.quiet:
             self.settle(row, tuple(made))
@@ -291,7 +311,12 @@ class FakeConsensus:
         previous, self._settled = self._settled.last, row.head
         self.ordered = max(self.ordered, row.last)
         event = Settled(
-            previous, row.last, row.digest, row.body, None if self.without_versions else versions, row.log_time_ms
+            previous,
+            row.last,
+            row.digest,
+            row.body,
+            None if self.without_versions else versions,
+            row.log_time_ms,
         )
         for listener in list(self._listeners):
             listener(event)
@@ -311,23 +336,34 @@ class FakeConsensus:
         found = versions.get(key) or self.database.read((key,), None, 0).versions[0]
         return found if found is not None and found.present else None
 
-    def _version(self, write: Put | Delete, revision: int, versions: dict[bytes, Version], now: int) -> Version | None:
+    def _version(
+        self, write: Put | Delete, revision: int, versions: dict[bytes, Version], now: int
+    ) -> Version | None:
         if isinstance(write, Delete):
             return Version(write.key, revision, None) if self._newest(write.key, versions) else None
-        return Version(write.key, revision, write.value, None if write.ttl_ms is None else now + write.ttl_ms)
+        return Version(
+            write.key, revision, write.value, None if write.ttl_ms is None else now + write.ttl_ms
+        )
 
     def _evaluate(
-        self, intent: Intent | Cancel, versions: dict[bytes, Version], operations: list[Operation], now: int
+        self,
+        intent: Intent | Cancel,
+        versions: dict[bytes, Version],
+        operations: list[Operation],
+        now: int,
     ) -> Outcome:
         known = next((o for o in operations if o.op_id == intent.op_id), None)
         known = known or self.database.operations((intent.op_id,))[0]
         if known is not None:
-            if isinstance(intent, Cancel) or known.body_hash in (b"", intent.body_hash):  # b"": it was cancelled
+            # b"": it was cancelled
+            if isinstance(intent, Cancel) or known.body_hash in (b"", intent.body_hash):
                 return Again(known.revision, known.outcome)
             return Mismatch()
         if isinstance(intent, Cancel) or intent.deadline_ms < now:
             return Expired()
-        seen = tuple(v.revision if (v := self._newest(key, versions)) else 0 for key in intent.reads)
+        seen = tuple(
+            v.revision if (v := self._newest(key, versions)) else 0 for key in intent.reads
+        )
         for place, guard in enumerate(intent.guards):
             version = self._newest(guard.key, versions)
             if not _holds(guard, version):

@@ -21,12 +21,23 @@ from tests.unit.node.conftest import Api, Open
 async def test_cluster(api: Api) -> None:
     await api.ask("PUT", "/v1/kv/a", data=b"1")
     form = (await api.ask("GET", "/v1/cluster")).json()
-    assert (form["node"], form["leader"], form["settled"], form["fsync"]) == ("n1", "n1", 1, "always")
+    assert (form["node"], form["leader"], form["settled"], form["fsync"]) == (
+        "n1",
+        "n1",
+        1,
+        "always",
+    )
     assert form["writes_acknowledged"] == 1
-    await api.ask("PUT", "/v1/kv/a", headers={"If-None-Match": "*"})  # refused: nothing was acknowledged as applied
+    # refused: nothing was acknowledged as applied
+    await api.ask("PUT", "/v1/kv/a", headers={"If-None-Match": "*"})
     assert (await api.ask("GET", "/v1/cluster")).json()["writes_acknowledged"] == 1
     member = form["members"][0]
-    assert (member["id"], member["role"], member["settled"], member["digest"]) == ("n1", "leader", 1, form["digest"])
+    assert (member["id"], member["role"], member["settled"], member["digest"]) == (
+        "n1",
+        "leader",
+        1,
+        form["digest"],
+    )
 
 
 async def test_members_and_leadership(api: Api) -> None:
@@ -35,10 +46,14 @@ async def test_members_and_leadership(api: Api) -> None:
     assert (added.status, added.json()["members"][1]["voter"]) == (201, False)
     promoted = await api.ask("POST", "/v1/cluster/members/n2/promote")
     assert promoted.json()["members"][1]["voter"] is True
-    assert (await api.ask("POST", "/v1/cluster/transfer", json={"to": "n2"})).json() == {"leader": "n2"}
+    assert (await api.ask("POST", "/v1/cluster/transfer", json={"to": "n2"})).json() == {
+        "leader": "n2"
+    }
     assert (await api.ask("POST", "/v1/cluster/transfer")).json() == {"leader": "n1"}
     assert api.consensus.transfers == ["n2", None]
-    (await api.ask("POST", "/v1/cluster/transfer", json={"to": "n9"})).problem(404, "unknown_member")
+    (await api.ask("POST", "/v1/cluster/transfer", json={"to": "n9"})).problem(
+        404, "unknown_member"
+    )
     (await api.ask("POST", "/v1/cluster/members/n9/promote")).problem(404, "unknown_member")
     assert len((await api.ask("DELETE", "/v1/cluster/members/n2")).json()["members"]) == 1
     (await api.ask("DELETE", "/v1/cluster/members/n2")).problem(404, "unknown_member")
@@ -86,14 +101,17 @@ async def test_readiness_names_what_fails(open_api: Open, monkeypatch: pytest.Mo
         verbose = await api.ask("GET", "/readyz?verbose")
         assert verbose.status == 200
         api.consensus.broadcast_lag = 7
-        assert b"[+]broadcast ok, 7 revisions behind" in (await api.ask("GET", "/readyz?verbose")).body
+        assert (
+            b"[+]broadcast ok, 7 revisions behind" in (await api.ask("GET", "/readyz?verbose")).body
+        )
         assert b"[-]publisher degraded (does not count): 900 revisions behind" in verbose.body
         assert (await api.ask("GET", "/health")).json()["status"] == "degraded"
 
         async def broken(*_: object, **__: object) -> object:
             raise BackendUnavailable("store", "disk full")
 
-        monkeypatch.setattr(api.server.rooms.store, "probe", broken)  # reads may go on: a write could not
+        # reads may go on: a write could not
+        monkeypatch.setattr(api.server.rooms.store, "probe", broken)
         api.server.rooms.store_probe.forget()
         failing = await api.ask("GET", "/readyz")
         assert failing.status == 503
@@ -107,12 +125,19 @@ async def test_readiness_and_status_name_what_keeps_members_apart(api: Api) -> N
     api.consensus.conflicts = ("n1 and n2 were given different lists of the first members",)
     ready = await api.ask("GET", "/readyz?verbose")
     assert ready.status == 200, "a cluster that goes on does so whoever else knocks"
-    assert b"[-]members degraded (does not count): n1 and n2 were given different lists" in ready.body
-    assert (await api.ask("GET", "/v1/cluster")).json()["conflicts"] == list(api.consensus.conflicts)
+    assert (
+        b"[-]members degraded (does not count): n1 and n2 were given different lists" in ready.body
+    )
+    assert (await api.ask("GET", "/v1/cluster")).json()["conflicts"] == list(
+        api.consensus.conflicts
+    )
     api.consensus.no_leader = "no_leader"
     failing = await api.ask("GET", "/readyz")
     assert failing.status == 503
-    assert b"[-]leader failed: no leader is known (n1 and n2 were given different lists" in failing.body
+    assert (
+        b"[-]leader failed: no leader is known (n1 and n2 were given different lists"
+        in failing.body
+    )
 
 
 async def test_a_promotion_of_a_voter_says_that_there_was_nothing_to_do(api: Api) -> None:
@@ -131,14 +156,19 @@ async def test_metrics(api: Api) -> None:
     assert 'acordo_http_requests_total{method="GET",route="/v1/kv/{key}",status="200"} 3.0' in text
     assert 'acordo_http_requests_total{method="PUT",route="/v1/kv/{key}",status="201"} 1.0' in text
     assert 'acordo_http_requests_total{method="GET",route="(unknown)",status="404"} 1.0' in text
-    assert 'acordo_http_request_seconds_bucket{le="+Inf",method="GET",route="/v1/kv/{key}"} 3.0' in text
+    assert (
+        'acordo_http_request_seconds_bucket{le="+Inf",method="GET",route="/v1/kv/{key}"} 3.0'
+        in text
+    )
     assert 'acordo_reads_total{level="linearizable",source="memory"} 3.0' in text
     assert "acordo_revision_settled 1.0" in text
     assert "acordo_groups_committed_total 1.0" in text
     assert "acordo_broadcast_lag_revisions 0.0" in text
     assert "process_resident_memory_bytes" in text
     assert "secret" not in text
-    openmetrics = await api.ask("GET", "/metrics", headers={"Accept": "application/openmetrics-text"})
+    openmetrics = await api.ask(
+        "GET", "/metrics", headers={"Accept": "application/openmetrics-text"}
+    )
     assert openmetrics.body.endswith(b"# EOF\n")
 
 
@@ -152,8 +182,14 @@ async def test_the_page_is_served_under_a_strict_policy(open_api: Open, tmp_path
         policy = page.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
-        assert (await api.ask("GET", "/page/app.js")).headers["Content-Type"].startswith("text/javascript")
-        assert (await api.ask("GET", "/", headers={"If-None-Match": page.headers["ETag"]})).status == 304
+        assert (
+            (await api.ask("GET", "/page/app.js"))
+            .headers["Content-Type"]
+            .startswith("text/javascript")
+        )
+        assert (
+            await api.ask("GET", "/", headers={"If-None-Match": page.headers["ETag"]})
+        ).status == 304
         (await api.ask("GET", "/page/notes.py")).problem(404, "unknown_path")
         (await api.ask("GET", "/page/../conftest.py")).problem(404, "unknown_path")
 

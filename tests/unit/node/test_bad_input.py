@@ -1,4 +1,6 @@
-"""Every bad input gets a clear problem document, says "not applied" when that is so, and loses nothing."""
+"""Every bad input gets a clear problem document, says "not applied" when that is so, and loses
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ async def test_what_is_allowed_is_a_plain_number(api: Api) -> None:
         ("POST", "/v2/kv/a", 404, "unknown_path"),
     ],
 )
-async def test_wrong_requests_are_named(api: Api, method: str, path: str, status: int, code: str) -> None:
+async def test_wrong_requests_are_named(
+    api: Api, method: str, path: str, status: int, code: str
+) -> None:
     (await api.ask(method, path)).problem(status, code)
     assert api.consensus.submits == []
 
@@ -107,7 +111,9 @@ async def test_wrong_headers_are_named(api: Api, header: str, value: str, code: 
 async def test_two_conditions_and_two_op_ids(api: Api) -> None:
     both = {"If-Match": '"1"', "If-None-Match": "*"}
     (await api.ask("PUT", "/v1/kv/a", headers=both)).problem(400, "two_conditions")
-    (await api.ask("PUT", "/v1/kv/a?op_id=x", headers={"Idempotency-Key": "y"})).problem(400, "bad_op_id")
+    (await api.ask("PUT", "/v1/kv/a?op_id=x", headers={"Idempotency-Key": "y"})).problem(
+        400, "bad_op_id"
+    )
 
 
 _DEEP = b'{"guards":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
@@ -124,10 +130,25 @@ _DEEP = b'{"guards":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         ("/v1/txn", _DEEP, 400, "invalid_body"),
         ("/v1/txn", b"[" * 100_000, 400, "invalid_body"),
         ("/v1/txn", b"[]", 400, "invalid_body"),
-        ("/v1/txn", b'{"writes":[{"put":"a","value":"b"}],"writes":[{"put":"a","value":"c"}]}', 400, "malformed_json"),
+        (
+            "/v1/txn",
+            b'{"writes":[{"put":"a","value":"b"}],"writes":[{"put":"a","value":"c"}]}',
+            400,
+            "malformed_json",
+        ),
         ("/v1/txn", b'{"writes":[{"put":"a","value":"b","value":"c"}]}', 400, "malformed_json"),
-        ("/v1/txn", b'{"writes":[{"put":"a","value":"b","\\u0076alue":"c"}]}', 400, "malformed_json"),
-        ("/v1/batch", b'{"operations":[{"writes":[{"delete":"a","delete":"b"}]}]}', 400, "malformed_json"),
+        (
+            "/v1/txn",
+            b'{"writes":[{"put":"a","value":"b","\\u0076alue":"c"}]}',
+            400,
+            "malformed_json",
+        ),
+        (
+            "/v1/batch",
+            b'{"operations":[{"writes":[{"delete":"a","delete":"b"}]}]}',
+            400,
+            "malformed_json",
+        ),
         ("/v1/txn", b"{}", 400, "empty_transaction"),
         ("/v1/txn", b'{"surprise":1}', 400, "invalid_body"),
         ("/v1/txn", b'{"writes":[{"put":"a","value":"b","more":1}]}', 400, "invalid_body"),
@@ -142,8 +163,18 @@ _DEEP = b'{"guards":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         ("/v1/txn", b'{"writes":[{"put":{"base32":"AA"},"value":"b"}]}', 400, "invalid_body"),
         ("/v1/txn", b'{"writes":[{"put":1,"value":"b"}]}', 400, "invalid_body"),
         ("/v1/txn", b'{"writes":[{"delete":"a"},{"put":"a","value":"b"}]}', 400, "duplicate_key"),
-        ("/v1/txn", b'{"writes":[{"delete":"a"},{"delete":{"base64":"YQ=="}}]}', 400, "duplicate_key"),
-        ("/v1/txn", b'{"writes":[{"delete":"a"}],"otherwise":[{"delete":"b"},{"delete":"b"}]}', 400, "duplicate_key"),
+        (
+            "/v1/txn",
+            b'{"writes":[{"delete":"a"},{"delete":{"base64":"YQ=="}}]}',
+            400,
+            "duplicate_key",
+        ),
+        (
+            "/v1/txn",
+            b'{"writes":[{"delete":"a"}],"otherwise":[{"delete":"b"},{"delete":"b"}]}',
+            400,
+            "duplicate_key",
+        ),
         ("/v1/txn", b'{"guards":[{"key":"a"}]}', 400, "bad_guard"),
         ("/v1/txn", b'{"guards":[{"key":"a","absent":true,"exists":true}]}', 400, "bad_guard"),
         ("/v1/txn", b'{"guards":[{"key":"a","absent":false}]}', 400, "invalid_body"),
@@ -155,28 +186,49 @@ _DEEP = b'{"guards":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         ("/v1/txn", json.dumps({"reads": ["k" * 1025]}).encode(), 400, "key_too_long"),
         (
             "/v1/txn",
-            json.dumps({"reads": ["k"] * 64, "writes": [{"delete": str(n)} for n in range(65)]}).encode(),
+            json.dumps(
+                {"reads": ["k"] * 64, "writes": [{"delete": str(n)} for n in range(65)]}
+            ).encode(),
             400,
             "too_many_operations",
         ),
         ("/v1/txn", b'{"writes":[{"delete":"a"}],"op_id":"~x"}', 400, "bad_op_id"),
-        ("/v1/txn", json.dumps({"writes": [{"put": "a", "value": "v" * 1048577}]}).encode(), 413, "value_too_large"),
+        (
+            "/v1/txn",
+            json.dumps({"writes": [{"put": "a", "value": "v" * 1048577}]}).encode(),
+            413,
+            "value_too_large",
+        ),
         ("/v1/txn", b'{"reads":["' + b"x" * (4 * 1024 * KB) + b'"]}', 413, "body_too_large"),
         ("/v1/batch", b'{"operations":[]}', 400, "invalid_body"),
-        ("/v1/batch", json.dumps({"operations": [{"writes": [{"delete": "a"}]}] * 129}).encode(), 400, "invalid_body"),
+        (
+            "/v1/batch",
+            json.dumps({"operations": [{"writes": [{"delete": "a"}]}] * 129}).encode(),
+            400,
+            "invalid_body",
+        ),
         ("/v1/batch", b'{"operations":[{"reads":["a"]}]}', 400, "empty_transaction"),
         (
             "/v1/batch",
-            json.dumps({"operations": [{"writes": [{"delete": str(n)} for n in range(100)]}] * 11}).encode(),
+            json.dumps(
+                {"operations": [{"writes": [{"delete": str(n)} for n in range(100)]}] * 11}
+            ).encode(),
             400,
             "too_many_operations",
         ),
         ("/v1/cluster/members", b'{"id":"n2"}', 400, "invalid_body"),
-        ("/v1/cluster/members", b'{"id":"n2","raft_address":"nowhere","url":"http://x"}', 400, "invalid_body"),
+        (
+            "/v1/cluster/members",
+            b'{"id":"n2","raft_address":"nowhere","url":"http://x"}',
+            400,
+            "invalid_body",
+        ),
         ("/v1/cluster/transfer", b'{"to":7}', 400, "invalid_body"),
     ],
 )
-async def test_wrong_bodies_are_named(api: Api, path: str, body: bytes, status: int, code: str) -> None:
+async def test_wrong_bodies_are_named(
+    api: Api, path: str, body: bytes, status: int, code: str
+) -> None:
     (await api.ask("POST", path, data=body, headers=J)).problem(status, code)
     assert api.consensus.submits == []
 
@@ -188,7 +240,11 @@ async def test_wrong_legacy_bodies(api: Api) -> None:
         (b'{"data":{"key":"a","value":1}}', 400, "invalid_body"),
         (b'{"key":"a","value":"v"}', 400, "invalid_body"),
         (json.dumps({"data": {"key": "k" * 1025, "value": ""}}).encode(), 400, "key_too_long"),
-        (json.dumps({"data": {"key": "k", "value": "v" * 1048577}}).encode(), 413, "value_too_large"),
+        (
+            json.dumps({"data": {"key": "k", "value": "v" * 1048577}}).encode(),
+            413,
+            "value_too_large",
+        ),
     ):
         (await api.ask("PUT", "/kv", data=body, headers=J)).problem(status, code)
     (await api.ask("PUT", "/kv", data=b"{}", headers={"Content-Type": "text/csv"})).problem(
@@ -246,7 +302,9 @@ async def test_a_value_without_a_length_is_taken(api: Api) -> None:
 
 async def test_expect_continue(api: Api) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", api.server.port)
-    writer.write(b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+    writer.write(
+        b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
+    )
     assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(b"abc")
     assert (await reader.readline()).startswith(b"HTTP/1.1 201")
@@ -299,14 +357,16 @@ async def test_encoded_bodies_are_refused(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "coding", ["gzip, chunked", "GZIP,chunked", "identity, chunked", "deflate\r\nTransfer-Encoding: chunked"]
+    "coding",
+    ["gzip, chunked", "GZIP,chunked", "identity, chunked", "deflate\r\nTransfer-Encoding: chunked"],
 )
 @pytest.mark.parametrize("path", ["/v1/kv/a", "/kv", "/nowhere"])
 async def test_a_coding_beside_chunked_is_refused(api: Api, coding: str, path: str) -> None:
     raw = f"PUT {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: {coding}\r\n\r\n3\r\nabc\r\n0\r\n\r\n".encode()
     reply = await raw_exchange(api, raw)
     assert reply.json()["code"] in ("unsupported_encoding", "bad_http")
-    assert reply.headers.get("Connection", "close") == "close"  # an answer in HTTP/1.0 need not say so
+    # an answer in HTTP/1.0 need not say so
+    assert reply.headers.get("Connection", "close") == "close"
     assert api.consensus.submits == []
 
 
@@ -356,9 +416,13 @@ async def test_an_invariant_violated_ends_the_process(open_api: Open) -> None:
 
 async def test_targets_with_scheme_and_host(api: Api) -> None:
     await api.ask("PUT", "/v1/kv/a", data=b"1")
-    got = await raw_exchange(api, b"GET http://x/v1/kv/a?consistency=stale HTTP/1.1\r\nHost: x\r\n\r\n")
+    got = await raw_exchange(
+        api, b"GET http://x/v1/kv/a?consistency=stale HTTP/1.1\r\nHost: x\r\n\r\n"
+    )
     assert (got.status, got.body) == (200, b"1")
-    (await raw_exchange(api, b"GET http://x HTTP/1.1\r\nHost: x\r\n\r\n")).problem(404, "unknown_path")
+    (await raw_exchange(api, b"GET http://x HTTP/1.1\r\nHost: x\r\n\r\n")).problem(
+        404, "unknown_path"
+    )
 
 
 async def test_more_bytes_than_admitted(open_api: Open) -> None:
@@ -379,7 +443,9 @@ async def test_op_id_with_another_body(api: Api) -> None:
     assert (await api.ask("GET", "/v1/kv/a")).body == b"1"
 
 
-async def test_a_bug_inside_is_an_unknown_outcome(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bug_inside_is_an_unknown_outcome(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: Any) -> Any:
         raise RuntimeError("secret detail")
 
@@ -393,7 +459,9 @@ async def test_a_bug_inside_is_an_unknown_outcome(api: Api, monkeypatch: pytest.
     assert "secret" not in json.dumps(form)
     monkeypatch.setattr(api.server.rooms.writes, "one", broken)
     form = (await api.ask("PUT", "/v1/kv/a", data=b"1")).problem(500, "internal", "unknown")
-    assert form["lookup"].startswith("/v1/operations/~n1") or form["lookup"].startswith("/v1/operations/%7En1")
+    assert form["lookup"].startswith("/v1/operations/~n1") or form["lookup"].startswith(
+        "/v1/operations/%7En1"
+    )
 
 
 def test_every_code_that_is_raised_is_described() -> None:

@@ -1,4 +1,6 @@
-"""Bodies hold what has arrived, not what was announced; no client can have all there is; slow ones are given up."""
+"""Bodies hold what has arrived, not what was announced; no client can have all there is; slow ones
+are given up.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,14 @@ Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @asynccontextmanager
-async def promises(api: Api, count: int, head: bytes, address: str = "127.0.0.1") -> AsyncIterator[list[Peer]]:
+async def promises(
+    api: Api, count: int, head: bytes, address: str = "127.0.0.1"
+) -> AsyncIterator[list[Peer]]:
     """Open connections that announce a body and send nothing of it."""
-    peers = [await asyncio.open_connection("127.0.0.1", api.server.port, local_addr=(address, 0)) for _ in range(count)]
+    peers = [
+        await asyncio.open_connection("127.0.0.1", api.server.port, local_addr=(address, 0))
+        for _ in range(count)
+    ]
     try:
         for _, writer in peers:
             writer.write(head)
@@ -132,7 +139,10 @@ async def test_a_broken_body_gives_back_what_it_held(api: Api) -> None:
     assert reader is not None
 
 
-@given(st.integers(1, 100), st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 60)), max_size=40))
+@given(
+    st.integers(1, 100),
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 60)), max_size=40),
+)
 def test_shares_are_kept_and_given_back(most: int, asked: list[tuple[str, int]]) -> None:
     shares = Shares(most)
     taken: list[tuple[str, int]] = []

@@ -1,4 +1,6 @@
-"""Every writing route of the real table × every conditional header: heeded or refused, never passed over."""
+"""Every writing route of the real table × every conditional header: heeded or refused, never passed
+over.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,13 @@ REQUESTS: Final = {
     ("/v1/operations/{op_id}", "POST"): ("/v1/operations/x", None, {}),
     ("/v1/cluster/members/{id}", "DELETE"): ("/v1/cluster/members/n1", None, {}),
 }
-"""A request that works, for each route that writes: a route without one here fails the first test."""
+"""A request that works, for each route that writes: a route without one here fails the
+first test.
+"""
 ROUTES: Final = (*WHOLE, *(route for _, _, route in BEGUN))
-WRITING: Final = [(r.template, method) for r in ROUTES for method in r.handlers if method not in READING]
+WRITING: Final = [
+    (r.template, method) for r in ROUTES for method in r.handlers if method not in READING
+]
 LINES: Final = {
     "stale": ['"999"'],
     "any": ["*"],
@@ -65,7 +71,9 @@ def test_only_writes_of_one_key_heed_conditions() -> None:
 
 @pytest.mark.parametrize("name", CONDITIONAL)
 @pytest.mark.parametrize(("template", "method"), WRITING)
-async def test_no_condition_is_passed_over(open_api: Open, template: str, method: str, name: str) -> None:
+async def test_no_condition_is_passed_over(
+    open_api: Open, template: str, method: str, name: str
+) -> None:
     broker = Broker()
     async with open_api(async_writes=broker) as api:
         await api.ask("PUT", "/v1/kv/a", data=b"1")
@@ -79,20 +87,34 @@ async def test_no_condition_is_passed_over(open_api: Open, template: str, method
             reply = await api.ask(method, path, data=body, headers=given)
             if name not in route.conditions:
                 reply.problem(400, "unsupported_condition")
-            elif (name, how) in {("If-Match", "stale"), ("If-Match", "several"), ("If-None-Match", "any")}:
+            elif (name, how) in {
+                ("If-Match", "stale"),
+                ("If-Match", "several"),
+                ("If-None-Match", "any"),
+            }:
                 assert reply.problem(412, "precondition_failed")["current"] == 1
             else:
                 reply.problem(400, "bad_" + name.lower().replace("-", "_"))
             if name not in route.conditions:
-                assert len(api.consensus.submits) == before and not broker.taken and not api.consensus.transfers
+                assert (
+                    len(api.consensus.submits) == before
+                    and not broker.taken
+                    and not api.consensus.transfers
+                )
             assert (await api.ask("GET", "/v1/kv/a")).body == b"1"
 
 
-@pytest.mark.parametrize(("template", "method"), [each for each in WRITING if each[0] in ("/kv", "/v1/kv/{key}")])
-async def test_a_condition_that_holds_lets_the_write_pass(api: Api, template: str, method: str) -> None:
+@pytest.mark.parametrize(
+    ("template", "method"), [each for each in WRITING if each[0] in ("/kv", "/v1/kv/{key}")]
+)
+async def test_a_condition_that_holds_lets_the_write_pass(
+    api: Api, template: str, method: str
+) -> None:
     path, body, headers = REQUESTS[template, method]
     await api.ask("PUT", "/v1/kv/a", data=b"1")
-    assert (await api.ask(method, path, data=body, headers={**headers, "If-Match": '"1"'})).status == 200
+    assert (
+        await api.ask(method, path, data=body, headers={**headers, "If-Match": '"1"'})
+    ).status == 200
     after = await api.ask("GET", "/v1/kv/a")
     assert (after.body == b"2") if method == "PUT" else (after.status == 404)
     assert frozenset({"If-Match", "If-None-Match"}) == ONE_KEY

@@ -15,21 +15,29 @@ from tests.unit.node.conftest import Api, Open
 async def test_if_match_and_if_none_match(api: Api) -> None:
     create = {"If-None-Match": "*"}
     assert (await api.ask("PUT", "/v1/kv/a", data=b"1", headers=create)).status == 201
-    form = (await api.ask("PUT", "/v1/kv/a", data=b"2", headers=create)).problem(412, "precondition_failed")
+    form = (await api.ask("PUT", "/v1/kv/a", data=b"2", headers=create)).problem(
+        412, "precondition_failed"
+    )
     assert (form["guard"], form["current"], form["revision"]) == (0, 1, 2)
     assert form["detail"] == "the condition on key 'a' does not hold: it is at revision 1"
     assert (await api.ask("PUT", "/v1/kv/a", data=b"2", headers={"If-Match": '"1"'})).status == 200
     reply = await api.ask("PUT", "/v1/kv/a", data=b"3", headers={"If-Match": '"1"'})
     assert reply.problem(412, "precondition_failed")["current"] == 3
     assert reply.headers["ETag"] == '"3"'
-    assert (await api.ask("PUT", "/v1/kv/a", data=b"3", headers={"If-Match": '"1", "3" ,"9"'})).status == 200
+    assert (
+        await api.ask("PUT", "/v1/kv/a", data=b"3", headers={"If-Match": '"1", "3" ,"9"'})
+    ).status == 200
     assert (await api.ask("PUT", "/v1/kv/a", data=b"4", headers={"If-Match": "*"})).status == 200
     missing = (await api.ask("PUT", "/v1/kv/b", data=b"4", headers={"If-Match": "*"})).problem(
         412, "precondition_failed"
     )
     assert missing["current"] == 0
-    (await api.ask("DELETE", "/v1/kv/a", headers={"If-Match": '"1"'})).problem(412, "precondition_failed")
-    assert (await api.ask("DELETE", "/v1/kv/a", headers={"If-Match": '"6"'})).headers["Acordo-Existed"] == "true"
+    (await api.ask("DELETE", "/v1/kv/a", headers={"If-Match": '"1"'})).problem(
+        412, "precondition_failed"
+    )
+    assert (await api.ask("DELETE", "/v1/kv/a", headers={"If-Match": '"6"'})).headers[
+        "Acordo-Existed"
+    ] == "true"
 
 
 async def test_repeated_if_match_headers_are_one_list(api: Api) -> None:
@@ -44,13 +52,19 @@ async def test_if_none_match_of_a_read(api: Api) -> None:
     assert (same.status, same.body, same.headers["ETag"]) == (304, b"", '"1"')
     assert (await api.ask("GET", "/v1/kv/a", headers={"If-None-Match": '"2"'})).status == 200
     lines = [("If-None-Match", '"2"'), ("If-None-Match", '"1"')]
-    assert (await api.ask("GET", "/v1/kv/a", headers=lines)).status == 304  # several lines are one list
+    # several lines are one list
+    assert (await api.ask("GET", "/v1/kv/a", headers=lines)).status == 304
 
 
 async def test_head_is_get_without_a_body(api: Api) -> None:
     await api.ask("PUT", "/v1/kv/a", data=b"12345")
     head = await api.ask("HEAD", "/v1/kv/a")
-    assert (head.status, head.body, head.headers["ETag"], head.headers["Content-Length"]) == (200, b"", '"1"', "5")
+    assert (head.status, head.body, head.headers["ETag"], head.headers["Content-Length"]) == (
+        200,
+        b"",
+        '"1"',
+        "5",
+    )
     assert (await api.ask("HEAD", "/v1/kv/b")).status == 404
 
 
@@ -102,22 +116,30 @@ async def test_no_leader_is_definite(api: Api) -> None:
 async def test_no_answer_in_time_is_unknown(api: Api) -> None:
     api.consensus.hold = True
     headers = {"Acordo-Timeout": "0.05", "Idempotency-Key": "op-7"}
-    before_ms = api.consensus.now_ms()  # it may be recorded at once: from then on its retention runs
+    # it may be recorded at once: from then on its retention runs
+    before_ms = api.consensus.now_ms()
     reply = await api.ask("PUT", "/v1/kv/a", data=b"1", headers=headers)
     form = reply.problem(504, "outcome_unknown", "unknown")
     assert (form["op_id"], form["lookup"]) == ("op-7", "/v1/operations/op-7")
-    assert api.consensus.now_ms() < form["lookup_until_ms"] <= before_ms + api.consensus.operation_retention_ms
+    assert (
+        api.consensus.now_ms()
+        < form["lookup_until_ms"]
+        <= before_ms + api.consensus.operation_retention_ms
+    )
     assert reply.headers["Acordo-Op-Id"] == "op-7"
     (intent,) = api.consensus.submits[-1]
     assert isinstance(intent, Intent)
-    assert api.consensus.now_ms() - 60_000 < intent.deadline_ms <= api.consensus.now_ms() + 50  # log time
+    # log time
+    assert api.consensus.now_ms() - 60_000 < intent.deadline_ms <= api.consensus.now_ms() + 50
     api.consensus.hold = False
     api.consensus.commit_held()
     assert (await api.ask("GET", form["lookup"])).json()["outcome"] in ("applied", "expired")
 
 
 async def test_no_op_id_gives_a_write_a_longer_life(api: Api) -> None:
-    """A plain write named `async-…` once had twelve hours to land after its 504: only what is said aloud may."""
+    """A plain write named `async-…` once had twelve hours to land after its 504: only what is said
+    aloud may.
+    """
     headers = {"Idempotency-Key": "async-1", "Acordo-Timeout": "1"}
     (await api.ask("PUT", "/v1/kv/a", data=b"1", headers=headers)).problem(400, "bad_op_id")
     assert api.consensus.submits == []
@@ -133,7 +155,9 @@ async def test_no_op_id_gives_a_write_a_longer_life(api: Api) -> None:
 
 
 @pytest.mark.parametrize("op_id", ["~n1.i1.7", "async-1"])
-async def test_reserved_op_ids_are_refused_wherever_one_may_be_named(open_api: Open, op_id: str) -> None:
+async def test_reserved_op_ids_are_refused_wherever_one_may_be_named(
+    open_api: Open, op_id: str
+) -> None:
     taken: list[str] = []
 
     class Broker:
@@ -152,16 +176,27 @@ async def test_reserved_op_ids_are_refused_wherever_one_may_be_named(open_api: O
             ("POST", "/v1/txn", msgspec.json.encode(txn)),
             ("POST", "/v1/async", msgspec.json.encode(txn)),
         ):
-            for how in ({"Idempotency-Key": op_id}, {"Idempotency-Key": f'"{op_id}"'}, {"Acordo-Op-Id": op_id}):
-                (await api.ask(method, path, data=body, headers={**json, **how})).problem(400, "bad_op_id")
+            for how in (
+                {"Idempotency-Key": op_id},
+                {"Idempotency-Key": f'"{op_id}"'},
+                {"Acordo-Op-Id": op_id},
+            ):
+                (await api.ask(method, path, data=body, headers={**json, **how})).problem(
+                    400, "bad_op_id"
+                )
             joined = "&" if "?" in path else "?"
             query = f"{path}{joined}op_id={op_id}"
             (await api.ask(method, query, data=body, headers=json)).problem(400, "bad_op_id")
         for path, form in (("/v1/txn", txn), ("/v1/async", txn)):
             (await api.ask("POST", path, json={**form, "op_id": op_id})).problem(400, "bad_op_id")
-        (await api.ask("POST", "/v1/batch", json={"operations": [{**txn, "op_id": op_id}]})).problem(400, "bad_op_id")
-        for how in ({"Idempotency-Key": "b"}, {"Acordo-Op-Id": "b"}, {"Acordo-Lifetime": "5"}):  # whose would it be?
-            (await api.ask("POST", "/v1/batch", json={"operations": [txn]}, headers=how)).problem(400, "bad_op_id")
+        (
+            await api.ask("POST", "/v1/batch", json={"operations": [{**txn, "op_id": op_id}]})
+        ).problem(400, "bad_op_id")
+        # whose would it be?
+        for how in ({"Idempotency-Key": "b"}, {"Acordo-Op-Id": "b"}, {"Acordo-Lifetime": "5"}):
+            (await api.ask("POST", "/v1/batch", json={"operations": [txn]}, headers=how)).problem(
+                400, "bad_op_id"
+            )
         assert api.consensus.submits == [] and taken == []
 
 
@@ -231,7 +266,8 @@ async def test_drain_says_when_it_could_not_finish(open_api: Open, held: bool) -
         asking = asyncio.create_task(api.ask("PUT", "/v1/kv/a", data=b"1", headers=limit))
         while not api.consensus.submits:
             await asyncio.sleep(0)
-        # What is not held ends on its own, however slow this machine is just now: only the held one runs out of time.
+        # What is not held ends on its own, however slow this machine is just now: only the held one
+        # runs out of time.
         assert await api.server.drain(timeout_s=0.01 if held else 60) is not held
         assert (await asking).status == (504 if held else 201)
 
@@ -243,6 +279,8 @@ async def test_headers_of_every_answer(api: Api) -> None:
         assert reply.headers["Acordo-Node"] == "n1"
         assert reply.headers["Acordo-Revision"] == "0"
         assert (reply.headers["X-Request-Id"], reply.headers["traceparent"]) == ("r-1", trace)
-    reply = await api.ask("GET", "/livez", headers={"X-Request-Id": "r" * 300, "traceparent": "nonsense"})
+    reply = await api.ask(
+        "GET", "/livez", headers={"X-Request-Id": "r" * 300, "traceparent": "nonsense"}
+    )
     assert "X-Request-Id" not in reply.headers
     assert "traceparent" not in reply.headers

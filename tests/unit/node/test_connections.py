@@ -1,4 +1,6 @@
-"""Connections stay below their bounds: how many, how large their heads, how long an answer waits for its reader."""
+"""Connections stay below their bounds: how many, how large their heads, how long an answer waits
+for its reader.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,21 @@ from typing import Any
 
 import pytest
 
-from node.connections import HEAD_BYTES_MAX, RESERVE_MAX, USER_TIMEOUT_S, connections_within, reserve_of
+from node.connections import (
+    HEAD_BYTES_MAX,
+    RESERVE_MAX,
+    USER_TIMEOUT_S,
+    connections_within,
+    reserve_of,
+)
 from tests.unit.node.conftest import Api, Open, Reply, raw_exchange
 
 PUT = b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1"
 
 
-async def connected(api: Api, raw: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connected(
+    api: Api, raw: bytes = b""
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     reader, writer = await asyncio.open_connection("127.0.0.1", api.server.port)
     writer.write(raw)
     return reader, writer
@@ -41,7 +51,8 @@ async def test_the_longest_idle_connection_makes_room(open_api: Open) -> None:
     async with open_api(connections_max=3) as api:
         first, second = await connected(api), await connected(api)
         await held(api, 2)
-        first[1].write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")  # now the second was idle for longer
+        # now the second was idle for longer
+        first[1].write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await first[0].readuntil(b"ok\n")).startswith(b"HTTP/1.1 200")
         third = await connected(api)
         await held(api, 3)
@@ -74,19 +85,25 @@ async def test_a_connection_is_refused_when_none_is_idle(open_api: Open) -> None
         api.consensus.commit_held()
         for reader, _ in busy:
             assert (await reader.readline())[:11] == b"HTTP/1.1 20"
-        assert b"acordo_http_connections_refused_total 1.0" in (await api.ask("GET", "/metrics")).body
+        assert (
+            b"acordo_http_connections_refused_total 1.0" in (await api.ask("GET", "/metrics")).body
+        )
         for _, writer in busy:
             writer.close()
 
 
 async def test_other_descriptors_count_too(open_api: Open) -> None:
-    """The reserve is in use, whoever uses it: a connection is refused although HTTP holds hardly any."""
+    """The reserve is in use, whoever uses it: a connection is refused although HTTP holds hardly
+    any.
+    """
     async with open_api(descriptors_max=8) as api:  # this process has more open than that
         (await raw_exchange(api, PUT)).problem(503, "overloaded")
         assert api.consensus.submits == []
 
 
-async def test_a_silent_peer_is_given_up_by_the_kernel(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_peer_is_given_up_by_the_kernel(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, writer = await connected(api)
     await held(api, 1)
     connections = api.server.rooms.load.connections
@@ -115,7 +132,9 @@ async def test_a_head_is_bounded_as_a_whole(api: Api, how: str, ended: bool) -> 
     assert api.consensus.submits == []
 
 
-async def test_unfinished_heads_are_bounded_together(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unfinished_heads_are_bounded_together(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("node.connections.HEADS_BYTES_MAX", 10_000)
     half = await connected(api, b"GET /livez HTTP/1.1\r\nX: " + b"a" * 9_000)
     await held(api, 1)
@@ -123,7 +142,9 @@ async def test_unfinished_heads_are_bounded_together(api: Api, monkeypatch: pyte
     assert connections is not None
     while not connections.head_bytes:
         await asyncio.sleep(0)
-    (await raw_exchange(api, b"GET /livez HTTP/1.1\r\nX: " + b"a" * 2_000)).problem(503, "overloaded")
+    (await raw_exchange(api, b"GET /livez HTTP/1.1\r\nX: " + b"a" * 2_000)).problem(
+        503, "overloaded"
+    )
     assert (await api.ask("GET", "/livez")).status == 200
     half[1].close()
 
@@ -185,14 +206,19 @@ async def test_answers_are_bounded_together(open_api: Open) -> None:
             while connections.answer_bytes < 2_000_000:
                 await asyncio.sleep(0)
             (await api.ask("GET", "/v1/kv?limit=1000")).problem(503, "overloaded")
-            assert (await api.ask("PUT", "/v1/kv/a", data=b"1")).status == 201  # a write's answer is never withheld
+            # a write's answer is never withheld
+            assert (await api.ask("PUT", "/v1/kv/a", data=b"1")).status == 201
             assert (await api.ask("GET", "/v1/kv/a")).body == b"1"
         assert await _none_waits(connections)
         assert (await api.ask("GET", "/v1/kv?limit=1000")).status == 200
 
 
-async def test_liveness_is_not_behind_a_flood_of_requests(open_api: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of three hundred requests at once, not all have begun when the one about liveness after them is answered."""
+async def test_liveness_is_not_behind_a_flood_of_requests(
+    open_api: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three hundred requests at once, not all have begun when the one about liveness after them
+    is answered.
+    """
     monkeypatch.setattr("node.server.REQUESTS_PER_PASS", 32)
     async with open_api() as api:
         begun = 0
@@ -237,8 +263,12 @@ ODD = bytes(range(0x80, 0x100))
     [(b"PUT", b"/v1/kv/a?x=", b"1"), (b"PUT", b"/v1/kv/a", b"1"), (b"POST", b"/v1/txn", b"{"), (b"PUT", b"/kv", b"{"),
      (b"GET", b"/v1/watch?after=x", b""), (b"GET", b"/v1/kv/\xff\xfe", b""), (b"DELETE", b"/v1/kv/\xe9%", b"")],
 )  # fmt: skip
-async def test_every_refusal_stays_definite(api: Api, name: bytes, method: bytes, path: bytes, body: bytes) -> None:
-    """A header (or a path) of bytes that are no UTF-8 never turns a refusal into an unknown outcome."""
+async def test_every_refusal_stays_definite(
+    api: Api, name: bytes, method: bytes, path: bytes, body: bytes
+) -> None:
+    """A header (or a path) of bytes that are no UTF-8 never turns a refusal into an unknown
+    outcome.
+    """
     condition = b"" if name == b"If-Match" else b'If-Match: "7"\r\n'
     for value in (ODD, b"a\xff", b"\xc3\x28", "ã".encode()):
         raw = b"%b %b HTTP/1.1\r\nHost: x\r\n%b%b: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (

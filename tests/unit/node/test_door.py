@@ -82,7 +82,9 @@ async def test_without_descriptors_connections_wait(
 
 async def test_a_connection_that_was_reset_while_it_waited_costs_no_other() -> None:
     made: list[asyncio.BaseTransport] = []
-    listening = Listening(socket.create_server(("127.0.0.1", 0)), [errno.ECONNABORTED, errno.EPROTO])
+    listening = Listening(
+        socket.create_server(("127.0.0.1", 0)), [errno.ECONNABORTED, errno.EPROTO]
+    )
     door = Door(listening, lambda: Taken(made))  # type: ignore[arg-type]
     door.open()
     writers = await knock(listening.getsockname()[1], 1)

@@ -1,6 +1,8 @@
-"""Positions that nobody was ever given: refused by name and at once, wherever a client may name one.
+"""Positions that nobody was ever given: refused by name and at once, wherever a client may name
+one.
 
-What is merely not settled here yet is waited for, and what nobody can confirm is not called the future.
+What is merely not settled here yet is waited for, and what nobody can confirm is not called the
+future.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ ASKED = [
 
 
 @pytest.mark.parametrize(("path", "headers"), ASKED)
-async def test_a_position_from_the_future_is_refused(open_api: Open, path: str, headers: dict[str, str]) -> None:
+async def test_a_position_from_the_future_is_refused(
+    open_api: Open, path: str, headers: dict[str, str]
+) -> None:
     # One that is waited for instead takes these hours, and the test's own limit ends it.
     async with open_api(session_wait_s=7200.0, request_timeout_s=7200.0) as api:
         await put(api, "a")

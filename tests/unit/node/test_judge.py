@@ -12,9 +12,18 @@ KEYS = (b"a", b"b", b"c")
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(KEYS), max_size=30), st.integers(0, 30), st.integers(0, 30), st.integers(0, 5))
-def test_an_entry_that_holds_is_the_newest(writes: list[bytes], as_of: int, read_at: int, remembered: int) -> None:
-    """Against a dumb twin: a history of writes, an entry read at `as_of`, judged at `read_at` with a small memory."""
+@given(
+    st.lists(st.sampled_from(KEYS), max_size=30),
+    st.integers(0, 30),
+    st.integers(0, 30),
+    st.integers(0, 5),
+)
+def test_an_entry_that_holds_is_the_newest(
+    writes: list[bytes], as_of: int, read_at: int, remembered: int
+) -> None:
+    """Against a dumb twin: a history of writes, an entry read at `as_of`, judged at `read_at` with
+    a small memory.
+    """
     as_of, read_at = min(as_of, len(writes)), min(read_at, len(writes))
     last: dict[bytes, int] = {}
     floor = 0
@@ -40,7 +49,8 @@ def test_a_snapshot_serves_only_what_was_settled() -> None:
     settled = Head(last=5, digest=b"d5")
     assert snapshot_serves(settled, Head(last=5, digest=b"d5"), b"d5")
     assert snapshot_serves(settled, Head(last=9, digest=b"d9"), b"d5")
-    assert not snapshot_serves(settled, Head(last=4, digest=b"d4"), None)  # restored, or a stale copy
+    # restored, or a stale copy
+    assert not snapshot_serves(settled, Head(last=4, digest=b"d4"), None)
     assert not snapshot_serves(settled, Head(last=9, digest=b"x9"), b"x5")  # another history
     assert not snapshot_serves(settled, Head(last=9, digest=b"d9"), None)  # nothing to compare with
     assert snapshot_serves(Head(), Head(), None)
@@ -50,7 +60,8 @@ def test_a_snapshot_serves_only_what_was_settled() -> None:
 def test_ages_are_bounds() -> None:
     assert age_s(10.0, True, 8.0, None) == 2.0
     assert age_s(10.0, True, 8.0, 9.0) == 1.0
-    assert age_s(10.0, False, 9.5, 7.0) == 3.0  # it did not hold: that round proves nothing about it
+    # it did not hold: that round proves nothing about it
+    assert age_s(10.0, False, 9.5, 7.0) == 3.0
     assert age_s(10.0, False, 9.5, None) is None
     assert age_s(10.0, True, None, None) is None
     assert age_s(10.0, True, 11.0, None) == 0.0

@@ -18,7 +18,11 @@ async def test_put_get_delete_round_trip(api: Api) -> None:
     again = await api.ask("PUT", "/v1/kv/a", data=b"2")
     assert (again.status, again.headers["ETag"], again.json()["existed"]) == (200, '"2"', True)
     gone = await api.ask("DELETE", "/v1/kv/a")
-    assert (gone.status, gone.headers["Acordo-Existed"], gone.json()["revision"]) == (200, "true", 3)
+    assert (gone.status, gone.headers["Acordo-Existed"], gone.json()["revision"]) == (
+        200,
+        "true",
+        3,
+    )
     missing = await api.ask("GET", "/v1/kv/a")
     missing.problem(404, "key_not_found", None)
     assert missing.headers["Acordo-Revision"] == "3"

@@ -22,7 +22,9 @@ from tests.unit.node.conftest import Api
 async def pages(api: Api, query: str) -> list[Any]:
     found, token = [], ""
     while True:
-        reply = await api.ask("GET", f"/v1/kv?{query}" + (f"&continue={quote(token)}" if token else ""))
+        reply = await api.ask(
+            "GET", f"/v1/kv?{query}" + (f"&continue={quote(token)}" if token else "")
+        )
         assert reply.status == 200, reply.body
         found.append(reply.json())
         token = found[-1].get("continue", "")
@@ -42,7 +44,9 @@ async def test_pages_show_one_revision(api: Api) -> None:
     third = (await api.ask("GET", f"/v1/kv?prefix=p/&limit=3&continue={second['continue']}")).json()
     assert [page["revision"] for page in (first, second, third)] == [8, 8, 8]
     items = first["items"] + second["items"] + third["items"]
-    assert [(i["key"], i["value"], i["revision"]) for i in items] == [(f"p/{n}", str(n), n + 1) for n in range(7)]
+    assert [(i["key"], i["value"], i["revision"]) for i in items] == [
+        (f"p/{n}", str(n), n + 1) for n in range(7)
+    ]
     assert "continue" not in third
 
 
@@ -86,12 +90,19 @@ async def test_a_token_belongs_to_its_query(api: Api) -> None:
         await api.ask("PUT", f"/v1/kv/p{n}", data=b"")
     token = (await api.ask("GET", "/v1/kv?prefix=p&limit=2")).json()["continue"]
     (await api.ask("GET", f"/v1/kv?prefix=q&continue={token}")).problem(400, "bad_token")
-    (await api.ask("GET", f"/v1/kv?prefix=p&keys_only=1&continue={token}")).problem(400, "bad_token")
+    (await api.ask("GET", f"/v1/kv?prefix=p&keys_only=1&continue={token}")).problem(
+        400, "bad_token"
+    )
     assert (await api.ask("GET", f"/v1/kv?prefix=p&limit=1&continue={token}")).status == 200
 
 
 @settings(deadline=None)
-@given(st.integers(0, 2**53 - 1), st.binary(min_size=1, max_size=1024), st.binary(max_size=64), st.booleans())
+@given(
+    st.integers(0, 2**53 - 1),
+    st.binary(min_size=1, max_size=1024),
+    st.binary(max_size=64),
+    st.booleans(),
+)
 def test_tokens_round_trip(revision: int, after: bytes, prefix: bytes, keys_only: bool) -> None:
     token = token_of(Place(revision, after), prefix, keys_only=keys_only)
     assert token.isascii()
@@ -107,7 +118,9 @@ def test_nonsense_tokens_are_refused(token: str) -> None:
         place_of(token, b"", keys_only=False)
 
 
-async def test_pages_are_made_a_few_at_a_time_and_give_way(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pages_are_made_a_few_at_a_time_and_give_way(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A put between forty pages of 2 MiB is not behind all of them."""
     for n in range(40):
         await api.ask("PUT", f"/v1/kv/big/{n:02}", data=b"v" * 60_000)
@@ -135,7 +148,9 @@ async def test_pages_are_made_a_few_at_a_time_and_give_way(api: Api, monkeypatch
 
     monkeypatch.setattr(wire, "encode", noted)
     passes = 0
-    asking = [asyncio.create_task(api.ask("GET", "/v1/kv?prefix=big/&limit=1000")) for _ in range(12)]
+    asking = [
+        asyncio.create_task(api.ask("GET", "/v1/kv?prefix=big/&limit=1000")) for _ in range(12)
+    ]
     while not all(task.done() for task in asking):
         passes += 1
         await asyncio.sleep(0)

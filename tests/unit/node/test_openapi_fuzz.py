@@ -1,4 +1,6 @@
-"""Let schemathesis ask every operation of /openapi.json: no 500, and every answer as the document says."""
+"""Let schemathesis ask every operation of /openapi.json: no 500, and every answer as the document
+says.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,9 @@ LEFT_OUT = (
     "missing_required_header",
     "not_a_server_error",
 )
-"""Checks of the schema's sharpness (keys are bounded in bytes, which JSON Schema cannot say), and one that takes 501
-and 503, honest answers, for errors; 500 is asserted here."""
+"""Checks of the schema's sharpness (keys are bounded in bytes, which JSON Schema cannot say), and
+one that takes 501 and 503, honest answers, for errors; 500 is asserted here.
+"""
 
 limited = hypothesis.settings(
     max_examples=EXAMPLES,

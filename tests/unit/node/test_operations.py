@@ -1,4 +1,6 @@
-"""/v1/operations/{op_id}: known, pending, not ordered, or honestly unknown; made definite only where asked to."""
+"""/v1/operations/{op_id}: known, pending, not ordered, or honestly unknown; made definite only
+where asked to.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from tests.unit.node.conftest import Api
 
 async def test_outcomes_are_found_in_the_window_and_in_ops(api: Api) -> None:
     await api.ask("PUT", "/v1/kv/a", data=b"1", headers={"Idempotency-Key": "x 1"})
-    await api.ask("PUT", "/v1/kv/a", data=b"1", headers={"Idempotency-Key": "x2", "If-None-Match": "*"})
+    await api.ask(
+        "PUT", "/v1/kv/a", data=b"1", headers={"Idempotency-Key": "x2", "If-None-Match": "*"}
+    )
     for _ in range(2):
         found = await api.ask("GET", "/v1/operations/x%201")
         assert found.json() == {"op_id": "x 1", "outcome": "applied", "revision": 1, "seen": [0]}
@@ -53,7 +57,9 @@ async def test_what_is_known_is_not_cancelled(api: Api) -> None:
 
 async def test_a_pending_operation_is_waited_for(api: Api) -> None:
     api.consensus.hold = True
-    asking = asyncio.create_task(api.ask("PUT", "/v1/kv/a", data=b"1", headers={"Idempotency-Key": "p"}))
+    asking = asyncio.create_task(
+        api.ask("PUT", "/v1/kv/a", data=b"1", headers={"Idempotency-Key": "p"})
+    )
     while not api.consensus.held:
         await asyncio.sleep(0)
     looking = asyncio.create_task(api.ask("GET", "/v1/operations/p"))
@@ -85,9 +91,12 @@ async def test_a_store_that_does_not_answer_leaves_it_unknown(api: Api, monkeypa
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_store_that_is_behind_does_not_say_that_there_was_no_such_operation(api: Api, method: str) -> None:
-    """An asynchronous standby was promoted without the newest rows, and this node does not know it yet: an operation
-    that was told applied is never told expired, nor not ordered."""
+async def test_a_store_that_is_behind_does_not_say_that_there_was_no_such_operation(
+    api: Api, method: str
+) -> None:
+    """An asynchronous standby was promoted without the newest rows, and this node does not know it
+    yet: an operation that was told applied is never told expired, nor not ordered.
+    """
     await api.ask("PUT", "/v1/kv/a", data=b"0")
     await api.ask("PUT", "/v1/kv/a", data=b"1", headers={"Idempotency-Key": "x"})
     api.consensus.pruned_window = {"x"}
@@ -110,7 +119,9 @@ async def test_op_ids_made_by_nodes_are_never_cancelled(api: Api) -> None:
     op_id = (await api.ask("PUT", "/v1/kv/a", data=b"1")).json()["op_id"]
     assert (await api.ask("GET", f"/v1/operations/{op_id}")).json()["outcome"] == "applied"
     api.consensus.pruned_window = {op_id}
-    form = (await api.ask("POST", f"/v1/operations/{op_id}")).problem(504, "outcome_forgotten", "unknown")
+    form = (await api.ask("POST", f"/v1/operations/{op_id}")).problem(
+        504, "outcome_forgotten", "unknown"
+    )
     assert "read the key" in form["advice"]
     api.consensus.no_leader = "no_quorum"
     (await api.ask("GET", f"/v1/operations/{op_id}")).problem(504, "outcome_unknown", "unknown")

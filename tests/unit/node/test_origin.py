@@ -1,4 +1,6 @@
-"""No page of another origin writes, no foreign name leads to a node; clients that are no browsers notice nothing."""
+"""No page of another origin writes, no foreign name leads to a node; clients that are no browsers
+notice nothing.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,13 @@ def test_names_that_lead_here(host: str) -> None:
 )  # fmt: skip
 def test_names_that_do_not(host: str) -> None:
     assert not leads_here(host, NAMES)
-    assert host.startswith("[") or not host.isascii() or ":x" in host or "@" in host or leads_here(host, frozenset("*"))
+    assert (
+        host.startswith("[")
+        or not host.isascii()
+        or ":x" in host
+        or "@" in host
+        or leads_here(host, frozenset("*"))
+    )
 
 
 def test_where_a_request_comes_from() -> None:
@@ -39,7 +47,15 @@ def test_where_a_request_comes_from() -> None:
     assert foreign("h", None, "https://h") is None
     assert foreign("h:1", "same-origin", None) is None
     assert foreign("h:1", "none", None) is None
-    for origin in ("http://evil:1", "http://h:2", "null", "", "http://h:1.evil", "h:1", "http://evil/h:1"):
+    for origin in (
+        "http://evil:1",
+        "http://h:2",
+        "null",
+        "",
+        "http://h:1.evil",
+        "h:1",
+        "http://evil/h:1",
+    ):
         assert foreign("h:1", None, origin) is not None
     for site in ("cross-site", "same-site", "", "anything"):
         assert foreign("h:1", site, "http://h:1") is not None
@@ -66,14 +82,20 @@ WRITING = [
     [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"},
      {"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1:1"}],
 )  # fmt: skip
-async def test_no_page_of_another_origin_writes(api: Api, method: str, path: str, headers: dict[str, str]) -> None:
-    reply = await api.ask(method, path, data=b"{}", headers={"Content-Type": "application/json", **headers})
+async def test_no_page_of_another_origin_writes(
+    api: Api, method: str, path: str, headers: dict[str, str]
+) -> None:
+    reply = await api.ask(
+        method, path, data=b"{}", headers={"Content-Type": "application/json", **headers}
+    )
     reply.problem(403, "cross_site")
     assert api.consensus.submits == []
     assert api.consensus.transfers == []
 
 
-@pytest.mark.parametrize(("method", "path"), [*WRITING, ("GET", "/v1/kv/a"), ("GET", "/v1/kv"), ("GET", "/v1/watch")])
+@pytest.mark.parametrize(
+    ("method", "path"), [*WRITING, ("GET", "/v1/kv/a"), ("GET", "/v1/kv"), ("GET", "/v1/watch")]
+)
 async def test_a_foreign_name_leads_to_no_key(api: Api, method: str, path: str) -> None:
     own_too = {"Host": "evil.example:8001", "Origin": "http://evil.example:8001"}
     (await api.ask(method, path, headers=own_too)).problem(421, "wrong_host")
@@ -87,25 +109,39 @@ async def test_this_nodes_own_page_and_clients_write(api: Api) -> None:
         {"Host": "n1.example:8001", "Origin": "http://n1.example:8001"},
     ):  # fmt: skip
         assert (await api.ask("PUT", "/v1/kv/a", data=b"1", headers=headers)).status in (200, 201)
-    for path in ("/livez", "/readyz", "/metrics"):  # whoever looks after a node may do so under any name
+    # whoever looks after a node may do so under any name
+    for path in ("/livez", "/readyz", "/metrics"):
         assert (await api.ask("GET", path, headers={"Host": "lb.example"})).status == 200
 
 
 async def test_names_are_a_setting(open_api: Open) -> None:
     async with open_api(http_names=("kv.example",)) as api:
-        assert (await api.ask("PUT", "/v1/kv/a", data=b"1", headers={"Host": "kv.example"})).status == 201
-        (await api.ask("GET", "/v1/kv/a", headers={"Host": "other.example"})).problem(421, "wrong_host")
+        assert (
+            await api.ask("PUT", "/v1/kv/a", data=b"1", headers={"Host": "kv.example"})
+        ).status == 201
+        (await api.ask("GET", "/v1/kv/a", headers={"Host": "other.example"})).problem(
+            421, "wrong_host"
+        )
 
 
-@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data", ""])
+@pytest.mark.parametrize(
+    "kind", ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data", ""]
+)
 async def test_json_is_taken_under_its_own_name_alone(api: Api, kind: str) -> None:
     """These a page of another origin may send unasked."""
     body = b'{"writes": [{"put": "a", "value": "1"}]}'
     for path, method in (("/v1/txn", "POST"), ("/kv", "PUT"), ("/v1/cluster/members", "POST")):
         reply = await api.ask(
-            method, path, data=body, headers={"Content-Type": kind}, skip_auto_headers=["Content-Type"]
+            method,
+            path,
+            data=body,
+            headers={"Content-Type": kind},
+            skip_auto_headers=["Content-Type"],
         )
         reply.problem(415, "unsupported_media_type")
     assert api.consensus.submits == []
-    for raw in ("application/x-www-form-urlencoded", "text/plain"):  # a value is bytes, whatever they are called
-        assert (await api.ask("PUT", "/v1/kv/a", data=b"1", headers={"Content-Type": raw})).status in (200, 201)
+    # a value is bytes, whatever they are called
+    for raw in ("application/x-www-form-urlencoded", "text/plain"):
+        assert (
+            await api.ask("PUT", "/v1/kv/a", data=b"1", headers={"Content-Type": raw})
+        ).status in (200, 201)

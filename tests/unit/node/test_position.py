@@ -1,7 +1,8 @@
-"""`Acordo-Revision` of a read: all of it is in the answer, and nothing above it (found by a chaos run on containers).
+"""`Acordo-Revision` of a read: all of it is in the answer, and nothing above it (found by a chaos
+run on containers).
 
-Whoever reads and then watches from the stated revision must miss nothing: what settles while an answer is on its way is
-not in it.
+Whoever reads and then watches from the stated revision must miss nothing: what settles while an
+answer is on its way is not in it.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ async def test_a_read_states_no_revision_that_it_does_not_contain(
         api.server.rooms.reads.memory.clear()
         store.api = api
         content = None if body is None else msgspec.json.encode(body)
-        reply = await api.ask(method, path, data=content, headers={"Content-Type": "application/json"})
+        reply = await api.ask(
+            method, path, data=content, headers={"Content-Type": "application/json"}
+        )
         assert store.api is None and reply.status in (200, 404), reply.body
         assert b"newer" not in reply.body
         assert reply.headers["Acordo-Revision"] == "1"

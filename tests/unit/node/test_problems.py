@@ -1,4 +1,6 @@
-"""One table of codes: every refusal that the code can name is in it, with one remedy, in nginx's documents too."""
+"""One table of codes: every refusal that the code can name is in it, with one remedy, in nginx's
+documents too.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,11 @@ def _codes(path: Path) -> Iterator[tuple[str, int]]:
     """Yield the codes that are written out in calls that make refusals."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and node.args:
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            name = (
+                node.func.attr
+                if isinstance(node.func, ast.Attribute)
+                else getattr(node.func, "id", "")
+            )
             first = node.args[0]
             if name in RAISED and isinstance(first, ast.Constant) and isinstance(first.value, str):
                 yield first.value, node.lineno
@@ -67,7 +73,10 @@ async def test_a_batch_and_an_adoption_say_what_to_do(api: Api) -> None:
     api.consensus.lose = True
     txn = {"writes": [{"put": "a", "value": "1"}]}
     found = await api.ask("POST", "/v1/batch", json={"operations": [txn, {**txn, "op_id": "x"}]})
-    assert found.problem(504, "outcome_unknown", "unknown")["advice"] == KINDS["outcome_unknown"].advice
+    assert (
+        found.problem(504, "outcome_unknown", "unknown")["advice"]
+        == KINDS["outcome_unknown"].advice
+    )
     api.consensus.lose = False
     api.consensus.no_leader = "no_leader"
     api.consensus.leader = ("n2", "http://n2:8001")

@@ -1,4 +1,6 @@
-"""/readyz says ok only where a write would succeed; every reason has a name, also on /v1/cluster and in metrics."""
+"""/readyz says ok only where a write would succeed; every reason has a name, also on /v1/cluster
+and in metrics.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,12 @@ REASONS = [
     ({"quorum": False}, "quorum", "no_quorum", "no quorum answers"),
     ({"stamped": False}, "time", "starting", "no stamp"),
     ({"store_trouble": "sqlite: disk full"}, "store", "store_away", "disk full"),
-    ({"store_trouble": "the leader's store does not take what it commits"}, "store", "store_away", "leader's store"),
+    (
+        {"store_trouble": "the leader's store does not take what it commits"},
+        "store",
+        "store_away",
+        "leader's store",
+    ),
     ({"refusal": "store_behind"}, "ledger", "store_refused", "`acordo adopt`"),
     ({"refusal": "store_foreign"}, "ledger", "store_foreign", "cannot be adopted"),
 ]
@@ -49,7 +56,9 @@ async def test_what_makes_a_node_unready_is_said_everywhere(
     status, text, unready, metrics = await seen(api)
     assert status == 503
     assert f"[-]{check} failed: " in text and why in text
-    assert [(each["check"], each["code"]) for each in unready] == [(check, code)] and why in unready[0]["why"]
+    assert [(each["check"], each["code"]) for each in unready] == [
+        (check, code)
+    ] and why in unready[0]["why"]
     assert "acordo_ready 0.0" in metrics and f'acordo_unready{{reason="{code}"}} 1.0' in metrics
     assert (await api.ask("GET", "/health")).json()["checks"][check] != "ok"
 
@@ -82,7 +91,9 @@ async def test_a_store_that_hangs_is_named(open_api: Open) -> None:
 
 
 async def test_a_store_that_is_not_what_was_settled_is_named(api: Api) -> None:
-    """Its snapshots are refused, so reads of this node fail, whatever the leader's own connection leads to."""
+    """Its snapshots are refused, so reads of this node fail, whatever the leader's own connection
+    leads to.
+    """
     for key in "abcd":
         await api.ask("PUT", f"/v1/kv/{key}", data=b"1")
     assert (await api.ask("GET", "/readyz")).status == 200

@@ -28,7 +28,9 @@ class CountingStore(MemoryStore):
         self.gate.set()
         self.broken = False
 
-    async def read(self, keys: Sequence[bytes], *, at: int | None = None, settled: int = 0, timeout_s: float) -> Read:
+    async def read(
+        self, keys: Sequence[bytes], *, at: int | None = None, settled: int = 0, timeout_s: float
+    ) -> Read:
         self.batches.append(tuple(keys))
         if self.broken:
             raise BackendUnavailable("store", "gone")
@@ -103,7 +105,8 @@ async def test_an_entry_whose_key_was_touched_is_not_served(b: Bench) -> None:
     await b.write(b"a", b"1")
     assert (await b.get(b"a")).source == "memory"
     b.consensus.hold = True
-    b.consensus.submit([Intent("late", 2**53, writes=(Put(b"a", b"2"),))])  # ordered, its commit not known here
+    # ordered, its commit not known here
+    b.consensus.submit([Intent("late", 2**53, writes=(Put(b"a", b"2"),))])
     reading = await b.get(b"a")
     assert (value(reading), reading.source) == (b"1", "store")
     assert (await b.get(b"a")).source == "store"  # nor does what was just read hold
@@ -200,7 +203,11 @@ async def test_without_a_quorum_the_store_answers_directly() -> None:
         b.consensus.no_leader = "no_quorum"
         for _ in range(3):
             reading = await b.get(b"a")
-            assert (value(reading), reading.source, reading.level) == (b"1", "store", "linearizable")
+            assert (value(reading), reading.source, reading.level) == (
+                b"1",
+                "store",
+                "linearizable",
+            )
         assert b.consensus.read_indexes == 1  # the others did not wait for a round that would fail
 
 
@@ -274,17 +281,22 @@ async def test_session_reads_of_a_lagging_node_ask_the_store() -> None:
         reading = await b.get(b"a", "session", min_revision=2)
         assert (value(reading), reading.source, reading.position) == (b"2", "store", 2)
         b.consensus.hold = True
-        b.consensus.submit([Intent("late", 2**53, writes=(Put(b"a", b"3"),))])  # ordered, and nowhere committed
+        # ordered, and nowhere committed
+        b.consensus.submit([Intent("late", 2**53, writes=(Put(b"a", b"3"),))])
         with pytest.raises(NotApplied) as behind:
             await b.get(b"a", "session", min_revision=3)
         assert behind.value.reason == "behind"
 
 
 async def test_a_revision_of_the_future_is_not_blamed_on_the_store(b: Bench) -> None:
-    """The client's time is shorter than the longest wait for a settled revision: the store is still asked in it."""
+    """The client's time is shorter than the longest wait for a settled revision: the store is still
+    asked in it.
+    """
     await b.write(b"a", b"1")
     b.consensus.no_leader = "no_quorum"  # nobody can say that there is no such revision
-    with pytest.raises(NotApplied, match=r"revision 99 was waited for.* settled 1,.* ends at 1") as behind:
+    with pytest.raises(
+        NotApplied, match=r"revision 99 was waited for.* settled 1,.* ends at 1"
+    ) as behind:
         await b.reads.get(b"a", Ask("session", min_revision=99), deadline=b.clock.monotonic() + 0.2)
     assert behind.value.reason == "behind"
 
@@ -311,12 +323,15 @@ async def test_stale_reads_beyond_max_age_are_made_fresh(b: Bench) -> None:
 
 
 async def test_the_age_of_a_hot_key_is_bounded_too(b: Bench) -> None:
-    """An entry that settled after a round, and is being overwritten, is as new as all that round knew of."""
+    """An entry that settled after a round, and is being overwritten, is as new as all that round
+    knew of.
+    """
     await b.write(b"a", b"1")
     await b.get(b"z")
     await b.write(b"a", b"2")
     b.consensus.hold = True
-    b.consensus.submit([Intent("late", 2**53, writes=(Put(b"a", b"3"),))])  # so the entry does not hold any more
+    # so the entry does not hold any more
+    b.consensus.submit([Intent("late", 2**53, writes=(Put(b"a", b"3"),))])
     reading = await b.get(b"a", "stale")
     assert (value(reading), reading.source) == (b"2", "memory")
     assert reading.age_s is not None
@@ -362,7 +377,8 @@ async def test_memory_is_bounded() -> None:
         assert 40 < len(memory) < 75
         assert (await b.get(b"k199")).source == "memory"
         await b.write(b"huge", b"v" * 60_000)
-        await b.write(b"k0", b"v" * 90_000)  # above the whole budget: not kept, and nothing else is lost
+        # above the whole budget: not kept, and nothing else is lost
+        await b.write(b"k0", b"v" * 90_000)
         assert memory.get(b"k0") is None
         assert len(memory) > 0
 

@@ -20,16 +20,28 @@ async def test_a_transaction_is_one_revision(api: Api) -> None:
     reply = await txn(
         api,
         guards=[{"key": "a", "absent": True}],
-        writes=[{"put": "a", "value": "1"}, {"put": {"base64": "/w=="}, "value": {"base64": "AP8="}, "ttl": 60}],
+        writes=[
+            {"put": "a", "value": "1"},
+            {"put": {"base64": "/w=="}, "value": {"base64": "AP8="}, "ttl": 60},
+        ],
         reads=["a"],
     )
     form = reply.json()
-    assert (reply.status, form["revision"], form["branch"], form["again"]) == (200, 1, "then", False)
+    assert (reply.status, form["revision"], form["branch"], form["again"]) == (
+        200,
+        1,
+        "then",
+        False,
+    )
     assert form["reads"] == [{"key": "a", "revision": 0, "value": None}]
     assert (await api.ask("GET", "/v1/kv/%ff")).body == b"\x00\xff"
     reply = await txn(
         api,
-        guards=[{"key": "a", "revision": 1}, {"key": "a", "exists": True}, {"key": "a", "value": "1"}],
+        guards=[
+            {"key": "a", "revision": 1},
+            {"key": "a", "exists": True},
+            {"key": "a", "value": "1"},
+        ],
         writes=[{"put": "a", "value": "2"}, {"delete": {"base64": "/w=="}}],
         reads=["a", {"base64": "/w=="}, "z"],
     )
@@ -62,7 +74,9 @@ async def test_otherwise(api: Api) -> None:
     )
     assert (reply.status, reply.json()["branch"]) == (200, "otherwise")
     assert (await api.ask("GET", "/v1/kv/a")).body == b"otherwise"
-    reply = await txn(api, guards=[{"key": "b", "exists": True}], writes=[{"delete": "a"}], otherwise=[])
+    reply = await txn(
+        api, guards=[{"key": "b", "exists": True}], writes=[{"delete": "a"}], otherwise=[]
+    )
     assert (reply.status, reply.json()["branch"]) == (200, "otherwise")
     assert (await api.ask("GET", "/v1/kv/a")).status == 200
 
@@ -74,7 +88,10 @@ async def test_reads_alone_are_one_snapshot_and_no_intent(api: Api) -> None:
     form = reply.json()
     assert [read["value"] for read in form["reads"]] == ["1", "2", None]
     assert (form["revision"], form["op_id"]) == (1, None)
-    assert (reply.headers["Acordo-Level"], reply.headers["Acordo-Revision"]) == ("linearizable", "1")
+    assert (reply.headers["Acordo-Level"], reply.headers["Acordo-Revision"]) == (
+        "linearizable",
+        "1",
+    )
     assert len(api.consensus.submits) == 1
 
 
@@ -86,7 +103,9 @@ async def test_op_id_of_a_transaction(api: Api) -> None:
     (await txn(api, writes=[{"put": "a", "value": "2"}], op_id="t-1")).problem(422, "mismatch")
 
 
-async def test_values_of_reads_are_left_out_when_they_cannot_be_had(api: Api, monkeypatch: Any) -> None:
+async def test_values_of_reads_are_left_out_when_they_cannot_be_had(
+    api: Api, monkeypatch: Any
+) -> None:
     await txn(api, writes=[{"put": "a", "value": "1"}])
 
     async def broken(*_: Any, **__: Any) -> Any:
@@ -95,7 +114,10 @@ async def test_values_of_reads_are_left_out_when_they_cannot_be_had(api: Api, mo
     monkeypatch.setattr(api.server.rooms.store, "versions", broken)
     reply = await txn(api, writes=[{"put": "b", "value": "1"}], reads=["a", "c"])
     assert reply.status == 200
-    assert reply.json()["reads"] == [{"key": "a", "revision": 1}, {"key": "c", "revision": 0, "value": None}]
+    assert reply.json()["reads"] == [
+        {"key": "a", "revision": 1},
+        {"key": "c", "revision": 0, "value": None},
+    ]
 
 
 async def test_large_transactions_stay_small_in_the_log(api: Api) -> None:
@@ -121,12 +143,22 @@ async def test_batch_operations_end_each_for_itself(api: Api) -> None:
                 {"guards": [{"key": "a", "absent": True}], "writes": [{"put": "a", "value": "2"}]},
                 {"writes": [{"put": "a", "value": "1"}], "op_id": "b-1"},
                 {"writes": [{"put": "a", "value": "3"}], "op_id": "b-1"},
-                {"guards": [{"key": "x", "exists": True}], "otherwise": [{"put": "x", "value": "1"}], "reads": ["a"]},
+                {
+                    "guards": [{"key": "x", "exists": True}],
+                    "otherwise": [{"put": "x", "value": "1"}],
+                    "reads": ["a"],
+                },
             ]
         },
     )
     results = reply.json()["results"]
-    assert [r["outcome"] for r in results] == ["applied", "refused", "applied", "mismatch", "applied"]
+    assert [r["outcome"] for r in results] == [
+        "applied",
+        "refused",
+        "applied",
+        "mismatch",
+        "applied",
+    ]
     assert results[0] == {"op_id": "b-1", "outcome": "applied", "revision": 1}
     assert (results[1]["guard"], results[1]["current"]) == (0, 1)
     assert (results[2]["again"], results[2]["revision"]) == (True, 1)
@@ -142,7 +174,9 @@ async def test_a_batch_that_cannot_begin_is_refused_as_a_whole(api: Api) -> None
     api.consensus.no_leader = None
     api.consensus.hold = True
     headers = {"Acordo-Timeout": "0.05"}
-    (await api.ask("POST", "/v1/batch", json=operations, headers=headers)).problem(504, "outcome_unknown", "unknown")
+    (await api.ask("POST", "/v1/batch", json=operations, headers=headers)).problem(
+        504, "outcome_unknown", "unknown"
+    )
 
 
 async def test_more_writes_than_admitted(open_api: Open) -> None:
@@ -153,9 +187,9 @@ async def test_more_writes_than_admitted(open_api: Open) -> None:
 
 
 async def test_async_without_a_broker_names_the_setting(api: Api) -> None:
-    form = (await api.ask("POST", "/v1/async", json={"writes": [{"put": "a", "value": "1"}]})).problem(
-        501, "not_configured"
-    )
+    form = (
+        await api.ask("POST", "/v1/async", json={"writes": [{"put": "a", "value": "1"}]})
+    ).problem(501, "not_configured")
     assert "ACORDO_BROADCAST" in form["detail"]
 
 
@@ -173,17 +207,24 @@ async def test_async_takes_a_write_into_the_brokers_hands(open_api: Open) -> Non
             assert sent["writes"] == [{"put": "a", "value": "1"}] and sent["op_id"] == op_id
 
     async with open_api(async_writes=Broker()) as api:
-        reply = await api.ask("POST", "/v1/async", json={"writes": [{"put": "a", "value": "1"}], "op_id": "x/1"})
+        reply = await api.ask(
+            "POST", "/v1/async", json={"writes": [{"put": "a", "value": "1"}], "op_id": "x/1"}
+        )
         assert (reply.status, reply.headers["Location"]) == (202, "/v1/operations/x%2F1")
         assert reply.json() == {"op_id": "x/1", "operation": "/v1/operations/x%2F1"}
-        own = (await api.ask("POST", "/v1/async", json={"writes": [{"put": "a", "value": "1"}]})).json()["op_id"]
+        own = (
+            await api.ask("POST", "/v1/async", json={"writes": [{"put": "a", "value": "1"}]})
+        ).json()["op_id"]
         assert not own.startswith("~")  # workers may submit it twice: `ops` must record it
         assert accepted == ["x/1", own]
         waiting = await api.ask("GET", "/v1/operations/x%2F1")
-        assert (waiting.status, waiting.json()["code"]) == (200, "not_ordered")  # it waits, and looking cancels nothing
+        # it waits, and looking cancels nothing
+        assert (waiting.status, waiting.json()["code"]) == (200, "not_ordered")
         assert api.consensus.submits == []
         Broker.down = True
         (await api.ask("POST", "/v1/async", json={"writes": [{"put": "a", "value": "1"}]})).problem(
             503, "broker_unavailable"
         )
-        (await api.ask("POST", "/v1/async", json={"reads": ["a"]})).problem(400, "empty_transaction")
+        (await api.ask("POST", "/v1/async", json={"reads": ["a"]})).problem(
+            400, "empty_transaction"
+        )

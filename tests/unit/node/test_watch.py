@@ -67,7 +67,10 @@ async def watching(api: Api, query: str = "", **headers: str) -> AsyncIterator[S
 
 async def put(api: Api, *keys: str) -> None:
     for key in keys:
-        assert (await api.ask("PUT", f"/v1/kv/{key}", data=b"v-" + key.encode())).status in (200, 201)
+        assert (await api.ask("PUT", f"/v1/kv/{key}", data=b"v-" + key.encode())).status in (
+            200,
+            201,
+        )
 
 
 async def test_changes_come_in_order_with_a_position(api: Api) -> None:
@@ -91,7 +94,9 @@ async def test_a_revision_is_told_together_and_ends_with_its_id(api: Api) -> Non
     async with watching(api, "prefix=p/") as stream:
         await stream.next()
         await put(api, "q")
-        writes = [{"put": f"p/{n}", "value": str(n)} for n in range(3)] + [{"put": "q", "value": "x"}]
+        writes = [{"put": f"p/{n}", "value": str(n)} for n in range(3)] + [
+            {"put": "q", "value": "x"}
+        ]
         await api.ask("POST", "/v1/txn", json={"writes": writes})
         events = [await stream.next() for _ in range(3)]
         assert [event["data"]["key"] for event in events] == ["p/0", "p/1", "p/2"]
@@ -103,10 +108,14 @@ async def test_resuming_neither_skips_nor_repeats(api: Api) -> None:
     async with watching(api, "after=0") as stream:
         assert [key for _, key, _, _ in await stream.changes(6)] == list("abcdef")
     async with watching(api, **{"Last-Event-ID": "4"}) as stream:
-        assert [(key, revision) for _, key, _, revision in await stream.changes(2)] == [("e", 5), ("f", 6)]
+        assert [(key, revision) for _, key, _, revision in await stream.changes(2)] == [
+            ("e", 5),
+            ("f", 6),
+        ]
         await put(api, "g")
         assert await stream.changes(1) == [("put", "g", "v-g", 7)]
-    async with watching(api, "after=2", **{"Last-Event-ID": "6"}) as stream:  # a browser reconnects so
+    # a browser reconnects so
+    async with watching(api, "after=2", **{"Last-Event-ID": "6"}) as stream:
         assert [key for _, key, _, _ in await stream.changes(1)] == ["g"]
 
 
@@ -166,7 +175,11 @@ async def test_a_running_watch_that_is_outrun_ends_with_an_error(open_api: Open)
         api.database.prune(Retention(revision_below=4, operations_before_ms=0))
         api.consensus.jump()
         event = await stream.next()
-        assert (event["event"], event["data"]["code"], event["data"]["status"]) == ("error", "pruned", 410)
+        assert (event["event"], event["data"]["code"], event["data"]["status"]) == (
+            "error",
+            "pruned",
+            410,
+        )
         assert event["data"]["floor"] >= 4
         assert (await stream.next())["event"] == "EOF"
 
@@ -179,7 +192,10 @@ async def test_a_restored_store_is_not_taken_for_no_change(open_api: Open) -> No
 
 
 async def test_bookmarks_tell_how_far_a_silent_watch_is(open_api: Open) -> None:
-    async with open_api(watch_bookmark_s=0.01, watch_heartbeat_s=0.02) as api, watching(api, "prefix=none") as stream:
+    async with (
+        open_api(watch_bookmark_s=0.01, watch_heartbeat_s=0.02) as api,
+        watching(api, "prefix=none") as stream,
+    ):
         await stream.next()
         await put(api, *"abc")
         event = await stream.next()
@@ -195,7 +211,8 @@ async def test_bookmarks_tell_how_far_a_silent_watch_is(open_api: Open) -> None:
 async def test_slow_readers_are_cut_and_can_resume(open_api: Open) -> None:
     async with open_api(watch_write_timeout_s=0.05) as api:
         with socket.socket() as small:
-            small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)  # some kernels would take all of it
+            # some kernels would take all of it
+            small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
             small.connect(("127.0.0.1", api.server.port))
             reader, writer = await asyncio.open_connection(sock=small.dup(), limit=2**10)
         writer.write(b"GET /v1/watch HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -224,7 +241,11 @@ async def test_a_stopping_node_ends_its_watches(api: Api) -> None:
         await stream.next()
         assert await api.server.drain(timeout_s=5)
         event = await stream.next()
-        assert (event["event"], event["data"]["code"], event["data"]["resumable"]) == ("error", "draining", True)
+        assert (event["event"], event["data"]["code"], event["data"]["resumable"]) == (
+            "error",
+            "draining",
+            True,
+        )
         assert (await stream.next())["event"] == "EOF"
 
 
@@ -240,11 +261,14 @@ async def test_watchers_are_bounded_and_leave(open_api: Open) -> None:
             await stream.next()
 
 
-# -- the ring and the cuts alone -------------------------------------------------------------------------------------
+# -- the ring and the cuts alone
+# -------------------------------------------------------------------------------------
 
 
 def settled(previous: int, keys: list[list[bytes]], *, versions: bool = True) -> Settled:
-    records = tuple(Recorded(f"o{previous + n}", b"", Applied(), tuple(ks)) for n, ks in enumerate(keys, 1))
+    records = tuple(
+        Recorded(f"o{previous + n}", b"", Applied(), tuple(ks)) for n, ks in enumerate(keys, 1)
+    )
     made = tuple(Version(k, previous + n, b"v") for n, ks in enumerate(keys, 1) for k in ks)
     return Settled(previous, previous + len(keys), b"", records, made if versions else None, 0)
 
@@ -258,8 +282,12 @@ groups = st.lists(
 
 @settings(deadline=None)
 @given(groups, st.sampled_from([b"", b"p", b"z"]), st.integers(0, 20_000))
-def test_the_ring_has_no_gap(told: list[tuple[list[list[bytes]], bool]], prefix: bytes, bytes_max: int) -> None:
-    """From any position not below `begin` on, exactly the changes under the prefix come, in order."""
+def test_the_ring_has_no_gap(
+    told: list[tuple[list[list[bytes]], bool]], prefix: bytes, bytes_max: int
+) -> None:
+    """From any position not below `begin` on, exactly the changes under the prefix come, in
+    order.
+    """
     ring = Ring(bytes_max, 0)
     truth: list[tuple[int, bytes]] = []
     at = 0
@@ -283,7 +311,9 @@ def test_the_ring_has_no_gap(told: list[tuple[list[list[bytes]], bool]], prefix:
 
 @settings(deadline=None)
 @given(groups, st.sampled_from([b"", b"p"]), st.integers(0, 30))
-def test_rows_are_cut_at_revisions(told: list[tuple[list[list[bytes]], bool]], prefix: bytes, position: int) -> None:
+def test_rows_are_cut_at_revisions(
+    told: list[tuple[list[list[bytes]], bool]], prefix: bytes, position: int
+) -> None:
     rows: list[LedgerRow] = []
     at = 0
     for seq, (keys, _) in enumerate(told, 1):
@@ -297,7 +327,9 @@ def test_rows_are_cut_at_revisions(told: list[tuple[list[list[bytes]], bool]], p
     assert reached == sorted(reached)
     assert reached[-1] == max(position, at)
     found = [(w.revision, key) for wanted, _ in cut for w in wanted for key in w.keys]
-    truth = [(row.first + n, k) for row in rows for n, record in enumerate(row.body) for k in record.keys]
+    truth = [
+        (row.first + n, k) for row in rows for n, record in enumerate(row.body) for k in record.keys
+    ]
     assert found == [(r, k) for r, k in truth if r > position and k.startswith(prefix)]
     for wanted, to in cut:
         assert all(w.revision <= to for w in wanted)

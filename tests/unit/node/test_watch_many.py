@@ -1,4 +1,6 @@
-"""Many watchers: what is told is made once, nobody is woken for nothing, everybody has a turn, no place is lost."""
+"""Many watchers: what is told is made once, nobody is woken for nothing, everybody has a turn, no
+place is lost.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ async def test_a_change_is_made_once_for_all_who_watch_it(api: Api) -> None:
         before = watches.frames.made_total
         await api.ask("PUT", "/v1/kv/k1", data=b"v" * 200_000)
         for stream in (*all_keys, *under_k):
-            assert [(key, len(value)) for _, key, value, _ in await stream.changes(1)] == [("k1", 200_000)]
+            assert [(key, len(value)) for _, key, value, _ in await stream.changes(1)] == [
+                ("k1", 200_000)
+            ]
         assert watches.frames.made_total - before == 1
         writes = [{"put": "k2", "value": "x"}, {"put": "m", "value": "y"}]
         await api.ask("POST", "/v1/txn", json={"writes": writes})
@@ -46,7 +50,9 @@ async def test_a_change_is_made_once_for_all_who_watch_it(api: Api) -> None:
 
 async def test_a_change_wakes_nobody_whom_it_does_not_concern(open_api: Open) -> None:
     """And who is not woken does not fall behind, although the ring has long moved on."""
-    async with open_api(watch_ring_bytes=1, watch_bookmark_s=1000.0, watch_heartbeat_s=1000.0) as api:
+    async with open_api(
+        watch_ring_bytes=1, watch_bookmark_s=1000.0, watch_heartbeat_s=1000.0
+    ) as api:
         watches = api.server.rooms.watches
         async with many(api, 5, "prefix=quiet/") as quiet, many(api, 1, "prefix=busy/") as busy:
             for stream in (*quiet, *busy):
@@ -58,8 +64,11 @@ async def test_a_change_wakes_nobody_whom_it_does_not_concern(open_api: Open) ->
             reads = watches.fills.reads_total
             await put(api, "quiet/1")
             for stream in quiet:
-                assert [(key, revision) for _, key, _, revision in await stream.changes(1)] == [("quiet/1", 21)]
-            assert watches.fills.reads_total - reads <= 2  # the ring keeps nothing here: one stretch, once for all five
+                assert [(key, revision) for _, key, _, revision in await stream.changes(1)] == [
+                    ("quiet/1", 21)
+                ]
+            # the ring keeps nothing here: one stretch, once for all five
+            assert watches.fills.reads_total - reads <= 2
 
 
 async def test_watchers_from_the_beginning_share_what_is_read(open_api: Open) -> None:
@@ -77,7 +86,11 @@ async def test_watchers_from_the_beginning_share_what_is_read(open_api: Open) ->
 
 @pytest.mark.parametrize("how", ["idle", "filling", "unread"])
 async def test_a_watcher_that_went_away_leaves_its_place_at_once(open_api: Open, how: str) -> None:
-    silent = {"watch_heartbeat_s": 1000.0, "watch_bookmark_s": 1000.0, "watch_write_timeout_s": 1000.0}
+    silent = {
+        "watch_heartbeat_s": 1000.0,
+        "watch_bookmark_s": 1000.0,
+        "watch_write_timeout_s": 1000.0,
+    }
     async with open_api(watchers_max=4, **silent) as api:
         watches = api.server.rooms.watches
         await put(api, *"abc")
@@ -130,23 +143,35 @@ async def test_an_adoption_ends_every_watch(api: Api) -> None:
         event = Settled(1, 5, b"d" * 16, (), (), 0, undone_after=0)
         api.server.rooms.watches._settled(event)
         told = await stream.next()
-        assert (told["event"], told["data"]["code"], told["data"]["status"]) == ("error", "undone", 410)
+        assert (told["event"], told["data"]["code"], told["data"]["status"]) == (
+            "error",
+            "undone",
+            410,
+        )
         assert told["data"]["resumable"] is False
         assert (await stream.next())["event"] == "EOF"
 
 
-async def test_a_position_behind_an_adoption_is_told_what_was_kept_and_that_the_rest_is_undone(api: Api) -> None:
+async def test_a_position_behind_an_adoption_is_told_what_was_kept_and_that_the_rest_is_undone(
+    api: Api,
+) -> None:
     await put(api, "a", "b", "c")
     api.consensus.undone = Undone(2, 4)
     for position in (2, 3):
         for asked in ({"query": f"after={position}"}, {"Last-Event-ID": str(position)}):
             query = asked.pop("query", "")
-            form = (await api.ask("GET", f"/v1/watch?{query}", headers=asked)).problem(410, "undone")
+            form = (await api.ask("GET", f"/v1/watch?{query}", headers=asked)).problem(
+                410, "undone"
+            )
             assert (form["floor"], form["undone_after"]) == (4, 2)
     async with watching(api, "after=0") as stream:
         assert await stream.changes(2) == [("put", "a", "v-a", 1), ("put", "b", "v-b", 2)]
         told = await stream.next()
-        assert (told["event"], told["data"]["code"], told["data"]["status"]) == ("error", "undone", 410)
+        assert (told["event"], told["data"]["code"], told["data"]["status"]) == (
+            "error",
+            "undone",
+            410,
+        )
         assert (told["data"]["floor"], told["data"]["undone_after"]) == (4, 2)
 
 
@@ -155,11 +180,14 @@ async def test_the_bound_of_watchers_is_shown(open_api: Open) -> None:
         assert b"acordo_watchers_max 3.0" in (await api.ask("GET", "/metrics")).body
 
 
-# -- the parts alone -------------------------------------------------------------------------------------------------
+# -- the parts alone
+# -------------------------------------------------------------------------------------------------
 
 
 async def test_everything_else_has_its_turn_between_large_writes() -> None:
-    """A hundred watchers are told a large event: in no pass of the loop more than one of them writes."""
+    """A hundred watchers are told a large event: in no pass of the loop more than one of them
+    writes.
+    """
     turns = Turns(PASS_BYTES, WRITE_COST_BYTES)
     written: list[int] = []
     passes = 0
@@ -211,8 +239,14 @@ prefixes = st.binary(max_size=3).map(lambda raw: bytes(b % 3 + 97 for b in raw))
 
 
 @settings(deadline=None)
-@given(st.lists(prefixes, max_size=8), st.lists(st.lists(keys, max_size=3, unique=True), max_size=6), st.data())
-def test_views_know_whom_a_change_concerns(wanted: list[bytes], told: list[list[bytes]], data: st.DataObject) -> None:
+@given(
+    st.lists(prefixes, max_size=8),
+    st.lists(st.lists(keys, max_size=3, unique=True), max_size=6),
+    st.data(),
+)
+def test_views_know_whom_a_change_concerns(
+    wanted: list[bytes], told: list[list[bytes]], data: st.DataObject
+) -> None:
     views: Views[int] = Views()
     open_ = {n: views.join(n, prefix, 0) for n, prefix in enumerate(wanted)}
     for n in data.draw(st.sets(st.sampled_from(sorted(open_))) if open_ else st.just(set())):
@@ -226,7 +260,11 @@ def test_views_know_whom_a_change_concerns(wanted: list[bytes], told: list[list[
         concerned = {n for n in open_ if any(key.startswith(wanted[n]) for key in changed)}
         assert {n for view in woken for n in view.members} == concerned
         for n, view in open_.items():
-            touching = [at + 1 for at, ks in enumerate(told[: place + 1]) if any(k.startswith(wanted[n]) for k in ks)]
+            touching = [
+                at + 1
+                for at, ks in enumerate(told[: place + 1])
+                if any(k.startswith(wanted[n]) for k in ks)
+            ]
             newest = max(touching, default=0)
             assert view.touched == newest
     everybody = views.touch(Settled(len(told), 99, b"", (), None, 0), continues=False)

@@ -1,4 +1,6 @@
-"""While nothing is settled here, no digest can say whose a store is: it is asked, and another's is not served."""
+"""While nothing is settled here, no digest can say whose a store is: it is asked, and another's is
+not served.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ PATHS = ["/v1/kv/a", "/v1/kv/b?consistency=stale", "/v1/kv?prefix="]
 
 
 async def fill(api: Api, held: Identity, **shown: Any) -> None:
-    """Let the store hold a key of `held`'s, and this node have settled nothing and hear no quorum."""
+    """Let the store hold a key of `held`'s, and this node have settled nothing and hear no
+    quorum.
+    """
     (await api.ask("PUT", "/v1/kv/a?op_id=theirs", data=b"1")).json()
     api.consensus.shown = shown
     api.consensus._settled = Head()
@@ -31,7 +35,9 @@ async def fill(api: Api, held: Identity, **shown: Any) -> None:
     [(Identity("c", THEIRS), "store_refused"), (Identity("d", OURS), "store_foreign")],
     ids=["other history", "other cluster"],
 )
-async def test_a_store_of_another_is_not_served(api: Api, held: Identity, code: str, path: str) -> None:
+async def test_a_store_of_another_is_not_served(
+    api: Api, held: Identity, code: str, path: str
+) -> None:
     await fill(api, held, cluster_id="c", history=OURS.hex())
     (await api.ask("GET", path)).problem(503, code)
 

@@ -51,7 +51,9 @@ def test_bytes_round_trip_and_both_forms_are_taken(raw: bytes) -> None:
     form = wire.form_of(raw)
     assert wire.bytes_of(msgspec.json.decode(wire.encode({"x": form}), type=Holder).x, "x") == raw
     in_base64 = {"base64": msgspec.to_builtins(raw)}
-    assert wire.bytes_of(msgspec.json.decode(wire.encode({"x": in_base64}), type=Holder).x, "x") == raw
+    assert (
+        wire.bytes_of(msgspec.json.decode(wire.encode({"x": in_base64}), type=Holder).x, "x") == raw
+    )
     assert isinstance(form, str) == (raw == raw.decode("utf-8", "ignore").encode())
 
 
@@ -71,9 +73,19 @@ distinct = st.lists(writes, max_size=8, unique_by=lambda w: w.key).map(tuple)
 
 
 @settings(deadline=None)
-@given(st.lists(guards, max_size=5), distinct, st.one_of(st.none(), distinct), st.lists(keys, max_size=5), values)
+@given(
+    st.lists(guards, max_size=5),
+    distinct,
+    st.one_of(st.none(), distinct),
+    st.lists(keys, max_size=5),
+    values,
+)
 def test_intents_are_what_the_json_says(
-    asked: list[Any], then: tuple[Any, ...], otherwise: tuple[Any, ...] | None, reads: list[bytes], value: bytes
+    asked: list[Any],
+    then: tuple[Any, ...],
+    otherwise: tuple[Any, ...] | None,
+    reads: list[bytes],
+    value: bytes,
 ) -> None:
     def guard(g: Any) -> dict[str, Any]:
         match g:
@@ -82,7 +94,10 @@ def test_intents_are_what_the_json_says(
             case Exists(key):
                 return {"key": wire.form_of(key), "exists": True}
             case AtRevision(key, revisions):
-                return {"key": wire.form_of(key), "revision": revisions[0] if len(revisions) == 1 else list(revisions)}
+                return {
+                    "key": wire.form_of(key),
+                    "revision": revisions[0] if len(revisions) == 1 else list(revisions),
+                }
         return {"key": wire.form_of(g.key), "value": wire.form_of(value)}
 
     def write(w: Any) -> dict[str, Any]:
@@ -117,7 +132,13 @@ def test_outcomes_become_items() -> None:
         "o", "applied", 7, branch="otherwise", seen=[3, 0]
     )
     again = wire.item_of("o", Answer(9, Again(7, Refused(1, 5))))
-    assert (again.outcome, again.revision, again.again, again.guard, again.current) == ("refused", 7, True, 1, 5)
+    assert (again.outcome, again.revision, again.again, again.guard, again.current) == (
+        "refused",
+        7,
+        True,
+        1,
+        5,
+    )
     assert wire.item_of("o", Answer(9, Expired())).outcome == "expired"
     assert wire.item_of("o", Answer(9, Mismatch())).outcome == "mismatch"
 

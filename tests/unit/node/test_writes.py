@@ -13,7 +13,14 @@ from backends.memory import Lost, MemoryDatabase, MemoryStore, NoFaults
 from kv.errors import NotApplied, OutcomeUnknown
 from kv.model import Answer, Applied, Cancel, Delete, Intent, Put, Reference
 from node.settings import Settings
-from node.writes import INTENT_INLINE_BYTES_MAX, ROUND_BYTES_MAX, ROUNDS_MAX, Writes, inline_bytes, to_stage
+from node.writes import (
+    INTENT_INLINE_BYTES_MAX,
+    ROUND_BYTES_MAX,
+    ROUNDS_MAX,
+    Writes,
+    inline_bytes,
+    to_stage,
+)
 from tests.unit.node.fakes import FakeClock, FakeConsensus
 
 
@@ -47,7 +54,9 @@ async def test_a_leader_that_gives_way_costs_no_refusal() -> None:
     b.consensus.moves = 3
     assert (await b.put(b"k")).revision == 1
     assert len(b.consensus.submits) == 4
-    assert {i.op_id for group in b.consensus.submits for i in group} == {b.consensus.submits[0][0].op_id}
+    assert {i.op_id for group in b.consensus.submits for i in group} == {
+        b.consensus.submits[0][0].op_id
+    }
     assert b.writes.held == b.writes.held_bytes == 0
 
 
@@ -198,7 +207,8 @@ async def test_admission_is_bounded_in_count_and_bytes() -> None:
     b = Bench(writes_max=2)
     with pytest.raises(NotApplied) as over:
         await b.writes.many(
-            [Intent(f"o{n}", 0, writes=(Delete(b"k"),)) for n in range(3)], deadline=b.clock.monotonic() + 1
+            [Intent(f"o{n}", 0, writes=(Delete(b"k"),)) for n in range(3)],
+            deadline=b.clock.monotonic() + 1,
         )
     assert over.value.reason == "overloaded"
     b = Bench(write_bytes_max=5000)
@@ -230,9 +240,14 @@ async def test_cancels_go_the_same_way() -> None:
 async def test_op_ids_of_two_incarnations_never_meet() -> None:
     one, other = Bench(), Bench()
     other.writes = Writes(
-        other.consensus, other.store, other.clock, Settings(node_id="n1", advertised_url="", incarnation="8")
+        other.consensus,
+        other.store,
+        other.clock,
+        Settings(node_id="n1", advertised_url="", incarnation="8"),
     )
-    made = {one.writes.new_op_id() for _ in range(100)} | {other.writes.new_op_id() for _ in range(100)}
+    made = {one.writes.new_op_id() for _ in range(100)} | {
+        other.writes.new_op_id() for _ in range(100)
+    }
     assert len(made) == 200
     assert all(op_id.startswith("~n1.") for op_id in made)
 
@@ -240,7 +255,9 @@ async def test_op_ids_of_two_incarnations_never_meet() -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 300_000), max_size=40), st.randoms(use_true_random=False))
 def test_staging_bounds_what_stays_inline(sizes: list[int], chance: Any) -> None:
-    """What travels in the log is bounded, and depends on the values alone (so a retry has the same body hash)."""
+    """What travels in the log is bounded, and depends on the values alone (so a retry has the same
+    body hash).
+    """
     values = [chance.choice(b"ab").to_bytes(1, "big") * size for size in sizes]
     intent = Intent("o", 0, writes=tuple(Put(str(n).encode(), v) for n, v in enumerate(values)))
     chosen = to_stage(intent)
@@ -284,7 +301,9 @@ def _blobs(store: MemoryStore) -> int:
 
 @pytest.mark.parametrize("reason", ["no_leader", "no_quorum", "store_away", "overloaded"])
 async def test_refused_large_writes_do_not_fill_the_store(reason: str) -> None:
-    """44 refusals of 1 MB left 44 MB. It is asked before staging, and a refusal that comes later takes it back."""
+    """44 refusals of 1 MB left 44 MB. It is asked before staging, and a refusal that comes later
+    takes it back.
+    """
     store = Counting(MemoryDatabase())
     b = Bench(store)
     b.consensus.no_leader = reason
@@ -311,11 +330,13 @@ async def test_a_large_write_that_ran_out_of_time_in_the_queue_is_taken_back() -
         if not b.writes._queue and len(b.consensus.submits) == 1:
             break  # both went as one round
     results = await b.writes.many(
-        (Intent("late", 0, writes=(Put(b"big", b"v" * 100_000),)),), deadline=b.clock.monotonic() + 0.05
+        (Intent("late", 0, writes=(Put(b"big", b"v" * 100_000),)),),
+        deadline=b.clock.monotonic() + 0.05,
     )
     assert isinstance(results[0], NotApplied | OutcomeUnknown)
     handed = any(intent.op_id == "late" for group in b.consensus.submits for intent in group)
-    assert (_blobs(store) == 1) == handed == isinstance(results[0], OutcomeUnknown)  # unknown: it may be needed yet
+    # unknown: it may be needed yet
+    assert (_blobs(store) == 1) == handed == isinstance(results[0], OutcomeUnknown)
     b.consensus.hold = False
     b.consensus.commit_held()
     await asyncio.gather(*lost)
@@ -325,7 +346,9 @@ async def test_what_a_batch_staged_is_taken_back_when_the_store_takes_no_more() 
     store = Counting(MemoryDatabase())
     store.staged_bytes_max = 250_000
     b = Bench(store)
-    intents = [Intent(f"o{n}", 0, writes=(Put(b"k%d" % n, bytes([n]) * 100_000),)) for n in range(3)]
+    intents = [
+        Intent(f"o{n}", 0, writes=(Put(b"k%d" % n, bytes([n]) * 100_000),)) for n in range(3)
+    ]
     with pytest.raises(NotApplied) as refused:
         await b.writes.many(intents, deadline=b.clock.monotonic() + 1)
     assert refused.value.reason == "overloaded"

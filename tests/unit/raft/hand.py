@@ -1,6 +1,8 @@
-"""Drive nodes by hand, the library's or ours: no loop, one FIFO per directed pair, timers fired when the test says so.
+"""Drive nodes by hand, the library's or ours: no loop, one FIFO per directed pair, timers fired
+when the test says so.
 
-Only messages that a node really produced are delivered, in order; they are lost only on links that the test cuts.
+Only messages that a node really produced are delivered, in order; they are lost only on links that
+the test cuts.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class Hand(Transport):
 class Net:
     """Nodes and what is on its way between them."""
 
-    def __init__(self, base: type[SyncObj], names: str = "ABC", folder: Path | None = None, **conf: Any) -> None:
+    def __init__(
+        self, base: type[SyncObj], names: str = "ABC", folder: Path | None = None, **conf: Any
+    ) -> None:
         self.queues: defaultdict[tuple[str, str], deque[Any]] = defaultdict(deque)
         self.cut: set[frozenset[str]] = set()
         self.base, self.names, self.folder, self.conf = base, names, folder, conf
@@ -62,7 +66,13 @@ class Net:
             conf["journalFile"] = str(self.folder / f"{name}.journal")
             conf["fullDumpFile"] = str(self.folder / f"{name}.dump")
         link, peers = Hand(self, name), [p for p in self.names if p != name]
-        node = self.kind(Node(name), [Node(p) for p in peers], SyncObjConf(**conf), nodeClass=Node, transport=link)
+        node = self.kind(
+            Node(name),
+            [Node(p) for p in peers],
+            SyncObjConf(**conf),
+            nodeClass=Node,
+            transport=link,
+        )
         self.nodes[name] = node
         for peer in peers:
             link._onNodeConnected(Node(peer))

@@ -1,4 +1,6 @@
-"""Members in one loop over an in-memory network: one FIFO per directed pair; links can be cut, held and healed."""
+"""Members in one loop over an in-memory network: one FIFO per directed pair; links can be cut, held
+and healed.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ class Net:
 
     def __init__(self) -> None:
         self.wires: dict[str, Wire] = {}
-        self.queues: defaultdict[tuple[str, str], deque[tuple[int, dict[str, Any]]]] = defaultdict(deque)
+        self.queues: defaultdict[tuple[str, str], deque[tuple[int, dict[str, Any]]]] = defaultdict(
+            deque
+        )
         self.cut: set[frozenset[str]] = set()
         self.held: set[tuple[str, str]] = set()
         self.up: set[frozenset[str]] = set()
@@ -100,7 +104,9 @@ class Net:
         for i, a in enumerate(names):
             for b in names[i + 1 :]:
                 pair = frozenset((a, b))
-                wanted = b in self.wires[a].nodes and a in self.wires[b].nodes and pair not in self.cut
+                wanted = (
+                    b in self.wires[a].nodes and a in self.wires[b].nodes and pair not in self.cut
+                )
                 if pair not in self.up and pair not in self.cut and not self.greeted(a, b):
                     continue
                 if wanted and pair not in self.up:
@@ -113,7 +119,9 @@ class Net:
     def greeted(self, a: str, b: str) -> bool:
         """Let the two judge each other, as behind a handshake; say whether both are content."""
         one, two = self.wires[a], self.wires[b]
-        dials = {x.me: y.me in x.nodes and y.me not in x.resting for x, y in ((one, two), (two, one))}
+        dials = {
+            x.me: y.me in x.nodes and y.me not in x.resting for x, y in ((one, two), (two, one))
+        }
         if not any(dials.values()):
             return False
         greetings = one.greet(), two.greet()
@@ -135,11 +143,16 @@ class Net:
                 self.wires[x].disconnected(y)
 
     def partition(self, *sides: str) -> None:
-        """Cut every link between the sides (strings of one-letter names); everything else is whole."""
+        """Cut every link between the sides (strings of one-letter names); everything else
+        is whole.
+        """
         side_of = {name: i for i, side in enumerate(sides) for name in side}
         names = sorted(self.wires)
         self.cut = {
-            frozenset((a, b)) for a in names for b in names if a < b and side_of.get(a, -1) != side_of.get(b, -1)
+            frozenset((a, b))
+            for a in names
+            for b in names
+            if a < b and side_of.get(a, -1) != side_of.get(b, -1)
         }
         self.settle()
 
@@ -323,7 +336,9 @@ P = ParamSpec("P")
 
 
 def virtual(story: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Run an async test on virtual time: a busy machine cannot depose a leader in the middle of it."""
+    """Run an async test on virtual time: a busy machine cannot depose a leader in the
+    middle of it.
+    """
 
     @functools.wraps(story)
     def test(*args: P.args, **kwargs: P.kwargs) -> None:

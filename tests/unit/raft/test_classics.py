@@ -13,8 +13,12 @@ from kv.errors import NotApplied, OutcomeUnknown
 from tests.unit.raft.net import FAST, Cluster, eventually, virtual
 from tests.unit.raft.test_votes import Bag
 
-STILL = msgspec.structs.replace(FAST, batch_bytes=1, election_min_s=900.0, election_max_s=901.0, heartbeat_s=100.0)
-"""Nobody stands and nothing is sent unless a test says so; every entry fills a message of its own."""
+STILL = msgspec.structs.replace(
+    FAST, batch_bytes=1, election_min_s=900.0, election_max_s=901.0, heartbeat_s=100.0
+)
+"""Nobody stands and nothing is sent unless a test says so; every entry fills a message of
+its own.
+"""
 
 
 class Stage:
@@ -46,7 +50,9 @@ class Stage:
         await self.settle()
 
     async def replicate(self, leader: str, followers: str, up_to: int) -> None:
-        """Carry entries and acknowledgements until the followers hold all up to an index, and nothing above it."""
+        """Carry entries and acknowledgements until the followers hold all up to an index, and
+        nothing above it.
+        """
         for _ in range(6):
             for follower in followers:
                 self.carry(leader, follower, up_to)
@@ -60,7 +66,11 @@ class Stage:
         for sent in list(self.net.bag):
             a, b, message = sent
             above = any(index > up_to for _, index, _ in message.get("entries", ()))
-            if (a, b) == (source, target) and message["type"] in {"append_entries", "next_node_idx"} and not above:
+            if (
+                (a, b) == (source, target)
+                and message["type"] in {"append_entries", "next_node_idx"}
+                and not above
+            ):
                 self.net.bag.remove(sent)
                 wire = self.net.wires[target]
                 wire._onMessageReceived(wire.nodes[source], message)
@@ -68,12 +78,15 @@ class Stage:
 
 @virtual
 async def test_an_entry_of_an_older_term_is_not_committed_by_counting() -> None:
-    """Figure 8 of the Raft paper: a majority holds it, and a leader of a later term may still overwrite it."""
+    """Figure 8 of the Raft paper: a majority holds it, and a leader of a later term may still
+    overwrite it.
+    """
     stage = Stage()
     async with stage.cluster:
         await asyncio.sleep(0.05)
         stage.net.bag.clear()
-        await stage.elect("A", "BC")  # term 1: its no-op is entry 2, what the log began from entry 3
+        # term 1: its no-op is entry 2, what the log began from entry 3
+        await stage.elect("A", "BC")
         stage.net.deliver("A", "B", "append_entries")
         await stage.settle()
         stage.net.bag.clear()
@@ -133,7 +146,11 @@ async def test_a_configuration_that_was_cut_off_is_out_of_force() -> None:
 async def test_a_member_that_lost_its_disk_acknowledges_and_confirms_nothing(asked: str) -> None:
     async with Cluster() as cluster:
         leader = await cluster.leader()
-        await eventually(lambda: all(s.joined for m in cluster.members.values() for s in m._core.configuration.seats))
+        await eventually(
+            lambda: all(
+                s.joined for m in cluster.members.values() for s in m._core.configuration.seats
+            )
+        )
         lost = next(name for name in "ABC" if name != leader.id)
         await cluster.stop(lost)
         cluster.wipe(lost)

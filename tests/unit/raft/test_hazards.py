@@ -1,6 +1,8 @@
-"""Each published hazard of the library (docs: research section 3), shown on its own class and absent from ours.
+"""Each published hazard of the library (docs: research section 3), shown on its own class and
+absent from ours.
 
-Every scenario returns whether the hazard shows; a scenario that cannot be set up fails its own assertions.
+Every scenario returns whether the hazard shows; a scenario that cannot be set up fails its own
+assertions.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from pysyncobj.transport import Transport
 from coordinator.raft.journal import Journal
 from tests.unit.raft.hand import OURS, STOCK, Net
 
-both = pytest.mark.parametrize(("base", "shows"), [(STOCK, True), (OURS, False)], ids=["stock", "ours"])
+both = pytest.mark.parametrize(
+    ("base", "shows"), [(STOCK, True), (OURS, False)], ids=["stock", "ours"]
+)
 
 
 @both
@@ -168,13 +172,16 @@ def test_a_raising_callback_applies_twice(base: type[SyncObj], shows: bool) -> N
 def test_entries_behind_a_dump_are_lost_when_the_journal_was_not_trimmed(
     base: type[SyncObj], shows: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What kill -9 during a compaction leaves: the dump is in place, the log is not cut yet, and goes on after it."""
+    """What kill -9 during a compaction leaves: the dump is in place, the log is not cut yet, and
+    goes on after it.
+    """
     net, acked = Net(base, folder=tmp_path), list[str]()
     net.elect("A", "BC")
     for i in range(20):
         net.put("A", f"k{i}", i, acked)
     net.heartbeat("A", "BC", 3)
-    monkeypatch.setattr(net.kind, "_SyncObj__deleteEntriesTo", lambda self, index: None)  # it dies before that
+    # it dies before that
+    monkeypatch.setattr(net.kind, "_SyncObj__deleteEntriesTo", lambda self, index: None)
     net["B"].forceLogCompaction()
     net["B"].doTick(0)
     for i in range(20, 30):
@@ -188,7 +195,9 @@ def test_entries_behind_a_dump_are_lost_when_the_journal_was_not_trimmed(
     assert (net.last("B") < held) == shows
 
 
-@pytest.mark.parametrize(("kind", "shows"), [(FileJournal, True), (Journal, False)], ids=["stock", "ours"])
+@pytest.mark.parametrize(
+    ("kind", "shows"), [(FileJournal, True), (Journal, False)], ids=["stock", "ours"]
+)
 def test_a_journal_is_cut_short_when_it_dies_while_it_drops_its_oldest(
     kind: Callable[[str], Any], shows: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,7 +234,9 @@ def test_a_journal_is_cut_short_when_it_dies_while_it_drops_its_oldest(
 
 
 @both
-def test_a_journal_without_a_dump_is_taken(base: type[SyncObj], shows: bool, tmp_path: Path) -> None:
+def test_a_journal_without_a_dump_is_taken(
+    base: type[SyncObj], shows: bool, tmp_path: Path
+) -> None:
     from pysyncobj import SyncObjConf
 
     conf = SyncObjConf(autoTick=False, journalFile=str(tmp_path / "journal"))
@@ -299,7 +310,11 @@ def test_membership_changes_overlap(base: type[SyncObj], shows: bool) -> None:
     net, answers = Net(base, dynamicMembershipChange=True), list[int]()
     net.elect("A", "BC")
     net.heartbeat("A", "BC", 3)
-    for change, member in (("addNodeToCluster", "D"), ("addNodeToCluster", "E"), ("removeNodeFromCluster", "B")):
+    for change, member in (
+        ("addNodeToCluster", "D"),
+        ("addNodeToCluster", "E"),
+        ("removeNodeFromCluster", "B"),
+    ):
         getattr(net["A"], change)(member, callback=lambda result, error: answers.append(error))
     net["A"].doTick(0)
     uncommitted = net.last("A") - net["A"].raftCommitIndex

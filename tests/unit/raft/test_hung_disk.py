@@ -1,4 +1,6 @@
-"""A disk that hangs costs its member the lead, not the cluster its writes; what nobody can store is refused in time."""
+"""A disk that hangs costs its member the lead, not the cluster its writes; what nobody can store is
+refused in time.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,8 @@ async def test_a_leader_whose_disk_hangs_steps_aside_and_is_not_elected_while_it
         assert unsynced_s(leader) > DISK_PATIENCE * Settings().election_max_s
         for origin in (leader, new):
             await origin.propose(b"through " + origin.id.encode())
-        await cluster.stop(new.id)  # now the two are left, and nothing commits without the one that hangs
+        # now the two are left, and nothing commits without the one that hangs
+        await cluster.stop(new.id)
         last = cluster.members[next(name for name in others if name != new.id)]
         await eventually(lambda: last.status().role == "leader")
         await asyncio.sleep(5.0)
@@ -88,10 +91,13 @@ async def test_a_leader_stays_while_no_majority_syncs_and_its_tail_is_bounded() 
         futures = []
         for _ in range(5):
             futures += [leader.propose(b"y" * MIB) for _ in range(40)]
-            await asyncio.sleep(10.5)  # those that wait are unknown after ten seconds, and others may come
+            # those that wait are unknown after ten seconds, and others may come
+            await asyncio.sleep(10.5)
         core = leader._core
         tail = [core._SyncObj__raftLog[n] for n in range(len(core._SyncObj__raftLog))]
-        held = sum(len(command) for command, index, _ in tail if index > core._SyncObj__raftCommitIndex)
+        held = sum(
+            len(command) for command, index, _ in tail if index > core._SyncObj__raftCommitIndex
+        )
         assert UNCOMMITTED_BYTES_MAX < held <= UNCOMMITTED_BYTES_MAX + 2 * MIB
         assert leader.status().role == "leader"
         refused = [future for future in futures if isinstance(future.exception(), NotApplied)]
@@ -144,7 +150,9 @@ def test_the_oldest_mark_is_that_of_the_oldest_entry() -> None:
     assert unsynced.age_s(9e9) > 9e9 - 3 * MARKS_MAX  # too old rather than too young
 
 
-@pytest.mark.parametrize(("committed", "age_s", "goes"), [(8, 2.0, True), (8, 1.7, False), (7, 99.0, False)])
+@pytest.mark.parametrize(
+    ("committed", "age_s", "goes"), [(8, 2.0, True), (8, 1.7, False), (7, 99.0, False)]
+)
 def test_steps_aside(committed: int, age_s: float, goes: bool) -> None:
     unsynced = Unsynced()
     unsynced.note(7, 8, 100.0)

@@ -1,4 +1,6 @@
-"""Who is of one cluster: first lists that differ, histories that differ, members that moved or were removed."""
+"""Who is of one cluster: first lists that differ, histories that differ, members that moved or were
+removed.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,16 @@ def leaders(cluster: Cluster) -> list[str]:
 
 @virtual
 async def test_members_with_other_first_lists_never_have_two_leaders() -> None:
-    """One was told that it is alone, the others that they are three: nobody leads, and everybody says why."""
+    """One was told that it is alone, the others that they are three: nobody leads, and everybody
+    says why.
+    """
     cluster = Cluster("ABC")
     await cluster.start("A", ALONE)
     await cluster.start("B")
     await cluster.start("C")
-    await eventually(lambda: all(m.status().conflicts for n, m in cluster.members.items() if n != "C"))
+    await eventually(
+        lambda: all(m.status().conflicts for n, m in cluster.members.items() if n != "C")
+    )
     await asyncio.sleep(5)
     assert leaders(cluster) == []
     assert cluster.members["A"].status().conflicts == (
@@ -153,7 +159,9 @@ async def test_a_member_that_is_not_heard_is_refused_with_the_reason() -> None:
 
 
 @virtual
-async def test_a_member_removed_while_it_was_away_is_told_when_it_knocks_and_never_dialled() -> None:
+async def test_a_member_removed_while_it_was_away_is_told_when_it_knocks_and_never_dialled() -> (
+    None
+):
     async with Cluster("ABC") as cluster:
         leader = await cluster.leader()
         gone = next(n for n in "CBA" if n != leader.id)
@@ -194,7 +202,11 @@ def test_a_conflict_is_told_once_a_minute_whoever_takes_turns_under_one_id() -> 
     """Of several processes that come every second one belongs here, and two do not."""
     core = OneThatBegan()
     kin = Kin(core, "A", "A:1", b"a", raising)
-    turns = Greeting(Origin(b"theirs", b"they")), Greeting(Origin(b"", b"they")), Greeting(core.origin)
+    turns = (
+        Greeting(Origin(b"theirs", b"they")),
+        Greeting(Origin(b"", b"they")),
+        Greeting(core.origin),
+    )
     with capture_logs() as lines:
         for _ in range(20):
             assert [kin.judge("B", turn) is None for turn in turns] == [False, False, True]

@@ -79,7 +79,9 @@ def test_every_private_name_that_is_read_exists() -> None:
     source = inspect.getsource(pysyncobj.syncobj)
     used: set[str] = set()
     for kind in Core.__mro__[: Core.__mro__.index(SyncObj)]:
-        for word in inspect.getsource(kind).replace("(", " ").replace(".", " ").replace(",", " ").split():
+        for word in (
+            inspect.getsource(kind).replace("(", " ").replace(".", " ").replace(",", " ").split()
+        ):
             if word.startswith("_SyncObj__"):
                 used.add(word.rstrip(":)[]"))
     assert used

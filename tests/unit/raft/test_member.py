@@ -99,7 +99,9 @@ async def test_a_forwarded_command_whose_connection_breaks_is_unknown_and_not_se
 
 
 @virtual
-async def test_a_leader_whose_disk_is_behind_takes_no_more_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_leader_whose_disk_is_behind_takes_no_more_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with Cluster() as cluster:
         leader = await cluster.leader()
         follower = next(m for m in cluster.members.values() if m is not leader)
@@ -136,7 +138,9 @@ async def test_reads_are_confirmed_by_a_quorum_from_every_member() -> None:
 async def test_notes_travel() -> None:
     async with Cluster() as cluster:
         await cluster.leader()
-        await eventually(lambda: all(len(p.note) > 0 for m in cluster.members.values() for p in m.status().peers))
+        await eventually(
+            lambda: all(len(p.note) > 0 for m in cluster.members.values() for p in m.status().peers)
+        )
 
 
 @virtual
@@ -160,7 +164,9 @@ class OldTape(Tape):
 
 @pytest.mark.parametrize("entry", ["command", "kind"])
 @virtual
-async def test_a_member_stops_before_what_it_does_not_know_and_goes_on_there_in_the_new_version(entry: str) -> None:
+async def test_a_member_stops_before_what_it_does_not_know_and_goes_on_there_in_the_new_version(
+    entry: str,
+) -> None:
     cluster = Cluster()
     async with cluster:
         leader = await cluster.leader()
@@ -194,7 +200,9 @@ async def test_a_member_stops_before_what_it_does_not_know_and_goes_on_there_in_
 
 @virtual
 async def test_a_journal_with_a_later_versions_configuration_is_refused_by_name() -> None:
-    """A member that stopped at such an entry may have it on its disk, and is started again before it is upgraded."""
+    """A member that stopped at such an entry may have it on its disk, and is started again before
+    it is upgraded.
+    """
     async with Cluster() as cluster:
         leader = await cluster.leader()
         old = next(name for name in "ABC" if name != leader.id)

@@ -1,4 +1,6 @@
-"""Add, promote, remove, replace and transfer, through members; each refused while it would be unsafe."""
+"""Add, promote, remove, replace and transfer, through members; each refused while it would be
+unsafe.
+"""
 
 from __future__ import annotations
 
@@ -146,7 +148,9 @@ async def test_a_removal_that_may_still_be_cut_off_is_told_to_nobody() -> None:
         leader = await cluster.leader()
         heard, gone, *_ = (m for m in cluster.members.values() if m is not leader)
         await cluster.agree()
-        cluster.net.partition(leader.id + heard.id, "".join(n for n in "ABCDE" if n not in leader.id + heard.id))
+        cluster.net.partition(
+            leader.id + heard.id, "".join(n for n in "ABCDE" if n not in leader.id + heard.id)
+        )
         with pytest.raises((NotApplied, OutcomeUnknown)):
             await leader.remove_member(gone.id, timeout_s=0.4)
         assert gone.id in heard._core.configuration.retired
@@ -160,7 +164,9 @@ async def test_a_removal_that_may_still_be_cut_off_is_told_to_nobody() -> None:
 
 @virtual
 async def test_a_status_tells_of_a_member_that_was_left_behind_already() -> None:
-    """Found by the simulation (seed 136607365801026): its removal was cut off after it had been taken leave of."""
+    """Found by the simulation (seed 136607365801026): its removal was cut off after it had been
+    taken leave of.
+    """
     async with Cluster() as cluster:
         leader = await cluster.leader()
         gone = next(m for m in cluster.members.values() if m is not leader)
@@ -177,7 +183,9 @@ async def test_removing_the_leader_hands_over_first() -> None:
         leader = await cluster.leader()
         other = next(m for m in cluster.members.values() if m is not leader)
         await other.remove_member(leader.id, timeout_s=T)
-        following = await cluster.leader(after=leader.status().term - 1, among="ABC".replace(leader.id, ""))
+        following = await cluster.leader(
+            after=leader.status().term - 1, among="ABC".replace(leader.id, "")
+        )
         assert leader.id not in ids(following)
 
 
@@ -268,7 +276,9 @@ async def test_a_change_is_refused_only_if_no_attempt_of_it_is_unknown(
 
 
 @virtual
-async def test_a_removal_whose_answer_was_lost_is_unknown_though_nobody_can_be_asked_again() -> None:
+async def test_a_removal_whose_answer_was_lost_is_unknown_though_nobody_can_be_asked_again() -> (
+    None
+):
     async with Cluster() as cluster:
         leader = await cluster.leader()
         asked, other = (m for m in cluster.members.values() if m is not leader)
@@ -328,16 +338,24 @@ async def test_who_asks_the_leader_to_transfer_hears_that_it_is_unknown() -> Non
 
 @pytest.mark.parametrize("through_follower", [False, True])
 @virtual
-async def test_a_change_that_is_so_already_says_that_there_was_nothing_to_do(through_follower: bool) -> None:
+async def test_a_change_that_is_so_already_says_that_there_was_nothing_to_do(
+    through_follower: bool,
+) -> None:
     async with Cluster() as cluster:
         leader = await cluster.leader()
         asked = next(m for m in cluster.members.values() if (m is leader) != through_follower)
         other = next(name for name in "ABC" if name not in {leader.id, asked.id})
         nothing = "is a voter already: there was nothing to do"
-        assert await asked.add_member(other, f"{other}:1", voter=True, timeout_s=T) == f"{other} {nothing}"
+        assert (
+            await asked.add_member(other, f"{other}:1", voter=True, timeout_s=T)
+            == f"{other} {nothing}"
+        )
         await cluster.start("D", (*cluster.first, PeerAddress("D", "D:1", voter=False)))
         assert await asked.add_member("D", "D:1", voter=False, timeout_s=T) == ""
         assert "is a member already" in await asked.add_member("D", "D:1", voter=False, timeout_s=T)
         assert await asked.add_member("D", "D:1", voter=True, timeout_s=T) == ""
         assert await asked.remove_member("D", timeout_s=T) == ""
-        assert await asked.remove_member("D", timeout_s=T) == "D was removed before: there was nothing to do"
+        assert (
+            await asked.remove_member("D", timeout_s=T)
+            == "D was removed before: there was nothing to do"
+        )

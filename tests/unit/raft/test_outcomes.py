@@ -1,4 +1,6 @@
-"""What a proposer is told: applied, definitely not applied, or unknown; and who comes back after what."""
+"""What a proposer is told: applied, definitely not applied, or unknown; and who comes back after
+what.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ async def test_a_command_that_raises_is_an_error_once_on_every_member() -> None:
 
 @virtual
 async def test_a_command_without_an_answer_in_time_is_unknown() -> None:
-    settings = msgspec.structs.replace(FAST, propose_timeout_s=0.05, election_min_s=5.0, election_max_s=6.0)
+    settings = msgspec.structs.replace(
+        FAST, propose_timeout_s=0.05, election_min_s=5.0, election_max_s=6.0
+    )
     async with Cluster(settings=settings) as cluster:
         cluster.members["A"]._core.forget_leader()
         cluster.members["A"].outrank(1)
@@ -80,7 +84,9 @@ def test_a_snapshot_that_jumps_over_a_waiting_command_makes_it_unknown(tmp_path:
     net["C"].doTick(0)
     net.deliver("C", "A")
     net["A"].doTick(0)
-    answers = [message for message in net.queues["A", "C"] if message["type"] == "apply_command_response"]
+    answers = [
+        message for message in net.queues["A", "C"] if message["type"] == "apply_command_response"
+    ]
     net.queues["A", "C"].clear()
     net.queues["A", "C"].extend(answers)
     net.deliver("A", "C")  # C knows where its command is, and lost the command itself
@@ -131,7 +137,9 @@ async def test_a_member_whose_term_rose_is_not_locked_out() -> None:
 
 @virtual
 async def test_a_voter_that_hears_the_leader_grants_nothing() -> None:
-    """One link of three is cut: the member without the leader cannot take its place (research 3.8)."""
+    """One link of three is cut: the member without the leader cannot take its place
+    (research 3.8).
+    """
     async with Cluster() as cluster:
         leader = await cluster.leader()
         lonely = next(n for n in "ABC" if n != leader.id)

@@ -1,4 +1,6 @@
-"""A read that waits while the leadership changes under it: no round begins before the new term's own entry."""
+"""A read that waits while the leadership changes under it: no round begins before the new term's
+own entry.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from tests.unit.raft.net import virtual
 
 
 class Leader(SimpleNamespace):
-    """What `Reads` sees of a core: one of three voters, the leader of a term in which it has committed."""
+    """What `Reads` sees of a core: one of three voters, the leader of a term in which it has
+    committed.
+    """
 
     def __init__(self) -> None:
         super().__init__(

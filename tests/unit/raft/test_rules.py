@@ -43,7 +43,7 @@ from coordinator.raft.rules import (
     quorum_index,
 )
 
-# ------------------------------------------------------------------------------------------------------ appending
+# ---------------------------------------------------------------------------------------- appending
 
 
 def log_of(terms: list[int], first: int = 1) -> list[Entry]:
@@ -52,7 +52,9 @@ def log_of(terms: list[int], first: int = 1) -> list[Entry]:
 
 @st.composite
 def two_logs(draw: st.DrawFn) -> tuple[list[Entry], list[Entry], int]:
-    """A follower's and a leader's log that Raft could have made: equal up to `shared`, then of rising, other terms."""
+    """A follower's and a leader's log that Raft could have made: equal up to `shared`, then of
+    rising, other terms.
+    """
     shared = draw(st.integers(1, 8))
     common = sorted(draw(st.lists(st.integers(1, 3), min_size=shared, max_size=shared)))
     low = common[-1]
@@ -72,7 +74,9 @@ def test_appending_keeps_what_agrees_and_takes_over_the_rest(
     count = data.draw(st.integers(0, len(theirs) - prev), label="count")
     entries = theirs[prev : prev + count]
     ends = LogEnds(1, len(mine), commit)
-    verdict = judge_append(ends, lambda index: mine[index - 1].term, prev, theirs[prev - 1].term, entries)
+    verdict = judge_append(
+        ends, lambda index: mine[index - 1].term, prev, theirs[prev - 1].term, entries
+    )
     if prev > shared:
         # Committed entries cannot differ, so everything above is asked for at once.
         assert verdict == Mismatch(commit + 1)
@@ -117,7 +121,7 @@ def test_quorum_index_is_what_a_majority_holds(durable: list[int]) -> None:
     assert sum(held > index for held in durable) < majority(len(durable))
 
 
-# ----------------------------------------------------------------------------------------------------------- votes
+# -------------------------------------------------------------------------------------------- votes
 
 
 def asked(**changes: Any) -> VoteRequest:
@@ -153,7 +157,7 @@ def test_ballots(request_: VoteRequest, voter_: Voter, ballot: str) -> None:
     assert judge_vote(request_, voter_) == ballot
 
 
-# ------------------------------------------------------------------------------------------------------- membership
+# --------------------------------------------------------------------------------------- membership
 
 ABC = bootstrap([PeerAddress(name, f"{name}:1") for name in "CBA"])
 
@@ -216,7 +220,9 @@ def test_a_lagging_or_silent_observer_is_not_promoted_and_a_retired_id_not_added
 
 names = st.sampled_from("ABCDEF")
 changes = st.one_of(
-    st.builds(lambda name: Add(name, f"{name}:1"), names), st.builds(Promote, names), st.builds(Remove, names)
+    st.builds(lambda name: Add(name, f"{name}:1"), names),
+    st.builds(Promote, names),
+    st.builds(Remove, names),
 )
 
 
@@ -260,7 +266,7 @@ def test_a_truncated_configuration_is_out_of_force() -> None:
     assert history.at(1) == d
 
 
-# ------------------------------------------------------------------------------------------------------- read index
+# --------------------------------------------------------------------------------------- read index
 
 VOTERS = ("A", "B", "C")
 

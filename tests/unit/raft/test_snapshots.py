@@ -1,4 +1,6 @@
-"""Compaction, restart from snapshot and log, transfer to a member that is far behind, overwritten logs."""
+"""Compaction, restart from snapshot and log, transfer to a member that is far behind, overwritten
+logs.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ async def fill(cluster: Cluster, count: int, start: int = 0) -> list[bytes]:
 async def lose_what_follows(
     cluster: Cluster, count: int, settings: Settings = FAST, joins: str | None = None
 ) -> list[bytes]:
-    """Let an observer join, fill on, stop all, start B and C as they were before, under a later term.
+    """Let an observer join, fill on, stop all, start B and C as they were before, under a later
+    term.
 
     Return what A alone holds.
     """
@@ -57,7 +60,8 @@ async def lose_what_follows(
     cluster.settings = settings
     for name in "BC":
         await cluster.start(name)
-    (await cluster.leader()).outrank(50)  # votes are never lost with the log: a term is not used twice
+    # votes are never lost with the log: a term is not used twice
+    (await cluster.leader()).outrank(50)
     await cluster.leader(after=50)
     return lost
 
@@ -79,7 +83,9 @@ async def test_a_member_far_behind_gets_a_snapshot_and_what_follows() -> None:
 async def test_all_restart_from_snapshot_and_log() -> None:
     async with Cluster(settings=SMALL) as cluster:
         expected = await fill(cluster, 120)
-        await eventually(lambda: all(m.counts.get("snapshots_saved", 0) > 0 for m in cluster.members.values()))
+        await eventually(
+            lambda: all(m.counts.get("snapshots_saved", 0) > 0 for m in cluster.members.values())
+        )
         expected += await fill(cluster, 7, 120)
         await cluster.agree()
         for name in "ABC":
@@ -102,7 +108,11 @@ async def test_a_transfer_goes_on_over_broken_connections() -> None:
 
         def break_often(src: str, dst: str, message: dict[str, object]) -> None:
             nonlocal broken
-            if message["type"] == "install_snapshot" and broken < 3 and int(str(message["offset"])) > 1000:
+            if (
+                message["type"] == "install_snapshot"
+                and broken < 3
+                and int(str(message["offset"])) > 1000
+            ):
                 broken += 1
                 cluster.net.down(frozenset((src, dst)))
                 cluster.net.settle()
@@ -140,7 +150,9 @@ async def test_a_snapshot_that_does_not_load_is_not_acknowledged() -> None:
 
 @virtual
 @pytest.mark.parametrize("part", [0, 700])
-async def test_a_snapshot_that_finds_no_room_at_its_receiver_is_sent_again_after_a_pause(part: int) -> None:
+async def test_a_snapshot_that_finds_no_room_at_its_receiver_is_sent_again_after_a_pause(
+    part: int,
+) -> None:
     """Whether it has room for the beginning or not."""
     async with Cluster(settings=SMALL) as cluster:
         leader = await cluster.leader()
@@ -181,7 +193,11 @@ async def test_a_log_waits_for_a_transfer_only_so_long(by: str) -> None:
         cluster.net.hold(behind, leader.id)
         core, saved, size = leader._core, leader.counts["snapshots_saved"], 1
         if by == "bytes":
-            core._SyncObj__conf.logCompactionMinEntries, core._compact_bytes, size = 10**6, 10_000, 1000
+            core._SyncObj__conf.logCompactionMinEntries, core._compact_bytes, size = (
+                10**6,
+                10_000,
+                1000,
+            )
         else:
             core._compact_bytes = 10**9
         written = 0
@@ -213,7 +229,9 @@ async def test_a_bad_snapshot_is_refused_by_name_at_start() -> None:
 
 @virtual
 async def test_an_overwritten_applied_log_resets_the_machine() -> None:
-    """A majority loses its disks' tails: what one member applied is replaced under it (DESIGN section 3)."""
+    """A majority loses its disks' tails: what one member applied is replaced under it (DESIGN
+    section 3).
+    """
     async with Cluster() as cluster:
         await fill(cluster, 10)
         lost = await lose_what_follows(cluster, 5)
@@ -227,7 +245,9 @@ async def test_an_overwritten_applied_log_resets_the_machine() -> None:
 
 @virtual
 async def test_a_snapshot_replaces_what_all_others_have_lost() -> None:
-    """It ends before what the member has applied: it is not older, for what the member holds is of another log."""
+    """It ends before what the member has applied: it is not older, for what the member holds is of
+    another log.
+    """
     async with Cluster() as cluster:
         common = await fill(cluster, 10)
         await lose_what_follows(cluster, 120, SMALL)
@@ -270,7 +290,9 @@ async def test_a_snapshot_of_what_was_overwritten_does_not_come_back_at_a_restar
 @virtual
 @pytest.mark.parametrize("wiped", [False, True])
 async def test_a_transfer_under_way_ends_when_the_log_is_overwritten(wiped: bool) -> None:
-    """Found by the simulation (seed 2002498): its file was cleared away, and dropping it later ended the member."""
+    """Found by the simulation (seed 2002498): its file was cleared away, and dropping it later
+    ended the member.
+    """
     async with Cluster() as cluster:
         leader = await cluster.leader()
         expected = await fill(cluster, 10)
@@ -291,7 +313,9 @@ async def test_a_transfer_under_way_ends_when_the_log_is_overwritten(wiped: bool
 
 
 @virtual
-async def test_a_snapshot_that_finds_no_room_is_tried_again_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_snapshot_that_finds_no_room_is_tried_again_after_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with Cluster(settings=SMALL) as cluster:
         leader = await cluster.leader()
         loop, disk, tries = asyncio.get_running_loop(), cluster.disks[leader.id], list[float]()
@@ -315,7 +339,9 @@ async def test_a_snapshot_that_finds_no_room_is_tried_again_after_a_pause(monkey
 
 @virtual
 async def test_who_puts_a_snapshot_in_place_does_not_lead() -> None:
-    """Without fsync the others may have forgotten all: its log would be replaced while it is the leader's."""
+    """Without fsync the others may have forgotten all: its log would be replaced while it is the
+    leader's.
+    """
     cluster = Cluster("ABC", msgspec.structs.replace(FAST, fsync="off"))
     async with cluster:
         leader = await cluster.leader()
@@ -342,11 +368,15 @@ async def test_who_puts_a_snapshot_in_place_does_not_lead() -> None:
         assert back.status().role != "leader"
         await (await cluster.leader(among=leader.id + other)).propose(b"instead")
         await eventually(lambda: not back._core._installing)
-        assert await cluster.agree() == [b"instead"], "who leads is believed, not who led when the snapshot was sent"
+        assert await cluster.agree() == [b"instead"], (
+            "who leads is believed, not who led when the snapshot was sent"
+        )
 
 
 async def one_apart(cluster: Cluster, spoil_dump: bool) -> tuple[Member, list[bytes]]:
-    """Let a follower's machine go another way, before or after its newest dump; return it, and what is right."""
+    """Let a follower's machine go another way, before or after its newest dump; return it, and what
+    is right.
+    """
     leader = await cluster.leader()
     apart = next(name for name in "ABC" if name != leader.id)
     expected = await fill(cluster, 70)
@@ -378,11 +408,15 @@ async def test_a_machine_that_went_apart_is_built_anew_from_its_own_snapshot_and
 
 @virtual
 async def test_a_snapshot_of_a_machine_that_went_apart_gives_way_to_the_leaders() -> None:
-    """The log is kept meanwhile, so nothing acknowledged is forgotten; others commit, and it goes on afterwards."""
+    """The log is kept meanwhile, so nothing acknowledged is forgotten; others commit, and it goes
+    on afterwards.
+    """
     async with Cluster(settings=SMALL) as cluster:
         member, expected = await one_apart(cluster, spoil_dump=True)
         member.replay()
-        await eventually(lambda: member.applied == cluster.members[(member.status().leader or "")].applied)
+        await eventually(
+            lambda: member.applied == cluster.members[(member.status().leader or "")].applied
+        )
         assert cluster.tapes[member.id].commands[3] == b"another way"
         held = member.status().last
         member.fetch_snapshot()
@@ -401,8 +435,12 @@ async def test_a_snapshot_of_a_machine_that_went_apart_gives_way_to_the_leaders(
 
 
 @virtual
-async def test_a_leader_without_a_snapshot_makes_one_for_who_asks_and_both_go_on_committing() -> None:
-    """Two of three serve: were the one that asks to lack what it holds, nothing could be committed meanwhile."""
+async def test_a_leader_without_a_snapshot_makes_one_for_who_asks_and_both_go_on_committing() -> (
+    None
+):
+    """Two of three serve: were the one that asks to lack what it holds, nothing could be committed
+    meanwhile.
+    """
     async with Cluster() as cluster:
         leader = await cluster.leader()
         expected = await fill(cluster, 20)

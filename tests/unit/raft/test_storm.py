@@ -1,5 +1,6 @@
-"""Seeded storms over members on simulated disks and a virtual clock: crashes, power cuts, partitions, slow links,
-transfers, snapshots, membership changes; Raft's safety properties hold throughout, and it recovers at the end.
+"""Seeded storms over members on simulated disks and a virtual clock: crashes, power cuts,
+partitions, slow links, transfers, snapshots, membership changes; Raft's safety properties hold
+throughout, and it recovers at the end.
 
 `python -m tests.unit.raft.test_storm FIRST COUNT` runs more seeds.
 """
@@ -25,7 +26,9 @@ from tests.simulation.disk import SimDisk
 from tests.unit.coordinator.virtual import VirtualClock, run, until
 from tests.unit.raft.net import CODEC, Net, Wire
 
-SETTINGS = Settings(fsync="always", compact_entries=60, chunk_bytes=700, propose_timeout_s=3.0, batch_bytes=2000)
+SETTINGS = Settings(
+    fsync="always", compact_entries=60, chunk_bytes=700, propose_timeout_s=3.0, batch_bytes=2000
+)
 STEPS = 120
 
 
@@ -67,7 +70,9 @@ class Witness:
 
     def apply(self, member: str, position: Position, command: bytes) -> None:
         entry = (position.term, command)
-        assert self.applied.setdefault(position.index, entry) == entry, f"state-machine safety: {member} {position}"
+        assert self.applied.setdefault(position.index, entry) == entry, (
+            f"state-machine safety: {member} {position}"
+        )
 
     def lead(self, member: str, term: int) -> None:
         assert self.leaders.setdefault(term, member) == member, f"two leaders of term {term}"
@@ -282,7 +287,9 @@ class Storm:
         for name in [n for n in self.names if n not in self.up]:
             await self.start(name)
         await asyncio.gather(*self.tasks)
-        await until(lambda: any(m.status().role == "leader" and m.status().quorum for m in self.up.values()))
+        await until(
+            lambda: any(m.status().role == "leader" and m.status().quorum for m in self.up.values())
+        )
 
         async def settled() -> None:
             while True:
@@ -295,11 +302,14 @@ class Storm:
         async with asyncio.timeout(30):
             await settled()
         leader = max(
-            (m for m in self.up.values() if m.status().role == "leader"), key=lambda member: member.status().term
+            (m for m in self.up.values() if m.status().role == "leader"),
+            key=lambda member: member.status().term,
         )
         members = [p.id for p in leader.status().peers]
         await until(
-            lambda: all(self.up[n].status().applied == leader.status().last for n in members if self.fit(n)),
+            lambda: all(
+                self.up[n].status().applied == leader.status().last for n in members if self.fit(n)
+            ),
         )
         assert not self.faults, self.faults
         logs = [self.machines[n].log for n in members if self.fit(n)]
@@ -307,7 +317,9 @@ class Storm:
         held = {command: Position(index, term) for index, term, command in logs[0]}
         assert len(held) == len(logs[0]), "a command was applied twice"
         for command, position in self.witness.acknowledged.items():
-            assert held.get(command) == position, f"{command!r} acknowledged at {position}, held {held.get(command)}"
+            assert held.get(command) == position, (
+                f"{command!r} acknowledged at {position}, held {held.get(command)}"
+            )
         assert not self.witness.refused & set(held), "refused, and applied"
 
     def fit(self, name: str) -> bool:
@@ -351,6 +363,9 @@ if __name__ == "__main__":
         for survivor in result.up.values():
             for event, times in survivor.counts.items():
                 totals[event] = totals.get(event, 0) + times
-        for event, times in (("acknowledged", len(result.witness.acknowledged)), ("reads", result.witness.reads)):
+        for event, times in (
+            ("acknowledged", len(result.witness.acknowledged)),
+            ("reads", result.witness.reads),
+        ):
             totals[event] = totals.get(event, 0) + times
     print(totals)

@@ -36,7 +36,9 @@ class Bag(Net):
 
 @virtual
 async def test_a_late_vote_is_not_added_to_pre_votes_of_another_term() -> None:
-    """Five voters: D leads term 1; A, once a candidate of it, asks pre-votes for 2 when C's vote for 1 arrives."""
+    """Five voters: D leads term 1; A, once a candidate of it, asks pre-votes for 2 when C's vote
+    for 1 arrives.
+    """
     cluster = Cluster("ABCDE")
     cluster.net = net = Bag()
     async with cluster:
@@ -72,10 +74,16 @@ async def test_a_late_vote_is_not_added_to_pre_votes_of_another_term() -> None:
 @pytest.mark.parametrize("hears", [False, True])
 @pytest.mark.parametrize("restarts", [0, 1, 2])
 async def test_a_lost_disk_is_still_lost_after_a_restart(restarts: int, hears: bool) -> None:
-    """The base that a start writes is nothing that this member ever heard of, nor is the term of who refuses it."""
+    """The base that a start writes is nothing that this member ever heard of, nor is the term of
+    who refuses it.
+    """
     async with Cluster() as cluster:
         leader = await cluster.leader()
-        await eventually(lambda: all(s.joined for m in cluster.members.values() for s in m._core.configuration.seats))
+        await eventually(
+            lambda: all(
+                s.joined for m in cluster.members.values() for s in m._core.configuration.seats
+            )
+        )
         await cluster.agree()
         wiped, away = (name for name in "ABC" if name != leader.id)
         cluster.net.partition(leader.id + wiped, away)
@@ -88,7 +96,13 @@ async def test_a_lost_disk_is_still_lost_after_a_restart(restarts: int, hears: b
             back = await cluster.start(wiped)
             cluster.net.partition(leader.id, wiped, away)
             if hears:
-                refused = {"type": "response_vote", "term": 1, "pre": True, "granted": False, "current": 1 + turn}
+                refused = {
+                    "type": "response_vote",
+                    "term": 1,
+                    "pre": True,
+                    "granted": False,
+                    "current": 1 + turn,
+                }
                 back._core._SyncObj__onMessageReceived(back._core._nodes[away], refused)
             await asyncio.sleep(0.05)
             if turn < restarts:
@@ -104,7 +118,11 @@ async def test_a_lost_disk_is_still_lost_after_a_restart(restarts: int, hears: b
 async def test_a_log_that_was_begun_again_is_not_a_lost_disk() -> None:
     async with Cluster() as cluster:
         leader = await cluster.leader()
-        await eventually(lambda: all(s.joined for m in cluster.members.values() for s in m._core.configuration.seats))
+        await eventually(
+            lambda: all(
+                s.joined for m in cluster.members.values() for s in m._core.configuration.seats
+            )
+        )
         await leader.propose(b"kept")
         other = next(m for m in cluster.members.values() if m is not leader)
         cluster.net.partition(leader.id, other.id)
@@ -118,7 +136,9 @@ async def test_a_log_that_was_begun_again_is_not_a_lost_disk() -> None:
 
 @virtual
 async def test_a_pre_vote_that_comes_late_starts_no_campaign() -> None:
-    """C asks pre-votes for term 1, votes for A in term 1, and B's pre-vote for term 1 comes after that."""
+    """C asks pre-votes for term 1, votes for A in term 1, and B's pre-vote for term 1 comes after
+    that.
+    """
     cluster = Cluster("ABC")
     cluster.net = net = Bag()
     async with cluster:
@@ -153,7 +173,8 @@ async def test_a_vote_is_stored_once_and_the_timer_starts_when_it_is() -> None:
 
             def watched(term: int, vote: str | None, name: str = name, store: Any = store) -> None:
                 stored.append((name, term, vote))
-                cluster.members[name]._core._SyncObj__raftElectionDeadline = float("-inf")  # it takes very long
+                # it takes very long
+                cluster.members[name]._core._SyncObj__raftElectionDeadline = float("-inf")
                 store(term, vote)
 
             journal.setCurrentTerm = watched

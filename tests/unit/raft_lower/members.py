@@ -65,10 +65,16 @@ class Member:
             limits=limits,
             **options,
         )
-        self.transport.setOnMessageReceivedCallback(lambda node, message: self.received.append((node.id, message)))
+        self.transport.setOnMessageReceivedCallback(
+            lambda node, message: self.received.append((node.id, message))
+        )
         self.transport.setOnNodeConnectedCallback(lambda node: self.events.append(("up", node.id)))
-        self.transport.setOnNodeDisconnectedCallback(lambda node: self.events.append(("down", node.id)))
-        self.transport.setOnReadonlyNodeConnectedCallback(lambda node: self.events.append(("observer up", node.id)))
+        self.transport.setOnNodeDisconnectedCallback(
+            lambda node: self.events.append(("down", node.id))
+        )
+        self.transport.setOnReadonlyNodeConnectedCallback(
+            lambda node: self.events.append(("observer up", node.id))
+        )
         self.transport.setOnReadonlyNodeDisconnectedCallback(
             lambda node: self.events.append(("observer down", node.id))
         )

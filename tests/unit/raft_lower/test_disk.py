@@ -22,7 +22,9 @@ from tests.simulation.loop import Process
 
 @pytest.fixture(params=["real", "simulated"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
-    made: Disk = RealDisk(tmp_path / "raft") if request.param == "real" else SimDisk(random.Random(1))
+    made: Disk = (
+        RealDisk(tmp_path / "raft") if request.param == "real" else SimDisk(random.Random(1))
+    )
     yield made
     made.close()
 
@@ -69,7 +71,11 @@ async def test_names(disk: Disk) -> None:
     assert disk.exists("a")
     assert not disk.exists("b")
     assert disk.size("a") == 0
-    for missing in (lambda: disk.open("b"), lambda: disk.load_now("b"), lambda: disk.remove_now("b")):
+    for missing in (
+        lambda: disk.open("b"),
+        lambda: disk.load_now("b"),
+        lambda: disk.remove_now("b"),
+    ):
         with pytest.raises(FileNotFoundError):
             missing()
 
@@ -99,7 +105,7 @@ async def test_a_reader_is_not_disturbed_by_a_replacement(disk: Disk) -> None:
     reader.close()
 
 
-# ----------------------------------------------------------------------------------------------------------- real only
+# ---------------------------------------------------------------------------------------- real only
 
 
 def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
@@ -117,22 +123,36 @@ _OPEN = "import sys; from coordinator.raft.disk import RealDisk; RealDisk(sys.ar
 def test_a_directory_serves_one_process(tmp_path: Path) -> None:
     disk = RealDisk(tmp_path)
     second = subprocess.run(
-        [sys.executable, "-c", _OPEN, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", _OPEN, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert second.returncode != 0
     assert "BadRequest" in second.stderr
     assert f"{tmp_path} is held by another process (pid {os.getpid()})" in second.stderr
     disk.close()
     third = subprocess.run(
-        [sys.executable, "-c", _OPEN, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", _OPEN, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert third.stdout == "held\n"
 
 
 def test_a_child_does_not_keep_the_directory_of_its_dead_parent(tmp_path: Path) -> None:
-    """The parent is killed while a forked child of it lives on: the next process may have the directory at once."""
-    fork = _OPEN + ("import os; child = os.fork()\nif child: print(child, flush=True)\nimport time\ntime.sleep(60)")
-    parent = subprocess.Popen([sys.executable, "-c", fork, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    """The parent is killed while a forked child of it lives on: the next process may have the
+    directory at once.
+    """
+    fork = _OPEN + (
+        "import os; child = os.fork()\nif child: print(child, flush=True)\nimport time\ntime.sleep(60)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", fork, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     assert parent.stdout is not None
     assert parent.stdout.readline() == "held\n"
     child = int(parent.stdout.readline())
@@ -148,7 +168,9 @@ def test_a_child_does_not_keep_the_directory_of_its_dead_parent(tmp_path: Path) 
         parent.stdout.close()
 
 
-def test_a_failed_sync_is_told_from_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_sync_is_told_from_a_failed_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk = RealDisk(tmp_path)
     file = disk.create("log")
 
@@ -165,7 +187,7 @@ def test_a_failed_sync_is_told_from_a_failed_write(tmp_path: Path, monkeypatch: 
     disk.close()
 
 
-# ------------------------------------------------------------------------------------------------------ simulated only
+# ----------------------------------------------------------------------------------- simulated only
 
 
 def test_a_power_cut_takes_what_was_not_synced_and_only_that() -> None:

@@ -1,4 +1,6 @@
-"""The handshake and the frames, against those who do not know the secret, who listen, and who sit in between."""
+"""The handshake and the frames, against those who do not know the secret, who listen, and who sit
+in between.
+"""
 
 from __future__ import annotations
 
@@ -31,15 +33,22 @@ FRAME_BYTES_MAX = 1 << 20
 
 
 def session(role: Any, member: str, nonce: int = 0, **options: Any) -> Session:
-    settings: dict[str, Any] = {"mode": Mode.SECRET, "key": KEY, "frame_bytes_max": FRAME_BYTES_MAX} | options
+    settings: dict[str, Any] = {
+        "mode": Mode.SECRET,
+        "key": KEY,
+        "frame_bytes_max": FRAME_BYTES_MAX,
+    } | options
     cluster = settings.pop("cluster", "c")
     if settings["mode"] is not Mode.SECRET:
         settings["key"] = b""
-    return Session(role, cluster, member, (nonce or ord(member[-1])).to_bytes(32, "big"), **settings)
+    return Session(
+        role, cluster, member, (nonce or ord(member[-1])).to_bytes(32, "big"), **settings
+    )
 
 
 def feed(to: Session, content: bytes, step: int = 1 << 30, *, admit: bool = True) -> list[Any]:
-    """Give bytes in pieces, as asyncio does: never more than the buffer takes. Return the events, frames as bytes.
+    """Give bytes in pieces, as asyncio does: never more than the buffer takes. Return the events,
+    frames as bytes.
 
     `admit`: let in a dialer that has proved itself.
     """
@@ -82,7 +91,10 @@ def shake(dialer: Session, listener: Session, step: int = 1 << 30) -> list[tuple
 
 
 def pair(**options: Any) -> tuple[Session, Session]:
-    dialer, listener = session("dialer", "n1", expect="n2", **options), session("listener", "n2", **options)
+    dialer, listener = (
+        session("dialer", "n1", expect="n2", **options),
+        session("listener", "n2", **options),
+    )
     shake(dialer, listener)
     assert dialer.ready
     assert listener.ready
@@ -93,15 +105,20 @@ def frame(of: Session, content: bytes) -> bytes:
     return b"".join(of.frame(content))
 
 
-# -------------------------------------------------------------------------------------------------------------- working
+# ------------------------------------------------------------------------------------------ working
 
 
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("step", [1, 7, 1 << 30])
 def test_both_ends_are_ready_and_know_each_other(mode: Mode, step: int) -> None:
-    dialer, listener = session("dialer", "n1", mode=mode, expect="n2"), session("listener", "n2", mode=mode)
+    dialer, listener = (
+        session("dialer", "n1", mode=mode, expect="n2"),
+        session("listener", "n2", mode=mode),
+    )
     assert [who for who, _ in shake(dialer, listener, step)] == (
-        ["dialer", "listener", "dialer", "listener"] if mode is Mode.SECRET else ["dialer", "listener"]
+        ["dialer", "listener", "dialer", "listener"]
+        if mode is Mode.SECRET
+        else ["dialer", "listener"]
     )
     assert (dialer.ready, listener.ready, dialer.peer, listener.peer) == (True, True, "n2", "n1")
 
@@ -112,10 +129,14 @@ def test_both_ends_are_ready_and_know_each_other(mode: Mode, step: int) -> None:
     mode=st.sampled_from(list(Mode)),
 )
 @settings(max_examples=80, deadline=None)
-def test_frames_arrive_whole_and_in_order(contents: list[bytes | int], step: int, mode: Mode) -> None:
+def test_frames_arrive_whole_and_in_order(
+    contents: list[bytes | int], step: int, mode: Mode
+) -> None:
     sender, receiver = pair(mode=mode)
     rng = random.Random(1)
-    plain = [content if isinstance(content, bytes) else rng.randbytes(content) for content in contents]
+    plain = [
+        content if isinstance(content, bytes) else rng.randbytes(content) for content in contents
+    ]
     stream = b"".join(frame(sender, content) for content in plain)
     if len(stream) / step > 3000:
         step = len(stream) // 3000 + 1
@@ -139,7 +160,7 @@ def test_a_frame_that_is_too_long_is_not_sent() -> None:
         sender.frame(bytes(FRAME_BYTES_MAX + 1))
 
 
-# -------------------------------------------------------------------------------------------------------------- refused
+# ------------------------------------------------------------------------------------------ refused
 
 
 def refused(reason: str, to: Session, content: bytes) -> None:
@@ -173,7 +194,9 @@ def test_secrets_that_are_too_short_are_no_secrets() -> None:
 
 
 def test_a_recorded_connection_cannot_be_replayed() -> None:
-    """To the listener, to the dialer, whole or in part: fresh nonces make every proof of before worthless."""
+    """To the listener, to the dialer, whole or in part: fresh nonces make every proof of before
+    worthless.
+    """
     dialer, listener = session("dialer", "n1"), session("listener", "n2")
     transcript = shake(dialer, listener)
     from_dialer = [content for who, content in transcript if who == "dialer"]
@@ -218,7 +241,9 @@ def test_a_hello_cannot_be_reflected() -> None:
 
 
 def test_the_oracle_of_a_second_connection() -> None:
-    """An intruder lets a listener prove itself and gives that proof to the dialer, and the other way round."""
+    """An intruder lets a listener prove itself and gives that proof to the dialer, and the other
+    way round.
+    """
     dialer, listener = session("dialer", "n1"), session("listener", "n2")
     second = session("listener", "n2", nonce=51)
     answer = replies(feed(listener, dialer.start()))
@@ -272,7 +297,13 @@ def test_an_announced_length_costs_nothing() -> None:
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00", bytes(1000), b"ACRX", b"ACRF" + bytes(1000)],
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01\x02\x00",
+        bytes(1000),
+        b"ACRX",
+        b"ACRF" + bytes(1000),
+    ],
 )
 def test_garbage_is_refused_at_once(garbage: bytes) -> None:
     listener = session("listener", "n2")
@@ -281,7 +312,10 @@ def test_garbage_is_refused_at_once(garbage: bytes) -> None:
     assert listener.buffer_bytes == HANDSHAKE_BYTES_MAX
 
 
-@given(noise=st.binary(max_size=2000), prefix=st.sampled_from([b"", b"ACRF", b"ACRF\x01", b"ACRF\x01\x01\x01\x02"]))
+@given(
+    noise=st.binary(max_size=2000),
+    prefix=st.sampled_from([b"", b"ACRF", b"ACRF\x01", b"ACRF\x01\x01\x01\x02"]),
+)
 @settings(max_examples=200)
 def test_noise_costs_a_fixed_buffer_and_one_kind_of_error(noise: bytes, prefix: bytes) -> None:
     listener = session("listener", "n2")
@@ -299,7 +333,11 @@ def test_who_is_not_meant_is_told_apart() -> None:
     refused("mode", session("listener", "n2"), session("dialer", "n1", mode=Mode.OPEN).start())
     hello = session("dialer", "n1").start()
     refused("version", session("listener", "n2"), hello[:4] + b"\x01" + hello[5:])
-    refused("version", session("listener", "n2"), hello[:4] + b"\x09" + hello[5:10] + b"\x09" + hello[11:])
+    refused(
+        "version",
+        session("listener", "n2"),
+        hello[:4] + b"\x09" + hello[5:10] + b"\x09" + hello[11:],
+    )
     dialer, impostor = session("dialer", "n1", expect="n2"), session("listener", "n3")
     refused("wrong_member", dialer, replies(feed(impostor, dialer.start())))
 
@@ -310,7 +348,10 @@ def test_ids_are_bounded() -> None:
     with pytest.raises(ValueError, match="at most"):
         session("dialer", "n1", cluster="c" * (NAME_BYTES_MAX + 1))
     longest = "n" * NAME_BYTES_MAX
-    dialer, listener = session("dialer", longest, nonce=1), session("listener", "m" * NAME_BYTES_MAX, nonce=2)
+    dialer, listener = (
+        session("dialer", longest, nonce=1),
+        session("listener", "m" * NAME_BYTES_MAX, nonce=2),
+    )
     shake(dialer, listener)
     assert dialer.ready
 

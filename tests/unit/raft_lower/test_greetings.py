@@ -47,7 +47,9 @@ def test_a_digest_is_of_ids_in_any_order() -> None:
         (Origin(b"", ABC), Origin(b"h", ABC), None, False),
     ],
 )
-def test_only_what_cannot_be_of_one_cluster_is_refused(mine: Origin, theirs: Origin, verdict: Any, wrong: bool) -> None:
+def test_only_what_cannot_be_of_one_cluster_is_refused(
+    mine: Origin, theirs: Origin, verdict: Any, wrong: bool
+) -> None:
     assert judge_origins(mine, theirs) == judge_origins(theirs, mine) == verdict
     assert never_belonged(mine, theirs) == wrong
 
@@ -63,7 +65,9 @@ def test_greetings_that_once_raised() -> None:
     told = Greeting(Origin(b"h", ABC), b"i" * 16, "host:1")
     assert decode_greeting(encode_greeting(told)) == told
     newer = encode_greeting(told)
-    assert decode_greeting(bytes([newer[0] + 1]) + newer[1:] + b"\x01") == told, "a later version appended a field"
+    assert decode_greeting(bytes([newer[0] + 1]) + newer[1:] + b"\x01") == told, (
+        "a later version appended a field"
+    )
     assert len(encode_greeting(Greeting(Origin(b"h" * 16, ABC), b"i" * 16, "ä" * 5000))) < 512
 
 
@@ -151,7 +155,9 @@ async def test_a_name_is_looked_up_at_each_dial(monkeypatch: pytest.MonkeyPatch)
     await closed(one, two)
 
 
-async def test_a_resolver_that_hangs_is_asked_once_and_complains_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_resolver_that_hangs_is_asked_once_and_complains_to_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     loop = asyncio.get_running_loop()
     complaints: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: complaints.append(context))
@@ -167,7 +173,9 @@ async def test_a_resolver_that_hangs_is_asked_once_and_complains_to_nobody(monke
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
                 await dialler.connect(asyncio.Protocol, "nobody.example", 1, None)
-    answered.set_exception(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"))
+    answered.set_exception(
+        socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    )
     await until(lambda: not dialler._lookups)
     assert asked == ["nobody.example"]
     assert not complaints
@@ -181,7 +189,10 @@ async def test_a_name_that_stands_for_several_addresses_is_reached_at_the_one_th
     server = await loop.create_server(asyncio.Protocol, "127.0.0.1", port)
 
     async def look_up(host: str, *rest: Any, **more: Any) -> Any:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, 0)) for ip in ("127.0.0.9", "127.0.0.1")]
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, 0))
+            for ip in ("127.0.0.9", "127.0.0.1")
+        ]
 
     monkeypatch.setattr(loop, "getaddrinfo", look_up)
     transport, _ = await Dialler(loop, 2.0).connect(asyncio.Protocol, "both.example", port, None)
@@ -209,7 +220,10 @@ async def test_a_member_that_is_not_wanted_hears_why() -> None:
 async def test_two_processes_with_one_id_are_both_refused_and_named() -> None:
     where = addresses("n1", "n2")
     one = Member("n1", where, security=SECRET)
-    first, second = Member("n2", where, security=SECRET), Member("n2", where | addresses("n2"), security=SECRET)
+    first, second = (
+        Member("n2", where, security=SECRET),
+        Member("n2", where | addresses("n2"), security=SECRET),
+    )
     first.transport.greet, second.transport.greet = told("n2", b"first"), told("n2", b"second")
     heard: list[str] = []
     second.transport.on_turned_away = lambda peer, told: heard.append(told)
@@ -219,7 +233,9 @@ async def test_two_processes_with_one_id_are_both_refused_and_named() -> None:
     await second.transport.start()
     await until(lambda: one.transport.counters["doubled"] == 1)
     assert not second.events, "while the first one was connected, the second one never was"
-    await until(lambda: not first.connected("n1") and any(text.startswith("used_twice") for text in heard))
+    await until(
+        lambda: not first.connected("n1") and any(text.startswith("used_twice") for text in heard)
+    )
     assert "two processes use the id n2" in one.transport.trouble(one.nodes["n2"])
     await second.transport.aclose()
     await until(lambda: one.connected("n2") and first.connected("n1"))
@@ -232,7 +248,9 @@ async def test_a_member_that_rests_is_never_dialled() -> None:
     one.transport.rest(one.nodes["n2"])
     await one.transport.start()
     knocks = []
-    server = await asyncio.start_server(lambda r, w: knocks.append(w), "127.0.0.1", int(where["n2"].rpartition(":")[2]))
+    server = await asyncio.start_server(
+        lambda r, w: knocks.append(w), "127.0.0.1", int(where["n2"].rpartition(":")[2])
+    )
     server.close()
     await server.wait_closed()
     two = Member("n2", where, security=SECRET)

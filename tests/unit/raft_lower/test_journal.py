@@ -1,4 +1,6 @@
-"""What the journal promises while it lives, what it refuses to read, and that damage is never taken for an end."""
+"""What the journal promises while it lives, what it refuses to read, and that damage is never taken
+for an end.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,13 @@ from pysyncobj.journal import FileJournal, MemoryJournal
 from coordinator.raft import journal as journal_module
 from coordinator.raft.disk import RealDisk, SyncError
 from coordinator.raft.journal import Journal, Policy
-from coordinator.raft.records import FORMAT, RECORD_HEAD_BYTES, Segment, decode_segment, encode_segment
+from coordinator.raft.records import (
+    FORMAT,
+    RECORD_HEAD_BYTES,
+    Segment,
+    decode_segment,
+    encode_segment,
+)
 from kv.errors import BadRequest
 from tests.simulation.disk import SimDisk
 from tests.unit.raft_lower.virtual import run
@@ -45,7 +53,7 @@ def filled(disk: SimDisk, last: int = 20, fsync: Policy = "always") -> Journal:
     return journal
 
 
-# --------------------------------------------------------------------------------------------- as the library calls it
+# -------------------------------------------------------------------------- as the library calls it
 
 OPERATIONS = st.lists(
     st.one_of(
@@ -64,7 +72,9 @@ OPERATIONS = st.lists(
 @given(operations=OPERATIONS, fsync=st.sampled_from(["always", "interval", "off"]))
 @example(operations=[("add", b"")] * 11 + [("to", 40)], fsync="always")
 @settings(max_examples=150, deadline=None)
-def test_it_is_what_the_librarys_own_journal_in_memory_is(operations: list[tuple[str, object]], fsync: Policy) -> None:
+def test_it_is_what_the_librarys_own_journal_in_memory_is(
+    operations: list[tuple[str, object]], fsync: Policy
+) -> None:
     disk, twin = sim(), MemoryJournal()
     ours = opened(disk, fsync)
     following, term = 1, 1
@@ -103,7 +113,8 @@ def test_it_is_what_the_librarys_own_journal_in_memory_is(operations: list[tuple
         assert ours.getCurrentTerm() == twin.getCurrentTerm()
         assert ours.getVotedForNodeId() == twin.getVotedForNodeId()
         held = sum(disk.size(n) for n in disk.names() if n != "journal.vote") + ours.unsynced_bytes
-        # Segments without a live entry count no more; they go once what was written so far is durable.
+        # Segments without a live entry count no more; they go once what was written so far is
+        # durable.
         assert ours.size_bytes == held if not ours._obsolete else ours.size_bytes < held
 
 
@@ -136,7 +147,7 @@ def test_the_commit_index_is_a_hint_that_never_exceeds_the_log() -> None:
     assert opened(disk).getRaftCommitIndex() == 1
 
 
-# ------------------------------------------------------------------------------------------------------- group syncing
+# ------------------------------------------------------------------------------------ group syncing
 
 
 def test_synced_index_follows_the_syncs() -> None:
@@ -205,7 +216,11 @@ def test_the_other_policies_promise_what_is_written(fsync: Policy) -> None:
             journal.maybe_sync()
         assert journal.unsynced_bytes == 0
         await asyncio.sleep(1)
-        syncs = [step for step in disk.steps if step.operation == "sync" and step.name != "journal.vote.new"]
+        syncs = [
+            step
+            for step in disk.steps
+            if step.operation == "sync" and step.name != "journal.vote.new"
+        ]
         segments = [name for name in disk.names() if name != "journal.vote"]
         assert len(syncs) == (0 if fsync == "off" else len(segments))
         if fsync == "interval":
@@ -278,7 +293,9 @@ def test_a_full_disk_is_waited_for() -> None:
 @pytest.mark.parametrize("size", [20, 400])
 @pytest.mark.parametrize("after_s", [0.0, 0.001, 0.004])
 def test_a_flush_does_not_overtake_a_group(size: int, after_s: float) -> None:
-    """The group ends in a segment that has no file yet: what follows it must not be that file's beginning."""
+    """The group ends in a segment that has no file yet: what follows it must not be that file's
+    beginning.
+    """
 
     async def story() -> None:
         disk = sim()
@@ -371,7 +388,9 @@ def test_closing_syncs_what_waits() -> None:
 
 
 def test_a_group_whose_sync_is_cancelled_leaves_no_hole() -> None:
-    """All tasks of a loop may be cancelled before the journal is closed: what comes behind half a group stays away."""
+    """All tasks of a loop may be cancelled before the journal is closed: what comes behind half a
+    group stays away.
+    """
 
     async def story(disk: SimDisk) -> None:
         journal = opened(disk)
@@ -417,7 +436,7 @@ def test_compaction_bounds_the_files_and_copies_nothing() -> None:
     run(story())
 
 
-# --------------------------------------------------------------------------------------------- what it refuses to read
+# -------------------------------------------------------------------------- what it refuses to read
 
 
 def copy_of(disk: SimDisk) -> dict[str, bytes]:
@@ -446,7 +465,9 @@ def refused_by(disk: SimDisk, fsync: Policy = "always") -> BadRequest | None:
 
 
 def test_every_damaged_byte_is_noticed() -> None:
-    """Flip each byte of each file: it is refused by name with the files kept, or the torn end alone is cut."""
+    """Flip each byte of each file: it is refused by name with the files kept, or the torn end alone
+    is cut.
+    """
     files = closed_files()
     newest = max(name for name in files if name != "journal.vote")
     whole = opened(disk_of(files))[:]
@@ -455,7 +476,9 @@ def test_every_damaged_byte_is_noticed() -> None:
     for name, content in files.items():
         for offset in range(len(content)):
             damaged = dict(files)
-            damaged[name] = content[:offset] + bytes([content[offset] ^ 0x20]) + content[offset + 1 :]
+            damaged[name] = (
+                content[:offset] + bytes([content[offset] ^ 0x20]) + content[offset + 1 :]
+            )
             disk = disk_of(damaged)
             refusal = refused_by(disk)
             if refusal is not None:
@@ -516,7 +539,10 @@ def test_a_value_that_looks_like_a_journal_is_a_value() -> None:
     journal.add(inner, 2, 1)
     journal._destroy()
     files = copy_of(disk)
-    torn = opened(disk_of({**files, "journal.0000000001": files["journal.0000000001"][:-1]}), segment_bytes_max=1 << 20)
+    torn = opened(
+        disk_of({**files, "journal.0000000001": files["journal.0000000001"][:-1]}),
+        segment_bytes_max=1 << 20,
+    )
     assert [entry[1] for entry in torn[:]] == [1]
 
 
@@ -538,7 +564,9 @@ def test_journals_of_others_and_of_the_future_are_refused_by_name() -> None:
 
 
 def test_what_an_unsynced_policy_lost_is_set_aside() -> None:
-    """Under off, a power cut may take the middle: the log goes on before the hole, and the rest is kept aside."""
+    """Under off, a power cut may take the middle: the log goes on before the hole, and the rest is
+    kept aside.
+    """
     seen = set()
     for seed in range(60):
         disk = sim(seed)
@@ -582,7 +610,7 @@ def test_a_directory_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         Journal(str(tmp_path / "journal"))
 
 
-# ------------------------------------------------------------------------------------------- beside the stock journal
+# ------------------------------------------------------------------------- beside the stock journal
 
 
 def _interrupted_rewrite(journal: FileJournal | Journal) -> None:
@@ -607,7 +635,9 @@ def _interrupted_rewrite(journal: FileJournal | Journal) -> None:
 
 
 def test_regression_a_rewrite_that_is_interrupted(tmp_path: Path) -> None:
-    """research 3.6: the stock journal empties its file and puts the rest back one by one; ours never copies."""
+    """research 3.6: the stock journal empties its file and puts the rest back one by one; ours
+    never copies.
+    """
     survivors = {}
     for kind in (FileJournal, Journal):
         path = str(tmp_path / kind.__module__)
@@ -623,13 +653,18 @@ def test_regression_a_rewrite_that_is_interrupted(tmp_path: Path) -> None:
 
 
 def test_regression_a_vote_file_that_cannot_be_read(tmp_path: Path) -> None:
-    """The stock journal takes an unreadable vote for none, and votes twice in a term; ours refuses to start."""
+    """The stock journal takes an unreadable vote for none, and votes twice in a term; ours refuses
+    to start.
+    """
     for kind in (FileJournal, Journal):
         journal = kind(str(tmp_path / kind.__module__))
         journal.add(b"x", 1, 7)
         journal.setCurrentTerm(7, "n2")
         journal._destroy()
-    stock, ours = tmp_path / f"{FileJournal.__module__}.meta", tmp_path / f"{Journal.__module__}.vote"
+    stock, ours = (
+        tmp_path / f"{FileJournal.__module__}.meta",
+        tmp_path / f"{Journal.__module__}.vote",
+    )
     for path in (stock, ours):
         path.write_bytes(b"\0" * path.stat().st_size)
     assert FileJournal(str(tmp_path / FileJournal.__module__)).getVotedForNodeId() is None
@@ -649,11 +684,14 @@ def test_regression_a_flipped_bit(tmp_path: Path) -> None:
     for path in (stock, ours):
         path.write_bytes(path.read_bytes().replace(b"payload 2", b"payload 9"))
     assert FileJournal(str(stock))[1][0] == b"payload 9"
-    with pytest.raises(BadRequest, match=r"\.0000000001: the record at byte \d+ is damaged, one at byte \d+ is good"):
+    with pytest.raises(
+        BadRequest,
+        match=r"\.0000000001: the record at byte \d+ is damaged, one at byte \d+ is good",
+    ):
         Journal(str(tmp_path / Journal.__module__))
 
 
-# ------------------------------------------------------------------------------------------------- a real disk, killed
+# ------------------------------------------------------------------------------ a real disk, killed
 
 _WRITER = """
 import asyncio, sys
@@ -684,7 +722,9 @@ asyncio.run(main())
 def test_kill_9_of_a_process_that_writes(tmp_path: Path) -> None:
     promised = 0
     for lines in (1, 5, 20, 60, 100):
-        writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        writer = subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
         assert writer.stdout is not None
         for _ in range(lines):
             promised, term = map(int, writer.stdout.readline().split())
@@ -692,7 +732,9 @@ def test_kill_9_of_a_process_that_writes(tmp_path: Path) -> None:
         writer.wait(60)
         writer.stdout.close()
         disk = RealDisk(tmp_path)
-        journal = Journal(disk=disk, cluster="c", member="n1", fsync="always", segment_bytes_max=4000)
+        journal = Journal(
+            disk=disk, cluster="c", member="n1", fsync="always", segment_bytes_max=4000
+        )
         assert journal[-1][1] >= promised
         assert journal.getCurrentTerm() >= term
         assert all(entry == (b"%d" % entry[1] * 20, entry[1], 1) for entry in journal[:])
@@ -704,8 +746,12 @@ def test_kill_9_of_a_process_that_writes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("before", ["off", "interval"])
 @pytest.mark.parametrize("after", ["off", "interval", "always"])
-def test_what_follows_a_torn_segment_and_an_empty_one_is_there_at_the_next_start(before: Policy, after: Policy) -> None:
-    """A power cut just after a segment was begun: its predecessor is torn, and is the newest again."""
+def test_what_follows_a_torn_segment_and_an_empty_one_is_there_at_the_next_start(
+    before: Policy, after: Policy
+) -> None:
+    """A power cut just after a segment was begun: its predecessor is torn, and is the
+    newest again.
+    """
 
     async def story() -> None:
         disk = sim()
@@ -729,7 +775,9 @@ def test_what_follows_a_torn_segment_and_an_empty_one_is_there_at_the_next_start
 
 @pytest.mark.parametrize("before", ["off", "interval", "always"])
 def test_a_torn_header_behind_a_torn_segment(before: Policy) -> None:
-    """A power cut takes the ends of both. It is damage only where the first was promised before the second began."""
+    """A power cut takes the ends of both. It is damage only where the first was promised before the
+    second began.
+    """
     disk = sim()
     filled(disk, 20, before)._destroy()
     files = copy_of(disk)
@@ -745,7 +793,9 @@ def test_a_torn_header_behind_a_torn_segment(before: Policy) -> None:
     assert accepted == list(range(header) if before != "always" else range(13))
 
 
-@pytest.mark.parametrize(("before", "after"), [("off", "always"), ("always", "off"), ("interval", "always")])
+@pytest.mark.parametrize(
+    ("before", "after"), [("off", "always"), ("always", "off"), ("interval", "always")]
+)
 def test_a_segment_is_of_one_policy(before: Policy, after: Policy) -> None:
     async def story() -> None:
         disk = sim()
@@ -755,7 +805,9 @@ def test_a_segment_is_of_one_policy(before: Policy, after: Policy) -> None:
         await journal.aclose()
         disk.crash()
         sealed = [
-            decode_segment(disk.load_now(name))[0].sealed for name in disk.names() if name.startswith("journal.0")
+            decode_segment(disk.load_now(name))[0].sealed
+            for name in disk.names()
+            if name.startswith("journal.0")
         ]
         assert sealed == [before == "always", after == "always"]
         again = opened(disk, after)

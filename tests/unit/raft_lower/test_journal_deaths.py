@@ -1,7 +1,7 @@
 """End the process, or the power, at every byte of every disk operation, and read the journal back.
 
-The twin is a plain list. What comes back must be one of the states that were intended: never older than what was
-promised, never newer than what was begun, never anything in between.
+The twin is a plain list. What comes back must be one of the states that were intended: never older
+than what was promised, never newer than what was begun, never anything in between.
 """
 
 from __future__ import annotations
@@ -41,12 +41,18 @@ def add(index: int, term: int, size: int = 20) -> Act:
 
 def cut(position: int) -> Act:
     return Act(
-        f"cut {position}", lambda j: j.deleteEntriesFrom(position), lambda t: t.__delitem__(slice(position, None))
+        f"cut {position}",
+        lambda j: j.deleteEntriesFrom(position),
+        lambda t: t.__delitem__(slice(position, None)),
     )
 
 
 def trim(position: int) -> Act:
-    return Act(f"trim {position}", lambda j: j.deleteEntriesTo(position), lambda t: t.__delitem__(slice(0, position)))
+    return Act(
+        f"trim {position}",
+        lambda j: j.deleteEntriesTo(position),
+        lambda t: t.__delitem__(slice(0, position)),
+    )
 
 
 def clear() -> Act:
@@ -54,7 +60,9 @@ def clear() -> Act:
 
 
 def vote(term: int, member: str | None) -> Act:
-    return Act(f"vote {term}", lambda j: j.setCurrentTerm(term, member), lambda t: None, (term, member))
+    return Act(
+        f"vote {term}", lambda j: j.setCurrentTerm(term, member), lambda t: None, (term, member)
+    )
 
 
 SYNC = Act("sync", lambda j: j.flush(), lambda t: None)
@@ -105,7 +113,9 @@ def states_of(story: Iterable[Act]) -> list[State]:
 
 
 def opened(disk: SimDisk, fsync: Policy) -> Journal:
-    return Journal(disk=disk, cluster="c", member="n1", fsync=fsync, segment_bytes_max=SEGMENT_BYTES)
+    return Journal(
+        disk=disk, cluster="c", member="n1", fsync=fsync, segment_bytes_max=SEGMENT_BYTES
+    )
 
 
 def read_back(disk: SimDisk, fsync: Policy) -> State:
@@ -153,7 +163,9 @@ def deaths(fsync: Policy) -> list[tuple[int, int]]:
 
 
 def test_kill_at_every_byte_of_what_is_written_at_once() -> None:
-    """Policy off: written when `add` returns. One act is one record, so it is there whole or not at all."""
+    """Policy off: written when `add` returns. One act is one record, so it is there whole or not at
+    all.
+    """
     cuts = 0
     for step, byte in deaths("off"):
         disk = SimDisk(random.Random(step * 1000 + byte))
@@ -228,10 +240,14 @@ def test_the_second_life_dies_too(seed: int) -> None:
 
 
 def test_power_cuts_during_group_syncs() -> None:
-    """The asynchronous path: whatever `on_synced` had said is there after a power cut or a kill at any moment."""
+    """The asynchronous path: whatever `on_synced` had said is there after a power cut or a kill at
+    any moment.
+    """
     for seed in range(150):
         promised, disk, written = run(_group_syncs(seed))
-        journal = Journal(disk=disk, cluster="c", member="n1", fsync="always", segment_bytes_max=SEGMENT_BYTES)
+        journal = Journal(
+            disk=disk, cluster="c", member="n1", fsync="always", segment_bytes_max=SEGMENT_BYTES
+        )
         entries = journal[:]
         assert journal[:] == written[: len(entries)]
         assert len(entries) >= promised
@@ -241,7 +257,9 @@ def test_power_cuts_during_group_syncs() -> None:
 async def _group_syncs(seed: int) -> tuple[int, SimDisk, list[tuple[bytes, int, int]]]:
     rng = random.Random(seed)
     disk = SimDisk(rng)
-    journal = Journal(disk=disk, cluster="c", member="n1", fsync="always", segment_bytes_max=SEGMENT_BYTES)
+    journal = Journal(
+        disk=disk, cluster="c", member="n1", fsync="always", segment_bytes_max=SEGMENT_BYTES
+    )
     promised: list[int] = [0]
     journal.on_synced = promised.append
     written: list[tuple[bytes, int, int]] = []

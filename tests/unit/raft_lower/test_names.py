@@ -25,13 +25,19 @@ POLICIES: tuple[Policy, ...] = ("always", "interval", "off")
 SEEDS = range(40)
 
 
-def journal(disk: SimDisk | RealDisk, policy: Policy = "always", *, segment_bytes_max: int = 1 << 20) -> Journal:
-    return Journal(disk=disk, cluster="c", member="m", fsync=policy, segment_bytes_max=segment_bytes_max)
+def journal(
+    disk: SimDisk | RealDisk, policy: Policy = "always", *, segment_bytes_max: int = 1 << 20
+) -> Journal:
+    return Journal(
+        disk=disk, cluster="c", member="m", fsync=policy, segment_bytes_max=segment_bytes_max
+    )
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_vote_that_is_answered_by_after_a_restart_is_durable(policy: Policy) -> None:
-    """Killed between the rename of the vote file and the directory's sync; the same candidate asks again; power cut."""
+    """Killed between the rename of the vote file and the directory's sync; the same candidate asks
+    again; power cut.
+    """
     for seed in SEEDS:
         disk = SimDisk(random.Random(seed))
         journal(disk, policy).setCurrentTerm(5, None)
@@ -71,7 +77,9 @@ def test_a_flush_claims_nothing_of_a_segment_whose_name_is_not_durable() -> None
 
 
 def test_a_dump_that_a_start_builds_upon_is_durable() -> None:
-    """Killed between its rename and the directory's sync; the log is compacted after the restart; power cut."""
+    """Killed between its rename and the directory's sync; the log is compacted after the restart;
+    power cut.
+    """
 
     async def story(seed: int) -> None:
         disk = SimDisk(random.Random(seed))
@@ -113,7 +121,7 @@ def test_a_new_directory_is_durable_with_all_that_was_missing_above_it(
     assert not synced
 
 
-# ---------------------------------------------------------------------------------------------------------- descriptors
+# -------------------------------------------------------------------------------------- descriptors
 
 
 def test_the_next_segment_waits_for_a_descriptor() -> None:
@@ -200,7 +208,9 @@ def test_accepts_that_fail_for_want_of_descriptors_are_counted_and_do_not_spin()
         class Exhausted:
             create_task = loop.create_task
 
-            async def sock_accept(self, listening: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
+            async def sock_accept(
+                self, listening: socket.socket
+            ) -> tuple[socket.socket, tuple[str, int]]:
                 raise OSError(errno.EMFILE, "Too many open files")
 
         with socket.socket() as listening:

@@ -20,14 +20,18 @@ SALT = 0x1234
 
 @given(st.binary(max_size=40), st.integers(1, 5000), st.integers(0, 2**32 - 1), st.data())
 @settings(deadline=None)
-def test_any_piece_sums_up_to_what_zlib_says(seed: bytes, length: int, before: int, data: st.DataObject) -> None:
+def test_any_piece_sums_up_to_what_zlib_says(
+    seed: bytes, length: int, before: int, data: st.DataObject
+) -> None:
     content = random.Random(seed).randbytes(length)
     begin = data.draw(st.integers(0, length))
     end = data.draw(st.integers(begin, length))
     assert Spans(content).crc32(begin, end, before) == zlib.crc32(content[begin:end], before)
 
 
-@pytest.mark.parametrize("length", [1, GRID_BYTES, GRID_BYTES + 1, 2 * GRID_BYTES, 100_000, 3 << 20])
+@pytest.mark.parametrize(
+    "length", [1, GRID_BYTES, GRID_BYTES + 1, 2 * GRID_BYTES, 100_000, 3 << 20]
+)
 def test_a_whole_content_sums_up_to_what_zlib_says(length: int) -> None:
     content = random.Random(length).randbytes(length)
     assert Spans(content).crc32(0, length, 7) == zlib.crc32(content, 7)
@@ -37,7 +41,15 @@ def shaped(size: int) -> bytes:
     """Return a value that is the beginning of a record at every turn, each as long as the rest."""
     count = size // RECORD_HEAD_BYTES
     return b"".join(
-        struct.pack("<2sBIIQQ", b"\xac\x0d", Kind.ENTRY, (count - number - 1) * RECORD_HEAD_BYTES, 0, number, 1)
+        struct.pack(
+            "<2sBIIQQ",
+            b"\xac\x0d",
+            Kind.ENTRY,
+            (count - number - 1) * RECORD_HEAD_BYTES,
+            0,
+            number,
+            1,
+        )
         for number in range(count)
     )
 
@@ -82,26 +94,32 @@ def test_a_good_record_behind_a_shaped_value_is_found(length: int) -> None:
         assert find_record(SALT, bytes(damaged), 0) is None, "a record is good whole or not at all"
 
 
-# ------------------------------------------------------------------------------------- a sector of zeros tells nothing
+# ------------------------------------------------------------------ a sector of zeros tells nothing
 
 
 def looks_torn(content: bytes, begin: int, end: int, sector: int = 512) -> bool:
-    """Judge a bad record as etcd's write-ahead log does (`isTornEntry`): a sector of zeros is one that never came."""
+    """Judge a bad record as etcd's write-ahead log does (`isTornEntry`): a sector of zeros is one
+    that never came.
+    """
     edges = [begin, *range((begin // sector + 1) * sector, end, sector), end]
     return any(not any(content[a:b]) for a, b in itertools.pairwise(edges))
 
 
 def test_a_sector_of_zeros_does_not_tell_a_torn_record_from_a_damaged_one() -> None:
-    """Why a hole before a good record is refused, and not cut off: what would be cut may have been acknowledged.
+    """Why a hole before a good record is refused, and not cut off: what would be cut may have been
+    acknowledged.
 
-    The same bytes are left by a power cut before the group was synced, and by a disk that lost a sector of a group that
-    was acknowledged. And a value may hold a sector of zeros of its own: then any flipped bit of its record looks torn.
+    The same bytes are left by a power cut before the group was synced, and by a disk that lost a
+    sector of a group that was acknowledged. And a value may hold a sector of zeros of its own: then
+    any flipped bit of its record looks torn.
     """
     first = encode_record(SALT, 0, Record(Kind.ENTRY, 1, 1, random.Random(1).randbytes(3000)))
     second = encode_record(SALT, len(first), Record(Kind.ENTRY, 2, 1, b"good"))
     written = first + second
-    power_cut = written[:1024] + bytes(512) + written[1536:]  # the group's second sector never reached the disk …
-    lost_later = bytearray(written)  # … or all did, it was acknowledged, and the disk lost that sector
+    # the group's second sector never reached the disk …
+    power_cut = written[:1024] + bytes(512) + written[1536:]
+    # … or all did, it was acknowledged, and the disk lost that sector
+    lost_later = bytearray(written)
     lost_later[1024:1536] = bytes(512)
     assert bytes(lost_later) == power_cut
     assert looks_torn(power_cut, RECORD_HEAD_BYTES, len(first))

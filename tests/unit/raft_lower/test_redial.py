@@ -1,4 +1,6 @@
-"""A node dials its peers again sooner than an election ends: who is back is reached before the next failure."""
+"""A node dials its peers again sooner than an election ends: who is back is reached before the next
+failure.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""docs/security.md: its commands make certificates that members accept, and what it says of secrets is so."""
+"""docs/security.md: its commands make certificates that members accept, and what it says of secrets
+is so.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ async def test_the_page_makes_certificates_that_members_take(tmp_path: Path) -> 
             name,
             where,
             security=Certificates(
-                str(tmp_path / f"{name}.pem"), str(tmp_path / f"{name}.key"), str(tmp_path / "ca.pem")
+                str(tmp_path / f"{name}.pem"),
+                str(tmp_path / f"{name}.key"),
+                str(tmp_path / "ca.pem"),
             ),
         )
         for name in ("n1", "n2")
@@ -50,7 +54,13 @@ def test_with_a_secret_what_is_said_can_be_read_on_the_way() -> None:
 
 
 def test_it_is_said_wherever_the_secret_is() -> None:
-    for place in ("README.md", "docs/containers.md", "cluster/config.py", "cluster/runner.py", "cluster/stack/cli.py"):
+    for place in (
+        "README.md",
+        "docs/containers.md",
+        "cluster/config.py",
+        "cluster/runner.py",
+        "cluster/stack/cli.py",
+    ):
         said = (ROOT / place).read_text()
         assert "not encrypted" in said, place
         assert "docs/security.md" in said or "security.md" in said, place

@@ -1,4 +1,6 @@
-"""Dumps: verified on load, replaced whole or not at all, moved in chunks that cannot be mixed up."""
+"""Dumps: verified on load, replaced whole or not at all, moved in chunks that cannot be
+mixed up.
+"""
 
 from __future__ import annotations
 
@@ -47,11 +49,14 @@ async def saved(disk: SimDisk, index: int, body: bytes) -> SnapshotStore:
     return store
 
 
-# ------------------------------------------------------------------------------------------------------------- in place
+# ----------------------------------------------------------------------------------------- in place
 
 
 @given(
-    body=st.binary(max_size=5000), config=st.binary(max_size=300), index=st.integers(0, 2**62), term=st.integers(0, 9)
+    body=st.binary(max_size=5000),
+    config=st.binary(max_size=300),
+    index=st.integers(0, 2**62),
+    term=st.integers(0, 9),
 )
 @settings(max_examples=60, deadline=None)
 def test_what_was_saved_is_loaded(body: bytes, config: bytes, index: int, term: int) -> None:
@@ -113,7 +118,9 @@ def test_death_at_every_step_leaves_the_old_or_the_new() -> None:
     for end in ("crash", "power_cut"):
         for step in range(len(plan.steps) + 1):
             # Where nothing is written the seed alone decides what a power cut takes: try several.
-            for byte in range(0, max(24, plan.steps[step].size + 1) if step < len(plan.steps) else 1, 3):
+            for byte in range(
+                0, max(24, plan.steps[step].size + 1) if step < len(plan.steps) else 1, 3
+            ):
                 disk = sim(step * 1000 + byte)
                 run(saved(disk, 1, b"old" * 10))
                 disk.die_at(step, byte)
@@ -131,7 +138,9 @@ def test_death_at_every_step_leaves_the_old_or_the_new() -> None:
                     assert found.header.index == 2
                 assert disk.names() == ["snapshot"], "no spare file is left"
                 outcomes.add((end, finished, found.header.index))
-    assert outcomes == {(e, f, i) for e in ("crash", "power_cut") for f, i in ((False, 1), (False, 2), (True, 2))}
+    assert outcomes == {
+        (e, f, i) for e in ("crash", "power_cut") for f, i in ((False, 1), (False, 2), (True, 2))
+    }
 
 
 def test_a_full_disk_leaves_the_old_one() -> None:
@@ -186,7 +195,7 @@ def test_a_save_that_was_overtaken_does_not_replace_what_came_in() -> None:
     run(story())
 
 
-# ------------------------------------------------------------------------------------------------------------- transfer
+# ----------------------------------------------------------------------------------------- transfer
 
 
 async def received(outgoing: Outgoing, store: SnapshotStore, length: int = 7) -> Incoming:
@@ -206,7 +215,9 @@ def test_a_dump_moves_in_chunks() -> None:
         assert (outgoing.header.index, outgoing.header.config) == (9, b"members")
         incoming = await received(outgoing, store)
         before = store_on(disk)
-        assert disk.load_now("snapshot") != disk.load_now("snapshot.part"), "verified, but not yet in place"
+        assert disk.load_now("snapshot") != disk.load_now("snapshot.part"), (
+            "verified, but not yet in place"
+        )
         await incoming.install()
         outgoing.close()
         disk.power_cut()
@@ -235,7 +246,9 @@ def test_a_newer_dump_does_not_disturb_a_transfer() -> None:
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_whatever_the_network_does_to_chunks_only_the_dump_comes_out(data: st.DataObject) -> None:
-    """Chunks lost, repeated, reordered, mixed with another dump's, and interruptions: the end is the dump, whole."""
+    """Chunks lost, repeated, reordered, mixed with another dump's, and interruptions: the end is
+    the dump, whole.
+    """
 
     async def story() -> None:
         source, other = await saved(sim(), 9, b"right" * 20), await saved(sim(2), 8, b"wrong" * 20)
@@ -243,12 +256,16 @@ def test_whatever_the_network_does_to_chunks_only_the_dump_comes_out(data: st.Da
         store = store_on(disk)
         incoming, outgoing, stray = store.incoming(), source.outgoing(), other.outgoing()
         offsets = st.integers(0, outgoing.total - 1)
-        for what, at in data.draw(st.lists(st.tuples(st.sampled_from("owsr"), offsets), max_size=30)):
+        for what, at in data.draw(
+            st.lists(st.tuples(st.sampled_from("owsr"), offsets), max_size=30)
+        ):
             match what:
                 case "o":
                     wanted = incoming.accept(outgoing.chunk(at, 30))
                 case "w":
-                    wanted = incoming.accept(outgoing.chunk(incoming.accept(outgoing.chunk(0, 30)), 30))
+                    wanted = incoming.accept(
+                        outgoing.chunk(incoming.accept(outgoing.chunk(0, 30)), 30)
+                    )
                 case "s":
                     wanted = incoming.accept(stray.chunk(at, 30))
                 case _:
@@ -272,7 +289,11 @@ def test_what_arrived_wrong_is_refused_and_starts_clean() -> None:
         whole = outgoing.chunk(0, outgoing.total)
         flipped = whole.content[:200] + bytes([whole.content[200] ^ 1]) + whole.content[201:]
         foreign = encode(SnapshotHeader("other", 9, 3, b"", 3), b"abc")
-        for content, id in ((flipped, whole.id), (whole.content, b"\0" * 32), (foreign, foreign[-32:])):
+        for content, id in (
+            (flipped, whole.id),
+            (whole.content, b"\0" * 32),
+            (foreign, foreign[-32:]),
+        ):
             assert incoming.accept(Chunk(id, 0, len(content), content)) == len(content)
             with pytest.raises(ValueError, match=r"digest|announced|of cluster"):
                 await incoming.finish()
@@ -301,7 +322,9 @@ def test_a_chunk_that_cannot_be_is_not_taken() -> None:
     ):
         assert incoming.accept(bad) == 0
     assert incoming.accept(Chunk(id, 0, 1000, b"x" * 600)) == 600
-    assert incoming.accept(Chunk(id, 0, 1000, b"y" * 600)) == 600, "a repeated chunk changes nothing"
+    assert incoming.accept(Chunk(id, 0, 1000, b"y" * 600)) == 600, (
+        "a repeated chunk changes nothing"
+    )
     assert incoming.accept(Chunk(id, 700, 1000, b"z")) == 600, "one after a gap neither"
 
 
@@ -337,11 +360,13 @@ async def test_on_a_real_disk(tmp_path: Path) -> None:
     other.close()
 
 
-# ----------------------------------------------------------------------------------------------------- beside the stock
+# --------------------------------------------------------------------------------- beside the stock
 
 
 def test_regression_a_lost_chunk(tmp_path: Path) -> None:
-    """research 3.11: the stock receiver joins what it gets, calls it complete, and has overwritten its good dump."""
+    """research 3.11: the stock receiver joins what it gets, calls it complete, and has overwritten
+    its good dump.
+    """
     good = tmp_path / "good"
     with gzip.open(good, "wb") as file:
         pickle.dump("good" * 1000, file)
@@ -398,7 +423,9 @@ def test_a_save_under_way_does_not_outlive_that_its_machine_starts_again() -> No
     async def story() -> None:
         store = store_on(sim())
         await store.save(3, 1, b"", lambda: b"kept")
-        saving = asyncio.ensure_future(store.save(9, 1, b"", lambda: b"of a machine that is no more"))
+        saving = asyncio.ensure_future(
+            store.save(9, 1, b"", lambda: b"of a machine that is no more")
+        )
         await asyncio.sleep(0)
         assert store.load_now() is not None
         with pytest.raises(OSError, match="another snapshot took its place"):

@@ -1,4 +1,6 @@
-"""Members over loopback sockets, on both event loops: what arrives, what is refused, and what it costs."""
+"""Members over loopback sockets, on both event loops: what arrives, what is refused, and what it
+costs.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,23 @@ import uvloop
 from pysyncobj.node import Node
 
 from coordinator.raft import connection as connection_module
-from coordinator.raft.admission import HOSTS_MAX, KNOCKS_BURST, KNOCKS_PER_S, UNPROVED_MAX, Admission
+from coordinator.raft.admission import (
+    HOSTS_MAX,
+    KNOCKS_BURST,
+    KNOCKS_PER_S,
+    UNPROVED_MAX,
+    Admission,
+)
 from coordinator.raft.connection import JOIN_BYTES_MAX, QUEUE_FRAMES_MAX, Connection
 from coordinator.raft.frames import Mode, Reply, Session
-from coordinator.raft.security import Certificates, Open, SharedSecret, is_loopback, read_secret, split_address
+from coordinator.raft.security import (
+    Certificates,
+    Open,
+    SharedSecret,
+    is_loopback,
+    read_secret,
+    split_address,
+)
 from coordinator.raft.transport import Limits
 from kv.errors import BadRequest
 from tests.unit.raft_lower.members import QUICK, Member, addresses, command, free_port, until, vote
@@ -33,13 +48,17 @@ SECRET = SharedSecret(b"a secret that all members share")
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def on_loop(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitable[None]]], None]:
-    """Run a test's story on one of the loops, and see that it leaves no task and no complaint behind."""
+    """Run a test's story on one of the loops, and see that it leaves no task and no complaint
+    behind.
+    """
 
     def run(story: Callable[[], Awaitable[None]]) -> None:
         complaints: list[dict[str, Any]] = []
 
         async def watched() -> None:
-            asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+            asyncio.get_running_loop().set_exception_handler(
+                lambda _, context: complaints.append(context)
+            )
             await story()
             left = asyncio.all_tasks() - {asyncio.current_task()}
             assert not left, f"tasks left: {left}"
@@ -68,7 +87,7 @@ async def cluster(*ids: str, **options: Any) -> AsyncIterator[list[Member]]:
             assert not member.fatal
 
 
-# -------------------------------------------------------------------------------------------------------------- working
+# ------------------------------------------------------------------------------------------ working
 
 
 @pytest.mark.parametrize("security", [Open(), SECRET], ids=["open", "secret"])
@@ -86,7 +105,9 @@ def test_members_find_each_other_and_talk(on_loop: Any, security: Any) -> None:
                     (m.id, ord(m.id[1])) for m in members if m is not member
                 ]
                 assert member.kicks >= 3
-                seen = member.transport.last_seen_s(members[0].nodes["n1" if member.id != "n1" else "n2"])
+                seen = member.transport.last_seen_s(
+                    members[0].nodes["n1" if member.id != "n1" else "n2"]
+                )
                 assert seen is not None
 
     on_loop(story)
@@ -96,7 +117,10 @@ def test_messages_arrive_in_order_large_and_small(on_loop: Any) -> None:
     async def story() -> None:
         async with cluster("n1", "n2", security=SECRET) as (one, two):
             rng = random.Random(1)
-            sent = [command(rng.randbytes(rng.choice([0, 10, 300, 70_000, 1_500_000]))) for _ in range(40)]
+            sent = [
+                command(rng.randbytes(rng.choice([0, 10, 300, 70_000, 1_500_000])))
+                for _ in range(40)
+            ]
             for message in sent:
                 assert one.send("n2", message)
                 if rng.random() < 0.3:
@@ -201,7 +225,7 @@ def test_an_observer_is_told_by_its_own_callbacks() -> None:
     asyncio.run(story())
 
 
-# --------------------------------------------------------------------------------------------------------- failing well
+# ------------------------------------------------------------------------------------- failing well
 
 
 def test_a_member_that_restarts_is_connected_again_and_clean(on_loop: Any) -> None:
@@ -224,7 +248,9 @@ def test_a_member_that_restarts_is_connected_again_and_clean(on_loop: Any) -> No
     on_loop(story)
 
 
-def test_a_queue_that_overflows_closes_the_connection_and_drops_no_single_frame(on_loop: Any) -> None:
+def test_a_queue_that_overflows_closes_the_connection_and_drops_no_single_frame(
+    on_loop: Any,
+) -> None:
     async def story() -> None:
         async with cluster("n1", "n2", security=SECRET) as (one, two):
             count = 0
@@ -310,7 +336,9 @@ def test_an_idle_connection_stays(on_loop: Any) -> None:
 
             def beaten() -> bool:
                 for position, member in enumerate(members):
-                    seen = [member.transport.last_seen_s(node) or 0.0 for node in member.nodes.values()]
+                    seen = [
+                        member.transport.last_seen_s(node) or 0.0 for node in member.nodes.values()
+                    ]
                     beats[position] += max(seen) < QUICK.keepalive_s
                 return min(beats) > 300
 
@@ -366,7 +394,11 @@ def test_a_reconnection_is_spread_by_the_given_chance_alone() -> None:
             return _NoServer()
 
         one = Member(
-            "n1", {"n1": "10.0.0.1:1", "n2": "10.0.0.2:1"}, security=SECRET, connect=unreachable, listen=listen
+            "n1",
+            {"n1": "10.0.0.1:1", "n2": "10.0.0.2:1"},
+            security=SECRET,
+            connect=unreachable,
+            listen=listen,
         )
         await one.transport.start()
         await asyncio.sleep(3)
@@ -386,7 +418,7 @@ class _NoServer:
         """Nothing listens."""
 
 
-# -------------------------------------------------------------------------------------------------------------- refused
+# ------------------------------------------------------------------------------------------ refused
 
 
 def test_without_proof_only_loopback_is_bound() -> None:
@@ -438,9 +470,9 @@ def test_what_an_operator_must_mend_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"short")
     with pytest.raises(BadRequest, match="at least 16"):
         read_secret(path)
-    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "10.0.0.1", "x")] == [True] * 3 + [
-        False
-    ] * 2
+    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "10.0.0.1", "x")] == [
+        True
+    ] * 3 + [False] * 2
 
 
 @pytest.mark.parametrize(
@@ -451,17 +483,26 @@ def test_what_an_operator_must_mend_is_named(tmp_path: Path) -> None:
         ({"cluster": "other"}, "foreign_cluster"),
     ],
 )
-def test_a_member_of_something_else_is_refused_by_name(on_loop: Any, options: dict[str, Any], reason: str) -> None:
+def test_a_member_of_something_else_is_refused_by_name(
+    on_loop: Any, options: dict[str, Any], reason: str
+) -> None:
     async def story() -> None:
         async with cluster("n1", "n3", security=SECRET) as (one, three):
-            where = {"n2": f"127.0.0.1:{free_port()}"} | {m.id: m.nodes[m.id].address for m in (one, three)}  # type: ignore[attr-defined]
+            where = {"n2": f"127.0.0.1:{free_port()}"}
+            for m in (one, three):
+                where[m.id] = m.nodes[m.id].address  # type: ignore[attr-defined]
             for member in (one, three):
                 member.transport.addNode(Node("n2", address=where["n2"]))
             stranger = Member("n2", where, **({"security": SECRET} | options))
             await stranger.transport.start()
-            # It dials n3, and n1 dials it: both sides of the handshake are tried. Whoever sees it first names it.
+            # It dials n3, and n1 dials it: both sides of the handshake are tried. Whoever sees it
+            # first names it.
             for pair in ((one, stranger), (stranger, three)):
-                await until(lambda p=pair: sum(m.transport.counters[f"refused_{reason}"] for m in p) > 2)  # type: ignore[misc]
+
+                def refused(pair: tuple[Member, Member] = pair) -> bool:
+                    return sum(m.transport.counters[f"refused_{reason}"] for m in pair) > 2
+
+                await until(refused)
             assert stranger.events == []
             assert all(member.events == [("up", o)] for member, o in ((one, "n3"), (three, "n1")))
             await stranger.transport.aclose()
@@ -475,7 +516,9 @@ async def _knock(port: int, content: bytes) -> tuple[asyncio.StreamReader, async
     return reader, writer
 
 
-def test_garbage_is_closed_at_once_and_said_once(on_loop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_garbage_is_closed_at_once_and_said_once(
+    on_loop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     async def story() -> None:
         async with cluster("n1", "n2", security=SECRET) as (one, two):
             rng = random.Random(1)
@@ -496,14 +539,19 @@ def test_garbage_is_closed_at_once_and_said_once(on_loop: Any, capsys: pytest.Ca
 
 
 def _stop_the_clock_of_knocks(member: Any) -> None:
-    """Let no time pass between knocks: on a busy machine a flood may come more slowly than knocks are allowed."""
+    """Let no time pass between knocks: on a busy machine a flood may come more slowly than knocks
+    are allowed.
+    """
     knock, at = member.transport._admission.knock, asyncio.get_running_loop().time()
     member.transport._admission.knock = lambda stranger, host, now_s: knock(stranger, host, at)
 
 
 def test_a_flood_costs_a_bounded_number_of_small_buffers(on_loop: Any) -> None:
     async def story() -> None:
-        async with cluster("n1", "n2", security=SECRET, limits=Limits(handshake_s=30)) as (one, two):
+        async with cluster("n1", "n2", security=SECRET, limits=Limits(handshake_s=30)) as (
+            one,
+            two,
+        ):
             sockets = []
             most = 0
             _stop_the_clock_of_knocks(one)
@@ -565,8 +613,12 @@ def test_a_member_that_sends_what_is_no_message_is_cut_off() -> None:
     asyncio.run(story())
 
 
-def test_regression_the_stock_transport_runs_a_strangers_code_and_buffers_his_flood(tmp_path: Path) -> None:
-    """research 5.12: one unauthenticated connection makes the stock receiver execute a pickle; ours closes it."""
+def test_regression_the_stock_transport_runs_a_strangers_code_and_buffers_his_flood(
+    tmp_path: Path,
+) -> None:
+    """research 5.12: one unauthenticated connection makes the stock receiver execute a pickle; ours
+    closes it.
+    """
     import pickle
     import struct
     import zlib
@@ -586,7 +638,12 @@ def test_regression_the_stock_transport_runs_a_strangers_code_and_buffers_his_fl
     ours.setblocking(False)
     poller = createPoller("auto")
     stock = TcpConnection(
-        poller, socket=ours, timeout=10, sendBufferSize=1 << 16, recvBufferSize=1 << 16, keepalive=None
+        poller,
+        socket=ours,
+        timeout=10,
+        sendBufferSize=1 << 16,
+        recvBufferSize=1 << 16,
+        keepalive=None,
     )
     stock.setOnMessageReceivedCallback(lambda message: None)
     theirs.sendall(attack)
@@ -604,7 +661,8 @@ def test_regression_the_stock_transport_runs_a_strangers_code_and_buffers_his_fl
             writer.close()
             assert one.transport.counters["refused_not_ours"] == 1
             assert one.received == []
-            # The same from a member that has proved itself: decoded by the allow-list, so it is no message.
+            # The same from a member that has proved itself: decoded by the allow-list, so it is no
+            # message.
             connection = one.transport._peers["n2"].connection
             assert connection is not None
             connection.send(attack)
@@ -613,7 +671,7 @@ def test_regression_the_stock_transport_runs_a_strangers_code_and_buffers_his_fl
     assert not proof.exists()
 
 
-# ----------------------------------------------------------------------------------------------------------------- TLS
+# ---------------------------------------------------------------------------------------------- TLS
 
 
 class Authority:
@@ -672,12 +730,18 @@ def test_a_certificate_must_be_of_the_members_own(on_loop: Any, tmp_path: Path, 
             context = ssl.create_default_context(cafile=str(tmp_path / "ca" / "ca.pem"))
             context.check_hostname = False
             with contextlib.suppress(OSError):
-                reader, writer = await asyncio.open_connection("127.0.0.1", two.transport.port, ssl=context)
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", two.transport.port, ssl=context
+                )
                 await reader.read()
                 writer.close()
             await until(lambda: two.transport.counters["refused_tls"] > 0)
         else:
-            fake = authority.certificates("n3") if "name" in case else rogue.certificates("n1", authority)
+            fake = (
+                authority.certificates("n3")
+                if "name" in case
+                else rogue.certificates("n1", authority)
+            )
             one = Member("n1", where, security=fake)
             await one.transport.start()
             reason = "wrong_certificate" if "name" in case else "tls"
@@ -691,7 +755,7 @@ def test_a_certificate_must_be_of_the_members_own(on_loop: Any, tmp_path: Path, 
     on_loop(story)
 
 
-# ----------------------------------------------------------------------------------------------------------- admission
+# ---------------------------------------------------------------------------------------- admission
 
 
 def test_admission_bounds_strangers_and_forgives_with_time() -> None:

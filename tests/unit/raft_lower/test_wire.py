@@ -23,26 +23,54 @@ optional = st.none() | counts
 
 MESSAGES = st.one_of(
     st.fixed_dictionaries(
-        {"type": st.just("append_entries"), "term": counts, "commit_index": counts, "entries": entries}
+        {
+            "type": st.just("append_entries"),
+            "term": counts,
+            "commit_index": counts,
+            "entries": entries,
+        }
         | {"prevLogIdx": optional, "prevLogTerm": optional}
     ),
     st.fixed_dictionaries(
-        {"type": st.just("append_entries"), "term": counts, "commit_index": counts, "data": commands}
-        | {"prevLogIdx": optional, "prevLogTerm": optional, "transmission": st.sampled_from(["start", "finish"])}
+        {
+            "type": st.just("append_entries"),
+            "term": counts,
+            "commit_index": counts,
+            "data": commands,
+        }
+        | {
+            "prevLogIdx": optional,
+            "prevLogTerm": optional,
+            "transmission": st.sampled_from(["start", "finish"]),
+        }
     ),
     st.fixed_dictionaries(
         {"type": st.just("append_entries"), "term": counts, "commit_index": counts}
         | {"serialized": st.none() | st.tuples(commands, st.booleans(), st.booleans())}
     ),
     st.fixed_dictionaries(
-        {"type": st.just("next_node_idx"), "next_node_idx": counts, "reset": st.booleans(), "success": st.booleans()},
+        {
+            "type": st.just("next_node_idx"),
+            "next_node_idx": counts,
+            "reset": st.booleans(),
+            "success": st.booleans(),
+        },
         optional={"term": counts},
     ),
     st.fixed_dictionaries(
-        {"type": st.just("request_vote"), "term": counts, "last_log_index": counts, "last_log_term": counts}
+        {
+            "type": st.just("request_vote"),
+            "term": counts,
+            "last_log_index": counts,
+            "last_log_term": counts,
+        }
     ),
-    st.fixed_dictionaries({"type": st.sampled_from(["response_vote", "timeout_now"]), "term": counts}),
-    st.fixed_dictionaries({"type": st.just("apply_command"), "command": commands}, optional={"request_id": counts}),
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["response_vote", "timeout_now"]), "term": counts}
+    ),
+    st.fixed_dictionaries(
+        {"type": st.just("apply_command"), "command": commands}, optional={"request_id": counts}
+    ),
     st.fixed_dictionaries(
         {"type": st.just("apply_command_response"), "request_id": counts},
         optional={"error": counts, "log_idx": counts, "log_term": counts},
@@ -61,7 +89,9 @@ def test_every_message_of_the_core_comes_back_as_it_was(message: dict[str, Any])
 
 @given(message=MESSAGES, data=st.data())
 @settings(max_examples=300, deadline=None)
-def test_damaged_bytes_raise_one_error_or_are_a_message(message: dict[str, Any], data: st.DataObject) -> None:
+def test_damaged_bytes_raise_one_error_or_are_a_message(
+    message: dict[str, Any], data: st.DataObject
+) -> None:
     payload = bytearray(codec.encode(message))
     for _ in range(data.draw(st.integers(1, 3))):
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
@@ -134,7 +164,12 @@ def test_only_what_is_listed_is_taken(message: object) -> None:
 
 
 def test_deep_and_wide_nesting_cost_nothing() -> None:
-    for bomb in (b"\x91" * 100_000, b"\x81\xa4type" * 50_000, b"\xdd\xff\xff\xff\xff", b"\xdf\x7f\xff\xff\xff\xa4type"):
+    for bomb in (
+        b"\x91" * 100_000,
+        b"\x81\xa4type" * 50_000,
+        b"\xdd\xff\xff\xff\xff",
+        b"\xdf\x7f\xff\xff\xff\xa4type",
+    ):
         with pytest.raises(WireError):
             codec.decode(bomb)
 
@@ -150,7 +185,10 @@ class Added(Message, frozen=True, tag="read_ping"):
 
 def test_a_list_can_be_extended_and_its_types_replaced() -> None:
     larger = Codec(*STOCK, Extended, Added)
-    assert larger.decode(larger.encode({"type": "read_ping", "round": 3})) == {"type": "read_ping", "round": 3}
+    assert larger.decode(larger.encode({"type": "read_ping", "round": 3})) == {
+        "type": "read_ping",
+        "round": 3,
+    }
     older = larger.decode(codec.encode({"type": "response_vote", "term": 1}))
     assert older == {"type": "response_vote", "term": 1, "granted": True}
     with pytest.raises(WireError):
@@ -170,7 +208,9 @@ def test_a_list_can_be_extended_and_its_types_replaced() -> None:
     ],
 )  # fmt: skip
 def test_members_of_two_versions_understand_each_other(message: dict[str, Any]) -> None:
-    """A field that was appended is ignored by the older one, and its default stands in at the newer one."""
+    """A field that was appended is ignored by the older one, and its default stands in at the newer
+    one.
+    """
     old, new = Codec(*ALL), next_version()
     assert old.decode(new.encode(message)) == old.decode(old.encode(message))
     assert new.decode(old.encode(message)) == {**old.decode(old.encode(message)), APPENDED: 7}
@@ -180,7 +220,15 @@ def test_a_message_of_a_later_version_is_passed_over_whatever_is_in_it() -> None
     old, new = Codec(*ALL), next_version()
     assert old.decode(new.encode({"type": HINT})) == {"type": UNKNOWN}
     assert old.decode(msgspec.msgpack.encode(["hint", {"a": [[[1]]]}, None])) == {"type": UNKNOWN}
-    for none_of_ours in (["read_ping"], ["read_ping", "x", 1], ["Hint", 1], [1, 2], [], ["a" * 65], {"type": "hint"}):
+    for none_of_ours in (
+        ["read_ping"],
+        ["read_ping", "x", 1],
+        ["Hint", 1],
+        [1, 2],
+        [],
+        ["a" * 65],
+        {"type": "hint"},
+    ):
         with pytest.raises(WireError):
             old.decode(msgspec.msgpack.encode(none_of_ours))
 
@@ -190,4 +238,6 @@ def test_a_message_can_be_larger_than_a_batch() -> None:
     message = {"type": "apply_command", "command": rng.randbytes(8 << 20)}
     assert codec.decode(codec.encode(message)) == message
     with pytest.raises(WireError):
-        codec.decode(msgspec.msgpack.encode({"type": "apply_command", "command": bytes((32 << 20) + 1)}))
+        codec.decode(
+            msgspec.msgpack.encode({"type": "apply_command", "command": bytes((32 << 20) + 1)})
+        )
