@@ -21,9 +21,9 @@ import msgspec
 import structlog
 
 from kv.errors import (
-    AcordoError,
     BackendUnavailable,
     InvariantViolated,
+    KvError,
     OutcomeUnknown,
     StoreDamaged,
 )
@@ -324,14 +324,14 @@ def _identity_of(path: str) -> tuple[int, int]:
 
 def translate(exc: BaseException, path: str, *, committing: bool) -> BaseException:
     """Return what the caller may do next about a failure in the thread."""
-    if isinstance(exc, AcordoError):
+    if isinstance(exc, KvError):
         return exc
     ours = _sorted(exc, path, committing=committing)
     ours.__cause__ = exc
     return ours
 
 
-def _sorted(exc: BaseException, path: str, *, committing: bool) -> AcordoError:
+def _sorted(exc: BaseException, path: str, *, committing: bool) -> KvError:
     if isinstance(exc, WithdrawnError):
         return BackendUnavailable("sqlite", f"{path}: no answer in time; rolled back")
     if isinstance(exc, sqlite3.IntegrityError):

@@ -17,7 +17,7 @@ import structlog
 
 from coordinator.log import Log
 from coordinator.machine import Machine
-from kv.errors import AcordoError
+from kv.errors import KvError
 
 LOOK_S: Final = 1.0
 """How often a member that lags looks whether it only lags."""
@@ -62,7 +62,7 @@ class Likeness:
             await asyncio.sleep(pause_s)
             try:
                 apart = await self._differs()
-            except (AcordoError, TimeoutError):
+            except (KvError, TimeoutError):
                 continue  # nobody confirms anything now
             if not apart:
                 if self.apart:

@@ -5,11 +5,11 @@ these.
 from __future__ import annotations
 
 
-class AcordoError(Exception):
-    """Base of every error that crosses a port."""
+class KvError(Exception):
+    """Base of every error that crosses a port of the server; the client raises `AcordoError`s."""
 
 
-class BadRequest(AcordoError):
+class BadRequest(KvError):
     """The request can never work as it is: fix it.
 
     `code` is a stable snake_case name, `allowed` says what would be accepted.
@@ -36,7 +36,7 @@ class NewerCommand(BadRequest):
         )
 
 
-class NotApplied(AcordoError):
+class NotApplied(KvError):
     """This attempt has no effect and never will (INV-4): retry freely.
 
     `reason` has one cause and one remedy: no_leader (being elected), no_quorum (voters are away),
@@ -58,7 +58,7 @@ def store_refused(refusal: str) -> NotApplied:
     )
 
 
-class OutcomeUnknown(AcordoError):
+class OutcomeUnknown(KvError):
     """It may have taken effect, or may yet: look the op_id up, or retry with the same op_id."""
 
     def __init__(self, detail: str, *, op_id: str | None = None) -> None:
@@ -66,7 +66,7 @@ class OutcomeUnknown(AcordoError):
         self.detail, self.op_id = detail, op_id
 
 
-class BackendUnavailable(AcordoError):
+class BackendUnavailable(KvError):
     """A back end did not answer, and nothing was changed there by this call: degrade or retry."""
 
     def __init__(self, backend: str, detail: str) -> None:
@@ -86,7 +86,7 @@ class StoreDamaged(BackendUnavailable):
         self.key, self.revision = key, revision
 
 
-class Pruned(AcordoError):
+class Pruned(KvError):
     """The revision asked for lies below the floor of what is kept (HTTP 410)."""
 
     def __init__(self, floor: int) -> None:
@@ -112,5 +112,5 @@ class Undone(Pruned):
         return f"an operator adopted another state of the store, at revision {self.floor}: {told}"
 
 
-class InvariantViolated(AcordoError):
+class InvariantViolated(KvError):
     """What can never be has been seen: stop the process; the supervisor restarts it."""

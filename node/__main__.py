@@ -43,7 +43,7 @@ from coordinator.raft.member import Member, TransportFactory, over_sockets
 from coordinator.raft.member import Settings as RaftSettings
 from coordinator.raft.security import Certificates, Open, Security, read_secret
 from coordinator.settings import Settings as CoordinatorSettings
-from kv.errors import AcordoError, BackendUnavailable, BadRequest, OutcomeUnknown
+from kv.errors import BackendUnavailable, BadRequest, KvError, OutcomeUnknown
 from kv.names import UNNAMED
 from kv.ports import Cache, Identity, Store
 from node.server import Server
@@ -217,7 +217,7 @@ async def _drain(
                 None, timeout_s=min(TRANSFER_TIMEOUT_S, settings.drain_timeout_s)
             )
             _log.info("leadership handed on", to=leader)
-        except (AcordoError, TimeoutError) as exc:
+        except (KvError, TimeoutError) as exc:
             _log.warning("leadership not handed on", reason=str(exc))
     if not await server.drain(notice_s=settings.drain_notice_s, timeout_s=settings.drain_timeout_s):
         _log.warning("requests were cut off", requests=server.rooms.load.requests)

@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 
-from kv.errors import AcordoError, BadRequest, NotApplied
+from kv.errors import BadRequest, KvError, NotApplied
 from kv.model import NODE_OP_ID_PREFIX, REQUEST_BYTES_MAX, RESERVED_PREFIXES
 from kv.ports import Broadcast, Cache, Clock, Consensus, Store
 from node import wire
@@ -119,7 +119,7 @@ class StoreProbe:
                     if settled.last
                     else None
                 )
-        except (AcordoError, TimeoutError) as exc:
+        except (KvError, TimeoutError) as exc:
             self._trouble = str(exc) or "no answer in time"
             return
         self._trouble, self._differs = None, differs(settled, head, ending)

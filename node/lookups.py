@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from kv.errors import AcordoError, BackendUnavailable, NotApplied, OutcomeUnknown
+from kv.errors import BackendUnavailable, KvError, NotApplied, OutcomeUnknown
 from kv.model import NODE_OP_ID_PREFIX, Again, Answer, Cancel
 from kv.ports import Clock, Consensus, Store
 from node.readiness import ADOPT, differs
@@ -147,5 +147,5 @@ class Lookups:
                 return result
             case NotApplied() | OutcomeUnknown():
                 return StillUnknown(f"it could not be made definite ({result.detail}): ask again")
-            case AcordoError():
+            case KvError():
                 return StillUnknown(f"it could not be made definite ({result}): ask again")

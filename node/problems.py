@@ -12,10 +12,10 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from kv.errors import (
-    AcordoError,
     BackendUnavailable,
     BadRequest,
     InvariantViolated,
+    KvError,
     NotApplied,
     OutcomeUnknown,
     Pruned,
@@ -293,7 +293,7 @@ def problem(
     )
 
 
-def problem_of(error: AcordoError, *, mutation: bool, op_id: str | None = None) -> Problem:
+def problem_of(error: KvError, *, mutation: bool, op_id: str | None = None) -> Problem:
     """Return the document of an error. A read changes nothing, so none of its failures is
     unknown.
     """

@@ -14,7 +14,7 @@ from enum import IntEnum
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self, TypeAlias
 
-from kv.errors import AcordoError, BackendUnavailable, NotApplied, StoreDamaged, store_refused
+from kv.errors import BackendUnavailable, KvError, NotApplied, StoreDamaged, store_refused
 from kv.model import Entry, Head, Reference, Version
 from kv.ports import Cache, Clock, Consensus, Read, Settled, Store
 from node.judge import age_s, entry_holds, explained, snapshot_serves
@@ -344,7 +344,7 @@ class Reads:
             result = await waiting.result
         finally:
             timer.cancel()
-        if isinstance(result, AcordoError):
+        if isinstance(result, KvError):
             raise result
         return result
 
@@ -390,7 +390,7 @@ class Reads:
                 await self._fetch_batch([each for each in left if each.key == key]) for key in keys
             ]
             return [entry for entries in apart for entry in entries]
-        except AcordoError as exc:
+        except KvError as exc:
             for waiting in left:
                 waiting.end(exc)
             return []
@@ -503,16 +503,16 @@ class Reads:
 
 class _Waiting(NamedTuple):
     """A read that waits for a batch. Its `result` never fails: it brings a Reading or an
-    AcordoError.
+    KvError.
     """
 
     key: bytes
     need: Need
     level: Level
     deadline: float
-    result: asyncio.Future[Reading | AcordoError]
+    result: asyncio.Future[Reading | KvError]
 
-    def end(self, result: Reading | AcordoError) -> None:
+    def end(self, result: Reading | KvError) -> None:
         if not self.result.done():
             self.result.set_result(result)
 

@@ -22,7 +22,7 @@ import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from kv.errors import AcordoError, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown
+from kv.errors import BadRequest, InvariantViolated, KvError, NotApplied, OutcomeUnknown
 from kv.ports import Broadcast, Cache, Clock, Consensus, Store
 from node.api import (
     asynchronous,
@@ -321,7 +321,7 @@ class Server:
             if x.method not in READING:
                 x.refuse_conditions(route.conditions)
             return await handler(x)
-        except AcordoError as exc:
+        except KvError as exc:
             return self._failed(x, exc)
         except TimeoutError:
             return self._failed(x, OutcomeUnknown("no answer in time", op_id=x.op_id))
@@ -330,7 +330,7 @@ class Server:
         except Exception as exc:  # whatever it is, the client gets a problem document, and an unknown one if need be
             log.exception("request failed", method=x.method, path=x.path[:200], error=repr(exc))
             return x.refuse(
-                problem_of(AcordoError("an error inside"), mutation=x.mutation, op_id=x.op_id)
+                problem_of(KvError("an error inside"), mutation=x.mutation, op_id=x.op_id)
             )
         finally:
             x.release()
@@ -377,7 +377,7 @@ class Server:
         self.rooms.load.refused += 1
         return x.problem("overloaded", "too many bytes of answers wait for their readers")
 
-    def _failed(self, x: Exchange, error: AcordoError) -> web.Response:
+    def _failed(self, x: Exchange, error: KvError) -> web.Response:
         document = problem_of(error, mutation=x.mutation, op_id=x.op_id)
         if isinstance(error, InvariantViolated):
             log.error("invariant violated", error=str(error))

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-from kv.errors import AcordoError, BackendUnavailable, NotApplied, OutcomeUnknown, store_refused
+from kv.errors import BackendUnavailable, KvError, NotApplied, OutcomeUnknown, store_refused
 from kv.model import (
     INLINE_BYTES_MAX,
     NODE_OP_ID_PREFIX,
@@ -47,7 +47,7 @@ MOVE_PAUSE_S: Final = 0.05
 TAKE_BACK_S: Final = 1.0
 """Longest that a refusal waits for its staged values to be taken back."""
 
-Result: TypeAlias = Answer | AcordoError
+Result: TypeAlias = Answer | KvError
 
 
 class Writes:
@@ -83,7 +83,7 @@ class Writes:
         OutcomeUnknown.
         """
         result = (await self.many((intent,), deadline=deadline, lifetime_s=lifetime_s))[0]
-        if isinstance(result, AcordoError):
+        if isinstance(result, KvError):
             raise result
         return result
 
@@ -184,7 +184,7 @@ class Writes:
             async with asyncio.timeout(TAKE_BACK_S):
                 for reference in (each for of in kept for each in of):
                     await self._store.unstage(reference, timeout_s=TAKE_BACK_S)
-        except (AcordoError, TimeoutError):
+        except (KvError, TimeoutError):
             return
 
     # ------------------------------------------------------------------------------------- grouping
@@ -279,7 +279,7 @@ class _Round:
 
 class _Waiting:
     """One intent and whoever waits for it. Its `result` never fails: it brings an Answer or an
-    AcordoError.
+    KvError.
     """
 
     __slots__ = (

@@ -48,7 +48,7 @@ from coordinator.raft.state import (
 )
 from coordinator.raft.transport import AsyncioTransport, Limits
 from coordinator.raft.wire import Codec
-from kv.errors import AcordoError, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown
+from kv.errors import BadRequest, InvariantViolated, KvError, NotApplied, OutcomeUnknown
 from kv.ports import Clock
 
 COMMAND_BYTES_MAX: Final = 16 << 20
@@ -311,7 +311,7 @@ class Member:
         exc = task.exception()
         if exc is None:
             self._guarded(lambda: done(task.result(), None))
-        elif isinstance(exc, OSError | ValueError | AcordoError):
+        elif isinstance(exc, OSError | ValueError | KvError):
             self._guarded(lambda: done(None, exc))
         else:
             self._fail(exc)

@@ -8,7 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
-from kv.errors import AcordoError, BadRequest, NotApplied, OutcomeUnknown
+from kv.errors import BadRequest, KvError, NotApplied, OutcomeUnknown
 from kv.model import Intent
 from node import wire
 from node.exchange import Exchange
@@ -69,7 +69,7 @@ def _raise_if_all(results: list[Result]) -> None:
 
 
 def _item(op_id: str, result: Result) -> wire.ItemAnswer:
-    if not isinstance(result, AcordoError):
+    if not isinstance(result, KvError):
         return wire.item_of(op_id, result)
     document = problem_of(result, mutation=True, op_id=op_id)
     outcome = document.outcome or "not_applied"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from aiohttp import web
 from msgspec import UNSET
 
-from kv.errors import AcordoError, BadRequest
+from kv.errors import BadRequest, KvError
 from kv.model import OPERATIONS_MAX, Applied, Version
 from node import wire
 from node.api.keys import refused
@@ -78,7 +78,7 @@ async def read_back(
             )
             if value is not None:
                 values[place] = value
-    except (AcordoError, TimeoutError):
+    except (KvError, TimeoutError):
         values = {}
     return [
         wire.read_answer(key, revision, values.get((key, revision), UNSET) if revision else None)

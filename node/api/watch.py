@@ -13,7 +13,7 @@ from typing import Final
 
 from aiohttp import web
 
-from kv.errors import AcordoError, BackendUnavailable, NotApplied
+from kv.errors import BackendUnavailable, KvError, NotApplied
 from kv.model import Version
 from kv.ports import Change
 from node import wire
@@ -111,7 +111,7 @@ class _Stream:
             _cut(self._x, _error_event("slow_reader", "events were not taken in time", 503, _ON))
         except Ended as exc:
             _cut(self._x, _error_event(exc.code, exc.detail, 503, _ON))
-        except AcordoError as exc:
+        except KvError as exc:
             document = problem_of(exc, mutation=False)
             more = {"floor": document.floor, "undone_after": document.undone_after}
             _cut(

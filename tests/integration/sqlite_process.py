@@ -17,7 +17,7 @@ import sys
 import threading
 
 from backends.sqlite import SqliteStore
-from kv.errors import AcordoError
+from kv.errors import KvError
 from kv.model import GENESIS
 from kv.ports import Appended, TakenOver
 from tests.contract.groups import T, group, put
@@ -61,7 +61,7 @@ async def restricted(path: str, kind: str) -> None:
             print("opened", await store.head(timeout_s=T), flush=True)
             if kind == "space":
                 await _fill(store)
-    except AcordoError as exc:
+    except KvError as exc:
         print(type(exc).__name__, exc, flush=True)
 
 
@@ -73,7 +73,7 @@ async def _fill(store: SqliteStore) -> None:
         made = group(head, [put(f"op-{n}", b"k%d" % n, b"x" * 10_000)])
         try:
             assert await store.append(made, timeout_s=T) == Appended()
-        except AcordoError as exc:
+        except KvError as exc:
             print(type(exc).__name__, exc, flush=True)
             break
         head, landed = made.row.head, landed + 1

@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kv.errors import AcordoError
+from kv.errors import KvError
 from kv.model import Intent, Put
 
 if TYPE_CHECKING:
@@ -363,7 +363,7 @@ async def replace_lost(world: World, within_s: float) -> bool:
         try:
             if name in {member.id for member in members}:
                 await leader.call(lambda: leader.coordinator.remove_member(name, timeout_s=1.0))  # noqa: B023
-        except (AcordoError, TimeoutError) as exc:
+        except (KvError, TimeoutError) as exc:
             world.say("lost disk not removed", why=exc)
             await asyncio.sleep(0.1)
             continue
@@ -375,7 +375,7 @@ async def replace_lost(world: World, within_s: float) -> bool:
             node.crash(power=False)
         new = f"m{next(world.newcomers)}"
         known = tuple(PeerAddress(m.id, m.raft_address, m.voter) for m in members if m.id != name)
-        with suppress(AcordoError, TimeoutError):
+        with suppress(KvError, TimeoutError):
             add = partial(leader.coordinator.add_member, new, f"{new}:1", "", voter=False)
             await leader.call(partial(add, timeout_s=1.0))
             world.nodes[new] = SimNode(
@@ -516,7 +516,7 @@ async def _burst(world: World, node: SimNode, writes: int, *, value_bytes: int =
 
     async def one(op_id: str) -> None:
         intent = Intent(op_id, 0, (), (Put(b"burst", op_id.encode().ljust(value_bytes)),))
-        with suppress(AcordoError):
+        with suppress(KvError):
             await node.call(lambda: node.writes.one(intent, deadline=loop.time() + 1.0))
 
     world.bursts += 1
@@ -533,7 +533,7 @@ async def _stand(node: SimNode, above: int) -> None:
     async def stand() -> None:
         node.member.outrank(above)
 
-    with suppress(AcordoError):
+    with suppress(KvError):
         try:
             await node.call(stand)
         except OSError as exc:  # no room for the vote: it ends its committer, and so the node
@@ -544,7 +544,7 @@ async def _transfer(world: World, to: SimNode) -> None:
     leader = world.leader()
     if leader is None or leader is to:
         return
-    with suppress(AcordoError, TimeoutError):
+    with suppress(KvError, TimeoutError):
         await leader.call(lambda: leader.coordinator.transfer(to.name, timeout_s=1.0))
         world.counts["transfers"] += 1
         world.say("transferred", to=to.name)

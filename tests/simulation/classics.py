@@ -8,7 +8,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Any
 
-from kv.errors import AcordoError
+from kv.errors import KvError
 from tests.simulation.aimed import (
     _all_joined,
     _burst,
@@ -125,7 +125,7 @@ async def cut_off_change(world: World, rng: random.Random) -> None:
     async def change() -> None:
         try:
             await leader.call(lambda: leader.coordinator.remove_member(victim.name, timeout_s=1.0))
-        except (AcordoError, TimeoutError) as exc:
+        except (KvError, TimeoutError) as exc:
             world.say("not removed", why=exc)
 
     changing = asyncio.get_running_loop().create_task(change())

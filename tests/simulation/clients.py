@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from chaos.history import Operation
 from kv.errors import (
-    AcordoError,
     BackendUnavailable,
     BadRequest,
+    KvError,
     NotApplied,
     OutcomeUnknown,
     Pruned,
@@ -391,7 +391,7 @@ class Clients:
                 deadline = asyncio.get_running_loop().time() + TIMEOUT_S
                 try:
                     found = await node.call(partial(node.lookups.settle, op_id, deadline=deadline))
-                except (AcordoError, BadRequest, Pruned):
+                except (KvError, BadRequest, Pruned):
                     found = None
                 if isinstance(found, Answer):
                     break

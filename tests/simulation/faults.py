@@ -24,7 +24,7 @@ from coordinator.raft.readindex import Rounds
 from coordinator.raft.rules import quorum_index
 from coordinator.raft.state import CANDIDATE
 from coordinator.rules import Rules
-from kv.errors import AcordoError
+from kv.errors import KvError
 from kv.model import Entry, Group, Reference
 from kv.ports import Appended, Fenced, Outranked, Space, TakenOver
 from node.judge import entry_holds
@@ -155,7 +155,7 @@ class _DatedReads(Reads):
             read = await self.snapshot(
                 keys, settled=settled, timeout_s=self._settings.store_timeout_s
             )
-        except AcordoError as exc:
+        except KvError as exc:
             for waiting in left:
                 waiting.end(exc)
             return []

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from coordinator.evaluate import evaluate
 from coordinator.ledger import group_on
 from coordinator.pending import Pending
-from kv.errors import AcordoError
+from kv.errors import KvError
 from kv.model import Group, Head, Intent, Put, roll
 from kv.ports import Facts, Identity, TakenOver
 from tests.simulation import aimed, classics
@@ -83,7 +83,7 @@ async def _adopt_soon(world: World, after_s: float) -> None:
             adopting = functools.partial(
                 coordinator.adopt, gives_up=coordinator.status().gives_up, timeout_s=3.0
             )
-            with contextlib.suppress(AcordoError, TimeoutError):
+            with contextlib.suppress(KvError, TimeoutError):
                 adopted = await leader.call(adopting)
                 world.say("adopted in a hurry", revision=adopted)
             return
@@ -331,7 +331,7 @@ async def _transfer(world: World, rng: random.Random) -> None:
         to = await leader.call(lambda: leader.coordinator.transfer(None, timeout_s=1.0))
         world.counts["transfers"] += 1
         world.say("transferred", to=to)
-    except (AcordoError, TimeoutError) as exc:
+    except (KvError, TimeoutError) as exc:
         world.say("not transferred", why=exc)
 
 
@@ -379,7 +379,7 @@ async def _membership(world: World, rng: random.Random) -> None:
             world.nodes[name].start()
         else:
             return
-    except (AcordoError, TimeoutError) as exc:
+    except (KvError, TimeoutError) as exc:
         world.say("membership not changed", why=exc)
         return
     world.counts["membership changes"] += 1

@@ -17,7 +17,7 @@ import structlog
 from chaos.checkers import register
 from chaos.checkers.verdict import Verdict
 from coordinator.ledger import recompute
-from kv.errors import AcordoError
+from kv.errors import KvError
 from kv.model import Again, Applied, Cancel, Expired, Refused
 from tests.simulation import aimed, nemesis
 from tests.simulation.clients import SHORT_LIVED, Clients
@@ -244,7 +244,7 @@ async def _adopt(world: World) -> bool:
             try:
                 adopted = await leader.call(lambda n=leader: _adopt_at(n))  # type: ignore[misc]
                 world.say("adopted", revision=adopted)
-            except (AcordoError, TimeoutError) as exc:
+            except (KvError, TimeoutError) as exc:
                 world.say("not adopted", why=exc)
         elif (
             leader is not None

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from coordinator.logtime import SLEW
-from kv.errors import AcordoError, NotApplied, OutcomeUnknown
+from kv.errors import KvError, NotApplied, OutcomeUnknown
 from kv.model import Applied, Group, Intent, Put
 from tests.simulation import nemesis
 
@@ -233,7 +233,7 @@ async def _live(world: World, rng: random.Random, key: str) -> None:
         nemesis.step_clocks(world, some, rng.choice(nemesis.STEPS_S))
     leader = world.leader()
     if leader is not None and len(world.nodes) > 1 and rng.random() < 0.4:
-        with suppress(AcordoError, TimeoutError):
+        with suppress(KvError, TimeoutError):
             await leader.call(lambda: leader.coordinator.transfer(None, timeout_s=0.3))
     ends_s = given_s + TTL_MS / 1000 + SWEEP_S + LATE_S
     while world.database.newest(key.encode(), 1 << 53).present:  # type: ignore[union-attr]

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv.errors import (
-    AcordoError,
     BackendUnavailable,
     BadRequest,
     InvariantViolated,
+    KvError,
     NotApplied,
     OutcomeUnknown,
     Pruned,
@@ -160,11 +160,11 @@ def test_outcomes_become_items() -> None:
         (BadRequest("value_too_large", "it is"), True, 413, "value_too_large", "not_applied"),
         (InvariantViolated("two leaders"), True, 500, "internal", "unknown"),
         (InvariantViolated("two leaders"), False, 500, "internal", "not_applied"),
-        (AcordoError("what"), True, 500, "internal", "unknown"),
+        (KvError("what"), True, 500, "internal", "unknown"),
     ],
 )
 def test_errors_say_whether_anything_may_have_happened(
-    error: AcordoError, mutation: bool, status: int, code: str, outcome: str
+    error: KvError, mutation: bool, status: int, code: str, outcome: str
 ) -> None:
     document = problem_of(error, mutation=mutation, op_id="o")
     assert (document.status, document.code, document.outcome) == (status, code, outcome)

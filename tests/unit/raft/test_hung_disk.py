@@ -17,7 +17,7 @@ from coordinator.raft.waiting import (
     Unsynced,
     steps_aside,
 )
-from kv.errors import AcordoError, NotApplied
+from kv.errors import KvError, NotApplied
 from tests.unit.raft.net import Cluster, eventually, virtual
 
 HANGS_S = 150.0
@@ -125,7 +125,7 @@ async def test_who_has_stepped_aside_passes_commands_on_whatever_waits_for_its_o
             try:
                 await leader.propose(b"z" * MIB)
                 done += 1
-            except AcordoError:
+            except KvError:
                 await asyncio.sleep(0.5)
         assert done >= 7
         await release(cluster)

@@ -21,7 +21,7 @@ from pysyncobj.node import Node
 import coordinator.raft.protocol
 from coordinator.log import PeerAddress, Position
 from coordinator.raft.member import Member, Settings
-from kv.errors import AcordoError, NotApplied, OutcomeUnknown
+from kv.errors import KvError, NotApplied, OutcomeUnknown
 from tests.simulation.disk import SimDisk
 from tests.unit.coordinator.virtual import VirtualClock, run, until
 from tests.unit.raft.net import CODEC, Net, Wire
@@ -220,7 +220,7 @@ class Storm:
                 victim = chance.choice([m.id for m in member._core.members])
                 await member.remove_member(victim, timeout_s=2)
                 self.gone.add(victim)
-        except AcordoError:
+        except KvError:
             return
 
     def spawn(self, work: Any) -> None:
@@ -273,7 +273,7 @@ class Storm:
     async def quietly(work: Any) -> None:
         try:
             await work
-        except AcordoError:
+        except KvError:
             return
 
     async def run(self) -> None:
