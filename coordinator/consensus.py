@@ -16,13 +16,18 @@ from typing import Final, Literal, Self
 
 import structlog
 
-from coordinator.codec import TICK, Amend, Submit, decode, encode
-from coordinator.committer import Committer
-from coordinator.ledger import GivenUp
-from coordinator.likeness import Likeness
+from coordinator.background.likeness import Likeness
+from coordinator.background.publisher import Publisher
+from coordinator.background.scrubber import Scrubber
+from coordinator.background.sweeper import Sweeper
+from coordinator.commit.committer import Committer
 from coordinator.log import Log, Position, RaftStatus, Replica
 from coordinator.logtime import LogTime, Reading
-from coordinator.machine import Machine
+from coordinator.machine.commands import TICK, Amend, Submit, decode, encode
+from coordinator.machine.ledger import GivenUp
+from coordinator.machine.machine import Machine
+from coordinator.machine.pending import size_of_all
+from coordinator.machine.snapshot import decode_state, encode_state
 from coordinator.notes import (
     NOTE_URL_MAX,
     NOTE_VERSION,
@@ -32,13 +37,8 @@ from coordinator.notes import (
     read_note,
     unneeded,
 )
-from coordinator.pending import size_of_all
-from coordinator.publisher import Publisher
 from coordinator.rules import PROTOCOL, Rules
-from coordinator.scrubber import Scrubber
 from coordinator.settings import Settings
-from coordinator.state import decode_state, encode_state
-from coordinator.sweeper import Sweeper
 from coordinator.waits import RevisionWaits, Wait, Waits, fail
 from kv.errors import (
     BackendUnavailable,

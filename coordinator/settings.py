@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from coordinator.limits import Limits
+from coordinator.machine.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)

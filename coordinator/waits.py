@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import Final, TypeAlias
 
-from coordinator.pending import Pending
+from coordinator.machine.pending import Pending
 from kv.errors import OutcomeUnknown
 from kv.model import (
     NODE_OP_ID_PREFIX,

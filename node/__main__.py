@@ -36,8 +36,8 @@ from cluster import logs
 from cluster.config import NodeSettings, load, redacted
 from cluster.layout import claim_node, locked
 from coordinator.consensus import Coordinator
-from coordinator.limits import Limits
 from coordinator.log import Log, PeerAddress, Replica
+from coordinator.machine.limits import Limits
 from coordinator.raft.disk import RealDisk
 from coordinator.raft.member import Member, TransportFactory, over_sockets
 from coordinator.raft.member import Settings as RaftSettings

@@ -4,7 +4,7 @@ never be.
 
 from __future__ import annotations
 
-from coordinator.machine import Machine
+from coordinator.machine.machine import Machine
 from kv.model import roll
 
 

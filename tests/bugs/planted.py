@@ -14,11 +14,11 @@ from typing import Any, Final
 import msgspec
 
 from backends.sqlite import SqliteStore
-from coordinator import evaluate as evaluation
 from coordinator.consensus import Coordinator
 from coordinator.logtime import LogTime, Reading
+from coordinator.machine import evaluate as evaluation
+from coordinator.machine.window import Known, Window
 from coordinator.rules import Rules
-from coordinator.window import Known, Window
 from kv.model import Again, Answer, AtRevision, Recorded, Version
 from kv.ports import Change, Read
 from node import reads as reading

@@ -16,7 +16,7 @@ import structlog
 
 from chaos.checkers import register
 from chaos.checkers.verdict import Verdict
-from coordinator.ledger import recompute
+from coordinator.machine.ledger import recompute
 from kv.errors import KvError
 from kv.model import Again, Applied, Cancel, Expired, Refused
 from tests.simulation import aimed, nemesis

@@ -20,11 +20,11 @@ from typing import Any, Final, Self, TypeVar
 
 from backends.memory import Fails, Fate, Lands, Lost, MemoryDatabase, MemoryStore
 from backends.seal import seal, unseal
-from coordinator.codec import Rebase, Settle, decode
 from coordinator.consensus import Coordinator
-from coordinator.limits import Limits
 from coordinator.log import Log, PeerAddress, Position, RaftStatus, Replica
 from coordinator.logtime import LogTime
+from coordinator.machine.commands import Rebase, Settle, decode
+from coordinator.machine.limits import Limits
 from coordinator.raft.journal import Journal
 from coordinator.raft.member import Member, MemberCore
 from coordinator.raft.member import Settings as RaftSettings

@@ -17,10 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator import codec, notes
+from coordinator import notes
+from coordinator.machine import commands
+from coordinator.machine.snapshot import decode_state
 from coordinator.raft import greeting, membership, records, snapshot, wire
 from coordinator.raft.messages import ALL
-from coordinator.state import decode_state
 from kv.errors import NewerCommand
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +98,7 @@ state = (b"\x01", b"\x02", b"\x03", b"\x04", b"\x05")
 Raises = type[Exception] | tuple[type[Exception], ...] | None
 DECODERS: list[tuple[Callable[[bytes], Any], Raises, tuple[bytes, ...]]] = [
     (
-        codec.decode,
+        commands.decode,
         (ValueError, NewerCommand),
         (b"\x01\xdd\x00\x00\x00\x01" + NO_TEXT, b"\x01\x92\xa1s\x91" + NO_TEXT),
     ),

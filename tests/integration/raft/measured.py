@@ -17,8 +17,8 @@ from typing import Any
 
 import structlog
 
-from coordinator.codec import Submit, encode
 from coordinator.log import PeerAddress, Position
+from coordinator.machine.commands import Submit, encode
 from coordinator.raft.member import Member
 from kv.errors import NotApplied, OutcomeUnknown
 from kv.model import Intent, Put

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from coordinator.codec import Submit, decode, encode
-from coordinator.evaluate import evaluate, needs, no_facts
-from coordinator.ledger import group_on, settle_of
-from coordinator.machine import Machine
-from coordinator.pending import Pending
-from coordinator.state import encode_state
+from coordinator.machine.commands import Submit, decode, encode
+from coordinator.machine.evaluate import evaluate, needs, no_facts
+from coordinator.machine.ledger import group_on, settle_of
+from coordinator.machine.machine import Machine
+from coordinator.machine.pending import Pending
+from coordinator.machine.snapshot import encode_state
 from kv.model import GENESIS, Group, Head, Intent, Put
 
 GROUP = 200

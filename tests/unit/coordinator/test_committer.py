@@ -10,9 +10,9 @@ import dataclasses
 import pytest
 
 from backends.memory import Fails, Lost, MemoryDatabase, MemoryStore
-from coordinator.codec import Rebase, Settle, Submit, decode
-from coordinator.committer import next_voters
-from coordinator.limits import Limits
+from coordinator.commit.committer import next_voters
+from coordinator.machine.commands import Rebase, Settle, Submit, decode
+from coordinator.machine.limits import Limits
 from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown
 from kv.model import (
     GENESIS,

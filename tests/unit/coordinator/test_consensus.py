@@ -8,11 +8,12 @@ import dataclasses
 import msgspec
 import pytest
 
-from coordinator.codec import Submit
 from coordinator.consensus import Coordinator
-from coordinator.limits import Limits
 from coordinator.log import Position
-from coordinator.machine import Machine
+from coordinator.machine.commands import Submit
+from coordinator.machine.limits import Limits
+from coordinator.machine.machine import Machine
+from coordinator.machine.snapshot import decode_state, encode_state
 from coordinator.notes import (
     NOTE_URL_MAX,
     NOTE_VERSION,
@@ -22,7 +23,6 @@ from coordinator.notes import (
     read_note,
     unneeded,
 )
-from coordinator.state import decode_state, encode_state
 from coordinator.waits import SWEEP_MIN
 from kv.errors import BadRequest, InvariantViolated, NewerCommand, NotApplied, OutcomeUnknown
 from kv.model import GENESIS_DIGEST, Again, Answer, Applied, Cancel, Version

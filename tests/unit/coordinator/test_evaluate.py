@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.evaluate import Evaluation, evaluate, made, needs, no_facts
-from coordinator.pending import Pending, size_of
+from coordinator.machine.evaluate import Evaluation, evaluate, made, needs, no_facts
+from coordinator.machine.pending import Pending, size_of
 from kv.model import (
     GENESIS,
     GENESIS_DIGEST,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.codec import Rebase, Settle
-from coordinator.ledger import (
+from coordinator.machine.commands import Rebase, Settle
+from coordinator.machine.ledger import (
     Ahead,
     Level,
     Refuse,
@@ -20,7 +20,7 @@ from coordinator.ledger import (
     roll_all,
     standing,
 )
-from coordinator.pending import Mark
+from coordinator.machine.pending import Mark
 from kv.model import GENESIS, GENESIS_DIGEST, Applied, Head, LedgerRow, Recorded
 
 

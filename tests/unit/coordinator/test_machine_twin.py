@@ -8,11 +8,21 @@ import pytest
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
-from coordinator.codec import Adopt, Amend, Command, Found, Rebase, Settle, Submit, decode, encode
-from coordinator.limits import Limits
-from coordinator.machine import Effects, Machine
-from coordinator.pending import Mark
-from coordinator.state import decode_state, encode_state
+from coordinator.machine.commands import (
+    Adopt,
+    Amend,
+    Command,
+    Found,
+    Rebase,
+    Settle,
+    Submit,
+    decode,
+    encode,
+)
+from coordinator.machine.limits import Limits
+from coordinator.machine.machine import Effects, Machine
+from coordinator.machine.pending import Mark
+from coordinator.machine.snapshot import decode_state, encode_state
 from kv.model import (
     Again,
     Applied,

@@ -8,7 +8,7 @@ import asyncio
 import copy
 import dataclasses
 
-from coordinator.publisher import CURSOR
+from coordinator.background.publisher import CURSOR
 from kv.model import Applied, AtRevision, Delete, Intent, Put
 from tests.unit.coordinator.audit import broken_promises
 from tests.unit.coordinator.cluster import FAR_MS, QUIET, Cluster, answer, cluster, delete, put

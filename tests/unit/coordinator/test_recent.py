@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.recent import Recent
-from coordinator.window import Known, Window, meets
+from coordinator.machine.recent import Recent
+from coordinator.machine.window import Known, Window, meets
 from kv.model import Again, Applied, Expired, Mismatch, Recorded, Refused
 
 touches = st.lists(st.sampled_from([b"a", b"b", b"c", b"d", b"e"]), max_size=60)

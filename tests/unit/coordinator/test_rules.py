@@ -16,15 +16,15 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from backends.memory import Lost, MemoryDatabase
-from coordinator.codec import Adopt, Command, Found, Rebase, Settle, Submit, decode
 from coordinator.consensus import Coordinator
-from coordinator.evaluate import evaluate, needs
-from coordinator.ledger import group_on, mark_of, settle_of
-from coordinator.limits import Limits
-from coordinator.machine import Machine
-from coordinator.pending import Mark
+from coordinator.machine.commands import Adopt, Command, Found, Rebase, Settle, Submit, decode
+from coordinator.machine.evaluate import evaluate, needs
+from coordinator.machine.ledger import group_on, mark_of, settle_of
+from coordinator.machine.limits import Limits
+from coordinator.machine.machine import Machine
+from coordinator.machine.pending import Mark
+from coordinator.machine.snapshot import decode_state, encode_state
 from coordinator.rules import PROTOCOL, Rules
-from coordinator.state import decode_state, encode_state
 from kv.errors import NotApplied
 from kv.model import GENESIS_DIGEST, Answer, Applied, LedgerRow, Recorded, roll
 from kv.ports import Appended

@@ -17,9 +17,9 @@ from collections import Counter
 import pytest
 
 from backends.memory import Fails, Fate, Lands, Lost
-from coordinator.codec import Found, Settle, decode
 from coordinator.consensus import Coordinator
-from coordinator.limits import Limits
+from coordinator.machine.commands import Found, Settle, decode
+from coordinator.machine.limits import Limits
 from kv.errors import BackendUnavailable, NotApplied, OutcomeUnknown
 from kv.model import AtRevision, Cancel, Delete, Entry, Exists, Guard, Intent, Ordered, Put
 from tests.soundness import broken, fingerprint

@@ -11,9 +11,9 @@ from typing import Literal
 import msgspec
 import pytest
 
-from coordinator.limits import Limits
+from coordinator.background.publisher import CURSOR
 from coordinator.log import Peer
-from coordinator.publisher import CURSOR
+from coordinator.machine.limits import Limits
 from coordinator.settings import Settings
 from kv.errors import NotApplied
 from kv.model import Applied, Intent, Put

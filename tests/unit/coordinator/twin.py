@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from coordinator.codec import Adopt, Amend, Command, Found, Rebase, Settle, Submit
-from coordinator.limits import Limits
+from coordinator.machine.commands import Adopt, Amend, Command, Found, Rebase, Settle, Submit
+from coordinator.machine.limits import Limits
 from kv.model import (
     GENESIS_DIGEST,
     Again,

@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from coordinator.codec import Command, Rebase, Settle
-from coordinator.evaluate import Evaluation
-from coordinator.pending import Mark, Pending
+from coordinator.machine.commands import Command, Rebase, Settle
+from coordinator.machine.evaluate import Evaluation
+from coordinator.machine.pending import Mark, Pending
 from kv.model import GENESIS_DIGEST, Group, Head, LedgerRow, Recorded, roll
 from kv.ports import Identity
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.codec import (
+from coordinator.machine.commands import (
     VERSION,
     Adopt,
     Amend,
@@ -19,10 +19,10 @@ from coordinator.codec import (
     decode,
     encode,
 )
-from coordinator.limits import Limits
-from coordinator.machine import Machine
-from coordinator.pending import Mark
-from coordinator.state import SNAPSHOT_VERSION, decode_state, encode_state
+from coordinator.machine.limits import Limits
+from coordinator.machine.machine import Machine
+from coordinator.machine.pending import Mark
+from coordinator.machine.snapshot import SNAPSHOT_VERSION, decode_state, encode_state
 from kv.errors import NewerCommand
 from kv.model import (
     Absent,

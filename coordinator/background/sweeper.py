@@ -15,10 +15,10 @@ from typing import Final, Literal, Protocol
 
 import structlog
 
-from coordinator.committer import Committer
+from coordinator.background.publisher import CURSOR
+from coordinator.commit.committer import Committer
 from coordinator.log import Log
-from coordinator.machine import Machine
-from coordinator.publisher import CURSOR
+from coordinator.machine.machine import Machine
 from coordinator.settings import Settings
 from kv.errors import BackendUnavailable, OutcomeUnknown
 from kv.model import NODE_OP_ID_PREFIX, Answer, Applied, AtRevision, Cancel, Delete, Intent, Refused

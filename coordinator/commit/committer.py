@@ -16,11 +16,13 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 import msgspec
 import structlog
 
-from coordinator import birth
 from coordinator.backoff import Backoff
-from coordinator.codec import TICK, Adopt, Command, encode
-from coordinator.evaluate import evaluate, needs, no_facts
-from coordinator.ledger import (
+from coordinator.log import Log, Position
+from coordinator.logtime import LogTime
+from coordinator.machine import founding
+from coordinator.machine.commands import TICK, Adopt, Command, encode
+from coordinator.machine.evaluate import evaluate, needs, no_facts
+from coordinator.machine.ledger import (
     Ahead,
     GivenUp,
     Level,
@@ -34,10 +36,8 @@ from coordinator.ledger import (
     settle_of,
     standing,
 )
-from coordinator.log import Log, Position
-from coordinator.logtime import LogTime
-from coordinator.machine import Machine
-from coordinator.pending import Mark, Pending
+from coordinator.machine.machine import Machine
+from coordinator.machine.pending import Mark, Pending
 from coordinator.rules import PROTOCOL, Rules
 from coordinator.settings import Settings
 from kv.errors import (
@@ -238,7 +238,7 @@ class Committer:
         one now.
         """
         if self._machine.founded is None:
-            command = birth.found(self._entropy, self._settings.limits, self._first_members)
+            command = founding.found(self._entropy, self._settings.limits, self._first_members)
             if await self._ordered(command, term) and self._machine.founded == command:
                 _log.info("history founded", history=command.history.hex())
         return self._machine.founded is not None
@@ -501,7 +501,7 @@ class Committer:
             digest=head.digest,
             log_time_ms=self._node.now_ms(),
         )
-        if not await self._ordered(Adopt(row, birth.namespace(self._entropy)), term):
+        if not await self._ordered(Adopt(row, founding.namespace(self._entropy)), term):
             _fail(asked, OutcomeUnknown("the adoption was not seen to be ordered"))
         elif self._machine.settled.revision < head.last:
             _fail(asked, NotApplied("deposed", "another command came before the adoption"))

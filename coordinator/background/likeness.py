@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import structlog
 
 from coordinator.log import Log
-from coordinator.machine import Machine
+from coordinator.machine.machine import Machine
 from kv.errors import KvError
 
 LOOK_S: Final = 1.0

@@ -16,8 +16,8 @@ from typing import Final, NamedTuple, Protocol
 import structlog
 
 from coordinator.backoff import Backoff
-from coordinator.committer import Committer
-from coordinator.machine import Machine
+from coordinator.commit.committer import Committer
+from coordinator.machine.machine import Machine
 from coordinator.rules import PROTOCOL, Rules
 from coordinator.settings import Settings
 from kv.errors import BackendUnavailable, OutcomeUnknown, Pruned

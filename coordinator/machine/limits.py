@@ -1,7 +1,7 @@
 """Say what every replicated decision depends on besides the commands: the bounds that all members
 keep alike.
 
-They are born with the history (`codec.Found`) and changed by the log alone (`codec.Amend`): a
+They are born with the history (`commands.Found`) and changed by the log alone (`commands.Amend`): a
 member's own settings are a proposal, never what it goes by. Plain values.
 """
 

@@ -6,8 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from coordinator.codec import CACHE_KEY_BYTES, HISTORY_BYTES, NAMESPACE_MAX, NAMESPACE_MIN, Found
-from coordinator.limits import Limits
+from coordinator.machine.commands import (
+    CACHE_KEY_BYTES,
+    HISTORY_BYTES,
+    NAMESPACE_MAX,
+    NAMESPACE_MIN,
+    Found,
+)
+from coordinator.machine.limits import Limits
 
 
 def found(entropy: Callable[[int], bytes], limits: Limits, members: bytes) -> Found:

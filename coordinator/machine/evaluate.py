@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from coordinator.pending import Pending
+from coordinator.machine.pending import Pending
+from coordinator.machine.window import meets
 from coordinator.rules import PROTOCOL, Rules
-from coordinator.window import meets
 from kv.model import (
     GENESIS,
     NODE_OP_ID_PREFIX,

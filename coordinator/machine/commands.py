@@ -13,8 +13,8 @@ from typing import Final, TypeAlias, get_args
 
 import msgspec
 
-from coordinator.limits import Limits
-from coordinator.pending import Mark
+from coordinator.machine.limits import Limits
+from coordinator.machine.pending import Mark
 from kv.errors import NewerCommand
 from kv.model import Cancel, Intent, LedgerRow, Recorded
 

@@ -11,10 +11,10 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from coordinator.codec import Found
-from coordinator.limits import Limits
-from coordinator.pending import Mark, Pending
-from coordinator.window import Known
+from coordinator.machine.commands import Found
+from coordinator.machine.limits import Limits
+from coordinator.machine.pending import Mark, Pending
+from coordinator.machine.window import Known
 from kv.ports import Undone
 
 _T = TypeVar("_T")

@@ -13,15 +13,15 @@ from typing import Final, Literal, TypeAlias, assert_never
 
 import msgspec
 
-from coordinator.codec import Adopt, Amend, Command, Found, Rebase, Settle, Submit
-from coordinator.evaluate import made
-from coordinator.ledger import Step, continuation, given_up
-from coordinator.limits import DEFAULTS, Limits
-from coordinator.pending import Mark, Pending, size_of
-from coordinator.recent import Recent
+from coordinator.machine.commands import Adopt, Amend, Command, Found, Rebase, Settle, Submit
+from coordinator.machine.evaluate import made
+from coordinator.machine.ledger import Step, continuation, given_up
+from coordinator.machine.limits import DEFAULTS, Limits
+from coordinator.machine.pending import Mark, Pending, size_of
+from coordinator.machine.recent import Recent
+from coordinator.machine.snapshot import State, flat
+from coordinator.machine.window import Window
 from coordinator.rules import PROTOCOL, Rules
-from coordinator.state import State, flat
-from coordinator.window import Window
 from kv.model import (
     GENESIS_DIGEST,
     NODE_OP_ID_PREFIX,
