@@ -27,9 +27,9 @@ from rich.table import Table
 from acordo.client import Client
 from acordo.wire import put
 from bench.load import load, request
-from cluster.config import RunnerSettings
 from cluster.demo import free_base_port
 from cluster.runner import LocalCluster
+from cluster.settings.runner import RunnerSettings
 
 CONNECTIONS: Final = 64
 BATCH: Final = 100

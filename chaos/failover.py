@@ -29,8 +29,8 @@ from acordo.errors import AcordoError
 from chaos.outages import quantile
 from chaos.run import OUT, commit
 from chaos.targets import LocalTarget, until
-from cluster.config import RunnerSettings
 from cluster.demo import free_base_port
+from cluster.settings.runner import RunnerSettings
 
 WITHIN_S: Final = 30.0
 STEADY_S: Final = 1.0

@@ -43,8 +43,8 @@ from chaos.targets import LocalTarget, Target, UrlTarget
 from chaos.windows import WINDOWS
 from chaos.workloads.base import Load, Workload, WorkloadFailed
 from chaos.workloads.names import WORKLOADS
-from cluster.config import RunnerSettings
 from cluster.demo import free_base_port
+from cluster.settings.runner import RunnerSettings
 
 HEALTHY_WITHIN_S: Final = 120.0
 """For all nodes to be ready and one to lead, at first and after each fault. A slow machine may need

@@ -24,9 +24,10 @@ from acordo.errors import AcordoError
 from chaos import slowdisk, wallclock
 from chaos.proxy import Mesh
 from chaos.servers import Servers
-from cluster.config import PREFIX, RAFT_PORT_OFFSET, RunnerSettings
 from cluster.process import NodeProcess
 from cluster.runner import LocalCluster
+from cluster.settings.runner import RAFT_PORT_OFFSET, RunnerSettings
+from cluster.settings.values import PREFIX
 
 PROBE_TIMEOUT_S: Final = 1.0
 HEALTHY_WITHIN_S: Final = 60.0

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from acordo.errors import BadRequest as Unacceptable
 from cluster import autoscaler, membership, up, worker
-from cluster.config import RunnerSettings, load, redacted
 from cluster.layout import running
 from cluster.runner import EX_CONFIG
+from cluster.settings.loading import load, redacted
+from cluster.settings.runner import RunnerSettings
 from cluster.status import report
 from kv.errors import BadRequest
 

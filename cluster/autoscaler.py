@@ -29,9 +29,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, generate_late
 from acordo.client import Client
 from acordo.errors import AcordoError
 from cluster import logs
-from cluster.config import PREFIX, AutoscalerSettings, load
 from cluster.layout import ClusterFile, write_whole
 from cluster.scaling import Band, Bounds, Decision, Figures, Memory, plan
+from cluster.settings.autoscaler import AutoscalerSettings
+from cluster.settings.loading import load
+from cluster.settings.values import PREFIX
 from kv.errors import BadRequest
 
 LABEL: Final = "acordo.observer"

@@ -30,8 +30,9 @@ from rich.table import Table
 
 from acordo.client import Client
 from acordo.errors import AcordoError
-from cluster.config import RAFT_PORT_OFFSET, RunnerSettings, load
 from cluster.runner import LocalCluster, refuse_taken_port
+from cluster.settings.loading import load
+from cluster.settings.runner import RAFT_PORT_OFFSET, RunnerSettings
 from kv.errors import BadRequest
 from kv.model import VALUE_BYTES_MAX
 

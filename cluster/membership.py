@@ -22,7 +22,6 @@ from acordo.client import Client
 from acordo.errors import AcordoError, OutcomeUnknown
 from acordo.errors import BadRequest as Unacceptable
 from acordo.results import Cluster
-from cluster.config import NODES_MAX, RAFT_PORT_OFFSET
 from cluster.layout import (
     ID_PREFIX,
     ClusterFile,
@@ -33,6 +32,7 @@ from cluster.layout import (
     running,
 )
 from cluster.runner import refuse_taken_port
+from cluster.settings.runner import NODES_MAX, RAFT_PORT_OFFSET
 from kv.errors import BadRequest
 
 START_WITHIN_S: Final = 60.0

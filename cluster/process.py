@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from cluster.config import MemberSetting
+from cluster.settings.values import MemberSetting
 
 LOG_BYTES_MAX: Final = 16 << 20
 """A node's log beyond this is kept once as node.log.1 and begun anew."""

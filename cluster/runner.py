@@ -21,7 +21,6 @@ from typing import Any, Final, Self
 import aiohttp
 import msgspec
 
-from cluster.config import PREFIX, RAFT_PORT_OFFSET, MemberSetting, RunnerSettings
 from cluster.layout import (
     ClusterFile,
     Place,
@@ -36,6 +35,8 @@ from cluster.layout import (
 )
 from cluster.process import NodeProcess, State
 from cluster.readiness import Readiness, judge_readiness
+from cluster.settings.runner import RAFT_PORT_OFFSET, RunnerSettings
+from cluster.settings.values import PREFIX, MemberSetting
 from kv.errors import BadRequest
 
 EX_CONFIG: Final = 78

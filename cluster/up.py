@@ -14,9 +14,10 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from cluster.config import RunnerSettings, load
 from cluster.readiness import Readiness, advice, news, one_line
 from cluster.runner import LocalCluster
+from cluster.settings.loading import load
+from cluster.settings.runner import RunnerSettings
 
 LOOK_EVERY_S: Final = 2.0
 

@@ -31,7 +31,8 @@ from acordo.errors import (
 from acordo.wire import intent_of_json
 from backends.async_writes import Commands, Delivery, Queues, parse
 from cluster import logs
-from cluster.config import WorkerSettings, load
+from cluster.settings.loading import load
+from cluster.settings.worker import WorkerSettings
 from cluster.webhooks import Limits, Webhooks
 from kv import errors as kv_errors
 

@@ -33,8 +33,9 @@ from prometheus_client.registry import Collector
 from backends import by_url
 from backends.memory import MemoryCache
 from cluster import logs
-from cluster.config import NodeSettings, load, redacted
 from cluster.layout import claim_node, locked
+from cluster.settings.loading import load, redacted
+from cluster.settings.node import NodeSettings
 from coordinator.consensus import Coordinator
 from coordinator.log import Log, PeerAddress, Replica
 from coordinator.machine.limits import Limits

@@ -18,7 +18,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from cluster.config import AutoscalerSettings, NodeSettings
+from cluster.settings.autoscaler import AutoscalerSettings
+from cluster.settings.node import NodeSettings
 from kv.errors import BadRequest
 
 EXAMPLE: Final = Path(".env.example")

@@ -13,9 +13,9 @@ from typing import TypeAlias
 import aiohttp
 import pytest
 
-from cluster.config import RunnerSettings
 from cluster.demo import free_base_port
 from cluster.runner import LocalCluster
+from cluster.settings.runner import RunnerSettings
 
 Start: TypeAlias = Callable[..., AbstractAsyncContextManager[LocalCluster]]
 

@@ -23,8 +23,8 @@ from chaos.recorder import Recorder
 from chaos.targets import LocalTarget
 from chaos.workloads.base import Load, Workload
 from chaos.workloads.names import WORKLOADS
-from cluster.config import RunnerSettings
 from cluster.demo import free_base_port
+from cluster.settings.runner import RunnerSettings
 from tests.e2e.conftest import until
 
 SEED: Final = int(os.environ.get("ACORDO_TEST_SEED", "7"))

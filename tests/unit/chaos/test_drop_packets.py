@@ -17,8 +17,8 @@ from chaos.nemeses.machines import DropPackets, NftFailed
 from chaos.proxy import Mesh
 from chaos.recorder import Recorder
 from chaos.targets import LocalTarget, until
-from cluster.config import RunnerSettings
 from cluster.demo import free_base_port
+from cluster.settings.runner import RunnerSettings
 from tests.servers.shared import needs
 
 

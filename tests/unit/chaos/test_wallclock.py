@@ -12,7 +12,7 @@ from random import Random
 from chaos import wallclock
 from chaos.targets import LocalTarget
 from chaos.wallclock import WallClock
-from cluster.config import RunnerSettings
+from cluster.settings.runner import RunnerSettings
 
 
 def test_only_the_wall_clock_moves_and_the_module_gets_its_arguments(tmp_path: Path) -> None:

@@ -28,8 +28,9 @@ from cluster.autoscaler import (
     ours,
     value_of,
 )
-from cluster.config import AutoscalerSettings, load
 from cluster.scaling import REASONS, REPAIR_REST, Band, Bounds, Decision, Figures, Memory, plan
+from cluster.settings.autoscaler import AutoscalerSettings
+from cluster.settings.loading import load
 from kv.errors import BadRequest
 from tests.servers.process import free_port
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
-from cluster.config import NodeSettings, RunnerSettings, table
 from cluster.runner import ROOT
+from cluster.settings.loading import table
+from cluster.settings.node import NodeSettings
+from cluster.settings.runner import RunnerSettings
 
 README = (ROOT / "README.md").read_text()
 

@@ -17,10 +17,10 @@ import aiohttp
 import pytest
 
 from cluster import layout, runner
-from cluster.config import RunnerSettings
 from cluster.layout import running
 from cluster.process import State
 from cluster.runner import STEADY_S, LocalCluster, NodeFailed, backoff_s, failures_after
+from cluster.settings.runner import RunnerSettings
 from kv.errors import BadRequest
 
 DUMMY = (sys.executable, "-m", "tests.unit.cluster.dummy_node")
@@ -236,7 +236,7 @@ async def test_two_runners_do_not_share_a_directory(tmp_path: Path) -> None:
 async def test_nodes_stop_when_the_runner_is_killed(tmp_path: Path) -> None:
     made = settings(tmp_path)
     code = (
-        "import asyncio, sys; from pathlib import Path; from cluster.config import RunnerSettings;"
+        "import asyncio, sys; from pathlib import Path; from cluster.settings.runner import RunnerSettings;"
         "from cluster.runner import LocalCluster\n"
         "async def main():\n"
         f" async with LocalCluster(RunnerSettings(nodes=3, base_port={made.base_port}, data=Path({str(made.data)!r})),"

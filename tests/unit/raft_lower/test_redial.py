@@ -8,7 +8,7 @@ from random import Random
 
 from pysyncobj.node import Node
 
-from cluster.config import NodeSettings
+from cluster.settings.node import NodeSettings
 from node.__main__ import _transport
 
 

@@ -57,7 +57,7 @@ def test_it_is_said_wherever_the_secret_is() -> None:
     for place in (
         "README.md",
         "docs/containers.md",
-        "cluster/config.py",
+        "cluster/settings/shared.py",
         "cluster/runner.py",
         "cluster/stack/cli.py",
     ):

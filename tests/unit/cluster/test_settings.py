@@ -6,16 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import (
-    MemberSetting,
-    NodeSettings,
-    RunnerSettings,
-    hide_password,
-    is_loopback,
-    load,
-    redacted,
-    table,
-)
+from cluster.settings.loading import hide_password, load, redacted, table
+from cluster.settings.node import NodeSettings
+from cluster.settings.runner import RunnerSettings
+from cluster.settings.values import MemberSetting, is_loopback
 from kv.errors import BadRequest
 
 

@@ -1,0 +1,64 @@
+"""Hold the settings of the local runner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Self
+
+from pydantic import model_validator
+
+from cluster.settings.shared import SharedSettings
+from cluster.settings.values import PREFIX, as_text, count, refuse_open, seconds, setting
+
+NODES_MAX: Final = 9
+RAFT_PORT_OFFSET: Final = 1000
+"""The runner gives a node with HTTP port p the Raft port p + this."""
+
+
+class RunnerSettings(SharedSettings):
+    """What `python -m cluster up` runs with."""
+
+    nodes: int = count(3, "voting nodes to start", 1, NODES_MAX)
+    base_port: int = count(
+        8001,
+        "HTTP port of the first node; the next ones follow",
+        1,
+        65535 - RAFT_PORT_OFFSET - NODES_MAX,
+    )
+    host: str = setting(
+        "127.0.0.1", "address that every node's HTTP listens on", "an address of this machine"
+    )
+    data: Path = setting(Path("data"), "directory of the cluster", "path of a directory")
+    cluster_id: str = setting(
+        "",
+        "name of the cluster that a new directory is made for, as a store restored from a backup names it",
+        "any text",
+    )
+    ready_timeout_s: float = seconds(
+        60,
+        "without a ready quorum for so long, the runner says what is missing, and waits on",
+        1,
+        3600,
+    )
+    liveness_timeout_s: float = seconds(
+        3, "silence of /livez after which a node is killed and started again", 0.5, 600
+    )
+
+    @model_validator(mode="after")
+    def _is_closed(self) -> Self:
+        refuse_open(self.host, self.http_open)
+        return self
+
+    @property
+    def store_url(self) -> str:
+        return self.store or f"sqlite:///{(self.data / 'store.sqlite').absolute()}"
+
+    def handed_on(self) -> dict[str, str]:
+        """Return what the nodes are given as it is, as environment variables: every setting not
+        left at its default.
+        """
+        return {
+            PREFIX + name.upper(): as_text(getattr(self, name))
+            for name in SharedSettings.model_fields
+            if name in self.model_fields_set and getattr(self, name) is not None
+        }

@@ -1,0 +1,134 @@
+"""Hold the settings that a node and the runner have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from cluster.settings.values import (
+    BROADCASTS,
+    CACHES,
+    PREFIX,
+    STORES,
+    count,
+    names_of,
+    scheme,
+    seconds,
+    setting,
+)
+
+
+class SharedSettings(BaseSettings):
+    """What a node and the runner have in common; the runner hands these on to its nodes."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    store: Annotated[str, scheme(*STORES)] = setting(
+        "",
+        "where versions and ledger are kept; empty: one SQLite file, in the runner's data directory or the node's",
+        "sqlite:///PATH, postgresql://USER:PASSWORD@HOST[,HOST]/DATABASE, cockroachdb://…",
+    )
+    cache: Annotated[str, scheme(*CACHES)] = setting(
+        "memory://",
+        "shared cache behind each node's own",
+        "memory://, redis://HOST, rediss://HOST, redis+sentinel://H1,H2,H3/MASTER",
+    )
+    broadcast: Annotated[str, scheme(*BROADCASTS)] = setting(
+        "local://",
+        "where committed changes are told",
+        "local://, amqp://USER:PASSWORD@H1,H2,H3/VHOST, amqps://…",
+    )
+    fsync: Literal["always", "interval", "off"] = setting(
+        "always", "when Raft's log and votes reach the disk", "always, interval, off"
+    )
+    secret_file: Path | None = setting(
+        None,
+        "shared secret that members prove to each other: they are authenticated, not encrypted (docs/security.md)",
+        "path of a file",
+    )
+    tls_cert_file: Path | None = setting(
+        None,
+        "certificate for mutual TLS between members, in place of a secret",
+        "path of a PEM file",
+    )
+    tls_key_file: Path | None = setting(None, "its key", "path of a PEM file")
+    tls_ca_file: Path | None = setting(
+        None, "who signs the members' certificates", "path of a PEM file"
+    )
+    http_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(names_of)] = setting(
+        (),
+        "further names that lead browsers to a node, beside addresses, names without a dot and the advertised one",
+        "NAME,NAME,… or *",
+    )
+    http_open: bool = setting(
+        False,
+        "let HTTP listen beyond loopback: whoever reaches it may read and write, for clients prove nothing",
+        "true, false",
+    )
+    election_timeout_s: float = seconds(
+        0.3,
+        "silence after which a follower may stand for leader; it does within twice that",
+        0.05,
+        60,
+    )
+    request_timeout_s: float = seconds(
+        10, "longest that a request is worked on, if it names no shorter time", 0.1, 300
+    )
+    body_timeout_s: float = seconds(
+        10, "longest that a request's body may take to arrive", 0.1, 300
+    )
+    store_timeout_s: float = seconds(5, "longest wait for one answer of the store", 0.1, 300)
+    drain_notice_s: float = seconds(
+        0,
+        "how long a stopping node serves on while it already calls itself unready: balancers see it leave",
+        0,
+        60,
+    )
+    drain_timeout_s: float = seconds(
+        15, "longest that a stopping node goes on with what it holds", 0, 600
+    )
+    requests_max: int = count(
+        1024, "requests that a node admits at a time; beyond: 503", 1, 100_000
+    )
+    connections_max: int = count(
+        8192,
+        "open connections of a node; beyond, the longest idle one is closed or a new one refused",
+        1,
+        1_000_000,
+    )
+    watchers_max: int = count(512, "open watches of a node; beyond: 503", 1, 100_000)
+    memory_cache_bytes: int = count(64 << 20, "size of each node's own cache", 1 << 20, 1 << 40)
+    history_retention_s: float = seconds(
+        3600, "time for which superseded versions stay readable", 1, 366 * 86400
+    )
+    history_retention_revisions: int = count(
+        100_000, "revisions for which they do, if that is longer", 0, 2**53 - 1
+    )
+    operation_retention_s: float = seconds(
+        86400, "time for which an op_id's outcome can be looked up", 60, 366 * 86400
+    )
+    sweep_interval_s: float = seconds(
+        1, "longest that a key whose time to live is over waits to be noticed", 0.05, 3600
+    )
+    log_format: Literal["auto", "json", "console"] = setting(
+        "auto",
+        "how log lines look; auto: for people on a terminal, else JSON",
+        "auto, json, console",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "least severe lines that are logged", "debug, info, warning, error"
+    )
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        given = [f is not None for f in (self.tls_cert_file, self.tls_key_file, self.tls_ca_file)]
+        if any(given) and not all(given):
+            raise ValueError(
+                "tls_cert_file, tls_key_file and tls_ca_file are given together or not at all"
+            )
+        if all(given) and self.secret_file is not None:
+            raise ValueError("give either secret_file or the three tls_…_file, not both")
+        return self

@@ -1,0 +1,139 @@
+"""Say which kinds of value a setting can have, and refuse the others. Pure.
+
+It never looks where a setting was given.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field
+
+PREFIX: Final = "ACORDO_"
+
+ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9._-]{0,252}[a-z0-9_])?")
+STORES: Final = ("sqlite", "postgresql", "cockroachdb")
+CACHES: Final = ("memory", "redis", "rediss", "redis+sentinel")
+BROADCASTS: Final = ("local", "amqp", "amqps")
+
+
+class MemberSetting(NamedTuple):
+    """One member as the settings name it."""
+
+    id: str
+    raft_address: str
+    voter: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.id}={self.raft_address}" + ("" if self.voter else "/observer")
+
+
+def as_text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.9g}".removesuffix(".0")
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def address(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError("no host:port")
+    return text
+
+
+def members_of(given: object) -> object:
+    if not isinstance(given, str):
+        return given
+    members: list[MemberSetting] = []
+    for part in filter(None, (p.strip() for p in given.split(","))):
+        name, equals, rest = part.partition("=")
+        where, slash, role = rest.partition("/")
+        if not (equals and ID.fullmatch(name)) or (slash and role != "observer"):
+            raise ValueError(f"{part!r} is no member")
+        members.append(MemberSetting(name, address(where), not slash))
+    if len({m.id for m in members}) < len(members) or len({m.raft_address for m in members}) < len(
+        members
+    ):
+        raise ValueError("a member or an address is named twice")
+    return tuple(members)
+
+
+def names_of(given: object) -> object:
+    if not isinstance(given, str):
+        return given
+    names = tuple(filter(None, (name.strip().lower().rstrip(".") for name in given.split(","))))
+    if not all(name == "*" or _NAME.fullmatch(name) for name in names):
+        raise ValueError("no name of a machine (without scheme and port)")
+    return names
+
+
+def node_id_of(given: str) -> str:
+    if not ID.fullmatch(given):
+        raise ValueError("no id")
+    return given
+
+
+def name_of(given: str) -> str:
+    return node_id_of(given) if given else given
+
+
+def scheme(*allowed: str) -> BeforeValidator:
+    def check(given: str) -> str:
+        if given and urlsplit(given).scheme not in allowed:
+            raise ValueError("unknown scheme")
+        return given
+
+    return BeforeValidator(check)
+
+
+def http_url(given: str) -> str:
+    parts = urlsplit(given)
+    if given and not (parts.scheme in ("http", "https") and parts.hostname):
+        raise ValueError("no http URL")
+    return given.rstrip("/")
+
+
+def setting(default: Any, text: str, allowed: str, **limits: Any) -> Any:
+    return Field(
+        default,
+        description=text,
+        json_schema_extra={"allowed": allowed},
+        validate_default=False,
+        **limits,
+    )
+
+
+def seconds(default: float, text: str, low: float, high: float) -> Any:
+    return setting(default, text, f"seconds, {as_text(low)} to {as_text(high)}", ge=low, le=high)
+
+
+def count(default: int, text: str, low: int, high: int) -> Any:
+    return setting(default, text, f"a whole number, {low} to {high}", ge=low, le=high)
+
+
+def is_loopback(address: str) -> bool:
+    """Say whether host:port can be reached from this machine alone."""
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def refuse_open(host: str, is_open: bool) -> None:
+    """Raise ValueError for an address that strangers may reach, unless that is wanted by name."""
+    if not is_open and not is_loopback(f"{host}:0"):
+        raise ValueError(
+            f"HTTP would listen on {host or 'every address'}, and clients prove nothing: whoever reaches it may read"
+            " and write. Say http_open=true if something else keeps strangers out"
+        )
