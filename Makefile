@@ -26,7 +26,7 @@ demo: $(READY)  ## load the Python standard library's source, kill the leader ha
 	@$(PY) -m cluster.demo
 
 test: $(READY)  ## run every test ring in order (T=path for a part; SKIP_SERVICES=1: leave out missing servers)
-	$(if $(SKIP_SERVICES),,@$(PY) -m tests.servers.install $(SERVICES))
+	$(if $(SKIP_SERVICES),,@$(PY) -m cluster.services.install $(SERVICES))
 	$(PY) -m pytest $(T)
 
 check: $(READY)  ## ruff, mypy strict, import contracts

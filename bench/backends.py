@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
 import json
 import os
 import platform
@@ -29,6 +28,10 @@ from acordo.wire import put
 from bench.load import load, request
 from cluster.demo import free_base_port
 from cluster.runner import LocalCluster
+from cluster.services.install import ensure
+from cluster.services.postgres import PostgresServer
+from cluster.services.rabbitmq import RabbitServer
+from cluster.services.redis import RedisServer
 from cluster.settings.runner import RunnerSettings
 
 CONNECTIONS: Final = 64
@@ -167,13 +170,8 @@ async def main_async(seconds: float) -> None:
     def row(what: str, measured: str, target: str) -> None:
         table.add_row(what, measured, target, f"{os.getloadavg()[0]:.1f}")
 
-    install = importlib.import_module("tests.servers.install")
-    install.ensure("postgresql", "redis", "rabbitmq")
-    servers = {
-        name: importlib.import_module(f"tests.servers.{name}")
-        for name in ("postgres", "redis", "rabbitmq")
-    }
-    with servers["postgres"].PostgresServer() as postgres:
+    ensure("postgresql", "redis", "rabbitmq")
+    with PostgresServer() as postgres:
         with tempfile.TemporaryDirectory(prefix="acordo-bench-") as directory:
             async with running(directory, store=postgres.url) as urls:
                 await writes(urls, min(2.0, seconds))
@@ -188,7 +186,7 @@ async def main_async(seconds: float) -> None:
                     "15,000",
                 )
         with (
-            servers["rabbitmq"].RabbitServer() as rabbit,
+            RabbitServer() as rabbit,
             tempfile.TemporaryDirectory(prefix="acordo-bench-") as directory,
         ):
             async with running(
@@ -198,7 +196,7 @@ async def main_async(seconds: float) -> None:
                 row(f"broadcast behind the acknowledgement at {LAG_RATE}/s, p50 and p99 of {seen}",
                     f"{half:.0f} ms, {most:.0f} ms", "p99 ≤ 50 ms")  # fmt: skip
         with (
-            servers["redis"].RedisServer() as redis,
+            RedisServer() as redis,
             tempfile.TemporaryDirectory(prefix="acordo-bench-") as directory,
         ):
             async with running(

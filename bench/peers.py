@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import importlib
 import json
 import os
 import signal
@@ -34,6 +33,7 @@ from rich.table import Table
 
 from bench.load import Run, load, request
 from bench.local import cluster, leader_of, pids
+from cluster.services.install import ensure
 
 VALUE: Final = b"v" * 100
 KEYS: Final = 2_000
@@ -156,8 +156,7 @@ class Etcd:
 @contextmanager
 def etcd(base_port: int, data: str) -> Iterator[Etcd]:
     """Run three members until the block ends."""
-    install = importlib.import_module("tests.servers.install")
-    install.ensure("etcd")
+    ensure("etcd")
     store = Etcd("/usr/bin/etcd", base_port, data)
     try:
         for url in store.urls:

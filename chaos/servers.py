@@ -1,14 +1,13 @@
 """Private servers as back ends of a local cluster, each behind a proxy: what can be killed, paused,
 slowed and wiped.
 
-They are those that the tests start. It disturbs none that it did not start, and none that anybody
+It disturbs none that it did not start, and none that anybody
 else uses.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from random import Random
@@ -16,13 +15,17 @@ from types import TracebackType
 from typing import Any, Final
 
 from chaos.proxy import Link
+from cluster.services.postgres import PostgresServer
+from cluster.services.process import Server
+from cluster.services.rabbitmq import RabbitServer
+from cluster.services.redis import RedisServer
 
-KINDS: Final = {
-    "postgres": ("tests.servers.postgres", "PostgresServer", "store"),
-    "redis": ("tests.servers.redis", "RedisServer", "cache"),
-    "rabbitmq": ("tests.servers.rabbitmq", "RabbitServer", "broadcast"),
+KINDS: Final[dict[str, tuple[type[Server], str]]] = {
+    "postgres": (PostgresServer, "store"),
+    "redis": (RedisServer, "cache"),
+    "rabbitmq": (RabbitServer, "broadcast"),
 }
-"""Module and class that start it, and the setting of a node that names its URL."""
+"""What starts it, and the setting of a node that names its URL."""
 
 
 class Servers:
@@ -40,8 +43,8 @@ class Servers:
         settings: dict[str, str] = {}
         async with AsyncExitStack() as stack:
             for name in self.names:
-                module, kind, setting = KINDS[name]
-                server = getattr(importlib.import_module(module), kind)()
+                kind, setting = KINDS[name]
+                server: Any = kind()
                 self.servers[name] = server
                 stack.push_async_callback(asyncio.to_thread, server.__exit__, None, None, None)
                 await asyncio.to_thread(server.start)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
-import importlib
 import os
 import signal
 import sys
@@ -22,7 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -31,6 +30,10 @@ from rich.table import Table
 from acordo.client import Client
 from acordo.errors import AcordoError
 from cluster.runner import LocalCluster, refuse_taken_port
+from cluster.services.install import Missing, ensure
+from cluster.services.postgres import PostgresServer
+from cluster.services.rabbitmq import RabbitServer
+from cluster.services.redis import RedisServer, SentinelSet
 from cluster.settings.loading import load
 from cluster.settings.runner import RAFT_PORT_OFFSET, RunnerSettings
 from kv.errors import BadRequest
@@ -45,17 +48,25 @@ memory.
 """
 
 
-PRIVATE: Final = {
-    "STORE": {"postgres": ("postgresql", "postgres", "PostgresServer")},
-    "CACHE": {
-        "redis": ("redis", "redis", "RedisServer"),
-        "sentinel": ("redis", "redis", "SentinelSet"),
-    },
-    "BROADCAST": {"rabbitmq": ("rabbitmq", "rabbitmq", "RabbitServer")},
+class PrivateService(Protocol):
+    """A service of our own: entering starts it, leaving stops it."""
+
+    def __init__(self) -> None: ...
+
+    @property
+    def url(self) -> str: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+PRIVATE: Final[dict[str, dict[str, tuple[str, type[PrivateService]]]]] = {
+    "STORE": {"postgres": ("postgresql", PostgresServer)},
+    "CACHE": {"redis": ("redis", RedisServer), "sentinel": ("redis", SentinelSet)},
+    "BROADCAST": {"rabbitmq": ("rabbitmq", RabbitServer)},
 }
-"""What can be started for the demo: service, module and class of the private servers that tests
-use.
-"""
+"""What can be started for the demo: the service's packages and the class that starts it."""
 
 
 @dataclass
@@ -276,20 +287,13 @@ def _backends(servers: ExitStack, console: Console) -> list[str]:
     return flags
 
 
-def _private(service: str, module: str, kind: str) -> Any:
-    """Return a private server of the tests, not started yet, bringing its packages if need be."""
+def _private(service: str, kind: type[PrivateService]) -> PrivateService:
+    """Return a private service, not started yet, bringing its packages if need be."""
     try:
-        install = importlib.import_module("tests.servers.install")
-        servers = importlib.import_module(f"tests.servers.{module}")
-    except ImportError as exc:
-        raise BadRequest(
-            "bad_settings", f"private servers need the source tree: {exc}", allowed="a URL"
-        ) from exc
-    try:
-        install.ensure(service)
-    except install.Missing as exc:
+        ensure(service)
+    except Missing as exc:
         raise BadRequest("bad_settings", str(exc)) from exc
-    return getattr(servers, kind)()
+    return kind()
 
 
 def _run(

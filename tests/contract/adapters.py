@@ -26,7 +26,7 @@ from backends.redis import RedisCache
 from backends.sqlite import SqliteStore
 from kv.model import Reference
 from kv.ports import Broadcast, Cache, Change, Store
-from tests.servers import shared
+from tests import services as shared
 
 OpenStore: TypeAlias = Callable[[], Store]
 StoreOpener: TypeAlias = Callable[[Path], AbstractAsyncContextManager[OpenStore]]

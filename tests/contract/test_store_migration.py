@@ -18,7 +18,7 @@ from kv.errors import StoreDamaged
 from kv.model import Put, Version, value_hash
 from kv.ports import Store
 from tests.contract.groups import Step, T, commit, put
-from tests.servers.shared import fresh_database
+from tests.services import fresh_database
 
 
 async def fill(store: Store) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final
 import docker
 import docker.errors
 
-from tests.servers.process import free_port, wait_until
+from cluster.services.process import free_port, wait_until
 
 ROOT: Final = Path(__file__).parent.parent.parent
 PROJECT: Final = f"acordotest{os.getpid()}"

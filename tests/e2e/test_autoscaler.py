@@ -16,9 +16,9 @@ import aiohttp
 import msgspec
 import pytest
 
+from cluster.services.process import free_port
+from cluster.services.prometheus import Prometheus
 from tests.e2e.conftest import Start, until
-from tests.servers.process import free_port
-from tests.servers.prometheus import Prometheus
 
 pytestmark = pytest.mark.timeout(300)
 READERS = 48

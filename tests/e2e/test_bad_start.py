@@ -20,9 +20,9 @@ from acordo.client import Client
 from cluster.demo import free_base_port
 from cluster.layout import locked
 from cluster.runner import EX_CONFIG, ROOT, NodeFailed
+from cluster.services.process import wait_until
 from kv.errors import BadRequest
 from tests.e2e.conftest import Start
-from tests.servers.process import wait_until
 
 
 async def broken(start: Start, **more: object) -> str:

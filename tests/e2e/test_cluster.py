@@ -19,7 +19,7 @@ from cluster.demo import free_base_port
 from cluster.process import State
 from cluster.runner import ROOT, LocalCluster
 from tests.e2e.conftest import Start, until
-from tests.servers.shared import needs
+from tests.services import needs
 
 
 def urls(cluster: LocalCluster, *but: str) -> list[str]:

@@ -19,12 +19,12 @@ import yaml  # type: ignore[import-untyped]  # ships no types
 from acordo.client import Client
 from acordo.errors import AcordoError
 from chaos.windows import Windows
+from cluster.services.process import free_port
+from cluster.services.prometheus import Prometheus
 from deploy import dashboard
 from deploy.dashboard import Line, Query, ask, overlays, panels
 from tests.e2e.conftest import Start, until
 from tests.e2e.test_autoscaler import autoscaler
-from tests.servers.process import free_port
-from tests.servers.prometheus import Prometheus
 
 ROOT = Path(__file__).parents[2]
 PICTURE = "ACORDO_TEST_PICTURE"

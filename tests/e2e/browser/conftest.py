@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Page, async_playwright
 
-from tests.servers.shared import needs
+from tests.services import needs
 from tests.unit.acordo.fake_cluster import FakeCluster
 
 PAGE = Path(__file__).parents[3] / "node" / "page"

@@ -20,9 +20,9 @@ from acordo.results import Accepted
 from acordo.shell import app, hoisted
 from acordo.wire import absent, put
 from backends.async_writes import Queues, command, declare, publish
+from cluster.services.rabbitmq import RabbitServer
 from tests.integration.backends.conftest import started, until, worker
-from tests.servers.rabbitmq import RabbitServer
-from tests.servers.shared import needs
+from tests.services import needs
 
 
 async def asked(*arguments: str) -> list[dict[str, object]]:

@@ -24,14 +24,14 @@ from backends.amqp import FAILURES, Link
 from backends.rabbitmq import told
 from chaos.checkers.register import check
 from chaos.checkers.verdict import Verdict
+from cluster.services.postgres import PostgresServer
+from cluster.services.rabbitmq import RabbitCluster
+from cluster.services.redis import SentinelSet
 from kv.errors import BackendUnavailable
 from kv.ports import Change
 from tests.e2e.test_kills import Recorder
 from tests.integration.backends.conftest import started, until
-from tests.servers.postgres import PostgresServer
-from tests.servers.rabbitmq import RabbitCluster
-from tests.servers.redis import SentinelSet
-from tests.servers.shared import needs
+from tests.services import needs
 
 CLIENTS: Final = 6
 KEYS: Final = 24

@@ -21,13 +21,13 @@ from acordo.client import Client
 from acordo.errors import AcordoError, NotApplied
 from chaos.proxy import Link
 from cluster.runner import LocalCluster
+from cluster.services.postgres import PostgresServer
+from cluster.services.process import Server
+from cluster.services.rabbitmq import RabbitCluster, RabbitServer
+from cluster.services.redis import RedisServer, SentinelSet
 from tests.integration.backends.conftest import started, until
 from tests.integration.backends.test_chain import Subscriber
-from tests.servers.postgres import PostgresServer
-from tests.servers.process import Server
-from tests.servers.rabbitmq import RabbitCluster, RabbitServer
-from tests.servers.redis import RedisServer, SentinelSet
-from tests.servers.shared import fresh_database, needs
+from tests.services import fresh_database, needs
 
 pytestmark = pytest.mark.timeout(300)
 SMALL_CACHE = 1 << 20

@@ -18,11 +18,11 @@ import pytest
 from acordo.client import Client
 from backends import postgres_sql as sql
 from backends.postgres import PostgresStore
+from cluster.services.postgres import PostgresServer
 from kv.errors import BadRequest
+from tests import services as shared
 from tests.integration.backends.conftest import started, until
-from tests.servers import shared
-from tests.servers.postgres import PostgresServer
-from tests.servers.shared import fresh_database, needs
+from tests.services import fresh_database, needs
 
 pytestmark = pytest.mark.timeout(240)
 

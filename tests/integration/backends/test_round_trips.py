@@ -14,7 +14,7 @@ import pytest
 from backends.postgres import PostgresStore
 from kv.model import GENESIS, Applied, Group, Head, LedgerRow, Operation, Recorded, Version, roll
 from kv.ports import Appended
-from tests.servers.shared import fresh_database
+from tests.services import fresh_database
 
 ONE_WAY_S: Final = 0.010
 TIMEOUT_S: Final = 20.0

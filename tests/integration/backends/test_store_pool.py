@@ -11,11 +11,11 @@ import asyncpg  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from backends.postgres import READERS_MAX, WRITERS_MAX, PostgresStore
+from cluster.services.postgres import PostgresServer
 from kv.errors import BackendUnavailable, OutcomeUnknown
 from tests.contract.groups import T, commit, group, put
 from tests.integration.backends.conftest import until
-from tests.servers.postgres import PostgresServer
-from tests.servers.shared import fresh_database, needs
+from tests.services import fresh_database, needs
 
 pytestmark = pytest.mark.timeout(240)
 CALLS = 1000

@@ -12,10 +12,10 @@ import asyncpg  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from backends.postgres import PostgresStore
+from cluster.services.postgres import PostgresServer
 from kv.errors import BackendUnavailable, BadRequest
 from tests.contract.groups import commit, put
-from tests.servers.postgres import PostgresServer
-from tests.servers.shared import fresh_database, needs
+from tests.services import fresh_database, needs
 
 pytestmark = pytest.mark.timeout(240)
 T = 10.0

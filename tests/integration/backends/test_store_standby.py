@@ -19,13 +19,13 @@ from acordo.errors import AcordoError
 from backends.postgres import PostgresStore
 from cluster.demo import free_base_port
 from cluster.runner import LocalCluster
+from cluster.services.postgres import PostgresServer, PostgresStandby
 from kv.errors import BackendUnavailable, OutcomeUnknown
 from kv.model import Version
 from kv.ports import TakenOver
 from tests.contract.groups import T, commit, group, put
 from tests.integration.backends.conftest import started, until
-from tests.servers.postgres import PostgresServer, PostgresStandby
-from tests.servers.shared import needs
+from tests.services import needs
 
 WRITERS: Final = 6
 BETWEEN: Final = 40

@@ -19,7 +19,7 @@ from chaos.recorder import Recorder
 from chaos.targets import LocalTarget, until
 from cluster.demo import free_base_port
 from cluster.settings.runner import RunnerSettings
-from tests.servers.shared import needs
+from tests.services import needs
 
 
 @pytest.fixture(autouse=True)

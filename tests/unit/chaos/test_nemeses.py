@@ -23,7 +23,7 @@ from chaos.nemeses.names import FAMILIES, NEMESES, expand
 from chaos.proxy import Link, Mesh
 from chaos.recorder import Recorder
 from chaos.servers import KINDS
-from tests.servers.shared import needs
+from tests.services import needs
 
 LISTEN = """
 import socket, sys, tempfile

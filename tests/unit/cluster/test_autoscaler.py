@@ -29,10 +29,10 @@ from cluster.autoscaler import (
     value_of,
 )
 from cluster.scaling import REASONS, REPAIR_REST, Band, Bounds, Decision, Figures, Memory, plan
+from cluster.services.process import free_port
 from cluster.settings.autoscaler import AutoscalerSettings
 from cluster.settings.loading import load
 from kv.errors import BadRequest
-from tests.servers.process import free_port
 
 BOUNDS = Bounds(
     0, 3, Band(8, 32), Band(0.1, 0.5), Band(0.3, 0.8), rounds_high=2, rounds_low=3, cool_down_s=60

@@ -18,7 +18,7 @@ from deploy import console
 from deploy.dashboard import panels
 from deploy.images import CannotBuild, mirrors
 from node.server import WHOLE
-from tests.servers.shared import needs
+from tests.services import needs
 
 ROOT = Path(__file__).parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -16,8 +16,8 @@ import msgspec
 import yaml  # type: ignore[import-untyped]  # ships no types
 
 from cluster.layout import ClusterFile
-from tests.servers.process import find, free_port, wait_until
-from tests.servers.shared import needs
+from cluster.services.process import find, free_port, wait_until
+from tests.services import needs
 
 ROOT = Path(__file__).parents[3]
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]

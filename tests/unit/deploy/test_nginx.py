@@ -19,11 +19,11 @@ import pytest
 from aiohttp import web
 
 from acordo import bulk
+from cluster.services.process import free_port
 from deploy.balancer import Balancer, Times, upstream
 from kv.model import REQUEST_BYTES_MAX
 from node.settings import Settings
-from tests.servers.process import free_port
-from tests.servers.shared import needs
+from tests.services import needs
 
 PATIENCE_S = 20.0
 RESIDENT_MAX = 64 * 1024 * 1024

@@ -7,8 +7,8 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.servers.install import ensure
-from tests.servers.process import Server, find
+from cluster.services.install import ensure
+from cluster.services.process import Server, find
 
 ALERTS = Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yml"
 

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.servers.process import Server, find, free_port, wait_until
+from cluster.services.process import Server, find, free_port, wait_until
 
 HOME = "/usr/lib/rabbitmq/bin"
 COOKIE = "ACORDOTESTS"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from tests.servers.process import Server, find, wait_until
+from cluster.services.process import Server, find, wait_until
 
 
 def _lives(pid: str) -> bool:

@@ -13,11 +13,11 @@ from typing import TypeVar
 
 import pytest
 
-from tests.servers.install import Missing, ensure, skipping
-from tests.servers.postgres import PostgresServer
-from tests.servers.process import Server
-from tests.servers.rabbitmq import RabbitServer
-from tests.servers.redis import RedisServer
+from cluster.services.install import Missing, ensure, skipping
+from cluster.services.postgres import PostgresServer
+from cluster.services.process import Server
+from cluster.services.rabbitmq import RabbitServer
+from cluster.services.redis import RedisServer
 
 _S = TypeVar("_S", bound=Server)
 _numbers = itertools.count(1)

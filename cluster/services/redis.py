@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 
-from tests.servers.process import Server, find, wait_until
+from cluster.services.process import Server, find, wait_until
 
 
 class RedisServer(Server):
