@@ -27,10 +27,10 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from coordinator.log import Position
-from coordinator.raft.disk import RealDisk
-from coordinator.raft.journal import Journal
 from coordinator.raft.protocol import Core as HardenedCore
-from coordinator.raft.snapshot import SnapshotStore
+from coordinator.raft.storage.disk import RealDisk
+from coordinator.raft.storage.journal import Journal
+from coordinator.raft.storage.snapshot import SnapshotStore
 
 
 class WallClock:

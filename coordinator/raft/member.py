@@ -20,9 +20,7 @@ from pysyncobj import SyncObjConf
 from pysyncobj.node import Node
 
 from coordinator.log import Members, Peer, PeerAddress, Position, RaftStatus, Replica
-from coordinator.raft.disk import Disk
 from coordinator.raft.greeting import Greeting
-from coordinator.raft.journal import Journal, Policy
 from coordinator.raft.kin import Kin
 from coordinator.raft.membership import (
     Add,
@@ -37,7 +35,6 @@ from coordinator.raft.messages import ALL
 from coordinator.raft.protocol import Core
 from coordinator.raft.reads import Reads
 from coordinator.raft.security import Security
-from coordinator.raft.snapshot import SnapshotStore
 from coordinator.raft.state import (
     DISCARDED,
     MISSING_LEADER,
@@ -46,6 +43,9 @@ from coordinator.raft.state import (
     REQUEST_DENIED,
     SUCCESS,
 )
+from coordinator.raft.storage.disk import Disk
+from coordinator.raft.storage.journal import Journal, Policy
+from coordinator.raft.storage.snapshot import SnapshotStore
 from coordinator.raft.transport import AsyncioTransport, Limits
 from coordinator.raft.wire import Codec
 from kv.errors import BadRequest, InvariantViolated, KvError, NotApplied, OutcomeUnknown

@@ -16,8 +16,8 @@ from coordinator.log import Position
 from coordinator.raft.election import Elections
 from coordinator.raft.membership import Configuration, History, decode_configuration
 from coordinator.raft.rules import Entry, LogEnds, Mismatch, Take, Wipe, judge_append, quorum_index
-from coordinator.raft.snapshot import Chunk, Incoming, Outgoing, Snapshot
 from coordinator.raft.state import MEMBERSHIP, NO_OP, SUCCESS, UNKNOWN_OUTCOME, WIPED, log
+from coordinator.raft.storage.snapshot import Chunk, Incoming, Outgoing, Snapshot
 from coordinator.raft.waiting import Uncommitted
 from kv.errors import BadRequest, InvariantViolated, NewerCommand
 

@@ -23,7 +23,7 @@ from pysyncobj.version import VERSION
 from coordinator.log import PeerAddress, Position, Replica
 from coordinator.raft.greeting import Origin
 from coordinator.raft.membership import Configuration, History, bootstrap
-from coordinator.raft.snapshot import SnapshotStore
+from coordinator.raft.storage.snapshot import SnapshotStore
 from kv.errors import InvariantViolated
 from kv.ports import Clock
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = Path(__file__).parent / "published"
 OURS = {
     "--base": "coordinator.raft.evidence_base:Core",
-    "--journal": "coordinator.raft.journal:Journal",
+    "--journal": "coordinator.raft.storage.journal:Journal",
 }
 TIMEOUT_S = 120
 CONTROL_TRIES = 5

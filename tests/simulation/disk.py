@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from coordinator.raft.disk import SyncError
+from coordinator.raft.storage.disk import SyncError
 from tests.simulation.loop import OWNER
 
 T = TypeVar("T")
@@ -146,7 +146,7 @@ class _Lane:
 
 
 class SimFile:
-    """See `coordinator.raft.disk.File`."""
+    """See `coordinator.raft.storage.disk.File`."""
 
     def __init__(self, disk: SimDisk, name: str, inode: _Inode) -> None:
         self._disk, self._name, self._inode = disk, name, inode
@@ -230,7 +230,7 @@ class SimFile:
 
 
 class SimDisk:
-    """See `coordinator.raft.disk.Disk`. One machine's disk: it outlives the processes that use it.
+    """See `coordinator.raft.storage.disk.Disk`. One machine's disk: it outlives the processes that use it.
 
     `crash()` and `power_cut()` end the process: files opened before raise, calls under way are
     cancelled half-done, and the same object is given to the next process. `die_at(n, byte)` ends it

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from coordinator import notes
 from coordinator.machine import commands
 from coordinator.machine.snapshot import decode_state
-from coordinator.raft import greeting, membership, records, snapshot, wire
+from coordinator.raft import greeting, membership, wire
 from coordinator.raft.messages import ALL
+from coordinator.raft.storage import records, snapshot
 from kv.errors import NewerCommand
 
 ROOT = Path(__file__).parents[2]

@@ -19,9 +19,9 @@ import msgspec
 import structlog
 
 from coordinator.log import PeerAddress
-from coordinator.raft.disk import RealDisk
 from coordinator.raft.member import Member, Settings, over_sockets
 from coordinator.raft.security import SharedSecret
+from coordinator.raft.storage.disk import RealDisk
 from kv.errors import NotApplied, OutcomeUnknown
 from tests.unit.raft.net import RealClock, Tape
 

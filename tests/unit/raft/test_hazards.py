@@ -22,7 +22,7 @@ from pysyncobj.journal import FileJournal
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
-from coordinator.raft.journal import Journal
+from coordinator.raft.storage.journal import Journal
 from tests.unit.raft.hand import OURS, STOCK, Net
 
 both = pytest.mark.parametrize(

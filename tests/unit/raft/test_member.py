@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from coordinator.log import Position
-from coordinator.raft.journal import Journal
 from coordinator.raft.state import MEMBERSHIP
+from coordinator.raft.storage.journal import Journal
 from kv.errors import NewerCommand, NotApplied, OutcomeUnknown
 from tests.unit.raft.net import Cluster, Tape, eventually, virtual
 

@@ -15,7 +15,7 @@ import pytest
 from coordinator.raft.member import Member, Settings
 from coordinator.raft.protocol import SAVE_AGAIN_S
 from coordinator.raft.replication import CHUNK_BEATS_MAX
-from coordinator.raft.snapshot import DIGEST_BYTES, Chunk
+from coordinator.raft.storage.snapshot import DIGEST_BYTES, Chunk
 from kv.errors import BadRequest
 from tests.simulation.disk import SimFile
 from tests.unit.raft.net import FAST, Cluster, eventually, virtual

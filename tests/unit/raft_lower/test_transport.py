@@ -408,7 +408,7 @@ def test_a_reconnection_is_spread_by_the_given_chance_alone() -> None:
         assert len({round(pause, 6) for pause in pauses}) > len(pauses) // 2
         assert max(pauses[:2]) < max(pauses)
 
-    from tests.unit.raft_lower.virtual import run
+    from tests.unit.raft.storage.virtual import run
 
     run(story())
 

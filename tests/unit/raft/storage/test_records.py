@@ -11,9 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.raft import records, spans
-from coordinator.raft.records import RECORD_HEAD_BYTES, Kind, Record, encode_record, find_record
-from coordinator.raft.spans import GRID_BYTES, Spans
+from coordinator.raft.storage import records, spans
+from coordinator.raft.storage.records import (
+    RECORD_HEAD_BYTES,
+    Kind,
+    Record,
+    encode_record,
+    find_record,
+)
+from coordinator.raft.storage.spans import GRID_BYTES, Spans
 
 SALT = 0x1234
 

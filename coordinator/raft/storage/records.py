@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from coordinator.raft.spans import Spans
+from coordinator.raft.storage.spans import Spans
 
 FORMAT: Final = 1
 RECORD_BYTES_MAX: Final = 64 << 20

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from coordinator.raft.journal import Journal, Policy
+from coordinator.raft.storage.journal import Journal, Policy
 from tests.simulation.disk import Died, SimDisk
-from tests.unit.raft_lower.virtual import run
+from tests.unit.raft.storage.virtual import run
 
 SEGMENT_BYTES = 260
 

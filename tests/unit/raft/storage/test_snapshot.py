@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pysyncobj.serializer import Serializer  # type: ignore[import-untyped]  # used only to show what it does
 
-from coordinator.raft.disk import RealDisk
-from coordinator.raft.snapshot import (
+from coordinator.raft.storage.disk import RealDisk
+from coordinator.raft.storage.snapshot import (
     FORMAT,
     Chunk,
     Incoming,
@@ -31,7 +31,7 @@ from coordinator.raft.snapshot import (
 )
 from kv.errors import BadRequest
 from tests.simulation.disk import Died, SimDisk
-from tests.unit.raft_lower.virtual import run
+from tests.unit.raft.storage.virtual import run
 
 
 def sim(seed: int = 1, **options: Any) -> SimDisk:

@@ -13,9 +13,9 @@ from typing import Final, Literal, TypeAlias, overload
 
 import structlog
 
-from coordinator.raft.disk import Disk, File, RealDisk, SyncError
-from coordinator.raft.records import Kind, Record, encode_record, encode_segment
-from coordinator.raft.recovery import Entry, Journaled, Part, recover
+from coordinator.raft.storage.disk import Disk, File, RealDisk, SyncError
+from coordinator.raft.storage.records import Kind, Record, encode_record, encode_segment
+from coordinator.raft.storage.recovery import Entry, Journaled, Part, recover
 from kv.errors import BadRequest
 
 SEGMENT_BYTES_MAX: Final = 16 << 20

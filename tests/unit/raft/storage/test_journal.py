@@ -20,10 +20,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pysyncobj.journal import FileJournal, MemoryJournal
 
-from coordinator.raft import journal as journal_module
-from coordinator.raft.disk import RealDisk, SyncError
-from coordinator.raft.journal import Journal, Policy
-from coordinator.raft.records import (
+from coordinator.raft.storage import journal as journal_module
+from coordinator.raft.storage.disk import RealDisk, SyncError
+from coordinator.raft.storage.journal import Journal, Policy
+from coordinator.raft.storage.records import (
     FORMAT,
     RECORD_HEAD_BYTES,
     Segment,
@@ -32,7 +32,7 @@ from coordinator.raft.records import (
 )
 from kv.errors import BadRequest
 from tests.simulation.disk import SimDisk
-from tests.unit.raft_lower.virtual import run
+from tests.unit.raft.storage.virtual import run
 
 
 def sim(seed: int = 1, **options: Any) -> SimDisk:
@@ -695,8 +695,8 @@ def test_regression_a_flipped_bit(tmp_path: Path) -> None:
 
 _WRITER = """
 import asyncio, sys
-from coordinator.raft.disk import RealDisk
-from coordinator.raft.journal import Journal
+from coordinator.raft.storage.disk import RealDisk
+from coordinator.raft.storage.journal import Journal
 
 async def main():
     journal = Journal(disk=RealDisk(sys.argv[1]), cluster="c", member="n1", fsync="always", segment_bytes_max=4000)

@@ -12,8 +12,8 @@ from typing import Final, TypeAlias
 
 import structlog
 
-from coordinator.raft.disk import Disk, File, write_whole_now
-from coordinator.raft.records import (
+from coordinator.raft.storage.disk import Disk, File, write_whole_now
+from coordinator.raft.storage.records import (
     BadHeaderError,
     Kind,
     Record,

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from coordinator.raft.disk import WRITE_BYTES_MAX, Disk, File
+from coordinator.raft.storage.disk import WRITE_BYTES_MAX, Disk, File
 from kv.errors import BadRequest
 
 FORMAT: Final = 1

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.raft.disk import RealDisk, make_directory_now
 from coordinator.raft.doorway import ACCEPT_PAUSE_S, Doorway
-from coordinator.raft.journal import Journal, Policy
-from coordinator.raft.snapshot import SnapshotStore
+from coordinator.raft.storage.disk import RealDisk, make_directory_now
+from coordinator.raft.storage.journal import Journal, Policy
+from coordinator.raft.storage.snapshot import SnapshotStore
 from tests.simulation.disk import Died, SimDisk
-from tests.unit.raft_lower.virtual import run
+from tests.unit.raft.storage.virtual import run
 
 POLICIES: tuple[Policy, ...] = ("always", "interval", "off")
 SEEDS = range(40)

@@ -1,0 +1,1 @@
+"""What a member keeps on its disk, tried by kills, power cuts and flipped bytes."""
