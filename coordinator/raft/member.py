@@ -20,8 +20,6 @@ from pysyncobj import SyncObjConf
 from pysyncobj.node import Node
 
 from coordinator.log import Members, Peer, PeerAddress, Position, RaftStatus, Replica
-from coordinator.raft.greeting import Greeting
-from coordinator.raft.kin import Kin
 from coordinator.raft.membership import (
     Add,
     Change,
@@ -32,9 +30,13 @@ from coordinator.raft.membership import (
     first_digest,
 )
 from coordinator.raft.messages import ALL
+from coordinator.raft.net.codec import Codec
+from coordinator.raft.net.peer_check import Kin
+from coordinator.raft.net.peer_identity import Greeting
+from coordinator.raft.net.security import Security
+from coordinator.raft.net.transport import AsyncioTransport, Limits
 from coordinator.raft.protocol import Core
 from coordinator.raft.reads import Reads
-from coordinator.raft.security import Security
 from coordinator.raft.state import (
     DISCARDED,
     MISSING_LEADER,
@@ -46,8 +48,6 @@ from coordinator.raft.state import (
 from coordinator.raft.storage.disk import Disk
 from coordinator.raft.storage.journal import Journal, Policy
 from coordinator.raft.storage.snapshot import SnapshotStore
-from coordinator.raft.transport import AsyncioTransport, Limits
-from coordinator.raft.wire import Codec
 from kv.errors import BadRequest, InvariantViolated, KvError, NotApplied, OutcomeUnknown
 from kv.ports import Clock
 

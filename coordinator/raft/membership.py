@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias, assert_never
 import msgspec
 
 from coordinator.log import PeerAddress
-from coordinator.raft.greeting import Origin, digest_of_voters
+from coordinator.raft.net.peer_identity import Origin, digest_of_voters
 from coordinator.raft.rules import majority
 
 MEMBERS_MAX = 32

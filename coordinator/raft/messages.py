@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from coordinator.raft.wire import Command, Count, Entries, Message, Name
+from coordinator.raft.net.codec import Command, Count, Entries, Message, Name
 
 Chunk = Annotated[bytes, Meta(max_length=4 << 20)]
 Text = Annotated[str, Meta(max_length=4096)]

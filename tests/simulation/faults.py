@@ -18,8 +18,8 @@ from backends.fence import empty_row, outranks
 from backends.seal import AS_OF_BYTES, MAC_BYTES, unseal
 from coordinator import logtime
 from coordinator.logtime import PATIENCE_S, LogTime, median
-from coordinator.raft.greeting import Origin
 from coordinator.raft.member import MemberCore
+from coordinator.raft.net.peer_identity import Origin
 from coordinator.raft.readindex import Rounds
 from coordinator.raft.rules import quorum_index
 from coordinator.raft.state import CANDIDATE

@@ -17,9 +17,9 @@ from typing import Any
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
-from coordinator.raft.greeting import Greeting
 from coordinator.raft.messages import ALL
-from coordinator.raft.wire import Codec
+from coordinator.raft.net.codec import Codec
+from coordinator.raft.net.peer_identity import Greeting
 from tests.simulation.loop import Process
 from tests.simulation.skew import HINT, next_version
 

@@ -9,7 +9,7 @@ from typing import Final, cast
 import msgspec
 
 from coordinator.raft.messages import ALL
-from coordinator.raft.wire import Codec, Count, Message
+from coordinator.raft.net.codec import Codec, Count, Message
 
 APPENDED: Final = "of_the_next_version"
 """The field that each message has more. No message of this version may have one of that name: it

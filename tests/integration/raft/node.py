@@ -20,10 +20,10 @@ import structlog
 
 from coordinator.log import PeerAddress
 from coordinator.raft.member import Member, Settings, over_sockets
-from coordinator.raft.security import SharedSecret
+from coordinator.raft.net.security import SharedSecret
 from coordinator.raft.storage.disk import RealDisk
 from kv.errors import NotApplied, OutcomeUnknown
-from tests.unit.raft.net import RealClock, Tape
+from tests.unit.raft.cluster import RealClock, Tape
 
 SECRET = SharedSecret(b"a secret that only this test knows, 32 bytes or more")
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from kv.errors import NotApplied, OutcomeUnknown
-from tests.unit.raft.net import FAST, Cluster, eventually, virtual
+from tests.unit.raft.cluster import FAST, Cluster, eventually, virtual
 from tests.unit.raft.test_votes import Bag
 
 STILL = msgspec.structs.replace(

@@ -18,7 +18,7 @@ from coordinator.raft.waiting import (
     steps_aside,
 )
 from kv.errors import KvError, NotApplied
-from tests.unit.raft.net import Cluster, eventually, virtual
+from tests.unit.raft.cluster import Cluster, eventually, virtual
 
 HANGS_S = 150.0
 MIB = 1 << 20

@@ -13,7 +13,7 @@ from pysyncobj import SyncObj
 from pysyncobj.version import VERSION
 
 from coordinator.raft.protocol import Core
-from tests.unit.raft.net import Cluster, virtual
+from tests.unit.raft.cluster import Cluster, virtual
 
 REPLACED = {
     "_SyncObj__applyLogEntries": "9535cd907be28288",

@@ -10,7 +10,7 @@ from coordinator.log import Position
 from coordinator.raft.state import MEMBERSHIP
 from coordinator.raft.storage.journal import Journal
 from kv.errors import NewerCommand, NotApplied, OutcomeUnknown
-from tests.unit.raft.net import Cluster, Tape, eventually, virtual
+from tests.unit.raft.cluster import Cluster, Tape, eventually, virtual
 
 
 @virtual

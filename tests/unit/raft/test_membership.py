@@ -16,7 +16,7 @@ from coordinator.raft.member import Member
 from coordinator.raft.membership import Change, Refusal
 from coordinator.raft.state import MISSING_LEADER, REQUEST_DENIED, SUCCESS, UNKNOWN_OUTCOME
 from kv.errors import BadRequest, NotApplied, OutcomeUnknown
-from tests.unit.raft.net import Cluster, eventually, virtual
+from tests.unit.raft.cluster import Cluster, eventually, virtual
 
 T = 10.0
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 from coordinator.log import Position
 from coordinator.raft.protocol import Core
 from coordinator.raft.reads import Reads
-from tests.unit.raft.net import virtual
+from tests.unit.raft.cluster import virtual
 
 
 class Leader(SimpleNamespace):

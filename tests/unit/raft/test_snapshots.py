@@ -18,7 +18,7 @@ from coordinator.raft.replication import CHUNK_BEATS_MAX
 from coordinator.raft.storage.snapshot import DIGEST_BYTES, Chunk
 from kv.errors import BadRequest
 from tests.simulation.disk import SimFile
-from tests.unit.raft.net import FAST, Cluster, eventually, virtual
+from tests.unit.raft.cluster import FAST, Cluster, eventually, virtual
 
 SMALL = msgspec.structs.replace(FAST, compact_entries=50)
 

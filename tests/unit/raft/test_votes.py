@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.raft.net import CODEC, Cluster, Net, eventually, virtual
+from tests.unit.raft.cluster import CODEC, Cluster, Net, eventually, virtual
 
 
 class Bag(Net):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.raft.doorway import ACCEPT_PAUSE_S, Doorway
+from coordinator.raft.net.sockets import ACCEPT_PAUSE_S, Doorway
 from coordinator.raft.storage.disk import RealDisk, make_directory_now
 from coordinator.raft.storage.journal import Journal, Policy
 from coordinator.raft.storage.snapshot import SnapshotStore

@@ -21,13 +21,13 @@ import structlog
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
-from coordinator.raft.admission import Admission
-from coordinator.raft.connection import Connection, host_of
-from coordinator.raft.doorway import Dialler, Doorway, bind
-from coordinator.raft.doubles import Sightings
-from coordinator.raft.frames import FRAME_BYTES_MAX, NONCE_BYTES, Mode, Role, Session
-from coordinator.raft.greeting import Greeting, decode_greeting, encode_greeting
-from coordinator.raft.security import (
+from coordinator.raft.net.admission import Admission
+from coordinator.raft.net.codec import Codec, WireError
+from coordinator.raft.net.connection import Connection, host_of
+from coordinator.raft.net.duplicate_ids import Sightings
+from coordinator.raft.net.frames import FRAME_BYTES_MAX, NONCE_BYTES, Mode, Role, Session
+from coordinator.raft.net.peer_identity import Greeting, decode_greeting, encode_greeting
+from coordinator.raft.net.security import (
     Certificates,
     Open,
     Security,
@@ -39,7 +39,7 @@ from coordinator.raft.security import (
     split_address,
     tls_contexts,
 )
-from coordinator.raft.wire import Codec, WireError
+from coordinator.raft.net.sockets import Dialler, Doorway, bind
 from kv.errors import BadRequest
 
 LINGER_S: Final = 0.2

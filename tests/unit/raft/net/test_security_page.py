@@ -8,11 +8,11 @@ import re
 import subprocess
 from pathlib import Path
 
-from coordinator.raft.frames import Mode, Session, key_of_secret
-from coordinator.raft.security import Certificates
-from tests.unit.raft_lower.members import Member, addresses, until
+from coordinator.raft.net.frames import Mode, Session, key_of_secret
+from coordinator.raft.net.security import Certificates
+from tests.unit.raft.net.members import Member, addresses, until
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 PAGE = (ROOT / "docs" / "security.md").read_text()
 
 

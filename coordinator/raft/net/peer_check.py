@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from coordinator.raft.greeting import Greeting, Origin, judge_origins, never_belonged
+from coordinator.raft.net.peer_identity import Greeting, Origin, judge_origins, never_belonged
 from kv.errors import BadRequest
 
 CONTESTED_S: Final = 10.0

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.raft.messages import ALL
-from coordinator.raft.wire import STOCK, UNKNOWN, Codec, Count, Message, WireError
+from coordinator.raft.net.codec import STOCK, UNKNOWN, Codec, Count, Message, WireError
 from tests.simulation.skew import APPENDED, HINT, next_version
 
 codec = Codec(*STOCK)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Final, Protocol, cast
 
-from coordinator.raft.frames import Event, FrameError, Proved, Ready, Reply, Session
+from coordinator.raft.net.frames import Event, FrameError, Proved, Ready, Reply, Session
 
 QUEUE_BYTES_MAX: Final = 64 << 20
 QUEUE_FRAMES_MAX: Final = 20_000

@@ -10,12 +10,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from coordinator.log import PeerAddress
-from coordinator.raft.greeting import Greeting, Origin
-from coordinator.raft.kin import CONFLICTS_MAX, SAY_AGAIN_S, Kin
 from coordinator.raft.member import Member
 from coordinator.raft.membership import Configuration, Seat, decode_configuration, encode
+from coordinator.raft.net.peer_check import CONFLICTS_MAX, SAY_AGAIN_S, Kin
+from coordinator.raft.net.peer_identity import Greeting, Origin
 from kv.errors import BadRequest, NotApplied
-from tests.unit.raft.net import Cluster, eventually, virtual
+from tests.unit.raft.cluster import Cluster, eventually, virtual
 
 ALONE = (PeerAddress("A", "A:1"),)
 PAIR = (PeerAddress("A", "A:1"), PeerAddress("B", "B:1"))

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.raft.doorway import Dialler
-from coordinator.raft.doubles import ALIVE_AFTER_S, SEEN_S, Sightings
-from coordinator.raft.greeting import (
+from coordinator.raft.net.duplicate_ids import ALIVE_AFTER_S, SEEN_S, Sightings
+from coordinator.raft.net.peer_identity import (
     Greeting,
     Origin,
     decode_greeting,
@@ -21,8 +20,9 @@ from coordinator.raft.greeting import (
     judge_origins,
     never_belonged,
 )
-from coordinator.raft.security import SharedSecret
-from tests.unit.raft_lower.members import Member, addresses, free_port, until
+from coordinator.raft.net.security import SharedSecret
+from coordinator.raft.net.sockets import Dialler
+from tests.unit.raft.net.members import Member, addresses, free_port, until
 
 SECRET = SharedSecret(b"a secret that all members share")
 ABC, A = digest_of_voters(["A", "B", "C"]), digest_of_voters(["A"])

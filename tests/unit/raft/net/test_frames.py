@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.raft.frames import (
+from coordinator.raft.net.frames import (
     FACTS_BYTES_MAX,
     HANDSHAKE_BYTES_MAX,
     MAC_BYTES,

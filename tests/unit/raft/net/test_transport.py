@@ -21,17 +21,17 @@ import trustme
 import uvloop
 from pysyncobj.node import Node
 
-from coordinator.raft import connection as connection_module
-from coordinator.raft.admission import (
+from coordinator.raft.net import connection as connection_module
+from coordinator.raft.net.admission import (
     HOSTS_MAX,
     KNOCKS_BURST,
     KNOCKS_PER_S,
     UNPROVED_MAX,
     Admission,
 )
-from coordinator.raft.connection import JOIN_BYTES_MAX, QUEUE_FRAMES_MAX, Connection
-from coordinator.raft.frames import Mode, Reply, Session
-from coordinator.raft.security import (
+from coordinator.raft.net.connection import JOIN_BYTES_MAX, QUEUE_FRAMES_MAX, Connection
+from coordinator.raft.net.frames import Mode, Reply, Session
+from coordinator.raft.net.security import (
     Certificates,
     Open,
     SharedSecret,
@@ -39,9 +39,9 @@ from coordinator.raft.security import (
     read_secret,
     split_address,
 )
-from coordinator.raft.transport import Limits
+from coordinator.raft.net.transport import Limits
 from kv.errors import BadRequest
-from tests.unit.raft_lower.members import QUICK, Member, addresses, command, free_port, until, vote
+from tests.unit.raft.net.members import QUICK, Member, addresses, command, free_port, until, vote
 
 SECRET = SharedSecret(b"a secret that all members share")
 

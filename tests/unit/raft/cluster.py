@@ -16,10 +16,10 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from coordinator.log import PeerAddress, Position
-from coordinator.raft.greeting import Greeting
 from coordinator.raft.member import Member, Settings
 from coordinator.raft.messages import ALL
-from coordinator.raft.wire import Codec
+from coordinator.raft.net.codec import Codec
+from coordinator.raft.net.peer_identity import Greeting
 from tests.simulation.disk import SimDisk
 from tests.unit.coordinator.virtual import run
 

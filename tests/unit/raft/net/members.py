@@ -11,9 +11,9 @@ from typing import Any
 
 from pysyncobj.node import Node
 
-from coordinator.raft.security import Open, Security
-from coordinator.raft.transport import AsyncioTransport, Limits
-from coordinator.raft.wire import STOCK, Codec
+from coordinator.raft.net.codec import STOCK, Codec
+from coordinator.raft.net.security import Open, Security
+from coordinator.raft.net.transport import AsyncioTransport, Limits
 
 QUICK = Limits(handshake_s=0.5, keepalive_s=0.05, dead_after_s=0.4, retry_s=0.01, retry_max_s=0.05)
 PATIENCE_S = 20.0
