@@ -1,0 +1,1 @@
+"""One replicated log: the protocol, on what is kept (storage) and what is spoken (net)."""

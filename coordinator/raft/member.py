@@ -20,7 +20,7 @@ from pysyncobj import SyncObjConf
 from pysyncobj.node import Node
 
 from coordinator.log import Members, Peer, PeerAddress, Position, RaftStatus, Replica
-from coordinator.raft.membership import (
+from coordinator.raft.core.membership import (
     Add,
     Change,
     Promote,
@@ -29,15 +29,10 @@ from coordinator.raft.membership import (
     bootstrap,
     first_digest,
 )
-from coordinator.raft.messages import ALL
-from coordinator.raft.net.codec import Codec
-from coordinator.raft.net.peer_check import Kin
-from coordinator.raft.net.peer_identity import Greeting
-from coordinator.raft.net.security import Security
-from coordinator.raft.net.transport import AsyncioTransport, Limits
-from coordinator.raft.protocol import Core
-from coordinator.raft.reads import Reads
-from coordinator.raft.state import (
+from coordinator.raft.core.messages import ALL
+from coordinator.raft.core.protocol import Core
+from coordinator.raft.core.reads import Reads
+from coordinator.raft.core.state import (
     DISCARDED,
     MISSING_LEADER,
     NOT_LEADER,
@@ -45,6 +40,11 @@ from coordinator.raft.state import (
     REQUEST_DENIED,
     SUCCESS,
 )
+from coordinator.raft.net.codec import Codec
+from coordinator.raft.net.peer_check import Kin
+from coordinator.raft.net.peer_identity import Greeting
+from coordinator.raft.net.security import Security
+from coordinator.raft.net.transport import AsyncioTransport, Limits
 from coordinator.raft.storage.disk import Disk
 from coordinator.raft.storage.journal import Journal, Policy
 from coordinator.raft.storage.snapshot import SnapshotStore

@@ -17,7 +17,7 @@ from typing import Any
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
-from coordinator.raft.messages import ALL
+from coordinator.raft.core.messages import ALL
 from coordinator.raft.net.codec import Codec
 from coordinator.raft.net.peer_identity import Greeting
 from tests.simulation.loop import Process

@@ -8,7 +8,7 @@ from typing import Final, cast
 
 import msgspec
 
-from coordinator.raft.messages import ALL
+from coordinator.raft.core.messages import ALL
 from coordinator.raft.net.codec import Codec, Count, Message
 
 APPENDED: Final = "of_the_next_version"

@@ -25,9 +25,9 @@ from coordinator.log import Log, PeerAddress, Position, RaftStatus, Replica
 from coordinator.logtime import LogTime
 from coordinator.machine.commands import Rebase, Settle, decode
 from coordinator.machine.limits import Limits
+from coordinator.raft.core.state import MEMBERSHIP
 from coordinator.raft.member import Member, MemberCore
 from coordinator.raft.member import Settings as RaftSettings
-from coordinator.raft.state import MEMBERSHIP
 from coordinator.raft.storage.journal import Journal
 from coordinator.rules import PROTOCOL, Rules
 from coordinator.settings import Settings as CoordinatorSettings

@@ -19,7 +19,10 @@ from tests.unit.node.conftest import Api
 ROOT = Path(__file__).parents[3]
 SPEAKING = [
     *sorted((ROOT / "node").rglob("*.py")),
-    *(ROOT / "coordinator" / name for name in ("consensus.py", "committer.py", "raft/reads.py")),
+    *(
+        ROOT / "coordinator" / name
+        for name in ("consensus.py", "committer.py", "raft/core/reads.py")
+    ),
 ]
 RAISED = {"BadRequest", "NotApplied", "Ended", "problem"}
 AT_START = {"port_in_use", "bad_address"}

@@ -16,8 +16,8 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from coordinator.log import PeerAddress, Position
+from coordinator.raft.core.messages import ALL
 from coordinator.raft.member import Member, Settings
-from coordinator.raft.messages import ALL
 from coordinator.raft.net.codec import Codec
 from coordinator.raft.net.peer_identity import Greeting
 from tests.simulation.disk import SimDisk

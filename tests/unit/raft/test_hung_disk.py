@@ -8,8 +8,7 @@ import asyncio
 
 import pytest
 
-from coordinator.raft.member import Member, Settings
-from coordinator.raft.waiting import (
+from coordinator.raft.core.waiting import (
     DISK_PATIENCE,
     MARKS_MAX,
     UNCOMMITTED_BYTES_MAX,
@@ -17,6 +16,7 @@ from coordinator.raft.waiting import (
     Unsynced,
     steps_aside,
 )
+from coordinator.raft.member import Member, Settings
 from kv.errors import KvError, NotApplied
 from tests.unit.raft.cluster import Cluster, eventually, virtual
 

@@ -12,7 +12,7 @@ import pytest
 from pysyncobj import SyncObj
 from pysyncobj.version import VERSION
 
-from coordinator.raft.protocol import Core
+from coordinator.raft.core.protocol import Core
 from tests.unit.raft.cluster import Cluster, virtual
 
 REPLACED = {

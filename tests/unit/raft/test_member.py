@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from coordinator.log import Position
-from coordinator.raft.state import MEMBERSHIP
+from coordinator.raft.core.state import MEMBERSHIP
 from coordinator.raft.storage.journal import Journal
 from kv.errors import NewerCommand, NotApplied, OutcomeUnknown
 from tests.unit.raft.cluster import Cluster, Tape, eventually, virtual
@@ -105,7 +105,7 @@ async def test_a_leader_whose_disk_is_behind_takes_no_more_from_others(
     async with Cluster() as cluster:
         leader = await cluster.leader()
         follower = next(m for m in cluster.members.values() if m is not leader)
-        monkeypatch.setattr("coordinator.raft.protocol.FORWARDED_BYTES_MAX", -1)
+        monkeypatch.setattr("coordinator.raft.core.protocol.FORWARDED_BYTES_MAX", -1)
         with pytest.raises(NotApplied, match="queue") as refused:
             await follower.propose(b"too much")
         assert refused.value.reason == "overloaded"

@@ -12,9 +12,9 @@ import pytest
 from pysyncobj.node import Node
 
 from coordinator.log import PeerAddress
+from coordinator.raft.core.membership import Change, Refusal
+from coordinator.raft.core.state import MISSING_LEADER, REQUEST_DENIED, SUCCESS, UNKNOWN_OUTCOME
 from coordinator.raft.member import Member
-from coordinator.raft.membership import Change, Refusal
-from coordinator.raft.state import MISSING_LEADER, REQUEST_DENIED, SUCCESS, UNKNOWN_OUTCOME
 from kv.errors import BadRequest, NotApplied, OutcomeUnknown
 from tests.unit.raft.cluster import Cluster, eventually, virtual
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from coordinator.raft import member as member_module
-from coordinator.raft.state import UNKNOWN_OUTCOME
+from coordinator.raft.core.state import UNKNOWN_OUTCOME
 from kv.errors import InvariantViolated, NotApplied, OutcomeUnknown
 from tests.unit.raft.cluster import FAST, Cluster, eventually, virtual
 from tests.unit.raft.hand import OURS, Net

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from coordinator.log import Position
-from coordinator.raft.protocol import Core
-from coordinator.raft.reads import Reads
+from coordinator.raft.core.protocol import Core
+from coordinator.raft.core.reads import Reads
 from tests.unit.raft.cluster import virtual
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.log import PeerAddress, Position
-from coordinator.raft.membership import (
+from coordinator.raft.core.membership import (
     LAG_MAX,
     Add,
     Already,
@@ -28,8 +28,8 @@ from coordinator.raft.membership import (
     decode_configuration,
     encode,
 )
-from coordinator.raft.readindex import WAITING_MAX, Round, Rounds
-from coordinator.raft.rules import (
+from coordinator.raft.core.readindex import WAITING_MAX, Round, Rounds
+from coordinator.raft.core.rules import (
     Entry,
     LogEnds,
     Mismatch,

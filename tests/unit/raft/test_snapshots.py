@@ -12,9 +12,9 @@ import itertools
 import msgspec
 import pytest
 
+from coordinator.raft.core.protocol import SAVE_AGAIN_S
+from coordinator.raft.core.replication import CHUNK_BEATS_MAX
 from coordinator.raft.member import Member, Settings
-from coordinator.raft.protocol import SAVE_AGAIN_S
-from coordinator.raft.replication import CHUNK_BEATS_MAX
 from coordinator.raft.storage.snapshot import DIGEST_BYTES, Chunk
 from kv.errors import BadRequest
 from tests.simulation.disk import SimFile
@@ -25,7 +25,7 @@ SMALL = msgspec.structs.replace(FAST, compact_entries=50)
 
 @pytest.fixture(autouse=True)
 def _keep_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.raft.protocol.KEEP_ENTRIES", 5)
+    monkeypatch.setattr("coordinator.raft.core.protocol.KEEP_ENTRIES", 5)
 
 
 async def fill(cluster: Cluster, count: int, start: int = 0) -> list[bytes]:
@@ -266,7 +266,7 @@ async def test_a_snapshot_of_what_was_overwritten_does_not_come_back_at_a_restar
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Beside it the log is whole, so the machine was built anew from that; the dump had stayed."""
-    monkeypatch.setattr("coordinator.raft.protocol.KEEP_ENTRIES", 10**6)
+    monkeypatch.setattr("coordinator.raft.core.protocol.KEEP_ENTRIES", 10**6)
     async with Cluster(settings=SMALL) as cluster:
         common = await fill(cluster, 10)
         lost = await lose_what_follows(cluster, 100, SMALL, joins="D")

@@ -18,7 +18,7 @@ import pytest
 import structlog
 from pysyncobj.node import Node
 
-import coordinator.raft.protocol
+import coordinator.raft.core.protocol
 from coordinator.log import PeerAddress, Position
 from coordinator.raft.member import Member, Settings
 from kv.errors import KvError, NotApplied, OutcomeUnknown
@@ -332,7 +332,7 @@ def _drop(logger: Any, method: str, event: Any) -> Any:
 
 
 def storm(seed: int) -> Storm:
-    coordinator.raft.protocol.KEEP_ENTRIES = 10  # type: ignore[misc]
+    coordinator.raft.core.protocol.KEEP_ENTRIES = 10  # type: ignore[misc]
     made: list[Storm] = []
 
     async def story() -> None:
@@ -345,7 +345,7 @@ def storm(seed: int) -> Storm:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_storm_breaks_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coordinator.raft.protocol, "KEEP_ENTRIES", 10)
+    monkeypatch.setattr(coordinator.raft.core.protocol, "KEEP_ENTRIES", 10)
     done = storm(seed)
     assert done.witness.acknowledged
     assert done.witness.leaders

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from pysyncobj.node import Node
 
-from coordinator.raft.protocol import Core
-from coordinator.raft.rules import Entry
-from coordinator.raft.state import NO_OP
+from coordinator.raft.core.protocol import Core
+from coordinator.raft.core.rules import Entry
+from coordinator.raft.core.state import NO_OP
 
 
 class Log(list[tuple[bytes, int, int]]):

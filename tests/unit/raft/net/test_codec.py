@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.raft.messages import ALL
+from coordinator.raft.core.messages import ALL
 from coordinator.raft.net.codec import STOCK, UNKNOWN, Codec, Count, Message, WireError
 from tests.simulation.skew import APPENDED, HINT, next_version
 

@@ -10,8 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from coordinator.log import PeerAddress
+from coordinator.raft.core.membership import Configuration, Seat, decode_configuration, encode
 from coordinator.raft.member import Member
-from coordinator.raft.membership import Configuration, Seat, decode_configuration, encode
 from coordinator.raft.net.peer_check import CONFLICTS_MAX, SAY_AGAIN_S, Kin
 from coordinator.raft.net.peer_identity import Greeting, Origin
 from kv.errors import BadRequest, NotApplied

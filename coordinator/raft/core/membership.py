@@ -13,8 +13,8 @@ from typing import NamedTuple, TypeAlias, assert_never
 import msgspec
 
 from coordinator.log import PeerAddress
+from coordinator.raft.core.rules import majority
 from coordinator.raft.net.peer_identity import Origin, digest_of_voters
-from coordinator.raft.rules import majority
 
 MEMBERS_MAX = 32
 RETIRED_MAX = 1024

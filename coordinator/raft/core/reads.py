@@ -14,8 +14,8 @@ from typing import Any, Final, TypeAlias
 from pysyncobj.node import Node
 
 from coordinator.log import Position
-from coordinator.raft.protocol import Core
-from coordinator.raft.readindex import WAITING_MAX, Round, Rounds
+from coordinator.raft.core.protocol import Core
+from coordinator.raft.core.readindex import WAITING_MAX, Round, Rounds
 from kv.errors import NotApplied
 
 REQUESTS_MAX: Final = 8

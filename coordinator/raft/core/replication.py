@@ -13,12 +13,20 @@ from typing import Any, Final
 from pysyncobj.node import Node
 
 from coordinator.log import Position
-from coordinator.raft.election import Elections
-from coordinator.raft.membership import Configuration, History, decode_configuration
-from coordinator.raft.rules import Entry, LogEnds, Mismatch, Take, Wipe, judge_append, quorum_index
-from coordinator.raft.state import MEMBERSHIP, NO_OP, SUCCESS, UNKNOWN_OUTCOME, WIPED, log
+from coordinator.raft.core.election import Elections
+from coordinator.raft.core.membership import Configuration, History, decode_configuration
+from coordinator.raft.core.rules import (
+    Entry,
+    LogEnds,
+    Mismatch,
+    Take,
+    Wipe,
+    judge_append,
+    quorum_index,
+)
+from coordinator.raft.core.state import MEMBERSHIP, NO_OP, SUCCESS, UNKNOWN_OUTCOME, WIPED, log
+from coordinator.raft.core.waiting import Uncommitted
 from coordinator.raft.storage.snapshot import Chunk, Incoming, Outgoing, Snapshot
-from coordinator.raft.waiting import Uncommitted
 from kv.errors import BadRequest, InvariantViolated, NewerCommand
 
 ENTRIES_PER_MESSAGE_MAX: Final = 1024

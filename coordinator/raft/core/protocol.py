@@ -13,7 +13,7 @@ from typing import Any, Final
 from pysyncobj.node import Node
 
 from coordinator.log import PeerAddress, Position
-from coordinator.raft.membership import (
+from coordinator.raft.core.membership import (
     Add,
     Already,
     Change,
@@ -30,8 +30,8 @@ from coordinator.raft.membership import (
     encode,
     founded,
 )
-from coordinator.raft.replication import Replication, configuration_at
-from coordinator.raft.state import (
+from coordinator.raft.core.replication import Replication, configuration_at
+from coordinator.raft.core.state import (
     DISCARDED,
     FOLLOWER,
     LEADER,
@@ -47,7 +47,7 @@ from coordinator.raft.state import (
     Role,
     log,
 )
-from coordinator.raft.waiting import UNCOMMITTED_BYTES_MAX
+from coordinator.raft.core.waiting import UNCOMMITTED_BYTES_MAX
 from kv.errors import BadRequest, InvariantViolated, NewerCommand
 
 APPLY_PER_TICK_MAX: Final = 2000
