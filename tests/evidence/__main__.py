@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = Path(__file__).parent / "published"
 OURS = {
-    "--base": "coordinator.raft.evidence_base:Core",
+    "--base": "tests.evidence.base:Core",
     "--journal": "coordinator.raft.storage.journal:Journal",
 }
 TIMEOUT_S = 120

@@ -16,10 +16,10 @@ from pysyncobj import SyncObj, SyncObjConf, replicated
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
-from coordinator.raft import evidence_base
+from tests.evidence import base
 
 STOCK = SyncObj
-OURS = evidence_base.Core
+OURS = base.Core
 
 
 class Hand(Transport):

@@ -5,7 +5,7 @@ Never part of a running node. `Core` here takes the library's own constructor ar
 with `@replicated` methods, ticks and messages delivered by hand, no event loop. Underneath are the
 same protocol, journal and snapshots.
 
-    python acked_truncation.py --base coordinator.raft.evidence_base:Core
+    python acked_truncation.py --base tests.evidence.base:Core
 """
 
 from __future__ import annotations
