@@ -21,7 +21,7 @@ SPEAKING = [
     *sorted((ROOT / "node").rglob("*.py")),
     *(
         ROOT / "coordinator" / name
-        for name in ("consensus.py", "committer.py", "raft/core/reads.py")
+        for name in ("consensus.py", "commit/committer.py", "raft/core/reads.py")
     ),
 ]
 RAISED = {"BadRequest", "NotApplied", "Ended", "problem"}
