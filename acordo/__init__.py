@@ -1,17 +1,151 @@
 """The client of Acordo, a distributed key-value store.
 
-    from acordo.client import Client
-    from acordo.errors import OutcomeUnknown
+    from acordo import Client, OutcomeUnknown, absent, put
 
     async with Client(["http://127.0.0.1:8001", "http://127.0.0.1:8002"]) as client:
         written = await client.put("greeting", "hello")
         found = await client.get("greeting")  # None: absent
         # PreconditionFailed: it changed meanwhile
         await client.cas("greeting", "hi", if_revision=written.revision)
+        await client.txn(guards=[absent("lock")], writes=[put("lock", "mine", ttl_s=30)])
         async for event in client.watch("gre", after=written.revision):  # reconnects by itself
             print(event.kind, event.key, event.value, event.revision)
 
-Guards and writes of transactions and batches are made by `acordo.wire` (put, delete, absent,
-exists, at_revision, equals); what comes back is in `acordo.results`, what goes wrong in
-`acordo.errors`.
+Everything in `__all__` is public: the client, the guards and writes of transactions and batches
+(put, delete, absent, exists, at_revision, equals), what calls return, and the errors that they
+raise. Modules that begin with an underscore are private and may change at any time.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from acordo.client import Client, new_op_id
+    from acordo.errors import (
+        AcordoError,
+        BadRequest,
+        Mismatch,
+        NotApplied,
+        OutcomeUnknown,
+        PreconditionFailed,
+        Pruned,
+        ReadFailed,
+        Refused,
+        TransactionRefused,
+        Undone,
+        Unreachable,
+        Unsupported,
+    )
+    from acordo.results import (
+        Accepted,
+        Bookmark,
+        Change,
+        Cluster,
+        Event,
+        Found,
+        Item,
+        Leader,
+        LedgerRow,
+        Level,
+        Member,
+        Operation,
+        Page,
+        Reading,
+        Served,
+        TransactionDone,
+        Unready,
+        Written,
+    )
+    from acordo.watch import OutOfOrder
+    from acordo.wire import (
+        Bytes,
+        Delete,
+        Guard,
+        Intent,
+        Put,
+        Write,
+        absent,
+        at_revision,
+        delete,
+        equals,
+        exists,
+        intent_of_json,
+        put,
+    )
+
+__all__ = [
+    "Accepted",
+    "AcordoError",
+    "BadRequest",
+    "Bookmark",
+    "Bytes",
+    "Change",
+    "Client",
+    "Cluster",
+    "Delete",
+    "Event",
+    "Found",
+    "Guard",
+    "Intent",
+    "Item",
+    "Leader",
+    "LedgerRow",
+    "Level",
+    "Member",
+    "Mismatch",
+    "NotApplied",
+    "Operation",
+    "OutOfOrder",
+    "OutcomeUnknown",
+    "Page",
+    "PreconditionFailed",
+    "Pruned",
+    "Put",
+    "ReadFailed",
+    "Reading",
+    "Refused",
+    "Served",
+    "TransactionDone",
+    "TransactionRefused",
+    "Undone",
+    "Unreachable",
+    "Unready",
+    "Unsupported",
+    "Write",
+    "Written",
+    "absent",
+    "at_revision",
+    "delete",
+    "equals",
+    "exists",
+    "intent_of_json",
+    "new_op_id",
+    "put",
+]
+
+_HOMES: Final = ("acordo.errors", "acordo.results", "acordo.wire", "acordo.watch", "acordo.client")
+"""The modules that define the public names, those that load fast first."""
+
+if not TYPE_CHECKING:  # a type checker would take every name for one of ours
+
+    def __getattr__(name: str) -> object:
+        """Load a public name where it is first asked for.
+
+        Importing the client takes a third of a second, most of it aiohttp. The command line
+        imports this package before it listens for Ctrl-C, and a Ctrl-C in that time would end in a
+        traceback instead of exit code 130.
+        """
+        if name in __all__:
+            for home in _HOMES:
+                module = import_module(home)
+                if name in vars(module):
+                    value = globals()[name] = vars(module)[name]
+                    return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -23,8 +23,7 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from acordo.client import Client
-from acordo.wire import put
+from acordo import Client, put
 from bench.load import load, request
 from cluster.demo import free_base_port
 from cluster.runner import LocalCluster

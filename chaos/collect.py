@@ -15,8 +15,7 @@ from typing import Final
 
 import msgspec
 
-from acordo.client import Client
-from acordo.errors import AcordoError
+from acordo import AcordoError, Client
 from chaos.checkers.convergence import LEVELS, Evidence, FinalRead, MemberState
 from chaos.history import Lookup, Operation, Seen
 from chaos.recorder import Recorder

@@ -18,7 +18,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from acordo.errors import AcordoError
+from acordo import AcordoError
 from chaos.docker_load import ATTEMPT_S, Load
 from chaos.docker_strikes import NOBODY_ANSWERS, READS, SCRIPTS, Script, service
 from chaos.docker_target import DockerTarget, NoStack

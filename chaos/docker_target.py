@@ -22,8 +22,7 @@ import docker.errors
 import requests
 import urllib3.exceptions
 
-from acordo.client import Client
-from acordo.errors import AcordoError
+from acordo import AcordoError, Client
 from chaos.targets import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, until
 from chaos.windows import gateway
 

@@ -24,8 +24,7 @@ from typing import Final
 
 import msgspec
 
-from acordo.client import Client
-from acordo.errors import AcordoError
+from acordo import AcordoError, Client
 from chaos.outages import quantile
 from chaos.run import OUT, commit
 from chaos.targets import LocalTarget, until

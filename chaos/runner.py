@@ -26,8 +26,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from acordo.client import Client
-from acordo.errors import AcordoError
+from acordo import AcordoError, Client
 from chaos import collect, recheck
 from chaos.checkers.verdict import Judgement, Verdict
 from chaos.docker_target import DockerTarget, NoStack

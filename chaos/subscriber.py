@@ -18,8 +18,7 @@ import aiormq
 import msgspec
 from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
 
-from acordo.client import Client
-from acordo.errors import AcordoError
+from acordo import AcordoError, Client
 from chaos.history import Watched
 from chaos.recorder import Recorder
 

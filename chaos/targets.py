@@ -19,8 +19,7 @@ from typing import Final, Protocol, Self, runtime_checkable
 
 import aiohttp
 
-from acordo.client import Client
-from acordo.errors import AcordoError
+from acordo import AcordoError, Client
 from chaos import slowdisk, wallclock
 from chaos.proxy import Mesh
 from chaos.servers import Servers

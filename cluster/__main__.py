@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from acordo.errors import BadRequest as Unacceptable
+from acordo import BadRequest as Unacceptable
 from cluster import autoscaler, membership, up, worker
 from cluster.layout import running
 from cluster.runner import EX_CONFIG

@@ -26,8 +26,7 @@ import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, generate_latest
 
-from acordo.client import Client
-from acordo.errors import AcordoError
+from acordo import AcordoError, Client
 from cluster import logs
 from cluster.layout import ClusterFile, write_whole
 from cluster.scaling import Band, Bounds, Decision, Figures, Memory, plan

@@ -27,8 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from acordo.client import Client
-from acordo.errors import AcordoError
+from acordo import AcordoError, Client
 from cluster.runner import LocalCluster, refuse_taken_port
 from cluster.services.install import Missing, ensure
 from cluster.services.postgres import PostgresServer

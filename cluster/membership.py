@@ -18,10 +18,8 @@ from typing import Final
 
 import aiohttp
 
-from acordo.client import Client
-from acordo.errors import AcordoError, OutcomeUnknown
-from acordo.errors import BadRequest as Unacceptable
-from acordo.results import Cluster
+from acordo import AcordoError, Client, Cluster, OutcomeUnknown
+from acordo import BadRequest as Unacceptable
 from cluster.layout import (
     ID_PREFIX,
     ClusterFile,

@@ -24,11 +24,18 @@ import structlog
 from aiohttp.abc import AbstractResolver, ResolveResult
 from prometheus_client import Counter, Gauge
 
-from acordo import wire
-from acordo.client import Client
-from acordo.errors import AcordoError, PreconditionFailed, Pruned, Refused, Undone
-from acordo.errors import BadRequest as Rejected
-from acordo.results import Bookmark, Change
+import acordo
+from acordo import (
+    AcordoError,
+    Bookmark,
+    Change,
+    Client,
+    PreconditionFailed,
+    Pruned,
+    Refused,
+    Undone,
+)
+from acordo import BadRequest as Rejected
 from cluster import webhook_rules as rules
 from cluster.webhook_rules import Cursor, DeadLetter, Subscription
 from kv.errors import BadRequest
@@ -222,11 +229,11 @@ class _Served:
             try:
                 done = await self._client.txn(
                     guards=(
-                        wire.at_revision(rules.LEASES + self._name, self._lease),
-                        wire.at_revision(rules.SUBSCRIPTIONS + self._name, self._revision),
+                        acordo.at_revision(rules.LEASES + self._name, self._lease),
+                        acordo.at_revision(rules.SUBSCRIPTIONS + self._name, self._revision),
                     ),
                     writes=(
-                        wire.put(
+                        acordo.put(
                             rules.LEASES + self._name, self._worker, ttl_s=self._limits.lease_s
                         ),
                     ),
@@ -331,8 +338,8 @@ class _Served:
         lease = self._lease
         try:
             await self._client.txn(
-                guards=(wire.at_revision(rules.LEASES + self._name, lease),),
-                writes=(wire.put(rules.CURSORS + self._name, value),),
+                guards=(acordo.at_revision(rules.LEASES + self._name, lease),),
+                writes=(acordo.put(rules.CURSORS + self._name, value),),
             )
         except Refused as exc:
             if lease != self._lease:  # renewed meanwhile: the next round takes it

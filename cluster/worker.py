@@ -19,16 +19,16 @@ from typing import Final
 import structlog
 from prometheus_client import Counter, start_http_server
 
-from acordo.client import Client
-from acordo.errors import (
+from acordo import (
     AcordoError,
     BadRequest,
+    Client,
     NotApplied,
     OutcomeUnknown,
     ReadFailed,
     Refused,
+    intent_of_json,
 )
-from acordo.wire import intent_of_json
 from backends.async_writes import Commands, Delivery, Queues, parse
 from cluster import logs
 from cluster.settings.loading import load

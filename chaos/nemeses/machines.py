@@ -14,8 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
-from acordo.client import Client
-from acordo.errors import AcordoError, OutcomeUnknown
+from acordo import AcordoError, Client, OutcomeUnknown
 from chaos.nemeses.base import Nemesis, some
 from chaos.targets import Processes, Target
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
-from acordo import wire
-from acordo.errors import Refused
+import acordo
+from acordo import Refused
 from chaos.recorder import Recorder
 from chaos.workloads.base import Load, Rotation, Seen, Worker, Workload
 
@@ -76,8 +76,8 @@ class Append(Workload):
                 lists = {r.key.decode(): _list(r.value) for r in found.reads}
                 told = _execute(asked, lists)
                 touched = list(dict.fromkeys(key for kind, key, _ in asked if kind == "append"))
-                guards = [wire.at_revision(r.key, r.revision) for r in found.reads]
-                writes = [wire.put(key, json.dumps(lists[key])) for key in touched]
+                guards = [acordo.at_revision(r.key, r.revision) for r in found.reads]
+                writes = [acordo.put(key, json.dumps(lists[key])) for key in touched]
                 worker.attempt = f"{base}.{attempt}"
                 try:
                     done = await worker.client.txn(

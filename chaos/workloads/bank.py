@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
-from acordo import wire
-from acordo.errors import AcordoError
+import acordo
+from acordo import AcordoError
 from chaos.workloads.base import SETUP_TIMEOUT_S, Seen, Worker, Workload, WorkloadFailed
 
 ACCOUNTS: Final = 8
@@ -36,7 +36,9 @@ class Bank(Workload):
 
     async def set_up(self, worker: Worker) -> None:
         shares = [TOTAL // ACCOUNTS + (n < TOTAL % ACCOUNTS) for n in range(ACCOUNTS)]
-        writes = [wire.put(self.key(a), str(s)) for a, s in zip(self.accounts, shares, strict=True)]
+        writes = [
+            acordo.put(self.key(a), str(s)) for a, s in zip(self.accounts, shares, strict=True)
+        ]
         op_id = worker.op_id()
         try:
             async with asyncio.timeout(SETUP_TIMEOUT_S):
@@ -84,10 +86,10 @@ class Bank(Workload):
             if balances[0] < amount:
                 return Seen(found.served, False)
             done = await worker.client.txn(
-                guards=[wire.at_revision(r.key, r.revision) for r in found.reads],
+                guards=[acordo.at_revision(r.key, r.revision) for r in found.reads],
                 writes=[
-                    wire.put(self.key(one), str(balances[0] - amount)),
-                    wire.put(self.key(other), str(balances[1] + amount)),
+                    acordo.put(self.key(one), str(balances[0] - amount)),
+                    acordo.put(self.key(other), str(balances[1] + amount)),
                 ],
                 op_id=op_id,
             )

@@ -18,9 +18,7 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
-from acordo.client import Client
-from acordo.errors import AcordoError, BadRequest, OutcomeUnknown, Refused
-from acordo.results import Served
+from acordo import AcordoError, BadRequest, Client, OutcomeUnknown, Refused, Served
 from chaos.history import READS, Operation, OutcomeName
 from chaos.recorder import Recorder
 

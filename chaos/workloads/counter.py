@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
-from acordo import wire
-from acordo.errors import Refused
+import acordo
+from acordo import Refused
 from chaos.history import Lookup
 from chaos.recorder import Recorder
 from chaos.workloads.base import Load, Rotation, Seen, Worker, Workload
@@ -53,8 +53,8 @@ class Counter(Workload):
                 found = await worker.client.read(key)
                 count = int(found.value or 0) + amount
                 guards, writes = (
-                    [wire.at_revision(key, found.revision)],
-                    [wire.put(key, str(count))],
+                    [acordo.at_revision(key, found.revision)],
+                    [acordo.put(key, str(count))],
                 )
                 worker.attempt = op_id = f"{base}.{attempt}"
                 try:

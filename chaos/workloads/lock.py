@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import ClassVar, Final
 
-from acordo import wire
+import acordo
 from chaos.recorder import Recorder
 from chaos.workloads.base import Load, Seen, Worker, Workload
 
@@ -74,7 +74,9 @@ class Lock(Workload):
 
         async def call() -> Seen:
             done = await worker.client.txn(
-                guards=[wire.absent(key)], writes=[wire.put(key, holder, ttl_s=ttl_s)], op_id=op_id
+                guards=[acordo.absent(key)],
+                writes=[acordo.put(key, holder, ttl_s=ttl_s)],
+                op_id=op_id,
             )
             return Seen(
                 done.served, True, done.revision, token=done.revision, attempts=done.attempts
@@ -104,7 +106,7 @@ class Lock(Workload):
 
         async def call() -> Seen:
             done = await worker.client.txn(
-                guards=[wire.equals(key, holder)], writes=[wire.delete(key)], op_id=op_id
+                guards=[acordo.equals(key, holder)], writes=[acordo.delete(key)], op_id=op_id
             )
             return Seen(done.served, True, done.revision, attempts=done.attempts)
 

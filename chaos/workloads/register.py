@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
-from acordo import wire
+import acordo
 from chaos.history import Lookup
 from chaos.recorder import Recorder
 from chaos.workloads.base import Load, Rotation, Seen, Worker, Workload
@@ -101,11 +101,11 @@ class Register(Workload):
             else None
         )
         value, op_id = worker.unique(), worker.op_id()
-        guard = wire.absent(key) if expected is None else wire.equals(key, expected)
+        guard = acordo.absent(key) if expected is None else acordo.equals(key, expected)
 
         async def call() -> Seen:
             done = await worker.client.txn(
-                guards=[guard], writes=[wire.put(key, value)], op_id=op_id
+                guards=[guard], writes=[acordo.put(key, value)], op_id=op_id
             )
             return Seen(done.served, True, done.revision, attempts=done.attempts)
 

@@ -10,10 +10,8 @@ from contextlib import AsyncExitStack
 from random import Random
 from typing import Any, ClassVar, Final
 
-from acordo import wire
-from acordo.client import Client
-from acordo.errors import AcordoError, Pruned
-from acordo.results import Bookmark, Change
+import acordo
+from acordo import AcordoError, Bookmark, Change, Client, Pruned
 from chaos.history import Watched
 from chaos.recorder import Recorder
 from chaos.workloads.base import Load, Seen, Worker, Workload
@@ -187,7 +185,7 @@ class Watching(Workload):
 
         async def call() -> Seen:
             done = await worker.client.txn(
-                writes=[wire.put(k, v) for k, v in values.items()], op_id=op_id
+                writes=[acordo.put(k, v) for k, v in values.items()], op_id=op_id
             )
             return self._seen(Seen(done.served, revision=done.revision, attempts=done.attempts))
 

@@ -11,10 +11,8 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from acordo.client import Client
-from acordo.errors import AcordoError, OutcomeUnknown
-from acordo.errors import BadRequest as Unacceptable
-from acordo.results import Cluster
+from acordo import AcordoError, Client, Cluster, OutcomeUnknown
+from acordo import BadRequest as Unacceptable
 from cluster.stack.engine import Engine, StackFailed
 from cluster.stack.settings import NODES, StackSettings, changed, read
 

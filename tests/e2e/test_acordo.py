@@ -14,9 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from acordo import wire
-from acordo.client import Client
-from acordo.results import Change
+from acordo import Change, Client, put
 from cluster.runner import ROOT, LocalCluster
 from tests.e2e.conftest import Start, until
 
@@ -165,9 +163,7 @@ async def test_a_watch_survives_the_death_of_its_node(start: Start) -> None:
             task = group.create_task(follow())
             written: set[tuple[bytes, int]] = set()
             for n in range(60):
-                done = await client.txn(
-                    writes=[wire.put(f"w/{n % 7}", str(n)), wire.put(f"w/{n}b", "x")]
-                )
+                done = await client.txn(writes=[put(f"w/{n % 7}", str(n)), put(f"w/{n}b", "x")])
                 written |= {
                     (f"w/{n % 7}".encode(), done.revision),
                     (f"w/{n}b".encode(), done.revision),

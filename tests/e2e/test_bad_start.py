@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from acordo.client import Client
+from acordo import Client
 from cluster.demo import free_base_port
 from cluster.layout import locked
 from cluster.runner import EX_CONFIG, ROOT, NodeFailed

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from acordo.client import Client
+from acordo import Client
 from chaos import collect, recheck
 from chaos.checkers.verdict import Verdict
 from chaos.files import load_history

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from acordo.client import Client
+from acordo import Client
 from cluster.demo import free_base_port
 from cluster.process import State
 from cluster.runner import ROOT, LocalCluster

@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped]  # ships no types
 
-from acordo.client import Client
-from acordo.errors import AcordoError
+from acordo import AcordoError, Client
 from chaos.windows import Windows
 from cluster.services.process import free_port
 from cluster.services.prometheus import Prometheus

@@ -16,9 +16,7 @@ from typing import Final
 import msgspec
 import pytest
 
-from acordo.client import Client
-from acordo.errors import AcordoError, OutcomeUnknown, PreconditionFailed
-from acordo.results import Found
+from acordo import AcordoError, Client, Found, OutcomeUnknown, PreconditionFailed
 from chaos.checkers.register import check
 from chaos.checkers.verdict import Verdict
 from chaos.history import Operation, OutcomeName

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from acordo.client import Client
-from acordo.errors import AcordoError
+from acordo import AcordoError, Client
 from cluster.demo import free_base_port
 from cluster.runner import EX_CONFIG, ROOT
 from tests.e2e.conftest import until

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from acordo.client import Client
+from acordo import Client
 from cluster.runner import LocalCluster
 from tests.e2e.conftest import Start, until
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import trustme
 
-from acordo.client import Client
+from acordo import Client
 from tests.e2e.conftest import Start
 
 

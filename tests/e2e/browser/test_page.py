@@ -10,8 +10,7 @@ import pytest
 from aiohttp import web
 from playwright.async_api import Page, Route, expect
 
-from acordo import wire
-from acordo.client import Client
+from acordo import Client, put
 from tests.unit.acordo.fake_cluster import FakeCluster, Trouble, problem
 
 
@@ -410,7 +409,7 @@ async def test_problems_are_readable(page: Page, cluster: FakeCluster) -> None:
 
 async def test_lists_by_prefix_with_pages_at_one_revision(page: Page, cluster: FakeCluster) -> None:
     async with Client(cluster.urls) as client:
-        await client.batch([wire.put(f"p/{n:02}", f"value {n}") for n in range(23)])
+        await client.batch([put(f"p/{n:02}", f"value {n}") for n in range(23)])
         await client.put("other", "x")
         await open_page(page, cluster)
         await page.select_option("#limit", "10")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.async_api import Page, expect
 
-from acordo.client import Client
+from acordo import Client
 from tests.e2e.conftest import Start, until
 
 WAIT_MS = 60_000

@@ -14,11 +14,8 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from acordo.client import Client
-from acordo.errors import AcordoError
-from acordo.results import Accepted
+from acordo import Accepted, AcordoError, Client, absent, put
 from acordo.shell import app, hoisted
-from acordo.wire import absent, put
 from backends.async_writes import Queues, command, declare, publish
 from cluster.services.rabbitmq import RabbitServer
 from tests.integration.backends.conftest import started, until, worker

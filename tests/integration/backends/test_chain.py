@@ -19,7 +19,7 @@ import asyncpg  # type: ignore[import-untyped]  # ships no types
 import pytest
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
-from acordo.client import Client
+from acordo import Client
 from backends.amqp import FAILURES, Link
 from backends.rabbitmq import told
 from chaos.checkers.register import check

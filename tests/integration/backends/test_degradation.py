@@ -17,8 +17,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from acordo.client import Client
-from acordo.errors import AcordoError, NotApplied
+from acordo import AcordoError, Client, NotApplied
 from chaos.proxy import Link
 from cluster.runner import LocalCluster
 from cluster.services.postgres import PostgresServer

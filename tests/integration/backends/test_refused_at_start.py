@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg  # type: ignore[import-untyped]  # ships no types
 import pytest
 
-from acordo.client import Client
+from acordo import Client
 from backends import postgres_sql as sql
 from backends.postgres import PostgresStore
 from cluster.services.postgres import PostgresServer

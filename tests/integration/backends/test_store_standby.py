@@ -14,8 +14,7 @@ from typing import Final
 
 import pytest
 
-from acordo.client import Client
-from acordo.errors import AcordoError
+from acordo import AcordoError, Client
 from backends.postgres import PostgresStore
 from cluster.demo import free_base_port
 from cluster.runner import LocalCluster

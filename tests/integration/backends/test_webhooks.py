@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from acordo.client import Client
+from acordo import Client
 from tests.integration.backends.conftest import started, until, worker
 from tests.integration.backends.test_async_writes import asked
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from acordo.errors import ReadFailed
+from acordo import ReadFailed
 from chaos import collect
 from chaos.files import load_history
 from chaos.history import Lookup, Operation, resolve

@@ -19,7 +19,7 @@ import docker.errors
 import pytest
 import requests
 
-from acordo.errors import NotApplied, ReadFailed
+from acordo import NotApplied, ReadFailed
 from chaos import docker_load, docker_scripts
 from chaos.docker_load import Load
 from chaos.docker_scripts import LOST, MISSED, UNJUDGED, disturb, each, interruptible, run

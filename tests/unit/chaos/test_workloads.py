@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from acordo.client import Client
-from acordo.errors import (
+from acordo import (
     AcordoError,
     BadRequest,
+    Client,
     NotApplied,
     OutcomeUnknown,
     PreconditionFailed,
     ReadFailed,
+    Served,
     Unreachable,
 )
-from acordo.results import Served
 from chaos.files import load_history
 from chaos.history import Operation
 from chaos.recorder import Recorder

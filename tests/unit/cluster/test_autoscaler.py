@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from acordo.client import Client
-from acordo.results import Cluster, Member
+from acordo import Client, Cluster, Member
 from cluster import autoscaler
 from cluster.autoscaler import (
     Autoscaler,

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from acordo.results import Cluster, Member
+from acordo import Cluster, Member
 from cluster.stack import images
 from cluster.stack.engine import Done, Engine, StackFailed
 from cluster.stack.replace import joiners_list, next_id

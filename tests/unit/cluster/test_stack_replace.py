@@ -11,8 +11,7 @@ from typing import Self, cast
 
 import pytest
 
-from acordo.errors import BadRequest
-from acordo.results import Cluster, Member
+from acordo import BadRequest, Cluster, Member
 from cluster.stack import replace as replacing
 from cluster.stack.engine import Done, Engine
 from cluster.stack.settings import changed, read

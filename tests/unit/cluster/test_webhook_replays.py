@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from acordo.errors import BadRequest
+from acordo import BadRequest
 from cluster import webhooks
 from cluster.webhook_rules import DeadLetter, Subscription
 from cluster.webhooks import Limits

@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
-from acordo.client import Client
+from acordo import Client
 from cluster import webhook_rules as rules
 from cluster.webhooks import Limits, Webhooks
 from kv.model import Intent, Put

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from acordo.client import Client
+from acordo import Client
 from cluster.worker import say_what_is_missing
 from tests.unit.acordo.fake_cluster import FakeCluster
 from tests.unit.acordo.scripted import closed_port
