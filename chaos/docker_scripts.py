@@ -21,9 +21,9 @@ from typing import Any, Final, TextIO
 from acordo import AcordoError
 from chaos.docker_load import ATTEMPT_S, Load
 from chaos.docker_strikes import NOBODY_ANSWERS, READS, SCRIPTS, Script, service
-from chaos.docker_target import DockerTarget, NoStack
 from chaos.docker_told import HEAD, Told, gap, next_after, resumed
-from chaos.targets import until
+from chaos.targets.docker_stack import DockerTarget, NoStack
+from chaos.targets.local import until
 from chaos.windows import WINDOWS
 
 EACH: Final = "each"

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from chaos.docker_target import NODES, DockerTarget, How, NoStack
 from chaos.docker_told import NOTHING, Limits
-from chaos.targets import until
+from chaos.targets.docker_stack import NODES, DockerTarget, How, NoStack
+from chaos.targets.local import until
 
 CHOSEN_WITHIN_S: Final = 120.0
 

@@ -27,7 +27,7 @@ import msgspec
 from acordo import AcordoError, Client
 from chaos.outages import quantile
 from chaos.run import OUT, commit
-from chaos.targets import LocalTarget, until
+from chaos.targets.local import LocalTarget, until
 from cluster.demo import free_base_port
 from cluster.settings.runner import RunnerSettings
 

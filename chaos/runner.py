@@ -29,16 +29,16 @@ import msgspec
 from acordo import AcordoError, Client
 from chaos import collect, recheck
 from chaos.checkers.verdict import Judgement, Verdict
-from chaos.docker_target import DockerTarget, NoStack
 from chaos.history import HistoryError
 from chaos.nemeses.base import Inflicted, Nemesis, inflict
 from chaos.nemeses.names import EVERY
 from chaos.recheck import Run
 from chaos.recorder import Recorder
 from chaos.schedule import Step, plan
-from chaos.servers import Servers
 from chaos.subscriber import Subscriber, SubscriberFailed
-from chaos.targets import LocalTarget, Target, UrlTarget
+from chaos.targets.docker_stack import DockerTarget, NoStack
+from chaos.targets.local import LocalTarget, Target, UrlTarget
+from chaos.targets.services import Servers
 from chaos.windows import WINDOWS
 from chaos.workloads.base import Load, Workload, WorkloadFailed
 from chaos.workloads.names import WORKLOADS

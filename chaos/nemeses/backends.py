@@ -10,8 +10,8 @@ from typing import ClassVar, Final
 
 from chaos.nemeses.base import Nemesis
 from chaos.nemeses.processes import _running, _state
-from chaos.servers import Servers
-from chaos.targets import Target
+from chaos.targets.local import Target
+from chaos.targets.services import Servers
 
 SLOW_S: Final = 0.15
 

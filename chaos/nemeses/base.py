@@ -15,7 +15,7 @@ from typing import ClassVar, Final
 
 from chaos.history import Fault
 from chaos.recorder import Recorder
-from chaos.targets import Target, until
+from chaos.targets.local import Target, until
 from chaos.windows import WINDOWS
 
 PROOF_WITHIN_S: Final = 8.0

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from random import Random
 from typing import ClassVar, Final
 
-from chaos.docker_target import NODES, DockerTarget
 from chaos.nemeses.base import Nemesis, some
-from chaos.targets import Target
+from chaos.targets.docker_stack import NODES, DockerTarget
+from chaos.targets.local import Target
 
 
 class _OnContainers(Nemesis):

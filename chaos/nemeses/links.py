@@ -10,8 +10,8 @@ from random import Random
 from typing import ClassVar, Final
 
 from chaos.nemeses.base import Nemesis, some
-from chaos.proxy import Mesh, Weather
-from chaos.targets import Links, Target
+from chaos.targets.local import Links, Target
+from chaos.targets.proxy import Mesh, Weather
 
 FLAP_S: Final = (0.2, 1.2)
 DELAY_S: Final = 0.05

@@ -10,7 +10,7 @@ from random import Random
 from typing import ClassVar, Final
 
 from chaos.nemeses.base import Nemesis, leader_within, some
-from chaos.targets import Processes, Target, until
+from chaos.targets.local import Processes, Target, until
 
 READY_WITHIN_S: Final = 30.0
 GAP_S: Final = (0.3, 1.5)

@@ -17,11 +17,11 @@ import pytest
 from chaos.docker_load import WARM_UP_LEAST
 from chaos.docker_scripts import disturb
 from chaos.docker_strikes import SCRIPTS
-from chaos.docker_target import DockerTarget
 from chaos.docker_told import HEAD, Told
 from chaos.files import load_history
 from chaos.history import windows
-from chaos.targets import until
+from chaos.targets.docker_stack import DockerTarget
+from chaos.targets.local import until
 from tests.docker.engine import PROJECT, ROOT, Stack
 
 pytestmark = pytest.mark.timeout(1800)

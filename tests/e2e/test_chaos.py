@@ -20,7 +20,7 @@ from chaos.files import load_history
 from chaos.nemeses.base import Inflicted, inflict
 from chaos.nemeses.names import NEMESES
 from chaos.recorder import Recorder
-from chaos.targets import LocalTarget
+from chaos.targets.local import LocalTarget
 from chaos.workloads.base import Load, Workload
 from chaos.workloads.names import WORKLOADS
 from cluster.demo import free_base_port

@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 
 from acordo import AcordoError, Client, NotApplied
-from chaos.proxy import Link
+from chaos.targets.proxy import Link
 from cluster.runner import LocalCluster
 from cluster.services.postgres import PostgresServer
 from cluster.services.process import Server

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from chaos.docker_target import PROJECT, SERVICE, DockerTarget
+from chaos.targets.docker_stack import PROJECT, SERVICE, DockerTarget
 
 
 class FakeContainer:

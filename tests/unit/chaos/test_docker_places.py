@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chaos.docker_target import place_of
+from chaos.targets.docker_stack import place_of
 
 
 @pytest.mark.parametrize(

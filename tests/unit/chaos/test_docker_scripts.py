@@ -24,8 +24,8 @@ from chaos import docker_load, docker_scripts
 from chaos.docker_load import Load
 from chaos.docker_scripts import LOST, MISSED, UNJUDGED, disturb, each, interruptible, run
 from chaos.docker_strikes import SCRIPTS
-from chaos.docker_target import DockerTarget, EngineFailed, NoStack, NotHealed
 from chaos.docker_told import Told
+from chaos.targets.docker_stack import DockerTarget, EngineFailed, NoStack, NotHealed
 from tests.unit.chaos.fake_engine import FakeEngine, over
 from tests.unit.coordinator import virtual
 

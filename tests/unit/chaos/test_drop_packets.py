@@ -14,9 +14,9 @@ import pytest
 from chaos.nemeses import machines
 from chaos.nemeses.base import inflict
 from chaos.nemeses.machines import DropPackets, NftFailed
-from chaos.proxy import Mesh
 from chaos.recorder import Recorder
-from chaos.targets import LocalTarget, until
+from chaos.targets.local import LocalTarget, until
+from chaos.targets.proxy import Mesh
 from cluster.demo import free_base_port
 from cluster.settings.runner import RunnerSettings
 from tests.services import needs

@@ -20,9 +20,9 @@ from chaos.history import windows
 from chaos.nemeses import base, links, machines, processes
 from chaos.nemeses.base import Nemesis, inflict
 from chaos.nemeses.names import FAMILIES, NEMESES, expand
-from chaos.proxy import Link, Mesh
 from chaos.recorder import Recorder
-from chaos.servers import KINDS
+from chaos.targets.proxy import Link, Mesh
+from chaos.targets.services import KINDS
 from tests.services import needs
 
 LISTEN = """

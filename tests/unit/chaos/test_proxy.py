@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from chaos.proxy import Link, Mesh
+from chaos.targets.proxy import Link, Mesh
 
 
 @asynccontextmanager

@@ -17,13 +17,13 @@ from chaos import __main__ as command
 from chaos import run as run_command
 from chaos import runner
 from chaos.checkers.verdict import Finding, Judgement
-from chaos.docker_target import DockerTarget
 from chaos.history import Operation
 from chaos.nemeses.base import Nemesis
 from chaos.recorder import Recorder
 from chaos.runner import Interrupt, Plan, Result, TargetUnfit, entrances
 from chaos.schedule import Step
-from chaos.targets import UrlTarget
+from chaos.targets.docker_stack import DockerTarget
+from chaos.targets.local import UrlTarget
 from tests.unit.coordinator import virtual
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from chaos import slowdisk, wallclock
-from chaos.slowdisk import SlowSyncs
+from chaos.targets import slowdisk, wallclock
+from chaos.targets.slowdisk import SlowSyncs
 
 ASKED = """
 import os, sys, time
@@ -31,7 +31,7 @@ def test_a_process_that_is_run_so_waits_for_its_syncs(tmp_path: Path) -> None:
         wallclock.VARIABLE: str(tmp_path / "offset"),
         slowdisk.VARIABLE: str(tmp_path / "sync"),
     }
-    command = [sys.executable, "-m", "chaos.wallclock", "asked", str(tmp_path / "file")]
+    command = [sys.executable, "-m", "chaos.targets.wallclock", "asked", str(tmp_path / "file")]
     told = subprocess.run(
         command, env=environ, capture_output=True, text=True, check=True
     ).stdout.split()

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from random import Random
 
-from chaos import wallclock
-from chaos.targets import LocalTarget
-from chaos.wallclock import WallClock
+from chaos.targets import wallclock
+from chaos.targets.local import LocalTarget
+from chaos.targets.wallclock import WallClock
 from cluster.settings.runner import RunnerSettings
 
 
@@ -24,7 +24,7 @@ def test_only_the_wall_clock_moves_and_the_module_gets_its_arguments(tmp_path: P
         "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}",
         wallclock.VARIABLE: str(tmp_path / "offset"),
     }
-    command = [sys.executable, "-m", "chaos.wallclock", "asked", "--one", "two"]
+    command = [sys.executable, "-m", "chaos.targets.wallclock", "asked", "--one", "two"]
     before = time.time()
     told = subprocess.run(
         command, env=environ, capture_output=True, text=True, check=True
@@ -54,5 +54,5 @@ def test_nodes_get_it_only_when_clocks_are_to_jump(tmp_path: Path) -> None:
     assert plain.command is None
     assert "clocks" not in plain.abilities
     jumping = LocalTarget(settings, Random(1), command=("python", "-m", "tests.bugs"), clocks=True)
-    assert jumping.command == ("python", "-m", "chaos.wallclock", "tests.bugs")
+    assert jumping.command == ("python", "-m", "chaos.targets.wallclock", "tests.bugs")
     assert "clocks" in jumping.abilities

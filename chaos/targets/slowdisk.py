@@ -1,9 +1,9 @@
 """Let a process's syncs take as long as a file says: what `os.fsync` and `os.fdatasync` wait for
 before they begin.
 
-`chaos.wallclock`, which runs the module, puts it in place where ACORDO_TEST_SYNC_FILE names the
-file. It is felt by the Raft log, votes and dumps; the embedded store syncs by itself. Nothing of
-the module is imported or changed.
+`chaos.targets.wallclock`, which runs the module, puts it in place where ACORDO_TEST_SYNC_FILE names
+the file. It is felt by the Raft log, votes and dumps; the embedded store syncs by itself. Nothing
+of the module is imported or changed.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from random import Random
 from types import TracebackType
 from typing import Any, Final
 
-from chaos.proxy import Link
+from chaos.targets.proxy import Link
 from cluster.services.postgres import PostgresServer
 from cluster.services.process import Server
 from cluster.services.rabbitmq import RabbitServer

@@ -23,7 +23,7 @@ import requests
 import urllib3.exceptions
 
 from acordo import AcordoError, Client
-from chaos.targets import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, until
+from chaos.targets.local import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, until
 from chaos.windows import gateway
 
 PROJECT: Final = "com.docker.compose.project"

@@ -1,5 +1,5 @@
-"""Run a module with a wall clock that a file sets off: `python -m chaos.wallclock node …`,
-ACORDO_TEST_CLOCK_FILE=FILE.
+"""Run a module with a wall clock that a file sets off: `python -m chaos.targets.wallclock node …`
+with ACORDO_TEST_CLOCK_FILE=FILE.
 
 It stands in for libfaketime, whose 0.9.10 cannot leave the monotonic clock alone: told to, it
 breaks Python's `time.sleep` (EINVAL) and its timed waits. Only the process's wall clock moves;
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from chaos import slowdisk
+from chaos.targets import slowdisk
 
 VARIABLE: Final = "ACORDO_TEST_CLOCK_FILE"
 LOOK_S: Final = 0.2

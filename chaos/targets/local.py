@@ -20,9 +20,9 @@ from typing import Final, Protocol, Self, runtime_checkable
 import aiohttp
 
 from acordo import AcordoError, Client
-from chaos import slowdisk, wallclock
-from chaos.proxy import Mesh
-from chaos.servers import Servers
+from chaos.targets import slowdisk, wallclock
+from chaos.targets.proxy import Mesh
+from chaos.targets.services import Servers
 from cluster.process import NodeProcess
 from cluster.runner import LocalCluster
 from cluster.settings.runner import RAFT_PORT_OFFSET, RunnerSettings
@@ -134,7 +134,7 @@ class LocalTarget:
         self.servers, self.clocks = servers, clocks
         if clocks:
             python, *_, module = command or NODE
-            self.command = (python, "-m", "chaos.wallclock", module)
+            self.command = (python, "-m", "chaos.targets.wallclock", module)
         self.mesh = Mesh(rng)
         self.nodes: tuple[str, ...] = tuple(f"n{n + 1}" for n in range(settings.nodes))
         self.lines: list[str] = []
