@@ -14,8 +14,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from chaos.history import History, Window, windows
 from chaos.nemeses.names import FAMILIES
+from chaos.records.history import History, Window, windows
 
 POINTS_MAX: Final = 20_000
 """Latencies drawn as points, per outcome; a longer run is thinned evenly."""

@@ -12,8 +12,8 @@ import msgspec
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
 from chaos.explain import Explanation, explain, text
-from chaos.history import HistoryError
 from chaos.recheck import MODELS, Run, judge, open_run, verdict
+from chaos.records.history import HistoryError
 from chaos.timeline import page
 
 EXPLAINED_MAX: Final = 5

@@ -16,7 +16,7 @@ from chaos.checkers.encode import encode
 from chaos.checkers.register import LINEARIZABLE, verdict_of
 from chaos.checkers.search import Search
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.history import History, Operation, Reign, Window, reigns, windows
+from chaos.records.history import History, Operation, Reign, Window, reigns, windows
 
 CHECKS_MAX: Final = 4_000
 """Histories tried while minimising."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from chaos.history import READS, History, Operation, reigns, windows
+from chaos.records.history import READS, History, Operation, reigns, windows
 
 OUTAGE_NS: Final = 500_000_000
 """A shorter pause between two acknowledged writes is no outage."""

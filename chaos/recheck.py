@@ -34,9 +34,9 @@ from chaos.checkers import (
 from chaos.checkers import ledger as ledger_checker
 from chaos.checkers.convergence import Evidence
 from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
-from chaos.files import load_history, load_ledger
-from chaos.history import Fault, History, HistoryError, Operation, resolve
-from chaos.ledger import Ledger
+from chaos.records.history import Fault, History, HistoryError, Operation, resolve
+from chaos.records.ledger import Ledger
+from chaos.records.saved import load_history, load_ledger
 
 HISTORY: Final = "history.jsonl"
 LEDGER: Final = "ledger.jsonl"

@@ -16,8 +16,8 @@ from typing import Final
 from chaos import charts, timeline
 from chaos.checkers.verdict import Finding, Judgement, Verdict
 from chaos.explain import explain, text
-from chaos.history import History, Window, reigns, windows
 from chaos.outages import Outage, outages, quantile
+from chaos.records.history import History, Window, reigns, windows
 from chaos.runner import Result
 
 EXPLAINED_MAX: Final = 5

@@ -27,15 +27,16 @@ from urllib.parse import urlsplit
 import msgspec
 
 from acordo import AcordoError, Client
-from chaos import collect, recheck
+from chaos import recheck
 from chaos.checkers.verdict import Judgement, Verdict
-from chaos.history import HistoryError
 from chaos.nemeses.base import Inflicted, Nemesis, inflict
 from chaos.nemeses.names import EVERY
 from chaos.recheck import Run
-from chaos.recorder import Recorder
+from chaos.records import collect
+from chaos.records.history import HistoryError
+from chaos.records.recorder import Recorder
+from chaos.records.subscriber import Subscriber, SubscriberFailed
 from chaos.schedule import Step, plan
-from chaos.subscriber import Subscriber, SubscriberFailed
 from chaos.targets.docker_stack import DockerTarget, NoStack
 from chaos.targets.local import LocalTarget, Target, UrlTarget
 from chaos.targets.services import Servers
@@ -564,7 +565,7 @@ async def _collect(plan: Plan, target: Target, result: Result) -> None:
 
 
 def _final_keys(plan: Plan) -> list[str]:
-    from chaos.files import load_history
+    from chaos.records.saved import load_history
 
     history = load_history(plan.folder / recheck.HISTORY)
     keys = list(

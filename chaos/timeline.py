@@ -16,7 +16,7 @@ from typing import Final
 
 from chaos.explain import Explanation, told, unit_of
 from chaos.explain import text as explained
-from chaos.history import Client, Operation
+from chaos.records.history import Client, Operation
 
 OPERATIONS_MAX: Final = 400
 """More would be a carpet, not a picture; the rest is named as left out."""

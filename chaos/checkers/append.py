@@ -28,7 +28,7 @@ from chaos.checkers.cycles import (
     cycle_through,
 )
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.history import HistoryError, Operation
+from chaos.records.history import HistoryError, Operation
 
 FINDINGS_MAX: Final = 10
 """More of one kind are counted, not told."""

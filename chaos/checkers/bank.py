@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.history import Operation
+from chaos.records.history import Operation
 
 
 def check(operations: Iterable[Operation], *, accounts: Iterable[str], total: int) -> Judgement:

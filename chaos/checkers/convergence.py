@@ -14,8 +14,8 @@ import msgspec
 
 from chaos.checkers import ledger as ledger_checker
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.history import Operation, Watched
-from chaos.ledger import GENESIS, Ledger, roll
+from chaos.records.history import Operation, Watched
+from chaos.records.ledger import GENESIS, Ledger, roll
 
 LEVELS: Final = ("linearizable", "session", "stale")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.history import Operation
+from chaos.records.history import Operation
 
 
 def check(operations: Iterable[Operation]) -> Judgement:

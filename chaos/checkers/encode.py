@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from chaos.history import HistoryError, Operation
+from chaos.records.history import HistoryError, Operation
 
 ABSENT: Final = 0
 NEVER: Final = 1 << 62

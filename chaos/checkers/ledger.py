@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from chaos.checkers.verdict import Finding, Judgement
-from chaos.history import Lookup, Operation
-from chaos.ledger import GENESIS, Ledger, Row, roll
+from chaos.records.history import Lookup, Operation
+from chaos.records.ledger import GENESIS, Ledger, Row, roll
 
 WRITES: Final = frozenset(
     {"put", "cas", "delete", "append", "txn", "add", "transfer", "increment", "acquire", "release"}

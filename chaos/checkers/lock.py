@@ -12,7 +12,7 @@ import msgspec
 
 from chaos.checkers import register
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.history import Operation
+from chaos.records.history import Operation
 
 
 def check(operations: Iterable[Operation]) -> Judgement:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.history import Seen
+from chaos.records.history import Seen
 
 
 def check(seen: Iterable[Seen]) -> Judgement:

@@ -15,7 +15,7 @@ from chaos.checkers.encode import Column, encode, partition
 from chaos.checkers.search import Search
 from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
 from chaos.checkers.zones import INITIAL, Refutation, refute, tighten
-from chaos.history import Operation
+from chaos.records.history import Operation
 
 PASSES_STEPS: Final = (4_000, 100_000, 2_000_000)
 """Steps per key in each pass, about 20 ms, 0.5 s and 10 s; a pass goes over all keys that are still

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.history import Client, Operation
+from chaos.records.history import Client, Operation
 
 WRITES = frozenset({"put", "cas", "delete"})
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.history import Operation
+from chaos.records.history import Operation
 
 FINDINGS_MAX: Final = 20
 """More of one kind are counted, not told."""

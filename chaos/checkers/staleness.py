@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.history import Operation
+from chaos.records.history import Operation
 
 WRITES: Final = frozenset({"put", "cas", "delete"})
 NEVER: Final = float("inf")

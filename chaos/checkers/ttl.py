@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.history import Fault, Operation
+from chaos.records.history import Fault, Operation
 
 EARLY_S: Final = 0.2
 LATE_S: Final = 0.5

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from chaos.history import Operation
+from chaos.records.history import Operation
 
 
 class Verdict(IntEnum):

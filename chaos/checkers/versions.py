@@ -16,8 +16,8 @@ from typing import Any, Final
 import msgspec
 
 from chaos.checkers.verdict import Finding, Judgement
-from chaos.history import Operation
-from chaos.ledger import Ledger
+from chaos.records.history import Operation
+from chaos.records.ledger import Ledger
 
 LINEARIZABLE: Final = frozenset({None, "linearizable"})
 ALWAYS: Final = 1 << 62

@@ -15,8 +15,8 @@ from typing import Any, Final
 import msgspec
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.history import Operation, Watched
-from chaos.ledger import Ledger
+from chaos.records.history import Operation, Watched
+from chaos.records.ledger import Ledger
 
 FINDINGS_MAX: Final = 5
 """More of one kind and watcher are counted, not told."""

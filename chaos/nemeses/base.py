@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar, Final
 
-from chaos.history import Fault
-from chaos.recorder import Recorder
+from chaos.records.history import Fault
+from chaos.records.recorder import Recorder
 from chaos.targets.local import Target, until
 from chaos.windows import WINDOWS
 

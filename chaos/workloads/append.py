@@ -10,7 +10,7 @@ import msgspec
 
 import acordo
 from acordo import Refused
-from chaos.recorder import Recorder
+from chaos.records.recorder import Recorder
 from chaos.workloads.base import Load, Rotation, Seen, Worker, Workload
 
 SLOTS: Final = 6

@@ -19,8 +19,8 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from acordo import AcordoError, BadRequest, Client, OutcomeUnknown, Refused, Served
-from chaos.history import READS, Operation, OutcomeName
-from chaos.recorder import Recorder
+from chaos.records.history import READS, Operation, OutcomeName
+from chaos.records.recorder import Recorder
 
 OPERATION_TIMEOUT_S: Final = 10.0
 ATTEMPT_TIMEOUT_S: Final = 2.0

@@ -9,8 +9,8 @@ from typing import ClassVar, Final
 
 import acordo
 from acordo import Refused
-from chaos.history import Lookup
-from chaos.recorder import Recorder
+from chaos.records.history import Lookup
+from chaos.records.recorder import Recorder
 from chaos.workloads.base import Load, Rotation, Seen, Worker, Workload
 
 SLOTS: Final = 4

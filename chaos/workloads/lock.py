@@ -11,7 +11,7 @@ import asyncio
 from typing import ClassVar, Final
 
 import acordo
-from chaos.recorder import Recorder
+from chaos.records.recorder import Recorder
 from chaos.workloads.base import Load, Seen, Worker, Workload
 
 LOCKS: Final = 2

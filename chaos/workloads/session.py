@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Final
 
-from chaos.recorder import Recorder
+from chaos.records.recorder import Recorder
 from chaos.workloads.base import Load, Rotation, Seen, Worker, Workload
 
 SLOTS: Final = 8

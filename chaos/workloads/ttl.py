@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
-from chaos.recorder import Recorder
+from chaos.records.recorder import Recorder
 from chaos.workloads.base import Load, Seen, Worker, Workload
 
 TTLS_MS: Final = (800, 1_500, 3_000, 8_000, 30_000)

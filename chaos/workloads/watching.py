@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Final
 
 import acordo
 from acordo import AcordoError, Bookmark, Change, Client, Pruned
-from chaos.history import Watched
-from chaos.recorder import Recorder
+from chaos.records.history import Watched
+from chaos.records.recorder import Recorder
 from chaos.workloads.base import Load, Seen, Worker, Workload
 
 KEYS: Final = 12

@@ -18,8 +18,8 @@ from chaos.docker_load import WARM_UP_LEAST
 from chaos.docker_scripts import disturb
 from chaos.docker_strikes import SCRIPTS
 from chaos.docker_told import HEAD, Told
-from chaos.files import load_history
-from chaos.history import windows
+from chaos.records.history import windows
+from chaos.records.saved import load_history
 from chaos.targets.docker_stack import DockerTarget
 from chaos.targets.local import until
 from tests.docker.engine import PROJECT, ROOT, Stack

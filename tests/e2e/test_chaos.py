@@ -14,12 +14,13 @@ from typing import Final
 import msgspec
 
 from acordo import Client
-from chaos import collect, recheck
+from chaos import recheck
 from chaos.checkers.verdict import Verdict
-from chaos.files import load_history
 from chaos.nemeses.base import Inflicted, inflict
 from chaos.nemeses.names import NEMESES
-from chaos.recorder import Recorder
+from chaos.records import collect
+from chaos.records.recorder import Recorder
+from chaos.records.saved import load_history
 from chaos.targets.local import LocalTarget
 from chaos.workloads.base import Load, Workload
 from chaos.workloads.names import WORKLOADS

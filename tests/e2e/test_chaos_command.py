@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from chaos.files import load_history
-from chaos.history import windows
+from chaos.records.history import windows
+from chaos.records.saved import load_history
 from cluster.demo import free_base_port
 
 ROOT: Final = Path(__file__).resolve().parents[2]

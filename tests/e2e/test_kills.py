@@ -19,7 +19,7 @@ import pytest
 from acordo import AcordoError, Client, Found, OutcomeUnknown, PreconditionFailed
 from chaos.checkers.register import check
 from chaos.checkers.verdict import Verdict
-from chaos.history import Operation, OutcomeName
+from chaos.records.history import Operation, OutcomeName
 from cluster.process import State
 from cluster.runner import LocalCluster
 from tests.e2e.conftest import Start, until

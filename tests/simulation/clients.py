@@ -2,7 +2,7 @@
 """Be the clients of a simulated cluster: write unique values, read at every level, retry, give up,
 look up.
 
-What they heard becomes a history in the format of `chaos.history`. They know nothing that a client
+What they heard becomes a history in the format of `chaos.records.history`. They know nothing that a client
 could not know.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from chaos.history import Operation
+from chaos.records.history import Operation
 from kv.errors import (
     BackendUnavailable,
     BadRequest,

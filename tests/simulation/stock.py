@@ -24,7 +24,7 @@ from pysyncobj.node import Node
 
 from chaos.checkers import register
 from chaos.checkers.verdict import Verdict
-from chaos.history import Operation
+from chaos.records.history import Operation
 from coordinator.log import Position
 from coordinator.raft.core.state import NullPoller
 from tests.simulation import nemesis

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from chaos.history import Operation, OutcomeName, Watched
-from chaos.ledger import GENESIS, Entry, Ledger, Row, roll
+from chaos.records.history import Operation, OutcomeName, Watched
+from chaos.records.ledger import GENESIS, Entry, Ledger, Row, roll
 
 
 @dataclass

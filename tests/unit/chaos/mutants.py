@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from chaos.history import Operation
+from chaos.records.history import Operation
 
 MODULES = ("encode", "zones", "search", "register")
 

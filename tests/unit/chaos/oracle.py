@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from chaos.checkers import register
-from chaos.history import Operation
+from chaos.records.history import Operation
 
 Raw = dict[str, Any]
 UNKNOWN_RATES = (0.0, 0.15, 0.4)

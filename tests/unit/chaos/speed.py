@@ -14,7 +14,7 @@ from random import Random
 
 from chaos.checkers import register
 from chaos.checkers.verdict import Verdict
-from chaos.history import Operation, parse, plain_line
+from chaos.records.history import Operation, parse, plain_line
 from tests.unit.chaos.ideal import Ideal
 
 CASES = (

@@ -9,7 +9,7 @@ import pytest
 
 from chaos.checkers import append, cycles
 from chaos.checkers.verdict import Verdict
-from chaos.history import HistoryError, Operation
+from chaos.records.history import HistoryError, Operation
 
 
 def txn(client: int, start: int, end: int, *micros: list[Any], outcome: Any = "ok") -> Operation:

@@ -15,8 +15,8 @@ from chaos import recheck
 from chaos.__main__ import main
 from chaos.checkers.convergence import Evidence
 from chaos.checkers.verdict import Verdict
-from chaos.history import Lookup, Operation, Record, Watched, dump
-from chaos.ledger import Ledger
+from chaos.records.history import Lookup, Operation, Record, Watched, dump
+from chaos.records.ledger import Ledger
 from tests.unit.chaos.ideal import Ideal
 from tests.unit.chaos.test_planted_anomalies import evidence
 from tests.unit.chaos.test_register_corpora import OWN

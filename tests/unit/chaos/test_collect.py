@@ -10,10 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from acordo import ReadFailed
-from chaos import collect
-from chaos.files import load_history
-from chaos.history import Lookup, Operation, resolve
-from chaos.recorder import Recorder
+from chaos.records import collect
+from chaos.records.history import Lookup, Operation, resolve
+from chaos.records.recorder import Recorder
+from chaos.records.saved import load_history
 
 ANSWERS = {
     "a": SimpleNamespace(outcome="applied", revision=7, branch="otherwise"),

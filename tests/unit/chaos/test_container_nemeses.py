@@ -10,12 +10,12 @@ from random import Random
 import docker.errors
 import pytest
 
-from chaos.files import load_history
-from chaos.history import windows
 from chaos.nemeses import base
 from chaos.nemeses.base import Inflicted, Nemesis, inflict
 from chaos.nemeses.containers import CONTAINER_NEMESES
-from chaos.recorder import Recorder
+from chaos.records.history import windows
+from chaos.records.recorder import Recorder
+from chaos.records.saved import load_history
 from chaos.targets import docker_stack as docker_target
 from chaos.targets.docker_stack import DockerTarget
 from tests.unit.chaos.fake_engine import FakeEngine, over

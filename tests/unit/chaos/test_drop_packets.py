@@ -14,7 +14,7 @@ import pytest
 from chaos.nemeses import machines
 from chaos.nemeses.base import inflict
 from chaos.nemeses.machines import DropPackets, NftFailed
-from chaos.recorder import Recorder
+from chaos.records.recorder import Recorder
 from chaos.targets.local import LocalTarget, until
 from chaos.targets.proxy import Mesh
 from cluster.demo import free_base_port

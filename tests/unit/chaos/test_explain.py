@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from chaos.checkers import register
 from chaos.checkers.verdict import Verdict
 from chaos.explain import Explanation, explain, minimise, text
-from chaos.history import Fault, History, Operation, Seen
+from chaos.records.history import Fault, History, Operation, Seen
 from chaos.timeline import page
 from tests.unit.chaos.ideal import Ideal
 from tests.unit.chaos.test_mutated_histories import SEEDS, stale_read

@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from chaos.files import load_history
-from chaos.history import (
+from chaos.records.history import (
     VERSION,
     Fault,
     History,
@@ -29,6 +28,7 @@ from chaos.history import (
     resolve,
     windows,
 )
+from chaos.records.saved import load_history
 
 RECORDS: list[Record] = [
     Operation(

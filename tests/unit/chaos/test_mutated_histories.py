@@ -25,7 +25,7 @@ from chaos.checkers import (
     watch,
 )
 from chaos.checkers.verdict import Judgement, Verdict
-from chaos.history import Operation
+from chaos.records.history import Operation
 from tests.unit.chaos.ideal import Ideal, changed
 
 SEEDS = range(12)

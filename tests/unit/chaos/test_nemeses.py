@@ -15,12 +15,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from chaos.files import load_history
-from chaos.history import windows
 from chaos.nemeses import base, links, machines, processes
 from chaos.nemeses.base import Nemesis, inflict
 from chaos.nemeses.names import FAMILIES, NEMESES, expand
-from chaos.recorder import Recorder
+from chaos.records.history import windows
+from chaos.records.recorder import Recorder
+from chaos.records.saved import load_history
 from chaos.targets.proxy import Link, Mesh
 from chaos.targets.services import KINDS
 from tests.services import needs

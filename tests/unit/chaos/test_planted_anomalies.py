@@ -29,8 +29,8 @@ from chaos.checkers import (
 )
 from chaos.checkers.convergence import Evidence, FinalRead, MemberState
 from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
-from chaos.history import Fault, Lookup, Operation, Seen, Watched, resolve
-from chaos.ledger import Entry, Ledger, Row
+from chaos.records.history import Fault, Lookup, Operation, Seen, Watched, resolve
+from chaos.records.ledger import Entry, Ledger, Row
 from tests.unit.chaos.ideal import Ideal
 
 MS = 1_000_000

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from chaos.checkers import register
-from chaos.files import load_history
+from chaos.records.saved import load_history
 
 ROOT = Path(__file__).parents[3]
 OWN = ROOT / "tests" / "histories"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chaos.history import Operation
+from chaos.records.history import Operation
 from tests.unit.chaos import mutants, oracle
 
 Judged = list[tuple[list[Operation], Any, str]]

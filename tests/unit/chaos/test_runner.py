@@ -17,9 +17,9 @@ from chaos import __main__ as command
 from chaos import run as run_command
 from chaos import runner
 from chaos.checkers.verdict import Finding, Judgement
-from chaos.history import Operation
 from chaos.nemeses.base import Nemesis
-from chaos.recorder import Recorder
+from chaos.records.history import Operation
+from chaos.records.recorder import Recorder
 from chaos.runner import Interrupt, Plan, Result, TargetUnfit, entrances
 from chaos.schedule import Step
 from chaos.targets.docker_stack import DockerTarget

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from chaos import subscriber
-from chaos.files import load_history
-from chaos.recorder import Recorder
+from chaos.records import subscriber
+from chaos.records.recorder import Recorder
+from chaos.records.saved import load_history
+from chaos.records.subscriber import Subscriber, SubscriberFailed
 from chaos.runner import without_password
-from chaos.subscriber import Subscriber, SubscriberFailed
 
 
 class FakeChannel:

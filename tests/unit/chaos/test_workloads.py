@@ -25,9 +25,9 @@ from acordo import (
     Served,
     Unreachable,
 )
-from chaos.files import load_history
-from chaos.history import Operation
-from chaos.recorder import Recorder
+from chaos.records.history import Operation
+from chaos.records.recorder import Recorder
+from chaos.records.saved import load_history
 from chaos.workloads.base import Load, Rotation, Seen, Worker, Workload
 from chaos.workloads.lock import Resource
 from chaos.workloads.names import WORKLOADS

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from chaos import history, ledger
-from chaos.history import History, HistoryError
-from chaos.ledger import Ledger
+from chaos.records import history, ledger
+from chaos.records.history import History, HistoryError
+from chaos.records.ledger import Ledger
 
 
 def load_history(path: Path) -> History:

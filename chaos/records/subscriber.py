@@ -19,8 +19,8 @@ import msgspec
 from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
 
 from acordo import AcordoError, Client
-from chaos.history import Watched
-from chaos.recorder import Recorder
+from chaos.records.history import Watched
+from chaos.records.recorder import Recorder
 
 NAME: Final = "broker"
 PREFETCH: Final = 200

@@ -17,8 +17,8 @@ import msgspec
 
 from acordo import AcordoError, Client
 from chaos.checkers.convergence import LEVELS, Evidence, FinalRead, MemberState
-from chaos.history import Lookup, Operation, Seen
-from chaos.recorder import Recorder
+from chaos.records.history import Lookup, Operation, Seen
+from chaos.records.recorder import Recorder
 
 LOOKUP_TIMEOUT_S: Final = 20.0
 LOOKUP_ROUNDS: Final = 3

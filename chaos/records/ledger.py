@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from chaos.history import HistoryError
+from chaos.records.history import HistoryError
 
 GENESIS: Final = bytes(32)
 OUTCOMES: Final = ("applied", "refused", "expired", "again", "mismatch")
