@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
+from chaos.checkers.judge import MODELS, Run, judge, open_run, verdict
 from chaos.checkers.verdict import Finding, Judgement, Verdict
 from chaos.explain import Explanation, explain, text
-from chaos.recheck import MODELS, Run, judge, open_run, verdict
 from chaos.records.history import HistoryError
 from chaos.timeline import page
 

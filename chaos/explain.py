@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import msgspec
 
-from chaos.checkers.encode import encode
-from chaos.checkers.register import LINEARIZABLE, verdict_of
-from chaos.checkers.search import Search
+from chaos.checkers.registers.encode import encode
+from chaos.checkers.registers.register import LINEARIZABLE, verdict_of
+from chaos.checkers.registers.search import Search
 from chaos.checkers.verdict import Finding, Judgement, Verdict
 from chaos.records.history import History, Operation, Reign, Window, reigns, windows
 

@@ -27,11 +27,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from acordo import AcordoError, Client
-from chaos import recheck
+from chaos.checkers import judge as recheck
+from chaos.checkers.judge import Run
 from chaos.checkers.verdict import Judgement, Verdict
 from chaos.nemeses.base import Inflicted, Nemesis, inflict
 from chaos.nemeses.names import EVERY
-from chaos.recheck import Run
 from chaos.records import collect
 from chaos.records.history import HistoryError
 from chaos.records.recorder import Recorder

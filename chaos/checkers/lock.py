@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from chaos.checkers import register
+from chaos.checkers.registers import register
 from chaos.checkers.verdict import Finding, Judgement, Verdict
 from chaos.records.history import Operation
 

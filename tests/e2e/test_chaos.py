@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from acordo import Client
-from chaos import recheck
+from chaos.checkers import judge as recheck
 from chaos.checkers.verdict import Verdict
 from chaos.nemeses.base import Inflicted, inflict
 from chaos.nemeses.names import NEMESES

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from acordo import AcordoError, Client, Found, OutcomeUnknown, PreconditionFailed
-from chaos.checkers.register import check
+from chaos.checkers.registers.register import check
 from chaos.checkers.verdict import Verdict
 from chaos.records.history import Operation, OutcomeName
 from cluster.process import State

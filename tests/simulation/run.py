@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from chaos.checkers import register
+from chaos.checkers.registers import register
 from chaos.checkers.verdict import Verdict
 from coordinator.machine.ledger import recompute
 from kv.errors import KvError

@@ -22,7 +22,7 @@ from pysyncobj import SyncObj, SyncObjConf, replicated
 from pysyncobj.journal import MemoryJournal
 from pysyncobj.node import Node
 
-from chaos.checkers import register
+from chaos.checkers.registers import register
 from chaos.checkers.verdict import Verdict
 from chaos.records.history import Operation
 from coordinator.log import Position

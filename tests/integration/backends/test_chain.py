@@ -22,7 +22,7 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 from acordo import Client
 from backends.amqp import FAILURES, Link
 from backends.rabbitmq import told
-from chaos.checkers.register import check
+from chaos.checkers.registers.register import check
 from chaos.checkers.verdict import Verdict
 from cluster.services.postgres import PostgresServer
 from cluster.services.rabbitmq import RabbitCluster

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
-from chaos.checkers import register
+from chaos.checkers.registers import register
 from chaos.records.history import Operation
 
 Raw = dict[str, Any]

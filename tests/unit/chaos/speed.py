@@ -12,7 +12,7 @@ import sys
 import time
 from random import Random
 
-from chaos.checkers import register
+from chaos.checkers.registers import register
 from chaos.checkers.verdict import Verdict
 from chaos.records.history import Operation, parse, plain_line
 from tests.unit.chaos.ideal import Ideal

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chaos.checkers import append, cycles
+from chaos.checkers.lists import append, cycles
 from chaos.checkers.verdict import Verdict
 from chaos.records.history import HistoryError, Operation
 

@@ -11,8 +11,8 @@ from random import Random
 import msgspec
 import pytest
 
-from chaos import recheck
 from chaos.__main__ import main
+from chaos.checkers import judge as recheck
 from chaos.checkers.convergence import Evidence
 from chaos.checkers.verdict import Verdict
 from chaos.records.history import Lookup, Operation, Record, Watched, dump

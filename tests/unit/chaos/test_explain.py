@@ -9,7 +9,7 @@ from random import Random
 import pytest
 from msgspec.structs import replace
 
-from chaos.checkers import register
+from chaos.checkers.registers import register
 from chaos.checkers.verdict import Verdict
 from chaos.explain import Explanation, explain, minimise, text
 from chaos.records.history import Fault, History, Operation, Seen

@@ -11,19 +11,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from chaos.checkers import (
-    append,
-    bank,
-    counter,
-    ledger,
-    lock,
-    register,
-    session,
-    set_full,
-    staleness,
-    versions,
-    watch,
-)
+from chaos.checkers import bank, counter, ledger, lock, session, set_full, staleness, watch
+from chaos.checkers.lists import append
+from chaos.checkers.registers import register, versions
 from chaos.checkers.verdict import Judgement, Verdict
 from chaos.records.history import Operation
 from tests.unit.chaos.ideal import Ideal, changed

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from chaos.__main__ import main
+from chaos.checkers.judge import Run
 from chaos.checkers.verdict import Finding, Judgement, Verdict
 from chaos.nemeses.names import FAMILIES, grouped
 from chaos.outages import outages
-from chaos.recheck import Run
 from chaos.records.history import History, Operation
 from chaos.run import commit_seed
 from chaos.runner import Plan, Result

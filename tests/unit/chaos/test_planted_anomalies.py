@@ -19,15 +19,14 @@ from chaos.checkers import (
     ledger,
     lock,
     members,
-    register,
     session,
     set_full,
     staleness,
     ttl,
-    versions,
     watch,
 )
 from chaos.checkers.convergence import Evidence, FinalRead, MemberState
+from chaos.checkers.registers import register, versions
 from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
 from chaos.records.history import Fault, Lookup, Operation, Seen, Watched, resolve
 from chaos.records.ledger import Entry, Ledger, Row

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from chaos.checkers import register
+from chaos.checkers.registers import register
 from chaos.records.saved import load_history
 
 ROOT = Path(__file__).parents[3]

@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from chaos.checkers.encode import ABSENT, BEFORE, CAS, NEVER, NOT, READ, TAKE, WRITE, Column
+from chaos.checkers.registers.encode import (
+    ABSENT,
+    BEFORE,
+    CAS,
+    NEVER,
+    NOT,
+    READ,
+    TAKE,
+    WRITE,
+    Column,
+)
 
 INITIAL: Final = -1
 """Index that stands for the write of the initial value."""

@@ -17,22 +17,21 @@ from typing import Any, Final
 import msgspec
 
 from chaos.checkers import (
-    append,
     bank,
     convergence,
     counter,
     lock,
     members,
-    register,
     session,
     set_full,
     staleness,
     ttl,
-    versions,
     watch,
 )
 from chaos.checkers import ledger as ledger_checker
 from chaos.checkers.convergence import Evidence
+from chaos.checkers.lists import append
+from chaos.checkers.registers import register, versions
 from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
 from chaos.records.history import Fault, History, HistoryError, Operation, resolve
 from chaos.records.ledger import Ledger

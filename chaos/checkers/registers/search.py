@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from chaos.checkers.encode import APPEND, CAS, NEVER, NOT, READ, TAKE, WRITE, Column
+from chaos.checkers.registers.encode import APPEND, CAS, NEVER, NOT, READ, TAKE, WRITE, Column
 from chaos.checkers.verdict import Verdict
 
 CONFIGURATIONS_MAX: Final = 2_000_000

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from chaos.checkers.encode import Column, encode, partition
-from chaos.checkers.search import Search
+from chaos.checkers.registers.encode import Column, encode, partition
+from chaos.checkers.registers.search import Search
+from chaos.checkers.registers.zones import INITIAL, Refutation, refute, tighten
 from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
-from chaos.checkers.zones import INITIAL, Refutation, refute, tighten
 from chaos.records.history import Operation
 
 PASSES_STEPS: Final = (4_000, 100_000, 2_000_000)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
-from chaos.checkers.cycles import (
+from chaos.checkers.lists.cycles import (
     KINDS,
     PROCESS,
     REALTIME,

@@ -1,0 +1,1 @@
+"""Judge lists that only grow: which dependencies between operations form a cycle?"""
