@@ -12,9 +12,9 @@ import msgspec
 
 from chaos.checkers.judge import MODELS, Run, judge, open_run, verdict
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.explain import Explanation, explain, text
 from chaos.records.history import HistoryError
-from chaos.timeline import page
+from chaos.report.explain import Explanation, explain, text
+from chaos.report.timeline import page
 
 EXPLAINED_MAX: Final = 5
 """Findings told at length; the others are counted."""

@@ -25,7 +25,7 @@ from typing import Final
 import msgspec
 
 from acordo import AcordoError, Client
-from chaos.outages import quantile
+from chaos.report.outages import quantile
 from chaos.run import OUT, commit
 from chaos.targets.local import LocalTarget, until
 from cluster.demo import free_base_port

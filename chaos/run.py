@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from chaos import report
 from chaos.nemeses.names import FAMILIES, NEMESES, grouped
+from chaos.report import page as report
 from chaos.runner import Interrupt, Plan, Result, TargetUnfit, run
 from chaos.workloads.names import WORKLOADS
 

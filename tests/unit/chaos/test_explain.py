@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from chaos.checkers.registers import register
 from chaos.checkers.verdict import Verdict
-from chaos.explain import Explanation, explain, minimise, text
 from chaos.records.history import Fault, History, Operation, Seen
-from chaos.timeline import page
+from chaos.report.explain import Explanation, explain, minimise, text
+from chaos.report.timeline import page
 from tests.unit.chaos.ideal import Ideal
 from tests.unit.chaos.test_mutated_histories import SEEDS, stale_read
 

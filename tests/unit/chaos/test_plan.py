@@ -12,8 +12,8 @@ from chaos.__main__ import main
 from chaos.checkers.judge import Run
 from chaos.checkers.verdict import Finding, Judgement, Verdict
 from chaos.nemeses.names import FAMILIES, grouped
-from chaos.outages import outages
 from chaos.records.history import History, Operation
+from chaos.report.outages import outages
 from chaos.run import commit_seed
 from chaos.runner import Plan, Result
 from chaos.schedule import plan

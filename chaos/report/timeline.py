@@ -14,9 +14,9 @@ from html import escape
 from itertools import pairwise
 from typing import Final
 
-from chaos.explain import Explanation, told, unit_of
-from chaos.explain import text as explained
 from chaos.records.history import Client, Operation
+from chaos.report.explain import Explanation, told, unit_of
+from chaos.report.explain import text as explained
 
 OPERATIONS_MAX: Final = 400
 """More would be a carpet, not a picture; the rest is named as left out."""

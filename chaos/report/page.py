@@ -13,11 +13,11 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
-from chaos import charts, timeline
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.explain import explain, text
-from chaos.outages import Outage, outages, quantile
 from chaos.records.history import History, Window, reigns, windows
+from chaos.report import charts, timeline
+from chaos.report.explain import explain, text
+from chaos.report.outages import Outage, outages, quantile
 from chaos.runner import Result
 
 EXPLAINED_MAX: Final = 5
