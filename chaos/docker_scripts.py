@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from acordo import AcordoError
-from chaos.docker_load import ATTEMPT_S, Load
-from chaos.docker_strikes import NOBODY_ANSWERS, READS, SCRIPTS, Script, service
-from chaos.docker_told import HEAD, Told, gap, next_after, resumed
+from chaos.nemeses.fault_gauge import WINDOWS
+from chaos.strikes.catalogue import NOBODY_ANSWERS, READS, SCRIPTS, Script, service
+from chaos.strikes.load import ATTEMPT_S, Load
+from chaos.strikes.outcome import HEAD, Told, gap, next_after, resumed
 from chaos.targets.docker_stack import DockerTarget, NoStack
 from chaos.targets.local import until
-from chaos.windows import WINDOWS
 
 EACH: Final = "each"
 TABLE: Final = Path("out/docker/kills.md")

@@ -31,6 +31,7 @@ from chaos.checkers import judge as recheck
 from chaos.checkers.judge import Run
 from chaos.checkers.verdict import Judgement, Verdict
 from chaos.nemeses.base import Inflicted, Nemesis, inflict
+from chaos.nemeses.fault_gauge import WINDOWS
 from chaos.nemeses.names import EVERY
 from chaos.records import collect
 from chaos.records.history import HistoryError
@@ -40,7 +41,6 @@ from chaos.schedule import Step, plan
 from chaos.targets.docker_stack import DockerTarget, NoStack
 from chaos.targets.local import LocalTarget, Target, UrlTarget
 from chaos.targets.services import Servers
-from chaos.windows import WINDOWS
 from chaos.workloads.base import Load, Workload, WorkloadFailed
 from chaos.workloads.names import WORKLOADS
 from cluster.demo import free_base_port

@@ -23,8 +23,8 @@ import requests
 import urllib3.exceptions
 
 from acordo import AcordoError, Client
+from chaos.nemeses.fault_gauge import gateway
 from chaos.targets.local import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, until
-from chaos.windows import gateway
 
 PROJECT: Final = "com.docker.compose.project"
 SERVICE: Final = "com.docker.compose.service"

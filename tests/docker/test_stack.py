@@ -14,12 +14,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from chaos.docker_load import WARM_UP_LEAST
 from chaos.docker_scripts import disturb
-from chaos.docker_strikes import SCRIPTS
-from chaos.docker_told import HEAD, Told
 from chaos.records.history import windows
 from chaos.records.saved import load_history
+from chaos.strikes.catalogue import SCRIPTS
+from chaos.strikes.load import WARM_UP_LEAST
+from chaos.strikes.outcome import HEAD, Told
 from chaos.targets.docker_stack import DockerTarget
 from chaos.targets.local import until
 from tests.docker.engine import PROJECT, ROOT, Stack

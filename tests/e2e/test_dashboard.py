@@ -17,7 +17,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # ships no types
 
 from acordo import AcordoError, Client
-from chaos.windows import Windows
+from chaos.nemeses.fault_gauge import Windows
 from cluster.services.process import free_port
 from cluster.services.prometheus import Prometheus
 from deploy import dashboard

@@ -20,11 +20,12 @@ import pytest
 import requests
 
 from acordo import NotApplied, ReadFailed
-from chaos import docker_load, docker_scripts
-from chaos.docker_load import Load
+from chaos import docker_scripts
 from chaos.docker_scripts import LOST, MISSED, UNJUDGED, disturb, each, interruptible, run
-from chaos.docker_strikes import SCRIPTS
-from chaos.docker_told import Told
+from chaos.strikes import load as docker_load
+from chaos.strikes.catalogue import SCRIPTS
+from chaos.strikes.load import Load
+from chaos.strikes.outcome import Told
 from chaos.targets.docker_stack import DockerTarget, EngineFailed, NoStack, NotHealed
 from tests.unit.chaos.fake_engine import FakeEngine, over
 from tests.unit.coordinator import virtual
@@ -452,7 +453,7 @@ async def test_a_kill_under_way_is_waited_for_before_healing() -> None:
 
 # ---------------------------------------------------------------------------------- at the terminal
 
-FILES = {path.name: path for path in (Path(docker_load.__file__).parent / "scripts").iterdir()}
+FILES = {path.name: path for path in (Path(docker_load.__file__).parents[1] / "scripts").iterdir()}
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from chaos.docker_told import NOTHING, Limits
+from chaos.strikes.outcome import NOTHING, Limits
 from chaos.targets.docker_stack import NODES, DockerTarget, How, NoStack
 from chaos.targets.local import until
 
