@@ -7,7 +7,7 @@ import sys
 import traceback
 from typing import Final
 
-from chaos import check, failover, run, teeth
+from chaos.commands import check, failover, run, teeth
 
 CRASHED: Final = 3
 """Exit code of an error that nobody thought of. Python's own, 1, would say that an anomaly was

@@ -18,7 +18,7 @@ from chaos.records.history import History, Window, reigns, windows
 from chaos.report import charts, timeline
 from chaos.report.explain import explain, text
 from chaos.report.outages import Outage, outages, quantile
-from chaos.runner import Result
+from chaos.runs.conduct import Result
 
 EXPLAINED_MAX: Final = 5
 WORDS: Final = {Verdict.OK: "no anomaly", Verdict.UNKNOWN: "undecided", Verdict.ILLEGAL: "anomaly"}

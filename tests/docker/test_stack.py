@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from chaos.docker_scripts import disturb
+from chaos.commands.docker_scripts import disturb
 from chaos.records.history import windows
 from chaos.records.saved import load_history
 from chaos.strikes.catalogue import SCRIPTS

@@ -12,8 +12,8 @@ from chaos.checkers.verdict import Verdict
 from chaos.nemeses import base
 from chaos.nemeses.base import Nemesis
 from chaos.nemeses.names import NEMESES
-from chaos.runner import Plan, run
-from chaos.schedule import Step
+from chaos.runs.conduct import Plan, run
+from chaos.runs.schedule import Step
 
 SERVERS = ("postgres", "redis", "rabbitmq")
 LOCAL = {name: kind for name, kind in NEMESES.items() if not name.startswith(SERVERS)}

@@ -20,8 +20,8 @@ import pytest
 import requests
 
 from acordo import NotApplied, ReadFailed
-from chaos import docker_scripts
-from chaos.docker_scripts import LOST, MISSED, UNJUDGED, disturb, each, interruptible, run
+from chaos.commands import docker_scripts
+from chaos.commands.docker_scripts import LOST, MISSED, UNJUDGED, disturb, each, interruptible, run
 from chaos.strikes import load as docker_load
 from chaos.strikes.catalogue import SCRIPTS
 from chaos.strikes.load import Load
@@ -466,7 +466,7 @@ def test_each_script_says_what_it_does_its_options_and_its_exit_codes(name: str)
     words = ["--pause", "--project"]
     if script is not None:
         words += [script.does, f"limits: {script.limits}"]
-        assert f'exec "$python" -m chaos.docker_scripts {name} ' in file
+        assert f'exec "$python" -m chaos.commands.docker_scripts {name} ' in file
         if script.away_s(0):
             words.append(f", at least {script.away_s(0):g} ")
     for word in words:

@@ -11,13 +11,13 @@ import pytest
 from chaos.__main__ import main
 from chaos.checkers.judge import Run
 from chaos.checkers.verdict import Finding, Judgement, Verdict
+from chaos.commands.run import commit_seed
+from chaos.commands.teeth import TEETH
 from chaos.nemeses.names import FAMILIES, grouped
 from chaos.records.history import History, Operation
 from chaos.report.outages import outages
-from chaos.run import commit_seed
-from chaos.runner import Plan, Result
-from chaos.schedule import plan
-from chaos.teeth import TEETH
+from chaos.runs.conduct import Plan, Result
+from chaos.runs.schedule import plan
 from tests.bugs.planted import BUGS
 
 

@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 import pytest
 
 from chaos import __main__ as command
-from chaos import run as run_command
-from chaos import runner
 from chaos.checkers.verdict import Finding, Judgement
+from chaos.commands import run as run_command
 from chaos.nemeses.base import Nemesis
 from chaos.records.history import Operation
 from chaos.records.recorder import Recorder
-from chaos.runner import Interrupt, Plan, Result, TargetUnfit, entrances
-from chaos.schedule import Step
+from chaos.runs import conduct as runner
+from chaos.runs.conduct import Interrupt, Plan, Result, TargetUnfit, entrances
+from chaos.runs.schedule import Step
 from chaos.targets.docker_stack import DockerTarget
 from chaos.targets.local import UrlTarget
 from tests.unit.coordinator import virtual

@@ -25,8 +25,8 @@ from typing import Final
 import msgspec
 
 from acordo import AcordoError, Client
+from chaos.commands.run import OUT, commit
 from chaos.report.outages import quantile
-from chaos.run import OUT, commit
 from chaos.targets.local import LocalTarget, until
 from cluster.demo import free_base_port
 from cluster.settings.runner import RunnerSettings

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from chaos.checkers.verdict import Judgement, Verdict
-from chaos.run import commit, commit_seed
-from chaos.runner import Plan, Result, TargetUnfit, run
-from chaos.schedule import Step
+from chaos.commands.run import commit, commit_seed
+from chaos.runs.conduct import Plan, Result, TargetUnfit, run
+from chaos.runs.schedule import Step
 
 NODE: Final = (sys.executable, "-m", "tests.bugs")
 BUDGET_S: Final = 60.0

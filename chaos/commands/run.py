@@ -15,10 +15,10 @@ from typing import Final
 
 from chaos.nemeses.names import FAMILIES, NEMESES, grouped
 from chaos.report import page as report
-from chaos.runner import Interrupt, Plan, Result, TargetUnfit, run
+from chaos.runs.conduct import Interrupt, Plan, Result, TargetUnfit, run
 from chaos.workloads.names import WORKLOADS
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parents[2]
 OUT: Final = ROOT / "out" / "chaos"
 
 

@@ -37,7 +37,7 @@ from chaos.records import collect
 from chaos.records.history import HistoryError
 from chaos.records.recorder import Recorder
 from chaos.records.subscriber import Subscriber, SubscriberFailed
-from chaos.schedule import Step, plan
+from chaos.runs.schedule import Step, plan
 from chaos.targets.docker_stack import DockerTarget, NoStack
 from chaos.targets.local import LocalTarget, Target, UrlTarget
 from chaos.targets.services import Servers

@@ -1,5 +1,5 @@
 """Disturb the stack once, with a small load running, and say what happened: `python -m
-chaos.docker_scripts NAME`.
+chaos.commands.docker_scripts NAME`.
 
 Each of chaos/scripts/ is one of these; `NAME --help` says what it does. What was killed is started
 again after a stated pause, also when a signal ends the process; every write that was acknowledged
@@ -211,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     """Return a subcommand for each script, so that each says what it does itself."""
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="python -m chaos.docker_scripts",
+        prog="python -m chaos.commands.docker_scripts",
         description=__doc__,
         epilog=CODES,
         formatter_class=plain,
