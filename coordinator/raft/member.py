@@ -20,7 +20,10 @@ from pysyncobj import SyncObjConf
 from pysyncobj.node import Node
 
 from coordinator.log import Members, Peer, PeerAddress, Position, RaftStatus, Replica
-from coordinator.raft.core.membership import (
+from coordinator.raft.core.messages import ALL
+from coordinator.raft.core.protocol import Core
+from coordinator.raft.core.reads import Reads
+from coordinator.raft.core.rules.membership import (
     Add,
     Change,
     Promote,
@@ -29,9 +32,6 @@ from coordinator.raft.core.membership import (
     bootstrap,
     first_digest,
 )
-from coordinator.raft.core.messages import ALL
-from coordinator.raft.core.protocol import Core
-from coordinator.raft.core.reads import Reads
 from coordinator.raft.core.state import (
     DISCARDED,
     MISSING_LEADER,

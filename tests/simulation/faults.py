@@ -18,8 +18,8 @@ from backends.fence import empty_row, outranks
 from backends.seal import AS_OF_BYTES, MAC_BYTES, unseal
 from coordinator import logtime
 from coordinator.logtime import PATIENCE_S, LogTime, median
-from coordinator.raft.core.readindex import Rounds
-from coordinator.raft.core.rules import quorum_index
+from coordinator.raft.core.rules.readindex import Rounds
+from coordinator.raft.core.rules.replication import quorum_index
 from coordinator.raft.core.state import CANDIDATE
 from coordinator.raft.member import MemberCore
 from coordinator.raft.net.peer_identity import Origin

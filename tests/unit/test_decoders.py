@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from coordinator import notes
 from coordinator.machine import commands
 from coordinator.machine.snapshot import decode_state
-from coordinator.raft.core import membership
 from coordinator.raft.core.messages import ALL
+from coordinator.raft.core.rules import membership
 from coordinator.raft.net import codec as wire
 from coordinator.raft.net import peer_identity as greeting
 from coordinator.raft.storage import records, snapshot

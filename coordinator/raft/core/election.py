@@ -11,9 +11,10 @@ from typing import Any
 
 from pysyncobj.node import Node
 
-from coordinator.raft.core.rules import Voter, VoteRequest, judge_vote, majority
+from coordinator.raft.core.rules.replication import majority
+from coordinator.raft.core.rules.tail import DISK_PATIENCE, Unsynced, steps_aside
+from coordinator.raft.core.rules.votes import Voter, VoteRequest, judge_vote
 from coordinator.raft.core.state import CANDIDATE, FOLLOWER, LEADER, NO_OP, State, log
-from coordinator.raft.core.waiting import DISK_PATIENCE, Unsynced, steps_aside
 
 
 class Elections(State):

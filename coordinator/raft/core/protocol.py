@@ -13,7 +13,8 @@ from typing import Any, Final
 from pysyncobj.node import Node
 
 from coordinator.log import PeerAddress, Position
-from coordinator.raft.core.membership import (
+from coordinator.raft.core.replication import Replication, configuration_at
+from coordinator.raft.core.rules.membership import (
     Add,
     Already,
     Change,
@@ -30,7 +31,7 @@ from coordinator.raft.core.membership import (
     encode,
     founded,
 )
-from coordinator.raft.core.replication import Replication, configuration_at
+from coordinator.raft.core.rules.tail import UNCOMMITTED_BYTES_MAX
 from coordinator.raft.core.state import (
     DISCARDED,
     FOLLOWER,
@@ -47,7 +48,6 @@ from coordinator.raft.core.state import (
     Role,
     log,
 )
-from coordinator.raft.core.waiting import UNCOMMITTED_BYTES_MAX
 from kv.errors import BadRequest, InvariantViolated, NewerCommand
 
 APPLY_PER_TICK_MAX: Final = 2000

@@ -15,7 +15,7 @@ from pysyncobj.node import Node
 
 from coordinator.log import Position
 from coordinator.raft.core.protocol import Core
-from coordinator.raft.core.readindex import WAITING_MAX, Round, Rounds
+from coordinator.raft.core.rules.readindex import WAITING_MAX, Round, Rounds
 from kv.errors import NotApplied
 
 REQUESTS_MAX: Final = 8

@@ -14,8 +14,8 @@ from pysyncobj.node import Node
 
 from coordinator.log import Position
 from coordinator.raft.core.election import Elections
-from coordinator.raft.core.membership import Configuration, History, decode_configuration
-from coordinator.raft.core.rules import (
+from coordinator.raft.core.rules.membership import Configuration, History, decode_configuration
+from coordinator.raft.core.rules.replication import (
     Entry,
     LogEnds,
     Mismatch,
@@ -24,8 +24,8 @@ from coordinator.raft.core.rules import (
     judge_append,
     quorum_index,
 )
+from coordinator.raft.core.rules.tail import Uncommitted
 from coordinator.raft.core.state import MEMBERSHIP, NO_OP, SUCCESS, UNKNOWN_OUTCOME, WIPED, log
-from coordinator.raft.core.waiting import Uncommitted
 from coordinator.raft.storage.snapshot import Chunk, Incoming, Outgoing, Snapshot
 from kv.errors import BadRequest, InvariantViolated, NewerCommand
 

@@ -21,7 +21,7 @@ from pysyncobj.transport import Transport
 from pysyncobj.version import VERSION
 
 from coordinator.log import PeerAddress, Position, Replica
-from coordinator.raft.core.membership import Configuration, History, bootstrap
+from coordinator.raft.core.rules.membership import Configuration, History, bootstrap
 from coordinator.raft.net.peer_identity import Origin
 from coordinator.raft.storage.snapshot import SnapshotStore
 from kv.errors import InvariantViolated

@@ -8,7 +8,7 @@ import asyncio
 
 import pytest
 
-from coordinator.raft.core.waiting import (
+from coordinator.raft.core.rules.tail import (
     DISK_PATIENCE,
     MARKS_MAX,
     UNCOMMITTED_BYTES_MAX,

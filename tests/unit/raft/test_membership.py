@@ -12,7 +12,7 @@ import pytest
 from pysyncobj.node import Node
 
 from coordinator.log import PeerAddress
-from coordinator.raft.core.membership import Change, Refusal
+from coordinator.raft.core.rules.membership import Change, Refusal
 from coordinator.raft.core.state import MISSING_LEADER, REQUEST_DENIED, SUCCESS, UNKNOWN_OUTCOME
 from coordinator.raft.member import Member
 from kv.errors import BadRequest, NotApplied, OutcomeUnknown

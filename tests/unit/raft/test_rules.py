@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.log import PeerAddress, Position
-from coordinator.raft.core.membership import (
+from coordinator.raft.core.rules.membership import (
     LAG_MAX,
     Add,
     Already,
@@ -28,20 +28,18 @@ from coordinator.raft.core.membership import (
     decode_configuration,
     encode,
 )
-from coordinator.raft.core.readindex import WAITING_MAX, Round, Rounds
-from coordinator.raft.core.rules import (
+from coordinator.raft.core.rules.readindex import WAITING_MAX, Round, Rounds
+from coordinator.raft.core.rules.replication import (
     Entry,
     LogEnds,
     Mismatch,
     Take,
-    Voter,
-    VoteRequest,
     Wipe,
     judge_append,
-    judge_vote,
     majority,
     quorum_index,
 )
+from coordinator.raft.core.rules.votes import Voter, VoteRequest, judge_vote
 
 # ---------------------------------------------------------------------------------------- appending
 

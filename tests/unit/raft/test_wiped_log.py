@@ -9,7 +9,7 @@ from typing import Any, cast
 from pysyncobj.node import Node
 
 from coordinator.raft.core.protocol import Core
-from coordinator.raft.core.rules import Entry
+from coordinator.raft.core.rules.replication import Entry
 from coordinator.raft.core.state import NO_OP
 
 

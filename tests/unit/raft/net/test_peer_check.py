@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from coordinator.log import PeerAddress
-from coordinator.raft.core.membership import Configuration, Seat, decode_configuration, encode
+from coordinator.raft.core.rules.membership import Configuration, Seat, decode_configuration, encode
 from coordinator.raft.member import Member
 from coordinator.raft.net.peer_check import CONFLICTS_MAX, SAY_AGAIN_S, Kin
 from coordinator.raft.net.peer_identity import Greeting, Origin

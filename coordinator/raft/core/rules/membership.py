@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias, assert_never
 import msgspec
 
 from coordinator.log import PeerAddress
-from coordinator.raft.core.rules import majority
+from coordinator.raft.core.rules.replication import majority
 from coordinator.raft.net.peer_identity import Origin, digest_of_voters
 
 MEMBERS_MAX = 32

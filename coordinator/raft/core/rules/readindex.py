@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Generic, NamedTuple, TypeVar
 
 from coordinator.log import Position
-from coordinator.raft.core.rules import majority
+from coordinator.raft.core.rules.replication import majority
 
 WAITING_MAX = 10_000
 """Reads (or batches of them) that may wait for a round; more are refused at once."""
