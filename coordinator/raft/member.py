@@ -41,10 +41,10 @@ from coordinator.raft.core.state import (
     SUCCESS,
 )
 from coordinator.raft.net.codec import Codec
-from coordinator.raft.net.peer_check import Kin
-from coordinator.raft.net.peer_identity import Greeting
+from coordinator.raft.net.peer_check import PeerCheck
+from coordinator.raft.net.peer_identity import PeerIdentity
 from coordinator.raft.net.security import Security
-from coordinator.raft.net.transport import AsyncioTransport, Limits
+from coordinator.raft.net.transport import AsyncioTransport, TransportLimits
 from coordinator.raft.storage.disk import Disk
 from coordinator.raft.storage.journal import Journal, Policy
 from coordinator.raft.storage.snapshot import SnapshotStore
@@ -98,13 +98,13 @@ class MemberTransport(Protocol):
 
     async def aclose(self) -> None: ...
 
-    greet: Callable[[], Greeting]
+    identity: Callable[[], PeerIdentity]
     """What goes with our hello."""
-    judge: Callable[[str, Greeting], tuple[str, str] | None]
-    """(peer that has proved itself, its greeting) -> (reason, detail) why it is not let in, or
+    judge: Callable[[str, PeerIdentity], tuple[str, str] | None]
+    """(peer that has proved itself, its identity) -> (reason, detail) why it is not let in, or
     None.
     """
-    on_turned_away: Callable[[str, str], None]
+    on_refused: Callable[[str, str], None]
     """(peer, what it said) when it did not let us in."""
 
 
@@ -176,7 +176,7 @@ class Member:
         self._core: MemberCore
         self._journal: Any = None
         self._transport: Any = None
-        self._kin: Kin
+        self._peer_check: PeerCheck
         self._reads: Reads
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
@@ -248,9 +248,12 @@ class Member:
         self._core.fault = self._fail
         self._core.on_kick = self.kick
         incarnation = self._chance.getrandbits(128).to_bytes(16, "big")
-        self._kin = Kin(self._core, self.id, self._address, incarnation, self._fail)
-        self._transport.greet, self._transport.judge = self._kin.greet, self._kin.judge
-        self._transport.on_turned_away = self._kin.turned_away
+        self._peer_check = PeerCheck(self._core, self.id, self._address, incarnation, self._fail)
+        self._transport.identity, self._transport.judge = (
+            self._peer_check.identity,
+            self._peer_check.judge,
+        )
+        self._transport.on_refused = self._peer_check.on_refused
         self._reads = Reads(self._core, self._loop, self._chance, self.kick)
         for name, handler in (
             ("note", self._on_note),
@@ -462,10 +465,10 @@ class Member:
         )
 
     def _conflicts(self) -> tuple[str, ...]:
-        doubled = getattr(self._transport, "doubled", ())
+        duplicate_ids = getattr(self._transport, "duplicate_ids", ())
         return (
-            *(f"two processes use the id {member}; stop one of them" for member in doubled),
-            *self._kin.conflicts,
+            *(f"two processes use the id {member}; stop one of them" for member in duplicate_ids),
+            *self._peer_check.conflicts,
         )
 
     def _peer(self, member: PeerAddress) -> Peer:
@@ -803,7 +806,7 @@ def over_sockets(
     *,
     chance: Random,
     entropy: Callable[[int], bytes],
-    limits: Limits | None = None,
+    limits: TransportLimits | None = None,
     **network: Any,
 ) -> TransportFactory:
     """Return what makes a member's transport: authenticated connections over sockets
@@ -824,9 +827,9 @@ def over_sockets(
             random=chance,
             entropy=entropy,
             security=security,
-            kick=kick,
+            wake=kick,
             on_fatal=on_fatal,
-            limits=limits or Limits(retry_max_s=REDIAL_S_MAX),
+            limits=limits or TransportLimits(retry_max_s=REDIAL_S_MAX),
             **network,
         )
 

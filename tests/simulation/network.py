@@ -19,7 +19,7 @@ from pysyncobj.transport import Transport
 
 from coordinator.raft.core.messages import ALL
 from coordinator.raft.net.codec import Codec
-from coordinator.raft.net.peer_identity import Greeting
+from coordinator.raft.net.peer_identity import PeerIdentity
 from tests.simulation.loop import Process
 from tests.simulation.skew import HINT, next_version
 
@@ -157,7 +157,7 @@ class Network:
                 self.rng.uniform(*RETRY_S), self.maybe_connect, a, b
             )
             return
-        if not self._greeted(ends):
+        if not self._let_in(ends):
             asyncio.get_running_loop().call_later(
                 self.rng.uniform(*RETRY_S), self.maybe_connect, a, b
             )
@@ -169,20 +169,20 @@ class Network:
         for name, other in (pair, pair[::-1]):
             self.wires[name].enter(self.wires[name].connected, other)
 
-    def _greeted(self, ends: list[tuple[Wire, str]]) -> bool:
+    def _let_in(self, ends: list[tuple[Wire, str]]) -> bool:
         """Let both judge what goes with the other's hello, as behind a handshake; say whether they
         want each other.
         """
-        greetings = {wire.me: wire.asked(wire.greet) for wire, _ in ends}
-        if None in greetings.values():
+        identities = {wire.me: wire.asked(wire.identity) for wire, _ in ends}
+        if None in identities.values():
             return False
         refusals = {
-            wire.me: wire.asked(wire.judge, other, greetings[other]) for wire, other in ends
+            wire.me: wire.asked(wire.judge, other, identities[other]) for wire, other in ends
         }
         for wire, other in ends:
             refusal = refusals[other]
             if refusal is not None and wire.dials(other):
-                wire.enter(wire.on_turned_away, other, ": ".join(refusal))
+                wire.enter(wire.on_refused, other, ": ".join(refusal))
         return not any(refusals.values())
 
     def break_(self, pair: tuple[str, str]) -> None:
@@ -292,9 +292,11 @@ class Wire(Transport):
         self.nodes: dict[str, Node] = {}
         self.resting: dict[str, None] = {}
         """Members that it knows and does not dial."""
-        self.greet: Callable[[], Greeting] = Greeting
-        self.judge: Callable[[str, Greeting], tuple[str, str] | None] = lambda peer, greeting: None
-        self.on_turned_away: Callable[[str, str], None] = lambda peer, told: None
+        self.identity: Callable[[], PeerIdentity] = PeerIdentity
+        self.judge: Callable[[str, PeerIdentity], tuple[str, str] | None] = lambda peer, identity: (
+            None
+        )
+        self.on_refused: Callable[[str, str], None] = lambda peer, told: None
 
     def dials(self, other: str) -> bool:
         return other in self.nodes and other not in self.resting
@@ -309,10 +311,10 @@ class Wire(Transport):
         self.nodes[node.id] = node
         self.resting[node.id] = None
 
-    def told_address(self, node: Node) -> str:
+    def reported_address(self, node: Node) -> str:
         other = self._network.wires.get(node.id)
-        greeting = None if other is None else other.asked(other.greet)
-        return "" if greeting is None else greeting.address
+        identity = None if other is None else other.asked(other.identity)
+        return "" if identity is None else identity.address
 
     def enter(self, function: Callable[..., None], *args: Any) -> None:
         """Call into the member's process, if it lives."""

@@ -23,7 +23,7 @@ from coordinator.machine.snapshot import decode_state
 from coordinator.raft.core.messages import ALL
 from coordinator.raft.core.rules import membership
 from coordinator.raft.net import codec as wire
-from coordinator.raft.net import peer_identity as greeting
+from coordinator.raft.net import peer_identity
 from coordinator.raft.storage import records, snapshot
 from kv.errors import NewerCommand
 
@@ -107,7 +107,7 @@ DECODERS: list[tuple[Callable[[bytes], Any], Raises, tuple[bytes, ...]]] = [
     ),
     (decode_state, ValueError, tuple(version + b"\x95" + NO_TEXT for version in state)),
     (notes.read_note, None, (b"\x98\x01\x01\x01\xc4\x00" + NO_TEXT + b"\xa0\x00\x00",)),
-    (greeting.decode_greeting, None, (b"\x93\x92\xc4\x00\xc4\x00\xc4\x00" + NO_TEXT,)),
+    (peer_identity.decode_identity, None, (b"\x93\x92\xc4\x00\xc4\x00\xc4\x00" + NO_TEXT,)),
     (membership.decode_change, ValueError, (b"\x82\xa4type\xa1r\xa2id" + NO_TEXT, NO_TEXT)),
     (membership.decode_configuration, ValueError, (b"\x92\x91\x92" + NO_TEXT + NO_TEXT + b"\x90",)),
     (

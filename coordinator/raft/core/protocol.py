@@ -281,8 +281,8 @@ class Core(Replication):
             self._reach(member, address)
 
     def _say_farewell(self) -> None:
-        """Tell removed members, and leave them. One that is away is told when it knocks (kin.py):
-        nobody dials it.
+        """Tell removed members, and leave them. One that is away hears it when it connects
+        (peer_check.py): nobody dials it.
         """
         for member in self._untold:
             node = self._nodes.pop(member, None)
@@ -541,7 +541,7 @@ class Core(Replication):
         if not self._joins or pending or not self.own_term_committed:
             return
         for seat in self.configuration.seats:
-            told = self.told_address(seat.id)
+            told = self.reported_address(seat.id)
             if told and told != seat.address:
                 verdict = decide(self.configuration, Move(seat.id, told), self.situation())
                 if isinstance(verdict, Configuration):
@@ -549,9 +549,12 @@ class Core(Replication):
                     self._append_entry(MEMBERSHIP + encode(verdict))
                     return
 
-    def told_address(self, member: str) -> str:
+    def reported_address(self, member: str) -> str:
         """Return where a connected member says it is reached; empty: it does not say."""
-        node, ask = self._nodes.get(member), getattr(self._SyncObj__transport, "told_address", None)
+        node, ask = (
+            self._nodes.get(member),
+            getattr(self._SyncObj__transport, "reported_address", None),
+        )
         if member == self._node_id:
             return str(getattr(self.selfNode, "address", ""))
         return (

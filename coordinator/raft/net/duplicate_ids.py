@@ -17,7 +17,7 @@ SEEN_S: Final = 5.0
 PROCESSES_MAX: Final = 16
 
 
-class Sightings:
+class IdUse:
     """Which processes were seen under one id. An incarnation is empty if the process does
     not say.
     """
@@ -25,7 +25,7 @@ class Sightings:
     def __init__(self) -> None:
         self._seen: dict[bytes, float] = {}
         self._contended_s: float | None = None
-        self.doubled = False
+        self.duplicated = False
 
     def came(
         self, incarnation: bytes, connected: bytes | None, now_s: float
@@ -38,9 +38,9 @@ class Sightings:
         self._seen = {who: at for who, at in self._seen.items() if now_s - at < SEEN_S}
         if len(self._seen) < PROCESSES_MAX:
             self._seen[incarnation] = now_s
-        if self.doubled:
-            self.doubled = len(self._seen) > 1
-            if self.doubled:
+        if self.duplicated:
+            self.duplicated = len(self._seen) > 1
+            if self.duplicated:
                 return "refused"
         if not incarnation or not connected or incarnation == connected:
             return "in"
@@ -53,7 +53,7 @@ class Sightings:
         if self._contended_s is None or last_received_s <= self._contended_s + ALIVE_AFTER_S:
             return False
         self._contended_s = None
-        self.doubled = True
+        self.duplicated = True
         return True
 
     def postpone(self, now_s: float) -> None:

@@ -12,7 +12,7 @@ anything on.
                                            ◄──   an empty frame, or one that says why not
       frames                               ◄─►   frames
 
-Facts are bytes that the owner gives and judges once the peer has proved itself (greeting.py);
+Facts are bytes that the owner gives and judges once the peer has proved itself (peer_identity.py);
 proofs cover them.
 
 With a shared secret a proof is a keyed BLAKE2b over both hellos and the prover's role, and each

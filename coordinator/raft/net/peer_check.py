@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from coordinator.raft.net.peer_identity import Greeting, Origin, judge_origins, never_belonged
+from coordinator.raft.net.peer_identity import Origin, PeerIdentity, judge_origins, never_belonged
 from kv.errors import BadRequest
 
 CONTESTED_S: Final = 10.0
@@ -45,7 +45,7 @@ class Core(Protocol):
     def on_told_removed(self, by: str) -> None: ...
 
 
-class Kin:
+class PeerCheck:
     """Who may connect. One for each member's core."""
 
     def __init__(
@@ -69,14 +69,14 @@ class Kin:
         id.
         """
 
-    def greet(self) -> Greeting:
-        return Greeting(self._core.origin, self._incarnation, self._address)
+    def identity(self) -> PeerIdentity:
+        return PeerIdentity(self._core.origin, self._incarnation, self._address)
 
-    def judge(self, peer: str, greeting: Greeting) -> tuple[str, str] | None:
+    def judge(self, peer: str, identity: PeerIdentity) -> tuple[str, str] | None:
         """Return (reason, detail) why a peer that has proved itself is not of our cluster; None: it
         may be.
         """
-        mine, theirs = self._core.origin, greeting.origin
+        mine, theirs = self._core.origin, identity.origin
         conflict = judge_origins(mine, theirs)
         if conflict is None:
             self._conflicts.pop(peer, None)
@@ -124,7 +124,7 @@ class Kin:
         if not self._core.begun:
             self._core.contested_until = now + CONTESTED_S
 
-    def turned_away(self, peer: str, told: str) -> None:
+    def on_refused(self, peer: str, told: str) -> None:
         """A peer did not let us in, and said why."""
         if told.startswith(REMOVED):
             self._core.on_told_removed(peer)

@@ -28,7 +28,7 @@ class Origin(msgspec.Struct, frozen=True, array_like=True):
     first: bytes = b""
 
 
-class Greeting(msgspec.Struct, frozen=True, array_like=True):
+class PeerIdentity(msgspec.Struct, frozen=True, array_like=True):
     """What goes with a member's hello. Fields are only ever appended.
 
     `incarnation`: drawn at the start of the process. `address`: where it says it is reached; empty:
@@ -43,22 +43,22 @@ class Greeting(msgspec.Struct, frozen=True, array_like=True):
 Conflict: TypeAlias = Literal["other_history", "other_members"]
 
 _encode = msgspec.msgpack.Encoder().encode
-_decoder = msgspec.msgpack.Decoder(Greeting)
+_decoder = msgspec.msgpack.Decoder(PeerIdentity)
 
 
-def encode_greeting(greeting: Greeting) -> bytes:
+def encode_identity(identity: PeerIdentity) -> bytes:
     """Return it in at most 512 bytes: an address that is too long is left out."""
-    if len(greeting.address.encode()) > ADDRESS_BYTES_MAX:
-        greeting = msgspec.structs.replace(greeting, address="")
-    return _encode(greeting)
+    if len(identity.address.encode()) > ADDRESS_BYTES_MAX:
+        identity = msgspec.structs.replace(identity, address="")
+    return _encode(identity)
 
 
-def decode_greeting(facts: bytes) -> Greeting:
+def decode_identity(facts: bytes) -> PeerIdentity:
     """Return what a peer says; what cannot be read says nothing."""
     try:
-        return _decoder.decode(facts) if facts else Greeting()
+        return _decoder.decode(facts) if facts else PeerIdentity()
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return Greeting()
+        return PeerIdentity()
 
 
 def digest_of_voters(voters: Iterable[str]) -> bytes:

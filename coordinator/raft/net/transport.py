@@ -24,9 +24,9 @@ from pysyncobj.transport import Transport
 from coordinator.raft.net.admission import Admission
 from coordinator.raft.net.codec import Codec, WireError
 from coordinator.raft.net.connection import Connection, host_of
-from coordinator.raft.net.duplicate_ids import Sightings
+from coordinator.raft.net.duplicate_ids import IdUse
 from coordinator.raft.net.frames import FRAME_BYTES_MAX, NONCE_BYTES, Mode, Role, Session
-from coordinator.raft.net.peer_identity import Greeting, decode_greeting, encode_greeting
+from coordinator.raft.net.peer_identity import PeerIdentity, decode_identity, encode_identity
 from coordinator.raft.net.security import (
     Certificates,
     Open,
@@ -52,7 +52,7 @@ USED_TWICE: Final = "used_twice"
 _log = structlog.get_logger("acordo.raft.transport")
 
 
-class Limits(msgspec.Struct, frozen=True):
+class TransportLimits(msgspec.Struct, frozen=True):
     """Bounds in time and size."""
 
     frame_bytes_max: int = FRAME_BYTES_MAX
@@ -90,8 +90,8 @@ class _Peer:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.connection: Connection | None = None
-        self.sightings = Sightings()
-        self.told_address = ""
+        self.id_use = IdUse()
+        self.reported_address = ""
         """Where it said that it is reached, once it had proved itself."""
         self.resting = False
         """It is not dialled."""
@@ -111,14 +111,14 @@ class AsyncioTransport(Transport):
     Nodes have `.id`, the member's id, and `.address`, "host:port". A node with `.readonly` true is
     told to the core by the callbacks for read-only nodes. Messages are dicts as `codec` takes them;
     one that was sent is not changed afterwards. After what has arrived was given to the core,
-    `kick()` is called once.
+    `wake()` is called once.
 
     `entropy(n)` gives n bytes that nobody can guess and that never repeat (`os.urandom`); `random`
     spreads retries. `listen` and `connect` stand in for the loop's own, for a simulated network.
     `on_fatal` gets what the core raised.
 
-    Before it connects: set `greet` (what goes with our hello), `judge` ((peer, its greeting) ->
-    (reason, detail) why it is not wanted, or None) and `on_turned_away` ((peer, what it said) when
+    Before it connects: set `identity` (what goes with our hello), `judge` ((peer, its identity) ->
+    (reason, detail) why it is not wanted, or None) and `on_refused` ((peer, what it said) when
     a peer did not let us in).
     """
 
@@ -132,10 +132,10 @@ class AsyncioTransport(Transport):
         random: random.Random,
         entropy: Callable[[int], bytes],
         security: Security,
-        kick: Callable[[], None],
+        wake: Callable[[], None],
         on_fatal: Callable[[BaseException], None],
         nodes: Iterable[Node] = (),
-        limits: Limits | None = None,
+        limits: TransportLimits | None = None,
         listen: Listen | None = None,
         connect: Connect | None = None,
         routes: Mapping[str, str] | None = None,
@@ -147,16 +147,18 @@ class AsyncioTransport(Transport):
         self._security, self._mode = security, mode_of(security)
         self._key = b""
         self._tls: tuple[ssl.SSLContext, ssl.SSLContext] | None = None
-        self._kick, self._on_fatal = kick, on_fatal
-        self.limits = limits or Limits()
+        self._wake, self._on_fatal = wake, on_fatal
+        self.limits = limits or TransportLimits()
         self._listen = listen or self._listen_socket
         self._connect = connect or self._connect_socket
         self._routes = dict(routes or {})
         """Where members are dialled from here, whatever address they have for all others."""
         self._dialler: Dialler | None = None
-        self.greet: Callable[[], Greeting] = Greeting
-        self.judge: Callable[[str, Greeting], tuple[str, str] | None] = lambda peer, greeting: None
-        self.on_turned_away: Callable[[str, str], None] = lambda peer, told: None
+        self.identity: Callable[[], PeerIdentity] = PeerIdentity
+        self.judge: Callable[[str, PeerIdentity], tuple[str, str] | None] = lambda peer, identity: (
+            None
+        )
+        self.on_refused: Callable[[str, str], None] = lambda peer, told: None
         self._peers: dict[str, _Peer] = {}
         self._admission: Admission[Connection] = Admission()
         self._strangers: dict[Connection, asyncio.TimerHandle] = {}
@@ -322,23 +324,23 @@ class AsyncioTransport(Transport):
         return None if at is None else self._loop.time() - at
 
     @property
-    def doubled(self) -> tuple[str, ...]:
+    def duplicate_ids(self) -> tuple[str, ...]:
         """Return the ids that two processes use, this member's own among them if others have said
         so.
         """
-        twice = {name for name, peer in self._peers.items() if peer.sightings.doubled}
+        twice = {name for name, peer in self._peers.items() if peer.id_use.duplicated}
         if any(
             peer.connection is None and USED_TWICE in peer.trouble for peer in self._peers.values()
         ):
             twice.add(self._member)
         return tuple(sorted(twice))
 
-    def told_address(self, node: Node) -> str:
+    def reported_address(self, node: Node) -> str:
         """Return where it said that it is reached when it last proved itself; empty: it did not
         say.
         """
         peer = self._peers.get(node.id)
-        return "" if peer is None else peer.told_address
+        return "" if peer is None else peer.reported_address
 
     def trouble(self, node: Node) -> str:
         """Return why there is no connection with it, in words; empty: there is one, or nothing is
@@ -395,7 +397,7 @@ class AsyncioTransport(Transport):
         if route is not None:
             return route
         known: str = peer.node.address  # type: ignore[attr-defined]  # the library's Node takes any attribute
-        return peer.told_address if peer.told_address and failures % 2 else known
+        return peer.reported_address if peer.reported_address and failures % 2 else known
 
     async def _live(self, peer: _Peer, address: str) -> float:
         """Dial once and return when the connection is over: the seconds for which it was ready."""
@@ -424,7 +426,7 @@ class AsyncioTransport(Transport):
             if peer.connection is None:
                 peer.trouble = f"{address}: {connection.detail or connection.reason}"
             if connection.reason == "turned_away":
-                self._guarded(self.on_turned_away, peer.node.id, connection.detail)
+                self._guarded(self.on_refused, peer.node.id, connection.detail)
             return 0.0
         await asyncio.shield(connection.closed)
         return self._loop.time() - connection.ready_at_s
@@ -502,14 +504,14 @@ class AsyncioTransport(Transport):
 
     def on_proved(self, connection: Connection, peer: str) -> None:
         """Let it in, or say why not. Only who has proved itself is judged, and hears a reason."""
-        greeting = decode_greeting(connection.session.facts)
-        refusal = self._judge_certificate(connection, peer) or self.judge(peer, greeting)
+        identity = decode_identity(connection.session.facts)
+        refusal = self._judge_certificate(connection, peer) or self.judge(peer, identity)
         kept = self._peers.get(peer)
         if refusal is None:
             if kept is None:
                 refusal = ("not_a_member", f"{peer} is no member, as far as {self._member} knows")
             else:
-                refusal = self._judge_double(kept, connection, greeting)
+                refusal = self._judge_double(kept, connection, identity)
         if refusal is None:
             connection.admit()
             return
@@ -528,18 +530,18 @@ class AsyncioTransport(Transport):
         )
 
     def _judge_double(
-        self, peer: _Peer, connection: Connection, greeting: Greeting
+        self, peer: _Peer, connection: Connection, identity: PeerIdentity
     ) -> tuple[str, str] | None:
         """Say why a second connection of the same id does not take the first one's place."""
         assert self._loop is not None
         held = peer.connection
-        other = None if held is None else decode_greeting(held.session.facts).incarnation
-        verdict = peer.sightings.came(greeting.incarnation, other, self._loop.time())
+        other = None if held is None else decode_identity(held.session.facts).incarnation
+        verdict = peer.id_use.came(identity.incarnation, other, self._loop.time())
         if verdict == "refused":
             return USED_TWICE, f"two processes use the id {peer.node.id}; stop one of them"
         if verdict == "wait":
             return "contended", f"another process with the id {peer.node.id} is connected"
-        peer.told_address = greeting.address
+        peer.reported_address = identity.address
         if held is not None and not connection.dialer and peer.node.id > self._member:
             # The same process: the connection that we dialled stays.
             return ("wrong_direction", "connected already") if held.dialer else None
@@ -563,7 +565,7 @@ class AsyncioTransport(Transport):
             self._guarded(self._onReadonlyNodeConnected, kept.node)
         else:
             self._guarded(self._onNodeConnected, kept.node)
-        self._kick()
+        self._wake()
 
     def on_frame(self, connection: Connection, content: memoryview) -> None:
         peer = self._peers.get(connection.session.peer or "")
@@ -582,7 +584,7 @@ class AsyncioTransport(Transport):
     def on_read(self, connection: Connection) -> None:
         if self._delivered and not self._over:
             self._delivered = False
-            self._kick()
+            self._wake()
 
     def on_closed(self, connection: Connection, reason: str) -> None:
         self._forget_stranger(connection)
@@ -594,7 +596,7 @@ class AsyncioTransport(Transport):
         if peer is not None and peer.connection is connection:
             peer.connection, peer.last_received_s = None, connection.last_received_s
             peer.trouble = peer.trouble or f"the connection ended: {reason}"
-            peer.sightings.lost()
+            peer.id_use.lost()
             _log.info("disconnected", peer=peer.node.id, reason=reason)
             self._tell_disconnected(peer)
         elif reason not in _QUIET:
@@ -611,7 +613,7 @@ class AsyncioTransport(Transport):
             mode=self._mode,
             key=self._key if self._mode is Mode.SECRET else b"",
             expect=expect,
-            facts=encode_greeting(self.greet()),
+            facts=encode_identity(self.identity()),
             frame_bytes_max=self.limits.frame_bytes_max,
         )
         return Connection(self, session, dialer=role == "dialer")
@@ -628,7 +630,7 @@ class AsyncioTransport(Transport):
         else:
             self._guarded(self._onNodeDisconnected, peer.node)
         if not self._over:
-            self._kick()
+            self._wake()
 
     def _guarded(self, callback: Callable[..., None], *arguments: object) -> None:
         try:
@@ -650,8 +652,8 @@ class AsyncioTransport(Transport):
                 continue
             if late:
                 connection.last_received_s = now
-                peer.sightings.postpone(now)
-            elif peer.sightings.heard(connection.last_received_s):
+                peer.id_use.postpone(now)
+            elif peer.id_use.heard(connection.last_received_s):
                 peer.trouble = f"two processes use the id {peer.node.id}; stop one of them"
                 _log.error("member_id_used_twice", peer=peer.node.id, hosts=connection.host)
                 self.counters["doubled"] += 1

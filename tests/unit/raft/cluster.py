@@ -19,7 +19,7 @@ from coordinator.log import PeerAddress, Position
 from coordinator.raft.core.messages import ALL
 from coordinator.raft.member import Member, Settings
 from coordinator.raft.net.codec import Codec
-from coordinator.raft.net.peer_identity import Greeting
+from coordinator.raft.net.peer_identity import PeerIdentity
 from tests.simulation.disk import SimDisk
 from tests.unit.coordinator.virtual import run
 
@@ -107,7 +107,7 @@ class Net:
                 wanted = (
                     b in self.wires[a].nodes and a in self.wires[b].nodes and pair not in self.cut
                 )
-                if pair not in self.up and pair not in self.cut and not self.greeted(a, b):
+                if pair not in self.up and pair not in self.cut and not self.let_in(a, b):
                     continue
                 if wanted and pair not in self.up:
                     self.up.add(pair)
@@ -116,7 +116,7 @@ class Net:
                 elif not wanted and pair in self.up:
                     self.down(pair)
 
-    def greeted(self, a: str, b: str) -> bool:
+    def let_in(self, a: str, b: str) -> bool:
         """Let the two judge each other, as behind a handshake; say whether both are content."""
         one, two = self.wires[a], self.wires[b]
         dials = {
@@ -124,12 +124,12 @@ class Net:
         }
         if not any(dials.values()):
             return False
-        greetings = one.greet(), two.greet()
-        refusals = {a: one.judge(b, greetings[1]), b: two.judge(a, greetings[0])}
+        identities = one.identity(), two.identity()
+        refusals = {a: one.judge(b, identities[1]), b: two.judge(a, identities[0])}
         for refused_by, other in ((one, two), (two, one)):
             refusal = refusals[refused_by.me]
             if refusal is not None and dials[other.me]:
-                other.on_turned_away(refused_by.me, ": ".join(refusal))
+                other.on_refused(refused_by.me, ": ".join(refusal))
         return not any(refusals.values())
 
     def down(self, pair: frozenset[str]) -> None:
@@ -195,9 +195,11 @@ class Wire(Transport):
         self.net, self.me = net, me.id
         self.nodes: dict[str, Node] = {}
         self.resting: set[str] = set()
-        self.greet: Callable[[], Greeting] = Greeting
-        self.judge: Callable[[str, Greeting], tuple[str, str] | None] = lambda peer, greeting: None
-        self.on_turned_away: Callable[[str, str], None] = lambda peer, told: None
+        self.identity: Callable[[], PeerIdentity] = PeerIdentity
+        self.judge: Callable[[str, PeerIdentity], tuple[str, str] | None] = lambda peer, identity: (
+            None
+        )
+        self.on_refused: Callable[[str, str], None] = lambda peer, told: None
 
     async def start(self) -> None:
         self.net.wires[self.me] = self
@@ -218,9 +220,9 @@ class Wire(Transport):
         self.nodes[node.id] = node
         self.resting.add(node.id)
 
-    def told_address(self, node: Node) -> str:
+    def reported_address(self, node: Node) -> str:
         other = self.net.wires.get(node.id)
-        return "" if other is None else other.greet().address
+        return "" if other is None else other.identity().address
 
     def dropNode(self, node: Node) -> None:
         asyncio.get_running_loop().call_soon(self._drop, node.id)

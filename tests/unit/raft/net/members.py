@@ -13,9 +13,11 @@ from pysyncobj.node import Node
 
 from coordinator.raft.net.codec import STOCK, Codec
 from coordinator.raft.net.security import Open, Security
-from coordinator.raft.net.transport import AsyncioTransport, Limits
+from coordinator.raft.net.transport import AsyncioTransport, TransportLimits
 
-QUICK = Limits(handshake_s=0.5, keepalive_s=0.05, dead_after_s=0.4, retry_s=0.01, retry_max_s=0.05)
+QUICK = TransportLimits(
+    handshake_s=0.5, keepalive_s=0.05, dead_after_s=0.4, retry_s=0.01, retry_max_s=0.05
+)
 PATIENCE_S = 20.0
 
 
@@ -42,13 +44,13 @@ class Member:
         *,
         security: Security | None = None,
         cluster: str = "test",
-        limits: Limits = QUICK,
+        limits: TransportLimits = QUICK,
         **options: Any,
     ) -> None:
         self.id = member
         self.received: list[tuple[str, dict[str, Any]]] = []
         self.events: list[tuple[str, str]] = []
-        self.kicks = 0
+        self.wakes = 0
         self.fatal: list[BaseException] = []
         self.nodes = {name: Node(name, address=address) for name, address in addresses.items()}
         self.transport = AsyncioTransport(
@@ -59,7 +61,7 @@ class Member:
             random=random.Random(member),
             entropy=os.urandom,
             security=security or Open(),
-            kick=self._kick,
+            wake=self._wake,
             on_fatal=self.fatal.append,
             nodes=[node for name, node in self.nodes.items() if name != member],
             limits=limits,
@@ -79,8 +81,8 @@ class Member:
             lambda node: self.events.append(("observer down", node.id))
         )
 
-    def _kick(self) -> None:
-        self.kicks += 1
+    def _wake(self) -> None:
+        self.wakes += 1
 
     def send(self, to: str, message: dict[str, Any]) -> bool:
         return self.transport.send(self.nodes[to], message)

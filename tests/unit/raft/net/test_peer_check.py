@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 from coordinator.log import PeerAddress
 from coordinator.raft.core.rules.membership import Configuration, Seat, decode_configuration, encode
 from coordinator.raft.member import Member
-from coordinator.raft.net.peer_check import CONFLICTS_MAX, SAY_AGAIN_S, Kin
-from coordinator.raft.net.peer_identity import Greeting, Origin
+from coordinator.raft.net.peer_check import CONFLICTS_MAX, SAY_AGAIN_S, PeerCheck
+from coordinator.raft.net.peer_identity import Origin, PeerIdentity
 from kv.errors import BadRequest, NotApplied
 from tests.unit.raft.cluster import Cluster, eventually, virtual
 
@@ -201,24 +201,24 @@ class OneThatBegan:
 def test_a_conflict_is_told_once_a_minute_whoever_takes_turns_under_one_id() -> None:
     """Of several processes that come every second one belongs here, and two do not."""
     core = OneThatBegan()
-    kin = Kin(core, "A", "A:1", b"a", raising)
+    check = PeerCheck(core, "A", "A:1", b"a", raising)
     turns = (
-        Greeting(Origin(b"theirs", b"they")),
-        Greeting(Origin(b"", b"they")),
-        Greeting(core.origin),
+        PeerIdentity(Origin(b"theirs", b"they")),
+        PeerIdentity(Origin(b"", b"they")),
+        PeerIdentity(core.origin),
     )
     with capture_logs() as lines:
         for _ in range(20):
-            assert [kin.judge("B", turn) is None for turn in turns] == [False, False, True]
+            assert [check.judge("B", turn) is None for turn in turns] == [False, False, True]
             core.at_s += 1.0
         assert len(lines) == 2
         core.at_s += SAY_AGAIN_S
-        kin.judge("B", turns[0])
+        check.judge("B", turns[0])
         assert len(lines) == 3
         for number in range(10 * CONFLICTS_MAX):
-            kin.judge(f"stranger {number}", turns[0])
-    assert len(kin.conflicts) <= CONFLICTS_MAX
-    assert len(kin._said) <= CONFLICTS_MAX
+            check.judge(f"stranger {number}", turns[0])
+    assert len(check.conflicts) <= CONFLICTS_MAX
+    assert len(check._said) <= CONFLICTS_MAX
 
 
 def raising(exc: BaseException) -> None:

@@ -39,7 +39,7 @@ from coordinator.raft.net.security import (
     read_secret,
     split_address,
 )
-from coordinator.raft.net.transport import Limits
+from coordinator.raft.net.transport import TransportLimits
 from kv.errors import BadRequest
 from tests.unit.raft.net.members import QUICK, Member, addresses, command, free_port, until, vote
 
@@ -104,7 +104,7 @@ def test_members_find_each_other_and_talk(on_loop: Any, security: Any) -> None:
                 assert sorted((who, m["term"]) for who, m in member.received) == [
                     (m.id, ord(m.id[1])) for m in members if m is not member
                 ]
-                assert member.kicks >= 3
+                assert member.wakes >= 3
                 seen = member.transport.last_seen_s(
                     members[0].nodes["n1" if member.id != "n1" else "n2"]
                 )
@@ -271,7 +271,7 @@ def test_a_queue_that_overflows_closes_the_connection_and_drops_no_single_frame(
 def test_a_peer_that_does_not_read_costs_a_bounded_queue() -> None:
     async def story() -> None:
         where = addresses("n1", "n2")
-        one = Member("n1", where, limits=Limits(dead_after_s=60, handshake_s=5))
+        one = Member("n1", where, limits=TransportLimits(dead_after_s=60, handshake_s=5))
         port = int(where["n2"].rsplit(":", 1)[1])
         stuck: list[asyncio.StreamWriter] = []
 
@@ -548,7 +548,7 @@ def _stop_the_clock_of_knocks(member: Any) -> None:
 
 def test_a_flood_costs_a_bounded_number_of_small_buffers(on_loop: Any) -> None:
     async def story() -> None:
-        async with cluster("n1", "n2", security=SECRET, limits=Limits(handshake_s=30)) as (
+        async with cluster("n1", "n2", security=SECRET, limits=TransportLimits(handshake_s=30)) as (
             one,
             two,
         ):
@@ -576,7 +576,9 @@ def test_a_flood_costs_a_bounded_number_of_small_buffers(on_loop: Any) -> None:
 
 def test_a_slow_stranger_is_put_out(on_loop: Any) -> None:
     async def story() -> None:
-        async with cluster("n1", "n2", security=SECRET, limits=Limits(handshake_s=0.1)) as (one, _):
+        async with cluster(
+            "n1", "n2", security=SECRET, limits=TransportLimits(handshake_s=0.1)
+        ) as (one, _):
             reader, writer = await _knock(one.transport.port, b"")
             hello = b"ACRF\x01\x01\x04\x02" + bytes(32) + b"testn0"
             with contextlib.suppress(ConnectionError):

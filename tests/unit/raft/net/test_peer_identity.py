@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.raft.net.duplicate_ids import ALIVE_AFTER_S, SEEN_S, Sightings
+from coordinator.raft.net.duplicate_ids import ALIVE_AFTER_S, SEEN_S, IdUse
 from coordinator.raft.net.peer_identity import (
-    Greeting,
     Origin,
-    decode_greeting,
+    PeerIdentity,
+    decode_identity,
     digest_of_voters,
-    encode_greeting,
+    encode_identity,
     judge_origins,
     never_belonged,
 )
@@ -57,22 +57,22 @@ def test_only_what_cannot_be_of_one_cluster_is_refused(
 @given(st.binary(max_size=200))
 @settings(deadline=None)
 def test_what_cannot_be_read_says_nothing(noise: bytes) -> None:
-    assert isinstance(decode_greeting(noise), Greeting)
+    assert isinstance(decode_identity(noise), PeerIdentity)
 
 
 def test_greetings_that_once_raised() -> None:
-    assert decode_greeting(b"\x93\x92\xa0\xa0\xa0\xa3\x00\x00\x80") == Greeting()
-    told = Greeting(Origin(b"h", ABC), b"i" * 16, "host:1")
-    assert decode_greeting(encode_greeting(told)) == told
-    newer = encode_greeting(told)
-    assert decode_greeting(bytes([newer[0] + 1]) + newer[1:] + b"\x01") == told, (
+    assert decode_identity(b"\x93\x92\xa0\xa0\xa0\xa3\x00\x00\x80") == PeerIdentity()
+    told = PeerIdentity(Origin(b"h", ABC), b"i" * 16, "host:1")
+    assert decode_identity(encode_identity(told)) == told
+    newer = encode_identity(told)
+    assert decode_identity(bytes([newer[0] + 1]) + newer[1:] + b"\x01") == told, (
         "a later version appended a field"
     )
-    assert len(encode_greeting(Greeting(Origin(b"h" * 16, ABC), b"i" * 16, "ä" * 5000))) < 512
+    assert len(encode_identity(PeerIdentity(Origin(b"h" * 16, ABC), b"i" * 16, "ä" * 5000))) < 512
 
 
 def test_a_restart_is_no_second_process() -> None:
-    seen = Sightings()
+    seen = IdUse()
     assert seen.came(b"one", None, 0.0) == "in"
     assert seen.came(b"two", b"one", 1.0) == "wait", "the old connection may be half-dead"
     assert not seen.heard(1.0 + ALIVE_AFTER_S), "what was on its way still arrives"
@@ -82,7 +82,7 @@ def test_a_restart_is_no_second_process() -> None:
 
 
 def test_who_stood_still_reads_what_waited_and_does_not_take_it_for_life() -> None:
-    seen = Sightings()
+    seen = IdUse()
     seen.came(b"one", None, 0.0)
     assert seen.came(b"two", b"one", 1.0) == "wait"
     seen.postpone(50.0)
@@ -90,18 +90,18 @@ def test_who_stood_still_reads_what_waited_and_does_not_take_it_for_life() -> No
 
 
 def test_two_that_are_both_alive_are_both_refused_until_one_is_gone() -> None:
-    seen = Sightings()
+    seen = IdUse()
     seen.came(b"one", None, 0.0)
     assert seen.came(b"two", b"one", 1.0) == "wait"
     assert seen.heard(1.1 + ALIVE_AFTER_S)
     assert seen.came(b"one", None, 2.0) == "refused"
     assert seen.came(b"two", None, 2.1) == "refused"
     assert seen.came(b"two", None, 2.0 + SEEN_S) == "in", "the other one has not come for so long"
-    assert not seen.doubled
+    assert not seen.duplicated
 
 
 def told(member: str, incarnation: bytes = b"", address: str = "") -> Any:
-    return lambda: Greeting(Origin(), incarnation or member.encode(), address)
+    return lambda: PeerIdentity(Origin(), incarnation or member.encode(), address)
 
 
 async def closed(*members: Member) -> None:
@@ -117,7 +117,7 @@ async def test_a_member_that_moved_is_reached_where_it_is_now(fixed: str, moved:
     one = Member(fixed, where, security=SECRET)
     now = f"127.0.0.1:{free_port()}"
     two = Member(moved, where | {moved: now}, security=SECRET)
-    two.transport.greet = told(moved, address=now)
+    two.transport.identity = told(moved, address=now)
     for member in (one, two):
         await member.transport.start()
     await until(lambda: one.connected(moved) and two.connected(fixed))
@@ -205,9 +205,9 @@ async def test_a_member_that_is_not_wanted_hears_why() -> None:
     where = addresses("n1", "n2")
     one, two = (Member(name, where, security=SECRET) for name in where)
     heard: list[tuple[str, str]] = []
-    two.transport.judge = lambda peer, greeting: ("removed", f"{peer} was removed")
+    two.transport.judge = lambda peer, identity: ("removed", f"{peer} was removed")
     two.transport.rest(two.nodes["n1"])
-    one.transport.on_turned_away = lambda peer, told: heard.append((peer, told))
+    one.transport.on_refused = lambda peer, told: heard.append((peer, told))
     for member in (one, two):
         await member.transport.start()
     await until(lambda: ("n2", "removed: n1 was removed") in heard)
@@ -224,9 +224,12 @@ async def test_two_processes_with_one_id_are_both_refused_and_named() -> None:
         Member("n2", where, security=SECRET),
         Member("n2", where | addresses("n2"), security=SECRET),
     )
-    first.transport.greet, second.transport.greet = told("n2", b"first"), told("n2", b"second")
+    first.transport.identity, second.transport.identity = (
+        told("n2", b"first"),
+        told("n2", b"second"),
+    )
     heard: list[str] = []
-    second.transport.on_turned_away = lambda peer, told: heard.append(told)
+    second.transport.on_refused = lambda peer, told: heard.append(told)
     await one.transport.start()
     await first.transport.start()
     await until(lambda: one.connected("n2") and first.connected("n1"))
