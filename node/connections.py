@@ -21,10 +21,10 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 # what aiohttp itself queues in the place of a request that is none
 from aiohttp.web_protocol import _ErrInfo
 
-from node.documents import encode, printable
 from node.door import Door
-from node.problems import CONTENT_TYPE, Problem, problem
 from node.settings import Settings
+from node.wire.documents import encode, printable
+from node.wire.problems import CONTENT_TYPE, Problem, problem
 
 LINE_BYTES_MAX: Final = 16 * 1024
 """Of one line of a request's head: a key of 1 KB is 3 KB percent-encoded, a page token as much

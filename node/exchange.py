@@ -19,17 +19,17 @@ from aiohttp import web
 from kv.errors import BadRequest, KvError, NotApplied
 from kv.model import NODE_OP_ID_PREFIX, REQUEST_BYTES_MAX, RESERVED_PREFIXES
 from kv.ports import Broadcast, Cache, Clock, Consensus, Store
-from node import wire
 from node.bodies import Bodies, Held
 from node.connections import Connection, Connections
 from node.lookups import Lookups
 from node.metrics import Metrics
 from node.origin import foreign, leads_here
-from node.problems import CONTENT_TYPE, Problem, problem
 from node.readiness import differs
 from node.reads import LEVELS, Ask, Level, Reads
 from node.settings import Settings
 from node.watch import Watches
+from node.wire import forms as wire
+from node.wire.problems import CONTENT_TYPE, Problem, problem
 from node.writes import Writes
 
 JSON: Final = "application/json"

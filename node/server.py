@@ -49,11 +49,11 @@ from node.figures import figures
 from node.lookups import Lookups
 from node.metrics import Metrics
 from node.origin import names_of
-from node.problems import problem_of
 from node.reads import Reads
 from node.settings import Settings
 from node.turns import Turns
 from node.watch import Watches
+from node.wire.problems import problem_of
 from node.writes import Writes
 
 _METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"})

@@ -7,8 +7,8 @@ from typing import Final, Self
 
 from aiohttp import web
 
-from node.documents import encode
-from node.problems import CONTENT_TYPE, problem
+from node.wire.documents import encode
+from node.wire.problems import CONTENT_TYPE, problem
 
 TEXT: Final = "text/plain"
 

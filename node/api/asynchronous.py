@@ -9,8 +9,8 @@ from aiohttp import web
 
 from kv.errors import BadRequest
 from kv.model import ASYNC_OP_ID_PREFIX
-from node import wire
 from node.exchange import Exchange, quoted
+from node.wire import forms as wire
 
 
 async def post(x: Exchange) -> web.Response:

@@ -10,9 +10,9 @@ from aiohttp import web
 
 from kv.errors import BadRequest, KvError, NotApplied, OutcomeUnknown
 from kv.model import Intent
-from node import wire
 from node.exchange import Exchange
-from node.problems import problem_of
+from node.wire import forms as wire
+from node.wire.problems import problem_of
 from node.writes import Result
 
 

@@ -12,10 +12,10 @@ from aiohttp import web
 from kv.errors import BadRequest
 from kv.names import channels
 from kv.ports import Member
-from node import wire
 from node.api.health import known
 from node.exchange import Exchange, percent_decoded
 from node.readiness import unready
+from node.wire import forms as wire
 
 
 async def get(x: Exchange) -> web.Response:

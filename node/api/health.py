@@ -11,9 +11,10 @@ from typing import Final
 from aiohttp import web
 
 from kv.ports import Status
-from node import readiness, wire
+from node import readiness
 from node.exchange import Exchange, Rooms
 from node.readiness import Finding
+from node.wire import forms as wire
 
 TEXT: Final = "text/plain; charset=utf-8"
 

@@ -22,10 +22,10 @@ from kv.model import (
     Version,
     Write,
 )
-from node import wire
 from node.exchange import BYTES, Exchange, percent_decoded
-from node.problems import Problem, problem
 from node.reads import Ask, Reading
+from node.wire import forms as wire
+from node.wire.problems import Problem, problem
 
 _DEFAULT: Final = Ask()
 _READ_PARAMS: Final = ("consistency", "min_revision", "max_age", "revision")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from node import wire
 from node.exchange import Exchange
+from node.wire import forms as wire
 
 
 async def get(x: Exchange) -> web.Response:

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from node import wire
 from node.exchange import Exchange
 from node.position import check_given
+from node.wire import forms as wire
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1000

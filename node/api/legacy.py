@@ -6,9 +6,9 @@ from aiohttp import web
 
 from kv.errors import BadRequest
 from kv.model import REQUEST_BYTES_MAX, Applied, Delete, Intent, Put
-from node import wire
 from node.api.keys import conditions, refused
 from node.exchange import Exchange
+from node.wire import forms as wire
 
 
 def _key(params: dict[str, bytes]) -> bytes:

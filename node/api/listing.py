@@ -13,12 +13,12 @@ from msgspec import UNSET, Raw, Struct
 from kv.errors import BackendUnavailable, NotApplied
 from kv.model import Version
 from kv.ports import Listing
-from node import wire
 from node.exchange import Exchange, level_of
-from node.listing import Place, place_of, token_of
 from node.position import check_given
 from node.reads import check_snapshot
 from node.whose import check_whose
+from node.wire import forms as wire
+from node.wire.page_tokens import Place, place_of, token_of
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1000

@@ -1,5 +1,5 @@
-"""GET /openapi.json: OpenAPI 3.1, made from the very types that validate and answer (node/wire,
-node/problems).
+"""GET /openapi.json: OpenAPI 3.1, made from the very types that validate and answer (node/wire/forms,
+node/wire/problems).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from kv.model import (
     VALUE_BYTES_MAX,
 )
 from kv.ports import Member
-from node import wire
 from node.api.listing import LIMIT_MAX as LISTING_MAX
 from node.exchange import BYTES, JSON, Exchange
-from node.problems import CONTENT_TYPE, Problem
 from node.reads import LEVELS
+from node.wire import forms as wire
+from node.wire.problems import CONTENT_TYPE, Problem
 
 TEXT: Final = "text/plain"
 EVENTS: Final = "text/event-stream"

@@ -11,9 +11,9 @@ from aiohttp import web
 
 from kv.errors import BadRequest
 from kv.model import NODE_OP_ID_PREFIX, OP_ID_CHARS_MAX, Answer
-from node import wire
 from node.exchange import Exchange, percent_decoded
 from node.lookups import Found, StillUnknown
+from node.wire import forms as wire
 
 
 async def get(x: Exchange) -> web.Response:

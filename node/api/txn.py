@@ -12,9 +12,9 @@ from msgspec import UNSET
 
 from kv.errors import BadRequest, KvError
 from kv.model import OPERATIONS_MAX, Applied, Version
-from node import wire
 from node.api.keys import refused
 from node.exchange import Exchange
+from node.wire import forms as wire
 
 
 async def post(x: Exchange) -> web.Response:

@@ -16,11 +16,11 @@ from aiohttp import web
 from kv.errors import BackendUnavailable, KvError, NotApplied
 from kv.model import Version
 from kv.ports import Change
-from node import wire
 from node.exchange import Exchange
-from node.problems import problem_of
 from node.ring import Portion
 from node.watch import Ended, Watcher
+from node.wire import forms as wire
+from node.wire.problems import problem_of
 
 WRITE_BUFFER_BYTES: Final = 256 * 1024
 """What may wait in the socket's buffer for one watcher."""

@@ -24,7 +24,7 @@ from acordo.client import Client
 from acordo.output import printable
 from acordo.shell import app, hoisted
 from kv.model import GENESIS_DIGEST, roll
-from node.listing import Place, token_of
+from node.wire.page_tokens import Place, token_of
 from tests.unit.acordo.fake_cluster import FakeCluster, problem
 from tests.unit.acordo.scripted import Play, Scripted, closed_port, http
 from tests.unit.acordo.scripted import problem as problem_bytes

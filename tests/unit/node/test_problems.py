@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kv.errors import BackendUnavailable, NotApplied
-from node.problems import KINDS, TYPE_PREFIX, problem_of
+from node.wire.problems import KINDS, TYPE_PREFIX, problem_of
 from tests.unit.node.conftest import Api
 
 ROOT = Path(__file__).parents[3]

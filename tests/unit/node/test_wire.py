@@ -35,8 +35,8 @@ from kv.model import (
     Refused,
     value_hash,
 )
-from node import wire
-from node.problems import KINDS, problem_of
+from node.wire import forms as wire
+from node.wire.problems import KINDS, problem_of
 
 keys = st.binary(min_size=1, max_size=1024)
 values = st.binary(max_size=2000)

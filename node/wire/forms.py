@@ -45,7 +45,7 @@ from kv.model import (
     Write,
     value_hash,
 )
-from node import documents
+from node.wire import documents
 
 decoded: Final = documents.decoded
 encode: Final = documents.encode
