@@ -13,9 +13,9 @@ from typing import Final, Generic, NamedTuple, TypeVar
 from kv.errors import NotApplied, Pruned, store_refused
 from kv.model import LedgerRow
 from kv.ports import Change, Consensus, Store
+from node.judging.store_identity import check_whose
 from node.ring import Portion, bytes_of_all
 from node.settings import Settings
-from node.whose import check_whose
 
 ROWS_MAX: Final = 32
 """Ledger rows read at a time to fill a gap."""

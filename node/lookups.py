@@ -14,10 +14,10 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from kv.errors import BackendUnavailable, KvError, NotApplied, OutcomeUnknown
 from kv.model import NODE_OP_ID_PREFIX, Again, Answer, Cancel
 from kv.ports import Clock, Consensus, Store
+from node.judging.store_identity import check_whose
 from node.readiness import ADOPT, differs
 from node.reads import Reads
 from node.settings import Settings
-from node.whose import check_whose
 from node.writes import Writes
 
 PENDING_WAIT_S: Final = 2.0

@@ -17,11 +17,11 @@ from typing import Final, Literal, NamedTuple, Self, TypeAlias
 from kv.errors import BackendUnavailable, KvError, NotApplied, StoreDamaged, store_refused
 from kv.model import Entry, Head, Reference, Version
 from kv.ports import Cache, Clock, Consensus, Read, Settled, Store
-from node.judge import age_s, entry_holds, explained, snapshot_serves
-from node.position import check_given, standing
+from node.judging.freshness import age_s, entry_holds, explained, snapshot_serves
+from node.judging.positions import check_given, standing
+from node.judging.store_identity import check_whose
 from node.settings import Settings
 from node.tiers import Memory, Refresher
-from node.whose import check_whose
 
 Level: TypeAlias = Literal["linearizable", "session", "stale"]
 LEVELS: Final[tuple[Level, ...]] = ("linearizable", "session", "stale")

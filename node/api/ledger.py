@@ -7,7 +7,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from node.exchange import Exchange
-from node.position import check_given
+from node.judging.positions import check_given
 from node.wire import forms as wire
 
 LIMIT_DEFAULT: Final = 100

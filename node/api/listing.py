@@ -14,9 +14,9 @@ from kv.errors import BackendUnavailable, NotApplied
 from kv.model import Version
 from kv.ports import Listing
 from node.exchange import Exchange, level_of
-from node.position import check_given
+from node.judging.positions import check_given
+from node.judging.store_identity import check_whose
 from node.reads import check_snapshot
-from node.whose import check_whose
 from node.wire import forms as wire
 from node.wire.page_tokens import Place, place_of, token_of
 

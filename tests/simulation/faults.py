@@ -27,8 +27,8 @@ from coordinator.rules import Rules
 from kv.errors import KvError
 from kv.model import Entry, Group, Reference
 from kv.ports import Appended, Fenced, Outranked, Space, TakenOver
-from node.judge import entry_holds
-from node.position import check_given
+from node.judging.freshness import entry_holds
+from node.judging.positions import check_given
 from node.reads import Reading, Reads
 from tests.simulation.world import SimCache, SimDatabase
 

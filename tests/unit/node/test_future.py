@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kv.errors import BadRequest
-from node.position import check_given, standing
+from node.judging.positions import check_given, standing
 from node.wire.page_tokens import Place, token_of
 from tests.unit.node.conftest import Api, Open
 from tests.unit.node.test_watch import put, watching

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv.model import Entry, Head, Version
-from node.judge import age_s, entry_holds, snapshot_serves
+from node.judging.freshness import age_s, entry_holds, snapshot_serves
 
 KEYS = (b"a", b"b", b"c")
 

@@ -1,0 +1,1 @@
+"""What may be served: entries that hold, positions that were given, a store that is ours."""
