@@ -19,11 +19,11 @@ from aiohttp import web
 from kv.errors import BadRequest, KvError, NotApplied
 from kv.model import NODE_OP_ID_PREFIX, REQUEST_BYTES_MAX, RESERVED_PREFIXES
 from kv.ports import Broadcast, Cache, Clock, Consensus, Store
-from node.bodies import Bodies, Held
-from node.connections import Connection, Connections
+from node.http.bodies import Bodies, Held
+from node.http.connections import Connection, Connections
+from node.http.origin import foreign, leads_here
 from node.lookups import Lookups
 from node.metrics import Metrics
-from node.origin import foreign, leads_here
 from node.readiness import differs
 from node.reads import LEVELS, Ask, Level, Reads
 from node.settings import Settings

@@ -41,17 +41,17 @@ from node.api import (
     txn,
     watch,
 )
-from node.bodies import Bodies
-from node.connections import Connection, Connections, body_bytes
-from node.door import Door
 from node.exchange import AsyncWrites, Check, Exchange, Load, Rooms, StoreProbe
 from node.figures import figures
+from node.http.acceptor import Door
+from node.http.bodies import Bodies
+from node.http.connections import Connection, Connections, body_bytes
+from node.http.origin import names_of
+from node.http.turns import Turns
 from node.lookups import Lookups
 from node.metrics import Metrics
-from node.origin import names_of
 from node.reads import Reads
 from node.settings import Settings
-from node.turns import Turns
 from node.watch import Watches
 from node.wire.problems import problem_of
 from node.writes import Writes

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.shares import Shares
+from node.http.shares import Shares
 from tests.unit.node.conftest import Api, Open, raw_exchange
 
 Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from node.connections import (
+from node.http.connections import (
     HEAD_BYTES_MAX,
     RESERVE_MAX,
     USER_TIMEOUT_S,
@@ -135,7 +135,7 @@ async def test_a_head_is_bounded_as_a_whole(api: Api, how: str, ended: bool) -> 
 async def test_unfinished_heads_are_bounded_together(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.connections.HEADS_BYTES_MAX", 10_000)
+    monkeypatch.setattr("node.http.connections.HEADS_BYTES_MAX", 10_000)
     half = await connected(api, b"GET /livez HTTP/1.1\r\nX: " + b"a" * 9_000)
     await held(api, 1)
     connections = api.server.rooms.load.connections

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from node import door as doors
-from node.door import TAKEN_PER_PASS, Door
+from node.http import acceptor as doors
+from node.http.acceptor import TAKEN_PER_PASS, Door
 
 
 class Listening:

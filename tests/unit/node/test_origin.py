@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.origin import foreign, leads_here, names_of
+from node.http.origin import foreign, leads_here, names_of
 from node.server import BEGUN, WHOLE
 from tests.unit.node.conftest import Api, Open
 

@@ -21,7 +21,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 # what aiohttp itself queues in the place of a request that is none
 from aiohttp.web_protocol import _ErrInfo
 
-from node.door import Door
+from node.http.acceptor import Door
 from node.settings import Settings
 from node.wire.documents import encode, printable
 from node.wire.problems import CONTENT_TYPE, Problem, problem

@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_exceptions import HTTPException
 
 from kv.errors import BadRequest, NotApplied
-from node.shares import Shares
+from node.http.shares import Shares
 
 LEAST_BYTES: Final = 8 * 1024
 """So much of a body, or the rest of it, arrives in each quarter of the time that a whole

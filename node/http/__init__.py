@@ -1,0 +1,1 @@
+"""Connections, bodies and origins within bounds. It knows no key."""
