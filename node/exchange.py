@@ -25,7 +25,7 @@ from node.http.origin import foreign, leads_here
 from node.lookups import Lookups
 from node.metrics import Metrics
 from node.readiness import differs
-from node.reads import LEVELS, Ask, Level, Reads
+from node.reads.reads import LEVELS, Ask, Level, Reads
 from node.settings import Settings
 from node.watch import Watches
 from node.wire import forms as wire

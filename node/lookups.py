@@ -16,7 +16,7 @@ from kv.model import NODE_OP_ID_PREFIX, Again, Answer, Cancel
 from kv.ports import Clock, Consensus, Store
 from node.judging.store_identity import check_whose
 from node.readiness import ADOPT, differs
-from node.reads import Reads
+from node.reads.reads import Reads
 from node.settings import Settings
 from node.writes import Writes
 

@@ -50,7 +50,7 @@ from node.http.origin import names_of
 from node.http.turns import Turns
 from node.lookups import Lookups
 from node.metrics import Metrics
-from node.reads import Reads
+from node.reads.reads import Reads
 from node.settings import Settings
 from node.watch import Watches
 from node.wire.problems import problem_of

@@ -23,7 +23,7 @@ from kv.model import (
     Write,
 )
 from node.exchange import BYTES, Exchange, percent_decoded
-from node.reads import Ask, Reading
+from node.reads.reads import Ask, Reading
 from node.wire import forms as wire
 from node.wire.problems import Problem, problem
 

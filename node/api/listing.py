@@ -16,7 +16,7 @@ from kv.ports import Listing
 from node.exchange import Exchange, level_of
 from node.judging.positions import check_given
 from node.judging.store_identity import check_whose
-from node.reads import check_snapshot
+from node.reads.reads import check_snapshot
 from node.wire import forms as wire
 from node.wire.page_tokens import Place, place_of, token_of
 

@@ -21,11 +21,11 @@ from coordinator.machine.window import Known, Window
 from coordinator.rules import Rules
 from kv.model import Again, Answer, AtRevision, Recorded, Version
 from kv.ports import Change, Read
-from node import reads as reading
 from node import ring as watching
-from node.reads import Ask, Reads
+from node.reads import reads as reading
+from node.reads.memory import Memory
+from node.reads.reads import Ask, Reads
 from node.ring import Portion, Ring, Views
-from node.tiers import Memory
 from node.watch import Watches
 
 BUGS: Final[dict[str, Callable[[], None]]] = {}

@@ -39,7 +39,7 @@ from kv.model import (
     Write,
     value_hash,
 )
-from node.reads import Ask, Level, Reading
+from node.reads.reads import Ask, Level, Reading
 from tests.simulation.timekeeping import TTL_MS
 
 if TYPE_CHECKING:

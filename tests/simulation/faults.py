@@ -29,7 +29,7 @@ from kv.model import Entry, Group, Reference
 from kv.ports import Appended, Fenced, Outranked, Space, TakenOver
 from node.judging.freshness import entry_holds
 from node.judging.positions import check_given
-from node.reads import Reading, Reads
+from node.reads.reads import Reading, Reads
 from tests.simulation.world import SimCache, SimDatabase
 
 T = TypeVar("T")

@@ -35,7 +35,7 @@ from kv.errors import BackendUnavailable, BadRequest, NotApplied, OutcomeUnknown
 from kv.model import Entry, Group, LedgerRow, Version
 from kv.ports import Appended, Change, Fenced, Outranked, Settled, Space, TakenOver
 from node.lookups import Lookups
-from node.reads import Reads
+from node.reads.reads import Reads
 from node.settings import Settings as NodeSettings
 from node.writes import Writes
 from tests.simulation.disk import SimDisk

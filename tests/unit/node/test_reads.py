@@ -13,7 +13,7 @@ from backends.memory import MemoryCache, MemoryDatabase, MemoryStore
 from kv.errors import BackendUnavailable, NotApplied, StoreDamaged
 from kv.model import Delete, Entry, Intent, Put, Version
 from kv.ports import Read, Space
-from node.reads import RENEW_REVISIONS, Ask, Reads
+from node.reads.reads import RENEW_REVISIONS, Ask, Reads
 from node.settings import Settings
 from tests.unit.node.fakes import FakeClock, FakeConsensus
 

@@ -20,8 +20,8 @@ from kv.ports import Cache, Clock, Consensus, Read, Settled, Store
 from node.judging.freshness import age_s, entry_holds, explained, snapshot_serves
 from node.judging.positions import check_given, standing
 from node.judging.store_identity import check_whose
+from node.reads.memory import Memory, Refresher
 from node.settings import Settings
-from node.tiers import Memory, Refresher
 
 Level: TypeAlias = Literal["linearizable", "session", "stale"]
 LEVELS: Final[tuple[Level, ...]] = ("linearizable", "session", "stale")

@@ -1,0 +1,1 @@
+"""How a key is read: at which level, from which tier, and judged by what."""
