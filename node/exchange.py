@@ -22,7 +22,6 @@ from kv.ports import Broadcast, Cache, Clock, Consensus, Store
 from node.http.bodies import Bodies, Held
 from node.http.connections import Connection, Connections
 from node.http.origin import foreign, leads_here
-from node.lookups import Lookups
 from node.metrics import Metrics
 from node.readiness import differs
 from node.reads.reads import LEVELS, Ask, Level, Reads
@@ -30,7 +29,8 @@ from node.settings import Settings
 from node.watch import Watches
 from node.wire import forms as wire
 from node.wire.problems import CONTENT_TYPE, Problem, problem
-from node.writes import Writes
+from node.writes.lookups import Lookups
+from node.writes.writes import Writes
 
 JSON: Final = "application/json"
 BYTES: Final = "application/octet-stream"

@@ -48,13 +48,13 @@ from node.http.bodies import Bodies
 from node.http.connections import Connection, Connections, body_bytes
 from node.http.origin import names_of
 from node.http.turns import Turns
-from node.lookups import Lookups
 from node.metrics import Metrics
 from node.reads.reads import Reads
 from node.settings import Settings
 from node.watch import Watches
 from node.wire.problems import problem_of
-from node.writes import Writes
+from node.writes.lookups import Lookups
+from node.writes.writes import Writes
 
 _METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"})
 

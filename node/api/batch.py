@@ -13,7 +13,7 @@ from kv.model import Intent
 from node.exchange import Exchange
 from node.wire import forms as wire
 from node.wire.problems import problem_of
-from node.writes import Result
+from node.writes.writes import Result
 
 
 async def post(x: Exchange) -> web.Response:

@@ -12,8 +12,8 @@ from aiohttp import web
 from kv.errors import BadRequest
 from kv.model import NODE_OP_ID_PREFIX, OP_ID_CHARS_MAX, Answer
 from node.exchange import Exchange, percent_decoded
-from node.lookups import Found, StillUnknown
 from node.wire import forms as wire
+from node.writes.lookups import Found, StillUnknown
 
 
 async def get(x: Exchange) -> web.Response:

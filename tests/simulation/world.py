@@ -34,10 +34,10 @@ from coordinator.settings import Settings as CoordinatorSettings
 from kv.errors import BackendUnavailable, BadRequest, NotApplied, OutcomeUnknown
 from kv.model import Entry, Group, LedgerRow, Version
 from kv.ports import Appended, Change, Fenced, Outranked, Settled, Space, TakenOver
-from node.lookups import Lookups
 from node.reads.reads import Reads
 from node.settings import Settings as NodeSettings
-from node.writes import Writes
+from node.writes.lookups import Lookups
+from node.writes.writes import Writes
 from tests.simulation.disk import SimDisk
 from tests.simulation.loop import Process
 from tests.simulation.network import Network, Wire

@@ -13,7 +13,7 @@ from backends.memory import Lost, MemoryDatabase, MemoryStore, NoFaults
 from kv.errors import NotApplied, OutcomeUnknown
 from kv.model import Answer, Applied, Cancel, Delete, Intent, Put, Reference
 from node.settings import Settings
-from node.writes import (
+from node.writes.writes import (
     INTENT_INLINE_BYTES_MAX,
     ROUND_BYTES_MAX,
     ROUNDS_MAX,
@@ -61,7 +61,7 @@ async def test_a_leader_that_gives_way_costs_no_refusal() -> None:
 
 
 async def test_patience_with_leaders_that_give_way_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.writes.MOVE_PATIENCE_S", 0.2)
+    monkeypatch.setattr("node.writes.writes.MOVE_PATIENCE_S", 0.2)
     b = Bench()
     b.consensus.moves = 10**6
     with pytest.raises(NotApplied, match="not_leader"):

@@ -18,7 +18,7 @@ from node.judging.store_identity import check_whose
 from node.readiness import ADOPT, differs
 from node.reads.reads import Reads
 from node.settings import Settings
-from node.writes import Writes
+from node.writes.writes import Writes
 
 PENDING_WAIT_S: Final = 2.0
 """How long a look-up waits for a pending operation to end."""
