@@ -26,7 +26,7 @@ from node.metrics import Metrics
 from node.readiness import differs
 from node.reads.reads import LEVELS, Ask, Level, Reads
 from node.settings import Settings
-from node.watch import Watches
+from node.watching.watches import Watches
 from node.wire import forms as wire
 from node.wire.problems import CONTENT_TYPE, Problem, problem
 from node.writes.lookups import Lookups

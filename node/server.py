@@ -51,7 +51,7 @@ from node.http.turns import Turns
 from node.metrics import Metrics
 from node.reads.reads import Reads
 from node.settings import Settings
-from node.watch import Watches
+from node.watching.watches import Watches
 from node.wire.problems import problem_of
 from node.writes.lookups import Lookups
 from node.writes.writes import Writes

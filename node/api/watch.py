@@ -17,8 +17,8 @@ from kv.errors import BackendUnavailable, KvError, NotApplied
 from kv.model import Version
 from kv.ports import Change
 from node.exchange import Exchange
-from node.ring import Portion
-from node.watch import Ended, Watcher
+from node.watching.ring import Portion
+from node.watching.watches import Ended, Watcher
 from node.wire import forms as wire
 from node.wire.problems import problem_of
 

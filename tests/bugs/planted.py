@@ -21,12 +21,12 @@ from coordinator.machine.window import Known, Window
 from coordinator.rules import Rules
 from kv.model import Again, Answer, AtRevision, Recorded, Version
 from kv.ports import Change, Read
-from node import ring as watching
 from node.reads import reads as reading
 from node.reads.memory import Memory
 from node.reads.reads import Ask, Reads
-from node.ring import Portion, Ring, Views
-from node.watch import Watches
+from node.watching import ring as watching
+from node.watching.ring import Portion, Ring, Views
+from node.watching.watches import Watches
 
 BUGS: Final[dict[str, Callable[[], None]]] = {}
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from kv.model import Applied, LedgerRow, Recorded, Version
 from kv.ports import Retention, Settled
-from node.fills import FILL_VERSIONS, portions
-from node.ring import Ring
+from node.watching.ledger_gaps import FILL_VERSIONS, portions
+from node.watching.ring import Ring
 from tests.unit.node.conftest import Api, Open
 
 

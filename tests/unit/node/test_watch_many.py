@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from kv.model import Applied, Recorded, Version
 from kv.ports import Change, Settled, Undone
 from node.http.turns import Turns
-from node.ring import Views, part_of, under
-from node.watch import PASS_BYTES, WRITE_COST_BYTES, Unsent
+from node.watching.ring import Views, part_of, under
+from node.watching.watches import PASS_BYTES, WRITE_COST_BYTES, Unsent
 from tests.unit.node.conftest import Api, Open
 from tests.unit.node.test_watch import Stream, put, watching
 

@@ -15,10 +15,10 @@ from typing import Final, Self
 from kv.errors import NotApplied, Undone
 from kv.ports import Change, Consensus, Settled, Store
 from kv.ports import Undone as Adoption
-from node.fills import Fills
 from node.http.turns import Turns
-from node.ring import Portion, Ring, View, Views, part_of
 from node.settings import Settings
+from node.watching.ledger_gaps import Fills
+from node.watching.ring import Portion, Ring, View, Views, part_of
 
 PASS_BYTES: Final = 512 * 1024
 """Written to watchers in one pass of the loop; then everything else has its turn. One write may be

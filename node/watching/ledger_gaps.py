@@ -14,8 +14,8 @@ from kv.errors import NotApplied, Pruned, store_refused
 from kv.model import LedgerRow
 from kv.ports import Change, Consensus, Store
 from node.judging.store_identity import check_whose
-from node.ring import Portion, bytes_of_all
 from node.settings import Settings
+from node.watching.ring import Portion, bytes_of_all
 
 ROWS_MAX: Final = 32
 """Ledger rows read at a time to fill a gap."""
