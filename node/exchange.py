@@ -23,7 +23,7 @@ from node.http.bodies import Bodies, Held
 from node.http.connections import Connection, Connections
 from node.http.origin import foreign, leads_here
 from node.metrics import Metrics
-from node.readiness import differs
+from node.readiness.findings import differs
 from node.reads.reads import LEVELS, Ask, Level, Reads
 from node.settings import Settings
 from node.watching.watches import Watches

@@ -1,7 +1,7 @@
 """/livez (this process, nothing else), /readyz (should it get traffic?), /health (the same as
 JSON).
 
-What counts, and what each of it is called, is decided by node/readiness.
+What counts, and what each of it is called, is decided by node/readiness/findings.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Final
 from aiohttp import web
 
 from kv.ports import Status
-from node import readiness
 from node.exchange import Exchange, Rooms
-from node.readiness import Finding
+from node.readiness import findings as readiness
+from node.readiness.findings import Finding
 from node.wire import forms as wire
 
 TEXT: Final = "text/plain; charset=utf-8"

@@ -15,7 +15,7 @@ from kv.errors import BackendUnavailable, KvError, NotApplied, OutcomeUnknown
 from kv.model import NODE_OP_ID_PREFIX, Again, Answer, Cancel
 from kv.ports import Clock, Consensus, Store
 from node.judging.store_identity import check_whose
-from node.readiness import ADOPT, differs
+from node.readiness.findings import ADOPT, differs
 from node.reads.reads import Reads
 from node.settings import Settings
 from node.writes.writes import Writes

@@ -14,7 +14,7 @@ from backends.memory import MemoryDatabase, MemoryStore
 from kv.errors import BackendUnavailable
 from kv.model import GENESIS_DIGEST, Head, LedgerRow
 from node.api.openapi import ClusterView
-from node.readiness import UNFIT, differs, findings
+from node.readiness.findings import UNFIT, differs, findings
 from node.wire.problems import KINDS
 from tests.unit.node.conftest import Api, Open
 

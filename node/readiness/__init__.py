@@ -1,0 +1,1 @@
+"""Whether this node should get traffic, and why not."""
