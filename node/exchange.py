@@ -22,7 +22,7 @@ from kv.ports import Broadcast, Cache, Clock, Consensus, Store
 from node.http.bodies import Bodies, Held
 from node.http.connections import Connection, Connections
 from node.http.origin import foreign, leads_here
-from node.metrics import Metrics
+from node.http.request_metrics import Metrics
 from node.readiness.findings import differs
 from node.reads.reads import LEVELS, Ask, Level, Reads
 from node.settings import Settings

@@ -34,22 +34,22 @@ from node.api import (
     ledger,
     legacy,
     listing,
-    metrics,
     openapi,
     operations,
     page,
     txn,
     watch,
 )
+from node.api import scrape as metrics
 from node.exchange import AsyncWrites, Check, Exchange, Load, Rooms, StoreProbe
-from node.figures import figures
 from node.http.acceptor import Door
 from node.http.bodies import Bodies
 from node.http.connections import Connection, Connections, body_bytes
 from node.http.origin import names_of
+from node.http.request_metrics import Metrics
 from node.http.turns import Turns
-from node.metrics import Metrics
 from node.reads.reads import Reads
+from node.service_metrics import figures
 from node.settings import Settings
 from node.watching.watches import Watches
 from node.wire.problems import problem_of

@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 
 from node.api.health import known
 from node.exchange import Rooms
-from node.metrics import counter, gauge
+from node.http.request_metrics import counter, gauge
 
 
 def figures(rooms: Rooms) -> Iterator[Metric]:
