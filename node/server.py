@@ -41,7 +41,7 @@ from node.api import (
     watch,
 )
 from node.api import scrape as metrics
-from node.exchange import AsyncWrites, Check, Exchange, Load, Rooms, StoreProbe
+from node.exchange.exchange import AsyncWrites, Check, Exchange, Load, Rooms, StoreProbe
 from node.http.acceptor import Door
 from node.http.bodies import Bodies
 from node.http.connections import Connection, Connections, body_bytes

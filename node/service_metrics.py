@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from node.api.health import known
-from node.exchange import Rooms
+from node.exchange.exchange import Rooms
 from node.http.request_metrics import counter, gauge
 
 

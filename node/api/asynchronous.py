@@ -9,7 +9,7 @@ from aiohttp import web
 
 from kv.errors import BadRequest
 from kv.model import ASYNC_OP_ID_PREFIX
-from node.exchange import Exchange, quoted
+from node.exchange.exchange import Exchange, quoted
 from node.wire import forms as wire
 
 

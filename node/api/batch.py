@@ -10,7 +10,7 @@ from aiohttp import web
 
 from kv.errors import BadRequest, KvError, NotApplied, OutcomeUnknown
 from kv.model import Intent
-from node.exchange import Exchange
+from node.exchange.exchange import Exchange
 from node.wire import forms as wire
 from node.wire.problems import problem_of
 from node.writes.writes import Result

@@ -13,7 +13,7 @@ from kv.errors import BadRequest
 from kv.names import channels
 from kv.ports import Member
 from node.api.health import known
-from node.exchange import Exchange, percent_decoded
+from node.exchange.exchange import Exchange, percent_decoded
 from node.readiness.findings import unready
 from node.wire import forms as wire
 

@@ -11,7 +11,7 @@ from typing import Final
 from aiohttp import web
 
 from kv.ports import Status
-from node.exchange import Exchange, Rooms
+from node.exchange.exchange import Exchange, Rooms
 from node.readiness import findings as readiness
 from node.readiness.findings import Finding
 from node.wire import forms as wire

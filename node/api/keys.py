@@ -22,7 +22,7 @@ from kv.model import (
     Version,
     Write,
 )
-from node.exchange import BYTES, Exchange, percent_decoded
+from node.exchange.exchange import BYTES, Exchange, percent_decoded
 from node.reads.reads import Ask, Reading
 from node.wire import forms as wire
 from node.wire.problems import Problem, problem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from node.exchange import Exchange
+from node.exchange.exchange import Exchange
 from node.wire import forms as wire
 
 

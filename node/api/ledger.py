@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from node.exchange import Exchange
+from node.exchange.exchange import Exchange
 from node.judging.positions import check_given
 from node.wire import forms as wire
 

@@ -7,7 +7,7 @@ from aiohttp import web
 from kv.errors import BadRequest
 from kv.model import REQUEST_BYTES_MAX, Applied, Delete, Intent, Put
 from node.api.keys import conditions, refused
-from node.exchange import Exchange
+from node.exchange.exchange import Exchange
 from node.wire import forms as wire
 
 

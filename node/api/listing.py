@@ -13,7 +13,7 @@ from msgspec import UNSET, Raw, Struct
 from kv.errors import BackendUnavailable, NotApplied
 from kv.model import Version
 from kv.ports import Listing
-from node.exchange import Exchange, level_of
+from node.exchange.exchange import Exchange, level_of
 from node.judging.positions import check_given
 from node.judging.store_identity import check_whose
 from node.reads.reads import check_snapshot

@@ -20,7 +20,7 @@ from kv.model import (
 )
 from kv.ports import Member
 from node.api.listing import LIMIT_MAX as LISTING_MAX
-from node.exchange import BYTES, JSON, Exchange
+from node.exchange.exchange import BYTES, JSON, Exchange
 from node.reads.reads import LEVELS
 from node.wire import forms as wire
 from node.wire.problems import CONTENT_TYPE, Problem

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from kv.errors import BadRequest
 from kv.model import NODE_OP_ID_PREFIX, OP_ID_CHARS_MAX, Answer
-from node.exchange import Exchange, percent_decoded
+from node.exchange.exchange import Exchange, percent_decoded
 from node.wire import forms as wire
 from node.writes.lookups import Found, StillUnknown
 

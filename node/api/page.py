@@ -11,7 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
-from node.exchange import Exchange
+from node.exchange.exchange import Exchange
 
 FILE_BYTES_MAX: Final = 1024 * 1024
 FILES_MAX: Final = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
-from node.exchange import Exchange
+from node.exchange.exchange import Exchange
 
 
 async def get(x: Exchange) -> web.Response:

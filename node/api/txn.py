@@ -13,7 +13,7 @@ from msgspec import UNSET
 from kv.errors import BadRequest, KvError
 from kv.model import OPERATIONS_MAX, Applied, Version
 from node.api.keys import refused
-from node.exchange import Exchange
+from node.exchange.exchange import Exchange
 from node.wire import forms as wire
 
 

@@ -16,7 +16,7 @@ from aiohttp import web
 from kv.errors import BackendUnavailable, KvError, NotApplied
 from kv.model import Version
 from kv.ports import Change
-from node.exchange import Exchange
+from node.exchange.exchange import Exchange
 from node.watching.ring import Portion
 from node.watching.watches import Ended, Watcher
 from node.wire import forms as wire

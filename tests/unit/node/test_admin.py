@@ -13,7 +13,7 @@ import schemathesis
 from kv.errors import BackendUnavailable
 from kv.model import GENESIS_DIGEST, roll
 from node.api.openapi import OPERATIONS
-from node.exchange import Check
+from node.exchange.exchange import Check
 from node.server import BEGUN, WHOLE
 from tests.unit.node.conftest import Api, Open
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from node.exchange import CONDITIONAL
+from node.exchange.exchange import CONDITIONAL
 from node.server import BEGUN, ONE_KEY, READING, WHOLE
 from tests.unit.node.conftest import Api, Open
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kv.errors import BadRequest
 from kv.ports import Retention
 from node.api.listing import TURN_BYTES
-from node.exchange import PAGES_MAX
+from node.exchange.exchange import PAGES_MAX
 from node.wire import forms as wire
 from node.wire.page_tokens import Place, place_of, token_of
 from tests.unit.node.conftest import Api
