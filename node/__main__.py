@@ -49,7 +49,7 @@ from kv.names import UNNAMED
 from kv.ports import Cache, Identity, Store
 from node.server import Server
 from node.settings import Settings as ServerSettings
-from node.waiting import Waiting
+from node.startup.waiting import Waiting
 
 EX_UNAVAILABLE: Final = 69
 EX_SOFTWARE: Final = 70

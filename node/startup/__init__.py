@@ -1,0 +1,1 @@
+"""What a process does to become a serving node."""
