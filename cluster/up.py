@@ -102,7 +102,7 @@ def announce(cluster: LocalCluster, found: Readiness, data: str) -> None:
         if Path.cwd() in Path(sys.executable).parents
         else sys.executable
     )
-    print(f"  {python} -m tests.installation {first}     (checks this installation)")
+    print(f"  {python} -m cluster.installation {first}     (checks this installation)")
     for line in advice(found, data):
         print(line)
     print("Ctrl-C stops the cluster; its data stays.\n", flush=True)

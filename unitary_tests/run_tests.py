@@ -1,7 +1,7 @@
 """Check an installation under the original project's name: `python3 -m unitary_tests.run_tests
 [URL]`.
 
-Runs `python -m tests.installation` in the project's own environment, which it makes first where
+Runs `python -m cluster.installation` in the project's own environment, which it makes first where
 there is none. Any python3 will do. URL: http://127.0.0.1 unless given, where ./start.sh publishes
 the stack. Exit codes are the check's.
 """
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(2)  # as the check's own "wrong usage or nobody answers": nothing was checked
     os.execv(
         ".venv/bin/python",
-        [".venv/bin/python", "-m", "tests.installation", *(arguments or ["http://127.0.0.1"])],
+        [".venv/bin/python", "-m", "cluster.installation", *(arguments or ["http://127.0.0.1"])],
     )
 
 

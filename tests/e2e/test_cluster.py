@@ -84,7 +84,7 @@ async def test_the_installation_check_passes(start: Start) -> None:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "tests.installation",
+                "cluster.installation",
                 url,
                 cwd=ROOT,
                 stdout=asyncio.subprocess.PIPE,

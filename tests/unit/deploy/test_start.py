@@ -76,7 +76,7 @@ PYTHON = r"""#!/bin/bash
 # The project's own code, in the directory where start.sh stands; what needs a running stack is told to have passed.
 PYTHONPATH={root} exec {python} -c 'import sys; from cluster.stack import cli, services, logins
 services.LOOK_EVERY_S = logins.AGAIN_S = 0.0
-cli.CHECK = ("bash", "-c", "echo python -m tests.installation >> $FAKE/calls")
+cli.CHECK = ("bash", "-c", "echo python -m cluster.installation >> $FAKE/calls")
 from cluster.__main__ import main; sys.exit(main(sys.argv[1:]))' "${{@:3}}"
 """
 UP = "/p_node1_1 node1 running healthy 0 0\n/p_node2_1 node2 running healthy 0 0\n/p_nginx_1 nginx running healthy 0 0\n/p_worker_1 worker running - 0 0\n/p_secret_1 secret exited - 0 0"
@@ -102,7 +102,7 @@ class Machine:
         for name, text in (("docker", DOCKER), ("docker-compose", COMPOSE)):
             (self.bin / name).write_text(text)
             (self.bin / name).chmod(0o755)
-        for name in (*CODE, "tests/installation"):
+        for name in CODE:
             (self.root / name).mkdir(parents=True)
             (self.root / name / "a.py").write_text("")
         for name in ("Dockerfile", "requirements-run.lock"):
@@ -404,7 +404,7 @@ def test_a_new_env_is_refused_where_the_database_of_an_old_one_is(machine: Machi
 def test_all_is_well(machine: Machine) -> None:
     said = machine.comes_up()
     assert f"API and page   http://127.0.0.1:{machine.ports['ACORDO_HTTP_PORT']}/" in said
-    assert "python -m tests.installation" in machine.calls()
+    assert "python -m cluster.installation" in machine.calls()
 
 
 @pytest.mark.parametrize("logins", ["me before", "nobody x"])
@@ -525,7 +525,7 @@ def test_what_does_not_run_is_named_with_its_last_lines(
     name = named.partition(" ")[0]
     assert f"last words of {name}" in said
     assert "not everything runs after 1 s: " + named in said
-    assert "tests.installation" not in machine.calls()
+    assert "cluster.installation" not in machine.calls()
 
 
 @pytest.mark.parametrize(

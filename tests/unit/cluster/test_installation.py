@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from tests.installation import __main__ as installation
+from cluster import installation
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 

@@ -1,4 +1,4 @@
-"""Run `python -m tests.installation URL` against any running installation; it needs nothing but
+"""Run `python -m cluster.installation URL` against any running installation; it needs nothing but
 that URL.
 
 Each check says what failed and why. What it writes lies under one random prefix and is deleted
@@ -324,7 +324,7 @@ async def _outcome(run: Callable[[Installation], Awaitable[None]], it: Installat
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.installation", description="Check a running installation."
+        prog="python -m cluster.installation", description="Check a running installation."
     )
     parser.add_argument("url", help="where it answers, such as http://127.0.0.1:8001")
     url: str = parser.parse_args().url

@@ -1,1 +1,0 @@
-"""The installation check itself can fail."""
