@@ -180,8 +180,8 @@ MUTANTS = (
     Mutant(
         "tighten_with_two_writers",
         "zones",
-        "kind in (WRITE, CAS) and len(writers[b[i]]) == 1]",
-        "kind in (WRITE, CAS)]",
+        "kind in (WRITE, CAS) and len(writers[b[i]]) == 1\n",
+        "kind in (WRITE, CAS)\n",
     ),
     Mutant(
         "refute_with_two_writers",
@@ -209,7 +209,7 @@ MUTANTS = (
 @contextmanager
 def loaded(mutant: Mutant | None) -> Iterator[Any]:
     """Yield the mutated `register` module (None: an unchanged copy)."""
-    names = {m: f"chaos.checkers.mutant_{m}" for m in MODULES}
+    names = {m: f"chaos.checkers.registers.mutant_{m}" for m in MODULES}
     try:
         for module in MODULES:
             source = _source(module)
@@ -225,7 +225,7 @@ def loaded(mutant: Mutant | None) -> Iterator[Any]:
                 source = source.replace("return column, refute(column)", "return column, None")
             for other in MODULES:
                 source = source.replace(
-                    f"from chaos.checkers.{other} import", f"from {names[other]} import"
+                    f"from chaos.checkers.registers.{other} import", f"from {names[other]} import"
                 )
             spec = importlib.util.spec_from_loader(names[module], loader=None)
             assert spec is not None
@@ -247,7 +247,7 @@ def verdict(register: Any, ops: list[Operation], initial: Any) -> str:
 
 
 def _source(module: str) -> str:
-    spec = importlib.util.find_spec(f"chaos.checkers.{module}")
+    spec = importlib.util.find_spec(f"chaos.checkers.registers.{module}")
     assert spec is not None
     assert spec.origin is not None
     with open(spec.origin, encoding="utf-8") as file:
