@@ -22,8 +22,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from acordo.client import Client, new_op_id
-    from acordo.errors import (
+    from acordo._client import Client, new_op_id
+    from acordo._errors import (
         AcordoError,
         BadRequest,
         Mismatch,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         Unreachable,
         Unsupported,
     )
-    from acordo.results import (
+    from acordo._results import (
         Accepted,
         Bookmark,
         Change,
@@ -58,8 +58,8 @@ if TYPE_CHECKING:
         Unready,
         Written,
     )
-    from acordo.watch import OutOfOrder
-    from acordo.wire import (
+    from acordo._watch import OutOfOrder
+    from acordo._wire.api import (
         Bytes,
         Delete,
         Guard,
@@ -125,7 +125,13 @@ __all__ = [
     "put",
 ]
 
-_HOMES: Final = ("acordo.errors", "acordo.results", "acordo.wire", "acordo.watch", "acordo.client")
+_HOMES: Final = (
+    "acordo._errors",
+    "acordo._results",
+    "acordo._wire.api",
+    "acordo._watch",
+    "acordo._client",
+)
 """The modules that define the public names, those that load fast first."""
 
 if not TYPE_CHECKING:  # a type checker would take every name for one of ours

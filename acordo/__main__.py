@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from acordo import interrupts
+from acordo._cli import interrupts
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
     interrupts.listen()
     try:
-        from acordo.cli import main as run
+        from acordo._cli.main import main as run
 
         run()
         code: int | str | None = 0

@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar, cast
 
 import pytest
 
-from acordo.client import Client
+from acordo._client import Client
 
 READY_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 30.0

@@ -1,7 +1,7 @@
 """Run many clients against all nodes, closed loop or open loop, and record each logical operation
 once.
 
-What an ending means is the client library's table (`acordo.outcomes`): refused is an observation,
+What an ending means is the client library's table (`acordo/DESIGN.md`): refused is an observation,
 NotApplied is a failure for good, OutcomeUnknown is unknown. It never calls an operation failed that
 may have taken effect.
 """

@@ -25,7 +25,7 @@ def urls(cluster: LocalCluster) -> list[str]:
 
 async def begin(cluster: LocalCluster, *arguments: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "acordo.cli", *arguments),
+        *(sys.executable, "-m", "acordo", *arguments),
         cwd=ROOT,
         env={**os.environ, "ACORDO_URLS": " ".join(urls(cluster))},
         stdin=asyncio.subprocess.DEVNULL,

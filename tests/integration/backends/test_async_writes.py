@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from acordo import Accepted, AcordoError, Client, absent, put
-from acordo.shell import app, hoisted
+from acordo._cli.shell import app, hoisted
 from backends.async_writes import Queues, command, declare, publish
 from cluster.services.rabbitmq import RabbitServer
 from tests.integration.backends.conftest import started, until, worker
@@ -23,7 +23,7 @@ from tests.services import needs
 
 
 async def asked(*arguments: str) -> list[dict[str, object]]:
-    from acordo import cli
+    from acordo._cli import main as cli
 
     assert cli.COMMANDS
     result = await asyncio.to_thread(CliRunner().invoke, app, hoisted(["--json", *arguments]))

@@ -11,10 +11,11 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from acordo import bulk, wire
-from acordo.client import Client
-from acordo.errors import BadRequest, NotApplied, OutcomeUnknown, Pruned
-from acordo.results import Change
+from acordo import _bulk as bulk
+from acordo._client import Client
+from acordo._errors import BadRequest, NotApplied, OutcomeUnknown, Pruned
+from acordo._results import Change
+from acordo._wire import api as wire
 from tests.unit.acordo.fake_cluster import FakeCluster, problem
 from tests.unit.node.conftest import opened
 

@@ -19,10 +19,11 @@ from aiohttp import web
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
-from acordo import bulk, cli
-from acordo.client import Client
-from acordo.output import printable
-from acordo.shell import app, hoisted
+from acordo import _bulk as bulk
+from acordo._cli import main as cli
+from acordo._cli.output import printable
+from acordo._cli.shell import app, hoisted
+from acordo._client import Client
 from kv.model import GENESIS_DIGEST, roll
 from node.wire.page_tokens import Place, token_of
 from tests.unit.acordo.fake_cluster import FakeCluster, problem
@@ -357,9 +358,9 @@ def test_ctrl_c_wins_over_whatever_else_comes_of_it(ends: str, says: str) -> Non
     """
     code = f"""
 import asyncio, os, signal, types
-from acordo import interrupts
-from acordo.errors import NotApplied, OutcomeUnknown
-from acordo.shell import Settings, run
+from acordo._cli import interrupts
+from acordo._errors import NotApplied, OutcomeUnknown
+from acordo._cli.shell import Settings, run
 
 async def work(client, output):
     os.kill(os.getpid(), signal.SIGINT)
@@ -496,7 +497,7 @@ async def test_ctrl_c_during_a_load_says_how_to_go_on_and_going_on_doubles_nothi
 
     async def start() -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "acordo.cli", "load", str(path)),
+            *(sys.executable, "-m", "acordo", "load", str(path)),
             env=environment,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

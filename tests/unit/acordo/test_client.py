@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from acordo import wire
-from acordo.client import Client
-from acordo.errors import (
+from acordo._client import Client
+from acordo._errors import (
     BadRequest,
     Mismatch,
     NotApplied,
@@ -16,6 +15,7 @@ from acordo.errors import (
     ReadFailed,
     Unreachable,
 )
+from acordo._wire import api as wire
 from tests.unit.acordo.scripted import Play, Scripted, closed_port, http, problem
 
 WRITTEN = http(200, b'{"revision": 5}', kind="application/json", headers={"ETag": '"5"'})

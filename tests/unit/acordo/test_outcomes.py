@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acordo.outcomes import Judgement, Seen, Verdict, classify, conclude
+from acordo._outcomes import Judgement, Seen, Verdict, classify, conclude
 
 OK, FAIL, UNKNOWN = Verdict.OK, Verdict.FAIL, Verdict.UNKNOWN
 

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from acordo import results
-from acordo.client import Client
-from acordo.errors import BadRequest, Pruned, ReadFailed, Undone
-from acordo.sse import Parser, ServerEvent
-from acordo.watch import OutOfOrder, Watch
+from acordo import _results as results
+from acordo._client import Client
+from acordo._errors import BadRequest, Pruned, ReadFailed, Undone
+from acordo._watch import OutOfOrder, Watch
+from acordo._wire.sse import Parser, ServerEvent
 from tests.unit.acordo.scripted import Play, Scripted, http, problem
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nAcordo-Node: n1\r\nAcordo-Revision: 3\r\n\r\n"

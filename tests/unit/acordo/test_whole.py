@@ -7,10 +7,10 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from acordo import wire
-from acordo.client import Client
-from acordo.errors import NotApplied, PreconditionFailed, Pruned, TransactionRefused
-from acordo.results import Change
+from acordo._client import Client
+from acordo._errors import NotApplied, PreconditionFailed, Pruned, TransactionRefused
+from acordo._results import Change
+from acordo._wire import api as wire
 from tests.unit.acordo.fake_cluster import FakeCluster, problem
 
 

@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from acordo import bulk
+from acordo import _bulk as bulk
 from cluster.services.process import free_port
 from deploy.balancer import Balancer, Times, upstream
 from kv.model import REQUEST_BYTES_MAX

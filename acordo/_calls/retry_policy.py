@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from acordo.outcomes import Judgement, Verdict
+from acordo._outcomes import Judgement, Verdict
 
 ATTEMPTS_MAX: Final = 60
 """No operation is tried more often, however much time is left."""

@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 
-from acordo import bulk
-from acordo.client import Client
-from acordo.errors import AcordoError, BadRequest, Pruned
-from acordo.output import INTERRUPTED, NO, OK, Output, shown
-from acordo.shell import app, key_of, opened, run
+from acordo import _bulk as bulk
+from acordo._cli.output import INTERRUPTED, NO, OK, Output, shown
+from acordo._cli.shell import app, key_of, opened, run
+from acordo._client import Client
+from acordo._errors import AcordoError, BadRequest, Pruned
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from acordo.results import LedgerRow
+from acordo._results import LedgerRow
 
 GENESIS_DIGEST: Final = "00" * 32
 _encode: Final = msgspec.msgpack.Encoder(order="deterministic").encode

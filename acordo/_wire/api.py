@@ -15,10 +15,10 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from acordo import results
-from acordo.errors import BadRequest, Pruned, Undone
-from acordo.messages import Reply, Request
-from acordo.outcomes import Seen
+from acordo import _results as results
+from acordo._errors import BadRequest, Pruned, Undone
+from acordo._messages import Reply, Request
+from acordo._outcomes import Seen
 
 Bytes: TypeAlias = str | bytes
 """Keys and values: a str stands for its UTF-8 bytes."""

@@ -10,11 +10,12 @@ from typing import Annotated, Final
 
 import typer
 
-from acordo import results, wire
-from acordo.client import Client
-from acordo.errors import BadRequest, OutcomeUnknown
-from acordo.output import NO, OK, Output, moment, printable, reading_form, shown, shown_key
-from acordo.shell import app, input_bytes, key_of, level_of, run
+from acordo import _results as results
+from acordo._cli.output import NO, OK, Output, moment, printable, reading_form, shown, shown_key
+from acordo._cli.shell import app, input_bytes, key_of, level_of, run
+from acordo._client import Client
+from acordo._errors import BadRequest, OutcomeUnknown
+from acordo._wire import api as wire
 
 KeyArgument = Annotated[
     str,

@@ -24,11 +24,12 @@ from typing import BinaryIO, Final, TypeVar
 
 import msgspec
 
-from acordo import results, wire
-from acordo.client import Client
-from acordo.errors import BadRequest, NotApplied, OutcomeUnknown
-from acordo.outcomes import EXPIRED
-from acordo.wire import Damaged, Intent
+from acordo import _results as results
+from acordo._client import Client
+from acordo._errors import BadRequest, NotApplied, OutcomeUnknown
+from acordo._outcomes import EXPIRED
+from acordo._wire import api as wire
+from acordo._wire.api import Damaged, Intent
 
 BATCH_LINES: Final = 100
 BATCH_BYTES: Final = 2 * 1024 * 1024

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from acordo.course import FINAL
-from acordo.errors import (
+from acordo._calls.retry_policy import FINAL
+from acordo._errors import (
     AcordoError,
     BadRequest,
     Mismatch,
@@ -21,8 +21,8 @@ from acordo.errors import (
     Unreachable,
     Unsupported,
 )
-from acordo.messages import Problem, Reply, Request
-from acordo.outcomes import GUARDED, MISMATCH, Judgement, Verdict, conclude
+from acordo._messages import Problem, Reply, Request
+from acordo._outcomes import GUARDED, MISMATCH, Judgement, Verdict, conclude
 
 _EMPTY = Problem()
 _HOPELESS: Final = frozenset(

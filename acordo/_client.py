@@ -1,8 +1,8 @@
 """Talk to a cluster through any of its nodes. Never calls a write failed that may have taken
 effect.
 
-Retries are made by `acordo.course`, outcomes judged by `acordo.outcomes`, HTTP spoken by
-`acordo.wire`; here they are put together with a clock, a choice of node and one aiohttp session.
+Retries are made by `acordo._calls.retry_policy`, outcomes judged by `acordo._outcomes`, HTTP spoken by
+`acordo._wire.api`; here they are put together with a clock, a choice of node and one aiohttp session.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from acordo import results, wire
-from acordo.calls import Caller, OpIds
-from acordo.course import FINAL
-from acordo.errors import BadRequest, OutcomeUnknown, ReadFailed, TransactionRefused
-from acordo.messages import Reply, Request
-from acordo.transport import Transport
-from acordo.watch import watch_events
-from acordo.wire import Bytes, Guard, Intent, Write
+from acordo import _results as results
+from acordo._calls.caller import Caller, OpIds
+from acordo._calls.retry_policy import FINAL
+from acordo._calls.transport import Transport
+from acordo._errors import BadRequest, OutcomeUnknown, ReadFailed, TransactionRefused
+from acordo._messages import Reply, Request
+from acordo._watch import watch_events
+from acordo._wire import api as wire
+from acordo._wire.api import Bytes, Guard, Intent, Write
 
 TIMEOUT_S: Final = 10.0
 ATTEMPT_TIMEOUT_S: Final = 4.0

@@ -15,14 +15,16 @@ from typing import Final, TypeVar
 import aiohttp
 import msgspec
 
-from acordo import course, results, wire
-from acordo.course import enough_s
-from acordo.endings import error_of
-from acordo.errors import AcordoError, NotApplied, OutcomeUnknown
-from acordo.messages import Reply, Request
-from acordo.outcomes import EXPIRED, GUARDED, Judgement, Verdict, classify, conclude
-from acordo.transport import Transport
-from acordo.wire import Damaged, Intent
+from acordo import _results as results
+from acordo._calls import retry_policy as course
+from acordo._calls.operation_errors import error_of
+from acordo._calls.retry_policy import enough_s
+from acordo._calls.transport import Transport
+from acordo._errors import AcordoError, NotApplied, OutcomeUnknown
+from acordo._messages import Reply, Request
+from acordo._outcomes import EXPIRED, GUARDED, Judgement, Verdict, classify, conclude
+from acordo._wire import api as wire
+from acordo._wire.api import Damaged, Intent
 
 FIRST_SHARE: Final = 0.5
 """Of `attempt_timeout_s`: what a first attempt has where there is another node, 2 s unless told

@@ -18,10 +18,12 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from acordo import interrupts, results, wire
-from acordo.client import TIMEOUT_S, Client, new_op_id
-from acordo.errors import AcordoError, BadRequest
-from acordo.output import BASE64, CODES, INTERRUPTED, OK, USAGE, Output, code_of, printable
+from acordo import _results as results
+from acordo._cli import interrupts
+from acordo._cli.output import BASE64, CODES, INTERRUPTED, OK, USAGE, Output, code_of, printable
+from acordo._client import TIMEOUT_S, Client, new_op_id
+from acordo._errors import AcordoError, BadRequest
+from acordo._wire import api as wire
 
 URLS_DEFAULT: Final = "http://127.0.0.1:8001 http://127.0.0.1:8002 http://127.0.0.1:8003"
 INPUT_BYTES_MAX: Final = 16 * 1024 * 1024

@@ -20,8 +20,8 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from acordo.messages import Problem, Reply, Request
-from acordo.outcomes import Seen
+from acordo._messages import Problem, Reply, Request
+from acordo._outcomes import Seen
 
 RESPONSE_BYTES_MAX: Final = 256 * 1024 * 1024
 """A longer answer is taken for a damaged one."""

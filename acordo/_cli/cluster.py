@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from acordo import bulk, results
-from acordo.chain import Chain, Flaw
-from acordo.client import Client
-from acordo.output import NO, OK, Output, shown, table
-from acordo.shell import app, ledger_app, members_app, run
+from acordo import _bulk as bulk
+from acordo import _results as results
+from acordo._cli.ledger_digests import Chain, Flaw
+from acordo._cli.output import NO, OK, Output, shown, table
+from acordo._cli.shell import app, ledger_app, members_app, run
+from acordo._client import Client
 
 
 @app.command()

@@ -15,12 +15,13 @@ from typing import Final
 
 import aiohttp
 
-from acordo import results, wire
-from acordo.calls import Caller
-from acordo.errors import AcordoError, BadRequest, Pruned, ReadFailed, Undone, Unreachable
-from acordo.messages import Reply
-from acordo.sse import Parser, ServerEvent, TooLong
-from acordo.wire import Damaged
+from acordo import _results as results
+from acordo._calls.caller import Caller
+from acordo._errors import AcordoError, BadRequest, Pruned, ReadFailed, Undone, Unreachable
+from acordo._messages import Reply
+from acordo._wire import api as wire
+from acordo._wire.api import Damaged
+from acordo._wire.sse import Parser, ServerEvent, TooLong
 
 IDLE_S: Final = 8.0
 """A stream silent for so long is taken for dead: nodes send a heartbeat every 2 s."""

@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 import msgspec
 import typer
 
-from acordo import wire
-from acordo.client import Client
-from acordo.errors import BadRequest, PreconditionFailed, Refused, Unreachable, Unsupported
-from acordo.output import NO, OK, Output, shown
-from acordo.shell import app, run
+from acordo._cli.output import NO, OK, Output, shown
+from acordo._cli.shell import app, run
+from acordo._client import Client
+from acordo._errors import BadRequest, PreconditionFailed, Refused, Unreachable, Unsupported
+from acordo._wire import api as wire
 
 SUBSCRIPTIONS: Final = "acordo/webhooks/subscriptions/"
 DEAD: Final = "acordo/webhooks/dead/"

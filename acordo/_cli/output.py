@@ -27,9 +27,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from acordo import results, wire
-from acordo.course import FINAL
-from acordo.errors import (
+from acordo import _results as results
+from acordo._calls.retry_policy import FINAL
+from acordo._errors import (
     AcordoError,
     BadRequest,
     NotApplied,
@@ -39,6 +39,7 @@ from acordo.errors import (
     Refused,
     Unreachable,
 )
+from acordo._wire import api as wire
 
 OK: Final = 0
 NO: Final = 1

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from acordo.outcomes import Seen
+from acordo._outcomes import Seen
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,1 @@
+"""The command line `acordo`: commands, what they share, and what they print."""

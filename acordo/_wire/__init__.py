@@ -1,0 +1,1 @@
+"""The HTTP API in bytes: requests, answers and the event stream. Nothing here sends anything."""
