@@ -23,7 +23,7 @@ run: $(READY)  ## start a cluster on this machine, or one again as it was made (
 	@exec $(PY) -m cluster up $(if $(NODES),--nodes $(NODES)) $(if $(BASE_PORT),--base-port $(BASE_PORT)) --data $(DATA)
 
 demo: $(READY)  ## load the Python standard library's source, kill the leader half-way, verify every byte
-	@$(PY) -m cluster.demo
+	@$(PY) -m cluster.local.demo
 
 test: $(READY)  ## run every test ring in order (T=path for a part; SKIP_SERVICES=1: leave out missing servers)
 	$(if $(SKIP_SERVICES),,@$(PY) -m cluster.services.install $(SERVICES))

@@ -5,7 +5,7 @@ replaces one.
 import sys
 from pathlib import Path
 
-from cluster.layout import make_secret
+from cluster.local.layout import make_secret
 
 if __name__ == "__main__":
     make_secret(Path(sys.argv[1]))

@@ -23,8 +23,8 @@ from acordo import AcordoError, Client
 from chaos.targets import slowdisk, wallclock
 from chaos.targets.proxy import Mesh
 from chaos.targets.services import Servers
-from cluster.process import NodeProcess
-from cluster.runner import LocalCluster
+from cluster.local.process import NodeProcess
+from cluster.local.runner import LocalCluster
 from cluster.settings.runner import RAFT_PORT_OFFSET, RunnerSettings
 from cluster.settings.values import PREFIX
 

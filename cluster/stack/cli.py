@@ -17,12 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from cluster.local.status import report
 from cluster.stack import images, logins, rolling, services
 from cluster.stack import settings as files
 from cluster.stack.engine import Engine, StackFailed, find_compose
 from cluster.stack.replace import replace
 from cluster.stack.settings import NODES, StackSettings
-from cluster.status import report
 from kv.errors import BadRequest
 
 FORMAT: Final = "1"

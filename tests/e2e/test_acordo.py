@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from acordo import Change, Client, put
-from cluster.runner import ROOT, LocalCluster
+from cluster.local.runner import ROOT, LocalCluster
 from tests.e2e.conftest import Start, until
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from chaos.records.history import windows
 from chaos.records.saved import load_history
-from cluster.demo import free_base_port
+from cluster.local.demo import free_base_port
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 WAIT_S: Final = 120.0

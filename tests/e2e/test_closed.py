@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from cluster.demo import free_base_port
+from cluster.local.demo import free_base_port
 
 WAIT_S = 60.0
 

@@ -145,7 +145,7 @@ async def test_a_voter_that_stops_is_an_alert_and_a_whole_cluster_is_none(start:
 
 
 async def _picture(cluster: object, url: str, windows: Windows, path: Path) -> None:
-    from cluster.runner import LocalCluster
+    from cluster.local.runner import LocalCluster
 
     assert isinstance(cluster, LocalCluster)
     await asyncio.sleep(4)  # past the window of the test itself

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import demo
+from cluster.local import demo
 
 FILES = ["--files", "120"]
 

@@ -20,8 +20,8 @@ from acordo import AcordoError, Client, Found, OutcomeUnknown, PreconditionFaile
 from chaos.checkers.registers.register import check
 from chaos.checkers.verdict import Verdict
 from chaos.records.history import Operation, OutcomeName
-from cluster.process import State
-from cluster.runner import LocalCluster
+from cluster.local.process import State
+from cluster.local.runner import LocalCluster
 from tests.e2e.conftest import Start, until
 
 KILLS: Final = 30

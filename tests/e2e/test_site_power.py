@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from acordo import Client
-from cluster.runner import LocalCluster
+from cluster.local.runner import LocalCluster
 from tests.e2e.conftest import Start, until
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from acordo import AcordoError, Client, NotApplied
 from chaos.targets.proxy import Link
-from cluster.runner import LocalCluster
+from cluster.local.runner import LocalCluster
 from cluster.services.postgres import PostgresServer
 from cluster.services.process import Server
 from cluster.services.rabbitmq import RabbitCluster, RabbitServer

@@ -16,8 +16,8 @@ import pytest
 
 from acordo import AcordoError, Client
 from backends.postgres import PostgresStore
-from cluster.demo import free_base_port
-from cluster.runner import LocalCluster
+from cluster.local.demo import free_base_port
+from cluster.local.runner import LocalCluster
 from cluster.services.postgres import PostgresServer, PostgresStandby
 from kv.errors import BackendUnavailable, OutcomeUnknown
 from kv.model import Version

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import layout
+from cluster.local import layout
 from kv.errors import BadRequest
 
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from cluster.readiness import JOINING, REMOVED, Readiness, advice, judge_readiness, news, one_line
+from cluster.local.readiness import (
+    JOINING,
+    REMOVED,
+    Readiness,
+    advice,
+    judge_readiness,
+    news,
+    one_line,
+)
 
 THREE = {
     "node": "n1",

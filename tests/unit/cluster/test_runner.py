@@ -16,10 +16,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from cluster import layout, runner
-from cluster.layout import running
-from cluster.process import State
-from cluster.runner import STEADY_S, LocalCluster, NodeFailed, backoff_s, failures_after
+from cluster.local import layout, runner
+from cluster.local.layout import running
+from cluster.local.process import State
+from cluster.local.runner import STEADY_S, LocalCluster, NodeFailed, backoff_s, failures_after
 from cluster.settings.runner import RunnerSettings
 from kv.errors import BadRequest
 
@@ -182,7 +182,7 @@ async def test_what_keeps_dying_is_started_with_back_off(tmp_path: Path) -> None
 def test_ctrl_c_ends_a_membership_command_without_a_traceback(tmp_path: Path) -> None:
     """It says that the same command goes on where it stopped."""
     code = (
-        "import os, signal, sys, cluster.__main__ as m, cluster.membership as c\n"
+        "import os, signal, sys, cluster.__main__ as m, cluster.local.membership as c\n"
         "async def wait(self): os.kill(os.getpid(), signal.SIGINT); await __import__('asyncio').sleep(60)\n"
         "import contextlib\n"
         "@contextlib.asynccontextmanager\n"
@@ -237,7 +237,7 @@ async def test_nodes_stop_when_the_runner_is_killed(tmp_path: Path) -> None:
     made = settings(tmp_path)
     code = (
         "import asyncio, sys; from pathlib import Path; from cluster.settings.runner import RunnerSettings;"
-        "from cluster.runner import LocalCluster\n"
+        "from cluster.local.runner import LocalCluster\n"
         "async def main():\n"
         f" async with LocalCluster(RunnerSettings(nodes=3, base_port={made.base_port}, data=Path({str(made.data)!r})),"
         f" command={DUMMY!r}) as c:\n"
@@ -339,7 +339,7 @@ async def test_up_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
 
     made = settings(tmp_path)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", f"import cluster.runner as r; r.NODE = {DUMMY!r}\n"
+        sys.executable, "-c", f"import cluster.local.runner as r; r.NODE = {DUMMY!r}\n"
         "import sys, cluster.__main__ as m; sys.exit(m.main(sys.argv[1:]))",
         "up", "--nodes", "3", "--base-port", str(made.base_port), "--data", str(made.data),
         stdout=asyncio.subprocess.PIPE, cwd=runner.ROOT,

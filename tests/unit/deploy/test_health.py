@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import yaml  # type: ignore[import-untyped]  # ships no types
 
-from cluster.layout import ClusterFile
+from cluster.local.layout import ClusterFile
 from cluster.services.process import find, free_port, wait_until
 from tests.services import needs
 

@@ -58,7 +58,7 @@ def test_it_is_said_wherever_the_secret_is() -> None:
         "README.md",
         "docs/containers.md",
         "cluster/settings/shared.py",
-        "cluster/runner.py",
+        "cluster/local/runner.py",
         "cluster/stack/cli.py",
     ):
         said = (ROOT / place).read_text()

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from cluster.readiness import Readiness, advice, news, one_line
-from cluster.runner import LocalCluster
+from cluster.local.readiness import Readiness, advice, news, one_line
+from cluster.local.runner import LocalCluster
 from cluster.settings.loading import load
 from cluster.settings.runner import RunnerSettings
 

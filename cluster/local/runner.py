@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 import aiohttp
 import msgspec
 
-from cluster.layout import (
+from cluster.local.layout import (
     ClusterFile,
     Place,
     Running,
@@ -33,15 +33,15 @@ from cluster.layout import (
     read_cluster,
     write_whole,
 )
-from cluster.process import NodeProcess, State
-from cluster.readiness import Readiness, judge_readiness
+from cluster.local.process import NodeProcess, State
+from cluster.local.readiness import Readiness, judge_readiness
 from cluster.settings.runner import RAFT_PORT_OFFSET, RunnerSettings
 from cluster.settings.values import PREFIX, MemberSetting
 from kv.errors import BadRequest
 
 EX_CONFIG: Final = 78
 """sysexits.h: an operator must mend something; starting again would end the same way."""
-ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parents[2]
 NODE: Final = (sys.executable, "-m", "node")
 
 PROBE_EVERY_S: Final = 0.25

@@ -20,7 +20,7 @@ import aiohttp
 
 from acordo import AcordoError, Client, Cluster, OutcomeUnknown
 from acordo import BadRequest as Unacceptable
-from cluster.layout import (
+from cluster.local.layout import (
     ID_PREFIX,
     ClusterFile,
     Place,
@@ -29,7 +29,7 @@ from cluster.layout import (
     read_cluster,
     running,
 )
-from cluster.runner import refuse_taken_port
+from cluster.local.runner import refuse_taken_port
 from cluster.settings.runner import NODES_MAX, RAFT_PORT_OFFSET
 from kv.errors import BadRequest
 

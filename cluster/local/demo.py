@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from acordo import AcordoError, Client
-from cluster.runner import LocalCluster, refuse_taken_port
+from cluster.local.runner import LocalCluster, refuse_taken_port
 from cluster.services.install import Missing, ensure
 from cluster.services.postgres import PostgresServer
 from cluster.services.rabbitmq import RabbitServer
@@ -249,7 +249,7 @@ def main(
     before_read_back: Callable[[Path, Sequence[str]], None] = lambda data, keys: None,
 ) -> int:
     """Run the demo in a directory of its own and print its table."""
-    parser = argparse.ArgumentParser(prog="python -m cluster.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m cluster.local.demo", description=__doc__)
     parser.add_argument("--files", type=int, help="load at most so many files (default: all)")
     parser.add_argument("--nodes", type=int, default=3, help="nodes to start (default: 3)")
     given = parser.parse_args(argv)
@@ -316,7 +316,7 @@ def _run(
             ]
             flags += ["--data", f"{directory}/data", "--memory-cache-bytes", str(CACHE_BYTES)]
             flags += backends
-            settings = load(RunnerSettings, flags, prog="python -m cluster.demo")
+            settings = load(RunnerSettings, flags, prog="python -m cluster.local.demo")
             tally = asyncio.run(
                 demo(settings, files, root, console, before_read_back=before_read_back)
             )
