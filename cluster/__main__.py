@@ -14,13 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from acordo import BadRequest as Unacceptable
-from cluster import autoscaler, worker
+from cluster import autoscaler
 from cluster.local import membership, up
 from cluster.local.layout import running
 from cluster.local.runner import EX_CONFIG
 from cluster.local.status import report
 from cluster.settings.loading import load, redacted
 from cluster.settings.runner import RunnerSettings
+from cluster.workers import worker
 from kv.errors import BadRequest
 
 USAGE = """usage: python -m cluster COMMAND [--help]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from backends.async_writes import command
 from backends.rabbitmq import body, routing_key, told
 from cluster.local.runner import ROOT
-from cluster.webhook_rules import VALUE_BYTES_MAX, body_of, undone_body
+from cluster.workers.rules import VALUE_BYTES_MAX, body_of, undone_body
 from kv.errors import BadRequest
 from kv.model import Reference, Version
 from kv.names import channels

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from acordo import BadRequest
-from cluster import webhooks
-from cluster.webhook_rules import DeadLetter, Subscription
-from cluster.webhooks import Limits
+from cluster.workers import webhooks
+from cluster.workers.rules import DeadLetter, Subscription
+from cluster.workers.webhooks import Limits
 
 SERVED: Any = webhooks._Served
 

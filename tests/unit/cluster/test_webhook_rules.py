@@ -8,8 +8,8 @@ import json
 
 import pytest
 
-from cluster.webhook_rules import VALUE_BYTES_MAX, body_of, forbidden, parse_subscription, sign
-from cluster.webhooks import CheckedResolver, Forbidden
+from cluster.workers.rules import VALUE_BYTES_MAX, body_of, forbidden, parse_subscription, sign
+from cluster.workers.webhooks import CheckedResolver, Forbidden
 from kv.errors import BadRequest
 
 SOUND = {"url": "https://example.org/hook", "secret": "0123456789abcdef"}

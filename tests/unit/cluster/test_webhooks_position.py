@@ -13,8 +13,8 @@ from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
 from acordo import Client
-from cluster import webhook_rules as rules
-from cluster.webhooks import Limits, Webhooks
+from cluster.workers import rules
+from cluster.workers.webhooks import Limits, Webhooks
 from kv.model import Intent, Put
 from kv.ports import Undone
 from tests.unit.node.conftest import Api, opened

@@ -5,7 +5,7 @@ from __future__ import annotations
 from structlog.testing import capture_logs
 
 from acordo import Client
-from cluster.worker import say_what_is_missing
+from cluster.workers.worker import say_what_is_missing
 from tests.unit.acordo.fake_cluster import FakeCluster
 from tests.unit.acordo.scripted import closed_port
 

@@ -33,7 +33,7 @@ from backends.async_writes import Commands, Delivery, Queues, parse
 from cluster import logs
 from cluster.settings.loading import load
 from cluster.settings.worker import WorkerSettings
-from cluster.webhooks import Limits, Webhooks
+from cluster.workers.webhooks import Limits, Webhooks
 from kv import errors as kv_errors
 
 RETRY_S: Final = (0.2, 10.0)

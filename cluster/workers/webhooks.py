@@ -36,8 +36,8 @@ from acordo import (
     Undone,
 )
 from acordo import BadRequest as Rejected
-from cluster import webhook_rules as rules
-from cluster.webhook_rules import Cursor, DeadLetter, Subscription
+from cluster.workers import rules
+from cluster.workers.rules import Cursor, DeadLetter, Subscription
 from kv.errors import BadRequest
 
 LANES: Final = 8

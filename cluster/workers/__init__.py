@@ -1,0 +1,1 @@
+"""Do what waits in a cluster: submit asynchronous writes and deliver webhooks."""
