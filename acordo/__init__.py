@@ -38,6 +38,20 @@ if TYPE_CHECKING:
         Unreachable,
         Unsupported,
     )
+    from acordo._intents import (
+        Bytes,
+        Delete,
+        Guard,
+        Intent,
+        Put,
+        Write,
+        absent,
+        at_revision,
+        delete,
+        equals,
+        exists,
+        put,
+    )
     from acordo._results import (
         Accepted,
         Bookmark,
@@ -59,21 +73,7 @@ if TYPE_CHECKING:
         Written,
     )
     from acordo._watch import OutOfOrder
-    from acordo._wire.api import (
-        Bytes,
-        Delete,
-        Guard,
-        Intent,
-        Put,
-        Write,
-        absent,
-        at_revision,
-        delete,
-        equals,
-        exists,
-        intent_of_json,
-        put,
-    )
+    from acordo._wire.forms import intent_of_json
 
 __all__ = [
     "Accepted",
@@ -128,7 +128,8 @@ __all__ = [
 _HOMES: Final = (
     "acordo._errors",
     "acordo._results",
-    "acordo._wire.api",
+    "acordo._intents",
+    "acordo._wire.forms",
     "acordo._watch",
     "acordo._client",
 )

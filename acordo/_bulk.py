@@ -24,12 +24,14 @@ from typing import BinaryIO, Final, TypeVar
 
 import msgspec
 
+from acordo import _intents as intents
 from acordo import _results as results
 from acordo._client import Client
 from acordo._errors import BadRequest, NotApplied, OutcomeUnknown
+from acordo._intents import Intent
 from acordo._outcomes import EXPIRED
-from acordo._wire import api as wire
-from acordo._wire.api import Damaged, Intent
+from acordo._wire import forms, requests
+from acordo._wire.forms import Damaged
 
 BATCH_LINES: Final = 100
 BATCH_BYTES: Final = 2 * 1024 * 1024
@@ -341,14 +343,14 @@ class _Loading:
 
 
 def _intent(line: _Line, op_id: str) -> Intent:
-    return Intent(writes=(wire.put(line.key, line.value, ttl_s=line.ttl_s),), op_id=op_id)
+    return Intent(writes=(intents.put(line.key, line.value, ttl_s=line.ttl_s),), op_id=op_id)
 
 
 def _sent_bytes(line: _Line) -> int:
     """Return how many bytes a line takes in a request, at most: values that are no text grow by a
     third in JSON, and control characters to six times their size.
     """
-    return len(wire.batch_request([_intent(line, line.op_id_after(EXPIRIES_MAX))]).body or b"")
+    return len(requests.batch_request([_intent(line, line.op_id_after(EXPIRIES_MAX))]).body or b"")
 
 
 class _Mark(msgspec.Struct, frozen=True):
@@ -445,7 +447,7 @@ class _Reader:
             return None
         try:
             form = _form_decoder.decode(raw)
-            key, value = wire.key_bytes(wire.from_json(form.key)), wire.from_json(form.value)
+            key, value = intents.key_bytes(forms.from_json(form.key)), forms.from_json(form.value)
         except (msgspec.MsgspecError, Damaged, BadRequest, ValueError) as exc:
             self._bad(number, str(exc))
             return None
@@ -575,7 +577,7 @@ def checkpoint_of_dump(target: Path) -> Path:
 
 
 def _dumped(found: results.Found) -> bytes:
-    form: dict[str, object] = {"key": wire.to_json(found.key), "value": wire.to_json(found.value)}
+    form: dict[str, object] = {"key": forms.to_json(found.key), "value": forms.to_json(found.value)}
     form["revision"] = found.revision
     if found.expires_ms is not None:
         form["expires_ms"] = found.expires_ms

@@ -2,7 +2,7 @@
 effect.
 
 Retries are made by `acordo._calls.retry_policy`, outcomes judged by `acordo._outcomes`, HTTP spoken by
-`acordo._wire.api`; here they are put together with a clock, a choice of node and one aiohttp session.
+`acordo._wire`; here they are put together with a clock, a choice of node and one aiohttp session.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from acordo import _intents as intents
 from acordo import _results as results
 from acordo._calls.caller import Caller, OpIds
 from acordo._calls.retry_policy import FINAL
 from acordo._calls.transport import Transport
 from acordo._errors import BadRequest, OutcomeUnknown, ReadFailed, TransactionRefused
+from acordo._intents import Bytes, Guard, Intent, Write
 from acordo._messages import Reply, Request
 from acordo._watch import watch_events
-from acordo._wire import api as wire
-from acordo._wire.api import Bytes, Guard, Intent, Write
+from acordo._wire import answers, requests
 
 TIMEOUT_S: Final = 10.0
 ATTEMPT_TIMEOUT_S: Final = 4.0
@@ -164,12 +165,12 @@ class Client:
         timeout_s: float | None = None,
     ) -> results.Reading:
         """Do what `get` does, but say also of an absent key who answered and how fresh that is."""
-        raw = wire.key_bytes(key)
+        raw = intents.key_bytes(key)
         level, min_revision = self._freshness(level, min_revision)
-        request = wire.get_request(
+        request = requests.get_request(
             raw, level=level, min_revision=min_revision, max_age_s=max_age_s, revision=at_revision
         )
-        return await self._call(request, lambda reply: wire.parse_reading(reply, raw), timeout_s)
+        return await self._call(request, lambda reply: answers.parse_reading(reply, raw), timeout_s)
 
     async def list(
         self,
@@ -204,10 +205,12 @@ class Client:
         """Iterate over whole pages; `Page.token` goes on after that page, also in another
         process.
         """
-        raw = wire.as_bytes(prefix, "prefix")
+        raw = intents.as_bytes(prefix, "prefix")
         while True:
-            request = wire.list_request(raw, limit=limit, token=token, min_revision=min_revision)
-            page = await self._call(request, wire.parse_page, timeout_s)
+            request = requests.list_request(
+                raw, limit=limit, token=token, min_revision=min_revision
+            )
+            page = await self._call(request, answers.parse_page, timeout_s)
             yield page
             token = page.token
             if token is None:
@@ -219,10 +222,10 @@ class Client:
         """Iterate over (key, revision) under a prefix without fetching values; otherwise as
         `list`.
         """
-        raw, token = wire.as_bytes(prefix, "prefix"), None
+        raw, token = intents.as_bytes(prefix, "prefix"), None
         while True:
-            request = wire.list_request(raw, limit=limit, token=token, keys_only=True)
-            page = await self._call(request, wire.parse_keys, timeout_s)
+            request = requests.list_request(raw, limit=limit, token=token, keys_only=True)
+            page = await self._call(request, answers.parse_keys, timeout_s)
             for each in page.keys:
                 yield each
             token = page.token
@@ -247,14 +250,14 @@ class Client:
         `if_revision`: only if the key is at that revision (0: absent). `exists`: only if present
         (True) or absent. Raises PreconditionFailed, NotApplied, OutcomeUnknown, BadRequest.
         """
-        raw, content = wire.key_bytes(key), wire.as_bytes(value, "value")
+        raw, content = intents.key_bytes(key), intents.as_bytes(value, "value")
 
         def make(op_id: str) -> Request:
-            return wire.put_request(
+            return requests.put_request(
                 raw, content, op_id, ttl_s=ttl_s, if_revision=if_revision, exists=exists
             )
 
-        return await self._write(op_id, make, wire.parse_written, timeout_s)
+        return await self._write(op_id, make, answers.parse_written, timeout_s)
 
     async def cas(
         self,
@@ -283,12 +286,12 @@ class Client:
         timeout_s: float | None = None,
     ) -> results.Written:
         """Make the key absent; `existed` says whether it was present. Raises as `put` does."""
-        raw = wire.key_bytes(key)
+        raw = intents.key_bytes(key)
 
         def make(op_id: str) -> Request:
-            return wire.delete_request(raw, op_id, if_revision=if_revision, exists=exists)
+            return requests.delete_request(raw, op_id, if_revision=if_revision, exists=exists)
 
-        return await self._write(op_id, make, wire.parse_written, timeout_s)
+        return await self._write(op_id, make, answers.parse_written, timeout_s)
 
     async def txn(
         self,
@@ -312,22 +315,22 @@ class Client:
             guards=tuple(guards),
             writes=tuple(writes),
             otherwise=None if otherwise is None else tuple(otherwise),
-            reads=tuple(wire.key_bytes(key) for key in reads),
+            reads=tuple(intents.key_bytes(key) for key in reads),
         )
         if not (writes or otherwise):
             return await self._call(
-                wire.txn_request(intent),
-                lambda reply: wire.parse_transaction(reply, None),
+                requests.txn_request(intent),
+                lambda reply: answers.parse_transaction(reply, None),
                 timeout_s,
             )
 
         def make(op_id: str) -> Request:
-            return wire.txn_request(
+            return requests.txn_request(
                 msgspec.structs.replace(intent, op_id=op_id), lifetime_s=lifetime_s
             )
 
         try:
-            return await self._write(op_id, make, wire.parse_transaction, timeout_s)
+            return await self._write(op_id, make, answers.parse_transaction, timeout_s)
         except TransactionRefused as exc:
             if exc.key is None and exc.guard < len(intent.guards):
                 exc.key = intent.guards[exc.guard].key
@@ -373,8 +376,8 @@ class Client:
             op_id=op_id or self._new_op_id(),
         )
         return await self._call(
-            wire.async_request(intent),
-            lambda reply: wire.parse_accepted(reply, intent.op_id or ""),
+            requests.async_request(intent),
+            lambda reply: answers.parse_accepted(reply, intent.op_id or ""),
             timeout_s,
         )
 
@@ -388,12 +391,12 @@ class Client:
         effect. Raises OutcomeUnknown while nobody can tell, ReadFailed.
         """
         deadline = time.monotonic() + (timeout_s or self._timeout_s)
-        request, pause = wire.operation_request(op_id, settle=settle), LOOK_UP_PAUSE_S
+        request, pause = requests.operation_request(op_id, settle=settle), LOOK_UP_PAUSE_S
         while True:
             left = max(deadline - time.monotonic(), 0.001)
             try:
                 found = await self._call(
-                    request, lambda reply: wire.parse_operation(reply, op_id), left
+                    request, lambda reply: answers.parse_operation(reply, op_id), left
                 )
             except ReadFailed as exc:
                 if exc.reason not in FINAL | {"outcome_unknown"}:
@@ -439,7 +442,7 @@ class Client:
         """
         return watch_events(
             self._caller,
-            wire.as_bytes(prefix, "prefix"),
+            intents.as_bytes(prefix, "prefix"),
             after=after,
             bookmarks=bookmarks,
             timeout_s=self._timeout_s,
@@ -449,11 +452,11 @@ class Client:
 
     async def leader(self, *, timeout_s: float | None = None) -> results.Leader:
         """Return who leads. Raises ReadFailed while nobody does."""
-        return await self._call(wire.plain_get("/v1/leader"), wire.parse_leader, timeout_s)
+        return await self._call(requests.plain_get("/v1/leader"), answers.parse_leader, timeout_s)
 
     async def cluster(self, *, timeout_s: float | None = None) -> results.Cluster:
         """Return how the answering node sees the cluster."""
-        return await self._call(wire.plain_get("/v1/cluster"), wire.parse_cluster, timeout_s)
+        return await self._call(requests.plain_get("/v1/cluster"), answers.parse_cluster, timeout_s)
 
     async def ledger(
         self, start: int = 1, *, limit: int = 500, timeout_s: float | None = None
@@ -463,14 +466,14 @@ class Client:
         """
         at: int | None = start
         while at is not None:
-            request = wire.ledger_request(at, limit)
-            rows, at = await self._call(request, wire.parse_ledger, timeout_s)
+            request = requests.ledger_request(at, limit)
+            rows, at = await self._call(request, answers.parse_ledger, timeout_s)
             for row in rows:
                 yield row
 
     async def transfer(self, to: str | None = None, *, timeout_s: float | None = None) -> str:
         """Hand leadership to a member (None: the most advanced); return who leads."""
-        return await self._call(wire.transfer_request(to), wire.parse_transfer, timeout_s)
+        return await self._call(requests.transfer_request(to), answers.parse_transfer, timeout_s)
 
     async def add_member(
         self,
@@ -485,18 +488,18 @@ class Client:
         unsafe.
         """
         await self._call(
-            wire.add_member_request(member, raft_address, url, voter), wire.served, timeout_s
+            requests.add_member_request(member, raft_address, url, voter), answers.served, timeout_s
         )
 
     async def promote_member(self, member: str, *, timeout_s: float | None = None) -> None:
         """Let an observer vote."""
-        await self._call(wire.promote_request(member), wire.served, timeout_s)
+        await self._call(requests.promote_request(member), answers.served, timeout_s)
 
     async def amend(self, *, timeout_s: float | None = None) -> tuple[str, ...]:
         """Let the retentions that the answering node is set to be those of all members; return
         which changed.
         """
-        return await self._call(wire.amend_request(), wire.parse_amended, timeout_s)
+        return await self._call(requests.amend_request(), answers.parse_amended, timeout_s)
 
     async def adopt(self, *, gives_up: int | None = None, timeout_s: float | None = None) -> int:
         """Adopt the head of a restored store, as an operator decides; return the new settled
@@ -506,20 +509,20 @@ class Client:
         which says the number, unless it is that one. A node that does not lead names the leader,
         who is then asked at its own URL.
         """
-        request = wire.adopt_request(gives_up)
+        request = requests.adopt_request(gives_up)
         try:
-            return await self._call(request, wire.parse_adopted, timeout_s)
+            return await self._call(request, answers.parse_adopted, timeout_s)
         except BadRequest as exc:
             if exc.code != "ask_leader" or not (exc.allowed or "").startswith(
                 ("http://", "https://")
             ):
                 raise
             there, limit_s = exc.allowed or "", timeout_s or self._timeout_s
-            return await self._caller.at(there, request, wire.parse_adopted, timeout_s=limit_s)
+            return await self._caller.at(there, request, answers.parse_adopted, timeout_s=limit_s)
 
     async def remove_member(self, member: str, *, timeout_s: float | None = None) -> None:
         """Remove a member."""
-        await self._call(wire.remove_member_request(member), wire.served, timeout_s)
+        await self._call(requests.remove_member_request(member), answers.served, timeout_s)
 
     # ------------------------------------------------------------------------------------ privately
 

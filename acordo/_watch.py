@@ -19,8 +19,9 @@ from acordo import _results as results
 from acordo._calls.caller import Caller
 from acordo._errors import AcordoError, BadRequest, Pruned, ReadFailed, Undone, Unreachable
 from acordo._messages import Reply
-from acordo._wire import api as wire
-from acordo._wire.api import Damaged
+from acordo._outcomes import Seen
+from acordo._wire import answers, requests
+from acordo._wire.forms import Damaged
 from acordo._wire.sse import Parser, ServerEvent, TooLong
 
 IDLE_S: Final = 8.0
@@ -65,11 +66,11 @@ class Watch:
         GIVE_UP_S.
         """
         alive, pause = time.monotonic(), PAUSE_FIRST_S
-        why = Reply(url="", seen=wire.UNSEEN)
+        why = Reply(url="", seen=Seen(mutation=False, sent=False))
         while True:
             at = self._caller.choose()
             async with self._caller.stream(
-                at, wire.watch_request(self._prefix, self.position), self._idle_s
+                at, requests.watch_request(self._prefix, self.position), self._idle_s
             ) as got:
                 if isinstance(got, Reply):
                     why = got
@@ -103,13 +104,13 @@ class Watch:
     def _take(self, event: ServerEvent) -> list[results.Event]:
         """Return what may be told now that `event` came. Raises Pruned, OutOfOrder, Damaged."""
         if event.kind == "error":
-            wire.raise_watch_error(event.data)
+            answers.raise_watch_error(event.data)
             raise Damaged("the node ended the stream")
         told: list[results.Event] = []
         if event.kind in ("put", "delete"):
             if len(self._waiting) >= CHANGES_MAX:
                 raise Damaged("a revision without an end")
-            change = wire.parse_change(event.kind, event.data, last=event.id is not None)
+            change = answers.parse_change(event.kind, event.data, last=event.id is not None)
             if change.revision <= self.position or (
                 self._waiting and change.revision != self._waiting[0].revision
             ):
@@ -119,7 +120,7 @@ class Watch:
             self._waiting.append(change)
         if event.id is None:
             return told
-        revision = wire.parse_event_id(event.id)
+        revision = answers.parse_event_id(event.id)
         if revision < self.position:
             raise OutOfOrder(f"position {revision} after {self.position}", code="out_of_order")
         told.extend(self._waiting)
@@ -162,7 +163,7 @@ async def watch_events(
     """
     if after is None:
         page, _ = await caller.call(
-            wire.list_request(prefix, limit=1), wire.parse_page, timeout_s=timeout_s
+            requests.list_request(prefix, limit=1), answers.parse_page, timeout_s=timeout_s
         )
         after = page.revision
     async for event in Watch(caller, prefix, after=after, bookmarks=bookmarks).events():

@@ -21,10 +21,11 @@ from acordo._calls.operation_errors import error_of
 from acordo._calls.retry_policy import enough_s
 from acordo._calls.transport import Transport
 from acordo._errors import AcordoError, NotApplied, OutcomeUnknown
+from acordo._intents import Intent
 from acordo._messages import Reply, Request
 from acordo._outcomes import EXPIRED, GUARDED, Judgement, Verdict, classify, conclude
-from acordo._wire import api as wire
-from acordo._wire.api import Damaged, Intent
+from acordo._wire import answers, requests
+from acordo._wire.forms import Damaged
 
 FIRST_SHARE: Final = 0.5
 """Of `attempt_timeout_s`: what a first attempt has where there is another node, 2 s unless told
@@ -160,8 +161,8 @@ class Caller:
         while True:
             attempts += 1
             asked = [intents[n] for n in waiting]
-            request = wire.batch_request(asked)
-            parse = functools.partial(wire.parse_batch, intents=asked)
+            request = requests.batch_request(asked)
+            parse = functools.partial(answers.parse_batch, intents=asked)
             reply, got, judged = await self._attempt(request, parse, deadline, first=attempts == 1)
             for place, n in enumerate(waiting):
                 item = got[place] if got else None

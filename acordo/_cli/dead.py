@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 import msgspec
 import typer
 
+from acordo import _intents as intents
 from acordo._cli.output import NO, OK, Output, shown
 from acordo._cli.shell import app, run
 from acordo._client import Client
 from acordo._errors import BadRequest, PreconditionFailed, Refused, Unreachable, Unsupported
-from acordo._wire import api as wire
 
 SUBSCRIPTIONS: Final = "acordo/webhooks/subscriptions/"
 DEAD: Final = "acordo/webhooks/dead/"
@@ -172,8 +172,8 @@ def webhook_remove(
     async def work(client: Client, output: Output) -> int:
         done = await client.txn(
             writes=(
-                wire.delete(SUBSCRIPTIONS + name),
-                wire.delete("acordo/webhooks/cursors/" + name),
+                intents.delete(SUBSCRIPTIONS + name),
+                intents.delete("acordo/webhooks/cursors/" + name),
             ),
             reads=(SUBSCRIPTIONS + name,),
         )
@@ -205,10 +205,10 @@ async def _replay_webhook(client: Client, letter: dict[str, Any]) -> None:
     """Move it, in one step, to where the subscription's worker looks for it."""
     try:
         await client.txn(
-            guards=(wire.at_revision(DEAD + letter["id"], letter["revision"]),),
+            guards=(intents.at_revision(DEAD + letter["id"], letter["revision"]),),
             writes=(
-                wire.put(REPLAYS + letter["id"], letter["body"]),
-                wire.delete(DEAD + letter["id"]),
+                intents.put(REPLAYS + letter["id"], letter["body"]),
+                intents.delete(DEAD + letter["id"]),
             ),
         )
     except (Refused, PreconditionFailed):

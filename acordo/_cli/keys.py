@@ -10,12 +10,13 @@ from typing import Annotated, Final
 
 import typer
 
+from acordo import _intents as intents
 from acordo import _results as results
 from acordo._cli.output import NO, OK, Output, moment, printable, reading_form, shown, shown_key
 from acordo._cli.shell import app, input_bytes, key_of, level_of, run
 from acordo._client import Client
 from acordo._errors import BadRequest, OutcomeUnknown
-from acordo._wire import api as wire
+from acordo._wire import forms
 
 KeyArgument = Annotated[
     str,
@@ -185,7 +186,7 @@ def list_(
         if keys_only:
             async for key, revision in client.keys(key_of(prefix), limit=page):
                 if output.as_json:
-                    output.json({"key": wire.to_json(key), "revision": revision})
+                    output.json({"key": forms.to_json(key), "revision": revision})
                 else:
                     output.say(shown_key(key))
                 count += 1
@@ -241,20 +242,20 @@ def txn(
     """
 
     async def work(client: Client, output: Output) -> None:
-        intent = wire.intent_of_json(input_bytes(source)) if source else wire.Intent()
+        intent = forms.intent_of_json(input_bytes(source)) if source else intents.Intent()
         output.op_id = op_id
         done = await client.txn(
             guards=[
                 *intent.guards,
-                *(wire.absent(key_of(each)) for each in if_absent or ()),
-                *(wire.exists(key_of(each)) for each in if_exists or ()),
-                *(wire.at_revision(key_of(k), _whole(v)) for k, v in _pairs(if_revision)),
-                *(wire.equals(key_of(k), os.fsencode(v)) for k, v in _pairs(if_value)),
+                *(intents.absent(key_of(each)) for each in if_absent or ()),
+                *(intents.exists(key_of(each)) for each in if_exists or ()),
+                *(intents.at_revision(key_of(k), _whole(v)) for k, v in _pairs(if_revision)),
+                *(intents.equals(key_of(k), os.fsencode(v)) for k, v in _pairs(if_value)),
             ],
             writes=[
                 *intent.writes,
-                *(wire.put(key_of(k), os.fsencode(v)) for k, v in _pairs(puts)),
-                *(wire.delete(key_of(each)) for each in deletes or ()),
+                *(intents.put(key_of(k), os.fsencode(v)) for k, v in _pairs(puts)),
+                *(intents.delete(key_of(each)) for each in deletes or ()),
             ],
             otherwise=intent.otherwise,
             reads=[*intent.reads, *(key_of(each) for each in reads or ())],
@@ -396,11 +397,11 @@ def _show_event(output: Output, event: results.Event) -> None:
             output.say(f"[dim]{event.revision:>10}  bookmark[/dim]")
         return
     if output.as_json:
-        value = None if event.value is None else wire.to_json(event.value)
+        value = None if event.value is None else forms.to_json(event.value)
         form = {
             "event": event.kind,
             "revision": event.revision,
-            "key": wire.to_json(event.key),
+            "key": forms.to_json(event.key),
             "value": value,
         }
         until = {} if event.expires_ms is None else {"expires_ms": event.expires_ms}

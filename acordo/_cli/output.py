@@ -39,7 +39,7 @@ from acordo._errors import (
     Refused,
     Unreachable,
 )
-from acordo._wire import api as wire
+from acordo._wire import forms
 
 OK: Final = 0
 NO: Final = 1
@@ -166,7 +166,7 @@ class Output:
                 if getattr(error, name, None) is not None:
                     form[name] = getattr(error, name)
             if isinstance(error, Refused) and error.key is not None:
-                form["key"] = wire.to_json(error.key)
+                form["key"] = forms.to_json(error.key)
             sys.stderr.write(msgspec.json.encode(form).decode() + "\n")
             return
         self.note(f"[red]{escape(printable(error.detail, 2000))}[/red]")
@@ -258,9 +258,9 @@ def shown(text: str | bytes, most: int = SHOWN_CHARS_MAX) -> str:
 
 def reading_form(found: results.Reading, *, value: bool = True) -> dict[str, object]:
     """Return a key as JSON, in the form that `load` takes."""
-    form: dict[str, object] = {"key": wire.to_json(found.key)}
+    form: dict[str, object] = {"key": forms.to_json(found.key)}
     if value:
-        form["value"] = None if found.value is None else wire.to_json(found.value)
+        form["value"] = None if found.value is None else forms.to_json(found.value)
     form["revision"] = found.revision
     if found.expires_ms is not None:
         form["expires_ms"] = found.expires_ms

@@ -23,7 +23,7 @@ from acordo._cli import interrupts
 from acordo._cli.output import BASE64, CODES, INTERRUPTED, OK, USAGE, Output, code_of, printable
 from acordo._client import TIMEOUT_S, Client, new_op_id
 from acordo._errors import AcordoError, BadRequest
-from acordo._wire import api as wire
+from acordo._wire import forms
 
 URLS_DEFAULT: Final = "http://127.0.0.1:8001 http://127.0.0.1:8002 http://127.0.0.1:8003"
 INPUT_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -179,7 +179,7 @@ def key_of(text: str) -> bytes:
     if not text.startswith(BASE64):
         return raw
     try:
-        return wire.from_base64(text.removeprefix(BASE64))
+        return forms.from_base64(text.removeprefix(BASE64))
     except BadRequest as exc:
         literal = BASE64 + b64encode(raw).decode()
         raise BadRequest(

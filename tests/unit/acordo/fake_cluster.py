@@ -18,7 +18,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from aiohttp import web
 
-from acordo._wire.api import from_json, to_json
+from acordo._wire.forms import from_json, to_json
 from node.api.page import SECURITY  # what nodes really send
 
 Trouble = Callable[[web.Request], web.StreamResponse | str | None]

@@ -15,7 +15,7 @@ from acordo import _bulk as bulk
 from acordo._client import Client
 from acordo._errors import BadRequest, NotApplied, OutcomeUnknown, Pruned
 from acordo._results import Change
-from acordo._wire import api as wire
+from acordo._wire import forms
 from tests.unit.acordo.fake_cluster import FakeCluster, problem
 from tests.unit.node.conftest import opened
 
@@ -234,7 +234,9 @@ async def test_a_batch_is_weighed_as_it_is_sent_and_split_where_less_is_taken(
     """Values that are no text grow in JSON; and what stands between may take less than a
     node does.
     """
-    lines = [msgspec.json.encode({"key": f"k{n}", "value": wire.to_json(value)}) for n in range(45)]
+    lines = [
+        msgspec.json.encode({"key": f"k{n}", "value": forms.to_json(value)}) for n in range(45)
+    ]
     sizes: list[int] = []
 
     def refuse(request: web.Request) -> web.StreamResponse | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+import acordo
 from acordo._client import Client
 from acordo._errors import (
     BadRequest,
@@ -15,7 +17,6 @@ from acordo._errors import (
     ReadFailed,
     Unreachable,
 )
-from acordo._wire import api as wire
 from tests.unit.acordo.scripted import Play, Scripted, closed_port, http, problem
 
 WRITTEN = http(200, b'{"revision": 5}', kind="application/json", headers={"ETag": '"5"'})
@@ -163,10 +164,10 @@ async def test_an_expired_operation_with_the_callers_op_id_is_the_callers_to_rep
 async def test_expired_items_of_a_batch_go_on_under_new_op_ids() -> None:
     first = [{"outcome": "expired", "revision": 1}, {"outcome": "expired", "revision": 2}]
     second = [{"outcome": "applied", "revision": 3}]
-    script = [Play(http(200, wire._encode({"results": each}))) for each in (first, second)]
+    script = [Play(http(200, msgspec.json.encode({"results": each}))) for each in (first, second)]
     async with Scripted(script) as server, Client(server.url) as client:
         items = await client.batch(
-            [wire.Intent(writes=(wire.put("a", "1"),), op_id="mine"), wire.put("b", "2")]
+            [acordo.Intent(writes=(acordo.put("a", "1"),), op_id="mine"), acordo.put("b", "2")]
         )
         assert [(item.outcome, item.op_id == "mine") for item in items] == [
             ("expired", True),
@@ -286,14 +287,14 @@ async def test_batch_sends_again_only_what_is_not_definite() -> None:
         {"outcome": "applied", "revision": 3, "again": True},
         {"outcome": "applied", "revision": 4},
     ]
-    script = [Play(http(200, wire._encode({"results": each}))) for each in (first, second)]
+    script = [Play(http(200, msgspec.json.encode({"results": each}))) for each in (first, second)]
     async with Scripted(script) as server, Client(server.url) as client:
         items = await client.batch(
             [
-                wire.put("a", "1"),
-                wire.put("b", "2"),
-                wire.delete("c"),
-                wire.Intent(guards=(wire.absent("d"),)),
+                acordo.put("a", "1"),
+                acordo.put("b", "2"),
+                acordo.delete("c"),
+                acordo.Intent(guards=(acordo.absent("d"),)),
             ]
         )
         assert [(i.outcome, i.revision) for i in items] == [
@@ -307,12 +308,12 @@ async def test_batch_sends_again_only_what_is_not_definite() -> None:
 
 async def test_batch_item_once_unknown_stays_unknown() -> None:
     script = [Play(then="close")]
-    refused = http(200, wire._encode({"results": [{"outcome": "not_applied"}]}))
+    refused = http(200, msgspec.json.encode({"results": [{"outcome": "not_applied"}]}))
     async with (
         Scripted(script, Play(refused)) as server,
         Client(server.url, timeout_s=1.5) as client,
     ):
-        (item,) = await client.batch([wire.put("a", "1")])
+        (item,) = await client.batch([acordo.put("a", "1")])
         assert item.outcome == "unknown"
 
 

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 from aiohttp import web
 
+import acordo
 from acordo._client import Client
 from acordo._errors import NotApplied, PreconditionFailed, Pruned, TransactionRefused
 from acordo._results import Change
-from acordo._wire import api as wire
 from tests.unit.acordo.fake_cluster import FakeCluster, problem
 
 
@@ -49,19 +49,21 @@ async def test_txn() -> None:
     async with FakeCluster() as cluster, Client(cluster.urls) as client:
         await client.put("a", "1")
         done = await client.txn(
-            guards=[wire.at_revision("a", 1), wire.absent("b")],
-            writes=[wire.put("a", "2"), wire.put("b", "2")],
+            guards=[acordo.at_revision("a", 1), acordo.absent("b")],
+            writes=[acordo.put("a", "2"), acordo.put("b", "2")],
             reads=["a", "b"],
         )
         assert (done.revision, done.branch) == (2, "then")
         assert [(r.key, r.value) for r in done.reads] == [(b"a", b"1"), (b"b", None)]
         with pytest.raises(TransactionRefused) as caught:
             await client.txn(
-                guards=[wire.exists("a"), wire.equals("b", "x")], writes=[wire.delete("a")]
+                guards=[acordo.exists("a"), acordo.equals("b", "x")], writes=[acordo.delete("a")]
             )
         assert (caught.value.guard, caught.value.current) == (1, 2)
         other = await client.txn(
-            guards=[wire.absent("a")], writes=[wire.delete("a")], otherwise=[wire.put("c", "3")]
+            guards=[acordo.absent("a")],
+            writes=[acordo.delete("a")],
+            otherwise=[acordo.put("c", "3")],
         )
         assert other.branch == "otherwise"
         reading = await client.txn(reads=["a", "c"])
@@ -71,7 +73,7 @@ async def test_txn() -> None:
 
 async def test_list_keeps_one_revision_over_pages() -> None:
     async with FakeCluster() as cluster, Client(cluster.urls) as client:
-        await client.batch([wire.put(f"p/{n:02}", str(n)) for n in range(25)])
+        await client.batch([acordo.put(f"p/{n:02}", str(n)) for n in range(25)])
         keys: list[str] = []
         async for found in client.list("p/", limit=10):
             if not keys:
@@ -114,7 +116,7 @@ async def test_leader_cluster_ledger_transfer_async() -> None:
         assert (seen.leader, len(seen.members), seen.members[2].role) == ("n3", 3, "leader")
         rows = [row async for row in client.ledger(2, limit=2)]
         assert [row.seq for row in rows] == [2, 3, 4, 5]
-        accepted = await client.submit_async(writes=[wire.put("later", "1")])
+        accepted = await client.submit_async(writes=[acordo.put("later", "1")])
         assert (await client.operation(accepted.op_id)).outcome == "applied"
 
 
@@ -153,9 +155,9 @@ async def test_watch_follows_writes_over_cuts() -> None:
             for n in range(10):
                 await client.txn(
                     writes=[
-                        wire.put(f"w/{n}", "1"),
-                        wire.put(f"w/{n}b", "2"),
-                        wire.put(f"x{n}", "3"),
+                        acordo.put(f"w/{n}", "1"),
+                        acordo.put(f"w/{n}b", "2"),
+                        acordo.put(f"x{n}", "3"),
                     ]
                 )
             await client.put("w/end", "")

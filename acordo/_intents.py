@@ -1,0 +1,118 @@
+"""Say what is asked for: keys, values, guards, writes and transactions. Never how it is sent."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from acordo._errors import BadRequest
+
+Bytes: TypeAlias = str | bytes
+"""Keys and values: a str stands for its UTF-8 bytes."""
+
+
+def as_bytes(given: Bytes, what: str = "key") -> bytes:
+    """Return the bytes that a str or bytes stands for. Raises BadRequest for anything else."""
+    if isinstance(given, bytes):
+        return given
+    if isinstance(given, str):
+        try:
+            return given.encode()
+        except UnicodeEncodeError as exc:
+            raise BadRequest(
+                f"the {what} is not valid Unicode", code="not_utf8", allowed="str or bytes"
+            ) from exc
+    raise BadRequest(
+        f"the {what} is a {type(given).__name__}", code="wrong_type", allowed="str or bytes"
+    )
+
+
+def key_bytes(key: Bytes) -> bytes:
+    """Return a key's bytes. Raises BadRequest when it is empty: an empty key would name the
+    listing.
+    """
+    raw = as_bytes(key)
+    if not raw:
+        raise BadRequest("the key is empty", code="key_empty", allowed="1 to 1024 bytes")
+    return raw
+
+
+class Guard(msgspec.Struct, frozen=True, kw_only=True):
+    """A condition on one key; exactly one of the four is set. Use `absent`, `exists`,
+    `at_revision`, `equals`.
+    """
+
+    key: bytes
+    kind: str
+    revisions: tuple[int, ...] = ()
+    value: bytes | None = None
+
+
+def absent(key: Bytes) -> Guard:
+    """Hold iff the key is absent."""
+    return Guard(key=key_bytes(key), kind="absent")
+
+
+def exists(key: Bytes) -> Guard:
+    """Hold iff the key is present."""
+    return Guard(key=key_bytes(key), kind="exists")
+
+
+def at_revision(key: Bytes, *revisions: int) -> Guard:
+    """Hold iff the key is present at one of these revisions; revision 0 alone means absent."""
+    if revisions == (0,):
+        return absent(key)
+    if not revisions or any(
+        isinstance(r, bool) or not isinstance(r, int) or r < 1 for r in revisions
+    ):
+        raise BadRequest(
+            "no such revision",
+            code="bad_revision",
+            allowed="integers from 1, or 0 alone for absent",
+        )
+    return Guard(key=key_bytes(key), kind="revision", revisions=revisions)
+
+
+def equals(key: Bytes, value: Bytes) -> Guard:
+    """Hold iff the key is present with this very value."""
+    return Guard(key=key_bytes(key), kind="value", value=as_bytes(value, "value"))
+
+
+class Put(msgspec.Struct, frozen=True, kw_only=True):
+    """Set a key. Use `put`."""
+
+    key: bytes
+    value: bytes
+    ttl_s: float | None = None
+
+
+class Delete(msgspec.Struct, frozen=True, kw_only=True):
+    """Make a key absent. Use `delete`."""
+
+    key: bytes
+
+
+Write: TypeAlias = Put | Delete
+
+
+def put(key: Bytes, value: Bytes, *, ttl_s: float | None = None) -> Put:
+    """Return a write that sets the key."""
+    return Put(key=key_bytes(key), value=as_bytes(value, "value"), ttl_s=ttl_s)
+
+
+def delete(key: Bytes) -> Delete:
+    """Return a write that makes the key absent."""
+    return Delete(key=key_bytes(key))
+
+
+class Intent(msgspec.Struct, frozen=True, kw_only=True):
+    """One operation that changes data: if all guards hold then `writes`, else `otherwise` (None:
+    refused).
+    """
+
+    guards: tuple[Guard, ...] = ()
+    writes: tuple[Write, ...] = ()
+    otherwise: tuple[Write, ...] | None = None
+    reads: tuple[bytes, ...] = ()
+    op_id: str | None = None

@@ -1,0 +1,250 @@
+"""Turn answers of the HTTP API into results, and a node's closing event of a watch into its error.
+
+A parser raises `Damaged` when an answer is not what the API promises: the caller then treats the
+outcome as unknown. Never guesses what a node meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from acordo import _results as results
+from acordo._errors import Pruned, Undone
+from acordo._intents import Intent
+from acordo._messages import Reply
+from acordo._wire.forms import Damaged, from_json, integer, json_list, json_object
+
+
+def served(reply: Reply) -> results.Served:
+    """Return who answered. Raises Damaged unless a node did."""
+    node = reply.node
+    if not node:
+        raise Damaged("not answered by a node")
+    age = reply.headers.get("Acordo-Age")
+    return results.Served(
+        node=node,
+        position=integer(reply.headers.get("Acordo-Revision")),
+        level=reply.headers.get("Acordo-Level"),
+        age_ms=int(float(age) * 1000) if age and _is_number(age) else None,
+    )
+
+
+def etag(reply: Reply) -> int:
+    """Return the revision in the ETag. Raises Damaged."""
+    return integer(reply.headers.get("ETag", "").removeprefix("W/").strip('"'))
+
+
+def parse_reading(reply: Reply, key: bytes) -> results.Reading:
+    who = served(reply)
+    if reply.seen.status == 404:
+        return results.Reading(key=key, value=None, revision=0, served=who)
+    expires = reply.headers.get("Acordo-Expires")
+    expires_ms = None if expires is None else integer(expires)
+    return results.Found(
+        key=key, value=reply.body, revision=etag(reply), expires_ms=expires_ms, served=who
+    )
+
+
+def parse_written(reply: Reply, op_id: str) -> results.Written:
+    """Return what a PUT or DELETE of one key did."""
+    who, status = served(reply), reply.seen.status
+    answer = _object(reply) if reply.body and status != 404 else {}
+    existed = answer.get("existed")
+    if existed is None and "created" in answer:
+        existed = not answer["created"]
+    if existed is None:
+        existed = {201: False, 404: False}.get(status or 0)
+    revision = answer.get("revision")
+    if not isinstance(revision, int):
+        revision = etag(reply) if "ETag" in reply.headers else who.position
+    return results.Written(
+        op_id=op_id, revision=revision, served=who, existed=existed, again=bool(answer.get("again"))
+    )
+
+
+def parse_transaction(reply: Reply, op_id: str | None) -> results.TransactionDone:
+    who, answer = served(reply), _object(reply)
+    branch = answer.get("branch", "then")
+    if branch not in ("then", "otherwise"):
+        raise Damaged(f"unknown branch {branch!r}")
+    return results.TransactionDone(
+        op_id=op_id,
+        revision=integer(answer.get("revision", who.position)),
+        branch=branch,
+        reads=tuple(_reading(form, who) for form in json_list(answer.get("reads", []))),
+        served=who,
+        again=bool(answer.get("again")),
+    )
+
+
+def parse_batch(reply: Reply, intents: Sequence[Intent]) -> tuple[results.Item, ...]:
+    served(reply)
+    forms = json_list(_object(reply).get("results"))
+    if len(forms) != len(intents):
+        raise Damaged(f"{len(forms)} results for {len(intents)} operations")
+    return tuple(
+        _item(form, intent.op_id or "") for form, intent in zip(forms, intents, strict=True)
+    )
+
+
+def parse_keys(reply: Reply) -> results.KeyPage:
+    """Return a page of keys alone."""
+    who, answer = served(reply), _object(reply)
+    readings = [_reading(form, who) for form in json_list(answer.get("items"))]
+    return results.KeyPage(
+        keys=tuple((each.key, each.revision) for each in readings),
+        token=_token(answer),
+        revision=integer(answer.get("revision", who.position)),
+    )
+
+
+def parse_page(reply: Reply) -> results.Page:
+    who, answer = served(reply), _object(reply)
+    found = []
+    for form in json_list(answer.get("items")):
+        reading = _reading(form, who)
+        if not isinstance(reading, results.Found):
+            raise Damaged("an absent key in a listing")
+        found.append(reading)
+    revision = integer(answer.get("revision", who.position))
+    return results.Page(found=tuple(found), token=_token(answer), revision=revision, served=who)
+
+
+def _token(answer: dict[str, Any]) -> str | None:
+    token = answer.get("continue")
+    if token is not None and not isinstance(token, str):
+        raise Damaged("a token that is no string")
+    return token or None
+
+
+def parse_operation(reply: Reply, op_id: str) -> results.Operation:
+    served(reply)
+    answer = _object(reply)
+    return _converted({**answer, "op_id": op_id}, results.Operation)
+
+
+def parse_accepted(reply: Reply, op_id: str) -> results.Accepted:
+    who, answer = served(reply), _object(reply)
+    url = (
+        answer.get("operation")
+        or reply.headers.get("Location")
+        or f"/v1/operations/{quote(op_id, safe='')}"
+    )
+    named = answer.get("op_id")  # the node may have put something before it
+    return results.Accepted(
+        op_id=named if isinstance(named, str) else op_id, url=str(url), served=who
+    )
+
+
+def parse_leader(reply: Reply) -> results.Leader:
+    served(reply)
+    answer = _object(reply)
+    return _converted({**answer, "id": answer.get("id") or answer.get("leader")}, results.Leader)
+
+
+def parse_cluster(reply: Reply) -> results.Cluster:
+    who, answer = served(reply), _object(reply)
+    return _converted({"node": who.node, **answer, "raw": answer}, results.Cluster)
+
+
+def parse_amended(reply: Reply) -> tuple[str, ...]:
+    served(reply)
+    return tuple(str(name) for name in json_list(_object(reply).get("changed")))
+
+
+def parse_adopted(reply: Reply) -> int:
+    served(reply)
+    return integer(_object(reply).get("settled"))
+
+
+def parse_transfer(reply: Reply) -> str:
+    served(reply)
+    return str(_object(reply).get("leader"))
+
+
+def parse_ledger(reply: Reply) -> tuple[tuple[results.LedgerRow, ...], int | None]:
+    """Return ledger rows and the `seq` to go on from (None: the end)."""
+    served(reply)
+    answer = _object(reply)
+    rows = tuple(_converted(form, results.LedgerRow) for form in json_list(answer.get("rows")))
+    following = answer.get("next")
+    return rows, (integer(following) if following is not None else None)
+
+
+def parse_change(kind: str, data: bytes, *, last: bool) -> results.Change:
+    """Return one change of a watch."""
+    form = json_object(data)
+    key, revision = from_json(form.get("key")), integer(form.get("revision"))
+    op_id = form.get("op_id")
+    return results.Change(
+        kind="put" if kind == "put" else "delete",
+        key=key,
+        value=from_json(form.get("value")) if kind == "put" else None,
+        revision=revision,
+        expires_ms=_expiry(form),
+        op_id=op_id if isinstance(op_id, str) else None,
+        last=last,
+    )
+
+
+def parse_event_id(text: str) -> int:
+    return integer(text)
+
+
+def raise_watch_error(data: bytes) -> None:
+    """Raise what a node's closing `error` event says when the watch cannot go on."""
+    form = json_object(data)
+    if form.get("status") == 410 or form.get("code") == "pruned":
+        floor, after = form.get("floor"), form.get("undone_after")
+        detail, kept = (
+            str(form.get("detail") or "pruned"),
+            floor if isinstance(floor, int) else None,
+        )
+        if form.get("code") == "undone":
+            raise Undone(detail, after=after if isinstance(after, int) else 0, floor=kept)
+        raise Pruned(detail, floor=kept)
+
+
+def _object(reply: Reply) -> dict[str, Any]:
+    return json_object(reply.body)
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()
+
+
+def _reading(form: object, who: results.Served) -> results.Reading:
+    if not isinstance(form, dict) or "key" not in form:
+        raise Damaged("an entry without a key")
+    key, revision = from_json(form["key"]), integer(form.get("revision", 0))
+    if form.get("value") is None:
+        return results.Reading(
+            key=key, value=None, revision=revision if "value" not in form else 0, served=who
+        )
+    value, expires_ms = from_json(form["value"]), _expiry(form)
+    return results.Found(key=key, value=value, revision=revision, expires_ms=expires_ms, served=who)
+
+
+def _expiry(form: dict[str, Any]) -> int | None:
+    expires_ms = form.get("expires_ms")
+    return None if expires_ms is None else integer(expires_ms)
+
+
+def _item(form: object, op_id: str) -> results.Item:
+    if not isinstance(form, dict):
+        raise Damaged("a result that is no object")
+    return _converted({**form, "op_id": op_id}, results.Item)
+
+
+_T = TypeVar("_T")
+
+
+def _converted(form: object, kind: type[_T]) -> _T:
+    try:
+        return msgspec.convert(form, kind, strict=True)
+    except msgspec.ValidationError as exc:
+        raise Damaged(str(exc)) from exc

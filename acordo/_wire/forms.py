@@ -1,0 +1,169 @@
+"""Turn keys, values and transactions into the API's JSON, and back. Never sends anything.
+
+What a node sent is checked on the way: whatever is not what the API promises raises `Damaged`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+import msgspec
+
+from acordo._errors import BadRequest
+from acordo._intents import (
+    Delete,
+    Guard,
+    Intent,
+    Write,
+    absent,
+    at_revision,
+    delete,
+    equals,
+    exists,
+    key_bytes,
+    put,
+)
+
+
+class Damaged(ValueError):
+    """An answer that is not what the API promises."""
+
+
+def to_json(raw: bytes) -> str | dict[str, str]:
+    """Return the JSON form of bytes: a string when they are UTF-8, else `{"base64": …}`."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(raw).decode()}
+
+
+def from_json(form: object) -> bytes:
+    """Return the bytes of a JSON form. Raises Damaged."""
+    if isinstance(form, str):
+        try:
+            return form.encode()
+        except UnicodeEncodeError as exc:
+            raise Damaged("a lone surrogate in a string") from exc
+    if isinstance(form, dict) and set(form) == {"base64"} and isinstance(form["base64"], str):
+        try:
+            return base64.b64decode(form["base64"], validate=True)
+        except binascii.Error as exc:
+            raise Damaged("broken base64") from exc
+    raise Damaged('neither a string nor {"base64": …}')
+
+
+def from_base64(text: str) -> bytes:
+    """Return the bytes that base64 stands for, padded or not. Raises BadRequest."""
+    try:
+        return from_json({"base64": text + "=" * (-len(text) % 4)})
+    except Damaged as exc:
+        raise BadRequest(
+            f"{text[:40]!r} is not base64", code="bad_base64", allowed="RFC 4648"
+        ) from exc
+
+
+def intent_of_json(text: bytes) -> Intent:
+    """Return the transaction that JSON in the API's form describes. Raises BadRequest."""
+    try:
+        form = json_object(text)
+        unknown = set(form) - {"guards", "writes", "otherwise", "reads", "op_id"}
+        if unknown:
+            raise Damaged(f"unknown fields {sorted(unknown)}")
+        return Intent(
+            guards=tuple(_guard_of(each) for each in json_list(form.get("guards", []))),
+            writes=tuple(_write_of(each) for each in json_list(form.get("writes", []))),
+            otherwise=tuple(_write_of(each) for each in json_list(form["otherwise"]))
+            if "otherwise" in form
+            else None,
+            reads=tuple(key_bytes(from_json(each)) for each in json_list(form.get("reads", []))),
+            op_id=form.get("op_id"),
+        )
+    except (Damaged, KeyError, TypeError, AttributeError) as exc:
+        raise BadRequest(
+            f"this is no transaction: {exc}",
+            code="bad_transaction",
+            allowed="the JSON of POST /v1/txn",
+        ) from exc
+
+
+def _guard_of(form: dict[str, Any]) -> Guard:
+    key = from_json(form["key"])
+    match sorted(set(form) - {"key"}):
+        case ["absent"]:
+            return absent(key)
+        case ["exists"]:
+            return exists(key)
+        case ["revision"]:
+            revisions = form["revision"]
+            return at_revision(key, *(revisions if isinstance(revisions, list) else [revisions]))
+        case ["value"]:
+            return equals(key, from_json(form["value"]))
+    raise Damaged("a guard has exactly one of absent, exists, revision, value")
+
+
+def _write_of(form: dict[str, Any]) -> Write:
+    if set(form) == {"delete"}:
+        return delete(from_json(form["delete"]))
+    if {"put", "value"} <= set(form) <= {"put", "value", "ttl"}:
+        return put(from_json(form["put"]), from_json(form["value"]), ttl_s=form.get("ttl"))
+    raise Damaged("a write is put and value (and ttl), or delete")
+
+
+def intent_json(intent: Intent) -> dict[str, Any]:
+    body: dict[str, Any] = {}
+    if intent.guards:
+        body["guards"] = [_guard_json(guard) for guard in intent.guards]
+    if intent.writes:
+        body["writes"] = [_write_json(write) for write in intent.writes]
+    if intent.otherwise is not None:
+        body["otherwise"] = [_write_json(write) for write in intent.otherwise]
+    if intent.reads:
+        body["reads"] = [to_json(key) for key in intent.reads]
+    return body
+
+
+def _guard_json(guard: Guard) -> dict[str, Any]:
+    body: dict[str, Any] = {"key": to_json(guard.key)}
+    match guard.kind:
+        case "absent" | "exists":
+            body[guard.kind] = True
+        case "revision":
+            body["revision"] = (
+                guard.revisions[0] if len(guard.revisions) == 1 else list(guard.revisions)
+            )
+        case _:
+            body["value"] = to_json(guard.value or b"")
+    return body
+
+
+def _write_json(write: Write) -> dict[str, Any]:
+    if isinstance(write, Delete):
+        return {"delete": to_json(write.key)}
+    body = {"put": to_json(write.key), "value": to_json(write.value)}
+    return body if write.ttl_s is None else {**body, "ttl": write.ttl_s}
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    try:
+        answer = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, ValueError) as exc:
+        raise Damaged(f"broken JSON: {exc}") from exc
+    if not isinstance(answer, dict):
+        raise Damaged("not a JSON object")
+    return answer
+
+
+def json_list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise Damaged("not a JSON array where one belongs")
+    return value
+
+
+def integer(value: object) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise Damaged(f"not a revision: {value!r}")

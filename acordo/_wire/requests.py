@@ -1,0 +1,231 @@
+"""Turn what is asked for into requests of the HTTP API: its paths, headers and bodies.
+
+Never sends anything, and never looks at an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from acordo._errors import BadRequest
+from acordo._intents import Intent
+from acordo._messages import Request
+from acordo._results import Level
+from acordo._wire.forms import intent_json
+
+_DOTS: Final = {b".": "%2E", b"..": "%2E%2E"}
+"""Path segments that URL libraries and proxies would resolve away."""
+
+
+def path_of(key: bytes) -> str:
+    """Return the path of a key."""
+    return "/v1/kv/" + (_DOTS.get(key) or quote(key, safe=""))
+
+
+def with_query(path: str, **given: str | int | float | bytes | None) -> str:
+    """Return path and query, leaving out what is None."""
+    pairs = [(name.rstrip("_"), value) for name, value in given.items() if value is not None]
+    return f"{path}?{urlencode(pairs, quote_via=quote)}" if pairs else path
+
+
+def _idempotent(op_id: str, headers: Mapping[str, str] = {}) -> dict[str, str]:
+    return {"Idempotency-Key": f'"{op_id}"', **headers}
+
+
+def _preconditions(if_revision: int | None, exists: bool | None) -> dict[str, str]:
+    if if_revision is not None and exists is not None:
+        raise BadRequest(
+            "two conditions on one key", code="two_conditions", allowed="if_revision or exists"
+        )
+    if if_revision == 0 or exists is False:
+        return {"If-None-Match": "*"}
+    if if_revision is not None:
+        if isinstance(if_revision, bool) or not isinstance(if_revision, int) or if_revision < 0:
+            raise BadRequest("no such revision", code="bad_revision", allowed="an integer from 0")
+        return {"If-Match": f'"{if_revision}"'}
+    return {"If-Match": "*"} if exists else {}
+
+
+def get_request(
+    key: bytes,
+    *,
+    level: Level | None = None,
+    min_revision: int | None = None,
+    max_age_s: float | None = None,
+    revision: int | None = None,
+) -> Request:
+    path = with_query(
+        path_of(key),
+        # the default; saves the node a query to parse
+        consistency=None if level == "linearizable" else level,
+        min_revision=min_revision,
+        max_age=max_age_s,
+        revision=revision,
+    )
+    return Request(method="GET", path=path, key=key, absent_is_answer=True)
+
+
+def put_request(
+    key: bytes,
+    value: bytes,
+    op_id: str,
+    *,
+    ttl_s: float | None,
+    if_revision: int | None,
+    exists: bool | None,
+) -> Request:
+    return Request(
+        method="PUT",
+        path=with_query(path_of(key), ttl=ttl_s),
+        headers=_idempotent(
+            op_id,
+            {"Content-Type": "application/octet-stream", **_preconditions(if_revision, exists)},
+        ),
+        body=value,
+        mutation=True,
+        op_id=op_id,
+        key=key,
+    )
+
+
+def delete_request(
+    key: bytes, op_id: str, *, if_revision: int | None, exists: bool | None
+) -> Request:
+    return Request(
+        method="DELETE",
+        path=path_of(key),
+        headers=_idempotent(op_id, _preconditions(if_revision, exists)),
+        mutation=True,
+        op_id=op_id,
+        key=key,
+        absent_is_answer=True,
+    )
+
+
+def txn_request(intent: Intent, *, lifetime_s: float | None = None) -> Request:
+    """Return a transaction. One with reads alone changes nothing and carries no op_id."""
+    lasting = {} if lifetime_s is None else {"Acordo-Lifetime": f"{lifetime_s:.3f}"}
+    mutation = bool(intent.writes or intent.otherwise)
+    return Request(
+        method="POST",
+        path="/v1/txn",
+        headers={
+            "Content-Type": "application/json",
+            **(_idempotent(intent.op_id or "", lasting) if mutation else {}),
+        },
+        body=_encode(intent_json(intent)),
+        mutation=mutation,
+        op_id=intent.op_id if mutation else None,
+    )
+
+
+def batch_request(intents: Sequence[Intent]) -> Request:
+    """Return a batch; every intent brings its own op_id."""
+    operations = [{**intent_json(intent), "op_id": intent.op_id} for intent in intents]
+    return Request(
+        method="POST",
+        path="/v1/batch",
+        headers={"Content-Type": "application/json"},
+        body=_encode({"operations": operations}),
+        mutation=True,
+        op_id=intents[0].op_id,
+    )
+
+
+def async_request(intent: Intent) -> Request:
+    return Request(
+        method="POST",
+        path="/v1/async",
+        headers={"Content-Type": "application/json", **_idempotent(intent.op_id or "")},
+        body=_encode(intent_json(intent)),
+        mutation=True,
+        op_id=intent.op_id,
+    )
+
+
+def list_request(
+    prefix: bytes,
+    *,
+    limit: int,
+    token: str | None = None,
+    min_revision: int | None = None,
+    keys_only: bool = False,
+) -> Request:
+    path = with_query(
+        "/v1/kv",
+        prefix=prefix,
+        limit=limit,
+        continue_=token,
+        min_revision=min_revision,
+        keys_only="true" if keys_only else None,
+    )
+    return Request(method="GET", path=path)
+
+
+def operation_request(op_id: str, *, settle: bool = False) -> Request:
+    """Return a look-up; with `settle` one that cancels what nobody knows."""
+    path = f"/v1/operations/{quote(op_id, safe='')}"
+    return Request(method="POST", path=path, body=b"") if settle else plain_get(path)
+
+
+def ledger_request(start: int, limit: int) -> Request:
+    return plain_get(with_query("/v1/ledger", from_=start, limit=limit))
+
+
+def watch_request(prefix: bytes, after: int) -> Request:
+    return Request(
+        method="GET",
+        path=with_query("/v1/watch", prefix=prefix),
+        headers={"Accept": "text/event-stream", "Last-Event-ID": str(after)},
+    )
+
+
+def plain_get(path: str) -> Request:
+    return Request(method="GET", path=path)
+
+
+def transfer_request(to: str | None) -> Request:
+    return _post("/v1/cluster/transfer", {} if to is None else {"to": to})
+
+
+def add_member_request(member: str, raft_address: str, url: str, voter: bool) -> Request:
+    return _post(
+        "/v1/cluster/members",
+        {"id": member, "raft_address": raft_address, "url": url, "voter": voter},
+    )
+
+
+def promote_request(member: str) -> Request:
+    return _post(f"/v1/cluster/members/{quote(member, safe='')}/promote", {})
+
+
+def amend_request() -> Request:
+    return _post("/v1/cluster/limits", {})
+
+
+def adopt_request(gives_up: int | None) -> Request:
+    return _post("/v1/cluster/adopt", {} if gives_up is None else {"gives_up": gives_up})
+
+
+def remove_member_request(member: str) -> Request:
+    return Request(
+        method="DELETE", path=f"/v1/cluster/members/{quote(member, safe='')}", mutation=True
+    )
+
+
+def _post(path: str, body: object) -> Request:
+    return Request(
+        method="POST",
+        path=path,
+        headers={"Content-Type": "application/json"},
+        body=_encode(body),
+        mutation=True,
+    )
+
+
+def _encode(value: object) -> bytes:
+    return msgspec.json.encode(value)
