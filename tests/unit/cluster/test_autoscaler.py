@@ -17,8 +17,8 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from acordo import Client, Cluster, Member
-from cluster import autoscaler
-from cluster.autoscaler import (
+from cluster.autoscaler import loop as autoscaler
+from cluster.autoscaler.loop import (
     Autoscaler,
     DockerDriver,
     NoQuorum,
@@ -27,7 +27,16 @@ from cluster.autoscaler import (
     ours,
     value_of,
 )
-from cluster.scaling import REASONS, REPAIR_REST, Band, Bounds, Decision, Figures, Memory, plan
+from cluster.autoscaler.plan import (
+    REASONS,
+    REPAIR_REST,
+    Band,
+    Bounds,
+    Decision,
+    Figures,
+    Memory,
+    plan,
+)
 from cluster.services.process import free_port
 from cluster.settings.autoscaler import AutoscalerSettings
 from cluster.settings.loading import load

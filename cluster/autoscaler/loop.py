@@ -2,7 +2,7 @@
 says.
 
 Every round it looks at what is really there (members and containers or processes), repairs what a
-crash left half done, asks `scaling.plan` and does at most one thing. An observer that leaves drains
+crash left half done, asks `plan` and does at most one thing. An observer that leaves drains
 first; a name is never used twice, for a member that came back without its log could vote twice.
 """
 
@@ -28,8 +28,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, generate_late
 
 from acordo import AcordoError, Client
 from cluster import logs
+from cluster.autoscaler.plan import Band, Bounds, Decision, Figures, Memory, plan
 from cluster.local.layout import ClusterFile, write_whole
-from cluster.scaling import Band, Bounds, Decision, Figures, Memory, plan
 from cluster.settings.autoscaler import AutoscalerSettings
 from cluster.settings.loading import load
 from cluster.settings.values import PREFIX
