@@ -8,51 +8,15 @@ is computed anew.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from chaos.checkers import ledger as ledger_checker
 from chaos.checkers.verdict import Finding, Judgement, Verdict
+from chaos.records.final_state import Evidence, FinalRead, MemberState
 from chaos.records.history import Operation, Watched
 from chaos.records.ledger import GENESIS, Ledger, roll
-
-LEVELS: Final = ("linearizable", "session", "stale")
-
-
-class MemberState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one member said of itself once all was quiet."""
-
-    node: str
-    settled: int
-    digest: str
-    applied: int | None = None
-
-
-class FinalRead(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One key read through one node at one level, with nobody writing."""
-
-    node: str
-    level: str
-    key: str
-    value: Any = None
-    version: int = 0
-
-
-class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Everything that was collected after healing."""
-
-    nodes: tuple[str, ...] = ()
-    """Every node that should have answered."""
-    members: tuple[MemberState, ...] = ()
-    reads: tuple[FinalRead, ...] = ()
-    levels: tuple[str, ...] = LEVELS
-    broker: bool = False
-    """A subscriber recorded the broker's stream."""
-    wiped: bool = False
-    """The broker lost all that it held, on purpose: what it had taken and not yet told is gone with
-    it.
-    """
 
 
 def check(

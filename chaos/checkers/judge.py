@@ -1,20 +1,12 @@
-"""Judge a recorded run again, offline, with every checker that its records call for.
+"""Judge a saved run with every checker that its records call for.
 
-It reads files and prints; it never talks to a cluster, so the same records always get the same
-verdict.
-
-A run is a directory with `history.jsonl`, and when they were collected `ledger.jsonl` (rows of
-`/v1/ledger`) and `final.json` (what members and readers said after healing).
+It never talks to a cluster and never opens a file, so the same records always get the same verdict.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
-
-import msgspec
 
 from chaos.checkers import (
     bank,
@@ -29,17 +21,15 @@ from chaos.checkers import (
     watch,
 )
 from chaos.checkers import ledger as ledger_checker
-from chaos.checkers.convergence import Evidence
 from chaos.checkers.lists import append
 from chaos.checkers.registers import register, versions
 from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
-from chaos.records.history import Fault, History, HistoryError, Operation, resolve
+from chaos.records.final_state import Evidence
+from chaos.records.history import Fault, HistoryError, Operation
 from chaos.records.ledger import Ledger
-from chaos.records.saved import load_history, load_ledger
+from chaos.records.resolution import resolve
+from chaos.records.saved import SavedRun
 
-HISTORY: Final = "history.jsonl"
-LEDGER: Final = "ledger.jsonl"
-FINAL: Final = "final.json"
 MODELS: Final = (
     "register", "versions", "set", "append", "bank", "counter", "watch", "session", "stale", "lock", "ttl", "ledger",
     "members", "convergence",
@@ -49,38 +39,8 @@ BY_REVISION: Final = ("register", "append")
 """Workloads whose operations the version witness understands."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """Everything recorded of one run."""
-
-    history: History
-    ledger: Ledger | None = None
-    evidence: Evidence | None = None
-    name: str = ""
-
-
-def open_run(path: Path) -> Run:
-    """Read a run's directory, or a single history.
-
-    Raises:
-        HistoryError: nothing there, or nothing that can be judged.
-    """
-    if not path.is_dir():
-        return Run(load_history(path), name=path.name)
-    if not (path / HISTORY).exists():
-        raise HistoryError(f"no {HISTORY} in it", source=str(path))
-    ledger = load_ledger(path / LEDGER) if (path / LEDGER).exists() else None
-    evidence = None
-    if (path / FINAL).exists():
-        try:
-            evidence = msgspec.json.decode((path / FINAL).read_bytes(), type=Evidence)
-        except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as exc:
-            raise HistoryError(str(exc), source=FINAL) from exc
-    return Run(load_history(path / HISTORY), ledger, evidence, path.name)
-
-
 def judge(
-    run: Run, *, initial: Any = None, models: Sequence[str] = (), resolved: bool = False
+    run: SavedRun, *, initial: Any = None, models: Sequence[str] = (), resolved: bool = False
 ) -> list[Judgement]:
     """Return what every applicable checker says; `models` picks some by name.
 
@@ -94,7 +54,7 @@ def judge(
     return [_guarded(m, checkers[m]) for m in chosen]
 
 
-def verdict(judgements: Iterable[Judgement]) -> Verdict:
+def overall_verdict(judgements: Iterable[Judgement]) -> Verdict:
     """Return the worst verdict; UNKNOWN when nothing was judged at all."""
     told = list(judgements)
     if not any(j.operations for j in told):
@@ -102,7 +62,7 @@ def verdict(judgements: Iterable[Judgement]) -> Verdict:
     return merge(j.verdict for j in told)
 
 
-def _applicable(run: Run, operations: Sequence[Operation]) -> list[str]:
+def _applicable(run: SavedRun, operations: Sequence[Operation]) -> list[str]:
     named = {o.workload for o in operations if o.workload is not None}
     found = {m for m in MODELS if m in named}
     if not named:
@@ -113,7 +73,7 @@ def _applicable(run: Run, operations: Sequence[Operation]) -> list[str]:
         found.add("watch")
     if run.ledger is not None:
         found.add("ledger")
-    if run.history.seen:
+    if run.history.statuses:
         found.add("members")
     if run.evidence is not None:
         found.add("convergence")
@@ -121,7 +81,7 @@ def _applicable(run: Run, operations: Sequence[Operation]) -> list[str]:
 
 
 def _checkers(
-    run: Run, operations: Sequence[Operation], initial: Any
+    run: SavedRun, operations: Sequence[Operation], initial: Any
 ) -> dict[str, Callable[[], Judgement]]:
     ledger = run.ledger
 
@@ -158,7 +118,7 @@ def _checkers(
         "lock": lambda: lock.check(of("lock")),
         "ttl": lambda: _ttl(of("ttl"), run.history.faults, settings.get("ttl")),
         "ledger": lambda: ledger_checker.check(told, operations, run.history.lookups),
-        "members": lambda: members.check(run.history.seen),
+        "members": lambda: members.check(run.history.statuses),
         "convergence": lambda: convergence.check(
             run.evidence or Evidence(),
             told,

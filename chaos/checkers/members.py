@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.records.history import Seen
+from chaos.records.history import NodeStatus
 
 
-def check(seen: Iterable[Seen]) -> Judgement:
+def check(seen: Iterable[NodeStatus]) -> Judgement:
     """Judge status records. Positions may fall: a node that starts again works its way up from its
     snapshot.
     """
     records = sorted(seen, key=lambda s: s.t_ns)
     leaders: dict[int, str] = {}
-    digests: dict[int, Seen] = {}
-    last: dict[str, Seen] = {}
+    digests: dict[int, NodeStatus] = {}
+    last: dict[str, NodeStatus] = {}
     findings: list[Finding] = []
     for s in records:
         if s.role == "leader" and s.term is not None:

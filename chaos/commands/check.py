@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import msgspec
 
-from chaos.checkers.judge import MODELS, Run, judge, open_run, verdict
+from chaos.checkers.judge import MODELS, judge, overall_verdict
 from chaos.checkers.verdict import Finding, Judgement, Verdict
 from chaos.records.history import HistoryError
+from chaos.records.saved import SavedRun, open_run
 from chaos.report.explain import Explanation, explain, text
 from chaos.report.timeline import page
 
@@ -62,7 +63,7 @@ def main(args: argparse.Namespace) -> int:
     except HistoryError as exc:
         print(f"cannot be judged: {exc}", file=sys.stderr)
         return 2
-    worst = verdict(judgements)
+    worst = overall_verdict(judgements)
     illegal = [(j, f) for j, f in _worst_first(judgements) if f.verdict is Verdict.ILLEGAL]
     told = [explain(f, j, run.history, initial=initial) for j, f in illegal[:EXPLAINED_MAX]]
     if args.json:
@@ -83,7 +84,9 @@ def _worst_first(judgements: list[Judgement]) -> list[tuple[Judgement, Finding]]
     return sorted(unique.values(), key=lambda each: -each[1].verdict)
 
 
-def _print(run: Run, worst: Verdict, judgements: list[Judgement], told: list[Explanation]) -> None:
+def _print(
+    run: SavedRun, worst: Verdict, judgements: list[Judgement], told: list[Explanation]
+) -> None:
     history = run.history
     faults = sum(f.phase == "start" for f in history.faults)
     print(f"{run.name}: {len(history.operations)} operations, {faults} faults")
@@ -106,7 +109,7 @@ def _print(run: Run, worst: Verdict, judgements: list[Judgement], told: list[Exp
 
 
 def _as_json(
-    run: Run, worst: Verdict, judgements: list[Judgement], told: list[Explanation]
+    run: SavedRun, worst: Verdict, judgements: list[Judgement], told: list[Explanation]
 ) -> dict[str, Any]:
     return {
         "run": run.name,

@@ -16,8 +16,8 @@ from typing import Final
 import msgspec
 
 from acordo import AcordoError, Client
-from chaos.checkers.convergence import LEVELS, Evidence, FinalRead, MemberState
-from chaos.records.history import Lookup, Operation, Seen
+from chaos.records.final_state import LEVELS, Evidence, FinalRead, MemberState
+from chaos.records.history import Lookup, NodeStatus, Operation
 from chaos.records.recorder import Recorder
 
 LOOKUP_TIMEOUT_S: Final = 20.0
@@ -181,7 +181,7 @@ async def _observe(client: Client, recorder: Recorder, stop: asyncio.Event, ever
             last = (told.node, told.term, told.role, told.leader, told.settled)
             mine = next((m for m in told.members if m.id == told.node), None)
             recorder.add(
-                Seen(
+                NodeStatus(
                     told.node,
                     recorder.clock(),
                     told.term,

@@ -1,26 +1,14 @@
-"""Say what clients saw, what was broken meanwhile, and turn it into JSON lines and back.
+"""Say what clients saw and what was broken meanwhile: the records of a run.
 
-It never reads a clock or opens a file, and never guesses: a record that cannot be trusted is
-refused with its line and the reason.
-
-A file either is *plain* (one operation per line, the format of the public corpora; order of lines
-free) or begins with a header line. A file with a header numbers its records and ends with a count,
-so that a cut, a gap, a swap or a newer version is noticed before anything is judged.
+They are data alone. `history_file` writes and reads them; nothing here knows a clock or a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
-
-VERSION: Final = 1
-LINE_BYTES_MAX: Final = 64 * 1024 * 1024
-"""A longer line is refused: no operation of ours comes near it."""
-TIME_NS_MAX: Final = 2**62
 
 RegisterOp: TypeAlias = Literal["put", "get", "cas", "delete", "append"]
 OutcomeName: TypeAlias = Literal["ok", "fail", "info"]
@@ -128,7 +116,7 @@ class Watched(msgspec.Struct, frozen=True, omit_defaults=True):
     channel: Literal["watch", "broker"] = "watch"
 
 
-class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
+class NodeStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one node said of itself and of its leader."""
 
     seen: str
@@ -141,7 +129,7 @@ class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
     digest: str | None = None
 
 
-Record: TypeAlias = Operation | Fault | Lookup | Watched | Seen
+Record: TypeAlias = Operation | Fault | Lookup | Watched | NodeStatus
 
 
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -152,11 +140,6 @@ class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     settings: dict[str, Any] = {}
 
 
-class _End(msgspec.Struct, frozen=True):
-    end: bool
-    records: int
-
-
 @dataclass(frozen=True)
 class History:
     """Everything that one run recorded, in the order of the file."""
@@ -165,330 +148,9 @@ class History:
     faults: list[Fault] = field(default_factory=list)
     lookups: list[Lookup] = field(default_factory=list)
     watched: list[Watched] = field(default_factory=list)
-    seen: list[Seen] = field(default_factory=list)
+    statuses: list[NodeStatus] = field(default_factory=list)
     header: Header | None = None
 
     def of(self, workload: str) -> list[Operation]:
         """Return the operations of one workload."""
         return [o for o in self.operations if o.workload == workload]
-
-
-_KINDS: Final[tuple[tuple[str, type[Any]], ...]] = (
-    ("op", Operation),
-    ("nemesis", Fault),
-    ("lookup", Lookup),
-    ("watcher", Watched),
-    ("seen", Seen),
-)
-_encode: Final = msgspec.json.Encoder().encode
-
-
-# ------------------------------------------------------------------------------------------ writing
-
-
-def header_line(*, seed: int | None = None, settings: Mapping[str, Any] | None = None) -> bytes:
-    """Return the first line of a recorded history."""
-    return _encode(Header(VERSION, seed, dict(settings or {}))) + b"\n"
-
-
-def record_line(number: int, record: Record) -> bytes:
-    """Return one line; `number` counts records from 0 in the order they are written."""
-    return b'{"n":%d,' % number + _encode(record)[1:] + b"\n"
-
-
-def end_line(records: int) -> bytes:
-    """Return the last line. A file with a header and without this line was cut."""
-    return _encode(_End(True, records)) + b"\n"
-
-
-def plain_line(operation: Operation) -> bytes:
-    """Return one operation as a line of a plain file."""
-    return _encode(operation) + b"\n"
-
-
-def dump(
-    records: Iterable[Record], *, seed: int | None = None, settings: Mapping[str, Any] | None = None
-) -> Iterator[bytes]:
-    """Yield the lines of a whole recorded history."""
-    yield header_line(seed=seed, settings=settings)
-    count = 0
-    for record in records:
-        yield record_line(count, record)
-        count += 1
-    yield end_line(count)
-
-
-# ------------------------------------------------------------------------------------------ reading
-
-
-def parse(lines: Iterable[bytes], *, source: str = "") -> History:
-    """Read and check the lines of one history.
-
-    Raises:
-        HistoryError: cut, reordered, of a newer version, or impossible.
-    """
-    history = History()
-    header: Header | None = None
-    end: _End | None = None
-    count = 0
-    number = 0
-    last_complete = True
-    for number, line in enumerate(lines, 1):
-        text = line.strip()
-        last_complete = line.endswith(b"\n")
-        if not text:
-            continue
-        if end is not None:
-            raise HistoryError("something follows the end record", line=number, source=source)
-        raw = _json(text, number, source, complete=last_complete)
-        if "acordo_history" in raw:
-            if number != 1:
-                raise HistoryError(
-                    "a header in the middle: two histories in one file", line=number, source=source
-                )
-            header = _header(raw, source)
-        elif header is not None and "end" in raw:
-            end = _convert(raw, _End, number, source)
-        else:
-            if header is not None:
-                _number(raw, count, number, source)
-            _put(history, _record(raw, number, source, strict=header is not None), number, source)
-            count += 1
-    if header is not None:
-        if end is None:
-            raise HistoryError(
-                f"cut off after {count} records: the end record is missing",
-                line=number,
-                source=source,
-            )
-        if end.records != count:
-            raise HistoryError(
-                f"{end.records} records were written, {count} are here", source=source
-            )
-        _check_clients(history.operations, source)
-    return History(
-        history.operations, history.faults, history.lookups, history.watched, history.seen, header
-    )
-
-
-def _json(text: bytes, number: int, source: str, *, complete: bool) -> dict[str, Any]:
-    if len(text) > LINE_BYTES_MAX:
-        raise HistoryError(f"line longer than {LINE_BYTES_MAX} bytes", line=number, source=source)
-    try:
-        raw = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        why = "cut off in the middle of a record" if not complete else f"no JSON ({exc})"
-        raise HistoryError(why, line=number, source=source) from exc
-    if not isinstance(raw, dict):
-        raise HistoryError("not a JSON object", line=number, source=source)
-    return raw
-
-
-def _header(raw: dict[str, Any], source: str) -> Header:
-    version = raw["acordo_history"]
-    if isinstance(version, int) and version > VERSION:
-        raise HistoryError(
-            f"written by a newer version (format {version}; this program reads up to {VERSION})",
-            line=1,
-            source=source,
-        )
-    if version != VERSION or isinstance(version, bool):
-        raise HistoryError(f"unknown format version {version!r}", line=1, source=source)
-    header: Header = _convert(raw, Header, 1, source)
-    return header
-
-
-def _number(raw: dict[str, Any], due: int, number: int, source: str) -> None:
-    n = raw.pop("n", None)
-    if n is None:
-        raise HistoryError("a record without its number", line=number, source=source)
-    if n != due:
-        raise HistoryError(
-            f"record {n} where {due} was due: lines were reordered or are missing",
-            line=number,
-            source=source,
-        )
-
-
-def _record(raw: dict[str, Any], number: int, source: str, *, strict: bool) -> Record:
-    for mark, kind in _KINDS:
-        if mark in raw:
-            if strict and (unknown := sorted(raw.keys() - set(kind.__struct_fields__))):
-                raise HistoryError(f"unknown field {unknown[0]!r}", line=number, source=source)
-            record: Record = _convert(raw, kind, number, source)
-            return record
-    raise HistoryError("neither an operation nor an event", line=number, source=source)
-
-
-def _convert(raw: dict[str, Any], kind: type[Any], number: int, source: str) -> Any:
-    try:
-        return msgspec.convert(raw, kind)
-    except msgspec.ValidationError as exc:
-        raise HistoryError(str(exc), line=number, source=source) from exc
-
-
-def _put(history: History, record: Record, number: int, source: str) -> None:
-    match record:
-        case Operation():
-            _check_operation(record, number, source)
-            history.operations.append(record)
-        case Fault():
-            history.faults.append(record)
-        case Lookup():
-            history.lookups.append(record)
-        case Watched():
-            history.watched.append(record)
-        case Seen():
-            history.seen.append(record)
-
-
-def _check_operation(o: Operation, number: int, source: str) -> None:
-    why = ""
-    if not 0 <= o.start_ns <= TIME_NS_MAX or (o.end_ns or 0) > TIME_NS_MAX:
-        why = "time out of range"
-    elif o.outcome != "info" and o.end_ns is None:
-        why = f"outcome {o.outcome} without end_ns"
-    elif o.outcome != "info" and o.end_ns is not None and o.end_ns < o.start_ns:
-        why = f"ends at {o.end_ns}, before it starts at {o.start_ns}"
-    elif o.op in {"put", "get", "cas", "delete", "append"}:
-        why = _check_register(o)
-    if why:
-        raise HistoryError(why, line=number, source=source)
-
-
-def _check_register(o: Operation) -> str:
-    if o.key is None:
-        return f"{o.op} without key"
-    if o.op == "get" and o.outcome == "ok" and o.result is msgspec.UNSET:
-        return "get that is ok without result"
-    if o.op == "append" and not isinstance(o.value, str):
-        return "append of something other than a string"
-    if o.op in {"cas", "delete"} and not (
-        o.result is msgspec.UNSET or o.result is None or isinstance(o.result, bool)
-    ):
-        return f"{o.op} with a result that is neither true nor false"
-    return ""
-
-
-def _check_clients(operations: Sequence[Operation], source: str) -> None:
-    """Refuse a client that returns after an unknown outcome, or does two things at once."""
-    by_client: dict[Client, list[Operation]] = {}
-    for o in operations:
-        by_client.setdefault(o.client, []).append(o)
-    for client, mine in by_client.items():
-        mine.sort(key=lambda o: (o.start_ns, o.returned_ns))
-        for before, after in pairwise(mine):
-            if before.outcome == "info" and before.op not in READS:
-                raise HistoryError(
-                    f"client {client!r} goes on at {after.start_ns} after an unknown outcome at {before.start_ns}:"
-                    " it must continue under a new name",
-                    source=source,
-                )
-            if before.outcome != "info" and before.returned_ns > after.start_ns:
-                raise HistoryError(
-                    f"client {client!r} starts at {after.start_ns} while its operation of {before.start_ns} still runs",
-                    source=source,
-                )
-
-
-# ------------------------------------------------------------------------------- faults and leaders
-
-
-@dataclass(frozen=True)
-class Window:
-    """One fault from its start to its healing (None: not within the record)."""
-
-    nemesis: str
-    targets: tuple[str, ...]
-    start_ns: int
-    bit_ns: int | None = None
-    healed_ns: int | None = None
-    detail: str | None = None
-
-
-@dataclass(frozen=True)
-class Reign:
-    """Who led from when on, as far as anybody said."""
-
-    since_ns: int
-    term: int | None
-    leader: str | None
-
-
-def windows(faults: Iterable[Fault]) -> list[Window]:
-    """Pair each start with what followed it for the same nemesis and targets, in order of start."""
-    open_: dict[tuple[str, tuple[str, ...]], Window] = {}
-    done: list[Window] = []
-    for f in sorted(faults, key=lambda f: f.t_ns):
-        name = (f.nemesis, f.targets)
-        if f.phase == "start":
-            if name in open_:
-                done.append(open_[name])
-            open_[name] = Window(f.nemesis, f.targets, f.t_ns, detail=f.detail)
-        elif name in open_ and f.phase == "bit":
-            window = open_[name]
-            if window.bit_ns is None:
-                open_[name] = replace(window, bit_ns=f.t_ns, detail=f.detail or window.detail)
-        elif name in open_ and f.phase == "healed":
-            done.append(replace(open_.pop(name), healed_ns=f.t_ns))
-    return sorted([*done, *open_.values()], key=lambda w: w.start_ns)
-
-
-def reigns(history: History) -> list[Reign]:
-    """Return each change of leader or term, from status records and from what operations
-    were told.
-    """
-    told = [(s.t_ns, s.term, s.leader) for s in history.seen if s.leader is not None]
-    told += [
-        (int(o.end_ns or o.start_ns), o.term, o.leader)
-        for o in history.operations
-        if o.leader is not None
-    ]
-    made: list[Reign] = []
-    for t_ns, term, leader in sorted(told, key=lambda t: t[0]):
-        last = made[-1] if made else None
-        if last is not None and term is not None and last.term is not None and term < last.term:
-            continue  # somebody who had not heard of the new term yet
-        if last is None or (term, leader) != (last.term, last.leader):
-            made.append(Reign(t_ns, term, leader))
-    return made
-
-
-# ---------------------------------------------------------------------------------- late resolution
-
-
-def resolve(operations: Iterable[Operation], lookups: Iterable[Lookup]) -> list[Operation]:
-    """Settle unknown operations by what their op_id was found to be after healing.
-
-    *applied* → ok, returning when the look-up ended. *refused* → ok with result false. *expired* →
-    fail. Judge both this and the unresolved history: this one trusts the server, that one does not.
-    """
-    first: dict[str, Lookup] = {}
-    for found in lookups:
-        if found.answer != "unknown":
-            first.setdefault(found.lookup, found)
-    return [_resolved(o, first.get(o.op_id or "")) for o in operations]
-
-
-def _resolved(o: Operation, found: Lookup | None) -> Operation:
-    if found is None or o.outcome != "info":
-        return o
-    if found.answer == "expired":
-        return msgspec.structs.replace(
-            o, outcome="fail", end_ns=max(found.t_ns, o.start_ns), resolved=True
-        )
-    guard_held = found.answer == "applied" and found.branch != "otherwise"
-    result = guard_held if o.op == "cas" else o.result
-    if found.answer == "refused" and o.op != "cas":
-        return msgspec.structs.replace(
-            o, outcome="fail", end_ns=max(found.t_ns, o.start_ns), resolved=True
-        )
-    return msgspec.structs.replace(
-        o,
-        outcome="ok",
-        result=result,
-        end_ns=max(found.t_ns, o.start_ns),
-        revision=found.revision if o.revision is None else o.revision,
-        token=found.revision if o.op == "acquire" else o.token,
-        resolved=True,
-    )

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
 
-from chaos.records.history import Operation, Record, end_line, header_line, record_line
+from chaos.records.history import Operation, Record
+from chaos.records.history_file import end_line, header_line, record_line
 
 BUFFER_BYTES: Final = 1 << 20
 UNKNOWN_MAX: Final = 20_000

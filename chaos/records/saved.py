@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from chaos.records import history, ledger
+from chaos.records import history_file, ledger
+from chaos.records.final_state import Evidence
 from chaos.records.history import History, HistoryError
 from chaos.records.ledger import Ledger
+
+HISTORY_FILE: Final = "history.jsonl"
+LEDGER_FILE: Final = "ledger.jsonl"
+"""Rows of `/v1/ledger`, where they could be collected."""
+FINAL_FILE: Final = "final.json"
+"""What members and readers said after healing, where that was collected."""
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """Everything recorded of one run."""
+
+    history: History
+    ledger: Ledger | None = None
+    evidence: Evidence | None = None
+    name: str = ""
+
+
+def open_run(path: Path) -> SavedRun:
+    """Read a run's directory, or a single history.
+
+    Raises:
+        HistoryError: nothing there, or nothing that can be judged.
+    """
+    if not path.is_dir():
+        return SavedRun(load_history(path), name=path.name)
+    if not (path / HISTORY_FILE).exists():
+        raise HistoryError(f"no {HISTORY_FILE} in it", source=str(path))
+    ledger = load_ledger(path / LEDGER_FILE) if (path / LEDGER_FILE).exists() else None
+    evidence = None
+    if (path / FINAL_FILE).exists():
+        try:
+            evidence = msgspec.json.decode((path / FINAL_FILE).read_bytes(), type=Evidence)
+        except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as exc:
+            raise HistoryError(str(exc), source=FINAL_FILE) from exc
+    return SavedRun(load_history(path / HISTORY_FILE), ledger, evidence, path.name)
 
 
 def load_history(path: Path) -> History:
@@ -20,7 +58,7 @@ def load_history(path: Path) -> History:
     """
     try:
         with path.open("rb") as lines:
-            return history.parse(lines, source=path.name)
+            return history_file.parse(lines, source=path.name)
     except OSError as exc:
         raise HistoryError(f"cannot be read: {exc.strerror or exc}", source=str(path)) from exc
 

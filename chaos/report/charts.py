@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from chaos.nemeses.names import FAMILIES
-from chaos.records.history import History, Window, windows
+from chaos.records.history import History
+from chaos.records.intervals import FaultWindow, fault_windows
 
 POINTS_MAX: Final = 20_000
 """Latencies drawn as points, per outcome; a longer run is thinned evenly."""
@@ -99,7 +100,7 @@ def family_of(nemesis: str) -> str:
 
 
 def _finish(figure: Figure, drawn: list[Any], history: History, origin: int, end: int) -> bytes:
-    shaded = windows(history.faults)
+    shaded = fault_windows(history.faults)
     families = list(dict.fromkeys(family_of(w.nemesis) for w in shaded))
     for axes in drawn:
         axes.grid(color="#e4e7ec", linewidth=0.6)
@@ -127,7 +128,7 @@ def _finish(figure: Figure, drawn: list[Any], history: History, origin: int, end
     return out.getvalue()
 
 
-def _shade(axes: Any, w: Window, families: list[str], origin: int, end: int) -> None:
+def _shade(axes: Any, w: FaultWindow, families: list[str], origin: int, end: int) -> None:
     colour = SHADES[families.index(family_of(w.nemesis)) % len(SHADES)]
     start = (w.start_ns - origin) / 1e9
     stop = ((w.healed_ns or end) - origin) / 1e9

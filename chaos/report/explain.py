@@ -16,7 +16,8 @@ from chaos.checkers.registers.encode import encode
 from chaos.checkers.registers.register import LINEARIZABLE, verdict_of
 from chaos.checkers.registers.search import Search
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.records.history import History, Operation, Reign, Window, reigns, windows
+from chaos.records.history import History, Operation
+from chaos.records.intervals import FaultWindow, Leadership, fault_windows, leaderships
 
 CHECKS_MAX: Final = 4_000
 """Histories tried while minimising."""
@@ -43,8 +44,8 @@ class Explanation:
     """Value after the prefix."""
     stuck: tuple[tuple[Operation, str], ...] = ()
     """What could come next, and why it cannot."""
-    reigns: tuple[Reign, ...] = ()
-    faults: tuple[Window, ...] = ()
+    leaderships: tuple[Leadership, ...] = ()
+    faults: tuple[FaultWindow, ...] = ()
 
 
 def explain(
@@ -79,8 +80,8 @@ def explain(
         prefix,
         state,
         stuck,
-        tuple(_reigning(reigns(history), operations)),
-        tuple(_active(windows(history.faults), operations)),
+        tuple(_reigning(leaderships(history), operations)),
+        tuple(_active(fault_windows(history.faults), operations)),
     )
 
 
@@ -255,8 +256,8 @@ def _overwritten(value: Any, prefix: Sequence[Operation], initial: Any) -> str:
 # ---------------------------------------------------------------------------------- who, what, when
 
 
-def _reigning(all_: Sequence[Reign], operations: Sequence[Operation]) -> Iterable[Reign]:
-    """Keep the reigns that the operations fall into."""
+def _reigning(all_: Sequence[Leadership], operations: Sequence[Operation]) -> Iterable[Leadership]:
+    """Keep the leaderships that the operations fall into."""
     first, last = _span(operations)
     for n, reign in enumerate(all_):
         until = all_[n + 1].since_ns if n + 1 < len(all_) else float("inf")
@@ -264,7 +265,7 @@ def _reigning(all_: Sequence[Reign], operations: Sequence[Operation]) -> Iterabl
             yield reign
 
 
-def _active(all_: Sequence[Window], operations: Sequence[Operation]) -> Iterable[Window]:
+def _active(all_: Sequence[FaultWindow], operations: Sequence[Operation]) -> Iterable[FaultWindow]:
     first, last = _span(operations)
     for window in all_:
         healed = window.healed_ns if window.healed_ns is not None else float("inf")
@@ -331,9 +332,9 @@ def text(e: Explanation) -> str:
             f"  After {len(e.prefix)} of them in a legal order the value is {_show(e.state)}. Nothing can follow:"
         )
         lines += [f"    {told(o)} of client {o.client!r}: {why}" for o, why in e.stuck]
-    if e.reigns:
+    if e.leaderships:
         led = ", then ".join(
-            f"{r.leader} (term {r.term if r.term is not None else '?'})" for r in e.reigns
+            f"{r.leader} (term {r.term if r.term is not None else '?'})" for r in e.leaderships
         )
         lines.append(f"  Led by {led}.")
     for w in e.faults:

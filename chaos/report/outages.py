@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from chaos.records.history import READS, History, Operation, reigns, windows
+from chaos.records.history import READS, History, Operation
+from chaos.records.intervals import fault_windows, leaderships
 
 OUTAGE_NS: Final = 500_000_000
 """A shorter pause between two acknowledged writes is no outage."""
@@ -50,9 +51,9 @@ def _writes(o: Operation) -> bool:
 
 def outages(history: History, least_ns: int = OUTAGE_NS) -> list[Outage]:
     """Return every pause of at least so long between two acknowledged writes, by time."""
-    led = reigns(history)
+    led = leaderships(history)
     since = [r.since_ns for r in led]
-    faults = windows(history.faults)
+    faults = fault_windows(history.faults)
 
     def leader(at: int) -> str | None:
         n = bisect_right(since, at) - 1

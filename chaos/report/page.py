@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.records.history import History, Window, reigns, windows
+from chaos.records.history import History
+from chaos.records.intervals import FaultWindow, fault_windows, leaderships
 from chaos.report import charts, timeline
 from chaos.report.explain import explain, text
 from chaos.report.outages import Outage, outages, quantile
@@ -224,12 +225,12 @@ def _outages(history: History) -> str:
 
 
 def _faults(result: Result, history: History) -> str:
-    shown = windows(history.faults)
+    shown = fault_windows(history.faults)
     if not shown and not any(i.skipped for i in result.inflicted):
         return "<p>No faults injected.</p>"
     origin = _origin(history)
 
-    def bit(w: Window) -> str:
+    def bit(w: FaultWindow) -> str:
         return (
             '<td class="good">bit</td>'
             if w.bit_ns is not None
@@ -272,7 +273,7 @@ def _load(history: History) -> str:
             (name, *(str(counts[name, outcome]) for outcome in ("ok", "fail", "info")), *quantiles)
         )
     head = ("workload", "took effect", "failed", "unknown", "p50 ms", "p99 ms", "longest ms")
-    led = [f"{r.leader} in term {r.term}" for r in reigns(history)]
+    led = [f"{r.leader} in term {r.term}" for r in leaderships(history)]
     told = f"<p>Answers by node: {escape(', '.join(f'{n} {c}' for n, c in sorted(nodes.items())))}.</p>"
     told += f"<p>Leaders seen: {escape(', '.join(led[:60]))}{' …' if len(led) > 60 else ''}.</p>"
     return _table(head, rows, (1, 2, 3, 4, 5, 6)) + told

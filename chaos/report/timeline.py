@@ -210,9 +210,9 @@ def _faults(e: Explanation, scale: _Scale, height: float) -> Iterable[str]:
 
 def _leaders(e: Explanation, scale: _Scale, width: float) -> Iterable[str]:
     yield '<text class="quiet" x="10" y="15">leader</text>'
-    for n, r in enumerate(e.reigns):
+    for n, r in enumerate(e.leaderships):
         x = scale.x(r.since_ns)
-        end = scale.x(e.reigns[n + 1].since_ns) if n + 1 < len(e.reigns) else width
+        end = scale.x(e.leaderships[n + 1].since_ns) if n + 1 < len(e.leaderships) else width
         if end - x < 1:
             continue
         words = escape(f"{r.leader} · term {r.term if r.term is not None else '?'}")

@@ -28,7 +28,6 @@ import msgspec
 
 from acordo import AcordoError, Client
 from chaos.checkers import judge as recheck
-from chaos.checkers.judge import Run
 from chaos.checkers.verdict import Judgement, Verdict
 from chaos.nemeses.base import Inflicted, Nemesis, inflict
 from chaos.nemeses.fault_gauge import WINDOWS
@@ -36,6 +35,7 @@ from chaos.nemeses.names import EVERY
 from chaos.records import collect
 from chaos.records.history import HistoryError
 from chaos.records.recorder import Recorder
+from chaos.records.saved import FINAL_FILE, HISTORY_FILE, LEDGER_FILE, SavedRun, open_run
 from chaos.records.subscriber import Subscriber, SubscriberFailed
 from chaos.runs.schedule import Step, plan
 from chaos.targets.docker_stack import DockerTarget, NoStack
@@ -140,12 +140,12 @@ class Result:
     weak: list[str] = field(default_factory=list)
     """Why the run proves less than it should."""
     versions: dict[str, str] = field(default_factory=dict)
-    run: Run | None = None
+    run: SavedRun | None = None
     interrupted: bool = False
 
     @property
     def verdict(self) -> Verdict:
-        return recheck.verdict([*self.judgements, *self.resolved])
+        return recheck.overall_verdict([*self.judgements, *self.resolved])
 
     @property
     def code(self) -> int:
@@ -351,7 +351,7 @@ async def _loaded(plan: Plan, target: Target, result: Result, interrupt: Interru
     for name in plan.workloads:
         # A workload says what its checker must know before anything is recorded.
         header |= WORKLOADS[name](load[name], Recorder(plan.folder / "none")).settings()
-    with Recorder(plan.folder / recheck.HISTORY, seed=plan.seed, settings=header) as recorder:
+    with Recorder(plan.folder / HISTORY_FILE, seed=plan.seed, settings=header) as recorder:
         workloads = [WORKLOADS[name](load[name], recorder) for name in plan.workloads]
         stop, quiet = asyncio.Event(), asyncio.Event()
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
@@ -550,9 +550,9 @@ def _say(plan: Plan, line: str) -> None:
 async def _collect(plan: Plan, target: Target, result: Result) -> None:
     try:
         async with Client(list(target.looking_urls)) as client:
-            await collect.write_ledger(client, plan.folder / recheck.LEDGER)
+            await collect.write_ledger(client, plan.folder / LEDGER_FILE)
     except AcordoError as exc:
-        (plan.folder / recheck.LEDGER).unlink(missing_ok=True)
+        (plan.folder / LEDGER_FILE).unlink(missing_ok=True)
         result.weak.append(f"the ledger could not be read whole: {exc}")
     keys = _final_keys(plan)
     found = await collect.evidence(
@@ -561,13 +561,13 @@ async def _collect(plan: Plan, target: Target, result: Result) -> None:
         broker=bool(plan.broadcast) or "rabbitmq" in plan.servers,
         wiped=any(f.nemesis == "rabbitmq-wipe" for f in result.inflicted),
     )
-    (plan.folder / recheck.FINAL).write_bytes(msgspec.json.encode(found))
+    (plan.folder / FINAL_FILE).write_bytes(msgspec.json.encode(found))
 
 
 def _final_keys(plan: Plan) -> list[str]:
     from chaos.records.saved import load_history
 
-    history = load_history(plan.folder / recheck.HISTORY)
+    history = load_history(plan.folder / HISTORY_FILE)
     keys = list(
         dict.fromkeys(
             o.key for o in history.operations if o.op in {"put", "cas", "delete"} and o.key
@@ -583,7 +583,7 @@ def _judge(plan: Plan, result: Result) -> None:
     and the verdicts.
     """
     try:
-        result.run = recheck.open_run(plan.folder)
+        result.run = open_run(plan.folder)
     except HistoryError as exc:
         result.weak.append(f"cannot be judged: {exc}")
         return

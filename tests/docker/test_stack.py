@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from chaos.commands.docker_scripts import disturb
-from chaos.records.history import windows
+from chaos.records.intervals import fault_windows
 from chaos.records.saved import load_history
 from chaos.strikes.catalogue import SCRIPTS
 from chaos.strikes.load import WARM_UP_LEAST
@@ -200,7 +200,7 @@ def test_a_chaos_run_on_containers_finds_no_anomaly_and_is_not_weak(
     (folder,) = tmp_path.iterdir()
     assert {
         w.nemesis
-        for w in windows(load_history(folder / "history.jsonl").faults)
+        for w in fault_windows(load_history(folder / "history.jsonl").faults)
         if w.bit_ns is not None
     } == set(FAULTS)
     assert (folder / "report.html").stat().st_size > 0

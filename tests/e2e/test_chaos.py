@@ -20,7 +20,7 @@ from chaos.nemeses.base import Inflicted, inflict
 from chaos.nemeses.names import NEMESES
 from chaos.records import collect
 from chaos.records.recorder import Recorder
-from chaos.records.saved import load_history
+from chaos.records.saved import load_history, open_run
 from chaos.targets.local import LocalTarget
 from chaos.workloads.base import Load, Workload
 from chaos.workloads.names import WORKLOADS
@@ -57,7 +57,7 @@ async def test_every_workload_under_faults_is_judged_legal(tmp_path: Path) -> No
             assert [w.complaints for w in made] == [[]] * len(made)
         await _collect(target, tmp_path)
     assert {i.nemesis: i.error for i in inflicted if i.proof is None} == {}
-    run = recheck.open_run(tmp_path)
+    run = open_run(tmp_path)
     ops = run.history.operations
     assert {o.workload for o in ops if o.outcome == "ok"} == set(WORKLOADS)
     assert {o.node for o in ops if o.node} == set(target.nodes), "every node answered"

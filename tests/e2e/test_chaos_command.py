@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from chaos.records.history import windows
+from chaos.records.intervals import fault_windows
 from chaos.records.saved import load_history
 from cluster.local.demo import free_base_port
 
@@ -95,7 +95,9 @@ def test_ctrl_c_heals_everything_and_still_writes_the_report(tmp_path: Path) -> 
     assert (folder / "throughput.png").stat().st_size > 1000
     history = load_history(folder / "history.jsonl")
     assert history.faults
-    assert all(w.healed_ns is not None for w in windows(history.faults)), "every fault was healed"
+    assert all(w.healed_ns is not None for w in fault_windows(history.faults)), (
+        "every fault was healed"
+    )
     assert json.loads((folder / "final.json").read_text())["members"], (
         "it was collected from healed nodes"
     )

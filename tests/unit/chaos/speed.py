@@ -14,7 +14,8 @@ from random import Random
 
 from chaos.checkers.registers import register
 from chaos.checkers.verdict import Verdict
-from chaos.records.history import Operation, parse, plain_line
+from chaos.records.history import Operation
+from chaos.records.history_file import parse, plain_line
 from tests.unit.chaos.ideal import Ideal
 
 CASES = (

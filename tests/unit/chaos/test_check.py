@@ -13,10 +13,12 @@ import pytest
 
 from chaos.__main__ import main
 from chaos.checkers import judge as recheck
-from chaos.checkers.convergence import Evidence
 from chaos.checkers.verdict import Verdict
-from chaos.records.history import Lookup, Operation, Record, Watched, dump
+from chaos.records.final_state import Evidence
+from chaos.records.history import Lookup, Operation, Record, Watched
+from chaos.records.history_file import all_lines
 from chaos.records.ledger import Ledger
+from chaos.records.saved import open_run
 from tests.unit.chaos.ideal import Ideal
 from tests.unit.chaos.test_planted_anomalies import evidence
 from tests.unit.chaos.test_register_corpora import OWN
@@ -73,7 +75,7 @@ def write_run(
     folder: Path, records: list[Record], ledger: Ledger | None = None, final: Evidence | None = None
 ) -> None:
     settings = {"bank": {"accounts": [f"a{n}" for n in range(5)], "total": 100}}
-    (folder / "history.jsonl").write_bytes(b"".join(dump(records, seed=1, settings=settings)))
+    (folder / "history.jsonl").write_bytes(b"".join(all_lines(records, seed=1, settings=settings)))
     if ledger is not None:
         rows = [
             {
@@ -104,7 +106,7 @@ def test_a_whole_run_is_judged_by_every_checker_that_it_calls_for(tmp_path: Path
         records += workload(name, getattr(Ideal(Random(2)), name)())
     records += one.watched("w", "r")
     write_run(tmp_path, records, one.ledger, evidence(one))
-    run = recheck.open_run(tmp_path)
+    run = open_run(tmp_path)
     judged = recheck.judge(run)
     assert [j.checker for j in judged] == [
         "register", "versions", "set", "append", "bank", "counter", "watch", "lock", "ledger", "convergence",
@@ -132,7 +134,7 @@ def test_without_the_ledger_what_it_would_say_is_undecided_and_nothing_is_accuse
     )
     final = msgspec.structs.replace(evidence(one), broker=True)
     write_run(tmp_path, [*found, *seen, *broker, last], None, final)
-    judged = {j.checker: j for j in recheck.judge(recheck.open_run(tmp_path))}
+    judged = {j.checker: j for j in recheck.judge(open_run(tmp_path))}
     assert "ledger" not in judged
     for name in ("watch", "convergence"):
         assert judged[name].verdict is Verdict.UNKNOWN
@@ -142,7 +144,7 @@ def test_without_the_ledger_what_it_would_say_is_undecided_and_nothing_is_accuse
         for n, r in enumerate(final.reads)
     ]
     write_run(tmp_path, [*found], None, msgspec.structs.replace(final, reads=tuple(differ)))
-    (judgement,) = recheck.judge(recheck.open_run(tmp_path), models=["convergence"])
+    (judgement,) = recheck.judge(open_run(tmp_path), models=["convergence"])
     assert "reads_differ" in judgement.anomalies, "nodes are still held against each other"
 
 

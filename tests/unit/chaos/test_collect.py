@@ -11,8 +11,9 @@ from typing import Any
 
 from acordo import ReadFailed
 from chaos.records import collect
-from chaos.records.history import Lookup, Operation, resolve
+from chaos.records.history import Lookup, Operation
 from chaos.records.recorder import Recorder
+from chaos.records.resolution import resolve
 from chaos.records.saved import load_history
 
 ANSWERS = {

@@ -13,7 +13,7 @@ import pytest
 from chaos.nemeses import base
 from chaos.nemeses.base import Inflicted, Nemesis, inflict
 from chaos.nemeses.containers import CONTAINER_NEMESES
-from chaos.records.history import windows
+from chaos.records.intervals import fault_windows
 from chaos.records.recorder import Recorder
 from chaos.records.saved import load_history
 from chaos.targets import docker_stack as docker_target
@@ -59,7 +59,7 @@ async def test_it_bites_is_recorded_and_heals(
     assert all(service in result.proof for service in result.targets)
     assert {d.split()[1] for d in engine.done if not d.startswith("exec")} == set(result.targets)
     assert whole(engine)
-    (window,) = windows(load_history(tmp_path / "history.jsonl").faults)
+    (window,) = fault_windows(load_history(tmp_path / "history.jsonl").faults)
     assert window.bit_ns is not None and window.healed_ns is not None
 
 

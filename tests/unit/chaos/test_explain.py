@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from chaos.checkers.registers import register
 from chaos.checkers.verdict import Verdict
-from chaos.records.history import Fault, History, Operation, Seen
+from chaos.records.history import Fault, History, NodeStatus, Operation
 from chaos.report.explain import Explanation, explain, minimise, text
 from chaos.report.timeline import page
 from tests.unit.chaos.ideal import Ideal
@@ -40,7 +40,7 @@ def test_the_story_of_a_stale_read() -> None:
             Fault("partition", "start", 2_500_000, ("n3",)),
             Fault("partition", "healed", 9_000_000, ("n3",)),
         ],
-        seen=[Seen("n1", 0, 3, "leader", "n1")],
+        statuses=[NodeStatus("n1", 0, 3, "leader", "n1")],
     )
     assert [o.value for o in e.prefix] == ["a", "b"]
     assert e.state == "b"

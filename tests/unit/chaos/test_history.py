@@ -12,22 +12,18 @@ import msgspec
 import pytest
 
 from chaos.records.history import (
-    VERSION,
     Fault,
     History,
     HistoryError,
     Lookup,
+    NodeStatus,
     Operation,
     Record,
-    Seen,
     Watched,
-    dump,
-    parse,
-    plain_line,
-    reigns,
-    resolve,
-    windows,
 )
+from chaos.records.history_file import VERSION, all_lines, parse, plain_line
+from chaos.records.intervals import fault_windows, leaderships
+from chaos.records.resolution import resolve
 from chaos.records.saved import load_history
 
 RECORDS: list[Record] = [
@@ -63,12 +59,12 @@ RECORDS: list[Record] = [
     Fault("kill", "healed", 20, ("n1",)),
     Lookup("o2", "applied", 30, 4),
     Watched("w", "event", 31, 4, "x", True),
-    Seen("n2", 16, 2, "leader", "n2", 4, 4, "ff"),
+    NodeStatus("n2", 16, 2, "leader", "n2", 4, 4, "ff"),
 ]
 
 
 def lines() -> list[bytes]:
-    return list(dump(RECORDS, seed=7, settings={"nodes": 3}))
+    return list(all_lines(RECORDS, seed=7, settings={"nodes": 3}))
 
 
 def test_what_is_written_is_what_is_read() -> None:
@@ -79,7 +75,7 @@ def test_what_is_written_is_what_is_read() -> None:
     assert history.faults == [r for r in RECORDS if isinstance(r, Fault)]
     assert history.lookups == [r for r in RECORDS if isinstance(r, Lookup)]
     assert history.watched == [r for r in RECORDS if isinstance(r, Watched)]
-    assert history.seen == [r for r in RECORDS if isinstance(r, Seen)]
+    assert history.statuses == [r for r in RECORDS if isinstance(r, NodeStatus)]
 
 
 def test_a_missing_result_is_not_null() -> None:
@@ -189,11 +185,13 @@ def test_swapped_missing_and_repeated_lines_are_noticed() -> None:
 def test_a_client_neither_returns_after_an_unknown_outcome_nor_does_two_things_at_once() -> None:
     unknown = Operation(1, "put", "info", 0, key="x", value=1)
     with pytest.raises(HistoryError, match="must continue under a new name"):
-        parse(dump([unknown, Operation(1, "get", "ok", 5, 9, key="x", result=None)]))
+        parse(all_lines([unknown, Operation(1, "get", "ok", 5, 9, key="x", result=None)]))
     one = Operation(1, "put", "ok", 0, 9, key="x", value=1)
     with pytest.raises(HistoryError, match="still runs"):
-        parse(dump([one, Operation(1, "get", "ok", 8, 12, key="x", result=None)]))
-    assert parse(dump([one, Operation(1, "get", "ok", 9, 12, key="x", result=None)])).operations
+        parse(all_lines([one, Operation(1, "get", "ok", 8, 12, key="x", result=None)]))
+    assert parse(
+        all_lines([one, Operation(1, "get", "ok", 9, 12, key="x", result=None)])
+    ).operations
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -229,14 +227,14 @@ def test_lookups_settle_what_was_unknown() -> None:
 
 
 def test_windows_and_reigns() -> None:
-    (window,) = windows(r for r in RECORDS if isinstance(r, Fault))
+    (window,) = fault_windows(r for r in RECORDS if isinstance(r, Fault))
     assert (window.start_ns, window.bit_ns, window.healed_ns, window.detail) == (
         10,
         14,
         20,
         "pid gone",
     )
-    open_ = windows(
+    open_ = fault_windows(
         [
             Fault("pause", "start", 1, ("a",)),
             Fault("pause", "start", 2, ("b",)),
@@ -245,10 +243,10 @@ def test_windows_and_reigns() -> None:
     )
     assert [(w.targets, w.healed_ns) for w in open_] == [(("a",), None), (("b",), 3)]
     told = [
-        Seen("n1", t, term, "follower", leader)
+        NodeStatus("n1", t, term, "follower", leader)
         for t, term, leader in ((1, 1, "n1"), (5, 2, "n2"), (6, 1, "n1"), (9, 2, "n2"))
     ]
-    assert [(r.since_ns, r.term, r.leader) for r in reigns(History(seen=told))] == [
+    assert [(r.since_ns, r.term, r.leader) for r in leaderships(History(statuses=told))] == [
         (1, 1, "n1"),
         (5, 2, "n2"),
     ]

@@ -18,7 +18,7 @@ import pytest
 from chaos.nemeses import base, links, machines, processes
 from chaos.nemeses.base import Nemesis, inflict
 from chaos.nemeses.names import FAMILIES, NEMESES, expand
-from chaos.records.history import windows
+from chaos.records.intervals import fault_windows
 from chaos.records.recorder import Recorder
 from chaos.records.saved import load_history
 from chaos.targets.proxy import Link, Mesh
@@ -276,7 +276,7 @@ async def test_it_bites_is_recorded_and_heals(name: str, tmp_path: Path) -> None
         assert not any(
             link.up.cut or link.down.cut or link.up.delay_s for link in target.mesh.peers.values()
         )
-    (window,) = windows(load_history(tmp_path / "history.jsonl").faults)
+    (window,) = fault_windows(load_history(tmp_path / "history.jsonl").faults)
     assert window.nemesis == name
     assert window.targets == result.targets
     assert window.bit_ns is not None
@@ -303,7 +303,7 @@ async def test_replaced_by_a_no_op_it_does_not_bite(
             result = await inflict(nemesis, written, 0.1)
         assert result.proof is None
         assert await target.healthy()
-    (window,) = windows(load_history(tmp_path / "history.jsonl").faults)
+    (window,) = fault_windows(load_history(tmp_path / "history.jsonl").faults)
     assert window.bit_ns is None
     assert window.healed_ns is not None
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from chaos.__main__ import main
-from chaos.checkers.judge import Run
 from chaos.checkers.verdict import Finding, Judgement, Verdict
 from chaos.commands.run import commit_seed
 from chaos.commands.teeth import TEETH
 from chaos.nemeses.names import FAMILIES, grouped
 from chaos.records.history import History, Operation
+from chaos.records.saved import SavedRun
 from chaos.report.outages import outages
 from chaos.runs.conduct import Plan, Result
 from chaos.runs.schedule import plan
@@ -41,7 +41,7 @@ def test_families_are_kept_apart() -> None:
 
 def result(*judgements: Judgement, weak: tuple[str, ...] = ()) -> Result:
     asked = Plan(Path("x"), ("register",), {}, 1, 1)
-    return Result(asked, [], judgements=list(judgements), weak=list(weak), run=Run(History()))
+    return Result(asked, [], judgements=list(judgements), weak=list(weak), run=SavedRun(History()))
 
 
 def test_exit_codes() -> None:

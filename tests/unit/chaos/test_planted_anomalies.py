@@ -25,11 +25,12 @@ from chaos.checkers import (
     ttl,
     watch,
 )
-from chaos.checkers.convergence import Evidence, FinalRead, MemberState
 from chaos.checkers.registers import register, versions
 from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
-from chaos.records.history import Fault, Lookup, Operation, Seen, Watched, resolve
+from chaos.records.final_state import LEVELS, Evidence, FinalRead, MemberState
+from chaos.records.history import Fault, Lookup, NodeStatus, Operation, Watched
 from chaos.records.ledger import Entry, Ledger, Row
+from chaos.records.resolution import resolve
 from tests.unit.chaos.ideal import Ideal
 
 MS = 1_000_000
@@ -604,10 +605,7 @@ def evidence(made: Ideal) -> Evidence:
     members = tuple(MemberState(n, made.revision, made.digest.hex()) for n in nodes)
     keys = sorted({k for _, k, _ in made.log})
     reads = tuple(
-        FinalRead(n, level, k, *made.get(k))
-        for n in nodes
-        for level in convergence.LEVELS
-        for k in keys
+        FinalRead(n, level, k, *made.get(k)) for n in nodes for level in LEVELS for k in keys
     )
     return Evidence(nodes, members, reads)
 
@@ -671,12 +669,15 @@ def test_a_broker_that_forgets_invents_or_swaps() -> None:
 
 # ------------------------------------------------------------------------------------------ members
 
-MEMBERS: dict[str, list[Seen]] = {
-    "two_leaders": [Seen("n1", 1, 3, "leader", "n1"), Seen("n2", 2, 3, "leader", "n2")],
-    "term_fell": [Seen("n1", 1, 3, "follower", "n2"), Seen("n1", 2, 2, "follower", "n3")],
+MEMBERS: dict[str, list[NodeStatus]] = {
+    "two_leaders": [NodeStatus("n1", 1, 3, "leader", "n1"), NodeStatus("n2", 2, 3, "leader", "n2")],
+    "term_fell": [
+        NodeStatus("n1", 1, 3, "follower", "n2"),
+        NodeStatus("n1", 2, 2, "follower", "n3"),
+    ],
     "diverged": [
-        Seen("n1", 1, 3, settled=9, digest="aa"),
-        Seen("n2", 2, 3, settled=9, digest="bb"),
+        NodeStatus("n1", 1, 3, settled=9, digest="aa"),
+        NodeStatus("n2", 2, 3, settled=9, digest="bb"),
     ],
 }
 
@@ -688,10 +689,10 @@ def test_members(anomaly: str) -> None:
 
 def test_members_may_lead_one_after_another_and_start_again_from_below() -> None:
     seen = [
-        Seen("n1", 1, 3, "leader", "n1", settled=9, digest="aa"),
-        Seen("n2", 2, 4, "leader", "n2", settled=9, digest="aa"),
-        Seen("n1", 3, 4, "follower", "n2", settled=5, digest="55"),
-        Seen("n1", 4, 4, "follower", "n2", settled=9, digest="aa"),
+        NodeStatus("n1", 1, 3, "leader", "n1", settled=9, digest="aa"),
+        NodeStatus("n2", 2, 4, "leader", "n2", settled=9, digest="aa"),
+        NodeStatus("n1", 3, 4, "follower", "n2", settled=5, digest="55"),
+        NodeStatus("n1", 4, 4, "follower", "n2", settled=9, digest="aa"),
     ]
     assert members.check(seen).verdict is Verdict.OK
     assert members.check([]).verdict is Verdict.UNKNOWN

@@ -1,0 +1,68 @@
+"""Say from when until when a fault held, and who led from when on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from chaos.records.history import Fault, History
+
+
+@dataclass(frozen=True)
+class FaultWindow:
+    """One fault from its start to its healing (None: not within the record)."""
+
+    nemesis: str
+    targets: tuple[str, ...]
+    start_ns: int
+    bit_ns: int | None = None
+    healed_ns: int | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True)
+class Leadership:
+    """Who led from when on, as far as anybody said."""
+
+    since_ns: int
+    term: int | None
+    leader: str | None
+
+
+def fault_windows(faults: Iterable[Fault]) -> list[FaultWindow]:
+    """Pair each start with what followed it for the same nemesis and targets, in order of start."""
+    open_: dict[tuple[str, tuple[str, ...]], FaultWindow] = {}
+    done: list[FaultWindow] = []
+    for f in sorted(faults, key=lambda f: f.t_ns):
+        name = (f.nemesis, f.targets)
+        if f.phase == "start":
+            if name in open_:
+                done.append(open_[name])
+            open_[name] = FaultWindow(f.nemesis, f.targets, f.t_ns, detail=f.detail)
+        elif name in open_ and f.phase == "bit":
+            window = open_[name]
+            if window.bit_ns is None:
+                open_[name] = replace(window, bit_ns=f.t_ns, detail=f.detail or window.detail)
+        elif name in open_ and f.phase == "healed":
+            done.append(replace(open_.pop(name), healed_ns=f.t_ns))
+    return sorted([*done, *open_.values()], key=lambda w: w.start_ns)
+
+
+def leaderships(history: History) -> list[Leadership]:
+    """Return each change of leader or term, from status records and from what operations
+    were told.
+    """
+    told = [(s.t_ns, s.term, s.leader) for s in history.statuses if s.leader is not None]
+    told += [
+        (int(o.end_ns or o.start_ns), o.term, o.leader)
+        for o in history.operations
+        if o.leader is not None
+    ]
+    made: list[Leadership] = []
+    for t_ns, term, leader in sorted(told, key=lambda t: t[0]):
+        last = made[-1] if made else None
+        if last is not None and term is not None and last.term is not None and term < last.term:
+            continue  # somebody who had not heard of the new term yet
+        if last is None or (term, leader) != (last.term, last.leader):
+            made.append(Leadership(t_ns, term, leader))
+    return made

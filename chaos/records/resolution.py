@@ -1,0 +1,46 @@
+"""Settle unknown operations by what look-ups found after healing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from chaos.records.history import Lookup, Operation
+
+
+def resolve(operations: Iterable[Operation], lookups: Iterable[Lookup]) -> list[Operation]:
+    """Settle unknown operations by what their op_id was found to be after healing.
+
+    *applied* → ok, returning when the look-up ended. *refused* → ok with result false. *expired* →
+    fail. Judge both this and the unresolved history: this one trusts the server, that one does not.
+    """
+    first: dict[str, Lookup] = {}
+    for found in lookups:
+        if found.answer != "unknown":
+            first.setdefault(found.lookup, found)
+    return [_resolved(o, first.get(o.op_id or "")) for o in operations]
+
+
+def _resolved(o: Operation, found: Lookup | None) -> Operation:
+    if found is None or o.outcome != "info":
+        return o
+    if found.answer == "expired":
+        return msgspec.structs.replace(
+            o, outcome="fail", end_ns=max(found.t_ns, o.start_ns), resolved=True
+        )
+    guard_held = found.answer == "applied" and found.branch != "otherwise"
+    result = guard_held if o.op == "cas" else o.result
+    if found.answer == "refused" and o.op != "cas":
+        return msgspec.structs.replace(
+            o, outcome="fail", end_ns=max(found.t_ns, o.start_ns), resolved=True
+        )
+    return msgspec.structs.replace(
+        o,
+        outcome="ok",
+        result=result,
+        end_ns=max(found.t_ns, o.start_ns),
+        revision=found.revision if o.revision is None else o.revision,
+        token=found.revision if o.op == "acquire" else o.token,
+        resolved=True,
+    )
