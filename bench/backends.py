@@ -25,8 +25,8 @@ from rich.table import Table
 
 from acordo import Client, put
 from bench.load import load, request
-from cluster.local.demo import free_base_port
 from cluster.local.runner import LocalCluster
+from cluster.ports import free_base_port
 from cluster.services.install import ensure
 from cluster.services.postgres import PostgresServer
 from cluster.services.rabbitmq import RabbitServer

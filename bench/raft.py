@@ -13,13 +13,14 @@ import json
 import os
 import platform
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
+
+from cluster.ports import free_ports
 
 NAMES: Final = "ABC"
 ANSWER_S: Final = 90.0
@@ -42,7 +43,7 @@ class Processes:
     def __init__(self, kind: str, fsync: str, folder: Path) -> None:
         self._kind, self._fsync, self._folder = kind, fsync, folder
         self._addresses = [
-            f"{name}=127.0.0.1:{port}" for name, port in zip(NAMES, _free_ports(3), strict=True)
+            f"{name}=127.0.0.1:{port}" for name, port in zip(NAMES, free_ports(3), strict=True)
         ]
         self.up: dict[str, asyncio.subprocess.Process] = {}
 
@@ -224,16 +225,6 @@ def _ms(told: Any) -> str:
 
 def _rate(told: Any) -> str:
     return f"{told:,.0f}/s" if isinstance(told, float | int) else str(told)
-
-
-def _free_ports(count: int) -> list[int]:
-    held = [socket.socket() for _ in range(count)]
-    for each in held:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in held]
-    for each in held:
-        each.close()
-    return ports
 
 
 if __name__ == "__main__":

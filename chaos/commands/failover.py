@@ -28,7 +28,7 @@ from acordo import AcordoError, Client
 from chaos.commands.run import OUT, commit
 from chaos.report.outages import quantile
 from chaos.targets.local import LocalTarget, until
-from cluster.local.demo import free_base_port
+from cluster.ports import free_base_port
 from cluster.settings.runner import RunnerSettings
 
 WITHIN_S: Final = 30.0

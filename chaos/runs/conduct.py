@@ -43,7 +43,7 @@ from chaos.targets.local import LocalTarget, Target, UrlTarget
 from chaos.targets.services import Servers
 from chaos.workloads.base import Load, Workload, WorkloadFailed
 from chaos.workloads.names import WORKLOADS
-from cluster.local.demo import free_base_port
+from cluster.ports import free_base_port
 from cluster.settings.runner import RunnerSettings
 
 HEALTHY_WITHIN_S: Final = 120.0

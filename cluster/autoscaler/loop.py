@@ -13,7 +13,6 @@ import contextlib
 import math
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from acordo import AcordoError, Client
 from cluster import logs
 from cluster.autoscaler.plan import Band, Bounds, Decision, Figures, Memory, plan
 from cluster.local.layout import ClusterFile, write_whole
+from cluster.ports import free_ports
 from cluster.settings.autoscaler import AutoscalerSettings
 from cluster.settings.loading import load
 from cluster.settings.values import PREFIX
@@ -411,7 +411,7 @@ class LocalDriver:
         return frozenset(n for n, (p, _) in self.processes.items() if p.returncode is None)
 
     async def start(self, name: str, members: str) -> tuple[str, str]:
-        port, raft = _free_ports(2)
+        port, raft = free_ports(2)
         folder = self.data / name
         folder.mkdir(parents=True)
         url = f"http://127.0.0.1:{port}"
@@ -466,14 +466,6 @@ class LocalDriver:
             self.data / "targets.json",
             msgspec.json.encode([{"targets": targets}] if targets else []),
         )
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
 
 
 # ------------------------------------------------------------------------------------------- wiring

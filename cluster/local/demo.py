@@ -28,13 +28,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from acordo import AcordoError, Client
-from cluster.local.runner import LocalCluster, refuse_taken_port
+from cluster.local.runner import LocalCluster
+from cluster.ports import free_base_port
 from cluster.services.install import Missing, ensure
 from cluster.services.postgres import PostgresServer
 from cluster.services.rabbitmq import RabbitServer
 from cluster.services.redis import RedisServer, SentinelSet
 from cluster.settings.loading import load
-from cluster.settings.runner import RAFT_PORT_OFFSET, RunnerSettings
+from cluster.settings.runner import RunnerSettings
 from kv.errors import BadRequest
 from kv.model import VALUE_BYTES_MAX
 
@@ -228,19 +229,6 @@ def show(tally: Tally, console: Console) -> None:
     console.print(f"lost: {len(tally.lost)}", style="bold red" if tally.lost else "bold green")
     for key in sorted(tally.lost)[:20]:
         console.print(f"  {key}", highlight=False)
-
-
-def free_base_port(nodes: int, first: int) -> int:
-    """Return a base port from `first` on whose HTTP and Raft ports nobody listens on now."""
-    for base in range(first, 65000 - RAFT_PORT_OFFSET, 10):
-        try:
-            for port in range(base, base + nodes):
-                refuse_taken_port("127.0.0.1", port, "HTTP")
-                refuse_taken_port("127.0.0.1", port + RAFT_PORT_OFFSET, "Raft")
-        except BadRequest:
-            continue
-        return base
-    raise BadRequest("port_in_use", "no free ports were found")
 
 
 def main(

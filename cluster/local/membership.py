@@ -29,7 +29,7 @@ from cluster.local.layout import (
     read_cluster,
     running,
 )
-from cluster.local.runner import refuse_taken_port
+from cluster.ports import refuse_taken_port
 from cluster.settings.runner import NODES_MAX, RAFT_PORT_OFFSET
 from kv.errors import BadRequest
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,6 +33,7 @@ from cluster.local.layout import (
 )
 from cluster.local.process import NodeProcess, State
 from cluster.local.readiness import Readiness, judge_readiness
+from cluster.ports import refuse_taken_port
 from cluster.settings.runner import RAFT_PORT_OFFSET, RunnerSettings
 from cluster.settings.values import PREFIX, MemberSetting
 from kv.errors import BadRequest
@@ -481,28 +480,6 @@ class _Beat:
         while True:
             await asyncio.sleep(PROBE_EVERY_S)
             self.lived_s += PROBE_EVERY_S  # also when the pause took longer
-
-
-def refuse_taken_port(host: str, port: int, what: str, *, of: Path | None = None) -> None:
-    """Raise BadRequest("port_in_use") if nobody can listen there now. `of`: a cluster's directory
-    that has its ports already: its members know each other by them.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as exc:
-            if exc.errno == errno.EADDRINUSE:
-                allowed = "another --base-port"
-                if of is not None:
-                    allowed = f"that port, free: members of {of} keep theirs; `ss -ltnp sport = :{port}` names its user"
-                raise BadRequest(
-                    "port_in_use", f"port {port} ({what}) is in use", allowed=allowed
-                ) from exc
-            raise BadRequest(
-                "bad_address", f"{what} cannot listen on {host}:{port}: {exc.strerror}"
-            ) from exc
 
 
 def _clean(environ: Mapping[str, str]) -> dict[str, str]:

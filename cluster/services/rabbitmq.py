@@ -9,7 +9,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.services.process import Server, find, free_port, wait_until
+from cluster.ports import free_port
+from cluster.services.process import Server, find, wait_until
 
 HOME = "/usr/lib/rabbitmq/bin"
 COOKIE = "ACORDOTESTS"

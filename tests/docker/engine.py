@@ -18,7 +18,8 @@ from typing import Any, Final
 import docker
 import docker.errors
 
-from cluster.services.process import free_port, wait_until
+from cluster.ports import free_port
+from cluster.services.process import wait_until
 
 ROOT: Final = Path(__file__).parent.parent.parent
 PROJECT: Final = f"acordotest{os.getpid()}"

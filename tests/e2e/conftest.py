@@ -13,8 +13,8 @@ from typing import TypeAlias
 import aiohttp
 import pytest
 
-from cluster.local.demo import free_base_port
 from cluster.local.runner import LocalCluster
+from cluster.ports import free_base_port
 from cluster.settings.runner import RunnerSettings
 
 Start: TypeAlias = Callable[..., AbstractAsyncContextManager[LocalCluster]]

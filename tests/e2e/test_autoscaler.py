@@ -16,7 +16,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from cluster.services.process import free_port
+from cluster.ports import free_port
 from cluster.services.prometheus import Prometheus
 from tests.e2e.conftest import Start, until
 

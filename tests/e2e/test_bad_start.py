@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from acordo import Client
-from cluster.local.demo import free_base_port
 from cluster.local.layout import locked
 from cluster.local.runner import EX_CONFIG, ROOT, NodeFailed
+from cluster.ports import free_base_port
 from cluster.services.process import wait_until
 from kv.errors import BadRequest
 from tests.e2e.conftest import Start

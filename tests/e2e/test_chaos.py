@@ -24,7 +24,7 @@ from chaos.records.saved import load_history, open_run
 from chaos.targets.local import LocalTarget
 from chaos.workloads.base import Load, Workload
 from chaos.workloads.names import WORKLOADS
-from cluster.local.demo import free_base_port
+from cluster.ports import free_base_port
 from cluster.settings.runner import RunnerSettings
 from tests.e2e.conftest import until
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from chaos.records.intervals import fault_windows
 from chaos.records.saved import load_history
-from cluster.local.demo import free_base_port
+from cluster.ports import free_base_port
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 WAIT_S: Final = 120.0

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from cluster.local.demo import free_base_port
+from cluster.ports import free_base_port
 
 WAIT_S = 60.0
 

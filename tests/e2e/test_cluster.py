@@ -15,9 +15,9 @@ import aiohttp
 import pytest
 
 from acordo import Client
-from cluster.local.demo import free_base_port
 from cluster.local.process import State
 from cluster.local.runner import ROOT, LocalCluster
+from cluster.ports import free_base_port
 from tests.e2e.conftest import Start, until
 from tests.services import needs
 

@@ -18,7 +18,7 @@ import yaml  # type: ignore[import-untyped]  # ships no types
 
 from acordo import AcordoError, Client
 from chaos.nemeses.fault_gauge import Windows
-from cluster.services.process import free_port
+from cluster.ports import free_port
 from cluster.services.prometheus import Prometheus
 from deploy import dashboard
 from deploy.dashboard import Line, Query, ask, overlays, panels

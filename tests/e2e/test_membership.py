@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from acordo import AcordoError, Client
-from cluster.local.demo import free_base_port
 from cluster.local.runner import EX_CONFIG, ROOT
+from cluster.ports import free_base_port
 from tests.e2e.conftest import until
 
 pytestmark = pytest.mark.timeout(300)

@@ -11,8 +11,8 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
-from cluster.local.demo import free_base_port
 from cluster.local.runner import ROOT, LocalCluster
+from cluster.ports import free_base_port
 from cluster.settings.runner import RunnerSettings
 
 WAIT_S = 60.0

@@ -16,8 +16,8 @@ import pytest
 
 from acordo import AcordoError, Client
 from backends.postgres import PostgresStore
-from cluster.local.demo import free_base_port
 from cluster.local.runner import LocalCluster
+from cluster.ports import free_base_port
 from cluster.services.postgres import PostgresServer, PostgresStandby
 from kv.errors import BackendUnavailable, OutcomeUnknown
 from kv.model import Version

@@ -8,12 +8,13 @@ import asyncio
 import json
 import random
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from cluster.ports import free_ports
 
 NAMES = "ABC"
 
@@ -93,14 +94,6 @@ class Processes:
     async def __aexit__(self, *exc: object) -> None:
         for name in list(self.up):
             await self.kill(name)
-
-
-def free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(server.getsockname()[1]) for server in held]
-    for server in held:
-        server.close()
-    return ports
 
 
 @pytest.mark.parametrize("fsync", ["always", "off"])

@@ -17,7 +17,7 @@ from chaos.nemeses.machines import DropPackets, NftFailed
 from chaos.records.recorder import Recorder
 from chaos.targets.local import LocalTarget, until
 from chaos.targets.proxy import Mesh
-from cluster.local.demo import free_base_port
+from cluster.ports import free_base_port
 from cluster.settings.runner import RunnerSettings
 from tests.services import needs
 

@@ -37,7 +37,7 @@ from cluster.autoscaler.plan import (
     Memory,
     plan,
 )
-from cluster.services.process import free_port
+from cluster.ports import free_port
 from cluster.settings.autoscaler import AutoscalerSettings
 from cluster.settings.loading import load
 from kv.errors import BadRequest

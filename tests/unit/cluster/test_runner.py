@@ -20,29 +20,18 @@ from cluster.local import layout, runner
 from cluster.local.layout import running
 from cluster.local.process import State
 from cluster.local.runner import STEADY_S, LocalCluster, NodeFailed, backoff_s, failures_after
+from cluster.ports import free_base_port
 from cluster.settings.runner import RunnerSettings
 from kv.errors import BadRequest
 
 DUMMY = (sys.executable, "-m", "tests.unit.cluster.dummy_node")
-
-
-def free_base_port(nodes: int = 3) -> int:
-    """Return a base port whose HTTP and Raft ports are free now."""
-    for base in range(20000 + os.getpid() % 500 * 20, 60000, 20):
-        try:
-            for port in range(base, base + nodes):
-                runner.refuse_taken_port("127.0.0.1", port, "")
-                runner.refuse_taken_port("127.0.0.1", port + 1000, "")
-        except BadRequest:
-            continue
-        return base
-    raise AssertionError("no free ports")
+FIRST_PORT = 20000 + os.getpid() % 500 * 20
 
 
 def settings(tmp_path: Path, **more: object) -> RunnerSettings:
     given = {
         "nodes": 3,
-        "base_port": free_base_port(),
+        "base_port": free_base_port(3, FIRST_PORT),
         "data": tmp_path / "data",
         "liveness_timeout_s": 2,
     } | more
@@ -119,7 +108,7 @@ async def test_a_quorum_serves_without_the_one_that_cannot_start(tmp_path: Path)
 
 
 async def test_the_runner_follows_the_directory(tmp_path: Path) -> None:
-    made = settings(tmp_path, base_port=free_base_port(4))
+    made = settings(tmp_path, base_port=free_base_port(4, FIRST_PORT))
     async with LocalCluster(made, command=DUMMY) as cluster:
         await cluster.wait_ready()
         file = layout.read_cluster(made.data)
@@ -151,7 +140,7 @@ async def test_a_port_that_is_taken_does_not_make_the_directory(tmp_path: Path) 
                 pass
         assert caught.value.allowed == "another --base-port"
         async with LocalCluster(
-            settings(tmp_path, base_port=free_base_port()), command=DUMMY
+            settings(tmp_path, base_port=free_base_port(3, FIRST_PORT)), command=DUMMY
         ) as cluster:
             await cluster.wait_ready()
             port = cluster.file.base_port

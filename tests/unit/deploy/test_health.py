@@ -16,7 +16,8 @@ import msgspec
 import yaml  # type: ignore[import-untyped]  # ships no types
 
 from cluster.local.layout import ClusterFile
-from cluster.services.process import find, free_port, wait_until
+from cluster.ports import free_port
+from cluster.services.process import find, wait_until
 from tests.services import needs
 
 ROOT = Path(__file__).parents[3]

@@ -19,7 +19,7 @@ import pytest
 from aiohttp import web
 
 from acordo import _bulk as bulk
-from cluster.services.process import free_port
+from cluster.ports import free_port
 from deploy.balancer import Balancer, Times, upstream
 from kv.model import REQUEST_BYTES_MAX
 from node.settings import Settings

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import socket
 from collections.abc import Callable
 from typing import Any
 
 from pysyncobj.node import Node
 
+from cluster.ports import free_port
 from coordinator.raft.net.codec import STOCK, Codec
 from coordinator.raft.net.security import Open, Security
 from coordinator.raft.net.transport import AsyncioTransport, TransportLimits
@@ -19,12 +19,6 @@ QUICK = TransportLimits(
     handshake_s=0.5, keepalive_s=0.05, dead_after_s=0.4, retry_s=0.01, retry_max_s=0.05
 )
 PATIENCE_S = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def until(condition: Callable[[], bool]) -> None:

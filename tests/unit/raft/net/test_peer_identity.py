@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.ports import free_port
 from coordinator.raft.net.duplicate_ids import ALIVE_AFTER_S, SEEN_S, IdUse
 from coordinator.raft.net.peer_identity import (
     Origin,
@@ -22,7 +23,7 @@ from coordinator.raft.net.peer_identity import (
 )
 from coordinator.raft.net.security import SharedSecret
 from coordinator.raft.net.sockets import Dialler
-from tests.unit.raft.net.members import Member, addresses, free_port, until
+from tests.unit.raft.net.members import Member, addresses, until
 
 SECRET = SharedSecret(b"a secret that all members share")
 ABC, A = digest_of_voters(["A", "B", "C"]), digest_of_voters(["A"])

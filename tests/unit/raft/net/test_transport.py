@@ -21,6 +21,7 @@ import trustme
 import uvloop
 from pysyncobj.node import Node
 
+from cluster.ports import free_port
 from coordinator.raft.net import connection as connection_module
 from coordinator.raft.net.admission import (
     HOSTS_MAX,
@@ -41,7 +42,7 @@ from coordinator.raft.net.security import (
 )
 from coordinator.raft.net.transport import TransportLimits
 from kv.errors import BadRequest
-from tests.unit.raft.net.members import QUICK, Member, addresses, command, free_port, until, vote
+from tests.unit.raft.net.members import QUICK, Member, addresses, command, until, vote
 
 SECRET = SharedSecret(b"a secret that all members share")
 
