@@ -33,7 +33,7 @@ from prometheus_client.registry import Collector
 from backends import by_url
 from backends.memory import MemoryCache
 from cluster import logs
-from cluster.local.layout import claim_node, locked
+from cluster.directory import claim_node, locked
 from cluster.settings.loading import load, redacted
 from cluster.settings.node import NodeSettings
 from coordinator.consensus import Coordinator

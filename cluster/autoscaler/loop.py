@@ -28,7 +28,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, generate_late
 from acordo import AcordoError, Client
 from cluster import logs
 from cluster.autoscaler.plan import Band, Bounds, Decision, Figures, Memory, plan
-from cluster.local.layout import ClusterFile, write_whole
+from cluster.directory import write_whole
+from cluster.local.layout import ClusterFile
 from cluster.ports import free_ports
 from cluster.settings.autoscaler import AutoscalerSettings
 from cluster.settings.loading import load

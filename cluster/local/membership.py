@@ -20,15 +20,8 @@ import aiohttp
 
 from acordo import AcordoError, Client, Cluster, OutcomeUnknown
 from acordo import BadRequest as Unacceptable
-from cluster.local.layout import (
-    ID_PREFIX,
-    ClusterFile,
-    Place,
-    keep_cluster,
-    locked,
-    read_cluster,
-    running,
-)
+from cluster.directory import locked
+from cluster.local.layout import ID_PREFIX, ClusterFile, Place, keep_cluster, read_cluster, running
 from cluster.ports import refuse_taken_port
 from cluster.settings.runner import NODES_MAX, RAFT_PORT_OFFSET
 from kv.errors import BadRequest

@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 import aiohttp
 import msgspec
 
+from cluster.directory import locked, write_whole
 from cluster.local.layout import (
     ClusterFile,
     Place,
@@ -26,10 +27,8 @@ from cluster.local.layout import (
     RunningNode,
     find_cluster,
     keep_cluster,
-    locked,
     make_secret,
     read_cluster,
-    write_whole,
 )
 from cluster.local.process import NodeProcess, State
 from cluster.local.readiness import Readiness, judge_readiness

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from acordo import Client
-from cluster.local.layout import locked
+from cluster.directory import locked
 from cluster.local.runner import EX_CONFIG, ROOT, NodeFailed
 from cluster.ports import free_base_port
 from cluster.services.process import wait_until

@@ -79,31 +79,6 @@ def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path: Path) -> None:
         layout.find_cluster(tmp_path / "file" / "x", None, None, (3, 8001))
 
 
-def test_a_node_keeps_its_directory(tmp_path: Path) -> None:
-    layout.claim_node(tmp_path, "c1", "n1")
-    layout.claim_node(tmp_path, "c1", "n1")
-    with pytest.raises(BadRequest, match="belongs to node n1, not to n2"):
-        layout.claim_node(tmp_path, "c1", "n2")
-    with pytest.raises(BadRequest, match="belongs to cluster c1, not to c2"):
-        layout.claim_node(tmp_path, "c2", "n1")
-    found = json.loads((tmp_path / "node.json").read_bytes())
-    (tmp_path / "node.json").write_text(json.dumps(found | {"format": 99}))
-    with pytest.raises(BadRequest, match="newer version"):
-        layout.claim_node(tmp_path, "c1", "n1")
-
-
-def test_one_process_at_a_time_holds_a_directory(tmp_path: Path) -> None:
-    assert not layout.is_locked(tmp_path)
-    with layout.locked(tmp_path, "runner"):
-        assert layout.is_locked(tmp_path)
-        with (
-            pytest.raises(BadRequest, match="in use by another runner"),
-            layout.locked(tmp_path, "runner"),
-        ):
-            pass
-    assert not layout.is_locked(tmp_path)
-
-
 def test_the_secret_is_made_once_and_private(tmp_path: Path) -> None:
     layout.make_secret(tmp_path / "secret")
     first = (tmp_path / "secret").read_text()
@@ -128,14 +103,3 @@ def test_the_directory_remembers_who_came_and_went(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [p.id for p in found.first_places] == ["n1", "n2", "n3"]
     assert json.loads((tmp_path / "cluster.json").read_bytes())["format"] == 2
-
-
-def test_a_lock_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    (tmp_path / "lock").mkdir()
-    for ask in (
-        lambda: layout.locked(tmp_path, "node").__enter__(),
-        lambda: layout.is_locked(tmp_path),
-    ):
-        with pytest.raises(BadRequest, match="lock cannot be opened") as caught:
-            ask()
-        assert caught.value.code == "bad_directory"
