@@ -22,7 +22,7 @@ from acordo._messages import Reply
 from acordo._outcomes import Seen
 from acordo._wire import answers, requests
 from acordo._wire.forms import Damaged
-from acordo._wire.sse import Parser, ServerEvent, TooLong
+from acordo._wire.sse import EventTooLong, Parser, ServerEvent
 
 IDLE_S: Final = 8.0
 """A stream silent for so long is taken for dead: nodes send a heartbeat every 2 s."""
@@ -98,7 +98,7 @@ class Watch:
                 for event in parser.feed(chunk):
                     for told in self._take(event):
                         yield told
-        except (aiohttp.ClientError, TimeoutError, OSError, TooLong, Damaged):
+        except (aiohttp.ClientError, TimeoutError, OSError, EventTooLong, Damaged):
             return
 
     def _take(self, event: ServerEvent) -> list[results.Event]:

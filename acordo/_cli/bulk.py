@@ -11,7 +11,12 @@ from typing import Annotated
 
 import typer
 
-from acordo import _bulk as bulk
+from acordo._bulk.checkpoints import checkpoint_of_dump, checkpoint_of_load
+from acordo._bulk.dump import dump as write_dump
+from acordo._bulk.dump import dump_to
+from acordo._bulk.load import IN_FLIGHT, TIMEOUT_S
+from acordo._bulk.load import load as load_lines
+from acordo._bulk.tally import Rejected
 from acordo._cli.output import INTERRUPTED, NO, OK, Output, shown
 from acordo._cli.shell import app, key_of, opened, run
 from acordo._client import Client
@@ -27,9 +32,7 @@ def load(
             help='NDJSON file: {"key", "value", "ttl"? or "expires_ms"?} a line; - is standard input.'
         ),
     ],
-    in_flight: Annotated[
-        int, typer.Option(min=1, max=64, help="Requests at a time.")
-    ] = bulk.IN_FLIGHT,
+    in_flight: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = IN_FLIGHT,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Leave out lines that cannot be.")
     ] = False,
@@ -41,7 +44,7 @@ def load(
 
     async def work(client: Client, output: Output) -> int:
         path = None if source == "-" else Path(source)
-        checkpoint = bulk.checkpoint_of_load(path) if path else None
+        checkpoint = checkpoint_of_load(path) if path else None
         if checkpoint and restart:
             checkpoint.unlink(missing_ok=True)
         with (
@@ -49,14 +52,14 @@ def load(
             output.progress("load", path.stat().st_size if path else None) as progress,
         ):
             try:
-                done = await bulk.load(
+                done = await load_lines(
                     client,
                     file,
                     checkpoint=checkpoint,
                     in_flight=in_flight,
                     keep_going=keep_going,
-                    timeout_s=max(context.obj.timeout_s, bulk.TIMEOUT_S),
-                    progress=progress,
+                    timeout_s=max(context.obj.timeout_s, TIMEOUT_S),
+                    on_progress=progress,
                     on_rejected=lambda line, why: output.note(
                         f"line {line} left out: {shown(why, 300)}"
                     ),
@@ -65,7 +68,7 @@ def load(
                 _say_interrupted(output, path)
                 raise
             except AcordoError as error:
-                if path and isinstance(error, bulk.Rejected):
+                if path and isinstance(error, Rejected):
                     output.note(
                         "[yellow]the same command goes on once the line is mended; nothing is doubled[/yellow]"
                     )
@@ -103,14 +106,14 @@ def dump(
 
     async def work(client: Client, output: Output) -> None:
         if target == "-":
-            await bulk.dump_to(client, output.raw, key_of(prefix))
+            await dump_to(client, output.raw, key_of(prefix))
             return
         path = Path(target)
         if restart:
-            bulk.checkpoint_of_dump(path).unlink(missing_ok=True)
+            checkpoint_of_dump(path).unlink(missing_ok=True)
         with output.progress("dump", None) as progress:
             try:
-                done = await bulk.dump(client, path, key_of(prefix), progress=progress)
+                done = await write_dump(client, path, key_of(prefix), on_progress=progress)
             except asyncio.CancelledError:
                 _say_interrupted(output, path)
                 raise

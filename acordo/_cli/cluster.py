@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from acordo import _bulk as bulk
 from acordo import _results as results
+from acordo._bulk.progress import Progress
 from acordo._cli.ledger_digests import Chain, Flaw
 from acordo._cli.output import NO, OK, Output, shown, table
 from acordo._cli.shell import app, ledger_app, members_app, run
@@ -201,7 +201,7 @@ def ledger_verify(
         with output.progress("verify", None) as progress:
             async for row in client.ledger(start):
                 flaws += chain.add(row)
-                progress(bulk.Told(chain.rows, 0))
+                progress(Progress(chain.rows, 0))
         differing = _differing(chain, await client.cluster())
         newest = chain.newest
         if output.as_json:

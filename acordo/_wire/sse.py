@@ -18,7 +18,7 @@ class ServerEvent(msgspec.Struct, frozen=True):
     id: str | None
 
 
-class TooLong(ValueError):
+class EventTooLong(ValueError):
     """An event above EVENT_BYTES_MAX."""
 
 
@@ -31,12 +31,12 @@ class Parser:
         self._id: str | None = None
 
     def feed(self, chunk: bytes) -> list[ServerEvent]:
-        """Return the events that are whole now. Raises TooLong."""
+        """Return the events that are whole now. Raises EventTooLong."""
         *lines, self._rest = (
             (self._rest + chunk).split(b"\n") if b"\n" in chunk else (self._rest + chunk,)
         )
         if len(self._rest) > EVENT_BYTES_MAX:
-            raise TooLong
+            raise EventTooLong
         events = []
         for line in lines:
             event = self._line(line.removesuffix(b"\r"))
@@ -52,7 +52,7 @@ class Parser:
         if field == b"data":
             self._size += len(value)
             if self._size > EVENT_BYTES_MAX:
-                raise TooLong
+                raise EventTooLong
             self._data.append(value)
         elif field == b"event":
             self._kind = value.decode("utf-8", "replace")

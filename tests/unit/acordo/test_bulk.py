@@ -11,7 +11,12 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from acordo import _bulk as bulk
+from acordo._bulk.checkpoints import checkpoint_of_load
+from acordo._bulk.dump import dump
+from acordo._bulk.lines import BATCH_BYTES, LARGE_BYTES, LINE_BYTES_MAX
+from acordo._bulk.load import TIMEOUT_S, LoadDone, load
+from acordo._bulk.progress import Progress
+from acordo._bulk.tally import Rejected
 from acordo._client import Client
 from acordo._errors import BadRequest, NotApplied, OutcomeUnknown, Pruned
 from acordo._results import Change
@@ -27,7 +32,7 @@ def write_lines(path: Path, count: int, keys: int | None = None) -> dict[bytes, 
         for n in range(count):
             key = f"k{n % (keys or count):04}"
             if n % 50 == 7:
-                value: object = "x" * (bulk.LARGE_BYTES + 1 + n)
+                value: object = "x" * (LARGE_BYTES + 1 + n)
             elif n % 50 == 9:
                 value = {"base64": "/wD+"}
             else:
@@ -46,11 +51,9 @@ def held(cluster: FakeCluster) -> dict[bytes, bytes]:
     return {key: value for key in cluster.history if (value := cluster.at(key)[1]) is not None}
 
 
-async def load_file(client: Client, path: Path, timeout_s: float = bulk.TIMEOUT_S) -> bulk.LoadDone:
+async def load_file(client: Client, path: Path, timeout_s: float = TIMEOUT_S) -> LoadDone:
     with path.open("rb") as source:
-        return await bulk.load(
-            client, source, checkpoint=bulk.checkpoint_of_load(path), timeout_s=timeout_s
-        )
+        return await load(client, source, checkpoint=checkpoint_of_load(path), timeout_s=timeout_s)
 
 
 async def test_load_takes_the_last_line_of_each_key(tmp_path: Path) -> None:
@@ -65,7 +68,7 @@ async def test_load_takes_the_last_line_of_each_key(tmp_path: Path) -> None:
 
 async def run_until_cut(
     cluster: FakeCluster, path: Path, random: Random, cut_at: int
-) -> bulk.LoadDone | None:
+) -> LoadDone | None:
     """Load until the cluster has seen `cut_at` requests, losing 30 % of its answers; None: it was
     interrupted.
     """
@@ -84,7 +87,7 @@ async def run_until_cut(
         try:
             return await task
         except asyncio.CancelledError:
-            assert bulk.checkpoint_of_load(path).exists()
+            assert checkpoint_of_load(path).exists()
             return None
 
 
@@ -110,7 +113,7 @@ async def test_an_interrupted_load_goes_on_without_losing_or_doubling(
         assert held(cluster) == wanted
         assert cluster.applied == 1500
         assert sum(len(versions) for versions in cluster.history.values()) == 1500
-        assert not bulk.checkpoint_of_load(path).exists()
+        assert not checkpoint_of_load(path).exists()
 
 
 async def test_loading_a_file_again_writes_again(tmp_path: Path) -> None:
@@ -194,10 +197,10 @@ async def test_expired_lines_go_on_under_the_next_op_id_also_in_the_next_run(
 async def test_bad_lines_are_named(bad: bytes) -> None:
     good = b'{"key": "a", "value": "1"}\n'
     async with FakeCluster() as cluster, Client(cluster.urls) as client:
-        with pytest.raises(bulk.Rejected, match=r"line 2: "):
-            await bulk.load(client, io.BytesIO(good + bad + good), checkpoint=None)
+        with pytest.raises(Rejected, match=r"line 2: "):
+            await load(client, io.BytesIO(good + bad + good), checkpoint=None)
         told: list[int] = []
-        done = await bulk.load(
+        done = await load(
             client,
             io.BytesIO(good + bad + good),
             checkpoint=None,
@@ -210,10 +213,10 @@ async def test_bad_lines_are_named(bad: bytes) -> None:
 async def test_one_bad_line_does_not_take_its_batch_along() -> None:
     lines = [msgspec.json.encode({"key": "k" * n, "value": "v"}) for n in (1, 2, 1025, 3)]
     async with FakeCluster() as cluster, Client(cluster.urls) as client:
-        with pytest.raises(bulk.Rejected, match="line 3: "):
-            await bulk.load(client, io.BytesIO(b"\n".join(lines)), checkpoint=None)
+        with pytest.raises(Rejected, match="line 3: "):
+            await load(client, io.BytesIO(b"\n".join(lines)), checkpoint=None)
         told: list[int] = []
-        done = await bulk.load(
+        done = await load(
             client,
             io.BytesIO(b"\n".join(lines)),
             checkpoint=None,
@@ -227,7 +230,7 @@ async def test_one_bad_line_does_not_take_its_batch_along() -> None:
 @pytest.mark.parametrize(
     "value", [b"\xff" * 60_000, b"\x01" * 60_000, b'"' * 60_000, b"v" * 60_000]
 )
-@pytest.mark.parametrize("takes", [bulk.BATCH_BYTES, 400_000])
+@pytest.mark.parametrize("takes", [BATCH_BYTES, 400_000])
 async def test_a_batch_is_weighed_as_it_is_sent_and_split_where_less_is_taken(
     value: bytes, takes: int
 ) -> None:
@@ -245,23 +248,23 @@ async def test_a_batch_is_weighed_as_it_is_sent_and_split_where_less_is_taken(
 
     async with FakeCluster() as cluster, Client(cluster.urls) as client:
         cluster.trouble = refuse
-        done = await bulk.load(client, io.BytesIO(b"\n".join(lines)), checkpoint=None)
+        done = await load(client, io.BytesIO(b"\n".join(lines)), checkpoint=None)
         assert (done.lines, done.rejected) == (45, 0)
         assert held(cluster) == {f"k{n}".encode(): value for n in range(45)}
-        assert max(sizes) <= bulk.BATCH_BYTES + 1024
+        assert max(sizes) <= BATCH_BYTES + 1024
 
 
 async def test_a_line_without_end_is_bounded() -> None:
     async with FakeCluster() as cluster, Client(cluster.urls) as client:
-        with pytest.raises(bulk.Rejected):
-            await bulk.load(client, io.BytesIO(b"x" * (bulk.LINE_BYTES_MAX + 2)), checkpoint=None)
+        with pytest.raises(Rejected):
+            await load(client, io.BytesIO(b"x" * (LINE_BYTES_MAX + 2)), checkpoint=None)
 
 
 async def test_a_value_that_the_cluster_refuses_is_named() -> None:
     line = msgspec.json.encode({"key": "big", "value": "x" * (1024 * 1024 + 1)})
     async with FakeCluster() as cluster, Client(cluster.urls) as client:
-        with pytest.raises(bulk.Rejected, match="line 1: the value has more than"):
-            await bulk.load(client, io.BytesIO(line), checkpoint=None)
+        with pytest.raises(Rejected, match="line 1: the value has more than"):
+            await load(client, io.BytesIO(line), checkpoint=None)
 
 
 async def test_dump_and_load_are_inverse(tmp_path: Path) -> None:
@@ -270,7 +273,7 @@ async def test_dump_and_load_are_inverse(tmp_path: Path) -> None:
     async with FakeCluster() as cluster, FakeCluster() as other:
         async with Client(cluster.urls) as client:
             await load_file(client, path)
-            done = await bulk.dump(client, out, page=37)
+            done = await dump(client, out, page=37)
             assert (done.keys, done.bytes, done.revision) == (
                 400,
                 out.stat().st_size,
@@ -289,20 +292,20 @@ async def test_an_interrupted_dump_goes_on_at_its_revision(tmp_path: Path, seed:
     write_lines(path, 400)
     async with FakeCluster() as cluster, Client(cluster.urls) as client:
         await load_file(client, path)
-        await bulk.dump(client, clean)
+        await dump(client, clean)
         runs = 0
         while True:
             runs += 1
             cut_at = random.randrange(2, 6) if runs < 5 else 10**9
 
-            def interrupt(told: bulk.Told) -> None:
+            def interrupt(progress: Progress) -> None:
                 nonlocal cut_at
                 cut_at -= 1
                 if not cut_at:
                     raise asyncio.CancelledError
 
             try:
-                done = await bulk.dump(client, out, page=20, progress=interrupt)
+                done = await dump(client, out, page=20, on_progress=interrupt)
                 break
             except asyncio.CancelledError:
                 assert not out.exists()
@@ -321,13 +324,13 @@ async def test_a_dump_whose_revision_is_gone_says_so(tmp_path: Path) -> None:
     async with FakeCluster() as cluster, Client(cluster.urls) as client:
         await load_file(client, path)
 
-        def forget(told: bulk.Told) -> None:
+        def forget(progress: Progress) -> None:
             cluster.floor = cluster.revision + 1
 
         with pytest.raises(Pruned):
-            await bulk.dump(client, out, page=20, progress=forget)
+            await dump(client, out, page=20, on_progress=forget)
         with pytest.raises(BadRequest):
-            await bulk.dump(client, out, b"another prefix")
+            await dump(client, out, b"another prefix")
 
 
 async def test_what_expires_keeps_its_moment_through_dump_and_load(tmp_path: Path) -> None:
@@ -346,7 +349,7 @@ async def test_what_expires_keeps_its_moment_through_dump_and_load(tmp_path: Pat
         told = [await anext(events) for _ in range(3)]
         assert [e.expires_ms for e in told if isinstance(e, Change)][::2] == [lock.expires_ms, None]
         path = tmp_path / "out.ndjson"
-        await bulk.dump(client, path)
+        await dump(client, path)
         assert path.read_bytes().count(b'"expires_ms":%d}' % lock.expires_ms) == 1
     async with opened() as api, Client(api.url) as client:
         api.consensus.now_offset_ms += 60_000  # restored a minute later
@@ -385,5 +388,5 @@ async def test_a_line_with_two_ends_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "in.ndjson"
     path.write_text('{"key": "a", "value": "1", "ttl": 5, "expires_ms": 5}\n')
     async with FakeCluster() as cluster, Client(cluster.urls) as client:
-        with pytest.raises(bulk.Rejected, match="both ttl and expires_ms"):
+        with pytest.raises(Rejected, match="both ttl and expires_ms"):
             await load_file(client, path)

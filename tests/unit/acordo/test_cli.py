@@ -19,7 +19,7 @@ from aiohttp import web
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
-from acordo import _bulk as bulk
+from acordo._bulk.checkpoints import DumpPoint, beside, checkpoint_of_dump
 from acordo._cli import main as cli
 from acordo._cli.output import printable
 from acordo._cli.shell import app, hoisted
@@ -618,9 +618,9 @@ async def test_a_dump_that_cannot_go_on_says_how_to_begin_anew(tmp_path: Path) -
             await client.put("a", "1")
         target = tmp_path / "out.ndjson"
         token = token_of(Place(1000, b"a"), b"", keys_only=False)
-        point = bulk.DumpPoint(version=1, prefix="", revision=1000, token=token, offset=0, keys=0)
-        bulk.checkpoint_of_dump(target).write_bytes(msgspec.json.encode(point))
-        part = bulk._beside(target, "part")
+        point = DumpPoint(version=1, prefix="", revision=1000, token=token, offset=0, keys=0)
+        checkpoint_of_dump(target).write_bytes(msgspec.json.encode(point))
+        part = beside(target, "part")
         part.write_bytes(b"")
         refused = await Shell([api.url])("dump", str(target))
         assert (

@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from acordo import _bulk as bulk
+from acordo._bulk.lines import BATCH_BYTES
 from cluster.ports import free_port
 from deploy.balancer import Balancer, Times, upstream
 from kv.model import REQUEST_BYTES_MAX
@@ -324,7 +324,7 @@ def test_the_balancer_takes_what_a_node_takes() -> None:
     (megabytes,) = re.findall(r"client_max_body_size (\d+)m;", text)
     assert int(megabytes) << 20 == REQUEST_BYTES_MAX
     assert f"a body has at most {megabytes} MiB here" in text
-    assert bulk.BATCH_BYTES + 1024 < REQUEST_BYTES_MAX
+    assert BATCH_BYTES + 1024 < REQUEST_BYTES_MAX
 
 
 async def test_one_megabyte_passes_both_ways_and_more_than_a_node_takes_is_refused_unsent(

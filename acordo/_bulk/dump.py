@@ -1,0 +1,158 @@
+"""Dump all keys under a prefix as NDJSON, as of one revision. Never leaves a file that is not
+whole under the name that was asked for.
+
+All pages are at one revision; the checkpoint keeps the token of the next page and the length of
+what is written. A key that is to be deleted keeps its moment, as `expires_ms`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from acordo._bulk.checkpoints import (
+    CHECKPOINT_VERSION,
+    DumpPoint,
+    beside,
+    checkpoint_of_dump,
+    in_thread_to_its_end,
+    read_point,
+    write_point,
+)
+from acordo._bulk.progress import OnProgress, Progress, ignore
+from acordo._client import Client
+from acordo._errors import BadRequest
+from acordo._results import Found, Page
+from acordo._wire import forms
+
+PAGE_KEYS: Final = 500
+PAGE_TIMEOUT_S: Final = 30.0
+
+
+class DumpDone(msgspec.Struct, frozen=True, kw_only=True):
+    """What a dump wrote: all keys as of `revision`."""
+
+    keys: int
+    bytes: int
+    revision: int
+    resumed_at: int
+    """Keys that an earlier, interrupted run had written."""
+
+
+async def dump(
+    client: Client,
+    target: Path,
+    prefix: bytes = b"",
+    *,
+    page: int = PAGE_KEYS,
+    timeout_s: float = PAGE_TIMEOUT_S,
+    on_progress: OnProgress = ignore,
+) -> DumpDone:
+    """Write all keys under `prefix`, as of one revision, to `target`, which appears only when it is
+    whole.
+
+    Goes on where an interrupted dump of the same target stopped. `page`: keys in a request,
+    `timeout_s` bounds each. Raises Pruned when its revision is no longer kept, BadRequest when the
+    checkpoint is of another dump, ReadFailed, OSError.
+    """
+    dump_file = await in_thread_to_its_end(partial(_DumpFile, target, prefix))
+    resumed_at = dump_file.keys
+    try:
+        if not dump_file.whole:
+            async for got in client.pages(
+                prefix, limit=page, token=dump_file.token, timeout_s=timeout_s
+            ):
+                await in_thread_to_its_end(partial(dump_file.add, got))
+                on_progress(Progress(dump_file.keys, dump_file.size))
+    finally:
+        dump_file.file.close()
+    await in_thread_to_its_end(dump_file.finish)
+    return DumpDone(
+        keys=dump_file.keys,
+        bytes=dump_file.size,
+        revision=dump_file.revision,
+        resumed_at=resumed_at,
+    )
+
+
+async def dump_to(
+    client: Client, write: Callable[[bytes], object], prefix: bytes = b"", *, page: int = PAGE_KEYS
+) -> DumpDone:
+    """Write the same to a stream. It cannot go on after an interruption."""
+    keys, size, revision = 0, 0, 0
+    async for got in client.pages(prefix, limit=page, timeout_s=PAGE_TIMEOUT_S):
+        text = _page_lines(got)
+        write(text)
+        keys, size, revision = keys + len(got.found), size + len(text), got.revision
+    return DumpDone(keys=keys, bytes=size, revision=revision, resumed_at=0)
+
+
+class _DumpFile:
+    """A dump on its way to the disk: what the checkpoint speaks of is always there."""
+
+    def __init__(self, target: Path, prefix: bytes) -> None:
+        """Open the unfinished file, cut to what the checkpoint speaks of. Raises BadRequest,
+        OSError.
+        """
+        self._target, self._prefix = target, prefix
+        self._checkpoint, self._part = checkpoint_of_dump(target), beside(target, "part")
+        point = _read_dump_point(self._checkpoint, prefix, self._part)
+        self.keys = 0 if point is None else point.keys
+        self.size = 0 if point is None else point.offset
+        self.revision = 0 if point is None else point.revision
+        self.token = None if point is None else point.token
+        self.whole = point is not None and point.token is None
+        self.file = self._part.open("wb" if point is None else "r+b")
+        self.file.truncate(self.size)
+        self.file.seek(self.size)
+
+    def add(self, page: Page) -> None:
+        """Append a page, then move the checkpoint behind it."""
+        self.file.write(_page_lines(page))
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.keys, self.size = self.keys + len(page.found), self.file.tell()
+        self.revision, self.token = page.revision, page.token
+        point = DumpPoint(
+            version=CHECKPOINT_VERSION,
+            prefix=self._prefix.hex(),
+            revision=self.revision,
+            token=self.token,
+            offset=self.size,
+            keys=self.keys,
+        )
+        write_point(self._checkpoint, point)
+
+    def finish(self) -> None:
+        self._part.replace(self._target)
+        self._checkpoint.unlink(missing_ok=True)
+
+
+def _read_dump_point(checkpoint: Path, prefix: bytes, part: Path) -> DumpPoint | None:
+    if not checkpoint.exists():
+        return None
+    point = read_point(checkpoint, DumpPoint)
+    if point.prefix != prefix.hex() or not part.exists() or part.stat().st_size < point.offset:
+        raise BadRequest(
+            f"{checkpoint.name} is of another dump",
+            code="checkpoint_of_another",
+            allowed="the same prefix and file, or --restart to begin anew",
+        )
+    return point
+
+
+def _page_lines(page: Page) -> bytes:
+    return b"".join(_line(found) for found in page.found)
+
+
+def _line(found: Found) -> bytes:
+    form: dict[str, object] = {"key": forms.to_json(found.key), "value": forms.to_json(found.value)}
+    form["revision"] = found.revision
+    if found.expires_ms is not None:
+        form["expires_ms"] = found.expires_ms
+    return msgspec.json.encode(form) + b"\n"

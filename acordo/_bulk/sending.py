@@ -1,0 +1,87 @@
+"""Send a batch of lines until each one is in, or was refused for good. Never doubles a line.
+
+The op_id of a line is made of the load's id, the line's number and its content: what an interrupted
+run had sent is recognised by the cluster and changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from acordo._bulk.lines import EXPIRIES_MAX, Line
+from acordo._bulk.tally import Tally
+from acordo._client import Client
+from acordo._errors import BadRequest, NotApplied, OutcomeUnknown
+from acordo._outcomes import EXPIRED
+from acordo._results import Item
+
+RUN_AGAIN: Final = "other lines may be in: run it again, nothing is doubled"
+
+
+class Sender:
+    """The way of a load's batches into the cluster."""
+
+    def __init__(self, client: Client, tally: Tally, *, timeout_s: float) -> None:
+        self._client, self._tally, self._timeout_s = client, tally, timeout_s
+
+    async def send(self, batch: list[Line]) -> None:
+        """Send a batch until each line is in, or was refused. Its keys are distinct, so lines may
+        end in any order.
+
+        Raises Rejected (see Tally), NotApplied or OutcomeUnknown for the first line that the
+        cluster did not take in time.
+        """
+        expiries = 0
+        while batch:
+            if expiries > EXPIRIES_MAX:
+                why = f"line {batch[0].number} expires every time"
+                raise NotApplied(why, reason=EXPIRED, op_id=batch[0].op_id, advice=RUN_AGAIN)
+            items = await self._ask(batch, expiries)
+            if len(batch) > 1 and any(item.outcome == "bad_request" for item in items):
+                # One bad operation refuses the whole request, and so does whatever stands between,
+                # when that takes less than a node: halves, until each is taken or it is clear which
+                # line it is.
+                middle = len(batch) // 2
+                await self.send(batch[:middle])
+                await self.send(batch[middle:])
+                return
+            late = []
+            for line, item in zip(batch, items, strict=True):
+                if item.outcome == EXPIRED:
+                    late.append(line)
+                else:
+                    self._take(line, item)
+            batch, expiries = late, expiries + 1
+
+    async def _ask(self, batch: list[Line], expiries: int) -> tuple[Item, ...]:
+        first = batch[0]
+        if not first.large:
+            intents = [line.intent(expiries) for line in batch]
+            return await self._client.batch(intents, timeout_s=self._timeout_s)
+        op_id = first.op_id_after(expiries)
+        try:
+            written = await self._client.put(
+                first.key, first.value, ttl_s=first.ttl_s, op_id=op_id, timeout_s=self._timeout_s
+            )
+        except NotApplied as exc:
+            if exc.reason != EXPIRED:
+                exc.advice = RUN_AGAIN
+                raise
+            return (Item(op_id=op_id, outcome="expired"),)
+        except BadRequest as exc:
+            return (Item(op_id=op_id, outcome="bad_request", detail=exc.detail),)
+        return (
+            Item(op_id=op_id, outcome="applied", revision=written.revision, again=written.again),
+        )
+
+    def _take(self, line: Line, item: Item) -> None:
+        detail = f"line {line.number}: {item.detail or item.outcome}"
+        match item.outcome:
+            case "applied":
+                self._tally.applied(item)
+            case "unknown":
+                raise OutcomeUnknown(detail, op_id=line.op_id)
+            case "not_applied" | "expired":  # the latter was dealt with before
+                raise NotApplied(detail, reason=item.outcome, op_id=line.op_id, advice=RUN_AGAIN)
+            case "bad_request" | "mismatch" | "refused":
+                self._tally.reject(line.number, item.detail or item.outcome)
