@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from random import Random
 from typing import Any, Final, Literal, Protocol, Self
 
@@ -41,10 +41,11 @@ from coordinator.raft.core.state import (
     SUCCESS,
 )
 from coordinator.raft.net.codec import Codec
+from coordinator.raft.net.limits import TransportLimits
 from coordinator.raft.net.peer_check import PeerCheck
 from coordinator.raft.net.peer_identity import PeerIdentity
 from coordinator.raft.net.security import Security
-from coordinator.raft.net.transport import AsyncioTransport, TransportLimits
+from coordinator.raft.net.transport import AsyncioTransport
 from coordinator.raft.storage.disk import Disk
 from coordinator.raft.storage.journal import Journal, Policy
 from coordinator.raft.storage.snapshot import SnapshotStore
@@ -807,13 +808,11 @@ def over_sockets(
     chance: Random,
     entropy: Callable[[int], bytes],
     limits: TransportLimits | None = None,
-    **network: Any,
+    routes: Mapping[str, str] | None = None,
 ) -> TransportFactory:
-    """Return what makes a member's transport: authenticated connections over sockets
-    (transport.py).
+    """Return what makes a member's transport: authenticated connections over sockets.
 
-    `network`: `listen` and `connect` of a simulated one, and `routes`, where members are dialled
-    from here.
+    `routes`: where members are dialled from here, whatever address all others have for them.
     """
 
     def make(
@@ -824,13 +823,13 @@ def over_sockets(
             node,
             listen,
             Codec(*ALL),
-            random=chance,
+            rng=chance,
             entropy=entropy,
             security=security,
             wake=kick,
             on_fatal=on_fatal,
             limits=limits or TransportLimits(retry_max_s=REDIAL_S_MAX),
-            **network,
+            routes=routes,
         )
 
     return make

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import ssl
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -18,11 +18,11 @@ from kv.errors import BadRequest
 
 
 class Open(msgspec.Struct, frozen=True):
-    """Nothing proves anything: whoever reaches the port is believed. Loopback only."""
+    """No proof at all: whoever reaches the port is believed. Loopback only."""
 
 
 class SharedSecret(msgspec.Struct, frozen=True):
-    """All members know one secret. It shows that a peer is a member, not which one."""
+    """One secret that all members know. It shows that a peer is a member, not which one."""
 
     secret: bytes
 
@@ -31,8 +31,8 @@ class SharedSecret(msgspec.Struct, frozen=True):
 
 
 class Certificates(msgspec.Struct, frozen=True):
-    """Mutual TLS: every member has a certificate that names its id, signed by `ca`. Paths of PEM
-    files.
+    """Mutual TLS, by paths of PEM files: every member has a certificate that names its id, signed
+    by `ca`.
     """
 
     cert: str
@@ -43,14 +43,36 @@ class Certificates(msgspec.Struct, frozen=True):
 Security: TypeAlias = Open | SharedSecret | Certificates
 
 
-def mode_of(security: Security) -> Mode:
+class Credentials(NamedTuple):
+    """What a transport proves itself by, read and checked."""
+
+    mode: Mode
+    key: bytes = b""
+    """Of mode SECRET; else empty."""
+    listener_tls: ssl.SSLContext | None = None
+    dialer_tls: ssl.SSLContext | None = None
+    """Of mode CERTIFICATE; else None."""
+
+
+def credentials_of(security: Security, address: str) -> Credentials:
+    """Read what a member that listens at the address proves itself by.
+
+    Raises BadRequest for a secret or certificates that cannot be used, and for none at all where
+    others than this machine reach the address.
+    """
     match security:
         case Open():
-            return Mode.OPEN
-        case SharedSecret():
-            return Mode.SECRET
+            if not is_loopback(split_address(address)[0]):
+                raise BadRequest(
+                    "raft_unprotected",
+                    f"Raft would listen on {address} with nothing that proves who connects",
+                    allowed="a shared secret, certificates, or a loopback address",
+                )
+            return Credentials(Mode.OPEN)
+        case SharedSecret(secret):
+            return Credentials(Mode.SECRET, check_secret(secret, "the members' secret"))
         case Certificates():
-            return Mode.CERTIFICATE
+            return Credentials(Mode.CERTIFICATE, b"", *tls_contexts(security))
 
 
 def read_secret(path: Path) -> SharedSecret:

@@ -12,8 +12,9 @@ from pysyncobj.node import Node
 
 from cluster.ports import free_port
 from coordinator.raft.net.codec import STOCK, Codec
+from coordinator.raft.net.limits import TransportLimits
 from coordinator.raft.net.security import Open, Security
-from coordinator.raft.net.transport import AsyncioTransport, TransportLimits
+from coordinator.raft.net.transport import AsyncioTransport
 
 QUICK = TransportLimits(
     handshake_s=0.5, keepalive_s=0.05, dead_after_s=0.4, retry_s=0.01, retry_max_s=0.05
@@ -52,7 +53,7 @@ class Member:
             self.nodes[member],
             addresses[member],
             Codec(*STOCK),
-            random=random.Random(member),
+            rng=random.Random(member),
             entropy=os.urandom,
             security=security or Open(),
             wake=self._wake,

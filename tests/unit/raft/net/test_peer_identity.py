@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.ports import free_port
+from coordinator.raft.net.dialer import Dialer
 from coordinator.raft.net.duplicate_ids import ALIVE_AFTER_S, SEEN_S, IdUse
 from coordinator.raft.net.peer_identity import (
     Origin,
@@ -22,7 +23,6 @@ from coordinator.raft.net.peer_identity import (
     never_belonged,
 )
 from coordinator.raft.net.security import SharedSecret
-from coordinator.raft.net.sockets import Dialler
 from tests.unit.raft.net.members import Member, addresses, until
 
 SECRET = SharedSecret(b"a secret that all members share")
@@ -169,15 +169,15 @@ async def test_a_resolver_that_hangs_is_asked_once_and_complains_to_nobody(
         return await answered
 
     monkeypatch.setattr(loop, "getaddrinfo", look_up)
-    dialler = Dialler(loop, 1.0)
+    dialer = Dialer(loop, 1.0)
     for _ in range(3):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
-                await dialler.connect(asyncio.Protocol, "nobody.example", 1, None)
+                await dialer.connect(asyncio.Protocol, "nobody.example", 1)
     answered.set_exception(
         socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
     )
-    await until(lambda: not dialler._lookups)
+    await until(lambda: not dialer._lookups)
     assert asked == ["nobody.example"]
     assert not complaints
 
@@ -196,7 +196,7 @@ async def test_a_name_that_stands_for_several_addresses_is_reached_at_the_one_th
         ]
 
     monkeypatch.setattr(loop, "getaddrinfo", look_up)
-    transport, _ = await Dialler(loop, 2.0).connect(asyncio.Protocol, "both.example", port, None)
+    transport, _ = await Dialer(loop, 2.0).connect(asyncio.Protocol, "both.example", port)
     assert transport.get_extra_info("peername") == ("127.0.0.1", port)
     transport.close()
     server.close()
@@ -251,15 +251,15 @@ async def test_a_member_that_rests_is_never_dialled() -> None:
     one = Member("n1", where, security=SECRET)
     one.transport.rest(one.nodes["n2"])
     await one.transport.start()
-    knocks = []
+    dials = []
     server = await asyncio.start_server(
-        lambda r, w: knocks.append(w), "127.0.0.1", int(where["n2"].rpartition(":")[2])
+        lambda r, w: dials.append(w), "127.0.0.1", int(where["n2"].rpartition(":")[2])
     )
     server.close()
     await server.wait_closed()
     two = Member("n2", where, security=SECRET)
     await two.transport.start()
     await until(lambda: one.connected("n2"))
-    assert not knocks
+    assert not dials
     assert one.transport.counters["dial_failed"] == 0
     await closed(one, two)

@@ -12,6 +12,7 @@ import json
 import random
 import socket
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
@@ -24,14 +25,17 @@ from pysyncobj.node import Node
 from cluster.ports import free_port
 from coordinator.raft.net import connection as connection_module
 from coordinator.raft.net.admission import (
+    CONNECTIONS_BURST,
+    CONNECTIONS_PER_S,
     HOSTS_MAX,
-    KNOCKS_BURST,
-    KNOCKS_PER_S,
     UNPROVED_MAX,
     Admission,
 )
 from coordinator.raft.net.connection import JOIN_BYTES_MAX, QUEUE_FRAMES_MAX, Connection
 from coordinator.raft.net.frames import Mode, Reply, Session
+from coordinator.raft.net.limits import TransportLimits
+from coordinator.raft.net.outbound import Outbound
+from coordinator.raft.net.peer import Peer
 from coordinator.raft.net.security import (
     Certificates,
     Open,
@@ -40,7 +44,6 @@ from coordinator.raft.net.security import (
     read_secret,
     split_address,
 )
-from coordinator.raft.net.transport import TransportLimits
 from kv.errors import BadRequest
 from tests.unit.raft.net.members import QUICK, Member, addresses, command, until, vote
 
@@ -370,7 +373,7 @@ def test_what_the_core_raises_reaches_who_runs_it() -> None:
     asyncio.run(story())
 
 
-def test_a_farewell_leaves_before_the_door_closes(on_loop: Any) -> None:
+def test_a_farewell_leaves_before_the_port_closes(on_loop: Any) -> None:
     async def story() -> None:
         async with cluster("n1", "n2", security=SECRET) as (one, two):
             one.send("n2", command(b"x" * 20_000))
@@ -382,7 +385,7 @@ def test_a_farewell_leaves_before_the_door_closes(on_loop: Any) -> None:
     on_loop(story)
 
 
-def test_a_reconnection_is_spread_by_the_given_chance_alone() -> None:
+def test_a_reconnection_is_spread_by_the_given_rng_alone() -> None:
     async def story() -> None:
         times: list[float] = []
         loop = asyncio.get_running_loop()
@@ -391,19 +394,26 @@ def test_a_reconnection_is_spread_by_the_given_chance_alone() -> None:
             times.append(loop.time())
             raise ConnectionRefusedError
 
-        async def listen(factory: object, host: str, port: int) -> Any:
-            return _NoServer()
+        def connection(peer: str) -> Connection:
+            session = Session("dialer", "test", "n1", bytes(32), mode=Mode.OPEN, expect=peer)
+            return Connection(cast(Any, _Deaf()), session, dialer=True)
 
-        one = Member(
+        outbound = Outbound(
             "n1",
-            {"n1": "10.0.0.1:1", "n2": "10.0.0.2:1"},
-            security=SECRET,
-            connect=unreachable,
-            listen=listen,
+            unreachable,
+            connection,
+            limits=QUICK,
+            rng=random.Random("n1"),
+            routes={},
+            counters=Counter(),
+            on_refused=lambda peer, said: None,
+            on_task_done=lambda task: None,
         )
-        await one.transport.start()
+        peer = Peer(Node("n2", address="10.0.0.2:1"))
+        outbound.reach(peer)
         await asyncio.sleep(3)
-        await one.transport.aclose()
+        assert peer.dialling is not None
+        peer.dialling.cancel()
         pauses = [after - before for before, after in itertools.pairwise(times)]
         assert all(QUICK.retry_s / 2 <= pause <= QUICK.retry_max_s for pause in pauses)
         assert len({round(pause, 6) for pause in pauses}) > len(pauses) // 2
@@ -414,9 +424,10 @@ def test_a_reconnection_is_spread_by_the_given_chance_alone() -> None:
     run(story())
 
 
-class _NoServer:
-    def close(self) -> None:
-        """Nothing listens."""
+class _Deaf:
+    """An owner of connections that listens to none of them."""
+
+    def on_closed(self, connection: Connection, reason: str) -> None: ...
 
 
 # ------------------------------------------------------------------------------------------ refused
@@ -494,24 +505,24 @@ def test_a_member_of_something_else_is_refused_by_name(
                 where[m.id] = m.nodes[m.id].address  # type: ignore[attr-defined]
             for member in (one, three):
                 member.transport.addNode(Node("n2", address=where["n2"]))
-            stranger = Member("n2", where, **({"security": SECRET} | options))
-            await stranger.transport.start()
+            outsider = Member("n2", where, **({"security": SECRET} | options))
+            await outsider.transport.start()
             # It dials n3, and n1 dials it: both sides of the handshake are tried. Whoever sees it
             # first names it.
-            for pair in ((one, stranger), (stranger, three)):
+            for pair in ((one, outsider), (outsider, three)):
 
                 def refused(pair: tuple[Member, Member] = pair) -> bool:
                     return sum(m.transport.counters[f"refused_{reason}"] for m in pair) > 2
 
                 await until(refused)
-            assert stranger.events == []
+            assert outsider.events == []
             assert all(member.events == [("up", o)] for member, o in ((one, "n3"), (three, "n1")))
-            await stranger.transport.aclose()
+            await outsider.transport.aclose()
 
     on_loop(story)
 
 
-async def _knock(port: int, content: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(port: int, content: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(content)
     return reader, writer
@@ -524,12 +535,12 @@ def test_garbage_is_closed_at_once_and_said_once(
         async with cluster("n1", "n2", security=SECRET) as (one, two):
             rng = random.Random(1)
             for _ in range(30):
-                reader, writer = await _knock(one.transport.port, rng.randbytes(5000))
+                reader, writer = await _connect(one.transport.port, rng.randbytes(5000))
                 with contextlib.suppress(ConnectionError):
-                    assert await reader.read() == b"", "a stranger hears nothing"
+                    assert await reader.read() == b"", "an unknown peer hears nothing"
                 writer.close()
             await until(lambda: one.transport.counters["refused_not_ours"] == 30)
-            assert one.transport.strangers == 0
+            assert one.transport.unproved == 0
             one.send("n2", vote(1))
             await until(lambda: len(two.received) == 1)
             assert one.events == [("up", "n2")]
@@ -539,12 +550,12 @@ def test_garbage_is_closed_at_once_and_said_once(
     assert len(said) == 1
 
 
-def _stop_the_clock_of_knocks(member: Any) -> None:
-    """Let no time pass between knocks: on a busy machine a flood may come more slowly than knocks
-    are allowed.
+def _stop_the_clock_of_admission(member: Any) -> None:
+    """Let no time pass between connections: on a busy machine a flood may come more slowly than
+    is allowed.
     """
-    knock, at = member.transport._admission.knock, asyncio.get_running_loop().time()
-    member.transport._admission.knock = lambda stranger, host, now_s: knock(stranger, host, at)
+    admit, at = member.transport._inbound.admission.admit, asyncio.get_running_loop().time()
+    member.transport._inbound.admission.admit = lambda peer, host, now_s: admit(peer, host, at)
 
 
 def test_a_flood_costs_a_bounded_number_of_small_buffers(on_loop: Any) -> None:
@@ -555,16 +566,16 @@ def test_a_flood_costs_a_bounded_number_of_small_buffers(on_loop: Any) -> None:
         ):
             sockets = []
             most = 0
-            _stop_the_clock_of_knocks(one)
-            for number in range(int(KNOCKS_BURST) + 60):
+            _stop_the_clock_of_admission(one)
+            for number in range(int(CONNECTIONS_BURST) + 60):
                 with contextlib.suppress(OSError):
-                    sockets.append(await _knock(one.transport.port, b"ACRF\x01\x01"))
-                most = max(most, one.transport.strangers)
+                    sockets.append(await _connect(one.transport.port, b"ACRF\x01\x01"))
+                most = max(most, one.transport.unproved)
                 if number % 20 == 0:
                     one.send("n2", vote(number))
-            await until(lambda: one.transport.counters["accepted"] >= int(KNOCKS_BURST) + 60)
+            await until(lambda: one.transport.counters["accepted"] >= int(CONNECTIONS_BURST) + 60)
             assert most <= UNPROVED_MAX
-            assert one.transport.strangers <= UNPROVED_MAX
+            assert one.transport.unproved <= UNPROVED_MAX
             assert one.transport.counters["refused_too_often"] > 0
             assert one.transport.counters["closed_crowded"] > 0
             await until(lambda: len(two.received) == 8)
@@ -575,12 +586,12 @@ def test_a_flood_costs_a_bounded_number_of_small_buffers(on_loop: Any) -> None:
     on_loop(story)
 
 
-def test_a_slow_stranger_is_put_out(on_loop: Any) -> None:
+def test_a_slow_unproved_peer_is_put_out(on_loop: Any) -> None:
     async def story() -> None:
         async with cluster(
             "n1", "n2", security=SECRET, limits=TransportLimits(handshake_s=0.1)
         ) as (one, _):
-            reader, writer = await _knock(one.transport.port, b"")
+            reader, writer = await _connect(one.transport.port, b"")
             hello = b"ACRF\x01\x01\x04\x02" + bytes(32) + b"testn0"
             with contextlib.suppress(ConnectionError):
                 for byte in hello:
@@ -588,7 +599,7 @@ def test_a_slow_stranger_is_put_out(on_loop: Any) -> None:
                     if await _eof(reader) == b"":
                         break
             await until(lambda: one.transport.counters["refused_handshake_timeout"] == 1)
-            assert one.transport.strangers == 0
+            assert one.transport.unproved == 0
             writer.close()
 
     on_loop(story)
@@ -658,7 +669,7 @@ def test_regression_the_stock_transport_runs_a_strangers_code_and_buffers_his_fl
 
     async def story() -> None:
         async with cluster("n1", "n2", security=SECRET) as (one, _):
-            reader, writer = await _knock(one.transport.port, attack)
+            reader, writer = await _connect(one.transport.port, attack)
             with contextlib.suppress(ConnectionError):
                 assert await reader.read() == b""
             writer.close()
@@ -706,14 +717,14 @@ def test_members_with_certificates(on_loop: Any, tmp_path: Path) -> None:
             members[2].send("n1", message)
         await until(lambda: len(members[0].received) == len(members[2].received) == len(sent))
         assert [message for _, message in members[2].received] == sent
-        # Silent strangers, and those that speak no TLS.
+        # Silent peers, and those that speak no TLS.
         for content in (b"", b"GET / HTTP/1.1\r\n\r\n", b"ACRF\x01\x02"):
-            reader, writer = await _knock(members[0].transport.port, content)
+            reader, writer = await _connect(members[0].transport.port, content)
             with contextlib.suppress(ConnectionError):
                 await reader.read()
             writer.close()
-        await until(lambda: members[0].transport.strangers == 0)
-        assert not members[0].transport._welcomes
+        await until(lambda: members[0].transport.unproved == 0)
+        assert not members[0].transport._inbound.handshakes
         assert all(len(member.events) == 2 for member in members)
         for member in members:
             await member.transport.aclose()
@@ -752,7 +763,7 @@ def test_a_certificate_must_be_of_the_members_own(on_loop: Any, tmp_path: Path, 
             assert one.events == []
             await one.transport.aclose()
         assert two.events == []
-        assert two.transport.strangers == 0
+        assert two.transport.unproved == 0
         await two.transport.aclose()
 
     on_loop(story)
@@ -761,20 +772,20 @@ def test_a_certificate_must_be_of_the_members_own(on_loop: Any, tmp_path: Path, 
 # ---------------------------------------------------------------------------------------- admission
 
 
-def test_admission_bounds_strangers_and_forgives_with_time() -> None:
+def test_admission_bounds_unproved_peers_and_forgives_with_time() -> None:
     admission: Admission[int] = Admission()
     for number in range(UNPROVED_MAX):
-        assert admission.knock(number, f"host{number}", 0.0) is None
-    assert admission.knock(1000, "host", 0.0) == 0, "the oldest goes"
+        assert admission.admit(number, f"host{number}", 0.0) is None
+    assert admission.admit(1000, "host", 0.0) == 0, "the oldest goes"
     admission.leave(1)
-    assert admission.knock(1001, "host", 0.0) is None
+    assert admission.admit(1001, "host", 0.0) is None
     assert admission.unproved == UNPROVED_MAX
-    calls = [admission.knock(2000 + n, "flood", 10.0) for n in range(int(KNOCKS_BURST) + 5)]
+    calls = [admission.admit(2000 + n, "flood", 10.0) for n in range(int(CONNECTIONS_BURST) + 5)]
     assert calls.count("too_often") == 5
-    assert admission.knock(3000, "other", 10.0) != "too_often", "one host's flood is not another's"
-    assert admission.knock(3001, "flood", 10.0 + 2 / KNOCKS_PER_S) != "too_often"
+    assert admission.admit(3000, "other", 10.0) != "too_often", "one host's flood is not another's"
+    assert admission.admit(3001, "flood", 10.0 + 2 / CONNECTIONS_PER_S) != "too_often"
     for number in range(HOSTS_MAX * 2):
-        admission.knock(4000 + number, f"spoofed{number}", 20.0)
+        admission.admit(4000 + number, f"spoofed{number}", 20.0)
     assert len(admission._hosts) <= HOSTS_MAX
 
 

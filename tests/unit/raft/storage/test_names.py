@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import random
 import resource
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from coordinator.raft.net.sockets import ACCEPT_PAUSE_S, Doorway
 from coordinator.raft.storage.disk import RealDisk, make_directory_now
 from coordinator.raft.storage.journal import Journal, Policy
 from coordinator.raft.storage.snapshot import SnapshotStore
@@ -198,33 +195,3 @@ async def test_connections_that_take_every_descriptor_stop_neither_a_vote_nor_a_
     assert found.body == b"whole"
     await log.aclose()
     disk.close()
-
-
-def test_accepts_that_fail_for_want_of_descriptors_are_counted_and_do_not_spin() -> None:
-    async def story() -> None:
-        loop = asyncio.get_running_loop()
-        refused: list[tuple[str, str, str]] = []
-
-        class Exhausted:
-            create_task = loop.create_task
-
-            async def sock_accept(
-                self, listening: socket.socket
-            ) -> tuple[socket.socket, tuple[str, int]]:
-                raise OSError(errno.EMFILE, "Too many open files")
-
-        with socket.socket() as listening:
-            door = Doorway(
-                Exhausted(),  # type: ignore[arg-type]
-                [listening],
-                lambda accepted, host: None,
-                lambda host, reason, detail: refused.append((host, reason, detail)),
-                lambda task: None,
-            )
-            await asyncio.sleep(10 * ACCEPT_PAUSE_S - 0.01)
-            for task in door.tasks:
-                task.cancel()
-            await asyncio.wait(door.tasks)
-        assert refused == [("", "accept_failed", "[Errno 24] Too many open files")] * 10
-
-    run(story())

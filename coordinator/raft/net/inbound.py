@@ -1,0 +1,136 @@
+"""Take connections in: accept, bound who has proved nothing, and set TLS up before the first byte.
+
+The listening half of a transport. It never believes anybody: a connection is its concern until it
+has proved itself or is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from coordinator.raft.net.admission import Admission
+from coordinator.raft.net.connection import Connection
+from coordinator.raft.net.listener import Listener, bind
+from coordinator.raft.net.refusals import Refusals
+
+
+class Inbound:
+    """The listening half of a transport: its port, and the connections that are yet to be proved.
+
+    Sockets are accepted by hand. Who is not let in then costs one accept and one close, where
+    asyncio's own server would shake hands over TLS with everybody first.
+    """
+
+    def __init__(
+        self,
+        new_connection: Callable[[], Connection],
+        refusals: Refusals,
+        handshake_s: float,
+        on_task_done: Callable[[asyncio.Task[None]], None],
+    ) -> None:
+        """`handshake_s`: a connection that has not proved itself by then is closed."""
+        self._new_connection, self._refusals = new_connection, refusals
+        self._handshake_s, self._on_task_done = handshake_s, on_task_done
+        self.admission: Admission[Connection] = Admission()
+        self._timers: dict[Connection, asyncio.TimerHandle] = {}
+        """What closes each connection that has not proved itself."""
+        self.handshakes: dict[Connection, asyncio.Task[None]] = {}
+        """Accepted sockets that are becoming connections: TLS shakes hands meanwhile."""
+        self._listener: Listener | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._over = False
+
+    async def open(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+        """Listen from now on. Raises OSError."""
+        self._tls = tls
+        loop = asyncio.get_running_loop()
+        sockets = await bind(loop, host, port)
+        self._listener = Listener(
+            loop, sockets, self._accepted, self._refusals.refuse, self._on_task_done
+        )
+
+    @property
+    def port(self) -> int | None:
+        """The port listened on; None: it does not listen."""
+        for listening in self._listener.sockets if self._listener is not None else ():
+            return int(listening.getsockname()[1])
+        return None
+
+    @property
+    def unproved(self) -> int:
+        """How many accepted connections have not proved themselves."""
+        return len(self._timers)
+
+    def proved(self, connection: Connection) -> None:
+        """Let a connection live on: it has proved itself in time."""
+        self.admission.leave(connection)
+        timer = self._timers.pop(connection, None)
+        if timer is not None:
+            timer.cancel()
+
+    def ended(self, connection: Connection) -> None:
+        """Forget a connection that is gone."""
+        self.proved(connection)
+        handshake = self.handshakes.pop(connection, None)
+        if handshake is not None:
+            handshake.cancel()
+
+    def close(self) -> None:
+        """Listen no more, and end whoever has not proved itself."""
+        self._over = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self._timers):
+            connection.close("closing")
+
+    def tasks(self) -> list[asyncio.Future[Any]]:
+        """Return what is under way, to be awaited after `close`."""
+        accepting = self._listener.tasks if self._listener is not None else []
+        return [*self.handshakes.values(), *accepting]
+
+    def _accepted(self, accepted: socket.socket, host: str) -> None:
+        connection = self._new_connection()
+        connection.host = host
+        if not self._admit(connection, host):
+            accepted.close()
+            return
+        task = asyncio.get_running_loop().create_task(self._shake_hands(connection, accepted))
+        self.handshakes[connection] = task
+        task.add_done_callback(self._on_task_done)
+
+    def _admit(self, connection: Connection, host: str) -> bool:
+        """Say whether an unknown peer may try to prove itself, and start its time."""
+        self._refusals.counters["accepted"] += 1
+        loop = asyncio.get_running_loop()
+        verdict = self.admission.admit(connection, host, loop.time())
+        if verdict == "too_often" or self._over:
+            self._refusals.refuse(host, "too_often")
+            connection.close("too_often")
+            return False
+        if isinstance(verdict, Connection):
+            verdict.close("crowded")
+        self._timers[connection] = loop.call_later(
+            self._handshake_s, connection.close, "handshake_timeout"
+        )
+        return True
+
+    async def _shake_hands(self, connection: Connection, accepted: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            if self._tls is None:
+                await loop.connect_accepted_socket(lambda: connection, accepted)
+            else:
+                await loop.connect_accepted_socket(
+                    lambda: connection,
+                    accepted,
+                    ssl=self._tls,
+                    ssl_handshake_timeout=self._handshake_s,
+                )
+        except OSError as exc:
+            connection.close("tls" if isinstance(exc, (ssl.SSLError, ConnectionError)) else "lost")
+        finally:
+            self.handshakes.pop(connection, None)
