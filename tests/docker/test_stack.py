@@ -246,7 +246,7 @@ async def test_load_adds_an_observer_and_its_end_removes_it_without_a_failed_req
             return bool(observers()) and answered[observers()[0]] > 20
 
         async def gone() -> bool:
-            async with http.get(stack.url + "/v1/cluster") as response:
+            async with afresh.get(stack.url + "/v1/cluster") as response:
                 members = (await response.json())["members"] if response.status == 200 else []
             return bool(members) and all(m["voter"] for m in members)
 
