@@ -12,11 +12,12 @@ import msgspec
 import pytest
 
 from acordo import BadRequest
-from cluster.workers import webhooks
+from cluster.workers import served
 from cluster.workers.rules import DeadLetter, Subscription
-from cluster.workers.webhooks import Limits
+from cluster.workers.sender import DeliveryLimits, WebhookDelivery
+from cluster.workers.served import ServedSubscription
 
-SERVED: Any = webhooks._Served
+NO_SESSION: Any = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,19 @@ class FakeClient:
         del self.keys[key.decode()]
 
 
+def serve(client: Any, limits: DeliveryLimits) -> ServedSubscription:
+    return ServedSubscription(
+        client,
+        NO_SESSION,
+        worker="w",
+        name="s",
+        subscription=Subscription("http://h", "0" * 16),
+        revision=1,
+        limits=limits,
+        rng=random.Random(1),
+    )
+
+
 @pytest.mark.parametrize("name", ["x" * 2000, "s/1-0\r\nX: y", "s/1", "", "s/1-0/2", "../s/1-0"])
 async def test_a_name_that_is_none_blocks_nothing(
     monkeypatch: pytest.MonkeyPatch, name: str
@@ -56,25 +70,16 @@ async def test_a_name_that_is_none_blocks_nothing(
     bad, good = DeadLetter("s", name, 1, "e30=", "", 1), DeadLetter("s", "s/2-0", 2, "e30=", "", 1)
     client = FakeClient({"s/a": bad, "s/b": good})
     sent: list[str] = []
-    monkeypatch.setattr(webhooks, "SCAN_EVERY_S", 0.001)
-    serving: Any = SERVED(
-        client,
-        None,
-        "w",
-        "s",
-        Subscription("http://h", "0" * 16),
-        1,
-        Limits(attempts_max=1),
-        random.Random(1),
-    )
+    monkeypatch.setattr(served, "REPLAYS_EVERY_S", 0.001)
+    serving = serve(client, DeliveryLimits(attempts_max=1))
 
-    async def attempt(delivery: Any, number: int) -> str:
+    async def attempt(delivery: WebhookDelivery, number: int) -> str:
         sent.append(delivery.name)
         return "" if delivery.name == "s/2-0" else "refused"
 
-    serving._attempt = attempt
-    serving._check_lease = lambda need_s: None
-    replaying = asyncio.create_task(serving._replays())
+    monkeypatch.setattr(serving.sender, "attempt", attempt)
+    monkeypatch.setattr(serving.lease, "check", lambda need_s: None)
+    replaying = asyncio.create_task(serving.replay())
     while client.keys:
         assert not replaying.done(), replaying
         await asyncio.sleep(0.001)
@@ -84,8 +89,6 @@ async def test_a_name_that_is_none_blocks_nothing(
 
 async def test_a_dead_letter_that_is_never_taken_is_given_up() -> None:
     client = FakeClient({})
-    serving: Any = SERVED(
-        client, None, "w", "s", Subscription("http://h", "0" * 16), 1, Limits(), random.Random(1)
-    )
-    await serving._put_dead(webhooks._Delivery("s/" + "9" * 2000, 1, b"", b""), "why", 1)
+    serving = serve(client, DeliveryLimits())
+    await serving.sender.keep_dead(WebhookDelivery("s/" + "9" * 2000, 1, b"", b""), "why", 1)
     assert client.dead == []

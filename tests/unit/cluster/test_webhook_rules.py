@@ -8,8 +8,9 @@ import json
 
 import pytest
 
-from cluster.workers.rules import VALUE_BYTES_MAX, body_of, forbidden, parse_subscription, sign
-from cluster.workers.webhooks import CheckedResolver, Forbidden
+from cluster.workers.addresses import forbidden
+from cluster.workers.resolver import CheckedResolver, Forbidden
+from cluster.workers.rules import VALUE_BYTES_MAX, body_of, parse_subscription, sign
 from kv.errors import BadRequest
 
 SOUND = {"url": "https://example.org/hook", "secret": "0123456789abcdef"}

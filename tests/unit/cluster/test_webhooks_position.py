@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 
 from acordo import Client
 from cluster.workers import rules
-from cluster.workers.webhooks import Limits, Webhooks
+from cluster.workers.sender import DeliveryLimits
+from cluster.workers.webhooks import Webhooks
 from kv.model import Intent, Put
 from kv.ports import Undone
 from tests.unit.node.conftest import Api, opened
@@ -37,12 +38,12 @@ async def test_a_subscription_from_the_future_rests_until_it_is_written_anew() -
     async with opened() as api, Client(api.url) as client:
         form = {"url": "http://example.org/", "secret": "s" * 20, "after": 1_000_000}
         await client.put(rules.SUBSCRIPTIONS + "w", msgspec.json.encode(form))
-        hooks = Webhooks(client, "worker", Limits(), chance=random.Random(1))
+        hooks = Webhooks(client, "worker", DeliveryLimits(), rng=random.Random(1))
         async with hooks:
             with capture_logs() as said:
                 for _ in range(3):
                     async with asyncio.TaskGroup() as tasks:
-                        await hooks._scan(tasks)
+                        await hooks.scan(tasks)
             assert [each["event"] for each in said if each["log_level"] == "warning"] == [
                 "deliveries wait"
             ]
@@ -52,7 +53,7 @@ async def test_a_subscription_from_the_future_rests_until_it_is_written_anew() -
                 rules.SUBSCRIPTIONS + "w", msgspec.json.encode(form | {"after": 2_000_000})
             )
             async with asyncio.TaskGroup() as tasks:
-                await hooks._scan(tasks)
+                await hooks.scan(tasks)
             assert _leases_taken(api) == 2
 
 
@@ -71,7 +72,7 @@ async def test_a_target_is_told_what_an_adoption_undid_after_what_was_kept() -> 
             await client.put(key, b"v")
         api.consensus.undone = Undone(2, 3)
         await client.put(rules.SUBSCRIPTIONS + "w", msgspec.json.encode(form))
-        hooks = Webhooks(client, "worker", Limits(allow_private=True), chance=random.Random(1))
+        hooks = Webhooks(client, "worker", DeliveryLimits(allow_private=True), rng=random.Random(1))
         async with hooks:
             running = asyncio.create_task(hooks.run())
             while len(heard) < 3:

@@ -1,0 +1,110 @@
+"""Hold a subscription for one worker at a time, by a key that lives only as long as it is renewed.
+
+It never lets a delivery begin that might still be under way when another worker takes over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+import structlog
+
+import acordo
+from acordo import AcordoError, Client, PreconditionFailed, Refused
+from cluster.workers import rules
+
+RELIED_ON: Final = 0.7
+"""Part of the lease's time that its holder relies on. The cluster counts from the moment it has the
+renewal, the holder from before it asked: what is left covers clocks that run at different speeds.
+"""
+RENEWALS: Final = 5
+"""Renewals that are tried within one lease's time."""
+RELEASE_TIMEOUT_S: Final = 2.0
+
+_log = structlog.get_logger("acordo.webhooks")
+
+
+class Lost(Exception):
+    """The lease is another worker's, or may be."""
+
+
+class Lease:
+    """The right of one worker to serve one subscription as it was written at `revision`."""
+
+    def __init__(
+        self, client: Client, *, worker: str, subscription: str, revision: int, lease_s: float
+    ) -> None:
+        self._client, self._worker = client, worker
+        self._subscription, self._of_revision = subscription, revision
+        self._lease_s = lease_s
+        self._held_until = 0.0
+        self.revision = 0
+        """Of the lease's own key, as it was renewed last."""
+        self.fence = 0
+        """Revision at which the lease was taken: a later holder has a higher one."""
+
+    @property
+    def guard(self) -> acordo.Guard:
+        """What keeps a write from being applied once the lease is another's."""
+        return acordo.at_revision(rules.LEASES + self._subscription, self.revision)
+
+    async def take(self) -> bool:
+        """Take the lease; return False while another worker has it."""
+        asked = _now()
+        try:
+            written = await self._client.put(
+                rules.LEASES + self._subscription, self._worker, ttl_s=self._lease_s, exists=False
+            )
+        except PreconditionFailed:
+            return False
+        self.revision = self.fence = written.revision
+        self._held_until = asked + self._lease_s * RELIED_ON
+        _log.info("subscription taken", subscription=self._subscription, fence=self.fence)
+        return True
+
+    async def keep(self) -> None:
+        """Renew the lease until that fails or the subscription changed. Raises Lost."""
+        while True:
+            await asyncio.sleep(self._lease_s / RENEWALS)
+            asked = _now()
+            try:
+                done = await self._client.txn(
+                    guards=(
+                        self.guard,
+                        acordo.at_revision(
+                            rules.SUBSCRIPTIONS + self._subscription, self._of_revision
+                        ),
+                    ),
+                    writes=(
+                        acordo.put(
+                            rules.LEASES + self._subscription, self._worker, ttl_s=self._lease_s
+                        ),
+                    ),
+                    timeout_s=self._lease_s / 2,
+                )
+            except Refused as exc:
+                raise Lost("the lease or the subscription changed") from exc
+            except AcordoError:
+                if _now() >= self._held_until:
+                    raise Lost("the lease could not be renewed") from None
+                continue
+            self.revision, self._held_until = done.revision, asked + self._lease_s * RELIED_ON
+
+    def check(self, need_s: float) -> None:
+        """Raise Lost unless the lease is held for so many seconds more."""
+        if _now() + need_s > self._held_until:
+            raise Lost("the lease may run out before the answer comes")
+
+    async def release(self) -> None:
+        """Let another worker take over at once. Where that fails, the lease runs out by itself."""
+        with contextlib.suppress(AcordoError, TimeoutError):
+            async with asyncio.timeout(RELEASE_TIMEOUT_S):
+                await self._client.delete(
+                    rules.LEASES + self._subscription, if_revision=self.revision
+                )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,186 @@
+"""Send the deliveries of one subscription, and keep those that are given up as dead letters.
+
+It never connects to an address that was not judged, never follows a redirect, and begins no attempt
+that the lease may not outlast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+import structlog
+from prometheus_client import Counter
+
+from acordo import AcordoError, BadRequest, Client
+from cluster.workers import rules
+from cluster.workers.addresses import forbidden, is_address
+from cluster.workers.lease import Lease
+from cluster.workers.resolver import Forbidden
+from cluster.workers.rules import DeadLetter, Subscription
+
+ANSWER_BYTES_MAX: Final = 4096
+LEASE_PART: Final = 0.35
+"""Longest that one attempt may take, as a part of the lease's time: half of what is relied on, so
+that a lease that was just renewed outlasts it.
+"""
+KEEP_PAUSE_S: Final = (0.1, 5.0)
+"""First and longest pause before a dead letter is written again."""
+
+_ATTEMPTS: Final = Counter(
+    "acordo_webhook_attempts", "Attempts to deliver by what came of them", ["result"]
+)
+_DEAD: Final = Counter("acordo_webhook_dead_letters", "Deliveries given up")
+_log = structlog.get_logger("acordo.webhooks")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryLimits:
+    """Bounds of deliveries. Times in seconds."""
+
+    attempts_max: int = 8
+    backoff_s: float = 0.5
+    backoff_max_s: float = 60.0
+    timeout_s: float = 10.0
+    lease_s: float = 15.0
+    allow_private: bool = False
+
+    @property
+    def attempt_s(self) -> float:
+        """Longest time of one attempt."""
+        return min(self.timeout_s, self.lease_s * LEASE_PART)
+
+
+@dataclass(slots=True, eq=False)
+class WebhookDelivery:
+    """One change on its way to a target."""
+
+    name: str
+    revision: int
+    key: bytes
+    body: bytes
+    last: bool = True
+    """Whether it is the last change of its revision."""
+    done: bool = False
+    """Whether it was taken, or is kept as a dead letter."""
+
+
+class Sender:
+    """The way of one subscription's deliveries to its target."""
+
+    def __init__(
+        self,
+        client: Client,
+        session: aiohttp.ClientSession,
+        lease: Lease,
+        *,
+        name: str,
+        subscription: Subscription,
+        limits: DeliveryLimits,
+        rng: random.Random,
+    ) -> None:
+        self._client, self._session, self._lease = client, session, lease
+        self._name, self._subscription = name, subscription
+        self._limits, self._rng = limits, rng
+
+    async def deliver(self, delivery: WebhookDelivery) -> None:
+        """Send until it is taken, or given up and kept as a dead letter. Raises Lost."""
+        limits, pause_s, reason = self._limits, self._limits.backoff_s, ""
+        for attempt in range(1, limits.attempts_max + 1):
+            self._lease.check(limits.attempt_s)
+            reason = await self.attempt(delivery, attempt)
+            if not reason:
+                return
+            if attempt < limits.attempts_max:
+                await asyncio.sleep(pause_s * (0.5 + self._rng.random() / 2))
+                pause_s = min(pause_s * 2, limits.backoff_max_s)
+        _DEAD.inc()
+        _log.warning(
+            "delivery given up", delivery=delivery.name, reason=reason, attempts=limits.attempts_max
+        )
+        await self.keep_dead(delivery, reason, limits.attempts_max)
+
+    async def attempt(self, delivery: WebhookDelivery, attempt: int) -> str:
+        """Send once; return why it was not taken, '' when it was."""
+        try:
+            status = await self._post(delivery, attempt)
+        except Forbidden as exc:
+            _ATTEMPTS.labels("forbidden").inc()
+            return str(exc)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
+            cause = exc.__cause__ if isinstance(exc.__cause__, Forbidden) else exc
+            _ATTEMPTS.labels("forbidden" if isinstance(cause, Forbidden) else "failed").inc()
+            return f"{type(cause).__name__}: {cause}"[:300]
+        taken = 200 <= status < 300
+        _ATTEMPTS.labels("taken" if taken else "refused").inc()
+        return "" if taken else f"answered {status}"
+
+    async def _post(self, delivery: WebhookDelivery, attempt: int) -> int:
+        """Return the status of the target's answer. Raises Forbidden, and what aiohttp raises."""
+        now = int(time.time())
+        url, secret = self._subscription.url, self._subscription.secret
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "acordo-webhook/1",
+            "Acordo-Delivery": delivery.name,
+            "Acordo-Attempt": str(attempt),
+            "Acordo-Fence": str(self._lease.fence),
+            "Acordo-Timestamp": str(now),
+            "Acordo-Signature": rules.sign(secret, now, delivery.body),
+        }
+        # The resolver judges names only: a literal address never comes to it.
+        host = urlsplit(url).hostname or ""
+        if not self._limits.allow_private and is_address(host) and (why := forbidden(host)):
+            raise Forbidden(why)
+        async with (
+            asyncio.timeout(self._limits.attempt_s),
+            self._session.post(
+                url, data=delivery.body, headers=headers, allow_redirects=False
+            ) as answer,
+        ):
+            status = answer.status
+            await answer.content.read(ANSWER_BYTES_MAX)
+            if not answer.content.at_eof():
+                answer.close()  # a target that sends for ever holds up nobody
+            return status
+
+    async def keep_dead(self, delivery: WebhookDelivery, reason: str, attempts: int) -> None:
+        """Keep a delivery that is given up, before the next one of its lane goes. Raises Lost."""
+        letter = DeadLetter(
+            subscription=self._name,
+            delivery=delivery.name,
+            revision=delivery.revision,
+            body=b64encode(delivery.body).decode(),
+            reason=reason,
+            attempts=attempts,
+        )
+        key, value = f"{rules.DEAD}{delivery.name}", msgspec.json.encode(letter)
+        await self._until_kept(lambda: self._client.put(key, value))
+
+    async def _until_kept(self, write: Callable[[], Awaitable[object]]) -> None:
+        pause_s, longest_s = KEEP_PAUSE_S
+        while True:
+            try:
+                await write()
+                return
+            except BadRequest as exc:
+                # No cluster will ever take it, and the deliveries behind it must not wait for that.
+                _log.error(
+                    "dead letter cannot be kept", subscription=self._name, reason=str(exc)[:200]
+                )
+                return
+            except AcordoError as exc:
+                _log.warning(
+                    "dead letter cannot be kept yet", subscription=self._name, reason=str(exc)[:200]
+                )
+            self._lease.check(0)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, longest_s)

@@ -1,0 +1,241 @@
+"""Serve one subscription: read its changes in order, deliver them in lanes, move its cursor.
+
+The cursor never passes a change that is neither taken nor kept as a dead letter, and never moves
+once the lease is another worker's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import zlib
+from base64 import b64decode
+from collections import deque
+from typing import Final
+
+import aiohttp
+import msgspec
+import structlog
+
+import acordo
+from acordo import Bookmark, Change, Client, PreconditionFailed, Pruned, Refused, Undone
+from cluster.workers import rules
+from cluster.workers.lease import Lease, Lost
+from cluster.workers.rules import Cursor, DeadLetter, Subscription
+from cluster.workers.sender import DeliveryLimits, Sender, WebhookDelivery
+
+LANES: Final = 8
+"""Deliveries of one subscription under way at a time; a key always takes the same lane."""
+WINDOW_MAX: Final = 256
+"""Changes of one subscription that are read and not yet done with."""
+CURSOR_EVERY_S: Final = 0.5
+REPLAYS_EVERY_S: Final = 2.0
+REPLAYS_MAX: Final = 50
+"""Replays that are looked at in one go."""
+
+_log = structlog.get_logger("acordo.webhooks")
+
+
+class ServedSubscription:
+    """One subscription while this worker has its lease."""
+
+    def __init__(
+        self,
+        client: Client,
+        session: aiohttp.ClientSession,
+        *,
+        worker: str,
+        name: str,
+        subscription: Subscription,
+        revision: int,
+        limits: DeliveryLimits,
+        rng: random.Random,
+    ) -> None:
+        self._client = client
+        self._name, self._subscription, self._revision = name, subscription, revision
+        self.lease = Lease(
+            client, worker=worker, subscription=name, revision=revision, lease_s=limits.lease_s
+        )
+        self.sender = Sender(
+            client,
+            session,
+            self.lease,
+            name=name,
+            subscription=subscription,
+            limits=limits,
+            rng=rng,
+        )
+        self._lanes: list[asyncio.Queue[WebhookDelivery]] = [asyncio.Queue() for _ in range(LANES)]
+        self._open: deque[WebhookDelivery] = deque()
+        """What was read and is not done with, in the order of the ledger."""
+        self._window = asyncio.Semaphore(WINDOW_MAX)
+        self._passed = 0
+        """Everything up to this revision is done with."""
+
+    async def run(self) -> None:
+        """Serve until the lease is lost or the subscription changes: both raise Lost. Return at
+        once while another worker has it.
+        """
+        if not await self.lease.take():
+            return
+        try:
+            self._passed = start = await self._start()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.lease.keep())
+                tasks.create_task(self._save())
+                tasks.create_task(self.replay())
+                for lane in self._lanes:
+                    tasks.create_task(self._run_lane(lane))
+                await self._feed(start)
+        finally:
+            await self.lease.release()
+
+    # ----------------------------------------------------------------------------------------- feed
+
+    async def _start(self) -> int:
+        """Return the revision after which deliveries begin."""
+        found = await self._client.get(rules.CURSORS + self._name)
+        begin = self._revision if self._subscription.after is None else self._subscription.after
+        if found is None:
+            return begin
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            return msgspec.json.decode(found.value, type=Cursor).revision
+        _log.warning("cursor is damaged: beginning anew", subscription=self._name, after=begin)
+        return begin
+
+    async def _feed(self, after: int) -> None:
+        """Read changes from there on, for ever; say to the target what was undone or pruned."""
+        position = after
+        while True:
+            try:
+                async for event in self._client.watch(
+                    self._subscription.prefix, after=position, bookmarks=True
+                ):
+                    position = event.revision
+                    await self._take(event)
+            except Undone as exc:
+                if position < exc.after:
+                    continue  # the ledger kept changes up to there, and they are delivered first
+                position = await self._deliver_undone(exc, position)
+            except Pruned as exc:
+                floor = exc.floor or position + 1
+                _log.error(
+                    "changes were pruned before they were delivered",
+                    subscription=self._name,
+                    after=position,
+                    floor=floor,
+                )
+                gap = WebhookDelivery(f"{self._name}/{position}-gap", position, b"", b"")
+                await self.sender.keep_dead(gap, "pruned", 0)
+                position = max(position, floor)
+
+    async def _deliver_undone(self, undone: Undone, position: int) -> int:
+        """Say to the target what an adoption undid, after all that came before it. Return where
+        to read on.
+        """
+        await self._until_window_is_empty()
+        to = undone.floor or position + 1
+        body = rules.undone_body(undone.after, to)
+        await self.sender.deliver(WebhookDelivery(f"{self._name}/{to}-undone", to, b"", body))
+        self._passed = max(position, to)
+        return self._passed
+
+    async def _until_window_is_empty(self) -> None:
+        """Wait until everything that was read is delivered, or given up."""
+        for _ in range(WINDOW_MAX):
+            await self._window.acquire()
+        for _ in range(WINDOW_MAX):
+            self._window.release()
+
+    async def _take(self, event: Change | Bookmark) -> None:
+        """Put a change into its lane, once there is room for it; pass over what is not delivered."""
+        if isinstance(event, Bookmark):
+            self._pass_over(event.revision, whole=True)
+            return
+        if event.key.startswith(rules.RESERVED):
+            self._pass_over(event.revision, whole=event.last)
+            return
+        await self._window.acquire()
+        body = rules.body_of(event.kind, event.key, event.value, event.revision, event.op_id)
+        number = sum(1 for each in self._open if each.revision == event.revision)
+        delivery = WebhookDelivery(
+            f"{self._name}/{event.revision}-{number}",
+            event.revision,
+            event.key,
+            body,
+            last=event.last,
+        )
+        self._open.append(delivery)
+        self._lanes[zlib.crc32(event.key) % LANES].put_nowait(delivery)
+
+    def _pass_over(self, revision: int, *, whole: bool) -> None:
+        """Note that nothing of a revision is to be delivered, if nothing before it is open."""
+        if whole and not self._open:
+            self._passed = max(self._passed, revision)
+
+    # ---------------------------------------------------------------------------- lanes and cursor
+
+    async def _run_lane(self, lane: asyncio.Queue[WebhookDelivery]) -> None:
+        """Deliver one after another, and move the position over those in front that are done."""
+        while True:
+            delivery = await lane.get()
+            await self.sender.deliver(delivery)
+            delivery.done = True
+            while self._open and self._open[0].done:
+                first = self._open.popleft()
+                self._window.release()
+                done = first.revision if first.last else first.revision - 1
+                self._passed = max(self._passed, done)
+
+    async def _save(self) -> None:
+        """Write the position now and then: after a death, deliveries repeat from there."""
+        saved = 0
+        while True:
+            await asyncio.sleep(CURSOR_EVERY_S)
+            if self._passed > saved:
+                saved = await self._move_cursor(self._passed)
+
+    async def _move_cursor(self, to: int) -> int:
+        """Move the durable position, under the lease: a worker that lost it moves nothing."""
+        value = msgspec.json.encode(Cursor(to, self.lease.fence))
+        revision = self.lease.revision
+        try:
+            await self._client.txn(
+                guards=(self.lease.guard,), writes=(acordo.put(rules.CURSORS + self._name, value),)
+            )
+        except Refused as exc:
+            if revision != self.lease.revision:  # renewed meanwhile: the next round moves it
+                return 0
+            raise Lost("the lease is another's") from exc
+        return to
+
+    # -------------------------------------------------------------------------------------- replays
+
+    async def replay(self) -> None:
+        """Deliver again what somebody asked for (`acordo dead replay`), which took it out of the
+        dead letters.
+        """
+        prefix = f"{rules.REPLAYS}{self._name}/"
+        while True:
+            async for each in self._client.list(prefix, limit=REPLAYS_MAX):
+                if (delivery := self._replayed(each.value)) is not None:
+                    await self.sender.deliver(delivery)
+                key, revision = each.key, each.revision
+                with contextlib.suppress(PreconditionFailed):
+                    await self._client.delete(key, if_revision=revision)
+            await asyncio.sleep(REPLAYS_EVERY_S)
+
+    def _replayed(self, value: bytes) -> WebhookDelivery | None:
+        """Return the delivery of a dead letter; None when it is none: it would block those behind
+        it for ever.
+        """
+        try:
+            letter = msgspec.json.decode(value, type=DeadLetter)
+            body = b64decode(letter.body, validate=True)
+        except (msgspec.MsgspecError, ValueError):
+            return None
+        if not rules.DELIVERY.fullmatch(letter.delivery):
+            _log.warning("a replay that names no delivery is dropped", subscription=self._name)
+            return None
+        return WebhookDelivery(letter.delivery, letter.revision, b"", body)
