@@ -19,6 +19,7 @@ import msgspec
 
 from acordo import _intents as intents
 from acordo import _results as results
+from acordo._calls.batches import send_batch
 from acordo._calls.caller import Caller, OpIds
 from acordo._calls.retry_policy import FINAL
 from acordo._calls.transport import Transport
@@ -353,8 +354,12 @@ class Client:
             msgspec.structs.replace(each, op_id=self._new_op_id()) if each.op_id is None else each
             for each in given
         ]
-        return await self._caller.batches(
-            whole, ours, new_op_id=self._new_op_id, timeout_s=timeout_s or self._timeout_s
+        return await send_batch(
+            self._caller,
+            whole,
+            ours,
+            new_op_id=self._new_op_id,
+            timeout_s=timeout_s or self._timeout_s,
         )
 
     async def submit_async(

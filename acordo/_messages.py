@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from acordo._outcomes import Seen
+from acordo._outcomes import Observation
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,10 +50,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What one attempt brought back. `seen.parsed` is False until somebody has parsed the body."""
+    """What one attempt brought back. `observed.parsed` is False until somebody has parsed the body."""
 
     url: str
-    seen: Seen
+    observed: Observation
     headers: Mapping[str, str] = {}
     body: bytes = b""
     problem: Problem | None = None

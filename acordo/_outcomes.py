@@ -15,9 +15,9 @@ from typing import Final, Literal
 import msgspec
 
 
-class Verdict(enum.StrEnum):
-    """Say what is known of an attempt or an operation (`ok`, `fail`, `info` in the words of
-    Jepsen).
+class Certainty(enum.StrEnum):
+    """What is known for certain of an attempt or an operation: `ok`, `fail` or `info`, as in
+    Jepsen.
     """
 
     OK = "ok"
@@ -28,7 +28,7 @@ class Verdict(enum.StrEnum):
     """It may have taken effect, may yet, or never will."""
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """What one attempt of a request showed its client."""
 
     mutation: bool
@@ -51,9 +51,9 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """Verdict on one attempt, or on an operation."""
+    """What an attempt, or an operation, certainly came to, and by which rule."""
 
-    verdict: Verdict
+    certainty: Certainty
     rule: str
     """Name of the row of the table that decided."""
     refused: bool = False
@@ -74,13 +74,16 @@ MISMATCH: Final = "mismatch"
 EXPIRED: Final = "expired"
 
 
-def classify(seen: Seen) -> Judgement:
-    """Judge one attempt by the table of outcomes. Total: every `Seen` has exactly one row."""
-    if not seen.sent:
-        return Judgement(Verdict.FAIL, "nothing_sent")
-    judged = _by_status(seen)
-    if judged.verdict is Verdict.UNKNOWN and not seen.mutation:
-        return Judgement(Verdict.FAIL, judged.rule)
+def classify(observed: Observation) -> Judgement:
+    """Judge one attempt by the table of outcomes.
+
+    Total: every `Observation` has exactly one row.
+    """
+    if not observed.sent:
+        return Judgement(Certainty.FAIL, "nothing_sent")
+    judged = _by_status(observed)
+    if judged.certainty is Certainty.UNKNOWN and not observed.mutation:
+        return Judgement(Certainty.FAIL, judged.rule)
     return judged
 
 
@@ -91,77 +94,77 @@ def conclude(attempts: Iterable[Judgement]) -> Judgement:
     a definite refusal of a later attempt says nothing of the earlier one.
     """
     unknown: Judgement | None = None
-    last = Judgement(Verdict.FAIL, "never_tried")
+    last = Judgement(Certainty.FAIL, "never_tried")
     for attempt in attempts:
         if attempt.settles:
             return attempt
-        if attempt.verdict is Verdict.UNKNOWN:
+        if attempt.certainty is Certainty.UNKNOWN:
             unknown = attempt
         last = attempt
     return unknown or last
 
 
-def _by_status(seen: Seen) -> Judgement:
-    status = seen.status
+def _by_status(observed: Observation) -> Judgement:
+    status = observed.status
     if status is None:
-        return Judgement(Verdict.UNKNOWN, "no_answer")
-    if seen.outcome == "unknown":
-        return Judgement(Verdict.UNKNOWN, "said_unknown")
+        return Judgement(Certainty.UNKNOWN, "no_answer")
+    if observed.outcome == "unknown":
+        return Judgement(Certainty.UNKNOWN, "said_unknown")
     if 200 <= status < 300:
-        if seen.complete and seen.parsed:
-            return Judgement(Verdict.OK, "success", settles=True)
-        return Judgement(Verdict.UNKNOWN, "answer_damaged")
-    if status == 304 and not seen.mutation and seen.from_node:
-        return Judgement(Verdict.OK, "not_modified", settles=True)
+        if observed.complete and observed.parsed:
+            return Judgement(Certainty.OK, "success", settles=True)
+        return Judgement(Certainty.UNKNOWN, "answer_damaged")
+    if status == 304 and not observed.mutation and observed.from_node:
+        return Judgement(Certainty.OK, "not_modified", settles=True)
     if 300 <= status < 400:
         return _redirected(status)
     if status in (404, 410):
-        return _missing(seen)
+        return _missing(observed)
     if status in GUARDED:
-        return _guarded(seen)
+        return _guarded(observed)
     if status in REJECTED:
-        return _rejected(seen)
-    if seen.outcome == "not_applied" and seen.from_node:
-        return _refused_by_node(seen, status)
-    return Judgement(Verdict.UNKNOWN, "server_error" if status >= 500 else "unexpected_status")
+        return _rejected(observed)
+    if observed.outcome == "not_applied" and observed.from_node:
+        return _refused_by_node(observed, status)
+    return Judgement(Certainty.UNKNOWN, "server_error" if status >= 500 else "unexpected_status")
 
 
 def _redirected(status: int) -> Judgement:
     # Our nodes never redirect; 307 and 308 say by RFC 9110 that nothing was done here, the older
     # ones are abused.
     if status in (307, 308):
-        return Judgement(Verdict.FAIL, "redirected")
-    return Judgement(Verdict.UNKNOWN, "redirected_loosely")
+        return Judgement(Certainty.FAIL, "redirected")
+    return Judgement(Certainty.UNKNOWN, "redirected_loosely")
 
 
-def _missing(seen: Seen) -> Judgement:
-    if not seen.from_node:
-        return Judgement(Verdict.UNKNOWN, "not_from_a_node")
-    if seen.status == 404 and seen.code in (None, "key_not_found", "not_found"):
-        return Judgement(Verdict.OK, "absent", refused=True, settles=seen.idempotent)
-    return Judgement(Verdict.FAIL, "no_such_thing")
+def _missing(observed: Observation) -> Judgement:
+    if not observed.from_node:
+        return Judgement(Certainty.UNKNOWN, "not_from_a_node")
+    if observed.status == 404 and observed.code in (None, "key_not_found", "not_found"):
+        return Judgement(Certainty.OK, "absent", refused=True, settles=observed.idempotent)
+    return Judgement(Certainty.FAIL, "no_such_thing")
 
 
-def _guarded(seen: Seen) -> Judgement:
-    if not seen.from_node or not seen.complete or not seen.parsed:
-        return Judgement(Verdict.UNKNOWN, "refusal_damaged")
+def _guarded(observed: Observation) -> Judgement:
+    if not observed.from_node or not observed.complete or not observed.parsed:
+        return Judgement(Certainty.UNKNOWN, "refusal_damaged")
     # Without an op_id, a refusal may be the echo of an earlier attempt's own success: then it
     # settles nothing.
-    return Judgement(Verdict.OK, "guard_refused", refused=True, settles=seen.idempotent)
+    return Judgement(Certainty.OK, "guard_refused", refused=True, settles=observed.idempotent)
 
 
-def _refused_by_node(seen: Seen, status: int) -> Judgement:
-    if status == 503 and seen.code == EXPIRED:
+def _refused_by_node(observed: Observation, status: int) -> Judgement:
+    if status == 503 and observed.code == EXPIRED:
         # The expiry is recorded under the op_id: a late arrival of an earlier attempt meets it.
-        return Judgement(Verdict.FAIL, "expired", settles=seen.idempotent)
+        return Judgement(Certainty.FAIL, "expired", settles=observed.idempotent)
     if status in (501, 503):
-        return Judgement(Verdict.FAIL, "said_not_applied")
-    return Judgement(
-        *(Verdict.FAIL, "rejected") if status < 500 else (Verdict.UNKNOWN, "server_error")
-    )
+        return Judgement(Certainty.FAIL, "said_not_applied")
+    if status < 500:
+        return Judgement(Certainty.FAIL, "rejected")
+    return Judgement(Certainty.UNKNOWN, "server_error")
 
 
-def _rejected(seen: Seen) -> Judgement:
+def _rejected(observed: Observation) -> Judgement:
     # Another body is recorded under this op_id, so none of our attempts is, or ever will be.
-    settles = seen.status == 422 and seen.code == MISMATCH and seen.from_node
-    return Judgement(Verdict.FAIL, "mismatch" if settles else "rejected", settles=settles)
+    settles = observed.status == 422 and observed.code == MISMATCH and observed.from_node
+    return Judgement(Certainty.FAIL, "mismatch" if settles else "rejected", settles=settles)

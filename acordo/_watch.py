@@ -19,7 +19,7 @@ from acordo import _results as results
 from acordo._calls.caller import Caller
 from acordo._errors import AcordoError, BadRequest, Pruned, ReadFailed, Undone, Unreachable
 from acordo._messages import Reply
-from acordo._outcomes import Seen
+from acordo._outcomes import Observation
 from acordo._wire import answers, requests
 from acordo._wire.forms import Damaged
 from acordo._wire.sse import EventTooLong, Parser, ServerEvent
@@ -58,7 +58,7 @@ class Watch:
         self._caller, self._prefix, self._bookmarks = caller, prefix, bookmarks
         self._idle_s, self._give_up_s = idle_s, give_up_s
         self._waiting: list[results.Change] = []
-        self._chance = random.Random()
+        self._rng = random.Random()
         self.position = after
 
     async def events(self) -> AsyncIterator[results.Event]:
@@ -66,9 +66,9 @@ class Watch:
         GIVE_UP_S.
         """
         alive, pause = time.monotonic(), PAUSE_FIRST_S
-        why = Reply(url="", seen=Seen(mutation=False, sent=False))
+        why = Reply(url="", observed=Observation(mutation=False, sent=False))
         while True:
-            at = self._caller.choose()
+            at = self._caller.nodes.choose()
             async with self._caller.stream(
                 at, requests.watch_request(self._prefix, self.position), self._idle_s
             ) as got:
@@ -81,10 +81,10 @@ class Watch:
                         if event is not None:
                             yield event
             self._waiting.clear()
-            self._caller.avoid(at)
+            self._caller.nodes.avoid(at)
             if time.monotonic() - alive > self._give_up_s:
                 raise _given_up(why, self.position)
-            await asyncio.sleep(pause * (0.5 + self._chance.random() / 2))
+            await asyncio.sleep(pause * (0.5 + self._rng.random() / 2))
             pause = min(pause * 2, PAUSE_MAX_S)
 
     async def _stream(
@@ -132,7 +132,7 @@ class Watch:
 
 
 def _raise_if_final(reply: Reply) -> None:
-    status, problem = reply.seen.status, reply.problem
+    status, problem = reply.observed.status, reply.problem
     detail = (problem.detail or problem.title) if problem else f"{reply.url} answered {status}"
     if status == 410:
         floor = problem.floor if problem else None
@@ -148,10 +148,12 @@ def _raise_if_final(reply: Reply) -> None:
 
 def _given_up(why: Reply, position: int) -> AcordoError:
     told = f"the watch found no node for a while; go on after revision {position}"
-    if not why.seen.sent:
+    if not why.observed.sent:
         return Unreachable(f"{told}; last: {why.error}", reason="unreachable")
     return ReadFailed(
-        f"{told}; last: {why.error or why.seen.status}", reason="watch_cut", status=why.seen.status
+        f"{told}; last: {why.error or why.observed.status}",
+        reason="watch_cut",
+        status=why.observed.status,
     )
 
 

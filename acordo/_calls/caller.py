@@ -1,5 +1,5 @@
-"""Make attempts until one of them answers: choose nodes, pause, keep the deadline. Decides nothing
-about outcomes.
+"""Make attempts until one of them answers: keep the deadline, pause, go on under new op_ids.
+Decides nothing about outcomes.
 """
 
 from __future__ import annotations
@@ -15,25 +15,20 @@ from typing import Final, TypeVar
 import aiohttp
 import msgspec
 
-from acordo import _results as results
-from acordo._calls import retry_policy as course
+from acordo._calls import retry_policy
+from acordo._calls.nodes import Nodes
 from acordo._calls.operation_errors import error_of
 from acordo._calls.retry_policy import enough_s
 from acordo._calls.transport import Transport
-from acordo._errors import AcordoError, NotApplied, OutcomeUnknown
-from acordo._intents import Intent
+from acordo._errors import NotApplied
 from acordo._messages import Reply, Request
-from acordo._outcomes import EXPIRED, GUARDED, Judgement, Verdict, classify, conclude
-from acordo._wire import answers, requests
+from acordo._outcomes import EXPIRED, GUARDED, Certainty, Judgement, classify
 from acordo._wire.forms import Damaged
 
 FIRST_SHARE: Final = 0.5
 """Of `attempt_timeout_s`: what a first attempt has where there is another node, 2 s unless told
 otherwise.
 """
-AVOID_S: Final = 1.0
-"""How long a node that did not answer is asked last."""
-
 ANSWER_SHARE: Final = 0.9
 """The share of the time that the node is told: its answer beats silence, and says more."""
 
@@ -41,9 +36,7 @@ T = TypeVar("T")
 
 
 class Caller:
-    """Calls to the nodes of one cluster. The node that answered last is kept until it fails (or
-    taken in turn).
-    """
+    """Calls to the nodes of one cluster."""
 
     def __init__(
         self,
@@ -54,13 +47,10 @@ class Caller:
         retries: bool,
         spread: bool,
     ) -> None:
-        self._transport, self._urls = transport, tuple(urls)
-        self._attempt_timeout_s, self._retries, self._spread = attempt_timeout_s, retries, spread
-        self._avoided_until = [0.0] * len(self._urls)
-        self._chance = random.Random()
-        # Taken in turn from anywhere: clients that make one call each would else all make it at the
-        # same node.
-        self._at = self._chance.randrange(len(self._urls)) if spread else 0
+        self._transport, self._attempt_timeout_s = transport, attempt_timeout_s
+        self.retries: Final = retries
+        self._rng = random.Random()
+        self.nodes = Nodes(urls, spread=spread, rng=self._rng)
         self.revision = 0
         """Highest `Acordo-Revision` seen."""
 
@@ -71,19 +61,19 @@ class Caller:
         judgements: list[Judgement] = []
         deadline = time.monotonic() + timeout_s
         while True:
-            reply, result, judged = await self._attempt(
+            reply, result, judged = await self.attempt(
                 request, parse, deadline, first=not judgements
             )
             judgements.append(judged)
-            if result is not None and judged.verdict is Verdict.OK:
+            if result is not None and judged.certainty is Certainty.OK:
                 return result, len(judgements)
-            step = self._decide(
+            decision = self.decide(
                 request, reply, judged, len(judgements), deadline - enough_s(timeout_s)
             )
-            if isinstance(step, course.Finish):
+            if isinstance(decision, retry_policy.Finish):
                 raise error_of(request, reply, judgements)
-            if step.after_s:
-                await asyncio.sleep(step.after_s)
+            if decision.after_s:
+                await asyncio.sleep(decision.after_s)
 
     async def at(
         self, url: str, request: Request, parse: Callable[[Reply], T], *, timeout_s: float
@@ -93,7 +83,7 @@ class Caller:
             self._transport,
             (url,),
             attempt_timeout_s=self._attempt_timeout_s,
-            retries=self._retries,
+            retries=self.retries,
             spread=False,
         )
         return (await there.call(request, parse, timeout_s=timeout_s))[0]
@@ -117,151 +107,81 @@ class Caller:
             left = deadline - time.monotonic()
             try:
                 result, more = await self.call(
-                    make(op_id), functools.partial(_swapped, parse, op_id), timeout_s=left
+                    make(op_id), functools.partial(_parse_with, parse, op_id), timeout_s=left
                 )
                 return result, attempts + more
             except NotApplied as exc:
                 attempts += exc.attempts
                 enough = deadline - time.monotonic() > enough_s(timeout_s)
-                if exc.reason != EXPIRED or not self._retries or not op_ids.more or not enough:
+                if exc.reason != EXPIRED or not self.retries or not op_ids.more or not enough:
                     raise
-
-    async def batches(
-        self,
-        intents: Sequence[Intent],
-        ours: Sequence[bool],
-        *,
-        new_op_id: Callable[[], str],
-        timeout_s: float,
-    ) -> tuple[results.Item, ...]:
-        """Do as `batch`; operations that expired go on under new op_ids where those are `ours` to
-        choose.
-        """
-        deadline = time.monotonic() + timeout_s
-        items = list(await self.batch(intents, timeout_s=timeout_s))
-        while True:
-            late = [n for n, item in enumerate(items) if item.outcome == EXPIRED and ours[n]]
-            left = deadline - time.monotonic()
-            if not late or not self._retries or left <= enough_s(timeout_s):
-                return tuple(items)
-            renewed = [msgspec.structs.replace(intents[n], op_id=new_op_id()) for n in late]
-            for n, item in zip(late, await self.batch(renewed, timeout_s=left), strict=True):
-                items[n] = item
-
-    async def batch(
-        self, intents: Sequence[Intent], *, timeout_s: float
-    ) -> tuple[results.Item, ...]:
-        """Send intents as one request, and what did not end definitely again, until all did or time
-        is out.
-        """
-        judgements: list[list[Judgement]] = [[] for _ in intents]
-        items: list[results.Item | None] = [None] * len(intents)
-        waiting = list(range(len(intents)))
-        deadline, attempts = time.monotonic() + timeout_s, 0
-        while True:
-            attempts += 1
-            asked = [intents[n] for n in waiting]
-            request = requests.batch_request(asked)
-            parse = functools.partial(answers.parse_batch, intents=asked)
-            reply, got, judged = await self._attempt(request, parse, deadline, first=attempts == 1)
-            for place, n in enumerate(waiting):
-                item = got[place] if got else None
-                judgements[n].append(_judge_item(item) if item else judged)
-                items[n] = item or _item_of(intents[n], error_of(request, reply, judgements[n]))
-            waiting = [n for n in waiting if _open(judgements[n], items[n])]
-            if not waiting:
-                break
-            worst = _worst(judgements, waiting)
-            step = self._decide(request, reply, worst, attempts, deadline - enough_s(timeout_s))
-            if isinstance(step, course.Finish):
-                break
-            await asyncio.sleep(step.after_s)
-        return tuple(
-            _told(item, history) for item, history in zip(items, judgements, strict=True) if item
-        )
-
-    def choose(self) -> int:
-        """Return the place of the node to ask next: the present one unless it failed a
-        moment ago.
-        """
-        count, now = len(self._urls), time.monotonic()
-        if self._spread:
-            self._at = (self._at + 1) % count
-        for step in range(count):
-            at = (self._at + step) % count
-            if self._avoided_until[at] <= now:
-                self._at = at
-                return at
-        self._at = min(range(count), key=lambda at: self._avoided_until[at])
-        return self._at
-
-    def avoid(self, at: int) -> None:
-        """Ask this node last for a while."""
-        self._avoided_until[at] = time.monotonic() + AVOID_S
-        if self._at == at:
-            self._at = (at + 1) % len(self._urls)
 
     def stream(
         self, at: int, request: Request, idle_s: float
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse | Reply]:
         """Open a stream of events at one node."""
         return self._transport.stream(
-            self._urls[at], request, head_timeout_s=self._attempt_timeout_s, idle_s=idle_s
+            self.nodes.url(at), request, head_timeout_s=self._attempt_timeout_s, idle_s=idle_s
         )
 
-    async def _attempt(
+    async def attempt(
         self, request: Request, parse: Callable[[Reply], T], deadline: float, *, first: bool
     ) -> tuple[Reply, T | None, Judgement]:
-        at = self.choose()
+        """Send the request to one node, once. Returns what came back, its result if it has the
+        promised form, and what that says of the outcome.
+        """
+        at = self.nodes.choose()
         left = max(0.001, deadline - time.monotonic())
         # A node that was stopped or paused takes connections and never answers: the first attempt
         # finds that out soon, where another node may be asked the same. Later ones have the time
         # that a slow answer takes.
-        soon = first and len(self._urls) > 1 and (request.op_id is not None or not request.mutation)
-        waited = min(left, self._attempt_timeout_s * (FIRST_SHARE if soon else 1))
+        elsewhere = len(self.nodes) > 1 and (request.op_id is not None or not request.mutation)
+        share = FIRST_SHARE if first and elsewhere else 1
+        waited = min(left, self._attempt_timeout_s * share)
         # A write may take effect until the whole operation is given up, not only this attempt: else
         # the expiry of the first attempt would be what all later ones with its op_id are answered
         # with.
-        told = (left if request.op_id is not None else waited) * ANSWER_SHARE
+        for_node = (left if request.op_id is not None else waited) * ANSWER_SHARE
         reply = await self._transport.once(
-            self._urls[at], request, timeout_s=waited, node_timeout_s=told
+            self.nodes.url(at), request, timeout_s=waited, node_timeout_s=for_node
         )
         reply, result = _parsed(request, reply, parse)
-        judged = classify(reply.seen)
-        self._note(at, reply, judged)
+        judged = classify(reply.observed)
+        self._learn(at, reply, judged)
         return reply, result, judged
 
-    def _note(self, at: int, reply: Reply, judged: Judgement) -> None:
-        position = reply.headers.get("Acordo-Revision", "")
-        if position.isascii() and position.isdigit():
-            self.revision = max(self.revision, int(position))
-        status = reply.seen.status
-        if judged.verdict is Verdict.OK or (
-            status is not None and status < 500 and reply.seen.from_node
-        ):
-            self._avoided_until[at] = 0.0
-        else:
-            self.avoid(at)
-
-    def _decide(
+    def decide(
         self, request: Request, reply: Reply, judged: Judgement, attempts: int, begin_by: float
-    ) -> course.Step:
-        if not self._retries:
-            return course.Finish()
-        return course.decide(
-            course.Last(
+    ) -> retry_policy.Decision:
+        """Return what follows attempt number `attempts`; none may begin after `begin_by`."""
+        if not self.retries:
+            return retry_policy.Finish()
+        return retry_policy.decide(
+            retry_policy.LastAttempt(
                 judgement=judged,
                 mutation=request.mutation,
                 idempotent=request.op_id is not None,
-                status=reply.seen.status,
-                code=reply.seen.code,
+                status=reply.observed.status,
+                code=reply.observed.code,
                 retry_after_s=reply.retry_after_s,
             ),
             attempts=attempts,
-            nodes=len(self._urls),
+            nodes=len(self.nodes),
             left_s=begin_by - time.monotonic(),
-            chance=self._chance.random(),
+            jitter=self._rng.random(),
         )
+
+    def _learn(self, at: int, reply: Reply, judged: Judgement) -> None:
+        """Remember the position that was answered, and whether the node is one to keep."""
+        position = reply.headers.get("Acordo-Revision", "")
+        if position.isascii() and position.isdigit():
+            self.revision = max(self.revision, int(position))
+        status = reply.observed.status
+        answered = status is not None and status < 500 and reply.observed.from_node
+        if judged.certainty is Certainty.OK or answered:
+            self.nodes.trust(at)
+        else:
+            self.nodes.avoid(at)
 
 
 class OpIds:
@@ -272,86 +192,38 @@ class OpIds:
 
     @property
     def more(self) -> bool:
+        """Whether there is another one to go on under when one is spent."""
         return self._given is None
 
     def next(self) -> str:
+        """Return the op_id for the next operation."""
         return self._given if self._given is not None else self._new()
 
 
-def _swapped(parse: Callable[[Reply, str], T], op_id: str, reply: Reply) -> T:
+def _parse_with(parse: Callable[[Reply, str], T], op_id: str, reply: Reply) -> T:
     return parse(reply, op_id)
 
 
 def _parsed(request: Request, reply: Reply, parse: Callable[[Reply], T]) -> tuple[Reply, T | None]:
-    seen = reply.seen
-    status = seen.status
+    """Return the result of a reply that promises one, and the reply with what parsing showed."""
+    observed = reply.observed
+    status = observed.status
     if status in GUARDED:
-        return _with(reply, reply.problem is not None), None
+        return _with_parsed(reply, reply.problem is not None), None
     promised = status is not None and (
         200 <= status < 300 or (status == 404 and request.absent_is_answer)
     )
-    if not promised or not seen.complete or (status == 404 and not seen.from_node):
+    if not promised or not observed.complete or (status == 404 and not observed.from_node):
         return reply, None
-    if status == 404 and classify(seen).verdict is not Verdict.OK:
+    if status == 404 and classify(observed).certainty is not Certainty.OK:
         return reply, None
     try:
         result = parse(reply)
     except Damaged as exc:
         return msgspec.structs.replace(reply, error=f"not what the API promises: {exc}"), None
-    return _with(reply, True), result
+    return _with_parsed(reply, True), result
 
 
-def _with(reply: Reply, parsed: bool) -> Reply:
-    return msgspec.structs.replace(reply, seen=msgspec.structs.replace(reply.seen, parsed=parsed))
-
-
-def _judge_item(item: results.Item) -> Judgement:
-    match item.outcome:
-        case "applied":
-            return Judgement(Verdict.OK, "success", settles=True)
-        case "refused":
-            return Judgement(Verdict.OK, "guard_refused", refused=True, settles=True)
-        case "mismatch":
-            return Judgement(Verdict.FAIL, "mismatch", settles=True)
-        case "expired":
-            return Judgement(Verdict.FAIL, "expired", settles=True)
-        case "bad_request":
-            return Judgement(Verdict.FAIL, "rejected")
-        case "not_applied":
-            return Judgement(Verdict.FAIL, "said_not_applied")
-        case "unknown":
-            return Judgement(Verdict.UNKNOWN, "said_unknown")
-
-
-def _open(history: Sequence[Judgement], item: results.Item | None) -> bool:
-    newest = history[-1]
-    if newest.verdict is Verdict.UNKNOWN:
-        return True
-    return newest.rule in ("said_not_applied", "nothing_sent", "redirected") or (
-        newest.rule == "rejected" and item is not None and item.outcome == "not_applied"
-    )
-
-
-def _worst(judgements: Sequence[Sequence[Judgement]], waiting: Sequence[int]) -> Judgement:
-    newest = [judgements[n][-1] for n in waiting]
-    return next((j for j in newest if j.verdict is Verdict.UNKNOWN), newest[0])
-
-
-def _item_of(intent: Intent, error: AcordoError) -> results.Item:
-    op_id, detail = intent.op_id or "", str(error)
-    match error:
-        case OutcomeUnknown():
-            return results.Item(op_id=op_id, outcome="unknown", detail=detail)
-        case NotApplied():
-            return results.Item(op_id=op_id, outcome="not_applied", detail=detail)
-        case _:
-            return results.Item(op_id=op_id, outcome="bad_request", detail=detail)
-
-
-def _told(item: results.Item, history: Sequence[Judgement]) -> results.Item:
-    """Return the item, but "unknown" when an earlier attempt was and no later one spoke of the
-    operation.
-    """
-    if conclude(history).verdict is Verdict.UNKNOWN and item.outcome != "unknown":
-        return msgspec.structs.replace(item, outcome="unknown")
-    return item
+def _with_parsed(reply: Reply, parsed: bool) -> Reply:
+    observed = msgspec.structs.replace(reply.observed, parsed=parsed)
+    return msgspec.structs.replace(reply, observed=observed)

@@ -22,7 +22,7 @@ from acordo._errors import (
     Unsupported,
 )
 from acordo._messages import Problem, Reply, Request
-from acordo._outcomes import GUARDED, MISMATCH, Judgement, Verdict, conclude
+from acordo._outcomes import GUARDED, MISMATCH, Certainty, Judgement, conclude
 
 _EMPTY = Problem()
 _HOPELESS: Final = frozenset(
@@ -52,12 +52,12 @@ def error_of(request: Request, reply: Reply, judgements: Sequence[Judgement]) ->
 def _error_of(request: Request, reply: Reply, judgements: Sequence[Judgement]) -> AcordoError:
     whole = conclude(judgements)
     attempts, problem = len(judgements), reply.problem or _EMPTY
-    if whole.verdict is Verdict.UNKNOWN:
+    if whole.certainty is Certainty.UNKNOWN:
         return OutcomeUnknown(
             f"the outcome is unknown after {_times(attempts)}: {_seen(reply)}",
             code=problem.code,
             op_id=request.op_id,
-            status=reply.seen.status,
+            status=reply.observed.status,
             node=reply.node,
             attempts=attempts,
         )
@@ -76,9 +76,9 @@ def _error_of(request: Request, reply: Reply, judgements: Sequence[Judgement]) -
 def _refused(request: Request, reply: Reply, problem: Problem, attempts: int) -> AcordoError:
     # 409 that lacks the index of a guard is a conflict of another kind: a membership change under
     # way, say.
-    if reply.seen.status == 409 and problem.guard is None:
+    if reply.observed.status == 409 and problem.guard is None:
         return _failed(request, reply, problem, attempts)
-    kind = PreconditionFailed if reply.seen.status == 412 else TransactionRefused
+    kind = PreconditionFailed if reply.observed.status == 412 else TransactionRefused
     return kind(
         problem.detail or problem.title or "a guard did not hold",
         guard=problem.guard or 0,
@@ -87,14 +87,14 @@ def _refused(request: Request, reply: Reply, problem: Problem, attempts: int) ->
         revision=problem.revision or 0,
         op_id=request.op_id or "",
         again=problem.again,
-        status=reply.seen.status,
+        status=reply.observed.status,
         node=reply.node,
         attempts=attempts,
     )
 
 
 def _failed(request: Request, reply: Reply, problem: Problem, attempts: int) -> AcordoError:
-    status, node, detail = reply.seen.status, reply.node, _seen(reply)
+    status, node, detail = reply.observed.status, reply.node, _seen(reply)
     code = problem.code
     if status == 410:
         return Pruned(detail, floor=problem.floor, status=status, node=node)
@@ -151,6 +151,6 @@ def _seen(reply: Reply) -> str:
         return f"{reply.url}: {reply.error}"
     who = "" if reply.node else ", not from an Acordo node"
     where = reply.headers.get("Location")
-    return f"{reply.url} answered {reply.seen.status}{who}" + (
+    return f"{reply.url} answered {reply.observed.status}{who}" + (
         f", redirecting to {where}" if where else ""
     )

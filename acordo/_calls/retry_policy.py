@@ -2,7 +2,7 @@
 Pure.
 
 A write is tried again only where that is safe: freely after a refusal that is definite, and with
-the same op_id after an unknown outcome. Time and chance arrive as arguments.
+the same op_id after an unknown outcome. Time and jitter arrive as arguments.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from acordo._outcomes import Judgement, Verdict
+from acordo._outcomes import Certainty, Judgement
 
 ATTEMPTS_MAX: Final = 60
 """No operation is tried more often, however much time is left."""
@@ -47,10 +47,10 @@ class TryAgain(msgspec.Struct, frozen=True):
     after_s: float
 
 
-Step: TypeAlias = Finish | TryAgain
+Decision: TypeAlias = Finish | TryAgain
 
 
-class Last(msgspec.Struct, frozen=True, kw_only=True):
+class LastAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """What the newest attempt said about trying again."""
 
     judgement: Judgement
@@ -68,24 +68,26 @@ def enough_s(timeout_s: float) -> float:
     return min(ENOUGH_MAX_S, timeout_s * ENOUGH_SHARE)
 
 
-def decide(last: Last, *, attempts: int, nodes: int, left_s: float, chance: float) -> Step:
+def decide(
+    last: LastAttempt, *, attempts: int, nodes: int, left_s: float, jitter: float
+) -> Decision:
     """Return what follows attempt number `attempts`. `left_s`: until the last moment at which one
-    may begin. `chance` in [0, 1) spreads the pauses of many clients.
+    may begin. `jitter` in [0, 1) spreads the pauses of many clients.
     """
     if not _may_try_again(last) or attempts >= ATTEMPTS_MAX:
         return Finish()
-    pause = _pause(last, attempts, nodes, chance)
+    pause = _pause(last, attempts, nodes, jitter)
     return Finish() if pause >= left_s else TryAgain(pause)
 
 
-def _may_try_again(last: Last) -> bool:
+def _may_try_again(last: LastAttempt) -> bool:
     judged = last.judgement
-    match judged.verdict:
-        case Verdict.OK:
+    match judged.certainty:
+        case Certainty.OK:
             return False
-        case Verdict.UNKNOWN:
+        case Certainty.UNKNOWN:
             return last.idempotent
-        case Verdict.FAIL:
+        case Certainty.FAIL:
             if last.status == 501 or last.code in FINAL or judged.settles:
                 return False
             if judged.rule == "rejected":
@@ -93,10 +95,10 @@ def _may_try_again(last: Last) -> bool:
             return judged.rule in (_ELSEWHERE if last.mutation else _FOR_READS)
 
 
-def _pause(last: Last, attempts: int, nodes: int, chance: float) -> float:
+def _pause(last: LastAttempt, attempts: int, nodes: int, jitter: float) -> float:
     if last.status == 429 or last.code in OVERLOADED:
-        return (last.retry_after_s or PAUSE_MAX_S) * (1 + chance / 4)
+        return (last.retry_after_s or PAUSE_MAX_S) * (1 + jitter / 4)
     if attempts < nodes:
         return 0.0
     rounds = min(attempts // nodes, 10)
-    return float(min(PAUSE_MAX_S, PAUSE_FIRST_S * 2 ** (rounds - 1)) * (0.5 + chance / 2))
+    return float(min(PAUSE_MAX_S, PAUSE_FIRST_S * 2 ** (rounds - 1)) * (0.5 + jitter / 2))

@@ -21,7 +21,7 @@ import msgspec
 from yarl import URL
 
 from acordo._messages import Problem, Reply, Request
-from acordo._outcomes import Seen
+from acordo._outcomes import Observation
 
 RESPONSE_BYTES_MAX: Final = 256 * 1024 * 1024
 """A longer answer is taken for a damaged one."""
@@ -226,7 +226,7 @@ def _reply(
         body=body,
         problem=problem,
         error=error,
-        seen=Seen(
+        observed=Observation(
             mutation=request.mutation,
             sent=attempt.sent,
             status=status,

@@ -40,7 +40,7 @@ def etag(reply: Reply) -> int:
 
 def parse_reading(reply: Reply, key: bytes) -> results.Reading:
     who = served(reply)
-    if reply.seen.status == 404:
+    if reply.observed.status == 404:
         return results.Reading(key=key, value=None, revision=0, served=who)
     expires = reply.headers.get("Acordo-Expires")
     expires_ms = None if expires is None else integer(expires)
@@ -51,7 +51,7 @@ def parse_reading(reply: Reply, key: bytes) -> results.Reading:
 
 def parse_written(reply: Reply, op_id: str) -> results.Written:
     """Return what a PUT or DELETE of one key did."""
-    who, status = served(reply), reply.seen.status
+    who, status = served(reply), reply.observed.status
     answer = _object(reply) if reply.body and status != 404 else {}
     existed = answer.get("existed")
     if existed is None and "created" in answer:

@@ -322,9 +322,9 @@ def test_spreading_clients_begin_anywhere_and_go_on_in_turn() -> None:
     urls = ["http://a", "http://b", "http://c"]
     begun: set[int] = set()
     for _ in range(200):
-        caller = Client(urls, spread=True)._caller
-        first, second, third = caller.choose(), caller.choose(), caller.choose()
+        nodes = Client(urls, spread=True)._caller.nodes
+        first, second, third = nodes.choose(), nodes.choose(), nodes.choose()
         assert ((first + 1) % 3, (first + 2) % 3) == (second, third)
         begun.add(first)
     assert begun == {0, 1, 2}
-    assert {Client(urls)._caller.choose() for _ in range(20)} == {0}
+    assert {Client(urls)._caller.nodes.choose() for _ in range(20)} == {0}

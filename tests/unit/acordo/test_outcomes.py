@@ -6,24 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acordo._outcomes import Judgement, Seen, Verdict, classify, conclude
+from acordo._outcomes import Certainty, Judgement, Observation, classify, conclude
 
-OK, FAIL, UNKNOWN = Verdict.OK, Verdict.FAIL, Verdict.UNKNOWN
+OK, FAIL, UNKNOWN = Certainty.OK, Certainty.FAIL, Certainty.UNKNOWN
 
 
-def node(status: int, **more: object) -> Seen:
+def node(status: int, **more: object) -> Observation:
     fields: dict[str, object] = {"complete": True, "parsed": True, "from_node": True, **more}
-    return Seen(mutation=True, sent=True, status=status, **fields)  # type: ignore[arg-type]
+    return Observation(mutation=True, sent=True, status=status, **fields)  # type: ignore[arg-type]
 
 
-def proxy(status: int) -> Seen:
-    return Seen(mutation=True, sent=True, status=status, complete=True)
+def proxy(status: int) -> Observation:
+    return Observation(mutation=True, sent=True, status=status, complete=True)
 
 
 TABLE = [
-    # what was seen, verdict of a mutation, verdict of a read
-    (Seen(mutation=True, sent=False), FAIL, FAIL),
-    (Seen(mutation=True, sent=True), UNKNOWN, FAIL),
+    # what was observed, what a mutation came to, what a read came to
+    (Observation(mutation=True, sent=False), FAIL, FAIL),
+    (Observation(mutation=True, sent=True), UNKNOWN, FAIL),
     (node(200), OK, OK),
     (node(201), OK, OK),
     (node(200, complete=False, parsed=False), UNKNOWN, FAIL),
@@ -61,16 +61,16 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("seen", "mutation", "read"), TABLE)
-def test_table(seen: Seen, mutation: Verdict, read: Verdict) -> None:
+@pytest.mark.parametrize(("observed", "mutation", "read"), TABLE)
+def test_table(observed: Observation, mutation: Certainty, read: Certainty) -> None:
     import msgspec
 
-    assert classify(seen).verdict is mutation
-    assert classify(msgspec.structs.replace(seen, mutation=False)).verdict is read
+    assert classify(observed).certainty is mutation
+    assert classify(msgspec.structs.replace(observed, mutation=False)).certainty is read
 
 
 seen_anything = st.builds(
-    Seen,
+    Observation,
     mutation=st.booleans(),
     sent=st.booleans(),
     status=st.none() | st.integers(100, 599),
@@ -84,53 +84,53 @@ seen_anything = st.builds(
 
 
 @given(seen_anything)
-def test_never_definite_without_grounds(seen: Seen) -> None:
+def test_never_definite_without_grounds(observed: Observation) -> None:
     """INV-4: a definite "no effect" needs an unsent request or a refusal; success needs a whole
     answer.
     """
-    judged = classify(seen)
-    if judged.verdict is OK:
-        assert seen.sent
-        assert seen.status is not None
-    if judged.verdict is FAIL and seen.mutation and seen.sent:
-        assert seen.outcome != "unknown"
-        assert seen.status is not None
-        assert seen.status < 500 or (seen.outcome == "not_applied" and seen.from_node)
-    if not seen.mutation:
-        assert judged.verdict is not UNKNOWN
+    judged = classify(observed)
+    if judged.certainty is OK:
+        assert observed.sent
+        assert observed.status is not None
+    if judged.certainty is FAIL and observed.mutation and observed.sent:
+        assert observed.outcome != "unknown"
+        assert observed.status is not None
+        assert observed.status < 500 or (observed.outcome == "not_applied" and observed.from_node)
+    if not observed.mutation:
+        assert judged.certainty is not UNKNOWN
 
 
 def test_a_later_refusal_leaves_the_operation_unknown() -> None:
-    lost = classify(Seen(mutation=True, sent=True))
+    lost = classify(Observation(mutation=True, sent=True))
     refused = classify(node(503, outcome="not_applied"))
-    unsent = classify(Seen(mutation=True, sent=False))
-    assert conclude([lost, refused]).verdict is UNKNOWN
-    assert conclude([refused, lost, unsent, refused]).verdict is UNKNOWN
-    assert conclude([refused, unsent]).verdict is FAIL
-    assert conclude([]).verdict is FAIL
+    unsent = classify(Observation(mutation=True, sent=False))
+    assert conclude([lost, refused]).certainty is UNKNOWN
+    assert conclude([refused, lost, unsent, refused]).certainty is UNKNOWN
+    assert conclude([refused, unsent]).certainty is FAIL
+    assert conclude([]).certainty is FAIL
 
 
 def test_an_answer_for_the_op_id_settles_the_operation() -> None:
-    lost = classify(Seen(mutation=True, sent=True))
-    assert conclude([lost, classify(node(200))]).verdict is OK
+    lost = classify(Observation(mutation=True, sent=True))
+    assert conclude([lost, classify(node(200))]).certainty is OK
     assert conclude([lost, classify(node(412))]) == classify(node(412))
     expired = classify(node(503, code="expired", outcome="not_applied"))
-    assert conclude([lost, expired]).verdict is FAIL
+    assert conclude([lost, expired]).certainty is FAIL
     mismatch = classify(node(422, code="mismatch"))
-    assert conclude([lost, mismatch]).verdict is FAIL
-    assert conclude([lost, classify(node(422))]).verdict is UNKNOWN
+    assert conclude([lost, mismatch]).certainty is FAIL
+    assert conclude([lost, classify(node(422))]).certainty is UNKNOWN
 
 
 def test_a_refused_guard_without_op_id_may_be_the_echo_of_the_first_attempt() -> None:
-    lost = classify(Seen(mutation=True, sent=True, idempotent=False))
+    lost = classify(Observation(mutation=True, sent=True, idempotent=False))
     echo = classify(node(412, idempotent=False))
-    assert conclude([lost, echo]).verdict is UNKNOWN
-    assert conclude([echo]).verdict is OK
+    assert conclude([lost, echo]).certainty is UNKNOWN
+    assert conclude([echo]).certainty is OK
 
 
 @given(st.lists(seen_anything, max_size=5))
-def test_an_unknown_attempt_is_only_undone_by_what_settles(history: list[Seen]) -> None:
-    judged: list[Judgement] = [classify(seen) for seen in history]
+def test_an_unknown_attempt_is_only_undone_by_what_settles(history: list[Observation]) -> None:
+    judged: list[Judgement] = [classify(observed) for observed in history]
     whole = conclude(judged)
-    if any(j.verdict is UNKNOWN for j in judged) and not any(j.settles for j in judged):
-        assert whole.verdict is UNKNOWN
+    if any(j.certainty is UNKNOWN for j in judged) and not any(j.settles for j in judged):
+        assert whole.certainty is UNKNOWN

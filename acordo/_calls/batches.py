@@ -1,0 +1,148 @@
+"""Bring every operation of a batch to its own end. Never ends one for what another one met.
+
+A batch is one request with many op_ids: what did not end definitely is sent again, with the same
+op_ids, until all did or time is out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from acordo._calls import retry_policy
+from acordo._calls.caller import Caller
+from acordo._calls.operation_errors import error_of
+from acordo._calls.retry_policy import enough_s
+from acordo._errors import AcordoError, NotApplied, OutcomeUnknown
+from acordo._intents import Intent
+from acordo._messages import Reply, Request
+from acordo._outcomes import EXPIRED, Certainty, Judgement, conclude
+from acordo._results import Item
+from acordo._wire import answers, requests
+
+_AGAIN: Final = frozenset({"said_not_applied", "nothing_sent", "redirected"})
+"""Rules after which an operation without effect is sent again."""
+
+
+async def send_batch(
+    caller: Caller,
+    intents: Sequence[Intent],
+    ours: Sequence[bool],
+    *,
+    new_op_id: Callable[[], str],
+    timeout_s: float,
+) -> tuple[Item, ...]:
+    """Return how each operation ended, in their order. Raises nothing for what they met.
+
+    Every intent brings an op_id; one that expired goes on under a new one where it is `ours` to
+    choose.
+    """
+    deadline = time.monotonic() + timeout_s
+    items = list(await _send_until_definite(caller, intents, timeout_s=timeout_s))
+    while True:
+        late = [n for n, item in enumerate(items) if item.outcome == EXPIRED and ours[n]]
+        left = deadline - time.monotonic()
+        if not late or not caller.retries or left <= enough_s(timeout_s):
+            return tuple(items)
+        renewed = [msgspec.structs.replace(intents[n], op_id=new_op_id()) for n in late]
+        ended = await _send_until_definite(caller, renewed, timeout_s=left)
+        for n, item in zip(late, ended, strict=True):
+            items[n] = item
+
+
+class _Sent:
+    """One operation of a batch, with what its attempts showed."""
+
+    def __init__(self, intent: Intent) -> None:
+        self.intent = intent
+        self.history: list[Judgement] = []
+        self.item = Item(op_id=intent.op_id or "", outcome="not_applied")
+        """How the newest attempt ended."""
+
+    def note(self, item: Item | None, judged: Judgement, request: Request, reply: Reply) -> None:
+        """Take what an attempt brought: an item of its own, or (None) what the whole request
+        met.
+        """
+        self.history.append(_judge_item(item) if item else judged)
+        self.item = item or _item_of(self.intent, error_of(request, reply, self.history))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is to be sent again."""
+        newest = self.history[-1]
+        if newest.certainty is Certainty.UNKNOWN:
+            return True
+        refused_for_now = newest.rule == "rejected" and self.item.outcome == "not_applied"
+        return newest.rule in _AGAIN or refused_for_now
+
+    def ended(self) -> Item:
+        """Return how it ended: unknown when an earlier attempt was and no later one spoke of the
+        operation.
+        """
+        if conclude(self.history).certainty is Certainty.UNKNOWN and self.item.outcome != "unknown":
+            return msgspec.structs.replace(self.item, outcome="unknown")
+        return self.item
+
+
+async def _send_until_definite(
+    caller: Caller, intents: Sequence[Intent], *, timeout_s: float
+) -> tuple[Item, ...]:
+    sent = [_Sent(intent) for intent in intents]
+    waiting = sent
+    deadline, attempts = time.monotonic() + timeout_s, 0
+    while True:
+        attempts += 1
+        asked = [each.intent for each in waiting]
+        request = requests.batch_request(asked)
+        parse = functools.partial(answers.parse_batch, intents=asked)
+        reply, items, judged = await caller.attempt(request, parse, deadline, first=attempts == 1)
+        for place, each in enumerate(waiting):
+            each.note(items[place] if items else None, judged, request, reply)
+        waiting = [each for each in waiting if each.is_open]
+        if not waiting:
+            break
+        begin_by = deadline - enough_s(timeout_s)
+        decision = caller.decide(request, reply, _worst(waiting), attempts, begin_by)
+        if isinstance(decision, retry_policy.Finish):
+            break
+        await asyncio.sleep(decision.after_s)
+    return tuple(each.ended() for each in sent)
+
+
+def _worst(waiting: Sequence[_Sent]) -> Judgement:
+    newest = [each.history[-1] for each in waiting]
+    return next((j for j in newest if j.certainty is Certainty.UNKNOWN), newest[0])
+
+
+def _judge_item(item: Item) -> Judgement:
+    match item.outcome:
+        case "applied":
+            return Judgement(Certainty.OK, "success", settles=True)
+        case "refused":
+            return Judgement(Certainty.OK, "guard_refused", refused=True, settles=True)
+        case "mismatch":
+            return Judgement(Certainty.FAIL, "mismatch", settles=True)
+        case "expired":
+            return Judgement(Certainty.FAIL, "expired", settles=True)
+        case "bad_request":
+            return Judgement(Certainty.FAIL, "rejected")
+        case "not_applied":
+            return Judgement(Certainty.FAIL, "said_not_applied")
+        case "unknown":
+            return Judgement(Certainty.UNKNOWN, "said_unknown")
+
+
+def _item_of(intent: Intent, error: AcordoError) -> Item:
+    op_id, detail = intent.op_id or "", str(error)
+    match error:
+        case OutcomeUnknown():
+            return Item(op_id=op_id, outcome="unknown", detail=detail)
+        case NotApplied():
+            return Item(op_id=op_id, outcome="not_applied", detail=detail)
+        case _:
+            return Item(op_id=op_id, outcome="bad_request", detail=detail)
