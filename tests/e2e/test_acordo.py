@@ -170,7 +170,7 @@ async def test_a_watch_survives_the_death_of_its_node(start: Start) -> None:
                 }
                 if n in (20, 40):
                     await until(lambda: len(seen) > 10, "the watch is fed")
-                    fed_by = list(cluster.nodes)[watching._caller._at]
+                    fed_by = list(cluster.nodes)[watching._caller.nodes._at]
                     cluster.kill(fed_by, signal.SIGKILL)
             end = await client.put("w/end", "")
             written.add((b"w/end", end.revision))
