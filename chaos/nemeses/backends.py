@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 
 from chaos.nemeses.base import Nemesis
 from chaos.nemeses.processes import _running, _state
-from chaos.targets.local import Target
+from chaos.targets.base import Target
 from chaos.targets.services import Servers
 
 SLOW_S: Final = 0.15

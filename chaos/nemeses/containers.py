@@ -10,8 +10,8 @@ from random import Random
 from typing import ClassVar, Final
 
 from chaos.nemeses.base import Nemesis, some
+from chaos.targets.base import Target
 from chaos.targets.docker_stack import NODES, DockerTarget
-from chaos.targets.local import Target
 
 
 class _OnContainers(Nemesis):

@@ -8,7 +8,7 @@ from random import Random
 from typing import ClassVar, Final, Protocol, runtime_checkable
 
 from chaos.nemeses.base import Nemesis, some
-from chaos.targets.local import Target
+from chaos.targets.base import Target
 
 SLOW_S: Final = (0.2, 0.4)
 HANGS_S: Final = 4.0

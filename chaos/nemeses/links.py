@@ -10,7 +10,7 @@ from random import Random
 from typing import ClassVar, Final
 
 from chaos.nemeses.base import Nemesis, some
-from chaos.targets.local import Links, Target
+from chaos.targets.base import NodeLinks, Target
 from chaos.targets.proxy import Mesh, Weather
 
 FLAP_S: Final = (0.2, 1.2)
@@ -32,7 +32,7 @@ class _OnLinks(Nemesis):
 
     @property
     def mesh(self) -> Mesh:
-        assert isinstance(self.target, Links)
+        assert isinstance(self.target, NodeLinks)
         return self.target.mesh
 
     def _count(self) -> dict[str, int]:

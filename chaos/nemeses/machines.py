@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 from acordo import AcordoError, Client, OutcomeUnknown
 from chaos.nemeses.base import Nemesis, some
-from chaos.targets.local import Processes, Target
+from chaos.targets.base import NodeProcesses, Target
 
 JUMPS_S: Final = (-4e7, -3600.0, -90.0, 45.0, 900.0, 4e7)
 TORN_BYTES: Final = 64
@@ -113,8 +113,8 @@ class DiskFull(Nemesis):
         self.pids: dict[str, int] = {}
 
     @property
-    def processes(self) -> Processes:
-        assert isinstance(self.target, Processes)
+    def processes(self) -> NodeProcesses:
+        assert isinstance(self.target, NodeProcesses)
         return self.target
 
     async def choose(self) -> tuple[str, ...]:

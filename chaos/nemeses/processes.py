@@ -10,7 +10,7 @@ from random import Random
 from typing import ClassVar, Final
 
 from chaos.nemeses.base import Nemesis, leader_within, some
-from chaos.targets.local import Processes, Target, until
+from chaos.targets.base import NodeProcesses, Target, until
 
 READY_WITHIN_S: Final = 30.0
 GAP_S: Final = (0.3, 1.5)
@@ -26,8 +26,8 @@ class _OnProcesses(Nemesis):
         self.before: dict[str, int | None] = {}
 
     @property
-    def processes(self) -> Processes:
-        assert isinstance(self.target, Processes)
+    def processes(self) -> NodeProcesses:
+        assert isinstance(self.target, NodeProcesses)
         return self.target
 
     async def choose(self) -> tuple[str, ...]:

@@ -38,9 +38,11 @@ from chaos.records.recorder import Recorder
 from chaos.records.saved import FINAL_FILE, HISTORY_FILE, LEDGER_FILE, SavedRun, open_run
 from chaos.records.subscriber import Subscriber, SubscriberFailed
 from chaos.runs.schedule import Step, plan
+from chaos.targets.base import Target
 from chaos.targets.docker_stack import DockerTarget, NoStack
-from chaos.targets.local import LocalTarget, Target, UrlTarget
+from chaos.targets.local import LocalTarget
 from chaos.targets.services import Servers
+from chaos.targets.urls import UrlTarget
 from chaos.workloads.base import Load, Workload, WorkloadFailed
 from chaos.workloads.names import WORKLOADS
 from cluster.ports import free_base_port

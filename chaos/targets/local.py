@@ -10,17 +10,18 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from random import Random
 from types import TracebackType
-from typing import Final, Protocol, Self, runtime_checkable
+from typing import Final, Self
 
 import aiohttp
 
 from acordo import AcordoError, Client
 from chaos.targets import slowdisk, wallclock
+from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, until
 from chaos.targets.proxy import Mesh
 from chaos.targets.services import Servers
 from cluster.local.process import NodeProcess
@@ -28,86 +29,7 @@ from cluster.local.runner import LocalCluster
 from cluster.settings.runner import RAFT_PORT_OFFSET, RunnerSettings
 from cluster.settings.values import PREFIX
 
-PROBE_TIMEOUT_S: Final = 1.0
-HEALTHY_WITHIN_S: Final = 60.0
-POLL_S: Final = 0.05
-REACH_WITHIN_S: Final = 5.0
 NODE: Final = (sys.executable, "-m", "node")
-
-
-class Target(Protocol):
-    """A cluster that can be disturbed. What it cannot do is missing from `abilities`."""
-
-    nodes: tuple[str, ...]
-
-    @property
-    def urls(self) -> tuple[str, ...]:
-        """URLs for clients, one per node, in the order of `nodes`."""
-        ...
-
-    @property
-    def looking_urls(self) -> tuple[str, ...]:
-        """URLs for looking on, around every proxy."""
-        ...
-
-    @property
-    def abilities(self) -> frozenset[str]:
-        """Return what may be done: processes, links, files, clocks, disks, or the name of a back
-        end's server.
-        """
-        ...
-
-    async def leader(self) -> str | None:
-        """Return who leads, as far as a majority of nodes says the same."""
-        ...
-
-    async def answers(self, node: str) -> bool:
-        """Say whether the node's own port answers /livez in time, around every proxy."""
-        ...
-
-    async def ready(self, node: str) -> bool:
-        """Say whether the node calls itself ready."""
-        ...
-
-    async def healthy(self, within_s: float = HEALTHY_WITHIN_S) -> bool:
-        """Wait until every node is ready and one leads; return whether that came in time."""
-        ...
-
-
-@runtime_checkable
-class Processes(Protocol):
-    """Nodes that are processes of this machine."""
-
-    def pid(self, node: str) -> int | None:
-        """Return the node's process, None when it has none."""
-        ...
-
-    async def kill(self, node: str) -> None:
-        """SIGKILL, and keep it down until `start`."""
-        ...
-
-    async def stop(self, node: str) -> None:
-        """SIGTERM, wait until it is gone, and keep it down until `start`."""
-        ...
-
-    def start(self, node: str) -> None:
-        """Let it run again."""
-        ...
-
-    def pause(self, node: str) -> None:
-        """SIGSTOP."""
-        ...
-
-    def resume(self, node: str) -> None:
-        """SIGCONT."""
-        ...
-
-
-@runtime_checkable
-class Links(Protocol):
-    """Nodes between which, and before which, proxies stand."""
-
-    mesh: Mesh
 
 
 class LocalTarget:
@@ -336,83 +258,3 @@ class LocalTarget:
 
     def resume(self, node: str) -> None:
         self._process(node).signal(signal.SIGCONT)
-
-
-class UrlTarget:
-    """A cluster that somebody else runs: it is loaded and judged; nothing of it can be disturbed.
-
-    `async with UrlTarget(urls)` raises AcordoError when a URL cannot be reached or is not an
-    Acordo.
-    """
-
-    def __init__(self, urls: tuple[str, ...]) -> None:
-        self.urls = urls
-        self.nodes: tuple[str, ...] = urls
-        self._stack = contextlib.AsyncExitStack()
-        self._clients: list[Client] = []
-
-    async def __aenter__(self) -> Self:
-        async with contextlib.AsyncExitStack() as stack:
-            for url in self.urls:
-                client = await stack.enter_async_context(
-                    Client(url, retries=False, timeout_s=REACH_WITHIN_S)
-                )
-                await client.cluster()
-                self._clients.append(client)
-            self._stack = stack.pop_all()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._stack.__aexit__(kind, exc, trace)
-
-    @property
-    def looking_urls(self) -> tuple[str, ...]:
-        return self.urls
-
-    @property
-    def abilities(self) -> frozenset[str]:
-        return frozenset()
-
-    async def leader(self) -> str | None:
-        told: list[str | None] = []
-        for client in self._clients:
-            with contextlib.suppress(AcordoError):
-                told.append((await client.cluster(timeout_s=PROBE_TIMEOUT_S)).leader)
-        return next(
-            (name for name in told if name is not None and told.count(name) > len(self.nodes) // 2),
-            None,
-        )
-
-    async def answers(self, node: str) -> bool:
-        with contextlib.suppress(AcordoError):
-            await self._clients[self.nodes.index(node)].cluster(timeout_s=PROBE_TIMEOUT_S)
-            return True
-        return False
-
-    async def ready(self, node: str) -> bool:
-        return await self.answers(node)
-
-    async def healthy(self, within_s: float = HEALTHY_WITHIN_S) -> bool:
-        async def whole() -> bool:
-            return (
-                all([await self.ready(n) for n in self.nodes]) and await self.leader() is not None
-            )
-
-        return await until(whole, within_s)
-
-
-async def until(condition: Callable[[], Awaitable[bool]], within_s: float) -> bool:
-    """Wait until a condition holds; return whether it did in time."""
-    try:
-        async with asyncio.timeout(within_s):
-            while True:
-                if await condition():
-                    return True
-                await asyncio.sleep(POLL_S)
-    except TimeoutError:
-        return False

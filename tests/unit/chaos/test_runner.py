@@ -23,7 +23,7 @@ from chaos.runs import conduct as runner
 from chaos.runs.conduct import Interrupt, Plan, Result, TargetUnfit, entrances
 from chaos.runs.schedule import Step
 from chaos.targets.docker_stack import DockerTarget
-from chaos.targets.local import UrlTarget
+from chaos.targets.urls import UrlTarget
 from tests.unit.coordinator import virtual
 
 

@@ -1,0 +1,80 @@
+"""A cluster that somebody else runs: its URLs are all that is known of it."""
+
+from __future__ import annotations
+
+import contextlib
+from types import TracebackType
+from typing import Final, Self
+
+from acordo import AcordoError, Client
+from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, until
+
+REACH_WITHIN_S: Final = 5.0
+
+
+class UrlTarget:
+    """A cluster that somebody else runs: it is loaded and judged; nothing of it can be disturbed.
+
+    `async with UrlTarget(urls)` raises AcordoError when a URL cannot be reached or is not an
+    Acordo.
+    """
+
+    def __init__(self, urls: tuple[str, ...]) -> None:
+        self.urls = urls
+        self.nodes: tuple[str, ...] = urls
+        self._stack = contextlib.AsyncExitStack()
+        self._clients: list[Client] = []
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            for url in self.urls:
+                client = await stack.enter_async_context(
+                    Client(url, retries=False, timeout_s=REACH_WITHIN_S)
+                )
+                await client.cluster()
+                self._clients.append(client)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stack.__aexit__(kind, exc, trace)
+
+    @property
+    def looking_urls(self) -> tuple[str, ...]:
+        return self.urls
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        return frozenset()
+
+    async def leader(self) -> str | None:
+        told: list[str | None] = []
+        for client in self._clients:
+            with contextlib.suppress(AcordoError):
+                told.append((await client.cluster(timeout_s=PROBE_TIMEOUT_S)).leader)
+        return next(
+            (name for name in told if name is not None and told.count(name) > len(self.nodes) // 2),
+            None,
+        )
+
+    async def answers(self, node: str) -> bool:
+        with contextlib.suppress(AcordoError):
+            await self._clients[self.nodes.index(node)].cluster(timeout_s=PROBE_TIMEOUT_S)
+            return True
+        return False
+
+    async def ready(self, node: str) -> bool:
+        return await self.answers(node)
+
+    async def healthy(self, within_s: float = HEALTHY_WITHIN_S) -> bool:
+        async def whole() -> bool:
+            return (
+                all([await self.ready(n) for n in self.nodes]) and await self.leader() is not None
+            )
+
+        return await until(whole, within_s)
