@@ -23,8 +23,8 @@ from chaos.nemeses.fault_gauge import WINDOWS
 from chaos.strikes.catalogue import NOBODY_ANSWERS, READS, SCRIPTS, Script, service
 from chaos.strikes.load import ATTEMPT_S, Load
 from chaos.strikes.outcome import HEAD, Told, gap, next_after, resumed
-from chaos.targets.base import until
 from chaos.targets.docker_stack import DockerTarget, NoStack
+from chaos.waiting import until
 
 EACH: Final = "each"
 TABLE: Final = Path("out/docker/kills.md")

@@ -27,8 +27,8 @@ import msgspec
 from acordo import AcordoError, Client
 from chaos.commands.run import OUT, commit
 from chaos.report.outages import quantile
-from chaos.targets.base import until
 from chaos.targets.local import LocalTarget
+from chaos.waiting import until
 from cluster.ports import free_base_port
 from cluster.settings.runner import RunnerSettings
 

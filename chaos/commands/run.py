@@ -15,7 +15,11 @@ from typing import Final
 
 from chaos.nemeses.names import FAMILIES, NEMESES, grouped
 from chaos.report import page as report
-from chaos.runs.conduct import Interrupt, Plan, Result, TargetUnfit, run
+from chaos.runs.conduct import run
+from chaos.runs.interrupt import Interrupt
+from chaos.runs.opening import TargetUnfit
+from chaos.runs.plan import Plan
+from chaos.runs.result import RunResult
 from chaos.workloads.names import WORKLOADS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -124,7 +128,7 @@ def main(args: argparse.Namespace) -> int:
     return result.code
 
 
-async def _run(plan: Plan) -> Result:
+async def _run(plan: Plan) -> RunResult:
     interrupt = Interrupt()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

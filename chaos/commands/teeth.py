@@ -18,7 +18,10 @@ from typing import Final
 
 from chaos.checkers.verdict import Judgement, Verdict
 from chaos.commands.run import commit, commit_seed
-from chaos.runs.conduct import Plan, Result, TargetUnfit, run
+from chaos.runs.conduct import run
+from chaos.runs.opening import TargetUnfit
+from chaos.runs.plan import Plan
+from chaos.runs.result import RunResult
 from chaos.runs.schedule import Step
 
 NODE: Final = (sys.executable, "-m", "tests.bugs")
@@ -225,19 +228,19 @@ def steps_of(nemeses: Iterable[str]) -> tuple[Step, ...]:
     return tuple(Step(n + 1, name, 1.0, 2.0) for n, name in enumerate(nemeses))
 
 
-def _origin(result: Result) -> int:
+def _origin(result: RunResult) -> int:
     assert result.run is not None
     return min((o.start_ns for o in result.run.history.operations), default=0)
 
 
-def _load_s(result: Result) -> float:
+def _load_s(result: RunResult) -> float:
     if result.run is None or not result.run.history.operations:
         return 0.0
     ends = max(o.end_ns or o.start_ns for o in result.run.history.operations)
     return (ends - _origin(result)) / 1e9
 
 
-def _shown_s(result: Result, illegal: Sequence[Judgement]) -> float:
+def _shown_s(result: RunResult, illegal: Sequence[Judgement]) -> float:
     """Return when the last operation of the earliest finding had ended."""
     told = [
         max(o.end_ns or o.start_ns for o in finding.operations)

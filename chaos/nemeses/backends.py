@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 from chaos.nemeses.base import Nemesis
 from chaos.nemeses.processes import _running, _state
 from chaos.targets.base import Target
-from chaos.targets.services import Servers
+from chaos.targets.services import Services
 
 SLOW_S: Final = 0.15
 
@@ -24,14 +24,14 @@ class _OnServer(Nemesis):
         self.before: int | None = None
 
     @property
-    def servers(self) -> Servers:
-        found = getattr(self.target, "servers", None)
+    def services(self) -> Services:
+        found = getattr(self.target, "services", None)
         assert found is not None
-        servers: Servers = found
-        return servers
+        services: Services = found
+        return services
 
     async def choose(self) -> tuple[str, ...]:
-        self.before = self.servers.pid(self.server)
+        self.before = self.services.pid(self.server)
         return (self.server,)
 
 
@@ -39,59 +39,59 @@ class _Kill(_OnServer):
     """SIGKILL; started again on its data at healing."""
 
     async def start(self) -> None:
-        await self.servers.kill(self.server)
+        await self.services.kill(self.server)
 
     async def proof(self) -> str | None:
-        if self.before is None or _running(self.before) or await self.servers.ready(self.server):
+        if self.before is None or _running(self.before) or await self.services.ready(self.server):
             return None
         return f"{self.server}: pid {self.before} gone, no answer"
 
     async def heal(self) -> None:
-        await self.servers.start(self.server)
+        await self.services.start(self.server)
 
 
 class _Pause(_OnServer):
     """SIGSTOP, children too."""
 
     async def start(self) -> None:
-        self.servers.pause(self.server)
+        self.services.pause(self.server)
 
     async def proof(self) -> str | None:
         stopped = self.before is not None and _state(self.before) == "T"
         return f"{self.server}: pid {self.before} stopped" if stopped else None
 
     async def heal(self) -> None:
-        self.servers.resume(self.server)
+        self.services.resume(self.server)
 
 
 class _Slow(_OnServer):
     """Every answer, and every question, is late."""
 
     async def choose(self) -> tuple[str, ...]:
-        link = self.servers.links[self.server]
+        link = self.services.links[self.server]
         self.delayed = link.up.delayed + link.down.delayed
         return await super().choose()
 
     async def start(self) -> None:
-        link = self.servers.links[self.server]
+        link = self.services.links[self.server]
         link.up.delay_s = link.down.delay_s = SLOW_S
 
     async def proof(self) -> str | None:
-        link = self.servers.links[self.server]
+        link = self.services.links[self.server]
         grown = link.up.delayed + link.down.delayed - self.delayed
         return (
             f"{self.server}: {grown} packets delayed by {SLOW_S * 1000:.0f} ms" if grown else None
         )
 
     async def heal(self) -> None:
-        self.servers.links[self.server].heal()
+        self.services.links[self.server].heal()
 
 
 class _Wipe(_Kill):
     """SIGKILL, and it comes back empty."""
 
     async def start(self) -> None:
-        await self.servers.wipe(self.server)
+        await self.services.wipe(self.server)
 
 
 def _made(server: str, fault: str, kind: type[_OnServer]) -> type[_OnServer]:

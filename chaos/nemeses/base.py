@@ -16,7 +16,8 @@ from typing import ClassVar, Final
 from chaos.nemeses.fault_gauge import WINDOWS
 from chaos.records.history import Fault
 from chaos.records.recorder import Recorder
-from chaos.targets.base import Target, until
+from chaos.targets.base import Target
+from chaos.waiting import until
 
 PROOF_WITHIN_S: Final = 8.0
 POLL_S: Final = 0.05

@@ -10,7 +10,8 @@ from random import Random
 from typing import ClassVar, Final
 
 from chaos.nemeses.base import Nemesis, leader_within, some
-from chaos.targets.base import NodeProcesses, Target, until
+from chaos.targets.base import NodeProcesses, Target
+from chaos.waiting import until
 
 READY_WITHIN_S: Final = 30.0
 GAP_S: Final = (0.3, 1.5)

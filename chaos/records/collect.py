@@ -19,6 +19,7 @@ from acordo import AcordoError, Client
 from chaos.records.final_state import LEVELS, Evidence, FinalRead, MemberState
 from chaos.records.history import Lookup, NodeStatus, Operation
 from chaos.records.recorder import Recorder
+from chaos.waiting import wait_for_stop
 
 LOOKUP_TIMEOUT_S: Final = 20.0
 LOOKUP_ROUNDS: Final = 3
@@ -192,14 +193,4 @@ async def _observe(client: Client, recorder: Recorder, stop: asyncio.Event, ever
                     mine.digest if mine else None,
                 )
             )
-        await wait(stop, every_s)
-
-
-async def wait(stop: asyncio.Event, seconds: float) -> bool:
-    """Wait for `stop` or for the time to pass; return whether `stop` is set."""
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return stop.is_set()
-    return True
+        await wait_for_stop(stop, every_s)

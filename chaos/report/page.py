@@ -19,7 +19,7 @@ from chaos.records.intervals import FaultWindow, fault_windows, leaderships
 from chaos.report import charts, timeline
 from chaos.report.explain import explain, text
 from chaos.report.outages import Outage, outages, quantile
-from chaos.runs.conduct import Result
+from chaos.runs.result import RunResult
 
 EXPLAINED_MAX: Final = 5
 WORDS: Final = {Verdict.OK: "no anomaly", Verdict.UNKNOWN: "undecided", Verdict.ILLEGAL: "anomaly"}
@@ -40,7 +40,7 @@ td.weak { color: var(--info-edge); font-weight: 700; } code { font-size: 12.5px;
 """
 
 
-def headline(result: Result) -> str:
+def headline(result: RunResult) -> str:
     """Return the run's worth in a line."""
     faults = sum(i.proof is not None for i in result.inflicted)
     under = f"under {faults} faults" if faults else "no faults injected"
@@ -59,7 +59,7 @@ def headline(result: Result) -> str:
     return f"OK: no anomaly in {words}"
 
 
-def summary(result: Result) -> str:
+def summary(result: RunResult) -> str:
     """Return what the terminal shows at the end."""
     lines = []
     for j in result.judgements:
@@ -79,7 +79,7 @@ def summary(result: Result) -> str:
     return "\n".join([*lines, "", headline(result)])
 
 
-def write(result: Result) -> Path:
+def write(result: RunResult) -> Path:
     """Write report.html and the PNGs into the run's directory; return the page's path."""
     folder = result.plan.folder
     pictures: dict[str, bytes] = {}
@@ -95,7 +95,7 @@ def write(result: Result) -> Path:
     return page
 
 
-def _page(result: Result, pictures: dict[str, bytes]) -> str:
+def _page(result: RunResult, pictures: dict[str, bytes]) -> str:
     plan = result.plan
     kind = {0: "good", 1: "bad", 2: "weak"}[result.code]
     parts = [
@@ -155,7 +155,7 @@ def _verdict_cell(j: Judgement | None) -> str:
     return f'<td class="{kind}">{escape(WORDS[j.verdict])}</td>'
 
 
-def _verdicts(result: Result) -> str:
+def _verdicts(result: RunResult) -> str:
     resolved = {j.checker: j for j in result.resolved}
     rows = []
     for j in result.judgements:
@@ -175,7 +175,7 @@ def _verdicts(result: Result) -> str:
     )
 
 
-def _offending(result: Result, history: History) -> str:
+def _offending(result: RunResult, history: History) -> str:
     unique: dict[str, tuple[Finding, Judgement]] = {}
     for j in (*result.judgements, *result.resolved):
         for f in j.findings:
@@ -224,7 +224,7 @@ def _outages(history: History) -> str:
     )
 
 
-def _faults(result: Result, history: History) -> str:
+def _faults(result: RunResult, history: History) -> str:
     shown = fault_windows(history.faults)
     if not shown and not any(i.skipped for i in result.inflicted):
         return "<p>No faults injected.</p>"
@@ -279,7 +279,7 @@ def _load(history: History) -> str:
     return _table(head, rows, (1, 2, 3, 4, 5, 6)) + told
 
 
-def _settings(result: Result) -> str:
+def _settings(result: RunResult) -> str:
     plan = result.plan
     asked = {
         "command": plan.command,

@@ -33,7 +33,7 @@ class Step:
         return f"{self.number:>3}  {self.nemesis:<28} after {self.gap_s:.1f} s of quiet, for {self.hold_s:.1f} s"
 
 
-def plan(families: Mapping[str, Sequence[str]], seconds: float, seed: int) -> list[Step]:
+def schedule(families: Mapping[str, Sequence[str]], seconds: float, seed: int) -> list[Step]:
     """Return enough steps for so many seconds, the families in turn, each going through its nemeses
     in its own order.
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from chaos.strikes.outcome import NOTHING, Limits
-from chaos.targets.base import until
 from chaos.targets.docker_stack import NODES, DockerTarget, How, NoStack
+from chaos.waiting import until
 
 CHOSEN_WITHIN_S: Final = 120.0
 

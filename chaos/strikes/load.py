@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 from acordo import AcordoError, Client
-from chaos.targets.base import until
+from chaos.waiting import until
 
 WARM_UP: Final = 300
 """Acknowledged writes before anything is done: what must still be there afterwards."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, runtime_checkable
 
 from chaos.targets.proxy import Mesh
 
 PROBE_TIMEOUT_S: Final = 1.0
 HEALTHY_WITHIN_S: Final = 60.0
-POLL_S: Final = 0.05
 
 
 class Target(Protocol):
@@ -86,15 +83,3 @@ class NodeLinks(Protocol):
     """Nodes between which, and before which, proxies stand."""
 
     mesh: Mesh
-
-
-async def until(condition: Callable[[], Awaitable[bool]], within_s: float) -> bool:
-    """Wait until a condition holds; return whether it did in time."""
-    try:
-        async with asyncio.timeout(within_s):
-            while True:
-                if await condition():
-                    return True
-                await asyncio.sleep(POLL_S)
-    except TimeoutError:
-        return False

@@ -24,7 +24,8 @@ import urllib3.exceptions
 
 from acordo import AcordoError, Client
 from chaos.nemeses.fault_gauge import gateway
-from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, until
+from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S
+from chaos.waiting import until
 
 PROJECT: Final = "com.docker.compose.project"
 SERVICE: Final = "com.docker.compose.service"

@@ -21,9 +21,10 @@ import aiohttp
 
 from acordo import AcordoError, Client
 from chaos.targets import slowdisk, wallclock
-from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, until
+from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S
 from chaos.targets.proxy import Mesh
-from chaos.targets.services import Servers
+from chaos.targets.services import Services
+from chaos.waiting import until
 from cluster.local.process import NodeProcess
 from cluster.local.runner import LocalCluster
 from cluster.settings.runner import RAFT_PORT_OFFSET, RunnerSettings
@@ -49,11 +50,11 @@ class LocalTarget:
         *,
         extra: Mapping[str, str] | None = None,
         command: tuple[str, ...] | None = None,
-        servers: Servers | None = None,
+        services: Services | None = None,
         clocks: bool = False,
     ) -> None:
         self.settings, self.extra, self.command = settings, dict(extra or {}), command
-        self.servers, self.clocks = servers, clocks
+        self.services, self.clocks = services, clocks
         if clocks:
             python, *_, module = command or NODE
             self.command = (python, "-m", "chaos.targets.wallclock", module)
@@ -126,7 +127,7 @@ class LocalTarget:
 
     @property
     def abilities(self) -> frozenset[str]:
-        servers = self.servers.names if self.servers is not None else ()
+        services = self.services.names if self.services is not None else ()
         more = [
             name
             for name, there in (
@@ -136,7 +137,7 @@ class LocalTarget:
             )
             if there
         ]
-        return frozenset({"processes", "links", "files", "members", "raft-ports", *servers, *more})
+        return frozenset({"processes", "links", "files", "members", "raft-ports", *services, *more})
 
     def _clock(self, node: str) -> dict[str, str]:
         """Return what lets the node's wall clock be set off, and its syncs be slowed."""

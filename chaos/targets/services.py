@@ -28,8 +28,8 @@ KINDS: Final[dict[str, tuple[type[Server], str]]] = {
 """What starts it, and the setting of a node that names its URL."""
 
 
-class Servers:
-    """`async with Servers(("postgres",), rng) as settings` starts them and returns the nodes'
+class Services:
+    """`async with Services(("postgres",), rng) as settings` starts them and returns the nodes'
     settings.
     """
 

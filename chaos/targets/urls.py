@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from acordo import AcordoError, Client
-from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, until
+from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S
+from chaos.waiting import until
 
 REACH_WITHIN_S: Final = 5.0
 

@@ -11,7 +11,7 @@ import msgspec
 import acordo
 from acordo import Refused
 from chaos.records.recorder import Recorder
-from chaos.workloads.base import Load, Rotation, Seen, Worker, Workload
+from chaos.workloads.base import LoadSettings, Observed, Rotation, Worker, Workload
 
 SLOTS: Final = 6
 MICROS_MAX: Final = 4
@@ -29,7 +29,7 @@ class Append(Workload):
 
     name: ClassVar[str] = "append"
 
-    def __init__(self, load: Load, recorder: Recorder) -> None:
+    def __init__(self, load: LoadSettings, recorder: Recorder) -> None:
         super().__init__(load, recorder)
         self.lists = Rotation(self.prefix, self.rng, SLOTS, (300, 600))
         self.appended = 0
@@ -57,10 +57,10 @@ class Append(Workload):
         """Read all lists in one snapshot."""
         keys = list(dict.fromkeys(key for _, key, _ in asked))
 
-        async def call() -> Seen:
+        async def call() -> Observed:
             done = await worker.client.txn(reads=keys)
             lists = {r.key.decode(): _list(r.value) for r in done.reads}
-            return Seen(
+            return Observed(
                 done.served, [["r", key, lists[key]] for _, key, _ in asked], done.served.position
             )
 
@@ -70,7 +70,7 @@ class Append(Workload):
         keys = list(dict.fromkeys(key for _, key, _ in asked))
         base = worker.op_id()
 
-        async def call() -> Seen:
+        async def call() -> Observed:
             for attempt in range(1, ATTEMPTS_MAX + 1):
                 found = await worker.client.txn(reads=keys)
                 lists = {r.key.decode(): _list(r.value) for r in found.reads}
@@ -88,7 +88,7 @@ class Append(Workload):
                         raise
                     continue
                 self._retire([key for key in touched if len(lists[key]) > LENGTH_MAX])
-                return Seen(done.served, told, done.revision, attempts=done.attempts)
+                return Observed(done.served, told, done.revision, attempts=done.attempts)
             raise AssertionError("unreachable")
 
         await worker.do("txn", call, value=asked)

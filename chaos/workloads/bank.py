@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 
 import acordo
 from acordo import AcordoError
-from chaos.workloads.base import SETUP_TIMEOUT_S, Seen, Worker, Workload, WorkloadFailed
+from chaos.workloads.base import SETUP_TIMEOUT_S, Observed, Worker, Workload, WorkloadFailed
 
 ACCOUNTS: Final = 8
 TOTAL: Final = 100
@@ -57,22 +57,22 @@ class Bank(Workload):
         revision.
         """
 
-        async def by_listing() -> Seen:
+        async def by_listing() -> Observed:
             balances: dict[str, int] = {}
             async for page in worker.client.pages(self.prefix, limit=3):
                 balances |= {
                     f.key.decode().removeprefix(self.prefix): int(f.value) for f in page.found
                 }
                 served, revision = page.served, page.revision
-            return Seen(served, balances, revision)
+            return Observed(served, balances, revision)
 
-        async def by_transaction() -> Seen:
+        async def by_transaction() -> Observed:
             done = await worker.client.txn(reads=[self.key(a) for a in self.accounts])
             balances = {
                 r.key.decode().removeprefix(self.prefix): None if r.value is None else int(r.value)
                 for r in done.reads
             }
-            return Seen(done.served, balances, done.served.position)
+            return Observed(done.served, balances, done.served.position)
 
         await worker.do("read", by_listing if listing else by_transaction)
 
@@ -80,11 +80,11 @@ class Bank(Workload):
         one, other = worker.rng.sample(self.accounts, 2)
         amount, op_id = worker.rng.randint(1, AMOUNT_MAX), worker.op_id()
 
-        async def call() -> Seen:
+        async def call() -> Observed:
             found = await worker.client.txn(reads=[self.key(one), self.key(other)])
             balances = [int(r.value or 0) for r in found.reads]
             if balances[0] < amount:
-                return Seen(found.served, False)
+                return Observed(found.served, False)
             done = await worker.client.txn(
                 guards=[acordo.at_revision(r.key, r.revision) for r in found.reads],
                 writes=[
@@ -93,7 +93,7 @@ class Bank(Workload):
                 ],
                 op_id=op_id,
             )
-            return Seen(done.served, True, done.revision, attempts=done.attempts)
+            return Observed(done.served, True, done.revision, attempts=done.attempts)
 
         value = {"from": one, "to": other, "amount": amount}
         await worker.do("transfer", call, observes_refusal=True, value=value, op_id=op_id)

@@ -21,6 +21,7 @@ import msgspec
 from acordo import AcordoError, BadRequest, Client, OutcomeUnknown, Refused, Served
 from chaos.records.history import READS, Operation, OutcomeName
 from chaos.records.recorder import Recorder
+from chaos.waiting import wait_for_stop
 
 OPERATION_TIMEOUT_S: Final = 10.0
 ATTEMPT_TIMEOUT_S: Final = 2.0
@@ -34,7 +35,7 @@ class WorkloadFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observed:
     """What an operation observed, besides having taken effect. Fields are those of
     `history.Operation`.
     """
@@ -50,7 +51,7 @@ class Seen:
 
 
 @dataclass
-class Load:
+class LoadSettings:
     """How much load, where to, and from which seed."""
 
     urls: tuple[str, ...]
@@ -117,7 +118,7 @@ class Worker:
     async def do(
         self,
         op: str,
-        call: Callable[[], Awaitable[Seen]],
+        call: Callable[[], Awaitable[Observed]],
         *,
         observes_refusal: bool = False,
         **fields: Any,
@@ -130,12 +131,12 @@ class Worker:
         recorder = self.workload.recorder
         self.attempt = None
         start_ns = recorder.clock()
-        seen, outcome, error = Seen(), "info", None
+        seen, outcome, error = Observed(), "info", None
         try:
             seen = await call()
             outcome = "ok"
         except Refused as exc:
-            seen = Seen(result=False, revision=exc.revision, attempts=exc.attempts)
+            seen = Observed(result=False, revision=exc.revision, attempts=exc.attempts)
             outcome, error = (
                 ("ok", None) if observes_refusal else ("fail", f"refused: guard {exc.guard}")
             )
@@ -152,7 +153,7 @@ class Worker:
         return self._record(start_ns, op, outcome, seen, fields | {"error": error})
 
     def _record(
-        self, start_ns: int, op: str, outcome: str, seen: Seen, fields: dict[str, Any]
+        self, start_ns: int, op: str, outcome: str, seen: Observed, fields: dict[str, Any]
     ) -> Operation:
         end_ns = self.workload.recorder.clock()
         if outcome == "info" and op in READS:
@@ -197,7 +198,7 @@ class Workload(ABC):
     name: ClassVar[str]
     client_options: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, load: Load, recorder: Recorder) -> None:
+    def __init__(self, load: LoadSettings, recorder: Recorder) -> None:
         self.load, self.recorder = load, recorder
         self.rng = Random(f"{load.seed}/{self.name}")
         self.prefix = f"{load.prefix}{self.name}/"
@@ -264,7 +265,7 @@ class Workload(ABC):
             await self.step(worker)
             # Also with no pause this lets others run: a step that fails at once must not spin.
             mean_s = self.load.pause_s or 0.0005
-            await _wait(stop, worker.rng.expovariate(1 / mean_s))
+            await wait_for_stop(stop, worker.rng.expovariate(1 / mean_s))
 
     async def _open_loop(self, stop: asyncio.Event, rate: float) -> None:
         """Begin operations at random times of a given mean rate, whoever is slow: load does not
@@ -282,7 +283,7 @@ class Workload(ABC):
             while not stop.is_set():
                 due += self.rng.expovariate(rate)
                 if (wait_s := due - loop.time()) > 0:
-                    await _wait(stop, wait_s)
+                    await wait_for_stop(stop, wait_s)
                 if not idle and len(self.workers) < INFLIGHT_MAX:
                     before = len(self.workers)
                     await self.open(stack)
@@ -325,11 +326,3 @@ class Rotation:
     def retire(self, slot: int) -> None:
         """Give the present key up now."""
         self._left[slot] = 0
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return

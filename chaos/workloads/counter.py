@@ -11,7 +11,7 @@ import acordo
 from acordo import Refused
 from chaos.records.history import Lookup
 from chaos.records.recorder import Recorder
-from chaos.workloads.base import Load, Rotation, Seen, Worker, Workload
+from chaos.workloads.base import LoadSettings, Observed, Rotation, Worker, Workload
 
 SLOTS: Final = 4
 ATTEMPTS_MAX: Final = 5
@@ -26,7 +26,7 @@ class Counter(Workload):
 
     name: ClassVar[str] = "counter"
 
-    def __init__(self, load: Load, recorder: Recorder) -> None:
+    def __init__(self, load: LoadSettings, recorder: Recorder) -> None:
         super().__init__(load, recorder)
         self.counters = Rotation(self.prefix, self.rng, SLOTS, (300, 600))
 
@@ -38,17 +38,17 @@ class Counter(Workload):
             await self.increment(worker, key)
 
     async def read(self, worker: Worker, key: str) -> None:
-        async def call() -> Seen:
+        async def call() -> Observed:
             reading = await worker.client.read(key)
             count = None if reading.value is None else int(reading.value)
-            return Seen(reading.served, count, reading.served.position, reading.revision)
+            return Observed(reading.served, count, reading.served.position, reading.revision)
 
         await worker.do("read", call, key=key)
 
     async def increment(self, worker: Worker, key: str) -> None:
         amount, base = worker.rng.randint(1, 5), worker.op_id()
 
-        async def call() -> Seen:
+        async def call() -> Observed:
             for attempt in range(1, ATTEMPTS_MAX + 1):
                 found = await worker.client.read(key)
                 count = int(found.value or 0) + amount
@@ -70,7 +70,7 @@ class Counter(Workload):
                     self.recorder.add(
                         Lookup(op_id, "applied", now, again.revision, again.served.node)
                     )
-                return Seen(done.served, True, done.revision, attempts=done.attempts)
+                return Observed(done.served, True, done.revision, attempts=done.attempts)
             raise AssertionError("unreachable")
 
         await worker.do("increment", call, key=key, value=amount)

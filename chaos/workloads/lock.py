@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 
 import acordo
 from chaos.records.recorder import Recorder
-from chaos.workloads.base import Load, Seen, Worker, Workload
+from chaos.workloads.base import LoadSettings, Observed, Worker, Workload
 
 LOCKS: Final = 2
 LEASES: Final = 2
@@ -41,7 +41,7 @@ class Lock(Workload):
 
     name: ClassVar[str] = "lock"
 
-    def __init__(self, load: Load, recorder: Recorder) -> None:
+    def __init__(self, load: LoadSettings, recorder: Recorder) -> None:
         super().__init__(load, recorder)
         self.resources: dict[str, Resource] = {}
         self.generation = [0] * LOCKS
@@ -72,13 +72,13 @@ class Lock(Workload):
         op_id = worker.op_id()
         ttl_s = TTL_S if leased else None
 
-        async def call() -> Seen:
+        async def call() -> Observed:
             done = await worker.client.txn(
                 guards=[acordo.absent(key)],
                 writes=[acordo.put(key, holder, ttl_s=ttl_s)],
                 op_id=op_id,
             )
-            return Seen(
+            return Observed(
                 done.served, True, done.revision, token=done.revision, attempts=done.attempts
             )
 
@@ -92,9 +92,9 @@ class Lock(Workload):
         """Touch the protected resource, which judges the token for itself."""
         resource = self.resources.setdefault(key, Resource())
 
-        async def call() -> Seen:
+        async def call() -> Observed:
             await asyncio.sleep(0)
-            return Seen(result=resource.use(token), token=token)
+            return Observed(result=resource.use(token), token=token)
 
         await worker.do("use", call, key=f"{key}/resource")
 
@@ -104,11 +104,11 @@ class Lock(Workload):
         """
         op_id = worker.op_id()
 
-        async def call() -> Seen:
+        async def call() -> Observed:
             done = await worker.client.txn(
                 guards=[acordo.equals(key, holder)], writes=[acordo.delete(key)], op_id=op_id
             )
-            return Seen(done.served, True, done.revision, attempts=done.attempts)
+            return Observed(done.served, True, done.revision, attempts=done.attempts)
 
         done = await worker.do(
             "release", call, observes_refusal=True, key=key, value=holder, op_id=op_id

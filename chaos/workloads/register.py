@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 import acordo
 from chaos.records.history import Lookup
 from chaos.records.recorder import Recorder
-from chaos.workloads.base import Load, Rotation, Seen, Worker, Workload
+from chaos.workloads.base import LoadSettings, Observed, Rotation, Worker, Workload
 
 SLOTS: Final = 12
 """Keys in use at once."""
@@ -29,7 +29,7 @@ class Register(Workload):
 
     name: ClassVar[str] = "register"
 
-    def __init__(self, load: Load, recorder: Recorder) -> None:
+    def __init__(self, load: LoadSettings, recorder: Recorder) -> None:
         super().__init__(load, recorder)
         self.slots = load.hot or SLOTS
         self.keys = Rotation(self.prefix, self.rng, self.slots)
@@ -68,10 +68,10 @@ class Register(Workload):
     async def get(self, worker: Worker, key: str) -> None:
         """Read linearizably; remember what was there, for swaps."""
 
-        async def call() -> Seen:
+        async def call() -> Observed:
             reading = await worker.client.read(key)
             value = None if reading.value is None else reading.value.decode()
-            return Seen(reading.served, value, reading.served.position, reading.revision)
+            return Observed(reading.served, value, reading.served.position, reading.revision)
 
         done = await worker.do("get", call, key=key)
         if done.outcome == "ok":
@@ -81,9 +81,9 @@ class Register(Workload):
     async def put(self, worker: Worker, key: str) -> None:
         value, op_id = worker.unique(), worker.op_id()
 
-        async def call() -> Seen:
+        async def call() -> Observed:
             written = await worker.client.put(key, value, op_id=op_id)
-            return Seen(written.served, revision=written.revision, attempts=written.attempts)
+            return Observed(written.served, revision=written.revision, attempts=written.attempts)
 
         done = await worker.do("put", call, key=key, value=value, op_id=op_id)
         if done.outcome == "ok":
@@ -103,11 +103,11 @@ class Register(Workload):
         value, op_id = worker.unique(), worker.op_id()
         guard = acordo.absent(key) if expected is None else acordo.equals(key, expected)
 
-        async def call() -> Seen:
+        async def call() -> Observed:
             done = await worker.client.txn(
                 guards=[guard], writes=[acordo.put(key, value)], op_id=op_id
             )
-            return Seen(done.served, True, done.revision, attempts=done.attempts)
+            return Observed(done.served, True, done.revision, attempts=done.attempts)
 
         fields = {"key": key, "expected": expected, "value": value, "op_id": op_id}
         done = await worker.do("cas", call, observes_refusal=True, **fields)
@@ -125,9 +125,9 @@ class Register(Workload):
         expected, revision = worker.memory[key]
         value, op_id = worker.unique(), worker.op_id()
 
-        async def call() -> Seen:
+        async def call() -> Observed:
             written = await worker.client.cas(key, value, if_revision=revision, op_id=op_id)
-            return Seen(written.served, True, written.revision, attempts=written.attempts)
+            return Observed(written.served, True, written.revision, attempts=written.attempts)
 
         fields = {"key": key, "expected": expected, "value": value, "op_id": op_id}
         done = await worker.do("cas", call, observes_refusal=True, **fields)
@@ -140,10 +140,10 @@ class Register(Workload):
     async def delete(self, worker: Worker, key: str) -> None:
         op_id = worker.op_id()
 
-        async def call() -> Seen:
+        async def call() -> Observed:
             written = await worker.client.delete(key, op_id=op_id)
             result = {} if written.existed is None else {"result": written.existed}
-            return Seen(
+            return Observed(
                 written.served, revision=written.revision, attempts=written.attempts, **result
             )
 

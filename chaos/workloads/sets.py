@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from chaos.records.recorder import Recorder
-from chaos.workloads.base import Load, Rotation, Seen, Worker, Workload
+from chaos.workloads.base import LoadSettings, Observed, Rotation, Worker, Workload
 
 SLOTS: Final = 2
 READ_SHARE: Final = 0.12
@@ -17,7 +17,7 @@ class Set(Workload):
 
     name: ClassVar[str] = "set"
 
-    def __init__(self, load: Load, recorder: Recorder) -> None:
+    def __init__(self, load: LoadSettings, recorder: Recorder) -> None:
         super().__init__(load, recorder)
         self.sets = Rotation(self.prefix, self.rng, SLOTS, (400, 700))
 
@@ -31,19 +31,19 @@ class Set(Workload):
     async def add(self, worker: Worker, key: str) -> None:
         element, op_id = worker.unique(), worker.op_id()
 
-        async def call() -> Seen:
+        async def call() -> Observed:
             written = await worker.client.put(f"{key}/{element}", "", op_id=op_id)
-            return Seen(written.served, revision=written.revision, attempts=written.attempts)
+            return Observed(written.served, revision=written.revision, attempts=written.attempts)
 
         await worker.do("add", call, key=key, value=element, op_id=op_id)
 
     async def read(self, worker: Worker, key: str) -> None:
-        async def call() -> Seen:
+        async def call() -> Observed:
             found: list[str] = []
             async for page in worker.client.pages(f"{key}/"):
                 found += [f.key.decode().rpartition("/")[2] for f in page.found]
                 served, revision = page.served, page.revision
-            return Seen(served, found, revision)
+            return Observed(served, found, revision)
 
         await worker.do("read", call, key=key)
 

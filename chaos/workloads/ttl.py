@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from chaos.records.recorder import Recorder
-from chaos.workloads.base import Load, Seen, Worker, Workload
+from chaos.workloads.base import LoadSettings, Observed, Worker, Workload
 
 TTLS_MS: Final = (800, 1_500, 3_000, 8_000, 30_000)
 SWEEP_INTERVAL_S: Final = 1.0
@@ -23,7 +23,7 @@ class Ttl(Workload):
 
     name: ClassVar[str] = "ttl"
 
-    def __init__(self, load: Load, recorder: Recorder) -> None:
+    def __init__(self, load: LoadSettings, recorder: Recorder) -> None:
         super().__init__(load, recorder)
         self.keys: dict[str, list[tuple[str, int]]] = {}
         """By worker: key, and when (ns) its time is up."""
@@ -45,9 +45,9 @@ class Ttl(Workload):
     async def give(self, worker: Worker, mine: list[tuple[str, int]]) -> None:
         key, ttl_ms = f"{self.prefix}{worker.unique()}", worker.rng.choice(TTLS_MS)
 
-        async def call() -> Seen:
+        async def call() -> Observed:
             done = await worker.client.put(key, "alive", ttl_s=ttl_ms / 1000, op_id=op_id)
-            return Seen(done.served, True, done.revision, attempts=done.attempts)
+            return Observed(done.served, True, done.revision, attempts=done.attempts)
 
         op_id = worker.op_id()
         done = await worker.do("give", call, key=key, value=ttl_ms, op_id=op_id)
@@ -56,9 +56,9 @@ class Ttl(Workload):
             del mine[:-KEPT_MAX]
 
     async def read(self, worker: Worker, key: str) -> None:
-        async def call() -> Seen:
+        async def call() -> Observed:
             reading = await worker.client.read(key)
-            return Seen(
+            return Observed(
                 reading.served, reading.value is not None, reading.served.position, reading.revision
             )
 

@@ -14,7 +14,7 @@ import acordo
 from acordo import AcordoError, Bookmark, Change, Client, Pruned
 from chaos.records.history import Watched
 from chaos.records.recorder import Recorder
-from chaos.workloads.base import Load, Seen, Worker, Workload
+from chaos.workloads.base import LoadSettings, Observed, Worker, Workload
 
 KEYS: Final = 12
 RECONNECT_S: Final = (1.0, 6.0)
@@ -109,7 +109,7 @@ class Watching(Workload):
 
     name: ClassVar[str] = "watch"
 
-    def __init__(self, load: Load, recorder: Recorder) -> None:
+    def __init__(self, load: LoadSettings, recorder: Recorder) -> None:
         super().__init__(load, recorder)
         names = [f"w{n}" for n in range(len(load.urls))]
         self.watchers = [
@@ -157,20 +157,20 @@ class Watching(Workload):
     async def put(self, worker: Worker, key: str) -> None:
         value, op_id = worker.unique(), worker.op_id()
 
-        async def call() -> Seen:
+        async def call() -> Observed:
             done = await worker.client.put(key, value, op_id=op_id)
-            return self._seen(Seen(done.served, revision=done.revision, attempts=done.attempts))
+            return self._seen(Observed(done.served, revision=done.revision, attempts=done.attempts))
 
         await worker.do("put", call, key=key, value=value, op_id=op_id)
 
     async def delete(self, worker: Worker, key: str) -> None:
         op_id = worker.op_id()
 
-        async def call() -> Seen:
+        async def call() -> Observed:
             done = await worker.client.delete(key, op_id=op_id)
             result = {} if done.existed is None else {"result": done.existed}
             return self._seen(
-                Seen(done.served, revision=done.revision, attempts=done.attempts, **result)
+                Observed(done.served, revision=done.revision, attempts=done.attempts, **result)
             )
 
         await worker.do("delete", call, key=key, op_id=op_id)
@@ -183,15 +183,15 @@ class Watching(Workload):
         values = {key: worker.unique() for key in keys}
         op_id = worker.op_id()
 
-        async def call() -> Seen:
+        async def call() -> Observed:
             done = await worker.client.txn(
                 writes=[acordo.put(k, v) for k, v in values.items()], op_id=op_id
             )
-            return self._seen(Seen(done.served, revision=done.revision, attempts=done.attempts))
+            return self._seen(Observed(done.served, revision=done.revision, attempts=done.attempts))
 
         await worker.do("txn", call, value=[["w", k, v] for k, v in values.items()], op_id=op_id)
 
-    def _seen(self, seen: Seen) -> Seen:
+    def _seen(self, seen: Observed) -> Observed:
         self.newest = max(self.newest, seen.revision or 0)
         return seen
 

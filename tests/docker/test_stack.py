@@ -20,8 +20,8 @@ from chaos.records.saved import load_history
 from chaos.strikes.catalogue import SCRIPTS
 from chaos.strikes.load import WARM_UP_LEAST
 from chaos.strikes.outcome import HEAD, Told
-from chaos.targets.base import until
 from chaos.targets.docker_stack import DockerTarget
+from chaos.waiting import until
 from tests.docker.engine import PROJECT, ROOT, Stack
 
 pytestmark = pytest.mark.timeout(1800)

@@ -22,7 +22,7 @@ from chaos.records import collect
 from chaos.records.recorder import Recorder
 from chaos.records.saved import load_history, open_run
 from chaos.targets.local import LocalTarget
-from chaos.workloads.base import Load, Workload
+from chaos.workloads.base import LoadSettings, Workload
 from chaos.workloads.names import WORKLOADS
 from cluster.ports import free_base_port
 from cluster.settings.runner import RunnerSettings
@@ -50,7 +50,8 @@ async def test_every_workload_under_faults_is_judged_legal(tmp_path: Path) -> No
             for kind in kinds:
                 made.append(
                     kind(
-                        Load(target.urls, SEED, f"chaos/{SEED}/", clients=4, pause_s=0.02), recorder
+                        LoadSettings(target.urls, SEED, f"chaos/{SEED}/", clients=4, pause_s=0.02),
+                        recorder,
                     )
                 )
             inflicted = await _disturb(target, made, recorder, stack)

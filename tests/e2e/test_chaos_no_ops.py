@@ -12,7 +12,8 @@ from chaos.checkers.verdict import Verdict
 from chaos.nemeses import base
 from chaos.nemeses.base import Nemesis
 from chaos.nemeses.names import NEMESES
-from chaos.runs.conduct import Plan, run
+from chaos.runs.conduct import run
+from chaos.runs.plan import Plan
 from chaos.runs.schedule import Step
 
 SERVERS = ("postgres", "redis", "rabbitmq")

@@ -15,9 +15,9 @@ from chaos.nemeses import machines
 from chaos.nemeses.base import inflict
 from chaos.nemeses.machines import DropPackets, NftFailed
 from chaos.records.recorder import Recorder
-from chaos.targets.base import until
 from chaos.targets.local import LocalTarget
 from chaos.targets.proxy import Mesh
+from chaos.waiting import until
 from cluster.ports import free_base_port
 from cluster.settings.runner import RunnerSettings
 from tests.services import needs

@@ -40,7 +40,7 @@ while True:
 """
 
 
-class FakeServers:
+class FakeServices:
     """Back ends that are the first node's process, behind the link of its clients."""
 
     def __init__(self, target: Fake) -> None:
@@ -120,7 +120,7 @@ class Fake:
         self.sync_s: dict[str, float] = {}
         self.members = ["n1", "n2", "n3"]
         self.led_by = "n1"
-        self.servers = FakeServers(self)
+        self.services = FakeServices(self)
         self.children: dict[str, subprocess.Popen[str]] = {}
         self.ports = dict.fromkeys(self.nodes, 0)
         self.urls = self.looking_urls = tuple(self.nodes)

@@ -1,4 +1,4 @@
-"""A plan follows from its seed; a run's worth follows from what was found; bugs and teeth are the
+"""A schedule follows from its seed; a run's worth follows from what was found; bugs and teeth are the
 same list.
 """
 
@@ -16,20 +16,21 @@ from chaos.nemeses.names import FAMILIES, grouped
 from chaos.records.history import History, Operation
 from chaos.records.saved import SavedRun
 from chaos.report.outages import outages
-from chaos.runs.conduct import Plan, Result
-from chaos.runs.schedule import plan
+from chaos.runs.plan import Plan
+from chaos.runs.result import RunResult
+from chaos.runs.schedule import schedule
 from tests.bugs.planted import BUGS
 
 
 def test_the_same_seed_plans_the_same_and_every_family_has_its_turn() -> None:
     families = {name: FAMILIES[name] for name in ("kill", "partition", "pause")}
-    steps = plan(families, 60, 7)
-    assert steps == plan(families, 60, 7)
-    assert steps != plan(families, 60, 8)
+    steps = schedule(families, 60, 7)
+    assert steps == schedule(families, 60, 7)
+    assert steps != schedule(families, 60, 8)
     for family in families.values():
         assert any(step.nemesis in family for step in steps[:3])
-    assert len(plan(families, 0.1, 1)) == 3, "a short run still has one of each"
-    assert plan({}, 60, 7) == []
+    assert len(schedule(families, 0.1, 1)) == 3, "a short run still has one of each"
+    assert schedule({}, 60, 7) == []
 
 
 def test_families_are_kept_apart() -> None:
@@ -39,9 +40,11 @@ def test_families_are_kept_apart() -> None:
         grouped("kill,nonsense")
 
 
-def result(*judgements: Judgement, weak: tuple[str, ...] = ()) -> Result:
+def result(*judgements: Judgement, weak: tuple[str, ...] = ()) -> RunResult:
     asked = Plan(Path("x"), ("register",), {}, 1, 1)
-    return Result(asked, [], judgements=list(judgements), weak=list(weak), run=SavedRun(History()))
+    return RunResult(
+        asked, [], judgements=list(judgements), weak=list(weak), run=SavedRun(History())
+    )
 
 
 def test_exit_codes() -> None:

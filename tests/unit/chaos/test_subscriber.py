@@ -15,7 +15,7 @@ from chaos.records import subscriber
 from chaos.records.recorder import Recorder
 from chaos.records.saved import load_history
 from chaos.records.subscriber import Subscriber, SubscriberFailed
-from chaos.runs.conduct import without_password
+from chaos.runs.plan import without_password
 
 
 class FakeChannel:

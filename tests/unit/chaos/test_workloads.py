@@ -28,7 +28,7 @@ from acordo import (
 from chaos.records.history import Operation
 from chaos.records.recorder import Recorder
 from chaos.records.saved import load_history
-from chaos.workloads.base import Load, Rotation, Seen, Worker, Workload
+from chaos.workloads.base import LoadSettings, Observed, Rotation, Worker, Workload
 from chaos.workloads.lock import Resource
 from chaos.workloads.names import WORKLOADS
 
@@ -37,18 +37,18 @@ class Nothing(Workload):
     name = "nothing"
 
     async def step(self, worker: Worker) -> None:
-        await worker.do("put", answered(Seen()), key="k", value=worker.unique())
+        await worker.do("put", answered(Observed()), key="k", value=worker.unique())
 
 
-def answered(seen: Seen) -> Callable[[], Awaitable[Seen]]:
-    async def call() -> Seen:
+def answered(seen: Observed) -> Callable[[], Awaitable[Observed]]:
+    async def call() -> Observed:
         return seen
 
     return call
 
 
-def raising(exc: BaseException) -> Callable[[], Awaitable[Seen]]:
-    async def call() -> Seen:
+def raising(exc: BaseException) -> Callable[[], Awaitable[Observed]]:
+    async def call() -> Observed:
         raise exc
 
     return call
@@ -62,7 +62,7 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
 
 @pytest.fixture
 def worker(recorder: Recorder) -> Worker:
-    workload = Nothing(Load(("http://127.0.0.1:1",), 7, "p/"), recorder)
+    workload = Nothing(LoadSettings(("http://127.0.0.1:1",), 7, "p/"), recorder)
     return Worker("w0", 0, Client("http://127.0.0.1:1"), Random(1), workload)
 
 
@@ -101,7 +101,7 @@ async def test_an_answer_is_recorded_with_all_that_explains_it(
 ) -> None:
     served = Served(node="n3", position=12, level="stale", age_ms=40)
     done = await worker.do(
-        "get", answered(Seen(served, "v", 12, 9, attempts=2)), key="k", level="stale"
+        "get", answered(Observed(served, "v", 12, 9, attempts=2)), key="k", level="stale"
     )
     assert done == Operation(
         "w0", "get", "ok", 1, 2, key="k", result="v", workload="nothing", level="stale", served="stale", node="n3",
@@ -115,7 +115,7 @@ async def test_an_answer_is_recorded_with_all_that_explains_it(
 async def test_a_cancelled_write_is_unknown_and_an_attempt_of_its_own_is_named(
     worker: Worker, recorder: Recorder
 ) -> None:
-    async def call() -> Seen:
+    async def call() -> Observed:
         worker.attempt = "op.2"
         raise asyncio.CancelledError
 
@@ -123,7 +123,7 @@ async def test_a_cancelled_write_is_unknown_and_an_attempt_of_its_own_is_named(
         await worker.do("put", call, key="k", value=1, op_id="op.1")
     assert recorder.ended["nothing", "put", "info"] == 1
     assert worker.life == 1
-    assert (await worker.do("put", answered(Seen()), key="k", value=2, op_id="x")).op_id == "x"
+    assert (await worker.do("put", answered(Observed()), key="k", value=2, op_id="x")).op_id == "x"
 
 
 async def test_what_a_client_remembered_is_forgotten_with_its_name(worker: Worker) -> None:
@@ -164,7 +164,9 @@ def test_a_resource_refuses_tokens_below_the_highest() -> None:
 async def test_loops_make_operations_until_they_are_stopped_and_lose_none(
     rate: float | None, recorder: Recorder, tmp_path: Path
 ) -> None:
-    workload = Nothing(Load(("http://127.0.0.1:1",), 7, "p/", clients=4, rate=rate), recorder)
+    workload = Nothing(
+        LoadSettings(("http://127.0.0.1:1",), 7, "p/", clients=4, rate=rate), recorder
+    )
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
         await workload.open(stack)
@@ -198,7 +200,9 @@ def test_every_workload_has_a_name_and_the_same_seed_makes_the_same_choices(
         "ttl",
     }
     for kind in WORKLOADS.values():
-        one, other = (kind(Load(("http://127.0.0.1:1",), 7, "p/"), recorder) for _ in range(2))
+        one, other = (
+            kind(LoadSettings(("http://127.0.0.1:1",), 7, "p/"), recorder) for _ in range(2)
+        )
         assert [one.rng.random() for _ in range(5)] == [other.rng.random() for _ in range(5)]
         assert one.prefix.startswith("p/")
 

@@ -19,9 +19,14 @@ from chaos.commands import run as run_command
 from chaos.nemeses.base import Nemesis
 from chaos.records.history import Operation
 from chaos.records.recorder import Recorder
-from chaos.runs import conduct as runner
-from chaos.runs.conduct import Interrupt, Plan, Result, TargetUnfit, entrances
+from chaos.runs import conduct
+from chaos.runs.disturbing import disturb
+from chaos.runs.interrupt import Interrupt
+from chaos.runs.opening import TargetUnfit, entrances
+from chaos.runs.plan import Plan
+from chaos.runs.result import RunResult
 from chaos.runs.schedule import Step
+from chaos.runs.weakness import TRAFFIC_MIN, thin_traffic
 from chaos.targets.docker_stack import DockerTarget
 from chaos.targets.urls import UrlTarget
 from tests.unit.coordinator import virtual
@@ -76,16 +81,16 @@ def took_effect(recorder: Recorder, outcome: str, count: int, node: str = "n1") 
         recorder.add(Operation("c", "get", ended, 1, 2, key="k", workload="register", node=node))
 
 
-def disturbed(plan: Plan, target: Any, story: Any = None) -> tuple[float, Result, Recorder]:
+def disturbed(plan: Plan, target: Any, story: Any = None) -> tuple[float, RunResult, Recorder]:
     """Return how long the disturbing lasted, in virtual time."""
     Bites.times = 0
-    result = Result(plan, list(plan.steps) or runner.schedule_of(plan))
+    result = RunResult(plan, plan.schedule)
 
     async def all_of_it() -> tuple[float, Recorder]:
         with Recorder(plan.folder / "history.jsonl") as recorder:
             began = asyncio.get_running_loop().time()
             telling = asyncio.create_task(story(recorder)) if story else None
-            await runner._disturb(plan, target, recorder, result, Interrupt())
+            await disturb(target, recorder, result, Interrupt())
             if telling is not None:
                 telling.cancel()
             return asyncio.get_running_loop().time() - began, recorder
@@ -98,7 +103,7 @@ async def slowly(recorder: Recorder) -> None:
     """Only failures at first, and enough operations after 14 s."""
     took_effect(recorder, "fail", 1000)
     await asyncio.sleep(14)
-    took_effect(recorder, "ok", runner.TRAFFIC_MIN)
+    took_effect(recorder, "ok", TRAFFIC_MIN)
 
 
 def test_it_goes_on_until_enough_took_effect_and_enough_faults_bit(tmp_path: Path) -> None:
@@ -124,19 +129,19 @@ def test_a_cluster_that_does_not_recover_from_a_fault_makes_the_run_weak(tmp_pat
 def test_thin_traffic_is_named(tmp_path: Path) -> None:
     plan = planned(tmp_path, operations=50)
     with Recorder(tmp_path / "history.jsonl") as recorder:
-        took_effect(recorder, "ok", runner.TRAFFIC_MIN - 1)
+        took_effect(recorder, "ok", TRAFFIC_MIN - 1)
         took_effect(recorder, "fail", 100, node="n2")
-        told = runner._thin(plan, FakeTarget(), recorder, [])  # type: ignore[arg-type]
+        told = thin_traffic(plan, FakeTarget(), recorder, [])  # type: ignore[arg-type]
         assert [t.partition(":")[0] for t in told] == [
             "too little traffic", "39 operations took effect, 50 were asked for", "2 of 3 nodes answered nothing",
         ]  # fmt: skip
         took_effect(recorder, "ok", 100, node="an-observer")
         took_effect(recorder, "ok", 100, node="n2")
-        told = runner._thin(plan, FakeTarget(), recorder, [])  # type: ignore[arg-type]
+        told = thin_traffic(plan, FakeTarget(), recorder, [])  # type: ignore[arg-type]
         assert told == ["1 of 3 nodes answered nothing"], (
             "an observer's answers do not stand for a voter's"
         )
-        assert runner._thin(plan, UrlTarget(FakeTarget.urls), recorder, []) == []
+        assert thin_traffic(plan, UrlTarget(FakeTarget.urls), recorder, []) == []
 
 
 def test_clients_come_in_through_every_node_and_the_balancer() -> None:
@@ -157,31 +162,32 @@ async def test_what_fails_on_leaving_the_target_hides_no_anomaly(
         yield FakeTarget()
         raise TargetUnfit("not healed, look after them: node1")
 
-    async def loaded(*_: object) -> None:
+    async def loaded(*_: object) -> bool:
         if not loads:
             raise TargetUnfit("no engine")
+        return False
 
     async def versions(*_: object) -> dict[str, str]:
         return {}
 
-    def judge(plan: Plan, result: Result) -> None:
+    def judge(result: RunResult) -> None:
         result.judgements = [Judgement("register", (Finding("lost", "it is lost"),), 10)]
 
     for name, fake in (
-        ("target_of", leaving_fails),
-        ("_loaded", loaded),
-        ("_versions", versions),
-        ("_judge", judge),
+        ("opened_target", leaving_fails),
+        ("load_and_disturb", loaded),
+        ("versions_of", versions),
+        ("judge_result", judge),
     ):
-        monkeypatch.setattr(runner, name, fake)
+        monkeypatch.setattr(conduct, name, fake)
     plan = Plan(tmp_path / "run", ("register",), {}, 1, 1, quiet=True)
     if loads:
-        result = await runner.run(plan)
+        result = await conduct.run(plan)
         assert result.code == 1
         assert result.weak == ["not healed, look after them: node1"]
     else:
         with pytest.raises(TargetUnfit, match="no engine"):
-            await runner.run(plan)
+            await conduct.run(plan)
 
 
 def test_an_error_that_nobody_thought_of_is_no_anomaly(

@@ -1,0 +1,102 @@
+"""Bring up, or reach, what a plan names as its target."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from random import Random
+from typing import Final
+
+from acordo import AcordoError
+from chaos.nemeses.fault_gauge import WINDOWS
+from chaos.runs.plan import Plan
+from chaos.runs.progress import say
+from chaos.targets.base import Target
+from chaos.targets.docker_stack import DockerTarget, NoStack
+from chaos.targets.local import LocalTarget
+from chaos.targets.services import Services
+from chaos.targets.urls import UrlTarget
+from cluster.ports import free_base_port
+from cluster.settings.runner import RunnerSettings
+
+BASE_PORT: Final = 23000
+
+
+class TargetUnfit(Exception):
+    """The target cannot be reached, is not an Acordo, or is not healthy to begin with."""
+
+
+@contextlib.asynccontextmanager
+async def opened_target(plan: Plan) -> AsyncIterator[Target]:
+    """Bring up, or reach, what is to be disturbed. Raises TargetUnfit."""
+    match plan.target:
+        case "local":
+            opened = _local_cluster(plan)
+        case "docker":
+            opened = _stack_in_containers(plan)
+        case _:
+            opened = _cluster_of_somebody_else(plan)
+    async with opened as target:
+        yield target
+
+
+@contextlib.asynccontextmanager
+async def _stack_in_containers(plan: Plan) -> AsyncIterator[Target]:
+    try:
+        async with DockerTarget() as containers:
+            with WINDOWS.shown(await containers.gateway()) as trouble:
+                if trouble is not None:
+                    say(plan, f"the dashboard will not show the windows of faults: {trouble}")
+                yield containers
+    except NoStack as exc:
+        raise TargetUnfit(str(exc)) from exc
+
+
+@contextlib.asynccontextmanager
+async def _cluster_of_somebody_else(plan: Plan) -> AsyncIterator[Target]:
+    urls = tuple(u.strip() for u in plan.target.split(",") if u.strip())
+    try:
+        async with UrlTarget(urls) as remote:
+            yield remote
+    except AcordoError as exc:
+        raise TargetUnfit(f"{plan.target}: {exc}") from exc
+
+
+@contextlib.asynccontextmanager
+async def _local_cluster(plan: Plan) -> AsyncIterator[Target]:
+    async with AsyncExitStack() as stack:
+        services = Services(plan.servers, Random(f"{plan.seed}/servers"))
+        try:
+            urls = await stack.enter_async_context(services)
+        except (OSError, RuntimeError, TimeoutError) as exc:
+            raise TargetUnfit(f"a private server did not start: {exc}") from exc
+        settings = RunnerSettings(
+            nodes=plan.nodes,
+            base_port=free_base_port(plan.nodes, BASE_PORT + os.getpid() % 500 * 10),
+            data=plan.folder / "data",
+            drain_timeout_s=3,
+            **urls,  # type: ignore[arg-type]  # store, cache, broadcast
+        )
+        needed = {need for step in plan.schedule for need in plan.nemeses[step.nemesis].needs}
+        target = LocalTarget(
+            settings,
+            Random(f"{plan.seed}/links"),
+            extra=plan.node_environ,
+            command=plan.node_command,
+            services=services,
+            clocks=bool(needed & {"clocks", "disks"}),
+        )
+        await stack.enter_async_context(target)
+        yield target
+
+
+def entrances(target: Target) -> tuple[str, ...]:
+    """Return where clients come in: through every node, and through the balancer where there is
+    one.
+
+    Without the latter a fault of nginx would hit nobody.
+    """
+    balancer = target.balancer_url if isinstance(target, DockerTarget) else ""
+    return (*target.urls, balancer) if balancer else target.urls
