@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from acordo import BadRequest as Unacceptable
-from cluster.autoscaler import loop as autoscaler
+from cluster.autoscaler import command as autoscaler
 from cluster.local import membership, up
 from cluster.local.layout import running
 from cluster.local.runner import EX_CONFIG

@@ -17,16 +17,12 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from acordo import Client, Cluster, Member
-from cluster.autoscaler import loop as autoscaler
-from cluster.autoscaler.loop import (
-    Autoscaler,
-    DockerDriver,
-    NoQuorum,
-    NotReady,
-    bounds_of,
-    ours,
-    value_of,
-)
+from cluster.autoscaler import loop
+from cluster.autoscaler.command import show
+from cluster.autoscaler.docker_driver import DockerDriver
+from cluster.autoscaler.driver import NotReady
+from cluster.autoscaler.figures import QUERIES, value_of
+from cluster.autoscaler.loop import Autoscaler, NoQuorum, bounds_of, ours
 from cluster.autoscaler.plan import (
     REASONS,
     REPAIR_REST,
@@ -58,7 +54,7 @@ all_figures = st.builds(
 )
 
 
-def told(
+def decisions_of(
     story: list[Figures], observers: int = 0, step_s: float = 30.0, bounds: Bounds = BOUNDS
 ) -> list[Decision]:
     """Return the decisions of a story in which each is carried out at once."""
@@ -71,15 +67,15 @@ def told(
 
 
 def test_one_busy_round_is_not_enough_two_are() -> None:
-    assert [d.change for d in told([BUSY, FAIR, BUSY, BUSY])] == [0, 0, 0, 1]
+    assert [d.change for d in decisions_of([BUSY, FAIR, BUSY, BUSY])] == [0, 0, 0, 1]
 
 
 def test_it_rests_after_a_change() -> None:
-    decisions = told([BUSY] * 6)
+    decisions = decisions_of([BUSY] * 6)
     assert [(d.change, d.reason) for d in decisions] == [
         (0, "waiting"), (1, "busy"), (0, "waiting"), (1, "busy"), (0, "waiting"), (1, "busy"),
     ]  # fmt: skip
-    assert [d.reason for d in told([BUSY] * 4, step_s=10)] == [
+    assert [d.reason for d in decisions_of([BUSY] * 4, step_s=10)] == [
         "waiting",
         "busy",
         "waiting",
@@ -88,17 +84,17 @@ def test_it_rests_after_a_change() -> None:
 
 
 def test_it_goes_back_when_all_is_low_and_not_when_one_figure_is_fair() -> None:
-    assert [d.change for d in told([IDLE] * 3, observers=1)] == [0, 0, -1]
-    assert all(d.change == 0 for d in told([Figures(0.1, None, 0.5)] * 9, observers=1))
+    assert [d.change for d in decisions_of([IDLE] * 3, observers=1)] == [0, 0, -1]
+    assert all(d.change == 0 for d in decisions_of([Figures(0.1, None, 0.5)] * 9, observers=1))
 
 
 def test_missing_figures_change_nothing_and_begin_the_count_anew() -> None:
-    assert [d.reason for d in told([BUSY, NOTHING, BUSY], step_s=100)] == [
+    assert [d.reason for d in decisions_of([BUSY, NOTHING, BUSY], step_s=100)] == [
         "waiting",
         "no_figures",
         "waiting",
     ]
-    assert all(d.change == 0 for d in told([NOTHING] * 9, observers=2))
+    assert all(d.change == 0 for d in decisions_of([NOTHING] * 9, observers=2))
 
 
 def test_the_bounds_come_before_everything() -> None:
@@ -161,7 +157,7 @@ def test_whatever_is_measured_the_rules_hold(
 
 @given(all_figures, st.integers(0, 3))
 def test_the_same_figures_for_ever_come_to_rest(figures: Figures, observers: int) -> None:
-    changes = [d.change for d in told([figures] * 100, observers)]
+    changes = [d.change for d in decisions_of([figures] * 100, observers)]
     assert len({c for c in changes if c}) <= 1, "never up and down again"
     assert not any(changes[50:])
 
@@ -342,7 +338,7 @@ async def test_a_round_without_quorum_is_logged_and_counted() -> None:
 async def test_a_round_that_never_ends_is_given_up_logged_and_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(autoscaler, "ROUND_WITHIN_S", 0.01)
+    monkeypatch.setattr(loop, "ROUND_WITHIN_S", 0.01)
     world, before = World(), failed("TimeoutError")
     made = scaler(world, BUSY)
     monkeypatch.setattr(world, "start", never)
@@ -355,7 +351,7 @@ async def test_a_round_that_never_ends_is_given_up_logged_and_counted(
 async def test_an_observer_that_cannot_be_taken_away_does_not_hold_a_round(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(autoscaler, "CLEAN_UP_WITHIN_S", 0.01)
+    monkeypatch.setattr(loop, "CLEAN_UP_WITHIN_S", 0.01)
     world = World(add_fails=True)
     monkeypatch.setattr(world, "stop", never)
     with pytest.raises(NotReady):
@@ -367,11 +363,8 @@ async def never(*_: Any) -> Any:
 
 
 def test_a_round_may_take_longer_than_adding_an_observer_and_taking_it_away_again() -> None:
-    asked = 4 * autoscaler.CHANGE_TIMEOUT_S + len(autoscaler.QUERIES) * autoscaler.ASK_TIMEOUT_S
-    assert (
-        asked + autoscaler.READY_WITHIN_S + autoscaler.CLEAN_UP_WITHIN_S + 60
-        < autoscaler.ROUND_WITHIN_S
-    )
+    asked = 4 * loop.CHANGE_TIMEOUT_S + len(QUERIES) * loop.ASK_TIMEOUT_S
+    assert asked + loop.READY_WITHIN_S + loop.CLEAN_UP_WITHIN_S + 60 < loop.ROUND_WITHIN_S
 
 
 async def test_a_decision_that_is_found_again_is_logged_once() -> None:
@@ -384,7 +377,7 @@ async def test_a_decision_that_is_found_again_is_logged_once() -> None:
 
 async def test_its_port_shows_metrics_and_the_last_decisions() -> None:
     made, listen = scaler(World(), IDLE), f"127.0.0.1:{free_port()}"
-    async with autoscaler.shown(made, listen), aiohttp.ClientSession() as http:
+    async with show(made, listen), aiohttp.ClientSession() as http:
         await made.round()
         async with http.get(f"http://{listen}/decisions") as response:
             (shown,) = await response.json()
@@ -396,7 +389,7 @@ async def test_its_port_shows_metrics_and_the_last_decisions() -> None:
                 in await response.text()
             )
         with pytest.raises(BadRequest, match="cannot listen"):
-            async with autoscaler.shown(made, listen):
+            async with show(made, listen):
                 pass
 
 

@@ -1,0 +1,116 @@
+"""Start observers as containers, each like a node of a compose project.
+
+It stops and removes no container but those that carry its own label.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from cluster.autoscaler.driver import STOP_WITHIN_S, NotReady
+from cluster.settings.values import PREFIX
+
+LABEL: Final = "acordo.observer"
+
+
+class DockerDriver:
+    """Observers as containers like a node of a compose project: its image, settings, network,
+    secrets and limits.
+    """
+
+    def __init__(self, project: str, like: Sequence[str] = ("node1", "node2", "node3")) -> None:
+        import docker
+
+        self.docker: Any = docker.from_env(timeout=60)
+        self.project, self.like = project, tuple(like)
+
+    async def running(self) -> frozenset[str]:
+        return await asyncio.to_thread(self._running)
+
+    def _mine(self, **more: Any) -> list[Any]:
+        wanted = {"label": [LABEL, f"acordo.project={self.project}"]}
+        return list(self.docker.containers.list(filters=wanted, **more))
+
+    def _running(self) -> frozenset[str]:
+        return frozenset(c.labels[LABEL] for c in self._mine())
+
+    async def start(self, name: str, members: str) -> tuple[str, str]:
+        return await asyncio.to_thread(self._start, name, members)
+
+    def _start(self, name: str, members: str) -> tuple[str, str]:
+        import docker.types
+
+        model, network = self._model()
+        given = dict(e.partition("=")[::2] for e in model["Config"]["Env"])
+        given |= {
+            PREFIX + "NODE_ID": name,
+            PREFIX + "RAFT_ADDRESS": f"{name}:9001",
+            PREFIX + "ADVERTISED_URL": f"http://{name}:8000",
+            PREFIX + "MEMBERS": f"{members},{name}={name}:9001/observer",
+        }
+        host = model["HostConfig"]
+        secrets = [m for m in model["Mounts"] if m["Destination"] == "/secrets"]
+        api = self.docker.api
+        container = api.create_container(
+            model["Config"]["Image"],
+            environment=given,
+            hostname=name,
+            name=f"{self.project}_{name}",
+            labels={LABEL: name, "acordo.project": self.project},
+            host_config=api.create_host_config(
+                mounts=[
+                    docker.types.Mount("/secrets", m["Name"], type="volume", read_only=True)
+                    for m in secrets
+                ],
+                tmpfs={"/tmp": "", "/data": "uid=10001,gid=10001,mode=0700"},
+                read_only=True,
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges:true"],
+                mem_limit=host["Memory"] or None,
+                # it comes back without its log: under another name, or not at all
+                restart_policy={"Name": "no"},
+                log_config=docker.types.LogConfig(
+                    type="json-file", config={"max-size": "10m", "max-file": "2"}
+                ),
+            ),
+            networking_config=api.create_networking_config(
+                {network: api.create_endpoint_config(aliases=["nodes", "observers", name])}
+            ),
+        )
+        try:
+            api.start(container["Id"])
+        except (
+            BaseException
+        ):  # what never ran is in no list of observers: nobody would take it away
+            api.remove_container(container["Id"], v=True, force=True)
+            raise
+        return f"{name}:9001", f"http://{name}:8000"
+
+    def _model(self) -> tuple[Any, str]:
+        """Return what the engine says of the first node that is on a network, and that network.
+        Raises NotReady.
+        """
+        seen = []
+        for service in self.like:
+            labels = [
+                f"com.docker.compose.project={self.project}",
+                f"com.docker.compose.service={service}",
+            ]
+            for container in self.docker.containers.list(all=True, filters={"label": labels}):
+                seen.append(service)
+                for network in container.attrs["NetworkSettings"]["Networks"] or {}:
+                    return container.attrs, str(network)
+        if seen:
+            raise NotReady(f"no network has {', '.join(seen)} of project {self.project}")
+        raise NotReady(f"no container of {', '.join(self.like)} in project {self.project}")
+
+    async def stop(self, name: str) -> None:
+        await asyncio.to_thread(self._stop, name)
+
+    def _stop(self, name: str) -> None:
+        for container in self._mine(all=True):
+            if container.labels[LABEL] == name:
+                container.stop(timeout=STOP_WITHIN_S)
+                container.remove(v=True, force=True)

@@ -1,0 +1,37 @@
+"""Ask Prometheus for the figures that a decision rests on.
+
+A figure that cannot be had is None, never a guess: `plan` does not act on what is missing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import aiohttp
+
+ROUTES: Final = 'route=~"/kv|/v1/kv.*|/v1/txn|/v1/batch"'
+QUERIES: Final = {
+    "in_flight": "avg(avg_over_time(acordo_http_requests_in_flight[15s]))",
+    "p99_s": f"histogram_quantile(0.99, sum by (le) (rate(acordo_http_request_seconds_bucket{{{ROUTES}}}[30s])))",
+    "cpu": "avg(rate(process_cpu_seconds_total[30s]) and on (instance) acordo_node_info)",
+}
+"""What the figures are, in PromQL."""
+
+
+async def asked(http: aiohttp.ClientSession, prometheus: str, query: str) -> Any:
+    """Return what Prometheus answers. Raises aiohttp.ClientError, TimeoutError, OSError or
+    ValueError.
+    """
+    async with http.get(prometheus + "/api/v1/query", params={"query": query}) as response:
+        return await response.json()
+
+
+def value_of(answer: Any) -> float | None:
+    """Return the one number of an answer of Prometheus; None for none, for several and for NaN."""
+    try:
+        results = answer["data"]["result"]
+        value = float(results[0]["value"][1]) if len(results) == 1 else math.nan
+    except (KeyError, TypeError, IndexError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
