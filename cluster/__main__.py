@@ -17,7 +17,7 @@ from acordo import BadRequest as Unacceptable
 from cluster.autoscaler import command as autoscaler
 from cluster.local import membership, up
 from cluster.local.layout import running
-from cluster.local.runner import EX_CONFIG
+from cluster.local.process import EX_CONFIG
 from cluster.local.status import report
 from cluster.settings.loading import load, redacted
 from cluster.settings.runner import RunnerSettings

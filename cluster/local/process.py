@@ -15,11 +15,14 @@ from typing import Final
 
 from cluster.settings.values import MemberSetting
 
+EX_CONFIG: Final = 78
+"""sysexits.h: an operator must mend something; starting again would end the same way."""
+ROOT: Final = Path(__file__).resolve().parents[2]
 LOG_BYTES_MAX: Final = 16 << 20
 """A node's log beyond this is kept once as node.log.1 and begun anew."""
 
 
-class State(Enum):
+class NodeState(Enum):
     """What the runner wants and knows of one node."""
 
     STARTING = "starting"
@@ -38,7 +41,7 @@ class NodeProcess:
         self.id, self.raft_address = member.id, member.raft_address
         self.url, self.data_dir, self.environ = url, data_dir, dict(environ)
         self.process: asyncio.subprocess.Process | None = None
-        self.state = State.DOWN
+        self.state = NodeState.DOWN
         self.starts = 0
         self.log_from = 0
         """Where in the log its present life begins."""

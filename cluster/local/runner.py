@@ -13,13 +13,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final, Self
 
 import aiohttp
 import msgspec
 
 from cluster.directory import locked, write_whole
+from cluster.local.asking import cluster_as_seen_by, leader_of, why_not_ready
 from cluster.local.layout import (
     ClusterFile,
     Place,
@@ -30,50 +30,20 @@ from cluster.local.layout import (
     make_secret,
     read_cluster,
 )
-from cluster.local.process import NodeProcess, State
+from cluster.local.process import NodeProcess, NodeState
 from cluster.local.readiness import Readiness, judge_readiness
+from cluster.local.supervision import PROBE_EVERY_S, Beat, NodeFailed, Supervisor
 from cluster.ports import refuse_taken_port
 from cluster.settings.runner import RAFT_PORT_OFFSET, RunnerSettings
 from cluster.settings.values import PREFIX, MemberSetting
 from kv.errors import BadRequest
 
-EX_CONFIG: Final = 78
-"""sysexits.h: an operator must mend something; starting again would end the same way."""
-ROOT: Final = Path(__file__).resolve().parents[2]
 NODE: Final = (sys.executable, "-m", "node")
 
-PROBE_EVERY_S: Final = 0.25
 SETTLE_S: Final = 10.0
 """How long the others are waited for once a quorum is ready, before it is said who is missing."""
-START_GRACE_S: Final = 30.0
-"""How long a new process may take until its /livez first answers."""
-BACKOFF_S: Final = (0.1, 8.0)
-"""First and longest pause before a node is started again; doubled each time."""
-STEADY_S: Final = 20.0
-"""A node that was alive for so long has its back-off forgotten."""
 KILL_AFTER_S: Final = 5.0
 """Beyond the drain, how long a stopping node is waited for before it is killed."""
-
-
-class NodeFailed(BadRequest):
-    """A node cannot start until an operator mends what its last line names."""
-
-
-def failures_after(failures: int, *, alive_s: float, served: bool, code: int) -> int:
-    """Return how many deaths in a row count after one more: a node that served and was killed has
-    not failed.
-    """
-    if alive_s > STEADY_S or (served and code == -signal.SIGKILL):
-        return 1
-    return failures + 1
-
-
-def backoff_s(failures: int) -> float:
-    """Return the pause before the next start, after so many deaths in a row: the first one costs
-    none.
-    """
-    first, longest = BACKOFF_S
-    return 0.0 if failures <= 1 else min(longest, first * 2.0 ** (min(failures, 32) - 2))
 
 
 class LocalCluster:
@@ -111,12 +81,21 @@ class LocalCluster:
             patience = aiohttp.ClientTimeout(total=self.settings.liveness_timeout_s / 2)
             self._http = await stack.enter_async_context(aiohttp.ClientSession(timeout=patience))
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            beat = _Beat()
+            beat = Beat()
+            supervisor = Supervisor(
+                self._http,
+                beat,
+                command=self.command,
+                liveness_timeout_s=self.settings.liveness_timeout_s,
+                say=self.say,
+                changed=self._note_running,
+                failed=self._note_failure,
+            )
             loops = [tasks.create_task(beat.run())]
 
             def supervise(node: NodeProcess) -> None:
                 node.wanted.set()
-                loops.append(tasks.create_task(self._supervise(node, beat)))
+                loops.append(tasks.create_task(supervisor.supervise(node)))
 
             for node in self.nodes.values():
                 supervise(node)
@@ -255,7 +234,7 @@ class LocalCluster:
                     if self.failure.done():
                         raise self.failure.result()
                     nodes = tuple(self.nodes.values())
-                    answers = await asyncio.gather(*map(self._ready, nodes))
+                    answers = await asyncio.gather(*(why_not_ready(self._http, n) for n in nodes))
                     waiting = {n.id: why for n, why in zip(nodes, answers, strict=True) if why}
                     if not waiting and (leader := await self.leader()) is not None:
                         return leader
@@ -288,7 +267,7 @@ class LocalCluster:
 
     def _may_come(self, found: Readiness) -> bool:
         return any(
-            self.nodes[n].state is not State.FAILED for n in found.missing if n in self.nodes
+            self.nodes[n].state is not NodeState.FAILED for n in found.missing if n in self.nodes
         )
 
     async def look(self) -> Readiness:
@@ -297,34 +276,24 @@ class LocalCluster:
         """
         nodes = list(self.nodes.values())
         why = dict(
-            zip((n.id for n in nodes), await asyncio.gather(*map(self._ready, nodes)), strict=True)
+            zip(
+                (n.id for n in nodes),
+                await asyncio.gather(*(why_not_ready(self._http, n) for n in nodes)),
+                strict=True,
+            )
         )
         for node in nodes:
-            if node.state is State.FAILED:
+            if node.state is NodeState.FAILED:
                 why[node.id] = f"cannot start: {node.last_words()}"
         ready = [node for node in nodes if not why[node.id]]
-        seen = await self._cluster_as_seen_by(ready[0] if ready else next(iter(nodes), None))
+        seen = await cluster_as_seen_by(self._http, ready[0] if ready else next(iter(nodes), None))
         return judge_readiness(
             why, seen, {p.id for p in self.file.all_places if p.state == "joining"}
         )
 
-    async def _cluster_as_seen_by(self, node: NodeProcess | None) -> Mapping[str, Any]:
-        with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
-            if node is not None:
-                async with self._http.get(node.url + "/v1/cluster") as response:
-                    if response.status == 200:
-                        return dict(await response.json())
-        return {}
-
     async def leader(self) -> str | None:
         """Return the id of the leader that a node knows of now."""
-        for node in tuple(self.nodes.values()):
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
-                async with self._http.get(node.url + "/v1/leader") as response:
-                    if response.status == 200:
-                        said = await response.json()
-                        return str(said.get("id") or said["leader"])
-        return None
+        return await leader_of(self._http, tuple(self.nodes.values()))
 
     async def stop_node(self, node_id: str, number: int = signal.SIGTERM) -> None:
         """End a node and keep it down until `start_node`. SIGINT: do not hand the leadership on,
@@ -356,107 +325,12 @@ class LocalCluster:
         for node in self.nodes.values():
             node.signal(signal.SIGKILL)
 
-    # ---------------------------------------------------------------------------------- supervision
-
-    async def _supervise(self, node: NodeProcess, beat: _Beat) -> None:
-        failures = 0
-        while True:
-            await node.wanted.wait()
-            alive_s, served, code = await self._one_life(node, beat)
-            if not node.wanted.is_set():
-                continue
-            if code == EX_CONFIG:
-                node.state = State.FAILED
-                node.wanted.clear()
-                failed = NodeFailed("node_failed", f"{node.id} cannot start: {node.last_words()}")
-                self.say(failed.detail)
-                if not self.failure.done():
-                    self.failure.set_result(failed)
-                if all(n.state is State.FAILED for n in self.nodes.values()):
-                    self.all_failed.set()
-                continue
-            failures = failures_after(failures, alive_s=alive_s, served=served, code=code)
-            pause_s = backoff_s(failures)
-            why = (
-                f"signal {signal.Signals(-code).name}"
-                if code < 0
-                else f"exit code {code}: {node.last_words()[:300]}"
-            )
-            when = f"in {pause_s:g} s" if pause_s else "at once"
-            self.say(f"{node.id} ended ({why}): starting it again {when}")
-            await asyncio.sleep(pause_s)
-
-    async def _one_life(self, node: NodeProcess, beat: _Beat) -> tuple[float, bool, int]:
-        """Start the process, watch it until it has ended; return how long it lived, whether it
-        answered, its code.
-        """
-        began = asyncio.get_running_loop().time()
-        node.over.clear()
-        try:
-            node.rotate_log()
-            with node.log.open("ab") as log:
-                node.log_from = log.tell()
-                node.process = process = await asyncio.create_subprocess_exec(
-                    *self.command,
-                    stdin=asyncio.subprocess.PIPE,  # its end tells the node that the runner is gone
-                    stdout=log,
-                    stderr=log,
-                    env=node.environ,
-                    cwd=ROOT,
-                    # Ctrl-C reaches the runner alone, which then stops the nodes in order
-                    start_new_session=True,
-                )
-            node.state = State.STARTING
-            node.starts += 1
-            self._note_running()
-            if not node.wanted.is_set():  # stopped while it was being started
-                node.signal(signal.SIGTERM)
-            async with asyncio.TaskGroup() as tasks:
-                watch = tasks.create_task(self._watch(node, beat))
-                code = await process.wait()
-                watch.cancel()
-            served = node.state is State.ALIVE
-        finally:
-            if node.state is not State.FAILED:
-                node.state = State.DOWN
-            node.over.set()
-            self._note_running()
-        return asyncio.get_running_loop().time() - began, served, code
-
-    async def _watch(self, node: NodeProcess, beat: _Beat) -> None:
-        """Kill the node once its /livez has been silent for too long."""
-        heard_s = beat.lived_s
-        while True:
-            if await self._answers(node.url + "/livez"):
-                node.state = State.ALIVE
-                heard_s = beat.lived_s
-            # It may be alive by its answer to somebody else of us (`_ready`), and silent since.
-            patience_s = (
-                self.settings.liveness_timeout_s if node.state is State.ALIVE else START_GRACE_S
-            )
-            if beat.lived_s - heard_s >= patience_s:
-                self.say(f"{node.id} has been silent for {patience_s:g} s: killing it")
-                node.signal(signal.SIGKILL)
-                return
-            node.rotate_log()
-            await asyncio.sleep(PROBE_EVERY_S)
-
-    async def _answers(self, url: str) -> bool:
-        try:
-            async with self._http.get(url) as response:
-                return response.status < 500
-        except (aiohttp.ClientError, TimeoutError, ConnectionError):
-            return False
-
-    async def _ready(self, node: NodeProcess) -> str:
-        """Return why a node is not ready; empty when it is."""
-        try:
-            async with self._http.get(node.url + "/readyz?verbose") as response:
-                if node.pid is not None:
-                    node.state = State.ALIVE
-                return "" if response.status == 200 else (await response.text())[:500].strip()
-        except (aiohttp.ClientError, TimeoutError, ConnectionError) as exc:
-            return f"{node.state.value}; {node.url} does not answer ({type(exc).__name__}); {node.last_words()[:300]}"
+    def _note_failure(self, failed: NodeFailed) -> None:
+        self.say(failed.detail)
+        if not self.failure.done():
+            self.failure.set_result(failed)
+        if all(n.state is NodeState.FAILED for n in self.nodes.values()):
+            self.all_failed.set()
 
     def _note_running(self) -> None:
         nodes = tuple(RunningNode(n.id, n.pid, n.url, n.raft_address) for n in self.nodes.values())
@@ -465,20 +339,6 @@ class LocalCluster:
                 self.settings.data / "running.json",
                 msgspec.json.encode(Running(os.getpid(), nodes)),
             )
-
-
-class _Beat:
-    """Count the time that this process itself ran through: its own stall is not blamed on a
-    node.
-    """
-
-    def __init__(self) -> None:
-        self.lived_s = 0.0
-
-    async def run(self) -> None:
-        while True:
-            await asyncio.sleep(PROBE_EVERY_S)
-            self.lived_s += PROBE_EVERY_S  # also when the pause took longer
 
 
 def _clean(environ: Mapping[str, str]) -> dict[str, str]:

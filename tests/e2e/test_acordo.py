@@ -15,7 +15,8 @@ import msgspec
 import pytest
 
 from acordo import Change, Client, put
-from cluster.local.runner import ROOT, LocalCluster
+from cluster.local.process import ROOT
+from cluster.local.runner import LocalCluster
 from tests.e2e.conftest import Start, until
 
 

@@ -18,7 +18,8 @@ import pytest
 
 from acordo import Client
 from cluster.directory import locked
-from cluster.local.runner import EX_CONFIG, ROOT, NodeFailed
+from cluster.local.process import EX_CONFIG, ROOT
+from cluster.local.supervision import NodeFailed
 from cluster.ports import free_base_port
 from cluster.services.process import wait_until
 from kv.errors import BadRequest

@@ -15,8 +15,8 @@ import aiohttp
 import pytest
 
 from acordo import Client
-from cluster.local.process import State
-from cluster.local.runner import ROOT, LocalCluster
+from cluster.local.process import ROOT, NodeState
+from cluster.local.runner import LocalCluster
 from cluster.ports import free_base_port
 from tests.e2e.conftest import Start, until
 from tests.services import needs
@@ -141,7 +141,7 @@ async def test_a_stopped_leader_is_killed_and_replaced(start: Start) -> None:
         cluster.kill(frozen, signal.SIGSTOP)
         await client.put("b", b"2")
         await until(
-            lambda: node.starts == 2 and node.state is State.ALIVE,
+            lambda: node.starts == 2 and node.state is NodeState.ALIVE,
             f"{frozen} was killed and is alive again",
         )
         await cluster.wait_ready()

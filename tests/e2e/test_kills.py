@@ -20,7 +20,7 @@ from acordo import AcordoError, Client, Found, OutcomeUnknown, PreconditionFaile
 from chaos.checkers.registers.register import check
 from chaos.checkers.verdict import Verdict
 from chaos.records.history import Operation, OutcomeName
-from cluster.local.process import State
+from cluster.local.process import NodeState
 from cluster.local.runner import LocalCluster
 from tests.e2e.conftest import Start, until
 
@@ -134,7 +134,8 @@ async def disturb(cluster: LocalCluster, chance: random.Random, recorder: Record
         await until(partial(_runs, cluster, victim), f"{victim} runs")
         cluster.kill(victim, signal.SIGKILL)
     await until(
-        lambda: all(n.state is State.ALIVE for n in cluster.nodes.values()), "all nodes are alive"
+        lambda: all(n.state is NodeState.ALIVE for n in cluster.nodes.values()),
+        "all nodes are alive",
     )
     await cluster.wait_ready()
     return killed_leaders

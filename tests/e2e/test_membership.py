@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from acordo import AcordoError, Client
-from cluster.local.runner import EX_CONFIG, ROOT
+from cluster.local.process import EX_CONFIG, ROOT
 from cluster.ports import free_base_port
 from tests.e2e.conftest import until
 

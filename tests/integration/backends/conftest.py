@@ -11,7 +11,8 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
-from cluster.local.runner import ROOT, LocalCluster
+from cluster.local.process import ROOT
+from cluster.local.runner import LocalCluster
 from cluster.ports import free_base_port
 from cluster.settings.runner import RunnerSettings
 

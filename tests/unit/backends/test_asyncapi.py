@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from backends.async_writes import command
 from backends.rabbitmq import body, routing_key, told
-from cluster.local.runner import ROOT
+from cluster.local.process import ROOT
 from cluster.workers.rules import VALUE_BYTES_MAX, body_of, undone_body
 from kv.errors import BadRequest
 from kv.model import Reference, Version

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from cluster.local.runner import ROOT
+from cluster.local.process import ROOT
 from cluster.settings.loading import table
 from cluster.settings.node import NodeSettings
 from cluster.settings.runner import RunnerSettings

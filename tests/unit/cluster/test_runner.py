@@ -16,10 +16,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from cluster.local import layout, runner
+from cluster.local import layout
 from cluster.local.layout import running
-from cluster.local.process import State
-from cluster.local.runner import STEADY_S, LocalCluster, NodeFailed, backoff_s, failures_after
+from cluster.local.process import ROOT, NodeState
+from cluster.local.runner import LocalCluster
+from cluster.local.supervision import STEADY_S, NodeFailed, backoff_s, failures_after
 from cluster.ports import free_base_port
 from cluster.settings.runner import RunnerSettings
 from kv.errors import BadRequest
@@ -66,7 +67,7 @@ async def test_what_is_killed_comes_back(tmp_path: Path) -> None:
         await cluster.wait_ready()
         node = cluster.nodes["n2"]
         cluster.kill("n2")
-        await until(lambda: node.starts == 2 and node.state is State.ALIVE, "n2 is alive again")
+        await until(lambda: node.starts == 2 and node.state is NodeState.ALIVE, "n2 is alive again")
         assert cluster.nodes["n1"].starts == 1
     assert any("n2 ended (signal SIGKILL): starting it again at once" in line for line in said)
 
@@ -77,7 +78,7 @@ async def test_what_is_silent_is_killed_and_comes_back(tmp_path: Path) -> None:
         await cluster.wait_ready()
         node = cluster.nodes["n3"]
         cluster.kill("n3", signal.SIGSTOP)
-        await until(lambda: node.starts == 2 and node.state is State.ALIVE, "n3 is alive again")
+        await until(lambda: node.starts == 2 and node.state is NodeState.ALIVE, "n3 is alive again")
     assert any("n3 has been silent for 2 s: killing it" in line for line in said)
 
 
@@ -99,7 +100,7 @@ async def test_a_quorum_serves_without_the_one_that_cannot_start(tmp_path: Path)
         await cluster.wait_ready()
     (tmp_path / "data" / "n2" / "refuse").touch()
     async with LocalCluster(made, command=DUMMY) as cluster:
-        await until(lambda: cluster.nodes["n2"].state is State.FAILED, "n2 has failed")
+        await until(lambda: cluster.nodes["n2"].state is NodeState.FAILED, "n2 has failed")
         found = await cluster.wait_serving()
         assert (found.serving, found.leader) == (True, "n1")
         assert found.missing == {"n2": "cannot start: corrupt_journal: the journal is broken"}
@@ -117,7 +118,7 @@ async def test_the_runner_follows_the_directory(tmp_path: Path) -> None:
             file.with_place(layout.Place("n4", 3)).with_place(layout.Place("n2", 1, "removed")),
         )
         await until(
-            lambda: "n4" in cluster.nodes and cluster.nodes["n4"].state is State.ALIVE,
+            lambda: "n4" in cluster.nodes and cluster.nodes["n4"].state is NodeState.ALIVE,
             "n4 is alive",
         )
         await until(lambda: "n2" not in cluster.nodes, "n2 is stopped")
@@ -163,7 +164,7 @@ async def test_what_keeps_dying_is_started_with_back_off(tmp_path: Path) -> None
         cluster.kill("n1")
         await until(lambda: cluster.nodes["n1"].starts >= 4, "n1 was tried again")
         (tmp_path / "data" / "n1" / "die").unlink()
-        await until(lambda: cluster.nodes["n1"].state is State.ALIVE, "n1 is alive again")
+        await until(lambda: cluster.nodes["n1"].state is NodeState.ALIVE, "n1 is alive again")
     pauses = [line.rpartition(" again ")[2] for line in said if line.startswith("n1 ended")]
     assert pauses[:3] == ["at once", "in 0.1 s", "in 0.2 s"]
 
@@ -183,7 +184,7 @@ def test_ctrl_c_ends_a_membership_command_without_a_traceback(tmp_path: Path) ->
         [sys.executable, "-c", code, str(tmp_path)],
         capture_output=True,
         text=True,
-        cwd=runner.ROOT,
+        cwd=ROOT,
         timeout=60,
         check=False,
     )
@@ -197,7 +198,7 @@ async def test_a_node_is_kept_down_and_let_up(tmp_path: Path) -> None:
         await cluster.stop_node("n1", signal.SIGKILL)
         assert cluster.nodes["n1"].pid is None
         cluster.start_node("n1")
-        await until(lambda: cluster.nodes["n1"].state is State.ALIVE, "n1 is alive again")
+        await until(lambda: cluster.nodes["n1"].state is NodeState.ALIVE, "n1 is alive again")
 
 
 async def test_a_taken_port_is_named(tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ async def test_nodes_stop_when_the_runner_is_killed(tmp_path: Path) -> None:
         "asyncio.run(main())"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=runner.ROOT
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT
     ) as process:
         assert process.stdout is not None
         assert await asyncio.to_thread(process.stdout.readline) == b"ready\n"
@@ -251,7 +252,7 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
             [sys.executable, "-m", "cluster", *argv],
             capture_output=True,
             text=True,
-            cwd=runner.ROOT,
+            cwd=ROOT,
             timeout=60,
             check=False,
         )
@@ -287,9 +288,7 @@ def test_make_run_starts_an_existing_directory_as_it_was_made() -> None:
 
     def told(*variables: str) -> str:
         command = ["make", "-n", "-o", ".venv/.ready", "run", *variables]
-        return subprocess.run(
-            command, cwd=runner.ROOT, capture_output=True, text=True, check=True
-        ).stdout
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     assert "--nodes" not in told() + told("DATA=d")
     assert "--base-port" not in told()
@@ -331,7 +330,7 @@ async def test_up_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
         sys.executable, "-c", f"import cluster.local.runner as r; r.NODE = {DUMMY!r}\n"
         "import sys, cluster.__main__ as m; sys.exit(m.main(sys.argv[1:]))",
         "up", "--nodes", "3", "--base-port", str(made.base_port), "--data", str(made.data),
-        stdout=asyncio.subprocess.PIPE, cwd=runner.ROOT,
+        stdout=asyncio.subprocess.PIPE, cwd=ROOT,
     )  # fmt: skip
     assert process.stdout is not None
     lines: list[str] = []

@@ -1,0 +1,47 @@
+"""Ask the nodes of this machine how they are. It changes nothing, and a node that does not answer
+is an answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import aiohttp
+
+from cluster.local.process import NodeProcess, NodeState
+
+
+async def why_not_ready(http: aiohttp.ClientSession, node: NodeProcess) -> str:
+    """Return why a node is not ready; empty when it is."""
+    try:
+        async with http.get(node.url + "/readyz?verbose") as response:
+            if node.pid is not None:
+                node.state = NodeState.ALIVE
+            return "" if response.status == 200 else (await response.text())[:500].strip()
+    except (aiohttp.ClientError, TimeoutError, ConnectionError) as exc:
+        return f"{node.state.value}; {node.url} does not answer ({type(exc).__name__}); {node.last_words()[:300]}"
+
+
+async def cluster_as_seen_by(
+    http: aiohttp.ClientSession, node: NodeProcess | None
+) -> Mapping[str, Any]:
+    """Return what a node says of the cluster; nothing when it says nothing."""
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
+        if node is not None:
+            async with http.get(node.url + "/v1/cluster") as response:
+                if response.status == 200:
+                    return dict(await response.json())
+    return {}
+
+
+async def leader_of(http: aiohttp.ClientSession, nodes: Iterable[NodeProcess]) -> str | None:
+    """Return the id of the leader that a node knows of now."""
+    for node in nodes:
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
+            async with http.get(node.url + "/v1/leader") as response:
+                if response.status == 200:
+                    said = await response.json()
+                    return str(said.get("id") or said["leader"])
+    return None

@@ -1,0 +1,171 @@
+"""Keep one node process alive: start it, watch it, wait for its end, start it again.
+
+A node that dies is started again with back-off; one whose /livez stays silent is killed first (a
+stopped process may hold SQLite's write lock). One that says its settings or files are wrong
+(EX_CONFIG) is never started again by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from typing import Final
+
+import aiohttp
+
+from cluster.local.process import EX_CONFIG, ROOT, NodeProcess, NodeState
+from kv.errors import BadRequest
+
+PROBE_EVERY_S: Final = 0.25
+START_GRACE_S: Final = 30.0
+"""How long a new process may take until its /livez first answers."""
+BACKOFF_S: Final = (0.1, 8.0)
+"""First and longest pause before a node is started again; doubled each time."""
+STEADY_S: Final = 20.0
+"""A node that was alive for so long has its back-off forgotten."""
+
+
+class NodeFailed(BadRequest):
+    """A node cannot start until an operator mends what its last line names."""
+
+
+def failures_after(failures: int, *, alive_s: float, served: bool, code: int) -> int:
+    """Return how many deaths in a row count after one more: a node that served and was killed has
+    not failed.
+    """
+    if alive_s > STEADY_S or (served and code == -signal.SIGKILL):
+        return 1
+    return failures + 1
+
+
+def backoff_s(failures: int) -> float:
+    """Return the pause before the next start, after so many deaths in a row: the first one costs
+    none.
+    """
+    first, longest = BACKOFF_S
+    return 0.0 if failures <= 1 else min(longest, first * 2.0 ** (min(failures, 32) - 2))
+
+
+class Beat:
+    """A clock that counts only while this process runs: its own stall is not blamed on a node."""
+
+    def __init__(self) -> None:
+        self.lived_s = 0.0
+
+    async def run(self) -> None:
+        """Count, for ever."""
+        while True:
+            await asyncio.sleep(PROBE_EVERY_S)
+            self.lived_s += PROBE_EVERY_S  # also when the pause took longer
+
+
+class Supervisor:
+    """What keeps the nodes of one runner alive."""
+
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        beat: Beat,
+        *,
+        command: tuple[str, ...],
+        liveness_timeout_s: float,
+        say: Callable[[str], None],
+        changed: Callable[[], None],
+        failed: Callable[[NodeFailed], None],
+    ) -> None:
+        self._http, self._beat, self._command = http, beat, command
+        self._liveness_timeout_s = liveness_timeout_s
+        self._say = say
+        self._changed = changed
+        """Called whenever a process has begun or ended."""
+        self._failed = failed
+        """Called when a node cannot start until an operator mends something."""
+
+    async def supervise(self, node: NodeProcess) -> None:
+        """Keep a node alive while it is wanted, for ever."""
+        failures = 0
+        while True:
+            await node.wanted.wait()
+            alive_s, served, code = await self._live_once(node)
+            if not node.wanted.is_set():
+                continue
+            if code == EX_CONFIG:
+                node.state = NodeState.FAILED
+                node.wanted.clear()
+                self._failed(
+                    NodeFailed("node_failed", f"{node.id} cannot start: {node.last_words()}")
+                )
+                continue
+            failures = failures_after(failures, alive_s=alive_s, served=served, code=code)
+            pause_s = backoff_s(failures)
+            why = (
+                f"signal {signal.Signals(-code).name}"
+                if code < 0
+                else f"exit code {code}: {node.last_words()[:300]}"
+            )
+            when = f"in {pause_s:g} s" if pause_s else "at once"
+            self._say(f"{node.id} ended ({why}): starting it again {when}")
+            await asyncio.sleep(pause_s)
+
+    async def _live_once(self, node: NodeProcess) -> tuple[float, bool, int]:
+        """Start the process, watch it until it has ended; return how long it lived, whether it
+        answered, its code.
+        """
+        began = asyncio.get_running_loop().time()
+        node.over.clear()
+        try:
+            node.rotate_log()
+            with node.log.open("ab") as log:
+                node.log_from = log.tell()
+                node.process = process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    stdin=asyncio.subprocess.PIPE,  # its end tells the node that the runner is gone
+                    stdout=log,
+                    stderr=log,
+                    env=node.environ,
+                    cwd=ROOT,
+                    # Ctrl-C reaches the runner alone, which then stops the nodes in order
+                    start_new_session=True,
+                )
+            node.state = NodeState.STARTING
+            node.starts += 1
+            self._changed()
+            if not node.wanted.is_set():  # stopped while it was being started
+                node.signal(signal.SIGTERM)
+            async with asyncio.TaskGroup() as tasks:
+                watch = tasks.create_task(self._watch(node))
+                code = await process.wait()
+                watch.cancel()
+            served = node.state is NodeState.ALIVE
+        finally:
+            if node.state is not NodeState.FAILED:
+                node.state = NodeState.DOWN
+            node.over.set()
+            self._changed()
+        return asyncio.get_running_loop().time() - began, served, code
+
+    async def _watch(self, node: NodeProcess) -> None:
+        """Kill the node once its /livez has been silent for too long."""
+        heard_s = self._beat.lived_s
+        while True:
+            if await self._answers(node.url + "/livez"):
+                node.state = NodeState.ALIVE
+                heard_s = self._beat.lived_s
+            # Its state may come from an answer to `why_not_ready`, and it may be silent since.
+            patience_s = (
+                self._liveness_timeout_s if node.state is NodeState.ALIVE else START_GRACE_S
+            )
+            if self._beat.lived_s - heard_s >= patience_s:
+                self._say(f"{node.id} has been silent for {patience_s:g} s: killing it")
+                node.signal(signal.SIGKILL)
+                return
+            node.rotate_log()
+            await asyncio.sleep(PROBE_EVERY_S)
+
+    async def _answers(self, url: str) -> bool:
+        try:
+            async with self._http.get(url) as response:
+                return response.status < 500
+        except (aiohttp.ClientError, TimeoutError, ConnectionError):
+            return False
