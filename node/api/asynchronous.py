@@ -10,7 +10,8 @@ from aiohttp import web
 from kv.errors import BadRequest
 from kv.model import ASYNC_OP_ID_PREFIX
 from node.exchange.exchange import Exchange, quoted
-from node.wire import forms as wire
+from node.wire.documents import encode
+from node.wire.requests import TransactionForm, intent_of
 
 
 async def post(x: Exchange) -> web.Response:
@@ -23,7 +24,7 @@ async def post(x: Exchange) -> web.Response:
         return x.problem(
             "not_configured", "asynchronous writes need a broker: set ACORDO_BROADCAST=amqp://…"
         )
-    form = await x.form(wire.TransactionForm)
+    form = await x.form(TransactionForm)
     if not (form.writes or form.otherwise):
         raise BadRequest("empty_transaction", "nothing to write", allowed="writes or otherwise")
     if "Acordo-Lifetime" in x.request.headers:
@@ -36,9 +37,9 @@ async def post(x: Exchange) -> web.Response:
     # node makes for its own clients: so one made for this looks otherwise. A client's own stays
     # what it is: it is looked up by that name.
     op_id = x.take_op_id(params, form.op_id, spare=ASYNC_OP_ID_PREFIX)
-    wire.intent_of(form, op_id)  # raises what POST /v1/txn would: no worker shall find out
+    intent_of(form, op_id)  # raises what POST /v1/txn would: no worker shall find out
     given = msgspec.to_builtins(form) | {"op_id": op_id}
-    transaction = wire.encode({name: value for name, value in given.items() if value is not None})
+    transaction = encode({name: value for name, value in given.items() if value is not None})
     await broker.accept(op_id, transaction, timeout_s=x.left_s)
     url = f"/v1/operations/{quoted(op_id)}"
     return x.json(

@@ -11,8 +11,10 @@ from aiohttp import web
 from kv.errors import BadRequest, KvError, NotApplied, OutcomeUnknown
 from kv.model import Intent
 from node.exchange.exchange import Exchange
-from node.wire import forms as wire
+from node.wire.answers import BatchAnswer, ItemAnswer, item_of
 from node.wire.problems import problem_of
+from node.wire.requests import BATCH_PARTS_MAX, BatchForm, TransactionForm, intent_of, parts_of
+from node.wire.text_fields import checked_op_id
 from node.writes.writes import Result
 
 
@@ -25,33 +27,33 @@ async def post(x: Exchange) -> web.Response:
         raise BadRequest(
             "bad_op_id", f"{name} does not work on a batch", allowed="op_id in each operation"
         )
-    form = await x.form(wire.BatchForm)
-    if (parts := sum(wire.parts_of(each) for each in form.operations)) > wire.BATCH_PARTS_MAX:
+    form = await x.form(BatchForm)
+    if (parts := sum(parts_of(each) for each in form.operations)) > BATCH_PARTS_MAX:
         raise BadRequest(
             "too_many_operations",
             f"{parts} guards, writes and reads",
-            allowed=f"up to {wire.BATCH_PARTS_MAX} in all",
+            allowed=f"up to {BATCH_PARTS_MAX} in all",
         )
     intents = [_intent(x, each, place) for place, each in enumerate(form.operations)]
     x.mutation = True
     results = await x.rooms.writes.many(intents, deadline=x.deadline)
     _raise_if_all(results)
     items = [_item(intent.op_id, result) for intent, result in zip(intents, results, strict=True)]
-    return x.json(wire.BatchAnswer(items), revision=max(item.revision for item in items))
+    return x.json(BatchAnswer(items), revision=max(item.revision for item in items))
 
 
 _ELSEWHERE: Final = frozenset({"Idempotency-Key", "Acordo-Op-Id", "Acordo-Lifetime"})
 """Headers of one write; a batch has many, and none of these is passed over."""
 
 
-def _intent(x: Exchange, form: wire.TransactionForm, place: int) -> Intent:
-    op_id = x.rooms.writes.new_op_id() if form.op_id is None else wire.checked_op_id(form.op_id)
+def _intent(x: Exchange, form: TransactionForm, place: int) -> Intent:
+    op_id = x.rooms.writes.new_op_id() if form.op_id is None else checked_op_id(form.op_id)
     try:
         if not (form.guards or form.writes or form.otherwise):
             raise BadRequest(
                 "empty_transaction", "neither guards nor writes", allowed="at least one of them"
             )
-        return wire.intent_of(form, op_id)
+        return intent_of(form, op_id)
     except BadRequest as exc:
         raise BadRequest(
             exc.code, f"operations[{place}]: {exc.detail}", allowed=exc.allowed
@@ -68,11 +70,11 @@ def _raise_if_all(results: list[Result]) -> None:
                 raise first
 
 
-def _item(op_id: str, result: Result) -> wire.ItemAnswer:
+def _item(op_id: str, result: Result) -> ItemAnswer:
     if not isinstance(result, KvError):
-        return wire.item_of(op_id, result)
+        return item_of(op_id, result)
     document = problem_of(result, mutation=True, op_id=op_id)
     outcome = document.outcome or "not_applied"
-    return wire.ItemAnswer(
+    return ItemAnswer(
         op_id, outcome, code=document.code, detail=document.detail, advice=document.advice
     )

@@ -15,7 +15,7 @@ from kv.ports import Member
 from node.api.health import known
 from node.exchange.exchange import Exchange, percent_decoded
 from node.readiness.findings import unready
-from node.wire import forms as wire
+from node.wire.requests import AdoptForm, MemberForm, TransferForm
 
 
 async def get(x: Exchange) -> web.Response:
@@ -28,7 +28,7 @@ async def get(x: Exchange) -> web.Response:
 async def transfer(x: Exchange) -> web.Response:
     """Hand leadership to a member; without a body to the most advanced one."""
     x.params()
-    form = await x.form(wire.TransferForm) if x.request.can_read_body else wire.TransferForm()
+    form = await x.form(TransferForm) if x.request.can_read_body else TransferForm()
     x.mutation = True
     return x.json({"leader": await x.rooms.consensus.transfer(form.to, timeout_s=x.left_s)})
 
@@ -36,7 +36,7 @@ async def transfer(x: Exchange) -> web.Response:
 async def add(x: Exchange) -> web.Response:
     """Add a member as an observer, or as a voter."""
     x.params()
-    form = await x.form(wire.MemberForm)
+    form = await x.form(MemberForm)
     x.mutation = True
     detail = await x.rooms.consensus.add_member(
         form.id, form.raft_address, form.url, voter=form.voter, timeout_s=x.left_s
@@ -76,7 +76,7 @@ async def adopt(x: Exchange) -> web.Response:
     stays lost.
     """
     x.params()
-    form = await x.form(wire.AdoptForm) if x.request.can_read_body else wire.AdoptForm()
+    form = await x.form(AdoptForm) if x.request.can_read_body else AdoptForm()
     status = x.rooms.consensus.status()
     if status.leader is not None and status.leader != status.node:
         detail = f"{status.leader} leads, at {status.leader_url}; only the leader adopts"

@@ -14,7 +14,7 @@ from kv.ports import Status
 from node.exchange.exchange import Exchange, Rooms
 from node.readiness import findings as readiness
 from node.readiness.findings import Finding
-from node.wire import forms as wire
+from node.wire.text_fields import parse_flag
 
 TEXT: Final = "text/plain; charset=utf-8"
 
@@ -31,7 +31,7 @@ async def readyz(x: Exchange) -> web.Response:
     out.
     """
     params = x.texts("verbose", "exclude")
-    verbose = "verbose" in params and wire.flag_of(params["verbose"], "verbose")
+    verbose = "verbose" in params and parse_flag(params["verbose"], "verbose")
     excluded = frozenset(filter(None, params.get("exclude", "").split(",")))
     found = [f for f in await findings(x.rooms) if f.name not in excluded]
     failed = [f for f in found if f.counts]

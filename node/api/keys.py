@@ -24,8 +24,11 @@ from kv.model import (
 )
 from node.exchange.exchange import BYTES, Exchange, percent_decoded
 from node.reads.reads import Ask, Reading
-from node.wire import forms as wire
+from node.wire.answers import WrittenAnswer, first_outcome
+from node.wire.byte_forms import checked_key
+from node.wire.conditions import matches_none, preconditions
 from node.wire.problems import Problem, problem
+from node.wire.text_fields import TTL_S_MAX, parse_revision, parse_seconds, ttl_ms_of
 
 _DEFAULT: Final = Ask()
 _READ_PARAMS: Final = ("consistency", "min_revision", "max_age", "revision")
@@ -35,7 +38,7 @@ def key_in(x: Exchange) -> bytes:
     """Return the key in the path, decoded from the path as it was sent: %2F, .. and // stand for
     themselves.
     """
-    return wire.checked_key(percent_decoded(x.rest))
+    return checked_key(percent_decoded(x.rest))
 
 
 async def get(x: Exchange) -> web.Response:
@@ -59,7 +62,7 @@ async def _get_at(x: Exchange, key: bytes, params: dict[str, str]) -> web.Respon
         raise BadRequest(
             "conflicting_parameters", "revision goes with nothing else", allowed="revision alone"
         )
-    at = wire.revision_of(params["revision"], "revision", low=1)
+    at = parse_revision(params["revision"], "revision", low=1)
     read = await x.rooms.reads.snapshot([key], at=at, timeout_s=x.left_s)
     return await _found(
         x, read.versions[0], Reading(read.versions[0], at, at, "linearizable", "store")
@@ -76,7 +79,7 @@ async def _found(x: Exchange, version: Version | None, reading: Reading) -> web.
     if version.expires_ms is not None:
         more["Acordo-Expires"] = str(version.expires_ms)
     unless = ",".join(x.request.headers.getall("If-None-Match", ()))
-    if unless and wire.matches_none(unless, version.revision):
+    if unless and matches_none(unless, version.revision):
         return x.reply(304, b"", BYTES, revision=reading.position, more=more)
     value = version.value
     if not isinstance(value, bytes):
@@ -89,11 +92,7 @@ async def put(x: Exchange) -> web.Response:
     key = key_in(x)
     params = x.texts("ttl", "op_id")
     op_id = x.take_op_id(params)
-    ttl_ms = (
-        wire.ttl_ms_of(wire.seconds_of(params["ttl"], "ttl", wire.TTL_S_MAX))
-        if "ttl" in params
-        else None
-    )
+    ttl_ms = ttl_ms_of(parse_seconds(params["ttl"], "ttl", TTL_S_MAX)) if "ttl" in params else None
     guards = conditions(x, key)
     value = await x.body(VALUE_BYTES_MAX, "value_too_large")
     return await _written(x, op_id, Put(key, value, ttl_ms), guards)
@@ -116,7 +115,7 @@ def conditions(x: Exchange, key: bytes) -> tuple[Guard, ...]:
         ",".join(headers.getall(name)) if name in headers else None
         for name in ("If-Match", "If-None-Match")
     )
-    return wire.preconditions(key, *given)
+    return preconditions(key, *given)
 
 
 async def _written(
@@ -124,7 +123,7 @@ async def _written(
 ) -> web.Response:
     intent = Intent(op_id, 0, guards, (write,), None, (write.key,))
     answer = await x.rooms.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
-    revision, outcome, again = wire.first_outcome(answer)
+    revision, outcome, again = first_outcome(answer)
     if not isinstance(outcome, Applied):
         return refused(x, op_id, answer, "precondition_failed", write.key)
     existed = bool(outcome.seen and outcome.seen[0])
@@ -133,7 +132,7 @@ async def _written(
         more["ETag"] = f'"{revision}"'
     status = 201 if isinstance(write, Put) and not existed else 200
     return x.json(
-        wire.WrittenAnswer(revision, existed, again, op_id), status, revision=revision, more=more
+        WrittenAnswer(revision, existed, again, op_id), status, revision=revision, more=more
     )
 
 
@@ -143,7 +142,7 @@ def refused(
     """Return the problem of an attempt that was ordered and has no effect. `code`: of a failed
     guard, on `key`.
     """
-    revision, outcome, again = wire.first_outcome(answer)
+    revision, outcome, again = first_outcome(answer)
     more: dict[str, str] = {"Acordo-Op-Id": op_id}
     document: Problem
     match outcome:

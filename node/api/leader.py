@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from node.exchange.exchange import Exchange
-from node.wire import forms as wire
+from node.wire.answers import LeaderAnswer
 
 
 async def get(x: Exchange) -> web.Response:
@@ -15,7 +15,7 @@ async def get(x: Exchange) -> web.Response:
     if status.leader is None:
         return x.problem("no_leader", "this node knows no leader")
     return x.json(
-        wire.LeaderAnswer(
+        LeaderAnswer(
             status.leader, status.leader_url, status.term, status.quorum, status.leader_since_ms
         )
     )

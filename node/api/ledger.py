@@ -8,7 +8,9 @@ from aiohttp import web
 
 from node.exchange.exchange import Exchange
 from node.judging.positions import check_given
-from node.wire import forms as wire
+from node.wire.answers import LedgerAnswer, ledger_row
+from node.wire.documents import encode
+from node.wire.text_fields import parse_count, parse_revision
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1000
@@ -20,10 +22,8 @@ PAGE_BYTES: Final = 2 * 1024 * 1024
 async def get(x: Exchange) -> web.Response:
     """Return rows from a seq on, and the seq to go on from."""
     params = x.texts("from", "limit")
-    at = wire.revision_of(params["from"], "from") if "from" in params else 0
-    limit = (
-        wire.count_of(params["limit"], "limit", LIMIT_MAX) if "limit" in params else LIMIT_DEFAULT
-    )
+    at = parse_revision(params["from"], "from") if "from" in params else 0
+    limit = parse_count(params["limit"], "limit", LIMIT_MAX) if "limit" in params else LIMIT_DEFAULT
     rows: list[dict[str, Any]] = []
     size = 0
     following: int | None = at
@@ -34,8 +34,8 @@ async def get(x: Exchange) -> web.Response:
         )
         following = step[-1].seq + 1 if len(step) == asked else None
         for place, row in enumerate(step):
-            form = wire.ledger_row(row)
-            size += len(wire.encode(form))
+            form = ledger_row(row)
+            size += len(encode(form))
             rows.append(form)
             if size >= PAGE_BYTES and place < len(step) - 1:
                 following = row.seq + 1
@@ -43,4 +43,4 @@ async def get(x: Exchange) -> web.Response:
     if at and not rows:
         head = await x.rooms.store.head(timeout_s=min(x.left_s, x.rooms.settings.store_timeout_s))
         check_given(at, head.seq + 1, "seq")  # the next one may be waited for, by asking again
-    return x.json(wire.LedgerAnswer(rows, following))
+    return x.json(LedgerAnswer(rows, following))

@@ -8,13 +8,15 @@ from kv.errors import BadRequest
 from kv.model import REQUEST_BYTES_MAX, Applied, Delete, Intent, Put
 from node.api.keys import conditions, refused
 from node.exchange.exchange import Exchange
-from node.wire import forms as wire
+from node.wire.answers import first_outcome
+from node.wire.byte_forms import bytes_from, checked_key, checked_value, json_form, key_from
+from node.wire.requests import LegacyForm
 
 
 def _key(params: dict[str, bytes]) -> bytes:
     if "key" not in params:
         raise BadRequest("missing_parameter", "key is missing", allowed="/kv?key=…")
-    return wire.checked_key(params["key"])
+    return checked_key(params["key"])
 
 
 async def get(x: Exchange) -> web.Response:
@@ -31,7 +33,7 @@ async def get(x: Exchange) -> web.Response:
         return x.problem("key_not_found", "the key is absent", more=more, at=reading.position)
     value = await x.rooms.reads.value_of(version, deadline=x.deadline) or b""
     more["ETag"] = f'"{version.revision}"'
-    pair = {"key": wire.form_of(key), "value": wire.form_of(value)}
+    pair = {"key": json_form(key), "value": json_form(value)}
     answer: dict[str, object] = {"data": pair, "revision": version.revision}
     if version.expires_ms is not None:
         more["Acordo-Expires"] = str(version.expires_ms)
@@ -42,16 +44,16 @@ async def get(x: Exchange) -> web.Response:
 async def put(x: Exchange) -> web.Response:
     """Set a key; 200 whether it was there or not, as ever."""
     op_id = x.take_op_id(x.texts("op_id"))
-    pair = (await x.form(wire.LegacyForm, REQUEST_BYTES_MAX)).data
-    key = wire.key_of(pair.key)
-    value = wire.checked_value(wire.bytes_of(pair.value, "value"))
+    pair = (await x.form(LegacyForm, REQUEST_BYTES_MAX)).data
+    key = key_from(pair.key)
+    value = checked_value(bytes_from(pair.value, "value"))
     intent = Intent(op_id, 0, conditions(x, key), (Put(key, value),), None, (key,))
     answer = await x.rooms.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
-    revision, outcome, _ = wire.first_outcome(answer)
+    revision, outcome, _ = first_outcome(answer)
     if not isinstance(outcome, Applied):
         return refused(x, op_id, answer, "precondition_failed", key)
     more = {"ETag": f'"{revision}"', "Acordo-Op-Id": op_id}
-    pair_form = {"key": wire.form_of(key), "value": wire.form_of(value)}
+    pair_form = {"key": json_form(key), "value": json_form(value)}
     return x.json({"data": pair_form, "revision": revision}, revision=revision, more=more)
 
 
@@ -64,7 +66,7 @@ async def delete(x: Exchange) -> web.Response:
     )
     intent = Intent(op_id, 0, conditions(x, key), (Delete(key),), None, (key,))
     answer = await x.rooms.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
-    revision, outcome, _ = wire.first_outcome(answer)
+    revision, outcome, _ = first_outcome(answer)
     if not isinstance(outcome, Applied):
         return refused(x, op_id, answer, "precondition_failed", key)
     more = {"Acordo-Op-Id": op_id}
@@ -74,5 +76,5 @@ async def delete(x: Exchange) -> web.Response:
             "key_not_found", already, outcome="not_applied", more=more, at=revision, op_id=op_id
         )
     return x.json(
-        {"data": {"key": wire.form_of(key)}, "revision": revision}, revision=revision, more=more
+        {"data": {"key": json_form(key)}, "revision": revision}, revision=revision, more=more
     )

@@ -17,8 +17,11 @@ from node.exchange.exchange import Exchange, level_of
 from node.judging.positions import check_given
 from node.judging.store_identity import check_whose
 from node.reads.reads import check_snapshot
-from node.wire import forms as wire
+from node.wire.answers import read_answer
+from node.wire.byte_forms import checked_prefix
+from node.wire.documents import encode
 from node.wire.page_tokens import Place, place_of, token_of
+from node.wire.text_fields import parse_count, parse_flag, parse_revision
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1000
@@ -39,17 +42,15 @@ async def get(x: Exchange) -> web.Response:
     texts = {
         name: value.decode("utf-8", "replace") for name, value in params.items() if name != "prefix"
     }
-    prefix = wire.checked_prefix(params.get("prefix", b""))
-    limit = wire.count_of(texts["limit"], "limit", LIMIT_MAX) if "limit" in texts else LIMIT_DEFAULT
-    keys_only = "keys_only" in texts and wire.flag_of(texts["keys_only"], "keys_only")
+    prefix = checked_prefix(params.get("prefix", b""))
+    limit = parse_count(texts["limit"], "limit", LIMIT_MAX) if "limit" in texts else LIMIT_DEFAULT
+    keys_only = "keys_only" in texts and parse_flag(texts["keys_only"], "keys_only")
     place = (
         place_of(texts["continue"], prefix, keys_only=keys_only) if "continue" in texts else None
     )
     # whatever is asked, one snapshot of the store is served
     level_of(texts.get("consistency", "linearizable"))
-    least = (
-        wire.revision_of(texts["min_revision"], "min_revision") if "min_revision" in texts else 0
-    )
+    least = parse_revision(texts["min_revision"], "min_revision") if "min_revision" in texts else 0
     page = _Page(x, prefix, keys_only=keys_only, place=place)
     async with x.rooms.load.pages:
         connections = x.rooms.load.connections
@@ -60,7 +61,7 @@ async def get(x: Exchange) -> web.Response:
 
 
 class _Answer(Struct, frozen=True, omit_defaults=True, rename={"continue_": "continue"}):
-    """A `wire.ListingAnswer` whose items are JSON already."""
+    """A `ListingAnswer` whose items are JSON already."""
 
     revision: int
     items: list[Raw]
@@ -134,9 +135,7 @@ class _Page:
             else await self._x.rooms.reads.value_of(version, deadline=self._x.deadline)
         )
         shown = UNSET if value is None else value
-        answer = wire.encode(
-            wire.read_answer(version.key, version.revision, shown, version.expires_ms)
-        )
+        answer = encode(read_answer(version.key, version.revision, shown, version.expires_ms))
         self._items.append(Raw(answer))
         self._since_turn += len(answer)
         if self._since_turn >= TURN_BYTES:

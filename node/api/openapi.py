@@ -22,8 +22,26 @@ from kv.ports import Member
 from node.api.listing import LIMIT_MAX as LISTING_MAX
 from node.exchange.exchange import BYTES, JSON, Exchange
 from node.reads.reads import LEVELS
-from node.wire import forms as wire
+from node.wire.answers import (
+    BatchAnswer,
+    ItemAnswer,
+    LeaderAnswer,
+    LedgerAnswer,
+    ListingAnswer,
+    TransactionAnswer,
+    WrittenAnswer,
+)
+from node.wire.documents import encode
 from node.wire.problems import CONTENT_TYPE, Problem
+from node.wire.requests import (
+    AdoptForm,
+    BatchForm,
+    LegacyForm,
+    MemberForm,
+    NothingForm,
+    TransactionForm,
+    TransferForm,
+)
 
 TEXT: Final = "text/plain"
 EVENTS: Final = "text/event-stream"
@@ -213,7 +231,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ),
     ("/v1/kv/{key}", "PUT"): Operation(
         f"Set a key (up to {VALUE_BYTES_MAX} bytes).",
-        {200: ("Replaced.", JSON, wire.WrittenAnswer), 201: ("Created.", JSON, wire.WrittenAnswer)},
+        {200: ("Replaced.", JSON, WrittenAnswer), 201: ("Created.", JSON, WrittenAnswer)},
         (*_WRITE, 412),
         (
             _KEY,
@@ -227,13 +245,13 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ),
     ("/v1/kv/{key}", "DELETE"): Operation(
         "Make a key absent; Acordo-Existed says whether it was present.",
-        {200: ("Absent now.", JSON, wire.WrittenAnswer)},
+        {200: ("Absent now.", JSON, WrittenAnswer)},
         (400, 412, 422, 503, 504),
         (_KEY, *_LASTING, *_CONDITIONS),
     ),
     ("/v1/kv", "GET"): Operation(
         "List keys in byte order; all pages show one revision.",
-        {200: ("A page.", JSON, wire.ListingAnswer)},
+        {200: ("A page.", JSON, ListingAnswer)},
         (400, 410, 503),
         (
             _PREFIX,
@@ -255,37 +273,37 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ),
     ("/v1/txn", "POST"): Operation(
         f"Run a transaction: up to {OPERATIONS_MAX} guards, writes and reads, {REQUEST_BYTES_MAX} bytes, one revision.",
-        {200: ("It took effect.", JSON, wire.TransactionAnswer)},
+        {200: ("It took effect.", JSON, TransactionAnswer)},
         (*_WRITE, 409, 415),
         _LASTING,
-        wire.TransactionForm,
+        TransactionForm,
     ),
     ("/v1/batch", "POST"): Operation(
         f"Run up to {OPERATIONS_MAX} independent operations, {REQUEST_BYTES_MAX} bytes; not atomic.",
-        {200: ("How each ended.", JSON, wire.BatchAnswer)},
+        {200: ("How each ended.", JSON, BatchAnswer)},
         (400, 408, 413, 415, 503, 504),
         (),
-        wire.BatchForm,
+        BatchForm,
     ),
     ("/v1/async", "POST"): Operation(
         "Hand a write to the broker; workers submit it.",
         {202: ("In the broker's hands.", JSON, AcceptedAnswer)},
         (400, 408, 413, 415, 501, 503, 504),
         _IDEMPOTENT,
-        wire.TransactionForm,
+        TransactionForm,
     ),
     ("/v1/operations/{op_id}", "GET"): Operation(
         "Look up what is known of an operation; changes nothing.",
-        {200: ("What is known.", JSON, wire.ItemAnswer)},
+        {200: ("What is known.", JSON, ItemAnswer)},
         (400, 503, 504),
         (_LOOKED_UP,),
     ),
     ("/v1/operations/{op_id}", "POST"): Operation(
         "Make the outcome of an operation definite: one that nobody knows is cancelled, and never takes effect.",
-        {200: ("How it ended, or that it is pending.", JSON, wire.ItemAnswer)},
+        {200: ("How it ended, or that it is pending.", JSON, ItemAnswer)},
         (400, 408, 413, 415, 503, 504),
         (_LOOKED_UP,),
-        wire.NothingForm,
+        NothingForm,
         False,
     ),
     ("/v1/watch", "GET"): Operation(
@@ -299,7 +317,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         ),
     ),
     ("/v1/leader", "GET"): Operation(
-        "Who leads.", {200: ("The leader.", JSON, wire.LeaderAnswer)}, (400, 503)
+        "Who leads.", {200: ("The leader.", JSON, LeaderAnswer)}, (400, 503)
     ),
     ("/v1/cluster", "GET"): Operation(
         "Every member.", {200: ("The cluster.", JSON, ClusterView)}, (400,)
@@ -309,7 +327,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         {200: ("Who leads now.", JSON, TransferAnswer)},
         (400, 404, 408, 409, 413, 415, 503, 504),
         (),
-        wire.TransferForm,
+        TransferForm,
         False,
     ),
     ("/v1/cluster/members", "POST"): Operation(
@@ -317,7 +335,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         {201: ("The cluster.", JSON, ClusterView)},
         (400, 408, 409, 413, 415, 503, 504),
         (),
-        wire.MemberForm,
+        MemberForm,
     ),
     ("/v1/cluster/members/{id}", "DELETE"): Operation(
         "Remove a member.",
@@ -341,12 +359,12 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         {200: ("What is settled now.", JSON, AdoptAnswer)},
         (400, 408, 409, 413, 415, 503, 504),
         (),
-        wire.AdoptForm,
+        AdoptForm,
         False,
     ),
     ("/v1/ledger", "GET"): Operation(
         "Rows of the ledger.",
-        {200: ("Rows by seq.", JSON, wire.LedgerAnswer)},
+        {200: ("Rows by seq.", JSON, LedgerAnswer)},
         (400, 503),
         (
             Parameter("from", "query", _REVISION, "First seq; nothing: the oldest kept."),
@@ -369,7 +387,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         {200: ("Set.", JSON, LegacyAnswer)},
         (*_WRITE, 412, 415),
         (*_LASTING, *_CONDITIONS),
-        wire.LegacyForm,
+        LegacyForm,
     ),
     ("/kv", "DELETE"): Operation(
         "Make a key absent (original API).",
@@ -417,7 +435,7 @@ def document(version: str, url: str) -> bytes:
     paths: dict[str, dict[str, Any]] = {}
     for (path, method), operation in OPERATIONS.items():
         paths.setdefault(path, {})[method.lower()] = _operation(path, method, operation, refs)
-    return wire.encode(
+    return encode(
         {
             "openapi": "3.1.0",
             "info": {

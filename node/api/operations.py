@@ -12,7 +12,9 @@ from aiohttp import web
 from kv.errors import BadRequest
 from kv.model import NODE_OP_ID_PREFIX, OP_ID_CHARS_MAX, Answer
 from node.exchange.exchange import Exchange, percent_decoded
-from node.wire import forms as wire
+from node.wire.answers import ItemAnswer, item_of
+from node.wire.requests import NothingForm
+from node.wire.text_fields import checked_op_id
 from node.writes.lookups import Found, StillUnknown
 
 
@@ -27,7 +29,7 @@ async def post(x: Exchange) -> web.Response:
     """Return how an operation ended; one that nobody knows is cancelled for good."""
     x.params()
     if x.request.can_read_body:
-        await x.form(wire.NothingForm)
+        await x.form(NothingForm)
     op_id = _op_id(x)
     return _told(x, op_id, await x.rooms.lookups.settle(op_id, deadline=x.deadline))
 
@@ -36,12 +38,12 @@ def _told(x: Exchange, op_id: str, found: Found) -> web.Response:
     if isinstance(found, StillUnknown):
         return x.problem(found.code, found.why, op_id=op_id)
     if isinstance(found, Answer):
-        return x.json(wire.item_of(op_id, found), revision=found.revision)
+        return x.json(item_of(op_id, found), revision=found.revision)
     if found == "pending":
         detail = "ordered, and its commit not yet known: ask again"
-        return x.json(wire.ItemAnswer(op_id, "pending", detail=detail))
+        return x.json(ItemAnswer(op_id, "pending", detail=detail))
     detail = "not ordered: never sent, still on its way, or in the broker for a worker; it may yet take effect"
-    return x.json(wire.ItemAnswer(op_id, "unknown", code="not_ordered", detail=detail))
+    return x.json(ItemAnswer(op_id, "unknown", code="not_ordered", detail=detail))
 
 
 def _op_id(x: Exchange) -> str:
@@ -51,4 +53,4 @@ def _op_id(x: Exchange) -> str:
         if len(text) > OP_ID_CHARS_MAX or not text.isascii() or not text.isprintable():
             raise BadRequest("bad_op_id", "no node makes such an op_id", allowed="an op_id")
         return text
-    return wire.checked_op_id(text, reserved=())
+    return checked_op_id(text, reserved=())

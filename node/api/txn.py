@@ -14,27 +14,29 @@ from kv.errors import BadRequest, KvError
 from kv.model import OPERATIONS_MAX, Applied, Version
 from node.api.keys import refused
 from node.exchange.exchange import Exchange
-from node.wire import forms as wire
+from node.wire.answers import ReadAnswer, TransactionAnswer, first_outcome, read_answer
+from node.wire.byte_forms import key_from
+from node.wire.requests import TransactionForm, intent_of
 
 
 async def post(x: Exchange) -> web.Response:
     """Run one transaction."""
     params = x.texts("op_id")
-    form = await x.form(wire.TransactionForm)
+    form = await x.form(TransactionForm)
     if not (form.guards or form.writes or form.otherwise):
         return await _snapshot(x, form)
     op_id = x.take_op_id(params, form.op_id)
-    intent = wire.intent_of(form, op_id)
+    intent = intent_of(form, op_id)
     answer = await x.rooms.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
-    revision, outcome, again = wire.first_outcome(answer)
+    revision, outcome, again = first_outcome(answer)
     if not isinstance(outcome, Applied):
         return refused(x, op_id, answer, "refused")
     reads = await read_back(x, intent.reads, outcome.seen)
-    done = wire.TransactionAnswer(revision, outcome.branch, reads, again, op_id)
+    done = TransactionAnswer(revision, outcome.branch, reads, again, op_id)
     return x.json(done, revision=revision, more={"Acordo-Op-Id": op_id})
 
 
-async def _snapshot(x: Exchange, form: wire.TransactionForm) -> web.Response:
+async def _snapshot(x: Exchange, form: TransactionForm) -> web.Response:
     if not form.reads:
         raise BadRequest(
             "empty_transaction", "neither guards, writes nor reads", allowed="at least one of them"
@@ -43,26 +45,24 @@ async def _snapshot(x: Exchange, form: wire.TransactionForm) -> web.Response:
         raise BadRequest(
             "too_many_operations", f"{len(form.reads)} reads", allowed=f"up to {OPERATIONS_MAX}"
         )
-    keys = [wire.key_of(key) for key in form.reads]
+    keys = [key_from(key) for key in form.reads]
     read = await x.rooms.reads.snapshot(
         keys, timeout_s=min(x.left_s, x.rooms.settings.store_timeout_s)
     )
     reads = [await _read(x, key, version) for key, version in zip(keys, read.versions, strict=True)]
     head = read.head.last
     more = {"Acordo-Level": "linearizable", "Acordo-Source": "store"}
-    return x.json(wire.TransactionAnswer(head, "then", reads), revision=head, more=more)
+    return x.json(TransactionAnswer(head, "then", reads), revision=head, more=more)
 
 
-async def _read(x: Exchange, key: bytes, version: Version | None) -> wire.ReadAnswer:
+async def _read(x: Exchange, key: bytes, version: Version | None) -> ReadAnswer:
     if version is None or version.value is None:
-        return wire.read_answer(key, 0, None)
+        return read_answer(key, 0, None)
     value = await x.rooms.reads.value_of(version, deadline=x.deadline)
-    return wire.read_answer(key, version.revision, value, version.expires_ms)
+    return read_answer(key, version.revision, value, version.expires_ms)
 
 
-async def read_back(
-    x: Exchange, keys: Sequence[bytes], seen: Sequence[int]
-) -> list[wire.ReadAnswer]:
+async def read_back(x: Exchange, keys: Sequence[bytes], seen: Sequence[int]) -> list[ReadAnswer]:
     """Return what a transaction read, with values. A value that cannot be had any more is left out:
     it took effect, and says so whatever the store does now.
     """
@@ -81,6 +81,6 @@ async def read_back(
     except (KvError, TimeoutError):
         values = {}
     return [
-        wire.read_answer(key, revision, values.get((key, revision), UNSET) if revision else None)
+        read_answer(key, revision, values.get((key, revision), UNSET) if revision else None)
         for key, revision in zip(keys, seen, strict=False)
     ]

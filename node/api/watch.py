@@ -19,8 +19,10 @@ from kv.ports import Change
 from node.exchange.exchange import Exchange
 from node.watching.ring import Portion
 from node.watching.watches import Ended, Watcher
-from node.wire import forms as wire
+from node.wire.byte_forms import checked_prefix, json_form
+from node.wire.documents import encode
 from node.wire.problems import problem_of
+from node.wire.text_fields import parse_revision
 
 WRITE_BUFFER_BYTES: Final = 256 * 1024
 """What may wait in the socket's buffer for one watcher."""
@@ -61,12 +63,12 @@ _HEARTBEAT: Final = b"d\r\n: heartbeat\n\n\r\n"
 
 def _asked(x: Exchange) -> tuple[bytes, int | None]:
     params = x.params("prefix", "after")
-    prefix = wire.checked_prefix(params.get("prefix", b""))
+    prefix = checked_prefix(params.get("prefix", b""))
     last_id = x.request.headers.get("Last-Event-ID")
     if last_id:
-        return prefix, wire.revision_of(last_id.strip(), "Last-Event-ID")
+        return prefix, parse_revision(last_id.strip(), "Last-Event-ID")
     after = params.get("after")
-    return prefix, None if after is None else wire.revision_of(
+    return prefix, None if after is None else parse_revision(
         after.decode("ascii", "replace"), "after"
     )
 
@@ -177,9 +179,9 @@ async def _events(x: Exchange, change: Change) -> bytes:
     """Return the events of one revision, all together, the id on the last."""
     parts: list[bytes] = []
     for place, version in enumerate(change.versions):
-        form: dict[str, object] = {"key": wire.form_of(version.key), "revision": change.revision}
+        form: dict[str, object] = {"key": json_form(version.key), "revision": change.revision}
         if version.present:
-            form["value"] = wire.form_of(await _value(x, version))
+            form["value"] = json_form(await _value(x, version))
         if version.expires_ms is not None:
             form["expires_ms"] = version.expires_ms
         form["op_id"] = change.op_id
@@ -187,7 +189,7 @@ async def _events(x: Exchange, change: Change) -> bytes:
         if place == len(change.versions) - 1:
             parts.append(b"id: %d\n" % change.revision)
         kind = b"put" if version.present else b"delete"
-        parts.append(b"event: " + kind + b"\ndata: " + wire.encode(form) + b"\n\n")
+        parts.append(b"event: " + kind + b"\ndata: " + encode(form) + b"\n\n")
         if len(parts[-1]) >= PIECE_BYTES:
             await asyncio.sleep(0)
     return b"".join(parts)
@@ -217,7 +219,7 @@ def _error_event(code: str, detail: str, status: int, advice: str, **more: int |
         "advice": advice,
     }
     form |= {name: value for name, value in more.items() if value is not None}
-    return b"event: error\ndata: " + wire.encode(form) + b"\n\n"
+    return b"event: error\ndata: " + encode(form) + b"\n\n"
 
 
 def _cut(x: Exchange, last: bytes) -> None:

@@ -27,8 +27,9 @@ from node.readiness.findings import differs
 from node.reads.reads import LEVELS, Ask, Level, Reads
 from node.settings import Settings
 from node.watching.watches import Watches
-from node.wire import forms as wire
+from node.wire.documents import decoded, encode
 from node.wire.problems import CONTENT_TYPE, Problem, problem
+from node.wire.text_fields import checked_op_id, parse_revision, parse_seconds, unquoted
 from node.writes.lookups import Lookups
 from node.writes.writes import Writes
 
@@ -227,7 +228,7 @@ class Exchange:
         given = self.request.headers.get("Acordo-Timeout")
         if given is not None:
             longest = self.rooms.settings.request_timeout_s
-            asked = max(wire.seconds_of(given, "timeout", 3600), TIMEOUT_S_MIN)
+            asked = max(parse_seconds(given, "timeout", 3600), TIMEOUT_S_MIN)
             self.deadline -= max(longest - asked, 0)
 
     def refuse_conditions(self, heeded: frozenset[str]) -> None:
@@ -339,7 +340,7 @@ class Exchange:
         name = "min_revision"
         if given is None:
             given, name = self.request.headers.get("Acordo-Revision"), "Acordo-Revision"
-        min_revision = 0 if given is None else wire.revision_of(given, name)
+        min_revision = 0 if given is None else parse_revision(given, name)
         max_age = params.get("max_age")
         if max_age is None:
             return Ask(level, min_revision)
@@ -349,7 +350,7 @@ class Exchange:
                 "max_age bounds stale reads only",
                 allowed="consistency=stale",
             )
-        return Ask(level, min_revision, wire.seconds_of(max_age, "max_age", 366 * 86400))
+        return Ask(level, min_revision, parse_seconds(max_age, "max_age", 366 * 86400))
 
     @property
     def lifetime_s(self) -> float:
@@ -363,7 +364,7 @@ class Exchange:
         if given is None:
             return 0.0
         return min(
-            wire.seconds_of(given, "lifetime", 366 * 86400),
+            parse_seconds(given, "lifetime", 366 * 86400),
             self.rooms.consensus.operation_retention_ms / 2000,
         )
 
@@ -380,9 +381,9 @@ class Exchange:
         lasting = "Acordo-Lifetime" in headers
         reserved = (NODE_OP_ID_PREFIX,) if lasting else RESERVED_PREFIXES
         given = [
-            wire.checked_op_id(text, reserved=reserved)
+            checked_op_id(text, reserved=reserved)
             for text in (
-                wire.unquoted(headers.get("Idempotency-Key", ""))
+                unquoted(headers.get("Idempotency-Key", ""))
                 if "Idempotency-Key" in headers
                 else None,
                 headers.get("Acordo-Op-Id"),
@@ -433,7 +434,7 @@ class Exchange:
             raise BadRequest(
                 "unsupported_media_type", detail, allowed=f"{JSON} (curl --json does it)"
             )
-        return wire.decoded(await self.body(most), kind)
+        return decoded(await self.body(most), kind)
 
     def release(self) -> None:
         """Give back what the body held."""
@@ -504,7 +505,7 @@ class Exchange:
         revision: int | None = None,
         more: Mapping[str, str] | None = None,
     ) -> web.Response:
-        return self.reply(status, wire.encode(answer), JSON, revision=revision, more=more)
+        return self.reply(status, encode(answer), JSON, revision=revision, more=more)
 
     def problem(
         self,
@@ -534,7 +535,7 @@ class Exchange:
             headers["Acordo-Op-Id"] = document.op_id
         response = self.reply(
             document.status,
-            wire.encode(completed(document, self)),
+            encode(completed(document, self)),
             CONTENT_TYPE,
             revision=at,
             more=headers,

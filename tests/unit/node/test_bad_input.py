@@ -14,8 +14,8 @@ import pytest
 
 import node
 from kv.errors import InvariantViolated
-from node.wire.forms import TTL_S_MAX
 from node.wire.problems import KINDS
+from node.wire.text_fields import TTL_S_MAX
 from tests.unit.node.conftest import Api, Open, raw_exchange
 
 KB = 1024

@@ -14,7 +14,7 @@ from kv.errors import BadRequest
 from kv.ports import Retention
 from node.api.listing import TURN_BYTES
 from node.exchange.exchange import PAGES_MAX
-from node.wire import forms as wire
+from node.wire.documents import encode
 from node.wire.page_tokens import Place, place_of, token_of
 from tests.unit.node.conftest import Api
 
@@ -140,13 +140,12 @@ async def test_pages_are_made_a_few_at_a_time_and_give_way(
 
     monkeypatch.setattr(store, "list", counted)
     turns: list[int] = []
-    encode = wire.encode
 
     def noted(answer: object) -> bytes:
         turns.append(passes)
         return encode(answer)
 
-    monkeypatch.setattr(wire, "encode", noted)
+    monkeypatch.setattr("node.api.listing.encode", noted)
     passes = 0
     asking = [
         asyncio.create_task(api.ask("GET", "/v1/kv?prefix=big/&limit=1000")) for _ in range(12)

@@ -35,8 +35,11 @@ from kv.model import (
     Refused,
     value_hash,
 )
-from node.wire import forms as wire
+from node.wire.answers import ItemAnswer, item_of
+from node.wire.byte_forms import Bytes, bytes_from, json_form
+from node.wire.documents import decoded, encode
 from node.wire.problems import KINDS, problem_of
+from node.wire.requests import BatchForm, LegacyForm, MemberForm, TransactionForm, intent_of
 
 keys = st.binary(min_size=1, max_size=1024)
 values = st.binary(max_size=2000)
@@ -46,14 +49,12 @@ values = st.binary(max_size=2000)
 @given(st.binary(max_size=300))
 def test_bytes_round_trip_and_both_forms_are_taken(raw: bytes) -> None:
     class Holder(msgspec.Struct):
-        x: wire.Bytes
+        x: Bytes
 
-    form = wire.form_of(raw)
-    assert wire.bytes_of(msgspec.json.decode(wire.encode({"x": form}), type=Holder).x, "x") == raw
+    form = json_form(raw)
+    assert bytes_from(msgspec.json.decode(encode({"x": form}), type=Holder).x, "x") == raw
     in_base64 = {"base64": msgspec.to_builtins(raw)}
-    assert (
-        wire.bytes_of(msgspec.json.decode(wire.encode({"x": in_base64}), type=Holder).x, "x") == raw
-    )
+    assert bytes_from(msgspec.json.decode(encode({"x": in_base64}), type=Holder).x, "x") == raw
     assert isinstance(form, str) == (raw == raw.decode("utf-8", "ignore").encode())
 
 
@@ -90,21 +91,21 @@ def test_intents_are_what_the_json_says(
     def guard(g: Any) -> dict[str, Any]:
         match g:
             case Absent(key):
-                return {"key": wire.form_of(key), "absent": True}
+                return {"key": json_form(key), "absent": True}
             case Exists(key):
-                return {"key": wire.form_of(key), "exists": True}
+                return {"key": json_form(key), "exists": True}
             case AtRevision(key, revisions):
                 return {
-                    "key": wire.form_of(key),
+                    "key": json_form(key),
                     "revision": revisions[0] if len(revisions) == 1 else list(revisions),
                 }
-        return {"key": wire.form_of(g.key), "value": wire.form_of(value)}
+        return {"key": json_form(g.key), "value": json_form(value)}
 
     def write(w: Any) -> dict[str, Any]:
         if isinstance(w, Delete):
-            return {"delete": wire.form_of(w.key)}
+            return {"delete": json_form(w.key)}
         assert isinstance(w.value, bytes)
-        form = {"put": wire.form_of(w.key), "value": wire.form_of(w.value)}
+        form = {"put": json_form(w.key), "value": json_form(w.value)}
         return form if w.ttl_ms is None else {**form, "ttl": w.ttl_ms / 1000}
 
     wanted = tuple(Equals(g.key, value_hash(value)) if isinstance(g, Equals) else g for g in asked)
@@ -112,26 +113,26 @@ def test_intents_are_what_the_json_says(
         "guards": [guard(g) for g in asked],
         "writes": [write(w) for w in then],
         "otherwise": None if otherwise is None else [write(w) for w in otherwise],
-        "reads": [wire.form_of(key) for key in reads],
+        "reads": [json_form(key) for key in reads],
     }
-    form = wire.decoded(wire.encode(body), wire.TransactionForm)
-    assert wire.intent_of(form, "o") == Intent("o", 0, wanted, then, otherwise, tuple(reads))
+    form = decoded(encode(body), TransactionForm)
+    assert intent_of(form, "o") == Intent("o", 0, wanted, then, otherwise, tuple(reads))
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_nonsense_is_refused_by_name(raw: bytes) -> None:
-    for kind in (wire.BatchForm, wire.LegacyForm, wire.MemberForm):
+    for kind in (BatchForm, LegacyForm, MemberForm):
         with pytest.raises(BadRequest) as refused:
-            wire.decoded(raw, kind)
+            decoded(raw, kind)
         assert refused.value.code in ("malformed_json", "invalid_body")
 
 
 def test_outcomes_become_items() -> None:
-    assert wire.item_of("o", Answer(7, Applied("otherwise", (3, 0)))) == wire.ItemAnswer(
+    assert item_of("o", Answer(7, Applied("otherwise", (3, 0)))) == ItemAnswer(
         "o", "applied", 7, branch="otherwise", seen=[3, 0]
     )
-    again = wire.item_of("o", Answer(9, Again(7, Refused(1, 5))))
+    again = item_of("o", Answer(9, Again(7, Refused(1, 5))))
     assert (again.outcome, again.revision, again.again, again.guard, again.current) == (
         "refused",
         7,
@@ -139,8 +140,8 @@ def test_outcomes_become_items() -> None:
         1,
         5,
     )
-    assert wire.item_of("o", Answer(9, Expired())).outcome == "expired"
-    assert wire.item_of("o", Answer(9, Mismatch())).outcome == "mismatch"
+    assert item_of("o", Answer(9, Expired())).outcome == "expired"
+    assert item_of("o", Answer(9, Mismatch())).outcome == "mismatch"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,192 @@
+"""Turn outcomes, versions and ledger rows of the model into JSON answers. Pure.
+
+The same types make /openapi.json.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+from kv.model import (
+    Again,
+    Answer,
+    Applied,
+    Expired,
+    LedgerRow,
+    Mismatch,
+    Outcome,
+    Recorded,
+    Refused,
+)
+from node.wire.byte_forms import json_form
+
+
+class WrittenAnswer(Struct, frozen=True):
+    """A write of one key took effect."""
+
+    revision: int
+    existed: bool
+    """The key was present before."""
+    again: bool
+    """An earlier attempt with this op_id had done it; this is its outcome."""
+    op_id: str
+
+
+class ReadAnswer(Struct, frozen=True, omit_defaults=True):
+    """One key as a read saw it; `revision` 0: absent."""
+
+    key: str | dict[str, str]
+    revision: int
+    value: str | dict[str, str] | UnsetType | None = UNSET
+    """Left out when it can no longer be had (pruned), or with `keys_only`; null: absent."""
+    expires_ms: int | None = None
+    """Log time at which it will be deleted."""
+
+
+class TransactionAnswer(Struct, frozen=True):
+    """A transaction took effect by `writes` ("then") or by `otherwise`, or (reads alone) saw one
+    snapshot.
+    """
+
+    revision: int
+    branch: Literal["then", "otherwise"]
+    reads: list[ReadAnswer]
+    again: bool = False
+    op_id: str | None = None
+
+
+class ItemAnswer(Struct, frozen=True, omit_defaults=True):
+    """How one operation of a batch ended, or what is known of an op_id."""
+
+    op_id: str
+    outcome: Literal[
+        "applied",
+        "refused",
+        "expired",
+        "mismatch",
+        "not_applied",
+        "unknown",
+        "pending",
+        "bad_request",
+    ]
+    revision: int = 0
+    again: bool = False
+    branch: Literal["then", "otherwise"] = "then"
+    guard: int | None = None
+    current: int | None = None
+    seen: list[int] | None = None
+    """Revisions of `reads` as the guards saw them."""
+    code: str | None = None
+    detail: str = ""
+    advice: str | None = None
+
+
+class BatchAnswer(Struct, frozen=True):
+    results: list[ItemAnswer]
+
+
+class ListingAnswer(Struct, frozen=True, omit_defaults=True, rename={"continue_": "continue"}):
+    """One page of keys in byte order; every page of a listing shows `revision`."""
+
+    revision: int
+    items: list[ReadAnswer]
+    continue_: str | None = None
+    """Token of the next page; left out on the last."""
+
+
+class LeaderAnswer(Struct, frozen=True):
+    """Who leads, as the answering node knows it."""
+
+    id: str
+    url: str | None
+    term: int
+    quorum: bool
+    since_ms: int | None
+
+
+class LedgerAnswer(Struct, frozen=True):
+    """Rows of the ledger, and the `seq` to go on from (null: the end)."""
+
+    rows: list[dict[str, Any]]
+    next: int | None
+
+
+def first_outcome(answer: Answer) -> tuple[int, Outcome, bool]:
+    """Return revision, outcome and whether an earlier attempt had it."""
+    if isinstance(answer.outcome, Again):
+        return answer.outcome.revision, answer.outcome.outcome, True
+    return answer.revision, answer.outcome, False
+
+
+def item_of(op_id: str, answer: Answer) -> ItemAnswer:
+    """Return the JSON form of an answer."""
+    revision, outcome, again = first_outcome(answer)
+    match outcome:
+        case Applied(branch, seen):
+            return ItemAnswer(op_id, "applied", revision, again, branch, seen=list(seen) or None)
+        case Refused(guard, current, seen):
+            return ItemAnswer(
+                op_id,
+                "refused",
+                revision,
+                again,
+                guard=guard,
+                current=current,
+                seen=list(seen) or None,
+                code="refused",
+            )
+        case Expired():
+            return ItemAnswer(op_id, "expired", revision, again, code="expired")
+        case _:
+            return ItemAnswer(op_id, "mismatch", revision, again, code="mismatch")
+
+
+def ledger_row(row: LedgerRow) -> dict[str, Any]:
+    """Return a ledger row as JSON: digests and hashes in hex."""
+    return {
+        "seq": row.seq,
+        "term": row.term,
+        "committer": row.committer,
+        "first": row.first,
+        "last": row.last,
+        "digest": row.digest.hex(),
+        "log_time_ms": row.log_time_ms,
+        "body": [_recorded(record, row.first + n) for n, record in enumerate(row.body)],
+    }
+
+
+def _recorded(record: Recorded, revision: int) -> dict[str, Any]:
+    return {
+        "revision": revision,
+        "op_id": record.op_id,
+        "body_hash": record.body_hash.hex(),
+        **outcome_form(record.outcome),
+        "keys": [json_form(key) for key in record.keys],
+    }
+
+
+def outcome_form(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome as JSON fields."""
+    match outcome:
+        case Applied(branch, seen):
+            return {"outcome": "applied", "branch": branch, "seen": list(seen)}
+        case Refused(guard, current, seen):
+            return {"outcome": "refused", "guard": guard, "current": current, "seen": list(seen)}
+        case Expired():
+            return {"outcome": "expired"}
+        case Again(revision, first):
+            return {"outcome": "again", "first": {"revision": revision, **outcome_form(first)}}
+        case Mismatch():
+            return {"outcome": "mismatch"}
+
+
+def read_answer(
+    key: bytes,
+    revision: int,
+    value: bytes | UnsetType | None = UNSET,
+    expires_ms: int | None = None,
+) -> ReadAnswer:
+    shown = json_form(value) if isinstance(value, bytes) else value
+    return ReadAnswer(json_form(key), revision, shown, expires_ms)

@@ -1,0 +1,189 @@
+"""Turn JSON bodies into intents of the model. Pure; it never fills in what a client left unclear.
+
+Types are strict: an unknown field is refused. The same types make /openapi.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Final, Literal, TypeAlias
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from kv.errors import BadRequest
+from kv.model import (
+    OPERATIONS_MAX,
+    REVISION_MAX,
+    Absent,
+    AtRevision,
+    Delete,
+    Equals,
+    Exists,
+    Guard,
+    Intent,
+    Put,
+    Write,
+    value_hash,
+)
+from node.wire.byte_forms import Bytes, bytes_from, checked_value, key_from
+from node.wire.conditions import REVISIONS_MAX
+from node.wire.text_fields import TTL_S_MAX, ttl_ms_of
+
+BATCH_PARTS_MAX: Final = 1024
+"""Guards, writes, otherwise and reads of all operations of one batch together."""
+RevisionForm: TypeAlias = Annotated[int, Meta(ge=0, le=REVISION_MAX)]
+TtlForm: TypeAlias = Annotated[
+    float, Meta(description="Seconds until the key is deleted.", gt=0, le=TTL_S_MAX)
+]
+
+
+class GuardForm(Struct, frozen=True, forbid_unknown_fields=True, rename={"at": "revision"}):
+    """A condition on one key: exactly one of `absent`, `exists`, `revision`, `value`."""
+
+    key: Bytes
+    absent: Literal[True] | UnsetType = UNSET
+    exists: Literal[True] | UnsetType = UNSET
+    at: RevisionForm | list[RevisionForm] | UnsetType = UNSET
+    """The key's newest version has this revision, or one of these; 0 alone: absent."""
+    value: Bytes | UnsetType = UNSET
+    """The key is present with this value."""
+
+
+class WriteForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """`{"put": key, "value": …, "ttl": seconds}` or `{"delete": key}`."""
+
+    put: Bytes | UnsetType = UNSET
+    value: Bytes | UnsetType = UNSET
+    ttl: TtlForm | UnsetType = UNSET
+    delete: Bytes | UnsetType = UNSET
+
+
+class TransactionForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """If all `guards` hold then `writes`, else `otherwise`; without `otherwise` it is refused. All
+    at one revision.
+    """
+
+    guards: list[GuardForm] = []
+    writes: list[WriteForm] = []
+    otherwise: list[WriteForm] | None = None
+    reads: list[Bytes] = []
+    """Keys that come back as they were when the guards were evaluated."""
+    op_id: str | None = None
+
+
+class BatchForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """Independent operations, each with its own outcome; not atomic."""
+
+    operations: Annotated[list[TransactionForm], Meta(min_length=1, max_length=OPERATIONS_MAX)]
+
+
+class LegacyPair(Struct, frozen=True, forbid_unknown_fields=True):
+    key: Bytes
+    value: Bytes
+
+
+class LegacyForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of `PUT /kv`, and answer of `GET /kv`."""
+
+    data: LegacyPair
+
+
+class TransferForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom to hand leadership to; nothing: the most advanced voter."""
+
+    to: str | None = None
+
+
+class AdoptForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an operator knows to be given up: the number of settled revisions that /v1/cluster shows
+    as `gives_up`.
+    """
+
+    gives_up: Annotated[int, Meta(ge=0)] | None = None
+
+
+class MemberForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """A member to add; an observer unless `voter`."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    raft_address: Annotated[
+        str, Meta(min_length=3, max_length=256, pattern=r"^[^\s:]+.*:[0-9]{1,5}$")
+    ]
+    url: Annotated[str, Meta(max_length=1024, pattern=r"^https?://[^\s/]+.*$")]
+    voter: bool = False
+
+
+class NothingForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """An empty object, or no body at all."""
+
+
+def parts_of(form: TransactionForm) -> int:
+    return len(form.guards) + len(form.writes) + len(form.otherwise or ()) + len(form.reads)
+
+
+def intent_of(form: TransactionForm, op_id: str) -> Intent:
+    """Return the intent that the form asks for, its deadline not yet set. Raises BadRequest."""
+    if parts_of(form) > OPERATIONS_MAX:
+        raise BadRequest(
+            "too_many_operations",
+            f"{parts_of(form)} guards, writes and reads in one transaction",
+            allowed=f"up to {OPERATIONS_MAX}",
+        )
+    return Intent(
+        op_id=op_id,
+        deadline_ms=0,
+        guards=tuple(_guard(g) for g in form.guards),
+        writes=_writes(form.writes, "writes"),
+        otherwise=None if form.otherwise is None else _writes(form.otherwise, "otherwise"),
+        reads=tuple(key_from(key) for key in form.reads),
+    )
+
+
+def _guard(form: GuardForm) -> Guard:
+    given = [
+        name for name in ("absent", "exists", "at", "value") if getattr(form, name) is not UNSET
+    ]
+    if len(given) != 1:
+        raise BadRequest(
+            "bad_guard",
+            "a guard has one condition",
+            allowed="exactly one of absent, exists, revision, value",
+        )
+    key = key_from(form.key)
+    if form.absent is True or form.at == 0:
+        return Absent(key)
+    if form.exists is True:
+        return Exists(key)
+    if not isinstance(form.value, UnsetType):
+        return Equals(key, value_hash(checked_value(bytes_from(form.value, "value"))))
+    revisions = form.at if isinstance(form.at, list) else [form.at]
+    found = tuple(r for r in revisions if isinstance(r, int) and r > 0)
+    if not found or len(found) < len(revisions) or len(found) > REVISIONS_MAX:
+        raise BadRequest(
+            "bad_guard",
+            "revision is no list of revisions",
+            allowed=f"1 to {REVISIONS_MAX} of them, or 0 for absent",
+        )
+    return AtRevision(key, found)
+
+
+def _writes(forms: Iterable[WriteForm], where: str) -> tuple[Write, ...]:
+    writes = tuple(_write(form) for form in forms)
+    if len({w.key for w in writes}) < len(writes):
+        raise BadRequest("duplicate_key", f"a key stands twice in {where}", allowed="each key once")
+    return writes
+
+
+def _write(form: WriteForm) -> Write:
+    if isinstance(form.delete, UnsetType):
+        if isinstance(form.put, UnsetType) or isinstance(form.value, UnsetType):
+            raise BadRequest(
+                "bad_write",
+                "neither a put with a value nor a delete",
+                allowed="put and value, or delete",
+            )
+        ttl = None if isinstance(form.ttl, UnsetType) else ttl_ms_of(form.ttl)
+        return Put(key_from(form.put), checked_value(bytes_from(form.value, "value")), ttl)
+    if not all(isinstance(other, UnsetType) for other in (form.put, form.value, form.ttl)):
+        raise BadRequest("bad_write", "a delete has nothing else", allowed='{"delete": key}')
+    return Delete(key_from(form.delete))
