@@ -48,7 +48,7 @@ from kv.errors import BackendUnavailable, BadRequest, KvError, OutcomeUnknown
 from kv.names import UNNAMED
 from kv.ports import Cache, Identity, Store
 from node.server import Server
-from node.settings import Settings as ServerSettings
+from node.settings import ServerSettings
 from node.startup.waiting import Waiting
 
 EX_UNAVAILABLE: Final = 69
@@ -209,9 +209,9 @@ async def _drain(
     settings: NodeSettings, server: Server, coordinator: Coordinator, *, hand_on: bool
 ) -> None:
     """Turn unready, hand the leadership on, finish what is held."""
-    server.rooms.load.leaving = True
+    server.services.load.leaving = True
     status = coordinator.status()
-    _log.info("draining", role=status.role, requests=server.rooms.load.requests)
+    _log.info("draining", role=status.role, requests=server.services.load.requests)
     if hand_on and status.role == "leader" and len([m for m in status.members if m.voter]) > 1:
         try:
             leader = await coordinator.transfer(
@@ -221,7 +221,7 @@ async def _drain(
         except (KvError, TimeoutError) as exc:
             _log.warning("leadership not handed on", reason=str(exc))
     if not await server.drain(notice_s=settings.drain_notice_s, timeout_s=settings.drain_timeout_s):
-        _log.warning("requests were cut off", requests=server.rooms.load.requests)
+        _log.warning("requests were cut off", requests=server.services.load.requests)
 
 
 async def _opened(

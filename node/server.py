@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeAlias
+from typing import Final, Self
 
 import structlog
 from aiohttp import web
@@ -24,33 +23,22 @@ from prometheus_client import CollectorRegistry
 
 from kv.errors import BadRequest, InvariantViolated, KvError, NotApplied, OutcomeUnknown
 from kv.ports import Broadcast, Cache, Clock, Consensus, Store
-from node.api import (
-    asynchronous,
-    batch,
-    cluster,
-    health,
-    keys,
-    leader,
-    ledger,
-    legacy,
-    listing,
-    openapi,
-    operations,
-    page,
-    txn,
-    watch,
-)
-from node.api import scrape as metrics
-from node.exchange.exchange import AsyncWrites, Check, Exchange, Load, Rooms, StoreProbe
+from node.api import openapi
+from node.api.routes import READING, Route, Routes
+from node.exchange.exchange import Exchange
 from node.http.acceptor import Door
 from node.http.bodies import Bodies
 from node.http.connections import Connection, Connections, body_bytes
+from node.http.load import NodeLoad
 from node.http.origin import names_of
-from node.http.request_metrics import Metrics
+from node.http.request_metrics import RequestMetrics
 from node.http.turns import Turns
+from node.readiness.readiness import Readiness, ReadinessCheck
+from node.readiness.store_probe import StoreProbe
 from node.reads.reads import Reads
 from node.service_metrics import figures
-from node.settings import Settings
+from node.services import AsyncWrites, Services
+from node.settings import ServerSettings
 from node.watching.watches import Watches
 from node.wire.problems import problem_of
 from node.writes.lookups import Lookups
@@ -64,86 +52,7 @@ them. Fewer would also cut into what is queued for one Raft command: the groups 
 smaller, and each write dearer.
 """
 
-Handler: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
-
 log = structlog.get_logger("acordo.node")
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Handlers of one path by method. `always`: also while draining or overloaded. `long`: a
-    stream, counted apart.
-
-    `conditions`: conditional headers that its writes heed; with any other they are refused, for a
-    condition that is passed over is a write that its client did not ask for.
-    """
-
-    template: str
-    handlers: dict[str, Handler]
-    always: bool = False
-    long: bool = False
-    conditions: frozenset[str] = frozenset()
-
-    @property
-    def allow(self) -> str:
-        head = ["HEAD"] if "GET" in self.handlers and not self.long else []
-        return ", ".join([*self.handlers, *head, "OPTIONS"])
-
-
-ONE_KEY: Final = frozenset({"If-Match", "If-None-Match"})
-READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-
-WHOLE: Final = (
-    Route("/v1/kv", {"GET": listing.get}),
-    Route("/v1/txn", {"POST": txn.post}),
-    Route("/v1/batch", {"POST": batch.post}),
-    Route("/v1/async", {"POST": asynchronous.post}),
-    Route("/v1/watch", {"GET": watch.get}, long=True),
-    Route("/v1/leader", {"GET": leader.get}, always=True),
-    Route("/v1/ledger", {"GET": ledger.get}),
-    Route("/v1/cluster", {"GET": cluster.get}, always=True),
-    Route("/v1/cluster/transfer", {"POST": cluster.transfer}, always=True),
-    Route("/v1/cluster/members", {"POST": cluster.add}, always=True),
-    Route("/v1/cluster/limits", {"POST": cluster.amend}, always=True),
-    Route("/v1/cluster/adopt", {"POST": cluster.adopt}, always=True),
-    Route(
-        "/kv", {"GET": legacy.get, "PUT": legacy.put, "DELETE": legacy.delete}, conditions=ONE_KEY
-    ),
-    Route("/health", {"GET": health.health}, always=True),
-    Route("/livez", {"GET": health.livez}, always=True),
-    Route("/readyz", {"GET": health.readyz}, always=True),
-    Route("/metrics", {"GET": metrics.get}, always=True),
-    Route("/openapi.json", {"GET": openapi.get}, always=True),
-)
-"""Routes of one path each."""
-BEGUN: Final = (
-    (
-        "/v1/kv/",
-        "",
-        Route(
-            "/v1/kv/{key}",
-            {"GET": keys.get, "PUT": keys.put, "DELETE": keys.delete},
-            conditions=ONE_KEY,
-        ),
-    ),
-    (
-        "/v1/operations/",
-        "",
-        Route("/v1/operations/{op_id}", {"GET": operations.get, "POST": operations.post}),
-    ),
-    (
-        "/v1/cluster/members/",
-        "/promote",
-        Route("/v1/cluster/members/{id}/promote", {"POST": cluster.promote}, always=True),
-    ),
-    (
-        "/v1/cluster/members/",
-        "",
-        Route("/v1/cluster/members/{id}", {"DELETE": cluster.remove}, always=True),
-    ),
-)
-"""Routes by how their paths begin and end; the first that fits is taken."""
-UNKNOWN: Final = Route("(unknown)", {})
 
 
 class Server:
@@ -156,7 +65,7 @@ class Server:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ServerSettings,
         *,
         consensus: Consensus,
         store: Store,
@@ -164,15 +73,20 @@ class Server:
         broadcast: Broadcast,
         clock: Clock,
         async_writes: AsyncWrites | None = None,
-        checks: Sequence[Check] = (),
+        checks: Sequence[ReadinessCheck] = (),
         registry: CollectorRegistry | None = None,
     ) -> None:
-        """Put the rooms together over ports that the caller opens and closes. `checks` show on
+        """Put the services together over ports that the caller opens and closes. `checks` show on
         /readyz too, and what is in `registry` on /metrics.
         """
         reads = Reads(consensus, store, cache, clock, settings)
         writes = Writes(consensus, store, clock, settings)
-        self.rooms = Rooms(
+        bodies = Bodies(
+            settings.body_bytes_held_max, settings.connections_max, settings.body_timeout_s
+        )
+        load = NodeLoad(bodies)
+        probe = StoreProbe(store, consensus, clock)
+        self.services = Services(
             consensus=consensus,
             store=store,
             cache=cache,
@@ -183,25 +97,15 @@ class Server:
             writes=writes,
             lookups=Lookups(consensus, store, clock, settings, reads=reads, writes=writes),
             watches=Watches(consensus, store, settings),
-            metrics=Metrics(registry),
-            store_probe=StoreProbe(store, consensus, clock),
-            load=Load(
-                Bodies(
-                    settings.body_bytes_held_max, settings.connections_max, settings.body_timeout_s
-                )
-            ),
-            names=names_of(settings.advertised_url, settings.http_names),
+            metrics=RequestMetrics(registry),
+            readiness=Readiness(consensus, probe, cache, broadcast, load, checks=checks),
+            load=load,
+            host_names=names_of(settings.advertised_url, settings.http_names),
             openapi=openapi.document(settings.version, settings.advertised_url),
             async_writes=async_writes,
-            checks=checks,
         )
-        self.rooms.metrics.add(lambda: figures(self.rooms))
-        self._whole = {route.template: route for route in WHOLE}
-        page_dir = settings.page_dir or Path(__file__).parent / "page"
-        for path, handler in page.files(page_dir).items():
-            self._whole[path] = Route(
-                "/" if path == "/" else "/page/{file}", {"GET": handler}, always=True
-            )
+        self.services.metrics.add(lambda: figures(self.services))
+        self._routes = Routes(settings.page_dir or Path(__file__).parent / "page")
         self._tasks = asyncio.TaskGroup()
         self._opened = AsyncExitStack()
         self._low: Connections | None = None
@@ -215,8 +119,10 @@ class Server:
 
     async def __aenter__(self) -> Self:
         await self._opened.enter_async_context(self._tasks)
-        await self._opened.enter_async_context(self.rooms.reads)
-        self._low = self.rooms.load.connections = Connections(self.handle, self.rooms.settings)
+        await self._opened.enter_async_context(self.services.reads)
+        self._low = self.services.load.connections = Connections(
+            self.handle, self.services.settings
+        )
         return self
 
     async def __aexit__(
@@ -225,12 +131,12 @@ class Server:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.rooms.load.draining = True
-        self.rooms.watches.close()
+        self.services.load.draining = True
+        self.services.watches.close()
         if self._door is not None:
             self._door.close()
         if self._runner is not None:
-            # first of all: nobody asks the rooms any more
+            # first of all: nobody asks the services any more
             self._opened.push_async_callback(self._runner.cleanup)
         await self._opened.__aexit__(kind, error, trace)
 
@@ -264,12 +170,12 @@ class Server:
 
         Return whether all of it was finished within `timeout_s`.
         """
-        load = self.rooms.load
+        load = self.services.load
         load.leaving = True
         if notice_s > 0:
             await asyncio.sleep(notice_s)
         load.draining = True
-        self.rooms.watches.close()
+        self.services.watches.close()
         if self._door is not None:
             self._door.close()
         try:
@@ -283,13 +189,13 @@ class Server:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
-        rooms = self.rooms
-        began = rooms.clock.monotonic()
+        services = self.services
+        began = services.clock.monotonic()
         method = request.method
         target = request.raw_path
         path, _, query = (target if target[:1] == "/" else _origin_form(target)).partition("?")
-        route, rest = self._find(path)
-        x = Exchange(rooms, request, method, path, rest, query, began)
+        route, rest = self._routes.find(path)
+        x = Exchange(services, request, method, path, rest, query, began)
         if isinstance(request.protocol, Connection):
             request.protocol.connections.busy(request.protocol)
         response = await self._answer(x, route)
@@ -299,14 +205,15 @@ class Server:
             and not self._low.has_room(body_bytes(response))
         ):
             response = self._unread(x)
-        timing = rooms.metrics.timing(route.template, method if method in _METHODS else "other")
-        timing.note(response.status, None if route.long else rooms.clock.monotonic() - began)
+        timing = services.metrics.timing(route.template, method if method in _METHODS else "other")
+        timing.note(response.status, None if route.long else services.clock.monotonic() - began)
         return response
 
     async def _answer(self, x: Exchange, route: Route) -> web.StreamResponse:
-        load = self.rooms.load
-        handler = route.handlers.get(x.method) or self._unhandled(route, x.method)
-        if not route.always and (load.draining or load.at_work >= self.rooms.settings.requests_max):
+        load = self.services.load
+        if not route.always and (
+            load.draining or load.at_work >= self.services.settings.requests_max
+        ):
             return self._full(x)
         x.always = route.always
         if not route.long:
@@ -315,12 +222,8 @@ class Server:
         try:
             if not route.always and not self._turns.taken():
                 await self._turns.wait()
-            x.heed_framing()
-            x.heed_origin(reads=x.method in READING, always=route.always)
-            x.heed_timeout()
-            if x.method not in READING:
-                x.refuse_conditions(route.conditions)
-            return await handler(x)
+            x.screen(reads=x.method in READING, always=route.always, conditions=route.conditions)
+            return await route.handler(x.method)(x)
         except KvError as exc:
             return self._failed(x, exc)
         except TimeoutError:
@@ -339,32 +242,8 @@ class Server:
                 if load.requests == 0:
                     self._idle.set()
 
-    def _find(self, path: str) -> tuple[Route, str]:
-        """Return the route of a raw path, and what stands in the place of its parameter."""
-        for begin, end, route in BEGUN:
-            if path.startswith(begin) and path.endswith(end):
-                return route, path[len(begin) :]
-        return self._whole.get(path, UNKNOWN), ""
-
-    def _unhandled(self, route: Route, method: str) -> Handler:
-        """Return what answers a path or method that nobody serves."""
-        if route is UNKNOWN:
-            return _no_such_path
-        get = route.handlers.get("GET")
-        if method == "HEAD" and get is not None and not route.long:
-            return get
-
-        async def refuse(x: Exchange) -> web.Response:
-            more = {"Allow": route.allow}
-            if method == "OPTIONS":
-                return x.reply(204, b"", "text/plain", more=more)
-            detail = f"{method[:20]} does not work on {route.template}"
-            return x.problem("method_not_allowed", detail, more=more, allowed=route.allow)
-
-        return refuse
-
     def _full(self, x: Exchange) -> web.Response:
-        load = self.rooms.load
+        load = self.services.load
         load.refused += 1
         if load.draining:
             response = x.problem("draining", "this node is stopping")
@@ -374,7 +253,7 @@ class Server:
 
     def _unread(self, x: Exchange) -> web.Response:
         """Refuse a read whose answer would wait beside too many that nobody takes."""
-        self.rooms.load.refused += 1
+        self.services.load.refused += 1
         return x.problem("overloaded", "too many bytes of answers wait for their readers")
 
     def _failed(self, x: Exchange, error: KvError) -> web.Response:
@@ -392,12 +271,6 @@ def _origin_form(target: str) -> str:
     _, scheme, rest = target.partition("://")
     _, slash, path = rest.partition("/")
     return slash + path if scheme else target
-
-
-async def _no_such_path(x: Exchange) -> web.Response:
-    return x.problem(
-        "unknown_path", f"{x.path[:200]!r} is no path of this server", allowed="see /openapi.json"
-    )
 
 
 async def _crash(error: InvariantViolated) -> None:

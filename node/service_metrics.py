@@ -1,4 +1,4 @@
-"""Name the figures of this node's rooms and of its consensus, as they are at a scrape. Never counts
+"""Name the figures of this node's services and of its consensus, as they are at a scrape. Never counts
 anything itself.
 """
 
@@ -9,20 +9,19 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from node.api.health import known
-from node.exchange.exchange import Rooms
 from node.http.request_metrics import counter, gauge
+from node.services import Services
 
 
-def figures(rooms: Rooms) -> Iterator[Metric]:
+def figures(services: Services) -> Iterator[Metric]:
     """Yield the figures of every room."""
-    settings = rooms.settings
+    settings = services.settings
     yield gauge(
         "acordo_node_info", "This node.", 1, node=settings.node_id, version=settings.version
     )
-    yield from _consensus(rooms)
-    yield from _reads(rooms)
-    writes, load, watches = rooms.writes, rooms.load, rooms.watches
+    yield from _consensus(services)
+    yield from _reads(services)
+    writes, load, watches = services.writes, services.load, services.watches
     yield gauge("acordo_writes_waiting", "Intents admitted and not yet answered.", writes.held)
     yield gauge("acordo_write_bytes_waiting", "Bytes of these.", writes.held_bytes)
     yield counter(
@@ -91,8 +90,12 @@ def figures(rooms: Rooms) -> Iterator[Metric]:
     yield counter(
         "acordo_watch_cut", "Watches cut because their reader was slow.", watches.cut_total
     )
-    yield gauge("acordo_store_up", "1 while the store answers.", rooms.store_probe.trouble is None)
-    found = known(rooms)
+    yield gauge(
+        "acordo_store_up",
+        "1 while the store answers.",
+        services.readiness.store_probe.trouble is None,
+    )
+    found = services.readiness.known()
     yield gauge(
         "acordo_ready", "1 while this node should get traffic.", not any(f.counts for f in found)
     )
@@ -103,12 +106,12 @@ def figures(rooms: Rooms) -> Iterator[Metric]:
         if finding.required:
             reasons.add_metric((finding.code or finding.name,), float(finding.counts))
     yield reasons
-    yield gauge("acordo_cache_up", "1 while the shared cache answers.", rooms.cache.healthy())
-    yield gauge("acordo_broadcast_up", "1 while the broker answers.", rooms.broadcast.healthy())
+    yield gauge("acordo_cache_up", "1 while the shared cache answers.", services.cache.healthy())
+    yield gauge("acordo_broadcast_up", "1 while the broker answers.", services.broadcast.healthy())
 
 
-def _consensus(rooms: Rooms) -> Iterator[Metric]:
-    status = rooms.consensus.status()
+def _consensus(services: Services) -> Iterator[Metric]:
+    status = services.consensus.status()
     yield gauge("acordo_has_leader", "1 while this node knows a leader.", status.leader is not None)
     yield gauge("acordo_is_leader", "1 while this node leads.", status.role == "leader")
     votes = any(member.id == status.node and member.voter for member in status.members)
@@ -158,8 +161,8 @@ def _consensus(rooms: Rooms) -> Iterator[Metric]:
         )
 
 
-def _reads(rooms: Rooms) -> Iterator[Metric]:
-    reads = rooms.reads
+def _reads(services: Services) -> Iterator[Metric]:
+    reads = services.reads
     served = CounterMetricFamily(
         "acordo_reads", "Reads of one key, by level and tier.", labels=("level", "source")
     )

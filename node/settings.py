@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class ServerSettings:
     """Everything that `node` can be told. Times in seconds; sizes in bytes."""
 
     node_id: str

@@ -9,7 +9,8 @@ from aiohttp import web
 
 from kv.errors import BadRequest
 from kv.model import ASYNC_OP_ID_PREFIX
-from node.exchange.exchange import Exchange, quoted
+from node.exchange.exchange import Exchange
+from node.exchange.parameters import percent_encoded
 from node.wire.documents import encode
 from node.wire.requests import TransactionForm, intent_of
 
@@ -18,8 +19,8 @@ async def post(x: Exchange) -> web.Response:
     """Accept a transaction for later. 501 when no broker is configured, 503 while it does not
     answer.
     """
-    broker = x.rooms.async_writes
-    params = x.texts("op_id")
+    broker = x.services.async_writes
+    params = x.text_params("op_id")
     if broker is None:
         return x.problem(
             "not_configured", "asynchronous writes need a broker: set ACORDO_BROADCAST=amqp://…"
@@ -36,12 +37,12 @@ async def post(x: Exchange) -> web.Response:
     # Redelivery is harmless only if `ops` records the op_id, and it does not record those that a
     # node makes for its own clients: so one made for this looks otherwise. A client's own stays
     # what it is: it is looked up by that name.
-    op_id = x.take_op_id(params, form.op_id, spare=ASYNC_OP_ID_PREFIX)
+    op_id = x.take_op_id(params, form.op_id, prefix=ASYNC_OP_ID_PREFIX)
     intent_of(form, op_id)  # raises what POST /v1/txn would: no worker shall find out
     given = msgspec.to_builtins(form) | {"op_id": op_id}
     transaction = encode({name: value for name, value in given.items() if value is not None})
     await broker.accept(op_id, transaction, timeout_s=x.left_s)
-    url = f"/v1/operations/{quoted(op_id)}"
+    url = f"/v1/operations/{percent_encoded(op_id)}"
     return x.json(
         {"op_id": op_id, "operation": url}, 202, more={"Location": url, "Acordo-Op-Id": op_id}
     )

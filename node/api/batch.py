@@ -36,7 +36,7 @@ async def post(x: Exchange) -> web.Response:
         )
     intents = [_intent(x, each, place) for place, each in enumerate(form.operations)]
     x.mutation = True
-    results = await x.rooms.writes.many(intents, deadline=x.deadline)
+    results = await x.services.writes.many(intents, deadline=x.deadline)
     _raise_if_all(results)
     items = [_item(intent.op_id, result) for intent, result in zip(intents, results, strict=True)]
     return x.json(BatchAnswer(items), revision=max(item.revision for item in items))
@@ -47,7 +47,7 @@ _ELSEWHERE: Final = frozenset({"Idempotency-Key", "Acordo-Op-Id", "Acordo-Lifeti
 
 
 def _intent(x: Exchange, form: TransactionForm, place: int) -> Intent:
-    op_id = x.rooms.writes.new_op_id() if form.op_id is None else checked_op_id(form.op_id)
+    op_id = x.services.writes.new_op_id() if form.op_id is None else checked_op_id(form.op_id)
     try:
         if not (form.guards or form.writes or form.otherwise):
             raise BadRequest(

@@ -12,8 +12,8 @@ from aiohttp import web
 from kv.errors import BadRequest
 from kv.names import channels
 from kv.ports import Member
-from node.api.health import known
-from node.exchange.exchange import Exchange, percent_decoded
+from node.exchange.exchange import Exchange
+from node.exchange.parameters import percent_decoded
 from node.readiness.findings import unready
 from node.wire.requests import AdoptForm, MemberForm, TransferForm
 
@@ -21,7 +21,7 @@ from node.wire.requests import AdoptForm, MemberForm, TransferForm
 async def get(x: Exchange) -> web.Response:
     """Return how this node sees the cluster."""
     x.params()
-    await x.rooms.store_probe.ask()
+    await x.services.readiness.store_probe.ask()
     return x.json(_view(x))
 
 
@@ -30,7 +30,7 @@ async def transfer(x: Exchange) -> web.Response:
     x.params()
     form = await x.form(TransferForm) if x.request.can_read_body else TransferForm()
     x.mutation = True
-    return x.json({"leader": await x.rooms.consensus.transfer(form.to, timeout_s=x.left_s)})
+    return x.json({"leader": await x.services.consensus.transfer(form.to, timeout_s=x.left_s)})
 
 
 async def add(x: Exchange) -> web.Response:
@@ -38,7 +38,7 @@ async def add(x: Exchange) -> web.Response:
     x.params()
     form = await x.form(MemberForm)
     x.mutation = True
-    detail = await x.rooms.consensus.add_member(
+    detail = await x.services.consensus.add_member(
         form.id, form.raft_address, form.url, voter=form.voter, timeout_s=x.left_s
     )
     return x.json(_view(x) | {"detail": detail}, 201)
@@ -49,7 +49,7 @@ async def promote(x: Exchange) -> web.Response:
     x.params()
     member = _member(x, x.rest.removesuffix("/promote"))
     x.mutation = True
-    detail = await x.rooms.consensus.add_member(
+    detail = await x.services.consensus.add_member(
         member.id, member.raft_address, member.url, voter=True, timeout_s=x.left_s
     )
     return x.json(_view(x) | {"detail": detail})
@@ -60,7 +60,7 @@ async def remove(x: Exchange) -> web.Response:
     x.params()
     name = percent_decoded(x.rest).decode("utf-8", "replace")
     x.mutation = True
-    detail = await x.rooms.consensus.remove_member(name, timeout_s=x.left_s)
+    detail = await x.services.consensus.remove_member(name, timeout_s=x.left_s)
     return x.json(_view(x) | {"detail": detail})
 
 
@@ -68,7 +68,7 @@ async def amend(x: Exchange) -> web.Response:
     """Let the asked node's own settings be the limits of all members."""
     x.params()
     x.mutation = True
-    return x.json({"changed": await x.rooms.consensus.amend(timeout_s=x.left_s)})
+    return x.json({"changed": await x.services.consensus.amend(timeout_s=x.left_s)})
 
 
 async def adopt(x: Exchange) -> web.Response:
@@ -77,18 +77,18 @@ async def adopt(x: Exchange) -> web.Response:
     """
     x.params()
     form = await x.form(AdoptForm) if x.request.can_read_body else AdoptForm()
-    status = x.rooms.consensus.status()
+    status = x.services.consensus.status()
     if status.leader is not None and status.leader != status.node:
         detail = f"{status.leader} leads, at {status.leader_url}; only the leader adopts"
         return x.problem("ask_leader", detail, leader=status.leader, allowed=status.leader_url)
     x.mutation = True
-    settled = await x.rooms.consensus.adopt(gives_up=form.gives_up, timeout_s=x.left_s)
+    settled = await x.services.consensus.adopt(gives_up=form.gives_up, timeout_s=x.left_s)
     return x.json({"settled": settled}, revision=settled)
 
 
 def _member(x: Exchange, raw: str) -> Member:
     name = percent_decoded(raw).decode("utf-8", "replace")
-    for member in x.rooms.consensus.status().members:
+    for member in x.services.consensus.status().members:
         if member.id == name:
             return member
     raise BadRequest(
@@ -97,12 +97,12 @@ def _member(x: Exchange, raw: str) -> Member:
 
 
 def _view(x: Exchange) -> dict[str, Any]:
-    status = x.rooms.consensus.status()
+    status = x.services.consensus.status()
     view: dict[str, Any] = msgspec.to_builtins(status)
     view["channels"] = channels(status.cluster_id)
-    view["url"] = x.rooms.settings.advertised_url
-    view["writes_acknowledged"] = x.rooms.writes.acknowledged_total
-    view["version"] = x.rooms.settings.version
-    view["now_ms"] = x.rooms.consensus.now_ms()
-    view["unready"] = unready(known(x.rooms))
+    view["url"] = x.services.settings.advertised_url
+    view["writes_acknowledged"] = x.services.writes.acknowledged_total
+    view["version"] = x.services.settings.version
+    view["now_ms"] = x.services.consensus.now_ms()
+    view["unready"] = unready(x.services.readiness.known())
     return view

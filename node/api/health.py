@@ -10,9 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
-from kv.ports import Status
-from node.exchange.exchange import Exchange, Rooms
-from node.readiness import findings as readiness
+from node.exchange.exchange import Exchange
 from node.readiness.findings import Finding
 from node.wire.text_fields import parse_flag
 
@@ -30,10 +28,10 @@ async def readyz(x: Exchange) -> web.Response:
     """Say whether this node should get traffic; `?verbose` says why, `?exclude=name` leaves a check
     out.
     """
-    params = x.texts("verbose", "exclude")
+    params = x.text_params("verbose", "exclude")
     verbose = "verbose" in params and parse_flag(params["verbose"], "verbose")
     excluded = frozenset(filter(None, params.get("exclude", "").split(",")))
-    found = [f for f in await findings(x.rooms) if f.name not in excluded]
+    found = [f for f in await x.services.readiness.look() if f.name not in excluded]
     failed = [f for f in found if f.counts]
     lines = [_line(f) for f in found] if verbose or failed else []
     lines.append("readyz check failed" if failed else "ok")
@@ -43,9 +41,9 @@ async def readyz(x: Exchange) -> web.Response:
 
 async def health(x: Exchange) -> web.Response:
     """Say how this node is, as JSON; 503 when it should get no traffic."""
-    found = await findings(x.rooms)
+    found = await x.services.readiness.look()
     failed = any(f.counts for f in found)
-    status = x.rooms.consensus.status()
+    status = x.services.consensus.status()
     answer = {
         "status": "unavailable"
         if failed
@@ -58,35 +56,6 @@ async def health(x: Exchange) -> web.Response:
         "checks": {f.name: f.trouble or "ok" for f in found},
     }
     return x.json(answer, 503 if failed else 200, more={"Retry-After": "1"} if failed else None)
-
-
-async def findings(rooms: Rooms) -> list[Finding]:
-    """Look at everything; return every check, required ones first."""
-    await rooms.store_probe.ask()
-    return known(rooms)
-
-
-def known(rooms: Rooms) -> list[Finding]:
-    """Return every check by what was found when the store was last asked."""
-    status, probe = rooms.consensus.status(), rooms.store_probe
-    leaving = rooms.load.draining or rooms.load.leaving
-    found = readiness.findings(
-        status, store_trouble=probe.trouble, store_differs=probe.differs, leaving=leaving
-    )
-    cache = None if rooms.cache.healthy() else "the cache does not answer"
-    broadcast = None if rooms.broadcast.healthy() else "the broker does not answer"
-    apart = "; ".join(status.conflicts) or None
-    found += [
-        Finding("members", False, apart),
-        Finding("cache", False, cache),
-        Finding("broadcast", False, broadcast, note=_lag(status)),
-    ]
-    return found + [Finding(check.name, check.required, check.probe()) for check in rooms.checks]
-
-
-def _lag(status: Status) -> str:
-    """Return how far the broadcast is behind, where this node does it and it is."""
-    return f"{status.broadcast_lag} revisions behind" if status.broadcast_lag else ""
 
 
 def _line(finding: Finding) -> str:

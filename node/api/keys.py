@@ -22,15 +22,17 @@ from kv.model import (
     Version,
     Write,
 )
-from node.exchange.exchange import BYTES, Exchange, percent_decoded
-from node.reads.reads import Ask, Reading
+from node.exchange.exchange import Exchange
+from node.exchange.headers import BYTES
+from node.exchange.parameters import percent_decoded
+from node.reads.reads import Reading, ReadRequest
 from node.wire.answers import WrittenAnswer, first_outcome
 from node.wire.byte_forms import checked_key
 from node.wire.conditions import matches_none, preconditions
 from node.wire.problems import Problem, problem
 from node.wire.text_fields import TTL_S_MAX, parse_revision, parse_seconds, ttl_ms_of
 
-_DEFAULT: Final = Ask()
+_DEFAULT: Final = ReadRequest()
 _READ_PARAMS: Final = ("consistency", "min_revision", "max_age", "revision")
 
 
@@ -48,11 +50,11 @@ async def get(x: Exchange) -> web.Response:
     if not x.raw_query and "Acordo-Revision" not in headers:
         ask = _DEFAULT
     else:
-        params = x.texts(*_READ_PARAMS)
+        params = x.text_params(*_READ_PARAMS)
         if "revision" in params:
             return await _get_at(x, key, params)
-        ask = x.read_ask(params)
-    reading = await x.rooms.reads.get(key, ask, deadline=x.deadline)
+        ask = x.read_request(params)
+    reading = await x.services.reads.get(key, ask, deadline=x.deadline)
     return await _found(x, reading.version, reading)
 
 
@@ -63,7 +65,7 @@ async def _get_at(x: Exchange, key: bytes, params: dict[str, str]) -> web.Respon
             "conflicting_parameters", "revision goes with nothing else", allowed="revision alone"
         )
     at = parse_revision(params["revision"], "revision", low=1)
-    read = await x.rooms.reads.snapshot([key], at=at, timeout_s=x.left_s)
+    read = await x.services.reads.snapshot([key], at=at, timeout_s=x.left_s)
     return await _found(
         x, read.versions[0], Reading(read.versions[0], at, at, "linearizable", "store")
     )
@@ -83,14 +85,14 @@ async def _found(x: Exchange, version: Version | None, reading: Reading) -> web.
         return x.reply(304, b"", BYTES, revision=reading.position, more=more)
     value = version.value
     if not isinstance(value, bytes):
-        value = await x.rooms.reads.value_of(version, deadline=x.deadline) or b""
+        value = await x.services.reads.value_of(version, deadline=x.deadline) or b""
     return x.reply(200, value, BYTES, revision=reading.position, more=more)
 
 
 async def put(x: Exchange) -> web.Response:
     """Set one key."""
     key = key_in(x)
-    params = x.texts("ttl", "op_id")
+    params = x.text_params("ttl", "op_id")
     op_id = x.take_op_id(params)
     ttl_ms = ttl_ms_of(parse_seconds(params["ttl"], "ttl", TTL_S_MAX)) if "ttl" in params else None
     guards = conditions(x, key)
@@ -101,7 +103,7 @@ async def put(x: Exchange) -> web.Response:
 async def delete(x: Exchange) -> web.Response:
     """Make one key absent; 200 also when it was, and `Acordo-Existed` says which."""
     key = key_in(x)
-    op_id = x.take_op_id(x.texts("op_id"))
+    op_id = x.take_op_id(x.text_params("op_id"))
     return await _written(x, op_id, Delete(key), conditions(x, key))
 
 
@@ -122,7 +124,7 @@ async def _written(
     x: Exchange, op_id: str, write: Write, guards: tuple[Guard, ...]
 ) -> web.Response:
     intent = Intent(op_id, 0, guards, (write,), None, (write.key,))
-    answer = await x.rooms.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
+    answer = await x.services.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
     revision, outcome, again = first_outcome(answer)
     if not isinstance(outcome, Applied):
         return refused(x, op_id, answer, "precondition_failed", write.key)

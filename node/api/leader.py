@@ -11,7 +11,7 @@ from node.wire.answers import LeaderAnswer
 async def get(x: Exchange) -> web.Response:
     """Return the leader, or 503 while this node knows none."""
     x.params()
-    status = x.rooms.consensus.status()
+    status = x.services.consensus.status()
     if status.leader is None:
         return x.problem("no_leader", "this node knows no leader")
     return x.json(

@@ -21,7 +21,7 @@ PAGE_BYTES: Final = 2 * 1024 * 1024
 
 async def get(x: Exchange) -> web.Response:
     """Return rows from a seq on, and the seq to go on from."""
-    params = x.texts("from", "limit")
+    params = x.text_params("from", "limit")
     at = parse_revision(params["from"], "from") if "from" in params else 0
     limit = parse_count(params["limit"], "limit", LIMIT_MAX) if "limit" in params else LIMIT_DEFAULT
     rows: list[dict[str, Any]] = []
@@ -29,8 +29,8 @@ async def get(x: Exchange) -> web.Response:
     following: int | None = at
     while following is not None and len(rows) < limit and size < PAGE_BYTES:
         asked = min(limit - len(rows), STEP_ROWS)
-        step = await x.rooms.store.ledger(
-            following, asked, timeout_s=min(x.left_s, x.rooms.settings.store_timeout_s)
+        step = await x.services.store.ledger(
+            following, asked, timeout_s=min(x.left_s, x.services.settings.store_timeout_s)
         )
         following = step[-1].seq + 1 if len(step) == asked else None
         for place, row in enumerate(step):
@@ -41,6 +41,8 @@ async def get(x: Exchange) -> web.Response:
                 following = row.seq + 1
                 break
     if at and not rows:
-        head = await x.rooms.store.head(timeout_s=min(x.left_s, x.rooms.settings.store_timeout_s))
+        head = await x.services.store.head(
+            timeout_s=min(x.left_s, x.services.settings.store_timeout_s)
+        )
         check_given(at, head.seq + 1, "seq")  # the next one may be waited for, by asking again
     return x.json(LedgerAnswer(rows, following))

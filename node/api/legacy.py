@@ -23,15 +23,15 @@ async def get(x: Exchange) -> web.Response:
     """Return `{"data": {"key", "value"}}`, or 404."""
     params = x.params("key", "consistency", "min_revision", "max_age")
     key = _key(params)
-    ask = x.read_ask(
+    ask = x.read_request(
         {name: value.decode("utf-8", "replace") for name, value in params.items() if name != "key"}
     )
-    reading = await x.rooms.reads.get(key, ask, deadline=x.deadline)
+    reading = await x.services.reads.get(key, ask, deadline=x.deadline)
     more: dict[str, str] = {"Acordo-Level": reading.level, "Acordo-Source": reading.source}
     version = reading.version
     if version is None or version.value is None:
         return x.problem("key_not_found", "the key is absent", more=more, at=reading.position)
-    value = await x.rooms.reads.value_of(version, deadline=x.deadline) or b""
+    value = await x.services.reads.value_of(version, deadline=x.deadline) or b""
     more["ETag"] = f'"{version.revision}"'
     pair = {"key": json_form(key), "value": json_form(value)}
     answer: dict[str, object] = {"data": pair, "revision": version.revision}
@@ -43,12 +43,12 @@ async def get(x: Exchange) -> web.Response:
 
 async def put(x: Exchange) -> web.Response:
     """Set a key; 200 whether it was there or not, as ever."""
-    op_id = x.take_op_id(x.texts("op_id"))
+    op_id = x.take_op_id(x.text_params("op_id"))
     pair = (await x.form(LegacyForm, REQUEST_BYTES_MAX)).data
     key = key_from(pair.key)
     value = checked_value(bytes_from(pair.value, "value"))
     intent = Intent(op_id, 0, conditions(x, key), (Put(key, value),), None, (key,))
-    answer = await x.rooms.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
+    answer = await x.services.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
     revision, outcome, _ = first_outcome(answer)
     if not isinstance(outcome, Applied):
         return refused(x, op_id, answer, "precondition_failed", key)
@@ -65,7 +65,7 @@ async def delete(x: Exchange) -> web.Response:
         {"op_id": params["op_id"].decode("utf-8", "replace")} if "op_id" in params else {}
     )
     intent = Intent(op_id, 0, conditions(x, key), (Delete(key),), None, (key,))
-    answer = await x.rooms.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
+    answer = await x.services.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
     revision, outcome, _ = first_outcome(answer)
     if not isinstance(outcome, Applied):
         return refused(x, op_id, answer, "precondition_failed", key)

@@ -13,7 +13,8 @@ from msgspec import UNSET, Raw, Struct
 from kv.errors import BackendUnavailable, NotApplied
 from kv.model import Version
 from kv.ports import Listing
-from node.exchange.exchange import Exchange, level_of
+from node.exchange.exchange import Exchange
+from node.exchange.parameters import parse_level
 from node.judging.positions import check_given
 from node.judging.store_identity import check_whose
 from node.reads.reads import check_snapshot
@@ -49,11 +50,11 @@ async def get(x: Exchange) -> web.Response:
         place_of(texts["continue"], prefix, keys_only=keys_only) if "continue" in texts else None
     )
     # whatever is asked, one snapshot of the store is served
-    level_of(texts.get("consistency", "linearizable"))
+    parse_level(texts.get("consistency", "linearizable"))
     least = parse_revision(texts["min_revision"], "min_revision") if "min_revision" in texts else 0
     page = _Page(x, prefix, keys_only=keys_only, place=place)
-    async with x.rooms.load.pages:
-        connections = x.rooms.load.connections
+    async with x.services.load.pages:
+        connections = x.services.load.connections
         if connections is not None and not connections.has_room(PAGE_BYTES):
             raise NotApplied("overloaded", "too many bytes of answers wait for their readers")
         await page.gather(limit, least)
@@ -87,7 +88,7 @@ class _Page:
         BadRequest.
         """
         # if not, the store may know more
-        await self._x.rooms.reads.reach(least, "revision", self._x.deadline)
+        await self._x.services.reads.reach(least, "revision", self._x.deadline)
         while self._more and len(self._items) < limit and self._bytes < PAGE_BYTES:
             left = limit - len(self._items)
             listing = await self._step(left if self._keys_only else min(left, STEP_KEYS))
@@ -106,12 +107,15 @@ class _Page:
                     break
 
     async def _step(self, limit: int) -> Listing:
-        rooms, left_s = self._x.rooms, min(self._x.left_s, self._x.rooms.settings.store_timeout_s)
-        rooms.reads.check_refusal()
-        settled = rooms.consensus.settled
+        services, left_s = (
+            self._x.services,
+            min(self._x.left_s, self._x.services.settings.store_timeout_s),
+        )
+        services.reads.check_refusal()
+        settled = services.consensus.settled
         try:
             async with asyncio.timeout(left_s):
-                listing = await rooms.store.list(
+                listing = await services.store.list(
                     self._prefix,
                     after=self._after,
                     limit=limit,
@@ -123,7 +127,7 @@ class _Page:
         except TimeoutError as exc:
             raise BackendUnavailable("store", f"no answer within {left_s:.1f} s") from exc
         check_snapshot(settled, listing.head, listing.digest_at)
-        await check_whose(rooms.consensus, rooms.store, settled, timeout_s=left_s)
+        await check_whose(services.consensus, services.store, settled, timeout_s=left_s)
         if self._at is not None:
             check_given(self._at, listing.head.last, "the token's revision")
         return listing
@@ -132,7 +136,7 @@ class _Page:
         value = (
             None
             if self._keys_only
-            else await self._x.rooms.reads.value_of(version, deadline=self._x.deadline)
+            else await self._x.services.reads.value_of(version, deadline=self._x.deadline)
         )
         shown = UNSET if value is None else value
         answer = encode(read_answer(version.key, version.revision, shown, version.expires_ms))

@@ -20,7 +20,8 @@ from kv.model import (
 )
 from kv.ports import Member
 from node.api.listing import LIMIT_MAX as LISTING_MAX
-from node.exchange.exchange import BYTES, JSON, Exchange
+from node.exchange.exchange import Exchange
+from node.exchange.headers import BYTES, JSON
 from node.reads.reads import LEVELS
 from node.wire.answers import (
     BatchAnswer,
@@ -411,7 +412,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
             ),
         ),
     ),
-    ("/metrics", "GET"): Operation("For Prometheus.", {200: ("Metrics.", TEXT, None)}),
+    ("/metrics", "GET"): Operation("For Prometheus.", {200: ("RequestMetrics.", TEXT, None)}),
     ("/openapi.json", "GET"): Operation(
         "This document.", {200: ("OpenAPI 3.1.", JSON, dict[str, Any])}
     ),
@@ -453,7 +454,7 @@ def document(version: str, url: str) -> bytes:
 
 async def get(x: Exchange) -> web.Response:
     """Return the document."""
-    return x.reply(200, x.rooms.openapi, JSON)
+    return x.reply(200, x.services.openapi, JSON)
 
 
 _ABOUT: Final = (

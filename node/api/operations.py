@@ -11,7 +11,8 @@ from aiohttp import web
 
 from kv.errors import BadRequest
 from kv.model import NODE_OP_ID_PREFIX, OP_ID_CHARS_MAX, Answer
-from node.exchange.exchange import Exchange, percent_decoded
+from node.exchange.exchange import Exchange
+from node.exchange.parameters import percent_decoded
 from node.wire.answers import ItemAnswer, item_of
 from node.wire.requests import NothingForm
 from node.wire.text_fields import checked_op_id
@@ -22,7 +23,7 @@ async def get(x: Exchange) -> web.Response:
     """Return what is known of an operation."""
     x.params()
     op_id = _op_id(x)
-    return _told(x, op_id, await x.rooms.lookups.find(op_id, deadline=x.deadline))
+    return _told(x, op_id, await x.services.lookups.find(op_id, deadline=x.deadline))
 
 
 async def post(x: Exchange) -> web.Response:
@@ -31,7 +32,7 @@ async def post(x: Exchange) -> web.Response:
     if x.request.can_read_body:
         await x.form(NothingForm)
     op_id = _op_id(x)
-    return _told(x, op_id, await x.rooms.lookups.settle(op_id, deadline=x.deadline))
+    return _told(x, op_id, await x.services.lookups.settle(op_id, deadline=x.deadline))
 
 
 def _told(x: Exchange, op_id: str, found: Found) -> web.Response:

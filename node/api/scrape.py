@@ -10,6 +10,6 @@ from node.exchange.exchange import Exchange
 
 async def get(x: Exchange) -> web.Response:
     """Return every metric, in the format that the Accept header asks for."""
-    await x.rooms.store_probe.ask()
+    await x.services.readiness.store_probe.ask()
     encoder, content_type = choose_encoder(x.request.headers.get("Accept", ""))
-    return x.reply(200, encoder(x.rooms.metrics.registry), content_type)
+    return x.reply(200, encoder(x.services.metrics.registry), content_type)

@@ -21,13 +21,13 @@ from node.wire.requests import TransactionForm, intent_of
 
 async def post(x: Exchange) -> web.Response:
     """Run one transaction."""
-    params = x.texts("op_id")
+    params = x.text_params("op_id")
     form = await x.form(TransactionForm)
     if not (form.guards or form.writes or form.otherwise):
         return await _snapshot(x, form)
     op_id = x.take_op_id(params, form.op_id)
     intent = intent_of(form, op_id)
-    answer = await x.rooms.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
+    answer = await x.services.writes.one(intent, deadline=x.deadline, lifetime_s=x.lifetime_s)
     revision, outcome, again = first_outcome(answer)
     if not isinstance(outcome, Applied):
         return refused(x, op_id, answer, "refused")
@@ -46,8 +46,8 @@ async def _snapshot(x: Exchange, form: TransactionForm) -> web.Response:
             "too_many_operations", f"{len(form.reads)} reads", allowed=f"up to {OPERATIONS_MAX}"
         )
     keys = [key_from(key) for key in form.reads]
-    read = await x.rooms.reads.snapshot(
-        keys, timeout_s=min(x.left_s, x.rooms.settings.store_timeout_s)
+    read = await x.services.reads.snapshot(
+        keys, timeout_s=min(x.left_s, x.services.settings.store_timeout_s)
     )
     reads = [await _read(x, key, version) for key, version in zip(keys, read.versions, strict=True)]
     head = read.head.last
@@ -58,7 +58,7 @@ async def _snapshot(x: Exchange, form: TransactionForm) -> web.Response:
 async def _read(x: Exchange, key: bytes, version: Version | None) -> ReadAnswer:
     if version is None or version.value is None:
         return read_answer(key, 0, None)
-    value = await x.rooms.reads.value_of(version, deadline=x.deadline)
+    value = await x.services.reads.value_of(version, deadline=x.deadline)
     return read_answer(key, version.revision, value, version.expires_ms)
 
 
@@ -69,12 +69,12 @@ async def read_back(x: Exchange, keys: Sequence[bytes], seen: Sequence[int]) -> 
     places = [(key, revision) for key, revision in zip(keys, seen, strict=False) if revision]
     values: dict[tuple[bytes, int], bytes] = {}
     try:
-        found = await x.rooms.store.versions(places, timeout_s=x.left_s) if places else ()
+        found = await x.services.store.versions(places, timeout_s=x.left_s) if places else ()
         for place, version in zip(places, found, strict=True):
             value = (
                 None
                 if version is None
-                else await x.rooms.reads.value_of(version, deadline=x.deadline)
+                else await x.services.reads.value_of(version, deadline=x.deadline)
             )
             if value is not None:
                 values[place] = value

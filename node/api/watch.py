@@ -35,12 +35,12 @@ CUT_LINGER_S: Final = 5.0
 async def get(x: Exchange) -> web.StreamResponse:
     """Stream changes until the client goes, is too slow, or the node stops."""
     prefix, after = _asked(x)
-    if after is not None and not await x.rooms.reads.reach(after, "revision", x.deadline):
+    if after is not None and not await x.services.reads.reach(after, "revision", x.deadline):
         raise NotApplied(
             "behind", f"this node has not settled revision {after} yet, where the watch would begin"
         )
-    settings = x.rooms.settings
-    async with x.rooms.watches.open(prefix, after) as watcher:
+    settings = x.services.settings
+    async with x.services.watches.open(prefix, after) as watcher:
         x.when_lost(watcher.leave)
         coming = watcher.portions(idle_s=min(settings.watch_bookmark_s, settings.watch_heartbeat_s))
         first = await _first(watcher, coming)
@@ -93,8 +93,8 @@ class _Stream:
 
     def __init__(self, x: Exchange, response: web.StreamResponse) -> None:
         self._x, self._response = x, response
-        self._settings, self._now = x.rooms.settings, x.rooms.clock.monotonic
-        self._watches = x.rooms.watches
+        self._settings, self._now = x.services.settings, x.services.clock.monotonic
+        self._watches = x.services.watches
         self._chunked = x.request.version >= (1, 1)
         self._told = -1
         self._written_at = self._now()
@@ -196,8 +196,8 @@ async def _events(x: Exchange, change: Change) -> bytes:
 
 
 async def _value(x: Exchange, version: Version) -> bytes:
-    deadline = x.rooms.clock.monotonic() + x.rooms.settings.store_timeout_s
-    value = await x.rooms.reads.value_of(version, deadline=deadline)
+    deadline = x.services.clock.monotonic() + x.services.settings.store_timeout_s
+    value = await x.services.reads.value_of(version, deadline=deadline)
     if value is None:
         raise BackendUnavailable("store", "a present version without a value")
     return value

@@ -34,7 +34,9 @@ class Bodies:
         """Requests whose bodies have not arrived whole: they are not worked on yet."""
         self._timeout_s = timeout_s
 
-    async def receive(self, request: web.BaseRequest, held: Held, most: int, code: str) -> bytes:
+    async def receive(
+        self, request: web.BaseRequest, held: HeldBody, most: int, code: str
+    ) -> bytes:
         """Return a body. Raises BadRequest (`code`, body_timeout, bad_http) or
         NotApplied("overloaded").
         """
@@ -64,7 +66,7 @@ class Bodies:
         finally:
             self.receiving.give_back(held.address, 1)
 
-    async def _whole(self, request: web.BaseRequest, held: Held, most: int, code: str) -> bytes:
+    async def _whole(self, request: web.BaseRequest, held: HeldBody, most: int, code: str) -> bytes:
         loop = asyncio.get_running_loop()
         begun, window_s = loop.time(), self._timeout_s / 4
         parts: list[bytes] = []
@@ -88,7 +90,7 @@ class Bodies:
         return b"".join(parts)
 
 
-class Held:
+class HeldBody:
     """What the body of one request holds of what a node has for bodies."""
 
     __slots__ = ("_bodies", "_count", "address")

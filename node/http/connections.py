@@ -22,7 +22,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
 from node.http.acceptor import Door
-from node.settings import Settings
+from node.settings import ServerSettings
 from node.wire.documents import encode, printable
 from node.wire.problems import CONTENT_TYPE, Problem, problem
 
@@ -76,7 +76,7 @@ class Connections(web.Server):
     def __init__(
         self,
         handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-        settings: Settings,
+        settings: ServerSettings,
     ) -> None:
         super().__init__(
             handler,

@@ -52,7 +52,7 @@ class Timing:
         self.sum_s += seconds
 
 
-class Metrics(Collector):
+class RequestMetrics(Collector):
     """What this node tells Prometheus. `gauges` are asked at every scrape."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
@@ -72,7 +72,7 @@ class Metrics(Collector):
         return timing
 
     def add(self, source: Callable[[], Iterable[Metric]]) -> None:
-        """Ask `source` at every scrape too."""
+        """ReadRequest `source` at every scrape too."""
         self._sources.append(source)
 
     def collect(self) -> Iterable[Metric]:

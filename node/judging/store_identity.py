@@ -1,4 +1,4 @@
-"""Ask a store whose it is, where nothing that it holds can say so.
+"""ReadRequest a store whose it is, where nothing that it holds can say so.
 
 Once something is settled here, the store's digest at that revision tells (judge.py). Before, any
 store would pass.

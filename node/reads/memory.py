@@ -23,7 +23,7 @@ REFRESH_MAX: Final = 4096
 REFRESH_BATCH: Final = 256
 
 
-class Held:
+class HeldEntry:
     """An entry in this process. `proved_at`: loop time at which it was last proved to be the
     newest.
     """
@@ -46,7 +46,7 @@ class Memory:
     def __init__(self, bytes_max: int) -> None:
         self._blobs_max = int(bytes_max * BLOB_SHARE)
         self._entries_max = bytes_max - self._blobs_max
-        self._entries: OrderedDict[bytes, Held] = OrderedDict()
+        self._entries: OrderedDict[bytes, HeldEntry] = OrderedDict()
         self._blobs: OrderedDict[bytes, bytes] = OrderedDict()
         self.entry_bytes = 0
         self.blob_bytes = 0
@@ -68,7 +68,7 @@ class Memory:
             if held.entry.as_of == entry.as_of and proved_at is not None:
                 held.proved_at = proved_at
             return
-        new = Held(entry, proved_at)
+        new = HeldEntry(entry, proved_at)
         if held is not None:
             self.entry_bytes -= held.size
             del self._entries[key]

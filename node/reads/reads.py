@@ -21,7 +21,7 @@ from node.judging.freshness import age_s, entry_holds, explained, snapshot_serve
 from node.judging.positions import check_given, standing
 from node.judging.store_identity import check_whose
 from node.reads.memory import Memory, Refresher
-from node.settings import Settings
+from node.settings import ServerSettings
 
 Level: TypeAlias = Literal["linearizable", "session", "stale"]
 LEVELS: Final[tuple[Level, ...]] = ("linearizable", "session", "stale")
@@ -66,7 +66,7 @@ class Reading(NamedTuple):
         return self.version is not None and self.version.value is not None
 
 
-class Ask(NamedTuple):
+class ReadRequest(NamedTuple):
     """How one key is to be read."""
 
     level: Level = "linearizable"
@@ -80,7 +80,12 @@ class Reads:
     """
 
     def __init__(
-        self, consensus: Consensus, store: Store, cache: Cache, clock: Clock, settings: Settings
+        self,
+        consensus: Consensus,
+        store: Store,
+        cache: Cache,
+        clock: Clock,
+        settings: ServerSettings,
     ) -> None:
         self._consensus, self._store, self._cache, self._clock = consensus, store, cache, clock
         self._settings = settings
@@ -151,7 +156,7 @@ class Reads:
 
     # -------------------------------------------------------------------------------------- one key
 
-    async def get(self, key: bytes, ask: Ask, *, deadline: float) -> Reading:
+    async def get(self, key: bytes, ask: ReadRequest, *, deadline: float) -> Reading:
         """Read one key at its level. Raises NotApplied, BackendUnavailable,
         BadRequest("future_revision").
         """
@@ -208,7 +213,7 @@ class Reads:
         as_of = entry.as_of
         return Reading(entry.version, as_of, as_of if as_of > settled else settled, level, "memory")
 
-    async def _stale(self, key: bytes, ask: Ask, deadline: float) -> Reading:
+    async def _stale(self, key: bytes, ask: ReadRequest, deadline: float) -> Reading:
         """Serve whatever is at hand within `max_age_s`, else read as if linearizable."""
         now = self._clock.monotonic()
         if self._confirmed_at is None or now - self._confirmed_at > STALE_CONFIRM_S:

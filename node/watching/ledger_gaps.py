@@ -14,7 +14,7 @@ from kv.errors import NotApplied, Pruned, store_refused
 from kv.model import LedgerRow
 from kv.ports import Change, Consensus, Store
 from node.judging.store_identity import check_whose
-from node.settings import Settings
+from node.settings import ServerSettings
 from node.watching.ring import Portion, bytes_of_all
 
 ROWS_MAX: Final = 32
@@ -96,7 +96,7 @@ class Stretch(NamedTuple):
 class Fills:
     """Reads of the ledger for all watchers of a node."""
 
-    def __init__(self, consensus: Consensus, store: Store, settings: Settings) -> None:
+    def __init__(self, consensus: Consensus, store: Store, settings: ServerSettings) -> None:
         self._consensus, self._store, self._timeout_s = consensus, store, settings.store_timeout_s
         self._reads = asyncio.Semaphore(READS_MAX)
         self._rows: Once[int, tuple[LedgerRow, ...]] = Once(ROWS_HELD)

@@ -16,7 +16,7 @@ from kv.errors import NotApplied, Undone
 from kv.ports import Change, Consensus, Settled, Store
 from kv.ports import Undone as Adoption
 from node.http.turns import Turns
-from node.settings import Settings
+from node.settings import ServerSettings
 from node.watching.ledger_gaps import Fills
 from node.watching.ring import Portion, Ring, View, Views, part_of
 
@@ -39,7 +39,7 @@ class Ended(Exception):
 class Watches:
     """All watchers of this node. Bounded in number; beyond: NotApplied("overloaded")."""
 
-    def __init__(self, consensus: Consensus, store: Store, settings: Settings) -> None:
+    def __init__(self, consensus: Consensus, store: Store, settings: ServerSettings) -> None:
         self._settings, self._consensus = settings, consensus
         self._ring = Ring(settings.watch_ring_bytes, consensus.settled.last)
         self._views: Views[Watcher] = Views()

@@ -46,7 +46,7 @@ def _sound(value: Any) -> Any:
     return value
 
 
-def decoded(raw: bytes, kind: type[T]) -> T:
+def decode(raw: bytes, kind: type[T]) -> T:
     """Return the body as `kind`. Raises BadRequest: malformed_json, or invalid_body naming the
     place.
     """

@@ -17,7 +17,7 @@ from kv.ports import Clock, Consensus, Store
 from node.judging.store_identity import check_whose
 from node.readiness.findings import ADOPT, differs
 from node.reads.reads import Reads
-from node.settings import Settings
+from node.settings import ServerSettings
 from node.writes.writes import Writes
 
 PENDING_WAIT_S: Final = 2.0
@@ -45,7 +45,7 @@ class Lookups:
         consensus: Consensus,
         store: Store,
         clock: Clock,
-        settings: Settings,
+        settings: ServerSettings,
         *,
         reads: Reads,
         writes: Writes,
@@ -92,7 +92,7 @@ class Lookups:
         return await self._cancelled(op_id, deadline) if found == "not_ordered" else found
 
     async def _known(self, op_id: str, deadline: float) -> Found | None:
-        """Ask this node's machine. What it has recorded never changes; what is pending is waited
+        """ReadRequest this node's machine. What it has recorded never changes; what is pending is waited
         for a little.
         """
         known = self._consensus.recorded(op_id)
@@ -106,7 +106,7 @@ class Lookups:
         return self._consensus.recorded(op_id)
 
     async def _recorded(self, op_id: str, deadline: float) -> Found | None:
-        """Ask the store. Only one that holds all that is settled here may say that it has no such
+        """ReadRequest the store. Only one that holds all that is settled here may say that it has no such
         operation.
         """
         left = max(min(deadline - self._clock.monotonic(), self._settings.store_timeout_s), 0.001)

@@ -25,7 +25,7 @@ from kv.model import (
     Write,
 )
 from kv.ports import Clock, Consensus, Store
-from node.settings import Settings
+from node.settings import ServerSettings
 
 ROUNDS_MAX: Final = 2
 """Submits on their way at a time: while one is ordered and committed the next collects."""
@@ -56,7 +56,7 @@ class Writes:
     """
 
     def __init__(
-        self, consensus: Consensus, store: Store, clock: Clock, settings: Settings
+        self, consensus: Consensus, store: Store, clock: Clock, settings: ServerSettings
     ) -> None:
         self._consensus, self._store, self._clock = consensus, store, clock
         self._settings = settings

@@ -23,7 +23,7 @@ from kv.model import Again, Answer, AtRevision, Recorded, Version
 from kv.ports import Change, Read
 from node.reads import reads as reading
 from node.reads.memory import Memory
-from node.reads.reads import Ask, Reads
+from node.reads.reads import ReadRequest, Reads
 from node.watching import ring as watching
 from node.watching.ring import Portion, Ring, Views
 from node.watching.watches import Watches
@@ -151,7 +151,7 @@ def session_position_ignored() -> None:
     """A session's read does not wait for what the session has seen."""
     right = Reads.get
 
-    async def get(self: Reads, key: bytes, ask: Ask, *, deadline: float) -> reading.Reading:
+    async def get(self: Reads, key: bytes, ask: ReadRequest, *, deadline: float) -> reading.Reading:
         return await right(self, key, ask._replace(min_revision=0), deadline=deadline)
 
     Reads.get = get  # type: ignore[method-assign]

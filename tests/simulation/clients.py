@@ -39,7 +39,7 @@ from kv.model import (
     Write,
     value_hash,
 )
-from node.reads.reads import Ask, Level, Reading
+from node.reads.reads import ReadRequest, Level, Reading
 from tests.simulation.timekeeping import TTL_MS
 
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ class Clients:
 
         async def request() -> Reading:
             deadline = asyncio.get_running_loop().time() + TIMEOUT_S
-            return await node.reads.get(key.encode(), Ask(level, floor), deadline=deadline)
+            return await node.reads.get(key.encode(), ReadRequest(level, floor), deadline=deadline)
 
         try:
             reading = await node.call(request)

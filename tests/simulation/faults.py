@@ -434,7 +434,7 @@ class Maximum(_Finds):
 
 
 class ClocksFirst(_Finds):
-    """Ask the clocks though somebody kept the time."""
+    """ReadRequest the clocks though somebody kept the time."""
 
     heeds_kept = False
 

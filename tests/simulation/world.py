@@ -35,7 +35,7 @@ from kv.errors import BackendUnavailable, BadRequest, NotApplied, OutcomeUnknown
 from kv.model import Entry, Group, LedgerRow, Version
 from kv.ports import Appended, Change, Fenced, Outranked, Settled, Space, TakenOver
 from node.reads.reads import Reads
-from node.settings import Settings as NodeSettings
+from node.settings import ServerSettings
 from node.writes.lookups import Lookups
 from node.writes.writes import Writes
 from tests.simulation.disk import SimDisk
@@ -779,7 +779,7 @@ class SimNode:
             self.coordinator = coordinator
             await stack.enter_async_context(coordinator)
             self._watch_log()
-            settings = NodeSettings(
+            settings = ServerSettings(
                 node_id=self.name,
                 advertised_url=f"http://{self.name}",
                 incarnation=f"{life}",

@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped]  # ships no types
 from deploy import console
 from deploy.dashboard import panels
 from deploy.images import CannotBuild, mirrors
-from node.server import WHOLE
+from node.api.routes import WHOLE
 from tests.services import needs
 
 ROOT = Path(__file__).parents[3]

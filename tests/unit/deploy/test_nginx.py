@@ -22,7 +22,7 @@ from acordo._bulk.lines import BATCH_BYTES
 from cluster.ports import free_port
 from deploy.balancer import Balancer, Times, upstream
 from kv.model import REQUEST_BYTES_MAX
-from node.settings import Settings
+from node.settings import ServerSettings
 from tests.services import needs
 
 PATIENCE_S = 20.0
@@ -311,7 +311,7 @@ def test_as_configured_a_read_ends_within_ten_seconds_and_none_is_cut_before_its
     None
 ):
     times = {name: float(text.removesuffix("s")) for name, text in asdict(Times()).items()}
-    node = Settings(node_id="n1", advertised_url="", incarnation="")
+    node = ServerSettings(node_id="n1", advertised_url="", incarnation="")
     assert times["read"] + times["again"] <= 10
     assert times["again"] >= 2 * node.read_index_timeout_s + node.store_timeout_s
     assert times["write"] > node.request_timeout_s

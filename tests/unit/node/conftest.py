@@ -17,7 +17,7 @@ from yarl import URL
 from backends.local import LocalBroadcast
 from backends.memory import MemoryCache, MemoryDatabase, MemoryStore
 from node.server import Server
-from node.settings import Settings
+from node.settings import ServerSettings
 from tests.unit.node.fakes import FakeClock, FakeConsensus
 
 
@@ -32,7 +32,7 @@ class Api:
 
     @property
     def consensus(self) -> FakeConsensus:
-        consensus = self.server.rooms.consensus
+        consensus = self.server.services.consensus
         assert isinstance(consensus, FakeConsensus)
         return consensus
 
@@ -80,7 +80,7 @@ async def opened(
     database = MemoryDatabase() if store is None else store.database
     store = store or MemoryStore(database)
     consensus = FakeConsensus(database)
-    chosen = Settings(
+    chosen = ServerSettings(
         node_id="n1", advertised_url="http://n1.example:8001", incarnation="i1", **settings
     )
     broadcast = LocalBroadcast()

@@ -13,8 +13,8 @@ import schemathesis
 from kv.errors import BackendUnavailable
 from kv.model import GENESIS_DIGEST, roll
 from node.api.openapi import OPERATIONS
-from node.exchange.exchange import Check
-from node.server import BEGUN, WHOLE
+from node.api.routes import BEGUN, WHOLE
+from node.readiness.readiness import ReadinessCheck
 from tests.unit.node.conftest import Api, Open
 
 
@@ -89,7 +89,7 @@ async def test_the_ledger_chain_can_be_recomputed(api: Api) -> None:
 
 async def test_readiness_names_what_fails(open_api: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     trouble: list[str | None] = [None]
-    checks = (Check("publisher", False, lambda: trouble[0]),)
+    checks = (ReadinessCheck("publisher", False, lambda: trouble[0]),)
     async with open_api(checks=checks) as api:
         verbose = await api.ask("GET", "/readyz?verbose")
         assert verbose.body.decode().splitlines() == [
@@ -111,8 +111,8 @@ async def test_readiness_names_what_fails(open_api: Open, monkeypatch: pytest.Mo
             raise BackendUnavailable("store", "disk full")
 
         # reads may go on: a write could not
-        monkeypatch.setattr(api.server.rooms.store, "probe", broken)
-        api.server.rooms.store_probe.forget()
+        monkeypatch.setattr(api.server.services.store, "probe", broken)
+        api.server.services.readiness.store_probe.forget()
         failing = await api.ask("GET", "/readyz")
         assert failing.status == 503
         assert b"[-]store failed: store: disk full" in failing.body

@@ -288,7 +288,7 @@ async def test_too_large_a_value_without_a_length_is_cut(api: Api) -> None:
 
     (await api.ask("PUT", "/v1/kv/a", data=chunks())).problem(413, "value_too_large")
     assert api.consensus.submits == []
-    assert api.server.rooms.load.bodies.bytes.held == 0
+    assert api.server.services.load.bodies.bytes.held == 0
 
 
 async def test_a_value_without_a_length_is_taken(api: Api) -> None:
@@ -320,7 +320,7 @@ async def test_half_sent_body_times_out(open_api: Open) -> None:
         head = b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"
         (await raw_exchange(api, head)).problem(408, "body_timeout")
         assert api.consensus.submits == []
-        assert api.server.rooms.load.bodies.bytes.held == 0
+        assert api.server.services.load.bodies.bytes.held == 0
 
 
 async def test_half_sent_head_is_closed(open_api: Open) -> None:
@@ -385,7 +385,7 @@ async def test_more_requests_than_admitted(open_api: Open) -> None:
     async with open_api(requests_max=2) as api:
         api.consensus.hold = True
         held = [asyncio.create_task(api.ask("PUT", f"/v1/kv/{n}", data=b"v")) for n in range(2)]
-        while api.server.rooms.load.requests < 2 or len(api.consensus.held) < 2:
+        while api.server.services.load.requests < 2 or len(api.consensus.held) < 2:
             await asyncio.sleep(0)
         (await api.ask("PUT", "/v1/kv/c", data=b"v")).problem(503, "overloaded")
         (await api.ask("GET", "/v1/kv/c")).problem(503, "overloaded")
@@ -402,7 +402,7 @@ async def test_an_invariant_violated_ends_the_process(open_api: Open) -> None:
 
     async def main() -> None:
         async with open_api() as api:
-            api.server.rooms.writes.one = violated  # type: ignore[method-assign]  # what can never be
+            api.server.services.writes.one = violated  # type: ignore[method-assign]  # what can never be
             asking = asyncio.create_task(api.ask("PUT", "/v1/kv/a", data=b"1"))
             try:
                 await asyncio.Event().wait()  # broken off by the crash
@@ -429,7 +429,7 @@ async def test_more_bytes_than_admitted(open_api: Open) -> None:
     async with open_api(body_bytes_held_max=2000) as api:  # one client may have half of it
         (await api.ask("PUT", "/v1/kv/a", data=b"v" * 1001)).problem(503, "overloaded")
         assert (await api.ask("PUT", "/v1/kv/a", data=b"v" * 1000)).status == 201
-        assert api.server.rooms.load.bodies.bytes.held == 0
+        assert api.server.services.load.bodies.bytes.held == 0
 
 
 async def test_op_id_with_another_body(api: Api) -> None:
@@ -454,10 +454,10 @@ async def test_a_bug_inside_is_an_unknown_outcome(
     form = reply.problem(503, "timeout")
     assert "secret" not in json.dumps(form)
     monkeypatch.undo()
-    monkeypatch.setattr(api.server.rooms.reads, "get", broken)
+    monkeypatch.setattr(api.server.services.reads, "get", broken)
     form = (await api.ask("GET", "/v1/kv/a")).problem(500, "internal")
     assert "secret" not in json.dumps(form)
-    monkeypatch.setattr(api.server.rooms.writes, "one", broken)
+    monkeypatch.setattr(api.server.services.writes, "one", broken)
     form = (await api.ask("PUT", "/v1/kv/a", data=b"1")).problem(500, "internal", "unknown")
     assert form["lookup"].startswith("/v1/operations/~n1") or form["lookup"].startswith(
         "/v1/operations/%7En1"

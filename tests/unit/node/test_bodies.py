@@ -40,7 +40,7 @@ async def promises(
 
 
 async def arriving(api: Api, count: int) -> None:
-    while api.server.rooms.load.bodies.receiving.held != count:
+    while api.server.services.load.bodies.receiving.held != count:
         await asyncio.sleep(0.001)
 
 
@@ -48,7 +48,7 @@ async def test_announced_bodies_hold_nothing(open_api: Open) -> None:
     large = b"POST /v1/txn HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 4194304\r\n\r\n"
     async with open_api(body_bytes_held_max=8 << 20) as api, promises(api, 16, large):
         await arriving(api, 16)
-        assert api.server.rooms.load.bodies.bytes.held == 0
+        assert api.server.services.load.bodies.bytes.held == 0
         assert (await api.ask("PUT", "/v1/kv/a", data=b"v" * 1_000_000)).status == 201
 
 
@@ -67,11 +67,11 @@ async def test_promised_bodies_are_no_requests_yet(open_api: Open) -> None:
         assert len(api.consensus.held) == 2
         assert all(b"503" in task.result() for task in firsts if task.done())
         api.consensus.commit_held()
-        assert api.server.rooms.load.requests == 0 or await _none_left(api)
+        assert api.server.services.load.requests == 0 or await _none_left(api)
 
 
 async def _none_left(api: Api) -> bool:
-    while api.server.rooms.load.requests:
+    while api.server.services.load.requests:
         await asyncio.sleep(0.001)
     return True
 
@@ -91,7 +91,7 @@ async def test_no_client_has_all_the_room_for_bodies(open_api: Open) -> None:
 async def test_no_client_has_all_the_bytes_for_bodies(open_api: Open) -> None:
     half = b"PUT /v1/kv/slow HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n" + b"v" * 8000
     async with open_api(body_bytes_held_max=20_000) as api, promises(api, 1, half, "127.0.0.2"):
-        while api.server.rooms.load.bodies.bytes.held < 8000:
+        while api.server.services.load.bodies.bytes.held < 8000:
             await asyncio.sleep(0.001)
         async with promises(api, 1, half, "127.0.0.2") as ((reader, _),):
             assert b" 503 " in await reader.readline()
@@ -109,7 +109,7 @@ async def test_a_body_that_hardly_comes_is_given_up(open_api: Open, trickle: boo
                 writer.write(b"x")
             await asyncio.sleep(0.005)
         assert b" 408 " in answer.result()
-        assert api.server.rooms.load.bodies.receiving.held == 0
+        assert api.server.services.load.bodies.receiving.held == 0
         writer.close()
 
 
@@ -133,7 +133,7 @@ async def test_a_broken_body_gives_back_what_it_held(api: Api) -> None:
     writer.transport.abort()
     await arriving(api, 0)
     assert await _none_left(api)
-    assert api.server.rooms.load.bodies.bytes.held == 0
+    assert api.server.services.load.bodies.bytes.held == 0
     assert (await raw_exchange(api, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")).status == 200
     assert api.consensus.submits == []
     assert reader is not None

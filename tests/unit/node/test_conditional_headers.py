@@ -8,8 +8,8 @@ from typing import Final
 
 import pytest
 
-from node.exchange.exchange import CONDITIONAL
-from node.server import BEGUN, ONE_KEY, READING, WHOLE
+from node.api.routes import BEGUN, ONE_KEY, READING, WHOLE
+from node.exchange.screening import CONDITIONAL
 from tests.unit.node.conftest import Api, Open
 
 JSON: Final = {"Content-Type": "application/json"}

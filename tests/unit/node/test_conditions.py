@@ -228,7 +228,7 @@ async def test_a_client_that_goes_away_does_not_stop_its_write(api: Api) -> None
     api.consensus.hold = False
     api.consensus.commit_held()
     assert (await api.ask("GET", "/v1/kv/a")).body == b"1"
-    while api.server.rooms.load.requests:
+    while api.server.services.load.requests:
         await asyncio.sleep(0)
 
 
@@ -240,7 +240,7 @@ async def test_drain_finishes_what_it_holds(open_api: Open) -> None:
         while not api.consensus.held:
             await asyncio.sleep(0)
         draining = asyncio.create_task(api.server.drain(timeout_s=10))
-        while not api.server.rooms.load.draining:
+        while not api.server.services.load.draining:
             await asyncio.sleep(0)
         reader, writer = idle[0]
         writer.write(b"PUT /v1/kv/b HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1")

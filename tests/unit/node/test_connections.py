@@ -32,7 +32,7 @@ async def connected(
 
 async def held(api: Api, count: int) -> None:
     """Wait until the server holds so many connections."""
-    connections = api.server.rooms.load.connections
+    connections = api.server.services.load.connections
     assert connections is not None
     while len(connections) != count:
         await asyncio.sleep(0.001)
@@ -106,7 +106,7 @@ async def test_a_silent_peer_is_given_up_by_the_kernel(
 ) -> None:
     _, writer = await connected(api)
     await held(api, 1)
-    connections = api.server.rooms.load.connections
+    connections = api.server.services.load.connections
     assert connections is not None
     (transport,) = connections._connections.values()
     sock = transport.get_extra_info("socket")
@@ -126,9 +126,9 @@ async def test_a_head_is_bounded_as_a_whole(api: Api, how: str, ended: bool) -> 
     head = b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\n" + HEADS[how]
     assert len(head) > HEAD_BYTES_MAX
     (await raw_exchange(api, head + (b"\r\n" if ended else b""))).problem(431, "header_too_large")
-    assert api.server.rooms.load.connections is not None
+    assert api.server.services.load.connections is not None
     await held(api, 0)
-    assert api.server.rooms.load.connections.head_bytes == 0
+    assert api.server.services.load.connections.head_bytes == 0
     assert api.consensus.submits == []
 
 
@@ -138,7 +138,7 @@ async def test_unfinished_heads_are_bounded_together(
     monkeypatch.setattr("node.http.connections.HEADS_BYTES_MAX", 10_000)
     half = await connected(api, b"GET /livez HTTP/1.1\r\nX: " + b"a" * 9_000)
     await held(api, 1)
-    connections = api.server.rooms.load.connections
+    connections = api.server.services.load.connections
     assert connections is not None
     while not connections.head_bytes:
         await asyncio.sleep(0)
@@ -164,7 +164,7 @@ async def many_values(api: Api) -> None:
 async def test_an_answer_that_nobody_reads_is_cut(open_api: Open) -> None:
     async with open_api(answer_stall_s=0.05) as api:
         await many_values(api)
-        connections = api.server.rooms.load.connections
+        connections = api.server.services.load.connections
         assert connections is not None
         with small_socket(api) as small:
             small.sendall(b"GET /v1/kv?limit=1000 HTTP/1.1\r\nHost: x\r\n\r\n" * 8)
@@ -190,7 +190,7 @@ async def test_a_slow_reader_that_goes_on_is_served(open_api: Open) -> None:
             got += len(part)
             await asyncio.sleep(0.001)
         assert got > 2_000_000
-        connections = api.server.rooms.load.connections
+        connections = api.server.services.load.connections
         assert connections is not None
         assert connections.stalled_total == 0
         writer.close()
@@ -199,7 +199,7 @@ async def test_a_slow_reader_that_goes_on_is_served(open_api: Open) -> None:
 async def test_answers_are_bounded_together(open_api: Open) -> None:
     async with open_api(answer_bytes_held_max=4_000_000) as api:
         await many_values(api)
-        connections = api.server.rooms.load.connections
+        connections = api.server.services.load.connections
         assert connections is not None
         with small_socket(api) as small:
             small.sendall(b"GET /v1/kv?limit=1000 HTTP/1.1\r\nHost: x\r\n\r\n" * 8)
@@ -223,14 +223,14 @@ async def test_liveness_is_not_behind_a_flood_of_requests(
     async with open_api() as api:
         begun = 0
         answered_after = []
-        get = api.server.rooms.reads.get
+        get = api.server.services.reads.get
 
         async def counted(*args: Any, **more: Any) -> Any:
             nonlocal begun
             begun += 1
             return await get(*args, **more)
 
-        monkeypatch.setattr(api.server.rooms.reads, "get", counted)
+        monkeypatch.setattr(api.server.services.reads, "get", counted)
         flood = [await connected(api) for _ in range(300)]
         last = await connected(api)
         await held(api, 301)

@@ -53,7 +53,7 @@ async def test_a_watch_ahead_of_its_node_begins_when_it_gets_there(api: Api) -> 
     await put(api, "b")  # settled elsewhere: this node has only ordered it
     asking = asyncio.create_task(api.ask("GET", "/v1/kv/b?min_revision=2"))
     opening = asyncio.create_task(anext(aiter(_first(api, "after=2"))))
-    while api.consensus.read_indexes < 1 or api.server.rooms.load.requests < 1:
+    while api.consensus.read_indexes < 1 or api.server.services.load.requests < 1:
         await asyncio.sleep(0)
     assert not opening.done()
     api.consensus.quiet = False

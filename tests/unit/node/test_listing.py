@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kv.errors import BadRequest
 from kv.ports import Retention
 from node.api.listing import TURN_BYTES
-from node.exchange.exchange import PAGES_MAX
+from node.http.load import PAGES_MAX
 from node.wire.documents import encode
 from node.wire.page_tokens import Place, place_of, token_of
 from tests.unit.node.conftest import Api
@@ -124,7 +124,7 @@ async def test_pages_are_made_a_few_at_a_time_and_give_way(
     """A put between forty pages of 2 MiB is not behind all of them."""
     for n in range(40):
         await api.ask("PUT", f"/v1/kv/big/{n:02}", data=b"v" * 60_000)
-    store = api.server.rooms.store
+    store = api.server.services.store
     under_way = most = 0
     real = store.list
 

@@ -85,7 +85,7 @@ async def test_a_store_that_does_not_answer_leaves_it_unknown(api: Api, monkeypa
     async def broken(*_: object, **__: object) -> object:
         raise BackendUnavailable("store", "gone")
 
-    monkeypatch.setattr(api.server.rooms.store, "operations", broken)
+    monkeypatch.setattr(api.server.services.store, "operations", broken)
     (await api.ask("GET", "/v1/operations/y")).problem(504, "outcome_unknown", "unknown")
     assert api.consensus.submits == []
 

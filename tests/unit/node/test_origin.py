@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.api.routes import BEGUN, WHOLE
 from node.http.origin import foreign, leads_here, names_of
-from node.server import BEGUN, WHOLE
 from tests.unit.node.conftest import Api, Open
 
 NAMES = names_of("http://n1.example:8001", ("Kv.Example.org.",))

@@ -67,7 +67,7 @@ async def test_a_read_states_no_revision_that_it_does_not_contain(
     async with open_api(store=store, cache=Empty()) as api:
         await api.ask("PUT", "/v1/kv/a", data=b"older")
         await asyncio.sleep(0)
-        api.server.rooms.reads.memory.clear()
+        api.server.services.reads.memory.clear()
         store.api = api
         content = None if body is None else msgspec.json.encode(body)
         reply = await api.ask(

@@ -85,7 +85,7 @@ async def test_a_store_that_hangs_is_named(open_api: Open) -> None:
     async with open_api(store=store) as api:
         assert (await api.ask("GET", "/readyz")).status == 200
         store.hangs = True
-        api.server.rooms.store_probe.forget()
+        api.server.services.readiness.store_probe.forget()
         status, text, unready, _ = await seen(api)
         assert status == 503 and "[-]store failed" in text and unready[0]["code"] == "store_away"
 
@@ -98,14 +98,14 @@ async def test_a_store_that_is_not_what_was_settled_is_named(api: Api) -> None:
         await api.ask("PUT", f"/v1/kv/{key}", data=b"1")
     assert (await api.ask("GET", "/readyz")).status == 200
     api.database.lose_rows(2)
-    api.server.rooms.store_probe.forget()
+    api.server.services.readiness.store_probe.forget()
     status, text, unready, _ = await seen(api)
     assert status == 503 and "[-]ledger failed" in text and "acordo adopt" in text
     assert unready[0]["code"] == "store_refused"
 
 
 async def test_a_store_that_was_never_asked_is_not_called_well(api: Api) -> None:
-    assert api.server.rooms.store_probe.trouble == "it was not asked yet"
+    assert api.server.services.readiness.store_probe.trouble == "it was not asked yet"
 
 
 def test_how_a_store_differs() -> None:

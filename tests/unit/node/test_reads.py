@@ -13,8 +13,8 @@ from backends.memory import MemoryCache, MemoryDatabase, MemoryStore
 from kv.errors import BackendUnavailable, NotApplied, StoreDamaged
 from kv.model import Delete, Entry, Intent, Put, Version
 from kv.ports import Read, Space
-from node.reads.reads import RENEW_REVISIONS, Ask, Reads
-from node.settings import Settings
+from node.reads.reads import RENEW_REVISIONS, ReadRequest, Reads
+from node.settings import ServerSettings
 from tests.unit.node.fakes import FakeClock, FakeConsensus
 
 
@@ -45,11 +45,13 @@ class Bench:
         self.consensus = FakeConsensus(self.store.database)
         self.cache = MemoryCache()
         self.clock = FakeClock()
-        chosen = Settings(node_id="n1", advertised_url="", incarnation="1", **settings)
+        chosen = ServerSettings(node_id="n1", advertised_url="", incarnation="1", **settings)
         self.reads = Reads(self.consensus, self.store, self.cache, self.clock, chosen)
 
     async def get(self, key: bytes, level: Any = "linearizable", **more: Any) -> Any:
-        return await self.reads.get(key, Ask(level, **more), deadline=self.clock.monotonic() + 5)
+        return await self.reads.get(
+            key, ReadRequest(level, **more), deadline=self.clock.monotonic() + 5
+        )
 
     async def write(self, key: bytes, value: bytes | None) -> int:
         write = Delete(key) if value is None else Put(key, value)
@@ -252,7 +254,7 @@ async def test_a_broken_store_is_said_and_memory_goes_on(b: Bench) -> None:
 async def test_a_hanging_store_costs_no_more_than_the_deadline(b: Bench) -> None:
     b.store.gate.clear()
     with pytest.raises(BackendUnavailable):
-        await b.reads.get(b"a", Ask(), deadline=b.clock.monotonic() + 0.02)
+        await b.reads.get(b"a", ReadRequest(), deadline=b.clock.monotonic() + 0.02)
     b.store.gate.set()
 
 
@@ -297,7 +299,9 @@ async def test_a_revision_of_the_future_is_not_blamed_on_the_store(b: Bench) -> 
     with pytest.raises(
         NotApplied, match=r"revision 99 was waited for.* settled 1,.* ends at 1"
     ) as behind:
-        await b.reads.get(b"a", Ask("session", min_revision=99), deadline=b.clock.monotonic() + 0.2)
+        await b.reads.get(
+            b"a", ReadRequest("session", min_revision=99), deadline=b.clock.monotonic() + 0.2
+        )
     assert behind.value.reason == "behind"
 
 
@@ -342,7 +346,7 @@ async def test_the_age_of_a_hot_key_is_bounded_too(b: Bench) -> None:
 async def test_a_short_time_limit_bounds_the_wait_for_a_quorum(b: Bench) -> None:
     b.consensus.hang = True
     with pytest.raises(NotApplied) as late:
-        await b.reads.get(b"a", Ask(), deadline=b.clock.monotonic() + 0.01)
+        await b.reads.get(b"a", ReadRequest(), deadline=b.clock.monotonic() + 0.01)
     assert late.value.reason == "timeout"
     b.consensus.hang = False
 

@@ -111,7 +111,7 @@ async def test_values_of_reads_are_left_out_when_they_cannot_be_had(
     async def broken(*_: Any, **__: Any) -> Any:
         raise BackendUnavailable("store", "gone")
 
-    monkeypatch.setattr(api.server.rooms.store, "versions", broken)
+    monkeypatch.setattr(api.server.services.store, "versions", broken)
     reply = await txn(api, writes=[{"put": "b", "value": "1"}], reads=["a", "c"])
     assert reply.status == 200
     assert reply.json()["reads"] == [

@@ -147,7 +147,7 @@ async def test_gaps_are_filled_from_the_ledger(open_api: Open, how: str) -> None
                 ("put", "b", 2), ("put", "c", 3), ("put", "d", 4), ("put", "e", 5), ("put", "f", 6), ("put", "g", 7),
                 ("put", "h", 8), ("delete", "b", 9), ("put", "i", 10), ("put", "j", 11),
             ]  # fmt: skip
-        assert api.server.rooms.watches.fills.reads_total > 0
+        assert api.server.services.watches.fills.reads_total > 0
 
 
 async def test_large_values_are_told_whole(api: Api) -> None:
@@ -218,7 +218,7 @@ async def test_slow_readers_are_cut_and_can_resume(open_api: Open) -> None:
         writer.write(b"GET /v1/watch HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"retry: 1000\n\n")
         n = 0
-        while not api.server.rooms.watches.cut_total:
+        while not api.server.services.watches.cut_total:
             n += 1
             assert n < 1000, "never cut"
             await asyncio.sleep(0.001)  # a fast machine would be done before the time-out
@@ -255,7 +255,7 @@ async def test_watchers_are_bounded_and_leave(open_api: Open) -> None:
             await stream.next()
             (await api.ask("GET", "/v1/watch")).problem(503, "overloaded")
             assert b"acordo_watchers 1.0" in (await api.ask("GET", "/metrics")).body
-        while len(api.server.rooms.watches):
+        while len(api.server.services.watches):
             await asyncio.sleep(0.001)
         async with watching(api) as stream:
             await stream.next()

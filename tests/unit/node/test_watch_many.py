@@ -30,7 +30,7 @@ async def many(api: Api, count: int, query: str = "") -> AsyncIterator[list[Stre
 
 
 async def test_a_change_is_made_once_for_all_who_watch_it(api: Api) -> None:
-    watches = api.server.rooms.watches
+    watches = api.server.services.watches
     async with many(api, 20) as all_keys, many(api, 10, "prefix=k") as under_k:
         before = watches.frames.made_total
         await api.ask("PUT", "/v1/kv/k1", data=b"v" * 200_000)
@@ -53,7 +53,7 @@ async def test_a_change_wakes_nobody_whom_it_does_not_concern(open_api: Open) ->
     async with open_api(
         watch_ring_bytes=1, watch_bookmark_s=1000.0, watch_heartbeat_s=1000.0
     ) as api:
-        watches = api.server.rooms.watches
+        watches = api.server.services.watches
         async with many(api, 5, "prefix=quiet/") as quiet, many(api, 1, "prefix=busy/") as busy:
             for stream in (*quiet, *busy):
                 await stream.next()
@@ -74,7 +74,7 @@ async def test_a_change_wakes_nobody_whom_it_does_not_concern(open_api: Open) ->
 async def test_watchers_from_the_beginning_share_what_is_read(open_api: Open) -> None:
     async with open_api(watch_ring_bytes=1) as api:
         await put(api, *(f"k{n}" for n in range(200)))
-        watches = api.server.rooms.watches
+        watches = api.server.services.watches
         reads, fetches = watches.fills.reads_total, watches.fills.fetches_total
         async with many(api, 30, "after=0") as streams:
             told = await asyncio.gather(*(stream.changes(200) for stream in streams))
@@ -92,7 +92,7 @@ async def test_a_watcher_that_went_away_leaves_its_place_at_once(open_api: Open,
         "watch_write_timeout_s": 1000.0,
     }
     async with open_api(watchers_max=4, **silent) as api:
-        watches = api.server.rooms.watches
+        watches = api.server.services.watches
         await put(api, *"abc")
         for _ in range(5):
             gone = []
@@ -128,7 +128,7 @@ async def test_what_waits_for_watchers_is_bounded(open_api: Open) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", api.server.port))
         sock.sendall(b"GET /v1/watch HTTP/1.1\r\nHost: x\r\n\r\n")
-        watches = api.server.rooms.watches
+        watches = api.server.services.watches
         while not watches.cut_total:
             await api.ask("PUT", "/v1/kv/a", data=b"v" * 1_048_576)
         assert watches.unsent.bytes == 0
@@ -141,7 +141,7 @@ async def test_an_adoption_ends_every_watch(api: Api) -> None:
         await put(api, "a")
         await stream.changes(1)
         event = Settled(1, 5, b"d" * 16, (), (), 0, undone_after=0)
-        api.server.rooms.watches._settled(event)
+        api.server.services.watches._settled(event)
         told = await stream.next()
         assert (told["event"], told["data"]["code"], told["data"]["status"]) == (
             "error",

@@ -25,7 +25,7 @@ async def fill(api: Api, held: Identity, **shown: Any) -> None:
     api.consensus._settled = Head()
     api.consensus._answers.clear()
     api.consensus.no_leader = "no_quorum"
-    api.server.rooms.reads.memory.clear()
+    api.server.services.reads.memory.clear()
     api.database.adopt(0, held)
 
 

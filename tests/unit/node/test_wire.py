@@ -37,7 +37,7 @@ from kv.model import (
 )
 from node.wire.answers import ItemAnswer, item_of
 from node.wire.byte_forms import Bytes, bytes_from, json_form
-from node.wire.documents import decoded, encode
+from node.wire.documents import decode, encode
 from node.wire.problems import KINDS, problem_of
 from node.wire.requests import BatchForm, LegacyForm, MemberForm, TransactionForm, intent_of
 
@@ -115,7 +115,7 @@ def test_intents_are_what_the_json_says(
         "otherwise": None if otherwise is None else [write(w) for w in otherwise],
         "reads": [json_form(key) for key in reads],
     }
-    form = decoded(encode(body), TransactionForm)
+    form = decode(encode(body), TransactionForm)
     assert intent_of(form, "o") == Intent("o", 0, wanted, then, otherwise, tuple(reads))
 
 
@@ -124,7 +124,7 @@ def test_intents_are_what_the_json_says(
 def test_nonsense_is_refused_by_name(raw: bytes) -> None:
     for kind in (BatchForm, LegacyForm, MemberForm):
         with pytest.raises(BadRequest) as refused:
-            decoded(raw, kind)
+            decode(raw, kind)
         assert refused.value.code in ("malformed_json", "invalid_body")
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from backends.memory import Lost, MemoryDatabase, MemoryStore, NoFaults
 from kv.errors import NotApplied, OutcomeUnknown
 from kv.model import Answer, Applied, Cancel, Delete, Intent, Put, Reference
-from node.settings import Settings
+from node.settings import ServerSettings
 from node.writes.writes import (
     INTENT_INLINE_BYTES_MAX,
     ROUND_BYTES_MAX,
@@ -33,7 +33,7 @@ class Bench:
             self.consensus,
             self.store,
             self.clock,
-            Settings(node_id="n1", advertised_url="", incarnation="7", **more),
+            ServerSettings(node_id="n1", advertised_url="", incarnation="7", **more),
         )
 
     async def put(self, key: bytes, value: bytes = b"v", left_s: float = 5.0) -> Answer:
@@ -243,7 +243,7 @@ async def test_op_ids_of_two_incarnations_never_meet() -> None:
         other.consensus,
         other.store,
         other.clock,
-        Settings(node_id="n1", advertised_url="", incarnation="8"),
+        ServerSettings(node_id="n1", advertised_url="", incarnation="8"),
     )
     made = {one.writes.new_op_id() for _ in range(100)} | {
         other.writes.new_op_id() for _ in range(100)

@@ -1,0 +1,156 @@
+"""Name every route of the API: path, methods, handlers, and what its writes heed.
+
+The path is taken as it was sent: a key may hold `%2F`, `..` and `//`, which a router that tidies
+paths would change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from aiohttp import web
+
+from node.api import (
+    asynchronous,
+    batch,
+    cluster,
+    health,
+    keys,
+    leader,
+    ledger,
+    legacy,
+    listing,
+    openapi,
+    operations,
+    page,
+    scrape,
+    txn,
+    watch,
+)
+from node.exchange.exchange import Exchange
+
+Handler: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One path with its handlers by method. `always`: also while draining or overloaded. `long`: a
+    stream, counted apart.
+
+    `conditions`: conditional headers that its writes heed; with any other they are refused, for a
+    condition that is passed over is a write that its client did not ask for.
+    """
+
+    template: str
+    handlers: dict[str, Handler]
+    always: bool = False
+    long: bool = False
+    conditions: frozenset[str] = frozenset()
+
+    @property
+    def allow(self) -> str:
+        """Return the methods that work on it, as the header Allow has them."""
+        head = ["HEAD"] if "GET" in self.handlers and not self.long else []
+        return ", ".join([*self.handlers, *head, "OPTIONS"])
+
+    def handler(self, method: str) -> Handler:
+        """Return what answers a method, also one that does not work here."""
+        found = self.handlers.get(method)
+        if found is not None:
+            return found
+        if self is UNKNOWN:
+            return _no_such_path
+        get = self.handlers.get("GET")
+        if method == "HEAD" and get is not None and not self.long:
+            return get
+        return self._refuse
+
+    async def _refuse(self, x: Exchange) -> web.Response:
+        more = {"Allow": self.allow}
+        if x.method == "OPTIONS":
+            return x.reply(204, b"", "text/plain", more=more)
+        detail = f"{x.method[:20]} does not work on {self.template}"
+        return x.problem("method_not_allowed", detail, more=more, allowed=self.allow)
+
+
+async def _no_such_path(x: Exchange) -> web.Response:
+    return x.problem(
+        "unknown_path", f"{x.path[:200]!r} is no path of this server", allowed="see /openapi.json"
+    )
+
+
+ONE_KEY: Final = frozenset({"If-Match", "If-None-Match"})
+READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing."""
+
+WHOLE: Final = (
+    Route("/v1/kv", {"GET": listing.get}),
+    Route("/v1/txn", {"POST": txn.post}),
+    Route("/v1/batch", {"POST": batch.post}),
+    Route("/v1/async", {"POST": asynchronous.post}),
+    Route("/v1/watch", {"GET": watch.get}, long=True),
+    Route("/v1/leader", {"GET": leader.get}, always=True),
+    Route("/v1/ledger", {"GET": ledger.get}),
+    Route("/v1/cluster", {"GET": cluster.get}, always=True),
+    Route("/v1/cluster/transfer", {"POST": cluster.transfer}, always=True),
+    Route("/v1/cluster/members", {"POST": cluster.add}, always=True),
+    Route("/v1/cluster/limits", {"POST": cluster.amend}, always=True),
+    Route("/v1/cluster/adopt", {"POST": cluster.adopt}, always=True),
+    Route(
+        "/kv", {"GET": legacy.get, "PUT": legacy.put, "DELETE": legacy.delete}, conditions=ONE_KEY
+    ),
+    Route("/health", {"GET": health.health}, always=True),
+    Route("/livez", {"GET": health.livez}, always=True),
+    Route("/readyz", {"GET": health.readyz}, always=True),
+    Route("/metrics", {"GET": scrape.get}, always=True),
+    Route("/openapi.json", {"GET": openapi.get}, always=True),
+)
+"""Routes of one path each."""
+BEGUN: Final = (
+    (
+        "/v1/kv/",
+        "",
+        Route(
+            "/v1/kv/{key}",
+            {"GET": keys.get, "PUT": keys.put, "DELETE": keys.delete},
+            conditions=ONE_KEY,
+        ),
+    ),
+    (
+        "/v1/operations/",
+        "",
+        Route("/v1/operations/{op_id}", {"GET": operations.get, "POST": operations.post}),
+    ),
+    (
+        "/v1/cluster/members/",
+        "/promote",
+        Route("/v1/cluster/members/{id}/promote", {"POST": cluster.promote}, always=True),
+    ),
+    (
+        "/v1/cluster/members/",
+        "",
+        Route("/v1/cluster/members/{id}", {"DELETE": cluster.remove}, always=True),
+    ),
+)
+"""Routes by how their paths begin and end; the first that fits is taken."""
+UNKNOWN: Final = Route("(unknown)", {})
+
+
+class Routes:
+    """The routes of one node, with those of the page's files."""
+
+    def __init__(self, page_dir: Path) -> None:
+        self._whole = {route.template: route for route in WHOLE}
+        for path, handler in page.files(page_dir).items():
+            template = "/" if path == "/" else "/page/{file}"
+            self._whole[path] = Route(template, {"GET": handler}, always=True)
+
+    def find(self, path: str) -> tuple[Route, str]:
+        """Return the route of a raw path, and what stands in the place of its parameter."""
+        for begin, end, route in BEGUN:
+            if path.startswith(begin) and path.endswith(end):
+                return route, path[len(begin) :]
+        return self._whole.get(path, UNKNOWN), ""

@@ -1,0 +1,91 @@
+"""Parse what a request's headers ask for: op_id, life of a write, time limit, media type, what is
+echoed. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from kv.errors import BadRequest
+from kv.model import NODE_OP_ID_PREFIX, RESERVED_PREFIXES
+from node.wire.text_fields import checked_op_id, parse_seconds, unquoted
+
+TIMEOUT_S_MIN: Final = 0.001
+TIMEOUT_S_MAX: Final = 3600
+LIFETIME_S_MAX: Final = 366 * 86400
+JSON: Final = "application/json"
+BYTES: Final = "application/octet-stream"
+HEADER_CHARS_MAX: Final = 256
+"""An X-Request-Id or traceparent that is longer is not echoed."""
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_JSON_TYPES: Final = frozenset({JSON, "text/json"})
+"""A page of another origin may send three media types, and none at all, without asking first: JSON
+is taken under neither, so that no such page can send one.
+"""
+
+
+def own_timeout_s(headers: Mapping[str, str]) -> float | None:
+    """Return the client's own time limit (`Acordo-Timeout`, seconds). Raises BadRequest."""
+    given = headers.get("Acordo-Timeout")
+    if given is None:
+        return None
+    return max(parse_seconds(given, "timeout", TIMEOUT_S_MAX), TIMEOUT_S_MIN)
+
+
+def own_lifetime_s(headers: Mapping[str, str]) -> float | None:
+    """Return the life that the client gives its write (`Acordo-Lifetime`, seconds). Raises
+    BadRequest.
+    """
+    given = headers.get("Acordo-Lifetime")
+    return None if given is None else parse_seconds(given, "lifetime", LIFETIME_S_MAX)
+
+
+def own_op_id(
+    headers: Mapping[str, str], query_op_id: str | None, body_op_id: str | None
+) -> str | None:
+    """Return the client's op_id, never changed; None: it gave none.
+
+    Raises BadRequest when two differ, when one is reserved for nodes, and when there is none to go
+    with `Acordo-Lifetime`. With that header what begins as for `/v1/async` may be named: a worker
+    brings what a node named.
+    """
+    lasting = "Acordo-Lifetime" in headers
+    reserved = (NODE_OP_ID_PREFIX,) if lasting else RESERVED_PREFIXES
+    key = headers.get("Idempotency-Key")
+    candidates = (
+        None if key is None else unquoted(key),
+        headers.get("Acordo-Op-Id"),
+        query_op_id,
+        body_op_id,
+    )
+    given = [checked_op_id(text, reserved=reserved) for text in candidates if text is not None]
+    if len(set(given)) > 1:
+        raise BadRequest("bad_op_id", "two different op_ids", allowed="one")
+    if lasting and not given:
+        raise BadRequest(
+            "bad_lifetime",
+            "Acordo-Lifetime goes with an op_id of yours",
+            allowed="an op_id with it",
+        )
+    return given[0] if given else None
+
+
+def check_json(headers: Mapping[str, str]) -> None:
+    """Raise BadRequest unless the body comes as JSON."""
+    given = headers.get("Content-Type", "")
+    if given.partition(";")[0].strip().lower() not in _JSON_TYPES:
+        detail = f"Content-Type {given[:60]!r}" if given else "no Content-Type"
+        raise BadRequest("unsupported_media_type", detail, allowed=f"{JSON} (curl --json does it)")
+
+
+def echoed(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers that an answer repeats."""
+    found: dict[str, str] = {}
+    request_id, trace = headers.get("X-Request-Id"), headers.get("traceparent")
+    if request_id is not None and len(request_id) <= HEADER_CHARS_MAX and request_id.isprintable():
+        found["X-Request-Id"] = request_id
+    if trace is not None and _TRACEPARENT.fullmatch(trace):
+        found["traceparent"] = trace
+    return found

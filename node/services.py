@@ -1,0 +1,52 @@
+"""Name the services that every handler of a node works with. It puts nothing together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from kv.ports import Broadcast, Cache, Clock, Consensus, Store
+from node.http.load import NodeLoad
+from node.http.request_metrics import RequestMetrics
+from node.readiness.readiness import Readiness
+from node.reads.reads import Reads
+from node.settings import ServerSettings
+from node.watching.watches import Watches
+from node.writes.lookups import Lookups
+from node.writes.writes import Writes
+
+
+class AsyncWrites(Protocol):
+    """A broker that takes a write into its hands, for a worker to submit later."""
+
+    async def accept(self, op_id: str, transaction: bytes, *, timeout_s: float) -> None:
+        """Return once the broker has confirmed it. `transaction` is the JSON of POST /v1/txn, found
+        sound.
+
+        Raises BackendUnavailable: it is not in the broker's hands, or OutcomeUnknown.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The services of one node."""
+
+    consensus: Consensus
+    store: Store
+    cache: Cache
+    broadcast: Broadcast
+    clock: Clock
+    settings: ServerSettings
+    reads: Reads
+    writes: Writes
+    lookups: Lookups
+    watches: Watches
+    metrics: RequestMetrics
+    readiness: Readiness
+    load: NodeLoad
+    openapi: bytes
+    """The document of GET /openapi.json."""
+    host_names: frozenset[str]
+    """Names that lead to this node, beside addresses."""
+    async_writes: AsyncWrites | None = None
