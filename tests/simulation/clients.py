@@ -39,7 +39,7 @@ from kv.model import (
     Write,
     value_hash,
 )
-from node.reads.reads import ReadRequest, Level, Reading
+from node.reads.reads import Level, Reading, ReadRequest
 from tests.simulation.timekeeping import TTL_MS
 
 if TYPE_CHECKING:
