@@ -22,7 +22,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from acordo._client import Client, new_op_id
+    from acordo._base_client import new_op_id
+    from acordo._client import Client
     from acordo._errors import (
         AcordoError,
         BadRequest,
@@ -132,6 +133,7 @@ _HOMES: Final = (
     "acordo._wire.forms",
     "acordo._watch",
     "acordo._client",
+    "acordo._base_client",
 )
 """The modules that define the public names, those that load fast first."""
 

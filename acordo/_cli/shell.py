@@ -19,9 +19,10 @@ import typer
 from rich.markup import escape
 
 from acordo import _results as results
+from acordo._base_client import TIMEOUT_S, new_op_id
 from acordo._cli import interrupts
 from acordo._cli.output import BASE64, CODES, INTERRUPTED, OK, USAGE, Output, code_of, printable
-from acordo._client import TIMEOUT_S, Client, new_op_id
+from acordo._client import Client
 from acordo._errors import AcordoError, BadRequest
 from acordo._wire import forms
 

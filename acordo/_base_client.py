@@ -1,0 +1,145 @@
+"""Open a client of a cluster, close it, and make its calls. Never calls a write failed that may
+have taken effect.
+
+What every group of calls stands on: the URLs, the time-outs, one transport and one caller.
+"""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Self, TypeVar
+from urllib.parse import urlsplit
+
+from acordo import _results as results
+from acordo._calls.caller import Caller
+from acordo._calls.transport import Transport
+from acordo._errors import BadRequest
+from acordo._messages import Reply, Request
+
+TIMEOUT_S: Final = 10.0
+ATTEMPT_TIMEOUT_S: Final = 4.0
+CONNECT_TIMEOUT_S: Final = 1.0
+CONNECTIONS_MAX: Final = 128
+
+T = TypeVar("T")
+
+
+def new_op_id() -> str:
+    """Return a fresh op_id: 48 bits of milliseconds, 80 random ones; sorts by time of making."""
+    return f"{time.time_ns() // 1_000_000:012x}-{secrets.token_hex(10)}"
+
+
+class BaseClient:
+    """A client of one cluster that has no calls yet."""
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        *,
+        timeout_s: float = TIMEOUT_S,
+        attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        level: results.Level = "linearizable",
+        retries: bool = True,
+        spread: bool = False,
+        connections_max: int = CONNECTIONS_MAX,
+        headers: Mapping[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
+        op_ids: Callable[[], str] = new_op_id,
+    ) -> None:
+        """Open no connection yet: `async with` does.
+
+        `urls`: base URLs of nodes, or of a proxy before them. `timeout_s`, `attempt_timeout_s` and
+        `connect_timeout_s` (seconds, above 0) bound a call as a whole, one attempt of it, and the
+        connecting of one. `level`: the read level where a read names none. `retries=False`: one
+        call is one attempt. `spread`: take the nodes in turn instead of keeping to one.
+        `connections_max`: connections at a time. `headers` go with every request, `tls` is for
+        https URLs. `op_ids` makes the op_id of every write that is given none.
+
+        Raises BadRequest for no URL or an unusable one, a time-out or a level that cannot be.
+        """
+        given = [urls] if isinstance(urls, str) else list(urls)
+        self.urls: Final = tuple(_base_url(url) for url in given)
+        if not self.urls:
+            raise BadRequest(
+                "no URL given", code="no_url", allowed="at least one, such as http://127.0.0.1:8001"
+            )
+        if timeout_s <= 0 or attempt_timeout_s <= 0:
+            raise BadRequest(
+                "a time-out that is not positive", code="bad_timeout", allowed="seconds above 0"
+            )
+        check_level(level)
+        self._timeout_s = timeout_s
+        self._level, self._new_op_id = level, op_ids
+        self._transport = Transport(
+            connections_max=connections_max,
+            connect_timeout_s=connect_timeout_s,
+            headers=headers or {},
+            tls=tls,
+        )
+        self._caller = Caller(
+            self._transport,
+            self.urls,
+            attempt_timeout_s=attempt_timeout_s,
+            retries=retries,
+            spread=spread,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._transport.__aexit__(*exc)
+
+    @property
+    def revision(self) -> int:
+        """Highest `Acordo-Revision` this client has seen: what its session reads are at or
+        above. 0 before any answer.
+        """
+        return self._caller.revision
+
+    @property
+    def answered(self) -> bool:
+        """Whether anybody has answered a request of this client."""
+        return self._transport.answered
+
+    @property
+    def unanswered_s(self) -> float:
+        """For how many seconds nobody has answered, since the first request began; 0 before it, and
+        once somebody did.
+        """
+        since = self._transport.asked_at
+        return 0.0 if since is None or self.answered else time.monotonic() - since
+
+    async def _call(
+        self, request: Request, parse: Callable[[Reply], T], timeout_s: float | None
+    ) -> T:
+        return (await self._caller.call(request, parse, timeout_s=timeout_s or self._timeout_s))[0]
+
+
+def check_level(level: str) -> None:
+    """Raise BadRequest unless it is a read level."""
+    if level not in results.LEVELS:
+        raise BadRequest(
+            f"unknown read level {level!r}", code="bad_level", allowed=", ".join(results.LEVELS)
+        )
+
+
+def _base_url(url: str) -> str:
+    """Return a base URL without a trailing slash. Raises BadRequest."""
+    base = (url if "://" in url else f"http://{url}").rstrip("/")
+    try:
+        parts = urlsplit(base)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = usable and not (parts.query or parts.fragment)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise BadRequest(
+            f"not a node's URL: {url!r}", code="bad_url", allowed="such as http://127.0.0.1:8001"
+        )
+    return base
