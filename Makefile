@@ -63,7 +63,7 @@ failover: $(READY)  ## kill the leader 50 times: how long is no write acknowledg
 	$(PY) -m chaos failover --kills $(or $(KILLS),50)
 
 chaos-teeth: $(READY)  ## show that the checkers find every planted product bug (QUICK=1: two of them)
-	$(PY) -m chaos teeth $(if $(QUICK),--quick)
+	$(PY) -m chaos teeth --node-command "$(PY) -m tests.bugs {bug}" $(if $(QUICK),--quick)
 
 oracle: $(READY)  ## hold the register checker against 100,000 brute-forced histories, and measure it
 	$(PY) -m tests.unit.chaos.oracle --histories $(or $(HISTORIES),100000)

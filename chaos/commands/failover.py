@@ -25,7 +25,7 @@ from typing import Final
 import msgspec
 
 from acordo import AcordoError, Client
-from chaos.commands.run import OUT, commit
+from chaos.commands.commit import OUT, commit
 from chaos.report.outages import quantile
 from chaos.targets.local import LocalTarget
 from chaos.waiting import until

@@ -7,12 +7,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime
+import shlex
 import signal
-import subprocess
 import sys
 from pathlib import Path
-from typing import Final
 
+from chaos.commands.commit import OUT, commit, commit_seed
 from chaos.nemeses.names import FAMILIES, NEMESES, grouped
 from chaos.report import page as report
 from chaos.runs.conduct import run
@@ -21,9 +21,6 @@ from chaos.runs.opening import TargetUnfit
 from chaos.runs.plan import Plan
 from chaos.runs.result import RunResult
 from chaos.workloads.names import WORKLOADS
-
-ROOT: Final = Path(__file__).resolve().parents[2]
-OUT: Final = ROOT / "out" / "chaos"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,6 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--servers",
         default="",
         help="local target: private servers as back ends: postgres,redis,rabbitmq",
+    )
+    parser.add_argument(
+        "--node-command",
+        metavar="COMMAND",
+        help="local target: starts a node (default: python -m node)",
     )
     parser.add_argument(
         "--at-once",
@@ -182,35 +184,13 @@ def _plan(args: argparse.Namespace) -> Plan:
         faults=args.faults,
         nodes=args.nodes,
         servers=servers,
+        node_command=tuple(shlex.split(args.node_command)) if args.node_command else None,
         at_once=args.at_once,
         broadcast=args.broadcast,
         target=args.target,
         began=began.isoformat(timespec="seconds"),
         commit=commit(),
     )
-
-
-def commit() -> str:
-    """Return the commit that is checked out, with a + when files differ; "" outside a
-    repository.
-    """
-    try:
-        told = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return told.stdout.strip()
-
-
-def commit_seed() -> int:
-    """Return a seed that is the same for every run of one commit, and another one for the next."""
-    digits = "".join(c for c in commit()[-13:].rstrip("+") if c in "0123456789abcdef")[-6:]
-    return int(digits or "1", 16)
 
 
 def _short(path: Path) -> str:

@@ -1,101 +1,53 @@
-"""`python -m chaos teeth`: plant product bugs one at a time and show that each is caught from
-outside.
+"""`python -m chaos teeth`: show that each planted product bug is caught from outside.
 
 A bug has a workload and the faults that should show it, and a bounded time. A control run without a
-bug must be clean.
+bug must be clean. The bugs are planted by the command that starts a node, which is given: no bug is
+part of this program.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import shlex
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from chaos.checkers.verdict import Judgement, Verdict
-from chaos.commands.run import commit, commit_seed
-from chaos.runs.conduct import run
-from chaos.runs.opening import TargetUnfit
-from chaos.runs.plan import Plan
-from chaos.runs.result import RunResult
-from chaos.runs.schedule import Step
-
-NODE: Final = (sys.executable, "-m", "tests.bugs")
-BUDGET_S: Final = 60.0
-"""Seconds of load in which a bug must be caught."""
-ROUND_S: Final = 8.0
-"""Seconds of load after which the history is judged, before the next round with another seed."""
-QUICK: Final = 2
-
-
-@dataclass(frozen=True)
-class Tooth:
-    """How one bug is provoked."""
-
-    bug: str
-    workload: str
-    nemeses: tuple[str, ...] = ()
-    """Inflicted one after another, in every round."""
-    clients: int = 8
-    pause_s: float = 0.004
-    hot: int = 0
-    """Keys in use at a time, read back at once (`register`); 0: the usual number."""
-
-
-TEETH: Final = (
-    Tooth("reads-without-a-round", "register", ("isolate-follower", "isolate-follower")),
-    Tooth("leader-trusts-itself", "register", ("late-echo",), clients=12, hot=4),
-    Tooth(
-        "late-reads-join-a-round", "register", ("slow-follower", "slow-follower"), clients=12, hot=4
-    ),
-    Tooth("no-quorum-reads-memory", "register", ("isolate-follower", "isolate-leader")),
-    Tooth("judge-off-by-one", "register", clients=9, pause_s=0.0005, hot=1),
-    Tooth("touch-at-settle", "register", clients=12, pause_s=0.0005, hot=2),
-    Tooth("as-of-ordered", "register", ("slow",)),
-    Tooth("session-position-ignored", "session", ("slow",)),
-    Tooth("stale-age-from-now", "stale", ("isolate-follower",)),
-    Tooth("snapshot-in-two-reads", "bank"),
-    Tooth("first-version-of-a-group-kept", "register"),
-    Tooth("op-id-forgotten", "register"),
-    Tooth("repeated-op-id-off-by-one", "register"),
-    Tooth("revision-guard-blind-in-group", "counter"),
-    Tooth("value-guard-blind-in-group", "register"),
-    Tooth("absent-blind-to-tombstones", "register"),
-    Tooth("transaction-loses-its-last-write", "bank"),
-    Tooth("delete-of-nothing-counts", "register"),
-    Tooth("answer-before-commit", "register", ("store-busy",), hot=4),
-    Tooth("answer-revision-off-by-one", "register"),
-    Tooth("watch-resumes-one-late", "watch"),
-    Tooth("watch-forgets-deletes", "watch"),
-    Tooth("watch-splits-a-transaction", "watch"),
-    Tooth("watch-position-ordered", "watch", ("slow",)),
-    Tooth("ring-loses-its-oldest", "watch"),
-    Tooth("watch-takes-a-change-for-nobodys", "watch"),
-    Tooth("log-time-takes-the-wall-clock", "ttl", ("clock-jump", "clock-jump-most")),
+from chaos.checkers.verdict import Verdict
+from chaos.commands.commit import commit, commit_seed
+from chaos.runs.provocations import (
+    BUDGET_S,
+    BUG,
+    NO_BUG,
+    PROVOCATIONS,
+    ROUND_S,
+    Caught,
+    Provocation,
+    control_run,
+    provoke,
 )
 
-
-@dataclass(frozen=True)
-class Caught:
-    """What became of one bug."""
-
-    tooth: Tooth
-    by: tuple[str, ...] = ()
-    """checker: anomaly."""
-    after_s: float | None = None
-    """Seconds of load until the operation that shows it."""
-    weak: tuple[str, ...] = ()
-    seed: int = 0
+QUICK: Final = 2
+"""Bugs of a quick run."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
     parser.add_argument(
-        "--only", action="append", choices=[t.bug for t in TEETH], help="this bug; may be repeated"
+        "--node-command",
+        required=True,
+        metavar="COMMAND",
+        help=f"starts a node that carries the bug {BUG}, or none where that is {NO_BUG!r}:"
+        f" 'python -m MODULE {BUG}'",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=[p.bug for p in PROVOCATIONS],
+        help="this bug; may be repeated",
     )
     parser.add_argument(
         "--quick",
@@ -113,139 +65,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the table; return 0 when every bug was caught and the control run is clean, else 1."""
+    """Print the table.
+
+    Returns 0 when every bug was caught and the control run is clean, 1 when not, 2 when the command
+    that starts a node has no place for the bug's name.
+    """
+    if BUG not in args.node_command:
+        print(f"error: --node-command must say where the bug's name goes: {BUG}", file=sys.stderr)
+        return 2
     seed = args.seed if args.seed is not None else commit_seed()
-    teeth = [t for t in TEETH if args.only is None or t.bug in args.only]
+    chosen = [p for p in PROVOCATIONS if args.only is None or p.bug in args.only]
     if args.quick:
-        teeth = [teeth[(seed * QUICK + n) % len(teeth)] for n in range(min(QUICK, len(teeth)))]
-    print(
-        f"seed {seed}, commit {commit() or '?'}; each bug has {args.budget:g} s of load, judged every {ROUND_S:g} s"
-    )
+        chosen = [chosen[(seed * QUICK + n) % len(chosen)] for n in range(min(QUICK, len(chosen)))]
+    budget = f"each bug has {args.budget:g} s of load, judged every {ROUND_S:g} s"
+    print(f"seed {seed}, commit {commit() or '?'}; {budget}")
     with tempfile.TemporaryDirectory(prefix="acordo-teeth-") as folder:
-        return asyncio.run(
-            _all(
-                teeth,
-                seed,
-                args.keep or Path(folder),
-                args.budget,
-                control=not args.quick and args.only is None,
-            )
-        )
+        return asyncio.run(_all(args, chosen, seed, args.keep or Path(folder)))
 
 
 async def _all(
-    teeth: Sequence[Tooth], seed: int, folder: Path, budget_s: float, *, control: bool
+    args: argparse.Namespace, chosen: Sequence[Provocation], seed: int, folder: Path
 ) -> int:
+    command = shlex.split(args.node_command)
     clean = True
-    if control:
-        clean = await _control(seed, folder)
-    print(f"{'bug':<34} {'workload':<9} {'nemesis':<46} {'caught after':<13} by", flush=True)
+    if not args.quick and args.only is None:
+        clean = await _control(command, seed, folder)
+    print(_row("bug", "workload", "nemesis", "caught after", "by"), flush=True)
     caught = 0
-    for tooth in teeth:
-        found = await bite(tooth, seed, folder, budget_s)
+    for provocation in chosen:
+        found = await provoke(provocation, command, seed, folder, args.budget)
         caught += found.after_s is not None
-        after = f"{found.after_s:.1f} s" if found.after_s is not None else "NOT CAUGHT"
-        faults = ", ".join(tooth.nemeses) or "none"
-        print(
-            f"{tooth.bug:<34} {tooth.workload:<9} {faults:<46} {after:<13} {', '.join(found.by[:3])}"
-            + (f"  ({found.weak[0][:90]})" if found.after_s is None and found.weak else ""),
-            flush=True,
-        )
-    print(f"{caught} of {len(teeth)} caught")
-    return 0 if caught == len(teeth) and clean else 1
+        print(_row_of(found), flush=True)
+    print(f"{caught} of {len(chosen)} caught")
+    return 0 if caught == len(chosen) and clean else 1
 
 
-async def _control(seed: int, folder: Path) -> bool:
-    """Run every workload and every nemesis of the table without a bug: nothing may be found."""
-    workloads = tuple(dict.fromkeys(t.workload for t in TEETH))
-    names = tuple(dict.fromkeys(n for t in TEETH for n in t.nemeses))
-    result = await run(
-        Plan(
-            folder=folder / "control",
-            workloads=workloads,
-            families=dict.fromkeys(names, ()),
-            seconds=15,
-            seed=seed,
-            clients=4,
-            quiet=True,
-            node_command=NODE,
-            node_environ={"ACORDO_TEST_ALLOW_BUGS": "1"},
-            steps=steps_of(names),
-        )
-    )
+async def _control(command: Sequence[str], seed: int, folder: Path) -> bool:
+    result = await control_run(command, seed, folder)
     clean = result.verdict is Verdict.OK
     operations = 0 if result.run is None else len(result.run.history.operations)
-    print(
-        f"control run without a bug: {operations} operations, {'clean' if clean else 'NOT CLEAN'}"
-    )
+    worth = "clean" if clean else "NOT CLEAN"
+    print(f"control run without a bug: {operations} operations, {worth}")
     for judged in (*result.judgements, *result.resolved):
         for finding in judged.findings[:3]:
             print(f"  {judged.checker}: {finding.anomaly}: {finding.message}")
     return clean
 
 
-async def bite(tooth: Tooth, seed: int, folder: Path, budget_s: float = BUDGET_S) -> Caught:
-    """Run one bug, round after round, until it is caught or its time is over."""
-    spent_s = 0.0
-    weak: tuple[str, ...] = ()
-    round_ = 0
-    while spent_s < budget_s:
-        plan = Plan(
-            folder=folder / f"{tooth.bug}-{round_}",
-            workloads=(tooth.workload,),
-            families={},
-            seconds=ROUND_S,
-            seed=seed + round_,
-            clients=tooth.clients,
-            pause_s=tooth.pause_s,
-            hot=tooth.hot,
-            quiet=True,
-            node_command=NODE,
-            node_environ={"ACORDO_TEST_ALLOW_BUGS": "1", "ACORDO_TEST_BUG": tooth.bug},
-            steps=steps_of(tooth.nemeses),
-        )
-        try:
-            result = await run(plan)
-        except TargetUnfit as exc:
-            return Caught(tooth, weak=(str(exc),), seed=plan.seed)
-        load_s = _load_s(result)
-        illegal = [
-            j for j in (*result.judgements, *result.resolved) if j.verdict is Verdict.ILLEGAL
-        ]
-        if illegal:
-            by = tuple(dict.fromkeys(f"{j.checker}: {a}" for j in illegal for a in j.anomalies))
-            return Caught(
-                tooth, by, spent_s + min(_shown_s(result, illegal), load_s), seed=plan.seed
-            )
-        spent_s += max(load_s, 1.0)
-        weak = tuple(result.weak)
-        round_ += 1
-    return Caught(tooth, weak=weak, seed=seed)
+def _row_of(found: Caught) -> str:
+    provocation = found.provocation
+    faults = ", ".join(provocation.nemeses) or "none"
+    by = ", ".join(found.by[:3])
+    if found.after_s is not None:
+        return _row(provocation.bug, provocation.workload, faults, f"{found.after_s:.1f} s", by)
+    if found.weak:
+        by += f"  ({found.weak[0][:90]})"
+    return _row(provocation.bug, provocation.workload, faults, "NOT CAUGHT", by)
 
 
-def steps_of(nemeses: Iterable[str]) -> tuple[Step, ...]:
-    """Return one step for each, close behind one another."""
-    return tuple(Step(n + 1, name, 1.0, 2.0) for n, name in enumerate(nemeses))
-
-
-def _origin(result: RunResult) -> int:
-    assert result.run is not None
-    return min((o.start_ns for o in result.run.history.operations), default=0)
-
-
-def _load_s(result: RunResult) -> float:
-    if result.run is None or not result.run.history.operations:
-        return 0.0
-    ends = max(o.end_ns or o.start_ns for o in result.run.history.operations)
-    return (ends - _origin(result)) / 1e9
-
-
-def _shown_s(result: RunResult, illegal: Sequence[Judgement]) -> float:
-    """Return when the last operation of the earliest finding had ended."""
-    told = [
-        max(o.end_ns or o.start_ns for o in finding.operations)
-        for j in illegal
-        for finding in j.findings
-        if finding.verdict is Verdict.ILLEGAL and finding.operations
-    ]
-    return (min(told) - _origin(result)) / 1e9 if told else float("inf")
+def _row(bug: str, workload: str, faults: str, after: str, by: str) -> str:
+    return f"{bug:<34} {workload:<9} {faults:<46} {after:<13} {by}"

@@ -83,7 +83,6 @@ async def _local_cluster(plan: Plan) -> AsyncIterator[Target]:
         target = LocalTarget(
             settings,
             Random(f"{plan.seed}/links"),
-            extra=plan.node_environ,
             command=plan.node_command,
             services=services,
             clocks=bool(needed & {"clocks", "disks"}),

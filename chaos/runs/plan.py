@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -48,8 +49,7 @@ class Plan:
     commit: str = ""
     quiet: bool = False
     node_command: tuple[str, ...] | None = None
-    """Starts a node in place of `python -m node`; the teeth give another one."""
-    node_environ: dict[str, str] = field(default_factory=dict)
+    """Starts a node in place of `python -m node`."""
     steps: tuple[Step, ...] = ()
     """Faults in place of those that the seed plans."""
     nemeses: dict[str, type[Nemesis]] = field(default_factory=lambda: dict(EVERY))
@@ -69,6 +69,8 @@ class Plan:
         words += [f"--servers {','.join(self.servers)}"] if self.servers else []
         words += ["--at-once"] if self.at_once else []
         words += [f"--broadcast {without_password(self.broadcast)}"] if self.broadcast else []
+        if self.node_command:
+            words.append(f"--node-command {shlex.quote(shlex.join(self.node_command))}")
         words += [f"--target {self.target}"] if self.target != "local" else []
         return " ".join(words)
 

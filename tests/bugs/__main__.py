@@ -1,32 +1,28 @@
-"""Run a node with one bug planted: `python -m tests.bugs`, in place of `python -m node`.
+"""Run a node with one bug planted: `python -m tests.bugs BUG`, in place of `python -m node`.
 
-It refuses without ACORDO_TEST_ALLOW_BUGS=1, so that no node ever carries a bug by accident.
+It refuses without a name, so that no node ever carries a bug by accident; `none` plants none.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 
 from tests.bugs.planted import BUGS
 
 
 def main() -> int:
-    name = os.environ.get("ACORDO_TEST_BUG", "")
-    if os.environ.get("ACORDO_TEST_ALLOW_BUGS") != "1":
-        print("error: bugs are planted with ACORDO_TEST_ALLOW_BUGS=1 only", file=sys.stderr)
-        return 78
-    if name and name not in BUGS:
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in (*BUGS, "none"):
         print(
-            f"error: ACORDO_TEST_BUG={name!r} is no bug; known are {', '.join(BUGS)}",
+            f"error: {name!r} is no bug; known are {', '.join(BUGS)}, and none",
             file=sys.stderr,
         )
         return 78
-    if name:
+    if name in BUGS:
         BUGS[name]()
     from node.__main__ import main as run_node
 
-    return run_node(sys.argv[1:])
+    return run_node(sys.argv[2:])
 
 
 if __name__ == "__main__":

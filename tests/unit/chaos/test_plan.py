@@ -10,13 +10,13 @@ import pytest
 
 from chaos.__main__ import main
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.commands.run import commit_seed
-from chaos.commands.teeth import TEETH
+from chaos.commands.commit import commit_seed
 from chaos.nemeses.names import FAMILIES, grouped
 from chaos.records.history import History, Operation
 from chaos.records.saved import SavedRun
 from chaos.report.outages import outages
 from chaos.runs.plan import Plan
+from chaos.runs.provocations import PROVOCATIONS
 from chaos.runs.result import RunResult
 from chaos.runs.schedule import schedule
 from tests.bugs.planted import BUGS
@@ -78,8 +78,8 @@ def test_outages_are_pauses_between_acknowledged_writes() -> None:
 
 
 def test_every_bug_has_a_tooth_and_its_story() -> None:
-    assert {t.bug for t in TEETH} == set(BUGS)
-    assert len(TEETH) >= 18
+    assert {t.bug for t in PROVOCATIONS} == set(BUGS)
+    assert len(PROVOCATIONS) >= 18
     assert all(plant.__doc__ for plant in BUGS.values())
 
 

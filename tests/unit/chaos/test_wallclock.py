@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from chaos.targets import wallclock
 from chaos.targets.local import LocalTarget
 from chaos.targets.wallclock import WallClock
@@ -53,6 +55,10 @@ def test_nodes_get_it_only_when_clocks_are_to_jump(tmp_path: Path) -> None:
     plain = LocalTarget(settings, Random(1))
     assert plain.command is None
     assert "clocks" not in plain.abilities
-    jumping = LocalTarget(settings, Random(1), command=("python", "-m", "tests.bugs"), clocks=True)
-    assert jumping.command == ("python", "-m", "chaos.targets.wallclock", "tests.bugs")
+    jumping = LocalTarget(
+        settings, Random(1), command=("python", "-m", "another", "bug"), clocks=True
+    )
+    assert jumping.command == ("python", "-m", "chaos.targets.wallclock", "another", "bug")
     assert "clocks" in jumping.abilities
+    with pytest.raises(ValueError, match="under another clock"):
+        LocalTarget(settings, Random(1), command=("node",), clocks=True)

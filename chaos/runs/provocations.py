@@ -1,0 +1,178 @@
+"""Provoke one planted product bug after another until what clients see shows it.
+
+Which bug needs which load and which faults is told here; planting them is left to whoever gives the
+command that starts a node. Nothing here knows how a bug is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from chaos.checkers.verdict import Judgement, Verdict
+from chaos.runs.conduct import run
+from chaos.runs.opening import TargetUnfit
+from chaos.runs.plan import Plan
+from chaos.runs.result import RunResult
+from chaos.runs.schedule import Step
+
+BUDGET_S: Final = 60.0
+"""Seconds of load in which a bug must be caught."""
+ROUND_S: Final = 8.0
+"""Seconds of load after which the history is judged, before the next round with another seed."""
+BUG: Final = "{bug}"
+"""Stands for the bug's name in the command that starts a node."""
+NO_BUG: Final = "none"
+
+
+@dataclass(frozen=True)
+class Provocation:
+    """The load and the faults that show one bug."""
+
+    bug: str
+    workload: str
+    nemeses: tuple[str, ...] = ()
+    """Inflicted one after another, in every round."""
+    clients: int = 8
+    pause_s: float = 0.004
+    hot: int = 0
+    """Keys in use at a time, read back at once (`register`); 0: the usual number."""
+
+
+PROVOCATIONS: Final = (
+    Provocation("reads-without-a-round", "register", ("isolate-follower", "isolate-follower")),
+    Provocation("leader-trusts-itself", "register", ("late-echo",), clients=12, hot=4),
+    Provocation(
+        "late-reads-join-a-round", "register", ("slow-follower", "slow-follower"), clients=12, hot=4
+    ),
+    Provocation("no-quorum-reads-memory", "register", ("isolate-follower", "isolate-leader")),
+    Provocation("judge-off-by-one", "register", clients=9, pause_s=0.0005, hot=1),
+    Provocation("touch-at-settle", "register", clients=12, pause_s=0.0005, hot=2),
+    Provocation("as-of-ordered", "register", ("slow",)),
+    Provocation("session-position-ignored", "session", ("slow",)),
+    Provocation("stale-age-from-now", "stale", ("isolate-follower",)),
+    Provocation("snapshot-in-two-reads", "bank"),
+    Provocation("first-version-of-a-group-kept", "register"),
+    Provocation("op-id-forgotten", "register"),
+    Provocation("repeated-op-id-off-by-one", "register"),
+    Provocation("revision-guard-blind-in-group", "counter"),
+    Provocation("value-guard-blind-in-group", "register"),
+    Provocation("absent-blind-to-tombstones", "register"),
+    Provocation("transaction-loses-its-last-write", "bank"),
+    Provocation("delete-of-nothing-counts", "register"),
+    Provocation("answer-before-commit", "register", ("store-busy",), hot=4),
+    Provocation("answer-revision-off-by-one", "register"),
+    Provocation("watch-resumes-one-late", "watch"),
+    Provocation("watch-forgets-deletes", "watch"),
+    Provocation("watch-splits-a-transaction", "watch"),
+    Provocation("watch-position-ordered", "watch", ("slow",)),
+    Provocation("ring-loses-its-oldest", "watch"),
+    Provocation("watch-takes-a-change-for-nobodys", "watch"),
+    Provocation("log-time-takes-the-wall-clock", "ttl", ("clock-jump", "clock-jump-most")),
+)
+
+
+@dataclass(frozen=True)
+class Caught:
+    """What became of one bug."""
+
+    provocation: Provocation
+    by: tuple[str, ...] = ()
+    """checker: anomaly."""
+    after_s: float | None = None
+    """Seconds of load until the operation that shows it."""
+    weak: tuple[str, ...] = ()
+    seed: int = 0
+
+
+async def control_run(node_command: Sequence[str], seed: int, folder: Path) -> RunResult:
+    """Run every workload and every nemesis of the table without a bug: nothing may be found."""
+    names = tuple(dict.fromkeys(n for p in PROVOCATIONS for n in p.nemeses))
+    plan = Plan(
+        folder=folder / "control",
+        workloads=tuple(dict.fromkeys(p.workload for p in PROVOCATIONS)),
+        families=dict.fromkeys(names, ()),
+        seconds=15,
+        seed=seed,
+        clients=4,
+        quiet=True,
+        node_command=_with_bug(node_command, NO_BUG),
+        steps=steps_of(names),
+    )
+    return await run(plan)
+
+
+async def provoke(
+    provocation: Provocation,
+    node_command: Sequence[str],
+    seed: int,
+    folder: Path,
+    budget_s: float = BUDGET_S,
+) -> Caught:
+    """Run one bug, round after round, until it is caught or its time is over."""
+    spent_s = 0.0
+    weak: tuple[str, ...] = ()
+    round_ = 0
+    while spent_s < budget_s:
+        plan = Plan(
+            folder=folder / f"{provocation.bug}-{round_}",
+            workloads=(provocation.workload,),
+            families={},
+            seconds=ROUND_S,
+            seed=seed + round_,
+            clients=provocation.clients,
+            pause_s=provocation.pause_s,
+            hot=provocation.hot,
+            quiet=True,
+            node_command=_with_bug(node_command, provocation.bug),
+            steps=steps_of(provocation.nemeses),
+        )
+        try:
+            result = await run(plan)
+        except TargetUnfit as exc:
+            return Caught(provocation, weak=(str(exc),), seed=plan.seed)
+        load_s = _load_s(result)
+        judged = (*result.judgements, *result.resolved)
+        illegal = [j for j in judged if j.verdict is Verdict.ILLEGAL]
+        if illegal:
+            by = tuple(dict.fromkeys(f"{j.checker}: {a}" for j in illegal for a in j.anomalies))
+            after_s = spent_s + min(_shown_s(result, illegal), load_s)
+            return Caught(provocation, by, after_s, seed=plan.seed)
+        spent_s += max(load_s, 1.0)
+        weak = tuple(result.weak)
+        round_ += 1
+    return Caught(provocation, weak=weak, seed=seed)
+
+
+def _with_bug(node_command: Sequence[str], bug: str) -> tuple[str, ...]:
+    return tuple(word.replace(BUG, bug) for word in node_command)
+
+
+def steps_of(nemeses: Iterable[str]) -> tuple[Step, ...]:
+    """Return one step for each, close behind one another."""
+    return tuple(Step(n + 1, name, 1.0, 2.0) for n, name in enumerate(nemeses))
+
+
+def _origin(result: RunResult) -> int:
+    assert result.run is not None
+    return min((o.start_ns for o in result.run.history.operations), default=0)
+
+
+def _load_s(result: RunResult) -> float:
+    if result.run is None or not result.run.history.operations:
+        return 0.0
+    ends = max(o.end_ns or o.start_ns for o in result.run.history.operations)
+    return (ends - _origin(result)) / 1e9
+
+
+def _shown_s(result: RunResult, illegal: Sequence[Judgement]) -> float:
+    """Return when the last operation of the earliest finding had ended."""
+    ends = [
+        max(o.end_ns or o.start_ns for o in finding.operations)
+        for j in illegal
+        for finding in j.findings
+        if finding.verdict is Verdict.ILLEGAL and finding.operations
+    ]
+    return (min(ends) - _origin(result)) / 1e9 if ends else float("inf")
