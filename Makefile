@@ -76,6 +76,7 @@ bench-core: $(READY)  ## measure a local cluster beside a bare handler
 
 bench-raft: $(READY)  ## measure Raft alone, with and without fsync, beside the stock library
 	$(PY) -m bench.raft
+	$(PY) -m tests.simulation.minute
 
 bench-backends: $(READY)  ## measure the real back ends
 	$(PY) -m bench.backends

@@ -25,16 +25,6 @@ from cluster.ports import free_ports
 NAMES: Final = "ABC"
 ANSWER_S: Final = 90.0
 LEADER_S: Final = 30.0
-MINUTE: Final = """
-import time
-from tests.simulation.run import run
-from tests.simulation.world import Plan
-plan = Plan(seed=1, nodes=3, fsync="always", ghosts=False, faults=("cache",), clients=0, chaos_s=60.0,
-            compact_entries=100_000, window_max=10_000, recent_max=10_000, group_max=512, restores=False)
-began = time.process_time()
-result = run(1, plan=plan)
-print((time.process_time() - began) * 60 / result.simulated_s)
-"""
 
 
 class Processes:
@@ -49,7 +39,7 @@ class Processes:
 
     async def start(self, name: str) -> None:
         arguments = [self._kind, name, str(self._folder / name), self._fsync, *self._addresses]
-        module = "tests.integration.raft.measured"
+        module = "bench.raft_member"
         self.up[name] = await asyncio.create_subprocess_exec(
             sys.executable, "-m", module, *arguments,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -172,24 +162,6 @@ async def kills(number: int, rows: list[tuple[str, str, str]]) -> None:
         )
 
 
-def minute() -> str:
-    """Return the CPU seconds of a simulated minute of three members at rest, store and clients
-    included.
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", MINUTE],
-        capture_output=True,
-        text=True,
-        timeout=ANSWER_S,
-        check=False,
-    )
-    return (
-        f"{float(done.stdout):.2f} s"
-        if done.returncode == 0
-        else done.stderr.strip().splitlines()[-1]
-    )
-
-
 async def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.raft", description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
@@ -210,7 +182,6 @@ async def main() -> None:
             rows.append((f"{kind}, fsync {fsync}", repr(exc), ""))
         print("·", end="", flush=True)
     await kills(asked.kills, rows)
-    rows.append(("a simulated minute of three idle members (CPU)", minute(), "≤ 0.5 s"))
     load = os.getloadavg()[0]
     print(
         f"\n{platform.machine()}, {os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}\n"

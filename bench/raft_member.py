@@ -1,8 +1,8 @@
-"""Be one member as a process that measures itself: `… measured ours|stock ID DIR FSYNC
-ID=ADDRESS...`.
+"""Run one member as a process that measures itself, for `bench.raft`: `python -m bench.raft_member
+ours|stock ID DIR FSYNC ID=ADDRESS...`.
 
-KIND is `ours` or `stock` (the library as it comes). Lines in, one JSON value a line out; see
-`bench/raft.py`.
+`stock` is the library as it comes. Lines in, one JSON value a line out. It is the one place here
+that knows Raft from inside: a command that only crosses Raft cannot be sent over HTTP.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -19,15 +20,17 @@ import structlog
 
 from coordinator.log import PeerAddress, Position
 from coordinator.machine.commands import Submit, encode
-from coordinator.raft.member import Member
+from coordinator.raft.member import Member, Settings, over_sockets
+from coordinator.raft.net.security import SharedSecret
+from coordinator.raft.storage.disk import RealDisk
 from kv.errors import NotApplied, OutcomeUnknown
 from kv.model import Intent, Put
-from tests.integration.raft.node import make
 
 GROUP = 200
 IN_FLIGHT = 8
 SHARED = 200
 """Reads that wait at a time."""
+SECRET = SharedSecret(b"a secret of three processes that live for seconds")
 
 
 async def percentiles(act: Callable[[], Awaitable[object]], count: int) -> dict[str, float]:
@@ -58,16 +61,80 @@ async def rate(act: Callable[[], Awaitable[object]], seconds: float, workers: in
 
 
 def group() -> bytes:
+    """Return a command that carries as many intents as a busy committer puts into one."""
     return encode(
         Submit(tuple(Intent(f"op{n}", 1, (), (Put(b"key%d" % n, b"v"),)) for n in range(GROUP)))
     )
 
 
+class SystemClock:
+    """The clocks of this machine."""
+
+    def monotonic(self) -> float:
+        """Return seconds of the event loop's clock."""
+        return asyncio.get_running_loop().time()
+
+    def wall_ms(self) -> int:
+        """Return milliseconds since 1970."""
+        return int(time.time() * 1000)
+
+
+class IdleReplica:
+    """A replica that keeps nothing, so that Raft alone is measured."""
+
+    member: Member
+
+    def __init__(self) -> None:
+        self._stamp = 0
+
+    def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
+        """Do nothing."""
+
+    def stamp_ms(self) -> int:
+        """Count: the time is not measured."""
+        self._stamp += 1
+        return self._stamp
+
+    def snapshot(self) -> Callable[[], bytes]:
+        """Capture nothing."""
+        return lambda: b""
+
+    def restore(self, snapshot: bytes) -> None:
+        """Restore nothing."""
+
+    def reset(self) -> None:
+        """Forget nothing."""
+
+    def led(self, term: int) -> None:
+        """Let reads be answered as soon as this member leads."""
+        self.member.open_reads(term)
+
+    def deposed(self, term: int) -> None:
+        """Do nothing."""
+
+    def note(self) -> bytes:
+        """Return nothing that the other members would want."""
+        return b""
+
+
 class Ours:
-    def __init__(self, name: str, folder: str, fsync: str, peers: list[PeerAddress]) -> None:
-        self.member: Member
-        self.member, tape = make(name, folder, fsync, peers)
-        tape.apply = lambda position, stamp_ms, command: None  # type: ignore[method-assign]
+    """A member of this project's Raft."""
+
+    def __init__(self, name: str, folder: str, fsync: Any, peers: list[PeerAddress]) -> None:
+        rng, replica = random.Random(), IdleReplica()
+        own = next(peer for peer in peers if peer.id == name)
+        self.member = replica.member = Member(
+            name,
+            peers,
+            cluster="bench",
+            replica=replica,
+            disk=RealDisk(folder),
+            transport=over_sockets("bench", own.address, SECRET, chance=rng, entropy=os.urandom),
+            clock=SystemClock(),
+            chance=rng,
+            on_fatal=_stop,
+            settings=Settings(fsync=fsync),
+        )
         self._group = group()
 
     async def __aenter__(self) -> Ours:
@@ -78,22 +145,26 @@ class Ours:
         await self.member.__aexit__(*exc)
 
     async def propose(self) -> Position:
+        """Commit one small command."""
         return await self.member.propose(b"x" * 64)
 
     async def propose_group(self) -> Position:
+        """Commit one command of many intents."""
         return await self.member.propose(self._group)
 
     async def read(self) -> None:
+        """Wait for a position that a read may be answered at."""
         position = await self.member.read_index(timeout_s=2)
         await self.member.wait_applied(position, timeout_s=2)
 
     def role(self) -> str:
+        """Say whether this member leads."""
         status = self.member.status()
         ready = status.role == "leader" and status.quorum and status.applied == status.last
         return "leader" if ready else "other"
 
 
-class Stock:
+class StockLibrary:
     """The library with its own transport, thread and journal, and settings as they come."""
 
     def __init__(self, name: str, folder: str, fsync: str, peers: list[PeerAddress]) -> None:
@@ -115,7 +186,7 @@ class Stock:
         self.node: Any = Counter(own, others, conf=SyncObjConf(**files))
         self._group = group()
 
-    async def __aenter__(self) -> Stock:
+    async def __aenter__(self) -> StockLibrary:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -130,12 +201,15 @@ class Stock:
         await asyncio.wait_for(done, 10)
 
     async def propose(self) -> None:
+        """Commit one small command."""
         await self._take(b"x" * 64)
 
     async def propose_group(self) -> None:
+        """Commit one command of many intents."""
         await self._take(self._group)
 
     def role(self) -> str:
+        """Say whether this member leads."""
         leader = self.node._getLeader()
         return (
             "leader"
@@ -144,7 +218,13 @@ class Stock:
         )
 
 
+def _stop(exc: BaseException) -> None:
+    sys.stderr.write(f"fatal: {exc!r}\n")
+    os._exit(70)
+
+
 async def answer(node: Any, line: str) -> Any:
+    """Do what a line asks for, and return what came of it."""
     verb, _, rest = line.partition(" ")
     try:
         match verb:
@@ -166,6 +246,7 @@ async def answer(node: Any, line: str) -> Any:
 
 
 async def main(kind: str, name: str, folder: str, fsync: str, *members: str) -> None:
+    """Serve lines until there are no more."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     peers = [
         PeerAddress(id, address) for id, _, address in (member.partition("=") for member in members)
@@ -173,7 +254,7 @@ async def main(kind: str, name: str, folder: str, fsync: str, *members: str) -> 
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    async with (Ours if kind == "ours" else Stock)(name, folder, fsync, peers) as node:
+    async with (Ours if kind == "ours" else StockLibrary)(name, folder, fsync, peers) as node:
         print(json.dumps("ready"), flush=True)
         while line := await reader.readline():
             print(json.dumps(await answer(node, line.decode().strip())), flush=True)
