@@ -42,7 +42,7 @@ from coordinator.machine.limits import Limits
 from coordinator.raft.member import Member, TransportFactory, over_sockets
 from coordinator.raft.member import Settings as RaftSettings
 from coordinator.raft.net.security import Certificates, Open, Security, read_secret
-from coordinator.raft.storage.disk import RealDisk
+from coordinator.raft.storage.real_disk import RealDisk
 from coordinator.settings import Settings as CoordinatorSettings
 from kv.errors import BackendUnavailable, BadRequest, KvError, OutcomeUnknown
 from kv.names import UNNAMED

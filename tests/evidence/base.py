@@ -28,8 +28,8 @@ from pysyncobj.transport import Transport
 
 from coordinator.log import Position
 from coordinator.raft.core.protocol import Core as HardenedCore
-from coordinator.raft.storage.disk import RealDisk
 from coordinator.raft.storage.journal import Journal
+from coordinator.raft.storage.real_disk import RealDisk
 from coordinator.raft.storage.snapshot import SnapshotStore
 
 

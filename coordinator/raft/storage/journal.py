@@ -13,7 +13,8 @@ from typing import Final, Literal, TypeAlias, overload
 
 import structlog
 
-from coordinator.raft.storage.disk import Disk, File, RealDisk, SyncError
+from coordinator.raft.storage.disk import Disk, File, SyncError
+from coordinator.raft.storage.real_disk import RealDisk
 from coordinator.raft.storage.records import Kind, Record, encode_record, encode_segment
 from coordinator.raft.storage.recovery import Entry, Journaled, Part, recover
 from kv.errors import BadRequest

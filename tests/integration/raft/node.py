@@ -21,7 +21,7 @@ import structlog
 from coordinator.log import PeerAddress
 from coordinator.raft.member import Member, Settings, over_sockets
 from coordinator.raft.net.security import SharedSecret
-from coordinator.raft.storage.disk import RealDisk
+from coordinator.raft.storage.real_disk import RealDisk
 from kv.errors import NotApplied, OutcomeUnknown
 from tests.unit.raft.cluster import RealClock, Tape
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.raft.storage.disk import Disk, RealDisk, SyncError, write_whole_now
+from coordinator.raft.storage.disk import Disk, SyncError, write_whole_now
+from coordinator.raft.storage.real_disk import RealDisk
 from kv.errors import BadRequest
 from tests.simulation.disk import Died, SimDisk
 from tests.simulation.loop import Process
@@ -117,7 +118,10 @@ def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     disk.close()
 
 
-_OPEN = "import sys; from coordinator.raft.storage.disk import RealDisk; RealDisk(sys.argv[1]); print('held', flush=True); "
+_OPEN = (
+    "import sys; from coordinator.raft.storage.real_disk import RealDisk; "
+    "RealDisk(sys.argv[1]); print('held', flush=True); "
+)
 
 
 def test_a_directory_serves_one_process(tmp_path: Path) -> None:

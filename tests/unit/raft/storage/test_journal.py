@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from pysyncobj.journal import FileJournal, MemoryJournal
 
 from coordinator.raft.storage import journal as journal_module
-from coordinator.raft.storage.disk import RealDisk, SyncError
+from coordinator.raft.storage.disk import SyncError
 from coordinator.raft.storage.journal import Journal, Policy
+from coordinator.raft.storage.real_disk import RealDisk
 from coordinator.raft.storage.records import (
     FORMAT,
     RECORD_HEAD_BYTES,
@@ -695,7 +696,7 @@ def test_regression_a_flipped_bit(tmp_path: Path) -> None:
 
 _WRITER = """
 import asyncio, sys
-from coordinator.raft.storage.disk import RealDisk
+from coordinator.raft.storage.real_disk import RealDisk
 from coordinator.raft.storage.journal import Journal
 
 async def main():

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.raft.storage.disk import RealDisk, make_directory_now
 from coordinator.raft.storage.journal import Journal, Policy
+from coordinator.raft.storage.real_disk import RealDisk, make_directory_now
 from coordinator.raft.storage.snapshot import SnapshotStore
 from tests.simulation.disk import Died, SimDisk
 from tests.unit.raft.storage.virtual import run

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pysyncobj.serializer import Serializer  # type: ignore[import-untyped]  # used only to show what it does
 
-from coordinator.raft.storage.disk import RealDisk
+from coordinator.raft.storage.real_disk import RealDisk
 from coordinator.raft.storage.snapshot import (
     FORMAT,
     Chunk,
