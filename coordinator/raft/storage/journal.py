@@ -8,40 +8,27 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Final, Literal, TypeAlias, overload
 
 import structlog
 
-from coordinator.raft.storage.disk import Disk, File, SyncError
+from coordinator.raft.storage.disk import Disk
 from coordinator.raft.storage.real_disk import RealDisk
 from coordinator.raft.storage.records import Kind, Record, encode_record, encode_segment
-from coordinator.raft.storage.recovery import Entry, Journaled, Part, recover
+from coordinator.raft.storage.recovery import recover
+from coordinator.raft.storage.segments import JournalEntry, JournalFiles, Segment
+from coordinator.raft.storage.writer import Writer
 from kv.errors import BadRequest
 
 SEGMENT_BYTES_MAX: Final = 16 << 20
 """A segment that has reached this is followed by a new one: it is overshot by one record at
 most.
 """
-FULL_PAUSE_S: Final = 0.5
-FULL_PATIENCE_S: Final = 60.0
-"""How long writes wait for room on a full disk, nothing being acknowledged meanwhile; then it is
-fatal.
-"""
-_PASSING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
-"""What of a machine runs out and comes back."""
 
 Policy: TypeAlias = Literal["always", "interval", "off"]
 
 _log = structlog.get_logger("acordo.raft.journal")
-
-
-class _Flight:
-    """What a file is being given: it had `before` bytes. `landed`: somebody else has seen to it."""
-
-    def __init__(self, part: Part, content: bytes, before: int) -> None:
-        self.part, self.content, self.before = part, content, before
-        self.landed = False
 
 
 class Journal:
@@ -79,29 +66,19 @@ class Journal:
         if disk is None:
             raise ValueError("give a path or a disk")
         self._disk, self._owns_disk = disk, path is not None
-        self._files = Journaled(disk, name, cluster, member, sync=fsync != "off")
+        self._files = JournalFiles(disk, name, cluster, member, sync=fsync != "off")
+        self._writer = Writer(self._files)
         self._fsync: Policy = fsync
         self._interval_s, self._segment_bytes_max = interval_s, segment_bytes_max
         self.on_synced: Callable[[int], None] = _ignore
         """Called on the loop after each group with the new `synced_index`."""
         self.on_fatal: Callable[[BaseException], None] = _report
         """Called once when the log cannot be made durable any more: stop the process."""
-        self.waits_for_room = False
-        """The disk is full, or no descriptor is left: writes wait, at most FULL_PATIENCE_S."""
-
-        self._pending: list[tuple[Part, list[bytes]]] = []
-        """What `always` has not yet given to the disk, in order."""
-        self._group: list[tuple[Part, list[bytes]]] = []
-        """What of the group under way its files have not got yet, in order …"""
-        self._flight: _Flight | None = None
-        """… and what a file is getting just now."""
-        self._obsolete: list[Part] = []
+        self._obsolete: list[Segment] = []
         """Segments to remove once the record that made them so is durable."""
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._names_dirty = False
-        """A segment was made whose name a power cut may still take: nothing in it is durable."""
-        self._failed = self._closing = self._closed = False
+        self._closed = False
         try:
             self._log, self._term, self._voted_for = recover(self._files)
             self._open_newest()
@@ -135,13 +112,14 @@ class Journal:
         index = self._log.entries[entryFrom][1]
         self._write(Record(Kind.CUT, index))
         self._log.cut(index)
-        # Also for the group under way: what it makes durable from `index` on is no longer the log.
+        # Also for the group under way. It makes durable what stood from `index` on, which is no
+        # longer the log; counted, the leader would take the replacement for durable before it is.
         self._synced_index = min(self._synced_index, index - 1)
         self._group_index = min(self._group_index, index - 1)
         self._hinted = min(self._hinted, self._log.committed)
 
     def deleteEntriesTo(self, entryTo: int) -> None:
-        """Drop the entries before that position: a dump that is durable holds what they did."""
+        """Drop the entries before that position: a snapshot that is durable holds what they did."""
         if entryTo >= len(self._log.entries):
             self.clear()
         elif entryTo > 0:
@@ -151,21 +129,20 @@ class Journal:
             self._retire()
 
     @overload
-    def __getitem__(self, item: int) -> Entry: ...
+    def __getitem__(self, item: int) -> JournalEntry: ...
     @overload
-    def __getitem__(self, item: slice) -> list[Entry]: ...
-    def __getitem__(self, item: int | slice) -> Entry | list[Entry]:
+    def __getitem__(self, item: slice) -> list[JournalEntry]: ...
+    def __getitem__(self, item: int | slice) -> JournalEntry | list[JournalEntry]:
         return self._log.entries[item]
 
     def __len__(self) -> int:
         return len(self._log.entries)
 
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:
-        """Store term and vote; they are durable, whatever the policy, when it returns. Raises
-        OSError.
+        """Block until term and vote are durable, whatever the policy: two fsyncs. Raises OSError.
 
-        It blocks, two fsyncs long: elections are rare, and no message of the new term may leave
-        before.
+        No message of the new term may leave before. Else a member that loses its power right after
+        it votes comes back, votes for another one in the same term, and both are elected.
         """
         if (term, votedForNodeId) == (self._term, self._voted_for):
             return
@@ -177,9 +154,11 @@ class Journal:
         self._term, self._voted_for = term, votedForNodeId
 
     def getCurrentTerm(self) -> int:
+        """Return the term that was stored last."""
         return self._term
 
     def getVotedForNodeId(self) -> str | None:
+        """Return the vote that was stored with it; None: nobody has it."""
         return self._voted_for
 
     def setRaftCommitIndex(self, raftCommitIndex: int) -> None:
@@ -187,9 +166,11 @@ class Journal:
         self._log.committed = raftCommitIndex
 
     def getRaftCommitIndex(self) -> int:
+        """Return the hint: at least so much is committed."""
         return self._log.committed
 
     def onOneSecondTimer(self) -> None:
+        """Write the hint down, and sync if that is due."""
         self._hint()
         self.maybe_sync()
 
@@ -199,21 +180,9 @@ class Journal:
         A group that is under way is taken over, so that nothing of it comes behind what is written
         here.
         """
-        if self._failed:
-            raise OSError(
-                errno.EIO,
-                "the journal has failed before",
-                self._files.path(self._log.parts[-1].name),
-            )
+        self._refuse_after_failure()
         try:
-            if self._flight is not None:
-                self._land_now(self._flight)
-            pending, self._group, self._pending = [*self._group, *self._pending], [], []
-            for part, pieces in pending:
-                self._opened(part).append_now(b"".join(pieces))
-                part.dirty = True
-                self._sync_now([part])
-            self._sync_now(self._log.parts)
+            self._writer.flush_now(self._log.segments)
         except OSError as exc:
             self._fail(exc)
             raise
@@ -223,7 +192,7 @@ class Journal:
         """Write, sync unless the policy is off, and close. It blocks; `aclose` does not."""
         if self._closed:
             return
-        if not self._failed:
+        if not self._writer.failed:
             self._hint()
             if self._fsync != "off":
                 self.flush()
@@ -233,35 +202,43 @@ class Journal:
 
     @property
     def synced_index(self) -> int:
-        """Every entry up to here is as durable as the policy promises. It falls when entries are
-        cut.
+        """The index up to which every entry is as durable as the policy promises.
+
+        It falls when entries are cut.
         """
         return self._synced_index if self._fsync == "always" else self._log.last_index
 
     @property
+    def waits_for_room(self) -> bool:
+        """Say whether the disk is full, or no descriptor left, and writes wait for it to pass."""
+        return self._writer.waits_for_room
+
+    @property
     def policy(self) -> Policy:
+        """When what is written is synced."""
         return self._fsync
 
     @property
     def size_bytes(self) -> int:
         """Bytes of all segments, unwritten ones included: compact when it grows."""
-        return sum(part.end for part in self._log.parts)
+        return sum(segment.end for segment in self._log.segments)
 
     @property
     def unsynced_bytes(self) -> int:
         """Bytes that wait in memory for the disk: take in no more commands when it grows."""
-        return sum(len(piece) for _, pieces in self._pending for piece in pieces)
+        return sum(len(piece) for _, pieces in self._writer.waiting for piece in pieces)
 
     def maybe_sync(self) -> bool:
-        """Start one group sync if anything is unsynced and none is running or due; say whether it
-        did.
+        """Start one group sync if anything is unsynced and none is running or due.
+
+        Returns whether it did.
         """
-        if self._closed or self._failed or self._task is not None or self._timer is not None:
+        if self._closed or self._writer.failed or self._task is not None or self._timer is not None:
             return False
-        if self._fsync == "always" and self._pending:
+        if self._fsync == "always" and self._writer.waiting:
             self._task = asyncio.get_running_loop().create_task(self._guard(self._sync_groups))
             return True
-        if self._fsync == "interval" and any(part.dirty for part in self._log.parts):
+        if self._fsync == "interval" and any(segment.dirty for segment in self._log.segments):
             self._timer = asyncio.get_running_loop().call_later(
                 self._interval_s, self._sync_interval
             )
@@ -270,13 +247,13 @@ class Journal:
 
     async def aclose(self) -> None:
         """Write, sync unless the policy is off, and close."""
-        self._closing = True
+        self._writer.closing = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._task is not None:
             await asyncio.wait([self._task])
-        if not self._closed and not self._failed:
+        if not self._closed and not self._writer.failed:
             self._hint()
             if self._fsync != "off":
                 await self._guard(
@@ -293,69 +270,66 @@ class Journal:
             self._hinted = self._log.committed
 
     def _write(self, record: Record) -> None:
-        part = self._log.parts[-1]
-        if part.end >= self._segment_bytes_max:
-            part = self._begin(part.header.number + 1, part.end)
-        content = encode_record(part.header.salt, part.end, record)
+        segment = self._log.segments[-1]
+        if segment.end >= self._segment_bytes_max:
+            segment = self._begin(segment.header.number + 1, segment.end)
+        content = encode_record(segment.header.salt, segment.end, record)
         if self._fsync == "always":
-            if not self._pending or self._pending[-1][0] is not part:
-                self._pending.append((part, []))
-            self._pending[-1][1].append(content)
+            self._writer.hold(segment, content)
         else:
-            self._append_now(part, content)
-        part.end += len(content)
+            self._append_now(segment, content)
+        segment.end += len(content)
 
-    def _begin(self, number: int, previous_bytes: int) -> Part:
-        # `always` makes one segment durable before it creates the next; the other policies promise
-        # no such order.
-        header = self._files.segment(number, previous_bytes, sealed=self._fsync == "always")
-        part = Part(header, self._files.segment_name(number))
+    def _begin(self, number: int, previous_bytes: int) -> Segment:
+        # Sealed means that the segment before was durable when this one was made: `always` sees to
+        # that, the other policies promise no such order.
+        header = self._files.header(number, previous_bytes, sealed=self._fsync == "always")
+        segment = Segment(header, self._files.segment_name(number))
         content = encode_segment(header)
-        part.end = len(content)
-        self._log.parts.append(part)
+        segment.end = len(content)
+        self._log.segments.append(segment)
         if self._fsync == "always":
-            self._pending.append((part, [content]))
+            self._writer.hold(segment, content)
         else:
-            self._append_now(part, content)
-        return part
+            self._append_now(segment, content)
+        return segment
 
-    def _append_now(self, part: Part, content: bytes) -> None:
-        if self._failed:
-            raise OSError(errno.EIO, "the journal has failed before", self._files.path(part.name))
+    def _append_now(self, segment: Segment, content: bytes) -> None:
+        self._refuse_after_failure()
         try:
-            self._opened(part).append_now(content)
+            self._writer.append_now(segment, content)
         except OSError as exc:
             self._fail(exc)
             raise
-        part.dirty = True
 
-    def _opened(self, part: Part) -> File:
-        if part.file is None:
-            part.file = self._disk.create(part.name)
-            self._names_dirty = True
-        return part.file
+    def _refuse_after_failure(self) -> None:
+        if self._writer.failed:
+            path = self._files.path(self._log.segments[-1].name)
+            raise OSError(errno.EIO, "the journal has failed before", path)
 
     def _open_newest(self) -> None:
-        if not self._log.parts:
+        if not self._log.segments:
             self._begin(1, 0)
         else:
-            newest = self._log.parts[-1]
+            newest = self._log.segments[-1]
             newest.file = newest.file or self._disk.open(newest.name)
             if newest.header.sealed != (self._fsync == "always"):
-                # Of another policy: a segment is all promised or not at all, and its header tells
-                # (recovery.py).
+                # It was written under another policy. A segment is all promised or not at all, and
+                # its header tells which: what is promised now begins a segment of its own.
                 self._begin(newest.header.number + 1, newest.end)
         self._retire()
 
     def _retire(self) -> None:
-        """Set aside the oldest segments without a live entry; they go once all that was written so
-        far is durable.
+        """Set aside the oldest segments without a live entry.
+
+        They go once all that was written so far is durable: what made them obsolete is written
+        behind them, and a power cut must not take it and leave the gap.
         """
         self._obsolete.extend(self._log.retire())
         if self._fsync == "off":
-            for part in self._obsolete:
-                part.shut()
-                self._disk.remove_now(part.name)
+            for segment in self._obsolete:
+                segment.shut()
+                self._disk.remove_now(segment.name)
             self._obsolete.clear()
 
     # -------------------------------------------------------------------------------------- syncing
@@ -364,8 +338,8 @@ class Journal:
         try:
             await syncing()
         except asyncio.CancelledError:
-            # what it had begun may not be whole: nothing must come behind it, closing included
-            self._failed = True
+            # What it had begun may not be whole: nothing must come behind it, closing included.
+            self._writer.failed = True
             raise
         except Exception as exc:  # noqa: BLE001  whatever it is, nothing more can be called durable
             self._fail(exc)
@@ -373,112 +347,41 @@ class Journal:
             self._task = None
 
     async def _sync_groups(self) -> None:
-        """Make durable, group after group, all that was added; what arrives during one group makes
-        the next.
+        """Make durable, group after group, all that was added.
+
+        What arrives during one group makes the next.
         """
-        while self._pending and not self._closed:
-            self._group, self._pending = self._pending, []
+        while self._writer.waiting and not self._closed:
             obsolete, self._obsolete = self._obsolete, []
             self._group_index = self._log.last_index
-            while self._group:
-                part, pieces = self._group.pop(0)
-                await self._append(part, b"".join(pieces))
-            if self._closed or self._failed:
+            await self._writer.write_group()
+            if self._closed or self._writer.failed:
                 return
             self._synced_index = max(self._synced_index, self._group_index)
             self.on_synced(self._synced_index)
-            await self._remove(obsolete)
-
-    async def _append(self, part: Part, content: bytes) -> None:
-        """Write and sync. Want of room or of descriptors is waited for; every other error, a failed
-        fsync, is final.
-        """
-        flight = self._flight = _Flight(part, content, 0 if part.file is None else part.file.size)
-        waited = 0.0
-        while not flight.landed:
-            try:
-                await self._opened(part).append(content, sync=True)
-                break
-            except SyncError:
-                raise
-            except OSError as exc:
-                if flight.landed:
-                    break
-                if exc.errno not in _PASSING or waited >= FULL_PATIENCE_S or self._closing:
-                    raise
-                if not self.waits_for_room:
-                    _log.error("no_room", file=self._files.path(part.name), why=exc.strerror)
-                self.waits_for_room = True
-            if part.file is not None:
-                part.file.truncate_now(flight.before)
-            waited += FULL_PAUSE_S
-            await asyncio.sleep(FULL_PAUSE_S)
-            if self._failed:
-                return
-        self._flight = None
-        self.waits_for_room = False
-        if self._names_dirty:
-            await self._disk.sync_directory()
-            self._names_dirty = False
-
-    def _land_now(self, flight: _Flight) -> None:
-        """Do what a file is doing for the group, if it has not by the time that it is asked. Raises
-        OSError.
-        """
-        file = self._opened(flight.part)
-        file.sync_now()  # behind it; its failed sync fails this one too
-        if file.size != flight.before + len(flight.content):  # there was no room
-            file.truncate_now(flight.before)
-            file.append_now(flight.content)
-        flight.part.dirty = flight.landed = True
-        self._sync_now([flight.part])
-        self._flight = None
+            await self._writer.remove(obsolete)
 
     def _sync_interval(self) -> None:
         self._timer = None
-        if not self._closed and not self._failed and self._task is None:
+        if not self._closed and not self._writer.failed and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._guard(self._sync_dirty))
 
     async def _sync_dirty(self) -> None:
         obsolete, self._obsolete = self._obsolete, []
-        for part in list(self._log.parts):
-            if part.dirty and part.file is not None:
-                part.dirty = False
-                await part.file.sync()
-        await self._disk.sync_directory()
-        self._names_dirty = False
-        await self._remove(obsolete)
-
-    def _sync_now(self, parts: Iterable[Part]) -> None:
-        synced = False
-        for part in parts:
-            if part.dirty and part.file is not None:
-                part.file.sync_now()
-                part.dirty, synced = False, True
-        if synced or self._names_dirty:
-            self._disk.sync_directory_now()
-            self._names_dirty = False
-
-    async def _remove(self, obsolete: Iterable[Part]) -> None:
-        """Remove oldest first, each for good before the next, so that a power cut never leaves a
-        gap.
-        """
-        for part in obsolete:
-            part.shut()
-            await self._disk.remove(part.name)
-            await self._disk.sync_directory()
+        await self._writer.sync_dirty(self._log.segments)
+        await self._writer.remove(obsolete)
 
     def _fail(self, exc: BaseException) -> None:
-        if not self._failed:
-            self._failed = True
+        if not self._writer.failed:
+            self._writer.failed = True
             self.on_fatal(exc)
 
     def _close(self) -> None:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        for part in (*self._obsolete, *self._log.parts):
-            part.shut()
+        for segment in (*self._obsolete, *self._log.segments):
+            segment.shut()
         if self._owns_disk:
             self._disk.close()
 

@@ -1,5 +1,4 @@
-"""Lay the journal out in bytes: segment headers, records, and the judgement of what a damaged end
-means.
+"""Lay the journal out in bytes: segment headers, records, and what a damaged end means.
 
 Pure: it never touches a file. Every checksum is salted with the segment's identity and the record's
 own offset, so a record is good at its own place only; bytes that merely look like one (a copy
@@ -43,7 +42,7 @@ class Kind(IntEnum):
     CUT = 2
     """Drop the entries from `index` on (a conflict)."""
     TRIM = 3
-    """Drop the entries below `index` (a dump holds them)."""
+    """Drop the entries below `index` (a snapshot holds them)."""
     CLEAR = 4
     """Drop all entries; the next one may have any index."""
     COMMITTED = 5
@@ -59,9 +58,10 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     payload: bytes = b""
 
 
-class Segment(msgspec.Struct, frozen=True, array_like=True):
-    """What a segment's header says. `sealed`: the one before was durable, whole, when this one was
-    begun.
+class SegmentHeader(msgspec.Struct, frozen=True, array_like=True):
+    """The header of a segment.
+
+    `sealed`: the segment before was durable, whole, when this one was begun.
     """
 
     cluster: str
@@ -72,44 +72,50 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def salt(self) -> int:
-        """Derived from identity and number alone, so that records can be told also below a broken
+        """What the checksums of its records begin from.
+
+        It comes from identity and number alone, so that records are recognised also below a broken
         header.
         """
         return zlib.crc32(f"{self.cluster}\0{self.member}\0{self.number}".encode())
 
 
-class Vote(msgspec.Struct, frozen=True, array_like=True):
+class StoredVote(msgspec.Struct, frozen=True, array_like=True):
+    """A member's term, and whom it has voted for in it."""
+
     cluster: str
     member: str
     term: int
     voted_for: str | None
 
 
-_Header = TypeVar("_Header", Segment, Vote)
+_Header = TypeVar("_Header", SegmentHeader, StoredVote)
 
 
 class BadHeaderError(Exception):
-    """`reason`: "newer" (of a format that this version does not know) or "broken"."""
+    """A header that cannot be used.
+
+    `reason`: "newer" (of a format that this version does not know) or "broken".
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason, self.detail = reason, detail
 
 
-def encode_segment(segment: Segment) -> bytes:
+def encode_segment(segment: SegmentHeader) -> bytes:
+    """Return the bytes with which a segment's file begins."""
     return _with_prefix(_SEGMENT_MAGIC, msgspec.msgpack.encode(segment))
 
 
-def decode_segment(content: bytes) -> tuple[Segment, int]:
+def decode_segment(content: bytes) -> tuple[SegmentHeader, int]:
     """Return the header and where the records begin. Raises BadHeaderError."""
     body, end = _without_prefix(_SEGMENT_MAGIC, content)
-    return _decode(body, Segment), end
+    return _decode(body, SegmentHeader), end
 
 
-def is_torn_header(content: bytes, segment: Segment) -> bool:
-    """Say whether it is the beginning of that segment's header and no more, whatever
-    `previous_bytes` it had.
-    """
+def is_torn_header(content: bytes, segment: SegmentHeader) -> bool:
+    """Say whether it begins that header and no more, whatever `previous_bytes` it had."""
     known = msgspec.msgpack.encode(msgspec.structs.replace(segment, previous_bytes=0))[:-2]
     magic, version, length = _PREFIX.unpack(content[: _PREFIX.size].ljust(_PREFIX.size, b"\0"))[:3]
     if len(content) < _PREFIX.size:
@@ -123,16 +129,17 @@ def is_torn_header(content: bytes, segment: Segment) -> bool:
     )
 
 
-def encode_vote(vote: Vote) -> bytes:
+def encode_vote(vote: StoredVote) -> bytes:
+    """Return the whole file that holds term and vote."""
     return _with_prefix(_VOTE_MAGIC, msgspec.msgpack.encode(vote))
 
 
-def decode_vote(content: bytes) -> Vote:
-    """Raises BadHeaderError."""
+def decode_vote(content: bytes) -> StoredVote:
+    """Read the whole file that holds term and vote. Raises BadHeaderError."""
     body, end = _without_prefix(_VOTE_MAGIC, content)
     if end != len(content):
         raise BadHeaderError("broken", f"{len(content) - end} bytes too many")
-    return _decode(body, Vote)
+    return _decode(body, StoredVote)
 
 
 def encode_record(salt: int, offset: int, record: Record) -> bytes:
@@ -157,8 +164,9 @@ def find_record(salt: int, content: bytes, offset: int) -> int | None:
     """Return where the first good record at or after `offset` stands.
 
     What follows a bad record decides what the bad one is: followed by a good one it is corruption,
-    else a torn end. A value may hold beginnings of records without end, each claiming to be as long
-    as the rest: what is summed up stays in proportion to the content all the same (spans.py).
+    else a torn end. A client may have stored a value full of beginnings of records, each claiming
+    to be as long as the rest. What is summed up stays in proportion to the content all the same
+    (spans.py).
     """
     spans = Spans(content)
     while (offset := content.find(_MARKER, offset)) >= 0:
@@ -208,7 +216,8 @@ def _without_prefix(magic: bytes, content: bytes) -> tuple[bytes, int]:
     body = content[_PREFIX.size : end]
     if found != magic:
         raise BadHeaderError("broken", "it does not begin as one of ours")
-    # Read before the checksum: a newer format may sum otherwise, and is to be named as what it is.
+    # Looked at before the checksum: a newer format may sum otherwise, and would then be called
+    # damaged instead of newer.
     if version > FORMAT:
         raise BadHeaderError("newer", f"format {version}; this version reads up to {FORMAT}")
     if len(body) < length or zlib.crc32(body, zlib.crc32(content[:_NOT_SUMMED])) != checksum:

@@ -1,7 +1,7 @@
-"""Keep the machine's dump on the disk and move it between members.
+"""Keep a snapshot of the machine's state on the disk, and move it between members.
 
-It never hands over a dump that it has not verified, and never gives up the one in place before the
-next is durable.
+It never hands over a snapshot that it has not verified, and never gives up the one in place before
+the next is durable.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import msgspec
 import structlog
 
 from coordinator.raft.storage.disk import WRITE_BYTES_MAX, Disk, File
+from coordinator.raft.storage.recovery import MENDED_BY
 from kv.errors import BadRequest
 
 FORMAT: Final = 1
 SNAPSHOT_BYTES_MAX: Final = 4 << 30
-"""A larger dump is neither saved nor received."""
+"""A larger snapshot is neither saved nor received."""
 CHUNK_BYTES_MAX: Final = 4 << 20
 DIGEST_BYTES: Final = 32
 
@@ -36,8 +37,10 @@ _log = structlog.get_logger("acordo.raft.snapshot")
 
 
 class SnapshotHeader(msgspec.Struct, frozen=True, array_like=True):
-    """What a dump says of itself: the last entry that it contains, and `config`, whatever else is
-    kept with it.
+    """What a snapshot says of itself.
+
+    `index` and `term` are those of the last entry that it contains; `config` is whatever else its
+    owner keeps with it.
     """
 
     cluster: str
@@ -49,7 +52,7 @@ class SnapshotHeader(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """A verified dump."""
+    """A snapshot that was verified."""
 
     header: SnapshotHeader
     body: bytes
@@ -58,9 +61,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True):
-    """Part of a transfer. `offset` and `total` count bytes of the whole file, `id` is its
-    digest.
-    """
+    """Part of a transfer: `offset`, `total` count bytes of the whole file, `id` is its digest."""
 
     id: bytes
     offset: int
@@ -69,8 +70,8 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SnapshotStore:
-    """One dump in place, at most one being saved, at most one being received. Constructor does no
-    I/O.
+    """The snapshots of one member: one in place, at most one being saved, at most one being
+    received. The constructor does no I/O.
     """
 
     def __init__(
@@ -85,30 +86,31 @@ class SnapshotStore:
         self._newest: SnapshotHeader | None = None
         self._id = b""
         self._epoch = 0
-        """Raised when the dump in place is replaced or discarded: a save begun before is no longer
-        wanted.
+        """Raised when the snapshot in place is replaced or discarded: a save that began before is
+        no longer wanted.
         """
 
     @property
     def newest(self) -> SnapshotHeader | None:
-        """Header of the dump in place; known after `load_now`."""
+        """Header of the snapshot in place; known after `load_now`."""
         return self._newest
 
     def load_now(self) -> Snapshot | None:
-        """Verify and return the dump in place, or None. Blocks: for start-up and after an
-        overwritten log.
+        """Verify and return the snapshot in place, or None.
+
+        It blocks: for start-up, and after the log was overwritten.
 
         Raises BadRequest "snapshot_corrupt", "snapshot_foreign" or "snapshot_newer", naming the
         file and keeping it.
         """
-        self._epoch += 1  # what is being saved meanwhile is of the past
+        self._epoch += 1  # what is being saved meanwhile is of a state that is given up
         for spare in (self._spare, self._part):
             if self._disk.exists(spare):
                 self._disk.remove_now(spare)
         if not self._disk.exists(self._name):
             return None
-        # It may have been renamed by a process that was killed before it had synced the name; the
-        # log is to rest on it.
+        # A process that was killed may have renamed it and not have synced the name. The log is
+        # cut because this snapshot is there: a power cut must not take the name back.
         self._disk.sync_directory_now()
         try:
             found = decode(self._disk.load_now(self._name))
@@ -116,7 +118,7 @@ class SnapshotStore:
             raise BadRequest(
                 exc.code,
                 f"{self._path}: {exc}; it was left as it is",
-                allowed="put the file back, or remove this member and add a new one with an empty directory",
+                allowed=MENDED_BY,
             ) from exc
         except OSError as exc:
             raise BadRequest("snapshot_unreadable", f"{self._path}: {exc}") from exc
@@ -134,7 +136,7 @@ class SnapshotStore:
     ) -> SnapshotHeader:
         """Encode off the loop, write a spare file, sync, rename, sync the directory.
 
-        Only when it returns may the log up to `index` go. Raises OSError with the old dump in
+        Only when it returns may the log up to `index` go. Raises OSError with the old snapshot in
         place: no room, or ESTALE when another one came in meanwhile.
         """
         epoch = self._epoch
@@ -164,8 +166,9 @@ class SnapshotStore:
         return header
 
     def outgoing(self) -> Outgoing:
-        """Begin to send the dump in place; a newer one does not disturb it. Raises
-        FileNotFoundError.
+        """Begin to send the snapshot in place; a newer one does not disturb it.
+
+        Raises FileNotFoundError.
         """
         if self._newest is None:
             raise FileNotFoundError(errno.ENOENT, "there is no snapshot", self._path)
@@ -176,9 +179,7 @@ class SnapshotStore:
         return Incoming(self, self._disk, self._part, self._cluster, self._bytes_max)
 
     def discard_now(self) -> None:
-        """Remove the dump in place. The log must not begin after it any more when this is
-        called.
-        """
+        """Remove the snapshot in place. The log must not begin behind it when this is called."""
         self._epoch += 1
         self._newest, self._id = None, b""
         if self._disk.exists(self._name):
@@ -205,7 +206,7 @@ class SnapshotStore:
 
 
 class Outgoing:
-    """One transfer's sending side: reads any part of the dump that was in place when it began."""
+    """The sending side of one transfer of the snapshot that was in place when it began."""
 
     def __init__(self, file: File, header: SnapshotHeader, id: bytes) -> None:
         self._file, self.header, self.id, self.total = file, header, id, file.size
@@ -217,11 +218,12 @@ class Outgoing:
         )
 
     def close(self) -> None:
+        """End the transfer."""
         self._file.close()
 
 
 class Incoming:
-    """One transfer's receiving side."""
+    """The receiving side of one transfer."""
 
     def __init__(
         self, store: SnapshotStore, disk: Disk, name: str, cluster: str, bytes_max: int
@@ -237,8 +239,8 @@ class Incoming:
         """Take a chunk; return the offset wanted next (the chunk's `total`: complete, call
         `finish`).
 
-        A chunk out of place (repeated, or after a lost one) changes nothing. One of another dump,
-        one that cannot be of any dump, or a disk without room, starts again at 0.
+        A chunk out of place (repeated, or after a lost one) changes nothing. One of another
+        snapshot, one that cannot be of any snapshot, or a disk without room, starts again at 0.
         """
         end = chunk.offset + len(chunk.content)
         if (
@@ -262,8 +264,9 @@ class Incoming:
         return self._offset
 
     async def finish(self) -> Snapshot:
-        """Sync and verify what arrived. Raises ValueError, and has started clean, when it is not
-        what it should be.
+        """Sync and verify what arrived.
+
+        Raises ValueError, and has started clean, when it is not what it should be.
         """
         file, id = self._file, self._id
         if file is None or self._offset != self._total:
@@ -286,7 +289,7 @@ class Incoming:
         return found
 
     async def install(self) -> None:
-        """Put the finished one in the place of the old dump. Raises OSError."""
+        """Put the finished one in the place of the old one. Raises OSError."""
         if self._verified is None or self._file is None:
             raise ValueError("only a finished snapshot can be installed")
         found = self._verified
@@ -304,7 +307,7 @@ class Incoming:
 
 
 class NotASnapshotError(ValueError):
-    """`code`: snapshot_corrupt, snapshot_newer or snapshot_foreign."""
+    """Bytes that are no snapshot of ours. `code`: snapshot_corrupt, _newer or _foreign."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)

@@ -20,14 +20,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pysyncobj.journal import FileJournal, MemoryJournal
 
-from coordinator.raft.storage import journal as journal_module
+from coordinator.raft.storage import writer
 from coordinator.raft.storage.disk import SyncError
 from coordinator.raft.storage.journal import Journal, Policy
 from coordinator.raft.storage.real_disk import RealDisk
 from coordinator.raft.storage.records import (
     FORMAT,
     RECORD_HEAD_BYTES,
-    Segment,
+    SegmentHeader,
     decode_segment,
     encode_segment,
 )
@@ -360,7 +360,7 @@ def test_a_disk_that_stays_full_is_fatal() -> None:
         disk.capacity_bytes = 0
         journal.add(b"x", 4, 1)
         journal.maybe_sync()
-        await asyncio.sleep(journal_module.FULL_PATIENCE_S + 5)
+        await asyncio.sleep(writer.FULL_PATIENCE_S + 5)
         assert [getattr(exc, "errno", None) for exc in fatal] == [errno.ENOSPC]
         await journal.aclose()
 
@@ -596,7 +596,7 @@ def test_a_header_alone_says_nothing_about_the_segment_before() -> None:
     files = closed_files()
     newest = max(name for name in files if name != "journal.vote")
     number = int(newest.rsplit(".", 1)[1])
-    wrong = encode_segment(Segment("c", "n1", number, 1, True))
+    wrong = encode_segment(SegmentHeader("c", "n1", number, 1, True))
     with pytest.raises(BadRequest, match=r"ends well at byte \d+, and 1 bytes of it were durable"):
         opened(disk_of(files | {newest: wrong}))
 
@@ -783,7 +783,7 @@ def test_a_torn_header_behind_a_torn_segment(before: Policy) -> None:
     filled(disk, 20, before)._destroy()
     files = copy_of(disk)
     *_, older, newest = sorted(name for name in files if name != "journal.vote")
-    header = len(encode_segment(Segment("c", "n1", 1, 0, sealed=True)))
+    header = len(encode_segment(SegmentHeader("c", "n1", 1, 0, sealed=True)))
     accepted = []
     for length in range(header):
         torn = files | {older: files[older][:-10], newest: files[newest][:length]}

@@ -62,7 +62,7 @@ def test_a_flush_claims_nothing_of_a_segment_whose_name_is_not_durable() -> None
         log.flush()
         log.add(b"b" * 150, 2, 1)
         log.maybe_sync()
-        while log._flight is not None or log._task is None or len(disk.names()) < 3:
+        while log._writer.flight is not None or log._task is None or len(disk.names()) < 3:
             await asyncio.sleep(0.0005)
         log.flush()
         claimed = log.synced_index
