@@ -41,7 +41,7 @@ from coordinator.raft.core.state import (
     SUCCESS,
 )
 from coordinator.raft.net.codec import Codec
-from coordinator.raft.net.limits import TransportLimits
+from coordinator.raft.net.connection import TransportLimits
 from coordinator.raft.net.peer_check import PeerCheck
 from coordinator.raft.net.peer_identity import PeerIdentity
 from coordinator.raft.net.security import Security

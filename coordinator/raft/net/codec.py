@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta
 
 COMMAND_BYTES_MAX: Final = 32 << 20
 ENTRIES_MAX: Final = 100_000
@@ -35,88 +35,24 @@ Name = Annotated[str, Meta(max_length=NAME_CHARS_MAX)]
 
 
 class WireError(ValueError):
-    """What came, or was to be sent, is no message of ours."""
+    """A message that is none of ours, received or about to be sent."""
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """Base of every message type: a subclass names its type by `tag`, and fields have concrete,
-    bounded types.
+    """The base of every message type: a subclass names its type by `tag`.
 
+    Fields have concrete, bounded types.
     A field that may be left out has `UNSET` among its types and as its default. Fields are only
     ever appended, with a default: a member of the version before is understood, and one of the
     version behind ignores them.
     """
 
 
-class AppendEntries(Message, frozen=True, tag="append_entries"):
-    """Entries that follow (prevLogIdx, prevLogTerm), one piece of a large entry, or a piece of a
-    dump (stock shape).
-    """
-
-    term: Count
-    commit_index: Count
-    prevLogIdx: Count | UnsetType | None = UNSET
-    prevLogTerm: Count | UnsetType | None = UNSET
-    entries: Entries | UnsetType = UNSET
-    transmission: Annotated[str, Meta(max_length=16)] | UnsetType = UNSET
-    data: Command | UnsetType = UNSET
-    serialized: tuple[Command, bool, bool] | UnsetType | None = UNSET
-
-
-class NextNodeIdx(Message, frozen=True, tag="next_node_idx"):
-    """Where a follower's log stands."""
-
-    next_node_idx: Count
-    reset: bool
-    success: bool
-    term: Count | UnsetType = UNSET
-
-
-class RequestVote(Message, frozen=True, tag="request_vote"):
-    term: Count
-    last_log_index: Count
-    last_log_term: Count
-
-
-class ResponseVote(Message, frozen=True, tag="response_vote"):
-    term: Count
-
-
-class ApplyCommand(Message, frozen=True, tag="apply_command"):
-    """A command on its way from a follower to the leader."""
-
-    command: Command
-    request_id: Count | UnsetType = UNSET
-
-
-class ApplyCommandResponse(Message, frozen=True, tag="apply_command_response"):
-    request_id: Count
-    error: Count | UnsetType = UNSET
-    log_idx: Count | UnsetType = UNSET
-    log_term: Count | UnsetType = UNSET
-
-
-class TimeoutNow(Message, frozen=True, tag="timeout_now"):
-    term: Count
-
-
-STOCK: Final[tuple[type[Message], ...]] = (
-    AppendEntries,
-    NextNodeIdx,
-    RequestVote,
-    ResponseVote,
-    ApplyCommand,
-    ApplyCommandResponse,
-    TimeoutNow,
-)
-"""What the library's own core sends."""
-
-
 class Codec:
-    """Encode and decode the dicts with a "type" that the core sends and takes.
+    """The translator between messages in bytes and the dicts with a "type" that the core speaks.
 
     `types` is the allow-list. A later type of the same name replaces an earlier one, so
-    `Codec(*STOCK, *own)` extends. Nesting is bounded by the types themselves: none of them refers
+    `Codec(*older, *newer)` extends. Nesting is bounded by the types themselves: none of them refers
     to itself or holds `Any`.
     """
 
@@ -133,11 +69,13 @@ class Codec:
 
     @property
     def types(self) -> Sequence[str]:
+        """The names of the allow-list."""
         return tuple(self._types)
 
     def encode(self, message: Mapping[str, Any]) -> bytes:
-        """Raises WireError for a type or a field that is not in the list, or a field that is
-        missing.
+        """Return the bytes of a message.
+
+        Raises WireError for a type or a field that is not in the list, or a field that is missing.
         """
         kind = self._types.get(message.get("type", ""))
         if kind is None:
@@ -170,8 +108,9 @@ class Codec:
         return message
 
     def _is_unknown(self, payload: bytes | bytearray | memoryview) -> bool:
-        """Say whether it is a message by its shape, of a type that was never heard of. Its fields
-        are not looked at.
+        """Say whether it is a message by its shape, of a type that this version does not know.
+
+        Its fields are not looked at.
         """
         try:
             name = _head_decoder.decode(_shape_decoder.decode(payload)[0])

@@ -14,7 +14,10 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Final, Protocol, cast
 
-from coordinator.raft.net.frames import Event, FrameError, Proved, Ready, Reply, Session
+import msgspec
+
+from coordinator.raft.net.frames import FRAME_BYTES_MAX, Event, Proved, Ready, Reply, Session
+from coordinator.raft.net.hello import FrameError
 
 QUEUE_BYTES_MAX: Final = 64 << 20
 QUEUE_FRAMES_MAX: Final = 20_000
@@ -23,6 +26,27 @@ WRITE_BYTES_HIGH: Final = 1 << 20
 """What the socket may owe us before we keep frames ourselves."""
 JOIN_BYTES_MAX: Final = 256 << 10
 """Small frames are joined into writes of about this size; a larger one is written in its pieces."""
+
+
+class TransportLimits(msgspec.Struct, frozen=True):
+    """The bounds in time and size that a transport and its connections go by."""
+
+    frame_bytes_max: int = FRAME_BYTES_MAX
+    handshake_s: float = 2.0
+    """From accepting (or beginning to dial) until proved."""
+    keepalive_s: float = 0.3
+    """A connection that has sent nothing for so long sends an empty frame."""
+    dead_after_s: float = 1.5
+    """A connection on which nothing came for so long is closed."""
+    retry_s: float = 0.05
+    """The first pause before dialling again; it doubles with every failure, up to `retry_max_s`,
+    and is then multiplied by a random number between 0.5 and 1.
+    """
+    retry_max_s: float = 1.0
+    probe_s: float = 0.25
+    """Pause before the higher id dials too: the lower one would have dialled by then, unless it
+    does not know where we are.
+    """
 
 
 def host_of(transport: asyncio.BaseTransport) -> str:
@@ -35,18 +59,24 @@ class Owner(Protocol):
     """Who a connection reports to. None of these may raise."""
 
     def on_proved(self, connection: Connection, peer: str) -> None:
-        """The peer has shown who it is: call `admit` or `turn_away`, now or later."""
+        """Judge a peer that has shown who it is: call `admit` or `turn_away`, now or later."""
         ...
 
-    def on_ready(self, connection: Connection, peer: str) -> None: ...
+    def on_ready(self, connection: Connection, peer: str) -> None:
+        """Use it from now on: both ends have let each other in."""
+        ...
 
-    def on_frame(self, connection: Connection, content: memoryview) -> None: ...
+    def on_frame(self, connection: Connection, content: memoryview) -> None:
+        """Take one frame; its content is valid until this returns."""
+        ...
 
     def on_read(self, connection: Connection) -> None:
-        """All that was there to be read has been given on."""
+        """Note that all that was there to be read has been given on."""
         ...
 
-    def on_closed(self, connection: Connection, reason: str) -> None: ...
+    def on_closed(self, connection: Connection, reason: str) -> None:
+        """Use it no longer. It is called once, ready or not."""
+        ...
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -76,6 +106,7 @@ class Connection(asyncio.BufferedProtocol):
     # --------------------------------------------------------------------------- what asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin with the hello, if we dialled."""
         self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's are none by name
         self.host = host_of(transport)
         transport.set_write_buffer_limits(high=WRITE_BYTES_HIGH)
@@ -91,12 +122,14 @@ class Connection(asyncio.BufferedProtocol):
             transport.write(hello)
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the next bytes belong."""
         if self._over:
-            # asyncio may ask once more between abort and the end; what comes is nobody's.
+            # asyncio may ask once more between abort and the end; what comes is thrown away.
             return memoryview(bytearray(1024))
         return self.session.get_buffer()
 
     def buffer_updated(self, count: int) -> None:
+        """Take the bytes that have come."""
         if self._over or self.transport is None:
             return
         self.last_received_s = self._loop.time()
@@ -128,16 +161,20 @@ class Connection(asyncio.BufferedProtocol):
             self._owner.on_read(self)
 
     def eof_received(self) -> bool:
+        """Let the transport close: a peer that sends no more is gone."""
         return False
 
     def pause_writing(self) -> None:
+        """Keep frames here: the socket owes enough."""
         self._paused = True
 
     def resume_writing(self) -> None:
+        """Give the socket what waited."""
         self._paused = False
         self._flush()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        """End, whoever closed it."""
         self._end()
         if not self.gone.done():
             self.gone.set_result(None)
@@ -155,8 +192,9 @@ class Connection(asyncio.BufferedProtocol):
         return self._queue_bytes + owed
 
     def send(self, content: bytes) -> bool:
-        """Queue one frame; all of one loop iteration are written together. False: the connection is
-        over.
+        """Queue one frame; all of one loop iteration are written together.
+
+        False: the connection is over.
         """
         if self._over or not self.session.ready:
             return False
@@ -184,7 +222,8 @@ class Connection(asyncio.BufferedProtocol):
         self.detail = detail
         if not self.dialer and not self._over and self.transport is not None:
             self.transport.write(self.session.refusal(f"{reason}: {detail}" if detail else reason))
-        # Not at once: what was written is to arrive.
+        # Aborted at once, the refusal might not arrive, and the dialer would try for ever without
+        # a reason to show.
         self.finish(reason)
 
     def close(self, reason: str) -> None:
@@ -198,8 +237,9 @@ class Connection(asyncio.BufferedProtocol):
             self._end()
 
     def finish(self, reason: str) -> None:
-        """Let what waits be sent, if the peer takes it, and end; `gone` is done when it has (or
-        `abandon`).
+        """Let what waits be sent, if the peer takes it, and end.
+
+        `gone` is done when it has, or when it is abandoned.
         """
         if self._over or self.transport is None:
             self.close(reason)
@@ -211,6 +251,7 @@ class Connection(asyncio.BufferedProtocol):
         self._end()
 
     def abandon(self) -> None:
+        """Wait no longer for what `finish` lets be sent."""
         if self.transport is not None:
             self.transport.abort()
 

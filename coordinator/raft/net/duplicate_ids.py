@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 ALIVE_AFTER_S: Final = 0.9
 """What comes from the first process so long after the second has proved itself was not on its way
-before.
+before: the first one is alive too.
 """
 SEEN_S: Final = 5.0
 """Both are refused until only one of them has come for so long."""
@@ -18,8 +18,10 @@ PROCESSES_MAX: Final = 16
 
 
 class IdUse:
-    """Which processes were seen under one id. An incarnation is empty if the process does
-    not say.
+    """The processes that were seen under one member id.
+
+    Each draws an incarnation at its start, and says it with its hello; it is empty if the process
+    does not say.
     """
 
     def __init__(self) -> None:
@@ -33,7 +35,8 @@ class IdUse:
         """Judge a process that has proved itself while `connected` (None: nobody) holds the
         connection.
 
-        "wait": it is to come again; if the other one is dead, its connection ends before long.
+        "wait": it is to come again. After a restart the old connection may be half-dead; it ends
+        before long, and the new process is let in. If it lives on, there are two processes.
         """
         self._seen = {who: at for who, at in self._seen.items() if now_s - at < SEEN_S}
         if len(self._seen) < PROCESSES_MAX:
@@ -57,12 +60,10 @@ class IdUse:
         return True
 
     def postpone(self, now_s: float) -> None:
-        """Count from now: this process stood still, and what it reads may have waited all the
-        while.
-        """
+        """Count from now: this process stood still, and what it reads may have waited meanwhile."""
         if self._contended_s is not None:
             self._contended_s = now_s
 
     def lost(self) -> None:
-        """The connected one is gone."""
+        """Note that the connected one is gone."""
         self._contended_s = None

@@ -1,4 +1,4 @@
-"""Cut a byte stream into authenticated frames, after a handshake that proves who is at the other
+"""Cut a byte stream into authenticated frames, after a handshake that proves who is at its other
 end.
 
 Sans I/O, as h11 is: bytes come in, events come out. It never decodes a frame's content, keeps at
@@ -27,72 +27,51 @@ import hashlib
 import hmac
 import struct
 from collections.abc import Iterator
-from enum import IntEnum
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-VERSION_MIN: Final = 2
-VERSION_MAX: Final = 2
-"""The versions of this protocol that are spoken here. Two members speak the highest that
-both know.
-"""
+from coordinator.raft.net.hello import (
+    HANDSHAKE_BYTES_MAX,
+    MAC_BYTES,
+    NONCE_BYTES,
+    VERSION_MAX,
+    FrameError,
+    Hello,
+    Mode,
+    decode_hello,
+    derive_keys,
+    encode_hello,
+    hello_bytes,
+)
+
 FRAME_BYTES_MAX: Final = 64 << 20
-NONCE_BYTES: Final = 32
-MAC_BYTES: Final = 32
-NAME_BYTES_MAX: Final = 128
-"""Of a cluster's or a member's id."""
-FACTS_BYTES_MAX: Final = 512
 REASON_BYTES_MAX: Final = 1024
 """Of what a refusal says."""
-SECRET_BYTES_MIN: Final = 16
 
-_MAGIC: Final = b"ACRF"
-_HELLO: Final = struct.Struct("!4sBBBBHB32s")
-"""Magic, highest version, mode, length of the cluster's id, of the member's id, of the facts,
-lowest version, nonce; then both ids and the facts.
-"""
 _LENGTH: Final = struct.Struct("!I")
 _COUNTED: Final = struct.Struct("!QI")
-HANDSHAKE_BYTES_MAX: Final = _HELLO.size + 2 * NAME_BYTES_MAX + FACTS_BYTES_MAX + MAC_BYTES
-"""What a peer may send, and we hold, before it has proved anything."""
 _BUFFER_BYTES: Final = 64 << 10
 
 Role: TypeAlias = Literal["dialer", "listener"]
 
 
-class Mode(IntEnum):
-    """What proves that a peer is who it says. Both ends must have the same."""
-
-    OPEN = 0
-    SECRET = 1
-    CERTIFICATE = 2
-
-
-class FrameError(Exception):
-    """The peer is not, or no longer, one of ours: close. `reason` is a name to count by."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(detail or reason)
-        self.reason = reason
-
-
 class Reply(NamedTuple):
-    """Send these bytes."""
+    """Bytes that are to be sent."""
 
     content: bytes
 
 
 class Proved(NamedTuple):
-    """The peer is who it says, as far as anything proves it: `peer` and `facts` may be believed.
+    """The news that the peer is who it says, as far as anything proves it.
 
-    Whoever does not want it closes; a listener says why first (`refusal`). Else the session goes
-    on.
+    `peer` and `facts` may be believed. Whoever does not want it closes; a listener says why first
+    (`refusal`). Else the session goes on.
     """
 
     member: str
 
 
 class Ready(NamedTuple):
-    """The handshake is complete, for both ends: frames may be sent."""
+    """The news that the handshake is complete, for both ends: frames may be sent."""
 
     member: str
 
@@ -103,17 +82,8 @@ sign of life.
 """
 
 
-def key_of_secret(secret: bytes) -> bytes:
-    """Return the key that proofs and session keys come from. Raises ValueError for a secret that is
-    too short.
-    """
-    if len(secret) < SECRET_BYTES_MIN:
-        raise ValueError(f"a secret of {len(secret)} bytes; at least {SECRET_BYTES_MIN} are needed")
-    return hashlib.blake2b(secret, digest_size=64, person=b"acordo raft key").digest()
-
-
 class Session:
-    """One connection's protocol state. `nonce` must never have been used before."""
+    """The protocol's state of one connection. `nonce` must never have been used before."""
 
     def __init__(
         self,
@@ -135,7 +105,7 @@ class Session:
         self._cluster, self._member, self._expect = cluster, member, expect
         self._mode, self._key = mode, key
         self._frame_bytes_max = frame_bytes_max
-        self._hello = _encode_hello(mode, cluster, member, nonce, facts)
+        self._nonce, self._hello = nonce, encode_hello(mode, cluster, member, nonce, facts)
         self._mac_bytes = MAC_BYTES if mode is Mode.SECRET else 0
         self._state: Literal["hello", "proof", "proved", "confirm", "ready", "dead"] = "hello"
         self._proof_due = b""
@@ -152,10 +122,12 @@ class Session:
 
     @property
     def ready(self) -> bool:
+        """Say whether frames may be sent."""
         return self._state == "ready"
 
     @property
     def buffer_bytes(self) -> int:
+        """Memory that is held for what the peer sends."""
         return len(self._buffer)
 
     def start(self) -> bytes:
@@ -167,8 +139,9 @@ class Session:
         return memoryview(self._buffer)[self._filled :]
 
     def received(self, count: int) -> Iterator[Event]:
-        """Take `count` bytes that were put into the buffer. Raises FrameError: the session is over
-        then.
+        """Take `count` bytes that were put into the buffer.
+
+        Raises FrameError: the session is over then.
         """
         if self._state == "dead":
             raise FrameError("dead")
@@ -180,8 +153,9 @@ class Session:
             raise
 
     def frame(self, content: bytes) -> tuple[bytes, ...]:
-        """Return the pieces to send, in order, for one frame. Raises ValueError if it is
-        too long.
+        """Return the pieces to send, in order, for one frame.
+
+        Raises ValueError if it is too long.
         """
         if len(content) > self._frame_bytes_max:
             raise ValueError(
@@ -195,8 +169,9 @@ class Session:
         return (length, content, mac)
 
     def refusal(self, reason: str) -> bytes:
-        """Return what tells a dialer that has just proved itself why it is not let in. The session
-        is over then.
+        """Return what tells a dialer that has just proved itself why it is not let in.
+
+        The session is over then.
         """
         assert self._role == "listener"
         assert self._state == "proved"
@@ -213,7 +188,8 @@ class Session:
             taken, events = (
                 self._maybe_hello(view) if self._state == "hello" else self._maybe_proof(view)
             )
-            # Before anything is told: who hears it may go on with this session at once (`proceed`).
+            # Before any event is given: its receiver may go on with this session at once, by
+            # `proceed`, and would read the same bytes again.
             self._keep(taken, HANDSHAKE_BYTES_MAX)
             if not taken:
                 return
@@ -227,54 +203,32 @@ class Session:
         """Read the peer's hello (and, as dialer, the proof that comes with it), if it is there
         whole.
         """
-        begun = bytes(view[: len(_MAGIC)])
-        if begun != _MAGIC[: len(begun)]:
-            raise FrameError("not_ours")
-        if len(view) < _HELLO.size:
+        end = hello_bytes(view, self._mode)
+        proof_bytes = self._mac_bytes if self._role == "dialer" else 0
+        if end is None or len(view) < end + proof_bytes:
             return 0, []
-        _, version, mode, cluster_bytes, member_bytes, facts_bytes, lowest, nonce = (
-            _HELLO.unpack_from(view)
-        )
-        if lowest > VERSION_MAX or version < VERSION_MIN:
-            raise FrameError(
-                "version",
-                f"it speaks versions {lowest} to {version}, this member {VERSION_MIN} to {VERSION_MAX}",
-            )
-        if mode != self._mode:
-            raise FrameError(
-                "mode", f"it proves itself by mode {mode}, this member by {self._mode.name}"
-            )
-        if cluster_bytes > NAME_BYTES_MAX or not 0 < member_bytes <= NAME_BYTES_MAX:
-            raise FrameError("not_ours")
-        if facts_bytes > FACTS_BYTES_MAX:
-            raise FrameError("not_ours")
-        names_end = _HELLO.size + cluster_bytes + member_bytes
-        end = names_end + facts_bytes
-        proof_end = end + (self._mac_bytes if self._role == "dialer" else 0)
-        if len(view) < proof_end:
-            return 0, []
-        cluster = bytes(view[_HELLO.size :][:cluster_bytes])
-        member = bytes(view[names_end - member_bytes : names_end])
-        if cluster != self._cluster.encode():
-            raise FrameError(
-                "foreign_cluster", f"it is of cluster {cluster.decode('utf-8', 'replace')!r}"
-            )
-        # A hello that comes back to us: the nonce gives a mirror away, the id also one with a nonce
-        # of its own.
-        if (
-            nonce == self._hello[_HELLO.size - NONCE_BYTES : _HELLO.size]
-            or member == self._member.encode()
-        ):
+        content = bytes(view[:end])
+        hello = decode_hello(content)
+        self.peer = self._recognise(hello)
+        self.facts, self.version = hello.facts, hello.version
+        return end + proof_bytes, self._on_hello(content, bytes(view[end : end + proof_bytes]))
+
+    def _recognise(self, hello: Hello) -> str:
+        """Return the member that a hello names. Raises FrameError: it is not whom we look for."""
+        if hello.cluster != self._cluster.encode():
+            name = hello.cluster.decode("utf-8", "replace")
+            raise FrameError("foreign_cluster", f"it is of cluster {name!r}")
+        # Our own hello may come back, from a mirror or by a route that ends here. The nonce gives a
+        # mirror away, the id also one that makes a nonce of its own.
+        if hello.nonce == self._nonce or hello.member == self._member.encode():
             raise FrameError("reflected", "it says that it is this very member")
         try:
-            self.peer = member.decode()
+            member = hello.member.decode()
         except UnicodeDecodeError:
             raise FrameError("not_ours") from None
-        if self._expect not in (None, self.peer):
-            raise FrameError("wrong_member", f"it is {self.peer!r}, not {self._expect!r}")
-        self.facts, self.version = bytes(view[names_end:end]), min(version, VERSION_MAX)
-        hello = bytes(view[:end])
-        return proof_end, self._on_hello(hello, bytes(view[end:proof_end]))
+        if self._expect not in (None, member):
+            raise FrameError("wrong_member", f"it is {member!r}, not {self._expect!r}")
+        return member
 
     def _on_hello(self, hello: bytes, proof: bytes) -> list[Event]:
         assert self.peer is not None
@@ -283,7 +237,8 @@ class Session:
             if not hmac.compare_digest(proof, theirs):
                 raise FrameError("bad_proof", "it does not know the secret")
             self._state = "confirm"
-            # Also to one that we do not want: it is to learn who we are, and to judge for itself.
+            # The proof goes also to a listener that we do not want: it is to learn who we are, and
+            # to judge for itself.
             return [*([Reply(mine)] if mine else []), Proved(self.peer)]
         mine, self._proof_due = self._derive(hello + self._hello)
         self._state = "proof" if self._mac_bytes else "proved"
@@ -301,8 +256,8 @@ class Session:
 
     def proceed(self) -> Iterator[Event]:
         """Let a dialer in that has proved itself. Frames that it sent already follow."""
-        # The empty frame shows the dialer that it was taken in: a refused one never believes that
-        # it was connected.
+        # The empty frame shows the dialer that it was let in. Without it a dialer that is refused
+        # would believe for a moment that it was connected, and might count the peer in a quorum.
         assert self._state == "proved"
         assert self.peer is not None
         self._state = "ready"
@@ -311,24 +266,19 @@ class Session:
         yield from self.received(0)
 
     def _derive(self, transcript: bytes) -> tuple[bytes, bytes]:
-        """Set this connection's keys; return our proof and the one that is due. Empty without a
-        secret.
+        """Set this connection's keys; return our proof and the one that is due.
+
+        Without a secret there are none: both are empty.
         """
         if not self._mac_bytes:
             return b"", b""
-
-        def keyed(person: bytes) -> bytes:
-            return hashlib.blake2b(
-                transcript, digest_size=MAC_BYTES, key=self._key, person=person
-            ).digest()
-
-        dialer, listener = keyed(b"dialer's proof"), keyed(b"listener's proof")
-        to_listener, to_dialer = keyed(b"dialer's key"), keyed(b"listener's key")
+        keys = derive_keys(self._key, transcript)
+        to_listener, to_dialer = _keyed_hash(keys.to_listener), _keyed_hash(keys.to_dialer)
         if self._role == "dialer":
-            self._send_mac, self._receive_mac = _keyed_hash(to_listener), _keyed_hash(to_dialer)
-            return dialer, listener
-        self._send_mac, self._receive_mac = _keyed_hash(to_dialer), _keyed_hash(to_listener)
-        return listener, dialer
+            self._send_mac, self._receive_mac = to_listener, to_dialer
+            return keys.dialer_proof, keys.listener_proof
+        self._send_mac, self._receive_mac = to_dialer, to_listener
+        return keys.listener_proof, keys.dialer_proof
 
     # --------------------------------------------------------------------------------------- frames
 
@@ -381,20 +331,6 @@ class Session:
             buffer[:left] = memoryview(self._buffer)[used : self._filled]
             self._buffer = buffer
         self._filled = left
-
-
-def _encode_hello(mode: Mode, cluster: str, member: str, nonce: bytes, facts: bytes) -> bytes:
-    names = cluster.encode(), member.encode()
-    if any(len(name) > NAME_BYTES_MAX for name in names) or not names[1]:
-        raise ValueError(f"ids of a cluster and a member have at most {NAME_BYTES_MAX} bytes")
-    if len(facts) > FACTS_BYTES_MAX:
-        raise ValueError(f"facts of {len(facts)} bytes; at most {FACTS_BYTES_MAX} are allowed")
-    lengths = len(names[0]), len(names[1]), len(facts)
-    return (
-        _HELLO.pack(_MAGIC, VERSION_MAX, mode, *lengths, VERSION_MIN, nonce)
-        + b"".join(names)
-        + facts
-    )
 
 
 def _keyed_hash(key: bytes) -> hashlib.blake2b:

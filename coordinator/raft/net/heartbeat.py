@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from coordinator.raft.net.limits import TransportLimits
+from coordinator.raft.net.connection import TransportLimits
 from coordinator.raft.net.peer import USED_TWICE, Peer
 
 _log = structlog.get_logger("acordo.raft.transport")

@@ -12,8 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 
-from coordinator.raft.net.connection import Connection
-from coordinator.raft.net.limits import TransportLimits
+from coordinator.raft.net.connection import Connection, TransportLimits
 from coordinator.raft.net.peer import Peer
 from coordinator.raft.net.security import split_address
 from kv.errors import BadRequest

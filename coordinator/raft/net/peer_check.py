@@ -1,8 +1,7 @@
-"""Judge who is of this member's cluster: by first lists, histories and removals, before a
-connection counts.
+"""Judge whether a peer is of this member's cluster, before a connection with it counts.
 
-Never lets itself be persuaded by who has not proved a membership, and never decides which of two
-histories is right: it keeps them apart and says so.
+It goes by first lists, histories and removals. It judges nobody who has not proved a membership,
+and never decides which of two histories is right: it keeps them apart and says so.
 """
 
 from __future__ import annotations
@@ -17,36 +16,47 @@ from kv.errors import BadRequest
 
 CONTESTED_S: Final = 10.0
 """A member whose log has not begun gives no vote for so long after it met one with another first
-list.
+list: one of the two lists is a mistake, and a vote by the wrong one may found a second cluster.
 """
 CONFLICTS_MAX: Final = 64
 SAY_AGAIN_S: Final = 60.0
-"""A conflict is told once in so long, however often the peer comes: it comes every second."""
+"""A conflict is logged once in so long, however often the peer comes: it comes every second."""
 REMOVED: Final = "removed"
 
 _log = structlog.get_logger("acordo.raft")
 
 
 class Core(Protocol):
-    """What is asked of the core, and told to it."""
+    """What the check asks of the protocol, and what it reports to it."""
 
     contested_until: float
+    """Until then no vote is given."""
 
     @property
-    def origin(self) -> Origin: ...
+    def origin(self) -> Origin:
+        """What this member's log began from."""
+        ...
 
     @property
-    def begun(self) -> bool: ...
+    def begun(self) -> bool:
+        """Say whether this member's log holds anything."""
+        ...
 
-    def now(self) -> float: ...
+    def now(self) -> float:
+        """Return the monotonic time in seconds."""
+        ...
 
-    def retired(self, member: str) -> bool: ...
+    def retired(self, member: str) -> bool:
+        """Say whether the id was removed from the cluster."""
+        ...
 
-    def on_told_removed(self, by: str) -> None: ...
+    def on_told_removed(self, by: str) -> None:
+        """Take note that a member says this one was removed."""
+        ...
 
 
 class PeerCheck:
-    """Who may connect. One for each member's core."""
+    """The judge of who may connect; one for each member."""
 
     def __init__(
         self,
@@ -56,20 +66,17 @@ class PeerCheck:
         incarnation: bytes,
         fault: Callable[[BaseException], None],
     ) -> None:
-        self._core, self._member, self._address, self._incarnation = (
-            core,
-            member,
-            address,
-            incarnation,
-        )
-        self._fault = fault
+        """`fault` gets what ends this member: it is the one that does not belong."""
+        self._core, self._fault = core, fault
+        self._member, self._address, self._incarnation = member, address, incarnation
         self._conflicts: dict[str, tuple[str, float]] = {}
         self._said: dict[tuple[str, str], float] = {}
-        """When which (peer, detail) was told, oldest first. Two processes may take turns under one
-        id.
+        """When which (peer, detail) was logged, oldest first. Two processes may take turns under
+        one id.
         """
 
     def identity(self) -> PeerIdentity:
+        """Return what goes with this member's hello."""
         return PeerIdentity(self._core.origin, self._incarnation, self._address)
 
     def judge(self, peer: str, identity: PeerIdentity) -> tuple[str, str] | None:
@@ -87,20 +94,24 @@ class PeerCheck:
                 )
             return None
         if conflict == "other_history":
-            detail = f"{self._member} and {peer} belong to two clusters of one name: their logs began apart"
+            pair = f"{self._member} and {peer}"
+            detail = f"{pair} belong to two clusters of one name: their logs began apart"
         elif not mine.history and not theirs.history:
             detail = f"{self._member} and {peer} were given different lists of the first members"
         else:
             new, old = (self._member, peer) if theirs.history else (peer, self._member)
-            detail = f"{new} has no log, and its list of first members is not the one that {old}'s cluster began with"
+            detail = (
+                f"{new} has no log, and its list of first members is not the one that "
+                f"{old}'s cluster began with"
+            )
         self._note(peer, conflict, detail)
         if never_belonged(mine, theirs):
             self._fault(
                 BadRequest(
                     "foreign_members",
                     detail,
-                    allowed="the list that the cluster began with; for a member that joins it, a list with itself as "
-                    "an observer; for one whose disk was lost, a new id",
+                    allowed="the list that the cluster began with; for a member that joins it, "
+                    "a list with itself as an observer; for one whose disk was lost, a new id",
                 )
             )
         return conflict, detail
@@ -124,13 +135,13 @@ class PeerCheck:
         if not self._core.begun:
             self._core.contested_until = now + CONTESTED_S
 
-    def on_refused(self, peer: str, told: str) -> None:
-        """A peer did not let us in, and said why."""
-        if told.startswith(REMOVED):
+    def on_refused(self, peer: str, said: str) -> None:
+        """Hear why a peer did not let us in: that this member was removed is for the protocol."""
+        if said.startswith(REMOVED):
             self._core.on_told_removed(peer)
 
     @property
     def conflicts(self) -> tuple[str, ...]:
-        """What speaks against members that were met of late, for people."""
+        """What speaks against members that were met of late, in words for people."""
         since = self._core.now() - CONTESTED_S
         return tuple(detail for _, (detail, at) in sorted(self._conflicts.items()) if at >= since)

@@ -1,4 +1,4 @@
-"""Say with a hello what a member's log began from, and judge what a peer says of its own.
+"""Say with a hello who a member is and what its log began from, and compare what a peer says.
 
 Pure. It never refuses for what is unknown: only for two answers that cannot both be of one cluster.
 """
@@ -16,12 +16,12 @@ ADDRESS_BYTES_MAX: Final = 256
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True):
-    """What a log began from.
+    """What a log began from: two clusters of one name are told apart by it.
 
     `history`: drawn by the first leader and carried by the log from its first entries on; empty:
     none is known to be committed. `first`: the digest of the voters that the cluster began with, as
-    the log says it, or as this member was told them if it knows no history; empty: it makes no
-    claim (it joined later, or its log is older than origins are).
+    the log says it, or as this member's settings list them if it knows no history; empty: it makes
+    no claim (it joined later, or its log is older than origins are).
     """
 
     history: bytes = b""
@@ -29,7 +29,7 @@ class Origin(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PeerIdentity(msgspec.Struct, frozen=True, array_like=True):
-    """What goes with a member's hello. Fields are only ever appended.
+    """What a member says of itself with its hello. Fields are only ever appended.
 
     `incarnation`: drawn at the start of the process. `address`: where it says it is reached; empty:
     it does not say.
@@ -62,7 +62,7 @@ def decode_identity(facts: bytes) -> PeerIdentity:
 
 
 def digest_of_voters(voters: Iterable[str]) -> bytes:
-    """Return what two members compare: who may decide alone, wherever they are."""
+    """Return what two members compare of their first lists: the ids alone, for members move."""
     ids = sorted(voters)
     return hashlib.blake2b(msgspec.msgpack.encode(ids), digest_size=DIGEST_BYTES).digest()
 
@@ -77,7 +77,8 @@ def judge_origins(mine: Origin, theirs: Origin) -> Conflict | None:
 
 
 def never_belonged(mine: Origin, theirs: Origin) -> bool:
-    """Say whether it is this member that is wrong: it has no history, and met one that began with
-    other members.
+    """Say whether it is this member that is wrong.
+
+    It has no history, and met a peer of a cluster that began with other members than it was given.
     """
     return not mine.history and bool(theirs.history) and judge_origins(mine, theirs) is not None

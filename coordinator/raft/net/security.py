@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from coordinator.raft.net.frames import Mode, key_of_secret
+from coordinator.raft.net.hello import Mode, key_of_secret
 from kv.errors import BadRequest
 
 

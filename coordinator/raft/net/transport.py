@@ -18,12 +18,12 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from coordinator.raft.net.codec import Codec, WireError
-from coordinator.raft.net.connection import Connection
+from coordinator.raft.net.connection import Connection, TransportLimits
 from coordinator.raft.net.dialer import Dialer
-from coordinator.raft.net.frames import NONCE_BYTES, Mode, Role, Session
+from coordinator.raft.net.frames import Role, Session
 from coordinator.raft.net.heartbeat import Heartbeat
+from coordinator.raft.net.hello import NONCE_BYTES, Mode
 from coordinator.raft.net.inbound import Inbound
-from coordinator.raft.net.limits import TransportLimits
 from coordinator.raft.net.outbound import Outbound
 from coordinator.raft.net.peer import USED_TWICE, Peer
 from coordinator.raft.net.peer_identity import PeerIdentity, decode_identity, encode_identity

@@ -11,10 +11,11 @@ from typing import Any
 from pysyncobj.node import Node
 
 from cluster.ports import free_port
-from coordinator.raft.net.codec import STOCK, Codec
-from coordinator.raft.net.limits import TransportLimits
+from coordinator.raft.net.codec import Codec
+from coordinator.raft.net.connection import TransportLimits
 from coordinator.raft.net.security import Open, Security
 from coordinator.raft.net.transport import AsyncioTransport
+from tests.unit.raft.net.stock_messages import STOCK
 
 QUICK = TransportLimits(
     handshake_s=0.5, keepalive_s=0.05, dead_after_s=0.4, retry_s=0.01, retry_max_s=0.05

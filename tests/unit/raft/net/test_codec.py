@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.raft.core.messages import ALL
-from coordinator.raft.net.codec import STOCK, UNKNOWN, Codec, Count, Message, WireError
+from coordinator.raft.net.codec import UNKNOWN, Codec, Count, Message, WireError
 from tests.simulation.skew import APPENDED, HINT, next_version
+from tests.unit.raft.net.stock_messages import STOCK
 
 codec = Codec(*STOCK)
 counts = st.integers(0, 2**63 - 1)

@@ -12,19 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.raft.net.frames import (
+from coordinator.raft.net.frames import Event, Proved, Ready, Reply, Session
+from coordinator.raft.net.hello import (
     FACTS_BYTES_MAX,
     HANDSHAKE_BYTES_MAX,
     MAC_BYTES,
     NAME_BYTES_MAX,
     VERSION_MAX,
-    Event,
     FrameError,
     Mode,
-    Proved,
-    Ready,
-    Reply,
-    Session,
     key_of_secret,
 )
 

@@ -8,7 +8,8 @@ import re
 import subprocess
 from pathlib import Path
 
-from coordinator.raft.net.frames import Mode, Session, key_of_secret
+from coordinator.raft.net.frames import Session
+from coordinator.raft.net.hello import Mode, key_of_secret
 from coordinator.raft.net.security import Certificates
 from tests.unit.raft.net.members import Member, addresses, until
 

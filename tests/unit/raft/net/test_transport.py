@@ -31,9 +31,14 @@ from coordinator.raft.net.admission import (
     UNPROVED_MAX,
     Admission,
 )
-from coordinator.raft.net.connection import JOIN_BYTES_MAX, QUEUE_FRAMES_MAX, Connection
-from coordinator.raft.net.frames import Mode, Reply, Session
-from coordinator.raft.net.limits import TransportLimits
+from coordinator.raft.net.connection import (
+    JOIN_BYTES_MAX,
+    QUEUE_FRAMES_MAX,
+    Connection,
+    TransportLimits,
+)
+from coordinator.raft.net.frames import Reply, Session
+from coordinator.raft.net.hello import Mode
 from coordinator.raft.net.outbound import Outbound
 from coordinator.raft.net.peer import Peer
 from coordinator.raft.net.security import (

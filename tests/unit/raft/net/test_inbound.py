@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 
-from coordinator.raft.net.listener import ACCEPT_PAUSE_S, Listener
+from coordinator.raft.net.inbound import ACCEPT_PAUSE_S, Listener
 from tests.unit.raft.storage.virtual import run
 
 

@@ -1,0 +1,149 @@
+"""Lay out the first message of a handshake in bytes, and the keys and proofs that come from both.
+
+Pure. It refuses a hello by as little of it as shows that it is none of ours, and never decides who
+may come in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+VERSION_MIN: Final = 2
+VERSION_MAX: Final = 2
+"""The versions of the protocol that are spoken here. Two members speak the highest that both
+know.
+"""
+NONCE_BYTES: Final = 32
+MAC_BYTES: Final = 32
+NAME_BYTES_MAX: Final = 128
+"""Of a cluster's or a member's id."""
+FACTS_BYTES_MAX: Final = 512
+SECRET_BYTES_MIN: Final = 16
+
+_MAGIC: Final = b"ACRF"
+_HELLO: Final = struct.Struct("!4sBBBBHB32s")
+"""Magic, highest version, mode, length of the cluster's id, of the member's id, of the facts,
+lowest version, nonce; then both ids and the facts.
+"""
+HANDSHAKE_BYTES_MAX: Final = _HELLO.size + 2 * NAME_BYTES_MAX + FACTS_BYTES_MAX + MAC_BYTES
+"""What a peer may send, and we hold, before it has proved anything."""
+
+
+class Mode(IntEnum):
+    """What proves that a peer is who it says. Both ends must have the same."""
+
+    OPEN = 0
+    SECRET = 1
+    CERTIFICATE = 2
+
+
+class FrameError(Exception):
+    """The end of a session: the peer is not, or no longer, one of ours.
+
+    `reason` is a name to count by.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(detail or reason)
+        self.reason = reason
+
+
+class Hello(NamedTuple):
+    """What a hello says."""
+
+    cluster: bytes
+    member: bytes
+    nonce: bytes
+    facts: bytes
+    version: int
+    """The highest that both ends speak."""
+
+
+class Keys(NamedTuple):
+    """What both ends derive from the secret and the two hellos."""
+
+    dialer_proof: bytes
+    listener_proof: bytes
+    to_listener: bytes
+    to_dialer: bytes
+    """The last two sum up the frames of one direction each."""
+
+
+def key_of_secret(secret: bytes) -> bytes:
+    """Return the key that proofs and session keys come from.
+
+    Raises ValueError for a secret that is too short.
+    """
+    if len(secret) < SECRET_BYTES_MIN:
+        raise ValueError(f"a secret of {len(secret)} bytes; at least {SECRET_BYTES_MIN} are needed")
+    return hashlib.blake2b(secret, digest_size=64, person=b"acordo raft key").digest()
+
+
+def derive_keys(key: bytes, transcript: bytes) -> Keys:
+    """Return the proofs and keys of one connection; `transcript`: the dialer's hello, then the
+    listener's.
+    """
+
+    def keyed(person: bytes) -> bytes:
+        return hashlib.blake2b(transcript, digest_size=MAC_BYTES, key=key, person=person).digest()
+
+    return Keys(
+        keyed(b"dialer's proof"),
+        keyed(b"listener's proof"),
+        to_listener=keyed(b"dialer's key"),
+        to_dialer=keyed(b"listener's key"),
+    )
+
+
+def encode_hello(mode: Mode, cluster: str, member: str, nonce: bytes, facts: bytes) -> bytes:
+    """Return a whole hello. Raises ValueError for ids or facts that are too long."""
+    names = cluster.encode(), member.encode()
+    if any(len(name) > NAME_BYTES_MAX for name in names) or not names[1]:
+        raise ValueError(f"ids of a cluster and a member have at most {NAME_BYTES_MAX} bytes")
+    if len(facts) > FACTS_BYTES_MAX:
+        raise ValueError(f"facts of {len(facts)} bytes; at most {FACTS_BYTES_MAX} are allowed")
+    lengths = len(names[0]), len(names[1]), len(facts)
+    head = _HELLO.pack(_MAGIC, VERSION_MAX, mode, *lengths, VERSION_MIN, nonce)
+    return head + b"".join(names) + facts
+
+
+def hello_bytes(begun: memoryview, mode: Mode) -> int | None:
+    """Return the length of the hello that begins there; None: too little of it has come.
+
+    Raises FrameError for one that no more bytes could make one of ours.
+    """
+    magic = bytes(begun[: len(_MAGIC)])
+    if magic != _MAGIC[: len(magic)]:
+        raise FrameError("not_ours")
+    if len(begun) < _HELLO.size:
+        return None
+    _, highest, theirs, cluster_bytes, member_bytes, facts_bytes, lowest, _ = _HELLO.unpack_from(
+        begun
+    )
+    if lowest > VERSION_MAX or highest < VERSION_MIN:
+        spoken = f"it speaks versions {lowest} to {highest}"
+        raise FrameError("version", f"{spoken}, this member {VERSION_MIN} to {VERSION_MAX}")
+    if theirs != mode:
+        raise FrameError("mode", f"it proves itself by mode {theirs}, this member by {mode.name}")
+    if cluster_bytes > NAME_BYTES_MAX or not 0 < member_bytes <= NAME_BYTES_MAX:
+        raise FrameError("not_ours")
+    if facts_bytes > FACTS_BYTES_MAX:
+        raise FrameError("not_ours")
+    return _HELLO.size + int(cluster_bytes) + int(member_bytes) + int(facts_bytes)
+
+
+def decode_hello(hello: bytes) -> Hello:
+    """Return what a whole hello says (`hello_bytes` has taken it for one)."""
+    _, highest, _, cluster_bytes, member_bytes, _, _, nonce = _HELLO.unpack_from(hello)
+    names = hello[_HELLO.size :]
+    member_end = cluster_bytes + member_bytes
+    return Hello(
+        cluster=names[:cluster_bytes],
+        member=names[cluster_bytes:member_end],
+        nonce=nonce,
+        facts=names[member_end:],
+        version=min(highest, VERSION_MAX),
+    )
