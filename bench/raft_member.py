@@ -22,7 +22,7 @@ from coordinator.log import PeerAddress, Position
 from coordinator.machine.commands import Submit, encode
 from coordinator.raft.member import Member, Settings, over_sockets
 from coordinator.raft.net.security import SharedSecret
-from coordinator.raft.storage.disk import RealDisk
+from coordinator.raft.storage.real_disk import RealDisk
 from kv.errors import NotApplied, OutcomeUnknown
 from kv.model import Intent, Put
 
