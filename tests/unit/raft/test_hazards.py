@@ -1,4 +1,4 @@
-"""Each published hazard of the library (docs: research section 3), shown on its own class and
+"""Each hazard of docs/pysyncobj-hazards.md that has a script, shown on the library's own class and
 absent from ours.
 
 Every scenario returns whether the hazard shows; a scenario that cannot be set up fails its own
@@ -126,7 +126,7 @@ def test_a_follower_with_a_stale_entry_never_rejoins(base: type[SyncObj], shows:
         net.heartbeat("C", "A")
     assert (rounds == 50) == shows
     if not shows:
-        assert rounds <= 3  # research 5.3: a few round trips
+        assert rounds <= 3  # HAZ-3: a few round trips
 
 
 @both

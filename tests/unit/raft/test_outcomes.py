@@ -138,7 +138,7 @@ async def test_a_member_whose_term_rose_is_not_locked_out() -> None:
 @virtual
 async def test_a_voter_that_hears_the_leader_grants_nothing() -> None:
     """One link of three is cut: the member without the leader cannot take its place
-    (research 3.8).
+    (HAZ-8).
     """
     async with Cluster() as cluster:
         leader = await cluster.leader()

@@ -118,7 +118,7 @@ class Bomb:
 
 
 def test_a_pickle_is_noise() -> None:
-    """research 3.13 and 5.12: the stock transport runs what a stranger pickled."""
+    """HAZ-14: the stock transport runs what an unknown peer pickled."""
     with pytest.raises(WireError):
         codec.decode(pickle.dumps(Bomb()))
     with pytest.raises(WireError):

@@ -632,10 +632,10 @@ def test_a_member_that_sends_what_is_no_message_is_cut_off() -> None:
     asyncio.run(story())
 
 
-def test_regression_the_stock_transport_runs_a_strangers_code_and_buffers_his_flood(
+def test_regression_the_stock_transport_runs_an_unknown_peers_code_and_buffers_its_flood(
     tmp_path: Path,
 ) -> None:
-    """research 5.12: one unauthenticated connection makes the stock receiver execute a pickle; ours
+    """HAZ-14: one unauthenticated connection makes the stock receiver execute a pickle; ours
     closes it.
     """
     import pickle

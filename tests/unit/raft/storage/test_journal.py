@@ -636,7 +636,7 @@ def _interrupted_rewrite(journal: FileJournal | Journal) -> None:
 
 
 def test_regression_a_rewrite_that_is_interrupted(tmp_path: Path) -> None:
-    """research 3.6: the stock journal empties its file and puts the rest back one by one; ours
+    """HAZ-6: the stock journal empties its file and puts the rest back one by one; ours
     never copies.
     """
     survivors = {}

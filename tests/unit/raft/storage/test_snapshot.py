@@ -364,7 +364,7 @@ async def test_on_a_real_disk(tmp_path: Path) -> None:
 
 
 def test_regression_a_lost_chunk(tmp_path: Path) -> None:
-    """research 3.11: the stock receiver joins what it gets, calls it complete, and has overwritten
+    """HAZ-11: the stock receiver joins what it gets, calls it complete, and has overwritten
     its good dump.
     """
     good = tmp_path / "good"
