@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import contextlib
 import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 from acordo import BadRequest as Unacceptable
 from cluster.autoscaler import command as autoscaler
-from cluster.local import membership, up
-from cluster.local.layout import running
+from cluster.local import membership, status, stop, up
 from cluster.local.process import EX_CONFIG
-from cluster.local.status import report
 from cluster.settings.loading import load, redacted
 from cluster.settings.runner import RunnerSettings
 from cluster.workers import worker
@@ -29,6 +22,7 @@ USAGE = """usage: python -m cluster COMMAND [--help]
   up          start a cluster on this machine and keep it alive; Ctrl-C stops it
   status      show who leads and how far each member is
   down        stop the cluster that `up` started in a directory
+  kill        kill one node's process, or the leader's; the runner starts it again
   add         start one more voting member in a running cluster
   remove      take a member out of a running cluster for good; its directory stays
   replace     give the place of a damaged or lost member to a new one, under a new id
@@ -41,10 +35,12 @@ CUT_OFF = ": what was begun stays begun, and the same command goes on where it s
 
 
 def main(argv: list[str]) -> int:
+    """Run one command; return its exit code."""
     commands: dict[str, Callable[[list[str]], int]] = {
         "up": up.main,
-        "status": status,
-        "down": down,
+        "status": status.main,
+        "down": stop.down_main,
+        "kill": stop.kill_main,
         "add": membership.add_main,
         "remove": membership.remove_main,
         "replace": membership.replace_main,
@@ -84,60 +80,8 @@ def stack(argv: list[str]) -> int:
     return cli.main(argv)
 
 
-def status(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m cluster status")
-    parser.add_argument("--url", action="append", help="a node's URL; may be given several times")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=Path("data"),
-        help="directory of a local cluster (default: data)",
-    )
-    parser.add_argument("--json", action="store_true", help="print what the node said")
-    given = parser.parse_args(argv)
-    found = running(given.data)
-    urls = given.url or ([node.url for node in found.nodes] if found else [])
-    if not urls:
-        print(
-            f"no cluster runs in {given.data.absolute()}; name one with --url or --data",
-            file=sys.stderr,
-        )
-        return 2
-    return asyncio.run(report(urls, as_json=given.json))
-
-
-def down(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m cluster down")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=Path("data"),
-        help="directory of a local cluster (default: data)",
-    )
-    parser.add_argument(
-        "--timeout-s", type=float, default=60, help="longest wait for it to stop (default: 60)"
-    )
-    given = parser.parse_args(argv)
-    found = running(given.data)
-    if found is None:
-        print(f"no cluster runs in {given.data.absolute()}")
-        return 0
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(found.runner_pid, signal.SIGTERM)
-    give_up = time.monotonic() + given.timeout_s
-    while running(given.data) is not None:
-        if time.monotonic() > give_up:
-            print(
-                f"process {found.runner_pid} did not stop within {given.timeout_s:g} s",
-                file=sys.stderr,
-            )
-            return 1
-        time.sleep(0.1)
-    print("stopped")
-    return 0
-
-
 def config(argv: list[str]) -> int:
+    """Print the settings of the runner that are in effect."""
     print(
         json.dumps(redacted(load(RunnerSettings, argv, prog="python -m cluster config")), indent=2)
     )

@@ -36,11 +36,11 @@ async def cluster_as_seen_by(
     return {}
 
 
-async def leader_of(http: aiohttp.ClientSession, nodes: Iterable[NodeProcess]) -> str | None:
+async def leader_of(http: aiohttp.ClientSession, urls: Iterable[str]) -> str | None:
     """Return the id of the leader that a node knows of now."""
-    for node in nodes:
+    for url in urls:
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
-            async with http.get(node.url + "/v1/leader") as response:
+            async with http.get(url + "/v1/leader") as response:
                 if response.status == 200:
                     said = await response.json()
                     return str(said.get("id") or said["leader"])

@@ -293,7 +293,7 @@ class LocalCluster:
 
     async def leader(self) -> str | None:
         """Return the id of the leader that a node knows of now."""
-        return await leader_of(self._http, tuple(self.nodes.values()))
+        return await leader_of(self._http, [node.url for node in self.nodes.values()])
 
     async def stop_node(self, node_id: str, number: int = signal.SIGTERM) -> None:
         """End a node and keep it down until `start_node`. SIGINT: do not hand the leadership on,

@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 from yarl import URL
 
+from cluster.local.layout import running
 from kv.errors import BadRequest
 
 TIMEOUT_S: Final = 5.0
 SILENCE_S: Final = 1.0
 """After so long without an answer that is said."""
 COLUMNS: Final = ("id", "url", "role", "term", "applied", "settled", "lag", "last_seen_s")
+
+
+def main(argv: list[str]) -> int:
+    """Show the cluster of a directory, or of URLs."""
+    parser = argparse.ArgumentParser(prog="python -m cluster status")
+    parser.add_argument("--url", action="append", help="a node's URL; may be given several times")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("data"),
+        help="directory of a local cluster (default: data)",
+    )
+    parser.add_argument("--json", action="store_true", help="print what the node said")
+    given = parser.parse_args(argv)
+    found = running(given.data)
+    urls = given.url or ([node.url for node in found.nodes] if found else [])
+    if not urls:
+        print(
+            f"no cluster runs in {given.data.absolute()}; name one with --url or --data",
+            file=sys.stderr,
+        )
+        return 2
+    return asyncio.run(report(urls, as_json=given.json))
 
 
 async def report(urls: Sequence[str], *, as_json: bool) -> int:

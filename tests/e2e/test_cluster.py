@@ -133,6 +133,27 @@ async def test_the_cluster_survives_kill_9_of_its_leader(start: Start) -> None:
             assert await returned.get("after/19") is not None
 
 
+async def test_the_leader_is_killed_by_a_command_and_comes_back(
+    start: Start, tmp_path: Path
+) -> None:
+    """As the README says it: one command, and another one leads."""
+    async with start() as cluster, Client(urls(cluster), timeout_s=30) as client:
+        dead, before = await leader_of(cluster), {n.id: n.pid for n in cluster.nodes.values()}
+        killing = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "cluster", "kill", "leader"),
+            *("--data", str(tmp_path / "data")),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await killing.communicate()
+        assert out.decode() == f"killed {dead}, the leader (process {before[dead]})\n"
+        await client.put("after", b"1")
+        await cluster.wait_ready()
+        now = {n.id: n.pid for n in cluster.nodes.values()}
+        assert now[dead] not in (None, before[dead])
+        assert [id for id in now if now[id] != before[id]] == [dead]
+
+
 async def test_a_stopped_leader_is_killed_and_replaced(start: Start) -> None:
     async with start() as cluster, Client(urls(cluster), timeout_s=40) as client:
         await client.put("a", b"1")

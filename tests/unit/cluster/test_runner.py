@@ -259,7 +259,7 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
 
     assert run().returncode == 2
     assert (
-        "'upp' is no command; there are up, status, down, add, remove, replace, config"
+        "'upp' is no command; there are up, status, down, kill, add, remove, replace, config"
         in run("upp").stderr
     )
     wrong = run("up", "--nodes", "0")
