@@ -6,7 +6,7 @@ keep their JSON type: `1`, `"1"` and `true` are three values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,17 +23,24 @@ BEFORE: Final = -1
 """When the initial value was written: before everything (times are never negative)."""
 
 READ: Final = 0
-"""State must be `a`. Changes nothing: read, CAS(x, x), delete of nothing."""
+"""State must be what it asks for. Changes nothing: read, CAS(x, x), delete of nothing."""
 NOT: Final = 1
-"""State must not be `a`. Changes nothing: refused CAS."""
+"""State must not be what it asks for. Changes nothing: refused CAS."""
 WRITE: Final = 2
-"""State becomes `b`, whatever it was: put, delete that reports nothing."""
+"""State becomes what it makes, whatever it was: put, delete that reports nothing."""
 CAS: Final = 3
-"""State must be `a` and becomes `b`."""
+"""State must be what it asks for and becomes what it makes."""
 TAKE: Final = 4
-"""State must not be `a` and becomes `b`: delete that reports existence."""
+"""State must not be what it asks for and becomes what it makes: delete that reports existence."""
 APPEND: Final = 5
-"""State becomes state + text `b`."""
+"""State becomes state + the text that it makes."""
+
+MUST_MATCH: Final = frozenset({READ, CAS})
+MUST_DIFFER: Final = frozenset({NOT, TAKE})
+OBSERVERS: Final = frozenset({READ, NOT})
+"""Kinds that change nothing."""
+MAKERS: Final = frozenset({WRITE, CAS, TAKE})
+"""Kinds after which the state is what they make."""
 
 
 class Values:
@@ -76,16 +83,47 @@ class Column:
     initial: int
     values: Values
     kinds: list[int] = field(default_factory=list)
-    a: list[int] = field(default_factory=list)
-    b: list[int] = field(default_factory=list)
+    asks: list[int] = field(default_factory=list)
+    """The state that it compares with; ABSENT where the kind compares with none."""
+    makes: list[int] = field(default_factory=list)
+    """The state that it leaves (or the text that it appends); ABSENT where it leaves none."""
     calls: list[int] = field(default_factory=list)
     returns: list[int] = field(default_factory=list)
     required: list[bool] = field(default_factory=list)
+    """It certainly took effect, so that every order must have it."""
     sources: list[Operation] = field(default_factory=list)
     appends: bool = False
 
     def __len__(self) -> int:
         return len(self.kinds)
+
+    def add(
+        self, source: Operation, kind: int, asks: int, makes: int, returns: int, *, required: bool
+    ) -> None:
+        """Add one operation at the end."""
+        self.kinds.append(kind)
+        self.asks.append(asks)
+        self.makes.append(makes)
+        self.calls.append(source.start_ns)
+        self.returns.append(returns)
+        self.required.append(required)
+        self.sources.append(source)
+        self.appends = self.appends or kind == APPEND
+
+    def without(self, dropped: set[int]) -> Column:
+        """Return the column of all others."""
+        kept = Column(self.key, self.initial, self.values)
+        for i in range(len(self)):
+            if i not in dropped:
+                kept.add(
+                    self.sources[i],
+                    self.kinds[i],
+                    self.asks[i],
+                    self.makes[i],
+                    self.returns[i],
+                    required=self.required[i],
+                )
+        return kept
 
 
 def partition(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
@@ -114,58 +152,48 @@ def encode(key: str, operations: Sequence[Operation], initial: Any = None) -> Co
     CAS(x, x).
     """
     values = Values()
-    state = values.state
-    column = Column(key, state(initial), values)
-    kinds, a, b = column.kinds, column.a, column.b
-    calls, returns, required, sources = (
-        column.calls,
-        column.returns,
-        column.required,
-        column.sources,
-    )
+    column = Column(key, values.state(initial), values)
     for o in operations:
         known = o.outcome == "ok"
-        op = o.op
-        if o.outcome == "fail" or (op == "get" and not known):
+        if o.outcome == "fail" or (o.op == "get" and not known):
             continue
-        # The tuple is (kind, a, b); a is ABSENT where it means nothing.
-        if op == "get":
-            kinds.append(READ)
-            a.append(state(o.result))
-            b.append(ABSENT)
-        elif op == "put":
-            kinds.append(WRITE)
-            a.append(ABSENT)
-            b.append(state(o.value))
-        elif op == "cas":
-            old, new = state(o.expected), state(o.value)
-            if known and o.result is False:
-                kinds.append(NOT)
-            elif old == new:
-                if not known:
-                    continue
-                kinds.append(READ)
-            else:
-                kinds.append(CAS)
-            a.append(old)
-            b.append(new)
-        elif op == "delete":
-            kinds.append(
-                TAKE
-                if known and o.result is True
-                else READ
-                if known and o.result is False
-                else WRITE
-            )
-            a.append(ABSENT)
-            b.append(ABSENT)
-        else:
-            column.appends = True
-            kinds.append(APPEND)
-            a.append(ABSENT)
-            b.append(state(o.value))
-        calls.append(o.start_ns)
-        returns.append(o.end_ns if known and o.end_ns is not None else NEVER)
-        required.append(known)
-        sources.append(o)
+        coded = _coded(o, known, values.state)
+        if coded is None:
+            continue
+        kind, asks, makes = coded
+        returns = o.end_ns if known and o.end_ns is not None else NEVER
+        column.add(o, kind, asks, makes, returns, required=known)
     return column
+
+
+def _coded(o: Operation, known: bool, state: Callable[[Any], int]) -> tuple[int, int, int] | None:
+    """Return its kind, what it asks for and what it makes; None when it says nothing."""
+    match o.op:
+        case "get":
+            return READ, state(o.result), ABSENT
+        case "put":
+            return WRITE, ABSENT, state(o.value)
+        case "cas":
+            return _coded_cas(o, known, state)
+        case "delete":
+            return _coded_delete(o, known), ABSENT, ABSENT
+        case _:
+            return APPEND, ABSENT, state(o.value)
+
+
+def _coded_cas(
+    o: Operation, known: bool, state: Callable[[Any], int]
+) -> tuple[int, int, int] | None:
+    old, new = state(o.expected), state(o.value)
+    if known and o.result is False:
+        return NOT, old, new
+    if old != new:
+        return CAS, old, new
+    return (READ, old, new) if known else None
+
+
+def _coded_delete(o: Operation, known: bool) -> int:
+    """Return the kind: a delete that says whether there was something has seen it as well."""
+    if not known or not isinstance(o.result, bool):
+        return WRITE
+    return TAKE if o.result else READ

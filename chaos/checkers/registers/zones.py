@@ -9,7 +9,7 @@ history is fine.
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
@@ -17,10 +17,10 @@ from chaos.checkers.registers.encode import (
     ABSENT,
     BEFORE,
     CAS,
+    MAKERS,
+    MUST_DIFFER,
+    MUST_MATCH,
     NEVER,
-    NOT,
-    READ,
-    TAKE,
     WRITE,
     Column,
 )
@@ -64,50 +64,66 @@ def tighten(column: Column) -> Column:
     """
     if column.appends or all(column.required):
         return column
-    kinds, a, b, returns, required = (
-        column.kinds,
-        column.a,
-        column.b,
-        column.returns,
-        column.required,
-    )
     writers = _writers(column)
-    seen_by: dict[int, int] = {}
-    hoped: dict[int, int] = {}
-    negative = False
-    for i, kind in enumerate(kinds):
-        if kind in (READ, CAS):
-            if required[i]:
-                seen_by[a[i]] = min(seen_by.get(a[i], NEVER), returns[i])
-            else:
-                hoped[a[i]] = hoped.get(a[i], 0) + 1
-        negative = negative or kind in (NOT, TAKE)
-    dropped: set[int] = set()
-    todo = [
+    lone = [
         i
-        for i, kind in enumerate(kinds)
-        if not required[i] and kind in (WRITE, CAS) and len(writers[b[i]]) == 1
+        for i, kind in enumerate(column.kinds)
+        if not column.required[i] and kind in (WRITE, CAS) and len(writers[column.makes[i]]) == 1
     ]
-    changed = True
-    while changed:
-        changed = False
-        for i in todo:
-            if required[i] or i in dropped:
-                continue
-            first = seen_by.get(b[i])
-            if first is not None:
-                required[i] = True
-                returns[i] = min(returns[i], first)
-                if kinds[i] == CAS:
-                    hoped[a[i]] -= 1
-                    seen_by[a[i]] = min(seen_by.get(a[i], NEVER), returns[i])
-                changed = True
-            elif not hoped.get(b[i]) and not negative:
-                dropped.add(i)
-                if kinds[i] == CAS:
-                    hoped[a[i]] -= 1
-                changed = True
-    return _without(column, dropped) if dropped else column
+    dropped = _Settling(column).settle(lone)
+    return column.without(dropped) if dropped else column
+
+
+class _Settling:
+    """The unknown writes of one column, until no more of them can be settled."""
+
+    def __init__(self, column: Column) -> None:
+        self.column = column
+        self.first_seen: dict[int, int] = {}
+        """By state: when the first operation that certainly saw it returned."""
+        self.hoped: dict[int, int] = {}
+        """By state: how many unknown CAS expect it."""
+        self.dropped: set[int] = set()
+        for i, kind in enumerate(column.kinds):
+            if kind in MUST_MATCH:
+                if column.required[i]:
+                    self._observe(i)
+                else:
+                    self.hoped[column.asks[i]] = self.hoped.get(column.asks[i], 0) + 1
+        self.negative = any(kind in MUST_DIFFER for kind in column.kinds)
+        """Somebody learned that a value was not there."""
+
+    def settle(self, writes: list[int]) -> set[int]:
+        """Settle these again and again, for one may settle the next; return those to drop."""
+        required = self.column.required
+        changed = True
+        while changed:
+            changed = False
+            for i in writes:
+                if not required[i] and i not in self.dropped and self._settle(i):
+                    changed = True
+        return self.dropped
+
+    def _settle(self, i: int) -> bool:
+        column = self.column
+        first = self.first_seen.get(column.makes[i])
+        if first is not None:
+            column.required[i] = True
+            column.returns[i] = min(column.returns[i], first)
+            if column.kinds[i] == CAS:
+                self.hoped[column.asks[i]] -= 1
+                self._observe(i)
+            return True
+        if not self.hoped.get(column.makes[i]) and not self.negative:
+            self.dropped.add(i)
+            if column.kinds[i] == CAS:
+                self.hoped[column.asks[i]] -= 1
+            return True
+        return False
+
+    def _observe(self, i: int) -> None:
+        state, returns = self.column.asks[i], self.column.returns[i]
+        self.first_seen[state] = min(self.first_seen.get(state, NEVER), returns)
 
 
 def refute(column: Column) -> Refutation | None:
@@ -120,9 +136,8 @@ def refute(column: Column) -> Refutation | None:
     observers = _observers(column)
     for state, seen in observers.items():
         if state not in writers:
-            return Refutation(
-                "phantom_value", "observed, but nobody ever wrote it", (seen[0],), state
-            )
+            why = "observed, but nobody ever wrote it"
+            return Refutation("phantom_value", why, (seen[0],), state)
     zones = []
     for state, possible in writers.items():
         if len(possible) != 1:
@@ -131,26 +146,29 @@ def refute(column: Column) -> Refutation | None:
         writer = possible[0]
         if not seen and writer == INITIAL:
             continue
+        early = _too_early(column, writer, seen)
+        if early is not None:
+            why = "observed by an operation that had returned before the only writer started"
+            return Refutation("value_from_the_future", why, (early, writer), state)
         # An unknown write that nobody observed makes a zone without end, which lies inside no
         # other.
-        zone = _zone(column, state, writer, seen)
-        early = next(
-            (i for i in seen if writer != INITIAL and column.returns[i] < column.calls[writer]),
-            None,
-        )
-        if early is not None:
-            reason = "observed by an operation that had returned before the only writer started"
-            return Refutation("value_from_the_future", reason, (early, writer), state)
-        zones.append(zone)
+        zones.append(_zone(column, state, writer, seen))
     return _collide(column, zones)
+
+
+def _too_early(column: Column, writer: int, seen: list[int]) -> int | None:
+    """Return an observer that had returned when the only writer started."""
+    if writer == INITIAL:
+        return None
+    return next((i for i in seen if column.returns[i] < column.calls[writer]), None)
 
 
 def _writers(column: Column) -> dict[int, list[int]]:
     """Return for each state every operation that may have made it, the initial value included."""
     writers: dict[int, list[int]] = {column.initial: [INITIAL]}
     for i, kind in enumerate(column.kinds):
-        if kind in (WRITE, CAS, TAKE):
-            writers.setdefault(column.b[i], []).append(i)
+        if kind in MAKERS:
+            writers.setdefault(column.makes[i], []).append(i)
     return writers
 
 
@@ -158,21 +176,23 @@ def _observers(column: Column) -> dict[int, list[int]]:
     """Return for each state the operations that certainly saw it."""
     observers: dict[int, list[int]] = {}
     for i, kind in enumerate(column.kinds):
-        if kind in (READ, CAS) and column.required[i]:
-            observers.setdefault(column.a[i], []).append(i)
+        if kind in MUST_MATCH and column.required[i]:
+            observers.setdefault(column.asks[i], []).append(i)
     return observers
 
 
 def _zone(column: Column, state: int, writer: int, seen: list[int]) -> _Zone:
-    low, high, first, last = (BEFORE, BEFORE, INITIAL, INITIAL)
+    zone = _Zone(state, low=BEFORE, high=BEFORE, first=INITIAL, last=INITIAL, writer=writer)
     if writer != INITIAL:
-        low, high, first, last = column.returns[writer], column.calls[writer], writer, writer
+        zone = replace(
+            zone, low=column.returns[writer], high=column.calls[writer], first=writer, last=writer
+        )
     for i in seen:
-        if column.returns[i] < low:
-            low, first = column.returns[i], i
-        if column.calls[i] > high:
-            high, last = column.calls[i], i
-    return _Zone(state, low, high, first, last, writer)
+        if column.returns[i] < zone.low:
+            zone = replace(zone, low=column.returns[i], first=i)
+        if column.calls[i] > zone.high:
+            zone = replace(zone, high=column.calls[i], last=i)
+    return zone
 
 
 def _collide(column: Column, zones: list[_Zone]) -> Refutation | None:
@@ -193,12 +213,12 @@ def _collide(column: Column, zones: list[_Zone]) -> Refutation | None:
         ):
             return _clash(column, around, zone)
     for i, kind in enumerate(column.kinds):
-        if kind in (NOT, TAKE) and column.required[i]:
+        if kind in MUST_DIFFER and column.required[i]:
             around = _around(forward, lows, column.calls[i], column.returns[i])
-            if around is not None and around.state == column.a[i]:
+            if around is not None and around.state == column.asks[i]:
                 what = (
                     "existed, but was absent"
-                    if column.a[i] == ABSENT
+                    if column.asks[i] == ABSENT
                     else "was different, but was current"
                 )
                 reason = f"learned that the value {what} throughout its interval"
@@ -223,20 +243,3 @@ def _clash(column: Column, one: _Zone, other: _Zone) -> Refutation:
 
 def _story(zone: _Zone, more: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(dict.fromkeys((zone.writer, zone.first, zone.last, *more)))
-
-
-def _without(column: Column, dropped: set[int]) -> Column:
-    keep = [i for i in range(len(column)) if i not in dropped]
-    return Column(
-        column.key,
-        column.initial,
-        column.values,
-        [column.kinds[i] for i in keep],
-        [column.a[i] for i in keep],
-        [column.b[i] for i in keep],
-        [column.calls[i] for i in keep],
-        [column.returns[i] for i in keep],
-        [column.required[i] for i in keep],
-        [column.sources[i] for i in keep],
-        column.appends,
-    )

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - source is quoted as it stands
 """Bugs planted into the register checker by changing its source, to prove that the oracle would
 notice each.
 
@@ -17,7 +16,7 @@ from typing import Any
 
 from chaos.records.history import Operation
 
-MODULES = ("encode", "zones", "search", "register")
+MODULES = ("encode", "zones", "remaining", "lives", "search", "register")
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ MUTANTS = (
     Mutant(
         "redundant_write_forced_early",
         "search",
-        "            if kind == READ:\n                if a[i] == state:",
-        "            if kind == READ or (kind == WRITE and required[i]):\n                if (a[i] if kind == READ else b[i]) == state:",
+        "            if kind in OBSERVERS:",
+        "            if kind in OBSERVERS or (kind == WRITE and makes[i] == state and required[i]):",
     ),
     Mutant(
         "unknown_treated_as_failed",
@@ -50,14 +49,14 @@ MUTANTS = (
     Mutant(
         "unknown_cas_must_have_succeeded",
         "encode",
-        "        required.append(known)",
-        '        required.append(known or op == "cas")',
+        "required=known)",
+        'required=known or o.op == "cas")',
     ),
     Mutant(
         "half_open_intervals",
-        "search",
-        "events = [(column.calls[i], 0, 2 * i)",
-        "events = [(column.calls[i], 2, 2 * i)",
+        "remaining",
+        "(column.calls[i], CALL, i)",
+        "(column.calls[i], 2, i)",
     ),
     Mutant(
         "cache_ignores_the_state",
@@ -75,14 +74,14 @@ MUTANTS = (
     Mutant(
         "failed_cas_not_checked",
         "search",
-        "                if a[i] != state:\n                    event = self._absorb(i, event)\n                continue\n            if kind == CAS",
-        "                event = self._absorb(i, event)\n                continue\n            if kind == CAS",
+        "            elif kind in MUST_DIFFER:",
+        "            elif kind == TAKE:",
     ),
     Mutant(
         "read_of_absent_matches_anything",
         "search",
-        "            if kind == READ:\n                if a[i] == state:",
-        "            if kind == READ:\n                if a[i] in (state, 0):",
+        "                if asks[i] != state:",
+        "                if asks[i] != state and not (kind == READ and asks[i] == 0):",
         "no_zones",
     ),
     Mutant(
@@ -94,15 +93,15 @@ MUTANTS = (
     Mutant(
         "last_operation_not_required",
         "search",
-        "                if self._left == 0:",
-        "                if self._left <= 1:",
+        "        if self._left == 0:",
+        "        if self._left <= 1:",
         "no_zones",
     ),
     Mutant(
         "successful_cas_not_checked",
         "search",
-        "                if a[i] != state:\n                    continue\n            elif kind == TAKE",
-        "                pass\n            elif kind == TAKE",
+        "            if kind in MUST_MATCH:\n                if",
+        "            if kind == READ:\n                if",
         "no_zones",
     ),
     Mutant(
@@ -114,26 +113,26 @@ MUTANTS = (
     Mutant(
         "lifetime_pruning_too_eager",
         "search",
-        "if self._observers[state] and not self._writers[state]:",
-        "if self._observers[state]:",
+        "if not lives.observers[state] or lives.writers[state]:",
+        "if not lives.observers[state]:",
     ),
     Mutant(
         "lifetime_forgets_the_last_observer",
         "search",
-        "last = self._observers[state] == 1",
+        "last = lives.observers[state] == 1",
         "last = False",
     ),
     Mutant(
         "append_ignored_in_lifetimes",
-        "search",
-        "                for s in self._makes[i]:\n                    self._writers[s] += 1\n\n    def _ends",
-        "                self._makes[i] = []\n\n    def _ends",
+        "lives",
+        "                    for s in self._ends[i]:\n                        self.writers[s] += 1\n\n    def _ends_with",
+        "                    self._ends[i] = []\n\n    def _ends_with",
     ),
     Mutant(
         "delete_of_absent_not_checked",
         "search",
-        "                if a[i] == state:\n                    continue\n            elif kind == WRITE and",
-        "                pass\n            elif kind == WRITE and",
+        "            elif kind in MUST_DIFFER:",
+        "            elif kind == NOT:",
     ),
     Mutant(
         "undo_forgets_the_state",
@@ -144,14 +143,14 @@ MUTANTS = (
     Mutant(
         "unknown_only_for_reads",
         "search",
-        "            if kind == APPEND or (kind in (NOT, TAKE) and a[i] == state):\n                return candidates\n",
-        "            if kind == APPEND:\n                return candidates\n",
+        "            if kind == APPEND or (kind in MUST_DIFFER and asks[i] == state):",
+        "            if kind == APPEND:",
     ),
     Mutant(
         "unknown_not_for_cas",
         "search",
-        "            if kind in (READ, CAS):\n                awaited.add(a[i])",
-        "            if kind == READ:\n                awaited.add(a[i])",
+        "            if kind in MUST_MATCH:\n                awaited",
+        "            if kind == READ:\n                awaited",
     ),
     Mutant(
         "named_values_merged",
@@ -168,19 +167,19 @@ MUTANTS = (
     Mutant(
         "tighten_drops_despite_negatives",
         "zones",
-        "elif not hoped.get(b[i]) and not negative:",
-        "elif not hoped.get(b[i]):",
+        "if not self.hoped.get(column.makes[i]) and not self.negative:",
+        "if not self.hoped.get(column.makes[i]):",
     ),
     Mutant(
         "tighten_drops_what_an_unknown_cas_expects",
         "zones",
-        "elif not hoped.get(b[i]) and not negative:",
-        "elif not negative:",
+        "if not self.hoped.get(column.makes[i]) and not self.negative:",
+        "if not self.negative:",
     ),
     Mutant(
         "tighten_with_two_writers",
         "zones",
-        "kind in (WRITE, CAS) and len(writers[b[i]]) == 1\n",
+        "kind in (WRITE, CAS) and len(writers[column.makes[i]]) == 1\n",
         "kind in (WRITE, CAS)\n",
     ),
     Mutant(
@@ -202,7 +201,7 @@ MUTANTS = (
         "    at = bisect_left(lows, start) - 1\n    if at >= 0 and forward[at].low < start and end < forward[at].high:",
         "    at = bisect_right(lows, start) - 1\n    if at >= 0 and forward[at].low <= start and end <= forward[at].high:",
     ),
-    Mutant("refusals_of_other_values_refute", "zones", " and around.state == column.a[i]:", ":"),
+    Mutant("refusals_of_other_values_refute", "zones", " and around.state == column.asks[i]:", ":"),
 )
 
 
@@ -218,9 +217,9 @@ def loaded(mutant: Mutant | None) -> Iterator[Any]:
                     f"{mutant.name}: found {source.count(mutant.old)} times"
                 )
                 source = source.replace(mutant.old, mutant.new)
-                source = source.replace(
-                    "import bisect_left\n", "import bisect_left, bisect_right\n"
-                )
+                source += "\nfrom bisect import bisect_right\n"
+                if module == "search":
+                    source += "from chaos.checkers.registers.encode import NOT, READ, TAKE\n"
             if mutant is not None and mutant.alone == "no_zones" and module == "register":
                 source = source.replace("return column, refute(column)", "return column, None")
             for other in MODULES:
