@@ -30,6 +30,9 @@ from kv.errors import BackendUnavailable, BadRequest
 CONNECT_TIMEOUT_S: Final = 2.0
 """For one broker; then the next one is tried."""
 HEARTBEAT_S: Final = 5
+KEEP_S: Final = (0.5, 5.0)
+"""Shortest and longest pause between looks at a broken connection."""
+OPEN_TIMEOUT_S: Final = 4.0
 BROKERS_MAX: Final = 9
 FAILURES: Final = (
     AMQPError,
@@ -86,7 +89,8 @@ class Link:
         self, url: str, name: str, setup: Setup, *, rng: random.Random | None = None
     ) -> None:
         self._urls = urls_per_broker(url, name)
-        (rng or random.Random()).shuffle(self._urls)
+        self._rng = rng or random.Random()
+        self._rng.shuffle(self._urls)
         self._setup = setup
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
@@ -122,6 +126,23 @@ class Link:
             raise BackendUnavailable(
                 "rabbitmq", f"no broker answered within {timeout_s:g} s"
             ) from exc
+
+    async def keep(self) -> None:
+        """Connect, and connect again when the connection is lost, for ever.
+
+        Run beside the owner's own work, so that health is known, and what `setup` declares is
+        there, where nothing is published.
+        """
+        pause_s = KEEP_S[0]
+        while True:
+            if self.up:
+                pause_s = KEEP_S[0]
+            else:
+                try:
+                    await self.channel(timeout_s=OPEN_TIMEOUT_S)
+                except (BackendUnavailable, BadRequest):
+                    pause_s = min(pause_s * 2, KEEP_S[1])
+            await asyncio.sleep(pause_s * (0.75 + self._rng.random() / 2))
 
     async def _connect(self) -> AbstractChannel:
         failure: BaseException | None = None

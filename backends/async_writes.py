@@ -8,7 +8,6 @@ worker's.
 from __future__ import annotations
 
 import asyncio
-import functools
 import random
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Self
@@ -16,7 +15,12 @@ from typing import Any, Final, NamedTuple, Self
 import msgspec
 import structlog
 from aiormq.abc import AbstractChannel, DeliveredMessage
-from aiormq.exceptions import ChannelInvalidStateError
+from aiormq.exceptions import (
+    ChannelInvalidStateError,
+    ChannelNotFoundEntity,
+    DeliveryError,
+    PublishError,
+)
 from pamqp import commands as spec
 from prometheus_client import Counter
 
@@ -27,11 +31,23 @@ from kv.names import channels
 SCHEMA: Final = 1
 COMMAND_TYPE: Final = "acordo.command"
 LENGTH_MAX: Final = 1_000_000
-"""Commands that may wait; beyond, the broker takes no more and clients get 503."""
+"""Commands that may wait; beyond, the broker refuses more."""
 DELIVERIES_MAX: Final = 50
 """Deliveries of one command that end with its worker; then the broker itself buries it."""
 BODY_BYTES_MAX: Final = 16 << 20
 BACK_OFF_S: Final = (0.2, 5.0)
+SETTLE_S: Final = 4.0
+"""How old the queue must be before a command goes into it.
+
+RabbitMQ 3.10 answers the declaration of a quorum queue before the queue's name is on disk: one
+second before, three when others declare queues too (rabbitmq/ra#443). A broker that is killed in
+between comes back with an empty queue of that name that never elects a leader: what it had
+confirmed is lost, and it confirms nothing from then on.
+"""
+CONFIRM_S: Final = 1.0
+"""A connection on which a command was not confirmed for so long is given up, for all who use it."""
+UNCONFIRMED_S: Final = 60.0
+"""For how long a command that the broker did not confirm counts as trouble."""
 
 _ACCEPTED: Final = Counter(
     "acordo_async_writes", "Asynchronous writes by what came of handing them over", ["result"]
@@ -67,15 +83,28 @@ class RabbitAsyncWrites:
     def __init__(self, url: str, *, cluster: str = "", rng: random.Random | None = None) -> None:
         """`cluster` is the id that the queues' names are made of."""
         self._queues = Queues.of(cluster)
-        self._link = Link(
-            url, "acordo async writes", functools.partial(declare, queues=self._queues), rng=rng
-        )
+        self._link = Link(url, "acordo async writes", self._declare, rng=rng)
+        self._keeper: asyncio.Task[None] | None = None
+        self._settled_at: float | None = None
+        self._unconfirmed_at: float | None = None
 
     async def __aenter__(self) -> Self:
+        """Have the queues declared beside the node's start: they are to be old when a command comes."""
+        self._keeper = asyncio.create_task(self._link.keep(), name="async-writes-keeper")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
         await self._link.drop()
+
+    def trouble(self) -> str | None:
+        """Say what keeps commands from being taken; None when nothing is known to."""
+        now = asyncio.get_running_loop().time()
+        if self._unconfirmed_at is not None and now - self._unconfirmed_at < UNCONFIRMED_S:
+            return f"the broker confirms nothing: has the queue {self._queues.commands} a leader?"
+        return None if self._link.up else "the broker does not answer"
 
     async def accept(self, op_id: str, transaction: bytes, *, timeout_s: float) -> None:
         """Return once the broker has confirmed the command.
@@ -86,26 +115,76 @@ class RabbitAsyncWrites:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         try:
-            channel = await self._link.channel(timeout_s=timeout_s)
-        except (
-            BadRequest
-        ) as exc:  # an operator's to mend; the client is told that it is not available
-            _ACCEPTED.labels("unavailable").inc()
-            raise BackendUnavailable("rabbitmq", exc.detail) from exc
+            channel = await self._settled_channel(deadline)
         except BackendUnavailable:
             _ACCEPTED.labels("unavailable").inc()
             raise
+        sent = loop.time()
         try:
-            async with asyncio.timeout(max(deadline - loop.time(), 0.001)):
+            async with asyncio.timeout(max(deadline - sent, 0.001)):
                 confirmed = await publish(channel, self._queues.commands, body, op_id, {})
-        except (*FAILURES, ChannelInvalidStateError) as exc:
+        except PublishError as exc:  # somebody deleted it; a new connection declares it
             await self._link.drop()
+            _ACCEPTED.labels("unavailable").inc()
+            raise BackendUnavailable("rabbitmq", "its queue is gone, and declared anew") from exc
+        except (*FAILURES, ChannelInvalidStateError) as exc:
+            await self._unconfirmed(exc, waited_s=loop.time() - sent)
             _ACCEPTED.labels("unknown").inc()
             raise OutcomeUnknown(f"the broker has not confirmed it: {exc!r}", op_id=op_id) from exc
-        if not confirmed:
+        if not confirmed:  # full, or without a leader; RabbitMQ does not say which
+            self._note_unconfirmed()
             _ACCEPTED.labels("refused").inc()
-            raise BackendUnavailable("rabbitmq", "the broker takes no more commands")
+            raise OutcomeUnknown("the broker refused it: is its queue full?", op_id=op_id)
+        self._unconfirmed_at = None
         _ACCEPTED.labels("accepted").inc()
+
+    async def _settled_channel(self, deadline: float) -> AbstractChannel:
+        """Return a channel once the queue is old enough to keep what it confirms.
+
+        Raises BackendUnavailable, at once when the queue will not be old enough in time.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                channel = await self._link.channel(timeout_s=max(deadline - loop.time(), 0.001))
+            except BadRequest as exc:  # an operator's to mend; to the client it is not there
+                raise BackendUnavailable("rabbitmq", exc.detail) from exc
+            assert self._settled_at is not None
+            left_s = self._settled_at - loop.time()
+            if left_s <= 0:
+                return channel
+            if self._settled_at >= deadline:
+                raise BackendUnavailable(
+                    "rabbitmq", f"the queue is new, and used in {left_s:.1f} s"
+                )
+            await asyncio.sleep(left_s)
+
+    async def _declare(self, channel: AbstractChannel) -> None:
+        """Declare the queues, and note when they are old enough.
+
+        Another node may have made a queue that is there a moment ago, so the first one that this
+        node sees counts as new too.
+        """
+        if self._settled_at is None or not await _exists(channel, self._queues.commands):
+            self._settled_at = None
+            await declare(channel, self._queues)
+            self._settled_at = asyncio.get_running_loop().time() + SETTLE_S
+        else:
+            await declare(channel, self._queues)
+
+    async def _unconfirmed(self, exc: Exception, *, waited_s: float) -> None:
+        """Drop the connection, but not for a caller in a hurry: others' commands are under way."""
+        slow = isinstance(exc, TimeoutError) and self._link.up
+        if slow and waited_s < CONFIRM_S:
+            return
+        if slow:
+            self._note_unconfirmed()
+        await self._link.drop()
+
+    def _note_unconfirmed(self) -> None:
+        if self._unconfirmed_at is None:
+            _log.warning("the broker confirms no commands", queue=self._queues.commands)
+        self._unconfirmed_at = asyncio.get_running_loop().time()
 
 
 class Delivery:
@@ -214,6 +293,16 @@ async def declare(channel: AbstractChannel, queues: Queues) -> None:
     await channel.queue_declare(queues.commands, durable=True, arguments=queue_arguments(queues))
 
 
+async def _exists(channel: AbstractChannel, queue: str) -> bool:
+    probe = await channel.connection.channel()  # its own: a no of the broker's closes it
+    try:
+        await probe.queue_declare(queue, passive=True)
+    except ChannelNotFoundEntity:
+        return False
+    await probe.close()
+    return True
+
+
 def queue_arguments(queues: Queues) -> dict[str, Any]:
     return {
         "x-queue-type": "quorum",
@@ -262,16 +351,25 @@ def parse(body: bytes) -> Command:
 async def publish(
     channel: AbstractChannel, queue: str, body: bytes, name: str, headers: dict[str, Any]
 ) -> bool:
-    """Send a persistent message that must reach its queue; return whether the broker took it."""
+    """Send a persistent message that must reach its queue; return whether the broker took it.
+
+    One that the broker refuses may be in the queue all the same. Raises PublishError when there is
+    no such queue.
+    """
     properties = spec.Basic.Properties(
         content_type="application/json", delivery_mode=2, message_id=name or "-", message_type=COMMAND_TYPE,
         app_id="acordo", headers={"schema": SCHEMA, **headers},
     )  # fmt: skip
-    with failing_plainly():
-        confirm = await channel.basic_publish(
-            body, routing_key=queue, properties=properties, mandatory=True
-        )
-    return isinstance(confirm, spec.Basic.Ack)
+    try:
+        with failing_plainly():
+            await channel.basic_publish(
+                body, routing_key=queue, properties=properties, mandatory=True
+            )
+    except PublishError:
+        raise
+    except DeliveryError:  # a nack
+        return False
+    return True
 
 
 def first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:

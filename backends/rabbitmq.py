@@ -23,7 +23,7 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 from prometheus_client import Counter
 
-from backends.amqp import FAILURES, Link, failing_plainly
+from backends.amqp import FAILURES, OPEN_TIMEOUT_S, Link, failing_plainly
 from kv.errors import BackendUnavailable, BadRequest
 from kv.model import Reference, Version
 from kv.names import channels
@@ -32,9 +32,6 @@ from kv.ports import Change
 SCHEMA: Final = 1
 IN_FLIGHT_MAX: Final = 200
 """Messages sent before their confirms are awaited."""
-OPEN_TIMEOUT_S: Final = 4.0
-KEEP_S: Final = (0.5, 5.0)
-"""Shortest and longest pause between looks at a broken connection."""
 BACKLOG_MAX: Final = 10_000
 """Messages that may wait in one node's own queue; the oldest go first: they are hints."""
 
@@ -68,7 +65,7 @@ class RabbitBroadcast:
             await self._link.channel(timeout_s=OPEN_TIMEOUT_S)
         except BackendUnavailable as exc:
             _log.warning("no broker: changes wait in the ledger", reason=exc.detail)
-        self._keeper = asyncio.create_task(self._keep(), name="broker-keeper")
+        self._keeper = asyncio.create_task(self._link.keep(), name="broker-keeper")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -76,22 +73,6 @@ class RabbitBroadcast:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
         await self._link.drop()
-
-    async def _keep(self) -> None:
-        """Connect again beside the publisher, so that health is known where nothing is
-        published.
-        """
-        pause_s = KEEP_S[0]
-        chance = self._rng or random.Random()
-        while True:
-            await asyncio.sleep(pause_s * (0.75 + chance.random() / 2))
-            if self._link.up:
-                pause_s = KEEP_S[0]
-                continue
-            try:
-                await self._link.channel(timeout_s=OPEN_TIMEOUT_S)
-            except (BackendUnavailable, BadRequest):
-                pause_s = min(pause_s * 2, KEEP_S[1])
 
     def healthy(self) -> bool:
         return self._link.up
