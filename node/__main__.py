@@ -47,7 +47,7 @@ from coordinator.settings import Settings as CoordinatorSettings
 from kv.errors import BackendUnavailable, BadRequest, KvError, OutcomeUnknown
 from kv.names import UNNAMED
 from kv.ports import Cache, Identity, Store
-from node.exchange.exchange import Check
+from node.readiness.readiness import ReadinessCheck
 from node.server import Server
 from node.settings import ServerSettings
 from node.startup.waiting import Waiting
@@ -187,7 +187,7 @@ async def _serve(
             broadcast=broadcast,
             clock=clock,
             async_writes=async_writes,
-            checks=[Check("async", False, async_writes.trouble)]
+            checks=[ReadinessCheck("async", False, async_writes.trouble)]
             if async_writes is not None
             else [],
             registry=_counted_by_backends(),
