@@ -1,4 +1,4 @@
-"""Can two leaders of one term arise when a voter lost its disk? Under R13 of REPLICATED_STORE.md, and under its earlier wording."""
+"""Can two leaders of one term arise when a voter lost its disk? Under rule R13, and under its earlier wording."""
 
 # Abstract Raft votes, five voters, logs equal: can two leaders of one term arise under R13's wording (index confirmed) / with a committed Rejoin entry?
 # State: per member (term, votedFor in term, has_entry); pending requests/grants as sets; X may be wiped once, counts again when allowed.

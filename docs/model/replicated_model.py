@@ -1,8 +1,8 @@
 """Explore the replicated store (`replicated_protocol.py`) state by state and report every broken promise.
 
 It never samples where it claims to be exhaustive: a scenario that hits its state limit is reported as cut short.
-`python replicated_model.py` runs all of it on one core: the protocol over every scenario, the rules as REPLICATED_STORE.md
-words them today, random walks through larger bounds, then the mutants, each a rule taken away.
+`python replicated_model.py` runs all of it on one core: the protocol over every scenario, the rules as they
+were worded first, random walks through larger bounds, then the mutants, each a rule taken away.
 """
 
 from __future__ import annotations
@@ -302,7 +302,7 @@ MUTANTS = (
     Mutant("new", "an emptied member votes at once", {"votes": False}, ("wiped",)),
 )
 
-# What REPLICATED_STORE.md said before this model, read kindly (Raft's own rules on dumps and empty disks are kept).
+# What the rules said before this model, read kindly (Raft's own rules on dumps and empty disks are kept).
 WRITTEN = Rules(
     head="row",
     agree="rows",
@@ -421,7 +421,7 @@ def run_scenarios(rules: Rules, title: str, names: list[str], depth_max: int) ->
 
 
 def run_written(depth_max: int) -> None:
-    print("the rules as REPLICATED_STORE.md worded them first")
+    print("the rules as they were worded first")
     for name in WRITTEN_BREAKS:
         result = explore(WRITTEN, dataclasses.replace(SCENARIOS[name], states_max=20_000), depth_max)
         print(f"  {name:16} {len(result.trace):3} steps  {result.broken or 'nothing found'}", flush=True)

@@ -1,6 +1,6 @@
 """Say which steps Acordo's replicated store can take from a state, and which states break a promise.
 
-The protocol is a set of named rules (`Rules`, R1 to R12 of REPLICATED_STORE.md); a variant is the same model with a rule changed.
+The protocol is a set of named rules (`Rules`, R1 to R12 of the replicated store that is to come); a variant is the same model with a rule changed.
 It never explores by itself (`replicated_model.py` does) and never talks to a network, a clock or a store.
 """
 
@@ -17,7 +17,7 @@ from acordo_protocol import Broken, Trie
 
 @dataclass(frozen=True)
 class Rules:
-    """The protective rules. The defaults are the protocol as REPLICATED_STORE.md should say it (see README)."""
+    """The protective rules. The defaults are the protocol as it should be (see README)."""
 
     row: str = "command"  # R1: one ledger row per command | batch: per local transaction
     row_stamp: str = "entry"  # R1: seq, term, log time are the entry's | own: the member's own clock

@@ -1,4 +1,4 @@
-"""The table of research/checking.md 3.1, row by row, and how attempts add up."""
+"""What a client may conclude from each thing it observes, row by row, and how attempts add up."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The register checker agrees with every history of known verdict.
 
 `cases` travels with this repository. The porcupine and knossos corpora are third-party data that
-stay outside it: in `../shared/histories`, or wherever ACORDO_HISTORIES says.
+stay outside it, in the folder that ACORDO_HISTORIES names; without them their part is skipped.
 """
 
 from __future__ import annotations
