@@ -61,12 +61,7 @@ class BaseClient:
 
         Raises BadRequest for no URL or an unusable one, a time-out or a level that cannot be.
         """
-        given = [urls] if isinstance(urls, str) else list(urls)
-        self.urls: Final = tuple(_base_url(url) for url in given)
-        if not self.urls:
-            raise BadRequest(
-                "no URL given", code="no_url", allowed="at least one, such as http://127.0.0.1:8001"
-            )
+        self.urls: Final = _base_urls([urls] if isinstance(urls, str) else urls)
         if timeout_s <= 0 or attempt_timeout_s <= 0:
             raise BadRequest(
                 "a time-out that is not positive", code="bad_timeout", allowed="seconds above 0"
@@ -127,6 +122,14 @@ def check_level(level: str) -> None:
         raise BadRequest(
             f"unknown read level {level!r}", code="bad_level", allowed=", ".join(results.LEVELS)
         )
+
+
+def _base_urls(urls: Sequence[str]) -> tuple[str, ...]:
+    if not urls:
+        raise BadRequest(
+            "no URL given", code="no_url", allowed="at least one, such as http://127.0.0.1:8001"
+        )
+    return tuple(_base_url(url) for url in urls)
 
 
 def _base_url(url: str) -> str:

@@ -29,8 +29,9 @@ class AcordoError(Exception):
         advice: str = "",
     ) -> None:
         super().__init__(detail)
-        self.detail, self.code, self.op_id, self.status = detail, code, op_id, status
-        self.node, self.attempts = node, attempts
+        self.detail = detail
+        self.code, self.op_id = code, op_id
+        self.status, self.node, self.attempts = status, node, attempts
         if advice:
             self.advice = advice
 
@@ -68,7 +69,7 @@ class BadRequest(AcordoError):
 
 
 class Unsupported(BadRequest):
-    """This cluster is set up without what was asked for; the detail names the setting."""
+    """What was asked for needs a setting that the cluster is without; the detail names it."""
 
     advice = "the cluster's settings do not allow it; nothing was changed"
 
@@ -135,13 +136,8 @@ class Refused(AcordoError):
         super().__init__(
             detail, code="refused", op_id=op_id, status=status, node=node, attempts=attempts
         )
-        self.guard, self.key, self.current, self.revision, self.again = (
-            guard,
-            key,
-            current,
-            revision,
-            again,
-        )
+        self.guard, self.key, self.current = guard, key, current
+        self.revision, self.again = revision, again
 
 
 class PreconditionFailed(Refused):

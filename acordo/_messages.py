@@ -50,7 +50,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What one attempt brought back. `observed.parsed` is False until somebody has parsed the body."""
+    """What one attempt brought back.
+
+    `observed.parsed` is False until somebody has parsed the body.
+    """
 
     url: str
     observed: Observation

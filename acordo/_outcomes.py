@@ -111,9 +111,7 @@ def _by_status(observed: Observation) -> Judgement:
     if observed.outcome == "unknown":
         return Judgement(Certainty.UNKNOWN, "said_unknown")
     if 200 <= status < 300:
-        if observed.complete and observed.parsed:
-            return Judgement(Certainty.OK, "success", settles=True)
-        return Judgement(Certainty.UNKNOWN, "answer_damaged")
+        return _succeeded(observed)
     if status == 304 and not observed.mutation and observed.from_node:
         return Judgement(Certainty.OK, "not_modified", settles=True)
     if 300 <= status < 400:
@@ -127,6 +125,12 @@ def _by_status(observed: Observation) -> Judgement:
     if observed.outcome == "not_applied" and observed.from_node:
         return _refused_by_node(observed, status)
     return Judgement(Certainty.UNKNOWN, "server_error" if status >= 500 else "unexpected_status")
+
+
+def _succeeded(observed: Observation) -> Judgement:
+    if observed.complete and observed.parsed:
+        return Judgement(Certainty.OK, "success", settles=True)
+    return Judgement(Certainty.UNKNOWN, "answer_damaged")
 
 
 def _redirected(status: int) -> Judgement:

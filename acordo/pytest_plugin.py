@@ -46,7 +46,7 @@ def _async_fixture(function: F) -> F:
 
 @pytest.fixture(scope="session")
 def acordo_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
-    """URLs of the cluster under test."""
+    """Return the URLs of the cluster under test, which is started where none is named."""
     given = tuple(filter(None, re.split(r"[\s,]+", os.environ.get("ACORDO_URLS", ""))))
     if given:
         yield given
@@ -59,14 +59,14 @@ def acordo_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
 
 @_async_fixture
 async def acordo(acordo_urls: tuple[str, ...]) -> AsyncIterator[Client]:
-    """An open client of the cluster under test."""
+    """Open a client of the cluster under test."""
     async with Client(acordo_urls) as client:
         yield client
 
 
 @pytest.fixture
 def acordo_prefix() -> str:
-    """A prefix for keys that no other test uses."""
+    """Return a prefix for keys that no other test uses."""
     return f"pytest/{secrets.token_hex(6)}/"
 
 
@@ -109,9 +109,7 @@ def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            pytest.fail(
-                f"the node ended with {process.returncode}:\n{log.read_text(errors='replace')[-2000:]}"
-            )
+            pytest.fail(f"the node ended with {process.returncode}:\n{_end_of(log)}")
         with (
             contextlib.suppress(OSError),
             urllib.request.urlopen(f"{url}/readyz", timeout=1) as response,
@@ -119,9 +117,11 @@ def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             if response.status == 200:
                 return
         time.sleep(0.05)
-    pytest.fail(
-        f"the node was not ready within {READY_TIMEOUT_S} s:\n{log.read_text(errors='replace')[-2000:]}"
-    )
+    pytest.fail(f"the node was not ready within {READY_TIMEOUT_S} s:\n{_end_of(log)}")
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text(errors="replace")[-2000:]
 
 
 def _free_port() -> int:

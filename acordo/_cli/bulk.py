@@ -14,22 +14,24 @@ import typer
 from acordo._bulk.checkpoints import checkpoint_of_dump, checkpoint_of_load
 from acordo._bulk.dump import dump as write_dump
 from acordo._bulk.dump import dump_to
-from acordo._bulk.load import IN_FLIGHT, TIMEOUT_S
+from acordo._bulk.load import IN_FLIGHT, TIMEOUT_S, LoadDone
 from acordo._bulk.load import load as load_lines
 from acordo._bulk.tally import Rejected
-from acordo._cli.output import INTERRUPTED, NO, OK, Output, shown
-from acordo._cli.shell import app, key_of, opened, run
+from acordo._cli.exit_codes import INTERRUPTED, NO, OK
+from acordo._cli.output import Output
+from acordo._cli.shell import key_of, opened, run
+from acordo._cli.text import shown
 from acordo._client import Client
 from acordo._errors import AcordoError, BadRequest, Pruned
 
 
-@app.command()
 def load(
     context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
-            help='NDJSON file: {"key", "value", "ttl"? or "expires_ms"?} a line; - is standard input.'
+            help='NDJSON file: {"key", "value", "ttl"? or "expires_ms"?} a line; '
+            "- is standard input."
         ),
     ],
     in_flight: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = IN_FLIGHT,
@@ -70,26 +72,21 @@ def load(
             except AcordoError as error:
                 if path and isinstance(error, Rejected):
                     output.note(
-                        "[yellow]the same command goes on once the line is mended; nothing is doubled[/yellow]"
+                        "[yellow]the same command goes on once the line is mended; "
+                        "nothing is doubled[/yellow]"
                     )
                 elif path and not isinstance(error, BadRequest):
                     output.note(
-                        "[yellow]run the same command again to go on; nothing will be doubled[/yellow]"
+                        "[yellow]run the same command again to go on; "
+                        "nothing will be doubled[/yellow]"
                     )
                 raise
-        if output.as_json:
-            output.json(done)
-        else:
-            resumed = f", went on after line {done.resumed_at}" if done.resumed_at else ""
-            again = f", {done.again} were in already" if done.again else ""
-            past = f", {done.expired} had expired" if done.expired else ""
-            output.say(f"{done.lines} lines loaded{resumed}{again}{past}, {done.rejected} left out")
+        _show_loaded(output, done)
         return NO if done.rejected else OK
 
     run(context, work, spread=True)
 
 
-@app.command()
 def dump(
     context: typer.Context,
     target: Annotated[
@@ -134,6 +131,16 @@ def dump(
             )
 
     run(context, work)
+
+
+def _show_loaded(output: Output, done: LoadDone) -> None:
+    if output.as_json:
+        output.json(done)
+        return
+    resumed = f", went on after line {done.resumed_at}" if done.resumed_at else ""
+    again = f", {done.again} were in already" if done.again else ""
+    past = f", {done.expired} had expired" if done.expired else ""
+    output.say(f"{done.lines} lines loaded{resumed}{again}{past}, {done.rejected} left out")
 
 
 def _say_interrupted(output: Output, path: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""Commands on the cluster: leader, status, transfer, members, ledger."""
+"""Commands on the cluster: leader, status, transfer, adopt, limits, members."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import Annotated
 import typer
 
 from acordo import _results as results
-from acordo._bulk.progress import Progress
-from acordo._cli.ledger_digests import Chain, Flaw
-from acordo._cli.output import NO, OK, Output, shown, table
-from acordo._cli.shell import app, ledger_app, members_app, run
+from acordo._cli.exit_codes import NO, OK
+from acordo._cli.output import Output
+from acordo._cli.shell import run
+from acordo._cli.text import shown, table
 from acordo._client import Client
 
+members_app = typer.Typer(
+    help="List, add, promote and remove members.", invoke_without_command=True
+)
 
-@app.command()
+
 def leader(context: typer.Context) -> None:
     """Say who leads."""
 
@@ -29,7 +32,6 @@ def leader(context: typer.Context) -> None:
     run(context, work)
 
 
-@app.command()
 def status(context: typer.Context) -> None:
     """Show how a node sees the cluster. Leaves with 1 if there is no quorum, writes are refused, or
     it is not ready.
@@ -46,7 +48,6 @@ def status(context: typer.Context) -> None:
     run(context, work)
 
 
-@app.command()
 def transfer(
     context: typer.Context,
     to: Annotated[str | None, typer.Argument(help="Member; else the most advanced.")] = None,
@@ -63,7 +64,6 @@ def transfer(
     run(context, work)
 
 
-@app.command()
 def adopt(
     context: typer.Context,
     gives_up: Annotated[
@@ -91,7 +91,6 @@ def adopt(
     run(context, work)
 
 
-@app.command()
 def limits(
     context: typer.Context,
     apply: Annotated[
@@ -188,84 +187,14 @@ def members_remove(context: typer.Context, member: MemberArgument) -> None:
     )
 
 
-@ledger_app.command("verify")
-def ledger_verify(
-    context: typer.Context,
-    start: Annotated[int, typer.Option("--from", min=1, help="First row.")] = 1,
-) -> None:
-    """Recompute the whole chain of the ledger, and compare every member's digest with it."""
-
-    async def work(client: Client, output: Output) -> int:
-        chain = Chain()
-        flaws: list[Flaw] = []
-        with output.progress("verify", None) as progress:
-            async for row in client.ledger(start):
-                flaws += chain.add(row)
-                progress(Progress(chain.rows, 0))
-        differing = _differing(chain, await client.cluster())
-        newest = chain.newest
-        if output.as_json:
-            output.json(
-                {
-                    "rows": chain.rows,
-                    "intents": chain.intents,
-                    "first_seq": chain.first_seq,
-                    "last": newest.last if newest else 0,
-                    "digest": newest.digest if newest else None,
-                    "flaws": flaws,
-                    "differing_members": differing,
-                }
-            )
-        else:
-            for flaw in flaws[:20]:
-                output.say(f"[red]row {flaw.seq}: {shown(flaw.why, 300)}[/red]")
-            for each in differing:
-                output.say(
-                    f"[red]member {shown(each)} has another digest at its settled revision[/red]"
-                )
-            output.say(
-                f"{chain.rows} rows, {chain.intents} intents, to revision {newest.last if newest else 0}: "
-                + (f"[red]{len(flaws)} flaws[/red]" if flaws else "the chain holds")
-            )
-        return NO if flaws or differing else OK
-
-    run(context, work)
-
-
-@ledger_app.command("list")
-def ledger_list(
-    context: typer.Context,
-    start: Annotated[int, typer.Option("--from", min=1, help="First row.")] = 1,
-    limit: Annotated[int, typer.Option(min=1, help="Stop after so many rows.")] = 100,
-) -> None:
-    """Print rows of the ledger."""
-
-    async def work(client: Client, output: Output) -> None:
-        count = 0
-        async for row in client.ledger(start, limit=min(limit, 500)):
-            if output.as_json:
-                output.json(row)
-            else:
-                what = (
-                    f"revisions {row.first} to {row.last}" if row.body else "no intents (take-over)"
-                )
-                output.say(
-                    f"{row.seq:>10}  term {row.term}  {shown(row.committer)}  {what}  {row.digest[:16]}"
-                )
-            count += 1
-            if count == limit:
-                return
-
-    run(context, work)
-
-
 def _show_members(output: Output, seen: results.Cluster) -> None:
     state = "[green]quorum[/green]" if seen.quorum else "[red]no quorum[/red]"
     who = (
         f"{shown(seen.leader)} leads" if seen.leader else "[red]this node knows no leader yet[/red]"
     )
     output.say(
-        f"{who} in term {seen.term}, {state}, settled at revision {seen.settled} (as {shown(seen.node)} sees it)"
+        f"{who} in term {seen.term}, {state}, settled at revision {seen.settled} "
+        f"(as {shown(seen.node)} sees it)"
     )
     if seen.refusal:
         output.say(
@@ -310,15 +239,3 @@ async def _member_done(output: Output, change: Awaitable[None], member: str, ver
         output.json({"member": member, "done": verb})
     else:
         output.say(f"{shown(member)} {verb}")
-
-
-def _differing(chain: Chain, seen: results.Cluster) -> list[str]:
-    """Return the members whose digest is not the ledger's at the revision that they have
-    settled.
-    """
-    found = []
-    for each in seen.members:
-        ledgers = chain.digests.get(each.settled or 0)
-        if each.digest and ledgers and ledgers != each.digest:
-            found.append(each.id)
-    return found

@@ -1,21 +1,21 @@
-"""Commands on keys: get, put, cas, delete, list, txn, watch, operation."""
+"""Commands on keys: get, put, cas, delete, list, watch."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
-from acordo import _intents as intents
 from acordo import _results as results
-from acordo._cli.output import NO, OK, Output, moment, printable, reading_form, shown, shown_key
-from acordo._cli.shell import app, input_bytes, key_of, level_of, run
+from acordo._cli.exit_codes import NO, OK
+from acordo._cli.output import Output
+from acordo._cli.shell import OpIdOption, input_bytes, key_of, level_of, run
+from acordo._cli.text import moment, reading_form, shown, shown_key
 from acordo._client import Client
-from acordo._errors import BadRequest, OutcomeUnknown
+from acordo._errors import BadRequest
 from acordo._wire import forms
 
 KeyArgument = Annotated[
@@ -23,12 +23,8 @@ KeyArgument = Annotated[
     typer.Argument(help="The key; as base64:… where it cannot be typed, or begins with base64:"),
 ]
 LevelOption = Annotated[str, typer.Option("--level", help="linearizable, session or stale.")]
-OpIdOption = Annotated[
-    str | None, typer.Option("--op-id", help="Repeat an operation whose outcome is unknown.")
-]
 
 
-@app.command()
 def get(
     context: typer.Context,
     key: KeyArgument,
@@ -77,7 +73,6 @@ def get(
     run(context, work)
 
 
-@app.command()
 def put(
     context: typer.Context,
     key: KeyArgument,
@@ -115,7 +110,6 @@ def put(
     run(context, work)
 
 
-@app.command()
 def cas(
     context: typer.Context,
     key: KeyArgument,
@@ -144,7 +138,6 @@ def cas(
     run(context, work)
 
 
-@app.command()
 def delete(
     context: typer.Context,
     key: KeyArgument,
@@ -170,7 +163,6 @@ def delete(
     run(context, work)
 
 
-@app.command("list")
 def list_(
     context: typer.Context,
     prefix: Annotated[str, typer.Argument(help="Only keys that begin so.")] = "",
@@ -206,82 +198,6 @@ def list_(
     run(context, work)
 
 
-@app.command()
-def txn(
-    context: typer.Context,
-    source: Annotated[
-        str | None, typer.Argument(help="File with the JSON form; - is standard input.")
-    ] = None,
-    *,
-    if_absent: Annotated[
-        list[str] | None, typer.Option("--if-absent", help="Guard: KEY is absent.")
-    ] = None,
-    if_exists: Annotated[
-        list[str] | None, typer.Option("--if-exists", help="Guard: KEY is present.")
-    ] = None,
-    if_revision: Annotated[
-        list[str] | None, typer.Option("--if-revision", help="Guard: KEY=REVISION.")
-    ] = None,
-    if_value: Annotated[
-        list[str] | None, typer.Option("--if-value", help="Guard: KEY=VALUE.")
-    ] = None,
-    puts: Annotated[list[str] | None, typer.Option("--put", help="Write: KEY=VALUE.")] = None,
-    deletes: Annotated[
-        list[str] | None, typer.Option("--delete", help="Write: delete KEY.")
-    ] = None,
-    reads: Annotated[
-        list[str] | None, typer.Option("--read", help="Read KEY as the guards see it.")
-    ] = None,
-    op_id: OpIdOption = None,
-) -> None:
-    """Write many keys at one revision if all guards hold.
-
-    As options, or as JSON: {"guards": [{"key", "absent"|"exists": true | "revision": n | "value":
-    v}], "writes": [{"put": key, "value": v} | {"delete": key}], "otherwise": [...], "reads":
-    \\[key]}.
-    """
-
-    async def work(client: Client, output: Output) -> None:
-        intent = forms.intent_of_json(input_bytes(source)) if source else intents.Intent()
-        output.op_id = op_id
-        done = await client.txn(
-            guards=[
-                *intent.guards,
-                *(intents.absent(key_of(each)) for each in if_absent or ()),
-                *(intents.exists(key_of(each)) for each in if_exists or ()),
-                *(intents.at_revision(key_of(k), _whole(v)) for k, v in _pairs(if_revision)),
-                *(intents.equals(key_of(k), os.fsencode(v)) for k, v in _pairs(if_value)),
-            ],
-            writes=[
-                *intent.writes,
-                *(intents.put(key_of(k), os.fsencode(v)) for k, v in _pairs(puts)),
-                *(intents.delete(key_of(each)) for each in deletes or ()),
-            ],
-            otherwise=intent.otherwise,
-            reads=[*intent.reads, *(key_of(each) for each in reads or ())],
-            op_id=op_id or intent.op_id,
-        )
-        if output.as_json:
-            form = {
-                "revision": done.revision,
-                "branch": done.branch,
-                "op_id": done.op_id,
-                "again": done.again,
-            }
-            output.json({**form, "reads": [reading_form(each) for each in done.reads]})
-            return
-        if done.op_id is not None:
-            output.say(
-                f"{done.branch} at revision {done.revision}" + (" (again)" if done.again else "")
-            )
-        for each in done.reads:
-            text = "[dim]absent[/dim]" if each.value is None else shown(each.value)
-            output.say(f"{each.revision:>10}  {shown_key(each.key)}  {text}")
-
-    run(context, work)
-
-
-@app.command()
 def watch(
     context: typer.Context,
     prefix: Annotated[str, typer.Argument(help="Only keys that begin so.")] = "",
@@ -306,45 +222,12 @@ def watch(
     run(context, work)
 
 
-@app.command()
-def operation(
-    context: typer.Context,
-    op_id: Annotated[str, typer.Argument(help="What the write was given.")],
-    settle: Annotated[
-        bool, typer.Option("--settle", help="Give it up: cancel it for good if nobody knows it.")
-    ] = False,
-) -> None:
-    """Look up how an operation ended. That changes nothing, unless --settle asks for it."""
-
-    async def work(client: Client, output: Output) -> None:
-        found = await client.operation(op_id, settle=settle)
-        if not found.definite:
-            code = found.code or found.outcome
-            advice = _TO_SETTLE if code == "not_ordered" else "ask again"
-            raise OutcomeUnknown(
-                found.detail or f"it is {found.outcome}", code=code, op_id=op_id, advice=advice
-            )
-        if output.as_json:
-            output.json(found)
-        else:
-            output.say(
-                f"{found.outcome}" + (f" at revision {found.revision}" if found.revision else "")
-            )
-            if found.outcome == "expired":
-                output.say("it has no effect and never will")
-
-    run(context, work)
-
-
-_TO_SETTLE: Final = (
-    "ask again, repeat the write with this op_id, or give it up for good with --settle"
-)
-
-
 def _presence(if_exists: bool, if_absent: bool) -> bool | None:
     if if_exists and if_absent:
         raise BadRequest("--if-exists and --if-absent exclude each other", code="two_conditions")
-    return True if if_exists else False if if_absent else None
+    if if_exists:
+        return True
+    return False if if_absent else None
 
 
 def _value(value: str | None, file: Path | None) -> bytes:
@@ -357,21 +240,6 @@ def _value(value: str | None, file: Path | None) -> bytes:
     if file is not None:
         return input_bytes(str(file))
     return input_bytes("-") if value == "-" else os.fsencode(value or "")
-
-
-def _pairs(given: Sequence[str] | None) -> list[tuple[str, str]]:
-    for each in given or ():
-        if "=" not in each:
-            raise BadRequest(f"{printable(each)!r} has no =", code="bad_pair", allowed="KEY=VALUE")
-    return [(key, value) for key, _, value in (each.partition("=") for each in given or ())]
-
-
-def _whole(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise BadRequest(
-            f"{printable(text)!r} is no revision", code="bad_revision", allowed="a whole number"
-        )
-    return int(text)
 
 
 def _show_written(output: Output, written: results.Written, verb: str) -> None:

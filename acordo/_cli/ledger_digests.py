@@ -57,11 +57,10 @@ class Chain:
     def _flaws(self, row: LedgerRow) -> list[str]:
         flaws = []
         before = self.newest
-        seq, last, term, digest = (
-            (before.seq, before.last, before.term, before.digest)
-            if before
-            else (row.seq - 1, row.first - 1, 0, None)
-        )
+        seq = row.seq - 1 if before is None else before.seq
+        last = row.first - 1 if before is None else before.last
+        term = 0 if before is None else before.term
+        digest = None if before is None else before.digest
         if before is None and row.seq == 1:
             digest = GENESIS_DIGEST
             if row.first != 1:

@@ -5,14 +5,43 @@ the exit code.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
-from acordo._cli import bulk, cluster, dead, keys
+import typer
+
+from acordo._cli import bulk, cluster, dead, keys, ledger, transactions, webhooks
 from acordo._cli.shell import app, hoisted
 
-COMMANDS = (keys, bulk, cluster, dead)
-"""Modules that register their commands with the app when imported."""
+GROUPS: Final[dict[str, typer.Typer]] = {
+    "ledger": ledger.ledger_app,
+    "members": cluster.members_app,
+    "dead": dead.dead_app,
+    "webhook": webhooks.webhook_app,
+}
+COMMANDS: Final[dict[str, Callable[..., None]]] = {
+    "load": bulk.load,
+    "dump": bulk.dump,
+    "leader": cluster.leader,
+    "status": cluster.status,
+    "transfer": cluster.transfer,
+    "adopt": cluster.adopt,
+    "limits": cluster.limits,
+    "get": keys.get,
+    "put": keys.put,
+    "cas": keys.cas,
+    "delete": keys.delete,
+    "list": keys.list_,
+    "txn": transactions.txn,
+    "watch": keys.watch,
+    "operation": transactions.operation,
+}
+"""In the order in which the help lists them."""
+
+for _name, _group in GROUPS.items():
+    app.add_typer(_group, name=_name)
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> Any:

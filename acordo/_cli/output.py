@@ -1,15 +1,10 @@
-"""Show results, errors and progress, for people or as JSON, and choose the exit code. Never asks
-the network.
-"""
+"""Show results, errors and progress, for people or as JSON. Never asks the network."""
 
 from __future__ import annotations
 
 import sys
-import unicodedata
-from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -27,67 +22,15 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from acordo import _results as results
 from acordo._calls.retry_policy import FINAL
-from acordo._errors import (
-    AcordoError,
-    BadRequest,
-    NotApplied,
-    OutcomeUnknown,
-    Pruned,
-    ReadFailed,
-    Refused,
-    Unreachable,
-)
+from acordo._cli.exit_codes import code_of
+from acordo._cli.text import printable, shown_key
+from acordo._errors import AcordoError, Refused
 from acordo._wire import forms
 
-OK: Final = 0
-NO: Final = 1
-USAGE: Final = 2
-NOT_APPLIED: Final = 3
-UNKNOWN: Final = 4
-UNREACHABLE: Final = 5
-PRUNED: Final = 6
-CONFIG: Final = 78
-INTERRUPTED: Final = 130
-
-CODES: Final = {
-    OK: "done",
-    NO: "no: key not found, guard did not hold, check failed",
-    USAGE: "the request can never work as it is",
-    NOT_APPLIED: "not applied, or a read without an answer: retry freely",
-    UNKNOWN: "outcome unknown: look the op_id up (acordo operation), or repeat with the same --op-id",
-    UNREACHABLE: "no node could be reached: nothing was changed",
-    PRUNED: "the revision asked for is no longer kept",
-    CONFIG: "a setting must be mended first, such as a node's URL (sysexits.h: EX_CONFIG)",
-    INTERRUPTED: "interrupted, whatever else came of it",
-}
-SHOWN_CHARS_MAX: Final = 60
-BASE64: Final = "base64:"
-"""How an argument begins that gives a key as base64."""
 TABLE_WIDTH: Final = 10_000
 PIPE_WIDTH: Final = 300
 """Columns of a table that goes into a pipe: nothing is cut there."""
-
-
-def code_of(error: AcordoError) -> int:
-    """Return the exit code for an error."""
-    match error:
-        case Refused():
-            return NO
-        case BadRequest(code="bad_url" | "no_url"):
-            return CONFIG
-        case BadRequest():
-            return USAGE
-        case Unreachable():
-            return UNREACHABLE
-        case NotApplied() | ReadFailed():
-            return NOT_APPLIED
-        case OutcomeUnknown():
-            return UNKNOWN
-        case Pruned():
-            return PRUNED
-    return NOT_APPLIED
 
 
 class Output:
@@ -213,73 +156,3 @@ class Output:
                 )
 
             yield told
-
-
-def printable(text: str | bytes, most: int = SHOWN_CHARS_MAX) -> str:
-    """Return text that a terminal shows and does not obey, cut to `most` characters.
-
-    Of bytes each form stands for one thing only: a byte that is no UTF-8 is \\xff, a hidden
-    character \\x00 or \\u202e, and a backslash is doubled. Text of ours (`str`) keeps its
-    backslashes.
-    """
-    exact = isinstance(text, bytes)
-    whole = text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text
-    cut = whole[: most + 1]
-    safe = "".join("\\\\" if exact and ch == "\\" else _visible(ch) for ch in cut)
-    return safe if len(cut) <= most else safe[: most - 1] + "…"
-
-
-def _visible(ch: str) -> str:
-    if ch == " " or unicodedata.category(ch)[0] not in "CZ":
-        return ch
-    code = ord(ch)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    return f"\\u{code:04x}" if 0x80 <= code < 0x100 else ch.encode("unicode_escape").decode()
-
-
-def shown_key(key: bytes) -> str:
-    """Return a key in the form in which an argument takes it: as it is, or `base64:…` where that
-    would not do.
-    """
-    text = key.decode("utf-8", "surrogateescape")
-    plain = (
-        text == text.strip()
-        and not text.startswith(BASE64)
-        and all(_visible(ch) == ch for ch in text)
-    )
-    return escape(text if plain else BASE64 + b64encode(key).decode())
-
-
-def shown(text: str | bytes, most: int = SHOWN_CHARS_MAX) -> str:
-    """Return `printable` text without rich's markup."""
-    return escape(printable(text, most))
-
-
-def reading_form(found: results.Reading, *, value: bool = True) -> dict[str, object]:
-    """Return a key as JSON, in the form that `load` takes."""
-    form: dict[str, object] = {"key": forms.to_json(found.key)}
-    if value:
-        form["value"] = None if found.value is None else forms.to_json(found.value)
-    form["revision"] = found.revision
-    if found.expires_ms is not None:
-        form["expires_ms"] = found.expires_ms
-    return form
-
-
-def moment(log_time_ms: int) -> str:
-    """Return a log time as people read it."""
-    try:
-        return datetime.fromtimestamp(log_time_ms / 1000, UTC).isoformat(
-            sep=" ", timespec="seconds"
-        )
-    except (ValueError, OverflowError, OSError):
-        return f"log time {log_time_ms} ms"
-
-
-def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
-    """Return a plain table."""
-    made = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        made.add_row(*row)
-    return made

@@ -9,10 +9,10 @@ import os
 import re
 import sys
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final
+from typing import Annotated, Any, BinaryIO, Final
 
 import msgspec
 import typer
@@ -21,7 +21,9 @@ from rich.markup import escape
 from acordo import _results as results
 from acordo._base_client import TIMEOUT_S, new_op_id
 from acordo._cli import interrupts
-from acordo._cli.output import BASE64, CODES, INTERRUPTED, OK, USAGE, Output, code_of, printable
+from acordo._cli.exit_codes import CODES, INTERRUPTED, OK, USAGE, code_of
+from acordo._cli.output import Output
+from acordo._cli.text import BASE64, printable
 from acordo._client import Client
 from acordo._errors import AcordoError, BadRequest
 from acordo._wire import forms
@@ -45,18 +47,14 @@ app = typer.Typer(
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-ledger_app = typer.Typer(
-    help="The ledger: the store's chain of committed groups.", no_args_is_help=True
-)
-members_app = typer.Typer(
-    help="List, add, promote and remove members.", invoke_without_command=True
-)
-app.add_typer(ledger_app, name="ledger")
-app.add_typer(members_app, name="members")
+
+OpIdOption = Annotated[
+    str | None, typer.Option("--op-id", help="Repeat an operation whose outcome is unknown.")
+]
 
 
-class Settings(msgspec.Struct, frozen=True):
-    """What every command is told."""
+class GlobalOptions(msgspec.Struct, frozen=True):
+    """The options that every command takes."""
 
     urls: tuple[str, ...]
     as_json: bool
@@ -73,7 +71,7 @@ def _show_version(asked: bool) -> None:
 
 
 @app.callback()
-def settings(
+def take_global_options(
     context: typer.Context,
     url: Annotated[
         list[str] | None,
@@ -94,9 +92,10 @@ def settings(
         float, typer.Option(min=0.01, help="Seconds for each call as a whole.")
     ] = TIMEOUT_S,
 ) -> None:
+    """Take the options that stand before the command."""
     given = url or [os.environ.get("ACORDO_URLS", "") or URLS_DEFAULT]
     urls = tuple(each for text in given for each in re.split(r"[\s,]+", text) if each)
-    context.obj = Settings(urls, as_json, timeout)
+    context.obj = GlobalOptions(urls, as_json, timeout)
 
 
 def run(
@@ -106,9 +105,12 @@ def run(
     level: results.Level = "linearizable",
     spread: bool = False,
 ) -> None:
-    """Open a client, do the work, turn errors into messages and exit codes."""
-    given: Settings = context.obj
-    output = Output(as_json=given.as_json)
+    """Open a client, do the work, turn errors into messages and exit codes.
+
+    `work` returns its exit code; None is 0. Raises typer.Exit, always.
+    """
+    options: GlobalOptions = context.obj
+    output = Output(as_json=options.as_json)
     failures: list[AcordoError] = []
 
     def op_id() -> str:
@@ -117,11 +119,11 @@ def run(
 
     async def inside() -> int | None:
         client = Client(
-            given.urls, timeout_s=given.timeout_s, level=level, spread=spread, op_ids=op_id
+            options.urls, timeout_s=options.timeout_s, level=level, spread=spread, op_ids=op_id
         )
         with interrupts.cancelling():
             async with client:
-                telling = asyncio.create_task(_tell_silence(client, output, given))
+                telling = asyncio.create_task(_tell_silence(client, output, options))
                 try:
                     code = await work(client, output)
                     output.op_id = None  # how it ended was said
@@ -133,41 +135,48 @@ def run(
                     telling.cancel()
 
     interrupts.listen()
+    code = _exit_code_of(inside, output, failures)
+    raise typer.Exit(INTERRUPTED if interrupts.pressed() else code)
+
+
+def _exit_code_of(
+    inside: Callable[[], Coroutine[Any, Any, int | None]],
+    output: Output,
+    failures: Sequence[AcordoError],
+) -> int:
+    """Run it, and say how it failed if it did."""
     try:
-        code = asyncio.run(inside()) or OK
+        return asyncio.run(inside()) or OK
     except AcordoError as error:
         output.error(error)
-        code = code_of(error)
+        return code_of(error)
     except BrokenPipeError:
         # Whoever read our output has seen enough. Python would complain again while closing it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = OK
+        return OK
     except OSError as error:
-        output.error(
-            BadRequest(
-                f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), code="file"
-            )
-        )
-        code = USAGE
+        detail = f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
+        output.error(BadRequest(detail, code="file"))
+        return USAGE
     except (KeyboardInterrupt, asyncio.CancelledError):
         if failures:
             output.error(failures[0])
         else:
             output.interrupted()
-        code = INTERRUPTED
-    raise typer.Exit(INTERRUPTED if interrupts.pressed() else code)
+        return INTERRUPTED
 
 
-async def _tell_silence(client: Client, output: Output, given: Settings) -> None:
+async def _tell_silence(client: Client, output: Output, options: GlobalOptions) -> None:
     """Say it when no node answers for a while, and a person would wonder."""
-    if given.timeout_s <= SILENCE_S or output.as_json:
+    if options.timeout_s <= SILENCE_S or output.as_json:
         return
     while not client.answered:
         await asyncio.sleep(SILENCE_S)
         if client.unanswered_s >= SILENCE_S / 2:
             tried = escape(", ".join(printable(url, 200) for url in client.urls))
             output.note(
-                f"[dim]no node answers yet ({tried}): trying for {given.timeout_s:g} s; Ctrl-C ends it[/dim]"
+                f"[dim]no node answers yet ({tried}): "
+                f"trying for {options.timeout_s:g} s; Ctrl-C ends it[/dim]"
             )
             return
 
@@ -189,6 +198,7 @@ def key_of(text: str) -> bytes:
 
 
 def level_of(text: str) -> results.Level:
+    """Return the read level that an argument names. Raises BadRequest."""
     for level in results.LEVELS:
         if text == level:
             return level
@@ -200,6 +210,10 @@ def level_of(text: str) -> results.Level:
 
 
 def input_bytes(source: str) -> bytes:
+    """Return what a file, or standard input (`-`), holds: up to INPUT_BYTES_MAX.
+
+    Raises BadRequest for more, OSError.
+    """
     with opened(None if source == "-" else Path(source)) as file:
         content = file.read(INPUT_BYTES_MAX + 1)
     if len(content) > INPUT_BYTES_MAX:
@@ -208,6 +222,7 @@ def input_bytes(source: str) -> bytes:
 
 
 def opened(path: Path | None) -> BinaryIO:
+    """Open a file for reading; None is standard input. Raises OSError."""
     return sys.stdin.buffer if path is None else path.open("rb")
 
 

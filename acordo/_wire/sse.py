@@ -62,9 +62,8 @@ class Parser:
 
     def _dispatch(self) -> ServerEvent | None:
         kind, data, id_ = self._kind, self._data, self._id
-        self._kind, self._data, self._id, self._size = "", [], None, 0
-        return (
-            ServerEvent(kind or "message", b"\n".join(data), id_)
-            if data or id_ is not None
-            else None
-        )
+        self._kind, self._id = "", None
+        self._data, self._size = [], 0
+        if not data and id_ is None:
+            return None
+        return ServerEvent(kind or "message", b"\n".join(data), id_)

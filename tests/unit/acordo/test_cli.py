@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 
 from acordo._bulk.checkpoints import DumpPoint, beside, checkpoint_of_dump
 from acordo._cli import main as cli
-from acordo._cli.output import printable
 from acordo._cli.shell import app, hoisted
+from acordo._cli.text import printable
 from acordo._client import Client
 from kv.model import GENESIS_DIGEST, roll
 from node.wire.page_tokens import Place, token_of
@@ -127,7 +127,10 @@ async def test_list_and_txn(acordo: Shell) -> None:
     assert [line["key"] for line in (await acordo("list", "a/", "--json")).lines] == ["a/1", "a/2"]
     assert (await acordo("list", "a/", "-k", "--limit", "1")).out == b"a/1\n"
     assert b"y=z" in (await acordo("list")).out
-    form = b'{"guards": [{"key": "a/1", "revision": 1}], "writes": [{"delete": "a/1"}], "reads": ["a/2"]}'
+    form = (
+        b'{"guards": [{"key": "a/1", "revision": 1}], '
+        b'"writes": [{"delete": "a/1"}], "reads": ["a/2"]}'
+    )
     assert (await acordo("txn", "-", stdin=form)).out.startswith(b"then at revision 2\n")
     assert (await acordo("txn", "-", stdin=form)).code == 1
     assert (await acordo("txn", "-", stdin=b'{"guard": []}')).code == 2
@@ -289,12 +292,14 @@ def test_it_runs_as_a_module() -> None:
 
 
 HELD: Final = {
-    "get": ["k"], "put": ["k", "v"], "cas": ["k", "1", "v"], "delete": ["k"], "list": [], "txn": ["--put", "k=v"],
-    "watch": [], "operation": ["x"], "load": ["FILE"], "dump": [], "leader": [], "status": [], "transfer": [],
-    "adopt": ["--gives-up", "0"], "members": [], "limits": [],
+    "get": ["k"], "put": ["k", "v"], "cas": ["k", "1", "v"], "delete": ["k"], "list": [],
+    "txn": ["--put", "k=v"], "watch": [], "operation": ["x"], "load": ["FILE"], "dump": [],
+    "leader": [], "status": [], "transfer": [], "adopt": ["--gives-up", "0"],
+    "members": [], "limits": [],
     "members add": ["n9", "--raft-address", "127.0.0.1:1", "--member-url", "http://127.0.0.1:1"],
-    "members promote": ["n2"], "members remove": ["n2"], "ledger verify": [], "ledger list": [], "dead list": [],
-    "dead replay": ["--all"], "webhook add": ["w", "http://h.example/"], "webhook list": [], "webhook remove": ["w"],
+    "members promote": ["n2"], "members remove": ["n2"], "ledger verify": [], "ledger list": [],
+    "dead list": [], "dead replay": ["--all"], "webhook add": ["w", "http://h.example/"],
+    "webhook list": [], "webhook remove": ["w"],
 }  # fmt: skip
 """Arguments of every command that asks a node."""
 
@@ -360,7 +365,7 @@ def test_ctrl_c_wins_over_whatever_else_comes_of_it(ends: str, says: str) -> Non
 import asyncio, os, signal, types
 from acordo._cli import interrupts
 from acordo._errors import NotApplied, OutcomeUnknown
-from acordo._cli.shell import Settings, run
+from acordo._cli.shell import GlobalOptions, run
 
 async def work(client, output):
     os.kill(os.getpid(), signal.SIGINT)
@@ -368,7 +373,7 @@ async def work(client, output):
 
 interrupts.listen()
 try:
-    run(types.SimpleNamespace(obj=Settings(("http://127.0.0.1:1",), False, 60.0)), work)
+    run(types.SimpleNamespace(obj=GlobalOptions(("http://127.0.0.1:1",), False, 60.0)), work)
 except BaseException as exc:
     os._exit(exc.exit_code)
 """
@@ -602,7 +607,8 @@ async def test_ledger_verify_compares_the_members(acordo: Shell, cluster: FakeCl
 
 async def test_status_says_why_a_node_is_not_ready() -> None:
     view = {
-        "node": "n1", "role": "leader", "term": 1, "leader": "n1", "quorum": True, "settled": 4, "members": [],
+        "node": "n1", "role": "leader", "term": 1, "leader": "n1", "quorum": True,
+        "settled": 4, "members": [],
         "unready": [{"check": "store", "code": "store_away", "why": "sqlite: disk full"}],
     }  # fmt: skip
     async with Scripted(otherwise=Play(http(200, msgspec.json.encode(view)))) as server:

@@ -176,9 +176,7 @@ async def test_expired_items_of_a_batch_go_on_under_new_op_ids() -> None:
         assert b"mine" not in server.requests[1]
 
 
-async def test_nodes_are_told_how_long_the_whole_write_may_take_and_reads_how_long_this_attempt() -> (
-    None
-):
+async def test_nodes_are_told_how_long_a_whole_write_may_take_and_a_read_this_attempt() -> None:
     async with (
         Scripted() as server,
         Client(server.url, attempt_timeout_s=10, retries=False) as client,

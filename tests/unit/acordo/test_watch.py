@@ -14,7 +14,10 @@ from acordo._watch import OutOfOrder, Watch
 from acordo._wire.sse import Parser, ServerEvent
 from tests.unit.acordo.scripted import Play, Scripted, http, problem
 
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nAcordo-Node: n1\r\nAcordo-Revision: 3\r\n\r\n"
+HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+    b"Acordo-Node: n1\r\nAcordo-Revision: 3\r\n\r\n"
+)
 EMPTY_PAGE = Play(http(200, b'{"items": [], "revision": 3}', kind="application/json"))
 
 
@@ -169,7 +172,10 @@ async def test_a_silent_stream_is_left() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
 def test_parser_is_blind_to_how_bytes_arrive(size: int) -> None:
-    stream = b": hi\n\nretry: 5\n\nevent: put\r\ndata: a\r\ndata:b\r\nid: 7\r\n\r\ndata: c\n\nid: 9\n\ndata: cut"
+    stream = (
+        b": hi\n\nretry: 5\n\nevent: put\r\ndata: a\r\ndata:b\r\nid: 7\r\n\r\n"
+        b"data: c\n\nid: 9\n\ndata: cut"
+    )
     parser = Parser()
     events = [e for at in range(0, len(stream), size) for e in parser.feed(stream[at : at + size])]
     assert events == [

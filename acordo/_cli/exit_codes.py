@@ -1,0 +1,60 @@
+"""Choose the exit code of a command: one for each thing that its caller may do next."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from acordo._errors import (
+    AcordoError,
+    BadRequest,
+    NotApplied,
+    OutcomeUnknown,
+    Pruned,
+    ReadFailed,
+    Refused,
+    Unreachable,
+)
+
+OK: Final = 0
+NO: Final = 1
+USAGE: Final = 2
+NOT_APPLIED: Final = 3
+UNKNOWN: Final = 4
+UNREACHABLE: Final = 5
+PRUNED: Final = 6
+CONFIG: Final = 78
+INTERRUPTED: Final = 130
+
+CODES: Final = {
+    OK: "done",
+    NO: "no: key not found, guard did not hold, check failed",
+    USAGE: "the request can never work as it is",
+    NOT_APPLIED: "not applied, or a read without an answer: retry freely",
+    UNKNOWN: (
+        "outcome unknown: look the op_id up (acordo operation), or repeat with the same --op-id"
+    ),
+    UNREACHABLE: "no node could be reached: nothing was changed",
+    PRUNED: "the revision asked for is no longer kept",
+    CONFIG: "a setting must be mended first, such as a node's URL (sysexits.h: EX_CONFIG)",
+    INTERRUPTED: "interrupted, whatever else came of it",
+}
+
+
+def code_of(error: AcordoError) -> int:
+    """Return the exit code for an error."""
+    match error:
+        case Refused():
+            return NO
+        case BadRequest(code="bad_url" | "no_url"):
+            return CONFIG
+        case BadRequest():
+            return USAGE
+        case Unreachable():
+            return UNREACHABLE
+        case NotApplied() | ReadFailed():
+            return NOT_APPLIED
+        case OutcomeUnknown():
+            return UNKNOWN
+        case Pruned():
+            return PRUNED
+    return NOT_APPLIED
