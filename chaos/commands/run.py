@@ -13,14 +13,14 @@ import sys
 from pathlib import Path
 
 from chaos.commands.commit import OUT, commit, commit_seed
-from chaos.nemeses.names import FAMILIES, NEMESES, grouped
+from chaos.nemeses.catalogue import FAMILIES, NEMESES, grouped
 from chaos.report import page as report
 from chaos.runs.conduct import run
 from chaos.runs.interrupt import Interrupt
 from chaos.runs.opening import TargetUnfit
 from chaos.runs.plan import Plan
 from chaos.runs.result import RunResult
-from chaos.workloads.names import WORKLOADS
+from chaos.workloads.catalogue import WORKLOADS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from random import Random
 from typing import ClassVar, Final
 
 from chaos.nemeses.base import Nemesis
-from chaos.nemeses.processes import _running, _state
+from chaos.nemeses.processes import is_running, process_state
 from chaos.targets.base import Target
 from chaos.targets.services import Services
 
@@ -42,7 +42,7 @@ class _Kill(_OnServer):
         await self.services.kill(self.server)
 
     async def proof(self) -> str | None:
-        if self.before is None or _running(self.before) or await self.services.ready(self.server):
+        if self.before is None or is_running(self.before) or await self.services.ready(self.server):
             return None
         return f"{self.server}: pid {self.before} gone, no answer"
 
@@ -57,7 +57,7 @@ class _Pause(_OnServer):
         self.services.pause(self.server)
 
     async def proof(self) -> str | None:
-        stopped = self.before is not None and _state(self.before) == "T"
+        stopped = self.before is not None and process_state(self.before) == "T"
         return f"{self.server}: pid {self.before} stopped" if stopped else None
 
     async def heal(self) -> None:

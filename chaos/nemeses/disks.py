@@ -1,17 +1,23 @@
-"""Disks that take their time: each sync of a node's Raft log waits, so briefly that it is slow, or
-as if it hung.
+"""Disks that take their time, are full, or lose the end of what was written.
+
+A slow disk lets each sync of a node's Raft log wait; a hung one for so long that its node has to
+step aside.
 """
 
 from __future__ import annotations
 
+import contextlib
+import resource
+from pathlib import Path
 from random import Random
 from typing import ClassVar, Final, Protocol, runtime_checkable
 
 from chaos.nemeses.base import Nemesis, some
-from chaos.targets.base import Target
+from chaos.targets.base import NodeProcesses, Target
 
 SLOW_S: Final = (0.2, 0.4)
 HANGS_S: Final = 4.0
+TORN_BYTES: Final = 64
 
 
 @runtime_checkable
@@ -79,3 +85,115 @@ class HungDisk(SlowDisk):
     async def choose(self) -> tuple[str, ...]:
         self.sync_s = HANGS_S
         return await some(self.target, self.rng, "leader")
+
+
+@runtime_checkable
+class Files(Protocol):
+    """Nodes whose files are on this machine."""
+
+    def folder(self, node: str) -> Path:
+        """Return the node's own directory."""
+        ...
+
+
+class DiskFull(Nemesis):
+    """No file of one node's process grows any more (RLIMIT_FSIZE), until it is healed or started
+    anew.
+    """
+
+    name: ClassVar[str] = "disk-full"
+    needs: ClassVar[frozenset[str]] = frozenset({"processes"})
+    whom: ClassVar[str] = "one"
+
+    def __init__(self, target: Target, rng: Random) -> None:
+        super().__init__(target, rng)
+        self.pids: dict[str, int] = {}
+
+    @property
+    def processes(self) -> NodeProcesses:
+        assert isinstance(self.target, NodeProcesses)
+        return self.target
+
+    async def choose(self) -> tuple[str, ...]:
+        chosen = await some(self.target, self.rng, self.whom)
+        self.pids = {n: pid for n in chosen if (pid := self.processes.pid(n)) is not None}
+        return chosen
+
+    async def start(self) -> None:
+        for pid in self.pids.values():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+    async def proof(self) -> str | None:
+        """It is not ready while its files cannot grow, or has ended over it (and may run again, on
+        an empty disk).
+        """
+        told = []
+        for node in self.targets:
+            pid = self.pids.get(node)
+            if pid is None:
+                return None
+            full = _limit(pid) == 0
+            if full and not await self.target.ready(node):
+                told.append(f"{node}: pid {pid} cannot write, not ready")
+            elif self.processes.pid(node) != pid:
+                told.append(f"{node}: pid {pid} could not write and ended")
+            else:
+                return None
+        return "; ".join(told) or None
+
+    async def heal(self) -> None:
+        for node, pid in self.pids.items():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                resource.prlimit(
+                    pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+                )
+            self.processes.start(node)
+
+
+class TornJournal(DiskFull):
+    """SIGKILL a minority, and leave a torn record at the end of each journal, as a power
+    cut does.
+    """
+
+    name: ClassVar[str] = "torn-journal"
+    needs: ClassVar[frozenset[str]] = frozenset({"processes", "files"})
+    whom: ClassVar[str] = "minority"
+
+    async def choose(self) -> tuple[str, ...]:
+        self.torn: dict[str, tuple[Path, int]] = {}
+        return await super().choose()
+
+    async def start(self) -> None:
+        assert isinstance(self.target, Files)
+        for node in self.targets:
+            await self.processes.kill(node)
+            segments = sorted(self.target.folder(node).glob("raft/journal.[0-9]*"))
+            if not segments:
+                raise FileNotFoundError(f"{node} has no journal")
+            self.torn[node] = (segments[-1], segments[-1].stat().st_size)
+            with segments[-1].open("ab") as file:
+                file.write(self.rng.randbytes(self.rng.randint(1, TORN_BYTES)))
+
+    async def proof(self) -> str | None:
+        told = []
+        for node in self.targets:
+            if node not in self.torn or await self.target.answers(node):
+                return None
+            path, size = self.torn[node]
+            grown = path.stat().st_size - size
+            if grown <= 0:
+                return None
+            told.append(
+                f"{node}: {grown} torn bytes behind byte {size} of {path.name}, pid {self.pids.get(node)} gone"
+            )
+        return "; ".join(told) or None
+
+    async def heal(self) -> None:
+        for node in self.targets:
+            self.processes.start(node)
+
+
+def _limit(pid: int) -> int | None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        return resource.prlimit(pid, resource.RLIMIT_FSIZE)[0]
+    return None

@@ -39,7 +39,7 @@ class _OnProcesses(Nemesis):
     async def _gone(self, node: str) -> str | None:
         """Return the proof that a node's process ended and its port refuses."""
         pid = self.before.get(node)
-        if pid is None or _running(pid) or await self.target.answers(node):
+        if pid is None or is_running(pid) or await self.target.answers(node):
             return None
         return f"{node}: pid {pid} gone, port silent"
 
@@ -103,7 +103,7 @@ class Pause(_OnProcesses):
 
     async def _stopped(self, node: str) -> str | None:
         pid = self.before.get(node)
-        if pid is None or _state(pid) not in {"T", None} or await self.target.answers(node):
+        if pid is None or process_state(pid) not in {"T", None} or await self.target.answers(node):
             return None
         return f"{node}: pid {pid} stopped, no answer"
 
@@ -146,7 +146,7 @@ class StaggeredRestart(_OnProcesses):
     async def proof(self) -> str | None:
         """All processes are others than before: nothing that ran then runs now."""
         old = [self.before.get(n) for n in self.targets]
-        if None in old or any(_running(pid) for pid in old if pid is not None):
+        if None in old or any(is_running(pid) for pid in old if pid is not None):
             return None
         return "all ended: " + ", ".join(
             f"{n} pid {p}" for n, p in zip(self.targets, old, strict=True)
@@ -210,12 +210,12 @@ async def _all(proofs: list[str | None]) -> str | None:
     return None if None in proofs or not proofs else "; ".join(p for p in proofs if p is not None)
 
 
-def _state(pid: int) -> str | None:
+def process_state(pid: int) -> str | None:
     """Return the process's state letter, None when it is gone."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return None
 
 
-def _running(pid: int) -> bool:
-    return _state(pid) not in {None, "Z", "X"}
+def is_running(pid: int) -> bool:
+    return process_state(pid) not in {None, "Z", "X"}

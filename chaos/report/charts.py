@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from chaos.nemeses.names import FAMILIES
+from chaos.nemeses.catalogue import FAMILIES
 from chaos.records.history import History
 from chaos.records.intervals import FaultWindow, fault_windows
 

@@ -26,7 +26,7 @@ from chaos.runs.weakness import thin_traffic
 from chaos.targets.base import Target
 from chaos.targets.local import LocalTarget
 from chaos.workloads.base import LoadSettings, Workload, WorkloadFailed
-from chaos.workloads.names import WORKLOADS
+from chaos.workloads.catalogue import WORKLOADS
 
 FINISH_WITHIN_S: Final = 180.0
 

@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from chaos.nemeses.base import Nemesis
-from chaos.nemeses.names import EVERY
+from chaos.nemeses.catalogue import EVERY
 from chaos.runs.schedule import Step, schedule
 
 HEALTHY_WITHIN_S: Final = 120.0

@@ -17,13 +17,13 @@ from acordo import Client
 from chaos.checkers import judge as recheck
 from chaos.checkers.verdict import Verdict
 from chaos.nemeses.base import Inflicted, inflict
-from chaos.nemeses.names import NEMESES
+from chaos.nemeses.catalogue import NEMESES
 from chaos.records import collect
 from chaos.records.recorder import Recorder
 from chaos.records.saved import load_history, open_run
 from chaos.targets.local import LocalTarget
 from chaos.workloads.base import LoadSettings, Workload
-from chaos.workloads.names import WORKLOADS
+from chaos.workloads.catalogue import WORKLOADS
 from cluster.ports import free_base_port
 from cluster.settings.runner import RunnerSettings
 from tests.e2e.conftest import until

@@ -11,7 +11,7 @@ import pytest
 from chaos.checkers.verdict import Verdict
 from chaos.nemeses import base
 from chaos.nemeses.base import Nemesis
-from chaos.nemeses.names import NEMESES
+from chaos.nemeses.catalogue import NEMESES
 from chaos.runs.conduct import run
 from chaos.runs.plan import Plan
 from chaos.runs.schedule import Step

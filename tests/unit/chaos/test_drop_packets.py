@@ -11,9 +11,9 @@ from random import Random
 
 import pytest
 
-from chaos.nemeses import machines
+from chaos.nemeses import packets
 from chaos.nemeses.base import inflict
-from chaos.nemeses.machines import DropPackets, NftFailed
+from chaos.nemeses.packets import DropPackets, NftFailed
 from chaos.records.recorder import Recorder
 from chaos.targets.local import LocalTarget
 from chaos.targets.proxy import Mesh
@@ -29,7 +29,7 @@ def nftables() -> None:
     cures it.
     """
     needs("nftables")
-    if why := machines._nft_missing():
+    if why := packets.nft_missing():
         pytest.skip(why)
 
 

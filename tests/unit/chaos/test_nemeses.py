@@ -15,9 +15,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from chaos.nemeses import base, links, machines, processes
+from chaos.nemeses import base, links, members, packets, processes
 from chaos.nemeses.base import Nemesis, inflict
-from chaos.nemeses.names import FAMILIES, NEMESES, expand
+from chaos.nemeses.catalogue import FAMILIES, NEMESES, expand
 from chaos.records.intervals import fault_windows
 from chaos.records.recorder import Recorder
 from chaos.records.saved import load_history
@@ -249,7 +249,7 @@ def short_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def members_of_the_fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machines._ByApi, "client", lambda self: FakeApi(self.target))
+    monkeypatch.setattr(members.ByApi, "client", lambda self: FakeApi(self.target))
 
 
 def _bring(name: str) -> None:
@@ -258,7 +258,7 @@ def _bring(name: str) -> None:
     """
     if name == "drop-packets":
         needs("nftables")
-        if why := machines._nft_missing():
+        if why := packets.nft_missing():
             pytest.skip(why)
 
 

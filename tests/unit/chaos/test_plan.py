@@ -11,7 +11,7 @@ import pytest
 from chaos.__main__ import main
 from chaos.checkers.verdict import Finding, Judgement, Verdict
 from chaos.commands.commit import commit_seed
-from chaos.nemeses.names import FAMILIES, grouped
+from chaos.nemeses.catalogue import FAMILIES, grouped
 from chaos.records.history import History, Operation
 from chaos.records.saved import SavedRun
 from chaos.report.outages import outages

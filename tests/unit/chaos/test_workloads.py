@@ -29,8 +29,8 @@ from chaos.records.history import Operation
 from chaos.records.recorder import Recorder
 from chaos.records.saved import load_history
 from chaos.workloads.base import LoadSettings, Observed, Rotation, Worker, Workload
+from chaos.workloads.catalogue import WORKLOADS
 from chaos.workloads.lock import Resource
-from chaos.workloads.names import WORKLOADS
 
 
 class Nothing(Workload):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from chaos.nemeses import backends, disks, links, machines, processes
+from chaos.nemeses import backends, clocks, disks, links, members, packets, processes, store
 from chaos.nemeses.base import Nemesis
 from chaos.nemeses.containers import CONTAINER_NEMESES
 
@@ -34,16 +34,16 @@ _KINDS: Final[tuple[type[Nemesis], ...]] = (
     links.LateEcho,
     links.Lossy,
     links.ResetClients,
-    machines.ClockJump,
-    machines.ClockJumpMost,
-    machines.DiskFull,
-    machines.TornJournal,
-    machines.StoreBusy,
+    clocks.ClockJump,
+    clocks.ClockJumpMost,
+    disks.DiskFull,
+    disks.TornJournal,
+    store.StoreBusy,
     disks.SlowDisk,
     disks.HungDisk,
-    machines.MemberChurn,
-    machines.TransferLeader,
-    machines.DropPackets,
+    members.MemberChurn,
+    members.TransferLeader,
+    packets.DropPackets,
     *backends.FAULTS,
 )
 NEMESES: Final[dict[str, type[Nemesis]]] = {n.name: n for n in _KINDS}
