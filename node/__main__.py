@@ -173,7 +173,7 @@ async def _serve(
             store=store,
             broadcast=broadcast,
             clock=clock,
-            chance=_chance(),
+            rng=_chance(),
             settings=_coordinator_settings(settings),
             entropy=os.urandom,
             cluster=cluster,

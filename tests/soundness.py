@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from coordinator.machine.machine import Machine
 from kv.model import roll
+from tests.planted.registry import is_planted
 
 
 def fingerprint(machine: Machine, *, last: bool = True) -> tuple[object, ...]:
@@ -55,7 +56,7 @@ def broken(machine: Machine) -> tuple[str, ...]:
     opened = sorted(p.revision for group in machine._open.values() for p in group)
     if opened != [p.revision for p in pending]:
         found.append("open: not the pending intents by op_id")
-    if machine.rules.dedupe:
+    if not is_planted("dedupe"):
         attempts = [(p.intent.op_id, p.body_hash) for p in pending]
         if len(set(attempts)) != len(attempts):
             found.append("INV-3: an (op_id, body) is pending twice")
@@ -72,7 +73,7 @@ def broken(machine: Machine) -> tuple[str, ...]:
     if machine.recent.floor > machine.revision:
         found.append("floor: above the newest revision given")
     floor = machine.recent.floor
-    if machine.rules.touch == "submit" and machine.rules.judge_floor:
+    if not is_planted("touch", "judge_floor"):
         for entry in pending:
             if any(machine.recent.touched(key) < entry.revision for key in entry.intent.touched):
                 found.append(

@@ -18,7 +18,7 @@ import structlog
 from coordinator.backoff import Backoff
 from coordinator.commit.committer import Committer
 from coordinator.machine.machine import Machine
-from coordinator.rules import PROTOCOL, Rules
+from coordinator.machine.pending import Mark
 from coordinator.settings import Settings
 from kv.errors import BackendUnavailable, OutcomeUnknown, Pruned
 from kv.model import LedgerRow, Recorded, Version
@@ -31,7 +31,7 @@ ADOPTION: Final = "~adopt"
 """The op_id that an adoption is told under: it is no intent of anybody's."""
 
 
-class Node(Protocol):
+class PublishingMember(Protocol):
     """What the publisher asks of the member it runs on."""
 
     @property
@@ -52,22 +52,22 @@ class _Part(NamedTuple):
 
 
 class Publisher:
-    """The leader's loop. `run` it once."""
+    """The leader's loop from the ledger to the broker. `run` it once."""
 
     def __init__(
         self,
-        node: Node,
+        member: PublishingMember,
         store: Store,
         broadcast: Broadcast,
         clock: Clock,
         *,
-        chance: random.Random,
+        rng: random.Random,
         settings: Settings,
-        rules: Rules = PROTOCOL,
     ) -> None:
-        self._node, self._store, self._broadcast, self._clock = node, store, broadcast, clock
-        self._settings, self._rules = settings, rules
-        self._backoff = Backoff(chance, min_s=settings.backoff_s_min, max_s=settings.backoff_s_max)
+        self._member, self._store = member, store
+        self._broadcast, self._clock = broadcast, clock
+        self._settings = settings
+        self._backoff = Backoff(rng, min_s=settings.backoff_s_min, max_s=settings.backoff_s_max)
         self._heard: deque[Settled] = deque(maxlen=settings.publish_buffer_max)
         """The newest settled groups. When it is full the oldest goes, and the gap is read from the
         ledger.
@@ -83,22 +83,20 @@ class Publisher:
 
     @property
     def lag(self) -> int | None:
-        """Return how many settled revisions are not published yet; None: another member
-        publishes.
-        """
-        return (
-            None
-            if self._term is None
-            else max(0, self._node.machine.settled.revision - self._position)
-        )
+        """How many settled revisions are not published yet; None: another member publishes."""
+        if self._term is None:
+            return None
+        return max(0, self._member.machine.settled.revision - self._position)
 
     def led(self, term: int) -> None:
+        """Begin: this member leads `term`."""
         self._term = term
         self._position = 0
         self._shift.set()
         self._news.set()
 
     def deposed(self) -> None:
+        """End: another member publishes."""
         self._term = None
         self._heard.clear()
         self._shift.set()
@@ -134,38 +132,44 @@ class Publisher:
                 await self._pause(self._backoff.next_s())
 
     async def _publish_while(self, term: int) -> None:
+        """Publish part after part while this member leads `term`."""
         settings = self._settings
         # until then the store may be any
-        while self._term == term and not self._node.committer.taken_over:
+        while self._term == term and not self._member.committer.taken_over:
             await self._wait_news(None)
-        position = saved = await self._store.cursor(CURSOR, timeout_s=settings.store_timeout_s)
-        if self._rules.publish == "own":
-            position = max(position, self._node.machine.settled.revision)
+        position = saved = await self._begin()
         saved_at_s = self._clock.monotonic()
         while self._term == term:
             self._position = position
             part = await self._next(position)
             if part is None:
-                if position > saved:
-                    await self._wait_news(settings.cursor_interval_s)
-                else:
-                    await self._wait_news(None)
+                await self._wait_news(settings.cursor_interval_s if position > saved else None)
             else:
-                for at in range(0, len(part.changes), settings.publish_changes_max):
-                    chunk = part.changes[at : at + settings.publish_changes_max]
-                    await self._broadcast.publish(chunk, timeout_s=settings.publish_timeout_s)
-                    self.published += len(chunk)
+                await self._publish(part)
                 position = part.position
-                self._backoff.reset()
-                if self.trouble is not None:
-                    _log.info("broadcast goes on", position=position)
-                self.trouble = None
             if (
                 position > saved
                 and self._clock.monotonic() - saved_at_s >= settings.cursor_interval_s
             ):
                 await self._store.move_cursor(CURSOR, position, timeout_s=settings.store_timeout_s)
                 saved, saved_at_s = position, self._clock.monotonic()
+
+    async def _begin(self) -> int:
+        """Return the position to go on from: whoever published before has left it in the store
+        (INV-6).
+        """
+        return await self._store.cursor(CURSOR, timeout_s=self._settings.store_timeout_s)
+
+    async def _publish(self, part: _Part) -> None:
+        chunk_max = self._settings.publish_changes_max
+        for at in range(0, len(part.changes), chunk_max):
+            chunk = part.changes[at : at + chunk_max]
+            await self._broadcast.publish(chunk, timeout_s=self._settings.publish_timeout_s)
+            self.published += len(chunk)
+        self._backoff.reset()
+        if self.trouble is not None:
+            _log.info("broadcast goes on", position=part.position)
+        self.trouble = None
 
     async def _next(self, position: int) -> _Part | None:
         """Return what follows `position`: from what was heard if it is there, else from the
@@ -174,7 +178,7 @@ class Publisher:
         heard = self._heard
         while heard and heard[0].last <= position:
             heard.popleft()
-        settled_to = self._node.machine.settled.revision
+        settled_to = self._member.machine.settled.revision
         if settled_to <= position:
             return None
         if (
@@ -203,13 +207,13 @@ class Publisher:
     async def _from_ledger(self, position: int, settled_to: int) -> _Part:
         """Return what the ledger has next, up to the revision settled here. Raises
         BackendUnavailable for a store that lacks it, be it for a moment: what it lacks must not be
-        taken for told.
+        taken for published.
         """
         timeout_s = self._settings.store_timeout_s
-        machine = self._node.machine
+        machine = self._member.machine
         settled, undone = machine.settled, machine.undone
-        kept = undone.cut(position)
-        if kept is not None and position >= kept and self._rules.publish_whole:
+        kept = self._kept(position)
+        if kept is not None and position >= kept:
             return _Part(
                 (Change(undone.to, ADOPTION, machine.log_time_ms, (), undone.after),), undone.to
             )
@@ -229,13 +233,27 @@ class Publisher:
         changes: list[Change] = []
         for row in rows:
             changes += await self._of_row(row, position)
-        if not self._rules.publish_whole:
-            return _Part(tuple(changes), rows[-1].last if rows else settled_to)
-        read = await self._store.read((), settled=settled.revision, timeout_s=timeout_s)
-        whole = kept is not None or (bool(rows) and rows[0].first <= position + 1)
-        if self._node.refusal is not None or read.digest_at != settled.digest or not whole:
-            raise BackendUnavailable("store", f"it has not what was settled after {position}")
+        gapless = kept is not None or (bool(rows) and rows[0].first <= position + 1)
+        await self._check_whole(position, settled, gapless=gapless)
         return _Part(tuple(changes), rows[-1].last if rows else upto)
+
+    def _kept(self, position: int) -> int | None:
+        """Return up to where the ledger of before an adoption is still told behind `position`; None
+        when no adoption lies ahead.
+        """
+        return self._member.machine.undone.cut(position)
+
+    async def _check_whole(self, position: int, settled: Mark, *, gapless: bool) -> None:
+        """Raise BackendUnavailable unless the store has what was settled after `position`.
+
+        A store that was restored, or one that is behind for a moment, has no rows there: taken at
+        its word the publisher would pass them without a word to anybody (INV-6).
+        """
+        read = await self._store.read(
+            (), settled=settled.revision, timeout_s=self._settings.store_timeout_s
+        )
+        if self._member.refusal is not None or read.digest_at != settled.digest or not gapless:
+            raise BackendUnavailable("store", f"it has not what was settled after {position}")
 
     async def _of_row(self, row: LedgerRow, position: int) -> list[Change]:
         at = [(key, row.first + i) for i, record in enumerate(row.body) for key in record.keys]

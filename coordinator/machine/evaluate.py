@@ -6,12 +6,11 @@ that the group is built on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from coordinator.machine.pending import Pending
 from coordinator.machine.window import meets
-from coordinator.rules import PROTOCOL, Rules
 from kv.model import (
     GENESIS,
     NODE_OP_ID_PREFIX,
@@ -45,7 +44,7 @@ _MISMATCH: Final = Mismatch()
 
 
 class Needs(NamedTuple):
-    """What a group has to know of the store before it can be evaluated."""
+    """What a group needs to know of the store before it can be evaluated."""
 
     op_ids: tuple[str, ...]
     keys: tuple[bytes, ...]
@@ -54,11 +53,12 @@ class Needs(NamedTuple):
 
     @property
     def nothing(self) -> bool:
+        """Say whether the group can be evaluated without the store."""
         return not (self.op_ids or self.keys or self.hashed or self.blobs)
 
 
 class Evaluation(NamedTuple):
-    """What a group writes."""
+    """All that a group writes: its records, versions and first operations."""
 
     records: tuple[Recorded, ...]
     versions: tuple[Version, ...]
@@ -98,22 +98,20 @@ def needs(batch: Sequence[Pending]) -> Needs:
     return Needs(tuple(op_ids), tuple(keys), tuple(hashed), tuple(blobs))
 
 
-def evaluate(
-    batch: Sequence[Pending], facts: Facts, now_ms: int, rules: Rules = PROTOCOL
-) -> Evaluation:
+def evaluate(batch: Sequence[Pending], facts: Facts, now_ms: int) -> Evaluation:
     """Return the outcome of each intent, the versions they make and the op_ids they record first.
 
     An op_id that is known (in the store, or earlier in the group) has no second effect (INV-3);
     those made by a node are spared the look-up. An intent past its deadline, or whose staged value
     is missing, is expired.
     """
-    group = _Group(facts, now_ms, rules)
+    group = _Group(facts, now_ms)
     for pending in batch:
         group.add(pending)
     return Evaluation(tuple(group.records), tuple(group.versions), tuple(group.operations))
 
 
-def made(
+def add_versions(
     writes: Sequence[KvWrite],
     keys: Sequence[bytes],
     revision: int,
@@ -139,23 +137,23 @@ def made(
 
 
 class _Group:
-    """The group so far, over the facts."""
+    """A group under evaluation: the facts, and what its intents have made of them so far."""
 
-    def __init__(self, facts: Facts, now_ms: int, rules: Rules) -> None:
+    def __init__(self, facts: Facts, now_ms: int) -> None:
         self.records: list[Recorded] = []
         self.versions: list[Version] = []
         self.operations: list[Operation] = []
-        self._facts, self._now_ms, self._rules = facts, now_ms, rules
-        self._known: Mapping[str, Operation] = facts.operations if rules.store_dedupe else {}
+        self._facts, self._now_ms = facts, now_ms
         self._first: dict[str, Operation] = {}
         self._own: dict[bytes, Version] = {}
-        """Newest version that this group made of a key."""
+        """The newest version that this group made of each key."""
 
     def add(self, pending: Pending) -> None:
+        """Evaluate one more intent behind those before it."""
         op_id = pending.intent.op_id
         spared = op_id.startswith(NODE_OP_ID_PREFIX)
         if not spared:
-            known = self._first.get(op_id) or self._known.get(op_id)
+            known = self._known(op_id)
             if known is not None:
                 self.records.append(
                     Recorded(op_id, pending.body_hash, _again(known, pending.body_hash))
@@ -164,19 +162,22 @@ class _Group:
         outcome, keys = self._end(pending)
         self.records.append(Recorded(op_id, pending.body_hash, outcome, keys))
         if not spared:
-            operation = Operation(op_id, pending.body_hash, pending.revision, outcome, self._now_ms)
-            if self._rules.store_dedupe:
-                self._first[op_id] = operation
-                self.operations.append(operation)
-            elif op_id not in self._facts.operations:
-                self.operations.append(operation)
+            self._keep(Operation(op_id, pending.body_hash, pending.revision, outcome, self._now_ms))
+
+    def _known(self, op_id: str) -> Operation | None:
+        """Return the first operation of an op_id, in this group or in the store (INV-3)."""
+        return self._first.get(op_id) or self._facts.operations.get(op_id)
+
+    def _keep(self, operation: Operation) -> None:
+        self._first[operation.op_id] = operation
+        self.operations.append(operation)
 
     def _end(self, pending: Pending) -> tuple[Applied | Refused | Expired, tuple[bytes, ...]]:
         intent = pending.intent
         if type(intent) is Cancel:
             return _EXPIRED, ()
         assert isinstance(intent, Intent)
-        if self._rules.late_expires and (pending.late or self._now_ms > intent.deadline_ms):
+        if self._is_late(pending, intent):
             return _EXPIRED, ()
         if self._facts.missing and self._lacks_blob(intent):
             return _EXPIRED, ()
@@ -188,10 +189,16 @@ class _Group:
                 return Applied("otherwise", seen), self._write(intent.otherwise, pending)
         return (Applied("then", seen) if seen else _APPLIED), self._write(intent.writes, pending)
 
+    def _is_late(self, pending: Pending, intent: Intent) -> bool:
+        """Say whether an intent was late when it was ordered, or is by now: its client was told, or
+        may have been, that it has no effect (INV-4).
+        """
+        return pending.late or self._now_ms > intent.deadline_ms
+
     def _write(self, writes: Sequence[KvWrite], pending: Pending) -> tuple[bytes, ...]:
         keys = tuple([w.key for w in writes if type(w) is Put or self._revision(w.key)])
         before = len(self.versions)
-        made(writes, keys, pending.revision, self._now_ms, self.versions)
+        add_versions(writes, keys, pending.revision, self._now_ms, self.versions)
         own = self._own
         for version in self.versions[before:]:
             own[version.key] = version

@@ -166,16 +166,16 @@ class Refuse(NamedTuple):
     ]
 
 
-Standing: TypeAlias = Level | Ahead | Refuse
+HeadStanding: TypeAlias = Level | Ahead | Refuse
 
 
-def standing(settled: Mark, head: Head, *, digest_check: bool = True) -> Standing:
+def standing(settled: Mark, head: Head) -> HeadStanding:
     """Compare the store's head with what the machine knows to be settled."""
     if head.last < settled.revision:
         return Refuse("store_behind")
     if head.last > settled.revision:
         return Ahead()
-    if head.digest != settled.digest and digest_check:
+    if not mark_of(head).agrees(settled):
         return Refuse("store_other")
     return Level()
 
@@ -212,10 +212,10 @@ def anchored(settled: Mark, ending: LedgerRow | None) -> Refuse | None:
         return None if settled.digest == GENESIS_DIGEST else Refuse("store_other")
     if ending is None:
         return Refuse("store_pruned")
-    return None if ending.digest == settled.digest else Refuse("store_other")
+    return None if mark_of(ending).agrees(settled) else Refuse("store_other")
 
 
-def adoption(
+def catch_up(
     settled: Mark, rows: Sequence[LedgerRow], *, known: bool, rows_bytes_max: int
 ) -> tuple[Command, ...] | Refuse:
     """Return the commands that bring the machines from `settled` to the end of `rows` by the

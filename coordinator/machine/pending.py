@@ -23,6 +23,14 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
     revision: int = 0
     digest: bytes = GENESIS_DIGEST
 
+    def agrees(self, other: Mark) -> bool:
+        """Say whether both are the same place in the same order.
+
+        Revisions alone do not tell: after a log has lost what the ledger has, the same revision is
+        given to another intent. The digest does.
+        """
+        return self == other
+
 
 class Pending(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One ordered intent."""

@@ -1,4 +1,4 @@
-"""Remember which revision touched each key last, and below which revision that has been forgotten
+"""Remember which revision touched each key last, and up to which revision that is forgotten
 (INV-5).
 
 Pure and bounded. It never forgets an entry without raising the floor to that entry's revision, so
@@ -12,14 +12,15 @@ from itertools import islice
 
 
 class Recent:
-    """Key -> revision of the newest *ordered* intent that may write it; oldest touch first."""
+    """For each key the revision of the newest *ordered* intent that may write it, oldest touch first,
+    and the floor: what was forgotten lies at or below it.
+    """
 
-    __slots__ = ("_last", "_max", "_raises", "floor")
+    __slots__ = ("_last", "_max", "floor")
 
-    def __init__(self, entries_max: int, *, raises: bool = True) -> None:
+    def __init__(self, entries_max: int) -> None:
         self._last: dict[bytes, int] = {}
         self._max = entries_max
-        self._raises = raises
         self.floor = 0
 
     def __len__(self) -> int:
@@ -48,6 +49,7 @@ class Recent:
         return self._last.get(key)
 
     def raise_floor(self, to: int) -> None:
+        """Let no entry from before `to` hold, whatever its key."""
         self.floor = max(self.floor, to)
 
     def entries(self) -> dict[bytes, int]:
@@ -62,6 +64,7 @@ class Recent:
             self._forget()
 
     def clear(self) -> None:
+        """Forget all, the floor too: the machine begins again."""
         self._last = {}
         self.floor = 0
 
@@ -70,6 +73,8 @@ class Recent:
         quadratic.
         """
         for key in list(islice(self._last, len(self._last) - self._max + self._max // 16)):
-            revision = self._last.pop(key)
-            if self._raises:
-                self.raise_floor(revision)
+            self._forgot(self._last.pop(key))
+
+    def _forgot(self, revision: int) -> None:
+        """Raise the floor to a forgotten entry's revision: otherwise its key would seem untouched."""
+        self.raise_floor(revision)

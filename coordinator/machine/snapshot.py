@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 SNAPSHOT_VERSION: Final = 1
 
 
-class State(msgspec.Struct, frozen=True, array_like=True):
+class MachineState(msgspec.Struct, frozen=True, array_like=True):
     """All of a machine, as a snapshot carries it. Fields are only ever appended, with defaults.
 
     The same state may be cut into other parts: compare `fingerprint`s.
@@ -46,12 +46,12 @@ class State(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Wire(msgspec.Struct, frozen=True, array_like=True):
-    """A State in parts, so that no single call of the encoder holds up the event loop's thread for
+    """A MachineState in parts, so that no single call of the encoder holds up the event loop's thread for
     long.
     """
 
     state: msgspec.Raw
-    """The State without its three collections."""
+    """The MachineState without its three collections."""
     pending: list[msgspec.Raw]
     window_old: list[msgspec.Raw]
     window_young: list[msgspec.Raw]
@@ -63,13 +63,13 @@ _PART: Final = 2_000
 """Entries encoded by one call: well below a millisecond."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode_wire = msgspec.msgpack.Decoder(_Wire).decode
-_decode_state = msgspec.msgpack.Decoder(State).decode
+_decode_state = msgspec.msgpack.Decoder(MachineState).decode
 _decode_pending = msgspec.msgpack.Decoder(list[Pending]).decode
 _decode_window = msgspec.msgpack.Decoder(dict[str, Known]).decode
 _decode_last = msgspec.msgpack.Decoder(dict[bytes, int]).decode
 
 
-def encode_state(state: State) -> bytes:
+def encode_state(state: MachineState) -> bytes:
     """Return the bytes of a snapshot. Safe in another thread: what is captured never changes."""
     bare = msgspec.structs.replace(state, pending=[], window_old=(), window_young=(), last={})
     wire = _Wire(
@@ -86,7 +86,7 @@ def encode_state(state: State) -> bytes:
     return _SNAPSHOT_PREFIX + _encode(wire)
 
 
-def decode_state(snapshot: bytes) -> State:
+def decode_state(snapshot: bytes) -> MachineState:
     """Return a snapshot's state. Raises ValueError for an unknown version, a broken body, or a
     state that is none.
     """

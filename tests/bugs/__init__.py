@@ -1,3 +1,1 @@
-"""Product bugs on purpose: each changes a single function of a node, and each must be caught from
-outside.
-"""
+"""Nodes with a planted fault, as processes of their own: each must be caught from outside."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 
-from tests.bugs.planted import BUGS
+from tests.planted.nodes import BUGS
+from tests.planted.registry import plant
 
 
 def main() -> int:
@@ -19,7 +20,7 @@ def main() -> int:
         )
         return 78
     if name in BUGS:
-        BUGS[name]()
+        plant(name)
     from node.__main__ import main as run_node
 
     return run_node(sys.argv[2:])

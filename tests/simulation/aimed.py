@@ -18,7 +18,8 @@ from kv.errors import KvError
 from kv.model import Intent, Put
 
 if TYPE_CHECKING:
-    from tests.simulation.world import SimNode, World
+    from tests.simulation.node import SimNode
+    from tests.simulation.world import World
 
 WAIT_S = 2.0
 """What is waited for comes within this, or the harm is left out."""
@@ -351,7 +352,7 @@ async def lost_disk(world: World, rng: random.Random) -> None:
 async def replace_lost(world: World, within_s: float) -> bool:
     """Be the operator: remove members whose disks were lost, and add a new voter for each."""
     from coordinator.log import PeerAddress
-    from tests.simulation.world import SimNode
+    from tests.simulation.node import SimNode
 
     ends = asyncio.get_running_loop().time() + within_s
     while world.disks_lost and asyncio.get_running_loop().time() < ends:

@@ -22,7 +22,8 @@ from tests.simulation.aimed import (
 )
 
 if TYPE_CHECKING:
-    from tests.simulation.world import SimNode, World
+    from tests.simulation.node import SimNode
+    from tests.simulation.world import World
 
 
 async def figure_8(world: World, rng: random.Random) -> None:

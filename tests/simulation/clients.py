@@ -43,7 +43,8 @@ from node.reads.reads import Level, Reading, ReadRequest
 from tests.simulation.timekeeping import TTL_MS
 
 if TYPE_CHECKING:
-    from tests.simulation.world import SimNode, World
+    from tests.simulation.node import SimNode
+    from tests.simulation.world import World
 
 KEYS: Final = ("k0", "k1", "k2")
 PAIR: Final = ("p0", "p1")

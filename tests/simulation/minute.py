@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 
+from tests.simulation.plans import Plan
 from tests.simulation.run import run
-from tests.simulation.world import Plan
 
 
 def cpu_s_per_minute() -> float:

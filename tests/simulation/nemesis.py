@@ -17,10 +17,12 @@ from coordinator.machine.pending import Pending
 from kv.errors import KvError
 from kv.model import Group, Head, Intent, Put, roll
 from kv.ports import Facts, Identity, TakenOver
+from tests.planted.registry import is_planted
 from tests.simulation import aimed, classics
 
 if TYPE_CHECKING:
-    from tests.simulation.world import SimNode, World
+    from tests.simulation.node import SimNode
+    from tests.simulation.world import World
 
 Harm = Callable[["World", random.Random], Coroutine[Any, Any, None]]
 
@@ -104,7 +106,7 @@ async def _rival_cluster(world: World, rng: random.Random) -> None:
     """
     database = world.database
     held = database.claim(Identity("rival", b"r" * 16))
-    if held.cluster_id == "rival" or not world.plant.rules.store_identity:
+    if held.cluster_id == "rival" or is_planted("store_identity"):
         taken = database.take_over(
             database.head().term + 1, "rival.1", world.nodes["n1"].clock.wall_ms(), None
         )
@@ -338,7 +340,7 @@ async def _transfer(world: World, rng: random.Random) -> None:
 async def _membership(world: World, rng: random.Random) -> None:
     """Add an observer, promote it, or take a voter out and its machine away."""
     from coordinator.log import PeerAddress
-    from tests.simulation.world import SimNode
+    from tests.simulation.node import SimNode
 
     leader = world.leader()
     if leader is None:

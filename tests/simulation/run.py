@@ -19,11 +19,14 @@ from chaos.checkers.verdict import Verdict
 from coordinator.machine.ledger import recompute
 from kv.errors import KvError
 from kv.model import Again, Applied, Cancel, Expired, Refused
+from tests.planted.registry import planted
 from tests.simulation import aimed, nemesis
 from tests.simulation.clients import SHORT_LIVED, Clients
 from tests.simulation.loop import OrderedTaskGroup, SimLoop
+from tests.simulation.node import SimNode
+from tests.simulation.plans import Plan, Plant, plan_of
 from tests.simulation.timekeeping import lives
-from tests.simulation.world import Plan, Plant, SimNode, Violation, World, plan_of
+from tests.simulation.world import Violation, World
 
 T = TypeVar("T")
 LATE_S = 3.0
@@ -57,7 +60,8 @@ def run(
 
     Deterministic: no clock, no chance, no hash order of this process has any part in it.
     """
-    return on_a_loop(lambda: _simulate(plan or plan_of(seed), plant, stop=stop))
+    with planted(*(plant.faults if plant else ())):
+        return on_a_loop(lambda: _simulate(plan or plan_of(seed), plant, stop=stop))
 
 
 def on_a_loop(story: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -31,7 +31,9 @@ from tests.simulation import nemesis
 from tests.simulation.disk import SimDisk, SimFile
 from tests.simulation.loop import OrderedTaskGroup, Process, SimLoop
 from tests.simulation.network import Network, Wire
-from tests.simulation.world import Plan, SimNode, Violation, World, plan_of
+from tests.simulation.node import SimNode
+from tests.simulation.plans import Plan, plan_of
+from tests.simulation.world import Violation, World
 
 KEYS: Final = ("k0", "k1", "k2")
 LOG: Final = "log"

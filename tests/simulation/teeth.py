@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any, Final, NamedTuple
 
-from coordinator.rules import Rules
-from tests.simulation import faults, stock
+from tests.planted import clocks, protocol, raft, reads, store  # noqa: F401 (they fill the registry)
+from tests.simulation import stock
+from tests.simulation.plans import Plan, Plant, changed, plan_of
 from tests.simulation.run import run
 from tests.simulation.seeds import commit_seed, nice
-from tests.simulation.world import Plan, Plant, changed, plan_of
 
 SEEDS_MAX: Final = 60
 """Seeds until a fault is said to have escaped."""
@@ -181,78 +181,79 @@ class Bite:
     """What broke without being a named promise."""
 
 
-def _rule(name: str, plan: dict[str, Any], *, store: bool = False, **away: Any) -> Tooth:
-    rules = Rules(**away)
-    return Tooth(
-        name, Plant(name, rules=rules, database=faults.unfenced(rules) if store else None), plan
-    )
+def _tooth(name: str, plan: dict[str, Any], *faults: str, **raft_settings: Any) -> Tooth:
+    return Tooth(name, Plant(name, faults, raft_settings), plan)
 
 
 TEETH: Final = (
     # One for each of the 23 rules without which the protocol's model breaks a promise.
-    _rule("no fence", LEADERS, store=True, fence=False, fence_row=False),
-    _rule("fence by place and term alone", {**RESTORED, "faults": ("undercut",)}, store=True, fence=False),
-    _rule("taking over appends no row", LATE, store=True, fence_row=False),
-    _rule("a row's term is not compared", TAKEN, store=True, fence_ordered=False),
-    _rule("digests are not compared", LOSS, store=True, digest_check=False, fence_digest=False),
-    _rule("taking over does not read the head", LOSS, reads_head=False),
-    _rule("Rebase without rows, op_id not unique", AGAIN, store=True, rebase_rows=False, store_dedupe=False),
-    _rule("Rebase does not raise the floor", LOSS, rebase_floor=False),
-    _rule("Rebase does not touch what it orders again", {**LATE, "writes": 0.3}, rebase_touch=False),
-    _rule("a late Rebase is obeyed", {**SLOW, "chaos_s": 25.0}, rebase_stale=False),
-    _rule("a Rebase on another base is obeyed", SLOW, rebase_base=False),
-    _rule("watchers miss what a Rebase steps over", LOSS, rebase_feeds=False),
-    _rule("the floor is ignored for known keys", FLOOR, judge_floor=False),
-    _rule("reads before taking over", SUCCESSOR, readindex_taken=False),
-    _rule("a read index without its term", MEETS, readindex_entry=False),
-    Tooth("as_of: what was ordered at the start", Plant("", reads=faults.AppliedStart), LEADERS),
-    Tooth("as_of: what is settled at the end", Plant("", reads=faults.SettledEnd), LEADERS),
-    _rule("a key is touched when it settles", LEADERS, touch="settle"),
-    _rule("no dedupe at all", LEADERS, store=True, dedupe=False, store_dedupe=False),
-    _rule("op_id not unique in the store", {**LEADERS, **SMALL}, store=True, store_dedupe=False),
-    _rule("an overwritten log keeps its machine", BEHIND, reset=False),
-    _rule("the leader publishes what it committed", {**LEADERS, "faults": (*LEADERS["faults"], "broker")},
-          publish="own"),
-    Tooth("a store that is behind is read",
-          Plant("", rules=Rules(refuse_behind=False), reads=faults.BlindReads), RESTORED),
+    _tooth("no fence", LEADERS, "fence", "fence_row"),
+    _tooth("fence by place and term alone", {**RESTORED, "faults": ("undercut",)}, "fence"),
+    _tooth("taking over appends no row", LATE, "fence_row"),
+    _tooth("a row's term is not compared", TAKEN, "fence_ordered"),
+    _tooth("digests are not compared", LOSS, "digest_check", "fence_digest"),
+    _tooth("taking over does not read the head", LOSS, "reads_head"),
+    _tooth("Rebase without rows, op_id not unique", AGAIN, "rebase_rows", "store_dedupe"),
+    _tooth("Rebase does not raise the floor", LOSS, "rebase_floor"),
+    _tooth("Rebase does not touch what it orders again", {**LATE, "writes": 0.3}, "rebase_touch"),
+    _tooth("a late Rebase is obeyed", {**SLOW, "chaos_s": 25.0}, "rebase_stale"),
+    _tooth("a Rebase on another base is obeyed", SLOW, "rebase_base"),
+    _tooth("watchers miss what a Rebase steps over", LOSS, "rebase_feeds"),
+    _tooth("the floor is ignored for known keys", FLOOR, "judge_floor"),
+    _tooth("reads before taking over", SUCCESSOR, "readindex_taken"),
+    _tooth("a read index without its term", MEETS, "readindex_entry"),
+    _tooth("as_of: what was ordered at the start", LEADERS, "applied_start"),
+    _tooth("as_of: what is settled at the end", LEADERS, "settled_end"),
+    _tooth("a key is touched when it settles", LEADERS, "touch"),
+    _tooth("no dedupe at all", LEADERS, "dedupe", "store_dedupe"),
+    _tooth("op_id not unique in the store", {**LEADERS, **SMALL}, "store_dedupe"),
+    _tooth("an overwritten log keeps its machine", BEHIND, "reset"),
+    _tooth(
+        "the leader publishes what it committed",
+        {**LEADERS, "faults": (*LEADERS["faults"], "broker")},
+        "publish",
+    ),
+    _tooth("a store that is behind is read", RESTORED, "refuse_behind", "blind_reads"),
     # What the model does not have.
-    _rule("answered before COMMIT", LEADERS, answer_committed=False),
-    _rule("settled before COMMIT", LEADERS, settle_committed=False),
-    _rule("deadlines are not judged", {**LEADERS, "faults": ("long_outage",)}, late_expires=False),
-    _rule("a snapshot without a floor", {**LEADERS, **SMALL, **COLD}, snapshot_floor=False),
-    _rule("forgotten keys without a floor", {**LEADERS, **SMALL}, forget_floor=False),
-    Tooth("a position is called the future without a quorum", Plant("", reads=faults.HastyReads), LINKS),
-    Tooth("caches without judgement", Plant("", reads=faults.TrustingReads), LEADERS),
-    Tooth("a cache entry is believed without its signature", Plant("", cache=faults.Unsigned), OTHERS),
-    Tooth("an entry from the future is believed",
-          Plant("", cache=faults.NamedAlike, reads=faults.BelievesFuture), OTHERS),
-    _rule("two clusters on one store", {**OTHERS, "faults": ("rival_cluster", "crash", "transfer")},
-          store_identity=False),
-    _rule("each member goes by its own limits", APART, limits_ordered=False, machines_alike=False),
-    Tooth("stock truncation", Plant("", core=faults.StockTruncation), LINKS),
-    Tooth("acknowledged before it is synced", Plant("", core=faults.AckBeforeSync), SPLIT),
-    Tooth("two votes in a term", Plant("", core=faults.TwoVotes, raft={"election_max_s": 0.31}), RIVALS),
-    Tooth("acknowledgements without their term", Plant("", core=faults.AcksWithoutTerm), FIVE),
-    Tooth("votes for a log that is behind", Plant("", core=faults.AnyLogWins), LINKS),
-    Tooth("ReadIndex without a quorum", Plant("", core=faults.NoQuorum), DEAF),
-    Tooth("a late joiner in a ReadIndex round", Plant("", core=faults.LateJoiner), ROUNDS),
-    Tooth("a late vote is added to pre-votes of another term", Plant("", core=faults.LateVotes), BALLOTS),
-    Tooth("a disk that was lost and started twice votes", Plant("", core=faults.ForgetfulBase), LOST),
-    Tooth("a term that was heard hides a lost disk", Plant("", core=faults.HeardTerm), LOST),
-    Tooth("log time takes the leader's wall clock whole", Plant("", time=faults.WallWhole), CLOCKS),
-    Tooth("log time jumps to the clocks' median though it was kept", Plant("", time=faults.JumpsToMedian), CLOCKS),
-    Tooth("time is found by the least of the clocks", Plant("", time=faults.Minimum), STOPS),
-    Tooth("time is found by the greatest of the clocks", Plant("", time=faults.Maximum), STOPS),
-    Tooth("clocks are asked though somebody kept the time", Plant("", time=faults.ClocksFirst), MOST_RESTART),
-    Tooth("a member that has just started takes its log's stamp for now", Plant("", time=faults.BelievesLog), STOPS),
-    Tooth("logs do not say what they began from", Plant("", core=faults.ForgetfulOrigin), STRANGER),
-    Tooth("an older term is committed by counting", Plant("", core=faults.CountsOldTerms), EIGHT),
-    Tooth("reads of an older term are confirmed", Plant("", core=faults.ConfirmsAnyTerm), OVERTAKEN),
-    Tooth("a configuration that was cut off stays", Plant("", core=faults.KeepsWhatWasCutOff), CUT_OFF),
-    Tooth("a disk that was lost acknowledges", Plant("", core=faults.AcksWithLostDisk), PROMISE),
-    Tooth("a disk that was lost confirms reads", Plant("", core=faults.ConfirmsWithLostDisk), PROMISE),
-    Tooth("a minority commits", Plant("", core=faults.MinorityLeads), LINKS),
-)  # fmt: skip
+    _tooth("answered before COMMIT", LEADERS, "answer_committed"),
+    _tooth("settled before COMMIT", LEADERS, "settle_committed"),
+    _tooth("deadlines are not judged", {**LEADERS, "faults": ("long_outage",)}, "late_expires"),
+    _tooth("a snapshot without a floor", {**LEADERS, **SMALL, **COLD}, "snapshot_floor"),
+    _tooth("forgotten keys without a floor", {**LEADERS, **SMALL}, "forget_floor"),
+    _tooth("a position is called the future without a quorum", LINKS, "hasty_reads"),
+    _tooth("caches without judgement", LEADERS, "trusting_reads"),
+    _tooth("a cache entry is believed without its signature", OTHERS, "unsigned"),
+    _tooth("an entry from the future is believed", OTHERS, "future_entries"),
+    _tooth(
+        "two clusters on one store",
+        {**OTHERS, "faults": ("rival_cluster", "crash", "transfer")},
+        "store_identity",
+    ),
+    _tooth("each member goes by its own limits", APART, "limits_ordered", "machines_alike"),
+    _tooth("stock truncation", LINKS, "stock_truncation"),
+    _tooth("acknowledged before it is synced", SPLIT, "ack_before_sync"),
+    _tooth("two votes in a term", RIVALS, "two_votes", election_max_s=0.31),
+    _tooth("acknowledgements without their term", FIVE, "acks_without_term"),
+    _tooth("votes for a log that is behind", LINKS, "any_log_wins"),
+    _tooth("ReadIndex without a quorum", DEAF, "no_quorum"),
+    _tooth("a late joiner in a ReadIndex round", ROUNDS, "late_joiner"),
+    _tooth("a late vote is added to pre-votes of another term", BALLOTS, "late_votes"),
+    _tooth("a disk that was lost and started twice votes", LOST, "forgetful_base"),
+    _tooth("a term that was heard hides a lost disk", LOST, "heard_term"),
+    _tooth("log time takes the leader's wall clock whole", CLOCKS, "wall_whole"),
+    _tooth("log time jumps to the clocks' median though it was kept", CLOCKS, "jumps_to_median"),
+    _tooth("time is found by the least of the clocks", STOPS, "minimum"),
+    _tooth("time is found by the greatest of the clocks", STOPS, "maximum"),
+    _tooth("clocks are asked though somebody kept the time", MOST_RESTART, "clocks_first"),
+    _tooth("a member that has just started takes its log's stamp for now", STOPS, "believes_log"),
+    _tooth("logs do not say what they began from", STRANGER, "forgetful_origin"),
+    _tooth("an older term is committed by counting", EIGHT, "counts_old_terms"),
+    _tooth("reads of an older term are confirmed", OVERTAKEN, "confirms_any_term"),
+    _tooth("a configuration that was cut off stays", CUT_OFF, "keeps_what_was_cut_off"),
+    _tooth("a disk that was lost acknowledges", PROMISE, "acks_with_lost_disk"),
+    _tooth("a disk that was lost confirms reads", PROMISE, "confirms_with_lost_disk"),
+    _tooth("a minority commits", LINKS, "minority_leads"),
+)
 
 
 def plan_for(tooth: Tooth, seed: int) -> Plan:

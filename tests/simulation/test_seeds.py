@@ -14,9 +14,9 @@ import pytest
 import structlog
 
 from tests.simulation import summary
+from tests.simulation.plans import FAULTS, LARGE_SEGMENT_BYTES, Plan, changed, plan_of
 from tests.simulation.run import on_a_loop, run
 from tests.simulation.seeds import ROOT
-from tests.simulation.world import FAULTS, LARGE_SEGMENT_BYTES, Plan, changed, plan_of
 
 SEEDS = range(1, 41)
 SHORT_S = 3.0

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import pytest
 
+from tests.simulation.plans import plan_of
 from tests.simulation.run import on_a_loop
-from tests.simulation.world import World, plan_of
+from tests.simulation.world import World
 
 CALM: Final[dict[str, Any]] = {
     "fsync": "always",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.simulation.plans import plan_of
 from tests.simulation.run import run
 from tests.simulation.teeth import NAMED, TEETH, bite
-from tests.simulation.world import plan_of
 
 RULES_OF_THE_MODEL = 23
 

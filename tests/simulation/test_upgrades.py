@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from tests.simulation.plans import plan_of
 from tests.simulation.run import run
-from tests.simulation.world import plan_of
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

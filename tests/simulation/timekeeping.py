@@ -18,7 +18,8 @@ from kv.model import Applied, Group, Intent, Put
 from tests.simulation import nemesis
 
 if TYPE_CHECKING:
-    from tests.simulation.world import SimNode, World
+    from tests.simulation.node import SimNode
+    from tests.simulation.world import World
 
 AHEAD_MS: Final = 20
 """What a member that keeps the time may be ahead of it, besides what was slewed."""

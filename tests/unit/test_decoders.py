@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator import notes
 from coordinator.machine import commands
 from coordinator.machine.snapshot import decode_state
+from coordinator.peers import notes
 from coordinator.raft.core.messages import ALL
 from coordinator.raft.core.rules import membership
 from coordinator.raft.net import codec as wire

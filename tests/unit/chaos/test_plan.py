@@ -19,7 +19,7 @@ from chaos.runs.plan import Plan
 from chaos.runs.provocations import PROVOCATIONS
 from chaos.runs.result import RunResult
 from chaos.runs.schedule import schedule
-from tests.bugs.planted import BUGS
+from tests.planted.nodes import BUGS
 
 
 def test_the_same_seed_plans_the_same_and_every_family_has_its_turn() -> None:
@@ -80,7 +80,7 @@ def test_outages_are_pauses_between_acknowledged_writes() -> None:
 def test_every_bug_has_a_tooth_and_its_story() -> None:
     assert {t.bug for t in PROVOCATIONS} == set(BUGS)
     assert len(PROVOCATIONS) >= 18
-    assert all(plant.__doc__ for plant in BUGS.values())
+    assert all(bug.about for bug in BUGS.values())
 
 
 @pytest.mark.parametrize(

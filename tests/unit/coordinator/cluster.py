@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from backends.memory import Fate, Lands, MemoryDatabase, MemoryStore
 from coordinator.consensus import Coordinator
-from coordinator.rules import PROTOCOL, Rules
 from coordinator.settings import Settings
 from kv.errors import BackendUnavailable
 from kv.model import Answer, Cancel, Delete, Intent, Put
@@ -81,15 +80,17 @@ class Cluster:
     """Members by name; the store's faults are each member's own."""
 
     def __init__(
-        self, names: str, settings: Settings, rules: Rules, database: MemoryDatabase | None, id: str
+        self, names: str, settings: Settings, database: MemoryDatabase | None, id: str
     ) -> None:
         self.id = id
         self.shared = SharedLog()
         self.database = database or MemoryDatabase()
         self.broadcast = Heard()
-        self.settings, self.rules = settings, rules
+        self.settings = settings
         self.scripts: dict[str, Script] = {}
         self.nodes: dict[str, Coordinator] = {}
+        self.stores: dict[str, MemoryStore] = {}
+        """Each member's own session."""
         self.clocks: dict[str, VirtualClock] = {}
         self.stack = AsyncExitStack()
         for number, name in enumerate(names):
@@ -97,18 +98,18 @@ class Cluster:
 
     def add(self, name: str, number: int) -> Coordinator:
         script = self.scripts[name] = Script()
+        self.stores[name] = MemoryStore(self.database, faults=script, session=name)
         clock = self.clocks[name] = VirtualClock(asyncio.get_running_loop())
         node = self.nodes[name] = Coordinator(
             node=name,
             url=f"http://{name}",
             log=self.shared.member(name),
-            store=MemoryStore(self.database, faults=script, session=name),
+            store=self.stores[name],
             broadcast=self.broadcast,
             clock=clock,
-            chance=random.Random(number if self.id == "ours" else f"{self.id} {number}"),
+            rng=random.Random(number if self.id == "ours" else f"{self.id} {number}"),
             cluster=self.id,
             settings=self.settings,
-            rules=self.rules,
         )
         return node
 
@@ -139,12 +140,11 @@ async def cluster(
     names: str = "abc",
     *,
     settings: Settings = QUIET,
-    rules: Rules = PROTOCOL,
     database: MemoryDatabase | None = None,
     id: str = "ours",
 ) -> AsyncIterator[Cluster]:
     """Run members with these names (one letter each); nobody leads yet."""
-    made = Cluster(names, settings, rules, database, id)
+    made = Cluster(names, settings, database, id)
     async with made.stack:
         for node in made.nodes.values():
             await made.stack.enter_async_context(node)

@@ -10,7 +10,7 @@ import dataclasses
 import pytest
 
 from backends.memory import Fails, Lost, MemoryDatabase, MemoryStore
-from coordinator.commit.committer import next_voters
+from coordinator.commit.adoption import next_voters
 from coordinator.machine.commands import Rebase, Settle, Submit, decode
 from coordinator.machine.limits import Limits
 from kv.errors import BackendUnavailable, BadRequest, InvariantViolated, NotApplied, OutcomeUnknown
@@ -170,14 +170,14 @@ def test_a_group_that_is_too_much_for_the_store_gets_through_in_smaller_ones() -
     async def story() -> None:
         async with cluster("a") as c:
             a = await c.lead("a")
-            original = a._store.append
+            original = c.stores["a"].append
 
             async def narrow(group: Group, *, timeout_s: float) -> object:
                 if len(group.row.body) > 3:
                     raise BackendUnavailable("memory", "too much at once")
                 return await original(group, timeout_s=timeout_s)
 
-            a._store.append = narrow  # type: ignore[method-assign, assignment]
+            c.stores["a"].append = narrow  # type: ignore[method-assign, assignment]
             futures = a.submit([put(f"op{n}") for n in range(40)])
             assert {(await future).outcome for future in futures} == {Applied()}
             await c.settled()
@@ -224,15 +224,15 @@ def test_commit_that_hangs_past_its_time_out_is_unknown() -> None:
     async def story() -> None:
         async with cluster("a") as c:
             a = await c.lead("a")
-            original, hung = a._store.append, asyncio.Event()
+            original, hung = c.stores["a"].append, asyncio.Event()
 
             async def hang(group: object, *, timeout_s: float) -> object:
                 await original(group, timeout_s=timeout_s)  # type: ignore[arg-type]
-                a._store.append = original  # type: ignore[method-assign]
+                c.stores["a"].append = original  # type: ignore[method-assign]
                 hung.set()
                 return await asyncio.get_running_loop().create_future()
 
-            a._store.append = hang  # type: ignore[method-assign, assignment]
+            c.stores["a"].append = hang  # type: ignore[method-assign, assignment]
             assert await answer(a, put("op1")) == Answer(1, Applied())
             assert hung.is_set()
             assert len(rows(c)) == 1
@@ -301,7 +301,7 @@ def test_missing_blob_expires_the_intent_alone() -> None:
     async def story() -> None:
         async with cluster("a") as c:
             a = await c.lead("a")
-            staged = await a._store.stage("op1", b"v" * 100, timeout_s=1)
+            staged = await c.stores["a"].stage("op1", b"v" * 100, timeout_s=1)
             gone = Reference("op2", value_hash(b"gone"), 4)
             first = a.submit([put("op1", value=staged), put("op2", value=gone), put("op3")])  # type: ignore[arg-type]
             assert [(await f).outcome for f in first] == [Applied(), Expired(), Applied()]
@@ -319,7 +319,7 @@ def test_a_store_that_breaks_its_word_ends_the_process() -> None:
                 async def lies(group: object, *, timeout_s: float) -> object:
                     raise InvariantViolated("two rows at one place")
 
-                a._store.append = lies  # type: ignore[method-assign, assignment]
+                c.stores["a"].append = lies  # type: ignore[method-assign, assignment]
                 await answer(a, put("op1"))
         except* InvariantViolated as group:
             died.extend(group.exceptions)
@@ -567,7 +567,7 @@ def test_a_leader_whose_way_ends_at_an_old_store_hands_on_before_it_refuses() ->
             a = await c.lead("a")
             await answer(a, put("op1", b"k", b"1"))
             await c.settled()
-            c["b"].committer._store = MemoryStore(MemoryDatabase(), session="b")
+            c["b"].committer._context.store.port = MemoryStore(MemoryDatabase(), session="b")
             c.shared.elect("b")
             await until(lambda: c.shared.leader == "c" and c["c"].committer.taken_over)
             assert await answer(a, put("op2", b"k", b"2")) == Answer(2, Applied())

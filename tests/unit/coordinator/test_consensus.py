@@ -8,22 +8,22 @@ import dataclasses
 import msgspec
 import pytest
 
+from coordinator.clients.waits import SWEEP_MIN
 from coordinator.consensus import Coordinator
 from coordinator.log import Position
 from coordinator.machine.commands import Submit
 from coordinator.machine.limits import Limits
 from coordinator.machine.machine import Machine
 from coordinator.machine.snapshot import decode_state, encode_state
-from coordinator.notes import (
+from coordinator.peers.notes import (
     NOTE_URL_MAX,
     NOTE_VERSION,
     Note,
-    Standing,
+    VoterProgress,
     encode_note,
     read_note,
     unneeded,
 )
-from coordinator.waits import SWEEP_MIN
 from kv.errors import BadRequest, InvariantViolated, NewerCommand, NotApplied, OutcomeUnknown
 from kv.model import GENESIS_DIGEST, Again, Answer, Applied, Cancel, Version
 from kv.ports import Consensus, Settled
@@ -261,7 +261,7 @@ def test_wait_settled() -> None:
             waits[2].cancel()
             await answer(a, put("op3"))
             await c.settled()
-            assert len(b._settled_waits) == 0
+            assert len(b._feed.waits) == 0
 
     run(story)
 
@@ -392,7 +392,10 @@ def test_commands_that_are_none_do_nothing_and_are_counted() -> None:
             await c.shared.members["a"].propose(b"")
             assert await answer(a, put("op1")) == Answer(1, Applied())
             await c.settled()
-            assert [node.undecoded for node in c.nodes.values()] == [2, 2]
+            assert [node.status().counts["commands_undecoded"] for node in c.nodes.values()] == [
+                2,
+                2,
+            ]
 
     run(story)
 
@@ -495,7 +498,7 @@ def test_status_knows_the_members_by_their_notes() -> None:
 def test_rows_are_unneeded_below_what_whoever_leads_has(
     voters: list[tuple[int, bool] | None], below: int
 ) -> None:
-    assert unneeded([None if voter is None else Standing(*voter) for voter in voters]) == below
+    assert unneeded([None if voter is None else VoterProgress(*voter) for voter in voters]) == below
 
 
 def test_waits_for_ever_lower_revisions_that_were_given_up_are_forgotten() -> None:
@@ -510,7 +513,7 @@ def test_waits_for_ever_lower_revisions_that_were_given_up_are_forgotten() -> No
             far = asyncio.ensure_future(a.wait_settled(1, timeout_s=100.0))
             for batch in range(40):
                 await asyncio.gather(*(one(10**9 - 200 * batch - n) for n in range(200)))
-            assert len(a._settled_waits) <= SWEEP_MIN + 2
+            assert len(a._feed.waits) <= SWEEP_MIN + 2
             await answer(a, put("op1"))
             await far
 
@@ -640,7 +643,7 @@ def test_limits_of_the_log_count_and_change_by_order_alone() -> None:
                 QUIET, limits=Limits(window_ms=60_000, retention_revisions=7)
             )
             b = c["b"]
-            b.settings = short
+            b._operating._limits = short.limits
             a = await c.lead("a")
             await c.settled()
             assert [node.machine.limits for node in c.nodes.values()] == [QUIET.limits] * 3

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.machine.evaluate import Evaluation, evaluate, made, needs, no_facts
+from coordinator.machine.evaluate import Evaluation, add_versions, evaluate, needs, no_facts
 from coordinator.machine.pending import Pending, size_of
 from kv.model import (
     GENESIS,
@@ -326,7 +326,7 @@ def test_versions_can_be_made_again_from_intent_and_record(
                 if record.outcome.branch == "then"
                 else entry.intent.otherwise or ()
             )
-            made(branch, record.keys, entry.revision, NOW, again)
+            add_versions(branch, record.keys, entry.revision, NOW, again)
     assert tuple(again) == ended.versions
     said = [
         (entry.revision, key)

@@ -12,8 +12,8 @@ from coordinator.machine.ledger import (
     Ahead,
     Level,
     Refuse,
-    adoption,
     anchored,
+    catch_up,
     continuation,
     mark_of,
     recompute,
@@ -122,7 +122,7 @@ def test_anchored() -> None:
 
 
 def test_adoption_settles_what_the_log_holds_row_by_row() -> None:
-    commands = adoption(mark_at(2), ROWS[1:], known=True, rows_bytes_max=1)
+    commands = catch_up(mark_at(2), ROWS[1:], known=True, rows_bytes_max=1)
     assert isinstance(commands, tuple)
     assert [(c.first, c.last, c.resolved) for c in commands if isinstance(c, Settle)] == [
         (3, 3, True),
@@ -131,9 +131,9 @@ def test_adoption_settles_what_the_log_holds_row_by_row() -> None:
 
 
 def test_adoption_rebases_on_what_the_log_lost_cut_at_row_ends() -> None:
-    whole = adoption(mark_at(0), ROWS, known=False, rows_bytes_max=1 << 20)
+    whole = catch_up(mark_at(0), ROWS, known=False, rows_bytes_max=1 << 20)
     assert whole == (Rebase(mark_at(0), tuple(ROWS)),)
-    cut = adoption(mark_at(0), ROWS, known=False, rows_bytes_max=1)
+    cut = catch_up(mark_at(0), ROWS, known=False, rows_bytes_max=1)
     assert cut == tuple(
         Rebase(mark_at(at), (row,)) for at, row in zip((0, 2, 3), ROWS, strict=True)
     )
@@ -142,6 +142,6 @@ def test_adoption_rebases_on_what_the_log_lost_cut_at_row_ends() -> None:
 def test_adoption_refuses_rows_that_do_not_continue_what_is_settled() -> None:
     for known in (True, False):
         for rows in ([], ROWS[1:], [ROWS[0], ROWS[2]]):
-            found = adoption(mark_at(0), rows, known=known, rows_bytes_max=1)
+            found = catch_up(mark_at(0), rows, known=known, rows_bytes_max=1)
             assert found == Refuse("store_diverged")
     assert mark_of(ROWS[1]) == mark_at(3)

@@ -304,7 +304,7 @@ def test_one_that_kept_the_time_outweighs_all_clocks() -> None:
             jump(c, "abc", YEAR_MS)
             now_ms, now_s = a.now_ms(), asyncio.get_running_loop().time()
             b = c["b"]
-            b.time = LogTime(now_s)  # as a process that begins
+            b.timekeeping.time = LogTime(now_s)  # as a process that begins
             b.time.stamp(EPOCH_MS, now_s)
             b = await c.lead("b")
             assert (
@@ -325,7 +325,7 @@ def test_what_a_leader_orders_before_it_knows_the_time_is_expired() -> None:
             await answer(a, put("op1"))
             b = c["b"]
             await until(lambda: c["c"].time.kept and c["c"].status().stamped)
-            b.time = LogTime(asyncio.get_running_loop().time())
+            b.timekeeping.time = LogTime(asyncio.get_running_loop().time())
             c.shared.elect("b")
             assert b.stamp_ms() == 0
             assert (await answer(c["c"], put("op2", deadline_ms=FAR_MS))).outcome == Expired()

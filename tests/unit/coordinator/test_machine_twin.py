@@ -19,8 +19,9 @@ from coordinator.machine.commands import (
     decode,
     encode,
 )
+from coordinator.machine.effects import Effects
 from coordinator.machine.limits import Limits
-from coordinator.machine.machine import Effects, Machine
+from coordinator.machine.machine import Machine
 from coordinator.machine.pending import Mark
 from coordinator.machine.snapshot import decode_state, encode_state
 from kv.model import (
@@ -88,7 +89,7 @@ class World:
         verdict, told, fed = self.twin.apply(command, self.stamp)
         assert effects.verdict == verdict
         self.verdicts.add(verdict + (" and told" if told else ""))
-        assert [(t.op_id, t.body_hash, t.answer) for t in effects.told] == told
+        assert [(t.op_id, t.body_hash, t.answer) for t in effects.answered] == told
         assert [
             (
                 s.previous,

@@ -224,10 +224,10 @@ async def story(seed: int) -> Counter[str]:
     chance = random.Random(seed)
     async with cluster("abc", settings=SMALL) as c:
         weathers = []
-        for name, node in c.nodes.items():
+        for name in c.nodes:
             weather = Weather(random.Random(seed * 10 + ord(name)))
             weathers.append(weather)
-            node._store._faults = weather  # type: ignore[attr-defined]
+            c.stores[name]._faults = weather
         feeds = Feeds(c)
         c.shared.elect("a")
         told = Story(c, chance)

@@ -1,7 +1,7 @@
-"""Plant bugs that a programmer could have made: a check left out, an order swapped, a bound off by
+"""Break a node on purpose, as a programmer could: a check left out, an order swapped, a bound off by
 one.
 
-Each function replaces one function of the product before the node is put together. None touches a
+Each of these is to be seen from outside a real cluster (`python -m chaos teeth`). None touches a
 file or a wire.
 """
 
@@ -18,7 +18,6 @@ from coordinator.consensus import Coordinator
 from coordinator.logtime import LogTime, Reading
 from coordinator.machine import evaluate as evaluation
 from coordinator.machine.window import Known, Window
-from coordinator.rules import Rules
 from kv.model import Again, Answer, AtRevision, Recorded, Version
 from kv.ports import Change, Read
 from node.reads import reads as reading
@@ -27,21 +26,22 @@ from node.reads.reads import ReadRequest, Reads
 from node.watching import ring as watching
 from node.watching.ring import Portion, Ring, Views
 from node.watching.watches import Watches
+from tests.planted import protocol
+from tests.planted.registry import Fault, Patches, fault
 
-BUGS: Final[dict[str, Callable[[], None]]] = {}
-
-
-def bug(plant: Callable[[], None]) -> Callable[[], None]:
-    """Enter a bug under its name."""
-    BUGS[plant.__name__.replace("_", "-")] = plant
-    return plant
+BUGS: Final[dict[str, Fault]] = {}
+"""By the names that `python -m tests.bugs` takes."""
 
 
-def _with(**rules: Any) -> None:
-    """Take away rules of the protocol."""
-    defaults = Coordinator.__init__.__kwdefaults__
-    assert defaults is not None
-    defaults["rules"] = Rules(**rules)
+def bug(promise: str) -> Callable[[Callable[[], Patches]], Fault]:
+    """Enter a fault of a node under its name, with dashes."""
+
+    def enter(patches: Callable[[], Patches]) -> Fault:
+        name = patches.__name__.replace("_", "-")
+        BUGS[name] = entered = fault(promise, name)(patches)
+        return entered
+
+    return enter
 
 
 def _confirmed() -> asyncio.Future[str | None]:
@@ -53,8 +53,8 @@ def _confirmed() -> asyncio.Future[str | None]:
 # --------------------------------------------------------------------------------------------- time
 
 
-@bug
-def log_time_takes_the_wall_clock() -> None:
+@bug("Time")
+def log_time_takes_the_wall_clock() -> Patches:
     """A leader takes its own wall clock whole whenever it is ahead, also while it keeps the
     time.
     """
@@ -67,31 +67,31 @@ def log_time_takes_the_wall_clock() -> None:
                 self.raise_to(own.wall_ms, moments[1])
         return jump_ms
 
-    LogTime.lead = lead  # type: ignore[method-assign, assignment]
+    yield LogTime, "lead", lead
 
 
 # ------------------------------------------------------------------------------------------ reading
 
 
-@bug
-def reads_without_a_round() -> None:
+@bug("INV-1")
+def reads_without_a_round() -> Patches:
     """A linearizable read asks no quorum: what this node knows is taken for the newest."""
-    Reads.confirm = lambda self: _confirmed()  # type: ignore[method-assign]
+    yield Reads, "confirm", lambda self: _confirmed()
 
 
-@bug
-def leader_trusts_itself() -> None:
+@bug("INV-1")
+def leader_trusts_itself() -> Patches:
     """A leader asks nobody whether it still leads."""
     asked = Reads.confirm
 
     def confirm(self: Reads) -> asyncio.Future[str | None]:
         return _confirmed() if self._consensus.status().role == "leader" else asked(self)
 
-    Reads.confirm = confirm  # type: ignore[method-assign]
+    yield Reads, "confirm", confirm
 
 
-@bug
-def late_reads_join_a_round() -> None:
+@bug("INV-1")
+def late_reads_join_a_round() -> Patches:
     """A read shares the round that is already under way when it arrives."""
     joined = Reads._join_round
 
@@ -102,11 +102,11 @@ def late_reads_join_a_round() -> None:
             self._under_way = under_way  # type: ignore[attr-defined]
         return under_way
 
-    Reads._join_round = join  # type: ignore[method-assign]
+    yield Reads, "_join_round", join
 
 
-@bug
-def no_quorum_reads_memory() -> None:
+@bug("INV-1")
+def no_quorum_reads_memory() -> Patches:
     """Without a quorum a read is answered from memory instead of from the store."""
     right = Reads.linearizable
 
@@ -118,23 +118,23 @@ def no_quorum_reads_memory() -> None:
             return held
         return await right(self, key, deadline)
 
-    Reads.linearizable = linearizable  # type: ignore[method-assign]
+    yield Reads, "linearizable", linearizable
 
 
-@bug
-def judge_off_by_one() -> None:
+@bug("INV-5")
+def judge_off_by_one() -> Patches:
     """A cached entry is good although the key was touched at the very next revision."""
-    vars(reading)["entry_holds"] = lambda entry, touched: touched <= entry.as_of + 1
+    yield reading, "entry_holds", lambda entry, touched: touched <= entry.as_of + 1
 
 
-@bug
-def touch_at_settle() -> None:
+@bug("INV-5")
+def touch_at_settle() -> Patches:
     """A key counts as touched when its write settles, not when it is ordered."""
-    _with(touch="settle")
+    yield from protocol.touch.patches()
 
 
-@bug
-def as_of_ordered() -> None:
+@bug("INV-5")
+def as_of_ordered() -> Patches:
     """What was read from the store is dated by what is ordered, not by what the store held."""
     right = Reads.snapshot
 
@@ -143,33 +143,35 @@ def as_of_ordered() -> None:
         head = msgspec.structs.replace(read.head, last=max(read.head.last, self._consensus.ordered))
         return msgspec.structs.replace(read, head=head)
 
-    Reads.snapshot = snapshot  # type: ignore[method-assign]
+    yield Reads, "snapshot", snapshot
 
 
-@bug
-def session_position_ignored() -> None:
+@bug("INV-1")
+def session_position_ignored() -> Patches:
     """A session's read does not wait for what the session has seen."""
     right = Reads.get
 
     async def get(self: Reads, key: bytes, ask: ReadRequest, *, deadline: float) -> reading.Reading:
         return await right(self, key, ask._replace(min_revision=0), deadline=deadline)
 
-    Reads.get = get  # type: ignore[method-assign]
+    yield Reads, "get", get
 
 
-@bug
-def stale_age_from_now() -> None:
+@bug("INV-1")
+def stale_age_from_now() -> Patches:
     """A stale read takes what is at hand for as young as the newest round, whether or not
     it holds.
     """
     right = vars(reading)["age_s"]
-    vars(reading)["age_s"] = lambda now, holds, confirmed_at, proved_at: right(
-        now, True, now, proved_at
-    )
+
+    def age_s(now: float, holds: bool, confirmed_at: Any, proved_at: Any) -> Any:
+        return right(now, True, now, proved_at)
+
+    yield reading, "age_s", age_s
 
 
-@bug
-def snapshot_in_two_reads() -> None:
+@bug("INV-1")
+def snapshot_in_two_reads() -> Patches:
     """Many keys are read in two transactions of the store instead of one."""
     right = SqliteStore.read
 
@@ -181,11 +183,11 @@ def snapshot_in_two_reads() -> None:
         rest = await right(self, keys[half:], **more)
         return msgspec.structs.replace(first, versions=first.versions + rest.versions)
 
-    SqliteStore.read = read  # type: ignore[method-assign]
+    yield SqliteStore, "read", read
 
 
-@bug
-def first_version_of_a_group_kept() -> None:
+@bug("INV-5")
+def first_version_of_a_group_kept() -> Patches:
     """Of two versions that a group makes of a key, the cache keeps the first."""
     right = Memory.settled
 
@@ -194,30 +196,31 @@ def first_version_of_a_group_kept() -> None:
             event = msgspec.structs.replace(event, versions=tuple(reversed(event.versions)))
         return right(self, event, proved_at)
 
-    Memory.settled = settled  # type: ignore[method-assign]
+    yield Memory, "settled", settled
 
 
 # ------------------------------------------------------------------------------------------ writing
 
 
-@bug
-def op_id_forgotten() -> None:
+@bug("INV-3")
+def op_id_forgotten() -> Patches:
     """A repeated op_id is a new operation."""
-    _with(dedupe=False, store_dedupe=False)
+    yield from protocol.dedupe.patches()
+    yield from protocol.store_dedupe.patches()
 
 
-@bug
-def repeated_op_id_off_by_one() -> None:
+@bug("INV-3")
+def repeated_op_id_off_by_one() -> Patches:
     """A repeated op_id is told the revision after its own."""
 
     def meet(self: Window, known: Known, body_hash: bytes) -> Answer:
         return Answer(known.revision + 1, Again(known.revision + 1, known.outcome))
 
-    Window.meet = meet  # type: ignore[method-assign]
+    yield Window, "meet", meet
 
 
-@bug
-def revision_guard_blind_in_group() -> None:
+@bug("INV-1")
+def revision_guard_blind_in_group() -> Patches:
     """A guard on a revision looks at the store, not at what the group did before."""
     right = evaluation._Group._holds
 
@@ -229,65 +232,65 @@ def revision_guard_blind_in_group() -> None:
             )
         return right(self, guard)
 
-    evaluation._Group._holds = holds  # type: ignore[method-assign]
+    yield evaluation._Group, "_holds", holds
 
 
-@bug
-def value_guard_blind_in_group() -> None:
+@bug("INV-1")
+def value_guard_blind_in_group() -> Patches:
     """A guard on a value looks at the store, not at what the group did before."""
 
     def hashed(self: Any, key: bytes) -> bytes | None:
         found: bytes | None = self._facts.hashes.get(key)
         return found
 
-    evaluation._Group._hash = hashed  # type: ignore[method-assign]
+    yield evaluation._Group, "_hash", hashed
 
 
-@bug
-def absent_blind_to_tombstones() -> None:
+@bug("INV-1")
+def absent_blind_to_tombstones() -> Patches:
     """A deleted key does not count as absent: its tombstone has a revision."""
 
     def revision(self: Any, key: bytes) -> int:
         version: Version | None = self._own.get(key) or self._facts.versions.get(key)
         return version.revision if version is not None else 0
 
-    evaluation._Group._revision = revision  # type: ignore[method-assign]
+    yield evaluation._Group, "_revision", revision
 
 
-@bug
-def transaction_loses_its_last_write() -> None:
+@bug("INV-2")
+def transaction_loses_its_last_write() -> Patches:
     """Of several writes of a transaction the last one is not made: a bound off by one."""
     right = evaluation._Group._write
 
     def write(self: Any, writes: Sequence[Any], pending: Any) -> tuple[bytes, ...]:
         return right(self, writes[:-1] if 1 < len(writes) < 4 else writes, pending)
 
-    evaluation._Group._write = write  # type: ignore[method-assign]
+    yield evaluation._Group, "_write", write
 
 
-@bug
-def delete_of_nothing_counts() -> None:
+@bug("INV-1")
+def delete_of_nothing_counts() -> Patches:
     """A delete of an absent key says that there was one."""
 
     def write(self: Any, writes: Sequence[Any], pending: Any) -> tuple[bytes, ...]:
         keys = tuple(w.key for w in writes)
         before = len(self.versions)
-        evaluation.made(writes, keys, pending.revision, pending.ordered_ms, self.versions)
+        evaluation.add_versions(writes, keys, pending.revision, pending.ordered_ms, self.versions)
         for version in self.versions[before:]:
             self._own[version.key] = version
         return keys
 
-    evaluation._Group._write = write  # type: ignore[method-assign]
+    yield evaluation._Group, "_write", write
 
 
-@bug
-def answer_before_commit() -> None:
+@bug("INV-2")
+def answer_before_commit() -> Patches:
     """Clients hear of an outcome before the COMMIT that makes it true."""
-    _with(answer_committed=False)
+    yield from protocol.answer_committed.patches()
 
 
-@bug
-def answer_revision_off_by_one() -> None:
+@bug("INV-1")
+def answer_revision_off_by_one() -> Patches:
     """An answer carries the revision after its own, for all but the first of a group."""
     right = Coordinator.committed
 
@@ -295,25 +298,25 @@ def answer_revision_off_by_one() -> None:
         right(self, first, records[:1])
         right(self, first + 2, records[1:])
 
-    Coordinator.committed = committed  # type: ignore[method-assign]
+    yield Coordinator, "committed", committed
 
 
 # ----------------------------------------------------------------------------------------- watching
 
 
-@bug
-def watch_resumes_one_late() -> None:
+@bug("INV-6")
+def watch_resumes_one_late() -> Patches:
     """A watch goes on one revision behind the position that it is given."""
     right = Watches.open
 
     def late(self: Watches, prefix: bytes, after: int | None) -> Any:
         return right(self, prefix, None if after is None else after + 1)
 
-    Watches.open = late  # type: ignore[method-assign]
+    yield Watches, "open", late
 
 
-@bug
-def watch_forgets_deletes() -> None:
+@bug("INV-6")
+def watch_forgets_deletes() -> Patches:
     """A watch of a prefix is not told of deletes."""
     right = watching.under
 
@@ -326,11 +329,11 @@ def watch_forgets_deletes() -> None:
             Change(found.revision, found.op_id, found.log_time_ms, versions) if versions else None
         )
 
-    watching.under = under
+    yield watching, "under", under
 
 
-@bug
-def watch_splits_a_transaction() -> None:
+@bug("INV-6")
+def watch_splits_a_transaction() -> Patches:
     """Of a revision that changed several keys, the last is not told."""
     right = watching.under
 
@@ -340,11 +343,11 @@ def watch_splits_a_transaction() -> None:
             return found
         return Change(found.revision, found.op_id, found.log_time_ms, found.versions[:-1])
 
-    watching.under = under
+    yield watching, "under", under
 
 
-@bug
-def watch_position_ordered() -> None:
+@bug("INV-6")
+def watch_position_ordered() -> Patches:
     """A watcher without news moves on to what is ordered, past what will settle there."""
     right = Watches.at_hand
 
@@ -354,11 +357,11 @@ def watch_position_ordered() -> None:
             return portion
         return Portion((), max(portion.position, self.fills._consensus.ordered))
 
-    Watches.at_hand = at_hand  # type: ignore[method-assign]
+    yield Watches, "at_hand", at_hand
 
 
-@bug
-def watch_takes_a_change_for_nobodys() -> None:
+@bug("INV-6")
+def watch_takes_a_change_for_nobodys() -> Patches:
     """Of each seven groups, one wakes who watches its keys, but is taken for a change that lies
     under no prefix.
     """
@@ -370,11 +373,11 @@ def watch_takes_a_change_for_nobodys() -> None:
             view.touched = min(view.touched, event.previous)
         return found
 
-    Views.touch = touch  # type: ignore[method-assign]
+    yield Views, "touch", touch
 
 
-@bug
-def ring_loses_its_oldest() -> None:
+@bug("INV-6")
+def ring_loses_its_oldest() -> Patches:
     """A watcher behind the ring is served from it all the same: a comparison left out."""
     right = Ring._append
 
@@ -383,4 +386,4 @@ def ring_loses_its_oldest() -> None:
         while len(self._changes) > 20:
             self._changes.popleft()
 
-    Ring._append = append  # type: ignore[method-assign]
+    yield Ring, "_append", append

@@ -57,14 +57,14 @@ def read_note(note: bytes) -> Note | None:
         return None
 
 
-class Standing(NamedTuple):
+class VoterProgress(NamedTuple):
     """How far a voter said that it has settled, and whether that is on its disk."""
 
     settled: int
     synced: bool
 
 
-def unneeded(voters: Sequence[Standing | None]) -> int:
+def unneeded(voters: Sequence[VoterProgress | None]) -> int:
     """Return up to where no voter will ever need the ledger's rows again. None: one that was never
     heard.
 

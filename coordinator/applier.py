@@ -1,0 +1,157 @@
+"""Apply what the log has committed to this member's machine, and tell whoever waits for it.
+
+It decides nothing: the machine does. None of its calls raises but for what must end the member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+
+from coordinator.clients.feed import Feed
+from coordinator.clients.recovery import Recovery
+from coordinator.clients.waits import Waits
+from coordinator.fault import Fault
+from coordinator.log import Position
+from coordinator.machine.commands import Command, Submit, decode
+from coordinator.machine.effects import Effects
+from coordinator.machine.machine import Machine
+from coordinator.machine.snapshot import decode_state, encode_state
+from coordinator.peers.timekeeping import Timekeeping
+from kv.model import Answer
+from kv.ports import Settled
+
+_log = structlog.get_logger("acordo.consensus")
+
+
+class Applier:
+    """What stands between the log of one member and its machine."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        *,
+        waits: Waits,
+        feed: Feed,
+        recovery: Recovery,
+        timekeeping: Timekeeping,
+        fault: Fault,
+    ) -> None:
+        self._machine, self._waits, self._feed = machine, waits, feed
+        self._recovery, self._timekeeping, self._fault = recovery, timekeeping, fault
+        self.stamped_in = 0
+        """The newest term of which a stamp is applied here."""
+        self.resets = self.restores = self.undecoded = 0
+        """`undecoded`: commands that this version could not read; they did nothing here."""
+
+    def apply(self, position: Position, stamp_ms: int, command: bytes) -> Effects | None:
+        """Apply one committed command, answer who waits for it, and feed the listeners. Return what
+        it did; None: it was not understood, or it ended the member.
+
+        Raises NewerCommand, before anything is changed: it ends the member before it could come to
+        another state than others.
+        """
+        try:
+            decoded = decode(command)
+        except ValueError as exc:
+            self.undecoded += 1
+            _log.error("command not understood", index=position.index, error=str(exc))
+            return None
+        try:
+            effects = self._apply(decoded, stamp_ms)
+            if stamp_ms:
+                self.stamped_in = position.term
+            self._tell(effects)
+        except Exception as exc:  # noqa: BLE001 (whatever it is, it must end the process, not the log's loop)
+            self._fault.die(exc)
+            return None
+        if effects.verdict in {"foreign", "gap", "illegal"}:
+            _log.info(
+                "command did nothing",
+                verdict=effects.verdict,
+                kind=type(decoded).__name__,
+                index=position.index,
+            )
+        return effects
+
+    def _apply(self, command: Command, stamp_ms: int) -> Effects:
+        ordered_before = self._machine.revision
+        effects = self._machine.apply(command, stamp_ms)
+        if self._waits and isinstance(command, Submit):
+            self._waits.ordered(command.intents, ordered_before, self._machine.pending)
+        self._timekeeping.stamp(self._machine.log_time_ms)
+        return effects
+
+    def _tell(self, effects: Effects) -> None:
+        for answered in effects.answered:
+            self._waits.answer((answered.op_id, answered.body_hash), answered.answer)
+        for settled in effects.settled:
+            self._waits.answer_records(settled.previous + 1, settled.records)
+            self._feed.tell(settled)
+
+    def capture(self) -> Callable[[], bytes]:
+        """Capture the machine's state now; the returned function encodes it, in another thread.
+
+        `last` is left out: copying it would hold up the loop, and whoever restores this only reads
+        a little more.
+        """
+        return partial(encode_state, self._machine.capture(last=False))
+
+    def restore(self, snapshot: bytes) -> None:
+        """Take over a snapshot's state, and tell that the machine jumped there. Raises ValueError,
+        with nothing changed, for one that cannot be decoded.
+        """
+        machine, fed = self._machine, self._feed.fed
+        machine.restore(decode_state(snapshot))
+        self.restores += 1
+        self._timekeeping.stamp(machine.log_time_ms)
+        self._waits.forget_order()
+        self._answer_from_window()
+        settled = machine.settled
+        if settled.revision <= fed:
+            return
+        self._recovery.stepped_over(fed, settled.revision)
+        jump = Settled(
+            previous=fed,
+            last=settled.revision,
+            digest=settled.digest,
+            records=(),
+            versions=None,
+            log_time_ms=machine.log_time_ms,
+            undone_after=machine.undone.after if fed < machine.undone.to else None,
+        )
+        try:
+            self._feed.tell(jump)
+        except Exception as exc:  # noqa: BLE001 (as in apply)
+            self._fault.die(exc)
+
+    def restored_in(self, term: int) -> None:
+        """Count a stamp in a snapshot for one that was applied: where it was made, its term had
+        begun.
+        """
+        self.stamped_in = max(self.stamped_in, term)
+
+    def _answer_from_window(self) -> None:
+        """Answer those whose commands a snapshot took the place of, as far as its window knows."""
+        machine = self._machine
+        for op_id, body_hash in self._waits.attempts():
+            known = machine.window.get(op_id, machine.log_time_ms)
+            if known is None:
+                continue
+            first = Answer(known.revision, known.outcome)
+            self._waits.answer(
+                (op_id, body_hash),
+                first if known.body_hash == body_hash else machine.window.meet(known, body_hash),
+            )
+
+    def reset(self) -> None:
+        """Forget the machine's state: what was applied is overwritten in the log, so that keys and
+        revisions here may be of intents that were never ordered.
+        """
+        _log.warning(
+            "applied log was overwritten: starting again", settled=self._machine.settled.revision
+        )
+        self.resets += 1
+        self._machine.reset()

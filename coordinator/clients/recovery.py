@@ -1,0 +1,54 @@
+"""Answer the clients whose outcomes a snapshot stepped over, from the ledger's rows.
+
+What it does not find in so many rows, or in a store that does not answer, runs into its time-out:
+the client looks it up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from coordinator.clients.waits import Waits
+from coordinator.settings import Settings
+from kv.errors import BackendUnavailable, Pruned
+from kv.ports import Store
+
+_log = structlog.get_logger("acordo.consensus")
+_PAGE: Final = 256
+
+
+class Recovery:
+    """The search for outcomes in the rows that a snapshot stepped over. `run` it once."""
+
+    def __init__(self, waits: Waits, store: Store, settings: Settings) -> None:
+        self._waits, self._store, self._settings = waits, store, settings
+        self._gaps: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
+
+    def stepped_over(self, after: int, to: int) -> None:
+        """Take note that a snapshot took the place of what settled in this range."""
+        if self._waits:
+            self._gaps.put_nowait((after, to))
+
+    async def run(self) -> None:
+        """Search one gap after another, for ever."""
+        while True:
+            after, to = await self._gaps.get()
+            try:
+                await self._search(after, to)
+            except (BackendUnavailable, Pruned, TimeoutError) as exc:
+                _log.warning("waiting clients stay unanswered", after=after, to=to, error=str(exc))
+
+    async def _search(self, after: int, to: int) -> None:
+        left = self._settings.recover_rows_max
+        while after < to and left > 0 and self._waits:
+            page = await self._store.rows(
+                after, min(left, _PAGE), timeout_s=self._settings.store_timeout_s
+            )
+            if not page:
+                return
+            for row in page:
+                self._waits.answer_records(row.first, row.body)
+            after, left = page[-1].last, left - len(page)

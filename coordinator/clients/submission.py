@@ -1,0 +1,137 @@
+"""Take intents of this member's clients in, or refuse them at once and definitely (INV-4).
+
+From the moment that they are handed to the log it never says "not applied" by itself: only what the
+log says of the command does, or the recorded outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+from coordinator.clients.waits import Wait, Waits, fail
+from coordinator.fault import Fault
+from coordinator.log import Log, Position
+from coordinator.machine.commands import Submit, encode
+from coordinator.machine.machine import Machine
+from coordinator.machine.pending import size_of_all
+from coordinator.settings import Settings
+from kv.errors import BadRequest, NotApplied, OutcomeUnknown, store_refused
+from kv.model import NODE_OP_ID_PREFIX, Answer, Cancel, Intent
+
+
+class SubmittingMember(Protocol):
+    """What submitting asks of the member it runs on."""
+
+    @property
+    def machine(self) -> Machine: ...
+
+    @property
+    def is_open(self) -> bool: ...
+
+    @property
+    def refusal(self) -> str | None: ...
+
+    @property
+    def stamped(self) -> bool: ...
+
+    def now_ms(self) -> int: ...
+
+
+class Submission:
+    """The way of this member's intents into the log."""
+
+    def __init__(
+        self, member: SubmittingMember, log: Log, waits: Waits, fault: Fault, settings: Settings
+    ) -> None:
+        self._member, self._log, self._waits = member, log, waits
+        self._fault, self._settings = fault, settings
+
+    def submit(self, intents: Sequence[Intent | Cancel]) -> list[asyncio.Future[Answer]]:
+        """Hand intents to Raft as one command; see `kv.ports.Consensus.submit`."""
+        for intent in intents:
+            if type(intent) is Cancel and intent.op_id.startswith(NODE_OP_ID_PREFIX):
+                raise BadRequest("not_cancellable", "op_ids made by a node cannot be cancelled")
+        refused = self._refuses(intents)
+        if refused is not None:
+            return [_failed(refused) for _ in intents]
+        waits = [self._waits.add(intent) for intent in intents]
+        if waits:
+            through = self._log.propose(encode(Submit(tuple(intents))))
+            through.add_done_callback(partial(self._proposed, waits))
+        return [wait.answered for wait in waits]
+
+    def refuses(self, intents: Sequence[Intent | Cancel]) -> NotApplied | None:
+        """Say why these would be refused now; see `kv.ports.Consensus.refuses`."""
+        refused = self._refuses(intents)
+        if refused is not None:
+            return refused
+        raft = self._log.status()
+        if raft.leader is None:
+            return NotApplied("no_leader", "no leader is known")
+        return None if raft.quorum else NotApplied("no_quorum", "no quorum answers the leader")
+
+    def _refuses(self, intents: Sequence[Intent | Cancel]) -> NotApplied | None:
+        """Say why an attempt is not handed to Raft at all: only such a refusal is definite by
+        itself (INV-4).
+        """
+        member = self._member
+        if not member.is_open:
+            return NotApplied("draining", "this node is not open")
+        refusal = member.refusal
+        if refusal is not None:
+            return store_refused(refusal)
+        if not member.stamped:
+            return NotApplied(
+                "starting",
+                "this node does not know yet what time it is in the log",
+                retry_after_s=0.2,
+            )
+        if self._overloaded(intents):
+            return NotApplied("overloaded", "too many intents wait for the store")
+        if self.stalled:
+            return NotApplied("store_away", "what was ordered before does not get committed")
+        return None
+
+    def _overloaded(self, intents: Sequence[Intent | Cancel]) -> bool:
+        machine, settings = self._member.machine, self._settings
+        return (
+            len(machine.pending) + len(intents) > settings.pending_intents_max
+            or machine.pending_bytes + size_of_all(intents) > settings.pending_bytes_max
+            or len(self._waits) + len(intents) > settings.waiters_max
+        )
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the oldest pending intent waits for its commit for too long."""
+        machine = self._member.machine
+        oldest = machine.pending.get(machine.settled.revision + 1)
+        if oldest is None:
+            return False
+        return self._member.now_ms() - oldest.ordered_ms > self._settings.stall_s * 1000
+
+    def _proposed(self, waits: list[Wait], through: asyncio.Future[Position]) -> None:
+        """Fail the waits of an attempt that did not get into the log, or may not have."""
+        exc = asyncio.CancelledError() if through.cancelled() else through.exception()
+        if exc is None:
+            return  # applied here: the machine knows it, and answers when it settles
+        for wait in waits:
+            if wait.answered.done():
+                continue
+            if isinstance(exc, NotApplied):
+                wait.fail(NotApplied(exc.reason, exc.detail, retry_after_s=exc.retry_after_s))
+            else:
+                wait.fail(
+                    OutcomeUnknown(str(exc) or "the log lost sight of it", op_id=wait.attempt[0])
+                )
+            self._waits.drop(wait)
+        if not isinstance(exc, NotApplied | OutcomeUnknown | asyncio.CancelledError):
+            self._fault.die(exc)
+
+
+def _failed(exc: Exception) -> asyncio.Future[Answer]:
+    answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    fail(answered, exc)
+    return answered

@@ -1,0 +1,131 @@
+"""Hold what all parts of the committer work with: the member, its store, its log, its leadership.
+
+It decides nothing; it knows how the store is asked, and whether the store is in trouble.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+import structlog
+
+from coordinator.commit.leadership import Leadership, Proposer
+from coordinator.log import Log
+from coordinator.logtime import LogTime
+from coordinator.machine.machine import Machine
+from coordinator.settings import Settings
+from kv.errors import BackendUnavailable, OutcomeUnknown
+from kv.model import Recorded
+from kv.ports import Clock, Identity, Store
+
+_log = structlog.get_logger("acordo.committer")
+_T = TypeVar("_T")
+
+STUCK_AFTER_S: Final = 1.0
+HANG_FACTOR: Final = 1.5
+"""A store that overruns the time it was given by this factor is treated as having lost the
+answer.
+"""
+
+
+class CommittingMember(Protocol):
+    """What the committer asks of the member it runs on."""
+
+    @property
+    def machine(self) -> Machine: ...
+
+    def now_ms(self) -> int: ...
+
+    @property
+    def time(self) -> LogTime: ...
+
+    def taken_over(self) -> None:
+        """Take note that this member has taken over the store."""
+        ...
+
+    def committed(self, first: int, records: Sequence[Recorded]) -> None:
+        """Answer the clients that wait here: the group that begins at `first` is in the store."""
+        ...
+
+
+class AskedStore:
+    """The store as the committer asks it: with a time-out that also holds for a store that hangs,
+    and with a memory of its trouble.
+    """
+
+    def __init__(self, store: Store, clock: Clock, timeout_s: float) -> None:
+        self.port, self.timeout_s = store, timeout_s
+        self._clock = clock
+        self.trouble: str | None = None
+        """Why the store did not take the last group, until it takes one."""
+        self._since_s = 0.0
+
+    async def within(self, asking: Coroutine[Any, Any, _T]) -> _T:
+        """Read from the store. Raises BackendUnavailable, also when it overruns its own
+        time-out.
+        """
+        try:
+            async with asyncio.timeout(self.timeout_s * HANG_FACTOR):
+                return await asking
+        except TimeoutError as exc:
+            raise BackendUnavailable("store", "no answer in time") from exc
+
+    async def asked(self, asking: Coroutine[Any, Any, _T]) -> _T | None:
+        """Ask the store something that may be asked again; None when it does not answer."""
+        try:
+            return await self.within(asking)
+        except (BackendUnavailable, OutcomeUnknown) as exc:
+            self.failed(exc)
+            return None
+
+    def failed(self, exc: Exception) -> None:
+        """Take note that the store failed."""
+        if self.trouble is None:
+            _log.warning("store in trouble", error=str(exc) or type(exc).__name__)
+            self._since_s = self._clock.monotonic()
+        self.trouble = str(exc) or type(exc).__name__
+
+    def answered(self) -> None:
+        """Take note that the store took what it was given."""
+        if self.trouble is not None:
+            _log.info("store answers again")
+        self.trouble = None
+
+    @property
+    def stuck(self) -> str | None:
+        """Why the store takes nothing, once that lasts: one lost answer is no reason to send
+        clients elsewhere.
+        """
+        lasts = self._clock.monotonic() - self._since_s >= STUCK_AFTER_S
+        return self.trouble if lasts else None
+
+
+@dataclass(frozen=True)
+class CommitContext:
+    """All that the parts of one member's committer share."""
+
+    member: CommittingMember
+    store: AskedStore
+    log: Log
+    clock: Clock
+    leadership: Leadership
+    proposer: Proposer
+    settings: Settings
+    name: str
+    """Names this incarnation in the ledger: no two ever append in one term."""
+    cluster: str
+    """The id that the store is claimed for."""
+
+    @property
+    def machine(self) -> Machine:
+        """The member's machine as it is now."""
+        return self.member.machine
+
+    @property
+    def identity(self) -> Identity:
+        """Whose the store has to be: this cluster's, with this history."""
+        founded = self.machine.founded
+        return Identity(self.cluster, b"" if founded is None else founded.history)

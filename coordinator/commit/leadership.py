@@ -1,0 +1,116 @@
+"""Know whether this member leads, wait for what changes that, and order the leader's own commands.
+
+It never decides who leads: the log does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import structlog
+
+from coordinator.log import Log
+from coordinator.machine.commands import Command, encode
+from kv.ports import Clock
+
+_log = structlog.get_logger("acordo.committer")
+
+
+class Leadership:
+    """The term that this member leads, if it does, and the events that its committer waits for."""
+
+    def __init__(self) -> None:
+        self.term: int | None = None
+        self._news = asyncio.Event()
+        """Intents were ordered, a Settle is through, or the leadership changed."""
+        self._shift = asyncio.Event()
+        """The leadership changed, or an operator asks: what ends a back-off early."""
+
+    def begin(self, term: int) -> None:
+        """Take note that this member leads `term`."""
+        self.term = term
+        self.interrupt()
+        self.wake()
+
+    def end(self, term: int) -> None:
+        """Take note that this member leads `term` no more; it may lead a later one by now."""
+        if self.holds_up_to(term):
+            self.term = None
+        self.interrupt()
+        self.wake()
+
+    def holds_up_to(self, term: int) -> bool:
+        """Say whether this member leads `term` or an earlier one."""
+        return self.term is not None and self.term <= term
+
+    def leads(self, term: int) -> bool:
+        """Say whether this member still leads exactly `term`."""
+        return self.term == term
+
+    def wake(self) -> None:
+        """End `wait_news`: something changed."""
+        self._news.set()
+
+    def interrupt(self) -> None:
+        """End `pause`: there is something better to do."""
+        self._shift.set()
+
+    async def wait_news(self, seconds: float | None) -> bool:
+        """Wait for news; False when there was none for so long."""
+        self._news.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._news.wait()
+        except TimeoutError:
+            return False
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, but not past a change of leadership or an operator's call."""
+        self._shift.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._shift.wait()
+
+
+class Proposer:
+    """The leader's way to the log: it hands in commands of the leader's own, and waits for them."""
+
+    def __init__(self, log: Log, clock: Clock, leadership: Leadership, *, timeout_s: float) -> None:
+        self._log, self._clock, self._leadership = log, clock, leadership
+        self.timeout_s = timeout_s
+
+    def propose(self, command: Command) -> asyncio.Future[Any]:
+        """Hand a command to the log; the committer wakes when it is through."""
+        through = self._log.propose(encode(command))
+        through.add_done_callback(self._ended)
+        return through
+
+    def _ended(self, through: asyncio.Future[Any]) -> None:
+        mark_retrieved(through)
+        self._leadership.wake()
+
+    async def order(self, command: Command, term: int) -> bool:
+        """Order one command and wait until it is applied here; False when this member leads no
+        more, or nobody hears of the command for too long.
+        """
+        through = self.propose(command)
+        ends_s = self._clock.monotonic() + self.timeout_s
+        while (
+            not through.done() and self._leadership.leads(term) and self._clock.monotonic() < ends_s
+        ):
+            await self._leadership.wait_news(ends_s - self._clock.monotonic())
+        if through.done() and not through.cancelled() and through.exception() is None:
+            return True
+        reason = (
+            str(through.exception()) if through.done() and not through.cancelled() else "no answer"
+        )
+        _log.info("not ordered", kind=type(command).__name__, reason=reason)
+        return False
+
+
+def mark_retrieved(through: asyncio.Future[Any]) -> None:
+    """Take note of a failure that nobody may be waiting for: else the loop reports it."""
+    if not through.cancelled():
+        through.exception()

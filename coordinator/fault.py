@@ -1,0 +1,34 @@
+"""Remember what a member must not go on from, and let it end the process.
+
+It never ends anything by itself: `ended_by` is one of the tasks whose end ends the member.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from kv.errors import InvariantViolated
+
+_log = structlog.get_logger("acordo.consensus")
+
+
+class Fault:
+    """The first failure that the log's callbacks, which may not raise, ran into."""
+
+    def __init__(self) -> None:
+        self._cause: BaseException | None = None
+        self._faulty = asyncio.Event()
+
+    def die(self, exc: BaseException) -> None:
+        """End the process: what the log or a listener ran into cannot be gone on from."""
+        if self._cause is None:
+            self._cause = exc
+            _log.error("fault", error=repr(exc))
+        self._faulty.set()
+
+    async def ended_by(self) -> None:
+        """Raise InvariantViolated once there is a fault."""
+        await self._faulty.wait()
+        raise InvariantViolated("applying the log failed") from self._cause

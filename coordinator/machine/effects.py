@@ -1,0 +1,46 @@
+"""Say what a command of the log did to a machine, and what its member has to do after it.
+
+Plain values. They hold nothing that is not the same on every member.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from kv.model import Answer
+from kv.ports import Settled
+
+CommandVerdict: TypeAlias = Literal[
+    "ordered",
+    "settled",
+    "rebased",
+    "adopted",
+    "founded",
+    "amended",
+    "stale",
+    "foreign",
+    "gap",
+    "illegal",
+]
+"""What a command did. The last four are commands that did nothing. stale: it brings nothing new.
+foreign: its digest is not that of this machine's order. gap: it does not continue the settled
+revision. illegal: it contradicts itself.
+"""
+
+
+class Answered(msgspec.Struct, frozen=True, gc=False):
+    """An attempt that got its answer from the window, and so took no revision."""
+
+    op_id: str
+    body_hash: bytes
+    answer: Answer
+
+
+class Effects(msgspec.Struct, frozen=True, gc=False):
+    """What a command did, and what the member that applied it has to do now."""
+
+    verdict: CommandVerdict
+    answered: tuple[Answered, ...] = ()
+    settled: tuple[Settled, ...] = ()

@@ -1,0 +1,186 @@
+"""Know the members by what they tell of themselves: who leads, since when, what it refuses, and how
+far each has settled.
+
+Each says it in the note that its heartbeats carry. What a note does not say is unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from coordinator.commit.committer import Committer
+from coordinator.log import Log, Peer, RaftStatus
+from coordinator.logtime import Reading
+from coordinator.machine.ledger import GivenUp
+from coordinator.machine.machine import Machine
+from coordinator.peers.notes import (
+    NOTE_URL_MAX,
+    NOTE_VERSION,
+    Note,
+    VoterProgress,
+    encode_note,
+    read_note,
+    unneeded,
+)
+from coordinator.peers.timekeeping import Timekeeping
+from kv.ports import Clock, Member
+
+
+class LeaderSeen(NamedTuple):
+    """Who leads, as far as this member knows."""
+
+    id: str | None = None
+    term: int = 0
+    since_ms: int = 0
+    """By this member's wall clock, or by the leader's word."""
+
+
+class LeaderWord(NamedTuple):
+    """What another leader said of its store in its newest note."""
+
+    refusal: str | None = None
+    gives_up: GivenUp | None = None
+    stuck: bool = False
+
+
+class Roster:
+    """All members as one of them knows them, itself among them."""
+
+    def __init__(
+        self,
+        node: str,
+        url: str,
+        *,
+        log: Log,
+        clock: Clock,
+        machine: Machine,
+        committer: Committer,
+        timekeeping: Timekeeping,
+    ) -> None:
+        self._node, self._url = node, url
+        self._log, self._clock, self._machine = log, clock, machine
+        self._committer, self._timekeeping = committer, timekeeping
+        self.leader = LeaderSeen()
+        self.word = LeaderWord()
+        self._synced = False
+        """What this member's log acknowledges is on its disk, as far as is known yet."""
+
+    # --------------------------------------------------------------------------------- what we tell
+
+    def note(self) -> bytes:
+        """Return what this member tells the others of itself; see `log.Replica.note`."""
+        machine, committer, time = self._machine, self._committer, self._timekeeping.time
+        leads = committer.term is not None
+        given = committer.gives_up if leads else None
+        return encode_note(
+            Note(
+                version=NOTE_VERSION,
+                ordered=machine.revision,
+                settled=machine.settled.revision,
+                digest=machine.settled.digest,
+                url=self._url[:NOTE_URL_MAX],
+                refusal=(committer.refusal or "") if leads else "",
+                leader_since_ms=self.leader.since_ms if leads else 0,
+                namespace=machine.namespace,
+                wall_ms=self._clock.wall_ms(),
+                kept_ms=self._timekeeping.now_ms() if time.kept else 0,
+                found_in=time.found_in,
+                synced=self._synced,
+                gives_up=given.revisions if given else -1,
+                gives_up_after=given.after if given else 0,
+                stuck=leads and committer.stuck is not None,
+            )
+        )
+
+    def _note_of(self, peer: Peer) -> Note | None:
+        return read_note(self.note() if peer.id == self._node else peer.note)
+
+    # ------------------------------------------------------------------------------- what they tell
+
+    def look(self, raft: RaftStatus) -> None:
+        """Take over what the leader says of itself."""
+        self._synced = raft.fsync == "always"
+        self.word, since_ms = LeaderWord(), 0
+        for peer in raft.peers:
+            if peer.id != raft.leader or peer.id == self._node or peer.role != "leader":
+                continue
+            note = read_note(peer.note)
+            if note is None:
+                continue
+            since_ms = note.leader_since_ms
+            refusal = note.refusal or None
+            given = GivenUp(note.gives_up_after, note.gives_up) if note.gives_up >= 0 else None
+            self.word = LeaderWord(refusal, given if refusal is not None else None, note.stuck)
+        self.lead_seen(raft.leader, raft.term, since_ms)
+
+    def lead_seen(self, leader: str | None, term: int, since_ms: int = 0) -> None:
+        """Take note of who leads; `since_ms` 0: it did not say since when."""
+        known = self.leader
+        if (known.id, known.term) != (leader, term):
+            self.leader = LeaderSeen(leader, term, since_ms or self._clock.wall_ms())
+        elif since_ms and since_ms != known.since_ms:
+            self.leader = LeaderSeen(leader, term, since_ms)
+
+    def readings(self, raft: RaftStatus) -> list[Reading]:
+        """Return what the members' clocks said in the present term: older words may be of before a
+        step or a stop.
+        """
+        readings = []
+        for peer in raft.peers:
+            own, note = peer.id == self._node, self._note_of(peer)
+            if note is not None and note.wall_ms and (own or peer.note_term == raft.term):
+                age_s = 0.0 if own else peer.note_age_s
+                readings.append(
+                    Reading(peer.id, peer.voter, note.wall_ms, note.kept_ms, age_s, note.found_in)
+                )
+        return readings
+
+    def members(self, raft: RaftStatus) -> Iterator[Member]:
+        """Yield the members as this one knows them."""
+        for peer in raft.peers:
+            own, note = peer.id == self._node, self._note_of(peer)
+            yield Member(
+                id=peer.id,
+                url=self._url if own else (note.url if note else ""),
+                raft_address=peer.address,
+                voter=peer.voter,
+                role=raft.role if own else peer.role,
+                term=raft.term if own else None,
+                applied=note.ordered if note else None,
+                settled=note.settled if note else None,
+                digest=note.digest.hex() if note else None,
+                lag=max(0, raft.last - peer.match) if peer.match is not None else None,
+                last_seen_s=0.0 if own else peer.last_seen_s,
+                trouble=peer.trouble,
+            )
+
+    def url_of(self, member: str, members: Iterable[Member] | None = None) -> str:
+        """Return where a member takes requests; empty: it is not known."""
+        if members is None:
+            members = self.members(self._log.status())
+        return next((known.url for known in members if known.id == member), "")
+
+    def leader_settled(self) -> int | None:
+        """Return the settled revision that the leader of the present term told of last."""
+        raft = self._log.status()
+        for peer in raft.peers:
+            if (
+                peer.id == raft.leader != self._node
+                and peer.role == "leader"
+                and peer.note_term == raft.term
+            ):
+                note = read_note(peer.note)
+                return None if note is None else note.settled
+        return None
+
+    def unneeded_below(self) -> int:
+        """Return up to where no voter will ever need the ledger's rows again; 0: one may
+        need all.
+        """
+        heard: list[VoterProgress | None] = []
+        for peer in self._log.status().peers:
+            if peer.voter:
+                note = self._note_of(peer)
+                heard.append(None if note is None else VoterProgress(note.settled, note.synced))
+        return unneeded(heard)

@@ -1,0 +1,442 @@
+"""Put the product's own Member, Coordinator, Reads, Writes and Lookups on a simulated machine.
+
+The machine outlives its processes: the world may end one at any await, cut the power, and start the
+next on what the disk has kept. What a node tells is watched from outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from coordinator.commit.committer import Committer
+from coordinator.consensus import Coordinator
+from coordinator.log import Log, PeerAddress, Position, RaftStatus, Replica
+from coordinator.logtime import Reading
+from coordinator.machine.commands import Rebase, Settle, decode
+from coordinator.machine.limits import Limits
+from coordinator.raft.member import Member, MemberCore
+from coordinator.raft.member import Settings as RaftSettings
+from coordinator.raft.storage.journal import Journal
+from coordinator.settings import Settings as CoordinatorSettings
+from kv.errors import BadRequest, NotApplied, OutcomeUnknown
+from kv.ports import Settled
+from node.reads.reads import Reads
+from node.settings import ServerSettings
+from node.writes.lookups import Lookups
+from node.writes.writes import Writes
+from tests.planted.registry import is_planted
+from tests.simulation.clock import SimClock
+from tests.simulation.disk import SimDisk
+from tests.simulation.loop import Process
+from tests.simulation.network import Wire
+from tests.simulation.stores import SimStore
+from tests.simulation.timekeeping import SWEEP_S
+from tests.soundness import broken
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+T = TypeVar("T")
+
+HELD_S: Final = 3.0
+"""For so long an aimed harm may keep a Rebase from the log."""
+
+
+class SlowOrders(Member):
+    """A member on whose way to the log some of the committer's commands are held back."""
+
+    world: World
+
+    def propose(self, command: bytes) -> asyncio.Future[Position]:
+        loop, kind = asyncio.get_running_loop(), type(decode(command))
+        held_s = self.world.holds_rebases_s if kind is Rebase else None
+        share = 1.0 if held_s is not None else {Rebase: 0.5, Settle: 0.02}.get(kind, 0.0)
+        if self._chance.random() >= share:
+            return super().propose(command)
+        through: asyncio.Future[Position] = loop.create_future()
+        ends_s = loop.time() + HELD_S
+
+        def go_on() -> None:
+            status = self.status()
+            if held_s is None or status.leader not in {None, status.id} or loop.time() > ends_s:
+                loop.call_later(held_s or 0.0, send)
+            else:
+                # until it hears that another leads: sent before, it is lost
+                loop.call_later(0.005, go_on)
+
+        def send() -> None:
+            asyncio.ensure_future(super(SlowOrders, self).propose(command)).add_done_callback(told)
+
+        def told(ended: asyncio.Future[Position]) -> None:
+            if through.done():
+                ended.cancelled() or ended.exception()
+            elif ended.cancelled():
+                through.cancel()
+            elif (exc := ended.exception()) is not None:
+                through.set_exception(exc)
+            else:
+                through.set_result(ended.result())
+
+        loop.call_later(self._chance.uniform(0.1, 2.5) if held_s is None else 0.005, go_on)
+        return through
+
+
+class WatchedCoordinator(Coordinator):
+    """The product's Coordinator, looked at from outside after every step of its log."""
+
+    sim: SimNode
+
+    def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
+        world = self.sim.world
+        super().apply(position, stamp_ms, command)
+        world.applied(self.sim, position, command)
+        if world.steps % 16 == 0:
+            wrong = broken(self.machine)
+            if wrong and not is_planted():
+                world.violate("Machine", f"{self.node}: {'; '.join(wrong)}")
+
+    def watch_clocks(self) -> None:
+        """Look at the time that this member keeps whenever it looks at the others'."""
+        look = self.timekeeping.look
+
+        def looked(raft: RaftStatus, readings: Sequence[Reading], committer: Committer) -> None:
+            knew = self.time.kept
+            look(raft, readings, committer)
+            self.sim.world.times.looked(self.sim, knew=knew)
+
+        self.timekeeping.look = looked  # type: ignore[method-assign]
+
+    def led(self, term: int) -> None:
+        self.sim.world.led(self.sim, term)
+        super().led(term)
+
+    def deposed(self, term: int) -> None:
+        self.sim.world.say("deposed", node=self.node, term=term)
+        super().deposed(term)
+
+    def reset(self) -> None:
+        self.sim.world.say("reset", node=self.node)
+        self.sim.world.counts["resets"] += 1
+        super().reset()
+
+
+class SimNode:
+    """One node: a machine that outlives its processes."""
+
+    def __init__(self, world: World, name: str, members: tuple[PeerAddress, ...]) -> None:
+        self.world, self.name, self.members = world, name, members
+        self.disk = SimDisk(world.rng_of(f"disk {name}"), directory=f"/{name}")
+        self.clock = SimClock()
+        self.process: Process | None = None
+        self.gone: asyncio.Future[None] | None = None
+        self.member: Member
+        self.coordinator: WatchedCoordinator
+        self.reads: Reads
+        self.writes: Writes
+        self.lookups: Lookups
+        self.serving = False
+        self.wanted = True
+        """The supervisor starts it again when it ends."""
+        self.lives = 0
+        self._main: asyncio.Task[None] | None = None
+        self._again: asyncio.TimerHandle | None = None
+
+    def _limits(self, life: int) -> Limits:
+        """Return what this process is set to; with `apart` any may be set otherwise once the
+        history is founded.
+        """
+        plan = self.world.plan
+        given = Limits(
+            plan.window_max, recent_max=plan.recent_max, retention_revisions=200, retention_ms=2_000
+        )
+        if not plan.apart or life == 1:
+            return given
+        rng = self.world.rng_of(f"limits {self.name} {life}")
+        return Limits(
+            rng.choice((given.window_max, 8, 64)),
+            rng.choice((given.window_ms, 1_000)),
+            rng.choice((given.recent_max, 2, 100)),
+            rng.choice((0, 200)),
+            2_000,
+        )
+
+    def entries(self) -> dict[int, tuple[int, bytes]]:
+        """Return the live log: index -> (term, command). The base may stand for what was compacted:
+        it is left out.
+        """
+        journal = self.member._journal
+        return {index: (term, command) for command, index, term in journal[1:]}
+
+    @property
+    def up(self) -> bool:
+        return self.process is not None and self.process.alive
+
+    def start(self) -> None:
+        """Start a process, unless one runs."""
+        if self.up or not self.wanted or self.world.over:
+            return
+        self.lives += 1
+        loop = asyncio.get_running_loop()
+        process = self.process = Process(self.name)
+        self.gone = loop.create_future()
+        self._choose_version()
+        self.world.say("starts", node=self.name, life=self.lives)
+        self._main = loop.create_task(
+            self._live(process, self.lives), context=process.context.copy()
+        )
+
+    def _choose_version(self) -> None:
+        world, upgraded = self.world, self.world.network.upgraded
+        if world.plan.upgrades:
+            upgraded.pop(self.name, None)
+            # neighbours differ, and each start changes one
+            if (int(self.name[1:]) + self.lives) % 2:
+                upgraded[self.name] = None
+                world.counts["upgrades"] += 1
+
+    async def _live(self, process: Process, life: int) -> None:
+        failure: BaseException | None = None
+        try:
+            await self._serve(process, life)
+        except asyncio.CancelledError:
+            pass
+        except BaseException as exc:  # noqa: BLE001 - sorted below
+            failure = exc
+        if process.alive:  # it ended by itself
+            self._ended(process, failure)
+
+    def fail(self, failure: Exception) -> None:
+        """End as when a task of it raises; it starts again soon."""
+        if self.process is not None and self.process.alive:
+            self._ended(self.process, failure)
+
+    def _ended(self, process: Process, failure: BaseException | None) -> None:
+        causes = list(_leaves(failure))
+        self.world.say(
+            "ended", node=self.name, why=";".join(f"{type(c).__name__}({c})" for c in causes)
+        )
+        for cause in causes:
+            # not: its disk fails
+            refused = isinstance(cause, BadRequest) and not isinstance(cause.__cause__, OSError)
+            if refused and self.world.plan.raft_keeps and self.name not in self.world.strangers:
+                self.world.violate(
+                    "Durability", f"{self.name} refuses to start after a crash: {cause}"
+                )
+            if not isinstance(cause, OSError | BadRequest | asyncio.CancelledError):
+                self.world.violate("Crash", f"{self.name}: {cause!r}")
+        self.crash(power=False)
+        if self._again is not None:
+            self._again.cancel()
+        self._again = asyncio.get_running_loop().call_later(0.2, self.start)
+
+    async def _serve(self, process: Process, life: int) -> None:
+        world, plan = self.world, self.world.plan
+        loop = asyncio.get_running_loop()
+        died: asyncio.Future[None] = loop.create_future()
+
+        def fatal(exc: BaseException) -> None:
+            if not died.done():
+                died.set_exception(exc)
+
+        slow = type("SlowOrders", (SlowOrders,), {"world": world})
+
+        def log(replica: Replica) -> Log:
+            self.member = (slow if plan.slow_orders else Member)(
+                self.name,
+                self.members,
+                cluster="sim",
+                replica=replica,
+                disk=self.disk,
+                transport=lambda node, kick, fatal: Wire(world.network, node, process),
+                clock=self.clock,
+                chance=world.rng_of(f"raft {self.name} {life}"),
+                on_fatal=fatal,
+                settings=RaftSettings(
+                    fsync=plan.fsync,  # type: ignore[arg-type]
+                    propose_timeout_s=3.0,
+                    compact_entries=plan.compact_entries,
+                    chunk_bytes=700,
+                    batch_bytes=4000,
+                    **world.plant.raft,
+                ),
+                core=MemberCore,
+                journal=partial(Journal, segment_bytes_max=plan.segment_bytes),
+            )
+            return self.member
+
+        store = SimStore(world, self.name)
+        async with AsyncExitStack() as stack:
+            coordinator = WatchedCoordinator(
+                node=self.name,
+                url=f"http://{self.name}",
+                cluster="sim",
+                log=log,
+                store=store,
+                broadcast=world.broker,
+                clock=self.clock,
+                rng=world.rng_of(f"coordinator {self.name} {life}"),
+                settings=CoordinatorSettings(
+                    limits=self._limits(life),
+                    group_intents_max=plan.group_max,
+                    store_timeout_s=0.8,
+                    propose_timeout_s=2.0,
+                    sweep_interval_s=SWEEP_S,
+                    prune_interval_s=2.0,
+                    refused_check_s=0.3,
+                ),
+            )
+            coordinator.sim = self
+            coordinator.watch_clocks()
+            self.coordinator = coordinator
+            await stack.enter_async_context(coordinator)
+            self._watch_log()
+            settings = ServerSettings(
+                node_id=self.name,
+                advertised_url=f"http://{self.name}",
+                incarnation=f"{life}",
+                store_timeout_s=0.8,
+                read_index_timeout_s=0.5,
+                memory_cache_bytes=plan.memory_bytes,
+            )
+            feed = _Feed(self)
+            stack.callback(coordinator.listen(feed))
+            self.reads = Reads(coordinator, store, world.cache, self.clock, settings)
+            await stack.enter_async_context(self.reads)
+            self.writes = Writes(coordinator, store, self.clock, settings)
+            self.lookups = Lookups(
+                coordinator, store, self.clock, settings, reads=self.reads, writes=self.writes
+            )
+            self.serving = True
+            world.say("serves", node=self.name)
+            try:
+                await died
+            finally:
+                self.serving = False  # the door is shut before the rooms close, as a node does it
+
+    def _watch_log(self) -> None:
+        journal = self.member._journal
+        cut = journal.deleteEntriesFrom
+
+        def watched(position: int) -> None:
+            self.world.cutting(self, journal[position:])
+            cut(position)
+
+        journal.deleteEntriesFrom = watched
+        core = self.member._core
+        took = core._on_took_leadership
+
+        def elected() -> None:
+            self.world.elected(self, core._term)
+            took()
+
+        core._on_took_leadership = elected  # type: ignore[method-assign]
+
+    def crash(self, *, power: bool) -> None:
+        """End the process now, at whatever await each of its tasks stands."""
+        process = self.process
+        if process is None or not process.alive:
+            if power:
+                self.disk.power_cut()
+            return
+        self.serving = False
+        self._count()
+        process.alive = False
+        self.world.network.down(self.name)
+        if power:
+            self.disk.power_cut()
+        else:
+            self.disk.crash()
+        process.kill()
+        if self.gone is not None and not self.gone.done():
+            self.gone.set_result(None)
+        self.world.say("power cut" if power else "crash", node=self.name)
+
+    def _count(self) -> None:
+        """Take over what the ending process counted."""
+        counts = self.world.counts
+        if hasattr(self, "member") and self.lives == getattr(self, "_counted", 0) + 1:
+            self._counted = self.lives
+            for name, number in self.member.counts.items() if hasattr(self.member, "_core") else ():
+                counts[f"raft {name}"] = counts.get(f"raft {name}", 0) + number
+            committer = self.coordinator.committer
+            counts["rebases"] += committer.rebases
+            counts["unknown commits"] += committer.unknown_commits
+            counts["takeovers"] += committer.takeovers
+            if hasattr(self, "reads"):
+                for (level, source), number in self.reads.served.items():
+                    if source != "store":
+                        counts["cache hits"] += number
+                    counts[f"reads {level}"] = counts.get(f"reads {level}", 0) + number
+        self._counted = self.lives
+
+    async def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a request in the node's process; OutcomeUnknown when the process ends first.
+
+        Raises NotApplied("refused") when nobody listens there.
+        """
+        process, gone = self.process, self.gone
+        if process is None or gone is None or not process.alive or not self.serving:
+            raise NotApplied("refused", f"{self.name} is down")
+        task = asyncio.get_running_loop().create_task(make(), context=process.context.copy())
+        waited: list[asyncio.Future[Any]] = [task, gone]
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done() or task.cancelled():
+            raise OutcomeUnknown(f"{self.name} went away")
+        return task.result()
+
+
+class _Feed:
+    """Watch what a node tells its watchers: exactly the ledger's rows, without gap or repeat
+    (INV-6).
+    """
+
+    def __init__(self, node: SimNode) -> None:
+        self._node = node
+        self._last: int | None = None
+
+    def __call__(self, settled: Settled) -> None:
+        world = self._node.world
+        if self._last is not None and settled.previous != self._last:
+            world.violate(
+                "INV-6 (watch)", f"{self._node.name} jumps from {self._last} to {settled.previous}"
+            )
+        self._last = settled.last
+        world.counts["watched"] += len(settled.records)
+        for revision, record in enumerate(settled.records, settled.previous + 1):
+            known = world.settled_as.setdefault(revision, record.op_id)
+            if known != record.op_id and (world.plan.raft_keeps or not world.plan.restores):
+                # Else the store was taken back behind it, and a majority of the logs has lost it as
+                # well: nobody knows.
+                world.violate(
+                    "INV-6 (revisions)", f"{revision} was {known}, and is {record.op_id} now"
+                )
+        if world.plan.restores:
+            return
+        for revision, record in enumerate(settled.records, settled.previous + 1):
+            row = world.database.landed.get(revision)
+            if row is None or row.body[revision - row.first] != record:
+                world.violate(
+                    "INV-6 (watch)",
+                    f"{self._node.name} tells {record.op_id}@{revision}, not in the ledger",
+                )
+        for version in settled.versions or ():
+            if world.database.newest(version.key, version.revision) != version:
+                world.violate(
+                    "INV-6 (watch)", f"{self._node.name} tells {version}, not in the store"
+                )
+        if settled.records and len(settled.records) != settled.last - settled.previous:
+            world.violate(
+                "INV-6 (watch)", f"{self._node.name} leaves out records up to {settled.last}"
+            )
+
+
+def _leaves(failure: BaseException | None) -> Sequence[BaseException]:
+    if failure is None:
+        return ()
+    if isinstance(failure, BaseExceptionGroup):
+        return [leaf for each in failure.exceptions for leaf in _leaves(each)]
+    return [failure]

@@ -1,0 +1,213 @@
+"""Draw from a seed what a world is to be: its nodes, its logs, its faults, its clients.
+
+A plan says everything that is chosen before the first step; a plant what is broken on purpose.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a seed chose. A planted fault changes some of it."""
+
+    seed: int
+    nodes: int
+    fsync: str
+    ghosts: bool
+    faults: tuple[str, ...]
+    clients: int
+    chaos_s: float
+    compact_entries: int
+    window_max: int
+    recent_max: int
+    group_max: int
+    restores: bool
+    """The store loses its newest rows once; then only what a restore leaves of the promises is
+    checked.
+    """
+    hostile: bool = False
+    """The shared cache may give any old entry at any time, not only now and then."""
+    others: bool = False
+    """Another cluster, or a forger, puts entries into the shared cache under the same names; one
+    tries the store.
+    """
+    apart: bool = False
+    """Members are set to different retentions and bounds."""
+    memory_bytes: int = 1 << 20
+    """Of each node's own cache: next to nothing sends every read to the shared one."""
+    reads_apart: bool = False
+    """What followers ask of the leader for a read does not wait behind log entries."""
+    slow_orders: bool = False
+    """What a committer orders may be held back on its way to the log, past the end of its
+    leadership.
+    """
+    upgrades: bool = False
+    """Members start in this version or the next one, as in a rolling upgrade that is not over."""
+    segment_bytes: int = 16 << 20
+    """Of the journal's segments: with small ones entries, cuts and hints lie in several files."""
+    writes: float = 1.0
+    """How much clients write, compared to the usual."""
+    again: float = 1.0
+    """How often a queue brings a write once more, compared to the usual."""
+
+    @property
+    def raft_keeps(self) -> bool:
+        """Say whether Raft's own promises hold: not when it was told to lose what it had
+        acknowledged.
+        """
+        return self.fsync == "always" or not LOSING & set(self.faults)
+
+    @property
+    def harmless(self) -> bool:
+        """Say whether only cache and broker may fail: then no operation does (INV-7)."""
+        return (
+            not self.restores and not self.slow_orders and set(self.faults) <= {"cache", "broker"}
+        )
+
+
+LARGE_SEGMENT_BYTES: Final = 16 << 20
+FAULTS: Final = (
+    "crash", "power", "partition", "one_way", "slow", "loss", "store_slow", "store_down", "ambiguous", "cache",
+    "broker", "clock", "disk", "transfer", "membership",
+)  # fmt: skip
+"""What a plan draws from. `slow_disk` is added to a third of the plans.
+
+Not drawn alone: `amnesia` (a majority loses what it had acknowledged, without fsync).
+"""
+AIMED: Final = (
+    "deaf_leader", "split_power", "rivals", "old_answers", "late_commit", "left_behind", "slow_successor",
+    "comes_back", "long_outage", "late_order", "late_takeover", "lost_disk",
+)  # fmt: skip
+"""Drawn more rarely: each takes its time, and what it is aimed at."""
+CLASSICS: Final = ("overtaken", "cut_off_change", "forgets_promise")
+"""Drawn apart from those above, with `figure_8` where there are five voters."""
+CLASSIC_PLANS: Final = 0.2
+"""Share of the plans that are of one classic alone: other harm nearly always spoils its moment."""
+FIVES: Final = ("late_ballot",)
+"""Those that take five voters; drawn for these alone, and more often."""
+CUTS: Final = frozenset({"partition", "one_way", *AIMED, *FIVES})
+"""Those that cut links: a `stranger` is added to half of the plans without them."""
+LOSING: Final = frozenset(
+    {
+        "power",
+        "disk",
+        "amnesia",
+        "split_power",
+        "late_commit",
+        "left_behind",
+        "comes_back",
+        "slow_successor",
+        "late_order",
+        "lost_disk",
+        "forgets_promise",
+    }
+)
+"""Those that lose what was not synced: power cuts, and syncs that fail."""
+
+
+def plan_of(seed: int) -> Plan:
+    """Draw a plan. Every kind of fault comes up in a good part of the seeds."""
+    plan, classic = _mixed(seed), random.Random(f"classic plan {seed}")
+    if classic.random() >= CLASSIC_PLANS or plan.harmless:
+        return plan
+    kind = classic.choice((*CLASSICS, "figure_8"))
+    return replace(
+        plan,
+        faults=(kind,),
+        chaos_s=max(plan.chaos_s, 12.0) if kind == "forgets_promise" else plan.chaos_s,
+        compact_entries=min(plan.compact_entries, 60),
+        nodes=5 if kind == "figure_8" else 3,
+        fsync="always",
+        restores=False,
+        ghosts=False,
+        slow_orders=False,
+        clients=6 if kind in {"figure_8", "cut_off_change"} else 16,
+        writes=1.0 if kind in {"figure_8", "cut_off_change"} else 0.3,
+        memory_bytes=1 << 20,
+    )
+
+
+def _mixed(seed: int) -> Plan:
+    rng = random.Random(f"plan {seed}")
+    faults = [fault for fault in FAULTS if rng.random() < 0.45]
+    if not faults:
+        faults = ["crash", "partition"]
+    if rng.random() < 0.05:
+        faults = ["cache", "broker"]
+    restores = rng.random() < 0.06
+    if restores:
+        faults = [fault for fault in faults if fault not in {"membership", "store_down"}] or [
+            "crash"
+        ]
+    fsync = rng.choices(("always", "interval", "off"), (0.7, 0.1, 0.2))[0]
+    if fsync != "always" and rng.random() < 0.7 and not set(faults) <= {"cache", "broker"}:
+        faults += [fault for fault in ("power", "amnesia") if fault not in faults]
+    aimed, fives = random.Random(f"aimed {seed}"), random.Random(f"fives {seed}")
+    nodes = rng.choices((3, 5, 1), (0.7, 0.25, 0.05))[0]
+    if not set(faults) <= {"cache", "broker"}:
+        faults += [fault for fault in AIMED if aimed.random() < 0.12]
+        faults += [fault for fault in FIVES if nodes == 5 and fives.random() < 0.4]
+        classic = random.Random(f"classics {seed}")
+        faults += [fault for fault in CLASSICS if classic.random() < 0.15]
+        faults += ["figure_8"] if nodes == 5 and classic.random() < 0.4 else []
+        faults += ["slow_disk"] if random.Random(f"disks {seed}").random() < 0.3 else []
+        if not CUTS & set(faults) and random.Random(f"strangers {seed}").random() < 0.5:
+            faults.append("stranger")
+    others = random.Random(f"others {seed}").random() < 0.3
+    if others and not set(faults) <= {"cache", "broker"}:
+        faults.append("rival_cluster")
+    return Plan(
+        seed=seed,
+        nodes=nodes,
+        fsync=fsync,
+        ghosts=rng.random() < 0.4,
+        faults=tuple(faults),
+        clients=rng.randint(3, 6),
+        chaos_s=rng.uniform(6.0, 14.0),
+        compact_entries=rng.choice((25, 60, 100_000)),
+        window_max=rng.choice((8, 64, 10_000)),
+        recent_max=rng.choice((2, 3, 10_000)),
+        group_max=rng.choice((1, 3, 512)),
+        restores=restores,
+        hostile=aimed.random() < 0.3,
+        others=others,
+        apart=fsync == "always" and random.Random(f"limits {seed}").random() < 0.3,
+        memory_bytes=aimed.choice((1, 1 << 20)),
+        slow_orders=aimed.random() < 0.2,
+        reads_apart=random.Random(f"apart {seed}").random() < 0.3,
+        segment_bytes=_segment_bytes(seed) if fsync == "always" else LARGE_SEGMENT_BYTES,
+        upgrades=random.Random(f"upgrades {seed}").random() < 0.2,
+        writes=aimed.choice((0.3, 1.0, 1.0)),
+    )
+
+
+def changed(plan: Plan, **to: Any) -> Plan:
+    """Return a plan with other choices, and, if its logs are no longer synced, without what takes
+    that.
+    """
+    made = replace(plan, **to)
+    if made.fsync == "always":
+        return made
+    return replace(made, segment_bytes=LARGE_SEGMENT_BYTES, apart=bool(to.get("apart")))
+
+
+def _segment_bytes(seed: int) -> int:
+    """Small ones only where each is promised: else a power cut tears several at once, and the
+    member is refused.
+    """
+    return random.Random(f"segments {seed}").choice((500, 5_000, LARGE_SEGMENT_BYTES))
+
+
+@dataclass(frozen=True)
+class Plant:
+    """What a test breaks on purpose in the product of one world."""
+
+    name: str = "none"
+    faults: tuple[str, ...] = ()
+    """By their names in tests.planted."""
+    raft: dict[str, Any] = field(default_factory=dict)
+    """Raft settings that give the fault room."""
