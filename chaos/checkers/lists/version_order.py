@@ -83,7 +83,7 @@ def _order(case: Case) -> None:
                 writer = case.writers.get((key, twice))
                 why = f"{case.named(t)} read {twice!r} twice in {key!r}: {seen}"
                 case.say(
-                    "duplicateelements", why, key, *([writer] if writer is not None else []), t
+                    "duplicate_elements", why, key, *([writer] if writer is not None else []), t
                 )
             elif seen != whole[: len(seen)] and len(set(whole)) == len(whole):
                 why = f"{case.named(t)} read {seen} in {key!r}, {case.named(reader)} read {whole}: neither continues the other"
