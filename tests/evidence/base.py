@@ -27,10 +27,11 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from coordinator.log import Position
+from coordinator.raft.core.library import REGULAR, Library
 from coordinator.raft.core.protocol import Core as HardenedCore
 from coordinator.raft.storage.journal import Journal
 from coordinator.raft.storage.real_disk import RealDisk
-from coordinator.raft.storage.snapshot import SnapshotStore
+from coordinator.raft.storage.snapshot import Incoming, SnapshotStore
 
 
 class WallClock:
@@ -83,12 +84,29 @@ class Shelf:
         self.publish()
         return header
 
+    def incoming(self) -> _Published:
+        return _Published(self._store.incoming(), self.publish)
+
     def publish(self) -> None:
         snapshot = self._store.load_now()
         if self._published is not None and snapshot is not None:
             with gzip.open(self._published + ".new", "wb", compresslevel=1) as file:
                 file.write(snapshot.body)
             os.replace(self._published + ".new", self._published)
+
+
+class _Published:
+    """A snapshot that comes in; the published file follows it."""
+
+    def __init__(self, incoming: Incoming, publish: Callable[[], None]) -> None:
+        self._incoming, self._publish = incoming, publish
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._incoming, name)
+
+    async def install(self) -> None:
+        await self._incoming.install()
+        self._publish()
 
 
 _loop = asyncio.new_event_loop()
@@ -114,12 +132,20 @@ class Attributes:
     def __init__(self) -> None:
         self.node: Core | None = None
         self.early: dict[str, Any] | None = None
+        self.results: dict[int, Any] = {}
+        """What the decorated methods returned, by index, until it is asked for."""
 
     def _kept(self) -> dict[str, Any]:
         assert self.node is not None
         return {k: v for k, v in vars(self.node).items() if k not in self.node._SyncObj__properies}
 
-    def apply(self, position: Position, stamp_ms: int, command: bytes) -> None: ...
+    def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
+        """Call the decorated method that the command names."""
+        assert self.node is not None
+        self.results.clear()  # who waits is notified right after each entry
+        self.results[position.index] = SyncObj._SyncObj__doApplyCommand(
+            self.node, REGULAR + command
+        )
 
     def stamp_ms(self) -> int:
         return 0
@@ -145,8 +171,8 @@ class Attributes:
         return b""
 
 
-class Core(HardenedCore):
-    """The hardened core behind the library's constructor."""
+class Core(Library):
+    """The library's node as a script knows it, with the hardened core for its handler."""
 
     def __init__(  # noqa: PLR0917 the library's own order
         self,
@@ -170,15 +196,12 @@ class Core(HardenedCore):
             shared = _disks.setdefault(getattr(transport, "net", transport), {})
             journal = shared.setdefault(member, MemoryLog())
         shelf: Any = Shelf(store, conf.fullDumpFile)
-        super().__init__(
-            selfNode,
-            otherNodes,
-            conf,
-            consumers,
-            nodeClass,
-            transport,
+        super().__init__(selfNode, otherNodes, conf, consumers, nodeClass, transport)
+        self.replica = replica
+        self.core = HardenedCore(
+            self,
             clock=WallClock(),
-            chance=random.Random(member),
+            rng=random.Random(member),
             replica=replica,
             journal=journal,
             snapshots=shelf,
@@ -197,13 +220,22 @@ class Core(HardenedCore):
             vars(self).update(state)
         super()._onTick(timeToWait)
 
-    def _apply_regular(self, position: Position, stamp_ms: int, command: bytes) -> Any:
-        return SyncObj._SyncObj__doApplyCommand(self, b"\0" + command)
+    def _applyCommand(self, command: bytes, callback: Any, commandType: int | None = None) -> None:
+        """Order it; a script's callback gets what its decorated method returned."""
 
-    def _on_installed(self, *args: Any) -> None:
-        super()._on_installed(*args)
-        publish: Any = self._snapshots
-        publish.publish()
+        def answered(result: Any, reason: int) -> None:
+            if isinstance(result, Position):
+                result = self.replica.results.pop(result.index, None)
+            callback(result, reason)
+
+        wrapped = answered if callback is not None else None
+        super()._applyCommand(command, wrapped, commandType)
+
+    def forget_leader(self) -> None:
+        self.core.terms.forget_leader()
+
+    def forceLogCompaction(self) -> None:
+        self.core.compaction.force()
 
 
 class _NoDisk:

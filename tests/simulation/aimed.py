@@ -392,7 +392,7 @@ def _all_joined(world: World) -> bool:
     """Say whether every log has it that all its members joined: before, an empty disk is not told
     from a new one.
     """
-    seats = [node.member._core._committed_configuration.seats for node in world.serving]
+    seats = [node.member._core.roster.committed.seats for node in world.serving]
     return len(seats) == len(world.nodes) and all(seat.joined for held in seats for seat in held)
 
 

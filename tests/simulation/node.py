@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from coordinator.commit.committer import Committer
@@ -18,7 +17,7 @@ from coordinator.log import Log, PeerAddress, Position, RaftStatus, Replica
 from coordinator.logtime import Reading
 from coordinator.machine.commands import Rebase, Settle, decode
 from coordinator.machine.limits import Limits
-from coordinator.raft.member import Member, MemberCore
+from coordinator.raft.member import Member
 from coordinator.raft.member import Settings as RaftSettings
 from coordinator.raft.storage.journal import Journal
 from coordinator.settings import Settings as CoordinatorSettings
@@ -46,16 +45,29 @@ HELD_S: Final = 3.0
 """For so long an aimed harm may keep a Rebase from the log."""
 
 
-class SlowOrders(Member):
-    """A member on whose way to the log some of the committer's commands are held back."""
+class SimMember(Member):
+    """A member whose journal has small segments."""
 
     world: World
+
+    def _make_journal(self) -> Journal:
+        return Journal(
+            disk=self._disk,
+            cluster=self._cluster,
+            member=self.id,
+            fsync=self._settings.fsync,
+            segment_bytes_max=self.world.plan.segment_bytes,
+        )
+
+
+class SlowOrders(SimMember):
+    """A member on whose way to the log some of the committer's commands are held back."""
 
     def propose(self, command: bytes) -> asyncio.Future[Position]:
         loop, kind = asyncio.get_running_loop(), type(decode(command))
         held_s = self.world.holds_rebases_s if kind is Rebase else None
         share = 1.0 if held_s is not None else {Rebase: 0.5, Settle: 0.02}.get(kind, 0.0)
-        if self._chance.random() >= share:
+        if self._rng.random() >= share:
             return super().propose(command)
         through: asyncio.Future[Position] = loop.create_future()
         ends_s = loop.time() + HELD_S
@@ -81,7 +93,7 @@ class SlowOrders(Member):
             else:
                 through.set_result(ended.result())
 
-        loop.call_later(self._chance.uniform(0.1, 2.5) if held_s is None else 0.005, go_on)
+        loop.call_later(self._rng.uniform(0.1, 2.5) if held_s is None else 0.005, go_on)
         return through
 
 
@@ -242,10 +254,11 @@ class SimNode:
             if not died.done():
                 died.set_exception(exc)
 
-        slow = type("SlowOrders", (SlowOrders,), {"world": world})
+        kind = SlowOrders if plan.slow_orders else SimMember
+        make = type(kind.__name__, (kind,), {"world": world})
 
         def log(replica: Replica) -> Log:
-            self.member = (slow if plan.slow_orders else Member)(
+            self.member = make(
                 self.name,
                 self.members,
                 cluster="sim",
@@ -263,8 +276,6 @@ class SimNode:
                     batch_bytes=4000,
                     **world.plant.raft,
                 ),
-                core=MemberCore,
-                journal=partial(Journal, segment_bytes_max=plan.segment_bytes),
             )
             return self.member
 
@@ -326,14 +337,14 @@ class SimNode:
             cut(position)
 
         journal.deleteEntriesFrom = watched
-        core = self.member._core
-        took = core._on_took_leadership
+        leader, library = self.member._core.leader, self.member._core.library
+        take_over = leader.take_over
 
         def elected() -> None:
-            self.world.elected(self, core._term)
-            took()
+            self.world.elected(self, library.term)
+            take_over()
 
-        core._on_took_leadership = elected  # type: ignore[method-assign]
+        leader.take_over = elected  # type: ignore[method-assign]
 
     def crash(self, *, power: bool) -> None:
         """End the process now, at whatever await each of its tasks stands."""

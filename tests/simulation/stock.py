@@ -26,7 +26,7 @@ from chaos.checkers.registers import register
 from chaos.checkers.verdict import Verdict
 from chaos.records.history import Operation
 from coordinator.log import Position
-from coordinator.raft.core.state import NullPoller
+from coordinator.raft.core.library import NullPoller
 from tests.simulation import nemesis
 from tests.simulation.disk import SimDisk, SimFile
 from tests.simulation.loop import OrderedTaskGroup, Process, SimLoop

@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 
 from coordinator.log import PeerAddress, Position
-from coordinator.raft.core.state import MEMBERSHIP
+from coordinator.raft.core.library import MEMBERSHIP
 from tests.simulation.network import Network
 from tests.simulation.node import SimNode
 from tests.simulation.plans import Plan, Plant
@@ -122,8 +122,8 @@ class World:
         snapshot's or the first.
         """
         core, journal = node.member._core, node.member._journal
-        index, first = core._history.newest_index, journal[0][1]
-        if index <= first or len(core._history._held) == 1:
+        index, first = core.roster.history.newest_index, journal[0][1]
+        if index <= first or len(core.roster.history._held) == 1:
             return
         held = journal[index - first] if index - first < len(journal) else None
         if held is None or held[0][:1] != MEMBERSHIP:

@@ -31,22 +31,22 @@ class Reads:
     """All ReadIndex traffic of one member. `drive` is called once after each tick."""
 
     def __init__(
-        self, core: Core, loop: asyncio.AbstractEventLoop, chance: Random, kick: Callable[[], None]
+        self, core: Core, loop: asyncio.AbstractEventLoop, rng: Random, wake: Callable[[], None]
     ) -> None:
-        self._core, self._loop, self._kick = core, loop, kick
-        self._rounds: Rounds[Local | Remote] = Rounds(first_id=chance.getrandbits(48))
+        self._core, self._loop, self._wake = core, loop, wake
+        self._rounds: Rounds[Local | Remote] = Rounds(first_id=rng.getrandbits(48))
         self._asked_at = float("-inf")
         self._opened = 0
         self._arrived: list[Local] = []
         self._requests: dict[int, tuple[Node, list[Local], float]] = {}
         """Where each went, which reads share it, until when it is waited for."""
-        self._next_request = chance.getrandbits(48)
+        self._next_request = rng.getrandbits(48)
         self._closed = False
         core.handle("read_ping", self._on_ping)
         core.handle("read_pong", self._on_pong)
         core.handle("read_request", self._on_request)
         core.handle("read_response", self._on_response)
-        core.on_disconnect = self._on_disconnect
+        core.on_connection_lost = self._on_connection_lost
 
     def open(self, term: int) -> None:
         self._opened = max(self._opened, term)
@@ -60,7 +60,7 @@ class Reads:
             future.set_exception(NotApplied("overloaded", "too many reads wait for a quorum round"))
         else:
             self._arrived.append(future)
-            self._kick()
+            self._wake()
         return future
 
     def drive(self) -> None:
@@ -76,7 +76,7 @@ class Reads:
             return
         for given_up in self._rounds.abandon():
             self._refuse(given_up, "deposed")
-        leader = core._getLeader()
+        leader = core.leader_node
         for request in sorted(
             request
             for request, (node, _, until) in self._requests.items()
@@ -93,11 +93,11 @@ class Reads:
             for read in arrived:
                 self._refuse(read, "no_leader")
         elif arrived:
-            self._requests[request] = (leader, arrived, core.now() + 2 * core.conf.raftMaxTimeout)
+            self._requests[request] = (leader, arrived, core.now() + 2 * core.election_max_s)
 
     def _join(self, read: Local | Remote) -> None:
         core = self._core
-        if not core.own_term_committed or self._opened != core.raftCurrentTerm:
+        if not core.own_term_committed or self._opened != core.term:
             self._refuse(read, "not_taken_over")
         elif not self._rounds.arrive(read):
             self._refuse(read, "overloaded")
@@ -106,7 +106,7 @@ class Reads:
         core = self._core
         voters, now = core.configuration.voters, core.now()
         open_round = self._rounds.open
-        if open_round is not None and open_round.term != core.raftCurrentTerm:
+        if open_round is not None and open_round.term != core.term:
             for given_up in self._rounds.abandon():
                 self._refuse(given_up, "deposed")
         if not core.own_term_committed:
@@ -114,10 +114,10 @@ class Reads:
             # committed
             return
         while True:
-            begun = self._rounds.maybe_begin(core.raftCurrentTerm, core.committed, core.node_id)
+            begun = self._rounds.maybe_begin(core.term, core.committed, core.node_id)
             open_round = self._rounds.open
             if open_round is not None and (
-                begun is not None or now - self._asked_at >= core.conf.appendEntriesPeriod
+                begun is not None or now - self._asked_at >= core.heartbeat_s
             ):
                 self._asked_at = now
                 ping = {"type": "read_ping", "term": open_round.term, "round": open_round.id}
@@ -161,21 +161,21 @@ class Reads:
     def _on_ping(self, node: Node, message: dict[str, Any]) -> None:
         """Say yes only in the very term: whoever follows a newer one has promised its vote away."""
         core = self._core
-        if message["term"] == core.raftCurrentTerm and core.votes and not core.leads:
+        if message["term"] == core.term and core.votes and not core.leads:
             core.tell(
                 node, {"type": "read_pong", "term": message["term"], "round": message["round"]}
             )
 
     def _on_pong(self, node: Node, message: dict[str, Any]) -> None:
-        if self._core.leads and message["term"] == self._core.raftCurrentTerm:
+        if self._core.leads and message["term"] == self._core.term:
             self._rounds.answer(node.id, Round(message["round"], message["term"]))
-            self._kick()
+            self._wake()
 
     def _on_request(self, node: Node, message: dict[str, Any]) -> None:
         read = (node, message["request"])
         if self._core.leads:
             self._join(read)
-            self._kick()
+            self._wake()
         else:
             self._refuse(read, "not_leader")
 
@@ -190,9 +190,9 @@ class Reads:
             else:
                 self._serve(read, Position(message["index"], message["term"]))
         if self._arrived:
-            self._kick()
+            self._wake()
 
-    def _on_disconnect(self, node: Node) -> None:
+    def _on_connection_lost(self, node: Node) -> None:
         for request in sorted(
             request for request, (to, *_) in self._requests.items() if to == node
         ):

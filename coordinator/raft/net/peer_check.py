@@ -29,9 +29,6 @@ _log = structlog.get_logger("acordo.raft")
 class Core(Protocol):
     """What the check asks of the protocol, and what it reports to it."""
 
-    contested_until: float
-    """Until then no vote is given."""
-
     @property
     def origin(self) -> Origin:
         """What this member's log began from."""
@@ -44,6 +41,10 @@ class Core(Protocol):
 
     def now(self) -> float:
         """Return the monotonic time in seconds."""
+        ...
+
+    def contest(self, until: float) -> None:
+        """Give no vote until then, as long as no log says who the members are."""
         ...
 
     def retired(self, member: str) -> bool:
@@ -133,7 +134,7 @@ class PeerCheck:
         if peer in self._conflicts or len(self._conflicts) < CONFLICTS_MAX:
             self._conflicts[peer] = (detail, now)
         if not self._core.begun:
-            self._core.contested_until = now + CONTESTED_S
+            self._core.contest(now + CONTESTED_S)
 
     def on_refused(self, peer: str, said: str) -> None:
         """Hear why a peer did not let us in: that this member was removed is for the protocol."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from pysyncobj.node import Node
 
 from kv.errors import NotApplied, OutcomeUnknown
 from tests.unit.raft.cluster import FAST, Cluster, eventually, virtual
@@ -37,10 +38,10 @@ class Stage:
     async def elect(self, name: str, voters: str) -> None:
         """Let one stand and win, with these votes."""
         for each in voters + name:
-            self.core(each).forget_leader()
-        self.core(name)._become_follower(max(self.core(each)._term for each in voters + name), None)
-        self.core(name)._SyncObj__raftElectionDeadline = float("-inf")
-        self.core(name)._elect()
+            self.core(each).terms.forget_leader()
+        self.core(name).terms.follow(max(self.core(each).term for each in voters + name), None)
+        self.core(name).library.election_deadline = float("-inf")
+        self.core(name).elections.elect()
         for pre in (True, False):
             for voter in voters:
                 self.net.deliver(name, voter, "request_vote", pre=pre)
@@ -58,8 +59,8 @@ class Stage:
                 self.carry(leader, follower, up_to)
                 await self.settle()
                 self.carry(follower, leader, up_to)
-            self.core(leader)._SyncObj__newAppendEntriesTime = 0
-            self.core(leader).kick()
+            self.core(leader).library.heartbeat_due = 0
+            self.core(leader).environment.wake()
             await self.settle()
 
     def carry(self, source: str, target: str, up_to: int) -> None:
@@ -94,13 +95,13 @@ async def test_an_entry_of_an_older_term_is_not_committed_by_counting() -> None:
         stage.net.bag.clear()
         await stage.elect("A", "BC")  # term 3: its no-op is entry 4, and stays where it is
         await stage.replicate("A", "BC", 3)
-        assert [stage.core(name)._term_at(2) for name in "ABCE"] == [1, 1, 1, 2]
-        assert stage.core("A")._SyncObj__raftCommitIndex == 1
+        assert [stage.core(name).log.term_at(2) for name in "ABCE"] == [1, 1, 1, 2]
+        assert stage.core("A").library.commit_index == 1
         stage.net.bag.clear()
         await stage.elect("E", "BCD")  # as it may: its last entry is of term 2, theirs of term 1
         await stage.replicate("E", "BCD", 4)
-        assert [stage.core(name)._term_at(2) for name in "BCDE"] == [2, 2, 2, 2]
-        assert stage.core("E")._SyncObj__raftCommitIndex == 4
+        assert [stage.core(name).log.term_at(2) for name in "BCDE"] == [2, 2, 2, 2]
+        assert stage.core("E").library.commit_index == 4
 
 
 @virtual
@@ -114,10 +115,10 @@ async def test_a_voter_of_a_newer_term_confirms_no_read_of_an_older_leader() -> 
             said.append(message) if src == voter.id and message["type"] == "read_pong" else None
         )
         ping = {"type": "read_ping", "term": term, "round": 1}
-        core._SyncObj__onMessageReceived(core._nodes[leader.id], ping)
+        core.on_message(Node(leader.id), ping)
         assert len(said) == 1
-        core._become_follower(term + 1, None)
-        core._SyncObj__onMessageReceived(core._nodes[leader.id], ping)
+        core.terms.follow(term + 1, None)
+        core.on_message(Node(leader.id), ping)
         assert len(said) == 1
 
 
@@ -138,7 +139,7 @@ async def test_a_configuration_that_was_cut_off_is_out_of_force() -> None:
         await cluster.agree()
         for member in cluster.members.values():
             assert member._core.configuration.seat("D") is None
-            assert "D" not in {node.id for node in member._core._peers}
+            assert "D" not in {node.id for node in member._core.roster.peers}
 
 
 @virtual
@@ -157,14 +158,14 @@ async def test_a_member_that_lost_its_disk_acknowledges_and_confirms_nothing(ask
         said: list[dict[str, Any]] = []
         cluster.net.watch = lambda src, dst, message: said.append(message) if src == lost else None
         back = await cluster.start(lost)
-        await eventually(lambda: back._core._disk_lost)
+        await eventually(lambda: back._core.eligibility.disk_lost)
         await leader.propose(b"more")
         if asked == "read_ping":
             core = back._core
-            core._SyncObj__raftCurrentTerm = leader.status().term  # as if it had followed
+            core.library.load_term(leader.status().term, None)  # as if it had followed
             ping = {"type": "read_ping", "term": leader.status().term, "round": 1}
-            core._SyncObj__onMessageReceived(core._nodes[leader.id], ping)
+            core.on_message(Node(leader.id), ping)
         await asyncio.sleep(0.5)
         assert not [m for m in said if m["type"] == "next_node_idx" and m["success"]]
         assert not [m for m in said if m["type"] == "read_pong"]
-        assert leader._core.counts["disk_lost_refusals"] > 0
+        assert leader._core.environment.counts["disk_lost_refusals"] > 0

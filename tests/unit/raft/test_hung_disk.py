@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from pysyncobj.node import Node
 
 from coordinator.raft.core.rules.tail import (
     DISK_PATIENCE,
@@ -46,7 +47,7 @@ async def test_a_leader_whose_disk_hangs_steps_aside_and_is_not_elected_while_it
         await leader.propose(b"a majority has it")
         others = "".join(name for name in "ABC" if name != leader.id)
         new = await cluster.leader(among=others, after=term)
-        assert leader._core.counts["disk_resignations"] == 1
+        assert leader._core.environment.counts["disk_resignations"] == 1
         assert unsynced_s(leader) > DISK_PATIENCE * Settings().election_max_s
         for origin in (leader, new):
             await origin.propose(b"through " + origin.id.encode())
@@ -55,7 +56,7 @@ async def test_a_leader_whose_disk_hangs_steps_aside_and_is_not_elected_while_it
         last = cluster.members[next(name for name in others if name != new.id)]
         await eventually(lambda: last.status().role == "leader")
         await asyncio.sleep(5.0)
-        assert leader._core.counts.get("leaderships") == 1
+        assert leader._core.environment.counts.get("leaderships") == 1
         await release(cluster)
         assert unsynced_s(leader) == 0.0
         await leader.transfer(leader.id, timeout_s=10)
@@ -73,7 +74,7 @@ async def test_a_member_whose_disk_hangs_does_not_stand_when_it_is_told_to() -> 
         await eventually(lambda: unsynced_s(other) > DISK_PATIENCE * Settings().election_max_s)
         term = leader.status().term
         message = {"type": "timeout_now", "term": term}
-        other._core._SyncObj__onMessageReceived(other._core._nodes[leader.id], message)
+        other._core.on_message(Node(leader.id), message)
         other.outrank(term)
         await asyncio.sleep(2.0)
         assert leader.status().role == "leader"
@@ -94,10 +95,8 @@ async def test_a_leader_stays_while_no_majority_syncs_and_its_tail_is_bounded() 
             # those that wait are unknown after ten seconds, and others may come
             await asyncio.sleep(10.5)
         core = leader._core
-        tail = [core._SyncObj__raftLog[n] for n in range(len(core._SyncObj__raftLog))]
-        held = sum(
-            len(command) for command, index, _ in tail if index > core._SyncObj__raftCommitIndex
-        )
+        tail = [core.library.journal[n] for n in range(len(core.library.journal))]
+        held = sum(len(command) for command, index, _ in tail if index > core.library.commit_index)
         assert UNCOMMITTED_BYTES_MAX < held <= UNCOMMITTED_BYTES_MAX + 2 * MIB
         assert leader.status().role == "leader"
         refused = [future for future in futures if isinstance(future.exception(), NotApplied)]

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from coordinator.log import Position
-from coordinator.raft.core.state import MEMBERSHIP
+from coordinator.raft.core.library import MEMBERSHIP
 from coordinator.raft.storage.journal import Journal
 from kv.errors import NewerCommand, NotApplied, OutcomeUnknown
 from tests.unit.raft.cluster import Cluster, Tape, eventually, virtual
@@ -105,7 +105,7 @@ async def test_a_leader_whose_disk_is_behind_takes_no_more_from_others(
     async with Cluster() as cluster:
         leader = await cluster.leader()
         follower = next(m for m in cluster.members.values() if m is not leader)
-        monkeypatch.setattr("coordinator.raft.core.protocol.FORWARDED_BYTES_MAX", -1)
+        monkeypatch.setattr("coordinator.raft.core.commands.queue.FORWARDED_BYTES_MAX", -1)
         with pytest.raises(NotApplied, match="queue") as refused:
             await follower.propose(b"too much")
         assert refused.value.reason == "overloaded"
@@ -178,9 +178,9 @@ async def test_a_member_stops_before_what_it_does_not_know_and_goes_on_there_in_
         await cluster.agree()
         if entry == "kind":  # of an entry of the log itself
             core = member._core
-            core._SyncObj__raftLog.add(b"\x7fnew", core._last_index + 1, core._term)
-            core._SyncObj__raftCommitIndex += 1
-            core.kick()
+            core.library.journal.add(b"\x7fnew", core.log.last_index + 1, core.term)
+            core.library.commit_index += 1
+            core.environment.wake()
         else:
             await leader.propose(b"new")
             await leader.propose(b"and more")

@@ -12,8 +12,8 @@ import pytest
 from pysyncobj.node import Node
 
 from coordinator.log import PeerAddress
+from coordinator.raft.core.library import MISSING_LEADER, REQUEST_DENIED, SUCCESS, UNKNOWN_OUTCOME
 from coordinator.raft.core.rules.membership import Change, Refusal
-from coordinator.raft.core.state import MISSING_LEADER, REQUEST_DENIED, SUCCESS, UNKNOWN_OUTCOME
 from coordinator.raft.member import Member
 from kv.errors import BadRequest, NotApplied, OutcomeUnknown
 from tests.unit.raft.cluster import Cluster, eventually, virtual
@@ -78,7 +78,7 @@ async def test_a_member_with_a_lost_disk_never_votes() -> None:
         await cluster.stop(wiped)
         cluster.wipe(wiped)
         back = await cluster.start(wiped)
-        await eventually(lambda: back._core._disk_lost)
+        await eventually(lambda: back._core.eligibility.disk_lost)
         assert back.status().unfit == "disk_lost"  # its readiness says so
         await cluster.stop(leader.id)
         survivor = cluster.members[other]
@@ -121,7 +121,7 @@ async def test_unsafe_changes_are_refused_with_the_reason() -> None:
         with pytest.raises(BadRequest, match="is not a member"):
             await leader.remove_member("X", timeout_s=T)
         await cluster.stop(a)
-        await eventually(lambda: a not in leader._core.situation().live)
+        await eventually(lambda: a not in leader._core.changes.situation().live)
         with pytest.raises(BadRequest, match="only 1 of the then 2 voters"):
             await leader.remove_member(b, timeout_s=0.5)
         await leader.remove_member(a, timeout_s=T)
@@ -154,11 +154,11 @@ async def test_a_removal_that_may_still_be_cut_off_is_told_to_nobody() -> None:
         with pytest.raises((NotApplied, OutcomeUnknown)):
             await leader.remove_member(gone.id, timeout_s=0.4)
         assert gone.id in heard._core.configuration.retired
-        assert heard._core._committed_configuration.seat(gone.id)
+        assert heard._core.roster.committed.seat(gone.id)
         told = cluster.net.sent["removed"]
         cluster.net.heal()
         ask = {"term": 99, "last_log_index": 99, "last_log_term": 99, "pre": True}
-        heard._core._on_request_vote(Node(gone.id), ask)
+        heard._core.elections.on_request_vote(Node(gone.id), ask)
         assert cluster.net.sent["removed"] == told
 
 
@@ -172,7 +172,7 @@ async def test_a_status_tells_of_a_member_that_was_left_behind_already() -> None
         gone = next(m for m in cluster.members.values() if m is not leader)
         await cluster.agree()
         for member in cluster.members.values():
-            member._core._nodes.pop(gone.id, None)
+            member._core.roster._nodes.pop(gone.id, None)
             peer = next(peer for peer in member.status().peers if peer.id == gone.id)
             assert member is gone or (peer.match, peer.last_seen_s) == (None, None)
 
@@ -267,7 +267,7 @@ async def test_a_change_is_refused_only_if_no_attempt_of_it_is_unknown(
         def change(change: Change, callback: Callable[[Any, int], None]) -> None:
             callback(*(left.pop(0) if len(left) > 1 else left[0]))
 
-        monkeypatch.setattr(member._core, "change", change)
+        monkeypatch.setattr(member._core.commands, "change", change)
         if told is None:
             await member.remove_member("D", timeout_s=T)
         else:

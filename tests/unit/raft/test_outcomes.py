@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from coordinator.raft import member as member_module
-from coordinator.raft.core.state import UNKNOWN_OUTCOME
+from coordinator.raft import proposals
+from coordinator.raft.core.library import UNKNOWN_OUTCOME
 from kv.errors import InvariantViolated, NotApplied, OutcomeUnknown
 from tests.unit.raft.cluster import FAST, Cluster, eventually, virtual
 from tests.unit.raft.hand import OURS, Net
@@ -34,7 +34,7 @@ async def test_a_command_without_an_answer_in_time_is_unknown() -> None:
         FAST, propose_timeout_s=0.05, election_min_s=5.0, election_max_s=6.0
     )
     async with Cluster(settings=settings) as cluster:
-        cluster.members["A"]._core.forget_leader()
+        cluster.members["A"]._core.terms.forget_leader()
         cluster.members["A"].outrank(1)
         leader = await cluster.leader()
         for peer in "BC":
@@ -48,7 +48,7 @@ async def test_a_command_without_an_answer_in_time_is_unknown() -> None:
 
 @virtual
 async def test_too_much_waiting_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(member_module, "WAITING_MAX", 3)
+    monkeypatch.setattr(proposals, "WAITING_MAX", 3)
     async with Cluster() as cluster:
         leader = await cluster.leader()
         futures = [leader.propose(b"%d" % i) for i in range(4)]
@@ -59,7 +59,7 @@ async def test_too_much_waiting_is_refused_at_once(monkeypatch: pytest.MonkeyPat
             await future
         await leader.propose(b"again")
         with pytest.raises(NotApplied):
-            await leader.propose(b"x" * (member_module.COMMAND_BYTES_MAX + 1))
+            await leader.propose(b"x" * (proposals.COMMAND_BYTES_MAX + 1))
 
 
 @virtual
@@ -111,8 +111,8 @@ async def test_a_cut_off_member_raises_no_term_and_disturbs_nobody_when_it_is_ba
         away = next(m for m in cluster.members.values() if m is not leader)
         cluster.net.partition(away.id, "ABC".replace(away.id, ""))
         await eventually(lambda: away.status().leader is None)
-        asked = cluster.members[away.id]._core._chance.getstate()
-        await eventually(lambda: cluster.members[away.id]._core._chance.getstate() != asked)
+        asked = cluster.members[away.id]._core.environment.rng.getstate()
+        await eventually(lambda: cluster.members[away.id]._core.environment.rng.getstate() != asked)
         await leader.propose(b"meanwhile")
         cluster.net.heal()
         assert await cluster.agree() == [b"meanwhile"]

@@ -22,8 +22,8 @@ class Leader(SimpleNamespace):
 
     def __init__(self) -> None:
         super().__init__(
-            leads=True, own_term_committed=True, raftCurrentTerm=1, committed=Position(5, 1), node_id="A",
-            configuration=SimpleNamespace(voters=("A", "B", "C")), conf=SimpleNamespace(appendEntriesPeriod=0.05),
+            leads=True, own_term_committed=True, term=1, committed=Position(5, 1), node_id="A",
+            configuration=SimpleNamespace(voters=("A", "B", "C")), heartbeat_s=0.05,
             handlers={}, asked=[],
         )  # fmt: skip
 
@@ -43,7 +43,7 @@ async def test_a_round_begins_only_with_an_entry_of_the_own_term_committed() -> 
     reads = Reads(cast("Core", leader), asyncio.get_running_loop(), random.Random(1), lambda: None)
     reads.open(1)
     leader.handlers["read_request"]("B", {"request": 1})
-    leader.raftCurrentTerm, leader.own_term_committed = 3, False  # deposed and elected again since
+    leader.term, leader.own_term_committed = 3, False  # deposed and elected again since
     reads.drive()
     assert leader.asked == []
     leader.own_term_committed, leader.committed = True, Position(9, 3)

@@ -12,8 +12,8 @@ import itertools
 import msgspec
 import pytest
 
-from coordinator.raft.core.protocol import SAVE_AGAIN_S
-from coordinator.raft.core.replication import CHUNK_BEATS_MAX
+from coordinator.raft.core.compaction import SAVE_AGAIN_S
+from coordinator.raft.core.leading.snapshot_sender import CHUNK_BEATS_MAX
 from coordinator.raft.member import Member, Settings
 from coordinator.raft.storage.snapshot import DIGEST_BYTES, Chunk
 from kv.errors import BadRequest
@@ -25,7 +25,7 @@ SMALL = msgspec.structs.replace(FAST, compact_entries=50)
 
 @pytest.fixture(autouse=True)
 def _keep_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.raft.core.protocol.KEEP_ENTRIES", 5)
+    monkeypatch.setattr("coordinator.raft.core.compaction.KEEP_ENTRIES", 5)
 
 
 async def fill(cluster: Cluster, count: int, start: int = 0) -> list[bytes]:
@@ -189,23 +189,23 @@ async def test_a_log_waits_for_a_transfer_only_so_long(by: str) -> None:
         await fill(cluster, 200)
         await eventually(lambda: leader.counts.get("snapshots_saved", 0) > 0)
         await cluster.start(behind)
-        await eventually(lambda: leader._core._progress[behind].snapshot is not None)
+        await eventually(lambda: leader._core.leader.progress[behind].snapshot is not None)
         cluster.net.hold(behind, leader.id)
         core, saved, size = leader._core, leader.counts["snapshots_saved"], 1
         if by == "bytes":
-            core._SyncObj__conf.logCompactionMinEntries, core._compact_bytes, size = (
+            core.library.conf.logCompactionMinEntries, core.compaction._compact_bytes, size = (
                 10**6,
                 10_000,
                 1000,
             )
         else:
-            core._compact_bytes = 10**9
+            core.compaction._compact_bytes = 10**9
         written = 0
         while leader.counts["snapshots_saved"] == saved:
             await leader.propose(b"x" * size)
             written += 1
             assert written < 300
-        assert core._progress[behind].snapshot is not None
+        assert core.leader.progress[behind].snapshot is not None
         assert written > (20 if by == "bytes" else 50)  # it does wait
         cluster.net.release(behind, leader.id)
         await cluster.agree()
@@ -266,7 +266,7 @@ async def test_a_snapshot_of_what_was_overwritten_does_not_come_back_at_a_restar
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Beside it the log is whole, so the machine was built anew from that; the dump had stayed."""
-    monkeypatch.setattr("coordinator.raft.core.protocol.KEEP_ENTRIES", 10**6)
+    monkeypatch.setattr("coordinator.raft.core.compaction.KEEP_ENTRIES", 10**6)
     async with Cluster(settings=SMALL) as cluster:
         common = await fill(cluster, 10)
         lost = await lose_what_follows(cluster, 100, SMALL, joins="D")
@@ -299,14 +299,14 @@ async def test_a_transfer_under_way_ends_when_the_log_is_overwritten(wiped: bool
         await cluster.agree()
         member = next(m for m in cluster.members.values() if m is not leader)
         core, id = member._core, b"i" * DIGEST_BYTES
-        core._incoming, core._incoming_id = core._snapshots.incoming(), id
-        assert core._incoming.accept(Chunk(id, 0, 100, b"the first part")) == 14
+        transfer = core.transfer
+        assert transfer.begin(id).accept(Chunk(id, 0, 100, b"the first part")) == 14
         if wiped:
-            core._wipe()
+            core.follower.wipe()
         else:
-            core._truncate(core._last_index - 2)
-        assert core._incoming is None
-        core._drop_incoming()
+            core.follower._truncate(core.log.last_index - 2)
+        assert transfer.incoming is None
+        transfer.drop()
         assert "snapshot.part" not in cluster.disks[member.id].names()
         assert await cluster.agree() == expected
         assert not cluster.faults
@@ -349,11 +349,11 @@ async def test_who_puts_a_snapshot_in_place_does_not_lead() -> None:
         await cluster.agree()
         await cluster.stop(late)
         await fill(cluster, 40)
-        leader._core.forceLogCompaction()
-        await eventually(lambda: leader._core._first_index > 30)
+        leader._core.compaction.force()
+        await eventually(lambda: leader._core.log.first_index > 30)
         cluster.disks[late].slow_s = 2.0  # it takes so long to put the dump in place
         back = await cluster.start(late)
-        await eventually(lambda: back._core._installing)
+        await eventually(lambda: back._core.log.frozen)
         for name in (leader.id, other):  # power cuts: votes are there, logs and dumps are not
             await cluster.stop(name)
             disk = cluster.disks[name]
@@ -361,13 +361,13 @@ async def test_who_puts_a_snapshot_in_place_does_not_lead() -> None:
                 disk.remove_now(file)
         for name in (leader.id, other):
             await cluster.start(name)
-        back._core._SyncObj__raftElectionDeadline = float("-inf")
+        back._core.library.election_deadline = float("-inf")
         back.outrank(back.status().term)
         await asyncio.sleep(0.5)
-        assert back._core._installing
+        assert back._core.log.frozen
         assert back.status().role != "leader"
         await (await cluster.leader(among=leader.id + other)).propose(b"instead")
-        await eventually(lambda: not back._core._installing)
+        await eventually(lambda: not back._core.log.frozen)
         assert await cluster.agree() == [b"instead"], (
             "who leads is believed, not who led when the snapshot was sent"
         )

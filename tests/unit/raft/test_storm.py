@@ -18,7 +18,7 @@ import pytest
 import structlog
 from pysyncobj.node import Node
 
-import coordinator.raft.core.protocol
+import coordinator.raft.core.compaction
 from coordinator.log import PeerAddress, Position
 from coordinator.raft.member import Member, Settings
 from kv.errors import KvError, NotApplied, OutcomeUnknown
@@ -267,7 +267,7 @@ class Storm:
         elif dice < 0.62 and up:
             self.spawn(self.change(chance.choice(up)))
         elif dice < 0.66 and up:
-            self.up[chance.choice(up)]._core.forceLogCompaction()
+            self.up[chance.choice(up)]._core.compaction.force()
 
     @staticmethod
     async def quietly(work: Any) -> None:
@@ -324,7 +324,7 @@ class Storm:
 
     def fit(self, name: str) -> bool:
         core = self.up[name]._core
-        return not core._disk_lost and not core._removed
+        return not core.eligibility.disk_lost and not core.eligibility.removed
 
 
 def _drop(logger: Any, method: str, event: Any) -> Any:
@@ -332,7 +332,7 @@ def _drop(logger: Any, method: str, event: Any) -> Any:
 
 
 def storm(seed: int) -> Storm:
-    coordinator.raft.core.protocol.KEEP_ENTRIES = 10  # type: ignore[misc]
+    coordinator.raft.core.compaction.KEEP_ENTRIES = 10  # type: ignore[misc]
     made: list[Storm] = []
 
     async def story() -> None:
@@ -345,7 +345,7 @@ def storm(seed: int) -> Storm:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_storm_breaks_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coordinator.raft.core.protocol, "KEEP_ENTRIES", 10)
+    monkeypatch.setattr(coordinator.raft.core.compaction, "KEEP_ENTRIES", 10)
     done = storm(seed)
     assert done.witness.acknowledged
     assert done.witness.leaders

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from pysyncobj.node import Node
 
 from tests.unit.raft.cluster import CODEC, Cluster, Net, eventually, virtual
 
@@ -47,8 +48,8 @@ async def test_a_late_vote_is_not_added_to_pre_votes_of_another_term() -> None:
 
         def fire(name: str) -> None:
             core = cluster.members[name]._core
-            core._SyncObj__raftElectionDeadline = float("-inf")
-            core._elect()
+            core.library.election_deadline = float("-inf")
+            core.elections.elect()
 
         fire("A")
         fire("D")
@@ -103,14 +104,14 @@ async def test_a_lost_disk_is_still_lost_after_a_restart(restarts: int, hears: b
                     "granted": False,
                     "current": 1 + turn,
                 }
-                back._core._SyncObj__onMessageReceived(back._core._nodes[away], refused)
+                back._core.on_message(Node(away), refused)
             await asyncio.sleep(0.05)
             if turn < restarts:
                 await cluster.stop(wiped)
         await cluster.stop(leader.id)
         cluster.net.partition(wiped + away)
         await asyncio.sleep(3)
-        assert cluster.members[wiped]._core._disk_lost
+        assert cluster.members[wiped]._core.eligibility.disk_lost
         assert all(member.status().role != "leader" for member in cluster.members.values())
 
 
@@ -126,12 +127,12 @@ async def test_a_log_that_was_begun_again_is_not_a_lost_disk() -> None:
         await leader.propose(b"kept")
         other = next(m for m in cluster.members.values() if m is not leader)
         cluster.net.partition(leader.id, other.id)
-        other._core._wipe()
+        other._core.follower.wipe()
         await cluster.stop(other.id)
         back = await cluster.start(other.id)
         cluster.net.heal()
         assert await cluster.agree() == [b"kept"]
-        assert not back._core._disk_lost
+        assert not back._core.eligibility.disk_lost
 
 
 @virtual
@@ -146,8 +147,8 @@ async def test_a_pre_vote_that_comes_late_starts_no_campaign() -> None:
         net.bag.clear()
         for name in "AC":
             core = cluster.members[name]._core
-            core._SyncObj__raftElectionDeadline = float("-inf")
-            core._elect()
+            core.library.election_deadline = float("-inf")
+            core.elections.elect()
         net.deliver("A", "B", "request_vote", pre=True, term=1)
         net.deliver("B", "A", "response_vote", pre=True)
         net.deliver("A", "C", "request_vote", pre=True, term=1)
@@ -174,17 +175,17 @@ async def test_a_vote_is_stored_once_and_the_timer_starts_when_it_is() -> None:
             def watched(term: int, vote: str | None, name: str = name, store: Any = store) -> None:
                 stored.append((name, term, vote))
                 # it takes very long
-                cluster.members[name]._core._SyncObj__raftElectionDeadline = float("-inf")
+                cluster.members[name]._core.library.election_deadline = float("-inf")
                 store(term, vote)
 
             journal.setCurrentTerm = watched
         a, b = (cluster.members[name]._core for name in "AB")
-        a._SyncObj__raftElectionDeadline = float("-inf")
-        a._elect()
+        a.library.election_deadline = float("-inf")
+        a.elections.elect()
         net.deliver("A", "B", "request_vote", pre=True)
         net.deliver("B", "A", "response_vote", pre=True)
         net.deliver("A", "B", "request_vote", pre=False)
         assert stored == [("A", 1, "A"), ("B", 1, "A")]
         now = asyncio.get_running_loop().time()
-        assert a._SyncObj__raftElectionDeadline > now
-        assert b._SyncObj__raftElectionDeadline > now
+        assert a.library.election_deadline > now
+        assert b.library.election_deadline > now

@@ -4,68 +4,89 @@ simulation).
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 from pysyncobj.node import Node
 
-from coordinator.raft.core.protocol import Core
+from coordinator.raft.core.following.follower import Follower
+from coordinator.raft.core.library import NO_OP
 from coordinator.raft.core.rules.replication import Entry
-from coordinator.raft.core.state import NO_OP
 
 
-class Log(list[tuple[bytes, int, int]]):
-    """Refuse a gap, as the journal does."""
+class Log:
+    """Entries 5 to 10; refuse a gap, as the journal does."""
 
-    synced_index = 1
-
-    def add(self, command: bytes, index: int, term: int) -> None:
-        if index != self[-1][1] + 1:
-            raise ValueError(f"entry {index} does not follow {self[-1][1]}")
-        self.append((command, index, term))
-
-    def maybe_sync(self) -> bool:
-        return False
-
-
-class Bare(Core):
-    """Just what taking entries needs; the log is wiped by any cut, as it is when no snapshot
-    serves.
-    """
+    synced_index, frozen = 1, False
 
     def __init__(self) -> None:
-        entries = [(NO_OP, index, 1) for index in range(5, 11)]
-        members = self.__dict__
-        members.update(
-            _SyncObj__raftLog=Log(entries), _SyncObj__raftCommitIndex=10, _installing=False
-        )
-        members.update(
-            _verified=0, _bytes_since_snapshot=0, answers=[], _SyncObj__raftLastApplied=10
-        )
+        self.entries = [(NO_OP, index, 1) for index in range(5, 11)]
 
-    def _follow(self, node: Node, message: dict[str, Any]) -> bool:
-        return True
+    @property
+    def first_index(self) -> int:
+        return self.entries[0][1]
 
-    def _truncate(self, index: int) -> None:
-        log = self._SyncObj__raftLog
-        log[:] = [(NO_OP, 1, 0)]
-        self._SyncObj__raftCommitIndex = self._SyncObj__raftLastApplied = 1
+    @property
+    def last_index(self) -> int:
+        return self.entries[-1][1]
 
-    def _answer(
-        self, node: Node, following: int, *, reset: bool = False, success: bool | None = None
-    ) -> None:
-        cast("list[tuple[int, bool]]", self.__dict__["answers"]).append((following, reset))
+    def term_at(self, index: int) -> int:
+        return self.entries[index - self.first_index][2]
+
+    def append(self, command: bytes, index: int, term: int) -> None:
+        if index != self.last_index + 1:
+            raise ValueError(f"entry {index} does not follow {self.last_index}")
+        self.entries.append((command, index, term))
+
+    def cut_from(self, index: int) -> None: ...
+
+    def maybe_sync(self) -> None: ...
+
+
+class Nothing:
+    """Parts that have nothing to do with it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: None
 
 
 def test_a_wiped_log_asks_for_everything_and_takes_nothing() -> None:
-    core = Bare()
+    """The log is wiped by any cut, as it is when no snapshot serves."""
+    log, sent = Log(), list[dict[str, Any]]()
+    library = SimpleNamespace(
+        term=2,
+        leads=False,
+        commit_index=10,
+        applied_index=10,
+        send=lambda node, message: sent.append(message),
+    )
+
+    def wipe(conflict: int) -> bool:
+        log.entries[:] = [(NO_OP, 1, 0)]
+        library.commit_index = library.applied_index = 1
+        return False
+
+    nothing = Nothing()
+    state = SimpleNamespace(
+        library=library,
+        environment=SimpleNamespace(count=nothing.count, member="A"),
+        log=log,
+        roster=SimpleNamespace(id="A", truncate=nothing.truncate),
+        eligibility=SimpleNamespace(blank=False, disk_lost=False),
+    )
+    elections = SimpleNamespace(follow=lambda node, term: True)
+    rebuild = SimpleNamespace(start_again=wipe)
+    follower = Follower(cast("Any", state), cast("Any", elections), cast("Any", rebuild))
     entries = [tuple(Entry(NO_OP, index, 2)) for index in (8, 9)]
     message = {
+        "term": 2,
         "entries": entries,
         "prevLogIdx": 7,
         "prevLogTerm": 1,
         "commit_index": 9,
         "answer": True,
+        "joined": False,
     }
-    core._on_append_entries(Node("B"), message)
-    assert [entry[1] for entry in core.__dict__["_SyncObj__raftLog"]] == [1]
-    assert core.__dict__["answers"] == [(2, True)]
+    follower.on_append_entries(Node("B"), message)
+    assert [entry[1] for entry in log.entries] == [1]
+    assert [(said["next_node_idx"], said["reset"]) for said in sent] == [(2, True)]

@@ -106,7 +106,7 @@ async def test_a_history_is_born_with_the_log_and_survives_dumps_restarts_and_ch
         await cluster.start("D", (*cluster.first, PeerAddress("D", "D:1", voter=False)))
         await leader.add_member("D", "D:1", voter=True, timeout_s=10)
         for member in cluster.members.values():
-            member._core.forceLogCompaction()
+            member._core.compaction.force()
         await leader.propose(b"y")
         await cluster.agree()
         for name in "ABCD":
@@ -186,11 +186,12 @@ class OneThatBegan:
     """A core that holds a log of the history b"ours"."""
 
     def __init__(self) -> None:
-        self.contested_until = float("-inf")
         self.origin, self.begun, self.at_s = Origin(b"ours", b"we"), True, 0.0
 
     def now(self) -> float:
         return self.at_s
+
+    def contest(self, until: float) -> None: ...
 
     def retired(self, member: str) -> bool:
         return False

@@ -1,0 +1,314 @@
+"""Do what an operator asks for: move the leadership, take members in, take them out.
+
+Never calls an attempt refused that may still take effect (INV-4). What is safe is decided by
+core/rules/membership.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Final
+
+from pysyncobj.node import Node
+
+from coordinator.log import Position
+from coordinator.raft.core.environment import Spawn
+from coordinator.raft.core.library import SUCCESS
+from coordinator.raft.core.protocol import Core
+from coordinator.raft.core.rules.membership import Add, Change, Promote, Refusal, Remove
+from coordinator.raft.proposals import as_error
+from kv.errors import BadRequest, NotApplied, OutcomeUnknown
+
+RETRY_S: Final = 0.05
+"""Pause before a membership change that was refused for the moment is asked again."""
+UNKNOWN: Final = "unknown"
+"""The problem that a leader answers when it cannot tell whether a transfer will happen."""
+SERVED_MAX: Final = 64
+"""Transfers for other members under way here; beyond them a request is not answered."""
+SERVED_S_MAX: Final = 60.0
+
+
+class Administration:
+    """What one member does for its operator, itself or by asking the leader."""
+
+    def __init__(
+        self,
+        core: Core,
+        loop: asyncio.AbstractEventLoop,
+        spawn: Spawn,
+        *,
+        first_request: int,
+    ) -> None:
+        """`first_request`: drawn at random, so that answers to an earlier process are not mistaken
+        for ours.
+        """
+        self._core, self._loop, self._spawn = core, loop, spawn
+        self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        self._asked: dict[int, asyncio.Future[tuple[str, str]]] = {}
+        self._next_request = first_request
+        self._serving = 0
+        core.handle("ask", self._on_ask)
+        core.handle("answer", self._on_answer)
+
+    def look(self) -> None:
+        """Notify those who wait for a condition; called after each tick."""
+        if self._watchers:
+            self._watchers = [watcher for watcher in self._watchers if not _seen(*watcher)]
+
+    def close(self) -> None:
+        for _, future in self._watchers:
+            future.cancel()
+        for asked in self._asked.values():
+            if not asked.done():
+                asked.set_exception(OutcomeUnknown("this member stops"))
+
+    # ------------------------------------------------------------------------------- leadership
+
+    async def transfer(self, to: str | None, *, timeout_s: float) -> str:
+        """Move the leadership to `to` or to the most advanced voter; return who leads then, as seen
+        here.
+
+        May be asked of any member. Raises BadRequest (`to` is no voter), NotApplied,
+        OutcomeUnknown.
+        """
+        core, deadline = self._core, self._core.now() + timeout_s
+        if to is not None and not core.configuration.votes(to):
+            raise BadRequest(
+                "not_a_voter", f"{to} is not a voter", allowed=", ".join(core.configuration.voters)
+            )
+        while True:
+            if core.leads:
+                return await self._hand_over(to, deadline)
+            leader = core.leader_node
+            if leader is not None:
+                if leader.id == to:
+                    return leader.id
+                return await self._ask(leader, to or "", deadline)
+            await self._wait_until(lambda: core.leader_node is not None, deadline, "no_leader")
+
+    async def _hand_over(self, to: str | None, deadline: float) -> str:
+        core, term = self._core, self._core.term
+        if to == core.node_id:
+            return core.node_id
+        told = False
+        """A voter was told to stand: it may do so however late, so nothing is "not applied" any
+        more (INV-4).
+        """
+        try:
+            while core.leads and core.term == term:
+                target = core.leader.transfer_target(to)
+                if target is None:
+                    raise _not_moved(
+                        told,
+                        "no_quorum",
+                        f"no connected voter can take over{f': {to}' if to else ''}",
+                    )
+                told = await self._tell_to_stand(target, deadline) or told
+                if core.now() >= deadline and core.leads:
+                    raise _not_moved(told, "no_quorum", "the leadership did not move in time")
+            try:
+                await self._wait_until(
+                    lambda: core.leader_node is not None and core.term > term,
+                    deadline,
+                    "no_leader",
+                )
+            except NotApplied as exc:
+                raise _not_moved(told, exc.reason, "no other leader is heard in time") from exc
+        finally:
+            core.commands.hold(0)
+        leader = core.leader_node
+        return "" if leader is None else leader.id
+
+    async def _tell_to_stand(self, target: Node, deadline: float) -> bool:
+        """Wait for a voter to hold our log, tell it to stand, and wait for it to lead; say whether
+        it was told.
+        """
+        core, told = self._core, False
+        # New commands wait, unordered, until the target holds the log; then they follow the
+        # leadership.
+        core.commands.hold(core.election_max_s)
+        attempt = min(deadline, core.now() + core.election_max_s)
+        with contextlib.suppress(NotApplied):
+            await self._wait_until(
+                lambda: not core.leads or core.leader.holds_all(target), attempt, ""
+            )
+        if core.leads and core.leader.maybe_hand_over(target):
+            told = True
+            with contextlib.suppress(NotApplied):
+                await self._wait_until(lambda: not core.leads, attempt, "")
+        return told
+
+    async def _ask(self, leader: Node, to: str, deadline: float) -> str:
+        """Let the leader do it."""
+        self._next_request += 1
+        request = self._next_request
+        future: asyncio.Future[tuple[str, str]] = self._loop.create_future()
+        self._asked[request] = future
+        left = max(0.0, deadline - self._core.now())
+        message = {"type": "ask", "ask": request, "to": to, "timeout_s": left}
+        try:
+            if not self._core.tell(leader, message):
+                raise NotApplied("no_leader", f"{leader.id} is not reached")
+            async with asyncio.timeout(left):
+                problem, answer = await future
+        except TimeoutError as exc:
+            raise OutcomeUnknown("no answer to the transfer in time") from exc
+        finally:
+            del self._asked[request]
+        if problem == UNKNOWN:
+            raise OutcomeUnknown(answer)
+        if problem:
+            raise NotApplied(problem, answer)
+        return answer
+
+    def _on_ask(self, node: Node, message: dict[str, Any]) -> None:
+        """Move the leadership for another member, and answer it."""
+
+        def answer(result: Any, exc: BaseException | None) -> None:
+            problem, text = result or (UNKNOWN, repr(exc))
+            self._core.tell(
+                node, {"type": "answer", "ask": message["ask"], "problem": problem, "text": text}
+            )
+
+        def served(result: Any, exc: BaseException | None) -> None:
+            self._serving -= 1
+            answer(result, exc)
+
+        if not self._core.leads:
+            answer(("not_leader", f"{self._core.node_id} does not lead"), None)
+        elif self._serving < SERVED_MAX:
+            self._serving += 1
+            timeout_s = min(message["timeout_s"], SERVED_S_MAX)
+            self._spawn(self._serve(message["to"] or None, timeout_s), served)
+
+    async def _serve(self, to: str | None, timeout_s: float) -> tuple[str, str]:
+        try:
+            return "", await self.transfer(to, timeout_s=timeout_s)
+        except NotApplied as exc:
+            return exc.reason, exc.detail
+        except BadRequest as exc:
+            return "no_leader", exc.detail
+        except OutcomeUnknown as exc:
+            return UNKNOWN, exc.detail
+
+    def _on_answer(self, node: Node, message: dict[str, Any]) -> None:
+        future = self._asked.get(message["ask"])
+        if future is not None and not future.done():
+            future.set_result((message["problem"], message["text"]))
+
+    # ---------------------------------------------------------------------------------- members
+
+    async def add_member(self, member: str, address: str, *, voter: bool, timeout_s: float) -> str:
+        """Take in an observer; with `voter` promote it once it has caught up. Asking again is safe.
+
+        Return "" when all of it was done, else in words what was not: there was nothing to do, or
+        it is a member now and not yet a voter. Raises BadRequest "membership_refused" or "unsafe"
+        with the reason, NotApplied, OutcomeUnknown.
+        """
+        deadline = self._core.now() + timeout_s
+        added = await self._change(Add(member, address), deadline)
+        if not voter:
+            return "" if added else f"{member} is a member already: there was nothing to do"
+        try:
+            promoted = await self._change(Promote(member), deadline)
+        except (BadRequest, NotApplied) as exc:
+            if not added:
+                raise  # it was a member when we were asked: nothing has changed
+            told = exc.detail
+            return (
+                told
+                if told.startswith(member)
+                else f"{member} is a member, not yet a voter: {told}"
+            )
+        return "" if added or promoted else f"{member} is a voter already: there was nothing to do"
+
+    async def remove_member(self, member: str, *, timeout_s: float) -> str:
+        """Take a member out for good; a leader hands its leadership over first. Return as
+        `add_member` does.
+        """
+        core, deadline = self._core, self._core.now() + timeout_s
+        leader = core.leader_node
+        if leader is not None and leader.id == member and len(core.configuration.voters) > 1:
+            await self.transfer(None, timeout_s=timeout_s)
+        removed = await self._change(Remove(member), deadline)
+        return "" if removed else f"{member} was removed before: there was nothing to do"
+
+    async def _change(self, change: Change, deadline: float) -> bool:
+        """Ask until it is so, or is refused for good, or time is up: a change that is so already
+        changes nothing.
+
+        Say whether it was made now; an attempt whose answer was lost may have made it, so then it
+        counts as made. A refusal speaks of the attempt that it answers: once an attempt is unknown,
+        it may still take effect, so from then on only success is definite (INV-4).
+        """
+        unknown: OutcomeUnknown | None = None
+        while True:
+            result, reason = await self._attempt(change, deadline)
+            if reason == SUCCESS:
+                return isinstance(result, Position) or unknown is not None
+            refusal: Exception
+            if isinstance(result, Refusal):
+                refusal = BadRequest(
+                    "unsafe" if result.later else "membership_refused", result.reason
+                )
+            else:
+                refusal = as_error(reason)
+            if isinstance(refusal, OutcomeUnknown):
+                unknown = refusal
+            for_good = isinstance(result, Refusal) and not result.later
+            # The last moment while it is definite: another attempt could end without an answer.
+            if for_good or deadline - self._core.now() < 2 * RETRY_S:
+                if unknown is None or unknown is refusal:
+                    raise refusal
+                raise OutcomeUnknown(
+                    f"an earlier attempt may take effect; the last one did not: {refusal}"
+                ) from refusal
+            await asyncio.sleep(RETRY_S)
+
+    async def _attempt(self, change: Change, deadline: float) -> tuple[Any, int]:
+        answered: asyncio.Future[tuple[Any, int]] = self._loop.create_future()
+        self._core.commands.change(change, _into(answered))
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._core.now())):
+                return await answered
+        except TimeoutError as exc:
+            raise OutcomeUnknown("no answer to the membership change in time") from exc
+
+    # ---------------------------------------------------------------------------------- waiting
+
+    async def _wait_until(self, holds: Callable[[], bool], deadline: float, reason: str) -> None:
+        """Wait for a condition that ticks may bring about. Raises NotApplied(reason)."""
+        if holds():
+            return
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._watchers.append((holds, future))
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._core.now())):
+                await future
+        except TimeoutError as exc:
+            raise NotApplied(reason or "no_leader", "not in time") from exc
+
+
+def _seen(holds: Callable[[], bool], future: asyncio.Future[None]) -> bool:
+    if not future.done() and holds():
+        future.set_result(None)
+    return future.done()
+
+
+def _not_moved(told: bool, reason: str, detail: str) -> NotApplied | OutcomeUnknown:
+    """Refuse a transfer; once a voter was told to stand it is unknown."""
+    return (
+        OutcomeUnknown(f"a voter was told to take over, and may yet: {detail}")
+        if told
+        else NotApplied(reason, detail)
+    )
+
+
+def _into(future: asyncio.Future[tuple[Any, int]]) -> Callable[[Any, int], None]:
+    def settle(result: Any, reason: int) -> None:
+        if not future.done():
+            future.set_result((result, reason))
+
+    return settle

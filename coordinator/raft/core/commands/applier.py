@@ -1,0 +1,97 @@
+"""Apply what is committed, in order, each entry once.
+
+Never raises for what a command did, and never applies so much at a time that elections and
+heartbeats wait.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from coordinator.log import Position
+from coordinator.raft.core.commands.changes import Changes
+from coordinator.raft.core.commands.waiters import Waiters
+from coordinator.raft.core.environment import log
+from coordinator.raft.core.leading.leader import Leader
+from coordinator.raft.core.library import MEMBERSHIP, NO_OP, REGULAR
+from coordinator.raft.core.state import State
+from kv.errors import InvariantViolated, NewerCommand
+
+APPLY_PER_TICK_MAX: Final = 2000
+APPLY_S_MAX: Final = 0.01
+"""Time after which the rest of what is committed waits for the next tick: elections and heartbeats
+have no patience.
+"""
+STAMP_BYTES: Final = 8
+
+
+class CommandFailed(Exception):
+    """`Replica.apply` raised: a fault of ours, the same on all members; the command counts as
+    applied, once.
+    """
+
+
+class Applier:
+    """The way of committed entries into the machine."""
+
+    def __init__(
+        self,
+        state: State,
+        leader: Leader,
+        changes: Changes,
+        waiters: Waiters,
+    ) -> None:
+        self._library, self._environment, self._log = state.library, state.environment, state.log
+        self._leader, self._changes, self._waiters = leader, changes, waiters
+        self._replica = state.environment.replica
+
+    def apply(self) -> None:
+        """Apply as much as one tick may."""
+        library, now = self._library, self._environment.now
+        if self._log.frozen:
+            return
+        applied = library.applied_index
+        count = min(library.commit_index - applied, APPLY_PER_TICK_MAX)
+        if count <= 0:
+            return
+        enough = now() + APPLY_S_MAX
+        for command, index, term in library.entries(applied + 1, count):
+            self._apply_entry(command, Position(index, term))
+            if now() > enough:
+                break
+        if library.commit_index > library.applied_index:
+            self._environment.wake()
+
+    def _apply_entry(self, command: bytes, position: Position) -> None:
+        new_term = position.term > self._log.applied_term
+        # Counted first: whatever it does, an entry is applied once (HAZ-4).
+        self._log.apply_to(position)
+        apply = self._apply_command if command[:1] == REGULAR else self._apply_own
+        self._waiters.notify(position, apply(command, position), new_term=new_term)
+
+    def _apply_command(self, command: bytes, position: Position) -> Any:
+        """Hand a command to the machine; what raises becomes an error result, the same on every
+        member.
+        """
+        stamp = int.from_bytes(command[1 : 1 + STAMP_BYTES], "big")
+        try:
+            self._replica.apply(position, stamp, command[1 + STAMP_BYTES :])
+        except (InvariantViolated, NewerCommand):
+            raise
+        except Exception as exc:  # noqa: BLE001 an error result, not a stopped cluster
+            self._environment.count("apply_errors")
+            member = self._environment.member
+            log.exception("a command raised", member=member, index=position.index)
+            return CommandFailed(repr(exc))
+        return position
+
+    def _apply_own(self, command: bytes, position: Position) -> Position:
+        """Take in an entry that is the protocol's own."""
+        kind = command[:1]
+        if kind == MEMBERSHIP:
+            self._changes.on_committed()
+        elif kind != NO_OP:
+            raise NewerCommand(f"an entry of kind {kind.hex() or 'none'} at {position.index}")
+        elif self._library.leads and position.term == self._library.term:
+            self._leader.note_own_term_applied()
+        return position

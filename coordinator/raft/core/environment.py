@@ -1,0 +1,53 @@
+"""Hold what a core is given from outside, and what it counts.
+
+Never decides anything, and reads no clock or random source but those it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import Any, TypeAlias
+
+import structlog
+
+from coordinator.log import Replica
+from coordinator.raft.storage.snapshot import SnapshotStore
+from kv.ports import Clock
+
+log = structlog.get_logger("acordo.raft")
+
+Done: TypeAlias = Callable[[Any, BaseException | None], None]
+Spawn: TypeAlias = Callable[[Coroutine[Any, Any, Any], Done], None]
+"""Run a coroutine as a task that its owner watches; then call back, on the loop, with (result,
+exception).
+"""
+
+
+class Environment:
+    """The outside of one core: its clock, rng, machine and snapshots, and how it asks for a tick."""
+
+    def __init__(
+        self,
+        *,
+        member: str,
+        clock: Clock,
+        rng: Random,
+        replica: Replica,
+        snapshots: SnapshotStore,
+        spawn: Spawn,
+        wake: Callable[[], None],
+    ) -> None:
+        self.member = member
+        self.now = clock.monotonic
+        self.rng = rng
+        self.replica = replica
+        self.snapshots = snapshots
+        self.spawn = spawn
+        self.wake = wake
+        """Ask for a tick soon."""
+        self.counts: dict[str, int] = {}
+        """How often something notable happened, by name (elections, truncations, ...)."""
+
+    def count(self, name: str) -> None:
+        self.counts[name] = self.counts.get(name, 0) + 1

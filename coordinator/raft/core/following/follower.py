@@ -1,0 +1,181 @@
+"""Follow: take the leader's entries, and acknowledge what is durable.
+
+Never acknowledges an entry that is not on this member's disk, and never truncates one that agrees
+with the leader's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pysyncobj.node import Node
+
+from coordinator.raft.core.election import Elections
+from coordinator.raft.core.environment import log
+from coordinator.raft.core.following.rebuild import Rebuild
+from coordinator.raft.core.library import MEMBERSHIP
+from coordinator.raft.core.roster import configuration_at
+from coordinator.raft.core.rules.replication import (
+    Entry,
+    LogEnds,
+    Mismatch,
+    Take,
+    Wipe,
+    judge_append,
+)
+from coordinator.raft.core.state import State
+from kv.errors import InvariantViolated
+
+
+class Follower:
+    """What this member does with a leader's messages."""
+
+    def __init__(
+        self,
+        state: State,
+        elections: Elections,
+        rebuild: Rebuild,
+    ) -> None:
+        self._library, self._environment, self._log = state.library, state.environment, state.log
+        self._roster, self._eligibility = state.roster, state.eligibility
+        self._elections, self._rebuild = elections, rebuild
+        self._verified = 0
+        """Our log equals the current leader's up to here."""
+
+    def on_append_entries(self, node: Node, message: dict[str, Any]) -> None:
+        if not self.follow(node, message):
+            return
+        library, raft_log = self._library, self._log
+        if raft_log.frozen:
+            self._answer(node, library.commit_index + 1, success=False)
+            return
+        entries = [Entry(*entry) for entry in message["entries"]]
+        ends = LogEnds(raft_log.first_index, raft_log.last_index, library.commit_index)
+        verdict = judge_append(
+            ends, raft_log.term_at, message["prevLogIdx"], message["prevLogTerm"], entries
+        )
+        match verdict:
+            case Mismatch():
+                self._answer(node, verdict.next_index, reset=True)
+            case Wipe():
+                self.wipe()
+                self._answer(node, raft_log.last_index + 1, reset=True)
+            case Take():
+                if not self._take(verdict):
+                    self._answer(node, raft_log.last_index + 1, reset=True)
+                    return
+                self._commit_to(message["commit_index"])
+                if verdict.new:
+                    raft_log.maybe_sync()
+                if (message["answer"] and not entries) or (
+                    entries and raft_log.synced_index >= self._verified
+                ):
+                    self.acknowledge(node)
+                if library.commit_index > library.applied_index:
+                    self._environment.wake()
+
+    def follow(self, node: Node, message: dict[str, Any]) -> bool:
+        """Take the sender for the leader, unless its term is over (then it learns of ours) or our
+        disk was lost.
+        """
+        library, term = self._library, message["term"]
+        if term < library.term:
+            self._answer(node, self._log.last_index + 1, success=False)
+            return False
+        if self._eligibility.blank and message["joined"]:
+            self._elections.lose_disk()
+        if self._eligibility.disk_lost:
+            library.send(node, {**self._no_index(), "disk_lost": True})
+            return False
+        if term == library.term and library.leads:
+            raise InvariantViolated(f"{node.id} and {self._roster.id} both lead term {term}")
+        if self._elections.follow(node, term):
+            self._verified = 0
+        return True
+
+    def _take(self, verdict: Take) -> bool:
+        """Make the log what was judged; False: cutting it left nothing that the new entries could
+        follow.
+        """
+        raft_log, cut = self._log, verdict.truncate_from
+        if cut is not None and not self._truncate(cut):
+            return False
+        for entry in verdict.new:
+            raft_log.append(entry.command, entry.idx, entry.term)
+            if entry.command[:1] == MEMBERSHIP:
+                self._roster.append(entry.idx, configuration_at(entry.idx, entry.command))
+        if verdict.new:
+            self._eligibility.hold_something()
+        self.verify_to(verdict.verified)
+        return True
+
+    def _truncate(self, index: int) -> bool:
+        """Cut a conflicting tail. If part of it was applied, the machine starts again from snapshot
+        and log; False: there was none to start from, and the log was wiped.
+        """
+        library = self._library
+        overwritten, applied = index <= library.commit_index, index <= library.applied_index
+        self._environment.count("truncations")
+        self._log.cut_from(index)
+        self._roster.truncate(index)
+        if not overwritten:
+            return True
+        # Committed entries differ: a majority lost its disks, or a restored one leads.
+        log.critical(
+            "committed entries overwritten", member=self._roster.id, index=index, term=library.term
+        )
+        self._environment.count("overwrites")
+        if applied and not self._rebuild.start_again(index):
+            self._verified = 0
+            return False
+        return True
+
+    def _commit_to(self, leader_commit: int) -> None:
+        """Commit what the leader has committed, as far as this message showed that it is held."""
+        commit = min(leader_commit, self._verified, self._log.last_index)
+        if commit > self._library.commit_index:
+            self._log.commit_to(commit)
+
+    def wipe(self) -> None:
+        """Begin again from nothing: our base itself is not the cluster's."""
+        self._rebuild.wipe()
+        self._verified = 0
+
+    # --------------------------------------------------------------------- how far we agree
+
+    def verify_to(self, index: int) -> None:
+        """Take in that our log equals the leader's up to there."""
+        self._verified = max(self._verified, index)
+
+    def verify_only(self, index: int) -> None:
+        """Take in that this is all of which it is known: the log has begun anew."""
+        self._verified = index
+
+    def acknowledge(self, node: Node) -> None:
+        """Say how far our log is the leader's and on disk. Invariant: never further (INV-2 rests on
+        it).
+        """
+        durable = min(self._verified, self._log.synced_index)
+        self._answer(node, durable + 1, success=True)
+
+    def on_synced(self) -> None:
+        """Acknowledge: our disk has caught up."""
+        leader = self._library.leader
+        if leader is not None and not self._library.leads:
+            self.acknowledge(leader)
+
+    def _no_index(self) -> dict[str, Any]:
+        return {
+            "type": "next_node_idx",
+            "term": self._library.term,
+            "next_node_idx": self._log.last_index + 1,
+            "reset": False,
+            "success": False,
+        }
+
+    def _answer(
+        self, node: Node, following: int, *, reset: bool = False, success: bool | None = None
+    ) -> None:
+        message = {**self._no_index(), "next_node_idx": following, "reset": reset}
+        message["success"] = not reset if success is None else success
+        self._library.send(node, message)

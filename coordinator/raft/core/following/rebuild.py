@@ -1,0 +1,166 @@
+"""Build the machine anew from the snapshot and the log that are here, or begin both again.
+
+Never lets the machine have what the log has not, and drops a log only when the cluster holds
+another one in its place.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from coordinator.log import Position
+from coordinator.raft.core.environment import log
+from coordinator.raft.core.following.transfer import Transfer
+from coordinator.raft.core.library import MEMBERSHIP, NO_OP
+from coordinator.raft.core.log import WIPED
+from coordinator.raft.core.roster import configuration_at
+from coordinator.raft.core.rules.membership import History, decode_configuration
+from coordinator.raft.core.state import State
+from coordinator.raft.storage.snapshot import Snapshot
+from kv.errors import BadRequest
+
+FIRST: Final = Position(1, 0)
+"""The base that all logs begin with."""
+
+
+class Rebuild:
+    """How machine, snapshot and log of this member are brought together."""
+
+    def __init__(self, state: State, transfer: Transfer) -> None:
+        self._library, self._environment, self._log = state.library, state.environment, state.log
+        self._roster, self._eligibility, self._terms = state.roster, state.eligibility, state.terms
+        self._transfer = transfer
+        self._replica, self._snapshots = self._environment.replica, self._environment.snapshots
+
+    def load(self) -> None:
+        """Line snapshot and journal up at the start (HAZ-5). Raises BadRequest for what an
+        operator must look at.
+        """
+        snapshot, raft_log = self._snapshots.load_now(), self._log
+        history = self._roster.history
+        if snapshot is None:
+            if raft_log.first_index != 1:
+                raise BadRequest(
+                    "snapshot_missing",
+                    f"the journal begins at {raft_log.first_index}, and no snapshot is there",
+                )
+        else:
+            history = self._load_snapshot(snapshot)
+            self._eligibility.hold_something()
+            self._terms.rise_to_log(raft_log.last_term)
+        size = 0
+        for command, index, _ in raft_log.held():
+            size += len(command) if index > self._library.applied_index else 0
+            if command[:1] == MEMBERSHIP and index > history.newest_index:
+                history.append(index, configuration_at(index, command))
+        raft_log.note_held(size)
+        self._roster.replace(history)
+        for seat in history.seats:
+            self._roster.reach(seat.id, seat.address)
+
+    def _load_snapshot(self, snapshot: Snapshot) -> History:
+        index, term, raft_log = snapshot.header.index, snapshot.header.term, self._log
+        if raft_log.first_index > index:
+            first = raft_log.first_index
+            raise BadRequest(
+                "journal_gap", f"the journal begins at {first}, after the snapshot's end {index}"
+            )
+        if index > raft_log.last_index or raft_log.term_at(index) != term:
+            raft_log.begin_at(Position(index, term))
+            raft_log.maybe_sync()
+        try:
+            self._replica.restore(snapshot.body)
+            history = History(decode_configuration(snapshot.header.config), index)
+        except ValueError as exc:
+            raise BadRequest(
+                "snapshot_unreadable", f"the snapshot cannot be decoded: {exc}"
+            ) from exc
+        raft_log.apply_to(Position(index, term))
+        raft_log.load_commit(index)
+        return history
+
+    def start_again(self, conflict: int) -> bool:
+        """Build the machine anew: what was applied from `conflict` on has been cut off. False: no
+        snapshot serves, and the log was wiped.
+        """
+        self._transfer.drop()  # its file is a leftover to whoever loads the snapshot in place
+        self._replica.reset()
+        snapshot, first = self._snapshots.load_now(), self._log.first_index
+        if (
+            snapshot is not None
+            and snapshot.header.index < conflict
+            and snapshot.header.index >= first
+        ):
+            self._restore(snapshot)
+        elif first == 1:
+            self._log.apply_to(FIRST)
+            if snapshot is not None:
+                self._discard_overwritten()
+        else:
+            self.wipe()
+            return False
+        return True
+
+    def replay(self) -> None:
+        """Drop the machine, and nothing of the log: it is built anew from what is here, or else by
+        a leader's snapshot.
+
+        A snapshot that is being put in place builds it anew anyway.
+        """
+        if self._log.frozen:
+            return
+        self._transfer.drop()  # its file is a leftover to whoever loads the snapshot in place
+        try:
+            snapshot = self._snapshots.load_now()
+            if snapshot is not None and self._log.holds(snapshot.header.index):
+                self._restore(snapshot)
+                self._environment.count("replays")
+                return
+        except (ValueError, BadRequest) as exc:
+            log.error("snapshot cannot be used", member=self._roster.id, error=str(exc))
+        if self._log.first_index != 1:
+            log.error(
+                "machine cannot be built anew: no snapshot here fits the log",
+                member=self._roster.id,
+            )
+            self._transfer.fetch()
+            return
+        self._replica.reset()
+        self._log.apply_to(FIRST)
+        self._environment.count("replays")
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        self._replica.restore(snapshot.body)
+        self._log.apply_to(Position(snapshot.header.index, snapshot.header.term))
+
+    def _discard_overwritten(self) -> None:
+        """Drop a snapshot that holds what is overwritten, beside a log that is whole: at a restart
+        it would be believed.
+
+        The log is on the disk before the snapshot goes: it alone holds now what both did.
+        """
+        self._log.flush()
+        self._snapshots.discard_now()
+        self._roster.read_from(self._log.held())
+
+    def wipe(self) -> None:
+        """Drop log, machine and snapshot: what we compacted is not what the cluster holds."""
+        log.critical(
+            "log wiped: what was compacted has been overwritten",
+            member=self._roster.id,
+            term=self._library.term,
+        )
+        self._environment.count("wipes")
+        self._transfer.drop()
+        self._log.begin_at(FIRST, WIPED)
+        self._roster.start_anew()
+        # The snapshot goes last: a log that begins again beside it loads, one that begins after a
+        # lost one does not.
+        self._log.flush()
+        self._snapshots.discard_now()
+        self._replica.reset()
+
+    def begin_at(self, base: Position, history: History) -> None:
+        """Let the log begin, and end, where a snapshot does that is in place."""
+        self._log.begin_at(base, NO_OP)
+        self._roster.replace(history)

@@ -1,0 +1,159 @@
+"""Take a leader's snapshot: chunk by chunk, verified as a whole, loaded before it replaces the old
+one.
+
+Never acknowledges anything of it before it is in place, and takes none that is older than what is
+held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pysyncobj.node import Node
+
+from coordinator.log import Position
+from coordinator.raft.core.environment import log
+from coordinator.raft.core.following.follower import Follower
+from coordinator.raft.core.following.rebuild import Rebuild
+from coordinator.raft.core.following.transfer import Transfer
+from coordinator.raft.core.rules.membership import History, decode_configuration
+from coordinator.raft.core.state import State
+from coordinator.raft.storage.snapshot import Chunk, Incoming, Snapshot
+from kv.errors import InvariantViolated
+
+
+class SnapshotReceiver:
+    """The follower's side of a snapshot on its way."""
+
+    def __init__(
+        self,
+        state: State,
+        transfer: Transfer,
+        rebuild: Rebuild,
+        follower: Follower,
+        *,
+        on_installed: Callable[[Position], None],
+    ) -> None:
+        """`on_installed`: called when the log begins where a snapshot ends, and what waits for an
+        entry below cannot be told its outcome.
+        """
+        self._library, self._environment, self._log = state.library, state.environment, state.log
+        self._eligibility, self._transfer = state.eligibility, transfer
+        self._rebuild, self._follower, self._on_installed = rebuild, follower, on_installed
+        self._sender: tuple[Node | None, int] = None, 0
+        """The leader that the snapshot comes from that is being put in place, and that leader's
+        term.
+        """
+
+    def on_install_snapshot(self, node: Node, message: dict[str, Any]) -> None:
+        """Take in a chunk; with the last one the snapshot is verified, off the loop."""
+        raft_log, transfer = self._log, self._transfer
+        if not self._follower.follow(node, message) or raft_log.frozen:
+            return
+        promised = Position(message["index"], message["index_term"])
+        inside, held = raft_log.holds(promised.index), raft_log.agrees(promised)
+        committed = promised.index <= self._library.commit_index
+        if inside and not held and committed:
+            # Committed entries differ, as when a tail is cut: that it is older than what we hold
+            # says nothing.
+            self._environment.count("overwrites")
+            self._follower.wipe()
+        elif (committed or held) and not (transfer.fetching and held):
+            # Not newer than what we hold: committed entries, or the very entry, so our log equals
+            # it up to there.
+            self._follower.verify_to(promised.index)
+            transfer.drop()
+            self._follower.acknowledge(node)
+            transfer.want(node, message["id"], message["total"])
+            return
+        incoming = transfer.begin(message["id"])
+        chunk = Chunk(message["id"], message["offset"], message["total"], message["serialized"])
+        wanted = incoming.accept(chunk)
+        transfer.want(node, chunk.id, wanted)
+        if wanted >= chunk.total:
+            self._verify(node, incoming, promised)
+
+    def _verify(self, node: Node, incoming: Incoming, promised: Position) -> None:
+        self._log.freeze()
+        self._sender = node, self._library.term
+        self._environment.spawn(
+            incoming.finish(),
+            lambda found, exc: self._on_verified(node, incoming, promised, found, exc),
+        )
+
+    def _on_verified(
+        self,
+        node: Node,
+        incoming: Incoming,
+        promised: Position,
+        found: Snapshot | None,
+        exc: BaseException | None,
+    ) -> None:
+        """Restore from what came in. Until it has loaded, the old snapshot stays and nothing is
+        acknowledged.
+        """
+        try:
+            if isinstance(exc, ValueError) or found is None:
+                raise ValueError(str(exc))
+            if Position(found.header.index, found.header.term) != promised:
+                raise ValueError("the snapshot is not the one that was announced")
+            configuration = decode_configuration(found.header.config)
+            self._environment.replica.restore(found.body)
+        except ValueError as bad:
+            member = self._environment.member
+            log.warning("snapshot refused", member=member, sender=node.id, error=str(bad))
+            self._environment.count("snapshots_refused")
+            self._log.thaw()
+            self._transfer.drop()
+            self._transfer.want(node, self._transfer.id, 0)
+            return
+        history = History(configuration, found.header.index)
+        self._environment.spawn(
+            incoming.install(),
+            lambda _, failed: self._on_in_place(node, promised, history, failed),
+        )
+
+    def _on_in_place(
+        self, node: Node, base: Position, history: History, failed: BaseException | None
+    ) -> None:
+        self._log.thaw()
+        self._transfer.end()
+        if failed is not None:
+            raise InvariantViolated(
+                "a snapshot was restored but could not be put in place"
+            ) from failed
+        if self._transfer.fetching and self._log.agrees(base):
+            self._go_on_from(node, base)
+            return
+        self._transfer.stop_fetching()
+        self._rebuild.begin_at(base, history)
+        self._eligibility.hold_something()
+        # Another leader may lack what is in it (policies interval and off), and then says so by
+        # what it sends.
+        same = (self._library.leader, self._library.term) == self._sender
+        self._follower.verify_only(base.index if same else 0)
+        self._environment.count("snapshots_installed")
+        member = self._environment.member
+        log.info("snapshot installed", member=member, index=base.index, term=base.term)
+        self._on_installed(base)
+        if same and self._log.synced_index >= base.index:
+            self._follower.acknowledge(node)
+        self._log.maybe_sync()
+        self._environment.wake()
+
+    def _go_on_from(self, node: Node, base: Position) -> None:
+        """Go on from a snapshot that was asked for: the log, which holds its place, is applied from
+        there again.
+        """
+        self._transfer.stop_fetching()
+        self._log.apply_to(base)
+        self._environment.count("snapshots_fetched")
+        log.info(
+            "machine built anew from the leader's snapshot",
+            member=self._environment.member,
+            index=base.index,
+        )
+        if self._library.leader == node:
+            self._follower.acknowledge(node)
+        self._environment.wake()

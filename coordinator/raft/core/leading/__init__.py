@@ -1,0 +1,1 @@
+"""What a leader does: knows how far each peer is, sends, counts acknowledgements, commits."""

@@ -1,0 +1,348 @@
+"""Lead: send each peer what it lacks, count what is acknowledged, commit, step down.
+
+Never counts an acknowledgement in a term in which it was not given, never commits what a majority
+does not hold durably, and sends before its own disk has it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pysyncobj.node import Node
+
+from coordinator.raft.core.environment import log
+from coordinator.raft.core.leading.progress import Progress
+from coordinator.raft.core.leading.snapshot_sender import SnapshotSender
+from coordinator.raft.core.library import MEMBERSHIP, Record
+from coordinator.raft.core.rules.membership import decode_configuration
+from coordinator.raft.core.rules.replication import majority, quorum_index
+from coordinator.raft.core.rules.tail import Uncommitted, steps_aside
+from coordinator.raft.core.state import State
+
+ENTRIES_PER_MESSAGE_MAX: Final = 1024
+
+
+class Leader:
+    """What this member does and knows while it leads."""
+
+    def __init__(self, state: State) -> None:
+        self._library, self._environment, self._log = state.library, state.environment, state.log
+        self._roster, self._eligibility, self._terms = state.roster, state.eligibility, state.terms
+        self._sender = SnapshotSender(state)
+        self.progress: dict[str, Progress] = {}
+        """How far each peer is, by id; empty while another one leads."""
+        self.uncommitted = Uncommitted()
+        self._led_term: int | None = None
+        """The term for which `Replica.led` was called and `deposed` was not."""
+
+    # ------------------------------------------------------------------------- begin and end
+
+    def take_over(self) -> None:
+        """Lead: append the term's own no-op; nothing older commits before it (section 3.6.2)."""
+        library, peers = self._library, self._roster.peers
+        self._terms.lead()
+        following = self._log.last_index + 1
+        library.last_response = dict.fromkeys(peers, self._environment.now())
+        library.next_index = dict.fromkeys(peers, following)
+        library.match_index = dict.fromkeys(peers, 0)
+        self._drop_progress()
+        self.progress = {node.id: Progress() for node in peers}
+        self.uncommitted.begin(self._log.uncommitted())
+        library.no_op_index = self._log.append_no_op(library.term)
+        self._environment.count("leaderships")
+        log.info("leading", member=self._roster.id, term=library.term, index=library.no_op_index)
+        self._environment.wake()
+
+    def step_down(self) -> None:
+        """Drop what only a leader keeps: this member leads no more."""
+        self._drop_progress()
+        self._library.no_op_index = None
+        if self._led_term is not None:
+            term, self._led_term = self._led_term, None
+            self._environment.replica.deposed(term)
+
+    def note_own_term_applied(self) -> None:
+        """Tell the machine that it is the leader's, all before the term included."""
+        self._led_term = self._library.term
+        self._environment.replica.led(self._led_term)
+
+    def _drop_progress(self) -> None:
+        for progress in self.progress.values():
+            progress.drop_snapshot()
+        self.progress = {}
+
+    def add_peer(self, node: Node) -> None:
+        """Reach a new peer. Who is no member any more is left only when that is committed
+        (commands/changes.py).
+        """
+        library = self._library
+        if library.leads:
+            library.next_index[node] = self._log.last_index + 1
+            library.match_index[node] = 0
+            library.last_response[node] = self._environment.now()
+            self.progress[node.id] = Progress()
+
+    def drop_peer(self, member: str) -> None:
+        progress = self.progress.pop(member, None)
+        if progress is not None:
+            progress.drop_snapshot()
+
+    # ---------------------------------------------------------------------------- the quorum
+
+    def heard_quorum(self, since: float) -> bool:
+        """Say whether a majority of voters, this leader included, has answered since then."""
+        answered = self._library.last_response
+        heard = sum(answered.get(node, since) > since for node in self._roster.voters)
+        return heard + self._eligibility.votes >= majority(len(self._roster.voter_ids))
+
+    def has_quorum(self, within_s: float) -> bool:
+        return self.heard_quorum(self._environment.now() - within_s)
+
+    def check_quorum(self) -> None:
+        """Stop leading within one election time-out of losing the majority (section 6.2)."""
+        library = self._library
+        if not self.has_quorum(library.conf.leaderFallbackTimeout):
+            log.warning("quorum lost", member=self._roster.id, term=library.term)
+            self._environment.count("quorum_losses")
+            self._terms.follow(library.term, None)
+
+    def check_disk(self) -> None:
+        """Step aside when a majority has long had on disk what this leader has not; its own disk
+        hangs, or is full.
+        """
+        library, now = self._library, self._environment.now()
+        longest = library.conf.raftMaxTimeout
+        if steps_aside(self._log.unsynced, library.commit_index, longest, now):
+            log.error(
+                "steps aside: its disk hangs",
+                member=self._roster.id,
+                term=library.term,
+                unsynced_s=round(self._log.unsynced_age_s(now), 1),
+            )
+            self._environment.count("disk_resignations")
+            self.resign()
+
+    def resign(self) -> None:
+        """Stop leading without a successor; stand later than anyone else would."""
+        library = self._library
+        if not library.leads:
+            return
+        for node in self._roster.voters:
+            library.send(node, {"type": "resigned", "term": library.term})
+        self._terms.follow(library.term, None)
+        self._terms.timer.set_in(2 * library.conf.raftMaxTimeout)
+
+    @property
+    def own_term_committed(self) -> bool:
+        library = self._library
+        no_op = library.no_op_index
+        return library.leads and no_op is not None and library.commit_index >= no_op
+
+    # ------------------------------------------------------------------------ append, commit
+
+    def append(self, command: bytes) -> int:
+        """Put a command into the log; return where. Entries of membership are in force from here."""
+        raft_log, library = self._log, self._library
+        index = raft_log.last_index + 1
+        raft_log.append(command, index, library.term)
+        self._eligibility.hold_something()
+        self.uncommitted.add(index, len(command))
+        if command[:1] == MEMBERSHIP:
+            self._roster.append(index, decode_configuration(command[1:]))
+        return index
+
+    def maybe_commit(self) -> bool:
+        """Commit what a majority of voters holds durably, ourselves included only as far as we do
+        (section 3.6.2).
+        """
+        match = self._library.match_index
+        durable = [match.get(node, 0) for node in self._roster.voters]
+        if self._eligibility.votes:
+            durable.append(self._log.synced_index)
+        index = quorum_index(durable)
+        library = self._library
+        if index <= library.commit_index or self._log.term_at(index) != library.term:
+            return False
+        self._commit_to(index)
+        return True
+
+    def _commit_to(self, index: int) -> None:
+        self._log.commit_to(index)
+        self.uncommitted.commit(index)
+
+    # ---------------------------------------------------------------------------------- send
+
+    def send(self) -> None:
+        """Send each peer what it lacks, and a heartbeat when it is due."""
+        library, now = self._library, self._environment.now()
+        heartbeat = now > library.heartbeat_due
+        if heartbeat:
+            library.heartbeat_due = now + library.conf.appendEntriesPeriod
+        connected = library.connected_nodes
+        for node in self._roster.peers:
+            if node in connected:
+                self._send_to(node, heartbeat)
+
+    def _send_to(self, node: Node, heartbeat: bool) -> None:
+        library, raft_log = self._library, self._log
+        progress = self.progress[node.id]
+        following = library.next_index[node]
+        first = raft_log.first_index
+        newest = self._environment.snapshots.newest
+        if following <= first:
+            following = first + 1
+            if newest is not None:
+                self._send_snapshot(node, progress, heartbeat, following)
+                return
+        if progress.asked and newest is not None and newest.index >= progress.asked:
+            self._send_snapshot(node, progress, heartbeat, following)
+            return
+        if progress.probing:
+            # What was sent is not sent again with each heartbeat: a peer that is slow to sync would
+            # get it many times.
+            if heartbeat or not progress.paused:
+                self._send_entries(node, progress, following, empty=progress.paused)
+                progress.pause()
+            return
+        last = raft_log.last_index
+        while following <= last and not progress.full:
+            sent = self._send_entries(node, progress, following)
+            if sent is None:
+                return
+            following = library.next_index[node] = sent + 1
+        if heartbeat:
+            self._send_entries(node, progress, following, empty=True)
+        elif progress.commit_sent < library.commit_index:
+            self._send_entries(node, progress, following, empty=True, answer=False)
+
+    def _send_snapshot(
+        self, node: Node, progress: Progress, heartbeat: bool, following: int
+    ) -> None:
+        """Send the chunk that the peer wants, one at a time; meanwhile heartbeats go on."""
+        if progress.paused and heartbeat:
+            self._send_entries(node, progress, following, empty=True)
+        if not self._sender.waits(progress, heartbeat):
+            self._sender.send(node, progress)
+
+    def _send_entries(
+        self,
+        node: Node,
+        progress: Progress,
+        following: int,
+        *,
+        empty: bool = False,
+        answer: bool = True,
+    ) -> int | None:
+        """Send one message; return the index it ends at, None when the transport took nothing.
+
+        `answer` false: it only tells the commit index, and a peer that agrees keeps silent.
+        """
+        library = self._library
+        entries: list[Record] = []
+        if not empty:
+            limit = library.conf.appendEntriesBatchSizeBytes
+            entries = library.entries(following, ENTRIES_PER_MESSAGE_MAX, limit)
+        commit = library.commit_index
+        message = {
+            "type": "append_entries",
+            "term": library.term,
+            "commit_index": commit,
+            "entries": entries,
+            "prevLogIdx": following - 1,
+            "prevLogTerm": self._log.term_at(following - 1),
+            "joined": node.id in self._roster.joined,
+            "answer": answer,
+        }
+        if not library.send(node, message):
+            return None
+        progress.commit_sent = commit
+        last = following - 1 + len(entries)
+        if entries:
+            progress.note_sent(last, sum(len(entry[0]) for entry in entries))
+        return last
+
+    # ------------------------------------------------------------------------------- answers
+
+    def on_next_node_idx(self, node: Node, message: dict[str, Any]) -> None:
+        """Take in how far a peer's log is ours, and on its disk; or from where it wants to be sent
+        again.
+        """
+        library, term = self._library, message.get("term")
+        if term is None:
+            return
+        if term > library.term:
+            self._terms.follow(term, None)
+            return
+        if message.get("disk_lost", False):  # whatever its term: it takes none from anybody
+            self._environment.count("disk_lost_refusals")
+            return
+        # Invariant: an answer counts only in the term it was given in; in another the log may have
+        # changed since.
+        progress = self.progress.get(node.id)
+        if not library.leads or term != library.term or progress is None:
+            return
+        library.last_response[node] = self._environment.now()
+        following = message["next_node_idx"]
+        match, due = library.match_index, library.next_index
+        if message["reset"]:
+            # On one connection an older reset cannot come after a newer success: a peer that asks
+            # for what it once acknowledged has lost it (policies interval and off).
+            match[node] = min(match[node], following - 1)
+            due[node] = min(due[node], following)
+            if progress.snapshot is None:
+                progress.probe()
+                self._environment.count("backtracks")
+        news = message["reset"] or progress.probing or match[node] < following - 1
+        if message["success"] and following - 1 <= self._log.last_index:
+            match[node] = max(match[node], following - 1)
+            due[node] = max(due[node], following)
+            progress.acknowledge(following - 1)
+            sent = progress.snapshot is not None and following > progress.snapshot.header.index
+            if sent and not progress.asked:
+                progress.drop_snapshot()
+        if news:
+            self._environment.wake()
+
+    def on_snapshot_wanted(self, node: Node, message: dict[str, Any]) -> None:
+        """Take in where a peer is with a snapshot, or that it asks for one."""
+        progress, library = self.progress.get(node.id), self._library
+        if not library.leads or message["term"] != library.term or progress is None:
+            return
+        library.last_response[node] = self._environment.now()
+        self._sender.on_wanted(progress, message)
+
+    def on_connected(self, node: Node) -> None:
+        """Begin anew with a peer: what was under way on an earlier connection is gone."""
+        progress, library = self.progress.get(node.id), self._library
+        if library.leads and progress is not None:
+            library.next_index[node] = library.match_index[node] + 1
+            progress.probe()
+            progress.drop_snapshot()
+
+    def on_disconnected(self, node: Node) -> None:
+        progress = self.progress.get(node.id)
+        if progress is not None:
+            progress.probe()
+            progress.drop_snapshot()
+
+    # ------------------------------------------------------------------------------ hand over
+
+    def transfer_target(self, member: str | None) -> Node | None:
+        """Return the asked voter, or the one furthest on, if it is connected."""
+        able = [node for node in self._roster.voters if node in self._library.connected_nodes]
+        if member is not None:
+            able = [node for node in able if node.id == member]
+        match = self._library.match_index
+        return max(able, key=lambda node: (match.get(node, 0), node.id), default=None)
+
+    def holds_all(self, node: Node) -> bool:
+        """Say whether a peer holds all of our log."""
+        return self._library.match_index.get(node, 0) == self._log.last_index
+
+    def maybe_hand_over(self, node: Node) -> bool:
+        """Tell a voter that holds all of our log to stand at once; False: it does not hold
+        it yet.
+        """
+        if not self._library.leads or not self.holds_all(node):
+            return False
+        return self._library.send(node, {"type": "timeout_now", "term": self._library.term})
