@@ -98,7 +98,7 @@ def test_a_snapshot_that_jumps_over_a_waiting_command_makes_it_unknown(tmp_path:
     net.connect("A", "C", True)
     for _ in range(10):
         net.heartbeat("A", "BC")
-    assert net["C"].counts["snapshots_installed"] == 1
+    assert net["C"].core.environment.counts["snapshots_installed"] == 1
     assert net["C"].data == {"k": 1}
     assert told == [UNKNOWN_OUTCOME]
 
