@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import random
 import socket
 from pathlib import Path
+from typing import Final
 
 from cluster.settings.runner import RAFT_PORT_OFFSET
 from kv.errors import BadRequest
+
+LASTING_PORTS: Final = (12_000, 30_000)
+"""Below what Linux hands out by itself (net.ipv4.ip_local_port_range), and what clusters begin at."""
 
 
 def free_port() -> int:
@@ -27,6 +32,20 @@ def free_ports(count: int) -> list[int]:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", 0))
         return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def lasting_port() -> int:
+    """Return a loopback port that nobody listens on now, and that the kernel hands out to nobody.
+
+    A server that is killed and started again needs the port that it had. If it is one of those that
+    the kernel gives to whoever asks for any, another process may have it by then.
+    """
+    while True:
+        port = random.randrange(*LASTING_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def free_base_port(nodes: int, first: int) -> int:

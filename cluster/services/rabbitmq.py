@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.ports import free_port
+from cluster.ports import lasting_port
 from cluster.services.process import Server, find, wait_until
 
 HOME = "/usr/lib/rabbitmq/bin"
@@ -26,8 +26,8 @@ class RabbitServer(Server):
     def __init__(self, *, joins: RabbitServer | None = None) -> None:
         super().__init__()
         self._joins = joins
-        self._mapper_port: int = joins._mapper_port if joins else free_port()
-        self._distribution_port = free_port()
+        self._mapper_port: int = joins._mapper_port if joins else lasting_port()
+        self._distribution_port = lasting_port()
         self.node = f"acordo{self.port}@localhost"
 
     @property
