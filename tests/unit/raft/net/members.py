@@ -87,6 +87,13 @@ class Member:
         return self.transport.connected(self.nodes[to])
 
 
+async def closed(*members: Member) -> None:
+    """Close them; none of them has failed."""
+    for member in members:
+        await member.transport.aclose()
+        assert not member.fatal
+
+
 def addresses(*members: str) -> dict[str, str]:
     return {member: f"127.0.0.1:{free_port()}" for member in members}
 

@@ -200,12 +200,13 @@ def test_a_list_can_be_extended_and_its_types_replaced() -> None:
     "message",
     [
         {"type": "read_ping", "term": 3, "round": 4},
-        {"type": "request_vote", "term": 1, "last_log_index": 2, "last_log_term": 1, "pre": True, "forced": False,
-         "joined": True},
+        {"type": "request_vote", "term": 1, "last_log_index": 2, "last_log_term": 1, "pre": True,
+         "forced": False, "joined": True},
         {"type": "append_entries", "term": 1, "commit_index": 1, "prevLogIdx": 1, "prevLogTerm": 0,
          "entries": [(b"x", 2, 1)], "joined": True, "answer": True},
         {"type": "note", "note": b"n"},
-        {"type": "apply_command_response", "request_id": 1, "error": 2, "reason": "behind", "later": True},
+        {"type": "apply_command_response", "request_id": 1, "error": 2, "reason": "behind",
+         "later": True},
     ],
 )  # fmt: skip
 def test_members_of_two_versions_understand_each_other(message: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import errno
 import socket
 
 from coordinator.raft.net.inbound import ACCEPT_PAUSE_S, Listener
-from tests.unit.raft.storage.virtual import run
+from tests.unit.coordinator.virtual import run
 
 
 def test_accepts_that_fail_for_want_of_descriptors_are_counted_and_do_not_spin() -> None:
@@ -37,4 +37,4 @@ def test_accepts_that_fail_for_want_of_descriptors_are_counted_and_do_not_spin()
             await asyncio.wait(listener.tasks)
         assert refused == [("", "accept_failed", "[Errno 24] Too many open files")] * 10
 
-    run(story())
+    run(story)

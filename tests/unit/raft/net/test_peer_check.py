@@ -159,7 +159,7 @@ async def test_a_member_that_is_not_heard_is_refused_with_the_reason() -> None:
 
 
 @virtual
-async def test_a_member_removed_while_it_was_away_is_told_when_it_knocks_and_never_dialled() -> (
+async def test_a_member_removed_while_it_was_away_hears_it_when_it_connects_and_is_never_dialled() -> (
     None
 ):
     async with Cluster("ABC") as cluster:
@@ -199,7 +199,7 @@ class OneThatBegan:
     def on_told_removed(self, by: str) -> None: ...
 
 
-def test_a_conflict_is_told_once_a_minute_whoever_takes_turns_under_one_id() -> None:
+def test_a_conflict_is_logged_once_a_minute_whoever_takes_turns_under_one_id() -> None:
     """Of several processes that come every second one belongs here, and two do not."""
     core = OneThatBegan()
     check = PeerCheck(core, "A", "A:1", b"a", raising)
@@ -217,7 +217,7 @@ def test_a_conflict_is_told_once_a_minute_whoever_takes_turns_under_one_id() -> 
         check.judge("B", turns[0])
         assert len(lines) == 3
         for number in range(10 * CONFLICTS_MAX):
-            check.judge(f"stranger {number}", turns[0])
+            check.judge(f"other {number}", turns[0])
     assert len(check.conflicts) <= CONFLICTS_MAX
     assert len(check._said) <= CONFLICTS_MAX
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import Any
 
 import pytest
@@ -11,8 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.ports import free_port
-from coordinator.raft.net.dialer import Dialer
-from coordinator.raft.net.duplicate_ids import ALIVE_AFTER_S, SEEN_S, IdUse
 from coordinator.raft.net.peer_identity import (
     Origin,
     PeerIdentity,
@@ -23,7 +20,7 @@ from coordinator.raft.net.peer_identity import (
     never_belonged,
 )
 from coordinator.raft.net.security import SharedSecret
-from tests.unit.raft.net.members import Member, addresses, until
+from tests.unit.raft.net.members import Member, addresses, closed, until
 
 SECRET = SharedSecret(b"a secret that all members share")
 ABC, A = digest_of_voters(["A", "B", "C"]), digest_of_voters(["A"])
@@ -61,7 +58,7 @@ def test_what_cannot_be_read_says_nothing(noise: bytes) -> None:
     assert isinstance(decode_identity(noise), PeerIdentity)
 
 
-def test_greetings_that_once_raised() -> None:
+def test_identities_that_once_raised() -> None:
     assert decode_identity(b"\x93\x92\xa0\xa0\xa0\xa3\x00\x00\x80") == PeerIdentity()
     told = PeerIdentity(Origin(b"h", ABC), b"i" * 16, "host:1")
     assert decode_identity(encode_identity(told)) == told
@@ -72,43 +69,8 @@ def test_greetings_that_once_raised() -> None:
     assert len(encode_identity(PeerIdentity(Origin(b"h" * 16, ABC), b"i" * 16, "ä" * 5000))) < 512
 
 
-def test_a_restart_is_no_second_process() -> None:
-    seen = IdUse()
-    assert seen.came(b"one", None, 0.0) == "in"
-    assert seen.came(b"two", b"one", 1.0) == "wait", "the old connection may be half-dead"
-    assert not seen.heard(1.0 + ALIVE_AFTER_S), "what was on its way still arrives"
-    seen.lost()
-    assert seen.came(b"two", None, 2.5) == "in"
-    assert not seen.heard(10.0)
-
-
-def test_who_stood_still_reads_what_waited_and_does_not_take_it_for_life() -> None:
-    seen = IdUse()
-    seen.came(b"one", None, 0.0)
-    assert seen.came(b"two", b"one", 1.0) == "wait"
-    seen.postpone(50.0)
-    assert not seen.heard(50.0)
-
-
-def test_two_that_are_both_alive_are_both_refused_until_one_is_gone() -> None:
-    seen = IdUse()
-    seen.came(b"one", None, 0.0)
-    assert seen.came(b"two", b"one", 1.0) == "wait"
-    assert seen.heard(1.1 + ALIVE_AFTER_S)
-    assert seen.came(b"one", None, 2.0) == "refused"
-    assert seen.came(b"two", None, 2.1) == "refused"
-    assert seen.came(b"two", None, 2.0 + SEEN_S) == "in", "the other one has not come for so long"
-    assert not seen.duplicated
-
-
-def told(member: str, incarnation: bytes = b"", address: str = "") -> Any:
+def said(member: str, incarnation: bytes = b"", address: str = "") -> Any:
     return lambda: PeerIdentity(Origin(), incarnation or member.encode(), address)
-
-
-async def closed(*members: Member) -> None:
-    for member in members:
-        await member.transport.aclose()
-        assert not member.fatal
 
 
 @pytest.mark.parametrize(("fixed", "moved"), [("n1", "n2"), ("n2", "n1")])
@@ -118,7 +80,7 @@ async def test_a_member_that_moved_is_reached_where_it_is_now(fixed: str, moved:
     one = Member(fixed, where, security=SECRET)
     now = f"127.0.0.1:{free_port()}"
     two = Member(moved, where | {moved: now}, security=SECRET)
-    two.transport.identity = told(moved, address=now)
+    two.transport.identity = said(moved, address=now)
     for member in (one, two):
         await member.transport.start()
     await until(lambda: one.connected(moved) and two.connected(fixed))
@@ -128,78 +90,6 @@ async def test_a_member_that_moved_is_reached_where_it_is_now(fixed: str, moved:
     two.transport.rest(two.nodes[fixed])  # from here on it waits to be found
     await until(lambda: one.events.count(("up", moved)) >= 2 and two.connected(fixed))
     await closed(one, two)
-
-
-async def test_a_name_is_looked_up_at_each_dial(monkeypatch: pytest.MonkeyPatch) -> None:
-    where = addresses("n1", "n2")
-    port = where["n2"].rpartition(":")[2]
-    one = Member("n1", where | {"n2": f"moving.example:{port}"}, security=SECRET)
-    two = Member("n2", where, security=SECRET)
-    two.transport.rest(two.nodes["n1"])
-    loop = asyncio.get_running_loop()
-    asked = []
-
-    async def look_up(host: str, *rest: Any, **more: Any) -> Any:
-        asked.append(host)
-        if len(asked) < 3:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
-
-    await two.transport.start()
-    await one.transport.start()
-    monkeypatch.setattr(loop, "getaddrinfo", look_up)
-    await until(lambda: len(asked) >= 2)
-    assert "Name or service not known" in one.transport.trouble(one.nodes["n2"])
-    await until(lambda: one.connected("n2"))
-    assert set(asked) == {"moving.example"}
-    assert one.transport.trouble(one.nodes["n2"]) == ""
-    await closed(one, two)
-
-
-async def test_a_resolver_that_hangs_is_asked_once_and_complains_to_nobody(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    loop = asyncio.get_running_loop()
-    complaints: list[dict[str, Any]] = []
-    loop.set_exception_handler(lambda _, context: complaints.append(context))
-    asked, answered = [], loop.create_future()
-
-    async def look_up(host: str, *rest: Any, **more: Any) -> Any:
-        asked.append(host)
-        return await answered
-
-    monkeypatch.setattr(loop, "getaddrinfo", look_up)
-    dialer = Dialer(loop, 1.0)
-    for _ in range(3):
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01):
-                await dialer.connect(asyncio.Protocol, "nobody.example", 1)
-    answered.set_exception(
-        socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-    )
-    await until(lambda: not dialer._lookups)
-    assert asked == ["nobody.example"]
-    assert not complaints
-
-
-async def test_a_name_that_stands_for_several_addresses_is_reached_at_the_one_that_answers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    loop = asyncio.get_running_loop()
-    port = free_port()
-    server = await loop.create_server(asyncio.Protocol, "127.0.0.1", port)
-
-    async def look_up(host: str, *rest: Any, **more: Any) -> Any:
-        return [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, 0))
-            for ip in ("127.0.0.9", "127.0.0.1")
-        ]
-
-    monkeypatch.setattr(loop, "getaddrinfo", look_up)
-    transport, _ = await Dialer(loop, 2.0).connect(asyncio.Protocol, "both.example", port)
-    assert transport.get_extra_info("peername") == ("127.0.0.1", port)
-    transport.close()
-    server.close()
 
 
 async def test_a_member_that_is_not_wanted_hears_why() -> None:
@@ -226,8 +116,8 @@ async def test_two_processes_with_one_id_are_both_refused_and_named() -> None:
         Member("n2", where | addresses("n2"), security=SECRET),
     )
     first.transport.identity, second.transport.identity = (
-        told("n2", b"first"),
-        told("n2", b"second"),
+        said("n2", b"first"),
+        said("n2", b"second"),
     )
     heard: list[str] = []
     second.transport.on_refused = lambda peer, told: heard.append(told)

@@ -50,6 +50,7 @@ from coordinator.raft.net.security import (
     split_address,
 )
 from kv.errors import BadRequest
+from tests.unit.coordinator import virtual
 from tests.unit.raft.net.members import QUICK, Member, addresses, command, until, vote
 
 SECRET = SharedSecret(b"a secret that all members share")
@@ -424,9 +425,7 @@ def test_a_reconnection_is_spread_by_the_given_rng_alone() -> None:
         assert len({round(pause, 6) for pause in pauses}) > len(pauses) // 2
         assert max(pauses[:2]) < max(pauses)
 
-    from tests.unit.raft.storage.virtual import run
-
-    run(story())
+    virtual.run(story)
 
 
 class _Deaf:

@@ -152,7 +152,8 @@ def test_a_child_does_not_keep_the_directory_of_its_dead_parent(tmp_path: Path) 
     directory at once.
     """
     fork = _OPEN + (
-        "import os; child = os.fork()\nif child: print(child, flush=True)\nimport time\ntime.sleep(60)"
+        "import os; child = os.fork()\nif child: print(child, flush=True)\n"
+        "import time\ntime.sleep(60)"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", fork, str(tmp_path)], stdout=subprocess.PIPE, text=True

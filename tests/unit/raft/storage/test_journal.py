@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from coordinator.raft.storage.records import (
 )
 from kv.errors import BadRequest
 from tests.simulation.disk import SimDisk
-from tests.unit.raft.storage.virtual import run
+from tests.unit.coordinator.virtual import run
 
 
 def sim(seed: int = 1, **options: Any) -> SimDisk:
@@ -173,7 +174,7 @@ def test_synced_index_follows_the_syncs() -> None:
         assert not journal.maybe_sync(), "nothing is unsynced"
         await journal.aclose()
 
-    run(story())
+    run(story)
 
 
 def test_a_cut_during_a_sync_is_not_taken_back_by_it() -> None:
@@ -202,7 +203,7 @@ def test_a_cut_during_a_sync_is_not_taken_back_by_it() -> None:
         assert journal.synced_index == 90
         await journal.aclose()
 
-    run(story())
+    run(story)
 
 
 @pytest.mark.parametrize("fsync", ["off", "interval"])
@@ -230,7 +231,7 @@ def test_the_other_policies_promise_what_is_written(fsync: Policy) -> None:
         await asyncio.sleep(0)
         assert journal.policy == fsync
 
-    run(story())
+    run(story)
 
 
 def test_a_failed_fsync_is_fatal_and_not_retried() -> None:
@@ -252,7 +253,7 @@ def test_a_failed_fsync_is_fatal_and_not_retried() -> None:
         await journal.aclose()
         assert len(fatal) == 1
 
-    run(story())
+    run(story)
 
 
 def test_a_failed_vote_is_fatal_and_not_given() -> None:
@@ -288,7 +289,7 @@ def test_a_full_disk_is_waited_for() -> None:
         disk.power_cut()
         assert opened(disk)[-1][1] == 4
 
-    run(story())
+    run(story)
 
 
 @pytest.mark.parametrize("size", [20, 400])
@@ -319,7 +320,7 @@ def test_a_flush_does_not_overtake_a_group(size: int, after_s: float) -> None:
         disk.power_cut()
         assert opened(disk)[:] == journal[:]
 
-    run(story())
+    run(story)
 
 
 @pytest.mark.parametrize("room", [True, False])
@@ -348,7 +349,7 @@ def test_a_flush_finds_a_group_that_found_no_room(room: bool, waits: bool) -> No
         disk.power_cut()
         assert opened(disk)[-1][1] == (5 if room else 3)
 
-    run(story())
+    run(story)
 
 
 def test_a_disk_that_stays_full_is_fatal() -> None:
@@ -364,7 +365,7 @@ def test_a_disk_that_stays_full_is_fatal() -> None:
         assert [getattr(exc, "errno", None) for exc in fatal] == [errno.ENOSPC]
         await journal.aclose()
 
-    run(story())
+    run(story)
 
 
 def test_closing_syncs_what_waits() -> None:
@@ -385,7 +386,7 @@ def test_closing_syncs_what_waits() -> None:
         disk.power_cut()
         assert len(opened(disk)) == 3
 
-    run(story())
+    run(story)
 
 
 def test_a_group_whose_sync_is_cancelled_leaves_no_hole() -> None:
@@ -409,7 +410,7 @@ def test_a_group_whose_sync_is_cancelled_leaves_no_hole() -> None:
 
     for seed in range(20):
         disk = sim(seed)
-        run(story(disk))
+        run(partial(story, disk))
         disk.crash()
         held = opened(disk)
         assert [entry[1] for entry in held[:]] == list(range(1, len(held) + 1))
@@ -434,7 +435,7 @@ def test_compaction_bounds_the_files_and_copies_nothing() -> None:
         assert most < 80 * 70
         assert len(opened(disk)) == len(journal)
 
-    run(story())
+    run(story)
 
 
 # -------------------------------------------------------------------------- what it refuses to read
@@ -700,7 +701,8 @@ from coordinator.raft.storage.real_disk import RealDisk
 from coordinator.raft.storage.journal import Journal
 
 async def main():
-    journal = Journal(disk=RealDisk(sys.argv[1]), cluster="c", member="n1", fsync="always", segment_bytes_max=4000)
+    disk = RealDisk(sys.argv[1])
+    journal = Journal(disk=disk, cluster="c", member="n1", fsync="always", segment_bytes_max=4000)
     journal.on_synced = lambda index: print(index, journal.getCurrentTerm(), flush=True)
     index = journal[-1][1] if len(journal) else 0
     while True:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
 
 from coordinator.raft.storage.journal import Journal, Policy
 from tests.simulation.disk import Died, SimDisk
-from tests.unit.raft.storage.virtual import run
+from tests.unit.coordinator.virtual import run
 
 SEGMENT_BYTES = 260
 
@@ -244,7 +245,7 @@ def test_power_cuts_during_group_syncs() -> None:
     any moment.
     """
     for seed in range(150):
-        promised, disk, written = run(_group_syncs(seed))
+        promised, disk, written = run(partial(_group_syncs, seed))
         journal = Journal(
             disk=disk, cluster="c", member="n1", fsync="always", segment_bytes_max=SEGMENT_BYTES
         )

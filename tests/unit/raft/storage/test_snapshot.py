@@ -9,6 +9,7 @@ import errno
 import gzip
 import pickle
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from coordinator.raft.storage.snapshot import (
 )
 from kv.errors import BadRequest
 from tests.simulation.disk import Died, SimDisk
-from tests.unit.raft.storage.virtual import run
+from tests.unit.coordinator.virtual import run
 
 
 def sim(seed: int = 1, **options: Any) -> SimDisk:
@@ -69,7 +70,7 @@ def test_what_was_saved_is_loaded(body: bytes, config: bytes, index: int, term: 
         header = await store.save(index, term, config, lambda: body)
         assert header == store.newest == SnapshotHeader("c", index, term, config, len(body))
 
-    run(story())
+    run(story)
     disk.power_cut()
     store = store_on(disk)
     found = store.load_now()
@@ -80,7 +81,7 @@ def test_what_was_saved_is_loaded(body: bytes, config: bytes, index: int, term: 
 
 def test_every_damaged_byte_is_noticed_and_the_file_kept() -> None:
     disk = sim()
-    run(saved(disk, 7, b"state" * 20))
+    run(partial(saved, disk, 7, b"state" * 20))
     content = disk.load_now("snapshot")
     for offset in range(len(content)):
         damaged = content[:offset] + bytes([content[offset] ^ 1]) + content[offset + 1 :]
@@ -97,7 +98,7 @@ def test_every_damaged_byte_is_noticed_and_the_file_kept() -> None:
 
 def test_dumps_of_others_and_of_the_future_are_named() -> None:
     disk = sim()
-    run(saved(disk, 7, b"state"))
+    run(partial(saved, disk, 7, b"state"))
     with pytest.raises(BadRequest, match="belongs to cluster 'c'") as caught:
         store_on(disk, "other").load_now()
     assert caught.value.code == "snapshot_foreign"
@@ -111,9 +112,9 @@ def test_dumps_of_others_and_of_the_future_are_named() -> None:
 def test_death_at_every_step_leaves_the_old_or_the_new() -> None:
     """And the new one once `save` had returned: only then may the log go."""
     plan = sim()
-    run(saved(plan, 1, b"old" * 10))
+    run(partial(saved, plan, 1, b"old" * 10))
     plan.steps = []
-    run(saved(plan, 2, b"new" * 20))
+    run(partial(saved, plan, 2, b"new" * 20))
     outcomes = set()
     for end in ("crash", "power_cut"):
         for step in range(len(plan.steps) + 1):
@@ -122,11 +123,11 @@ def test_death_at_every_step_leaves_the_old_or_the_new() -> None:
                 0, max(24, plan.steps[step].size + 1) if step < len(plan.steps) else 1, 3
             ):
                 disk = sim(step * 1000 + byte)
-                run(saved(disk, 1, b"old" * 10))
+                run(partial(saved, disk, 1, b"old" * 10))
                 disk.die_at(step, byte)
                 finished = False
                 try:
-                    run(saved(disk, 2, b"new" * 20))
+                    run(partial(saved, disk, 2, b"new" * 20))
                     finished = True
                 except Died:
                     pass
@@ -159,7 +160,7 @@ def test_a_full_disk_leaves_the_old_one() -> None:
         assert found is not None
         assert found.header.index == 2
 
-    run(story())
+    run(story)
 
 
 def test_one_that_is_too_large_is_not_saved() -> None:
@@ -170,7 +171,7 @@ def test_one_that_is_too_large_is_not_saved() -> None:
         assert caught.value.errno == errno.EFBIG
         assert store.newest is None
 
-    run(story())
+    run(story)
 
 
 def test_a_save_that_was_overtaken_does_not_replace_what_came_in() -> None:
@@ -192,7 +193,7 @@ def test_a_save_that_was_overtaken_does_not_replace_what_came_in() -> None:
         with pytest.raises(FileNotFoundError):
             store.outgoing()
 
-    run(story())
+    run(story)
 
 
 # ----------------------------------------------------------------------------------------- transfer
@@ -225,7 +226,7 @@ def test_a_dump_moves_in_chunks() -> None:
         assert found is not None
         assert (found.header.index, found.body) == (9, b"state" * 100)
 
-    run(story())
+    run(story)
 
 
 def test_a_newer_dump_does_not_disturb_a_transfer() -> None:
@@ -240,7 +241,7 @@ def test_a_newer_dump_does_not_disturb_a_transfer() -> None:
             offset = incoming.accept(outgoing.chunk(offset, 50))
         assert (await incoming.finish()).body == b"first" * 100
 
-    run(story())
+    run(story)
 
 
 @given(data=st.data())
@@ -277,7 +278,7 @@ def test_whatever_the_network_does_to_chunks_only_the_dump_comes_out(data: st.Da
             offset = incoming.accept(outgoing.chunk(offset, 30))
         assert (await incoming.finish()).body == b"right" * 20
 
-    run(story())
+    run(story)
 
 
 def test_what_arrived_wrong_is_refused_and_starts_clean() -> None:
@@ -306,7 +307,7 @@ def test_what_arrived_wrong_is_refused_and_starts_clean() -> None:
         assert found is not None
         assert found.body == b"old"
 
-    run(story())
+    run(story)
 
 
 def test_a_chunk_that_cannot_be_is_not_taken() -> None:
@@ -341,7 +342,7 @@ def test_a_receiver_without_room_starts_again() -> None:
             offset = incoming.accept(outgoing.chunk(offset, 80))
         assert (await incoming.finish()).header.index == 9
 
-    run(story())
+    run(story)
 
 
 async def test_on_a_real_disk(tmp_path: Path) -> None:
@@ -401,7 +402,7 @@ def test_regression_a_lost_chunk(tmp_path: Path) -> None:
         assert found is not None
         assert found.body == b"good"
 
-    run(ours())
+    run(ours)
 
 
 def test_decode_never_raises_anything_else() -> None:
@@ -434,4 +435,4 @@ def test_a_save_under_way_does_not_outlive_that_its_machine_starts_again() -> No
         assert found is not None
         assert (found.header.index, found.body) == (3, b"kept")
 
-    run(story())
+    run(story)

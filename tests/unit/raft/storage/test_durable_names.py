@@ -8,6 +8,7 @@ import os
 import random
 import resource
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from coordinator.raft.storage.journal import Journal, Policy
 from coordinator.raft.storage.real_disk import RealDisk, make_directory_now
 from coordinator.raft.storage.snapshot import SnapshotStore
 from tests.simulation.disk import Died, SimDisk
-from tests.unit.raft.storage.virtual import run
+from tests.unit.coordinator.virtual import run
 
 POLICIES: tuple[Policy, ...] = ("always", "interval", "off")
 SEEDS = range(40)
@@ -70,7 +71,7 @@ def test_a_flush_claims_nothing_of_a_segment_whose_name_is_not_durable() -> None
         assert journal(disk)._log.last_index >= claimed
 
     for seed in SEEDS:
-        run(story(seed))
+        run(partial(story, seed))
 
 
 def test_a_dump_that_a_start_builds_upon_is_durable() -> None:
@@ -97,7 +98,7 @@ def test_a_dump_that_a_start_builds_upon_is_durable() -> None:
         assert again.body == found.body
 
     for seed in SEEDS:
-        run(story(seed))
+        run(partial(story, seed))
 
 
 def test_a_new_directory_is_durable_with_all_that_was_missing_above_it(
@@ -144,7 +145,7 @@ def test_the_next_segment_waits_for_a_descriptor() -> None:
         await log.aclose()
         assert journal(disk)._log.last_index == 2
 
-    run(story())
+    run(story)
 
 
 @contextlib.contextmanager
