@@ -186,7 +186,7 @@ def _tooth(name: str, plan: dict[str, Any], *faults: str, **raft_settings: Any) 
 
 
 TEETH: Final = (
-    # One for each of the 23 rules without which the protocol's model breaks a promise.
+    # One for each of the 23 rules without which the model in docs/model breaks a promise.
     _tooth("no fence", LEADERS, "fence", "fence_row"),
     _tooth("fence by place and term alone", {**RESTORED, "faults": ("undercut",)}, "fence"),
     _tooth("taking over appends no row", LATE, "fence_row"),

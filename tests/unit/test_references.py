@@ -154,6 +154,18 @@ def test_every_test_that_a_document_names_is_there() -> None:
     )
 
 
+def test_nothing_is_said_by_sections_that_no_reader_has() -> None:
+    words = (
+        r"(research [3-5]\.|research section|seed\.md|REPLICATED_STORE|the protocol's model(?! \())"
+    )
+    bare = r"(\([3-5]\.\d{1,2}\))"
+    ours = tuple(path for path in EVERYWHERE if path != Path(__file__))
+    assert not list(dangling(words, lambda found: False, ours))
+    assert not list(
+        dangling(bare, lambda found: False, tuple(p for p in ours if p.suffix == ".py"))
+    )
+
+
 def test_every_hazard_is_shown_by_something() -> None:
     page = (ROOT / "docs" / "pysyncobj-hazards.md").read_text()
     for hazard in re.split(r"^## (?=HAZ-)", page, flags=re.M)[1:]:

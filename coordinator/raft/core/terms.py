@@ -116,7 +116,7 @@ class Terms:
 
     def follow(self, term: int, leader: Node | None, voted_for: str | None = None) -> None:
         """Follow, at `term` or the own one. The timer starts anew: a deposed leader does not stand
-        at once (3.8).
+        at once (HAZ-8).
 
         A higher term is stored together with the vote that is given in it, if one is.
         """

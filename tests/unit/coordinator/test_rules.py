@@ -3,7 +3,7 @@ rule is away.
 
 How each is taken away: tests/planted/protocol.py. Not here: `as_of` (the node's read path; planted
 in tests/planted/reads.py), `waits_noop` (the Log calls `led` only after the no-op), and
-`ledger_outcomes`, without which the protocol's model found nothing broken either.
+`ledger_outcomes`, without which the model in docs/model found nothing broken either.
 """
 
 from __future__ import annotations
