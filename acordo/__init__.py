@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Mismatch,
         NotApplied,
         OutcomeUnknown,
+        OutOfOrder,
         PreconditionFailed,
         Pruned,
         ReadFailed,
@@ -73,7 +74,6 @@ if TYPE_CHECKING:
         Unready,
         Written,
     )
-    from acordo._watch import OutOfOrder
     from acordo._wire.forms import intent_of_json
 
 __all__ = [
@@ -131,7 +131,6 @@ _HOMES: Final = (
     "acordo._results",
     "acordo._intents",
     "acordo._wire.forms",
-    "acordo._watch",
     "acordo._client",
     "acordo._base_client",
 )

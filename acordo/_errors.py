@@ -11,11 +11,16 @@ from typing import ClassVar
 
 
 class AcordoError(Exception):
-    """Base of everything the client raises on purpose."""
+    """Base of everything the client raises on purpose.
+
+    `detail` says what happened, `code` names it for programs; `op_id` is the write's, `status` and
+    `node` are those of the newest answer (None: there was none), `attempts` is how many were made.
+    """
 
     maybe_applied: ClassVar[bool] = False
+    """Whether the write may have taken effect."""
     advice: str = ""
-    """Fixed per kind, unless the node that answered gave a better one."""
+    """What to do next: fixed per kind, unless the node that answered gave a better one."""
 
     def __init__(
         self,
@@ -93,8 +98,8 @@ class Pruned(AcordoError):
 
 
 class Undone(Pruned):
-    """An operator adopted a restored store: of what was told after revision `after` nothing is
-    certain any more.
+    """An operator adopted a restored store: nothing that was reported after
+    revision `after` is certain any more.
     """
 
     advice = "forget what came after it, read anew, and go on from there"
@@ -113,8 +118,11 @@ class Undone(Pruned):
 
 
 class Refused(AcordoError):
-    """A guard was evaluated and did not hold: no effect, ever. `revision` is the one that this
-    attempt was given.
+    """A guard was evaluated and did not hold: no effect, ever.
+
+    `guard` is its index, `key` its key, `current` the revision that the key is at (0: absent, None:
+    not known). `revision` is the one that this attempt was given; `again`: it is the recorded
+    outcome of an earlier one.
     """
 
     advice = "read the key again and decide; nothing was changed"
@@ -149,8 +157,10 @@ class TransactionRefused(Refused):
 
 
 class NotApplied(AcordoError):
-    """Every attempt ended without effect, and none will ever have one. `reason` is the server's, or
-    the client's.
+    """Every attempt ended without effect, and none will ever have one.
+
+    `reason` is the node's (such as no_quorum, overloaded, expired), or the client's.
+    `retry_after_s`: seconds for which the node asked to be left alone.
     """
 
     advice = "retry freely"
@@ -207,9 +217,17 @@ class ReadFailed(AcordoError):
 
 
 class OutcomeUnknown(AcordoError):
-    """The write may have taken effect, or may yet. Look it up, or repeat it with the same
-    `op_id`.
+    """The write may have taken effect, or may yet. Look it up by `Client.operation`, or repeat it
+    with the same `op_id`.
     """
 
     maybe_applied = True
     advice = "it may have been applied: look the op_id up, or repeat with the same op_id"
+
+
+class OutOfOrder(AcordoError):
+    """A node gave a watch a revision that it must have given before: a broken promise, nothing to
+    retry.
+    """
+
+    advice = "report it: a watch never repeats or goes back"

@@ -39,9 +39,7 @@ def key_bytes(key: Bytes) -> bytes:
 
 
 class Guard(msgspec.Struct, frozen=True, kw_only=True):
-    """A condition on one key; exactly one of the four is set. Use `absent`, `exists`,
-    `at_revision`, `equals`.
-    """
+    """A condition on one key. Made by `absent`, `exists`, `at_revision` and `equals`."""
 
     key: bytes
     kind: str
@@ -50,17 +48,23 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def absent(key: Bytes) -> Guard:
-    """Hold iff the key is absent."""
+    """Return a guard that holds if and only if the key is absent.
+
+    A key is 1 to 1024 bytes. Raises BadRequest for an empty one, or one that is no str or bytes.
+    """
     return Guard(key=key_bytes(key), kind="absent")
 
 
 def exists(key: Bytes) -> Guard:
-    """Hold iff the key is present."""
+    """Return a guard that holds if and only if the key is present. Raises BadRequest."""
     return Guard(key=key_bytes(key), kind="exists")
 
 
 def at_revision(key: Bytes, *revisions: int) -> Guard:
-    """Hold iff the key is present at one of these revisions; revision 0 alone means absent."""
+    """Return a guard that holds if and only if the key is present at one of these revisions.
+
+    Up to 64 of them, each from 1; revision 0 alone means absent. Raises BadRequest.
+    """
     if revisions == (0,):
         return absent(key)
     if not revisions or any(
@@ -75,12 +79,14 @@ def at_revision(key: Bytes, *revisions: int) -> Guard:
 
 
 def equals(key: Bytes, value: Bytes) -> Guard:
-    """Hold iff the key is present with this very value."""
+    """Return a guard that holds if and only if the key is present with this very value. Raises
+    BadRequest.
+    """
     return Guard(key=key_bytes(key), kind="value", value=as_bytes(value, "value"))
 
 
 class Put(msgspec.Struct, frozen=True, kw_only=True):
-    """Set a key. Use `put`."""
+    """A write that sets a key. Made by `put`."""
 
     key: bytes
     value: bytes
@@ -88,7 +94,7 @@ class Put(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delete(msgspec.Struct, frozen=True, kw_only=True):
-    """Make a key absent. Use `delete`."""
+    """A write that makes a key absent. Made by `delete`."""
 
     key: bytes
 
@@ -97,18 +103,21 @@ Write: TypeAlias = Put | Delete
 
 
 def put(key: Bytes, value: Bytes, *, ttl_s: float | None = None) -> Put:
-    """Return a write that sets the key."""
+    """Return a write that sets the key: 1 to 1024 bytes, to a value of up to 1 MiB.
+
+    `ttl_s`: seconds until it is deleted, 0.001 to ten years (None: never). Raises BadRequest.
+    """
     return Put(key=key_bytes(key), value=as_bytes(value, "value"), ttl_s=ttl_s)
 
 
 def delete(key: Bytes) -> Delete:
-    """Return a write that makes the key absent."""
+    """Return a write that makes the key absent. Raises BadRequest."""
     return Delete(key=key_bytes(key))
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
     """One operation that changes data: if all guards hold then `writes`, else `otherwise` (None:
-    refused).
+    refused). Guards, writes and reads are 128 at most together.
     """
 
     guards: tuple[Guard, ...] = ()
@@ -116,3 +125,4 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     otherwise: tuple[Write, ...] | None = None
     reads: tuple[bytes, ...] = ()
     op_id: str | None = None
+    """1 to 128 printable ASCII; None: the client makes one."""

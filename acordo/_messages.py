@@ -65,9 +65,11 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def node(self) -> str | None:
+        """Return the id of the node that answered; None: something else did, or nothing."""
         return self.headers.get("Acordo-Node")
 
     @property
     def retry_after_s(self) -> float | None:
+        """Return for how many seconds the node asked to be left alone."""
         raw = self.headers.get("Retry-After", "")
         return float(raw) if raw.isdigit() else None

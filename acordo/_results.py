@@ -9,6 +9,9 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 Level: TypeAlias = Literal["linearizable", "session", "stale"]
+"""How fresh a read has to be: as new as any acknowledged write, as what this client has seen, or
+whatever the node that answers has.
+"""
 LEVELS: Final[tuple[Level, ...]] = ("linearizable", "session", "stale")
 
 
@@ -20,12 +23,13 @@ class Served(_Result, frozen=True, kw_only=True):
     """Who answered, and how fresh the answer was."""
 
     node: str
+    """The id of the node."""
     position: int
     """`Acordo-Revision`: the answer reflects at least everything up to here."""
     level: str | None = None
     """Read level that was served; None for writes."""
     age_ms: int | None = None
-    """How old a `stale` answer may be."""
+    """How old a `stale` answer may be, in milliseconds."""
 
 
 class Reading(_Result, frozen=True, kw_only=True):
@@ -44,6 +48,7 @@ class Reading(_Result, frozen=True, kw_only=True):
 
     @property
     def present(self) -> bool:
+        """Whether the key is present."""
         return self.revision > 0
 
     @property
@@ -90,9 +95,10 @@ class Written(_Result, frozen=True, kw_only=True):
 
     op_id: str
     revision: int
+    """The revision that the write was given; all writes of a transaction have the same."""
     served: Served
     existed: bool | None = None
-    """The key was present before it; None: not told."""
+    """The key was present before it; None: the node did not say."""
     again: bool = False
     """An earlier attempt with the same op_id had done it; this is that one's outcome."""
     attempts: int = 1
@@ -105,9 +111,12 @@ class TransactionDone(_Result, frozen=True, kw_only=True):
     """None: reads alone, nothing to identify."""
     revision: int
     branch: Literal["then", "otherwise"]
+    """"then": all guards held."""
     reads: tuple[Reading, ...]
+    """As the guards saw them, in the order asked for."""
     served: Served
     again: bool = False
+    """An earlier attempt with the same op_id had done it; this is that one's outcome."""
     attempts: int = 1
 
 
@@ -129,6 +138,7 @@ class Item(_Result, frozen=True, kw_only=True):
 
     @property
     def applied(self) -> bool:
+        """Whether it took effect."""
         return self.outcome == "applied"
 
 
@@ -148,6 +158,7 @@ class Operation(_Result, frozen=True, kw_only=True):
 
     @property
     def definite(self) -> bool:
+        """Whether the outcome is known, and stays what it is."""
         return self.outcome in ("applied", "refused", "expired")
 
 
@@ -169,10 +180,15 @@ class Member(_Result, frozen=True, kw_only=True):
     voter: bool = True
     term: int | None = None
     applied: int | None = None
+    """Entries of the log that it has applied."""
     settled: int | None = None
+    """Revision up to which its machine's state is settled in the store."""
     digest: str | None = None
+    """Of the ledger at `settled`: two members with the same revision must have the same."""
     lag: int | None = None
+    """Entries of the log that it is behind."""
     last_seen_s: float | None = None
+    """Seconds since it was heard of."""
 
 
 class Leader(_Result, frozen=True, kw_only=True):
@@ -183,10 +199,11 @@ class Leader(_Result, frozen=True, kw_only=True):
     term: int
     quorum: bool = True
     since_ms: int | None = None
+    """When it began to lead, in milliseconds since 1970; None: not known."""
 
 
 class Unready(_Result, frozen=True, kw_only=True):
-    """One thing that makes a node unready."""
+    """One thing that makes a node unready: which check failed, by which code, and why."""
 
     check: str
     code: str
@@ -201,18 +218,21 @@ class Cluster(_Result, frozen=True, kw_only=True):
     term: int
     leader: str | None
     quorum: bool
+    """Whether the leader hears enough members to order writes."""
     settled: int
+    """Revision up to which all is settled in the store."""
     members: tuple[Member, ...]
     refusal: str | None = None
+    """Why writes are refused until an operator decides; None: they are not."""
     now_ms: int = 0
-    """Log time now; 0: not told."""
+    """Log time now; 0: the node did not say."""
     unready: tuple[Unready, ...] = ()
     """Why the answering node should get no traffic; empty: it should."""
     raw: dict[str, object]
 
 
 class Change(_Result, frozen=True, kw_only=True):
-    """One change of one key, as a watch tells it."""
+    """One change of one key, as a watch gives it out."""
 
     kind: Literal["put", "delete"]
     key: bytes
@@ -226,22 +246,30 @@ class Change(_Result, frozen=True, kw_only=True):
 
 
 class Bookmark(_Result, frozen=True, kw_only=True):
-    """Nothing under the prefix changed up to `revision`: a position to resume after."""
+    """A position to resume after: nothing under the prefix changed up to `revision`."""
 
     revision: int
 
 
 Event: TypeAlias = Change | Bookmark
+"""What a watch with bookmarks iterates over."""
 
 
 class LedgerRow(_Result, frozen=True, kw_only=True):
     """One committed group of the ledger."""
 
     seq: int
+    """Place in the ledger, from 1 without a gap."""
     term: int
     committer: str
+    """The member that wrote it."""
     first: int
+    """Revision of the first intent in it."""
     last: int
+    """Revision of the last one; below `first` when there is none, as after a take-over."""
     digest: str
+    """Hexadecimal; rolled over all intents up to here."""
     log_time_ms: int
+    """Log time, in milliseconds since 1970, near enough."""
     body: tuple[dict[str, object], ...] = ()
+    """The intents: op_id, body hash and outcome of each."""

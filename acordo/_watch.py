@@ -1,8 +1,8 @@
 """Follow the changes under a prefix across reconnections: in order, none twice, none left out.
 
 The server puts an `id` on the last change of a revision only. Changes wait here until it comes, so
-a connection cut in the middle of a revision is resumed before it, and nothing of it has been told.
-Never guesses a position.
+a connection cut in the middle of a revision is resumed before it, and nothing of it has been given
+out. Never guesses a position.
 """
 
 from __future__ import annotations
@@ -17,7 +17,15 @@ import aiohttp
 
 from acordo import _results as results
 from acordo._calls.caller import Caller
-from acordo._errors import AcordoError, BadRequest, Pruned, ReadFailed, Undone, Unreachable
+from acordo._errors import (
+    AcordoError,
+    BadRequest,
+    OutOfOrder,
+    Pruned,
+    ReadFailed,
+    Undone,
+    Unreachable,
+)
 from acordo._messages import Reply
 from acordo._outcomes import Observation
 from acordo._wire import answers, requests
@@ -34,16 +42,8 @@ CHANGES_MAX: Final = 1024
 """Changes of one revision; a transaction has fewer."""
 
 
-class OutOfOrder(AcordoError):
-    """A node told a revision that it must have told before: a broken promise, not something to
-    retry.
-    """
-
-    advice = "report it: a watch never repeats or goes back"
-
-
 class Watch:
-    """One watch. `position`: everything under the prefix up to this revision has been told."""
+    """One watch. `position`: everything under the prefix up to this revision has been given out."""
 
     def __init__(
         self,
@@ -96,17 +96,20 @@ class Watch:
             async for chunk in response.content.iter_any():
                 yield None
                 for event in parser.feed(chunk):
-                    for told in self._take(event):
-                        yield told
+                    for change in self._take(event):
+                        yield change
         except (aiohttp.ClientError, TimeoutError, OSError, EventTooLong, Damaged):
             return
 
     def _take(self, event: ServerEvent) -> list[results.Event]:
-        """Return what may be told now that `event` came. Raises Pruned, OutOfOrder, Damaged."""
+        """Return what may be given out now that `event` came.
+
+        Raises Pruned, OutOfOrder, Damaged.
+        """
         if event.kind == "error":
             answers.raise_watch_error(event.data)
             raise Damaged("the node ended the stream")
-        told: list[results.Event] = []
+        ready: list[results.Event] = []
         if event.kind in ("put", "delete"):
             if len(self._waiting) >= CHANGES_MAX:
                 raise Damaged("a revision without an end")
@@ -119,16 +122,16 @@ class Watch:
                 )
             self._waiting.append(change)
         if event.id is None:
-            return told
+            return ready
         revision = answers.parse_event_id(event.id)
         if revision < self.position:
             raise OutOfOrder(f"position {revision} after {self.position}", code="out_of_order")
-        told.extend(self._waiting)
+        ready.extend(self._waiting)
         self._waiting.clear()
-        if self._bookmarks and not told:
-            told.append(results.Bookmark(revision=revision))
+        if self._bookmarks and not ready:
+            ready.append(results.Bookmark(revision=revision))
         self.position = revision
-        return told
+        return ready
 
 
 def _raise_if_final(reply: Reply) -> None:
@@ -147,11 +150,11 @@ def _raise_if_final(reply: Reply) -> None:
 
 
 def _given_up(why: Reply, position: int) -> AcordoError:
-    told = f"the watch found no node for a while; go on after revision {position}"
+    detail = f"the watch found no node for a while; go on after revision {position}"
     if not why.observed.sent:
-        return Unreachable(f"{told}; last: {why.error}", reason="unreachable")
+        return Unreachable(f"{detail}; last: {why.error}", reason="unreachable")
     return ReadFailed(
-        f"{told}; last: {why.error or why.observed.status}",
+        f"{detail}; last: {why.error or why.observed.status}",
         reason="watch_cut",
         status=why.observed.status,
     )

@@ -64,7 +64,7 @@ async def load(
     """Write every line of `source`; the last line of a key wins. Goes on at `checkpoint` if that
     exists.
 
-    Raises Rejected for a line that cannot be (with `keep_going` it is told and left out),
+    Raises Rejected for a line that cannot be (with `keep_going` it is reported and left out),
     NotApplied or OutcomeUnknown when the cluster does not take a line in time: run it again,
     nothing is doubled.
     """

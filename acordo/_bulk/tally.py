@@ -22,7 +22,10 @@ class Tally:
     """What has become of the lines of a load so far."""
 
     def __init__(self, *, keep_going: bool, on_rejected: Callable[[int, str], None]) -> None:
-        """`keep_going`: a line that can never be loaded is told to `on_rejected`, and left out."""
+        """Begin at nothing.
+
+        `keep_going`: a line that can never be loaded is given to `on_rejected`, and left out.
+        """
         self._keep_going, self._on_rejected = keep_going, on_rejected
         self.lines = 0
         """Lines that are done with."""

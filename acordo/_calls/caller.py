@@ -26,11 +26,11 @@ from acordo._outcomes import EXPIRED, GUARDED, Certainty, Judgement, classify
 from acordo._wire.forms import Damaged
 
 FIRST_SHARE: Final = 0.5
-"""Of `attempt_timeout_s`: what a first attempt has where there is another node, 2 s unless told
-otherwise.
-"""
+"""Of `attempt_timeout_s`: what a first attempt has where there is another node, 2 s by default."""
 ANSWER_SHARE: Final = 0.9
-"""The share of the time that the node is told: its answer beats silence, and says more."""
+"""Of the time that is left: what the node is given. Its answer comes before silence would, and
+says more.
+"""
 
 T = TypeVar("T")
 

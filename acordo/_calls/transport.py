@@ -41,7 +41,7 @@ _problem_decoder: Final = msgspec.json.Decoder(Problem)
 
 
 class Transport:
-    """An aiohttp session that does what it is told once."""
+    """An aiohttp session that sends each request once."""
 
     def __init__(
         self,
@@ -103,6 +103,7 @@ class Transport:
 
     @property
     def session(self) -> aiohttp.ClientSession:
+        """Return the open session. Raises RuntimeError outside `async with`."""
         if self._session is None:
             raise RuntimeError("the client is not open: use `async with Client(...)`")
         return self._session
@@ -112,7 +113,7 @@ class Transport:
     ) -> Reply:
         """Send the request once to `base`. Cancelling it leaves the outcome unknown.
 
-        `timeout_s`: how long the answer is waited for. `node_timeout_s`: what the node is told
+        `timeout_s`: how long the answer is waited for. `node_timeout_s`: what the node is given
         (`Acordo-Timeout`).
         """
         attempt = _Attempt()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from rich.console import Console
@@ -14,14 +14,15 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     MofNCompleteColumn,
-    Progress,
     SpinnerColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.progress import Progress as Bar
 from rich.table import Table
 
+from acordo._bulk.progress import OnProgress, Progress, ignore
 from acordo._calls.retry_policy import FINAL
 from acordo._cli.exit_codes import code_of
 from acordo._cli.text import printable, shown_key
@@ -126,12 +127,10 @@ class Output:
         self.note(f"  {escape(printable(error.advice, 500))}{look_up}")
 
     @contextmanager
-    def progress(self, what: str, total: int | None) -> Iterator[Any]:
-        """Show a bar on standard error while the block runs; yields a function told (lines,
-        bytes).
-        """
+    def progress(self, what: str, total: int | None) -> Iterator[OnProgress]:
+        """Show a bar on standard error while the block runs; yields the function that moves it."""
         if self.as_json or not self.err.is_terminal:
-            yield lambda told: None
+            yield ignore
             return
         columns = [
             SpinnerColumn(),
@@ -147,12 +146,12 @@ class Output:
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[lines]} lines"),
             ]
-        with Progress(*columns, console=self.err, transient=True) as bar:
+        with Bar(*columns, console=self.err, transient=True) as bar:
             task = bar.add_task(what, total=total, lines=0)
 
-            def told(point: Any) -> None:
+            def move(point: Progress) -> None:
                 bar.update(
                     task, completed=point.lines if total is None else point.bytes, lines=point.lines
                 )
 
-            yield told
+            yield move

@@ -39,6 +39,7 @@ def etag(reply: Reply) -> int:
 
 
 def parse_reading(reply: Reply, key: bytes) -> results.Reading:
+    """Return what a GET of one key observed."""
     who = served(reply)
     if reply.observed.status == 404:
         return results.Reading(key=key, value=None, revision=0, served=who)
@@ -67,6 +68,7 @@ def parse_written(reply: Reply, op_id: str) -> results.Written:
 
 
 def parse_transaction(reply: Reply, op_id: str | None) -> results.TransactionDone:
+    """Return what a transaction did."""
     who, answer = served(reply), _object(reply)
     branch = answer.get("branch", "then")
     if branch not in ("then", "otherwise"):
@@ -82,6 +84,7 @@ def parse_transaction(reply: Reply, op_id: str | None) -> results.TransactionDon
 
 
 def parse_batch(reply: Reply, intents: Sequence[Intent]) -> tuple[results.Item, ...]:
+    """Return how each operation of a batch ended."""
     served(reply)
     forms = json_list(_object(reply).get("results"))
     if len(forms) != len(intents):
@@ -103,6 +106,7 @@ def parse_keys(reply: Reply) -> results.KeyPage:
 
 
 def parse_page(reply: Reply) -> results.Page:
+    """Return a page of keys with their values."""
     who, answer = served(reply), _object(reply)
     found = []
     for form in json_list(answer.get("items")):
@@ -122,12 +126,14 @@ def _token(answer: dict[str, Any]) -> str | None:
 
 
 def parse_operation(reply: Reply, op_id: str) -> results.Operation:
+    """Return what is known of an op_id."""
     served(reply)
     answer = _object(reply)
     return _converted({**answer, "op_id": op_id}, results.Operation)
 
 
 def parse_accepted(reply: Reply, op_id: str) -> results.Accepted:
+    """Return the receipt of an asynchronous write."""
     who, answer = served(reply), _object(reply)
     url = (
         answer.get("operation")
@@ -141,27 +147,32 @@ def parse_accepted(reply: Reply, op_id: str) -> results.Accepted:
 
 
 def parse_leader(reply: Reply) -> results.Leader:
+    """Return who leads."""
     served(reply)
     answer = _object(reply)
     return _converted({**answer, "id": answer.get("id") or answer.get("leader")}, results.Leader)
 
 
 def parse_cluster(reply: Reply) -> results.Cluster:
+    """Return how the answering node sees the cluster."""
     who, answer = served(reply), _object(reply)
     return _converted({"node": who.node, **answer, "raw": answer}, results.Cluster)
 
 
 def parse_amended(reply: Reply) -> tuple[str, ...]:
+    """Return the names of the retentions that changed."""
     served(reply)
     return tuple(str(name) for name in json_list(_object(reply).get("changed")))
 
 
 def parse_adopted(reply: Reply) -> int:
+    """Return the revision that is settled now."""
     served(reply)
     return integer(_object(reply).get("settled"))
 
 
 def parse_transfer(reply: Reply) -> str:
+    """Return who leads now."""
     served(reply)
     return str(_object(reply).get("leader"))
 
@@ -192,6 +203,7 @@ def parse_change(kind: str, data: bytes, *, last: bool) -> results.Change:
 
 
 def parse_event_id(text: str) -> int:
+    """Return the position that an event of a watch gives."""
     return integer(text)
 
 

@@ -112,6 +112,7 @@ def _write_of(form: dict[str, Any]) -> Write:
 
 
 def intent_json(intent: Intent) -> dict[str, Any]:
+    """Return the JSON form of a transaction, without its op_id."""
     body: dict[str, Any] = {}
     if intent.guards:
         body["guards"] = [_guard_json(guard) for guard in intent.guards]
@@ -146,6 +147,7 @@ def _write_json(write: Write) -> dict[str, Any]:
 
 
 def json_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in `body`. Raises Damaged."""
     try:
         answer = msgspec.json.decode(body)
     except (msgspec.MsgspecError, ValueError) as exc:
@@ -156,12 +158,14 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 
 def json_list(value: object) -> list[Any]:
+    """Return `value` if it is a JSON array. Raises Damaged."""
     if not isinstance(value, list):
         raise Damaged("not a JSON array where one belongs")
     return value
 
 
 def integer(value: object) -> int:
+    """Return a whole number, given as JSON or as text. Raises Damaged."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool):

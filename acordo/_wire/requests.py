@@ -58,6 +58,7 @@ def get_request(
     max_age_s: float | None = None,
     revision: int | None = None,
 ) -> Request:
+    """Return a read of one key."""
     path = with_query(
         path_of(key),
         # the default; saves the node a query to parse
@@ -78,6 +79,7 @@ def put_request(
     if_revision: int | None,
     exists: bool | None,
 ) -> Request:
+    """Return a write of one key. Raises BadRequest for conditions that cannot be."""
     return Request(
         method="PUT",
         path=with_query(path_of(key), ttl=ttl_s),
@@ -95,6 +97,7 @@ def put_request(
 def delete_request(
     key: bytes, op_id: str, *, if_revision: int | None, exists: bool | None
 ) -> Request:
+    """Return a deletion of one key. Raises BadRequest for conditions that cannot be."""
     return Request(
         method="DELETE",
         path=path_of(key),
@@ -137,6 +140,7 @@ def batch_request(intents: Sequence[Intent]) -> Request:
 
 
 def async_request(intent: Intent) -> Request:
+    """Return a transaction for the broker."""
     return Request(
         method="POST",
         path="/v1/async",
@@ -155,6 +159,7 @@ def list_request(
     min_revision: int | None = None,
     keys_only: bool = False,
 ) -> Request:
+    """Return a page of a listing; `token` goes on after the one before."""
     path = with_query(
         "/v1/kv",
         prefix=prefix,
@@ -173,10 +178,12 @@ def operation_request(op_id: str, *, settle: bool = False) -> Request:
 
 
 def ledger_request(start: int, limit: int) -> Request:
+    """Return a page of the ledger, from `seq` start on."""
     return plain_get(with_query("/v1/ledger", from_=start, limit=limit))
 
 
 def watch_request(prefix: bytes, after: int) -> Request:
+    """Return a stream of the changes after a revision."""
     return Request(
         method="GET",
         path=with_query("/v1/watch", prefix=prefix),
@@ -185,14 +192,17 @@ def watch_request(prefix: bytes, after: int) -> Request:
 
 
 def plain_get(path: str) -> Request:
+    """Return a GET without options."""
     return Request(method="GET", path=path)
 
 
 def transfer_request(to: str | None) -> Request:
+    """Return a hand-over of leadership."""
     return _post("/v1/cluster/transfer", {} if to is None else {"to": to})
 
 
 def add_member_request(member: str, raft_address: str, url: str, voter: bool) -> Request:
+    """Return an addition of a member."""
     return _post(
         "/v1/cluster/members",
         {"id": member, "raft_address": raft_address, "url": url, "voter": voter},
@@ -200,18 +210,22 @@ def add_member_request(member: str, raft_address: str, url: str, voter: bool) ->
 
 
 def promote_request(member: str) -> Request:
+    """Return a promotion of an observer."""
     return _post(f"/v1/cluster/members/{quote(member, safe='')}/promote", {})
 
 
 def amend_request() -> Request:
+    """Return an order of the retentions that the answering node is set to."""
     return _post("/v1/cluster/limits", {})
 
 
 def adopt_request(gives_up: int | None) -> Request:
+    """Return an adoption of a restored store."""
     return _post("/v1/cluster/adopt", {} if gives_up is None else {"gives_up": gives_up})
 
 
 def remove_member_request(member: str) -> Request:
+    """Return a removal of a member."""
     return Request(
         method="DELETE", path=f"/v1/cluster/members/{quote(member, safe='')}", mutation=True
     )

@@ -9,8 +9,8 @@ import pytest
 
 from acordo import _results as results
 from acordo._client import Client
-from acordo._errors import BadRequest, Pruned, ReadFailed, Undone
-from acordo._watch import OutOfOrder, Watch
+from acordo._errors import BadRequest, OutOfOrder, Pruned, ReadFailed, Undone
+from acordo._watch import Watch
 from acordo._wire.sse import Parser, ServerEvent
 from tests.unit.acordo.scripted import Play, Scripted, http, problem
 
