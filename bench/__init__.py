@@ -1,0 +1,1 @@
+"""Measure the product from outside, beside what it is compared with."""

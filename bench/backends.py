@@ -42,6 +42,7 @@ VALUE: Final = b"x" * 100
 
 @asynccontextmanager
 async def running(directory: str, **settings: Any) -> AsyncIterator[list[str]]:
+    """Run a cluster of three with these settings until the block ends; its nodes' URLs."""
     base = free_base_port(3, 41000)
     given = RunnerSettings(nodes=3, base_port=base, data=Path(directory) / "data", **settings)
     async with LocalCluster(given) as cluster:
@@ -159,9 +160,11 @@ async def lag(urls: list[str], broker: str, rate: int, seconds: float) -> tuple[
 
 
 async def main_async(seconds: float) -> None:
+    """Measure each back end, and print the table."""
     console = Console()
     table = Table(
-        title=f"Real back ends, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+        title=f"Real back ends, {platform.machine()}, {os.cpu_count()} cores, Python "
+        f"{platform.python_version()}"
     )
     for column in ("what", "measured", "target", "load average"):
         table.add_column(column)

@@ -59,6 +59,7 @@ class Figure:
 
 
 def main(argv: list[str]) -> int:
+    """Measure and print a table; return 1 when too few reads came from the judged cache."""
     parser = argparse.ArgumentParser(prog="python -m bench.core")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each load, per round")
     parser.add_argument(
@@ -77,7 +78,8 @@ def main(argv: list[str]) -> int:
         figures = list(uvloop.run(_measure(urls, data, options)))
     load_average = os.getloadavg()[0]
     print(
-        f"\n{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} cores, load average {load_average:.1f}"
+        f"\n{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} cores, load average "
+        f"{load_average:.1f}"
     )
     width = max(len(figure.name) for figure in figures)
     for figure in figures:
@@ -163,11 +165,13 @@ async def _reads(urls: list[str], options: Any) -> list[Figure]:
             theirs.append(
                 (
                     await load(
-                        [f"http://127.0.0.1:{port}"], lambda c, n: constant, connections=CONNECTIONS,
+                        [f"http://127.0.0.1:{port}"],
+                        lambda c, n: constant,
+                        connections=CONNECTIONS,
                         seconds=options.seconds,
                     )
                 ).rate
-            )  # fmt: skip
+            )
             ours.append(
                 (
                     await load(

@@ -28,6 +28,7 @@ class Run:
 
     @property
     def rate(self) -> float:
+        """Return 2xx answers a second."""
         return len(self.latencies_s) / self.seconds if self.seconds else 0.0
 
     def percentile_ms(self, share: float) -> float:

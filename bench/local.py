@@ -42,6 +42,7 @@ def cluster(base_port: int, data: str) -> Iterator[list[str]]:
 
 
 def ready(url: str) -> bool:
+    """Say whether a node calls itself ready."""
     try:
         with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:
             return bool(answer.status == 200)
@@ -50,11 +51,13 @@ def ready(url: str) -> bool:
 
 
 def get(url: str) -> str:
+    """Return what a node answers. Raises OSError."""
     with urllib.request.urlopen(url, timeout=5) as answer:
         return str(answer.read().decode())
 
 
 def leader_of(urls: list[str]) -> str | None:
+    """Return the URL of the leader, as the first node that answers names it."""
     for url in urls:
         try:
             return str(json.loads(get(f"{url}/v1/leader"))["url"])

@@ -82,18 +82,23 @@ class Acordo:
         self.urls, self._data = urls, data
 
     def put(self, key: str) -> bytes:
+        """Return a PUT of VALUE."""
         return request("PUT", f"/v1/kv/{key}", VALUE)
 
     def get(self, key: str) -> bytes:
+        """Return a GET, which is linearizable unless it says otherwise."""
         return request("GET", f"/v1/kv/{key}")
 
     def leader(self) -> str:
+        """Wait for a leader, and return its URL."""
         return _wait(lambda: leader_of(self.urls), "a leader")
 
     def kill(self, url: str) -> None:
+        """Kill the node's process."""
         os.kill(pids(self._data)[url], signal.SIGKILL)
 
     def bring_back(self, url: str) -> None:
+        """Wait until all are ready: the runner has started it again."""
         _answer(f"{each}/readyz" for each in self.urls)
 
 
@@ -106,30 +111,37 @@ class Etcd:
 
     def __init__(self, program: str, base_port: int, data: str) -> None:
         self.urls = [f"http://127.0.0.1:{base_port + 2 * n}" for n in range(3)]
-        members = ",".join(f"e{n}=http://127.0.0.1:{base_port + 2 * n + 1}" for n in range(3))
+        peers = [f"http://127.0.0.1:{base_port + 2 * n + 1}" for n in range(3)]
+        members = ",".join(f"e{n}={peer}" for n, peer in enumerate(peers))
         self._commands = {
-            url: [program, "--name", f"e{n}", "--data-dir", f"{data}/e{n}", "--initial-cluster", members,
-                  "--listen-client-urls", url, "--advertise-client-urls", url,
-                  "--listen-peer-urls", f"http://127.0.0.1:{base_port + 2 * n + 1}",
-                  "--initial-advertise-peer-urls", f"http://127.0.0.1:{base_port + 2 * n + 1}", "--log-level", "error"]
+            url: [
+                *(program, "--name", f"e{n}", "--data-dir", f"{data}/e{n}"),
+                *("--initial-cluster", members, "--log-level", "error"),
+                *("--listen-client-urls", url, "--advertise-client-urls", url),
+                *("--listen-peer-urls", peers[n], "--initial-advertise-peer-urls", peers[n]),
+            ]
             for n, url in enumerate(self.urls)
-        }  # fmt: skip
+        }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._log = Path(data, "etcd.log")
 
     def start(self, url: str) -> None:
+        """Start one member, or start it again."""
         with self._log.open("ab") as log:
             self._processes[url] = subprocess.Popen(
                 self._commands[url], stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
     def put(self, key: str) -> bytes:
+        """Return a put of VALUE."""
         return request("POST", "/v3/kv/put", _json(key=key.encode(), value=VALUE), JSON)
 
     def get(self, key: str) -> bytes:
+        """Return a range request, which is linearizable unless it says otherwise."""
         return request("POST", "/v3/kv/range", _json(key=key.encode()), JSON)
 
     def leader(self) -> str:
+        """Wait for a leader, and return its URL."""
         return _wait(self._leader, "a leader of etcd")
 
     def _leader(self) -> str | None:
@@ -140,14 +152,17 @@ class Etcd:
         return None
 
     def kill(self, url: str) -> None:
+        """Kill the member's process."""
         self._processes[url].kill()
         self._processes[url].wait()
 
     def bring_back(self, url: str) -> None:
+        """Start the member again, and wait until all answer."""
         self.start(url)
         _answer(f"{each}/health" for each in self.urls)
 
     def stop(self) -> None:
+        """End every member."""
         for process in self._processes.values():
             process.kill()
             process.wait()
@@ -314,7 +329,8 @@ def main(argv: list[str]) -> int:
     console = Console(width=120)
     console.print(table)
     console.print(
-        f"{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}"
+        f"{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} cores, load average "
+        f"{os.getloadavg()[0]:.1f}"
     )
     return 0
 

@@ -38,6 +38,7 @@ class Processes:
         self.up: dict[str, asyncio.subprocess.Process] = {}
 
     async def start(self, name: str) -> None:
+        """Start one member, or start it again on its directory."""
         arguments = [self._kind, name, str(self._folder / name), self._fsync, *self._addresses]
         module = "bench.raft_member"
         self.up[name] = await asyncio.create_subprocess_exec(
@@ -47,6 +48,7 @@ class Processes:
         await self._answer(name)
 
     async def ask(self, name: str, line: str) -> Any:
+        """Send a line to a member; return what it answers."""
         stdin = self.up[name].stdin
         assert stdin is not None
         stdin.write(line.encode() + b"\n")
@@ -59,6 +61,7 @@ class Processes:
             return json.loads(await stdout.readline() or '"ended"')
 
     async def leader(self) -> str:
+        """Wait until a member leads, and return its name."""
         async with asyncio.timeout(LEADER_S):
             while True:
                 for name in list(self.up):
@@ -67,6 +70,7 @@ class Processes:
                 await asyncio.sleep(0.005)
 
     async def kill(self, name: str) -> None:
+        """Kill a member's process."""
         process = self.up.pop(name)
         process.send_signal(signal.SIGKILL)
         await process.wait()
@@ -163,6 +167,7 @@ async def kills(number: int, rows: list[tuple[str, str, str]]) -> None:
 
 
 async def main() -> None:
+    """Measure what the arguments ask for, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.raft", description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=3.0)
@@ -184,7 +189,8 @@ async def main() -> None:
     await kills(asked.kills, rows)
     load = os.getloadavg()[0]
     print(
-        f"\n{platform.machine()}, {os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}\n"
+        f"\n{platform.machine()}, {os.cpu_count()} cores, load {load:.1f}, Python "
+        f"{platform.python_version()}\n"
     )
     for what, found, target in rows:
         print(f"{what:52} {found:34} {target}")

@@ -138,13 +138,18 @@ def sync_directory(path: Path) -> None:
 
 
 def read_file(path: Path, kind: type[_F], *, newest: int = FORMAT) -> _F:
+    """Return what a file of ours holds.
+
+    Raises BadRequest when it is damaged, or was written by a version that knows more.
+    """
     try:
         raw = path.read_bytes()
         found = msgspec.json.decode(raw)
         if isinstance(found, dict) and found.get("format", newest) > newest:
             raise BadRequest(
                 "newer_version",
-                f"{path} was written by a newer version (format {found['format']}, this one knows {newest})",
+                f"{path} was written by a newer version (format {found['format']}, this one knows "
+                f"{newest})",
             )
         return msgspec.json.decode(raw, type=kind)
     except (OSError, msgspec.MsgspecError, TypeError, UnicodeDecodeError) as exc:

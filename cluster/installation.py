@@ -45,6 +45,7 @@ class Installation:
         self.written: set[str] = set()
 
     def key(self, name: str) -> str:
+        """Return a key under the check's own prefix; it is deleted at the end."""
         self.written.add(self.prefix + name)
         return self.prefix + name
 
@@ -64,20 +65,23 @@ class Installation:
                 return answer
             if answer.status != 503 or time.monotonic() > give_up:
                 raise Failed(
-                    f"{method} {path[:120]} answered {answer.status}, expected {' or '.join(map(str, wanted))}: "
-                    f"{answer.body[:200].decode(errors='replace')}"
+                    f"{method} {path[:120]} answered {answer.status}, expected "
+                    f"{' or '.join(map(str, wanted))}: {answer.body[:200].decode(errors='replace')}"
                 )
             await asyncio.sleep(0.2)
 
     async def put(
         self, key: str, value: str, expected: int | tuple[int, ...] = (200, 201)
     ) -> Answer:
+        """Write a text through the original project's API."""
         return await self.ask("PUT", "/kv", expected, json={"data": {"key": key, "value": value}})
 
     async def get(self, key: str, expected: int | tuple[int, ...] = 200) -> Answer:
+        """Read a key through the original project's API."""
         return await self.ask("GET", f"/kv?key={quote(key, safe='')}", expected)
 
     async def delete(self, key: str, expected: int | tuple[int, ...] = (200, 204)) -> Answer:
+        """Delete a key through the original project's API."""
         return await self.ask("DELETE", f"/kv?key={quote(key, safe='')}", expected)
 
 
@@ -88,12 +92,14 @@ class Answer:
         self.asked, self.status, self.headers, self.body = asked, status, headers, body
 
     def json(self) -> Any:
+        """Return the body as JSON. Raises Failed."""
         try:
             return json.loads(self.body)
         except ValueError:
             raise Failed(f"{self.asked} answered no JSON: {self.body[:200]!r}") from None
 
     def value(self) -> str:
+        """Return the value in a body of the original project's form. Raises Failed."""
         try:
             return str(self.json()["data"]["value"])
         except (KeyError, TypeError):
@@ -103,6 +109,7 @@ class Answer:
 
 
 def expect(name: str, got: object, wanted: object) -> None:
+    """Raise Failed unless both are equal."""
     if got != wanted:
         raise Failed(f"{name} is {_short(got)}, expected {_short(wanted)}")
 
@@ -116,25 +123,25 @@ def _short(thing: object) -> str:
 
 
 async def health(it: Installation) -> None:
-    """/health answers 200"""
+    """Check that /health answers 200."""
     await it.ask("GET", "/health", 200)
 
 
 async def ready(it: Installation) -> None:
-    """/livez and /readyz answer 200"""
+    """Check that /livez and /readyz answer 200."""
     await it.ask("GET", "/livez", 200)
     await it.ask("GET", "/readyz", 200)
 
 
 async def put_and_get(it: Installation) -> None:
-    """PUT stores a value, GET returns it"""
+    """Check that PUT stores a value, GET returns it."""
     key = it.key("put")
     await it.put(key, "valor")
     expect("the value", (await it.get(key)).value(), "valor")
 
 
 async def overwrite(it: Installation) -> None:
-    """a second PUT replaces the value"""
+    """Check that a second PUT replaces the value."""
     key = it.key("overwrite")
     await it.put(key, "first")
     await it.put(key, "second")
@@ -142,7 +149,7 @@ async def overwrite(it: Installation) -> None:
 
 
 async def delete(it: Installation) -> None:
-    """DELETE removes a key; GET then answers 404"""
+    """Check that DELETE removes a key; GET then answers 404."""
     key = it.key("delete")
     await it.put(key, "x")
     await it.delete(key)
@@ -150,12 +157,12 @@ async def delete(it: Installation) -> None:
 
 
 async def missing(it: Installation) -> None:
-    """GET of a key that never was answers 404"""
+    """Check that GET of a key that never was answers 404."""
     await it.get(it.prefix + "never-written", 404)
 
 
 async def other_scripts(it: Installation) -> None:
-    """keys and values of any script, empty values and odd characters come back unchanged"""
+    """Check that any script, empty values and odd characters come back unchanged."""
     for name, value in (
         ("ação/日本/🙂", "coração 🙂"),
         ("a b&c=d?e#f%2F", "line\nline\ttab"),
@@ -167,7 +174,7 @@ async def other_scripts(it: Installation) -> None:
 
 
 async def key_limit(it: Installation) -> None:
-    """a key of 1 KB is taken, a longer or empty one refused"""
+    """Check that a key of 1 KB is taken, a longer or empty one refused."""
     key = it.key("k" * (KEY_BYTES_MAX - len(it.prefix)))
     await it.put(key, "long key")
     expect("the value", (await it.get(key)).value(), "long key")
@@ -176,7 +183,7 @@ async def key_limit(it: Installation) -> None:
 
 
 async def value_limit(it: Installation) -> None:
-    """a value of 1 MB is taken and comes back, a larger one answers 413"""
+    """Check that a value of 1 MB is taken and comes back, a larger one answers 413."""
     key, value = it.key("megabyte"), "v" * VALUE_BYTES_MAX
     await it.put(key, value)
     expect("the value", (await it.get(key)).value(), value)
@@ -185,7 +192,7 @@ async def value_limit(it: Installation) -> None:
 
 
 async def bad_requests(it: Installation) -> None:
-    """broken JSON, a missing field and an unknown method are refused"""
+    """Check that broken JSON, a missing field and an unknown method are refused."""
     await it.ask(
         "PUT", "/kv", 400, data=b'{"data": {"key": ', headers={"Content-Type": "application/json"}
     )
@@ -195,7 +202,7 @@ async def bad_requests(it: Installation) -> None:
 
 
 async def revisions(it: Installation) -> None:
-    """/v1/kv takes raw bytes, and If-Match lets only the newest revision be replaced"""
+    """Check that /v1/kv takes raw bytes, and If-Match lets only the newest revision be replaced."""
     path = "/v1/kv/" + quote(it.key("revisions"), safe="")
     first = (await it.ask("PUT", path, (200, 201), data=bytes(range(256)))).headers.get("ETag")
     answer = await it.ask("GET", path, 200)
@@ -207,21 +214,21 @@ async def revisions(it: Installation) -> None:
 
 
 async def metrics(it: Installation) -> None:
-    """/metrics speaks Prometheus' text format"""
+    """Check that /metrics speaks Prometheus' text format."""
     answer = await it.ask("GET", "/metrics", 200)
     if not any(line.startswith(b"acordo_") for line in answer.body.splitlines()):
         raise Failed(f"no line begins with acordo_: {answer.body[:200]!r}")
 
 
 async def leader(it: Installation) -> None:
-    """/v1/leader names the leader"""
+    """Check that /v1/leader names the leader."""
     answer = (await it.ask("GET", "/v1/leader", 200)).json()
     if not (answer.get("id") or answer.get("leader")):
         raise Failed(f"no leader in {answer}")
 
 
 async def every_node(it: Installation) -> None:
-    """every node reads what was written through this URL"""
+    """Check that every node reads what was written through this URL."""
     key = it.key("every-node")
     await it.put(key, "seen by all")
     members = await _members(it)
@@ -259,7 +266,8 @@ async def _through(it: Installation, member: dict[str, Any], path: str) -> Answe
         if answer.headers.get("Acordo-Node") == member["id"]:
             return answer
     raise Failed(
-        f"{member['id']} answers neither at {member['url']} nor in {TRIES_PER_NODE} requests through {it.url}"
+        f"{member['id']} answers neither at {member['url']} nor in {TRIES_PER_NODE} requests "
+        f"through {it.url}"
     )
 
 
@@ -297,7 +305,7 @@ async def check(url: str) -> int:
             why = await _outcome(run, it)
             failed += why is not None
             print(
-                f"{'ok    ' if why is None else 'FAILED'}  {run.__doc__}"
+                f"{'ok    ' if why is None else 'FAILED'}  {title(run)}"
                 + (f"\n        {why}" if why else "")
             )
         for key in sorted(it.written):
@@ -307,6 +315,11 @@ async def check(url: str) -> int:
                 print(f"left behind: {key[:100]} ({exc})", file=sys.stderr)
     print(f"\n{len(CHECKS) - failed} passed, {failed} failed  ({url})")
     return 1 if failed else 0
+
+
+def title(run: Callable[[Installation], Awaitable[None]]) -> str:
+    """Return what a check shows, as one line says it to people."""
+    return str(run.__doc__).removeprefix("Check that ").removesuffix(".")
 
 
 async def _outcome(run: Callable[[Installation], Awaitable[None]], it: Installation) -> str | None:
@@ -323,6 +336,7 @@ async def _outcome(run: Callable[[Installation], Awaitable[None]], it: Installat
 
 
 def main() -> int:
+    """Check the installation that the command line names; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m cluster.installation", description="Check a running installation."
     )

@@ -77,7 +77,10 @@ def refuse_taken_port(host: str, port: int, what: str, *, of: Path | None = None
             if exc.errno == errno.EADDRINUSE:
                 allowed = "another --base-port"
                 if of is not None:
-                    allowed = f"that port, free: members of {of} keep theirs; `ss -ltnp sport = :{port}` names its user"
+                    allowed = (
+                        f"that port, free: members of {of} keep theirs; `ss -ltnp sport = :{port}` "
+                        "names its user"
+                    )
                 raise BadRequest(
                     "port_in_use", f"port {port} ({what}) is in use", allowed=allowed
                 ) from exc

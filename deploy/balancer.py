@@ -215,6 +215,7 @@ class Balancer:
         return [f"{host}:{port}" for host, port in self.choice.chosen]
 
     def start(self) -> None:
+        """Start nginx."""
         program = shutil.which("nginx") or "/usr/sbin/nginx"
         self.nginx = subprocess.Popen([program, "-e", "stderr", "-c", str(self.run / "nginx.conf")])
 

@@ -33,12 +33,16 @@ COLUMNS: Final = 3
 
 @dataclass(frozen=True)
 class Query:
+    """A PromQL expression, and the name of its series in the legend."""
+
     expression: str
     legend: str
 
 
 @dataclass(frozen=True)
 class Panel:
+    """A panel of the dashboard: what it shows, and what it asks."""
+
     title: str
     unit: str
     queries: tuple[Query, ...]

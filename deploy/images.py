@@ -43,6 +43,8 @@ CONTEXT: Final = (
 
 @dataclass(frozen=True)
 class Image:
+    """An image: its tag, and what it is built from."""
+
     tag: str
     dockerfile: str
     target: str

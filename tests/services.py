@@ -15,11 +15,11 @@ import pytest
 
 from cluster.services.install import Missing, ensure, skipping
 from cluster.services.postgres import PostgresServer
-from cluster.services.process import Server
+from cluster.services.process import Service
 from cluster.services.rabbitmq import RabbitServer
 from cluster.services.redis import RedisServer
 
-_S = TypeVar("_S", bound=Server)
+_S = TypeVar("_S", bound=Service)
 _numbers = itertools.count(1)
 
 

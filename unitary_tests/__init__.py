@@ -1,0 +1,1 @@
+"""What only the original project's name needs: a command that checks an installation."""

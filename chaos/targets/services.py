@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from chaos.targets.proxy import Link
 from cluster.services.postgres import PostgresServer
-from cluster.services.process import Server
+from cluster.services.process import Service
 from cluster.services.rabbitmq import RabbitServer
 from cluster.services.redis import RedisServer
 
-KINDS: Final[dict[str, tuple[type[Server], str]]] = {
+KINDS: Final[dict[str, tuple[type[Service], str]]] = {
     "postgres": (PostgresServer, "store"),
     "redis": (RedisServer, "cache"),
     "rabbitmq": (RabbitServer, "broadcast"),

@@ -1,5 +1,6 @@
-"""Run `python -m cluster autoscaler`: wire the loop to a cluster, a Prometheus and a driver, and show
-what it decides.
+"""Run `python -m cluster autoscaler`: wire the loop to a cluster, a Prometheus and a driver.
+
+It shows what is decided, and decides nothing.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ class DockerDriver:
         self.project, self.like = project, tuple(like)
 
     async def running(self) -> frozenset[str]:
+        """Return the names of the observers whose containers run."""
         return await asyncio.to_thread(self._running)
 
     def _mine(self, **more: Any) -> list[Any]:
@@ -37,6 +38,7 @@ class DockerDriver:
         return frozenset(c.labels[LABEL] for c in self._mine())
 
     async def start(self, name: str, members: str) -> tuple[str, str]:
+        """Start a container like a node's. Raises NotReady where there is no node to copy."""
         return await asyncio.to_thread(self._start, name, members)
 
     def _start(self, name: str, members: str) -> tuple[str, str]:
@@ -107,6 +109,7 @@ class DockerDriver:
         raise NotReady(f"no container of {', '.join(self.like)} in project {self.project}")
 
     async def stop(self, name: str) -> None:
+        """Let the container drain, and remove it with its volumes."""
         await asyncio.to_thread(self._stop, name)
 
     def _stop(self, name: str) -> None:

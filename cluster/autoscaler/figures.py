@@ -11,9 +11,10 @@ from typing import Any, Final
 import aiohttp
 
 ROUTES: Final = 'route=~"/kv|/v1/kv.*|/v1/txn|/v1/batch"'
+BUCKETS: Final = f"acordo_http_request_seconds_bucket{{{ROUTES}}}"
 QUERIES: Final = {
     "in_flight": "avg(avg_over_time(acordo_http_requests_in_flight[15s]))",
-    "p99_s": f"histogram_quantile(0.99, sum by (le) (rate(acordo_http_request_seconds_bucket{{{ROUTES}}}[30s])))",
+    "p99_s": f"histogram_quantile(0.99, sum by (le) (rate({BUCKETS}[30s])))",
     "cpu": "avg(rate(process_cpu_seconds_total[30s]) and on (instance) acordo_node_info)",
 }
 """What the figures are, in PromQL."""

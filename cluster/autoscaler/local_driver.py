@@ -43,9 +43,11 @@ class LocalDriver:
         self.processes: dict[str, tuple[asyncio.subprocess.Process, str]] = {}
 
     async def running(self) -> frozenset[str]:
+        """Return the names of the observers whose processes run."""
         return frozenset(n for n, (p, _) in self.processes.items() if p.returncode is None)
 
     async def start(self, name: str, members: str) -> tuple[str, str]:
+        """Start a process in a directory of its own."""
         port, raft = free_ports(2)
         folder = self.data / name
         folder.mkdir(parents=True)
@@ -71,14 +73,19 @@ class LocalDriver:
         )
         with (folder / "node.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "node", env=environ, stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log,
+                *(sys.executable, "-m", "node"),
+                env=environ,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=log,
+                stderr=log,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         self.processes[name] = (process, url)
         self._tell_prometheus()
         return f"127.0.0.1:{raft}", url
 
     async def stop(self, name: str) -> None:
+        """Let the process drain, and end it. Its directory stays: nobody comes back to it."""
         found = self.processes.pop(name, None)
         self._tell_prometheus()
         if found is None:

@@ -103,8 +103,14 @@ class Autoscaler:
         _DECISIONS.labels(str(decision.change), decision.reason).inc()
         _OBSERVERS.set(len(observers))
         say = _log.debug if again and decision.reason in QUIET else _log.info
-        say("decided", change=decision.change, reason=decision.reason, because=decision.because,
-            observers=len(observers), **msgspec.to_builtins(figures))  # fmt: skip
+        say(
+            "decided",
+            change=decision.change,
+            reason=decision.reason,
+            because=decision.because,
+            observers=len(observers),
+            **msgspec.to_builtins(figures),
+        )
         try:
             if decision.change > 0:
                 await self.add()

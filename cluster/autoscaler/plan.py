@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 Reason = Literal[
-    "below_minimum", "above_maximum", "busy", "idle", "no_figures", "steady", "waiting", "cooling_down", "at_maximum",
+    "below_minimum", "above_maximum", "busy", "idle", "no_figures", "steady", "waiting",
+    "cooling_down", "at_maximum",
     "at_minimum",
 ]  # fmt: skip
 REASONS: Final[tuple[Reason, ...]] = (
-    "below_minimum", "above_maximum", "busy", "idle", "no_figures", "steady", "waiting", "cooling_down", "at_maximum",
+    "below_minimum", "above_maximum", "busy", "idle", "no_figures", "steady", "waiting",
+    "cooling_down", "at_maximum",
     "at_minimum",
 )  # fmt: skip
 
@@ -47,6 +49,8 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
+    """The settings that a decision goes by."""
+
     observers_min: int
     observers_max: int
     in_flight: Band
@@ -69,6 +73,8 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
+    """What is to be done, and why."""
+
     change: Literal[-1, 0, 1]
     reason: Reason
     because: str

@@ -21,7 +21,10 @@ async def why_not_ready(http: aiohttp.ClientSession, node: NodeProcess) -> str:
                 node.state = NodeState.ALIVE
             return "" if response.status == 200 else (await response.text())[:500].strip()
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as exc:
-        return f"{node.state.value}; {node.url} does not answer ({type(exc).__name__}); {node.last_words()[:300]}"
+        return (
+            f"{node.state.value}; {node.url} does not answer ({type(exc).__name__}); "
+            f"{node.last_words()[:300]}"
+        )
 
 
 async def cluster_as_seen_by(

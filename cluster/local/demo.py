@@ -54,7 +54,9 @@ class PrivateService(Protocol):
     def __init__(self) -> None: ...
 
     @property
-    def url(self) -> str: ...
+    def url(self) -> str:
+        """Return where it is reached, as nodes are told it."""
+        ...
 
     def __enter__(self) -> Self: ...
 
@@ -87,6 +89,7 @@ class Tally:
 
     @property
     def load_s(self) -> float:
+        """Return the time from the first acknowledgement to the last."""
         return self.acknowledged[-1] - self.acknowledged[0]
 
     @property
@@ -130,7 +133,8 @@ async def demo(
         leader = await cluster.wait_ready()
         urls = [node.url for node in cluster.nodes.values()]
         console.print(
-            f"{len(urls)} nodes are ready, {leader} leads; loading {len(files)} files through all of them"
+            f"{len(urls)} nodes are ready, {leader} leads; loading {len(files)} files through all "
+            "of them"
         )
         clients = []
         for i in range(len(urls)):

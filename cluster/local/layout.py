@@ -58,10 +58,12 @@ class ClusterFile(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def all_places(self) -> tuple[Place, ...]:
+        """Return every place that was ever given, removed members' too."""
         return self.places or self.first_places
 
     @property
     def first_places(self) -> tuple[Place, ...]:
+        """Return the places of the members that the cluster began with."""
         return tuple(Place(f"{ID_PREFIX}{number + 1}", number) for number in range(self.nodes))
 
     def with_place(self, place: Place) -> ClusterFile:
@@ -109,7 +111,8 @@ def find_cluster(
         if strangers:
             raise BadRequest(
                 "foreign_directory",
-                f"{data} is not empty and not a cluster's directory (it holds {', '.join(strangers[:5])})",
+                f"{data} is not empty and not a cluster's directory (it holds "
+                f"{', '.join(strangers[:5])})",
                 allowed="an empty or new directory, or one made by this command",
             )
         return ClusterFile(
@@ -125,7 +128,8 @@ def find_cluster(
             raise BadRequest(
                 "other_cluster",
                 f"{data} holds a cluster made with {name} {has}, not {asked}",
-                allowed=f"{name} {has} (or nothing: the directory remembers it), or another directory",
+                allowed=f"{name} {has} (or nothing: the directory remembers it), or another "
+                "directory",
             )
     return found, False
 

@@ -81,8 +81,11 @@ class Membership:
         view = await self._whole()
         others = [m.id for m in view.members if m.voter and m.id != node]
         if not others:
-            raise BadRequest("last_member", f"{node} is the only voter: without it there is no cluster",
-                             allowed="python -m cluster add first, or `down` to stop the cluster")  # fmt: skip
+            raise BadRequest(
+                "last_member",
+                f"{node} is the only voter: without it there is no cluster",
+                allowed="python -m cluster add first, or `down` to stop the cluster",
+            )
         await self._removed(place)
 
     async def replace(self, node: str) -> str:
@@ -108,9 +111,11 @@ class Membership:
             ) from exc
         if view.leader is None or not view.quorum:
             raise BadRequest(
-                "no_quorum", f"{view.node} hears no quorum of {', '.join(m.id for m in view.members if m.voter)}",
+                "no_quorum",
+                f"{view.node} hears no quorum of "
+                f"{', '.join(m.id for m in view.members if m.voter)}",
                 allowed=NEEDS_QUORUM,
-            )  # fmt: skip
+            )
         return view
 
     def _place(self, node: str) -> Place:
@@ -165,9 +170,11 @@ class Membership:
         except TimeoutError:
             log = self.data / place.id / "node.log"
             raise BadRequest(
-                "not_started", f"{place.id} does not answer at {url} after {START_WITHIN_S:g} s; see {log}",
-                allowed=f"the same command once that is mended, or python -m cluster remove {place.id}",
-            ) from None  # fmt: skip
+                "not_started",
+                f"{place.id} does not answer at {url} after {START_WITHIN_S:g} s; see {log}",
+                allowed="the same command once that is mended, or python -m cluster remove "
+                f"{place.id}",
+            ) from None
 
     async def _promoted(self, node: str, raft: str, url: str) -> None:
         """Ask for its vote until it has caught up."""
@@ -218,7 +225,8 @@ def url_of(file: ClusterFile, place: Place) -> str:
 async def opened(
     data: Path, say: Callable[[str], None], leaving: str = ""
 ) -> AsyncIterator[Membership]:
-    """Raises BadRequest when no cluster runs there, or another command changes its members now.
+    """Open the membership of a cluster that runs. Raises BadRequest when none runs there, or
+    another command changes its members now.
 
     `leaving`: a member that is not asked anything, for it may be gone before it answers.
     """
@@ -264,8 +272,11 @@ def remove_main(argv: list[str]) -> int:
 
 def replace_main(argv: list[str]) -> int:
     """Replace a member by a new one."""
-    parser = _parser("replace", "Give a damaged or lost member's place to a new one under a new id: it joins, catches "
-                     "up and votes; then the old one is removed for good. Its directory stays.")  # fmt: skip
+    parser = _parser(
+        "replace",
+        "Give a damaged or lost member's place to a new one under a new id: it joins, catches up "
+        "and votes; then the old one is removed for good. Its directory stays.",
+    )
     parser.add_argument("member", help="its id, as `status` shows it")
     given = parser.parse_args(argv)
     return _run(given.data, lambda m: m.replace(given.member), given.member)

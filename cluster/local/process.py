@@ -53,11 +53,13 @@ class NodeProcess:
 
     @property
     def pid(self) -> int | None:
+        """Return the id of its process; None while it has none."""
         process = self.process
         return process.pid if process is not None and process.returncode is None else None
 
     @property
     def log(self) -> Path:
+        """Return where it writes its log."""
         return self.data_dir / "node.log"
 
     def signal(self, number: int) -> bool:

@@ -54,13 +54,24 @@ def advice(found: Readiness, data: str) -> Iterator[str]:
     for node, reason in found.missing.items():
         yield f"{node} is missing: {one_line(reason)}"
         if reason.startswith(REMOVED):
-            yield f"  its directory stays; leave it out with: python -m cluster remove {node}{where}"
+            yield (
+                f"  its directory stays; leave it out with: python -m cluster remove {node}{where}"
+            )
         elif found.serving and not found.refusal and not reason.startswith(JOINING):
-            yield f"  if it does not come back, give its place to a new member: python -m cluster replace {node}{where}"
+            yield (
+                "  if it does not come back, give its place to a new member: python -m cluster "
+                f"replace {node}{where}"
+            )
     if found.refusal:
         yield f"writes are refused until somebody decides: {one_line(found.refusal)}"
-        foreign = "  the store is another cluster's and cannot be adopted: give this cluster the store it had"
-        other = "  the store is not the one that was settled: put that back, or go on from this one with: acordo adopt"
+        foreign = (
+            "  the store is another cluster's and cannot be adopted: give this cluster the store "
+            "it had"
+        )
+        other = (
+            "  the store is not the one that was settled: put that back, or go on from this one "
+            "with: acordo adopt"
+        )
         yield foreign if found.refusal == "store_foreign" else other
 
 

@@ -143,7 +143,8 @@ class LocalCluster:
         if settings.tls_cert_file is None and settings.secret_file is None:
             if make_secret(data / "secret"):
                 self.say(
-                    "made a secret for the members: what they say is authenticated, not encrypted (docs/security.md)"
+                    "made a secret for the members: what they say is authenticated, not encrypted "
+                    "(docs/security.md)"
                 )
             self._common[PREFIX + "SECRET_FILE"] = str(data / "secret")
         for place in places:

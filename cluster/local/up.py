@@ -63,7 +63,8 @@ async def _follow(cluster: LocalCluster) -> None:
         await asyncio.wait((ready,), timeout=cluster.settings.ready_timeout_s)
         if not ready.done():
             say(
-                f"no quorum is ready after {cluster.settings.ready_timeout_s:g} s: waiting on; Ctrl-C stops"
+                f"no quorum is ready after {cluster.settings.ready_timeout_s:g} s: waiting on; "
+                "Ctrl-C stops"
             )
             before = await cluster.look()
             print(*(f"  {line}" for line in advice(before, data)), sep="\n", flush=True)
@@ -109,4 +110,5 @@ def announce(cluster: LocalCluster, found: Readiness, data: str) -> None:
 
 
 def say(line: str) -> None:
+    """Print a line with the time."""
     print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)

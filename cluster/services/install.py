@@ -72,7 +72,8 @@ def ensure(*services: str) -> None:
     command = f"apt-get install -y --no-install-recommends {' '.join(wanted)}"
     if skipping():
         raise Missing(
-            f"SKIP_SERVICES is set, and not there: {', '.join(s for s in services if not present(s))}"
+            "SKIP_SERVICES is set, and not there: "
+            f"{', '.join(s for s in services if not present(s))}"
         )
     prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
     if shutil.which("apt-get") is None or (

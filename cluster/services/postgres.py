@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from cluster.services.process import Server, find, wait_until
+from cluster.services.process import Service, find, wait_until
 
 
 def _lives(pid: str) -> bool:
@@ -23,7 +23,7 @@ def _lives(pid: str) -> bool:
     return False
 
 
-class PostgresServer(Server):
+class PostgresServer(Service):
     """PostgreSQL ≥ 14 from the distribution, run as `postgres` when we are root (it refuses to run
     as root).
     """
@@ -40,6 +40,7 @@ class PostgresServer(Server):
 
     @property
     def url(self) -> str:
+        """Return where its database is reached."""
         return f"postgresql://acordo:secret@127.0.0.1:{self.port}/{self.database}"
 
     def _own(self, path: str) -> None:
@@ -57,26 +58,32 @@ class PostgresServer(Server):
         return [*user, path, *command[1:]]
 
     def prepare(self) -> None:
+        """Make an empty cluster of databases, with a password for its user."""
         self._own(str(self.folder))
         password = self.folder / "password"
         password.write_text("secret")
         self._own(str(password))
         subprocess.run(
             self._run_as(
-                "initdb", "-D", str(self.folder / "db"), "-U", "acordo", f"--pwfile={password}", "-E", "UTF8",
-                "--no-locale", "-A", "scram-sha-256",
+                *("initdb", "-D", str(self.folder / "db"), "-U", "acordo"),
+                *(f"--pwfile={password}", "-E", "UTF8", "--no-locale", "-A", "scram-sha-256"),
             ),
-            check=True, cwd=self.folder, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+            check=True,
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+        )
 
     def command(self) -> Sequence[str]:
+        """Return how it is started: on loopback alone."""
         return self._run_as(
-            "postgres", "-D", str(self.folder / "db"), "-p", str(self.port), "-c", "listen_addresses=127.0.0.1",
-            "-c", "unix_socket_directories=", "-c", "max_connections=60", "-c", "shared_buffers=64MB",
-            "-c", "log_min_messages=fatal",
-        )  # fmt: skip
+            *("postgres", "-D", str(self.folder / "db"), "-p", str(self.port)),
+            *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="),
+            *("-c", "max_connections=60", "-c", "shared_buffers=64MB"),
+            *("-c", "log_min_messages=fatal"),
+        )
 
     def ready(self) -> bool:
+        """Say whether it takes queries; make the database once it does."""
         if not super().ready():
             return False
         environment = {**os.environ, "PGPASSWORD": "secret"}
@@ -84,8 +91,10 @@ class PostgresServer(Server):
         psql = find("psql", *reversed(self._bin))
         done = subprocess.run(
             [psql, *query, "-d", "postgres", "-Atc", "SELECT datname FROM pg_database"],
-            env=environment, capture_output=True, check=False,
-        )  # fmt: skip
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
         if done.returncode:
             return False
         if self.database not in done.stdout.decode().split():
@@ -99,21 +108,16 @@ class PostgresServer(Server):
     def psql(self, statement: str) -> str:
         """Return what psql prints for one statement."""
         query = [
-            "-h",
-            "127.0.0.1",
-            "-p",
-            str(self.port),
-            "-U",
-            "acordo",
-            "-d",
-            self.database,
-            "-Atc",
-            statement,
+            *("-h", "127.0.0.1", "-p", str(self.port), "-U", "acordo"),
+            *("-d", self.database, "-Atc", statement),
         ]
         return subprocess.run(
             [find("psql", *reversed(self._bin)), *query],
-            env={**os.environ, "PGPASSWORD": "secret"}, capture_output=True, text=True, check=True,
-        ).stdout.strip()  # fmt: skip
+            env={**os.environ, "PGPASSWORD": "secret"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
 
     def fresh_database(self, name: str) -> str:
         """Create an empty database and return its URL."""
@@ -158,6 +162,7 @@ class PostgresServer(Server):
         return []
 
     def wipe(self) -> None:
+        """Forget its databases; the next start begins with an empty one."""
         shutil.rmtree(self.folder / "db", ignore_errors=True)
         (self.folder / ".prepared").unlink(missing_ok=True)
 
@@ -174,16 +179,22 @@ class PostgresStandby(PostgresServer):
         self._primary = primary
 
     def prepare(self) -> None:
+        """Copy the primary as it is now."""
         self._own(str(self.folder))
         subprocess.run(
             self._run_as(
-                "pg_basebackup", "-D", str(self.folder / "db"), "-h", "127.0.0.1", "-p", str(self._primary.port),
-                "-U", "acordo", "-R", "-X", "stream", "--checkpoint=fast", "--no-password",
+                *("pg_basebackup", "-D", str(self.folder / "db")),
+                *("-h", "127.0.0.1", "-p", str(self._primary.port), "-U", "acordo"),
+                *("-R", "-X", "stream", "--checkpoint=fast", "--no-password"),
             ),
-            check=True, cwd=self.folder, env={**os.environ, "PGPASSWORD": "secret"}, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+            check=True,
+            cwd=self.folder,
+            env={**os.environ, "PGPASSWORD": "secret"},
+            stdout=subprocess.DEVNULL,
+        )
 
     def start(self) -> Self:
+        """Start it, and return once the primary waits for it at each COMMIT."""
         super().start()
         self._primary.psql("ALTER SYSTEM SET synchronous_standby_names = '*'")
         self._primary.psql("SELECT pg_reload_conf()")
@@ -199,5 +210,7 @@ class PostgresStandby(PostgresServer):
         """
         subprocess.run(
             self._run_as("pg_ctl", "promote", "-D", str(self.folder / "db"), "-w"),
-            check=True, cwd=self.folder, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+            check=True,
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+        )

@@ -37,7 +37,7 @@ def wait_until(ready: Callable[[], bool], what: str, *, timeout_s: float = READY
         time.sleep(0.05)
 
 
-class Server:
+class Service:
     """One process with a folder of its own. Subclasses say how it is started and when it is
     ready.
     """
@@ -50,12 +50,14 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> Sequence[str]:
+        """Return the program and its arguments."""
         raise NotImplementedError
 
     def prepare(self) -> None:
         """Make what the server needs before its first start."""
 
     def ready(self) -> bool:
+        """Say whether it takes connections."""
         with socket.socket() as probe:
             probe.settimeout(0.5)
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
@@ -68,9 +70,13 @@ class Server:
             (self.folder / ".prepared").touch()
         with (self.folder / "output.log").open("ab") as output:
             self.process = subprocess.Popen(
-                self.command(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                self.command(),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
-            )  # fmt: skip
+            )
 
         def up() -> bool:
             assert self.process is not None
@@ -96,12 +102,15 @@ class Server:
             self.process = None
 
     def pause(self) -> None:
+        """Stop its processes where they are (SIGSTOP): it is there, and does not answer."""
         self.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
+        """Let its processes go on (SIGCONT)."""
         self.signal(signal.SIGCONT)
 
     def stop(self) -> None:
+        """Ask it to end, and kill it where it does not."""
         if self.process is None:
             return
         self.resume()

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster.services.install import ensure
-from cluster.services.process import Server, find
+from cluster.services.process import Service, find
 
 ALERTS = Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yml"
 
 
-class Prometheus(Server):
+class Prometheus(Service):
     """`jobs`: addresses by the name of the job. It asks them every second."""
 
     name = "prometheus"
@@ -25,9 +25,11 @@ class Prometheus(Server):
 
     @property
     def url(self) -> str:
+        """Return where it is reached."""
         return f"http://127.0.0.1:{self.port}"
 
     def prepare(self) -> None:
+        """Write its configuration."""
         config = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(ALERTS)],
@@ -39,6 +41,7 @@ class Prometheus(Server):
         (self.folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
 
     def command(self) -> Sequence[str]:
+        """Return how it is started."""
         return (
             find("prometheus"),
             f"--config.file={self.folder / 'prometheus.yml'}",
@@ -47,6 +50,7 @@ class Prometheus(Server):
         )
 
     def ready(self) -> bool:
+        """Say whether it takes queries."""
         try:
             with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5) as response:
                 return bool(response.status == 200)

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.ports import lasting_port
-from cluster.services.process import Server, find, wait_until
+from cluster.services.process import Service, find, wait_until
 
 HOME = "/usr/lib/rabbitmq/bin"
 COOKIE = "ACORDOTESTS"
 
 
-class RabbitServer(Server):
+class RabbitServer(Service):
     """One broker with its own Erlang port mapper, so that it meets no other Erlang node of the
     machine.
     """
@@ -32,9 +32,11 @@ class RabbitServer(Server):
 
     @property
     def url(self) -> str:
+        """Return where it is reached."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
 
     def environment(self) -> dict[str, str]:
+        """Return all the environment it gets: nothing of this machine's own brokers."""
         at = str(self.folder)
         return {
             "PATH": f"{HOME}:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -50,13 +52,15 @@ class RabbitServer(Server):
             "RABBITMQ_ENABLED_PLUGINS_FILE": f"{at}/plugins",
             "RABBITMQ_CONF_ENV_FILE": f"{at}/none",
             "RABBITMQ_PID_FILE": f"{at}/pid",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none -kernel "
+            "inet_dist_use_interface {127,0,0,1}",
             "RABBITMQ_CTL_ERL_ARGS": "+S 1:1",
             "ERL_EPMD_PORT": str(self._mapper_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
         }
 
     def prepare(self) -> None:
+        """Write its cookie, plugins and configuration."""
         cookie = self.folder / ".erlang.cookie"
         cookie.write_text(COOKIE)
         cookie.chmod(0o400)
@@ -68,23 +72,30 @@ class RabbitServer(Server):
             )
         )
         (self.folder / "rabbitmq.conf").write_text(
-            "loopback_users = none\nvm_memory_high_watermark.absolute = 512MB\ndisk_free_limit.absolute = 1MB\n"
+            "loopback_users = none\n"
+            "vm_memory_high_watermark.absolute = 512MB\ndisk_free_limit.absolute = 1MB\n"
             "log.file.level = warning\nnet_ticktime = 5\n" + peers
         )
 
     def command(self) -> Sequence[str]:
+        """Return how it is started, in that environment alone."""
         settings = [f"{name}={value}" for name, value in self.environment().items()]
         return ["/usr/bin/env", "-i", *settings, f"{HOME}/rabbitmq-server"]
 
     def control(self, *words: str) -> str:
         """Run rabbitmqctl against this broker; '' when it fails."""
         done = subprocess.run(
-            [f"{HOME}/rabbitmqctl", "-q", *words], env=self.environment(), capture_output=True, text=True, timeout=60,
+            [f"{HOME}/rabbitmqctl", "-q", *words],
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
             check=False,
-        )  # fmt: skip
+        )
         return done.stdout if done.returncode == 0 else ""
 
     def start(self) -> RabbitServer:
+        """Start it, and let it join the broker that it was made for."""
         find("rabbitmqctl", HOME)
         super().start()
         if self._joins is not None and self._joins.node not in self.control("cluster_status"):
@@ -99,8 +110,8 @@ class RabbitServer(Server):
             self._end_mapper()
 
     def _end_mapper(self) -> None:
-        """The port mapper leaves the session of whoever started it: end the one on our own port, by
-        its id.
+        """End the port mapper on our own port, by its id: it has left the session of its starter,
+        and would stay for ever.
         """
         for folder in Path("/proc").iterdir():
             if not folder.name.isdigit():
@@ -121,6 +132,7 @@ class RabbitCluster:
 
     @property
     def url(self) -> str:
+        """Return where all three are reached."""
         return (
             "amqp://guest:guest@"
             + ",".join(f"127.0.0.1:{each.port}" for each in self.brokers)

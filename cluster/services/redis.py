@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 
-from cluster.services.process import Server, find, wait_until
+from cluster.services.process import Service, find, wait_until
 
 
-class RedisServer(Server):
+class RedisServer(Service):
     """redis-server from the distribution, without persistence: it restarts empty."""
 
     name = "redis"
@@ -19,27 +19,35 @@ class RedisServer(Server):
 
     @property
     def url(self) -> str:
+        """Return where it is reached."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def command(self) -> Sequence[str]:
+        """Return how it is started: without persistence, bounded in memory."""
         replica = (
             ["--replicaof", "127.0.0.1", str(self._replica_of.port)] if self._replica_of else []
         )
         return [
-            find("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-            "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru", "--repl-diskless-sync-delay", "0",
-            "--dir", str(self.folder), *replica,
-        ]  # fmt: skip
+            *(find("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"),
+            *("--save", "", "--appendonly", "no", "--dir", str(self.folder)),
+            *("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"),
+            *("--repl-diskless-sync-delay", "0"),
+            *replica,
+        ]
 
     def cli(self, *words: str) -> str:
         """Return what redis-cli prints for one command, '' when the server does not answer."""
         done = subprocess.run(
             [find("redis-cli"), "-h", "127.0.0.1", "-p", str(self.port), *words],
-            capture_output=True, text=True, timeout=10, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
         return done.stdout.strip()
 
     def ready(self) -> bool:
+        """Say whether it answers a PING."""
         return super().ready() and self.cli("PING") == "PONG"
 
 
@@ -53,6 +61,7 @@ class SentinelServer(RedisServer):
         self._master, self._quorum = master, quorum
 
     def prepare(self) -> None:
+        """Write whom it watches; it keeps what it learns in the same file."""
         (self.folder / "sentinel.conf").write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\n"
             f"sentinel monitor acordo 127.0.0.1 {self._master.port} {self._quorum}\n"
@@ -61,6 +70,7 @@ class SentinelServer(RedisServer):
         )
 
     def command(self) -> Sequence[str]:
+        """Return how it is started."""
         return [find("redis-server"), str(self.folder / "sentinel.conf"), "--sentinel"]
 
     def master_port(self) -> int:
@@ -79,11 +89,13 @@ class SentinelSet:
 
     @property
     def url(self) -> str:
+        """Return where the Sentinels are reached, and the master's name."""
         hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
         return f"redis+sentinel://{hosts}/acordo"
 
     @property
     def servers(self) -> list[RedisServer]:
+        """Return every process, the master first."""
         return [self.master, *self.replicas, *self.sentinels]
 
     def __enter__(self) -> SentinelSet:

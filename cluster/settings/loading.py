@@ -90,7 +90,8 @@ def table(cls: type[SharedSettings]) -> str:
     for name, field in cls.model_fields.items():
         default = as_text(field.default) or "(empty)"
         rows.append(
-            f"| `{PREFIX}{name.upper()}` | `{default}` | {field.description} | {_allowed(cls, name)} |"
+            f"| `{PREFIX}{name.upper()}` | `{default}` | {field.description} | "
+            f"{_allowed(cls, name)} |"
         )
     return "\n".join(rows)
 
@@ -104,12 +105,15 @@ def _flags(cls: type[SharedSettings], argv: Sequence[str], prog: str) -> dict[st
     parser = _Parser(
         prog=prog,
         allow_abbrev=False,
-        description=f"Each setting is a flag, a variable {PREFIX}NAME of the environment, or such a line in a file; "
-        "the first of these that gives it wins.",
+        description=f"Each setting is a flag, a variable {PREFIX}NAME of the environment, or such "
+        "a line in a file; the first of these that gives it wins.",
     )
     parser.add_argument("--config", metavar="FILE", help=f"file of lines {PREFIX}NAME=value")
     for name, field in cls.model_fields.items():
-        text = f"{field.description}. Allowed: {_allowed(cls, name)}. Default: {as_text(field.default) or 'empty'}"
+        text = (
+            f"{field.description}. Allowed: {_allowed(cls, name)}. Default: "
+            f"{as_text(field.default) or 'empty'}"
+        )
         parser.add_argument(
             "--" + name.replace("_", "-"), dest=name, metavar="…", help=text.replace("%", "%%")
         )

@@ -54,7 +54,8 @@ class NodeSettings(SharedSettings):
     raft_routes: Annotated[tuple[MemberSetting, ...], NoDecode, BeforeValidator(members_of)] = (
         setting(
             (),
-            "where this node dials members that it does not reach at the address they have for all others (a proxy, NAT)",
+            "where this node dials members that it does not reach at the address they have for all "
+            "others (a proxy, NAT)",
             "ID=HOST:PORT,ID=HOST:PORT,…",
         )
     )
@@ -68,24 +69,28 @@ class NodeSettings(SharedSettings):
         own = [m for m in self.members if m.id == self.node_id]
         if self.members and own and own[0].raft_address != self.raft_address:
             raise ValueError(
-                f"members give {self.node_id} the address {own[0].raft_address}, not {self.raft_address}"
+                f"members give {self.node_id} the address {own[0].raft_address}, not "
+                f"{self.raft_address}"
             )
         if self.raft_listen:
             address(self.raft_listen)
         if not self.guarded and not is_loopback(self.raft_bind):
             raise ValueError(
-                f"Raft would listen on {self.raft_bind}: without secret_file or tls_…_file only loopback is allowed"
+                f"Raft would listen on {self.raft_bind}: without secret_file or tls_…_file only "
+                "loopback is allowed"
             )
         refuse_open(self.http_host, self.http_open)
         return self
 
     @property
     def url(self) -> str:
+        """Return where clients reach this node."""
         host = f"[{self.http_host}]" if ":" in self.http_host else self.http_host
         return self.advertised_url or f"http://{host}:{self.http_port}"
 
     @property
     def raft_bind(self) -> str:
+        """Return where it listens for the other members."""
         return self.raft_listen or self.raft_address
 
     @property
@@ -95,8 +100,10 @@ class NodeSettings(SharedSettings):
 
     @property
     def store_url(self) -> str:
+        """Return the store: the one that was named, or a file in its own directory."""
         return self.store or f"sqlite:///{(self.data_dir / 'store.sqlite').absolute()}"
 
     @property
     def first_members(self) -> tuple[MemberSetting, ...]:
+        """Return the members that the cluster begins with."""
         return self.members or (MemberSetting(self.node_id, self.raft_address),)

@@ -31,7 +31,8 @@ class RunnerSettings(SharedSettings):
     data: Path = setting(Path("data"), "directory of the cluster", "path of a directory")
     cluster_id: str = setting(
         "",
-        "name of the cluster that a new directory is made for, as a store restored from a backup names it",
+        "name of the cluster that a new directory is made for, as a store restored from a backup "
+        "names it",
         "any text",
     )
     ready_timeout_s: float = seconds(
@@ -51,6 +52,7 @@ class RunnerSettings(SharedSettings):
 
     @property
     def store_url(self) -> str:
+        """Return the store: the one that was named, or a file in the cluster's directory."""
         return self.store or f"sqlite:///{(self.data / 'store.sqlite').absolute()}"
 
     def handed_on(self) -> dict[str, str]:

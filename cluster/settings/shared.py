@@ -28,7 +28,8 @@ class SharedSettings(BaseSettings):
 
     store: Annotated[str, scheme(*STORES)] = setting(
         "",
-        "where versions and ledger are kept; empty: one SQLite file, in the runner's data directory or the node's",
+        "where versions and ledger are kept; empty: one SQLite file, in the runner's data "
+        "directory or the node's",
         "sqlite:///PATH, postgresql://USER:PASSWORD@HOST[,HOST]/DATABASE, cockroachdb://…",
     )
     cache: Annotated[str, scheme(*CACHES)] = setting(
@@ -46,7 +47,8 @@ class SharedSettings(BaseSettings):
     )
     secret_file: Path | None = setting(
         None,
-        "shared secret that members prove to each other: they are authenticated, not encrypted (docs/security.md)",
+        "shared secret that members prove to each other: they are authenticated, not encrypted "
+        "(docs/security.md)",
         "path of a file",
     )
     tls_cert_file: Path | None = setting(
@@ -60,12 +62,14 @@ class SharedSettings(BaseSettings):
     )
     http_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(names_of)] = setting(
         (),
-        "further names that lead browsers to a node, beside addresses, names without a dot and the advertised one",
+        "further names that lead browsers to a node, beside addresses, names without a dot and the "
+        "advertised one",
         "NAME,NAME,… or *",
     )
     http_open: bool = setting(
         False,
-        "let HTTP listen beyond loopback: whoever reaches it may read and write, for clients prove nothing",
+        "let HTTP listen beyond loopback: whoever reaches it may read and write, for clients prove "
+        "nothing",
         "true, false",
     )
     election_timeout_s: float = seconds(
@@ -83,7 +87,8 @@ class SharedSettings(BaseSettings):
     store_timeout_s: float = seconds(5, "longest wait for one answer of the store", 0.1, 300)
     drain_notice_s: float = seconds(
         0,
-        "how long a stopping node serves on while it already calls itself unready: balancers see it leave",
+        "how long a stopping node serves on while it already calls itself unready: balancers see "
+        "it leave",
         0,
         60,
     )

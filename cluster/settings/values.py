@@ -33,6 +33,7 @@ class MemberSetting(NamedTuple):
 
 
 def as_text(value: object) -> str:
+    """Return a value as it is written in the environment or in a file."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -43,6 +44,7 @@ def as_text(value: object) -> str:
 
 
 def address(text: str) -> str:
+    """Return a host:port as it is. Raises ValueError for all else."""
     host, colon, port = text.rpartition(":")
     if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError("no host:port")
@@ -50,6 +52,7 @@ def address(text: str) -> str:
 
 
 def members_of(given: object) -> object:
+    """Return the members that a text names; anything but a text as it is. Raises ValueError."""
     if not isinstance(given, str):
         return given
     members: list[MemberSetting] = []
@@ -67,6 +70,7 @@ def members_of(given: object) -> object:
 
 
 def names_of(given: object) -> object:
+    """Return the names of machines in a text, or `*`. Raises ValueError."""
     if not isinstance(given, str):
         return given
     names = tuple(filter(None, (name.strip().lower().rstrip(".") for name in given.split(","))))
@@ -76,16 +80,20 @@ def names_of(given: object) -> object:
 
 
 def node_id_of(given: str) -> str:
+    """Return an id as it is. Raises ValueError for all else."""
     if not ID.fullmatch(given):
         raise ValueError("no id")
     return given
 
 
 def name_of(given: str) -> str:
+    """Return an id or nothing as it is. Raises ValueError for all else."""
     return node_id_of(given) if given else given
 
 
 def scheme(*allowed: str) -> BeforeValidator:
+    """Return a validator that refuses URLs of other schemes."""
+
     def check(given: str) -> str:
         if given and urlsplit(given).scheme not in allowed:
             raise ValueError("unknown scheme")
@@ -95,6 +103,7 @@ def scheme(*allowed: str) -> BeforeValidator:
 
 
 def http_url(given: str) -> str:
+    """Return an HTTP URL without a slash at its end. Raises ValueError."""
     parts = urlsplit(given)
     if given and not (parts.scheme in ("http", "https") and parts.hostname):
         raise ValueError("no http URL")
@@ -102,6 +111,7 @@ def http_url(given: str) -> str:
 
 
 def setting(default: Any, text: str, allowed: str, **limits: Any) -> Any:
+    """Return a field: its default, what it means, and what is allowed, in words."""
     return Field(
         default,
         description=text,
@@ -112,10 +122,12 @@ def setting(default: Any, text: str, allowed: str, **limits: Any) -> Any:
 
 
 def seconds(default: float, text: str, low: float, high: float) -> Any:
+    """Return a field of seconds between two bounds."""
     return setting(default, text, f"seconds, {as_text(low)} to {as_text(high)}", ge=low, le=high)
 
 
 def count(default: int, text: str, low: int, high: int) -> Any:
+    """Return a field of a whole number between two bounds."""
     return setting(default, text, f"a whole number, {low} to {high}", ge=low, le=high)
 
 
@@ -134,6 +146,7 @@ def refuse_open(host: str, is_open: bool) -> None:
     """Raise ValueError for an address that strangers may reach, unless that is wanted by name."""
     if not is_open and not is_loopback(f"{host}:0"):
         raise ValueError(
-            f"HTTP would listen on {host or 'every address'}, and clients prove nothing: whoever reaches it may read"
-            " and write. Say http_open=true if something else keeps strangers out"
+            f"HTTP would listen on {host or 'every address'}, and clients prove nothing: whoever "
+            "reaches it may read and write. Say http_open=true if something else keeps strangers "
+            "out"
         )

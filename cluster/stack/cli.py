@@ -35,14 +35,17 @@ CHECK: tuple[str, ...] = (sys.executable, "-m", "cluster.installation")
 
 USAGE: Final = """usage: python -m cluster stack COMMAND
 
-  up         check what is needed, make secrets once, build, start or roll, wait, check the installation
+  up         check what is needed, make secrets once, build, start or roll, wait, check the
+             installation
   down       stop and remove the containers; volumes stay
   status     how every container is, and how far each member is
-  upgrade    build the images anew and bring them to the nodes one at a time; --back: take the ones before
-             (again it goes on with those; upgrade without --back goes forward)
-  replace    give the place of a damaged or lost node (node1, node2, node3) to a new member, with an empty volume
+  upgrade    build the images anew and bring them to the nodes one at a time; --back: take the
+             ones before (again it goes on with those; upgrade without --back goes forward)
+  replace    give the place of a damaged or lost node (node1, node2, node3) to a new member, with
+             an empty volume
 
-ACORDO_ENV_FILE names another file than .env; ACORDO_START_WAIT_S is the longest wait for all to run (300).
+ACORDO_ENV_FILE names another file than .env; ACORDO_START_WAIT_S is the longest wait for all to
+run (300).
 """
 
 
@@ -55,6 +58,7 @@ class Stack:
         self.names = files.known(root)
 
     def say(self, line: str) -> None:
+        """Print a line at once."""
         print(line, flush=True)
 
     def open(self, *, first: bool = False) -> tuple[Engine, StackSettings]:
@@ -80,9 +84,9 @@ class Stack:
         volume = "acordo_postgres"
         if probe.docker("volume", "inspect", volume).ok:
             raise StackFailed(
-                f"{self.env_file} is not there, but the volume {volume} of an earlier start is, and only that file had "
-                f"its password: put the old {self.env_file} back, or give up that database on purpose (docker "
-                f"volume rm {volume}); nothing was changed"
+                f"{self.env_file} is not there, but the volume {volume} of an earlier start is, "
+                f"and only that file had its password: put the old {self.env_file} back, or give "
+                f"up that database on purpose (docker volume rm {volume}); nothing was changed"
             )
         air = probe.docker("image", "inspect", "acordo-node:air").ok
         where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
@@ -110,14 +114,15 @@ class Stack:
 
     @property
     def engine_far(self) -> bool:
+        """Say whether the engine is on another machine."""
         return not os.environ.get("DOCKER_HOST", "unix://").startswith("unix://")
 
     def _check_socket(self, settings: StackSettings) -> None:
         path = settings.get("ACORDO_DOCKER_SOCK", "/var/run/docker.sock")
         if self.engine_far:
             self.say(
-                f"note: the engine is at {os.environ['DOCKER_HOST']}, not behind a socket of this machine: "
-                "the autoscaler will have no engine, and no observer comes or goes"
+                f"note: the engine is at {os.environ['DOCKER_HOST']}, not behind a socket of this "
+                "machine: the autoscaler will have no engine, and no observer comes or goes"
             )
         elif not Path(path).is_socket():
             raise BadRequest(
@@ -130,7 +135,8 @@ class Stack:
         memory = engine.docker("info", "--format", "{{.MemTotal}}").out
         if memory.isdigit() and 0 < int(memory) < MEMORY_LEAST:
             raise StackFailed(
-                f"the engine has {int(memory) // 1_000_000} MB of memory; the stack needs 4 GB, better 6"
+                f"the engine has {int(memory) // 1_000_000} MB of memory; the stack needs 4 GB, "
+                "better 6"
             )
         stamp = engine.docker(
             "volume",
@@ -141,8 +147,9 @@ class Stack:
         )
         if stamp.ok and stamp.out not in ("", "<no value>", FORMAT):
             raise StackFailed(
-                f"the volumes of {engine.project} are of format {stamp.out}, this version knows {FORMAT}: start the "
-                "version that made them, or give this one another COMPOSE_PROJECT_NAME; nothing was changed"
+                f"the volumes of {engine.project} are of format {stamp.out}, this version knows "
+                f"{FORMAT}: start the version that made them, or give this one another "
+                "COMPOSE_PROJECT_NAME; nothing was changed"
             )
 
     def _check_ports(self, engine: Engine, settings: StackSettings) -> None:
@@ -155,7 +162,8 @@ class Stack:
                 probe.settimeout(1)
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     raise StackFailed(
-                        f"port {port} is taken: stop what listens there, or set ACORDO_{name}_PORT in {settings.path}"
+                        f"port {port} is taken: stop what listens there, or set ACORDO_{name}_PORT "
+                        f"in {settings.path}"
                     )
 
     # ------------------------------------------------------------------------------------- commands
@@ -200,7 +208,8 @@ class Stack:
         self._tell_addresses(settings)
         if away:
             self.say(
-                f"warning: it serves, but without {'; '.join(map(str, away))}: bring them back, each spares another"
+                f"warning: it serves, but without {'; '.join(map(str, away))}: bring them back, "
+                "each spares another"
             )
 
     def _compose_up(self, engine: Engine, *what: str) -> None:
@@ -236,8 +245,8 @@ class Stack:
                 f"  CockroachDB    {at}:{ports['COCKROACH']}/   no login: a development profile"
             )
         lines += [
-            "  between nodes  authenticated by a secret made once, not encrypted: for more than one host see "
-            "docs/security.md",
+            "  between nodes  authenticated by a secret made once, not encrypted: for more than "
+            "one host see docs/security.md",
             "./start.sh down stops it; its data stays.",
         ]
         self.say("\n".join(lines))

@@ -28,6 +28,7 @@ class Done:
 
     @property
     def ok(self) -> bool:
+        """Say whether it ended with 0."""
         return self.code == 0
 
     def last(self, lines: int) -> str:
@@ -48,9 +49,17 @@ def run(
     """
     try:
         done = subprocess.run(
-            command, input=given, capture_output=True, text=True, encoding="utf-8", errors="replace",
-            env=environ, cwd=cwd, timeout=CALL_TIMEOUT_S, check=False,
-        )  # fmt: skip
+            command,
+            input=given,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=environ,
+            cwd=cwd,
+            timeout=CALL_TIMEOUT_S,
+            check=False,
+        )
     except OSError as exc:
         raise StackFailed(f"{command[0]} cannot be run: {exc.strerror or exc}") from exc
     except subprocess.TimeoutExpired as exc:
@@ -71,11 +80,12 @@ def find_compose() -> tuple[str, ...]:
         if "ermission" in said.last(5):
             user = os.environ.get("USER", "YOU")
             raise StackFailed(
-                f"no permission to talk to Docker: add yourself to its group (sudo usermod -aG docker {user}, "
-                "then log in again), or use sudo"
+                "no permission to talk to Docker: add yourself to its group (sudo usermod -aG "
+                f"docker {user}, then log in again), or use sudo"
             )
         raise StackFailed(
-            f"the Docker engine does not answer: start it (sudo systemctl start docker). It said: {said.last(3)}"
+            "the Docker engine does not answer: start it (sudo systemctl start docker). It said: "
+            f"{said.last(3)}"
         )
     version = re.match(r"(\d+)\.", said.out)
     if version is None or int(version[1]) < 20:
@@ -108,9 +118,11 @@ class Engine:
         self.command = (*compose, "--env-file", str(env_file), "-p", project)
 
     def docker(self, *arguments: str) -> Done:
+        """Run a command of the engine."""
         return run(("docker", *arguments), environ=self.environ)
 
     def compose(self, *arguments: str, given: str = "") -> Done:
+        """Run a command of Compose; `given` is its standard input."""
         return run((*self.command, *arguments), given=given, environ=self.environ)
 
     def containers(self, *, service: str = "", running: bool = False) -> list[str]:

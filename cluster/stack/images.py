@@ -37,8 +37,8 @@ def check_readable(root: Path) -> None:
             need = 0o005 if path.is_dir() else 0o004
             if path.stat().st_mode & need != need:
                 raise StackFailed(
-                    f"{path.relative_to(root)} cannot be read by the containers' users (a clone under umask 077?): "
-                    f"chmod -R go+rX {' '.join(CODE)} requirements-run.lock"
+                    f"{path.relative_to(root)} cannot be read by the containers' users (a clone "
+                    f"under umask 077?): chmod -R go+rX {' '.join(CODE)} requirements-run.lock"
                 )
 
 
@@ -59,8 +59,8 @@ def build(engine: Engine, settings: StackSettings, root: Path, say: Callable[[st
     done = engine.compose("build", "--quiet", *(services[name] for name in wanted))
     if not done.ok:
         raise StackFailed(
-            f"building failed; where no image registry is reached: make images, remove {settings.path}, ./start.sh. "
-            f"It said: {done.last(5)}"
+            "building failed; where no image registry is reached: make images, remove "
+            f"{settings.path}, ./start.sh. It said: {done.last(5)}"
         )
     keep(engine, before, version(root))
 
@@ -146,8 +146,8 @@ def go_back(engine: Engine, settings: StackSettings, say: Callable[[str], None])
     for image, was in before.items():  # all or none
         if not was:
             raise StackFailed(
-                f"image {_repository(image)}:{PREVIOUS} is not there: no upgrade was made here since {image} was; "
-                "nothing was changed"
+                f"image {_repository(image)}:{PREVIOUS} is not there: no upgrade was made here "
+                f"since {image} was; nothing was changed"
             )
     for image, was in before.items():
         if was == identity(engine, image):
@@ -156,12 +156,14 @@ def go_back(engine: Engine, settings: StackSettings, say: Callable[[str], None])
         done = engine.docker("tag", was, image)
         if not done.ok:
             raise StackFailed(
-                f"{image} could not be named anew: {done.last(3)}. The same command goes on from here"
+                f"{image} could not be named anew: {done.last(3)}. The same command goes on from "
+                "here"
             )
         say(f"{image} is what {_repository(image)}:{PREVIOUS} is")
     if any(image.endswith(":local") for image in ours):
         say(
-            "note: ./start.sh builds from the checkout: take the commit before there too, else it goes forward again"
+            "note: ./start.sh builds from the checkout: take the commit before there too, else it "
+            "goes forward again"
         )
 
 
@@ -189,8 +191,8 @@ def tell_age(engine: Engine, image: str, root: Path, say: Callable[[str], None])
         say(f"{image} is of {when}; make images makes it anew")
     else:
         say(
-            f"warning: {image} is of {when}, and {newer.relative_to(root)} is newer: what runs may be older code; "
-            "python -m cluster stack upgrade makes it anew and rolls it out"
+            f"warning: {image} is of {when}, and {newer.relative_to(root)} is newer: what runs may "
+            "be older code; python -m cluster stack upgrade makes it anew and rolls it out"
         )
 
 

@@ -37,14 +37,16 @@ def make_rabbit_login_true(
         said = said if said.err or said.out else now
         if time.monotonic() >= ends and turn >= len(BROKERS) - 1:
             raise StackFailed(
-                f"RabbitMQ did not take the login of {settings.path} within {wait_s:g} s; it said: {said.last(3)}"
+                f"RabbitMQ did not take the login of {settings.path} within {wait_s:g} s; it said: "
+                f"{said.last(3)}"
             )
         if service == BROKERS[-1]:
             time.sleep(AGAIN_S)
     if user != "admin" and _rabbit(engine, service, "authenticate_user", "admin", given="admin").ok:
         command = " ".join(engine.command)
         say(
-            f"warning: RabbitMQ still lets admin/admin in: {command} exec {service} rabbitmqctl delete_user admin"
+            f"warning: RabbitMQ still lets admin/admin in: {command} exec {service} rabbitmqctl "
+            "delete_user admin"
         )
 
 

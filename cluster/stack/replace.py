@@ -33,7 +33,7 @@ def id_of(settings: StackSettings, service: str) -> str:
 
 
 def next_id(member: str) -> str:
-    """Return the id of the member that takes the place: n2, n2-2, n2-3, …"""
+    """Return the id of the member that takes the place: n2, n2-2, n2-3 and so on."""
     match = re.fullmatch(r"(.+)-(\d+)", member)
     return f"{match[1]}-{int(match[2]) + 1}" if match else f"{member}-2"
 
@@ -79,7 +79,8 @@ class _Replacing:
             begun = self._begun(old)
             if begun and here is not None and not here.voter:
                 self.say(
-                    f"{old} is a member and has no vote yet: going on with it (to begin anew: remove it first)"
+                    f"{old} is a member and has no vote yet: going on with it (to begin anew: "
+                    "remove it first)"
                 )
                 new = old
             elif begun and here is None and not await self._removed_before(client, old):
@@ -125,7 +126,8 @@ class _Replacing:
             ) from exc
         if view.leader is None or not view.quorum:
             raise StackFailed(
-                "no majority of the voters is heard: bring one of them back first. The same command goes on from here"
+                "no majority of the voters is heard: bring one of them back first. The same "
+                "command goes on from here"
             )
         return view
 
@@ -152,7 +154,8 @@ class _Replacing:
         gone = self.engine.docker("volume", "rm", "-f", volume)
         if not gone.ok:
             raise StackFailed(
-                f"volume {volume} cannot be removed: {gone.last(3)}. The same command goes on from here"
+                f"volume {volume} cannot be removed: {gone.last(3)}. The same command goes on from "
+                "here"
             )
         self.say(f"volume {volume} is removed")
         name = f"ACORDO_{self.service.upper()}"
@@ -163,7 +166,8 @@ class _Replacing:
         started = self.engine.compose("up", "-d", "--no-deps", "--no-build", self.service)
         if not started.ok:
             raise StackFailed(
-                f"{self.service} did not start: {started.last(5)}. The same command goes on from here"
+                f"{self.service} did not start: {started.last(5)}. The same command goes on from "
+                "here"
             )
 
     def _begun(self, member: str) -> bool:
@@ -189,7 +193,8 @@ class _Replacing:
                     refused = isinstance(exc, Unacceptable) and exc.code == "membership_refused"
                     if refused or asyncio.get_running_loop().time() > ends:
                         raise StackFailed(
-                            f"{new} is not a voter yet: {exc.detail}. The same command goes on from here"
+                            f"{new} is not a voter yet: {exc.detail}. The same command goes on "
+                            "from here"
                         ) from exc
                     if exc.detail != said:
                         said = exc.detail

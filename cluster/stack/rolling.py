@@ -87,7 +87,8 @@ def changes(engine: Engine) -> dict[str, bool]:
     for service in NODES:
         ids = engine.containers(service=service)
         about = engine.inspect(
-            '{{index .Config.Labels "com.docker.compose.config-hash"}} {{.Image}} {{.Config.Image}}',
+            '{{index .Config.Labels "com.docker.compose.config-hash"}} {{.Image}} '
+            "{{.Config.Image}}",
             *ids,
         )
         wanted = engine.compose("config", "--hash", service)
@@ -123,8 +124,9 @@ def roll(
         if not may_go(service, nodes):
             away = ", ".join(n.service for n in nodes if not n.ready)
             raise StackFailed(
-                f"{away} is not ready, so {', '.join(todo)} cannot go without stopping the writes: left as it was. See "
-                f"docker logs of {away}; once it is ready do this again, or python -m cluster stack upgrade --back"
+                f"{away} is not ready, so {', '.join(todo)} cannot go without stopping the writes: "
+                f"left as it was. See docker logs of {away}; once it is ready do this again, or "
+                "python -m cluster stack upgrade --back"
             )
         say(f"{service}: new image or settings")
         made = engine.compose("up", "-d", "--no-deps", "--no-build", service)
@@ -153,7 +155,7 @@ def _ready(settings: StackSettings, service: str, wait_s: float) -> None:
         steady = steady + 1 if ask(f"{url}/readyz") is not None else 0
         if time.monotonic() >= ends:
             raise StackFailed(
-                f"{service} is not ready after {wait_s:g} s; the nodes after it were left as they were. See docker "
-                "logs of it, or python -m cluster stack upgrade --back"
+                f"{service} is not ready after {wait_s:g} s; the nodes after it were left as they "
+                "were. See docker logs of it, or python -m cluster stack upgrade --back"
             )
         time.sleep(PAUSE_S)

@@ -26,11 +26,12 @@ GOES_WITHIN_S: Final = 30
 """What an observer has to answer whoever asked it, before it is killed."""
 _STATE: Final = (
     '{{.Name}} {{index .Config.Labels "com.docker.compose.service"}} {{.State.Status}} '
-    "{{if .State.Health}}{{.State.Health.Status}}{{else}}-{{end}} {{.State.ExitCode}} {{.RestartCount}}"
+    "{{if .State.Health}}{{.State.Health.Status}}{{else}}-{{end}} {{.State.ExitCode}} "
+    "{{.RestartCount}}"
 )
 
 
-class State(NamedTuple):
+class ContainerState(NamedTuple):
     """How one container is."""
 
     name: str
@@ -42,6 +43,7 @@ class State(NamedTuple):
 
     @property
     def well(self) -> bool:
+        """Say whether it does what it is for: runs, or has done its one thing."""
         if self.service in ONCE:
             return self.status == "exited" and self.code == 0
         return self.status == "running" and self.health in ("healthy", "-")
@@ -52,7 +54,7 @@ class State(NamedTuple):
         return f"{self.name} ({self.status} {self.health}, started again {self.restarts} times)"
 
 
-def look(engine: Engine) -> list[State] | None:
+def look(engine: Engine) -> list[ContainerState] | None:
     """Return how every container is; None when one went while it was asked. Raises StackFailed."""
     ids = engine.containers()
     if not ids:
@@ -64,20 +66,22 @@ def look(engine: Engine) -> list[State] | None:
     for line in lines:
         name, service, status, health, code, restarts = line.split()
         states.append(
-            State(name.removeprefix("/"), service, status, health, int(code), int(restarts))
+            ContainerState(
+                name.removeprefix("/"), service, status, health, int(code), int(restarts)
+            )
         )
     return states
 
 
 @dataclass(frozen=True)
-class Judgement:
+class StackJudgement:
     """Who is not well, and whether the stack serves all the same."""
 
-    troubled: tuple[State, ...]
+    troubled: tuple[ContainerState, ...]
     serves: bool
 
 
-def judge(states: Sequence[State], *, engine_far: bool) -> Judgement:
+def judge(states: Sequence[ContainerState], *, engine_far: bool) -> StackJudgement:
     """Decide: two of three nodes serve, and of what there are several, or what nobody waits for,
     one may be missing.
     """
@@ -91,22 +95,26 @@ def judge(states: Sequence[State], *, engine_far: bool) -> Judgement:
     enough = len(well & set(NODES)) >= QUORUM
     if three := {s.service for s in states if s.service in STORE_OF_THREE}:
         enough = enough and len(well & three) >= QUORUM
-    return Judgement(troubled, enough and needed <= well)
+    return StackJudgement(troubled, enough and needed <= well)
 
 
 def wait(
     engine: Engine, wait_s: float, say: Callable[[str], None], *, engine_far: bool
-) -> tuple[State, ...]:
+) -> tuple[ContainerState, ...]:
     """Wait until all run, or until the stack serves without some; return those. Raises StackFailed.
 
     Two looks alike count: what crashes again and again runs for a moment in between.
     """
-    before: list[State] | None = None
+    before: list[ContainerState] | None = None
     told = ""
     began = time.monotonic()
     while True:
         states = look(engine)
-        found = judge(states, engine_far=engine_far) if states is not None else Judgement((), False)
+        found = (
+            judge(states, engine_far=engine_far)
+            if states is not None
+            else StackJudgement((), False)
+        )
         if states is not None and not found.troubled:
             if states == before:
                 return ()
@@ -128,7 +136,7 @@ def wait(
         time.sleep(LOOK_EVERY_S)
 
 
-def tell(engine: Engine, troubled: Sequence[State], say: Callable[[str], None]) -> None:
+def tell(engine: Engine, troubled: Sequence[ContainerState], say: Callable[[str], None]) -> None:
     """Show the last lines of each."""
     for each in troubled:
         say(f"== {each}, its last lines:")
@@ -194,7 +202,8 @@ def remove_old_observers(engine: Engine, say: Callable[[str], None]) -> None:
         its_made, its_image = its[0].split()
         if its_image != image or its_made.partition(".")[0] < made.partition(".")[0]:
             say(
-                f"removing observer {observer}: it is of an earlier start; the autoscaler makes new ones"
+                f"removing observer {observer}: it is of an earlier start; the autoscaler makes "
+                "new ones"
             )
             # it drains: no request of its own fails
             engine.docker("stop", "-t", str(GOES_WITHIN_S), observer)

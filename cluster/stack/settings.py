@@ -31,9 +31,14 @@ FORMER: Final = {"crdb": "crdb-dev", "crdb3": "crdb3-dev"}
 PROFILES: Final = (*STORES, "grafana")
 NODES: Final = ("node1", "node2", "node3")
 PORTS: Final = {
-    "HTTP": 80, "NODE1": 8001, "NODE2": 8002, "NODE3": 8003, "PROMETHEUS": 9091, "ALERTMANAGER": 9093,
+    "HTTP": 80,
+    "NODE1": 8001,
+    "NODE2": 8002,
+    "NODE3": 8003,
+    "PROMETHEUS": 9091,
+    "ALERTMANAGER": 9093,
     "RABBITMQ": 25673,
-}  # fmt: skip
+}
 PORTS_OF: Final = {
     "crdb-dev": {"COCKROACH": 8080},
     "crdb3-dev": {"COCKROACH": 8080},
@@ -63,14 +68,17 @@ class StackSettings:
     values: Mapping[str, str]
 
     def get(self, name: str, default: str = "") -> str:
+        """Return a value; an empty one counts as none."""
         return self.values.get(name) or default
 
     @property
     def project(self) -> str:
+        """Return the name of the Compose project."""
         return self.get("COMPOSE_PROJECT_NAME", "acordo")
 
     @property
     def profiles(self) -> frozenset[str]:
+        """Return the profiles that are chosen."""
         return frozenset(filter(None, self.get("COMPOSE_PROFILES").split(",")))
 
     def ports(self) -> dict[str, int]:
@@ -144,9 +152,8 @@ def _refused(settings: StackSettings, why: str) -> BadRequest:
 
 
 def _port(name: str, value: str) -> str | None:
-    return None if re.fullmatch(r"0*[1-9][0-9]{0,4}", value) and int(value) < 65536 else (
-        f"{name}={value} is no port (1 to 65535)"
-    )  # fmt: skip
+    fits = re.fullmatch(r"0*[1-9][0-9]{0,4}", value) and int(value) < 65536
+    return None if fits else f"{name}={value} is no port (1 to 65535)"
 
 
 def _word(name: str, value: str) -> str | None:
@@ -163,7 +170,7 @@ def _image(name: str, value: str) -> str | None:
 
 
 def _matches(pattern: re.Pattern[str], allowed: str, name: str, value: str) -> str | None:
-    """It may hold a password, so it is not shown."""
+    """Check a value that is not shown, for it may hold a password."""
     return None if pattern.fullmatch(value) else f"{name} is malformed; allowed: {allowed}"
 
 
@@ -171,8 +178,8 @@ def _profiles(name: str, value: str) -> str | None:
     for each in filter(None, value.split(",")):
         if each in FORMER:
             return (
-                f"profile {each} is called {FORMER[each]} now, for its store has no logins: name that in {name}; "
-                "its data stays"
+                f"profile {each} is called {FORMER[each]} now, for its store has no logins: name "
+                f"that in {name}; its data stays"
             )
         if each not in PROFILES:
             return f"profile {each} is unknown; there are {', '.join(PROFILES)}"
@@ -224,7 +231,8 @@ _CHECKS: Final[tuple[tuple[str, Callable[[str, str], str | None]], ...]] = (
         partial(
             _matches,
             _STORE,
-            "cockroachdb://USER@HOST[:PORT][,HOST]/DATABASE or postgresql://USER:PASSWORD@HOST[:PORT]/DATABASE",
+            "cockroachdb://USER@HOST[:PORT][,HOST]/DATABASE or "
+            "postgresql://USER:PASSWORD@HOST[:PORT]/DATABASE",
         ),
     ),
     (
@@ -232,7 +240,8 @@ _CHECKS: Final[tuple[tuple[str, Callable[[str, str], str | None]], ...]] = (
         partial(
             _matches,
             _CACHE,
-            "memory://, redis://[:PASSWORD@]HOST[:PORT][/DB] or redis+sentinel://[:PASSWORD@]HOST[,HOST]/MASTER",
+            "memory://, redis://[:PASSWORD@]HOST[:PORT][/DB] or "
+            "redis+sentinel://[:PASSWORD@]HOST[,HOST]/MASTER",
         ),
     ),
     (r"COMPOSE_PROFILES", _profiles),
@@ -269,7 +278,10 @@ def _together(settings: StackSettings) -> str | None:
     password = settings.get("ACORDO_REDIS_PASSWORD", "acordo")
     cache = settings.get("ACORDO_CACHE", f"redis+sentinel://:acordo@{SENTINELS}/acordo")
     if SENTINELS in cache and f":{password}@" not in cache:
-        return f"ACORDO_REDIS_PASSWORD and the password in ACORDO_CACHE do not fit together; {EXAMPLE} shows both"
+        return (
+            "ACORDO_REDIS_PASSWORD and the password in ACORDO_CACHE do not fit together; "
+            f"{EXAMPLE} shows both"
+        )
     given = {
         each: settings.get(name)
         for name in settings.values

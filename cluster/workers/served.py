@@ -149,7 +149,7 @@ class ServedSubscription:
             self._window.release()
 
     async def _take(self, event: Change | Bookmark) -> None:
-        """Put a change into its lane, once there is room for it; pass over what is not delivered."""
+        """Put a change into its lane, once there is room; pass over what is not delivered."""
         if isinstance(event, Bookmark):
             self._pass_over(event.revision, whole=True)
             return

@@ -87,7 +87,8 @@ async def _commands(settings: WorkerSettings, client: Client, rng: random.Random
             if isinstance(names, dict):
                 break
             _log.warning(
-                "the cluster does not say where its asynchronous writes wait: it is of an older version"
+                "the cluster does not say where its asynchronous writes wait: it is of an older "
+                "version"
             )
         except AcordoError:
             pass  # said once already

@@ -49,7 +49,10 @@ step() { printf '\n=== bare: %s\n' "$*"; }
 export DEBIAN_FRONTEND=noninteractive PYTHONUNBUFFERED=1 CI=true
 step "packages: $NEEDED"
 apt-get update -qq || { echo 'error: no mirror of Debian packages is reached from here'; exit 69; }
-apt-get install -y -qq --no-install-recommends $NEEDED >/tmp/apt.log 2>&1 || { tail -20 /tmp/apt.log; exit 100; }
+apt-get install -y -qq --no-install-recommends $NEEDED >/tmp/apt.log 2>&1 || {
+    tail -20 /tmp/apt.log
+    exit 100
+}
 python3 -m venv /tmp/probe
 /tmp/probe/bin/pip download -q --no-deps -d /tmp/probe "$PROBE" || {
     echo "error: no index of Python packages with $PROBE is reached from here"
@@ -63,7 +66,8 @@ make run >/tmp/run.log 2>&1 &
 runner=$!
 set +m
 ask() { python3 -c 'import sys, urllib.request as u
-request = u.Request(sys.argv[2], method=sys.argv[1], data=sys.argv[3].encode() if len(sys.argv) > 3 else None)
+data = sys.argv[3].encode() if len(sys.argv) > 3 else None
+request = u.Request(sys.argv[2], method=sys.argv[1], data=data)
 print(u.urlopen(request, timeout=5).read().decode())' "$@"; }
 for try in $(seq 240); do
     ask GET http://127.0.0.1:8001/readyz >/dev/null 2>&1 && break
@@ -74,7 +78,11 @@ ask PUT http://127.0.0.1:8001/v1/kv/hello world >/dev/null || { tail -50 /tmp/ru
 [ "$(ask GET http://127.0.0.1:8002/v1/kv/hello)" = world ] || { tail -50 /tmp/run.log; exit 103; }
 kill -INT -- "-$runner"
 wait "$runner" && ended=0 || ended=$?
-[ "$ended" = 0 ] || [ "$ended" = 130 ] || { tail -50 /tmp/run.log; echo "make run ended with $ended"; exit 104; }
+[ "$ended" = 0 ] || [ "$ended" = 130 ] || {
+    tail -50 /tmp/run.log
+    echo "make run ended with $ended"
+    exit 104
+}
 step make demo
 make demo
 step make test
@@ -172,7 +180,8 @@ def _run(client: Any, commit: Path, part: str) -> int:
         volumes[str(histories)] = {"bind": "/histories", "mode": "ro"}
         environment["ACORDO_HISTORIES"] = "/histories"
     container = client.containers.create(
-        images.BASE, ["bash", "-c", SCRIPT], environment=environment, volumes=volumes, network_mode="host",
+        images.BASE, ["bash", "-c", SCRIPT], environment=environment, volumes=volumes,
+        network_mode="host",
         cap_add=CAPABILITIES, security_opt=["seccomp=unconfined", "apparmor=unconfined"], init=True,
         shm_size=SHARED_MEMORY,
     )  # fmt: skip

@@ -52,7 +52,8 @@ def engine(*, start: bool) -> Iterator[str]:
         url = f"unix://{folder}/docker.sock"
         with Path(folder, "log").open("wb") as log:
             process = subprocess.Popen(
-                ["dockerd", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "-H", url,
+                ["dockerd", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "-H",
+                 url,
                  "--pidfile", f"{folder}/pid"],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
@@ -213,7 +214,8 @@ class Stack:
         for container in client.containers.list(all=True, filters={"label": label}):
             health = container.attrs["State"].get("Health", {}).get("Status", "")
             parts.append(
-                f"== {container.name} {container.status} {health}\n{container.logs(tail=5).decode(errors='replace')}"
+                f"== {container.name} {container.status} {health}\n"
+                f"{container.logs(tail=5).decode(errors='replace')}"
             )
         return "\n".join(parts)
 

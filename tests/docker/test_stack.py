@@ -123,7 +123,8 @@ async def test_a_start_without_one_node_serves_and_the_alert_comes(stack: Stack)
 
         assert await until(firing, ALERT_WITHIN_S * TIMES)
         print(
-            f"AcordoVoterAway after {asyncio.get_running_loop().time() - began:.0f} s (limit {ALERT_WITHIN_S})"
+            f"AcordoVoterAway after {asyncio.get_running_loop().time() - began:.0f} s (limit "
+            f"{ALERT_WITHIN_S})"
         )
         async with (
             aiohttp.ClientSession() as http,
@@ -188,13 +189,17 @@ def test_a_chaos_run_on_containers_finds_no_anomaly_and_is_not_weak(
     however slow.
     """
     command = [
-        sys.executable, "-m", "chaos", "run", "--target", "docker", "--workload", "register,append", "--nemesis",
-        ",".join(FAULTS), "--faults", str(len(FAULTS)), "--operations", "400", "--time", "100", "--clients", "5",
+        sys.executable, "-m", "chaos", "run", "--target", "docker", "--workload", "register,append",
+        "--nemesis",
+        ",".join(FAULTS), "--faults", str(len(FAULTS)), "--operations", "400", "--time", "100",
+        "--clients", "5",
         "--pause", "0.1", "--seed", "7", "--out", str(tmp_path),
     ]  # fmt: skip
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "COMPOSE_PROJECT_NAME": PROJECT}, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=CHAOS_WITHIN_S, check=False,
+        command, cwd=ROOT, env={**os.environ, "COMPOSE_PROJECT_NAME": PROJECT},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=CHAOS_WITHIN_S,
+        check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
     (folder,) = tmp_path.iterdir()

@@ -128,7 +128,10 @@ async def test_a_voter_that_stops_is_an_alert_and_a_whole_cluster_is_none(start:
 
             async def all_are_seen() -> bool:
                 """Say whether each node was scraped, and so the rules asked, five times."""
-                seen = "acordo_has_quorum == 1 and on (instance) count_over_time(acordo_node_info[30s]) >= 5"
+                seen = (
+                    "acordo_has_quorum == 1 and on (instance) "
+                    "count_over_time(acordo_node_info[30s]) >= 5"
+                )
                 return bool(await told(f"count({seen}) == 3", time.time()))
 
             await until(all_are_seen, "three nodes are scraped")
@@ -174,8 +177,10 @@ def test_no_panel_hides_that_it_is_empty() -> None:
 def test_the_dashboard_shows_what_somebody_on_call_asks_for() -> None:
     titles = {panel.title for panel in panels()}
     assert titles >= {
-        "Leader", "Term", "Writes by outcome", "Reads by level", "Latency of writes", "Latency of reads", "Group sizes",
-        "Revision lag per node", "Cache hits", "Back ends", "Observers", "The autoscaler's decisions",
+        "Leader", "Term", "Writes by outcome", "Reads by level", "Latency of writes",
+        "Latency of reads", "Group sizes",
+        "Revision lag per node", "Cache hits", "Back ends", "Observers", "The autoscaler's "
+                                                                         "decisions",
     }  # fmt: skip
     assert next(q.legend for q in overlays()) == "{{nemesis}}"
 

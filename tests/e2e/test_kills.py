@@ -179,7 +179,8 @@ async def test_thirty_kills_lose_nothing(start: Start) -> None:
     judged = check(recorder.operations)
     succeeded = recorder.succeeded()
     print(
-        f"{succeeded} of {len(recorder.operations)} operations succeeded; {killed_leaders} leaders were killed"
+        f"{succeeded} of {len(recorder.operations)} operations succeeded; {killed_leaders} leaders "
+        "were killed"
     )
     assert killed_leaders >= 5
     assert succeeded > KILLS * 30

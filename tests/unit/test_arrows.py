@@ -1,4 +1,4 @@
-"""What no import shows: no product code loads the tests, by a string or by a name made at run time."""
+"""What no import shows: product code loads no tests, by a string or a name made at run time."""
 
 from __future__ import annotations
 

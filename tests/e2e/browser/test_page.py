@@ -30,7 +30,10 @@ async def delete(page: Page) -> None:
 
 
 async def style_of(page: Page, selector: str, name: str) -> str:
-    script = "([selector, name]) => getComputedStyle(document.querySelector(selector)).getPropertyValue(name)"
+    script = (
+        "([selector, name]) => "
+        "getComputedStyle(document.querySelector(selector)).getPropertyValue(name)"
+    )
     return str(await page.evaluate(script, [selector, name]))
 
 
@@ -478,7 +481,8 @@ async def test_is_accessible(page: Page, cluster: FakeCluster) -> None:
     await open_page(page, cluster)
     unnamed = await page.evaluate(
         """() => [...document.querySelectorAll("input, select, textarea, button")]
-            .filter((e) => !(e.labels?.length || e.getAttribute("aria-label") || e.textContent.trim()))
+            .filter((e) => !(e.labels?.length || e.getAttribute("aria-label")
+                || e.textContent.trim()))
             .map((e) => e.outerHTML)"""
     )
     assert unnamed == []

@@ -21,7 +21,7 @@ from acordo import AcordoError, Client, NotApplied
 from chaos.targets.proxy import Link
 from cluster.local.runner import LocalCluster
 from cluster.services.postgres import PostgresServer
-from cluster.services.process import Server
+from cluster.services.process import Service
 from cluster.services.rabbitmq import RabbitCluster, RabbitServer
 from cluster.services.redis import RedisServer, SentinelSet
 from tests.integration.backends.conftest import started, until
@@ -107,7 +107,7 @@ async def standing(
 
 
 @contextlib.asynccontextmanager
-async def hanging(server: Server) -> AsyncIterator[None]:
+async def hanging(server: Service) -> AsyncIterator[None]:
     server.pause()
     try:
         yield
@@ -271,7 +271,7 @@ async def test_store_fails_over(tmp_path: Path) -> None:
     """With several hosts in the URL a dead one costs a pause; the one that takes writes is used."""
     needs("postgresql")
     url = fresh_database()
-    dead = Server().port  # nobody listens there
+    dead = Service().port  # nobody listens there
     several = url.replace("@", f"@127.0.0.1:{dead},")
     async with started(tmp_path, nodes=1, store=several) as cluster:  # noqa: SIM117 - the inner depends on the outer
         async with Client([n.url for n in cluster.nodes.values()]) as client:

@@ -53,10 +53,10 @@ async def lying() -> AsyncIterator[tuple[Lying, str]]:
         yield it, str(server.make_url("/"))
 
 
-def verdict(said: str, check: Callable[..., object]) -> str:
+def verdict(said: str, check: Callable[[installation.Installation], Awaitable[None]]) -> str:
     """Return the line of one check, and why it failed."""
     lines = said.splitlines()
-    at = next(i for i, line in enumerate(lines) if line.endswith(str(check.__doc__)))
+    at = next(i for i, line in enumerate(lines) if line.endswith(installation.title(check)))
     return lines[at] + (lines[at + 1] if lines[at].startswith("FAILED") else "")
 
 

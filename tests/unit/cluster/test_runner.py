@@ -173,7 +173,8 @@ def test_ctrl_c_ends_a_membership_command_without_a_traceback(tmp_path: Path) ->
     """It says that the same command goes on where it stopped."""
     code = (
         "import os, signal, sys, cluster.__main__ as m, cluster.local.membership as c\n"
-        "async def wait(self): os.kill(os.getpid(), signal.SIGINT); await __import__('asyncio').sleep(60)\n"
+        "async def wait(self): os.kill(os.getpid(), signal.SIGINT); await "
+        "__import__('asyncio').sleep(60)\n"
         "import contextlib\n"
         "@contextlib.asynccontextmanager\n"
         "async def opened(*_): yield c.Membership.__new__(c.Membership)\n"
@@ -226,11 +227,11 @@ async def test_two_runners_do_not_share_a_directory(tmp_path: Path) -> None:
 async def test_nodes_stop_when_the_runner_is_killed(tmp_path: Path) -> None:
     made = settings(tmp_path)
     code = (
-        "import asyncio, sys; from pathlib import Path; from cluster.settings.runner import RunnerSettings;"
-        "from cluster.local.runner import LocalCluster\n"
+        "import asyncio, sys; from pathlib import Path; from cluster.settings.runner import "
+        "RunnerSettings;from cluster.local.runner import LocalCluster\n"
         "async def main():\n"
-        f" async with LocalCluster(RunnerSettings(nodes=3, base_port={made.base_port}, data=Path({str(made.data)!r})),"
-        f" command={DUMMY!r}) as c:\n"
+        f" async with LocalCluster(RunnerSettings(nodes=3, base_port={made.base_port}, "
+        f"data=Path({str(made.data)!r})), command={DUMMY!r}) as c:\n"
         "  await c.wait_ready(); print('ready', flush=True); await asyncio.sleep(60)\n"
         "asyncio.run(main())"
     )

@@ -15,7 +15,7 @@ from cluster.stack import images
 from cluster.stack.engine import Done, Engine, StackFailed
 from cluster.stack.replace import joiners_list, next_id
 from cluster.stack.rolling import Seen, may_go, order
-from cluster.stack.services import State, judge
+from cluster.stack.services import ContainerState, judge
 from cluster.stack.settings import NODES, StackSettings
 
 
@@ -53,8 +53,8 @@ def test_a_quorum_serves_while_one_is_away(ready: tuple[bool, ...]) -> None:
         assert may_go(name, seen) is (others >= 2 or not ready[own])
 
 
-def state(service: str, health: str = "healthy") -> State:
-    return State(f"p_{service}_1", service, "running", health, 0, 0)
+def state(service: str, health: str = "healthy") -> ContainerState:
+    return ContainerState(f"p_{service}_1", service, "running", health, 0, 0)
 
 
 COCKROACH = ("cockroach1", "cockroach2", "cockroach3")
@@ -87,7 +87,7 @@ ALL = (
     ],
 )
 def test_it_serves_without_what_others_do(away: tuple[str, ...], serves: bool) -> None:
-    made = State("p_secret_1", "secret", "exited", "-", 0, 0)
+    made = ContainerState("p_secret_1", "secret", "exited", "-", 0, 0)
     found = judge(
         [made, *(state(n, "unhealthy" if n in away else "healthy") for n in ALL)], engine_far=False
     )
@@ -96,7 +96,7 @@ def test_it_serves_without_what_others_do(away: tuple[str, ...], serves: bool) -
 
 
 def test_a_door_that_is_not_there_serves_nobody() -> None:
-    made = State("p_secret_1", "secret", "exited", "-", 0, 0)
+    made = ContainerState("p_secret_1", "secret", "exited", "-", 0, 0)
     there = [
         made,
         *(state(n, "unhealthy" if n == "worker" else "healthy") for n in ALL if n != "nginx"),

@@ -88,7 +88,8 @@ def test_compose_1_29_takes_every_profile(profiles: str, tmp_path: Path) -> None
     env = tmp_path / "env"
     env.write_text(f"COMPOSE_PROFILES={profiles}\nACORDO_HTTP_PORT=8090\n")
     done = subprocess.run(
-        ["docker-compose", "--env-file", str(env), "config"], cwd=ROOT, capture_output=True, text=True, check=False,
+        ["docker-compose", "--env-file", str(env), "config"], cwd=ROOT, capture_output=True,
+         text=True, check=False,
         stdin=subprocess.DEVNULL, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -299,12 +300,14 @@ def test_the_mirror_is_this_machines_own(tmp_path: Path) -> None:
         "deb [arch=amd64] http://one.invalid/debian bookworm main contrib\n# deb x y z\n"
     )
     (tmp_path / "sources.list.d" / "more.sources").write_text(
-        "Types: deb\nURIs: http://two.invalid/security/\nSuites: bookworm-security\n\nTypes: deb\nURIs: http://x.invalid\n"
+        "Types: deb\nURIs: http://two.invalid/security/\nSuites: bookworm-security\n\nTypes: "
+        "deb\nURIs: http://x.invalid\n"
         "Suites: trixie\n"
     )
     assert mirrors(tmp_path) == (
         "http://one.invalid/debian",
-        "deb http://one.invalid/debian bookworm main\ndeb http://two.invalid/security bookworm-security main\n",
+        "deb http://one.invalid/debian bookworm main\n"
+        "deb http://two.invalid/security bookworm-security main\n",
     )
     (tmp_path / "sources.list").write_text("")
     with pytest.raises(CannotBuild):

@@ -307,9 +307,7 @@ async def test_a_watch_that_says_nothing_for_a_while_goes_on(world: World) -> No
     assert len(world.seen) == 1
 
 
-def test_as_configured_a_read_ends_within_ten_seconds_and_none_is_cut_before_its_node_would_answer() -> (
-    None
-):
+def test_as_configured_a_read_ends_within_ten_seconds_and_none_before_its_node_answers() -> None:
     times = {name: float(text.removesuffix("s")) for name, text in asdict(Times()).items()}
     node = ServerSettings(node_id="n1", advertised_url="", incarnation="")
     assert times["read"] + times["again"] <= 10
@@ -344,7 +342,8 @@ async def test_one_megabyte_passes_both_ways_and_more_than_a_node_takes_is_refus
     # answer.
     reader, writer = await world.connect()
     writer.write(
-        f"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: {REQUEST_BYTES_MAX + 1}\r\n\r\n".encode()
+        "PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: "
+        f"{REQUEST_BYTES_MAX + 1}\r\n\r\n".encode()
     )
     assert b" 413 " in await reader.readuntil(b"\r\n\r\n")
     assert b'"outcome":"not_applied"' in await reader.readuntil(b"}")
