@@ -14,12 +14,12 @@ from cluster.settings.values import (
     address,
     count,
     http_url,
-    is_loopback,
     members_of,
     node_id_of,
     refuse_open,
     setting,
 )
+from kv.addresses import host_of, is_loopback
 
 
 class NodeSettings(SharedSettings):
@@ -74,7 +74,7 @@ class NodeSettings(SharedSettings):
             )
         if self.raft_listen:
             address(self.raft_listen)
-        if not self.guarded and not is_loopback(self.raft_bind):
+        if not self.guarded and not is_loopback(host_of(self.raft_bind)):
             raise ValueError(
                 f"Raft would listen on {self.raft_bind}: without secret_file or tls_…_file only "
                 "loopback is allowed"

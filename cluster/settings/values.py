@@ -5,12 +5,13 @@ It never looks where a setting was given.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
+
+from kv.addresses import is_loopback
 
 PREFIX: Final = "ACORDO_"
 
@@ -131,20 +132,9 @@ def count(default: int, text: str, low: int, high: int) -> Any:
     return setting(default, text, f"a whole number, {low} to {high}", ge=low, le=high)
 
 
-def is_loopback(address: str) -> bool:
-    """Say whether host:port can be reached from this machine alone."""
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def refuse_open(host: str, is_open: bool) -> None:
     """Raise ValueError for an address that strangers may reach, unless that is wanted by name."""
-    if not is_open and not is_loopback(f"{host}:0"):
+    if not is_open and not is_loopback(host.strip("[]")):
         raise ValueError(
             f"HTTP would listen on {host or 'every address'}, and clients prove nothing: whoever "
             "reaches it may read and write. Say http_open=true if something else keeps strangers "

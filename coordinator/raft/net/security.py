@@ -6,7 +6,6 @@ It never makes a key or a certificate, and never binds anything by itself.
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -14,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from coordinator.raft.net.hello import Mode, key_of_secret
+from kv.addresses import host_of, is_loopback
 from kv.errors import BadRequest
 
 
@@ -136,20 +136,9 @@ def certified_names(certificate: dict[str, object] | None) -> frozenset[str]:
     return frozenset(value for part in subject for kind, value in part if kind == "commonName")
 
 
-def is_loopback(host: str) -> bool:
-    """Say whether a bind address can be reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def split_address(address: str) -> tuple[str, int]:
     """Return host and port of "host:port" or "[v6]:port". Raises BadRequest."""
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
+    host, port = host_of(address), address.rpartition(":")[2]
     if not host or not port.isdecimal() or int(port) > 65535:
         raise BadRequest("address_unusable", f"{address!r} is no address", allowed="host:port")
     return host, int(port)

@@ -9,7 +9,8 @@ import pytest
 from cluster.settings.loading import hide_password, load, redacted, table
 from cluster.settings.node import NodeSettings
 from cluster.settings.runner import RunnerSettings
-from cluster.settings.values import MemberSetting, is_loopback
+from cluster.settings.values import MemberSetting
+from kv.addresses import host_of, is_loopback
 from kv.errors import BadRequest
 
 
@@ -219,8 +220,10 @@ def test_the_runner_hands_on_only_what_was_given() -> None:
 
 
 def test_loopback_is_told_from_the_rest() -> None:
-    assert all(map(is_loopback, ("127.0.0.1:1", "127.9.9.9:1", "localhost:1", "[::1]:1")))
-    assert not any(map(is_loopback, ("0.0.0.0:1", "10.0.0.1:1", "node1:1", "[::]:1")))
+    here = ("127.0.0.1:1", "127.9.9.9:1", "localhost:1", "[::1]:1")
+    there = ("0.0.0.0:1", "10.0.0.1:1", "node1:1", "[::]:1")
+    assert all(is_loopback(host_of(address)) for address in here)
+    assert not any(is_loopback(host_of(address)) for address in there)
 
 
 def test_every_setting_says_what_is_allowed() -> None:

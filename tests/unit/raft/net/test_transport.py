@@ -45,10 +45,10 @@ from coordinator.raft.net.security import (
     Certificates,
     Open,
     SharedSecret,
-    is_loopback,
     read_secret,
     split_address,
 )
+from kv.addresses import is_loopback
 from kv.errors import BadRequest
 from tests.unit.coordinator import virtual
 from tests.unit.raft.net.members import QUICK, Member, addresses, command, until, vote
