@@ -1,0 +1,1 @@
+"""Disturb a cluster from outside and judge what its clients saw."""

@@ -58,11 +58,17 @@ def _members(evidence: Evidence, ledger: Ledger) -> list[Finding]:
     for m in evidence.members:
         other = by_settled.setdefault(m.settled, m)
         if other.digest != m.digest:
-            why = f"{other.node} has digest {other.digest[:16]}… at {m.settled}, {m.node} has {m.digest[:16]}…"
+            why = (
+                f"{other.node} has digest {other.digest[:16]}… at {m.settled}, {m.node} has "
+                f"{m.digest[:16]}…"
+            )
             findings.append(Finding("diverged", why))
         right = digests.get(m.settled)
         if right is not None and right.hex() != m.digest:
-            why = f"{m.node} has digest {m.digest[:16]}… at {m.settled}, the ledger gives {right.hex()[:16]}…"
+            why = (
+                f"{m.node} has digest {m.digest[:16]}… at {m.settled}, the ledger gives "
+                f"{right.hex()[:16]}…"
+            )
             findings.append(Finding("differs_from_ledger", why))
     if len(by_settled) > 1:
         told = ", ".join(f"{m.node} at {m.settled}" for m in evidence.members)
@@ -148,7 +154,10 @@ def _agree(
         and o.key == key
         and _text(None if o.op == "delete" else o.value) != _text(first.value)
     ):
-        why = f"{key!r} is {first.value!r}, revision {newest} made it {None if o.op == 'delete' else o.value!r}"
+        why = (
+            f"{key!r} is {first.value!r}, revision {newest} made it "
+            f"{None if o.op == 'delete' else o.value!r}"
+        )
         yield Finding("wrong_content", why, key=key, operations=(o,))
 
 

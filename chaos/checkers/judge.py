@@ -31,9 +31,21 @@ from chaos.records.resolution import resolve
 from chaos.records.saved import SavedRun
 
 MODELS: Final = (
-    "register", "versions", "set", "append", "bank", "counter", "watch", "session", "stale", "lock", "ttl", "ledger",
-    "members", "convergence",
-)  # fmt: skip
+    "register",
+    "versions",
+    "set",
+    "append",
+    "bank",
+    "counter",
+    "watch",
+    "session",
+    "stale",
+    "lock",
+    "ttl",
+    "ledger",
+    "members",
+    "convergence",
+)
 REGISTER_OPS: Final = frozenset({"put", "get", "cas", "delete", "append"})
 BY_REVISION: Final = ("register", "append")
 """Workloads whose operations the version witness understands."""
@@ -145,7 +157,7 @@ def _ttl(operations: list[Operation], faults: Sequence[Fault], settings: Any) ->
 
 
 def _guarded(model: str, check: Callable[[], Judgement]) -> Judgement:
-    """A history that one checker cannot take is undecided by it, never fine."""
+    """Run one checker; a history that it cannot take is undecided by it, never fine."""
     try:
         return check()
     except HistoryError as exc:

@@ -35,34 +35,47 @@ def check(
 
 
 def _chain(rows: tuple[Row, ...]) -> list[Finding]:
-    findings = []
     before: Row | None = None
     for row in rows:
-        digest = GENESIS if before is None and row.seq == 1 else before.digest if before else None
-        last = 0 if before is None and row.seq == 1 else before.last if before else row.first - 1
-        why = ""
-        if before is not None and row.seq != before.seq + 1:
-            why = f"row {row.seq} follows row {before.seq}"
-        elif row.first != last + 1:
-            why = f"row {row.seq} begins at revision {row.first}, the one before ends at {last}"
-        elif row.body and len(row.body) != row.last - row.first + 1:
-            why = (
-                f"row {row.seq} has {len(row.body)} intents for revisions {row.first} to {row.last}"
-            )
-        elif row.last < row.first - 1:
-            why = f"row {row.seq} ends before it begins"
-        elif before is not None and row.term < before.term:
-            why = f"row {row.seq} has term {row.term}, the one before {before.term}"
-        elif digest is not None:
-            for e in row.body:
-                digest = roll(digest, e.op_id, e.body_hash)
-            if digest != row.digest:
-                why = f"row {row.seq} says digest {row.digest.hex()[:16]}…, its intents give {digest.hex()[:16]}…"
-        if why:
-            findings.append(Finding("broken_chain", why))
-            break
+        if (why := _broken(row, before)) is not None:
+            return [Finding("broken_chain", why)]
         before = row
-    return findings
+    return []
+
+
+def _broken(row: Row, before: Row | None) -> str | None:
+    """Return why a row cannot follow the one before it (None: it is the first that was read)."""
+    if before is not None and row.seq != before.seq + 1:
+        return f"row {row.seq} follows row {before.seq}"
+    last, digest = _start(row, before)
+    if row.first != last + 1:
+        return f"row {row.seq} begins at revision {row.first}, the one before ends at {last}"
+    if row.body and len(row.body) != row.last - row.first + 1:
+        intents = f"{len(row.body)} intents for revisions {row.first} to {row.last}"
+        return f"row {row.seq} has {intents}"
+    if row.last < row.first - 1:
+        return f"row {row.seq} ends before it begins"
+    if before is not None and row.term < before.term:
+        return f"row {row.seq} has term {row.term}, the one before {before.term}"
+    if digest is None:
+        return None
+    for e in row.body:
+        digest = roll(digest, e.op_id, e.body_hash)
+    if digest != row.digest:
+        said, given = row.digest.hex()[:16], digest.hex()[:16]
+        return f"row {row.seq} says digest {said}…, its intents give {given}…"
+    return None
+
+
+def _start(row: Row, before: Row | None) -> tuple[int, bytes | None]:
+    """Return the revision and the digest that a row goes on from; no digest where the rows before
+    it are not known.
+    """
+    if before is not None:
+        return before.last, before.digest
+    if row.seq == 1:
+        return 0, GENESIS
+    return row.first - 1, None
 
 
 def _once(ledger: Ledger) -> list[Finding]:
@@ -75,7 +88,10 @@ def _once(ledger: Ledger) -> list[Finding]:
                 findings.append(Finding("refusal_with_effect", why, key=e.keys[0]))
             continue
         if e.op_id in first:
-            why = f"op_id {e.op_id} took effect at revision {first[e.op_id]} and again at {e.revision}"
+            why = (
+                f"op_id {e.op_id} took effect at revision {first[e.op_id]} and again at "
+                f"{e.revision}"
+            )
             findings.append(Finding("applied_twice", why, key=e.keys[0] if e.keys else None))
         first.setdefault(e.op_id, e.revision)
     return findings
@@ -95,7 +111,10 @@ def _told(ledger: Ledger, o: Operation) -> list[Finding]:
             and found is not None
             and (keys := ledger.entries[found].keys)
         ):
-            why = f"delete {o.op_id} was told that its key was absent, and yet changed {keys[0]!r} at revision {found}"
+            why = (
+                f"delete {o.op_id} was told that its key was absent, and yet changed "
+                f"{keys[0]!r} at revision {found}"
+            )
             return [Finding("effect_of_nothing", why, key=o.key, operations=(o,))]
         if o.outcome == "ok" and o.op == "cas" and found is not None:
             why = (
@@ -107,7 +126,10 @@ def _told(ledger: Ledger, o: Operation) -> list[Finding]:
         why = f"{o.op} {o.op_id} was acknowledged at revision {o.revision}, and the ledger lacks it"
         return [Finding("acknowledged_write_lost", why, key=o.key, operations=(o,))]
     if found is not None and o.revision is not None and found != o.revision:
-        why = f"{o.op} {o.op_id} was acknowledged at revision {o.revision}, the ledger has it at {found}"
+        why = (
+            f"{o.op} {o.op_id} was acknowledged at revision {o.revision}, the ledger has it "
+            f"at {found}"
+        )
         return [Finding("wrong_revision", why, key=o.key, operations=(o,))]
     return []
 
@@ -120,12 +142,18 @@ def _looked_up(ledger: Ledger, lookups: Iterable[Lookup]) -> list[Finding]:
             continue
         first = answers.setdefault(found.lookup, found)
         if (first.answer, first.revision) != (found.answer, found.revision):
-            why = f"op_id {found.lookup} was {first.answer} at {first.revision}, later {found.answer} at {found.revision}"
+            why = (
+                f"op_id {found.lookup} was {first.answer} at {first.revision}, later "
+                f"{found.answer} at {found.revision}"
+            )
             findings.append(Finding("answer_changed", why))
         revision = ledger.applied.get(found.lookup)
         if (found.answer == "applied") != (revision is not None) and (
             ledger.whole or revision is not None
         ):
-            why = f"op_id {found.lookup} was looked up as {found.answer}, the ledger says revision {revision}"
+            why = (
+                f"op_id {found.lookup} was looked up as {found.answer}, the ledger says "
+                f"revision {revision}"
+            )
             findings.append(Finding("wrong_answer", why))
     return findings

@@ -39,8 +39,8 @@ def check(operations: Iterable[Operation]) -> Judgement:
 
 
 def _mutex(ops: Sequence[Operation]) -> list[Finding]:
-    """A mutex is a register: acquire swaps "nobody" for a holder, release swaps that holder for
-    "nobody".
+    """Judge the mutex as a register: acquire swaps "nobody" for a holder, release swaps that
+    holder for "nobody".
     """
     swaps = []
     for o in ops:
@@ -55,7 +55,10 @@ def _mutex(ops: Sequence[Operation]) -> list[Finding]:
         if report.verdict is Verdict.OK:
             continue
         illegal = report.verdict is Verdict.ILLEGAL
-        why = f"lock {report.key!r}: no order of its acquires and releases has one holder at a time ({report.reason})"
+        why = (
+            f"lock {report.key!r}: no order of its acquires and releases has one holder at "
+            f"a time ({report.reason})"
+        )
         story = report.story or report.stuck
         findings.append(
             Finding(
@@ -91,7 +94,9 @@ def _tokens(held: Sequence[Operation]) -> Iterable[Finding]:
 
 
 def _fence(uses: Sequence[Operation]) -> Iterable[Finding]:
-    """The resource refuses a token below the highest that it has seen, and no other."""
+    """Find uses where the resource took a token below the highest that it had seen, or refused
+    another.
+    """
     starts = sorted((o for o in uses if o.outcome == "ok"), key=lambda o: o.start_ns)
     ends = sorted((o for o in starts if o.result is not False), key=lambda o: o.returned_ns)
     newest: Operation | None = None

@@ -32,7 +32,10 @@ def check(seen: Iterable[NodeStatus]) -> Judgement:
         if s.settled is not None and s.digest is not None:
             first = digests.setdefault(s.settled, s)
             if first.digest != s.digest:
-                why = f"{first.seen} had digest {first.digest} at {s.settled}, {s.seen} had {s.digest}"
+                why = (
+                    f"{first.seen} had digest {first.digest} at {s.settled}, {s.seen} had "
+                    f"{s.digest}"
+                )
                 findings.append(Finding("diverged", why))
         before = last.get(s.seen)
         if (

@@ -94,7 +94,10 @@ def _read(
     mine_gone = o.result is None and before.op == "delete"
     if version < seen and not gone and not mine_gone:
         own = before.op in WRITES
-        why = f"client {o.client!r} read version {version} of {key!r} after {'writing' if own else 'reading'} {seen}"
+        why = (
+            f"client {o.client!r} read version {version} of {key!r} after "
+            f"{'writing' if own else 'reading'} {seen}"
+        )
         yield Finding(
             "read_your_writes" if own else "monotonic_reads", why, key=key, operations=(before, o)
         )

@@ -83,7 +83,10 @@ def _fate(
         why = f"{add.value!r} was known at {known_ns:.0f} and is missing from the last reads"
         return Finding("lost_element", why, operations=(add, *seen, last))
     delays.append(last.start_ns - known_ns)
-    why = f"{add.value!r} was known at {known_ns:.0f}, a read started {last.start_ns - known_ns:.0f} ns later lacks it"
+    why = (
+        f"{add.value!r} was known at {known_ns:.0f}, a read started "
+        f"{last.start_ns - known_ns:.0f} ns later lacks it"
+    )
     return Finding("stale_read", why, operations=(add, last))
 
 

@@ -81,7 +81,10 @@ def _judge(o: Operation, key: _Key, initial: Any, ages_ms: list[float]) -> Itera
         slack_ms = 1.0 if name == "wrong_age" else 0.0
         if allowed is not None and age_ms > allowed + slack_ms:
             what = "allowed" if name == "too_stale" else "stated"
-            why = f"key {o.key!r}: read {o.result!r}, overwritten {age_ms:.3f} ms earlier; {what}: {allowed} ms"
+            why = (
+                f"key {o.key!r}: read {o.result!r}, overwritten {age_ms:.3f} ms earlier; "
+                f"{what}: {allowed} ms"
+            )
             yield Finding(name, why, key=o.key, operations=(*story, o))
     yield from _position(o, key, initial)
 
@@ -113,7 +116,10 @@ def _position(o: Operation, key: _Key, initial: Any) -> Iterable[Finding]:
     below = [w for w in key.known if (w.revision or 0) <= o.revision]
     value = _made(below[-1]) if below else initial
     if not _same(value, o.result):
-        why = f"key {o.key!r}: read {o.result!r} stating revision {o.revision}, where {value!r} was current"
+        why = (
+            f"key {o.key!r}: read {o.result!r} stating revision {o.revision}, where "
+            f"{value!r} was current"
+        )
         yield Finding("wrong_position", why, key=o.key, operations=(*below[-1:], o))
 
 

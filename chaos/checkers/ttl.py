@@ -75,7 +75,10 @@ def _early(give: Operation, reads: Sequence[Operation]) -> list[Finding]:
     for o in reads:
         if not o.result and give.returned_ns < o.start_ns and o.returned_ns < until_ns:
             lived_s = (o.returned_ns - give.start_ns) / _NS
-            why = f"key {give.key!r} is gone {lived_s:.2f} s after it was given {int(give.value) / 1000:g} s"
+            why = (
+                f"key {give.key!r} is gone {lived_s:.2f} s after it was given "
+                f"{int(give.value) / 1000:g} s"
+            )
             return [Finding("ended_early", why, key=give.key, operations=(give, o))]
     return []
 
@@ -83,8 +86,14 @@ def _early(give: Operation, reads: Sequence[Operation]) -> list[Finding]:
 def _late(
     give: Operation, read: Operation, due_ns: float, done: Sequence[Operation]
 ) -> list[Finding]:
-    slow_ns = max((o.returned_ns - o.start_ns for o in done if o.start_ns < read.start_ns and o.returned_ns > due_ns),
-                  default=0.0)  # fmt: skip
+    slow_ns = max(
+        (
+            o.returned_ns - o.start_ns
+            for o in done
+            if o.start_ns < read.start_ns and o.returned_ns > due_ns
+        ),
+        default=0.0,
+    )
     late_s = (read.start_ns - due_ns - slow_ns) / _NS
     if late_s <= LATE_S:
         return []

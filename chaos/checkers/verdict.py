@@ -47,6 +47,7 @@ class Judgement:
 
     @property
     def verdict(self) -> Verdict:
+        """Return the worst verdict of its findings; OK when there are none."""
         return merge(f.verdict for f in self.findings)
 
     @property

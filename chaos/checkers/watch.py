@@ -107,7 +107,10 @@ def _watcher(watcher: str, mine: Sequence[Watched], truth: _Truth) -> list[Findi
         if missing:
             # Nothing later came either, so it may only be slow: not decided, which fails the run as
             # well.
-            why = f"ended at {reached}; {len(missing)} changes up to {target} never came, first {missing[0]}"
+            why = (
+                f"ended at {reached}; {len(missing)} changes up to {target} never came, "
+                f"first {missing[0]}"
+            )
             findings.append(_found("behind", watcher, why, Verdict.UNKNOWN))
     return findings
 

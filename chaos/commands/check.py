@@ -51,7 +51,8 @@ def main(args: argparse.Namespace) -> int:
         initial = json.loads(args.initial)
     except json.JSONDecodeError:
         print(
-            f"--initial {args.initial!r} is no JSON; a string is written with quotes: --initial '\"\"'",
+            f"--initial {args.initial!r} is no JSON; a string is written with quotes: "
+            f"--initial '\"\"'",
             file=sys.stderr,
         )
         return 2

@@ -44,8 +44,8 @@ CODES: Final = f"""\
 exit codes:
   0  every acknowledged write is there, every limit was kept
   {LOST}  an acknowledged write is lost (it is named)
-  {UNJUDGED}  not judged: no stack, it does not come back, the engine or the cluster fails, an error of this program;
-     also wrong arguments
+  {UNJUDGED}  not judged: no stack, it does not come back, the engine or the cluster fails,
+     an error of this program; also wrong arguments
   {MISSED}  a limit is missed (it is named)
   128 + N  ended by signal N, after healing
   {EACH}: the first of {LOST}, {UNJUDGED}, {MISSED} that happened to any container"""
@@ -86,7 +86,8 @@ async def disturb(
             RECOVER_WITHIN_S
         ):
             raise TimeoutError(
-                f"{name}: not healthy {RECOVER_WITHIN_S:g} s after everything ran again: {load.failed}"
+                f"{name}: not healthy {RECOVER_WITHIN_S:g} s after everything ran again: "
+                f"{load.failed}"
             )
         ended = loop.time()
     finally:
@@ -219,8 +220,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, script in SCRIPTS.items():
         what = (
-            f"{script.does}\n\nFour writers and a reader are at work meanwhile, through nginx and without retries.\n"
-            f"What is hit comes back after the pause; then every acknowledged write is read again.\n"
+            f"{script.does}\n\n"
+            "Four writers and a reader are at work meanwhile, through nginx and without retries.\n"
+            "What is hit comes back after the pause; then every acknowledged write is read again.\n"
             f"limits: {script.limits}"
         )
         _add(
@@ -229,7 +231,10 @@ def _parser() -> argparse.ArgumentParser:
             ),
             script,
         )
-    what = f"Kill every container in turn, and disturb the nodes in every other way; the table goes to {TABLE}."
+    what = (
+        f"Kill every container in turn, and disturb the nodes in every other way; the "
+        f"table goes to {TABLE}."
+    )
     _add(
         commands.add_parser(EACH, help=what, description=what, epilog=CODES, formatter_class=plain)
     )

@@ -33,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nemesis",
         default="",
-        help=f"none (default), all, families ({','.join(FAMILIES)}) and single ones ({','.join(NEMESES)})",
+        help=(
+            f"none (default), all, families ({','.join(FAMILIES)}) and single ones "
+            f"({','.join(NEMESES)})"
+        ),
     )
     parser.add_argument(
         "--time",
@@ -125,7 +128,8 @@ def main(args: argparse.Namespace) -> int:
     print(f"\n{report.summary(result)}\n")
     page = report.write(result)
     print(
-        f"report: {_short(page)}\nagain:  {plan.command}\ncheck:  python -m chaos check {_short(plan.folder)}"
+        f"report: {_short(page)}\nagain:  {plan.command}\ncheck:  python -m chaos check "
+        f"{_short(plan.folder)}"
     )
     return result.code
 
@@ -153,7 +157,8 @@ def _plan(args: argparse.Namespace) -> Plan:
         families = grouped("" if args.nemesis == "none" else args.nemesis)
     except KeyError as exc:
         raise ValueError(
-            f"no nemesis {exc.args[0]!r}; known are {', '.join([*FAMILIES, *NEMESES])}, all and none"
+            f"no nemesis {exc.args[0]!r}; known are {', '.join([*FAMILIES, *NEMESES])}, "
+            f"all and none"
         ) from exc
     if (
         args.time <= 0

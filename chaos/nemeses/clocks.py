@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Final, Protocol, runtime_checkable
 
+from typing_extensions import override
+
 from chaos.nemeses.base import Nemesis, some
 
 JUMPS_S: Final = (-4e7, -3600.0, -90.0, 45.0, 900.0, 4e7)
@@ -31,17 +33,21 @@ class ClockJump(Nemesis):
 
     @property
     def clocks(self) -> Clocks:
+        """Return the target, which can set clocks off."""
         assert isinstance(self.target, Clocks)
         return self.target
 
+    @override
     async def choose(self) -> tuple[str, ...]:
         self.offset_s = self.rng.choice(JUMPS_S)
         return await some(self.target, self.rng, self.whom)
 
+    @override
     async def start(self) -> None:
         for node in self.targets:
             self.clocks.set_clock(node, self.offset_s)
 
+    @override
     async def proof(self) -> str | None:
         told = [
             f"{node}: wall clock {s:+.0f} s"
@@ -58,6 +64,7 @@ class ClockJump(Nemesis):
             else None
         )
 
+    @override
     async def heal(self) -> None:
         for node in self.targets:
             self.clocks.set_clock(node, 0.0)

@@ -113,7 +113,7 @@ class _Restart(_OnContainers):
         return chosen
 
     async def start(self) -> None:
-        """The steps are taken while it holds."""
+        """Do nothing yet: the steps are taken while it holds."""
 
     async def hold(self, seconds: float) -> None:
         for service in self.targets:

@@ -12,6 +12,8 @@ from pathlib import Path
 from random import Random
 from typing import ClassVar, Final, Protocol, runtime_checkable
 
+from typing_extensions import override
+
 from chaos.nemeses.base import Nemesis, some
 from chaos.targets.base import NodeProcesses, Target
 
@@ -49,13 +51,16 @@ class SlowDisk(Nemesis):
 
     @property
     def disks(self) -> Disks:
+        """Return the target, which can let syncs wait."""
         assert isinstance(self.target, Disks)
         return self.target
 
+    @override
     async def choose(self) -> tuple[str, ...]:
         self.sync_s = self.rng.uniform(*SLOW_S)
         return await some(self.target, self.rng, self.rng.choice(("one", "all")))
 
+    @override
     async def start(self) -> None:
         for node in self.targets:
             self.disks.set_sync_s(node, self.sync_s)
@@ -72,6 +77,7 @@ class SlowDisk(Nemesis):
             for node, age_s in self.seen.items()
         )
 
+    @override
     async def heal(self) -> None:
         for node in self.targets:
             self.disks.set_sync_s(node, 0.0)
@@ -82,6 +88,7 @@ class HungDisk(SlowDisk):
 
     name: ClassVar[str] = "hung-disk"
 
+    @override
     async def choose(self) -> tuple[str, ...]:
         self.sync_s = HANGS_S
         return await some(self.target, self.rng, "leader")
@@ -111,21 +118,24 @@ class DiskFull(Nemesis):
 
     @property
     def processes(self) -> NodeProcesses:
+        """Return the target, whose nodes are processes."""
         assert isinstance(self.target, NodeProcesses)
         return self.target
 
+    @override
     async def choose(self) -> tuple[str, ...]:
         chosen = await some(self.target, self.rng, self.whom)
         self.pids = {n: pid for n in chosen if (pid := self.processes.pid(n)) is not None}
         return chosen
 
+    @override
     async def start(self) -> None:
         for pid in self.pids.values():
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 
     async def proof(self) -> str | None:
-        """It is not ready while its files cannot grow, or has ended over it (and may run again, on
-        an empty disk).
+        """Tell who is not ready while its files cannot grow, or has ended over it (and may run
+        again, on an empty disk).
         """
         told = []
         for node in self.targets:
@@ -141,6 +151,7 @@ class DiskFull(Nemesis):
                 return None
         return "; ".join(told) or None
 
+    @override
     async def heal(self) -> None:
         for node, pid in self.pids.items():
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -159,10 +170,12 @@ class TornJournal(DiskFull):
     needs: ClassVar[frozenset[str]] = frozenset({"processes", "files"})
     whom: ClassVar[str] = "minority"
 
+    @override
     async def choose(self) -> tuple[str, ...]:
         self.torn: dict[str, tuple[Path, int]] = {}
         return await super().choose()
 
+    @override
     async def start(self) -> None:
         assert isinstance(self.target, Files)
         for node in self.targets:
@@ -174,6 +187,7 @@ class TornJournal(DiskFull):
             with segments[-1].open("ab") as file:
                 file.write(self.rng.randbytes(self.rng.randint(1, TORN_BYTES)))
 
+    @override
     async def proof(self) -> str | None:
         told = []
         for node in self.targets:
@@ -184,10 +198,12 @@ class TornJournal(DiskFull):
             if grown <= 0:
                 return None
             told.append(
-                f"{node}: {grown} torn bytes behind byte {size} of {path.name}, pid {self.pids.get(node)} gone"
+                f"{node}: {grown} torn bytes behind byte {size} of {path.name}, pid "
+                f"{self.pids.get(node)} gone"
             )
         return "; ".join(told) or None
 
+    @override
     async def heal(self) -> None:
         for node in self.targets:
             self.processes.start(node)

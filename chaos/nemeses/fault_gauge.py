@@ -45,7 +45,7 @@ class Windows:
 
     @contextlib.contextmanager
     def window(self, nemesis: str, whom: tuple[str, ...] = ()) -> Iterator[None]:
-        """A fault holds while this is open."""
+        """Say that a fault holds, for as long as this is open."""
         active = self._active.labels(nemesis, ", ".join(whom))
         active.set(1)
         try:

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from random import Random
 from typing import ClassVar, Final
 
+from typing_extensions import override
+
 from chaos.nemeses.base import Nemesis, some
 from chaos.targets.base import NodeLinks, Target
 from chaos.targets.proxy import Mesh, Weather
@@ -65,6 +67,7 @@ class Partition(_OnLinks):
         self.cuts: tuple[tuple[str, str], ...] = ()
         """(from, to)."""
 
+    @override
     async def choose(self) -> tuple[str, ...]:
         self.cuts = tuple(await self.plan())
         self.before = self._count()
@@ -74,10 +77,12 @@ class Partition(_OnLinks):
         """Return the directions to cut."""
         raise NotImplementedError
 
+    @override
     async def start(self) -> None:
         for source, sink in self.cuts:
             self.mesh.cut(source, sink)
 
+    @override
     async def proof(self) -> str | None:
         grown = self._grown()
         cut = {f"{a} → {b}": (a, b) for a, b in self.cuts}
@@ -99,6 +104,7 @@ class Halves(Partition):
 
     name: ClassVar[str] = "partition-halves"
 
+    @override
     async def plan(self) -> Iterable[tuple[str, str]]:
         nodes = list(self.target.nodes)
         self.rng.shuffle(nodes)
@@ -111,14 +117,18 @@ class IsolateLeader(Partition):
 
     name: ClassVar[str] = "isolate-leader"
 
+    @override
     async def plan(self) -> Iterable[tuple[str, str]]:
         (leader,) = await some(self.target, self.rng, "leader")
         return both([leader], [n for n in self.target.nodes if n != leader])
 
 
 class IsolateFollower(Partition):
+    """A follower is cut from its peers, and goes on hearing its clients."""
+
     name: ClassVar[str] = "isolate-follower"
 
+    @override
     async def plan(self) -> Iterable[tuple[str, str]]:
         (follower,) = await some(self.target, self.rng, "follower")
         return both([follower], [n for n in self.target.nodes if n != follower])
@@ -129,6 +139,7 @@ class OneWay(Partition):
 
     name: ClassVar[str] = "one-way"
 
+    @override
     async def plan(self) -> Iterable[tuple[str, str]]:
         (leader,) = await some(self.target, self.rng, "leader")
         others = [n for n in self.target.nodes if n != leader]
@@ -149,6 +160,7 @@ class Ring(Partition):
 
     name: ClassVar[str] = "partition-ring"
 
+    @override
     async def plan(self) -> Iterable[tuple[str, str]]:
         nodes = list(self.target.nodes)
         self.rng.shuffle(nodes)
@@ -169,6 +181,7 @@ class Bridge(Partition):
 
     name: ClassVar[str] = "partition-bridge"
 
+    @override
     async def plan(self) -> Iterable[tuple[str, str]]:
         (leader,) = await some(self.target, self.rng, "leader")
         others = [n for n in self.target.nodes if n != leader]
@@ -183,10 +196,12 @@ class Flapping(Partition):
 
     name: ClassVar[str] = "partition-flapping"
 
+    @override
     async def plan(self) -> Iterable[tuple[str, str]]:
         (leader,) = await some(self.target, self.rng, "leader")
         return both([leader], [n for n in self.target.nodes if n != leader])
 
+    @override
     async def hold(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
@@ -205,14 +220,17 @@ class IsolateLeaderFromClients(_OnLinks):
 
     name: ClassVar[str] = "isolate-leader-from-clients"
 
+    @override
     async def choose(self) -> tuple[str, ...]:
         self.before = self._count()
         return await some(self.target, self.rng, "leader")
 
+    @override
     async def start(self) -> None:
         for node in self.targets:
             self.mesh.cut_clients(node)
 
+    @override
     async def proof(self) -> str | None:
         grown = self._grown()
         names = [f"clients ↔ {n}" for n in self.targets]
@@ -258,6 +276,7 @@ class Slow(_WorseLinks):
 
     name: ClassVar[str] = "slow"
 
+    @override
     def worsen(self, weather: Weather) -> None:
         weather.delay_s, weather.jitter_s = DELAY_S, JITTER_S
 
@@ -288,6 +307,7 @@ class LateEcho(_OnLinks):
 
     name: ClassVar[str] = "late-echo"
 
+    @override
     async def choose(self) -> tuple[str, ...]:
         self.before = self._count()
         return await some(self.target, self.rng, "leader")
@@ -295,6 +315,7 @@ class LateEcho(_OnLinks):
     def _others(self) -> list[str]:
         return [n for n in self.target.nodes if n not in self.targets]
 
+    @override
     async def start(self) -> None:
         self._delay(ECHO_S / ECHO_STEPS)
 
@@ -304,6 +325,7 @@ class LateEcho(_OnLinks):
                 for weather in self.mesh.towards(other, leader):
                     weather.delay_s = seconds
 
+    @override
     async def hold(self, seconds: float) -> None:
         for step in range(1, ECHO_STEPS + 1):
             self._delay(ECHO_S * step / ECHO_STEPS)
@@ -313,6 +335,7 @@ class LateEcho(_OnLinks):
                 self.mesh.cut(leader, other)
         await asyncio.sleep(seconds)
 
+    @override
     async def proof(self) -> str | None:
         grown = self._grown()
         late = [f"{o} → {n}" for n in self.targets for o in self._others()]
@@ -329,6 +352,7 @@ class Lossy(_WorseLinks):
 
     name: ClassVar[str] = "lossy"
 
+    @override
     def worsen(self, weather: Weather) -> None:
         weather.loss, weather.reset = LOSS, RESET
 
@@ -338,19 +362,23 @@ class ResetClients(_OnLinks):
 
     name: ClassVar[str] = "reset-clients"
 
+    @override
     async def choose(self) -> tuple[str, ...]:
         self.before = self._count()
         return self.target.nodes
 
+    @override
     async def start(self) -> None:
         for node in self.targets:
             self.mesh.clients[node].close_all()
 
+    @override
     async def proof(self) -> str | None:
         grown = self._grown()
         names = [f"clients ↔ {n}" for n in self.targets if f"clients ↔ {n}" in grown]
         return "broke " + ", ".join(f"{grown[name]} × {name}" for name in names) if names else None
 
+    @override
     async def hold(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds

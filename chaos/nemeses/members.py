@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from typing import ClassVar, Final
 
+from typing_extensions import override
+
 from acordo import AcordoError, Client, OutcomeUnknown
 from chaos.nemeses.base import Nemesis, some
 
@@ -13,9 +15,12 @@ CALL_TIMEOUT_S: Final = 5.0
 
 
 class ByApi(Nemesis):
+    """A fault that an operator could make by the administrative calls."""
+
     needs: ClassVar[frozenset[str]] = frozenset({"members"})
 
     def client(self) -> Client:
+        """Return a client for the administrative calls."""
         return Client(list(self.target.looking_urls), timeout_s=CALL_TIMEOUT_S)
 
 
@@ -26,9 +31,11 @@ class MemberChurn(ByApi):
 
     name: ClassVar[str] = "member-churn"
 
+    @override
     async def choose(self) -> tuple[str, ...]:
         return (f"ghost-{self.rng.getrandbits(48):012x}",)
 
+    @override
     async def start(self) -> None:
         async with self.client() as client:
             # Nobody listens there; discard (RFC 863) is its port. An unknown outcome is told by the
@@ -41,6 +48,7 @@ class MemberChurn(ByApi):
                     voter=False,
                 )
 
+    @override
     async def proof(self) -> str | None:
         async with self.client() as client:
             with contextlib.suppress(AcordoError):
@@ -48,6 +56,7 @@ class MemberChurn(ByApi):
                 return f"members {', '.join(members)}" if self.targets[0] in members else None
         return None
 
+    @override
     async def heal(self) -> None:
         async with self.client() as client:
             there = True
@@ -65,14 +74,17 @@ class TransferLeader(ByApi):
 
     name: ClassVar[str] = "transfer-leader"
 
+    @override
     async def choose(self) -> tuple[str, ...]:
         return await some(self.target, self.rng, "leader")
 
+    @override
     async def start(self) -> None:
         async with self.client() as client:
             with contextlib.suppress(OutcomeUnknown):  # the proof tells
                 await client.transfer()
 
+    @override
     async def proof(self) -> str | None:
         now = await self.target.leader()
         return f"{self.targets[0]} handed on to {now}" if now not in (None, *self.targets) else None

@@ -7,6 +7,8 @@ import os
 import subprocess
 from typing import Any, ClassVar, Final
 
+from typing_extensions import override
+
 from chaos.nemeses.base import Nemesis, some
 
 NFT_TIMEOUT_S: Final = 10.0
@@ -27,21 +29,28 @@ class DropPackets(Nemesis):
     name: ClassVar[str] = "drop-packets"
     needs: ClassVar[frozenset[str]] = frozenset({"raft-ports"})
 
+    @override
     def missing(self) -> str | None:
         return super().missing() or nft_missing()
 
+    @override
     async def choose(self) -> tuple[str, ...]:
         return await some(self.target, self.rng, "one")
 
     @property
     def table(self) -> str:
+        """Return the name of the table with our rules: one per process, so that runs never share
+        it.
+        """
         return f"acordo_chaos_{os.getpid()}"
 
+    @override
     async def start(self) -> None:
         ports: Any = self.target
         dropped = ", ".join(str(p) for p in ports.raft_ports(self.targets[0]))
         rules = (
-            f"table inet {self.table} {{\n counter towards {{\n }}\n counter back {{\n }}\n chain out {{\n"
+            f"table inet {self.table} {{\n counter towards {{\n }}\n counter back {{\n }}\n"
+            f" chain out {{\n"
             f"  type filter hook output priority 0;\n"
             f"  oif lo tcp dport {{ {dropped} }} counter name towards drop\n"
             f"  oif lo tcp sport {{ {dropped} }} counter name back drop\n }}\n}}\n"
@@ -63,7 +72,7 @@ class DropPackets(Nemesis):
         )
 
     async def heal(self) -> None:
-        """Raises NftFailed when packets may still be dropped."""
+        """Drop nothing any more. Raises NftFailed when packets may still be dropped."""
         if await asyncio.to_thread(self._there):
             await asyncio.to_thread(_nft, "delete", "table", "inet", self.table)
 

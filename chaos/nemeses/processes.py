@@ -9,6 +9,8 @@ from pathlib import Path
 from random import Random
 from typing import ClassVar, Final
 
+from typing_extensions import override
+
 from chaos.nemeses.base import Nemesis, leader_within, some
 from chaos.targets.base import NodeProcesses, Target
 from chaos.waiting import until
@@ -49,38 +51,51 @@ class Kill(_OnProcesses):
 
     name: ClassVar[str] = "kill"
 
+    @override
     async def start(self) -> None:
         await asyncio.gather(*(self.processes.kill(n) for n in self.targets))
 
+    @override
     async def proof(self) -> str | None:
         return await _all([await self._gone(n) for n in self.targets])
 
+    @override
     async def heal(self) -> None:
         for node in self.targets:
             self.processes.start(node)
 
 
 class KillLeader(Kill):
+    """The node that leads is killed."""
+
     name: ClassVar[str] = "kill-leader"
     whom: ClassVar[str] = "leader"
 
 
 class KillFollower(Kill):
+    """A node that does not lead is killed."""
+
     name: ClassVar[str] = "kill-follower"
     whom: ClassVar[str] = "follower"
 
 
 class KillMinority(Kill):
+    """As many nodes are killed as a quorum can miss."""
+
     name: ClassVar[str] = "kill-minority"
     whom: ClassVar[str] = "minority"
 
 
 class KillMajority(Kill):
+    """So many nodes are killed that no quorum is left."""
+
     name: ClassVar[str] = "kill-majority"
     whom: ClassVar[str] = "majority"
 
 
 class KillAll(Kill):
+    """All nodes are killed at once."""
+
     name: ClassVar[str] = "kill-all"
     whom: ClassVar[str] = "all"
 
@@ -94,10 +109,12 @@ class Pause(_OnProcesses):
 
     name: ClassVar[str] = "pause"
 
+    @override
     async def start(self) -> None:
         for node in self.targets:
             self.processes.pause(node)
 
+    @override
     async def proof(self) -> str | None:
         return await _all([await self._stopped(n) for n in self.targets])
 
@@ -107,27 +124,36 @@ class Pause(_OnProcesses):
             return None
         return f"{node}: pid {pid} stopped, no answer"
 
+    @override
     async def heal(self) -> None:
         for node in self.targets:
             self.processes.resume(node)
 
 
 class PauseLeader(Pause):
+    """The node that leads is stopped."""
+
     name: ClassVar[str] = "pause-leader"
     whom: ClassVar[str] = "leader"
 
 
 class PauseFollower(Pause):
+    """A node that does not lead is stopped."""
+
     name: ClassVar[str] = "pause-follower"
     whom: ClassVar[str] = "follower"
 
 
 class PauseMinority(Pause):
+    """As many nodes are stopped as a quorum can miss."""
+
     name: ClassVar[str] = "pause-minority"
     whom: ClassVar[str] = "minority"
 
 
 class PauseAll(Pause):
+    """All nodes are stopped at once."""
+
     name: ClassVar[str] = "pause-all"
     whom: ClassVar[str] = "all"
 
@@ -140,6 +166,7 @@ class StaggeredRestart(_OnProcesses):
     name: ClassVar[str] = "staggered-restart"
     whom: ClassVar[str] = "all"
 
+    @override
     async def start(self) -> None:
         await asyncio.gather(*(self.processes.kill(n) for n in self.targets))
 
@@ -152,6 +179,7 @@ class StaggeredRestart(_OnProcesses):
             f"{n} pid {p}" for n, p in zip(self.targets, old, strict=True)
         )
 
+    @override
     async def hold(self, seconds: float) -> None:
         order = self.rng.sample(self.targets, len(self.targets))
         majority = len(order) // 2 + 1
@@ -170,6 +198,7 @@ class StaggeredRestart(_OnProcesses):
             self.processes.start(node)
             await asyncio.sleep(self.rng.uniform(*GAP_S))
 
+    @override
     async def heal(self) -> None:
         for node in self.target.nodes:
             self.processes.start(node)
@@ -184,8 +213,9 @@ class RollingRestart(_OnProcesses):
     whom: ClassVar[str] = "all"
 
     async def start(self) -> None:
-        """The steps are taken while it holds."""
+        """Do nothing yet: the steps are taken while it holds."""
 
+    @override
     async def proof(self) -> str | None:
         now = {n: self.processes.pid(n) for n in self.targets}
         if any(now[n] is None or now[n] == self.before.get(n) for n in self.targets):
@@ -194,6 +224,7 @@ class RollingRestart(_OnProcesses):
             f"{n} pid {self.before.get(n)} → {now[n]}" for n in self.targets
         )
 
+    @override
     async def hold(self, seconds: float) -> None:
         for node in self.rng.sample(self.targets, len(self.targets)):
             await self.processes.stop(node)
@@ -201,6 +232,7 @@ class RollingRestart(_OnProcesses):
             await until(partial(self.target.ready, node), READY_WITHIN_S)
             await asyncio.sleep(self.rng.uniform(*GAP_S))
 
+    @override
     async def heal(self) -> None:
         for node in self.target.nodes:
             self.processes.start(node)
@@ -218,4 +250,5 @@ def process_state(pid: int) -> str | None:
 
 
 def is_running(pid: int) -> bool:
+    """Say whether the process exists and is no zombie; a stopped one runs."""
     return process_state(pid) not in {None, "Z", "X"}

@@ -8,6 +8,8 @@ from pathlib import Path
 from random import Random
 from typing import ClassVar, Final, Protocol, runtime_checkable
 
+from typing_extensions import override
+
 from chaos.nemeses.base import Nemesis
 from chaos.targets.base import Target
 
@@ -42,12 +44,15 @@ class StoreBusy(Nemesis):
 
     @property
     def file(self) -> Path:
+        """Return the store that is locked."""
         assert isinstance(self.target, StoreFile)
         return self.target.store_file
 
+    @override
     async def choose(self) -> tuple[str, ...]:
         return (self.file.name,)
 
+    @override
     async def start(self) -> None:
         self._connection = sqlite3.connect(self.file, timeout=0, isolation_level=None)
         await self._lock()
@@ -75,6 +80,7 @@ class StoreBusy(Nemesis):
             other.close()
         return f"{self.file.name}: locked {LOCKED_TRIES} times in a row"
 
+    @override
     async def hold(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
@@ -89,6 +95,7 @@ class StoreBusy(Nemesis):
         if self._connection is not None and self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 
+    @override
     async def heal(self) -> None:
         self._unlock()
         if self._connection is not None:

@@ -11,6 +11,7 @@ so that a cut, a gap, a swap or a newer version is noticed before anything is ju
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -86,54 +87,62 @@ def parse(lines: Iterable[bytes], *, source: str = "") -> History:
 
     Raises:
         HistoryError: cut, reordered, of a newer version, or impossible.
+
     """
-    history = History()
-    header: Header | None = None
-    end: _End | None = None
-    count = 0
-    number = 0
-    last_complete = True
+    reader = _Reader(source)
     for number, line in enumerate(lines, 1):
-        text = line.strip()
-        last_complete = line.endswith(b"\n")
-        if not text:
-            continue
-        if end is not None:
-            raise HistoryError("something follows the end record", line=number, source=source)
-        raw = _json(text, number, source, complete=last_complete)
+        reader.number = number
+        if line.strip():
+            reader.take(line)
+    return reader.close()
+
+
+class _Reader:
+    """One file while it is read, line by line."""
+
+    def __init__(self, source: str) -> None:
+        self.number = 0
+        """Of the present line, from 1."""
+        self._source = source
+        self._history = History()
+        self._header: Header | None = None
+        self._end: _End | None = None
+        self._count = 0
+
+    def _wrong(self, why: str) -> HistoryError:
+        return HistoryError(why, line=self.number, source=self._source)
+
+    def take(self, line: bytes) -> None:
+        """Take one line that is not empty."""
+        if self._end is not None:
+            raise self._wrong("something follows the end record")
+        number, source, header = self.number, self._source, self._header
+        raw = _json(line.strip(), number, source, complete=line.endswith(b"\n"))
         if "acordo_history" in raw:
             if number != 1:
-                raise HistoryError(
-                    "a header in the middle: two histories in one file", line=number, source=source
-                )
-            header = _header(raw, source)
+                raise self._wrong("a header in the middle: two histories in one file")
+            self._header = _header(raw, source)
         elif header is not None and "end" in raw:
-            end = _convert(raw, _End, number, source)
+            self._end = _convert(raw, _End, number, source)
         else:
             if header is not None:
-                _number(raw, count, number, source)
-            _put(history, _record(raw, number, source, strict=header is not None), number, source)
-            count += 1
-    if header is not None:
-        if end is None:
-            raise HistoryError(
-                f"cut off after {count} records: the end record is missing",
-                line=number,
-                source=source,
-            )
-        if end.records != count:
-            raise HistoryError(
-                f"{end.records} records were written, {count} are here", source=source
-            )
-        _check_clients(history.operations, source)
-    return History(
-        history.operations,
-        history.faults,
-        history.lookups,
-        history.watched,
-        history.statuses,
-        header,
-    )
+                _number(raw, self._count, number, source)
+            record = _record(raw, number, source, strict=header is not None)
+            _put(self._history, record, number, source)
+            self._count += 1
+
+    def close(self) -> History:
+        """Check the file as a whole, and return what it holds."""
+        if self._header is not None:
+            if self._end is None:
+                raise self._wrong(f"cut off after {self._count} records: the end record is missing")
+            if self._end.records != self._count:
+                raise HistoryError(
+                    f"{self._end.records} records were written, {self._count} are here",
+                    source=self._source,
+                )
+            _check_clients(self._history.operations, self._source)
+        return replace(self._history, header=self._header)
 
 
 def _json(text: bytes, number: int, source: str, *, complete: bool) -> dict[str, Any]:
@@ -245,12 +254,14 @@ def _check_clients(operations: Sequence[Operation], source: str) -> None:
         for before, after in pairwise(mine):
             if before.outcome == "info" and before.op not in READS:
                 raise HistoryError(
-                    f"client {client!r} goes on at {after.start_ns} after an unknown outcome at {before.start_ns}:"
+                    f"client {client!r} goes on at {after.start_ns} "
+                    f"after an unknown outcome at {before.start_ns}:"
                     " it must continue under a new name",
                     source=source,
                 )
             if before.outcome != "info" and before.returned_ns > after.start_ns:
                 raise HistoryError(
-                    f"client {client!r} starts at {after.start_ns} while its operation of {before.start_ns} still runs",
+                    f"client {client!r} starts at {after.start_ns} while its operation of "
+                    f"{before.start_ns} still runs",
                     source=source,
                 )

@@ -102,6 +102,7 @@ def parse(rows: Iterable[Mapping[str, Any]], *, source: str = "ledger") -> Ledge
 
     Raises:
         HistoryError: not such rows.
+
     """
     made = []
     for n, raw in enumerate(rows, 1):

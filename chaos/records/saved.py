@@ -35,6 +35,7 @@ def open_run(path: Path) -> SavedRun:
 
     Raises:
         HistoryError: nothing there, or nothing that can be judged.
+
     """
     if not path.is_dir():
         return SavedRun(load_history(path), name=path.name)
@@ -55,6 +56,7 @@ def load_history(path: Path) -> History:
 
     Raises:
         HistoryError: unreadable, cut, reordered, of a newer version, or impossible.
+
     """
     try:
         with path.open("rb") as lines:
@@ -68,6 +70,7 @@ def load_ledger(path: Path) -> Ledger:
 
     Raises:
         HistoryError: unreadable, or not such rows.
+
     """
     try:
         lines = path.read_bytes().splitlines()

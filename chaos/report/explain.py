@@ -218,7 +218,10 @@ def _why(o: Operation, prefix: Sequence[Operation], state: Any, initial: Any) ->
         case "cas" if o.result is False:
             return f"it was refused because the value was not {_show(o.expected)}, but {origin}"
         case "cas" if o.outcome == "ok" and _text(state) != _text(o.expected):
-            return f"it swapped {_show(o.expected)}, but {origin}{_overwritten(o.expected, prefix, initial)}"
+            return (
+                f"it swapped {_show(o.expected)}, but "
+                f"{origin}{_overwritten(o.expected, prefix, initial)}"
+            )
         case "delete" if o.result is False:
             return f"it found nothing to delete, but {origin}"
         case "delete" if o.result is True and state is None:
@@ -301,7 +304,8 @@ def told(o: Operation) -> str:
         case _:
             token = f" token {o.token}" if o.token is not None else ""
             refused = " (refused)" if o.outcome == "ok" and o.result is False else ""
-            return f"{o.op} {'' if o.value is None else _show(o.value)}{token}{refused}{_ending(o)}".rstrip()
+            value = "" if o.value is None else _show(o.value)
+            return f"{o.op} {value}{token}{refused}{_ending(o)}".rstrip()
 
 
 def text(e: Explanation) -> str:
@@ -329,7 +333,8 @@ def text(e: Explanation) -> str:
             lines.append(f"  {number} {times:>24}  client {o.client!s:<6} {told(o)}{_served(o)}")
     if e.stuck:
         lines.append(
-            f"  After {len(e.prefix)} of them in a legal order the value is {_show(e.state)}. Nothing can follow:"
+            f"  After {len(e.prefix)} of them in a legal order the value is {_show(e.state)}. "
+            f"Nothing can follow:"
         )
         lines += [f"    {told(o)} of client {o.client!r}: {why}" for o, why in e.stuck]
     if e.leaderships:
@@ -340,7 +345,8 @@ def text(e: Explanation) -> str:
     for w in e.faults:
         until = f"healed at {w.healed_ns}" if w.healed_ns is not None else "not healed"
         lines.append(
-            f"  Meanwhile {w.nemesis} of {', '.join(w.targets) or 'all'} from {w.start_ns}, {until}."
+            f"  Meanwhile {w.nemesis} of {', '.join(w.targets) or 'all'} from "
+            f"{w.start_ns}, {until}."
         )
     if not e.faults and e.operations:
         lines.append("  No fault was active.")

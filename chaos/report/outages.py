@@ -30,6 +30,7 @@ class Outage:
 
     @property
     def seconds(self) -> float:
+        """Return how long it lasted."""
         return (self.end_ns - self.start_ns) / 1e9
 
 

@@ -27,16 +27,20 @@ WORDS: Final = {Verdict.OK: "no anomaly", Verdict.UNKNOWN: "undecided", Verdict.
 STYLE: Final = """
 main { max-width: 1240px; margin: 0 auto; } h2 { font-size: 16px; margin: 28px 0 8px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 5px 12px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { text-align: left; padding: 5px 12px 5px 0; border-bottom: 1px solid var(--line);
+  vertical-align: top; }
 th { color: var(--quiet); font-weight: 600; } td.n, th.n { text-align: right; padding-right: 28px; }
-.wide { overflow-x: auto; } img { width: 100%; border: 1px solid var(--line); border-radius: 6px; background: #fff; }
+.wide { overflow-x: auto; } img { width: 100%; border: 1px solid var(--line); border-radius: 6px;
+  background: #fff; }
 .verdict { font-size: 20px; font-weight: 700; padding: 10px 16px; margin: 12px 0;
   border-radius: 8px; border: 1px solid; }
 .verdict.good { background: var(--ok); border-color: var(--ok-edge); }
 .verdict.weak { background: var(--info); border-color: var(--info-edge); }
 .verdict.bad { background: var(--stuck); border-color: var(--stuck-edge); }
-td.bad { color: var(--stuck-edge); font-weight: 700; } td.good { color: var(--ok-edge); font-weight: 700; }
-td.weak { color: var(--info-edge); font-weight: 700; } code { font-size: 12.5px; overflow-wrap: anywhere; }
+td.bad { color: var(--stuck-edge); font-weight: 700; } td.good { color: var(--ok-edge);
+  font-weight: 700; }
+td.weak { color: var(--info-edge); font-weight: 700; } code { font-size: 12.5px;
+  overflow-wrap: anywhere; }
 """
 
 
@@ -114,7 +118,8 @@ def _page(result: RunResult, pictures: dict[str, bytes]) -> str:
     for name, png in pictures.items():
         picture = base64.b64encode(png).decode()
         parts.append(
-            f'<h2>{name.title()}</h2><img alt="{name} over time" src="data:image/png;base64,{picture}">'
+            f'<h2>{name.title()}</h2><img alt="{name} over time" '
+            f'src="data:image/png;base64,{picture}">'
         )
     parts.append("<h2>Offending operations</h2>" + _offending(result, history))
     parts.append("<h2>Outages</h2>" + _outages(history))
@@ -274,7 +279,10 @@ def _load(history: History) -> str:
         )
     head = ("workload", "took effect", "failed", "unknown", "p50 ms", "p99 ms", "longest ms")
     led = [f"{r.leader} in term {r.term}" for r in leaderships(history)]
-    told = f"<p>Answers by node: {escape(', '.join(f'{n} {c}' for n, c in sorted(nodes.items())))}.</p>"
+    told = (
+        f"<p>Answers by node: "
+        f"{escape(', '.join(f'{n} {c}' for n, c in sorted(nodes.items())))}.</p>"
+    )
     told += f"<p>Leaders seen: {escape(', '.join(led[:60]))}{' …' if len(led) > 60 else ''}.</p>"
     return _table(head, rows, (1, 2, 3, 4, 5, 6)) + told
 

@@ -29,23 +29,36 @@ LETTER: Final = 6.6
 """Width of a letter in a bar."""
 
 STYLE: Final = """
-:root { color-scheme: light dark; --paper: #ffffff; --ink: #1c2330; --quiet: #667085; --line: #d5dae3;
-  --ok: #cfe3d4; --ok-edge: #2f7d4f; --info: #f3e3bd; --info-edge: #a77400; --fail: #e4e7ec; --fail-edge: #98a2b3;
-  --stuck: #f6c9c6; --stuck-edge: #b42318; --fault: #b4231814; --fault-edge: #b42318; --lead: #dbe6f7; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14181f; --ink: #e6e9ef; --quiet: #98a2b3; --line: #323a48;
-  --ok: #1f4030; --ok-edge: #5fbf86; --info: #4b3b14; --info-edge: #e0b152; --fail: #2a303b; --fail-edge: #778195;
-  --stuck: #5a211d; --stuck-edge: #ff8177; --fault: #ff817722; --fault-edge: #ff8177; --lead: #22324d; } }
-body { margin: 24px; background: var(--paper); color: var(--ink); font: 14px/1.5 system-ui, sans-serif; }
+:root { color-scheme: light dark; --paper: #ffffff; --ink: #1c2330; --quiet: #667085;
+  --line: #d5dae3;
+  --ok: #cfe3d4; --ok-edge: #2f7d4f; --info: #f3e3bd; --info-edge: #a77400; --fail: #e4e7ec;
+  --fail-edge: #98a2b3;
+  --stuck: #f6c9c6; --stuck-edge: #b42318; --fault: #b4231814; --fault-edge: #b42318;
+  --lead: #dbe6f7; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14181f; --ink: #e6e9ef; --quiet: #98a2b3;
+  --line: #323a48;
+  --ok: #1f4030; --ok-edge: #5fbf86; --info: #4b3b14; --info-edge: #e0b152; --fail: #2a303b;
+  --fail-edge: #778195;
+  --stuck: #5a211d; --stuck-edge: #ff8177; --fault: #ff817722; --fault-edge: #ff8177;
+  --lead: #22324d; } }
+body { margin: 24px; background: var(--paper); color: var(--ink);
+  font: 14px/1.5 system-ui, sans-serif; }
 h1 { font-size: 18px; margin: 0 0 4px; } p { margin: 0 0 14px; max-width: 90ch; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
 svg { display: block; font: 12px ui-monospace, monospace; } text { fill: var(--ink); }
-.quiet { fill: var(--quiet); } .lane { stroke: var(--line); } .tick { stroke: var(--line); stroke-dasharray: 2 4; }
-.ok { fill: var(--ok); stroke: var(--ok-edge); } .info { fill: var(--info); stroke: var(--info-edge); }
-.fail { fill: var(--fail); stroke: var(--fail-edge); } .stuck { fill: var(--stuck); stroke: var(--stuck-edge); }
+.quiet { fill: var(--quiet); } .lane { stroke: var(--line); } .tick { stroke: var(--line);
+  stroke-dasharray: 2 4; }
+.ok { fill: var(--ok); stroke: var(--ok-edge); } .info { fill: var(--info);
+  stroke: var(--info-edge); }
+.fail { fill: var(--fail); stroke: var(--fail-edge); } .stuck { fill: var(--stuck);
+  stroke: var(--stuck-edge); }
 .fault { fill: var(--fault); stroke: var(--fault-edge); stroke-dasharray: 4 3; stroke-opacity: .5; }
-.lead { fill: var(--lead); } .number { fill: var(--ok-edge); font-weight: 700; } .no { fill: var(--stuck-edge); }
-pre { overflow-x: auto; padding: 12px; border: 1px solid var(--line); border-radius: 6px; font-size: 12px; }
-ul.key { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 18px; padding: 0; color: var(--quiet); }
+.lead { fill: var(--lead); } .number { fill: var(--ok-edge); font-weight: 700; } .no {
+  fill: var(--stuck-edge); }
+pre { overflow-x: auto; padding: 12px; border: 1px solid var(--line); border-radius: 6px;
+  font-size: 12px; }
+ul.key { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 18px; padding: 0;
+  color: var(--quiet); }
 """
 
 
@@ -105,8 +118,8 @@ def figure(e: Explanation) -> str:
         parts += _bar(o, scale, y, width, number=numbers.get(id(o)), why=stuck.get(id(o)))
     label = escape(f"{len(ops)} operations of {len(clients)} clients")
     return (
-        f'<div class="scroll"><svg role="img" aria-label="{label}" width="{width:.0f}" height="{height}" '
-        f'viewBox="0 0 {width:.0f} {height}">{"".join(parts)}</svg></div>'
+        f'<div class="scroll"><svg role="img" aria-label="{label}" width="{width:.0f}" '
+        f'height="{height}" viewBox="0 0 {width:.0f} {height}">{"".join(parts)}</svg></div>'
     )
 
 
@@ -204,7 +217,10 @@ def _faults(e: Explanation, scale: _Scale, height: float) -> Iterable[str]:
         end = scale.x(w.healed_ns) if w.healed_ns is not None else scale.places[-1]
         words = escape(f"{w.nemesis} {', '.join(w.targets)}")
         y = 26 + 14 * (n % 2)
-        yield f'<rect class="fault" x="{x:.1f}" y="24" width="{max(end - x, 3):.1f}" height="{height - 50}"/>'
+        yield (
+            f'<rect class="fault" x="{x:.1f}" y="24" width="{max(end - x, 3):.1f}" '
+            f'height="{height - 50}"/>'
+        )
         yield f'<text class="no" x="{x + 4:.1f}" y="{y + 12}">{words}</text>'
 
 

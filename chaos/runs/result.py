@@ -30,6 +30,7 @@ class RunResult:
 
     @property
     def verdict(self) -> Verdict:
+        """Return the worst of both ways of judging."""
         return overall_verdict([*self.judgements, *self.resolved])
 
     @property

@@ -30,7 +30,10 @@ class Step:
     hold_s: float
 
     def __str__(self) -> str:
-        return f"{self.number:>3}  {self.nemesis:<28} after {self.gap_s:.1f} s of quiet, for {self.hold_s:.1f} s"
+        return (
+            f"{self.number:>3}  {self.nemesis:<28} after {self.gap_s:.1f} s of quiet, for "
+            f"{self.hold_s:.1f} s"
+        )
 
 
 def schedule(families: Mapping[str, Sequence[str]], seconds: float, seed: int) -> list[Step]:

@@ -55,6 +55,7 @@ class Load:
     prefix: str = field(default_factory=lambda: f"disturbed/{secrets.token_hex(4)}/")
 
     async def run(self, stop: asyncio.Event) -> None:
+        """Write and read until `stop`; attempts under way end by themselves."""
         connections = (WRITERS + 1) * AT_ONCE
         async with (
             Client(

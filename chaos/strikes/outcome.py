@@ -64,8 +64,9 @@ class Told:
         failed = ", ".join(f"{n} {what}" for what, n in sorted(self.failed.items())) or "none"
         return (
             f"{self.name} ({self.whom}): writes worked again after {self.writes_after_s:.1f} s "
-            f"({self.after_healing_s:.1f} s after it was back); longest gap: writes {self.writes_gap_s:.1f} s, "
-            f"reads {self.reads_gap_s:.1f} s; failed: {failed}; {self.acked} acknowledged keys read again "
+            f"({self.after_healing_s:.1f} s after it was back); "
+            f"longest gap: writes {self.writes_gap_s:.1f} s, reads {self.reads_gap_s:.1f} s; "
+            f"failed: {failed}; {self.acked} acknowledged keys read again "
             f"({self.before} from before it), {len(self.lost)} lost"
         )
 
@@ -99,12 +100,13 @@ class Told:
             else f"{value:.1f}"
             for _, value, limit in self._measured()
         ]
-        return f"| {' | '.join([self.name, self.whom, *cells, str(self.acked), str(len(self.lost))])} |"
+        row = [self.name, self.whom, *cells, str(self.acked), str(len(self.lost))]
+        return f"| {' | '.join(row)} |"
 
 
 HEAD: Final = """\
-| disturbance | container | writes again after, s | after it was back, s | longest gap of writes, s | of reads, s \
-| keys acknowledged | lost |
+| disturbance | container | writes again after, s | after it was back, s \
+| longest gap of writes, s | of reads, s | keys acknowledged | lost |
 |---|---|---|---|---|---|---|---|"""
 
 

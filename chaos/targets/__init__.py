@@ -1,1 +1,1 @@
-"""What is disturbed: a cluster of this machine, one in containers, or somebody else's by its URLs."""
+"""What is disturbed: a cluster of this machine, one in containers, or somebody else's."""

@@ -21,10 +21,11 @@ import docker
 import docker.errors
 import requests
 import urllib3.exceptions
+from typing_extensions import override
 
 from acordo import AcordoError, Client
 from chaos.nemeses.fault_gauge import gateway
-from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S
+from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, Target
 from chaos.waiting import until
 
 PROJECT: Final = "com.docker.compose.project"
@@ -59,12 +60,12 @@ class NotHealed(EngineFailed):
 
 
 def place_of(member: str) -> str:
-    """Return the place that a member has in NODES: one that replaced n2 is called n2-2, n2-3, …"""
+    """Return the place that a member has in NODES: what replaced n2 is called n2-2, then n2-3."""
     place, _, number = member.rpartition("-")
     return place if number.isdigit() and place in NODES else member
 
 
-class DockerTarget:
+class DockerTarget(Target):
     """`async with DockerTarget() as target`: the stack of a compose project (COMPOSE_PROJECT_NAME
     or "acordo").
     """
@@ -77,7 +78,7 @@ class DockerTarget:
         self.services: frozenset[str] = frozenset()
 
     async def __aenter__(self) -> Self:
-        """Raises NoStack when it is not there."""
+        """Find the stack's containers. Raises NoStack when it is not there."""
         try:
             self.docker: Any = await _ask(partial(docker.from_env, timeout=ENGINE_TIMEOUT_S))
             found = await _ask(self._containers)
@@ -112,14 +113,17 @@ class DockerTarget:
     # ----------------------------------------------------------------------------------- what it is
 
     @property
+    @override
     def urls(self) -> tuple[str, ...]:
         return self._urls
 
     @property
+    @override
     def looking_urls(self) -> tuple[str, ...]:
         return self._urls
 
     @property
+    @override
     def abilities(self) -> frozenset[str]:
         return frozenset({"containers"} | {f"container:{s}" for s in self.services})
 
@@ -128,6 +132,7 @@ class DockerTarget:
         """Return the service that holds the store."""
         return next((s for s in STORES if s in self.services), None)
 
+    @override
     async def leader(self) -> str | None:
         told = await asyncio.gather(*(self._leader_by(url) for url in self._urls))
         for name in self.nodes:
@@ -135,12 +140,15 @@ class DockerTarget:
                 return name
         return None
 
+    @override
     async def answers(self, node: str) -> bool:
         return await self._status(node, "/livez") is not None
 
+    @override
     async def ready(self, node: str) -> bool:
         return await self._status(node, "/readyz") == 200
 
+    @override
     async def healthy(self, within_s: float = HEALTHY_WITHIN_S) -> bool:
         async def all_ready() -> bool:
             return (
@@ -210,7 +218,7 @@ class DockerTarget:
         return bytes(output).decode(errors="replace")
 
     async def state(self, service: str) -> str:
-        """Return the engine's word for its state: running, paused, exited, …"""
+        """Return the engine's word for its state: running, paused, exited and so on."""
         return str((await self._container(service)).status)
 
     async def started_at(self, service: str) -> str:
@@ -241,12 +249,15 @@ class DockerTarget:
         await self._do(service, "kill")
 
     async def stop(self, service: str) -> None:
+        """Send SIGTERM, and SIGKILL after STOP_S; it stays down until `start`."""
         await self._do(service, "stop", timeout=STOP_S)
 
     async def start(self, service: str) -> None:
+        """Let it run again."""
         await self._do(service, "start")
 
     async def restart(self, service: str) -> None:
+        """Stop it and start it again."""
         await self._do(service, "restart", timeout=STOP_S)
 
     async def pause(self, service: str) -> None:
@@ -254,6 +265,7 @@ class DockerTarget:
         await self._do(service, "pause")
 
     async def resume(self, service: str) -> None:
+        """Thaw its processes."""
         await self._do(service, "unpause")
 
     async def disconnect(self, service: str) -> None:

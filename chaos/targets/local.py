@@ -17,10 +17,11 @@ from types import TracebackType
 from typing import Final, Self
 
 import aiohttp
+from typing_extensions import override
 
 from acordo import AcordoError, Client
 from chaos.targets import slowdisk, wallclock
-from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S
+from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, NodeLinks, NodeProcesses, Target
 from chaos.targets.proxy import Mesh
 from chaos.targets.services import Services
 from chaos.waiting import until
@@ -32,7 +33,7 @@ from cluster.settings.values import PREFIX
 NODE: Final = (sys.executable, "-m", "node")
 
 
-class LocalTarget:
+class LocalTarget(Target, NodeProcesses, NodeLinks):
     """A cluster of node processes, every link of which leads through a proxy of ours.
 
     `async with LocalTarget(RunnerSettings(...), Random(7)) as target`.
@@ -104,10 +105,11 @@ class LocalTarget:
     def _http_port(self, node: str) -> int:
         return self.settings.base_port + self.nodes.index(node)
 
-    # --------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
     # what it is
 
     @property
+    @override
     def urls(self) -> tuple[str, ...]:
         return tuple(f"http://{self.mesh.clients[n].address}" for n in self.nodes)
 
@@ -117,10 +119,12 @@ class LocalTarget:
         return tuple(f"http://127.0.0.1:{self._http_port(n)}" for n in self.nodes)
 
     @property
+    @override
     def looking_urls(self) -> tuple[str, ...]:
         return self.direct_urls
 
     @property
+    @override
     def abilities(self) -> frozenset[str]:
         services = self.services.names if self.services is not None else ()
         more = [
@@ -149,6 +153,7 @@ class LocalTarget:
         return self.settings.data.absolute().parent / f"clock-{node}"
 
     def set_clock(self, node: str, offset_s: float) -> None:
+        """Set the node's wall clock off by so much from now on."""
         file = self._clock_file(node)
         fresh = file.with_suffix(".new")
         fresh.write_text(f"{offset_s:+.0f}\n")
@@ -158,12 +163,14 @@ class LocalTarget:
         return self.settings.data.absolute().parent / f"sync-{node}"
 
     def set_sync_s(self, node: str, seconds: float) -> None:
+        """Let every sync of the node that begins from now on take so much longer."""
         file = self._sync_file(node)
         fresh = file.with_suffix(".new")
         fresh.write_text(f"{seconds:.3f}\n")
         fresh.rename(file)
 
     async def unsynced_s(self, node: str) -> float | None:
+        """Return how long the oldest entry of its log has waited for its disk; None: no answer."""
         url = self.direct_urls[self.nodes.index(node)]
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError):
             async with self._http.get(url + "/v1/cluster") as response:
@@ -171,6 +178,7 @@ class LocalTarget:
         return None
 
     async def skew_s(self, node: str) -> float | None:
+        """Return how far its wall clock is off by what it tells over HTTP; None: no answer."""
         url = self.direct_urls[self.nodes.index(node)]
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError):
             async with self._http.get(url + "/livez") as response:
@@ -193,8 +201,10 @@ class LocalTarget:
 
     @property
     def data(self) -> Path:
+        """Return the directory with the data of all nodes."""
         return self.settings.data
 
+    @override
     async def leader(self) -> str | None:
         told = await asyncio.gather(*(self._leader_by(n) for n in self.nodes))
         for name in self.nodes:
@@ -202,12 +212,15 @@ class LocalTarget:
                 return name
         return None
 
+    @override
     async def answers(self, node: str) -> bool:
         return await self._get(node, "/livez") is not None
 
+    @override
     async def ready(self, node: str) -> bool:
         return await self._get(node, "/readyz") == 200
 
+    @override
     async def healthy(self, within_s: float = HEALTHY_WITHIN_S) -> bool:
         async def all_ready() -> bool:
             return (
@@ -231,27 +244,33 @@ class LocalTarget:
                 return response.status
         return None
 
-    # ---------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
     # processes
 
     def _process(self, node: str) -> NodeProcess:
         return self.cluster.nodes[node]
 
+    @override
     def pid(self, node: str) -> int | None:
         return self._process(node).pid
 
+    @override
     async def kill(self, node: str) -> None:
         await self.cluster.stop_node(node, signal.SIGKILL)
 
+    @override
     async def stop(self, node: str) -> None:
         await self.cluster.stop_node(node)
 
+    @override
     def start(self, node: str) -> None:
         self.cluster.start_node(node)
 
+    @override
     def pause(self, node: str) -> None:
         self._process(node).signal(signal.SIGSTOP)
 
+    @override
     def resume(self, node: str) -> None:
         self._process(node).signal(signal.SIGCONT)
 

@@ -113,10 +113,12 @@ class Link:
 
     @property
     def address(self) -> str:
+        """Return where to connect: host:port."""
         return f"{self._listen[0]}:{self.port}"
 
     @property
     def connections(self) -> int:
+        """Return how many connections go through it."""
         return len(self._streams)
 
     def heal(self) -> None:

@@ -6,14 +6,16 @@ import contextlib
 from types import TracebackType
 from typing import Final, Self
 
+from typing_extensions import override
+
 from acordo import AcordoError, Client
-from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S
+from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, Target
 from chaos.waiting import until
 
 REACH_WITHIN_S: Final = 5.0
 
 
-class UrlTarget:
+class UrlTarget(Target):
     """A cluster that somebody else runs: it is loaded and judged; nothing of it can be disturbed.
 
     `async with UrlTarget(urls)` raises AcordoError when a URL cannot be reached or is not an
@@ -21,14 +23,14 @@ class UrlTarget:
     """
 
     def __init__(self, urls: tuple[str, ...]) -> None:
-        self.urls = urls
+        self._urls = urls
         self.nodes: tuple[str, ...] = urls
         self._stack = contextlib.AsyncExitStack()
         self._clients: list[Client] = []
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
-            for url in self.urls:
+            for url in self._urls:
                 client = await stack.enter_async_context(
                     Client(url, retries=False, timeout_s=REACH_WITHIN_S)
                 )
@@ -46,13 +48,21 @@ class UrlTarget:
         await self._stack.__aexit__(kind, exc, trace)
 
     @property
-    def looking_urls(self) -> tuple[str, ...]:
-        return self.urls
+    @override
+    def urls(self) -> tuple[str, ...]:
+        return self._urls
 
     @property
+    @override
+    def looking_urls(self) -> tuple[str, ...]:
+        return self._urls
+
+    @property
+    @override
     def abilities(self) -> frozenset[str]:
         return frozenset()
 
+    @override
     async def leader(self) -> str | None:
         told: list[str | None] = []
         for client in self._clients:
@@ -63,15 +73,18 @@ class UrlTarget:
             None,
         )
 
+    @override
     async def answers(self, node: str) -> bool:
         with contextlib.suppress(AcordoError):
             await self._clients[self.nodes.index(node)].cluster(timeout_s=PROBE_TIMEOUT_S)
             return True
         return False
 
+    @override
     async def ready(self, node: str) -> bool:
         return await self.answers(node)
 
+    @override
     async def healthy(self, within_s: float = HEALTHY_WITHIN_S) -> bool:
         async def whole() -> bool:
             return (

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 import msgspec
+from typing_extensions import override
 
 import acordo
 from acordo import Refused
@@ -34,6 +35,7 @@ class Append(Workload):
         self.lists = Rotation(self.prefix, self.rng, SLOTS, (300, 600))
         self.appended = 0
 
+    @override
     async def step(self, worker: Worker) -> None:
         asked = self._ask(worker)
         if all(kind == "r" for kind, _, _ in asked):
@@ -67,6 +69,7 @@ class Append(Workload):
         await worker.do("txn", call, value=asked, op_id=None)
 
     async def write(self, worker: Worker, asked: list[list[Any]]) -> None:
+        """Read the lists and append to some of them in one guarded transaction."""
         keys = list(dict.fromkeys(key for _, key, _ in asked))
         base = worker.op_id()
 

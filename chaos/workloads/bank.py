@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
+from typing_extensions import override
+
 import acordo
 from acordo import AcordoError
 from chaos.workloads.base import SETUP_TIMEOUT_S, Observed, Worker, Workload, WorkloadFailed
@@ -26,14 +28,18 @@ class Bank(Workload):
 
     @property
     def accounts(self) -> list[str]:
+        """Return the names of all accounts."""
         return [f"a{n}" for n in range(ACCOUNTS)]
 
+    @override
     def settings(self) -> dict[str, Any]:
         return {"bank": {"accounts": self.accounts, "total": TOTAL}}
 
     def key(self, account: str) -> str:
+        """Return the key of an account."""
         return self.prefix + account
 
+    @override
     async def set_up(self, worker: Worker) -> None:
         shares = [TOTAL // ACCOUNTS + (n < TOTAL % ACCOUNTS) for n in range(ACCOUNTS)]
         writes = [
@@ -46,6 +52,7 @@ class Bank(Workload):
         except (AcordoError, TimeoutError) as exc:
             raise WorkloadFailed(f"the accounts could not be opened: {exc}") from exc
 
+    @override
     async def step(self, worker: Worker) -> None:
         if worker.rng.random() < 0.4:
             await self.read(worker, listing=worker.rng.random() < 0.5)
@@ -77,6 +84,7 @@ class Bank(Workload):
         await worker.do("read", by_listing if listing else by_transaction)
 
     async def transfer(self, worker: Worker) -> None:
+        """Move an amount from one account to another, if there is enough."""
         one, other = worker.rng.sample(self.accounts, 2)
         amount, op_id = worker.rng.randint(1, AMOUNT_MAX), worker.op_id()
 
@@ -98,6 +106,7 @@ class Bank(Workload):
         value = {"from": one, "to": other, "amount": amount}
         await worker.do("transfer", call, observes_refusal=True, value=value, op_id=op_id)
 
+    @override
     async def finish(self, workers: Sequence[Worker]) -> None:
         for worker in workers[: len(self.load.urls)]:
             await self.read(worker, listing=True)

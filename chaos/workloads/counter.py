@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
+from typing_extensions import override
+
 import acordo
 from acordo import Refused
 from chaos.records.history import Lookup
@@ -30,6 +32,7 @@ class Counter(Workload):
         super().__init__(load, recorder)
         self.counters = Rotation(self.prefix, self.rng, SLOTS, (300, 600))
 
+    @override
     async def step(self, worker: Worker) -> None:
         key = self.counters.key(worker.rng.randrange(SLOTS))
         if worker.rng.random() < 0.35:
@@ -38,6 +41,8 @@ class Counter(Workload):
             await self.increment(worker, key)
 
     async def read(self, worker: Worker, key: str) -> None:
+        """Read the count."""
+
         async def call() -> Observed:
             reading = await worker.client.read(key)
             count = None if reading.value is None else int(reading.value)
@@ -46,6 +51,7 @@ class Counter(Workload):
         await worker.do("read", call, key=key)
 
     async def increment(self, worker: Worker, key: str) -> None:
+        """Add to the count, guarded by the revision that was read."""
         amount, base = worker.rng.randint(1, 5), worker.op_id()
 
         async def call() -> Observed:
@@ -75,6 +81,7 @@ class Counter(Workload):
 
         await worker.do("increment", call, key=key, value=amount)
 
+    @override
     async def finish(self, workers: Sequence[Worker]) -> None:
         for worker in workers[: len(self.load.urls)]:
             for key in self.counters.every:

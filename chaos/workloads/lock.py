@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from typing import ClassVar, Final
 
+from typing_extensions import override
+
 import acordo
 from chaos.records.recorder import Recorder
 from chaos.workloads.base import LoadSettings, Observed, Worker, Workload
@@ -30,6 +32,7 @@ class Resource:
         self.highest = 0
 
     def use(self, token: int) -> bool:
+        """Take a token for use; say whether it is at least as new as every one before."""
         if token < self.highest:
             return False
         self.highest = token
@@ -47,6 +50,7 @@ class Lock(Workload):
         self.generation = [0] * LOCKS
         self.refused = [0] * LOCKS
 
+    @override
     async def step(self, worker: Worker) -> None:
         slot = worker.rng.randrange(LOCKS + LEASES)
         leased = slot >= LOCKS

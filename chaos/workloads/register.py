@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
+from typing_extensions import override
+
 import acordo
 from chaos.records.history import Lookup
 from chaos.records.recorder import Recorder
@@ -36,6 +38,7 @@ class Register(Workload):
         self.recent: dict[str, deque[str | None]] = {}
         """Values lately seen or written, by key: what swaps expect."""
 
+    @override
     async def step(self, worker: Worker) -> None:
         names, weights = zip(*MIX, strict=True)
         op = worker.rng.choices(names, weights)[0]
@@ -79,6 +82,7 @@ class Register(Workload):
             worker.memory[key] = (done.result, done.version or 0)
 
     async def put(self, worker: Worker, key: str) -> None:
+        """Put a value that nobody else writes."""
         value, op_id = worker.unique(), worker.op_id()
 
         async def call() -> Observed:
@@ -138,6 +142,7 @@ class Register(Workload):
             worker.memory.pop(key, None)
 
     async def delete(self, worker: Worker, key: str) -> None:
+        """Delete the key."""
         op_id = worker.op_id()
 
         async def call() -> Observed:

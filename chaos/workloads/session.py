@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Final
 
+from typing_extensions import override
+
 from chaos.records.recorder import Recorder
 from chaos.workloads.base import LoadSettings, Observed, Rotation, Worker, Workload
 
@@ -20,6 +22,7 @@ class Session(Workload):
         super().__init__(load, recorder)
         self.keys = Rotation(self.prefix, self.rng, SLOTS)
 
+    @override
     async def step(self, worker: Worker) -> None:
         key = self.keys.key(worker.rng.randrange(SLOTS))
         kind = worker.rng.random()
@@ -29,6 +32,8 @@ class Session(Workload):
             await self.write(worker, key, gone=kind > 0.95)
 
     async def get(self, worker: Worker, key: str) -> None:
+        """Read within the worker's session."""
+
         async def call() -> Observed:
             reading = await worker.client.read(key)
             value = None if reading.value is None else reading.value.decode()
@@ -37,6 +42,7 @@ class Session(Workload):
         await worker.do("get", call, key=key, level="session")
 
     async def write(self, worker: Worker, key: str, *, gone: bool) -> None:
+        """Put a new value, or delete the key."""
         value, op_id = None if gone else worker.unique(), worker.op_id()
 
         async def call() -> Observed:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
+from typing_extensions import override
+
 from chaos.records.recorder import Recorder
 from chaos.workloads.base import LoadSettings, Observed, Rotation, Worker, Workload
 
@@ -21,6 +23,7 @@ class Set(Workload):
         super().__init__(load, recorder)
         self.sets = Rotation(self.prefix, self.rng, SLOTS, (400, 700))
 
+    @override
     async def step(self, worker: Worker) -> None:
         slot = worker.rng.randrange(SLOTS)
         if worker.rng.random() < READ_SHARE:
@@ -29,6 +32,7 @@ class Set(Workload):
             await self.add(worker, self.sets.key(slot))
 
     async def add(self, worker: Worker, key: str) -> None:
+        """Add an element that nobody else adds."""
         element, op_id = worker.unique(), worker.op_id()
 
         async def call() -> Observed:
@@ -38,6 +42,8 @@ class Set(Workload):
         await worker.do("add", call, key=key, value=element, op_id=op_id)
 
     async def read(self, worker: Worker, key: str) -> None:
+        """Read the whole set, page by page."""
+
         async def call() -> Observed:
             found: list[str] = []
             async for page in worker.client.pages(f"{key}/"):

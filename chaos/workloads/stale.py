@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
+from typing_extensions import override
+
 from chaos.records.recorder import Recorder
 from chaos.workloads.base import LoadSettings, Observed, Rotation, Worker, Workload
 
@@ -22,6 +24,7 @@ class Stale(Workload):
         super().__init__(load, recorder)
         self.keys = Rotation(self.prefix, self.rng, SLOTS)
 
+    @override
     async def step(self, worker: Worker) -> None:
         key = self.keys.key(worker.rng.randrange(SLOTS))
         kind = worker.rng.random()
@@ -31,6 +34,8 @@ class Stale(Workload):
             await self.write(worker, key, gone=kind > 0.96)
 
     async def get(self, worker: Worker, key: str, max_age_s: float) -> None:
+        """Read a value that may be so old."""
+
         async def call() -> Observed:
             reading = await worker.client.read(key, level="stale", max_age_s=max_age_s)
             value = None if reading.value is None else reading.value.decode()
@@ -39,6 +44,7 @@ class Stale(Workload):
         await worker.do("get", call, key=key, level="stale", max_age_ms=max_age_s * 1e3)
 
     async def write(self, worker: Worker, key: str, *, gone: bool) -> None:
+        """Put a new value, or delete the key."""
         value, op_id = None if gone else worker.unique(), worker.op_id()
 
         async def call() -> Observed:

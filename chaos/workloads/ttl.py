@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
+from typing_extensions import override
+
 from chaos.records.recorder import Recorder
 from chaos.workloads.base import LoadSettings, Observed, Worker, Workload
 
@@ -28,9 +30,11 @@ class Ttl(Workload):
         self.keys: dict[str, list[tuple[str, int]]] = {}
         """By worker: key, and when (ns) its time is up."""
 
+    @override
     def settings(self) -> dict[str, Any]:
         return {"ttl": {"sweep_interval_s": SWEEP_INTERVAL_S}}
 
+    @override
     async def step(self, worker: Worker) -> None:
         mine = self.keys.setdefault(worker.name, [])
         if not mine or worker.rng.random() < 0.15:
@@ -43,6 +47,7 @@ class Ttl(Workload):
             await self.read(worker, key)
 
     async def give(self, worker: Worker, mine: list[tuple[str, int]]) -> None:
+        """Put a key that ends by itself, and remember it."""
         key, ttl_ms = f"{self.prefix}{worker.unique()}", worker.rng.choice(TTLS_MS)
 
         async def call() -> Observed:
@@ -56,6 +61,8 @@ class Ttl(Workload):
             del mine[:-KEPT_MAX]
 
     async def read(self, worker: Worker, key: str) -> None:
+        """Read whether the key is still there."""
+
         async def call() -> Observed:
             reading = await worker.client.read(key)
             return Observed(

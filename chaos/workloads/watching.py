@@ -10,6 +10,8 @@ from contextlib import AsyncExitStack
 from random import Random
 from typing import Any, ClassVar, Final
 
+from typing_extensions import override
+
 import acordo
 from acordo import AcordoError, Bookmark, Change, Client, Pruned
 from chaos.records.history import Watched
@@ -121,6 +123,7 @@ class Watching(Workload):
         self.newest = 0
         """Highest revision acknowledged to a writer."""
 
+    @override
     async def run(self, stop: asyncio.Event) -> None:
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
             following = [tasks.create_task(w.follow(stack)) for w in self.watchers]
@@ -144,6 +147,7 @@ class Watching(Workload):
         for watcher in self.watchers:
             watcher.end(self.newest)
 
+    @override
     async def step(self, worker: Worker) -> None:
         kind = worker.rng.random()
         key = f"{self.prefix}k{worker.rng.randrange(KEYS)}"
@@ -155,6 +159,7 @@ class Watching(Workload):
             await self.several(worker)
 
     async def put(self, worker: Worker, key: str) -> None:
+        """Put a value that nobody else writes."""
         value, op_id = worker.unique(), worker.op_id()
 
         async def call() -> Observed:
@@ -164,6 +169,7 @@ class Watching(Workload):
         await worker.do("put", call, key=key, value=value, op_id=op_id)
 
     async def delete(self, worker: Worker, key: str) -> None:
+        """Delete the key."""
         op_id = worker.op_id()
 
         async def call() -> Observed:

@@ -1,1 +1,1 @@
-"""Judge lists that only grow: which dependencies between operations form a cycle?"""
+"""Judge lists that only grow, by the cycles among what depends on what."""

@@ -35,7 +35,7 @@ class Transaction:
 
 @dataclass
 class Case:
-    """One history of list-append transactions under judgement: what is known, found and inferred."""
+    """One history of list-append transactions: what is known, inferred and found of it."""
 
     txns: list[Transaction] = field(default_factory=list)
     writers: dict[tuple[str, Any], int] = field(default_factory=dict)
@@ -102,7 +102,7 @@ def _read(txn: Transaction, key: str, seen: list[Any]) -> None:
 
 
 def elements(value: Any) -> list[Any]:
-    """Return the elements of a list that was read, as they can be compared; none of an absent one."""
+    """Return the elements of a list that was read (none of an absent one), to be compared."""
     return [v if v.__class__ is int or v.__class__ is str else hashable(v) for v in value or ()]
 
 

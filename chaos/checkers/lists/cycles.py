@@ -39,44 +39,64 @@ def add_edge(graph: Graph, a: int, b: int, kind: int) -> None:
 
 
 def components(graph: Graph, allowed: int) -> list[list[int]]:
-    """Return the strongly connected components of more than one node over the allowed kinds
-    (Tarjan, no recursion).
-    """
-    index: dict[int, int] = {}
-    low: dict[int, int] = {}
-    on_stack: set[int] = set()
-    stack: list[int] = []
-    found: list[list[int]] = []
+    """Return the strongly connected components of more than one node over the allowed kinds."""
+    search = _Tarjan(graph, allowed)
     for root in graph:
-        if root in index:
-            continue
-        work: list[tuple[int, Iterator[int]]] = [(root, _successors(graph, root, allowed))]
-        index[root] = low[root] = len(index)
-        stack.append(root)
-        on_stack.add(root)
-        while work:
-            node, successors = work[-1]
-            for other in successors:
-                if other not in index:
-                    index[other] = low[other] = len(index)
-                    stack.append(other)
-                    on_stack.add(other)
-                    work.append((other, _successors(graph, other, allowed)))
-                    break
-                if other in on_stack:
-                    low[node] = min(low[node], index[other])
-            else:
-                work.pop()
-                if work:
-                    low[work[-1][0]] = min(low[work[-1][0]], low[node])
-                if low[node] == index[node]:
-                    component: list[int] = []
-                    while not component or component[-1] != node:
-                        component.append(stack.pop())
-                    on_stack.difference_update(component)
-                    if len(component) > 1:
-                        found.append(component)
-    return found
+        search.visit(root)
+    return search.found
+
+
+class _Tarjan:
+    """Tarjan's search for components (1972), without recursion: histories are long."""
+
+    def __init__(self, graph: Graph, allowed: int) -> None:
+        self.found: list[list[int]] = []
+        self._graph, self._allowed = graph, allowed
+        self._index: dict[int, int] = {}
+        self._low: dict[int, int] = {}
+        self._stack: list[int] = []
+        self._on_stack: set[int] = set()
+        self._work: list[tuple[int, Iterator[int]]] = []
+
+    def visit(self, root: int) -> None:
+        """Find the components that are reached from here and were not found yet."""
+        if root in self._index:
+            return
+        self._enter(root)
+        while self._work:
+            node, successors = self._work[-1]
+            if not self._descend(node, successors):
+                self._leave(node)
+
+    def _enter(self, node: int) -> None:
+        self._index[node] = self._low[node] = len(self._index)
+        self._stack.append(node)
+        self._on_stack.add(node)
+        self._work.append((node, _successors(self._graph, node, self._allowed)))
+
+    def _descend(self, node: int, successors: Iterator[int]) -> bool:
+        """Enter the next node that was not visited; False when there is none."""
+        for other in successors:
+            if other not in self._index:
+                self._enter(other)
+                return True
+            if other in self._on_stack:
+                self._low[node] = min(self._low[node], self._index[other])
+        return False
+
+    def _leave(self, node: int) -> None:
+        self._work.pop()
+        if self._work:
+            parent = self._work[-1][0]
+            self._low[parent] = min(self._low[parent], self._low[node])
+        if self._low[node] != self._index[node]:
+            return
+        component: list[int] = []
+        while not component or component[-1] != node:
+            component.append(self._stack.pop())
+        self._on_stack.difference_update(component)
+        if len(component) > 1:
+            self.found.append(component)
 
 
 def _successors(graph: Graph, node: int, allowed: int) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Infer which transaction must come before which: from versions, from clients and from real time."""
+"""Infer which transaction must come before which, from versions, clients and real time."""
 
 from __future__ import annotations
 

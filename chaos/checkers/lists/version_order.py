@@ -86,7 +86,10 @@ def _order(case: Case) -> None:
                     "duplicate_elements", why, key, *([writer] if writer is not None else []), t
                 )
             elif seen != whole[: len(seen)] and len(set(whole)) == len(whole):
-                why = f"{case.named(t)} read {seen} in {key!r}, {case.named(reader)} read {whole}: neither continues the other"
+                why = (
+                    f"{case.named(t)} read {seen} in {key!r}, {case.named(reader)} read "
+                    f"{whole}: neither continues the other"
+                )
                 case.say("incompatible_order", why, key, t, reader)
 
 
@@ -143,6 +146,9 @@ def _lost_updates(case: Case) -> None:
                 continue
             version = (key, tuple(txn.external[key]))
             if version in first:
-                why = f"{case.named(first[version])} and {case.named(t)} both read {list(version[1])} in {key!r} and appended"
+                why = (
+                    f"{case.named(first[version])} and {case.named(t)} both read "
+                    f"{list(version[1])} in {key!r} and appended"
+                )
                 case.say("lost_update", why, key, first[version], t)
             first.setdefault(version, t)

@@ -1,1 +1,1 @@
-"""Judge registers: is there one order of all operations that explains what each key answered?"""
+"""Judge registers, by looking for one order of operations that explains what each key answered."""

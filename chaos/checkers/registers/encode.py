@@ -132,6 +132,7 @@ def partition(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
 
     Raises:
         HistoryError: an operation that is none of a register.
+
     """
     by_key: dict[str, list[Operation]] = {}
     for o in operations:

@@ -202,8 +202,8 @@ class _Witness:
                     self.timelines.setdefault(key, _Timeline()).put(_Write(revision, None, None))
 
     def _reveal(self, read: _Read, reader: Operation) -> None:
-        """A read names a revision that no acknowledged write got: only an unknown write of that
-        value can own it.
+        """Give a revision that a read names, and no acknowledged write got, to an unknown write of
+        that value: nothing else can own it.
         """
         candidates = self._unknown.get((read.key, _text(read.value)), [])
         if candidates:
@@ -250,7 +250,10 @@ class _Witness:
         if value is msgspec.UNSET or _text(value) == _text(read.value):
             stated = read.version if read.value is not None else None
             if write is not None and stated is not None and stated != write.revision:
-                why = f"read {read.value!r} as of revision {stated}, it was written by {write.revision}"
+                why = (
+                    f"read {read.value!r} as of revision {stated}, it was written by "
+                    f"{write.revision}"
+                )
                 self._say("wrong_version", why, read.key, *_known(write), o)
             return write
         if (
@@ -263,7 +266,10 @@ class _Witness:
                 self._say("wrong_content", why, read.key, *_known(own), o)
             elif own.revision <= position:
                 after = timeline.after(own.revision)
-                why = f"read {read.value!r} of revision {own.revision} at {position}, overwritten by {after}"
+                why = (
+                    f"read {read.value!r} of revision {own.revision} at {position}, "
+                    f"overwritten by {after}"
+                )
                 self._say("stale_version", why, read.key, *_known(own), *_known(write), o)
             else:
                 why = (
@@ -286,8 +292,8 @@ class _Witness:
             self._say("wrong_guard", why, a.present, *_known(write), a.operation)
 
     def _refusal(self, a: _Access, revision: int) -> tuple[int, int]:
-        """A refused guard takes a revision of its own when the cluster judged it; it changes
-        nothing.
+        """Place a refused guard, which takes a revision of its own when the cluster judged it and
+        changes nothing.
         """
         assert a.differs is not None
         key, expected = a.differs
@@ -333,7 +339,10 @@ class _Witness:
                 n += 1
             if newest[1] is not None and (newest[0] > high or (writes and newest[0] >= high)):
                 what = "got" if writes else "saw nothing above"
-                why = f"{o.op} {what} revision {high} although revision {newest[0]} had been seen before it started"
+                why = (
+                    f"{o.op} {what} revision {high} although revision {newest[0]} had been "
+                    f"seen before it started"
+                )
                 self._say("real_time_order", why, o.key, newest[1], o)
 
     def _say(self, anomaly: str, message: str, key: str | None, *operations: Operation) -> None:

@@ -38,7 +38,8 @@ MUTANTS = (
         "redundant_write_forced_early",
         "search",
         "            if kind in OBSERVERS:",
-        "            if kind in OBSERVERS or (kind == WRITE and makes[i] == state and required[i]):",
+        "            if kind in OBSERVERS or (kind == WRITE and makes[i] == state and "
+        "required[i]):",
     ),
     Mutant(
         "unknown_treated_as_failed",
@@ -125,7 +126,8 @@ MUTANTS = (
     Mutant(
         "append_ignored_in_lifetimes",
         "lives",
-        "                    for s in self._ends[i]:\n                        self.writers[s] += 1\n\n    def _ends_with",
+        "                    for s in self._ends[i]:\n                        "
+        "self.writers[s] += 1\n\n    def _ends_with",
         "                    self._ends[i] = []\n\n    def _ends_with",
     ),
     Mutant(
@@ -198,8 +200,10 @@ MUTANTS = (
     Mutant(
         "refute_zone_inside_touching",
         "zones",
-        "    at = bisect_left(lows, start) - 1\n    if at >= 0 and forward[at].low < start and end < forward[at].high:",
-        "    at = bisect_right(lows, start) - 1\n    if at >= 0 and forward[at].low <= start and end <= forward[at].high:",
+        "    at = bisect_left(lows, start) - 1\n    if at >= 0 and forward[at].low < start "
+        "and end < forward[at].high:",
+        "    at = bisect_right(lows, start) - 1\n    if at >= 0 and forward[at].low <= start "
+        "and end <= forward[at].high:",
     ),
     Mutant("refusals_of_other_values_refute", "zones", " and around.state == column.asks[i]:", ":"),
 )

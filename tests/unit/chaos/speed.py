@@ -35,14 +35,27 @@ def history(keys: int, count: int, clients: int, unknown: float) -> list[Operati
     ops: list[Operation] = []
     for n in range(keys):
         made = Ideal(Random(n)).register(count, clients, unknown, keys=1)
-        ops += [Operation(f"{n}.{o.client}", o.op, o.outcome, o.start_ns, o.end_ns, key=f"k{n}", value=o.value,
-                          expected=o.expected, result=o.result) for o in made]  # fmt: skip
+        ops += [
+            Operation(
+                f"{n}.{o.client}",
+                o.op,
+                o.outcome,
+                o.start_ns,
+                o.end_ns,
+                key=f"k{n}",
+                value=o.value,
+                expected=o.expected,
+                result=o.result,
+            )
+            for o in made
+        ]
     return ops
 
 
 def main() -> int:
     print(
-        f"{platform.python_version()} on {platform.machine()}: operations per second, checked | with reading the file"
+        f"{platform.python_version()} on {platform.machine()}: operations per second, checked "
+        f"| with reading the file"
     )
     worst = 0.0
     for n, (keys, count, clients, unknown) in enumerate(CASES):

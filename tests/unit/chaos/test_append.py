@@ -30,31 +30,70 @@ def r(key: str, *values: int) -> list[Any]:
 # All operations of one case are concurrent unless their times say otherwise.
 CASES: dict[str, list[Operation]] = {
     # Version orders of x and y contradict each other; only writes are involved.
-    "G0": [txn(1, 0, 99, a("x", 1), a("y", 1)), txn(2, 0, 99, a("x", 2), a("y", 2)),
-           txn(3, 100, 199, r("x", 1, 2)), txn(4, 100, 199, r("y", 2, 1))],
+    "G0": [
+        txn(1, 0, 99, a("x", 1), a("y", 1)),
+        txn(2, 0, 99, a("x", 2), a("y", 2)),
+        txn(3, 100, 199, r("x", 1, 2)),
+        txn(4, 100, 199, r("y", 2, 1)),
+    ],
     "G1a": [txn(1, 0, 99, a("x", 1), outcome="fail"), txn(2, 0, 99, r("x", 1))],
-    "G1b": [txn(1, 0, 99, a("x", 1), a("x", 2)), txn(2, 0, 99, r("x", 1)), txn(3, 0, 99, r("x", 1, 2))],
+    "G1b": [
+        txn(1, 0, 99, a("x", 1), a("x", 2)),
+        txn(2, 0, 99, r("x", 1)),
+        txn(3, 0, 99, r("x", 1, 2)),
+    ],
     "G1c": [txn(1, 0, 99, a("x", 1), r("y", 2)), txn(2, 0, 99, a("y", 2), r("x", 1))],
     "G-single": [txn(1, 0, 99, a("x", 1), a("y", 1)), txn(2, 0, 99, r("x", 1), r("y"))],
-    "G2-item": [txn(1, 0, 99, r("x"), a("y", 1)), txn(2, 0, 99, r("y"), a("x", 1)),
-                txn(3, 200, 299, r("x", 1), r("y", 1))],
+    "G2-item": [
+        txn(1, 0, 99, r("x"), a("y", 1)),
+        txn(2, 0, 99, r("y"), a("x", 1)),
+        txn(3, 200, 299, r("x", 1), r("y", 1)),
+    ],
     # A long fork: two readers see two writes in opposite orders.
-    "G-nonadjacent": [txn(1, 0, 99, a("x", 1)), txn(2, 0, 99, a("y", 1)),
-                      txn(3, 0, 99, r("x", 1), r("y")), txn(4, 0, 99, r("y", 1), r("x"))],
-    "lost_update": [txn(1, 0, 99, r("x"), a("x", 1)), txn(2, 0, 99, r("x"), a("x", 2)), txn(3, 0, 99, r("x", 1, 2))],
+    "G-nonadjacent": [
+        txn(1, 0, 99, a("x", 1)),
+        txn(2, 0, 99, a("y", 1)),
+        txn(3, 0, 99, r("x", 1), r("y")),
+        txn(4, 0, 99, r("y", 1), r("x")),
+    ],
+    "lost_update": [
+        txn(1, 0, 99, r("x"), a("x", 1)),
+        txn(2, 0, 99, r("x"), a("x", 2)),
+        txn(3, 0, 99, r("x", 1, 2)),
+    ],
     "internal": [txn(1, 0, 99, a("x", 1), r("x")), txn(2, 0, 99, r("x", 1))],
     "duplicate_elements": [txn(1, 0, 99, a("x", 1)), txn(2, 0, 99, r("x", 1, 1))],
-    "incompatible_order": [txn(1, 0, 99, a("x", 1)), txn(2, 0, 99, a("x", 2)),
-                           txn(3, 0, 99, r("x", 1, 2)), txn(4, 0, 99, r("x", 2, 1))],
+    "incompatible_order": [
+        txn(1, 0, 99, a("x", 1)),
+        txn(2, 0, 99, a("x", 2)),
+        txn(3, 0, 99, r("x", 1, 2)),
+        txn(4, 0, 99, r("x", 2, 1)),
+    ],
     "phantom_element": [txn(1, 0, 99, a("x", 1)), txn(2, 0, 99, r("x", 1, 7))],
-    "dirty_update": [txn(1, 0, 99, a("x", 1), outcome="fail"), txn(2, 0, 99, a("x", 2)), txn(3, 0, 99, r("x", 1, 2))],
+    "dirty_update": [
+        txn(1, 0, 99, a("x", 1), outcome="fail"),
+        txn(2, 0, 99, a("x", 2)),
+        txn(3, 0, 99, r("x", 1, 2)),
+    ],
     # An acknowledged append that a later transaction does not see.
-    "G-single-realtime": [txn(1, 0, 9, a("x", 1)), txn(2, 20, 29, r("x")), txn(3, 40, 49, r("x", 1))],
-    "G-single-process": [txn(1, 0, 9, a("x", 1)), txn(1, 20, 29, r("x")), txn(3, 40, 49, r("x", 1))],
+    "G-single-realtime": [
+        txn(1, 0, 9, a("x", 1)),
+        txn(2, 20, 29, r("x")),
+        txn(3, 40, 49, r("x", 1)),
+    ],
+    "G-single-process": [
+        txn(1, 0, 9, a("x", 1)),
+        txn(1, 20, 29, r("x")),
+        txn(3, 40, 49, r("x", 1)),
+    ],
     # The later append lies before the earlier one, though it started after that was acknowledged.
-    "G0-realtime": [txn(1, 0, 9, a("x", 1)), txn(2, 20, 29, a("x", 2)), txn(3, 0, 99, r("x", 2, 1))],
+    "G0-realtime": [
+        txn(1, 0, 9, a("x", 1)),
+        txn(2, 20, 29, a("x", 2)),
+        txn(3, 0, 99, r("x", 2, 1)),
+    ],
     "G1c-realtime": [txn(1, 0, 9, r("x", 2)), txn(2, 20, 29, a("x", 2))],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("anomaly", CASES)

@@ -79,15 +79,25 @@ def write_run(
     if ledger is not None:
         rows = [
             {
-                "seq": r.seq, "term": r.term, "committer": r.committer, "first": r.first, "last": r.last,
-                "digest": r.digest.hex(), "log_time_ms": 0,
+                "seq": r.seq,
+                "term": r.term,
+                "committer": r.committer,
+                "first": r.first,
+                "last": r.last,
+                "digest": r.digest.hex(),
+                "log_time_ms": 0,
                 "body": [
-                    {"op_id": e.op_id, "body_hash": e.body_hash.hex(), "outcome": e.outcome, "keys": list(e.keys)}
+                    {
+                        "op_id": e.op_id,
+                        "body_hash": e.body_hash.hex(),
+                        "outcome": e.outcome,
+                        "keys": list(e.keys),
+                    }
                     for e in r.body
                 ],
             }
             for r in ledger.rows
-        ]  # fmt: skip
+        ]
         (folder / "ledger.jsonl").write_bytes(
             b"".join(msgspec.json.encode(r) + b"\n" for r in rows)
         )
@@ -109,8 +119,17 @@ def test_a_whole_run_is_judged_by_every_checker_that_it_calls_for(tmp_path: Path
     run = open_run(tmp_path)
     judged = recheck.judge(run)
     assert [j.checker for j in judged] == [
-        "register", "versions", "set", "append", "bank", "counter", "watch", "lock", "ledger", "convergence",
-    ]  # fmt: skip
+        "register",
+        "versions",
+        "set",
+        "append",
+        "bank",
+        "counter",
+        "watch",
+        "lock",
+        "ledger",
+        "convergence",
+    ]
     assert {j.checker: j.findings[:1] for j in judged if j.verdict is not Verdict.OK} == {}
     assert main(["check", str(tmp_path)]) == 0
 

@@ -21,9 +21,21 @@ from chaos.targets.docker_stack import DockerTarget
 from tests.unit.chaos.fake_engine import FakeEngine, over
 
 SERVICES = (
-    "node1", "node2", "node3", "postgres", "nginx", "redis1", "redis2", "redis3", "sentinel1", "sentinel2", "sentinel3",
-    "rabbit1", "rabbit2", "rabbit3",
-)  # fmt: skip
+    "node1",
+    "node2",
+    "node3",
+    "postgres",
+    "nginx",
+    "redis1",
+    "redis2",
+    "redis3",
+    "sentinel1",
+    "sentinel2",
+    "sentinel3",
+    "rabbit1",
+    "rabbit2",
+    "rabbit3",
+)
 
 
 @pytest.fixture

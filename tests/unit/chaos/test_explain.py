@@ -106,7 +106,8 @@ def test_each_kind_of_dead_end_is_told() -> None:
     swapped = replace(cas, expected="z", result=True)
     later = Operation(1, "put", "ok", 5, 9, key="k", value="a")
     assert (
-        'it swapped "z", but the value was "a", by put "a" of client 1, acknowledged at 9, which had overwritten "z"'
+        'it swapped "z", but the value was "a", by put "a" of client 1, acknowledged at 9, '
+        'which had overwritten "z"'
     ) in why(first, later, swapped)
     gone = Operation(2, "delete", "ok", 20, 29, key="k", result=False)
     assert "it found nothing to delete, but the value was" in why(put, gone)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from chaos.commands.failover import Gap, summary, write
+from chaos.report.failover import summary, write
+from chaos.runs.failover import Gap
 
 GAPS = [Gap("n1", "n2", 0.2, 300), Gap("n2", "n3", 0.3, 310), Gap("n3", None, 1.3, 290)]
 

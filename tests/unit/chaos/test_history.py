@@ -93,7 +93,10 @@ def test_plain_files_need_neither_order_nor_header() -> None:
 
 
 def test_an_unknown_field_is_let_through_in_plain_files_alone() -> None:
-    line = b'{"client":1,"op":"get","key":"x","outcome":"ok","start_ns":0,"end_ns":1,"result":null,"colour":1}\n'
+    line = (
+        b'{"client":1,"op":"get","key":"x","outcome":"ok","start_ns":0,"end_ns":1,'
+        b'"result":null,"colour":1}\n'
+    )
     assert len(parse([line]).operations) == 1
     with pytest.raises(HistoryError, match=r"h:2: unknown field 'colour'"):
         parse([lines()[0], b'{"n":0,' + line[1:]], source="h")

@@ -1,6 +1,4 @@
-"""A schedule follows from its seed; a run's worth follows from what was found; bugs and teeth are the
-same list.
-"""
+"""Plans follow from seeds, worth from what was found, and every planted bug is provoked."""
 
 from __future__ import annotations
 

@@ -101,15 +101,30 @@ def test_a_register_that_cannot_be_decided_in_time_is_unknown_and_never_fine() -
 
 VERSIONS: dict[str, list[Operation]] = {
     "revision_reused": [put(1, 0, 9, "a", 1), put(2, 0, 9, "b", 1)],
-    "failed_write_seen": [put(1, 0, 9, "a", 1), put(2, 0, 9, "b", outcome="fail"), get(3, 20, 29, "b", 5, version=4)],
+    "failed_write_seen": [
+        put(1, 0, 9, "a", 1),
+        put(2, 0, 9, "b", outcome="fail"),
+        get(3, 20, 29, "b", 5, version=4),
+    ],
     "phantom_version": [put(1, 0, 9, "a", 1), get(3, 20, 29, "b", 5, version=4)],
-    "wrong_version": [put(1, 0, 9, "a", 1), put(2, 20, 29, "a", 2), get(3, 40, 49, "a", 2, version=1)],
+    "wrong_version": [
+        put(1, 0, 9, "a", 1),
+        put(2, 20, 29, "a", 2),
+        get(3, 40, 49, "a", 2, version=1),
+    ],
     "wrong_content": [put(1, 0, 9, "a", 1), get(3, 20, 29, "b", 1, version=1)],
-    "stale_version": [put(1, 0, 9, "a", 1), put(1, 20, 29, "b", 2), get(3, 20, 29, "a", 3, version=1)],
+    "stale_version": [
+        put(1, 0, 9, "a", 1),
+        put(1, 20, 29, "b", 2),
+        get(3, 20, 29, "a", 3, version=1),
+    ],
     "wrong_position": [put(1, 0, 9, "a", 5), get(3, 0, 9, "a", 3, version=5)],
-    "wrong_guard": [put(1, 0, 9, "a", 1), op(2, "cas", 20, 29, expected="a", value="b", result=False, revision=2)],
+    "wrong_guard": [
+        put(1, 0, 9, "a", 1),
+        op(2, "cas", 20, 29, expected="a", value="b", result=False, revision=2),
+    ],
     "real_time_order": [put(1, 0, 9, "a", 5), put(2, 20, 29, "b", 4)],
-}  # fmt: skip
+}
 
 
 VERSIONS["stale_version in a snapshot"] = [
@@ -401,10 +416,15 @@ LOCK: dict[str, list[Operation]] = {
     "two_holders": [hold(1, 0, 9, 1), hold(2, 20, 29, 2), leave(1, 40, 49), leave(2, 40, 49)],
     "token_fell": [hold(1, 0, 9, 5), leave(1, 20, 29), hold(2, 40, 49, 4)],
     "no_token": [hold(1, 0, 9, None)],
-    "late_use_accepted": [hold(1, 0, 9, 1), leave(1, 10, 11), hold(2, 20, 29, 2),
-                          use(2, 30, 39, 2, True), use(1, 50, 59, 1, True)],
+    "late_use_accepted": [
+        hold(1, 0, 9, 1),
+        leave(1, 10, 11),
+        hold(2, 20, 29, 2),
+        use(2, 30, 39, 2, True),
+        use(1, 50, 59, 1, True),
+    ],
     "use_refused": [hold(1, 0, 9, 1), use(1, 30, 39, 1, False)],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("anomaly", LOCK)

@@ -133,8 +133,10 @@ def test_thin_traffic_is_named(tmp_path: Path) -> None:
         took_effect(recorder, "fail", 100, node="n2")
         told = thin_traffic(plan, FakeTarget(), recorder, [])  # type: ignore[arg-type]
         assert [t.partition(":")[0] for t in told] == [
-            "too little traffic", "39 operations took effect, 50 were asked for", "2 of 3 nodes answered nothing",
-        ]  # fmt: skip
+            ("too little traffic"),
+            ("39 operations took effect, 50 were asked for"),
+            "2 of 3 nodes answered nothing",
+        ]
         took_effect(recorder, "ok", 100, node="an-observer")
         took_effect(recorder, "ok", 100, node="n2")
         told = thin_traffic(plan, FakeTarget(), recorder, [])  # type: ignore[arg-type]

@@ -104,9 +104,22 @@ async def test_an_answer_is_recorded_with_all_that_explains_it(
         "get", answered(Observed(served, "v", 12, 9, attempts=2)), key="k", level="stale"
     )
     assert done == Operation(
-        "w0", "get", "ok", 1, 2, key="k", result="v", workload="nothing", level="stale", served="stale", node="n3",
-        revision=12, version=9, age_ms=40, attempts=2,
-    )  # fmt: skip
+        "w0",
+        "get",
+        "ok",
+        1,
+        2,
+        key="k",
+        result="v",
+        workload="nothing",
+        level="stale",
+        served="stale",
+        node="n3",
+        revision=12,
+        version=9,
+        age_ms=40,
+        attempts=2,
+    )
     recorder.__exit__(None, None, None)
     assert load_history(tmp_path / "h.jsonl").operations == [done]
     recorder.__enter__()

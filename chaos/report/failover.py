@@ -1,0 +1,64 @@
+"""Write what a measurement of fail-over found: figures as JSON, and a page with a bar per kill."""
+
+from __future__ import annotations
+
+import os
+import platform
+from html import escape
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from chaos.report.outages import quantile
+from chaos.runs.failover import Gap
+
+LONGEST_S: Final = 1.2
+"""A longer gap fails the measurement."""
+BAR_PX: Final = 600
+STYLE: Final = """\
+body{font:14px/1.5 system-ui,sans-serif;max-width:1000px;margin:32px auto;padding:0 16px}
+td,th{padding:2px 16px 2px 0;text-align:left;font-variant-numeric:tabular-nums}
+.bar,.bad{height:12px;background:#2f7d4f;border-radius:2px}.bad{background:#b42318}"""
+HEAD: Final = "".join(f"<th>{name}</th>" for name in ("kill", "leader", "gap", "writes before", ""))
+
+
+def summary(gaps: list[Gap]) -> str:
+    """Return the figures in a line."""
+    if not gaps:
+        return "no kill was measured"
+    values = [g.gap_s for g in gaps]
+    return (
+        f"{len(gaps)} leader kills: longest gap between acknowledged writes "
+        f"p50 {quantile(values, 0.5):.2f} s, p90 {quantile(values, 0.9):.2f} s, "
+        f"longest {max(values):.2f} s (limit {LONGEST_S:g} s)"
+    )
+
+
+def write(folder: Path, gaps: list[Gap], command: str, began: str, commit: str = "") -> None:
+    """Write failover.json and the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"command": command, "began": began, "commit": commit, "system": platform.platform()}
+    document = {**facts, "processors": os.cpu_count(), "summary": summary(gaps), "kills": gaps}
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2)
+    (folder / "failover.json").write_bytes(text)
+    most = max([LONGEST_S, *(g.gap_s for g in gaps)])
+    rows = "".join(_row(n, gap, most) for n, gap in enumerate(gaps, 1))
+    said = "<br>".join(f"{escape(k)}: <code>{escape(v)}</code>" for k, v in facts.items())
+    (folder / "failover.html").write_text(
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>Acordo fail-over</title><style>{STYLE}</style></head><body>"
+        f"<h1>Fail-over</h1><p><b>{escape(summary(gaps))}</b></p><p>{said}</p>"
+        f"<table><tr>{HEAD}</tr>{rows}</table></body></html>\n",
+        encoding="utf-8",
+    )
+
+
+def _row(n: int, gap: Gap, most_s: float) -> str:
+    kind = "bad" if gap.gap_s > LONGEST_S else "bar"
+    width_px = gap.gap_s / most_s * BAR_PX
+    return (
+        f"<tr><td>{n}</td><td>{escape(gap.killed)} → {escape(gap.then or '?')}</td>"
+        f"<td>{gap.gap_s:.2f} s</td><td>{gap.rate:.0f}/s</td>"
+        f'<td><div class="{kind}" style="width:{width_px:.0f}px"></div></td></tr>'
+    )
