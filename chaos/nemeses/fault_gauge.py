@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
@@ -52,14 +52,6 @@ class Windows:
             yield
         finally:
             active.set(0)
-
-
-def gateway(engine: Any) -> str:
-    """Return this machine's address as containers see it. Raises KeyError or the engine's
-    errors.
-    """
-    config = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]
-    return str(config["Gateway"])
 
 
 WINDOWS: Final = Windows()

@@ -24,7 +24,6 @@ import urllib3.exceptions
 from typing_extensions import override
 
 from acordo import AcordoError, Client
-from chaos.nemeses.fault_gauge import gateway
 from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, Target
 from chaos.waiting import until
 
@@ -174,7 +173,7 @@ class DockerTarget(Target):
     async def gateway(self) -> str:
         """Return this machine's address as the stack's Prometheus finds it."""
         with contextlib.suppress(docker.errors.DockerException, KeyError, IndexError):
-            return await asyncio.to_thread(gateway, self.docker)
+            return await asyncio.to_thread(_bridge_gateway, self.docker)
         return "127.0.0.1"
 
     async def redis_master(self) -> str:
@@ -393,3 +392,11 @@ def _published(container: Any, port: str) -> str:
     if not bound:
         raise NoStack(f"{container.name} publishes no {port}")
     return f"http://127.0.0.1:{bound[0]['HostPort']}"
+
+
+def _bridge_gateway(engine: Any) -> str:
+    """Return this machine's address as containers see it. Raises KeyError or the engine's
+    errors.
+    """
+    config = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]
+    return str(config["Gateway"])
