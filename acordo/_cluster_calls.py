@@ -11,7 +11,7 @@ from acordo._wire import answers, requests
 
 
 class ClusterCalls(BaseClient):
-    """The calls about members, leadership, retentions and the ledger.
+    """A client with the calls about members, leadership, retentions and the ledger.
 
     Each is bounded by `timeout_s` seconds (None: the client's). Questions raise ReadFailed or
     Unreachable when no node answers; changes raise NotApplied (retry freely), OutcomeUnknown (look

@@ -91,7 +91,7 @@ class KeyPage(_Result, frozen=True, kw_only=True):
 
 
 class Written(_Result, frozen=True, kw_only=True):
-    """A write took effect at `revision`."""
+    """A write that took effect."""
 
     op_id: str
     revision: int
@@ -105,7 +105,7 @@ class Written(_Result, frozen=True, kw_only=True):
 
 
 class TransactionDone(_Result, frozen=True, kw_only=True):
-    """A transaction took effect (or, with reads alone, observed one snapshot)."""
+    """A transaction that took effect (or, with reads alone, observed one snapshot)."""
 
     op_id: str | None
     """None: reads alone, nothing to identify."""
@@ -163,10 +163,13 @@ class Operation(_Result, frozen=True, kw_only=True):
 
 
 class Accepted(_Result, frozen=True, kw_only=True):
-    """A command is in the broker's hands and will be submitted; poll `Client.operation(op_id)`."""
+    """The receipt of a command that is in the broker's hands and will be submitted; poll
+    `Client.operation(op_id)`.
+    """
 
     op_id: str
     url: str
+    """Path of the operation, for looking it up by other means."""
     served: Served
 
 

@@ -43,7 +43,10 @@ CHANGES_MAX: Final = 1024
 
 
 class Watch:
-    """One watch. `position`: everything under the prefix up to this revision has been given out."""
+    """One watch, across reconnections.
+
+    `position`: everything under the prefix up to this revision has been given out.
+    """
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Caller:
-    """Calls to the nodes of one cluster."""
+    """A maker of calls to the nodes of one cluster."""
 
     def __init__(
         self,

@@ -38,11 +38,11 @@ _FOR_READS: Final = _ELSEWHERE | {
 
 
 class Finish(msgspec.Struct, frozen=True):
-    """No further attempt."""
+    """The decision that there is no further attempt."""
 
 
 class TryAgain(msgspec.Struct, frozen=True):
-    """Try the next node after a pause."""
+    """The decision to try the next node after a pause."""
 
     after_s: float
 

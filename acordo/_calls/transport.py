@@ -30,14 +30,42 @@ TIMEOUT_S_MAX: Final = 3600.0
 PROBLEM_BYTES_MAX: Final = 64 * 1024
 
 
-class _Attempt:
-    __slots__ = ("sent",)
-
-    def __init__(self) -> None:
-        self.sent = False
-
-
 _problem_decoder: Final = msgspec.json.Decoder(Problem)
+
+
+class _Attempt:
+    """One attempt of a request at one node, and what it has shown so far."""
+
+    def __init__(self, base: str, request: Request) -> None:
+        self.base, self.request = base, request
+        self.sent = False
+        """Set by aiohttp's trace, just before the first byte leaves."""
+        self.status: int | None = None
+        self.headers: Mapping[str, str] = {}
+        self.body = b""
+        self.whole = False
+        self.error = ""
+
+    def reply(self) -> Reply:
+        """Return what it has brought."""
+        problem = _problem(self.status, self.headers, self.body)
+        return Reply(
+            url=self.base,
+            headers=self.headers,
+            body=self.body,
+            problem=problem,
+            error=self.error,
+            observed=Observation(
+                mutation=self.request.mutation,
+                sent=self.sent,
+                status=self.status,
+                complete=self.whole,
+                from_node="Acordo-Node" in self.headers,
+                outcome=problem.outcome if problem else None,
+                code=(problem.code or None) if problem else None,
+                idempotent=self.request.op_id is not None,
+            ),
+        )
 
 
 class Transport:
@@ -79,7 +107,7 @@ class Transport:
         )
         # aiohttp repeats GET, PUT and DELETE once after a disconnect and has no public switch for
         # it. A repeat that nobody recorded makes "definite" a lie.
-        # tests/unit/acordo/test_transport.py counts requests.
+        # `test_one_call_is_one_request` counts them.
         if not hasattr(session, "_retry_connection"):  # pragma: no cover - a future aiohttp
             await session.close()
             raise RuntimeError(
@@ -116,10 +144,7 @@ class Transport:
         `timeout_s`: how long the answer is waited for. `node_timeout_s`: what the node is given
         (`Acordo-Timeout`).
         """
-        attempt = _Attempt()
-        status: int | None = None
-        headers: Mapping[str, str] = {}
-        body, whole, error = b"", False, ""
+        attempt = _Attempt(base, request)
         try:
             async with self.session.request(
                 request.method,
@@ -135,29 +160,17 @@ class Transport:
                 ),
                 trace_request_ctx=attempt,
             ) as response:
-                status, headers = response.status, response.headers
-                body = await _read(response)
-                whole = _framed(response)
-                if not whole:
-                    error = "answer without a length"
+                attempt.status, attempt.headers = response.status, response.headers
+                attempt.body = await _read(response)
+                attempt.whole = _framed(response)
+                if not attempt.whole:
+                    attempt.error = "answer without a length"
         except TimeoutError:
-            error = (
-                f"no answer within {timeout_s:.1f} s"
-                if attempt.sent
-                else "could not connect in time"
-            )
+            waited = f"no answer within {timeout_s:.1f} s"
+            attempt.error = waited if attempt.sent else "could not connect in time"
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            error = f"{type(exc).__name__}: {exc}".rstrip(": ")
-        return _reply(
-            base,
-            request,
-            attempt,
-            status=status,
-            headers=headers,
-            body=body,
-            whole=whole,
-            error=error,
-        )
+            attempt.error = _described(exc)
+        return attempt.reply()
 
     @asynccontextmanager
     async def stream(
@@ -166,14 +179,10 @@ class Transport:
         """Open a stream of server-sent events; yield the response, or a Reply when there is
         none.
         """
-        attempt = _Attempt()
-        error, opened = "", False
+        attempt, opened = _Attempt(base, request), False
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=min(head_timeout_s, self._connect_timeout_s), sock_read=idle_s
         )
-        status: int | None = None
-        headers: Mapping[str, str] = {}
-        body = b""
         async with contextlib.AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(head_timeout_s):
@@ -186,58 +195,25 @@ class Transport:
                             trace_request_ctx=attempt,
                         )
                     )
-                    status, headers = response.status, response.headers
-                    opened = status == 200 and "text/event-stream" in headers.get(
-                        "Content-Type", ""
-                    )
+                    attempt.status, attempt.headers = response.status, response.headers
+                    opened = response.status == 200 and _is_event_stream(response)
                     if not opened:
-                        body = await _read(response)
+                        attempt.body = await _read(response)
+                        attempt.whole = True
             except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as exc:
-                opened, error = False, f"{type(exc).__name__}: {exc}".rstrip(": ")
+                opened, attempt.error = False, _described(exc)
             if opened:
                 yield response
             else:
-                yield _reply(
-                    base,
-                    request,
-                    attempt,
-                    status=status,
-                    headers=headers,
-                    body=body,
-                    whole=not error,
-                    error=error,
-                )
+                yield attempt.reply()
 
 
-def _reply(
-    base: str,
-    request: Request,
-    attempt: _Attempt,
-    *,
-    status: int | None,
-    headers: Mapping[str, str],
-    body: bytes,
-    whole: bool,
-    error: str,
-) -> Reply:
-    problem = _problem(status, headers, body)
-    return Reply(
-        url=base,
-        headers=headers,
-        body=body,
-        problem=problem,
-        error=error,
-        observed=Observation(
-            mutation=request.mutation,
-            sent=attempt.sent,
-            status=status,
-            complete=whole,
-            from_node="Acordo-Node" in headers,
-            outcome=problem.outcome if problem else None,
-            code=(problem.code or None) if problem else None,
-            idempotent=request.op_id is not None,
-        ),
-    )
+def _described(exc: Exception) -> str:
+    return f"{type(exc).__name__}: {exc}".rstrip(": ")
+
+
+def _is_event_stream(response: aiohttp.ClientResponse) -> bool:
+    return "text/event-stream" in response.headers.get("Content-Type", "")
 
 
 async def _mark_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:

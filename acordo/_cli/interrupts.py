@@ -17,6 +17,8 @@ from typing import Any
 
 
 class _Heard:
+    """How often Ctrl-C was heard, and what it has to cancel."""
+
     def __init__(self) -> None:
         self.count = 0
         self.task: asyncio.Task[Any] | None = None

@@ -12,6 +12,8 @@ import msgspec
 from acordo._results import LedgerRow
 
 GENESIS_DIGEST: Final = "00" * 32
+DIGESTS_MAX: Final = 10_000
+"""Of so many newest rows the digest is kept: members settle close to the end."""
 _encode: Final = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
@@ -31,7 +33,9 @@ def rolled(before: str, op_id: str, body_hash: str) -> str:
 
 
 class Chain:
-    """Take rows in order; the first one is believed unless it is row 1."""
+    """The ledger's chain, computed again from rows in order; the first one is believed unless it is
+    row 1.
+    """
 
     def __init__(self) -> None:
         self.rows, self.intents = 0, 0
@@ -50,7 +54,7 @@ class Chain:
         self.newest = row
         self.rows, self.intents = self.rows + 1, self.intents + len(row.body)
         self.digests[row.last] = row.digest
-        if len(self.digests) > 10_000:
+        if len(self.digests) > DIGESTS_MAX:
             del self.digests[next(iter(self.digests))]
         return [Flaw(row.seq, why) for why in flaws]
 

@@ -23,7 +23,7 @@ class EventTooLong(ValueError):
 
 
 class Parser:
-    """Feed it what arrives; a cut event at the end of the stream is never returned."""
+    """A parser that is fed what arrives; an event that the end of the stream cuts never comes."""
 
     def __init__(self) -> None:
         self._rest = b""
