@@ -98,7 +98,7 @@ class Session:
         facts: bytes = b"",
         frame_bytes_max: int = FRAME_BYTES_MAX,
     ) -> None:
-        """`facts`: at most FACTS_BYTES_MAX bytes that the peer is told with the hello."""
+        """`facts`: at most FACTS_BYTES_MAX bytes that go to the peer with the hello."""
         if (mode is Mode.SECRET) != bool(key) or len(nonce) != NONCE_BYTES:
             raise ValueError("a key belongs to mode SECRET alone, and a nonce has 32 bytes")
         self._role: Role = role
@@ -110,7 +110,7 @@ class Session:
         self._state: Literal["hello", "proof", "proved", "confirm", "ready", "dead"] = "hello"
         self._proof_due = b""
         self.peer: str | None = None
-        """Who the other end says it is; believe it once `Proved` was told."""
+        """Who the other end says it is; believe it after `Proved`."""
         self.facts = b""
         """What the other end says with it."""
         self.version = VERSION_MAX
@@ -176,9 +176,9 @@ class Session:
         assert self._role == "listener"
         assert self._state == "proved"
         content = reason.encode()[:REASON_BYTES_MAX]
-        told = b"".join(self.frame(content or b"?"))
+        frame = b"".join(self.frame(content or b"?"))
         self._state = "dead"
-        return told
+        return frame
 
     # ------------------------------------------------------------------------------------ handshake
 
@@ -305,8 +305,8 @@ class Session:
                 self._received += 1
             if self._state == "confirm":
                 if length:
-                    told = bytes(content[:REASON_BYTES_MAX]).decode("utf-8", "replace")
-                    raise FrameError("turned_away", told)
+                    why = bytes(content[:REASON_BYTES_MAX]).decode("utf-8", "replace")
+                    raise FrameError("turned_away", why)
                 self._state = "ready"
                 assert self.peer is not None
                 yield Ready(self.peer)

@@ -52,9 +52,9 @@ class AsyncioTransport(Transport):
     Both ends of a pair may dial at once (outbound.py says why): then the connection that the lower
     id dialled stays.
 
-    Nodes have `.id`, the member's id, and `.address`, "host:port". A node with `.readonly` true is
-    told to the core by the callbacks for read-only nodes. Messages are dicts as `codec` takes them;
-    one that was sent is not changed afterwards. After what has arrived was given to the core,
+    Nodes have `.id`, the member's id, and `.address`, "host:port". Of a node with `.readonly` true
+    the core is notified by the callbacks for read-only nodes. Messages are dicts as `codec` takes
+    them; one that was sent is not changed afterwards. After what has arrived was given to the core,
     `wake()` is called once.
 
     `entropy(n)` gives n bytes that nobody can guess and that never repeat (`os.urandom`); `rng`
@@ -220,7 +220,7 @@ class AsyncioTransport(Transport):
             self._finishing.add(connection)
             connection.gone.add_done_callback(lambda _: self._finishing.discard(connection))
             connection.finish("dropped")
-            self._tell_disconnected(peer)
+            self._notify_disconnected(peer)
 
     def send(self, node: Node, message: Mapping[str, Any]) -> bool:
         """Queue for the peer. False: it waits nowhere and will never be sent."""
@@ -321,11 +321,11 @@ class AsyncioTransport(Transport):
             # The old one is half-dead: its peer would not have come again.
             old, kept.connection = kept.connection, None
             old.close("replaced")
-            self._tell_disconnected(kept)
+            self._notify_disconnected(kept)
         kept.connection, kept.trouble = connection, ""
         self.counters["connected"] += 1
         _log.info("connected", peer=peer, host=connection.host)
-        self._tell(kept, self._onNodeConnected, self._onReadonlyNodeConnected)
+        self._notify(kept, self._onNodeConnected, self._onReadonlyNodeConnected)
         self._wake()
 
     def on_frame(self, connection: Connection, content: memoryview) -> None:
@@ -359,7 +359,7 @@ class AsyncioTransport(Transport):
             peer.trouble = peer.trouble or f"the connection ended: {reason}"
             peer.id_use.lost()
             _log.info("disconnected", peer=peer.node.id, reason=reason)
-            self._tell_disconnected(peer)
+            self._notify_disconnected(peer)
         else:
             self._refusals.ended(connection.host, reason, connection.detail)
 
@@ -378,12 +378,12 @@ class AsyncioTransport(Transport):
         )
         return Connection(self, session, dialer=role == "dialer")
 
-    def _tell_disconnected(self, peer: Peer) -> None:
-        self._tell(peer, self._onNodeDisconnected, self._onReadonlyNodeDisconnected)
+    def _notify_disconnected(self, peer: Peer) -> None:
+        self._notify(peer, self._onNodeDisconnected, self._onReadonlyNodeDisconnected)
         if not self._over:
             self._wake()
 
-    def _tell(
+    def _notify(
         self, peer: Peer, of_voter: Callable[[Node], None], of_observer: Callable[[Node], None]
     ) -> None:
         readonly = getattr(peer.node, "readonly", False)

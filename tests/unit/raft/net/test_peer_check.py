@@ -95,7 +95,7 @@ async def test_two_histories_of_one_name_are_kept_apart() -> None:
 
 
 @virtual
-async def test_a_history_is_born_with_the_log_and_survives_dumps_restarts_and_changes() -> None:
+async def test_a_history_is_born_with_the_log_and_survives_snapshots_restarts_and_changes() -> None:
     async with Cluster("ABC") as cluster:
         leader = await cluster.leader()
         await leader.propose(b"x")

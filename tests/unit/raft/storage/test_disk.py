@@ -99,9 +99,9 @@ async def test_work_leaves_the_loop_and_its_errors_come_back(disk: Disk) -> None
 
 
 async def test_a_reader_is_not_disturbed_by_a_replacement(disk: Disk) -> None:
-    write_whole_now(disk, "dump", b"old")
-    reader = disk.open("dump")
-    write_whole_now(disk, "dump", b"new")
+    write_whole_now(disk, "small", b"old")
+    reader = disk.open("small")
+    write_whole_now(disk, "small", b"new")
     assert reader.read_now(0, 10) == b"old"
     reader.close()
 

@@ -74,7 +74,7 @@ def test_a_flush_claims_nothing_of_a_segment_whose_name_is_not_durable() -> None
         run(partial(story, seed))
 
 
-def test_a_dump_that_a_start_builds_upon_is_durable() -> None:
+def test_a_snapshot_that_a_start_builds_upon_is_durable() -> None:
     """Killed between its rename and the directory's sync; the log is compacted after the restart;
     power cut.
     """
@@ -166,7 +166,7 @@ def no_descriptor_left() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_connections_that_take_every_descriptor_stop_neither_a_vote_nor_a_segment_nor_a_dump(
+async def test_connections_that_take_every_descriptor_stop_neither_a_vote_nor_a_segment_nor_a_snapshot(
     tmp_path: Path,
 ) -> None:
     disk = RealDisk(tmp_path)

@@ -1,4 +1,4 @@
-"""Dumps: verified on load, replaced whole or not at all, moved in chunks that cannot be
+"""Snapshots: verified on load, replaced whole or not at all, moved in chunks that cannot be
 mixed up.
 """
 
@@ -96,7 +96,7 @@ def test_every_damaged_byte_is_noticed_and_the_file_kept() -> None:
             store_on(disk).load_now()
 
 
-def test_dumps_of_others_and_of_the_future_are_named() -> None:
+def test_snapshots_of_others_and_of_the_future_are_named() -> None:
     disk = sim()
     run(partial(saved, disk, 7, b"state"))
     with pytest.raises(BadRequest, match="belongs to cluster 'c'") as caught:
@@ -208,7 +208,7 @@ async def received(outgoing: Outgoing, store: SnapshotStore, length: int = 7) ->
     return incoming
 
 
-def test_a_dump_moves_in_chunks() -> None:
+def test_a_snapshot_moves_in_chunks() -> None:
     async def story() -> None:
         source, disk = await saved(sim(), 9, b"state" * 100), sim(2)
         store = await saved(disk, 1, b"old")
@@ -229,7 +229,7 @@ def test_a_dump_moves_in_chunks() -> None:
     run(story)
 
 
-def test_a_newer_dump_does_not_disturb_a_transfer() -> None:
+def test_a_newer_snapshot_does_not_disturb_a_transfer() -> None:
     async def story() -> None:
         source = await saved(sim(), 9, b"first" * 100)
         store = store_on(sim(2))
@@ -246,9 +246,11 @@ def test_a_newer_dump_does_not_disturb_a_transfer() -> None:
 
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_whatever_the_network_does_to_chunks_only_the_dump_comes_out(data: st.DataObject) -> None:
-    """Chunks lost, repeated, reordered, mixed with another dump's, and interruptions: the end is
-    the dump, whole.
+def test_whatever_the_network_does_to_chunks_only_the_snapshot_comes_out(
+    data: st.DataObject,
+) -> None:
+    """Chunks lost, repeated, reordered, mixed with another snapshot's, and interruptions: the end is
+    the snapshot, whole.
     """
 
     async def story() -> None:
