@@ -169,12 +169,16 @@ def _reads(services: Services) -> Iterator[Metric]:
     for (level, source), count in sorted(reads.served.items()):
         served.add_metric((level, source), count)
     yield served
-    yield counter("acordo_read_index_rounds", "ReadIndex rounds asked for.", reads.rounds_total)
     yield counter(
-        "acordo_read_index_rounds_failed", "Those without a quorum.", reads.rounds_failed_total
+        "acordo_read_index_rounds", "ReadIndex rounds asked for.", reads.rounds.rounds_total
     )
     yield counter(
-        "acordo_read_fetches", "Batches of keys fetched from cache and store.", reads.fetches_total
+        "acordo_read_index_rounds_failed", "Those without a quorum.", reads.rounds.failed_total
+    )
+    yield counter(
+        "acordo_read_fetches",
+        "Batches of keys fetched from cache and store.",
+        reads.fetches.batches_total,
     )
     yield gauge("acordo_memory_entries", "Entries held in this process.", len(reads.memory))
     yield gauge("acordo_memory_bytes", "Their bytes.", reads.memory.entry_bytes)

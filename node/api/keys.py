@@ -25,7 +25,7 @@ from kv.model import (
 from node.exchange.exchange import Exchange
 from node.exchange.headers import BYTES
 from node.exchange.parameters import percent_decoded
-from node.reads.reads import Reading, ReadRequest
+from node.reads.levels import Reading, ReadRequest
 from node.wire.answers import WrittenAnswer, first_outcome
 from node.wire.byte_forms import checked_key
 from node.wire.conditions import matches_none, preconditions
@@ -65,7 +65,7 @@ async def _get_at(x: Exchange, key: bytes, params: dict[str, str]) -> web.Respon
             "conflicting_parameters", "revision goes with nothing else", allowed="revision alone"
         )
     at = parse_revision(params["revision"], "revision", low=1)
-    read = await x.services.reads.snapshot([key], at=at, timeout_s=x.left_s)
+    read = await x.services.reads.store.snapshot([key], at=at, timeout_s=x.left_s)
     return await _found(
         x, read.versions[0], Reading(read.versions[0], at, at, "linearizable", "store")
     )
@@ -85,7 +85,7 @@ async def _found(x: Exchange, version: Version | None, reading: Reading) -> web.
         return x.reply(304, b"", BYTES, revision=reading.position, more=more)
     value = version.value
     if not isinstance(value, bytes):
-        value = await x.services.reads.value_of(version, deadline=x.deadline) or b""
+        value = await x.services.reads.store.value_of(version, deadline=x.deadline) or b""
     return x.reply(200, value, BYTES, revision=reading.position, more=more)
 
 

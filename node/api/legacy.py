@@ -31,7 +31,7 @@ async def get(x: Exchange) -> web.Response:
     version = reading.version
     if version is None or version.value is None:
         return x.problem("key_not_found", "the key is absent", more=more, at=reading.position)
-    value = await x.services.reads.value_of(version, deadline=x.deadline) or b""
+    value = await x.services.reads.store.value_of(version, deadline=x.deadline) or b""
     more["ETag"] = f'"{version.revision}"'
     pair = {"key": json_form(key), "value": json_form(value)}
     answer: dict[str, object] = {"data": pair, "revision": version.revision}

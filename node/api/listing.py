@@ -16,8 +16,8 @@ from kv.ports import Listing
 from node.exchange.exchange import Exchange
 from node.exchange.parameters import parse_level
 from node.judging.positions import check_given
-from node.judging.store_identity import check_whose
-from node.reads.reads import check_snapshot
+from node.judging.store_identity import check_store_identity
+from node.reads.store_reads import check_snapshot
 from node.wire.answers import read_answer
 from node.wire.byte_forms import checked_prefix
 from node.wire.documents import encode
@@ -111,7 +111,7 @@ class _Page:
             self._x.services,
             min(self._x.left_s, self._x.services.settings.store_timeout_s),
         )
-        services.reads.check_refusal()
+        services.reads.store.check_refusal()
         settled = services.consensus.settled
         try:
             async with asyncio.timeout(left_s):
@@ -127,7 +127,7 @@ class _Page:
         except TimeoutError as exc:
             raise BackendUnavailable("store", f"no answer within {left_s:.1f} s") from exc
         check_snapshot(settled, listing.head, listing.digest_at)
-        await check_whose(services.consensus, services.store, settled, timeout_s=left_s)
+        await check_store_identity(services.consensus, services.store, settled, timeout_s=left_s)
         if self._at is not None:
             check_given(self._at, listing.head.last, "the token's revision")
         return listing
@@ -136,7 +136,7 @@ class _Page:
         value = (
             None
             if self._keys_only
-            else await self._x.services.reads.value_of(version, deadline=self._x.deadline)
+            else await self._x.services.reads.store.value_of(version, deadline=self._x.deadline)
         )
         shown = UNSET if value is None else value
         answer = encode(read_answer(version.key, version.revision, shown, version.expires_ms))

@@ -22,7 +22,7 @@ from kv.ports import Member
 from node.api.listing import LIMIT_MAX as LISTING_MAX
 from node.exchange.exchange import Exchange
 from node.exchange.headers import BYTES, JSON
-from node.reads.reads import LEVELS
+from node.reads.levels import LEVELS
 from node.wire.answers import (
     BatchAnswer,
     ItemAnswer,

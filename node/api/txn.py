@@ -46,7 +46,7 @@ async def _snapshot(x: Exchange, form: TransactionForm) -> web.Response:
             "too_many_operations", f"{len(form.reads)} reads", allowed=f"up to {OPERATIONS_MAX}"
         )
     keys = [key_from(key) for key in form.reads]
-    read = await x.services.reads.snapshot(
+    read = await x.services.reads.store.snapshot(
         keys, timeout_s=min(x.left_s, x.services.settings.store_timeout_s)
     )
     reads = [await _read(x, key, version) for key, version in zip(keys, read.versions, strict=True)]
@@ -58,7 +58,7 @@ async def _snapshot(x: Exchange, form: TransactionForm) -> web.Response:
 async def _read(x: Exchange, key: bytes, version: Version | None) -> ReadAnswer:
     if version is None or version.value is None:
         return read_answer(key, 0, None)
-    value = await x.services.reads.value_of(version, deadline=x.deadline)
+    value = await x.services.reads.store.value_of(version, deadline=x.deadline)
     return read_answer(key, version.revision, value, version.expires_ms)
 
 
@@ -74,7 +74,7 @@ async def read_back(x: Exchange, keys: Sequence[bytes], seen: Sequence[int]) -> 
             value = (
                 None
                 if version is None
-                else await x.services.reads.value_of(version, deadline=x.deadline)
+                else await x.services.reads.store.value_of(version, deadline=x.deadline)
             )
             if value is not None:
                 values[place] = value

@@ -197,7 +197,7 @@ async def _events(x: Exchange, change: Change) -> bytes:
 
 async def _value(x: Exchange, version: Version) -> bytes:
     deadline = x.services.clock.monotonic() + x.services.settings.store_timeout_s
-    value = await x.services.reads.value_of(version, deadline=deadline)
+    value = await x.services.reads.store.value_of(version, deadline=deadline)
     if value is None:
         raise BackendUnavailable("store", "a present version without a value")
     return value

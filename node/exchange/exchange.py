@@ -20,7 +20,7 @@ from node.exchange.headers import HEADER_CHARS_MAX, JSON, TIMEOUT_S_MIN
 from node.exchange.parameters import percent_encoded
 from node.http.bodies import HeldBody
 from node.http.connections import Connection
-from node.reads.reads import ReadRequest
+from node.reads.levels import ReadRequest
 from node.services import Services
 from node.wire.documents import decode, encode
 from node.wire.problems import CONTENT_TYPE, Problem, problem

@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from kv.errors import BadRequest
-from node.reads.reads import LEVELS, Level, ReadRequest
+from node.reads.levels import LEVELS, Level, ReadRequest
 from node.wire.text_fields import parse_revision, parse_seconds
 
 MAX_AGE_S_MAX: Final = 366 * 86400

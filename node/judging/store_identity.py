@@ -11,7 +11,7 @@ from kv.model import Head
 from kv.ports import Consensus, Identity, Store
 
 
-async def check_whose(
+async def check_store_identity(
     consensus: Consensus, store: Store, settled: Head, *, timeout_s: float
 ) -> None:
     """Raise NotApplied unless the store that was just read is this cluster's, and this history's.

@@ -7,20 +7,16 @@ first.
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from typing import Final
 
 from kv.model import Entry, Reference, Version
-from kv.ports import Cache, Consensus, Settled
+from kv.ports import Settled
 
 ENTRY_OVERHEAD_BYTES: Final = 480
 """What an entry costs beyond key and value: objects and nodes (CPython 3.11)."""
 BLOB_SHARE: Final = 0.25
 """Part of the memory that large values may take."""
-REFRESH_MAX: Final = 4096
-"""Entries waiting to go to the shared cache; beyond, the oldest are forgotten."""
-REFRESH_BATCH: Final = 256
 
 
 class HeldEntry:
@@ -43,7 +39,9 @@ class Memory:
     judged).
     """
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, namespace: int) -> None:
+        self.namespace = namespace
+        """Of which history the entries are."""
         self._blobs_max = int(bytes_max * BLOB_SHARE)
         self._entries_max = bytes_max - self._blobs_max
         self._entries: OrderedDict[bytes, HeldEntry] = OrderedDict()
@@ -57,6 +55,14 @@ class Memory:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def enter(self, namespace: int) -> None:
+        """Forget every entry when this is another history than theirs: an operator adopted another
+        head, and nothing read before it may be judged by the new one.
+        """
+        if namespace != self.namespace:
+            self.namespace = namespace
+            self.clear()
 
     def keep(self, entry: Entry, proved_at: float | None) -> None:
         """Keep the entry unless one with the same or a newer `as_of` is held, or it is too
@@ -123,36 +129,3 @@ class Memory:
         for entry in entries:
             self.keep(entry, proved_at)
         return entries
-
-
-class Refresher:
-    """Take what settled to the shared cache, while this node leads (one writer is enough; readers
-    judge anyway).
-    """
-
-    def __init__(self, consensus: Consensus, cache: Cache) -> None:
-        self._consensus, self._cache = consensus, cache
-        self._waiting: dict[bytes, Entry] = {}
-        self._wake = asyncio.Event()
-
-    def add(self, entries: list[Entry]) -> None:
-        """Let entries be put into the shared cache soon; newer ones of a key replace older ones."""
-        for entry in entries:
-            self._waiting.pop(entry.key, None)
-            self._waiting[entry.key] = entry
-        while len(self._waiting) > REFRESH_MAX:
-            del self._waiting[next(iter(self._waiting))]
-        if self._waiting:
-            self._wake.set()
-
-    async def run(self) -> None:
-        """Put entries into the shared cache, for ever."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._waiting:
-                keys = list(self._waiting)[:REFRESH_BATCH]
-                batch = [self._waiting.pop(key) for key in keys]
-                space = self._consensus.space
-                if self._consensus.leads and space is not None:
-                    await self._cache.put(space, batch)

@@ -13,7 +13,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 from kv.errors import NotApplied, Pruned, store_refused
 from kv.model import LedgerRow
 from kv.ports import Change, Consensus, Store
-from node.judging.store_identity import check_whose
+from node.judging.store_identity import check_store_identity
 from node.settings import ServerSettings
 from node.watching.ring import Portion, bytes_of_all
 
@@ -149,7 +149,9 @@ class Fills:
                     raise NotApplied(
                         "store_refused", f"the store is not what was settled up to {settled.last}"
                     )
-            await check_whose(self._consensus, self._store, settled, timeout_s=self._timeout_s)
+            await check_store_identity(
+                self._consensus, self._store, settled, timeout_s=self._timeout_s
+            )
             return rows or None
 
     async def portion(self, stretch: Stretch, place: int) -> Portion:

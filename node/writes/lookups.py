@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from kv.errors import BackendUnavailable, KvError, NotApplied, OutcomeUnknown
 from kv.model import NODE_OP_ID_PREFIX, Again, Answer, Cancel
 from kv.ports import Clock, Consensus, Store
-from node.judging.store_identity import check_whose
+from node.judging.store_identity import check_store_identity
 from node.readiness.findings import ADOPT, differs
 from node.reads.reads import Reads
 from node.settings import ServerSettings
@@ -63,7 +63,7 @@ class Lookups:
         known = await self._known(op_id, deadline)
         if known is not None:
             return known
-        failed = await self._reads.confirm()
+        failed = await self._reads.rounds.confirm()
         if failed is None and (known := await self._known(op_id, deadline)) is not None:
             return known
         if op_id.startswith(NODE_OP_ID_PREFIX):
@@ -114,7 +114,7 @@ class Lookups:
         try:
             async with asyncio.timeout(left):
                 found = (await self._store.operations((op_id,), timeout_s=left))[0]
-                await check_whose(self._consensus, self._store, settled, timeout_s=left)
+                await check_store_identity(self._consensus, self._store, settled, timeout_s=left)
                 if found is not None:
                     return Answer(found.revision, found.outcome)
                 head = await self._store.head(timeout_s=left)

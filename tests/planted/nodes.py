@@ -14,15 +14,20 @@ from typing import Any, Final
 import msgspec
 
 from backends.sqlite import SqliteStore
+from coordinator import logtime
 from coordinator.consensus import Coordinator
-from coordinator.logtime import LogTime, Reading
+from coordinator.logtime import LogTime
 from coordinator.machine import evaluate as evaluation
 from coordinator.machine.window import Known, Window
 from kv.model import Again, Answer, AtRevision, Recorded, Version
 from kv.ports import Change, Read
+from node.reads import fetches as fetching
 from node.reads import reads as reading
+from node.reads.levels import Reading, ReadRequest
 from node.reads.memory import Memory
-from node.reads.reads import ReadRequest, Reads
+from node.reads.reads import Reads
+from node.reads.rounds import ReadIndexRounds
+from node.reads.store_reads import StoreReads
 from node.watching import ring as watching
 from node.watching.ring import Portion, Ring, Views
 from node.watching.watches import Watches
@@ -60,7 +65,7 @@ def log_time_takes_the_wall_clock() -> Patches:
     """
     right = LogTime.lead
 
-    def lead(self: LogTime, readings: Sequence[Reading], voters: int, *moments: Any) -> int:
+    def lead(self: LogTime, readings: Sequence[logtime.Reading], voters: int, *moments: Any) -> int:
         jump_ms = right(self, readings, voters, *moments)
         for own in readings:
             if self.kept and own.age_s == 0.0:
@@ -76,33 +81,33 @@ def log_time_takes_the_wall_clock() -> Patches:
 @bug("INV-1")
 def reads_without_a_round() -> Patches:
     """A linearizable read asks no quorum: what this node knows is taken for the newest."""
-    yield Reads, "confirm", lambda self: _confirmed()
+    yield ReadIndexRounds, "confirm", lambda self: _confirmed()
 
 
 @bug("INV-1")
 def leader_trusts_itself() -> Patches:
     """A leader asks nobody whether it still leads."""
-    asked = Reads.confirm
+    asked = ReadIndexRounds.confirm
 
-    def confirm(self: Reads) -> asyncio.Future[str | None]:
+    def confirm(self: ReadIndexRounds) -> asyncio.Future[str | None]:
         return _confirmed() if self._consensus.status().role == "leader" else asked(self)
 
-    yield Reads, "confirm", confirm
+    yield ReadIndexRounds, "confirm", confirm
 
 
 @bug("INV-1")
 def late_reads_join_a_round() -> Patches:
     """A read shares the round that is already under way when it arrives."""
-    joined = Reads._join_round
+    joined = ReadIndexRounds.join
 
-    def join(self: Reads) -> asyncio.Future[str | None]:
-        under_way: asyncio.Future[str | None] | None = getattr(self, "_under_way", None)
+    def join(self: ReadIndexRounds) -> asyncio.Future[str | None]:
+        under_way: asyncio.Future[str | None] | None = getattr(self, "_shared", None)
         if under_way is None or under_way.done():
             under_way = joined(self)
-            self._under_way = under_way  # type: ignore[attr-defined]
+            self._shared = under_way  # type: ignore[attr-defined]
         return under_way
 
-    yield Reads, "_join_round", join
+    yield ReadIndexRounds, "join", join
 
 
 @bug("INV-1")
@@ -110,9 +115,9 @@ def no_quorum_reads_memory() -> Patches:
     """Without a quorum a read is answered from memory instead of from the store."""
     right = Reads.linearizable
 
-    async def linearizable(self: Reads, key: bytes, deadline: float) -> reading.Reading:
+    async def linearizable(self: Reads, key: bytes, deadline: float) -> Reading:
         if (
-            await self.confirm() is not None
+            await self.rounds.confirm() is not None
             and (held := self._judged(key, "linearizable")) is not None
         ):
             return held
@@ -124,7 +129,8 @@ def no_quorum_reads_memory() -> Patches:
 @bug("INV-5")
 def judge_off_by_one() -> Patches:
     """A cached entry is good although the key was touched at the very next revision."""
-    yield reading, "entry_holds", lambda entry, touched: touched <= entry.as_of + 1
+    for module in (reading, fetching):
+        yield module, "entry_holds", lambda entry, touched: touched <= entry.as_of + 1
 
 
 @bug("INV-5")
@@ -136,14 +142,14 @@ def touch_at_settle() -> Patches:
 @bug("INV-5")
 def as_of_ordered() -> Patches:
     """What was read from the store is dated by what is ordered, not by what the store held."""
-    right = Reads.snapshot
+    right = StoreReads.snapshot
 
-    async def snapshot(self: Reads, keys: Sequence[bytes], **more: Any) -> Read:
+    async def snapshot(self: StoreReads, keys: Sequence[bytes], **more: Any) -> Read:
         read = await right(self, keys, **more)
         head = msgspec.structs.replace(read.head, last=max(read.head.last, self._consensus.ordered))
         return msgspec.structs.replace(read, head=head)
 
-    yield Reads, "snapshot", snapshot
+    yield StoreReads, "snapshot", snapshot
 
 
 @bug("INV-1")
@@ -151,8 +157,8 @@ def session_position_ignored() -> Patches:
     """A session's read does not wait for what the session has seen."""
     right = Reads.get
 
-    async def get(self: Reads, key: bytes, ask: ReadRequest, *, deadline: float) -> reading.Reading:
-        return await right(self, key, ask._replace(min_revision=0), deadline=deadline)
+    async def get(self: Reads, key: bytes, asked: ReadRequest, *, deadline: float) -> Reading:
+        return await right(self, key, asked._replace(min_revision=0), deadline=deadline)
 
     yield Reads, "get", get
 
@@ -167,7 +173,8 @@ def stale_age_from_now() -> Patches:
     def age_s(now: float, holds: bool, confirmed_at: Any, proved_at: Any) -> Any:
         return right(now, True, now, proved_at)
 
-    yield reading, "age_s", age_s
+    for module in (reading, fetching):
+        yield module, "age_s", age_s
 
 
 @bug("INV-1")

@@ -14,7 +14,10 @@ from kv.model import Entry
 from kv.ports import Space
 from node.judging.freshness import entry_holds
 from node.judging.positions import check_given
-from node.reads.reads import Reading, Reads
+from node.reads.fetches import Fetches
+from node.reads.levels import Reading
+from node.reads.reads import Reads
+from node.reads.store_reads import StoreReads
 from tests.planted.registry import Patches, fault
 from tests.simulation.stores import SimCache
 
@@ -47,18 +50,18 @@ def trusting_reads() -> Patches:
 def blind_reads() -> Patches:
     """The store is read without a look at what it holds."""
 
-    def check_refusal(self: Reads) -> None:
+    def check_refusal(self: StoreReads) -> None:
         return
 
     async def snapshot(
-        self: Reads, keys: Any, *, at: int | None = None, settled: Any = None, timeout_s: float
+        self: StoreReads, keys: Any, *, at: int | None = None, settled: Any = None, timeout_s: float
     ) -> Any:
         settled = settled or self._consensus.settled
         async with asyncio.timeout(timeout_s):
             return await self._store.read(keys, at=at, settled=settled.last, timeout_s=timeout_s)
 
-    yield Reads, "check_refusal", check_refusal
-    yield Reads, "snapshot", snapshot
+    yield StoreReads, "check_refusal", check_refusal
+    yield StoreReads, "snapshot", snapshot
 
 
 @fault("INV-1")
@@ -73,20 +76,20 @@ def hasty_reads() -> Patches:
     yield Reads, "reach", reach
 
 
-def _dated(start: Callable[[Reads], int], as_of: Callable[[Reads, int], int]) -> Any:
+def _dated(start: Callable[[Fetches], int], as_of: Callable[[Fetches, int], int]) -> Any:
     """Return a way to read the store that gives what it finds another `as_of` than the head of the
     snapshot that it was read from.
     """
 
-    async def fetch_batch(self: Reads, batch: Any) -> list[Entry]:
-        namespace, started = self._namespace, start(self)
+    async def fetch_batch(self: Fetches, batch: Any) -> list[Entry]:
+        namespace, started = self._memory.namespace, start(self)
         left = await self._from_cache(batch, namespace)
         if not left:
             return []
         keys = list(dict.fromkeys(waiting.key for waiting in left))
         began, settled = self._clock.monotonic(), self._consensus.settled
         try:
-            read = await self.snapshot(
+            read = await self._store_reads.snapshot(
                 keys, settled=settled, timeout_s=self._settings.store_timeout_s
             )
         except KvError as exc:
@@ -99,7 +102,7 @@ def _dated(start: Callable[[Reads], int], as_of: Callable[[Reads, int], int]) ->
             for key, version in zip(keys, read.versions, strict=True)
         }
         for entry in entries.values():
-            self.memory.keep(entry, began)
+            self._memory.keep(entry, began)
         position = max(settled.last, read.head.last)
         for waiting in left:
             version = entries[waiting.key].version
@@ -115,9 +118,9 @@ def applied_start() -> Patches:
     yet.
     """
     yield (
-        Reads,
+        Fetches,
         "_fetch_batch",
-        _dated(lambda reads: reads._consensus.ordered, lambda reads, started: started),
+        _dated(lambda fetches: fetches._consensus.ordered, lambda fetches, started: started),
     )
 
 
@@ -127,9 +130,9 @@ def settled_end() -> Patches:
     had.
     """
     yield (
-        Reads,
+        Fetches,
         "_fetch_batch",
-        _dated(lambda reads: 0, lambda reads, started: reads._consensus.settled.last),
+        _dated(lambda fetches: 0, lambda fetches, started: fetches._consensus.settled.last),
     )
 
 
@@ -156,8 +159,8 @@ def future_entries() -> Patches:
         ours = unseal(space, key, raw) is not None
         return entry if ours or entry.as_of > self.newest + 1 else None
 
-    def may_serve(self: Reads, entry: Entry) -> bool:
+    def may_serve(self: Fetches, entry: Entry) -> bool:
         return entry_holds(entry, self._consensus.touched(entry.key))
 
     yield SimCache, "taken", taken
-    yield Reads, "_may_serve", may_serve
+    yield Fetches, "_may_serve", may_serve

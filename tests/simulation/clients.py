@@ -39,7 +39,7 @@ from kv.model import (
     Write,
     value_hash,
 )
-from node.reads.reads import Level, Reading, ReadRequest
+from node.reads.levels import Level, Reading, ReadRequest
 from tests.simulation.timekeeping import TTL_MS
 
 if TYPE_CHECKING:
@@ -372,7 +372,7 @@ class Clients:
         """Read the pair at one point: never torn."""
         keys = [key.encode() for key in PAIR]
         try:
-            read = await node.call(lambda: node.reads.snapshot(keys, timeout_s=TIMEOUT_S))
+            read = await node.call(lambda: node.reads.store.snapshot(keys, timeout_s=TIMEOUT_S))
         except (NotApplied, OutcomeUnknown, BackendUnavailable):
             return
         values = [None if version is None else version.value for version in read.versions]

@@ -13,7 +13,8 @@ from backends.memory import MemoryCache, MemoryDatabase, MemoryStore
 from kv.errors import BackendUnavailable, NotApplied, StoreDamaged
 from kv.model import Delete, Entry, Intent, Put, Version
 from kv.ports import Read, Space
-from node.reads.reads import RENEW_REVISIONS, ReadRequest, Reads
+from node.reads.levels import ReadRequest
+from node.reads.reads import RENEW_REVISIONS, Reads
 from node.settings import ServerSettings
 from tests.unit.node.fakes import FakeClock, FakeConsensus
 
@@ -120,7 +121,7 @@ async def test_a_lying_cache_is_judged(b: Bench) -> None:
     await b.write(b"a", b"1")
     await b.write(b"a", b"2")
     b.reads.memory.clear()
-    b.cache = b.reads._cache = MemoryCache()  # it failed over to an old copy
+    b.cache = b.reads.fetches.cache = MemoryCache()  # it failed over to an old copy
     b.cache.keep(Space(0), Entry(b"a", Version(b"a", 1, b"1"), 1))
     reading = await b.get(b"a")
     assert (value(reading), reading.source) == (b"2", "store")
@@ -166,7 +167,7 @@ async def test_reads_share_rounds_that_begin_after_them(b: Bench) -> None:
     began[1].set()
     await asyncio.gather(*late)
     assert len(began) == 2
-    assert b.reads.rounds_total == 2
+    assert b.reads.rounds.rounds_total == 2
 
 
 async def test_cancelling_one_read_leaves_the_others(b: Bench) -> None:
@@ -190,7 +191,7 @@ async def test_reads_that_wait_are_fetched_together(b: Bench) -> None:
     b.store.gate.clear()
     keys = [f"k{n}".encode() for n in range(50)]
     tasks = [asyncio.create_task(b.get(key)) for key in keys + keys]
-    while len(b.store.batches) < 1 or b.reads._waiting:
+    while len(b.store.batches) < 1 or b.reads.fetches.waiting:
         await asyncio.sleep(0)
     b.store.gate.set()
     await asyncio.gather(*tasks)
@@ -225,7 +226,7 @@ async def test_a_store_behind_what_was_settled_is_refused(b: Bench) -> None:
     for n in range(3):
         await b.write(b"a", str(n).encode())
     b.reads.memory.clear()
-    b.cache = b.reads._cache = MemoryCache()
+    b.cache = b.reads.fetches.cache = MemoryCache()
     b.store.database.lose_rows(1)
     with pytest.raises(NotApplied, match="is not what was settled") as refused:
         await b.get(b"a")
@@ -236,7 +237,7 @@ async def test_a_damaged_value_is_refused_to_who_asks_for_it_alone(b: Bench) -> 
     await b.write(b"a", b"1")
     await b.write(b"b", b"2")
     b.reads.memory.clear()
-    b.cache = b.reads._cache = MemoryCache()
+    b.cache = b.reads.fetches.cache = MemoryCache()
     b.store.database.damage(b"a", 1)
     found = await asyncio.gather(b.get(b"a"), b.get(b"b"), b.get(b"a"), return_exceptions=True)
     assert isinstance(found[0], StoreDamaged) and isinstance(found[2], StoreDamaged)

@@ -1,0 +1,199 @@
+"""Fetch from the shared cache and the store what memory cannot answer: all keys that wait, together.
+
+It never serves a cached entry that is not judged to hold (INV-5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from kv.errors import BackendUnavailable, KvError, NotApplied, StoreDamaged
+from kv.model import Entry
+from kv.ports import Cache, Clock, Consensus
+from node.judging.freshness import age_s, entry_holds, explained
+from node.reads.levels import Level, Reading
+from node.reads.memory import Memory
+from node.reads.rounds import ReadIndexRounds
+from node.reads.store_reads import StoreReads
+from node.settings import ServerSettings
+
+FETCHES_MAX: Final = 2
+"""Batches on their way to cache and store at a time."""
+FETCH_KEYS_MAX: Final = 256
+WAITING_MAX: Final = 4096
+"""Reads waiting for a batch; beyond: NotApplied("overloaded")."""
+
+
+class Need(IntEnum):
+    """What may answer a fetch."""
+
+    HOLDS = 0
+    """An entry that holds at this node's own position, else the store."""
+    STORE = 1
+    """The store alone: there is no quorum to judge by."""
+
+
+class WaitingRead(NamedTuple):
+    """A read that waits for a batch. Its `result` never fails: it brings a Reading or a KvError."""
+
+    key: bytes
+    need: Need
+    level: Level
+    deadline: float
+    result: asyncio.Future[Reading | KvError]
+
+    def end(self, result: Reading | KvError) -> None:
+        """Bring the result, unless whoever waited has gone or was answered."""
+        if not self.result.done():
+            self.result.set_result(result)
+
+
+class Fetches:
+    """The fetches of one node: reads that wait, and the batches under way for them."""
+
+    def __init__(
+        self,
+        consensus: Consensus,
+        cache: Cache,
+        clock: Clock,
+        settings: ServerSettings,
+        tasks: asyncio.TaskGroup,
+        *,
+        memory: Memory,
+        rounds: ReadIndexRounds,
+        store_reads: StoreReads,
+    ) -> None:
+        self._consensus, self._clock, self._settings = consensus, clock, settings
+        self.cache = cache
+        self._tasks = tasks
+        self._memory, self._rounds, self._store_reads = memory, rounds, store_reads
+        self.waiting: list[WaitingRead] = []
+        self._under_way = 0
+        self._closed = False
+        self.batches_total = 0
+
+    def close(self) -> None:
+        """Take no read any more."""
+        self._closed = True
+
+    async def fetch(self, key: bytes, need: Need, level: Level, deadline: float) -> Reading:
+        """Read one key together with all that wait. Raises NotApplied, BackendUnavailable."""
+        if self._closed:
+            raise NotApplied("draining", "this node stops")
+        if len(self.waiting) >= WAITING_MAX:
+            raise NotApplied("overloaded", f"{len(self.waiting)} reads wait for the store")
+        loop = asyncio.get_running_loop()
+        waiting = WaitingRead(key, need, level, deadline, loop.create_future())
+        timer = loop.call_at(
+            deadline, waiting.end, BackendUnavailable("store", "no answer in time")
+        )
+        self.waiting.append(waiting)
+        if self._under_way < FETCHES_MAX:
+            self._under_way += 1
+            self._tasks.create_task(self._run())
+        try:
+            result = await waiting.result
+        finally:
+            timer.cancel()
+        if isinstance(result, KvError):
+            raise result
+        return result
+
+    async def _run(self) -> None:
+        """Fetch batch after batch while reads wait."""
+        try:
+            while self.waiting:
+                batch, self.waiting = (
+                    self.waiting[:FETCH_KEYS_MAX],
+                    self.waiting[FETCH_KEYS_MAX:],
+                )
+                batch = [waiting for waiting in batch if not waiting.result.done()]
+                if not batch:
+                    continue
+                self.batches_total += 1
+                entries = await self._fetch_batch(batch)
+                space = self._consensus.space
+                if entries and space is not None and space.namespace == self._memory.namespace:
+                    await self.cache.put(space, entries)
+        finally:
+            self._under_way -= 1
+
+    async def _fetch_batch(self, batch: list[WaitingRead]) -> list[Entry]:
+        """Answer a batch from shared cache and store; return the entries read from the store."""
+        namespace = self._memory.namespace
+        left = await self._from_cache(batch, namespace)
+        if not left:
+            return []
+        keys = list(dict.fromkeys(waiting.key for waiting in left))
+        began, settled = self._clock.monotonic(), self._consensus.settled
+        budget = min(
+            max(waiting.deadline for waiting in left) - began, self._settings.store_timeout_s
+        )
+        try:
+            read = await self._store_reads.snapshot(
+                keys, settled=settled, timeout_s=max(budget, 0.001)
+            )
+        except StoreDamaged as exc:
+            if len(keys) == 1:
+                for waiting in left:
+                    waiting.end(exc)
+                return []
+            # One key's damage is no trouble of the others that happened to wait with it.
+            apart = [
+                await self._fetch_batch([each for each in left if each.key == key]) for key in keys
+            ]
+            return [entry for entries in apart for entry in entries]
+        except KvError as exc:
+            for waiting in left:
+                waiting.end(exc)
+            return []
+        as_of = read.head.last
+        entries = {k: Entry(k, v, as_of) for k, v in zip(keys, read.versions, strict=True)}
+        kept = namespace == self._consensus.namespace == self._memory.namespace
+        for entry in entries.values():
+            if kept:
+                self._memory.keep(entry, began)
+        position = max(settled.last, as_of)
+        for waiting in left:
+            version = entries[waiting.key].version
+            waiting.end(Reading(version, as_of, position, "linearizable", "store", 0.0))
+        return list(entries.values()) if kept else []
+
+    async def _from_cache(self, batch: list[WaitingRead], namespace: int) -> list[WaitingRead]:
+        """Answer what the shared cache can; return the rest."""
+        keys = list(dict.fromkeys(waiting.key for waiting in batch if waiting.need is Need.HOLDS))
+        if not keys:
+            return batch
+        consensus = self._consensus
+        space = consensus.space
+        if space is None or space.namespace != namespace:
+            return batch
+        got = await self.cache.get(space, keys)
+        if namespace != consensus.namespace:
+            return batch
+        holding = {e.key: e for e in got if e is not None and self._may_serve(e)}
+        settled = consensus.settled.last
+        left: list[WaitingRead] = []
+        for waiting in batch:
+            entry = holding.get(waiting.key) if waiting.need is Need.HOLDS else None
+            if entry is None:
+                left.append(waiting)
+                continue
+            self._memory.keep(entry, self._rounds.confirmed_at)
+            age = (
+                age_s(self._clock.monotonic(), True, self._rounds.confirmed_at, None)
+                if waiting.level == "stale"
+                else None
+            )
+            position = max(entry.as_of, settled)
+            waiting.end(Reading(entry.version, entry.as_of, position, waiting.level, "cache", age))
+        return left
+
+    def _may_serve(self, entry: Entry) -> bool:
+        """Say whether what the shared cache gave is the newest version of its key."""
+        consensus = self._consensus
+        return explained(entry, consensus.ordered) and entry_holds(
+            entry, consensus.touched(entry.key)
+        )

@@ -1,0 +1,36 @@
+"""Say how a key may be read, and what a read brings. Pure."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from kv.model import Version
+
+Level: TypeAlias = Literal["linearizable", "session", "stale"]
+LEVELS: Final[tuple[Level, ...]] = ("linearizable", "session", "stale")
+Source: TypeAlias = Literal["memory", "cache", "store"]
+SOURCES: Final[tuple[Source, ...]] = ("memory", "cache", "store")
+
+
+class ReadRequest(NamedTuple):
+    """How one key is to be read."""
+
+    level: Level = "linearizable"
+    min_revision: int = 0
+    max_age_s: float | None = None
+
+
+class Reading(NamedTuple):
+    """One key as it was read. `position`: at least everything settled up to here is in it."""
+
+    version: Version | None
+    as_of: int
+    position: int
+    level: Level
+    source: Source
+    age_s: float | None = None
+
+    @property
+    def present(self) -> bool:
+        """Return whether the key had a value."""
+        return self.version is not None and self.version.value is not None

@@ -1,0 +1,100 @@
+"""Read the store, and refuse a snapshot of it that lacks what this node knows to be settled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from kv.errors import BackendUnavailable, NotApplied, store_refused
+from kv.model import Head, Reference, Version
+from kv.ports import Clock, Consensus, Read, Store
+from node.judging.freshness import snapshot_serves
+from node.judging.positions import check_given
+from node.judging.store_identity import check_store_identity
+from node.reads.memory import Memory
+from node.settings import ServerSettings
+
+
+class StoreReads:
+    """The store as one node's reads see it: snapshots that are judged, and large values."""
+
+    def __init__(
+        self,
+        consensus: Consensus,
+        store: Store,
+        memory: Memory,
+        clock: Clock,
+        settings: ServerSettings,
+    ) -> None:
+        self._consensus, self._store, self._memory = consensus, store, memory
+        self._clock, self._settings = clock, settings
+
+    async def snapshot(
+        self,
+        keys: Sequence[bytes],
+        *,
+        at: int | None = None,
+        settled: Head | None = None,
+        timeout_s: float,
+    ) -> Read:
+        """Read many keys in one snapshot of the store, begun now; linearizable by itself (INV-2).
+
+        Raises NotApplied("store_refused"), BackendUnavailable, Pruned,
+        BadRequest("future_revision").
+        """
+        self.check_refusal()
+        settled = settled or self._consensus.settled
+        try:
+            async with asyncio.timeout(timeout_s):
+                read = await self._store.read(
+                    keys, at=at, settled=settled.last, timeout_s=timeout_s
+                )
+        except TimeoutError as exc:
+            raise BackendUnavailable("store", f"no answer within {timeout_s:.1f} s") from exc
+        check_snapshot(settled, read.head, read.digest_at)
+        await check_store_identity(self._consensus, self._store, settled, timeout_s=timeout_s)
+        if at is not None:
+            check_given(at, read.head.last, "revision")
+        return read
+
+    def check_refusal(self) -> None:
+        """Raise NotApplied (store_refused, store_foreign) while the store is not what was
+        settled.
+        """
+        refusal = self._consensus.refusal
+        if refusal is not None:
+            raise store_refused(refusal)
+
+    async def value_of(self, version: Version, *, deadline: float) -> bytes | None:
+        """Return the bytes of a version, fetched when it refers to a large value; None: a
+        tombstone.
+
+        Raises BackendUnavailable, also when the value is no longer kept.
+        """
+        value = version.value
+        if not isinstance(value, Reference):
+            return value
+        held = self._memory.blob(value)
+        if held is not None:
+            return held
+        left = min(deadline - self._clock.monotonic(), self._settings.store_timeout_s)
+        fetched = await self._store.blob(value, timeout_s=max(left, 0.001))
+        if fetched is None:
+            raise BackendUnavailable(
+                "store", f"the large value of revision {version.revision} is not there"
+            )
+        self._memory.keep_blob(value, fetched)
+        return fetched
+
+
+def check_snapshot(settled: Head, head: Head, digest_at: bytes | None) -> None:
+    """Raise NotApplied("store_refused") unless the snapshot holds what was settled when it
+    began.
+    """
+    if not snapshot_serves(settled, head, digest_at):
+        raise NotApplied(
+            "store_refused",
+            f"the store ends at revision {head.last} and is not what was settled up to "
+            f"{settled.last}",
+            retry_after_s=5,
+        )
