@@ -60,7 +60,7 @@ async def closed_loop(
         nonlocal done
         n = 0
         while time.monotonic() - began < seconds:
-            # on a line of its own: `done` is read after the wait, not before it
+            # A line of its own: in `done += await …` the old value would be read before the wait.
             came = await work(name, n)
             done += came
             n += 1
@@ -159,6 +159,10 @@ async def lag(urls: list[str], broker: str, rate: int, seconds: float) -> tuple[
     return found[len(found) // 2], found[len(found) * 99 // 100], len(found)
 
 
+Row = Callable[[str, str, str], None]
+"""Adds a line to the table: what was measured, what came of it, and the target."""
+
+
 async def main_async(seconds: float) -> None:
     """Measure each back end, and print the table."""
     console = Console()
@@ -174,47 +178,52 @@ async def main_async(seconds: float) -> None:
 
     ensure("postgresql", "redis", "rabbitmq")
     with PostgresServer() as postgres:
-        with tempfile.TemporaryDirectory(prefix="acordo-bench-") as directory:
-            async with running(directory, store=postgres.url) as urls:
-                await writes(urls, min(2.0, seconds))
-                row(
-                    f"writes/s, {CONNECTIONS} connections",
-                    f"{await writes(urls, seconds):,.0f}",
-                    "3,000",
-                )
-                row(
-                    f"operations/s, batches of {BATCH}",
-                    f"{await batches(urls, seconds):,.0f}",
-                    "15,000",
-                )
-        with (
-            RabbitServer() as rabbit,
-            tempfile.TemporaryDirectory(prefix="acordo-bench-") as directory,
-        ):
-            async with running(
-                directory, store=postgres.fresh_database("lag"), broadcast=rabbit.url
-            ) as urls:
-                half, most, seen = await lag(urls, rabbit.url, LAG_RATE, seconds)
-                row(f"broadcast behind the acknowledgement at {LAG_RATE}/s, p50 and p99 of {seen}",
-                    f"{half:.0f} ms, {most:.0f} ms", "p99 ≤ 50 ms")  # fmt: skip
-        with (
-            RedisServer() as redis,
-            tempfile.TemporaryDirectory(prefix="acordo-bench-") as directory,
-        ):
-            async with running(
-                directory, store=postgres.fresh_database("cached"), cache=redis.url
-            ) as urls:
-                await writes(urls, min(2.0, seconds))
-                alive = await writes(urls, seconds)
-                redis.kill()
-                await writes(urls, min(2.0, seconds))
-                dead = await writes(urls, seconds)
-                row(
-                    "writes/s with Redis, then without",
-                    f"{alive:,.0f}, {dead:,.0f} ({dead / max(alive, 1) - 1:+.0%})",
-                    "≥ −10 %",
-                )
+        await _store(postgres.url, seconds, row)
+        await _broker(postgres.fresh_database("lag"), seconds, row)
+        await _cache(postgres.fresh_database("cached"), seconds, row)
     console.print(table)
+
+
+async def _store(url: str, seconds: float, row: Row) -> None:
+    with tempfile.TemporaryDirectory(prefix="acordo-bench-") as directory:
+        async with running(directory, store=url) as urls:
+            await writes(urls, min(2.0, seconds))
+            one = await writes(urls, seconds)
+            row(f"writes/s, {CONNECTIONS} connections", f"{one:,.0f}", "3,000")
+            many = await batches(urls, seconds)
+            row(f"operations/s, batches of {BATCH}", f"{many:,.0f}", "15,000")
+
+
+async def _broker(store: str, seconds: float, row: Row) -> None:
+    with (
+        RabbitServer() as rabbit,
+        tempfile.TemporaryDirectory(prefix="acordo-bench-") as directory,
+    ):
+        async with running(directory, store=store, broadcast=rabbit.url) as urls:
+            half, most, seen = await lag(urls, rabbit.url, LAG_RATE, seconds)
+            row(
+                f"broadcast behind the acknowledgement at {LAG_RATE}/s, p50 and p99 of {seen}",
+                f"{half:.0f} ms, {most:.0f} ms",
+                "p99 ≤ 50 ms",
+            )
+
+
+async def _cache(store: str, seconds: float, row: Row) -> None:
+    with (
+        RedisServer() as redis,
+        tempfile.TemporaryDirectory(prefix="acordo-bench-") as directory,
+    ):
+        async with running(directory, store=store, cache=redis.url) as urls:
+            await writes(urls, min(2.0, seconds))
+            alive = await writes(urls, seconds)
+            redis.kill()
+            await writes(urls, min(2.0, seconds))
+            dead = await writes(urls, seconds)
+            row(
+                "writes/s with Redis, then without",
+                f"{alive:,.0f}, {dead:,.0f} ({dead / max(alive, 1) - 1:+.0%})",
+                "≥ −10 %",
+            )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 
 import uvloop
 
-from bench.load import Run, load, request
+from bench.load import LoadResult, load, request
 from bench.local import cluster, get, leader_of, pids, ready
 
 VALUE = b"v" * 100
@@ -158,27 +158,7 @@ async def _reads(urls: list[str], options: Any) -> list[Figure]:
             [target], _getter(KEYS, step=True), connections=CONNECTIONS, seconds=30, count=KEYS
         )
         before = _served(target)
-        ours: list[float] = []
-        theirs: list[float] = []
-        constant = request("GET", "/constant")
-        for _ in range(options.rounds):
-            theirs.append(
-                (
-                    await load(
-                        [f"http://127.0.0.1:{port}"],
-                        lambda c, n: constant,
-                        connections=CONNECTIONS,
-                        seconds=options.seconds,
-                    )
-                ).rate
-            )
-            ours.append(
-                (
-                    await load(
-                        [target], _getter(KEYS), connections=CONNECTIONS, seconds=options.seconds
-                    )
-                ).rate
-            )
+        ours, theirs = await _alternating(target, f"http://127.0.0.1:{port}", options)
         after = _served(target)
     finally:
         bare.kill()
@@ -200,6 +180,21 @@ async def _reads(urls: list[str], options: Any) -> list[Figure]:
             share >= HIT_SHARE_MIN,
         ),
     ]
+
+
+async def _alternating(target: str, bare: str, options: Any) -> tuple[list[float], list[float]]:
+    """Return the rates of both, one of each a round."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    constant = request("GET", "/constant")
+    for _ in range(options.rounds):
+        for url, make, rates in (
+            (bare, lambda c, n: constant, theirs),
+            (target, _getter(KEYS), ours),
+        ):
+            run = await load([url], make, connections=CONNECTIONS, seconds=options.seconds)
+            rates.append(run.rate)
+    return ours, theirs
 
 
 def _served(url: str) -> dict[str, float]:
@@ -245,7 +240,7 @@ async def _fail_over(urls: list[str], data: str, options: Any) -> Figure:
         task = asyncio.create_task(load(others, put, connections=8, seconds=5))
         await asyncio.sleep(1.5)
         os.kill(pid, signal.SIGKILL)
-        run: Run = await task
+        run: LoadResult = await task
         gaps.append(run.longest_gap_s)
         while not all(ready(url) for url in urls):  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.2)

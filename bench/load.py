@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 
 @dataclass
-class Run:
-    """What a load came to."""
+class LoadResult:
+    """What came of a load: latencies, moments of acknowledgement, refusals."""
 
     seconds: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
@@ -60,13 +60,13 @@ async def load(
     connections: int,
     seconds: float,
     count: int | None = None,
-) -> Run:
+) -> LoadResult:
     """Send what `make(connection, number)` returns, one after another on each connection, spread
     over `urls`.
 
     Ends after `seconds`, or after `count` requests in all.
     """
-    run = Run()
+    run = LoadResult()
     ends = time.monotonic() + seconds
     left = [count if count is not None else 1 << 60]
     began = time.monotonic()
@@ -78,7 +78,12 @@ async def load(
 
 
 async def _connection(  # noqa: PLR0917 - one call
-    run: Run, url: str, number: int, make: Callable[[int, int], bytes], ends: float, left: list[int]
+    run: LoadResult,
+    url: str,
+    number: int,
+    make: Callable[[int, int], bytes],
+    ends: float,
+    left: list[int],
 ) -> None:
     parts = urlsplit(url)
     stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None

@@ -31,7 +31,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench.load import Run, load, request
+from bench.load import LoadResult, load, request
 from bench.local import cluster, leader_of, pids
 from cluster.services.install import ensure
 
@@ -220,7 +220,7 @@ async def _outage(store: Store) -> float:
     """
     leader = store.leader()
     others = [url for url in store.urls if url != leader]
-    writes: list[asyncio.Task[Run]] = []
+    writes: list[asyncio.Task[LoadResult]] = []
 
     def put(connection: int, number: int) -> bytes:
         return store.put("outage")
@@ -267,7 +267,7 @@ async def _round(store: Store, seconds: float) -> dict[str, float]:
     }
 
 
-def _good(run: Run) -> Run:
+def _good(run: LoadResult) -> LoadResult:
     if run.refused:
         raise SystemExit(
             f"{run.refused} requests were not answered with 2xx: the figures would mean nothing"

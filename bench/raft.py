@@ -88,7 +88,7 @@ class Processes:
 async def throughput(
     kind: str, fsync: str, count: int, seconds: float, rows: list[tuple[str, str, str]]
 ) -> None:
-    """Commit latency on leader and follower, and intents in groups."""
+    """Measure the latency of commits on leader and follower, and intents in groups."""
     what = {
         "ours": f"ours, fsync {fsync}",
         "stock": f"stock, {'no journal' if fsync == 'off' else 'its journal'}",
@@ -103,42 +103,18 @@ async def throughput(
             leader = await processes.leader()
             follower = next(name for name in NAMES if name != leader)
             await processes.ask(leader, "latency 100")
-            rows.append(
-                (
-                    f"commit on the leader ({what})",
-                    _ms(await processes.ask(leader, f"latency {count}")),
-                    targets[0],
-                )
-            )
-            rows.append(
-                (
-                    f"commit on a follower ({what})",
-                    _ms(await processes.ask(follower, f"latency {count}")),
-                    targets[1],
-                )
-            )
-            rows.append(
-                (
-                    f"intents in groups of 200 ({what})",
-                    _rate(await processes.ask(leader, f"groups {seconds}")),
-                    targets[2],
-                )
-            )
+            latency, groups = f"latency {count}", f"groups {seconds}"
+            near = _ms(await processes.ask(leader, latency))
+            rows.append((f"commit on the leader ({what})", near, targets[0]))
+            far = _ms(await processes.ask(follower, latency))
+            rows.append((f"commit on a follower ({what})", far, targets[1]))
+            grouped = _rate(await processes.ask(leader, groups))
+            rows.append((f"intents in groups of 200 ({what})", grouped, targets[2]))
             if (kind, fsync) == ("ours", "always"):
-                rows.append(
-                    (
-                        "ReadIndex from a follower",
-                        _ms(await processes.ask(follower, f"read {count}")),
-                        "≤ 1 ms p50",
-                    )
-                )
-                rows.append(
-                    (
-                        "reads that share rounds",
-                        _rate(await processes.ask(follower, f"reads {seconds}")),
-                        "≥ 30,000/s",
-                    )
-                )
+                one = _ms(await processes.ask(follower, f"read {count}"))
+                rows.append(("ReadIndex from a follower", one, "≤ 1 ms p50"))
+                shared = _rate(await processes.ask(follower, f"reads {seconds}"))
+                rows.append(("reads that share rounds", shared, "≥ 30,000/s"))
 
 
 async def kills(number: int, rows: list[tuple[str, str, str]]) -> None:
@@ -196,12 +172,14 @@ async def main() -> None:
         print(f"{what:52} {found:34} {target}")
 
 
-def _ms(told: Any) -> str:
-    return str(told) if "p50" not in told else f"p50 {told['p50']:.2f} ms, p99 {told['p99']:.2f} ms"
+def _ms(answer: Any) -> str:
+    if "p50" not in answer:
+        return str(answer)
+    return f"p50 {answer['p50']:.2f} ms, p99 {answer['p99']:.2f} ms"
 
 
-def _rate(told: Any) -> str:
-    return f"{told:,.0f}/s" if isinstance(told, float | int) else str(told)
+def _rate(answer: Any) -> str:
+    return f"{answer:,.0f}/s" if isinstance(answer, float | int) else str(answer)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     if argv[0] not in commands:
         print(f"{argv[0]!r} is no command; there are {', '.join(commands)}", file=sys.stderr)
         return 2
-    # values, logs and the secret are nobody else's, also in a directory that is open
+    # Values, logs and the secret are nobody else's, also in a directory that others may read.
     os.umask(0o077)
     try:
         return commands[argv[0]](argv[1:])

@@ -105,7 +105,7 @@ def make_directory(path: Path) -> None:
     """
     try:
         missing = [each for each in (path, *path.parents) if not each.exists()]
-        # values and the secret are nobody else's
+        # Values and the secret are nobody else's, whatever the umask of this process is.
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for made in missing:
             sync_directory(made.parent)

@@ -33,7 +33,7 @@ URLS_KNOWN_S: Final = 5.0
 
 
 class Failed(Exception):
-    """What was expected, and what came instead."""
+    """A check that failed: what was expected, and what came instead."""
 
 
 class Installation:
@@ -86,10 +86,11 @@ class Installation:
 
 
 class Answer:
-    """What one request brought."""
+    """The answer to one request."""
 
     def __init__(self, asked: str, status: int, headers: Any, body: bytes) -> None:
-        self.asked, self.status, self.headers, self.body = asked, status, headers, body
+        self.asked, self.status = asked, status
+        self.headers, self.body = headers, body
 
     def json(self) -> Any:
         """Return the body as JSON. Raises Failed."""
@@ -114,8 +115,8 @@ def expect(name: str, got: object, wanted: object) -> None:
         raise Failed(f"{name} is {_short(got)}, expected {_short(wanted)}")
 
 
-def _short(thing: object) -> str:
-    text = repr(thing)
+def _short(value: object) -> str:
+    text = repr(value)
     return text if len(text) <= 120 else f"{text[:100]}… ({len(text)} characters)"
 
 
@@ -238,8 +239,8 @@ async def every_node(it: Installation) -> None:
 
 
 async def _members(it: Installation) -> list[dict[str, Any]]:
-    """Return the members; those of a cluster that has just begun tell each other their URLs within
-    a second or two.
+    """Return the members; those of a cluster that has just begun know each other's URLs within a
+    second or two.
     """
     ends = time.monotonic() + URLS_KNOWN_S
     while True:

@@ -127,7 +127,7 @@ def upstream(addresses: Iterable[Address]) -> str:
     """Return nginx's description of the groups: of all, and for each node of all others, for who
     found it silent.
     """
-    # nobody: refused at once
+    # Nobody listens there: a request is refused at once, and does not wait for a time-out.
     nodes = [f"{host}:{port}" for host, port in addresses] or ["127.0.0.1:1"]
     kept = ["    keepalive 64;", "    keepalive_timeout 60s;", "    keepalive_requests 100000;"]
     lines = _group("acordo", nodes, *kept)
@@ -227,7 +227,7 @@ class Balancer:
         self.nginx.send_signal(signal.SIGHUP)
 
     def serve(self) -> int:
-        """Run until told to stop, or until nginx ends; return the exit code."""
+        """Run until a signal stops it, or until nginx ends; return the exit code."""
         stopping = False
 
         def stop(*_: object) -> None:
@@ -251,7 +251,7 @@ class Balancer:
             if changed and not stopping:
                 self.write()
                 self.reload()
-        # nginx is told first, then a look at DNS may end
+        # nginx gets its signal first: a look at DNS may take seconds to end
         pool.shutdown(wait=False, cancel_futures=True)
         if self.nginx.poll() is None:
             self.nginx.send_signal(signal.SIGQUIT)

@@ -68,7 +68,7 @@ IMAGES: Final = {
 
 
 class CannotBuild(Exception):
-    """What stands in the way, and what to do about it."""
+    """A build that is not possible: what stands in the way, and what to do about it."""
 
 
 def main(argv: list[str]) -> int:
@@ -86,8 +86,8 @@ def main(argv: list[str]) -> int:
         "--env", type=Path, help="write the names of the images to this file, for docker-compose"
     )
     given = parser.parse_args(argv)
-    if strangers := [n for n in given.names if n not in IMAGES]:
-        parser.error(f"no image is called {', '.join(strangers)}; there are {', '.join(IMAGES)}")
+    if unknown := [n for n in given.names if n not in IMAGES]:
+        parser.error(f"no image is called {', '.join(unknown)}; there are {', '.join(IMAGES)}")
     wanted = given.names or list(IMAGES)
     if wanted != ["python"] and "python" not in wanted and {"node", "nginx"} & set(wanted):
         wanted.insert(0, "python")
@@ -269,7 +269,7 @@ def _reproducible(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     member.mtime = 0
-    # not as the umask of the checkout's owner
+    # An image must not depend on the umask under which somebody cloned.
     member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
     return member
 

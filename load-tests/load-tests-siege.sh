@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Load a running installation with siege. usage: load-tests-siege.sh read|write|mixed|all [URL]   (default http://127.0.0.1)
+# Load a running installation with siege: load-tests-siege.sh read|write|mixed|all [URL]
+# URL is http://127.0.0.1 unless given.
 # CONCURRENT=20 TIME=30S; keys lie under load-test/ and are left there. See README-load-tests.md.
 set -euo pipefail
 what=${1:-all} url=${2:-${ACORDO_URL:-http://127.0.0.1}}

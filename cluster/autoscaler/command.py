@@ -31,7 +31,7 @@ _log = structlog.get_logger("acordo.autoscaler")
 
 
 def main(argv: list[str]) -> int:
-    """Run the autoscaler until it is told to stop."""
+    """Run the autoscaler until a signal stops it."""
     settings = load(AutoscalerSettings, argv, prog="python -m cluster autoscaler")
     logs.configure(settings.log_format, settings.log_level, node="autoscaler")
     asyncio.run(_serve(settings))

@@ -71,7 +71,9 @@ class DockerDriver:
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges:true"],
                 mem_limit=host["Memory"] or None,
-                # it comes back without its log: under another name, or not at all
+                # An observer has its log in memory. Started again under its name, without the
+                # log, it could contradict what it said before: it comes back under another name,
+                # or not at all.
                 restart_policy={"Name": "no"},
                 log_config=docker.types.LogConfig(
                     type="json-file", config={"max-size": "10m", "max-file": "2"}

@@ -17,7 +17,7 @@ class NotReady(Exception):
 
 
 class Driver(Protocol):
-    """Starts and stops nodes; everything else is asked of the cluster."""
+    """What starts and stops observers; everything else is asked of the cluster."""
 
     async def running(self) -> frozenset[str]:
         """Return the names of the observers that run now."""

@@ -81,13 +81,13 @@ class LocalDriver:
                 start_new_session=True,
             )
         self.processes[name] = (process, url)
-        self._tell_prometheus()
+        self._write_targets()
         return f"127.0.0.1:{raft}", url
 
     async def stop(self, name: str) -> None:
         """Let the process drain, and end it. Its directory stays: nobody comes back to it."""
         found = self.processes.pop(name, None)
-        self._tell_prometheus()
+        self._write_targets()
         if found is None:
             return
         process = found[0]
@@ -100,7 +100,7 @@ class LocalDriver:
                 process.kill()
                 await process.wait()
 
-    def _tell_prometheus(self) -> None:
+    def _write_targets(self) -> None:
         """Write who runs, for a Prometheus that finds its targets in files."""
         self.data.mkdir(parents=True, exist_ok=True)
         targets = [url.removeprefix("http://") for _, url in self.processes.values()]

@@ -61,7 +61,8 @@ class Autoscaler:
         http: aiohttp.ClientSession,
         driver: Driver,
     ) -> None:
-        self.settings, self.client, self.http, self.driver = settings, client, http, driver
+        self.settings, self.driver = settings, driver
+        self.client, self.http = client, http
         self.bounds = bounds_of(settings)
         self.memory = Memory()
         self.decisions: list[Decision] = []

@@ -31,7 +31,9 @@ dies is no loop.
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Above `high` is too much, below `low` is little; between them nothing follows."""
+    """Two limits of a figure: above `high` is too much, below `low` is little, between them nothing
+    follows.
+    """
 
     low: float
     high: float
@@ -39,7 +41,7 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What Prometheus said, per node in the mean; None: it said nothing."""
+    """The figures of one round, per node in the mean; None: Prometheus did not say."""
 
     in_flight: float | None
     p99_s: float | None

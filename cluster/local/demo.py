@@ -55,7 +55,7 @@ class PrivateService(Protocol):
 
     @property
     def url(self) -> str:
-        """Return where it is reached, as nodes are told it."""
+        """Return where it is reached, as nodes are given it."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -73,7 +73,7 @@ PRIVATE: Final[dict[str, dict[str, tuple[str, type[PrivateService]]]]] = {
 
 @dataclass
 class Tally:
-    """What the demo saw."""
+    """Figures of one demo: what was written, when, by whom, and what was lost."""
 
     files: dict[str, str] = field(default_factory=dict)
     """Hash of every file whose write was acknowledged, by key."""

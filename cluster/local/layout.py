@@ -74,7 +74,7 @@ class ClusterFile(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RunningNode(msgspec.Struct, frozen=True):
-    """One node process."""
+    """One node of a running cluster, as `running.json` names it."""
 
     id: str
     pid: int | None
@@ -107,12 +107,12 @@ def find_cluster(
     path = data / "cluster.json"
     make_directory(data)
     if not path.exists():
-        strangers = sorted(p.name for p in data.iterdir() if p.name != "lock")
-        if strangers:
+        others = sorted(p.name for p in data.iterdir() if p.name != "lock")
+        if others:
             raise BadRequest(
                 "foreign_directory",
                 f"{data} is not empty and not a cluster's directory (it holds "
-                f"{', '.join(strangers[:5])})",
+                f"{', '.join(others[:5])})",
                 allowed="an empty or new directory, or one made by this command",
             )
         return ClusterFile(

@@ -45,7 +45,8 @@ class Membership:
     def __init__(
         self, data: Path, client: Client, http: aiohttp.ClientSession, say: Callable[[str], None]
     ) -> None:
-        self.data, self.client, self.http, self.say = data, client, http, say
+        self.data, self.say = data, say
+        self.client, self.http = client, http
         self.file = read_cluster(data)
 
     async def add(self) -> str:

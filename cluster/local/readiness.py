@@ -1,5 +1,5 @@
-"""Judge from what nodes say whether a quorum of them is ready, and tell people who is missing and
-why. Pure.
+"""Judge from what nodes say whether a quorum of them is ready, and say to people who is missing
+and why. Pure.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def judge_readiness(
     missing = {}
     for node, reason in why.items():
         gone = members and node not in members and node != seen.get("node")
-        if reason or gone:
+        if gone:
             what = JOINING if node in joining else REMOVED
-            missing[node] = (
-                f"{what} ({one_line(reason)})" if gone and reason else what if gone else reason
-            )
+            missing[node] = f"{what} ({one_line(reason)})" if reason else what
+        elif reason:
+            missing[node] = reason
     voters = [node for node, votes in members.items() if votes] or list(why)
     ready = sum(1 for node in voters if node in why and node not in missing)
     leader = seen.get("leader")

@@ -101,7 +101,7 @@ class LocalCluster:
                 supervise(node)
             following = tasks.create_task(self._follow_layout(supervise))
             stack.callback(lambda: [loop.cancel() for loop in loops])
-            # before the loops that know how a node ended are cancelled
+            # The nodes stop first: the loops that note how they ended are cancelled after that.
             stack.push_async_callback(self._stop_all)
             stack.callback(following.cancel)
             self._stack = stack.pop_all()
@@ -116,20 +116,10 @@ class LocalCluster:
         await self._stack.__aexit__(*((kind, exc, trace) if cancelled else (None, None, None)))
 
     def _prepare(self, stack: contextlib.AsyncExitStack) -> None:
-        settings = self.settings
-        given = settings.model_fields_set
-        data = settings.data.absolute()
-        asked = (
-            settings.nodes if "nodes" in given else None,
-            settings.base_port if "base_port" in given else None,
-        )
-        find_cluster(
-            data, *asked, (settings.nodes, settings.base_port), settings.cluster_id
-        )  # nothing is written into a stranger's
+        settings, data = self.settings, self.settings.data.absolute()
+        self._find()  # before the lock: nothing is written into another's directory, not even that
         stack.enter_context(locked(data, "runner"))
-        self.file, new = find_cluster(
-            data, *asked, (settings.nodes, settings.base_port), settings.cluster_id
-        )
+        self.file, new = self._find()
         places = [place for place in self.file.all_places if place.state != "removed"]
         for place in places:
             for host, port, what in (
@@ -149,6 +139,17 @@ class LocalCluster:
             self._common[PREFIX + "SECRET_FILE"] = str(data / "secret")
         for place in places:
             self.nodes[place.id] = self._node(place)
+
+    def _find(self) -> tuple[ClusterFile, bool]:
+        """Return the cluster of the directory, and whether it is new. Raises BadRequest."""
+        settings, given = self.settings, self.settings.model_fields_set
+        return find_cluster(
+            settings.data.absolute(),
+            settings.nodes if "nodes" in given else None,
+            settings.base_port if "base_port" in given else None,
+            (settings.nodes, settings.base_port),
+            settings.cluster_id,
+        )
 
     def _http_port(self, place: Place) -> int:
         return self.file.base_port + place.number

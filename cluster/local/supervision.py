@@ -120,7 +120,7 @@ class Supervisor:
                 node.log_from = log.tell()
                 node.process = process = await asyncio.create_subprocess_exec(
                     *self._command,
-                    stdin=asyncio.subprocess.PIPE,  # its end tells the node that the runner is gone
+                    stdin=asyncio.subprocess.PIPE,  # a node whose input ends stops: the runner is gone
                     stdout=log,
                     stderr=log,
                     env=node.environ,

@@ -23,7 +23,7 @@ LOOK_EVERY_S: Final = 2.0
 
 
 def main(argv: list[str]) -> int:
-    """Run until told to stop, or until no node can start: that raises BadRequest."""
+    """Run until a signal stops it, or until no node can start: that raises BadRequest."""
     return asyncio.run(_up(load(RunnerSettings, argv, prog="python -m cluster up")))
 
 
@@ -68,14 +68,16 @@ async def _follow(cluster: LocalCluster) -> None:
             )
             before = await cluster.look()
             print(*(f"  {line}" for line in advice(before, data)), sep="\n", flush=True)
-            await _tell(cluster, before, ready)
+            await _say_changes(cluster, before, ready)
         announce(cluster, before := ready.result(), data)
-        await _tell(cluster, before, asyncio.get_running_loop().create_future())
+        await _say_changes(cluster, before, asyncio.get_running_loop().create_future())
     finally:
         ready.cancel()
 
 
-async def _tell(cluster: LocalCluster, before: Readiness, until: asyncio.Future[Any]) -> None:
+async def _say_changes(
+    cluster: LocalCluster, before: Readiness, until: asyncio.Future[Any]
+) -> None:
     """Say what changes, until `until` is done."""
     while not until.done():
         await asyncio.wait((until,), timeout=LOOK_EVERY_S)

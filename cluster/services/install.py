@@ -46,7 +46,7 @@ _THERE = {
 
 
 class Missing(Exception):
-    """A server is not there and could not be brought."""
+    """A service's program is not there, and could not be installed."""
 
 
 def present(service: str) -> bool:

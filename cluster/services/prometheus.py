@@ -14,7 +14,7 @@ ALERTS = Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yml"
 
 
 class Prometheus(Service):
-    """`jobs`: addresses by the name of the job. It asks them every second."""
+    """A Prometheus that asks the addresses of `jobs` (by the name of the job) every second."""
 
     name = "prometheus"
 

@@ -12,7 +12,7 @@ from cluster.settings.values import address, count, http_url, seconds, setting
 
 
 class AutoscalerSettings(SharedSettings):
-    """What `python -m cluster autoscaler` runs with: observers only, never voters."""
+    """Settings of `python -m cluster autoscaler`: observers only, never voters."""
 
     autoscaler_driver: Literal["docker", "local"] = setting(
         "local", "how observers are started", "docker, local"

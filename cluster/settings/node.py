@@ -23,7 +23,7 @@ from kv.addresses import host_of, is_loopback
 
 
 class NodeSettings(SharedSettings):
-    """What `python -m node` runs with."""
+    """Settings of `python -m node`."""
 
     node_id: Annotated[str, BeforeValidator(node_id_of)] = setting(
         "n1",
@@ -95,7 +95,7 @@ class NodeSettings(SharedSettings):
 
     @property
     def guarded(self) -> bool:
-        """Say whether strangers on the Raft port are kept out."""
+        """Say whether only members get past the Raft port."""
         return self.secret_file is not None or self.tls_cert_file is not None
 
     @property

@@ -16,7 +16,7 @@ RAFT_PORT_OFFSET: Final = 1000
 
 
 class RunnerSettings(SharedSettings):
-    """What `python -m cluster up` runs with."""
+    """Settings of `python -m cluster up`."""
 
     nodes: int = count(3, "voting nodes to start", 1, NODES_MAX)
     base_port: int = count(

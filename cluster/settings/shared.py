@@ -22,7 +22,7 @@ from cluster.settings.values import (
 
 
 class SharedSettings(BaseSettings):
-    """What a node and the runner have in common; the runner hands these on to its nodes."""
+    """Settings that a node and the runner have in common: the runner hands them on to its nodes."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 

@@ -133,7 +133,9 @@ def count(default: int, text: str, low: int, high: int) -> Any:
 
 
 def refuse_open(host: str, is_open: bool) -> None:
-    """Raise ValueError for an address that strangers may reach, unless that is wanted by name."""
+    """Raise ValueError for an address that is reached from other machines, unless that is wanted by
+    name.
+    """
     if not is_open and not is_loopback(host.strip("[]")):
         raise ValueError(
             f"HTTP would listen on {host or 'every address'}, and clients prove nothing: whoever "

@@ -11,7 +11,7 @@ from cluster.settings.values import count, name_of, seconds, setting
 
 
 class WorkerSettings(SharedSettings):
-    """What `python -m cluster worker` runs with; what it has in common with a node it takes from
+    """Settings of `python -m cluster worker`; what it has in common with a node it takes from
     the same file.
     """
 

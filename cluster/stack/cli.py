@@ -174,7 +174,7 @@ class Stack:
         images.build(engine, settings, self.root, self.say)
         for image in images.named(settings).values():
             if image.endswith(":air"):
-                images.tell_age(engine, image, self.root, self.say)
+                images.say_age(engine, image, self.root, self.say)
         images.fetch(engine, settings)
         self._start(engine, settings)
 
@@ -205,7 +205,7 @@ class Stack:
         logins.make_grafana_password_true(engine, settings)
         away = services.wait(engine, self.wait_s, self.say, engine_far=self.engine_far)
         self._check_installation(engine, settings)
-        self._tell_addresses(settings)
+        self._say_addresses(settings)
         if away:
             self.say(
                 f"warning: it serves, but without {'; '.join(map(str, away))}: bring them back, "
@@ -216,7 +216,7 @@ class Stack:
         done = engine.compose("up", "-d", "--no-build", *what)
         if not done.ok:
             states = services.look(engine)
-            services.tell(engine, [s for s in states or () if not s.well], self.say)
+            services.show_logs(engine, [s for s in states or () if not s.well], self.say)
             raise StackFailed(
                 f"the stack did not come up: {done.last(5)}; see: {' '.join(engine.command)} logs"
             )
@@ -227,7 +227,7 @@ class Stack:
         if os.spawnvpe(os.P_WAIT, command[0], command, engine.environ):
             raise StackFailed("the installation check failed")
 
-    def _tell_addresses(self, settings: StackSettings) -> None:
+    def _say_addresses(self, settings: StackSettings) -> None:
         at, ports = "http://127.0.0.1", settings.ports()
         lines = ["", f"  API and page   {at}:{ports['HTTP']}/"]
         lines += [f"  node {n}         {at}:{ports[f'NODE{n}']}/" for n in (1, 2, 3)]
@@ -269,7 +269,7 @@ class Stack:
         """
         engine, settings = self.open()
         urls = settings.urls()
-        # one that goes meanwhile spoils a look
+        # A container that goes while it is looked at spoils the look: look again.
         looks = (services.look(engine) for _ in range(LOOKS))
         for state in sorted(next(filter(None, looks), []), key=lambda s: s.service):
             health = "" if state.health == "-" else f" {state.health}"

@@ -17,7 +17,7 @@ CALL_TIMEOUT_S: Final = 900.0
 
 
 class StackFailed(Exception):
-    """What went wrong, and what to do about it."""
+    """A command on the stack that failed: what went wrong, and what to do about it."""
 
 
 class Done:

@@ -167,7 +167,7 @@ def go_back(engine: Engine, settings: StackSettings, say: Callable[[str], None])
         )
 
 
-def tell_age(engine: Engine, image: str, root: Path, say: Callable[[str], None]) -> None:
+def say_age(engine: Engine, image: str, root: Path, say: Callable[[str], None]) -> None:
     """Say of when an image is that is not built at each start, and warn where the code is newer."""
     done = engine.docker(
         "image", "inspect", image, "--format", "{{json .Metadata.LastTagTime}} {{.Created}}"

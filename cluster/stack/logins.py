@@ -29,7 +29,7 @@ def make_rabbit_login_true(
     ends = time.monotonic() + wait_s
     said = Done(1, "", "")
     for turn in itertools.count():
-        # what one of them knows all know, and one of them may be missing
+        # A login is the cluster's: any broker that is up may set it for all.
         service = BROKERS[turn % len(BROKERS)]
         now = _set_login(engine, service, user, password)
         if now.ok:

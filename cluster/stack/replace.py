@@ -24,7 +24,7 @@ def replace(
     engine: Engine, settings: StackSettings, service: str, wait_s: float, say: Callable[[str], None]
 ) -> None:
     """Replace one node. Raises StackFailed; asked for again it goes on where it stopped."""
-    asyncio.run(_Replacing(engine, settings, service, wait_s, say).run())
+    asyncio.run(_Replacement(engine, settings, service, wait_s, say).run())
 
 
 def id_of(settings: StackSettings, service: str) -> str:
@@ -39,7 +39,7 @@ def next_id(member: str) -> str:
 
 
 def joiners_list(view: Cluster, new: str, address: str) -> str:
-    """Return the first members that a joining one is told: those in force, and itself, which does
+    """Return the first members that a joining one is started with: those in force, and itself, which does
     not vote yet.
     """
     fellows = [
@@ -50,7 +50,9 @@ def joiners_list(view: Cluster, new: str, address: str) -> str:
     return ",".join([*fellows, f"{new}={address}/observer"])
 
 
-class _Replacing:
+class _Replacement:
+    """The way of one node's place to a new member."""
+
     def __init__(
         self,
         engine: Engine,
@@ -59,13 +61,9 @@ class _Replacing:
         wait_s: float,
         say: Callable[[str], None],
     ) -> None:
-        self.engine, self.settings, self.service, self.wait_s, self.say = (
-            engine,
-            settings,
-            service,
-            wait_s,
-            say,
-        )
+        self.engine, self.settings = engine, settings
+        self.service, self.wait_s = service, wait_s
+        self.say = say
         self.address = f"{service}:9001"
         own = NODES.index(service)
         self.url = settings.urls()[own]
@@ -109,11 +107,11 @@ class _Replacing:
             if exc.code == "membership_refused":
                 return False
             raise StackFailed(
-                f"it cannot be told whether {member} was removed: {exc.detail}"
+                f"it is not known whether {member} was removed: {exc.detail}"
             ) from exc
         except AcordoError as exc:
             raise StackFailed(
-                f"it cannot be told whether {member} was removed: {exc.detail}"
+                f"it is not known whether {member} was removed: {exc.detail}"
             ) from exc
         return True
 

@@ -27,8 +27,8 @@ _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One node, before it is decided what to do with it."""
+class NodeLook:
+    """What was seen of one node: whether it changed, is ready, and leads."""
 
     service: str
     changed: bool
@@ -36,14 +36,14 @@ class Seen:
     leads: bool
 
 
-def order(nodes: Sequence[Seen]) -> list[str]:
+def order(nodes: Sequence[NodeLook]) -> list[str]:
     """Return the nodes to make anew, in turn: those that serve nobody first, the leader last."""
     return [
         n.service for n in sorted(nodes, key=lambda n: (n.ready, n.leads, n.service)) if n.changed
     ]
 
 
-def may_go(service: str, nodes: Sequence[Seen]) -> bool:
+def may_go(service: str, nodes: Sequence[NodeLook]) -> bool:
     """Say whether a quorum serves without this one, or it serves nobody anyway."""
     own = next(n for n in nodes if n.service == service)
     return not own.ready or sum(n.ready for n in nodes if n.service != service) >= QUORUM
@@ -72,12 +72,12 @@ def _leads(url: str) -> bool:
     )
 
 
-def see(settings: StackSettings, *, changes: dict[str, bool]) -> list[Seen]:
+def see(settings: StackSettings, *, changes: dict[str, bool]) -> list[NodeLook]:
     """Look at every node."""
     seen = []
     for service, url in zip(NODES, settings.urls(), strict=True):
         ready = ask(f"{url}/readyz") is not None
-        seen.append(Seen(service, changes[service], ready, ready and _leads(url)))
+        seen.append(NodeLook(service, changes[service], ready, ready and _leads(url)))
     return seen
 
 
@@ -136,11 +136,11 @@ def roll(
         _ready(settings, service, wait_s)
 
 
-def _looks(settings: StackSettings, changed: dict[str, bool]) -> list[list[Seen]]:
+def _looks(settings: StackSettings, changed: dict[str, bool]) -> list[list[NodeLook]]:
     """Look until all are ready, STEADY_LOOKS times at most: one answer that is late does
     not count.
     """
-    looks: list[list[Seen]] = []
+    looks: list[list[NodeLook]] = []
     while len(looks) < STEADY_LOOKS and not (looks and all(n.ready for n in looks[-1])):
         if looks:
             time.sleep(PAUSE_S)

@@ -18,7 +18,7 @@ SPARES_WAIT_S: Final = 60.0
 """Longest wait for what its fellows can do without."""
 QUORUM: Final = len(NODES) // 2 + 1
 ONCE: Final = ("secret", "cockroach-init")
-"""Services that do one thing and end."""
+"""Services that do one job and end."""
 STORES: Final = ("postgres", "cockroach")
 """Stores of one copy: nothing is served without."""
 STORE_OF_THREE: Final = ("cockroach1", "cockroach2", "cockroach3")
@@ -32,7 +32,7 @@ _STATE: Final = (
 
 
 class ContainerState(NamedTuple):
-    """How one container is."""
+    """One container, as the engine describes it."""
 
     name: str
     service: str
@@ -43,7 +43,7 @@ class ContainerState(NamedTuple):
 
     @property
     def well(self) -> bool:
-        """Say whether it does what it is for: runs, or has done its one thing."""
+        """Say whether it does what it is for: runs, or has done its one job."""
         if self.service in ONCE:
             return self.status == "exited" and self.code == 0
         return self.status == "running" and self.health in ("healthy", "-")
@@ -106,7 +106,7 @@ def wait(
     Two looks alike count: what crashes again and again runs for a moment in between.
     """
     before: list[ContainerState] | None = None
-    told = ""
+    said = ""
     began = time.monotonic()
     while True:
         states = look(engine)
@@ -122,21 +122,23 @@ def wait(
         else:
             before = None
             named = "; ".join(map(str, found.troubled)) or f"{engine.project} (changing)"
-            if named != told:
+            if named != said:
                 say(f"waiting for {named}")
-            told = named
+            said = named
         took_s = time.monotonic() - began
         if found.serves and found.troubled and took_s >= min(SPARES_WAIT_S, wait_s):
-            tell(engine, found.troubled, say)
+            show_logs(engine, found.troubled, say)
             return found.troubled
         if took_s >= wait_s:
-            tell(engine, found.troubled, say)
+            show_logs(engine, found.troubled, say)
             named = "; ".join(map(str, found.troubled)) or f"{engine.project} keeps changing"
             raise StackFailed(f"not everything runs after {wait_s:g} s: {named}")
         time.sleep(LOOK_EVERY_S)
 
 
-def tell(engine: Engine, troubled: Sequence[ContainerState], say: Callable[[str], None]) -> None:
+def show_logs(
+    engine: Engine, troubled: Sequence[ContainerState], say: Callable[[str], None]
+) -> None:
     """Show the last lines of each."""
     for each in troubled:
         say(f"== {each}, its last lines:")
@@ -205,6 +207,6 @@ def remove_old_observers(engine: Engine, say: Callable[[str], None]) -> None:
                 f"removing observer {observer}: it is of an earlier start; the autoscaler makes "
                 "new ones"
             )
-            # it drains: no request of its own fails
+            # It drains: no request that it has taken fails.
             engine.docker("stop", "-t", str(GOES_WITHIN_S), observer)
             engine.docker("rm", "-fv", observer)

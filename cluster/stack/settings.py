@@ -62,7 +62,7 @@ _CACHE: Final = re.compile(
 
 @dataclass(frozen=True)
 class StackSettings:
-    """What the file says; everything else has the default of docker-compose.yml."""
+    """The settings of the file; every other one has the default of docker-compose.yml."""
 
     path: Path
     values: Mapping[str, str]

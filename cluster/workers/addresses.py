@@ -14,14 +14,13 @@ def _networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Networ
 
 
 _NOT_PUBLIC: Final = _networks(
-    # IANA's registries of special addresses, whole blocks: what is global in them is nobody's web
-    # server
+    # IANA's registries of special addresses, as whole blocks: a web server has no business there,
+    # also where a part of a block is global.
     "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
-    "192.0.0.0/24",
-    "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16",
-    "192.175.48.0/24",
-    "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3",
-    # Azure's own services, metadata among them, under an address that looks public
+    "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24",
+    "192.168.0.0/16", "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
+    "224.0.0.0/3",
+    # Azure's own services, metadata among them, have an address that looks public.
     "168.63.129.16/32",
     "2001::/23", "2001:db8::/32", "2620:4f:8000::/48", "3fff::/20",
 )  # fmt: skip

@@ -34,7 +34,7 @@ DELIVERY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9]{1,16}-([0-9
 
 
 class Subscription(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Value of a key under SUBSCRIPTIONS."""
+    """A subscription: the value of a key under SUBSCRIPTIONS."""
 
     url: str
     secret: str
@@ -44,7 +44,7 @@ class Subscription(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Cursor(msgspec.Struct, frozen=True):
-    """Value of a key under CURSORS: everything up to `revision` is delivered or dead."""
+    """How far a subscription is, the value of a key under CURSORS: everything up to `revision` is delivered or dead."""
 
     revision: int
     fence: int = 0
@@ -52,7 +52,7 @@ class Cursor(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """Value of a key under DEAD."""
+    """A delivery that was given up: the value of a key under DEAD."""
 
     subscription: str
     delivery: str
@@ -98,7 +98,7 @@ def sign(secret: str, timestamp: int, body: bytes) -> str:
 
 def body_of(kind: str, key: bytes, value: bytes | None, revision: int, op_id: str | None) -> bytes:
     """Return the JSON of one delivery (docs/asyncapi.yaml)."""
-    told: dict[str, Any] = {
+    form: dict[str, Any] = {
         "schema": 1,
         "type": kind,
         "key": _text(key),
@@ -107,10 +107,10 @@ def body_of(kind: str, key: bytes, value: bytes | None, revision: int, op_id: st
     }
     if kind == "put" and value is not None:
         if len(value) > VALUE_BYTES_MAX:
-            told["size"] = len(value)
+            form["size"] = len(value)
         else:
-            told["value"] = _text(value)
-    return msgspec.json.encode(told)
+            form["value"] = _text(value)
+    return msgspec.json.encode(form)
 
 
 def undone_body(after: int, to: int) -> bytes:

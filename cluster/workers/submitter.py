@@ -38,7 +38,7 @@ _log = structlog.get_logger("acordo.worker")
 
 
 class Submitter:
-    """Bring one command after another to a definite end."""
+    """What brings one command after another to a definite end."""
 
     def __init__(self, client: Client, rng: random.Random) -> None:
         self._client, self._rng = client, rng
@@ -67,7 +67,8 @@ class Submitter:
                 )
                 result = "applied"
             except Refused:
-                # an outcome: recorded under the op_id, where its client finds it
+                # A refusal is an outcome: it is recorded under the op_id, where its client finds
+                # it.
                 result = "refused"
             except BadRequest as exc:
                 await self._bury(delivery, f"{exc.code}: {exc.detail}")

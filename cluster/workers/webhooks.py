@@ -41,7 +41,8 @@ class Webhooks:
     def __init__(
         self, client: Client, name: str, limits: DeliveryLimits, *, rng: random.Random
     ) -> None:
-        self._client, self._name, self._limits, self._rng = client, name, limits, rng
+        self._client, self._name = client, name
+        self._limits, self._rng = limits, rng
         self._serving: dict[str, asyncio.Task[None]] = {}
         self._complained: dict[str, int] = {}
         """Subscriptions of a wrong form, and the revision of theirs of which that was said."""

@@ -35,7 +35,7 @@ _log = structlog.get_logger("acordo.worker")
 
 
 def main(argv: list[str]) -> int:
-    """Run a worker until it is told to stop."""
+    """Run a worker until a signal stops it."""
     settings = load(WorkerSettings, argv, prog="python -m cluster worker")
     name = settings.worker_name or f"{socket.gethostname()[:40]}.{os.getpid()}"
     logs.configure(settings.log_format, settings.log_level, node=name)

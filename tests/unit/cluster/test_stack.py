@@ -14,15 +14,15 @@ from acordo import Cluster, Member
 from cluster.stack import images
 from cluster.stack.engine import Done, Engine, StackFailed
 from cluster.stack.replace import joiners_list, next_id
-from cluster.stack.rolling import Seen, may_go, order
+from cluster.stack.rolling import NodeLook, may_go, order
 from cluster.stack.services import ContainerState, judge
 from cluster.stack.settings import NODES, StackSettings
 
 
 def nodes(
     ready: tuple[bool, ...], leads: int, changed: tuple[bool, ...] = (True,) * 3
-) -> list[Seen]:
-    return [Seen(n, changed[i], ready[i], ready[i] and i == leads) for i, n in enumerate(NODES)]
+) -> list[NodeLook]:
+    return [NodeLook(n, changed[i], ready[i], ready[i] and i == leads) for i, n in enumerate(NODES)]
 
 
 @pytest.mark.parametrize(
