@@ -85,6 +85,9 @@ def known_tests() -> frozenset[str]:
 
 
 EVERYWHERE: Final = files(".py", ".md")
+TOPS: Final = "|".join(
+    sorted(path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != ".")
+)
 DOCUMENTS: Final = tuple(
     path for path in files(".md") if path.name not in HISTORY and path.parent.name != "adr"
 )
@@ -124,20 +127,43 @@ def test_every_link_leads_to_a_file_and_an_anchor() -> None:
 
 
 def test_every_path_that_a_document_names_is_there() -> None:
-    tops = "|".join(
-        sorted(path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != ".")
-    )
     wrong = []
     for path in DOCUMENTS:
         places = (ROOT, path.parent)
         for number, line in prose(path):
-            for name in re.findall(rf"`((?:{tops})/[\w./-]+)`", line):
+            for name in re.findall(rf"`((?:{TOPS})/[\w./-]+)`", line):
                 if name.startswith("data/"):
                     continue
                 forms = (name, f"{name}.py", f"{name}-*.md")
                 if not any(list(place.glob(form)) for place in places for form in forms):
                     wrong.append(f"{path.relative_to(ROOT)}:{number}: {name}")
     assert not wrong
+
+
+def test_every_file_that_a_comment_names_by_its_path_is_there() -> None:
+    named = rf"(?<![\w/.-])((?:{TOPS})/[\w./-]*\w\.(?:md|py))\b"
+    ours = (path for path in files(".py") if not path.is_relative_to(ROOT / "tests"))
+    wrong = dangling(named, lambda name: (ROOT / name).exists(), tuple(ours))
+    assert not [found for found in wrong if "out/" not in found]
+
+
+def test_every_dotted_name_that_a_comment_gives_is_there() -> None:
+    """As in "`coordinator.raft.storage.disk.File`": a module, or something in one."""
+
+    def is_there(name: str) -> bool:
+        parts = name.split(".")
+        # Names of files, of the broker's channels, and of a setting of CockroachDB look alike.
+        if len(parts) < 3 or "CLUSTER_ID" in parts or parts[1] == "raft_log":
+            return True
+        for length in range(len(parts), 0, -1):
+            place = ROOT.joinpath(*parts[:length])
+            module = place.with_suffix(".py") if not place.is_dir() else place / "__init__.py"
+            if module.exists():
+                rest = parts[length : length + 1]
+                return not rest or bool(re.search(rf"\b{rest[0]}\b", module.read_text()))
+        return False
+
+    assert not list(dangling(rf"`((?:{TOPS})(?:\.\w+)+)`", is_there, EVERYWHERE))
 
 
 def test_every_module_that_is_named_is_there() -> None:

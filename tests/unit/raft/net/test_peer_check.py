@@ -159,9 +159,7 @@ async def test_a_member_that_is_not_heard_is_refused_with_the_reason() -> None:
 
 
 @virtual
-async def test_a_member_removed_while_it_was_away_hears_it_when_it_connects_and_is_never_dialled() -> (
-    None
-):
+async def test_a_member_removed_while_away_hears_it_when_it_connects_and_is_never_dialled() -> None:
     async with Cluster("ABC") as cluster:
         leader = await cluster.leader()
         gone = next(n for n in "CBA" if n != leader.id)

@@ -166,7 +166,7 @@ def no_descriptor_left() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_connections_that_take_every_descriptor_stop_neither_a_vote_nor_a_segment_nor_a_snapshot(
+async def test_connections_that_take_every_descriptor_stop_no_vote_no_segment_and_no_snapshot(
     tmp_path: Path,
 ) -> None:
     disk = RealDisk(tmp_path)

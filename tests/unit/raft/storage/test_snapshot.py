@@ -249,8 +249,8 @@ def test_a_newer_snapshot_does_not_disturb_a_transfer() -> None:
 def test_whatever_the_network_does_to_chunks_only_the_snapshot_comes_out(
     data: st.DataObject,
 ) -> None:
-    """Chunks lost, repeated, reordered, mixed with another snapshot's, and interruptions: the end is
-    the snapshot, whole.
+    """Chunks lost, repeated, reordered, mixed with another snapshot's, and interruptions: the end
+    is the snapshot, whole.
     """
 
     async def story() -> None:
