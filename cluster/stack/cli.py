@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Final
 
 from cluster.local.status import report
-from cluster.stack import images, logins, rolling, services
-from cluster.stack import settings as files
+from cluster.stack import containers, env_file, images, logins, rolling
 from cluster.stack.engine import Engine, StackFailed, find_compose
+from cluster.stack.env_file import NODES, StackSettings
 from cluster.stack.replace import replace
-from cluster.stack.settings import NODES, StackSettings
 from kv.errors import BadRequest
 
 FORMAT: Final = "1"
@@ -52,10 +51,10 @@ run (300).
 class Stack:
     """One project, its settings checked."""
 
-    def __init__(self, root: Path, env_file: Path, wait_s: float) -> None:
-        self.root, self.env_file, self.wait_s = root, env_file, wait_s
+    def __init__(self, root: Path, file: Path, wait_s: float) -> None:
+        self.root, self.env_file, self.wait_s = root, file, wait_s
         self.compose = find_compose()
-        self.names = files.known(root)
+        self.names = env_file.known(root)
 
     def say(self, line: str) -> None:
         """Print a line at once."""
@@ -71,8 +70,8 @@ class Stack:
                     "no_settings", f"{self.env_file} is not there", allowed="./start.sh makes it"
                 )
             self._write_first()
-        settings = files.read(self.env_file)
-        if trouble := files.project_trouble(settings):
+        settings = env_file.read(self.env_file)
+        if trouble := env_file.project_trouble(settings):
             raise BadRequest("bad_settings", trouble)
         for name in self.names:
             if os.environ.get(name, settings.get(name)) != settings.get(name):
@@ -91,10 +90,10 @@ class Stack:
         air = probe.docker("image", "inspect", "acordo-node:air").ok
         where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
         engine_socket = Path(where) if where.startswith("/") and Path(where).is_socket() else None
-        text = files.first(
+        text = env_file.first(
             self.root, air=air, socket=engine_socket, http_port=os.environ.get("ACORDO_HTTP_PORT")
         )
-        files.write(self.env_file, text)
+        env_file.write(self.env_file, text)
         what = (
             " (images of the distribution, PostgreSQL in the place of CockroachDB, no Grafana)"
             if air
@@ -105,7 +104,7 @@ class Stack:
     def checked(self) -> tuple[Engine, StackSettings]:
         """Open, and refuse whatever would not come up. Raises BadRequest, StackFailed."""
         engine, settings = self.open(first=True)
-        files.check(settings, self.names)
+        env_file.check(settings, self.names)
         self._check_socket(settings)
         images.check_readable(self.root)
         self._check_machine(engine)
@@ -195,15 +194,15 @@ class Stack:
             f"starting {engine.project}"
             + ("" if running else "; the first time takes a minute or two")
         )
-        services.remove_switched_off(engine, settings, self.say)
+        containers.remove_switched_off(engine, settings, self.say)
         if running:  # no node is ready without its store
-            self._compose_up(engine, *services.stores(settings))
+            self._compose_up(engine, *containers.stores(settings))
             rolling.roll(engine, settings, self.wait_s, self.say)
         self._compose_up(engine, "--remove-orphans")
-        services.remove_old_observers(engine, self.say)
+        containers.remove_old_observers(engine, self.say)
         logins.make_rabbit_login_true(engine, settings, self.wait_s, self.say)
         logins.make_grafana_password_true(engine, settings)
-        away = services.wait(engine, self.wait_s, self.say, engine_far=self.engine_far)
+        away = containers.wait(engine, self.wait_s, self.say, engine_far=self.engine_far)
         self._check_installation(engine, settings)
         self._say_addresses(settings)
         if away:
@@ -215,8 +214,8 @@ class Stack:
     def _compose_up(self, engine: Engine, *what: str) -> None:
         done = engine.compose("up", "-d", "--no-build", *what)
         if not done.ok:
-            states = services.look(engine)
-            services.show_logs(engine, [s for s in states or () if not s.well], self.say)
+            states = containers.look(engine)
+            containers.show_logs(engine, [s for s in states or () if not s.well], self.say)
             raise StackFailed(
                 f"the stack did not come up: {done.last(5)}; see: {' '.join(engine.command)} logs"
             )
@@ -258,7 +257,7 @@ class Stack:
             engine.docker("stop", *found)
         if found := engine.observers():
             engine.docker("rm", "-fv", *found)
-        services.remove_switched_off(engine, settings, self.say)
+        containers.remove_switched_off(engine, settings, self.say)
         done = engine.compose("down", "--remove-orphans")
         if not done.ok:
             raise StackFailed(f"not everything was stopped: {done.last(5)}")
@@ -270,7 +269,7 @@ class Stack:
         engine, settings = self.open()
         urls = settings.urls()
         # A container that goes while it is looked at spoils the look: look again.
-        looks = (services.look(engine) for _ in range(LOOKS))
+        looks = (containers.look(engine) for _ in range(LOOKS))
         for state in sorted(next(filter(None, looks), []), key=lambda s: s.service):
             health = "" if state.health == "-" else f" {state.health}"
             self.say(
@@ -324,10 +323,10 @@ def main(argv: list[str]) -> int:
             "bad_settings", f"ACORDO_START_WAIT_S={wait_s} is no whole number of seconds"
         )
     root = Path.cwd()
-    if not (root / files.EXAMPLE).is_file():
+    if not (root / env_file.EXAMPLE).is_file():
         raise BadRequest(
             "bad_settings",
-            f"{root} is no checkout of Acordo: there is no {files.EXAMPLE}; cd to it first",
+            f"{root} is no checkout of Acordo: there is no {env_file.EXAMPLE}; cd to it first",
         )
     try:
         return (

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from cluster.stack.engine import Engine, StackFailed, run
-from cluster.stack.settings import StackSettings
+from cluster.stack.env_file import StackSettings
 
 CODE: Final = ("kv", "backends", "coordinator", "node", "acordo", "cluster", "deploy")
 """What the images are made of."""

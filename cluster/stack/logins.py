@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from cluster.stack.engine import Done, Engine, StackFailed
-from cluster.stack.settings import StackSettings
+from cluster.stack.env_file import StackSettings
 
 AGAIN_S: Final = 2.0
 BROKERS: Final = ("rabbit1", "rabbit2", "rabbit3")

@@ -14,7 +14,7 @@ from typing import Final
 from acordo import AcordoError, Client, Cluster, OutcomeUnknown
 from acordo import BadRequest as Unacceptable
 from cluster.stack.engine import Engine, StackFailed
-from cluster.stack.settings import NODES, StackSettings, changed, read
+from cluster.stack.env_file import NODES, StackSettings, changed, read
 
 CALL_TIMEOUT_S: Final = 20.0
 PAUSE_S: Final = 1.0

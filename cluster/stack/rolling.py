@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Final
 
+from cluster.stack.containers import QUORUM
 from cluster.stack.engine import Engine, StackFailed
-from cluster.stack.services import QUORUM
-from cluster.stack.settings import NODES, StackSettings
+from cluster.stack.env_file import NODES, StackSettings
 
 ASK_TIMEOUT_S: Final = 5.0
 PAUSE_S: Final = 1.0

@@ -12,11 +12,11 @@ import pytest
 
 from acordo import Cluster, Member
 from cluster.stack import images
+from cluster.stack.containers import ContainerState, judge
 from cluster.stack.engine import Done, Engine, StackFailed
+from cluster.stack.env_file import NODES, StackSettings
 from cluster.stack.replace import joiners_list, next_id
 from cluster.stack.rolling import NodeLook, may_go, order
-from cluster.stack.services import ContainerState, judge
-from cluster.stack.settings import NODES, StackSettings
 
 
 def nodes(

@@ -14,7 +14,7 @@ import pytest
 from acordo import BadRequest, Cluster, Member
 from cluster.stack import replace as replacing
 from cluster.stack.engine import Done, Engine
-from cluster.stack.settings import changed, read
+from cluster.stack.env_file import changed, read
 
 ADDRESS = "node2:9001"
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.stack import settings as files
+from cluster.stack import env_file
 
 ROOT = Path(__file__).parents[3]
 TOOLS = ("bash", "dirname", "grep", "cat", "sed", "git")
@@ -74,8 +74,8 @@ esac
 """
 PYTHON = r"""#!/bin/bash
 # The project's own code, in the directory where start.sh stands; what needs a running stack is told to have passed.
-PYTHONPATH={root} exec {python} -c 'import sys; from cluster.stack import cli, services, logins
-services.LOOK_EVERY_S = logins.AGAIN_S = 0.0
+PYTHONPATH={root} exec {python} -c 'import sys; from cluster.stack import cli, containers, logins
+containers.LOOK_EVERY_S = logins.AGAIN_S = 0.0
 cli.CHECK = ("bash", "-c", "echo python -m cluster.installation >> $FAKE/calls")
 from cluster.__main__ import main; sys.exit(main(sys.argv[1:]))' "${{@:3}}"
 """
@@ -119,7 +119,7 @@ class Machine:
         )
         self.says(logins="admin admin", states=UP)
         with contextlib.ExitStack() as held:  # at the same time, else one may come twice
-            names = (*files.PORTS, "COCKROACH", "GRAFANA")
+            names = (*env_file.PORTS, "COCKROACH", "GRAFANA")
             probes = {name: held.enter_context(socket.socket()) for name in names}
             for probe in probes.values():
                 probe.bind(("127.0.0.1", 0))
@@ -386,7 +386,7 @@ def test_the_first_start_makes_secrets_once_and_shows_them_to_nobody_else(machin
     secrets = dict(
         line.split("=", 1) for line in first.splitlines() if line and not line.startswith("#")
     )
-    assert {len(secrets[name]) for name in files.SECRETS} == {32}
+    assert {len(secrets[name]) for name in env_file.SECRETS} == {32}
     assert f":{secrets['ACORDO_REDIS_PASSWORD']}@sentinel1" in secrets["ACORDO_CACHE"]
     assert secrets["ACORDO_POSTGRES_PASSWORD"] not in machine.start()
     assert machine.env.read_text() == first

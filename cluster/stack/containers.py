@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from cluster.stack.engine import Engine, StackFailed
-from cluster.stack.settings import NODES, StackSettings
-from cluster.stack.settings import STORES as PROFILES_OF_STORES
+from cluster.stack.env_file import NODES, StackSettings
+from cluster.stack.env_file import STORES as PROFILES_OF_STORES
 
 LOOK_EVERY_S: Final = 5.0
 SPARES_WAIT_S: Final = 60.0
