@@ -70,16 +70,8 @@ def load(
                 _say_interrupted(output, path)
                 raise
             except AcordoError as error:
-                if path and isinstance(error, Rejected):
-                    output.note(
-                        "[yellow]the same command goes on once the line is mended; "
-                        "nothing is doubled[/yellow]"
-                    )
-                elif path and not isinstance(error, BadRequest):
-                    output.note(
-                        "[yellow]run the same command again to go on; "
-                        "nothing will be doubled[/yellow]"
-                    )
+                if path:
+                    _say_how_to_go_on(output, error)
                 raise
         _show_loaded(output, done)
         return NO if done.rejected else OK
@@ -131,6 +123,15 @@ def dump(
             )
 
     run(context, work)
+
+
+def _say_how_to_go_on(output: Output, error: AcordoError) -> None:
+    if isinstance(error, Rejected):
+        how = "the same command goes on once the line is mended; nothing is doubled"
+        output.note(f"[yellow]{how}[/yellow]")
+    elif not isinstance(error, BadRequest):
+        how = "run the same command again to go on; nothing will be doubled"
+        output.note(f"[yellow]{how}[/yellow]")
 
 
 def _show_loaded(output: Output, done: LoadDone) -> None:

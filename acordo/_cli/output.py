@@ -94,24 +94,7 @@ class Output:
     def error(self, error: AcordoError) -> None:
         """Say what happened, whether the write may have taken effect, and what to do."""
         if self.as_json:
-            form = {
-                "error": type(error).__name__,
-                "detail": error.detail,
-                "code": error.code,
-                "maybe_applied": error.maybe_applied,
-                "advice": error.advice,
-                "op_id": error.op_id,
-                "status": error.status,
-                "node": error.node,
-                "attempts": error.attempts,
-                "exit_code": code_of(error),
-            }
-            for name in ("allowed", "current", "guard", "floor", "revision"):
-                if getattr(error, name, None) is not None:
-                    form[name] = getattr(error, name)
-            if isinstance(error, Refused) and error.key is not None:
-                form["key"] = forms.to_json(error.key)
-            sys.stderr.write(msgspec.json.encode(form).decode() + "\n")
+            sys.stderr.write(msgspec.json.encode(_error_form(error)).decode() + "\n")
             return
         self.note(f"[red]{escape(printable(error.detail, 2000))}[/red]")
         allowed = getattr(error, "allowed", None)
@@ -155,3 +138,24 @@ class Output:
                 )
 
             yield move
+
+
+def _error_form(error: AcordoError) -> dict[str, object]:
+    form: dict[str, object] = {
+        "error": type(error).__name__,
+        "detail": error.detail,
+        "code": error.code,
+        "maybe_applied": error.maybe_applied,
+        "advice": error.advice,
+        "op_id": error.op_id,
+        "status": error.status,
+        "node": error.node,
+        "attempts": error.attempts,
+        "exit_code": code_of(error),
+    }
+    for name in ("allowed", "current", "guard", "floor", "revision"):
+        if getattr(error, name, None) is not None:
+            form[name] = getattr(error, name)
+    if isinstance(error, Refused) and error.key is not None:
+        form["key"] = forms.to_json(error.key)
+    return form

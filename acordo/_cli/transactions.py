@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import typer
 
@@ -17,6 +17,8 @@ from acordo._errors import BadRequest, OutcomeUnknown
 from acordo._results import TransactionDone
 from acordo._wire import forms
 
+Given: TypeAlias = Sequence[str] | None
+"""What an option that may be repeated was given."""
 _TO_SETTLE: Final = (
     "ask again, repeat the write with this op_id, or give it up for good with --settle"
 )
@@ -60,18 +62,8 @@ def txn(
         intent = forms.intent_of_json(input_bytes(source)) if source else intents.Intent()
         output.op_id = op_id
         done = await client.txn(
-            guards=[
-                *intent.guards,
-                *(intents.absent(key_of(each)) for each in if_absent or ()),
-                *(intents.exists(key_of(each)) for each in if_exists or ()),
-                *(intents.at_revision(key_of(k), _whole(v)) for k, v in _pairs(if_revision)),
-                *(intents.equals(key_of(k), os.fsencode(v)) for k, v in _pairs(if_value)),
-            ],
-            writes=[
-                *intent.writes,
-                *(intents.put(key_of(k), os.fsencode(v)) for k, v in _pairs(puts)),
-                *(intents.delete(key_of(each)) for each in deletes or ()),
-            ],
+            guards=[*intent.guards, *_guards(if_absent, if_exists, if_revision, if_value)],
+            writes=[*intent.writes, *_writes(puts, deletes)],
             otherwise=intent.otherwise,
             reads=[*intent.reads, *(key_of(each) for each in reads or ())],
             op_id=op_id or intent.op_id,
@@ -110,6 +102,24 @@ def operation(
     run(context, work)
 
 
+def _guards(
+    absent: Given, exists: Given, at_revision: Given, with_value: Given
+) -> list[intents.Guard]:
+    return [
+        *(intents.absent(key_of(each)) for each in absent or ()),
+        *(intents.exists(key_of(each)) for each in exists or ()),
+        *(intents.at_revision(key_of(k), _whole(v)) for k, v in _pairs(at_revision)),
+        *(intents.equals(key_of(k), os.fsencode(v)) for k, v in _pairs(with_value)),
+    ]
+
+
+def _writes(puts: Given, deletes: Given) -> list[intents.Write]:
+    return [
+        *(intents.put(key_of(k), os.fsencode(v)) for k, v in _pairs(puts)),
+        *(intents.delete(key_of(each)) for each in deletes or ()),
+    ]
+
+
 def _show_done(output: Output, done: TransactionDone) -> None:
     if output.as_json:
         form = {
@@ -128,7 +138,7 @@ def _show_done(output: Output, done: TransactionDone) -> None:
         output.say(f"{each.revision:>10}  {shown_key(each.key)}  {text}")
 
 
-def _pairs(given: Sequence[str] | None) -> list[tuple[str, str]]:
+def _pairs(given: Given) -> list[tuple[str, str]]:
     for each in given or ():
         if "=" not in each:
             raise BadRequest(f"{printable(each)!r} has no =", code="bad_pair", allowed="KEY=VALUE")

@@ -11,15 +11,13 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from acordo import BadRequest, Change, Client, NotApplied, OutcomeUnknown, Pruned
 from acordo._bulk.checkpoints import checkpoint_of_load
 from acordo._bulk.dump import dump
 from acordo._bulk.lines import BATCH_BYTES, LARGE_BYTES, LINE_BYTES_MAX
 from acordo._bulk.load import TIMEOUT_S, LoadDone, load
 from acordo._bulk.progress import Progress
 from acordo._bulk.tally import Rejected
-from acordo._client import Client
-from acordo._errors import BadRequest, NotApplied, OutcomeUnknown, Pruned
-from acordo._results import Change
 from acordo._wire import forms
 from tests.unit.acordo.fake_cluster import FakeCluster, problem
 from tests.unit.node.conftest import opened

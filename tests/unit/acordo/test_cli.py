@@ -19,11 +19,11 @@ from aiohttp import web
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
+from acordo import Client
 from acordo._bulk.checkpoints import DumpPoint, beside, checkpoint_of_dump
 from acordo._cli import main as cli
 from acordo._cli.shell import app, hoisted
 from acordo._cli.text import printable
-from acordo._client import Client
 from kv.model import GENESIS_DIGEST, roll
 from node.wire.page_tokens import Place, token_of
 from tests.unit.acordo.fake_cluster import FakeCluster, problem
@@ -364,7 +364,7 @@ def test_ctrl_c_wins_over_whatever_else_comes_of_it(ends: str, says: str) -> Non
     code = f"""
 import asyncio, os, signal, types
 from acordo._cli import interrupts
-from acordo._errors import NotApplied, OutcomeUnknown
+from acordo import NotApplied, OutcomeUnknown
 from acordo._cli.shell import GlobalOptions, run
 
 async def work(client, output):

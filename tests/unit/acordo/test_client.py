@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 import acordo
-from acordo._client import Client
-from acordo._errors import (
+from acordo import (
     BadRequest,
+    Client,
     Mismatch,
     NotApplied,
     OutcomeUnknown,

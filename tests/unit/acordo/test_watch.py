@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
+from acordo import BadRequest, Client, OutOfOrder, Pruned, ReadFailed, Undone
 from acordo import _results as results
-from acordo._client import Client
-from acordo._errors import BadRequest, OutOfOrder, Pruned, ReadFailed, Undone
 from acordo._watch import Watch
 from acordo._wire.sse import Parser, ServerEvent
 from tests.unit.acordo.scripted import Play, Scripted, http, problem

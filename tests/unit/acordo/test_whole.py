@@ -8,9 +8,7 @@ import pytest
 from aiohttp import web
 
 import acordo
-from acordo._client import Client
-from acordo._errors import NotApplied, PreconditionFailed, Pruned, TransactionRefused
-from acordo._results import Change
+from acordo import Change, Client, NotApplied, PreconditionFailed, Pruned, TransactionRefused
 from tests.unit.acordo.fake_cluster import FakeCluster, problem
 
 
