@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.records.history import Operation
+from chaos.records.history import ClientOperation
 
 
-def check(operations: Iterable[Operation], *, accounts: Iterable[str], total: int) -> Judgement:
+def check(
+    operations: Iterable[ClientOperation], *, accounts: Iterable[str], total: int
+) -> Judgement:
     """Judge `read` (result: account → balance). All accounts in one read come from one snapshot."""
     names = frozenset(accounts)
     reads = [o for o in operations if o.op == "read" and o.outcome == "ok"]
@@ -30,7 +32,9 @@ def check(operations: Iterable[Operation], *, accounts: Iterable[str], total: in
     return Judgement("bank", tuple(findings), len(reads), {"reads": len(reads), "errors": count})
 
 
-def _errors(o: Operation, names: frozenset[str], total: int) -> Iterable[tuple[float, Finding]]:
+def _errors(
+    o: ClientOperation, names: frozenset[str], total: int
+) -> Iterable[tuple[float, Finding]]:
     told: Mapping[str, object] = o.result if isinstance(o.result, dict) else {}
     for name in sorted(names - told.keys()):
         yield (

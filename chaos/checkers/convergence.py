@@ -15,14 +15,14 @@ import msgspec
 from chaos.checkers import ledger as ledger_checker
 from chaos.checkers.verdict import Finding, Judgement, Verdict
 from chaos.records.final_state import Evidence, FinalRead, MemberState
-from chaos.records.history import Operation, Watched
+from chaos.records.history import ClientOperation, Watched
 from chaos.records.ledger import GENESIS, Ledger, roll
 
 
 def check(
     evidence: Evidence,
     ledger: Ledger,
-    operations: Iterable[Operation] = (),
+    operations: Iterable[ClientOperation] = (),
     broker: Sequence[Watched] = (),
 ) -> Judgement:
     """Judge members against each other and the ledger, reads against the ledger, the broker's
@@ -94,7 +94,9 @@ def _digests(ledger: Ledger) -> dict[int, bytes]:
     return found
 
 
-def _reads(evidence: Evidence, ledger: Ledger, operations: Sequence[Operation]) -> list[Finding]:
+def _reads(
+    evidence: Evidence, ledger: Ledger, operations: Sequence[ClientOperation]
+) -> list[Finding]:
     findings: list[Finding] = []
     newest: dict[str, int] = {}
     for revision, keys in ledger.changes.items():
@@ -103,7 +105,7 @@ def _reads(evidence: Evidence, ledger: Ledger, operations: Sequence[Operation]) 
     by_key: dict[str, list[FinalRead]] = {}
     for read in evidence.reads:
         by_key.setdefault(read.key, []).append(read)
-    written: dict[int, Operation] = {
+    written: dict[int, ClientOperation] = {
         o.revision: o
         for o in operations
         if o.op in {"put", "cas", "delete"}
@@ -131,7 +133,7 @@ def _agree(
     reads: Sequence[FinalRead],
     newest: int | None,
     ledger: Ledger,
-    written: dict[int, Operation],
+    written: dict[int, ClientOperation],
 ) -> Iterable[Finding]:
     first = reads[0]
     for r in reads[1:]:

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.records.history import Operation
+from chaos.records.history import ClientOperation
 
 
-def check(operations: Iterable[Operation]) -> Judgement:
+def check(operations: Iterable[ClientOperation]) -> Judgement:
     """Judge `increment` (value: amount ≥ 0) and linearizable `read` (result: the count; null: 0),
     key by key.
     """
-    by_key: dict[str, list[Operation]] = {}
+    by_key: dict[str, list[ClientOperation]] = {}
     for o in operations:
         if o.op in {"increment", "read"} and o.key is not None:
             by_key.setdefault(o.key, []).append(o)
@@ -33,7 +33,7 @@ def check(operations: Iterable[Operation]) -> Judgement:
     return Judgement("counter", tuple(findings), sum(map(len, by_key.values())), figures)
 
 
-def _key(key: str, mine: Sequence[Operation]) -> tuple[list[Finding], int, int]:
+def _key(key: str, mine: Sequence[ClientOperation]) -> tuple[list[Finding], int, int]:
     increments = [o for o in mine if o.op == "increment" and o.outcome != "fail"]
     reads = sorted(
         (o for o in mine if o.op == "read" and o.outcome == "ok"), key=lambda o: o.start_ns
@@ -59,9 +59,9 @@ def _key(key: str, mine: Sequence[Operation]) -> tuple[list[Finding], int, int]:
     return findings[:10], len(reads), exact
 
 
-def _falling(key: str, reads: Sequence[Operation]) -> Iterable[Finding]:
+def _falling(key: str, reads: Sequence[ClientOperation]) -> Iterable[Finding]:
     ends = sorted(reads, key=lambda o: o.returned_ns)
-    highest: Operation | None = None
+    highest: ClientOperation | None = None
     n = 0
     for o in reads:
         while n < len(ends) and ends[n].returned_ns < o.start_ns:

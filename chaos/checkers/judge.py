@@ -25,7 +25,7 @@ from chaos.checkers.lists import append
 from chaos.checkers.registers import register, versions
 from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
 from chaos.records.final_state import Evidence
-from chaos.records.history import Fault, HistoryError, Operation
+from chaos.records.history import ClientOperation, Fault, HistoryError
 from chaos.records.ledger import Ledger
 from chaos.records.resolution import resolve
 from chaos.records.saved import SavedRun
@@ -74,7 +74,7 @@ def overall_verdict(judgements: Iterable[Judgement]) -> Verdict:
     return merge(j.verdict for j in told)
 
 
-def _applicable(run: SavedRun, operations: Sequence[Operation]) -> list[str]:
+def _applicable(run: SavedRun, operations: Sequence[ClientOperation]) -> list[str]:
     named = {o.workload for o in operations if o.workload is not None}
     found = {m for m in MODELS if m in named}
     if not named:
@@ -93,15 +93,15 @@ def _applicable(run: SavedRun, operations: Sequence[Operation]) -> list[str]:
 
 
 def _checkers(
-    run: SavedRun, operations: Sequence[Operation], initial: Any
+    run: SavedRun, operations: Sequence[ClientOperation], initial: Any
 ) -> dict[str, Callable[[], Judgement]]:
     ledger = run.ledger
 
-    def of(name: str) -> list[Operation]:
+    def of(name: str) -> list[ClientOperation]:
         mine = [o for o in operations if o.workload == name]
         return mine if mine or any(o.workload for o in operations) else list(operations)
 
-    def registers() -> list[Operation]:
+    def registers() -> list[ClientOperation]:
         return (
             [o for o in of("register") if o.op in REGISTER_OPS]
             if _mixed(operations)
@@ -140,17 +140,17 @@ def _checkers(
     }
 
 
-def _mixed(operations: Sequence[Operation]) -> bool:
+def _mixed(operations: Sequence[ClientOperation]) -> bool:
     return any(o.workload is not None for o in operations)
 
 
-def _bank(operations: list[Operation], settings: Any) -> Judgement:
+def _bank(operations: list[ClientOperation], settings: Any) -> Judgement:
     if not isinstance(settings, dict) or "accounts" not in settings or "total" not in settings:
         raise HistoryError("the header does not say the bank's accounts and total")
     return bank.check(operations, accounts=settings["accounts"], total=settings["total"])
 
 
-def _ttl(operations: list[Operation], faults: Sequence[Fault], settings: Any) -> Judgement:
+def _ttl(operations: list[ClientOperation], faults: Sequence[Fault], settings: Any) -> Judgement:
     if not isinstance(settings, dict) or "sweep_interval_s" not in settings:
         raise HistoryError("the header does not say how often the nodes sweep")
     return ttl.check(operations, faults, sweep_interval_s=settings["sweep_interval_s"])

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from chaos.checkers.verdict import Finding, Judgement
-from chaos.records.history import Lookup, Operation
-from chaos.records.ledger import GENESIS, Ledger, Row, roll
+from chaos.records.history import ClientOperation, Lookup
+from chaos.records.ledger import GENESIS, Ledger, LedgerRow, roll
 
 WRITES: Final = frozenset(
     {"put", "cas", "delete", "append", "txn", "add", "transfer", "increment", "acquire", "release"}
@@ -17,7 +17,7 @@ WRITES: Final = frozenset(
 
 
 def check(
-    ledger: Ledger, operations: Iterable[Operation] = (), lookups: Iterable[Lookup] = ()
+    ledger: Ledger, operations: Iterable[ClientOperation] = (), lookups: Iterable[Lookup] = ()
 ) -> Judgement:
     """Judge the chain, that no op_id took effect twice, and every operation that carries an
     op_id.
@@ -34,8 +34,8 @@ def check(
     )
 
 
-def _chain(rows: tuple[Row, ...]) -> list[Finding]:
-    before: Row | None = None
+def _chain(rows: tuple[LedgerRow, ...]) -> list[Finding]:
+    before: LedgerRow | None = None
     for row in rows:
         if (why := _broken(row, before)) is not None:
             return [Finding("broken_chain", why)]
@@ -43,7 +43,7 @@ def _chain(rows: tuple[Row, ...]) -> list[Finding]:
     return []
 
 
-def _broken(row: Row, before: Row | None) -> str | None:
+def _broken(row: LedgerRow, before: LedgerRow | None) -> str | None:
     """Return why a row cannot follow the one before it (None: it is the first that was read)."""
     if before is not None and row.seq != before.seq + 1:
         return f"row {row.seq} follows row {before.seq}"
@@ -67,7 +67,7 @@ def _broken(row: Row, before: Row | None) -> str | None:
     return None
 
 
-def _start(row: Row, before: Row | None) -> tuple[int, bytes | None]:
+def _start(row: LedgerRow, before: LedgerRow | None) -> tuple[int, bytes | None]:
     """Return the revision and the digest that a row goes on from; no digest where the rows before
     it are not known.
     """
@@ -81,7 +81,7 @@ def _start(row: Row, before: Row | None) -> tuple[int, bytes | None]:
 def _once(ledger: Ledger) -> list[Finding]:
     findings = []
     first: dict[str, int] = {}
-    for e in ledger.entries.values():
+    for e in ledger.intents.values():
         if e.outcome != "applied":
             if e.keys:
                 why = f"revision {e.revision} is {e.outcome} and changed {e.keys[0]!r}"
@@ -97,7 +97,7 @@ def _once(ledger: Ledger) -> list[Finding]:
     return findings
 
 
-def _told(ledger: Ledger, o: Operation) -> list[Finding]:
+def _told(ledger: Ledger, o: ClientOperation) -> list[Finding]:
     assert o.op_id is not None
     found = ledger.applied.get(o.op_id)
     effect = o.outcome == "ok" and o.result is not False
@@ -109,7 +109,7 @@ def _told(ledger: Ledger, o: Operation) -> list[Finding]:
             o.outcome == "ok"
             and o.op == "delete"
             and found is not None
-            and (keys := ledger.entries[found].keys)
+            and (keys := ledger.intents[found].keys)
         ):
             why = (
                 f"delete {o.op_id} was told that its key was absent, and yet changed "

@@ -12,10 +12,10 @@ import msgspec
 
 from chaos.checkers.registers import register
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.records.history import Operation
+from chaos.records.history import ClientOperation
 
 
-def check(operations: Iterable[Operation]) -> Judgement:
+def check(operations: Iterable[ClientOperation]) -> Judgement:
     """Judge `acquire` and `release` (value: the holder's unique name), and `use` (token, result:
     accepted).
 
@@ -38,7 +38,7 @@ def check(operations: Iterable[Operation]) -> Judgement:
     return Judgement("lock", tuple(findings), len(ops), figures)
 
 
-def _mutex(ops: Sequence[Operation]) -> list[Finding]:
+def _mutex(ops: Sequence[ClientOperation]) -> list[Finding]:
     """Judge the mutex as a register: acquire swaps "nobody" for a holder, release swaps that
     holder for "nobody".
     """
@@ -72,11 +72,11 @@ def _mutex(ops: Sequence[Operation]) -> list[Finding]:
     return findings
 
 
-def _tokens(held: Sequence[Operation]) -> Iterable[Finding]:
+def _tokens(held: Sequence[ClientOperation]) -> Iterable[Finding]:
     """Tokens rise in acquisition order."""
     starts = sorted((o for o in held if o.token is not None), key=lambda o: o.start_ns)
     ends = sorted(starts, key=lambda o: o.returned_ns)
-    newest: Operation | None = None
+    newest: ClientOperation | None = None
     n = 0
     for o in starts:
         while n < len(ends) and ends[n].returned_ns < o.start_ns:
@@ -93,13 +93,13 @@ def _tokens(held: Sequence[Operation]) -> Iterable[Finding]:
             )
 
 
-def _fence(uses: Sequence[Operation]) -> Iterable[Finding]:
+def _fence(uses: Sequence[ClientOperation]) -> Iterable[Finding]:
     """Find uses where the resource took a token below the highest that it had seen, or refused
     another.
     """
     starts = sorted((o for o in uses if o.outcome == "ok"), key=lambda o: o.start_ns)
     ends = sorted((o for o in starts if o.result is not False), key=lambda o: o.returned_ns)
-    newest: Operation | None = None
+    newest: ClientOperation | None = None
     n = 0
     for o in starts:
         while n < len(ends) and ends[n].returned_ns < o.start_ns:

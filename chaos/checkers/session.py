@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.records.history import Client, Operation
+from chaos.records.history import Client, ClientOperation
 
 WRITES = frozenset({"put", "cas", "delete"})
 
@@ -21,21 +21,21 @@ WRITES = frozenset({"put", "cas", "delete"})
 class _Session:
     position: int = 0
     """Highest position it has read at."""
-    reader: Operation | None = None
+    reader: ClientOperation | None = None
     written: int = 0
-    writer: Operation | None = None
-    versions: dict[str, tuple[int, Operation]] = field(default_factory=dict)
+    writer: ClientOperation | None = None
+    versions: dict[str, tuple[int, ClientOperation]] = field(default_factory=dict)
     """Newest version of each key that it has seen or made."""
 
 
-def check(operations: Iterable[Operation]) -> Judgement:
+def check(operations: Iterable[ClientOperation]) -> Judgement:
     """Judge puts, deletes and session (or stronger) reads that carry revisions."""
     everything = list(operations)
     ops = [
         o for o in everything if o.level != "stale" and o.outcome == "ok" and o.revision is not None
     ]
-    by_client: dict[Client, list[Operation]] = {}
-    contents: dict[tuple[int, str], Operation] = {}
+    by_client: dict[Client, list[ClientOperation]] = {}
+    contents: dict[tuple[int, str], ClientOperation] = {}
     deleted: dict[str, int] = {}
     """Highest revision at which each key may have been deleted."""
     for o in ops:
@@ -59,7 +59,7 @@ def check(operations: Iterable[Operation]) -> Judgement:
     return Judgement("session", tuple(findings), len(ops), {"clients": len(by_client)})
 
 
-def _write(session: _Session, o: Operation) -> Iterable[Finding]:
+def _write(session: _Session, o: ClientOperation) -> Iterable[Finding]:
     revision = o.revision or 0
     if o.result is False:
         return
@@ -77,8 +77,8 @@ def _write(session: _Session, o: Operation) -> Iterable[Finding]:
 
 def _read(
     session: _Session,
-    o: Operation,
-    contents: dict[tuple[int, str], Operation],
+    o: ClientOperation,
+    contents: dict[tuple[int, str], ClientOperation],
     deleted: dict[str, int],
 ) -> Iterable[Finding]:
     position, key = o.revision or 0, o.key or ""

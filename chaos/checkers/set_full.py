@@ -9,17 +9,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.records.history import Operation
+from chaos.records.history import ClientOperation
 
 FINDINGS_MAX: Final = 20
 """More of one kind are counted, not told."""
 
 
-def check(operations: Iterable[Operation]) -> Judgement:
+def check(operations: Iterable[ClientOperation]) -> Judgement:
     """Judge `add` (value: the element) and `read` (result: all elements), all linearizable, set by
     set (key).
     """
-    by_key: dict[str, list[Operation]] = {}
+    by_key: dict[str, list[ClientOperation]] = {}
     for o in operations:
         if o.op in {"add", "read"}:
             by_key.setdefault(o.key or "", []).append(o)
@@ -55,8 +55,8 @@ def check(operations: Iterable[Operation]) -> Judgement:
 
 
 def _fate(
-    add: Operation,
-    reads: Sequence[Operation],
+    add: ClientOperation,
+    reads: Sequence[ClientOperation],
     contents: Sequence[frozenset[Any]],
     delays: list[float],
 ) -> Finding | bool | None:
@@ -90,7 +90,7 @@ def _fate(
     return Finding("stale_read", why, operations=(add, last))
 
 
-def _strangers(adds: Sequence[Operation], reads: Sequence[Operation]) -> list[Finding]:
+def _strangers(adds: Sequence[ClientOperation], reads: Sequence[ClientOperation]) -> list[Finding]:
     added = {_hashable(o.value): o for o in adds}
     findings = []
     told: set[Any] = set()
@@ -115,7 +115,7 @@ def _strangers(adds: Sequence[Operation], reads: Sequence[Operation]) -> list[Fi
     return findings
 
 
-def _duplicates(reads: Sequence[Operation]) -> list[Finding]:
+def _duplicates(reads: Sequence[ClientOperation]) -> list[Finding]:
     for r in reads:
         twice = [v for v, n in Counter(map(_hashable, r.result)).items() if n > 1]
         if twice:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.records.history import Operation
+from chaos.records.history import ClientOperation
 
 WRITES: Final = frozenset({"put", "cas", "delete"})
 NEVER: Final = float("inf")
@@ -21,12 +21,21 @@ NEVER: Final = float("inf")
 class _Key:
     """Writes to one key: those whose revision is known in order, the others apart."""
 
-    known: list[Operation] = field(default_factory=list)
-    unknown: list[Operation] = field(default_factory=list)
-    failed: list[Operation] = field(default_factory=list)
+    known: list[ClientOperation] = field(default_factory=list)
+    unknown: list[ClientOperation] = field(default_factory=list)
+    failed: list[ClientOperation] = field(default_factory=list)
+
+    def sort_in(self, o: ClientOperation) -> None:
+        """Put a write where its outcome belongs."""
+        if o.outcome == "ok" and o.revision is not None:
+            self.known.append(o)
+        elif o.outcome == "fail":
+            self.failed.append(o)
+        else:
+            self.unknown.append(o)
 
 
-def check(operations: Iterable[Operation], *, initial: Any = None) -> Judgement:
+def check(operations: Iterable[ClientOperation], *, initial: Any = None) -> Judgement:
     """Judge reads of level `stale`, each against its `max_age_ms`, its stated `age_ms` and its
     stated position.
 
@@ -38,8 +47,7 @@ def check(operations: Iterable[Operation], *, initial: Any = None) -> Judgement:
     for o in ops:
         if o.op in WRITES and o.key is not None and o.result is not False:
             key = keys.setdefault(o.key, _Key())
-            known = o.outcome == "ok" and o.revision is not None
-            (key.known if known else key.failed if o.outcome == "fail" else key.unknown).append(o)
+            key.sort_in(o)
     for key in keys.values():
         key.known.sort(key=lambda o: o.revision or 0)
     reads = [o for o in ops if o.op == "get" and o.level == "stale" and o.outcome == "ok"]
@@ -52,7 +60,7 @@ def check(operations: Iterable[Operation], *, initial: Any = None) -> Judgement:
     return Judgement("stale", tuple(findings), len(reads), _distribution(ages_ms))
 
 
-def _judge(o: Operation, key: _Key, initial: Any, ages_ms: list[float]) -> Iterable[Finding]:
+def _judge(o: ClientOperation, key: _Key, initial: Any, ages_ms: list[float]) -> Iterable[Finding]:
     """Find the best moment at which the value was current; say what is wrong when none is good
     enough.
     """
@@ -91,7 +99,7 @@ def _judge(o: Operation, key: _Key, initial: Any, ages_ms: list[float]) -> Itera
 
 def _spans(
     value: Any, key: _Key, initial: Any
-) -> Iterable[tuple[float, float, tuple[Operation, ...]]]:
+) -> Iterable[tuple[float, float, tuple[ClientOperation, ...]]]:
     """Yield (earliest start, latest moment, story) of each period in which the key had this
     value.
     """
@@ -107,7 +115,7 @@ def _spans(
             yield w.start_ns, NEVER, (w,)
 
 
-def _position(o: Operation, key: _Key, initial: Any) -> Iterable[Finding]:
+def _position(o: ClientOperation, key: _Key, initial: Any) -> Iterable[Finding]:
     """Compare with the last known write at or below the stated position; an unknown one may hide
     behind it.
     """
@@ -138,7 +146,7 @@ def _distribution(ages_ms: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _made(w: Operation) -> Any:
+def _made(w: ClientOperation) -> Any:
     return None if w.op == "delete" else w.value
 
 

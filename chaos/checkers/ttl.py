@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.records.history import Fault, Operation
+from chaos.records.history import ClientOperation, Fault
 
 EARLY_S: Final = 0.2
 LATE_S: Final = 0.5
@@ -24,7 +24,10 @@ _NS: Final = 1_000_000_000
 
 
 def check(
-    operations: Iterable[Operation], faults: Sequence[Fault] = (), *, sweep_interval_s: float = 1.0
+    operations: Iterable[ClientOperation],
+    faults: Sequence[Fault] = (),
+    *,
+    sweep_interval_s: float = 1.0,
 ) -> Judgement:
     """Judge `give` (value: the ttl in ms; each key is given once) and linearizable `read` (result:
     is it there).
@@ -34,7 +37,7 @@ def check(
     """
     ops = list(operations)
     given = {o.key: o for o in ops if o.op == "give" and o.outcome != "fail"}
-    reads: dict[str | None, list[Operation]] = {}
+    reads: dict[str | None, list[ClientOperation]] = {}
     for o in ops:
         if o.op == "read" and o.outcome == "ok":
             reads.setdefault(o.key, []).append(o)
@@ -70,7 +73,7 @@ def check(
     )
 
 
-def _early(give: Operation, reads: Sequence[Operation]) -> list[Finding]:
+def _early(give: ClientOperation, reads: Sequence[ClientOperation]) -> list[Finding]:
     until_ns = give.start_ns + int(give.value) * 1_000_000 - EARLY_S * _NS
     for o in reads:
         if not o.result and give.returned_ns < o.start_ns and o.returned_ns < until_ns:
@@ -84,7 +87,7 @@ def _early(give: Operation, reads: Sequence[Operation]) -> list[Finding]:
 
 
 def _late(
-    give: Operation, read: Operation, due_ns: float, done: Sequence[Operation]
+    give: ClientOperation, read: ClientOperation, due_ns: float, done: Sequence[ClientOperation]
 ) -> list[Finding]:
     slow_ns = max(
         (
@@ -101,8 +104,8 @@ def _late(
     return [Finding("lives_on", why, key=give.key, operations=(give, read))]
 
 
-def _again(give: Operation, reads: Sequence[Operation]) -> list[Finding]:
-    gone: Operation | None = None
+def _again(give: ClientOperation, reads: Sequence[ClientOperation]) -> list[Finding]:
+    gone: ClientOperation | None = None
     for o in sorted(reads, key=lambda o: o.returned_ns):
         if not o.result and give.returned_ns < o.start_ns:
             gone = gone or o

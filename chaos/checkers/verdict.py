@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from chaos.records.history import Operation
+from chaos.records.history import ClientOperation
 
 
 class Verdict(IntEnum):
@@ -31,7 +31,7 @@ class Finding:
     """For people: what was seen, and why it cannot be."""
     verdict: Verdict = Verdict.ILLEGAL
     key: str | None = None
-    operations: tuple[Operation, ...] = ()
+    operations: tuple[ClientOperation, ...] = ()
     """The operations that show it, in the order of the story."""
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.records.history import Operation, Watched
+from chaos.records.history import ClientOperation, Watched
 from chaos.records.ledger import Ledger
 
 FINDINGS_MAX: Final = 5
@@ -41,7 +41,7 @@ class _Truth:
     ledger: Ledger
     revisions: list[int]
     """Revisions that changed anything, ascending."""
-    contents: dict[tuple[int, str], tuple[Any, Operation]]
+    contents: dict[tuple[int, str], tuple[Any, ClientOperation]]
     """What each revision made of each key (None: deleted), and who asked for it."""
 
     def between(self, low: int, high: int, prefix: str) -> list[tuple[int, str]]:
@@ -53,13 +53,13 @@ class _Truth:
 
 
 def check(
-    watched: Iterable[Watched], ledger: Ledger, operations: Iterable[Operation] = ()
+    watched: Iterable[Watched], ledger: Ledger, operations: Iterable[ClientOperation] = ()
 ) -> Judgement:
     """Judge every watcher. Acknowledged `operations` say which value each revision wrote."""
     if not ledger.read:
         why = "the ledger could not be read: nobody knows what watchers should have been told"
         return Judgement("watch", (Finding("no_ledger", why, Verdict.UNKNOWN),))
-    contents: dict[tuple[int, str], tuple[Any, Operation]] = {}
+    contents: dict[tuple[int, str], tuple[Any, ClientOperation]] = {}
     for o in operations:
         if o.outcome == "ok" and o.result is not False and o.revision is not None:
             for key, value in _written(o):
@@ -260,7 +260,7 @@ def _gaps(stream: _Stream, seen: set[tuple[int, str]], truth: _Truth) -> Iterabl
             yield _found("not_reliable", stream.watcher, why)
 
 
-def _written(o: Operation) -> Iterable[tuple[str, Any]]:
+def _written(o: ClientOperation) -> Iterable[tuple[str, Any]]:
     if o.op in {"put", "cas", "delete"} and o.key is not None:
         yield o.key, None if o.op == "delete" else o.value
     elif o.op == "txn":

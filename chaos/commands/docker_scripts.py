@@ -20,17 +20,14 @@ from typing import Any, Final, TextIO
 
 from acordo import AcordoError
 from chaos.nemeses.fault_gauge import WINDOWS
-from chaos.strikes.catalogue import NOBODY_ANSWERS, READS, SCRIPTS, Script, service
-from chaos.strikes.load import ATTEMPT_S, Load
-from chaos.strikes.outcome import HEAD, Told, gap, next_after, resumed
+from chaos.strikes.catalogue import NOBODY_ANSWERS, READS, STRIKES, Strike, service
+from chaos.strikes.disturb import PAUSE_S, disturb
+from chaos.strikes.outcome import HEAD, StrikeOutcome
 from chaos.targets.docker_stack import DockerTarget, NoStack
-from chaos.waiting import until
 
 EACH: Final = "each"
 TABLE: Final = Path("out/docker/kills.md")
-PAUSE_S: Final = 5.0
 PAUSE_MAX_S: Final = 3600.0
-RECOVER_WITHIN_S: Final = 120.0
 TROUBLE: Final = (NoStack, TimeoutError, AcordoError)
 """What keeps a disturbance from being judged."""
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -51,77 +48,19 @@ exit codes:
   {EACH}: the first of {LOST}, {UNJUDGED}, {MISSED} that happened to any container"""
 
 
-async def disturb(
-    target: DockerTarget, script: Script, name: str, pause_s: float = PAUSE_S
-) -> Told:
-    """Do it under load. Raises TimeoutError when the stack does not come back, NoStack,
-    AcordoError; heals in any case.
-
-    The pause is at least `script.away_s`.
-    """
-    loop, load, stop = (
-        asyncio.get_running_loop(),
-        Load(target.balancer_url or target.urls[0]),
-        asyncio.Event(),
-    )
-    running = asyncio.create_task(load.run(stop))
-    try:
-        await load.warmed_up()
-        whom = await script.choose(target)
-        try:
-            with WINDOWS.window(name, whom):
-                struck = await target.strike(script.how, whom)
-                landed = loop.time()
-                await asyncio.sleep(script.away_s(pause_s))
-        finally:
-            await target.heal_each(whom)
-        back = loop.time()
-
-        async def writes_again() -> bool:
-            return any(began > back for began, _ in load.writes_at) and any(
-                b > back for b, _ in load.reads_at
-            )
-
-        if not await until(writes_again, RECOVER_WITHIN_S) or not await target.healthy(
-            RECOVER_WITHIN_S
-        ):
-            raise TimeoutError(
-                f"{name}: not healthy {RECOVER_WITHIN_S:g} s after everything ran again: "
-                f"{load.failed}"
-            )
-        ended = loop.time()
-    finally:
-        stop.set()
-        await asyncio.wait([running], timeout=ATTEMPT_S * 4)
-        running.cancel()
-    return Told(
-        name,
-        ", ".join(whom),
-        len(load.acked),
-        sum(end <= struck for _, end in load.writes_at),
-        await load.lost(),
-        gap(load.writes_at, struck, ended),
-        gap(load.reads_at, struck, ended),
-        resumed(load.writes_at, struck, landed),
-        next_after(load.writes_at, back) - back,
-        load.failed,
-        script.limits,
-    )
-
-
 async def each(target: DockerTarget, pause_s: float, table: Path) -> int:
     """Kill every container of the stack in turn, under load; print and write the table. Return the
     exit code.
     """
     codes, rows = [0], [HEAD]
-    scripts = {"kill-database": SCRIPTS["kill-database"]} if target.store else {}
-    scripts |= {n: s for n, s in SCRIPTS.items() if n in KEPT or s.how != "kill"}
+    scripts = {"kill-database": STRIKES["kill-database"]} if target.store else {}
+    scripts |= {n: s for n, s in STRIKES.items() if n in KEPT or s.how != "kill"}
     for name in sorted(target.services - ONCE - {target.store}):
         limits = NOBODY_ANSWERS if name == "nginx" else READS
-        scripts[f"kill {name}"] = Script("kill", service(name), f"Kill {name} (SIGKILL).", limits)
+        scripts[f"kill {name}"] = Strike("kill", service(name), f"Kill {name} (SIGKILL).", limits)
     for name, script in scripts.items():
         try:
-            told = await disturb(target, script, name, pause_s)
+            outcome = await disturb(target, script, name, pause_s)
         except TROUBLE as exc:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise  # a signal came, and then healing failed: the next one is left in peace
@@ -129,8 +68,8 @@ async def each(target: DockerTarget, pause_s: float, table: Path) -> int:
             codes.append(UNJUDGED)
             rows.append(f"| {name} | not judged: {_reason(exc).replace('|', '/')} | | | | | | |")
         else:
-            codes.append(_tell(told))
-            rows.append(told.row)
+            codes.append(_say_outcome(outcome))
+            rows.append(outcome.row)
         _write(table, rows)
     return min(filter(None, codes), default=0)
 
@@ -140,14 +79,16 @@ def _write(table: Path, rows: list[str]) -> None:
     table.write_text("\n".join(rows) + "\n")
 
 
-def _tell(told: Told) -> int:
+def _say_outcome(outcome: StrikeOutcome) -> int:
     """Say it and return its exit code."""
-    _say(str(told))
-    for key in told.lost[:20]:
+    _say(str(outcome))
+    for key in outcome.lost[:20]:
         _say(f"lost: {key}")
-    for limit in told.missed():
+    for limit in outcome.missed():
         _say(f"limit missed: {limit}")
-    return LOST if told.lost else MISSED if told.missed() else 0
+    if outcome.lost:
+        return LOST
+    return MISSED if outcome.missed() else 0
 
 
 def _say(line: str, where: TextIO | None = None) -> None:
@@ -165,15 +106,15 @@ async def run(target: DockerTarget, name: str, pause_s: float, table: Path = TAB
     code = 0
     try:
         async with target:
-            away_s = pause_s if name == EACH else SCRIPTS[name].away_s(pause_s)
-            leader_s = SCRIPTS["kill-leader"].away_s(pause_s)
+            away_s = pause_s if name == EACH else STRIKES[name].away_s(pause_s)
+            leader_s = STRIKES["kill-leader"].away_s(pause_s)
             but = f", a leader after {leader_s:g} s" if name == EACH and leader_s > away_s else ""
             _say(f"{name}: what it hits comes back after {away_s:g} s{but}")
             with WINDOWS.shown(await target.gateway()):
                 if name == EACH:
                     code = await each(target, pause_s, table)
                 else:
-                    code = _tell(await disturb(target, SCRIPTS[name], name, pause_s))
+                    code = _say_outcome(await disturb(target, STRIKES[name], name, pause_s))
     except TROUBLE as exc:
         _say(f"error: {_reason(exc)}", sys.stderr)
         return LOST if code == LOST else UNJUDGED
@@ -218,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=plain,
     )
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-    for name, script in SCRIPTS.items():
+    for name, script in STRIKES.items():
         what = (
             f"{script.does}\n\n"
             "Four writers and a reader are at work meanwhile, through nginx and without retries.\n"
@@ -241,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(parser: argparse.ArgumentParser, script: Script | None = None) -> None:
+def _add(parser: argparse.ArgumentParser, script: Strike | None = None) -> None:
     least = f", at least {script.away_s(0):g}" if script is not None and script.away_s(0) else ""
     parser.add_argument(
         "--pause",

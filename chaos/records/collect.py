@@ -17,7 +17,7 @@ import msgspec
 
 from acordo import AcordoError, Client
 from chaos.records.final_state import LEVELS, Evidence, FinalRead, MemberState
-from chaos.records.history import Lookup, NodeStatus, Operation
+from chaos.records.history import ClientOperation, Lookup, NodeStatus
 from chaos.records.recorder import Recorder
 from chaos.waiting import wait_for_stop
 
@@ -31,7 +31,7 @@ PARALLEL: Final = 16
 POLL_S: Final = 0.2
 
 
-async def look_up(client: Client, unknown: Iterable[Operation], recorder: Recorder) -> int:
+async def look_up(client: Client, unknown: Iterable[ClientOperation], recorder: Recorder) -> int:
     """Ask what became of every unknown write, and record the answers; return how many stay unknown.
 
     What nobody knows is cancelled, so that it never takes effect later.
@@ -185,12 +185,12 @@ async def _observe(client: Client, recorder: Recorder, stop: asyncio.Event, ever
                 NodeStatus(
                     told.node,
                     recorder.clock(),
-                    told.term,
-                    told.role,
-                    told.leader,
-                    mine.applied if mine else None,
-                    mine.settled if mine else None,
-                    mine.digest if mine else None,
+                    term=told.term,
+                    role=told.role,
+                    leader=told.leader,
+                    applied=mine.applied if mine else None,
+                    settled=mine.settled if mine else None,
+                    digest=mine.digest if mine else None,
                 )
             )
         await wait_for_stop(stop, every_s)

@@ -27,7 +27,7 @@ class HistoryError(ValueError):
         self.detail, self.line, self.source = detail, line, source
 
 
-class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
+class ClientOperation(msgspec.Struct, frozen=True, omit_defaults=True):
     """One logical operation of one client, over all its attempts: first byte sent to last byte
     read.
 
@@ -129,7 +129,7 @@ class NodeStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     digest: str | None = None
 
 
-Record: TypeAlias = Operation | Fault | Lookup | Watched | NodeStatus
+Record: TypeAlias = ClientOperation | Fault | Lookup | Watched | NodeStatus
 
 
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -144,13 +144,13 @@ class Header(msgspec.Struct, frozen=True, omit_defaults=True):
 class History:
     """Everything that one run recorded, in the order of the file."""
 
-    operations: list[Operation] = field(default_factory=list)
+    operations: list[ClientOperation] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     lookups: list[Lookup] = field(default_factory=list)
     watched: list[Watched] = field(default_factory=list)
     statuses: list[NodeStatus] = field(default_factory=list)
     header: Header | None = None
 
-    def of(self, workload: str) -> list[Operation]:
+    def of(self, workload: str) -> list[ClientOperation]:
         """Return the operations of one workload."""
         return [o for o in self.operations if o.workload == workload]

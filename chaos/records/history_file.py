@@ -20,13 +20,13 @@ import msgspec
 from chaos.records.history import (
     READS,
     Client,
+    ClientOperation,
     Fault,
     Header,
     History,
     HistoryError,
     Lookup,
     NodeStatus,
-    Operation,
     Record,
     Watched,
 )
@@ -36,7 +36,7 @@ LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 """A longer line is refused: no operation of ours comes near it."""
 TIME_NS_MAX: Final = 2**62
 _KINDS: Final[tuple[tuple[str, type[Any]], ...]] = (
-    ("op", Operation),
+    ("op", ClientOperation),
     ("nemesis", Fault),
     ("lookup", Lookup),
     ("watcher", Watched),
@@ -65,7 +65,7 @@ def end_line(records: int) -> bytes:
     return _encode(_End(True, records)) + b"\n"
 
 
-def plain_line(operation: Operation) -> bytes:
+def plain_line(operation: ClientOperation) -> bytes:
     """Return one operation as a line of a plain file."""
     return _encode(operation) + b"\n"
 
@@ -203,7 +203,7 @@ def _convert(raw: dict[str, Any], kind: type[Any], number: int, source: str) -> 
 
 def _put(history: History, record: Record, number: int, source: str) -> None:
     match record:
-        case Operation():
+        case ClientOperation():
             _check_operation(record, number, source)
             history.operations.append(record)
         case Fault():
@@ -216,7 +216,7 @@ def _put(history: History, record: Record, number: int, source: str) -> None:
             history.statuses.append(record)
 
 
-def _check_operation(o: Operation, number: int, source: str) -> None:
+def _check_operation(o: ClientOperation, number: int, source: str) -> None:
     why = ""
     if not 0 <= o.start_ns <= TIME_NS_MAX or (o.end_ns or 0) > TIME_NS_MAX:
         why = "time out of range"
@@ -230,7 +230,7 @@ def _check_operation(o: Operation, number: int, source: str) -> None:
         raise HistoryError(why, line=number, source=source)
 
 
-def _check_register(o: Operation) -> str:
+def _check_register(o: ClientOperation) -> str:
     if o.key is None:
         return f"{o.op} without key"
     if o.op == "get" and o.outcome == "ok" and o.result is msgspec.UNSET:
@@ -244,9 +244,9 @@ def _check_register(o: Operation) -> str:
     return ""
 
 
-def _check_clients(operations: Sequence[Operation], source: str) -> None:
+def _check_clients(operations: Sequence[ClientOperation], source: str) -> None:
     """Refuse a client that returns after an unknown outcome, or does two things at once."""
-    by_client: dict[Client, list[Operation]] = {}
+    by_client: dict[Client, list[ClientOperation]] = {}
     for o in operations:
         by_client.setdefault(o.client, []).append(o)
     for client, mine in by_client.items():

@@ -20,7 +20,7 @@ OUTCOMES: Final = ("applied", "refused", "expired", "again", "mismatch")
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerIntent:
     """One intent of a row."""
 
     revision: int
@@ -32,7 +32,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Row:
+class LedgerRow:
     """One committed group. A take-over or adopted head has no body."""
 
     seq: int
@@ -41,20 +41,20 @@ class Row:
     first: int
     last: int
     digest: bytes
-    body: tuple[Entry, ...] = ()
+    body: tuple[LedgerIntent, ...] = ()
 
 
 @dataclass(frozen=True)
 class Ledger:
     """The rows from some `seq` on, in order."""
 
-    rows: tuple[Row, ...] = field(default=())
+    rows: tuple[LedgerRow, ...] = field(default=())
     read: bool = True
     """False: it could not be had, so nothing follows from what it lacks."""
 
     @cached_property
-    def entries(self) -> dict[int, Entry]:
-        """Entries by revision."""
+    def intents(self) -> dict[int, LedgerIntent]:
+        """Intents by revision."""
         return {e.revision: e for row in self.rows for e in row.body}
 
     @cached_property
@@ -113,34 +113,34 @@ def parse(rows: Iterable[Mapping[str, Any]], *, source: str = "ledger") -> Ledge
     return Ledger(tuple(made))
 
 
-def _row(raw: Mapping[str, Any]) -> Row:
+def _row(raw: Mapping[str, Any]) -> LedgerRow:
     first = int(raw["first"])
-    body = tuple(_entry(each, first + n) for n, each in enumerate(raw.get("body") or ()))
-    return Row(
-        int(raw["seq"]),
-        int(raw["term"]),
-        str(raw["committer"]),
-        first,
-        int(raw["last"]),
-        bytes.fromhex(raw["digest"]),
-        body,
+    body = tuple(_intent(each, first + n) for n, each in enumerate(raw.get("body") or ()))
+    return LedgerRow(
+        seq=int(raw["seq"]),
+        term=int(raw["term"]),
+        committer=str(raw["committer"]),
+        first=first,
+        last=int(raw["last"]),
+        digest=bytes.fromhex(raw["digest"]),
+        body=body,
     )
 
 
-def _entry(raw: Mapping[str, Any], revision: int) -> Entry:
+def _intent(raw: Mapping[str, Any], revision: int) -> LedgerIntent:
     outcome = raw["outcome"]
     name = str(outcome["outcome"] if isinstance(outcome, Mapping) else outcome)
     if name not in OUTCOMES:
         raise ValueError(f"outcome {name!r}")
     stated = raw.get("revision", revision)
     if stated != revision:
-        raise ValueError(f"entry says revision {stated}, its place says {revision}")
-    return Entry(
+        raise ValueError(f"intent says revision {stated}, its place says {revision}")
+    return LedgerIntent(
         revision,
-        str(raw["op_id"]),
-        bytes.fromhex(raw["body_hash"]),
-        name,
-        tuple(_key(k) for k in raw.get("keys") or ()),
+        op_id=str(raw["op_id"]),
+        body_hash=bytes.fromhex(raw["body_hash"]),
+        outcome=name,
+        keys=tuple(_key(k) for k in raw.get("keys") or ()),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
 
-from chaos.records.history import Operation, Record
+from chaos.records.history import ClientOperation, Record
 from chaos.records.history_file import end_line, header_line, record_line
 
 BUFFER_BYTES: Final = 1 << 20
@@ -39,7 +39,7 @@ class Recorder:
         """Operations by (workload, op, outcome), to show progress."""
         self.nodes: Counter[str] = Counter()
         """Answers by node."""
-        self.unknown: list[Operation] = []
+        self.unknown: list[ClientOperation] = []
         """The newest writes of unknown outcome, to be looked up after healing."""
         self._header = header_line(seed=seed, settings=settings)
         self._file: BinaryIO | None = None
@@ -65,7 +65,7 @@ class Recorder:
         assert self._file is not None, "the history is closed"
         self._file.write(record_line(self.records, record))
         self.records += 1
-        if isinstance(record, Operation):
+        if isinstance(record, ClientOperation):
             self.ended[record.workload or "", record.op, record.outcome] += 1
             if record.outcome == "info":
                 self.unknown.append(record)

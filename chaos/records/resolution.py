@@ -6,10 +6,12 @@ from collections.abc import Iterable
 
 import msgspec
 
-from chaos.records.history import Lookup, Operation
+from chaos.records.history import ClientOperation, Lookup
 
 
-def resolve(operations: Iterable[Operation], lookups: Iterable[Lookup]) -> list[Operation]:
+def resolve(
+    operations: Iterable[ClientOperation], lookups: Iterable[Lookup]
+) -> list[ClientOperation]:
     """Settle unknown operations by what their op_id was found to be after healing.
 
     *applied* → ok, returning when the look-up ended. *refused* → ok with result false. *expired* →
@@ -22,7 +24,7 @@ def resolve(operations: Iterable[Operation], lookups: Iterable[Lookup]) -> list[
     return [_resolved(o, first.get(o.op_id or "")) for o in operations]
 
 
-def _resolved(o: Operation, found: Lookup | None) -> Operation:
+def _resolved(o: ClientOperation, found: Lookup | None) -> ClientOperation:
     if found is None or o.outcome != "info":
         return o
     if found.answer == "expired":

@@ -16,7 +16,7 @@ from chaos.checkers.registers.encode import encode
 from chaos.checkers.registers.register import LINEARIZABLE, verdict_of
 from chaos.checkers.registers.search import Search
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.records.history import History, Operation
+from chaos.records.history import ClientOperation, History
 from chaos.records.intervals import FaultWindow, Leadership, fault_windows, leaderships
 
 CHECKS_MAX: Final = 4_000
@@ -27,22 +27,22 @@ REGISTER: Final = frozenset({"put", "get", "cas", "delete", "append"})
 
 @dataclass(frozen=True)
 class Explanation:
-    """One finding, ready to be told."""
+    """One finding with all that a person needs to follow it."""
 
     checker: str
     anomaly: str
     verdict: Verdict
     message: str
     key: str | None
-    operations: tuple[Operation, ...]
+    operations: tuple[ClientOperation, ...]
     """The fewest that show it (registers), or those of the story (other models), by start."""
     of: int = 0
     """How many operations the key had."""
-    prefix: tuple[Operation, ...] = ()
+    prefix: tuple[ClientOperation, ...] = ()
     """Longest legal order of them."""
     state: Any = None
     """Value after the prefix."""
-    stuck: tuple[tuple[Operation, str], ...] = ()
+    stuck: tuple[tuple[ClientOperation, str], ...] = ()
     """What could come next, and why it cannot."""
     leaderships: tuple[Leadership, ...] = ()
     faults: tuple[FaultWindow, ...] = ()
@@ -54,8 +54,8 @@ def explain(
     """Explain one finding against the history it was found in."""
     operations = tuple(sorted(finding.operations, key=lambda o: o.start_ns))
     of = len(operations)
-    prefix: tuple[Operation, ...] = ()
-    stuck: tuple[tuple[Operation, str], ...] = ()
+    prefix: tuple[ClientOperation, ...] = ()
+    stuck: tuple[tuple[ClientOperation, str], ...] = ()
     state: Any = None
     if judgement.checker == "register" and finding.verdict is Verdict.ILLEGAL:
         mine = [
@@ -70,18 +70,18 @@ def explain(
         operations = tuple(sorted(few, key=lambda o: o.start_ns))
         prefix, state, stuck = dead_end(operations, initial)
     return Explanation(
-        judgement.checker,
-        finding.anomaly,
-        finding.verdict,
-        finding.message,
-        finding.key,
-        operations,
-        of,
-        prefix,
-        state,
-        stuck,
-        tuple(_reigning(leaderships(history), operations)),
-        tuple(_active(fault_windows(history.faults), operations)),
+        checker=judgement.checker,
+        anomaly=finding.anomaly,
+        verdict=finding.verdict,
+        message=finding.message,
+        key=finding.key,
+        operations=operations,
+        of=of,
+        prefix=prefix,
+        state=state,
+        stuck=stuck,
+        leaderships=tuple(_led_by(leaderships(history), operations)),
+        faults=tuple(_active(fault_windows(history.faults), operations)),
     )
 
 
@@ -89,12 +89,12 @@ def explain(
 
 
 def minimise(
-    operations: Sequence[Operation],
-    illegal: Callable[[list[Operation]], bool],
+    operations: Sequence[ClientOperation],
+    illegal: Callable[[list[ClientOperation]], bool],
     *,
     initial: Any = None,
     checks_max: int = CHECKS_MAX,
-) -> list[Operation]:
+) -> list[ClientOperation]:
     """Drop operations on one key while the rest stays illegal.
 
     An observer may go alone; a writer only together with everything that observes its value.
@@ -123,13 +123,15 @@ def minimise(
     return kept
 
 
-def _rank(o: Operation) -> int:
+def _rank(o: ClientOperation) -> int:
     if o.outcome == "ok" and (o.result is False or (o.op == "delete" and o.result is True)):
         return 0
     return 1 if o.op == "get" else 2
 
 
-def _closed(operations: list[Operation], orphans: set[int], initial: Any) -> list[Operation]:
+def _closed(
+    operations: list[ClientOperation], orphans: set[int], initial: Any
+) -> list[ClientOperation]:
     """Drop also what observes values that nobody in the rest can have written, until nothing is
     left to drop.
     """
@@ -138,7 +140,7 @@ def _closed(operations: list[Operation], orphans: set[int], initial: Any) -> lis
     return operations
 
 
-def _orphans(operations: Iterable[Operation], initial: Any) -> set[int]:
+def _orphans(operations: Iterable[ClientOperation], initial: Any) -> set[int]:
     """Return the observers whose value nobody had begun to write when they returned. A refused
     write counts: it explains.
     """
@@ -180,7 +182,7 @@ def _composed(text: str, begun: dict[str, float], by_ns: float) -> bool:
     return len(text) in reached
 
 
-def _observed(o: Operation) -> bytes | None:
+def _observed(o: ClientOperation) -> bytes | None:
     if o.outcome != "ok":
         return None
     if o.op == "get":
@@ -192,8 +194,8 @@ def _observed(o: Operation) -> bytes | None:
 
 
 def dead_end(
-    operations: Sequence[Operation], initial: Any
-) -> tuple[tuple[Operation, ...], Any, tuple[tuple[Operation, str], ...]]:
+    operations: Sequence[ClientOperation], initial: Any
+) -> tuple[tuple[ClientOperation, ...], Any, tuple[tuple[ClientOperation, str], ...]]:
     """Return the longest legal order, the value after it, and what could come next with the reason
     why it cannot.
     """
@@ -208,7 +210,7 @@ def dead_end(
     return prefix, state, stuck
 
 
-def _why(o: Operation, prefix: Sequence[Operation], state: Any, initial: Any) -> str:
+def _why(o: ClientOperation, prefix: Sequence[ClientOperation], state: Any, initial: Any) -> str:
     origin = _origin(prefix, state, initial)
     match o.op:
         case "get":
@@ -229,7 +231,7 @@ def _why(o: Operation, prefix: Sequence[Operation], state: Any, initial: Any) ->
     return f"it would replace {_show(state)}, which others must still observe"
 
 
-def _origin(prefix: Sequence[Operation], state: Any, initial: Any) -> str:
+def _origin(prefix: Sequence[ClientOperation], state: Any, initial: Any) -> str:
     """Say what the value was by then, and whose doing that was."""
     for o in reversed(prefix):
         made = None if o.op == "delete" else o.value
@@ -239,13 +241,13 @@ def _origin(prefix: Sequence[Operation], state: Any, initial: Any) -> str:
             and _text(made) == _text(state)
         ):
             when = f"acknowledged at {o.end_ns}" if o.outcome == "ok" else "of unknown outcome"
-            return f"the value was {_show(state)}, by {told(o)} of client {o.client!r}, {when}"
+            return f"the value was {_show(state)}, by {in_words(o)} of client {o.client!r}, {when}"
     return f"the value was {_show(state)}" + (
         ", as at the beginning" if _text(state) == _text(initial) else ""
     )
 
 
-def _overwritten(value: Any, prefix: Sequence[Operation], initial: Any) -> str:
+def _overwritten(value: Any, prefix: Sequence[ClientOperation], initial: Any) -> str:
     made = [
         None if o.op == "delete" else o.value
         for o in prefix
@@ -259,7 +261,9 @@ def _overwritten(value: Any, prefix: Sequence[Operation], initial: Any) -> str:
 # ---------------------------------------------------------------------------------- who, what, when
 
 
-def _reigning(all_: Sequence[Leadership], operations: Sequence[Operation]) -> Iterable[Leadership]:
+def _led_by(
+    all_: Sequence[Leadership], operations: Sequence[ClientOperation]
+) -> Iterable[Leadership]:
     """Keep the leaderships that the operations fall into."""
     first, last = _span(operations)
     for n, reign in enumerate(all_):
@@ -268,7 +272,9 @@ def _reigning(all_: Sequence[Leadership], operations: Sequence[Operation]) -> It
             yield reign
 
 
-def _active(all_: Sequence[FaultWindow], operations: Sequence[Operation]) -> Iterable[FaultWindow]:
+def _active(
+    all_: Sequence[FaultWindow], operations: Sequence[ClientOperation]
+) -> Iterable[FaultWindow]:
     first, last = _span(operations)
     for window in all_:
         healed = window.healed_ns if window.healed_ns is not None else float("inf")
@@ -276,7 +282,7 @@ def _active(all_: Sequence[FaultWindow], operations: Sequence[Operation]) -> Ite
             yield window
 
 
-def _span(operations: Sequence[Operation]) -> tuple[float, float]:
+def _span(operations: Sequence[ClientOperation]) -> tuple[float, float]:
     if not operations:
         return 0.0, 0.0
     ends = [o.returned_ns for o in operations if o.returned_ns != float("inf")]
@@ -286,7 +292,7 @@ def _span(operations: Sequence[Operation]) -> tuple[float, float]:
 # --------------------------------------------------------------------------------------------- text
 
 
-def told(o: Operation) -> str:
+def in_words(o: ClientOperation) -> str:
     """Return one operation in a few words."""
     match o.op:
         case "get" | "read":
@@ -322,21 +328,19 @@ def text(e: Explanation) -> str:
         stuck = {id(o) for o, _ in e.stuck}
         unit, name = unit_of(e.operations)
         for o in e.operations:
-            number = (
-                f"{numbers[id(o)]:>3}."
-                if id(o) in numbers
-                else "  ✗ "
-                if id(o) in stuck
-                else "  · "
-            )
+            number = "  ✗ " if id(o) in stuck else "  · "
+            if id(o) in numbers:
+                number = f"{numbers[id(o)]:>3}."
             times = f"{_times(o, start, unit)} {name}"
-            lines.append(f"  {number} {times:>24}  client {o.client!s:<6} {told(o)}{_served(o)}")
+            lines.append(
+                f"  {number} {times:>24}  client {o.client!s:<6} {in_words(o)}{_served(o)}"
+            )
     if e.stuck:
         lines.append(
             f"  After {len(e.prefix)} of them in a legal order the value is {_show(e.state)}. "
             f"Nothing can follow:"
         )
-        lines += [f"    {told(o)} of client {o.client!r}: {why}" for o, why in e.stuck]
+        lines += [f"    {in_words(o)} of client {o.client!r}: {why}" for o, why in e.stuck]
     if e.leaderships:
         led = ", then ".join(
             f"{r.leader} (term {r.term if r.term is not None else '?'})" for r in e.leaderships
@@ -353,19 +357,19 @@ def text(e: Explanation) -> str:
     return "\n".join(lines)
 
 
-def unit_of(operations: Sequence[Operation]) -> tuple[float, str]:
+def unit_of(operations: Sequence[ClientOperation]) -> tuple[float, str]:
     """Return the unit that suits the times, in nanoseconds, and its name."""
     first, last = _span(operations)
     return (1.0, "ns") if last - first < 100_000 else (1e6, "ms")
 
 
-def _times(o: Operation, start: int, unit: float) -> str:
+def _times(o: ClientOperation, start: int, unit: float) -> str:
     digits = 3 if unit > 1 else 0
     end = "…" if o.returned_ns == float("inf") else f"{(o.returned_ns - start) / unit:.{digits}f}"
     return f"{(o.start_ns - start) / unit:.{digits}f} – {end}"
 
 
-def _served(o: Operation) -> str:
+def _served(o: ClientOperation) -> str:
     parts = [f"via {o.node}"] if o.node else []
     parts += [f"revision {o.revision}"] if o.revision is not None else []
     parts += [f"{o.attempts} attempts"] if o.attempts > 1 else []
@@ -373,7 +377,7 @@ def _served(o: Operation) -> str:
     return f"  [{', '.join(parts)}]" if parts else ""
 
 
-def _ending(o: Operation) -> str:
+def _ending(o: ClientOperation) -> str:
     return {"info": " (unknown)", "fail": " (failed)"}.get(o.outcome, "")
 
 

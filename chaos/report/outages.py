@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from chaos.records.history import READS, History, Operation
+from chaos.records.history import READS, ClientOperation, History
 from chaos.records.intervals import fault_windows, leaderships
 
 OUTAGE_NS: Final = 500_000_000
@@ -34,14 +34,14 @@ class Outage:
         return (self.end_ns - self.start_ns) / 1e9
 
 
-def acknowledged(operations: Iterable[Operation]) -> list[int]:
+def acknowledged(operations: Iterable[ClientOperation]) -> list[int]:
     """Return when writes were acknowledged, in order."""
     return sorted(
         o.end_ns for o in operations if o.outcome == "ok" and o.end_ns is not None and _writes(o)
     )
 
 
-def _writes(o: Operation) -> bool:
+def _writes(o: ClientOperation) -> bool:
     """Say whether an operation writes: a transaction may only read, as those of `append` at the end
     of a run do.
     """

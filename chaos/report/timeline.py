@@ -14,8 +14,8 @@ from html import escape
 from itertools import pairwise
 from typing import Final
 
-from chaos.records.history import Client, Operation
-from chaos.report.explain import Explanation, told, unit_of
+from chaos.records.history import Client, ClientOperation
+from chaos.report.explain import Explanation, in_words, unit_of
 from chaos.report.explain import text as explained
 
 OPERATIONS_MAX: Final = 400
@@ -27,6 +27,8 @@ TOP: Final = 58
 RIGHT: Final = 40
 LETTER: Final = 6.6
 """Width of a letter in a bar."""
+WORDS_MAX: Final = 40
+"""Letters of an operation that a bar shows."""
 
 STYLE: Final = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1c2330; --quiet: #667085;
@@ -123,7 +125,7 @@ def figure(e: Explanation) -> str:
     )
 
 
-def _scale(ops: Sequence[Operation]) -> _Scale:
+def _scale(ops: Sequence[ClientOperation]) -> _Scale:
     times = sorted(
         {float(o.start_ns) for o in ops}
         | {o.returned_ns for o in ops if o.returned_ns != float("inf")}
@@ -138,7 +140,7 @@ def _scale(ops: Sequence[Operation]) -> _Scale:
     for o in sorted(ops, key=lambda o: o.returned_ns - o.start_ns):
         first = index[float(o.start_ns)]
         last = index.get(o.returned_ns, len(times) - 1)
-        missing = LETTER * min(len(told(o)), 40) + 34 - (places[last] - places[first])
+        missing = LETTER * min(len(in_words(o)), WORDS_MAX) + 34 - (places[last] - places[first])
         if o.returned_ns != float("inf") and missing > 0:
             for n in range(first + 1, len(places)):
                 places[n] += missing * min(1.0, (n - first) / max(1, last - first))
@@ -149,20 +151,24 @@ def _scale(ops: Sequence[Operation]) -> _Scale:
 
 
 def _bar(
-    o: Operation, scale: _Scale, y: float, width: float, *, number: int | None, why: str | None
+    o: ClientOperation,
+    scale: _Scale,
+    y: float,
+    width: float,
+    *,
+    number: int | None,
+    why: str | None,
 ) -> Iterable[str]:
     x = scale.x(o.start_ns)
     unknown = o.returned_ns == float("inf")
     end = width if unknown else max(scale.x(o.returned_ns), x + 4)
     style = "stuck" if why is not None else o.outcome
-    words = told(o) if len(told(o)) <= 40 else told(o)[:39] + "…"
-    mark = (
-        f'<tspan class="number">{number} </tspan>'
-        if number
-        else '<tspan class="no">✗ </tspan>'
-        if why
-        else ""
-    )
+    words = in_words(o)
+    if len(words) > WORDS_MAX:
+        words = words[: WORDS_MAX - 1] + "…"
+    mark = '<tspan class="no">✗ </tspan>' if why else ""
+    if number:
+        mark = f'<tspan class="number">{number} </tspan>'
     dash = ' stroke-dasharray="5 3"' if unknown else ""
     yield (
         f'<g><title>{escape(_hover(o, why))}</title><rect class="{style}" x="{x:.1f}" y="{y}" '
@@ -171,9 +177,9 @@ def _bar(
     )
 
 
-def _hover(o: Operation, why: str | None) -> str:
+def _hover(o: ClientOperation, why: str | None) -> str:
     until = "unknown" if o.returned_ns == float("inf") else str(o.end_ns)
-    lines = [f"client {o.client}: {told(o)}", f"{o.start_ns} – {until} ns"]
+    lines = [f"client {o.client}: {in_words(o)}", f"{o.start_ns} – {until} ns"]
     for name in (
         "node",
         "revision",
@@ -198,7 +204,7 @@ def _lanes(clients: Sequence[Client], width: float) -> Iterable[str]:
         yield f'<text x="10" y="{y + 4}">client {escape(str(client))[:9]}</text>'
 
 
-def _ticks(ops: Sequence[Operation], scale: _Scale, height: float) -> Iterable[str]:
+def _ticks(ops: Sequence[ClientOperation], scale: _Scale, height: float) -> Iterable[str]:
     start = min(o.start_ns for o in ops)
     last = -1e9
     unit, name = unit_of(ops)

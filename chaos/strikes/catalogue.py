@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from chaos.strikes.outcome import NOTHING, Limits
+from chaos.strikes.outcome import NOTHING, StrikeLimits
 from chaos.targets.docker_stack import NODES, DockerTarget, How, NoStack
 from chaos.waiting import until
 
@@ -17,14 +17,14 @@ CHOSEN_WITHIN_S: Final = 120.0
 
 
 @dataclass(frozen=True)
-class Script:
+class Strike:
     """Whom it hits, with which of the target's methods, and what is promised of it."""
 
     how: How
     choose: Callable[[DockerTarget], Awaitable[tuple[str, ...]]]
     does: str
     """In a sentence, for whoever calls it."""
-    limits: Limits = NOTHING
+    limits: StrikeLimits = NOTHING
 
     def away_s(self, pause_s: float) -> float:
         """Return how long what it hits stays away: never so short that its return could pass for a
@@ -70,31 +70,31 @@ async def _redis_master(target: DockerTarget) -> tuple[str, ...]:
     return (await target.redis_master(),)
 
 
-READS: Final = Limits(reads_gap_s=10)
-LEADER: Final = Limits(writes_after_s=3, reads_gap_s=10)
-DATABASE: Final = Limits(after_healing_s=10, reads_gap_s=10)
+READS: Final = StrikeLimits(reads_gap_s=10)
+LEADER: Final = StrikeLimits(writes_after_s=3, reads_gap_s=10)
+DATABASE: Final = StrikeLimits(after_healing_s=10, reads_gap_s=10)
 NOBODY_ANSWERS: Final = NOTHING
 """While nginx is away, or all nodes, reads fail for as long as that."""
 
-SCRIPTS: Final[dict[str, Script]] = {
-    "kill-leader": Script("kill", _leader, "Kill the node that leads (SIGKILL).", LEADER),
-    "kill-follower": Script("kill", _follower, "Kill a node that does not lead (SIGKILL).", READS),
-    "partition-leader": Script(
+STRIKES: Final[dict[str, Strike]] = {
+    "kill-leader": Strike("kill", _leader, "Kill the node that leads (SIGKILL).", LEADER),
+    "kill-follower": Strike("kill", _follower, "Kill a node that does not lead (SIGKILL).", READS),
+    "partition-leader": Strike(
         "disconnect", _leader, "Take the node that leads off the network; it runs on.", LEADER
     ),
-    "pause-follower": Script(
+    "pause-follower": Strike(
         "pause", _follower, "Freeze a node that does not lead (cgroup freezer).", READS
     ),
-    "kill-redis-master": Script(
+    "kill-redis-master": Strike(
         "kill", _redis_master, "Kill the Redis that the Sentinels call master (SIGKILL).", READS
     ),
-    "kill-sentinel": Script("kill", service("sentinel2"), "Kill a Sentinel (SIGKILL).", READS),
-    "kill-rabbit": Script("kill", service("rabbit1"), "Kill a RabbitMQ (SIGKILL).", READS),
-    "kill-database": Script(
+    "kill-sentinel": Strike("kill", service("sentinel2"), "Kill a Sentinel (SIGKILL).", READS),
+    "kill-rabbit": Strike("kill", service("rabbit1"), "Kill a RabbitMQ (SIGKILL).", READS),
+    "kill-database": Strike(
         "kill", _database, "Kill the database that holds the store (SIGKILL).", DATABASE
     ),
-    "kill-nginx": Script("kill", service("nginx"), "Kill nginx (SIGKILL).", NOBODY_ANSWERS),
-    "full-restart": Script(
+    "kill-nginx": Strike("kill", service("nginx"), "Kill nginx (SIGKILL).", NOBODY_ANSWERS),
+    "full-restart": Strike(
         "kill", service(*NODES.values()), "Kill all three nodes at once (SIGKILL).", NOBODY_ANSWERS
     ),
 }

@@ -40,7 +40,7 @@ READ_BACK_WITHIN_S: Final = 120.0
 
 
 @dataclass
-class Load:
+class StackLoad:
     """Writers and a reader without retries, and when their attempts succeeded. No key is written
     twice.
     """

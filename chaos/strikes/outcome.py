@@ -15,7 +15,7 @@ Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Limits:
+class StrikeLimits:
     """What is promised of one disturbance, in seconds; None: nothing."""
 
     writes_after_s: float | None = None
@@ -35,11 +35,11 @@ class Limits:
         )
 
 
-NOTHING: Final = Limits()
+NOTHING: Final = StrikeLimits()
 
 
 @dataclass(frozen=True)
-class Told:
+class StrikeOutcome:
     """What one disturbance did. Times count from just before the first container was struck."""
 
     name: str
@@ -58,7 +58,7 @@ class Told:
     acknowledged.
     """
     failed: dict[str, int]
-    limits: Limits = NOTHING
+    limits: StrikeLimits = NOTHING
 
     def __str__(self) -> str:
         failed = ", ".join(f"{n} {what}" for what, n in sorted(self.failed.items())) or "none"

@@ -49,14 +49,12 @@ class Weather:
 
     def clear(self) -> None:
         """Behave again. The counters stay."""
-        self.cut, self.delay_s, self.jitter_s, self.loss, self.reset, self.bytes_per_s = (
-            False,
-            0.0,
-            0.0,
-            0.0,
-            0.0,
-            None,
-        )
+        self.cut = False
+        self.delay_s = 0.0
+        self.jitter_s = 0.0
+        self.loss = 0.0
+        self.reset = 0.0
+        self.bytes_per_s = None
 
     @property
     def disturbed(self) -> int:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from acordo import AcordoError, BadRequest, Client, OutcomeUnknown, Refused, Served
-from chaos.records.history import READS, Operation, OutcomeName
+from chaos.records.history import READS, ClientOperation, OutcomeName
 from chaos.records.recorder import Recorder
 from chaos.waiting import wait_for_stop
 
@@ -37,7 +37,7 @@ class WorkloadFailed(Exception):
 @dataclass(frozen=True)
 class Observed:
     """What an operation observed, besides having taken effect. Fields are those of
-    `history.Operation`.
+    `history.ClientOperation`.
     """
 
     served: Served | None = None
@@ -82,13 +82,8 @@ class Worker:
     def __init__(
         self, name: str, number: int, client: Client, rng: Random, workload: Workload
     ) -> None:
-        self.name, self.number, self.client, self.rng, self.workload = (
-            name,
-            number,
-            client,
-            rng,
-            workload,
-        )
+        self.name, self.number = name, number
+        self.client, self.rng, self.workload = client, rng, workload
         self.life = 0
         self.written = 0
         self.memory: dict[str, Any] = {}
@@ -122,7 +117,7 @@ class Worker:
         *,
         observes_refusal: bool = False,
         **fields: Any,
-    ) -> Operation:
+    ) -> ClientOperation:
         """Make one operation, record it, return its record.
 
         `observes_refusal`: a guard that did not hold is an observation (ok, result false), else a
@@ -131,15 +126,16 @@ class Worker:
         recorder = self.workload.recorder
         self.attempt = None
         start_ns = recorder.clock()
-        seen, outcome, error = Observed(), "info", None
+        seen = Observed()
+        outcome: OutcomeName = "info"
+        error: str | None = None
         try:
             seen = await call()
             outcome = "ok"
         except Refused as exc:
             seen = Observed(result=False, revision=exc.revision, attempts=exc.attempts)
-            outcome, error = (
-                ("ok", None) if observes_refusal else ("fail", f"refused: guard {exc.guard}")
-            )
+            outcome = "ok" if observes_refusal else "fail"
+            error = None if observes_refusal else f"refused: guard {exc.guard}"
             fields.setdefault("node", exc.node)
         except OutcomeUnknown as exc:
             error = str(exc)
@@ -153,35 +149,34 @@ class Worker:
         return self._record(start_ns, op, outcome, seen, fields | {"error": error})
 
     def _record(
-        self, start_ns: int, op: str, outcome: str, seen: Observed, fields: dict[str, Any]
-    ) -> Operation:
+        self, start_ns: int, op: str, ending: OutcomeName, seen: Observed, fields: dict[str, Any]
+    ) -> ClientOperation:
         end_ns = self.workload.recorder.clock()
-        if outcome == "info" and op in READS:
-            outcome = "fail"  # a read without an answer observed nothing
-        ending: OutcomeName = "ok" if outcome == "ok" else "info" if outcome == "info" else "fail"
-        told: dict[str, Any] = {
+        if ending == "info" and op in READS:
+            ending = "fail"  # a read without an answer observed nothing
+        noted: dict[str, Any] = {
             "workload": self.workload.name,
             "attempts": max(1, seen.attempts),
             **fields,
         }
         if self.attempt is not None:
-            told["op_id"] = self.attempt
+            noted["op_id"] = self.attempt
         if seen.served is not None:
-            told |= {
+            noted |= {
                 "node": seen.served.node,
                 "served": seen.served.level,
                 "age_ms": seen.served.age_ms,
             }
-        told |= {
+        noted |= {
             "result": seen.result,
             "revision": seen.revision,
             "version": seen.version,
             "token": seen.token,
         }
         if seen.value is not msgspec.UNSET:
-            told["value"] = seen.value
-        done = Operation(
-            self.logical, op, ending, start_ns, None if ending == "info" else end_ns, **told
+            noted["value"] = seen.value
+        done = ClientOperation(
+            self.logical, op, ending, start_ns, None if ending == "info" else end_ns, **noted
         )
         self.workload.recorder.add(done)
         if ending == "info":

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from typing_extensions import override
@@ -24,6 +25,16 @@ acknowledged put's op_id.
 
 AGAIN_SHARE: Final = 0.4
 """Deletes after which the key, absent by now, is deleted once more."""
+
+
+@dataclass(frozen=True)
+class _Put:
+    """The newest acknowledged put of one worker, to be sent once more."""
+
+    key: str
+    value: str
+    op_id: str
+    revision: int | None
 
 
 class Register(Workload):
@@ -92,18 +103,14 @@ class Register(Workload):
         done = await worker.do("put", call, key=key, value=value, op_id=op_id)
         if done.outcome == "ok":
             self._saw(key, value)
-            worker.memory["last"] = (key, value, op_id, done.revision)
+            worker.memory["last"] = _Put(key, value, op_id, done.revision)
 
     async def cas(self, worker: Worker, key: str) -> None:
         """Swap by value, expecting what somebody lately saw there."""
         seen = self.recent.get(key)
-        expected = (
-            worker.rng.choice(seen)
-            if seen and worker.rng.random() < 0.4
-            else seen[-1]
-            if seen
-            else None
-        )
+        expected = seen[-1] if seen else None
+        if seen and worker.rng.random() < 0.4:
+            expected = worker.rng.choice(seen)
         value, op_id = worker.unique(), worker.op_id()
         guard = acordo.absent(key) if expected is None else acordo.equals(key, expected)
 
@@ -159,7 +166,7 @@ class Register(Workload):
                 await self.delete(worker, key)
 
     async def again(self, worker: Worker) -> None:
-        """Send an acknowledged put once more under its op_id: it must be told its first revision,
+        """Send an acknowledged put once more under its op_id: the answer must be its first revision,
         and change nothing.
 
         Recorded as a look-up, which is what it is. The register checker sees it if the value came
@@ -167,16 +174,17 @@ class Register(Workload):
         """
         if "last" not in worker.memory:
             return
-        key, value, op_id, revision = worker.memory["last"]
+        first: _Put = worker.memory["last"]
         try:
-            written = await worker.client.put(key, value, op_id=op_id)
+            written = await worker.client.put(first.key, first.value, op_id=first.op_id)
         except Exception as exc:  # noqa: BLE001 - whatever became of the repetition, the first one is acknowledged
             worker.memory.pop("last")
             worker.memory["failed"] = repr(exc)
             return
         now = self.recorder.clock()
-        self.recorder.add(Lookup(op_id, "applied", now, revision))
-        self.recorder.add(Lookup(op_id, "applied", now, written.revision, written.served.node))
+        self.recorder.add(Lookup(first.op_id, "applied", now, first.revision))
+        again = Lookup(first.op_id, "applied", now, written.revision, written.served.node)
+        self.recorder.add(again)
 
     async def finish(self, workers: Sequence[Worker]) -> None:
         """Read every key that is still in use through every node."""

@@ -34,7 +34,8 @@ class Watcher:
     """One logical watcher: its position survives every connection."""
 
     def __init__(self, name: str, prefix: str, workload: Watching, rng: Random) -> None:
-        self.name, self.prefix, self.workload, self.rng = name, prefix, workload, rng
+        self.name, self.prefix = name, prefix
+        self.workload, self.rng = workload, rng
         self.position: int | None = None
         self.reached = asyncio.Event()
         self.moved = asyncio.Condition()

@@ -14,12 +14,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from chaos.commands.docker_scripts import disturb
 from chaos.records.intervals import fault_windows
 from chaos.records.saved import load_history
-from chaos.strikes.catalogue import SCRIPTS
+from chaos.strikes.catalogue import STRIKES
+from chaos.strikes.disturb import disturb
 from chaos.strikes.load import WARM_UP_LEAST
-from chaos.strikes.outcome import HEAD, Told
+from chaos.strikes.outcome import HEAD, StrikeOutcome
 from chaos.targets.docker_stack import DockerTarget
 from chaos.waiting import until
 from tests.docker.engine import PROJECT, ROOT, Stack
@@ -153,14 +153,14 @@ CHAOS_WITHIN_S = 1200
 """At most three times its 100 s of load, the last fault, 120 s to recover, 180 s to end and look
 up, and judging.
 """
-TOLD: list[Told] = []
+TOLD: list[StrikeOutcome] = []
 TIMES = 5
 """A fail-over that does not work takes longer than so many times its limit, a busy machine does
 not.
 """
 AWAY_S = {
     n: s.limits.writes_after_s * TIMES + 5
-    for n, s in SCRIPTS.items()
+    for n, s in STRIKES.items()
     if s.limits.writes_after_s is not None
 }
 """A leader comes back only when those limits are over: what writes again is a fail-over, not its
@@ -168,11 +168,11 @@ return.
 """
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", STRIKES)
 async def test_nothing_acknowledged_is_lost_when_a_container_goes(stack: Stack, name: str) -> None:
     async with DockerTarget(PROJECT) as target:
         assert await target.healthy(120)
-        told = await disturb(target, SCRIPTS[name], name, AWAY_S.get(name, 3))
+        told = await disturb(target, STRIKES[name], name, AWAY_S.get(name, 3))
     print(told)
     TOLD.append(told)
     OUT.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ import pytest
 from acordo import AcordoError, Client, Found, OutcomeUnknown, PreconditionFailed
 from chaos.checkers.registers.register import check
 from chaos.checkers.verdict import Verdict
-from chaos.records.history import Operation, OutcomeName
+from chaos.records.history import ClientOperation, OutcomeName
 from cluster.local.process import NodeState
 from cluster.local.runner import LocalCluster
 from tests.e2e.conftest import Start, until
@@ -35,7 +35,7 @@ class Recorder:
     """One history of all clients. Every written value is unique."""
 
     def __init__(self) -> None:
-        self.operations: list[Operation] = []
+        self.operations: list[ClientOperation] = []
         self.written = 0
         self.ended = asyncio.Event()
 
@@ -79,7 +79,9 @@ class Recorder:
             return None  # it observed nothing
         result = None if found is None else found.value.decode()
         self.operations.append(
-            Operation(name, "get", "ok", start_ns, time.monotonic_ns(), key=key, result=result)
+            ClientOperation(
+                name, "get", "ok", start_ns, time.monotonic_ns(), key=key, result=result
+            )
         )
         return found
 
@@ -103,7 +105,7 @@ class Recorder:
             outcome = "info"
         except AcordoError:
             outcome = "fail"
-        done = Operation(name, op, outcome, start_ns, time.monotonic_ns(), key=key)
+        done = ClientOperation(name, op, outcome, start_ns, time.monotonic_ns(), key=key)
         if op != "delete":
             done = msgspec.structs.replace(done, value=value.decode())
         if op == "cas" and expected is not None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from chaos.records.history import Operation
+from chaos.records.history import ClientOperation
 from kv.errors import (
     BackendUnavailable,
     BadRequest,
@@ -84,13 +84,13 @@ class Clients:
     """All clients of a world, and what they heard."""
 
     world: World
-    history: list[Operation] = field(default_factory=list)
+    history: list[ClientOperation] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
     unknown: dict[str, int] = field(default_factory=dict)
     """Op_id of an operation without a known end -> its place in the history."""
     deadline_s: dict[str, float] = field(default_factory=dict)
     """Op_id -> the last deadline that it was given."""
-    delivered: list[Operation] = field(default_factory=list)
+    delivered: list[ClientOperation] = field(default_factory=list)
     """Those with an op_id of the client's that succeeded or may have: a queue may bring them once
     more.
     """
@@ -253,7 +253,7 @@ class Clients:
         if op in {"pair", "ttl"}:
             return outcome == "info"
         more: dict[str, Any] = {} if op == "put" or outcome != "ok" else {"result": result}
-        operation = Operation(
+        operation = ClientOperation(
             client=client, op=op, outcome=outcome, start_ns=_ns(began), end_ns=_ns(now), key=key, value=value,
             expected=expected, node=node.name, revision=revision, op_id=op_id or None, attempts=attempts,
             **more,
@@ -320,7 +320,7 @@ class Clients:
         self.revision_seen[0] = max(self.revision_seen.get(0, 0), reading.position)
         if level == "linearizable" and kept:
             self.history.append(
-                Operation(
+                ClientOperation(
                     client=client, op="get", outcome="ok", start_ns=_ns(began), end_ns=_ns(loop.time()), key=key,
                     result=text, node=node.name, revision=reading.position,
                 )
@@ -404,7 +404,7 @@ class Clients:
             self.told.append(Told(op_id, found, False, asyncio.get_running_loop().time()))
             self.history[place] = self._resolved(self.history[place], found)
 
-    def _resolved(self, operation: Operation, found: Answer) -> Operation:
+    def _resolved(self, operation: ClientOperation, found: Answer) -> ClientOperation:
         import msgspec
 
         outcome = found.outcome.outcome if isinstance(found.outcome, Again) else found.outcome

@@ -24,7 +24,7 @@ from pysyncobj.node import Node
 
 from chaos.checkers.registers import register
 from chaos.checkers.verdict import Verdict
-from chaos.records.history import Operation
+from chaos.records.history import ClientOperation
 from coordinator.log import Position
 from coordinator.raft.core.library import NullPoller
 from tests.simulation import nemesis
@@ -263,7 +263,7 @@ class StockWorld(World):
         self.network.codec = _Codec()  # type: ignore[assignment]
         members = next(iter(self.nodes.values())).members
         self.nodes = {name: StockNode(self, name, members) for name in self.nodes}
-        self.history: list[Operation] = []
+        self.history: list[ClientOperation] = []
 
     def check_configuration(self, node: SimNode) -> None:
         """The library's log holds no configurations."""
@@ -391,7 +391,7 @@ async def _client(world: StockWorld, number: int, until_s: float) -> None:
             outcome = await _put(node, key, value)
             world.say(f"c{number} put {key} {value[:12]}: {outcome}", node=node.name)
             world.history.append(
-                Operation(
+                ClientOperation(
                     client, "put", outcome, _ns(began), _ns(loop.time()), key, value, node=node.name
                 )
             )
@@ -399,7 +399,7 @@ async def _client(world: StockWorld, number: int, until_s: float) -> None:
             seen = node.raft.values.get(key)
             world.say(f"c{number} get {key}: {seen and seen[:12]}", node=node.name)
             world.history.append(
-                Operation(
+                ClientOperation(
                     client,
                     "get",
                     "ok",

@@ -28,10 +28,10 @@ from chaos.checkers.lists.cycles import (
 )
 from chaos.checkers.lists.dependencies import depend_by_time, depend_by_versions
 from chaos.checkers.verdict import Finding, Judgement, Verdict
-from chaos.records.history import Operation
+from chaos.records.history import ClientOperation
 
 
-def check(operations: Iterable[Operation]) -> Judgement:
+def check(operations: Iterable[ClientOperation]) -> Judgement:
     """Judge operations `txn`: value, and result once known, are lists of ["append", key, value] and
     ["r", key, list].
 

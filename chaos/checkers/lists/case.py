@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from chaos.checkers.lists.cycles import Graph
 from chaos.checkers.verdict import Finding
-from chaos.records.history import HistoryError, Operation
+from chaos.records.history import ClientOperation, HistoryError
 
 FINDINGS_MAX: Final = 10
 """More of one kind are counted, not told."""
@@ -20,7 +20,7 @@ Micro = Sequence[Any]
 class Transaction:
     """One transaction of one client, and what it read and appended."""
 
-    operation: Operation
+    operation: ClientOperation
     micros: list[Micro]
     committed: bool
     """Known to have taken effect. An unknown one is, once a value of its is seen."""
@@ -62,7 +62,7 @@ class Case:
         )
 
 
-def opened(operations: Sequence[Operation]) -> Case:
+def opened(operations: Sequence[ClientOperation]) -> Case:
     """Return the case of these transactions.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from chaos.records.history import HistoryError, Operation
+from chaos.records.history import ClientOperation, HistoryError
 
 ABSENT: Final = 0
 NEVER: Final = 1 << 62
@@ -91,14 +91,21 @@ class Column:
     returns: list[int] = field(default_factory=list)
     required: list[bool] = field(default_factory=list)
     """It certainly took effect, so that every order must have it."""
-    sources: list[Operation] = field(default_factory=list)
+    sources: list[ClientOperation] = field(default_factory=list)
     appends: bool = False
 
     def __len__(self) -> int:
         return len(self.kinds)
 
     def add(
-        self, source: Operation, kind: int, asks: int, makes: int, returns: int, *, required: bool
+        self,
+        source: ClientOperation,
+        kind: int,
+        asks: int,
+        makes: int,
+        returns: int,
+        *,
+        required: bool,
     ) -> None:
         """Add one operation at the end."""
         self.kinds.append(kind)
@@ -126,7 +133,7 @@ class Column:
         return kept
 
 
-def partition(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
+def partition(operations: Iterable[ClientOperation]) -> dict[str, list[ClientOperation]]:
     """Group by key, in order of first appearance (a history is linearizable iff each key's part
     is).
 
@@ -134,7 +141,7 @@ def partition(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
         HistoryError: an operation that is none of a register.
 
     """
-    by_key: dict[str, list[Operation]] = {}
+    by_key: dict[str, list[ClientOperation]] = {}
     for o in operations:
         if o.op not in {"put", "get", "cas", "delete", "append"} or o.key is None:
             raise HistoryError(
@@ -148,7 +155,7 @@ def partition(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
     return by_key
 
 
-def encode(key: str, operations: Sequence[Operation], initial: Any = None) -> Column:
+def encode(key: str, operations: Sequence[ClientOperation], initial: Any = None) -> Column:
     """Encode one key. Leaves out what says nothing: failed operations, unknown reads, unknown
     CAS(x, x).
     """
@@ -167,7 +174,9 @@ def encode(key: str, operations: Sequence[Operation], initial: Any = None) -> Co
     return column
 
 
-def _coded(o: Operation, known: bool, state: Callable[[Any], int]) -> tuple[int, int, int] | None:
+def _coded(
+    o: ClientOperation, known: bool, state: Callable[[Any], int]
+) -> tuple[int, int, int] | None:
     """Return its kind, what it asks for and what it makes; None when it says nothing."""
     match o.op:
         case "get":
@@ -183,7 +192,7 @@ def _coded(o: Operation, known: bool, state: Callable[[Any], int]) -> tuple[int,
 
 
 def _coded_cas(
-    o: Operation, known: bool, state: Callable[[Any], int]
+    o: ClientOperation, known: bool, state: Callable[[Any], int]
 ) -> tuple[int, int, int] | None:
     old, new = state(o.expected), state(o.value)
     if known and o.result is False:
@@ -193,7 +202,7 @@ def _coded_cas(
     return (READ, old, new) if known else None
 
 
-def _coded_delete(o: Operation, known: bool) -> int:
+def _coded_delete(o: ClientOperation, known: bool) -> int:
     """Return the kind: a delete that says whether there was something has seen it as well."""
     if not known or not isinstance(o.result, bool):
         return WRITE

@@ -15,7 +15,7 @@ from chaos.checkers.registers.encode import Column, encode, partition
 from chaos.checkers.registers.search import Search
 from chaos.checkers.registers.zones import INITIAL, Refutation, refute, tighten
 from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
-from chaos.records.history import Operation
+from chaos.records.history import ClientOperation
 
 PASSES_STEPS: Final = (4_000, 100_000, 2_000_000)
 """Steps per key in each pass, about 20 ms, 0.5 s and 10 s; a pass goes over all keys that are still
@@ -35,11 +35,11 @@ class KeyReport:
     steps: int = 0
     reason: str = ""
     anomaly: str = ""
-    story: tuple[Operation, ...] = ()
+    story: tuple[ClientOperation, ...] = ()
     """Operations that contradict each other, in order (refuted keys)."""
-    prefix: tuple[Operation, ...] = ()
+    prefix: tuple[ClientOperation, ...] = ()
     """Longest legal order found (searched keys)."""
-    stuck: tuple[Operation, ...] = ()
+    stuck: tuple[ClientOperation, ...] = ()
     """What could come next, of which none can follow."""
     state: Any = None
     """Value after the prefix."""
@@ -56,7 +56,7 @@ class _Pending:
 
 
 def check(
-    operations: Iterable[Operation],
+    operations: Iterable[ClientOperation],
     *,
     initial: Any = None,
     passes: Sequence[int] = PASSES_STEPS,
@@ -88,7 +88,7 @@ def check(
 
 
 def check_keys(
-    operations: Iterable[Operation],
+    operations: Iterable[ClientOperation],
     *,
     initial: Any = None,
     passes: Sequence[int] = PASSES_STEPS,
@@ -128,13 +128,13 @@ def check_keys(
     return [reports[key] for key in by_key]
 
 
-def verdict_of(operations: Iterable[Operation], *, initial: Any = None) -> Verdict:
+def verdict_of(operations: Iterable[ClientOperation], *, initial: Any = None) -> Verdict:
     """Return only the verdict."""
     return merge(r.verdict for r in check_keys(operations, initial=initial))
 
 
 def prepare(
-    key: str, operations: Sequence[Operation], initial: Any
+    key: str, operations: Sequence[ClientOperation], initial: Any
 ) -> tuple[Column, Refutation | None]:
     """Encode, tighten and refute: all that needs no search. What is refuted before tightening is so
     after it as well.
@@ -145,7 +145,9 @@ def prepare(
     return column, refute(column)
 
 
-def _refuted(column: Column, refuted: Refutation, operations: Sequence[Operation]) -> KeyReport:
+def _refuted(
+    column: Column, refuted: Refutation, operations: Sequence[ClientOperation]
+) -> KeyReport:
     story = tuple(column.sources[i] for i in refuted.indices if i != INITIAL)
     value = column.values.values[refuted.state]
     anomaly, reason = refuted.anomaly, refuted.reason
@@ -194,10 +196,9 @@ def _searched(one: _Pending, verdict: Verdict) -> KeyReport:
         verdict,
         len(column),
         search.steps,
-        reason,
-        "not_linearizable",
-        (),
-        prefix,
-        stuck,
-        state,
+        reason=reason,
+        anomaly="not_linearizable",
+        prefix=prefix,
+        stuck=stuck,
+        state=state,
     )

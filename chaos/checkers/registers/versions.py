@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from chaos.checkers.verdict import Finding, Judgement
-from chaos.records.history import Operation
+from chaos.records.history import ClientOperation
 from chaos.records.ledger import Ledger
 
 LINEARIZABLE: Final = frozenset({None, "linearizable"})
@@ -27,7 +27,7 @@ ALWAYS: Final = 1 << 62
 class _Write:
     revision: int
     value: Any
-    operation: Operation | None
+    operation: ClientOperation | None
 
 
 @dataclass
@@ -63,7 +63,7 @@ class _Read:
 
 @dataclass
 class _Access:
-    operation: Operation
+    operation: ClientOperation
     writes: dict[str, Any] = field(default_factory=dict)
     reads: list[_Read] = field(default_factory=list)
     differs: tuple[str, Any] | None = None
@@ -73,7 +73,7 @@ class _Access:
 
 
 def check(
-    operations: Iterable[Operation], *, initial: Any = None, ledger: Ledger | None = None
+    operations: Iterable[ClientOperation], *, initial: Any = None, ledger: Ledger | None = None
 ) -> Judgement:
     """Judge every linearizable operation that carries a revision.
 
@@ -89,7 +89,7 @@ def check(
     )
 
 
-def _access(o: Operation) -> _Access | None:
+def _access(o: ClientOperation) -> _Access | None:
     a = _Access(o)
     known = o.outcome == "ok"
     key = o.key or ""
@@ -117,7 +117,7 @@ def _access(o: Operation) -> _Access | None:
     return a
 
 
-def _transaction(a: _Access, o: Operation) -> None:
+def _transaction(a: _Access, o: ClientOperation) -> None:
     """Take reads as made before all writes of the transaction; an append extends the list that was
     read.
 
@@ -142,12 +142,12 @@ class _Witness:
     def __init__(self, initial: Any, ledger: Ledger | None) -> None:
         self.initial, self.ledger = initial, ledger
         self.findings: list[Finding] = []
-        self.owners: dict[int, Operation] = {}
+        self.owners: dict[int, ClientOperation] = {}
         self.timelines: dict[str, _Timeline] = {}
-        self._unknown: dict[tuple[str, str], list[Operation]] = {}
+        self._unknown: dict[tuple[str, str], list[ClientOperation]] = {}
         """Unknown writes by key and value: one may own a revision that a read reveals."""
-        self._failed: dict[tuple[str, str], Operation] = {}
-        self._spans: list[tuple[Operation, int, int, bool]] = []
+        self._failed: dict[tuple[str, str], ClientOperation] = {}
+        self._spans: list[tuple[ClientOperation, int, int, bool]] = []
         """(operation, lowest and highest revision at which it may have happened, writes)."""
         self._open_keys: set[str] = set()
 
@@ -174,12 +174,12 @@ class _Witness:
                     self._reveal(read, a.operation)
         self._open_keys = {key for (key, _), ops in self._unknown.items() if ops}
 
-    def _revision(self, o: Operation) -> int | None:
+    def _revision(self, o: ClientOperation) -> int | None:
         if o.outcome == "info" and self.ledger is not None and o.op_id is not None:
             return self.ledger.applied.get(o.op_id)
         return o.revision if o.outcome == "ok" else None
 
-    def _own(self, revision: int, o: Operation, writes: dict[str, Any]) -> None:
+    def _own(self, revision: int, o: ClientOperation, writes: dict[str, Any]) -> None:
         other = self.owners.get(revision)
         if other is not None and other is not o:
             self._say(
@@ -197,11 +197,11 @@ class _Witness:
     def _expiries(self, ledger: Ledger) -> None:
         """Take deletes by expiry, which no client asked for, from the ledger."""
         for revision, keys in ledger.changes.items():
-            if revision not in self.owners and ledger.entries[revision].op_id.startswith("~"):
+            if revision not in self.owners and ledger.intents[revision].op_id.startswith("~"):
                 for key in keys:
                     self.timelines.setdefault(key, _Timeline()).put(_Write(revision, None, None))
 
-    def _reveal(self, read: _Read, reader: Operation) -> None:
+    def _reveal(self, read: _Read, reader: ClientOperation) -> None:
         """Give a revision that a read names, and no acknowledged write got, to an unknown write of
         that value: nothing else can own it.
         """
@@ -242,7 +242,7 @@ class _Witness:
         self._spans.append((o, low, high, False))
         return True
 
-    def _matches(self, o: Operation, read: _Read, position: int) -> _Write | None:
+    def _matches(self, o: ClientOperation, read: _Read, position: int) -> _Write | None:
         """Compare what was read with the last write at or below `position`; return that write."""
         timeline = self.timelines.get(read.key, _Timeline())
         write = timeline.at(position)
@@ -330,7 +330,7 @@ class _Witness:
         """
         starts = sorted(self._spans, key=lambda s: s[0].start_ns)
         ends = sorted(self._spans, key=lambda s: s[0].returned_ns)
-        newest: tuple[int, Operation | None] = (0, None)
+        newest: tuple[int, ClientOperation | None] = (0, None)
         n = 0
         for o, _, high, writes in starts:
             while n < len(ends) and ends[n][0].returned_ns < o.start_ns:
@@ -345,13 +345,15 @@ class _Witness:
                 )
                 self._say("real_time_order", why, o.key, newest[1], o)
 
-    def _say(self, anomaly: str, message: str, key: str | None, *operations: Operation) -> None:
+    def _say(
+        self, anomaly: str, message: str, key: str | None, *operations: ClientOperation
+    ) -> None:
         self.findings.append(
             Finding(anomaly, f"key {key!r}: {message}", key=key, operations=operations)
         )
 
 
-def _known(write: _Write | None) -> Iterator[Operation]:
+def _known(write: _Write | None) -> Iterator[ClientOperation]:
     if write is not None and write.operation is not None:
         yield write.operation
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from chaos.records.history import Operation, OutcomeName, Watched
-from chaos.records.ledger import GENESIS, Entry, Ledger, Row, roll
+from chaos.records.history import ClientOperation, OutcomeName, Watched
+from chaos.records.ledger import GENESIS, Ledger, LedgerIntent, LedgerRow, roll
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Ideal:
     rng: Random
     revision: int = 0
     state: dict[str, tuple[Any, int]] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
+    rows: list[LedgerRow] = field(default_factory=list)
     digest: bytes = GENESIS
     log: list[tuple[int, str, Any]] = field(default_factory=list)
     """(revision, key, value or None)."""
@@ -78,10 +78,10 @@ class Ideal:
                 del self.state[key]
             else:
                 self.state[key] = (value, self.revision)
-        entry = Entry(self.revision, op_id, body_hash, outcome, tuple(changed))
+        entry = LedgerIntent(self.revision, op_id, body_hash, outcome, tuple(changed))
         seq = len(self.rows) + 1
         self.rows.append(
-            Row(seq, 1 + seq // 50, "n1", self.revision, self.revision, self.digest, (entry,))
+            LedgerRow(seq, 1 + seq // 50, "n1", self.revision, self.revision, self.digest, (entry,))
         )
         return self.revision
 
@@ -92,18 +92,18 @@ class Ideal:
     def get(self, key: str) -> tuple[Any, int]:
         return self.state.get(key, (None, 0))
 
-    def operation(self, slot: Slot, op: str, **fields: Any) -> Operation:
+    def operation(self, slot: Slot, op: str, **fields: Any) -> ClientOperation:
         """Return the record of an operation; an unknown or failed one carries no answer."""
         if slot.outcome != "ok":
             for name in ("result", "revision", "version", "token"):
                 fields.pop(name, None)
-        return Operation(slot.client, op, slot.outcome, slot.start, slot.end, **fields)
+        return ClientOperation(slot.client, op, slot.outcome, slot.start, slot.end, **fields)
 
     # ------------------------------------------------------------------------------------ workloads
 
     def register(
         self, count: int = 400, clients: int = 8, unknown: float = 0.05, keys: int = 3
-    ) -> list[Operation]:
+    ) -> list[ClientOperation]:
         ops = []
         for n, slot in enumerate(slots(self.rng, count, clients, unknown, 0.02)):
             key, op_id = f"r{self.rng.randrange(keys)}", f"op{n}"
@@ -132,7 +132,9 @@ class Ideal:
             ops.append(self.operation(slot, op, **fields))
         return ops
 
-    def set(self, count: int = 300, clients: int = 6, unknown: float = 0.05) -> list[Operation]:
+    def set(
+        self, count: int = 300, clients: int = 6, unknown: float = 0.05
+    ) -> list[ClientOperation]:
         elements: list[str] = []
         ops = []
         for n, slot in enumerate(slots(self.rng, count, clients, unknown, 0.02)):
@@ -144,13 +146,15 @@ class Ideal:
             ops.append(self.operation(slot, "add", key="set", value=f"e{n}"))
         last = max(o.end_ns or 0 for o in ops)
         ops.append(
-            Operation(9_000, "read", "ok", last + 5, last + 9, key="set", result=list(elements))
+            ClientOperation(
+                9_000, "read", "ok", last + 5, last + 9, key="set", result=list(elements)
+            )
         )
         return ops
 
     def append(
         self, count: int = 400, clients: int = 8, unknown: float = 0.05, keys: int = 4
-    ) -> list[Operation]:
+    ) -> list[ClientOperation]:
         lists: dict[str, list[int]] = {}
         ops = []
         for n, slot in enumerate(slots(self.rng, count, clients, unknown, 0.02)):
@@ -169,7 +173,7 @@ class Ideal:
             ops.append(self.operation(slot, "txn", value=asked, result=told))
         return ops
 
-    def bank(self, count: int = 200, clients: int = 6) -> list[Operation]:
+    def bank(self, count: int = 200, clients: int = 6) -> list[ClientOperation]:
         accounts = {f"a{n}": 20 for n in range(5)}
         ops = []
         for slot in slots(self.rng, count, clients, 0.05):
@@ -186,7 +190,9 @@ class Ideal:
             )
         return ops
 
-    def counter(self, count: int = 300, clients: int = 6, unknown: float = 0.05) -> list[Operation]:
+    def counter(
+        self, count: int = 300, clients: int = 6, unknown: float = 0.05
+    ) -> list[ClientOperation]:
         total = 0
         ops = []
         for slot in slots(self.rng, count, clients, unknown, 0.02):
@@ -197,10 +203,10 @@ class Ideal:
             total += amount * slot.applied
             ops.append(self.operation(slot, "increment", key="c", value=amount))
         last = max(o.end_ns or 0 for o in ops)
-        ops.append(Operation(9_000, "read", "ok", last + 5, last + 9, key="c", result=total))
+        ops.append(ClientOperation(9_000, "read", "ok", last + 5, last + 9, key="c", result=total))
         return ops
 
-    def session(self, count: int = 300, clients: int = 5) -> list[Operation]:
+    def session(self, count: int = 300, clients: int = 5) -> list[ClientOperation]:
         """Session reads lag behind, but never behind what their own client has seen."""
         ops = []
         seen: dict[int, int] = {}
@@ -226,7 +232,9 @@ class Ideal:
                 ops.append(self.operation(slot, "get", **fields))
         return ops
 
-    def stale(self, count: int = 300, clients: int = 5, max_age_ms: float = 2.0) -> list[Operation]:
+    def stale(
+        self, count: int = 300, clients: int = 5, max_age_ms: float = 2.0
+    ) -> list[ClientOperation]:
         """Stale reads serve what was current at most `max_age_ms` before."""
         ops = []
         times: list[tuple[float, int]] = [(0.0, 0)]
@@ -251,7 +259,7 @@ class Ideal:
                 ops.append(self.operation(slot, "get", **fields))
         return ops
 
-    def lock(self, count: int = 300, clients: int = 5) -> list[Operation]:
+    def lock(self, count: int = 300, clients: int = 5) -> list[ClientOperation]:
         holder: tuple[str, int, int] | None = None
         highest = 0
         ops = []

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from chaos.records.history import Operation
+from chaos.records.history import ClientOperation
 
 MODULES = ("encode", "zones", "remaining", "lives", "search", "register")
 
@@ -241,7 +241,7 @@ def loaded(mutant: Mutant | None) -> Iterator[Any]:
             sys.modules.pop(name, None)
 
 
-def verdict(register: Any, ops: list[Operation], initial: Any) -> str:
+def verdict(register: Any, ops: list[ClientOperation], initial: Any) -> str:
     """Return the mutant's verdict; a crash counts as one."""
     try:
         return str(register.verdict_of(ops, initial=initial))

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from chaos.checkers.registers import register
-from chaos.records.history import Operation
+from chaos.records.history import ClientOperation
 
 Raw = dict[str, Any]
 UNKNOWN_RATES = (0.0, 0.15, 0.4)
@@ -169,15 +169,15 @@ def _spoil(o: Raw, written: list[Any], rng: Random) -> None:
         o["end_ns"] = max(o["start_ns"], o["end_ns"] + shift)
 
 
-def operation(o: Raw) -> Operation:
+def operation(o: Raw) -> ClientOperation:
     """Return the record that the checker takes."""
-    return Operation(**o)
+    return ClientOperation(**o)
 
 
-Check = Callable[[list[Operation], Any], str]
+Check = Callable[[list[ClientOperation], Any], str]
 
 
-def checked(ops: list[Operation], initial: Any) -> str:
+def checked(ops: list[ClientOperation], initial: Any) -> str:
     return str(register.verdict_of(ops, initial=initial))
 
 

@@ -14,7 +14,7 @@ from random import Random
 
 from chaos.checkers.registers import register
 from chaos.checkers.verdict import Verdict
-from chaos.records.history import Operation
+from chaos.records.history import ClientOperation
 from chaos.records.history_file import parse, plain_line
 from tests.unit.chaos.ideal import Ideal
 
@@ -30,13 +30,13 @@ WANTED = 50_000
 """Operations per second at 12 clients per key and 2 % of unknown outcome: the first case."""
 
 
-def history(keys: int, count: int, clients: int, unknown: float) -> list[Operation]:
+def history(keys: int, count: int, clients: int, unknown: float) -> list[ClientOperation]:
     """Return one history of independent keys."""
-    ops: list[Operation] = []
+    ops: list[ClientOperation] = []
     for n in range(keys):
         made = Ideal(Random(n)).register(count, clients, unknown, keys=1)
         ops += [
-            Operation(
+            ClientOperation(
                 f"{n}.{o.client}",
                 o.op,
                 o.outcome,

@@ -9,12 +9,14 @@ import pytest
 
 from chaos.checkers.lists import append, cycles
 from chaos.checkers.verdict import Verdict
-from chaos.records.history import HistoryError, Operation
+from chaos.records.history import ClientOperation, HistoryError
 
 
-def txn(client: int, start: int, end: int, *micros: list[Any], outcome: Any = "ok") -> Operation:
+def txn(
+    client: int, start: int, end: int, *micros: list[Any], outcome: Any = "ok"
+) -> ClientOperation:
     asked = [["r", k, None] if f == "r" else [f, k, v] for f, k, v in micros]
-    return Operation(
+    return ClientOperation(
         client, "txn", outcome, start, end, value=asked, result=[list(m) for m in micros]
     )
 
@@ -28,7 +30,7 @@ def r(key: str, *values: int) -> list[Any]:
 
 
 # All operations of one case are concurrent unless their times say otherwise.
-CASES: dict[str, list[Operation]] = {
+CASES: dict[str, list[ClientOperation]] = {
     # Version orders of x and y contradict each other; only writes are involved.
     "G0": [
         txn(1, 0, 99, a("x", 1), a("y", 1)),
@@ -140,7 +142,9 @@ def test_an_unknown_append_may_be_seen_or_not() -> None:
 
 
 def test_a_transaction_whose_answer_was_lost_says_nothing_of_what_it_read() -> None:
-    lost = Operation(9, "txn", "ok", 200, 299, value=[["r", "x", None], a("y", 1)], resolved=True)
+    lost = ClientOperation(
+        9, "txn", "ok", 200, 299, value=[["r", "x", None], a("y", 1)], resolved=True
+    )
     assert (
         append.check([txn(1, 0, 9, a("x", 1)), txn(2, 20, 29, r("x", 1)), lost]).verdict
         is Verdict.OK

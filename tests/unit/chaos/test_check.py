@@ -15,7 +15,7 @@ from chaos.__main__ import main
 from chaos.checkers import judge as recheck
 from chaos.checkers.verdict import Verdict
 from chaos.records.final_state import Evidence
-from chaos.records.history import Lookup, Operation, Record, Watched
+from chaos.records.history import ClientOperation, Lookup, Record, Watched
 from chaos.records.history_file import all_lines
 from chaos.records.ledger import Ledger
 from chaos.records.saved import open_run
@@ -105,7 +105,7 @@ def write_run(
         (folder / "final.json").write_bytes(msgspec.json.encode(final))
 
 
-def workload(name: str, ops: list[Operation]) -> list[Record]:
+def workload(name: str, ops: list[ClientOperation]) -> list[Record]:
     return [msgspec.structs.replace(o, workload=name, client=f"{name}{o.client}") for o in ops]
 
 
@@ -148,7 +148,7 @@ def test_without_the_ledger_what_it_would_say_is_undecided_and_nothing_is_accuse
         for w in seen
         if isinstance(w, Watched)
     ]
-    last = Operation(
+    last = ClientOperation(
         "w", "put", "ok", 1 << 60, (1 << 60) + 1, key="r/x", value="1", workload="watch"
     )
     final = msgspec.structs.replace(evidence(one), broker=True)
@@ -172,8 +172,8 @@ def test_lookups_are_judged_as_well(tmp_path: Path) -> None:
     missed it.
     """
     records: list[Record] = [
-        Operation(1, "put", "info", 0, key="x", value="a", op_id="o1", workload="register"),
-        Operation(2, "get", "ok", 50, 60, key="x", result=None, workload="register"),
+        ClientOperation(1, "put", "info", 0, key="x", value="a", op_id="o1", workload="register"),
+        ClientOperation(2, "get", "ok", 50, 60, key="x", result=None, workload="register"),
         Lookup("o1", "applied", 40, 1),
     ]
     write_run(tmp_path, records)
@@ -181,6 +181,6 @@ def test_lookups_are_judged_as_well(tmp_path: Path) -> None:
 
 
 def test_a_history_that_a_checker_cannot_take_is_undecided(tmp_path: Path) -> None:
-    ops: list[Record] = [Operation(1, "bake", "ok", 0, 1, key="x", workload="register")]
+    ops: list[Record] = [ClientOperation(1, "bake", "ok", 0, 1, key="x", workload="register")]
     write_run(tmp_path, ops)
     assert main(["check", str(tmp_path)]) == 2

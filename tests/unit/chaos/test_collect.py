@@ -11,7 +11,7 @@ from typing import Any
 
 from acordo import ReadFailed
 from chaos.records import collect
-from chaos.records.history import Lookup, Operation
+from chaos.records.history import ClientOperation, Lookup
 from chaos.records.recorder import Recorder
 from chaos.records.resolution import resolve
 from chaos.records.saved import load_history
@@ -36,9 +36,9 @@ class FakeClient:
         return ANSWERS[op_id]
 
 
-def put(n: int, op_id: str | None, outcome: Any = "info") -> Operation:
+def put(n: int, op_id: str | None, outcome: Any = "info") -> ClientOperation:
     end = None if outcome == "info" else n + 1
-    return Operation(f"c{n}", "put", outcome, n, end, key="k", value=str(n), op_id=op_id)
+    return ClientOperation(f"c{n}", "put", outcome, n, end, key="k", value=str(n), op_id=op_id)
 
 
 async def test_every_unknown_write_is_looked_up_until_it_is_settled(tmp_path: Path) -> None:

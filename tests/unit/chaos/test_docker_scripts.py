@@ -21,11 +21,12 @@ import requests
 
 from acordo import NotApplied, ReadFailed
 from chaos.commands import docker_scripts
-from chaos.commands.docker_scripts import LOST, MISSED, UNJUDGED, disturb, each, interruptible, run
+from chaos.commands.docker_scripts import LOST, MISSED, UNJUDGED, each, interruptible, run
 from chaos.strikes import load as docker_load
-from chaos.strikes.catalogue import SCRIPTS
-from chaos.strikes.load import Load
-from chaos.strikes.outcome import Told
+from chaos.strikes.catalogue import STRIKES
+from chaos.strikes.disturb import disturb
+from chaos.strikes.load import StackLoad
+from chaos.strikes.outcome import StrikeOutcome
 from chaos.targets.docker_stack import DockerTarget, EngineFailed, NoStack, NotHealed
 from tests.unit.chaos.fake_engine import FakeEngine, over
 from tests.unit.coordinator import virtual
@@ -142,8 +143,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     return FakeClient.cluster
 
 
-def disturbed(stack: Any, name: str = "kill-leader", pause_s: float = 5.0) -> Told:
-    return virtual.run(lambda: disturb(stack, SCRIPTS[name], name, pause_s))
+def disturbed(stack: Any, name: str = "kill-leader", pause_s: float = 5.0) -> StrikeOutcome:
+    return virtual.run(lambda: disturb(stack, STRIKES[name], name, pause_s))
 
 
 def test_what_was_acknowledged_before_an_outage_is_read_again_after_it(
@@ -171,7 +172,7 @@ def test_what_fails_or_holds_another_value_is_not_acknowledged_or_lost(
     cluster: FakeCluster,
 ) -> None:
     async def story() -> list[str]:
-        load = Load("http://node")
+        load = StackLoad("http://node")
         load.acked = {b"a": b"1", b"b": b"2", b"c": b"3"}
         cluster.kept = {"a": b"1", "b": b"other"}
         cluster.writes = False
@@ -185,7 +186,7 @@ def test_what_fails_or_holds_another_value_is_not_acknowledged_or_lost(
 def test_writers_slow_down_so_that_an_hour_leaves_few_keys(cluster: FakeCluster) -> None:
     async def story() -> None:
         stop = asyncio.Event()
-        load = asyncio.create_task(Load("http://node").run(stop))
+        load = asyncio.create_task(StackLoad("http://node").run(stop))
         await asyncio.sleep(3600)
         stop.set()
         await load
@@ -249,8 +250,8 @@ def test_the_limits_of_each_disturbance(
 
 
 def test_a_relapse_after_the_first_write_is_a_missed_limit() -> None:
-    told = Told(
-        "kill-leader", "node1", 9, 9, [], 20.0, 0.1, 0.2, 0.1, {}, SCRIPTS["kill-leader"].limits
+    told = StrikeOutcome(
+        "kill-leader", "node1", 9, 9, [], 20.0, 0.1, 0.2, 0.1, {}, STRIKES["kill-leader"].limits
     )
     assert told.missed() == ("longest gap of writes 20.0 s, promised within 3 s",)
     assert told.missed(5) and told.missed(7) == ()
@@ -258,9 +259,9 @@ def test_a_relapse_after_the_first_write_is_a_missed_limit() -> None:
 
 
 def test_a_leader_stays_away_for_longer_than_its_limit() -> None:
-    assert SCRIPTS["kill-leader"].away_s(1) > 3
-    assert SCRIPTS["kill-leader"].away_s(20) == 20
-    assert SCRIPTS["kill-database"].away_s(1) == 1
+    assert STRIKES["kill-leader"].away_s(1) > 3
+    assert STRIKES["kill-leader"].away_s(20) == 20
+    assert STRIKES["kill-database"].away_s(1) == 1
 
 
 def coded(stack: Any, name: str, tmp_path: Path) -> int:
@@ -315,12 +316,12 @@ def test_reading_back_that_fails_is_no_loss(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def lost(load: Load) -> list[str]:
+    async def lost(load: StackLoad) -> list[str]:
         cluster.reads = False
         return await whole(load)
 
-    whole = Load.lost
-    monkeypatch.setattr(Load, "lost", lost)
+    whole = StackLoad.lost
+    monkeypatch.setattr(StackLoad, "lost", lost)
     assert coded(FakeStack(cluster), "kill-leader", tmp_path) == 2
     assert capsys.readouterr().err.startswith("error: no node answered")
 
@@ -459,7 +460,7 @@ FILES = {path.name: path for path in (Path(docker_load.__file__).parents[1] / "s
 @pytest.mark.parametrize("name", FILES)
 def test_each_script_says_what_it_does_its_options_and_its_exit_codes(name: str) -> None:
     """In its first lines and with --help, from any directory."""
-    file, script = FILES[name].read_text(), SCRIPTS.get(name)
+    file, script = FILES[name].read_text(), STRIKES.get(name)
     told = subprocess.run(
         [FILES[name], "--help"], cwd="/", capture_output=True, text=True, check=True
     ).stdout

@@ -11,25 +11,27 @@ from msgspec.structs import replace
 
 from chaos.checkers.registers import register
 from chaos.checkers.verdict import Verdict
-from chaos.records.history import Fault, History, NodeStatus, Operation
+from chaos.records.history import ClientOperation, Fault, History, NodeStatus
 from chaos.report.explain import Explanation, explain, minimise, text
 from chaos.report.timeline import page
 from tests.unit.chaos.ideal import Ideal
 from tests.unit.chaos.test_mutated_histories import SEEDS, stale_read
 
 
-def explained(ops: list[Operation], **records: list[object]) -> Explanation:
+def explained(ops: list[ClientOperation], **records: list[object]) -> Explanation:
     judged = register.check(ops)
     return explain(judged.findings[0], judged, History(ops, **records))  # type: ignore[arg-type]
 
 
 STALE = [
-    Operation(1, "put", "ok", 1_000_000, 2_000_000, key="k", value="a", node="n1", revision=1),
-    Operation(
+    ClientOperation(
+        1, "put", "ok", 1_000_000, 2_000_000, key="k", value="a", node="n1", revision=1
+    ),
+    ClientOperation(
         2, "put", "ok", 3_000_000, 4_000_000, key="k", value="b", node="n2", revision=2, attempts=2
     ),
-    Operation(3, "get", "ok", 5_000_000, 6_000_000, key="k", result="a", node="n3"),
-    Operation(4, "put", "info", 5_500_000, key="k", value="<script>alert(1)</script>"),
+    ClientOperation(3, "get", "ok", 5_000_000, 6_000_000, key="k", result="a", node="n3"),
+    ClientOperation(4, "put", "info", 5_500_000, key="k", value="<script>alert(1)</script>"),
 ]
 
 
@@ -80,7 +82,7 @@ def test_minimising_takes_few_checks_and_ends_within_its_bound() -> None:
     ops = stale_read(Ideal(rng).register(count=300, keys=1), rng)
     checks = 0
 
-    def illegal(some: list[Operation]) -> bool:
+    def illegal(some: list[ClientOperation]) -> bool:
         nonlocal checks
         checks += 1
         return register.verdict_of(some) is Verdict.ILLEGAL
@@ -93,25 +95,25 @@ def test_minimising_takes_few_checks_and_ends_within_its_bound() -> None:
 
 
 def test_each_kind_of_dead_end_is_told() -> None:
-    put = Operation(1, "put", "ok", 0, 9, key="k", value="a")
+    put = ClientOperation(1, "put", "ok", 0, 9, key="k", value="a")
 
-    def why(*ops: Operation) -> str:
+    def why(*ops: ClientOperation) -> str:
         return text(explained([*ops]))
 
-    cas = Operation(2, "cas", "ok", 20, 29, key="k", expected="a", value="b", result=False)
+    cas = ClientOperation(2, "cas", "ok", 20, 29, key="k", expected="a", value="b", result=False)
     assert 'it was refused because the value was not "a", but the value was "a", by put "a"' in why(
         put, cas
     )
-    first = Operation(3, "put", "ok", 0, 1, key="k", value="z")
+    first = ClientOperation(3, "put", "ok", 0, 1, key="k", value="z")
     swapped = replace(cas, expected="z", result=True)
-    later = Operation(1, "put", "ok", 5, 9, key="k", value="a")
+    later = ClientOperation(1, "put", "ok", 5, 9, key="k", value="a")
     assert (
         'it swapped "z", but the value was "a", by put "a" of client 1, acknowledged at 9, '
         'which had overwritten "z"'
     ) in why(first, later, swapped)
-    gone = Operation(2, "delete", "ok", 20, 29, key="k", result=False)
+    gone = ClientOperation(2, "delete", "ok", 20, 29, key="k", result=False)
     assert "it found nothing to delete, but the value was" in why(put, gone)
-    there = Operation(2, "delete", "ok", 20, 29, key="k", result=True)
+    there = ClientOperation(2, "delete", "ok", 20, 29, key="k", result=True)
     assert "it deleted something, but the value was absent, as at the beginning" in why(there)
 
 

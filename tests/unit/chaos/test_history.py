@@ -12,12 +12,12 @@ import msgspec
 import pytest
 
 from chaos.records.history import (
+    ClientOperation,
     Fault,
     History,
     HistoryError,
     Lookup,
     NodeStatus,
-    Operation,
     Record,
     Watched,
 )
@@ -27,7 +27,7 @@ from chaos.records.resolution import resolve
 from chaos.records.saved import load_history
 
 RECORDS: list[Record] = [
-    Operation(
+    ClientOperation(
         0,
         "put",
         "ok",
@@ -41,8 +41,8 @@ RECORDS: list[Record] = [
         term=1,
     ),
     Fault("kill", "start", 10, ("n1",)),
-    Operation("1b", "get", "ok", 12, 15, key="x", result=None, level="stale", age_ms=0.5),
-    Operation(
+    ClientOperation("1b", "get", "ok", 12, 15, key="x", result=None, level="stale", age_ms=0.5),
+    ClientOperation(
         2,
         "cas",
         "info",
@@ -71,7 +71,7 @@ def test_what_is_written_is_what_is_read() -> None:
     history = parse(lines())
     assert history.header is not None
     assert (history.header.seed, history.header.settings) == (7, {"nodes": 3})
-    assert history.operations == [r for r in RECORDS if isinstance(r, Operation)]
+    assert history.operations == [r for r in RECORDS if isinstance(r, ClientOperation)]
     assert history.faults == [r for r in RECORDS if isinstance(r, Fault)]
     assert history.lookups == [r for r in RECORDS if isinstance(r, Lookup)]
     assert history.watched == [r for r in RECORDS if isinstance(r, Watched)]
@@ -87,7 +87,7 @@ def test_a_missing_result_is_not_null() -> None:
 
 
 def test_plain_files_need_neither_order_nor_header() -> None:
-    ops = [r for r in RECORDS if isinstance(r, Operation)]
+    ops = [r for r in RECORDS if isinstance(r, ClientOperation)]
     assert parse([plain_line(o) for o in reversed(ops)]).operations == ops[::-1]
     assert parse([]).operations == []
 
@@ -186,14 +186,14 @@ def test_swapped_missing_and_repeated_lines_are_noticed() -> None:
 
 
 def test_a_client_neither_returns_after_an_unknown_outcome_nor_does_two_things_at_once() -> None:
-    unknown = Operation(1, "put", "info", 0, key="x", value=1)
+    unknown = ClientOperation(1, "put", "info", 0, key="x", value=1)
     with pytest.raises(HistoryError, match="must continue under a new name"):
-        parse(all_lines([unknown, Operation(1, "get", "ok", 5, 9, key="x", result=None)]))
-    one = Operation(1, "put", "ok", 0, 9, key="x", value=1)
+        parse(all_lines([unknown, ClientOperation(1, "get", "ok", 5, 9, key="x", result=None)]))
+    one = ClientOperation(1, "put", "ok", 0, 9, key="x", value=1)
     with pytest.raises(HistoryError, match="still runs"):
-        parse(all_lines([one, Operation(1, "get", "ok", 8, 12, key="x", result=None)]))
+        parse(all_lines([one, ClientOperation(1, "get", "ok", 8, 12, key="x", result=None)]))
     assert parse(
-        all_lines([one, Operation(1, "get", "ok", 9, 12, key="x", result=None)])
+        all_lines([one, ClientOperation(1, "get", "ok", 9, 12, key="x", result=None)])
     ).operations
 
 
@@ -203,7 +203,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_lookups_settle_what_was_unknown() -> None:
-    unknown = Operation(2, "cas", "info", 13, None, key="x", expected=1, value=2, op_id="o")
+    unknown = ClientOperation(2, "cas", "info", 13, None, key="x", expected=1, value=2, op_id="o")
     applied = resolve([unknown], [Lookup("o", "applied", 30, 4)])[0]
     assert (
         applied.outcome,
@@ -223,9 +223,9 @@ def test_lookups_settle_what_was_unknown() -> None:
     assert resolve([unknown], [Lookup("o", "expired", 30)])[0].outcome == "fail"
     assert resolve([unknown], [Lookup("o", "unknown", 30)]) == [unknown]
     assert resolve([unknown], [Lookup("other", "applied", 30, 4)]) == [unknown]
-    put = Operation(2, "put", "info", 13, None, key="x", value=2, op_id="o")
+    put = ClientOperation(2, "put", "info", 13, None, key="x", value=2, op_id="o")
     assert resolve([put], [Lookup("o", "refused", 30, 4)])[0].outcome == "fail"
-    known = Operation(2, "put", "ok", 13, 15, key="x", value=2, op_id="o")
+    known = ClientOperation(2, "put", "ok", 13, 15, key="x", value=2, op_id="o")
     assert resolve([known], [Lookup("o", "expired", 30)]) == [known]
 
 

@@ -15,19 +15,20 @@ from chaos.checkers import bank, counter, ledger, lock, session, set_full, stale
 from chaos.checkers.lists import append
 from chaos.checkers.registers import register, versions
 from chaos.checkers.verdict import Judgement, Verdict
-from chaos.records.history import Operation
+from chaos.records.history import ClientOperation
 from tests.unit.chaos.ideal import Ideal, changed
 
 SEEDS = range(12)
 ACCOUNTS = [f"a{n}" for n in range(5)]
 
 
-def judged_bank(ops: list[Operation]) -> Judgement:
+def judged_bank(ops: list[ClientOperation]) -> Judgement:
     return bank.check(ops, accounts=ACCOUNTS, total=100)
 
 
 GOOD: dict[
-    str, tuple[Callable[[Ideal], list[Operation]], Callable[[list[Operation]], Judgement]]
+    str,
+    tuple[Callable[[Ideal], list[ClientOperation]], Callable[[list[ClientOperation]], Judgement]],
 ] = {
     "register": (lambda i: i.register(), register.check),
     "versions": (lambda i: i.register(), versions.check),
@@ -61,17 +62,19 @@ def test_an_ideal_ledger_passes() -> None:
 # ------------------------------------------------------------------------ one thing changed at once
 
 
-def spoil_one(ops: list[Operation], one: Operation, **fields: Any) -> list[Operation]:
+def spoil_one(
+    ops: list[ClientOperation], one: ClientOperation, **fields: Any
+) -> list[ClientOperation]:
     return [replace(o, **fields) if o is one else o for o in ops]
 
 
-def _is_read(o: Operation) -> bool:
+def _is_read(o: ClientOperation) -> bool:
     return o.op == "get" and o.outcome == "ok"
 
 
-def stale_read(ops: list[Operation], rng: Random) -> list[Operation]:
+def stale_read(ops: list[ClientOperation], rng: Random) -> list[ClientOperation]:
     """Give a read a value that had certainly been overwritten before it started."""
-    ends: dict[str, list[tuple[float, Operation]]] = {}
+    ends: dict[str, list[tuple[float, ClientOperation]]] = {}
     for o in ops:
         if o.op == "put" and o.outcome == "ok":
             ends.setdefault(o.key or "", []).append((o.returned_ns, o))
@@ -84,11 +87,11 @@ def stale_read(ops: list[Operation], rng: Random) -> list[Operation]:
     return spoil_one(ops, read, result=write.value, version=write.revision)
 
 
-def phantom_read(ops: list[Operation], rng: Random) -> list[Operation]:
+def phantom_read(ops: list[ClientOperation], rng: Random) -> list[ClientOperation]:
     return changed(ops, _is_read, lambda o: replace(o, result="from nowhere", version=99_999), rng)
 
 
-def swapped_versions(ops: list[Operation], rng: Random) -> list[Operation]:
+def swapped_versions(ops: list[ClientOperation], rng: Random) -> list[ClientOperation]:
     """Let two reads, one certainly after the other and with different values, exchange what they
     saw.
     """
@@ -111,14 +114,14 @@ def swapped_versions(ops: list[Operation], rng: Random) -> list[Operation]:
     ]
 
 
-def lost_write(ops: list[Operation], rng: Random) -> list[Operation]:
+def lost_write(ops: list[ClientOperation], rng: Random) -> list[ClientOperation]:
     """Call a write that was observed a definite failure."""
     seen = {o.result for o in filter(_is_read, ops)}
     pick = lambda o: o.op == "put" and o.outcome == "ok" and o.value in seen  # noqa: E731 - one line reads best here
     return changed(ops, pick, lambda o: replace(o, outcome="fail"), rng)
 
 
-def double_success(ops: list[Operation], rng: Random) -> list[Operation]:
+def double_success(ops: list[ClientOperation], rng: Random) -> list[ClientOperation]:
     """Let a second CAS succeed from a value that another CAS has taken for good."""
     taken = [
         o
@@ -127,7 +130,7 @@ def double_success(ops: list[Operation], rng: Random) -> list[Operation]:
     ]
     one = rng.choice(taken)
     end = max(int(o.end_ns or 0) for o in ops)
-    again = Operation(
+    again = ClientOperation(
         7_777,
         "cas",
         "ok",
@@ -147,7 +150,7 @@ def double_success(ops: list[Operation], rng: Random) -> list[Operation]:
 )
 @pytest.mark.parametrize("name", ["register", "versions"])
 def test_every_spoiled_register_history_is_caught(
-    name: str, spoil: Callable[[list[Operation], Random], list[Operation]]
+    name: str, spoil: Callable[[list[ClientOperation], Random], list[ClientOperation]]
 ) -> None:
     make, judge = GOOD[name]
     for seed in SEEDS:
@@ -156,11 +159,11 @@ def test_every_spoiled_register_history_is_caught(
         assert judge(ops).verdict is Verdict.ILLEGAL, seed
 
 
-def _result(change: Callable[[Any], Any]) -> Callable[[Operation], Operation]:
+def _result(change: Callable[[Any], Any]) -> Callable[[ClientOperation], ClientOperation]:
     return lambda o: replace(o, result=change(o.result))
 
 
-def _full_read(o: Operation) -> bool:
+def _full_read(o: ClientOperation) -> bool:
     return (
         o.op == "read" and o.outcome == "ok" and isinstance(o.result, list) and len(o.result) > 20
     )
@@ -184,7 +187,7 @@ def test_every_spoiled_set_history_is_caught(kind: str) -> None:
         ), seed
 
 
-def _reads_much(o: Operation) -> bool:
+def _reads_much(o: ClientOperation) -> bool:
     return (
         o.op == "txn" and o.outcome == "ok" and any(f == "r" and len(v) > 6 for f, _, v in o.result)
     )
@@ -192,8 +195,8 @@ def _reads_much(o: Operation) -> bool:
 
 def _in_first_long_read(
     change: Callable[[list[int]], list[int]],
-) -> Callable[[Operation], Operation]:
-    def apply(o: Operation) -> Operation:
+) -> Callable[[ClientOperation], ClientOperation]:
+    def apply(o: ClientOperation) -> ClientOperation:
         told = [list(m) for m in o.result]
         m = next(m for m in told if m[0] == "r" and len(m[2]) > 6)
         m[2] = change(m[2])
@@ -219,7 +222,7 @@ def test_every_spoiled_append_history_is_caught(kind: str) -> None:
         assert append.check(ops).verdict is Verdict.ILLEGAL, seed
 
 
-def _bank_read(o: Operation) -> bool:
+def _bank_read(o: ClientOperation) -> bool:
     return o.op == "read" and o.outcome == "ok"
 
 
@@ -257,7 +260,7 @@ def test_every_stale_read_older_than_allowed_is_caught() -> None:
     for seed in SEEDS:
         rng = Random(seed)
         ops = Ideal(rng).stale()
-        old: dict[str, Operation] = {}
+        old: dict[str, ClientOperation] = {}
         for o in ops:
             if o.op == "put" and o.key is not None:
                 old.setdefault(o.key, o)

@@ -10,7 +10,7 @@ from chaos.__main__ import main
 from chaos.checkers.verdict import Finding, Judgement, Verdict
 from chaos.commands.commit import commit_seed
 from chaos.nemeses.catalogue import FAMILIES, grouped
-from chaos.records.history import History, Operation
+from chaos.records.history import ClientOperation, History
 from chaos.records.saved import SavedRun
 from chaos.report.outages import outages
 from chaos.runs.plan import Plan
@@ -58,18 +58,18 @@ def test_exit_codes() -> None:
 def test_outages_are_pauses_between_acknowledged_writes() -> None:
     second = 1_000_000_000
     ops = [
-        Operation(n, "put", "ok", t, t + 1, key="k", value=str(n))
+        ClientOperation(n, "put", "ok", t, t + 1, key="k", value=str(n))
         for n, t in enumerate((0, second, 4 * second))
     ]
-    ops.append(Operation("r", "get", "ok", 2 * second, 2 * second + 1, key="k", result="1"))
+    ops.append(ClientOperation("r", "get", "ok", 2 * second, 2 * second + 1, key="k", result="1"))
     assert [round(o.seconds) for o in outages(History(ops))] == [1, 3]
-    late = Operation(
+    late = ClientOperation(
         "a", "txn", "ok", 9 * second, 9 * second + 1, value=[["r", "k", None], ["r", "l", None]]
     )
     assert [round(o.seconds) for o in outages(History([*ops, late]))] == [1, 3], (
         "a transaction that only reads"
     )
-    late = Operation(
+    late = ClientOperation(
         "a", "txn", "ok", 9 * second, 9 * second + 1, value=[["r", "k", None], ["append", "l", 1]]
     )
     assert [round(o.seconds) for o in outages(History([*ops, late]))] == [1, 3, 5]

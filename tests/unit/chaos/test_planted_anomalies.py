@@ -28,8 +28,8 @@ from chaos.checkers import (
 from chaos.checkers.registers import register, versions
 from chaos.checkers.verdict import Finding, Judgement, Verdict, merge
 from chaos.records.final_state import LEVELS, Evidence, FinalRead, MemberState
-from chaos.records.history import Fault, Lookup, NodeStatus, Operation, Watched
-from chaos.records.ledger import Entry, Ledger, Row
+from chaos.records.history import ClientOperation, Fault, Lookup, NodeStatus, Watched
+from chaos.records.ledger import Ledger, LedgerIntent, LedgerRow
 from chaos.records.resolution import resolve
 from tests.unit.chaos.ideal import Ideal
 
@@ -38,25 +38,25 @@ MS = 1_000_000
 
 def op(
     client: int, name: str, start: int, end: int, outcome: Any = "ok", **fields: Any
-) -> Operation:
-    return Operation(client, name, outcome, start, end, **({"key": "k"} | fields))
+) -> ClientOperation:
+    return ClientOperation(client, name, outcome, start, end, **({"key": "k"} | fields))
 
 
 def put(
     client: int, start: int, end: int, value: Any, revision: int | None = None, **fields: Any
-) -> Operation:
+) -> ClientOperation:
     return op(client, "put", start, end, value=value, revision=revision, **fields)
 
 
 def get(
     client: int, start: int, end: int, result: Any, revision: int | None = None, **fields: Any
-) -> Operation:
+) -> ClientOperation:
     return op(client, "get", start, end, result=result, revision=revision, **fields)
 
 
 # ----------------------------------------------------------------------------------------- register
 
-REGISTER: dict[str, list[Operation]] = {
+REGISTER: dict[str, list[ClientOperation]] = {
     "phantom_value": [put(1, 0, 9, "a"), get(2, 20, 29, "b")],
     "value_from_the_future": [get(2, 0, 9, "a"), put(1, 20, 29, "a")],
     "stale_or_lost_value": [put(1, 0, 9, "a"), put(1, 20, 29, "b"), get(2, 40, 49, "a")],
@@ -99,7 +99,7 @@ def test_a_register_that_cannot_be_decided_in_time_is_unknown_and_never_fine() -
 
 # ----------------------------------------------------------------------------------------- versions
 
-VERSIONS: dict[str, list[Operation]] = {
+VERSIONS: dict[str, list[ClientOperation]] = {
     "revision_reused": [put(1, 0, 9, "a", 1), put(2, 0, 9, "b", 1)],
     "failed_write_seen": [
         put(1, 0, 9, "a", 1),
@@ -128,9 +128,11 @@ VERSIONS: dict[str, list[Operation]] = {
 
 
 VERSIONS["stale_version in a snapshot"] = [
-    Operation(1, "txn", "ok", 0, 9, value=[["w", "x", 1], ["w", "y", 1]], revision=1),
-    Operation(1, "txn", "ok", 10, 19, value=[["w", "x", 2], ["w", "y", 2]], revision=2),
-    Operation(2, "txn", "ok", 0, 29, value=[], result=[["r", "x", 1], ["r", "y", 2]], revision=2),
+    ClientOperation(1, "txn", "ok", 0, 9, value=[["w", "x", 1], ["w", "y", 1]], revision=1),
+    ClientOperation(1, "txn", "ok", 10, 19, value=[["w", "x", 2], ["w", "y", 2]], revision=2),
+    ClientOperation(
+        2, "txn", "ok", 0, 29, value=[], result=[["r", "x", 1], ["r", "y", 2]], revision=2
+    ),
 ]
 
 
@@ -157,9 +159,9 @@ def test_versions_see_what_no_single_key_shows() -> None:
 
 
 def test_versions_follow_lists_and_do_not_guess_what_was_not_read() -> None:
-    def txn(revision: int, start: int, *micros: list[Any]) -> Operation:
+    def txn(revision: int, start: int, *micros: list[Any]) -> ClientOperation:
         told = list(micros)
-        return Operation(
+        return ClientOperation(
             revision, "txn", "ok", start, start + 9, value=told, result=told, revision=revision
         )
 
@@ -188,15 +190,15 @@ def test_versions_let_an_unknown_write_own_a_revision_or_none() -> None:
 # ------------------------------------------------------------------------------ sets, banks, counts
 
 
-def add(start: int, value: Any, outcome: Any = "ok") -> Operation:
+def add(start: int, value: Any, outcome: Any = "ok") -> ClientOperation:
     return op(start, "add", start, start + 9, outcome, value=value)
 
 
-def read(start: int, *result: Any) -> Operation:
+def read(start: int, *result: Any) -> ClientOperation:
     return op(1_000 + start, "read", start, start + 9, result=list(result))
 
 
-SET: dict[str, list[Operation]] = {
+SET: dict[str, list[ClientOperation]] = {
     "lost_element": [add(0, "a"), add(0, "b"), read(20, "a", "b"), read(40, "b")],
     "stale_read": [add(0, "a"), add(0, "b"), read(20, "b"), read(40, "a", "b")],
     "phantom_element": [add(0, "a"), read(20, "a", "b")],
@@ -252,15 +254,15 @@ def test_bank_tells_the_first_and_the_worst() -> None:
     assert judged.figures["errors"] == 3
 
 
-def inc(start: int, amount: int, outcome: Any = "ok") -> Operation:
+def inc(start: int, amount: int, outcome: Any = "ok") -> ClientOperation:
     return op(start, "increment", start, start + 9, outcome, value=amount)
 
 
-def count(start: int, result: Any) -> Operation:
+def count(start: int, result: Any) -> ClientOperation:
     return op(1_000 + start, "read", start, start + 9, result=result)
 
 
-COUNTER: dict[str, list[Operation]] = {
+COUNTER: dict[str, list[ClientOperation]] = {
     "lost_increment": [inc(0, 1), inc(0, 2), count(20, 2)],
     "increment_applied_twice": [inc(0, 1), inc(0, 2), count(20, 5)],
     "counter_fell": [inc(0, 1, "info"), count(20, 1), count(40, None)],
@@ -283,17 +285,17 @@ def test_an_unknown_increment_counts_once_or_never() -> None:
 S = 1_000_000_000
 
 
-def give(start_s: float, ttl_ms: int, outcome: Any = "ok") -> Operation:
+def give(start_s: float, ttl_ms: int, outcome: Any = "ok") -> ClientOperation:
     return op(1, "give", int(start_s * S), int((start_s + 0.01) * S), outcome, value=ttl_ms)
 
 
-def there(start_s: float, result: bool) -> Operation:
+def there(start_s: float, result: bool) -> ClientOperation:
     return op(
         int(start_s * 100), "read", int(start_s * S), int((start_s + 0.01) * S), result=result
     )
 
 
-TTL: dict[str, list[Operation]] = {
+TTL: dict[str, list[ClientOperation]] = {
     "ended_early": [give(0, 2_000), there(1.7, False), there(4.0, False)],
     "lives_on": [give(0, 2_000), there(3.6, True), there(4.0, False)],
     "came_back": [give(0, 2_000), there(2.5, False), there(2.6, True), there(4.0, False)],
@@ -331,7 +333,7 @@ def test_who_gave_a_key_and_does_not_know_it_proves_nothing_late() -> None:
 
 # ---------------------------------------------------------------------------- sessions, stale reads
 
-SESSION: dict[str, list[Operation]] = {
+SESSION: dict[str, list[ClientOperation]] = {
     "monotonic_writes": [
         put(1, 0, 9, "a", 5),
         put(1, 20, 29, "b", 4),
@@ -358,15 +360,17 @@ def test_a_session_that_reads_an_older_position_went_back() -> None:
     )
 
 
-def stale(start: int, end: int, result: Any, **fields: Any) -> Operation:
+def stale(start: int, end: int, result: Any, **fields: Any) -> ClientOperation:
     return get(9, start * MS, end * MS, result, level="stale", **fields)
 
 
-def write(start: int, end: int, value: Any, revision: int | None, outcome: Any = "ok") -> Operation:
+def write(
+    start: int, end: int, value: Any, revision: int | None, outcome: Any = "ok"
+) -> ClientOperation:
     return put(start, start * MS, end * MS, value, revision, outcome=outcome)
 
 
-STALE: dict[str, list[Operation]] = {
+STALE: dict[str, list[ClientOperation]] = {
     "too_stale": [write(0, 9, "a", 1), write(20, 29, "b", 2), stale(50, 59, "a", max_age_ms=20.0)],
     "wrong_age": [
         write(0, 9, "a", 1),
@@ -400,19 +404,21 @@ def test_a_stale_read_within_its_bounds_is_fine_and_its_age_is_told() -> None:
 # -------------------------------------------------------------------------------------------- locks
 
 
-def hold(client: int, start: int, end: int, token: int | None, result: bool = True) -> Operation:
+def hold(
+    client: int, start: int, end: int, token: int | None, result: bool = True
+) -> ClientOperation:
     return op(client, "acquire", start, end, value=f"h{client}", token=token, result=result)
 
 
-def leave(client: int, start: int, end: int) -> Operation:
+def leave(client: int, start: int, end: int) -> ClientOperation:
     return op(client, "release", start, end, value=f"h{client}", result=True)
 
 
-def use(client: int, start: int, end: int, token: int, result: bool) -> Operation:
+def use(client: int, start: int, end: int, token: int, result: bool) -> ClientOperation:
     return op(client, "use", start, end, token=token, result=result)
 
 
-LOCK: dict[str, list[Operation]] = {
+LOCK: dict[str, list[ClientOperation]] = {
     "two_holders": [hold(1, 0, 9, 1), hold(2, 20, 29, 2), leave(1, 40, 49), leave(2, 40, 49)],
     "token_fell": [hold(1, 0, 9, 5), leave(1, 20, 29), hold(2, 40, 49, 4)],
     "no_token": [hold(1, 0, 9, None)],
@@ -506,7 +512,9 @@ def test_watch_filtered_committed_and_right() -> None:
     n = at(events, 7)[0]
     assert told([*events[:n], replace(events[n], key="other/0"), *events[n:]]) == ("not_filtered",)
     assert told([*events[:n], replace(events[n], key="w/none"), *events[n:]]) == ("uncommitted",)
-    wrote = Operation(1, "put", "ok", 0, 9, key=events[n].key, value="something else", revision=7)
+    wrote = ClientOperation(
+        1, "put", "ok", 0, 9, key=events[n].key, value="something else", revision=7
+    )
     assert watch.check(events, ideal().ledger, [wrote]).anomalies == ("wrong_content",)
 
 
@@ -530,15 +538,15 @@ def test_the_broker_may_repeat_but_neither_skip_nor_swap() -> None:
 # ------------------------------------------------------------------------------------------- ledger
 
 
-def rows() -> list[Row]:
+def rows() -> list[LedgerRow]:
     return list(ideal().ledger.rows)
 
 
-def with_entry(row: Row, **fields: Any) -> Row:
+def with_entry(row: LedgerRow, **fields: Any) -> LedgerRow:
     return changed(row, body=(changed(row.body[0], **fields),))
 
 
-CHAIN: dict[str, Callable[[list[Row]], list[Row]]] = {
+CHAIN: dict[str, Callable[[list[LedgerRow]], list[LedgerRow]]] = {
     "a row is missing": lambda r: [*r[:5], *r[6:]],
     "two rows are swapped": lambda r: [*r[:5], r[6], r[5], *r[7:]],
     "an intent was replaced": lambda r: [*r[:5], with_entry(r[5], op_id="other"), *r[6:]],
@@ -557,7 +565,7 @@ def test_a_broken_chain(kind: str) -> None:
 
 def test_a_take_over_row_has_no_body_and_keeps_the_digest() -> None:
     r = rows()
-    empty = Row(6, r[4].term, "n2", 6, 5, r[4].digest)
+    empty = LedgerRow(6, r[4].term, "n2", 6, 5, r[4].digest)
     later = [changed(row, seq=row.seq + 1) for row in r[5:]]
     assert ledger.check(Ledger((*r[:5], empty, *later))).verdict is Verdict.OK
 
@@ -578,7 +586,7 @@ def test_applied_twice_and_refused_with_effect() -> None:
     )
 
 
-LEDGER: dict[str, Operation] = {
+LEDGER: dict[str, ClientOperation] = {
     "failed_write_applied": put(1, 0, 9, "a", op_id="op3", outcome="fail"),
     "acknowledged_write_lost": put(1, 0, 9, "a", 77, op_id="nowhere"),
     "wrong_revision": put(1, 0, 9, "a", 9, op_id="op3"),
@@ -668,7 +676,7 @@ def test_reads_that_differ_from_each_other_the_ledger_or_what_was_written() -> N
     assert "not_in_ledger" in converged(reads=(*reads, *more)).anomalies
     assert converged(reads=reads[1:]).verdict is Verdict.UNKNOWN
     made = ideal()
-    wrote = Operation(1, "put", "ok", 0, 9, key=key, value="never", revision=made.get(key)[1])
+    wrote = ClientOperation(1, "put", "ok", 0, 9, key=key, value="never", revision=made.get(key)[1])
     assert convergence.check(evidence(made), made.ledger, [wrote]).anomalies == ("wrong_content",)
 
 
@@ -727,11 +735,11 @@ def test_verdicts_merge_to_the_worst() -> None:
 
 
 def test_an_entry_says_what_it_is() -> None:
-    assert Entry(1, "a", b"", "applied").keys == ()
+    assert LedgerIntent(1, "a", b"", "applied").keys == ()
 
 
 def test_an_acquire_that_is_looked_up_has_its_revision_for_a_token() -> None:
-    unknown = Operation(1, "acquire", "info", 0, None, key="k", value="h", op_id="o1")
+    unknown = ClientOperation(1, "acquire", "info", 0, None, key="k", value="h", op_id="o1")
     (found,) = resolve([unknown], [Lookup("o1", "applied", 9, 4)])
     assert (found.outcome, found.token) == ("ok", 4)
     assert "no_token" not in lock.check([found]).anomalies

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from chaos.records.history import Operation
+from chaos.records.history import ClientOperation
 from tests.unit.chaos import mutants, oracle
 
-Judged = list[tuple[list[Operation], Any, str]]
+Judged = list[tuple[list[ClientOperation], Any, str]]
 
 
 @pytest.fixture(scope="module")

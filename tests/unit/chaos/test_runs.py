@@ -17,7 +17,7 @@ from chaos import __main__ as command
 from chaos.checkers.verdict import Finding, Judgement
 from chaos.commands import run as run_command
 from chaos.nemeses.base import Nemesis
-from chaos.records.history import Operation
+from chaos.records.history import ClientOperation
 from chaos.records.recorder import Recorder
 from chaos.runs import conduct
 from chaos.runs.disturbing import disturb
@@ -78,7 +78,9 @@ def planned(folder: Path, **more: Any) -> Plan:
 def took_effect(recorder: Recorder, outcome: str, count: int, node: str = "n1") -> None:
     for _ in range(count):
         ended: Any = outcome
-        recorder.add(Operation("c", "get", ended, 1, 2, key="k", workload="register", node=node))
+        recorder.add(
+            ClientOperation("c", "get", ended, 1, 2, key="k", workload="register", node=node)
+        )
 
 
 def disturbed(plan: Plan, target: Any, story: Any = None) -> tuple[float, RunResult, Recorder]:

@@ -25,7 +25,7 @@ from acordo import (
     Served,
     Unreachable,
 )
-from chaos.records.history import Operation
+from chaos.records.history import ClientOperation
 from chaos.records.recorder import Recorder
 from chaos.records.saved import load_history
 from chaos.workloads.base import LoadSettings, Observed, Rotation, Worker, Workload
@@ -103,7 +103,7 @@ async def test_an_answer_is_recorded_with_all_that_explains_it(
     done = await worker.do(
         "get", answered(Observed(served, "v", 12, 9, attempts=2)), key="k", level="stale"
     )
-    assert done == Operation(
+    assert done == ClientOperation(
         "w0",
         "get",
         "ok",
@@ -223,7 +223,7 @@ def test_every_workload_has_a_name_and_the_same_seed_makes_the_same_choices(
 def test_an_interrupted_run_leaves_a_whole_history(tmp_path: Path) -> None:
     def interrupted() -> None:
         with Recorder(tmp_path / "h.jsonl", seed=5) as recorder:
-            recorder.add(Operation(1, "put", "ok", 1, 2, key="k", value=1))
+            recorder.add(ClientOperation(1, "put", "ok", 1, 2, key="k", value=1))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
