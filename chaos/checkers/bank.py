@@ -35,23 +35,23 @@ def check(
 def _errors(
     o: ClientOperation, names: frozenset[str], total: int
 ) -> Iterable[tuple[float, Finding]]:
-    told: Mapping[str, object] = o.result if isinstance(o.result, dict) else {}
-    for name in sorted(names - told.keys()):
+    answer: Mapping[str, object] = o.result if isinstance(o.result, dict) else {}
+    for name in sorted(names - answer.keys()):
         yield (
             1.0,
             Finding("missing_account", f"a read lacks account {name!r}", key=name, operations=(o,)),
         )
-    for name in sorted(told.keys() - names):
+    for name in sorted(answer.keys() - names):
         yield (
             1.0,
             Finding("unknown_account", f"a read has account {name!r}", key=name, operations=(o,)),
         )
-    balances = {n: b for n, b in told.items() if isinstance(b, int) and not isinstance(b, bool)}
-    for name in sorted(told.keys() - balances.keys()):
+    balances = {n: b for n, b in answer.items() if isinstance(b, int) and not isinstance(b, bool)}
+    for name in sorted(answer.keys() - balances.keys()):
         yield (
             1.0,
             Finding(
-                "no_balance", f"account {name!r} has {told[name]!r}", key=name, operations=(o,)
+                "no_balance", f"account {name!r} has {answer[name]!r}", key=name, operations=(o,)
             ),
         )
     for name, balance in balances.items():

@@ -1,5 +1,5 @@
-"""Judge whether, after healing, every node, the ledger and the broker's stream tell one and the
-same story.
+"""Judge whether, after healing, every node, the ledger and the broker's stream say one and the
+same.
 
 It takes only what was said over HTTP and AMQP; nothing of the nodes is imported, and every digest
 is computed anew.
@@ -71,8 +71,8 @@ def _members(evidence: Evidence, ledger: Ledger) -> list[Finding]:
             )
             findings.append(Finding("differs_from_ledger", why))
     if len(by_settled) > 1:
-        told = ", ".join(f"{m.node} at {m.settled}" for m in evidence.members)
-        findings.append(Finding("not_converged", f"members settled differently: {told}"))
+        positions = ", ".join(f"{m.node} at {m.settled}" for m in evidence.members)
+        findings.append(Finding("not_converged", f"members settled differently: {positions}"))
     if by_settled and ledger.rows and max(by_settled) != ledger.last:
         why = f"members settled {max(by_settled)}, the ledger ends at {ledger.last}"
         findings.append(Finding("not_converged", why))
@@ -165,10 +165,10 @@ def _agree(
 
 def _broker(ledger: Ledger, broker: Sequence[Watched], *, wiped: bool) -> Iterable[Finding]:
     events = [w for w in broker if w.kind == "event"]
-    told = list(dict.fromkeys((w.revision or 0, w.key or "") for w in events))
-    begun = min((r for r, _ in told), default=0)
+    notified = list(dict.fromkeys((w.revision or 0, w.key or "") for w in events))
+    begun = min((r for r, _ in notified), default=0)
     due = [(r, k) for r, keys in ledger.changes.items() for k in keys if r >= begun]
-    missing, strange = set(due) - set(told), set(told) - set(due)
+    missing, strange = set(due) - set(notified), set(notified) - set(due)
     for revision, key in () if wiped else sorted(missing)[:5]:
         yield Finding(
             "not_broadcast",
@@ -179,13 +179,16 @@ def _broker(ledger: Ledger, broker: Sequence[Watched], *, wiped: bool) -> Iterab
             yield Finding(
                 "uncommitted", f"{key!r} of revision {revision} was broadcast, the ledger lacks it"
             )
-    revisions = [r for r, _ in told]
+    revisions = [r for r, _ in notified]
     if revisions != sorted(revisions):
         yield Finding(
-            "not_ordered", "the subscriber was first told of an older revision after a newer one"
+            "not_ordered",
+            "the subscriber was first notified of an older revision after a newer one",
         )
-    if not told and ledger.changes:
-        yield Finding("nothing_broadcast", "the subscriber was told nothing", Verdict.UNKNOWN)
+    if not notified and ledger.changes:
+        yield Finding(
+            "nothing_broadcast", "the subscriber was notified of nothing", Verdict.UNKNOWN
+        )
 
 
 def _text(value: Any) -> bytes:

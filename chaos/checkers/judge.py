@@ -68,10 +68,10 @@ def judge(
 
 def overall_verdict(judgements: Iterable[Judgement]) -> Verdict:
     """Return the worst verdict; UNKNOWN when nothing was judged at all."""
-    told = list(judgements)
-    if not any(j.operations for j in told):
-        return merge([Verdict.UNKNOWN, *(j.verdict for j in told)])
-    return merge(j.verdict for j in told)
+    judged = list(judgements)
+    if not any(j.operations for j in judged):
+        return merge([Verdict.UNKNOWN, *(j.verdict for j in judged)])
+    return merge(j.verdict for j in judged)
 
 
 def _applicable(run: SavedRun, operations: Sequence[ClientOperation]) -> list[str]:
@@ -108,7 +108,7 @@ def _checkers(
             else of("register")
         )
 
-    told = ledger or Ledger(read=False)
+    known = ledger or Ledger(read=False)
     settings = run.history.header.settings if run.history.header is not None else {}
     watched = run.history.watched
     return {
@@ -123,17 +123,17 @@ def _checkers(
         "bank": lambda: _bank(of("bank"), settings.get("bank")),
         "counter": lambda: counter.check(of("counter")),
         "watch": lambda: watch.check(
-            [w for w in watched if w.channel == "watch"], told, operations
+            [w for w in watched if w.channel == "watch"], known, operations
         ),
         "session": lambda: session.check(of("session")),
         "stale": lambda: staleness.check(of("stale")),
         "lock": lambda: lock.check(of("lock")),
         "ttl": lambda: _ttl(of("ttl"), run.history.faults, settings.get("ttl")),
-        "ledger": lambda: ledger_checker.check(told, operations, run.history.lookups),
+        "ledger": lambda: ledger_checker.check(known, operations, run.history.lookups),
         "members": lambda: members.check(run.history.statuses),
         "convergence": lambda: convergence.check(
             run.evidence or Evidence(),
-            told,
+            known,
             operations,
             [w for w in watched if w.channel == "broker"],
         ),

@@ -1,4 +1,4 @@
-"""Judge the ledger by itself (chain, at most once) and against what clients were told (INV-2,
+"""Judge the ledger by itself (chain, at most once) and against what clients were answered (INV-2,
 INV-3, INV-4).
 """
 

@@ -12,7 +12,7 @@ from chaos.checkers.verdict import Finding, Judgement, Verdict
 from chaos.records.history import ClientOperation
 
 FINDINGS_MAX: Final = 20
-"""More of one kind are counted, not told."""
+"""More of one kind are counted, not listed."""
 
 
 def check(operations: Iterable[ClientOperation]) -> Judgement:
@@ -93,14 +93,14 @@ def _fate(
 def _strangers(adds: Sequence[ClientOperation], reads: Sequence[ClientOperation]) -> list[Finding]:
     added = {_hashable(o.value): o for o in adds}
     findings = []
-    told: set[Any] = set()
+    reported: set[Any] = set()
     for r in reads:
         for value in r.result:
             element = _hashable(value)
             add = added.get(element)
-            if element in told or (add is not None and add.outcome != "fail"):
+            if element in reported or (add is not None and add.outcome != "fail"):
                 continue
-            told.add(element)
+            reported.add(element)
             if add is None:
                 findings.append(
                     Finding(

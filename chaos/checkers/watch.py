@@ -1,4 +1,4 @@
-"""Judge what watchers and subscribers were told, against the committed order of the ledger (INV-6).
+"""Judge what watchers and subscribers were notified of, against the committed order of the ledger (INV-6).
 
 Names of the properties from etcd's robustness tests: ordered, unique, atomic, reliable, resumable,
 bookmarkable; and filtered, and nothing uncommitted. The broker delivers at least once: its repeats
@@ -19,7 +19,7 @@ from chaos.records.history import ClientOperation, Watched
 from chaos.records.ledger import Ledger
 
 FINDINGS_MAX: Final = 5
-"""More of one kind and watcher are counted, not told."""
+"""More of one kind and watcher are counted, not listed."""
 
 
 @dataclass
@@ -57,7 +57,9 @@ def check(
 ) -> Judgement:
     """Judge every watcher. Acknowledged `operations` say which value each revision wrote."""
     if not ledger.read:
-        why = "the ledger could not be read: nobody knows what watchers should have been told"
+        why = (
+            "the ledger could not be read: nobody knows what watchers should have been notified of"
+        )
         return Judgement("watch", (Finding("no_ledger", why, Verdict.UNKNOWN),))
     contents: dict[tuple[int, str], tuple[Any, ClientOperation]] = {}
     for o in operations:
@@ -71,10 +73,10 @@ def check(
     findings: list[Finding] = []
     events = 0
     for watcher, mine in by_watcher.items():
-        told = _watcher(watcher, mine, truth)
+        found_here = _watcher(watcher, mine, truth)
         events += sum(w.kind == "event" for w in mine)
         kinds: dict[str, int] = {}
-        for found in told:
+        for found in found_here:
             kinds[found.anomaly] = kinds.get(found.anomaly, 0) + 1
             if kinds[found.anomaly] <= FINDINGS_MAX:
                 findings.append(found)
@@ -142,7 +144,7 @@ def _streams(
             if streams:
                 streams[-1].cut = True
             if w.kind == "gone":
-                # A clear 410: the watcher is told that it missed something, and begins anew.
+                # A clear 410: the watcher is notified that it missed something, and begins anew.
                 position = None
         else:
             target = w.revision
@@ -218,24 +220,26 @@ def _committed(stream: _Stream, w: Watched, truth: _Truth) -> Iterable[Finding]:
         return
     value, o = truth.contents[revision, key]
     if w.deleted != (value is None) or not _same(w.value, value):
-        told = "a delete" if w.deleted else repr(w.value)
+        came = "a delete" if w.deleted else repr(w.value)
         made = "a delete" if value is None else repr(value)
-        why = f"{key!r} of revision {revision} came as {told}, it was {made}"
+        why = f"{key!r} of revision {revision} came as {came}, it was {made}"
         yield Finding("wrong_content", f"watcher {stream.watcher}: {why}", key=key, operations=(o,))
 
 
 def _gaps(stream: _Stream, seen: set[tuple[int, str]], truth: _Truth) -> Iterable[Finding]:
     """Every change between where the stream began and the last thing it said must have come."""
-    told = [w.revision or 0 for w in stream.events]
-    if not told:
+    revisions = [w.revision or 0 for w in stream.events]
+    if not revisions:
         return
     events = [w.revision or 0 for w in stream.events if w.kind == "event"]
     # Without a position of its own a stream begins at what it says first: that event itself, or
     # behind that bookmark.
     begun = (
-        stream.after if stream.after is not None else told[0] - (stream.events[0].kind == "event")
+        stream.after
+        if stream.after is not None
+        else revisions[0] - (stream.events[0].kind == "event")
     )
-    last = max(told)
+    last = max(revisions)
     bookmarked = max((w.revision or 0 for w in stream.events if w.kind == "bookmark"), default=0)
     # The last revision may come in part when the connection is cut: the position to resume after
     # stands on its end.

@@ -18,7 +18,7 @@ from chaos.report.explain import Explanation, explain, text
 from chaos.report.timeline import page
 
 EXPLAINED_MAX: Final = 5
-"""Findings told at length; the others are counted."""
+"""Findings explained at length; the others are counted."""
 EXIT: Final = {Verdict.OK: 0, Verdict.ILLEGAL: 1, Verdict.UNKNOWN: 2}
 
 
@@ -66,13 +66,13 @@ def main(args: argparse.Namespace) -> int:
         return 2
     worst = overall_verdict(judgements)
     illegal = [(j, f) for j, f in _worst_first(judgements) if f.verdict is Verdict.ILLEGAL]
-    told = [explain(f, j, run.history, initial=initial) for j, f in illegal[:EXPLAINED_MAX]]
+    explained = [explain(f, j, run.history, initial=initial) for j, f in illegal[:EXPLAINED_MAX]]
     if args.json:
-        print(msgspec.json.encode(_as_json(run, worst, judgements, told)).decode())
+        print(msgspec.json.encode(_as_json(run, worst, judgements, explained)).decode())
     else:
-        _print(run, worst, judgements, told)
-    if args.timeline is not None and told:
-        args.timeline.write_text(page(told[0]), encoding="utf-8")
+        _print(run, worst, judgements, explained)
+    if args.timeline is not None and explained:
+        args.timeline.write_text(page(explained[0]), encoding="utf-8")
     return EXIT[worst]
 
 
@@ -86,7 +86,7 @@ def _worst_first(judgements: list[Judgement]) -> list[tuple[Judgement, Finding]]
 
 
 def _print(
-    run: SavedRun, worst: Verdict, judgements: list[Judgement], told: list[Explanation]
+    run: SavedRun, worst: Verdict, judgements: list[Judgement], explained: list[Explanation]
 ) -> None:
     history = run.history
     faults = sum(f.phase == "start" for f in history.faults)
@@ -100,17 +100,19 @@ def _print(
         for f in j.findings:
             if f.verdict is Verdict.UNKNOWN:
                 print(f"    undecided: {f.message}")
-    for e in told:
+    for e in explained:
         print()
         print(text(e))
     anomalies = sum(f.verdict is Verdict.ILLEGAL for j in judgements for f in j.findings)
-    if anomalies > len(told):
-        print(f"\n{anomalies - len(told)} more findings of the same run are not told at length.")
+    if anomalies > len(explained):
+        print(
+            f"\n{anomalies - len(explained)} more findings of the same run are not told at length."
+        )
     print(f"\nverdict: {worst}")
 
 
 def _as_json(
-    run: SavedRun, worst: Verdict, judgements: list[Judgement], told: list[Explanation]
+    run: SavedRun, worst: Verdict, judgements: list[Judgement], explained: list[Explanation]
 ) -> dict[str, Any]:
     return {
         "run": run.name,
@@ -134,5 +136,5 @@ def _as_json(
             }
             for j in judgements
         ],
-        "explanations": [text(e) for e in told],
+        "explanations": [text(e) for e in explained],
     }

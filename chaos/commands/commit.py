@@ -16,7 +16,7 @@ def commit() -> str:
     repository.
     """
     try:
-        told = subprocess.run(
+        described = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
             cwd=ROOT,
             capture_output=True,
@@ -25,7 +25,7 @@ def commit() -> str:
         )
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return told.stdout.strip()
+    return described.stdout.strip()
 
 
 def commit_seed() -> int:

@@ -23,7 +23,8 @@ from chaos.nemeses.fault_gauge import WINDOWS
 from chaos.strikes.catalogue import NOBODY_ANSWERS, READS, STRIKES, Strike, service
 from chaos.strikes.disturb import PAUSE_S, disturb
 from chaos.strikes.outcome import HEAD, StrikeOutcome
-from chaos.targets.docker_stack import DockerTarget, NoStack
+from chaos.targets.docker_engine import NoStack
+from chaos.targets.docker_stack import DockerTarget
 
 EACH: Final = "each"
 TABLE: Final = Path("out/docker/kills.md")

@@ -44,7 +44,11 @@ def main(args: argparse.Namespace) -> int:
     began = datetime.datetime.now(datetime.UTC)
     gaps = asyncio.run(
         measure(
-            kills=args.kills, nodes=args.nodes, writers=args.writers, seed=args.seed, tell=_tell
+            kills=args.kills,
+            nodes=args.nodes,
+            writers=args.writers,
+            seed=args.seed,
+            report=_print_gap,
         )
     )
     folder = args.out / f"failover-{began:%Y%m%dT%H%M%S}"
@@ -60,5 +64,5 @@ def main(args: argparse.Namespace) -> int:
     return 0 if max(g.gap_s for g in gaps) <= LONGEST_S else 1
 
 
-def _tell(kill: int, gap: Gap) -> None:
+def _print_gap(kill: int, gap: Gap) -> None:
     print(f"kill {kill:>3}: {gap.killed} → {gap.then}  {gap.gap_s:.2f} s", flush=True)

@@ -20,11 +20,18 @@ from chaos.runs.interrupt import Interrupt
 from chaos.runs.opening import TargetUnfit
 from chaos.runs.plan import Plan
 from chaos.runs.result import RunResult
+from chaos.targets.services import KINDS
 from chaos.workloads.catalogue import WORKLOADS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
+    _add_kinds(parser)
+    _add_amounts(parser)
+    _add_target(parser)
+
+
+def _add_kinds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workload",
         default="register,append,watch",
@@ -38,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"({','.join(NEMESES)})"
         ),
     )
+    parser.add_argument(
+        "--at-once",
+        action="store_true",
+        help="faults of processes, links and servers at the same time",
+    )
+
+
+def _add_amounts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time",
         type=float,
@@ -77,6 +92,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--faults", type=int, default=0, help="go on until so many bit (at most 3 times --time)"
     )
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--target",
+        default="local",
+        help="local, docker, or the URLs of all nodes: http://h1:8001,…",
+    )
     parser.add_argument(
         "--nodes", type=int, default=3, help="nodes of a local cluster (default: %(default)s)"
     )
@@ -89,16 +112,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--node-command",
         metavar="COMMAND",
         help="local target: starts a node (default: python -m node)",
-    )
-    parser.add_argument(
-        "--at-once",
-        action="store_true",
-        help="faults of processes, links and servers at the same time",
-    )
-    parser.add_argument(
-        "--target",
-        default="local",
-        help="local, docker, or the URLs of all nodes: http://h1:8001,…",
     )
     parser.add_argument(
         "--broadcast",
@@ -138,47 +151,19 @@ async def _run(plan: Plan) -> RunResult:
     interrupt = Interrupt()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupt.told)
+        loop.add_signal_handler(number, interrupt.signalled)
     return await run(plan, interrupt=interrupt)
 
 
 def _plan(args: argparse.Namespace) -> Plan:
-    names = (
-        list(WORKLOADS)
-        if args.workload == "all"
-        else [w.strip() for w in args.workload.split(",") if w.strip()]
-    )
-    for name in names:
-        if name not in WORKLOADS:
-            raise ValueError(f"no workload {name!r}; known are {', '.join(WORKLOADS)}")
-    if not names:
-        raise ValueError("no workload given")
-    try:
-        families = grouped("" if args.nemesis == "none" else args.nemesis)
-    except KeyError as exc:
-        raise ValueError(
-            f"no nemesis {exc.args[0]!r}; known are {', '.join([*FAMILIES, *NEMESES])}, "
-            f"all and none"
-        ) from exc
-    if (
-        args.time <= 0
-        or args.clients < 1
-        or not 1 <= args.nodes <= 9
-        or (args.rate is not None and args.rate <= 0)
-    ):
-        raise ValueError("--time, --clients and --rate must be above 0, --nodes from 1 to 9")
-    if min(args.hot, args.operations, args.faults) < 0:
-        raise ValueError("--hot, --operations and --faults must not be below 0")
-    servers = tuple(s.strip() for s in args.servers.split(",") if s.strip())
-    if strange := set(servers) - {"postgres", "redis", "rabbitmq"}:
-        raise ValueError(f"no server {sorted(strange)[0]!r}; known are postgres, redis, rabbitmq")
+    """Return what the arguments ask for. Raises ValueError."""
+    _check_amounts(args)
     seed = args.seed if args.seed is not None else commit_seed()
     began = datetime.datetime.now(datetime.UTC)
-    folder = args.out / f"{began:%Y%m%dT%H%M%S}-seed{seed}"
     return Plan(
-        folder=folder,
-        workloads=tuple(names),
-        families={k: tuple(v) for k, v in families.items()},
+        folder=args.out / f"{began:%Y%m%dT%H%M%S}-seed{seed}",
+        workloads=_workloads(args.workload),
+        families=_families(args.nemesis),
         seconds=args.time,
         seed=seed,
         clients=args.clients,
@@ -188,7 +173,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         operations=args.operations,
         faults=args.faults,
         nodes=args.nodes,
-        servers=servers,
+        servers=_servers(args.servers),
         node_command=tuple(shlex.split(args.node_command)) if args.node_command else None,
         at_once=args.at_once,
         broadcast=args.broadcast,
@@ -196,6 +181,48 @@ def _plan(args: argparse.Namespace) -> Plan:
         began=began.isoformat(timespec="seconds"),
         commit=commit(),
     )
+
+
+def _check_amounts(args: argparse.Namespace) -> None:
+    if (
+        args.time <= 0
+        or args.clients < 1
+        or not 1 <= args.nodes <= 9
+        or (args.rate is not None and args.rate <= 0)
+    ):
+        raise ValueError("--time, --clients and --rate must be above 0, --nodes from 1 to 9")
+    if min(args.hot, args.operations, args.faults) < 0:
+        raise ValueError("--hot, --operations and --faults must not be below 0")
+
+
+def _workloads(given: str) -> tuple[str, ...]:
+    names = tuple(WORKLOADS) if given == "all" else _list(given)
+    for name in names:
+        if name not in WORKLOADS:
+            raise ValueError(f"no workload {name!r}; known are {', '.join(WORKLOADS)}")
+    if not names:
+        raise ValueError("no workload given")
+    return names
+
+
+def _families(given: str) -> dict[str, tuple[str, ...]]:
+    try:
+        families = grouped("" if given == "none" else given)
+    except KeyError as exc:
+        known = ", ".join([*FAMILIES, *NEMESES])
+        raise ValueError(f"no nemesis {exc.args[0]!r}; known are {known}, all and none") from exc
+    return {name: tuple(members) for name, members in families.items()}
+
+
+def _servers(given: str) -> tuple[str, ...]:
+    servers = _list(given)
+    if unknown := set(servers) - set(KINDS):
+        raise ValueError(f"no server {min(unknown)!r}; known are {', '.join(KINDS)}")
+    return servers
+
+
+def _list(given: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in given.split(",") if name.strip())
 
 
 def _short(path: Path) -> str:

@@ -78,7 +78,7 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
 
 def expand(names: str) -> list[str]:
     """Return the nemeses that a comma-separated list of names and families stands for. Raises
-    KeyError with the stranger.
+    KeyError with the unknown name.
     """
     found: list[str] = []
     for name in filter(None, (n.strip() for n in names.split(","))):
@@ -95,7 +95,7 @@ def expand(names: str) -> list[str]:
 
 def grouped(names: str) -> dict[str, list[str]]:
     """Return the same by the names given, so that each of these gets its turn. Raises KeyError with
-    the stranger.
+    the unknown name.
     """
     found: dict[str, list[str]] = {}
     for name in filter(None, (n.strip() for n in names.split(","))):

@@ -49,12 +49,12 @@ class ClockJump(Nemesis):
 
     @override
     async def proof(self) -> str | None:
-        told = [
+        jumped = [
             f"{node}: wall clock {s:+.0f} s"
             for node in self.targets
             if (s := await self._off(node)) is not None
         ]
-        return "; ".join(told) if told and len(told) == len(self.targets) else None
+        return "; ".join(jumped) if jumped and len(jumped) == len(self.targets) else None
 
     async def _off(self, node: str) -> float | None:
         skew_s = await self.clocks.skew_s(node)

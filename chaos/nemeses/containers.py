@@ -130,8 +130,8 @@ class _Restart(_OnContainers):
 
 def _all(proofs: Iterable[str | None]) -> str | None:
     """Join the proofs; None when one is missing, or nobody was hit."""
-    told = list(proofs)
-    return None if None in told or not told else ", ".join(p for p in told if p is not None)
+    found = list(proofs)
+    return None if None in found or not found else ", ".join(p for p in found if p is not None)
 
 
 _WHOM: Final = {

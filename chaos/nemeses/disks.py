@@ -47,7 +47,7 @@ class SlowDisk(Nemesis):
         super().__init__(target, rng)
         self.sync_s = 0.0
         self.seen: dict[str, float] = {}
-        """The oldest age that each has told."""
+        """The oldest age that each has reported."""
 
     @property
     def disks(self) -> Disks:
@@ -66,7 +66,7 @@ class SlowDisk(Nemesis):
             self.disks.set_sync_s(node, self.sync_s)
 
     async def proof(self) -> str | None:
-        """Each has told of an entry that waited for most of such a sync (or for a second)."""
+        """Show that each has reported an entry that waited for most of such a sync (or for a second)."""
         for node in self.targets:
             told_s = await self.disks.unsynced_s(node)
             self.seen[node] = max(self.seen.get(node, 0.0), told_s or 0.0)
@@ -137,19 +137,19 @@ class DiskFull(Nemesis):
         """Tell who is not ready while its files cannot grow, or has ended over it (and may run
         again, on an empty disk).
         """
-        told = []
+        proofs = []
         for node in self.targets:
             pid = self.pids.get(node)
             if pid is None:
                 return None
             full = _limit(pid) == 0
             if full and not await self.target.ready(node):
-                told.append(f"{node}: pid {pid} cannot write, not ready")
+                proofs.append(f"{node}: pid {pid} cannot write, not ready")
             elif self.processes.pid(node) != pid:
-                told.append(f"{node}: pid {pid} could not write and ended")
+                proofs.append(f"{node}: pid {pid} could not write and ended")
             else:
                 return None
-        return "; ".join(told) or None
+        return "; ".join(proofs) or None
 
     @override
     async def heal(self) -> None:
@@ -189,7 +189,7 @@ class TornJournal(DiskFull):
 
     @override
     async def proof(self) -> str | None:
-        told = []
+        proofs = []
         for node in self.targets:
             if node not in self.torn or await self.target.answers(node):
                 return None
@@ -197,11 +197,11 @@ class TornJournal(DiskFull):
             grown = path.stat().st_size - size
             if grown <= 0:
                 return None
-            told.append(
+            proofs.append(
                 f"{node}: {grown} torn bytes behind byte {size} of {path.name}, pid "
                 f"{self.pids.get(node)} gone"
             )
-        return "; ".join(told) or None
+        return "; ".join(proofs) or None
 
     @override
     async def heal(self) -> None:

@@ -38,7 +38,7 @@ class MemberChurn(ByApi):
     @override
     async def start(self) -> None:
         async with self.client() as client:
-            # Nobody listens there; discard (RFC 863) is its port. An unknown outcome is told by the
+            # Nobody listens there; discard (RFC 863) is its port. An unknown outcome is seen by the
             # proof.
             with contextlib.suppress(OutcomeUnknown):
                 await client.add_member(

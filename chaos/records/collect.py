@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -93,39 +94,44 @@ async def evidence(
         states = await _quiet(clients)
         newest = max((s.settled for s in states if s is not None), default=0)
         names = [s.node if s is not None else url for s, url in zip(states, urls, strict=True)]
-        reads: list[FinalRead] = []
-        gate = asyncio.Semaphore(PARALLEL)
-
-        async def one(client: Client, node: str, level: str, key: str) -> None:
-            async with gate:
-                try:
-                    found = await client.read(
-                        key,
-                        level=level,  # type: ignore[arg-type]  # one of LEVELS
-                        min_revision=newest if level == "session" else None,
-                        max_age_s=0.0 if level == "stale" else None,
-                    )
-                except AcordoError:
-                    return
-            value = None if found.value is None else found.value.decode()
-            reads.append(FinalRead(node, level, key, value, found.revision))
-
-        async with asyncio.TaskGroup() as tasks:
-            for client, node in zip(clients, names, strict=True):
-                for level in levels:
-                    for key in keys:
-                        tasks.create_task(one(client, node, level, key))
-        # Reads wrote nothing, but time may have: members are told as they are now.
+        reads = await _read_everywhere(list(zip(names, clients, strict=True)), levels, keys, newest)
+        # Reads wrote nothing, but time may have: members are recorded as they are now.
         states = await _quiet(clients)
-    reads.sort(key=lambda r: (r.key, r.node, r.level))
     return Evidence(
-        tuple(names),
-        tuple(s for s in states if s is not None),
-        tuple(reads),
-        tuple(levels),
-        broker,
-        wiped,
+        nodes=tuple(names),
+        members=tuple(s for s in states if s is not None),
+        reads=tuple(sorted(reads, key=lambda r: (r.key, r.node, r.level))),
+        levels=tuple(levels),
+        broker=broker,
+        wiped=wiped,
     )
+
+
+async def _read_everywhere(
+    nodes: Sequence[tuple[str, Client]], levels: Sequence[str], keys: Sequence[str], newest: int
+) -> list[FinalRead]:
+    """Read every key through every node at every level; what does not answer is left out."""
+    reads: list[FinalRead] = []
+    gate = asyncio.Semaphore(PARALLEL)
+
+    async def one(node: str, client: Client, level: str, key: str) -> None:
+        async with gate:
+            try:
+                found = await client.read(
+                    key,
+                    level=level,  # type: ignore[arg-type]  # one of LEVELS
+                    min_revision=newest if level == "session" else None,
+                    max_age_s=0.0 if level == "stale" else None,
+                )
+            except AcordoError:
+                return
+        value = None if found.value is None else found.value.decode()
+        reads.append(FinalRead(node, level, key, value, found.revision))
+
+    async with asyncio.TaskGroup() as tasks:
+        for (node, client), level, key in product(nodes, levels, keys):
+            tasks.create_task(one(node, client, level, key))
+    return reads
 
 
 async def _quiet(clients: Sequence[Client]) -> list[MemberState | None]:
@@ -137,8 +143,8 @@ async def _quiet(clients: Sequence[Client]) -> list[MemberState | None]:
         async with asyncio.timeout(QUIET_S):
             while True:
                 states = list(await asyncio.gather(*(_state(c) for c in clients)))
-                told = {(s.settled, s.digest) for s in states if s is not None}
-                if len(told) == 1 and None not in states:
+                digests = {(s.settled, s.digest) for s in states if s is not None}
+                if len(digests) == 1 and None not in states:
                     return states
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
@@ -147,13 +153,13 @@ async def _quiet(clients: Sequence[Client]) -> list[MemberState | None]:
 
 async def _state(client: Client) -> MemberState | None:
     try:
-        told = await client.cluster(timeout_s=2.0)
+        status = await client.cluster(timeout_s=2.0)
     except AcordoError:
         return None
-    mine = next((m for m in told.members if m.id == told.node), None)
+    mine = next((m for m in status.members if m.id == status.node), None)
     if mine is None or mine.settled is None or mine.digest is None:
         return None
-    return MemberState(told.node, mine.settled, mine.digest, mine.applied)
+    return MemberState(status.node, mine.settled, mine.digest, mine.applied)
 
 
 async def observe(
@@ -172,22 +178,22 @@ async def _observe(client: Client, recorder: Recorder, stop: asyncio.Event, ever
     last: tuple[object, ...] = ()
     while not stop.is_set():
         try:
-            told = await client.cluster(timeout_s=1.0)
+            status = await client.cluster(timeout_s=1.0)
         except AcordoError:
-            told = None
+            status = None
         if (
-            told is not None
-            and (told.node, told.term, told.role, told.leader, told.settled) != last
+            status is not None
+            and (status.node, status.term, status.role, status.leader, status.settled) != last
         ):
-            last = (told.node, told.term, told.role, told.leader, told.settled)
-            mine = next((m for m in told.members if m.id == told.node), None)
+            last = (status.node, status.term, status.role, status.leader, status.settled)
+            mine = next((m for m in status.members if m.id == status.node), None)
             recorder.add(
                 NodeStatus(
-                    told.node,
+                    status.node,
                     recorder.clock(),
-                    term=told.term,
-                    role=told.role,
-                    leader=told.leader,
+                    term=status.term,
+                    role=status.role,
+                    leader=status.leader,
                     applied=mine.applied if mine else None,
                     settled=mine.settled if mine else None,
                     digest=mine.digest if mine else None,

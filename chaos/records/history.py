@@ -97,7 +97,7 @@ class Lookup(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Watched(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that one watcher (or subscriber of the broker) was told.
+    """One thing that one watcher (or subscriber of the broker) was notified of.
 
     `open`: a stream began, resuming after `revision` (None: from now on). `event`: a change.
     `bookmark`: everything up to `revision` was delivered. `gone`: a clear 410. `closed`: the stream

@@ -50,16 +50,16 @@ def fault_windows(faults: Iterable[Fault]) -> list[FaultWindow]:
 
 def leaderships(history: History) -> list[Leadership]:
     """Return each change of leader or term, from status records and from what operations
-    were told.
+    heard.
     """
-    told = [(s.t_ns, s.term, s.leader) for s in history.statuses if s.leader is not None]
-    told += [
+    claims = [(s.t_ns, s.term, s.leader) for s in history.statuses if s.leader is not None]
+    claims += [
         (int(o.end_ns or o.start_ns), o.term, o.leader)
         for o in history.operations
         if o.leader is not None
     ]
     made: list[Leadership] = []
-    for t_ns, term, leader in sorted(told, key=lambda t: t[0]):
+    for t_ns, term, leader in sorted(claims, key=lambda t: t[0]):
         last = made[-1] if made else None
         if last is not None and term is not None and last.term is not None and term < last.term:
             continue  # somebody who had not heard of the new term yet

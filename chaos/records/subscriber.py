@@ -1,8 +1,8 @@
-"""Record what a subscriber of the broker is told: a durable queue of the run's own on the exchange
+"""Record what the broker delivers: a durable queue of the run's own on the exchange
 of changes.
 
 It speaks AMQP as docs/asyncapi.yaml says and imports nothing of the nodes. It never judges, and
-what it heard is acknowledged only once it is recorded: whatever breaks, it is told again.
+what it heard is acknowledged only once it is recorded: whatever breaks, it is delivered again.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class SubscriberFailed(Exception):
 
 
 class Subscriber:
-    """`async with Subscriber(url, exchange, queue, recorder) as told`: subscribed before anything
+    """`async with Subscriber(url, exchange, queue, recorder)`: subscribed before anything
     is written.
 
     `exchange`: as /v1/cluster names it (`channels`).
     """
 
     def __init__(self, url: str, exchange: str, queue: str, recorder: Recorder) -> None:
-        # A broker that is gone is what a run does to it; aiormq would tell it on the terminal each
+        # A broker that is gone is what a run does to it; aiormq would say it on the terminal each
         # time.
         logging.getLogger("aiormq").setLevel(logging.CRITICAL)
         self._url = f"{url}{'&' if '?' in url else '?'}heartbeat=5"
@@ -128,18 +128,18 @@ class Subscriber:
                 await asyncio.shield(connection.close())
 
     async def _take(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
-        told = msgspec.json.decode(message.body)
-        for change in told["changes"]:
+        delivered = msgspec.json.decode(message.body)
+        for change in delivered["changes"]:
             value = _text(change["value"]) if "value" in change else None
             deleted = change["type"] == "delete"
             self._record(
                 "event",
-                revision=told["revision"],
+                revision=delivered["revision"],
                 key=_text(change["key"]),
                 value=value,
                 deleted=deleted,
             )
-        self._newest = max(self._newest, told["revision"])
+        self._newest = max(self._newest, delivered["revision"])
         self._moved.set()
         if message.delivery_tag is not None:
             await channel.basic_ack(message.delivery_tag)
@@ -148,8 +148,8 @@ class Subscriber:
         self._recorder.add(Watched(NAME, kind, self._recorder.clock(), channel="broker", **fields))
 
 
-def _text(told: str | dict[str, str]) -> str:
+def _text(given: str | dict[str, str]) -> str:
     """Return bytes as the history names them."""
-    if isinstance(told, str):
-        return told
-    return base64.b64decode(told["base64"]).decode("utf-8", "backslashreplace")
+    if isinstance(given, str):
+        return given
+    return base64.b64decode(given["base64"]).decode("utf-8", "backslashreplace")

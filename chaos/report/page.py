@@ -165,14 +165,14 @@ def _verdicts(result: RunResult) -> str:
     rows = []
     for j in result.judgements:
         figures = ", ".join(f"{k} {v}" for k, v in j.figures.items() if not isinstance(v, dict))
-        told = ", ".join(j.anomalies) or figures
+        said = ", ".join(j.anomalies) or figures
         rows.append(
             (
                 j.checker,
                 _verdict_cell(j),
                 _verdict_cell(resolved.get(j.checker)),
                 str(j.operations),
-                told,
+                said,
             )
         )
     return _table(
@@ -279,12 +279,12 @@ def _load(history: History) -> str:
         )
     head = ("workload", "took effect", "failed", "unknown", "p50 ms", "p99 ms", "longest ms")
     led = [f"{r.leader} in term {r.term}" for r in leaderships(history)]
-    told = (
+    notes = (
         f"<p>Answers by node: "
         f"{escape(', '.join(f'{n} {c}' for n, c in sorted(nodes.items())))}.</p>"
     )
-    told += f"<p>Leaders seen: {escape(', '.join(led[:60]))}{' …' if len(led) > 60 else ''}.</p>"
-    return _table(head, rows, (1, 2, 3, 4, 5, 6)) + told
+    notes += f"<p>Leaders seen: {escape(', '.join(led[:60]))}{' …' if len(led) > 60 else ''}.</p>"
+    return _table(head, rows, (1, 2, 3, 4, 5, 6)) + notes
 
 
 def _settings(result: RunResult) -> str:

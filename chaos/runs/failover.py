@@ -43,9 +43,9 @@ class Gap:
 
 
 async def measure(
-    *, kills: int, nodes: int, writers: int, seed: int, tell: Callable[[int, Gap], None]
+    *, kills: int, nodes: int, writers: int, seed: int, report: Callable[[int, Gap], None]
 ) -> list[Gap]:
-    """Kill so many leaders, telling of each gap; return fewer gaps when nobody took over."""
+    """Kill so many leaders, reporting each gap; return fewer gaps when nobody took over."""
     acknowledged: list[float] = []
     stop = asyncio.Event()
     gaps: list[Gap] = []
@@ -66,7 +66,7 @@ async def measure(
                 if gap is None:
                     break
                 gaps.append(gap)
-                tell(len(gaps), gap)
+                report(len(gaps), gap)
                 target.start(gap.killed)
                 await target.healthy()
                 acknowledged[:-KEPT] = []

@@ -15,7 +15,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.asked = asyncio.Event()
 
-    def told(self) -> None:
+    def signalled(self) -> None:
         """Take one signal."""
         if self.asked.is_set():
             print("\nkilled: the report is not written", file=sys.stderr)

@@ -63,15 +63,12 @@ async def load_and_disturb(target: Target, result: RunResult, interrupt: Interru
             stop.set()
             progress.cancel()
             say(plan, "load over, healing and collecting …")
-            if not await target.healthy(HEALTHY_WITHIN_S):
-                within = f"within {HEALTHY_WITHIN_S:g} s after the last fault"
-                result.weak.append(f"the cluster was not healthy {within}")
+            result.weak += await _not_healthy(target)
             try:
                 async with asyncio.timeout(max(FINISH_WITHIN_S, plan.seconds / 4)):
                     await asyncio.gather(*loads)
-                    result.weak += await _finish(
-                        target, workloads, recorder, subscriber, f"{prefix}end"
-                    )
+                    end = f"{prefix}end"
+                    result.weak += await _finish(target, workloads, recorder, subscriber, end)
             except TimeoutError:
                 result.weak.append("the last operations and look-ups were not over in time")
                 for task in loads:
@@ -108,6 +105,12 @@ async def _subscribed(
         names = (await client.cluster()).raw.get("channels")
     exchange = names["changes"] if isinstance(names, dict) else "acordo.changes"
     return await stack.enter_async_context(Subscriber(url, exchange, queue, recorder))
+
+
+async def _not_healthy(target: Target) -> list[str]:
+    if await target.healthy(HEALTHY_WITHIN_S):
+        return []
+    return [f"the cluster was not healthy within {HEALTHY_WITHIN_S:g} s after the last fault"]
 
 
 async def _finish(

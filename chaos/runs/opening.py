@@ -14,7 +14,8 @@ from chaos.nemeses.fault_gauge import WINDOWS
 from chaos.runs.plan import Plan
 from chaos.runs.progress import say
 from chaos.targets.base import Target
-from chaos.targets.docker_stack import DockerTarget, NoStack
+from chaos.targets.docker_engine import NoStack
+from chaos.targets.docker_stack import DockerTarget
 from chaos.targets.local import LocalTarget
 from chaos.targets.services import Services
 from chaos.targets.urls import UrlTarget

@@ -1,6 +1,6 @@
 """Provoke one planted product bug after another until what clients see shows it.
 
-Which bug needs which load and which faults is told here; planting them is left to whoever gives the
+Which bug needs which load and which faults is said here; planting them is left to whoever gives the
 command that starts a node. Nothing here knows how a bug is made.
 """
 

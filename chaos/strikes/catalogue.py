@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from chaos.strikes.outcome import NOTHING, StrikeLimits
-from chaos.targets.docker_stack import NODES, DockerTarget, How, NoStack
+from chaos.targets.docker_engine import NoStack
+from chaos.targets.docker_stack import NODES, DockerTarget, How
 from chaos.waiting import until
 
 CHOSEN_WITHIN_S: Final = 120.0

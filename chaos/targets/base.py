@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol, runtime_checkable
 
 from chaos.targets.proxy import Mesh
@@ -83,3 +84,14 @@ class NodeLinks(Protocol):
     """Nodes between which, and before which, proxies stand."""
 
     mesh: Mesh
+
+
+def majority_leader(claims: Sequence[str | None], nodes: int) -> str | None:
+    """Return whom most of the nodes call leader; None while no majority says the same.
+
+    A leader that was cut off still calls itself so, and whoever hears only it believes it.
+    """
+    for name in claims:
+        if name is not None and claims.count(name) > nodes // 2:
+            return name
+    return None

@@ -14,17 +14,24 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self
 
 import aiohttp
 import docker
 import docker.errors
-import requests
-import urllib3.exceptions
 from typing_extensions import override
 
 from acordo import AcordoError, Client
-from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, Target
+from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, Target, majority_leader
+from chaos.targets.docker_engine import (
+    ENGINE_TIMEOUT_S,
+    EngineFailed,
+    NoStack,
+    NotHealed,
+    ask,
+    bridge_gateway,
+    published,
+)
 from chaos.waiting import until
 
 PROJECT: Final = "com.docker.compose.project"
@@ -34,28 +41,7 @@ STORES: Final = ("postgres", "cockroach", "cockroach1")
 STOP_S: Final = 30
 MASTER_WITHIN_S: Final = 30.0
 """For a fail-over under way to end."""
-ENGINE_TIMEOUT_S: Final = 60
-"""Of one call to the engine."""
-ENGINE_ERRORS: Final = (
-    docker.errors.DockerException,
-    requests.RequestException,
-    urllib3.exceptions.HTTPError,
-)
-
-T = TypeVar("T")
 How = Literal["kill", "pause", "disconnect"]
-
-
-class NoStack(Exception):
-    """No stack that could be disturbed is running."""
-
-
-class EngineFailed(NoStack):
-    """The engine did not do what it was asked, or does not answer any more."""
-
-
-class NotHealed(EngineFailed):
-    """These containers may still be down, frozen or cut off."""
 
 
 def place_of(member: str) -> str:
@@ -79,8 +65,8 @@ class DockerTarget(Target):
     async def __aenter__(self) -> Self:
         """Find the stack's containers. Raises NoStack when it is not there."""
         try:
-            self.docker: Any = await _ask(partial(docker.from_env, timeout=ENGINE_TIMEOUT_S))
-            found = await _ask(self._containers)
+            self.docker: Any = await ask(partial(docker.from_env, timeout=ENGINE_TIMEOUT_S))
+            found = await ask(self._containers)
         except EngineFailed as exc:
             raise NoStack(f"no Docker engine answers: {exc}") from exc
         self.services = frozenset(found)
@@ -88,8 +74,8 @@ class DockerTarget(Target):
             raise NoStack(
                 f"project {self.project} has no {', '.join(missing)}: ./start.sh starts it"
             )
-        self._urls = tuple(_published(found[NODES[n]], "8000/tcp") for n in self.nodes)
-        self.balancer_url = _published(found["nginx"], "8080/tcp") if "nginx" in found else ""
+        self._urls = tuple(published(found[NODES[n]], "8000/tcp") for n in self.nodes)
+        self.balancer_url = published(found["nginx"], "8080/tcp") if "nginx" in found else ""
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S))
         return self
 
@@ -133,11 +119,8 @@ class DockerTarget(Target):
 
     @override
     async def leader(self) -> str | None:
-        told = await asyncio.gather(*(self._leader_by(url) for url in self._urls))
-        for name in self.nodes:
-            if told.count(name) > len(self.nodes) // 2:
-                return name
-        return None
+        claims = await asyncio.gather(*(self._leader_by(url) for url in self._urls))
+        return majority_leader(claims, len(self.nodes))
 
     @override
     async def answers(self, node: str) -> bool:
@@ -173,7 +156,7 @@ class DockerTarget(Target):
     async def gateway(self) -> str:
         """Return this machine's address as the stack's Prometheus finds it."""
         with contextlib.suppress(docker.errors.DockerException, KeyError, IndexError):
-            return await asyncio.to_thread(_bridge_gateway, self.docker)
+            return await asyncio.to_thread(bridge_gateway, self.docker)
         return "127.0.0.1"
 
     async def redis_master(self) -> str:
@@ -186,7 +169,7 @@ class DockerTarget(Target):
             nonlocal found
             for sentinel in ("sentinel1", "sentinel2", "sentinel3"):
                 with contextlib.suppress(NoStack):
-                    told = await self.execute(
+                    answer = await self.execute(
                         sentinel,
                         [
                             "redis-cli",
@@ -197,7 +180,7 @@ class DockerTarget(Target):
                             "acordo",
                         ],
                     )
-                    found = told.split()[0] if told.split() else ""
+                    found = answer.split()[0] if answer.split() else ""
                     if found in self.services:
                         return True
             return False
@@ -213,7 +196,7 @@ class DockerTarget(Target):
     async def execute(self, service: str, command: list[str]) -> str:
         """Run a command in a container; return what it printed."""
         container = await self._container(service)
-        _, output = await _ask(partial(container.exec_run, command))
+        _, output = await ask(partial(container.exec_run, command))
         return bytes(output).decode(errors="replace")
 
     async def state(self, service: str) -> str:
@@ -235,12 +218,12 @@ class DockerTarget(Target):
         That is after they were looked up and before the engine was asked: what happens while it
         works is counted.
         """
-        found = await _ask(self._containers)
+        found = await ask(self._containers)
         acts = [act for service in services for act in self._acts(how, self._of(found, service))]
         if not acts:
             raise EngineFailed(f"{', '.join(services)}: on no network already")
         began = asyncio.get_running_loop().time()
-        await _ask(*acts)
+        await ask(*acts)
         return began
 
     async def kill(self, service: str) -> None:
@@ -277,7 +260,7 @@ class DockerTarget(Target):
         """Put it back, under the names that it had. Raises EngineFailed when it is in no network
         afterwards.
         """
-        await _ask(partial(self._connect, service))
+        await ask(partial(self._connect, service))
         if not await self.connected(service):
             raise EngineFailed(f"{service} cannot be put back on its network")
 
@@ -285,7 +268,7 @@ class DockerTarget(Target):
         """Start, unpause and connect whatever is not as it should be. Raises NotHealed."""
         await self.heal_each(
             service
-            for service, container in (await _ask(self._containers)).items()
+            for service, container in (await ask(self._containers)).items()
             if container.attrs["HostConfig"]["RestartPolicy"]["Name"]
             not in ("", "no", "on-failure")
         )
@@ -322,10 +305,10 @@ class DockerTarget(Target):
 
     async def _do(self, service: str, what: str, **how: Any) -> None:
         container = await self._container(service)
-        await _ask(partial(getattr(container, what), **how))
+        await ask(partial(getattr(container, what), **how))
 
     async def _container(self, service: str) -> Any:
-        return self._of(await _ask(self._containers), service)
+        return self._of(await ask(self._containers), service)
 
     def _of(self, found: dict[str, Any], service: str) -> Any:
         if service not in found:
@@ -361,42 +344,3 @@ class DockerTarget(Target):
         for network in self.docker.networks.list(filters={"label": f"{PROJECT}={self.project}"}):
             with contextlib.suppress(docker.errors.APIError):  # it is in there already
                 network.connect(container, aliases=aliases)
-
-
-async def _ask(*calls: Callable[[], T]) -> T:
-    """Make blocking calls to the engine, each in its thread, all at once; return what the first
-    returned.
-
-    Ends when every one has ended, also when cancelled meanwhile: a thread cannot be stopped, and a
-    kill that is still under way would undo the healing. The engine's time-out bounds it. Raises
-    EngineFailed.
-    """
-    asked = [asyncio.ensure_future(asyncio.to_thread(call)) for call in calls]
-    try:
-        await asyncio.wait(asked)
-    except asyncio.CancelledError:
-        await asyncio.wait(asked)
-        raise
-    told = await asyncio.gather(*asked, return_exceptions=True)
-    for each in told:
-        if isinstance(each, ENGINE_ERRORS):
-            raise EngineFailed(str(each)) from each
-        if isinstance(each, BaseException):
-            raise each
-    return told[0]  # type: ignore[return-value]  # no exception is left
-
-
-def _published(container: Any, port: str) -> str:
-    """Return the URL of a published port. Raises NoStack."""
-    bound = (container.attrs["HostConfig"].get("PortBindings") or {}).get(port)
-    if not bound:
-        raise NoStack(f"{container.name} publishes no {port}")
-    return f"http://127.0.0.1:{bound[0]['HostPort']}"
-
-
-def _bridge_gateway(engine: Any) -> str:
-    """Return this machine's address as containers see it. Raises KeyError or the engine's
-    errors.
-    """
-    config = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]
-    return str(config["Gateway"])

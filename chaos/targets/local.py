@@ -21,7 +21,14 @@ from typing_extensions import override
 
 from acordo import AcordoError, Client
 from chaos.targets import slowdisk, wallclock
-from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, NodeLinks, NodeProcesses, Target
+from chaos.targets.base import (
+    HEALTHY_WITHIN_S,
+    PROBE_TIMEOUT_S,
+    NodeLinks,
+    NodeProcesses,
+    Target,
+    majority_leader,
+)
 from chaos.targets.proxy import Mesh
 from chaos.targets.services import Services
 from chaos.waiting import until
@@ -206,11 +213,8 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
 
     @override
     async def leader(self) -> str | None:
-        told = await asyncio.gather(*(self._leader_by(n) for n in self.nodes))
-        for name in self.nodes:
-            if told.count(name) > len(self.nodes) // 2:
-                return name
-        return None
+        claims = await asyncio.gather(*(self._leader_by(n) for n in self.nodes))
+        return majority_leader(claims, len(self.nodes))
 
     @override
     async def answers(self, node: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Final, Self
 from typing_extensions import override
 
 from acordo import AcordoError, Client
-from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, Target
+from chaos.targets.base import HEALTHY_WITHIN_S, PROBE_TIMEOUT_S, Target, majority_leader
 from chaos.waiting import until
 
 REACH_WITHIN_S: Final = 5.0
@@ -64,14 +64,11 @@ class UrlTarget(Target):
 
     @override
     async def leader(self) -> str | None:
-        told: list[str | None] = []
+        claims: list[str | None] = []
         for client in self._clients:
             with contextlib.suppress(AcordoError):
-                told.append((await client.cluster(timeout_s=PROBE_TIMEOUT_S)).leader)
-        return next(
-            (name for name in told if name is not None and told.count(name) > len(self.nodes) // 2),
-            None,
-        )
+                claims.append((await client.cluster(timeout_s=PROBE_TIMEOUT_S)).leader)
+        return majority_leader(claims, len(self.nodes))
 
     @override
     async def answers(self, node: str) -> bool:

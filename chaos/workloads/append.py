@@ -77,7 +77,7 @@ class Append(Workload):
             for attempt in range(1, ATTEMPTS_MAX + 1):
                 found = await worker.client.txn(reads=keys)
                 lists = {r.key.decode(): _list(r.value) for r in found.reads}
-                told = _execute(asked, lists)
+                answered = _execute(asked, lists)
                 touched = list(dict.fromkeys(key for kind, key, _ in asked if kind == "append"))
                 guards = [acordo.at_revision(r.key, r.revision) for r in found.reads]
                 writes = [acordo.put(key, json.dumps(lists[key])) for key in touched]
@@ -91,7 +91,7 @@ class Append(Workload):
                         raise
                     continue
                 self._retire([key for key in touched if len(lists[key]) > LENGTH_MAX])
-                return Observed(done.served, told, done.revision, attempts=done.attempts)
+                return Observed(done.served, answered, done.revision, attempts=done.attempts)
             raise AssertionError("unreachable")
 
         await worker.do("txn", call, value=asked)
@@ -110,14 +110,14 @@ class Append(Workload):
 
 def _execute(asked: list[list[Any]], lists: dict[str, list[Any]]) -> list[list[Any]]:
     """Make the lists longer in place; return what each micro-operation saw."""
-    told = []
+    answered = []
     for kind, key, value in asked:
         if kind == "append":
             lists[key] = [*lists[key], value]
-            told.append([kind, key, value])
+            answered.append([kind, key, value])
         else:
-            told.append([kind, key, list(lists[key])])
-    return told
+            answered.append([kind, key, list(lists[key])])
+    return answered
 
 
 def _list(value: bytes | None) -> list[Any]:

@@ -90,7 +90,7 @@ class Watcher:
             self.moved.notify_all()
 
     async def wait(self, revision: int) -> None:
-        """Wait until everything up to a revision has been told."""
+        """Wait until everything up to a revision was delivered."""
         async with self.moved:
             await self.moved.wait_for(
                 lambda: self.position is not None and self.position >= revision
@@ -101,7 +101,7 @@ class Watcher:
         recorder.add(Watched(self.name, kind, recorder.clock(), prefix=self.prefix, **fields))
 
     def end(self, revision: int) -> None:
-        """Say up to where it had to be told."""
+        """Say up to where it had to be notified."""
         self._record("end", revision=revision)
 
 
@@ -135,7 +135,7 @@ class Watching(Workload):
                 task.cancel()
 
     async def _catch_up(self) -> None:
-        """Let every watcher be told all that was acknowledged, within bounds; one that is not is
+        """Let every watcher be notified of all that was acknowledged, within bounds; one that is not is
         judged as behind.
         """
         self.written_last = self.newest

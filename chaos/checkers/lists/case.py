@@ -11,7 +11,7 @@ from chaos.checkers.verdict import Finding
 from chaos.records.history import ClientOperation, HistoryError
 
 FINDINGS_MAX: Final = 10
-"""More of one kind are counted, not told."""
+"""More of one kind are counted, not listed."""
 Micro = Sequence[Any]
 """["append", key, value] or ["r", key, list]."""
 

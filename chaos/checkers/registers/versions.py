@@ -315,7 +315,7 @@ class _Witness:
                     max(low, read.version or position)
                 )
                 high = min(high, after - 1)
-        # An empty span was told by `_matches`, read by read.
+        # An empty span was found by `_matches`, read by read.
         return low, max(low, high)
 
     def _open(self, key: str) -> bool:

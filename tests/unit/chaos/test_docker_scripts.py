@@ -27,7 +27,8 @@ from chaos.strikes.catalogue import STRIKES
 from chaos.strikes.disturb import disturb
 from chaos.strikes.load import StackLoad
 from chaos.strikes.outcome import StrikeOutcome
-from chaos.targets.docker_stack import DockerTarget, EngineFailed, NoStack, NotHealed
+from chaos.targets.docker_engine import EngineFailed, NoStack, NotHealed
+from chaos.targets.docker_stack import DockerTarget
 from tests.unit.chaos.fake_engine import FakeEngine, over
 from tests.unit.coordinator import virtual
 
