@@ -16,7 +16,9 @@ from cluster.settings.runner import RAFT_PORT_OFFSET
 from kv.errors import BadRequest
 
 LASTING_PORTS: Final = (12_000, 30_000)
-"""Below what Linux hands out by itself (net.ipv4.ip_local_port_range), and what clusters begin at."""
+"""Below what Linux hands out by itself (net.ipv4.ip_local_port_range), and what clusters begin
+at.
+"""
 
 
 def free_port() -> int:

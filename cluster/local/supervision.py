@@ -120,12 +120,13 @@ class Supervisor:
                 node.log_from = log.tell()
                 node.process = process = await asyncio.create_subprocess_exec(
                     *self._command,
-                    stdin=asyncio.subprocess.PIPE,  # a node whose input ends stops: the runner is gone
+                    # A node whose standard input ends stops: the runner is gone.
+                    stdin=asyncio.subprocess.PIPE,
                     stdout=log,
                     stderr=log,
                     env=node.environ,
                     cwd=ROOT,
-                    # Ctrl-C reaches the runner alone, which then stops the nodes in order
+                    # Ctrl-C reaches the runner alone, which then stops the nodes in order.
                     start_new_session=True,
                 )
             node.state = NodeState.STARTING

@@ -39,8 +39,8 @@ def next_id(member: str) -> str:
 
 
 def joiners_list(view: Cluster, new: str, address: str) -> str:
-    """Return the first members that a joining one is started with: those in force, and itself, which does
-    not vote yet.
+    """Return the first members that a joining one is started with: those in force, and itself,
+    which does not vote yet.
     """
     fellows = [
         f"{m.id}={m.raft_address}{'' if m.voter else '/observer'}"

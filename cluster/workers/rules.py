@@ -44,7 +44,9 @@ class Subscription(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Cursor(msgspec.Struct, frozen=True):
-    """How far a subscription is, the value of a key under CURSORS: everything up to `revision` is delivered or dead."""
+    """How far a subscription is, the value of a key under CURSORS: everything up to `revision` is
+    delivered or dead.
+    """
 
     revision: int
     fence: int = 0

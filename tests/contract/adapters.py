@@ -26,7 +26,7 @@ from backends.redis import RedisCache
 from backends.sqlite import SqliteStore
 from kv.model import Reference
 from kv.ports import Broadcast, Cache, Change, Store
-from tests import services as shared
+from tests import services
 
 OpenStore: TypeAlias = Callable[[], Store]
 StoreOpener: TypeAlias = Callable[[Path], AbstractAsyncContextManager[OpenStore]]
@@ -67,7 +67,7 @@ async def local_broadcast(directory: Path) -> AsyncIterator[tuple[Broadcast, Hea
 
 @asynccontextmanager
 async def postgres_database(directory: Path) -> AsyncIterator[OpenStore]:
-    url = shared.fresh_database()
+    url = services.fresh_database()
     yield lambda: PostgresStore(url)
 
 
@@ -95,14 +95,14 @@ async def cockroach_database(directory: Path) -> AsyncIterator[OpenStore]:
 
 @asynccontextmanager
 async def redis_cache(directory: Path) -> AsyncIterator[OpenCache]:
-    url = shared.empty_redis()
+    url = services.empty_redis()
     # a busy machine must not look like a slow cache
     yield lambda: RedisCache.from_url(url, call_timeout_s=5)
 
 
 @asynccontextmanager
 async def rabbit_broadcast(directory: Path) -> AsyncIterator[tuple[Broadcast, Hear]]:
-    async with RabbitBroadcast.from_url(shared.rabbitmq().url) as broadcast:
+    async with RabbitBroadcast.from_url(services.rabbitmq().url) as broadcast:
         bodies = broadcast.subscribe()
         first = asyncio.ensure_future(anext(bodies))
         probe = Change(2**53 - 1, "probe", 0, ())

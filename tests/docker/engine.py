@@ -52,9 +52,8 @@ def engine(*, start: bool) -> Iterator[str]:
         url = f"unix://{folder}/docker.sock"
         with Path(folder, "log").open("wb") as log:
             process = subprocess.Popen(
-                ["dockerd", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "-H",
-                 url,
-                 "--pidfile", f"{folder}/pid"],
+                ["dockerd", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec",
+                 "-H", url, "--pidfile", f"{folder}/pid"],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         try:

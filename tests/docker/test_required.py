@@ -28,8 +28,7 @@ def run(folder: Path, *words: str) -> tuple[int, str, bool]:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", ONE, *words],
         cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
-        timeout=100, check=False,
+        stderr=subprocess.STDOUT, text=True, timeout=100, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout, asked.exists()
 

@@ -190,16 +190,13 @@ def test_a_chaos_run_on_containers_finds_no_anomaly_and_is_not_weak(
     """
     command = [
         sys.executable, "-m", "chaos", "run", "--target", "docker", "--workload", "register,append",
-        "--nemesis",
-        ",".join(FAULTS), "--faults", str(len(FAULTS)), "--operations", "400", "--time", "100",
-        "--clients", "5",
-        "--pause", "0.1", "--seed", "7", "--out", str(tmp_path),
+        "--nemesis", ",".join(FAULTS), "--faults", str(len(FAULTS)), "--operations", "400",
+        "--time", "100", "--clients", "5", "--pause", "0.1", "--seed", "7", "--out", str(tmp_path),
     ]  # fmt: skip
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "COMPOSE_PROJECT_NAME": PROJECT},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=CHAOS_WITHIN_S,
-        check=False,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        timeout=CHAOS_WITHIN_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
     (folder,) = tmp_path.iterdir()

@@ -86,9 +86,8 @@ async def test_load_adds_a_local_observer_and_its_end_removes_it(
         stack.callback(prometheus.__exit__, None, None, None)
         settings = {
             "DIR": str(folder), "URLS": ",".join(urls), "LISTEN": listen,
-            "PROMETHEUS": prometheus.url,
-            "OBSERVERS_MAX": "1", "PERIOD_S": "1", "COOL_DOWN_S": "2", "IN_FLIGHT_HIGH": "4",
-            "IN_FLIGHT_LOW": "2",
+            "PROMETHEUS": prometheus.url, "OBSERVERS_MAX": "1", "PERIOD_S": "1", "COOL_DOWN_S": "2",
+            "IN_FLIGHT_HIGH": "4", "IN_FLIGHT_LOW": "2",
         }  # fmt: skip
         await stack.enter_async_context(autoscaler(settings, tmp_path / "autoscaler.log"))
         http = await stack.enter_async_context(

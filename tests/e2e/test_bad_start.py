@@ -195,10 +195,13 @@ def test_a_store_server_that_does_not_answer_is_waited_for_and_named(tmp_path: P
     store = ["--store", "postgresql://u:hunter2@127.0.0.1:1/d", "--data-dir", str(tmp_path / "n1")]
     with log.open("wb") as output:
         node = subprocess.Popen(
-            [sys.executable, "-m", "node", *store], env=clean | ports, cwd=ROOT,
-             stdin=subprocess.PIPE, stdout=output,
+            [sys.executable, "-m", "node", *store],
+            env=clean | ports,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=output,
             stderr=output,
-        )  # fmt: skip
+        )
     try:
         wait_until(lambda: answer(f"{url}/livez")[0] == 200, "the node to live without its store")
         status, said = answer(f"{url}/readyz?verbose")

@@ -103,8 +103,8 @@ async def test_the_original_projects_commands_work(start: Start, tmp_path: Path)
         for command in ("python3 -m unitary_tests.run_tests", "load-tests/load-tests-siege.sh all"):
             process = await asyncio.create_subprocess_exec(
                 *command.split(), urls(cluster)[0], cwd=ROOT, env=environ,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip
             said.append((await process.communicate())[0].decode())
             assert process.returncode == 0, said
@@ -329,8 +329,8 @@ async def test_a_stopping_node_finishes_what_it_holds(
 async def test_up_is_one_command_and_a_signal_ends_it(tmp_path: Path, number: int) -> None:
     port = free_base_port(3, 31000)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cluster", "up", "--base-port", str(port), "--data",
-        str(tmp_path / "data"),
+        sys.executable, "-m", "cluster", "up",
+        "--base-port", str(port), "--data", str(tmp_path / "data"),
         cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     assert process.stdout is not None

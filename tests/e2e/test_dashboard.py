@@ -178,9 +178,8 @@ def test_the_dashboard_shows_what_somebody_on_call_asks_for() -> None:
     titles = {panel.title for panel in panels()}
     assert titles >= {
         "Leader", "Term", "Writes by outcome", "Reads by level", "Latency of writes",
-        "Latency of reads", "Group sizes",
-        "Revision lag per node", "Cache hits", "Back ends", "Observers", "The autoscaler's "
-                                                                         "decisions",
+        "Latency of reads", "Group sizes", "Revision lag per node", "Cache hits", "Back ends",
+        "Observers", "The autoscaler's decisions",
     }  # fmt: skip
     assert next(q.legend for q in overlays()) == "{{nemesis}}"
 

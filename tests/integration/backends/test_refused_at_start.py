@@ -20,7 +20,7 @@ from backends import postgres_sql as sql
 from backends.postgres import PostgresStore
 from cluster.services.postgres import PostgresServer
 from kv.errors import BadRequest
-from tests import services as shared
+from tests import services
 from tests.integration.backends.conftest import started, until
 from tests.services import fresh_database, needs
 
@@ -46,7 +46,7 @@ async def test_what_an_operator_must_mend_ends_the_node(
     restarts.
     """
     at, database = fresh_database().split("@")[1].split("/")
-    broker = f"127.0.0.1:{shared.rabbitmq().port}" if "broadcast" in change else ""
+    broker = f"127.0.0.1:{services.rabbitmq().port}" if "broadcast" in change else ""
     given: dict[str, Any] = {
         name: url.format(at=at, database=database, broker=broker) for name, url in change.items()
     }

@@ -41,12 +41,10 @@ from kv.errors import BadRequest
 BOUNDS = Bounds(
     0, 3, Band(8, 32), Band(0.1, 0.5), Band(0.3, 0.8), rounds_high=2, rounds_low=3, cool_down_s=60
 )
-BUSY, IDLE, FAIR, NOTHING = (
-    Figures(50, 0.2, 0.5),
-    Figures(0.1, None, 0.01),
-    Figures(20, 0.2, 0.5),
-    Figures(None, None, None),
-)
+BUSY = Figures(50, 0.2, 0.5)
+IDLE = Figures(0.1, None, 0.01)
+FAIR = Figures(20, 0.2, 0.5)
+NOTHING = Figures(None, None, None)
 
 number = st.one_of(st.none(), st.floats(0, 100))
 all_figures = st.builds(

@@ -64,9 +64,8 @@ def test_changes_are_told_once() -> None:
 
 def test_only_failed_checks_are_told() -> None:
     said = (
-        "[+]drain ok\n[-]leader failed: no leader is known\n[-]cache degraded (does not "
-        "count): "
-        "x\nreadyz check failed"
+        "[+]drain ok\n[-]leader failed: no leader is known\n"
+        "[-]cache degraded (does not count): x\nreadyz check failed"
     )
     assert one_line(said) == "leader failed: no leader is known"
     assert one_line("a\n b") == "a; b"

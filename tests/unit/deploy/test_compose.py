@@ -88,10 +88,14 @@ def test_compose_1_29_takes_every_profile(profiles: str, tmp_path: Path) -> None
     env = tmp_path / "env"
     env.write_text(f"COMPOSE_PROFILES={profiles}\nACORDO_HTTP_PORT=8090\n")
     done = subprocess.run(
-        ["docker-compose", "--env-file", str(env), "config"], cwd=ROOT, capture_output=True,
-         text=True, check=False,
-        stdin=subprocess.DEVNULL, timeout=60,
-    )  # fmt: skip
+        ["docker-compose", "--env-file", str(env), "config"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr, done.stderr
     found = yaml.safe_load(done.stdout)["services"]

@@ -86,12 +86,8 @@ class Machine:
     """A checkout, everything that start.sh finds on PATH, and what its docker says."""
 
     def __init__(self, folder: Path, engine: Path) -> None:
-        self.folder, self.bin, self.env, self.root = (
-            folder,
-            folder / "bin",
-            folder / "env",
-            folder / "root",
-        )
+        self.folder, self.root = folder, folder / "root"
+        self.bin, self.env = folder / "bin", folder / "env"
         self.engine = engine
         self.bin.mkdir()
         for tool in TOOLS:
