@@ -32,6 +32,19 @@ HANDSHAKE_BYTES_MAX: Final = _HELLO.size + 2 * NAME_BYTES_MAX + FACTS_BYTES_MAX 
 """What a peer may send, and we hold, before it has proved anything."""
 
 
+class _Head(NamedTuple):
+    """The part of a hello that is always there, as `_HELLO` lays it out."""
+
+    magic: bytes
+    highest: int
+    mode: int
+    cluster_bytes: int
+    member_bytes: int
+    facts_bytes: int
+    lowest: int
+    nonce: bytes
+
+
 class Mode(IntEnum):
     """What proves that a peer is who it says. Both ends must have the same."""
 
@@ -120,30 +133,29 @@ def hello_bytes(begun: memoryview, mode: Mode) -> int | None:
         raise FrameError("not_ours")
     if len(begun) < _HELLO.size:
         return None
-    _, highest, theirs, cluster_bytes, member_bytes, facts_bytes, lowest, _ = _HELLO.unpack_from(
-        begun
-    )
-    if lowest > VERSION_MAX or highest < VERSION_MIN:
-        spoken = f"it speaks versions {lowest} to {highest}"
+    head = _Head(*_HELLO.unpack_from(begun))
+    if head.lowest > VERSION_MAX or head.highest < VERSION_MIN:
+        spoken = f"it speaks versions {head.lowest} to {head.highest}"
         raise FrameError("version", f"{spoken}, this member {VERSION_MIN} to {VERSION_MAX}")
-    if theirs != mode:
-        raise FrameError("mode", f"it proves itself by mode {theirs}, this member by {mode.name}")
-    if cluster_bytes > NAME_BYTES_MAX or not 0 < member_bytes <= NAME_BYTES_MAX:
+    if head.mode != mode:
+        theirs = f"it proves itself by mode {head.mode}"
+        raise FrameError("mode", f"{theirs}, this member by {mode.name}")
+    if head.cluster_bytes > NAME_BYTES_MAX or not 0 < head.member_bytes <= NAME_BYTES_MAX:
         raise FrameError("not_ours")
-    if facts_bytes > FACTS_BYTES_MAX:
+    if head.facts_bytes > FACTS_BYTES_MAX:
         raise FrameError("not_ours")
-    return _HELLO.size + int(cluster_bytes) + int(member_bytes) + int(facts_bytes)
+    return _HELLO.size + head.cluster_bytes + head.member_bytes + head.facts_bytes
 
 
 def decode_hello(hello: bytes) -> Hello:
     """Return what a whole hello says (`hello_bytes` has taken it for one)."""
-    _, highest, _, cluster_bytes, member_bytes, _, _, nonce = _HELLO.unpack_from(hello)
+    head = _Head(*_HELLO.unpack_from(hello))
     names = hello[_HELLO.size :]
-    member_end = cluster_bytes + member_bytes
+    member_end = head.cluster_bytes + head.member_bytes
     return Hello(
-        cluster=names[:cluster_bytes],
-        member=names[cluster_bytes:member_end],
-        nonce=nonce,
+        cluster=names[: head.cluster_bytes],
+        member=names[head.cluster_bytes : member_end],
+        nonce=head.nonce,
         facts=names[member_end:],
-        version=min(highest, VERSION_MAX),
+        version=min(head.highest, VERSION_MAX),
     )

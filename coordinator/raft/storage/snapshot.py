@@ -82,7 +82,8 @@ class SnapshotStore:
         name: str = "snapshot",
         bytes_max: int = SNAPSHOT_BYTES_MAX,
     ) -> None:
-        self._disk, self._cluster, self._name, self._bytes_max = disk, cluster, name, bytes_max
+        self._disk, self._name = disk, name
+        self._cluster, self._bytes_max = cluster, bytes_max
         self._newest: SnapshotHeader | None = None
         self._id = b""
         self._epoch = 0
@@ -209,7 +210,8 @@ class Outgoing:
     """The sending side of one transfer of the snapshot that was in place when it began."""
 
     def __init__(self, file: File, header: SnapshotHeader, id: bytes) -> None:
-        self._file, self.header, self.id, self.total = file, header, id, file.size
+        self._file, self.header = file, header
+        self.id, self.total = id, file.size
 
     def chunk(self, offset: int, length: int) -> Chunk:
         """Return up to `length` bytes (at most CHUNK_BYTES_MAX) from `offset`."""
@@ -303,7 +305,8 @@ class Incoming:
             self._file.close()
             self._file = None
             self._disk.remove_now(self._name)
-        self._id, self._total, self._offset, self._verified = b"", 0, 0, None
+        self._id, self._verified = b"", None
+        self._total = self._offset = 0
 
 
 class NotASnapshotError(ValueError):
