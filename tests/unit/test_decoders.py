@@ -24,7 +24,7 @@ from coordinator.raft.core.messages import ALL
 from coordinator.raft.core.rules import membership
 from coordinator.raft.net import codec as wire
 from coordinator.raft.net import peer_identity
-from coordinator.raft.storage import records, snapshot
+from coordinator.raft.storage import records, snapshot_format
 from kv.errors import NewerCommand
 
 ROOT = Path(__file__).parents[2]
@@ -85,15 +85,15 @@ def segment(body: bytes) -> Any:
     return records.decode_segment(records._with_prefix(records._SEGMENT_MAGIC, body))
 
 
-def dump(packed: bytes) -> Any:
-    head = snapshot._PREFIX.pack(
-        snapshot._MAGIC,
-        snapshot.FORMAT,
+def framed_snapshot(packed: bytes) -> Any:
+    head = snapshot_format._PREFIX.pack(
+        snapshot_format._MAGIC,
+        snapshot_format.FORMAT,
         len(packed),
-        snapshot.zlib.crc32(packed),  # type: ignore[attr-defined]
+        snapshot_format.zlib.crc32(packed),  # type: ignore[attr-defined]
     )
     checksum = hashlib.blake2b(head + packed, digest_size=32).digest()
-    return snapshot.decode(head + packed + checksum)
+    return snapshot_format.decode(head + packed + checksum)
 
 
 state = (b"\x01", b"\x02", b"\x03", b"\x04", b"\x05")
@@ -117,7 +117,11 @@ DECODERS: list[tuple[Callable[[bytes], Any], Raises, tuple[bytes, ...]]] = [
     ),
     (vote, records.BadHeaderError, (b"\x94" + NO_TEXT + b"\xa1m\x01\xc0",)),
     (segment, records.BadHeaderError, (b"\x95" + NO_TEXT + b"\xa1m\x01\x01\xc3",)),
-    (dump, snapshot.NotASnapshotError, (b"\x95" + NO_TEXT + b"\x01\x01\xc4\x00\x00",)),
+    (
+        framed_snapshot,
+        snapshot_format.NotASnapshotError,
+        (b"\x95" + NO_TEXT + b"\x01\x01\xc4\x00\x00",),
+    ),
 ]
 
 

@@ -7,10 +7,7 @@ the next is durable.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-import struct
-import zlib
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -19,45 +16,21 @@ import structlog
 
 from coordinator.raft.storage.disk import WRITE_BYTES_MAX, Disk, File
 from coordinator.raft.storage.recovery import MENDED_BY
+from coordinator.raft.storage.snapshot_format import (
+    DIGEST_BYTES,
+    NotASnapshotError,
+    Snapshot,
+    SnapshotHeader,
+    decode,
+    pieces_of,
+)
 from kv.errors import BadRequest
 
-FORMAT: Final = 1
 SNAPSHOT_BYTES_MAX: Final = 4 << 30
 """A larger snapshot is neither saved nor received."""
 CHUNK_BYTES_MAX: Final = 4 << 20
-DIGEST_BYTES: Final = 32
-
-_MAGIC: Final = b"ACORDOSN"
-_PREFIX: Final = struct.Struct("<8sHxxII")
-"""Magic, format, length of the header, CRC32 of the header. Then header, body, and BLAKE2b over all
-before it.
-"""
 
 _log = structlog.get_logger("acordo.raft.snapshot")
-
-
-class SnapshotHeader(msgspec.Struct, frozen=True, array_like=True):
-    """What a snapshot says of itself.
-
-    `index` and `term` are those of the last entry that it contains; `config` is whatever else its
-    owner keeps with it.
-    """
-
-    cluster: str
-    index: int
-    term: int
-    config: bytes
-    length: int
-    """Bytes of the body."""
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """A snapshot that was verified."""
-
-    header: SnapshotHeader
-    body: bytes
-    id: bytes
-    """Its digest; names it in a transfer."""
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True):
@@ -145,7 +118,7 @@ class SnapshotStore:
         def pieces() -> tuple[SnapshotHeader, tuple[bytes, bytes, bytes]]:
             body = encode()
             header = SnapshotHeader(self._cluster, index, term, config, len(body))
-            return header, _pieces(header, body)
+            return header, pieces_of(header, body)
 
         header, (head, body, digest) = await self._disk.compute(pieces)
         if len(head) + len(body) + len(digest) > self._bytes_max:
@@ -307,57 +280,6 @@ class Incoming:
             self._disk.remove_now(self._name)
         self._id, self._verified = b"", None
         self._total = self._offset = 0
-
-
-class NotASnapshotError(ValueError):
-    """Bytes that are no snapshot of ours. `code`: snapshot_corrupt, _newer or _foreign."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.code = code
-
-
-def encode(header: SnapshotHeader, body: bytes) -> bytes:
-    """Return the whole file."""
-    return b"".join(_pieces(header, body))
-
-
-def decode(content: bytes) -> Snapshot:
-    """Verify a whole file. Raises NotASnapshotError."""
-    if len(content) < _PREFIX.size + DIGEST_BYTES:
-        raise NotASnapshotError("snapshot_corrupt", f"{len(content)} bytes are too few")
-    magic, version, length, checksum = _PREFIX.unpack_from(content)
-    if magic != _MAGIC:
-        raise NotASnapshotError("snapshot_corrupt", "it does not begin as one of ours")
-    if version > FORMAT:
-        raise NotASnapshotError(
-            "snapshot_newer", f"format {version}; this version reads up to {FORMAT}"
-        )
-    view = memoryview(content)
-    digest = content[-DIGEST_BYTES:]
-    if hashlib.blake2b(view[:-DIGEST_BYTES], digest_size=DIGEST_BYTES).digest() != digest:
-        raise NotASnapshotError("snapshot_corrupt", "its digest is wrong")
-    begin = _PREFIX.size + length
-    try:
-        if zlib.crc32(view[_PREFIX.size : begin]) != checksum:
-            raise NotASnapshotError("snapshot_corrupt", "its header's checksum is wrong")
-        header = msgspec.msgpack.decode(view[_PREFIX.size : begin], type=SnapshotHeader)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        raise NotASnapshotError("snapshot_corrupt", f"its header cannot be read ({exc})") from exc
-    body = content[begin:-DIGEST_BYTES]
-    if len(body) != header.length:
-        raise NotASnapshotError(
-            "snapshot_corrupt", f"{len(body)} bytes where {header.length} were announced"
-        )
-    return Snapshot(header, body, digest)
-
-
-def _pieces(header: SnapshotHeader, body: bytes) -> tuple[bytes, bytes, bytes]:
-    packed = msgspec.msgpack.encode(header)
-    head = _PREFIX.pack(_MAGIC, FORMAT, len(packed), zlib.crc32(packed)) + packed
-    digest = hashlib.blake2b(head, digest_size=DIGEST_BYTES)
-    digest.update(body)
-    return head, body, digest.digest()
 
 
 async def _write(file: File, pieces: Iterable[bytes]) -> None:

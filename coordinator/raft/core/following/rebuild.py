@@ -16,7 +16,7 @@ from coordinator.raft.core.log import WIPED
 from coordinator.raft.core.roster import configuration_at
 from coordinator.raft.core.rules.membership import History, decode_configuration
 from coordinator.raft.core.state import State
-from coordinator.raft.storage.snapshot import Snapshot
+from coordinator.raft.storage.snapshot_format import Snapshot
 from kv.errors import BadRequest
 
 FIRST: Final = Position(1, 0)

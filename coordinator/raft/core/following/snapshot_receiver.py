@@ -19,7 +19,8 @@ from coordinator.raft.core.following.rebuild import Rebuild
 from coordinator.raft.core.following.transfer import Transfer
 from coordinator.raft.core.rules.membership import History, decode_configuration
 from coordinator.raft.core.state import State
-from coordinator.raft.storage.snapshot import Chunk, Incoming, Snapshot
+from coordinator.raft.storage.snapshot import Chunk, Incoming
+from coordinator.raft.storage.snapshot_format import Snapshot
 from kv.errors import InvariantViolated
 
 

@@ -19,14 +19,11 @@ from hypothesis import strategies as st
 from pysyncobj.serializer import Serializer  # type: ignore[import-untyped]  # used only to show what it does
 
 from coordinator.raft.storage.real_disk import RealDisk
-from coordinator.raft.storage.snapshot import (
+from coordinator.raft.storage.snapshot import Chunk, Incoming, Outgoing, SnapshotStore
+from coordinator.raft.storage.snapshot_format import (
     FORMAT,
-    Chunk,
-    Incoming,
     NotASnapshotError,
-    Outgoing,
     SnapshotHeader,
-    SnapshotStore,
     decode,
     encode,
 )
