@@ -46,7 +46,7 @@ class Peer(msgspec.Struct, frozen=True):
 
 
 class RaftStatus(msgspec.Struct, frozen=True):
-    """What this member's Raft says of itself."""
+    """One member's view of Raft: its own state, and what it knows of its peers."""
 
     id: str
     role: Literal["leader", "follower", "candidate", "observer"]
@@ -75,7 +75,7 @@ class RaftStatus(msgspec.Struct, frozen=True):
 
 
 class Replica(Protocol):
-    """What the log drives. Called on the event loop, synchronously; none of these may block.
+    """The member that a log drives. Called on the event loop, synchronously; none may block.
 
     None may raise, but `apply` NewerCommand, before it has changed anything.
     """
@@ -111,11 +111,11 @@ class Replica(Protocol):
         ...
 
     def led(self, term: int) -> None:
-        """This member leads `term` and has applied that term's own no-op."""
+        """Begin to lead `term`, whose own no-op is applied here."""
         ...
 
     def deposed(self, term: int) -> None:
-        """This member no longer leads `term`."""
+        """End to lead `term`."""
         ...
 
     def note(self) -> bytes:
@@ -165,7 +165,9 @@ class Log(Protocol):
         ...
 
     @property
-    def applied(self) -> Position: ...
+    def applied(self) -> Position:
+        """The place of the newest command that is applied here."""
+        ...
 
     async def wait_applied(self, position: Position, *, timeout_s: float) -> None:
         """Return once this member has applied that very entry (or a snapshot that contains it).
@@ -173,7 +175,9 @@ class Log(Protocol):
         """
         ...
 
-    def status(self) -> RaftStatus: ...
+    def status(self) -> RaftStatus:
+        """Return what this member's Raft says of itself and of the others."""
+        ...
 
     def replay(self) -> None:
         """Let the replica forget all, and bring it up again from the snapshot and the log that are
@@ -195,7 +199,12 @@ class Log(Protocol):
         """Stand again at once for a term above `term` (a ledger row of that term is in the way)."""
         ...
 
-    async def transfer(self, to: str | None, *, timeout_s: float) -> str: ...
+    async def transfer(self, to: str | None, *, timeout_s: float) -> str:
+        """Hand the leadership to a voter (None: the most advanced); return who leads then.
+
+        Raises NotApplied, OutcomeUnknown, BadRequest.
+        """
+        ...
 
     async def add_member(self, member: str, address: str, *, voter: bool, timeout_s: float) -> str:
         """Return "" when all was done, else in words what was not (nothing to do, or not yet a
@@ -209,7 +218,7 @@ class Log(Protocol):
 
 
 class PeerAddress(NamedTuple):
-    """Where a member's Raft port is."""
+    """A member, and where its Raft port is."""
 
     id: str
     address: str

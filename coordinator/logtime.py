@@ -28,7 +28,7 @@ BEHIND_MS_MAX: Final = 150
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a member said of its clocks in the present term."""
+    """A member's word on its clocks, of the present term."""
 
     member: str
     voter: bool
@@ -42,10 +42,12 @@ class Reading:
 
     @property
     def wall_now_ms(self) -> int:
+        """What its wall clock says now, if it has run on since."""
         return self.wall_ms + int(self.age_s * 1000)
 
     @property
     def kept_now_ms(self) -> int:
+        """The log time that it keeps now, if its clock has run on since."""
         return self.kept_ms + int(self.age_s * 1000)
 
 
@@ -57,6 +59,7 @@ def median(readings_ms: Sequence[int]) -> int:
 
 
 def fresh(readings: Iterable[Reading]) -> list[Reading]:
+    """Return those that are young enough to count."""
     return [reading for reading in readings if reading.age_s <= READING_AGE_S_MAX]
 
 
@@ -108,7 +111,7 @@ def _towards(off_ms: int) -> float:
 
 
 class LogTime:
-    """What one member takes for now in the log. `at_s`: its monotonic clock, which never
+    """The time that one member takes for now in the log. `at_s`: its monotonic clock, which never
     goes back.
     """
 
@@ -119,11 +122,14 @@ class LogTime:
         self._stamp_ms = 0.0
         """The newest of the log."""
         self.kept = False
-        """It was told the time since this process began, and not only by what a log remembers."""
+        """It has heard the time since this process began, and not only from what its log remembers:
+        how long ago that was stamped, nobody knows.
+        """
         self.found_in = 0
         """The term in which the time that it keeps was found."""
 
     def now_ms(self, at_s: float) -> int:
+        """Return the log time at a moment of this member's monotonic clock."""
         return int(self._at(at_s))
 
     def _at(self, at_s: float) -> float:

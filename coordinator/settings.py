@@ -1,4 +1,4 @@
-"""Say how far the coordinator's loops go: bounds, waits and retentions, all with working defaults.
+"""Bound the coordinator's loops: counts, waits and retentions, all with working defaults.
 
 Plain values; what all members keep alike is in `limits` and goes through the log: here it is only
 what this member would propose.
@@ -13,7 +13,9 @@ from coordinator.machine.limits import Limits
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Units last. Nothing here may change what is true, only how soon and how much."""
+    """The bounds of one member's loops. Units last. Nothing here may change what is true, only how
+    soon and how much.
+    """
 
     limits: Limits = field(default_factory=Limits)
     """Proposed when the history is founded; later the log's count, and this member says where its

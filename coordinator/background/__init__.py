@@ -1,1 +1,1 @@
-"""Hold the loops beside the committer: broadcast, expiry and pruning, scrubbing, comparing machines."""
+"""Hold the loops beside the committer: broadcast, expiry, pruning, scrubbing, likeness."""

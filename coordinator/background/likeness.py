@@ -28,27 +28,31 @@ CONFIRM_TIMEOUT_S: Final = 5.0
 _log = structlog.get_logger("acordo.likeness")
 
 
-class Node(Protocol):
-    """What is asked of the member it runs on."""
+class ComparedMember(Protocol):
+    """What comparing asks of the member it runs on."""
 
     @property
-    def machine(self) -> Machine: ...
+    def machine(self) -> Machine:
+        """Its machine."""
+        ...
 
     @property
-    def leads(self) -> bool: ...
+    def leads(self) -> bool:
+        """Whether it leads, as far as it knows."""
+        ...
 
     def leader_settled(self) -> int | None:
-        """Return the settled revision that the leader told of in the present term; None: it has
-        told none.
+        """Return the settled revision that the leader gave in its note of the present term; None:
+        there is none yet.
         """
         ...
 
 
 class Likeness:
-    """One member's look at itself. `run` it once."""
+    """A member's comparison of its own machine with the leader's word. `run` it once."""
 
-    def __init__(self, node: Node, log: Log) -> None:
-        self._node, self._log = node, log
+    def __init__(self, member: ComparedMember, log: Log) -> None:
+        self._member, self._log = member, log
         self.apart = False
         """The machine lacks what the leader has settled, though it has applied the same log: refuse
         to judge by it.
@@ -68,11 +72,11 @@ class Likeness:
                 if self.apart:
                     _log.info(
                         "machine is like the leader's again",
-                        settled=self._node.machine.settled.revision,
+                        settled=self._member.machine.settled.revision,
                     )
                 self.apart, pause_s = False, LOOK_S
                 continue
-            settled = self._node.machine.settled.revision
+            settled = self._member.machine.settled.revision
             if not self.apart:
                 _log.critical("machine is not like the leader's: building it anew", settled=settled)
                 self._log.replay()
@@ -94,10 +98,14 @@ class Likeness:
         The leader's word is older than the round; what it had applied then is committed, so it lies
         below the position.
         """
-        told, machine = self._node.leader_settled(), self._node.machine
-        if self._node.leads or told is None or machine.settled.revision >= told:
+        leader_settled, machine = self._member.leader_settled(), self._member.machine
+        if (
+            self._member.leads
+            or leader_settled is None
+            or machine.settled.revision >= leader_settled
+        ):
             return False
         position = await self._log.read_index(timeout_s=CONFIRM_TIMEOUT_S)
         if self._log.applied != position:
             await self._log.wait_applied(position, timeout_s=CONFIRM_TIMEOUT_S)
-        return not self._node.leads and machine.settled.revision < told
+        return not self._member.leads and machine.settled.revision < leader_settled

@@ -35,17 +35,23 @@ class PublishingMember(Protocol):
     """What the publisher asks of the member it runs on."""
 
     @property
-    def machine(self) -> Machine: ...
+    def machine(self) -> Machine:
+        """Its machine."""
+        ...
 
     @property
-    def committer(self) -> Committer: ...
+    def committer(self) -> Committer:
+        """Its committer: nothing is published before that has taken over."""
+        ...
 
     @property
-    def refusal(self) -> str | None: ...
+    def refusal(self) -> str | None:
+        """Why it refuses the store, if it does."""
+        ...
 
 
 class _Part(NamedTuple):
-    """What is to be published next, and the position after it."""
+    """Changes to be published next, and the position after them."""
 
     changes: tuple[Change, ...]
     position: int

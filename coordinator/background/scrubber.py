@@ -1,5 +1,5 @@
-"""Look the store's versions through at rest, slowly, while this member leads: damage is told before
-somebody needs it.
+"""Look the store's versions through at rest, slowly, while this member leads, so that damage is
+reported before somebody needs the value.
 
 It never repairs anything, and never takes the place of the check at each read.
 """
@@ -16,13 +16,15 @@ from kv.errors import BackendUnavailable, StoreDamaged
 from kv.ports import Store
 
 DAMAGED_MAX: Final = 1000
-"""Damaged places that are remembered, and told once each; more are counted no further."""
+"""So many damaged places are remembered and reported once each; more are counted no further."""
 
 _log = structlog.get_logger("acordo.scrubber")
 
 
 class Scrubber:
-    """One step after another, then a long rest. `run` it once; it works while it leads."""
+    """The leader's walk through the store: one step after another, then a long rest. `run` it
+    once; it works while this member leads.
+    """
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store, self._settings = store, settings
@@ -36,9 +38,11 @@ class Scrubber:
         """
 
     def led(self) -> None:
+        """Begin: this member leads."""
         self._leads.set()
 
     def deposed(self) -> None:
+        """End, after the step under way: this member leads no more."""
         self._leads.clear()
 
     async def run(self) -> None:
@@ -62,17 +66,17 @@ class Scrubber:
         timeout_s = self._settings.store_timeout_s
         done = await self._store.scrub(self._reached, timeout_s=timeout_s)
         for key, revision in done.damaged:
-            self._told(key, revision, "the value is not what was written")
+            self._report(key, revision, "the value is not what was written")
         for reference in done.references:
             try:
                 await self._store.blob(reference, timeout_s=timeout_s)
             except StoreDamaged as exc:
-                self._told(reference.op_id.encode(), 0, exc.detail)
+                self._report(reference.op_id.encode(), 0, exc.detail)
         self.scrubbed += done.versions
         self._reached = done.reached
         return done.more
 
-    def _told(self, key: bytes, revision: int, why: str) -> None:
+    def _report(self, key: bytes, revision: int, why: str) -> None:
         if (key, revision) in self.damaged or len(self.damaged) >= DAMAGED_MAX:
             return
         self.damaged.add((key, revision))

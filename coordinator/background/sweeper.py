@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from itertools import count
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, TypeAlias
 
 import structlog
 
@@ -29,46 +29,66 @@ _slog = structlog.get_logger("acordo.sweeper")
 SWEEP_RETRY_S_MAX: Final = 1.0
 """The longest pause before a store that does not answer is asked again what is due."""
 _LEDGER_PAGE: Final = 256
+SweepResult: TypeAlias = Literal["done", "more", "failed"]
 
 
-class Node(Protocol):
+class SweepingMember(Protocol):
     """What the sweeper asks of the member it runs on."""
 
     @property
-    def machine(self) -> Machine: ...
+    def machine(self) -> Machine:
+        """Its machine."""
+        ...
 
     @property
-    def committer(self) -> Committer: ...
+    def committer(self) -> Committer:
+        """Its committer: nothing is swept before that has taken over."""
+        ...
 
-    def now_ms(self) -> int: ...
+    def now_ms(self) -> int:
+        """Return the log time now."""
+        ...
 
-    def submit(self, intents: Sequence[Intent | Cancel]) -> list[asyncio.Future[Answer]]: ...
+    def submit(self, intents: Sequence[Intent | Cancel]) -> list[asyncio.Future[Answer]]:
+        """Hand intents to the log, as for a client."""
+        ...
 
-    def unneeded_below(self) -> int: ...
+    def unneeded_below(self) -> int:
+        """Return up to where no voter will ever need the ledger's rows again."""
+        ...
 
 
 class Sweeper:
-    """The leader's loop. `run` it once."""
+    """The leader's loops that delete what is due and what nobody may ask for. `run` it once."""
 
     def __init__(
-        self, node: Node, store: Store, log: Log, clock: Clock, *, name: str, settings: Settings
+        self,
+        member: SweepingMember,
+        store: Store,
+        log: Log,
+        clock: Clock,
+        *,
+        name: str,
+        settings: Settings,
     ) -> None:
-        self._node, self._store, self._log, self._clock = node, store, log, clock
+        self._member, self._store = member, store
+        self._log, self._clock = log, clock
         self._settings = settings
         self._op_ids = (f"{NODE_OP_ID_PREFIX}{name}.x{n}" for n in count(1))
         self._shift = asyncio.Event()
         self._term: int | None = None
-        self.expired = self.pruned_versions = self.pruned_rows = self.pruned_operations = (
-            self.pruned_blobs
-        ) = 0
+        self.expired = self.pruned_versions = self.pruned_rows = 0
+        self.pruned_operations = self.pruned_blobs = 0
         self.floor = 0
         """Newest prune floor that this member knows of."""
 
     def led(self, term: int) -> None:
+        """Begin: this member leads `term`."""
         self._term = term
         self._shift.set()
 
     def deposed(self) -> None:
+        """End: another member sweeps."""
         self._term = None
         self._shift.set()
 
@@ -79,12 +99,12 @@ class Sweeper:
             group.create_task(self._prune_for_ever())
 
     async def _sweep_for_ever(self) -> None:
-        settings, away_s = self._settings, 0.0
+        settings = self._settings
+        away_s = 0.0
         """Since when the store does not answer; 0: it does."""
         retry_s = settings.sweep_retry_s
         while True:
             began_s = self._clock.monotonic()
-            pause_s = settings.sweep_interval_s
             if not self._sweeps:  # soon, once it has taken over
                 await self._pause(settings.sweep_retry_s if self._term is not None else None)
                 continue
@@ -92,13 +112,7 @@ class Sweeper:
                 done = await self.sweep(
                     after_outage=away_s > 0 and began_s - away_s > settings.sweep_interval_s
                 )
-                pause_s = (
-                    0.0
-                    if done == "more"
-                    else settings.sweep_retry_s
-                    if done == "failed"
-                    else pause_s
-                )
+                pause_s = self._pause_after(done)
                 away_s, retry_s = 0.0, settings.sweep_retry_s
             except (BackendUnavailable, OutcomeUnknown, TimeoutError) as exc:
                 if not away_s:
@@ -106,6 +120,16 @@ class Sweeper:
                 away_s = away_s or began_s
                 pause_s, retry_s = retry_s, min(2 * retry_s, SWEEP_RETRY_S_MAX)
             await self._pause(max(0.0, began_s + pause_s - self._clock.monotonic()))
+
+    def _pause_after(self, swept: SweepResult) -> float:
+        """Return how long after its begin a sweep is followed by the next."""
+        match swept:
+            case "more":
+                return 0.0
+            case "failed":
+                return self._settings.sweep_retry_s
+            case "done":
+                return self._settings.sweep_interval_s
 
     async def _prune_for_ever(self) -> None:
         while True:
@@ -119,16 +143,16 @@ class Sweeper:
 
     @property
     def _sweeps(self) -> bool:
-        return self._term is not None and self._node.committer.taken_over
+        return self._term is not None and self._member.committer.taken_over
 
-    async def sweep(self, *, after_outage: bool = False) -> Literal["done", "more", "failed"]:
+    async def sweep(self, *, after_outage: bool = False) -> SweepResult:
         """Propose the deletes of due keys, each guarded by the revision that is due.
 
         `after_outage`: those who hold what came due meanwhile could not renew it, and get an
         interval to do so.
         """
         settings = self._settings
-        now_ms = self._node.now_ms()
+        now_ms = self._member.now_ms()
         due = await self._store.due(
             now_ms, settings.sweep_keys_max, timeout_s=settings.store_timeout_s
         )
@@ -140,7 +164,7 @@ class Sweeper:
             for key, revision in due
         ]
         done, waiting = await asyncio.wait(
-            self._node.submit(intents), timeout=settings.sweep_deadline_s
+            self._member.submit(intents), timeout=settings.sweep_deadline_s
         )
         for future in waiting:
             future.cancel()
@@ -163,7 +187,7 @@ class Sweeper:
             if self._term is None:
                 return
             below = await self._prunable_below()
-            operations_before_ms = self._node.now_ms() - self._node.machine.limits.window_ms
+            operations_before_ms = self._member.now_ms() - self._member.machine.limits.window_ms
             retention = Retention(
                 below, operations_before_ms, settings.prune_rows_max, self._staged_before_ms()
             )
@@ -183,28 +207,26 @@ class Sweeper:
         0, nothing: an intent has waited for its commit so long that what it refers to may be that
         old.
         """
-        machine, before_ms = self._node.machine, self._node.now_ms() - self._settings.staged_ms
+        machine, before_ms = self._member.machine, self._member.now_ms() - self._settings.staged_ms
         oldest = next(iter(machine.pending.values()), None)
-        return (
-            0
-            if oldest is not None and oldest.ordered_ms < before_ms + self._settings.staged_ms // 2
-            else before_ms
-        )
+        if oldest is not None and oldest.ordered_ms < before_ms + self._settings.staged_ms // 2:
+            return 0
+        return before_ms
 
     async def _prunable_below(self) -> int:
         """Return the revision below which nothing is needed any more; 0: all is."""
         settings = self._settings
-        unneeded = self._node.unneeded_below()
+        unneeded = self._member.unneeded_below()
         if not unneeded:
             return 0
         cursor = await self._store.cursor(CURSOR, timeout_s=settings.store_timeout_s)
-        limits = self._node.machine.limits
+        limits = self._member.machine.limits
         below = min(
-            self._node.machine.settled.revision - limits.retention_revisions, cursor, unneeded
+            self._member.machine.settled.revision - limits.retention_revisions, cursor, unneeded
         )
         if below <= 0:
             return 0
-        young_ms = self._node.now_ms() - limits.retention_ms
+        young_ms = self._member.now_ms() - limits.retention_ms
         old = 0
         for row in await self._store.ledger(0, _LEDGER_PAGE, timeout_s=settings.store_timeout_s):
             if row.log_time_ms >= young_ms:

@@ -26,18 +26,28 @@ class SubmittingMember(Protocol):
     """What submitting asks of the member it runs on."""
 
     @property
-    def machine(self) -> Machine: ...
+    def machine(self) -> Machine:
+        """Its machine."""
+        ...
 
     @property
-    def is_open(self) -> bool: ...
+    def is_open(self) -> bool:
+        """Whether it takes part: its log is open."""
+        ...
 
     @property
-    def refusal(self) -> str | None: ...
+    def refusal(self) -> str | None:
+        """Why the store is refused, if it is."""
+        ...
 
     @property
-    def stamped(self) -> bool: ...
+    def stamped(self) -> bool:
+        """Whether it knows what time it is in the log."""
+        ...
 
-    def now_ms(self) -> int: ...
+    def now_ms(self) -> int:
+        """Return the log time now."""
+        ...
 
 
 class Submission:

@@ -1,5 +1,7 @@
-"""Keep the waits of this member's clients, each for the outcome of one attempt, and bring it to all
-who wait for it.
+"""Keep the waits of this member's clients, each for the outcome of one attempt, and bring the
+outcome to all who wait for it.
+
+A wait whose client gave up holds up nobody else's.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ SWEEP_MIN: Final = 1024
 
 
 class Wait:
-    """One client's wait for an attempt.
+    """A client's wait for the outcome of an attempt.
 
     `own`: the attempt was ordered here as the first with its op_id; False: an earlier one was
     pending then. None until it is ordered here: what is recorded before that is an earlier one's.
@@ -49,6 +51,7 @@ class Wait:
         self.own: bool | None = None
 
     def fail(self, exc: Exception) -> None:
+        """End it without an outcome."""
         fail(self.answered, exc)
 
 
@@ -67,11 +70,13 @@ class Waits:
         return len(self._waiting)
 
     def attempts(self) -> list[Attempt]:
+        """Return what is waited for, each attempt once."""
         return list(
             dict.fromkeys(wait.attempt for waiting in self._waiting.values() for wait in waiting)
         )
 
     def add(self, intent: Intent | Cancel) -> Wait:
+        """Begin to wait for the outcome of an attempt."""
         if len(self._waiting) > self._sweep_at:
             self._sweep()
         wait = Wait(intent)
@@ -79,6 +84,7 @@ class Waits:
         return wait
 
     def drop(self, wait: Wait) -> None:
+        """Forget a wait that has ended without an outcome."""
         self._keep(
             wait.attempt[0],
             [other for other in self._waiting.get(wait.attempt[0], ()) if other is not wait],
@@ -125,11 +131,11 @@ class Waits:
             for wait in self._taken((record.op_id, record.body_hash)):
                 if not wait.answered.done():
                     wait.answered.set_result(
-                        Answer(revision, _as_told(wait, revision, record.outcome))
+                        Answer(revision, _as_heard(wait, revision, record.outcome))
                     )
 
     def end(self, why: str) -> None:
-        """Tell all who still wait that they will not hear their outcome here."""
+        """Fail all who still wait: they will not hear their outcome here."""
         while self._waiting:
             op_id, waiting = self._waiting.popitem()
             for wait in waiting:
@@ -152,7 +158,7 @@ class Waits:
         self._sweep_at = max(SWEEP_MIN, 2 * len(self._waiting))
 
 
-def _as_told(wait: Wait, revision: int, outcome: Outcome) -> Outcome:
+def _as_heard(wait: Wait, revision: int, outcome: Outcome) -> Outcome:
     """Return an outcome as this attempt hears it: *again* when an earlier one with its op_id had
     it.
 
@@ -199,6 +205,7 @@ class RevisionWaits:
                     self._given_up = 0
 
     def reached(self, revision: int) -> None:
+        """Wake those who wait for a revision up to this one."""
         while self._heap and self._heap[0][0] <= revision:
             _, _, reached = heapq.heappop(self._heap)
             if reached.cancelled():

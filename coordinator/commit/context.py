@@ -35,12 +35,18 @@ class CommittingMember(Protocol):
     """What the committer asks of the member it runs on."""
 
     @property
-    def machine(self) -> Machine: ...
+    def machine(self) -> Machine:
+        """Its machine."""
+        ...
 
-    def now_ms(self) -> int: ...
+    def now_ms(self) -> int:
+        """Return the log time now."""
+        ...
 
     @property
-    def time(self) -> LogTime: ...
+    def time(self) -> LogTime:
+        """The log time that it keeps, if it knows it yet."""
+        ...
 
     def taken_over(self) -> None:
         """Take note that this member has taken over the store."""

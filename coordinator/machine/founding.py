@@ -1,5 +1,6 @@
-"""Draw what a history is founded with, and the namespaces of its caches. Pure: chance comes from
-the caller.
+"""Draw what a history is founded with, and the namespaces of its caches.
+
+Pure: random bytes come from the caller.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def settle_of(row: LedgerRow, *, resolved: bool = False) -> Settle:
 
 
 class Step(NamedTuple):
-    """What one ledger row adds after a given mark."""
+    """A ledger row, and what of it is new after a given mark."""
 
     first: int
     row: LedgerRow
@@ -100,14 +100,14 @@ def continuation(base: Mark, rows: Sequence[LedgerRow], settled: Mark) -> tuple[
     return tuple(steps) if passed else None
 
 
-class Broken(NamedTuple):
-    """Where a ledger is not a chain, and why."""
+class BrokenChain(NamedTuple):
+    """The first row of a ledger that does not fit the one before it, and why."""
 
     seq: int
     why: str
 
 
-def recompute(rows: Sequence[LedgerRow], base: Head | None = None) -> Broken | None:
+def recompute(rows: Sequence[LedgerRow], base: Head | None = None) -> BrokenChain | None:
     """Roll the digest over all rows, empty ones included, and return the first row that does not
     fit, if any.
 
@@ -115,28 +115,34 @@ def recompute(rows: Sequence[LedgerRow], base: Head | None = None) -> Broken | N
     """
     if not rows:
         return None
-    if base is None:
-        head, rest = rows[0].head, rows[1:]
-        if rows[0].seq == 1:
-            head, rest = Head(0, 0, "", 0, GENESIS_DIGEST), rows
-    else:
+    if base is not None:
         head, rest = base, rows
+    elif rows[0].seq == 1:
+        head, rest = Head(0, 0, "", 0, GENESIS_DIGEST), rows
+    else:
+        head, rest = rows[0].head, rows[1:]
     for row in rest:
-        if row.seq != head.seq + 1:
-            return Broken(row.seq, f"follows seq {head.seq}")
-        if row.first != head.last + 1:
-            return Broken(row.seq, f"begins at {row.first}, the row before ends at {head.last}")
-        if row.term < head.term:
-            return Broken(row.seq, f"is of term {row.term}, the row before of {head.term}")
-        if row.body and row.last != head.last + len(row.body):
-            return Broken(
-                row.seq, f"ends at {row.last} with {len(row.body)} intents from {row.first}"
-            )
-        if not row.body and row.last < head.last:
-            return Broken(row.seq, f"is empty and ends at {row.last}, below {head.last}")
-        if roll_all(head.digest, row.body) != row.digest:
-            return Broken(row.seq, "carries another digest than its intents roll up to")
+        why = _misfit(head, row)
+        if why is not None:
+            return BrokenChain(row.seq, why)
         head = row.head
+    return None
+
+
+def _misfit(head: Head, row: LedgerRow) -> str | None:
+    """Say why a row does not continue the one at `head`."""
+    if row.seq != head.seq + 1:
+        return f"follows seq {head.seq}"
+    if row.first != head.last + 1:
+        return f"begins at {row.first}, the row before ends at {head.last}"
+    if row.term < head.term:
+        return f"is of term {row.term}, the row before of {head.term}"
+    if row.body and row.last != head.last + len(row.body):
+        return f"ends at {row.last} with {len(row.body)} intents from {row.first}"
+    if not row.body and row.last < head.last:
+        return f"is empty and ends at {row.last}, below {head.last}"
+    if roll_all(head.digest, row.body) != row.digest:
+        return "carries another digest than its intents roll up to"
     return None
 
 
@@ -144,16 +150,16 @@ def recompute(rows: Sequence[LedgerRow], base: Head | None = None) -> Broken | N
 
 
 class Level(NamedTuple):
-    """The head is what is settled: go on."""
+    """A head that is exactly what is settled: go on."""
 
 
 class Ahead(NamedTuple):
-    """The head is past what is settled: the rows between are to be adopted, if they continue it."""
+    """A head past what is settled: the rows between are to be adopted, if they continue it."""
 
 
 class Refuse(NamedTuple):
-    """The store is not what was settled: refuse writes and reads of the store until an operator
-    adopts the head.
+    """A head that is not what was settled: refuse writes and reads of the store until an operator
+    adopts it.
     """
 
     why: Literal[
@@ -188,8 +194,8 @@ def belongs(ours: Identity, found: Identity) -> Refuse | None:
 
 
 class GivenUp(NamedTuple):
-    """What adopting a head gives up: of the revisions after `after`, this cluster settled so many,
-    and told them.
+    """What adopting a head gives up: so many revisions after `after` that were settled here, and
+    that clients and watchers have heard of.
     """
 
     after: int

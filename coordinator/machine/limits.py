@@ -1,5 +1,4 @@
-"""Say what every replicated decision depends on besides the commands: the bounds that all members
-keep alike.
+"""Bound what machines remember: what every replicated decision depends on besides the commands.
 
 They are born with the history (`commands.Found`) and changed by the log alone (`commands.Amend`): a
 member's own settings are a proposal, never what it goes by. Plain values.

@@ -1,4 +1,4 @@
-"""Say what an ordered intent is until its commit is known, and what marks a place in the order.
+"""Hold an ordered intent until its commit is known, and mark places in the order.
 
 Pure data; it never changes.
 """
@@ -18,7 +18,7 @@ around them.
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A revision and the digest rolled up to it: one exact history of intents."""
+    """A place in one exact order of intents: a revision, and the digest rolled up to it."""
 
     revision: int = 0
     digest: bytes = GENESIS_DIGEST
@@ -33,7 +33,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Pending(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One ordered intent."""
+    """An intent that has a revision, and whose commit is not known yet."""
 
     revision: int
     intent: Intent | Cancel
@@ -49,6 +49,7 @@ class Pending(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def mark(self) -> Mark:
+        """The place in the order that it takes."""
         return Mark(self.revision, self.digest)
 
 

@@ -12,8 +12,8 @@ from itertools import islice
 
 
 class Recent:
-    """For each key the revision of the newest *ordered* intent that may write it, oldest touch first,
-    and the floor: what was forgotten lies at or below it.
+    """For each key the revision of the newest *ordered* intent that may write it, oldest touch
+    first, and the floor: what was forgotten lies at or below it.
     """
 
     __slots__ = ("_last", "_max", "floor")
@@ -27,7 +27,7 @@ class Recent:
         return len(self._last)
 
     def bound(self, entries_max: int) -> None:
-        """Keep to another bound from here on."""
+        """Keep to another bound from here on, and forget what is over it."""
         self._max = entries_max
         if len(self._last) > self._max:
             self._forget()
@@ -76,5 +76,5 @@ class Recent:
             self._forgot(self._last.pop(key))
 
     def _forgot(self, revision: int) -> None:
-        """Raise the floor to a forgotten entry's revision: otherwise its key would seem untouched."""
+        """Raise the floor to a forgotten entry's revision: else its key would seem untouched."""
         self.raise_floor(revision)

@@ -1,4 +1,4 @@
-"""Hold all of a machine as a value, and turn it into the bytes of a snapshot and back.
+"""Turn all of a machine into the bytes of a snapshot, and back.
 
 Pure. What is encoded never changes afterwards, so it may be encoded in another thread.
 """
@@ -46,8 +46,8 @@ class MachineState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Wire(msgspec.Struct, frozen=True, array_like=True):
-    """A MachineState in parts, so that no single call of the encoder holds up the event loop's thread for
-    long.
+    """A MachineState in parts, so that no single call of the encoder holds the interpreter for
+    long: the event loop's thread would stand still meanwhile.
     """
 
     state: msgspec.Raw

@@ -16,7 +16,7 @@ _FREEZE_MIN: Final = 1024
 
 
 class Known(NamedTuple):
-    """How an op_id ended first."""
+    """The first end of an op_id."""
 
     body_hash: bytes
     """Empty: it was cancelled, which any body meets."""
@@ -33,7 +33,7 @@ def meets(known: bytes, body_hash: bytes) -> bool:
 
 
 class Window:
-    """op_id -> Known, in two generations: when the younger is full, the older is forgotten.
+    """How op_ids ended, in two generations: when the younger is full, the older is forgotten.
 
     A generation is a row of parts, all but the newest of them frozen, so that a snapshot shares
     them instead of copying. Where the parts are cut changes nothing that can be seen: generations
@@ -58,6 +58,7 @@ class Window:
             self._age()
 
     def clear(self) -> None:
+        """Forget all op_ids: the machine begins again, or an operator adopted another ledger."""
         self._young: dict[str, Known] = {}
         """The newest part, the only one that changes."""
         self._young_count = 0
@@ -83,7 +84,7 @@ class Window:
         return None
 
     def meet(self, known: Known, body_hash: bytes) -> Answer:
-        """Return what a further attempt on a known op_id is told."""
+        """Return the answer to a further attempt on a known op_id."""
         if meets(known.body_hash, body_hash):
             return Answer(known.revision, Again(known.revision, known.outcome))
         return Answer(known.revision, Mismatch())

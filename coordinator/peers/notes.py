@@ -1,4 +1,4 @@
-"""Say in a few bytes what a member's machine is at, as members tell each other with their
+"""Encode in a few bytes what a member's machine is at, as members tell each other with their
 heartbeats. Pure.
 """
 
@@ -14,7 +14,7 @@ NOTE_URL_MAX: Final = 120
 
 
 class Note(msgspec.Struct, frozen=True, array_like=True):
-    """What a member says of its machine to its peers, in ≤ 256 bytes. Fields are only ever
+    """A member's word on its machine to its peers, in ≤ 256 bytes. Fields are only ever
     appended.
     """
 
@@ -58,7 +58,7 @@ def read_note(note: bytes) -> Note | None:
 
 
 class VoterProgress(NamedTuple):
-    """How far a voter said that it has settled, and whether that is on its disk."""
+    """A voter's word on how far it has settled, and whether that is on its disk."""
 
     settled: int
     synced: bool

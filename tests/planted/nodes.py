@@ -1,5 +1,5 @@
-"""Break a node on purpose, as a programmer could: a check left out, an order swapped, a bound off by
-one.
+"""Break a node on purpose, as a programmer could: a check left out, an order swapped, a bound off
+by one.
 
 Each of these is to be seen from outside a real cluster (`python -m chaos teeth`). None touches a
 file or a wire.

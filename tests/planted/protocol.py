@@ -33,7 +33,7 @@ from kv.ports import Facts, Settled, TakenOver
 from tests.planted import store
 from tests.planted.registry import Patches, fault
 
-# -------------------------------------------------------------------------------------------- fence
+# ------------------------------------------------------------------------------------------- fence
 
 
 @fault("INV-6")
@@ -129,7 +129,7 @@ def readindex_taken() -> Patches:
     yield Committer, "led", led
 
 
-# -------------------------------------------------------------------------------------------- Rebase
+# ------------------------------------------------------------------------------------------ Rebase
 
 
 def _ours(machine: Machine) -> set[tuple[str, bytes]]:
@@ -384,7 +384,7 @@ def refuse_behind() -> Patches:
     yield Coordinator, "refusal", property(lambda self: None)
 
 
-# --------------------------------------------------------------------------------- commit, broadcast
+# -------------------------------------------------------------------------------- commit, broadcast
 
 
 @fault("INV-2")

@@ -1,7 +1,7 @@
 """Plant faults by name, and take them out again.
 
-A fault says which promise it breaks and what it puts in whose place: a method of a class, a function
-or a class of a module. Nothing else of the product is changed for it.
+A fault says which promise it breaks and what it puts in whose place: a method of a class, a
+function or a class of a module. Nothing else of the product is changed for it.
 """
 
 from __future__ import annotations

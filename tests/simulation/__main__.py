@@ -85,7 +85,8 @@ def many(seeds: Iterator[int], state: Path | None, processes: int, ends: float |
             if time.monotonic() - said > 10:
                 said = time.monotonic()
                 print(
-                    f"… {done.seeds} seeds after {said - began:.0f} s, {len(done.violating)} violating",
+                    f"… {done.seeds} seeds after {said - began:.0f} s, "
+                    f"{len(done.violating)} violating",
                     flush=True,
                 )
 

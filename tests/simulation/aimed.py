@@ -552,9 +552,19 @@ async def _transfer(world: World, to: SimNode) -> None:
 
 
 HARMS = {
-    "deaf_leader": deaf_leader, "split_power": split_power, "rivals": rivals, "old_answers": old_answers,
-    "late_commit": late_commit, "left_behind": left_behind, "slow_successor": slow_successor, "undercut": undercut,
-    "comes_back": comes_back, "long_outage": long_outage, "late_order": late_order,
-    "late_takeover": late_takeover, "late_ballot": late_ballot, "lost_disk": lost_disk,
+    "deaf_leader": deaf_leader,
+    "split_power": split_power,
+    "rivals": rivals,
+    "old_answers": old_answers,
+    "late_commit": late_commit,
+    "left_behind": left_behind,
+    "slow_successor": slow_successor,
+    "undercut": undercut,
+    "comes_back": comes_back,
+    "long_outage": long_outage,
+    "late_order": late_order,
+    "late_takeover": late_takeover,
+    "late_ballot": late_ballot,
+    "lost_disk": lost_disk,
     "stranger": stranger,
-}  # fmt: skip
+}

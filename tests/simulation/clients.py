@@ -2,8 +2,8 @@
 """Be the clients of a simulated cluster: write unique values, read at every level, retry, give up,
 look up.
 
-What they heard becomes a history in the format of `chaos.records.history`. They know nothing that a client
-could not know.
+What they heard becomes a history in the format of `chaos.records.history`. They know nothing that a
+client could not know.
 """
 
 from __future__ import annotations
@@ -228,9 +228,19 @@ class Clients:
         return answer, used
 
     def _record(
-        self, client: str, op: str, key: str, value: str | None, expected: str | None, began: float, attempts: int,
-        op_id: str, unknown: bool, answer: Answer | None, node: SimNode,
-    ) -> bool:  # fmt: skip
+        self,
+        client: str,
+        op: str,
+        key: str,
+        value: str | None,
+        expected: str | None,
+        began: float,
+        attempts: int,
+        op_id: str,
+        unknown: bool,
+        answer: Answer | None,
+        node: SimNode,
+    ) -> bool:
         now = asyncio.get_running_loop().time()
         outcome: Literal["ok", "fail", "info"] = "fail"
         result: bool | None = None
@@ -254,10 +264,20 @@ class Clients:
             return outcome == "info"
         more: dict[str, Any] = {} if op == "put" or outcome != "ok" else {"result": result}
         operation = ClientOperation(
-            client=client, op=op, outcome=outcome, start_ns=_ns(began), end_ns=_ns(now), key=key, value=value,
-            expected=expected, node=node.name, revision=revision, op_id=op_id or None, attempts=attempts,
+            client=client,
+            op=op,
+            outcome=outcome,
+            start_ns=_ns(began),
+            end_ns=_ns(now),
+            key=key,
+            value=value,
+            expected=expected,
+            node=node.name,
+            revision=revision,
+            op_id=op_id or None,
+            attempts=attempts,
             **more,
-        )  # fmt: skip
+        )
         self.history.append(operation)
         if outcome != "fail" and op_id and not op_id.startswith("~"):
             self.delivered.append(operation)
@@ -321,10 +341,17 @@ class Clients:
         if level == "linearizable" and kept:
             self.history.append(
                 ClientOperation(
-                    client=client, op="get", outcome="ok", start_ns=_ns(began), end_ns=_ns(loop.time()), key=key,
-                    result=text, node=node.name, revision=reading.position,
+                    client=client,
+                    op="get",
+                    outcome="ok",
+                    start_ns=_ns(began),
+                    end_ns=_ns(loop.time()),
+                    key=key,
+                    result=text,
+                    node=node.name,
+                    revision=reading.position,
                 )
-            )  # fmt: skip
+            )
         if final:
             newest = world.database.newest(key.encode(), 1 << 53)
             value = None if newest is None or newest.value is None else newest
@@ -365,7 +392,8 @@ class Clients:
             promise = "INV-5" if reading.source != "store" else "INV-1 (store read)"
             world.violate(
                 promise,
-                f"{node.name} serves {shown} of {key} at {at} from its {reading.source}, it was {real}",
+                f"{node.name} serves {shown} of {key} at {at} from its {reading.source}, "
+                f"it was {real}",
             )
 
     async def _snapshot(self, node: SimNode) -> None:

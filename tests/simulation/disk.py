@@ -230,7 +230,8 @@ class SimFile:
 
 
 class SimDisk:
-    """See `coordinator.raft.storage.disk.Disk`. One machine's disk: it outlives the processes that use it.
+    """One machine's disk (see `coordinator.raft.storage.disk.Disk`): it outlives the processes that
+    use it.
 
     `crash()` and `power_cut()` end the process: files opened before raise, calls under way are
     cancelled half-done, and the same object is given to the next process. `die_at(n, byte)` ends it

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import asyncio.taskgroups
 import contextvars
-import selectors
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
+
+from tests.virtual import VirtualLoop
 
 OWNER: Final[contextvars.ContextVar[Process | None]] = contextvars.ContextVar(
     "acordo_simulated_process", default=None
@@ -147,63 +148,22 @@ class OrderedTaskGroup(asyncio.taskgroups.TaskGroup):
         self._tasks: Any = Ordered()
 
 
-class _Jump(selectors.BaseSelector):
-    """Select nothing, and let the loop's time pass instead."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._map: dict[Any, selectors.SelectorKey] = {}
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise RuntimeError("nothing will ever happen again")
-        if timeout > 0:
-            self.now += timeout
-        return []
-
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        key = selectors.SelectorKey(fileobj, 0, events, data)
-        self._map[fileobj] = key
-        return key
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._map.pop(fileobj)
-
-    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self.register(fileobj, events, data)
-
-    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._map[fileobj]
-
-    def get_map(self) -> Any:
-        return self._map
-
-    def close(self) -> None:
-        self._map.clear()
-
-
-class SimLoop(asyncio.SelectorEventLoop):
+class SimLoop(VirtualLoop):
     """The loop of one simulated world."""
 
     def __init__(self) -> None:
-        self._jump = _Jump()
-        super().__init__(self._jump)
+        super().__init__(0.0, real=False)
         self.set_task_factory(_owned_task)
         self.set_exception_handler(self._on_error)
         self.errors: list[str] = []
         """What callbacks raised, and nobody caught."""
-
-    @property
-    def now_s(self) -> float:
-        """The world's time."""
-        return self._jump.now
 
     def time(self) -> float:
         """Return the time as the caller has it: a process that was blocked goes on when its call
         has returned.
         """
         owner = OWNER.get()
-        return self._jump.now if owner is None else max(self._jump.now, owner.busy_until_s)
+        return self.now_s if owner is None else max(self.now_s, owner.busy_until_s)
 
     def call_soon(  # type: ignore[override]  # the callback's types are its caller's affair
         self, callback: Any, *args: Any, context: contextvars.Context | None = None

@@ -389,9 +389,26 @@ async def _membership(world: World, rng: random.Random) -> None:
 
 
 HARMS: dict[str, Harm] = {
-    "crash": _crash, "power": _power, "partition": _partition, "one_way": _one_way, "slow": _slow, "loss": _loss,
-    "store_slow": _store_slow, "store_down": _store_down, "ambiguous": _ambiguous, "cache": _cache, "broker": _broker,
-    "clock": _clock, "disk": _disk, "slow_disk": _slow_disk, "transfer": _transfer, "membership": _membership,
-    "amnesia": _amnesia, "lose_rows": _lose_rows, "rival_cluster": _rival_cluster, "stop": _stop, **aimed.HARMS,
+    "crash": _crash,
+    "power": _power,
+    "partition": _partition,
+    "one_way": _one_way,
+    "slow": _slow,
+    "loss": _loss,
+    "store_slow": _store_slow,
+    "store_down": _store_down,
+    "ambiguous": _ambiguous,
+    "cache": _cache,
+    "broker": _broker,
+    "clock": _clock,
+    "disk": _disk,
+    "slow_disk": _slow_disk,
+    "transfer": _transfer,
+    "membership": _membership,
+    "amnesia": _amnesia,
+    "lose_rows": _lose_rows,
+    "rival_cluster": _rival_cluster,
+    "stop": _stop,
+    **aimed.HARMS,
     **classics.HARMS,
-}  # fmt: skip
+}

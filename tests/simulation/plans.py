@@ -71,17 +71,40 @@ class Plan:
 
 LARGE_SEGMENT_BYTES: Final = 16 << 20
 FAULTS: Final = (
-    "crash", "power", "partition", "one_way", "slow", "loss", "store_slow", "store_down", "ambiguous", "cache",
-    "broker", "clock", "disk", "transfer", "membership",
-)  # fmt: skip
+    "crash",
+    "power",
+    "partition",
+    "one_way",
+    "slow",
+    "loss",
+    "store_slow",
+    "store_down",
+    "ambiguous",
+    "cache",
+    "broker",
+    "clock",
+    "disk",
+    "transfer",
+    "membership",
+)
 """What a plan draws from. `slow_disk` is added to a third of the plans.
 
 Not drawn alone: `amnesia` (a majority loses what it had acknowledged, without fsync).
 """
 AIMED: Final = (
-    "deaf_leader", "split_power", "rivals", "old_answers", "late_commit", "left_behind", "slow_successor",
-    "comes_back", "long_outage", "late_order", "late_takeover", "lost_disk",
-)  # fmt: skip
+    "deaf_leader",
+    "split_power",
+    "rivals",
+    "old_answers",
+    "late_commit",
+    "left_behind",
+    "slow_successor",
+    "comes_back",
+    "long_outage",
+    "late_order",
+    "late_takeover",
+    "lost_disk",
+)
 """Drawn more rarely: each takes its time, and what it is aimed at."""
 CLASSICS: Final = ("overtaken", "cut_off_change", "forgets_promise")
 """Drawn apart from those above, with `figure_8` where there are five voters."""

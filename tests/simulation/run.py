@@ -58,7 +58,7 @@ def run(
 ) -> Result:
     """Simulate one seed, to its end or (`stop`) to its first violation.
 
-    Deterministic: no clock, no chance, no hash order of this process has any part in it.
+    Deterministic: no clock, no other generator, no hash order of this process has any part in it.
     """
     with planted(*(plant.faults if plant else ())):
         return on_a_loop(lambda: _simulate(plan or plan_of(seed), plant, stop=stop))

@@ -2,8 +2,8 @@
 everything found in ours.
 
 Stock protocol code and stock log, on the simulated network and disk, judged by the very checks that
-ours have to pass: what it is published to lose, it loses here by itself. Only its clock, its chance
-and its threads are replaced.
+ours have to pass: what it is published to lose, it loses here by itself. Only its clock, its random
+numbers and its threads are replaced.
 """
 
 from __future__ import annotations
@@ -59,13 +59,20 @@ class Hazard(NamedTuple):
 
 
 HAZARDS: Final = (
-    Hazard("control: stock truncation", ("slow", "loss", "crash"), ("Raft: committed entries stay",), False),
     Hazard(
-        "control: stock acknowledges before its disk has it", ("amnesia", "power"),
-        ("Raft: leader completeness", "Raft: state machine safety"), True,
+        "control: stock truncation",
+        ("slow", "loss", "crash"),
+        ("Raft: committed entries stay",),
+        False,
+    ),
+    Hazard(
+        "control: stock acknowledges before its disk has it",
+        ("amnesia", "power"),
+        ("Raft: leader completeness", "Raft: state machine safety"),
+        True,
     ),
     Hazard("control: stock leader reads when deposed", ("partition",), ("INV-1",), True),
-)  # fmt: skip
+)
 
 
 class _Seat(Node):
@@ -298,9 +305,16 @@ class StockResult(NamedTuple):
 def run(hazard: Hazard, seed: int) -> StockResult:
     """Simulate one seed with the library's classes; the same seed gives the same trace."""
     plan = replace(
-        plan_of(seed), nodes=3, fsync="always", ghosts=False, restores=False, chaos_s=12.0, clients=6,
-        faults=hazard.faults, upgrades=False,
-    )  # fmt: skip
+        plan_of(seed),
+        nodes=3,
+        fsync="always",
+        ghosts=False,
+        restores=False,
+        chaos_s=12.0,
+        clients=6,
+        faults=hazard.faults,
+        upgrades=False,
+    )
     loop = SimLoop()
     asyncio.set_event_loop(loop)
     saved, asyncio.TaskGroup = asyncio.TaskGroup, OrderedTaskGroup  # type: ignore[misc]
@@ -320,7 +334,7 @@ def run(hazard: Hazard, seed: int) -> StockResult:
 
 @contextmanager
 def _at_home(loop: SimLoop, seed: int) -> Iterator[None]:
-    """Give the library this loop's time, this seed's chance and no pipe, for as long as it runs
+    """Give the library this loop's time, this seed's numbers and no pipe, for as long as it runs
     here.
     """
     names = ("monotonicTime", "random", "createJournal", "PIPE_NOTIFIER_ENABLED")

@@ -4,21 +4,39 @@ failure.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
 MUST_HAPPEN: Final = {
-    "elections": "elections", "truncations": "raft truncations", "snapshots installed": "raft snapshots_installed",
-    "Rebases": "rebases", "ambiguous commits": "ambiguous commits", "cache hits": "cache hits", "crashes": "crashes",
-    "power cuts": "power cuts", "partitions": "partitions", "membership changes": "membership changes",
-    "transfers": "transfers", "disk faults": "disk faults", "clock jumps": "clock jumps", "restores": "restores",
-    "resets": "resets", "store outages": "store outages", "unknown outcomes": "unknown",
-    "disks lost": "disks lost", "late messages": "network ghosts",
-    "doubled messages": "network doubles", "expired keys": "expired keys", "session reads": "sessions",
-    "stale reads": "reads stale", "shared cache hits": "shared cache hits", "watched changes": "watched",
-    "logs compared": "log checks", "times lost": "times lost", "lives judged": "lives judged",
-}  # fmt: skip
+    "elections": "elections",
+    "truncations": "raft truncations",
+    "snapshots installed": "raft snapshots_installed",
+    "Rebases": "rebases",
+    "ambiguous commits": "ambiguous commits",
+    "cache hits": "cache hits",
+    "crashes": "crashes",
+    "power cuts": "power cuts",
+    "partitions": "partitions",
+    "membership changes": "membership changes",
+    "transfers": "transfers",
+    "disk faults": "disk faults",
+    "clock jumps": "clock jumps",
+    "restores": "restores",
+    "resets": "resets",
+    "store outages": "store outages",
+    "unknown outcomes": "unknown",
+    "disks lost": "disks lost",
+    "late messages": "network ghosts",
+    "doubled messages": "network doubles",
+    "expired keys": "expired keys",
+    "session reads": "sessions",
+    "stale reads": "reads stale",
+    "shared cache hits": "shared cache hits",
+    "watched changes": "watched",
+    "logs compared": "log checks",
+    "times lost": "times lost",
+    "lives judged": "lives judged",
+}
 """What the summary says -> the name of its counter."""
 ENOUGH_SEEDS: Final = 100
 """From so many seeds on, nothing above may be zero."""
@@ -36,15 +54,8 @@ def missing(counts: Mapping[str, int], seeds: int) -> list[str]:
 def line(counts: Mapping[str, int], seeds: int, simulated_s: float, violations: int) -> str:
     """Return the one line that ends a run."""
     happened = ", ".join(f"{said} {counts.get(name, 0):,}" for said, name in MUST_HAPPEN.items())
+    operations, messages = counts.get("operations", 0), counts.get("network messages", 0)
     return (
-        f"{seeds:,} seeds, {simulated_s / 60:,.0f} simulated minutes, {counts.get('operations', 0):,} operations, "
-        f"{counts.get('network messages', 0):,} messages: {violations} violations; {happened}"
+        f"{seeds:,} seeds, {simulated_s / 60:,.0f} simulated minutes, {operations:,} operations, "
+        f"{messages:,} messages: {violations} violations; {happened}"
     )
-
-
-def total(each: list[Mapping[str, int]]) -> Counter[str]:
-    """Add up the counts of seeds."""
-    added: Counter[str] = Counter()
-    for counts in each:
-        added.update(counts)
-    return added

@@ -241,7 +241,8 @@ async def _live(world: World, rng: random.Random, key: str) -> None:
         if loop.time() > ends_s:
             world.violate(
                 "TTL",
-                f"{key} is still there {loop.time() - given_s:.3f} s after it was given {TTL_MS} ms",
+                f"{key} is still there {loop.time() - given_s:.3f} s after it was given "
+                f"{TTL_MS} ms",
             )
             return
         await asyncio.sleep(0.01)

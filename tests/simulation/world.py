@@ -1,5 +1,5 @@
-"""Hold everything of one seed: the machines, what lies between them, what has happened, and what was
-broken of the promises.
+"""Hold everything of one seed: the machines, what lies between them, what has happened, and which
+promises were broken.
 
 All of it is decided by the seed: it never reads real time and never draws from anything else.
 """
@@ -44,12 +44,35 @@ class World:
         self.failed: asyncio.Event | None = None
         """Set by the first violation, when the story is to end there."""
         self.counts: dict[str, int] = {
-            "crashes": 0, "power cuts": 0, "partitions": 0, "membership changes": 0, "rebases": 0, "resets": 0,
-            "unknown commits": 0, "takeovers": 0, "cache hits": 0, "elections": 0, "operations": 0, "unknown": 0,
-            "disk faults": 0, "clock jumps": 0, "transfers": 0, "restores": 0, "store outages": 0, "log checks": 0,
-            "expired keys": 0, "sessions": 0, "watched": 0, "redelivered": 0, "disks lost": 0, "slow disks": 0,
-            "upgrades": 0, "times lost": 0, "lives judged": 0, "strangers": 0,
-        }  # fmt: skip
+            "crashes": 0,
+            "power cuts": 0,
+            "partitions": 0,
+            "membership changes": 0,
+            "rebases": 0,
+            "resets": 0,
+            "unknown commits": 0,
+            "takeovers": 0,
+            "cache hits": 0,
+            "elections": 0,
+            "operations": 0,
+            "unknown": 0,
+            "disk faults": 0,
+            "clock jumps": 0,
+            "transfers": 0,
+            "restores": 0,
+            "store outages": 0,
+            "log checks": 0,
+            "expired keys": 0,
+            "sessions": 0,
+            "watched": 0,
+            "redelivered": 0,
+            "disks lost": 0,
+            "slow disks": 0,
+            "upgrades": 0,
+            "times lost": 0,
+            "lives judged": 0,
+            "strangers": 0,
+        }
         self.settled_as: dict[int, str] = {}
         """What each revision was told to be: no restore and no adoption gives one twice."""
         self.over = False

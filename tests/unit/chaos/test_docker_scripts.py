@@ -29,8 +29,8 @@ from chaos.strikes.load import StackLoad
 from chaos.strikes.outcome import StrikeOutcome
 from chaos.targets.docker_engine import EngineFailed, NoStack, NotHealed
 from chaos.targets.docker_stack import DockerTarget
+from tests import virtual
 from tests.unit.chaos.fake_engine import FakeEngine, over
-from tests.unit.coordinator import virtual
 
 
 class FakeCluster:

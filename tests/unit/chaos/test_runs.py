@@ -29,7 +29,7 @@ from chaos.runs.schedule import Step
 from chaos.runs.weakness import TRAFFIC_MIN, thin_traffic
 from chaos.targets.docker_stack import DockerTarget
 from chaos.targets.urls import UrlTarget
-from tests.unit.coordinator import virtual
+from tests import virtual
 
 
 class FakeTarget:

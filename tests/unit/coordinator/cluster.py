@@ -14,7 +14,7 @@ from kv.errors import BackendUnavailable
 from kv.model import Answer, Cancel, Delete, Intent, Put
 from kv.ports import Change
 from tests.unit.coordinator.shared_log import SharedLog
-from tests.unit.coordinator.virtual import VirtualClock, until
+from tests.virtual import VirtualClock, until
 
 QUIET = Settings(sweep_interval_s=1e6, prune_interval_s=1e6)
 """Nothing happens but what a test does."""

@@ -32,7 +32,7 @@ from kv.model import (
 from kv.ports import Identity, Settled
 from tests.unit.coordinator.audit import Feeds, broken_promises, records
 from tests.unit.coordinator.cluster import QUIET, Cluster, answer, cluster, delete, put
-from tests.unit.coordinator.virtual import run, until
+from tests.virtual import run, until
 
 
 def rows(c: Cluster) -> list[LedgerRow]:

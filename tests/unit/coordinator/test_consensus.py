@@ -30,7 +30,7 @@ from kv.ports import Consensus, Settled
 from tests.soundness import fingerprint
 from tests.unit.coordinator.audit import Feeds, broken_promises
 from tests.unit.coordinator.cluster import QUIET, answer, cluster, put
-from tests.unit.coordinator.virtual import run, until
+from tests.virtual import run, until
 
 
 def test_coordinator_is_a_consensus() -> None:

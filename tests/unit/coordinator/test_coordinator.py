@@ -7,7 +7,7 @@ from __future__ import annotations
 from kv.model import Answer, Applied
 from tests.soundness import broken
 from tests.unit.coordinator.cluster import answer, cluster, put
-from tests.unit.coordinator.virtual import run
+from tests.virtual import run
 
 
 def test_write_through_a_follower_reaches_the_store_and_every_member() -> None:

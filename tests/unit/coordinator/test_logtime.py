@@ -25,7 +25,7 @@ from coordinator.logtime import (
 from coordinator.settings import Settings
 from kv.model import Again, Answer, Applied, Expired
 from tests.unit.coordinator.cluster import FAR_MS, Cluster, answer, cluster, put
-from tests.unit.coordinator.virtual import EPOCH_MS, run, until
+from tests.virtual import EPOCH_MS, run, until
 
 SWEEPING = Settings(prune_interval_s=1e6)
 HOUR_MS = 3_600_000

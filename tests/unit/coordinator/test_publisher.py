@@ -12,7 +12,7 @@ from coordinator.background.publisher import CURSOR
 from kv.model import Applied, AtRevision, Delete, Intent, Put
 from tests.unit.coordinator.audit import broken_promises
 from tests.unit.coordinator.cluster import FAR_MS, QUIET, Cluster, answer, cluster, delete, put
-from tests.unit.coordinator.virtual import run, until
+from tests.virtual import run, until
 
 
 def heard(c: Cluster) -> list[int]:

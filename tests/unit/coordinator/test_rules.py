@@ -31,7 +31,7 @@ from tests.planted import protocol
 from tests.planted.registry import Fault, planted
 from tests.unit.coordinator.audit import Feeds, broken_promises, cached, reads_stale
 from tests.unit.coordinator.cluster import QUIET, Cluster, answer, cluster, put
-from tests.unit.coordinator.virtual import run, until
+from tests.virtual import run, until
 
 Story = Callable[[], Awaitable[set[str]]]
 

@@ -25,7 +25,7 @@ from kv.model import AtRevision, Cancel, Delete, Entry, Exists, Guard, Intent, O
 from tests.soundness import broken, fingerprint
 from tests.unit.coordinator.audit import Feeds, broken_promises, cached, reads_stale
 from tests.unit.coordinator.cluster import QUIET, Cluster, cluster
-from tests.unit.coordinator.virtual import run, until
+from tests.virtual import run, until
 
 SEEDS = sorted({*range(int(os.environ.get("ACORDO_STORIES", "60"))), 245, 359})
 """245 and 359: a rival's Settles made an old look at the head seem like a store that is behind."""
@@ -44,40 +44,40 @@ SMALL = dataclasses.replace(
 
 
 class Weather:
-    """Faults of one store session, by chance."""
+    """Faults of one store session, drawn at random."""
 
-    def __init__(self, chance: random.Random) -> None:
-        self.chance, self.rough = chance, True
+    def __init__(self, rng: random.Random) -> None:
+        self.rng, self.rough = rng, True
         self.down_until_s = 0.0
 
     async def before(self, session: str, call: str) -> None:
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(self.chance.choice([0.0001, 0.001, 0.01]))
-        if self.rough and self.chance.random() < 0.02:
+        await asyncio.sleep(self.rng.choice([0.0001, 0.001, 0.01]))
+        if self.rough and self.rng.random() < 0.02:
             await asyncio.sleep(0.4)
-        if self.rough and self.chance.random() < 0.02:
-            self.down_until_s = loop.time() + self.chance.random()
+        if self.rough and self.rng.random() < 0.02:
+            self.down_until_s = loop.time() + self.rng.random()
         if loop.time() < self.down_until_s:
             raise BackendUnavailable("memory", "down")
 
     def fate(self, session: str, call: str) -> Fate:
         if not self.rough:
             return Lands()
-        roll = self.chance.random()
+        roll = self.rng.random()
         if roll < 0.06:
-            return Lost(self.chance.choice([None, 0.0, 0.05, 1.0]))
+            return Lost(self.rng.choice([None, 0.0, 0.05, 1.0]))
         return Fails() if roll < 0.1 else Lands()
 
     async def after(self, session: str, call: str) -> None:
-        if self.rough and self.chance.random() < 0.03:
+        if self.rough and self.rng.random() < 0.03:
             await asyncio.sleep(0.6)
 
 
 class Story:
     """One seed's run."""
 
-    def __init__(self, c: Cluster, chance: random.Random) -> None:
-        self.c, self.chance = c, chance
+    def __init__(self, c: Cluster, rng: random.Random) -> None:
+        self.c, self.rng = c, rng
         self.answers: list[tuple[str, object]] = []
         self.known = 0
         """Newest revision that some client knows of."""
@@ -87,41 +87,39 @@ class Story:
         self.bodies: dict[str, Ordered] = {}
 
     def node(self) -> Coordinator:
-        return self.c.nodes[self.chance.choice("abc")]
+        return self.c.nodes[self.rng.choice("abc")]
 
     def intent(self, client: int, number: int, now_ms: int) -> Ordered:
-        chance = self.chance
-        if self.bodies and chance.random() < 0.25:
-            op_id = chance.choice(sorted(self.bodies))
-            return Cancel(op_id) if chance.random() < 0.2 else self.bodies[op_id]
-        op_id = f"{client}.{number}" if chance.random() < 0.8 else f"~{client}.{number}"
-        key = chance.choice(KEYS)
-        guards: tuple[Guard, ...] = chance.choice(
+        rng = self.rng
+        if self.bodies and rng.random() < 0.25:
+            op_id = rng.choice(sorted(self.bodies))
+            return Cancel(op_id) if rng.random() < 0.2 else self.bodies[op_id]
+        op_id = f"{client}.{number}" if rng.random() < 0.8 else f"~{client}.{number}"
+        key = rng.choice(KEYS)
+        guards: tuple[Guard, ...] = rng.choice(
             [(), (), (Exists(key),), (AtRevision(key, (max(self.known, 1),)),)]
         )
         write = (
             Delete(key)
-            if chance.random() < 0.2
-            else Put(key, op_id.encode(), chance.choice([None, 1000]))
+            if rng.random() < 0.2
+            else Put(key, op_id.encode(), rng.choice([None, 1000]))
         )
-        otherwise = chance.choice([None, (Put(chance.choice(KEYS), b"otherwise"),)])
-        made = Intent(
-            op_id, now_ms + chance.choice([50, 2000, 60_000]), guards, (write,), otherwise
-        )
+        otherwise = rng.choice([None, (Put(rng.choice(KEYS), b"otherwise"),)])
+        made = Intent(op_id, now_ms + rng.choice([50, 2000, 60_000]), guards, (write,), otherwise)
         if not op_id.startswith("~"):
             self.bodies[op_id] = made
         return made
 
     async def client(self, client: int) -> None:
         for number in range(12):
-            await asyncio.sleep(self.chance.random() * 0.3)
+            await asyncio.sleep(self.rng.random() * 0.3)
             node = self.node()
             intents = [
                 self.intent(client, number * 10 + n, node.now_ms())
-                for n in range(self.chance.choice([1, 1, 3]))
+                for n in range(self.rng.choice([1, 1, 3]))
             ]
             futures = node.submit(intents)
-            await asyncio.wait(futures, timeout=self.chance.choice([0.1, 3.0]))
+            await asyncio.wait(futures, timeout=self.rng.choice([0.1, 3.0]))
             for intent, future in zip(intents, futures, strict=True):
                 self.hear(intent, future)
 
@@ -140,19 +138,19 @@ class Story:
     async def reader(self) -> None:
         """Let every cache entry there ever was be judged, now and then, on some node."""
         for _ in range(40):
-            await asyncio.sleep(self.chance.random() * 0.1)
+            await asyncio.sleep(self.rng.random() * 0.1)
             self.entries += [cached(self.c, key) for key in KEYS]
             known, node = self.known, self.node()
-            for entry in self.chance.sample(self.entries, min(8, len(self.entries))):
+            for entry in self.rng.sample(self.entries, min(8, len(self.entries))):
                 if await reads_stale(self.c, node, entry, known):
                     self.stale += 1
                 self.counts["read"] += 1
 
     async def nemesis(self) -> None:
-        chance, shared = self.chance, self.c.shared
+        rng, shared = self.rng, self.c.shared
         for _ in range(10):
-            await asyncio.sleep(chance.random() * 0.6)
-            what = chance.choice(
+            await asyncio.sleep(rng.random() * 0.6)
+            what = rng.choice(
                 [
                     "elect",
                     "elect",
@@ -166,11 +164,11 @@ class Story:
                 ]
             )
             self.counts[what] += 1
-            name = chance.choice("abc")
+            name = rng.choice("abc")
             if what == "elect":
                 shared.elect(name)
             elif what in {"lose", "rival"}:
-                lose = chance.randrange(0, min(6, len(shared.entries) + 1))
+                lose = rng.randrange(0, min(6, len(shared.entries) + 1))
                 # A log that lost its beginning is a new history: an operator has to give it the
                 # store.
                 lose = min(lose, max(0, len(shared.entries) - self.founded()))
@@ -178,22 +176,20 @@ class Story:
             elif what == "lag":
                 member = shared.members[name]
                 member.lags = True
-                asyncio.get_running_loop().call_later(chance.random(), self.catch_up, name)
+                asyncio.get_running_loop().call_later(rng.random(), self.catch_up, name)
             elif what == "settles":
                 shared.filter = lambda _, command: (
                     NotApplied("overloaded")
-                    if isinstance(decode(command), Settle) and chance.random() < 0.3
+                    if isinstance(decode(command), Settle) and rng.random() < 0.3
                     else None
                 )
             elif what == "proposals":
-                shared.unknown_lands = chance.random() < 0.5
+                shared.unknown_lands = rng.random() < 0.5
                 fates: list[NotApplied | OutcomeUnknown] = [
                     NotApplied("no_quorum"),
                     OutcomeUnknown("lost"),
                 ]
-                shared.dropped.extend(
-                    fates[chance.randrange(2)] for _ in range(chance.randrange(4))
-                )
+                shared.dropped.extend(fates[rng.randrange(2)] for _ in range(rng.randrange(4)))
             elif what == "snapshot" and shared.leader not in {None, name}:
                 ahead, behind = shared.members[str(shared.leader)], shared.members[name]
                 if ahead.position > behind.position:
@@ -217,11 +213,11 @@ class Story:
         shared.dropped.clear()
         for name in shared.members:
             self.catch_up(name)
-        shared.elect(self.chance.choice("abc"))
+        shared.elect(self.rng.choice("abc"))
 
 
 async def story(seed: int) -> Counter[str]:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     async with cluster("abc", settings=SMALL) as c:
         weathers = []
         for name in c.nodes:
@@ -230,7 +226,7 @@ async def story(seed: int) -> Counter[str]:
             c.stores[name]._faults = weather
         feeds = Feeds(c)
         c.shared.elect("a")
-        told = Story(c, chance)
+        told = Story(c, rng)
         await asyncio.gather(*[told.client(n) for n in range(4)], told.reader(), told.nemesis())
         told.heal(weathers)
         await asyncio.sleep(70)  # log time passes every deadline; the weather is fine

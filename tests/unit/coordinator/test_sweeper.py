@@ -18,7 +18,7 @@ from coordinator.settings import Settings
 from kv.errors import NotApplied
 from kv.model import Applied, Intent, Put
 from tests.unit.coordinator.cluster import answer, cluster, put
-from tests.unit.coordinator.virtual import run, until
+from tests.virtual import run, until
 
 SWEEPING = Settings(prune_interval_s=1e6)
 PRUNING = Settings(

@@ -21,7 +21,7 @@ from coordinator.raft.member import Member, Settings
 from coordinator.raft.net.codec import Codec
 from coordinator.raft.net.peer_identity import PeerIdentity
 from tests.simulation.disk import SimDisk
-from tests.unit.coordinator.virtual import run
+from tests.virtual import run
 
 CODEC = Codec(*ALL)
 FAST = Settings(compact_entries=10**9, chunk_bytes=1000)

@@ -23,8 +23,8 @@ from coordinator.log import PeerAddress, Position
 from coordinator.raft.member import Member, Settings
 from kv.errors import KvError, NotApplied, OutcomeUnknown
 from tests.simulation.disk import SimDisk
-from tests.unit.coordinator.virtual import VirtualClock, run, until
 from tests.unit.raft.cluster import CODEC, Net, Wire
+from tests.virtual import VirtualClock, run, until
 
 SETTINGS = Settings(
     fsync="always", compact_entries=60, chunk_bytes=700, propose_timeout_s=3.0, batch_bytes=2000

@@ -7,7 +7,7 @@ import errno
 import socket
 
 from coordinator.raft.net.inbound import ACCEPT_PAUSE_S, Listener
-from tests.unit.coordinator.virtual import run
+from tests.virtual import run
 
 
 def test_accepts_that_fail_for_want_of_descriptors_are_counted_and_do_not_spin() -> None:

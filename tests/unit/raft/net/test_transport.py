@@ -50,7 +50,7 @@ from coordinator.raft.net.security import (
 )
 from kv.addresses import is_loopback
 from kv.errors import BadRequest
-from tests.unit.coordinator import virtual
+from tests import virtual
 from tests.unit.raft.net.members import QUICK, Member, addresses, command, until, vote
 
 SECRET = SharedSecret(b"a secret that all members share")

@@ -17,7 +17,7 @@ from coordinator.raft.storage.journal import Journal, Policy
 from coordinator.raft.storage.real_disk import RealDisk, make_directory_now
 from coordinator.raft.storage.snapshot import SnapshotStore
 from tests.simulation.disk import Died, SimDisk
-from tests.unit.coordinator.virtual import run
+from tests.virtual import run
 
 POLICIES: tuple[Policy, ...] = ("always", "interval", "off")
 SEEDS = range(40)

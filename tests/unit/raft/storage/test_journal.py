@@ -34,7 +34,7 @@ from coordinator.raft.storage.records import (
 )
 from kv.errors import BadRequest
 from tests.simulation.disk import SimDisk
-from tests.unit.coordinator.virtual import run
+from tests.virtual import run
 
 
 def sim(seed: int = 1, **options: Any) -> SimDisk:

@@ -16,7 +16,7 @@ import pytest
 
 from coordinator.raft.storage.journal import Journal, Policy
 from tests.simulation.disk import Died, SimDisk
-from tests.unit.coordinator.virtual import run
+from tests.virtual import run
 
 SEGMENT_BYTES = 260
 

@@ -29,7 +29,7 @@ from coordinator.raft.storage.snapshot_format import (
 )
 from kv.errors import BadRequest
 from tests.simulation.disk import Died, SimDisk
-from tests.unit.coordinator.virtual import run
+from tests.virtual import run
 
 
 def sim(seed: int = 1, **options: Any) -> SimDisk:
