@@ -25,9 +25,11 @@ def figures(services: Services) -> Iterator[Metric]:
     yield gauge("acordo_writes_waiting", "Intents admitted and not yet answered.", writes.held)
     yield gauge("acordo_write_bytes_waiting", "Bytes of these.", writes.held_bytes)
     yield counter(
-        "acordo_submits", "Raft commands that took queued intents to the log.", writes.rounds_total
+        "acordo_submits",
+        "Raft commands that took queued intents to the log.",
+        writes.queue.submits_total,
     )
-    yield counter("acordo_submitted_intents", "Intents in them.", writes.intents_total)
+    yield counter("acordo_submitted_intents", "Intents in them.", writes.queue.intents_total)
     yield counter(
         "acordo_writes_acknowledged",
         "Writes told to be applied, once each.",

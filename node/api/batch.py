@@ -15,7 +15,7 @@ from node.wire.answers import BatchAnswer, ItemAnswer, item_of
 from node.wire.problems import problem_of
 from node.wire.requests import BATCH_PARTS_MAX, BatchForm, TransactionForm, intent_of, parts_of
 from node.wire.text_fields import checked_op_id
-from node.writes.writes import Result
+from node.writes.submit_queue import Result
 
 
 async def post(x: Exchange) -> web.Response:

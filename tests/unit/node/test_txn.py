@@ -8,7 +8,7 @@ import msgspec
 
 from kv.errors import BackendUnavailable
 from kv.model import Intent
-from node.writes.writes import inline_bytes
+from node.writes.staging import inline_bytes
 from tests.unit.node.conftest import Api, Open
 
 

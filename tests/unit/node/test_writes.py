@@ -13,14 +13,9 @@ from backends.memory import Lost, MemoryDatabase, MemoryStore, NoFaults
 from kv.errors import NotApplied, OutcomeUnknown
 from kv.model import Answer, Applied, Cancel, Delete, Intent, Put, Reference
 from node.settings import ServerSettings
-from node.writes.writes import (
-    INTENT_INLINE_BYTES_MAX,
-    ROUND_BYTES_MAX,
-    ROUNDS_MAX,
-    Writes,
-    inline_bytes,
-    to_stage,
-)
+from node.writes.staging import INTENT_INLINE_BYTES_MAX, inline_bytes, to_stage
+from node.writes.submit_queue import SUBMIT_BYTES_MAX, SUBMITS_MAX
+from node.writes.writes import Writes
 from tests.unit.node.fakes import FakeClock, FakeConsensus
 
 
@@ -61,7 +56,7 @@ async def test_a_leader_that_gives_way_costs_no_refusal() -> None:
 
 
 async def test_patience_with_leaders_that_give_way_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.writes.writes.MOVE_PATIENCE_S", 0.2)
+    monkeypatch.setattr("node.writes.submit_queue.MOVE_PATIENCE_S", 0.2)
     b = Bench()
     b.consensus.moves = 10**6
     with pytest.raises(NotApplied, match="not_leader"):
@@ -98,12 +93,12 @@ async def test_while_rounds_are_out_the_next_collects() -> None:
     while len(b.consensus.submits) < 1:
         await asyncio.sleep(0)
     tasks.append(asyncio.create_task(b.put(b"second")))
-    while len(b.consensus.submits) < ROUNDS_MAX:
+    while len(b.consensus.submits) < SUBMITS_MAX:
         await asyncio.sleep(0)
     tasks += [asyncio.create_task(b.put(str(n).encode())) for n in range(20)]
     while b.writes.held < 22:
         await asyncio.sleep(0)
-    assert len(b.consensus.submits) == ROUNDS_MAX
+    assert len(b.consensus.submits) == SUBMITS_MAX
     b.consensus.hold = False
     b.consensus.commit_held()
     await asyncio.gather(*tasks)
@@ -130,7 +125,7 @@ async def test_rounds_are_bounded_in_bytes() -> None:
     b = Bench()
     await asyncio.gather(*(b.put(str(n).encode(), b"v" * 60_000) for n in range(40)))
     sizes = [sum(inline_bytes(intent) for intent in group) for group in b.consensus.submits]
-    assert max(sizes) <= ROUND_BYTES_MAX
+    assert max(sizes) <= SUBMIT_BYTES_MAX
     assert len(sizes) == 3
 
 
@@ -324,10 +319,10 @@ async def test_a_large_write_that_ran_out_of_time_in_the_queue_is_taken_back() -
     store = Counting(MemoryDatabase())
     b = Bench(store)
     b.consensus.hold = True
-    lost = [asyncio.create_task(b.put(str(n).encode())) for n in range(ROUNDS_MAX)]
-    while len(b.consensus.submits) < ROUNDS_MAX:
+    lost = [asyncio.create_task(b.put(str(n).encode())) for n in range(SUBMITS_MAX)]
+    while len(b.consensus.submits) < SUBMITS_MAX:
         await asyncio.sleep(0)
-        if not b.writes._queue and len(b.consensus.submits) == 1:
+        if not b.writes.queue.waiting and len(b.consensus.submits) == 1:
             break  # both went as one round
     results = await b.writes.many(
         (Intent("late", 0, writes=(Put(b"big", b"v" * 100_000),)),),

@@ -1,0 +1,116 @@
+"""Put large values into the store before their intent goes to the log, and take them back.
+
+It never leaves staged what belongs to an intent that was definitely not ordered, as far as the
+store answers: refused writes must not fill the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from kv.errors import BackendUnavailable, KvError
+from kv.model import INLINE_BYTES_MAX, Cancel, Intent, Put, Reference, Write
+from kv.ports import Clock, Consensus, Store
+from node.settings import ServerSettings
+
+INTENT_INLINE_BYTES_MAX: Final = 512 * 1024
+"""Inline bytes of one intent: beyond, its largest values are staged too."""
+INTENT_OVERHEAD_BYTES: Final = 256
+TAKE_BACK_S: Final = 1.0
+"""Longest that a refusal waits for its staged values to be taken back."""
+
+
+class Staging:
+    """The large values of one node's writes, on their way through the store."""
+
+    def __init__(
+        self, consensus: Consensus, store: Store, clock: Clock, settings: ServerSettings
+    ) -> None:
+        self._consensus, self._store, self._clock = consensus, store, clock
+        self._timeout_s = settings.store_timeout_s
+
+    async def stage(
+        self, intent: Intent | Cancel, deadline: float, staged: list[Reference]
+    ) -> Intent | Cancel:
+        """Put large values into the store and references to them into the intent; note in
+        `staged` what is there.
+
+        Asks before whether the intent would be admitted: refused writes must not fill the store.
+        """
+        if isinstance(intent, Cancel) or not (chosen := to_stage(intent)):
+            return intent
+        refused = self._consensus.refuses((intent,))
+        if refused is not None:
+            raise refused
+        references: dict[bytes, Reference] = {}
+        for value in chosen:
+            left = min(deadline - self._clock.monotonic(), self._timeout_s)
+            if left <= 0:
+                raise BackendUnavailable("store", "out of time")
+            references[value] = await self._store.stage(intent.op_id, value, timeout_s=left)
+            staged.append(references[value])
+        return Intent(
+            intent.op_id,
+            intent.deadline_ms,
+            intent.guards,
+            _referring(intent.writes, references),
+            None if intent.otherwise is None else _referring(intent.otherwise, references),
+            intent.reads,
+        )
+
+    async def take_back(self, staged: Sequence[Sequence[Reference]]) -> None:
+        """Unstage the values of intents that were definitely never ordered. What the store does not
+        take back now, it sweeps later: it bounds what waits.
+        """
+        if not any(staged):
+            return
+        try:
+            async with asyncio.timeout(TAKE_BACK_S):
+                for reference in (each for of in staged for each in of):
+                    await self._store.unstage(reference, timeout_s=TAKE_BACK_S)
+        except (KvError, TimeoutError):
+            return
+
+
+def to_stage(intent: Intent) -> list[bytes]:
+    """Return the values that travel as references: large ones, and the largest ones of a large
+    intent.
+
+    It depends on the values alone, so a repeated attempt has the same body hash.
+    """
+    values = [w.value for w in (*intent.writes, *(intent.otherwise or ())) if isinstance(w, Put)]
+    inline = [value for value in values if isinstance(value, bytes)]
+    left = sum(map(len, inline))
+    if left <= INLINE_BYTES_MAX:
+        return []
+    chosen: list[bytes] = []
+    for value in sorted(set(inline), key=lambda v: (len(v), v), reverse=True):
+        if len(value) <= INLINE_BYTES_MAX and left <= INTENT_INLINE_BYTES_MAX:
+            break
+        chosen.append(value)
+        left -= len(value) * inline.count(value)
+    return chosen
+
+
+def _referring(writes: tuple[Write, ...], references: dict[bytes, Reference]) -> tuple[Write, ...]:
+    return tuple(
+        Put(w.key, references.get(w.value, w.value), w.ttl_ms)
+        if isinstance(w, Put) and isinstance(w.value, bytes)
+        else w
+        for w in writes
+    )
+
+
+def inline_bytes(intent: Intent | Cancel) -> int:
+    if isinstance(intent, Cancel):
+        return INTENT_OVERHEAD_BYTES
+    size = (
+        INTENT_OVERHEAD_BYTES + sum(len(g.key) for g in intent.guards) + sum(map(len, intent.reads))
+    )
+    for write in (*intent.writes, *(intent.otherwise or ())):
+        size += len(write.key)
+        if isinstance(write, Put) and isinstance(write.value, bytes):
+            size += len(write.value)
+    return size
