@@ -77,7 +77,7 @@ def figures(services: Services) -> Iterator[Metric]:
     yield counter(
         "acordo_watch_ledger_reads",
         "Reads of the ledger for watchers behind.",
-        watches.fills.reads_total,
+        watches.gaps.reads_total,
     )
     yield counter(
         "acordo_watch_events_made",

@@ -18,7 +18,7 @@ from kv.model import Version
 from kv.ports import Change
 from node.exchange.exchange import Exchange
 from node.watching.ring import Portion
-from node.watching.watches import Ended, Watcher
+from node.watching.watches import WatchEnded, Watcher
 from node.wire.byte_forms import checked_prefix, json_form
 from node.wire.documents import encode
 from node.wire.problems import problem_of
@@ -81,7 +81,7 @@ async def _first(watcher: Watcher, coming: AsyncIterator[Portion]) -> Portion:
     if watcher.behind():
         try:
             return await anext(coming)
-        except Ended as exc:
+        except WatchEnded as exc:
             raise NotApplied(exc.code, exc.detail) from exc
     return Portion((), start)
 
@@ -111,7 +111,7 @@ class _Stream:
         except TimeoutError:
             self._watches.cut_total += 1
             _cut(self._x, _error_event("slow_reader", "events were not taken in time", 503, _ON))
-        except Ended as exc:
+        except WatchEnded as exc:
             _cut(self._x, _error_event(exc.code, exc.detail, 503, _ON))
         except KvError as exc:
             document = problem_of(exc, mutation=False)

@@ -6,20 +6,19 @@ It never takes a restored store for "no change", nor lets watchers become the st
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from kv.errors import NotApplied, Pruned, store_refused
 from kv.model import LedgerRow
 from kv.ports import Change, Consensus, Store
 from node.judging.store_identity import check_store_identity
 from node.settings import ServerSettings
-from node.watching.ring import Portion, bytes_of_all
+from node.watching.ring import Portion, bytes_of_changes
+from node.watching.single_flight import SingleFlight
 
 ROWS_MAX: Final = 32
 """Ledger rows read at a time to fill a gap."""
-FILL_VERSIONS: Final = 128
+GAP_VERSIONS: Final = 128
 """Versions fetched at a time to fill a gap; the last revision of a portion comes whole."""
 READS_MAX: Final = 2
 """Reads of the store at a time for all watchers together: the others wait."""
@@ -29,53 +28,8 @@ STRETCHES_HELD: Final = 64
 PORTIONS_BYTES: Final = 16 * 1024 * 1024
 """Portions with their values kept for those who come to the same place; one may have 8 MiB."""
 
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 
-
-class Once(Generic[K, V]):
-    """Make each thing once for all who want it at a time, and keep the newest: `most` of them, or
-    so many bytes.
-    """
-
-    def __init__(self, most: int, size: Callable[[V], int] = lambda _: 1) -> None:
-        self._most, self._size = most, size
-        self._weight = 0
-        self._held: OrderedDict[K, V] = OrderedDict()
-        self._making: dict[K, asyncio.Event] = {}
-
-    def clear(self) -> None:
-        """Keep nothing."""
-        self._held.clear()
-        self._weight = 0
-
-    async def get(self, key: K, make: Callable[[], Awaitable[V | None]]) -> V | None:
-        """Return what is held, or what `make` returns; None is not kept. Raises what `make` raises:
-        who waits for it then tries for itself.
-        """
-        while True:
-            if key in self._held:
-                self._held.move_to_end(key)
-                return self._held[key]
-            making = self._making.get(key)
-            if making is None:
-                break
-            await making.wait()
-        done = self._making[key] = asyncio.Event()
-        try:
-            made = await make()
-            if made is not None:
-                self._held[key] = made
-                self._weight += self._size(made)
-                while self._weight > self._most:
-                    self._weight -= self._size(self._held.popitem(last=False)[1])
-            return made
-        finally:
-            del self._making[key]
-            done.set()
-
-
-class Wanted(NamedTuple):
+class WantedRevision(NamedTuple):
     """One revision of a ledger row, with the keys under a prefix that it changed."""
 
     revision: int
@@ -90,18 +44,20 @@ class Stretch(NamedTuple):
     """
 
     prefix: bytes
-    cuts: list[tuple[list[Wanted], int]]
+    cuts: list[tuple[list[WantedRevision], int]]
 
 
-class Fills:
+class LedgerGaps:
     """Reads of the ledger for all watchers of a node."""
 
     def __init__(self, consensus: Consensus, store: Store, settings: ServerSettings) -> None:
         self._consensus, self._store, self._timeout_s = consensus, store, settings.store_timeout_s
         self._reads = asyncio.Semaphore(READS_MAX)
-        self._rows: Once[int, tuple[LedgerRow, ...]] = Once(ROWS_HELD)
-        self._stretches: Once[tuple[bytes, int], Stretch] = Once(STRETCHES_HELD)
-        self._portions: Once[tuple[bytes, int, int], Portion] = Once(PORTIONS_BYTES, _bytes_of)
+        self._rows: SingleFlight[int, tuple[LedgerRow, ...]] = SingleFlight(ROWS_HELD)
+        self._stretches: SingleFlight[tuple[bytes, int], Stretch] = SingleFlight(STRETCHES_HELD)
+        self._portions: SingleFlight[tuple[bytes, int, int], Portion] = SingleFlight(
+            PORTIONS_BYTES, _portion_bytes
+        )
         self.reads_total = 0
         """Reads of the ledger."""
         self.fetches_total = 0
@@ -164,7 +120,7 @@ class Fills:
         assert made is not None
         return made
 
-    async def _fetched(self, wanted: list[Wanted], reached: int) -> Portion:
+    async def _fetched(self, wanted: list[WantedRevision], reached: int) -> Portion:
         places = [(key, each.revision) for each in wanted for key in each.keys]
         async with self._reads:
             self.fetches_total += 1
@@ -180,20 +136,20 @@ class Fills:
         return Portion(tuple(changes), reached)
 
 
-def _bytes_of(portion: Portion) -> int:
-    return bytes_of_all(portion.changes)
+def _portion_bytes(portion: Portion) -> int:
+    return bytes_of_changes(portion.changes)
 
 
 def portions(
     rows: tuple[LedgerRow, ...], position: int, prefix: bytes
-) -> list[tuple[list[Wanted], int]]:
+) -> list[tuple[list[WantedRevision], int]]:
     """Cut ledger rows into portions: revisions after a position that changed keys under a prefix,
     and where each ends.
 
     The last one ends where the rows do, so that revisions which changed nothing are stepped over.
     """
-    cut: list[tuple[list[Wanted], int]] = []
-    wanted: list[Wanted] = []
+    cut: list[tuple[list[WantedRevision], int]] = []
+    wanted: list[WantedRevision] = []
     count = 0
     for row in rows:
         for n, record in enumerate(row.body):
@@ -201,10 +157,10 @@ def portions(
             keys = tuple(key for key in record.keys if key.startswith(prefix))
             if revision <= position or not keys:
                 continue
-            if count and count + len(keys) > FILL_VERSIONS:
+            if count and count + len(keys) > GAP_VERSIONS:
                 cut.append((wanted, wanted[-1].revision))
                 wanted, count = [], 0
-            wanted.append(Wanted(revision, record.op_id, keys, row.log_time_ms))
+            wanted.append(WantedRevision(revision, record.op_id, keys, row.log_time_ms))
             count += len(keys)
     cut.append((wanted, max(position, rows[-1].last)))
     return cut

@@ -1,13 +1,11 @@
-"""Keep the newest changes of all keys for watchers, and know which prefixes they touched. Pure: no
-loop, no store.
-"""
+"""Keep the newest changes of all keys for watchers. Pure: no loop, no store."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import Final, Generic, NamedTuple, TypeVar
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 from kv.model import Version
 from kv.ports import Change, Settled
@@ -16,8 +14,6 @@ PORTION_CHANGES: Final = 256
 """Changes handed to a watcher at a time from the ring."""
 CHANGE_OVERHEAD_BYTES: Final = 200
 """What a change, and each version in it, costs beyond key and value (CPython 3.11)."""
-
-T = TypeVar("T")
 
 
 class Portion(NamedTuple):
@@ -91,74 +87,6 @@ class Ring:
         return Portion(tuple(found), max(position, reached))
 
 
-class View(Generic[T]):
-    """Those who watch one prefix."""
-
-    __slots__ = ("members", "prefix", "touched")
-
-    def __init__(self, prefix: bytes, touched: int) -> None:
-        self.prefix = prefix
-        self.members: set[T] = set()
-        self.touched = touched
-        """No revision above this one, of those that settled here, changed a key under the
-        prefix.
-        """
-
-
-class Views(Generic[T]):
-    """All views by prefix: what settles is looked up by its keys, and nobody else is woken."""
-
-    def __init__(self) -> None:
-        self._by_prefix: dict[bytes, View[T]] = {}
-        self._lengths: dict[int, int] = {}
-        """How many prefixes have a length."""
-
-    def join(self, member: T, prefix: bytes, end: int) -> View[T]:
-        """Add a member; `end`: newest revision that settled here, of which nothing is known for a
-        new prefix.
-        """
-        view = self._by_prefix.get(prefix)
-        if view is None:
-            view = self._by_prefix[prefix] = View(prefix, end)
-            self._lengths[len(prefix)] = self._lengths.get(len(prefix), 0) + 1
-        view.members.add(member)
-        return view
-
-    def leave(self, member: T, prefix: bytes) -> None:
-        """Remove a member, if it is one."""
-        view = self._by_prefix.get(prefix)
-        if view is None:
-            return
-        view.members.discard(member)
-        if not view.members:
-            del self._by_prefix[prefix]
-            self._lengths[len(prefix)] -= 1
-            if not self._lengths[len(prefix)]:
-                del self._lengths[len(prefix)]
-
-    def touch(self, event: Settled, *, continues: bool) -> list[View[T]]:
-        """Note what settled; return the views that it concerns: all when it is not known which keys
-        it changed.
-        """
-        if not continues or event.versions is None:
-            for view in self._by_prefix.values():
-                view.touched = max(view.touched, event.last)
-            return list(self._by_prefix.values())
-        found: dict[bytes, View[T]] = {}
-        for version in event.versions:
-            for view in self._above(version.key):
-                view.touched = max(view.touched, version.revision)
-                found[view.prefix] = view
-        return list(found.values())
-
-    def _above(self, key: bytes) -> Iterator[View[T]]:
-        for length in self._lengths:
-            if length <= len(key):
-                view = self._by_prefix.get(key[:length])
-                if view is not None:
-                    yield view
-
-
 def under(change: Change, prefix: bytes) -> Change | None:
     """Return the part of a change that lies under a prefix, if any."""
     if not prefix:
@@ -169,7 +97,7 @@ def under(change: Change, prefix: bytes) -> Change | None:
     return Change(change.revision, change.op_id, change.log_time_ms, versions) if versions else None
 
 
-def part_of(change: Change) -> tuple[int, int, bytes]:
+def part_key(change: Change) -> tuple[int, int, bytes]:
     """Return what tells a change, or the part of one under any prefix, from every other.
 
     Parts of one revision that begin with the same key lie in each other, so their lengths tell them
@@ -183,7 +111,7 @@ def size_of(change: Change) -> int:
     return CHANGE_OVERHEAD_BYTES + sum(map(_version_size, change.versions))
 
 
-def bytes_of_all(changes: Iterable[Change]) -> int:
+def bytes_of_changes(changes: Iterable[Change]) -> int:
     """Return about how many bytes changes take in memory."""
     return sum(map(size_of, changes))
 

@@ -1,7 +1,7 @@
-"""Tell watchers what changed: in revision order, none twice, none left out (INV-6), whatever this
-node lived through.
+"""Notify watchers of what changed: in revision order, none twice, none left out (INV-6), whatever
+this node lived through.
 
-Every watcher has a position of its own: all up to it has been told. What settles is kept in one
+Every watcher has a position of its own: everything up to it was sent. What settles is kept in one
 bounded ring for all of them; who is behind it reads the ledger. Nothing is buffered per watcher: a
 slow reader falls behind and is cut.
 """
@@ -9,16 +9,18 @@ slow reader falls behind and is cut.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Final, Self
 
 from kv.errors import NotApplied, Undone
-from kv.ports import Change, Consensus, Settled, Store
+from kv.ports import Consensus, Settled, Store
 from kv.ports import Undone as Adoption
 from node.http.turns import Turns
 from node.settings import ServerSettings
-from node.watching.ledger_gaps import Fills
-from node.watching.ring import Portion, Ring, View, Views, part_of
+from node.watching.frames import Frames, Unsent
+from node.watching.ledger_gaps import LedgerGaps
+from node.watching.ring import Portion, Ring
+from node.watching.views import View, Views
 
 PASS_BYTES: Final = 512 * 1024
 """Written to watchers in one pass of the loop; then everything else has its turn. One write may be
@@ -28,7 +30,7 @@ WRITE_COST_BYTES: Final = 4096
 """What a write costs however small it is, in bytes of a pass."""
 
 
-class Ended(Exception):
+class WatchEnded(Exception):
     """The node ends this watch; go on elsewhere after the position told last."""
 
     def __init__(self, code: str, detail: str) -> None:
@@ -44,7 +46,7 @@ class Watches:
         self._ring = Ring(settings.watch_ring_bytes, consensus.settled.last)
         self._views: Views[Watcher] = Views()
         self._open: set[Watcher] = set()
-        self.fills = Fills(consensus, store, settings)
+        self.gaps = LedgerGaps(consensus, store, settings)
         self.frames = Frames(settings.watch_frames_bytes)
         self.turns = Turns(PASS_BYTES, WRITE_COST_BYTES)
         self.unsent = Unsent(settings.watch_unsent_bytes_max)
@@ -85,7 +87,7 @@ class Watches:
             for watcher in view.members:
                 watcher.moved.set()
         if event.undone_after is not None:
-            self.fills.forget()
+            self.gaps.forget()
             self.frames.forget()
             for watcher in self._open:
                 watcher.undone = Adoption(event.undone_after, event.last)
@@ -102,13 +104,13 @@ class Watches:
         self._views.leave(watcher, watcher.prefix)
 
     def check(self, watcher: Watcher) -> None:
-        """Raise Ended when a watch cannot go on here, ConnectionResetError when nobody hears it any
+        """Raise WatchEnded when a watch cannot go on here, ConnectionResetError when nobody hears it any
         more.
         """
         if watcher.gone:
             raise ConnectionResetError("the watcher went away")
         if self._ending:
-            raise Ended("draining", "this node is stopping")
+            raise WatchEnded("draining", "this node is stopping")
         for undone in (watcher.undone, self._consensus.undone):
             if undone.after <= watcher.position < undone.to:
                 raise Undone(undone.after, undone.to)
@@ -175,7 +177,7 @@ class Watcher:
     async def portions(self, *, idle_s: float) -> AsyncIterator[Portion]:
         """Yield what changed, and at least every `idle_s` seconds a portion without changes.
 
-        Raises Pruned (Undone behind an adoption), Ended, ConnectionResetError,
+        Raises Pruned (Undone behind an adoption), WatchEnded, ConnectionResetError,
         NotApplied("store_refused"), BackendUnavailable.
         """
         watches = self._watches
@@ -183,9 +185,9 @@ class Watcher:
             self.moved.clear()
             portion = watches.at_hand(self)
             if portion is None:
-                stretch = await watches.fills.after(self.position, self.prefix)
+                stretch = await watches.gaps.after(self.position, self.prefix)
                 for place in range(len(stretch.cuts)):
-                    filled = await watches.fills.portion(stretch, place)
+                    filled = await watches.gaps.portion(stretch, place)
                     watches.check(self)
                     yield self._reached(filled)
             elif portion.changes:
@@ -206,69 +208,3 @@ class Watcher:
         self.position = portion.position
         self._watches.events_total += len(portion.changes)
         return portion
-
-
-class Frames:
-    """What is written for a change, made once for all who watch it. The newest are kept, bounded in
-    bytes.
-    """
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._bytes = 0
-        self._held: dict[tuple[int, int, bytes], bytes] = {}
-        self._making: dict[tuple[int, int, bytes], asyncio.Event] = {}
-        self.made_total = 0
-
-    def forget(self) -> None:
-        """Keep none."""
-        self._held.clear()
-        self._bytes = 0
-
-    async def of(self, change: Change, make: Callable[[Change], Awaitable[bytes]]) -> bytes:
-        """Return the frame of a change. Raises what `make` raises."""
-        key = part_of(change)
-        while (held := self._held.get(key)) is None and key in self._making:
-            await self._making[key].wait()
-        if held is not None:
-            return held
-        done = self._making[key] = asyncio.Event()
-        try:
-            frame = await make(change)
-        finally:
-            del self._making[key]
-            done.set()
-        self.made_total += 1
-        self._held[key] = frame
-        self._bytes += len(frame)
-        while self._bytes > self._bytes_max:
-            self._bytes -= len(self._held.pop(next(iter(self._held))))
-        return frame
-
-
-class Unsent:
-    """Frames that wait in sockets, each counted once however many wait for it; who would wait
-    beyond is cut.
-    """
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._waiting: dict[int, int] = {}
-        self.bytes = 0
-
-    def hold(self, frame: bytes) -> bool:
-        """Count a frame that its reader does not take; return whether it may wait."""
-        known = self._waiting.get(id(frame), 0)
-        if not known:
-            self.bytes += len(frame)
-        self._waiting[id(frame)] = known + 1
-        return self.bytes <= self._bytes_max
-
-    def let_go(self, frame: bytes) -> None:
-        """Count it no more for one of them."""
-        known = self._waiting[id(frame)] - 1
-        if known:
-            self._waiting[id(frame)] = known
-        else:
-            del self._waiting[id(frame)]
-            self.bytes -= len(frame)

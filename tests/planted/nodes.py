@@ -29,7 +29,8 @@ from node.reads.reads import Reads
 from node.reads.rounds import ReadIndexRounds
 from node.reads.store_reads import StoreReads
 from node.watching import ring as watching
-from node.watching.ring import Portion, Ring, Views
+from node.watching.ring import Portion, Ring
+from node.watching.views import Views
 from node.watching.watches import Watches
 from tests.planted import protocol
 from tests.planted.registry import Fault, Patches, fault

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from kv.model import Applied, LedgerRow, Recorded, Version
 from kv.ports import Retention, Settled
-from node.watching.ledger_gaps import FILL_VERSIONS, portions
+from node.watching.ledger_gaps import GAP_VERSIONS, portions
 from node.watching.ring import Ring
 from tests.unit.node.conftest import Api, Open
 
@@ -147,7 +147,7 @@ async def test_gaps_are_filled_from_the_ledger(open_api: Open, how: str) -> None
                 ("put", "b", 2), ("put", "c", 3), ("put", "d", 4), ("put", "e", 5), ("put", "f", 6), ("put", "g", 7),
                 ("put", "h", 8), ("delete", "b", 9), ("put", "i", 10), ("put", "j", 11),
             ]  # fmt: skip
-        assert api.server.services.watches.fills.reads_total > 0
+        assert api.server.services.watches.gaps.reads_total > 0
 
 
 async def test_large_values_are_told_whole(api: Api) -> None:
@@ -333,4 +333,4 @@ def test_rows_are_cut_at_revisions(
     assert found == [(r, k) for r, k in truth if r > position and k.startswith(prefix)]
     for wanted, to in cut:
         assert all(w.revision <= to for w in wanted)
-        assert sum(len(w.keys) for w in wanted) <= FILL_VERSIONS or len(wanted) == 1
+        assert sum(len(w.keys) for w in wanted) <= GAP_VERSIONS or len(wanted) == 1

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from kv.model import Applied, Recorded, Version
 from kv.ports import Change, Settled, Undone
 from node.http.turns import Turns
-from node.watching.ring import Views, part_of, under
-from node.watching.watches import PASS_BYTES, WRITE_COST_BYTES, Unsent
+from node.watching.frames import Unsent
+from node.watching.ring import part_key, under
+from node.watching.views import Views
+from node.watching.watches import PASS_BYTES, WRITE_COST_BYTES
 from tests.unit.node.conftest import Api, Open
 from tests.unit.node.test_watch import Stream, put, watching
 
@@ -61,27 +63,27 @@ async def test_a_change_wakes_nobody_whom_it_does_not_concern(open_api: Open) ->
             await put(api, *(f"busy/{n}" for n in range(20)))
             assert len(await busy[0].changes(20)) == 20
             assert watches.wakes_total - before == 20
-            reads = watches.fills.reads_total
+            reads = watches.gaps.reads_total
             await put(api, "quiet/1")
             for stream in quiet:
                 assert [(key, revision) for _, key, _, revision in await stream.changes(1)] == [
                     ("quiet/1", 21)
                 ]
             # the ring keeps nothing here: one stretch, once for all five
-            assert watches.fills.reads_total - reads <= 2
+            assert watches.gaps.reads_total - reads <= 2
 
 
 async def test_watchers_from_the_beginning_share_what_is_read(open_api: Open) -> None:
     async with open_api(watch_ring_bytes=1) as api:
         await put(api, *(f"k{n}" for n in range(200)))
         watches = api.server.services.watches
-        reads, fetches = watches.fills.reads_total, watches.fills.fetches_total
+        reads, fetches = watches.gaps.reads_total, watches.gaps.fetches_total
         async with many(api, 30, "after=0") as streams:
             told = await asyncio.gather(*(stream.changes(200) for stream in streams))
         assert all([revision for *_, revision in each] == list(range(1, 201)) for each in told)
         # 200 rows of the ledger, 32 at a time: 7 reads and as many fetches for one watcher
-        assert watches.fills.reads_total - reads < 30
-        assert watches.fills.fetches_total - fetches < 60
+        assert watches.gaps.reads_total - reads < 30
+        assert watches.gaps.fetches_total - fetches < 60
 
 
 @pytest.mark.parametrize("how", ["idle", "filling", "unread"])
@@ -277,4 +279,4 @@ def test_parts_of_a_change_are_told_apart(changed: list[bytes], one: bytes, othe
     change = Change(7, "o", 0, tuple(Version(key, 7, b"v") for key in changed))
     a, b = under(change, one), under(change, other)
     if a is not None and b is not None:
-        assert (part_of(a) == part_of(b)) == (a.versions == b.versions)
+        assert (part_key(a) == part_key(b)) == (a.versions == b.versions)

@@ -1,0 +1,57 @@
+"""Make each thing once for all who want it at the same time, and keep the newest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class SingleFlight(Generic[K, V]):
+    """A bounded cache that makes each thing once for all who want it at the same time. It keeps the
+    newest: `most` of them, or so many bytes.
+    """
+
+    def __init__(self, most: int, size: Callable[[V], int] = lambda _: 1) -> None:
+        self._most, self._size = most, size
+        self._weight = 0
+        self._held: OrderedDict[K, V] = OrderedDict()
+        self._making: dict[K, asyncio.Event] = {}
+
+    def clear(self) -> None:
+        """Keep nothing."""
+        self._held.clear()
+        self._weight = 0
+
+    def held(self, key: K) -> V | None:
+        """Return what is held, if anything."""
+        return self._held.get(key)
+
+    async def get(self, key: K, make: Callable[[], Awaitable[V | None]]) -> V | None:
+        """Return what is held, or what `make` returns; None is not kept. Raises what `make` raises:
+        who waits for it then tries for itself.
+        """
+        while True:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key]
+            making = self._making.get(key)
+            if making is None:
+                break
+            await making.wait()
+        done = self._making[key] = asyncio.Event()
+        try:
+            made = await make()
+            if made is not None:
+                self._held[key] = made
+                self._weight += self._size(made)
+                while self._weight > self._most:
+                    self._weight -= self._size(self._held.popitem(last=False)[1])
+            return made
+        finally:
+            del self._making[key]
+            done.set()
