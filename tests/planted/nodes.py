@@ -363,7 +363,7 @@ def watch_position_ordered() -> Patches:
         portion = right(self, watcher)
         if portion is None or portion.changes:
             return portion
-        return Portion((), max(portion.position, self.fills._consensus.ordered))
+        return Portion((), max(portion.position, self.gaps._consensus.ordered))
 
     yield Watches, "at_hand", at_hand
 

@@ -13,7 +13,7 @@ from node.wire.problems import CONTENT_TYPE, problem
 TEXT: Final = "text/plain"
 
 
-class Waiting:
+class UnreadyListener:
     """A listener on the node's own socket until the node itself takes it over."""
 
     def __init__(self, node_id: str) -> None:

@@ -1,0 +1,116 @@
+"""Make what a node needs of back ends and of its peers, by what its settings name."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from backends import by_url
+from backends.memory import MemoryCache
+from cluster.settings.node import NodeSettings
+from coordinator.raft.member import TransportFactory, over_sockets
+from coordinator.raft.net.security import Certificates, Open, Security, read_secret
+from kv.ports import Broadcast, Cache, Store
+
+if TYPE_CHECKING:  # it is loaded only where the settings name a broker
+    from backends.async_writes import RabbitAsyncWrites
+
+_log = structlog.get_logger("acordo.node")
+
+
+class SystemClock:
+    """The Clock of a real node. `monotonic` is the event loop's."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.monotonic = loop.time
+
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+
+def new_rng() -> random.Random:
+    """Return a source of random numbers that nobody else draws from: a part that draws more or less
+    often must not change what another one draws.
+    """
+    return random.Random(secrets.randbits(256))
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """The back ends of one node, not opened yet."""
+
+    store: Store
+    cache: Cache
+    broadcast: Broadcast
+    async_writes: RabbitAsyncWrites | None
+    """The broker as the taker of asynchronous writes, where there is one."""
+
+
+def backends_of(settings: NodeSettings, cluster: str) -> Backends:
+    """Return the back ends that the settings name."""
+    return Backends(
+        by_url.store(settings.store_url),
+        shared_cache(settings),
+        by_url.broadcast(settings.broadcast, cluster),
+        by_url.async_writes(settings.broadcast, cluster),
+    )
+
+
+def shared_cache(settings: NodeSettings) -> Cache:
+    """Return the cache behind the node's own; with memory:// that would only be a second copy of
+    it, so: none.
+    """
+    return (
+        MemoryCache(bytes_max=0) if settings.cache == "memory://" else by_url.cache(settings.cache)
+    )
+
+
+def transport_factory(settings: NodeSettings, cluster: str, rng: random.Random) -> TransportFactory:
+    """Return what makes the transport once the member knows its own node. Raises BadRequest for
+    unusable files.
+    """
+    security = _security(settings)
+    routes = {member.id: member.raft_address for member in settings.raft_routes}
+    return over_sockets(
+        cluster, settings.raft_bind, security, chance=rng, entropy=os.urandom, routes=routes
+    )
+
+
+def _security(settings: NodeSettings) -> Security:
+    if settings.secret_file is not None:
+        return read_secret(settings.secret_file)
+    if settings.tls_cert_file is not None:
+        return Certificates(
+            str(settings.tls_cert_file), str(settings.tls_key_file), str(settings.tls_ca_file)
+        )
+    _log.warning(
+        "members prove nothing to each other: Raft listens on loopback only",
+        address=settings.raft_bind,
+    )
+    return Open()
+
+
+class BackendMetrics(Collector):
+    """Show what back ends count: they register where their libraries do, beside figures of the
+    process.
+    """
+
+    def collect(self) -> Iterable[Metric]:
+        return (metric for metric in REGISTRY.collect() if metric.name.startswith("acordo_"))
+
+
+def registry_of_backends() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(BackendMetrics())
+    return registry

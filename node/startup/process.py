@@ -1,0 +1,112 @@
+"""Deal with the process: its descriptors, its port, its signals, and the code that it ends with.
+
+How it ends says to its supervisor what to do (docs/adr/0003).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import sys
+from typing import Final
+
+import structlog
+
+from cluster.settings.loading import redacted
+from cluster.settings.node import NodeSettings
+from kv.errors import BackendUnavailable, BadRequest
+
+EX_UNAVAILABLE: Final = 69
+EX_SOFTWARE: Final = 70
+EX_CONFIG: Final = 78
+DESCRIPTORS_MAX: Final = 1 << 20
+"""No more files and sockets are asked for."""
+
+_log = structlog.get_logger("acordo.node")
+
+
+def raise_descriptors() -> int:
+    """Raise how many files and sockets this process may open as far as it may, and return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return DESCRIPTORS_MAX if soft == resource.RLIM_INFINITY else soft
+
+
+def take_port(host: str, port: int) -> socket.socket:
+    """Take the HTTP port before anything else is done. Raises BadRequest("port_in_use" |
+    "bad_address").
+    """
+    try:
+        found = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(found[0], found[1])
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(found[4])
+        listening.listen(1024)  # two processes may bind, only one may listen
+    except OSError as exc:
+        code = "port_in_use" if isinstance(exc, OSError) and exc.errno == 98 else "bad_address"
+        detail = f"HTTP cannot listen on {host}:{port}: {exc.strerror or exc}"
+        raise BadRequest(code, detail, allowed="a free port on an address of this machine") from exc
+    listening.setblocking(False)
+    return listening
+
+
+def stop_on_signals(settings: NodeSettings, stop: asyncio.Future[bool]) -> None:
+    """Let a signal or the end of standard input begin the drain; a second signal ends the process
+    at once.
+
+    `stop` says whether to hand the leadership on: SIGTERM means that this node stops, SIGINT
+    (Ctrl-C) and the end of standard input (the runner is gone) that all of them do, and nobody is
+    left to take it.
+    """
+    loop = asyncio.get_running_loop()
+
+    def begin_drain(hand_on: bool) -> None:
+        if stop.done():
+            os._exit(1)
+        stop.set_result(hand_on)
+
+    loop.add_signal_handler(signal.SIGTERM, begin_drain, True)
+    loop.add_signal_handler(signal.SIGINT, begin_drain, False)
+    if settings.stop_with_stdin:
+
+        def readable() -> None:
+            if not os.read(0, 4096):
+                loop.remove_reader(0)
+                if not stop.done():
+                    stop.set_result(False)
+
+        loop.add_reader(0, readable)
+
+
+def exit_code_of(exc: BaseException, settings: NodeSettings) -> int:
+    """Say in the log's last line what ended the process; return the exit code that tells the
+    supervisor.
+    """
+    first = exc
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    if isinstance(first, BadRequest):
+        return refuse_to_start(first)
+    if isinstance(first, BackendUnavailable):
+        shown = redacted(settings)
+        where = ", ".join(
+            f"{name}={shown[name]}" for name in ("ACORDO_STORE", "ACORDO_CACHE", "ACORDO_BROADCAST")
+        )
+        print(f"error: {first} ({where})", file=sys.stderr)
+        return EX_UNAVAILABLE
+    _log.critical("a background loop died", error=repr(first), exc_info=exc)
+    return EX_SOFTWARE
+
+
+def refuse_to_start(exc: BadRequest) -> int:
+    allowed = f" (allowed: {exc.allowed})" if exc.allowed else ""
+    print(f"error: {exc.detail.replace(chr(10), '; ')}{allowed}", file=sys.stderr)
+    return EX_CONFIG

@@ -1,0 +1,55 @@
+"""Divide a node's settings among its parts."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Final
+
+from cluster.settings.node import NodeSettings
+from coordinator.machine.limits import Limits
+from coordinator.raft.member import Settings as RaftSettings
+from coordinator.settings import Settings as CoordinatorSettings
+from node.settings import ServerSettings
+
+PAGE: Final = Path(__file__).parents[1] / "page"
+
+
+def raft_settings(settings: NodeSettings) -> RaftSettings:
+    return RaftSettings(
+        fsync=settings.fsync,
+        election_min_s=settings.election_timeout_s,
+        election_max_s=settings.election_timeout_s * 2,
+        heartbeat_s=settings.election_timeout_s / 6,
+        propose_timeout_s=settings.request_timeout_s,
+    )
+
+
+def coordinator_settings(settings: NodeSettings) -> CoordinatorSettings:
+    return CoordinatorSettings(
+        limits=Limits(
+            window_ms=int(settings.operation_retention_s * 1000),
+            retention_revisions=settings.history_retention_revisions,
+            retention_ms=int(settings.history_retention_s * 1000),
+        ),
+        store_timeout_s=settings.store_timeout_s,
+        sweep_interval_s=settings.sweep_interval_s,
+    )
+
+
+def server_settings(settings: NodeSettings, descriptors: int) -> ServerSettings:
+    return ServerSettings(
+        node_id=settings.node_id,
+        advertised_url=settings.url,
+        incarnation=secrets.token_hex(6),
+        http_names=settings.http_names,
+        page_dir=PAGE if PAGE.is_dir() else None,
+        request_timeout_s=settings.request_timeout_s,
+        body_timeout_s=settings.body_timeout_s,
+        store_timeout_s=settings.store_timeout_s,
+        requests_max=settings.requests_max,
+        connections_max=settings.connections_max,
+        descriptors_max=descriptors,
+        watchers_max=settings.watchers_max,
+        memory_cache_bytes=settings.memory_cache_bytes,
+    )

@@ -1,0 +1,89 @@
+"""Open the store and claim it for this cluster, waiting for a server that does not answer yet."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Final
+
+import structlog
+
+from cluster.settings.loading import redacted
+from cluster.settings.node import NodeSettings
+from kv.errors import BackendUnavailable, BadRequest, OutcomeUnknown
+from kv.ports import Identity, Store
+from node.startup.unready_listener import UnreadyListener
+
+SERVED_STORES: Final = ("postgres", "cockroach")
+"""Stores that come and go without the node: it waits for them. A file is there or is not."""
+STORE_BACKOFF_S: Final = (0.25, 5.0)
+STORE_SILENCE_S: Final = 1.0
+"""After so long without an answer the node says that it waits."""
+
+_log = structlog.get_logger("acordo.node")
+
+
+async def store_opened(
+    entering: Callable[[], Awaitable[None]],
+    settings: NodeSettings,
+    listening: socket.socket,
+    stop: asyncio.Future[bool],
+) -> bool:
+    """Open the store, trying again while its server does not answer; meanwhile /livez is ok and all
+    else says why not.
+
+    Return whether it is open: False when the node was told to stop first. Raises BadRequest for
+    what must be mended, and BackendUnavailable for a store that is no server.
+    """
+    if not settings.store_url.startswith(SERVED_STORES):
+        await entering()
+        return True
+    listener = UnreadyListener(settings.node_id)
+    async with listener:
+        backoff_s = STORE_BACKOFF_S[0]
+        while True:
+            opening = asyncio.ensure_future(entering())
+            await asyncio.wait(
+                (opening, stop), timeout=STORE_SILENCE_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not opening.done():
+                await listener.listen(listening)
+            await asyncio.wait((opening, stop), return_when=asyncio.FIRST_COMPLETED)
+            if stop.done():
+                opening.cancel()
+                await asyncio.wait((opening,))
+                return False
+            try:
+                opening.result()
+                return True
+            except (BackendUnavailable, OutcomeUnknown) as exc:
+                _log.warning("the store does not answer yet", reason=str(exc), again_in_s=backoff_s)
+                listener.reason = str(exc)
+                await listener.listen(listening)
+            await asyncio.wait((stop,), timeout=backoff_s * random.uniform(0.75, 1.25))
+            backoff_s = min(backoff_s * 2, STORE_BACKOFF_S[1])
+            if stop.done():
+                return False
+
+
+async def open_claimed(
+    stack: AsyncExitStack, store: Store, settings: NodeSettings, cluster: str
+) -> None:
+    """Open the store and claim it for this cluster, before anything of Raft. Raises
+    BadRequest("foreign_store").
+    """
+    async with AsyncExitStack() as opening:
+        await opening.enter_async_context(store)
+        held = await store.claim(Identity(cluster), timeout_s=settings.store_timeout_s)
+        if held.cluster_id != cluster:
+            shown = redacted(settings)["ACORDO_STORE"]
+            raise BadRequest(
+                "foreign_store",
+                f"{shown} is the store of cluster {held.cluster_id!r}; this is {cluster!r}",
+                allowed=f"a store of its own; one restored from a backup goes on with --cluster-id {held.cluster_id}, "
+                "and `acordo adopt` once it is up",
+            )
+        stack.push_async_exit(opening.pop_all())
