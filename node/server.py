@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry
 
 from kv.errors import BadRequest, InvariantViolated, KvError, NotApplied, OutcomeUnknown
 from kv.ports import Broadcast, Cache, Clock, Consensus, Store
-from node.api import openapi
+from node.api.openapi import document as openapi
 from node.api.routes import READING, Route, Routes
 from node.exchange.exchange import Exchange
 from node.http.acceptor import Door

@@ -23,13 +23,13 @@ from node.api import (
     ledger,
     legacy,
     listing,
-    openapi,
     operations,
     page,
     scrape,
     txn,
     watch,
 )
+from node.api.openapi import document as openapi
 from node.exchange.exchange import Exchange
 
 Handler: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]

@@ -13,7 +13,7 @@ import pytest
 from backends.memory import MemoryDatabase, MemoryStore
 from kv.errors import BackendUnavailable
 from kv.model import GENESIS_DIGEST, Head, LedgerRow
-from node.api.openapi import ClusterView
+from node.api.openapi.answers import ClusterView
 from node.readiness.findings import UNFIT, differs, findings
 from node.wire.problems import KINDS
 from tests.unit.node.conftest import Api, Open

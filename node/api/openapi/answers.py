@@ -1,0 +1,85 @@
+"""Say what answers look like that handlers put together from dicts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from kv.ports import Member
+
+
+class ClusterView(msgspec.Struct, frozen=True):
+    """How the answering node sees the cluster; more fields may come."""
+
+    node: str
+    role: str
+    term: int
+    leader: str | None
+    leader_url: str | None
+    leader_since_ms: int | None
+    quorum: bool
+    taken_over: bool
+    ordered: int
+    settled: int
+    digest: str
+    pending: int
+    floor: int
+    namespace: int
+    gives_up: int | None
+    gives_up_after: int | None
+    cluster_id: str
+    channels: dict[str, str]
+    history: str | None
+    limits_differ: list[str]
+    diverged: bool
+    log_time_ms: int
+    refusal: str | None
+    fsync: str
+    members: list[Member]
+    broadcast_lag: int | None
+    unsynced_age_s: float
+    conflicts: list[str]
+    """What keeps members apart, for people."""
+    counts: dict[str, int]
+    stamped: bool
+    store_trouble: str | None
+    unfit: str | None
+    url: str
+    version: str
+    now_ms: int
+    """Log time now: what `expires_ms` is held against."""
+    unready: list[dict[str, str]]
+    """Why the answering node is not ready: `check`, `code`, `why`. Empty: it is."""
+
+
+class HealthView(msgspec.Struct, frozen=True):
+    """How this node is."""
+
+    status: str
+    node: str
+    role: str
+    leader: str | None
+    checks: dict[str, str]
+
+
+class TransferAnswer(msgspec.Struct, frozen=True):
+    leader: str
+
+
+class AmendAnswer(msgspec.Struct, frozen=True):
+    changed: tuple[str, ...]
+
+
+class AdoptAnswer(msgspec.Struct, frozen=True):
+    settled: int
+
+
+class AcceptedAnswer(msgspec.Struct, frozen=True):
+    op_id: str
+    operation: str
+
+
+class LegacyAnswer(msgspec.Struct, frozen=True):
+    data: dict[str, Any]
+    revision: int
