@@ -73,7 +73,7 @@ def _mutex(ops: Sequence[ClientOperation]) -> list[Finding]:
 
 
 def _tokens(held: Sequence[ClientOperation]) -> Iterable[Finding]:
-    """Tokens rise in acquisition order."""
+    """Find tokens that do not rise in acquisition order."""
     starts = sorted((o for o in held if o.token is not None), key=lambda o: o.start_ns)
     ends = sorted(starts, key=lambda o: o.returned_ns)
     newest: ClientOperation | None = None

@@ -19,6 +19,8 @@ WRITES = frozenset({"put", "cas", "delete"})
 
 @dataclass
 class _Session:
+    """What one client has seen and written so far."""
+
     position: int = 0
     """Highest position it has read at."""
     reader: ClientOperation | None = None

@@ -19,7 +19,7 @@ NEVER: Final = float("inf")
 
 @dataclass
 class _Key:
-    """Writes to one key: those whose revision is known in order, the others apart."""
+    """The writes to one key: those whose revision is known in order, the others apart."""
 
     known: list[ClientOperation] = field(default_factory=list)
     unknown: list[ClientOperation] = field(default_factory=list)

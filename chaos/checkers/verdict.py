@@ -11,7 +11,7 @@ from chaos.records.history import ClientOperation
 
 
 class Verdict(IntEnum):
-    """Ordered so that merging is taking the greatest: illegal > unknown > ok."""
+    """A verdict in three values, ordered by gravity: merging is taking the greatest."""
 
     OK = 0
     UNKNOWN = 1

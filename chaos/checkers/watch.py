@@ -1,4 +1,4 @@
-"""Judge what watchers and subscribers were notified of, against the committed order of the ledger (INV-6).
+"""Judge what watchers and subscribers were notified of, against the ledger's order (INV-6).
 
 Names of the properties from etcd's robustness tests: ordered, unique, atomic, reliable, resumable,
 bookmarkable; and filtered, and nothing uncommitted. The broker delivers at least once: its repeats
@@ -38,6 +38,8 @@ class _Stream:
 
 @dataclass
 class _Truth:
+    """The committed order, as the ledger and the operations of clients give it."""
+
     ledger: Ledger
     revisions: list[int]
     """Revisions that changed anything, ascending."""
@@ -227,7 +229,7 @@ def _committed(stream: _Stream, w: Watched, truth: _Truth) -> Iterable[Finding]:
 
 
 def _gaps(stream: _Stream, seen: set[tuple[int, str]], truth: _Truth) -> Iterable[Finding]:
-    """Every change between where the stream began and the last thing it said must have come."""
+    """Find changes that never came, between where the stream began and the last thing it said."""
     revisions = [w.revision or 0 for w in stream.events]
     if not revisions:
         return

@@ -17,6 +17,8 @@ SLOW_S: Final = 0.15
 
 
 class _OnServer(Nemesis):
+    """A fault of one private server."""
+
     server: ClassVar[str]
 
     def __init__(self, target: Target, rng: Random) -> None:
@@ -36,7 +38,7 @@ class _OnServer(Nemesis):
 
 
 class _Kill(_OnServer):
-    """SIGKILL; started again on its data at healing."""
+    """A server is killed (SIGKILL), and started again on its data at healing."""
 
     async def start(self) -> None:
         await self.services.kill(self.server)
@@ -51,7 +53,7 @@ class _Kill(_OnServer):
 
 
 class _Pause(_OnServer):
-    """SIGSTOP, children too."""
+    """A server is stopped (SIGSTOP), its children too."""
 
     async def start(self) -> None:
         self.services.pause(self.server)
@@ -65,7 +67,7 @@ class _Pause(_OnServer):
 
 
 class _Slow(_OnServer):
-    """Every answer, and every question, is late."""
+    """A server far away: every question and every answer is late."""
 
     async def choose(self) -> tuple[str, ...]:
         link = self.services.links[self.server]
@@ -88,7 +90,7 @@ class _Slow(_OnServer):
 
 
 class _Wipe(_Kill):
-    """SIGKILL, and it comes back empty."""
+    """A server is killed (SIGKILL), and comes back empty."""
 
     async def start(self) -> None:
         await self.services.wipe(self.server)

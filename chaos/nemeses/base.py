@@ -63,7 +63,7 @@ class Nemesis(ABC):
 
     @abstractmethod
     async def start(self) -> None:
-        """Do it."""
+        """Do what harms."""
 
     @abstractmethod
     async def proof(self) -> str | None:

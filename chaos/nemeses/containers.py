@@ -15,8 +15,10 @@ from chaos.targets.docker_stack import NODES, DockerTarget
 
 
 class _OnContainers(Nemesis):
-    """`whom`: a role of nodes, or "service:…" with the services it chooses one of, or "store" /
-    "redis-master".
+    """A fault of containers.
+
+    `whom` is a role of nodes, "store", "redis-master", or "service:…" with the services of which
+    one is drawn.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"containers"})
@@ -72,7 +74,7 @@ class _OnContainers(Nemesis):
 
 
 class _Kill(_OnContainers):
-    """SIGKILL to the container; started again at healing."""
+    """A container is killed (SIGKILL), and started again at healing."""
 
     async def start(self) -> None:
         await asyncio.gather(*(self.stack.kill(s) for s in self.targets))
@@ -82,7 +84,7 @@ class _Kill(_OnContainers):
 
 
 class _Pause(_OnContainers):
-    """Every process of the container frozen."""
+    """A container is frozen, with every process in it."""
 
     async def start(self) -> None:
         await asyncio.gather(*(self.stack.pause(s) for s in self.targets))
@@ -92,7 +94,7 @@ class _Pause(_OnContainers):
 
 
 class _Disconnect(_OnContainers):
-    """Off the network; the processes run on and notice only silence."""
+    """A container is taken off the network; its processes run on and notice only silence."""
 
     async def start(self) -> None:
         await asyncio.gather(*(self.stack.disconnect(s) for s in self.targets))

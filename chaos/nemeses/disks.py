@@ -66,7 +66,7 @@ class SlowDisk(Nemesis):
             self.disks.set_sync_s(node, self.sync_s)
 
     async def proof(self) -> str | None:
-        """Show that each has reported an entry that waited for most of such a sync (or for a second)."""
+        """Show that each reported an entry that waited for most of such a sync, or for a second."""
         for node in self.targets:
             told_s = await self.disks.unsynced_s(node)
             self.seen[node] = max(self.seen.get(node, 0.0), told_s or 0.0)
@@ -162,9 +162,7 @@ class DiskFull(Nemesis):
 
 
 class TornJournal(DiskFull):
-    """SIGKILL a minority, and leave a torn record at the end of each journal, as a power
-    cut does.
-    """
+    """A minority is killed, and each journal ends in a torn record, as after a power cut."""
 
     name: ClassVar[str] = "torn-journal"
     needs: ClassVar[frozenset[str]] = frozenset({"processes", "files"})

@@ -17,7 +17,7 @@ PORT: Final = 9102
 
 
 class Windows:
-    """Which faults hold. Does nothing until it is shown."""
+    """The faults that hold at the moment. Nobody is told of them until they are `shown`."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()

@@ -26,6 +26,8 @@ RESET: Final = 0.01
 
 
 class _OnLinks(Nemesis):
+    """A fault of links, which needs a proxy on each."""
+
     needs: ClassVar[frozenset[str]] = frozenset({"links"})
 
     def __init__(self, target: Target, rng: Random) -> None:
@@ -58,8 +60,9 @@ class _OnLinks(Nemesis):
 
 
 class Partition(_OnLinks):
-    """Cut directions between nodes. Proof: every node that lost a direction really lost bytes or
-    connections in one.
+    """Some directions between nodes are cut.
+
+    The proof: every node that lost a direction really lost bytes or connections in one.
     """
 
     def __init__(self, target: Target, rng: Random) -> None:
@@ -240,8 +243,9 @@ class IsolateLeaderFromClients(_OnLinks):
 
 
 class _WorseLinks(_OnLinks):
-    """Make all links of some nodes worse. Proof: every one of these nodes has a link on which
-    something was disturbed.
+    """All links of some nodes get worse.
+
+    The proof: every one of these nodes has a link on which something was disturbed.
     """
 
     whom: ClassVar[str] = "all"

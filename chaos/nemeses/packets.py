@@ -58,7 +58,7 @@ class DropPackets(Nemesis):
         await asyncio.to_thread(_nft, "-f", "-", text=rules)
 
     async def proof(self) -> str | None:
-        """Packets were dropped; towards the ports is enough, for then nothing comes back."""
+        """Show dropped packets. Those towards the ports are enough, for then nothing comes back."""
         towards, back = [
             await asyncio.to_thread(self._packets, counter) for counter in ("towards", "back")
         ]

@@ -21,6 +21,8 @@ GAP_S: Final = (0.3, 1.5)
 
 
 class _OnProcesses(Nemesis):
+    """A fault of processes, which knows them from before it."""
+
     needs: ClassVar[frozenset[str]] = frozenset({"processes"})
     whom: ClassVar[str] = "one"
 
@@ -47,7 +49,7 @@ class _OnProcesses(Nemesis):
 
 
 class Kill(_OnProcesses):
-    """SIGKILL; started again on the same data at healing."""
+    """Nodes are killed (SIGKILL), and started again on the same data at healing."""
 
     name: ClassVar[str] = "kill"
 
@@ -101,10 +103,10 @@ class KillAll(Kill):
 
 
 class Pause(_OnProcesses):
-    """SIGSTOP; what runs on (SIGCONT) at healing believes that no time has passed: the best finder
-    of stale reads.
+    """Nodes are stopped (SIGSTOP), and go on at healing (SIGCONT).
 
-    A supervisor may kill what is silent for too long: then it was a pause that ended as a kill.
+    They believe that no time has passed: the best finder of stale reads. A supervisor may kill what
+    is silent for too long; then it was a pause that ended as a kill.
     """
 
     name: ClassVar[str] = "pause"
@@ -159,8 +161,9 @@ class PauseAll(Pause):
 
 
 class StaggeredRestart(_OnProcesses):
-    """Kill all; start a majority first, later the rest: what an old term or vote on a late riser
-    must survive.
+    """All nodes are killed; a majority starts first, the rest later.
+
+    An old term or vote on a late riser must survive that.
     """
 
     name: ClassVar[str] = "staggered-restart"
@@ -205,8 +208,8 @@ class StaggeredRestart(_OnProcesses):
 
 
 class RollingRestart(_OnProcesses):
-    """SIGTERM each in turn, and wait for it to be ready again before the next: what an upgrade
-    does.
+    """Each node in turn is ended (SIGTERM) and must be ready again before the next, as in an
+    upgrade.
     """
 
     name: ClassVar[str] = "rolling-restart"

@@ -66,7 +66,7 @@ class StoreBusy(Nemesis):
         raise TimeoutError(f"{self.file.name} was never free to be locked")
 
     async def proof(self) -> str | None:
-        """Another connection finds it locked, time after time: no transaction of a node takes so
+        """Show that another connection finds it locked, time after time: no transaction takes so
         long.
         """
         other = sqlite3.connect(self.file, timeout=0, isolation_level=None)

@@ -42,6 +42,4 @@ class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
     broker: bool = False
     """A subscriber recorded the broker's stream."""
     wiped: bool = False
-    """The broker lost all that it held, on purpose: what it had taken and not yet delivered is gone with
-    it.
-    """
+    """The broker lost all that it held, on purpose: what it had not delivered yet is gone."""

@@ -19,7 +19,7 @@ READS: Final = frozenset({"get", "read"})
 
 
 class HistoryError(ValueError):
-    """The history cannot be judged: `line` is 1-based (0: the file as a whole)."""
+    """A history that cannot be judged. `line` is 1-based (0: the file as a whole)."""
 
     def __init__(self, detail: str, *, line: int = 0, source: str = "") -> None:
         where = source + (f":{line}" if line else "")

@@ -46,6 +46,8 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class _End(msgspec.Struct, frozen=True):
+    """The last line of a recorded history."""
+
     end: bool
     records: int
 

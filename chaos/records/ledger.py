@@ -54,17 +54,17 @@ class Ledger:
 
     @cached_property
     def intents(self) -> dict[int, LedgerIntent]:
-        """Intents by revision."""
+        """Return the intents by revision."""
         return {e.revision: e for row in self.rows for e in row.body}
 
     @cached_property
     def changes(self) -> dict[int, tuple[str, ...]]:
-        """Keys changed by each revision that changed any, in revision order."""
+        """Return the keys changed by each revision that changed any, in revision order."""
         return {e.revision: e.keys for row in self.rows for e in row.body if e.keys}
 
     @cached_property
     def applied(self) -> dict[str, int]:
-        """Revision at which each op_id took effect first."""
+        """Return the revision at which each op_id took effect first."""
         found: dict[str, int] = {}
         for row in self.rows:
             for e in row.body:
@@ -74,12 +74,12 @@ class Ledger:
 
     @property
     def first(self) -> int:
-        """First revision that the rows cover."""
+        """Return the first revision that the rows cover."""
         return self.rows[0].first if self.rows else 1
 
     @property
     def last(self) -> int:
-        """Last revision that the rows cover."""
+        """Return the last revision that the rows cover."""
         return self.rows[-1].last if self.rows else 0
 
     @property

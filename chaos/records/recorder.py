@@ -19,10 +19,10 @@ UNKNOWN_MAX: Final = 20_000
 
 
 class Recorder:
-    """One history file: `with Recorder(path, seed=7) as recorder`. Leaving writes the end record,
-    also after an error.
+    """One history file while it is written: `with Recorder(path, seed=7) as recorder`.
 
-    `clock` is one for all clients of a run: CLOCK_MONOTONIC is common to all processes of a host.
+    Leaving writes the end record, also after an error. `clock` is one for all clients of a run:
+    CLOCK_MONOTONIC is common to all processes of a host.
     """
 
     def __init__(

@@ -37,10 +37,11 @@ class SubscriberFailed(Exception):
 
 
 class Subscriber:
-    """`async with Subscriber(url, exchange, queue, recorder)`: subscribed before anything
-    is written.
+    """A durable queue on the broker, recorded: `async with Subscriber(url, exchange, queue,
+    recorder)`.
 
-    `exchange`: as /v1/cluster names it (`channels`).
+    Entering subscribes, so that nothing is written before. `exchange` is named by /v1/cluster
+    (`channels`).
     """
 
     def __init__(self, url: str, exchange: str, queue: str, recorder: Recorder) -> None:

@@ -19,7 +19,7 @@ SEEN_NS: Final = 400_000_000
 
 @dataclass(frozen=True)
 class Outage:
-    """No write of anybody was acknowledged from `start_ns` to `end_ns`."""
+    """A pause from `start_ns` to `end_ns` in which no write of anybody was acknowledged."""
 
     start_ns: int
     end_ns: int

@@ -136,7 +136,7 @@ def _page(result: RunResult, pictures: dict[str, bytes]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """Cells are text, but for those that begin with a tag."""
+    """Return a table. Cells are text, but for those that begin with a tag."""
 
     def cell(n: int, value: str) -> str:
         return value if value.startswith("<td") else f"<td{_n(n)}>{escape(value)}</td>"

@@ -66,7 +66,7 @@ ul.key { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 18px; paddin
 
 @dataclass(frozen=True)
 class _Scale:
-    """Map times to pixels: every gap keeps its order and a width, long ones are compressed."""
+    """A map of times to pixels: every gap keeps its order and a width, long ones are compressed."""
 
     times: tuple[float, ...]
     places: tuple[float, ...]

@@ -8,9 +8,7 @@ import sys
 
 
 class Interrupt:
-    """Ctrl-C: the first time asks the run to end and to write its report, the second time ends the
-    process.
-    """
+    """Ctrl-C: once it asks the run to end and write its report, twice it ends the process."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()

@@ -22,7 +22,7 @@ LONGER: Final = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that was asked for."""
+    """Everything that one run was asked to do."""
 
     folder: Path
     workloads: tuple[str, ...]

@@ -14,7 +14,7 @@ from chaos.runs.schedule import Step
 
 @dataclass
 class RunResult:
-    """What came of it."""
+    """What came of one run."""
 
     plan: Plan
     schedule: list[Step]

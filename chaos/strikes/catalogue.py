@@ -19,7 +19,7 @@ CHOSEN_WITHIN_S: Final = 120.0
 
 @dataclass(frozen=True)
 class Strike:
-    """Whom it hits, with which of the target's methods, and what is promised of it."""
+    """A single fault of a stack: whom it hits, how, and what is promised of it."""
 
     how: How
     choose: Callable[[DockerTarget], Awaitable[tuple[str, ...]]]

@@ -132,8 +132,8 @@ class StackLoad:
 
 
 async def _paced(attempt: Callable[[int], Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
-    """Begin an attempt every EVERY_S (after QUICK of them SELDOM_S) until told to stop; at most
-    AT_ONCE under way.
+    """Begin an attempt every EVERY_S (after QUICK of them SELDOM_S) until `stop`; at most AT_ONCE
+    are under way.
     """
     free = asyncio.Semaphore(AT_ONCE)
 

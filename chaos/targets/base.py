@@ -18,12 +18,12 @@ class Target(Protocol):
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """URLs for clients, one per node, in the order of `nodes`."""
+        """Return URLs for clients, one per node, in the order of `nodes`."""
         ...
 
     @property
     def looking_urls(self) -> tuple[str, ...]:
-        """URLs for looking on, around every proxy."""
+        """Return URLs for looking on, around every proxy."""
         ...
 
     @property
@@ -59,11 +59,11 @@ class NodeProcesses(Protocol):
         ...
 
     async def kill(self, node: str) -> None:
-        """SIGKILL, and keep it down until `start`."""
+        """Send SIGKILL, and keep it down until `start`."""
         ...
 
     async def stop(self, node: str) -> None:
-        """SIGTERM, wait until it is gone, and keep it down until `start`."""
+        """Send SIGTERM, wait until it is gone, and keep it down until `start`."""
         ...
 
     def start(self, node: str) -> None:
@@ -71,11 +71,11 @@ class NodeProcesses(Protocol):
         ...
 
     def pause(self, node: str) -> None:
-        """SIGSTOP."""
+        """Send SIGSTOP."""
         ...
 
     def resume(self, node: str) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         ...
 
 

@@ -51,8 +51,9 @@ def place_of(member: str) -> str:
 
 
 class DockerTarget(Target):
-    """`async with DockerTarget() as target`: the stack of a compose project (COMPOSE_PROJECT_NAME
-    or "acordo").
+    """The stack of a compose project: `async with DockerTarget() as target`.
+
+    The project is the one given, COMPOSE_PROJECT_NAME, or "acordo".
     """
 
     def __init__(self, project: str | None = None) -> None:
@@ -227,7 +228,7 @@ class DockerTarget(Target):
         return began
 
     async def kill(self, service: str) -> None:
-        """SIGKILL; it stays down until `start`."""
+        """Send SIGKILL; it stays down until `start`."""
         await self._do(service, "kill")
 
     async def stop(self, service: str) -> None:

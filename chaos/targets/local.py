@@ -122,7 +122,7 @@ class LocalTarget(Target, NodeProcesses, NodeLinks):
 
     @property
     def direct_urls(self) -> tuple[str, ...]:
-        """URLs around the proxies, for looking on."""
+        """Return URLs around the proxies, for looking on."""
         return tuple(f"http://127.0.0.1:{self._http_port(n)}" for n in self.nodes)
 
     @property

@@ -63,10 +63,10 @@ class Weather:
 
 
 class Link:
-    """Forward connections from a port of this machine to `host:port`. `up` is towards the target,
-    `down` back.
+    """A TCP proxy from a port of this machine to `host:port`.
 
-    `async with Link("127.0.0.1", 9001, Random(1)) as link` listens on `link.port`.
+    `up` is towards the target, `down` back. `async with Link("127.0.0.1", 9001, Random(1)) as link`
+    listens on `link.port`.
     """
 
     def __init__(
@@ -222,6 +222,8 @@ class _Broken(Exception):
 
 @dataclass(eq=False)
 class _Stream:
+    """One connection through a link."""
+
     writers: list[asyncio.StreamWriter]
     tainted: bool = False
     """A direction of it lost bytes: it is closed once the link heals."""

@@ -29,8 +29,9 @@ KINDS: Final[dict[str, tuple[type[Service], str]]] = {
 
 
 class Services:
-    """`async with Services(("postgres",), rng) as settings` starts them and returns the nodes'
-    settings.
+    """Private servers of a local cluster: `async with Services(("postgres",), rng) as settings`.
+
+    Entering starts them and returns the settings by which nodes find them.
     """
 
     def __init__(self, names: Sequence[str], rng: Random) -> None:
@@ -66,7 +67,7 @@ class Services:
 
     @property
     def broadcast(self) -> str:
-        """URL of the broker around its proxy, "" when there is none."""
+        """Return the URL of the broker around its proxy, "" when there is none."""
         broker = self.servers.get("rabbitmq")
         return "" if broker is None else str(broker.url)
 
@@ -82,7 +83,7 @@ class Services:
         )
 
     async def kill(self, name: str) -> None:
-        """SIGKILL, children too."""
+        """Send SIGKILL, to its children too."""
         await asyncio.to_thread(self.servers[name].kill)
 
     async def start(self, name: str) -> None:
@@ -91,11 +92,11 @@ class Services:
             await asyncio.to_thread(self.servers[name].start)
 
     def pause(self, name: str) -> None:
-        """SIGSTOP, children too."""
+        """Send SIGSTOP, to its children too."""
         self.servers[name].pause()
 
     def resume(self, name: str) -> None:
-        """SIGCONT, if it runs."""
+        """Send SIGCONT, if it runs."""
         if self.servers[name].process is not None:
             self.servers[name].resume()
 

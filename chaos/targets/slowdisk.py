@@ -18,7 +18,7 @@ VARIABLE: Final = "ACORDO_TEST_SYNC_FILE"
 
 
 class SlowSyncs:
-    """Both calls of the operating system, each behind a wait."""
+    """The operating system's two ways to sync, each behind a wait."""
 
     def __init__(self, file: Path) -> None:
         self._file = file

@@ -23,9 +23,10 @@ ATTEMPTS_MAX: Final = 3
 
 
 class Append(Workload):
-    """A list is a key with a JSON list. A transaction reads its lists in one snapshot, then writes
-    them longer, guarded by the revisions it read: so it took effect with exactly what it had read,
-    or not at all.
+    """Transactions that read lists and append to them; a list is a key with a JSON list.
+
+    A transaction reads its lists in one snapshot, then writes them longer, guarded by the revisions
+    it read: so it took effect with exactly what it had read, or not at all.
     """
 
     name: ClassVar[str] = "append"

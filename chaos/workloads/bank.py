@@ -20,8 +20,9 @@ AMOUNT_MAX: Final = 5
 
 
 class Bank(Workload):
-    """Balances are numbers in keys; a transfer is a transaction guarded by the revisions of both
-    accounts.
+    """Transfers between accounts, whose balances are numbers in keys.
+
+    A transfer is a transaction guarded by the revisions of both accounts.
     """
 
     name: ClassVar[str] = "bank"

@@ -97,7 +97,7 @@ class Worker:
 
     @property
     def logical(self) -> str:
-        """Name in the history."""
+        """Return the name in the history."""
         return f"{self.name}.{self.life}" if self.life else self.name
 
     def unique(self) -> str:

@@ -22,9 +22,7 @@ REPEAT_SHARE: Final = 0.1
 
 
 class Counter(Workload):
-    """A counter is a number in a key, raised by a transaction that is guarded by the revision it
-    read.
-    """
+    """Increments of numbers in keys, each a transaction guarded by the revision that it read."""
 
     name: ClassVar[str] = "counter"
 

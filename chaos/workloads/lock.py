@@ -40,7 +40,7 @@ class Resource:
 
 
 class Lock(Workload):
-    """The token is the revision at which the lock was taken."""
+    """Clients that take locks; the token is the revision at which a lock was taken."""
 
     name: ClassVar[str] = "lock"
 

@@ -166,8 +166,8 @@ class Register(Workload):
                 await self.delete(worker, key)
 
     async def again(self, worker: Worker) -> None:
-        """Send an acknowledged put once more under its op_id: the answer must be its first revision,
-        and change nothing.
+        """Send an acknowledged put once more under its op_id: the answer must be its first
+        revision, and nothing may change.
 
         Recorded as a look-up, which is what it is. The register checker sees it if the value came
         back.

@@ -13,7 +13,7 @@ SLOTS: Final = 8
 
 
 class Session(Workload):
-    """Every client has a session of its own, and takes the nodes in turn."""
+    """Clients with a session of their own each, which take the nodes in turn."""
 
     name: ClassVar[str] = "session"
     client_options: ClassVar[dict[str, Any]] = {"level": "session"}

@@ -15,7 +15,9 @@ READ_SHARE: Final = 0.12
 
 
 class Set(Workload):
-    """A set is the keys under a prefix; adding is a put, reading is a listing at one revision."""
+    """Sets that only grow: the keys under a prefix. Adding is a put, reading a listing at one
+    revision.
+    """
 
     name: ClassVar[str] = "set"
 

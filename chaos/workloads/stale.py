@@ -16,7 +16,7 @@ MAX_AGES_S: Final = (0.05, 0.2, 1.0, 5.0)
 
 
 class Stale(Workload):
-    """Few keys, often written, so that whatever is at hand is soon old."""
+    """Reads that may be stale, of few keys, written so often that what is at hand is soon old."""
 
     name: ClassVar[str] = "stale"
 

@@ -21,7 +21,7 @@ AFTER_S: Final = 2.0
 
 
 class Ttl(Workload):
-    """No key is written twice, so nobody but a sweep ends it."""
+    """Keys that end by themselves. None is written twice, so nobody but a sweep ends it."""
 
     name: ClassVar[str] = "ttl"
 

@@ -135,8 +135,8 @@ class Watching(Workload):
                 task.cancel()
 
     async def _catch_up(self) -> None:
-        """Let every watcher be notified of all that was acknowledged, within bounds; one that is not is
-        judged as behind.
+        """Let every watcher be notified of all that was acknowledged, within bounds; one that is
+        not is judged as behind.
         """
         self.written_last = self.newest
         try:

@@ -44,8 +44,9 @@ MAKERS: Final = frozenset({WRITE, CAS, TAKE})
 
 
 class Values:
-    """Intern values as states. Two values are one state iff they are equal as JSON, types
-    included.
+    """The values of one key, interned as states.
+
+    Two values are one state iff they are equal as JSON, types included.
     """
 
     def __init__(self) -> None:
@@ -75,8 +76,9 @@ def _identity(value: Any) -> Any:
 
 @dataclass
 class Column:
-    """The operations on one key that say anything, as parallel lists. Index = bit in the search's
-    set.
+    """The operations on one key that say anything, as parallel lists.
+
+    An index stands for one operation in all of them, and is its bit in the search's set.
     """
 
     key: str

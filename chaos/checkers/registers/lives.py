@@ -9,7 +9,7 @@ from chaos.checkers.registers.encode import APPEND, MAKERS, MUST_MATCH, Column
 
 
 class Lives:
-    """The counts, while operations are taken into the order and put back."""
+    """The counts of one key, kept while operations come into the order and go out again."""
 
     def __init__(self, column: Column, makes: list[int]) -> None:
         states = len(column.values.values)

@@ -46,7 +46,9 @@ class KeyReport:
 
 
 @dataclass
-class _Pending:
+class _Undecided:
+    """A key that is not decided yet, and its search, which goes on in the next pass."""
+
     key: str
     column: Column
     search: Search = field(init=False)
@@ -97,7 +99,7 @@ def check_keys(
     """Judge each key and say how, in order of first appearance."""
     by_key = partition(o for o in operations if o.level in LINEARIZABLE)
     reports: dict[str, KeyReport] = {}
-    pending: list[_Pending] = []
+    pending: list[_Undecided] = []
     for key, mine in by_key.items():
         column, refuted = prepare(key, mine, initial)
         if refuted is not None:
@@ -106,7 +108,7 @@ def check_keys(
             reports[key] = KeyReport(key, Verdict.OK, len(column))
         else:
             # The cheap pass comes at once, while the key's columns are at hand.
-            one = _Pending(key, column)
+            one = _Undecided(key, column)
             verdict = one.search.advance(passes[0])
             if verdict is Verdict.UNKNOWN:
                 pending.append(one)
@@ -174,7 +176,7 @@ def _refuted(
     )
 
 
-def _searched(one: _Pending, verdict: Verdict) -> KeyReport:
+def _searched(one: _Undecided, verdict: Verdict) -> KeyReport:
     column, search = one.column, one.search
     if verdict is Verdict.OK:
         return KeyReport(one.key, verdict, len(column), search.steps)

@@ -25,6 +25,8 @@ ALWAYS: Final = 1 << 62
 
 @dataclass(frozen=True)
 class _Write:
+    """One write of one key at the revision that it got."""
+
     revision: int
     value: Any
     operation: ClientOperation | None
@@ -55,6 +57,8 @@ class _Timeline:
 
 @dataclass(frozen=True)
 class _Read:
+    """One row as an answer gave it."""
+
     key: str
     value: Any
     version: int | None
@@ -63,6 +67,8 @@ class _Read:
 
 @dataclass
 class _Access:
+    """One operation, as what it wrote and what it learned."""
+
     operation: ClientOperation
     writes: dict[str, Any] = field(default_factory=dict)
     reads: list[_Read] = field(default_factory=list)
@@ -139,6 +145,8 @@ def _transaction(a: _Access, o: ClientOperation) -> None:
 
 
 class _Witness:
+    """The revisions that the cluster gave, held against what each operation saw at its own."""
+
     def __init__(self, initial: Any, ledger: Ledger | None) -> None:
         self.initial, self.ledger = initial, ledger
         self.findings: list[Finding] = []

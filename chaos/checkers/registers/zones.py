@@ -31,8 +31,9 @@ INITIAL: Final = -1
 
 @dataclass(frozen=True)
 class Refutation:
-    """Why no order can exist: indices into the column (INITIAL for the initial value), in the order
-    of the story.
+    """A contradiction: why no order can exist.
+
+    Its indices are those of the column (INITIAL for the initial value), in the order of the story.
     """
 
     anomaly: str
@@ -43,6 +44,8 @@ class Refutation:
 
 @dataclass(frozen=True)
 class _Zone:
+    """One value's life: from its first return to its last start; forward where they overlap."""
+
     state: int
     low: int
     high: int

@@ -40,9 +40,11 @@ def slots(
         c = min(range(clients), key=free.__getitem__)
         start = free[c] + rng.randint(1, 60)
         end = start + rng.randint(50, 2_000)
-        outcome: OutcomeName = (
-            "info" if rng.random() < unknown else "fail" if rng.random() < failed else "ok"
-        )
+        outcome: OutcomeName = "ok"
+        if rng.random() < unknown:
+            outcome = "info"
+        elif rng.random() < failed:
+            outcome = "fail"
         applied = outcome == "ok" or (outcome == "info" and rng.random() < 0.5)
         made.append(Slot(names[c], start, rng.uniform(start, end), end, outcome, applied))
         free[c] = end
@@ -78,10 +80,18 @@ class Ideal:
                 del self.state[key]
             else:
                 self.state[key] = (value, self.revision)
-        entry = LedgerIntent(self.revision, op_id, body_hash, outcome, tuple(changed))
+        intent = LedgerIntent(self.revision, op_id, body_hash, outcome, tuple(changed))
         seq = len(self.rows) + 1
         self.rows.append(
-            LedgerRow(seq, 1 + seq // 50, "n1", self.revision, self.revision, self.digest, (entry,))
+            LedgerRow(
+                seq,
+                term=1 + seq // 50,
+                committer="n1",
+                first=self.revision,
+                last=self.revision,
+                digest=self.digest,
+                body=(intent,),
+            )
         )
         return self.revision
 

@@ -90,11 +90,9 @@ def history(rng: Random, unknown: float, style: str) -> tuple[list[Raw], Any]:
     fresh = iter(range(10, 99))
 
     def value() -> Any:
-        return (
-            next(fresh)
-            if style == "unique"
-            else rng.choice(TYPED if style == "typed" else (1, 2, 3))
-        )
+        if style == "unique":
+            return next(fresh)
+        return rng.choice(TYPED if style == "typed" else (1, 2, 3))
 
     ops: list[Raw] = []
     for client in range(rng.randint(3, 8)):

@@ -90,13 +90,8 @@ class FakeStack:
         what: tuple[str, ...] = ("writes",),
         strike: Callable[[tuple[str, ...]], None] = lambda whom: None,
     ) -> None:
-        self.cluster, self.strike_s, self.outage_s, self.what, self.fails = (
-            cluster,
-            strike_s,
-            outage_s,
-            what,
-            strike,
-        )
+        self.cluster, self.fails = cluster, strike
+        self.strike_s, self.outage_s, self.what = strike_s, outage_s, what
         self.struck: list[str] = []
         self.healed: list[str] = []
         self.at = self.back = 0.0
@@ -252,7 +247,17 @@ def test_the_limits_of_each_disturbance(
 
 def test_a_relapse_after_the_first_write_is_a_missed_limit() -> None:
     told = StrikeOutcome(
-        "kill-leader", "node1", 9, 9, [], 20.0, 0.1, 0.2, 0.1, {}, STRIKES["kill-leader"].limits
+        "kill-leader",
+        whom="node1",
+        acked=9,
+        before=9,
+        lost=[],
+        writes_gap_s=20.0,
+        reads_gap_s=0.1,
+        writes_after_s=0.2,
+        after_healing_s=0.1,
+        failed={},
+        limits=STRIKES["kill-leader"].limits,
     )
     assert told.missed() == ("longest gap of writes 20.0 s, promised within 3 s",)
     assert told.missed(5) and told.missed(7) == ()

@@ -122,16 +122,16 @@ def test_the_page_stands_alone_and_escapes_what_it_shows() -> None:
     odd = replace(STALE[3], client="<b>", key="k")
     html = page(
         Explanation(
-            "register",
-            "stale",
-            Verdict.ILLEGAL,
-            "<i>message</i>",
-            "k",
-            (*e.operations, odd),
-            4,
-            e.prefix,
-            "b",
-            e.stuck,
+            checker="register",
+            anomaly="stale",
+            verdict=Verdict.ILLEGAL,
+            message="<i>message</i>",
+            key="k",
+            operations=(*e.operations, odd),
+            of=4,
+            prefix=e.prefix,
+            state="b",
+            stuck=e.stuck,
         )
     )
     assert "<script>" not in html

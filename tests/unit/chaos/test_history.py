@@ -59,7 +59,7 @@ RECORDS: list[Record] = [
     Fault("kill", "healed", 20, ("n1",)),
     Lookup("o2", "applied", 30, 4),
     Watched("w", "event", 31, 4, "x", True),
-    NodeStatus("n2", 16, 2, "leader", "n2", 4, 4, "ff"),
+    NodeStatus("n2", 16, 2, "leader", "n2", applied=4, settled=4, digest="ff"),
 ]
 
 
