@@ -174,6 +174,19 @@ def test_every_module_that_is_named_is_there() -> None:
     assert not list(dangling(r"(?<![\w/.-])([a-z]\w*\.py)\b(?!\w)", known.__contains__, paths))
 
 
+def test_every_command_that_is_named_is_there() -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.M))
+    now = DOCUMENTS + files(".py")
+    assert not list(dangling(r"`make ([a-z][a-z-]*)", targets.__contains__, now))
+
+    def is_there(module: str) -> bool:
+        place = ROOT.joinpath(*module.split("."))
+        return place.with_suffix(".py").exists() or (place / "__main__.py").exists()
+
+    named = rf"python3? -m ((?:{TOPS})(?:\.\w+)*)\b"
+    assert not list(dangling(named, is_there, now))
+
+
 def test_every_test_that_a_document_names_is_there() -> None:
     assert not list(
         dangling(r"\b(test_\w*[a-z0-9])(?![\w*])", known_tests().__contains__, DOCUMENTS)

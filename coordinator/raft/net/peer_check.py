@@ -26,7 +26,7 @@ REMOVED: Final = "removed"
 _log = structlog.get_logger("acordo.raft")
 
 
-class Core(Protocol):
+class OwnCluster(Protocol):
     """What the check asks of the protocol, and what it reports to it."""
 
     @property
@@ -61,7 +61,7 @@ class PeerCheck:
 
     def __init__(
         self,
-        core: Core,
+        core: OwnCluster,
         member: str,
         address: str,
         incarnation: bytes,
