@@ -129,9 +129,9 @@ class Ours:
             cluster="bench",
             replica=replica,
             disk=RealDisk(folder),
-            transport=over_sockets("bench", own.address, SECRET, chance=rng, entropy=os.urandom),
+            transport=over_sockets("bench", own.address, SECRET, rng=rng, entropy=os.urandom),
             clock=SystemClock(),
-            chance=rng,
+            rng=rng,
             on_fatal=_stop,
             settings=Settings(fsync=fsync),
         )

@@ -162,7 +162,7 @@ def _member_of(
             disk=disk,
             transport=transport,
             clock=SystemClock(asyncio.get_running_loop()),
-            chance=new_rng(),
+            rng=new_rng(),
             on_fatal=fatal,
             settings=raft_settings(settings),
         )

@@ -99,7 +99,7 @@ class Member:
         disk: Disk,
         transport: TransportFactory,
         clock: Clock,
-        chance: Random,
+        rng: Random,
         on_fatal: Callable[[BaseException], None],
         settings: Settings = Settings(),  # noqa: B008 frozen
     ) -> None:
@@ -118,7 +118,7 @@ class Member:
             )
         self._address = own.address
         self._replica, self._disk, self._make_transport = replica, disk, transport
-        self._clock, self._rng, self._on_fatal = clock, chance, on_fatal
+        self._clock, self._rng, self._on_fatal = clock, rng, on_fatal
         self._settings = settings
 
         self._core: Core
@@ -408,7 +408,7 @@ def over_sockets(
     listen: str,
     security: Security,
     *,
-    chance: Random,
+    rng: Random,
     entropy: Callable[[int], bytes],
     limits: TransportLimits | None = None,
     routes: Mapping[str, str] | None = None,
@@ -426,7 +426,7 @@ def over_sockets(
             node,
             listen,
             Codec(*ALL),
-            rng=chance,
+            rng=rng,
             entropy=entropy,
             security=security,
             wake=wake,

@@ -83,7 +83,7 @@ def transport_factory(settings: NodeSettings, cluster: str, rng: random.Random) 
     security = _security(settings)
     routes = {member.id: member.raft_address for member in settings.raft_routes}
     return over_sockets(
-        cluster, settings.raft_bind, security, chance=rng, entropy=os.urandom, routes=routes
+        cluster, settings.raft_bind, security, rng=rng, entropy=os.urandom, routes=routes
     )
 
 

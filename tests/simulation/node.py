@@ -264,9 +264,9 @@ class SimNode:
                 cluster="sim",
                 replica=replica,
                 disk=self.disk,
-                transport=lambda node, kick, fatal: Wire(world.network, node, process),
+                transport=lambda node, wake, fatal: Wire(world.network, node, process),
                 clock=self.clock,
-                chance=world.rng_of(f"raft {self.name} {life}"),
+                rng=world.rng_of(f"raft {self.name} {life}"),
                 on_fatal=fatal,
                 settings=RaftSettings(
                     fsync=plan.fsync,  # type: ignore[arg-type]

@@ -41,7 +41,7 @@ class Opened(Tape):
 def make(
     name: str, folder: str, fsync: Any, members: list[PeerAddress], **more: Any
 ) -> tuple[Member, Opened]:
-    chance, tape = random.Random(), Opened()
+    rng, tape = random.Random(), Opened()
     own = next(m for m in members if m.id == name)
 
     def stop(exc: BaseException) -> None:
@@ -54,9 +54,9 @@ def make(
         cluster="test",
         replica=tape,
         disk=RealDisk(folder),
-        transport=over_sockets("test", own.address, SECRET, chance=chance, entropy=os.urandom),
+        transport=over_sockets("test", own.address, SECRET, rng=rng, entropy=os.urandom),
         clock=RealClock(),
-        chance=chance,
+        rng=rng,
         on_fatal=stop,
         settings=Settings(fsync=fsync, **more),
     )

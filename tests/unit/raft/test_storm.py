@@ -35,9 +35,9 @@ STEPS = 120
 class SlowNet(Net):
     """Every message takes its own time, in order on each link."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, rng: random.Random) -> None:
         super().__init__()
-        self.chance = chance
+        self.rng = rng
         self.slow_s = 0.002
         self.due: dict[tuple[str, str], float] = {}
 
@@ -46,7 +46,7 @@ class SlowNet(Net):
         if pair not in self.up:
             return False
         loop = asyncio.get_running_loop()
-        due = max(self.due.get((src, dst), 0.0), loop.time() + self.chance.random() * self.slow_s)
+        due = max(self.due.get((src, dst), 0.0), loop.time() + self.rng.random() * self.slow_s)
         self.due[src, dst] = due
         loop.call_at(due, self.arrive, src, dst, self.generation[pair], CODEC.encode(message))
         self.sent[message["type"]] += 1
@@ -117,22 +117,22 @@ class Machine:
 
 class Storm:
     def __init__(self, seed: int) -> None:
-        self.chance = random.Random(seed)
-        self.net, self.witness = SlowNet(self.chance), Witness()
+        self.rng = random.Random(seed)
+        self.net, self.witness = SlowNet(self.rng), Witness()
         self.disks: dict[str, SimDisk] = {}
         self.machines: dict[str, Machine] = {}
         self.up: dict[str, Member] = {}
         self.gone: set[str] = set()
         self.faults: list[str] = []
         self.number = self.lives = 0
-        size = self.chance.choice([3, 3, 5])
+        size = self.rng.choice([3, 3, 5])
         self.first = tuple(PeerAddress(name, f"{name}:1") for name in "ABCDE"[:size])
         self.names = [peer.id for peer in self.first]
         self.tasks: list[asyncio.Task[None]] = []
 
     def disk(self) -> SimDisk:
         """A slow one, so that power cuts find something that is not synced."""
-        return SimDisk(random.Random(self.chance.random()), sync_s=(0.001, 0.03))
+        return SimDisk(random.Random(self.rng.random()), sync_s=(0.001, 0.03))
 
     async def start(self, name: str) -> None:
         self.lives += 1
@@ -153,9 +153,9 @@ class Storm:
             cluster="storm",
             replica=machine,
             disk=disk,
-            transport=lambda node, kick, on_fatal: Wire(self.net, node),
+            transport=lambda node, wake, on_fatal: Wire(self.net, node),
             clock=VirtualClock(asyncio.get_running_loop()),
-            chance=random.Random(self.chance.random()),
+            rng=random.Random(self.rng.random()),
             on_fatal=fatal,
             settings=SETTINGS,
         )
@@ -207,17 +207,17 @@ class Storm:
     async def change(self, name: str) -> None:
         if name not in self.up:
             return
-        member, chance = self.up[name], self.chance
+        member, rng = self.up[name], self.rng
         voters = member._core.configuration.voters
         try:
-            if chance.random() < 0.5 and len(self.names) < 7:
+            if rng.random() < 0.5 and len(self.names) < 7:
                 new = f"N{len(self.disks)}"
                 self.disks[new] = self.disk()
                 self.names.append(new)
                 await self.start(new)
-                await member.add_member(new, f"{new}:1", voter=chance.random() < 0.7, timeout_s=2)
+                await member.add_member(new, f"{new}:1", voter=rng.random() < 0.7, timeout_s=2)
             elif len(voters) > 3:
-                victim = chance.choice([m.id for m in member._core.members])
+                victim = rng.choice([m.id for m in member._core.members])
                 await member.remove_member(victim, timeout_s=2)
                 self.gone.add(victim)
         except KvError:
@@ -227,47 +227,47 @@ class Storm:
         self.tasks.append(asyncio.get_running_loop().create_task(work))
 
     async def step(self) -> None:
-        chance, net = self.chance, self.net
-        await asyncio.sleep(chance.random() * 0.1)
+        rng, net = self.rng, self.net
+        await asyncio.sleep(rng.random() * 0.1)
         up = sorted(self.up)
-        dice = chance.random()
+        dice = rng.random()
         if up:
-            for _ in range(chance.randrange(6)):
-                self.spawn(self.propose(chance.choice(up)))
-            self.spawn(self.read(chance.choice(up)))
+            for _ in range(rng.randrange(6)):
+                self.spawn(self.propose(rng.choice(up)))
+            self.spawn(self.read(rng.choice(up)))
         if dice < 0.10 and len(up) > 1:
-            self.crash(chance.choice(up), power=chance.random() < 0.5)
+            self.crash(rng.choice(up), power=rng.random() < 0.5)
         elif dice < 0.12:
             for name in up:
                 self.crash(name, power=True)
         elif dice < 0.24:
             down = sorted(set(self.names) - set(self.up))
-            for name in chance.sample(down, min(len(down), chance.choice([1, 1, 5]))):
+            for name in rng.sample(down, min(len(down), rng.choice([1, 1, 5]))):
                 await self.start(name)
         elif dice < 0.32:
             sides: list[list[str]] = [[], []]
             for name in self.names:
-                chance.choice(sides).append(name)
+                rng.choice(sides).append(name)
             net.cut = {frozenset((a, b)) for a in sides[0] for b in sides[1]}
             net.settle()
         elif dice < 0.36 and len(self.names) > 1:
-            net.cut.add(frozenset(chance.sample(self.names, 2)))
+            net.cut.add(frozenset(rng.sample(self.names, 2)))
             net.settle()
         elif dice < 0.46:
             net.heal()
         elif dice < 0.50 and net.up:
-            net.down(chance.choice(sorted(net.up, key=sorted)))
+            net.down(rng.choice(sorted(net.up, key=sorted)))
             net.settle()
         elif dice < 0.54:
-            net.slow_s = chance.choice([0.001, 0.002, 0.05, 0.3])
+            net.slow_s = rng.choice([0.001, 0.002, 0.05, 0.3])
         elif dice < 0.57 and up:
-            self.spawn(self.quietly(self.up[chance.choice(up)].transfer(None, timeout_s=1)))
+            self.spawn(self.quietly(self.up[rng.choice(up)].transfer(None, timeout_s=1)))
         elif dice < 0.59 and up:
-            self.up[chance.choice(up)].step_down()
+            self.up[rng.choice(up)].step_down()
         elif dice < 0.62 and up:
-            self.spawn(self.change(chance.choice(up)))
+            self.spawn(self.change(rng.choice(up)))
         elif dice < 0.66 and up:
-            self.up[chance.choice(up)]._core.compaction.force()
+            self.up[rng.choice(up)]._core.compaction.force()
 
     @staticmethod
     async def quietly(work: Any) -> None:
@@ -293,7 +293,7 @@ class Storm:
 
         async def settled() -> None:
             while True:
-                name = self.chance.choice(sorted(self.up))
+                name = self.rng.choice(sorted(self.up))
                 await self.propose(name)
                 if b"%d" % self.number in self.witness.acknowledged:
                     return
