@@ -12,8 +12,9 @@
             print(event.kind, event.key, event.value, event.revision)
 
 Everything in `__all__` is public: the client, the guards and writes of transactions and batches
-(put, delete, absent, exists, at_revision, equals), what calls return, and the errors that they
-raise. Modules that begin with an underscore are private and may change at any time.
+(put, delete, absent, exists, at_revision, equals; intent_of_json reads them from the API's JSON),
+what calls return, and the errors that they raise. Modules that begin with an underscore are private
+and may change at any time.
 """
 
 from __future__ import annotations
