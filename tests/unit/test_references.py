@@ -212,6 +212,10 @@ def test_every_hazard_is_shown_by_something() -> None:
         assert re.findall(r"`(test_\w+)`", shown), title
         for script in re.findall(r"`(\w+\.py)`", shown):
             assert (ROOT / "tests" / "evidence" / "published" / script).exists(), script
+        for transcript in re.findall(r"`(\w+\.txt)`", shown):
+            told = (ROOT / "tests" / "unit" / "raft" / "transcripts" / transcript).read_text()
+            number = title.partition(":")[0]
+            assert not transcript.startswith("haz_") or number in told, transcript
 
 
 def test_a_reference_that_dangles_is_found(tmp_path: Path) -> None:
