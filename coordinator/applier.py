@@ -13,7 +13,7 @@ import structlog
 from coordinator.clients.feed import Feed
 from coordinator.clients.recovery import Recovery
 from coordinator.clients.waits import Waits
-from coordinator.fault import Fault
+from coordinator.failure import FatalFailure
 from coordinator.log import Position
 from coordinator.machine.commands import Command, Submit, decode
 from coordinator.machine.effects import Effects
@@ -37,10 +37,10 @@ class Applier:
         feed: Feed,
         recovery: Recovery,
         timekeeping: Timekeeping,
-        fault: Fault,
+        failure: FatalFailure,
     ) -> None:
         self._machine, self._waits, self._feed = machine, waits, feed
-        self._recovery, self._timekeeping, self._fault = recovery, timekeeping, fault
+        self._recovery, self._timekeeping, self._failure = recovery, timekeeping, failure
         self.stamped_in = 0
         """The newest term of which a stamp is applied here."""
         self.resets = self.restores = self.undecoded = 0
@@ -65,7 +65,7 @@ class Applier:
                 self.stamped_in = position.term
             self._tell(effects)
         except Exception as exc:  # noqa: BLE001 (whatever it is, it must end the process, not the log's loop)
-            self._fault.die(exc)
+            self._failure.die(exc)
             return None
         if effects.verdict in {"foreign", "gap", "illegal"}:
             _log.info(
@@ -125,7 +125,7 @@ class Applier:
         try:
             self._feed.tell(jump)
         except Exception as exc:  # noqa: BLE001 (as in apply)
-            self._fault.die(exc)
+            self._failure.die(exc)
 
     def restored_in(self, term: int) -> None:
         """Count a stamp in a snapshot for one that was applied: where it was made, its term had

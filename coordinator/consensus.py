@@ -3,6 +3,9 @@ it.
 
 It decides nothing itself: the machine does, and the committer. It never answers a client with
 anything that is not in the ledger, and never refuses what it has handed to the log.
+
+It is long because the port and the Replica are wide: most calls are one line to the part that does
+the work.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from coordinator.clients.recovery import Recovery
 from coordinator.clients.submission import Submission
 from coordinator.clients.waits import Waits
 from coordinator.commit.committer import Committer
-from coordinator.fault import Fault
+from coordinator.failure import FatalFailure
 from coordinator.log import Log, Position, Replica
 from coordinator.logtime import LogTime
 from coordinator.machine.machine import Machine
@@ -32,7 +35,7 @@ from coordinator.operating import Operating
 from coordinator.peers.roster import Roster
 from coordinator.peers.timekeeping import Timekeeping
 from coordinator.report import counts_of, status_of
-from coordinator.settings import Settings
+from coordinator.settings import CoordinatorSettings
 from kv.errors import NotApplied
 from kv.model import Answer, Cancel, Head, Intent, Recorded
 from kv.ports import Broadcast, Clock, Listener, Space, Status, Store, Undone
@@ -63,7 +66,7 @@ class Coordinator:
         broadcast: Broadcast,
         clock: Clock,
         rng: random.Random,
-        settings: Settings | None = None,
+        settings: CoordinatorSettings | None = None,
         entropy: Callable[[int], bytes] | None = None,
         members: bytes = b"",
         cluster: str = "",
@@ -76,7 +79,7 @@ class Coordinator:
         the id that the store is claimed for.
         """
         self.node, self.url, self.cluster = node, url, cluster
-        self.settings = settings or Settings()
+        self.settings = settings or CoordinatorSettings()
         self.machine = Machine(self.settings.limits)
         self._clock = clock
         self._log = log(self)
@@ -97,40 +100,48 @@ class Coordinator:
         self.sweeper = Sweeper(self, store, self._log, clock, name=name, settings=self.settings)
         self.publisher = Publisher(self, store, broadcast, clock, rng=rng, settings=self.settings)
         self.likeness = Likeness(self, self._log)
-        self.timekeeping = Timekeeping(node, self._log, clock)
+        self._know_peers()
+        self._serve_clients(store)
+        self._group: asyncio.TaskGroup | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.is_open = False
+
+    def _know_peers(self) -> None:
+        """Compose what this member knows of the others, and what operators ask of it."""
+        self.timekeeping = Timekeeping(self.node, self._log, self._clock)
         self.roster = Roster(
-            node,
-            url,
+            self.node,
+            self.url,
             log=self._log,
-            clock=clock,
+            clock=self._clock,
             machine=self.machine,
             committer=self.committer,
             timekeeping=self.timekeeping,
         )
-        self._fault = Fault()
-        self._waits, self._feed = Waits(), Feed()
-        self._feed.listen(self.publisher.hear)
-        self._recovery = Recovery(self._waits, store, self.settings)
-        self._submission = Submission(self, self._log, self._waits, self._fault, self.settings)
-        self._applier = Applier(
-            self.machine,
-            waits=self._waits,
-            feed=self._feed,
-            recovery=self._recovery,
-            timekeeping=self.timekeeping,
-            fault=self._fault,
-        )
         self._operating = Operating(
-            node,
+            self.node,
             self._log,
             machine=self.machine,
             committer=self.committer,
             roster=self.roster,
             limits=self.settings.limits,
         )
-        self._group: asyncio.TaskGroup | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self.is_open = False
+
+    def _serve_clients(self, store: Store) -> None:
+        """Compose the way of clients' intents into the log, and of outcomes back to them."""
+        self._failure = FatalFailure()
+        self._waits, self._feed = Waits(), Feed()
+        self._feed.listen(self.publisher.hear)
+        self._recovery = Recovery(self._waits, store, self.settings)
+        self._submission = Submission(self, self._log, self._waits, self._failure, self.settings)
+        self._applier = Applier(
+            self.machine,
+            waits=self._waits,
+            feed=self._feed,
+            recovery=self._recovery,
+            timekeeping=self.timekeeping,
+            failure=self._failure,
+        )
 
     async def __aenter__(self) -> Self:
         self._group = await asyncio.TaskGroup().__aenter__()
@@ -142,7 +153,7 @@ class Coordinator:
             ("recovery", self._recovery.run()),
             ("heartbeat", self._watch_peers()),
             ("likeness", self.likeness.run()),
-            ("fault", self._fault.ended_by()),
+            ("failure", self._failure.ended_by()),
         ):
             self._tasks.append(self._group.create_task(loop, name=f"acordo-{name}-{self.node}"))
         try:

@@ -22,7 +22,7 @@ class Position(msgspec.Struct, frozen=True, order=True, array_like=True):
     term: int
 
 
-class Peer(msgspec.Struct, frozen=True):
+class PeerStatus(msgspec.Struct, frozen=True):
     """One member as Raft knows it. `match`, `last_seen_s`: known to the leader only, except its
     own.
     """
@@ -60,7 +60,7 @@ class RaftStatus(msgspec.Struct, frozen=True):
     committed: int
     last: int
     fsync: Literal["always", "interval", "off"]
-    peers: tuple[Peer, ...]
+    peers: tuple[PeerStatus, ...]
     """All members, this one included."""
     unsynced_age_s: float = 0.0
     """For how many seconds its oldest entry has waited for its own disk (policy `always`); 0: none

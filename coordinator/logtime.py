@@ -27,7 +27,7 @@ BEHIND_MS_MAX: Final = 150
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ClockReading:
     """A member's word on its clocks, of the present term."""
 
     member: str
@@ -58,12 +58,12 @@ def median(readings_ms: Sequence[int]) -> int:
     return sorted(readings_ms)[(len(readings_ms) - 1) // 2]
 
 
-def fresh(readings: Iterable[Reading]) -> list[Reading]:
+def fresh(readings: Iterable[ClockReading]) -> list[ClockReading]:
     """Return those that are young enough to count."""
     return [reading for reading in readings if reading.age_s <= READING_AGE_S_MAX]
 
 
-def newest_kept(readings: Iterable[Reading], after: int = 0) -> Reading | None:
+def newest_kept(readings: Iterable[ClockReading], after: int = 0) -> ClockReading | None:
     """Return who keeps the time that was found last (in a term > `after`), and of those the latest:
     theirs count.
 
@@ -73,7 +73,7 @@ def newest_kept(readings: Iterable[Reading], after: int = 0) -> Reading | None:
     return max(kept, key=lambda reading: (reading.found_in, reading.kept_now_ms)) if kept else None
 
 
-def clocks_say(readings: Iterable[Reading], voters: int, waited_s: float) -> int | None:
+def clocks_say(readings: Iterable[ClockReading], voters: int, waited_s: float) -> int | None:
     """Return the time that a new leader begins at when nobody kept it; None: not enough is heard
     yet.
 
@@ -85,7 +85,7 @@ def clocks_say(readings: Iterable[Reading], voters: int, waited_s: float) -> int
     return None
 
 
-def kept_by_most(readings: Iterable[Reading], voters: int, now_ms: int) -> int:
+def kept_by_most(readings: Iterable[ClockReading], voters: int, now_ms: int) -> int:
     """Return what a leader takes for now: its own time, unless a quorum kept a later one."""
     kept = [reading.kept_now_ms for reading in fresh(readings) if reading.voter and reading.kept_ms]
     if len(kept) <= voters // 2:
@@ -94,7 +94,7 @@ def kept_by_most(readings: Iterable[Reading], voters: int, now_ms: int) -> int:
     return most_ms if most_ms - now_ms > BEHIND_MS_MAX else now_ms
 
 
-def slew(readings: Iterable[Reading], voters: int, now_ms: int) -> float:
+def slew(readings: Iterable[ClockReading], voters: int, now_ms: int) -> float:
     """Return the rate at which a leader's log time nears the median of a quorum's wall clocks; 0:
     none is needed.
     """
@@ -152,12 +152,12 @@ class LogTime:
         if rate != self._rate:
             self._base_ms, self._anchor_s, self._rate = self._at(at_s), at_s, rate
 
-    def follow(self, leader: Reading, at_s: float) -> None:
+    def follow(self, leader: ClockReading, at_s: float) -> None:
         """Take the time of the present leader, who keeps it: that is what log time is."""
         if leader.kept_ms and leader.age_s <= READING_AGE_S_MAX:
             self._take(leader, at_s)
 
-    def _take(self, reading: Reading, at_s: float) -> None:
+    def _take(self, reading: ClockReading, at_s: float) -> None:
         """Go by what another keeps. Back too, though never behind a stamp, when that was found
         apart from what this member went by: it has just started, or was cut off while nobody else
         had kept the time.
@@ -170,7 +170,7 @@ class LogTime:
         self.kept, self.found_in = True, reading.found_in
 
     def lead(
-        self, readings: Sequence[Reading], voters: int, waited_s: float, at_s: float, term: int
+        self, readings: Sequence[ClockReading], voters: int, waited_s: float, at_s: float, term: int
     ) -> int:
         """Find the time out as a leader that does not know it, or go on with it; return by how many
         ms it jumped.

@@ -34,14 +34,13 @@ def status_of(
     """Return a member's status, as `/v1/cluster` shows it."""
     given = committer.gives_up if committer.term is not None else roster.word.gives_up
     members = tuple(roster.members(raft))
-    led = raft.leader is not None
     return Status(
         node=node,
         role=raft.role,
         term=raft.term,
         leader=raft.leader,
         leader_url=(roster.url_of(raft.leader, members) or None) if raft.leader else None,
-        leader_since_ms=(roster.leader.since_ms or None) if led else None,
+        leader_since_ms=(roster.leader.since_ms or None) if raft.leader else None,
         quorum=raft.quorum,
         taken_over=raft.role == "leader" and committer.taken_over,
         ordered=machine.revision,

@@ -12,7 +12,7 @@ from coordinator.machine.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class CoordinatorSettings:
     """The bounds of one member's loops. Units last. Nothing here may change what is true, only how
     soon and how much.
     """

@@ -19,7 +19,7 @@ from coordinator.backoff import Backoff
 from coordinator.commit.committer import Committer
 from coordinator.machine.machine import Machine
 from coordinator.machine.pending import Mark
-from coordinator.settings import Settings
+from coordinator.settings import CoordinatorSettings
 from kv.errors import BackendUnavailable, OutcomeUnknown, Pruned
 from kv.model import LedgerRow, Recorded, Version
 from kv.ports import Broadcast, Change, Clock, Settled, Store
@@ -68,7 +68,7 @@ class Publisher:
         clock: Clock,
         *,
         rng: random.Random,
-        settings: Settings,
+        settings: CoordinatorSettings,
     ) -> None:
         self._member, self._store = member, store
         self._broadcast, self._clock = broadcast, clock

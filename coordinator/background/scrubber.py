@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from coordinator.settings import Settings
+from coordinator.settings import CoordinatorSettings
 from kv.errors import BackendUnavailable, StoreDamaged
 from kv.ports import Store
 
@@ -26,7 +26,7 @@ class Scrubber:
     once; it works while this member leads.
     """
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(self, store: Store, settings: CoordinatorSettings) -> None:
         self._store, self._settings = store, settings
         self._leads = asyncio.Event()
         self._reached = 0

@@ -19,7 +19,7 @@ from coordinator.background.publisher import CURSOR
 from coordinator.commit.committer import Committer
 from coordinator.log import Log
 from coordinator.machine.machine import Machine
-from coordinator.settings import Settings
+from coordinator.settings import CoordinatorSettings
 from kv.errors import BackendUnavailable, OutcomeUnknown
 from kv.model import NODE_OP_ID_PREFIX, Answer, Applied, AtRevision, Cancel, Delete, Intent, Refused
 from kv.ports import Clock, Retention, Store
@@ -69,7 +69,7 @@ class Sweeper:
         clock: Clock,
         *,
         name: str,
-        settings: Settings,
+        settings: CoordinatorSettings,
     ) -> None:
         self._member, self._store = member, store
         self._log, self._clock = log, clock

@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from coordinator.clients.waits import Waits
-from coordinator.settings import Settings
+from coordinator.settings import CoordinatorSettings
 from kv.errors import BackendUnavailable, Pruned
 from kv.ports import Store
 
@@ -23,7 +23,7 @@ _PAGE: Final = 256
 class Recovery:
     """The search for outcomes in the rows that a snapshot stepped over. `run` it once."""
 
-    def __init__(self, waits: Waits, store: Store, settings: Settings) -> None:
+    def __init__(self, waits: Waits, store: Store, settings: CoordinatorSettings) -> None:
         self._waits, self._store, self._settings = waits, store, settings
         self._gaps: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
 

@@ -12,12 +12,12 @@ from functools import partial
 from typing import Protocol
 
 from coordinator.clients.waits import Wait, Waits, fail
-from coordinator.fault import Fault
+from coordinator.failure import FatalFailure
 from coordinator.log import Log, Position
 from coordinator.machine.commands import Submit, encode
 from coordinator.machine.machine import Machine
 from coordinator.machine.pending import size_of_all
-from coordinator.settings import Settings
+from coordinator.settings import CoordinatorSettings
 from kv.errors import BadRequest, NotApplied, OutcomeUnknown, store_refused
 from kv.model import NODE_OP_ID_PREFIX, Answer, Cancel, Intent
 
@@ -54,10 +54,15 @@ class Submission:
     """The way of this member's intents into the log."""
 
     def __init__(
-        self, member: SubmittingMember, log: Log, waits: Waits, fault: Fault, settings: Settings
+        self,
+        member: SubmittingMember,
+        log: Log,
+        waits: Waits,
+        failure: FatalFailure,
+        settings: CoordinatorSettings,
     ) -> None:
         self._member, self._log, self._waits = member, log, waits
-        self._fault, self._settings = fault, settings
+        self._failure, self._settings = failure, settings
 
     def submit(self, intents: Sequence[Intent | Cancel]) -> list[asyncio.Future[Answer]]:
         """Hand intents to Raft as one command; see `kv.ports.Consensus.submit`."""
@@ -138,7 +143,7 @@ class Submission:
                 )
             self._waits.drop(wait)
         if not isinstance(exc, NotApplied | OutcomeUnknown | asyncio.CancelledError):
-            self._fault.die(exc)
+            self._failure.die(exc)
 
 
 def _failed(exc: Exception) -> asyncio.Future[Answer]:

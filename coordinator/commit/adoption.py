@@ -14,7 +14,7 @@ import structlog
 from coordinator.commit.context import CommitContext
 from coordinator.commit.fence import Fence
 from coordinator.commit.groups import GroupCommitter
-from coordinator.commit.refusal import Refusal
+from coordinator.commit.refusal import StoreRefusal
 from coordinator.machine import founding
 from coordinator.machine.commands import Adopt
 from coordinator.machine.ledger import Refuse, given_up
@@ -33,7 +33,7 @@ class Adoption:
         context: CommitContext,
         fence: Fence,
         groups: GroupCommitter,
-        refusal: Refusal,
+        refusal: StoreRefusal,
         entropy: Callable[[int], bytes],
     ) -> None:
         self._context, self._fence, self._groups = context, fence, groups

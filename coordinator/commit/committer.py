@@ -18,13 +18,13 @@ from coordinator.commit.context import AskedStore, CommitContext, CommittingMemb
 from coordinator.commit.fence import Fence
 from coordinator.commit.groups import GroupCommitter
 from coordinator.commit.leadership import Leadership, Proposer
-from coordinator.commit.refusal import Refusal
+from coordinator.commit.refusal import StoreRefusal
 from coordinator.commit.takeover import TakeOver
 from coordinator.log import Log
 from coordinator.machine import founding
 from coordinator.machine.commands import TICK
 from coordinator.machine.ledger import GivenUp
-from coordinator.settings import Settings
+from coordinator.settings import CoordinatorSettings
 from kv.errors import NotApplied
 from kv.ports import Clock, Store
 
@@ -45,7 +45,7 @@ class Committer:
         *,
         name: str,
         rng: random.Random,
-        settings: Settings,
+        settings: CoordinatorSettings,
         entropy: Callable[[int], bytes] | None = None,
         members: bytes = b"",
         cluster: str = "",
@@ -67,7 +67,7 @@ class Committer:
         )
         self._entropy, self._first_members = entropy or rng.randbytes, members
         self._backoff = Backoff(rng, min_s=settings.backoff_s_min, max_s=settings.backoff_s_max)
-        self._refusal = Refusal()
+        self._refusal = StoreRefusal()
         fence = Fence(context, self._refusal)
         self._groups = GroupCommitter(context, self._backoff)
         adoption = Adoption(context, fence, self._groups, self._refusal, self._entropy)

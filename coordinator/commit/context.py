@@ -16,7 +16,7 @@ from coordinator.commit.leadership import Leadership, Proposer
 from coordinator.log import Log
 from coordinator.logtime import LogTime
 from coordinator.machine.machine import Machine
-from coordinator.settings import Settings
+from coordinator.settings import CoordinatorSettings
 from kv.errors import BackendUnavailable, OutcomeUnknown
 from kv.model import Recorded
 from kv.ports import Clock, Identity, Store
@@ -119,7 +119,7 @@ class CommitContext:
     clock: Clock
     leadership: Leadership
     proposer: Proposer
-    settings: Settings
+    settings: CoordinatorSettings
     name: str
     """Names this incarnation in the ledger: no two ever append in one term."""
     cluster: str

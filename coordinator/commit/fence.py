@@ -11,7 +11,7 @@ import asyncio
 import structlog
 
 from coordinator.commit.context import HANG_FACTOR, CommitContext
-from coordinator.commit.refusal import Refusal
+from coordinator.commit.refusal import StoreRefusal
 from kv.errors import BackendUnavailable, OutcomeUnknown
 from kv.model import Head
 from kv.ports import Outranked, TakenOver
@@ -22,7 +22,7 @@ _log = structlog.get_logger("acordo.committer")
 class Fence:
     """The leader's empty rows in the ledger."""
 
-    def __init__(self, context: CommitContext, refusal: Refusal) -> None:
+    def __init__(self, context: CommitContext, refusal: StoreRefusal) -> None:
         self._context, self._refusal = context, refusal
 
     async def take_place(self, term: int, adopt_last: int | None = None) -> TakenOver | None:

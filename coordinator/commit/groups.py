@@ -47,7 +47,10 @@ class GroupCommitter:
         """Up to where clients of this member were answered at COMMIT: it is in the store, though
         perhaps not settled yet.
         """
-        self.groups = self.intents = self.unknown = self.fenced = 0
+        self.groups = self.intents = 0
+        """Committed."""
+        self.unknown = self.fenced = 0
+        """Whose answer was lost; that the ledger did not take."""
 
     def forget_answered(self) -> None:
         """Take nothing for answered any more: an adoption gave it up."""

@@ -16,7 +16,7 @@ FOREIGN: Final = "store_foreign"
 """The refusal of another cluster's store: no operator can adopt that."""
 
 
-class Refusal:
+class StoreRefusal:
     """Why the leader refuses its store, if it does, and the operator's wish to adopt the head."""
 
     def __init__(self) -> None:

@@ -61,7 +61,7 @@ def settle_of(row: LedgerRow, *, resolved: bool = False) -> Settle:
     return Settle(row.first, row.last, row.digest, row.log_time_ms, row.body, resolved)
 
 
-class Step(NamedTuple):
+class RowStep(NamedTuple):
     """A ledger row, and what of it is new after a given mark."""
 
     first: int
@@ -70,7 +70,9 @@ class Step(NamedTuple):
     """Those at and after `first`."""
 
 
-def continuation(base: Mark, rows: Sequence[LedgerRow], settled: Mark) -> tuple[Step, ...] | None:
+def continuation(
+    base: Mark, rows: Sequence[LedgerRow], settled: Mark
+) -> tuple[RowStep, ...] | None:
     """Return what `rows`, which continue `base`, add after `settled`; None unless they continue
     both, exactly.
 
@@ -80,7 +82,7 @@ def continuation(base: Mark, rows: Sequence[LedgerRow], settled: Mark) -> tuple[
     at = base.revision
     digest = base.digest
     passed = base == settled
-    steps: list[Step] = []
+    steps: list[RowStep] = []
     for row in rows:
         if row.first != at + 1 or row.last != at + len(row.body):
             return None
@@ -96,7 +98,7 @@ def continuation(base: Mark, rows: Sequence[LedgerRow], settled: Mark) -> tuple[
         if digest != row.digest:
             return None
         if passed and first <= row.last:
-            steps.append(Step(first, row, row.body[first - row.first :]))
+            steps.append(RowStep(first, row, row.body[first - row.first :]))
     return tuple(steps) if passed else None
 
 

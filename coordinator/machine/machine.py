@@ -4,6 +4,9 @@ the settled revision, how each intent ended.
 Pure and deterministic: the same commands with the same stamps give the same state on every member.
 `apply` never raises. A command that does not fit leaves the state untouched (but for log time), and
 its verdict says why.
+
+It is long because each command changes order, window and `last` together: what keeps them alike is
+to be read in one place.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Final, assert_never
 from coordinator.machine.commands import Adopt, Amend, Command, Found, Rebase, Settle, Submit
 from coordinator.machine.effects import Answered, Effects
 from coordinator.machine.evaluate import add_versions
-from coordinator.machine.ledger import Step, continuation, given_up
+from coordinator.machine.ledger import RowStep, continuation, given_up
 from coordinator.machine.limits import DEFAULTS, Limits
 from coordinator.machine.pending import Mark, Pending, size_of
 from coordinator.machine.recent import Recent
@@ -260,17 +263,17 @@ class Machine:
             return Effects("rebased", settled=tuple(self._settle_step(step) for step in steps))
         return Effects("rebased", settled=self._step_over(steps, end))
 
-    def _steps(self, command: Rebase) -> tuple[Step, ...] | None:
+    def _steps(self, command: Rebase) -> tuple[RowStep, ...] | None:
         """Return what the rows add to what is settled; None unless they continue exactly that."""
         return continuation(command.settled, command.rows, self.settled)
 
-    def _settle_step(self, step: Step) -> Settled:
+    def _settle_step(self, step: RowStep) -> Settled:
         row = step.row
         return self._settle_records(
             step.first, row.digest, step.records, row.log_time_ms, made_here=False
         )
 
-    def _step_over(self, steps: Sequence[Step], end: Mark) -> tuple[Settled, ...]:
+    def _step_over(self, steps: Sequence[RowStep], end: Mark) -> tuple[Settled, ...]:
         """Adopt the ledger's rows and outcomes, which this log does not hold in that order, and
         order again behind them what they leave pending. Return what listeners are fed.
         """

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from coordinator.commit.committer import Committer
-from coordinator.log import Log, Peer, RaftStatus
-from coordinator.logtime import Reading
+from coordinator.log import Log, PeerStatus, RaftStatus
+from coordinator.logtime import ClockReading
 from coordinator.machine.ledger import GivenUp
 from coordinator.machine.machine import Machine
 from coordinator.peers.notes import (
@@ -93,7 +93,7 @@ class Roster:
             )
         )
 
-    def _note_of(self, peer: Peer) -> Note | None:
+    def _note_of(self, peer: PeerStatus) -> Note | None:
         return read_note(self.note() if peer.id == self._node else peer.note)
 
     # ------------------------------------------------------------------------------- what they tell
@@ -122,7 +122,7 @@ class Roster:
         elif since_ms and since_ms != known.since_ms:
             self.leader = LeaderSeen(leader, term, since_ms)
 
-    def readings(self, raft: RaftStatus) -> list[Reading]:
+    def readings(self, raft: RaftStatus) -> list[ClockReading]:
         """Return what the members' clocks said in the present term: older words may be of before a
         step or a stop.
         """
@@ -132,7 +132,9 @@ class Roster:
             if note is not None and note.wall_ms and (own or peer.note_term == raft.term):
                 age_s = 0.0 if own else peer.note_age_s
                 readings.append(
-                    Reading(peer.id, peer.voter, note.wall_ms, note.kept_ms, age_s, note.found_in)
+                    ClockReading(
+                        peer.id, peer.voter, note.wall_ms, note.kept_ms, age_s, note.found_in
+                    )
                 )
         return readings
 
@@ -140,9 +142,10 @@ class Roster:
         """Yield the members as this one knows them."""
         for peer in raft.peers:
             own, note = peer.id == self._node, self._note_of(peer)
+            noted_url = note.url if note else ""
             yield Member(
                 id=peer.id,
-                url=self._url if own else (note.url if note else ""),
+                url=self._url if own else noted_url,
                 raft_address=peer.address,
                 voter=peer.voter,
                 role=raft.role if own else peer.role,

@@ -14,7 +14,7 @@ import structlog
 from coordinator.commit.committer import Committer
 from coordinator.commit.leadership import mark_retrieved
 from coordinator.log import Log, RaftStatus
-from coordinator.logtime import LogTime, Reading
+from coordinator.logtime import ClockReading, LogTime
 from coordinator.machine.commands import TICK, encode
 from kv.ports import Clock
 
@@ -44,7 +44,9 @@ class Timekeeping:
         """Begin: this member leads."""
         self._led_s = self._clock.monotonic()
 
-    def look(self, raft: RaftStatus, readings: Sequence[Reading], committer: Committer) -> None:
+    def look(
+        self, raft: RaftStatus, readings: Sequence[ClockReading], committer: Committer
+    ) -> None:
         """Follow the leader's time or, as the leader, find it out and go on with it."""
         at_s = self._clock.monotonic()
         if committer.term is None:

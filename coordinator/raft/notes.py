@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from pysyncobj.node import Node
 
-from coordinator.log import Peer, PeerAddress
+from coordinator.log import PeerAddress, PeerStatus
 from coordinator.raft.core.protocol import Core
 
 NOTE_PERIOD_S: Final = 0.25
@@ -51,11 +51,11 @@ class Notes:
     def _on_note(self, node: Node, message: dict[str, Any]) -> None:
         self._newest[node.id] = message["note"], message["term"], self._core.now()
 
-    def peer(self, member: PeerAddress) -> Peer:
+    def peer(self, member: PeerAddress) -> PeerStatus:
         """Say how a member is, as far as this one knows; of itself it knows most."""
         core = self._core
         if member.id == core.node_id:
-            return Peer(
+            return PeerStatus(
                 id=member.id,
                 address=member.address,
                 voter=member.voter,
@@ -71,7 +71,7 @@ class Notes:
         elif core.roster.connected(member.id):
             role = "follower" if member.voter else "observer"
         note, term, came_s = self._newest.get(member.id, (b"", 0, 0.0))
-        return Peer(
+        return PeerStatus(
             id=member.id,
             address=member.address,
             voter=member.voter,

@@ -9,7 +9,7 @@ from typing import Final
 from cluster.settings.node import NodeSettings
 from coordinator.machine.limits import Limits
 from coordinator.raft.member import Settings as RaftSettings
-from coordinator.settings import Settings as CoordinatorSettings
+from coordinator.settings import CoordinatorSettings
 from node.settings import ServerSettings
 
 PAGE: Final = Path(__file__).parents[1] / "page"

@@ -15,7 +15,7 @@ class WallWhole(LogTime):
 
     def lead(
         self,
-        readings: Sequence[logtime.Reading],
+        readings: Sequence[logtime.ClockReading],
         voters: int,
         waited_s: float,
         at_s: float,
@@ -35,7 +35,7 @@ class JumpsToMedian(LogTime):
 
     def lead(
         self,
-        readings: Sequence[logtime.Reading],
+        readings: Sequence[logtime.ClockReading],
         voters: int,
         waited_s: float,
         at_s: float,
@@ -55,7 +55,7 @@ class _Finds(LogTime):
 
     def lead(
         self,
-        readings: Sequence[logtime.Reading],
+        readings: Sequence[logtime.ClockReading],
         voters: int,
         waited_s: float,
         at_s: float,

@@ -33,16 +33,16 @@ from node.watching.ring import Portion, Ring
 from node.watching.views import Views
 from node.watching.watches import Watches
 from tests.planted import protocol
-from tests.planted.registry import Fault, Patches, fault
+from tests.planted.registry import Patches, PlantedFault, fault
 
-BUGS: Final[dict[str, Fault]] = {}
+BUGS: Final[dict[str, PlantedFault]] = {}
 """By the names that `python -m tests.bugs` takes."""
 
 
-def bug(promise: str) -> Callable[[Callable[[], Patches]], Fault]:
+def bug(promise: str) -> Callable[[Callable[[], Patches]], PlantedFault]:
     """Enter a fault of a node under its name, with dashes."""
 
-    def enter(patches: Callable[[], Patches]) -> Fault:
+    def enter(patches: Callable[[], Patches]) -> PlantedFault:
         name = patches.__name__.replace("_", "-")
         BUGS[name] = entered = fault(promise, name)(patches)
         return entered
@@ -66,7 +66,9 @@ def log_time_takes_the_wall_clock() -> Patches:
     """
     right = LogTime.lead
 
-    def lead(self: LogTime, readings: Sequence[logtime.Reading], voters: int, *moments: Any) -> int:
+    def lead(
+        self: LogTime, readings: Sequence[logtime.ClockReading], voters: int, *moments: Any
+    ) -> int:
         jump_ms = right(self, readings, voters, *moments)
         for own in readings:
             if self.kept and own.age_s == 0.0:

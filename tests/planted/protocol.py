@@ -23,7 +23,7 @@ from coordinator.log import Position
 from coordinator.machine.commands import Adopt, Amend, Found, Rebase
 from coordinator.machine.effects import Effects
 from coordinator.machine.evaluate import _Group
-from coordinator.machine.ledger import Step
+from coordinator.machine.ledger import RowStep
 from coordinator.machine.machine import Machine
 from coordinator.machine.pending import Mark, Pending
 from coordinator.machine.recent import Recent
@@ -187,12 +187,12 @@ def rebase_base() -> Patches:
     """The rows of a Rebase are taken from any settled revision on."""
     right = Machine._steps
 
-    def steps(self: Machine, command: Rebase) -> tuple[Step, ...] | None:
+    def steps(self: Machine, command: Rebase) -> tuple[RowStep, ...] | None:
         found = right(self, command)
         if found is not None:
             return found
         rows = [row for row in command.rows if row.first > self.settled.revision]
-        return tuple(Step(row.first, row, row.body) for row in rows)
+        return tuple(RowStep(row.first, row, row.body) for row in rows)
 
     yield Machine, "_steps", steps
 
@@ -202,7 +202,7 @@ def rebase_feeds() -> Patches:
     """Watchers hear of what a Rebase steps over only where it is pending here."""
     right = Machine._step_over
 
-    def step_over(self: Machine, steps: Sequence[Step], end: Mark) -> tuple[Settled, ...]:
+    def step_over(self: Machine, steps: Sequence[RowStep], end: Mark) -> tuple[Settled, ...]:
         ours, heard = _ours(self), []
         for settled in right(self, steps, end):
             records = tuple(r for r in settled.records if (r.op_id, r.body_hash) in ours)

@@ -19,7 +19,7 @@ _MISSING: Final = object()
 
 
 @dataclass(frozen=True)
-class Fault:
+class PlantedFault:
     """A mistake that somebody could make in the product."""
 
     name: str
@@ -34,16 +34,16 @@ class Fault:
         return (self.patches.__doc__ or "").strip()
 
 
-FAULTS: Final[dict[str, Fault]] = {}
+FAULTS: Final[dict[str, PlantedFault]] = {}
 _planted: dict[str, list[Patch]] = {}
 """By fault, what stood where it stands now."""
 
 
-def fault(promise: str, name: str = "") -> Callable[[Callable[[], Patches]], Fault]:
+def fault(promise: str, name: str = "") -> Callable[[Callable[[], Patches]], PlantedFault]:
     """Enter a fault, made by a generator of patches, under its name."""
 
-    def enter(patches: Callable[[], Patches]) -> Fault:
-        entered = Fault(name or patches.__name__, promise, patches)
+    def enter(patches: Callable[[], Patches]) -> PlantedFault:
+        entered = PlantedFault(name or patches.__name__, promise, patches)
         if entered.name in FAULTS:
             raise ValueError(f"two faults are called {entered.name!r}")
         FAULTS[entered.name] = entered
@@ -52,7 +52,7 @@ def fault(promise: str, name: str = "") -> Callable[[Callable[[], Patches]], Fau
     return enter
 
 
-def subclass(promise: str, kind: type, owner: Any, attribute: str) -> Fault:
+def subclass(promise: str, kind: type, owner: Any, attribute: str) -> PlantedFault:
     """Enter a class that stands in the place of the one it derives from, by what it is called."""
 
     def patches() -> Patches:

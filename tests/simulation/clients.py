@@ -70,7 +70,7 @@ LARGE: Final = 66_000
 
 
 @dataclass
-class Told:
+class ClientAnswer:
     """What a client was told of one attempt, for the checks that trust nobody."""
 
     op_id: str
@@ -85,7 +85,7 @@ class Clients:
 
     world: World
     history: list[ClientOperation] = field(default_factory=list)
-    told: list[Told] = field(default_factory=list)
+    told: list[ClientAnswer] = field(default_factory=list)
     unknown: dict[str, int] = field(default_factory=dict)
     """Op_id of an operation without a known end -> its place in the history."""
     deadline_s: dict[str, float] = field(default_factory=dict)
@@ -175,7 +175,7 @@ class Clients:
                 break
             except NotApplied as exc:
                 self._not_served(exc)
-                self.told.append(Told(op_id, None, True, loop.time()))
+                self.told.append(ClientAnswer(op_id, None, True, loop.time()))
                 again = attempts < 3 and rng.random() < 0.5
                 self._say(client, op, key, value, f"not applied ({exc.reason})", node)
             except OutcomeUnknown as exc:
@@ -224,7 +224,7 @@ class Clients:
         except (NotApplied, OutcomeUnknown) as exc:
             exc.args = (*exc.args, used)
             raise
-        self.told.append(Told(used, answer, False, asyncio.get_running_loop().time()))
+        self.told.append(ClientAnswer(used, answer, False, asyncio.get_running_loop().time()))
         return answer, used
 
     def _record(
@@ -429,7 +429,7 @@ class Clients:
             if not isinstance(found, Answer):
                 world.violate("INV-4", f"{op_id} cannot be made definite: {found}")
                 continue
-            self.told.append(Told(op_id, found, False, asyncio.get_running_loop().time()))
+            self.told.append(ClientAnswer(op_id, found, False, asyncio.get_running_loop().time()))
             self.history[place] = self._resolved(self.history[place], found)
 
     def _resolved(self, operation: ClientOperation, found: Answer) -> ClientOperation:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from coordinator.commit.committer import Committer
 from coordinator.consensus import Coordinator
 from coordinator.log import Log, PeerAddress, Position, RaftStatus, Replica
-from coordinator.logtime import Reading
+from coordinator.logtime import ClockReading
 from coordinator.machine.commands import Rebase, Settle, decode
 from coordinator.machine.limits import Limits
 from coordinator.raft.member import Member
 from coordinator.raft.member import Settings as RaftSettings
 from coordinator.raft.storage.journal import Journal
-from coordinator.settings import Settings as CoordinatorSettings
+from coordinator.settings import CoordinatorSettings
 from kv.errors import BadRequest, NotApplied, OutcomeUnknown
 from kv.ports import Settled
 from node.reads.reads import Reads
@@ -115,7 +115,9 @@ class WatchedCoordinator(Coordinator):
         """Look at the time that this member keeps whenever it looks at the others'."""
         look = self.timekeeping.look
 
-        def looked(raft: RaftStatus, readings: Sequence[Reading], committer: Committer) -> None:
+        def looked(
+            raft: RaftStatus, readings: Sequence[ClockReading], committer: Committer
+        ) -> None:
             knew = self.time.kept
             look(raft, readings, committer)
             self.sim.world.times.looked(self.sim, knew=knew)

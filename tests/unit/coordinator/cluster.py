@@ -9,14 +9,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from backends.memory import Fate, Lands, MemoryDatabase, MemoryStore
 from coordinator.consensus import Coordinator
-from coordinator.settings import Settings
+from coordinator.settings import CoordinatorSettings
 from kv.errors import BackendUnavailable
 from kv.model import Answer, Cancel, Delete, Intent, Put
 from kv.ports import Change
 from tests.unit.coordinator.shared_log import SharedLog
 from tests.virtual import VirtualClock, until
 
-QUIET = Settings(sweep_interval_s=1e6, prune_interval_s=1e6)
+QUIET = CoordinatorSettings(sweep_interval_s=1e6, prune_interval_s=1e6)
 """Nothing happens but what a test does."""
 
 
@@ -80,7 +80,7 @@ class Cluster:
     """Members by name; the store's faults are each member's own."""
 
     def __init__(
-        self, names: str, settings: Settings, database: MemoryDatabase | None, id: str
+        self, names: str, settings: CoordinatorSettings, database: MemoryDatabase | None, id: str
     ) -> None:
         self.id = id
         self.shared = SharedLog()
@@ -139,7 +139,7 @@ class Cluster:
 async def cluster(
     names: str = "abc",
     *,
-    settings: Settings = QUIET,
+    settings: CoordinatorSettings = QUIET,
     database: MemoryDatabase | None = None,
     id: str = "ours",
 ) -> AsyncIterator[Cluster]:

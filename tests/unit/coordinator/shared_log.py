@@ -15,11 +15,11 @@ from typing import Literal, Self
 
 import msgspec
 
-from coordinator.log import Peer, Position, RaftStatus, Replica
+from coordinator.log import PeerStatus, Position, RaftStatus, Replica
 from kv.errors import NotApplied, OutcomeUnknown
 
 
-class Entry(msgspec.Struct, frozen=True):
+class SharedEntry(msgspec.Struct, frozen=True):
     """One entry; `command` None is the no-op of a term."""
 
     term: int
@@ -31,8 +31,8 @@ class SharedLog:
     """What all members share."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
-        self.members: dict[str, Member] = {}
+        self.entries: list[SharedEntry] = []
+        self.members: dict[str, SharedMember] = {}
         self.leader: str | None = None
         self.term = 0
         self.dropped: deque[NotApplied | OutcomeUnknown] = deque()
@@ -43,18 +43,18 @@ class SharedLog:
         self.filter: Callable[[str, bytes], Exception | None] = lambda member, command: None
         """Asked for each proposal: an exception is its fate."""
         self.fsync: Literal["always", "off"] = "off"
-        self.unheard: list[Peer] = []
+        self.unheard: list[PeerStatus] = []
         """Members that never ran."""
         self.late: list[bytes] = []
         """Commands whose proposal was forwarded and is still on its way."""
 
-    def member(self, name: str) -> Callable[[Replica], Member]:
-        return lambda replica: self.members.setdefault(name, Member(self, name, replica))
+    def member(self, name: str) -> Callable[[Replica], SharedMember]:
+        return lambda replica: self.members.setdefault(name, SharedMember(self, name, replica))
 
     def append(self, command: bytes | None) -> Position:
         leader = self.members.get(self.leader or "")
         stamp_ms = leader.replica.stamp_ms() if leader is not None else 0
-        self.entries.append(Entry(self.term, stamp_ms, command))
+        self.entries.append(SharedEntry(self.term, stamp_ms, command))
         return Position(len(self.entries), self.term)
 
     def elect(self, name: str, *, lose: int = 0, unnoticed: bool = False) -> None:
@@ -88,13 +88,13 @@ class SharedLog:
             member.pump()
 
 
-class Member:
+class SharedMember:
     """One member's Log."""
 
     def __init__(self, shared: SharedLog, name: str, replica: Replica) -> None:
         self.shared, self.name, self.replica = shared, name, replica
         self.position = Position(0, 0)
-        self.history: list[Entry] = []
+        self.history: list[SharedEntry] = []
         """What was applied, entry by entry."""
         self.opened: int | None = None
         self.leads: int | None = None
@@ -189,7 +189,7 @@ class Member:
                 future.set_exception(OutcomeUnknown("overwritten"))
         self._waits = [wait for wait in self._waits if not wait[1].done()]
 
-    def install(self, snapshot: bytes, of: Member) -> None:
+    def install(self, snapshot: bytes, of: SharedMember) -> None:
         """Take another member's snapshot instead of the entries up to its position."""
         self.replica.restore(snapshot)
         self.position, self.history = of.position, list(of.history)
@@ -228,7 +228,7 @@ class Member:
             peers=(
                 *self.shared.unheard,
                 *(
-                    Peer(
+                    PeerStatus(
                         id=member.name,
                         address=f"{member.name}:1",
                         voter=True,

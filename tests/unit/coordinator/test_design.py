@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.planted import protocol
-from tests.planted.registry import Fault
+from tests.planted.registry import PlantedFault
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "coordinator/DESIGN.md").read_text()
@@ -79,6 +79,6 @@ def test_every_rule_says_where_it_is_kept() -> None:
         for cell in re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)
         for name in re.findall(r"`(\w+)`", cell)
     ]
-    planted = {each.name for each in vars(protocol).values() if isinstance(each, Fault)}
+    planted = {each.name for each in vars(protocol).values() if isinstance(each, PlantedFault)}
     assert set(rules) == planted | HELD_ELSEWHERE
     assert len(rules) == len(set(rules))

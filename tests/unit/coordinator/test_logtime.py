@@ -14,20 +14,20 @@ from coordinator.logtime import (
     PATIENCE_S,
     READING_AGE_S_MAX,
     SLEW,
+    ClockReading,
     LogTime,
-    Reading,
     clocks_say,
     kept_by_most,
     median,
     newest_kept,
     slew,
 )
-from coordinator.settings import Settings
+from coordinator.settings import CoordinatorSettings
 from kv.model import Again, Answer, Applied, Expired
 from tests.unit.coordinator.cluster import FAR_MS, Cluster, answer, cluster, put
 from tests.virtual import EPOCH_MS, run, until
 
-SWEEPING = Settings(prune_interval_s=1e6)
+SWEEPING = CoordinatorSettings(prune_interval_s=1e6)
 HOUR_MS = 3_600_000
 YEAR_MS = 365 * 24 * HOUR_MS
 offsets = st.sampled_from([0, 40, -40, 1_000, -1_000, HOUR_MS, -HOUR_MS, YEAR_MS, -YEAR_MS])
@@ -42,12 +42,12 @@ def reading(
     age_s: float = 0.0,
     voter: bool = True,
     found_in: int = 1,
-) -> Reading:
-    return Reading(member, voter, wall_ms, kept_ms, age_s, found_in)
+) -> ClockReading:
+    return ClockReading(member, voter, wall_ms, kept_ms, age_s, found_in)
 
 
 @st.composite
-def readings(draw: st.DrawFn) -> list[Reading]:
+def readings(draw: st.DrawFn) -> list[ClockReading]:
     made = []
     for n in range(draw(st.integers(0, 5))):
         kept_ms = draw(st.sampled_from([0, 0, EPOCH_MS, EPOCH_MS - 1_000]))
@@ -72,7 +72,7 @@ def test_median_is_the_lower_of_two() -> None:
 
 @given(readings(), st.integers(1, 5), st.sampled_from([0.0, PATIENCE_S]))
 def test_clocks_say_what_a_quorum_of_voters_says_now(
-    heard: list[Reading], voters: int, waited_s: float
+    heard: list[ClockReading], voters: int, waited_s: float
 ) -> None:
     time_ms = clocks_say(heard, voters, waited_s)
     walls = sorted(r.wall_now_ms for r in heard if r.voter and r.age_s <= READING_AGE_S_MAX)
@@ -87,7 +87,7 @@ def test_clocks_say_what_a_quorum_of_voters_says_now(
 
 @given(readings(), st.booleans(), st.sampled_from([0.0, PATIENCE_S]))
 def test_what_somebody_kept_comes_before_all_clocks(
-    heard: list[Reading], kept: bool, waited_s: float
+    heard: list[ClockReading], kept: bool, waited_s: float
 ) -> None:
     time = LogTime(0.0)
     time.kept, time.found_in = kept, 1 if kept else 0
@@ -100,7 +100,7 @@ def test_what_somebody_kept_comes_before_all_clocks(
 
 @given(readings(), st.integers(1, 5))
 def test_a_leader_is_set_forward_only_by_what_most_voters_kept(
-    heard: list[Reading], voters: int
+    heard: list[ClockReading], voters: int
 ) -> None:
     now_ms = EPOCH_MS - 2_000
     time_ms = kept_by_most(heard, voters, now_ms)
@@ -135,7 +135,7 @@ def test_one_clock_of_three_slews_nothing_and_two_do(off_ms: int) -> None:
     )
 )
 def test_log_time_never_goes_back_and_never_runs(
-    steps: list[tuple[str, list[Reading], float, int]],
+    steps: list[tuple[str, list[ClockReading], float, int]],
 ) -> None:
     """Once it is kept, an hour of monotonic time is an hour of log time, give or take the slew,
     whatever clocks say.

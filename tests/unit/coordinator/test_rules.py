@@ -28,7 +28,7 @@ from kv.errors import NotApplied
 from kv.model import GENESIS_DIGEST, Answer, Applied, LedgerRow, Recorded, roll
 from kv.ports import Appended
 from tests.planted import protocol
-from tests.planted.registry import Fault, planted
+from tests.planted.registry import PlantedFault, planted
 from tests.unit.coordinator.audit import Feeds, broken_promises, cached, reads_stale
 from tests.unit.coordinator.cluster import QUIET, Cluster, answer, cluster, put
 from tests.virtual import run, until
@@ -579,7 +579,7 @@ STORIES: list[tuple[Story, tuple[str, ...], str]] = [
 ]
 """Story, the rules taken away, the promise that breaks then."""
 
-ALL = {each.name: each for each in vars(protocol).values() if isinstance(each, Fault)}
+ALL = {each.name: each for each in vars(protocol).values() if isinstance(each, PlantedFault)}
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,16 @@ import msgspec
 import pytest
 
 from coordinator.background.publisher import CURSOR
-from coordinator.log import Peer
+from coordinator.log import PeerStatus
 from coordinator.machine.limits import Limits
-from coordinator.settings import Settings
+from coordinator.settings import CoordinatorSettings
 from kv.errors import NotApplied
 from kv.model import Applied, Intent, Put
 from tests.unit.coordinator.cluster import answer, cluster, put
 from tests.virtual import run, until
 
-SWEEPING = Settings(prune_interval_s=1e6)
-PRUNING = Settings(
+SWEEPING = CoordinatorSettings(prune_interval_s=1e6)
+PRUNING = CoordinatorSettings(
     sweep_interval_s=0.5,
     prune_interval_s=1.0,
     limits=Limits(retention_revisions=10, retention_ms=5_000),
@@ -153,8 +153,8 @@ def test_a_dead_voter_stops_pruning_only_without_synced_disks(
         async with cluster("ab", settings=PRUNING) as c:
             c.shared.fsync = fsync
             c.shared.unheard += [
-                Peer("c", "c:1", True, "unknown"),
-                Peer("o", "o:1", False, "unknown"),
+                PeerStatus("c", "c:1", True, "unknown"),
+                PeerStatus("o", "o:1", False, "unknown"),
             ]
             a = await c.lead("a")
             for n in range(40):

@@ -14,7 +14,7 @@ from kv.errors import InvariantViolated
 _log = structlog.get_logger("acordo.consensus")
 
 
-class Fault:
+class FatalFailure:
     """The first failure that the log's callbacks, which may not raise, ran into."""
 
     def __init__(self) -> None:
