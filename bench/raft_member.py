@@ -20,8 +20,9 @@ import structlog
 
 from coordinator.log import PeerAddress, Position
 from coordinator.machine.commands import Submit, encode
-from coordinator.raft.member import Member, Settings, over_sockets
+from coordinator.raft.member import Member, Settings
 from coordinator.raft.net.security import SharedSecret
+from coordinator.raft.sockets import over_sockets
 from coordinator.raft.storage.real_disk import RealDisk
 from kv.errors import NotApplied, OutcomeUnknown
 from kv.model import Intent, Put

@@ -27,7 +27,8 @@ from cluster.settings.loading import load, redacted
 from cluster.settings.node import NodeSettings
 from coordinator.consensus import Coordinator
 from coordinator.log import Log, PeerAddress, Replica
-from coordinator.raft.member import Member, TransportFactory
+from coordinator.raft.member import Member
+from coordinator.raft.sockets import TransportFactory
 from coordinator.raft.storage.real_disk import RealDisk
 from kv.errors import BadRequest, KvError
 from kv.names import UNNAMED

@@ -7,9 +7,9 @@ file or random source but those it is given. Decides nothing: core/ does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from random import Random
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 import msgspec
 import structlog
@@ -19,28 +19,19 @@ from pysyncobj.node import Node
 from coordinator.log import Members, Position, RaftStatus, Replica
 from coordinator.raft.administration import Administration
 from coordinator.raft.core.library import Library
-from coordinator.raft.core.messages import ALL
 from coordinator.raft.core.protocol import Core
 from coordinator.raft.core.reads import Reads
 from coordinator.raft.core.rules.membership import bootstrap, first_digest
-from coordinator.raft.net.codec import Codec
-from coordinator.raft.net.connection import TransportLimits
 from coordinator.raft.net.peer_check import PeerCheck
-from coordinator.raft.net.peer_identity import PeerIdentity
-from coordinator.raft.net.security import Security
-from coordinator.raft.net.transport import AsyncioTransport
 from coordinator.raft.notes import Notes
 from coordinator.raft.proposals import WAITING_MAX, Proposals
+from coordinator.raft.sockets import TransportFactory
 from coordinator.raft.storage.disk import Disk
 from coordinator.raft.storage.journal import Journal, Policy
 from coordinator.raft.storage.snapshot import SnapshotStore
 from kv.errors import BadRequest, KvError, NotApplied
 from kv.ports import Clock
 
-REDIAL_S_MAX: Final = 0.25
-"""Longest pause before a peer is dialled again: a member that is back must be reached before the
-next failure.
-"""
 TIMER_S_MAX: Final = 0.1
 TIMER_S_MIN: Final = 0.001
 
@@ -63,27 +54,6 @@ class Settings(msgspec.Struct, frozen=True):
     compact_entries: int = 50_000
     compact_bytes: int = 32 << 20
     """A snapshot is made when the log has grown by either since the last one."""
-
-
-class MemberTransport(Protocol):
-    """What a member needs of a transport beyond the library's own interface."""
-
-    async def start(self) -> None: ...
-
-    async def aclose(self) -> None: ...
-
-    identity: Callable[[], PeerIdentity]
-    """What goes with our hello."""
-    judge: Callable[[str, PeerIdentity], tuple[str, str] | None]
-    """(peer that has proved itself, its identity) -> (reason, detail) why it is not let in, or
-    None.
-    """
-    on_refused: Callable[[str, str], None]
-    """(peer, what it said) when it did not let us in."""
-
-
-TransportFactory = Callable[[Node, Callable[[], None], Callable[[BaseException], None]], Any]
-"""(own node, wake, on_fatal) -> a `pysyncobj.transport.Transport` that is a MemberTransport too."""
 
 
 class Member:
@@ -401,38 +371,3 @@ class Member:
     async def remove_member(self, member: str, *, timeout_s: float) -> str:
         """Take a member out; see `Administration`."""
         return await self._administration.remove_member(member, timeout_s=timeout_s)
-
-
-def over_sockets(
-    cluster: str,
-    listen: str,
-    security: Security,
-    *,
-    rng: Random,
-    entropy: Callable[[int], bytes],
-    limits: TransportLimits | None = None,
-    routes: Mapping[str, str] | None = None,
-) -> TransportFactory:
-    """Return what makes a member's transport: authenticated connections over sockets.
-
-    `routes`: where members are dialled from here, whatever address all others have for them.
-    """
-
-    def make(
-        node: Node, wake: Callable[[], None], on_fatal: Callable[[BaseException], None]
-    ) -> AsyncioTransport:
-        return AsyncioTransport(
-            cluster,
-            node,
-            listen,
-            Codec(*ALL),
-            rng=rng,
-            entropy=entropy,
-            security=security,
-            wake=wake,
-            on_fatal=on_fatal,
-            limits=limits or TransportLimits(retry_max_s=REDIAL_S_MAX),
-            routes=routes,
-        )
-
-    return make

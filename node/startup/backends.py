@@ -19,8 +19,8 @@ from prometheus_client.registry import Collector
 from backends import by_url
 from backends.memory import MemoryCache
 from cluster.settings.node import NodeSettings
-from coordinator.raft.member import TransportFactory, over_sockets
 from coordinator.raft.net.security import Certificates, Open, Security, read_secret
+from coordinator.raft.sockets import TransportFactory, over_sockets
 from kv.ports import Broadcast, Cache, Store
 
 if TYPE_CHECKING:  # it is loaded only where the settings name a broker

@@ -79,13 +79,24 @@ class Core:
         )
         self.on_connection_lost: Callable[[Node], None] = lambda node: None
         """Called when what was under way on a connection is gone, before the core's own parts."""
-        roster = self.roster = Roster(library, configuration or _bootstrap(library), first)
-        self.eligibility = Eligibility(roster, journal, environment.now)
+        journal.on_synced = self._on_synced
+        self.roster = Roster(library, configuration or _bootstrap(library), first)
+        self.eligibility = Eligibility(self.roster, journal, environment.now)
         self.log = RaftLog(library, journal, environment.now())
         self.terms = Terms(library, environment, journal, self.log.last_term)
-        state = State(library, environment, self.log, roster, self.eligibility, self.terms)
-        leader = self.leader = Leader(state)
-        self.elections = Elections(state, leader, on_won=self._take_over)
+        state = State(library, environment, self.log, self.roster, self.eligibility, self.terms)
+        self._lead_and_follow(state)
+        self._order_commands(state, joins=joins, leader_wait_s=leader_wait_s)
+        self.compaction = Compaction(state, self.leader, self.transfer, compact_bytes=compact_bytes)
+        self._handlers = self._routes()
+        library.handler = self
+        self.terms.timer.reset()
+        self.rebuild.load()
+
+    def _lead_and_follow(self, state: State) -> None:
+        """Make the parts that elect, lead and follow."""
+        self.leader = Leader(state)
+        self.elections = Elections(state, self.leader, on_won=self._take_over)
         self.transfer = Transfer(state)
         self.rebuild = Rebuild(state, self.transfer)
         self.follower = Follower(state, self.elections, self.rebuild)
@@ -97,30 +108,32 @@ class Core:
             self.follower,
             on_installed=self.waiters.notify_below,
         )
-        changes = self.changes = Changes(state, leader, joins=joins)
-        self.commands = Commands(state, leader, changes, self.waiters, leader_wait_s=leader_wait_s)
-        self.applier = Applier(state, leader, changes, self.waiters)
-        self.compaction = Compaction(state, leader, self.transfer, compact_bytes=compact_bytes)
-        self._handlers: dict[str, Message] = {
+        self.terms.on_left_leadership = self.leader.step_down
+        self.roster.on_added = self.leader.add_peer
+
+    def _order_commands(self, state: State, *, joins: bool, leader_wait_s: float) -> None:
+        """Make the parts that a command passes."""
+        leader, waiters = self.leader, self.waiters
+        self.changes = Changes(state, leader, joins=joins)
+        self.commands = Commands(state, leader, self.changes, waiters, leader_wait_s=leader_wait_s)
+        self.applier = Applier(state, leader, self.changes, waiters)
+
+    def _routes(self) -> dict[str, Message]:
+        """Say who takes which message."""
+        return {
             "request_vote": self.elections.on_request_vote,
             "response_vote": self.elections.on_response_vote,
             "timeout_now": self.elections.on_timeout_now,
             "resigned": self.elections.on_resigned,
             "removed": self.elections.on_removed,
             "append_entries": self.follower.on_append_entries,
-            "next_node_idx": leader.on_next_node_idx,
+            "next_node_idx": self.leader.on_next_node_idx,
             "install_snapshot": self.receiver.on_install_snapshot,
-            "snapshot_wanted": leader.on_snapshot_wanted,
+            "snapshot_wanted": self.leader.on_snapshot_wanted,
             "apply_command": self.commands.on_forwarded,
             "apply_command_response": self.commands.on_answered,
-            "contacts": changes.on_contacts,
+            "contacts": self.changes.on_contacts,
         }
-        self.terms.on_left_leadership = leader.step_down
-        roster.on_added = leader.add_peer
-        journal.on_synced = self._on_synced
-        library.handler = self
-        self.terms.timer.reset()
-        self.rebuild.load()
 
     # ------------------------------------------------------------------------------- what drives it
 

@@ -19,8 +19,9 @@ import msgspec
 import structlog
 
 from coordinator.log import PeerAddress
-from coordinator.raft.member import Member, Settings, over_sockets
+from coordinator.raft.member import Member, Settings
 from coordinator.raft.net.security import SharedSecret
+from coordinator.raft.sockets import over_sockets
 from coordinator.raft.storage.real_disk import RealDisk
 from kv.errors import NotApplied, OutcomeUnknown
 from tests.unit.raft.cluster import RealClock, Tape

@@ -1,0 +1,80 @@
+"""Say what a member needs of a transport, and make one over sockets.
+
+Never opens anything itself: the member that is given the factory does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Any, Final, Protocol
+
+from pysyncobj.node import Node
+
+from coordinator.raft.core.messages import ALL
+from coordinator.raft.net.codec import Codec
+from coordinator.raft.net.connection import TransportLimits
+from coordinator.raft.net.peer_identity import PeerIdentity
+from coordinator.raft.net.security import Security
+from coordinator.raft.net.transport import AsyncioTransport
+
+REDIAL_S_MAX: Final = 0.25
+"""Longest pause before a peer is dialled again: a member that is back must be reached before the
+next failure.
+"""
+
+
+class MemberTransport(Protocol):
+    """What a member needs of a transport beyond the library's own interface."""
+
+    async def start(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+    identity: Callable[[], PeerIdentity]
+    """What goes with our hello."""
+    judge: Callable[[str, PeerIdentity], tuple[str, str] | None]
+    """(peer that has proved itself, its identity) -> (reason, detail) why it is not let in, or
+    None.
+    """
+    on_refused: Callable[[str, str], None]
+    """(peer, what it said) when it did not let us in."""
+
+
+TransportFactory = Callable[[Node, Callable[[], None], Callable[[BaseException], None]], Any]
+"""(own node, wake, on_fatal) -> a `pysyncobj.transport.Transport` that is a MemberTransport too."""
+
+
+def over_sockets(
+    cluster: str,
+    listen: str,
+    security: Security,
+    *,
+    rng: Random,
+    entropy: Callable[[int], bytes],
+    limits: TransportLimits | None = None,
+    routes: Mapping[str, str] | None = None,
+) -> TransportFactory:
+    """Return what makes a member's transport: authenticated connections over sockets.
+
+    `routes`: where members are dialled from here, whatever address all others have for them.
+    """
+
+    def make(
+        node: Node, wake: Callable[[], None], on_fatal: Callable[[BaseException], None]
+    ) -> AsyncioTransport:
+        return AsyncioTransport(
+            cluster,
+            node,
+            listen,
+            Codec(*ALL),
+            rng=rng,
+            entropy=entropy,
+            security=security,
+            wake=wake,
+            on_fatal=on_fatal,
+            limits=limits or TransportLimits(retry_max_s=REDIAL_S_MAX),
+            routes=routes,
+        )
+
+    return make
