@@ -9,20 +9,13 @@ bounds ask for rests a quarter of it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 Reason = Literal[
     "below_minimum", "above_maximum", "busy", "idle", "no_figures", "steady", "waiting",
-    "cooling_down", "at_maximum",
-    "at_minimum",
+    "cooling_down", "at_maximum", "at_minimum",
 ]  # fmt: skip
-REASONS: Final[tuple[Reason, ...]] = (
-    "below_minimum", "above_maximum", "busy", "idle", "no_figures", "steady", "waiting",
-    "cooling_down", "at_maximum",
-    "at_minimum",
-)  # fmt: skip
-
-
+REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 REPAIR_REST: Final = 0.25
 """Part of the cool-down that lies before a change back into the bounds: an observer that always
 dies is no loop.
