@@ -59,7 +59,7 @@ class Owner(Protocol):
     """Who a connection reports to. None of these may raise."""
 
     def on_proved(self, connection: Connection, peer: str) -> None:
-        """Judge a peer that has shown who it is: call `admit` or `turn_away`, now or later."""
+        """Judge a peer that has shown who it is: call `admit` or `refuse`, now or later."""
         ...
 
     def on_ready(self, connection: Connection, peer: str) -> None:
@@ -217,7 +217,7 @@ class Connection(asyncio.BufferedProtocol):
         if not self.dialer and not self._over and self.transport is not None:
             self._take(self.session.proceed())
 
-    def turn_away(self, reason: str, detail: str) -> None:
+    def refuse(self, reason: str, detail: str) -> None:
         """End a connection whose peer has proved itself, and tell a dialer why."""
         self.detail = detail
         if not self.dialer and not self._over and self.transport is not None:

@@ -290,7 +290,7 @@ class AsyncioTransport(Transport):
             return
         if kept is not None and kept.connection is None:
             kept.trouble = refusal[1]
-        connection.turn_away(*refusal)
+        connection.refuse(*refusal)
 
     def _judge(
         self, connection: Connection, peer: str, kept: Peer | None

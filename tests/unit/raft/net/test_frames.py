@@ -386,7 +386,7 @@ def test_facts_are_told_to_the_other_end_before_it_lets_anybody_in(mode: Mode) -
 
 
 @pytest.mark.parametrize("mode", list(Mode))
-def test_who_is_turned_away_hears_why_and_was_never_in(mode: Mode) -> None:
+def test_who_is_refused_hears_why_and_was_never_in(mode: Mode) -> None:
     dialer, listener = session("dialer", "n1", mode=mode), session("listener", "n2", mode=mode)
     events = feed(listener, dialer.start(), admit=False)
     events += feed(listener, replies(feed(dialer, replies(events))), admit=False)
