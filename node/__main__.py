@@ -61,7 +61,7 @@ _log = structlog.get_logger("acordo.node")
 
 
 def main(argv: list[str]) -> int:
-    """Run a node until it is told to stop; return its exit code."""
+    """Run a node until it is asked to stop; return its exit code."""
     shown = "--print-config" in argv
     try:
         settings = load(
@@ -86,7 +86,8 @@ def main(argv: list[str]) -> int:
         )
         if cluster == UNNAMED and not settings.broadcast.startswith("local"):
             _log.warning(
-                "this cluster has no name, and another one without a name at the same broker would hear its messages",
+                "this cluster has no name, and another one without a name at the same broker "
+                "would hear its messages",
                 setting="ACORDO_CLUSTER_ID",
             )
         with locked(settings.data_dir, "node"):

@@ -26,7 +26,7 @@ from kv.ports import Broadcast, Cache, Clock, Consensus, Store
 from node.api.openapi import document as openapi
 from node.api.routes import READING, Route, Routes
 from node.exchange.exchange import Exchange
-from node.http.acceptor import Door
+from node.http.acceptor import Acceptor
 from node.http.bodies import Bodies
 from node.http.connections import Connection, Connections, body_bytes
 from node.http.load import NodeLoad
@@ -36,7 +36,7 @@ from node.http.turns import Turns
 from node.readiness.readiness import Readiness, ReadinessCheck
 from node.readiness.store_probe import StoreProbe
 from node.reads.reads import Reads
-from node.service_metrics import figures
+from node.service_metrics import service_metrics
 from node.services import AsyncWrites, Services
 from node.settings import ServerSettings
 from node.watching.watches import Watches
@@ -53,6 +53,44 @@ smaller, and each write dearer.
 """
 
 log = structlog.get_logger("acordo.node")
+
+
+def services_of(
+    settings: ServerSettings,
+    *,
+    consensus: Consensus,
+    store: Store,
+    cache: Cache,
+    broadcast: Broadcast,
+    clock: Clock,
+    async_writes: AsyncWrites | None,
+    checks: Sequence[ReadinessCheck],
+    registry: CollectorRegistry | None,
+) -> Services:
+    """Put the services of a node together over ports that the caller opens and closes."""
+    reads = Reads(consensus, store, cache, clock, settings)
+    writes = Writes(consensus, store, clock, settings)
+    bodies = Bodies(settings.body_bytes_held_max, settings.connections_max, settings.body_timeout_s)
+    load = NodeLoad(bodies)
+    probe = StoreProbe(store, consensus, clock)
+    return Services(
+        consensus=consensus,
+        store=store,
+        cache=cache,
+        broadcast=broadcast,
+        clock=clock,
+        settings=settings,
+        reads=reads,
+        writes=writes,
+        lookups=Lookups(consensus, store, clock, settings, reads=reads, writes=writes),
+        watches=Watches(consensus, store, settings),
+        metrics=RequestMetrics(registry),
+        readiness=Readiness(consensus, probe, cache, broadcast, load, checks=checks),
+        load=load,
+        host_names=names_of(settings.advertised_url, settings.http_names),
+        openapi=openapi.document(settings.version, settings.advertised_url),
+        async_writes=async_writes,
+    )
 
 
 class Server:
@@ -79,38 +117,24 @@ class Server:
         """Put the services together over ports that the caller opens and closes. `checks` show on
         /readyz too, and what is in `registry` on /metrics.
         """
-        reads = Reads(consensus, store, cache, clock, settings)
-        writes = Writes(consensus, store, clock, settings)
-        bodies = Bodies(
-            settings.body_bytes_held_max, settings.connections_max, settings.body_timeout_s
-        )
-        load = NodeLoad(bodies)
-        probe = StoreProbe(store, consensus, clock)
-        self.services = Services(
+        self.services = services_of(
+            settings,
             consensus=consensus,
             store=store,
             cache=cache,
             broadcast=broadcast,
             clock=clock,
-            settings=settings,
-            reads=reads,
-            writes=writes,
-            lookups=Lookups(consensus, store, clock, settings, reads=reads, writes=writes),
-            watches=Watches(consensus, store, settings),
-            metrics=RequestMetrics(registry),
-            readiness=Readiness(consensus, probe, cache, broadcast, load, checks=checks),
-            load=load,
-            host_names=names_of(settings.advertised_url, settings.http_names),
-            openapi=openapi.document(settings.version, settings.advertised_url),
             async_writes=async_writes,
+            checks=checks,
+            registry=registry,
         )
-        self.services.metrics.add(lambda: figures(self.services))
+        self.services.metrics.add(lambda: service_metrics(self.services))
         self._routes = Routes(settings.page_dir or Path(__file__).parent / "page")
         self._tasks = asyncio.TaskGroup()
         self._opened = AsyncExitStack()
         self._low: Connections | None = None
         self._runner: web.ServerRunner | None = None
-        self._door: Door | None = None
+        self._acceptor: Acceptor | None = None
         self._turns = Turns(REQUESTS_PER_PASS)
         self._idle = asyncio.Event()
         self._idle.set()
@@ -133,8 +157,8 @@ class Server:
     ) -> None:
         self.services.load.draining = True
         self.services.watches.close()
-        if self._door is not None:
-            self._door.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
         if self._runner is not None:
             # first of all: nobody asks the services any more
             self._opened.push_async_callback(self._runner.cleanup)
@@ -158,11 +182,11 @@ class Server:
                 family = socket.AF_INET6 if ":" in host else socket.AF_INET
                 sock = socket.create_server((host, port), family=family, backlog=backlog)
             except OSError as exc:
-                told = f"cannot listen on {host}:{port}: {exc}"
-                raise BadRequest("port_in_use", told, allowed="a free port") from exc
+                detail = f"cannot listen on {host}:{port}: {exc}"
+                raise BadRequest("port_in_use", detail, allowed="a free port") from exc
         self.port = sock.getsockname()[1]
-        self._door = self._low.door = Door(sock, self._low, tls=tls)
-        self._door.open()
+        self._acceptor = self._low.acceptor = Acceptor(sock, self._low, tls=tls)
+        self._acceptor.open()
 
     async def drain(self, *, notice_s: float = 0.0, timeout_s: float = 15.0) -> bool:
         """Turn unready, wait `notice_s` for balancers to see it, refuse new work (503), finish what
@@ -176,8 +200,8 @@ class Server:
             await asyncio.sleep(notice_s)
         load.draining = True
         self.services.watches.close()
-        if self._door is not None:
-            self._door.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
@@ -204,7 +228,7 @@ class Server:
             and self._low is not None
             and not self._low.has_room(body_bytes(response))
         ):
-            response = self._unread(x)
+            response = self._refuse_unread(x)
         timing = services.metrics.timing(route.template, method if method in _METHODS else "other")
         timing.note(response.status, None if route.long else services.clock.monotonic() - began)
         return response
@@ -214,7 +238,7 @@ class Server:
         if not route.always and (
             load.draining or load.at_work >= self.services.settings.requests_max
         ):
-            return self._full(x)
+            return self._refuse_new(x)
         x.always = route.always
         if not route.long:
             load.requests += 1
@@ -230,7 +254,9 @@ class Server:
             return self._failed(x, OutcomeUnknown("no answer in time", op_id=x.op_id))
         except ConnectionError:
             return x.problem("bad_http", "the connection was lost")
-        except Exception as exc:  # whatever it is, the client gets a problem document, and an unknown one if need be
+        except Exception as exc:
+            # Whatever it is, the client gets a problem document, which says "unknown" if need be:
+            # an empty 500 would leave it to guess whether its write took effect.
             log.exception("request failed", method=x.method, path=x.path[:200], error=repr(exc))
             return x.refuse(
                 problem_of(KvError("an error inside"), mutation=x.mutation, op_id=x.op_id)
@@ -242,7 +268,7 @@ class Server:
                 if load.requests == 0:
                     self._idle.set()
 
-    def _full(self, x: Exchange) -> web.Response:
+    def _refuse_new(self, x: Exchange) -> web.Response:
         load = self.services.load
         load.refused += 1
         if load.draining:
@@ -251,7 +277,7 @@ class Server:
             return response
         return x.problem("overloaded", f"{load.at_work} requests are being worked on")
 
-    def _unread(self, x: Exchange) -> web.Response:
+    def _refuse_unread(self, x: Exchange) -> web.Response:
         """Refuse a read whose answer would wait beside too many that nobody takes."""
         self.services.load.refused += 1
         return x.problem("overloaded", "too many bytes of answers wait for their readers")

@@ -1,5 +1,5 @@
-"""Name the figures of this node's services and of its consensus, as they are at a scrape. Never counts
-anything itself.
+"""Name the figures of a node's services and of its consensus, as they are at a scrape. It never
+counts anything itself.
 """
 
 from __future__ import annotations
@@ -9,107 +9,26 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from node.http.connections import Connections
 from node.http.request_metrics import counter, gauge
 from node.services import Services
 
 
-def figures(services: Services) -> Iterator[Metric]:
-    """Yield the figures of every room."""
-    settings = services.settings
+def service_metrics(services: Services) -> Iterator[Metric]:
+    """Yield the metrics of every service."""
+    settings, load = services.settings, services.load
     yield gauge(
         "acordo_node_info", "This node.", 1, node=settings.node_id, version=settings.version
     )
     yield from _consensus(services)
     yield from _reads(services)
-    writes, load, watches = services.writes, services.load, services.watches
-    yield gauge("acordo_writes_waiting", "Intents admitted and not yet answered.", writes.held)
-    yield gauge("acordo_write_bytes_waiting", "Bytes of these.", writes.held_bytes)
-    yield counter(
-        "acordo_submits",
-        "Raft commands that took queued intents to the log.",
-        writes.queue.submits_total,
-    )
-    yield counter("acordo_submitted_intents", "Intents in them.", writes.queue.intents_total)
-    yield counter(
-        "acordo_writes_acknowledged",
-        "Writes told to be applied, once each.",
-        writes.acknowledged_total,
-    )
-    yield gauge("acordo_http_requests_in_flight", "Requests being worked on.", load.at_work)
-    yield gauge(
-        "acordo_http_body_bytes", "Bytes of bodies being worked on.", load.bodies.bytes.held
-    )
-    yield gauge(
-        "acordo_http_bodies_arriving",
-        "Requests whose bodies are on their way.",
-        load.bodies.receiving.held,
-    )
-    yield counter("acordo_http_requests_refused", "Requests not admitted.", load.refused)
-    connections = load.connections
-    if connections is not None:
-        yield gauge("acordo_http_connections", "Open connections.", len(connections))
-        yield gauge("acordo_http_connections_max", "Open connections at most.", connections.most)
-        yield gauge(
-            "acordo_http_answer_bytes", "Bytes of answers not yet taken.", connections.answer_bytes
-        )
-        yield counter(
-            "acordo_http_connections_refused", "Connections refused.", connections.refused_total
-        )
-        yield counter(
-            "acordo_http_connections_idle_closed",
-            "Idle connections closed to make room for another.",
-            connections.idle_closed_total,
-        )
-        if connections.door is not None:
-            short = connections.door.short_total
-            yield counter(
-                "acordo_http_accepts_short", "Times without a descriptor for a connection.", short
-            )
-        yield counter(
-            "acordo_http_answers_stalled",
-            "Answers cut: nobody read them.",
-            connections.stalled_total,
-        )
+    yield from _writes(services)
+    yield from _requests(services)
+    if load.connections is not None:
+        yield from _connections(load.connections)
     yield gauge("acordo_draining", "1 while this node is stopping.", load.draining or load.leaving)
-    yield gauge("acordo_watchers", "Open watches.", len(watches))
-    yield gauge("acordo_watchers_max", "Open watches at most.", settings.watchers_max)
-    yield counter("acordo_watch_changes", "Changes told to watchers.", watches.events_total)
-    yield counter(
-        "acordo_watch_ledger_reads",
-        "Reads of the ledger for watchers behind.",
-        watches.gaps.reads_total,
-    )
-    yield counter(
-        "acordo_watch_events_made",
-        "Events made for watchers, each once for all.",
-        watches.frames.made_total,
-    )
-    yield gauge(
-        "acordo_watch_unsent_bytes",
-        "Bytes of events that watchers do not take.",
-        watches.unsent.bytes,
-    )
-    yield counter(
-        "acordo_watch_cut", "Watches cut because their reader was slow.", watches.cut_total
-    )
-    yield gauge(
-        "acordo_store_up",
-        "1 while the store answers.",
-        services.readiness.store_probe.trouble is None,
-    )
-    found = services.readiness.known()
-    yield gauge(
-        "acordo_ready", "1 while this node should get traffic.", not any(f.counts for f in found)
-    )
-    reasons = GaugeMetricFamily(
-        "acordo_unready", "1 while this makes the node unready.", labels=("reason",)
-    )
-    for finding in found:
-        if finding.required:
-            reasons.add_metric((finding.code or finding.name,), float(finding.counts))
-    yield reasons
-    yield gauge("acordo_cache_up", "1 while the shared cache answers.", services.cache.healthy())
-    yield gauge("acordo_broadcast_up", "1 while the broker answers.", services.broadcast.healthy())
+    yield from _watches(services)
+    yield from _readiness(services)
 
 
 def _consensus(services: Services) -> Iterator[Metric]:
@@ -189,3 +108,106 @@ def _reads(services: Services) -> Iterator[Metric]:
         "Bytes of large values held in this process.",
         reads.memory.blob_bytes,
     )
+
+
+def _writes(services: Services) -> Iterator[Metric]:
+    writes = services.writes
+    yield gauge("acordo_writes_waiting", "Intents admitted and not yet answered.", writes.held)
+    yield gauge("acordo_write_bytes_waiting", "Bytes of these.", writes.held_bytes)
+    yield counter(
+        "acordo_submits",
+        "Raft commands that took queued intents to the log.",
+        writes.queue.submits_total,
+    )
+    yield counter("acordo_submitted_intents", "Intents in them.", writes.queue.intents_total)
+    yield counter(
+        "acordo_writes_acknowledged",
+        "Writes told to be applied, once each.",
+        writes.acknowledged_total,
+    )
+
+
+def _requests(services: Services) -> Iterator[Metric]:
+    load = services.load
+    yield gauge("acordo_http_requests_in_flight", "Requests being worked on.", load.at_work)
+    yield gauge(
+        "acordo_http_body_bytes", "Bytes of bodies being worked on.", load.bodies.bytes.held
+    )
+    yield gauge(
+        "acordo_http_bodies_arriving",
+        "Requests whose bodies are on their way.",
+        load.bodies.receiving.held,
+    )
+    yield counter("acordo_http_requests_refused", "Requests not admitted.", load.refused)
+
+
+def _connections(connections: Connections) -> Iterator[Metric]:
+    yield gauge("acordo_http_connections", "Open connections.", len(connections))
+    yield gauge("acordo_http_connections_max", "Open connections at most.", connections.most)
+    yield gauge(
+        "acordo_http_answer_bytes", "Bytes of answers not yet taken.", connections.answer_bytes
+    )
+    yield counter(
+        "acordo_http_connections_refused", "Connections refused.", connections.refused_total
+    )
+    yield counter(
+        "acordo_http_connections_idle_closed",
+        "Idle connections closed to make room for another.",
+        connections.idle_closed_total,
+    )
+    if connections.acceptor is not None:
+        short = connections.acceptor.short_total
+        yield counter(
+            "acordo_http_accepts_short", "Times without a descriptor for a connection.", short
+        )
+    yield counter(
+        "acordo_http_answers_stalled",
+        "Answers cut: nobody read them.",
+        connections.stalled_total,
+    )
+
+
+def _watches(services: Services) -> Iterator[Metric]:
+    watches = services.watches
+    yield gauge("acordo_watchers", "Open watches.", len(watches))
+    yield gauge("acordo_watchers_max", "Open watches at most.", services.settings.watchers_max)
+    yield counter("acordo_watch_changes", "Changes told to watchers.", watches.events_total)
+    yield counter(
+        "acordo_watch_ledger_reads",
+        "Reads of the ledger for watchers behind.",
+        watches.gaps.reads_total,
+    )
+    yield counter(
+        "acordo_watch_events_made",
+        "Events made for watchers, each once for all.",
+        watches.frames.made_total,
+    )
+    yield gauge(
+        "acordo_watch_unsent_bytes",
+        "Bytes of events that watchers do not take.",
+        watches.unsent.bytes,
+    )
+    yield counter(
+        "acordo_watch_cut", "Watches cut because their reader was slow.", watches.cut_total
+    )
+
+
+def _readiness(services: Services) -> Iterator[Metric]:
+    yield gauge(
+        "acordo_store_up",
+        "1 while the store answers.",
+        services.readiness.store_probe.trouble is None,
+    )
+    found = services.readiness.known()
+    yield gauge(
+        "acordo_ready", "1 while this node should get traffic.", not any(f.counts for f in found)
+    )
+    reasons = GaugeMetricFamily(
+        "acordo_unready", "1 while this makes the node unready.", labels=("reason",)
+    )
+    for finding in found:
+        if finding.required:
+            reasons.add_metric((finding.code or finding.name,), float(finding.counts))
+    yield reasons
+    yield gauge("acordo_cache_up", "1 while the shared cache answers.", services.cache.healthy())
+    yield gauge("acordo_broadcast_up", "1 while the broker answers.", services.broadcast.healthy())

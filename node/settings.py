@@ -1,4 +1,4 @@
-"""Say what a serving node is told from outside: names, limits, time-outs. Never reads a file or the
+"""Name what can be set of a serving node: names, limits, time-outs. It never reads a file or the
 environment.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """Everything that `node` can be told. Times in seconds; sizes in bytes."""
+    """The settings of one serving node. Times in seconds; sizes in bytes."""
 
     node_id: str
     advertised_url: str

@@ -44,12 +44,13 @@ async def health(x: Exchange) -> web.Response:
     found = await x.services.readiness.look()
     failed = any(f.counts for f in found)
     status = x.services.consensus.status()
+    status_word = "ok"
+    if failed:
+        status_word = "unavailable"
+    elif any(f.trouble for f in found):
+        status_word = "degraded"
     answer = {
-        "status": "unavailable"
-        if failed
-        else "degraded"
-        if any(f.trouble for f in found)
-        else "ok",
+        "status": status_word,
         "node": status.node,
         "role": status.role,
         "leader": status.leader,

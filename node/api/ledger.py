@@ -16,7 +16,7 @@ LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1000
 STEP_ROWS: Final = 64
 PAGE_BYTES: Final = 2 * 1024 * 1024
-"""A page ends early once it has about so much; at least one row is always told."""
+"""A page ends early once it has about so much; at least one row is always in it."""
 
 
 async def get(x: Exchange) -> web.Response:

@@ -30,7 +30,7 @@ STEP_KEYS: Final = 64
 """Keys with values taken from the store at a time: at most 4 MiB inline."""
 PAGE_BYTES: Final = 2 * 1024 * 1024
 """A page ends early once its keys and values take so much (a larger one would hold up the loop, and
-with it the election clock); at least one key is always told.
+with it the election clock); at least one key is always in it.
 """
 
 TURN_BYTES: Final = 128 * 1024

@@ -23,7 +23,7 @@ async def get(x: Exchange) -> web.Response:
     """Return what is known of an operation."""
     x.params()
     op_id = _op_id(x)
-    return _told(x, op_id, await x.services.lookups.find(op_id, deadline=x.deadline))
+    return _answer(x, op_id, await x.services.lookups.find(op_id, deadline=x.deadline))
 
 
 async def post(x: Exchange) -> web.Response:
@@ -32,10 +32,10 @@ async def post(x: Exchange) -> web.Response:
     if x.request.can_read_body:
         await x.form(NothingForm)
     op_id = _op_id(x)
-    return _told(x, op_id, await x.services.lookups.settle(op_id, deadline=x.deadline))
+    return _answer(x, op_id, await x.services.lookups.settle(op_id, deadline=x.deadline))
 
 
-def _told(x: Exchange, op_id: str, found: Found) -> web.Response:
+def _answer(x: Exchange, op_id: str, found: Found) -> web.Response:
     if isinstance(found, StillUnknown):
         return x.problem(found.code, found.why, op_id=op_id)
     if isinstance(found, Answer):
@@ -43,7 +43,10 @@ def _told(x: Exchange, op_id: str, found: Found) -> web.Response:
     if found == "pending":
         detail = "ordered, and its commit not yet known: ask again"
         return x.json(ItemAnswer(op_id, "pending", detail=detail))
-    detail = "not ordered: never sent, still on its way, or in the broker for a worker; it may yet take effect"
+    detail = (
+        "not ordered: never sent, still on its way, or in the broker for a worker; it may yet "
+        "take effect"
+    )
     return x.json(ItemAnswer(op_id, "unknown", code="not_ordered", detail=detail))
 
 

@@ -47,7 +47,7 @@ async def get(x: Exchange) -> web.StreamResponse:
         response = web.StreamResponse(headers={**x.headers(), **_HEADERS})
         x.begin_stream(WRITE_BUFFER_BYTES)
         await response.prepare(x.request)
-        await _Stream(x, response).tell_all(first, coming)
+        await _Stream(x, response).send_all(first, coming)
         return response
 
 
@@ -74,7 +74,7 @@ def _asked(x: Exchange) -> tuple[bytes, int | None]:
 
 
 async def _first(watcher: Watcher, coming: AsyncIterator[Portion]) -> Portion:
-    """Return what is told first; a position that is no longer kept is refused before the stream
+    """Return what is sent first; a position that is no longer kept is refused before the stream
     begins (410).
     """
     start = watcher.position
@@ -87,7 +87,7 @@ async def _first(watcher: Watcher, coming: AsyncIterator[Portion]) -> Portion:
 
 
 class _Stream:
-    """The answering side of one watch. `told`: newest position that the client was given as
+    """The answering side of one watch. `_sent`: newest position that the client was given as
     an id.
     """
 
@@ -96,18 +96,18 @@ class _Stream:
         self._settings, self._now = x.services.settings, x.services.clock.monotonic
         self._watches = x.services.watches
         self._chunked = x.request.version >= (1, 1)
-        self._told = -1
+        self._sent = -1
         self._written_at = self._now()
 
-    async def tell_all(self, first: Portion, coming: AsyncIterator[Portion]) -> None:
+    async def send_all(self, first: Portion, coming: AsyncIterator[Portion]) -> None:
         """Write what comes until it ends; the last event says why, unless the client itself
         went.
         """
         try:
             await self._response.write(b"retry: 1000\n\n")
-            await self._tell(first, due=True)
+            await self._send(first, due=True)
             async for portion in coming:
-                await self._tell(portion)
+                await self._send(portion)
         except TimeoutError:
             self._watches.cut_total += 1
             _cut(self._x, _error_event("slow_reader", "events were not taken in time", 503, _ON))
@@ -125,15 +125,15 @@ class _Stream:
         except ConnectionError:
             return
 
-    async def _tell(self, portion: Portion, *, due: bool = False) -> None:
+    async def _send(self, portion: Portion, *, due: bool = False) -> None:
         """Write a portion; without changes a bookmark or a heartbeat, when one is due."""
         for change in portion.changes:
             await self._write(await self._watches.frames.of(change, self._frame))
-            self._told = change.revision
+            self._sent = change.revision
         silent_s = self._now() - self._written_at
-        if portion.position > self._told and (due or silent_s >= self._settings.watch_bookmark_s):
+        if portion.position > self._sent and (due or silent_s >= self._settings.watch_bookmark_s):
             await self._write(_chunk(_bookmark(portion.position)))
-            self._told = portion.position
+            self._sent = portion.position
         elif silent_s >= self._settings.watch_heartbeat_s:
             await self._write(_HEARTBEAT)
 

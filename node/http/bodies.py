@@ -85,7 +85,10 @@ class Bodies:
                         limit.reschedule(min(loop.time() + window_s, begun + self._timeout_s))
         except TimeoutError as exc:
             detail = f"only {size} bytes of the body arrived within {loop.time() - begun:.3g} s"
-            allowed = f"{LEAST_BYTES} bytes or the rest each {window_s:g} s, and {self._timeout_s:g} s for the whole body"
+            allowed = (
+                f"{LEAST_BYTES} bytes or the rest each {window_s:g} s, and {self._timeout_s:g} "
+                f"s for the whole body"
+            )
             raise BadRequest("body_timeout", detail, allowed=allowed) from exc
         return b"".join(parts)
 

@@ -21,7 +21,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 # what aiohttp itself queues in the place of a request that is none
 from aiohttp.web_protocol import _ErrInfo
 
-from node.http.acceptor import Door
+from node.http.acceptor import Acceptor
 from node.settings import ServerSettings
 from node.wire.documents import encode, printable
 from node.wire.problems import CONTENT_TYPE, Problem, problem
@@ -48,7 +48,7 @@ TAKEN_BYTES_MIN: Final = 32 * 1024
 """Of an answer that waits, its reader takes so much between two looks (`answer_stall_s`), or is
 cut.
 """
-TOLD_EVERY_S: Final = 10.0
+LOG_EVERY_S: Final = 10.0
 """Refused connections are logged no more often."""
 
 log = structlog.get_logger("acordo.node")
@@ -102,31 +102,32 @@ class Connections(web.Server):
         """Bytes of heads that are not whole yet."""
         self.answer_bytes = 0
         """Bytes of answers that their readers have not taken."""
-        self.door: Door | None = None
-        """What takes connections, once the server listens."""
+        self.acceptor: Acceptor | None = None
+        """What accepts connections, once the server listens."""
         self.refused_total = 0
         self.idle_closed_total = 0
         self.stalled_total = 0
         """Answers cut because nobody read them."""
         self._idle: dict[Connection, None] = {}
         """Connections without a request, the longest idle first."""
-        self._told_at: float | None = None
+        self._logged_at: float | None = None
 
     def __call__(self) -> web.RequestHandler:
+        """Make the protocol of one connection."""
         return Connection(self, loop=self._loop, **self._kwargs)
 
     def __len__(self) -> int:
         return len(self._connections)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """Take a connection; at the bound the longest idle one makes room, and if none is idle this
+        """Take a connection; at the bound the longest idle one gives way, and if none is idle this
         one is refused.
         """
         super().connection_made(handler, transport)
         assert isinstance(handler, Connection)
         if self._full(transport) and not self._made_room():
             self.refused_total += 1
-            self._tell()
+            self._log_bound()
             transport.write(refusal(self.node_id, problem("overloaded", "too many connections")))
             handler.force_close()
             return
@@ -137,6 +138,7 @@ class Connections(web.Server):
     def connection_lost(
         self, handler: web.RequestHandler, exc: BaseException | None = None
     ) -> None:
+        """Forget a connection."""
         super().connection_lost(handler, exc)
         if isinstance(handler, Connection):
             self._idle.pop(handler, None)
@@ -172,15 +174,15 @@ class Connections(web.Server):
             return False
         del self._idle[longest]
         self.idle_closed_total += 1
-        self._tell()
+        self._log_bound()
         self._connections.pop(longest, None)
         longest.force_close()
         return True
 
-    def _tell(self) -> None:
+    def _log_bound(self) -> None:
         now = self._loop.time()
-        if self._told_at is None or now - self._told_at >= TOLD_EVERY_S:
-            self._told_at = now
+        if self._logged_at is None or now - self._logged_at >= LOG_EVERY_S:
+            self._logged_at = now
             log.warning(
                 "connections at their bound",
                 held=len(self._connections), most=self.most,
@@ -201,7 +203,8 @@ def refusal(node_id: str, document: Problem) -> bytes:
     body = encode(document)
     again = "Retry-After: 1\r\n" if document.status == 503 else ""
     head = (
-        f"HTTP/1.1 {document.status} Refused\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n"
+        f"HTTP/1.1 {document.status} Refused\r\nContent-Type: "
+        f"{CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n"
         f"Acordo-Node: {node_id}\r\n{again}Connection: close\r\n\r\n"
     )
     return head.encode() + body
@@ -227,8 +230,9 @@ class Connection(web.RequestHandler):
         self._when_lost = callback
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._heads(0)
-        self._look_no_more()
+        """Give back what it held, and notify whoever waits for its end."""
+        self._count_head(0)
+        self._stop_looking()
         callback, self._when_lost = self._when_lost, None
         super().connection_lost(exc)
         if callback is not None:
@@ -242,18 +246,18 @@ class Connection(web.RequestHandler):
         if self._request_count != before:
             if self._head + len(data) > HEAD_BYTES_MAX:
                 self._judge_heads(self._request_count - before)
-            self._heads(0)
+            self._count_head(0)
             if self._messages:
                 self._newest = self._messages[-1][1]
         elif between and data:
-            self._heads(self._head + len(data))
+            self._count_head(self._head + len(data))
             if self._head > HEAD_BYTES_MAX:
                 allowed = f"up to {HEAD_BYTES_MAX} bytes"
                 self._refuse(problem("header_too_large", "the head is too large", allowed=allowed))
             elif self.connections.head_bytes > HEADS_BYTES_MAX:
                 self._refuse(problem("overloaded", "too many heads are not whole yet"))
 
-    def _heads(self, count: int) -> None:
+    def _count_head(self, count: int) -> None:
         self.connections.head_bytes += count - self._head
         self._head = count
 
@@ -304,12 +308,11 @@ class Connection(web.RequestHandler):
         if status >= 500:
             log.error("request failed outside its handler", error=repr(exc))
         too_large = isinstance(exc, LineTooLong | HeadTooLarge)
-        code = "internal" if status >= 500 else "header_too_large" if too_large else "bad_http"
-        detail = (
-            "an error inside"
-            if status >= 500
-            else (message or str(exc) or "not HTTP").split("\n")[0][:300]
-        )
+        if status >= 500:
+            code, detail = "internal", "an error inside"
+        else:
+            code = "header_too_large" if too_large else "bad_http"
+            detail = (message or str(exc) or "not HTTP").split("\n")[0][:300]
         document = problem(code, printable(detail))
         headers = {"Acordo-Node": self.connections.node_id, "Content-Type": CONTENT_TYPE}
         response = web.Response(status=document.status, body=encode(document), headers=headers)
@@ -325,15 +328,16 @@ class Connection(web.RequestHandler):
             self._look_again(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
+        """Stop looking: the kernel took what was written."""
         super().resume_writing()
-        self._look_no_more()
+        self._stop_looking()
 
     def _look_again(self, waiting: int) -> None:
         self._stalled = self._loop.call_later(
             self.connections.settings.answer_stall_s, self._look, waiting
         )
 
-    def _look_no_more(self) -> None:
+    def _stop_looking(self) -> None:
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None

@@ -34,7 +34,9 @@ BUCKETS_S: Final = (
 
 
 class Timing:
-    """How often a route was asked by one method, how it answered, how long it took."""
+    """The requests of one route by one method: how many, how they were answered, how long it
+    took.
+    """
 
     __slots__ = ("buckets", "statuses", "sum_s")
 
@@ -53,7 +55,7 @@ class Timing:
 
 
 class RequestMetrics(Collector):
-    """What this node tells Prometheus. `gauges` are asked at every scrape."""
+    """The requests of one node as Prometheus sees them, beside what is added by `add`."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
@@ -72,7 +74,7 @@ class RequestMetrics(Collector):
         return timing
 
     def add(self, source: Callable[[], Iterable[Metric]]) -> None:
-        """ReadRequest `source` at every scrape too."""
+        """Ask `source` at every scrape too."""
         self._sources.append(source)
 
     def collect(self) -> Iterable[Metric]:

@@ -9,8 +9,8 @@ from collections import deque
 
 
 class Turns:
-    """Turns of one kind of work: `budget` of it in a pass, each at a cost of `least` or more. One
-    may cost more.
+    """The turns of one kind of work: `budget` of it in a pass, each at a cost of `least` or more.
+    One may cost more.
     """
 
     def __init__(self, budget: int, least: int = 1) -> None:
@@ -18,7 +18,7 @@ class Turns:
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
         self._spent = 0
         self._due = False
-        """The end of this pass is told to us."""
+        """A call at the end of this pass is scheduled."""
         self.passes_total = 0
 
     def taken(self, count: int = 1) -> bool:

@@ -2,7 +2,7 @@
 Pure.
 
 A position is anything that stands for "up to here": `min_revision`, `after`, `Last-Event-ID`, a
-page token, the `from` of the ledger. One that nobody can have been told is refused by name: waited
+page token, the `from` of the ledger. One that nobody can have been given is refused by name: waited
 for, it would look like "no change".
 """
 
@@ -18,7 +18,7 @@ Standing: TypeAlias = Literal["reached", "ahead", "future"]
 def standing(asked: int, reached: int, newest: int | None) -> Standing:
     """Say how a position stands to what this node can serve (`reached`).
 
-    `newest`: the newest revision that anybody can have been told of when the request came, as a
+    `newest`: the newest revision that anybody can have heard of when the request came, as a
     quorum or a snapshot of the store confirmed after that; None while nobody confirms one, and then
     nothing can be called future.
     """

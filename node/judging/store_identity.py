@@ -1,7 +1,7 @@
-"""ReadRequest a store whose it is, where nothing that it holds can say so.
+"""Ask a store which cluster it belongs to, where nothing that it holds can say so.
 
-Once something is settled here, the store's digest at that revision tells (judge.py). Before, any
-store would pass.
+Once something is settled here, the store's digest at that revision says so (freshness.py). Before,
+any store would pass.
 """
 
 from __future__ import annotations

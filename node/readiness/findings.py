@@ -33,7 +33,10 @@ class Finding(NamedTuple):
 
 UNFIT: Final = {
     "removed": "this member was taken out of the cluster: stop it, or add a new one under a new id",
-    "disk_lost": "what this member had acknowledged is not on its disk any more: replace it by one with a new id",
+    "disk_lost": (
+        "what this member had acknowledged is not on its disk any more: "
+        "replace it by one with a new id"
+    ),
 }
 """What befalls a member for good, and what to do."""
 ADOPT: Final = (
@@ -71,7 +74,10 @@ def findings(
     ]
 
 
-_APART: Final = "this member's machine went another way than the leader's, and is built anew; if that lasts, replace the member"
+_APART: Final = (
+    "this member's machine went another way than the leader's, and is built anew; if that "
+    "lasts, replace the member"
+)
 _UNSTAMPED: Final = "no stamp of this leader's term is applied here yet"
 
 

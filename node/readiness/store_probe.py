@@ -1,4 +1,4 @@
-"""ReadRequest the store, at most once a second, whether it answers and is what was settled."""
+"""Ask the store, at most once a second, whether it answers and is what was settled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class StoreProbe:
         self._differs: str | None = None
 
     def forget(self) -> None:
-        """ReadRequest anew the next time."""
+        """Ask anew the next time."""
         self._at = None
 
     @property
@@ -38,7 +38,7 @@ class StoreProbe:
         return self._differs
 
     async def ask(self) -> None:
-        """ReadRequest the store, unless that was done a moment ago."""
+        """Ask the store, unless that was done a moment ago."""
         now = self._clock.monotonic()
         if self._at is not None and now - self._at < PROBE_EVERY_S:
             return

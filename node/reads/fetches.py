@@ -1,4 +1,5 @@
-"""Fetch from the shared cache and the store what memory cannot answer: all keys that wait, together.
+"""Fetch what memory cannot answer from the shared cache and the store, for all keys that wait
+together.
 
 It never serves a cached entry that is not judged to hold (INV-5).
 """

@@ -87,6 +87,7 @@ class Memory:
             self.entry_bytes -= gone.size
 
     def forget(self, key: bytes) -> None:
+        """Forget the entry of a key."""
         held = self._entries.pop(key, None)
         if held is not None:
             self.entry_bytes -= held.size
@@ -97,12 +98,14 @@ class Memory:
         self.entry_bytes = 0
 
     def blob(self, reference: Reference) -> bytes | None:
+        """Return a large value, if it is held."""
         value = self._blobs.get(reference.hash)
         if value is not None:
             self._blobs.move_to_end(reference.hash)
         return value
 
     def keep_blob(self, reference: Reference, value: bytes) -> None:
+        """Keep a large value, in the place of those not used for longest."""
         if len(value) > self._blobs_max or reference.hash in self._blobs:
             return
         self._blobs[reference.hash] = value

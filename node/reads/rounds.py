@@ -44,7 +44,7 @@ class ReadIndexRounds:
         self.failed_total = 0
 
     def close(self) -> None:
-        """Begin no round any more: whoever asks is told that the node drains."""
+        """Begin no round any more: whoever asks hears that the node drains."""
         self._closed = True
 
     def newer_than(self, revision: int) -> float | None:

@@ -36,6 +36,7 @@ class SystemClock:
         self.monotonic = loop.time
 
     def wall_ms(self) -> int:
+        """Return the machine's time in milliseconds since 1970."""
         return time.time_ns() // 1_000_000
 
 
@@ -102,15 +103,17 @@ def _security(settings: NodeSettings) -> Security:
 
 
 class BackendMetrics(Collector):
-    """Show what back ends count: they register where their libraries do, beside figures of the
-    process.
+    """The metrics of back ends. They register where their libraries do, beside figures of the
+    process, which a node shows itself.
     """
 
     def collect(self) -> Iterable[Metric]:
+        """Yield the product's own metrics, and not those of the process."""
         return (metric for metric in REGISTRY.collect() if metric.name.startswith("acordo_"))
 
 
 def registry_of_backends() -> CollectorRegistry:
+    """Return a registry that shows what back ends count."""
     registry = CollectorRegistry()
     registry.register(BackendMetrics())
     return registry

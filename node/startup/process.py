@@ -87,8 +87,8 @@ def stop_on_signals(settings: NodeSettings, stop: asyncio.Future[bool]) -> None:
 
 
 def exit_code_of(exc: BaseException, settings: NodeSettings) -> int:
-    """Say in the log's last line what ended the process; return the exit code that tells the
-    supervisor.
+    """Say in the log's last line what ended the process; return the exit code that the
+    supervisor goes by.
     """
     first = exc
     while isinstance(first, BaseExceptionGroup):
@@ -107,6 +107,7 @@ def exit_code_of(exc: BaseException, settings: NodeSettings) -> int:
 
 
 def refuse_to_start(exc: BadRequest) -> int:
+    """Print what must be mended before a node can start; return the exit code that says so."""
     allowed = f" (allowed: {exc.allowed})" if exc.allowed else ""
     print(f"error: {exc.detail.replace(chr(10), '; ')}{allowed}", file=sys.stderr)
     return EX_CONFIG

@@ -16,6 +16,7 @@ PAGE: Final = Path(__file__).parents[1] / "page"
 
 
 def raft_settings(settings: NodeSettings) -> RaftSettings:
+    """Return the settings of the member of the replicated log."""
     return RaftSettings(
         fsync=settings.fsync,
         election_min_s=settings.election_timeout_s,
@@ -26,6 +27,7 @@ def raft_settings(settings: NodeSettings) -> RaftSettings:
 
 
 def coordinator_settings(settings: NodeSettings) -> CoordinatorSettings:
+    """Return the settings of the coordinator."""
     return CoordinatorSettings(
         limits=Limits(
             window_ms=int(settings.operation_retention_s * 1000),
@@ -38,6 +40,7 @@ def coordinator_settings(settings: NodeSettings) -> CoordinatorSettings:
 
 
 def server_settings(settings: NodeSettings, descriptors: int) -> ServerSettings:
+    """Return the settings of the HTTP server. `descriptors`: how many this process may open."""
     return ServerSettings(
         node_id=settings.node_id,
         advertised_url=settings.url,

@@ -35,7 +35,7 @@ async def store_opened(
     """Open the store, trying again while its server does not answer; meanwhile /livez is ok and all
     else says why not.
 
-    Return whether it is open: False when the node was told to stop first. Raises BadRequest for
+    Return whether it is open: False when the node was asked to stop first. Raises BadRequest for
     what must be mended, and BackendUnavailable for a store that is no server.
     """
     if not settings.store_url.startswith(SERVED_STORES):
@@ -83,7 +83,7 @@ async def open_claimed(
             raise BadRequest(
                 "foreign_store",
                 f"{shown} is the store of cluster {held.cluster_id!r}; this is {cluster!r}",
-                allowed=f"a store of its own; one restored from a backup goes on with --cluster-id {held.cluster_id}, "
-                "and `acordo adopt` once it is up",
+                allowed="a store of its own; one restored from a backup goes on with "
+                f"--cluster-id {held.cluster_id}, and `acordo adopt` once it is up",
             )
         stack.push_async_exit(opening.pop_all())

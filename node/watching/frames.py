@@ -12,8 +12,8 @@ from node.watching.single_flight import SingleFlight
 
 
 class Frames:
-    """The bytes that are written for changes, made once for all who watch them. The newest are kept,
-    bounded in bytes.
+    """The bytes that are written for changes, made once for all who watch them. The newest are
+    kept, bounded in bytes.
     """
 
     def __init__(self, bytes_max: int) -> None:

@@ -78,7 +78,7 @@ class LedgerGaps:
         if refusal is not None:
             self.forget()
             raise store_refused(refusal)
-        # Behind an adoption the ledger is told up to where it was kept, and not past it.
+        # Behind an adoption watchers get the ledger up to where it was kept, and not past it.
         upto = self._consensus.undone.cut(position)
         settled = self._consensus.settled.last if upto is None else upto
 

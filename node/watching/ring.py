@@ -98,10 +98,9 @@ def under(change: Change, prefix: bytes) -> Change | None:
 
 
 def part_key(change: Change) -> tuple[int, int, bytes]:
-    """Return what tells a change, or the part of one under any prefix, from every other.
+    """Return what distinguishes a change, or the part of one under any prefix, from every other.
 
-    Parts of one revision that begin with the same key lie in each other, so their lengths tell them
-    apart.
+    Parts of one revision that begin with the same key lie in each other, so their lengths differ.
     """
     return change.revision, len(change.versions), change.versions[0].key
 

@@ -31,7 +31,7 @@ WRITE_COST_BYTES: Final = 4096
 
 
 class WatchEnded(Exception):
-    """The node ends this watch; go on elsewhere after the position told last."""
+    """An end of a watch by its node; go on elsewhere after the position that was sent last."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -104,8 +104,8 @@ class Watches:
         self._views.leave(watcher, watcher.prefix)
 
     def check(self, watcher: Watcher) -> None:
-        """Raise WatchEnded when a watch cannot go on here, ConnectionResetError when nobody hears it any
-        more.
+        """Raise WatchEnded when a watch cannot go on here, ConnectionResetError when its client is
+        gone.
         """
         if watcher.gone:
             raise ConnectionResetError("the watcher went away")

@@ -84,6 +84,8 @@ class ItemAnswer(Struct, frozen=True, omit_defaults=True):
 
 
 class BatchAnswer(Struct, frozen=True):
+    """How each operation of a batch ended, in their order."""
+
     results: list[ItemAnswer]
 
 
@@ -188,5 +190,6 @@ def read_answer(
     value: bytes | UnsetType | None = UNSET,
     expires_ms: int | None = None,
 ) -> ReadAnswer:
+    """Return one key as a read saw it. `value` UNSET: it is left out; None: the key is absent."""
     shown = json_form(value) if isinstance(value, bytes) else value
     return ReadAnswer(json_form(key), revision, shown, expires_ms)

@@ -89,4 +89,5 @@ def checked_value(raw: bytes) -> bytes:
 
 
 def key_from(form: Bytes) -> bytes:
+    """Return the key in a JSON form. Raises BadRequest."""
     return checked_key(bytes_from(form, "key"))

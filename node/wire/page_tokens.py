@@ -1,8 +1,8 @@
 """Make and read the token of a listing's next page. Pure.
 
-A token holds the revision that all pages show and the last key told, and is bound to the query:
-with another prefix it is refused. It is opaque to clients, not secret: whoever may list may read
-every key.
+A token holds the revision that all pages show and the last key of this page, and is bound to the
+query: with another prefix it is refused. It is opaque to clients, not secret: whoever may list may
+read every key.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     floor: int | None = None
     """Lowest revision that is still kept."""
     undone_after: int | None = None
-    """Newest revision that an adoption kept of what was told before it."""
+    """Newest revision that an adoption kept of what was acknowledged before it."""
     newest: int | None = None
     lookup: str | None = None
     """Where the outcome can be looked up."""
@@ -68,7 +68,9 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     request_id: str | None = None
 
 
-class Kind(NamedTuple):
+class ProblemKind(NamedTuple):
+    """What is fixed for one code: it stands in every problem document of that code."""
+
     status: int
     title: str
     advice: str = "fix the request; nothing was changed"
@@ -80,188 +82,198 @@ _MOVES: Final = (
     "the leadership moves: retry in a moment, here or at another node; nothing was changed"
 )
 
-KINDS: Final[dict[str, Kind]] = {
+KINDS: Final[dict[str, ProblemKind]] = {
     # the request can never work as it is
-    "bad_request": Kind(400, "Bad request"),
-    "bad_http": Kind(400, "Not HTTP as it should be"),
-    "key_empty": Kind(400, "Key empty"),
-    "key_too_long": Kind(400, "Key too long"),
-    "not_utf8": Kind(400, "Not UTF-8"),
-    "bad_base64": Kind(400, "Not base64"),
-    "malformed_json": Kind(400, "Malformed JSON"),
-    "invalid_body": Kind(400, "Body not as described"),
-    "bad_guard": Kind(400, "Guard not as described"),
-    "bad_write": Kind(400, "Write not as described"),
-    "duplicate_key": Kind(400, "Key twice in one transaction"),
-    "too_many_operations": Kind(400, "Too many operations"),
-    "empty_transaction": Kind(400, "Nothing to do"),
-    "bad_percent_encoding": Kind(400, "Not percent-encoded"),
-    "bad_ttl": Kind(400, "ttl not allowed"),
-    "bad_limit": Kind(400, "limit not allowed"),
-    "bad_max_age": Kind(400, "max_age not allowed"),
-    "bad_timeout": Kind(400, "Acordo-Timeout not allowed"),
-    "bad_lifetime": Kind(400, "Acordo-Lifetime not allowed"),
-    "bad_flag": Kind(400, "Neither yes nor no"),
-    "unknown_parameter": Kind(400, "Unknown parameter"),
-    "duplicate_parameter": Kind(400, "Parameter given twice"),
-    "missing_parameter": Kind(400, "Parameter missing"),
-    "conflicting_parameters": Kind(400, "Parameters exclude each other"),
-    "bad_revision": Kind(400, "Not a revision"),
-    "bad_consistency": Kind(400, "Unknown read level"),
-    "bad_if_match": Kind(400, "If-Match is no revision"),
-    "bad_if_none_match": Kind(400, "If-None-Match does not work here"),
-    "two_conditions": Kind(400, "Two conditions"),
-    "unsupported_condition": Kind(400, "Condition that does not work here"),
-    "bad_op_id": Kind(400, "op_id not allowed"),
-    "not_cancellable": Kind(
+    "bad_request": ProblemKind(400, "Bad request"),
+    "bad_http": ProblemKind(400, "Not HTTP as it should be"),
+    "key_empty": ProblemKind(400, "Key empty"),
+    "key_too_long": ProblemKind(400, "Key too long"),
+    "not_utf8": ProblemKind(400, "Not UTF-8"),
+    "bad_base64": ProblemKind(400, "Not base64"),
+    "malformed_json": ProblemKind(400, "Malformed JSON"),
+    "invalid_body": ProblemKind(400, "Body not as described"),
+    "bad_guard": ProblemKind(400, "Guard not as described"),
+    "bad_write": ProblemKind(400, "Write not as described"),
+    "duplicate_key": ProblemKind(400, "Key twice in one transaction"),
+    "too_many_operations": ProblemKind(400, "Too many operations"),
+    "empty_transaction": ProblemKind(400, "Nothing to do"),
+    "bad_percent_encoding": ProblemKind(400, "Not percent-encoded"),
+    "bad_ttl": ProblemKind(400, "ttl not allowed"),
+    "bad_limit": ProblemKind(400, "limit not allowed"),
+    "bad_max_age": ProblemKind(400, "max_age not allowed"),
+    "bad_timeout": ProblemKind(400, "Acordo-Timeout not allowed"),
+    "bad_lifetime": ProblemKind(400, "Acordo-Lifetime not allowed"),
+    "bad_flag": ProblemKind(400, "Neither yes nor no"),
+    "unknown_parameter": ProblemKind(400, "Unknown parameter"),
+    "duplicate_parameter": ProblemKind(400, "Parameter given twice"),
+    "missing_parameter": ProblemKind(400, "Parameter missing"),
+    "conflicting_parameters": ProblemKind(400, "Parameters exclude each other"),
+    "bad_revision": ProblemKind(400, "Not a revision"),
+    "bad_consistency": ProblemKind(400, "Unknown read level"),
+    "bad_if_match": ProblemKind(400, "If-Match is no revision"),
+    "bad_if_none_match": ProblemKind(400, "If-None-Match does not work here"),
+    "two_conditions": ProblemKind(400, "Two conditions"),
+    "unsupported_condition": ProblemKind(400, "Condition that does not work here"),
+    "bad_op_id": ProblemKind(400, "op_id not allowed"),
+    "not_cancellable": ProblemKind(
         400, "Made by a node", "read the key: its value says whether the write is in"
     ),
-    "bad_token": Kind(400, "Token of another listing"),
-    "future_revision": Kind(
+    "bad_token": ProblemKind(400, "Token of another listing"),
+    "future_revision": ProblemKind(
         400,
         "Revision not given yet",
-        "no node gave this position: it is another cluster's, or of a time that a restore undid; begin again from the "
+        "no node gave this position: it is another cluster's, or of a time that a restore "
+        "undid; begin again from the "
         "present state; nothing was changed",
     ),
-    "unknown_path": Kind(404, "No such path"),
-    "key_not_found": Kind(
+    "unknown_path": ProblemKind(404, "No such path"),
+    "key_not_found": ProblemKind(
         404, "Key not found", "the key is absent; Acordo-Revision says as of when"
     ),
-    "unknown_member": Kind(404, "No such member"),
-    "method_not_allowed": Kind(405, "Method not allowed"),
-    "body_timeout": Kind(408, "Body too slow", "send the body faster; nothing was changed"),
-    "precondition_failed": Kind(
+    "unknown_member": ProblemKind(404, "No such member"),
+    "method_not_allowed": ProblemKind(405, "Method not allowed"),
+    "body_timeout": ProblemKind(408, "Body too slow", "send the body faster; nothing was changed"),
+    "precondition_failed": ProblemKind(
         412, "Precondition failed", "read the key again and decide; nothing was changed"
     ),
-    "refused": Kind(
+    "refused": ProblemKind(
         409, "Transaction refused", "read the keys again and decide; nothing was changed"
     ),
-    "pruned": Kind(410, "No longer kept", "begin again from the present state"),
-    "undone": Kind(
+    "pruned": ProblemKind(410, "No longer kept", "begin again from the present state"),
+    "undone": ProblemKind(
         410,
         "Undone by an adoption",
         "read anew, and watch from there on: what was told may not be there",
     ),
-    "body_too_large": Kind(413, "Body too large"),
-    "value_too_large": Kind(413, "Value too large"),
-    "unsupported_media_type": Kind(415, "Unsupported media type"),
-    "unsupported_encoding": Kind(415, "Unsupported content encoding"),
-    "expectation_failed": Kind(417, "Expectation failed"),
-    "wrong_host": Kind(
+    "body_too_large": ProblemKind(413, "Body too large"),
+    "value_too_large": ProblemKind(413, "Value too large"),
+    "unsupported_media_type": ProblemKind(415, "Unsupported media type"),
+    "unsupported_encoding": ProblemKind(415, "Unsupported content encoding"),
+    "expectation_failed": ProblemKind(417, "Expectation failed"),
+    "wrong_host": ProblemKind(
         421, "Host not served here", "ask this node by a name of its own; nothing was changed"
     ),
-    "cross_site": Kind(
+    "cross_site": ProblemKind(
         403, "From another origin", "use the page of this node, or a client; nothing was changed"
     ),
-    "mismatch": Kind(
+    "mismatch": ProblemKind(
         422,
         "op_id known with another body",
         "use a new op_id for a new operation; nothing was changed",
     ),
-    "header_too_large": Kind(431, "Head too large"),
+    "header_too_large": ProblemKind(431, "Head too large"),
     # this attempt has no effect and never will
-    "no_leader": Kind(
+    "no_leader": ProblemKind(
         503,
         "No leader",
-        "this node knows no leader yet: retry in a moment, here or at another node; if it stays so, /v1/cluster shows "
+        "this node knows no leader yet: retry in a moment, here or at another node; if it "
+        "stays so, /v1/cluster shows "
         "which voters are away; nothing was changed",
     ),
-    "no_quorum": Kind(
+    "no_quorum": ProblemKind(
         503,
         "No quorum",
-        "a majority of the voters does not answer: bring voters back, then retry; nothing was changed",
+        "a majority of the voters does not answer: bring voters back, then retry; nothing was "
+        "changed",
     ),
-    "not_leader": Kind(503, "Leader changed", _MOVES),
-    "deposed": Kind(503, "Leader changed", _MOVES),
-    "not_taken_over": Kind(503, "Leader is taking over", _MOVES),
-    "diverged": Kind(
+    "not_leader": ProblemKind(503, "Leader changed", _MOVES),
+    "deposed": ProblemKind(503, "Leader changed", _MOVES),
+    "not_taken_over": ProblemKind(503, "Leader is taking over", _MOVES),
+    "diverged": ProblemKind(
         503, "Member differs from the leader", "use another node; nothing was changed"
     ),
-    "starting": Kind(
+    "starting": ProblemKind(
         503, "Not ready yet", "wait until /readyz says ok, or use another node; nothing was changed"
     ),
-    "overloaded": Kind(503, "Too much at once", "wait for Retry-After; nothing was changed"),
-    "draining": Kind(503, "Node is stopping", "use another node; nothing was changed"),
-    "store_refused": Kind(
+    "overloaded": ProblemKind(503, "Too much at once", "wait for Retry-After; nothing was changed"),
+    "draining": ProblemKind(503, "Node is stopping", "use another node; nothing was changed"),
+    "store_refused": ProblemKind(
         503,
         "Store is not what was settled",
-        "an operator decides: give the cluster back the store it had, or give up what this one lacks with "
+        "an operator decides: give the cluster back the store it had, or give up what this one "
+        "lacks with "
         "`acordo adopt`; see /v1/cluster; nothing was changed",
     ),
-    "store_foreign": Kind(
+    "store_foreign": ProblemKind(
         503,
         "Store of another cluster",
-        "give this cluster the store it had; another cluster's cannot be adopted; nothing was changed",
+        "give this cluster the store it had; another cluster's cannot be adopted; nothing was "
+        "changed",
     ),
-    "store_away": Kind(
+    "store_away": ProblemKind(
         503,
         "Store does not answer or commit",
-        "wait: nodes try on, and retry; if it stays so, look at the database and its disk; nothing was changed",
-    ),
-    "store_damaged": Kind(
-        503,
-        "Store holds something damaged",
-        "restore the store from a backup, or write or delete the key anew; other keys are not concerned; "
+        "wait: nodes try on, and retry; if it stays so, look at the database and its disk; "
         "nothing was changed",
     ),
-    "broker_unavailable": Kind(
+    "store_damaged": ProblemKind(
+        503,
+        "Store holds something damaged",
+        "restore the store from a backup, or write or delete the key anew; other keys are not "
+        "concerned; "
+        "nothing was changed",
+    ),
+    "broker_unavailable": ProblemKind(
         503,
         "Broker unavailable",
         "wait: nodes try on, and retry; all but /v1/async works meanwhile; nothing was changed",
     ),
-    "behind": Kind(
+    "behind": ProblemKind(
         503,
         "Not there yet",
         "this node lags: retry in a moment, or at another node; nothing was changed",
     ),
-    "timeout": Kind(
+    "timeout": ProblemKind(
         503, "Out of time", "retry freely, with more time (Acordo-Timeout); nothing was changed"
     ),
-    "expired": Kind(503, "Expired", "it never takes effect: send it again with a new op_id"),
-    "not_applied": Kind(503, "Not applied", _RETRY),
+    "expired": ProblemKind(503, "Expired", "it never takes effect: send it again with a new op_id"),
+    "not_applied": ProblemKind(503, "Not applied", _RETRY),
     # the operator's doing
-    "not_configured": Kind(
+    "not_configured": ProblemKind(
         501, "Not configured", "the settings of this cluster do not allow it; nothing was changed"
     ),
-    "not_a_voter": Kind(409, "Not a voter", "name a voter; nothing was changed"),
-    "membership_refused": Kind(
+    "not_a_voter": ProblemKind(409, "Not a voter", "name a voter; nothing was changed"),
+    "membership_refused": ProblemKind(
         409, "Membership change refused", "ask for something else; nothing was changed"
     ),
-    "ask_leader": Kind(
+    "ask_leader": ProblemKind(
         409,
         "Another node leads",
         "send it to the leader, which `leader` names; nothing was changed",
     ),
-    "nothing_to_adopt": Kind(
+    "nothing_to_adopt": ProblemKind(
         409, "Nothing to adopt", "the store is what was settled; nothing was changed"
     ),
-    "gives_up": Kind(
+    "gives_up": ProblemKind(
         409,
         "Say what is given up",
-        "if those revisions may be lost, repeat with the number that is allowed; else put the right store in place; "
+        "if those revisions may be lost, repeat with the number that is allowed; else put the "
+        "right store in place; "
         "nothing was changed",
     ),
-    "foreign_store": Kind(
+    "foreign_store": ProblemKind(
         409, "Store of another cluster", "give this cluster its own store; nothing was changed"
     ),
-    "unsafe": Kind(409, "Not safe now", _NOT_NOW),
+    "unsafe": ProblemKind(409, "Not safe now", _NOT_NOW),
     # unknown
-    "outcome_unknown": Kind(
+    "outcome_unknown": ProblemKind(
         504,
         "Outcome unknown",
         "look the op_id up, or repeat with the same op_id; a POST to the look-up settles it",
     ),
-    "outcome_forgotten": Kind(
+    "outcome_forgotten": ProblemKind(
         504,
         "Outcome not remembered",
         "read the key: its value says whether the write is in; give writes an op_id",
     ),
-    "internal": Kind(500, "Internal error", "report it; look the op_id up before you repeat"),
+    "internal": ProblemKind(
+        500, "Internal error", "report it; look the op_id up before you repeat"
+    ),
 }
 """Every code that a problem document may carry."""
 
 
-def title_of(code: str) -> Kind:
+def kind_of(code: str) -> ProblemKind:
     """Return what is fixed per code; an unlisted one is a plain bad request."""
     return KINDS.get(code, KINDS["bad_request"])
 
@@ -277,7 +289,7 @@ def problem(
     """Return the document of a code. Unless said otherwise `outcome` is "unknown" for 500 and 504,
     and none for an absent key.
     """
-    kind = title_of(code)
+    kind = kind_of(code)
     at = status or kind.status
     if outcome is None and code != "key_not_found":
         outcome = "unknown" if at in (500, 504) else "not_applied"

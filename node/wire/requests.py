@@ -78,6 +78,8 @@ class BatchForm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LegacyPair(Struct, frozen=True, forbid_unknown_fields=True):
+    """Key and value of `/kv`."""
+
     key: Bytes
     value: Bytes
 
@@ -118,6 +120,7 @@ class NothingForm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def parts_of(form: TransactionForm) -> int:
+    """Return how many guards, writes and reads a transaction has together."""
     return len(form.guards) + len(form.writes) + len(form.otherwise or ()) + len(form.reads)
 
 

@@ -1,7 +1,7 @@
 """Find out how an operation ended, and where that is asked for make it definite (DESIGN section 3,
 "Look-up").
 
-To look changes nothing: an op_id that nobody knows may be a stranger's, on its way, or in the
+To look changes nothing: an op_id that nobody knows may be another client's, on its way, or in the
 broker. It never answers "expired" of an op_id that might still be ordered, and never cancels one
 made by a node.
 """
@@ -25,8 +25,8 @@ PENDING_WAIT_S: Final = 2.0
 
 
 class StillUnknown(NamedTuple):
-    """It cannot be told now, or with "outcome_forgotten" most likely ever; `why` says what
-    to do.
+    """An outcome that cannot be said now, or with "outcome_forgotten" most likely ever; `why`
+    says what to do.
     """
 
     why: str
@@ -50,12 +50,8 @@ class Lookups:
         reads: Reads,
         writes: Writes,
     ) -> None:
-        self._consensus, self._store, self._clock, self._settings = (
-            consensus,
-            store,
-            clock,
-            settings,
-        )
+        self._consensus, self._store, self._clock = consensus, store, clock
+        self._settings = settings
         self._reads, self._writes = reads, writes
 
     async def find(self, op_id: str, *, deadline: float) -> Found:
@@ -69,10 +65,12 @@ class Lookups:
         if op_id.startswith(NODE_OP_ID_PREFIX):
             if failed is not None:
                 return StillUnknown(
-                    f"this node does not know it, and without a quorum ({failed}) none else is asked"
+                    f"this node does not know it, and without a quorum ({failed}) none else is "
+                    f"asked"
                 )
             return StillUnknown(
-                "made by a node, and not remembered: unless its time limit still runs, it cannot be told any more",
+                "made by a node, and not remembered: unless its time limit still runs, it "
+                "cannot be told any more",
                 "outcome_forgotten",
             )
         recorded = await self._recorded(op_id, deadline)
@@ -80,7 +78,8 @@ class Lookups:
             return recorded
         if failed is not None:
             return StillUnknown(
-                f"without a quorum ({failed}) nobody can say whether it was ordered: ask again later"
+                f"without a quorum ({failed}) nobody can say whether it was ordered: ask again "
+                f"later"
             )
         return "not_ordered"
 
@@ -92,7 +91,7 @@ class Lookups:
         return await self._cancelled(op_id, deadline) if found == "not_ordered" else found
 
     async def _known(self, op_id: str, deadline: float) -> Found | None:
-        """ReadRequest this node's machine. What it has recorded never changes; what is pending is waited
+        """Ask this node's machine. What it has recorded never changes; what is pending is waited
         for a little.
         """
         known = self._consensus.recorded(op_id)
@@ -106,7 +105,7 @@ class Lookups:
         return self._consensus.recorded(op_id)
 
     async def _recorded(self, op_id: str, deadline: float) -> Found | None:
-        """ReadRequest the store. Only one that holds all that is settled here may say that it has no such
+        """Ask the store. Only one that holds all that is settled here may say that it has no such
         operation.
         """
         left = max(min(deadline - self._clock.monotonic(), self._settings.store_timeout_s), 0.001)

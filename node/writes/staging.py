@@ -104,6 +104,7 @@ def _referring(writes: tuple[Write, ...], references: dict[bytes, Reference]) ->
 
 
 def inline_bytes(intent: Intent | Cancel) -> int:
+    """Return about how many bytes an intent takes in a Raft command."""
     if isinstance(intent, Cancel):
         return INTENT_OVERHEAD_BYTES
     size = (

@@ -46,6 +46,7 @@ class SubmitQueue:
         self.intents_total = 0
 
     def add(self, waiting: QueuedIntent) -> None:
+        """Queue an intent. It goes with all others that come in this pass of the loop."""
         self.waiting.append(waiting)
         if not self._pumping and self._out < SUBMITS_MAX:
             self._pumping = True
@@ -125,6 +126,7 @@ class Submit:
         )
 
     def answered(self) -> None:
+        """Count an answered intent; the last one gives the Submit's place free."""
         self._left -= 1
         if self._left == 0 and self._timer is not None:
             self._timer.cancel()
@@ -136,7 +138,7 @@ class Submit:
 
 
 class QueuedIntent:
-    """One intent and whoever waits for it. Its `result` never fails: it brings an Answer or an
+    """An intent and whoever waits for it. Its `result` never fails: it brings an Answer or an
     KvError.
     """
 
@@ -157,7 +159,8 @@ class QueuedIntent:
         self, intent: Intent | Cancel, size: int, deadline: float, lifetime_s: float
     ) -> None:
         loop = asyncio.get_running_loop()
-        self.intent, self.size, self.deadline, self.lifetime_s = intent, size, deadline, lifetime_s
+        self.intent, self.size = intent, size
+        self.deadline, self.lifetime_s = deadline, lifetime_s
         self.result: asyncio.Future[Result] = loop.create_future()
         self.handed = False
         self.submit: Submit | None = None
@@ -166,6 +169,7 @@ class QueuedIntent:
         self._timer = loop.call_at(deadline, self.expire)
 
     def with_deadline(self, deadline_ms: int) -> Intent | Cancel:
+        """Return the intent with its deadline in log time. A Cancel has none."""
         intent = self.intent
         if isinstance(intent, Cancel):
             return intent
@@ -217,6 +221,7 @@ class QueuedIntent:
             self.end(NotApplied("timeout", "it waited for its turn until its time was out"))
 
     def end(self, result: Result) -> None:
+        """Bring the result, unless there is one."""
         if not self.result.done():
             self.result.set_result(result)
             self._timer.cancel()

@@ -64,22 +64,32 @@ class HealthView(msgspec.Struct, frozen=True):
 
 
 class TransferAnswer(msgspec.Struct, frozen=True):
+    """Who leads after a transfer."""
+
     leader: str
 
 
 class AmendAnswer(msgspec.Struct, frozen=True):
+    """Which limits were amended."""
+
     changed: tuple[str, ...]
 
 
 class AdoptAnswer(msgspec.Struct, frozen=True):
+    """What is settled after an adoption."""
+
     settled: int
 
 
 class AcceptedAnswer(msgspec.Struct, frozen=True):
+    """A write that the broker has, and where its outcome is looked up."""
+
     op_id: str
     operation: str
 
 
 class LegacyAnswer(msgspec.Struct, frozen=True):
+    """Key and value as /kv answers them."""
+
     data: dict[str, Any]
     revision: int

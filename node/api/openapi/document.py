@@ -56,15 +56,20 @@ async def get(x: Exchange) -> web.Response:
 
 
 _ABOUT: Final = (
-    "Linearizable key-value store. 4xx and 503 are definite: this attempt has no effect and never will. 504 is "
-    "unknown: look the op_id up, or repeat with the same op_id. Never repeat a write elsewhere without one. "
+    "Linearizable key-value store. 4xx and 503 are definite: this attempt has no effect and "
+    "never will. 504 is "
+    "unknown: look the op_id up, or repeat with the same op_id. Never repeat a write elsewhere "
+    "without one. "
     "Conditional headers work where they are listed; any other write refuses them."
 )
 _HEADERS: Final = {
     "Acordo-Node": {"schema": {"type": "string"}, "description": "Who answered."},
     "Acordo-Revision": {
         "schema": {"type": "string"},
-        "description": "Everything up to here is in the answer, and of reads nothing after it: watch from here on.",
+        "description": (
+            "Everything up to here is in the answer, and of reads nothing after it: "
+            "watch from here on."
+        ),
     },
     "Acordo-Level": {
         "schema": {"type": "string", "enum": list(LEVELS)},

@@ -129,14 +129,16 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
         ),
     ),
     ("/v1/txn", "POST"): Endpoint(
-        f"Run a transaction: up to {OPERATIONS_MAX} guards, writes and reads, {REQUEST_BYTES_MAX} bytes, one revision.",
+        f"Run a transaction: up to {OPERATIONS_MAX} guards, writes and reads, "
+        f"{REQUEST_BYTES_MAX} bytes, one revision.",
         {200: ("It took effect.", JSON, TransactionAnswer)},
         (*_WRITE, 409, 415),
         LASTING,
         TransactionForm,
     ),
     ("/v1/batch", "POST"): Endpoint(
-        f"Run up to {OPERATIONS_MAX} independent operations, {REQUEST_BYTES_MAX} bytes; not atomic.",
+        f"Run up to {OPERATIONS_MAX} independent operations, {REQUEST_BYTES_MAX} bytes; not "
+        f"atomic.",
         {200: ("How each ended.", JSON, BatchAnswer)},
         (400, 408, 413, 415, 503, 504),
         (),
@@ -156,7 +158,8 @@ ENDPOINTS: Final[dict[tuple[str, str], Endpoint]] = {
         (LOOKED_UP,),
     ),
     ("/v1/operations/{op_id}", "POST"): Endpoint(
-        "Make the outcome of an operation definite: one that nobody knows is cancelled, and never takes effect.",
+        "Make the outcome of an operation definite: one that nobody knows is cancelled, and "
+        "never takes effect.",
         {200: ("How it ended, or that it is pending.", JSON, ItemAnswer)},
         (400, 408, 413, 415, 503, 504),
         (LOOKED_UP,),

@@ -14,6 +14,8 @@ from node.reads.levels import LEVELS
 
 
 class Parameter(NamedTuple):
+    """One parameter of an endpoint. `where`: path, query or header."""
+
     name: str
     where: str
     schema: Mapping[str, Any]

@@ -107,7 +107,7 @@ class FakeConsensus:
         return Space(self.namespace)
 
     # -- the port
-    # -------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
 
     def submit(self, intents: Sequence[Intent | Cancel]) -> list[asyncio.Future[Answer]]:
         loop = asyncio.get_running_loop()
@@ -177,9 +177,18 @@ class FakeConsensus:
     def status(self) -> Status:
         leads = self.leads
         own = Member(
-            self.node, self.url, "127.0.0.1:9001", True, "leader" if leads else "follower", 1, self.ordered,
-            self._settled.last, self._settled.digest.hex(), 0, 0.0,
-        )  # fmt: skip
+            self.node,
+            self.url,
+            "127.0.0.1:9001",
+            True,
+            "leader" if leads else "follower",
+            1,
+            self.ordered,
+            self._settled.last,
+            self._settled.digest.hex(),
+            0,
+            0.0,
+        )
         status = Status(
             node=self.node,
             role="leader" if leads else "follower",
@@ -239,7 +248,7 @@ class FakeConsensus:
         return self._settled.last
 
     # -- the inside
-    # -----------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
 
     def order(self, intent: Intent | Cancel) -> int:
         """Give the next revision and note what it touches."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from node.http import acceptor as doors
-from node.http.acceptor import TAKEN_PER_PASS, Door
+from node.http import acceptor as acceptors
+from node.http.acceptor import ACCEPTED_PER_PASS, Acceptor
 
 
 class Listening:
@@ -47,15 +47,15 @@ async def test_a_flood_is_taken_in_few_passes() -> None:
     made: list[asyncio.BaseTransport] = []
     listening = Listening(socket.create_server(("127.0.0.1", 0), backlog=256), [])
     writers = await knock(listening.getsockname()[1], 100)  # all wait in the kernel's queue
-    door = Door(listening, lambda: Taken(made))  # type: ignore[arg-type]
-    door.open()
+    acceptor = Acceptor(listening, lambda: Taken(made))  # type: ignore[arg-type]
+    acceptor.open()
     passes = 0
     while len(made) < 100:
         passes += 1
         await asyncio.sleep(0)
-    assert passes <= 10 * (100 // TAKEN_PER_PASS + 1)
-    door.close()
-    door.close()
+    assert passes <= 10 * (100 // ACCEPTED_PER_PASS + 1)
+    acceptor.close()
+    acceptor.close()
     for each in (*writers, *made):
         each.close()  # type: ignore[attr-defined]
 
@@ -64,18 +64,18 @@ async def test_a_flood_is_taken_in_few_passes() -> None:
 async def test_without_descriptors_connections_wait(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
-    monkeypatch.setattr(doors, "PAUSE_S", 0.001)
+    monkeypatch.setattr(acceptors, "PAUSE_S", 0.001)
     made: list[asyncio.BaseTransport] = []
     listening = Listening(socket.create_server(("127.0.0.1", 0)), [number] * 5)
-    door = Door(listening, lambda: Taken(made))  # type: ignore[arg-type]
-    door.open()
+    acceptor = Acceptor(listening, lambda: Taken(made))  # type: ignore[arg-type]
+    acceptor.open()
     writers = await knock(listening.getsockname()[1], 3)
     while len(made) < 3:
         await asyncio.sleep(0.001)
-    assert door.short_total == 5
+    assert acceptor.short_total == 5
     assert listening.asked <= 5 + 3 + 10, "it does not spin"
     assert capsys.readouterr().out.count("no connection can be taken") == 1
-    door.close()
+    acceptor.close()
     for each in (*writers, *made):
         each.close()  # type: ignore[attr-defined]
 
@@ -85,25 +85,25 @@ async def test_a_connection_that_was_reset_while_it_waited_costs_no_other() -> N
     listening = Listening(
         socket.create_server(("127.0.0.1", 0)), [errno.ECONNABORTED, errno.EPROTO]
     )
-    door = Door(listening, lambda: Taken(made))  # type: ignore[arg-type]
-    door.open()
+    acceptor = Acceptor(listening, lambda: Taken(made))  # type: ignore[arg-type]
+    acceptor.open()
     writers = await knock(listening.getsockname()[1], 1)
     while not made:
         await asyncio.sleep(0.001)
-    assert door.short_total == 0
-    door.close()
+    assert acceptor.short_total == 0
+    acceptor.close()
     for each in (*writers, *made):
         each.close()  # type: ignore[attr-defined]
 
 
 async def test_a_closed_door_takes_none_while_it_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doors, "PAUSE_S", 0.001)
+    monkeypatch.setattr(acceptors, "PAUSE_S", 0.001)
     listening = Listening(socket.create_server(("127.0.0.1", 0)), [errno.EMFILE])
-    door = Door(listening, lambda: Taken([]))  # type: ignore[arg-type]
-    door.open()
+    acceptor = Acceptor(listening, lambda: Taken([]))  # type: ignore[arg-type]
+    acceptor.open()
     writers = await knock(listening.getsockname()[1], 1)
-    while not door.short_total:
+    while not acceptor.short_total:
         await asyncio.sleep(0)
-    door.close()
+    acceptor.close()
     assert listening.fileno() == -1
     writers[0].close()

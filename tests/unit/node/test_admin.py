@@ -93,10 +93,20 @@ async def test_readiness_names_what_fails(open_api: Open, monkeypatch: pytest.Mo
     async with open_api(checks=checks) as api:
         verbose = await api.ask("GET", "/readyz?verbose")
         assert verbose.body.decode().splitlines() == [
-            "[+]drain ok", "[+]member ok", "[+]leader ok", "[+]quorum ok", "[+]machine ok", "[+]time ok",
-            "[+]store ok", "[+]ledger ok",
-            "[+]members ok", "[+]cache ok", "[+]broadcast ok", "[+]publisher ok", "ok",
-        ]  # fmt: skip
+            "[+]drain ok",
+            "[+]member ok",
+            "[+]leader ok",
+            "[+]quorum ok",
+            "[+]machine ok",
+            "[+]time ok",
+            "[+]store ok",
+            "[+]ledger ok",
+            "[+]members ok",
+            "[+]cache ok",
+            "[+]broadcast ok",
+            "[+]publisher ok",
+            "ok",
+        ]
         trouble[0] = "900 revisions behind"
         verbose = await api.ask("GET", "/readyz?verbose")
         assert verbose.status == 200

@@ -309,7 +309,10 @@ async def test_expect_continue(api: Api) -> None:
     writer.write(b"abc")
     assert (await reader.readline()).startswith(b"HTTP/1.1 201")
     writer.close()
-    big = b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\nExpect: 100-continue\r\n\r\n"
+    big = (
+        b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\nExpect: "
+        b"100-continue\r\n\r\n"
+    )
     (await raw_exchange(api, big)).problem(413, "value_too_large")
     odd = b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: miracles\r\n\r\nabc"
     (await raw_exchange(api, odd)).problem(417, "expectation_failed")
@@ -362,7 +365,8 @@ async def test_encoded_bodies_are_refused(api: Api) -> None:
 )
 @pytest.mark.parametrize("path", ["/v1/kv/a", "/kv", "/nowhere"])
 async def test_a_coding_beside_chunked_is_refused(api: Api, coding: str, path: str) -> None:
-    raw = f"PUT {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: {coding}\r\n\r\n3\r\nabc\r\n0\r\n\r\n".encode()
+    head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: {coding}\r\n\r\n"
+    raw = f"{head}3\r\nabc\r\n0\r\n\r\n".encode()
     reply = await raw_exchange(api, raw)
     assert reply.json()["code"] in ("unsupported_encoding", "bad_http")
     # an answer in HTTP/1.0 need not say so
@@ -372,7 +376,10 @@ async def test_a_coding_beside_chunked_is_refused(api: Api, coding: str, path: s
 
 async def test_http_1_0(api: Api) -> None:
     """Its chunks are refused; it is never told 100, which it would take for the answer."""
-    chunks = b"PUT /v1/kv/a HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+    chunks = (
+        b"PUT /v1/kv/a HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: "
+        b"chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+    )
     reply = await raw_exchange(api, chunks)
     reply.problem(400, "bad_http")
     assert reply.headers.get("Connection", "close") == "close"

@@ -45,7 +45,10 @@ async def arriving(api: Api, count: int) -> None:
 
 
 async def test_announced_bodies_hold_nothing(open_api: Open) -> None:
-    large = b"POST /v1/txn HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 4194304\r\n\r\n"
+    large = (
+        b"POST /v1/txn HTTP/1.1\r\nHost: x\r\nContent-Type: "
+        b"application/json\r\nContent-Length: 4194304\r\n\r\n"
+    )
     async with open_api(body_bytes_held_max=8 << 20) as api, promises(api, 16, large):
         await arriving(api, 16)
         assert api.server.services.load.bodies.bytes.held == 0

@@ -255,14 +255,36 @@ async def test_liveness_is_not_behind_a_flood_of_requests(
 ODD = bytes(range(0x80, 0x100))
 
 
-@pytest.mark.parametrize("name", [b"X-Request-Id", b"Idempotency-Key", b"Acordo-Op-Id", b"Expect", b"Content-Type",
-                                  b"If-Match", b"If-None-Match", b"Content-Encoding", b"Acordo-Timeout", b"Origin",
-                                  b"Acordo-Revision", b"Last-Event-ID", b"traceparent"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"X-Request-Id",
+        b"Idempotency-Key",
+        b"Acordo-Op-Id",
+        b"Expect",
+        b"Content-Type",
+        b"If-Match",
+        b"If-None-Match",
+        b"Content-Encoding",
+        b"Acordo-Timeout",
+        b"Origin",
+        b"Acordo-Revision",
+        b"Last-Event-ID",
+        b"traceparent",
+    ],
+)
 @pytest.mark.parametrize(
     ("method", "path", "body"),
-    [(b"PUT", b"/v1/kv/a?x=", b"1"), (b"PUT", b"/v1/kv/a", b"1"), (b"POST", b"/v1/txn", b"{"), (b"PUT", b"/kv", b"{"),
-     (b"GET", b"/v1/watch?after=x", b""), (b"GET", b"/v1/kv/\xff\xfe", b""), (b"DELETE", b"/v1/kv/\xe9%", b"")],
-)  # fmt: skip
+    [
+        (b"PUT", b"/v1/kv/a?x=", b"1"),
+        (b"PUT", b"/v1/kv/a", b"1"),
+        (b"POST", b"/v1/txn", b"{"),
+        (b"PUT", b"/kv", b"{"),
+        (b"GET", b"/v1/watch?after=x", b""),
+        (b"GET", b"/v1/kv/\xff\xfe", b""),
+        (b"DELETE", b"/v1/kv/\xe9%", b""),
+    ],
+)
 async def test_every_refusal_stays_definite(
     api: Api, name: bytes, method: bytes, path: bytes, body: bytes
 ) -> None:
@@ -271,9 +293,8 @@ async def test_every_refusal_stays_definite(
     """
     condition = b"" if name == b"If-Match" else b'If-Match: "7"\r\n'
     for value in (ODD, b"a\xff", b"\xc3\x28", "ã".encode()):
-        raw = b"%b %b HTTP/1.1\r\nHost: x\r\n%b%b: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (
-            method, path, condition, name, value, len(body), body,
-        )  # fmt: skip
+        head = b"%b %b HTTP/1.1\r\nHost: x\r\n%b%b: %b\r\n" % (method, path, condition, name, value)
+        raw = b"%bContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (head, len(body), body)
         reply: Reply = await raw_exchange(api, raw)
         form = reply.json()
         assert 400 <= reply.status < 500, form

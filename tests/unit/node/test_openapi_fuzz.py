@@ -38,7 +38,7 @@ limited = hypothesis.settings(
 
 
 def ask_everything(url: str) -> list[str]:
-    """ReadRequest every operation with generated input; return which were asked."""
+    """Ask every operation with generated input; return which were asked."""
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json").exclude(path="/v1/watch")
     left_out = [check for check in CHECKS.get_all() if check.__name__ in LEFT_OUT]
     asked: list[str] = []

@@ -17,18 +17,44 @@ NAMES = names_of("http://n1.example:8001", ("Kv.Example.org.",))
 
 @pytest.mark.parametrize(
     "host",
-    ["localhost", "localhost:8001", "127.0.0.1:8001", "[::1]:8001", "[::1]", "10.1.2.3", "node1:8000", "n1.example",
-     "N1.Example:80", "kv.example.org", "kv.example.org.:8080", "a.localhost:8001", ""],
-)  # fmt: skip
+    [
+        "localhost",
+        "localhost:8001",
+        "127.0.0.1:8001",
+        "[::1]:8001",
+        "[::1]",
+        "10.1.2.3",
+        "node1:8000",
+        "n1.example",
+        "N1.Example:80",
+        "kv.example.org",
+        "kv.example.org.:8080",
+        "a.localhost:8001",
+        "",
+    ],
+)
 def test_names_that_lead_here(host: str) -> None:
     assert leads_here(host, NAMES)
 
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "evil.example:8001", "n1.example.evil.com", "127.0.0.1.evil.com", "localhost.evil.com",
-     "[::1].evil", "n1.example@evil.com", "evil.com.", "[zz]", "1.2.3", "n1.example:x", "évil.com", "[::1"],
-)  # fmt: skip
+    [
+        "evil.example",
+        "evil.example:8001",
+        "n1.example.evil.com",
+        "127.0.0.1.evil.com",
+        "localhost.evil.com",
+        "[::1].evil",
+        "n1.example@evil.com",
+        "evil.com.",
+        "[zz]",
+        "1.2.3",
+        "n1.example:x",
+        "évil.com",
+        "[::1",
+    ],
+)
 def test_names_that_do_not(host: str) -> None:
     assert not leads_here(host, NAMES)
     assert (
@@ -105,9 +131,11 @@ async def test_a_foreign_name_leads_to_no_key(api: Api, method: str, path: str) 
 async def test_this_nodes_own_page_and_clients_write(api: Api) -> None:
     host = f"127.0.0.1:{api.server.port}"
     for headers in (
-        {"Origin": f"http://{host}"}, {"Sec-Fetch-Site": "same-origin", "Origin": f"http://{host}"}, {},
+        {"Origin": f"http://{host}"},
+        {"Sec-Fetch-Site": "same-origin", "Origin": f"http://{host}"},
+        {},
         {"Host": "n1.example:8001", "Origin": "http://n1.example:8001"},
-    ):  # fmt: skip
+    ):
         assert (await api.ask("PUT", "/v1/kv/a", data=b"1", headers=headers)).status in (200, 201)
     # whoever looks after a node may do so under any name
     for path in ("/livez", "/readyz", "/metrics"):

@@ -144,9 +144,17 @@ async def test_gaps_are_filled_from_the_ledger(open_api: Open, how: str) -> None
             await put(api, *"ij")
             found = [(kind, key, revision) for kind, key, _, revision in await stream.changes(10)]
             assert found == [
-                ("put", "b", 2), ("put", "c", 3), ("put", "d", 4), ("put", "e", 5), ("put", "f", 6), ("put", "g", 7),
-                ("put", "h", 8), ("delete", "b", 9), ("put", "i", 10), ("put", "j", 11),
-            ]  # fmt: skip
+                ("put", "b", 2),
+                ("put", "c", 3),
+                ("put", "d", 4),
+                ("put", "e", 5),
+                ("put", "f", 6),
+                ("put", "g", 7),
+                ("put", "h", 8),
+                ("delete", "b", 9),
+                ("put", "i", 10),
+                ("put", "j", 11),
+            ]
         assert api.server.services.watches.gaps.reads_total > 0
 
 
@@ -274,10 +282,16 @@ def settled(previous: int, keys: list[list[bytes]], *, versions: bool = True) ->
 
 
 groups = st.lists(
-    st.tuples(st.lists(st.lists(st.sampled_from([b"a", b"b", b"pa", b"pb"]), unique=True, max_size=3), min_size=1,
-                       max_size=4), st.booleans()),
+    st.tuples(
+        st.lists(
+            st.lists(st.sampled_from([b"a", b"b", b"pa", b"pb"]), unique=True, max_size=3),
+            min_size=1,
+            max_size=4,
+        ),
+        st.booleans(),
+    ),
     max_size=20,
-)  # fmt: skip
+)
 
 
 @settings(deadline=None)
