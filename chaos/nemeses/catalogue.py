@@ -1,4 +1,4 @@
-"""Name the nemeses, one by one and in families, for the command line and for the runner."""
+"""Name the nemeses, one by one and in families, for the command line and for runs."""
 
 from __future__ import annotations
 

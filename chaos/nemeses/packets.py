@@ -5,13 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final, Protocol, runtime_checkable
 
 from typing_extensions import override
 
 from chaos.nemeses.base import Nemesis, some
 
 NFT_TIMEOUT_S: Final = 10.0
+
+
+@runtime_checkable
+class RaftPorts(Protocol):
+    """Nodes whose packets to one another can be told by their ports."""
+
+    def raft_ports(self, node: str) -> tuple[int, ...]:
+        """Return every port that packets between this node and its peers go to or come from."""
+        ...
 
 
 class NftFailed(Exception):
@@ -46,8 +55,8 @@ class DropPackets(Nemesis):
 
     @override
     async def start(self) -> None:
-        ports: Any = self.target
-        dropped = ", ".join(str(p) for p in ports.raft_ports(self.targets[0]))
+        assert isinstance(self.target, RaftPorts)
+        dropped = ", ".join(str(p) for p in self.target.raft_ports(self.targets[0]))
         rules = (
             f"table inet {self.table} {{\n counter towards {{\n }}\n counter back {{\n }}\n"
             f" chain out {{\n"

@@ -1,4 +1,4 @@
-"""Name the workloads, for the command line and for the runner."""
+"""Name the workloads, for the command line and for runs."""
 
 from __future__ import annotations
 
