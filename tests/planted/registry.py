@@ -7,7 +7,7 @@ function or a class of a module. Nothing else of the product is changed for it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -25,7 +25,7 @@ class PlantedFault:
     name: str
     promise: str
     """What it breaks: INV-n, or a promise of Raft or of time."""
-    patches: Callable[[], Iterable[Patch]]
+    patches: Callable[[], Patches]
     """Asked when it is planted, so that each finds what stands there then."""
 
     @property

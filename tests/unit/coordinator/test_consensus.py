@@ -8,6 +8,7 @@ import dataclasses
 import msgspec
 import pytest
 
+from coordinator.clients.feed import Feed
 from coordinator.clients.waits import SWEEP_MIN
 from coordinator.consensus import Coordinator
 from coordinator.log import Position
@@ -668,3 +669,14 @@ def test_limits_of_the_log_count_and_change_by_order_alone() -> None:
             assert restored.limits == short.limits
 
     run(story)
+
+
+def test_what_an_adoption_undid_is_told_although_newer_revisions_were_heard_of() -> None:
+    """A log that was reset repeats itself: the adoption may begin below what listeners heard."""
+    feed, heard = Feed(), list[Settled]()
+    feed.listen(heard.append)
+    feed.tell(Settled(0, 10, b"a", (), None, 1))
+    feed.tell(Settled(8, 12, b"b", (), None, 2, undone_after=5))
+    assert heard[1] == Settled(10, 12, b"b", (), None, 2, undone_after=5)
+    feed.tell(Settled(8, 12, b"b", (), None, 2, undone_after=5))
+    assert len(heard) == 2
