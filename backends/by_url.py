@@ -50,7 +50,7 @@ def store(url: str) -> Store:
             _check_bare(url, "store", STORE_FORMS)
             return MemoryStore(MemoryDatabase())
         case _:
-            from backends.postgres import PostgresStore
+            from backends.postgres.store import PostgresStore
 
             return PostgresStore.from_url(url)
 

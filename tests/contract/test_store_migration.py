@@ -10,8 +10,8 @@ from pathlib import Path
 import asyncpg  # type: ignore[import-untyped]  # ships no types
 import pytest
 
-from backends import postgres_sql
-from backends.postgres import PostgresStore
+from backends.postgres import sql as postgres_sql
+from backends.postgres.store import PostgresStore
 from backends.sqlite import SqliteStore
 from backends.sqlite_schema import MIGRATIONS
 from kv.errors import StoreDamaged

@@ -16,8 +16,8 @@ import asyncpg  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from acordo import Client
-from backends import postgres_sql as sql
-from backends.postgres import PostgresStore
+from backends.postgres import sql
+from backends.postgres.store import PostgresStore
 from cluster.services.postgres import PostgresServer
 from kv.errors import BadRequest
 from tests import services

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from backends.postgres import PostgresStore
+from backends.postgres.store import PostgresStore
 from kv.model import GENESIS, Applied, Group, Head, LedgerRow, Operation, Recorded, Version, roll
 from kv.ports import Appended
 from tests.services import fresh_database

@@ -10,7 +10,7 @@ import signal
 import asyncpg  # type: ignore[import-untyped]  # ships no types
 import pytest
 
-from backends.postgres import READERS_MAX, WRITERS_MAX, PostgresStore
+from backends.postgres.store import READERS_MAX, WRITERS_MAX, PostgresStore
 from cluster.services.postgres import PostgresServer
 from kv.errors import BackendUnavailable, OutcomeUnknown
 from tests.contract.groups import T, commit, group, put

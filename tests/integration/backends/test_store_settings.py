@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import asyncpg  # type: ignore[import-untyped]  # ships no types
 import pytest
 
-from backends.postgres import PostgresStore
+from backends.postgres.store import PostgresStore
 from cluster.services.postgres import PostgresServer
 from kv.errors import BackendUnavailable, BadRequest
 from tests.contract.groups import commit, put

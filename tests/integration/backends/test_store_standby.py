@@ -15,7 +15,7 @@ from typing import Final
 import pytest
 
 from acordo import AcordoError, Client
-from backends.postgres import PostgresStore
+from backends.postgres.store import PostgresStore
 from cluster.local.runner import LocalCluster
 from cluster.ports import free_base_port
 from cluster.services.postgres import PostgresServer, PostgresStandby

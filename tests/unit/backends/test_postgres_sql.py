@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from backends import postgres, postgres_sql
+from backends.postgres import sql as postgres_sql
+from backends.postgres import store as postgres
 
 FORBIDDEN = {
     "star select": r"SELECT\s+(DISTINCT\s+)?(\w+\.)?\*",

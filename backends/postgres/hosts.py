@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 import asyncpg  # type: ignore[import-untyped]  # ships no types
 import structlog
 
-from backends import postgres_sql as sql
+from backends.postgres import sql
 from kv.errors import BadRequest
 
 CONNECT_TIMEOUT_S: Final = 2.0

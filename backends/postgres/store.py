@@ -19,7 +19,6 @@ import asyncpg  # type: ignore[import-untyped]  # ships no types
 import msgspec
 from prometheus_client import Counter
 
-from backends import postgres_sql as sql
 from backends.fence import (
     SCRUB_ROWS,
     STAGED_BYTES_MAX,
@@ -33,7 +32,8 @@ from backends.fence import (
     range_of,
     scrubbed,
 )
-from backends.postgres_hosts import REFUSED, Connection, Hosts
+from backends.postgres import sql
+from backends.postgres.hosts import REFUSED, Connection, Hosts
 from kv.errors import (
     BackendUnavailable,
     BadRequest,
