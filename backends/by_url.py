@@ -15,7 +15,7 @@ from kv.errors import BadRequest
 from kv.ports import Broadcast, Cache, Store
 
 if TYPE_CHECKING:
-    from backends.async_writes import RabbitAsyncWrites
+    from backends.rabbitmq.async_writes import RabbitAsyncWrites
 
 STORE_FORMS: Final = {
     "sqlite": "sqlite:///PATH",
@@ -72,7 +72,7 @@ def broadcast(url: str, cluster: str = "") -> Broadcast:
     if _scheme(url, "broadcast", BROADCAST_FORMS) == "local":
         _check_bare(url, "broadcast", BROADCAST_FORMS)
         return LocalBroadcast()
-    from backends.rabbitmq import RabbitBroadcast
+    from backends.rabbitmq.broadcast import RabbitBroadcast
 
     return RabbitBroadcast.from_url(url, cluster)
 
@@ -83,7 +83,7 @@ def async_writes(url: str, cluster: str = "") -> RabbitAsyncWrites | None:
     """
     if _scheme(url, "broadcast", BROADCAST_FORMS) == "local":
         return None
-    from backends.async_writes import RabbitAsyncWrites
+    from backends.rabbitmq.async_writes import RabbitAsyncWrites
 
     return RabbitAsyncWrites(url, cluster=cluster)
 

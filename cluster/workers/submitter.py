@@ -21,7 +21,7 @@ from acordo import (
     Refused,
     intent_of_json,
 )
-from backends.async_writes import Delivery, parse
+from backends.rabbitmq.async_writes import Delivery, parse
 from kv import errors as kv_errors
 
 RETRY_S: Final = (0.2, 10.0)

@@ -20,7 +20,7 @@ import structlog
 from prometheus_client import start_http_server
 
 from acordo import AcordoError, Client
-from backends.async_writes import Commands, Queues
+from backends.rabbitmq.async_writes import Commands, Queues
 from cluster import logs
 from cluster.settings.loading import load
 from cluster.settings.worker import WorkerSettings

@@ -24,7 +24,7 @@ from coordinator.raft.sockets import TransportFactory, over_sockets
 from kv.ports import Broadcast, Cache, Store
 
 if TYPE_CHECKING:  # it is loaded only where the settings name a broker
-    from backends.async_writes import RabbitAsyncWrites
+    from backends.rabbitmq.async_writes import RabbitAsyncWrites
 
 _log = structlog.get_logger("acordo.node")
 

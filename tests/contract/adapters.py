@@ -21,7 +21,7 @@ import asyncpg  # type: ignore[import-untyped]  # ships no types
 from backends.local import LocalBroadcast
 from backends.memory import MemoryCache, MemoryDatabase, MemoryStore
 from backends.postgres.store import PostgresStore
-from backends.rabbitmq import RabbitBroadcast, told
+from backends.rabbitmq.broadcast import RabbitBroadcast, told
 from backends.redis import RedisCache
 from backends.sqlite import SqliteStore
 from kv.model import Reference

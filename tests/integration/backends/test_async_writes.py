@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from acordo import Client, absent, put
 from acordo._cli.shell import app, hoisted
-from backends.async_writes import Queues, command, declare, publish
+from backends.rabbitmq.async_writes import Queues, command, declare, publish
 from cluster.services.rabbitmq import RabbitServer
 from tests.integration.backends.conftest import started, until, worker
 from tests.services import needs

@@ -20,8 +20,8 @@ import pytest
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from acordo import Client
-from backends.amqp import FAILURES, Link
-from backends.rabbitmq import told
+from backends.rabbitmq.amqp import FAILURES, Link
+from backends.rabbitmq.broadcast import told
 from chaos.checkers.registers.register import check
 from chaos.checkers.verdict import Verdict
 from cluster.services.postgres import PostgresServer

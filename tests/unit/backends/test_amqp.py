@@ -16,8 +16,8 @@ from aiormq.channel import Channel
 from aiormq.exceptions import AMQPConnectionError
 from pamqp import commands as spec
 
-from backends.amqp import Gone, failing_plainly
-from backends.rabbitmq import RabbitBroadcast
+from backends.rabbitmq.amqp import Gone, failing_plainly
+from backends.rabbitmq.broadcast import RabbitBroadcast
 from kv.errors import BackendUnavailable
 from kv.model import Version
 from kv.ports import Change

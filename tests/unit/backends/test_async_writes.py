@@ -14,8 +14,8 @@ import pytest
 from aiormq.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
 from pamqp import commands as spec
 
-from backends import async_writes
-from backends.async_writes import RabbitAsyncWrites
+from backends.rabbitmq import async_writes
+from backends.rabbitmq.async_writes import RabbitAsyncWrites
 from kv.errors import BackendUnavailable, OutcomeUnknown
 
 SETTLE_S = 0.2

@@ -11,8 +11,8 @@ import yaml  # type: ignore[import-untyped]  # ships no types
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.async_writes import command
-from backends.rabbitmq import body, routing_key, told
+from backends.rabbitmq.async_writes import command
+from backends.rabbitmq.broadcast import body, routing_key, told
 from cluster.local.process import ROOT
 from cluster.workers.rules import VALUE_BYTES_MAX, body_of, undone_body
 from kv.errors import BadRequest

@@ -24,7 +24,7 @@ from aiormq.exceptions import (
 from pamqp import commands as spec
 from prometheus_client import Counter
 
-from backends.amqp import FAILURES, Link, failing_plainly
+from backends.rabbitmq.amqp import FAILURES, Link, failing_plainly
 from kv.errors import BackendUnavailable, BadRequest, OutcomeUnknown
 from kv.names import channels
 

@@ -23,7 +23,7 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 from prometheus_client import Counter
 
-from backends.amqp import FAILURES, OPEN_TIMEOUT_S, Link, failing_plainly
+from backends.rabbitmq.amqp import FAILURES, OPEN_TIMEOUT_S, Link, failing_plainly
 from kv.errors import BackendUnavailable, BadRequest
 from kv.model import Reference, Version
 from kv.names import channels

@@ -1,0 +1,1 @@
+"""The Broadcast port and asynchronous writes on RabbitMQ."""
