@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from backends.local import LocalBroadcast
-from backends.memory import MemoryCache, MemoryDatabase, MemoryStore
+from backends.local.broadcast import LocalBroadcast
+from backends.local.cache import MemoryCache
+from backends.memory.database import MemoryDatabase
+from backends.memory.store import MemoryStore
 from backends.sqlite import SqliteStore
 from kv.errors import BadRequest
 from kv.ports import Broadcast, Cache, Store

@@ -17,7 +17,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from backends import by_url
-from backends.memory import MemoryCache
+from backends.local.cache import MemoryCache
 from cluster.settings.node import NodeSettings
 from coordinator.raft.net.security import Certificates, Open, Security, read_secret
 from coordinator.raft.sockets import TransportFactory, over_sockets

@@ -18,8 +18,10 @@ from typing import TypeAlias
 
 import asyncpg  # type: ignore[import-untyped]  # ships no types
 
-from backends.local import LocalBroadcast
-from backends.memory import MemoryCache, MemoryDatabase, MemoryStore
+from backends.local.broadcast import LocalBroadcast
+from backends.local.cache import MemoryCache
+from backends.memory.database import MemoryDatabase
+from backends.memory.store import MemoryStore
 from backends.postgres.store import PostgresStore
 from backends.rabbitmq.broadcast import RabbitBroadcast, told
 from backends.redis import RedisCache

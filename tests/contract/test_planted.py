@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from backends import memory
-from backends.memory import MemoryStore
+from backends.memory.store import MemoryStore
 from kv.model import Head
 from kv.ports import (
     Store,

@@ -11,7 +11,7 @@ import msgspec
 
 from backends import memory
 from backends.fence import empty_row, outranks
-from backends.memory import MemoryDatabase
+from backends.memory.database import MemoryDatabase
 from kv.model import Group, LedgerRow, Reference, Version
 from kv.ports import (
     Appended,

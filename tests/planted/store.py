@@ -11,7 +11,7 @@ import sys
 import msgspec
 
 from backends.fence import empty_row, outranks
-from backends.memory import MemoryDatabase
+from backends.memory.database import MemoryDatabase
 from kv.model import Group, Head, Reference
 from kv.ports import Appended, Fenced, Outranked, TakenOver
 from tests.planted.registry import Patches

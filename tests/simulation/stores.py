@@ -10,7 +10,9 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
-from backends.memory import Fails, Fate, Lands, Lost, MemoryDatabase, MemoryStore
+from backends.memory.database import MemoryDatabase
+from backends.memory.faults import Fails, Fate, Lands, Lost
+from backends.memory.store import MemoryStore
 from backends.seal import seal, unseal
 from kv.errors import BackendUnavailable
 from kv.model import Entry, Group, LedgerRow, Version

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from backends import by_url
-from backends.local import LocalBroadcast
-from backends.memory import MemoryCache, MemoryStore
+from backends.local.broadcast import LocalBroadcast
+from backends.local.cache import MemoryCache
+from backends.memory.store import MemoryStore
 from backends.sqlite import SqliteStore
 from kv.errors import BadRequest
 

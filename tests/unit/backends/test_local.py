@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from backends.local import LocalBroadcast
+from backends.local.broadcast import LocalBroadcast
 from kv.errors import BackendUnavailable
 from kv.ports import Change
 

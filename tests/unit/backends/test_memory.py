@@ -8,16 +8,10 @@ import asyncio
 
 import pytest
 
-from backends.memory import (
-    ENTRY_OVERHEAD_BYTES,
-    Fails,
-    Fate,
-    Lands,
-    Lost,
-    MemoryCache,
-    MemoryDatabase,
-    MemoryStore,
-)
+from backends.local.cache import ENTRY_OVERHEAD_BYTES, MemoryCache
+from backends.memory.database import MemoryDatabase
+from backends.memory.faults import Fails, Fate, Lands, Lost
+from backends.memory.store import MemoryStore
 from kv.errors import BackendUnavailable, InvariantViolated, OutcomeUnknown
 from kv.model import GENESIS, Entry, Put, Reference, Version
 from kv.ports import Appended, Fenced, Retention, Space, TakenOver

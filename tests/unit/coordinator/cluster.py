@@ -7,7 +7,9 @@ import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from backends.memory import Fate, Lands, MemoryDatabase, MemoryStore
+from backends.memory.database import MemoryDatabase
+from backends.memory.faults import Fate, Lands
+from backends.memory.store import MemoryStore
 from coordinator.consensus import Coordinator
 from coordinator.settings import CoordinatorSettings
 from kv.errors import BackendUnavailable

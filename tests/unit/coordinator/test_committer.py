@@ -9,7 +9,9 @@ import dataclasses
 
 import pytest
 
-from backends.memory import Fails, Lost, MemoryDatabase, MemoryStore
+from backends.memory.database import MemoryDatabase
+from backends.memory.faults import Fails, Lost
+from backends.memory.store import MemoryStore
 from coordinator.commit.adoption import next_voters
 from coordinator.machine.commands import Rebase, Settle, Submit, decode
 from coordinator.machine.limits import Limits

@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from backends.memory import Lost, MemoryDatabase
+from backends.memory.database import MemoryDatabase
+from backends.memory.faults import Lost
 from coordinator.consensus import Coordinator
 from coordinator.machine.commands import Adopt, Command, Found, Rebase, Settle, Submit, decode
 from coordinator.machine.evaluate import evaluate, needs

@@ -16,7 +16,7 @@ from collections import Counter
 
 import pytest
 
-from backends.memory import Fails, Fate, Lands, Lost
+from backends.memory.faults import Fails, Fate, Lands, Lost
 from coordinator.consensus import Coordinator
 from coordinator.machine.commands import Found, Settle, decode
 from coordinator.machine.limits import Limits

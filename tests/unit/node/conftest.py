@@ -14,8 +14,10 @@ import msgspec
 import pytest
 from yarl import URL
 
-from backends.local import LocalBroadcast
-from backends.memory import MemoryCache, MemoryDatabase, MemoryStore
+from backends.local.broadcast import LocalBroadcast
+from backends.local.cache import MemoryCache
+from backends.memory.database import MemoryDatabase
+from backends.memory.store import MemoryStore
 from node.server import Server
 from node.settings import ServerSettings
 from tests.unit.node.fakes import FakeClock, FakeConsensus

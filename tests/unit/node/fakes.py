@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from backends.memory import MemoryDatabase
+from backends.memory.database import MemoryDatabase
 from kv.errors import BadRequest, NotApplied, OutcomeUnknown
 from kv.model import (
     Absent,

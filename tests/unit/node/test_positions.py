@@ -14,7 +14,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from backends.memory import MemoryCache, MemoryDatabase, MemoryStore
+from backends.local.cache import MemoryCache
+from backends.memory.database import MemoryDatabase
+from backends.memory.store import MemoryStore
 from kv.model import Entry
 from kv.ports import Space
 from tests.unit.node.conftest import Api, Open

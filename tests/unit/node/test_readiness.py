@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from backends.memory import MemoryDatabase, MemoryStore
+from backends.memory.database import MemoryDatabase
+from backends.memory.store import MemoryStore
 from kv.errors import BackendUnavailable
 from kv.model import GENESIS_DIGEST, Head, LedgerRow
 from node.api.openapi.answers import ClusterView

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from backends.memory import MemoryCache, MemoryDatabase, MemoryStore
+from backends.local.cache import MemoryCache
+from backends.memory.database import MemoryDatabase
+from backends.memory.store import MemoryStore
 from kv.errors import BackendUnavailable, NotApplied, StoreDamaged
 from kv.model import Delete, Entry, Intent, Put, Version
 from kv.ports import Read, Space

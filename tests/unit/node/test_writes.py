@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.memory import Lost, MemoryDatabase, MemoryStore, NoFaults
+from backends.memory.database import MemoryDatabase
+from backends.memory.faults import Lost, NoFaults
+from backends.memory.store import MemoryStore
 from kv.errors import NotApplied, OutcomeUnknown
 from kv.model import Answer, Applied, Cancel, Delete, Intent, Put, Reference
 from node.settings import ServerSettings

@@ -1,16 +1,13 @@
-"""Keep a cache, or a whole store with faults on demand, in this process's memory.
+"""Keep ledger, versions, op_ids and staged values in memory, as the port's transactions want it.
 
-MemoryStore has the full meaning of the Store port and loses everything with the process; never real
-time, never chance: what it does follows from the calls and from the `Faults` given.
+Everything is lost with the process. No method awaits, so each is one transaction.
 """
 
 from __future__ import annotations
 
-import asyncio
 import bisect
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Protocol, Self, TypeAlias, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -23,14 +20,12 @@ from backends.fence import (
     empty_row,
     hash_of,
     outranks,
-    range_of,
     scrubbed,
 )
-from kv.errors import BackendUnavailable, InvariantViolated, OutcomeUnknown, Pruned, StoreDamaged
+from kv.errors import BackendUnavailable, InvariantViolated, Pruned, StoreDamaged
 from kv.model import (
     GENESIS,
     Digest,
-    Entry,
     Group,
     Head,
     LedgerRow,
@@ -50,143 +45,10 @@ from kv.ports import (
     Read,
     Retention,
     Scrubbed,
-    Space,
     TakenOver,
 )
 
-CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
-CACHE_ENTRIES_MAX: Final = 200_000
-ENTRY_OVERHEAD_BYTES: Final = 400
-"""What an entry costs beyond its key and value: objects, dictionary and list nodes (measured on
-CPython 3.11).
-"""
-
 T = TypeVar("T")
-
-
-# -------------------------------------------------------------------------------------------- cache
-
-
-class MemoryCache:
-    """The Cache port in this process: least recently used entries go first, bounded by bytes and by
-    count.
-    """
-
-    def __init__(
-        self, *, bytes_max: int = CACHE_BYTES_MAX, entries_max: int = CACHE_ENTRIES_MAX
-    ) -> None:
-        self._bytes_max, self._entries_max = bytes_max, entries_max
-        self._entries: OrderedDict[tuple[Space, bytes], Entry] = OrderedDict()
-        self.bytes_held = 0
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._entries.clear()
-        self.bytes_held = 0
-
-    async def get(self, space: Space, keys: Sequence[bytes]) -> tuple[Entry | None, ...]:
-        return tuple(self.peek(space, key) for key in keys)
-
-    async def put(self, space: Space, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            self.keep(space, entry)
-
-    def healthy(self) -> bool:
-        return True
-
-    def peek(self, space: Space, key: bytes) -> Entry | None:
-        """Return what is held of the key, without waiting; it counts as a use."""
-        place = (space, key)
-        entry = self._entries.get(place)
-        if entry is not None:
-            self._entries.move_to_end(place)
-        return entry
-
-    def keep(self, space: Space, entry: Entry) -> None:
-        """Keep the entry, without waiting, unless one with the same or a newer `as_of` is held or
-        it is too large.
-        """
-        place, size = (space, entry.key), _size(entry)
-        held = self._entries.get(place)
-        if (held is not None and held.as_of >= entry.as_of) or size > self._bytes_max:
-            return
-        if held is not None:
-            self.bytes_held -= _size(held)
-        self._entries[place] = entry
-        self._entries.move_to_end(place)
-        self.bytes_held += size
-        while self.bytes_held > self._bytes_max or len(self._entries) > self._entries_max:
-            _, gone = self._entries.popitem(last=False)
-            self.bytes_held -= _size(gone)
-
-
-def _size(entry: Entry) -> int:
-    value = None if entry.version is None else entry.version.value
-    return ENTRY_OVERHEAD_BYTES + len(entry.key) + (len(value) if isinstance(value, bytes) else 0)
-
-
-# ------------------------------------------------------------------------------------------- faults
-
-
-class Lands(msgspec.Struct, frozen=True):
-    """The transaction runs, and its answer is heard."""
-
-
-class Fails(msgspec.Struct, frozen=True):
-    """The transaction is rolled back, and that is heard: BackendUnavailable."""
-
-
-class Lost(msgspec.Struct, frozen=True):
-    """The answer is lost: OutcomeUnknown. The transaction runs after so many seconds of loop time;
-    None: never.
-    """
-
-    lands_after_s: float | None
-
-
-Fate: TypeAlias = Lands | Fails | Lost
-
-
-class Faults(Protocol):
-    """Decide what goes wrong. `call` is the port's method name, `session` the name given to the
-    MemoryStore.
-
-    A delay is awaited on the loop. It counts against the call's `timeout_s`: too long before the
-    transaction is BackendUnavailable, too long after a write's is OutcomeUnknown.
-    """
-
-    async def before(self, session: str, call: str) -> None:
-        """Delay the request, or raise BackendUnavailable: nothing happened."""
-        ...
-
-    def fate(self, session: str, call: str) -> Fate:
-        """Say how a write ends. Not asked for calls that only read."""
-        ...
-
-    async def after(self, session: str, call: str) -> None:
-        """Delay the answer."""
-        ...
-
-
-class NoFaults:
-    """Let everything land at once."""
-
-    async def before(self, session: str, call: str) -> None:
-        await asyncio.sleep(0)  # no real store answers without the loop going round
-
-    def fate(self, session: str, call: str) -> Fate:
-        return Lands()
-
-    async def after(self, session: str, call: str) -> None:
-        return
-
-
-# ----------------------------------------------------------------------------------------- database
 
 
 class _Blob(msgspec.Struct):
@@ -573,184 +435,3 @@ class MemoryDatabase:
 
 def _first(items: Sequence[T], count: int) -> tuple[T, ...]:
     return tuple(items[:count])
-
-
-# -------------------------------------------------------------------------------------------- store
-
-
-class MemoryStore:
-    """The Store port on a MemoryDatabase: one session of it, with faults of its own."""
-
-    def __init__(
-        self, database: MemoryDatabase, *, faults: Faults | None = None, session: str = "memory"
-    ) -> None:
-        self.database, self.session = database, session
-        self._faults: Faults = NoFaults() if faults is None else faults
-        self.staged_bytes_max = STAGED_BYTES_MAX
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return
-
-    async def head(self, *, at_least: int = 0, timeout_s: float) -> Head:
-        return await self._read("head", self.database.head, timeout_s)
-
-    async def probe(self, *, timeout_s: float) -> None:
-        await self._read("probe", lambda: None, timeout_s)
-
-    async def facts(
-        self,
-        op_ids: Sequence[str],
-        keys: Sequence[bytes],
-        hashed: Sequence[bytes],
-        blobs: Sequence[tuple[str, bytes]],
-        *,
-        timeout_s: float,
-    ) -> Facts:
-        return await self._read(
-            "facts", lambda: self.database.facts(op_ids, keys, hashed, blobs), timeout_s
-        )
-
-    async def append(self, group: Group, *, timeout_s: float) -> Appended | Fenced:
-        return await self._write("append", lambda: self.database.append(group), timeout_s)
-
-    async def take_over(
-        self,
-        term: int,
-        committer: str,
-        log_time_ms: int,
-        *,
-        adopt_last: int | None = None,
-        identity: Identity | None = None,
-        timeout_s: float,
-    ) -> TakenOver | Outranked:
-        def transaction() -> TakenOver | Outranked:
-            result = self.database.take_over(term, committer, log_time_ms, adopt_last)
-            if adopt_last is not None and isinstance(result, TakenOver):
-                self.database.adopt(adopt_last, identity)
-            return result
-
-        return await self._write("take_over", transaction, timeout_s)
-
-    async def claim(self, identity: Identity, *, timeout_s: float) -> Identity:
-        return await self._write("claim", lambda: self.database.claim(identity), timeout_s)
-
-    async def rows(self, after: int, limit: int, *, timeout_s: float) -> tuple[LedgerRow, ...]:
-        return await self._read("rows", lambda: self.database.rows(after, limit), timeout_s)
-
-    async def ledger(self, from_seq: int, limit: int, *, timeout_s: float) -> tuple[LedgerRow, ...]:
-        return await self._read("ledger", lambda: self.database.ledger(from_seq, limit), timeout_s)
-
-    async def row_ending(self, last: int, *, timeout_s: float) -> LedgerRow | None:
-        return await self._read("row_ending", lambda: self.database.row_ending(last), timeout_s)
-
-    async def read(
-        self, keys: Sequence[bytes], *, at: int | None = None, settled: int = 0, timeout_s: float
-    ) -> Read:
-        return await self._read("read", lambda: self.database.read(keys, at, settled), timeout_s)
-
-    async def list(
-        self,
-        prefix: bytes,
-        *,
-        after: bytes = b"",
-        limit: int,
-        at: int | None = None,
-        settled: int = 0,
-        keys_only: bool = False,
-        timeout_s: float,
-    ) -> Listing:
-        return await self._read(
-            "list",
-            lambda: self.database.list(
-                range_of(prefix, after), limit, at, settled, keys_only=keys_only
-            ),
-            timeout_s,
-        )
-
-    async def versions(
-        self, at: Sequence[tuple[bytes, int]], *, timeout_s: float
-    ) -> tuple[Version | None, ...]:
-        return await self._read("versions", lambda: self.database.versions(at), timeout_s)
-
-    async def operations(
-        self, op_ids: Sequence[str], *, timeout_s: float
-    ) -> tuple[Operation | None, ...]:
-        return await self._read("operations", lambda: self.database.operations(op_ids), timeout_s)
-
-    async def stage(self, op_id: str, value: bytes, *, timeout_s: float) -> Reference:
-        return await self._write(
-            "stage", lambda: self.database.stage(op_id, value, self.staged_bytes_max), timeout_s
-        )
-
-    async def unstage(self, reference: Reference, *, timeout_s: float) -> None:
-        await self._write("unstage", lambda: self.database.unstage(reference), timeout_s)
-
-    async def blob(self, reference: Reference, *, timeout_s: float) -> bytes | None:
-        return await self._read("blob", lambda: self.database.blob(reference), timeout_s)
-
-    async def due(
-        self, log_time_ms: int, limit: int, *, timeout_s: float
-    ) -> tuple[tuple[bytes, int], ...]:
-        return await self._read("due", lambda: self.database.due(log_time_ms, limit), timeout_s)
-
-    async def prune(self, retention: Retention, *, timeout_s: float) -> Pruning:
-        return await self._write("prune", lambda: self.database.prune(retention), timeout_s)
-
-    async def scrub(self, after: int, *, timeout_s: float) -> Scrubbed:
-        return await self._read("scrub", lambda: self.database.scrub(after), timeout_s)
-
-    async def floor(self, *, timeout_s: float) -> int:
-        return await self._read("floor", self.database.floor, timeout_s)
-
-    async def cursor(self, name: str, *, timeout_s: float) -> int:
-        return await self._read("cursor", lambda: self.database.cursor(name), timeout_s)
-
-    async def move_cursor(self, name: str, to: int, *, timeout_s: float) -> None:
-        await self._write("move_cursor", lambda: self.database.move_cursor(name, to), timeout_s)
-
-    async def _read(self, call: str, transaction: Callable[[], T], timeout_s: float) -> T:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._faults.before(self.session, call)
-                found = transaction()
-                await self._faults.after(self.session, call)
-                return found
-        except TimeoutError as exc:
-            raise BackendUnavailable("memory", f"{call}: no answer in time") from exc
-
-    async def _write(self, call: str, transaction: Callable[[], T], timeout_s: float) -> T:
-        sent = False
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._faults.before(self.session, call)
-                match self._faults.fate(self.session, call):
-                    case Fails():
-                        raise BackendUnavailable("memory", f"{call}: rolled back")
-                    case Lost(lands_after_s):
-                        if lands_after_s is not None:
-                            asyncio.get_running_loop().call_later(
-                                lands_after_s, _land_late, transaction
-                            )
-                        raise OutcomeUnknown(f"{call}: the answer was lost")
-                    case Lands():
-                        sent = True
-                        result = transaction()
-                await self._faults.after(self.session, call)
-                return result
-        except TimeoutError as exc:
-            if sent:
-                raise OutcomeUnknown(f"{call}: no answer to COMMIT in time") from exc
-            raise BackendUnavailable("memory", f"{call}: not sent in time") from exc
-
-
-def _land_late(transaction: Callable[[], object]) -> None:
-    """Run a transaction whose committer no longer waits: the fence decides, and nobody
-    hears of it.
-    """
-    try:
-        transaction()
-    except (BackendUnavailable, InvariantViolated):
-        return
