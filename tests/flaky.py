@@ -26,8 +26,8 @@ from typing import Final
 ROOT: Final = Path(__file__).parent.parent
 RINGS: Final = ("tests/unit", "tests/contract", "tests/integration", "tests/e2e")
 TOUCHES: Final = re.compile(
-    r"\b(subprocess|signal|multiprocessing|monotonic|perf_counter|sleep|timeout|wait_for|wait_until|until|Popen|"
-    r"create_subprocess_exec|tests\.servers|loop\.time|call_later)\b"
+    r"\b(subprocess|signal|multiprocessing|monotonic|perf_counter|sleep|timeout|wait_for|wait_until"
+    r"|until|Popen|create_subprocess_exec|cluster\.services|tests\.services|loop\.time|call_later)\b"
 )
 """What a test module that touches time, signals or processes speaks of."""
 ROUND_TIMEOUT_S: Final = 3600
@@ -118,8 +118,8 @@ def table(seen: dict[str, Seen], rounds: int, took_s: float) -> str:
     ]
     total = sum(s.runs for s in seen.values())
     lines.append(
-        f"\n{len(seen)} tests, {rounds} rounds, {total} runs, {len(failed)} of them failed at least once; "
-        f"{took_s:.0f} s, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the end"
+        f"\n{len(seen)} tests, {rounds} rounds, {total} runs, {len(failed)} of them failed at least "
+        f"once; {took_s:.0f} s, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the end"
     )
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,22 @@ def test_one_that_fails_every_other_time_is_found(
     assert "test_now_and_then` | 1 | 2 |" in said and "odd" in said
     assert "test_always`" not in said and "test_pure" not in said
     assert "2 tests, 2 rounds, 4 runs, 1 of them failed at least once" in said
+
+
+def test_a_module_that_uses_private_services_touches_processes(tmp_path: Path) -> None:
+    (tmp_path / "test_real.py").write_text("from tests.services import database\n")
+    (tmp_path / "test_own.py").write_text("from cluster.services.redis import RedisServer\n")
+    (tmp_path / "test_pure.py").write_text("from kv.model import Key\n")
+    found = [module.name for module in flaky.touching([tmp_path])]
+    assert found == ["test_own.py", "test_real.py"]
+
+
+def test_the_modules_that_mean_processes_are_there() -> None:
+    named = re.findall(r"(cluster|tests)\\\.(\w+)", flaky.TOUCHES.pattern)
+    assert named
+    for package, module in named:
+        place = flaky.ROOT / package / module
+        assert place.is_dir() or place.with_suffix(".py").exists(), f"{package}.{module}"
 
 
 def test_nothing_run_is_no_result(tmp_path: Path) -> None:
