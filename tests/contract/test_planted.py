@@ -12,7 +12,7 @@ from typing import TypeAlias
 import msgspec
 import pytest
 
-from backends import memory
+from backends.memory import database as memory
 from backends.memory.store import MemoryStore
 from kv.model import Head
 from kv.ports import (

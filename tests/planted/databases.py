@@ -1,6 +1,6 @@
 """Break the memory store on purpose: what the contract of stores has to notice.
 
-The database that is broken stands in `backends.memory` in the place of the right one.
+The database that is broken stands in `backends.memory.database` in the place of the right one.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from backends import memory
 from backends.fence import empty_row, outranks
+from backends.memory import database as memory
 from backends.memory.database import MemoryDatabase
 from kv.model import Group, LedgerRow, Reference, Version
 from kv.ports import (
