@@ -58,6 +58,7 @@ class Administration:
             self._watchers = [watcher for watcher in self._watchers if not _seen(*watcher)]
 
     def close(self) -> None:
+        """End what waits here: this member stops."""
         for _, future in self._watchers:
             future.cancel()
         for asked in self._asked.values():

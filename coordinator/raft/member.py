@@ -271,6 +271,7 @@ class Member:
     # --------------------------------------------------------------------------- proposals, reads
 
     def propose(self, command: bytes) -> asyncio.Future[Position]:
+        """Order a command; see `coordinator.log.Log`."""
         if self._running:
             return self._proposals.propose(command)
         future: asyncio.Future[Position] = self._loop.create_future()
@@ -278,6 +279,7 @@ class Member:
         return future
 
     async def read_index(self, *, timeout_s: float) -> Position:
+        """Return a position that a quorum confirms; see `coordinator.log.Log`."""
         if not self._running:
             raise NotApplied("draining", "this member has stopped")
         try:
@@ -287,14 +289,17 @@ class Member:
             raise NotApplied("no_quorum", "no quorum confirmed the read in time") from exc
 
     def open_reads(self, term: int) -> None:
+        """Let reads be confirmed in that term."""
         self._reads.open(term)
         self.wake()
 
     @property
     def applied(self) -> Position:
+        """The last entry that the replica has."""
         return self._core.log.applied
 
     async def wait_applied(self, position: Position, *, timeout_s: float) -> None:
+        """Return once that very entry is applied. Raises TimeoutError."""
         future: asyncio.Future[None] = self._loop.create_future()
         if self._reached(position, future):
             return
@@ -311,6 +316,7 @@ class Member:
     # --------------------------------------------------------------------------------------- status
 
     def status(self) -> RaftStatus:
+        """Say how this member and the others are."""
         core = self._core
         leader = core.leader_node
         return RaftStatus(
@@ -344,17 +350,21 @@ class Member:
     # -------------------------------------------------------------------------- leadership, members
 
     def replay(self) -> None:
+        """Build the replica anew from what is here."""
         self._core.rebuild.replay()
 
     def fetch_snapshot(self) -> None:
+        """Build the replica anew from the leader's snapshot."""
         self._core.transfer.fetch()
         self.wake()
 
     def step_down(self) -> None:
+        """Stop leading, without a successor."""
         self._core.leader.resign()
         self.wake()
 
     def outrank(self, term: int) -> None:
+        """Stand at once for a term above this one."""
         self._core.elections.outrank(term)
         self.wake()
 

@@ -53,6 +53,7 @@ class Proposals:
         self._bytes = self._count = 0
 
     def propose(self, command: bytes) -> asyncio.Future[Position]:
+        """Order a command; refuse it at once when too much waits."""
         core, size = self._core, len(command)
         future: asyncio.Future[Position] = self._loop.create_future()
         if (
@@ -73,6 +74,7 @@ class Proposals:
         return future
 
     def settle(self, proposal: _Proposal, outcome: Position | Exception) -> None:
+        """Answer a proposal, once."""
         if proposal.size >= 0:
             self._bytes -= proposal.size
             self._count -= 1
@@ -91,6 +93,7 @@ class Proposals:
             self.settle(waiting.popleft(), OutcomeUnknown("no answer in time"))
 
     def close(self) -> None:
+        """Call unknown what waits: this member stops."""
         for proposal in self._waiting:
             self.settle(proposal, OutcomeUnknown("this member stops"))
 

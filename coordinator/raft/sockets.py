@@ -27,9 +27,13 @@ next failure.
 class MemberTransport(Protocol):
     """What a member needs of a transport beyond the library's own interface."""
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        """Listen and dial."""
+        ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Close all connections."""
+        ...
 
     identity: Callable[[], PeerIdentity]
     """What goes with our hello."""

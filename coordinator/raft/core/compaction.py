@@ -94,7 +94,7 @@ class Compaction:
     def _on_saved(
         self, position: Position, size: int, keep: int, exc: BaseException | None
     ) -> None:
-        """The snapshot is on disk: only now may the log before it go."""
+        """Drop the log before a snapshot that is on the disk: only now may it go."""
         self._saving = False
         if exc is not None:
             self._save_after = self._environment.now() + SAVE_AGAIN_S

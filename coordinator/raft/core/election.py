@@ -151,6 +151,7 @@ class Elections:
         return terms.heard_within(least)
 
     def on_request_vote(self, node: Node, message: dict[str, Any]) -> None:
+        """Answer a candidate, once our vote is on the disk."""
         request = VoteRequest(
             node.id,
             message["term"],
@@ -225,6 +226,7 @@ class Elections:
     # ------------------------------------------------------------------------------- answers
 
     def on_response_vote(self, node: Node, message: dict[str, Any]) -> None:
+        """Count a vote or pre-vote, if it answers what is asked now."""
         if not message["granted"]:
             if message["current"] > self._library.term:
                 # Ours would never be enough: take the higher term, and stand for a still higher one
@@ -270,12 +272,12 @@ class Elections:
             self._environment.wake()
 
     def on_resigned(self, node: Node, message: dict[str, Any]) -> None:
-        """The leader of our term has stepped down: do not wait for its silence."""
+        """Wait for no silence: the leader of our term says that it has stepped down."""
         if message["term"] == self._library.term and node == self._library.leader:
             self._terms.lose_leader()
 
     def on_removed(self, node: Node, message: dict[str, Any]) -> None:
-        """We are no member any more, a member says: never stand or vote again."""
+        """Never stand or vote again: a member says that we are none any more."""
         if self._roster.configuration.seat(node.id) is None or self._eligibility.removed:
             return
         log.warning("removed from the cluster", member=self._roster.id, told_by=node.id)
@@ -283,8 +285,8 @@ class Elections:
         self._terms.follow(self._library.term, None)
 
     def lose_disk(self) -> None:
-        """This member joined once and its disk is empty: what it promised is forgotten, so it must
-        never vote again.
+        """Never vote again: this member joined once and its disk is empty, so what it promised is
+        forgotten.
         """
         if not self._eligibility.disk_lost:
             log.error(

@@ -62,9 +62,11 @@ class Eligibility:
         self.blank = False
 
     def lose_disk(self) -> None:
+        """Note that what this member promised is forgotten: it votes no more."""
         self.disk_lost = True
 
     def remove(self) -> None:
+        """Note that this member was taken out for good."""
         self.removed = True
 
     def contest(self, until: float) -> None:

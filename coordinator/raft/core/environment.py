@@ -50,4 +50,5 @@ class Environment:
         """How often something notable happened, by name (elections, truncations, ...)."""
 
     def count(self, name: str) -> None:
+        """Count that something notable happened."""
         self.counts[name] = self.counts.get(name, 0) + 1

@@ -50,59 +50,115 @@ class DurableLog(Protocol):
     on_synced: Callable[[int], None]
 
     @property
-    def synced_index(self) -> int: ...
+    def synced_index(self) -> int:
+        """The last entry that is on the disk."""
+        ...
 
     @property
-    def unsynced_bytes(self) -> int: ...
+    def unsynced_bytes(self) -> int:
+        """How much waits for the disk."""
+        ...
 
     @property
-    def policy(self) -> str: ...
+    def policy(self) -> str:
+        """What is synced when: `always`, `interval` or `off`."""
+        ...
 
-    def maybe_sync(self) -> bool: ...
+    def maybe_sync(self) -> bool:
+        """Begin to make durable what is not; `on_synced` is called when it is. Say whether a
+        sync began.
+        """
+        ...
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """Make durable what is not, before it returns."""
+        ...
 
-    def add(self, command: bytes, idx: int, term: int) -> None: ...
-    def clear(self) -> None: ...
-    def deleteEntriesFrom(self, entryFrom: int) -> None: ...
-    def deleteEntriesTo(self, entryTo: int) -> None: ...
+    def add(self, command: bytes, idx: int, term: int) -> None:
+        """Append an entry."""
+        ...
+
+    def clear(self) -> None:
+        """Drop all entries."""
+        ...
+
+    def deleteEntriesFrom(self, entryFrom: int) -> None:
+        """Drop the entries from this place on."""
+        ...
+
+    def deleteEntriesTo(self, entryTo: int) -> None:
+        """Drop the entries before this place."""
+        ...
+
     @overload
     def __getitem__(self, item: int) -> Record: ...
     @overload
     def __getitem__(self, item: slice) -> list[Record]: ...
     def __len__(self) -> int: ...
-    def setRaftCommitIndex(self, raftCommitIndex: int) -> None: ...
-    def getRaftCommitIndex(self) -> int: ...
-    def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None: ...
-    def getCurrentTerm(self) -> int: ...
-    def getVotedForNodeId(self) -> str | None: ...
-    def onOneSecondTimer(self) -> None: ...
+    def setRaftCommitIndex(self, raftCommitIndex: int) -> None:
+        """Keep a hint for the next start."""
+        ...
+
+    def getRaftCommitIndex(self) -> int:
+        """Return the hint that was kept."""
+        ...
+
+    def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:
+        """Store both, durably, before it returns."""
+        ...
+
+    def getCurrentTerm(self) -> int:
+        """Return the term that is on the disk."""
+        ...
+
+    def getVotedForNodeId(self) -> str | None:
+        """Return who was voted for in it."""
+        ...
+
+    def onOneSecondTimer(self) -> None:
+        """Do what is to be done once a second."""
+        ...
+
     def _destroy(self) -> None: ...
 
 
 class Handler(Protocol):
     """What takes the library's steps in its place."""
 
-    def on_tick(self) -> None: ...
+    def on_tick(self) -> None:
+        """Do what time and messages have made due."""
+        ...
 
-    def on_message(self, node: Node, message: dict[str, Any]) -> None: ...
+    def on_message(self, node: Node, message: dict[str, Any]) -> None:
+        """Take a message in."""
+        ...
 
-    def on_connected(self, node: Node) -> None: ...
+    def on_connected(self, node: Node) -> None:
+        """Take a new connection in, also in the place of one that was not missed."""
+        ...
 
-    def on_disconnected(self, node: Node) -> None: ...
+    def on_disconnected(self, node: Node) -> None:
+        """Take the end of a connection in."""
+        ...
 
     def submit(self, command: bytes, callback: Any) -> None:
         """Order what the library's own decorated methods ask for: `command` begins with its kind."""
 
-    def ask_to_add(self, member: str, address: str, callback: Any) -> None: ...
+    def ask_to_add(self, member: str, address: str, callback: Any) -> None:
+        """Ask for a member to be taken in."""
+        ...
 
-    def ask_to_remove(self, member: str, callback: Any) -> None: ...
+    def ask_to_remove(self, member: str, callback: Any) -> None:
+        """Ask for a member to be taken out."""
+        ...
 
 
 class NullPoller:
     """Stand in for the library's poller: our transport lives on the event loop."""
 
-    def poll(self, timeout: float) -> None: ...
+    def poll(self, timeout: float) -> None:
+        """Wait for nothing."""
+        ...
 
 
 class Library(SyncObj):
@@ -140,6 +196,7 @@ class Library(SyncObj):
 
     @property
     def transport(self) -> Transport:
+        """What carries messages."""
         return self._SyncObj__transport
 
     def send(self, node: Node, message: dict[str, Any]) -> bool:
@@ -148,6 +205,7 @@ class Library(SyncObj):
 
     @property
     def connected_nodes(self) -> set[Node]:
+        """Who is connected now; the set itself."""
         return self._SyncObj__connectedNodes
 
     @property
@@ -156,6 +214,7 @@ class Library(SyncObj):
         return tuple(sorted(self._SyncObj__otherNodes, key=lambda node: node.id))
 
     def make_node(self, member: str, address: str | None = None) -> Node:
+        """Return a node that stands for a member."""
         if address is None:
             return self._SyncObj__nodeClass(member)
         return self._SyncObj__nodeClass(member, address=address)
@@ -177,14 +236,17 @@ class Library(SyncObj):
 
     @property
     def leads(self) -> bool:
+        """Say whether this member leads."""
         return self._SyncObj__raftState == LEADER
 
     @property
     def term(self) -> int:
+        """The newest term that it knows."""
         return self._SyncObj__raftCurrentTerm
 
     @property
     def voted_for(self) -> str | None:
+        """Who has its vote in that term."""
         return self._SyncObj__votedForNodeId
 
     def load_term(self, term: int, voted_for: str | None) -> None:
@@ -197,6 +259,7 @@ class Library(SyncObj):
 
     @property
     def leader(self) -> Node | None:
+        """Who leads that term, as far as it knows."""
         return self._SyncObj__raftLeader
 
     @leader.setter
@@ -205,6 +268,7 @@ class Library(SyncObj):
 
     @property
     def election_deadline(self) -> float:
+        """When it stands if it hears of no leader."""
         return self._SyncObj__raftElectionDeadline
 
     @election_deadline.setter
@@ -215,6 +279,7 @@ class Library(SyncObj):
 
     @property
     def journal(self) -> DurableLog:
+        """The log as it is kept."""
         journal: DurableLog = self._SyncObj__raftLog
         return journal
 
@@ -224,6 +289,7 @@ class Library(SyncObj):
 
     @property
     def commit_index(self) -> int:
+        """The last entry that is known to be committed."""
         return self._SyncObj__raftCommitIndex
 
     @commit_index.setter
@@ -232,6 +298,7 @@ class Library(SyncObj):
 
     @property
     def applied_index(self) -> int:
+        """The last entry that the machine has."""
         return self._SyncObj__raftLastApplied
 
     @applied_index.setter
@@ -245,6 +312,7 @@ class Library(SyncObj):
         return self._SyncObj__getEntries(start, count, bytes_max)
 
     def delete_from(self, index: int) -> None:
+        """Drop the entries from an index on."""
         self._SyncObj__deleteEntriesFrom(index)
 
     def delete_to(self, index: int) -> None:
@@ -255,6 +323,7 @@ class Library(SyncObj):
 
     @property
     def next_index(self) -> dict[Node, int]:
+        """Which entry each peer is sent next."""
         return self._SyncObj__raftNextIndex
 
     @next_index.setter
@@ -263,6 +332,7 @@ class Library(SyncObj):
 
     @property
     def match_index(self) -> dict[Node, int]:
+        """Up to where each peer is known to hold our log durably."""
         return self._SyncObj__raftMatchIndex
 
     @match_index.setter
@@ -271,6 +341,7 @@ class Library(SyncObj):
 
     @property
     def last_response(self) -> dict[Node, float]:
+        """When each peer last answered."""
         return self._SyncObj__lastResponseTime
 
     @last_response.setter
@@ -279,6 +350,7 @@ class Library(SyncObj):
 
     @property
     def no_op_index(self) -> int | None:
+        """Where the own term begins in the log; None: it does not lead."""
         return self._SyncObj__noopIDx
 
     @no_op_index.setter
@@ -287,6 +359,7 @@ class Library(SyncObj):
 
     @property
     def heartbeat_due(self) -> float:
+        """When the next heartbeat goes out."""
         return self._SyncObj__newAppendEntriesTime
 
     @heartbeat_due.setter
@@ -312,6 +385,7 @@ class Library(SyncObj):
 
     @property
     def compaction_forced(self) -> bool:
+        """A snapshot is asked for, however little the log has grown."""
         return self._SyncObj__forceLogCompaction
 
     @compaction_forced.setter
@@ -344,13 +418,16 @@ class Library(SyncObj):
         self.handler.submit(command, callback)
 
     def addNodeToCluster(self, node: Node | str, callback: Any = None) -> None:
+        """Ask for a member to be taken in, as the library is asked."""
         member = node.id if isinstance(node, Node) else node
         self.handler.ask_to_add(member, getattr(node, "address", member), callback)
 
     def removeNodeFromCluster(self, node: Node | str, callback: Any = None) -> None:
+        """Ask for a member to be taken out, as the library is asked."""
         self.handler.ask_to_remove(node.id if isinstance(node, Node) else node, callback)
 
     def setCodeVersion(self, newVersion: int, callback: Any = None) -> None:
+        """Refuse: the order of commands has no such kind."""
         raise NotImplementedError("feature levels are ordinary commands (HAZ-4)")
 
     # ----------------------------------------------------------- the library's steps, taken elsewhere

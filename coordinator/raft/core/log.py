@@ -42,22 +42,27 @@ class RaftLog:
 
     @property
     def first_index(self) -> int:
+        """Where the log begins: its base."""
         return self._journal[0][1]
 
     @property
     def last_index(self) -> int:
+        """Where it ends."""
         return self._journal[-1][1]
 
     @property
     def last_term(self) -> int:
+        """The term of its last entry."""
         return self._journal[-1][2]
 
     @property
     def synced_index(self) -> int:
+        """The last entry that is on the disk."""
         return self._journal.synced_index
 
     @property
     def unsynced_bytes(self) -> int:
+        """How much waits for the disk."""
         return self._journal.unsynced_bytes
 
     def term_at(self, index: int) -> int:
@@ -66,10 +71,12 @@ class RaftLog:
         return journal[index - journal[0][1]][2]
 
     def command_at(self, index: int) -> bytes:
+        """Return the command of an entry that is held."""
         journal = self._journal
         return journal[index - journal[0][1]][0]
 
     def holds(self, index: int) -> bool:
+        """Say whether an entry of that index is held."""
         return self.first_index <= index <= self.last_index
 
     def agrees(self, position: Position) -> bool:
@@ -93,20 +100,24 @@ class RaftLog:
         return self._journal[:]
 
     def uncommitted(self) -> list[Record]:
+        """Return the entries that are not known to be committed."""
         return self._journal[self._library.commit_index + 1 - self.first_index :]
 
     @property
     def applied(self) -> Position:
+        """The last entry that the machine has."""
         return Position(self._library.applied_index, self.applied_term)
 
     @property
     def committed(self) -> Position:
+        """The last entry that is known to be committed."""
         index = self._library.commit_index
         return Position(index, self.term_at(index))
 
     # --------------------------------------------------------------------------------- how it changes
 
     def append(self, command: bytes, index: int, term: int) -> None:
+        """Append an entry, and count its bytes."""
         self._journal.add(command, index, term)
         self.appended_bytes += len(command)
 
@@ -138,6 +149,7 @@ class RaftLog:
         self._library.commit_index = base.index
 
     def commit_to(self, index: int) -> None:
+        """Note that all up to there is committed."""
         journal = self._journal
         self._library.commit_index = index
         # On disk it is a hint for the next start: never one about entries that a power cut could
@@ -155,17 +167,21 @@ class RaftLog:
         self._library.applied_index, self.applied_term = position.index, position.term
 
     def freeze(self) -> None:
+        """Let the log stand still: a snapshot is to take its place."""
         self.frozen = True
 
     def thaw(self) -> None:
+        """Let it go on: the snapshot is in place, or was refused."""
         self.frozen = False
 
     # ----------------------------------------------------------------------------------- the disk
 
     def maybe_sync(self) -> None:
+        """Begin to make durable what is not."""
         self._journal.maybe_sync()
 
     def flush(self) -> None:
+        """Make durable what is not, before it returns."""
         self._journal.flush()
 
     def note_tail(self, now: float) -> None:
@@ -178,6 +194,7 @@ class RaftLog:
 
     @property
     def unsynced(self) -> Unsynced:
+        """How long the log has been ahead of the disk, and by what."""
         return self._unsynced
 
     def each_second(self, now: float) -> None:

@@ -128,7 +128,7 @@ class ApplyCommandResponse(Message, frozen=True, array_like=True, tag="apply_com
 
 
 class ReadPing(Message, frozen=True, array_like=True, tag="read_ping"):
-    """Does the receiver still follow `term`?"""
+    """The question whether the receiver still follows `term`."""
 
     term: Count
     round: Count

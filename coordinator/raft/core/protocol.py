@@ -61,7 +61,7 @@ class Core:
         compact_bytes: int = 64 << 20,
         leader_wait_s: float = 0.0,
     ) -> None:
-        """`configuration`: the members that the cluster began with; `first`: the digest of that
+        """Take `configuration`, the members that the cluster began with; `first`: the digest of that
         list (rules.membership.first_digest). `wake` asks for a tick soon.
 
         `on_fault` takes what a message raises, a fault of ours; without it whoever delivered the
@@ -197,6 +197,7 @@ class Core:
         self.environment.wake()
 
     def on_disconnected(self, node: Node) -> None:
+        """Take what was under way with a peer for lost; a lost leader is not waited for."""
         self.library.connected_nodes.discard(node)
         self._forget_connection(node)
         self.leader.on_disconnected(node)
@@ -221,15 +222,19 @@ class Core:
         self.environment.wake()
 
     def on_tick(self) -> None:
+        """Tick, as the library is asked to."""
         self.tick()
 
     def submit(self, command: bytes, callback: Any) -> None:
+        """Order what the library is asked to order."""
         self.commands.submit(command, callback)
 
     def ask_to_add(self, member: str, address: str, callback: Any) -> None:
+        """Ask for a member to be taken in."""
         self.commands.change(Add(member, address), callback)
 
     def ask_to_remove(self, member: str, callback: Any) -> None:
+        """Ask for a member to be taken out."""
         self.commands.change(Remove(member), callback)
 
     # ------------------------------------------------------------------ messages of other drivers
@@ -239,6 +244,7 @@ class Core:
         self._handlers[type] = handler
 
     def tell(self, node: Node, message: dict[str, Any]) -> bool:
+        """Send a message; False: the transport took nothing."""
         return self.library.send(node, message)
 
     def tell_member(self, member: str, message: dict[str, Any]) -> bool:
@@ -247,6 +253,7 @@ class Core:
         return node is not None and node in library.connected_nodes and library.send(node, message)
 
     def broadcast(self, message: dict[str, Any]) -> None:
+        """Send to all members that are connected."""
         for node in self.roster.peers:
             if node in self.library.connected_nodes:
                 self.library.send(node, message)
@@ -254,26 +261,32 @@ class Core:
     # ------------------------------------------------------------------------ how this member is
 
     def now(self) -> float:
+        """Return the monotonic time in seconds."""
         return self.environment.now()
 
     @property
     def heartbeat_s(self) -> float:
+        """Seconds between two heartbeats."""
         return self.library.conf.appendEntriesPeriod
 
     @property
     def election_max_s(self) -> float:
+        """The longest election time-out in seconds."""
         return self.library.conf.raftMaxTimeout
 
     @property
     def node_id(self) -> str:
+        """The id of this member."""
         return self.roster.id
 
     @property
     def leads(self) -> bool:
+        """Say whether this member leads."""
         return self.library.leads
 
     @property
     def term(self) -> int:
+        """The newest term that it knows."""
         return self.library.term
 
     @property
@@ -293,6 +306,7 @@ class Core:
 
     @property
     def role(self) -> Role:
+        """What this member is, for people."""
         if self.library.leads:
             return "leader"
         if not self.roster.votes or self.eligibility.removed:
@@ -308,10 +322,12 @@ class Core:
 
     @property
     def own_term_committed(self) -> bool:
+        """Say whether it leads and an entry of its own term is committed."""
         return self.leader.own_term_committed
 
     @property
     def committed(self) -> Position:
+        """The last entry that is known to be committed."""
         return self.log.committed
 
     def unsynced_age_s(self) -> float:
@@ -324,10 +340,12 @@ class Core:
 
     @property
     def configuration(self) -> Configuration:
+        """The configuration in force."""
         return self.roster.configuration
 
     @property
     def members(self) -> tuple[PeerAddress, ...]:
+        """Who the members are, and where."""
         return self.roster.addresses
 
     def match(self, member: str) -> int | None:
@@ -351,10 +369,12 @@ class Core:
 
     @property
     def origin(self) -> Origin:
+        """What this log began from, as far as it is known."""
         return self.roster.origin
 
     @property
     def begun(self) -> bool:
+        """Say whether a log is held that says who its members are."""
         return self.roster.begun
 
     def contest(self, until: float) -> None:
@@ -362,10 +382,11 @@ class Core:
         self.eligibility.contest(until)
 
     def retired(self, member: str) -> bool:
+        """Say whether a member was removed for good."""
         return self.roster.retired(member)
 
     def on_told_removed(self, by: str) -> None:
-        """A member did not let us in, for we were removed."""
+        """Never stand or vote again: a member did not let us in, for we were removed."""
         self.elections.on_removed(self.roster.node(by) or self.library.make_node(by), {})
 
 

@@ -49,6 +49,7 @@ class Reads:
         core.on_connection_lost = self._on_connection_lost
 
     def open(self, term: int) -> None:
+        """Let reads be confirmed in that term: its leader has taken over."""
         self._opened = max(self._opened, term)
 
     def arrive(self) -> Local:
@@ -76,7 +77,13 @@ class Reads:
             return
         for given_up in self._rounds.abandon():
             self._refuse(given_up, "deposed")
-        leader = core.leader_node
+        self._give_up()
+        if self._arrived and len(self._requests) < REQUESTS_MAX:
+            self._ask_leader()
+
+    def _give_up(self) -> None:
+        """Refuse what was asked of another leader, or was not answered in time."""
+        core, leader = self._core, self._core.leader_node
         for request in sorted(
             request
             for request, (node, _, until) in self._requests.items()
@@ -84,8 +91,10 @@ class Reads:
         ):
             for read in self._requests.pop(request)[1]:
                 self._refuse(read, "no_leader")
-        if not self._arrived or len(self._requests) >= REQUESTS_MAX:
-            return
+
+    def _ask_leader(self) -> None:
+        """Ask the leader for a round, for all reads that wait here."""
+        core, leader = self._core, self._core.leader_node
         arrived, self._arrived = [read for read in self._arrived if not read.done()], []
         self._next_request += 1
         request = self._next_request
@@ -200,6 +209,7 @@ class Reads:
                 self._refuse(read, "no_leader")
 
     def close(self) -> None:
+        """Refuse all reads that wait: this member stops."""
         self._closed = True
         reads: list[Local | Remote] = [*self._rounds.abandon(), *self._arrived]
         reads += [read for request in sorted(self._requests) for read in self._requests[request][1]]

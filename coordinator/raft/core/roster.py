@@ -61,6 +61,7 @@ class Roster:
 
     @property
     def committed(self) -> Configuration:
+        """The newest configuration that is committed."""
         return self.history.at(self._library.commit_index)
 
     @property
@@ -70,10 +71,12 @@ class Roster:
 
     @property
     def voter_ids(self) -> tuple[str, ...]:
+        """The ids of all voters, this member among them if it is one."""
         return self.configuration.voters
 
     @property
     def addresses(self) -> tuple[PeerAddress, ...]:
+        """Who the members are, and where."""
         return tuple(
             PeerAddress(seat.id, seat.address, seat.voter) for seat in self.configuration.seats
         )
@@ -101,6 +104,7 @@ class Roster:
 
     @property
     def first(self) -> bytes:
+        """The digest of the list of first members that this one was given."""
         return self._first
 
     def retired(self, member: str) -> bool:
@@ -170,6 +174,7 @@ class Roster:
     # -------------------------------------------------------------------------- who is reached
 
     def node(self, member: str) -> Node | None:
+        """Return the node that stands for a member; None: nobody is known by that id."""
         return self._nodes.get(member)
 
     @property
@@ -211,6 +216,7 @@ class Roster:
         return {"type": "contacts", "members": seats}
 
     def connected(self, member: str) -> bool:
+        """Say whether a member is connected."""
         return self._nodes.get(member) in self._library.connected_nodes
 
     def reported_address(self, member: str) -> str:

@@ -36,22 +36,28 @@ class ElectionTimer:
 
     @property
     def due(self) -> bool:
+        """Say whether it has fired."""
         return self._library.election_deadline < self._environment.now()
 
     def reset(self) -> None:
+        """Begin anew, with a time-out by chance."""
         self._library.election_deadline = self._environment.now() + self.draw()
 
     def put_off(self, seconds: float) -> None:
+        """Let it fire so much later."""
         self._library.election_deadline += seconds
 
     def set_in(self, seconds: float) -> None:
+        """Let it fire in so many seconds."""
         self._library.election_deadline = self._environment.now() + seconds
 
     def not_within(self, seconds: float) -> None:
+        """Let it fire in so many seconds at the earliest."""
         soonest = self._environment.now() + seconds
         self._library.election_deadline = max(self._library.election_deadline, soonest)
 
     def within(self, seconds: float) -> None:
+        """Let it fire in so many seconds at the latest."""
         latest = self._environment.now() + seconds
         self._library.election_deadline = min(self._library.election_deadline, latest)
 
@@ -88,10 +94,12 @@ class Terms:
 
     @property
     def stands(self) -> bool:
+        """Say whether this member is a candidate."""
         return self._library.state == CANDIDATE
 
     @property
     def follows(self) -> bool:
+        """Say whether it follows, or would."""
         return self._library.state == FOLLOWER
 
     # --------------------------------------------------------------------------------- the term
@@ -141,6 +149,7 @@ class Terms:
         self.timer.put_off(2 * self.stored_s)
 
     def lead(self) -> None:
+        """Be the leader of this term."""
         self._library.leader = self._library.selfNode
         self._become(LEADER)
 
@@ -158,9 +167,11 @@ class Terms:
         self.timer.reset()
 
     def heard_within(self, seconds: float) -> bool:
+        """Say whether a leader was heard within so many seconds."""
         return self._environment.now() - self.heard < seconds
 
     def know_no_leader(self) -> None:
+        """Follow nobody: this member asks to lead."""
         self._library.leader = None
 
     def lose_leader(self) -> None:

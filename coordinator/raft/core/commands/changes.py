@@ -40,7 +40,7 @@ class Changes:
         *,
         joins: bool,
     ) -> None:
-        """`joins`: note in the configuration which members have acknowledged the log
+        """Say by `joins` whether the configuration notes which members have acknowledged the log
         (rules.membership.Seat).
         """
         self._library, self._environment, self._log = state.library, state.environment, state.log

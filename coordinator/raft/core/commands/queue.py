@@ -239,8 +239,8 @@ class Commands:
             self._waiters.add(position, callback)
 
     def on_connection_lost(self, node: Node) -> None:
-        """What was forwarded there and not answered may be in its log: unknown. Never sent
-        again.
+        """Call unknown what was forwarded there and not answered: it may be in that log. It is
+        never sent again.
         """
         waiting = self._forwarded
         for request in sorted(request for request, (to, _) in waiting.items() if to == node):

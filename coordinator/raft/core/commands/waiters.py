@@ -30,7 +30,7 @@ class Waiters:
         self._waiting[position.index].append((position.term, callback))
 
     def notify(self, position: Position, result: Any, *, new_term: bool) -> None:
-        """An entry is applied, with this result; `new_term`: the first one of its term."""
+        """Answer who waits for an entry that is applied; `new_term`: it is the first of its term."""
         waiting = self._waiting
         for term, callback in waiting.pop(position.index, ()):
             if term == position.term:

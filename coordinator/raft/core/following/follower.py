@@ -43,6 +43,7 @@ class Follower:
         """Our log equals the current leader's up to here."""
 
     def on_append_entries(self, node: Node, message: dict[str, Any]) -> None:
+        """Make our log the leader's, and acknowledge what of it is durable."""
         if not self.follow(node, message):
             return
         library, raft_log = self._library, self._log

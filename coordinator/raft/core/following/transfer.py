@@ -32,6 +32,7 @@ class Transfer:
         return self.incoming
 
     def drop(self) -> None:
+        """Drop what came of it so far."""
         if self.incoming is not None:
             self.incoming.reset()
         self.incoming = None
@@ -66,4 +67,5 @@ class Transfer:
         self.want(leader, b"", self._log.first_index)
 
     def stop_fetching(self) -> None:
+        """Let the machine be built from its own log again: it leads, or has what it asked for."""
         self.fetching = False

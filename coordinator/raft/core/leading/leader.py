@@ -83,6 +83,7 @@ class Leader:
             self.progress[node.id] = Progress()
 
     def drop_peer(self, member: str) -> None:
+        """Forget how far a member is: it was removed."""
         progress = self.progress.pop(member, None)
         if progress is not None:
             progress.drop_snapshot()
@@ -96,6 +97,7 @@ class Leader:
         return heard + self._eligibility.votes >= majority(len(self._roster.voter_ids))
 
     def has_quorum(self, within_s: float) -> bool:
+        """Say whether a majority of voters has answered within so many seconds."""
         return self.heard_quorum(self._environment.now() - within_s)
 
     def check_quorum(self) -> None:
@@ -134,6 +136,7 @@ class Leader:
 
     @property
     def own_term_committed(self) -> bool:
+        """Say whether an entry of the own term is committed: all before it is then."""
         library = self._library
         no_op = library.no_op_index
         return library.leads and no_op is not None and library.commit_index >= no_op
@@ -320,6 +323,7 @@ class Leader:
             progress.drop_snapshot()
 
     def on_disconnected(self, node: Node) -> None:
+        """Take what is under way to a peer for lost."""
         progress = self.progress.get(node.id)
         if progress is not None:
             progress.probe()

@@ -39,30 +39,36 @@ class Progress:
         """Heartbeats since the chunk at `offset` was sent."""
 
     def probe(self) -> None:
+        """Find out anew where the log of the peer ends."""
         self.probing, self.paused = True, False
         self.in_flight.clear()
         self.in_flight_bytes = 0
 
     def pause(self) -> None:
+        """Send nothing more before the next answer or heartbeat."""
         self.paused = True
 
     def note_sent(self, last: int, size: int) -> None:
+        """Count a message with entries up to `last`, of so many bytes, as in flight."""
         self.in_flight.append((last, size))
         self.in_flight_bytes += size
 
     def acknowledge(self, index: int) -> None:
+        """Count what is in flight up to there as arrived."""
         self.probing = self.paused = False
         while self.in_flight and self.in_flight[0][0] <= index:
             self.in_flight_bytes -= self.in_flight.popleft()[1]
 
     @property
     def full(self) -> bool:
+        """Say whether no more may be in flight."""
         return (
             self.in_flight_bytes >= IN_FLIGHT_BYTES_MAX
             or len(self.in_flight) >= IN_FLIGHT_MESSAGES_MAX
         )
 
     def drop_snapshot(self) -> None:
+        """Stop sending a snapshot."""
         if self.snapshot is not None:
             self.snapshot.close()
         self.snapshot, self.offset, self.asked = None, 0, 0

@@ -46,12 +46,15 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def voters(self) -> tuple[str, ...]:
+        """The ids of those who vote, in order."""
         return tuple(seat.id for seat in self.seats if seat.voter)
 
     def seat(self, member: str) -> Seat | None:
+        """Return the seat of a member; None: it has none."""
         return next((seat for seat in self.seats if seat.id == member), None)
 
     def votes(self, member: str) -> bool:
+        """Say whether a member votes."""
         seat = self.seat(member)
         return seat is not None and seat.voter
 
@@ -121,7 +124,7 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 def decode_change(change: bytes) -> Change:
-    """Raises ValueError."""
+    """Return a change from its bytes. Raises ValueError."""
     try:
         return _change_decoder.decode(change)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
@@ -129,7 +132,7 @@ def decode_change(change: bytes) -> Change:
 
 
 def decode_configuration(configuration: bytes) -> Configuration:
-    """Raises ValueError."""
+    """Return a configuration from its bytes. Raises ValueError."""
     try:
         return _decode_configuration(configuration)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
@@ -304,6 +307,7 @@ class History:
 
     @property
     def newest_index(self) -> int:
+        """Where the log holds the one in force; 0: it is the first list."""
         return self._held[-1][0]
 
     def at(self, index: int) -> Configuration:
@@ -326,6 +330,7 @@ class History:
         return tuple(found[member] for member in sorted(found))
 
     def append(self, index: int, configuration: Configuration) -> None:
+        """Put one in force, from an entry on."""
         self.truncate(index)
         self._held.append((index, configuration))
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Round(NamedTuple):
-    """What to ask every voter: does it still follow `term`?"""
+    """What every voter is asked: whether it still follows `term`."""
 
     id: int
     term: int
@@ -58,6 +58,7 @@ class Rounds(Generic[T]):
 
     @property
     def idle(self) -> bool:
+        """Say whether no round is under way and no read waits."""
         return self._round is None and not self._waiting
 
     def arrive(self, read: T) -> bool:
@@ -84,6 +85,7 @@ class Rounds(Generic[T]):
         return self._round
 
     def missing(self, voters: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the voters that have not answered the round."""
         return tuple(voter for voter in voters if voter not in self._answered)
 
     def answer(self, voter: str, round: Round) -> None:

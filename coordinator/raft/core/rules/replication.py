@@ -91,6 +91,7 @@ def judge_append(
 
 
 def majority(voters: int) -> int:
+    """Return how many of so many voters are a majority."""
     return voters // 2 + 1
 
 

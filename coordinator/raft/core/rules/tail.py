@@ -87,9 +87,11 @@ class Uncommitted:
             self.add(index, len(command))
 
     def add(self, index: int, size: int) -> None:
+        """Count an entry that was appended."""
         self._entries.append((index, size))
         self.bytes += size
 
     def commit(self, index: int) -> None:
+        """Count no more what is committed."""
         while self._entries and self._entries[0][0] <= index:
             self.bytes -= self._entries.popleft()[1]
