@@ -174,6 +174,29 @@ def test_every_module_that_is_named_is_there() -> None:
     assert not list(dangling(r"(?<![\w/.-])([a-z]\w*\.py)\b(?!\w)", known.__contains__, paths))
 
 
+def test_every_row_of_a_packages_table_of_modules_is_there() -> None:
+    wrong, rows = [], 0
+    for path in DOCUMENTS:
+        if path.name != "DESIGN.md" or path.parent.name == "docs":
+            continue
+        known = {found.stem for found in path.parent.rglob("*.py")}
+        known |= {found.name for found in path.parent.rglob("*") if found.is_dir()}
+        of_modules = False
+        for number, line in prose(path):
+            cells = [cell.strip() for cell in line.split("|")[1:-1]]
+            if not cells:
+                of_modules = False
+            elif cells[0] in ("module", "modules", "room", "rooms"):
+                of_modules = True
+            elif of_modules:
+                names = re.findall(r"`([\w./]+?)(?:\.py)?/?`", cells[0])
+                rows += 1
+                gone = [name for name in names if re.split(r"[./]", name)[-1] not in known]
+                wrong += [f"{path.relative_to(ROOT)}:{number}: {name}" for name in gone]
+    assert not wrong
+    assert rows > 20
+
+
 def test_every_command_that_is_named_is_there() -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.M))
     now = DOCUMENTS + files(".py")
