@@ -1,0 +1,50 @@
+"""Declare what the parts expect of each other: Clock, Store, Cache, Broadcast, Consensus.
+
+Narrow protocols only: nothing here decides or does anything. Each port has one contract suite
+(tests/contract), run against every adapter, fakes included.
+"""
+
+from kv.ports.broadcast import Broadcast, Change, Undone
+from kv.ports.cache import Cache, Space
+from kv.ports.clock import Clock
+from kv.ports.consensus import Consensus, Listener, Member, Settled, Status
+from kv.ports.store import (
+    Appended,
+    Facts,
+    Fenced,
+    Identity,
+    Listing,
+    Outranked,
+    Pruning,
+    Read,
+    Retention,
+    Scrubbed,
+    Store,
+    TakenOver,
+)
+
+__all__ = [
+    "Appended",
+    "Broadcast",
+    "Cache",
+    "Change",
+    "Clock",
+    "Consensus",
+    "Facts",
+    "Fenced",
+    "Identity",
+    "Listener",
+    "Listing",
+    "Member",
+    "Outranked",
+    "Pruning",
+    "Read",
+    "Retention",
+    "Scrubbed",
+    "Settled",
+    "Space",
+    "Status",
+    "Store",
+    "TakenOver",
+    "Undone",
+]
