@@ -22,6 +22,7 @@ from backends.fence import (
     outranks,
     scrubbed,
 )
+from backends.memory.versions import MemoryVersions
 from kv.errors import BackendUnavailable, InvariantViolated, Pruned, StoreDamaged
 from kv.model import (
     GENESIS,
@@ -66,18 +67,11 @@ class MemoryDatabase:
 
     def __init__(self) -> None:
         self._rows: list[LedgerRow] = []
-        self._versions: dict[bytes, list[Version]] = {}
-        """Per key, oldest first."""
-        self._keys: list[bytes] = []
-        """Those of `_versions`, in byte order."""
-        self._made: list[tuple[int, bytes]] = []
-        """(revision, key) of every version that pruning has not walked yet, in order."""
+        self._versions = MemoryVersions()
         self._operations: dict[str, Operation] = {}
         self._blobs: dict[tuple[str, bytes], _Blob] = {}
         self._recorded: set[str] = set()
         """Op_ids of staged values that the ledger has recorded (asked for membership only)."""
-        self._due: dict[bytes, tuple[int, int]] = {}
-        """Key -> (expires, revision) of newest versions that expire."""
         self._damaged: set[tuple[bytes, int]] = set()
         """(key, revision) of versions whose value is not what was written."""
         self._floor = 0
@@ -87,8 +81,7 @@ class MemoryDatabase:
         self._identity = Identity("")
         self._cursors: dict[str, int] = {}
 
-    # -- ledger
-    # ----------------------------------------------------------------------------------------------------
+    # --------------------------------------------------------------------------------------- ledger
 
     def head(self) -> Head:
         return self._rows[-1].head if self._rows else GENESIS
@@ -111,7 +104,7 @@ class MemoryDatabase:
                 )
         self._rows.append(row)
         for version in sorted(group.versions, key=lambda version: version.revision):
-            self._insert(version)
+            self._versions.insert(version)
         self._operations.update((operation.op_id, operation) for operation in group.operations)
         staged = {op_id for op_id, _ in self._blobs}
         self._recorded.update(recorded.op_id for recorded in row.body if recorded.op_id in staged)
@@ -156,8 +149,7 @@ class MemoryDatabase:
         place = bisect.bisect_right(self._rows, last, key=lambda row: row.last) - 1
         return self._rows[place] if place >= 0 and self._rows[place].last == last else None
 
-    # -- versions
-    # --------------------------------------------------------------------------------------------------
+    # ------------------------------------------------------------------------------------- versions
 
     def facts(
         self,
@@ -170,7 +162,9 @@ class MemoryDatabase:
             op_id: self._operations[op_id] for op_id in op_ids if op_id in self._operations
         }
         versions = {
-            key: self._versions[key][-1] for key in (*keys, *hashed) if key in self._versions
+            key: newest
+            for key in (*keys, *hashed)
+            if (newest := self._versions.newest(key, None)) is not None
         }
         values = {key: versions[key].value for key in hashed if key in versions}
         hashes = {
@@ -183,7 +177,7 @@ class MemoryDatabase:
 
     def read(self, keys: Sequence[bytes], at: int | None, settled: int) -> Read:
         self._check_floor(at)
-        found = tuple(self._whole(self._newest(key, at)) for key in keys)
+        found = tuple(self._whole(self._versions.newest(key, at)) for key in keys)
         return Read(self.head(), found, self._digest_at(settled))
 
     def list(
@@ -198,10 +192,8 @@ class MemoryDatabase:
         self._check_floor(at)
         start, end = bounds
         found: list[Version] = []
-        for place in range(
-            bisect.bisect_left(self._keys, start), bisect.bisect_left(self._keys, end)
-        ):
-            version = self._newest(self._keys[place], at)
+        for key in self._versions.keys_between(start, end):
+            version = self._versions.newest(key, at)
             if version is not None and version.present:
                 found.append(
                     msgspec.structs.replace(version, value=b"")
@@ -215,7 +207,7 @@ class MemoryDatabase:
         )
 
     def versions(self, at: Sequence[tuple[bytes, int]]) -> tuple[Version | None, ...]:
-        found = (self._newest(key, revision) for key, revision in at)
+        found = (self._versions.newest(key, revision) for key, revision in at)
         return tuple(
             self._sound(version) if version is not None and version.revision == revision else None
             for version, (_, revision) in zip(found, at, strict=True)
@@ -225,13 +217,14 @@ class MemoryDatabase:
         return tuple(self._operations.get(op_id) for op_id in op_ids)
 
     def due(self, log_time_ms: int, limit: int) -> tuple[tuple[bytes, int], ...]:
-        found = sorted((expires, revision, key) for key, (expires, revision) in self._due.items())
+        found = sorted(
+            (expires, revision, key) for key, (expires, revision) in self._versions.due.items()
+        )
         return _first(
             [(key, revision) for expires, revision, key in found if expires <= log_time_ms], limit
         )
 
-    # -- staged values, floor, cursors
-    # -----------------------------------------------------------------------------
+    # ---------------------------------------------------------------- staged values, floor, cursors
 
     def stage(self, op_id: str, value: bytes, bytes_max: int = STAGED_BYTES_MAX) -> Reference:
         reference = Reference(op_id, value_hash(value), len(value))
@@ -265,12 +258,7 @@ class MemoryDatabase:
         return None if blob is None else checked_blob(blob.value, reference, "memory")
 
     def scrub(self, after: int) -> Scrubbed:
-        every = (
-            version
-            for key in self._keys
-            for version in self._versions[key]
-            if version.revision > after
-        )
+        every = (version for version in self._versions.every() if version.revision > after)
         found = _first(
             sorted(every, key=lambda version: (version.revision, version.key)), SCRUB_ROWS
         )
@@ -290,12 +278,13 @@ class MemoryDatabase:
     def move_cursor(self, name: str, to: int) -> None:
         self._cursors[name] = max(to, self.cursor(name))
 
-    # -- pruning, restoring
-    # ----------------------------------------------------------------------------------------
+    # --------------------------------------------------------------------------- pruning, restoring
 
     def prune(self, retention: Retention) -> Pruning:
         limit, below = retention.rows_max, min(retention.revision_below, self.head().last)
-        versions, more = self._prune_versions(below, limit)
+        versions, more = 0, False
+        if below > self._floor:
+            self._floor, versions, more = self._versions.prune(below, limit)
         old_rows = _first([row for row in self._rows[:-1] if row.last < below], limit)
         del self._rows[: len(old_rows)]
         oldest = _first(list(self._operations.values()), limit)
@@ -339,37 +328,14 @@ class MemoryDatabase:
         self._blobs = {
             place: blob for place, blob in self._blobs.items() if blob.seq < self.head().seq
         }
-        versions = [
-            version
-            for key in self._keys
-            for version in self._versions[key]
-            if version.revision <= last
-        ]
-        made = [place for place in self._made if place[0] <= last]
-        self._versions, self._keys, self._due = {}, [], {}
-        for version in sorted(versions, key=lambda version: version.revision):
-            self._insert(version)
-        self._made = made
+        self._versions.forget_above(last)
         self._operations = {
             op_id: each for op_id, each in self._operations.items() if each.revision <= last
         }
         self._cursors = {name: min(position, last) for name, position in self._cursors.items()}
         return self.head()
 
-    # -- inside
-    # ----------------------------------------------------------------------------------------------------
-
-    def _insert(self, version: Version) -> None:
-        key = version.key
-        if key not in self._versions:
-            self._versions[key] = []
-            bisect.insort(self._keys, key)
-        self._versions[key].append(version)
-        self._made.append((version.revision, key))
-        if version.expires_ms is None:
-            self._due.pop(key, None)
-        else:
-            self._due[key] = (version.expires_ms, version.revision)
+    # --------------------------------------------------------------------------------------- inside
 
     def _whole(self, version: Version | None) -> Version | None:
         return None if version is None else self._sound(version)
@@ -379,13 +345,6 @@ class MemoryDatabase:
             raise StoreDamaged("memory", version.key, version.revision)
         return version
 
-    def _newest(self, key: bytes, at: int | None) -> Version | None:
-        versions = self._versions.get(key, [])
-        if at is None:
-            return versions[-1] if versions else None
-        place = bisect.bisect_right(versions, at, key=lambda version: version.revision)
-        return versions[place - 1] if place else None
-
     def _check_floor(self, at: int | None) -> None:
         if at is not None and at < self.floor():
             raise Pruned(self.floor())
@@ -394,37 +353,8 @@ class MemoryDatabase:
         row = self.row_ending(settled)
         return None if row is None else row.digest
 
-    def _prune_versions(self, below: int, limit: int) -> tuple[int, bool]:
-        if below <= self._floor:
-            return 0, False
-        step = [place for place in self._made[:limit] if place[0] <= below]
-        more = len(step) == limit
-        self._floor = step[-1][0] if more else below
-        gone = 0
-        for revision, key in step:
-            versions = self._versions[key]
-            newest = self._newest(key, revision)
-            tombstone = newest is not None and newest.revision == revision and not newest.present
-            kept = [
-                each
-                for each in versions
-                if each.revision > revision or (each.revision == revision and not tombstone)
-            ]
-            gone += len(versions) - len(kept)
-            self._versions[key] = kept
-            if not kept:
-                del self._versions[key]
-                del self._keys[bisect.bisect_left(self._keys, key)]
-        del self._made[: len(step)]
-        return gone, more
-
     def _sweepable(self, retention: Retention) -> Iterator[tuple[str, bytes]]:
-        used = {
-            (version.value.op_id, version.value.hash)
-            for key in self._keys
-            for version in self._versions[key]
-            if isinstance(version.value, Reference)
-        }
+        used = self._versions.references()
         for (op_id, hash_), blob in self._blobs.items():
             next_row = _first(self.ledger(blob.seq + 1, 1), 1)
             before_ms = max(retention.operations_before_ms, retention.staged_before_ms)

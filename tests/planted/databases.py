@@ -12,7 +12,7 @@ import msgspec
 from backends.fence import empty_row, outranks
 from backends.memory import database as memory
 from backends.memory.database import MemoryDatabase
-from kv.model import Group, LedgerRow, Reference, Version
+from kv.model import Group, LedgerRow, Reference
 from kv.ports import (
     Appended,
     Fenced,
@@ -75,7 +75,7 @@ class HalfOnly(MemoryDatabase):
     def append(self, group: Group) -> Appended | Fenced:
         if self.head() == group.base:
             for version in group.versions[:1]:
-                self._insert(version)
+                self._versions.insert(version)
         return super().append(group)
 
 
@@ -118,8 +118,10 @@ class Tombstones(MemoryDatabase):
         found = super().list(bounds, 10**6, at, settled, keys_only=keys_only)
         gone = [
             v
-            for key in self._keys
-            if (v := self._newest(key, at)) and not v.present and bounds[0] <= key < bounds[1]
+            for key in self._versions.keys
+            if (v := self._versions.newest(key, at))
+            and not v.present
+            and bounds[0] <= key < bounds[1]
         ]
         shown = sorted((*found.versions, *gone), key=lambda version: version.key)
         return msgspec.structs.replace(
@@ -138,11 +140,11 @@ class EmptyRows(MemoryDatabase):
 class SupersededDue(MemoryDatabase):
     """A version that was superseded is still due."""
 
-    def _insert(self, version: Version) -> None:
-        before = self._due.get(version.key)
-        super()._insert(version)
-        if before is not None:
-            self._due.setdefault(version.key, before)
+    def append(self, group: Group) -> Appended | Fenced:
+        before = dict(self._versions.due)
+        result = super().append(group)
+        self._versions.due = before | self._versions.due
+        return result
 
 
 class FallingCursor(MemoryDatabase):
@@ -156,12 +158,12 @@ class LoneTombstone(MemoryDatabase):
     """Tombstones go without the versions that they hide."""
 
     def prune(self, retention: Retention) -> Pruning:
-        for key in self._keys:
-            newest = self._newest(key, retention.revision_below)
+        for key in self._versions.keys:
+            newest = self._versions.newest(key, retention.revision_below)
             if newest is not None and not newest.present:
-                self._versions[key] = [v for v in self._versions[key] if v is not newest] or [
-                    newest
-                ]
+                self._versions.by_key[key] = [
+                    v for v in self._versions.by_key[key] if v is not newest
+                ] or [newest]
         return super().prune(retention)
 
 
@@ -180,8 +182,8 @@ class TooEager(MemoryDatabase):
 
     def prune(self, retention: Retention) -> Pruning:
         done = super().prune(retention)
-        for key in list(self._keys):
-            self._versions[key] = self._versions[key][-1:]
+        for key in list(self._versions.keys):
+            self._versions.by_key[key] = self._versions.by_key[key][-1:]
         return done
 
 
@@ -205,7 +207,9 @@ class ServesDamaged(MemoryDatabase):
     """What the disk holds is taken for what was written."""
 
     def damage(self, key: bytes, revision: int) -> None:
-        self._versions[key][0] = msgspec.structs.replace(self._versions[key][0], value=b"another")
+        self._versions.by_key[key][0] = msgspec.structs.replace(
+            self._versions.by_key[key][0], value=b"another"
+        )
 
 
 class TakesBackAnothers(MemoryDatabase):

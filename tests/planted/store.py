@@ -37,7 +37,7 @@ def append(self: MemoryDatabase, group: Group) -> Appended | Fenced:
         return Fenced(head)
     self._rows.append(msgspec.structs.replace(group.row, seq=head.seq + 1))
     for version in sorted(group.versions, key=lambda version: version.revision):
-        self._insert(version)
+        self._versions.insert(version)
     for operation in group.operations:
         self._operations.setdefault(operation.op_id, operation)
     return Appended()
