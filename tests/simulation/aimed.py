@@ -9,71 +9,67 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 from kv.errors import KvError
-from kv.model import Intent, Put
+from tests.simulation import moments
 
 if TYPE_CHECKING:
     from tests.simulation.node import SimNode
     from tests.simulation.world import World
-
-WAIT_S = 2.0
-"""What is waited for comes within this, or the harm is left out."""
 
 
 async def deaf_leader(world: World, rng: random.Random) -> None:
     """Let a leader hear answers that are old: its followers (but one of five) have turned to
     another by then.
     """
-    leader, others = _led(world)
+    leader, others = moments.led(world)
     if leader is None or len(others) < 2:
         return
     faithful = [others.pop(rng.randrange(len(others)))] if len(others) == 4 else []
     for step in range(1, rng.choice((2, 4, 5)) + 1):  # so slowly that the leader does not miss them
-        _lag(world, others, leader, 0.4 * step)
+        moments.lag(world, others, leader, 0.4 * step)
         await asyncio.sleep(0.12)
     await asyncio.sleep(rng.choice((0.0, 0.0, 0.5)))
-    _cut(world, [leader], others, one_way=True)
-    _cut(world, faithful, others)
+    moments.cut(world, [leader], others, one_way=True)
+    moments.cut(world, faithful, others)
     world.popular = leader
     if rng.random() < 0.7:  # the store would tell it that another has taken over
         world.store_faults.far_s[leader.name] = 2.0
     await asyncio.sleep(rng.uniform(1.0, 2.0))
     world.popular = None
     world.store_faults.far_s.pop(leader.name, None)
-    _join(world, [leader, *faithful], others)
-    _lag(world, others, leader, 0.0)
+    moments.join(world, [leader, *faithful], others)
+    moments.lag(world, others, leader, 0.0)
 
 
 async def split_power(world: World, rng: random.Random) -> None:
     """Cut the power of the only follower that makes the quorum, whose disk is slow, and cut the
     leader off.
     """
-    leader, others = _led(world)
+    leader, others = moments.led(world)
     if leader is None or len(others) != 2:
         return
     kept, lost = rng.sample(others, 2)
     kept.disk.slow_s = rng.choice((0.05, 0.2))
-    _cut(world, [leader], [lost])
+    moments.cut(world, [leader], [lost])
     await asyncio.sleep(rng.uniform(0.1, 0.5))
-    _power_cut(world, kept)
-    _cut(world, [leader], [kept])
+    moments.power_cut(world, kept)
+    moments.cut(world, [leader], [kept])
     kept.disk.slow_s = 0.0
     await asyncio.sleep(0.01)
     kept.start()
     await asyncio.sleep(rng.uniform(1.0, 2.0))
-    _join(world, [leader], others)
+    moments.join(world, [leader], others)
 
 
 async def rivals(world: World, rng: random.Random) -> None:
     """Take the leader away while every message takes its time: followers that do not hear each
     other stand at once.
     """
-    leader, others = _led(world)
+    leader, others = moments.led(world)
     if leader is None or len(others) < 2:
         return
     usual, world.network.delay_s = world.network.delay_s, rng.choice(((0.01, 0.012), (0.03, 0.035)))
@@ -81,13 +77,13 @@ async def rivals(world: World, rng: random.Random) -> None:
     half = len(others) // 2
     pairs = list(zip(others[:half], others[half:], strict=False)) if len(others) > 2 else []
     for one, other in pairs:
-        _cut(world, [one], [other])
+        moments.cut(world, [one], [other])
     await asyncio.sleep(0.1)
     leader.crash(power=False)
     world.counts["crashes"] += 1
     await asyncio.sleep(rng.uniform(0.8, 1.5))
     for one, other in pairs:
-        _join(world, [one], [other])
+        moments.join(world, [one], [other])
     world.network.delay_s = usual
     leader.start()
 
@@ -99,38 +95,38 @@ async def old_answers(world: World, rng: random.Random) -> None:
     What it had sent then is cut off in between, so an old answer speaks of entries that nobody else
     has.
     """
-    leader, others = _led(world)
+    leader, others = moments.led(world)
     if leader is None or len(others) != 4:
         return
     partner, *rest = rng.sample(others, 4)
-    _cut(world, [leader, partner], rest)
+    moments.cut(world, [leader, partner], rest)
     await asyncio.sleep(0.05)
-    _lag(world, [partner], leader, rng.uniform(0.9, 1.3))
-    await _burst(world, leader, 25)
-    await _until(lambda: world.leader() not in {leader, None})
-    _join(world, [leader, partner], rest)
+    moments.lag(world, [partner], leader, rng.uniform(0.9, 1.3))
+    await moments.burst(world, leader, 25)
+    await moments.until(lambda: world.leader() not in {leader, None})
+    moments.join(world, [leader, partner], rest)
     await asyncio.sleep(rng.uniform(0.05, 0.15))
-    await _transfer(world, leader)
+    await moments.transfer(world, leader)
     helper, *far = rest
-    _cut(world, [leader, helper], [*far, partner])
+    moments.cut(world, [leader, helper], [*far, partner])
     world.network.cut.pop((partner.name, leader.name), None)
-    await _burst(world, leader, 10)
+    await moments.burst(world, leader, 10)
     await asyncio.sleep(rng.uniform(0.6, 1.0))
-    _cut(world, [leader], [helper])
-    _join(world, [helper], [*far, partner])
+    moments.cut(world, [leader], [helper])
+    moments.join(world, [helper], [*far, partner])
     await asyncio.sleep(rng.uniform(1.0, 2.0))
-    _lag(world, [partner], leader, 0.0)
-    _join(world, [leader], others)
+    moments.lag(world, [partner], leader, 0.0)
+    moments.join(world, [leader], others)
 
 
 async def late_commit(world: World, rng: random.Random) -> None:
     """Let a commit land long after the power of all members, and with it the order it was of, has
     gone.
     """
-    if not await _commit_lost(world, rng.uniform(0.4, 1.2)):
+    if not await moments.commit_lost(world, rng.uniform(0.4, 1.2)):
         return
     for node in list(world.nodes.values()):
-        _power_cut(world, node)
+        moments.power_cut(world, node)
     await asyncio.sleep(rng.choice((0.01, 0.05)))
     for node in list(world.nodes.values()):
         node.start()
@@ -149,7 +145,7 @@ async def left_behind(world: World, rng: random.Random) -> None:
     await asyncio.sleep(rng.uniform(0.3, 1.5))
     world.store_faults.delay_s = usual
     await asyncio.sleep(rng.uniform(0.2, 1.0))
-    _join(world, leader, others)
+    moments.join(world, leader, others)
 
 
 async def comes_back(world: World, rng: random.Random) -> None:
@@ -157,29 +153,29 @@ async def comes_back(world: World, rng: random.Random) -> None:
     one's.
     """
     leader, others = await _forgotten(world)
-    await _until(
+    await moments.until(
         lambda: any(node.serving and node.coordinator.committer.taken_over for node in others)
     )
     await asyncio.sleep(rng.uniform(0.02, 0.2))
     lag_s = rng.uniform(0.15, 0.24)
     for one, other in ((one, other) for one in leader for other in others):
-        _lag(world, [one], other, lag_s)
-        _lag(world, [other], one, lag_s)
-    _join(world, leader, others)
+        moments.lag(world, [one], other, lag_s)
+        moments.lag(world, [other], one, lag_s)
+    moments.join(world, leader, others)
     await asyncio.sleep(10 * lag_s)
     for one, other in ((one, other) for one in leader for other in others):
-        _lag(world, [one], other, 0.0)
-        _lag(world, [other], one, 0.0)
+        moments.lag(world, [one], other, 0.0)
+        moments.lag(world, [other], one, 0.0)
 
 
 async def _forgotten(world: World) -> tuple[list[SimNode], list[SimNode]]:
     """Cut the leader off and the power of the others; return both."""
-    leader, others = _led(world)
+    leader, others = moments.led(world)
     if leader is None or len(others) < 2:
         return [], []
-    _cut(world, [leader], others)
+    moments.cut(world, [leader], others)
     for node in others:
-        _power_cut(world, node)
+        moments.power_cut(world, node)
     await asyncio.sleep(0.01)
     for node in others:
         node.start()
@@ -191,35 +187,35 @@ async def late_order(world: World, rng: random.Random) -> None:
     successors.
     """
     nodes = list(world.nodes.values())
-    if len(nodes) != 3 or not await _commit_lost(world, rng.uniform(0.0, 0.1)):
+    if len(nodes) != 3 or not await moments.commit_lost(world, rng.uniform(0.0, 0.1)):
         return
     for node in nodes:
-        _power_cut(world, node)
+        moments.power_cut(world, node)
     for node in nodes:
         node.start()
     lossy = rng.random() < 0.5
     world.holds_rebases_s = 0.0 if lossy else rng.uniform(0.5, 2.0)
-    ordered = await _until(lambda: _rebases(world) > 0)
+    ordered = await moments.until(lambda: moments.rebases(world) > 0)
     if not lossy:
         world.holds_rebases_s = None  # what its successor orders takes the usual way
-    leader, others = _led(world)
+    leader, others = moments.led(world)
     if not ordered or leader is None or len(others) < 2:
         world.holds_rebases_s = None
         return
     if lossy:
-        _cut(world, [leader], others)
+        moments.cut(world, [leader], others)
         for node in others:
-            _power_cut(world, node)
+            moments.power_cut(world, node)
         for node in others:
             node.start()
-        await _until(
+        await moments.until(
             lambda: any(node.coordinator.committer.rebases for node in others if node.serving)
         )
-        _join(world, [leader], others)
+        moments.join(world, [leader], others)
         await asyncio.sleep(1.0)
         world.holds_rebases_s = None
     else:
-        await _transfer(world, rng.choice(others))
+        await moments.transfer(world, rng.choice(others))
         await asyncio.sleep(2.5)
 
 
@@ -229,14 +225,14 @@ async def late_takeover(world: World, rng: random.Random) -> None:
     Its way to the store is long, twice (it looks whose store it is first), and what it had sent
     there is lost: so it begins just as it is cut off.
     """
-    leader, others = _led(world)
+    leader, others = moments.led(world)
     if leader is None or len(others) < 2:
         return
     world.store_faults.far_s[leader.name] = rng.uniform(0.35, 0.45)
-    if await _commit_lost(world, None):
-        _cut(world, [leader], others)
+    if await moments.commit_lost(world, None):
+        moments.cut(world, [leader], others)
         await asyncio.sleep(rng.uniform(1.0, 1.5))
-        _join(world, [leader], others)
+        moments.join(world, [leader], others)
     world.store_faults.far_s.pop(leader.name, None)
 
 
@@ -252,18 +248,18 @@ async def slow_successor(world: World, rng: random.Random) -> None:
     """Let a member that has lost what was committed lead while the store is slow to say what it
     holds.
     """
-    leader, others = _led(world)
+    leader, others = moments.led(world)
     if leader is None or len(others) < 2:
         return
     usual = world.store_faults.delay_s
     for node in others:
-        _power_cut(world, node)
-    _cut(world, [leader], others)
+        moments.power_cut(world, node)
+    moments.cut(world, [leader], others)
     world.store_faults.delay_s = rng.choice(((0.1, 0.3), (0.2, 0.39)))
     for node in others:
         node.start()
     await asyncio.sleep(rng.uniform(0.4, 0.8))
-    _join(world, [leader], others)
+    moments.join(world, [leader], others)
     await asyncio.sleep(rng.uniform(0.5, 2.0))
     world.store_faults.delay_s = usual
 
@@ -275,39 +271,41 @@ async def late_ballot(world: World, rng: random.Random) -> None:
     It is late by an election time-out, on a connection that lives: its receiver has long asked for
     the next term.
     """
-    leader, others = _led(world)
+    leader, others = moments.led(world)
     if leader is None or len(others) != 4:
         return
     loser, winner, both, third = rng.sample(others, 4)
     if loser.name > third.name:  # of two that stand at once the higher id goes on
         loser, third = third, loser
     term = leader.member.status().term
-    _cut(world, [winner], [loser, leader])
+    moments.cut(world, [winner], [loser, leader])
     leader.crash(power=False)
     world.counts["crashes"] += 1
     await asyncio.sleep(0.01)
     leader.start()
-    if not await _until(lambda: leader.serving):
+    if not await moments.until(lambda: leader.serving):
         return
-    _lag(world, [leader], loser, rng.uniform(0.6, 0.8))
+    moments.lag(world, [leader], loser, rng.uniform(0.6, 0.8))
     for node in (both, third):
-        _lag(world, [loser], node, 0.1)
-        _lag(world, [winner], node, 0.05)  # so its first entry is on its way when it is cut off
+        moments.lag(world, [loser], node, 0.1)
+        moments.lag(
+            world, [winner], node, 0.05
+        )  # so its first entry is on its way when it is cut off
     for node in (loser, winner):
-        await _stand(node, term)
-    await _until(lambda: world.leader() is not None)
-    _cut(world, [winner, leader, third], [both])
-    _cut(world, [winner, leader], [third])
-    _cut(world, [loser], [third], one_way=True)
+        await moments.stand(node, term)
+    await moments.until(lambda: world.leader() is not None)
+    moments.cut(world, [winner, leader, third], [both])
+    moments.cut(world, [winner, leader], [third])
+    moments.cut(world, [loser], [third], one_way=True)
     await asyncio.sleep(rng.uniform(0.5, 0.6))
-    await _stand(third, term + 1)
+    await moments.stand(third, term + 1)
     await asyncio.sleep(rng.uniform(0.3, 1.0))
     for node in (both, third):
-        _lag(world, [loser, winner], node, 0.0)
-    _lag(world, [leader], loser, 0.0)
+        moments.lag(world, [loser, winner], node, 0.0)
+    moments.lag(world, [leader], loser, 0.0)
     nodes = [leader, *others]
     for node in nodes:
-        _join(world, [node], [other for other in nodes if other is not node])
+        moments.join(world, [node], [other for other in nodes if other is not node])
 
 
 async def lost_disk(world: World, rng: random.Random) -> None:
@@ -317,15 +315,15 @@ async def lost_disk(world: World, rng: random.Random) -> None:
     It starts on it once or more before anybody reaches it. Then an operator takes it out and adds
     another member.
     """
-    leader, others = _led(world)
+    leader, others = moments.led(world)
     if leader is None or len(others) not in {2, 4} or world.disks_lost or not _all_joined(world):
         return
     lost, *rest = rng.sample(others, len(others))
     away = rest[: len(others) // 2]
     near = [leader, *rest[len(others) // 2 :]]
-    _cut(world, away, [*near, lost])
+    moments.cut(world, away, [*near, lost])
     await asyncio.sleep(rng.uniform(0.2, 0.8))
-    _cut(world, [lost], near)
+    moments.cut(world, [lost], near)
     lost.crash(power=True)
     lost.disk.replace()
     world.disks_lost[lost.name] = None
@@ -335,16 +333,16 @@ async def lost_disk(world: World, rng: random.Random) -> None:
     for _ in range(rng.choice((0, 1, 1, 2))):
         lost.start()
         # whoever refuses it tells it what term it is
-        if asks and await _until(lambda: lost.serving):
-            _join(world, [lost], away)
-            await _stand(lost, 0)
+        if asks and await moments.until(lambda: lost.serving):
+            moments.join(world, [lost], away)
+            await moments.stand(lost, 0)
         await asyncio.sleep(rng.uniform(0.02, 0.06) if asks else rng.uniform(0.02, 0.5))
-        _cut(world, [lost], away)
+        moments.cut(world, [lost], away)
         lost.crash(power=False)
     lost.start()
-    _join(world, [lost], away)
+    moments.join(world, [lost], away)
     await asyncio.sleep(rng.uniform(1.0, 2.0))
-    _join(world, [*away, lost], near)
+    moments.join(world, [*away, lost], near)
     await asyncio.sleep(rng.uniform(0.0, 1.0))
     await replace_lost(world, 3.0)
 
@@ -400,7 +398,9 @@ async def undercut(world: World, rng: random.Random) -> None:
     """Restore the store to before its newest row while a commit that stands on that row is still to
     land.
     """
-    if not world.plan.restores or not await _commit_lost(world, rng.choice((0.05, 0.3, 0.6))):
+    if not world.plan.restores or not await moments.commit_lost(
+        world, rng.choice((0.05, 0.3, 0.6))
+    ):
         return
     with suppress(ValueError):
         world.database.restore(1)
@@ -417,7 +417,7 @@ async def stranger(world: World, rng: random.Random) -> None:
     """
     from coordinator.log import PeerAddress
 
-    leader, others = _led(world)
+    leader, others = moments.led(world)
     if leader is None or not others or world.network.cut:
         return
     node = rng.choice(others)
@@ -437,118 +437,6 @@ async def stranger(world: World, rng: random.Random) -> None:
     del world.strangers[node.name]
     world.say("has its own disk and list again", node=node.name)
     node.start()
-
-
-# ------------------------------------------------------------------------------------- small change
-
-
-def _led(world: World) -> tuple[SimNode | None, list[SimNode]]:
-    """Return the leader and the other voters that serve."""
-    leader = world.leader()
-    if leader is None:
-        return None, []
-    voters = {member.id for member in leader.coordinator.status().members if member.voter}
-    return leader, [node for node in world.serving if node is not leader and node.name in voters]
-
-
-def _lag(world: World, sources: Iterable[SimNode], target: SimNode, lag_s: float) -> None:
-    for source in sources:
-        if lag_s:
-            world.network.lag_s[source.name, target.name] = lag_s
-        else:
-            world.network.lag_s.pop((source.name, target.name), None)
-
-
-def _cut(
-    world: World, these: list[SimNode], those: list[SimNode], *, one_way: bool = False
-) -> None:
-    a, b = [node.name for node in these], [node.name for node in those]
-    world.counts["partitions"] += 1
-    world.say("cut", these=",".join(a), those=",".join(b), one_way=one_way)
-    world.network.isolate(a, from_names=b, one_way=one_way)
-
-
-def _join(world: World, these: list[SimNode], those: list[SimNode]) -> None:
-    world.network.join([node.name for node in these], [node.name for node in those])
-    world.say(
-        "joined",
-        these=",".join(node.name for node in these),
-        those=",".join(node.name for node in those),
-    )
-
-
-def _power_cut(world: World, node: SimNode) -> None:
-    world.counts["power cuts"] += node.up
-    node.crash(power=True)
-
-
-def _rebases(world: World) -> int:
-    """Return how many Rebases the processes that run now have ordered."""
-    return sum(node.coordinator.committer.rebases for node in world.serving)
-
-
-async def _until(holds: Callable[[], bool]) -> bool:
-    """Wait for a moment; False if it does not come."""
-    ends = asyncio.get_running_loop().time() + WAIT_S
-    while not holds():
-        if asyncio.get_running_loop().time() > ends:
-            return False
-        await asyncio.sleep(0.002)
-    return True
-
-
-async def _commit_lost(world: World, lands_after_s: float | None) -> bool:
-    """Let the next group's transaction land only then (or never), its answer unheard; True once it
-    is on its way.
-    """
-    lost = world.store_faults.lose_next(lands_after_s)
-    try:
-        async with asyncio.timeout(WAIT_S):
-            await lost.wait()
-    except TimeoutError:
-        world.store_faults.lose_none()
-        return False
-    return True
-
-
-async def _burst(world: World, node: SimNode, writes: int, *, value_bytes: int = 0) -> None:
-    """Let an impatient client write at a node, again and again, and never look back."""
-    loop = asyncio.get_running_loop()
-
-    async def one(op_id: str) -> None:
-        intent = Intent(op_id, 0, (), (Put(b"burst", op_id.encode().ljust(value_bytes)),))
-        with suppress(KvError):
-            await node.call(lambda: node.writes.one(intent, deadline=loop.time() + 1.0))
-
-    world.bursts += 1
-    for number in range(writes):
-        world.impatient.append(loop.create_task(one(f"burst{world.bursts}-{number}")))
-        await asyncio.sleep(0.01)
-
-
-async def _stand(node: SimNode, above: int) -> None:
-    """Let a member stand at once, as its committer asks for when a row of that term is in
-    its way.
-    """
-
-    async def stand() -> None:
-        node.member.outrank(above)
-
-    with suppress(KvError):
-        try:
-            await node.call(stand)
-        except OSError as exc:  # no room for the vote: it ends its committer, and so the node
-            node.fail(exc)
-
-
-async def _transfer(world: World, to: SimNode) -> None:
-    leader = world.leader()
-    if leader is None or leader is to:
-        return
-    with suppress(KvError, TimeoutError):
-        await leader.call(lambda: leader.coordinator.transfer(to.name, timeout_s=1.0))
-        world.counts["transfers"] += 1
-        world.say("transferred", to=to.name)
 
 
 HARMS = {

@@ -9,17 +9,8 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from kv.errors import KvError
-from tests.simulation.aimed import (
-    _all_joined,
-    _burst,
-    _cut,
-    _join,
-    _lag,
-    _led,
-    _stand,
-    _transfer,
-    _until,
-)
+from tests.simulation import moments
+from tests.simulation.aimed import _all_joined
 
 if TYPE_CHECKING:
     from tests.simulation.node import SimNode
@@ -30,39 +21,39 @@ async def figure_8(world: World, rng: random.Random) -> None:
     """Let a majority hold entries of an older term while the new term's no-op has not left its
     leader; then another one leads, that may overwrite them (figure 8 of the Raft paper).
     """
-    first, others = _led(world)
+    first, others = moments.led(world)
     if first is None or len(others) != 4:
         return
     nodes = [first, *others]
     partner, *rest = rng.sample(others, 4)
-    _cut(world, [first, partner], rest)
+    moments.cut(world, [first, partner], rest)
     await asyncio.sleep(0.05)
     before = _last(first)
-    await _burst(world, first, 20, value_bytes=600)  # more than one message carries
+    await moments.burst(world, first, 20, value_bytes=600)  # more than one message carries
     world.network.stops = _entries_of_others(first, partner)
-    elected = await _until(lambda: world.leader() in rest)
+    elected = await moments.until(lambda: world.leader() in rest)
     second = world.leader()
     if elected and second is not None and second in rest:
         near, pair = [node for node in rest if node is not second], [first, partner]
-        _cut(world, [second], near)
+        moments.cut(world, [second], near)
         world.network.stops = _new_entries(world, pair, near, _last(first))
-        _join(world, pair, near)
+        moments.join(world, pair, near)
         await asyncio.sleep(0.35)  # they have heard no leader for so long that they may vote
-        await _stand(first, second.member.status().term)
-        if await _until(
+        await moments.stand(first, second.member.status().term)
+        if await moments.until(
             lambda: world.leader() in pair and any(_last(node) > before for node in near)
         ):
             await asyncio.sleep(rng.uniform(0.02, 0.1))
             term = max(node.member.status().term for node in pair)
-            _cut(world, pair, near)
+            moments.cut(world, pair, near)
             world.network.stops = None
-            _join(world, [second], near)
+            moments.join(world, [second], near)
             await asyncio.sleep(0.35)
-            await _stand(second, term)
+            await moments.stand(second, term)
             await asyncio.sleep(rng.uniform(0.5, 1.0))
     world.network.stops = None
     for node in nodes:
-        _join(world, [node], [other for other in nodes if other is not node])
+        moments.join(world, [node], [other for other in nodes if other is not node])
 
 
 def _last(node: SimNode) -> int:
@@ -94,14 +85,14 @@ async def overtaken(world: World, rng: random.Random) -> None:
     """Let a leader's questions about reads overtake its heartbeats, and answers to them all others,
     after it was deposed: it reaches voters of the newer term, and does not hear of that term.
     """
-    leader, others = _led(world)
+    leader, others = moments.led(world)
     if leader is None or len(others) < 2:
         return
     for step in range(1, rng.choice((4, 5)) + 1):  # so slowly that the leader does not miss them
-        _lag(world, others, leader, 0.4 * step)
+        moments.lag(world, others, leader, 0.4 * step)
         await asyncio.sleep(0.12)
     world.network.pings_apart = True
-    _cut(world, [leader], others, one_way=True)
+    moments.cut(world, [leader], others, one_way=True)
     world.popular = leader
     # the store would tell it that another has taken over
     world.store_faults.far_s[leader.name] = 2.0
@@ -109,19 +100,19 @@ async def overtaken(world: World, rng: random.Random) -> None:
     world.popular = None
     world.store_faults.far_s.pop(leader.name, None)
     world.network.pings_apart = False
-    _join(world, [leader], others)
-    _lag(world, others, leader, 0.0)
+    moments.join(world, [leader], others)
+    moments.lag(world, others, leader, 0.0)
 
 
 async def cut_off_change(world: World, rng: random.Random) -> None:
     """Let a leader that is cut off take a voter out of its own configuration, and lead again
     without that entry.
     """
-    leader, others = _led(world)
+    leader, others = moments.led(world)
     if leader is None or len(others) < 2 or len(others) % 2:
         return
     victim = rng.choice(others)
-    _cut(world, [leader], others)
+    moments.cut(world, [leader], others)
 
     async def change() -> None:
         try:
@@ -130,12 +121,12 @@ async def cut_off_change(world: World, rng: random.Random) -> None:
             world.say("not removed", why=exc)
 
     changing = asyncio.get_running_loop().create_task(change())
-    await _until(lambda: world.leader() in others)
+    await moments.until(lambda: world.leader() in others)
     await asyncio.sleep(rng.uniform(0.1, 0.4))
     await changing
-    _join(world, [leader], others)
+    moments.join(world, [leader], others)
     await asyncio.sleep(rng.uniform(0.3, 0.6))
-    await _transfer(world, leader)
+    await moments.transfer(world, leader)
     await asyncio.sleep(rng.uniform(0.1, 0.5))
     if rng.random() < 0.5:  # what it now lacks comes from this leader, or from nobody
         victim.crash(power=False)
@@ -149,34 +140,34 @@ async def forgets_promise(world: World, rng: random.Random) -> None:
     does not know it, and let that leader reach it: whoever confirms or acknowledges there has
     promised otherwise.
     """
-    leader, others = _led(world)
+    leader, others = moments.led(world)
     if leader is None or len(others) != 2 or world.disks_lost or not _all_joined(world):
         return
     away, lost = rng.sample(others, 2)
     for step in range(1, 6):  # so slowly that the leader does not miss them
-        _lag(world, others, leader, 0.4 * step)
+        moments.lag(world, others, leader, 0.4 * step)
         await asyncio.sleep(0.12)
-    _cut(world, [leader], others, one_way=True)
-    if await _until(lambda: away.serving and away.member.status().role == "leader"):
+    moments.cut(world, [leader], others, one_way=True)
+    if await moments.until(lambda: away.serving and away.member.status().role == "leader"):
         await asyncio.sleep(rng.uniform(0.1, 0.3))
         lost.crash(power=True)
         lost.disk.replace()
         world.disks_lost[lost.name] = None
         world.counts["disks lost"] += 1
         world.say("disk lost", node=lost.name)
-        _cut(world, [lost], [away])
-        _lag(world, [lost], leader, 0.0)
+        moments.cut(world, [lost], [away])
+        moments.lag(world, [lost], leader, 0.0)
         world.network.cut.pop((leader.name, lost.name), None)
         lost.start()
         world.popular = leader
         world.store_faults.far_s[leader.name] = 2.0
-        await _burst(world, leader, 20)
+        await moments.burst(world, leader, 20)
         await asyncio.sleep(rng.uniform(0.3, 0.8))
         world.popular = None
         world.store_faults.far_s.pop(leader.name, None)
-    _lag(world, others, leader, 0.0)
-    _join(world, [leader, lost], [away])
-    _join(world, [leader], [lost])
+    moments.lag(world, others, leader, 0.0)
+    moments.join(world, [leader, lost], [away])
+    moments.join(world, [leader], [lost])
 
 
 HARMS = {
