@@ -13,7 +13,7 @@ import random
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from chaos.records.history import ClientOperation
 from kv.errors import (
@@ -31,7 +31,6 @@ from kv.model import (
     Delete,
     Equals,
     Exists,
-    Expired,
     Intent,
     Mismatch,
     Put,
@@ -77,6 +76,19 @@ class ClientAnswer:
     answer: Answer | None
     definite_failure: bool
     at_s: float
+
+
+class WriteEnd(NamedTuple):
+    """A write that its client has done with: what it was, and where it went last."""
+
+    client: str
+    op: str
+    key: str
+    value: str | None
+    expected: str | None
+    began_s: float
+    attempts: int
+    node: SimNode
 
 
 @dataclass
@@ -188,7 +200,10 @@ class Clients:
             await asyncio.sleep(rng.uniform(0.0, 0.3))
             node = rng.choice(list(self.world.nodes.values()))
         return self._record(
-            client, op, key, value, expected, began, attempts, op_id, unknown, answer, node
+            WriteEnd(client, op, key, value, expected, began, attempts, node),
+            op_id,
+            answer,
+            unknown=unknown,
         )
 
     async def _redelivered(self, rng: random.Random, node: SimNode) -> None:
@@ -227,55 +242,31 @@ class Clients:
         self.told.append(ClientAnswer(used, answer, False, asyncio.get_running_loop().time()))
         return answer, used
 
-    def _record(
-        self,
-        client: str,
-        op: str,
-        key: str,
-        value: str | None,
-        expected: str | None,
-        began: float,
-        attempts: int,
-        op_id: str,
-        unknown: bool,
-        answer: Answer | None,
-        node: SimNode,
-    ) -> bool:
-        now = asyncio.get_running_loop().time()
-        outcome: Literal["ok", "fail", "info"] = "fail"
-        result: bool | None = None
-        revision: int | None = None
-        match answer:
-            case None:
-                outcome = "info" if unknown else "fail"
-            case Answer(at, Applied(_, seen)) | Answer(_, Again(at, Applied(_, seen))):
-                outcome, revision = "ok", at
-                result = bool(seen and seen[0]) if op == "delete" else True
-            case Answer(at, Refused()) | Answer(_, Again(at, Refused())):
-                outcome, result, revision = "ok", False, at
-            case Answer(_, Expired()) | Answer(_, Again(_, Expired())):
-                outcome = "fail"
-            case Answer(_, Mismatch()):
-                self.world.violate("INV-3", f"{op_id} is called a mismatch, its body never changed")
-        self._say(client, op, key, value, f"{outcome} {answer.outcome if answer else ''}", node)
+    def _record(self, end: WriteEnd, op_id: str, answer: Answer | None, *, unknown: bool) -> bool:
+        """Enter a write in the history; True when its outcome stayed unknown."""
+        if answer is not None and isinstance(answer.outcome, Mismatch):
+            self.world.violate("INV-3", f"{op_id} is called a mismatch, its body never changed")
+        outcome, result, revision = _ended(end.op, answer, unknown=unknown)
+        said = f"{outcome} {answer.outcome if answer else ''}"
+        self._say(end.client, end.op, end.key, end.value, said, end.node)
         if outcome == "info":
             self.world.counts["unknown"] += 1
-        if op in {"pair", "ttl"}:
+        if end.op in {"pair", "ttl"}:
             return outcome == "info"
-        more: dict[str, Any] = {} if op == "put" or outcome != "ok" else {"result": result}
+        more: dict[str, Any] = {} if end.op == "put" or outcome != "ok" else {"result": result}
         operation = ClientOperation(
-            client=client,
-            op=op,
+            client=end.client,
+            op=end.op,
             outcome=outcome,
-            start_ns=_ns(began),
-            end_ns=_ns(now),
-            key=key,
-            value=value,
-            expected=expected,
-            node=node.name,
+            start_ns=_ns(end.began_s),
+            end_ns=_ns(asyncio.get_running_loop().time()),
+            key=end.key,
+            value=end.value,
+            expected=end.expected,
+            node=end.node.name,
             revision=revision,
             op_id=op_id or None,
-            attempts=attempts,
+            attempts=end.attempts,
             **more,
         )
         self.history.append(operation)
@@ -494,11 +485,26 @@ def intent_of(op_id: str, op: str, key: str, value: str | None, expected: str | 
             return Intent(op_id, 0, (Exists(b"never"),), (), writes)
 
 
+def _ended(
+    op: str, answer: Answer | None, *, unknown: bool
+) -> tuple[Literal["ok", "fail", "info"], bool | None, int | None]:
+    """Return how a write ended for the history: outcome, result, revision."""
+    match answer:
+        case None:
+            return ("info" if unknown else "fail"), None, None
+        case Answer(at, Applied(_, seen)) | Answer(_, Again(at, Applied(_, seen))):
+            return "ok", bool(seen and seen[0]) if op == "delete" else True, at
+        case Answer(at, Refused()) | Answer(_, Again(at, Refused())):
+            return "ok", False, at
+        case _:
+            return "fail", None, None
+
+
 def _text(reading: Reading) -> str | None:
     value = reading.version.value if reading.version is not None else None
-    return (
-        value.decode() if isinstance(value, bytes) else None if value is None else f"<{value.size}>"
-    )
+    if value is None or isinstance(value, bytes):
+        return None if value is None else value.decode()
+    return f"<{value.size}>"
 
 
 def _ns(seconds: float) -> int:
