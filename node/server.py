@@ -28,16 +28,16 @@ from node.api.routes import READING, Route, Routes
 from node.exchange.exchange import Exchange
 from node.http.acceptor import Acceptor
 from node.http.bodies import Bodies
-from node.http.connections import Connection, Connections, body_bytes
+from node.http.connections import HttpConnection, HttpConnections, body_bytes
 from node.http.load import NodeLoad
 from node.http.origin import names_of
 from node.http.request_metrics import RequestMetrics
 from node.http.turns import Turns
-from node.readiness.readiness import Readiness, ReadinessCheck
+from node.readiness.readiness import NodeReadiness, ReadinessCheck
 from node.readiness.store_probe import StoreProbe
 from node.reads.reads import Reads
 from node.service_metrics import service_metrics
-from node.services import AsyncWrites, Services
+from node.services import AsyncWrites, NodeServices
 from node.settings import ServerSettings
 from node.watching.watches import Watches
 from node.wire.problems import problem_of
@@ -66,14 +66,14 @@ def services_of(
     async_writes: AsyncWrites | None,
     checks: Sequence[ReadinessCheck],
     registry: CollectorRegistry | None,
-) -> Services:
+) -> NodeServices:
     """Put the services of a node together over ports that the caller opens and closes."""
     reads = Reads(consensus, store, cache, clock, settings)
     writes = Writes(consensus, store, clock, settings)
     bodies = Bodies(settings.body_bytes_held_max, settings.connections_max, settings.body_timeout_s)
     load = NodeLoad(bodies)
     probe = StoreProbe(store, consensus, clock)
-    return Services(
+    return NodeServices(
         consensus=consensus,
         store=store,
         cache=cache,
@@ -85,7 +85,7 @@ def services_of(
         lookups=Lookups(consensus, store, clock, settings, reads=reads, writes=writes),
         watches=Watches(consensus, store, settings),
         metrics=RequestMetrics(registry),
-        readiness=Readiness(consensus, probe, cache, broadcast, load, checks=checks),
+        readiness=NodeReadiness(consensus, probe, cache, broadcast, load, checks=checks),
         load=load,
         host_names=names_of(settings.advertised_url, settings.http_names),
         openapi=openapi.document(settings.version, settings.advertised_url),
@@ -132,7 +132,7 @@ class Server:
         self._routes = Routes(settings.page_dir or Path(__file__).parent / "page")
         self._tasks = asyncio.TaskGroup()
         self._opened = AsyncExitStack()
-        self._low: Connections | None = None
+        self._low: HttpConnections | None = None
         self._runner: web.ServerRunner | None = None
         self._acceptor: Acceptor | None = None
         self._turns = Turns(REQUESTS_PER_PASS)
@@ -144,7 +144,7 @@ class Server:
     async def __aenter__(self) -> Self:
         await self._opened.enter_async_context(self._tasks)
         await self._opened.enter_async_context(self.services.reads)
-        self._low = self.services.load.connections = Connections(
+        self._low = self.services.load.connections = HttpConnections(
             self.handle, self.services.settings
         )
         return self
@@ -220,7 +220,7 @@ class Server:
         path, _, query = (target if target[:1] == "/" else _origin_form(target)).partition("?")
         route, rest = self._routes.find(path)
         x = Exchange(services, request, method, path, rest, query, began)
-        if isinstance(request.protocol, Connection):
+        if isinstance(request.protocol, HttpConnection):
             request.protocol.connections.busy(request.protocol)
         response = await self._answer(x, route)
         if (

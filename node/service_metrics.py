@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from node.http.connections import Connections
+from node.http.connections import HttpConnections
 from node.http.request_metrics import counter, gauge
-from node.services import Services
+from node.services import NodeServices
 
 
-def service_metrics(services: Services) -> Iterator[Metric]:
+def service_metrics(services: NodeServices) -> Iterator[Metric]:
     """Yield the metrics of every service."""
     settings, load = services.settings, services.load
     yield gauge(
@@ -31,7 +31,7 @@ def service_metrics(services: Services) -> Iterator[Metric]:
     yield from _readiness(services)
 
 
-def _consensus(services: Services) -> Iterator[Metric]:
+def _consensus(services: NodeServices) -> Iterator[Metric]:
     status = services.consensus.status()
     yield gauge("acordo_has_leader", "1 while this node knows a leader.", status.leader is not None)
     yield gauge("acordo_is_leader", "1 while this node leads.", status.role == "leader")
@@ -82,7 +82,7 @@ def _consensus(services: Services) -> Iterator[Metric]:
         )
 
 
-def _reads(services: Services) -> Iterator[Metric]:
+def _reads(services: NodeServices) -> Iterator[Metric]:
     reads = services.reads
     served = CounterMetricFamily(
         "acordo_reads", "Reads of one key, by level and tier.", labels=("level", "source")
@@ -110,7 +110,7 @@ def _reads(services: Services) -> Iterator[Metric]:
     )
 
 
-def _writes(services: Services) -> Iterator[Metric]:
+def _writes(services: NodeServices) -> Iterator[Metric]:
     writes = services.writes
     yield gauge("acordo_writes_waiting", "Intents admitted and not yet answered.", writes.held)
     yield gauge("acordo_write_bytes_waiting", "Bytes of these.", writes.held_bytes)
@@ -127,7 +127,7 @@ def _writes(services: Services) -> Iterator[Metric]:
     )
 
 
-def _requests(services: Services) -> Iterator[Metric]:
+def _requests(services: NodeServices) -> Iterator[Metric]:
     load = services.load
     yield gauge("acordo_http_requests_in_flight", "Requests being worked on.", load.at_work)
     yield gauge(
@@ -141,7 +141,7 @@ def _requests(services: Services) -> Iterator[Metric]:
     yield counter("acordo_http_requests_refused", "Requests not admitted.", load.refused)
 
 
-def _connections(connections: Connections) -> Iterator[Metric]:
+def _connections(connections: HttpConnections) -> Iterator[Metric]:
     yield gauge("acordo_http_connections", "Open connections.", len(connections))
     yield gauge("acordo_http_connections_max", "Open connections at most.", connections.most)
     yield gauge(
@@ -167,7 +167,7 @@ def _connections(connections: Connections) -> Iterator[Metric]:
     )
 
 
-def _watches(services: Services) -> Iterator[Metric]:
+def _watches(services: NodeServices) -> Iterator[Metric]:
     watches = services.watches
     yield gauge("acordo_watchers", "Open watches.", len(watches))
     yield gauge("acordo_watchers_max", "Open watches at most.", services.settings.watchers_max)
@@ -192,7 +192,7 @@ def _watches(services: Services) -> Iterator[Metric]:
     )
 
 
-def _readiness(services: Services) -> Iterator[Metric]:
+def _readiness(services: NodeServices) -> Iterator[Metric]:
     yield gauge(
         "acordo_store_up",
         "1 while the store answers.",

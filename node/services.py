@@ -8,7 +8,7 @@ from typing import Protocol
 from kv.ports import Broadcast, Cache, Clock, Consensus, Store
 from node.http.load import NodeLoad
 from node.http.request_metrics import RequestMetrics
-from node.readiness.readiness import Readiness
+from node.readiness.readiness import NodeReadiness
 from node.reads.reads import Reads
 from node.settings import ServerSettings
 from node.watching.watches import Watches
@@ -29,7 +29,7 @@ class AsyncWrites(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class NodeServices:
     """The services of one node."""
 
     consensus: Consensus
@@ -43,7 +43,7 @@ class Services:
     lookups: Lookups
     watches: Watches
     metrics: RequestMetrics
-    readiness: Readiness
+    readiness: NodeReadiness
     load: NodeLoad
     openapi: bytes
     """The document of GET /openapi.json."""

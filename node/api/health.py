@@ -11,7 +11,7 @@ from typing import Final
 from aiohttp import web
 
 from node.exchange.exchange import Exchange
-from node.readiness.findings import Finding
+from node.readiness.findings import ReadinessFinding
 from node.wire.text_fields import parse_flag
 
 TEXT: Final = "text/plain; charset=utf-8"
@@ -59,7 +59,7 @@ async def health(x: Exchange) -> web.Response:
     return x.json(answer, 503 if failed else 200, more={"Retry-After": "1"} if failed else None)
 
 
-def _line(finding: Finding) -> str:
+def _line(finding: ReadinessFinding) -> str:
     note = f", {finding.note}" if finding.note else ""
     if finding.trouble is None:
         return f"[+]{finding.name} ok{note}"

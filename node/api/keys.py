@@ -25,14 +25,14 @@ from kv.model import (
 from node.exchange.exchange import Exchange
 from node.exchange.headers import BYTES
 from node.exchange.parameters import percent_decoded
-from node.reads.levels import Reading, ReadRequest
+from node.reads.levels import Reading, ReadOptions
 from node.wire.answers import WrittenAnswer, first_outcome
 from node.wire.byte_forms import checked_key
 from node.wire.conditions import matches_none, preconditions
 from node.wire.problems import Problem, problem
 from node.wire.text_fields import TTL_S_MAX, parse_revision, parse_seconds, ttl_ms_of
 
-_DEFAULT: Final = ReadRequest()
+_DEFAULT: Final = ReadOptions()
 _READ_PARAMS: Final = ("consistency", "min_revision", "max_age", "revision")
 
 
@@ -53,7 +53,7 @@ async def get(x: Exchange) -> web.Response:
         params = x.text_params(*_READ_PARAMS)
         if "revision" in params:
             return await _get_at(x, key, params)
-        ask = x.read_request(params)
+        ask = x.read_options(params)
     reading = await x.services.reads.get(key, ask, deadline=x.deadline)
     return await _found(x, reading.version, reading)
 

@@ -23,7 +23,7 @@ async def get(x: Exchange) -> web.Response:
     """Return `{"data": {"key", "value"}}`, or 404."""
     params = x.params("key", "consistency", "min_revision", "max_age")
     key = _key(params)
-    ask = x.read_request(
+    ask = x.read_options(
         {name: value.decode("utf-8", "replace") for name, value in params.items() if name != "key"}
     )
     reading = await x.services.reads.get(key, ask, deadline=x.deadline)

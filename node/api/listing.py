@@ -21,7 +21,7 @@ from node.reads.store_reads import check_snapshot
 from node.wire.answers import read_answer
 from node.wire.byte_forms import checked_prefix
 from node.wire.documents import encode
-from node.wire.page_tokens import Place, place_of, token_of
+from node.wire.page_tokens import PagePosition, place_of, token_of
 from node.wire.text_fields import parse_count, parse_flag, parse_revision
 
 LIMIT_DEFAULT: Final = 100
@@ -72,7 +72,9 @@ class _Answer(Struct, frozen=True, omit_defaults=True, rename={"continue_": "con
 class _Page:
     """One page in the making: steps of one listing, all at the revision of the first."""
 
-    def __init__(self, x: Exchange, prefix: bytes, *, keys_only: bool, place: Place | None) -> None:
+    def __init__(
+        self, x: Exchange, prefix: bytes, *, keys_only: bool, place: PagePosition | None
+    ) -> None:
         self._x, self._prefix, self._keys_only = x, prefix, keys_only
         self._after = place.after if place is not None else b""
         self._at = place.revision if place is not None else None
@@ -152,6 +154,6 @@ class _Page:
         at = self._at or 0
         token = None
         if self._more and self._items:
-            token = token_of(Place(at, self._after), self._prefix, keys_only=self._keys_only)
+            token = token_of(PagePosition(at, self._after), self._prefix, keys_only=self._keys_only)
         more = {"Acordo-Level": "linearizable", "Acordo-Source": "store"}
         return self._x.json(_Answer(at, self._items, token), revision=at, more=more)

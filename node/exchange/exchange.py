@@ -19,9 +19,9 @@ from node.exchange import parameters, screening
 from node.exchange.headers import HEADER_CHARS_MAX, JSON, TIMEOUT_S_MIN
 from node.exchange.parameters import percent_encoded
 from node.http.bodies import HeldBody
-from node.http.connections import Connection
-from node.reads.levels import ReadRequest
-from node.services import Services
+from node.http.connections import HttpConnection
+from node.reads.levels import ReadOptions
+from node.services import NodeServices
 from node.wire.documents import decode, encode
 from node.wire.problems import CONTENT_TYPE, Problem, problem
 
@@ -52,7 +52,7 @@ class Exchange:
 
     def __init__(  # noqa: PLR0917 - once per request: keywords would cost more than they tell
         self,
-        services: Services,
+        services: NodeServices,
         request: web.BaseRequest,
         method: str,
         path: str,
@@ -84,12 +84,13 @@ class Exchange:
         page may read it. `conditions`: the conditional headers that the route heeds.
         """
         headers = self.request.headers
-        try:
-            codings = headers.getall("Transfer-Encoding", ())
-            screening.check_framing(codings, self.request.version)
-        except BadRequest:
-            self._broken = True
-            raise
+        codings = headers.getall("Transfer-Encoding", ())
+        if codings:
+            try:
+                screening.check_framing(codings, self.request.version)
+            except BadRequest:
+                self._broken = True
+                raise
         if not (reads and always):
             screening.check_host(headers.get("Host", ""), self.services.host_names)
         if not reads:
@@ -119,7 +120,7 @@ class Exchange:
         protocol = self.request.protocol
         if self.request.transport is None:
             callback()
-        elif isinstance(protocol, Connection):
+        elif isinstance(protocol, HttpConnection):
             protocol.when_lost(callback)
 
     def begin_stream(self, buffer_bytes: int) -> None:
@@ -127,7 +128,7 @@ class Exchange:
         socket's buffer.
         """
         protocol, transport = self.request.protocol, self.request.transport
-        if isinstance(protocol, Connection):
+        if isinstance(protocol, HttpConnection):
             protocol.streams = True
         if transport is not None:
             transport.set_write_buffer_limits(high=buffer_bytes)
@@ -142,9 +143,9 @@ class Exchange:
         """Return the query's parameters as text. Raises BadRequest."""
         return parameters.as_texts(self.params(*allowed))
 
-    def read_request(self, params: Mapping[str, str]) -> ReadRequest:
+    def read_options(self, params: Mapping[str, str]) -> ReadOptions:
         """Return how a key is to be read. Raises BadRequest."""
-        return parameters.read_request(params, self.request.headers.get("Acordo-Revision"))
+        return parameters.read_options(params, self.request.headers.get("Acordo-Revision"))
 
     @property
     def lifetime_s(self) -> float:
@@ -223,11 +224,9 @@ class Exchange:
         """
         services = self.services
         at = services.consensus.settled.last if revision is None else revision
-        return {
-            "Acordo-Node": services.settings.node_id,
-            "Acordo-Revision": str(at),
-            **asked_headers.echoed(self.request.headers),
-        }
+        headers = {"Acordo-Node": services.settings.node_id, "Acordo-Revision": str(at)}
+        asked_headers.echo(self.request.headers, headers)
+        return headers
 
     def reply(
         self,

@@ -80,12 +80,10 @@ def check_json(headers: Mapping[str, str]) -> None:
         raise BadRequest("unsupported_media_type", detail, allowed=f"{JSON} (curl --json does it)")
 
 
-def echoed(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers that an answer repeats."""
-    found: dict[str, str] = {}
-    request_id, trace = headers.get("X-Request-Id"), headers.get("traceparent")
+def echo(asked: Mapping[str, str], answered: dict[str, str]) -> None:
+    """Repeat in an answer's headers what traces a request through several systems."""
+    request_id, trace = asked.get("X-Request-Id"), asked.get("traceparent")
     if request_id is not None and len(request_id) <= HEADER_CHARS_MAX and request_id.isprintable():
-        found["X-Request-Id"] = request_id
+        answered["X-Request-Id"] = request_id
     if trace is not None and _TRACEPARENT.fullmatch(trace):
-        found["traceparent"] = trace
-    return found
+        answered["traceparent"] = trace

@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from kv.errors import BadRequest
-from node.reads.levels import LEVELS, Level, ReadRequest
+from node.reads.levels import LEVELS, Level, ReadOptions
 from node.wire.text_fields import parse_revision, parse_seconds
 
 MAX_AGE_S_MAX: Final = 366 * 86400
@@ -46,7 +46,7 @@ def as_texts(params: Mapping[str, bytes]) -> dict[str, str]:
         ) from exc
 
 
-def read_request(params: Mapping[str, str], session_revision: str | None) -> ReadRequest:
+def read_options(params: Mapping[str, str], session_revision: str | None) -> ReadOptions:
     """Return how a key is to be read. `session_revision`: the header Acordo-Revision, which stands
     where `min_revision` does not. Raises BadRequest.
     """
@@ -57,12 +57,12 @@ def read_request(params: Mapping[str, str], session_revision: str | None) -> Rea
     min_revision = 0 if given is None else parse_revision(given, name)
     max_age = params.get("max_age")
     if max_age is None:
-        return ReadRequest(level, min_revision)
+        return ReadOptions(level, min_revision)
     if level != "stale":
         raise BadRequest(
             "conflicting_parameters", "max_age bounds stale reads only", allowed="consistency=stale"
         )
-    return ReadRequest(level, min_revision, parse_seconds(max_age, "max_age", MAX_AGE_S_MAX))
+    return ReadOptions(level, min_revision, parse_seconds(max_age, "max_age", MAX_AGE_S_MAX))
 
 
 def parse_level(text: str) -> Level:

@@ -22,10 +22,9 @@ CONDITIONAL: Final = (
 
 def check_framing(codings: Sequence[str], version: tuple[int, int]) -> None:
     """Raise BadRequest for a body whose end this node and a proxy before it may see in different
-    places. `codings`: the lines of Transfer-Encoding.
+    places. `codings`: the lines of Transfer-Encoding, at
+    least one.
     """
-    if not codings:
-        return
     # RFC 9112 section 6.1: its framing is faulty, whatever it says
     if version < (1, 1):
         raise BadRequest(

@@ -25,7 +25,7 @@ _BROKEN: Final = ("RequestPayloadError", "ClientPayloadError", "TransferEncoding
 
 
 class Bodies:
-    """Bodies of all requests of a node."""
+    """The bodies of all requests of a node, counted as they arrive."""
 
     def __init__(self, bytes_max: int, receiving_max: int, timeout_s: float) -> None:
         self.bytes = Shares(bytes_max)
@@ -94,7 +94,7 @@ class Bodies:
 
 
 class HeldBody:
-    """What the body of one request holds of what a node has for bodies."""
+    """One request's part of what a node has for bodies. `release` gives it back."""
 
     __slots__ = ("_bodies", "_count", "address")
 

@@ -68,7 +68,7 @@ def connections_within(asked: int, descriptors: int | None) -> int:
     )
 
 
-class Connections(web.Server):
+class HttpConnections(web.Server):
     """aiohttp's server, with a bound on connections, on heads and on answers that wait for their
     readers.
     """
@@ -108,13 +108,13 @@ class Connections(web.Server):
         self.idle_closed_total = 0
         self.stalled_total = 0
         """Answers cut because nobody read them."""
-        self._idle: dict[Connection, None] = {}
+        self._idle: dict[HttpConnection, None] = {}
         """Connections without a request, the longest idle first."""
         self._logged_at: float | None = None
 
     def __call__(self) -> web.RequestHandler:
         """Make the protocol of one connection."""
-        return Connection(self, loop=self._loop, **self._kwargs)
+        return HttpConnection(self, loop=self._loop, **self._kwargs)
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -124,7 +124,7 @@ class Connections(web.Server):
         one is refused.
         """
         super().connection_made(handler, transport)
-        assert isinstance(handler, Connection)
+        assert isinstance(handler, HttpConnection)
         if self._full(transport) and not self._made_room():
             self.refused_total += 1
             self._log_bound()
@@ -140,14 +140,14 @@ class Connections(web.Server):
     ) -> None:
         """Forget a connection."""
         super().connection_lost(handler, exc)
-        if isinstance(handler, Connection):
+        if isinstance(handler, HttpConnection):
             self._idle.pop(handler, None)
 
-    def idle(self, connection: Connection) -> None:
+    def idle(self, connection: HttpConnection) -> None:
         """Note that a connection has no request."""
         self._idle[connection] = None
 
-    def busy(self, connection: Connection) -> None:
+    def busy(self, connection: HttpConnection) -> None:
         """Note that a connection has one."""
         self._idle.pop(connection, None)
 
@@ -210,12 +210,12 @@ def refusal(node_id: str, document: Problem) -> bytes:
     return head.encode() + body
 
 
-class Connection(web.RequestHandler):
+class HttpConnection(web.RequestHandler):
     """One connection: it speaks problem documents also about requests that are no HTTP."""
 
     __slots__ = ("_head", "_newest", "_stalled", "_when_lost", "connections", "streams")
 
-    def __init__(self, connections: Connections, **more: Any) -> None:
+    def __init__(self, connections: HttpConnections, **more: Any) -> None:
         super().__init__(connections, **more)
         self.connections = connections
         self._when_lost: Callable[[], None] | None = None
@@ -362,6 +362,6 @@ def body_bytes(response: web.StreamResponse) -> int:
 
 
 class HeadTooLarge(HttpProcessingError):
-    """A whole head beyond its bound."""
+    """An error about a whole head beyond its bound."""
 
     code = 431

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from node.http.bodies import Bodies
-from node.http.connections import Connections
+from node.http.connections import HttpConnections
 
 PAGES_MAX: Final = 4
 """Pages of listings that are made at a time, of up to 2 MiB and a value each."""
@@ -27,7 +27,7 @@ class NodeLoad:
     """The node is not ready any more, but still works."""
     pages: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PAGES_MAX))
     """So many pages of listings are made at a time; the others wait, within their time."""
-    connections: Connections | None = None
+    connections: HttpConnections | None = None
     """What holds the connections, once the server is entered."""
 
     @property

@@ -1,12 +1,12 @@
-"""Divide what a node has of something among client addresses, so that none of them can take all of
-it. Pure.
+"""Divide what a node has of something among client addresses: a single client must not take all of
+it and leave others with refusals. Pure.
 """
 
 from __future__ import annotations
 
 
 class Shares:
-    """So much of something; one address may hold half of it at most."""
+    """An amount that client addresses share; one of them may hold half of it at most."""
 
     def __init__(self, most: int) -> None:
         self._most = most

@@ -14,7 +14,7 @@ from kv.model import Head, LedgerRow
 from kv.ports import Status
 
 
-class Finding(NamedTuple):
+class ReadinessFinding(NamedTuple):
     """One thing that was looked at. `trouble`: why it is not well; `code`: one of problems.KINDS or
     of UNFIT.
     """
@@ -48,7 +48,7 @@ FOREIGN: Final = "it is another cluster's, and cannot be adopted: give the clust
 
 def findings(
     status: Status, *, store_trouble: str | None, store_differs: str | None, leaving: bool
-) -> list[Finding]:
+) -> list[ReadinessFinding]:
     """Return what is required of a node that serves, in the order in which an operator would look.
 
     `store_trouble`: why the store did not answer when it was last asked. `store_differs`: how it
@@ -61,16 +61,18 @@ def findings(
     advice, code = (FOREIGN, "store_foreign") if foreign else (ADOPT, "store_refused")
     apart = f" ({status.conflicts[0]})" if status.conflicts else ""
     return [
-        Finding("drain", True, "the node is stopping" if leaving else None, "draining"),
-        Finding("member", True, unfit, status.unfit or ""),
-        Finding("leader", True, None if led else f"no leader is known{apart}", "no_leader"),
-        Finding(
+        ReadinessFinding("drain", True, "the node is stopping" if leaving else None, "draining"),
+        ReadinessFinding("member", True, unfit, status.unfit or ""),
+        ReadinessFinding(
+            "leader", True, None if led else f"no leader is known{apart}", "no_leader"
+        ),
+        ReadinessFinding(
             "quorum", True, None if status.quorum else f"no quorum answers{apart}", "no_quorum"
         ),
-        Finding("machine", True, _APART if status.diverged else None, "diverged"),
-        Finding("time", True, None if status.stamped else _UNSTAMPED, "starting"),
-        Finding("store", True, away, "store_away"),
-        Finding("ledger", True, None if refusal is None else f"{refusal}: {advice}", code),
+        ReadinessFinding("machine", True, _APART if status.diverged else None, "diverged"),
+        ReadinessFinding("time", True, None if status.stamped else _UNSTAMPED, "starting"),
+        ReadinessFinding("store", True, away, "store_away"),
+        ReadinessFinding("ledger", True, None if refusal is None else f"{refusal}: {advice}", code),
     ]
 
 
@@ -81,7 +83,7 @@ _APART: Final = (
 _UNSTAMPED: Final = "no stamp of this leader's term is applied here yet"
 
 
-def unready(found: Sequence[Finding]) -> list[dict[str, str]]:
+def unready(found: Sequence[ReadinessFinding]) -> list[dict[str, str]]:
     """Return, as JSON, the findings that make a node unready."""
     return [
         {"check": f.name, "code": f.code or f.name, "why": f.trouble or ""}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from kv.ports import Broadcast, Cache, Consensus, Status
 from node.http.load import NodeLoad
-from node.readiness.findings import Finding, findings
+from node.readiness.findings import ReadinessFinding, findings
 from node.readiness.store_probe import StoreProbe
 
 
@@ -21,7 +21,7 @@ class ReadinessCheck(NamedTuple):
     probe: Callable[[], str | None]
 
 
-class Readiness:
+class NodeReadiness:
     """What says whether one node should get traffic. /readyz, /health, /metrics and /v1/cluster
     all ask it, so that none of them tells another story.
     """
@@ -40,12 +40,12 @@ class Readiness:
         self.store_probe = store_probe
         self._load, self._checks = load, checks
 
-    async def look(self) -> list[Finding]:
+    async def look(self) -> list[ReadinessFinding]:
         """Look at everything, and return every finding, required ones first."""
         await self.store_probe.ask()
         return self.known()
 
-    def known(self) -> list[Finding]:
+    def known(self) -> list[ReadinessFinding]:
         """Return every finding, going by what the store said when it was last asked."""
         status, probe = self._consensus.status(), self.store_probe
         leaving = self._load.draining or self._load.leaving
@@ -56,12 +56,12 @@ class Readiness:
         broadcast = None if self._broadcast.healthy() else "the broker does not answer"
         apart = "; ".join(status.conflicts) or None
         found += [
-            Finding("members", False, apart),
-            Finding("cache", False, cache),
-            Finding("broadcast", False, broadcast, note=_lag(status)),
+            ReadinessFinding("members", False, apart),
+            ReadinessFinding("cache", False, cache),
+            ReadinessFinding("broadcast", False, broadcast, note=_lag(status)),
         ]
         return found + [
-            Finding(check.name, check.required, check.probe()) for check in self._checks
+            ReadinessFinding(check.name, check.required, check.probe()) for check in self._checks
         ]
 
 

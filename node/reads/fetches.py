@@ -15,7 +15,7 @@ from kv.model import Entry
 from kv.ports import Cache, Clock, Consensus
 from node.judging.freshness import age_s, entry_holds, explained
 from node.reads.levels import Level, Reading
-from node.reads.memory import Memory
+from node.reads.memory import MemoryTier
 from node.reads.rounds import ReadIndexRounds
 from node.reads.store_reads import StoreReads
 from node.settings import ServerSettings
@@ -62,7 +62,7 @@ class Fetches:
         settings: ServerSettings,
         tasks: asyncio.TaskGroup,
         *,
-        memory: Memory,
+        memory: MemoryTier,
         rounds: ReadIndexRounds,
         store_reads: StoreReads,
     ) -> None:

@@ -12,7 +12,7 @@ Source: TypeAlias = Literal["memory", "cache", "store"]
 SOURCES: Final[tuple[Source, ...]] = ("memory", "cache", "store")
 
 
-class ReadRequest(NamedTuple):
+class ReadOptions(NamedTuple):
     """How one key is to be read."""
 
     level: Level = "linearizable"

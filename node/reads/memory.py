@@ -34,7 +34,7 @@ class HeldEntry:
         )
 
 
-class Memory:
+class MemoryTier:
     """The in-process tier: entries by key, and large values by reference (immutable, so never
     judged).
     """

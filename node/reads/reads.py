@@ -17,8 +17,8 @@ from node.judging.freshness import age_s, entry_holds
 from node.judging.positions import check_given, standing
 from node.reads.cache_filler import CacheFiller
 from node.reads.fetches import Fetches, Need
-from node.reads.levels import LEVELS, SOURCES, Level, Reading, ReadRequest, Source
-from node.reads.memory import Memory
+from node.reads.levels import LEVELS, SOURCES, Level, Reading, ReadOptions, Source
+from node.reads.memory import MemoryTier
 from node.reads.rounds import ReadIndexRounds
 from node.reads.store_reads import StoreReads
 from node.settings import ServerSettings
@@ -47,7 +47,7 @@ class Reads:
         self._consensus, self._clock = consensus, clock
         self._settings = settings
         self._tasks = asyncio.TaskGroup()
-        self.memory = Memory(settings.memory_cache_bytes, consensus.namespace)
+        self.memory = MemoryTier(settings.memory_cache_bytes, consensus.namespace)
         self.rounds = ReadIndexRounds(consensus, clock, settings, self._tasks)
         self.store = StoreReads(consensus, store, self.memory, clock, settings)
         self.fetches = Fetches(
@@ -90,7 +90,7 @@ class Reads:
         proved_at = self.rounds.newer_than(event.previous)
         self._filler.add(self.memory.settled(event, proved_at))
 
-    async def get(self, key: bytes, asked: ReadRequest, *, deadline: float) -> Reading:
+    async def get(self, key: bytes, asked: ReadOptions, *, deadline: float) -> Reading:
         """Read one key at its level. Raises NotApplied, BackendUnavailable,
         BadRequest("future_revision").
         """
@@ -147,7 +147,7 @@ class Reads:
         as_of = entry.as_of
         return Reading(entry.version, as_of, as_of if as_of > settled else settled, level, "memory")
 
-    async def _stale(self, key: bytes, asked: ReadRequest, deadline: float) -> Reading:
+    async def _stale(self, key: bytes, asked: ReadOptions, deadline: float) -> Reading:
         """Serve whatever is at hand within `max_age_s`, else read as if linearizable."""
         now, confirmed_at = self._clock.monotonic(), self.rounds.confirmed_at
         if confirmed_at is None or now - confirmed_at > STALE_CONFIRM_S:

@@ -11,7 +11,7 @@ from kv.ports import Clock, Consensus, Read, Store
 from node.judging.freshness import snapshot_serves
 from node.judging.positions import check_given
 from node.judging.store_identity import check_store_identity
-from node.reads.memory import Memory
+from node.reads.memory import MemoryTier
 from node.settings import ServerSettings
 
 
@@ -22,7 +22,7 @@ class StoreReads:
         self,
         consensus: Consensus,
         store: Store,
-        memory: Memory,
+        memory: MemoryTier,
         clock: Clock,
         settings: ServerSettings,
     ) -> None:

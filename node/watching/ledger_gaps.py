@@ -39,7 +39,7 @@ class WantedRevision(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """What some rows of the ledger hold under a prefix after a position: cuts, each with the
+    """Some rows of the ledger, as they are under a prefix after a position: cuts, each with the
     position after it.
     """
 
@@ -48,7 +48,7 @@ class Stretch(NamedTuple):
 
 
 class LedgerGaps:
-    """Reads of the ledger for all watchers of a node."""
+    """The reads of the ledger for all watchers of a node, each shared by all at the same place."""
 
     def __init__(self, consensus: Consensus, store: Store, settings: ServerSettings) -> None:
         self._consensus, self._store, self._timeout_s = consensus, store, settings.store_timeout_s

@@ -25,7 +25,7 @@ class Portion(NamedTuple):
     position: int
 
 
-class Ring:
+class ChangeRing:
     """The newest changes of all keys, without a gap: everything after `begin` up to `end`. Bounded
     in bytes.
     """

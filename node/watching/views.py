@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class View(Generic[T]):
-    """Those who watch one prefix."""
+    """The watchers of one prefix."""
 
     __slots__ = ("members", "prefix", "touched")
 

@@ -19,7 +19,7 @@ from node.http.turns import Turns
 from node.settings import ServerSettings
 from node.watching.frames import Frames, Unsent
 from node.watching.ledger_gaps import LedgerGaps
-from node.watching.ring import Portion, Ring
+from node.watching.ring import ChangeRing, Portion
 from node.watching.views import View, Views
 
 PASS_BYTES: Final = 512 * 1024
@@ -43,7 +43,7 @@ class Watches:
 
     def __init__(self, consensus: Consensus, store: Store, settings: ServerSettings) -> None:
         self._settings, self._consensus = settings, consensus
-        self._ring = Ring(settings.watch_ring_bytes, consensus.settled.last)
+        self._ring = ChangeRing(settings.watch_ring_bytes, consensus.settled.last)
         self._views: Views[Watcher] = Views()
         self._open: set[Watcher] = set()
         self.gaps = LedgerGaps(consensus, store, settings)

@@ -21,7 +21,7 @@ FORM: Final = 1
 TOKEN_CHARS_MAX: Final = 2048
 
 
-class Place(msgspec.Struct, frozen=True, array_like=True):
+class PagePosition(msgspec.Struct, frozen=True, array_like=True):
     """Where a page ends."""
 
     revision: int
@@ -29,16 +29,16 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
     form: int = FORM
 
 
-_decode = msgspec.msgpack.Decoder(tuple[Place, bytes]).decode
+_decode = msgspec.msgpack.Decoder(tuple[PagePosition, bytes]).decode
 
 
-def token_of(place: Place, prefix: bytes, *, keys_only: bool) -> str:
+def token_of(place: PagePosition, prefix: bytes, *, keys_only: bool) -> str:
     """Return the token of the page after a place."""
     raw = msgspec.msgpack.encode((place, _bound(place, prefix, keys_only)))
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def place_of(token: str, prefix: bytes, *, keys_only: bool) -> Place:
+def place_of(token: str, prefix: bytes, *, keys_only: bool) -> PagePosition:
     """Return where a token's page begins. Raises BadRequest("bad_token")."""
     bad = BadRequest(
         "bad_token", "the token is none of this listing", allowed="`continue` of the page before"
@@ -61,7 +61,7 @@ def place_of(token: str, prefix: bytes, *, keys_only: bool) -> Place:
     return place
 
 
-def _bound(place: Place, prefix: bytes, keys_only: bool) -> bytes:
+def _bound(place: PagePosition, prefix: bytes, keys_only: bool) -> bytes:
     return hashlib.blake2b(
         msgspec.msgpack.encode((place, prefix, keys_only)), digest_size=12
     ).digest()

@@ -95,7 +95,7 @@ class SubmitQueue:
         self.submits_total += 1
         self.intents_total += len(group)
         self._out += 1
-        current = Submit(self, len(group))
+        current = SubmitSlot(self, len(group))
         for waiting, future in zip(group, futures, strict=True):
             waiting.submit, waiting.queue = current, self
             future.add_done_callback(waiting.answered)
@@ -112,7 +112,7 @@ class SubmitQueue:
             asyncio.get_running_loop().call_soon(self._pump)
 
 
-class Submit:
+class SubmitSlot:
     """One Raft command on its way. It holds its place until all its intents are answered, or its
     patience ends.
     """
@@ -163,7 +163,7 @@ class QueuedIntent:
         self.deadline, self.lifetime_s = deadline, lifetime_s
         self.result: asyncio.Future[Result] = loop.create_future()
         self.handed = False
-        self.submit: Submit | None = None
+        self.submit: SubmitSlot | None = None
         self.queue: SubmitQueue | None = None
         self._patient_until: float | None = None
         self._timer = loop.call_at(deadline, self.expire)

@@ -23,13 +23,13 @@ from kv.model import Again, Answer, AtRevision, Recorded, Version
 from kv.ports import Change, Read
 from node.reads import fetches as fetching
 from node.reads import reads as reading
-from node.reads.levels import Reading, ReadRequest
-from node.reads.memory import Memory
+from node.reads.levels import Reading, ReadOptions
+from node.reads.memory import MemoryTier
 from node.reads.reads import Reads
 from node.reads.rounds import ReadIndexRounds
 from node.reads.store_reads import StoreReads
 from node.watching import ring as watching
-from node.watching.ring import Portion, Ring
+from node.watching.ring import ChangeRing, Portion
 from node.watching.views import Views
 from node.watching.watches import Watches
 from tests.planted import protocol
@@ -160,7 +160,7 @@ def session_position_ignored() -> Patches:
     """A session's read does not wait for what the session has seen."""
     right = Reads.get
 
-    async def get(self: Reads, key: bytes, asked: ReadRequest, *, deadline: float) -> Reading:
+    async def get(self: Reads, key: bytes, asked: ReadOptions, *, deadline: float) -> Reading:
         return await right(self, key, asked._replace(min_revision=0), deadline=deadline)
 
     yield Reads, "get", get
@@ -199,14 +199,14 @@ def snapshot_in_two_reads() -> Patches:
 @bug("INV-5")
 def first_version_of_a_group_kept() -> Patches:
     """Of two versions that a group makes of a key, the cache keeps the first."""
-    right = Memory.settled
+    right = MemoryTier.settled
 
-    def settled(self: Memory, event: Any, proved_at: float | None) -> Any:
+    def settled(self: MemoryTier, event: Any, proved_at: float | None) -> Any:
         if event.versions is not None:
             event = msgspec.structs.replace(event, versions=tuple(reversed(event.versions)))
         return right(self, event, proved_at)
 
-    yield Memory, "settled", settled
+    yield MemoryTier, "settled", settled
 
 
 # ------------------------------------------------------------------------------------------ writing
@@ -389,11 +389,11 @@ def watch_takes_a_change_for_nobodys() -> Patches:
 @bug("INV-6")
 def ring_loses_its_oldest() -> Patches:
     """A watcher behind the ring is served from it all the same: a comparison left out."""
-    right = Ring._append
+    right = ChangeRing._append
 
-    def append(self: Ring, event: Any) -> None:
+    def append(self: ChangeRing, event: Any) -> None:
         right(self, event)
         while len(self._changes) > 20:
             self._changes.popleft()
 
-    yield Ring, "_append", append
+    yield ChangeRing, "_append", append

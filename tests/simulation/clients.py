@@ -38,7 +38,7 @@ from kv.model import (
     Write,
     value_hash,
 )
-from node.reads.levels import Level, Reading, ReadRequest
+from node.reads.levels import Level, Reading, ReadOptions
 from tests.simulation.timekeeping import TTL_MS
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ class Clients:
 
         async def request() -> Reading:
             deadline = asyncio.get_running_loop().time() + TIMEOUT_S
-            return await node.reads.get(key.encode(), ReadRequest(level, floor), deadline=deadline)
+            return await node.reads.get(key.encode(), ReadOptions(level, floor), deadline=deadline)
 
         try:
             reading = await node.call(request)

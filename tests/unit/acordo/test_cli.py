@@ -25,7 +25,7 @@ from acordo._cli import main as cli
 from acordo._cli.shell import app, hoisted
 from acordo._cli.text import printable
 from kv.model import GENESIS_DIGEST, roll
-from node.wire.page_tokens import Place, token_of
+from node.wire.page_tokens import PagePosition, token_of
 from tests.unit.acordo.fake_cluster import FakeCluster, problem
 from tests.unit.acordo.scripted import Play, Scripted, closed_port, http
 from tests.unit.acordo.scripted import problem as problem_bytes
@@ -623,7 +623,7 @@ async def test_a_dump_that_cannot_go_on_says_how_to_begin_anew(tmp_path: Path) -
         async with Client(api.url) as client:
             await client.put("a", "1")
         target = tmp_path / "out.ndjson"
-        token = token_of(Place(1000, b"a"), b"", keys_only=False)
+        token = token_of(PagePosition(1000, b"a"), b"", keys_only=False)
         point = DumpPoint(version=1, prefix="", revision=1000, token=token, offset=0, keys=0)
         checkpoint_of_dump(target).write_bytes(msgspec.json.encode(point))
         part = beside(target, "part")

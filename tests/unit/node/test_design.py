@@ -1,4 +1,4 @@
-"""node/DESIGN.md names the modules that are there, and a request's way by functions that are there."""
+"""node/DESIGN.md names the modules that are there, and a request's way by its functions."""
 
 from __future__ import annotations
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from kv.errors import BadRequest
 from node.judging.positions import check_given, standing
-from node.wire.page_tokens import Place, token_of
+from node.wire.page_tokens import PagePosition, token_of
 from tests.unit.node.conftest import Api, Open
 from tests.unit.node.test_watch import put, watching
 
-TOKEN = token_of(Place(1_000_000, b"a"), b"", keys_only=False)
+TOKEN = token_of(PagePosition(1_000_000, b"a"), b"", keys_only=False)
 ASKED = [
     ("/v1/watch?after=1000000", {}),
     ("/v1/watch", {"Last-Event-ID": "1000000"}),

@@ -15,7 +15,7 @@ from kv.ports import Retention
 from node.api.listing import TURN_BYTES
 from node.http.load import PAGES_MAX
 from node.wire.documents import encode
-from node.wire.page_tokens import Place, place_of, token_of
+from node.wire.page_tokens import PagePosition, place_of, token_of
 from tests.unit.node.conftest import Api
 
 
@@ -104,9 +104,9 @@ async def test_a_token_belongs_to_its_query(api: Api) -> None:
     st.booleans(),
 )
 def test_tokens_round_trip(revision: int, after: bytes, prefix: bytes, keys_only: bool) -> None:
-    token = token_of(Place(revision, after), prefix, keys_only=keys_only)
+    token = token_of(PagePosition(revision, after), prefix, keys_only=keys_only)
     assert token.isascii()
-    assert place_of(token, prefix, keys_only=keys_only) == Place(revision, after)
+    assert place_of(token, prefix, keys_only=keys_only) == PagePosition(revision, after)
     with pytest.raises(BadRequest):
         place_of(token, prefix + b"x", keys_only=keys_only)
 

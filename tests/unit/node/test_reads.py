@@ -15,7 +15,7 @@ from backends.memory.store import MemoryStore
 from kv.errors import BackendUnavailable, NotApplied, StoreDamaged
 from kv.model import Delete, Entry, Intent, Put, Version
 from kv.ports import Read, Space
-from node.reads.levels import ReadRequest
+from node.reads.levels import ReadOptions
 from node.reads.reads import RENEW_REVISIONS, Reads
 from node.settings import ServerSettings
 from tests.unit.node.fakes import FakeClock, FakeConsensus
@@ -53,7 +53,7 @@ class Bench:
 
     async def get(self, key: bytes, level: Any = "linearizable", **more: Any) -> Any:
         return await self.reads.get(
-            key, ReadRequest(level, **more), deadline=self.clock.monotonic() + 5
+            key, ReadOptions(level, **more), deadline=self.clock.monotonic() + 5
         )
 
     async def write(self, key: bytes, value: bytes | None) -> int:
@@ -257,7 +257,7 @@ async def test_a_broken_store_is_said_and_memory_goes_on(b: Bench) -> None:
 async def test_a_hanging_store_costs_no_more_than_the_deadline(b: Bench) -> None:
     b.store.gate.clear()
     with pytest.raises(BackendUnavailable):
-        await b.reads.get(b"a", ReadRequest(), deadline=b.clock.monotonic() + 0.02)
+        await b.reads.get(b"a", ReadOptions(), deadline=b.clock.monotonic() + 0.02)
     b.store.gate.set()
 
 
@@ -303,7 +303,7 @@ async def test_a_revision_of_the_future_is_not_blamed_on_the_store(b: Bench) -> 
         NotApplied, match=r"revision 99 was waited for.* settled 1,.* ends at 1"
     ) as behind:
         await b.reads.get(
-            b"a", ReadRequest("session", min_revision=99), deadline=b.clock.monotonic() + 0.2
+            b"a", ReadOptions("session", min_revision=99), deadline=b.clock.monotonic() + 0.2
         )
     assert behind.value.reason == "behind"
 
@@ -349,7 +349,7 @@ async def test_the_age_of_a_hot_key_is_bounded_too(b: Bench) -> None:
 async def test_a_short_time_limit_bounds_the_wait_for_a_quorum(b: Bench) -> None:
     b.consensus.hang = True
     with pytest.raises(NotApplied) as late:
-        await b.reads.get(b"a", ReadRequest(), deadline=b.clock.monotonic() + 0.01)
+        await b.reads.get(b"a", ReadOptions(), deadline=b.clock.monotonic() + 0.01)
     assert late.value.reason == "timeout"
     b.consensus.hang = False
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kv.model import Applied, LedgerRow, Recorded, Version
 from kv.ports import Retention, Settled
 from node.watching.ledger_gaps import GAP_VERSIONS, portions
-from node.watching.ring import Ring
+from node.watching.ring import ChangeRing
 from tests.unit.node.conftest import Api, Open
 
 
@@ -302,7 +302,7 @@ def test_the_ring_has_no_gap(
     """From any position not below `begin` on, exactly the changes under the prefix come, in
     order.
     """
-    ring = Ring(bytes_max, 0)
+    ring = ChangeRing(bytes_max, 0)
     truth: list[tuple[int, bytes]] = []
     at = 0
     for keys, with_versions in told:
