@@ -30,7 +30,9 @@ def files(*suffixes: str) -> tuple[Path, ...]:
             path
             for path in found
             if not any(
-                part in NOT_OURS or part.startswith(".") or part.endswith(".egg-info")
+                part in NOT_OURS
+                or (part.startswith(".") and part != ".github")
+                or part.endswith(".egg-info")
                 for part in path.relative_to(ROOT).parts
             )
         )
