@@ -42,7 +42,7 @@ class Service:
     ready.
     """
 
-    name = "server"
+    name = "service"
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"acordo-{self.name}-"))
