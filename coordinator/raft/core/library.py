@@ -162,9 +162,55 @@ class NullPoller:
 
 
 class Library(SyncObj):
-    """The library's node: the state that it keeps, under plain names."""
+    """The library's node: the state that it keeps, under plain names (`PRIVATE`).
+
+    What it keeps is kept under the plain names, so that whoever reads them pays for no detour; the
+    library's own code finds it there by its private ones.
+    """
 
     handler: Handler
+
+    transport: Transport
+    """What carries messages."""
+    connected_nodes: set[Node]
+    """Who is connected now."""
+
+    state: int
+    """FOLLOWER, CANDIDATE or LEADER; see `set_state`."""
+    term: int
+    """The newest term that this member knows; see `store_term`."""
+    voted_for: str | None
+    """Who has its vote in that term."""
+    leader: Node | None
+    """Who leads that term, as far as it knows."""
+    election_deadline: float
+    """When it stands if it hears of no leader."""
+
+    journal: DurableLog
+    commit_index: int
+    """The last entry that is known to be committed."""
+    applied_index: int
+    """The last entry that the machine has."""
+
+    next_index: dict[Node, int]
+    """Which entry a leader sends each peer next."""
+    match_index: dict[Node, int]
+    """Up to where each peer is known to hold a leader's log durably."""
+    last_response: dict[Node, float]
+    """When each peer last answered."""
+    no_op_index: int | None
+    """Where a leader's term begins in the log; None: this member does not lead."""
+    heartbeat_due: float
+    """When the next heartbeat goes out."""
+
+    queue: Any
+    """The library's bounded queue of (command, who asked)."""
+    waiting_commit: dict[int, list[tuple[int, Callback]]]
+    """The callbacks that wait for an entry, with the term that it must be of, by index."""
+    waiting_reply: dict[int, tuple[Node, Callback]]
+    """The forwarded commands that are not answered: to whom each went, by request."""
+    compaction_forced: bool
+    """A snapshot is asked for, however little the log has grown."""
 
     def __init__(  # noqa: PLR0917 the library's own order
         self,
@@ -177,11 +223,6 @@ class Library(SyncObj):
     ) -> None:
         conf = conf or SyncObjConf()
         _check(conf, transport)
-        # Its constructor looks at every attribute of this class, properties included, before it has
-        # set all of its own.
-        self._SyncObj__newAppendEntriesTime = 0.0
-        self._SyncObj__commandsQueue = None
-        self._SyncObj__commandsWaitingCommit, self._SyncObj__commandsWaitingReply = {}, {}
         # The library would open its own journal and a wake-up pipe that nothing drains
         # (HAZ-13): neither is wanted, so its constructor sees a configuration without them.
         paths, conf.journalFile, conf.appendEntriesUseBatch = conf.journalFile, None, True
@@ -194,19 +235,9 @@ class Library(SyncObj):
 
     # -------------------------------------------------------------- who it is, and whom it is given
 
-    @property
-    def transport(self) -> Transport:
-        """What carries messages."""
-        return self._SyncObj__transport
-
     def send(self, node: Node, message: dict[str, Any]) -> bool:
         """Hand a message to the transport; False: it took nothing."""
-        return self._SyncObj__transport.send(node, message) is not False
-
-    @property
-    def connected_nodes(self) -> set[Node]:
-        """Who is connected now; the set itself."""
-        return self._SyncObj__connectedNodes
+        return self.transport.send(node, message) is not False
 
     @property
     def first_peers(self) -> tuple[Node, ...]:
@@ -223,93 +254,26 @@ class Library(SyncObj):
         """Say whom the library's own status counts."""
         self._SyncObj__otherNodes, self._SyncObj__readonlyNodes = set(voters), set(others)
 
-    # -------------------------------------------------------------------- role, term, vote and timer
-
-    @property
-    def state(self) -> int:
-        """FOLLOWER, CANDIDATE or LEADER."""
-        return self._SyncObj__raftState
-
-    @state.setter
-    def state(self, state: int) -> None:
-        self._SyncObj__setState(state)
+    # --------------------------------------------------------------------------- role, term and vote
 
     @property
     def leads(self) -> bool:
         """Say whether this member leads."""
-        return self._SyncObj__raftState == LEADER
+        return self.state == LEADER
 
-    @property
-    def term(self) -> int:
-        """The newest term that it knows."""
-        return self._SyncObj__raftCurrentTerm
-
-    @property
-    def voted_for(self) -> str | None:
-        """Who has its vote in that term."""
-        return self._SyncObj__votedForNodeId
+    def set_state(self, state: int) -> None:
+        """Change the role, and tell whoever has asked the library to be told."""
+        self._SyncObj__setState(state)
 
     def load_term(self, term: int, voted_for: str | None) -> None:
         """Take what the disk has; nothing is stored."""
-        self._SyncObj__raftCurrentTerm, self._SyncObj__votedForNodeId = term, voted_for
+        self.term, self.voted_for = term, voted_for
 
     def store_term(self, term: int, voted_for: str | None) -> None:
         """Change both, durably: it blocks for as long as the disk takes."""
         self._SyncObj__setCurrentTerm(term, voted_for)
 
-    @property
-    def leader(self) -> Node | None:
-        """Who leads that term, as far as it knows."""
-        return self._SyncObj__raftLeader
-
-    @leader.setter
-    def leader(self, leader: Node | None) -> None:
-        self._SyncObj__raftLeader = leader
-
-    @property
-    def election_deadline(self) -> float:
-        """When it stands if it hears of no leader."""
-        return self._SyncObj__raftElectionDeadline
-
-    @election_deadline.setter
-    def election_deadline(self, deadline: float) -> None:
-        self._SyncObj__raftElectionDeadline = deadline
-
     # ---------------------------------------------------------------------------------------- the log
-
-    @property
-    def journal(self) -> DurableLog:
-        """The log as it is kept."""
-        journal: DurableLog = self._SyncObj__raftLog
-        return journal
-
-    @journal.setter
-    def journal(self, journal: DurableLog) -> None:
-        self._SyncObj__raftLog = journal
-
-    @property
-    def commit_index(self) -> int:
-        """The last entry that is known to be committed."""
-        return self._SyncObj__raftCommitIndex
-
-    @commit_index.setter
-    def commit_index(self, index: int) -> None:
-        self._SyncObj__raftCommitIndex = index
-
-    @property
-    def applied_index(self) -> int:
-        """The last entry that the machine has."""
-        return self._SyncObj__raftLastApplied
-
-    @applied_index.setter
-    def applied_index(self, index: int) -> None:
-        self._SyncObj__raftLastApplied = index
-
-    def entries(
-        self, start: int, count: int | None = None, bytes_max: int | None = None
-    ) -> list[Record]:
-        """Return entries from index `start` on: at most `count`, and one more than fits."""
-        return self._SyncObj__getEntries(start, count, bytes_max)
 
     def delete_from(self, index: int) -> None:
         """Drop the entries from an index on."""
@@ -318,79 +282,6 @@ class Library(SyncObj):
     def delete_to(self, index: int) -> None:
         """Let the log begin at `index`."""
         self._SyncObj__deleteEntriesTo(index)
-
-    # ----------------------------------------------------------------------- what a leader keeps
-
-    @property
-    def next_index(self) -> dict[Node, int]:
-        """Which entry each peer is sent next."""
-        return self._SyncObj__raftNextIndex
-
-    @next_index.setter
-    def next_index(self, indexes: dict[Node, int]) -> None:
-        self._SyncObj__raftNextIndex = indexes
-
-    @property
-    def match_index(self) -> dict[Node, int]:
-        """Up to where each peer is known to hold our log durably."""
-        return self._SyncObj__raftMatchIndex
-
-    @match_index.setter
-    def match_index(self, indexes: dict[Node, int]) -> None:
-        self._SyncObj__raftMatchIndex = indexes
-
-    @property
-    def last_response(self) -> dict[Node, float]:
-        """When each peer last answered."""
-        return self._SyncObj__lastResponseTime
-
-    @last_response.setter
-    def last_response(self, moments: dict[Node, float]) -> None:
-        self._SyncObj__lastResponseTime = moments
-
-    @property
-    def no_op_index(self) -> int | None:
-        """Where the own term begins in the log; None: it does not lead."""
-        return self._SyncObj__noopIDx
-
-    @no_op_index.setter
-    def no_op_index(self, index: int | None) -> None:
-        self._SyncObj__noopIDx = index
-
-    @property
-    def heartbeat_due(self) -> float:
-        """When the next heartbeat goes out."""
-        return self._SyncObj__newAppendEntriesTime
-
-    @heartbeat_due.setter
-    def heartbeat_due(self, moment: float) -> None:
-        self._SyncObj__newAppendEntriesTime = moment
-
-    # ------------------------------------------------------------------------------------- commands
-
-    @property
-    def queue(self) -> Any:
-        """The library's bounded queue of (command, callback)."""
-        return self._SyncObj__commandsQueue
-
-    @property
-    def waiting_commit(self) -> dict[int, list[tuple[int, Callback]]]:
-        """The callbacks that wait for an entry, with the term that it must be of, by index."""
-        return self._SyncObj__commandsWaitingCommit
-
-    @property
-    def waiting_reply(self) -> dict[int, tuple[Node, Callback]]:
-        """The forwarded commands that are not answered: to whom each went, by request."""
-        return self._SyncObj__commandsWaitingReply
-
-    @property
-    def compaction_forced(self) -> bool:
-        """A snapshot is asked for, however little the log has grown."""
-        return self._SyncObj__forceLogCompaction
-
-    @compaction_forced.setter
-    def compaction_forced(self, forced: bool) -> None:
-        self._SyncObj__forceLogCompaction = forced
 
     # --------------------------------------------------------------- the library's steps, handed on
 
@@ -451,6 +342,45 @@ class Library(SyncObj):
     _SyncObj__tryLogCompaction = _elsewhere
     _checkCommandsToApply = _elsewhere
     transferLeadership = _elsewhere
+
+
+PRIVATE: Final = {
+    "_SyncObj__transport": "transport",
+    "_SyncObj__connectedNodes": "connected_nodes",
+    "_SyncObj__raftState": "state",
+    "_SyncObj__raftCurrentTerm": "term",
+    "_SyncObj__votedForNodeId": "voted_for",
+    "_SyncObj__raftLeader": "leader",
+    "_SyncObj__raftElectionDeadline": "election_deadline",
+    "_SyncObj__raftLog": "journal",
+    "_SyncObj__raftCommitIndex": "commit_index",
+    "_SyncObj__raftLastApplied": "applied_index",
+    "_SyncObj__raftNextIndex": "next_index",
+    "_SyncObj__raftMatchIndex": "match_index",
+    "_SyncObj__lastResponseTime": "last_response",
+    "_SyncObj__noopIDx": "no_op_index",
+    "_SyncObj__newAppendEntriesTime": "heartbeat_due",
+    "_SyncObj__commandsQueue": "queue",
+    "_SyncObj__commandsWaitingCommit": "waiting_commit",
+    "_SyncObj__commandsWaitingReply": "waiting_reply",
+    "_SyncObj__forceLogCompaction": "compaction_forced",
+}
+"""The plain name of what the library keeps under a private one."""
+
+
+def _other_name(plain: str) -> Any:
+    """Return a property that stands for the attribute of that name.
+
+    The library's constructor looks at every attribute before it has set all of them: then it is
+    None.
+    """
+    return property(
+        lambda node: vars(node).get(plain), lambda node, value: setattr(node, plain, value)
+    )
+
+
+for _private, _plain in PRIVATE.items():
+    setattr(Library, _private, _other_name(_plain))
 
 
 def _check(conf: SyncObjConf, transport: Transport | None) -> None:

@@ -95,6 +95,22 @@ class RaftLog:
             return position.term <= self.term_at(self.first_index)
         return self.term_at(position.index) == position.term
 
+    def entries(self, start: int, count: int, bytes_max: int | None = None) -> list[Record]:
+        """Return entries from index `start` on: at most `count`, and none behind the one with which
+        they are `bytes_max` long.
+        """
+        journal = self._journal
+        place = start - journal[0][1]
+        found = journal[place : place + count]
+        if bytes_max is None:
+            return found
+        size = 0
+        for number, entry in enumerate(found, 1):
+            size += len(entry[0])
+            if size >= bytes_max:
+                return found[:number]
+        return found
+
     def held(self) -> list[Record]:
         """Return all entries, the base included."""
         return self._journal[:]

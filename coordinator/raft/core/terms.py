@@ -155,7 +155,7 @@ class Terms:
 
     def _become(self, state: int) -> None:
         led = self._library.leads
-        self._library.state = state
+        self._library.set_state(state)
         if led and state != LEADER:
             self.on_left_leadership()
 

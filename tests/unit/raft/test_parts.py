@@ -13,7 +13,11 @@ CORE: Final = Path(__file__).parents[3] / "coordinator" / "raft" / "core"
 DESIGN: Final = CORE.parent / "DESIGN.md"
 CHANGES: Final = {"add", "discard", "pop", "clear", "setdefault", "append", "put_nowait"}
 """Methods that change what they are called on."""
-STORES: Final = {"store_term": ("term", "voted_for"), "load_term": ("term", "voted_for")}
+STORES: Final = {
+    "store_term": ("term", "voted_for"),
+    "load_term": ("term", "voted_for"),
+    "set_state": ("state",),
+}
 SHARED: Final = {
     "next_index", "match_index", "last_response", "connected_nodes", "queue", "waiting_commit",
     "waiting_reply",

@@ -55,7 +55,7 @@ class Applier:
         if count <= 0:
             return
         enough = now() + APPLY_S_MAX
-        for command, index, term in library.entries(applied + 1, count):
+        for command, index, term in self._log.entries(applied + 1, count):
             self._apply_entry(command, Position(index, term))
             if now() > enough:
                 break

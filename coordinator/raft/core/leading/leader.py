@@ -28,7 +28,7 @@ class Leader:
     def __init__(self, state: State) -> None:
         self._library, self._environment, self._log = state.library, state.environment, state.log
         self._roster, self._eligibility, self._terms = state.roster, state.eligibility, state.terms
-        self._sender = SnapshotSender(state)
+        self._conf, self._sender = state.library.conf, SnapshotSender(state)
         self.progress: dict[str, Progress] = {}
         """How far each peer is, by id; empty while another one leads."""
         self.uncommitted = Uncommitted()
@@ -103,7 +103,7 @@ class Leader:
     def check_quorum(self) -> None:
         """Stop leading within one election time-out of losing the majority (section 6.2)."""
         library = self._library
-        if not self.has_quorum(library.conf.leaderFallbackTimeout):
+        if not self.has_quorum(self._conf.leaderFallbackTimeout):
             log.warning("quorum lost", member=self._roster.id, term=library.term)
             self._environment.count("quorum_losses")
             self._terms.follow(library.term, None)
@@ -113,7 +113,7 @@ class Leader:
         hangs, or is full.
         """
         library, now = self._library, self._environment.now()
-        longest = library.conf.raftMaxTimeout
+        longest = self._conf.raftMaxTimeout
         if steps_aside(self._log.unsynced, library.commit_index, longest, now):
             log.error(
                 "steps aside: its disk hangs",
@@ -132,7 +132,7 @@ class Leader:
         for node in self._roster.voters:
             library.send(node, {"type": "resigned", "term": library.term})
         self._terms.follow(library.term, None)
-        self._terms.timer.set_in(2 * library.conf.raftMaxTimeout)
+        self._terms.timer.set_in(2 * self._conf.raftMaxTimeout)
 
     @property
     def own_term_committed(self) -> bool:
@@ -180,7 +180,7 @@ class Leader:
         library, now = self._library, self._environment.now()
         heartbeat = now > library.heartbeat_due
         if heartbeat:
-            library.heartbeat_due = now + library.conf.appendEntriesPeriod
+            library.heartbeat_due = now + self._conf.appendEntriesPeriod
         connected = library.connected_nodes
         for node in self._roster.peers:
             if node in connected:
@@ -243,8 +243,8 @@ class Leader:
         library = self._library
         entries: list[Record] = []
         if not empty:
-            limit = library.conf.appendEntriesBatchSizeBytes
-            entries = library.entries(following, ENTRIES_PER_MESSAGE_MAX, limit)
+            limit = self._conf.appendEntriesBatchSizeBytes
+            entries = self._log.entries(following, ENTRIES_PER_MESSAGE_MAX, limit)
         commit = library.commit_index
         message = {
             "type": "append_entries",
