@@ -86,9 +86,14 @@ def run(modules: list[Path], seen: dict[str, Seen]) -> None:
         ]
         try:
             code = subprocess.run(
-                [*command, *map(str, modules)], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL, timeout=ROUND_TIMEOUT_S, check=False,
-            ).returncode  # fmt: skip
+                [*command, *map(str, modules)],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=ROUND_TIMEOUT_S,
+                check=False,
+            ).returncode
         except subprocess.TimeoutExpired:
             seen.setdefault(WHOLE, Seen()).failures.append(f"no end within {ROUND_TIMEOUT_S} s")
             return
@@ -118,8 +123,9 @@ def table(seen: dict[str, Seen], rounds: int, took_s: float) -> str:
     ]
     total = sum(s.runs for s in seen.values())
     lines.append(
-        f"\n{len(seen)} tests, {rounds} rounds, {total} runs, {len(failed)} of them failed at least "
-        f"once; {took_s:.0f} s, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the end"
+        f"\n{len(seen)} tests, {rounds} rounds, {total} runs, {len(failed)} of them failed at "
+        f"least once; {took_s:.0f} s, {os.cpu_count()} cores, load average "
+        f"{os.getloadavg()[0]:.1f} at the end"
     )
     return "\n".join(lines)
 

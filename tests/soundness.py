@@ -77,7 +77,8 @@ def broken(machine: Machine) -> tuple[str, ...]:
         for entry in pending:
             if any(machine.recent.touched(key) < entry.revision for key in entry.intent.touched):
                 found.append(
-                    f"INV-5: a key of pending revision {entry.revision} is not touched there (floor {floor})"
+                    f"INV-5: a key of pending revision {entry.revision} is not touched there "
+                    f"(floor {floor})"
                 )
                 break
     return tuple(found)
