@@ -17,8 +17,8 @@ from coordinator.commit.groups import GroupCommitter
 from coordinator.commit.refusal import StoreRefusal
 from coordinator.machine import founding
 from coordinator.machine.commands import Adopt
-from coordinator.machine.ledger import Refuse, given_up
 from coordinator.machine.pending import Mark
+from coordinator.machine.standing import Refuse, given_up
 from kv.errors import BackendUnavailable, BadRequest, NotApplied, OutcomeUnknown
 from kv.model import Head, LedgerRow
 

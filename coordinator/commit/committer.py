@@ -23,7 +23,7 @@ from coordinator.commit.takeover import TakeOver
 from coordinator.log import Log
 from coordinator.machine import founding
 from coordinator.machine.commands import TICK
-from coordinator.machine.ledger import GivenUp
+from coordinator.machine.standing import GivenUp
 from coordinator.settings import CoordinatorSettings
 from kv.errors import NotApplied
 from kv.ports import Clock, Store

@@ -15,8 +15,8 @@ import structlog
 
 from coordinator.backoff import Backoff
 from coordinator.commit.context import HANG_FACTOR, CommitContext
+from coordinator.machine.chain import group_on, mark_of, settle_of
 from coordinator.machine.evaluate import evaluate, needs, no_facts
-from coordinator.machine.ledger import group_on, mark_of, settle_of
 from coordinator.machine.pending import Mark, Pending
 from kv.errors import BackendUnavailable, InvariantViolated, OutcomeUnknown
 from kv.model import Group, Head, roll

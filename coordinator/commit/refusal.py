@@ -9,7 +9,7 @@ import asyncio
 from typing import Final
 
 from coordinator.commit.leadership import mark_retrieved
-from coordinator.machine.ledger import GivenUp
+from coordinator.machine.standing import GivenUp
 from kv.errors import BadRequest, NotApplied
 
 FOREIGN: Final = "store_foreign"

@@ -12,18 +12,10 @@ from coordinator.commit.adoption import Adoption
 from coordinator.commit.context import CommitContext
 from coordinator.commit.fence import Fence, outranks
 from coordinator.commit.groups import GroupCommitter
+from coordinator.machine.chain import mark_of
 from coordinator.machine.commands import Command
-from coordinator.machine.ledger import (
-    Ahead,
-    Level,
-    Refuse,
-    anchored,
-    belongs,
-    catch_up,
-    mark_of,
-    standing,
-)
 from coordinator.machine.pending import Mark
+from coordinator.machine.standing import Ahead, Level, Refuse, anchored, belongs, catch_up, standing
 from kv.errors import BackendUnavailable, Pruned
 from kv.model import Head, LedgerRow
 

@@ -25,7 +25,7 @@ _PREFIX: Final = bytes([VERSION])
 class Submit(
     msgspec.Struct, frozen=True, array_like=True, tag="s", forbid_unknown_fields=True, gc=False
 ):
-    """Order these intents. Without intents it only carries a time stamp (a tick)."""
+    """The command that orders intents. Without any it only carries a time stamp (a tick)."""
 
     intents: tuple[Intent | Cancel, ...]
 
@@ -33,7 +33,7 @@ class Submit(
 class Settle(
     msgspec.Struct, frozen=True, array_like=True, tag="t", forbid_unknown_fields=True, gc=False
 ):
-    """The group `first` … `last` is in the store; the n-th record belongs to revision
+    """The news that the group `first` … `last` is in the store; the n-th record belongs to revision
     `first + n`.
     """
 
@@ -51,7 +51,9 @@ class Settle(
 class Rebase(
     msgspec.Struct, frozen=True, array_like=True, tag="r", forbid_unknown_fields=True, gc=False
 ):
-    """The ledger goes on from `settled` with `rows`, which this log does not hold in that order."""
+    """The news that the ledger goes on from `settled` with `rows`, which this log does not hold in
+    that order.
+    """
 
     settled: Mark
     rows: tuple[LedgerRow, ...]
@@ -60,8 +62,8 @@ class Rebase(
 class Adopt(
     msgspec.Struct, frozen=True, array_like=True, tag="a", forbid_unknown_fields=True, gc=False
 ):
-    """An operator adopts the store as it is: the row without intents that the leader appended for
-    it.
+    """An operator's adoption of the store as it is: the row without intents that the leader appended
+    for it.
     """
 
     row: LedgerRow
@@ -75,8 +77,8 @@ class Adopt(
 class Found(
     msgspec.Struct, frozen=True, array_like=True, tag="f", forbid_unknown_fields=True, gc=False
 ):
-    """Begin a history: what tells this cluster's order from any other, and what its members go by.
-    The first one of a log counts; it takes no revision.
+    """The beginning of a history: what tells this cluster's order from any other, and what its
+    members go by. The first one of a log counts; it takes no revision.
     """
 
     history: bytes
@@ -95,7 +97,7 @@ class Found(
 class Amend(
     msgspec.Struct, frozen=True, array_like=True, tag="m", forbid_unknown_fields=True, gc=False
 ):
-    """Go by these limits from here on, on every member."""
+    """The limits that every member goes by from here on."""
 
     limits: Limits
 

@@ -14,14 +14,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, assert_never
 
+from coordinator.machine.chain import RowStep, continuation
 from coordinator.machine.commands import Adopt, Amend, Command, Found, Rebase, Settle, Submit
 from coordinator.machine.effects import Answered, Effects
 from coordinator.machine.evaluate import add_versions
-from coordinator.machine.ledger import RowStep, continuation, given_up
 from coordinator.machine.limits import DEFAULTS, Limits
 from coordinator.machine.pending import Mark, Pending, size_of
 from coordinator.machine.recent import Recent
 from coordinator.machine.snapshot import MachineState, flat
+from coordinator.machine.standing import given_up
 from coordinator.machine.window import Window
 from kv.model import (
     GENESIS_DIGEST,

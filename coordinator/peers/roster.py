@@ -12,8 +12,8 @@ from typing import NamedTuple
 from coordinator.commit.committer import Committer
 from coordinator.log import Log, PeerStatus, RaftStatus
 from coordinator.logtime import ClockReading
-from coordinator.machine.ledger import GivenUp
 from coordinator.machine.machine import Machine
+from coordinator.machine.standing import GivenUp
 from coordinator.peers.notes import (
     NOTE_URL_MAX,
     NOTE_VERSION,

@@ -20,10 +20,10 @@ from coordinator.commit.groups import GroupCommitter
 from coordinator.commit.takeover import TakeOver
 from coordinator.consensus import HEARTBEAT_S, Coordinator
 from coordinator.log import Position
+from coordinator.machine.chain import RowStep
 from coordinator.machine.commands import Adopt, Amend, Found, Rebase
 from coordinator.machine.effects import Effects
 from coordinator.machine.evaluate import _Group
-from coordinator.machine.ledger import RowStep
 from coordinator.machine.machine import Machine
 from coordinator.machine.pending import Mark, Pending
 from coordinator.machine.recent import Recent

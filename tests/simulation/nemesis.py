@@ -11,8 +11,8 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from coordinator.machine.chain import group_on
 from coordinator.machine.evaluate import evaluate
-from coordinator.machine.ledger import group_on
 from coordinator.machine.pending import Pending
 from kv.errors import KvError
 from kv.model import Group, Head, Intent, Put, roll

@@ -16,7 +16,7 @@ import structlog
 
 from chaos.checkers.registers import register
 from chaos.checkers.verdict import Verdict
-from coordinator.machine.ledger import recompute
+from coordinator.machine.chain import recompute
 from kv.errors import KvError
 from kv.model import Again, Applied, Cancel, Expired, Refused
 from tests.planted.registry import planted

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from coordinator.consensus import Coordinator
-from coordinator.machine.ledger import recompute
+from coordinator.machine.chain import recompute
 from kv.errors import NotApplied
 from kv.model import GENESIS, Again, Answer, Applied, Entry, Expired, Mismatch, Recorded, Refused
 from kv.ports import Settled

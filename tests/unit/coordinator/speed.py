@@ -11,9 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from coordinator.machine.chain import group_on, settle_of
 from coordinator.machine.commands import Submit, decode, encode
 from coordinator.machine.evaluate import evaluate, needs, no_facts
-from coordinator.machine.ledger import group_on, settle_of
 from coordinator.machine.machine import Machine
 from coordinator.machine.pending import Pending
 from coordinator.machine.snapshot import encode_state

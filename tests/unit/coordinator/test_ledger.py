@@ -7,20 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.machine.chain import continuation, mark_of, recompute, roll_all
 from coordinator.machine.commands import Rebase, Settle
-from coordinator.machine.ledger import (
-    Ahead,
-    Level,
-    Refuse,
-    anchored,
-    catch_up,
-    continuation,
-    mark_of,
-    recompute,
-    roll_all,
-    standing,
-)
 from coordinator.machine.pending import Mark
+from coordinator.machine.standing import Ahead, Level, Refuse, anchored, catch_up, standing
 from kv.model import GENESIS, GENESIS_DIGEST, Applied, Head, LedgerRow, Recorded
 
 

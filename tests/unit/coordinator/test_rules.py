@@ -18,9 +18,9 @@ import pytest
 from backends.memory.database import MemoryDatabase
 from backends.memory.faults import Lost
 from coordinator.consensus import Coordinator
+from coordinator.machine.chain import group_on, mark_of, settle_of
 from coordinator.machine.commands import Adopt, Command, Found, Rebase, Settle, Submit, decode
 from coordinator.machine.evaluate import evaluate, needs
-from coordinator.machine.ledger import group_on, mark_of, settle_of
 from coordinator.machine.limits import Limits
 from coordinator.machine.machine import Machine
 from coordinator.machine.pending import Mark
