@@ -18,14 +18,17 @@ import msgspec
 
 from acordo import AcordoError, Client
 from chaos.records.final_state import LEVELS, Evidence, FinalRead, MemberState
-from chaos.records.history import ClientOperation, Lookup, NodeStatus
+from chaos.records.history import ClientOperation, HistoryError, Lookup, NodeStatus
 from chaos.records.recorder import Recorder
+from chaos.records.saved import load_ledger
 from chaos.waiting import wait_for_stop
 
 LOOKUP_TIMEOUT_S: Final = 20.0
 LOOKUP_ROUNDS: Final = 3
 """What could not be said the first time is asked again: a store may have just come back."""
 READ_TIMEOUT_S: Final = 15.0
+LEDGER_ROUNDS: Final = 10
+"""Times that the ledger is read again because it grew meanwhile."""
 QUIET_S: Final = 60.0
 """How long members may take to settle the same once nobody writes."""
 PARALLEL: Final = 16
@@ -74,6 +77,36 @@ async def write_ledger(client: Client, path: Path) -> int:
             file.write(msgspec.json.encode(row) + b"\n")
             rows += 1
     return rows
+
+
+async def write_settled_ledger(urls: Sequence[str], path: Path, found: Evidence) -> Evidence:
+    """Write the ledger; return the evidence with members as they were at the ledger's end.
+
+    Keys with a time to live go on ending for half a minute after the last client stopped. A ledger
+    that was read before one of them went would lack what the members settled since, and that looks
+    like members that diverged from it. Raises AcordoError.
+    """
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(Client(url, timeout_s=READ_TIMEOUT_S)) for url in urls
+        ]
+        reader = await stack.enter_async_context(Client(list(urls)))
+        for _ in range(LEDGER_ROUNDS):
+            await write_ledger(reader, path)
+            members = tuple(s for s in await _quiet(clients) if s is not None)
+            found = msgspec.structs.replace(found, members=members)
+            if not _grew(path, members):
+                break
+    return found
+
+
+def _grew(path: Path, members: Sequence[MemberState]) -> bool:
+    """Say whether all members settled alike, and more than the ledger that was written holds."""
+    settled = {m.settled for m in members}
+    try:
+        return len(settled) == 1 and settled != {load_ledger(path).last}
+    except HistoryError:
+        return False  # for the checkers to say
 
 
 async def evidence(

@@ -72,18 +72,18 @@ def write_settings(result: RunResult) -> None:
 async def collect_final_state(target: Target, result: RunResult) -> None:
     """Write the ledger, and what members and readers say once all is quiet."""
     plan = result.plan
-    try:
-        async with Client(list(target.looking_urls)) as client:
-            await collect.write_ledger(client, plan.folder / LEDGER_FILE)
-    except AcordoError as exc:
-        (plan.folder / LEDGER_FILE).unlink(missing_ok=True)
-        result.weak.append(f"the ledger could not be read whole: {exc}")
     found = await collect.evidence(
         target.looking_urls,
         _final_keys(plan),
         broker=bool(plan.broadcast) or "rabbitmq" in plan.servers,
         wiped=any(f.nemesis == "rabbitmq-wipe" for f in result.inflicted),
     )
+    ledger = plan.folder / LEDGER_FILE
+    try:
+        found = await collect.write_settled_ledger(target.looking_urls, ledger, found)
+    except AcordoError as exc:
+        ledger.unlink(missing_ok=True)
+        result.weak.append(f"the ledger could not be read whole: {exc}")
     (plan.folder / FINAL_FILE).write_bytes(msgspec.json.encode(found))
 
 

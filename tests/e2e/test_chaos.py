@@ -13,7 +13,6 @@ from typing import Final
 
 import msgspec
 
-from acordo import Client
 from chaos.checkers import judge as recheck
 from chaos.checkers.verdict import Verdict
 from chaos.nemeses.base import Inflicted, inflict
@@ -100,12 +99,7 @@ async def _collect(target: LocalTarget, folder: Path) -> None:
     reads.
     """
     history = load_history(folder / "history.jsonl")
-    async with Client(list(target.direct_urls)) as client:
-        assert await collect.write_ledger(client, folder / "ledger.jsonl") > 0
-        keys = list(
-            dict.fromkeys(
-                o.key for o in history.operations if o.op in {"put", "cas", "delete"} and o.key
-            )
-        )
-    evidence = await collect.evidence(target.direct_urls, keys)
-    (folder / "final.json").write_bytes(msgspec.json.encode(evidence))
+    written = (o.key for o in history.operations if o.op in {"put", "cas", "delete"} and o.key)
+    found = await collect.evidence(target.direct_urls, list(dict.fromkeys(written)))
+    found = await collect.write_settled_ledger(target.direct_urls, folder / "ledger.jsonl", found)
+    (folder / "final.json").write_bytes(msgspec.json.encode(found))

@@ -9,8 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
+import pytest
+
 from acordo import ReadFailed
 from chaos.records import collect
+from chaos.records.final_state import Evidence, MemberState
 from chaos.records.history import ClientOperation, Lookup
 from chaos.records.recorder import Recorder
 from chaos.records.resolution import resolve
@@ -81,3 +85,45 @@ async def test_unknown_writes_are_kept_within_bounds(tmp_path: Path) -> None:
         for n in range(30):
             recorder.add(put(n, f"o{n}"))
         assert [o.op_id for o in recorder.unknown] == [f"o{n}" for n in range(30)]
+
+
+def ledger_of(rows: int) -> bytes:
+    return b"".join(
+        msgspec.json.encode(
+            {"seq": n, "term": 1, "committer": "n1", "first": n, "last": n, "digest": "00"}
+        )
+        + b"\n"
+        for n in range(1, rows + 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("settled", "rounds"),
+    [
+        ([(5, 5), (6, 6), (6, 6)], 2),  # it grew once
+        ([(6, 5)] * 3, 1),  # members that differ will not agree by reading again
+        ([()] * 3, 1),  # nobody answers
+        ([(9, 9)] * 99, collect.LEDGER_ROUNDS),  # it lacks what members settled: said by checkers
+    ],
+)
+async def test_the_ledger_is_read_again_while_it_grows(
+    settled: list[tuple[int, ...]], rounds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+
+    async def write(client: Any, path: Path) -> int:
+        written.append(min(4 + len(written) * 2, 6))
+        path.write_bytes(ledger_of(written[-1]))
+        return written[-1]
+
+    async def quiet(clients: Any) -> list[MemberState | None]:
+        return [MemberState(f"n{n}", s, "ff") for n, s in enumerate(settled[len(written) - 1])]
+
+    monkeypatch.setattr(collect, "write_ledger", write)
+    monkeypatch.setattr(collect, "_quiet", quiet)
+    found = await collect.write_settled_ledger(
+        ["http://127.0.0.1:9"], tmp_path / "ledger.jsonl", Evidence(("n0", "n1"))
+    )
+    assert len(written) == rounds
+    assert tuple(m.settled for m in found.members) == settled[rounds - 1]
+    assert found.nodes == ("n0", "n1")
