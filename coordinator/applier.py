@@ -89,7 +89,7 @@ class Applier:
             self._waits.answer((answered.op_id, answered.body_hash), answered.answer)
         for settled in effects.settled:
             self._waits.answer_records(settled.previous + 1, settled.records)
-            self._feed.tell(settled)
+            self._feed.feed(settled)
 
     def capture(self) -> Callable[[], bytes]:
         """Capture the machine's state now; the returned function encodes it, in another thread.
@@ -123,7 +123,7 @@ class Applier:
             undone_after=machine.undone.after if fed < machine.undone.to else None,
         )
         try:
-            self._feed.tell(jump)
+            self._feed.feed(jump)
         except Exception as exc:  # noqa: BLE001 (as in apply)
             self._failure.die(exc)
 

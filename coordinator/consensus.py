@@ -262,7 +262,7 @@ class Coordinator:
         self.publisher.deposed()
 
     def note(self) -> bytes:
-        """Return what the others are told of this member's machine."""
+        """Return this member's word on its machine to the others."""
         return self.roster.note()
 
     # -------------------------------------------------------------------------------------- reading
@@ -417,7 +417,7 @@ class Coordinator:
         }
 
     def leader_settled(self) -> int | None:
-        """Return the settled revision that the leader of the present term told of last."""
+        """Return the settled revision of the present leader's newest note."""
         return self.roster.leader_settled()
 
     def unneeded_below(self) -> int:

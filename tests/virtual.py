@@ -86,11 +86,11 @@ class VirtualClock:
 def run(story: Callable[[], Coroutine[Any, Any, T]], *, limit_s: float = 600.0) -> T:
     """Run a story to its end within `limit_s` of virtual time."""
 
-    async def told() -> T:
+    async def limited() -> T:
         return await asyncio.wait_for(story(), limit_s)
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(told())
+        return runner.run(limited())
 
 
 async def until(holds: Callable[[], bool], *, limit_s: float = 60.0) -> None:

@@ -28,7 +28,7 @@ _log = structlog.get_logger("acordo.publisher")
 
 CURSOR: Final = "broadcast"
 ADOPTION: Final = "~adopt"
-"""The op_id that an adoption is told under: it is no intent of anybody's."""
+"""The op_id under which an adoption is published: it is no intent of anybody's."""
 
 
 class PublishingMember(Protocol):
@@ -244,7 +244,7 @@ class Publisher:
         return _Part(tuple(changes), rows[-1].last if rows else upto)
 
     def _kept(self, position: int) -> int | None:
-        """Return up to where the ledger of before an adoption is still told behind `position`; None
+        """Return up to where the ledger from before an adoption still counts behind `position`; None
         when no adoption lies ahead.
         """
         return self._member.machine.undone.cut(position)

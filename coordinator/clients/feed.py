@@ -1,7 +1,7 @@
 """Tell this member's listeners what is settled: each revision once, in order, without a gap.
 
-A log that was reset repeats itself, and a snapshot steps over revisions: neither is told twice, and
-what is stepped over is told as such.
+A log that was reset repeats itself, and a snapshot steps over revisions: nothing is fed twice, and
+what is stepped over is marked as such.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Feed:
 
         return end
 
-    def tell(self, settled: Settled) -> None:
+    def feed(self, settled: Settled) -> None:
         """Tell the listeners what of this they have not heard yet, and wake who waited for it."""
         if settled.previous < self.fed:
             settled = _after(settled, self.fed)

@@ -108,8 +108,8 @@ class Waits:
                     wait.own = first
 
     def forget_order(self) -> None:
-        """Take every attempt for the first of its op_id: a snapshot took the place of what would
-        have told.
+        """Take every attempt for the first of its op_id: a snapshot took the place of the
+        commands that would show it.
         """
         for waiting in self._waiting.values():
             for wait in waiting:
@@ -189,7 +189,7 @@ class RevisionWaits:
         return len(self._heap)
 
     async def wait(self, revision: int, *, timeout_s: float) -> None:
-        """Return once `reached` is told that revision. Raises TimeoutError."""
+        """Return once that revision is `reached`. Raises TimeoutError."""
         reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._heap, (revision, next(self._numbers), reached))
         try:

@@ -62,8 +62,8 @@ class Rebase(
 class Adopt(
     msgspec.Struct, frozen=True, array_like=True, tag="a", forbid_unknown_fields=True, gc=False
 ):
-    """An operator's adoption of the store as it is: the row without intents that the leader appended
-    for it.
+    """An operator's adoption of the store as it is: the row without intents that the leader
+    appended for it.
     """
 
     row: LedgerRow

@@ -190,8 +190,8 @@ class _Group:
         return (Applied("then", seen) if seen else _APPLIED), self._write(intent.writes, pending)
 
     def _is_late(self, pending: Pending, intent: Intent) -> bool:
-        """Say whether an intent was late when it was ordered, or is by now: its client was told, or
-        may have been, that it has no effect (INV-4).
+        """Say whether an intent was late when it was ordered, or is by now: its client may
+        have heard that it has no effect, and never will (INV-4).
         """
         return pending.late or self._now_ms > intent.deadline_ms
 

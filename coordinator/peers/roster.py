@@ -165,7 +165,7 @@ class Roster:
         return next((known.url for known in members if known.id == member), "")
 
     def leader_settled(self) -> int | None:
-        """Return the settled revision that the leader of the present term told of last."""
+        """Return the settled revision of the newest note of the leader of the present term."""
         raft = self._log.status()
         for peer in raft.peers:
             if (

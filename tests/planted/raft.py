@@ -158,7 +158,7 @@ class HeardTerm(Eligibility):
 
 
 class CountsOldTerms(Leader):
-    """Commit an entry of an older term as soon as a majority has it (figure 8 of the Raft paper)."""
+    """Commit an entry of an older term as soon as a majority has it (the Raft paper, figure 8)."""
 
     def maybe_commit(self) -> bool:
         durable = [self._library.match_index.get(node, 0) for node in self._roster.voters]
@@ -210,8 +210,8 @@ class AcksWithLostDisk(Follower):
 
 
 class ConfirmsWithLostDisk(Core):
-    """Confirm reads with a disk that was lost, and with it the term that was promised; else only of the
-    very term.
+    """Confirm reads with a disk that was lost, and with it the term that was promised; else only
+    of the very term.
     """
 
     def handle(self, type: str, handler: Any) -> None:

@@ -328,7 +328,9 @@ class SimNode:
             try:
                 await died
             finally:
-                self.serving = False  # the door is shut before the rooms close, as a node does it
+                self.serving = (
+                    False  # nothing is let in any more before the parts close, as a node does it
+                )
 
     def _watch_log(self) -> None:
         journal = self.member._journal

@@ -13,7 +13,17 @@ from typing import Any
 from tests.simulation.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
-SIMULATED = ("coordinator", "kv", "node", "backends", "chaos/checkers", "tests/simulation")
+SIMULATED = (
+    "coordinator",
+    "kv",
+    "node",
+    "backends",
+    "chaos/checkers",
+    "tests/simulation",
+    "tests/planted",
+)
+"""Folders."""
+BESIDE = ("tests/virtual.py", "tests/soundness.py")
 """What a result depends on: another state of it begins anew."""
 
 
@@ -45,7 +55,8 @@ def chunk(seeds: tuple[int, ...]) -> list[dict[str, Any]]:
 def code_digest() -> str:
     """Return a hash of all code that a simulated seed runs."""
     hashed = hashlib.blake2b(digest_size=6)
-    for path in sorted(path for part in SIMULATED for path in (ROOT / part).rglob("*.py")):
+    paths = [path for part in SIMULATED for path in (ROOT / part).rglob("*.py")]
+    for path in sorted([*paths, *(ROOT / name for name in BESIDE)]):
         hashed.update(path.read_bytes())
     return hashed.hexdigest()
 

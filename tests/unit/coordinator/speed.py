@@ -1,5 +1,6 @@
-"""Measure what one intent costs in the pure rooms: `python -m tests.unit.coordinator.speed`. Not a
-test.
+"""Measure what one intent costs in the pure modules. Not a test.
+
+`python -m tests.unit.coordinator.speed`.
 
 Best of several rounds of CPU time, since other work on the machine only ever adds to it.
 """

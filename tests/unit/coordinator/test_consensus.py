@@ -675,8 +675,8 @@ def test_what_an_adoption_undid_is_told_although_newer_revisions_were_heard_of()
     """A log that was reset repeats itself: the adoption may begin below what listeners heard."""
     feed, heard = Feed(), list[Settled]()
     feed.listen(heard.append)
-    feed.tell(Settled(0, 10, b"a", (), None, 1))
-    feed.tell(Settled(8, 12, b"b", (), None, 2, undone_after=5))
+    feed.feed(Settled(0, 10, b"a", (), None, 1))
+    feed.feed(Settled(8, 12, b"b", (), None, 2, undone_after=5))
     assert heard[1] == Settled(10, 12, b"b", (), None, 2, undone_after=5)
-    feed.tell(Settled(8, 12, b"b", (), None, 2, undone_after=5))
+    feed.feed(Settled(8, 12, b"b", (), None, 2, undone_after=5))
     assert len(heard) == 2
