@@ -161,8 +161,10 @@ def test_every_dotted_name_that_a_comment_gives_is_there() -> None:
             place = ROOT.joinpath(*parts[:length])
             module = place.with_suffix(".py") if not place.is_dir() else place / "__init__.py"
             if module.exists():
-                rest = parts[length : length + 1]
-                return not rest or bool(re.search(rf"\b{rest[0]}\b", module.read_text()))
+                # what a package offers under its own name stands in one of its modules
+                offered = place.glob("*.py") if place.is_dir() else (module,)
+                text = "\n".join(each.read_text() for each in offered)
+                return all(re.search(rf"\b{part}\b", text) for part in parts[length:])
         return False
 
     assert not list(dangling(rf"`((?:{TOPS})(?:\.\w+)+)`", is_there, EVERYWHERE))
@@ -197,6 +199,42 @@ def test_every_row_of_a_packages_table_of_modules_is_there() -> None:
                 wrong += [f"{path.relative_to(ROOT)}:{number}: {name}" for name in gone]
     assert not wrong
     assert rows > 20
+
+
+PRODUCT: Final = (
+    "acordo", "backends", "bench", "chaos", "cluster", "coordinator", "deploy", "kv", "node",
+)  # fmt: skip
+
+
+def of_design(section: int) -> str:
+    """Return a section of docs/DESIGN.md."""
+    page = (ROOT / "docs" / "DESIGN.md").read_text()
+    return page.partition(f"\n## {section}. ")[2].partition("\n## ")[0]
+
+
+def test_the_table_of_packages_is_the_tree() -> None:
+    named = re.findall(r"^\| `([\w/]+)` \|", of_design(6), re.M)
+    there = {
+        path.parent.relative_to(ROOT).as_posix()
+        for path in files(".py")
+        if path.name == "__init__.py" and path.relative_to(ROOT).parts[0] in PRODUCT
+    }
+    assert len(named) == len(set(named))
+    assert set(named) == there
+
+
+def test_the_picture_of_packages_is_the_root() -> None:
+    picture = of_design(6).partition("```\n")[2].partition("```")[0]
+    begun = [re.match(r"(?:[\w-]+/ ?)+", line) for line in picture.splitlines()]
+    named = [name for found in begun if found for name in found[0].replace("/", " ").split()]
+    assert len(named) == len(set(named))
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and "." not in path.name}
+    assert set(named) == folders - (NOT_OURS - {"stubs"}) - {"__pycache__"}
+
+
+def test_the_way_of_a_put_is_told_by_functions() -> None:
+    way = of_design(6).partition("A PUT's way")[2]
+    assert len(re.findall(r"`(?:\w+\.){2,}\w+`", way)) > 12
 
 
 def test_every_command_that_is_named_is_there() -> None:
