@@ -134,15 +134,16 @@ async def flip(store: Store, key: bytes, revision: int) -> None:
         case SqliteStore():
             connection = sqlite3.connect(store.path, isolation_level=None)
             changed = connection.execute(
-                "UPDATE versions SET value = CAST(replace(value, 'b', 'c') AS BLOB) WHERE key = ? AND id >> 10 = ?",
+                "UPDATE versions SET value = CAST(replace(value, 'b', 'c') AS BLOB) "
+                "WHERE key = ? AND id >> 10 = ?",
                 (key, revision),
             )
             assert changed.rowcount == 1
             connection.close()
         case PostgresStore():
             rows = await store._change(
-                """UPDATE acordo_versions SET value = overlay(value PLACING 'c'::bytea FROM 1) WHERE key = $1::bytea
-                    AND revision = $2::int8 RETURNING revision""",
+                """UPDATE acordo_versions SET value = overlay(value PLACING 'c'::bytea FROM 1)
+                    WHERE key = $1::bytea AND revision = $2::int8 RETURNING revision""",
                 key,
                 revision,
                 timeout_s=10,
@@ -162,7 +163,10 @@ async def flip_blob(store: Store, reference: Reference) -> None:
             connection.execute("UPDATE blobs SET value = CAST(replace(value, 'b', 'c') AS BLOB)")
             connection.close()
         case PostgresStore():
-            statement = "UPDATE acordo_blobs SET value = overlay(value PLACING 'c'::bytea FROM 1) RETURNING seq"
+            statement = (
+                "UPDATE acordo_blobs SET value = overlay(value PLACING 'c'::bytea FROM 1) "
+                "RETURNING seq"
+            )
             assert await store._change(statement, timeout_s=10)
         case _:
             raise NotImplementedError(type(store).__name__)
@@ -180,7 +184,8 @@ async def garble(store: Store) -> bool:
             connection.close()
         case PostgresStore():
             for statement in (
-                "UPDATE acordo_ledger SET body = substring(body FROM 1 FOR 3) WHERE body IS NOT NULL RETURNING seq",
+                "UPDATE acordo_ledger SET body = substring(body FROM 1 FOR 3) "
+                "WHERE body IS NOT NULL RETURNING seq",
                 "UPDATE acordo_ops SET outcome = decode('c1', 'hex') RETURNING revision",
             ):
                 assert await store._change(statement, timeout_s=10)

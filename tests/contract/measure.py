@@ -31,7 +31,8 @@ def line(what: str, rate: str, times_s: list[float]) -> None:
         1000 * x for x in (statistics.median(ranked), ranked[int(len(ranked) * 0.99)], ranked[-1])
     ]
     print(
-        f"{what:34} {rate:>18}   p50 {shown[0]:8.2f} ms   p99 {shown[1]:8.2f} ms   max {shown[2]:8.2f} ms"
+        f"{what:34} {rate:>18}   p50 {shown[0]:8.2f} ms   p99 {shown[1]:8.2f} ms   max "
+        f"{shown[2]:8.2f} ms"
     )
 
 
@@ -136,7 +137,8 @@ async def main(name: str, seconds: float) -> None:
             await prune(store, head)
         size = sum(path.stat().st_size for path in Path(directory).iterdir())
     print(
-        f"files {size / 1e6:,.0f} MB, this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB"
+        f"files {size / 1e6:,.0f} MB, this process "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB"
     )
 
 

@@ -70,7 +70,10 @@ def test_who_catches_what_msgspec_raises_also_catches_text_that_is_none(package:
 
 
 def test_the_search_above_finds_one() -> None:
-    careless = "try:\n    x()\nexcept msgspec.MsgspecError:\n    pass\nwith suppress(msgspec.DecodeError): pass"
+    careless = (
+        "try:\n    x()\nexcept msgspec.MsgspecError:\n    pass\n"
+        "with suppress(msgspec.DecodeError): pass"
+    )
     assert [names & RAISED_BY_MSGSPEC for _, names in caught(ast.parse(careless))] == [
         {"MsgspecError"},
         {"DecodeError"},

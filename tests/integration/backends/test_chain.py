@@ -176,5 +176,6 @@ async def test_everything_dies_in_turn(tmp_path: Path) -> None:
     assert {c.revision for c in firsts} == set(wanted), "told what is not in the ledger"
     assert {(c.revision, c.op_id) for c in firsts} == set(changed)
     print(
-        f"{recorder.succeeded()} of {len(recorder.operations)} operations succeeded, {len(firsts)} changes were told"
+        f"{recorder.succeeded()} of {len(recorder.operations)} operations succeeded, {len(firsts)} "
+        "changes were told"
     )

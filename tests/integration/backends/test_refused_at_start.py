@@ -206,8 +206,10 @@ async def test_the_clock_of_the_database_is_far_off(tmp_path: Path) -> None:
                 await until(lambda: _gone(client, "passing"), "what expires does, by log time")
                 # A node died while it held the lease, under a clock that is set back afterwards.
                 server.psql(
-                    "INSERT INTO acordo_lease VALUES ('schema', 'dead', now() + interval '15 seconds') "
-                    "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until"
+                    "INSERT INTO acordo_lease "
+                    "VALUES ('schema', 'dead', now() + interval '15 seconds') "
+                    "ON CONFLICT (name) DO UPDATE "
+                    "SET holder = excluded.holder, until = excluded.until"
                 )
                 server.kill()
                 server.days = -400

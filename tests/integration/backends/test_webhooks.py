@@ -75,9 +75,13 @@ async def test_deliveries(tmp_path: Path) -> None:
     async with receiving() as target, started(tmp_path, nodes=1) as cluster:
         urls = [node.url for node in cluster.nodes.values()]
         quick = {
-            "urls": urls[0], "webhook_allow_private": "true", "webhook_attempts_max": "3", "webhook_backoff_s": "0.05",
-            "webhook_timeout_s": "0.5", "webhook_lease_s": "3",
-        }  # fmt: skip
+            "urls": urls[0],
+            "webhook_allow_private": "true",
+            "webhook_attempts_max": "3",
+            "webhook_backoff_s": "0.05",
+            "webhook_timeout_s": "0.5",
+            "webhook_lease_s": "3",
+        }
         release = asyncio.Event()
 
         async def fail(request: web.BaseRequest) -> web.Response:
