@@ -85,7 +85,7 @@ def hide_password(url: str) -> str:
 
 
 def table(cls: type[SharedSettings]) -> str:
-    """Return the settings as a Markdown table, for the README."""
+    """Return the settings as a Markdown table, for docs/settings.md."""
     rows = ["| setting | default | meaning | allowed |", "|---|---|---|---|"]
     for name, field in cls.model_fields.items():
         default = as_text(field.default) or "(empty)"

@@ -1,8 +1,12 @@
-"""The README says what is so."""
+"""The README and the page of settings say what is so."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 from cluster.local.process import ROOT
 from cluster.settings.loading import table
@@ -10,11 +14,31 @@ from cluster.settings.node import NodeSettings
 from cluster.settings.runner import RunnerSettings
 
 README = (ROOT / "README.md").read_text()
+SETTINGS = ROOT / "docs" / "settings.md"
+WORDS_MAX = 700
+
+
+def test_it_is_read_in_three_minutes() -> None:
+    assert len(README.split()) <= WORDS_MAX
+
+
+def test_its_example_is_typed(tmp_path: Path) -> None:
+    (example,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    imports, _, body = example.partition("\n\n")
+    program = tmp_path / "example.py"
+    indented = textwrap.indent(body, "    ")
+    program.write_text(f"{imports}\n\n\nasync def example() -> None:\n{indented}")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", str(program)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_tables_of_settings_are_those_of_the_code() -> None:
     """Mend with `python -m tests.unit.cluster.test_readme`."""
-    assert written(README) == README
+    text = SETTINGS.read_text()
+    assert written(text) == text
 
 
 def test_every_path_it_names_is_there() -> None:
@@ -31,7 +55,7 @@ def test_every_make_target_it_names_is_there() -> None:
 
 
 def written(text: str) -> str:
-    """Return the README with its tables of settings made anew."""
+    """Return the page with its tables of settings made anew."""
     node = table(NodeSettings)
     own = [row for row in table(RunnerSettings).splitlines() if row not in node.splitlines()[2:]]
     for name, rows in (("node", node), ("runner", "\n".join(own))):
@@ -42,4 +66,4 @@ def written(text: str) -> str:
 
 
 if __name__ == "__main__":
-    (ROOT / "README.md").write_text(written(README))
+    SETTINGS.write_text(written(SETTINGS.read_text()))
