@@ -93,8 +93,8 @@ class Administration:
         core, term = self._core, self._core.term
         if to == core.node_id:
             return core.node_id
-        told = False
-        """A voter was told to stand: it may do so however late, so nothing is "not applied" any
+        asked = False
+        """A voter was asked to stand: it may do so however late, so nothing is "not applied" any
         more (INV-4).
         """
         try:
@@ -102,13 +102,13 @@ class Administration:
                 target = core.leader.transfer_target(to)
                 if target is None:
                     raise _not_moved(
-                        told,
+                        asked,
                         "no_quorum",
                         f"no connected voter can take over{f': {to}' if to else ''}",
                     )
-                told = await self._tell_to_stand(target, deadline) or told
+                asked = await self._ask_to_stand(target, deadline) or asked
                 if core.now() >= deadline and core.leads:
-                    raise _not_moved(told, "no_quorum", "the leadership did not move in time")
+                    raise _not_moved(asked, "no_quorum", "the leadership did not move in time")
             try:
                 await self._wait_until(
                     lambda: core.leader_node is not None and core.term > term,
@@ -116,17 +116,17 @@ class Administration:
                     "no_leader",
                 )
             except NotApplied as exc:
-                raise _not_moved(told, exc.reason, "no other leader is heard in time") from exc
+                raise _not_moved(asked, exc.reason, "no other leader is heard in time") from exc
         finally:
             core.commands.hold(0)
         leader = core.leader_node
         return "" if leader is None else leader.id
 
-    async def _tell_to_stand(self, target: Node, deadline: float) -> bool:
-        """Wait for a voter to hold our log, tell it to stand, and wait for it to lead; say whether
-        it was told.
+    async def _ask_to_stand(self, target: Node, deadline: float) -> bool:
+        """Wait for a voter to hold our log, ask it to stand, and wait for it to lead; say whether
+        it was asked.
         """
-        core, told = self._core, False
+        core, asked = self._core, False
         # New commands wait, unordered, until the target holds the log; then they follow the
         # leadership.
         core.commands.hold(core.election_max_s)
@@ -136,10 +136,10 @@ class Administration:
                 lambda: not core.leads or core.leader.holds_all(target), attempt, ""
             )
         if core.leads and core.leader.maybe_hand_over(target):
-            told = True
+            asked = True
             with contextlib.suppress(NotApplied):
                 await self._wait_until(lambda: not core.leads, attempt, "")
-        return told
+        return asked
 
     async def _ask(self, leader: Node, to: str, deadline: float) -> str:
         """Let the leader do it."""
@@ -217,11 +217,9 @@ class Administration:
         except (BadRequest, NotApplied) as exc:
             if not added:
                 raise  # it was a member when we were asked: nothing has changed
-            told = exc.detail
+            why = exc.detail
             return (
-                told
-                if told.startswith(member)
-                else f"{member} is a member, not yet a voter: {told}"
+                why if why.startswith(member) else f"{member} is a member, not yet a voter: {why}"
             )
         return "" if added or promoted else f"{member} is a voter already: there was nothing to do"
 
@@ -298,11 +296,11 @@ def _seen(holds: Callable[[], bool], future: asyncio.Future[None]) -> bool:
     return future.done()
 
 
-def _not_moved(told: bool, reason: str, detail: str) -> NotApplied | OutcomeUnknown:
-    """Refuse a transfer; once a voter was told to stand it is unknown."""
+def _not_moved(asked: bool, reason: str, detail: str) -> NotApplied | OutcomeUnknown:
+    """Refuse a transfer; once a voter was asked to stand it is unknown."""
     return (
         OutcomeUnknown(f"a voter was told to take over, and may yet: {detail}")
-        if told
+        if asked
         else NotApplied(reason, detail)
     )
 

@@ -20,7 +20,7 @@ from coordinator.log import Members, Position, RaftStatus, Replica
 from coordinator.raft.administration import Administration
 from coordinator.raft.core.library import Library
 from coordinator.raft.core.protocol import Core
-from coordinator.raft.core.reads import Reads
+from coordinator.raft.core.reads import ReadIndex
 from coordinator.raft.core.rules.membership import bootstrap, first_digest
 from coordinator.raft.net.peer_check import PeerCheck
 from coordinator.raft.notes import Notes
@@ -95,7 +95,7 @@ class Member:
         self._journal: Any = None
         self._transport: Any = None
         self._peer_check: PeerCheck
-        self._reads: Reads
+        self._reads: ReadIndex
         self._proposals: Proposals
         self._administration: Administration
         self._notes: Notes
@@ -122,7 +122,7 @@ class Member:
         self._peer_check = check
         self._transport.identity, self._transport.judge = check.identity, check.judge
         self._transport.on_refused = check.on_refused
-        self._reads = Reads(core, self._loop, rng, self.wake)
+        self._reads = ReadIndex(core, self._loop, rng, self.wake)
         self._notes = Notes(core, self._replica.note)
         self._administration = Administration(
             core, self._loop, self._spawn, first_request=rng.getrandbits(48)
@@ -264,7 +264,7 @@ class Member:
         now = self._clock.monotonic()
         self._proposals.expire(now)
         self._guarded(self._work)
-        self._notes.maybe_tell(now)
+        self._notes.maybe_send(now)
         if self._running:
             self._arm()
 

@@ -1,4 +1,4 @@
-"""Tell the other members about this one's machine, keep what they tell, and say how each one is.
+"""Carry notes of this member's machine to the others, keep theirs, and say how each member is.
 
 A note is the machine's own; here it is bytes. Never decides anything by one.
 """
@@ -26,18 +26,18 @@ class Notes:
         self._core, self._note = core, note
         self._newest: dict[str, tuple[bytes, int, float]] = {}
         """The newest note of each peer, the term it was made in, and when it came."""
-        self._told_at = float("-inf")
-        self._told_in: object = None
+        self._sent_at = float("-inf")
+        self._sent_in: object = None
         """The term, its leader and the connected peers, as they were when the own note was last
-        told.
+        sent.
         """
         core.handle("note", self._on_note)
 
-    def maybe_tell(self, now: float) -> None:
-        """Tell the own note when it is due, or when somebody may need it who had none."""
+    def maybe_send(self, now: float) -> None:
+        """Send the own note when it is due, or when somebody may need it who had none."""
         situation = self._situation()
-        if now - self._told_at >= NOTE_PERIOD_S or situation != self._told_in:
-            self._told_at, self._told_in = now, situation
+        if now - self._sent_at >= NOTE_PERIOD_S or situation != self._sent_in:
+            self._sent_at, self._sent_in = now, situation
             note = bytes(self._note())[:NOTE_BYTES_MAX]
             self._core.broadcast({"type": "note", "note": note, "term": self._core.term})
 

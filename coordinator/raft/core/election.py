@@ -54,7 +54,7 @@ class Elections:
     def _fit(self) -> bool:
         """Say whether this member could lead at all, whatever others think of its log.
 
-        Not while its own disk hangs, if it can be told: what it would order would wait for that.
+        Not while its own disk hangs, as far as is known: what it would order would wait for that.
         Nor while a snapshot is put in place: the log that it replaces would be the leader's.
         """
         if self._log.frozen:
@@ -63,7 +63,7 @@ class Elections:
         return self._log.unsynced_age_s(self._environment.now()) <= patience_s
 
     def _stand(self, *, forced: bool) -> None:
-        """Ask for pre-votes, or at once for votes when the leader told us to (`forced`)."""
+        """Ask for pre-votes, or at once for votes when the leader asks us to (`forced`)."""
         self._terms.timer.reset()
         self._terms.know_no_leader()
         self._forced = forced
@@ -251,7 +251,7 @@ class Elections:
     # -------------------------------------------------------------------- what a leader says
 
     def follow(self, node: Node, term: int) -> bool:
-        """Follow the leader of `term`, which was heard just now; say whether it is a new one here."""
+        """Follow the leader of `term`, heard just now; say whether it is a new one here."""
         changed = term > self._library.term or self._library.leader != node
         self._asking_pre = None
         self._terms.follow(term, node)

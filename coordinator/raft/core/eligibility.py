@@ -23,8 +23,8 @@ class Eligibility:
         self.disk_lost = False
         self.blank = self._is_blank(journal)
         self.contested_until = float("-inf")
-        """Until then nobody votes here: somebody was told of other first members, and no log has
-        settled it.
+        """Until then nobody votes here: a member was given another list of the first ones, and no
+        log has settled it.
         """
 
     def _is_blank(self, journal: DurableLog) -> bool:

@@ -25,7 +25,7 @@ exception).
 
 
 class Environment:
-    """The outside of one core: its clock, rng, machine and snapshots, and how it asks for a tick."""
+    """The outside of one core: clock, rng, machine, snapshots, and how it asks for a tick."""
 
     def __init__(
         self,

@@ -142,7 +142,7 @@ class Handler(Protocol):
         ...
 
     def submit(self, command: bytes, callback: Any) -> None:
-        """Order what the library's own decorated methods ask for: `command` begins with its kind."""
+        """Order what the library is asked for: `command` begins with its kind."""
 
     def ask_to_add(self, member: str, address: str, callback: Any) -> None:
         """Ask for a member to be taken in."""
@@ -254,7 +254,7 @@ class Library(SyncObj):
         """Say whom the library's own status counts."""
         self._SyncObj__otherNodes, self._SyncObj__readonlyNodes = set(voters), set(others)
 
-    # --------------------------------------------------------------------------- role, term and vote
+    # -------------------------------------------------------------------------- role, term and vote
 
     @property
     def leads(self) -> bool:
@@ -262,7 +262,7 @@ class Library(SyncObj):
         return self.state == LEADER
 
     def set_state(self, state: int) -> None:
-        """Change the role, and tell whoever has asked the library to be told."""
+        """Change the role, and notify whoever asked the library for that."""
         self._SyncObj__setState(state)
 
     def load_term(self, term: int, voted_for: str | None) -> None:
@@ -273,7 +273,7 @@ class Library(SyncObj):
         """Change both, durably: it blocks for as long as the disk takes."""
         self._SyncObj__setCurrentTerm(term, voted_for)
 
-    # ---------------------------------------------------------------------------------------- the log
+    # -------------------------------------------------------------------------------------- the log
 
     def delete_from(self, index: int) -> None:
         """Drop the entries from an index on."""
@@ -321,7 +321,7 @@ class Library(SyncObj):
         """Refuse: the order of commands has no such kind."""
         raise NotImplementedError("feature levels are ordinary commands (HAZ-4)")
 
-    # ----------------------------------------------------------- the library's steps, taken elsewhere
+    # --------------------------------------------------------- the library's steps, taken elsewhere
 
     def _SyncObj__generateRaftTimeout(self) -> float:
         """Its constructor asks for one; the timer is set with our own clock and rng afterwards."""

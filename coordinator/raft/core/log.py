@@ -38,7 +38,7 @@ class RaftLog:
         self._unsynced = Unsynced()
         self._seconds, self._started = 0, now
 
-    # --------------------------------------------------------------------------------- what it holds
+    # -------------------------------------------------------------------------------- what it holds
 
     @property
     def first_index(self) -> int:
@@ -130,7 +130,7 @@ class RaftLog:
         index = self._library.commit_index
         return Position(index, self.term_at(index))
 
-    # --------------------------------------------------------------------------------- how it changes
+    # ------------------------------------------------------------------------------- how it changes
 
     def append(self, command: bytes, index: int, term: int) -> None:
         """Append an entry, and count its bytes."""

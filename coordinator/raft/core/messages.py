@@ -156,14 +156,14 @@ class ReadResponse(Message, frozen=True, array_like=True, tag="read_response"):
     problem: Name
 
 
-class Note(Message, frozen=True, array_like=True, tag="note"):
+class PeerNote(Message, frozen=True, array_like=True, tag="note"):
     """`Replica.note()` of the sender, and the term in which it was when it made it."""
 
     note: Annotated[bytes, Meta(max_length=256)]
     term: Count = 0
 
 
-class Ask(Message, frozen=True, array_like=True, tag="ask"):
+class TransferRequest(Message, frozen=True, array_like=True, tag="ask"):
     """Transfer the leadership (`to` empty: to whom you choose)."""
 
     ask: Count
@@ -171,7 +171,7 @@ class Ask(Message, frozen=True, array_like=True, tag="ask"):
     timeout_s: Annotated[float, Meta(ge=0, le=3600)]
 
 
-class Answer(Message, frozen=True, array_like=True, tag="answer"):
+class TransferAnswer(Message, frozen=True, array_like=True, tag="answer"):
     """Who leads now, or the problem and its detail."""
 
     ask: Count
@@ -196,7 +196,7 @@ ALL: Final[tuple[type[Message], ...]] = (
     ReadPong,
     ReadRequest,
     ReadResponse,
-    Note,
-    Ask,
-    Answer,
+    PeerNote,
+    TransferRequest,
+    TransferAnswer,
 )

@@ -14,9 +14,9 @@ from typing import Any, Literal
 from pysyncobj.node import Node
 
 from coordinator.log import PeerAddress, Position, Replica
-from coordinator.raft.core.commands.applier import Applier, CommandFailed
+from coordinator.raft.core.commands.applier import CommandFailed, EntryApplier
 from coordinator.raft.core.commands.changes import Changes
-from coordinator.raft.core.commands.queue import Commands
+from coordinator.raft.core.commands.queue import CommandQueue
 from coordinator.raft.core.commands.waiters import Waiters
 from coordinator.raft.core.compaction import Compaction
 from coordinator.raft.core.election import Elections
@@ -61,11 +61,11 @@ class Core:
         compact_bytes: int = 64 << 20,
         leader_wait_s: float = 0.0,
     ) -> None:
-        """Take `configuration`, the members that the cluster began with; `first`: the digest of that
-        list (rules.membership.first_digest). `wake` asks for a tick soon.
+        """Take `configuration`, the members that the cluster began with; `first`: the digest of
+        that list (rules.membership.first_digest). `wake` asks for a tick soon.
 
         `on_fault` takes what a message raises, a fault of ours; without it whoever delivered the
-        message does. The rest is told by the parts.
+        message does. The rest is explained by the parts.
         """
         self.library, self._on_fault = library, on_fault
         environment = self.environment = Environment(
@@ -115,8 +115,10 @@ class Core:
         """Make the parts that a command passes."""
         leader, waiters = self.leader, self.waiters
         self.changes = Changes(state, leader, joins=joins)
-        self.commands = Commands(state, leader, self.changes, waiters, leader_wait_s=leader_wait_s)
-        self.applier = Applier(state, leader, self.changes, waiters)
+        self.commands = CommandQueue(
+            state, leader, self.changes, waiters, leader_wait_s=leader_wait_s
+        )
+        self.applier = EntryApplier(state, leader, self.changes, waiters)
 
     def _routes(self) -> dict[str, Message]:
         """Say who takes which message."""
@@ -227,7 +229,7 @@ class Core:
 
     def submit(self, command: bytes, callback: Any) -> None:
         """Order what the library is asked to order."""
-        self.commands.submit(command, callback)
+        self.commands.enqueue(command, callback)
 
     def ask_to_add(self, member: str, address: str, callback: Any) -> None:
         """Ask for a member to be taken in."""

@@ -27,7 +27,7 @@ Local: TypeAlias = asyncio.Future[Position]
 Remote: TypeAlias = tuple[Node, int]
 
 
-class Reads:
+class ReadIndex:
     """All ReadIndex traffic of one member. `drive` is called once after each tick."""
 
     def __init__(

@@ -13,7 +13,11 @@ from pysyncobj.node import Node
 
 from coordinator.log import PeerAddress
 from coordinator.raft.core.library import MEMBERSHIP, Library, Record
-from coordinator.raft.core.rules.membership import Configuration, History, decode_configuration
+from coordinator.raft.core.rules.membership import (
+    Configuration,
+    ConfigurationHistory,
+    decode_configuration,
+)
 from coordinator.raft.net.peer_identity import Origin
 from kv.errors import NewerCommand
 
@@ -37,7 +41,7 @@ class Roster:
         """
         self._library, self._bootstrap, self._first = library, configuration, first
         self.id = library.selfNode.id
-        self.history = History(configuration)
+        self.history = ConfigurationHistory(configuration)
         self._nodes: dict[str, Node] = {self.id: library.selfNode}
         for node in library.first_peers:
             self._nodes[node.id] = node
@@ -125,7 +129,7 @@ class Roster:
         if self.history.truncate(index):
             self.configure()
 
-    def replace(self, history: History) -> None:
+    def replace(self, history: ConfigurationHistory) -> None:
         """Go by another log's configurations."""
         self.history = history
         self.configure()
@@ -136,11 +140,13 @@ class Roster:
 
     def start_anew(self) -> None:
         """Go by the members that the cluster began with: nothing of the log is left."""
-        self.replace(History(self._bootstrap))
+        self.replace(ConfigurationHistory(self._bootstrap))
 
     def read_from(self, entries: Iterable[Record]) -> None:
         """Go by a whole log, and by nothing that is not in it."""
-        history = History(self._bootstrap)  # the base that was may be an overwritten snapshot's
+        history = ConfigurationHistory(
+            self._bootstrap
+        )  # the base that was may be an overwritten snapshot's
         for command, index, _ in entries:
             if command[:1] == MEMBERSHIP:
                 history.append(index, configuration_at(index, command))

@@ -31,7 +31,7 @@ class ElectionTimer:
         self.reset()
 
     def draw(self) -> float:
-        """Return a time-out by chance, so that two members seldom stand at the same moment."""
+        """Return a random time-out, so that two members seldom stand at the same moment."""
         return self.least_s + (self.most_s - self.least_s) * self._environment.rng.random()
 
     @property
@@ -40,7 +40,7 @@ class ElectionTimer:
         return self._library.election_deadline < self._environment.now()
 
     def reset(self) -> None:
-        """Begin anew, with a time-out by chance."""
+        """Begin anew, with another random time-out."""
         self._library.election_deadline = self._environment.now() + self.draw()
 
     def put_off(self, seconds: float) -> None:
@@ -80,7 +80,7 @@ class Terms:
         self.heard = float("-inf")
         """When a leader was last heard."""
         self.forgotten = float("-inf")
-        """When this member was told to forget it."""
+        """When this member was made to forget it."""
         self.stored_s = 0.0
         """How long the newest store of term and vote took, in seconds: others may need as long."""
         term = max(journal.getCurrentTerm(), last_term)

@@ -11,12 +11,12 @@ from typing import Any, cast
 
 from coordinator.log import Position
 from coordinator.raft.core.protocol import Core
-from coordinator.raft.core.reads import Reads
+from coordinator.raft.core.reads import ReadIndex
 from tests.unit.raft.cluster import virtual
 
 
 class Leader(SimpleNamespace):
-    """What `Reads` sees of a core: one of three voters, the leader of a term in which it has
+    """What `ReadIndex` sees of a core: one of three voters, the leader of a term in which it has
     committed.
     """
 
@@ -40,7 +40,9 @@ class Leader(SimpleNamespace):
 @virtual
 async def test_a_round_begins_only_with_an_entry_of_the_own_term_committed() -> None:
     leader = Leader()
-    reads = Reads(cast("Core", leader), asyncio.get_running_loop(), random.Random(1), lambda: None)
+    reads = ReadIndex(
+        cast("Core", leader), asyncio.get_running_loop(), random.Random(1), lambda: None
+    )
     reads.open(1)
     leader.handlers["read_request"]("B", {"request": 1})
     leader.term, leader.own_term_committed = 3, False  # deposed and elected again since

@@ -16,7 +16,7 @@ from coordinator.raft.core.rules.membership import (
     Already,
     Change,
     Configuration,
-    History,
+    ConfigurationHistory,
     Join,
     Promote,
     Refusal,
@@ -30,9 +30,9 @@ from coordinator.raft.core.rules.membership import (
 )
 from coordinator.raft.core.rules.readindex import WAITING_MAX, Round, Rounds
 from coordinator.raft.core.rules.replication import (
-    Entry,
     LogEnds,
-    Mismatch,
+    LogEntry,
+    LogMismatch,
     Take,
     Wipe,
     judge_append,
@@ -44,12 +44,14 @@ from coordinator.raft.core.rules.votes import Voter, VoteRequest, judge_vote
 # ---------------------------------------------------------------------------------------- appending
 
 
-def log_of(terms: list[int], first: int = 1) -> list[Entry]:
-    return [Entry(b"%d/%d" % (index, term), index, term) for index, term in enumerate(terms, first)]
+def log_of(terms: list[int], first: int = 1) -> list[LogEntry]:
+    return [
+        LogEntry(b"%d/%d" % (index, term), index, term) for index, term in enumerate(terms, first)
+    ]
 
 
 @st.composite
-def two_logs(draw: st.DrawFn) -> tuple[list[Entry], list[Entry], int]:
+def two_logs(draw: st.DrawFn) -> tuple[list[LogEntry], list[LogEntry], int]:
     """A follower's and a leader's log that Raft could have made: equal up to `shared`, then of
     rising, other terms.
     """
@@ -64,7 +66,7 @@ def two_logs(draw: st.DrawFn) -> tuple[list[Entry], list[Entry], int]:
 @given(two_logs(), st.data())
 @settings(max_examples=200, deadline=None)
 def test_appending_keeps_what_agrees_and_takes_over_the_rest(
-    logs: tuple[list[Entry], list[Entry], int], data: st.DataObject
+    logs: tuple[list[LogEntry], list[LogEntry], int], data: st.DataObject
 ) -> None:
     mine, theirs, shared = logs
     commit = data.draw(st.integers(1, shared), label="commit")
@@ -77,7 +79,7 @@ def test_appending_keeps_what_agrees_and_takes_over_the_rest(
     )
     if prev > shared:
         # Committed entries cannot differ, so everything above is asked for at once.
-        assert verdict == Mismatch(commit + 1)
+        assert verdict == LogMismatch(commit + 1)
         return
     assert isinstance(verdict, Take)
     kept = mine if verdict.truncate_from is None else mine[: verdict.truncate_from - 1]
@@ -99,7 +101,7 @@ def test_an_overwritten_commit_goes_back_to_the_base_and_then_wipes() -> None:
     def term_at(index: int) -> int:
         return mine[index - 1].term
 
-    assert judge_append(ends, term_at, 3, 7, []) == Mismatch(2)
+    assert judge_append(ends, term_at, 3, 7, []) == LogMismatch(2)
     assert judge_append(ends, term_at, 1, 0, log_of([7], 2)) == Take(2, log_of([7], 2), 2)
     assert judge_append(LogEnds(3, 5, 5), lambda index: 1, 3, 7, []) == Wipe()
 
@@ -250,7 +252,7 @@ def test_majorities_of_neighbours_intersect_and_a_majority_lives(
 
 def test_a_truncated_configuration_is_out_of_force() -> None:
     d = changed(decide(ABC, Add("D", "D:1"), calm()))
-    history = History(ABC)
+    history = ConfigurationHistory(ABC)
     history.append(10, d)
     assert history.newest == d
     assert history.at(9) == ABC

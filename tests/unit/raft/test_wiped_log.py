@@ -11,7 +11,7 @@ from pysyncobj.node import Node
 
 from coordinator.raft.core.following.follower import Follower
 from coordinator.raft.core.library import NO_OP
-from coordinator.raft.core.rules.replication import Entry
+from coordinator.raft.core.rules.replication import LogEntry
 
 
 class Log:
@@ -77,7 +77,7 @@ def test_a_wiped_log_asks_for_everything_and_takes_nothing() -> None:
     elections = SimpleNamespace(follow=lambda node, term: True)
     rebuild = SimpleNamespace(start_again=wipe)
     follower = Follower(cast("Any", state), cast("Any", elections), cast("Any", rebuild))
-    entries = [tuple(Entry(NO_OP, index, 2)) for index in (8, 9)]
+    entries = [tuple(LogEntry(NO_OP, index, 2)) for index in (8, 9)]
     message = {
         "term": 2,
         "entries": entries,

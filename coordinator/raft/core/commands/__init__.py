@@ -1,1 +1,1 @@
-"""The way of a command through a member: queued, judged, appended or forwarded, applied, answered."""
+"""The way of a command: queued, judged, appended or forwarded, applied, answered."""

@@ -31,7 +31,7 @@ class CommandFailed(Exception):
     """
 
 
-class Applier:
+class EntryApplier:
     """The way of committed entries into the machine."""
 
     def __init__(

@@ -1,4 +1,5 @@
-"""Change the configuration: judge what is asked for, note what a leader sees, tell who is concerned.
+"""Change the configuration: judge what is asked for, note what a leader sees, tell who is
+concerned.
 
 Never appends a change that rules/membership.py does not allow, and leaves a removed member only
 when its removal is committed.
@@ -79,7 +80,7 @@ class Changes:
         )
 
     def found(self) -> None:
-        """Say what the log began from, as the first leader of all, before anything else is in it."""
+        """Say what the log began from, as the first leader of all, before all else is in it."""
         configuration = self._roster.configuration
         if self._joins and not configuration.origin.history:
             drawn = self._environment.rng.getrandbits(8 * HISTORY_BYTES)
@@ -109,11 +110,11 @@ class Changes:
         if not self._joins or roster.pending or not self._leader.own_term_committed:
             return
         for seat in roster.configuration.seats:
-            told = roster.reported_address(seat.id)
-            if told and told != seat.address:
-                verdict = decide(roster.configuration, Move(seat.id, told), self.situation())
+            address = roster.reported_address(seat.id)
+            if address and address != seat.address:
+                verdict = decide(roster.configuration, Move(seat.id, address), self.situation())
                 if isinstance(verdict, Configuration):
-                    log.info("member moved", member=roster.id, moved=seat.id, to=told)
+                    log.info("member moved", member=roster.id, moved=seat.id, to=address)
                     self._append(verdict)
                     return
 
@@ -137,7 +138,7 @@ class Changes:
             self._terms.follow(library.term, library.leader)
 
     def say_farewell(self) -> None:
-        """Tell removed members, and leave them. One that is away is told when it comes back
+        """Tell removed members, and leave them. One that is away hears it when it comes back
         (net/peer_check.py): nobody dials it.
         """
         if not self._leaving:

@@ -45,7 +45,7 @@ Asker: TypeAlias = "Callback | tuple[Node, int] | None"
 """Who asked for a command: a callback here, or (member, its request) that forwarded it."""
 
 
-class Commands:
+class CommandQueue:
     """The commands that wait in no log yet, and those that were forwarded and not answered."""
 
     def __init__(
@@ -74,15 +74,15 @@ class Commands:
         """Order a command: `callback(result, reason)` is called once, with one of the library's
         reasons (library.py).
         """
-        self.submit(REGULAR + command, callback)
+        self.enqueue(REGULAR + command, callback)
 
     def change(self, change: Change, callback: Callback) -> None:
         """Ask for a membership change, from any member: `callback(result, reason)`, result a
         Refusal when denied.
         """
-        self.submit(MEMBERSHIP + encode(change), callback)
+        self.enqueue(MEMBERSHIP + encode(change), callback)
 
-    def submit(self, command: bytes, asker: Asker) -> None:
+    def enqueue(self, command: bytes, asker: Asker) -> None:
         """Queue a command, its kind in front: never raises, never writes to a pipe (HAZ-13)."""
         try:
             self._queue.put_nowait((command, asker))
@@ -105,7 +105,7 @@ class Commands:
                 return
             drained += len(command) + 64
             if library.leads:
-                self._append(command, asker)
+                self._order(command, asker)
             elif library.leader is None or library.leader == library.selfNode:
                 self._refuse(asker, MISSING_LEADER)
             elif isinstance(asker, tuple):
@@ -138,7 +138,8 @@ class Commands:
         waits = self._hold_until, (self._leaderless_since or now) + self._leader_wait_s
         return min((until for until in waits if until > now), default=float("inf"))
 
-    def _append(self, command: bytes, asker: Asker) -> None:
+    def _order(self, command: bytes, asker: Asker) -> None:
+        """Judge a command as the leader, and put it into the log or refuse it."""
         kind = command[:1]
         if kind == MEMBERSHIP:
             verdict = self._changes.judge(command[1:])
@@ -208,7 +209,7 @@ class Commands:
         if self._log.unsynced_bytes > FORWARDED_BYTES_MAX:
             self._refuse(asker, QUEUE_FULL)
             return
-        self.submit(message["command"], asker)
+        self.enqueue(message["command"], asker)
 
     def on_answered(self, node: Node, message: dict[str, Any]) -> None:
         """Take in what the leader says of a forwarded command: refused, or where it is."""

@@ -30,7 +30,7 @@ class Waiters:
         self._waiting[position.index].append((position.term, callback))
 
     def notify(self, position: Position, result: Any, *, new_term: bool) -> None:
-        """Answer who waits for an entry that is applied; `new_term`: it is the first of its term."""
+        """Answer who waits for an applied entry; `new_term`: it is the first of its term."""
         waiting = self._waiting
         for term, callback in waiting.pop(position.index, ()):
             if term == position.term:
@@ -56,7 +56,7 @@ class Waiters:
                 del waiting[index]
 
     def notify_below(self, base: Position) -> None:
-        """Call unknown what was waited for below: whether it is in the snapshot cannot be told."""
+        """Call unknown what was waited for below: the snapshot does not say whether it is in it."""
         waiting = self._waiting
         for index in sorted(index for index in waiting if index <= base.index):
             for _, callback in waiting.pop(index):

@@ -16,9 +16,9 @@ from coordinator.raft.core.following.rebuild import Rebuild
 from coordinator.raft.core.library import MEMBERSHIP
 from coordinator.raft.core.roster import configuration_at
 from coordinator.raft.core.rules.replication import (
-    Entry,
     LogEnds,
-    Mismatch,
+    LogEntry,
+    LogMismatch,
     Take,
     Wipe,
     judge_append,
@@ -50,13 +50,13 @@ class Follower:
         if raft_log.frozen:
             self._answer(node, library.commit_index + 1, success=False)
             return
-        entries = [Entry(*entry) for entry in message["entries"]]
+        entries = [LogEntry(*entry) for entry in message["entries"]]
         ends = LogEnds(raft_log.first_index, raft_log.last_index, library.commit_index)
         verdict = judge_append(
             ends, raft_log.term_at, message["prevLogIdx"], message["prevLogTerm"], entries
         )
         match verdict:
-            case Mismatch():
+            case LogMismatch():
                 self._answer(node, verdict.next_index, reset=True)
             case Wipe():
                 self.wipe()

@@ -14,7 +14,7 @@ from coordinator.raft.core.following.transfer import Transfer
 from coordinator.raft.core.library import MEMBERSHIP, NO_OP
 from coordinator.raft.core.log import WIPED
 from coordinator.raft.core.roster import configuration_at
-from coordinator.raft.core.rules.membership import History, decode_configuration
+from coordinator.raft.core.rules.membership import ConfigurationHistory, decode_configuration
 from coordinator.raft.core.state import State
 from coordinator.raft.storage.snapshot_format import Snapshot
 from kv.errors import BadRequest
@@ -58,7 +58,7 @@ class Rebuild:
         for seat in history.seats:
             self._roster.reach(seat.id, seat.address)
 
-    def _load_snapshot(self, snapshot: Snapshot) -> History:
+    def _load_snapshot(self, snapshot: Snapshot) -> ConfigurationHistory:
         index, term, raft_log = snapshot.header.index, snapshot.header.term, self._log
         if raft_log.first_index > index:
             first = raft_log.first_index
@@ -70,7 +70,7 @@ class Rebuild:
             raft_log.maybe_sync()
         try:
             self._replica.restore(snapshot.body)
-            history = History(decode_configuration(snapshot.header.config), index)
+            history = ConfigurationHistory(decode_configuration(snapshot.header.config), index)
         except ValueError as exc:
             raise BadRequest(
                 "snapshot_unreadable", f"the snapshot cannot be decoded: {exc}"
@@ -160,7 +160,7 @@ class Rebuild:
         self._snapshots.discard_now()
         self._replica.reset()
 
-    def begin_at(self, base: Position, history: History) -> None:
+    def begin_at(self, base: Position, history: ConfigurationHistory) -> None:
         """Let the log begin, and end, where a snapshot does that is in place."""
         self._log.begin_at(base, NO_OP)
         self._roster.replace(history)

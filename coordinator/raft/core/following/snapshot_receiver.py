@@ -17,7 +17,7 @@ from coordinator.raft.core.environment import log
 from coordinator.raft.core.following.follower import Follower
 from coordinator.raft.core.following.rebuild import Rebuild
 from coordinator.raft.core.following.transfer import Transfer
-from coordinator.raft.core.rules.membership import History, decode_configuration
+from coordinator.raft.core.rules.membership import ConfigurationHistory, decode_configuration
 from coordinator.raft.core.state import State
 from coordinator.raft.storage.snapshot import Chunk, Incoming
 from coordinator.raft.storage.snapshot_format import Snapshot
@@ -36,8 +36,8 @@ class SnapshotReceiver:
         *,
         on_installed: Callable[[Position], None],
     ) -> None:
-        """`on_installed`: called when the log begins where a snapshot ends, and what waits for an
-        entry below cannot be told its outcome.
+        """`on_installed`: called when the log begins where a snapshot ends: the outcome of what
+        waits for an entry below is not known here.
         """
         self._library, self._environment, self._log = state.library, state.environment, state.log
         self._eligibility, self._transfer = state.eligibility, transfer
@@ -109,14 +109,18 @@ class SnapshotReceiver:
             self._transfer.drop()
             self._transfer.want(node, self._transfer.id, 0)
             return
-        history = History(configuration, found.header.index)
+        history = ConfigurationHistory(configuration, found.header.index)
         self._environment.spawn(
             incoming.install(),
             lambda _, failed: self._on_in_place(node, promised, history, failed),
         )
 
     def _on_in_place(
-        self, node: Node, base: Position, history: History, failed: BaseException | None
+        self,
+        node: Node,
+        base: Position,
+        history: ConfigurationHistory,
+        failed: BaseException | None,
     ) -> None:
         self._log.thaw()
         self._transfer.end()

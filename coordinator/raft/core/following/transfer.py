@@ -47,7 +47,7 @@ class Transfer:
         self.incoming = None
 
     def want(self, node: Node, id: bytes, offset: int) -> None:
-        """Tell the leader which offset is wanted next; without an id: a snapshot that ends there."""
+        """Tell the leader which offset is wanted; without an id: a snapshot that ends there."""
         term = self._library.term
         message = {"type": "snapshot_wanted", "term": term, "id": id, "offset": offset}
         self._library.send(node, message)

@@ -144,7 +144,7 @@ class Leader:
     # ------------------------------------------------------------------------ append, commit
 
     def append(self, command: bytes) -> int:
-        """Put a command into the log; return where. Entries of membership are in force from here."""
+        """Put a command into the log; return where. A configuration is in force from here."""
         raft_log, library = self._log, self._library
         index = raft_log.last_index + 1
         raft_log.append(command, index, library.term)

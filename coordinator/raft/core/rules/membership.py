@@ -291,7 +291,7 @@ def _replace(now: Configuration, seat: Seat) -> Configuration:
     return msgspec.structs.replace(now, seats=tuple(sorted((*others, seat))))
 
 
-class History:
+class ConfigurationHistory:
     """The configurations that the log holds, oldest first, with the index of each entry.
 
     Invariant: the first one is committed (a snapshot's, or the bootstrap at index 0); indexes rise.

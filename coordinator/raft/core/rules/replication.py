@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 
-class Entry(NamedTuple):
+class LogEntry(NamedTuple):
     """One place of the log, in the library's own order of fields."""
 
     command: bytes
@@ -28,7 +28,7 @@ class LogEnds(NamedTuple):
     commit: int
 
 
-class Mismatch(NamedTuple):
+class LogMismatch(NamedTuple):
     """The entry before the sent ones is not ours: send again from `next_index`."""
 
     next_index: int
@@ -46,11 +46,11 @@ class Take(NamedTuple):
     """
 
     truncate_from: int | None
-    new: Sequence[Entry]
+    new: Sequence[LogEntry]
     verified: int
 
 
-AppendVerdict: TypeAlias = Mismatch | Wipe | Take
+AppendVerdict: TypeAlias = LogMismatch | Wipe | Take
 
 
 def judge_append(
@@ -58,7 +58,7 @@ def judge_append(
     term_at: Callable[[int], int],
     prev_index: int,
     prev_term: int,
-    entries: Sequence[Entry],
+    entries: Sequence[LogEntry],
 ) -> AppendVerdict:
     """Compare a leader's entries with ours: strip what is held, truncate only on a real conflict
     (section 3.5).
@@ -80,8 +80,8 @@ def judge_append(
         prev_index = ends.first
     if prev_index > ends.last or term_at(prev_index) != prev_term:
         if prev_index > ends.commit:
-            return Mismatch(min(ends.commit, ends.last) + 1)
-        return Mismatch(ends.first + 1) if prev_index > ends.first else Wipe()
+            return LogMismatch(min(ends.commit, ends.last) + 1)
+        return LogMismatch(ends.first + 1) if prev_index > ends.first else Wipe()
     for position, entry in enumerate(entries):
         if entry.idx > ends.last:
             return Take(None, entries[position:], verified)
