@@ -244,7 +244,7 @@ class Publisher:
         return _Part(tuple(changes), rows[-1].last if rows else upto)
 
     def _kept(self, position: int) -> int | None:
-        """Return up to where the ledger from before an adoption still counts behind `position`; None
+        """Return up to where the ledger from before an adoption counts behind `position`; None
         when no adoption lies ahead.
         """
         return self._member.machine.undone.cut(position)
