@@ -72,10 +72,11 @@ def main(argv: list[str]) -> int:
     if shown:
         print(json.dumps(redacted(settings), indent=2))
         return 0
-    os.umask(0o077)  # values and logs are nobody else's, also in a directory that is open
+    # Values and logs are nobody else's, also where the data directory lets others in.
+    os.umask(0o077)
     faulthandler.enable()
     logs.configure(settings.log_format, settings.log_level, node=settings.node_id)
-    # what it has to say comes as errors, and is logged once
+    # What this library logs reaches us as errors, too, and would be logged twice.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     try:
         descriptors = raise_descriptors()

@@ -160,7 +160,8 @@ class Server:
         if self._acceptor is not None:
             self._acceptor.close()
         if self._runner is not None:
-            # first of all: nobody asks the services any more
+            # It is pushed last and so closed first: a request that still came in would find its
+            # services closed.
             self._opened.push_async_callback(self._runner.cleanup)
         await self._opened.__aexit__(kind, error, trace)
 

@@ -38,7 +38,8 @@ async def post(x: Exchange) -> web.Response:
     # node makes for its own clients: so one made for this looks otherwise. A client's own stays
     # what it is: it is looked up by that name.
     op_id = x.take_op_id(params, form.op_id, prefix=ASYNC_OP_ID_PREFIX)
-    intent_of(form, op_id)  # raises what POST /v1/txn would: no worker shall find out
+    # It raises what POST /v1/txn would: else only a worker would find out, when nobody waits.
+    intent_of(form, op_id)
     given = msgspec.to_builtins(form) | {"op_id": op_id}
     transaction = encode({name: value for name, value in given.items() if value is not None})
     await broker.accept(op_id, transaction, timeout_s=x.left_s)

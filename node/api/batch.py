@@ -65,7 +65,8 @@ def _raise_if_all(results: list[Result]) -> None:
         if all(isinstance(result, kind) for result in results):
             first = results[0]
             if isinstance(first, OutcomeUnknown):
-                raise OutcomeUnknown(first.detail)  # no op_id: there are many
+                # One op_id would look like that of the whole batch: each operation has its own.
+                raise OutcomeUnknown(first.detail)
             if isinstance(first, NotApplied):
                 raise first
 

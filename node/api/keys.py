@@ -74,7 +74,8 @@ async def _get_at(x: Exchange, key: bytes, params: dict[str, str]) -> web.Respon
 async def _found(x: Exchange, version: Version | None, reading: Reading) -> web.Response:
     more: dict[str, str] = {"Acordo-Level": reading.level, "Acordo-Source": reading.source}
     if reading.age_s is not None:
-        more["Acordo-Age"] = f"{reading.age_s + 0.0005:.3f}"  # rounded up: it is a bound
+        # Rounded up, for it is a bound: 0.0004 s shown as 0.000 would claim too much.
+        more["Acordo-Age"] = f"{reading.age_s + 0.0005:.3f}"
     if version is None or version.value is None:
         return x.problem("key_not_found", "the key is absent", more=more, at=reading.position)
     more["ETag"] = f'"{version.revision}"'
@@ -153,7 +154,8 @@ def refused(
                 more["ETag"] = f'"{current}"'
             held = f"is at revision {current}" if current else "is absent"
             detail = f"guard {guard} does not hold: its key {held}"
-            if key is not None:  # the request had one condition, and gave it no number
+            if key is not None:
+                # The request had one condition, as a header: a guard's number would mean nothing.
                 name = key[:64].decode("utf-8", "backslashreplace")
                 detail = f"the condition on key {name!r} does not hold: it {held}"
             document = problem(

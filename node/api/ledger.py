@@ -44,5 +44,6 @@ async def get(x: Exchange) -> web.Response:
         head = await x.services.store.head(
             timeout_s=min(x.left_s, x.services.settings.store_timeout_s)
         )
-        check_given(at, head.seq + 1, "seq")  # the next one may be waited for, by asking again
+        # The next seq is no mistake: a client that follows the ledger asks for it again and again.
+        check_given(at, head.seq + 1, "seq")
     return x.json(LedgerAnswer(rows, following))

@@ -49,7 +49,7 @@ async def get(x: Exchange) -> web.Response:
     place = (
         place_of(texts["continue"], prefix, keys_only=keys_only) if "continue" in texts else None
     )
-    # whatever is asked, one snapshot of the store is served
+    # Any level is accepted: one snapshot of the store is served, which is at least as fresh.
     parse_level(texts.get("consistency", "linearizable"))
     least = parse_revision(texts["min_revision"], "min_revision") if "min_revision" in texts else 0
     page = _Page(x, prefix, keys_only=keys_only, place=place)
@@ -89,7 +89,7 @@ class _Page:
         """Take keys until the page is full. Raises Pruned, NotApplied, BackendUnavailable,
         BadRequest.
         """
-        # if not, the store may know more
+        # A node that lags does not refuse yet: the store may be further than what is settled here.
         await self._x.services.reads.reach(least, "revision", self._x.deadline)
         while self._more and len(self._items) < limit and self._bytes < PAGE_BYTES:
             left = limit - len(self._items)

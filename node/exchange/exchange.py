@@ -203,7 +203,7 @@ class Exchange:
     def _ask_for_body(self) -> None:
         """Send 100 Continue to a client that waits for it. Raises BadRequest."""
         expected = self.request.headers.get("Expect")
-        # RFC 9110 section 10.1.1: ignored before HTTP/1.1
+        # RFC 9110 section 10.1.1: it is ignored before HTTP/1.1.
         if expected is None or self.request.version < (1, 1):
             return
         if expected.lower() != "100-continue":
@@ -290,7 +290,8 @@ class Exchange:
             more=headers,
         )
         if self._broken or not self.request.content.is_eof():
-            response.force_close()  # the rest of the body is not wanted
+            # The rest of the body is not wanted, and must not be read as the next request.
+            response.force_close()
         return response
 
     def _completed(self, document: Problem) -> Problem:

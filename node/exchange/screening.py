@@ -25,7 +25,7 @@ def check_framing(codings: Sequence[str], version: tuple[int, int]) -> None:
     places. `codings`: the lines of Transfer-Encoding, at
     least one.
     """
-    # RFC 9112 section 6.1: its framing is faulty, whatever it says
+    # RFC 9112 section 6.1: the framing of such a message is faulty, whatever it says.
     if version < (1, 1):
         raise BadRequest(
             "bad_http", "Transfer-Encoding in HTTP/1.0", allowed="Content-Length, or HTTP/1.1"

@@ -75,7 +75,8 @@ class Acceptor:
                 if exc.errno in _SHORT:
                     self._pause_accepting(exc)
                     return
-                continue  # of that one connection alone: it was reset while it waited (accept(2))
+                # The error is of that one connection: it was reset while it waited (accept(2)).
+                continue
             taken.setblocking(False)
             task = self._loop.create_task(self._connect(taken))
             self._connecting.add(task)

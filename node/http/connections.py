@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
-# what aiohttp itself queues in the place of a request that is none
+# aiohttp itself queues this in the place of what came and is no request.
 from aiohttp.web_protocol import _ErrInfo
 
 from node.http.acceptor import Acceptor
@@ -131,7 +131,9 @@ class HttpConnections(web.Server):
             transport.write(refusal(self.node_id, problem("overloaded", "too many connections")))
             handler.force_close()
             return
-        transport.set_write_buffer_limits(high=0)  # an answer counts until the kernel has all of it
+        # With a buffer above 0 aiohttp would call an answer written that waits in our own memory:
+        # slow readers could hold any number of them uncounted.
+        transport.set_write_buffer_limits(high=0)
         endure_silence(transport)
         self.idle(handler)
 

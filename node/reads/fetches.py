@@ -141,7 +141,8 @@ class Fetches:
                 for waiting in left:
                     waiting.end(exc)
                 return []
-            # One key's damage is no trouble of the others that happened to wait with it.
+            # One key's damage must not fail the reads of others that happened to wait with it: each
+            # key is read for itself, and the damaged one alone fails.
             apart = [
                 await self._fetch_batch([each for each in left if each.key == key]) for key in keys
             ]

@@ -49,7 +49,8 @@ def take_port(host: str, port: int) -> socket.socket:
         listening = socket.socket(found[0], found[1])
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(found[4])
-        listening.listen(1024)  # two processes may bind, only one may listen
+        # Two processes may bind the same address with SO_REUSEADDR; the second one fails only here.
+        listening.listen(1024)
     except OSError as exc:
         code = "port_in_use" if isinstance(exc, OSError) and exc.errno == 98 else "bad_address"
         detail = f"HTTP cannot listen on {host}:{port}: {exc.strerror or exc}"

@@ -90,11 +90,13 @@ class Writes:
                 1 for r in results if isinstance(r, Answer) and isinstance(r.outcome, Applied)
             )
             return results
-        except NotApplied:  # of staging, or of asking before it: nothing was handed over
+        except NotApplied:
+            # It comes from staging, or from the question before it: nothing was handed over.
             await self._staging.take_back(staged)
             raise
         except (BackendUnavailable, OutcomeUnknown) as exc:
-            # staging alone has no effect, and nothing was handed over yet
+            # Whether a value is staged may be unknown, but staging alone has no effect and nothing
+            # was handed over: the write itself is definitely not applied.
             await self._staging.take_back(staged)
             raise NotApplied("store_away", f"a large value could not be staged: {exc}") from exc
         finally:

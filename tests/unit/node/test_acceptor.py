@@ -39,14 +39,14 @@ class Taken(asyncio.Protocol):
         self.made.append(transport)
 
 
-async def knock(port: int, count: int) -> list[asyncio.StreamWriter]:
+async def connect_many(port: int, count: int) -> list[asyncio.StreamWriter]:
     return [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(count)]
 
 
 async def test_a_flood_is_taken_in_few_passes() -> None:
     made: list[asyncio.BaseTransport] = []
     listening = Listening(socket.create_server(("127.0.0.1", 0), backlog=256), [])
-    writers = await knock(listening.getsockname()[1], 100)  # all wait in the kernel's queue
+    writers = await connect_many(listening.getsockname()[1], 100)  # all wait in the kernel's queue
     acceptor = Acceptor(listening, lambda: Taken(made))  # type: ignore[arg-type]
     acceptor.open()
     passes = 0
@@ -69,7 +69,7 @@ async def test_without_descriptors_connections_wait(
     listening = Listening(socket.create_server(("127.0.0.1", 0)), [number] * 5)
     acceptor = Acceptor(listening, lambda: Taken(made))  # type: ignore[arg-type]
     acceptor.open()
-    writers = await knock(listening.getsockname()[1], 3)
+    writers = await connect_many(listening.getsockname()[1], 3)
     while len(made) < 3:
         await asyncio.sleep(0.001)
     assert acceptor.short_total == 5
@@ -87,7 +87,7 @@ async def test_a_connection_that_was_reset_while_it_waited_costs_no_other() -> N
     )
     acceptor = Acceptor(listening, lambda: Taken(made))  # type: ignore[arg-type]
     acceptor.open()
-    writers = await knock(listening.getsockname()[1], 1)
+    writers = await connect_many(listening.getsockname()[1], 1)
     while not made:
         await asyncio.sleep(0.001)
     assert acceptor.short_total == 0
@@ -101,7 +101,7 @@ async def test_a_closed_door_takes_none_while_it_rests(monkeypatch: pytest.Monke
     listening = Listening(socket.create_server(("127.0.0.1", 0)), [errno.EMFILE])
     acceptor = Acceptor(listening, lambda: Taken([]))  # type: ignore[arg-type]
     acceptor.open()
-    writers = await knock(listening.getsockname()[1], 1)
+    writers = await connect_many(listening.getsockname()[1], 1)
     while not acceptor.short_total:
         await asyncio.sleep(0)
     acceptor.close()

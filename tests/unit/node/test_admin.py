@@ -134,7 +134,7 @@ async def test_readiness_names_what_fails(open_api: Open, monkeypatch: pytest.Mo
 async def test_readiness_and_status_name_what_keeps_members_apart(api: Api) -> None:
     api.consensus.conflicts = ("n1 and n2 were given different lists of the first members",)
     ready = await api.ask("GET", "/readyz?verbose")
-    assert ready.status == 200, "a cluster that goes on does so whoever else knocks"
+    assert ready.status == 200, "a cluster that goes on does so whoever else asks to join"
     assert (
         b"[-]members degraded (does not count): n1 and n2 were given different lists" in ready.body
     )

@@ -251,11 +251,11 @@ async def test_op_ids_of_two_incarnations_never_meet() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 300_000), max_size=40), st.randoms(use_true_random=False))
-def test_staging_bounds_what_stays_inline(sizes: list[int], chance: Any) -> None:
+def test_staging_bounds_what_stays_inline(sizes: list[int], rng: Any) -> None:
     """What travels in the log is bounded, and depends on the values alone (so a retry has the same
     body hash).
     """
-    values = [chance.choice(b"ab").to_bytes(1, "big") * size for size in sizes]
+    values = [rng.choice(b"ab").to_bytes(1, "big") * size for size in sizes]
     intent = Intent("o", 0, writes=tuple(Put(str(n).encode(), v) for n, v in enumerate(values)))
     chosen = to_stage(intent)
     inline = [v for v in values if v not in chosen]
