@@ -32,8 +32,8 @@ def status_of(
     counts: dict[str, int],
 ) -> Status:
     """Return a member's status, as `/v1/cluster` shows it."""
-    given = committer.gives_up if committer.term is not None else roster.word.gives_up
-    members = tuple(roster.members(raft))
+    leads, members = committer.term is not None, tuple(roster.members(raft))
+    given = committer.gives_up if leads else roster.word.gives_up
     return Status(
         node=node,
         role=raft.role,
