@@ -32,6 +32,7 @@ from coordinator.raft.core.protocol import Core as HardenedCore
 from coordinator.raft.storage.journal import Journal
 from coordinator.raft.storage.real_disk import RealDisk
 from coordinator.raft.storage.snapshot import Incoming, SnapshotStore
+from tests.unit.raft.cores import forget_leader, note_nothing
 
 
 class WallClock:
@@ -206,8 +207,8 @@ class Core(Library):
             journal=journal,
             snapshots=shelf,
             spawn=_spawn,
-            joins=False,
         )
+        note_nothing(self.core)
         self._SyncObj__properies = set(vars(self)) | {"_SyncObj__properies"}
         self._early = replica.early
         self._SyncObj__properies.add("_early")
@@ -232,7 +233,7 @@ class Core(Library):
         super()._applyCommand(command, wrapped, commandType)
 
     def forget_leader(self) -> None:
-        self.core.terms.forget_leader()
+        forget_leader(self.core)
 
     def forceLogCompaction(self) -> None:
         self.core.compaction.force()

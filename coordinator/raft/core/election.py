@@ -147,7 +147,7 @@ class Elections:
         """
         least, terms = self._library.conf.raftMinTimeout, self._terms
         if self._library.leads:
-            return self._leader.heard_quorum(max(self._environment.now() - least, terms.forgotten))
+            return self._leader.has_quorum(least)
         return terms.heard_within(least)
 
     def on_request_vote(self, node: Node, message: dict[str, Any]) -> None:

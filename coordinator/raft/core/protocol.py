@@ -57,7 +57,6 @@ class Core:
         on_fault: Callable[[BaseException], None] | None = None,
         configuration: Configuration | None = None,
         first: bytes = b"",
-        joins: bool = True,
         compact_bytes: int = 64 << 20,
         leader_wait_s: float = 0.0,
     ) -> None:
@@ -86,7 +85,7 @@ class Core:
         self.terms = Terms(library, environment, journal, self.log.last_term)
         state = State(library, environment, self.log, self.roster, self.eligibility, self.terms)
         self._lead_and_follow(state)
-        self._order_commands(state, joins=joins, leader_wait_s=leader_wait_s)
+        self._order_commands(state, leader_wait_s)
         self.compaction = Compaction(state, self.leader, self.transfer, compact_bytes=compact_bytes)
         self._handlers = self._routes()
         library.handler = self
@@ -111,10 +110,10 @@ class Core:
         self.terms.on_left_leadership = self.leader.step_down
         self.roster.on_added = self.leader.add_peer
 
-    def _order_commands(self, state: State, *, joins: bool, leader_wait_s: float) -> None:
+    def _order_commands(self, state: State, leader_wait_s: float) -> None:
         """Make the parts that a command passes."""
         leader, waiters = self.leader, self.waiters
-        self.changes = Changes(state, leader, joins=joins)
+        self.changes = Changes(state, leader)
         self.commands = CommandQueue(
             state, leader, self.changes, waiters, leader_wait_s=leader_wait_s
         )

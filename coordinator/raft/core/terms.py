@@ -79,8 +79,6 @@ class Terms:
         self.timer = ElectionTimer(library, environment)
         self.heard = float("-inf")
         """When a leader was last heard."""
-        self.forgotten = float("-inf")
-        """When this member was made to forget it."""
         self.stored_s = 0.0
         """How long the newest store of term and vote took, in seconds: others may need as long."""
         term = max(journal.getCurrentTerm(), last_term)
@@ -182,8 +180,3 @@ class Terms:
         self._library.leader = None
         self.heard = float("-inf")
         self.timer.within(self.timer.draw() - 0.8 * self.timer.least_s)
-
-    def forget_leader(self) -> None:
-        """Take no leader for heard any more (a test's stand-in for the passing of time)."""
-        self.heard = float("-inf")
-        self.forgotten = self._environment.now()

@@ -25,6 +25,7 @@ from coordinator.raft.core.rules.membership import bootstrap
 from coordinator.raft.net.codec import Codec
 from coordinator.raft.storage.snapshot import SnapshotStore
 from tests.simulation.disk import SimDisk
+from tests.unit.raft.cores import note_nothing
 from tests.unit.raft.story_text import REASONS, Words, configuration
 
 CODEC: Final = Codec(*ALL)
@@ -202,8 +203,9 @@ class Stage:
             snapshots=SnapshotStore(disk.snapshots, cluster="story"),
             spawn=self._spawn,
             configuration=bootstrap(members),
-            joins=self.joins,
         )
+        if not self.joins:
+            note_nothing(core)
         self.cores[name] = core
         disk.maybe_sync()
         self.complete(name)

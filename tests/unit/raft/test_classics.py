@@ -12,6 +12,7 @@ from pysyncobj.node import Node
 
 from kv.errors import NotApplied, OutcomeUnknown
 from tests.unit.raft.cluster import FAST, Cluster, eventually, virtual
+from tests.unit.raft.cores import forget_leader
 from tests.unit.raft.test_votes import Bag
 
 STILL = msgspec.structs.replace(
@@ -38,7 +39,7 @@ class Stage:
     async def elect(self, name: str, voters: str) -> None:
         """Let one stand and win, with these votes."""
         for each in voters + name:
-            self.core(each).terms.forget_leader()
+            forget_leader(self.core(each))
         self.core(name).terms.follow(max(self.core(each).term for each in voters + name), None)
         self.core(name).library.election_deadline = float("-inf")
         self.core(name).elections.elect()

@@ -13,6 +13,7 @@ from coordinator.raft import proposals
 from coordinator.raft.core.library import UNKNOWN_OUTCOME
 from kv.errors import InvariantViolated, NotApplied, OutcomeUnknown
 from tests.unit.raft.cluster import FAST, Cluster, eventually, virtual
+from tests.unit.raft.cores import forget_leader
 from tests.unit.raft.hand import OURS, Net
 
 
@@ -34,7 +35,7 @@ async def test_a_command_without_an_answer_in_time_is_unknown() -> None:
         FAST, propose_timeout_s=0.05, election_min_s=5.0, election_max_s=6.0
     )
     async with Cluster(settings=settings) as cluster:
-        cluster.members["A"]._core.terms.forget_leader()
+        forget_leader(cluster.members["A"]._core)
         cluster.members["A"].outrank(1)
         leader = await cluster.leader()
         for peer in "BC":

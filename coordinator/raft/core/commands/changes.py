@@ -38,15 +38,10 @@ class Changes:
         self,
         state: State,
         leader: Leader,
-        *,
-        joins: bool,
     ) -> None:
-        """Say by `joins` whether the configuration notes which members have acknowledged the log
-        (rules.membership.Seat).
-        """
         self._library, self._environment, self._log = state.library, state.environment, state.log
         self._roster, self._eligibility = state.roster, state.eligibility
-        self._terms, self._leader, self._joins = state.terms, leader, joins
+        self._terms, self._leader = state.terms, leader
         self._leaving: dict[str, None] = {}
         """Removed members to take leave of, in the order of the nodes."""
 
@@ -82,7 +77,7 @@ class Changes:
     def found(self) -> None:
         """Say what the log began from, as the first leader of all, before all else is in it."""
         configuration = self._roster.configuration
-        if self._joins and not configuration.origin.history:
+        if not configuration.origin.history:
             drawn = self._environment.rng.getrandbits(8 * HISTORY_BYTES)
             history = drawn.to_bytes(HISTORY_BYTES, "big")
             self._append(founded(configuration, history, self._roster.first))
@@ -91,8 +86,7 @@ class Changes:
         """Note who has acknowledged the log, once there is nothing else to change."""
         roster = self._roster
         if (
-            not self._joins
-            or all(seat.joined for seat in roster.configuration.seats)
+            all(seat.joined for seat in roster.configuration.seats)
             or not self._leader.own_term_committed
         ):
             return
@@ -107,7 +101,7 @@ class Changes:
         else to change.
         """
         roster = self._roster
-        if not self._joins or roster.pending or not self._leader.own_term_committed:
+        if roster.pending or not self._leader.own_term_committed:
             return
         for seat in roster.configuration.seats:
             address = roster.reported_address(seat.id)

@@ -90,15 +90,13 @@ class Leader:
 
     # ---------------------------------------------------------------------------- the quorum
 
-    def heard_quorum(self, since: float) -> bool:
-        """Say whether a majority of voters, this leader included, has answered since then."""
-        answered = self._library.last_response
+    def has_quorum(self, within_s: float) -> bool:
+        """Say whether a majority of voters, this leader included, has answered within so many
+        seconds.
+        """
+        since, answered = self._environment.now() - within_s, self._library.last_response
         heard = sum(answered.get(node, since) > since for node in self._roster.voters)
         return heard + self._eligibility.votes >= majority(len(self._roster.voter_ids))
-
-    def has_quorum(self, within_s: float) -> bool:
-        """Say whether a majority of voters has answered within so many seconds."""
-        return self.heard_quorum(self._environment.now() - within_s)
 
     def check_quorum(self) -> None:
         """Stop leading within one election time-out of losing the majority (section 6.2)."""
