@@ -43,14 +43,14 @@ class Recorder:
         self.written += 1
         return b"%d" % self.written
 
-    async def work(self, name: int, client: Client, chance: random.Random) -> None:
+    async def work(self, name: int, client: Client, rng: random.Random) -> None:
         while not self.ended.is_set():
-            key = f"kills/{chance.randrange(KEYS)}"
+            key = f"kills/{rng.randrange(KEYS)}"
             await self.one(
                 name,
                 client,
                 key,
-                chance.choices(("get", "put", "cas", "delete"), (40, 35, 15, 10))[0],
+                rng.choices(("get", "put", "cas", "delete"), (40, 35, 15, 10))[0],
             )
 
     async def one(self, name: int, client: Client, key: str, op: str) -> None:
@@ -118,7 +118,7 @@ class Recorder:
         return sum(o.outcome == "ok" for o in self.operations)
 
 
-async def disturb(cluster: LocalCluster, chance: random.Random, recorder: Recorder) -> int:
+async def disturb(cluster: LocalCluster, rng: random.Random, recorder: Recorder) -> int:
     """Kill one node after another, most often the leader, without waiting for the cluster to be
     whole again.
     """
@@ -128,9 +128,7 @@ async def disturb(cluster: LocalCluster, chance: random.Random, recorder: Record
         await until(partial(_reached, recorder, wanted), f"operations succeed before kill {number}")
         leader = await cluster.leader()
         victim = (
-            leader
-            if leader is not None and chance.random() < 0.6
-            else chance.choice(list(cluster.nodes))
+            leader if leader is not None and rng.random() < 0.6 else rng.choice(list(cluster.nodes))
         )
         killed_leaders += victim == leader
         await until(partial(_runs, cluster, victim), f"{victim} runs")
@@ -155,7 +153,7 @@ def _runs(cluster: LocalCluster, node_id: str) -> bool:
 async def test_thirty_kills_lose_nothing(start: Start) -> None:
     """INV-1, INV-2, INV-3."""
     print(f"seed {SEED}")
-    chance, recorder = random.Random(SEED), Recorder()
+    rng, recorder = random.Random(SEED), Recorder()
     async with start() as cluster:
         given = [node.url for node in cluster.nodes.values()]
         clients = [
@@ -168,7 +166,7 @@ async def test_thirty_kills_lose_nothing(start: Start) -> None:
             async with asyncio.TaskGroup() as tasks:
                 for name, client in enumerate(clients):
                     tasks.create_task(recorder.work(name, client, random.Random(f"{SEED}/{name}")))
-                killed_leaders = await disturb(cluster, chance, recorder)
+                killed_leaders = await disturb(cluster, rng, recorder)
                 recorder.ended.set()
             for key in range(KEYS):
                 for name, client in enumerate(clients[:3]):

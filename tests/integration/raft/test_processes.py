@@ -98,14 +98,14 @@ class Processes:
 
 @pytest.mark.parametrize("fsync", ["always", "off"])
 async def test_kills_lose_nothing_that_was_acknowledged(tmp_path: Path, fsync: str) -> None:
-    chance, acknowledged, doubtful, number = random.Random(7), list[str](), set[str](), 0
+    rng, acknowledged, doubtful, number = random.Random(7), list[str](), set[str](), 0
     async with Processes(tmp_path, fsync) as processes:
         await processes.leader()
         for _ in range(4):
             victim = await processes.leader()
             for _ in range(30):
                 number += 1
-                answer = await processes.up[chance.choice(list(processes.up))].ask(
+                answer = await processes.up[rng.choice(list(processes.up))].ask(
                     f"propose c{number}"
                 )
                 if answer.startswith("ok"):

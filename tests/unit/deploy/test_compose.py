@@ -213,7 +213,9 @@ def test_what_an_alert_says_and_asks_exists(alert: str) -> None:
         for name in re.findall(r"acordo_\w+", rule["expr"])
     }
     code = "".join(
-        path.read_text() for room in ("node", "cluster") for path in (ROOT / room).rglob("*.py")
+        path.read_text()
+        for package in ("node", "cluster")
+        for path in (ROOT / package).rglob("*.py")
     )
     assert all(f'"{name}"' in code for name in asked), asked
     others = set(re.findall(r"\b(up|probe_success|rabbitmq_queue_messages_ready)\b", rule["expr"]))
