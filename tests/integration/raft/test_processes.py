@@ -98,7 +98,10 @@ class Processes:
 
 @pytest.mark.parametrize("fsync", ["always", "off"])
 async def test_kills_lose_nothing_that_was_acknowledged(tmp_path: Path, fsync: str) -> None:
-    rng, acknowledged, doubtful, number = random.Random(7), list[str](), set[str](), 0
+    rng = random.Random(7)
+    acknowledged: list[str] = []
+    doubtful: set[str] = set()
+    number = 0
     async with Processes(tmp_path, fsync) as processes:
         await processes.leader()
         for _ in range(4):
