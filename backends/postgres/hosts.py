@@ -18,6 +18,7 @@ import asyncpg  # type: ignore[import-untyped]  # ships no types
 import structlog
 
 from backends.postgres import sql
+from backends.postgres.dialects import ASKED, Cockroach, Dialect, Postgres
 from kv.errors import BadRequest
 
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -59,10 +60,8 @@ class Hosts:
     """
 
     def __init__(self, url: str, rng: random.Random, moved: Callable[[], Awaitable[None]]) -> None:
-        self.dialect: type[sql.Postgres] | type[sql.Cockroach]
-        self.dialect = (
-            sql.Cockroach if urlsplit(url).scheme.startswith("cockroach") else sql.Postgres
-        )
+        cockroach = urlsplit(url).scheme.startswith("cockroach")
+        self.dialect: Dialect = Cockroach if cockroach else Postgres
         self._dsns = dsn_per_host(url)
         rng.shuffle(self._dsns)
         self._moved = moved
@@ -168,7 +167,7 @@ class Hosts:
             dsn,
             timeout=CONNECT_TIMEOUT_S,
             max_cacheable_statement_size=0,
-            server_settings={"application_name": "acordo", **sql.ASKED, **self.dialect.asked},
+            server_settings={"application_name": "acordo", **ASKED, **self.dialect.asked},
             **extra,
         )
         try:

@@ -141,7 +141,7 @@ async def flip(store: Store, key: bytes, revision: int) -> None:
             assert changed.rowcount == 1
             connection.close()
         case PostgresStore():
-            rows = await store._change(
+            rows = await store.connections.change(
                 """UPDATE acordo_versions SET value = overlay(value PLACING 'c'::bytea FROM 1)
                     WHERE key = $1::bytea AND revision = $2::int8 RETURNING revision""",
                 key,
@@ -167,7 +167,7 @@ async def flip_blob(store: Store, reference: Reference) -> None:
                 "UPDATE acordo_blobs SET value = overlay(value PLACING 'c'::bytea FROM 1) "
                 "RETURNING seq"
             )
-            assert await store._change(statement, timeout_s=10)
+            assert await store.connections.change(statement, timeout_s=10)
         case _:
             raise NotImplementedError(type(store).__name__)
 
@@ -188,7 +188,7 @@ async def garble(store: Store) -> bool:
                 "WHERE body IS NOT NULL RETURNING seq",
                 "UPDATE acordo_ops SET outcome = decode('c1', 'hex') RETURNING revision",
             ):
-                assert await store._change(statement, timeout_s=10)
+                assert await store.connections.change(statement, timeout_s=10)
         case _:
             return False
     return True

@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncpg  # type: ignore[import-untyped]  # ships no types
 import pytest
 
-from backends.postgres import sql as postgres_sql
+from backends.postgres import schema
 from backends.postgres.store import PostgresStore
 from backends.sqlite import SqliteStore
 from backends.sqlite_schema import MIGRATIONS
@@ -82,7 +82,7 @@ async def test_tables_of_schema_version_1() -> None:
     async with PostgresStore(url) as store:
         await holds_together(store)
         rows = await connection.fetch("SELECT version FROM acordo_schema")
-        assert rows[0]["version"] == len(postgres_sql.MIGRATIONS)
+        assert rows[0]["version"] == len(schema.MIGRATIONS)
         with pytest.raises(asyncpg.NotNullViolationError):  # a program that knows no hashes
             await connection.execute(
                 "INSERT INTO acordo_versions (key, revision, kind) VALUES ('x', 9, 0)"

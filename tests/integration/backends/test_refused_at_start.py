@@ -16,7 +16,7 @@ import asyncpg  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from acordo import Client
-from backends.postgres import sql
+from backends.postgres import schema
 from backends.postgres.store import PostgresStore
 from cluster.services.postgres import PostgresServer
 from kv.errors import BadRequest
@@ -228,6 +228,6 @@ async def _gone(client: Client, key: str) -> bool:
 
 def test_columns_are_read_off_the_migrations() -> None:
     """The check at start is no second list of the tables."""
-    tables = sql.columns(1)
-    assert len(tables) == sum(each.startswith("CREATE TABLE") for each in sql.MIGRATIONS[0])
+    tables = schema.columns(1)
+    assert len(tables) == sum(each.startswith("CREATE TABLE") for each in schema.MIGRATIONS[0])
     assert tables["acordo_due"] == {"key": "bytea", "revision": "bigint", "expires": "bigint"}

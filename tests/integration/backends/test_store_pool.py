@@ -10,7 +10,8 @@ import signal
 import asyncpg  # type: ignore[import-untyped]  # ships no types
 import pytest
 
-from backends.postgres.store import READERS_MAX, WRITERS_MAX, PostgresStore
+from backends.postgres.connections import READERS_MAX, WRITERS_MAX
+from backends.postgres.store import PostgresStore
 from cluster.services.postgres import PostgresServer
 from kv.errors import BackendUnavailable, OutcomeUnknown
 from tests.contract.groups import T, commit, group, put
@@ -23,8 +24,8 @@ CALLS = 1000
 
 def whole(store: PostgresStore) -> bool:
     """Say whether both pools could lend all their connections at once."""
-    assert store._readers is not None and store._writers is not None
-    free = [pool._queue.qsize() for pool in (store._readers, store._writers)]
+    assert store.connections.readers is not None and store.connections.writers is not None
+    free = [pool._queue.qsize() for pool in (store.connections.readers, store.connections.writers)]
     return free == [READERS_MAX, WRITERS_MAX]
 
 
@@ -79,7 +80,7 @@ async def test_a_probe_tells_a_server_that_takes_no_writes_from_one_that_is_away
         await connection.execute(
             f"ALTER DATABASE {database} SET default_transaction_read_only = on"
         )
-        await store._moved()  # a setting of a database is that of new sessions
+        await store.connections.expire()  # a setting of a database is that of new sessions
         with pytest.raises(
             BackendUnavailable, match="takes no writes: default_transaction_read_only is on"
         ):

@@ -36,7 +36,9 @@ async def told(url: str, *statements: str) -> AsyncIterator[None]:
 
 
 async def in_force(store: PostgresStore, name: str) -> str:
-    rows = await store._fetch("SELECT current_setting($1::text) AS value", name, timeout_s=T)
+    rows = await store.connections.fetch(
+        "SELECT current_setting($1::text) AS value", name, timeout_s=T
+    )
     assert isinstance(rows[0]["value"], str)
     return rows[0]["value"]
 
@@ -62,7 +64,7 @@ async def test_what_a_session_can_raise_is_raised(setting: str, weak: str, neede
         PostgresStore(url) as store,
     ):
         assert await in_force(store, setting) == needed
-        rows = await store._change(
+        rows = await store.connections.change(
             "SELECT current_setting($1::text) AS value", setting, timeout_s=T
         )
         assert rows[0]["value"] == needed, "also where it writes"
@@ -105,7 +107,7 @@ async def test_what_no_session_can_raise_is_refused_by_name(
             assert refused.value.code == "store_settings"
             assert said in refused.value.detail and setting in str(refused.value.allowed)
             # a running node meets it at its next connection, and goes on once it is mended
-            await store._moved()
+            await store.connections.expire()
             with pytest.raises(BackendUnavailable, match=setting):
                 await store.head(timeout_s=T)
             server.psql(f"ALTER SYSTEM RESET {setting}")
@@ -120,7 +122,7 @@ async def test_torn_pages_are_only_warned_of() -> None:
         server.psql("SELECT pg_reload_conf()")
         async with PostgresStore(server.url) as store:
             assert (await store.head(timeout_s=T)).last == 0
-            assert "full_page_writes" in store._hosts._warned_of
+            assert "full_page_writes" in store.connections.hosts._warned_of
 
 
 async def test_tables_that_do_not_outlive_a_crash_are_refused() -> None:

@@ -114,13 +114,13 @@ async def test_a_standby_alone_is_no_store_until_it_is_promoted() -> None:
                 pass
         async with PostgresStore(both([standby, primary])) as store:
             assert (await store.head(timeout_s=5)).last == 0
-            assert store._hosts.used == f"127.0.0.1:{primary.port}"
+            assert store.connections.hosts.used == f"127.0.0.1:{primary.port}"
             primary.kill()
             with pytest.raises(BackendUnavailable):
                 await store.head(timeout_s=5)
             standby.promote()
             assert (await store.head(timeout_s=5)).last == 0
-            assert store._hosts.used == f"127.0.0.1:{standby.port}"
+            assert store.connections.hosts.used == f"127.0.0.1:{standby.port}"
 
 
 def write_on(primary: PostgresServer) -> None:
@@ -148,13 +148,15 @@ async def test_of_two_hosts_that_take_writes_the_one_ahead_is_used() -> None:
                 await store.take_over(term, "n9", 1, timeout_s=T)
             assert (await store.head(timeout_s=T)).last == 1
             assert await store.head(at_least=3, timeout_s=T) == made.row.head, "it was looked for"
-            assert store._hosts.used == f"127.0.0.1:{new.port}"
+            assert store.connections.hosts.used == f"127.0.0.1:{new.port}"
         for order in range(4):
             async with PostgresStore(both([old, new]), rng=random.Random(order)) as again:
                 assert await again.head(timeout_s=T) == made.row.head
         async with PostgresStore(both([old, new])) as reader:
-            reader._hosts._used = next(dsn for dsn in reader._hosts._dsns if str(old.port) in dsn)
-            await reader._moved()
+            reader.connections.hosts._used = next(
+                dsn for dsn in reader.connections.hosts._dsns if str(old.port) in dsn
+            )
+            await reader.connections.expire()
             assert (await reader.read([b"k"], timeout_s=T)).head.last == 1
             found = await reader.read([b"k"], settled=3, timeout_s=T)
             assert (found.versions[0], found.digest_at) == (Version(b"k", 3, b"3"), made.row.digest)

@@ -7,12 +7,15 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from backends.postgres import sql as postgres_sql
-from backends.postgres import store as postgres
+import backends.postgres
+from backends.postgres import dialects, schema, sql
+from backends.postgres.connections import Connections
 
 FORBIDDEN = {
     "star select": r"SELECT\s+(DISTINCT\s+)?(\w+\.)?\*",
@@ -30,12 +33,15 @@ FORBIDDEN = {
     "session setting": r"^\s*(SET|RESET|SHOW)\s",
     "one dialect only": r"\bMERGE\b|\bDO\s+\$|SKIP LOCKED|\bCOPY\b|\bUPSERT\b|AS OF SYSTEM TIME|USING HASH|ON COMMIT",
 }
-SENDS = ("fetch", "execute")
+SENDS = ("fetch", "execute", "change")
+SOURCE = "\n".join(
+    path.read_text() for path in sorted(Path(backends.postgres.__file__).parent.glob("*.py"))
+)
 
 
 def statements() -> Iterator[tuple[str, str]]:
     """Yield (name, text) of every statement that the adapter can send."""
-    for name, value in vars(postgres_sql).items():
+    for name, value in (*vars(sql).items(), *vars(schema).items()):
         if name.startswith("__") or name in {"APPLICATION", "annotations"}:
             continue
         if isinstance(value, str) and not name.startswith("_"):
@@ -43,12 +49,11 @@ def statements() -> Iterator[tuple[str, str]]:
         if name == "MIGRATIONS":
             for number, version in enumerate(value, 1):
                 yield from ((f"migration {number}.{n}", text) for n, text in enumerate(version))
-    for dialect in (postgres_sql.Postgres, postgres_sql.Cockroach):
-        for count in (1, 2, 3, 100, postgres_sql.KEYS_MAX):
+    for dialect in (dialects.Postgres, dialects.Cockroach):
+        for count in (1, 2, 3, 100, dialects.KEYS_MAX):
             yield f"{dialect.name} read {count}", dialect.read(count)
             yield f"{dialect.name} facts {count}", dialect.facts(count)
-    tree = ast.parse(inspect.getsource(postgres))
-    for call in ast.walk(tree):
+    for call in ast.walk(ast.parse(SOURCE)):
         if (
             isinstance(call, ast.Call)
             and isinstance(call.func, ast.Attribute)
@@ -83,7 +88,7 @@ def test_statement_is_portable(name: str) -> None:
 
 
 def test_all_statements_are_looked_at() -> None:
-    sent = set(re.findall(r"\bsql\.([A-Z][A-Z_]+)\b", inspect.getsource(postgres)))
+    sent = set(re.findall(r"\b(?:sql|schema)\.([A-Z][A-Z_]+)\b", SOURCE))
     constants = {
         "HEAD",
         "OPERATION",
@@ -128,7 +133,7 @@ def test_a_forbidden_form_is_refused(text: str, fault: str) -> None:
 
 
 def test_the_adapter_leaves_no_portal_open_and_names_its_isolation() -> None:
-    for call in ast.walk(ast.parse(inspect.getsource(postgres))):
+    for call in ast.walk(ast.parse(SOURCE)):
         if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
             continue
         assert call.func.attr not in {
@@ -149,13 +154,9 @@ def test_an_unknown_completion_is_caught_before_what_is_retried() -> None:
     assert issubclass(asyncpg.StatementCompletionUnknownError, asyncpg.TransactionRollbackError)
     handlers = [
         ast.unparse(handler.type)
-        for node in ast.walk(
-            ast.parse(
-                inspect.getsource(postgres.PostgresStore._run).lstrip().replace("\n    ", "\n")
-            )
-        )
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(Connections.run))))
         if isinstance(node, ast.Try)
         for handler in node.handlers
         if handler.type is not None
     ]
-    assert handlers.index("_UNKNOWN") < handlers.index("_ROLLED_BACK")
+    assert handlers.index("_UNKNOWN") < handlers.index("ROLLED_BACK")

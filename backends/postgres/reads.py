@@ -1,0 +1,205 @@
+"""Read versions and facts from the SQL server, many keys in one snapshot.
+
+Each is one round trip, unless the keys are more than one statement of the dialect takes. It never
+gives out a value that is not what was written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
+
+from backends.fence import SCRUB_ROWS, checked, hash_of, scrubbed
+from backends.postgres import sql
+from backends.postgres.connections import Connections, Pool
+from backends.postgres.hosts import Connection
+from backends.postgres.rows import b64, head_of, operation_of, snapshot_of, version_of
+from kv.errors import StoreDamaged
+from kv.model import GENESIS, REVISION_MAX, Head, Operation, Version
+from kv.ports import Facts, Listing, Read, Scrubbed
+
+LIST_VALUES_MAX: Final = 128
+"""Versions with values fetched by one statement of a listing: at most 8 MiB inline."""
+
+Asked: TypeAlias = list[tuple[bytes, str]]
+"""Keys, each with what is asked of its version: `sql.WHOLE`, `sql.HASH` or `sql.BARE`."""
+T = TypeVar("T")
+
+
+async def facts(
+    connections: Connections,
+    op_ids: Sequence[str],
+    keys: Sequence[bytes],
+    hashed: Sequence[bytes],
+    blobs: Sequence[tuple[str, bytes]],
+    *,
+    timeout_s: float,
+) -> Facts:
+    """Read what `evaluate` needs for one group; the port's `facts`."""
+    whole = frozenset(hashed)
+    asked = [(key, sql.HASH if key in whole else sql.BARE) for key in dict.fromkeys(keys)]
+    owners, hashes = [o for o, _ in blobs], [b64(h) for _, h in blobs]
+    head = GENESIS
+    operations: dict[str, Operation] = {}
+    versions: dict[bytes, Version] = {}
+    found: dict[bytes, bytes] = {}
+    staged: set[tuple[str, bytes]] = set()
+    snapshots = await _looked_up(
+        connections,
+        connections.writers,
+        connections.dialect.facts,
+        (list(op_ids), owners, hashes, REVISION_MAX),
+        asked,
+        timeout_s=timeout_s,
+    )
+    for part, rows in snapshots:
+        for row in rows:
+            n, a, b, c, t, x, y, z = row
+            match n:
+                case sql.HEAD:
+                    head = head_of(row)
+                case sql.OPERATION:
+                    operations[t] = operation_of(t, x, a, y, b)
+                case sql.STAGED:
+                    staged.add((t, x))
+                case _:
+                    key, wanted = part[n]
+                    version = versions[key] = version_of(key, a, b, c, y, store=connections.name)
+                    if version.present and wanted == sql.HASH:
+                        found[key] = z or hash_of(version)
+    return Facts(head, operations, versions, found, frozenset(set(blobs) - staged))
+
+
+async def read(
+    connections: Connections,
+    keys: Sequence[bytes],
+    at: int | None,
+    settled: int,
+    *,
+    timeout_s: float,
+) -> Read:
+    """Read the newest version ≤ `at` of each key; the port's `read`."""
+    return await connections.ahead(
+        lambda left_s: _read_once(connections, keys, at, settled, left_s),
+        lambda found: found.head.last >= settled,
+        timeout_s,
+    )
+
+
+async def _read_once(
+    connections: Connections, keys: Sequence[bytes], at: int | None, settled: int, timeout_s: float
+) -> Read:
+    found: dict[bytes, Version] = {}
+    head, digest_at = GENESIS, None
+    asked = [(key, sql.WHOLE) for key in dict.fromkeys(keys)]
+    first = (settled, REVISION_MAX if at is None else at)
+    name, statement = connections.name, connections.dialect.read
+    for _, rows in await _looked_up(
+        connections, connections.readers, statement, first, asked, timeout_s=timeout_s
+    ):
+        head, digest_at, unhashed = snapshot_of(rows, at)
+        for n, a, b, c, _, x, y, z in rows:
+            if n >= 0:
+                found[x] = checked(version_of(x, a, b, c, y, store=name), z, unhashed, name)
+    return Read(head, tuple(found.get(key) for key in keys), digest_at)
+
+
+async def listing(
+    connections: Connections,
+    bounds: tuple[bytes, bytes],
+    limit: int,
+    at: int | None,
+    settled: int,
+    *,
+    keys_only: bool,
+    timeout_s: float,
+) -> Listing:
+    """List present keys within `bounds`; the port's `list`."""
+    upto = REVISION_MAX if at is None else at
+    wanted = limit if keys_only else min(limit, LIST_VALUES_MAX)
+    statement = sql.LIST_KEYS if keys_only else sql.LIST
+    name = connections.name
+
+    async def ask(left_s: float) -> tuple[list[Any], Head, bytes | None, int]:
+        rows = await connections.fetch(
+            statement, settled, *bounds, upto, wanted + 1, timeout_s=left_s
+        )
+        return rows, *snapshot_of(rows, at)
+
+    rows, head, digest_at, unhashed = await connections.ahead(
+        ask, lambda found: found[1].last >= settled, timeout_s
+    )
+    versions: list[Version] = []
+    for n, a, b, c, _, x, y, z in rows:
+        if n >= 0:
+            version = version_of(x, a, b, c, y, store=name)
+            versions.append(version if keys_only else checked(version, z, unhashed, name))
+    versions.sort(key=lambda version: version.key)
+    return Listing(head, tuple(versions[:wanted]), len(versions) > wanted, digest_at)
+
+
+async def exact(
+    connections: Connections, at: Sequence[tuple[bytes, int]], *, timeout_s: float
+) -> tuple[Version | None, ...]:
+    """Return exactly the versions (key, revision); the port's `versions`."""
+    keys, revisions = [b64(key) for key, _ in at], [str(revision) for _, revision in at]
+    rows = await connections.fetch(sql.EXACT, keys, revisions, timeout_s=timeout_s)
+    name = connections.name
+    found = {
+        (key, revision): checked(version_of(key, revision, *rest, store=name), kept, unhashed, name)
+        for key, revision, *rest, kept, unhashed in rows
+    }
+    return tuple(found.get(asked) for asked in at)
+
+
+async def scrub(connections: Connections, after: int, *, timeout_s: float) -> Scrubbed:
+    """Look the next versions through; the port's `scrub`."""
+    found: list[tuple[Version | None, bytes, int, bytes]] = []
+    rows = await connections.fetch(sql.SCRUB, after, SCRUB_ROWS, timeout_s=timeout_s)
+    for key, revision, kind, expires, value, kept, _ in rows:
+        version: Version | None = None
+        with contextlib.suppress(StoreDamaged):
+            version = version_of(key, revision, kind, expires, value, store=connections.name)
+        found.append((version, key, revision, kept))
+    return scrubbed(found, after, rows[0]["unhashed"] if rows else 0)
+
+
+async def _looked_up(
+    connections: Connections,
+    pool: Pool | None,
+    statement: Callable[[int], str],
+    first: tuple[object, ...],
+    asked: Asked,
+    *,
+    timeout_s: float,
+) -> list[tuple[Asked, list[Any]]]:
+    """Look keys up in one snapshot: one statement, or a transaction of several when they are
+    many.
+    """
+    dialect = connections.dialect
+    parts = list(_parts(asked, dialect.keys_max))
+
+    async def one(connection: Connection, part: Asked, left_s: float) -> list[Any]:
+        raw, whole = [key for key, _ in part], [wanted for _, wanted in part]
+        named = dialect.keys([b64(key) for key in raw], raw, whole)
+        rows: list[Any] = await connection.fetch(
+            statement(len(part)), *first, *named, timeout=left_s
+        )
+        return rows
+
+    async def body(connection: Connection, left_s: float) -> list[tuple[Asked, list[Any]]]:
+        if len(parts) == 1:
+            return [(parts[0], await one(connection, parts[0], left_s))]
+        async with (
+            asyncio.timeout(left_s),
+            connection.transaction(isolation="serializable", readonly=True),
+        ):
+            return [(part, await one(connection, part, left_s)) for part in parts]
+
+    return await connections.run(pool, body, timeout_s, writes=False)
+
+
+def _parts(items: list[T], size: int) -> Iterable[list[T]]:
+    return (items[n : n + size] for n in range(0, max(len(items), 1), size))

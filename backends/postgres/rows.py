@@ -1,0 +1,106 @@
+"""Read what the SQL server's rows say: heads, ledger rows, versions, outcomes.
+
+Pure but for raising: what cannot be decoded is StoreDamaged, never a guess.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from backends.postgres import sql
+from kv.errors import Pruned, StoreDamaged
+from kv.model import (
+    GENESIS,
+    Applied,
+    Expired,
+    Head,
+    LedgerRow,
+    Operation,
+    Recorded,
+    Reference,
+    Refused,
+    Version,
+)
+
+TOMBSTONE, INLINE, STAGED = 0, 1, 2
+"""What `kind` says of a version."""
+
+_unpack_body: Final = msgspec.msgpack.Decoder(tuple[Recorded, ...]).decode
+_unpack_reference: Final = msgspec.msgpack.Decoder(Reference).decode
+_unpack_outcome: Final = msgspec.msgpack.Decoder(Applied | Refused | Expired).decode
+
+T = TypeVar("T")
+
+
+def head_of(row: Any) -> Head:
+    """Return the head that a row of the common shape tells."""
+    return Head(row["a"], row["b"], row["t"], row["c"], row["x"])
+
+
+def ledger_row(row: Any) -> LedgerRow:
+    """Return a ledger row with its intents. Raises StoreDamaged."""
+    seq, term, committer, first, last, digest, log_time, body = row
+    intents = () if body is None else _sound(_unpack_body, body)
+    return LedgerRow(seq, term, committer, first, last, digest, log_time, intents)
+
+
+def operation_of(
+    op_id: str, body_hash: bytes, revision: int, outcome: bytes, log_time_ms: int
+) -> Operation:
+    """Return what is recorded of an op_id. Raises StoreDamaged."""
+    return Operation(op_id, body_hash, revision, _sound(_unpack_outcome, outcome), log_time_ms)
+
+
+def version_of(
+    key: bytes, revision: int, kind: int, expires: int | None, value: bytes | None, *, store: str
+) -> Version:
+    """Return a version of the store of that name; its value is empty if it was not read along.
+
+    Raises StoreDamaged.
+    """
+    if kind == TOMBSTONE:
+        return Version(key, revision, None, expires)
+    if value is None:
+        return Version(key, revision, b"", expires)
+    if kind != STAGED:
+        return Version(key, revision, value, expires)
+    try:
+        return Version(key, revision, _unpack_reference(value), expires)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise StoreDamaged(store, key, revision) from exc
+
+
+def snapshot_of(rows: Iterable[Any], at: int | None) -> tuple[Head, bytes | None, int]:
+    """Return the head, the digest at the asked settled revision, the newest one that may lack
+    hashes. Raises Pruned.
+    """
+    head, digest_at, unhashed = GENESIS, None, 0
+    for row in rows:
+        match row["n"]:
+            case sql.HEAD:
+                head = head_of(row)
+            case sql.AT_SETTLED:
+                digest_at = row["x"]
+            case sql.FLOOR:
+                if at is not None and at < row["a"]:
+                    raise Pruned(row["a"])
+                unhashed = row["b"]
+    return head, digest_at, unhashed
+
+
+def b64(raw: bytes) -> str:
+    """Return bytes as they travel in text[]."""
+    return b64encode(raw).decode()
+
+
+def _sound(decode: Callable[[bytes], T], packed: bytes) -> T:
+    try:
+        return decode(packed)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise StoreDamaged(
+            "store", b"", 0, f"a row of the ledger or of op_ids is damaged: {exc}"
+        ) from exc
