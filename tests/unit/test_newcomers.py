@@ -75,15 +75,20 @@ def test_options_of_the_makefile_are_there() -> None:
 
 
 def test_a_form_has_what_the_hosting_site_wants() -> None:
-    for path in FORMS:
-        if path.name == "config.yml":
-            continue
+    for path in (each for each in FORMS if each.name != "config.yml"):
         form = parsed(path)
         assert form["name"] and form["description"], path
         asked = [part for part in form["body"] if part["type"] != "markdown"]
         ids = [part["id"] for part in asked]
         assert len(ids) == len(set(ids)), path
         assert all(part["attributes"]["label"] for part in asked), path
+
+
+def test_a_form_names_commands_that_are_there() -> None:
+    said = " ".join(path.read_text() for path in FORMS)
+    assert set(re.findall(r"\bmake ([a-z][a-z-]*)", said)) <= TARGETS
+    for module in re.findall(r"python -m (\w+)", said):
+        assert (ROOT / module / "__main__.py").exists(), module
 
 
 def test_hooks_call_make_targets() -> None:
