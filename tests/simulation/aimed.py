@@ -408,7 +408,7 @@ async def undercut(world: World, rng: random.Random) -> None:
         world.say("store restored", last=world.database.head().last)
 
 
-async def stranger(world: World, rng: random.Random) -> None:
+async def founded_alone(world: World, rng: random.Random) -> None:
     """Start a voter on an empty disk, and tell it that it is alone. Later it has its own disk and
     list again.
 
@@ -423,18 +423,18 @@ async def stranger(world: World, rng: random.Random) -> None:
     node = rng.choice(others)
     node.crash(power=False)
     own = node.disk, node.members
-    world.strangers[node.name] = None
+    world.founded_alone[node.name] = None
     node.disk = type(own[0])(
         world.rng_of(f"stranger {node.name} {node.lives}"), directory=f"/{node.name}"
     )
     node.members = (PeerAddress(node.name, f"{node.name}:1"),)
-    world.counts["strangers"] += 1
+    world.counts["founded alone"] += 1
     world.say("told that it is alone", node=node.name)
     node.start()
     await asyncio.sleep(rng.uniform(0.5, 2.5))
     node.crash(power=False)
     node.disk, node.members = own
-    del world.strangers[node.name]
+    del world.founded_alone[node.name]
     world.say("has its own disk and list again", node=node.name)
     node.start()
 
@@ -454,5 +454,5 @@ HARMS = {
     "late_takeover": late_takeover,
     "late_ballot": late_ballot,
     "lost_disk": lost_disk,
-    "stranger": stranger,
+    "founded_alone": founded_alone,
 }

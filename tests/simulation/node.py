@@ -236,7 +236,7 @@ class SimNode:
         for cause in causes:
             # not: its disk fails
             refused = isinstance(cause, BadRequest) and not isinstance(cause.__cause__, OSError)
-            if refused and self.world.plan.raft_keeps and self.name not in self.world.strangers:
+            if refused and self.world.plan.raft_keeps and self.name not in self.world.founded_alone:
                 self.world.violate(
                     "Durability", f"{self.name} refuses to start after a crash: {cause}"
                 )

@@ -113,7 +113,7 @@ CLASSIC_PLANS: Final = 0.2
 FIVES: Final = ("late_ballot",)
 """Those that take five voters; drawn for these alone, and more often."""
 CUTS: Final = frozenset({"partition", "one_way", *AIMED, *FIVES})
-"""Those that cut links: a `stranger` is added to half of the plans without them."""
+"""Those that cut links: `founded_alone` is added to half of the plans without them."""
 LOSING: Final = frozenset(
     {
         "power",
@@ -178,8 +178,9 @@ def _mixed(seed: int) -> Plan:
         faults += [fault for fault in CLASSICS if classic.random() < 0.15]
         faults += ["figure_8"] if nodes == 5 and classic.random() < 0.4 else []
         faults += ["slow_disk"] if random.Random(f"disks {seed}").random() < 0.3 else []
+        # What a draw is called is part of what it draws: another name, and seeds tell other stories.
         if not CUTS & set(faults) and random.Random(f"strangers {seed}").random() < 0.5:
-            faults.append("stranger")
+            faults.append("founded_alone")
     others = random.Random(f"others {seed}").random() < 0.3
     if others and not set(faults) <= {"cache", "broker"}:
         faults.append("rival_cluster")

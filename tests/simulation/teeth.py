@@ -68,7 +68,7 @@ BALLOTS: Final[dict[str, Any]] = {
 }
 LOST: Final[dict[str, Any]] = {**LEADERS, "faults": ("lost_disk",)}
 """A follower's disk is replaced by an empty one."""
-STRANGER: Final[dict[str, Any]] = {**LEADERS, "faults": ("stranger", "crash", "transfer")}
+FOUNDED_ALONE: Final[dict[str, Any]] = {**LEADERS, "faults": ("founded_alone", "crash", "transfer")}
 """A member comes back with an empty disk and another list of first members."""
 EIGHT: Final[dict[str, Any]] = {**LEADERS, "nodes": 5, "chaos_s": 16.0, "faults": ("figure_8",)}
 OVERTAKEN: Final[dict[str, Any]] = {**DEAF, "faults": ("overtaken",)}
@@ -246,7 +246,7 @@ TEETH: Final = (
     _tooth("time is found by the greatest of the clocks", STOPS, "maximum"),
     _tooth("clocks are asked though somebody kept the time", MOST_RESTART, "clocks_first"),
     _tooth("a member that has just started takes its log's stamp for now", STOPS, "believes_log"),
-    _tooth("logs do not say what they began from", STRANGER, "forgetful_origin"),
+    _tooth("logs do not say what they began from", FOUNDED_ALONE, "forgetful_origin"),
     _tooth("an older term is committed by counting", EIGHT, "counts_old_terms"),
     _tooth("reads of an older term are confirmed", OVERTAKEN, "confirms_any_term"),
     _tooth("a configuration that was cut off stays", CUT_OFF, "keeps_what_was_cut_off"),

@@ -71,7 +71,7 @@ class World:
             "upgrades": 0,
             "times lost": 0,
             "lives judged": 0,
-            "strangers": 0,
+            "founded alone": 0,
         }
         self.settled_as: dict[int, str] = {}
         """What each revision was told to be: no restore and no adoption gives one twice."""
@@ -102,7 +102,7 @@ class World:
         """Members whose disks were replaced by empty ones: they never count again, and have to be
         removed.
         """
-        self.strangers: dict[str, None] = {}
+        self.founded_alone: dict[str, None] = {}
         """Those that were told of other first members just now: they are to stop by themselves."""
         self._leaders: dict[int, str] = {}
         self._applied: dict[int, tuple[int, bytes]] = {}
