@@ -36,7 +36,8 @@ class _Proposal:
     def __init__(
         self, owner: Proposals, future: asyncio.Future[Position], size: int, deadline: float
     ) -> None:
-        self.owner, self.future, self.size, self.deadline = owner, future, size, deadline
+        self.owner, self.future = owner, future
+        self.size, self.deadline = size, deadline
 
     def answer(self, result: Any, reason: int) -> None:
         """Take in what the core says came of it."""

@@ -27,12 +27,7 @@ class Compaction:
     """When a snapshot is made here, and how far the log goes back."""
 
     def __init__(
-        self,
-        state: State,
-        leader: Leader,
-        transfer: Transfer,
-        *,
-        compact_bytes: int,
+        self, state: State, leader: Leader, transfer: Transfer, *, compact_bytes: int
     ) -> None:
         """`compact_bytes`: a snapshot is made when the log has grown by so much since the last one,
         or by so many entries as the configuration of the library says.

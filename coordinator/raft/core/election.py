@@ -153,12 +153,12 @@ class Elections:
     def on_request_vote(self, node: Node, message: dict[str, Any]) -> None:
         """Answer a candidate, once our vote is on the disk."""
         request = VoteRequest(
-            node.id,
-            message["term"],
-            message["last_log_term"],
-            message["last_log_index"],
-            message.get("pre", False),
-            message.get("forced", False),
+            candidate=node.id,
+            term=message["term"],
+            last_term=message["last_log_term"],
+            last_index=message["last_log_index"],
+            pre=message.get("pre", False),
+            forced=message.get("forced", False),
         )
         if self._eligibility.blank and message.get("joined", False):
             self.lose_disk()
@@ -198,14 +198,14 @@ class Elections:
         ballot = judge_vote(
             request,
             Voter(
-                request.term if rises else library.term,
-                None if rises else library.voted_for,
-                self._log.last_term,
-                self._log.last_index,
-                heard,
-                self._eligibility.may_vote,
-                self._roster.id,
-                self._asking_pre,
+                term=request.term if rises else library.term,
+                voted_for=None if rises else library.voted_for,
+                last_term=self._log.last_term,
+                last_index=self._log.last_index,
+                leader_heard=heard,
+                votes=self._eligibility.may_vote,
+                id=self._roster.id,
+                asking=self._asking_pre,
             ),
         )
         granted = ballot == "granted"

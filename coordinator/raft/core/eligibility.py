@@ -55,7 +55,9 @@ class Eligibility:
     @property
     def unfit(self) -> Literal["removed", "disk_lost"] | None:
         """Why this member can be none for good."""
-        return "removed" if self.removed else "disk_lost" if self.disk_lost else None
+        if self.removed:
+            return "removed"
+        return "disk_lost" if self.disk_lost else None
 
     def hold_something(self) -> None:
         """Note that something is on this disk now that a lost one would not have."""

@@ -66,11 +66,7 @@ class Terms:
     """The term that this member is in, and what it is in it."""
 
     def __init__(
-        self,
-        library: Library,
-        environment: Environment,
-        journal: DurableLog,
-        last_term: int,
+        self, library: Library, environment: Environment, journal: DurableLog, last_term: int
     ) -> None:
         """Take term and vote from the disk; `last_term` is that of the log's last entry."""
         self._library, self._environment = library, environment

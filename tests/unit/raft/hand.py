@@ -42,7 +42,8 @@ class Net:
     ) -> None:
         self.queues: defaultdict[tuple[str, str], deque[Any]] = defaultdict(deque)
         self.cut: set[frozenset[str]] = set()
-        self.base, self.names, self.folder, self.conf = base, names, folder, conf
+        self.base, self.names = base, names
+        self.folder, self.conf = folder, conf
         self.kind = _store(base)
         self.nodes: dict[str, Any] = {}
         for name in names:

@@ -34,13 +34,7 @@ class CommandFailed(Exception):
 class EntryApplier:
     """The way of committed entries into the machine."""
 
-    def __init__(
-        self,
-        state: State,
-        leader: Leader,
-        changes: Changes,
-        waiters: Waiters,
-    ) -> None:
+    def __init__(self, state: State, leader: Leader, changes: Changes, waiters: Waiters) -> None:
         self._library, self._environment, self._log = state.library, state.environment, state.log
         self._leader, self._changes, self._waiters = leader, changes, waiters
         self._replica = state.environment.replica

@@ -34,11 +34,7 @@ HISTORY_BYTES: Final = 16
 class Changes:
     """The changes of membership that this member makes as the leader, and learns of as any."""
 
-    def __init__(
-        self,
-        state: State,
-        leader: Leader,
-    ) -> None:
+    def __init__(self, state: State, leader: Leader) -> None:
         self._library, self._environment, self._log = state.library, state.environment, state.log
         self._roster, self._eligibility = state.roster, state.eligibility
         self._terms, self._leader = state.terms, leader

@@ -30,12 +30,7 @@ from kv.errors import InvariantViolated
 class Follower:
     """What this member does with a leader's messages."""
 
-    def __init__(
-        self,
-        state: State,
-        elections: Elections,
-        rebuild: Rebuild,
-    ) -> None:
+    def __init__(self, state: State, elections: Elections, rebuild: Rebuild) -> None:
         self._library, self._environment, self._log = state.library, state.environment, state.log
         self._roster, self._eligibility = state.roster, state.eligibility
         self._elections, self._rebuild = elections, rebuild
