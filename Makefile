@@ -40,7 +40,7 @@ sim: $(READY)  ## simulate seeds (SEEDS=500 SEED_FROM=1; MINUTES=8: fresh ones o
 		--seeds $(or $(SEEDS),500) --seed-from $(or $(SEED_FROM),1)))
 
 sim-teeth: $(READY)  ## show that the simulation finds every planted fault (QUICK=1: five of them)
-	$(PY) -m tests.simulation.teeth $(if $(QUICK),--quick)
+	$(PY) -m tests.simulation.planted_cases $(if $(QUICK),--quick)
 
 model:  ## explore the protocols state by state, with one rule away at a time (QUICK=1: some scenarios; 10 minutes else)
 	$(PYTHON) docs/model/rejoin_votes.py

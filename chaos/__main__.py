@@ -7,7 +7,7 @@ import sys
 import traceback
 from typing import Final
 
-from chaos.commands import check, failover, run, teeth
+from chaos.commands import check, failover, planted_bugs, run
 
 CRASHED: Final = 3
 """Exit code of an error that nobody thought of. Python's own, 1, would say that an anomaly was
@@ -31,9 +31,11 @@ def main(argv: list[str] | None = None) -> int:
             "run", help="load, disturb and judge a cluster", description=run.__doc__
         )
     )
-    teeth.add_arguments(
+    planted_bugs.add_arguments(
         commands.add_parser(
-            "teeth", help="show that planted product bugs are caught", description=teeth.__doc__
+            "teeth",
+            help="show that planted product bugs are caught",
+            description=planted_bugs.__doc__,
         )
     )
     failover.add_arguments(
@@ -58,7 +60,7 @@ def _done(args: argparse.Namespace) -> int:
         case "run":
             return run.main(args)
         case "teeth":
-            return teeth.main(args)
+            return planted_bugs.main(args)
         case "failover":
             return failover.main(args)
         case _:

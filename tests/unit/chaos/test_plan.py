@@ -75,7 +75,7 @@ def test_outages_are_pauses_between_acknowledged_writes() -> None:
     assert [round(o.seconds) for o in outages(History([*ops, late]))] == [1, 3, 5]
 
 
-def test_every_bug_has_a_tooth_and_its_story() -> None:
+def test_every_bug_has_its_provocation_and_its_story() -> None:
     assert {t.bug for t in PROVOCATIONS} == set(BUGS)
     assert len(PROVOCATIONS) >= 18
     assert all(bug.about for bug in BUGS.values())

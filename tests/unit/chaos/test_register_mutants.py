@@ -1,4 +1,4 @@
-"""Every bug planted into the register checker is told by the oracle (STYLE 23: teeth)."""
+"""Every bug planted into the register checker is told by the oracle (STYLE 23)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Show that the simulation finds every planted fault, by a named promise and within a bounded
 number of seeds.
 
-`python -m tests.simulation.teeth [--quick]`. A fault is found when a promise (INV-n, Raft,
+`python -m tests.simulation.planted_cases [--quick]`. A fault is found when a promise (INV-n, Raft,
 Liveness) is broken in a seed; an exception that the product raises about itself does not count.
 Each fault says which of a plan's choices make it likely; nothing else of the simulation is changed
 for it.
@@ -159,7 +159,7 @@ the time.
 SMALL: Final[dict[str, Any]] = {"window_max": 8, "recent_max": 2, "compact_entries": 25}
 
 
-class Tooth(NamedTuple):
+class PlantedCase(NamedTuple):
     """One fault, and what of a plan makes it likely."""
 
     name: str
@@ -168,8 +168,8 @@ class Tooth(NamedTuple):
 
 
 @dataclass
-class Bite:
-    """What came of one tooth."""
+class CaseResult:
+    """What came of searching for one case, or of one control."""
 
     name: str
     seeds: int = 0
@@ -181,92 +181,92 @@ class Bite:
     """What broke without being a named promise."""
 
 
-def _tooth(name: str, plan: dict[str, Any], *faults: str, **raft_settings: Any) -> Tooth:
-    return Tooth(name, Plant(name, faults, raft_settings), plan)
+def _case(name: str, plan: dict[str, Any], *faults: str, **raft_settings: Any) -> PlantedCase:
+    return PlantedCase(name, Plant(name, faults, raft_settings), plan)
 
 
-TEETH: Final = (
+CASES: Final = (
     # One for each of the 23 rules without which the model in docs/model breaks a promise.
-    _tooth("no fence", LEADERS, "fence", "fence_row"),
-    _tooth("fence by place and term alone", {**RESTORED, "faults": ("undercut",)}, "fence"),
-    _tooth("taking over appends no row", LATE, "fence_row"),
-    _tooth("a row's term is not compared", TAKEN, "fence_ordered"),
-    _tooth("digests are not compared", LOSS, "digest_check", "fence_digest"),
-    _tooth("taking over does not read the head", LOSS, "reads_head"),
-    _tooth("Rebase without rows, op_id not unique", AGAIN, "rebase_rows", "store_dedupe"),
-    _tooth("Rebase does not raise the floor", LOSS, "rebase_floor"),
-    _tooth("Rebase does not touch what it orders again", {**LATE, "writes": 0.3}, "rebase_touch"),
-    _tooth("a late Rebase is obeyed", {**SLOW, "chaos_s": 25.0}, "rebase_stale"),
-    _tooth("a Rebase on another base is obeyed", SLOW, "rebase_base"),
-    _tooth("watchers miss what a Rebase steps over", LOSS, "rebase_feeds"),
-    _tooth("the floor is ignored for known keys", FLOOR, "judge_floor"),
-    _tooth("reads before taking over", SUCCESSOR, "readindex_taken"),
-    _tooth("a read index without its term", MEETS, "readindex_entry"),
-    _tooth("as_of: what was ordered at the start", LEADERS, "applied_start"),
-    _tooth("as_of: what is settled at the end", LEADERS, "settled_end"),
-    _tooth("a key is touched when it settles", LEADERS, "touch"),
-    _tooth("no dedupe at all", LEADERS, "dedupe", "store_dedupe"),
-    _tooth("op_id not unique in the store", {**LEADERS, **SMALL}, "store_dedupe"),
-    _tooth("an overwritten log keeps its machine", BEHIND, "reset"),
-    _tooth(
+    _case("no fence", LEADERS, "fence", "fence_row"),
+    _case("fence by place and term alone", {**RESTORED, "faults": ("undercut",)}, "fence"),
+    _case("taking over appends no row", LATE, "fence_row"),
+    _case("a row's term is not compared", TAKEN, "fence_ordered"),
+    _case("digests are not compared", LOSS, "digest_check", "fence_digest"),
+    _case("taking over does not read the head", LOSS, "reads_head"),
+    _case("Rebase without rows, op_id not unique", AGAIN, "rebase_rows", "store_dedupe"),
+    _case("Rebase does not raise the floor", LOSS, "rebase_floor"),
+    _case("Rebase does not touch what it orders again", {**LATE, "writes": 0.3}, "rebase_touch"),
+    _case("a late Rebase is obeyed", {**SLOW, "chaos_s": 25.0}, "rebase_stale"),
+    _case("a Rebase on another base is obeyed", SLOW, "rebase_base"),
+    _case("watchers miss what a Rebase steps over", LOSS, "rebase_feeds"),
+    _case("the floor is ignored for known keys", FLOOR, "judge_floor"),
+    _case("reads before taking over", SUCCESSOR, "readindex_taken"),
+    _case("a read index without its term", MEETS, "readindex_entry"),
+    _case("as_of: what was ordered at the start", LEADERS, "applied_start"),
+    _case("as_of: what is settled at the end", LEADERS, "settled_end"),
+    _case("a key is touched when it settles", LEADERS, "touch"),
+    _case("no dedupe at all", LEADERS, "dedupe", "store_dedupe"),
+    _case("op_id not unique in the store", {**LEADERS, **SMALL}, "store_dedupe"),
+    _case("an overwritten log keeps its machine", BEHIND, "reset"),
+    _case(
         "the leader publishes what it committed",
         {**LEADERS, "faults": (*LEADERS["faults"], "broker")},
         "publish",
     ),
-    _tooth("a store that is behind is read", RESTORED, "refuse_behind", "blind_reads"),
+    _case("a store that is behind is read", RESTORED, "refuse_behind", "blind_reads"),
     # What the model does not have.
-    _tooth("answered before COMMIT", LEADERS, "answer_committed"),
-    _tooth("settled before COMMIT", LEADERS, "settle_committed"),
-    _tooth("deadlines are not judged", {**LEADERS, "faults": ("long_outage",)}, "late_expires"),
-    _tooth("a snapshot without a floor", {**LEADERS, **SMALL, **COLD}, "snapshot_floor"),
-    _tooth("forgotten keys without a floor", {**LEADERS, **SMALL}, "forget_floor"),
-    _tooth("a position is called the future without a quorum", LINKS, "hasty_reads"),
-    _tooth("caches without judgement", LEADERS, "trusting_reads"),
-    _tooth("a cache entry is believed without its signature", OTHERS, "unsigned"),
-    _tooth("an entry from the future is believed", OTHERS, "future_entries"),
-    _tooth(
+    _case("answered before COMMIT", LEADERS, "answer_committed"),
+    _case("settled before COMMIT", LEADERS, "settle_committed"),
+    _case("deadlines are not judged", {**LEADERS, "faults": ("long_outage",)}, "late_expires"),
+    _case("a snapshot without a floor", {**LEADERS, **SMALL, **COLD}, "snapshot_floor"),
+    _case("forgotten keys without a floor", {**LEADERS, **SMALL}, "forget_floor"),
+    _case("a position is called the future without a quorum", LINKS, "hasty_reads"),
+    _case("caches without judgement", LEADERS, "trusting_reads"),
+    _case("a cache entry is believed without its signature", OTHERS, "unsigned"),
+    _case("an entry from the future is believed", OTHERS, "future_entries"),
+    _case(
         "two clusters on one store",
         {**OTHERS, "faults": ("rival_cluster", "crash", "transfer")},
         "store_identity",
     ),
-    _tooth("each member goes by its own limits", APART, "limits_ordered", "machines_alike"),
-    _tooth("stock truncation", LINKS, "stock_truncation"),
-    _tooth("acknowledged before it is synced", SPLIT, "ack_before_sync"),
-    _tooth("two votes in a term", RIVALS, "two_votes", election_max_s=0.31),
-    _tooth("acknowledgements without their term", FIVE, "acks_without_term"),
-    _tooth("votes for a log that is behind", LINKS, "any_log_wins"),
-    _tooth("ReadIndex without a quorum", DEAF, "no_quorum"),
-    _tooth("a late joiner in a ReadIndex round", ROUNDS, "late_joiner"),
-    _tooth("a late vote is added to pre-votes of another term", BALLOTS, "late_votes"),
-    _tooth("a disk that was lost and started twice votes", LOST, "forgetful_base"),
-    _tooth("a term that was heard hides a lost disk", LOST, "heard_term"),
-    _tooth("log time takes the leader's wall clock whole", CLOCKS, "wall_whole"),
-    _tooth("log time jumps to the clocks' median though it was kept", CLOCKS, "jumps_to_median"),
-    _tooth("time is found by the least of the clocks", STOPS, "minimum"),
-    _tooth("time is found by the greatest of the clocks", STOPS, "maximum"),
-    _tooth("clocks are asked though somebody kept the time", MOST_RESTART, "clocks_first"),
-    _tooth("a member that has just started takes its log's stamp for now", STOPS, "believes_log"),
-    _tooth("logs do not say what they began from", FOUNDED_ALONE, "forgetful_origin"),
-    _tooth("an older term is committed by counting", EIGHT, "counts_old_terms"),
-    _tooth("reads of an older term are confirmed", OVERTAKEN, "confirms_any_term"),
-    _tooth("a configuration that was cut off stays", CUT_OFF, "keeps_what_was_cut_off"),
-    _tooth("a disk that was lost acknowledges", PROMISE, "acks_with_lost_disk"),
-    _tooth("a disk that was lost confirms reads", PROMISE, "confirms_with_lost_disk"),
-    _tooth("a minority commits", LINKS, "minority_leads"),
+    _case("each member goes by its own limits", APART, "limits_ordered", "machines_alike"),
+    _case("stock truncation", LINKS, "stock_truncation"),
+    _case("acknowledged before it is synced", SPLIT, "ack_before_sync"),
+    _case("two votes in a term", RIVALS, "two_votes", election_max_s=0.31),
+    _case("acknowledgements without their term", FIVE, "acks_without_term"),
+    _case("votes for a log that is behind", LINKS, "any_log_wins"),
+    _case("ReadIndex without a quorum", DEAF, "no_quorum"),
+    _case("a late joiner in a ReadIndex round", ROUNDS, "late_joiner"),
+    _case("a late vote is added to pre-votes of another term", BALLOTS, "late_votes"),
+    _case("a disk that was lost and started twice votes", LOST, "forgetful_base"),
+    _case("a term that was heard hides a lost disk", LOST, "heard_term"),
+    _case("log time takes the leader's wall clock whole", CLOCKS, "wall_whole"),
+    _case("log time jumps to the clocks' median though it was kept", CLOCKS, "jumps_to_median"),
+    _case("time is found by the least of the clocks", STOPS, "minimum"),
+    _case("time is found by the greatest of the clocks", STOPS, "maximum"),
+    _case("clocks are asked though somebody kept the time", MOST_RESTART, "clocks_first"),
+    _case("a member that has just started takes its log's stamp for now", STOPS, "believes_log"),
+    _case("logs do not say what they began from", FOUNDED_ALONE, "forgetful_origin"),
+    _case("an older term is committed by counting", EIGHT, "counts_old_terms"),
+    _case("reads of an older term are confirmed", OVERTAKEN, "confirms_any_term"),
+    _case("a configuration that was cut off stays", CUT_OFF, "keeps_what_was_cut_off"),
+    _case("a disk that was lost acknowledges", PROMISE, "acks_with_lost_disk"),
+    _case("a disk that was lost confirms reads", PROMISE, "confirms_with_lost_disk"),
+    _case("a minority commits", LINKS, "minority_leads"),
 )
 
 
-def plan_for(tooth: Tooth, seed: int) -> Plan:
-    return changed(plan_of(seed), **tooth.plan)
+def plan_for(case: PlantedCase, seed: int) -> Plan:
+    return changed(plan_of(seed), **case.plan)
 
 
-def bite(position: int, seed_from: int = 1, seeds_max: int = SEEDS_MAX) -> Bite:
+def search(position: int, seed_from: int = 1, seeds_max: int = SEEDS_MAX) -> CaseResult:
     """Try seeds until the fault is found."""
-    tooth, began = TEETH[position], time.monotonic()
-    found = Bite(tooth.name)
+    case, began = CASES[position], time.monotonic()
+    found = CaseResult(case.name)
     for seed in range(seed_from, seed_from + seeds_max):
         found.seeds += 1
-        result = run(seed, tooth.plant, plan_for(tooth, seed), stop=True)
+        result = run(seed, case.plant, plan_for(case, seed), stop=True)
         named = [violation for violation in result.violations if violation.name.startswith(NAMED)]
         if named:
             found.promise, found.detail, found.seed = named[0].name, named[0].detail, seed
@@ -278,10 +278,10 @@ def bite(position: int, seed_from: int = 1, seeds_max: int = SEEDS_MAX) -> Bite:
     return found
 
 
-def control(position: int, seed_from: int = 1, seeds_max: int = SEEDS_MAX) -> Bite:
+def control(position: int, seed_from: int = 1, seeds_max: int = SEEDS_MAX) -> CaseResult:
     """Try seeds until the library's own classes show a hazard that they are published to have."""
     hazard, began = stock.HAZARDS[position], time.monotonic()
-    found = Bite(hazard.name)
+    found = CaseResult(hazard.name)
     for seed in range(seed_from, seed_from + seeds_max):
         found.seeds += 1
         violations = stock.run(hazard, seed).violations
@@ -296,59 +296,61 @@ def quick() -> tuple[list[int], int]:
     """Choose five faults by the commit, and the seeds to begin at."""
     commit, _ = commit_seed()
     number = int(commit[:6], 16)
-    return sorted({(number + n * 7) % len(TEETH) for n in range(5)}), 1
+    return sorted({(number + n * 7) % len(CASES) for n in range(5)}), 1
 
 
-def table(bites: Iterable[Bite]) -> str:
+def table(results: Iterable[CaseResult]) -> str:
     """Return the table as Markdown."""
     rows = ["| fault | seeds | promise that broke |", "|---|---:|---|"]
-    rows += [f"| {b.name} | {b.seeds} | {b.promise or '**escaped**'} |" for b in bites]
+    rows += [f"| {b.name} | {b.seeds} | {b.promise or '**escaped**'} |" for b in results]
     return "\n".join(rows)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation.teeth", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulation.planted_cases", description=__doc__
+    )
     parser.add_argument("--quick", action="store_true", help="five faults, other ones each commit")
     parser.add_argument("--only", help="those whose name contains this")
     parser.add_argument("--seeds", type=int, default=SEEDS_MAX, help="until a fault has escaped")
     parser.add_argument("--seed-from", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
-    chosen, first = list(range(len(TEETH))), asked.seed_from
+    chosen, first = list(range(len(CASES))), asked.seed_from
     if asked.quick:
         chosen, first = quick()
     if asked.only:
-        chosen = [n for n in chosen if any(part in TEETH[n].name for part in asked.only.split("|"))]
+        chosen = [n for n in chosen if any(part in CASES[n].name for part in asked.only.split("|"))]
     controls = [
         n
         for n, hazard in enumerate(stock.HAZARDS)
         if not asked.only or any(part in hazard.name for part in asked.only.split("|"))
     ]
-    bites: list[Bite] = []
-    shown: list[Bite] = []
+    results: list[CaseResult] = []
+    shown: list[CaseResult] = []
     with ProcessPoolExecutor(
         asked.processes, mp_context=get_context("spawn"), initializer=nice
     ) as pool:
-        futures = [pool.submit(bite, position, first, asked.seeds) for position in chosen]
+        futures = [pool.submit(search, position, first, asked.seeds) for position in chosen]
         more = [pool.submit(control, position, first, asked.seeds) for position in controls]
         for future in as_completed([*futures, *more]):
             found = future.result()
-            (shown if future in more else bites).append(found)
+            (shown if future in more else results).append(found)
             said = found.promise or f"ESCAPED {found.others or ''}"
             print(
                 f"{found.name:48} {found.seeds:4} seeds {found.took_s:6.1f} s  {said}", flush=True
             )
             if found.promise:
                 print(f"    seed {found.seed}: {found.detail[:150]}", flush=True)
-    order = [tooth.name for tooth in TEETH]
-    bites.sort(key=lambda found: order.index(found.name))
+    order = [case.name for case in CASES]
+    results.sort(key=lambda found: order.index(found.name))
     shown.sort(key=lambda found: found.name)
-    print(f"\n{table([*bites, *shown])}\n")
+    print(f"\n{table([*results, *shown])}\n")
     hazards = sum(found.promise is not None for found in shown)
     print(f"{hazards} of {len(shown)} hazards of the library shown by its own classes")
-    caught = sum(found.promise is not None for found in bites)
-    print(f"{caught} of {len(bites)} caught")
-    return 0 if (caught, hazards) == (len(bites), len(shown)) else 1
+    caught = sum(found.promise is not None for found in results)
+    print(f"{caught} of {len(results)} caught")
+    return 0 if (caught, hazards) == (len(results), len(shown)) else 1
 
 
 if __name__ == "__main__":

@@ -5,22 +5,22 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.plans import plan_of
+from tests.simulation.planted_cases import CASES, NAMED, search
 from tests.simulation.run import run
-from tests.simulation.teeth import NAMED, TEETH, bite
 
 RULES_OF_THE_MODEL = 23
 
 
 @pytest.mark.parametrize("name", ["no fence", "digests are not compared"])
 def test_a_planted_fault_is_found(name: str) -> None:
-    position = next(n for n, tooth in enumerate(TEETH) if tooth.name == name)
-    found = bite(position, seeds_max=12)  # docs/simulation.md says how many each takes
+    position = next(n for n, case in enumerate(CASES) if case.name == name)
+    found = search(position, seeds_max=12)  # docs/simulation.md says how many each takes
     assert found.promise is not None
     assert found.promise.startswith(NAMED)
 
 
 def test_there_are_enough_faults_each_with_its_own_name() -> None:
-    assert len({tooth.name for tooth in TEETH}) == len(TEETH) >= RULES_OF_THE_MODEL + 12
+    assert len({case.name for case in CASES}) == len(CASES) >= RULES_OF_THE_MODEL + 12
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_ordinary_seeds_find_the_classics(name: str, kind: str) -> None:
     """One plan in twenty is of that classic alone, and most of those find it."""
     seeds = [seed for seed in range(1, 201) if plan_of(seed).faults == (kind,)]
     assert len(seeds) >= 5
-    plant = next(tooth.plant for tooth in TEETH if tooth.name == name)
+    plant = next(case.plant for case in CASES if case.name == name)
     results = (run(seed, plant, stop=True) for seed in seeds)
     assert any(
         violation.name.startswith(NAMED) for result in results for violation in result.violations

@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
         chosen = [chosen[(seed * QUICK + n) % len(chosen)] for n in range(min(QUICK, len(chosen)))]
     budget = f"each bug has {args.budget:g} s of load, judged every {ROUND_S:g} s"
     print(f"seed {seed}, commit {commit() or '?'}; {budget}")
-    with tempfile.TemporaryDirectory(prefix="acordo-teeth-") as folder:
+    with tempfile.TemporaryDirectory(prefix="acordo-planted-") as folder:
         return asyncio.run(_all(args, chosen, seed, args.keep or Path(folder)))
 
 
