@@ -37,7 +37,7 @@ from coordinator.raft.net.peer_identity import Origin
 from coordinator.raft.storage.snapshot import SnapshotStore
 from kv.ports import Clock
 
-Message = Callable[[Node, dict[str, Any]], None]
+MessageHandler = Callable[[Node, dict[str, Any]], None]
 
 
 class Core:
@@ -89,6 +89,7 @@ class Core:
         self.compaction = Compaction(state, self.leader, self.transfer, compact_bytes=compact_bytes)
         self._handlers = self._routes()
         library.handler = self
+        # From here on: reading the disk took its time.
         self.terms.timer.reset()
         self.rebuild.load()
 
@@ -119,7 +120,7 @@ class Core:
         )
         self.applier = EntryApplier(state, leader, self.changes, waiters)
 
-    def _routes(self) -> dict[str, Message]:
+    def _routes(self) -> dict[str, MessageHandler]:
         """Say who takes which message."""
         return {
             "request_vote": self.elections.on_request_vote,
@@ -240,7 +241,7 @@ class Core:
 
     # ------------------------------------------------------------------ messages of other drivers
 
-    def handle(self, type: str, handler: Message) -> None:
+    def handle(self, type: str, handler: MessageHandler) -> None:
         """Hand messages of another type to their driver."""
         self._handlers[type] = handler
 
