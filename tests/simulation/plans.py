@@ -178,7 +178,7 @@ def _mixed(seed: int) -> Plan:
         faults += [fault for fault in CLASSICS if classic.random() < 0.15]
         faults += ["figure_8"] if nodes == 5 and classic.random() < 0.4 else []
         faults += ["slow_disk"] if random.Random(f"disks {seed}").random() < 0.3 else []
-        # What a draw is called is part of what it draws: another name, and seeds tell other stories.
+        # What a draw is called is part of what it draws: by another name seeds tell other stories.
         if not CUTS & set(faults) and random.Random(f"strangers {seed}").random() < 0.5:
             faults.append("founded_alone")
     others = random.Random(f"others {seed}").random() < 0.3

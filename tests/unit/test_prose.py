@@ -1,4 +1,4 @@
-"""Prose keeps within its columns, so that a difference of two versions is read without scrolling."""
+"""Prose keeps within its columns: two versions beside each other are read without scrolling."""
 
 from __future__ import annotations
 
