@@ -116,7 +116,8 @@ def _sqlite_path(url: str) -> str:
         raise BadRequest(
             "store_url",
             f"{url} names no file",
-            allowed="sqlite:///relative/file or sqlite:////absolute/file (three slashes, then the path)",
+            allowed="sqlite:///relative/file or sqlite:////absolute/file "
+            "(three slashes, then the path)",
         )
     return path[1:]
 

@@ -89,8 +89,9 @@ def checked_blob(value: bytes, reference: Reference, backend: str) -> bytes:
 
 
 def check_room(staged_bytes: int, size: int, bytes_max: int) -> None:
-    """Raises NotApplied("overloaded") when a value of `size` bytes is more than may wait for its
-    intent.
+    """Refuse a value of `size` bytes that is more than may wait for its intent.
+
+    Raises NotApplied("overloaded").
     """
     if staged_bytes + size > bytes_max:
         raise NotApplied(

@@ -204,7 +204,8 @@ class SqliteStore:
                 return ()
             if oldest[0][0] > 1 and after < oldest[0][1] - 1:
                 raise Pruned(oldest[0][1])
-            sql = f"SELECT {reads.ROW} FROM ledger WHERE last > ? AND body IS NOT NULL ORDER BY last, seq LIMIT ?"
+            sql = f"""SELECT {reads.ROW} FROM ledger WHERE last > ? AND body IS NOT NULL
+                ORDER BY last, seq LIMIT ?"""
             return tuple(reads.ledger_row(row) for row in turn.fetch(sql, (after, limit)))
 
         return await self._read(lambda turn: turn.read(body), timeout_s)

@@ -63,7 +63,8 @@ _NEWEST_HASH: Final = f"(SELECT {_PACKED} || iif(hash = x'', ifnull(value, ''), 
 EXACT: Final = (
     f"(SELECT {_PACKED} || ifnull(value, '') FROM versions WHERE key = ? AND id >= ? AND id <= ?)"
 )
-OPERATION: Final = """(SELECT revision || ':' || log_time || ':' || length(body_hash) || ':' || body_hash || outcome
+OPERATION: Final = """(
+    SELECT revision || ':' || log_time || ':' || length(body_hash) || ':' || body_hash || outcome
     FROM ops WHERE op_id = ?)"""
 _IS_STAGED: Final = "(SELECT 1 FROM blobs WHERE op_id = ? AND hash = ?)"
 FLOOR: Final = "max((SELECT floor FROM state), (SELECT adopted FROM identity))"
@@ -78,10 +79,12 @@ _KEYS: Final = """WITH RECURSIVE walk (key) AS (
         FROM walk WHERE walk.key IS NOT NULL
     )
     SELECT group_concat(packed, '') FROM (
-        SELECT v.id || ':' || v.kind || ':' || ifnull(v.expires, '') || ':' || length(walk.key) || ':' || length(v.hash)
-            || ':' || {length} || ':' || walk.key || v.hash || {value} AS packed
+        SELECT v.id || ':' || v.kind || ':' || ifnull(v.expires, '') || ':' || length(walk.key)
+            || ':' || length(v.hash) || ':' || {length}
+            || ':' || walk.key || v.hash || {value} AS packed
         FROM walk CROSS JOIN versions AS v
-        ON v.id = (SELECT id FROM versions WHERE key = walk.key AND id <= ? ORDER BY id DESC LIMIT 1)
+        ON v.id = (
+            SELECT id FROM versions WHERE key = walk.key AND id <= ? ORDER BY id DESC LIMIT 1)
         WHERE v.kind > 0 LIMIT ?)"""
 _LIST: Final = _KEYS.format(length="length(v.value)", value="v.value")
 _LIST_KEYS: Final = _KEYS.format(length="'0'", value="''")
@@ -104,11 +107,13 @@ class Point(NamedTuple):
     head: Head
 
     def check_floor(self, at: int | None) -> None:
+        """Refuse reads at a revision that is no longer kept. Raises Pruned."""
         if at is not None and at < self.floor:
             raise Pruned(self.floor)
 
 
 def head_of(turn: Turn) -> Head:
+    """Return the newest ledger row's place."""
     for seq, term, committer, last, digest in turn.fetch(_HEAD):
         return Head(seq, term, committer.decode(), last, digest)
     return GENESIS
@@ -159,6 +164,7 @@ def _ask_sql(*sizes: tuple[str, int]) -> str:
 
 
 def up_to(keys: Sequence[bytes], at: int | None) -> list[tuple[Any, ...]]:
+    """Return the parameters by which VERSION finds each key's newest version ≤ `at`."""
     upto = ID_MAX if at is None else end_of(at)
     return [(key, upto) for key in keys]
 
@@ -170,6 +176,7 @@ def facts(
     hashed: frozenset[bytes],
     blobs: Sequence[tuple[str, bytes]],
 ) -> Facts:
+    """Read what `evaluate` needs for one group."""
     plain, whole = [key for key in keys if key not in hashed], sorted(hashed)
     point, (operations, bare, full, staged) = ask(
         turn,
@@ -204,6 +211,7 @@ def listing(
     *,
     keys_only: bool,
 ) -> tuple[tuple[Version, ...], bool]:
+    """List present keys within `bounds`."""
     start, end = bounds
     upto = ID_MAX if at is None else end_of(at)
     found: list[Version] = []
@@ -238,6 +246,7 @@ def _unpack_listing(packed: bytes, unhashed: int, keys_only: bool) -> Iterator[V
 
 
 def scrub(turn: Turn, after: int) -> Scrubbed:
+    """Look the next versions through."""
     unhashed = turn.fetch("SELECT unhashed FROM state")[0][0]
     found: list[tuple[Version | None, bytes, int, bytes]] = []
     sql = (
@@ -283,6 +292,7 @@ def _version(key: bytes, id_: bytes, kind: bytes, expires: bytes, value: bytes) 
 
 
 def operation_of(op_id: str, packed: bytes | None) -> Operation | None:
+    """Return what is recorded of an op_id."""
     if packed is None:
         return None
     revision, log_time, hash_bytes, rest = packed.split(b":", 3)
@@ -291,6 +301,7 @@ def operation_of(op_id: str, packed: bytes | None) -> Operation | None:
 
 
 def ledger_row(row: tuple[Any, ...]) -> LedgerRow:
+    """Return a ledger row with its intents."""
     seq, term, committer, first, last, digest, log_time, body = row
     return LedgerRow(
         seq,

@@ -34,7 +34,8 @@ WAL_BYTES_KEPT: Final = 64 * 1024 * 1024
 
 _VERSION_1: Final = (
     """CREATE TABLE ledger (
-        seq INTEGER PRIMARY KEY, term INTEGER NOT NULL, committer TEXT NOT NULL, first INTEGER NOT NULL,
+        seq INTEGER PRIMARY KEY, term INTEGER NOT NULL, committer TEXT NOT NULL,
+        first INTEGER NOT NULL,
         last INTEGER NOT NULL, digest BLOB NOT NULL, log_time INTEGER NOT NULL,
         body BLOB -- MessagePack of LedgerRow.body; NULL: no intents
     ) STRICT""",
@@ -51,20 +52,25 @@ _VERSION_1: Final = (
     "CREATE INDEX versions_staged ON versions (staged) WHERE staged IS NOT NULL",
     # The newest versions that expire, so that looking for due ones never meets those already
     # superseded.
-    "CREATE TABLE due (key BLOB PRIMARY KEY, expires INTEGER NOT NULL, id INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    """CREATE TABLE due (
+        key BLOB PRIMARY KEY, expires INTEGER NOT NULL, id INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID""",
     "CREATE INDEX due_expires ON due (expires)",
     """CREATE TRIGGER versions_due AFTER INSERT ON versions BEGIN
         DELETE FROM due WHERE key = NEW.key;
-        INSERT INTO due (key, expires, id) SELECT NEW.key, NEW.expires, NEW.id WHERE NEW.expires IS NOT NULL;
+        INSERT INTO due (key, expires, id) SELECT NEW.key, NEW.expires, NEW.id
+            WHERE NEW.expires IS NOT NULL;
     END""",
     """CREATE TABLE ops (
-        revision INTEGER PRIMARY KEY, op_id TEXT NOT NULL, body_hash BLOB NOT NULL, log_time INTEGER NOT NULL,
+        revision INTEGER PRIMARY KEY, op_id TEXT NOT NULL, body_hash BLOB NOT NULL,
+        log_time INTEGER NOT NULL,
         outcome BLOB NOT NULL -- MessagePack of the first Outcome
     ) STRICT""",
     "CREATE UNIQUE INDEX ops_op_id ON ops (op_id)",
     """CREATE TABLE blobs (
         op_id TEXT NOT NULL, hash BLOB NOT NULL,
-        state INTEGER NOT NULL, -- 0 op_id not recorded yet, 1 recorded: to be looked at, 2 a version refers to it
+        -- 0 op_id not recorded yet, 1 recorded: to be looked at, 2 a version refers to it
+        state INTEGER NOT NULL,
         seq INTEGER NOT NULL, -- of the head when it was staged
         reference BLOB NOT NULL, value BLOB NOT NULL
     ) STRICT""",
@@ -85,7 +91,8 @@ _IDENTITY: Final = (
     # Whose store it is ('' and x'': nobody's yet), and where the newest adoption ends: nothing
     # below can be read at.
     """CREATE TABLE identity (
-        one INTEGER PRIMARY KEY CHECK (one = 1), cluster TEXT NOT NULL, history BLOB NOT NULL, adopted INTEGER NOT NULL
+        one INTEGER PRIMARY KEY CHECK (one = 1), cluster TEXT NOT NULL, history BLOB NOT NULL,
+        adopted INTEGER NOT NULL
     ) STRICT""",
     "INSERT INTO identity (one, cluster, history, adopted) VALUES (1, '', x'', 0)",
 )
@@ -192,7 +199,8 @@ def _identify(turn: Turn, path: str) -> int:
     if application not in {0, APPLICATION_ID} or (application == 0 and (tables or version)):
         raise BadRequest(
             "foreign_store",
-            f"{path} belongs to another application (id {application:#x}, tables: {', '.join(tables[:8]) or 'none'})",
+            f"{path} belongs to another application (id {application:#x}, tables: "
+            f"{', '.join(tables[:8]) or 'none'})",
             allowed="a new file, or one made by Acordo",
         )
     if version > len(MIGRATIONS):

@@ -70,6 +70,7 @@ class Turn:
         self.stage = _Stage.QUEUED
 
     def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        """Run one statement, and give its cursor."""
         return self.connection.execute(sql, parameters)
 
     def fetch(self, sql: str, parameters: Any = ()) -> list[Any]:
@@ -110,6 +111,7 @@ class Turn:
         self.write(lambda _: None, commit_if=lambda _: False)
 
     def rollback(self) -> None:
+        """Undo the open transaction, if there is one."""
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
 

@@ -34,7 +34,8 @@ pack = msgspec.msgpack.Encoder().encode
 
 INSERT_ROW: Final = f"INSERT INTO ledger ({ROW}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_ROW_BEHIND: Final = f"""INSERT INTO ledger ({ROW}) SELECT ?, ?, ?, ?, ?, ?, ?, ?
-    WHERE (SELECT (seq, term, committer, last, digest) = (?, ?, ?, ?, ?) FROM ledger ORDER BY seq DESC LIMIT 1)"""
+    WHERE (SELECT (seq, term, committer, last, digest) = (?, ?, ?, ?, ?) FROM ledger
+        ORDER BY seq DESC LIMIT 1)"""
 _INSERT_ROW_FIRST: Final = f"""INSERT INTO ledger ({ROW}) SELECT ?, ?, ?, ?, ?, ?, ?, ?
     WHERE NOT EXISTS (SELECT 1 FROM ledger)"""
 _RECORD_STAGED: Final = """UPDATE blobs SET state = 1
@@ -49,10 +50,12 @@ _CLAIM: Final = "UPDATE blobs SET claims = claims + ? WHERE op_id = ? AND hash =
 _UNCLAIMED: Final = "DELETE FROM blobs WHERE op_id = ? AND hash = ? AND state = 0 AND claims <= 0"
 _WAITING: Final = "SELECT ifnull(sum(length(value)), 0) FROM blobs WHERE state = 0"
 MOVE_CURSOR: Final = """INSERT INTO cursors (name, position) VALUES (?, ?)
-    ON CONFLICT (name) DO UPDATE SET position = excluded.position WHERE excluded.position > position"""
+    ON CONFLICT (name) DO UPDATE SET position = excluded.position
+        WHERE excluded.position > position"""
 
 
 def stage(turn: Turn, reference: Reference, value: bytes, bytes_max: int) -> None:
+    """Keep a value, or one claim more of one that is kept already. Raises NotApplied."""
     if turn.execute(_CLAIM, (1, reference.op_id, reference.hash)).rowcount:
         return
     check_room(turn.fetch(_WAITING)[0][0], len(value), bytes_max)
@@ -60,6 +63,7 @@ def stage(turn: Turn, reference: Reference, value: bytes, bytes_max: int) -> Non
 
 
 def unstage(turn: Turn, reference: Reference) -> None:
+    """Take one claim back; the value goes with the last, unless its op_id is recorded."""
     turn.execute(_CLAIM, (-1, reference.op_id, reference.hash))
     turn.execute(_UNCLAIMED, (reference.op_id, reference.hash))
 
@@ -67,6 +71,7 @@ def unstage(turn: Turn, reference: Reference) -> None:
 def append(
     turn: Turn, group: Group, body: bytes | None, rows: list[tuple[Any, ...]]
 ) -> Appended | Fenced:
+    """Write a group iff the newest row is its base."""
     row, base = group.row, group.base
     if base == GENESIS:
         done = turn.execute(_INSERT_ROW_FIRST, (*row_values(row), body))
@@ -96,6 +101,7 @@ def append(
 
 
 def claim(turn: Turn, identity: Identity) -> Identity:
+    """Make a store that is nobody's the given cluster's; return whose it is."""
     turn.execute(
         """UPDATE identity SET cluster = ?1, history = ?2
             WHERE cluster = '' OR (cluster = ?1 AND history = x'' AND ?2 <> x'')""",
@@ -106,6 +112,7 @@ def claim(turn: Turn, identity: Identity) -> Identity:
 
 
 def adopt(turn: Turn, last: int, identity: Identity | None) -> None:
+    """Do what adopting does besides the row, in its transaction."""
     turn.execute("UPDATE identity SET adopted = ?", (last,))
     if identity is not None:
         turn.execute(
@@ -114,6 +121,7 @@ def adopt(turn: Turn, last: int, identity: Identity | None) -> None:
 
 
 def version_rows(versions: Sequence[Version]) -> list[tuple[Any, ...]]:
+    """Return the rows of `versions` for these, numbered within each revision."""
     rows: list[tuple[Any, ...]] = []
     revision, place = -1, 0
     for version in sorted(versions, key=lambda version: version.revision):
@@ -139,6 +147,7 @@ def version_rows(versions: Sequence[Version]) -> list[tuple[Any, ...]]:
 
 
 def row_values(row: LedgerRow) -> tuple[Any, ...]:
+    """Return a ledger row's columns but for its body."""
     return (row.seq, row.term, row.committer, row.first, row.last, row.digest, row.log_time_ms)
 
 
@@ -155,17 +164,20 @@ def _insert(turn: Turn, table: str, width: int, rows: Sequence[tuple[Any, ...]])
 def _insert_sql(table: str, width: int, size: int) -> str:
     """Return an INSERT of up to `size` rows; those whose first column is NULL are padding."""
     row = f"({', '.join('?' * width)})"
-    return f"INSERT INTO {table} SELECT * FROM (VALUES {', '.join([row] * size)}) WHERE column1 IS NOT NULL"
+    rows = ", ".join([row] * size)
+    return f"INSERT INTO {table} SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL"
 
 
 def prune(turn: Turn, retention: Retention) -> Pruning:
+    """Do one small step of pruning."""
     limit = retention.rows_max
     head = head_of(turn)
     floor, walked = turn.fetch("SELECT floor, walked FROM state")[0]
     below = min(retention.revision_below, head.last)
     versions, floor, more_versions = _prune_versions(turn, floor, walked, below, limit)
     rows = turn.execute(
-        "DELETE FROM ledger WHERE seq IN (SELECT seq FROM ledger WHERE last < ? AND seq < ? ORDER BY seq LIMIT ?)",
+        """DELETE FROM ledger WHERE seq IN (
+            SELECT seq FROM ledger WHERE last < ? AND seq < ? ORDER BY seq LIMIT ?)""",
         (below, head.seq, limit),
     ).rowcount
     operations = turn.execute(
@@ -203,8 +215,10 @@ def _prune_versions(
     floor = upto >> REVISION_SHIFT
     turn.execute("UPDATE state SET floor = ?, walked = ?", (floor, upto))
     gone = turn.execute(
-        """DELETE FROM versions WHERE id IN (SELECT older.id FROM versions AS newer CROSS JOIN versions AS older
-            ON older.key = newer.key AND older.id < newer.id WHERE newer.id > ? AND newer.id <= ?)""",
+        """DELETE FROM versions WHERE id IN (
+            SELECT older.id FROM versions AS newer CROSS JOIN versions AS older
+            ON older.key = newer.key AND older.id < newer.id
+            WHERE newer.id > ? AND newer.id <= ?)""",
         (walked, upto),
     ).rowcount
     gone += turn.execute(
@@ -221,13 +235,15 @@ def _sweep(turn: Turn, before_ms: int, limit: int) -> tuple[int, bool]:
     days old then.
     """
     found = turn.fetch(
-        """SELECT rowid, EXISTS (SELECT 1 FROM versions WHERE staged = blobs.op_id AND value = blobs.reference)
+        """SELECT rowid, EXISTS (
+                SELECT 1 FROM versions WHERE staged = blobs.op_id AND value = blobs.reference)
             FROM blobs WHERE state = 1 LIMIT ?""",
         (limit,),
     )
     found += turn.fetch(
         """SELECT rowid, 0 FROM blobs WHERE state = 0
-            AND ((SELECT log_time FROM ledger WHERE ledger.seq > blobs.seq ORDER BY ledger.seq LIMIT 1) < ?
+            AND ((SELECT log_time FROM ledger
+                    WHERE ledger.seq > blobs.seq ORDER BY ledger.seq LIMIT 1) < ?
                 OR EXISTS (SELECT 1 FROM ops WHERE ops.op_id = blobs.op_id)) LIMIT ?""",
         (before_ms, limit - len(found)),
     )

@@ -32,12 +32,13 @@ class NewerCommand(BadRequest):
         super().__init__(
             "log_newer",
             f"the log holds {what}: this member has stopped before it",
-            allowed="the version of the other members: upgrade this one and start it again, and it goes on from there",
+            allowed="the version of the other members: upgrade this one and start it again, and it "
+            "goes on from there",
         )
 
 
 class NotApplied(KvError):
-    """This attempt has no effect and never will (INV-4): retry freely.
+    """The attempt has no effect and never will (INV-4): retry freely.
 
     `reason` has one cause and one remedy: no_leader (being elected), no_quorum (voters are away),
     not_leader, deposed, not_taken_over (leadership moves), starting (not ready yet), draining,

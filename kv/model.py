@@ -45,14 +45,14 @@ OpId: TypeAlias = str
 
 
 class _Frozen(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Base of every value here."""
+    """The base of every value here."""
 
 
 # ------------------------------------------------------------------------------------------- values
 
 
 class Reference(_Frozen, frozen=True):
-    """Stand for a large value staged in the store under (op_id, hash)."""
+    """What stands for a large value that is staged in the store under (op_id, hash)."""
 
     op_id: OpId
     hash: bytes
@@ -74,6 +74,7 @@ class Version(_Frozen, frozen=True):
 
     @property
     def present(self) -> bool:
+        """Whether the key had a value then: false for a tombstone."""
         return self.value is not None
 
 
@@ -94,27 +95,28 @@ class Entry(_Frozen, frozen=True):
 
 
 class Absent(_Frozen, frozen=True, tag="a"):
-    """Hold iff the key is absent."""
+    """A guard that holds iff the key is absent."""
 
     key: bytes
 
 
 class Exists(_Frozen, frozen=True, tag="e"):
-    """Hold iff the key is present, at any revision."""
+    """A guard that holds iff the key is present, at any revision."""
 
     key: bytes
 
 
 class AtRevision(_Frozen, frozen=True, tag="r"):
-    """Hold iff the key is present and its newest version is one of `revisions` (never empty)."""
+    """A guard that holds iff a present key's newest version is one of `revisions` (never empty)."""
 
     key: bytes
     revisions: tuple[int, ...]
 
 
 class Equals(_Frozen, frozen=True, tag="v"):
-    """Hold iff the key is present with this value, compared by BLAKE2b-256 so that large values
-    need no fetching.
+    """A guard that holds iff the key is present with this value.
+
+    They are compared by BLAKE2b-256, so that large values need no fetching.
     """
 
     key: bytes
@@ -125,7 +127,7 @@ Guard: TypeAlias = Absent | Exists | AtRevision | Equals
 
 
 class Put(_Frozen, frozen=True, tag="p"):
-    """Set the key. `ttl_ms` counts from the log time at which the intent is ordered."""
+    """A write that sets the key. `ttl_ms` counts from the log time when the intent is ordered."""
 
     key: bytes
     value: bytes | Reference
@@ -133,7 +135,7 @@ class Put(_Frozen, frozen=True, tag="p"):
 
 
 class Delete(_Frozen, frozen=True, tag="d"):
-    """Make the key absent. Deleting an absent key writes nothing."""
+    """A write that makes the key absent. Deleting an absent key writes nothing."""
 
     key: bytes
 
@@ -142,10 +144,9 @@ Write: TypeAlias = Put | Delete
 
 
 class Intent(_Frozen, frozen=True, tag="i"):
-    """An operation that changes data: if all `guards` hold then `writes`, else `otherwise` (see
-    DESIGN section 3).
+    """An operation that changes data: `writes` if all `guards` hold, else `otherwise`.
 
-    Keys within `writes`, and within `otherwise`, are distinct.
+    docs/DESIGN.md section 3 says how it takes effect. Keys within `writes`, and within `otherwise`, are distinct.
     """
 
     op_id: str
@@ -162,8 +163,9 @@ class Intent(_Frozen, frozen=True, tag="i"):
 
     @property
     def body_hash(self) -> bytes:
-        """Return BLAKE2b-128 over guards, writes, otherwise and reads (a mismatch of op_id and body
-        is told by it).
+        """BLAKE2b-128 over guards, writes, otherwise and reads.
+
+        By it a mismatch of op_id and body is found.
         """
         return hashlib.blake2b(
             _encode((self.guards, self.writes, self.otherwise, self.reads)), digest_size=16
@@ -171,7 +173,7 @@ class Intent(_Frozen, frozen=True, tag="i"):
 
     @property
     def touched(self) -> tuple[bytes, ...]:
-        """Return every key that it may write."""
+        """Every key that it may write."""
         return tuple(w.key for w in self.writes) + tuple(w.key for w in self.otherwise or ())
 
 
@@ -182,10 +184,12 @@ class Cancel(_Frozen, frozen=True, tag="c"):
 
     @property
     def body_hash(self) -> bytes:
+        """Nothing: it matches any body."""
         return b""
 
     @property
     def touched(self) -> tuple[bytes, ...]:
+        """No key."""
         return ()
 
 
@@ -208,7 +212,7 @@ def value_hash(value: bytes) -> bytes:
 
 
 class Applied(_Frozen, frozen=True, tag="A"):
-    """It took effect at its revision, by `writes` ("then") or by `otherwise`."""
+    """The outcome of an intent that took effect at its revision, by `writes` or `otherwise`."""
 
     branch: Literal["then", "otherwise"] = "then"
     seen: tuple[int, ...] = ()
@@ -216,7 +220,7 @@ class Applied(_Frozen, frozen=True, tag="A"):
 
 
 class Refused(_Frozen, frozen=True, tag="R"):
-    """A guard did not hold and there is no otherwise: no effect, ever."""
+    """The outcome when a guard did not hold and there is no otherwise: no effect, ever."""
 
     guard: int
     """Index of the first guard that failed."""
@@ -226,20 +230,24 @@ class Refused(_Frozen, frozen=True, tag="R"):
 
 
 class Expired(_Frozen, frozen=True, tag="X"):
-    """Its deadline had passed, it was cancelled, or its staged value was missing: no
-    effect, ever.
+    """The outcome of an intent that came too late, was cancelled or misses its staged value.
+
+    It has no effect, ever.
     """
 
 
 class Again(_Frozen, frozen=True, tag="G"):
-    """The op_id was known with the same body: no second effect; carries what the first one got."""
+    """The outcome when the op_id was known with the same body.
+
+    It has no second effect, and carries what the first one got.
+    """
 
     revision: int
     outcome: Applied | Refused | Expired
 
 
 class Mismatch(_Frozen, frozen=True, tag="M"):
-    """The op_id was known with another body: no effect, ever."""
+    """The outcome when the op_id was known with another body: no effect, ever."""
 
 
 Outcome: TypeAlias = Applied | Refused | Expired | Again | Mismatch
@@ -247,8 +255,9 @@ FirstOutcome: TypeAlias = Applied | Refused | Expired
 
 
 class Answer(_Frozen, frozen=True):
-    """What a waiting client is told: the outcome and the revision of this attempt (`Again` carries
-    the first's).
+    """What a waiting client is answered: the outcome and the revision of this attempt.
+
+    `Again` carries the revision of the first one.
     """
 
     revision: int
@@ -280,7 +289,7 @@ class Operation(_Frozen, frozen=True):
 
 
 class Head(_Frozen, frozen=True):
-    """Name one ledger row: what the next row must be built on."""
+    """The place and identity of one ledger row: what the next row must be built on."""
 
     seq: int = 0
     term: int = 0
@@ -308,6 +317,7 @@ class LedgerRow(_Frozen, frozen=True):
 
     @property
     def head(self) -> Head:
+        """What the next row must be built on."""
         return Head(self.seq, self.term, self.committer, self.last, self.digest)
 
 

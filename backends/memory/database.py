@@ -53,6 +53,8 @@ T = TypeVar("T")
 
 
 class _Blob(msgspec.Struct):
+    """One staged value."""
+
     value: bytes
     seq: int
     """Of the head when it was staged."""
@@ -61,8 +63,9 @@ class _Blob(msgspec.Struct):
 
 
 class MemoryDatabase:
-    """What several MemoryStores of one process share. Every method is one transaction: it never
-    awaits.
+    """The database that several MemoryStores of one process share.
+
+    Every method is one transaction: it never awaits. Those without a docstring are the port's.
     """
 
     def __init__(self) -> None:

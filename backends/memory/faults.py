@@ -31,8 +31,9 @@ Fate: TypeAlias = Lands | Fails | Lost
 
 
 class Faults(Protocol):
-    """Decide what goes wrong. `call` is the port's method name, `session` the name given to the
-    MemoryStore.
+    """What decides what goes wrong.
+
+    `call` is the port's method name, `session` the name given to the MemoryStore.
 
     A delay is awaited on the loop. It counts against the call's `timeout_s`: too long before the
     transaction is BackendUnavailable, too long after a write's is OutcomeUnknown.
@@ -52,13 +53,15 @@ class Faults(Protocol):
 
 
 class NoFaults:
-    """Let everything land at once."""
+    """The faults of a store that has none: everything lands at once."""
 
     async def before(self, session: str, call: str) -> None:
+        """Go round the loop once."""
         await asyncio.sleep(0)  # no real store answers without the loop going round
 
     def fate(self, session: str, call: str) -> Fate:
+        """Let it land."""
         return Lands()
 
     async def after(self, session: str, call: str) -> None:
-        return
+        """Do nothing."""

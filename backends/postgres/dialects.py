@@ -57,11 +57,13 @@ class Postgres:
     relied_on: Final = {
         "synchronous_commit": (
             frozenset({"on", "remote_apply"}),
-            "an acknowledged write could be lost (was asked to be on: does a pooler leave out what sessions ask for?)",
+            "an acknowledged write could be lost (was asked to be on: does a pooler leave out "
+            "what sessions ask for?)",
         ),
         "default_transaction_isolation": (
             frozenset({"serializable"}),
-            "transactions would not be serializable (was asked for: does a pooler leave out what sessions ask for?)",
+            "transactions would not be serializable (was asked for: does a pooler leave out what "
+            "sessions ask for?)",
         ),
         "fsync": (
             frozenset({"on"}),
@@ -82,8 +84,10 @@ class Postgres:
     }
     """Setting -> a value that is warned of: whether it is safe cannot be told from here."""
 
-    _NEWEST: Final = """UNION ALL (SELECT u.n - 1::int8, v.revision, v.kind, v.expires, ''::text, v.key, {value}
-        FROM unnest({keys}::text[], {whole}::text[]) WITH ORDINALITY AS u(k, w, n) CROSS JOIN LATERAL (
+    _NEWEST: Final = """UNION ALL (SELECT u.n - 1::int8, v.revision, v.kind, v.expires,
+            ''::text, v.key, {value}
+        FROM unnest({keys}::text[], {whole}::text[]) WITH ORDINALITY AS u(k, w, n)
+        CROSS JOIN LATERAL (
             SELECT i.key, i.revision, i.kind, i.expires, i.value, i.hash FROM acordo_versions i
             WHERE i.key = decode(u.k, 'base64') AND i.revision <= {upto}::int8
             ORDER BY i.revision DESC LIMIT 1) AS v)"""
@@ -91,9 +95,11 @@ class Postgres:
         value=VALUE.format(w="u.w"), keys="$3", whole="$4", upto="$2"
     )
     _FACTS: Final = f"""{HEAD_ROW}
-        UNION ALL (SELECT (-4)::int8, o.revision, o.log_time, 0::int8, o.op_id, o.body_hash, o.outcome, NULL::bytea
+        UNION ALL (SELECT (-4)::int8, o.revision, o.log_time, 0::int8, o.op_id, o.body_hash,
+            o.outcome, NULL::bytea
             FROM acordo_ops o WHERE o.op_id IN (SELECT z.x FROM unnest($1::text[]) AS z(x)))
-        UNION ALL (SELECT (-5)::int8, 0::int8, 0::int8, 0::int8, b.op_id, b.hash, NULL::bytea, NULL::bytea
+        UNION ALL (SELECT (-5)::int8, 0::int8, 0::int8, 0::int8, b.op_id, b.hash,
+            NULL::bytea, NULL::bytea
             FROM acordo_blobs b
             WHERE (b.op_id, b.hash) IN (
                 SELECT z.o, decode(z.h, 'base64') FROM unnest($2::text[], $3::text[]) AS z(o, h)))
@@ -138,15 +144,18 @@ class Cockroach:
 
     @classmethod
     def read(cls, count: int) -> str:
+        """Return the statement for `count` keys: one scan for each, of `bucket(count)`."""
         return _scans(POINT_ROWS, "$2", 3, bucket(count))
 
     @classmethod
     def facts(cls, count: int) -> str:
+        """Return the statement for the facts of `count` keys, likewise."""
         start = Postgres._FACTS.partition("UNION ALL (SELECT u.n")[0]
         return _scans(start, "$4", 5, bucket(count))
 
     @staticmethod
     def keys(encoded: list[str], raw: list[bytes], whole: list[str]) -> list[object]:
+        """Return the parameters that name the keys, two for each scan."""
         size = bucket(len(raw)) - len(raw)
         flat: list[object] = []
         for key, wanted in zip([*raw, *[b""] * size], [*whole, *["0"] * size], strict=True):

@@ -71,6 +71,7 @@ class Hosts:
 
     @property
     def several(self) -> bool:
+        """Whether the URL names more than one host."""
         return len(self._dsns) > 1
 
     @property

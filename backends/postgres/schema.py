@@ -11,7 +11,8 @@ from typing import Final
 APPLICATION: Final = "acordo"
 
 UNLOGGED: Final = """SELECT relname::text AS name FROM pg_class WHERE relpersistence <> 'p'
-    AND pg_table_is_visible(oid) AND relname IN (SELECT u.x FROM unnest($1::text[]) AS u(x)) ORDER BY relname"""
+    AND pg_table_is_visible(oid) AND relname IN (SELECT u.x FROM unnest($1::text[]) AS u(x))
+    ORDER BY relname"""
 """Tables whose rows a crash of the server takes away."""
 
 CREATE_LEASE: Final = """CREATE TABLE IF NOT EXISTS acordo_lease (
@@ -27,9 +28,11 @@ is nobody's.
 DROP_LEASE: Final = "DELETE FROM acordo_lease WHERE name = $1::text AND holder = $2::text"
 COLUMNS_PRESENT: Final = """SELECT table_name::text AS table_name, column_name::text AS column_name,
         data_type::text AS data_type FROM information_schema.columns
-    WHERE table_schema = current_schema() AND table_name IN (SELECT u.x FROM unnest($1::text[]) AS u(x))"""
+    WHERE table_schema = current_schema()
+        AND table_name IN (SELECT u.x FROM unnest($1::text[]) AS u(x))"""
 SCHEMA_FOUND: Final = "SELECT application, version FROM acordo_schema WHERE one = 1::int8"
-SCHEMA_MOVED: Final = """INSERT INTO acordo_schema (one, application, version) VALUES (1::int8, $1::text, $2::int8)
+SCHEMA_MOVED: Final = """INSERT INTO acordo_schema (one, application, version)
+    VALUES (1::int8, $1::text, $2::int8)
     ON CONFLICT (one) DO UPDATE SET version = excluded.version"""
 
 _VERSION_1: Final = (
@@ -40,14 +43,18 @@ _VERSION_1: Final = (
         last_rev int8 NOT NULL, digest bytea NOT NULL, log_time int8 NOT NULL, body bytea)""",
     "CREATE INDEX IF NOT EXISTS acordo_ledger_last ON acordo_ledger (last_rev, seq)",
     """CREATE TABLE IF NOT EXISTS acordo_versions (
-        key bytea NOT NULL, revision int8 NOT NULL, kind int8 NOT NULL, expires int8, staged text, value bytea,
+        key bytea NOT NULL, revision int8 NOT NULL, kind int8 NOT NULL, expires int8,
+        staged text, value bytea,
         PRIMARY KEY (key, revision))""",
     "CREATE INDEX IF NOT EXISTS acordo_versions_revision ON acordo_versions (revision, key)",
-    "CREATE INDEX IF NOT EXISTS acordo_versions_staged ON acordo_versions (staged) WHERE staged IS NOT NULL",
-    "CREATE TABLE IF NOT EXISTS acordo_due (key bytea PRIMARY KEY, revision int8 NOT NULL, expires int8)",
+    """CREATE INDEX IF NOT EXISTS acordo_versions_staged ON acordo_versions (staged)
+        WHERE staged IS NOT NULL""",
+    """CREATE TABLE IF NOT EXISTS acordo_due (
+        key bytea PRIMARY KEY, revision int8 NOT NULL, expires int8)""",
     "CREATE INDEX IF NOT EXISTS acordo_due_expires ON acordo_due (expires, revision)",
     """CREATE TABLE IF NOT EXISTS acordo_ops (
-        op_id text PRIMARY KEY, body_hash bytea NOT NULL, revision int8 NOT NULL, outcome bytea NOT NULL,
+        op_id text PRIMARY KEY, body_hash bytea NOT NULL, revision int8 NOT NULL,
+        outcome bytea NOT NULL,
         log_time int8 NOT NULL)""",
     "CREATE INDEX IF NOT EXISTS acordo_ops_revision ON acordo_ops (revision)",
     """CREATE TABLE IF NOT EXISTS acordo_blobs (
@@ -60,8 +67,10 @@ _VERSION_1: Final = (
 )
 _IDENTITY: Final = (
     """CREATE TABLE IF NOT EXISTS acordo_identity (
-        one int8 PRIMARY KEY, cluster text NOT NULL, history bytea NOT NULL, adopted int8 NOT NULL)""",
-    """INSERT INTO acordo_identity (one, cluster, history, adopted) VALUES (1::int8, '', ''::bytea, 0::int8)
+        one int8 PRIMARY KEY, cluster text NOT NULL, history bytea NOT NULL,
+        adopted int8 NOT NULL)""",
+    """INSERT INTO acordo_identity (one, cluster, history, adopted)
+        VALUES (1::int8, '', ''::bytea, 0::int8)
         ON CONFLICT (one) DO NOTHING""",
 )
 """Whose store it is (empty: nobody's yet), and where the newest adoption ends: nothing below can be
@@ -74,7 +83,8 @@ _HASHES: Final = (
     # a program of version 1 writes no more from here on
     "ALTER TABLE acordo_versions ALTER COLUMN hash DROP DEFAULT",
     "ALTER TABLE acordo_state ADD COLUMN IF NOT EXISTS unhashed int8 NOT NULL DEFAULT 0::int8",
-    """UPDATE acordo_state SET unhashed = (SELECT COALESCE(max(v.revision), 0::int8) FROM acordo_versions v
+    """UPDATE acordo_state SET unhashed = (
+        SELECT COALESCE(max(v.revision), 0::int8) FROM acordo_versions v
         WHERE v.hash = ''::bytea AND v.kind > 0::int8) WHERE one = 1::int8""",
     "ALTER TABLE acordo_blobs ADD COLUMN IF NOT EXISTS claims int8 NOT NULL DEFAULT 1::int8",
 )

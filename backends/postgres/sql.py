@@ -21,13 +21,13 @@ READ_ONLY: Final = "SELECT current_setting('transaction_read_only') AS setting"
 # Every statement that reads several kinds of rows in one snapshot gives them this one shape.
 HEAD, AT_SETTLED, FLOOR, OPERATION, STAGED = -1, -2, -3, -4, -5
 """Values of `n` below zero; rows from zero up are versions of the n-th asked key."""
-HEAD_ROW: Final = """(SELECT (-1)::int8 AS n, seq AS a, term AS b, last_rev AS c, committer AS t, digest AS x,
-    NULL::bytea AS y, NULL::bytea AS z FROM acordo_ledger ORDER BY seq DESC LIMIT 1)"""
+HEAD_ROW: Final = """(SELECT (-1)::int8 AS n, seq AS a, term AS b, last_rev AS c, committer AS t,
+    digest AS x, NULL::bytea AS y, NULL::bytea AS z FROM acordo_ledger ORDER BY seq DESC LIMIT 1)"""
 POINT_ROWS: Final = f"""{HEAD_ROW}
-    UNION ALL (SELECT (-2)::int8, seq, term, last_rev, committer, digest, NULL::bytea, NULL::bytea FROM acordo_ledger
-        WHERE last_rev = $1::int8 ORDER BY seq DESC LIMIT 1)
-    UNION ALL (SELECT (-3)::int8, GREATEST(s.floor, i.adopted), s.unhashed, 0::int8, ''::text, NULL::bytea, NULL::bytea,
-        NULL::bytea FROM acordo_state s CROSS JOIN acordo_identity i)"""
+    UNION ALL (SELECT (-2)::int8, seq, term, last_rev, committer, digest, NULL::bytea, NULL::bytea
+        FROM acordo_ledger WHERE last_rev = $1::int8 ORDER BY seq DESC LIMIT 1)
+    UNION ALL (SELECT (-3)::int8, GREATEST(s.floor, i.adopted), s.unhashed, 0::int8, ''::text,
+        NULL::bytea, NULL::bytea, NULL::bytea FROM acordo_state s CROSS JOIN acordo_identity i)"""
 VERSION_COLUMNS: Final = "v.revision, v.kind, v.expires, ''::text, v.key"
 WHOLE, HASH, BARE = "1", "h", "0"
 """What is asked of a version: its value, its hash (the value only where it has none), neither."""
@@ -63,12 +63,15 @@ FLOOR_NOW: Final = """SELECT GREATEST(s.floor, i.adopted) AS floor
     FROM acordo_state s CROSS JOIN acordo_identity i"""
 CURSOR: Final = "SELECT place FROM acordo_cursors WHERE name = $1::text"
 MOVE_CURSOR: Final = """INSERT INTO acordo_cursors (name, place) VALUES ($1::text, $2::int8)
-    ON CONFLICT (name) DO UPDATE SET place = excluded.place WHERE excluded.place > acordo_cursors.place"""
+    ON CONFLICT (name) DO UPDATE SET place = excluded.place
+        WHERE excluded.place > acordo_cursors.place"""
 STAGE: Final = """INSERT INTO acordo_blobs (op_id, hash, state, seq, reference, value, claims)
     SELECT $1::text, $2::bytea, 0::int8,
-        COALESCE((SELECT seq FROM acordo_ledger ORDER BY seq DESC LIMIT 1), 0::int8), $3::bytea, $4::bytea, 1::int8
+        COALESCE((SELECT seq FROM acordo_ledger ORDER BY seq DESC LIMIT 1), 0::int8),
+        $3::bytea, $4::bytea, 1::int8
     ON CONFLICT (op_id, hash) DO UPDATE SET claims = acordo_blobs.claims + 1::int8"""
-STAGED_NOW: Final = """SELECT COALESCE(sum(octet_length(b.value)), 0)::int8 AS bytes FROM acordo_blobs b
+STAGED_NOW: Final = """SELECT COALESCE(sum(octet_length(b.value)), 0)::int8 AS bytes
+    FROM acordo_blobs b
     WHERE b.state = 0::int8"""
 UNCLAIM: Final = """UPDATE acordo_blobs SET claims = claims - 1::int8
     WHERE op_id = $1::text AND hash = $2::bytea AND claims > 1::int8 RETURNING claims"""
@@ -87,13 +90,16 @@ APPEND: Final = """WITH landed AS (
     ON CONFLICT (seq) DO NOTHING RETURNING seq),
 made AS (
     INSERT INTO acordo_versions (key, revision, kind, expires, staged, value, hash)
-    SELECT decode(u.k, 'base64'), u.r::int8, u.t::int8, u.e::int8, u.s, decode(u.v, 'base64'), decode(u.h, 'base64')
-    FROM unnest($15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $30::text[])
+    SELECT decode(u.k, 'base64'), u.r::int8, u.t::int8, u.e::int8, u.s, decode(u.v, 'base64'),
+        decode(u.h, 'base64')
+    FROM unnest($15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[],
+        $30::text[])
         AS u(k, r, t, e, s, v, h), landed RETURNING revision),
 recorded AS (
     INSERT INTO acordo_ops (op_id, body_hash, revision, outcome, log_time)
     SELECT u.o, decode(u.b, 'base64'), u.r::int8, decode(u.c, 'base64'), u.l::int8
-    FROM unnest($21::text[], $22::text[], $23::text[], $24::text[], $25::text[]) AS u(o, b, r, c, l), landed
+    FROM unnest($21::text[], $22::text[], $23::text[], $24::text[], $25::text[])
+        AS u(o, b, r, c, l), landed
     RETURNING revision),
 looked AS (
     UPDATE acordo_blobs SET state = 1::int8 WHERE state = 0::int8
@@ -105,7 +111,8 @@ expiring AS (
     FROM landed CROSS JOIN unnest($27::text[], $28::text[], $29::text[]) AS u(k, r, e)
         LEFT JOIN acordo_due d ON d.key = decode(u.k, 'base64')
     WHERE u.e IS NOT NULL OR d.key IS NOT NULL
-    ON CONFLICT (key) DO UPDATE SET revision = excluded.revision, expires = excluded.expires RETURNING revision)
+    ON CONFLICT (key) DO UPDATE SET revision = excluded.revision, expires = excluded.expires
+        RETURNING revision)
 SELECT count(*)::int8 AS landed FROM landed"""
 """One round trip for one group: the ledger row first, and nothing else unless it landed."""
 
@@ -130,16 +137,19 @@ SELECT head.seq, head.term, head.committer, head.last_rev, head.digest,
 
 CLAIM: Final = """WITH claimed AS (
     UPDATE acordo_identity SET cluster = $1::text, history = $2::bytea
-    WHERE one = 1::int8 AND (cluster = '' OR (cluster = $1::text AND history = ''::bytea AND $2::bytea <> ''::bytea))
+    WHERE one = 1::int8 AND (cluster = ''
+        OR (cluster = $1::text AND history = ''::bytea AND $2::bytea <> ''::bytea))
     RETURNING cluster, history)
 SELECT cluster, history FROM claimed
-UNION ALL SELECT i.cluster, i.history FROM acordo_identity i WHERE NOT EXISTS (SELECT 1 FROM claimed)"""
+UNION ALL SELECT i.cluster, i.history FROM acordo_identity i
+    WHERE NOT EXISTS (SELECT 1 FROM claimed)"""
 
 # One small step of pruning, in one explicit transaction.
 STATE_FOR_PRUNING: Final = """SELECT s.floor,
     COALESCE((SELECT i.adopted FROM acordo_identity i), 0::int8) AS adopted,
     COALESCE((SELECT max(l.seq) FROM acordo_ledger l), 0::int8) AS seq,
-    COALESCE((SELECT max(l.last_rev) FROM acordo_ledger l), 0::int8) AS last_rev FROM acordo_state s"""
+    COALESCE((SELECT max(l.last_rev) FROM acordo_ledger l), 0::int8) AS last_rev
+    FROM acordo_state s"""
 NEXT_VERSIONS: Final = """SELECT revision FROM acordo_versions
     WHERE revision > $1::int8 AND revision <= $2::int8 ORDER BY revision LIMIT $3::int8"""
 RAISE_FLOOR: Final = (
@@ -154,16 +164,19 @@ DROP_TOMBSTONES: Final = """DELETE FROM acordo_versions
 LOOK_AGAIN: Final = """UPDATE acordo_blobs SET state = 1::int8 WHERE state = 2::int8
     AND op_id IN (SELECT u.x FROM unnest($1::text[]) AS u(x))"""
 DROP_ROWS: Final = """DELETE FROM acordo_ledger WHERE seq IN (
-    SELECT seq FROM acordo_ledger WHERE last_rev < $1::int8 AND seq < $2::int8 ORDER BY seq LIMIT $3::int8)"""
+    SELECT seq FROM acordo_ledger WHERE last_rev < $1::int8 AND seq < $2::int8
+        ORDER BY seq LIMIT $3::int8)"""
 DROP_OPERATIONS: Final = """DELETE FROM acordo_ops WHERE op_id IN (
-    SELECT o.op_id FROM (SELECT op_id, log_time FROM acordo_ops ORDER BY revision LIMIT $2::int8) AS o
+    SELECT o.op_id FROM (
+        SELECT op_id, log_time FROM acordo_ops ORDER BY revision LIMIT $2::int8) AS o
     WHERE o.log_time < $1::int8)"""
 BLOBS_TO_LOOK_AT: Final = """(SELECT b.op_id, b.hash, (CASE WHEN EXISTS (
         SELECT 1 FROM acordo_versions v WHERE v.staged = b.op_id AND v.value = b.reference)
         THEN 1 ELSE 0 END)::int8 AS used
     FROM acordo_blobs b WHERE b.state = 1::int8 LIMIT $2::int8)
     UNION ALL (SELECT b.op_id, b.hash, 0::int8 FROM acordo_blobs b WHERE b.state = 0::int8
-        AND ((SELECT l.log_time FROM acordo_ledger l WHERE l.seq > b.seq ORDER BY l.seq LIMIT 1) < $1::int8
+        AND ((SELECT l.log_time FROM acordo_ledger l
+                WHERE l.seq > b.seq ORDER BY l.seq LIMIT 1) < $1::int8
             OR EXISTS (SELECT 1 FROM acordo_ops o WHERE o.op_id = b.op_id)) LIMIT $2::int8)"""
 KEEP_BLOB: Final = (
     "UPDATE acordo_blobs SET state = 2::int8 WHERE op_id = $1::text AND hash = $2::bytea"
@@ -172,9 +185,11 @@ DROP_BLOB: Final = "DELETE FROM acordo_blobs WHERE op_id = $1::text AND hash = $
 DROP_DONE_DUE: Final = """DELETE FROM acordo_due WHERE expires IS NULL AND key IN (
     SELECT key FROM acordo_due WHERE expires IS NULL LIMIT $1::int8)"""
 
-_LISTED: Final = """UNION ALL (SELECT w.n, w.revision, w.kind, w.expires, ''::text, w.key, w.value, w.hash FROM (
+_LISTED: Final = """UNION ALL (SELECT w.n, w.revision, w.kind, w.expires, ''::text, w.key, w.value,
+    w.hash FROM (
         SELECT 0::int8 AS n, d.revision, d.kind, d.expires, d.key, {value} AS value, d.hash FROM (
-            SELECT DISTINCT ON (v.key) v.key, v.revision, v.kind, v.expires, v.value, v.hash FROM acordo_versions v
+            SELECT DISTINCT ON (v.key) v.key, v.revision, v.kind, v.expires, v.value, v.hash
+            FROM acordo_versions v
             WHERE v.key >= $2::bytea AND v.key < $3::bytea AND v.revision <= $4::int8
             ORDER BY v.key, v.revision DESC) AS d
         WHERE d.kind > 0::int8 ORDER BY d.key LIMIT $5::int8) AS w)"""

@@ -98,6 +98,7 @@ class Link:
 
     @property
     def up(self) -> bool:
+        """Whether a channel to the broker is open."""
         return self._channel is not None and not self._channel.is_closed
 
     async def __aenter__(self) -> Self:

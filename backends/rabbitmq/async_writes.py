@@ -89,7 +89,7 @@ class RabbitAsyncWrites:
         self._unconfirmed_at: float | None = None
 
     async def __aenter__(self) -> Self:
-        """Have the queues declared beside the node's start: they are to be old when a command comes."""
+        """Have the queues declared beside the node's start: they exist when a command comes."""
         self._keeper = asyncio.create_task(self._link.keep(), name="async-writes-keeper")
         return self
 
@@ -195,6 +195,7 @@ class Delivery:
 
     @property
     def body(self) -> bytes:
+        """The message as it was put into the queue."""
         return self._message.body
 
     async def ack(self) -> None:
@@ -304,6 +305,7 @@ async def _exists(channel: AbstractChannel, queue: str) -> bool:
 
 
 def queue_arguments(queues: Queues) -> dict[str, Any]:
+    """Return what the queue of commands is declared with: nothing of it is dropped silently."""
     return {
         "x-queue-type": "quorum",
         "x-delivery-limit": DELIVERIES_MAX,
@@ -316,8 +318,9 @@ def queue_arguments(queues: Queues) -> dict[str, Any]:
 
 
 def dead_arguments() -> dict[str, Any]:
-    """Looking at a dead letter gives it back, which counts as a delivery: the limit must never be
-    reached.
+    """Return what the queue of dead letters is declared with.
+
+    Looking at one gives it back, which counts as a delivery: the limit must never be reached.
     """
     return {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
 
@@ -357,9 +360,13 @@ async def publish(
     no such queue.
     """
     properties = spec.Basic.Properties(
-        content_type="application/json", delivery_mode=2, message_id=name or "-", message_type=COMMAND_TYPE,
-        app_id="acordo", headers={"schema": SCHEMA, **headers},
-    )  # fmt: skip
+        content_type="application/json",
+        delivery_mode=2,
+        message_id=name or "-",
+        message_type=COMMAND_TYPE,
+        app_id="acordo",
+        headers={"schema": SCHEMA, **headers},
+    )
     try:
         with failing_plainly():
             await channel.basic_publish(

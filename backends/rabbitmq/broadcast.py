@@ -174,9 +174,13 @@ def _frames(
 ) -> list[spec.Basic.Publish | ContentHeader | ContentBody]:
     told = body(change)
     properties = spec.Basic.Properties(
-        content_type="application/json", delivery_mode=2, message_id=str(change.revision), message_type="acordo.change",
-        app_id="acordo", headers={"schema": SCHEMA, "revision": change.revision},
-    )  # fmt: skip
+        content_type="application/json",
+        delivery_mode=2,
+        message_id=str(change.revision),
+        message_type="acordo.change",
+        app_id="acordo",
+        headers={"schema": SCHEMA, "revision": change.revision},
+    )
     return [
         spec.Basic.Publish(exchange=exchange, routing_key=routing_key(change)),
         ContentHeader(properties=properties, body_size=len(told)),

@@ -16,8 +16,9 @@ from kv.model import (
 
 
 class Undone(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What the newest adoption took back: of what was told after `after` and before `to`, nothing
-    is certain.
+    """What the newest adoption took back.
+
+    Of what was published after `after` and before `to`, nothing is certain.
     """
 
     after: int = 0
@@ -46,7 +47,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Broadcast(Protocol):
-    """Tell the outside world of committed changes, in revision order, at least once (INV-6)."""
+    """What publishes committed changes, in revision order, at least once (INV-6)."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -58,4 +59,6 @@ class Broadcast(Protocol):
         """
         ...
 
-    def healthy(self) -> bool: ...
+    def healthy(self) -> bool:
+        """Say whether the broker answers."""
+        ...

@@ -29,8 +29,9 @@ class Space(msgspec.Struct, frozen=True):
 
 
 class Cache(Protocol):
-    """Keep entries for speed. May forget, serve old entries, or fail over at any time: the reader
-    judges (INV-5).
+    """What keeps entries for speed.
+
+    It may forget, serve old entries, or fail over at any time: the reader judges (INV-5).
 
     What comes back was put into that very space: anything else that may stand in a shared cache is
     no entry. No method raises for a dead or slow back end: `get` then returns Nones, `put` and
@@ -41,7 +42,9 @@ class Cache(Protocol):
 
     async def __aexit__(self, *exc: object) -> None: ...
 
-    async def get(self, space: Space, keys: Sequence[bytes]) -> tuple[Entry | None, ...]: ...
+    async def get(self, space: Space, keys: Sequence[bytes]) -> tuple[Entry | None, ...]:
+        """Return what is held of each key, aligned with `keys`; None: nothing."""
+        ...
 
     async def put(self, space: Space, entries: Sequence[Entry]) -> None:
         """Keep each entry unless one with the same or a newer `as_of` is held."""

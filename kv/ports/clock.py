@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tell time. The simulation has its own; nothing else of ours reads a clock."""
+    """What tells the time. The simulation has its own; nothing else of ours reads a clock."""
 
     def monotonic(self) -> float:
         """Return seconds that never go back (asyncio's loop time)."""

@@ -137,7 +137,7 @@ Listener: TypeAlias = Callable[[Settled], None]
 
 
 class Consensus(Protocol):
-    """Give writes one order, and say what this node knows of it.
+    """What gives writes one order, and says what this node knows of it.
 
     Sync members read the replicated machine of this node at its applied position and never block.
     """
@@ -236,7 +236,9 @@ class Consensus(Protocol):
         """Whether this node leads, as far as it knows."""
         ...
 
-    def status(self) -> Status: ...
+    def status(self) -> Status:
+        """Return how this node sees the cluster now."""
+        ...
 
     async def transfer(self, to: str | None, *, timeout_s: float) -> str:
         """Hand leadership to a member (None: the most advanced); return who leads. Raises

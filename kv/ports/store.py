@@ -61,20 +61,22 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 class Appended(msgspec.Struct, frozen=True):
-    """The group is committed."""
+    """The answer that the group is committed."""
 
 
 class Fenced(msgspec.Struct, frozen=True):
-    """Nothing of the group landed, and it never will: the ledger does not end at its base, or ranks
-    above it.
+    """The answer that nothing of the group landed, and never will.
+
+    The ledger does not end at the group's base, or ranks above it.
     """
 
     head: Head
 
 
 class TakenOver(msgspec.Struct, frozen=True):
-    """The empty row is committed: what was in flight shows at `before` or below, or can
-    never land.
+    """The answer that the empty row is committed.
+
+    What was in flight shows at `before` or below, or can never land.
     """
 
     before: Head
@@ -83,8 +85,9 @@ class TakenOver(msgspec.Struct, frozen=True):
 
 
 class Outranked(msgspec.Struct, frozen=True):
-    """A row of a higher term, or of another committer in the same term, is in the way; nothing was
-    appended.
+    """The answer that nothing was appended: the head outranks this committer.
+
+    Its row is of a higher term, or of another committer in the same term.
     """
 
     head: Head
@@ -140,7 +143,7 @@ class Scrubbed(msgspec.Struct, frozen=True):
 
 
 class Store(Protocol):
-    """Keep the ledger and the versions. The store is the authority.
+    """What keeps the ledger and the versions. The store is the authority.
 
     Guarantees: every method is one serializable transaction on the primary; `append` and
     `take_over` land wholly or not at all; what `Appended` says is durable. Does not guarantee:
@@ -280,7 +283,9 @@ class Store(Protocol):
 
     async def operations(
         self, op_ids: Sequence[str], *, timeout_s: float
-    ) -> tuple[Operation | None, ...]: ...
+    ) -> tuple[Operation | None, ...]:
+        """Return what is recorded of each op_id; None: nothing, or no more."""
+        ...
 
     async def stage(self, op_id: str, value: bytes, *, timeout_s: float) -> Reference:
         """Keep a large value for an intent that is to come. Staging it again keeps the value as it

@@ -31,7 +31,8 @@ FORBIDDEN = {
     "server-side hash": r"\bsha256\s*\(|\bmd5\s*\(|\bdigest\s*\(",
     "integer division": r"\s/\s",
     "session setting": r"^\s*(SET|RESET|SHOW)\s",
-    "one dialect only": r"\bMERGE\b|\bDO\s+\$|SKIP LOCKED|\bCOPY\b|\bUPSERT\b|AS OF SYSTEM TIME|USING HASH|ON COMMIT",
+    "one dialect only": r"\bMERGE\b|\bDO\s+\$|SKIP LOCKED|\bCOPY\b|\bUPSERT\b|AS OF SYSTEM TIME"
+    r"|USING HASH|ON COMMIT",
 }
 SENDS = ("fetch", "execute", "change")
 SOURCE = "\n".join(
