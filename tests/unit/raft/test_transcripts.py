@@ -19,13 +19,27 @@ import pytest
 from coordinator.log import PeerAddress
 from coordinator.raft.core import compaction
 from coordinator.raft.core.rules.membership import Add, Change, Promote, Remove
-from kv.errors import BadRequest
+from kv.errors import BadRequest, KvError
+from tests.planted import raft as faults
+from tests.planted.registry import planted
 from tests.simulation.disk import SimDisk
 from tests.unit.raft.story import Stage
 from tests.unit.raft.story_text import entry
 
 STORIES: Final = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
 RULE: Final = "----"
+CHANGED: Final = {
+    faults.StockTruncation: "haz_1_acknowledged_entries_stay",
+    faults.AcksWithoutTerm: "haz_2_acknowledgement_of_an_older_term",
+    faults.TwoVotes: "haz_9_one_vote_in_a_term",
+    faults.AckBeforeSync: "acknowledged_is_on_the_disk",
+    faults.LateVotes: "late_vote_is_of_another_question",
+    faults.CountsOldTerms: "figure_8",
+    faults.KeepsWhatWasCutOff: "uncommitted_change_is_cut_off",
+    faults.AcksWithLostDisk: "lost_disk",
+    faults.MinorityLeads: "haz_8_superseded_leader",
+}
+"""The story that goes otherwise when a rule is taken away."""
 Act = Callable[[Stage, list[str]], None]
 COMMANDS: Final[dict[str, Act]] = {}
 
@@ -333,3 +347,18 @@ def test_the_story_goes_as_it_is_told(path: Path, monkeypatch: pytest.MonkeyPatc
 def test_each_published_hazard_has_a_story() -> None:
     told = set(re.findall(r"HAZ-\d+", " ".join(path.read_text() for path in STORIES)))
     assert {f"HAZ-{number}" for number in range(1, 14)} <= told
+
+
+@pytest.mark.parametrize(("fault", "story"), CHANGED.items(), ids=str)
+def test_a_fault_changes_the_story_that_is_about_it(
+    fault: type, story: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "KEEP_ENTRIES", 0)
+    text = (Path(__file__).parent / "transcripts" / f"{story}.txt").read_text()
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", fault.__name__).lower()
+    with planted(name):
+        try:
+            now = play(text)
+        except (AssertionError, KvError):
+            return  # it cannot even be told to its end
+    assert now != text
