@@ -37,7 +37,7 @@ NO_TESTS: Final = 5
 
 
 @dataclass
-class Seen:
+class RunCount:
     """How often one test was run, and how it failed."""
 
     runs: int = 0
@@ -71,7 +71,7 @@ def busy(loops: int) -> Iterator[None]:
             each.join()
 
 
-def run(modules: list[Path], seen: dict[str, Seen]) -> None:
+def run(modules: list[Path], seen: dict[str, RunCount]) -> None:
     """Run the modules once and add what came of each test."""
     with tempfile.NamedTemporaryFile(suffix=".xml") as report:
         command = [
@@ -95,15 +95,15 @@ def run(modules: list[Path], seen: dict[str, Seen]) -> None:
                 check=False,
             ).returncode
         except subprocess.TimeoutExpired:
-            seen.setdefault(WHOLE, Seen()).failures.append(f"no end within {ROUND_TIMEOUT_S} s")
+            seen.setdefault(WHOLE, RunCount()).failures.append(f"no end within {ROUND_TIMEOUT_S} s")
             return
         # it died, or could not read the tests: its report is none, or half of one
         if code not in (0, 1, NO_TESTS):
-            seen.setdefault(WHOLE, Seen()).failures.append(f"pytest ended with {code}")
+            seen.setdefault(WHOLE, RunCount()).failures.append(f"pytest ended with {code}")
         if not os.path.getsize(report.name):
             return
         for case in ET.parse(report.name).iter("testcase"):
-            each = seen.setdefault(f"{case.get('classname')}::{case.get('name')}", Seen())
+            each = seen.setdefault(f"{case.get('classname')}::{case.get('name')}", RunCount())
             if case.find("skipped") is not None:
                 continue
             each.runs += 1
@@ -111,7 +111,7 @@ def run(modules: list[Path], seen: dict[str, Seen]) -> None:
                 each.failures.append(" ".join((trouble.get("message") or "").split())[:120])
 
 
-def table(seen: dict[str, Seen], rounds: int, took_s: float) -> str:
+def table(seen: dict[str, RunCount], rounds: int, took_s: float) -> str:
     """Return what failed as a Markdown table, and how much was run."""
     failed = sorted(
         ((name, s) for name, s in seen.items() if s.failures), key=lambda e: -len(e[1].failures)
@@ -143,7 +143,7 @@ def main(argv: list[str]) -> int:
     if not modules:
         print("no test there touches time, signals or processes", file=sys.stderr)
         return 2
-    seen: dict[str, Seen] = {}
+    seen: dict[str, RunCount] = {}
     began = time.monotonic()
     with busy(given.busy):
         for n in range(given.rounds):

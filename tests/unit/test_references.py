@@ -223,10 +223,24 @@ def test_the_table_of_packages_is_the_tree() -> None:
     assert set(named) == there
 
 
-def test_the_picture_of_packages_is_the_root() -> None:
+def imported_by(package: str) -> set[str]:
+    """Return the other packages of the product that a package imports anywhere."""
+    found: set[str] = set()
+    for path in (ROOT / package).rglob("*.py"):
+        found |= set(re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.M))
+    return found & set(PRODUCT) - {package}
+
+
+def test_the_picture_of_packages_is_the_root_and_who_imports_whom() -> None:
     picture = of_design(6).partition("```\n")[2].partition("```")[0]
-    begun = [re.match(r"(?:[\w-]+/ ?)+", line) for line in picture.splitlines()]
-    named = [name for found in begun if found for name in found[0].replace("/", " ").split()]
+    named: list[str] = []
+    for entry in re.split(r"\n(?=\S)", picture.strip()):
+        begun = re.match(r"(?:[\w-]+/\s*)+", entry)
+        assert begun, entry
+        named += (names := begun[0].replace("/", " ").split())
+        if names[0] in PRODUCT:
+            said = entry.partition("(imports ")[2].partition(")")[0]
+            assert set(re.findall(r"\w+", said)) & set(PRODUCT) == imported_by(*names), entry
     assert len(named) == len(set(named))
     folders = {path.name for path in ROOT.iterdir() if path.is_dir() and "." not in path.name}
     assert set(named) == folders - (NOT_OURS - {"stubs"}) - {"__pycache__"}
