@@ -26,7 +26,7 @@ from backends.fence import (
 from backends.sqlite_schema import REVISION_SHIFT, check_whole, connect, end_of, prepare
 from backends.sqlite_thread import SqliteThread, Turn
 from kv.errors import BackendUnavailable, BadRequest, Pruned
-from kv.model import Group, Head, LedgerRow, Operation, Reference, Version, value_hash
+from kv.model import Group, Head, LedgerRow, RecordedOperation, Reference, Version, value_hash
 from kv.ports import (
     Appended,
     Facts,
@@ -278,8 +278,8 @@ class SqliteStore:
 
     async def operations(
         self, op_ids: Sequence[str], *, timeout_s: float
-    ) -> tuple[Operation | None, ...]:
-        def body(turn: Turn) -> tuple[Operation | None, ...]:
+    ) -> tuple[RecordedOperation | None, ...]:
+        def body(turn: Turn) -> tuple[RecordedOperation | None, ...]:
             _, (columns,) = reads.ask(
                 turn, 0, reads.Ask(reads.OPERATION, [(op_id,) for op_id in op_ids])
             )

@@ -26,8 +26,8 @@ from kv.model import (
     Expired,
     Head,
     LedgerRow,
-    Operation,
     Recorded,
+    RecordedOperation,
     Reference,
     Refused,
     Version,
@@ -291,13 +291,15 @@ def _version(key: bytes, id_: bytes, kind: bytes, expires: bytes, value: bytes) 
     return Version(key, revision, shown, int(expires) if expires else None)
 
 
-def operation_of(op_id: str, packed: bytes | None) -> Operation | None:
+def operation_of(op_id: str, packed: bytes | None) -> RecordedOperation | None:
     """Return what is recorded of an op_id."""
     if packed is None:
         return None
     revision, log_time, hash_bytes, rest = packed.split(b":", 3)
     size = int(hash_bytes)
-    return Operation(op_id, rest[:size], int(revision), _unpack_outcome(rest[size:]), int(log_time))
+    return RecordedOperation(
+        op_id, rest[:size], int(revision), _unpack_outcome(rest[size:]), int(log_time)
+    )
 
 
 def ledger_row(row: tuple[Any, ...]) -> LedgerRow:

@@ -38,7 +38,7 @@ from coordinator.report import counts_of, status_of
 from coordinator.settings import CoordinatorSettings
 from kv.errors import NotApplied
 from kv.model import Answer, Cancel, Head, Intent, Recorded
-from kv.ports import Broadcast, Clock, Listener, Space, Status, Store, Undone
+from kv.ports import Broadcast, Clock, Listener, Space, Status, Store, UndoneRange
 
 _log = structlog.get_logger("acordo.consensus")
 
@@ -315,7 +315,7 @@ class Coordinator:
         return self.machine.namespace
 
     @property
-    def undone(self) -> Undone:
+    def undone(self) -> UndoneRange:
         """What the newest adoption undid."""
         return self.machine.undone
 

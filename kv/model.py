@@ -146,7 +146,8 @@ Write: TypeAlias = Put | Delete
 class Intent(_Frozen, frozen=True, tag="i"):
     """An operation that changes data: `writes` if all `guards` hold, else `otherwise`.
 
-    docs/DESIGN.md section 3 says how it takes effect. Keys within `writes`, and within `otherwise`, are distinct.
+    docs/DESIGN.md section 3 says how it takes effect. Keys within `writes`, and within `otherwise`,
+    are distinct.
     """
 
     op_id: str
@@ -274,7 +275,7 @@ class Recorded(_Frozen, frozen=True):
     """Keys that it changed: exactly those with a version at its revision."""
 
 
-class Operation(_Frozen, frozen=True):
+class RecordedOperation(_Frozen, frozen=True):
     """A client's op_id as `ops` keeps it: first body, revision and outcome."""
 
     op_id: str
@@ -329,4 +330,4 @@ class Group(_Frozen, frozen=True):
     base: Head
     row: LedgerRow
     versions: tuple[Version, ...] = ()
-    operations: tuple[Operation, ...] = ()
+    operations: tuple[RecordedOperation, ...] = ()

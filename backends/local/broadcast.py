@@ -22,7 +22,7 @@ ledger.
 SUBSCRIBERS_MAX: Final = 1_000
 
 
-class Subscription:
+class LocalSubscription:
     """The changes published since it began, in order. `async for` over it; leave the `with` block
     to end it.
     """
@@ -80,7 +80,7 @@ class LocalBroadcast:
 
     def __init__(self, *, backlog_max: int = BACKLOG_MAX) -> None:
         self._backlog_max = backlog_max
-        self._subscriptions: list[Subscription] = []
+        self._subscriptions: list[LocalSubscription] = []
         self._open = False
 
     async def __aenter__(self) -> Self:
@@ -98,17 +98,17 @@ class LocalBroadcast:
             raise BackendUnavailable("local", "not open")
         self._subscriptions = [each for each in self._subscriptions if each.take(changes)]
 
-    def subscribe(self) -> Subscription:
+    def subscribe(self) -> LocalSubscription:
         """Begin a subscription: every change published from now on. Raises BackendUnavailable
         beyond the bound.
         """
         if not self._open or len(self._subscriptions) >= SUBSCRIBERS_MAX:
             raise BackendUnavailable("local", f"not open, or {SUBSCRIBERS_MAX} subscribers already")
-        subscription = Subscription(self, self._backlog_max)
+        subscription = LocalSubscription(self, self._backlog_max)
         self._subscriptions.append(subscription)
         return subscription
 
-    def leave(self, subscription: Subscription) -> None:
+    def leave(self, subscription: LocalSubscription) -> None:
         """End a subscription; ending it again changes nothing."""
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)

@@ -30,7 +30,7 @@ from kv.model import (
     Group,
     Head,
     LedgerRow,
-    Operation,
+    RecordedOperation,
     Reference,
     Version,
     value_hash,
@@ -71,7 +71,7 @@ class MemoryDatabase:
     def __init__(self) -> None:
         self._rows: list[LedgerRow] = []
         self._versions = MemoryVersions()
-        self._operations: dict[str, Operation] = {}
+        self._operations: dict[str, RecordedOperation] = {}
         self._blobs: dict[tuple[str, bytes], _Blob] = {}
         self._recorded: set[str] = set()
         """Op_ids of staged values that the ledger has recorded (asked for membership only)."""
@@ -216,7 +216,7 @@ class MemoryDatabase:
             for version, (_, revision) in zip(found, at, strict=True)
         )
 
-    def operations(self, op_ids: Sequence[str]) -> tuple[Operation | None, ...]:
+    def operations(self, op_ids: Sequence[str]) -> tuple[RecordedOperation | None, ...]:
         return tuple(self._operations.get(op_id) for op_id in op_ids)
 
     def due(self, log_time_ms: int, limit: int) -> tuple[tuple[bytes, int], ...]:

@@ -19,7 +19,7 @@ class Fails(msgspec.Struct, frozen=True):
     """The transaction is rolled back, and that is heard: BackendUnavailable."""
 
 
-class Lost(msgspec.Struct, frozen=True):
+class AnswerLost(msgspec.Struct, frozen=True):
     """The answer is lost: OutcomeUnknown. The transaction runs after so many seconds of loop time;
     None: never.
     """
@@ -27,7 +27,7 @@ class Lost(msgspec.Struct, frozen=True):
     lands_after_s: float | None
 
 
-Fate: TypeAlias = Lands | Fails | Lost
+Fate: TypeAlias = Lands | Fails | AnswerLost
 
 
 class Faults(Protocol):

@@ -15,13 +15,13 @@ from backends.fence import (
     range_of,
 )
 from backends.memory.database import MemoryDatabase
-from backends.memory.faults import Fails, Faults, Lands, Lost, NoFaults
+from backends.memory.faults import AnswerLost, Fails, Faults, Lands, NoFaults
 from kv.errors import BackendUnavailable, InvariantViolated, OutcomeUnknown
 from kv.model import (
     Group,
     Head,
     LedgerRow,
-    Operation,
+    RecordedOperation,
     Reference,
     Version,
 )
@@ -141,7 +141,7 @@ class MemoryStore:
 
     async def operations(
         self, op_ids: Sequence[str], *, timeout_s: float
-    ) -> tuple[Operation | None, ...]:
+    ) -> tuple[RecordedOperation | None, ...]:
         return await self._read("operations", lambda: self.database.operations(op_ids), timeout_s)
 
     async def stage(self, op_id: str, value: bytes, *, timeout_s: float) -> Reference:
@@ -193,7 +193,7 @@ class MemoryStore:
                 match self._faults.fate(self.session, call):
                     case Fails():
                         raise BackendUnavailable("memory", f"{call}: rolled back")
-                    case Lost(lands_after_s):
+                    case AnswerLost(lands_after_s):
                         if lands_after_s is not None:
                             asyncio.get_running_loop().call_later(
                                 lands_after_s, _land_late, transaction

@@ -35,7 +35,7 @@ Connection = Any
 """asyncpg's pool hands out proxies of its own type."""
 
 
-class Place(NamedTuple):
+class LedgerEnd(NamedTuple):
     """Where a host's ledger ends, in the order in which one is preferred; (-1, …): it has no ledger
     yet.
 
@@ -48,7 +48,7 @@ class Place(NamedTuple):
     term: int
 
 
-NOWHERE: Final = Place(-1, -1, -1)
+NOWHERE: Final = LedgerEnd(-1, -1, -1)
 
 
 class Hosts:
@@ -108,7 +108,7 @@ class Hosts:
     async def _survey(self, extra: Mapping[str, Any]) -> tuple[str, Connection]:
         """Connect to all hosts at once and keep the connection to the one whose ledger is ahead."""
         asked = {asyncio.ensure_future(self._placed(dsn, extra)): dsn for dsn in self._dsns}
-        found: dict[str, tuple[Place, Connection]] = {}
+        found: dict[str, tuple[LedgerEnd, Connection]] = {}
         failures: list[Exception] = []
         grace_s: float | None = None
         waiting = set(asked)
@@ -147,7 +147,7 @@ class Hosts:
             )
         return ahead, found[ahead][1]
 
-    async def _placed(self, dsn: str, extra: Mapping[str, Any]) -> tuple[Place, Connection]:
+    async def _placed(self, dsn: str, extra: Mapping[str, Any]) -> tuple[LedgerEnd, Connection]:
         connection = await self._one(dsn, extra)
         if not self.several:
             return NOWHERE, connection
@@ -160,7 +160,7 @@ class Hosts:
             connection.terminate()
             raise
         return (
-            Place(rows[0]["c"], rows[0]["a"], rows[0]["b"]) if rows else Place(0, 0, 0)
+            LedgerEnd(rows[0]["c"], rows[0]["a"], rows[0]["b"]) if rows else LedgerEnd(0, 0, 0)
         ), connection
 
     async def _one(self, dsn: str, extra: Mapping[str, Any]) -> Connection:

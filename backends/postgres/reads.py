@@ -17,7 +17,7 @@ from backends.postgres.connections import Connections, Pool
 from backends.postgres.hosts import Connection
 from backends.postgres.rows import b64, head_of, operation_of, snapshot_of, version_of
 from kv.errors import StoreDamaged
-from kv.model import GENESIS, REVISION_MAX, Head, Operation, Version
+from kv.model import GENESIS, REVISION_MAX, Head, RecordedOperation, Version
 from kv.ports import Facts, Listing, Read, Scrubbed
 
 LIST_VALUES_MAX: Final = 128
@@ -42,7 +42,7 @@ async def facts(
     asked = [(key, sql.HASH if key in whole else sql.BARE) for key in dict.fromkeys(keys)]
     owners, hashes = [o for o, _ in blobs], [b64(h) for _, h in blobs]
     head = GENESIS
-    operations: dict[str, Operation] = {}
+    operations: dict[str, RecordedOperation] = {}
     versions: dict[bytes, Version] = {}
     found: dict[bytes, bytes] = {}
     staged: set[tuple[str, bytes]] = set()

@@ -19,8 +19,8 @@ from kv.model import (
     Expired,
     Head,
     LedgerRow,
-    Operation,
     Recorded,
+    RecordedOperation,
     Reference,
     Refused,
     Version,
@@ -50,9 +50,11 @@ def ledger_row(row: Any) -> LedgerRow:
 
 def operation_of(
     op_id: str, body_hash: bytes, revision: int, outcome: bytes, log_time_ms: int
-) -> Operation:
+) -> RecordedOperation:
     """Return what is recorded of an op_id. Raises StoreDamaged."""
-    return Operation(op_id, body_hash, revision, _sound(_unpack_outcome, outcome), log_time_ms)
+    return RecordedOperation(
+        op_id, body_hash, revision, _sound(_unpack_outcome, outcome), log_time_ms
+    )
 
 
 def version_of(

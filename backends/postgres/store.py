@@ -17,7 +17,7 @@ from backends.postgres.connections import Connections
 from backends.postgres.hosts import Connection
 from backends.postgres.rows import head_of, ledger_row, operation_of
 from kv.errors import BackendUnavailable, Pruned
-from kv.model import GENESIS, Group, Head, LedgerRow, Operation, Reference, Version
+from kv.model import GENESIS, Group, Head, LedgerRow, RecordedOperation, Reference, Version
 from kv.ports import (
     Appended,
     Facts,
@@ -154,7 +154,7 @@ class PostgresStore:
 
     async def operations(
         self, op_ids: Sequence[str], *, timeout_s: float
-    ) -> tuple[Operation | None, ...]:
+    ) -> tuple[RecordedOperation | None, ...]:
         rows = await self.connections.fetch(sql.OPERATIONS, list(op_ids), timeout_s=timeout_s)
         found = {row["op_id"]: operation_of(*row) for row in rows}
         return tuple(found.get(op_id) for op_id in op_ids)

@@ -20,7 +20,7 @@ from kv.model import (
     Group,
     Head,
     LedgerRow,
-    Operation,
+    RecordedOperation,
     Reference,
     Version,
     value_hash,
@@ -144,7 +144,7 @@ def _version_arguments(versions: tuple[Version, ...]) -> list[object]:
     ]
 
 
-def _operation_arguments(operations: tuple[Operation, ...]) -> list[object]:
+def _operation_arguments(operations: tuple[RecordedOperation, ...]) -> list[object]:
     return [
         [o.op_id for o in operations],
         [b64(o.body_hash) for o in operations],

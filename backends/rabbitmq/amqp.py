@@ -79,7 +79,7 @@ def failing_plainly() -> Iterator[None]:
 Setup = Callable[[AbstractChannel], Awaitable[None]]
 
 
-class Link:
+class BrokerLink:
     """One connection and one channel, made when first asked for and made anew after `drop`.
 
     `setup` declares what the owner needs, on every new channel.

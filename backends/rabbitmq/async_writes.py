@@ -24,7 +24,7 @@ from aiormq.exceptions import (
 from pamqp import commands as spec
 from prometheus_client import Counter
 
-from backends.rabbitmq.amqp import FAILURES, Link, failing_plainly
+from backends.rabbitmq.amqp import FAILURES, BrokerLink, failing_plainly
 from kv.errors import BackendUnavailable, BadRequest, OutcomeUnknown
 from kv.names import channels
 
@@ -83,7 +83,7 @@ class RabbitAsyncWrites:
     def __init__(self, url: str, *, cluster: str = "", rng: random.Random | None = None) -> None:
         """`cluster` is the id that the queues' names are made of."""
         self._queues = Queues.of(cluster)
-        self._link = Link(url, "acordo async writes", self._declare, rng=rng)
+        self._link = BrokerLink(url, "acordo async writes", self._declare, rng=rng)
         self._keeper: asyncio.Task[None] | None = None
         self._settled_at: float | None = None
         self._unconfirmed_at: float | None = None
@@ -270,7 +270,7 @@ class Commands:
 
             await channel.basic_consume(self._queues.commands, put)
 
-        async with Link(self._url, "acordo worker", setup, rng=self._rng) as link:
+        async with BrokerLink(self._url, "acordo worker", setup, rng=self._rng) as link:
             channel = await link.channel(timeout_s=10)
             self.connected = True
             gone = asyncio.ensure_future(channel.closing)

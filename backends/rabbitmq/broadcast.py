@@ -23,7 +23,7 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 from prometheus_client import Counter
 
-from backends.rabbitmq.amqp import FAILURES, OPEN_TIMEOUT_S, Link, failing_plainly
+from backends.rabbitmq.amqp import FAILURES, OPEN_TIMEOUT_S, BrokerLink, failing_plainly
 from kv.errors import BackendUnavailable, BadRequest
 from kv.model import Reference, Version
 from kv.names import channels
@@ -51,7 +51,7 @@ class RabbitBroadcast:
         self._url, self._rng = url, rng
         self.exchange: Final = channels(cluster)["changes"]
         self._keeper: asyncio.Task[None] | None = None
-        self._link = Link(url, "acordo publisher", self._declare, rng=rng)
+        self._link = BrokerLink(url, "acordo publisher", self._declare, rng=rng)
 
     @classmethod
     def from_url(cls, url: str, cluster: str = "") -> RabbitBroadcast:
@@ -124,7 +124,7 @@ class RabbitBroadcast:
             await channel.queue_bind(made.queue, self.exchange, "change.#")
             await channel.basic_consume(made.queue, take, no_ack=True)
 
-        async with Link(self._url, "acordo subscriber", setup, rng=self._rng) as link:
+        async with BrokerLink(self._url, "acordo subscriber", setup, rng=self._rng) as link:
             channel = await link.channel(timeout_s=10)
             gone = asyncio.ensure_future(channel.closing)
             while True:

@@ -26,10 +26,10 @@ from kv.model import (
     Head,
     Intent,
     Mismatch,
-    Operation,
     Outcome,
     Put,
     Recorded,
+    RecordedOperation,
     Reference,
     Refused,
     Version,
@@ -62,7 +62,7 @@ class Evaluation(NamedTuple):
 
     records: tuple[Recorded, ...]
     versions: tuple[Version, ...]
-    operations: tuple[Operation, ...]
+    operations: tuple[RecordedOperation, ...]
 
 
 def no_facts(head: Head = GENESIS) -> Facts:
@@ -142,9 +142,9 @@ class _Group:
     def __init__(self, facts: Facts, now_ms: int) -> None:
         self.records: list[Recorded] = []
         self.versions: list[Version] = []
-        self.operations: list[Operation] = []
+        self.operations: list[RecordedOperation] = []
         self._facts, self._now_ms = facts, now_ms
-        self._first: dict[str, Operation] = {}
+        self._first: dict[str, RecordedOperation] = {}
         self._own: dict[bytes, Version] = {}
         """The newest version that this group made of each key."""
 
@@ -162,13 +162,15 @@ class _Group:
         outcome, keys = self._end(pending)
         self.records.append(Recorded(op_id, pending.body_hash, outcome, keys))
         if not spared:
-            self._keep(Operation(op_id, pending.body_hash, pending.revision, outcome, self._now_ms))
+            self._keep(
+                RecordedOperation(op_id, pending.body_hash, pending.revision, outcome, self._now_ms)
+            )
 
-    def _known(self, op_id: str) -> Operation | None:
+    def _known(self, op_id: str) -> RecordedOperation | None:
         """Return the first operation of an op_id, in this group or in the store (INV-3)."""
         return self._first.get(op_id) or self._facts.operations.get(op_id)
 
-    def _keep(self, operation: Operation) -> None:
+    def _keep(self, operation: RecordedOperation) -> None:
         self._first[operation.op_id] = operation
         self.operations.append(operation)
 
@@ -238,7 +240,7 @@ class _Group:
         )
 
 
-def _again(known: Operation, body_hash: bytes) -> Outcome:
+def _again(known: RecordedOperation, body_hash: bytes) -> Outcome:
     if meets(known.body_hash, body_hash):
         return Again(known.revision, known.outcome)
     return _MISMATCH

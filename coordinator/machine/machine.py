@@ -36,7 +36,7 @@ from kv.model import (
     Version,
     roll,
 )
-from kv.ports import Settled, Undone
+from kv.ports import Settled, UndoneRange
 
 _ORDERED: Final = Effects("ordered")
 _FOUNDED: Final = Effects("founded")
@@ -76,7 +76,7 @@ class Machine:
         self.namespace = 0
         """Of the caches; 0 until the history is founded."""
         self.founded: Found | None = None
-        self.undone = Undone()
+        self.undone = UndoneRange()
         self._go_by(self._configured)
 
     def _go_by(self, limits: Limits) -> None:
@@ -357,7 +357,7 @@ class Machine:
             return _STALE
         previous = self.settled.revision
         found = Head(row.seq - 1, row.term, row.committer, row.first - 1, row.digest)
-        self.undone = Undone(given_up(self.settled, found).after, row.last)
+        self.undone = UndoneRange(given_up(self.settled, found).after, row.last)
         # Rows that were never read may hold any of these. The store knows op_ids that clients gave,
         # not those that nodes made, and a second outcome of one could contradict the first: they
         # are dropped, and stay unknown.

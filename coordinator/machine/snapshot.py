@@ -15,7 +15,7 @@ from coordinator.machine.commands import Found
 from coordinator.machine.limits import Limits
 from coordinator.machine.pending import Mark, Pending
 from coordinator.machine.window import Known
-from kv.ports import Undone
+from kv.ports import UndoneRange
 
 _T = TypeVar("_T")
 
@@ -42,7 +42,7 @@ class MachineState(msgspec.Struct, frozen=True, array_like=True):
     founded: Found | None = None
     limits: Limits | None = None
     """Those in force; None: of a snapshot older than them."""
-    undone: Undone = Undone()
+    undone: UndoneRange = UndoneRange()
 
 
 class _Wire(msgspec.Struct, frozen=True, array_like=True):

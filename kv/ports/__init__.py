@@ -4,7 +4,7 @@ Narrow protocols only: nothing here decides or does anything. Each port has one 
 (tests/contract), run against every adapter, fakes included.
 """
 
-from kv.ports.broadcast import Broadcast, Change, Undone
+from kv.ports.broadcast import Broadcast, Change, UndoneRange
 from kv.ports.cache import Cache, Space
 from kv.ports.clock import Clock
 from kv.ports.consensus import Consensus, Listener, Member, Settled, Status
@@ -46,5 +46,5 @@ __all__ = [
     "Status",
     "Store",
     "TakenOver",
-    "Undone",
+    "UndoneRange",
 ]

@@ -15,7 +15,7 @@ from kv.model import (
 )
 
 
-class Undone(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class UndoneRange(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What the newest adoption took back.
 
     Of what was published after `after` and before `to`, nothing is certain.

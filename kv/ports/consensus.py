@@ -21,7 +21,7 @@ from kv.model import (
     Recorded,
     Version,
 )
-from kv.ports.broadcast import Undone
+from kv.ports.broadcast import UndoneRange
 from kv.ports.cache import Space
 
 
@@ -189,7 +189,7 @@ class Consensus(Protocol):
         ...
 
     @property
-    def undone(self) -> Undone:
+    def undone(self) -> UndoneRange:
         """What the newest adoption undid: positions that it lies behind are told so, and not gone
         on from.
         """

@@ -15,7 +15,7 @@ from kv.model import (
     Group,
     Head,
     LedgerRow,
-    Operation,
+    RecordedOperation,
     Reference,
     Version,
 )
@@ -25,7 +25,7 @@ class Facts(msgspec.Struct, frozen=True):
     """What the committer needs to evaluate a group, all from one snapshot."""
 
     head: Head
-    operations: Mapping[str, Operation]
+    operations: Mapping[str, RecordedOperation]
     """The asked op_ids that are known."""
     versions: Mapping[bytes, Version]
     """Newest version (tombstones too) of each asked key that has one. `value` of the asked `hashed`
@@ -283,7 +283,7 @@ class Store(Protocol):
 
     async def operations(
         self, op_ids: Sequence[str], *, timeout_s: float
-    ) -> tuple[Operation | None, ...]:
+    ) -> tuple[RecordedOperation | None, ...]:
         """Return what is recorded of each op_id; None: nothing, or no more."""
         ...
 

@@ -13,8 +13,7 @@ from collections.abc import AsyncIterator
 from typing import Final, Self
 
 from kv.errors import NotApplied, Undone
-from kv.ports import Consensus, Settled, Store
-from kv.ports import Undone as Adoption
+from kv.ports import Consensus, Settled, Store, UndoneRange
 from node.http.turns import Turns
 from node.settings import ServerSettings
 from node.watching.frames import Frames, Unsent
@@ -90,7 +89,7 @@ class Watches:
             self.gaps.forget()
             self.frames.forget()
             for watcher in self._open:
-                watcher.undone = Adoption(event.undone_after, event.last)
+                watcher.undone = UndoneRange(event.undone_after, event.last)
                 watcher.moved.set()
 
     def joined(self, watcher: Watcher) -> View[Watcher]:
@@ -149,7 +148,7 @@ class Watcher:
         self.moved = asyncio.Event()
         self.view: View[Watcher] | None = None
         self.gone = False
-        self.undone = Adoption()
+        self.undone = UndoneRange()
         """The newest adoption since it was opened."""
 
     async def __aenter__(self) -> Self:

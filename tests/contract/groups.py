@@ -16,9 +16,9 @@ from kv.model import (
     Head,
     Intent,
     LedgerRow,
-    Operation,
     Put,
     Recorded,
+    RecordedOperation,
     Reference,
     Version,
     Write,
@@ -80,7 +80,9 @@ def group(
         body.append(Recorded(step.op_id, ordered.body_hash, step.outcome, keys))
         if not step.op_id.startswith("~"):
             operations.append(
-                Operation(step.op_id, ordered.body_hash, revision, step.outcome, log_time_ms)
+                RecordedOperation(
+                    step.op_id, ordered.body_hash, revision, step.outcome, log_time_ms
+                )
             )
     last = base.last + len(steps)
     row = LedgerRow(

@@ -19,9 +19,9 @@ from kv.model import (
     Expired,
     Head,
     LedgerRow,
-    Operation,
     Put,
     Recorded,
+    RecordedOperation,
     Refused,
     Version,
     value_hash,
@@ -605,7 +605,7 @@ async def test_operations_come_in_the_order_asked(store: Store) -> None:
     op_ids = ["a", "ü/ ~'", "x" * 128]
     made = await commit(store, [put(op_id, b"k", b"v") for op_id in op_ids], log_time_ms=99)
     a, b, c = made.operations
-    assert a == Operation("a", a.body_hash, 1, Applied(), 99)
+    assert a == RecordedOperation("a", a.body_hash, 1, Applied(), 99)
     assert await store.operations([op_ids[2], "no", op_ids[0], op_ids[1]], timeout_s=T) == (
         c,
         None,

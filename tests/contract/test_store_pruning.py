@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from kv.errors import Pruned
-from kv.model import Operation, Put, Reference, Refused, Version
+from kv.model import Put, RecordedOperation, Reference, Refused, Version
 from kv.ports import Pruning, Retention, Store
 from tests.contract.adapters import EXAMPLES, STORES, StoreOpener
 from tests.contract.groups import COMMITTER, TERM, Step, T, cancel, commit, delete, put
@@ -141,7 +141,7 @@ async def test_operations_go_by_log_time(store: Store) -> None:
         await commit(store, [put(f"op{n}", b"k%d" % n, b"1")], log_time_ms=n * 100)
     assert (await prune_all(store, Retention(0, 300, rows_max=2))).operations == 3
     found = await store.operations([f"op{n}" for n in range(6)], timeout_s=T)
-    assert [isinstance(each, Operation) for each in found] == [
+    assert [isinstance(each, RecordedOperation) for each in found] == [
         False,
         False,
         False,

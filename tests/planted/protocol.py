@@ -28,7 +28,7 @@ from coordinator.machine.machine import Machine
 from coordinator.machine.pending import Mark, Pending
 from coordinator.machine.recent import Recent
 from coordinator.machine.snapshot import MachineState
-from kv.model import Group, Head, Intent, Operation, Recorded
+from kv.model import Group, Head, Intent, Recorded, RecordedOperation
 from kv.ports import Facts, Settled, TakenOver
 from tests.planted import store
 from tests.planted.registry import Patches, fault
@@ -296,7 +296,7 @@ def store_dedupe() -> Patches:
     def known(self: _Group, op_id: str) -> None:
         return
 
-    def keep(self: _Group, operation: Operation) -> None:
+    def keep(self: _Group, operation: RecordedOperation) -> None:
         if operation.op_id not in self._facts.operations:
             right(self, operation)
 

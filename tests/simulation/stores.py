@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 from backends.memory.database import MemoryDatabase
-from backends.memory.faults import Fails, Fate, Lands, Lost
+from backends.memory.faults import AnswerLost, Fails, Fate, Lands
 from backends.memory.store import MemoryStore
 from backends.seal import seal, unseal
 from kv.errors import BackendUnavailable
@@ -133,13 +133,13 @@ class StoreFaults:
             sent.set()
             self.counts["ambiguous"] += 1
             self.counts["late"] += lands_after_s is not None
-            return Lost(lands_after_s)
+            return AnswerLost(lands_after_s)
         if call in {"append", "take_over"} and self.rng.random() < self.ambiguous:
             self.counts["ambiguous"] += 1
             if self.rng.random() < 0.4:
-                return Lost(None)
+                return AnswerLost(None)
             self.counts["late"] += 1
-            return Lost(self.rng.choice((0.0, 0.002, 0.05, 0.6)))
+            return AnswerLost(self.rng.choice((0.0, 0.002, 0.05, 0.6)))
         if self.rng.random() < self.fails:
             return Fails()
         return Lands()

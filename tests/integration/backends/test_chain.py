@@ -20,7 +20,7 @@ import pytest
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from acordo import Client
-from backends.rabbitmq.amqp import FAILURES, Link
+from backends.rabbitmq.amqp import FAILURES, BrokerLink
 from backends.rabbitmq.broadcast import told
 from chaos.checkers.registers.register import check
 from chaos.checkers.verdict import Verdict
@@ -93,7 +93,7 @@ class Subscriber:
                 await channel.basic_consume("outside", take)
 
             with contextlib.suppress(*FAILURES, BackendUnavailable):
-                async with Link(url, "outside", setup) as link:
+                async with BrokerLink(url, "outside", setup) as link:
                     channel = await link.channel(timeout_s=10)
                     bound.set()
                     closing = asyncio.ensure_future(channel.closing)

@@ -12,7 +12,17 @@ from typing import Final
 import pytest
 
 from backends.postgres.store import PostgresStore
-from kv.model import GENESIS, Applied, Group, Head, LedgerRow, Operation, Recorded, Version, roll
+from kv.model import (
+    GENESIS,
+    Applied,
+    Group,
+    Head,
+    LedgerRow,
+    Recorded,
+    RecordedOperation,
+    Version,
+    roll,
+)
 from kv.ports import Appended
 from tests.services import fresh_database
 
@@ -75,7 +85,7 @@ def group(base: Head, size: int) -> Group:
         digest = roll(digest, op_id, b"x" * 16)
         body.append(Recorded(op_id, b"x" * 16, Applied(), (key,)))
         versions.append(Version(key, revision, b"value"))
-        operations.append(Operation(op_id, b"x" * 16, revision, Applied(), 1))
+        operations.append(RecordedOperation(op_id, b"x" * 16, revision, Applied(), 1))
     row = LedgerRow(base.seq + 1, 1, "n1", first, first + size - 1, digest, 1, tuple(body))
     return Group(base, row, tuple(versions), tuple(operations))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from backends.fence import check_group, empty_row, outranks, range_of
 from kv.errors import BadRequest, InvariantViolated
-from kv.model import GENESIS, Group, Head, LedgerRow, Operation, Put, Version
+from kv.model import GENESIS, Group, Head, LedgerRow, Put, RecordedOperation, Version
 from tests.contract.groups import Step, group, put
 
 HEAD = Head(5, 3, "n1", 20, b"\1" * 32)
@@ -85,7 +85,7 @@ WRONG = [
     Break(
         "another body",
         msgspec.structs.replace(
-            GOOD, operations=(Operation("a", b"\0" * 16, 21, GOOD.operations[0].outcome),)
+            GOOD, operations=(RecordedOperation("a", b"\0" * 16, 21, GOOD.operations[0].outcome),)
         ),
     ),
 ]

@@ -10,7 +10,7 @@ import pytest
 
 from backends.local.cache import ENTRY_OVERHEAD_BYTES, MemoryCache
 from backends.memory.database import MemoryDatabase
-from backends.memory.faults import Fails, Fate, Lands, Lost
+from backends.memory.faults import AnswerLost, Fails, Fate, Lands
 from backends.memory.store import MemoryStore
 from kv.errors import BackendUnavailable, InvariantViolated, OutcomeUnknown
 from kv.model import GENESIS, Entry, Put, Reference, Version
@@ -107,13 +107,13 @@ async def test_a_definite_failure_changes_nothing() -> None:
 
 
 async def test_a_lost_answer_may_land_at_once_later_or_never() -> None:
-    faults = Scripted(Lost(None))
+    faults = Scripted(AnswerLost(None))
     faulty, plain = opened(faults)
     with pytest.raises(OutcomeUnknown):
         await faulty.append(group(GENESIS, [put("a", b"k", b"1")]), timeout_s=T)
     await asyncio.sleep(0.02)
     assert await plain.head(timeout_s=T) == GENESIS
-    for fate in (Lost(0.0), Lost(0.01)):
+    for fate in (AnswerLost(0.0), AnswerLost(0.01)):
         faults.next = fate
         made = group(await plain.head(timeout_s=T), [put(f"op{fate}", b"k", b"1")])
         with pytest.raises(OutcomeUnknown):
@@ -125,7 +125,7 @@ async def test_a_lost_answer_may_land_at_once_later_or_never() -> None:
 
 
 async def test_what_lands_late_meets_the_fence() -> None:
-    faulty, plain = opened(Scripted(Lost(0.01)))
+    faulty, plain = opened(Scripted(AnswerLost(0.01)))
     with pytest.raises(OutcomeUnknown):
         await faulty.append(group(GENESIS, [put("a", b"k", b"1")]), timeout_s=T)
     taken = await plain.take_over(TERM, "n2", 1, timeout_s=T)
@@ -138,7 +138,7 @@ async def test_a_late_write_that_breaks_a_rule_is_nobodys_business() -> None:
     faults = Scripted()
     faulty, plain = opened(faults)
     await commit(plain, [put("a", b"k", b"1")])
-    faults.next = Lost(0.0)
+    faults.next = AnswerLost(0.0)
     with pytest.raises(OutcomeUnknown):
         await faulty.append(
             group(await plain.head(timeout_s=T), [put("a", b"k", b"1")]), timeout_s=T

@@ -17,7 +17,7 @@ from cluster.workers import rules
 from cluster.workers.sender import DeliveryLimits
 from cluster.workers.webhooks import Webhooks
 from kv.model import Intent, Put
-from kv.ports import Undone
+from kv.ports import UndoneRange
 from tests.unit.node.conftest import Api, opened
 
 
@@ -70,7 +70,7 @@ async def test_a_target_is_told_what_an_adoption_undid_after_what_was_kept() -> 
         form = {"url": str(server.make_url("/")), "secret": "s" * 20, "prefix": "k", "after": 0}
         for key in ("k1", "k2", "k3"):
             await client.put(key, b"v")
-        api.consensus.undone = Undone(2, 3)
+        api.consensus.undone = UndoneRange(2, 3)
         await client.put(rules.SUBSCRIPTIONS + "w", msgspec.json.encode(form))
         hooks = Webhooks(client, "worker", DeliveryLimits(allow_private=True), rng=random.Random(1))
         async with hooks:

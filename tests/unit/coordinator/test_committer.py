@@ -10,7 +10,7 @@ import dataclasses
 import pytest
 
 from backends.memory.database import MemoryDatabase
-from backends.memory.faults import Fails, Lost
+from backends.memory.faults import AnswerLost, Fails
 from backends.memory.store import MemoryStore
 from coordinator.commit.adoption import next_voters
 from coordinator.machine.commands import Rebase, Settle, Submit, decode
@@ -198,7 +198,7 @@ def test_lost_answer_is_found_out_and_never_assumed(lands_after_s: float | None)
         async with cluster("ab") as c:
             feeds = Feeds(c)
             a = await c.lead("a")
-            c.scripts["a"].fates["append"] = [Lost(lands_after_s)]
+            c.scripts["a"].fates["append"] = [AnswerLost(lands_after_s)]
             told = [("op1", await answer(a, put("op1")))]
             told.append(("op2", await answer(c["b"], put("op2"))))
             await asyncio.sleep(2)
@@ -214,7 +214,12 @@ def test_lost_answer_is_found_out_and_never_assumed(lands_after_s: float | None)
 def test_lost_answer_to_taking_over_is_asked_again() -> None:
     async def story() -> None:
         async with cluster("a") as c:
-            c.scripts["a"].fates["take_over"] = [Lost(0.0), Lost(None), Fails(), Lost(0.3)]
+            c.scripts["a"].fates["take_over"] = [
+                AnswerLost(0.0),
+                AnswerLost(None),
+                Fails(),
+                AnswerLost(0.3),
+            ]
             a = await c.lead("a")
             assert await answer(a, put("op1")) == Answer(1, Applied())
             assert broken_promises(c) == set()

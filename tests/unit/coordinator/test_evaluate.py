@@ -25,9 +25,9 @@ from kv.model import (
     Guard,
     Intent,
     Mismatch,
-    Operation,
     Ordered,
     Put,
+    RecordedOperation,
     Reference,
     Refused,
     Version,
@@ -52,7 +52,9 @@ def group(*intents: Ordered, first: int = 10) -> list[Pending]:
 
 
 def facts(
-    *versions: Version, operations: tuple[Operation, ...] = (), missing: tuple[Reference, ...] = ()
+    *versions: Version,
+    operations: tuple[RecordedOperation, ...] = (),
+    missing: tuple[Reference, ...] = (),
 ) -> Facts:
     hashes = {
         v.key: v.value.hash if isinstance(v.value, Reference) else value_hash(v.value)
@@ -164,7 +166,7 @@ def test_expired_has_no_effect(reason: str) -> None:
     )
     assert ended.records[0].outcome == Expired()
     assert ended.versions == ()
-    assert ended.operations == (Operation("a", intent.body_hash, 10, Expired(), NOW),)
+    assert ended.operations == (RecordedOperation("a", intent.body_hash, 10, Expired(), NOW),)
 
 
 def test_deadline_itself_is_still_in_time() -> None:
@@ -183,16 +185,16 @@ OTHER = Intent("op", FAR, writes=(Put(b"k", b"w"),))
 @pytest.mark.parametrize(
     ("known", "attempt", "outcome"),
     [
-        (Operation("op", BODY.body_hash, 3, Applied()), BODY, Again(3, Applied())),
-        (Operation("op", BODY.body_hash, 3, Refused(0, 1)), BODY, Again(3, Refused(0, 1))),
-        (Operation("op", BODY.body_hash, 3, Applied()), OTHER, Mismatch()),
-        (Operation("op", BODY.body_hash, 3, Applied()), Cancel("op"), Again(3, Applied())),
-        (Operation("op", b"", 3, Expired()), BODY, Again(3, Expired())),
-        (Operation("op", b"", 3, Expired()), Cancel("op"), Again(3, Expired())),
+        (RecordedOperation("op", BODY.body_hash, 3, Applied()), BODY, Again(3, Applied())),
+        (RecordedOperation("op", BODY.body_hash, 3, Refused(0, 1)), BODY, Again(3, Refused(0, 1))),
+        (RecordedOperation("op", BODY.body_hash, 3, Applied()), OTHER, Mismatch()),
+        (RecordedOperation("op", BODY.body_hash, 3, Applied()), Cancel("op"), Again(3, Applied())),
+        (RecordedOperation("op", b"", 3, Expired()), BODY, Again(3, Expired())),
+        (RecordedOperation("op", b"", 3, Expired()), Cancel("op"), Again(3, Expired())),
     ],
 )
 def test_known_op_id_has_no_second_effect(
-    known: Operation, attempt: Ordered, outcome: object
+    known: RecordedOperation, attempt: Ordered, outcome: object
 ) -> None:
     in_store = evaluate(group(attempt), facts(operations=(known,)), NOW)
     assert in_store.records[0].outcome == outcome
@@ -205,12 +207,12 @@ def test_op_id_known_from_the_same_group() -> None:
     assert len(ended.versions) == len(ended.operations) == 1
     late = evaluate(group(Cancel("op"), BODY), facts(), NOW)
     assert [r.outcome for r in late.records] == [Expired(), Again(10, Expired())]
-    assert late.operations == (Operation("op", b"", 10, Expired(), NOW),)
+    assert late.operations == (RecordedOperation("op", b"", 10, Expired(), NOW),)
 
 
 def test_deadline_does_not_make_an_again_expired() -> None:
     late = Intent("op", NOW - 1, writes=BODY.writes)
-    known = Operation("op", BODY.body_hash, 3, Applied())
+    known = RecordedOperation("op", BODY.body_hash, 3, Applied())
     assert evaluate(group(late), facts(operations=(known,)), NOW).records[0].outcome == Again(
         3, Applied()
     )
@@ -292,7 +294,7 @@ def test_a_group_ends_as_its_intents_one_after_another_would(
     entries = [pending(10 + n, intent, late=late[n]) for n, intent in enumerate(batch)]
     whole = evaluate(entries, facts(*state), NOW)
     newest = {version.key: version for version in state}
-    operations: dict[str, Operation] = {}
+    operations: dict[str, RecordedOperation] = {}
     parts = []
     for entry in entries:
         part = evaluate(

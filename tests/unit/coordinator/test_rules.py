@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from backends.memory.database import MemoryDatabase
-from backends.memory.faults import Lost
+from backends.memory.faults import AnswerLost
 from coordinator.consensus import Coordinator
 from coordinator.machine.chain import group_on, mark_of, settle_of
 from coordinator.machine.commands import Adopt, Command, Found, Rebase, Settle, Submit, decode
@@ -97,7 +97,7 @@ async def same_place_and_term_after_a_restore() -> set[str]:
         a = await c.lead("a")
         await answer(a, put("op1"))
         await c.settled()
-        c.scripts["a"].fates["append"] = [Lost(lands_after_s=5.0)]
+        c.scripts["a"].fates["append"] = [AnswerLost(lands_after_s=5.0)]
         taking = gate(c, "a", "take_over")
         a.submit([put("op2")])
         await held(c, "a", "take_over")
@@ -385,7 +385,7 @@ async def answered_before_commit() -> set[str]:
     """
     async with cluster("ab") as c:
         a = await c.lead("a")
-        c.scripts["a"].fates["append"] = [Lost(lands_after_s=None)]
+        c.scripts["a"].fates["append"] = [AnswerLost(lands_after_s=None)]
         gate(c, "a", "take_over")
         deadline_ms = a.now_ms() + 1000
         first = a.submit([put("op1", deadline_ms=deadline_ms)])[0]
@@ -402,7 +402,7 @@ async def settled_before_commit() -> set[str]:
     async with cluster("ab") as c:
         feeds = Feeds(c)
         a = await c.lead("a")
-        c.scripts["a"].fates["append"] = [Lost(lands_after_s=None)]
+        c.scripts["a"].fates["append"] = [AnswerLost(lands_after_s=None)]
         first = a.submit([put("op1", deadline_ms=a.now_ms() + 1000)])[0]
         await until(lambda: a.committer.unknown_commits == 1)
         told = (await asyncio.wait([first], timeout=5))[0]

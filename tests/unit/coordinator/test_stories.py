@@ -16,7 +16,7 @@ from collections import Counter
 
 import pytest
 
-from backends.memory.faults import Fails, Fate, Lands, Lost
+from backends.memory.faults import AnswerLost, Fails, Fate, Lands
 from coordinator.consensus import Coordinator
 from coordinator.machine.commands import Found, Settle, decode
 from coordinator.machine.limits import Limits
@@ -65,7 +65,7 @@ class Weather:
             return Lands()
         roll = self.rng.random()
         if roll < 0.06:
-            return Lost(self.rng.choice([None, 0.0, 0.05, 1.0]))
+            return AnswerLost(self.rng.choice([None, 0.0, 0.05, 1.0]))
         return Fails() if roll < 0.1 else Lands()
 
     async def after(self, session: str, call: str) -> None:

@@ -31,17 +31,17 @@ from kv.model import (
     Intent,
     LedgerRow,
     Mismatch,
-    Operation,
     Outcome,
     Put,
     Recorded,
+    RecordedOperation,
     Reference,
     Refused,
     Version,
     roll,
     value_hash,
 )
-from kv.ports import Listener, Member, Settled, Space, Status, Undone
+from kv.ports import Listener, Member, Settled, Space, Status, UndoneRange
 
 
 class FakeClock:
@@ -82,7 +82,7 @@ class FakeConsensus:
         self.without_versions = False
         self.refusal: str | None = None
         self.namespace = 0
-        self.undone = Undone()
+        self.undone = UndoneRange()
         self.pruned_window: set[str] = set()
         """Op_ids that the machine's window has forgotten."""
         self.read_indexes = 0
@@ -270,7 +270,7 @@ class FakeConsensus:
         records: list[Recorded] = []
         versions: dict[bytes, Version] = {}
         made: list[Version] = []
-        operations: list[Operation] = []
+        operations: list[RecordedOperation] = []
         answers: list[Answer] = []
         digest = head.digest
         for intent, _ in batch:
@@ -289,7 +289,9 @@ class FakeConsensus:
             if isinstance(outcome, Applied | Refused | Expired) and not intent.op_id.startswith(
                 "~"
             ):
-                operations.append(Operation(intent.op_id, intent.body_hash, revision, outcome, now))
+                operations.append(
+                    RecordedOperation(intent.op_id, intent.body_hash, revision, outcome, now)
+                )
             records.append(Recorded(intent.op_id, intent.body_hash, outcome, keys))
             answers.append(Answer(revision, outcome))
             self._pending.discard(intent.op_id)
@@ -358,7 +360,7 @@ class FakeConsensus:
         self,
         intent: Intent | Cancel,
         versions: dict[bytes, Version],
-        operations: list[Operation],
+        operations: list[RecordedOperation],
         now: int,
     ) -> Outcome:
         known = next((o for o in operations if o.op_id == intent.op_id), None)

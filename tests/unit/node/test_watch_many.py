@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv.model import Applied, Recorded, Version
-from kv.ports import Change, Settled, Undone
+from kv.ports import Change, Settled, UndoneRange
 from node.http.turns import Turns
 from node.watching.frames import Unsent
 from node.watching.ring import part_key, under
@@ -158,7 +158,7 @@ async def test_a_position_behind_an_adoption_is_told_what_was_kept_and_that_the_
     api: Api,
 ) -> None:
     await put(api, "a", "b", "c")
-    api.consensus.undone = Undone(2, 4)
+    api.consensus.undone = UndoneRange(2, 4)
     for position in (2, 3):
         for asked in ({"query": f"after={position}"}, {"Last-Event-ID": str(position)}):
             query = asked.pop("query", "")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.memory.database import MemoryDatabase
-from backends.memory.faults import Lost, NoFaults
+from backends.memory.faults import AnswerLost, NoFaults
 from backends.memory.store import MemoryStore
 from kv.errors import NotApplied, OutcomeUnknown
 from kv.model import Answer, Applied, Cancel, Delete, Intent, Put, Reference
@@ -218,7 +218,9 @@ async def test_admission_is_bounded_in_count_and_bytes() -> None:
 async def test_a_value_that_cannot_be_staged_is_definitely_not_applied() -> None:
     class Losing(NoFaults):
         def fate(self, session: str, call: str) -> Any:
-            return Lost(lands_after_s=None) if call == "stage" else super().fate(session, call)
+            return (
+                AnswerLost(lands_after_s=None) if call == "stage" else super().fate(session, call)
+            )
 
     b = Bench(MemoryStore(MemoryDatabase(), faults=Losing()))
     with pytest.raises(NotApplied) as refused:
