@@ -113,3 +113,11 @@ def test_the_editors_rules_are_those_of_the_linter() -> None:
     rules.read_string("[top]\n" + (ROOT / ".editorconfig").read_text())
     ruff = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]
     assert rules["*.{py,pyi}"]["max_line_length"] == str(ruff["line-length"])
+
+
+def test_the_newest_release_is_the_version() -> None:
+    titles = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert titles[0] == "Unreleased"
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+ \(\d{4}-\d\d-\d\d\)", each) for each in titles[1:])
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert titles[1].split()[0] == version
