@@ -130,10 +130,11 @@ class RedisCache:
         sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis leaves it untyped
             addresses,
             sentinel_kwargs={
-                "socket_timeout": CONNECT_TIMEOUT_S, "socket_connect_timeout": CONNECT_TIMEOUT_S,
+                "socket_timeout": CONNECT_TIMEOUT_S,
+                "socket_connect_timeout": CONNECT_TIMEOUT_S,
                 "retry": Retry(NoBackoff(), 0),
             },
-        )  # fmt: skip
+        )
         if password:
             options["password"] = unquote(password)
         if user:
@@ -189,9 +190,8 @@ class RedisCache:
             self._sha = str(await self._redis.script_load(_PUT))
         try:
             return await self._redis.evalsha(self._sha, len(names), *names, *args)
-        except (
-            NoScriptError
-        ):  # another server than the one it was loaded into: restarted, or failed over
+        except NoScriptError:
+            # Another server than the one it was loaded into: restarted, or failed over.
             self._sha = str(await self._redis.script_load(_PUT))
             return await self._redis.evalsha(self._sha, len(names), *names, *args)
 
@@ -229,8 +229,9 @@ class RedisCache:
         _log.info("redis answers")
 
     async def _probe(self) -> None:
-        """While the breaker is open: ask the server now and then, beside the requests, and close it
-        on an answer.
+        """Ask the server now and then while the breaker is open, and close it on an answer.
+
+        This runs beside the requests, so that none of them waits for a server that is away.
         """
         while True:
             await self._broken.wait()

@@ -160,7 +160,7 @@ class Turn:
 
 
 class SqliteThread:
-    """Own one connection and the only thread that uses it."""
+    """One connection and the only thread that uses it."""
 
     def __init__(self, name: str, path: str, connect: Callable[[], sqlite3.Connection]) -> None:
         self.path = path

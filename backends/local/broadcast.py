@@ -1,4 +1,4 @@
-"""Tell committed changes to subscribers in the same process: the broadcast of the embedded default.
+"""Publish committed changes to subscribers in the same process: the embedded default's broadcast.
 
 It keeps nothing for those who are not subscribed, and never lets a slow subscriber hold up the
 publisher.

@@ -172,9 +172,8 @@ class Hosts:
             **extra,
         )
         try:
-            if (
-                getattr(connection.get_settings(), "in_hot_standby", "off") == "on"
-            ):  # it refuses serializable even reads
+            # A standby refuses even reads that are serializable.
+            if getattr(connection.get_settings(), "in_hot_standby", "off") == "on":
                 raise ConnectionError(f"{_name(dsn)} takes no writes: it is a standby")
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 names = ["transaction_read_only", *self.dialect.relied_on, *self.dialect.doubtful]

@@ -78,7 +78,7 @@ class Queues(NamedTuple):
 
 
 class RabbitAsyncWrites:
-    """Take writes into the broker's hands."""
+    """A node's end of the queue of commands: what it accepts is in the broker's hands."""
 
     def __init__(self, url: str, *, cluster: str = "", rng: random.Random | None = None) -> None:
         """`cluster` is the id that the queues' names are made of."""
@@ -217,17 +217,17 @@ class Delivery:
 
 
 class Commands:
-    """Consume commands, `prefetch` at most in hand, reconnecting for as long as it is run."""
+    """A worker's end of the queue of commands: at most `prefetch` are in its hands at once.
+
+    It reconnects for as long as it is run.
+    """
 
     def __init__(
         self, url: str, queues: Queues, *, prefetch: int, rng: random.Random | None = None
     ) -> None:
-        self._url, self._queues, self._prefetch, self._rng = (
-            url,
-            queues,
-            prefetch,
-            rng or random.Random(),
-        )
+        self._url, self._queues = url, queues
+        self._prefetch = prefetch
+        self._rng = rng or random.Random()
         self.connected = False
 
     async def run(self, take: Callable[[Delivery], Any]) -> None:

@@ -82,9 +82,8 @@ class RabbitBroadcast:
         deadline = loop.time() + timeout_s
         try:
             channel = await self._link.channel(timeout_s=timeout_s)
-        except (
-            BadRequest
-        ) as exc:  # refused while it runs: an operator may mend it there, and writes go on
+        except BadRequest as exc:
+            # Refused while the node runs: an operator may mend it there, and writes go on.
             raise BackendUnavailable("rabbitmq", exc.detail) from exc
         try:
             async with asyncio.timeout(max(deadline - loop.time(), 0.001)):
@@ -172,7 +171,7 @@ async def _confirmed(channel: AbstractChannel, exchange: str, changes: Sequence[
 def _frames(
     change: Change, exchange: str, size_max: int
 ) -> list[spec.Basic.Publish | ContentHeader | ContentBody]:
-    told = body(change)
+    payload = body(change)
     properties = spec.Basic.Properties(
         content_type="application/json",
         delivery_mode=2,
@@ -183,8 +182,8 @@ def _frames(
     )
     return [
         spec.Basic.Publish(exchange=exchange, routing_key=routing_key(change)),
-        ContentHeader(properties=properties, body_size=len(told)),
-        *(ContentBody(told[n : n + size_max]) for n in range(0, len(told), size_max)),
+        ContentHeader(properties=properties, body_size=len(payload)),
+        *(ContentBody(payload[n : n + size_max]) for n in range(0, len(payload), size_max)),
     ]
 
 
@@ -213,7 +212,7 @@ def body(change: Change) -> bytes:
     )
 
 
-def told(raw: bytes) -> Change:
+def change_of(raw: bytes) -> Change:
     """Return the change that a message tells of: what `body` made, read back. Raises BadRequest for
     any other.
     """

@@ -1,6 +1,6 @@
 """Declare the port that tells the outside world of committed changes, and what it tells.
 
-Nothing here decides what is told: the ledger does.
+Nothing here decides what is published: the ledger does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class UndoneRange(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The revision that the adoption ends at; 0: there was none."""
 
     def cut(self, position: int) -> int | None:
-        """Return up to where the ledger may be told from a position on; None: as far as it goes.
+        """Return how far the ledger may be published from a position on; None: to its end.
 
         Below `to` that is `after`; from there on nothing follows but that the rest is undone.
         """
@@ -41,7 +41,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     log_time_ms: int
     versions: tuple[Version, ...]
     undone_after: int | None = None
-    """Not None: no intent, but an operator's adoption, at `revision`: what was told after this
+    """Not None: no intent, but an operator's adoption, at `revision`: what was said after this
     revision is undone.
     """
 

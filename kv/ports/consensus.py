@@ -26,9 +26,7 @@ from kv.ports.cache import Space
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """What applying one Settle or Rebase told this node: the rows `previous` + 1 … `last` are in
-    the store.
-    """
+    """What a node learns by applying one Settle or Rebase: `previous` + 1 … `last` are stored."""
 
     previous: int
     last: int
@@ -41,7 +39,7 @@ class Settled(msgspec.Struct, frozen=True):
     """Every version made in that range, in order; None: not at hand here, read the store."""
     log_time_ms: int
     undone_after: int | None = None
-    """Not None: an operator adopted the store's head. What was told of revisions above this one and
+    """Not None: an operator adopted the store's head. What was said of revisions above this one and
     below `last` is undone: nothing of it is certain, and positions below `last` can be gone on from
     no more.
     """
@@ -190,8 +188,9 @@ class Consensus(Protocol):
 
     @property
     def undone(self) -> UndoneRange:
-        """What the newest adoption undid: positions that it lies behind are told so, and not gone
-        on from.
+        """What the newest adoption undid.
+
+        Who stands at a position within it is answered so, and can not go on from there.
         """
         ...
 

@@ -171,8 +171,7 @@ class Store(Protocol):
         ...
 
     async def probe(self, *, timeout_s: float) -> None:
-        """Return if a write could land now, as far as can be told without one: cheap, and leaves no
-        trace.
+        """Return if a write could land now, as far as that shows without one; it leaves no trace.
 
         Raises BackendUnavailable that names what is in the way: no answer, a full or read-only
         disk, a lock that is held, a file that is gone or was replaced, a server that takes no

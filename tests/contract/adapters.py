@@ -23,7 +23,7 @@ from backends.local.cache import MemoryCache
 from backends.memory.database import MemoryDatabase
 from backends.memory.store import MemoryStore
 from backends.postgres.store import PostgresStore
-from backends.rabbitmq.broadcast import RabbitBroadcast, told
+from backends.rabbitmq.broadcast import RabbitBroadcast, change_of
 from backends.redis import RedisCache
 from backends.sqlite import SqliteStore
 from kv.model import Reference
@@ -115,7 +115,7 @@ async def rabbit_broadcast(directory: Path) -> AsyncIterator[tuple[Broadcast, He
         async def hear(count: int) -> list[Change]:
             found: list[Change] = []
             while len(found) < count:
-                change = told(await anext(bodies))
+                change = change_of(await anext(bodies))
                 if change != probe:
                     found.append(change)
             return found

@@ -21,7 +21,7 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from acordo import Client
 from backends.rabbitmq.amqp import FAILURES, BrokerLink
-from backends.rabbitmq.broadcast import told
+from backends.rabbitmq.broadcast import change_of
 from chaos.checkers.registers.register import check
 from chaos.checkers.verdict import Verdict
 from cluster.services.postgres import PostgresServer
@@ -84,7 +84,7 @@ class Subscriber:
                 await channel.queue_bind("outside", exchange, "change.#")
 
                 async def take(message: DeliveredMessage) -> None:
-                    self.heard.append(told(message.body))
+                    self.heard.append(change_of(message.body))
                     if not message.redelivered:
                         self.fresh.append(self.heard[-1].revision)
                     assert message.delivery_tag is not None

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.rabbitmq.async_writes import command
-from backends.rabbitmq.broadcast import body, routing_key, told
+from backends.rabbitmq.broadcast import body, change_of, routing_key
 from cluster.local.process import ROOT
 from cluster.workers.rules import VALUE_BYTES_MAX, body_of, undone_body
 from kv.errors import BadRequest
@@ -65,15 +65,15 @@ WHOLE = body(
     ],
 )
 def test_messages_of_another_version_or_broken_ones_are_refused(raw: bytes, code: str) -> None:
-    assert told(WHOLE).revision == 7 and raw != WHOLE
+    assert change_of(WHOLE).revision == 7 and raw != WHOLE
     with pytest.raises(BadRequest) as refused:
-        told(raw)
+        change_of(raw)
     assert refused.value.code == code
 
 
 def test_an_adoption() -> None:
     change = Change(9, "~adopt", 5, (), 4)
-    assert told(body(change)) == change
+    assert change_of(body(change)) == change
     assert routing_key(change) == "change.undone"
     validator("Change").validate(json.loads(body(change)))
     validator("Delivery").validate(json.loads(undone_body(4, 9)))
