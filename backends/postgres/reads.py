@@ -15,9 +15,9 @@ from backends.fence import SCRUB_ROWS, checked, hash_of, scrubbed
 from backends.postgres import sql
 from backends.postgres.connections import Connections, Pool
 from backends.postgres.hosts import Connection
-from backends.postgres.rows import b64, head_of, operation_of, snapshot_of, version_of
+from backends.postgres.rows import Snapshot, b64, head_of, operation_of, snapshot_of, version_of
 from kv.errors import StoreDamaged
-from kv.model import GENESIS, REVISION_MAX, Head, RecordedOperation, Version
+from kv.model import GENESIS, REVISION_MAX, RecordedOperation, Version
 from kv.ports import Facts, Listing, Read, Scrubbed
 
 LIST_VALUES_MAX: Final = 128
@@ -56,19 +56,19 @@ async def facts(
     )
     for part, rows in snapshots:
         for row in rows:
-            n, a, b, c, t, x, y, z = row
-            match n:
+            match row["n"]:
                 case sql.HEAD:
                     head = head_of(row)
                 case sql.OPERATION:
-                    operations[t] = operation_of(t, x, a, y, b)
+                    op_id = row["t"]
+                    operations[op_id] = operation_of(op_id, row["x"], row["a"], row["y"], row["b"])
                 case sql.STAGED:
-                    staged.add((t, x))
-                case _:
+                    staged.add((row["t"], row["x"]))
+                case n:
                     key, wanted = part[n]
-                    version = versions[key] = version_of(key, a, b, c, y, store=connections.name)
+                    version = versions[key] = _version(row, key, connections.name)
                     if version.present and wanted == sql.HASH:
-                        found[key] = z or hash_of(version)
+                        found[key] = row["z"] or hash_of(version)
     return Facts(head, operations, versions, found, frozenset(set(blobs) - staged))
 
 
@@ -92,18 +92,19 @@ async def _read_once(
     connections: Connections, keys: Sequence[bytes], at: int | None, settled: int, timeout_s: float
 ) -> Read:
     found: dict[bytes, Version] = {}
-    head, digest_at = GENESIS, None
+    snapshot = Snapshot(GENESIS, None, 0)
     asked = [(key, sql.WHOLE) for key in dict.fromkeys(keys)]
     first = (settled, REVISION_MAX if at is None else at)
     name, statement = connections.name, connections.dialect.read
     for _, rows in await _looked_up(
         connections, connections.readers, statement, first, asked, timeout_s=timeout_s
     ):
-        head, digest_at, unhashed = snapshot_of(rows, at)
-        for n, a, b, c, _, x, y, z in rows:
-            if n >= 0:
-                found[x] = checked(version_of(x, a, b, c, y, store=name), z, unhashed, name)
-    return Read(head, tuple(found.get(key) for key in keys), digest_at)
+        snapshot = snapshot_of(rows, at)
+        for row in rows:
+            if row["n"] >= 0:
+                version = _version(row, row["x"], name)
+                found[row["x"]] = checked(version, row["z"], snapshot.unhashed, name)
+    return Read(snapshot.head, tuple(found.get(key) for key in keys), snapshot.digest_at)
 
 
 async def listing(
@@ -122,22 +123,25 @@ async def listing(
     statement = sql.LIST_KEYS if keys_only else sql.LIST
     name = connections.name
 
-    async def ask(left_s: float) -> tuple[list[Any], Head, bytes | None, int]:
+    async def ask(left_s: float) -> tuple[list[Any], Snapshot]:
         rows = await connections.fetch(
             statement, settled, *bounds, upto, wanted + 1, timeout_s=left_s
         )
-        return rows, *snapshot_of(rows, at)
+        return rows, snapshot_of(rows, at)
 
-    rows, head, digest_at, unhashed = await connections.ahead(
-        ask, lambda found: found[1].last >= settled, timeout_s
+    rows, snapshot = await connections.ahead(
+        ask, lambda found: found[1].head.last >= settled, timeout_s
     )
     versions: list[Version] = []
-    for n, a, b, c, _, x, y, z in rows:
-        if n >= 0:
-            version = version_of(x, a, b, c, y, store=name)
-            versions.append(version if keys_only else checked(version, z, unhashed, name))
+    for row in rows:
+        if row["n"] >= 0:
+            version = _version(row, row["x"], name)
+            if not keys_only:
+                version = checked(version, row["z"], snapshot.unhashed, name)
+            versions.append(version)
     versions.sort(key=lambda version: version.key)
-    return Listing(head, tuple(versions[:wanted]), len(versions) > wanted, digest_at)
+    more = len(versions) > wanted
+    return Listing(snapshot.head, tuple(versions[:wanted]), more, snapshot.digest_at)
 
 
 async def exact(
@@ -199,6 +203,11 @@ async def _looked_up(
             return [(part, await one(connection, part, left_s)) for part in parts]
 
     return await connections.run(pool, body, timeout_s, writes=False)
+
+
+def _version(row: Any, key: bytes, store: str) -> Version:
+    """Return the version that a row of the common shape holds."""
+    return version_of(key, row["a"], row["b"], row["c"], row["y"], store=store)
 
 
 def _parts(items: list[T], size: int) -> Iterable[list[T]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Iterable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -76,10 +76,18 @@ def version_of(
         raise StoreDamaged(store, key, revision) from exc
 
 
-def snapshot_of(rows: Iterable[Any], at: int | None) -> tuple[Head, bytes | None, int]:
-    """Return the head, the digest at the asked settled revision, the newest one that may lack
-    hashes. Raises Pruned.
-    """
+class Snapshot(NamedTuple):
+    """Where the snapshot stands that versions were read in."""
+
+    head: Head
+    digest_at: bytes | None
+    """The digest at the settled revision that was asked for."""
+    unhashed: int
+    """The newest revision whose versions may lack hashes."""
+
+
+def snapshot_of(rows: Iterable[Any], at: int | None) -> Snapshot:
+    """Return where a snapshot stands. Raises Pruned when it can not be read at `at`."""
     head, digest_at, unhashed = GENESIS, None, 0
     for row in rows:
         match row["n"]:
@@ -91,7 +99,7 @@ def snapshot_of(rows: Iterable[Any], at: int | None) -> tuple[Head, bytes | None
                 if at is not None and at < row["a"]:
                     raise Pruned(row["a"])
                 unhashed = row["b"]
-    return head, digest_at, unhashed
+    return Snapshot(head, digest_at, unhashed)
 
 
 def b64(raw: bytes) -> str:

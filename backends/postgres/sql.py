@@ -18,9 +18,21 @@ SETTINGS: Final = (
 """What is in force for the session; NULL where the server does not know the setting."""
 READ_ONLY: Final = "SELECT current_setting('transaction_read_only') AS setting"
 
-# Every statement that reads several kinds of rows in one snapshot gives them this one shape.
-HEAD, AT_SETTLED, FLOOR, OPERATION, STAGED = -1, -2, -3, -4, -5
-"""Values of `n` below zero; rows from zero up are versions of the n-th asked key."""
+# Every statement that reads several kinds of rows in one snapshot gives them one shape: columns n,
+# a, b, c (int8), t (text), x, y, z (bytea). What they hold goes by n.
+HEAD: Final = -1
+"""a seq, b term, c last, t committer, x digest."""
+AT_SETTLED: Final = -2
+"""The row that ends at the settled revision, likewise."""
+FLOOR: Final = -3
+"""a the lowest revision that can be read at, b the newest one that may lack hashes."""
+OPERATION: Final = -4
+"""a revision, b log time, t op_id, x body hash, y outcome."""
+STAGED: Final = -5
+"""t op_id, x hash."""
+# From zero up, a version of the n-th asked key: a revision, b kind, c expiry, x key, y value,
+# z hash.
+
 HEAD_ROW: Final = """(SELECT (-1)::int8 AS n, seq AS a, term AS b, last_rev AS c, committer AS t,
     digest AS x, NULL::bytea AS y, NULL::bytea AS z FROM acordo_ledger ORDER BY seq DESC LIMIT 1)"""
 POINT_ROWS: Final = f"""{HEAD_ROW}
