@@ -1,5 +1,6 @@
-"""Sort failures by what the caller may do next. A failed guard is an outcome, never one of
-these.
+"""Sort failures by what the caller may do next.
+
+A failed guard is an outcome, never one of these.
 """
 
 from __future__ import annotations

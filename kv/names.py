@@ -1,5 +1,6 @@
-"""Name what a cluster has on a broker that it may share with others: no two cluster ids have a name
-in common. Pure.
+"""Name what a cluster has on a broker that it may share with others.
+
+Pure. No two cluster ids have a name in common.
 """
 
 from __future__ import annotations
