@@ -124,10 +124,6 @@ class Elections:
         """Say whether this member asks for votes or pre-votes."""
         return self._asking_pre is not None or not self._terms.follows
 
-    def stop_asking(self) -> None:
-        """Let the pre-votes that come in for this member count no more."""
-        self._asking_pre = None
-
     def outrank(self, term: int) -> None:
         """Stand at once for a term above `term`."""
         if not self._eligibility.votes or term < self._library.term:
@@ -250,13 +246,11 @@ class Elections:
 
     # -------------------------------------------------------------------- what a leader says
 
-    def follow(self, node: Node, term: int) -> bool:
-        """Follow the leader of `term`, heard just now; say whether it is a new one here."""
-        changed = term > self._library.term or self._library.leader != node
+    def follow(self, node: Node, term: int) -> None:
+        """Follow the leader of `term`, heard just now."""
         self._asking_pre = None
         self._terms.follow(term, node)
         self._terms.hear()
-        return changed
 
     def on_timeout_now(self, node: Node, message: dict[str, Any]) -> None:
         """Stand at once, unhindered by stickiness: the leader of our term asks for it (section

@@ -101,6 +101,8 @@ class RaftLog:
         """
         journal = self._journal
         place = start - journal[0][1]
+        if place < 0:  # compacted: a negative place would count from the end
+            return []
         found = journal[place : place + count]
         if bytes_max is None:
             return found

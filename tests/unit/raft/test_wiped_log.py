@@ -11,6 +11,7 @@ from pysyncobj.node import Node
 
 from coordinator.raft.core.following.follower import Follower
 from coordinator.raft.core.library import NO_OP
+from coordinator.raft.core.log import RaftLog
 from coordinator.raft.core.rules.replication import LogEntry
 
 
@@ -57,6 +58,7 @@ def test_a_wiped_log_asks_for_everything_and_takes_nothing() -> None:
         term=2,
         leads=False,
         commit_index=10,
+        leader=None,
         applied_index=10,
         send=lambda node, message: sent.append(message),
     )
@@ -90,3 +92,40 @@ def test_a_wiped_log_asks_for_everything_and_takes_nothing() -> None:
     follower.on_append_entries(Node("B"), message)
     assert [entry[1] for entry in log.entries] == [1]
     assert [(said["next_node_idx"], said["reset"]) for said in sent] == [(2, True)]
+
+
+def test_what_an_old_leader_verified_is_forgotten_before_the_new_term_is_stored() -> None:
+    """A sync that ends while the term is stored must acknowledge nothing to the new leader."""
+    old, new = Node("B"), Node("C")
+    library = SimpleNamespace(term=1, leads=False, leader=old)
+    nothing = Nothing()
+    state = SimpleNamespace(
+        library=library,
+        environment=nothing,
+        log=nothing,
+        roster=SimpleNamespace(id="A"),
+        eligibility=SimpleNamespace(blank=False, disk_lost=False),
+    )
+    seen: list[int] = []
+
+    def follow(node: Node, term: int) -> None:
+        seen.append(follower._verified)
+
+    elections = SimpleNamespace(follow=follow)
+    follower: Follower = Follower(cast("Any", state), cast("Any", elections), cast("Any", nothing))
+    for node, term in ((old, 1), (old, 2), (new, 1)):
+        follower._verified = 7
+        assert follower.follow(node, {"term": term, "joined": False})
+    assert seen == [7, 0, 0]
+
+
+class _ListJournal(list[Any]):
+    def getRaftCommitIndex(self) -> int:
+        return 7
+
+
+def test_entries_below_the_base_are_none() -> None:
+    journal = _ListJournal((NO_OP, index, 1) for index in (5, 6, 7))
+    log = RaftLog(cast("Any", SimpleNamespace()), cast("Any", journal), 0.0)
+    assert [entry[1] for entry in log.entries(6, 9)] == [6, 7]
+    assert log.entries(4, 9) == log.entries(3, 1) == []

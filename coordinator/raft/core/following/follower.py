@@ -85,8 +85,11 @@ class Follower:
             return False
         if term == library.term and library.leads:
             raise InvariantViolated(f"{node.id} and {self._roster.id} both lead term {term}")
-        if self._elections.follow(node, term):
+        if term > library.term or library.leader != node:
+            # Before the new term is stored: a sync that ends meanwhile must not acknowledge to the
+            # new leader what was verified against the old one.
             self._verified = 0
+        self._elections.follow(node, term)
         return True
 
     def _take(self, verdict: Take) -> bool:
