@@ -1,1 +1,3 @@
-"""What may be served: entries that hold, positions that were given, a store that is ours."""
+"""Pure judgements of what may be served: entries that hold, positions that exist, a store that is
+ours.
+"""

@@ -1,9 +1,9 @@
-"""Judge a position that a client names: is it reached here, on its way here, or from the future?
-Pure.
+"""Judge a position that a client names: has this node reached it, is it on its way, or is it in the
+future? Pure.
 
-A position is anything that stands for "up to here": `min_revision`, `after`, `Last-Event-ID`, a
-page token, the `from` of the ledger. One that nobody can have been given is refused by name: waited
-for, it would look like "no change".
+A position is any value that means "up to here": `min_revision`, `after`, `Last-Event-ID`, a page
+token, the `from` of the ledger. A position that nobody can have been given is refused with an error
+that names it: waiting for it would look like "no change".
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ Standing: TypeAlias = Literal["reached", "ahead", "future"]
 
 
 def standing(asked: int, reached: int, newest: int | None) -> Standing:
-    """Say how a position stands to what this node can serve (`reached`).
+    """Return how a position relates to what this node can serve (`reached`).
 
-    `newest`: the newest revision that anybody can have heard of when the request came, as a
-    quorum or a snapshot of the store confirmed after that; None while nobody confirms one, and then
-    nothing can be called future.
+    `newest`: the newest revision that anyone can have seen when the request arrived, confirmed
+    after that by a quorum or a store snapshot. It is None while nothing confirms one; then no
+    position can be called future.
     """
     if asked <= reached:
         return "reached"
@@ -30,7 +30,9 @@ def standing(asked: int, reached: int, newest: int | None) -> Standing:
 
 
 def check_given(asked: int, newest: int, name: str) -> None:
-    """Raise BadRequest("future_revision") for a position above the newest one given."""
+    """Raise BadRequest("future_revision") for a position above `newest`; `name` names the parameter
+    in the error.
+    """
     if standing(asked, newest, newest) == "future":
         raise BadRequest(
             "future_revision", f"{name} {asked} has not been given", allowed=f"up to {newest}"

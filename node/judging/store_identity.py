@@ -1,7 +1,7 @@
-"""Ask a store which cluster it belongs to, where nothing that it holds can say so.
+"""Check that a store belongs to this cluster while no settled revision can prove it.
 
-Once something is settled here, the store's digest at that revision says so (freshness.py). Before,
-any store would pass.
+Once something is settled here, the store's digest at that revision is the proof (freshness.py).
+Before that, any store would pass.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from kv.ports import Consensus, Identity, Store
 async def check_store_identity(
     consensus: Consensus, store: Store, settled: Head, *, timeout_s: float
 ) -> None:
-    """Raise NotApplied unless the store that was just read is this cluster's, and this history's.
+    """Raise NotApplied unless the store that was just read belongs to this cluster and this
+    history.
 
-    It is asked only while nothing is settled here, and changes nothing there: the store was claimed
-    for a cluster when it was opened. Raises BackendUnavailable, too.
+    The store is asked only while nothing is settled here. The question changes nothing in the
+    store, which was claimed for a cluster when it was opened. Also raises BackendUnavailable.
     """
     if settled.last:
         return

@@ -1,1 +1,1 @@
-"""How a key is read: at which level, from which tier, and judged by what."""
+"""Reads of keys: consistency levels, cache tiers, and the judgement of cached entries."""

@@ -1,4 +1,4 @@
-"""Put what settles into the shared cache, in one place of the cluster: where the leader is."""
+"""Write settled entries to the shared cache, from one node of the cluster: the leader."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from kv.model import Entry
 from kv.ports import Cache, Consensus
 
 FILL_MAX: Final = 4096
-"""Entries waiting to go to the shared cache; beyond, the oldest are forgotten."""
+"""Entries waiting to be written; beyond, the oldest are dropped."""
 FILL_BATCH: Final = 256
 
 
 class CacheFiller:
-    """The writer of the shared cache. It writes only while this node leads: readers judge what they
-    find anyway, so one writer is enough.
+    """The writer of settled entries to the shared cache. It writes only while this node leads:
+    readers judge every entry they find, so one writer is enough.
     """
 
     def __init__(self, consensus: Consensus, cache: Cache) -> None:
@@ -24,7 +24,7 @@ class CacheFiller:
         self._wake = asyncio.Event()
 
     def add(self, entries: list[Entry]) -> None:
-        """Let entries be put into the shared cache soon; newer ones of a key replace older ones."""
+        """Queue entries for the shared cache. A newer entry of a key replaces the queued one."""
         for entry in entries:
             self._entries.pop(entry.key, None)
             self._entries[entry.key] = entry
@@ -34,7 +34,7 @@ class CacheFiller:
             self._wake.set()
 
     async def run(self) -> None:
-        """Put entries into the shared cache, for ever."""
+        """Write queued entries to the shared cache, forever."""
         while True:
             await self._wake.wait()
             self._wake.clear()

@@ -1,5 +1,5 @@
-"""Fetch what memory cannot answer from the shared cache and the store, for all keys that wait
-together.
+"""Fetch keys that memory cannot answer from the shared cache and the store, batching all reads that
+wait.
 
 It never serves a cached entry that is not judged to hold (INV-5).
 """
@@ -21,23 +21,25 @@ from node.reads.store_reads import StoreReads
 from node.settings import ServerSettings
 
 FETCHES_MAX: Final = 2
-"""Batches on their way to cache and store at a time."""
+"""Batches in progress at a time."""
 FETCH_KEYS_MAX: Final = 256
 WAITING_MAX: Final = 4096
 """Reads waiting for a batch; beyond: NotApplied("overloaded")."""
 
 
 class Need(IntEnum):
-    """What may answer a fetch."""
+    """The sources that may answer a fetch."""
 
     HOLDS = 0
-    """An entry that holds at this node's own position, else the store."""
+    """A cached entry that holds at this node's own position, otherwise the store."""
     STORE = 1
-    """The store alone: there is no quorum to judge by."""
+    """Only the store, because no quorum confirmed a position to judge entries at."""
 
 
 class WaitingRead(NamedTuple):
-    """A read that waits for a batch. Its `result` never fails: it brings a Reading or a KvError."""
+    """A read that waits for a batch. Its `result` future never fails: it resolves to a Reading or a
+    KvError.
+    """
 
     key: bytes
     need: Need
@@ -46,13 +48,13 @@ class WaitingRead(NamedTuple):
     result: asyncio.Future[Reading | KvError]
 
     def end(self, result: Reading | KvError) -> None:
-        """Bring the result, unless whoever waited has gone or was answered."""
+        """Resolve the future, unless it is already resolved or its waiter was cancelled."""
         if not self.result.done():
             self.result.set_result(result)
 
 
 class Fetches:
-    """The fetches of one node: reads that wait, and the batches under way for them."""
+    """The fetches of one node: the reads that wait, and the batches in progress for them."""
 
     def __init__(
         self,
@@ -76,11 +78,13 @@ class Fetches:
         self.batches_total = 0
 
     def close(self) -> None:
-        """Take no read any more."""
+        """Refuse new reads from now on with NotApplied("draining")."""
         self._closed = True
 
     async def fetch(self, key: bytes, need: Need, level: Level, deadline: float) -> Reading:
-        """Read one key together with all that wait. Raises NotApplied, BackendUnavailable."""
+        """Read one key, in a batch with the other reads that wait. `deadline` is loop time. Raises
+        NotApplied, BackendUnavailable.
+        """
         if self._closed:
             raise NotApplied("draining", "this node stops")
         if len(self.waiting) >= WAITING_MAX:
@@ -103,7 +107,7 @@ class Fetches:
         return result
 
     async def _run(self) -> None:
-        """Fetch batch after batch while reads wait."""
+        """Fetch batches until no read waits."""
         try:
             while self.waiting:
                 batch, self.waiting = (
@@ -122,7 +126,9 @@ class Fetches:
             self._under_way -= 1
 
     async def _fetch_batch(self, batch: list[WaitingRead]) -> list[Entry]:
-        """Answer a batch from shared cache and store; return the entries read from the store."""
+        """Answer a batch from the shared cache and the store; return the entries that were read
+        from the store.
+        """
         namespace = self._memory.namespace
         left = await self._from_cache(batch, namespace)
         if not left:
@@ -141,8 +147,8 @@ class Fetches:
                 for waiting in left:
                     waiting.end(exc)
                 return []
-            # One key's damage must not fail the reads of others that happened to wait with it: each
-            # key is read for itself, and the damaged one alone fails.
+            # One damaged key must not fail the other reads that happen to share its batch. Read
+            # each key on its own, so that only the damaged one fails.
             apart = [
                 await self._fetch_batch([each for each in left if each.key == key]) for key in keys
             ]
@@ -164,7 +170,7 @@ class Fetches:
         return list(entries.values()) if kept else []
 
     async def _from_cache(self, batch: list[WaitingRead], namespace: int) -> list[WaitingRead]:
-        """Answer what the shared cache can; return the rest."""
+        """Answer the reads that the shared cache can serve; return the others."""
         keys = list(dict.fromkeys(waiting.key for waiting in batch if waiting.need is Need.HOLDS))
         if not keys:
             return batch
@@ -194,7 +200,7 @@ class Fetches:
         return left
 
     def _may_serve(self, entry: Entry) -> bool:
-        """Say whether what the shared cache gave is the newest version of its key."""
+        """Return whether an entry from the shared cache is the newest version of its key."""
         consensus = self._consensus
         return explained(entry, consensus.ordered) and entry_holds(
             entry, consensus.touched(entry.key)

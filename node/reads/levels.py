@@ -1,4 +1,4 @@
-"""Say how a key may be read, and what a read brings. Pure."""
+"""Define the consistency levels of a read and its result. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SOURCES: Final[tuple[Source, ...]] = ("memory", "cache", "store")
 
 
 class ReadOptions(NamedTuple):
-    """How one key is to be read."""
+    """The options of a read of one key."""
 
     level: Level = "linearizable"
     min_revision: int = 0
@@ -21,7 +21,9 @@ class ReadOptions(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """One key as it was read. `position`: at least everything settled up to here is in it."""
+    """The result of reading one key. `position`: everything settled up to this revision is
+    reflected in the result.
+    """
 
     version: Version | None
     as_of: int

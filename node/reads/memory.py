@@ -1,8 +1,8 @@
-"""Keep entries in this process, before the shared cache. It may hold old ones: who reads judges
-(INV-5).
+"""Keep entries in this process, in front of the shared cache. Entries may be outdated: the reader
+judges them (INV-5).
 
-Entries come from store reads and from what settles; both bounded by bytes, least recently used go
-first.
+They come from store reads and from settled groups. Both entries and large values are bounded in
+bytes; the least recently used are evicted first.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from kv.model import Entry, Reference, Version
 from kv.ports import Settled
 
 ENTRY_OVERHEAD_BYTES: Final = 480
-"""What an entry costs beyond key and value: objects and nodes (CPython 3.11)."""
+"""Bytes that an entry costs beyond key and value: objects and dictionary nodes (CPython 3.11)."""
 BLOB_SHARE: Final = 0.25
-"""Part of the memory that large values may take."""
+"""Fraction of the memory that large values may take."""
 
 
 class HeldEntry:
-    """An entry in this process. `proved_at`: loop time at which it was last proved to be the
-    newest.
+    """An entry held in this process. `proved_at`: loop time at which it was last proved to be the
+    newest; None: never.
     """
 
     __slots__ = ("entry", "proved_at", "size")
@@ -35,13 +35,13 @@ class HeldEntry:
 
 
 class MemoryTier:
-    """The in-process tier: entries by key, and large values by reference (immutable, so never
-    judged).
+    """The in-process cache tier: entries by key, and large values by reference. Large values are
+    immutable and so need no judgement.
     """
 
     def __init__(self, bytes_max: int, namespace: int) -> None:
         self.namespace = namespace
-        """Of which history the entries are."""
+        """The cache namespace (history) that the entries belong to."""
         self._blobs_max = int(bytes_max * BLOB_SHARE)
         self._entries_max = bytes_max - self._blobs_max
         self._entries: OrderedDict[bytes, HeldEntry] = OrderedDict()
@@ -49,23 +49,24 @@ class MemoryTier:
         self.entry_bytes = 0
         self.blob_bytes = 0
         self.get = self._entries.get
-        """Return what is held of a key; it does not count as a use."""
+        """Return the held entry of a key, without counting a use."""
         self.used = self._entries.move_to_end
-        """Count a use of a held key."""
+        """Mark a held key as the most recently used."""
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def enter(self, namespace: int) -> None:
-        """Forget every entry when this is another history than theirs: an operator adopted another
-        head, and nothing read before it may be judged by the new one.
+        """Switch to a namespace, dropping every entry if it is a new one. The namespace changes
+        when an operator adopts another head, and entries read before that must not be judged by the
+        new history.
         """
         if namespace != self.namespace:
             self.namespace = namespace
             self.clear()
 
     def keep(self, entry: Entry, proved_at: float | None) -> None:
-        """Keep the entry unless one with the same or a newer `as_of` is held, or it is too
+        """Keep the entry unless one with the same or a newer `as_of` is held, or the entry is too
         large.
         """
         key = entry.key
@@ -87,13 +88,13 @@ class MemoryTier:
             self.entry_bytes -= gone.size
 
     def forget(self, key: bytes) -> None:
-        """Forget the entry of a key."""
+        """Drop the entry of a key."""
         held = self._entries.pop(key, None)
         if held is not None:
             self.entry_bytes -= held.size
 
     def clear(self) -> None:
-        """Forget every entry; large values stay, for they never change."""
+        """Drop every entry. Large values stay, because they never change."""
         self._entries.clear()
         self.entry_bytes = 0
 
@@ -105,7 +106,7 @@ class MemoryTier:
         return value
 
     def keep_blob(self, reference: Reference, value: bytes) -> None:
-        """Keep a large value, in the place of those not used for longest."""
+        """Keep a large value, evicting the least recently used ones to make room."""
         if len(value) > self._blobs_max or reference.hash in self._blobs:
             return
         self._blobs[reference.hash] = value
@@ -115,8 +116,8 @@ class MemoryTier:
             self.blob_bytes -= len(gone)
 
     def settled(self, event: Settled, proved_at: float | None) -> list[Entry]:
-        """Take what settled, proved to be no older than `proved_at`; return the new entries of
-        changed keys.
+        """Update the entries with a settled event whose versions are proved to be no older than
+        `proved_at`; return the new entries of the changed keys.
         """
         if event.last <= event.previous:
             return []

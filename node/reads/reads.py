@@ -1,7 +1,8 @@
-"""Serve reads at their level from the nearest tier that may: memory, shared cache, store.
+"""Serve reads at the requested level from the nearest tier that may answer: memory, shared cache,
+store.
 
-It never serves a cached entry that is not judged to hold (INV-5), nor a snapshot of the store that
-lacks what this node knows to be settled.
+It never serves a cached entry that is not judged to hold (INV-5), nor a store snapshot that lacks
+what this node knows to be settled.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ from node.reads.store_reads import StoreReads
 from node.settings import ServerSettings
 
 RENEW_REVISIONS: Final = 1024
-"""An entry this far behind what is settled gets a younger `as_of` when it is judged to hold."""
+"""An entry that trails the settled revision by more than this gets a newer `as_of` when it is
+judged to hold.
+"""
 STALE_CONFIRM_S: Final = 1.0
-"""A stale read starts a ReadIndex round on the side when the last one is older, so that its age can
-be given.
+"""A stale read starts a ReadIndex round in the background when the last confirmed one is older than
+this, so that later reads can report their age.
 """
 
 
 class Reads:
-    """The reading side of one node. `async with` runs it; a crash inside ends the enclosing
-    task.
+    """The read service of one node. `async with` runs its background work; a crash in it ends the
+    enclosing task.
     """
 
     def __init__(
@@ -91,8 +94,8 @@ class Reads:
         self._filler.add(self.memory.settled(event, proved_at))
 
     async def get(self, key: bytes, asked: ReadOptions, *, deadline: float) -> Reading:
-        """Read one key at its level. Raises NotApplied, BackendUnavailable,
-        BadRequest("future_revision").
+        """Read one key at the requested level. `deadline` is loop time. Raises NotApplied,
+        BackendUnavailable, BadRequest("future_revision").
         """
         if not await self.reach(asked.min_revision, "revision", deadline):
             reading = await self.fetches.fetch(key, Need.STORE, asked.level, deadline)
@@ -119,7 +122,7 @@ class Reads:
         return reading
 
     async def linearizable(self, key: bytes, deadline: float) -> Reading:
-        """Read one key as if there were one copy (INV-1)."""
+        """Read one key linearizably (INV-1)."""
         if await self.rounds.confirmed_by(deadline) is not None:
             return await self.fetches.fetch(key, Need.STORE, "linearizable", deadline)
         return self._judged(key, "linearizable") or await self.fetches.fetch(
@@ -127,7 +130,7 @@ class Reads:
         )
 
     def _judged(self, key: bytes, level: Level) -> Reading | None:
-        """Return the entry at hand if it holds at this node's own position."""
+        """Return the entry in memory if it holds at this node's own position."""
         consensus, memory = self._consensus, self.memory
         if consensus.namespace != memory.namespace:
             memory.enter(consensus.namespace)
@@ -140,15 +143,15 @@ class Reads:
         memory.used(key)
         settled = consensus.settled.last
         if settled - entry.as_of > RENEW_REVISIONS:
-            # Nothing up to the settled revision touched the key, so a snapshot of the store there
-            # would bring the same version: a younger as_of keeps the rising floor from outrunning
-            # what is read all the time.
+            # No intent up to the settled revision touched the key, so a store snapshot there would
+            # return the same version. Without the newer `as_of` the rising floor would overtake
+            # entries that are read all the time, and each would be fetched again.
             held.entry = entry = Entry(key, entry.version, settled)
         as_of = entry.as_of
         return Reading(entry.version, as_of, as_of if as_of > settled else settled, level, "memory")
 
     async def _stale(self, key: bytes, asked: ReadOptions, deadline: float) -> Reading:
-        """Serve whatever is at hand within `max_age_s`, else read as if linearizable."""
+        """Serve the entry in memory if it is within `max_age_s`; otherwise read linearizably."""
         now, confirmed_at = self._clock.monotonic(), self.rounds.confirmed_at
         if confirmed_at is None or now - confirmed_at > STALE_CONFIRM_S:
             self.rounds.join()
@@ -167,11 +170,11 @@ class Reads:
         return await self.fetches.fetch(key, Need.HOLDS, "stale", deadline)
 
     async def reach(self, revision: int, name: str, deadline: float) -> bool:
-        """Wait until this node has settled a position that a client names; False: it takes too
-        long.
+        """Wait until this node has settled the position that a client names; return False if that
+        takes too long.
 
-        Raises BadRequest("future_revision") at once for one that no quorum has given: it would be
-        waited for in vain.
+        Raises BadRequest("future_revision") at once for a position that no quorum has given,
+        because waiting for it would be in vain. `name` is the parameter's name in that error.
         """
         if standing(revision, self._consensus.settled.last, None) == "reached":
             return True
@@ -185,10 +188,11 @@ class Reads:
         return await self._wait_settled(revision, deadline)
 
     async def _wait_settled(self, revision: int, deadline: float) -> bool:
-        """Wait until this node has settled so far; False: it takes too long, and the store may know
-        more.
+        """Wait until this node has settled `revision`; return False on time-out, when the store may
+        already be further.
 
-        Half of the time is left for asking the store: it must not be blamed for time spent here.
+        Only half of the remaining time is spent here. The rest is for asking the store, which must
+        not be blamed for time that was spent waiting.
         """
         left = min((deadline - self._clock.monotonic()) / 2, self._settings.session_wait_s)
         try:

@@ -1,6 +1,7 @@
-"""Ask a quorum by ReadIndex whether this node may read at its own position.
+"""Confirm with a quorum (ReadIndex) that this node may read at its own position.
 
-Linearizable reads that arrived before a round began share it: load makes rounds larger, not more.
+Linearizable reads that arrive before a round begins share it: load makes rounds larger, not more
+frequent.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from kv.ports import Clock, Consensus
 from node.settings import ServerSettings
 
 ROUNDS_REMEMBERED: Final = 16
-"""Rounds by which the age of what settles can be bounded."""
+"""Successful rounds kept to bound the age of settled versions."""
 
 
 class ReadIndexRounds:
@@ -33,10 +34,9 @@ class ReadIndexRounds:
         self._under_way = False
         self._closed = False
         self.confirmed_at: float | None = None
-        """When the newest successful round began."""
+        """When the newest successful round began, in loop time."""
         self._confirmed: deque[tuple[float, int]] = deque(maxlen=ROUNDS_REMEMBERED)
-        """(when it began, newest revision ordered here when it ended) of successful rounds, newest
-        last.
+        """(start time, newest revision ordered here at its end) of successful rounds, newest last.
         """
         self._no_quorum_until = 0.0
         self._no_quorum_why = ""
@@ -44,16 +44,16 @@ class ReadIndexRounds:
         self.failed_total = 0
 
     def close(self) -> None:
-        """Begin no round any more: whoever asks hears that the node drains."""
+        """Start no further rounds. Later callers of `join` get "draining"."""
         self._closed = True
 
     def newer_than(self, revision: int) -> float | None:
-        """Return a time at which nothing above `revision` was acknowledged yet, the latest that is
-        known.
+        """Return the latest known time at which nothing above `revision` was acknowledged yet; None
+        if no remembered round proves one.
 
-        What was acknowledged before a round began is ordered here when it ends. So a version above
-        what was ordered then is at least as new as everything that was acknowledged when that round
-        began.
+        Everything acknowledged before a round began is ordered here when the round ends. So a
+        version above the revision ordered at that point is at least as new as everything
+        acknowledged when the round began.
         """
         for began, ordered in reversed(self._confirmed):
             if ordered <= revision:
@@ -61,11 +61,12 @@ class ReadIndexRounds:
         return None
 
     async def confirmed_by(self, deadline: float) -> str | None:
-        """Return what `confirm` brings. Raises NotApplied("timeout") when the request's own time
-        ends before.
+        """Await `confirm` until `deadline` (loop time) and return its result. Raises
+        NotApplied("timeout") when the deadline comes first.
         """
         left = deadline - self._clock.monotonic()
-        # No two rounds take longer, so that the usual read needs no timer of its own.
+        # A read waits for at most two rounds, each bounded by the ReadIndex time-out. With more
+        # time left than that, the common case needs no timer of its own.
         if left > 2 * self._settings.read_index_timeout_s:
             return await self.confirm()
         try:
@@ -75,11 +76,11 @@ class ReadIndexRounds:
             raise NotApplied("timeout", "no quorum answered within the time limit") from exc
 
     def confirm(self) -> asyncio.Future[str | None]:
-        """Return a future that brings None once a round that began after this call succeeded, else
-        why not.
+        """Return a future that resolves to None once a round that began after this call succeeds,
+        or to the reason of its failure.
 
-        For a moment after a failed round it fails at once: reads that the store can answer must not
-        each wait for a quorum that is away.
+        For `quorum_retry_s` after a failed round it resolves at once to that failure. Otherwise
+        every read that the store can answer would first wait for an unreachable quorum.
         """
         if self._no_quorum_until and self._clock.monotonic() < self._no_quorum_until:
             future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
@@ -88,8 +89,9 @@ class ReadIndexRounds:
         return self.join()
 
     def join(self) -> asyncio.Future[str | None]:
-        """Return a future of the next round. A round under way will not do: it may have asked the
-        quorum before this read arrived, and a write acknowledged in between would be missed.
+        """Return a future for the next round. The round in progress cannot be shared: it may have
+        asked the quorum before this read arrived, and the read would miss a write acknowledged in
+        between.
         """
         future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         if self._closed:
@@ -102,7 +104,7 @@ class ReadIndexRounds:
         return future
 
     async def _run(self) -> None:
-        """Run one round after the other while reads arrive."""
+        """Run rounds until no read waits for one."""
         try:
             while self._arrived:
                 covered, self._arrived = self._arrived, []
@@ -114,7 +116,7 @@ class ReadIndexRounds:
             self._under_way = False
 
     async def _round(self) -> str | None:
-        """Run one round; return why it failed, if it did."""
+        """Run one round; return None, or why it failed."""
         began = self._clock.monotonic()
         failed: str | None = None
         try:

@@ -1,4 +1,4 @@
-"""Read the store, and refuse a snapshot of it that lacks what this node knows to be settled."""
+"""Read the store, and refuse a snapshot that lacks what this node knows to be settled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from node.settings import ServerSettings
 
 
 class StoreReads:
-    """The store as one node's reads see it: snapshots that are judged, and large values."""
+    """The store as the reads of one node see it: judged snapshots, and large values."""
 
     def __init__(
         self,
@@ -37,7 +37,11 @@ class StoreReads:
         settled: Head | None = None,
         timeout_s: float,
     ) -> Read:
-        """Read many keys in one snapshot of the store, begun now; linearizable by itself (INV-2).
+        """Read many keys in one store snapshot that begins now. The result is linearizable by
+        itself (INV-2).
+
+        `at`: the revision to read at; None: the newest. `settled`: the head that the snapshot must
+        contain, by default this node's.
 
         Raises NotApplied("store_refused"), BackendUnavailable, Pruned,
         BadRequest("future_revision").
@@ -58,7 +62,7 @@ class StoreReads:
         return read
 
     def check_refusal(self) -> None:
-        """Raise NotApplied (store_refused, store_foreign) while the store is not what was
+        """Raise NotApplied (store_refused, store_foreign) while the store does not match what was
         settled.
         """
         refusal = self._consensus.refusal
@@ -66,10 +70,10 @@ class StoreReads:
             raise store_refused(refusal)
 
     async def value_of(self, version: Version, *, deadline: float) -> bytes | None:
-        """Return the bytes of a version, fetched when it refers to a large value; None: a
-        tombstone.
+        """Return the value of a version, fetching it from the store when it is a reference to a
+        large value; None for a tombstone.
 
-        Raises BackendUnavailable, also when the value is no longer kept.
+        Raises BackendUnavailable, also when the large value is no longer kept.
         """
         value = version.value
         if not isinstance(value, Reference):
@@ -88,7 +92,7 @@ class StoreReads:
 
 
 def check_snapshot(settled: Head, head: Head, digest_at: bytes | None) -> None:
-    """Raise NotApplied("store_refused") unless the snapshot holds what was settled when it
+    """Raise NotApplied("store_refused") unless the snapshot contains what was settled when it
     began.
     """
     if not snapshot_serves(settled, head, digest_at):
