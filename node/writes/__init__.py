@@ -1,1 +1,1 @@
-"""How a write comes to its outcome, and how that outcome is looked up."""
+"""Writes and their outcomes: admission, staging, submission, look-up."""

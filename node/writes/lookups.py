@@ -1,9 +1,9 @@
-"""Find out how an operation ended, and where that is asked for make it definite (DESIGN section 3,
+"""Look up how an operation ended and, on request, make its outcome definite (DESIGN section 3,
 "Look-up").
 
-To look changes nothing: an op_id that nobody knows may be another client's, on its way, or in the
-broker. It never answers "expired" of an op_id that might still be ordered, and never cancels one
-made by a node.
+A look-up changes nothing: an op_id that no machine knows may belong to another client, be on its
+way, or be in the broker. This module never answers "expired" for an op_id that might still be
+ordered, and never cancels one made by a node.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from node.settings import ServerSettings
 from node.writes.writes import Writes
 
 PENDING_WAIT_S: Final = 2.0
-"""How long a look-up waits for a pending operation to end."""
+"""How long a look-up waits for a pending operation to settle."""
 
 
 class StillUnknown(NamedTuple):
-    """An outcome that cannot be said now, or with "outcome_forgotten" most likely ever; `why`
-    says what to do.
+    """An outcome that is not known now; with "outcome_forgotten" it most likely never will be.
+    `why` tells the client what to do.
     """
 
     why: str
@@ -34,11 +34,13 @@ class StillUnknown(NamedTuple):
 
 
 Found: TypeAlias = Answer | Literal["pending", "not_ordered"] | StillUnknown
-"""not_ordered: neither the log nor `ops` has it, as a quorum confirmed; it may still be ordered."""
+"""The result of a look-up. not_ordered: a quorum confirmed that neither the log nor `ops` has the
+op_id; it may still be ordered later.
+"""
 
 
 class Lookups:
-    """Look operations up by op_id."""
+    """The look-up of operations by op_id."""
 
     def __init__(
         self,
@@ -55,7 +57,9 @@ class Lookups:
         self._reads, self._writes = reads, writes
 
     async def find(self, op_id: str, *, deadline: float) -> Found:
-        """Return what is known of the operation; never raises for what is merely not known."""
+        """Return what is known of the operation. Never raises merely because its outcome is not
+        known. `deadline` is loop time.
+        """
         known = await self._known(op_id, deadline)
         if known is not None:
             return known
@@ -84,15 +88,15 @@ class Lookups:
         return "not_ordered"
 
     async def settle(self, op_id: str, *, deadline: float) -> Found:
-        """Return how the operation ended; if nobody knows it, cancel it, so that it never takes
-        effect.
+        """Return how the operation ended. If its op_id is not ordered, cancel it, so that it never
+        takes effect.
         """
         found = await self.find(op_id, deadline=deadline)
         return await self._cancelled(op_id, deadline) if found == "not_ordered" else found
 
     async def _known(self, op_id: str, deadline: float) -> Found | None:
-        """Ask this node's machine. What it has recorded never changes; what is pending is waited
-        for a little.
+        """Ask this node's machine. A recorded outcome never changes; a pending operation is waited
+        for, at most PENDING_WAIT_S.
         """
         known = self._consensus.recorded(op_id)
         if known != "pending":
@@ -105,8 +109,8 @@ class Lookups:
         return self._consensus.recorded(op_id)
 
     async def _recorded(self, op_id: str, deadline: float) -> Found | None:
-        """Ask the store. Only one that holds all that is settled here may say that it has no such
-        operation.
+        """Ask the store's `ops`. None means "no such operation", and only a store that contains
+        everything settled here may say so.
         """
         left = max(min(deadline - self._clock.monotonic(), self._settings.store_timeout_s), 0.001)
         settled = self._consensus.settled
@@ -134,7 +138,9 @@ class Lookups:
         )
 
     async def _cancelled(self, op_id: str, deadline: float) -> Found:
-        """Order a Cancel: from then on the op_id is definite, whatever attempt of it comes late."""
+        """Order a Cancel. From then on the outcome of the op_id is definite, even if an attempt of
+        it arrives later.
+        """
         try:
             result = (await self._writes.many((Cancel(op_id),), deadline=deadline))[0]
         except NotApplied as exc:

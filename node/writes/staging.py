@@ -1,7 +1,8 @@
-"""Put large values into the store before their intent goes to the log, and take them back.
+"""Stage large values in the store before their intent goes to the log, and unstage those of refused
+intents.
 
-It never leaves staged what belongs to an intent that was definitely not ordered, as far as the
-store answers: refused writes must not fill the store.
+As long as the store answers, no value stays staged for an intent that was definitely not ordered:
+refused writes must not fill the store.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from kv.ports import Clock, Consensus, Store
 from node.settings import ServerSettings
 
 INTENT_INLINE_BYTES_MAX: Final = 512 * 1024
-"""Inline bytes of one intent: beyond, its largest values are staged too."""
+"""Inline bytes of one intent; beyond, its largest values are staged too."""
 INTENT_OVERHEAD_BYTES: Final = 256
 TAKE_BACK_S: Final = 1.0
-"""Longest that a refusal waits for its staged values to be taken back."""
+"""Longest time that a refusal waits for its staged values to be unstaged."""
 
 
 class Staging:
-    """The large values of one node's writes, on their way through the store."""
+    """The staging of the large values of one node's writes."""
 
     def __init__(
         self, consensus: Consensus, store: Store, clock: Clock, settings: ServerSettings
@@ -34,10 +35,11 @@ class Staging:
     async def stage(
         self, intent: Intent | Cancel, deadline: float, staged: list[Reference]
     ) -> Intent | Cancel:
-        """Put large values into the store and references to them into the intent; note in
-        `staged` what is there.
+        """Stage the intent's large values and return the intent with references in their place;
+        append each staged reference to `staged`.
 
-        Asks before whether the intent would be admitted: refused writes must not fill the store.
+        Checks first whether the intent would be admitted, because refused writes must not fill the
+        store. Raises that refusal, or BackendUnavailable.
         """
         if isinstance(intent, Cancel) or not (chosen := to_stage(intent)):
             return intent
@@ -61,8 +63,8 @@ class Staging:
         )
 
     async def take_back(self, staged: Sequence[Sequence[Reference]]) -> None:
-        """Unstage the values of intents that were definitely never ordered. What the store does not
-        take back now, it sweeps later: it bounds what waits.
+        """Unstage the values of intents that were definitely never ordered. Values that the store
+        fails to remove now are swept later; the store bounds how many may wait.
         """
         if not any(staged):
             return
@@ -75,10 +77,9 @@ class Staging:
 
 
 def to_stage(intent: Intent) -> list[bytes]:
-    """Return the values that travel as references: large ones, and the largest ones of a large
-    intent.
+    """Return the values to stage: the large ones, and the largest ones of a large intent.
 
-    It depends on the values alone, so a repeated attempt has the same body hash.
+    The choice depends on the values alone, so that a repeated attempt has the same body hash.
     """
     values = [w.value for w in (*intent.writes, *(intent.otherwise or ())) if isinstance(w, Put)]
     inline = [value for value in values if isinstance(value, bytes)]
@@ -104,7 +105,7 @@ def _referring(writes: tuple[Write, ...], references: dict[bytes, Reference]) ->
 
 
 def inline_bytes(intent: Intent | Cancel) -> int:
-    """Return about how many bytes an intent takes in a Raft command."""
+    """Return roughly how many bytes an intent takes in a Raft command."""
     if isinstance(intent, Cancel):
         return INTENT_OVERHEAD_BYTES
     size = (

@@ -1,8 +1,8 @@
-"""Queue intents and hand them to consensus in groups: all that is queued goes as one Raft command
+"""Queue intents and submit them to consensus in groups: all queued intents go as one Raft command
 (group commit 1).
 
-It never says "not applied" of an intent that was handed over, unless consensus or the recorded
-outcome says so; it never says "unknown" of one that was not.
+An intent that was handed over is never reported "not applied" unless consensus or the recorded
+outcome says so. An intent that was not handed over is never reported "unknown".
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from kv.model import Answer, Cancel, Intent
 from kv.ports import Clock, Consensus
 
 SUBMITS_MAX: Final = 2
-"""Submits on their way at a time: while one is ordered and committed the next collects."""
+"""Submits in flight at a time: while one is ordered and committed, the next one collects intents.
+"""
 SUBMIT_INTENTS_MAX: Final = 512
 SUBMIT_BYTES_MAX: Final = 1024 * 1024
 """Inline bytes in one Submit; a single larger intent goes alone."""
 SUBMIT_PATIENCE_S: Final = 0.2
-"""A Submit unanswered for so long no longer holds back the next: its leader may be gone."""
+"""After this time an unanswered Submit no longer holds back the next one, because its leader may be
+gone.
+"""
 MOVES: Final = frozenset({"not_leader", "deposed"})
-"""Refusals that speak of a leader that has just given way: the next attempt finds the new one."""
+"""Refusals by a leader that has just lost the leadership; the next attempt finds the new leader."""
 MOVE_PATIENCE_S: Final = 1.0
-"""How long an intent is handed over again after such a refusal, which is definite: nothing is in
-any log.
+"""How long an intent is submitted again after such a refusal. Submitting again is safe because the
+refusal is definite: the intent is in no log.
 """
 MOVE_PAUSE_S: Final = 0.05
 
@@ -34,26 +37,28 @@ Result: TypeAlias = Answer | KvError
 
 
 class SubmitQueue:
-    """The intents of one node that wait to be handed to consensus."""
+    """The queue of one node's intents that wait to be handed to consensus."""
 
     def __init__(self, consensus: Consensus, clock: Clock) -> None:
         self._consensus, self._clock = consensus, clock
         self.waiting: deque[QueuedIntent] = deque()
         self._out = 0
-        """Submits on their way that hold their place."""
+        """Submits in flight that still count towards SUBMITS_MAX."""
         self._pumping = False
         self.submits_total = 0
         self.intents_total = 0
 
     def add(self, waiting: QueuedIntent) -> None:
-        """Queue an intent. It goes with all others that come in this pass of the loop."""
+        """Queue an intent. It is submitted together with all others queued in this pass of the
+        event loop.
+        """
         self.waiting.append(waiting)
         if not self._pumping and self._out < SUBMITS_MAX:
             self._pumping = True
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
-        """Hand over what is queued, while there is room for another Submit."""
+        """Submit queued intents while fewer than SUBMITS_MAX Submits are in flight."""
         self._pumping = False
         while self.waiting and self._out < SUBMITS_MAX:
             group = self._next_group()
@@ -101,11 +106,11 @@ class SubmitQueue:
             future.add_done_callback(waiting.answered)
 
     def again(self, waiting: QueuedIntent) -> None:
-        """Hand an intent over once more, a moment later."""
+        """Queue an intent again after MOVE_PAUSE_S."""
         asyncio.get_running_loop().call_later(MOVE_PAUSE_S, self.add, waiting)
 
     def release(self) -> None:
-        """Let the next Submit go."""
+        """Free the place of a Submit, and start the next one if intents wait."""
         self._out -= 1
         if self.waiting and not self._pumping:
             self._pumping = True
@@ -113,8 +118,8 @@ class SubmitQueue:
 
 
 class SubmitSlot:
-    """One Raft command on its way. It holds its place until all its intents are answered, or its
-    patience ends.
+    """The place of one Submit among those in flight. It is held until all its intents are answered,
+    or for SUBMIT_PATIENCE_S.
     """
 
     __slots__ = ("_left", "_queue", "_timer")
@@ -126,7 +131,7 @@ class SubmitSlot:
         )
 
     def answered(self) -> None:
-        """Count an answered intent; the last one gives the Submit's place free."""
+        """Count an answered intent; the last one frees the place."""
         self._left -= 1
         if self._left == 0 and self._timer is not None:
             self._timer.cancel()
@@ -138,8 +143,8 @@ class SubmitSlot:
 
 
 class QueuedIntent:
-    """An intent and whoever waits for it. Its `result` never fails: it brings an Answer or an
-    KvError.
+    """An intent that waits for its outcome. Its `result` future never fails: it resolves to an
+    Answer or a KvError.
     """
 
     __slots__ = (
@@ -169,7 +174,9 @@ class QueuedIntent:
         self._timer = loop.call_at(deadline, self.expire)
 
     def with_deadline(self, deadline_ms: int) -> Intent | Cancel:
-        """Return the intent with its deadline in log time. A Cancel has none."""
+        """Return the intent with this deadline in log time. A Cancel has no deadline and is
+        returned as it is.
+        """
         intent = self.intent
         if isinstance(intent, Cancel):
             return intent
@@ -178,8 +185,8 @@ class QueuedIntent:
         )
 
     def answered(self, future: asyncio.Future[Answer]) -> None:
-        """Take what consensus says. Called for every intent that was handed over, also when nobody
-        waits any more.
+        """Take the outcome from consensus. It is called for every intent that was handed over, even
+        when its client no longer waits.
         """
         if self.submit is not None:
             self.submit.answered()
@@ -201,8 +208,8 @@ class QueuedIntent:
             self.end(OutcomeUnknown(f"{type(error).__name__}: {error}", op_id=self.intent.op_id))
 
     def _may_go_again(self) -> bool:
-        """Say whether somebody still waits, and a leader that gives way has not been met for too
-        long.
+        """Return whether the client still waits and the retries after lost leaderships have lasted
+        less than MOVE_PATIENCE_S.
         """
         now = asyncio.get_running_loop().time()
         if self._patient_until is None:
@@ -212,8 +219,8 @@ class QueuedIntent:
         )
 
     def expire(self) -> None:
-        """Say what is true when time is out: unknown once handed over, else definitely not
-        applied.
+        """End the wait at the deadline: unknown if the intent was handed over, otherwise definitely
+        not applied.
         """
         if self.handed:
             self.end(OutcomeUnknown("no outcome was heard in time", op_id=self.intent.op_id))
@@ -221,12 +228,12 @@ class QueuedIntent:
             self.end(NotApplied("timeout", "it waited for its turn until its time was out"))
 
     def end(self, result: Result) -> None:
-        """Bring the result, unless there is one."""
+        """Resolve the result, unless it is already resolved."""
         if not self.result.done():
             self.result.set_result(result)
             self._timer.cancel()
 
     def leave(self) -> None:
-        """Stop waiting. What was not handed over yet never will be."""
+        """Stop waiting. An intent that is still queued is then never handed over."""
         self._timer.cancel()
         self.result.cancel()

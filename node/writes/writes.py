@@ -1,7 +1,7 @@
-"""Bring writes to their outcomes: admit them within bounds, stage large values, queue, and wait.
+"""Run writes to their outcomes: admit them within bounds, stage large values, queue them, and wait.
 
-It waits no longer than a request has time, and then says what is true: not applied, if the intent
-was not handed over, else unknown.
+It waits no longer than the request has time. At the deadline an intent that was not handed over is
+not applied; one that was is unknown.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from node.writes.submit_queue import QueuedIntent, Result, SubmitQueue
 
 
 class Writes:
-    """The way of every write of this node. Bounded in intents and bytes; beyond:
+    """The write service of one node. It is bounded in intents and bytes; beyond:
     NotApplied("overloaded").
     """
 
@@ -38,18 +38,20 @@ class Writes:
         self._staging = Staging(consensus, store, clock, settings)
         self.queue = SubmitQueue(consensus, clock)
         self.held = 0
-        """Intents admitted and not yet answered."""
+        """Intents admitted and not answered yet."""
         self.held_bytes = 0
         self.acknowledged_total = 0
-        """Writes acknowledged to clients of this node as applied, repetitions left out."""
+        """Writes acknowledged to this node's clients as applied, not counting repetitions
+        (`Again`).
+        """
 
     def new_op_id(self) -> str:
-        """Return an op_id that never comes again: made of node, incarnation and a counter."""
+        """Return a new op_id that never repeats: it is made of node, incarnation and a counter."""
         self._op_ids += 1
         return f"{self._op_id_start}{self._op_ids}"
 
     async def one(self, intent: Intent, *, deadline: float, lifetime_s: float = 0.0) -> Answer:
-        """Bring one intent to its outcome. `deadline`: loop time. Raises NotApplied or
+        """Run one intent to its outcome. `deadline` is loop time. Raises NotApplied or
         OutcomeUnknown.
         """
         result = (await self.many((intent,), deadline=deadline, lifetime_s=lifetime_s))[0]
@@ -60,18 +62,18 @@ class Writes:
     async def many(
         self, intents: Sequence[Intent | Cancel], *, deadline: float, lifetime_s: float = 0.0
     ) -> list[Result]:
-        """Bring intents to their outcomes, each for itself, in order; `deadline_ms` of each is set
-        here.
+        """Run intents to their outcomes, each on its own, and return the results in order. The
+        `deadline_ms` of each intent is set here.
 
-        They are waited for until `deadline` (loop time), and may take effect until then, or for
-        `lifetime_s` from the moment they are handed over if that is longer. Raises NotApplied when
-        they are not admitted, all of them together.
+        The call waits until `deadline` (loop time). The intents may take effect until then, or for
+        `lifetime_s` seconds after they are handed over if that is longer. Raises NotApplied when
+        the intents are not admitted; then none of them is.
         """
         size = sum(inline_bytes(intent) for intent in intents)
         self._admit(len(intents), size)
         waiting: list[QueuedIntent] = []
         staged: list[list[Reference]] = []
-        """For each intent what was staged for it."""
+        """The staged references of each intent, in the order of `intents`."""
         try:
             for intent in intents:
                 staged.append([])
@@ -91,12 +93,12 @@ class Writes:
             )
             return results
         except NotApplied:
-            # It comes from staging, or from the question before it: nothing was handed over.
+            # The refusal comes from admission or staging, before anything was handed over.
             await self._staging.take_back(staged)
             raise
         except (BackendUnavailable, OutcomeUnknown) as exc:
-            # Whether a value is staged may be unknown, but staging alone has no effect and nothing
-            # was handed over: the write itself is definitely not applied.
+            # It may be unknown whether a value was staged, but staging alone has no effect and
+            # nothing was handed over. So the write is definitely not applied.
             await self._staging.take_back(staged)
             raise NotApplied("store_away", f"a large value could not be staged: {exc}") from exc
         finally:
