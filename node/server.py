@@ -1,9 +1,9 @@
-"""Listen, find the handler of a request, bound what is worked on, and answer every failure as a
-problem document.
+"""Serve HTTP: listen, route each request to its handler, bound the work in progress, and answer
+every failure with a problem document.
 
-Built on aiohttp's low-level server: no router and no middleware stand between a request and its
-handler, and the path is taken as it was sent. A request that goes away never cancels a commit.
-Stopping drains.
+It is built on aiohttp's low-level server: no router and no middleware run between a request and its
+handler, and the path is used as it was sent. A client that disconnects never cancels a commit.
+Stopping drains first.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from node.writes.writes import Writes
 _METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"})
 
 REQUESTS_PER_PASS: Final = 256
-"""Requests begun in a pass of the loop: however many come at once, liveness is not behind all of
-them. Fewer would also cut into what is queued for one Raft command: the groups of writes get
-smaller, and each write dearer.
+"""Requests started per pass of the event loop. The bound keeps a burst of requests from delaying
+the liveness endpoints. A smaller bound would also shrink what is queued for one Raft command: write
+groups would become smaller and each write more expensive.
 """
 
 log = structlog.get_logger("acordo.node")
@@ -67,7 +67,7 @@ def services_of(
     checks: Sequence[ReadinessCheck],
     registry: CollectorRegistry | None,
 ) -> NodeServices:
-    """Put the services of a node together over ports that the caller opens and closes."""
+    """Build the services of a node on ports that the caller opens and closes."""
     reads = Reads(consensus, store, cache, clock, settings)
     writes = Writes(consensus, store, clock, settings)
     bodies = Bodies(settings.body_bytes_held_max, settings.connections_max, settings.body_timeout_s)
@@ -94,11 +94,11 @@ def services_of(
 
 
 class Server:
-    """The HTTP side of one node.
+    """The HTTP server of one node.
 
-    `async with` runs its background work (in the caller's task: a crash there ends the caller),
-    `start` listens, `drain` stops admitting and waits for what is held, leaving the block closes
-    everything.
+    `async with` runs its background work in the caller's task group, so a crash there ends the
+    caller. `start` listens, `drain` stops admitting requests and waits for those in progress, and
+    leaving the block closes everything.
     """
 
     def __init__(
@@ -114,8 +114,8 @@ class Server:
         checks: Sequence[ReadinessCheck] = (),
         registry: CollectorRegistry | None = None,
     ) -> None:
-        """Put the services together over ports that the caller opens and closes. `checks` show on
-        /readyz too, and what is in `registry` on /metrics.
+        """Build the services on ports that the caller opens and closes. `checks` also appear on
+        /readyz, and the metrics in `registry` on /metrics.
         """
         self.services = services_of(
             settings,
@@ -139,7 +139,7 @@ class Server:
         self._idle = asyncio.Event()
         self._idle.set()
         self.port = 0
-        """Where it listens, once started."""
+        """The port it listens on; 0 until `start` returns."""
 
     async def __aenter__(self) -> Self:
         await self._opened.enter_async_context(self._tasks)
@@ -160,8 +160,8 @@ class Server:
         if self._acceptor is not None:
             self._acceptor.close()
         if self._runner is not None:
-            # It is pushed last and so closed first: a request that still came in would find its
-            # services closed.
+            # The runner is pushed last so that it is closed first. Otherwise a request that still
+            # arrives would find its services closed.
             self._opened.push_async_callback(self._runner.cleanup)
         await self._opened.__aexit__(kind, error, trace)
 
@@ -174,7 +174,7 @@ class Server:
         tls: ssl.SSLContext | None = None,
         backlog: int = 1024,
     ) -> None:
-        """Listen. Raises BadRequest("port_in_use") when the address is taken."""
+        """Start listening. Raises BadRequest("port_in_use") when the address is taken."""
         assert self._low is not None, "enter the server first"
         self._runner = web.ServerRunner(self._low, shutdown_timeout=1.0)
         await self._runner.setup()
@@ -190,10 +190,10 @@ class Server:
         self._acceptor.open()
 
     async def drain(self, *, notice_s: float = 0.0, timeout_s: float = 15.0) -> bool:
-        """Turn unready, wait `notice_s` for balancers to see it, refuse new work (503), finish what
-        is held.
+        """Report not ready, wait `notice_s` seconds so that load balancers notice, then refuse new
+        work (503) and finish the requests in progress.
 
-        Return whether all of it was finished within `timeout_s`.
+        Returns whether all of them finished within `timeout_s` seconds.
         """
         load = self.services.load
         load.leaving = True
@@ -256,8 +256,8 @@ class Server:
         except ConnectionError:
             return x.problem("bad_http", "the connection was lost")
         except Exception as exc:
-            # Whatever it is, the client gets a problem document, which says "unknown" if need be:
-            # an empty 500 would leave it to guess whether its write took effect.
+            # Every failure ends in a problem document that says "unknown" where it has to. After an
+            # empty 500 the client would have to guess whether its write took effect.
             log.exception("request failed", method=x.method, path=x.path[:200], error=repr(exc))
             return x.refuse(
                 problem_of(KvError("an error inside"), mutation=x.mutation, op_id=x.op_id)
@@ -279,7 +279,7 @@ class Server:
         return x.problem("overloaded", f"{load.at_work} requests are being worked on")
 
     def _refuse_unread(self, x: Exchange) -> web.Response:
-        """Refuse a read whose answer would wait beside too many that nobody takes."""
+        """Refuse a read because too many bytes of answers already wait for slow readers."""
         self.services.load.refused += 1
         return x.problem("overloaded", "too many bytes of answers wait for their readers")
 
@@ -294,12 +294,14 @@ class Server:
 
 
 def _origin_form(target: str) -> str:
-    """Return path and query of a target that names scheme and host too (RFC 9112 section 3.2.2)."""
+    """Return the path and query of a target in absolute form, with scheme and host (RFC 9112
+    section 3.2.2).
+    """
     _, scheme, rest = target.partition("://")
     _, slash, path = rest.partition("/")
     return slash + path if scheme else target
 
 
 async def _crash(error: InvariantViolated) -> None:
-    """End the process by the task group: the supervisor starts it anew."""
+    """End the process by failing its task group; the supervisor restarts it."""
     raise error

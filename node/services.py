@@ -1,4 +1,4 @@
-"""Name the services that every handler of a node works with. It puts nothing together."""
+"""Define the set of services that every handler of a node works with. It creates none of them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from node.writes.writes import Writes
 
 
 class AsyncWrites(Protocol):
-    """A broker that takes a write into its hands, for a worker to submit later."""
+    """A broker that accepts a write durably; a worker submits it later."""
 
     async def accept(self, op_id: str, transaction: bytes, *, timeout_s: float) -> None:
-        """Return once the broker has confirmed it. `transaction` is the JSON of POST /v1/txn, found
-        sound.
+        """Return once the broker has confirmed the message. `transaction` is the JSON of POST
+        /v1/txn, already validated.
 
-        Raises BackendUnavailable: it is not in the broker's hands, or OutcomeUnknown.
+        Raises BackendUnavailable when the broker does not have the message, or OutcomeUnknown when
+        that is not known.
         """
         ...
 
@@ -46,7 +47,7 @@ class NodeServices:
     readiness: NodeReadiness
     load: NodeLoad
     openapi: bytes
-    """The document of GET /openapi.json."""
+    """The body of GET /openapi.json."""
     host_names: frozenset[str]
-    """Names that lead to this node, beside addresses."""
+    """Host names accepted for this node; IP addresses are always accepted."""
     async_writes: AsyncWrites | None = None

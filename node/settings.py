@@ -1,4 +1,4 @@
-"""Name what can be set of a serving node: names, limits, time-outs. It never reads a file or the
+"""Define the settings of a serving node: names, limits, time-outs. It never reads a file or the
 environment.
 """
 
@@ -10,71 +10,75 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """The settings of one serving node. Times in seconds; sizes in bytes."""
+    """The settings of one serving node. Times are in seconds, sizes in bytes."""
 
     node_id: str
     advertised_url: str
     incarnation: str
-    """Differs at every start of this node: op_ids made by it may never come again."""
+    """A string that differs at every start of this node, so that op_ids made by the node never
+    repeat.
+    """
     http_names: tuple[str, ...] = ()
-    """Names that lead here beside addresses, names without a dot and that of `advertised_url`; "*":
-    every name.
+    """Host names accepted beside addresses, names without a dot and the name in `advertised_url`;
+    "*" accepts every name.
     """
     version: str = "0.1.0"
     page_dir: Path | None = None
-    """Directory of the page's files; None: no page."""
+    """Directory of the web page's files; None serves no page."""
 
     request_timeout_s: float = 10.0
-    """Longest that a request is worked on, if it names no shorter time (`Acordo-Timeout`)."""
+    """Longest time spent on a request that asks for no shorter one (`Acordo-Timeout`)."""
     body_timeout_s: float = 10.0
-    """Longest that a request's body may take to arrive (408)."""
+    """Longest time that a request's body may take to arrive (408)."""
     keepalive_timeout_s: float = 75.0
-    """A connection without a whole request head for so long is closed; above a proxy's own."""
+    """A connection that brings no complete request head for this long is closed. Keep it above the
+    keep-alive time-out of a proxy in front.
+    """
     store_timeout_s: float = 5.0
     read_index_timeout_s: float = 1.0
-    """A ReadIndex round that takes longer counts as "no quorum": reads then go to the store."""
+    """A ReadIndex round that takes longer counts as "no quorum"; reads then go to the store."""
     quorum_retry_s: float = 0.25
-    """After a failed ReadIndex round, reads go straight to the store for so long before the next is
-    tried.
+    """How long reads go straight to the store after a failed ReadIndex round, before the next round
+    is tried.
     """
     session_wait_s: float = 2.0
-    """Longest wait for this node to settle as far as `min_revision` says, before the store is
-    asked.
-    """
+    """Longest wait for this node to settle `min_revision` before the read goes to the store."""
 
     requests_max: int = 1024
-    """Requests worked on at a time; beyond: 503, definite."""
+    """Requests in progress at a time; beyond: 503, definite."""
     connections_max: int = 8192
-    """Open connections; beyond, the longest idle one is closed, or a new one refused (503,
-    definite).
+    """Open connections; beyond, the longest idle one is closed, or the new one is refused (503,
+    definite) when none is idle.
     """
     descriptors_max: int | None = None
-    """Files and sockets that the process may open: connections stay below it, with a reserve. None:
-    not known.
+    """File descriptors that the process may open; connections stay below it by a reserve. None: not
+    known.
     """
     answer_stall_s: float = 10.0
-    """An answer of which nearly nothing is taken for so long is cut."""
+    """An answer is cut when its reader takes almost nothing of it for this long."""
     answer_bytes_held_max: int = 64 * 1024 * 1024
-    """Bytes of answers that wait for their readers; beyond: 503 to reads, definite."""
+    """Bytes of answers waiting for slow readers; beyond, reads get 503, definite."""
     watchers_max: int = 512
     body_bytes_held_max: int = 64 * 1024 * 1024
-    """Bytes of all bodies held at a time; beyond: 503, definite."""
+    """Bytes of all request bodies held at a time; beyond: 503, definite."""
     writes_max: int = 8192
     """Intents queued or waiting for their outcome; beyond: 503, definite."""
     write_bytes_max: int = 64 * 1024 * 1024
     memory_cache_bytes: int = 64 * 1024 * 1024
 
     watch_heartbeat_s: float = 2.0
-    """A silent watch sends a comment this often."""
+    """How often an idle watch sends a comment."""
     watch_bookmark_s: float = 5.0
-    """A watch that moved without a change under its prefix sends its position this often."""
+    """How often a watch sends its position when revisions advance without a change under its
+    prefix.
+    """
     watch_write_timeout_s: float = 10.0
-    """A watcher that takes no byte for so long is cut with a resumable error."""
+    """A watcher that reads no byte for this long is disconnected with a resumable error."""
     watch_ring_bytes: int = 4 * 1024 * 1024
-    """Newest changes kept for watchers; who is further behind reads the ledger."""
+    """Bytes of the newest changes kept for watchers; a watcher further behind reads the ledger."""
     watch_frames_bytes: int = 16 * 1024 * 1024
-    """Events kept as they are written, for all who watch the same keys."""
+    """Bytes of encoded events kept for all watchers of the same keys."""
     watch_unsent_bytes_max: int = 64 * 1024 * 1024
-    """Events that wait in the sockets of watchers, each counted once; who would wait beyond is cut
-    (resumable).
+    """Bytes of events waiting in watchers' sockets, each event counted once; beyond, the watcher
+    that would wait is disconnected (resumable).
     """
