@@ -1,6 +1,6 @@
-"""Apply what the log has committed to this member's machine, and tell whoever waits for it.
+"""Apply committed commands to this member's machine, and notify whoever waits for them.
 
-It decides nothing: the machine does. None of its calls raises but for what must end the member.
+The machine decides; nothing is decided here. A call raises only for what must end the member.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _log = structlog.get_logger("acordo.consensus")
 
 
 class Applier:
-    """What stands between the log of one member and its machine."""
+    """The link between one member's log and its machine."""
 
     def __init__(
         self,
@@ -44,14 +44,14 @@ class Applier:
         self.stamped_in = 0
         """The newest term of which a stamp is applied here."""
         self.resets = self.restores = self.undecoded = 0
-        """`undecoded`: commands that this version could not read; they did nothing here."""
+        """`undecoded` counts commands that this version could not read; they had no effect here."""
 
     def apply(self, position: Position, stamp_ms: int, command: bytes) -> Effects | None:
-        """Apply one committed command, answer who waits for it, and feed the listeners. Return what
-        it did; None: it was not understood, or it ended the member.
+        """Apply one committed command, answer the clients that wait for it, and feed the listeners.
+        Return its effects; None if it could not be decoded, or if it ended the member.
 
-        Raises NewerCommand, before anything is changed: it ends the member before it could come to
-        another state than others.
+        Raises NewerCommand before anything is changed, which ends the member: skipping the command
+        would let its state diverge from the other members'.
         """
         try:
             decoded = decode(command)
@@ -92,16 +92,16 @@ class Applier:
             self._feed.feed(settled)
 
     def capture(self) -> Callable[[], bytes]:
-        """Capture the machine's state now; the returned function encodes it, in another thread.
+        """Capture the machine's state now and return a function that encodes it in another thread.
 
-        `last` is left out: copying it would hold up the loop, and whoever restores this only reads
-        a little more.
+        `last` is left out: copying it would block the event loop, and a member that restores the
+        snapshot only has to read the store a little more often.
         """
         return partial(encode_state, self._machine.capture(last=False))
 
     def restore(self, snapshot: bytes) -> None:
-        """Take over a snapshot's state, and tell that the machine jumped there. Raises ValueError,
-        with nothing changed, for one that cannot be decoded.
+        """Replace the state by a snapshot's, and notify the listeners that the machine jumped
+        there. Raises ValueError, with nothing changed, when the snapshot cannot be decoded.
         """
         machine, fed = self._machine, self._feed.fed
         machine.restore(decode_state(snapshot))
@@ -128,13 +128,15 @@ class Applier:
             self._failure.die(exc)
 
     def restored_in(self, term: int) -> None:
-        """Count a stamp in a snapshot for one that was applied: where it was made, its term had
-        begun.
+        """Count a stamp contained in a snapshot as applied: the member that made it had begun its
+        term.
         """
         self.stamped_in = max(self.stamped_in, term)
 
     def _answer_from_window(self) -> None:
-        """Answer those whose commands a snapshot took the place of, as far as its window knows."""
+        """Answer the attempts whose commands a snapshot replaced, as far as its window knows their
+        outcome.
+        """
         machine = self._machine
         for op_id, body_hash in self._waits.attempts():
             known = machine.window.get(op_id, machine.log_time_ms)
@@ -147,8 +149,8 @@ class Applier:
             )
 
     def reset(self) -> None:
-        """Forget the machine's state: what was applied is overwritten in the log, so that keys and
-        revisions here may be of intents that were never ordered.
+        """Discard the machine's state. Applied entries were overwritten in the log, so the keys and
+        revisions here may belong to intents that were never ordered.
         """
         _log.warning(
             "applied log was overwritten: starting again", settled=self._machine.settled.revision

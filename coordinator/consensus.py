@@ -1,11 +1,10 @@
-"""Be the Consensus port of one member: the machine, driven by a Log, with the leader's loops beside
-it.
+"""Implement the Consensus port of one member: a machine driven by a Log, plus the leader's loops.
 
-It decides nothing itself: the machine does, and the committer. It never answers a client with
-anything that is not in the ledger, and never refuses what it has handed to the log.
+It decides nothing itself: the machine and the committer do. It never gives a client an answer that
+is not in the ledger, and never reports an intent as not applied after handing it to the log.
 
-It is long because the port and the Replica are wide: most calls are one line to the part that does
-the work.
+The module is long because the port and the Replica protocol are wide: most methods are one line
+that delegates to the part that does the work.
 """
 
 from __future__ import annotations
@@ -43,17 +42,18 @@ from kv.ports import Broadcast, Clock, Listener, Space, Status, Store, UndoneRan
 _log = structlog.get_logger("acordo.consensus")
 
 HEARTBEAT_S: Final = 0.25
-"""How often the notes of the peers are looked at."""
+"""How often the notes of the peers are read."""
 TIME_ASKED_S: Final = 0.01
-"""… while this member does not know the time: nothing is written before."""
+"""The same interval while this member does not know the log time: until then it can write nothing.
+"""
 
 
 class Coordinator:
     """One member of the cluster: its Consensus port, and the Replica that its log drives.
 
-    `async with` opens the log and runs the loops beside it. A loop that dies cancels the task that
-    entered the `async with`, and comes out of it as an exception group: let it end the process, its
-    supervisor restarts it.
+    `async with` opens the log and starts the background loops. A loop that dies cancels the task
+    that entered the `async with`, and its exception leaves the block in an exception group. Let it
+    end the process: the supervisor restarts it.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class Coordinator:
         members: bytes = b"",
         cluster: str = "",
     ) -> None:
-        """Compose; no I/O. `store` and `broadcast` are opened by whoever made them, `log` is opened
-        here.
+        """Compose the member's parts without any I/O. The caller opens `store` and `broadcast`;
+        `log` is opened by `async with` here.
 
-        `entropy` gives so many bytes that nobody can guess (None: `rng` does, for tests);
-        `members` is the digest of the first member list that this member was given; `cluster` is
-        the id that the store is claimed for.
+        `entropy` returns the given number of unpredictable bytes (None: taken from `rng`, for
+        tests). `members` is the digest of the first member list that this member was given.
+        `cluster` is the id that the store is claimed for.
         """
         self.node, self.url, self.cluster = node, url, cluster
         self.settings = settings or CoordinatorSettings()
@@ -107,7 +107,7 @@ class Coordinator:
         self.is_open = False
 
     def _know_peers(self) -> None:
-        """Compose what this member knows of the others, and what operators ask of it."""
+        """Create the parts that track the other members and that serve operators."""
         self.timekeeping = Timekeeping(self.node, self._log, self._clock)
         self.roster = Roster(
             self.node,
@@ -128,7 +128,9 @@ class Coordinator:
         )
 
     def _serve_clients(self, store: Store) -> None:
-        """Compose the way of clients' intents into the log, and of outcomes back to them."""
+        """Create the parts that carry clients' intents into the log and outcomes back to the
+        clients.
+        """
         self._failure = FatalFailure()
         self._waits, self._feed = Waits(), Feed()
         self._feed.listen(self.publisher.hear)
@@ -172,7 +174,9 @@ class Coordinator:
             await self._log.__aexit__(None, None, None)
 
     async def _stop(self, cancelled: asyncio.CancelledError | None) -> None:
-        """End the loops and the waits. Raises what a loop died of, as an exception group."""
+        """Cancel the loops and fail the waits. Raises the exceptions of loops that died, as an
+        exception group.
+        """
         for task in self._tasks:
             task.cancel()
         self._tasks = []
@@ -192,20 +196,22 @@ class Coordinator:
     # -------------------------------------------------------------------------------------- writing
 
     def submit(self, intents: Sequence[Intent | Cancel]) -> list[asyncio.Future[Answer]]:
-        """Hand intents to Raft as one command; see `kv.ports.Consensus.submit`."""
+        """Propose intents as one command of the log; see `kv.ports.Consensus.submit`."""
         return self._submission.submit(intents)
 
     def refuses(self, intents: Sequence[Intent | Cancel]) -> NotApplied | None:
-        """Say why these would be refused now; see `kv.ports.Consensus.refuses`."""
+        """Return why these intents would be refused now, if they would; see
+        `kv.ports.Consensus.refuses`.
+        """
         return self._submission.refuses(intents)
 
     def taken_over(self) -> None:
-        """Let the publisher begin: the committer has taken over the store."""
+        """Let the publisher start: the committer has taken over the store."""
         self.publisher.taken_over()
 
     def committed(self, first: int, records: Sequence[Recorded]) -> None:
-        """Answer those who wait here for a group that is in the store (INV-2: never called before
-        its COMMIT).
+        """Answer the local clients that wait for a group. INV-2: called only after the group's
+        COMMIT.
         """
         self._waits.answer_records(first, records)
 
@@ -224,15 +230,17 @@ class Coordinator:
         self.committer.wake()
 
     def stamp_ms(self) -> int:
-        """Return the log time for what this leader appends; 0: it does not know it."""
+        """Return the log time for an entry that this leader appends; 0 when it does not know the
+        log time.
+        """
         return self.now_ms() if self.time.kept else 0
 
     def snapshot(self) -> Callable[[], bytes]:
-        """Capture the machine's state now; the returned function encodes it."""
+        """Capture the machine's state now and return a function that encodes it."""
         return self._applier.capture()
 
     def restore(self, snapshot: bytes) -> None:
-        """Take over a snapshot's state; see `log.Replica.restore`."""
+        """Replace the state by a snapshot's; see `log.Replica.restore`."""
         self._applier.restore(snapshot)
         asyncio.get_running_loop().call_soon(self._restored)
         self.committer.wake()
@@ -241,12 +249,12 @@ class Coordinator:
         self._applier.restored_in(self._log.applied.term)
 
     def reset(self) -> None:
-        """Forget all that was applied; see `log.Replica.reset`."""
+        """Discard everything that was applied; see `log.Replica.reset`."""
         self._applier.reset()
         self.committer.wake()
 
     def led(self, term: int) -> None:
-        """Begin to lead; see `log.Replica.led`."""
+        """Start leading; see `log.Replica.led`."""
         self.timekeeping.led()
         self.roster.lead_seen(self.node, term)
         self.committer.led(term)
@@ -255,21 +263,21 @@ class Coordinator:
         self.publisher.led(term)
 
     def deposed(self, term: int) -> None:
-        """End to lead; see `log.Replica.deposed`."""
+        """Stop leading; see `log.Replica.deposed`."""
         self.committer.deposed(term)
         self.sweeper.deposed()
         self.scrubber.deposed()
         self.publisher.deposed()
 
     def note(self) -> bytes:
-        """Return this member's word on its machine to the others."""
+        """Return the note about this member's machine that its peers receive."""
         return self.roster.note()
 
     # -------------------------------------------------------------------------------------- reading
 
     async def read_index(self, *, timeout_s: float) -> None:
-        """Wait until this machine holds all that was acknowledged anywhere; see
-        `kv.ports.Consensus.read_index`.
+        """Wait until this machine has applied everything that was acknowledged anywhere before the
+        call; see `kv.ports.Consensus.read_index`.
         """
         ends_s = self._clock.monotonic() + timeout_s
         self._check_alike()
@@ -278,8 +286,8 @@ class Coordinator:
             await self._wait_for_entry(position, ends_s)
 
     def _check_alike(self) -> None:
-        """Raise NotApplied while this machine is known to have gone another way than the leader's:
-        what it says of keys may be wrong, however much it has applied.
+        """Raise NotApplied while this machine is known to have diverged from the leader's: however
+        much it has applied, what it says about keys may be wrong.
         """
         if self.likeness.apart:
             raise NotApplied(
@@ -288,8 +296,9 @@ class Coordinator:
             )
 
     async def _wait_for_entry(self, position: Position, ends_s: float) -> None:
-        """Wait until the very entry at the read index is applied here, its term too: an entry that
-        this log holds in that place may be of another order, which is to be overwritten.
+        """Wait until exactly the entry at the read index, with its term, is applied here. The index
+        alone is not enough: the entry that this log holds there may be of another term, and be
+        overwritten later.
         """
         try:
             await self._log.wait_applied(
@@ -300,38 +309,44 @@ class Coordinator:
 
     @property
     def ordered(self) -> int:
-        """The newest revision given."""
+        """The newest revision that was given."""
         return self.machine.revision
 
     @property
     def settled(self) -> Head:
-        """What is settled here: revision and digest alone."""
+        """The settled revision and its digest; the other fields of the Head are not set."""
         settled = self.machine.settled
         return Head(last=settled.revision, digest=settled.digest)
 
     @property
     def namespace(self) -> int:
-        """The caches' namespace; 0 until the history is founded."""
+        """The namespace of the caches; 0 until the history is founded."""
         return self.machine.namespace
 
     @property
     def undone(self) -> UndoneRange:
-        """What the newest adoption undid."""
+        """The revisions that the newest adoption undid."""
         return self.machine.undone
 
     @property
     def space(self) -> Space | None:
-        """Whose cache entries may be served here; None: none yet."""
+        """The namespace and key whose cache entries may be served here; None until the history is
+        founded.
+        """
         founded = self.machine.founded
         return None if founded is None else Space(self.machine.namespace, founded.cache_key)
 
     @property
     def refusal(self) -> str | None:
-        """Why writes and reads of the store are refused, by this leader or by its leader's word."""
+        """Why writes and store reads are refused: this leader's own reason, or the one in its
+        leader's note.
+        """
         return self.committer.refusal if self.leads else self.roster.word.refusal
 
     def touched(self, key: bytes) -> int:
-        """Return the revision that a cached entry has to reach to hold (INV-5)."""
+        """Return the revision that a cached entry's `as_of` has to reach for the entry to hold
+        (INV-5).
+        """
         return self.machine.touched(key)
 
     @property
@@ -345,29 +360,29 @@ class Coordinator:
 
     @property
     def operation_retention_ms(self) -> int:
-        """For how long op_ids are remembered, in log time."""
+        """How long op_ids are remembered, in milliseconds of log time."""
         return self.machine.limits.window_ms
 
     @property
     def stamped(self) -> bool:
-        """Whether this node knows the time: deadlines set here mean what they say."""
+        """Whether this node knows the log time, so that a deadline set here means what it says."""
         return self.time.kept and self.machine.log_time_ms > 0
 
     def recorded(self, op_id: str) -> Answer | Literal["pending"] | None:
-        """Return what the machine's window knows of an op_id."""
+        """Return the answer that the machine's window has for an op_id, or "pending", or None."""
         known = self.machine.window.get(op_id, self.machine.log_time_ms)
         if known is not None:
             return Answer(known.revision, known.outcome)
         return "pending" if self.machine.attempts(op_id) else None
 
     async def wait_settled(self, revision: int, *, timeout_s: float) -> None:
-        """Return once this member has settled that far. Raises TimeoutError."""
+        """Return once this member has settled at least `revision`. Raises TimeoutError."""
         if self.machine.settled.revision >= revision:
             return
         await self._feed.waits.wait(revision, timeout_s=timeout_s)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` at each Settled; return a function that ends that."""
+        """Call `listener` with each Settled from now on. The returned function unsubscribes it."""
         return self._feed.listen(listener)
 
     # --------------------------------------------------------------------------------------- status
@@ -378,7 +393,7 @@ class Coordinator:
         return self.committer.term is not None
 
     def status(self) -> Status:
-        """Return what this member says of itself and of the others."""
+        """Return the status of this member, and what it knows of the others."""
         raft = self._log.status()
         self.roster.look(raft)
         return status_of(
@@ -398,8 +413,8 @@ class Coordinator:
         )
 
     def _store_trouble(self) -> str | None:
-        """Return why what is ordered does not get committed, as this member sees it or its leader
-        says.
+        """Return why ordered intents do not get committed, as this leader sees it or as its
+        leader's note says; None when nothing is wrong.
         """
         if self.leads and self.committer.stuck is not None:
             return self.committer.stuck
@@ -421,27 +436,29 @@ class Coordinator:
         return self.roster.leader_settled()
 
     def unneeded_below(self) -> int:
-        """Return up to where no voter will ever need the ledger's rows again."""
+        """Return the revision up to which no voter will ever need the ledger's rows again."""
         return self.roster.unneeded_below()
 
     # ------------------------------------------------------------------------------------ operators
 
     async def transfer(self, to: str | None, *, timeout_s: float) -> str:
-        """Hand the leadership to a member; see `kv.ports.Consensus.transfer`."""
+        """Transfer the leadership to a member; see `kv.ports.Consensus.transfer`."""
         return await self._log.transfer(to, timeout_s=timeout_s)
 
     async def add_member(
         self, member: str, raft_address: str, url: str, *, voter: bool, timeout_s: float
     ) -> str:
-        """Add or promote; the new member tells its `url` itself, in its note."""
+        """Add or promote a member. `url` is not used: the new member reports its own in its
+        note.
+        """
         return await self._log.add_member(member, raft_address, voter=voter, timeout_s=timeout_s)
 
     async def remove_member(self, member: str, *, timeout_s: float) -> str:
-        """Take a member out; see `kv.ports.Consensus.remove_member`."""
+        """Remove a member; see `kv.ports.Consensus.remove_member`."""
         return await self._log.remove_member(member, timeout_s=timeout_s)
 
     async def amend(self, *, timeout_s: float) -> tuple[str, ...]:
-        """Let this member's limits be those of all; see `kv.ports.Consensus.amend`."""
+        """Propose this member's limits for the whole cluster; see `kv.ports.Consensus.amend`."""
         return await self._operating.amend(timeout_s=timeout_s)
 
     async def adopt(self, *, gives_up: int | None = None, timeout_s: float) -> int:

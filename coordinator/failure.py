@@ -1,4 +1,4 @@
-"""Remember what a member must not go on from, and let it end the process.
+"""Record a failure that a member cannot continue from, and let it end the process.
 
 It never ends anything by itself: `ended_by` is one of the tasks whose end ends the member.
 """
@@ -15,20 +15,22 @@ _log = structlog.get_logger("acordo.consensus")
 
 
 class FatalFailure:
-    """The first failure that the log's callbacks, which may not raise, ran into."""
+    """The first failure inside the log's callbacks, which may not raise."""
 
     def __init__(self) -> None:
         self._cause: BaseException | None = None
         self._faulty = asyncio.Event()
 
     def die(self, exc: BaseException) -> None:
-        """End the process: what the log or a listener ran into cannot be gone on from."""
+        """Record a failure of the log or of a listener that this member cannot continue from;
+        `ended_by` then ends the process.
+        """
         if self._cause is None:
             self._cause = exc
             _log.error("fault", error=repr(exc))
         self._faulty.set()
 
     async def ended_by(self) -> None:
-        """Raise InvariantViolated once there is a fault."""
+        """Wait for a failure, then raise InvariantViolated from it."""
         await self._faulty.wait()
         raise InvariantViolated("applying the log failed") from self._cause

@@ -14,7 +14,7 @@ import msgspec
 
 
 class Position(msgspec.Struct, frozen=True, order=True, array_like=True):
-    """A place in the log. Two logs that hold the same (index, term) are equal up to there (Raft
+    """A position in the log. Two logs that hold the same (index, term) are equal up to there (Raft
     section 5.3).
     """
 
@@ -23,8 +23,8 @@ class Position(msgspec.Struct, frozen=True, order=True, array_like=True):
 
 
 class PeerStatus(msgspec.Struct, frozen=True):
-    """One member as Raft knows it. `match`, `last_seen_s`: known to the leader only, except its
-    own.
+    """One member as Raft knows it. `match` and `last_seen_s` are known to the leader only, except
+    for the member itself.
     """
 
     id: str
@@ -38,11 +38,13 @@ class PeerStatus(msgspec.Struct, frozen=True):
     second).
     """
     trouble: str = ""
-    """Why there is no connection with it, for people; empty: there is one, or nothing is known."""
+    """Why there is no connection to this peer, for people to read; empty when there is one, or
+    nothing is known.
+    """
     note_term: int = 0
-    """The term in which the peer was when it sent that note."""
+    """The term that the peer was in when it sent that note."""
     note_age_s: float = 0.0
-    """How long ago it came."""
+    """Seconds since that note arrived."""
 
 
 class RaftStatus(msgspec.Struct, frozen=True):
@@ -53,8 +55,8 @@ class RaftStatus(msgspec.Struct, frozen=True):
     term: int
     leader: str | None
     quorum: bool
-    """As leader: a majority of voters answered within one election time-out. Else: a leader is
-    heard.
+    """On the leader: a majority of voters answered within one election timeout. On other members: a
+    leader is known and was heard from.
     """
     applied: int
     committed: int
@@ -63,64 +65,67 @@ class RaftStatus(msgspec.Struct, frozen=True):
     peers: tuple[PeerStatus, ...]
     """All members, this one included."""
     unsynced_age_s: float = 0.0
-    """For how many seconds its oldest entry has waited for its own disk (policy `always`); 0: none
-    waits.
+    """Seconds that the oldest unsynced entry has waited for this member's own disk (policy
+    `always`); 0 when none waits.
     """
     unfit: Literal["removed", "disk_lost"] | None = None
-    """It was taken out for good, or has lost what it had acknowledged."""
+    """Why this member may not take part: it was removed for good, or its disk lost what it had
+    acknowledged.
+    """
     conflicts: tuple[str, ...] = ()
-    """What keeps this member from taking part, or others from being let in, for people: other first
-    lists, another history, one id used twice.
+    """Conflicts that keep this member from taking part, or others from being admitted, for people
+    to read: different first member lists, another history, one id used twice.
     """
 
 
 class Replica(Protocol):
-    """The member that a log drives. Called on the event loop, synchronously; none may block.
+    """The state machine that a log drives. All methods are called synchronously on the event loop,
+    and none may block.
 
-    None may raise, but `apply` NewerCommand, before it has changed anything.
+    None may raise, except that `apply` may raise NewerCommand before it has changed anything.
     """
 
     def apply(self, position: Position, stamp_ms: int, command: bytes) -> None:
-        """Apply one committed command. `stamp_ms` is what the leader's `stamp_ms()` said when it
-        appended it (0: it did not know the time).
+        """Apply one committed command. `stamp_ms` is what the leader's `stamp_ms()` returned when
+        it appended the command (0: that leader did not know the log time).
         """
         ...
 
     def stamp_ms(self) -> int:
-        """Return the stamp for what this member, as leader, appends now; 0: it does not know the
-        time yet.
+        """Return the time stamp for what this member, as the leader, appends now; 0 while it does
+        not know the log time.
         """
         ...
 
     def snapshot(self) -> Callable[[], bytes]:
-        """Capture the state now (cheap, immutable); the returned function encodes it, in a worker
-        thread.
+        """Capture the state now (cheaply, and as immutable data) and return a function that encodes
+        it in a worker thread.
         """
         ...
 
     def restore(self, snapshot: bytes) -> None:
-        """Take the place of all state. Raises ValueError, with state untouched, when it cannot be
-        decoded.
+        """Replace all state by a snapshot's. Raises ValueError, with the state untouched, when it
+        cannot be decoded.
         """
         ...
 
     def reset(self) -> None:
-        """Forget all state: what was applied has been overwritten in the log; a restore or replay
-        follows.
+        """Discard all state, because applied entries have been overwritten in the log. A restore or
+        a replay follows.
         """
         ...
 
     def led(self, term: int) -> None:
-        """Begin to lead `term`, whose own no-op is applied here."""
+        """Start leading `term`. The term's own no-op is already applied here."""
         ...
 
     def deposed(self, term: int) -> None:
-        """End to lead `term`."""
+        """Stop leading `term`."""
         ...
 
     def note(self) -> bytes:
-        """Return a few bytes (≤ 256) about this member's machine, carried to its peers a few times
-        a second, and at once to a new leader.
+        """Return a note about this member's machine (≤ 256 bytes). The log carries it to the peers
+        a few times a second, and at once to a new leader.
         """
         ...
 
@@ -129,23 +134,24 @@ class Log(Protocol):
     """A replicated log of opaque commands on a quorum of voters.
 
     Guarantees: a command whose `propose` succeeded is on a quorum's disks (policy `fsync`) and is
-    applied by every member at the same Position. Does not guarantee that a leader is the only one
-    who believes so: see `read_index`.
+    applied by every member at the same Position. Does not guarantee that only one member believes
+    to be the leader: see `read_index`.
     """
 
     async def __aenter__(self) -> Self:
-        """Load snapshot and journal, listen, join. Raises BadRequest for what an operator must
-        mend.
+        """Load the snapshot and the journal, listen, and join. Raises BadRequest for what an
+        operator must repair.
         """
         ...
 
     async def __aexit__(self, *exc: object) -> None: ...
 
     def propose(self, command: bytes) -> asyncio.Future[Position]:
-        """Order a command, from any member. Resolved once this member has applied it.
+        """Order a command, from any member. The future resolves once this member has applied it.
 
-        Fails with NotApplied (it is in no log and never will be) or OutcomeUnknown. Bounded: raises
-        NotApplied "overloaded" in the future when too many bytes wait. Never sent twice by us.
+        It fails with NotApplied (the command is in no log and never will be) or OutcomeUnknown;
+        with NotApplied "overloaded" when too many bytes are waiting. The log never sends a command
+        twice.
         """
         ...
 
@@ -153,72 +159,75 @@ class Log(Protocol):
         """Return a position at or above everything committed before the call, confirmed by a quorum
         round.
 
-        Rounds are shared by the calls that arrived before they began. Only a leader that has
-        `open_reads` of its own term answers. Raises NotApplied.
+        Calls that arrive before a round begins share it. Only a leader for whose own term
+        `open_reads` was called answers. Raises NotApplied.
         """
         ...
 
     def open_reads(self, term: int) -> None:
-        """Let ReadIndex be answered while this member leads exactly `term` (it has taken over the
-        store).
+        """Allow ReadIndex to be answered while this member leads exactly `term` (it has taken over
+        the store).
         """
         ...
 
     @property
     def applied(self) -> Position:
-        """The place of the newest command that is applied here."""
+        """The position of the newest command that is applied here."""
         ...
 
     async def wait_applied(self, position: Position, *, timeout_s: float) -> None:
-        """Return once this member has applied that very entry (or a snapshot that contains it).
+        """Return once this member has applied exactly that entry, or a snapshot that contains it.
         Raises TimeoutError.
         """
         ...
 
     def status(self) -> RaftStatus:
-        """Return what this member's Raft says of itself and of the others."""
+        """Return the state of this member's Raft, and what it knows of its peers."""
         ...
 
     def replay(self) -> None:
-        """Let the replica forget all, and bring it up again from the snapshot and the log that are
-        here.
-        """
+        """Reset the replica, and rebuild it from the local snapshot and log."""
         ...
 
     def fetch_snapshot(self) -> None:
-        """Ask the leader for its snapshot, to bring the replica up from that and the log here; may
-        be in vain.
+        """Request the leader's snapshot, to rebuild the replica from it and the local log. The
+        request may have no effect.
         """
         ...
 
     def step_down(self) -> None:
-        """Stop leading without naming a successor (a row of a higher term stands in the store)."""
+        """Stop leading without naming a successor, because a ledger row of a higher term is in the
+        store.
+        """
         ...
 
     def outrank(self, term: int) -> None:
-        """Stand again at once for a term above `term` (a ledger row of that term is in the way)."""
+        """Start an election at once for a term above `term`, because a ledger row of that term is
+        in the way.
+        """
         ...
 
     async def transfer(self, to: str | None, *, timeout_s: float) -> str:
-        """Hand the leadership to a voter (None: the most advanced); return who leads then.
+        """Transfer the leadership to a voter (None: the most advanced one) and return who leads
+        then.
 
         Raises NotApplied, OutcomeUnknown, BadRequest.
         """
         ...
 
     async def add_member(self, member: str, address: str, *, voter: bool, timeout_s: float) -> str:
-        """Return "" when all was done, else in words what was not (nothing to do, or not yet a
-        voter).
+        """Add a member. Return "" when everything was done, otherwise a sentence that says what was
+        not (nothing to do, or not yet a voter).
         """
         ...
 
     async def remove_member(self, member: str, *, timeout_s: float) -> str:
-        """Return as `add_member` does."""
+        """Remove a member. The result is that of `add_member`."""
         ...
 
 
 class PeerAddress(NamedTuple):
-    """A member, and where its Raft port is."""
+    """A member's id, and the address of its Raft port."""
 
     id: str
     address: str

@@ -1,7 +1,7 @@
-"""Decide what time it is in the log. Pure: moments come as arguments.
+"""Compute log time. Pure: moments of the monotonic clock are arguments.
 
-Log time is carried on by monotonic clocks; wall clocks are asked only when nobody kept it. It never
-follows the step of a wall clock, whoever's it is, and never goes back behind what was stamped.
+Monotonic clocks carry log time on; wall clocks are asked only when no member kept it. Log time
+never follows a step of any wall clock, and never goes back behind a stamp of the log.
 """
 
 from __future__ import annotations
@@ -11,73 +11,78 @@ from dataclasses import dataclass
 from typing import Final
 
 READING_AGE_S_MAX: Final = 3.0
-"""An older reading does not count: its member may be gone, and its clock another by now."""
+"""A reading older than this does not count: its member may be gone, or its clock may have changed
+since.
+"""
 PATIENCE_S: Final = 1.0
-"""A new leader that did not keep the time waits so long for the readings of all voters; then a
-quorum's do.
+"""How long a new leader that did not keep the time waits for the readings of all voters; after
+that, those of a quorum suffice.
 """
 SLEW: Final = 1 / 2000
-"""Log time nears the clocks' median by so much at most (0.5 ms a second, what a kernel allows its
-own clock).
+"""The maximal rate at which log time approaches the median of the clocks: 0.5 ms a second, which is
+what a kernel allows when it slews its own clock.
 """
 SLEW_FROM_MS: Final = 50
-"""Closer than this nothing is slewed: notes take their time."""
+"""Smaller differences are not slewed, because notes take some time to arrive."""
 BEHIND_MS_MAX: Final = 150
-"""A leader further behind what a quorum kept takes theirs: its own monotonic clock stood still."""
+"""A leader that is further than this behind the time that a quorum kept takes over theirs: its own
+monotonic clock stood still.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class ClockReading:
-    """A member's word on its clocks, of the present term."""
+    """The clocks of one member, as its note of the present term reported them."""
 
     member: str
     voter: bool
     wall_ms: int
     kept_ms: int
-    """Log time as it kept it; 0: it does not know."""
+    """The log time that it keeps; 0: it does not know it."""
     age_s: float
-    """How long ago it was heard."""
+    """Seconds since the reading arrived."""
     found_in: int = 0
-    """The term in which the time that it keeps was found."""
+    """The term in which the log time that it keeps was determined."""
 
     @property
     def wall_now_ms(self) -> int:
-        """What its wall clock says now, if it has run on since."""
+        """Its wall clock now, assuming that it has run on since the reading."""
         return self.wall_ms + int(self.age_s * 1000)
 
     @property
     def kept_now_ms(self) -> int:
-        """The log time that it keeps now, if its clock has run on since."""
+        """The log time that it keeps now, assuming that its clock has run on since the reading."""
         return self.kept_ms + int(self.age_s * 1000)
 
 
 def median(readings_ms: Sequence[int]) -> int:
-    """Return the middle one; the lower of two: a key may live longer when in doubt, never
-    shorter.
+    """Return the middle reading, or the lower of the two middle ones: when in doubt a key lives
+    longer, never shorter.
     """
     return sorted(readings_ms)[(len(readings_ms) - 1) // 2]
 
 
 def fresh(readings: Iterable[ClockReading]) -> list[ClockReading]:
-    """Return those that are young enough to count."""
+    """Return the readings that are young enough to count."""
     return [reading for reading in readings if reading.age_s <= READING_AGE_S_MAX]
 
 
 def newest_kept(readings: Iterable[ClockReading], after: int = 0) -> ClockReading | None:
-    """Return who keeps the time that was found last (in a term > `after`), and of those the latest:
-    theirs count.
+    """Return the reading to follow: of those whose time was determined in the latest term (>
+    `after`), the one that is furthest ahead; None if no member keeps a time.
 
-    Words on their way age, so what is heard is never ahead.
+    A reading ages in transit, so it is never ahead of the member's own time.
     """
     kept = [reading for reading in fresh(readings) if reading.kept_ms and reading.found_in > after]
     return max(kept, key=lambda reading: (reading.found_in, reading.kept_now_ms)) if kept else None
 
 
 def clocks_say(readings: Iterable[ClockReading], voters: int, waited_s: float) -> int | None:
-    """Return the time that a new leader begins at when nobody kept it; None: not enough is heard
-    yet.
+    """Return the time at which a new leader starts when no member kept it; None until enough
+    readings have arrived.
 
-    `readings`: its own among them. `voters`: how many there are. `waited_s`: since it leads.
+    `readings` include the leader's own. `voters` is the number of voters, `waited_s` the time since
+    the leader was elected.
     """
     walls = [reading.wall_now_ms for reading in fresh(readings) if reading.voter]
     if len(walls) >= voters or (len(walls) > voters // 2 and waited_s >= PATIENCE_S):
@@ -86,7 +91,7 @@ def clocks_say(readings: Iterable[ClockReading], voters: int, waited_s: float) -
 
 
 def kept_by_most(readings: Iterable[ClockReading], voters: int, now_ms: int) -> int:
-    """Return what a leader takes for now: its own time, unless a quorum kept a later one."""
+    """Return the leader's `now`: its own time, unless a quorum of voters kept a later one."""
     kept = [reading.kept_now_ms for reading in fresh(readings) if reading.voter and reading.kept_ms]
     if len(kept) <= voters // 2:
         return now_ms
@@ -95,8 +100,8 @@ def kept_by_most(readings: Iterable[ClockReading], voters: int, now_ms: int) -> 
 
 
 def slew(readings: Iterable[ClockReading], voters: int, now_ms: int) -> float:
-    """Return the rate at which a leader's log time nears the median of a quorum's wall clocks; 0:
-    none is needed.
+    """Return the rate at which a leader's log time approaches the median of a quorum's wall clocks;
+    0 when no correction is needed.
     """
     walls = [reading.wall_now_ms for reading in fresh(readings) if reading.voter]
     if len(walls) <= voters // 2:
@@ -111,7 +116,7 @@ def _towards(off_ms: int) -> float:
 
 
 class LogTime:
-    """The time that one member takes for now in the log. `at_s`: its monotonic clock, which never
+    """The log time of one member. `at_s` is always a moment of its monotonic clock, which never
     goes back.
     """
 
@@ -120,13 +125,14 @@ class LogTime:
     def __init__(self, at_s: float) -> None:
         self._base_ms, self._anchor_s, self._rate = 0.0, at_s, 0.0
         self._stamp_ms = 0.0
-        """The newest of the log."""
+        """The newest stamp of the log."""
         self.kept = False
-        """It has heard the time since this process began, and not only from what its log remembers:
-        how long ago that was stamped, nobody knows.
+        """Whether this member has learned the time from another member since this process started
+        (or determined it as the leader). A stamp that its log remembers is not enough: nobody knows
+        how long ago it was made.
         """
         self.found_in = 0
-        """The term in which the time that it keeps was found."""
+        """The term in which the time that it keeps was determined."""
 
     def now_ms(self, at_s: float) -> int:
         """Return the log time at a moment of this member's monotonic clock."""
@@ -136,15 +142,15 @@ class LogTime:
         return self._base_ms + (at_s - self._anchor_s) * 1000 * (1 + self._rate)
 
     def stamp(self, stamp_ms: float, at_s: float) -> None:
-        """Take note of a stamp of the log. It sets nothing back: a leader's own stamps come back to
-        it later than they were made, and taking them for now would slow its deadlines down by the
-        time that a commit takes.
+        """Record a stamp of the log; it never sets the time back. A leader's own stamps return to
+        it later than they were made: taking them for `now` would delay its deadlines by the
+        duration of a commit.
         """
         self._stamp_ms = max(self._stamp_ms, stamp_ms)
         self.raise_to(stamp_ms, at_s)
 
     def raise_to(self, time_ms: float, at_s: float) -> None:
-        """Set it forward, if that is forward."""
+        """Set the time to `time_ms` unless that would be backwards."""
         if time_ms > self._at(at_s):
             self._base_ms, self._anchor_s = time_ms, at_s
 
@@ -153,13 +159,17 @@ class LogTime:
             self._base_ms, self._anchor_s, self._rate = self._at(at_s), at_s, rate
 
     def follow(self, leader: ClockReading, at_s: float) -> None:
-        """Take the time of the present leader, who keeps it: that is what log time is."""
+        """Follow the time of the present leader, if it keeps one: its time is the log time by
+        definition.
+        """
         if leader.kept_ms and leader.age_s <= READING_AGE_S_MAX:
             self._take(leader, at_s)
 
     def _take(self, reading: ClockReading, at_s: float) -> None:
-        """Go by what another keeps. Back too, though never behind a stamp, when that was found
-        apart from what this member went by: it has just started, or was cut off while nobody else
+        """Adopt the time that another member keeps.
+
+        The time may go back, though never behind a stamp, if this member keeps none yet or one that
+        was determined in another term: it has just started, or it was cut off while no other member
         had kept the time.
         """
         if self.kept and reading.found_in == self.found_in:
@@ -172,10 +182,10 @@ class LogTime:
     def lead(
         self, readings: Sequence[ClockReading], voters: int, waited_s: float, at_s: float, term: int
     ) -> int:
-        """Find the time out as a leader that does not know it, or go on with it; return by how many
+        """Determine the time as a leader that does not know it, or carry it on. Return by how many
         ms it jumped.
 
-        What another member kept comes before all clocks.
+        The time that another member kept takes precedence over all clocks.
         """
         before_ms = self.now_ms(at_s)
         newest = newest_kept(readings, after=self.found_in if self.kept else 0)

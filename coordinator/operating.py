@@ -1,7 +1,7 @@
-"""Carry out what an operator asks of the cluster: members, leadership, limits, a store's head.
+"""Carry out what operators ask of the cluster: amend the limits, adopt a store's head.
 
-Raises BadRequest for what cannot be done, NotApplied for what was not, OutcomeUnknown for what may
-still come.
+Raises BadRequest for what cannot be done, NotApplied for what was not done, OutcomeUnknown for what
+may still happen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kv.errors import BadRequest, NotApplied, OutcomeUnknown
 
 
 class Operating:
-    """The operator's way to the log and to the committer of one member."""
+    """The operator's commands on one member; they go to its log and its committer."""
 
     def __init__(
         self,
@@ -35,8 +35,8 @@ class Operating:
 
     @property
     def limits_differ(self) -> tuple[str, ...]:
-        """Names of the limits in which this member's own settings differ from those of the log,
-        which count.
+        """Names of the limits in which this member's settings differ from those in the log, which
+        apply.
         """
         machine = self._machine
         return () if machine.founded is None else machine.limits.differing(self._limits)

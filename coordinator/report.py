@@ -1,6 +1,6 @@
-"""Put together what a member says of itself and of the others: its status and its counts.
+"""Assemble a member's status and counters from its parts.
 
-It looks and decides nothing.
+Read-only: it decides nothing.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def status_of(
 def counts_of(
     committer: Committer, sweeper: Sweeper, scrubber: Scrubber, publisher: Publisher
 ) -> dict[str, int]:
-    """Return what the loops of a member have counted, by the names of its metrics."""
+    """Return the counters of a member's loops, by the names of its metrics."""
     return {
         "groups_committed": committer.groups,
         "intents_committed": committer.intents,

@@ -1,7 +1,7 @@
 """Bound the coordinator's loops: counts, waits and retentions, all with working defaults.
 
-Plain values; what all members keep alike is in `limits` and goes through the log: here it is only
-what this member would propose.
+These are plain values of one member. What all members must agree on is in `limits` and goes through
+the log; the `limits` here are only what this member would propose.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from coordinator.machine.limits import Limits
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorSettings:
-    """The bounds of one member's loops. Units last. Nothing here may change what is true, only how
-    soon and how much.
+    """The bounds of one member's loops. None of them may change what is true, only how soon and how
+    much. Units come last in the names.
     """
 
     limits: Limits = field(default_factory=Limits)
-    """Proposed when the history is founded; later the log's count, and this member says where its
-    own differ.
+    """Proposed when the history is founded. Afterwards the limits in the log apply, and the member
+    reports where its own differ.
     """
 
     # Admission: beyond these a submit is refused, definitely (INV-4).
     pending_intents_max: int = 20_000
     pending_bytes_max: int = 64 * 1024 * 1024
     stall_s: float = 3.0
-    """The oldest ordered intent waits this long for its commit: no more are admitted until it is
-    through.
+    """When the oldest ordered intent has waited this long for its commit, no more are admitted
+    until it is committed.
     """
     waiters_max: int = 50_000
 
@@ -35,45 +35,46 @@ class CoordinatorSettings:
     group_intents_max: int = 512
     group_bytes_max: int = 4 * 1024 * 1024
     settles_in_flight_max: int = 8
-    """Groups committed whose Settle is still on its way; then the committer waits."""
+    """Committed groups whose Settle may be in flight; at this number the committer waits."""
     store_timeout_s: float = 5.0
     propose_timeout_s: float = 10.0
-    """A command of the committer's own that nobody hears of for so long: it takes over again."""
+    """When one of the committer's own commands gets no answer for this long, it takes over again.
+    """
     backoff_s_min: float = 0.02
     backoff_s_max: float = 1.0
     rows_page: int = 16
-    """Ledger rows past the settled revision that taking over adopts at once: checking them takes
-    the loop's time.
+    """Ledger rows past the settled revision that taking over adopts at a time: verifying them
+    occupies the event loop.
     """
     rebase_bytes_max: int = 512 * 1024
     hand_on_s: float = 2.0
-    """So long a leader that would refuse tries to hand the leadership to one other voter."""
+    """How long a leader that would refuse its store tries to transfer the leadership to one other
+    voter.
+    """
     refused_check_s: float = 2.0
-    """How often a leader that refuses looks at the store's head again."""
+    """How often a leader that refuses its store reads the head again."""
 
     # The sweeper.
     sweep_interval_s: float = 1.0
-    """From the begin of one look at what is due to the next: a key outlives its ttl by no more, and
-    half a second.
+    """Time between the starts of two sweeps. A key outlives its ttl by at most this and half a
+    second.
     """
     sweep_retry_s: float = 0.1
-    """What did not work is tried again after this: a delete that failed, a store that did not
-    answer.
-    """
+    """Pause before a retry, after a delete failed or the store did not answer."""
     sweep_keys_max: int = 200
-    """Due keys deleted by one command; when there are more, the sweep goes on at once."""
+    """Due keys deleted by one command; when there are more, the next sweep follows at once."""
     sweep_deadline_s: float = 5.0
     staged_ms: int = 15 * 60_000
-    """A large value that was staged and never ordered goes after so long: far longer than a request
-    may take.
+    """Age at which a large value that was staged and never ordered is deleted: far longer than a
+    request may take.
     """
     scrub_interval_s: float = 2.0
-    """Between two steps of looking versions through: a step reads some MB at most."""
+    """Pause between two steps of the scrub; a step reads a few MB at most."""
     scrub_rest_s: float = 6 * 3600.0
-    """After all of them were looked through."""
+    """Pause after all versions were scrubbed."""
     prune_interval_s: float = 30.0
     prune_steps_max: int = 50
-    """Small steps in one round."""
+    """Small steps in one round of pruning."""
     prune_rows_max: int = 500
     """Rows deleted in one small step."""
 
@@ -81,11 +82,11 @@ class CoordinatorSettings:
     publish_rows_max: int = 64
     publish_changes_max: int = 1_000
     publish_buffer_max: int = 256
-    """Settled groups kept at hand; further behind, it reads the ledger."""
+    """Settled groups kept in memory. A publisher that is further behind reads the ledger."""
     publish_timeout_s: float = 10.0
     cursor_interval_s: float = 0.5
-    """The durable cursor moves at most this often; after a crash what lies between is published
-    again.
+    """The durable cursor moves at most this often. After a crash, the changes since its last move
+    are published again.
     """
 
     # Reads of the log.

@@ -1,1 +1,1 @@
-"""Hold what this member does for its own clients: admit, hand in, wait, answer, feed listeners."""
+"""Serve this member's own clients: admit intents, propose them, wait, answer, feed listeners."""

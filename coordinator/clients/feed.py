@@ -1,7 +1,7 @@
-"""Tell this member's listeners what is settled: each revision once, in order, without a gap.
+"""Notify this member's listeners of what is settled: each revision once, in order, without a gap.
 
-A log that was reset repeats itself, and a snapshot steps over revisions: nothing is fed twice, and
-what is stepped over is marked as such.
+A log that was reset repeats itself, so no revision is fed twice; a snapshot skips revisions, so
+what it skips is marked as such.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from kv.ports import Listener, Settled
 
 
 class Feed:
-    """The listeners of one member, and those who wait for a revision to be settled."""
+    """The listeners of one member, and the callers that wait for a revision to be settled."""
 
     def __init__(self) -> None:
         self._listeners: dict[int, Listener] = {}
         self._numbers = count(1)
         self.waits = RevisionWaits()
         self.fed = 0
-        """The newest revision that the listeners heard of."""
+        """The newest revision that the listeners were notified of."""
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` at each Settled from here on; return a function that ends that."""
+        """Call `listener` with each Settled from now on. The returned function unsubscribes it."""
         number = next(self._numbers)
         self._listeners[number] = listener
 
@@ -36,7 +36,9 @@ class Feed:
         return end
 
     def feed(self, settled: Settled) -> None:
-        """Tell the listeners what of this they have not heard yet, and wake who waited for it."""
+        """Notify the listeners of the part that they have not seen yet, and wake the callers that
+        waited for it.
+        """
         if settled.previous < self.fed:
             settled = _after(settled, self.fed)
         if settled.last > self.fed:
@@ -47,7 +49,9 @@ class Feed:
 
 
 def _after(settled: Settled, fed: int) -> Settled:
-    """Return the part of it past `fed`; what it undid is undone all the same."""
+    """Return the part past `fed`. `undone_after` is kept: what an adoption undid is undone even if
+    the listeners have seen part of the range.
+    """
     return msgspec.structs.replace(
         settled,
         previous=fed,

@@ -1,7 +1,7 @@
-"""Answer the clients whose outcomes a snapshot stepped over, from the ledger's rows.
+"""Answer the clients whose outcomes were skipped by a snapshot, from the ledger's rows.
 
-What it does not find in so many rows, or in a store that does not answer, runs into its time-out:
-the client looks it up.
+A client whose outcome is not within the rows searched, or whose store does not answer, runs into
+its timeout and has to look its op_id up.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _PAGE: Final = 256
 
 
 class Recovery:
-    """The search for outcomes in the rows that a snapshot stepped over. `run` it once."""
+    """The search for outcomes in the rows that a snapshot skipped. Call `run` once."""
 
     def __init__(self, waits: Waits, store: Store, settings: CoordinatorSettings) -> None:
         self._waits, self._store, self._settings = waits, store, settings
         self._gaps: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
 
     def stepped_over(self, after: int, to: int) -> None:
-        """Take note that a snapshot took the place of what settled in this range."""
+        """Queue the range of revisions that were settled by a snapshot instead of by the log."""
         if self._waits:
             self._gaps.put_nowait((after, to))
 
     async def run(self) -> None:
-        """Search one gap after another, for ever."""
+        """Search the queued ranges one after another, forever."""
         while True:
             after, to = await self._gaps.get()
             try:

@@ -1,7 +1,7 @@
-"""Take intents of this member's clients in, or refuse them at once and definitely (INV-4).
+"""Admit the intents of this member's clients, or refuse them at once and definitely (INV-4).
 
-From the moment that they are handed to the log it never says "not applied" by itself: only what the
-log says of the command does, or the recorded outcome.
+Once intents are handed to the log, this module never says "not applied" by itself: only the log's
+answer to the command does, or the recorded outcome.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kv.model import NODE_OP_ID_PREFIX, Answer, Cancel, Intent
 
 
 class SubmittingMember(Protocol):
-    """What submitting asks of the member it runs on."""
+    """The member that a Submission runs on, as far as it needs it."""
 
     @property
     def machine(self) -> Machine:
@@ -32,7 +32,7 @@ class SubmittingMember(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes part: its log is open."""
+        """Whether the member takes part: its log is open."""
         ...
 
     @property
@@ -42,7 +42,7 @@ class SubmittingMember(Protocol):
 
     @property
     def stamped(self) -> bool:
-        """Whether it knows what time it is in the log."""
+        """Whether the member knows the log time."""
         ...
 
     def now_ms(self) -> int:
@@ -51,7 +51,7 @@ class SubmittingMember(Protocol):
 
 
 class Submission:
-    """The way of this member's intents into the log."""
+    """The path of this member's intents into the log."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Submission:
         self._failure, self._settings = failure, settings
 
     def submit(self, intents: Sequence[Intent | Cancel]) -> list[asyncio.Future[Answer]]:
-        """Hand intents to Raft as one command; see `kv.ports.Consensus.submit`."""
+        """Propose intents as one command of the log; see `kv.ports.Consensus.submit`."""
         for intent in intents:
             if type(intent) is Cancel and intent.op_id.startswith(NODE_OP_ID_PREFIX):
                 raise BadRequest("not_cancellable", "op_ids made by a node cannot be cancelled")
@@ -79,7 +79,9 @@ class Submission:
         return [wait.answered for wait in waits]
 
     def refuses(self, intents: Sequence[Intent | Cancel]) -> NotApplied | None:
-        """Say why these would be refused now; see `kv.ports.Consensus.refuses`."""
+        """Return why these intents would be refused now, if they would; see
+        `kv.ports.Consensus.refuses`.
+        """
         refused = self._refuses(intents)
         if refused is not None:
             return refused
@@ -89,8 +91,8 @@ class Submission:
         return None if raft.quorum else NotApplied("no_quorum", "no quorum answers the leader")
 
     def _refuses(self, intents: Sequence[Intent | Cancel]) -> NotApplied | None:
-        """Say why an attempt is not handed to Raft at all: only such a refusal is definite by
-        itself (INV-4).
+        """Return why an attempt must not be handed to Raft at all. Only such a refusal is definite
+        by itself (INV-4).
         """
         member = self._member
         if not member.is_open:
@@ -120,7 +122,7 @@ class Submission:
 
     @property
     def stalled(self) -> bool:
-        """Whether the oldest pending intent waits for its commit for too long."""
+        """Whether the oldest pending intent has waited for its commit longer than `stall_s`."""
         machine = self._member.machine
         oldest = machine.pending.get(machine.settled.revision + 1)
         if oldest is None:
@@ -128,10 +130,11 @@ class Submission:
         return self._member.now_ms() - oldest.ordered_ms > self._settings.stall_s * 1000
 
     def _proposed(self, waits: list[Wait], through: asyncio.Future[Position]) -> None:
-        """Fail the waits of an attempt that did not get into the log, or may not have."""
+        """Fail the waits of an attempt that is not in the log, or may not be."""
         exc = asyncio.CancelledError() if through.cancelled() else through.exception()
         if exc is None:
-            return  # applied here: the machine knows it, and answers when it settles
+            # it is applied here: the machine knows the intents, and settling them answers the waits
+            return
         for wait in waits:
             if wait.answered.done():
                 continue

@@ -1,7 +1,6 @@
-"""Keep the waits of this member's clients, each for the outcome of one attempt, and bring the
-outcome to all who wait for it.
+"""Keep the waits of this member's clients, each for the outcome of one attempt, and resolve them.
 
-A wait whose client gave up holds up nobody else's.
+A wait whose client gave up never delays another one.
 """
 
 from __future__ import annotations
@@ -28,17 +27,18 @@ from kv.model import (
 )
 
 Attempt: TypeAlias = tuple[str, bytes]
-"""op_id and body hash."""
+"""The op_id and the body hash."""
 
 SWEEP_MIN: Final = 1024
-"""Waits that are kept without a look at who gave up."""
+"""Up to this many op_ids are kept without checking for waits that were given up."""
 
 
 class Wait:
     """A client's wait for the outcome of an attempt.
 
-    `own`: the attempt was ordered here as the first with its op_id; False: an earlier one was
-    pending then. None until it is ordered here: what is recorded before that is an earlier one's.
+    `own` is True if the attempt was the first with its op_id when it was ordered here, and False if
+    an earlier one was pending. It is None until the attempt is ordered here: an outcome recorded
+    before that belongs to an earlier attempt.
     """
 
     __slots__ = ("answered", "attempt", "deadline_ms", "own")
@@ -46,37 +46,37 @@ class Wait:
     def __init__(self, intent: Intent | Cancel) -> None:
         self.attempt: Attempt = (intent.op_id, intent.body_hash)
         self.deadline_ms = intent.deadline_ms if type(intent) is Intent else 0
-        """Tells attempts with the same op_id apart: it is set anew for each."""
+        """Distinguishes attempts with the same op_id, because each sets its own deadline."""
         self.answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.own: bool | None = None
 
     def fail(self, exc: Exception) -> None:
-        """End it without an outcome."""
+        """End the wait without an outcome."""
         fail(self.answered, exc)
 
 
 class Waits:
-    """All waits of one member. Those that their callers gave up are forgotten whenever the number
-    has doubled.
+    """All waits of one member. Those that were given up are removed whenever their number has
+    doubled.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[str, list[Wait]] = {}
-        """By op_id."""
+        """The waits by op_id."""
         self._sweep_at = SWEEP_MIN
 
     def __len__(self) -> int:
-        """Return how many op_ids are waited for."""
+        """Return the number of op_ids that are waited for."""
         return len(self._waiting)
 
     def attempts(self) -> list[Attempt]:
-        """Return what is waited for, each attempt once."""
+        """Return the attempts that are waited for, each once."""
         return list(
             dict.fromkeys(wait.attempt for waiting in self._waiting.values() for wait in waiting)
         )
 
     def add(self, intent: Intent | Cancel) -> Wait:
-        """Begin to wait for the outcome of an attempt."""
+        """Start waiting for the outcome of an attempt."""
         if len(self._waiting) > self._sweep_at:
             self._sweep()
         wait = Wait(intent)
@@ -84,7 +84,7 @@ class Waits:
         return wait
 
     def drop(self, wait: Wait) -> None:
-        """Forget a wait that has ended without an outcome."""
+        """Remove a wait that has ended without an outcome."""
         self._keep(
             wait.attempt[0],
             [other for other in self._waiting.get(wait.attempt[0], ()) if other is not wait],
@@ -93,8 +93,8 @@ class Waits:
     def ordered(
         self, intents: Iterable[Intent | Cancel], after: int, pending: Mapping[int, Pending]
     ) -> None:
-        """Note that intents were just ordered here: those behind `after` are pending, the others
-        met an earlier one.
+        """Note that a Submit was applied here: its intents with revisions above `after` are
+        pending; the others met an earlier attempt with their op_id.
         """
         revision = after + 1
         for intent in intents:
@@ -108,21 +108,21 @@ class Waits:
                     wait.own = first
 
     def forget_order(self) -> None:
-        """Take every attempt for the first of its op_id: a snapshot took the place of the
-        commands that would show it.
+        """Mark every attempt as the first of its op_id: a snapshot replaced the commands that would
+        show whether it is.
         """
         for waiting in self._waiting.values():
             for wait in waiting:
                 wait.own = True
 
     def answer(self, attempt: Attempt, answer: Answer) -> None:
-        """Bring an answer to all who wait for an attempt."""
+        """Resolve all waits for an attempt with its answer."""
         for wait in self._taken(attempt):
             if not wait.answered.done():
                 wait.answered.set_result(answer)
 
     def answer_records(self, first: int, records: Iterable[Recorded]) -> None:
-        """Answer by what was recorded at revision `first` and those after it."""
+        """Answer the waits by a group's records, the first of which is of revision `first`."""
         if not self._waiting:
             return
         for revision, record in enumerate(records, first):
@@ -135,7 +135,9 @@ class Waits:
                     )
 
     def end(self, why: str) -> None:
-        """Fail all who still wait: they will not hear their outcome here."""
+        """Fail all remaining waits with OutcomeUnknown: this member will not learn their
+        outcome.
+        """
         while self._waiting:
             op_id, waiting = self._waiting.popitem()
             for wait in waiting:
@@ -159,10 +161,10 @@ class Waits:
 
 
 def _as_heard(wait: Wait, revision: int, outcome: Outcome) -> Outcome:
-    """Return an outcome as this attempt hears it: *again* when an earlier one with its op_id had
-    it.
+    """Return the outcome for this attempt: *again* when it is an earlier attempt's with the same
+    op_id.
 
-    Op_ids that nodes make are never repeated.
+    An op_id made by a node is used only once, so its outcome stays as it is.
     """
     repeated = not wait.own and not wait.attempt[0].startswith(NODE_OP_ID_PREFIX)
     return (
@@ -173,8 +175,8 @@ def _as_heard(wait: Wait, revision: int, outcome: Outcome) -> Outcome:
 
 
 class RevisionWaits:
-    """Waits for settled revisions. Those that were given up are forgotten once they are most of
-    what is kept.
+    """The waits for settled revisions. Those that were given up are removed once they are more than
+    half of all.
     """
 
     def __init__(self) -> None:
@@ -183,13 +185,15 @@ class RevisionWaits:
         self._given_up = 0
 
     def __len__(self) -> int:
-        """Return how many are kept, given up or not: twice those that wait, and `SWEEP_MIN`, at
-        most.
+        """Return the number of waits kept, those given up included: at most twice the number of
+        live ones plus `SWEEP_MIN`.
         """
         return len(self._heap)
 
     async def wait(self, revision: int, *, timeout_s: float) -> None:
-        """Return once that revision is `reached`. Raises TimeoutError."""
+        """Return once `reached` was called with that revision or a later one. Raises
+        TimeoutError.
+        """
         reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._heap, (revision, next(self._numbers), reached))
         try:
@@ -205,7 +209,7 @@ class RevisionWaits:
                     self._given_up = 0
 
     def reached(self, revision: int) -> None:
-        """Wake those who wait for a revision up to this one."""
+        """Wake the waits for this revision and for earlier ones."""
         while self._heap and self._heap[0][0] <= revision:
             _, _, reached = heapq.heappop(self._heap)
             if reached.cancelled():
@@ -215,7 +219,8 @@ class RevisionWaits:
 
 
 def fail(answered: asyncio.Future[Answer], exc: Exception) -> None:
-    """Fail a wait, unless it has ended; its caller may have given up."""
+    """Fail a wait unless it has ended already: its caller may have given up."""
     if not answered.done():
         answered.set_exception(exc)
-        answered.exception()  # marks it retrieved
+        # marks it retrieved: else the loop reports an exception that nobody waits for
+        answered.exception()
