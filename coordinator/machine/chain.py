@@ -1,6 +1,6 @@
-"""Build and check the ledger's chain: each row continues the one before it, by revision and digest.
+"""Build and check the ledger's chain: each row continues the previous one, by revision and digest.
 
-Pure. It never trusts a row that does not continue the one before it, exactly.
+Pure. It never trusts a row that does not exactly continue the one before it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from kv.model import GENESIS_DIGEST, Group, Head, LedgerRow, Recorded, roll
 
 
 def mark_of(head: Head | LedgerRow) -> Mark:
-    """Return the place that a row ends at."""
+    """Return the place at which a row ends."""
     return Mark(head.last, head.digest)
 
 
 def roll_all(digest: bytes, records: Iterable[Recorded]) -> bytes:
-    """Return the digest after these records."""
+    """Return the digest after rolling these records onto it."""
     for record in records:
         digest = roll(digest, record.op_id, record.body_hash)
     return digest
@@ -52,24 +52,24 @@ def group_on(
 
 
 def settle_of(row: LedgerRow, *, resolved: bool = False) -> Settle:
-    """Return the command that tells all members of a row with intents."""
+    """Return the Settle of a row with intents."""
     return Settle(row.first, row.last, row.digest, row.log_time_ms, row.body, resolved)
 
 
 class RowStep(NamedTuple):
-    """A ledger row, and what of it is new after a given mark."""
+    """A ledger row, and the part of it that is new after a given mark."""
 
     first: int
     row: LedgerRow
     records: tuple[Recorded, ...]
-    """Those at and after `first`."""
+    """The records at and after `first`."""
 
 
 def continuation(
     base: Mark, rows: Sequence[LedgerRow], settled: Mark
 ) -> tuple[RowStep, ...] | None:
-    """Return what `rows`, which continue `base`, add after `settled`; None unless they continue
-    both, exactly.
+    """Return what `rows`, which must continue `base`, add after `settled`; None unless they exactly
+    continue both.
 
     `settled` may lie inside the rows (some of them are settled already): then the digest there must
     be the same.
@@ -105,10 +105,10 @@ class BrokenChain(NamedTuple):
 
 
 def recompute(rows: Sequence[LedgerRow], base: Head | None = None) -> BrokenChain | None:
-    """Roll the digest over all rows, empty ones included, and return the first row that does not
-    fit, if any.
+    """Recompute the digest over all rows, empty ones included, and return the first row that does
+    not fit, if any.
 
-    Without `base` the first row is taken at its word (older ones may be pruned).
+    Without `base` the first row is trusted, because older ones may have been pruned.
     """
     if not rows:
         return None
@@ -127,7 +127,7 @@ def recompute(rows: Sequence[LedgerRow], base: Head | None = None) -> BrokenChai
 
 
 def _misfit(head: Head, row: LedgerRow) -> str | None:
-    """Say why a row does not continue the one at `head`."""
+    """Return why a row does not continue the one at `head`; None when it does."""
     if row.seq != head.seq + 1:
         return f"follows seq {head.seq}"
     if row.first != head.last + 1:

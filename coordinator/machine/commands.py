@@ -1,9 +1,9 @@
 """Encode the commands that travel through the log: Submit, Settle, Rebase, Adopt, Found, Amend.
 
-One version byte, then msgpack with a tagged union. It never guesses: a broken body is a ValueError,
-which the caller turns into "this command does nothing", on every node alike; what a later version
-has made ends the member. A change that an older decoder would not notice (a field within a field)
-is a new VERSION.
+The encoding is one version byte, then msgpack with a tagged union. Decoding never guesses: a broken
+body is a ValueError, which the caller turns into "this command does nothing", on every node alike;
+a command that a later version made ends the member. A change that an older decoder would not notice
+(a field within a field) needs a new VERSION.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Submit(
 class Settle(
     msgspec.Struct, frozen=True, array_like=True, tag="t", forbid_unknown_fields=True, gc=False
 ):
-    """The news that the group `first` … `last` is in the store; the n-th record belongs to revision
-    `first + n`.
+    """The command that tells all members that the group `first` … `last` is in the store. The n-th
+    record (from 0) belongs to revision `first + n`.
     """
 
     first: int
@@ -43,16 +43,17 @@ class Settle(
     log_time_ms: int
     records: tuple[Recorded, ...]
     resolved: bool = False
-    """Read back from the ledger while taking over: another log order may have dated its ttls, so
-    the versions are taken from the store rather than made from the pending intents.
+    """Whether the row was read back from the ledger while taking over. Another log order may have
+    dated its ttls, so the versions are taken from the store rather than made from the pending
+    intents.
     """
 
 
 class Rebase(
     msgspec.Struct, frozen=True, array_like=True, tag="r", forbid_unknown_fields=True, gc=False
 ):
-    """The news that the ledger goes on from `settled` with `rows`, which this log does not hold in
-    that order.
+    """The command that tells all members that the ledger goes on from `settled` with `rows`, which
+    this log does not hold in that order.
     """
 
     settled: Mark
@@ -62,42 +63,42 @@ class Rebase(
 class Adopt(
     msgspec.Struct, frozen=True, array_like=True, tag="a", forbid_unknown_fields=True, gc=False
 ):
-    """An operator's adoption of the store as it is: the row without intents that the leader
-    appended for it.
+    """The command by which all members adopt the store as it is, at an operator's request, by the
+    row without intents that the leader appended for it.
     """
 
     row: LedgerRow
     """It ends above every revision ever given, so that none is given twice."""
     namespace: int = 0
-    """Of the caches from here on, drawn by the leader. 0: written before namespaces were drawn; the
-    next one.
+    """The new namespace of the caches, drawn by the leader. 0: the command is older than drawn
+    namespaces, and the machine counts up by one.
     """
 
 
 class Found(
     msgspec.Struct, frozen=True, array_like=True, tag="f", forbid_unknown_fields=True, gc=False
 ):
-    """The beginning of a history: what tells this cluster's order from any other, and what its
-    members go by. The first one of a log counts; it takes no revision.
+    """The command that founds a history: it identifies this cluster's order, and sets the limits of
+    all members. Only the first one in a log counts; it takes no revision.
     """
 
     history: bytes
-    """HISTORY_BYTES random bytes: names this order; the store carries it too."""
+    """HISTORY_BYTES random bytes that name this order; the store carries them too."""
     namespace: int
-    """Of the caches: random, NAMESPACE_MIN … NAMESPACE_MAX."""
+    """The namespace of the caches: random, NAMESPACE_MIN … NAMESPACE_MAX."""
     cache_key: bytes
-    """CACHE_KEY_BYTES random bytes that sign cache entries. They stay in log, snapshot and
+    """CACHE_KEY_BYTES random bytes that sign cache entries. They stay in the log, the snapshot and
     memory.
     """
     limits: Limits
     members: bytes = b""
-    """Digest of the first member list of whoever proposed it; empty: not said."""
+    """The digest of the proposer's first member list; empty: not given."""
 
 
 class Amend(
     msgspec.Struct, frozen=True, array_like=True, tag="m", forbid_unknown_fields=True, gc=False
 ):
-    """The limits that every member goes by from here on."""
+    """The command that changes the limits of every member."""
 
     limits: Limits
 
@@ -107,7 +108,9 @@ Command: TypeAlias = Submit | Settle | Rebase | Adopt | Found | Amend
 HISTORY_BYTES: Final = 16
 CACHE_KEY_BYTES: Final = 32
 NAMESPACE_MIN: Final = 1 << 32
-"""Above all that counted namespaces (before they were drawn) can have reached."""
+"""Above every namespace that can have been reached by counting, as was done before they were
+drawn.
+"""
 NAMESPACE_MAX: Final = (1 << 53) - 1
 
 TICK: Final = Submit(())
@@ -119,22 +122,22 @@ _decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(
 _KINDS: Final[dict[str, int]] = {
     str(kind.__struct_config__.tag): len(kind.__struct_fields__) for kind in get_args(Command)
 }
-"""How many fields each kind has."""
+"""The number of fields of each kind."""
 _TAG: Final = re.compile(r"[a-z][a-z0-9_]*")
 _shape = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _tag = msgspec.msgpack.Decoder(str).decode
 
 
 def encode(command: Command) -> bytes:
-    """Return the bytes of a command, once; they are what every member applies."""
+    """Return the bytes of a command, which every member applies."""
     return _PREFIX + _encode(command)
 
 
 def decode(command: bytes) -> Command:
-    """Return the command.
+    """Decode a command.
 
-    Raises NewerCommand for one that a later version has made, and must not be skipped here: members
-    that know it apply it. Raises ValueError for a body that is none, to any version.
+    Raises NewerCommand for one that a later version made: it must not be skipped here, because
+    members that know it apply it. Raises ValueError for a body that no version can have made.
     """
     if command[:1] > _PREFIX:
         raise NewerCommand(f"version {command[0]} of commands; this member knows up to {VERSION}")
@@ -150,8 +153,8 @@ def decode(command: bytes) -> Command:
 
 
 def _newer(body: bytes) -> str:
-    """Say what of a body that cannot be decoded is not ours: its kind, or more fields than that
-    kind has here.
+    """Return what in an undecodable body a later version must have made: its kind, or more fields
+    than that kind has here. Empty when the body is just broken.
     """
     try:
         kind, *fields = _shape(body)

@@ -1,6 +1,6 @@
-"""Say what a command of the log did to a machine, and what its member has to do after it.
+"""Describe what a command did to a machine, and what its member has to do afterwards.
 
-Plain values. They hold nothing that is not the same on every member.
+Plain values. They hold only what is the same on every member.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ CommandVerdict: TypeAlias = Literal[
     "gap",
     "illegal",
 ]
-"""What a command did. The last four are commands that did nothing. stale: it brings nothing new.
+"""What a command did. The last four mean that it did nothing. stale: it brings nothing new.
 foreign: its digest is not that of this machine's order. gap: it does not continue the settled
 revision. illegal: it contradicts itself.
 """
 
 
 class Answered(msgspec.Struct, frozen=True, gc=False):
-    """An attempt that got its answer from the window, and so took no revision."""
+    """An attempt that was answered from the window, and so took no revision."""
 
     op_id: str
     body_hash: bytes

@@ -1,7 +1,7 @@
-"""Decide how each intent of a group ends, each seeing the effects of those before it.
+"""Decide the outcome of each intent of a group; each one sees the effects of those before it.
 
-Pure. It never looks past the facts it was given: they are the store's state at exactly the head
-that the group is built on.
+Pure. It uses nothing but the given facts, which are the store's state at exactly the head that the
+group is built on.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MISMATCH: Final = Mismatch()
 
 
 class Needs(NamedTuple):
-    """What a group needs to know of the store before it can be evaluated."""
+    """What has to be read from the store before a group can be evaluated."""
 
     op_ids: tuple[str, ...]
     keys: tuple[bytes, ...]
@@ -53,12 +53,14 @@ class Needs(NamedTuple):
 
     @property
     def nothing(self) -> bool:
-        """Say whether the group can be evaluated without the store."""
+        """Whether the group can be evaluated without the store."""
         return not (self.op_ids or self.keys or self.hashed or self.blobs)
 
 
 class Evaluation(NamedTuple):
-    """All that a group writes: its records, versions and first operations."""
+    """Everything that a group writes: its records, its versions, and the operations it records
+    first.
+    """
 
     records: tuple[Recorded, ...]
     versions: tuple[Version, ...]
@@ -66,12 +68,12 @@ class Evaluation(NamedTuple):
 
 
 def no_facts(head: Head = GENESIS) -> Facts:
-    """Return the facts of a group that needs none."""
+    """Return the facts for a group that needs none."""
     return Facts(head, {}, {}, {}, frozenset())
 
 
 def needs(batch: Sequence[Pending]) -> Needs:
-    """Return what to ask the store for; a plain Put with an op_id of a node needs nothing."""
+    """Return what to read from the store. A plain Put with a node's op_id needs nothing."""
     op_ids: dict[str, None] = {}
     keys: dict[bytes, None] = {}
     hashed: dict[bytes, None] = {}
@@ -102,8 +104,8 @@ def evaluate(batch: Sequence[Pending], facts: Facts, now_ms: int) -> Evaluation:
     """Return the outcome of each intent, the versions they make and the op_ids they record first.
 
     An op_id that is known (in the store, or earlier in the group) has no second effect (INV-3);
-    those made by a node are spared the look-up. An intent past its deadline, or whose staged value
-    is missing, is expired.
+    op_ids made by a node are not looked up. An intent past its deadline, or whose staged value is
+    missing, expires.
     """
     group = _Group(facts, now_ms)
     for pending in batch:
@@ -118,11 +120,11 @@ def add_versions(
     log_time_ms: int,
     into: list[Version],
 ) -> None:
-    """Append the versions that an applied intent made: its puts, and the deletes of keys that it
-    changed.
+    """Append the versions that an applied intent made: its puts, and its deletes of keys that were
+    present.
 
-    A time to live runs from `log_time_ms`, that of the ledger row: whoever waits long for its
-    commit loses none of it.
+    A ttl counts from `log_time_ms`, the time of the ledger row: an intent that waits long for its
+    commit loses none of its ttl.
     """
     for write in writes:
         if type(write) is Put:
@@ -137,7 +139,7 @@ def add_versions(
 
 
 class _Group:
-    """A group under evaluation: the facts, and what its intents have made of them so far."""
+    """A group under evaluation: the facts, and what its intents have changed so far."""
 
     def __init__(self, facts: Facts, now_ms: int) -> None:
         self.records: list[Recorded] = []
@@ -146,10 +148,10 @@ class _Group:
         self._facts, self._now_ms = facts, now_ms
         self._first: dict[str, RecordedOperation] = {}
         self._own: dict[bytes, Version] = {}
-        """The newest version that this group made of each key."""
+        """The newest version of each key that this group made."""
 
     def add(self, pending: Pending) -> None:
-        """Evaluate one more intent behind those before it."""
+        """Evaluate one more intent on top of those before it."""
         op_id = pending.intent.op_id
         spared = op_id.startswith(NODE_OP_ID_PREFIX)
         if not spared:
@@ -192,8 +194,8 @@ class _Group:
         return (Applied("then", seen) if seen else _APPLIED), self._write(intent.writes, pending)
 
     def _is_late(self, pending: Pending, intent: Intent) -> bool:
-        """Say whether an intent was late when it was ordered, or is by now: its client may
-        have heard that it has no effect, and never will (INV-4).
+        """Return whether an intent was late when it was ordered, or is late now. Its client may
+        have been answered that it has no effect, and never will (INV-4).
         """
         return pending.late or self._now_ms > intent.deadline_ms
 

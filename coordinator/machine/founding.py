@@ -1,4 +1,4 @@
-"""Draw what a history is founded with, and the namespaces of its caches.
+"""Draw the random values of a new history, and the namespaces of its caches.
 
 Pure: random bytes come from the caller.
 """
@@ -18,8 +18,8 @@ from coordinator.machine.limits import Limits
 
 
 def found(entropy: Callable[[int], bytes], limits: Limits, members: bytes) -> Found:
-    """Return the command that begins a history; `entropy` gives so many bytes that nobody can
-    guess.
+    """Return the command that founds a history. `entropy` returns the given number of unpredictable
+    bytes.
     """
     return Found(
         entropy(HISTORY_BYTES), namespace(entropy), entropy(CACHE_KEY_BYTES), limits, members
@@ -27,5 +27,7 @@ def found(entropy: Callable[[int], bytes], limits: Limits, members: bytes) -> Fo
 
 
 def namespace(entropy: Callable[[int], bytes]) -> int:
-    """Draw a namespace that no other history, and no time of this one, has: 2^53 of them."""
+    """Draw a namespace out of about 2^53, so that no other history, and no earlier period of this
+    one, has the same.
+    """
     return NAMESPACE_MIN + int.from_bytes(entropy(16)) % (NAMESPACE_MAX - NAMESPACE_MIN + 1)

@@ -1,7 +1,7 @@
-"""Bound what machines remember: what every replicated decision depends on besides the commands.
+"""Define the limits: what every replicated decision depends on besides the commands.
 
-They are born with the history (`commands.Found`) and changed by the log alone (`commands.Amend`): a
-member's own settings are a proposal, never what it goes by. Plain values.
+They are set when the history is founded (`commands.Found`) and changed only through the log
+(`commands.Amend`). A member's own settings are a proposal and never decide. Plain values.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ import msgspec
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Bounds of what machines remember and of what may be pruned. Encoded by name; fields are only
-    ever added.
+    """The bounds of what machines remember and of what may be pruned. Encoded by name; fields are
+    only ever added.
     """
 
     window_max: int = 32_768
-    """op_ids kept with their outcome, at most; at least half as many."""
+    """The maximal number of op_ids kept with their outcome. At least half as many are kept."""
     window_ms: int = 24 * 3600 * 1000
-    """… and for how long, in log time: the published retention of op_ids, after which a key is free
-    again.
+    """How long op_ids are kept, in log time. This is the published retention, after which an op_id
+    may be used again.
     """
     recent_max: int = 65_536
-    """Keys kept in `last`."""
+    """The maximal number of keys kept in `last`."""
     retention_revisions: int = 100_000
     retention_ms: int = 3_600_000
-    """Superseded versions and ledger rows stay this many revisions and this long, whichever is
-    more.
+    """Superseded versions and ledger rows are kept for this many revisions and for this long,
+    whichever is more.
     """
 
     def differing(self, other: Limits) -> tuple[str, ...]:
-        """Return the names of the bounds that the two do not have in common."""
+        """Return the names of the limits in which the two differ."""
         return tuple(
             name for name in self.__struct_fields__ if getattr(self, name) != getattr(other, name)
         )

@@ -1,12 +1,12 @@
-"""Turn the log's commands, one after another, into what every member knows: the order of intents,
-the settled revision, how each intent ended.
+"""Apply the log's commands to the state that all members share: the order of intents, the settled
+revision, and the outcome of each intent.
 
 Pure and deterministic: the same commands with the same stamps give the same state on every member.
-`apply` never raises. A command that does not fit leaves the state untouched (but for log time), and
-its verdict says why.
+`apply` never raises. A command that does not fit leaves the state untouched (except for log time),
+and its verdict says why.
 
-It is long because each command changes order, window and `last` together: what keeps them alike is
-to be read in one place.
+The module is long because each command changes the order, the window and `last` together: what
+keeps them consistent should be read in one place.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _ILLEGAL: Final = Effects("illegal")
 class Machine:
     """The replicated state machine of one member.
 
-    Its attributes are read freely, and changed by `apply`, `restore` and `reset` only.
+    Anyone may read its attributes; only `apply`, `restore` and `reset` change them.
     """
 
     def __init__(self, limits: Limits = DEFAULTS) -> None:
@@ -66,30 +66,32 @@ class Machine:
         """Rolled over all intents that were ordered."""
         self.settled = Mark()
         self.pending: dict[int, Pending] = {}
-        """By revision: settled + 1 … revision, without a gap."""
+        """The pending intents by revision: settled + 1 … revision, without a gap."""
         self.pending_bytes = 0
         self._open: dict[str, tuple[Pending, ...]] = {}
-        """Pending intents by op_id. There are several where bodies differ: the ledger decides which
-        of them was first.
+        """Pending intents by op_id. There are several when their bodies differ: the ledger decides
+        which of them was first.
         """
         self.log_time_ms = 0
         self.namespace = 0
-        """Of the caches; 0 until the history is founded."""
+        """The namespace of the caches; 0 until the history is founded."""
         self.founded: Found | None = None
         self.undone = UndoneRange()
         self._go_by(self._configured)
 
     def _go_by(self, limits: Limits) -> None:
         self.limits = limits
-        """Those in force: the log's, or this member's own until the history is founded."""
+        """The limits in force: those in the log, or this member's own until the history is
+        founded.
+        """
         self.recent.bound(limits.recent_max)
         self.window.bound(limits.window_max, limits.window_ms)
 
     def apply(self, command: Command, stamp_ms: int) -> Effects:
         """Apply one command of the log, stamped by the leader that appended it.
 
-        `stamp_ms` 0: that leader did not know the time yet. What nobody can date is late, however
-        late its deadline.
+        `stamp_ms` 0 means that the leader did not know the log time yet. Intents of such a command
+        count as late whatever their deadline is, because nobody can date them.
         """
         self._pass_to(stamp_ms)
         match command:
@@ -115,7 +117,7 @@ class Machine:
         return self._open.get(op_id, ())
 
     def holds(self, mark: Mark) -> bool:
-        """Say whether the log orders up to `mark` with exactly its digest."""
+        """Return whether the log's order up to `mark` has exactly its digest."""
         if mark.revision == self.settled.revision:
             return self.settled.agrees(mark)
         pending = self.pending.get(mark.revision)
@@ -144,12 +146,14 @@ class Machine:
         return Effects("ordered", tuple(answered)) if answered else _ORDERED
 
     def _recorded_answer(self, op_id: str, body_hash: bytes) -> Answer | None:
-        """Return what an attempt is answered whose op_id has ended already (INV-3)."""
+        """Return the answer to an attempt whose op_id already has an outcome (INV-3), else None."""
         known = self.window.get(op_id, self.log_time_ms)
         return None if known is None else self.window.meet(known, body_hash)
 
     def _is_pending(self, op_id: str, body_hash: bytes) -> bool:
-        """Say whether the same attempt is pending: its outcome answers this one too (INV-3)."""
+        """Return whether the same attempt is pending: then its outcome answers this one too
+        (INV-3).
+        """
         others = self._open.get(op_id)
         return others is not None and any(other.body_hash == body_hash for other in others)
 
@@ -163,10 +167,11 @@ class Machine:
         self._touch(intent, revision)
 
     def _touch(self, intent: Intent | Cancel, revision: int) -> None:
-        """Raise `last[key]` of all that an intent may write.
+        """Raise `last[key]` for every key that an intent may write.
 
-        This happens when it is ordered, not when it settles: from here on its commit may be in the
-        store, where a reader sees it, and what a cache has of these keys may be old (INV-5).
+        This happens when the intent is ordered, not when it settles: from now on its commit may be
+        in the store, where a reader sees it, so a cached entry of these keys may be out of date
+        (INV-5).
         """
         if type(intent) is not Intent:
             return
@@ -184,10 +189,10 @@ class Machine:
         if self._is_stale(command.last):
             return _STALE
         if not self.holds(Mark(command.last, command.digest)):
-            return _FOREIGN  # not our order: its sender has to take over again
+            return _FOREIGN  # this machine ordered other intents: the sender has to take over again
         first = self.settled.revision + 1
         if not command.first <= first <= command.last:
-            return _GAP  # built for another settled revision
+            return _GAP  # the group was built for another settled revision
         records = command.records[first - command.first :]
         if not self._are_ours(first, records):
             return _ILLEGAL
@@ -201,15 +206,15 @@ class Machine:
         return Effects("settled", settled=(settled,))
 
     def _is_stale(self, last: int) -> bool:
-        """Say whether a command that ends at `last` settles nothing that is not settled already.
+        """Return whether a command that ends at `last` settles only what is settled already.
 
-        A leader that was deposed may have sent it long ago. If it were obeyed, revisions that were
-        settled since would be given a second time.
+        A deposed leader may have sent it long ago. If it were applied, revisions that were settled
+        since would be given a second time.
         """
         return last <= self.settled.revision
 
     def _are_ours(self, first: int, records: Sequence[Recorded]) -> bool:
-        """Say whether the records are of exactly the pending intents from `first` on."""
+        """Return whether the records belong to exactly the pending intents from `first` on."""
         pending = self.pending
         for revision, record in enumerate(records, first):
             entry = pending[revision]
@@ -226,8 +231,8 @@ class Machine:
         *,
         made_here: bool,
     ) -> Settled:
-        """Let the pending intents from `first` on leave, with these outcomes, and return what
-        listeners are fed.
+        """Settle the pending intents from `first` on with these outcomes, and return what the
+        listeners receive.
         """
         previous = self.settled.revision
         versions: list[Version] = []
@@ -259,8 +264,8 @@ class Machine:
             return _STALE
         steps = self._steps(command)
         if not steps:
-            return _GAP  # read against a settled revision that is not this machine's
-        if self.holds(end):  # by now the log does hold that order
+            return _GAP  # the rows were read against a settled revision that is not this machine's
+        if self.holds(end):  # the log holds that order by now
             return Effects("rebased", settled=tuple(self._settle_step(step) for step in steps))
         return Effects("rebased", settled=self._step_over(steps, end))
 
@@ -275,11 +280,12 @@ class Machine:
         )
 
     def _step_over(self, steps: Sequence[RowStep], end: Mark) -> tuple[Settled, ...]:
-        """Adopt the ledger's rows and outcomes, which this log does not hold in that order, and
-        order again behind them what they leave pending. Return what listeners are fed.
+        """Adopt the ledger's rows and outcomes, which this log does not hold in that order. Order
+        the intents that stay pending again behind them, and return what the listeners receive.
         """
         fed: list[Settled] = []
-        recorded: set[tuple[str, bytes]] = set()  # asked for membership, never iterated
+        # used for membership tests only: the iteration order of a set differs between members
+        recorded: set[tuple[str, bytes]] = set()
         previous = self.settled.revision
         for step in steps:
             row = step.row
@@ -295,20 +301,20 @@ class Machine:
         return tuple(fed)
 
     def _learn(self, record: Recorded, revision: int, log_time_ms: int) -> None:
-        """Remember how an op_id of an adopted row ended, also one that this log never held: its
-        client may try again (INV-3).
+        """Record how an op_id of an adopted row ended, even if this log never held it: its client
+        may retry (INV-3).
         """
         self.window.record(record, revision, log_time_ms)
 
     def _raise_floor(self, to: int) -> None:
-        """Let no entry from before `to` hold: which keys the adopted rows wrote, `last` never heard
-        (INV-5).
+        """Invalidate all cached entries older than `to`: `last` does not know which keys the
+        adopted rows wrote (INV-5).
         """
         self.recent.raise_floor(to)
 
     def _order_again(self, end: Mark, rest: Sequence[Pending]) -> None:
-        """Settle at `end`, and give what is left pending new revisions behind it in the old
-        order.
+        """Settle at `end`, and give the remaining pending intents new revisions behind it, in their
+        old order.
         """
         self.settled = end
         self.pending, self._open, self.pending_bytes = {}, {}, 0
@@ -325,8 +331,9 @@ class Machine:
         self.revision, self.digest = revision, digest
 
     def _touch_again(self, intent: Intent | Cancel, revision: int) -> None:
-        """Enter an intent in `last[key]` with the revision that it was given anew: below that an
-        entry of its keys may be older than its commit (INV-5).
+        """Enter an intent in `last[key]` with its new revision. With the old one, a cached entry
+        from between the two revisions would seem to hold although it is older than the intent's
+        commit (INV-5).
         """
         self._touch(intent, revision)
 
@@ -358,9 +365,9 @@ class Machine:
         previous = self.settled.revision
         found = Head(row.seq - 1, row.term, row.committer, row.first - 1, row.digest)
         self.undone = UndoneRange(given_up(self.settled, found).after, row.last)
-        # Rows that were never read may hold any of these. The store knows op_ids that clients gave,
-        # not those that nodes made, and a second outcome of one could contradict the first: they
-        # are dropped, and stay unknown.
+        # The adopted store may hold rows that were never read, with any of these intents. It can
+        # tell for op_ids that clients gave, but not for those that nodes made, and a second outcome
+        # of one of these could contradict the first: they are dropped, and stay unknown.
         rest = [
             p for p in self.pending.values() if not p.intent.op_id.startswith(NODE_OP_ID_PREFIX)
         ]
@@ -373,11 +380,11 @@ class Machine:
         return Effects("adopted", settled=(fed,))
 
     def _is_late(self, command: Adopt) -> bool:
-        """Say whether an adoption does not end above every revision ever given.
+        """Return whether an adoption fails to end above every revision ever given.
 
-        An intent that was ordered between the leader's look and the adoption has a revision up to
-        its end, which would be given a second time. The leader asks the store again. (Adoptions
-        from before namespaces were drawn did not promise it.)
+        An intent that was ordered between the leader's look at the store and the adoption has a
+        revision up to its end, which would be given a second time. The leader then asks the store
+        again. (Adoptions from before namespaces were drawn made no such promise.)
         """
         return command.row.last <= self.revision and command.namespace > 0
 
@@ -401,13 +408,13 @@ class Machine:
     # ------------------------------------------------------------------------------------ snapshots
 
     def reset(self) -> None:
-        """Forget everything: the log that was applied is not the log any more."""
+        """Discard everything: what was applied is no longer the log."""
         self.recent.clear()
         self.window.clear()
         self._begin()
 
     def capture(self, *, last: bool = True) -> MachineState:
-        """Return all state, shallowly copied: what it holds never changes. `last=False` leaves
+        """Return all state as a shallow copy whose contents never change. `last=False` leaves
         `last` out.
         """
         old, young = self.window.capture()
@@ -428,7 +435,7 @@ class Machine:
         )
 
     def restore(self, state: MachineState) -> None:
-        """Take over all of a captured state."""
+        """Replace all state by a captured one."""
         self._begin()
         self.revision, self.digest, self.settled = state.revision, state.digest, state.settled
         self.log_time_ms, self.namespace = state.log_time_ms, state.namespace
@@ -442,7 +449,7 @@ class Machine:
 
     @staticmethod
     def _floor_of(state: MachineState) -> int:
-        """Return the floor to go by: where `last` was left out, no entry holds that is older than
-        what was ordered (INV-5).
+        """Return the floor for a restored state. When `last` was left out, no entry older than the
+        newest ordered revision may hold (INV-5).
         """
         return max(state.floor, state.revision) if state.last is None else state.floor

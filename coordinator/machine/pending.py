@@ -1,6 +1,6 @@
-"""Hold an ordered intent until its commit is known, and mark places in the order.
+"""Define an ordered intent whose commit is not known yet, and a place in the order.
 
-Pure data; it never changes.
+Pure, immutable data.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import msgspec
 from kv.model import GENESIS_DIGEST, Cancel, Intent, Put
 
 _FIXED_BYTES = 128
-"""What one intent weighs besides its keys and values: op_id, hash, outcome, the frame
-around them.
-"""
+"""The weight of an intent besides its keys and values: op_id, hash, outcome and framing."""
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -24,10 +22,10 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
     digest: bytes = GENESIS_DIGEST
 
     def agrees(self, other: Mark) -> bool:
-        """Say whether both are the same place in the same order.
+        """Return whether both are the same place in the same order.
 
-        Revisions alone do not tell: after a log has lost what the ledger has, the same revision is
-        given to another intent. The digest does.
+        Revisions alone cannot tell: after a log has lost what the ledger has, the same revision is
+        given to another intent. The digest can.
         """
         return self == other
 
@@ -39,22 +37,22 @@ class Pending(msgspec.Struct, frozen=True, array_like=True, gc=False):
     intent: Intent | Cancel
     body_hash: bytes
     digest: bytes
-    """Rolled up to and with this intent."""
+    """The digest rolled up to and including this intent."""
     ordered_ms: int
-    """Log time at which it was ordered: a ttl counts from here."""
+    """The log time at which it was ordered."""
     late: bool
-    """Its deadline had passed by then: it will be recorded expired."""
+    """Whether its deadline had passed by then; if so it will be recorded as expired."""
     size: int
-    """Bytes that it adds to a group and to a Settle, about."""
+    """The approximate number of bytes that it adds to a group and to a Settle."""
 
     @property
     def mark(self) -> Mark:
-        """The place in the order that it takes."""
+        """The intent's place in the order."""
         return Mark(self.revision, self.digest)
 
 
 def size_of(intent: Intent | Cancel) -> int:
-    """Return about how many bytes an intent adds to a command or a group."""
+    """Return the approximate number of bytes that an intent adds to a command or a group."""
     if type(intent) is Cancel:
         return _FIXED_BYTES
     assert isinstance(intent, Intent)
@@ -72,5 +70,5 @@ def size_of(intent: Intent | Cancel) -> int:
 
 
 def size_of_all(intents: Iterable[Intent | Cancel]) -> int:
-    """Return about how many bytes a Submit of these intents takes."""
+    """Return the approximate number of bytes of a Submit with these intents."""
     return sum(map(size_of, intents))

@@ -1,6 +1,6 @@
-"""Turn all of a machine into the bytes of a snapshot, and back.
+"""Encode the whole state of a machine as a snapshot, and decode it.
 
-Pure. What is encoded never changes afterwards, so it may be encoded in another thread.
+Pure. A captured state never changes afterwards, so it may be encoded in another thread.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ SNAPSHOT_VERSION: Final = 1
 
 
 class MachineState(msgspec.Struct, frozen=True, array_like=True):
-    """All of a machine, as a snapshot carries it. Fields are only ever appended, with defaults.
+    """The whole state of a machine, as a snapshot carries it. Fields are only ever appended, with
+    defaults.
 
-    The same state may be cut into other parts: compare `fingerprint`s.
+    Two equal states may be split into parts differently: compare their
+    `tests.soundness.fingerprint`s.
     """
 
     revision: int
@@ -38,16 +40,16 @@ class MachineState(msgspec.Struct, frozen=True, array_like=True):
     window_old: tuple[dict[str, Known], ...]
     window_young: tuple[dict[str, Known], ...]
     last: dict[bytes, int] | None
-    """None: left out; whoever restores it raises the floor to `revision`."""
+    """None: left out; a machine that restores the snapshot raises its floor to `revision`."""
     founded: Found | None = None
     limits: Limits | None = None
-    """Those in force; None: of a snapshot older than them."""
+    """The limits in force; None: the snapshot is older than limits in the log."""
     undone: UndoneRange = UndoneRange()
 
 
 class _Wire(msgspec.Struct, frozen=True, array_like=True):
-    """A MachineState in parts, so that no single call of the encoder holds the interpreter for
-    long: the event loop's thread would stand still meanwhile.
+    """A MachineState split into parts. Encoded in a single call, a large state would hold the
+    interpreter's lock so long that the event loop's thread stalls.
     """
 
     state: msgspec.Raw
@@ -60,7 +62,7 @@ class _Wire(msgspec.Struct, frozen=True, array_like=True):
 
 _SNAPSHOT_PREFIX: Final = bytes([SNAPSHOT_VERSION])
 _PART: Final = 2_000
-"""Entries encoded by one call: well below a millisecond."""
+"""Entries encoded by one call, which takes well below a millisecond."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode_wire = msgspec.msgpack.Decoder(_Wire).decode
 _decode_state = msgspec.msgpack.Decoder(MachineState).decode
@@ -70,7 +72,7 @@ _decode_last = msgspec.msgpack.Decoder(dict[bytes, int]).decode
 
 
 def encode_state(state: MachineState) -> bytes:
-    """Return the bytes of a snapshot. Safe in another thread: what is captured never changes."""
+    """Encode a snapshot. Safe in another thread, because a captured state never changes."""
     bare = msgspec.structs.replace(state, pending=[], window_old=(), window_young=(), last={})
     wire = _Wire(
         state=msgspec.Raw(_encode(bare)),
@@ -87,8 +89,8 @@ def encode_state(state: MachineState) -> bytes:
 
 
 def decode_state(snapshot: bytes) -> MachineState:
-    """Return a snapshot's state. Raises ValueError for an unknown version, a broken body, or a
-    state that is none.
+    """Decode a snapshot. Raises ValueError for an unknown version, a broken body, or a state whose
+    pending intents do not continue the settled revision.
     """
     if snapshot[:1] != _SNAPSHOT_PREFIX:
         raise ValueError(f"machine snapshot of unknown version {snapshot[:1].hex() or 'none'}")

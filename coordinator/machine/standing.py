@@ -1,6 +1,6 @@
-"""Compare the store's head with what is settled, and decide what taking over makes of it.
+"""Compare the store's head with what is settled, and decide how taking over deals with it.
 
-Pure. A store that is not what was settled is refused; no head is taken for settled unread.
+Pure. A store that is not what was settled is refused; rows are never taken for settled unread.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from kv.ports import Identity
 
 
 class Level(NamedTuple):
-    """A head that is exactly what is settled: go on."""
+    """The head is exactly what is settled: continue."""
 
 
 class Ahead(NamedTuple):
-    """A head past what is settled: the rows between are to be adopted, if they continue it."""
+    """The head is past what is settled: the rows between are to be adopted, if they continue it."""
 
 
 class Refuse(NamedTuple):
-    """A head that is not what was settled: refuse writes and reads of the store until an operator
+    """The head is not what was settled: refuse writes and reads of the store until an operator
     adopts it.
     """
 
@@ -55,15 +55,15 @@ def standing(settled: Mark, head: Head) -> HeadStanding:
 
 
 def belongs(ours: Identity, found: Identity) -> Refuse | None:
-    """Refuse a store that is another cluster's, or that of another history of this one."""
+    """Refuse a store that belongs to another cluster, or to another history of this one."""
     if found.cluster_id != ours.cluster_id:
         return Refuse("store_foreign")
     return None if found.history == ours.history else Refuse("store_history")
 
 
 class GivenUp(NamedTuple):
-    """What adopting a head gives up: so many revisions after `after` that were settled here, and
-    that clients and watchers have heard of.
+    """What adopting a head gives up: `revisions` revisions after `after` that were settled here,
+    and that clients and watchers have seen.
     """
 
     after: int
@@ -71,10 +71,10 @@ class GivenUp(NamedTuple):
 
 
 def given_up(settled: Mark, head: Head) -> GivenUp:
-    """Say what adopting this head gives up.
+    """Return what adopting this head gives up.
 
-    A head below the settled revision lacks what comes after it. Any other that is refused has
-    another digest there, or none that can be compared: then nothing that was settled is certain.
+    A head below the settled revision lacks everything after it. Any other refused head has another
+    digest there, or none that can be compared: then nothing that was settled is certain.
     """
     after = head.last if head.last < settled.revision else 0
     return GivenUp(after, settled.revision - after)
@@ -92,11 +92,11 @@ def anchored(settled: Mark, ending: LedgerRow | None) -> Refuse | None:
 def catch_up(
     settled: Mark, rows: Sequence[LedgerRow], *, known: bool, rows_bytes_max: int
 ) -> tuple[Command, ...] | Refuse:
-    """Return the commands that bring the machines from `settled` to the end of `rows` by the
-    ledger's own records.
+    """Return the commands that bring the machines from `settled` to the end of `rows` with the
+    outcomes that the ledger recorded.
 
-    `known`: the log holds that very order (its digest at that end is the same), so each row
-    settles; else they are stepped over by Rebase, cut at row ends where they get large.
+    `known` means that the log holds that very order (its digest at the end is the same), so each
+    row is settled. Otherwise Rebase adopts the rows, cut at row ends where they get large.
     """
     if not continuation(settled, rows, settled):
         return Refuse("store_diverged")

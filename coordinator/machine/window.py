@@ -1,6 +1,6 @@
 """Remember how op_ids ended, for a bounded number of them and a bounded time (INV-3).
 
-Pure. It never replaces an entry: the first outcome of an op_id stays until it is forgotten, oldest
+Pure. An entry is never replaced: the first outcome of an op_id stays until it is forgotten, oldest
 first.
 """
 
@@ -12,32 +12,34 @@ from typing import Final, NamedTuple
 from kv.model import Again, Answer, Applied, Expired, Mismatch, Recorded, Refused
 
 _FREEZE_MIN: Final = 1024
-"""A part with fewer entries is copied by a snapshot rather than frozen, so that parts stay few."""
+"""A snapshot copies a part with fewer entries instead of freezing it, so that there are few
+parts.
+"""
 
 
 class Known(NamedTuple):
-    """The first end of an op_id."""
+    """The first outcome of an op_id."""
 
     body_hash: bytes
-    """Empty: it was cancelled, which any body meets."""
+    """Empty: the op_id was cancelled, which matches any body."""
     revision: int
     outcome: Applied | Refused | Expired
     log_time_ms: int
 
 
 def meets(known: bytes, body_hash: bytes) -> bool:
-    """Say whether two attempts with these body hashes are the same operation (a Cancel matches any
-    body).
+    """Return whether two attempts with these body hashes are the same operation (a Cancel matches
+    any body).
     """
     return known == body_hash or not known or not body_hash
 
 
 class Window:
-    """How op_ids ended, in two generations: when the younger is full, the older is forgotten.
+    """The outcomes of op_ids, in two generations: when the younger is full, the older is forgotten.
 
-    A generation is a row of parts, all but the newest of them frozen, so that a snapshot shares
-    them instead of copying. Where the parts are cut changes nothing that can be seen: generations
-    are counted by entries.
+    A generation is a sequence of parts. All parts but the newest are frozen, so that a snapshot can
+    share them instead of copying. Where the parts are cut has no visible effect: the generations
+    are bounded by their number of entries.
     """
 
     __slots__ = ("_generation_max", "_known_ms", "_old", "_parts", "_young", "_young_count")
@@ -48,7 +50,7 @@ class Window:
         self.clear()
 
     def bound(self, entries_max: int, known_ms: int) -> None:
-        """Keep to other bounds from here on; what is held over them is forgotten, oldest first."""
+        """Change the bounds; entries that exceed them are forgotten, oldest first."""
         self._generation_max = max(1, entries_max // 2)
         self._known_ms = known_ms
         if len(self) > entries_max:
@@ -58,21 +60,23 @@ class Window:
             self._age()
 
     def clear(self) -> None:
-        """Forget all op_ids: the machine begins again, or an operator adopted another ledger."""
+        """Forget all op_ids: the machine starts from scratch, or an operator adopted another
+        ledger.
+        """
         self._young: dict[str, Known] = {}
         """The newest part, the only one that changes."""
         self._young_count = 0
-        """Entries in the younger generation, frozen parts included."""
+        """The number of entries in the younger generation, frozen parts included."""
         self._parts: list[dict[str, Known]] = [self._young]
         """All parts, newest first."""
         self._old = 0
-        """How many of the parts, from the end, are the older generation."""
+        """How many of the parts, counted from the end, are the older generation."""
 
     def __len__(self) -> int:
         return sum(map(len, self._parts))
 
     def get(self, op_id: str, now_ms: int) -> Known | None:
-        """Return how an op_id ended, unless that is forgotten or its retention is over."""
+        """Return how an op_id ended; None if that is forgotten or past its retention."""
         known = self._find(op_id)
         return known if known is None or now_ms - known.log_time_ms <= self._known_ms else None
 
@@ -84,14 +88,14 @@ class Window:
         return None
 
     def meet(self, known: Known, body_hash: bytes) -> Answer:
-        """Return the answer to a further attempt on a known op_id."""
+        """Return the answer to another attempt on a known op_id."""
         if meets(known.body_hash, body_hash):
             return Answer(known.revision, Again(known.revision, known.outcome))
         return Answer(known.revision, Mismatch())
 
     def record(self, record: Recorded, revision: int, log_time_ms: int) -> None:
-        """Enter a first outcome. What the ledger calls again or mismatch replaces nothing and
-        enters nothing.
+        """Record a first outcome. An *again* or *mismatch* in the ledger is not entered and
+        replaces nothing.
         """
         outcome = record.outcome
         if not isinstance(outcome, Applied | Refused | Expired):
@@ -116,8 +120,8 @@ class Window:
         self._parts.insert(0, self._young)
 
     def capture(self) -> tuple[tuple[dict[str, Known], ...], tuple[dict[str, Known], ...]]:
-        """Return the parts of the older and the younger generation, oldest first; none of them
-        changes any more.
+        """Return the parts of the older and of the younger generation, oldest first. None of them
+        changes afterwards.
         """
         if len(self._young) > _FREEZE_MIN:
             self._young = {}
@@ -127,7 +131,7 @@ class Window:
         return tuple(parts[: young - 1 : -1] if self._old else ()), tuple(parts[young - 1 :: -1])
 
     def restore(self, old: Iterable[tuple[str, Known]], young: Iterable[tuple[str, Known]]) -> None:
-        """Take the place of all entries, oldest first."""
+        """Replace all entries, given oldest first."""
         self.clear()
         kept = dict(old)
         self._young.update(young)
@@ -137,5 +141,5 @@ class Window:
             self._old = 1
 
     def entries(self) -> dict[str, Known]:
-        """Return a copy, oldest first."""
+        """Return a copy of all entries, oldest first."""
         return {op_id: known for part in reversed(self._parts) for op_id, known in part.items()}
