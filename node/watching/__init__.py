@@ -1,1 +1,1 @@
-"""How watchers learn what changed: in order, none twice, none left out (INV-6)."""
+"""Watches: every change in revision order, none twice, none left out (INV-6)."""

@@ -1,6 +1,4 @@
-"""Hold what is written to watchers: events made once for all of them, and those that wait in
-sockets.
-"""
+"""Encode events once for all watchers, and count the frames that wait in sockets."""
 
 from __future__ import annotations
 
@@ -12,8 +10,8 @@ from node.watching.single_flight import SingleFlight
 
 
 class Frames:
-    """The bytes that are written for changes, made once for all who watch them. The newest are
-    kept, bounded in bytes.
+    """The encoded frames of changes, each encoded once for all watchers. The newest are kept,
+    bounded in bytes.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -21,11 +19,13 @@ class Frames:
         self.made_total = 0
 
     def forget(self) -> None:
-        """Keep none."""
+        """Drop every frame."""
         self._frames.clear()
 
     async def of(self, change: Change, make: Callable[[Change], Awaitable[bytes]]) -> bytes:
-        """Return the frame of a change. Raises what `make` raises."""
+        """Return the frame of a change, from the cache or encoded by `make`. Raises what `make`
+        raises.
+        """
         key = part_key(change)
         frame = self._frames.held(key)
         if frame is not None:
@@ -42,8 +42,8 @@ class Frames:
 
 
 class Unsent:
-    """The frames that wait in sockets, each counted once however many wait for it; who would wait
-    beyond is cut.
+    """The frames that wait in watchers' sockets. A frame counts once, however many watchers it
+    waits for; a watcher that would exceed the bound is disconnected.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -52,7 +52,9 @@ class Unsent:
         self.bytes = 0
 
     def hold(self, frame: bytes) -> bool:
-        """Count a frame that its reader does not take; return whether it may wait."""
+        """Count a frame that its reader does not take; return whether the total stays within the
+        bound.
+        """
         known = self._waiting.get(id(frame), 0)
         if not known:
             self.bytes += len(frame)
@@ -60,7 +62,7 @@ class Unsent:
         return self.bytes <= self._bytes_max
 
     def let_go(self, frame: bytes) -> None:
-        """Count it no more for one of them."""
+        """Stop counting a frame for one of its waiting readers."""
         known = self._waiting[id(frame)] - 1
         if known:
             self._waiting[id(frame)] = known

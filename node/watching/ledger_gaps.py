@@ -1,6 +1,7 @@
-"""Read for watchers what has left the ring from the ledger, once for all who are at the same place.
+"""Read changes that have left the ring from the ledger, once for all watchers at the same position.
 
-It never takes a restored store for "no change", nor lets watchers become the store's main load.
+It never takes a restored store for "no change", and never lets watchers become the store's main
+load.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from node.watching.single_flight import SingleFlight
 ROWS_MAX: Final = 32
 """Ledger rows read at a time to fill a gap."""
 GAP_VERSIONS: Final = 128
-"""Versions fetched at a time to fill a gap; the last revision of a portion comes whole."""
+"""Versions fetched at a time to fill a gap; the last revision of a portion is never split."""
 READS_MAX: Final = 2
-"""Reads of the store at a time for all watchers together: the others wait."""
+"""Store reads at a time for all watchers together; further ones wait."""
 ROWS_HELD: Final = 4
-"""Reads of the ledger kept for those who come to the same place."""
+"""Ledger reads kept for other watchers that reach the same position."""
 STRETCHES_HELD: Final = 64
 PORTIONS_BYTES: Final = 16 * 1024 * 1024
-"""Portions with their values kept for those who come to the same place; one may have 8 MiB."""
+"""Bytes of portions, with their values, kept for other watchers that reach the same position; one
+portion may have 8 MiB.
+"""
 
 
 class WantedRevision(NamedTuple):
@@ -39,8 +42,8 @@ class WantedRevision(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """Some rows of the ledger, as they are under a prefix after a position: cuts, each with the
-    position after it.
+    """A run of ledger rows after a position, filtered by a prefix. `cuts`: the revisions of each
+    portion, with the position after it.
     """
 
     prefix: bytes
@@ -48,7 +51,7 @@ class Stretch(NamedTuple):
 
 
 class LedgerGaps:
-    """The reads of the ledger for all watchers of a node, each shared by all at the same place."""
+    """The ledger reads for all watchers of a node. Watchers at the same position share one read."""
 
     def __init__(self, consensus: Consensus, store: Store, settings: ServerSettings) -> None:
         self._consensus, self._store, self._timeout_s = consensus, store, settings.store_timeout_s
@@ -59,18 +62,19 @@ class LedgerGaps:
             PORTIONS_BYTES, _portion_bytes
         )
         self.reads_total = 0
-        """Reads of the ledger."""
+        """Ledger reads."""
         self.fetches_total = 0
-        """Reads of versions."""
+        """Version reads."""
 
     def forget(self) -> None:
-        """Keep nothing: the ledger may be another one."""
+        """Drop everything kept, because the ledger may have been replaced by another one."""
         self._rows.clear()
         self._stretches.clear()
         self._portions.clear()
 
     async def after(self, position: int, prefix: bytes) -> Stretch:
-        """Return what the ledger has under a prefix after a position: some rows of it.
+        """Return the next stretch of the ledger under a prefix after a position, at most ROWS_MAX
+        rows.
 
         Raises Pruned, NotApplied("store_refused"), BackendUnavailable.
         """
@@ -78,7 +82,8 @@ class LedgerGaps:
         if refusal is not None:
             self.forget()
             raise store_refused(refusal)
-        # Behind an adoption watchers get the ledger up to where it was kept, and not past it.
+        # A watcher whose position is below an adoption gets the ledger only up to the revision that
+        # the adoption kept.
         upto = self._consensus.undone.cut(position)
         settled = self._consensus.settled.last if upto is None else upto
 
@@ -96,8 +101,8 @@ class LedgerGaps:
             self.reads_total += 1
             settled = self._consensus.settled
             rows = await self._store.rows(position, ROWS_MAX, timeout_s=self._timeout_s)
-            # A store that was restored has fewer rows, or others: what it lacks must not be taken
-            # for "no change".
+            # A restored store has fewer rows, or other rows. Without this check the missing ones
+            # would look like "no change".
             if settled.last:
                 row = await self._store.row_ending(settled.last, timeout_s=self._timeout_s)
                 if row is None or row.digest != settled.digest:
@@ -143,10 +148,11 @@ def _portion_bytes(portion: Portion) -> int:
 def portions(
     rows: tuple[LedgerRow, ...], position: int, prefix: bytes
 ) -> list[tuple[list[WantedRevision], int]]:
-    """Cut ledger rows into portions: revisions after a position that changed keys under a prefix,
-    and where each ends.
+    """Cut ledger rows into portions: the revisions after a position that changed keys under a
+    prefix, each with the position where the portion ends.
 
-    The last one ends where the rows do, so that revisions which changed nothing are stepped over.
+    The last portion ends where the rows end, so that the watcher's position also moves past
+    revisions without a change under the prefix.
     """
     cut: list[tuple[list[WantedRevision], int]] = []
     wanted: list[WantedRevision] = []

@@ -1,4 +1,4 @@
-"""Keep the newest changes of all keys for watchers. Pure: no loop, no store."""
+"""Keep the newest changes of all keys for watchers. Pure: no event loop, no store."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from kv.model import Version
 from kv.ports import Change, Settled
 
 PORTION_CHANGES: Final = 256
-"""Changes handed to a watcher at a time from the ring."""
+"""Changes handed to a watcher from the ring at a time."""
 CHANGE_OVERHEAD_BYTES: Final = 200
-"""What a change, and each version in it, costs beyond key and value (CPython 3.11)."""
+"""Bytes that a change, and each version in it, costs beyond key and value (CPython 3.11)."""
 
 
 class Portion(NamedTuple):
-    """What comes next for a watcher: changes under its prefix (maybe none), and the position after
+    """The next step of a watcher: changes under its prefix (possibly none), and the position after
     them.
     """
 
@@ -26,21 +26,21 @@ class Portion(NamedTuple):
 
 
 class ChangeRing:
-    """The newest changes of all keys, without a gap: everything after `begin` up to `end`. Bounded
-    in bytes.
+    """The newest changes of all keys without a gap: every change with `begin` < revision ≤ `end`.
+    Bounded in bytes.
     """
 
     def __init__(self, bytes_max: int, at: int) -> None:
         self._bytes_max = bytes_max
         self._changes: deque[Change] = deque()
         self._sizes: deque[int] = deque()
-        """Bytes of each of these."""
+        """Bytes of each change in `_changes`."""
         self._bytes = 0
         self.begin = self.end = at
 
     def take(self, event: Settled) -> bool:
-        """Take what settled; return whether it continues what is held. What does not, or comes
-        without versions, starts the ring anew.
+        """Append a settled event; return whether it continues what is held. An event that does not,
+        or that comes without versions, restarts the ring.
         """
         if event.last <= self.end:
             return True
@@ -74,7 +74,9 @@ class ChangeRing:
             self.begin = self._changes.popleft().revision
 
     def after(self, position: int, prefix: bytes) -> Portion:
-        """Return the next changes under a prefix after a position that is not below `begin`."""
+        """Return the next changes under a prefix after a position, which must not be below
+        `begin`.
+        """
         changes = self._changes
         found: list[Change] = []
         start = bisect_right(changes, position, key=_revision)
@@ -98,20 +100,20 @@ def under(change: Change, prefix: bytes) -> Change | None:
 
 
 def part_key(change: Change) -> tuple[int, int, bytes]:
-    """Return what distinguishes a change, or the part of one under any prefix, from every other.
+    """Return a key that is unique to a change, or to the part of a change under any prefix.
 
-    Parts of one revision that begin with the same key lie in each other, so their lengths differ.
+    Parts of one revision that begin with the same key are nested, so they differ in length.
     """
     return change.revision, len(change.versions), change.versions[0].key
 
 
 def size_of(change: Change) -> int:
-    """Return about how many bytes a change takes in memory."""
+    """Return roughly how many bytes a change takes in memory."""
     return CHANGE_OVERHEAD_BYTES + sum(map(_version_size, change.versions))
 
 
 def bytes_of_changes(changes: Iterable[Change]) -> int:
-    """Return about how many bytes changes take in memory."""
+    """Return roughly how many bytes changes take in memory."""
     return sum(map(size_of, changes))
 
 

@@ -1,4 +1,4 @@
-"""Make each thing once for all who want it at the same time, and keep the newest."""
+"""Compute each value once for all tasks that want it at the same time, and keep the newest."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ V = TypeVar("V")
 
 
 class SingleFlight(Generic[K, V]):
-    """A bounded cache that makes each thing once for all who want it at the same time. It keeps the
-    newest: `most` of them, or so many bytes.
+    """A bounded cache that computes each value once for all tasks that want it at the same time. It
+    keeps the newest values: up to a total `size` of `most`, which by default counts values.
     """
 
     def __init__(self, most: int, size: Callable[[V], int] = lambda _: 1) -> None:
@@ -23,17 +23,17 @@ class SingleFlight(Generic[K, V]):
         self._making: dict[K, asyncio.Event] = {}
 
     def clear(self) -> None:
-        """Keep nothing."""
+        """Drop every value."""
         self._held.clear()
         self._weight = 0
 
     def held(self, key: K) -> V | None:
-        """Return what is held, if anything."""
+        """Return the kept value, if there is one."""
         return self._held.get(key)
 
     async def get(self, key: K, make: Callable[[], Awaitable[V | None]]) -> V | None:
-        """Return what is held, or what `make` returns; None is not kept. Raises what `make` raises:
-        who waits for it then tries for itself.
+        """Return the kept value, or what `make` returns; None is not kept. Raises what `make`
+        raises; tasks that waited for that call then call `make` themselves.
         """
         while True:
             if key in self._held:

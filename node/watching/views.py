@@ -1,4 +1,4 @@
-"""Know which watched prefixes what settles has touched. Pure."""
+"""Track which watched prefixes a settled event touches. Pure."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ class View(Generic[T]):
         self.prefix = prefix
         self.members: set[T] = set()
         self.touched = touched
-        """No revision above this one, of those that settled here, changed a key under the
-        prefix.
-        """
+        """No settled revision above this one changed a key under the prefix."""
 
 
 class Views(Generic[T]):
-    """All views by prefix: what settles is looked up by its keys, and nobody else is woken."""
+    """The views of all watched prefixes. A settled event is matched by its keys, so that only the
+    watchers it concerns are woken.
+    """
 
     def __init__(self) -> None:
         self._by_prefix: dict[bytes, View[T]] = {}
         self._lengths: dict[int, int] = {}
-        """How many prefixes have a length."""
+        """Prefix length → number of prefixes of that length."""
 
     def join(self, member: T, prefix: bytes, end: int) -> View[T]:
-        """Add a member; `end`: newest revision that settled here, of which nothing is known for a
-        new prefix.
+        """Add a member. `end`: the newest settled revision, from which on a new view tracks
+        changes; what happened up to it counts as touched.
         """
         view = self._by_prefix.get(prefix)
         if view is None:
@@ -56,8 +56,8 @@ class Views(Generic[T]):
                 del self._lengths[len(prefix)]
 
     def touch(self, event: Settled, *, continues: bool) -> list[View[T]]:
-        """Note what settled; return the views that it concerns: all when it is not known which keys
-        it changed.
+        """Record a settled event; return the views that it touches: all views when the changed keys
+        are not known.
         """
         if not continues or event.versions is None:
             for view in self._by_prefix.values():

@@ -1,9 +1,9 @@
-"""Notify watchers of what changed: in revision order, none twice, none left out (INV-6), whatever
-this node lived through.
+"""Deliver changes to watchers in revision order, none twice, none left out (INV-6), also across
+restarts, snapshots and adoptions.
 
-Every watcher has a position of its own: everything up to it was sent. What settles is kept in one
-bounded ring for all of them; who is behind it reads the ledger. Nothing is buffered per watcher: a
-slow reader falls behind and is cut.
+Every watcher has its own position, up to which everything was sent. Settled changes are kept in one
+bounded ring for all watchers; a watcher that is behind the ring reads the ledger. Nothing is
+buffered per watcher: a slow reader falls behind and is disconnected.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from node.watching.ring import ChangeRing, Portion
 from node.watching.views import View, Views
 
 PASS_BYTES: Final = 512 * 1024
-"""Written to watchers in one pass of the loop; then everything else has its turn. One write may be
-larger.
+"""Bytes written to watchers in one pass of the event loop; then other work gets its turn. A single
+write may be larger.
 """
 WRITE_COST_BYTES: Final = 4096
-"""What a write costs however small it is, in bytes of a pass."""
+"""Least cost of a write, however small, in bytes of a pass."""
 
 
 class WatchEnded(Exception):
-    """An end of a watch by its node; go on elsewhere after the position that was sent last."""
+    """An end of a watch that the node caused. The client resumes elsewhere after the last position
+    it got.
+    """
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -38,7 +40,7 @@ class WatchEnded(Exception):
 
 
 class Watches:
-    """All watchers of this node. Bounded in number; beyond: NotApplied("overloaded")."""
+    """The watchers of one node. Their number is bounded; beyond: NotApplied("overloaded")."""
 
     def __init__(self, consensus: Consensus, store: Store, settings: ServerSettings) -> None:
         self._settings, self._consensus = settings, consensus
@@ -60,11 +62,11 @@ class Watches:
 
     @property
     def end(self) -> int:
-        """Newest revision that settled here."""
+        """The newest revision that settled here."""
         return self._ring.end
 
     def close(self) -> None:
-        """Listen no more, and end every watch in a way that can be resumed elsewhere."""
+        """Stop listening to consensus, and end every watch with a resumable error."""
         if not self._ending:
             self._unlisten()
             self._ending = True
@@ -72,7 +74,9 @@ class Watches:
                 watcher.moved.set()
 
     def open(self, prefix: bytes, after: int | None) -> Watcher:
-        """Begin a watch after a revision (None: what is settled here now). Raises NotApplied."""
+        """Open a watch after a revision; None: after the newest revision settled here. Raises
+        NotApplied.
+        """
         if self._ending:
             raise NotApplied("draining", "this node is stopping")
         if len(self._open) >= self._settings.watchers_max:
@@ -93,18 +97,18 @@ class Watches:
                 watcher.moved.set()
 
     def joined(self, watcher: Watcher) -> View[Watcher]:
-        """Count a watcher, and wake it from now on."""
+        """Register a watcher, which is woken from now on; return its view."""
         self._open.add(watcher)
         return self._views.join(watcher, watcher.prefix, self._ring.end)
 
     def left(self, watcher: Watcher) -> None:
-        """Count it no more; once is enough."""
+        """Unregister a watcher. Calling it again does nothing."""
         self._open.discard(watcher)
         self._views.leave(watcher, watcher.prefix)
 
     def check(self, watcher: Watcher) -> None:
-        """Raise WatchEnded when a watch cannot go on here, ConnectionResetError when its client is
-        gone.
+        """Raise WatchEnded when the watch cannot continue on this node, Undone when its position
+        was given up by an adoption, ConnectionResetError when its client is gone.
         """
         if watcher.gone:
             raise ConnectionResetError("the watcher went away")
@@ -115,8 +119,8 @@ class Watches:
                 raise Undone(undone.after, undone.to)
 
     def at_hand(self, watcher: Watcher) -> Portion | None:
-        """Return what memory has for a watcher (no change: it is up to date); None: it has to read
-        the ledger.
+        """Return the next portion from memory (without changes if the watcher is up to date); None:
+        it has to read the ledger.
 
         Raises what `check` raises.
         """
@@ -130,7 +134,7 @@ class Watches:
         return self._ring.after(watcher.position, watcher.prefix)
 
     def behind(self, watcher: Watcher) -> bool:
-        """Say whether what follows a watcher's position has to come from the ledger."""
+        """Return whether what follows the watcher's position has to be read from the ledger."""
         if watcher.position < self._consensus.undone.to:
             return True
         known = watcher.view is not None and watcher.position >= watcher.view.touched
@@ -138,7 +142,7 @@ class Watches:
 
 
 class Watcher:
-    """One watch. `async with` counts it; `portions` yields what comes, without end."""
+    """One watch. `async with` registers it; `portions` yields its changes, without end."""
 
     def __init__(self, watches: Watches, prefix: bytes, position: int) -> None:
         self._watches = watches
@@ -149,7 +153,7 @@ class Watcher:
         self.view: View[Watcher] | None = None
         self.gone = False
         self.undone = UndoneRange()
-        """The newest adoption since it was opened."""
+        """What the newest adoption since the watch was opened has undone."""
 
     async def __aenter__(self) -> Self:
         self.view = self._watches.joined(self)
@@ -159,24 +163,25 @@ class Watcher:
         self._watches.left(self)
 
     def leave(self) -> None:
-        """End the watch at once: its client is gone, and its place is free for another."""
+        """End the watch because its client is gone, and free its place at once."""
         self.gone = True
         self._watches.left(self)
         self.moved.set()
 
     @property
     def end(self) -> int:
-        """Newest revision that settled here."""
+        """The newest revision that settled here."""
         return self._watches.end
 
     def behind(self) -> bool:
-        """Say whether what comes next has to be read from the ledger, and may be gone from it."""
+        """Return whether what comes next has to be read from the ledger, where it may be pruned."""
         return self._watches.behind(self)
 
     async def portions(self, *, idle_s: float) -> AsyncIterator[Portion]:
-        """Yield what changed, and at least every `idle_s` seconds a portion without changes.
+        """Yield the changes in order, and at least every `idle_s` seconds a portion, if need be
+        without changes.
 
-        Raises Pruned (Undone behind an adoption), WatchEnded, ConnectionResetError,
+        Raises Pruned (its subclass Undone after an adoption), WatchEnded, ConnectionResetError,
         NotApplied("store_refused"), BackendUnavailable.
         """
         watches = self._watches
