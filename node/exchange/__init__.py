@@ -1,1 +1,1 @@
-"""One request on its way to an answer, and the services that its handler works with."""
+"""One request and its answer: parsing, limits, common headers."""

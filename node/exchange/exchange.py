@@ -1,8 +1,8 @@
-"""Hold one request on its way to its answer: what it asks for, how long it has, what every answer
-carries.
+"""Represent one request until it is answered: its parameters, its time limit, and the headers of
+every answer.
 
-Nothing else touches aiohttp's request. A body is never taken into memory beyond its bound, and
-bodies together never beyond theirs.
+Nothing else touches aiohttp's request. A body never takes more memory than its bound, and all
+bodies together never more than theirs.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from node.wire.documents import decode, encode
 from node.wire.problems import CONTENT_TYPE, Problem, problem
 
 LOOKUP_SLACK_MS: Final = 1_000
-"""Nodes' notions of log time differ by less."""
+"""Upper bound in milliseconds on how far two nodes' log times differ."""
 
 T = TypeVar("T")
 
 
 class Exchange:
-    """One request on its way to an answer. `rest`: the raw path behind the route's own part."""
+    """One request until it is answered. `rest`: the raw path after the route's own part."""
 
     __slots__ = (
         "_began",
@@ -63,25 +63,26 @@ class Exchange:
         self.services, self.request, self.method = services, request, method
         self.path, self.rest, self.raw_query = path, rest, raw_query
         self.op_id: str | None = None
-        """Known once `take_op_id` was called; problem documents name it."""
+        """The op_id, once `take_op_id` was called; problem documents name it."""
         self.mutation = False
-        """From now on a failure may be unknown: something may have been changed."""
+        """True once the request may have changed something; from then on a failure may be unknown.
+        """
         self._held: HeldBody | None = None
         self.always = False
-        """The request is answered also while this node is overloaded."""
+        """The request is answered even while this node is overloaded."""
         self._broken = False
-        """Where the next request begins is not certain."""
+        """The message framing is broken, so it is not known where the next request begins."""
         self.deadline = began + services.settings.request_timeout_s
         self._began = began
 
     # ----------------------------------------------------------------------------- before a handler
 
     def screen(self, *, reads: bool, always: bool, conditions: frozenset[str]) -> None:
-        """Refuse what must not be worked on, and take the client's own time limit. Raises
+        """Refuse requests that must not be worked on, and apply the client's own time limit. Raises
         BadRequest.
 
-        `reads`: the method changes nothing. `always`: the route says nothing of keys, so anybody's
-        page may read it. `conditions`: the conditional headers that the route heeds.
+        `reads`: the method changes nothing. `always`: the route exposes nothing about keys, so any
+        origin's page may read it. `conditions`: the conditional headers that the route supports.
         """
         headers = self.request.headers
         codings = headers.getall("Transfer-Encoding", ())
@@ -105,18 +106,22 @@ class Exchange:
 
     @property
     def left_s(self) -> float:
-        """Return the time left in seconds, at least a little."""
+        """Return the time left in seconds, at least TIMEOUT_S_MIN."""
         return max(self.deadline - self.services.clock.monotonic(), TIMEOUT_S_MIN)
 
     @property
     def began_ms(self) -> int:
-        """When this request began, in log time: what it asked for was not recorded before."""
+        """The log time at which this request began. Its operation cannot have been recorded
+        before.
+        """
         services = self.services
         past_s = services.clock.monotonic() - self._began
         return services.consensus.now_ms() - int(past_s * 1000)
 
     def when_lost(self, callback: Callable[[], None]) -> None:
-        """Have something called when the client is gone before its answer ends."""
+        """Call `callback` when the client disconnects before its answer ends, at once if it is gone
+        already.
+        """
         protocol = self.request.protocol
         if self.request.transport is None:
             callback()
@@ -124,8 +129,8 @@ class Exchange:
             protocol.when_lost(callback)
 
     def begin_stream(self, buffer_bytes: int) -> None:
-        """Let an answer without end wait for its reader as it wants to, with so much in the
-        socket's buffer.
+        """Switch to a streaming answer: no stall time-out applies to it, and up to `buffer_bytes`
+        may wait in the socket's buffer.
         """
         protocol, transport = self.request.protocol, self.request.transport
         if isinstance(protocol, HttpConnection):
@@ -149,11 +154,13 @@ class Exchange:
 
     @property
     def lifetime_s(self) -> float:
-        """For how long the write may take effect, if longer than its request lasts.
+        """How long the write may take effect, in seconds, if longer than its request lasts;
+        otherwise 0.
 
-        It is for who repeats until the outcome is definite, as workers do: an attempt that ends
-        unknown stays good. It is cut to half of what op_ids are remembered for: beyond that a
-        repetition could be done twice. Raises BadRequest.
+        It is for clients that repeat until the outcome is definite, as workers do: an attempt whose
+        outcome is unknown can still succeed. It is capped at half of the op_id retention, because
+        an attempt that lands after the op_id was forgotten could be executed twice. Raises
+        BadRequest.
         """
         own_s = asked_headers.own_lifetime_s(self.request.headers)
         if own_s is None:
@@ -163,7 +170,7 @@ class Exchange:
     def take_op_id(
         self, params: Mapping[str, str], body_op_id: str | None = None, *, prefix: str = ""
     ) -> str:
-        """Return the client's op_id, or one made here that begins with `prefix`. From now on the
+        """Return the client's op_id, or a new one that begins with `prefix`. From now on the
         request is a mutation. Raises BadRequest.
         """
         own = asked_headers.own_op_id(self.request.headers, params.get("op_id"), body_op_id)
@@ -196,14 +203,14 @@ class Exchange:
         return decode(await self.body(most), kind)
 
     def release(self) -> None:
-        """Give back what the body held."""
+        """Release the body's bytes."""
         if self._held is not None:
             self._held.release()
 
     def _ask_for_body(self) -> None:
-        """Send 100 Continue to a client that waits for it. Raises BadRequest."""
+        """Send 100 Continue to a client that asked for it. Raises BadRequest."""
         expected = self.request.headers.get("Expect")
-        # RFC 9110 section 10.1.1: it is ignored before HTTP/1.1.
+        # RFC 9110 section 10.1.1: Expect is ignored before HTTP/1.1.
         if expected is None or self.request.version < (1, 1):
             return
         if expected.lower() != "100-continue":
@@ -216,11 +223,11 @@ class Exchange:
     # ----------------------------------------------------------------------------- what is answered
 
     def headers(self, revision: int | None = None) -> dict[str, str]:
-        """Return what every answer carries. `revision`: what is in the answer; None: what is
-        settled here.
+        """Return the headers that every answer carries. `revision`: the revision that the answer
+        reflects; None: the revision settled here.
 
-        Never more than is in the answer: who watches from there on would miss what settled while it
-        was being read.
+        Acordo-Revision is never above what the answer contains. Otherwise a client that watches
+        from there on would miss changes that settled during the read.
         """
         services = self.services
         at = services.consensus.settled.last if revision is None else revision
@@ -276,7 +283,9 @@ class Exchange:
         at: int | None = None,
         retry_after_s: float = 1.0,
     ) -> web.Response:
-        """Return a problem document, completed by what is known of the request."""
+        """Return a problem document as an answer, completed with the fields known from the
+        request.
+        """
         headers = dict(more or {})
         if document.status == 503:
             headers["Retry-After"] = str(max(1, round(retry_after_s)))
@@ -290,13 +299,14 @@ class Exchange:
             more=headers,
         )
         if self._broken or not self.request.content.is_eof():
-            # The rest of the body is not wanted, and must not be read as the next request.
+            # Close the connection, because the unread rest of the body would be parsed as the next
+            # request.
             response.force_close()
         return response
 
     def _completed(self, document: Problem) -> Problem:
-        """Return the document with path, node, request id, and where an unknown outcome can be
-        looked up.
+        """Return the document with path, node, request id, and, if the outcome is unknown, where it
+        can be looked up.
         """
         services = self.services
         request_id = self.request.headers.get("X-Request-Id")
@@ -304,8 +314,8 @@ class Exchange:
         if document.outcome == "unknown" and document.op_id is not None:
             lookup = f"/v1/operations/{percent_encoded(document.op_id)}"
             until = self.began_ms + services.consensus.operation_retention_ms - LOOKUP_SLACK_MS
-        # msgspec.structs.replace would do, but it costs more, and an overloaded node makes one of
-        # these for every request that it refuses.
+        # Build the fields by hand: msgspec.structs.replace is slower, and an overloaded node makes
+        # one of these documents for every request that it refuses.
         fields = {name: getattr(document, name) for name in document.__struct_fields__}
         fields.update(
             instance=self.path[:512],

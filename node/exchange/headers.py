@@ -1,5 +1,5 @@
-"""Parse what a request's headers ask for: op_id, life of a write, time limit, media type, what is
-echoed. Pure.
+"""Parse request headers: op_id, lifetime of a write, time limit, media type, and headers to echo.
+Pure.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ LIFETIME_S_MAX: Final = 366 * 86400
 JSON: Final = "application/json"
 BYTES: Final = "application/octet-stream"
 HEADER_CHARS_MAX: Final = 256
-"""An X-Request-Id or traceparent that is longer is not echoed."""
+"""Longest X-Request-Id or traceparent that is echoed."""
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _JSON_TYPES: Final = frozenset({JSON, "text/json"})
-"""A page of another origin may send three media types, and none at all, without asking first: JSON
-is taken under neither, so that no such page can send one.
+"""Media types accepted for JSON bodies. A page of another origin can send three other media types,
+or none at all, without a CORS preflight. JSON is accepted under none of those, so no such page can
+send one.
 """
 
 
@@ -35,7 +36,7 @@ def own_timeout_s(headers: Mapping[str, str]) -> float | None:
 
 
 def own_lifetime_s(headers: Mapping[str, str]) -> float | None:
-    """Return the life that the client gives its write (`Acordo-Lifetime`, seconds). Raises
+    """Return the lifetime that the client gives its write (`Acordo-Lifetime`, seconds). Raises
     BadRequest.
     """
     given = headers.get("Acordo-Lifetime")
@@ -45,11 +46,11 @@ def own_lifetime_s(headers: Mapping[str, str]) -> float | None:
 def own_op_id(
     headers: Mapping[str, str], query_op_id: str | None, body_op_id: str | None
 ) -> str | None:
-    """Return the client's op_id, never changed; None: it gave none.
+    """Return the client's op_id unchanged; None: it gave none.
 
-    Raises BadRequest when two differ, when one is reserved for nodes, and when there is none to go
-    with `Acordo-Lifetime`. With that header what begins as for `/v1/async` may be named: a worker
-    brings what a node named.
+    Raises BadRequest when two of them differ, when one is reserved for nodes, and when
+    `Acordo-Lifetime` comes without one. With that header, op_ids of `/v1/async` are accepted,
+    because a worker submits writes that a node named.
     """
     lasting = "Acordo-Lifetime" in headers
     reserved = (NODE_OP_ID_PREFIX,) if lasting else RESERVED_PREFIXES
@@ -73,7 +74,7 @@ def own_op_id(
 
 
 def check_json(headers: Mapping[str, str]) -> None:
-    """Raise BadRequest unless the body comes as JSON."""
+    """Raise BadRequest unless the body's media type is JSON."""
     given = headers.get("Content-Type", "")
     if given.partition(";")[0].strip().lower() not in _JSON_TYPES:
         detail = f"Content-Type {given[:60]!r}" if given else "no Content-Type"
@@ -81,7 +82,7 @@ def check_json(headers: Mapping[str, str]) -> None:
 
 
 def echo(asked: Mapping[str, str], answered: dict[str, str]) -> None:
-    """Repeat in an answer's headers what traces a request through several systems."""
+    """Copy the tracing headers of a request into the answer's headers."""
     request_id, trace = asked.get("X-Request-Id"), asked.get("traceparent")
     if request_id is not None and len(request_id) <= HEADER_CHARS_MAX and request_id.isprintable():
         answered["X-Request-Id"] = request_id

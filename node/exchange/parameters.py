@@ -1,5 +1,5 @@
-"""Parse what path and query of a request say. Pure; what is unknown or doubled is refused, never
-passed over.
+"""Parse the path and the query of a request. Pure; an unknown or repeated parameter is refused,
+never ignored.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _BROKEN_PERCENT: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 def query_params(raw_query: str, allowed: tuple[str, ...]) -> dict[str, bytes]:
-    """Return the query's parameters, percent-decoded. Raises BadRequest for one that is unknown or
-    doubled.
+    """Return the query's parameters, percent-decoded. Raises BadRequest for an unknown or repeated
+    one.
     """
     found: dict[str, bytes] = {}
     for pair in raw_query.split("&") if raw_query else ():
@@ -47,8 +47,8 @@ def as_texts(params: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def read_options(params: Mapping[str, str], session_revision: str | None) -> ReadOptions:
-    """Return how a key is to be read. `session_revision`: the header Acordo-Revision, which stands
-    where `min_revision` does not. Raises BadRequest.
+    """Return the read options. `session_revision`: the header Acordo-Revision, used when
+    `min_revision` is not given. Raises BadRequest.
     """
     level = parse_level(params.get("consistency", "linearizable"))
     given, name = params.get("min_revision"), "min_revision"
@@ -90,7 +90,7 @@ def percent_decoded(raw: str) -> bytes:
 
 
 def percent_encoded(text: str) -> str:
-    """Return text as one path segment."""
+    """Return text percent-encoded as one path segment."""
     return "".join(
         c if c.isalnum() or c in "-._" else "".join(f"%{b:02X}" for b in c.encode()) for c in text
     )

@@ -1,5 +1,5 @@
 """Refuse requests that must not be worked on, whatever they ask for: foreign hosts and origins,
-framing that may be read in two ways, conditions that would be passed over. Pure.
+ambiguous framing, unsupported conditions. Pure.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ CONDITIONAL: Final = (
     "If-Unmodified-Since",
     "If-Range",
 )
-"""All that RFC 9110 section 13.1 has."""
+"""All conditional headers of RFC 9110 section 13.1."""
 
 
 def check_framing(codings: Sequence[str], version: tuple[int, int]) -> None:
-    """Raise BadRequest for a body whose end this node and a proxy before it may see in different
-    places. `codings`: the lines of Transfer-Encoding, at
-    least one.
+    """Raise BadRequest for ambiguous framing, where this node and a proxy in front of it may
+    disagree on where the body ends. `codings`: the lines of Transfer-Encoding, at least one.
     """
-    # RFC 9112 section 6.1: the framing of such a message is faulty, whatever it says.
+    # RFC 9112 section 6.1: Transfer-Encoding in HTTP/1.0 makes the framing faulty, whatever its
+    # value.
     if version < (1, 1):
         raise BadRequest(
             "bad_http", "Transfer-Encoding in HTTP/1.0", allowed="Content-Length, or HTTP/1.1"
@@ -37,14 +37,16 @@ def check_framing(codings: Sequence[str], version: tuple[int, int]) -> None:
 
 
 def check_host(host: str, names: frozenset[str]) -> None:
-    """Raise BadRequest for a Host that a page of another origin may have led here."""
+    """Raise BadRequest for a Host that a page of another origin may have pointed at this node (DNS
+    rebinding).
+    """
     if not leads_here(host, names):
         allowed = "an address, localhost, the advertised URL's name, or one of ACORDO_HTTP_NAMES"
         raise BadRequest("wrong_host", f"this node does not serve {host[:100]!r}", allowed=allowed)
 
 
 def check_origin(headers: Mapping[str, str]) -> None:
-    """Raise BadRequest for a write that a page of another origin sent."""
+    """Raise BadRequest for a write sent by a page of another origin."""
     where = foreign(headers.get("Host", ""), headers.get("Sec-Fetch-Site"), headers.get("Origin"))
     if where is not None:
         raise BadRequest(
@@ -53,8 +55,8 @@ def check_origin(headers: Mapping[str, str]) -> None:
 
 
 def check_conditions(headers: Mapping[str, str], heeded: frozenset[str]) -> None:
-    """Raise BadRequest for a conditional header that this write would pass over: it would be done
-    although its client asked for it under a condition only.
+    """Raise BadRequest for a conditional header that this write does not support. Ignoring it would
+    execute a write that the client wanted only under a condition.
     """
     for name in CONDITIONAL:
         if name in headers and name not in heeded:
