@@ -1,1 +1,1 @@
-"""Connections, bodies and origins within bounds. It knows no key."""
+"""HTTP transport within bounds: connections, bodies, origins. It knows nothing of keys."""

@@ -1,8 +1,8 @@
-"""Accept connections from a listening socket: many in a pass of the loop, and none for a while when
-descriptors run out.
+"""Accept connections from a listening socket: many per pass of the event loop, and none for a while
+when file descriptors run out.
 
-The loop's own server accepts one in a pass: behind a flood of connections everybody else waited
-for hundreds of passes.
+The loop's own server accepts one connection per pass. During a flood of connections every other
+client then waited for hundreds of passes.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Final
 import structlog
 
 ACCEPTED_PER_PASS: Final = 64
-"""Connections accepted in a pass of the loop."""
+"""Connections accepted per pass of the event loop."""
 PAUSE_S: Final = 0.2
-"""How long none is accepted after the system had no descriptor or memory for one; they wait in the
+"""Pause after the system had no descriptor or memory for a connection; new ones wait in the
 kernel's queue.
 """
 LOG_EVERY_S: Final = 10.0
-"""That is logged no more often."""
+"""Least time between two log lines about such pauses."""
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 log = structlog.get_logger("acordo.node")
 
 
 class Acceptor:
-    """One listening socket, which it owns. `open` it once, `close` it; connections that were
-    accepted live on.
+    """The acceptor of one listening socket, which it owns. Call `open` once, then `close`; accepted
+    connections stay open.
     """
 
     def __init__(
@@ -51,13 +51,15 @@ class Acceptor:
         """Times that the system had no descriptor or memory for a connection."""
 
     def open(self) -> None:
-        """Begin to accept connections."""
+        """Start accepting connections."""
         self._listening.setblocking(False)
         self._open = True
         self._loop.add_reader(self._listening.fileno(), self._on_readable)
 
     def close(self) -> None:
-        """Accept none any more; what waits in the kernel's queue is reset. Once is enough."""
+        """Stop accepting; connections in the kernel's queue are reset. Calling it again does
+        nothing.
+        """
         if self._open:
             self._open = False
             self._loop.remove_reader(self._listening.fileno())
@@ -75,7 +77,7 @@ class Acceptor:
                 if exc.errno in _SHORT:
                     self._pause_accepting(exc)
                     return
-                # The error is of that one connection: it was reset while it waited (accept(2)).
+                # The error concerns only that connection: it was reset while it waited (accept(2)).
                 continue
             taken.setblocking(False)
             task = self._loop.create_task(self._connect(taken))
@@ -89,8 +91,8 @@ class Acceptor:
             taken.close()
 
     def _pause_accepting(self, exc: OSError) -> None:
-        """Accept none for a moment: the socket stays readable, and the loop would do nothing
-        else.
+        """Stop accepting for PAUSE_S. The socket stays readable while nothing can be accepted, so
+        without the pause the loop would spin on it.
         """
         self.short_total += 1
         now = self._loop.time()

@@ -1,8 +1,8 @@
-"""Receive the body of a request, within bounds of size, time, and what all bodies and each client
-may hold.
+"""Receive request bodies within bounds of size, time, and the share of all bodies and of each
+client.
 
-What is announced holds nothing: only what has arrived does. A body is never taken into memory
-beyond its bound.
+A declared Content-Length reserves nothing; only bytes that have arrived count. A body never takes
+more memory than its bound.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from kv.errors import BadRequest, NotApplied
 from node.http.shares import Shares
 
 LEAST_BYTES: Final = 8 * 1024
-"""So much of a body, or the rest of it, arrives in each quarter of the time that a whole
-body has.
+"""Least number of bytes (or the rest of the body) that must arrive in each quarter of the body
+time-out.
 """
 _BROKEN: Final = ("RequestPayloadError", "ClientPayloadError", "TransferEncodingError")
 
 
 class Bodies:
-    """The bodies of all requests of a node, counted as they arrive."""
+    """The request bodies of one node, counted as they arrive."""
 
     def __init__(self, bytes_max: int, receiving_max: int, timeout_s: float) -> None:
         self.bytes = Shares(bytes_max)
-        """Bytes of bodies that arrived, until their requests are answered."""
+        """Bytes of bodies received, until their requests are answered."""
         self.receiving = Shares(receiving_max)
-        """Requests whose bodies have not arrived whole: they are not worked on yet."""
+        """Requests whose bodies have not fully arrived; they are not worked on yet."""
         self._timeout_s = timeout_s
 
     async def receive(
         self, request: web.BaseRequest, held: HeldBody, most: int, code: str
     ) -> bytes:
-        """Return a body. Raises BadRequest (`code`, body_timeout, bad_http) or
-        NotApplied("overloaded").
+        """Return the whole body, of at most `most` bytes. Raises BadRequest (`code` if it is
+        larger, body_timeout, bad_http) or NotApplied("overloaded").
         """
         content = request.content
         if content.is_eof():
@@ -94,7 +94,7 @@ class Bodies:
 
 
 class HeldBody:
-    """One request's part of what a node has for bodies. `release` gives it back."""
+    """The bytes that one request's body holds of the node's bound. `release` returns them."""
 
     __slots__ = ("_bodies", "_count", "address")
 
@@ -103,7 +103,7 @@ class HeldBody:
         self._count = 0
 
     def add(self, count: int) -> None:
-        """Count bytes that arrived. Raises NotApplied("overloaded")."""
+        """Count bytes that have arrived. Raises NotApplied("overloaded")."""
         if count and not self._bodies.bytes.take(self.address, count):
             held = self._bodies.bytes.held
             raise NotApplied(
@@ -113,7 +113,7 @@ class HeldBody:
         self._count += count
 
     def release(self) -> None:
-        """Give all of it back."""
+        """Return all bytes."""
         if self._count:
             self._bodies.bytes.give_back(self.address, self._count)
             self._count = 0

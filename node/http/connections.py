@@ -1,8 +1,8 @@
-"""Hold the connections of a node: how many, how much each may cost, and how long an answer may wait
+"""Bound the connections of a node: their number, the cost of each, and how long an answer may wait
 for its reader.
 
-Nothing is read from a connection that is refused, so its refusal is definite. No rule here looks at
-what is asked.
+Nothing is read from a refused connection, so the refusal is definite. No rule here depends on the
+request's content.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
-# aiohttp itself queues this in the place of what came and is no request.
+# aiohttp queues this type in place of a message that is not a valid request.
 from aiohttp.web_protocol import _ErrInfo
 
 from node.http.acceptor import Acceptor
@@ -27,41 +27,41 @@ from node.wire.documents import encode, printable
 from node.wire.problems import CONTENT_TYPE, Problem, problem
 
 LINE_BYTES_MAX: Final = 16 * 1024
-"""Of one line of a request's head: a key of 1 KB is 3 KB percent-encoded, a page token as much
+"""Longest line of a request head: a key of 1 KB takes 3 KB percent-encoded, a page token as much
 again.
 """
 HEAD_BYTES_MAX: Final = 64 * 1024
-"""Of a request's whole head."""
+"""Largest request head."""
 HEADS_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Of all heads that are not whole yet; beyond: 503 to the one that grows."""
+"""Bytes of all incomplete heads; beyond, the one that grows gets 503."""
 LINGER_S: Final = 2.0
-"""How long an unwanted body is read and thrown away, so that its sender sees the answer."""
+"""How long an unwanted body is read and discarded, so that its sender gets to read the answer."""
 USER_TIMEOUT_S: Final = 30.0
-"""What was sent and is not acknowledged for so long ends its connection (RFC 5482): its peer is
-gone without a word.
+"""TCP_USER_TIMEOUT (RFC 5482): a connection ends when its peer acknowledges nothing for this long,
+because the peer is gone without closing it.
 """
 RESERVE_MAX: Final = 256
-"""Descriptors that HTTP leaves to the journal, the store, Raft and the back ends; a quarter where
-there are few.
+"""File descriptors reserved for the journal, the store, Raft and the back ends; a quarter of all
+where there are few.
 """
 TAKEN_BYTES_MIN: Final = 32 * 1024
-"""Of an answer that waits, its reader takes so much between two looks (`answer_stall_s`), or is
-cut.
+"""Bytes of a waiting answer that its reader must take per `answer_stall_s`; otherwise the
+connection is closed.
 """
 LOG_EVERY_S: Final = 10.0
-"""Refused connections are logged no more often."""
+"""Least time between two log lines about refused connections."""
 
 log = structlog.get_logger("acordo.node")
 
 
 def reserve_of(descriptors: int) -> int:
-    """Return how many of so many descriptors are kept for everything that is no HTTP connection."""
+    """Return how many descriptors are reserved for everything other than HTTP connections."""
     return min(RESERVE_MAX, descriptors // 4)
 
 
 def connections_within(asked: int, descriptors: int | None) -> int:
-    """Return how many connections are held at most; `descriptors`: what the process may open, None:
-    not known.
+    """Return the bound on open connections. `descriptors`: what the process may open; None: not
+    known.
     """
     return (
         asked if descriptors is None else max(1, min(asked, descriptors - reserve_of(descriptors)))
@@ -69,8 +69,8 @@ def connections_within(asked: int, descriptors: int | None) -> int:
 
 
 class HttpConnections(web.Server):
-    """aiohttp's server, with a bound on connections, on heads and on answers that wait for their
-    readers.
+    """aiohttp's server with bounds on connections, on request heads and on answers that wait for
+    their readers.
     """
 
     def __init__(
@@ -89,25 +89,25 @@ class HttpConnections(web.Server):
         )
         self.node_id, self.settings = settings.node_id, settings
         self.most = connections_within(settings.connections_max, settings.descriptors_max)
-        """Open connections at most."""
+        """Bound on open connections."""
         self._descriptor_below = (
             None
             if settings.descriptors_max is None
             else settings.descriptors_max - reserve_of(settings.descriptors_max) // 2
         )
-        """A connection's descriptor is the lowest free one: from this number on the reserve itself
-        is in use.
+        """The kernel gives a connection the lowest free descriptor. A number at or above this one
+        means that half of the reserve is in use.
         """
         self.head_bytes = 0
-        """Bytes of heads that are not whole yet."""
+        """Bytes of incomplete request heads."""
         self.answer_bytes = 0
         """Bytes of answers that their readers have not taken."""
         self.acceptor: Acceptor | None = None
-        """What accepts connections, once the server listens."""
+        """The acceptor of new connections, once the server listens."""
         self.refused_total = 0
         self.idle_closed_total = 0
         self.stalled_total = 0
-        """Answers cut because nobody read them."""
+        """Answers cut off because nobody read them."""
         self._idle: dict[HttpConnection, None] = {}
         """Connections without a request, the longest idle first."""
         self._logged_at: float | None = None
@@ -120,8 +120,8 @@ class HttpConnections(web.Server):
         return len(self._connections)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """Take a connection; at the bound the longest idle one gives way, and if none is idle this
-        one is refused.
+        """Admit a connection. At the bound the longest idle one is closed to make room; if none is
+        idle the new one is refused.
         """
         super().connection_made(handler, transport)
         assert isinstance(handler, HttpConnection)
@@ -131,8 +131,8 @@ class HttpConnections(web.Server):
             transport.write(refusal(self.node_id, problem("overloaded", "too many connections")))
             handler.force_close()
             return
-        # With a buffer above 0 aiohttp would call an answer written that waits in our own memory:
-        # slow readers could hold any number of them uncounted.
+        # With a limit above 0 aiohttp would treat an answer as written while it still waits in our
+        # own memory, and slow readers could hold any number of answers uncounted.
         transport.set_write_buffer_limits(high=0)
         endure_silence(transport)
         self.idle(handler)
@@ -146,15 +146,17 @@ class HttpConnections(web.Server):
             self._idle.pop(handler, None)
 
     def idle(self, connection: HttpConnection) -> None:
-        """Note that a connection has no request."""
+        """Mark a connection as idle."""
         self._idle[connection] = None
 
     def busy(self, connection: HttpConnection) -> None:
-        """Note that a connection has one."""
+        """Mark a connection as busy with a request."""
         self._idle.pop(connection, None)
 
     def has_room(self, answer_bytes: int) -> bool:
-        """Say whether an answer of so many bytes may wait for its reader beside those that do."""
+        """Return whether an answer of this size may wait for its reader beside those that already
+        do.
+        """
         return self.answer_bytes + answer_bytes <= self.settings.answer_bytes_held_max
 
     def _full(self, transport: asyncio.Transport) -> bool:
@@ -168,8 +170,8 @@ class HttpConnections(web.Server):
         )
 
     def _made_room(self) -> bool:
-        """Close the connection that was idle the longest. Any client may find an idle one closed
-        (RFC 9112 9.3).
+        """Close the longest idle connection; return False if none is idle. Clients must expect idle
+        connections to be closed at any time (RFC 9112 section 9.3).
         """
         longest = next(iter(self._idle), None)
         if longest is None:
@@ -193,7 +195,7 @@ class HttpConnections(web.Server):
 
 
 def endure_silence(transport: asyncio.Transport, timeout_s: float = USER_TIMEOUT_S) -> None:
-    """Let the kernel end a connection whose peer acknowledges nothing for so long."""
+    """Make the kernel end a connection whose peer acknowledges nothing for `timeout_s` seconds."""
     sock = transport.get_extra_info("socket")
     option = getattr(socket, "TCP_USER_TIMEOUT", None)
     if sock is not None and option is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -201,7 +203,7 @@ def endure_silence(transport: asyncio.Transport, timeout_s: float = USER_TIMEOUT
 
 
 def refusal(node_id: str, document: Problem) -> bytes:
-    """Return a whole answer, for a connection that no request was read from."""
+    """Return a complete HTTP answer for a connection from which no request was read."""
     body = encode(document)
     again = "Retry-After: 1\r\n" if document.status == 503 else ""
     head = (
@@ -213,7 +215,9 @@ def refusal(node_id: str, document: Problem) -> bytes:
 
 
 class HttpConnection(web.RequestHandler):
-    """One connection: it speaks problem documents also about requests that are no HTTP."""
+    """One HTTP connection. It also answers messages that are not valid HTTP with problem
+    documents.
+    """
 
     __slots__ = ("_head", "_newest", "_stalled", "_when_lost", "connections", "streams")
 
@@ -225,14 +229,14 @@ class HttpConnection(web.RequestHandler):
         self._newest: StreamReader = EMPTY_PAYLOAD
         self._stalled: asyncio.TimerHandle | None = None
         self.streams = False
-        """The present answer is a stream, which has a patience of its own."""
+        """The current answer is a stream, which has a time-out of its own."""
 
     def when_lost(self, callback: Callable[[], None] | None) -> None:
-        """Have something called, once, when this connection ends during the present request."""
+        """Call `callback` once if this connection ends during the current request."""
         self._when_lost = callback
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Give back what it held, and notify whoever waits for its end."""
+        """Release what the connection holds, and run the callback of `when_lost`."""
         self._count_head(0)
         self._stop_looking()
         callback, self._when_lost = self._when_lost, None
@@ -241,7 +245,7 @@ class HttpConnection(web.RequestHandler):
             callback()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, and count what belongs to a head that is not whole."""
+        """Parse received bytes, and count those of a head that is still incomplete."""
         before = self._request_count
         between = self._newest.is_eof()
         super().data_received(data)
@@ -264,9 +268,7 @@ class HttpConnection(web.RequestHandler):
         self._head = count
 
     def _judge_heads(self, new: int) -> None:
-        """Put a refusal in the place of those of the newest requests whose whole head is
-        too large.
-        """
+        """Replace each of the `new` newest requests whose head is too large with a refusal."""
         for place in range(max(0, len(self._messages) - new), len(self._messages)):
             message = self._messages[place][0]
             if isinstance(message, RawRequestMessage):
@@ -280,7 +282,7 @@ class HttpConnection(web.RequestHandler):
                     self._messages[place] = (_ErrInfo(400, error, error.message), EMPTY_PAYLOAD)
 
     def _refuse(self, document: Problem) -> None:
-        """Answer what is no whole request, and close."""
+        """Answer an incomplete request with a refusal, and close."""
         if self.transport is not None and self._current_request is None:
             self.transport.write(refusal(self.connections.node_id, document))
         self.force_close()
@@ -288,7 +290,7 @@ class HttpConnection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Write an answer, and count it until the kernel has all of it."""
+        """Write an answer; it counts as waiting until the kernel has taken all of it."""
         size = body_bytes(resp)
         self.connections.answer_bytes += size
         try:
@@ -306,7 +308,7 @@ class HttpConnection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what never reached a handler; the connection is closed after it."""
+        """Answer a request that never reached a handler; the connection is closed afterwards."""
         if status >= 500:
             log.error("request failed outside its handler", error=repr(exc))
         too_large = isinstance(exc, LineTooLong | HeadTooLarge)
@@ -322,15 +324,15 @@ class HttpConnection(web.RequestHandler):
         return response
 
     def pause_writing(self) -> None:
-        """Begin to look whether the reader takes anything: what was written is more than the kernel
-        takes.
+        """Start checking that the reader makes progress: the kernel's buffer is full and the rest
+        waits here.
         """
         super().pause_writing()
         if not self.streams and self.transport is not None:
             self._look_again(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
-        """Stop looking: the kernel took what was written."""
+        """Stop checking: the kernel has taken what was written."""
         super().resume_writing()
         self._stop_looking()
 
@@ -345,7 +347,7 @@ class HttpConnection(web.RequestHandler):
             self._stalled = None
 
     def _look(self, waited: int) -> None:
-        """Cut an answer of which less than the least was taken since the last look."""
+        """Abort the connection if less than TAKEN_BYTES_MIN was taken since the last check."""
         self._stalled = None
         if self.transport is None:
             return

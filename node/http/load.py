@@ -1,4 +1,4 @@
-"""Say what a node works on at the moment, so that it can be bounded, shown and drained."""
+"""Track what a node is working on, so that it can be bounded, shown and drained."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from node.http.bodies import Bodies
 from node.http.connections import HttpConnections
 
 PAGES_MAX: Final = 4
-"""Pages of listings that are made at a time, of up to 2 MiB and a value each."""
+"""Pages of listings built at a time, each of up to 2 MiB plus one value."""
 
 
 @dataclass(slots=True)
 class NodeLoad:
-    """What one node works on at the moment."""
+    """The work in progress on one node."""
 
     bodies: Bodies
     requests: int = 0
-    """Requests that are not answered yet."""
+    """Requests not answered yet."""
     refused: int = 0
     draining: bool = False
     """No new work is admitted."""
     leaving: bool = False
-    """The node is not ready any more, but still works."""
+    """The node reports not ready, but still takes work."""
     pages: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PAGES_MAX))
-    """So many pages of listings are made at a time; the others wait, within their time."""
+    """Limits how many pages of listings are built at a time; further requests wait, within their
+    time limit.
+    """
     connections: HttpConnections | None = None
-    """What holds the connections, once the server is entered."""
+    """The connections, once the server is entered."""
 
     @property
     def at_work(self) -> int:
-        """Return how many requests are worked on: those whose bodies are on their way are not."""
+        """Return how many requests are worked on, without those whose bodies are still arriving."""
         return self.requests - self.bodies.receiving.held

@@ -1,8 +1,8 @@
-"""Judge whether a request comes from where it may: names that lead here, and no page of another
-origin. Pure.
+"""Judge whether a request may come from where it comes: its Host must name this node, and no page
+of another origin may have sent it. Pure.
 
-A browser sends what any page tells it to. Clients that are no browsers send none of these headers,
-and pass.
+A browser sends requests for any page. Clients that are not browsers send none of these headers, and
+pass.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Final
 from urllib.parse import urlsplit
 
 ANY: Final = "*"
-"""As a name: every name is taken."""
+"""As a host name: every name is accepted."""
 
 
 def names_of(advertised_url: str, more: Iterable[str]) -> frozenset[str]:
-    """Return the names that lead to a node beside those that always do."""
+    """Return the host names of a node, beside those that are always accepted."""
     host = urlsplit(advertised_url).hostname
     return frozenset(
         {name.lower().rstrip(".") for name in more}
@@ -26,11 +26,11 @@ def names_of(advertised_url: str, more: Iterable[str]) -> frozenset[str]:
 
 
 def leads_here(host: str, names: frozenset[str]) -> bool:
-    """Say whether a Host header names this node: an address, a name without a dot, localhost, or
+    """Return whether a Host header names this node: an address, a name without a dot, localhost, or
     one of `names`.
 
-    A page of another origin can make its own name lead here (DNS rebinding), and then is of the
-    same origin as the node; but a public name has a dot, and it cannot be an address.
+    A page of another origin can make its own name resolve to this node (DNS rebinding), and then
+    has the same origin as the node. But a public name has a dot, and it cannot be an address.
     """
     name = name_in(host)
     if name is None:
@@ -41,7 +41,7 @@ def leads_here(host: str, names: frozenset[str]) -> bool:
 
 
 def name_in(host: str) -> str | None:
-    """Return the name in a Host header, without its port; None: there is none in it."""
+    """Return the name in a Host header, without its port; None: the header is malformed."""
     if host.startswith("["):
         name, bracket, port = host[1:].partition("]")
         if not bracket or (port and not port.startswith(":")) or not _is_address(name):
@@ -54,11 +54,11 @@ def name_in(host: str) -> str | None:
 
 
 def foreign(host: str, site: str | None, origin: str | None) -> str | None:
-    """Return where a request comes from that a page of another origin made; None: from no such
-    page.
+    """Describe the origin of a request that a page of another origin sent; None: no such page sent
+    it.
 
-    `site`, `origin`: the headers Sec-Fetch-Site, which no page can set, and Origin, where a browser
-    sends only that.
+    `site`: the header Sec-Fetch-Site, which no page can set. `origin`: the header Origin, which is
+    all that some browsers send.
     """
     if site is not None:
         return (

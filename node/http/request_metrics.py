@@ -1,6 +1,7 @@
-"""Count and time what this node serves, for Prometheus. Labels are route templates, never keys.
+"""Count and time the requests that this node serves, for Prometheus. Labels are route templates,
+never keys.
 
-Requests are counted in plain integers and turned into metric families when somebody scrapes: a
+Requests are counted in plain integers and turned into metric families at a scrape, so that a
 request costs two dictionary look-ups and a bisection.
 """
 
@@ -34,9 +35,7 @@ BUCKETS_S: Final = (
 
 
 class Timing:
-    """The requests of one route by one method: how many, how they were answered, how long it
-    took.
-    """
+    """Counters of one route and method: answers by status, and how long they took."""
 
     __slots__ = ("buckets", "statuses", "sum_s")
 
@@ -46,7 +45,7 @@ class Timing:
         self.sum_s = 0.0
 
     def note(self, status: int, seconds: float | None) -> None:
-        """Count an answer; `seconds` None: a stream, whose length says nothing."""
+        """Count an answer. `seconds` is None for a stream, whose duration says nothing."""
         self.statuses[status] = self.statuses.get(status, 0) + 1
         if seconds is None:
             return
@@ -55,7 +54,7 @@ class Timing:
 
 
 class RequestMetrics(Collector):
-    """The requests of one node as Prometheus sees them, beside what is added by `add`."""
+    """The request metrics of one node, and the further sources given to `add`."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
@@ -67,14 +66,14 @@ class RequestMetrics(Collector):
         self.registry.register(self)
 
     def timing(self, route: str, method: str) -> Timing:
-        """Return where requests of a route by a method are noted."""
+        """Return the counters of a route and a method."""
         timing = self._timings.get((route, method))
         if timing is None:
             timing = self._timings[route, method] = Timing()
         return timing
 
     def add(self, source: Callable[[], Iterable[Metric]]) -> None:
-        """Ask `source` at every scrape too."""
+        """Collect `source` at every scrape too."""
         self._sources.append(source)
 
     def collect(self) -> Iterable[Metric]:
@@ -99,7 +98,7 @@ class RequestMetrics(Collector):
             yield from source()
 
     def describe(self) -> Iterable[Metric]:
-        """Yield nothing: what there is shows only when asked."""
+        """Yield nothing: the families are known only at a scrape."""
         return ()
 
 

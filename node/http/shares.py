@@ -1,12 +1,12 @@
-"""Divide what a node has of something among client addresses: a single client must not take all of
-it and leave others with refusals. Pure.
+"""Divide a limited amount among client addresses, so that a single client cannot take all of it and
+leave the others with refusals. Pure.
 """
 
 from __future__ import annotations
 
 
 class Shares:
-    """An amount that client addresses share; one of them may hold half of it at most."""
+    """An amount that client addresses share; one address may hold at most half of it."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -15,8 +15,8 @@ class Shares:
         self.held = 0
 
     def take(self, address: str, count: int) -> bool:
-        """Take some for an address; False, and nothing is taken, when there is too little or its
-        share is used up.
+        """Take `count` for an address. Returns False, and takes nothing, when too little is left or
+        the address's share is used up.
         """
         own = self._by_address.get(address, 0) + count
         if self.held + count > self._most or own > self._share:
@@ -26,7 +26,7 @@ class Shares:
         return True
 
     def give_back(self, address: str, count: int) -> None:
-        """Give back what was taken."""
+        """Return what was taken."""
         left = self._by_address.get(address, 0) - count
         if left > 0:
             self._by_address[address] = left

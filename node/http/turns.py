@@ -1,5 +1,5 @@
-"""Let many tasks work in turns: so much in a pass of the loop, then everything else (liveness too)
-has its turn.
+"""Let many tasks take turns: a bounded amount of work per pass of the event loop, so that
+everything else (liveness too) gets its turn.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections import deque
 
 
 class Turns:
-    """The turns of one kind of work: `budget` of it in a pass, each at a cost of `least` or more.
-    One may cost more.
+    """The turns of one kind of work: `budget` units per pass of the event loop. A turn costs at
+    least `least`; a single one may cost more than the budget.
     """
 
     def __init__(self, budget: int, least: int = 1) -> None:
@@ -18,11 +18,13 @@ class Turns:
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
         self._spent = 0
         self._due = False
-        """A call at the end of this pass is scheduled."""
+        """A call of `_pass` is scheduled."""
         self.passes_total = 0
 
     def taken(self, count: int = 1) -> bool:
-        """Take a turn if there is one in this pass; False: `wait` for one of the next."""
+        """Take a turn of cost `count` in this pass if there is one; False: `wait` for a later
+        pass.
+        """
         if self._waiting or self._spent >= self._budget:
             return False
         self._spent += max(count, self._least)
@@ -30,12 +32,12 @@ class Turns:
         return True
 
     async def take(self, count: int = 1) -> None:
-        """Return when work of this cost may be done."""
+        """Wait until work of this cost may be done."""
         if not self.taken(count):
             await self.wait(count)
 
     async def wait(self, count: int = 1) -> None:
-        """Return in one of the next passes, in the order of asking."""
+        """Wait for a later pass; turns are given in the order of calls."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((turn, max(count, self._least)))
         self._look_at_end()
@@ -47,8 +49,8 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._pass)
 
     def _pass(self) -> None:
-        """Begin a new pass. Nothing is asked for another one while nobody works, so that the loop
-        may sleep.
+        """Begin a new pass. No further pass is scheduled while nobody works, so that the loop can
+        sleep.
         """
         self.passes_total += 1
         self._spent = 0
