@@ -1,1 +1,1 @@
-"""What stands on the wire: JSON, problem documents, page tokens, and the model they mean. Pure."""
+"""The wire format: JSON, problem documents, page tokens, and their mapping to the model. Pure."""

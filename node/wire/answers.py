@@ -1,6 +1,6 @@
-"""Turn outcomes, versions and ledger rows of the model into JSON answers. Pure.
+"""Convert outcomes, versions and ledger rows of the model into JSON answers. Pure.
 
-The same types make /openapi.json.
+/openapi.json is generated from the same types.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class LedgerAnswer(Struct, frozen=True):
 
 
 def first_outcome(answer: Answer) -> tuple[int, Outcome, bool]:
-    """Return revision, outcome and whether an earlier attempt had it."""
+    """Return the revision, the outcome, and whether an earlier attempt had that outcome."""
     if isinstance(answer.outcome, Again):
         return answer.outcome.revision, answer.outcome.outcome, True
     return answer.revision, answer.outcome, False
@@ -190,6 +190,8 @@ def read_answer(
     value: bytes | UnsetType | None = UNSET,
     expires_ms: int | None = None,
 ) -> ReadAnswer:
-    """Return one key as a read saw it. `value` UNSET: it is left out; None: the key is absent."""
+    """Return the answer for one key. `value` UNSET: the member is left out; None: the key is
+    absent.
+    """
     shown = json_form(value) if isinstance(value, bytes) else value
     return ReadAnswer(json_form(key), revision, shown, expires_ms)

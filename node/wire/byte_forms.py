@@ -1,6 +1,7 @@
-"""Turn keys and values into JSON and back. Pure.
+"""Convert keys and values to JSON and back. Pure.
 
-Bytes are a string when they are UTF-8, else `{"base64": "…"}`; both forms are taken everywhere.
+Bytes are a string when they are UTF-8, otherwise `{"base64": "…"}`. Both forms are accepted
+everywhere.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def json_form(raw: bytes) -> str | dict[str, str]:
 
 
 def checked_key(raw: bytes) -> bytes:
-    """Return the key if its length is allowed. Raises BadRequest."""
+    """Return the key after checking its length. Raises BadRequest."""
     if not raw:
         raise BadRequest("key_empty", "the key is empty", allowed=f"1 to {KEY_BYTES_MAX} bytes")
     if len(raw) > KEY_BYTES_MAX:
@@ -65,7 +66,7 @@ def checked_key(raw: bytes) -> bytes:
 
 
 def checked_prefix(raw: bytes) -> bytes:
-    """Return the prefix if its length is allowed; an empty one stands for every key. Raises
+    """Return the prefix after checking its length; an empty prefix matches every key. Raises
     BadRequest.
     """
     if len(raw) > KEY_BYTES_MAX:
@@ -78,7 +79,7 @@ def checked_prefix(raw: bytes) -> bytes:
 
 
 def checked_value(raw: bytes) -> bytes:
-    """Return the value if its length is allowed. Raises BadRequest."""
+    """Return the value after checking its length. Raises BadRequest."""
     if len(raw) > VALUE_BYTES_MAX:
         raise BadRequest(
             "value_too_large",

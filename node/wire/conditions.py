@@ -1,4 +1,6 @@
-"""Turn If-Match and If-None-Match into guards, and judge If-None-Match of a read. Pure."""
+"""Convert If-Match and If-None-Match of a write into guards, and evaluate If-None-Match of a read.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,12 @@ from kv.model import (
 )
 
 REVISIONS_MAX: Final = 64
-"""Revisions in one guard or If-Match."""
+"""Most revisions in one guard or If-Match."""
 _ETAG: Final = re.compile(r'\s*"([0-9]{1,16})"\s*')
 
 
 def preconditions(key: bytes, if_match: str | None, if_none_match: str | None) -> tuple[Guard, ...]:
-    """Return the guards that If-Match and If-None-Match of a write ask for. Raises BadRequest."""
+    """Return the guards for the If-Match and If-None-Match of a write. Raises BadRequest."""
     if if_match is not None and if_none_match is not None:
         raise BadRequest(
             "two_conditions", "If-Match and If-None-Match exclude each other", allowed="one of them"
@@ -54,8 +56,8 @@ def parse_etags(header: str, name: str) -> tuple[int, ...]:
 
 
 def matches_none(header: str, revision: int) -> bool:
-    """Say whether If-None-Match of a read lets the answer be 304. Weak comparison, so W/ is ignored
-    (RFC 9110).
+    """Return whether If-None-Match of a read makes the answer a 304. The comparison is weak, so W/
+    is ignored (RFC 9110).
     """
     if header.strip() == "*":
         return True

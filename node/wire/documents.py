@@ -1,5 +1,5 @@
-"""Write and read JSON documents. Pure; it never writes what is not valid, nor chooses between
-members of one name.
+"""Encode and decode JSON documents. Pure; it never writes invalid JSON, nor picks one of several
+members with the same name.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def encode(answer: object) -> bytes:
-    """Return the JSON of an answer; what a client sent that is no Unicode stands in it as question
-    marks.
+    """Return an answer as JSON; invalid Unicode from a client is replaced by question marks.
 
-    A header may hold any byte and comes back in problem documents: an answer that cannot be written
-    would turn a definite refusal into an unknown outcome.
+    A header may contain any byte and is repeated in problem documents. If such an answer could not
+    be encoded, a definite refusal would become an unknown outcome.
     """
     try:
         return _encode(answer)
@@ -31,7 +30,7 @@ def encode(answer: object) -> bytes:
 
 
 def printable(text: str) -> str:
-    """Return a text that UTF-8 can carry."""
+    """Return the text with everything that UTF-8 cannot encode replaced by question marks."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -47,8 +46,8 @@ def _sound(value: Any) -> Any:
 
 
 def decode(raw: bytes, kind: type[T]) -> T:
-    """Return the body as `kind`. Raises BadRequest: malformed_json, or invalid_body naming the
-    place.
+    """Return the body as `kind`. Raises BadRequest: malformed_json, or invalid_body, which names
+    the place in the body.
     """
     try:
         found = _decoder(kind).decode(raw)
@@ -73,11 +72,11 @@ def decode(raw: bytes, kind: type[T]) -> T:
 
 
 def repeats(raw: bytes) -> bool:
-    """Say whether an object of sound JSON names a member twice: parsers keep one of them, and not
-    all the same one.
+    """Return whether an object in valid JSON names a member twice. Parsers keep only one of the
+    two, and different parsers keep different ones.
 
-    Outside strings each colon stands for one member; what a parser keeps has fewer when a name came
-    twice.
+    Outside strings each colon stands for one member. The parsed value has fewer members than colons
+    when a name occurs twice.
     """
     return _STRING.sub(b"", raw).count(b":") != _members(msgspec.json.decode(raw))
 

@@ -1,8 +1,8 @@
-"""Make and read the token of a listing's next page. Pure.
+"""Encode and decode the token of a listing's next page. Pure.
 
-A token holds the revision that all pages show and the last key of this page, and is bound to the
-query: with another prefix it is refused. It is opaque to clients, not secret: whoever may list may
-read every key.
+A token holds the revision that all pages show and the last key of its page. It is bound to the
+query: with another prefix it is refused. It is opaque to clients but not secret, because whoever
+may list may read every key.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TOKEN_CHARS_MAX: Final = 2048
 
 
 class PagePosition(msgspec.Struct, frozen=True, array_like=True):
-    """Where a page ends."""
+    """The position at which a page ends."""
 
     revision: int
     after: bytes
@@ -33,13 +33,13 @@ _decode = msgspec.msgpack.Decoder(tuple[PagePosition, bytes]).decode
 
 
 def token_of(place: PagePosition, prefix: bytes, *, keys_only: bool) -> str:
-    """Return the token of the page after a place."""
+    """Return the token of the page after a position."""
     raw = msgspec.msgpack.encode((place, _bound(place, prefix, keys_only)))
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def place_of(token: str, prefix: bytes, *, keys_only: bool) -> PagePosition:
-    """Return where a token's page begins. Raises BadRequest("bad_token")."""
+    """Return the position at which a token's page begins. Raises BadRequest("bad_token")."""
     bad = BadRequest(
         "bad_token", "the token is none of this listing", allowed="`continue` of the page before"
     )

@@ -1,8 +1,9 @@
-"""Turn what went wrong into RFC 9457 problem documents. Pure; never calls an unknown outcome a
+"""Convert errors into RFC 9457 problem documents. Pure; it never calls an unknown outcome a
 failure, or the reverse.
 
-`code` (and `type`) are stable names to program against; `title` is fixed per code; `detail` says
-what happened here, `outcome` whether this attempt may have an effect, `advice` what to do next.
+`code` (and `type`) are stable names to program against. `title` is fixed per code; `detail` says
+what happened in this case, `outcome` whether this attempt may have an effect, `advice` what to do
+next.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Path of the request."""
     code: str
     outcome: Literal["not_applied", "unknown"] | None = None
-    """not_applied: this attempt has no effect and never will. unknown: it may have had, or may have
-    yet. Left out where the request was a read and got its answer: the key is absent.
+    """not_applied: this attempt has no effect and never will. unknown: it may have had an effect,
+    or may still have one. Left out when the request was a read that was answered: the key is
+    absent.
     """
     advice: str
     op_id: str | None = None
@@ -69,7 +71,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class ProblemKind(NamedTuple):
-    """What is fixed for one code: it stands in every problem document of that code."""
+    """The fixed part of every problem document of one code."""
 
     status: int
     title: str
@@ -274,7 +276,7 @@ KINDS: Final[dict[str, ProblemKind]] = {
 
 
 def kind_of(code: str) -> ProblemKind:
-    """Return what is fixed per code; an unlisted one is a plain bad request."""
+    """Return the fixed part of a code; an unlisted code is a plain bad request."""
     return KINDS.get(code, KINDS["bad_request"])
 
 
@@ -286,8 +288,8 @@ def problem(
     status: int | None = None,
     **more: object,
 ) -> Problem:
-    """Return the document of a code. Unless said otherwise `outcome` is "unknown" for 500 and 504,
-    and none for an absent key.
+    """Return the problem document of a code. `outcome` defaults to "unknown" for 500 and 504, to
+    none for key_not_found, and to "not_applied" otherwise.
     """
     kind = kind_of(code)
     at = status or kind.status
@@ -306,7 +308,7 @@ def problem(
 
 
 def problem_of(error: KvError, *, mutation: bool, op_id: str | None = None) -> Problem:
-    """Return the document of an error. A read changes nothing, so none of its failures is
+    """Return the problem document of an error. A read changes nothing, so none of its failures is
     unknown.
     """
     match error:

@@ -1,6 +1,6 @@
-"""Turn JSON bodies into intents of the model. Pure; it never fills in what a client left unclear.
+"""Convert JSON bodies into intents of the model. Pure; it never guesses what a client left unclear.
 
-Types are strict: an unknown field is refused. The same types make /openapi.json.
+Types are strict: an unknown field is refused. /openapi.json is generated from the same types.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from node.wire.conditions import REVISIONS_MAX
 from node.wire.text_fields import TTL_S_MAX, ttl_ms_of
 
 BATCH_PARTS_MAX: Final = 1024
-"""Guards, writes, otherwise and reads of all operations of one batch together."""
+"""Most guards, writes, otherwise and reads in all operations of one batch together."""
 RevisionForm: TypeAlias = Annotated[int, Meta(ge=0, le=REVISION_MAX)]
 TtlForm: TypeAlias = Annotated[
     float, Meta(description="Seconds until the key is deleted.", gt=0, le=TTL_S_MAX)
@@ -120,12 +120,12 @@ class NothingForm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def parts_of(form: TransactionForm) -> int:
-    """Return how many guards, writes and reads a transaction has together."""
+    """Return the number of guards, writes and reads in a transaction."""
     return len(form.guards) + len(form.writes) + len(form.otherwise or ()) + len(form.reads)
 
 
 def intent_of(form: TransactionForm, op_id: str) -> Intent:
-    """Return the intent that the form asks for, its deadline not yet set. Raises BadRequest."""
+    """Return the intent of a form, with its deadline not set yet. Raises BadRequest."""
     if parts_of(form) > OPERATIONS_MAX:
         raise BadRequest(
             "too_many_operations",

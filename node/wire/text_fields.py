@@ -1,4 +1,4 @@
-"""Read numbers, times, flags and op_ids that parameters and headers give as text. Pure."""
+"""Parse numbers, times, flags and op_ids given as text in parameters and headers. Pure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def parse_count(text: str, name: str, most: int) -> int:
 
 
 def parse_seconds(text: str, name: str, most: float) -> float:
-    """Return a time above 0 given as text in seconds. Raises BadRequest."""
+    """Return a time from 0 to `most`, given as text in seconds. Raises BadRequest."""
     if not _SECONDS.fullmatch(text) or not 0 <= float(text) <= most:
         raise BadRequest(
             f"bad_{name}",
@@ -50,7 +50,7 @@ def parse_seconds(text: str, name: str, most: float) -> float:
 
 
 def ttl_ms_of(seconds: float) -> int:
-    """Return milliseconds of a ttl in seconds. Raises BadRequest."""
+    """Return a ttl given in seconds as milliseconds. Raises BadRequest."""
     if not 0.001 <= seconds <= TTL_S_MAX:
         raise BadRequest(
             "bad_ttl",
@@ -61,7 +61,7 @@ def ttl_ms_of(seconds: float) -> int:
 
 
 def parse_flag(text: str, name: str) -> bool:
-    """Return a yes or no given as text; an empty one is yes. Raises BadRequest."""
+    """Return a flag given as text; an empty text means yes. Raises BadRequest."""
     match text.lower():
         case "" | "1" | "true" | "yes":
             return True
@@ -73,8 +73,8 @@ def parse_flag(text: str, name: str) -> bool:
 
 
 def checked_op_id(text: str, *, reserved: tuple[str, ...] = RESERVED_PREFIXES) -> str:
-    """Return a client's op_id, as it was given. Raises BadRequest, also for one that begins as
-    those of nodes do.
+    """Return a client's op_id unchanged. Raises BadRequest, also for one with a reserved prefix
+    (op_ids made by nodes).
     """
     if (
         not 1 <= len(text) <= OP_ID_CHARS_MAX
@@ -98,8 +98,8 @@ def checked_op_id(text: str, *, reserved: tuple[str, ...] = RESERVED_PREFIXES) -
 
 
 def unquoted(text: str) -> str:
-    """Return an Idempotency-Key without the quotes of a structured field (RFC 8941); bare ones are
-    taken too.
+    """Return an Idempotency-Key without the quotes of a structured field (RFC 8941); an unquoted
+    key is accepted too.
     """
     if len(text) >= 2 and text[0] == text[-1] == '"':
         return re.sub(r"\\(.)", r"\1", text[1:-1])
