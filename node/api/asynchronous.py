@@ -1,5 +1,5 @@
-"""POST /v1/async: hand a write to the broker and answer before it takes effect (202); workers
-submit it.
+"""POST /v1/async: hand a write to the broker and answer 202 before it takes effect; a worker
+submits it later.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from node.wire.requests import TransactionForm, intent_of
 
 
 async def post(x: Exchange) -> web.Response:
-    """Accept a transaction for later. 501 when no broker is configured, 503 while it does not
-    answer.
+    """Accept a transaction for later. Answers 501 when no broker is configured, and 503 while the
+    broker does not answer.
     """
     broker = x.services.async_writes
     params = x.text_params("op_id")
@@ -34,11 +34,12 @@ async def post(x: Exchange) -> web.Response:
             "an accepted write lasts as its worker says",
             allowed="no Acordo-Lifetime",
         )
-    # Redelivery is harmless only if `ops` records the op_id, and it does not record those that a
-    # node makes for its own clients: so one made for this looks otherwise. A client's own stays
-    # what it is: it is looked up by that name.
+    # Redelivery is harmless only if `ops` records the op_id, and `ops` does not record the op_ids
+    # that nodes make for their own clients. So an op_id made here has a prefix of its own. A
+    # client's own op_id is not changed, because the client looks it up by that name.
     op_id = x.take_op_id(params, form.op_id, prefix=ASYNC_OP_ID_PREFIX)
-    # It raises what POST /v1/txn would: else only a worker would find out, when nobody waits.
+    # Raise here what POST /v1/txn would raise. Otherwise only a worker would find out, when nobody
+    # waits for the answer.
     intent_of(form, op_id)
     given = msgspec.to_builtins(form) | {"op_id": op_id}
     transaction = encode({name: value for name, value in given.items() if value is not None})

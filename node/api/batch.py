@@ -19,8 +19,8 @@ from node.writes.submit_queue import Result
 
 
 async def post(x: Exchange) -> web.Response:
-    """Run a batch. 503 or 504 only when every operation ended so; else 200, and each result says
-    how it ended.
+    """Run a batch. Answers 503 or 504 only when every operation ended that way; otherwise 200, and
+    each result says how its operation ended.
     """
     x.params()
     for name in _ELSEWHERE & x.request.headers.keys():
@@ -43,7 +43,9 @@ async def post(x: Exchange) -> web.Response:
 
 
 _ELSEWHERE: Final = frozenset({"Idempotency-Key", "Acordo-Op-Id", "Acordo-Lifetime"})
-"""Headers of one write; a batch has many, and none of these is passed over."""
+"""Headers that apply to a single write. A batch has many writes, so these are refused rather than
+ignored.
+"""
 
 
 def _intent(x: Exchange, form: TransactionForm, place: int) -> Intent:
@@ -65,7 +67,8 @@ def _raise_if_all(results: list[Result]) -> None:
         if all(isinstance(result, kind) for result in results):
             first = results[0]
             if isinstance(first, OutcomeUnknown):
-                # One op_id would look like that of the whole batch: each operation has its own.
+                # Leave the op_id out: each operation has its own, and this one would look like that
+                # of the whole batch.
                 raise OutcomeUnknown(first.detail)
             if isinstance(first, NotApplied):
                 raise first

@@ -1,5 +1,5 @@
-"""/v1/cluster: every member as this node knows it; hand leadership over, add, promote and remove
-members, adopt.
+"""/v1/cluster: show every member as this node knows it; transfer the leadership; add, promote and
+remove members; amend limits; adopt a store.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from node.wire.requests import AdoptForm, MemberForm, TransferForm
 
 
 async def get(x: Exchange) -> web.Response:
-    """Return how this node sees the cluster."""
+    """Return this node's view of the cluster."""
     x.params()
     await x.services.readiness.store_probe.ask()
     return x.json(_view(x))
 
 
 async def transfer(x: Exchange) -> web.Response:
-    """Hand leadership to a member; without a body to the most advanced one."""
+    """Transfer the leadership to a member; without a body, to the most advanced one."""
     x.params()
     form = await x.form(TransferForm) if x.request.can_read_body else TransferForm()
     x.mutation = True
@@ -45,7 +45,7 @@ async def add(x: Exchange) -> web.Response:
 
 
 async def promote(x: Exchange) -> web.Response:
-    """Let an observer vote."""
+    """Make an observer a voter."""
     x.params()
     member = _member(x, x.rest.removesuffix("/promote"))
     x.mutation = True
@@ -65,14 +65,14 @@ async def remove(x: Exchange) -> web.Response:
 
 
 async def amend(x: Exchange) -> web.Response:
-    """Let the asked node's own settings be the limits of all members."""
+    """Make this node's own settings the limits of all members."""
     x.params()
     x.mutation = True
     return x.json({"changed": await x.services.consensus.amend(timeout_s=x.left_s)})
 
 
 async def adopt(x: Exchange) -> web.Response:
-    """Adopt the store's head after a restore: an operator's decision, for what was lost
+    """Adopt the store's head after a restore. This is an operator's decision, because what was lost
     stays lost.
     """
     x.params()

@@ -1,7 +1,6 @@
-"""/livez (this process, nothing else), /readyz (should it get traffic?), /health (the same as
-JSON).
+"""/livez (is this process alive?), /readyz (should it get traffic?), /health (the same as JSON).
 
-What counts, and what each of it is called, is decided by node/readiness/findings.
+node/readiness/findings decides what counts and names each check.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ TEXT: Final = "text/plain; charset=utf-8"
 
 
 async def livez(x: Exchange) -> web.Response:
-    """Say that this process and its loop live. Looks at nothing else: a dead store must not restart
-    nodes.
+    """Answer while this process and its event loop are alive. It checks nothing else, because a
+    dead store must not restart nodes.
     """
     return x.reply(200, b"ok\n", TEXT)
 
 
 async def readyz(x: Exchange) -> web.Response:
-    """Say whether this node should get traffic; `?verbose` says why, `?exclude=name` leaves a check
-    out.
+    """Answer whether this node should get traffic. `?verbose` gives the reasons, `?exclude=name`
+    leaves a check out.
     """
     params = x.text_params("verbose", "exclude")
     verbose = "verbose" in params and parse_flag(params["verbose"], "verbose")
@@ -40,7 +39,7 @@ async def readyz(x: Exchange) -> web.Response:
 
 
 async def health(x: Exchange) -> web.Response:
-    """Say how this node is, as JSON; 503 when it should get no traffic."""
+    """Return this node's health as JSON; 503 when it should get no traffic."""
     found = await x.services.readiness.look()
     failed = any(f.counts for f in found)
     status = x.services.consensus.status()

@@ -37,9 +37,7 @@ _READ_PARAMS: Final = ("consistency", "min_revision", "max_age", "revision")
 
 
 def key_in(x: Exchange) -> bytes:
-    """Return the key in the path, decoded from the path as it was sent: %2F, .. and // stand for
-    themselves.
-    """
+    """Return the key in the path, decoded from the raw path: %2F, .. and // are part of the key."""
     return checked_key(percent_decoded(x.rest))
 
 
@@ -59,7 +57,7 @@ async def get(x: Exchange) -> web.Response:
 
 
 async def _get_at(x: Exchange, key: bytes, params: dict[str, str]) -> web.Response:
-    """Read one key as it was at a revision, within the retention (410 beyond)."""
+    """Read one key as it was at a revision, within the retention; a pruned revision is 410."""
     if len(params) > 1:
         raise BadRequest(
             "conflicting_parameters", "revision goes with nothing else", allowed="revision alone"
@@ -74,7 +72,8 @@ async def _get_at(x: Exchange, key: bytes, params: dict[str, str]) -> web.Respon
 async def _found(x: Exchange, version: Version | None, reading: Reading) -> web.Response:
     more: dict[str, str] = {"Acordo-Level": reading.level, "Acordo-Source": reading.source}
     if reading.age_s is not None:
-        # Rounded up, for it is a bound: 0.0004 s shown as 0.000 would claim too much.
+        # Round up, because the age is an upper bound: showing 0.0004 s as 0.000 would claim too
+        # much.
         more["Acordo-Age"] = f"{reading.age_s + 0.0005:.3f}"
     if version is None or version.value is None:
         return x.problem("key_not_found", "the key is absent", more=more, at=reading.position)
@@ -102,18 +101,19 @@ async def put(x: Exchange) -> web.Response:
 
 
 async def delete(x: Exchange) -> web.Response:
-    """Make one key absent; 200 also when it was, and `Acordo-Existed` says which."""
+    """Delete one key. Answers 200 also if the key was absent; `Acordo-Existed` says whether it was
+    there.
+    """
     key = key_in(x)
     op_id = x.take_op_id(x.text_params("op_id"))
     return await _written(x, op_id, Delete(key), conditions(x, key))
 
 
 def conditions(x: Exchange, key: bytes) -> tuple[Guard, ...]:
-    """Return the guards that the conditional headers of a write to one key ask for. Raises
-    BadRequest.
-    """
+    """Return the guards for the conditional headers of a write to one key. Raises BadRequest."""
     headers = x.request.headers
-    # Several lines of one header are one list (RFC 9110 section 5.3): none of them is passed over.
+    # Several lines of one header are one list (RFC 9110 section 5.3). Join them, so that none is
+    # ignored.
     given = (
         ",".join(headers.getall(name)) if name in headers else None
         for name in ("If-Match", "If-None-Match")
@@ -142,8 +142,9 @@ async def _written(
 def refused(
     x: Exchange, op_id: str, answer: Answer, code: str, key: bytes | None = None
 ) -> web.Response:
-    """Return the problem of an attempt that was ordered and has no effect. `code`: of a failed
-    guard, on `key`.
+    """Return the problem document of an attempt that was ordered but has no effect. `code`: the
+    code for a failed guard; `key`: the key of the only guard, if the request had one condition, as
+    a header.
     """
     revision, outcome, again = first_outcome(answer)
     more: dict[str, str] = {"Acordo-Op-Id": op_id}
@@ -155,7 +156,8 @@ def refused(
             held = f"is at revision {current}" if current else "is absent"
             detail = f"guard {guard} does not hold: its key {held}"
             if key is not None:
-                # The request had one condition, as a header: a guard's number would mean nothing.
+                # Name the key: the request had one condition, as a header, so a guard's number
+                # would mean nothing to the client.
                 name = key[:64].decode("utf-8", "backslashreplace")
                 detail = f"the condition on key {name!r} does not hold: it {held}"
             document = problem(

@@ -1,4 +1,4 @@
-"""GET /v1/leader: who leads, under the URL that clients reach it by."""
+"""GET /v1/leader: the leader, with the URL at which clients reach it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from node.wire.answers import LeaderAnswer
 
 
 async def get(x: Exchange) -> web.Response:
-    """Return the leader, or 503 while this node knows none."""
+    """Return the leader; 503 while this node knows of none."""
     x.params()
     status = x.services.consensus.status()
     if status.leader is None:

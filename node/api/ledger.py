@@ -16,11 +16,11 @@ LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1000
 STEP_ROWS: Final = 64
 PAGE_BYTES: Final = 2 * 1024 * 1024
-"""A page ends early once it has about so much; at least one row is always in it."""
+"""A page ends early once it has about this many bytes; it always contains at least one row."""
 
 
 async def get(x: Exchange) -> web.Response:
-    """Return rows from a seq on, and the seq to go on from."""
+    """Return rows from a `seq` on, and the `seq` at which to continue."""
     params = x.text_params("from", "limit")
     at = parse_revision(params["from"], "from") if "from" in params else 0
     limit = parse_count(params["limit"], "limit", LIMIT_MAX) if "limit" in params else LIMIT_DEFAULT
@@ -44,6 +44,7 @@ async def get(x: Exchange) -> web.Response:
         head = await x.services.store.head(
             timeout_s=min(x.left_s, x.services.settings.store_timeout_s)
         )
-        # The next seq is no mistake: a client that follows the ledger asks for it again and again.
+        # Asking for the next seq is valid: a client that follows the ledger asks for it again and
+        # again.
         check_given(at, head.seq + 1, "seq")
     return x.json(LedgerAnswer(rows, following))

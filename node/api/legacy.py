@@ -1,4 +1,6 @@
-"""/kv of the original design: JSON in and out, key in the query. Same rules as /v1 behind it."""
+"""/kv, the API of the original design: JSON in and out, with the key in the query. The rules of /v1
+apply.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ async def get(x: Exchange) -> web.Response:
 
 
 async def put(x: Exchange) -> web.Response:
-    """Set a key; 200 whether it was there or not, as ever."""
+    """Set a key. Answers 200 whether or not the key existed, as the original API does."""
     op_id = x.take_op_id(x.text_params("op_id"))
     pair = (await x.form(LegacyForm, REQUEST_BYTES_MAX)).data
     key = key_from(pair.key)
@@ -58,7 +60,7 @@ async def put(x: Exchange) -> web.Response:
 
 
 async def delete(x: Exchange) -> web.Response:
-    """Make a key absent; 404 when it was, as ever."""
+    """Delete a key. Answers 404 if it was absent, as the original API does."""
     params = x.params("key", "op_id")
     key = _key(params)
     op_id = x.take_op_id(

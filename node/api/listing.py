@@ -1,5 +1,5 @@
-"""GET /v1/kv?prefix=: keys in byte order, in pages that all show one revision (410 when that is
-pruned).
+"""GET /v1/kv?prefix=: list keys in byte order, in pages that all show one revision (410 once that
+revision is pruned).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from node.wire.text_fields import parse_count, parse_flag, parse_revision
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1000
 STEP_KEYS: Final = 64
-"""Keys with values taken from the store at a time: at most 4 MiB inline."""
+"""Keys read with their values in one store read: at most 4 MiB inline."""
 PAGE_BYTES: Final = 2 * 1024 * 1024
-"""A page ends early once its keys and values take so much (a larger one would hold up the loop, and
-with it the election clock); at least one key is always in it.
+"""A page ends early once its keys and values take this many bytes; it always contains at least one
+key. A larger page would block the event loop, and with it the election clock.
 """
 
 TURN_BYTES: Final = 128 * 1024
-"""After so much JSON the loop has its turn."""
+"""Bytes of JSON after which other tasks of the event loop get a turn."""
 
 
 async def get(x: Exchange) -> web.Response:
@@ -49,7 +49,8 @@ async def get(x: Exchange) -> web.Response:
     place = (
         place_of(texts["continue"], prefix, keys_only=keys_only) if "continue" in texts else None
     )
-    # Any level is accepted: one snapshot of the store is served, which is at least as fresh.
+    # Any level is accepted: the answer comes from one store snapshot, which is at least as fresh as
+    # each level asks for.
     parse_level(texts.get("consistency", "linearizable"))
     least = parse_revision(texts["min_revision"], "min_revision") if "min_revision" in texts else 0
     page = _Page(x, prefix, keys_only=keys_only, place=place)
@@ -62,7 +63,7 @@ async def get(x: Exchange) -> web.Response:
 
 
 class _Answer(Struct, frozen=True, omit_defaults=True, rename={"continue_": "continue"}):
-    """A `ListingAnswer` whose items are JSON already."""
+    """A `ListingAnswer` whose items are already encoded as JSON."""
 
     revision: int
     items: list[Raw]
@@ -70,7 +71,7 @@ class _Answer(Struct, frozen=True, omit_defaults=True, rename={"continue_": "con
 
 
 class _Page:
-    """One page in the making: steps of one listing, all at the revision of the first."""
+    """A page being built: several steps of one listing, all at the revision of the first."""
 
     def __init__(
         self, x: Exchange, prefix: bytes, *, keys_only: bool, place: PagePosition | None
@@ -80,16 +81,16 @@ class _Page:
         self._at = place.revision if place is not None else None
         self._items: list[Raw] = []
         self._since_turn = 0
-        """Bytes made since the loop had its turn."""
+        """Bytes of JSON since other tasks last got a turn."""
         self._bytes = 0
         self._more = True
         self._head = 0
 
     async def gather(self, limit: int, least: int) -> None:
-        """Take keys until the page is full. Raises Pruned, NotApplied, BackendUnavailable,
+        """Add keys until the page is full. Raises Pruned, NotApplied, BackendUnavailable,
         BadRequest.
         """
-        # A node that lags does not refuse yet: the store may be further than what is settled here.
+        # Do not refuse yet if this node lags: the store may be ahead of what is settled here.
         await self._x.services.reads.reach(least, "revision", self._x.deadline)
         while self._more and len(self._items) < limit and self._bytes < PAGE_BYTES:
             left = limit - len(self._items)

@@ -1,8 +1,8 @@
-"""/v1/operations/{op_id}: GET says what is known of an operation and changes nothing; POST makes
+"""/v1/operations/{op_id}: GET returns what is known of an operation and changes nothing; POST makes
 its outcome definite.
 
-A POST cancels an op_id that nobody knows, so that it never takes effect: whoever sends one gives
-the operation up.
+A POST cancels an op_id that is not ordered, so that it never takes effect: a client that sends one
+gives up the operation.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ async def get(x: Exchange) -> web.Response:
 
 
 async def post(x: Exchange) -> web.Response:
-    """Return how an operation ended; one that nobody knows is cancelled for good."""
+    """Return how an operation ended. An operation that is not ordered is cancelled for good."""
     x.params()
     if x.request.can_read_body:
         await x.form(NothingForm)
@@ -51,7 +51,7 @@ def _answer(x: Exchange, op_id: str, found: Found) -> web.Response:
 
 
 def _op_id(x: Exchange) -> str:
-    """Return the op_id in the path. Those that nodes make may be looked up too."""
+    """Return the op_id in the path. Op_ids made by nodes may be looked up too."""
     text = percent_decoded(x.rest).decode("utf-8", "replace")
     if text.startswith(NODE_OP_ID_PREFIX):
         if len(text) > OP_ID_CHARS_MAX or not text.isascii() or not text.isprintable():

@@ -1,5 +1,5 @@
-"""GET / and what belongs to it: the files of the web page, read once at start. They may load
-nothing from elsewhere.
+"""GET / and /page/…: serve the files of the web page, read once at start. The page may load nothing
+from other origins.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TYPES: Final = {
     ".txt": "text/plain; charset=utf-8",
     ".woff2": "font/woff2",
 }
-"""Files of other kinds are not served."""
+"""Media types by file name suffix; files of other kinds are not served."""
 SECURITY: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -39,9 +39,7 @@ SECURITY: Final = {
 
 
 def files(directory: Path | None) -> dict[str, Callable[[Exchange], Awaitable[web.Response]]]:
-    """Return a handler for each path under which a file of the page is served; none without
-    a page.
-    """
+    """Return a handler for each path of the page's files; empty without a page."""
     if directory is None or not (directory / "index.html").is_file():
         return {}
     found: dict[str, Callable[[Exchange], Awaitable[web.Response]]] = {}

@@ -1,7 +1,8 @@
-"""Name every route of the API: path, methods, handlers, and what its writes heed.
+"""Define every route of the API: path, methods, handlers, and the conditional headers that its
+writes support.
 
-The path is taken as it was sent: a key may hold `%2F`, `..` and `//`, which a router that tidies
-paths would change.
+Paths are matched as they were sent. A key may contain `%2F`, `..` and `//`, which a router that
+normalises paths would change.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ Handler: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One path with its handlers by method. `always`: also while draining or overloaded. `long`: a
-    stream, counted apart.
+    """One path with its handlers by method. `always`: it is served also while draining or
+    overloaded. `long`: it is a stream, which is counted apart.
 
-    `conditions`: conditional headers that its writes heed; with any other they are refused, for a
-    condition that is passed over is a write that its client did not ask for.
+    `conditions`: the conditional headers that its writes support. A write with any other is
+    refused, because ignoring the condition would execute a write that the client did not ask for.
     """
 
     template: str
@@ -52,12 +53,12 @@ class Route:
 
     @property
     def allow(self) -> str:
-        """Return the methods that work on it, as the header Allow has them."""
+        """Return the supported methods as the value of the header Allow."""
         head = ["HEAD"] if "GET" in self.handlers and not self.long else []
         return ", ".join([*self.handlers, *head, "OPTIONS"])
 
     def handler(self, method: str) -> Handler:
-        """Return what answers a method, also one that does not work here."""
+        """Return the handler of a method; for an unsupported method, one that refuses it."""
         found = self.handlers.get(method)
         if found is not None:
             return found
@@ -108,7 +109,7 @@ WHOLE: Final = (
     Route("/metrics", {"GET": scrape.get}, always=True),
     Route("/openapi.json", {"GET": openapi.get}, always=True),
 )
-"""Routes of one path each."""
+"""Routes with a fixed path."""
 BEGUN: Final = (
     (
         "/v1/kv/",
@@ -135,7 +136,7 @@ BEGUN: Final = (
         Route("/v1/cluster/members/{id}", {"DELETE": cluster.remove}, always=True),
     ),
 )
-"""Routes by how their paths begin and end; the first that fits is taken."""
+"""(beginning, end, route) of paths with a parameter; the first match wins."""
 UNKNOWN: Final = Route("(unknown)", {})
 
 
@@ -149,7 +150,7 @@ class Routes:
             self._whole[path] = Route(template, {"GET": handler}, always=True)
 
     def find(self, path: str) -> tuple[Route, str]:
-        """Return the route of a raw path, and what stands in the place of its parameter."""
+        """Return the route of a raw path, and the value of its path parameter."""
         for begin, end, route in BEGUN:
             if path.startswith(begin) and path.endswith(end):
                 return route, path[len(begin) :]

@@ -1,6 +1,7 @@
-"""POST /v1/txn: guards, writes, otherwise, reads over many keys, atomic, at one revision.
+"""POST /v1/txn: run an atomic transaction of guards, writes, otherwise and reads over many keys, at
+one revision.
 
-With reads alone it is a read of one snapshot of the store and changes nothing.
+A transaction of reads alone is a read of one store snapshot and changes nothing.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ async def _read(x: Exchange, key: bytes, version: Version | None) -> ReadAnswer:
 
 
 async def read_back(x: Exchange, keys: Sequence[bytes], seen: Sequence[int]) -> list[ReadAnswer]:
-    """Return what a transaction read, with values. A value that cannot be had any more is left out:
-    it took effect, and says so whatever the store does now.
+    """Return a transaction's reads with their values. A value that can no longer be read is left
+    out: the transaction took effect, and its answer must say so whatever the store does now.
     """
     places = [(key, revision) for key, revision in zip(keys, seen, strict=False) if revision]
     values: dict[tuple[bytes, int], bytes] = {}

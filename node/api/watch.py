@@ -1,8 +1,8 @@
-"""GET /v1/watch: changes under a prefix as server-sent events.
+"""GET /v1/watch: stream changes under a prefix as server-sent events.
 
-`event: put | delete | progress | error`; `id:` stands on the last event of a revision, and on
-bookmarks. Resume by `Last-Event-ID` (or `after`); 410 when that is no longer kept. The stream ends
-with an `error` event, never silently.
+`event: put | delete | progress | error`; `id:` is set on the last event of a revision and on
+bookmarks. A client resumes by `Last-Event-ID` (or `after`); 410 when that position is no longer
+kept. The stream ends with an `error` event, never silently.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from node.wire.problems import problem_of
 from node.wire.text_fields import parse_revision
 
 WRITE_BUFFER_BYTES: Final = 256 * 1024
-"""What may wait in the socket's buffer for one watcher."""
+"""Bytes that may wait in the socket's buffer for one watcher."""
 PIECE_BYTES: Final = 64 * 1024
-"""After an event as large the loop has its turn: those of one revision may have 4 MiB together."""
+"""After an event of this many bytes other tasks get a turn: the events of one revision may have 4
+MiB together.
+"""
 CUT_LINGER_S: Final = 5.0
-"""How long a cut watcher may still take what waits for it."""
+"""How long a disconnected watcher may still read what waits for it."""
 
 
 async def get(x: Exchange) -> web.StreamResponse:
-    """Stream changes until the client goes, is too slow, or the node stops."""
+    """Stream changes until the client disconnects or is too slow, or the node stops."""
     prefix, after = _asked(x)
     if after is not None and not await x.services.reads.reach(after, "revision", x.deadline):
         raise NotApplied(
@@ -74,8 +76,8 @@ def _asked(x: Exchange) -> tuple[bytes, int | None]:
 
 
 async def _first(watcher: Watcher, coming: AsyncIterator[Portion]) -> Portion:
-    """Return what is sent first; a position that is no longer kept is refused before the stream
-    begins (410).
+    """Return the first portion to send. A position that is no longer kept is refused before the
+    stream begins (410).
     """
     start = watcher.position
     if watcher.behind():
@@ -87,9 +89,7 @@ async def _first(watcher: Watcher, coming: AsyncIterator[Portion]) -> Portion:
 
 
 class _Stream:
-    """The answering side of one watch. `_sent`: newest position that the client was given as
-    an id.
-    """
+    """The event stream of one watch. `_sent`: the newest position sent to the client as an id."""
 
     def __init__(self, x: Exchange, response: web.StreamResponse) -> None:
         self._x, self._response = x, response
@@ -100,8 +100,8 @@ class _Stream:
         self._written_at = self._now()
 
     async def send_all(self, first: Portion, coming: AsyncIterator[Portion]) -> None:
-        """Write what comes until it ends; the last event says why, unless the client itself
-        went.
+        """Write portions until the watch ends. The last event gives the reason, unless the client
+        disconnected.
         """
         try:
             await self._response.write(b"retry: 1000\n\n")
@@ -126,7 +126,9 @@ class _Stream:
             return
 
     async def _send(self, portion: Portion, *, due: bool = False) -> None:
-        """Write a portion; without changes a bookmark or a heartbeat, when one is due."""
+        """Write a portion; if it has no changes, write a bookmark or a heartbeat when one is
+        due.
+        """
         for change in portion.changes:
             await self._write(await self._watches.frames.of(change, self._frame))
             self._sent = change.revision
@@ -141,8 +143,8 @@ class _Stream:
         return _chunk(await _events(self._x, change))
 
     async def _write(self, chunk: bytes) -> None:
-        """Write a chunk in this watcher's turn, the same bytes for all watchers; wait while the
-        client takes nothing.
+        """Write a chunk in this watcher's turn, and wait while the client reads nothing. All
+        watchers share the same bytes.
 
         Raises TimeoutError, ConnectionError.
         """
@@ -167,7 +169,7 @@ class _Stream:
 
 
 def _chunk(data: bytes) -> bytes:
-    """Return data as a chunk of HTTP/1.1."""
+    """Return data in the chunked framing of HTTP/1.1."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
@@ -176,7 +178,7 @@ def _unchunked(chunk: bytes) -> bytes:
 
 
 async def _events(x: Exchange, change: Change) -> bytes:
-    """Return the events of one revision, all together, the id on the last."""
+    """Return the events of one revision together, with the id on the last one."""
     parts: list[bytes] = []
     for place, version in enumerate(change.versions):
         form: dict[str, object] = {"key": json_form(version.key), "revision": change.revision}
@@ -223,7 +225,7 @@ def _error_event(code: str, detail: str, status: int, advice: str, **more: int |
 
 
 def _cut(x: Exchange, last: bytes) -> None:
-    """End the stream with a last event, without waiting for a reader who may never come."""
+    """End the stream with a last event, without waiting for a reader that may never read it."""
     transport = x.request.transport
     if transport is None or transport.is_closing():
         return

@@ -1,4 +1,4 @@
-"""Say what answers look like that handlers put together from dicts."""
+"""Define the shape of answers that handlers build from dicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Describe every endpoint: what it takes, what it answers, how it refuses."""
+"""Describe every endpoint: its parameters and body, its answers, its refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Name the parameters that endpoints share."""
+"""Define the parameters that endpoints share."""
 
 from __future__ import annotations
 
