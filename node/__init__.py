@@ -1,1 +1,1 @@
-"""The HTTP side of one node: it parses, admits, groups, judges and answers."""
+"""The HTTP server of one node: it parses, admits, groups, judges and answers requests."""

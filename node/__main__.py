@@ -1,7 +1,7 @@
-"""Run `python -m node`: read the settings, put the parts together, serve, drain. The composition
-root of a node, with `node/startup`.
+"""Run `python -m node`: read the settings, build the parts, serve, drain. Together with
+`node/startup` it is the composition root of a node.
 
-It decides nothing that the parts decide.
+It makes no decision that belongs to a part.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ from node.startup.settings import coordinator_settings, raft_settings, server_se
 from node.startup.store_wait import open_claimed, store_opened
 
 TRANSFER_TIMEOUT_S: Final = 2.0
-"""How long a stopping leader tries to hand its leadership on."""
+"""How long a stopping leader tries to transfer its leadership."""
 CLOSE_TIMEOUT_S: Final = 10
-"""How long the parts may take to close after the drain; then the process is ended."""
+"""How long the parts may take to close after the drain; then the process is killed."""
 
 _log = structlog.get_logger("acordo.node")
 
@@ -72,11 +72,11 @@ def main(argv: list[str]) -> int:
     if shown:
         print(json.dumps(redacted(settings), indent=2))
         return 0
-    # Values and logs are nobody else's, also where the data directory lets others in.
+    # Stored values and logs stay private even if the data directory is readable by others.
     os.umask(0o077)
     faulthandler.enable()
     logs.configure(settings.log_format, settings.log_level, node=settings.node_id)
-    # What this library logs reaches us as errors, too, and would be logged twice.
+    # aiormq's errors reach us as exceptions; its own log lines would report each of them twice.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     try:
         descriptors = raise_descriptors()
@@ -101,8 +101,8 @@ def main(argv: list[str]) -> int:
 async def _serve(
     settings: NodeSettings, cluster: str, listening: socket.socket, descriptors: int
 ) -> None:
-    """Open the parts from the lowest to the highest, serve until something ends it, and close them
-    in the other order.
+    """Open the parts from the lowest layer to the highest, serve until a signal or a failure, and
+    close them in reverse order.
     """
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[bool] = loop.create_future()
@@ -140,8 +140,8 @@ async def _serve(
         await asyncio.wait((stop, died), return_when=asyncio.FIRST_COMPLETED)
         if died.done():
             died.result()
-        # Whatever hangs from here on, a part that does not close or a client that never takes its
-        # answer, the process ends.
+        # From here on the alarm ends the process even if something hangs, such as a part that does
+        # not close or a client that never reads its answer.
         signal.alarm(int(settings.drain_notice_s + settings.drain_timeout_s) + CLOSE_TIMEOUT_S)
         await _drain(settings, server, coordinator, hand_on=stop.result())
     _log.info("stopped")
@@ -154,7 +154,9 @@ def _member_of(
     transport: TransportFactory,
     fatal: Callable[[BaseException], None],
 ) -> Callable[[Replica], Log]:
-    """Return what makes the member of the replicated log, once the coordinator is there for it."""
+    """Return a function that creates the member of the replicated log once the coordinator
+    exists.
+    """
 
     def member(replica: Replica) -> Log:
         return Member(
@@ -210,7 +212,7 @@ def _server_of(
 async def _drain(
     settings: NodeSettings, server: Server, coordinator: Coordinator, *, hand_on: bool
 ) -> None:
-    """Turn unready, hand the leadership on, finish what is held."""
+    """Report not ready, transfer the leadership, and finish the requests in progress."""
     server.services.load.leaving = True
     status = coordinator.status()
     _log.info("draining", role=status.role, requests=server.services.load.requests)

@@ -1,4 +1,4 @@
-"""Name the figures of a node's services and of its consensus, as they are at a scrape. It never
+"""Expose the state of a node's services and of its consensus as metrics at a scrape. It never
 counts anything itself.
 """
 

@@ -1,8 +1,8 @@
-"""Decide whether this node should get traffic, and say by name why not. Pure: what it judges is
-handed to it.
+"""Decide whether this node should get traffic, and name the reasons if not. Pure: the state to
+judge is passed in.
 
-Ready means that a write would succeed, as far as this node can know. A dead cache or broker shows
-and does not count (INV-7).
+Ready means that, as far as this node can know, a write would succeed. A dead cache or broker is
+shown but does not make the node unready (INV-7).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from kv.ports import Status
 
 
 class ReadinessFinding(NamedTuple):
-    """One thing that was looked at. `trouble`: why it is not well; `code`: one of problems.KINDS or
-    of UNFIT.
+    """The result of one readiness check. `trouble`: what is wrong, None if nothing is; `code`: one
+    of problems.KINDS or of UNFIT.
     """
 
     name: str
@@ -27,7 +27,7 @@ class ReadinessFinding(NamedTuple):
 
     @property
     def counts(self) -> bool:
-        """Say whether this alone makes the node unready."""
+        """Return whether this finding alone makes the node unready."""
         return self.required and self.trouble is not None
 
 
@@ -38,7 +38,7 @@ UNFIT: Final = {
         "replace it by one with a new id"
     ),
 }
-"""What befalls a member for good, and what to do."""
+"""Permanent conditions of a member, and what the operator does about each."""
 ADOPT: Final = (
     "give the cluster back the store it had, or give up what this one lacks with `acordo adopt`"
 )
@@ -49,10 +49,11 @@ FOREIGN: Final = "it is another cluster's, and cannot be adopted: give the clust
 def findings(
     status: Status, *, store_trouble: str | None, store_differs: str | None, leaving: bool
 ) -> list[ReadinessFinding]:
-    """Return what is required of a node that serves, in the order in which an operator would look.
+    """Return the findings about everything that a serving node requires, in the order in which an
+    operator would look.
 
-    `store_trouble`: why the store did not answer when it was last asked. `store_differs`: how it
-    was not what this node knows to be settled.
+    `store_trouble`: why the store did not answer when it was last asked. `store_differs`: how the
+    store differed from what this node knows to be settled.
     """
     led, refusal = status.leader is not None, status.refusal or store_differs
     unfit = None if status.unfit is None else UNFIT[status.unfit]
@@ -93,10 +94,10 @@ def unready(found: Sequence[ReadinessFinding]) -> list[dict[str, str]]:
 
 
 def differs(settled: Head, head: Head, ending: LedgerRow | None) -> str | None:
-    """Say how a store is not what is settled here; None: it is. `ending`: its newest row that ends
-    at `settled.last`.
+    """Describe how a store differs from what is settled here; None: it does not. `ending`: its
+    newest row that ends at `settled.last`.
 
-    A store that has pruned that row is ahead of this node, and is not blamed for it.
+    A store that has already pruned that row is ahead of this node, which is no difference.
     """
     if head.last < settled.last:
         return f"the store ends at revision {head.last}, and {settled.last} is settled"

@@ -1,4 +1,4 @@
-"""Look at every part of a node that its readiness depends on, or that an operator wants to see."""
+"""Check every part of a node that its readiness depends on, or that an operator wants to see."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from node.readiness.store_probe import StoreProbe
 
 
 class ReadinessCheck(NamedTuple):
-    """One thing that a caller adds to readiness. `probe` returns None when it is well, else why
-    not.
+    """A readiness check added by the caller. `probe` returns None if all is well, otherwise what is
+    wrong.
     """
 
     name: str
@@ -22,8 +22,8 @@ class ReadinessCheck(NamedTuple):
 
 
 class NodeReadiness:
-    """What says whether one node should get traffic. /readyz, /health, /metrics and /v1/cluster
-    all ask it, so that none of them tells another story.
+    """The readiness of one node. /readyz, /health, /metrics and /v1/cluster all use it, so that
+    they never contradict each other.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class NodeReadiness:
         self._load, self._checks = load, checks
 
     async def look(self) -> list[ReadinessFinding]:
-        """Look at everything, and return every finding, required ones first."""
+        """Probe the store and return every finding, required ones first."""
         await self.store_probe.ask()
         return self.known()
 
     def known(self) -> list[ReadinessFinding]:
-        """Return every finding, going by what the store said when it was last asked."""
+        """Return every finding, with the store's state as of the last probe."""
         status, probe = self._consensus.status(), self.store_probe
         leaving = self._load.draining or self._load.leaving
         found = findings(
@@ -66,5 +66,7 @@ class NodeReadiness:
 
 
 def _lag(status: Status) -> str:
-    """Return how far the broadcast is behind, where this node does it and it is."""
+    """Describe how far the broadcast is behind; empty if it is not, or if another node
+    publishes.
+    """
     return f"{status.broadcast_lag} revisions behind" if status.broadcast_lag else ""

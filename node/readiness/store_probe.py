@@ -1,4 +1,6 @@
-"""Ask the store, at most once a second, whether it answers and is what was settled."""
+"""Probe the store, at most once a second: whether it answers, and whether it matches what was
+settled.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,14 @@ from kv.ports import Clock, Consensus, Store
 from node.readiness.findings import differs
 
 PROBE_EVERY_S: Final = 1.0
-"""The store is asked no more often, however often readiness is."""
+"""Least time between two probes, however often readiness is requested."""
 PROBE_TIMEOUT_S: Final = 1.0
 
 
 class StoreProbe:
-    """A store's last answer, kept for a moment so that probes of a node do not load the store."""
+    """The last probe of a store, kept for a moment so that readiness requests do not load the
+    store.
+    """
 
     def __init__(self, store: Store, consensus: Consensus, clock: Clock) -> None:
         self._store, self._consensus, self._clock = store, consensus, clock
@@ -24,27 +28,29 @@ class StoreProbe:
         self._differs: str | None = None
 
     def forget(self) -> None:
-        """Ask anew the next time."""
+        """Forget the last probe, so that the next `ask` probes again."""
         self._at = None
 
     @property
     def trouble(self) -> str | None:
-        """Why it did not answer when it was last asked."""
+        """Why the store did not answer the last probe; None: it did."""
         return self._trouble
 
     @property
     def differs(self) -> str | None:
-        """How it was not what is settled here, when it last answered."""
+        """How the store differed from what is settled here when it last answered; None: it did
+        not.
+        """
         return self._differs
 
     async def ask(self) -> None:
-        """Ask the store, unless that was done a moment ago."""
+        """Probe the store, unless that was done less than PROBE_EVERY_S ago."""
         now = self._clock.monotonic()
         if self._at is not None and now - self._at < PROBE_EVERY_S:
             return
         self._at = now
-        # Taken first: what settles while the store is asked may be in neither of its answers, and
-        # must not make a sound store look like one that lacks something.
+        # Read the settled head first. A group that settles during the probe may be missing from the
+        # store's answers, and must not make a sound store look incomplete.
         settled = self._consensus.settled
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):

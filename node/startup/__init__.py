@@ -1,1 +1,1 @@
-"""What a process does to become a serving node."""
+"""The start of a process as a serving node: settings, back ends, port, signals."""

@@ -1,4 +1,4 @@
-"""Make what a node needs of back ends and of its peers, by what its settings name."""
+"""Create the back ends and the Raft transport that a node's settings name."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ _log = structlog.get_logger("acordo.node")
 
 
 class SystemClock:
-    """The Clock of a real node. `monotonic` is the event loop's."""
+    """The Clock of a real node. `monotonic` is the event loop's time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.monotonic = loop.time
 
     def wall_ms(self) -> int:
-        """Return the machine's time in milliseconds since 1970."""
+        """Return the wall clock in milliseconds since 1970."""
         return time.time_ns() // 1_000_000
 
 
 def new_rng() -> random.Random:
-    """Return a source of random numbers that nobody else draws from: a part that draws more or less
-    often must not change what another one draws.
+    """Return a new random number generator. Each part gets its own, so that a part that draws more
+    or less often does not change what another one draws.
     """
     return random.Random(secrets.randbits(256))
 
@@ -55,7 +55,7 @@ class Backends:
     cache: Cache
     broadcast: Broadcast
     async_writes: RabbitAsyncWrites | None
-    """The broker as the taker of asynchronous writes, where there is one."""
+    """The broker in its role for asynchronous writes, where there is one."""
 
 
 def backends_of(settings: NodeSettings, cluster: str) -> Backends:
@@ -69,8 +69,8 @@ def backends_of(settings: NodeSettings, cluster: str) -> Backends:
 
 
 def shared_cache(settings: NodeSettings) -> Cache:
-    """Return the cache behind the node's own; with memory:// that would only be a second copy of
-    it, so: none.
+    """Return the shared cache. With memory:// that is an empty one, because it would only be a
+    second copy of the node's own cache.
     """
     return (
         MemoryCache(bytes_max=0) if settings.cache == "memory://" else by_url.cache(settings.cache)
@@ -78,8 +78,8 @@ def shared_cache(settings: NodeSettings) -> Cache:
 
 
 def transport_factory(settings: NodeSettings, cluster: str, rng: random.Random) -> TransportFactory:
-    """Return what makes the transport once the member knows its own node. Raises BadRequest for
-    unusable files.
+    """Return a factory that creates the transport once the member knows its own node. Raises
+    BadRequest for unusable files.
     """
     security = _security(settings)
     routes = {member.id: member.raft_address for member in settings.raft_routes}
@@ -103,17 +103,17 @@ def _security(settings: NodeSettings) -> Security:
 
 
 class BackendMetrics(Collector):
-    """The metrics of back ends. They register where their libraries do, beside figures of the
-    process, which a node shows itself.
+    """The metrics of back ends. They are registered in their libraries' default registry, beside
+    process metrics that a node already exposes itself.
     """
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the product's own metrics, and not those of the process."""
+        """Return the product's own metrics, without those of the process."""
         return (metric for metric in REGISTRY.collect() if metric.name.startswith("acordo_"))
 
 
 def registry_of_backends() -> CollectorRegistry:
-    """Return a registry that shows what back ends count."""
+    """Return a registry with the metrics of the back ends."""
     registry = CollectorRegistry()
     registry.register(BackendMetrics())
     return registry

@@ -1,6 +1,6 @@
-"""Deal with the process: its descriptors, its port, its signals, and the code that it ends with.
+"""Manage the process: its file descriptors, its port, its signals, and its exit code.
 
-How it ends says to its supervisor what to do (docs/adr/0003).
+The exit code tells the supervisor what to do (docs/adr/0003).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ EX_UNAVAILABLE: Final = 69
 EX_SOFTWARE: Final = 70
 EX_CONFIG: Final = 78
 DESCRIPTORS_MAX: Final = 1 << 20
-"""No more files and sockets are asked for."""
+"""Upper bound on the file descriptors asked for."""
 
 _log = structlog.get_logger("acordo.node")
 
 
 def raise_descriptors() -> int:
-    """Raise how many files and sockets this process may open as far as it may, and return it."""
+    """Raise the process's limit on open file descriptors as far as allowed, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -39,7 +39,7 @@ def raise_descriptors() -> int:
 
 
 def take_port(host: str, port: int) -> socket.socket:
-    """Take the HTTP port before anything else is done. Raises BadRequest("port_in_use" |
+    """Bind the HTTP port before anything else is done. Raises BadRequest("port_in_use" |
     "bad_address").
     """
     try:
@@ -60,12 +60,12 @@ def take_port(host: str, port: int) -> socket.socket:
 
 
 def stop_on_signals(settings: NodeSettings, stop: asyncio.Future[bool]) -> None:
-    """Let a signal or the end of standard input begin the drain; a second signal ends the process
+    """Begin the drain on a signal or at the end of standard input; a second signal ends the process
     at once.
 
-    `stop` says whether to hand the leadership on: SIGTERM means that this node stops, SIGINT
-    (Ctrl-C) and the end of standard input (the runner is gone) that all of them do, and nobody is
-    left to take it.
+    The result of `stop` says whether to hand on the leadership. SIGTERM means that only this node
+    stops, so it does. SIGINT (Ctrl-C) and the end of standard input (the runner is gone) mean that
+    all nodes stop, and then nobody is left to take it.
     """
     loop = asyncio.get_running_loop()
 
@@ -88,8 +88,8 @@ def stop_on_signals(settings: NodeSettings, stop: asyncio.Future[bool]) -> None:
 
 
 def exit_code_of(exc: BaseException, settings: NodeSettings) -> int:
-    """Say in the log's last line what ended the process; return the exit code that the
-    supervisor goes by.
+    """Report what ended the process in the last log line, and return the exit code for the
+    supervisor.
     """
     first = exc
     while isinstance(first, BaseExceptionGroup):
@@ -108,7 +108,7 @@ def exit_code_of(exc: BaseException, settings: NodeSettings) -> int:
 
 
 def refuse_to_start(exc: BadRequest) -> int:
-    """Print what must be mended before a node can start; return the exit code that says so."""
+    """Print what must be fixed before a node can start; return the exit code for that."""
     allowed = f" (allowed: {exc.allowed})" if exc.allowed else ""
     print(f"error: {exc.detail.replace(chr(10), '; ')}{allowed}", file=sys.stderr)
     return EX_CONFIG

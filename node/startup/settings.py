@@ -1,4 +1,4 @@
-"""Divide a node's settings among its parts."""
+"""Derive the settings of each part from a node's settings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def coordinator_settings(settings: NodeSettings) -> CoordinatorSettings:
 
 
 def server_settings(settings: NodeSettings, descriptors: int) -> ServerSettings:
-    """Return the settings of the HTTP server. `descriptors`: how many this process may open."""
+    """Return the settings of the HTTP server. `descriptors`: how many files and sockets this
+    process may open.
+    """
     return ServerSettings(
         node_id=settings.node_id,
         advertised_url=settings.url,

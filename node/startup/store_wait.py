@@ -18,10 +18,12 @@ from kv.ports import Identity, Store
 from node.startup.unready_listener import UnreadyListener
 
 SERVED_STORES: Final = ("postgres", "cockroach")
-"""Stores that come and go without the node: it waits for them. A file is there or is not."""
+"""Stores that run as a server, which may be started later: the node waits for them. A file store
+either exists or does not.
+"""
 STORE_BACKOFF_S: Final = (0.25, 5.0)
 STORE_SILENCE_S: Final = 1.0
-"""After so long without an answer the node says that it waits."""
+"""After this time without an answer the node starts to report that it waits."""
 
 _log = structlog.get_logger("acordo.node")
 
@@ -32,11 +34,12 @@ async def store_opened(
     listening: socket.socket,
     stop: asyncio.Future[bool],
 ) -> bool:
-    """Open the store, trying again while its server does not answer; meanwhile /livez is ok and all
-    else says why not.
+    """Open the store, retrying while its server does not answer; meanwhile /livez answers ok and
+    every other path says what the node waits for.
 
-    Return whether it is open: False when the node was asked to stop first. Raises BadRequest for
-    what must be mended, and BackendUnavailable for a store that is no server.
+    Returns whether the store is open: False when the node was asked to stop first. Raises
+    BadRequest for a configuration that must be fixed, and BackendUnavailable for a store that is
+    not a server.
     """
     if not settings.store_url.startswith(SERVED_STORES):
         await entering()
@@ -72,7 +75,7 @@ async def store_opened(
 async def open_claimed(
     stack: AsyncExitStack, store: Store, settings: NodeSettings, cluster: str
 ) -> None:
-    """Open the store and claim it for this cluster, before anything of Raft. Raises
+    """Open the store and claim it for this cluster before any part of Raft starts. Raises
     BadRequest("foreign_store").
     """
     async with AsyncExitStack() as opening:

@@ -1,4 +1,6 @@
-"""Answer while a node waits for its store: alive, not ready, and why. It knows nothing of keys."""
+"""Answer requests while a node waits for its store: alive, not ready, and why. It knows nothing of
+keys.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ TEXT: Final = "text/plain"
 
 
 class UnreadyListener:
-    """A listener on the node's own socket until the node itself takes it over."""
+    """A listener on the node's own socket, used until the server takes the socket over."""
 
     def __init__(self, node_id: str) -> None:
         self._node_id = node_id
@@ -29,8 +31,8 @@ class UnreadyListener:
             await self._runner.cleanup()
 
     async def listen(self, listening: socket.socket) -> None:
-        """Begin to answer, once. What waits in the socket's queue when this ends is the node's to
-        answer.
+        """Start answering; further calls do nothing. Connections still in the socket's queue when
+        this listener ends are answered by the server.
         """
         if self._runner is None:
             self._runner = web.ServerRunner(

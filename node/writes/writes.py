@@ -67,7 +67,7 @@ class Writes:
 
         The call waits until `deadline` (loop time). The intents may take effect until then, or for
         `lifetime_s` seconds after they are handed over if that is longer. Raises NotApplied when
-        the intents are not admitted; then none of them is.
+        the intents are not admitted or cannot be staged; then none of them was handed over.
         """
         size = sum(inline_bytes(intent) for intent in intents)
         self._admit(len(intents), size)
