@@ -1,1 +1,1 @@
-"""Add and remove observers, never voters, by what Prometheus says of the load."""
+"""Add and remove observers, never voters, depending on the load that Prometheus reports."""

@@ -1,6 +1,6 @@
 """Run `python -m cluster autoscaler`: wire the loop to a cluster, a Prometheus and a driver.
 
-It shows what is decided, and decides nothing.
+This module publishes the decisions; it makes none itself.
 """
 
 from __future__ import annotations
@@ -67,8 +67,9 @@ async def _serve(settings: AutoscalerSettings) -> None:
 
 @contextlib.asynccontextmanager
 async def show(autoscaler: Autoscaler, listen: str) -> AsyncIterator[None]:
-    """Answer /metrics, and /decisions with the last ones as JSON, oldest first. Raises
-    BadRequest("port_in_use").
+    """Serve `/metrics`, and `/decisions` with the recent decisions as JSON, oldest first.
+
+    Raises BadRequest("port_in_use") if the address cannot be listened on.
     """
 
     async def metrics(_: web.Request) -> web.Response:
@@ -97,8 +98,9 @@ async def show(autoscaler: Autoscaler, listen: str) -> AsyncIterator[None]:
 
 
 def handed_on(settings: AutoscalerSettings) -> dict[str, str]:
-    """Return what local observers are given: every setting of a node that was not left at its
-    default.
+    """Return the environment variables for local observers.
+
+    They hold every setting that was given explicitly, except the autoscaler's own.
     """
     return {
         PREFIX + name.upper(): str(getattr(settings, name))

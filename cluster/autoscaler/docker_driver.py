@@ -1,6 +1,6 @@
-"""Start observers as containers, each like a node of a compose project.
+"""Start observers as containers that are configured like the nodes of a compose project.
 
-It stops and removes no container but those that carry its own label.
+It never stops or removes a container that does not carry its own label.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ LABEL: Final = "acordo.observer"
 
 
 class DockerDriver:
-    """Observers as containers like a node of a compose project: its image, settings, network,
-    secrets and limits.
+    """A driver that runs observers as containers.
+
+    Each copies a node of the compose project: its image, settings, network, secrets and limits.
     """
 
     def __init__(self, project: str, like: Sequence[str] = ("node1", "node2", "node3")) -> None:
@@ -38,7 +39,10 @@ class DockerDriver:
         return frozenset(c.labels[LABEL] for c in self._mine())
 
     async def start(self, name: str, members: str) -> tuple[str, str]:
-        """Start a container like a node's. Raises NotReady where there is no node to copy."""
+        """Start a container configured like a node's; return its Raft address and URL.
+
+        Raises NotReady if the project has no container to copy.
+        """
         return await asyncio.to_thread(self._start, name, members)
 
     def _start(self, name: str, members: str) -> tuple[str, str]:
@@ -71,9 +75,9 @@ class DockerDriver:
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges:true"],
                 mem_limit=host["Memory"] or None,
-                # An observer has its log in memory. Started again under its name, without the
-                # log, it could contradict what it said before: it comes back under another name,
-                # or not at all.
+                # An observer keeps its log in memory. If it were restarted under the same name
+                # without that log, it could contradict what it said before. So it comes back under
+                # another name, or not at all.
                 restart_policy={"Name": "no"},
                 log_config=docker.types.LogConfig(
                     type="json-file", config={"max-size": "10m", "max-file": "2"}
@@ -85,16 +89,16 @@ class DockerDriver:
         )
         try:
             api.start(container["Id"])
-        except (
-            BaseException
-        ):  # what never ran is in no list of observers: nobody would take it away
+        except BaseException:  # `running` does not list it, so nothing would ever remove it
             api.remove_container(container["Id"], v=True, force=True)
             raise
         return f"{name}:9001", f"http://{name}:8000"
 
     def _model(self) -> tuple[Any, str]:
-        """Return what the engine says of the first node that is on a network, and that network.
-        Raises NotReady.
+        """Return the attributes of the first node's container that is on a network, and that
+        network.
+
+        Raises NotReady if there is none.
         """
         seen = []
         for service in self.like:
@@ -111,7 +115,7 @@ class DockerDriver:
         raise NotReady(f"no container of {', '.join(self.like)} in project {self.project}")
 
     async def stop(self, name: str) -> None:
-        """Let the container drain, and remove it with its volumes."""
+        """Stop the container, giving it STOP_WITHIN_S to drain, and remove it with its volumes."""
         await asyncio.to_thread(self._stop, name)
 
     def _stop(self, name: str) -> None:

@@ -1,5 +1,6 @@
-"""Name what starts and stops observers: a port, with one adapter for containers and one for
-processes.
+"""Define the port through which the autoscaler starts and stops observers.
+
+It has one adapter for containers and one for processes.
 """
 
 from __future__ import annotations
@@ -7,28 +8,27 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 STOP_WITHIN_S: Final = 45
-"""Longest that an observer may drain; then it is killed."""
+"""Longest time an observer may take to drain before it is killed."""
 
 
 class NotReady(Exception):
-    """An observer was started and did not come to serve, or there is nothing that it could be made
-    like.
-    """
+    """An observer did not become ready after its start, or there is no node to copy."""
 
 
 class Driver(Protocol):
-    """What starts and stops observers; everything else is asked of the cluster."""
+    """A port that starts and stops observers. Everything else is done through the cluster's API."""
 
     async def running(self) -> frozenset[str]:
-        """Return the names of the observers that run now."""
+        """Return the names of the observers that are running now."""
         ...
 
     async def start(self, name: str, members: str) -> tuple[str, str]:
-        """Start a node; `members` names the others. Return its Raft address and URL."""
+        """Start an observer and return its Raft address and URL.
+
+        `members` lists the other members in the form of the MEMBERS setting.
+        """
         ...
 
     async def stop(self, name: str) -> None:
-        """Let it drain, and remove it with all that it stored. Nothing happens when it is not
-        there.
-        """
+        """Let the observer drain, then remove it. Do nothing if there is none of that name."""
         ...

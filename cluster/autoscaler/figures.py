@@ -1,6 +1,6 @@
-"""Ask Prometheus for the figures that a decision rests on.
+"""Query Prometheus for the figures that a decision is based on.
 
-A figure that cannot be had is None, never a guess: `plan` does not act on what is missing.
+A figure that is not available is None, never a guess: `plan` does not act on missing figures.
 """
 
 from __future__ import annotations
@@ -17,19 +17,23 @@ QUERIES: Final = {
     "p99_s": f"histogram_quantile(0.99, sum by (le) (rate({BUCKETS}[30s])))",
     "cpu": "avg(rate(process_cpu_seconds_total[30s]) and on (instance) acordo_node_info)",
 }
-"""What the figures are, in PromQL."""
+"""PromQL query of each figure."""
 
 
 async def asked(http: aiohttp.ClientSession, prometheus: str, query: str) -> Any:
-    """Return what Prometheus answers. Raises aiohttp.ClientError, TimeoutError, OSError or
-    ValueError.
+    """Run a query and return the decoded JSON of the answer.
+
+    Raises aiohttp.ClientError, TimeoutError, OSError or ValueError.
     """
     async with http.get(prometheus + "/api/v1/query", params={"query": query}) as response:
         return await response.json()
 
 
 def value_of(answer: Any) -> float | None:
-    """Return the one number of an answer of Prometheus; None for none, for several and for NaN."""
+    """Return the single number in an answer of Prometheus.
+
+    Return None if it holds no result, several results, or a value that is not finite.
+    """
     try:
         results = answer["data"]["result"]
         value = float(results[0]["value"][1]) if len(results) == 1 else math.nan

@@ -1,6 +1,6 @@
-"""Start observers as processes beside a local cluster, in a directory of their own inside it.
+"""Start observers as processes beside a local cluster, in a subdirectory of its directory.
 
-It signals no process that it did not start.
+It never signals a process that it did not start.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from kv.errors import BadRequest
 
 
 class LocalDriver:
-    """Observers as processes beside a local cluster, in its directory; they end with the
-    autoscaler.
+    """A driver that runs observers as processes of this machine.
+
+    They use the local cluster's directory, store and secret, and end with the autoscaler.
     """
 
     def __init__(self, data: Path, settings: Mapping[str, str]) -> None:
@@ -43,11 +44,11 @@ class LocalDriver:
         self.processes: dict[str, tuple[asyncio.subprocess.Process, str]] = {}
 
     async def running(self) -> frozenset[str]:
-        """Return the names of the observers whose processes run."""
+        """Return the names of the observers whose processes are running."""
         return frozenset(n for n, (p, _) in self.processes.items() if p.returncode is None)
 
     async def start(self, name: str, members: str) -> tuple[str, str]:
-        """Start a process in a directory of its own."""
+        """Start a process in a new directory; return its Raft address and URL."""
         port, raft = free_ports(2)
         folder = self.data / name
         folder.mkdir(parents=True)
@@ -85,7 +86,10 @@ class LocalDriver:
         return f"127.0.0.1:{raft}", url
 
     async def stop(self, name: str) -> None:
-        """Let the process drain, and end it. Its directory stays: nobody comes back to it."""
+        """Stop the process, and kill it if it has not drained within STOP_WITHIN_S.
+
+        Its directory stays, but no later observer uses it: names are never reused.
+        """
         found = self.processes.pop(name, None)
         self._write_targets()
         if found is None:
@@ -101,7 +105,7 @@ class LocalDriver:
                 await process.wait()
 
     def _write_targets(self) -> None:
-        """Write who runs, for a Prometheus that finds its targets in files."""
+        """Write `targets.json`, which a Prometheus with file discovery reads."""
         self.data.mkdir(parents=True, exist_ok=True)
         targets = [url.removeprefix("http://") for _, url in self.processes.values()]
         write_whole(

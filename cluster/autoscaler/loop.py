@@ -1,8 +1,8 @@
-"""Add and remove observers, never voters, by what Prometheus says.
+"""Add and remove observers, never voters, depending on what Prometheus reports.
 
-Every round it looks at what is really there (members and containers or processes), repairs what a
-crash left half done, asks `plan` and does at most one thing. An observer that leaves drains
-first; a name is never used twice, for a member that came back without its log could vote twice.
+Each round looks at the actual members and containers or processes, repairs what a crash left half
+done, asks `plan`, and makes at most one change. An observer drains before it is removed. A name is
+never used twice, because a member that came back without its log could vote twice.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ READY_WITHIN_S: Final = 120.0
 ASK_TIMEOUT_S: Final = 5.0
 CHANGE_TIMEOUT_S: Final = 10.0
 CLEAN_UP_WITHIN_S: Final = 60.0
-"""Longest that an observer which did not come to serve is taken away for; what is left then, the
-next round takes.
+"""Longest time for removing an observer that did not become ready. If that is not enough, the next
+round removes it.
 """
 ROUND_WITHIN_S: Final = 420.0
-"""Longest round, after which it has failed: above an engine that is slow, an observer added, and
-taken away again.
+"""Longest time that one round may take before it counts as failed. It leaves a slow engine enough
+time to add an observer and to remove it again.
 """
 DECISIONS_KEPT: Final = 100
 QUIET: Final = ("steady", "at_minimum")
-"""Reasons that are logged once, not at every round that finds them again."""
+"""Reasons that are logged at info level only when they are new, not in every round."""
 FAILURES_MAX: Final = 5
-"""Rounds in a row that may fail before a warning becomes an error in the log."""
+"""After this many failed rounds in a row the log says error instead of warning."""
 
 _DECISIONS: Final = Counter(
     "acordo_autoscaler_decisions", "Decisions, by what was done and why.", ["change", "reason"]
@@ -52,7 +52,7 @@ _log = structlog.get_logger("acordo.autoscaler")
 
 
 class Autoscaler:
-    """One loop over a cluster, a Prometheus and a driver."""
+    """The control loop over one cluster, one Prometheus and one driver."""
 
     def __init__(
         self,
@@ -66,10 +66,10 @@ class Autoscaler:
         self.bounds = bounds_of(settings)
         self.memory = Memory()
         self.decisions: list[Decision] = []
-        """The last hundred, oldest first."""
+        """The last DECISIONS_KEPT decisions, oldest first."""
 
     async def serve(self) -> None:
-        """Run for ever. A round that fails is logged, counted and tried again."""
+        """Run rounds for ever. A round that fails is logged, counted and tried again."""
         failures = 0
         while True:
             try:
@@ -93,7 +93,7 @@ class Autoscaler:
             await asyncio.sleep(self.settings.autoscaler_period_s)
 
     async def round(self) -> Decision:
-        """Look, repair, decide, act."""
+        """Run one round: repair what is inconsistent, decide, and act. Return the decision."""
         observers = await self.reconcile()
         figures = await self.figures()
         loop = asyncio.get_running_loop()
@@ -117,14 +117,15 @@ class Autoscaler:
                 await self.add()
             elif decision.change < 0:
                 await self.remove(observers[-1])
-        finally:  # also when it failed: it may have changed something
+        finally:  # a change that failed may have taken effect in part, so the cool-down begins too
             self.memory = _rested(self.memory, decision, loop.time())
         return decision
 
     async def reconcile(self) -> list[str]:
-        """Return the observers of ours that are whole, oldest first; take away what is not.
+        """Return our observers that both run and are members, oldest first; remove the others.
 
-        Raises NoQuorum: what a node says then may be old, and nothing follows from it.
+        Raises NoQuorum if the node that answers reaches no quorum: its list of members may be old,
+        and acting on it could remove an observer that is fine.
         """
         view = await self.client.cluster(timeout_s=CHANGE_TIMEOUT_S)
         if not view.quorum:
@@ -143,8 +144,10 @@ class Autoscaler:
         return sorted(members & running)
 
     async def add(self) -> str:
-        """Start one observer and wait until it serves. Raises NotReady, having taken it
-        away again.
+        """Start one observer, wait until it is ready, and return its name.
+
+        If any step fails, the observer is removed again and the error is raised: NotReady if it did
+        not become ready within READY_WITHIN_S.
         """
         view = await self.client.cluster(timeout_s=CHANGE_TIMEOUT_S)
         name = f"o{time.time_ns() // 1_000_000:x}"
@@ -169,8 +172,9 @@ class Autoscaler:
         return name
 
     async def remove(self, name: str) -> None:
-        """Let one drain and end, then take it from the members: the other way round it would refuse
-        what it holds.
+        """Stop one observer, then remove it from the members.
+
+        In the other order it would refuse the requests that it still holds.
         """
         await self.driver.stop(name)
         await self.client.remove_member(name, timeout_s=CHANGE_TIMEOUT_S)
@@ -189,7 +193,7 @@ class Autoscaler:
         raise NotReady(f"{url} was not ready within {READY_WITHIN_S:g} s")
 
     async def figures(self) -> Figures:
-        """Ask Prometheus. A figure that it does not have is None."""
+        """Query Prometheus. A figure that it does not have is None."""
         found = {name: await self._ask(query) for name, query in QUERIES.items()}
         for name, value in found.items():
             _FIGURES.labels(name).set(math.nan if value is None else value)
@@ -205,23 +209,23 @@ class Autoscaler:
 
 
 class NoQuorum(Exception):
-    """The node that was asked reaches no quorum."""
+    """The node that answered reaches no quorum."""
 
 
 def _rested(memory: Memory, decision: Decision, now: float) -> Memory:
-    """Let the cool-down begin when a change is done, not when it began."""
+    """Return the memory with the cool-down starting at `now`, when the change has ended."""
     return Memory(memory.high, memory.low, now) if decision.change else memory
 
 
 def ours(member: str) -> bool:
-    """Say whether the autoscaler made this name."""
+    """Return whether a member's name is one that the autoscaler makes."""
     return (
         len(member) >= 10 and member[0] == "o" and all(c in "0123456789abcdef" for c in member[1:])
     )
 
 
 def bounds_of(settings: AutoscalerSettings) -> Bounds:
-    """Return the settings as `plan` takes them."""
+    """Convert the settings to the form that `plan` takes."""
     return Bounds(
         observers_min=settings.autoscaler_observers_min,
         observers_max=settings.autoscaler_observers_max,

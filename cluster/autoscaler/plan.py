@@ -1,9 +1,8 @@
-"""Decide whether the cluster gets an observer more or less. Pure: figures and time go in, a
-decision comes out.
+"""Decide whether to add or remove an observer. Pure: figures and time in, a decision out.
 
-It never asks for fewer than the minimum or more than the maximum, and never acts on figures that
-are missing. Between two changes that figures ask for lies the cool-down; a change that only the
-bounds ask for rests a quarter of it.
+It never goes below the minimum or above the maximum, and never acts on missing figures. Between two
+changes that figures ask for lies the cool-down; between changes that only restore the bounds lies a
+quarter of it.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ Reason = Literal[
 ]  # fmt: skip
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 REPAIR_REST: Final = 0.25
-"""Part of the cool-down that lies before a change back into the bounds: an observer that always
-dies is no loop.
+"""Fraction of the cool-down that must pass before a change that restores the bounds. Without that
+pause, an observer that always dies would be started in a tight loop.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Two limits of a figure: above `high` is too much, below `low` is little, between them nothing
-    follows.
+    """Two limits of a figure: above `high` it is too high, below `low` it is low, and in between it
+    asks for no change.
     """
 
     low: float
@@ -34,17 +33,17 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The figures of one round, per node in the mean; None: Prometheus did not say."""
+    """The figures of one round, each the mean per node. None: Prometheus has no value."""
 
     in_flight: float | None
     p99_s: float | None
-    """None also while nobody asks anything."""
+    """None also while there are no requests."""
     cpu: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The settings that a decision goes by."""
+    """The settings that bound and trigger decisions."""
 
     observers_min: int
     observers_max: int
@@ -58,17 +57,17 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What one decision hands to the next."""
+    """The state that one decision passes to the next."""
 
     high: int = 0
-    """Decisions in a row that found too much."""
+    """Consecutive decisions that found a figure too high; `low`: that found all figures low."""
     low: int = 0
     changed_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is to be done, and why."""
+    """A change in the number of observers, with its reason and the state for the next decision."""
 
     change: Literal[-1, 0, 1]
     reason: Reason
@@ -77,7 +76,7 @@ class Decision:
 
 
 def plan(figures: Figures, observers: int, bounds: Bounds, memory: Memory, now: float) -> Decision:
-    """Return what to do with `observers` observers at the monotonic time `now`."""
+    """Decide what to do, given `observers` observers at the monotonic time `now`."""
     if observers < bounds.observers_min:
         why = f"{observers} of at least {bounds.observers_min}"
         return _repair(1, "below_minimum", why, bounds=bounds, memory=memory, now=now)
@@ -148,7 +147,7 @@ def _change(
 
 
 def _pressing(figures: Figures, bounds: Bounds) -> str:
-    """Return the figures that are too high, as text; empty: none."""
+    """Describe the figures that are too high; return an empty string if there are none."""
     found = [
         f"{name} {value:.3g} > {band.high:g}"
         for name, value, band in _banded(figures, bounds)
@@ -158,8 +157,9 @@ def _pressing(figures: Figures, bounds: Bounds) -> str:
 
 
 def _little(figures: Figures, bounds: Bounds) -> bool:
-    """Say whether every figure is low. One that is missing is not, but for the latency of an idle
-    cluster.
+    """Return whether every figure is low.
+
+    A missing figure does not count as low, except for the latency: an idle cluster has none.
     """
     idle = figures.in_flight is not None and figures.in_flight < bounds.in_flight.low
     return idle and all(
