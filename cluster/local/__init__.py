@@ -1,1 +1,1 @@
-"""Run a cluster of processes on this machine: start it, watch it, change its members, show it."""
+"""Run a cluster of processes on this machine: start, supervise, change members, show status."""

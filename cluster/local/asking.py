@@ -1,5 +1,6 @@
-"""Ask the nodes of this machine how they are. It changes nothing, and a node that does not answer
-is an answer.
+"""Ask the nodes of this machine about their state.
+
+It changes nothing. A node that does not answer is a result, not an error.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from cluster.local.process import NodeProcess, NodeState
 
 
 async def why_not_ready(http: aiohttp.ClientSession, node: NodeProcess) -> str:
-    """Return why a node is not ready; empty when it is."""
+    """Return why a node is not ready; an empty string if it is.
+
+    An answer also marks a running node as ALIVE.
+    """
     try:
         async with http.get(node.url + "/readyz?verbose") as response:
             if node.pid is not None:
@@ -30,7 +34,7 @@ async def why_not_ready(http: aiohttp.ClientSession, node: NodeProcess) -> str:
 async def cluster_as_seen_by(
     http: aiohttp.ClientSession, node: NodeProcess | None
 ) -> Mapping[str, Any]:
-    """Return what a node says of the cluster; nothing when it says nothing."""
+    """Return a node's answer of `/v1/cluster`; an empty mapping if it does not answer."""
     with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
         if node is not None:
             async with http.get(node.url + "/v1/cluster") as response:
@@ -40,7 +44,7 @@ async def cluster_as_seen_by(
 
 
 async def leader_of(http: aiohttp.ClientSession, urls: Iterable[str]) -> str | None:
-    """Return the id of the leader that a node knows of now."""
+    """Return the leader's id from the first URL that answers with one; None if none does."""
     for url in urls:
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
             async with http.get(url + "/v1/leader") as response:

@@ -43,19 +43,19 @@ PREFIX: Final = "python/"
 CLIENTS: Final = 24
 WRITE_TIMEOUT_S: Final = 60.0
 CACHE_BYTES: Final = 1 << 20
-"""The smallest cache there is, so that what is read back comes from the store and not from a node's
+"""The smallest allowed cache, so that values are read back from the store and not from a node's
 memory.
 """
 
 
 class PrivateService(Protocol):
-    """A service of our own: entering starts it, leaving stops it."""
+    """A private server of the demo: entering starts it, leaving stops it."""
 
     def __init__(self) -> None: ...
 
     @property
     def url(self) -> str:
-        """Return where it is reached, as nodes are given it."""
+        """Return its URL in the form that a node's settings take."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -68,20 +68,20 @@ PRIVATE: Final[dict[str, dict[str, tuple[str, type[PrivateService]]]]] = {
     "CACHE": {"redis": ("redis", RedisServer), "sentinel": ("redis", SentinelSet)},
     "BROADCAST": {"rabbitmq": ("rabbitmq", RabbitServer)},
 }
-"""What can be started for the demo: the service's packages and the class that starts it."""
+"""Servers that the demo can start, by setting and kind: the packages' name and the class."""
 
 
 @dataclass
 class Tally:
-    """Figures of one demo: what was written, when, by whom, and what was lost."""
+    """The figures of one demo: what was written, when, through which node, and what was lost."""
 
     files: dict[str, str] = field(default_factory=dict)
-    """Hash of every file whose write was acknowledged, by key."""
+    """SHA-256 of every file whose write was acknowledged, by key."""
     written_by: dict[str, int] = field(default_factory=dict)
-    """Which node (its place) took the write."""
+    """Index of the node that took the write, by key."""
     bytes: int = 0
     acknowledged: list[float] = field(default_factory=list)
-    """Moments of acknowledgement, on the event loop's clock."""
+    """Times of the acknowledgements, on the event loop's clock."""
     killed_at: float = 0.0
     new_leader: str = ""
     lost: list[str] = field(default_factory=list)
@@ -94,7 +94,7 @@ class Tally:
 
     @property
     def outage_s(self) -> float:
-        """Return the longest time without an acknowledgement that ended after the kill."""
+        """Return the longest time between two acknowledgements that ended after the kill."""
         pairs = zip(self.acknowledged, self.acknowledged[1:], strict=False)
         return max(
             (after - before for before, after in pairs if after >= self.killed_at), default=0.0
@@ -102,7 +102,7 @@ class Tally:
 
 
 def sources(root: Path, limit: int | None = None) -> list[Path]:
-    """Return the standard library's source files, third-party packages and byte code left out."""
+    """Return the standard library's source files, without third-party packages and byte code."""
     out = {"site-packages", "dist-packages", "__pycache__"}
     found = (
         p
@@ -122,8 +122,10 @@ async def demo(
     *,
     before_read_back: Callable[[Path, Sequence[str]], None] = lambda data, keys: None,
 ) -> Tally:
-    """Run it. `before_read_back` gets the data directory and the keys in the order of their writing
-    (tests).
+    """Run the demo and return its figures.
+
+    Tests pass `before_read_back`; it is called with the data directory and the keys in the order in
+    which they were written.
     """
     tally = Tally()
     async with AsyncExitStack() as stack:
@@ -215,7 +217,7 @@ def _progress(console: Console) -> Progress:
 
 
 def show(tally: Tally, console: Console) -> None:
-    """Print the table of what happened."""
+    """Print the figures as a table, and the first 20 lost keys."""
     table = Table(
         show_header=False, title="The Python standard library, kept through the death of a leader"
     )
@@ -240,7 +242,7 @@ def main(
     *,
     before_read_back: Callable[[Path, Sequence[str]], None] = lambda data, keys: None,
 ) -> int:
-    """Run the demo in a directory of its own and print its table."""
+    """Run the demo in a temporary directory and print its table. Return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m cluster.local.demo", description=__doc__)
     parser.add_argument("--files", type=int, help="load at most so many files (default: all)")
     parser.add_argument("--nodes", type=int, default=3, help="nodes to start (default: 3)")
@@ -259,8 +261,9 @@ def main(
 
 
 def _backends(servers: ExitStack, console: Console) -> list[str]:
-    """Return the flags that STORE, CACHE and BROADCAST ask for: a URL, or the name of a server to
-    start privately.
+    """Return the flags for the environment variables STORE, CACHE and BROADCAST.
+
+    Each holds a URL, or the name of a server that is then started privately.
     """
     flags: list[str] = []
     for name, private in PRIVATE.items():
@@ -279,7 +282,7 @@ def _backends(servers: ExitStack, console: Console) -> list[str]:
 
 
 def _private(service: str, kind: type[PrivateService]) -> PrivateService:
-    """Return a private service, not started yet, bringing its packages if need be."""
+    """Return a private service, not yet started; install its packages if they are missing."""
     try:
         ensure(service)
     except Missing as exc:

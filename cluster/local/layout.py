@@ -1,7 +1,7 @@
-"""Keep the local cluster's directory: who it belongs to, its secret, and who is running in it.
+"""Read and write the files of a local cluster's directory: its identity, secret, and processes.
 
-It refuses what it did not make or is too new for it, and never deletes or overwrites anything in
-there.
+It refuses a directory that it did not make or that a newer version made, and never deletes or
+overwrites anything else in there.
 """
 
 from __future__ import annotations
@@ -24,31 +24,34 @@ from cluster.directory import (
 from kv.errors import BadRequest
 
 CHANGED_FORMAT: Final = 2
-"""Of a `cluster.json` whose members are no longer the first ones: an older runner would start the
-wrong ones.
+"""Format of a `cluster.json` whose members have changed since the start. An older runner would
+start the wrong members, and this number makes it refuse the file.
 """
 ID_PREFIX: Final = "n"
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A member and its ports: HTTP listens on base_port + `number`. A place is never given to
-    another member.
+    """A member and its ports: HTTP listens on base_port + `number`.
+
+    A place is never given to another member.
     """
 
     id: str
     number: int
     state: Literal["member", "joining", "removed"] = "member"
-    """joining: it runs, and may not vote yet. removed: it is not started again; its directory stays
-    as it is.
+    """joining: the member runs but has no vote yet. removed: it is not started again, and its
+    directory stays as it is.
     """
     first_members: str = ""
-    """The member list that a later member was started with; empty for the first members, who were
-    given each other.
+    """The member list with which a member that was added later was started. Empty for the first
+    members, which were started with each other.
     """
 
 
 class ClusterFile(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`cluster.json`: made once, with the cluster; `places` is written when members change."""
+    """The content of `cluster.json`, written once with the cluster; `places` is updated when
+    members change.
+    """
 
     format: int
     cluster_id: str
@@ -58,23 +61,23 @@ class ClusterFile(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def all_places(self) -> tuple[Place, ...]:
-        """Return every place that was ever given, removed members' too."""
+        """Return every place that was ever given, including those of removed members."""
         return self.places or self.first_places
 
     @property
     def first_places(self) -> tuple[Place, ...]:
-        """Return the places of the members that the cluster began with."""
+        """Return the places of the first members."""
         return tuple(Place(f"{ID_PREFIX}{number + 1}", number) for number in range(self.nodes))
 
     def with_place(self, place: Place) -> ClusterFile:
-        """Return the file with one place new or changed."""
+        """Return a copy with one place added or changed."""
         kept = tuple(place if each.id == place.id else each for each in self.all_places)
         places = kept if place in kept else (*kept, place)
         return msgspec.structs.replace(self, format=CHANGED_FORMAT, places=places)
 
 
 class RunningNode(msgspec.Struct, frozen=True):
-    """One node of a running cluster, as `running.json` names it."""
+    """One node of a running cluster, as `running.json` lists it."""
 
     id: str
     pid: int | None
@@ -83,7 +86,9 @@ class RunningNode(msgspec.Struct, frozen=True):
 
 
 class Running(msgspec.Struct, frozen=True):
-    """`running.json`: the runner and its processes, rewritten whenever one of them changes."""
+    """The content of `running.json`: the runner and its processes. It is rewritten whenever one
+    changes.
+    """
 
     runner_pid: int
     nodes: tuple[RunningNode, ...]
@@ -96,13 +101,14 @@ def find_cluster(
     default: tuple[int, int],
     cluster_id: str = "",
 ) -> tuple[ClusterFile, bool]:
-    """Return what the directory was made for, or would be, and whether it is new. Raises BadRequest
-    for any other's.
+    """Return the directory's cluster, or the one to create there, and whether it is new.
 
-    `nodes` and `base_port`: as asked for, or None to take what the directory says (`default`, when
-    it is new). `cluster_id`: empty for a new random one; another is that of the store which the
-    cluster is to go on with. It makes the directory; `keep_cluster` writes the file in it, once its
-    ports are known to be free.
+    `nodes` and `base_port` are the values that the user gave. None takes what the directory says,
+    or `default` if it is new. An empty `cluster_id` creates a random one; any other is that of the
+    store which the cluster continues.
+
+    Raises BadRequest if the directory holds another cluster or something else. This creates the
+    directory only; `keep_cluster` writes the file, once the ports are known to be free.
     """
     path = data / "cluster.json"
     make_directory(data)
@@ -140,16 +146,15 @@ def keep_cluster(data: Path, file: ClusterFile) -> None:
 
 
 def read_cluster(data: Path) -> ClusterFile:
-    """Return what the directory was made for. Raises BadRequest when it is no cluster's, broken, or
-    too new.
-    """
+    """Read `cluster.json`. Raises BadRequest if it is missing, damaged or too new."""
     return read_file(data / "cluster.json", ClusterFile, newest=CHANGED_FORMAT)
 
 
 def make_secret(path: Path) -> bool:
-    """Make the shared secret once, readable by its owner alone; say whether it was made now.
+    """Create the shared secret if it is missing, readable by its owner alone. Return whether it was
+    created.
 
-    It authenticates what members say to each other, and encrypts nothing: certificates do
+    The secret authenticates members to each other. It encrypts nothing: that needs certificates
     (docs/security.md).
     """
     if path.exists():
@@ -165,7 +170,7 @@ def make_secret(path: Path) -> bool:
 
 
 def running(data: Path) -> Running | None:
-    """Return who runs in this directory now; None when nobody does."""
+    """Return the runner and nodes that run in this directory now; None if none do."""
     if not is_locked(data) or not (data / "running.json").exists():
         return None
     return read_file(data / "running.json", Running)

@@ -1,9 +1,8 @@
-"""Run `python -m cluster add | remove | replace`: change who belongs to the cluster that `up` runs
-in a directory.
+"""Run `python -m cluster add | remove | replace`: change the members of the cluster that `up` runs.
 
-Each is a real membership change through the API of the running cluster; the directory's
-`cluster.json` follows, and the runner follows that. Every step may be asked for again: a command
-that was cut off goes on where it stopped.
+Each command makes a real membership change through the API of the running cluster, and updates
+`cluster.json` in its directory, which the runner follows. Every step is repeatable, so a command
+that was interrupted can be run again and continues where it stopped.
 """
 
 from __future__ import annotations
@@ -27,20 +26,22 @@ from cluster.settings.runner import NODES_MAX, RAFT_PORT_OFFSET
 from kv.errors import BadRequest
 
 START_WITHIN_S: Final = 60.0
-"""Longest wait for a new member's process to answer."""
+"""Longest wait for the process of a new member to answer."""
 JOIN_WITHIN_S: Final = 300.0
-"""Longest wait for it to catch up and be given its vote."""
+"""Longest wait for a new member to catch up and get its vote."""
 CALL_TIMEOUT_S: Final = 20.0
 PAUSE_S: Final = 0.5
 PLACES_MAX: Final = 200
-"""Places that a directory ever gives: each has ports of its own, and Raft's begin 1,000 above."""
+"""Most places that a directory ever gives. Each has its own ports, and the Raft ports begin
+RAFT_PORT_OFFSET above the HTTP ports.
+"""
 
 EX_TEMPFAIL: Final = 75
-"""sysexits.h: nothing is wrong for good; ask again."""
+"""Exit code of sysexits.h: a temporary failure; run the command again."""
 
 
 class Membership:
-    """The members of one running local cluster, and what changes them."""
+    """The membership of one running local cluster, with the operations that change it."""
 
     def __init__(
         self, data: Path, client: Client, http: aiohttp.ClientSession, say: Callable[[str], None]
@@ -50,7 +51,10 @@ class Membership:
         self.file = read_cluster(data)
 
     async def add(self) -> str:
-        """Start a new member, let it catch up, and give it a vote. Return its id."""
+        """Start a new member, let it catch up, give it a vote, and return its id.
+
+        If an earlier `add` was interrupted, this continues with its member.
+        """
         view = await self._whole()
         joining = [place for place in self.file.all_places if place.state == "joining"]
         voters = sum(1 for member in view.members if member.voter)
@@ -75,8 +79,9 @@ class Membership:
         return place.id
 
     async def remove(self, node: str) -> None:
-        """Take a member out for good and stop it. Its directory stays; its id and its ports are not
-        given again.
+        """Remove a member for good and stop it.
+
+        Its directory stays; its id and its ports are never given to another member.
         """
         place = self._place(node)
         view = await self._whole()
@@ -90,8 +95,9 @@ class Membership:
         await self._removed(place)
 
     async def replace(self, node: str) -> str:
-        """Give a member's place to a new one: that joins and votes first, then the old one is taken
-        out.
+        """Replace a member by a new one, and return the new id.
+
+        The new member joins and gets its vote before the old one is removed.
         """
         place = self._place(node)
         await self._whole()
@@ -103,7 +109,9 @@ class Membership:
     # ---------------------------------------------------------------------------------------- steps
 
     async def _whole(self) -> Cluster:
-        """Return the members as the leader's quorum knows them. Raises BadRequest("no_quorum")."""
+        """Return the cluster's view of itself. Raises BadRequest("no_quorum") if it has no leader
+        or quorum.
+        """
         try:
             view = await self.client.cluster(timeout_s=CALL_TIMEOUT_S)
         except AcordoError as exc:
@@ -132,8 +140,9 @@ class Membership:
         )
 
     def _new_place(self, view: Cluster) -> Place:
-        """Return the next place whose ports are free. An id is never given twice: a removed one
-        never comes back.
+        """Return the next place whose ports are free.
+
+        An id is never given twice, because a member that was removed never comes back.
         """
         members = [f"{m.id}={m.raft_address}{'' if m.voter else '/observer'}" for m in view.members]
         for number in range(max(p.number for p in self.file.all_places) + 1, PLACES_MAX):
@@ -159,7 +168,9 @@ class Membership:
         return url_of(self.file, place)
 
     async def _answers(self, place: Place, url: str) -> None:
-        """Return once the runner has started it and it answers."""
+        """Wait until the runner has started the member and it answers. Raises
+        BadRequest("not_started").
+        """
         try:
             async with asyncio.timeout(START_WITHIN_S):
                 while True:
@@ -178,7 +189,7 @@ class Membership:
             ) from None
 
     async def _promoted(self, node: str, raft: str, url: str) -> None:
-        """Ask for its vote until it has caught up."""
+        """Ask for the member's vote until it has caught up, for up to JOIN_WITHIN_S."""
         loop = asyncio.get_running_loop()
         give_up, said = loop.time() + JOIN_WITHIN_S, ""
         while True:
@@ -204,7 +215,7 @@ class Membership:
         ):
             try:
                 await self.client.remove_member(place.id, timeout_s=CALL_TIMEOUT_S)
-            except OutcomeUnknown:  # asked for again it changes nothing
+            except OutcomeUnknown:  # repeating the removal is harmless
                 if loop.time() > give_up:
                     raise
                 await asyncio.sleep(PAUSE_S)
@@ -218,7 +229,7 @@ NEEDS_QUORUM: Final = (
 
 
 def url_of(file: ClusterFile, place: Place) -> str:
-    """Return where a member's HTTP is reached from this machine."""
+    """Return a member's HTTP URL on this machine."""
     return f"http://127.0.0.1:{file.base_port + place.number}"
 
 
@@ -226,10 +237,10 @@ def url_of(file: ClusterFile, place: Place) -> str:
 async def opened(
     data: Path, say: Callable[[str], None], leaving: str = ""
 ) -> AsyncIterator[Membership]:
-    """Open the membership of a cluster that runs. Raises BadRequest when none runs there, or
-    another command changes its members now.
+    """Open the membership of the cluster that runs in a directory.
 
-    `leaving`: a member that is not asked anything, for it may be gone before it answers.
+    `leaving` names a member that is not asked anything, because it may stop before it answers.
+    Raises BadRequest if no cluster runs there, or if another command is changing its members.
     """
     file = read_cluster(data)
     found = running(data)

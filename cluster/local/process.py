@@ -1,5 +1,6 @@
-"""One node as a process of this machine: what is wanted of it, what is known of it, and its log.
-Decides nothing.
+"""Represent one node as a process of this machine: its wanted state, its known state, and its log.
+
+This module decides nothing; `supervision` does.
 """
 
 from __future__ import annotations
@@ -16,24 +17,25 @@ from typing import Final
 from cluster.settings.values import MemberSetting
 
 EX_CONFIG: Final = 78
-"""sysexits.h: an operator must mend something; starting again would end the same way."""
+"""Exit code of sysexits.h: an operator must correct something; a restart would fail the same way.
+"""
 ROOT: Final = Path(__file__).resolve().parents[2]
 LOG_BYTES_MAX: Final = 16 << 20
-"""A node's log beyond this is kept once as node.log.1 and begun anew."""
+"""Size at which a node's log is moved to `node.log.1`, replacing an earlier one, and begun anew."""
 
 
 class NodeState(Enum):
-    """What the runner wants and knows of one node."""
+    """The state of one node as the runner knows it."""
 
     STARTING = "starting"
     ALIVE = "alive"
     DOWN = "down"
     FAILED = "failed"
-    """It ended with EX_CONFIG."""
+    """The process ended with EX_CONFIG and is not started again by itself."""
 
 
 class NodeProcess:
-    """One node as a process of this machine."""
+    """A node that the runner keeps as a process of this machine."""
 
     def __init__(
         self, member: MemberSetting, url: str, data_dir: Path, environ: Mapping[str, str]
@@ -44,22 +46,22 @@ class NodeProcess:
         self.state = NodeState.DOWN
         self.starts = 0
         self.log_from = 0
-        """Where in the log its present life begins."""
+        """Offset in the log at which the current process began to write."""
         self.wanted = asyncio.Event()
-        """Set while it should run; `stop_node` clears it."""
+        """Set while the node should run; `stop_node` clears it."""
         self.over = asyncio.Event()
-        """Set while there is no process."""
+        """Set while the node has no process."""
         self.over.set()
 
     @property
     def pid(self) -> int | None:
-        """Return the id of its process; None while it has none."""
+        """Return its process id; None while it has no process."""
         process = self.process
         return process.pid if process is not None and process.returncode is None else None
 
     @property
     def log(self) -> Path:
-        """Return where it writes its log."""
+        """Return the path of its log."""
         return self.data_dir / "node.log"
 
     def signal(self, number: int) -> bool:
@@ -72,7 +74,7 @@ class NodeProcess:
         return False
 
     def last_words(self) -> str:
-        """Return the last line of its log: what it died of."""
+        """Return the last log line of the current process: usually what it died of."""
         with contextlib.suppress(OSError), self.log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 8192, self.log_from if self.log_from <= size else 0))
@@ -81,8 +83,10 @@ class NodeProcess:
         return ""
 
     def rotate_log(self) -> None:
-        """Keep a grown log once under another name. The node appends to the same file: it is copied
-        and emptied.
+        """Move the log aside once it is larger than LOG_BYTES_MAX.
+
+        It is copied and truncated, not renamed, because the node keeps the file open and appends to
+        it.
         """
         with contextlib.suppress(FileNotFoundError):
             if self.log.stat().st_size > LOG_BYTES_MAX:

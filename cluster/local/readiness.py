@@ -1,6 +1,4 @@
-"""Judge from what nodes say whether a quorum of them is ready, and say to people who is missing
-and why. Pure.
-"""
+"""Decide from the nodes' answers whether a quorum is ready, and explain what is missing. Pure."""
 
 from __future__ import annotations
 
@@ -13,24 +11,24 @@ REASON_CHARS_MAX: Final = 300
 
 
 class Readiness(NamedTuple):
-    """Which nodes of a directory are ready."""
+    """The readiness of the nodes of one directory."""
 
     serving: bool
     """A leader is known, and a majority of the voters is ready."""
     leader: str | None
     missing: Mapping[str, str]
-    """Why each of the others is not ready, by id."""
+    """Why each other node is not ready, by id."""
     refusal: str = ""
-    """Why writes wait for a person, as the cluster says it."""
+    """Why the cluster refuses writes until an operator decides; empty if it does not."""
 
 
 def judge_readiness(
     why: Mapping[str, str], seen: Mapping[str, Any], joining: Container[str] = ()
 ) -> Readiness:
-    """Return who is ready.
+    """Return which nodes are ready and whether they are a serving quorum.
 
-    `why`: why each node is not, empty where it is; `seen`: what a node says of the cluster;
-    `joining`: nodes that are to become members.
+    `why` maps each node to why it is not ready, or to an empty string; `seen` is one node's answer
+    of `/v1/cluster`; `joining` holds the nodes that are being added.
     """
     members = {str(m.get("id")): bool(m.get("voter", True)) for m in seen.get("members", ())}
     missing = {}
@@ -49,7 +47,7 @@ def judge_readiness(
 
 
 def advice(found: Readiness, data: str) -> Iterator[str]:
-    """Yield what a person can do about those who are missing."""
+    """Yield lines on what an operator can do about the nodes that are missing."""
     where = "" if data == "data" else f" --data {data}"
     for node, reason in found.missing.items():
         yield f"{node} is missing: {one_line(reason)}"
@@ -76,7 +74,7 @@ def advice(found: Readiness, data: str) -> Iterator[str]:
 
 
 def news(before: Readiness, now: Readiness) -> Iterator[str]:
-    """Yield what has changed, one line each."""
+    """Yield one line for each thing that changed between two looks."""
     for node in now.missing:
         why, why_before = one_line(now.missing[node]), one_line(before.missing.get(node, ""))
         again = why != why_before and (
@@ -97,8 +95,9 @@ def news(before: Readiness, now: Readiness) -> Iterator[str]:
 
 
 def one_line(text: str) -> str:
-    """Return a node's answer on one line, cut to what a person reads: only its failed checks, if it
-    has any.
+    """Return a node's answer as one line of at most REASON_CHARS_MAX characters.
+
+    If the answer lists failed checks, only those are kept.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     failed = [

@@ -1,8 +1,8 @@
-"""Start node processes on this machine, keep them alive, stop them in order.
+"""Start node processes on this machine, keep them alive, and stop them in order.
 
-A node that dies is started again with back-off; one whose /livez stays silent is killed first (a
-stopped process may hold SQLite's write lock). One that says its settings or files are wrong
-(EX_CONFIG) is never started again by itself.
+A node that dies is started again with back-off. One whose `/livez` stays silent is killed first,
+because a stopped process may hold SQLite's write lock. A node that exits with EX_CONFIG (its
+settings or files are wrong) is never started again by itself.
 """
 
 from __future__ import annotations
@@ -41,18 +41,19 @@ from kv.errors import BadRequest
 NODE: Final = (sys.executable, "-m", "node")
 
 SETTLE_S: Final = 10.0
-"""How long the others are waited for once a quorum is ready, before it is said who is missing."""
+"""How long to wait for the remaining nodes once a quorum is ready, before reporting them as
+missing.
+"""
 KILL_AFTER_S: Final = 5.0
-"""Beyond the drain, how long a stopping node is waited for before it is killed."""
+"""How long to wait for a stopping node beyond its drain time before killing it."""
 
 
 class LocalCluster:
-    """A cluster of node processes in one directory: `async with LocalCluster(settings) as c: await
-    c.wait_ready()`.
+    """A cluster of node processes in one directory, used as an async context manager.
 
-    `command` starts a node (tests give another one); `overrides` are settings of single nodes by
-    id. Entering starts the processes, leaving stops them. Raises BadRequest for what an operator
-    must mend, naming it.
+    `async with LocalCluster(settings) as c: await c.wait_ready()`: entering starts the processes,
+    leaving stops them. `command` starts a node (tests replace it); `overrides` are settings of
+    single nodes by id. Raises BadRequest, naming the cause, for what an operator must correct.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class LocalCluster:
         self.file: ClusterFile
         self._common: dict[str, str] = {}
         self.failure: asyncio.Future[NodeFailed] = asyncio.get_running_loop().create_future()
-        """Done once a node cannot start until an operator mends something; the others go on."""
+        """Done once a node cannot start until an operator corrects something. The other nodes
+        continue.
+        """
         self.all_failed = asyncio.Event()
         self._stack = contextlib.AsyncExitStack()
 
@@ -101,7 +104,8 @@ class LocalCluster:
                 supervise(node)
             following = tasks.create_task(self._follow_layout(supervise))
             stack.callback(lambda: [loop.cancel() for loop in loops])
-            # The nodes stop first: the loops that note how they ended are cancelled after that.
+            # Exit callbacks run in reverse order: the nodes must stop before the supervising loops
+            # are cancelled, because those loops record how each node ended.
             stack.push_async_callback(self._stop_all)
             stack.callback(following.cancel)
             self._stack = stack.pop_all()
@@ -110,14 +114,14 @@ class LocalCluster:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: Any
     ) -> None:
-        # What the body raised goes on as it is: the task group would wrap it. A cancellation may be
-        # the group's own.
+        # An exception of the body is kept from the task group, which would wrap it in a group. A
+        # cancellation is passed on, because it may be the task group's own.
         cancelled = isinstance(exc, asyncio.CancelledError)
         await self._stack.__aexit__(*((kind, exc, trace) if cancelled else (None, None, None)))
 
     def _prepare(self, stack: contextlib.AsyncExitStack) -> None:
         settings, data = self.settings, self.settings.data.absolute()
-        self._find()  # before the lock: nothing is written into another's directory, not even that
+        self._find()  # refuse a foreign directory before even a lock file is written into it
         stack.enter_context(locked(data, "runner"))
         self.file, new = self._find()
         places = [place for place in self.file.all_places if place.state != "removed"]
@@ -141,7 +145,7 @@ class LocalCluster:
             self.nodes[place.id] = self._node(place)
 
     def _find(self) -> tuple[ClusterFile, bool]:
-        """Return the cluster of the directory, and whether it is new. Raises BadRequest."""
+        """Return the directory's cluster and whether it is new. Raises BadRequest."""
         settings, given = self.settings, self.settings.model_fields_set
         return find_cluster(
             settings.data.absolute(),
@@ -158,7 +162,7 @@ class LocalCluster:
         return self._http_port(place) + RAFT_PORT_OFFSET
 
     def _node(self, place: Place) -> NodeProcess:
-        """Return the process of a member, not started yet."""
+        """Return a member's process object; the process is not started yet."""
         settings = self.settings
         first = [
             MemberSetting(p.id, f"127.0.0.1:{self._raft_port(p)}") for p in self.file.first_places
@@ -188,8 +192,9 @@ class LocalCluster:
         return NodeProcess(member, url, directory, environ)
 
     async def _follow_layout(self, supervise: Callable[[NodeProcess], None]) -> None:
-        """Start and end processes as `cluster.json` says: `add`, `remove` and `replace`
-        write it.
+        """Start and stop processes as `cluster.json` changes.
+
+        The commands `add`, `remove` and `replace` write that file.
         """
         path, seen = self.settings.data / "cluster.json", 0
         while True:
@@ -225,8 +230,10 @@ class LocalCluster:
     # --------------------------------------------------------------------------------- what it does
 
     async def wait_ready(self) -> str:
-        """Return the leader's id once every node is ready. Raises NodeFailed, or TimeoutError
-        naming who is not.
+        """Wait until every node is ready, and return the leader's id.
+
+        Raises NodeFailed if a node cannot start, or TimeoutError naming the nodes that are not
+        ready.
         """
         waiting = dict.fromkeys(self.nodes, "not started")
         said = ""
@@ -251,8 +258,9 @@ class LocalCluster:
             ) from None
 
     async def wait_serving(self) -> Readiness:
-        """Return once a quorum is ready, and the others are too, have failed, or were waited for
-        long enough.
+        """Wait until a quorum is ready and each other node is ready or has failed.
+
+        Nodes that are still missing SETTLE_S after the quorum became ready are not waited for.
         """
         loop = asyncio.get_running_loop()
         said, since = "", 0.0
@@ -273,8 +281,8 @@ class LocalCluster:
         )
 
     async def look(self) -> Readiness:
-        """Return which nodes are ready now, why the others are not, and whether they are a
-        quorum.
+        """Ask every node, and return which are ready, why the others are not, and whether a quorum
+        serves.
         """
         nodes = list(self.nodes.values())
         why = dict(
@@ -294,17 +302,19 @@ class LocalCluster:
         )
 
     async def leader(self) -> str | None:
-        """Return the id of the leader that a node knows of now."""
+        """Return the id of the leader that the nodes report; None if no node knows one."""
         return await leader_of(self._http, [node.url for node in self.nodes.values()])
 
     async def stop_node(self, node_id: str, number: int = signal.SIGTERM) -> None:
-        """End a node and keep it down until `start_node`. SIGINT: do not hand the leadership on,
-        all of them end.
+        """Stop a node and keep it down until `start_node`; kill it if it takes too long.
+
+        SIGINT instead of SIGTERM means that all nodes are stopping, so the leadership is not handed
+        on.
         """
         node = self.nodes[node_id]
         node.wanted.clear()
         node.signal(number)
-        node.signal(signal.SIGCONT)  # a stopped process would not hear it
+        node.signal(signal.SIGCONT)  # a process stopped by SIGSTOP would not handle the signal
         patience_s = self.settings.drain_notice_s + self.settings.drain_timeout_s + KILL_AFTER_S
         try:
             async with asyncio.timeout(patience_s):
@@ -315,15 +325,15 @@ class LocalCluster:
             await node.over.wait()
 
     def start_node(self, node_id: str) -> None:
-        """Let a node run (again), also one that had failed."""
+        """Start a node again, including one that had failed."""
         self.nodes[node_id].wanted.set()
 
     def kill(self, node_id: str, number: int = signal.SIGKILL) -> None:
-        """Send a signal and leave the rest to the supervision."""
+        """Send a node a signal. The supervision starts it again if it ends."""
         self.nodes[node_id].signal(number)
 
     def kill_all(self) -> None:
-        """Kill every process at once: somebody is tired of waiting."""
+        """Kill every process at once, for a user who does not want to wait."""
         for node in self.nodes.values():
             node.signal(signal.SIGKILL)
 
@@ -336,7 +346,7 @@ class LocalCluster:
 
     def _note_running(self) -> None:
         nodes = tuple(RunningNode(n.id, n.pid, n.url, n.raft_address) for n in self.nodes.values())
-        with contextlib.suppress(OSError):  # a full disk must not end the supervision
+        with contextlib.suppress(OSError):  # a full disk must not stop the supervision
             write_whole(
                 self.settings.data / "running.json",
                 msgspec.json.encode(Running(os.getpid(), nodes)),
@@ -344,7 +354,7 @@ class LocalCluster:
 
 
 def _clean(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without settings: a node gets its own from the runner alone."""
+    """Return the environment without settings: a node gets its settings from the runner alone."""
     return {
         k: v
         for k, v in environ.items()

@@ -1,4 +1,4 @@
-"""Show what a running cluster says of itself. Only asks; changes nothing."""
+"""Show the status of a running cluster. It only sends queries and changes nothing."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from kv.errors import BadRequest
 
 TIMEOUT_S: Final = 5.0
 SILENCE_S: Final = 1.0
-"""After so long without an answer that is said."""
+"""Time without an answer after which a note says that it is still waiting."""
 COLUMNS: Final = ("id", "url", "role", "term", "applied", "settled", "lag", "last_seen_s")
 
 
 def main(argv: list[str]) -> int:
-    """Show the cluster of a directory, or of URLs."""
+    """Show the cluster of a directory, or the one at the given URLs. Return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m cluster status")
     parser.add_argument("--url", action="append", help="a node's URL; may be given several times")
     parser.add_argument(
@@ -46,10 +46,10 @@ def main(argv: list[str]) -> int:
 
 
 async def report(urls: Sequence[str], *, as_json: bool) -> int:
-    """Print the first answer of /v1/cluster; return 0, 1 when it has no leader or quorum, 2 when no
-    node answers.
+    """Ask all URLs at once and print the first answer of `/v1/cluster`.
 
-    All are asked at once. Raises BadRequest("bad_url").
+    Return 0; 1 if the answer has no leader or no quorum; 2 if no node answers. Raises
+    BadRequest("bad_url").
     """
     for url in urls:
         if not (URL(url).scheme in ("http", "https") and URL(url).host):
@@ -81,7 +81,7 @@ async def report(urls: Sequence[str], *, as_json: bool) -> int:
 
 
 async def _ask(http: aiohttp.ClientSession, url: str) -> Mapping[str, Any]:
-    """Return what a node says. Raises OSError, saying of which URL."""
+    """Return a node's answer. Raises OSError naming the URL."""
     try:
         async with http.get(url.rstrip("/") + "/v1/cluster") as response:
             response.raise_for_status()

@@ -1,7 +1,6 @@
-"""Run `python -m cluster down | kill`: end a running local cluster, or one process of it, from
-another process.
+"""Run `python -m cluster down | kill`: stop a running local cluster, or kill one of its nodes.
 
-It signals only what the directory's own runner says that it runs.
+It signals only the processes that the directory's own runner lists in `running.json`.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from cluster.local.layout import Running, RunningNode, running
 from kv.errors import BadRequest
 
 LEADER: Final = "leader"
-"""Stands for whichever member leads now."""
+"""Name on the command line for the member that leads now."""
 ANSWER_TIMEOUT_S: Final = 2.0
 LEADER_WITHIN_S: Final = 10.0
-"""Longest wait for a leader: one may just be elected."""
+"""Longest wait for a leader: an election may be under way."""
 
 
 def down_main(argv: list[str]) -> int:
-    """Stop the cluster that `up` started in a directory, and wait for its end."""
+    """Stop the cluster that `up` started in a directory, and wait until it has ended."""
     parser = _parser("down", "Stop the cluster that `up` started in a directory.")
     parser.add_argument(
         "--timeout-s", type=float, default=60, help="longest wait for it to stop (default: 60)"
@@ -56,7 +55,7 @@ def down_main(argv: list[str]) -> int:
 
 
 def kill_main(argv: list[str]) -> int:
-    """Kill one node's process; raises BadRequest when there is none to be killed."""
+    """Kill one node's process. Raises BadRequest if no such process runs."""
     parser = _parser("kill", "Kill one node's process with SIGKILL; the runner starts it again.")
     parser.add_argument("node", help=f"its id, as `status` shows it, or `{LEADER}`")
     given = parser.parse_args(argv)
@@ -76,7 +75,7 @@ def kill_main(argv: list[str]) -> int:
 
 
 async def _leader(found: Running) -> str:
-    """Return who leads. Raises BadRequest("no_leader") when nobody does for a while."""
+    """Return the leader's id. Raises BadRequest("no_leader") after LEADER_WITHIN_S without one."""
     timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout) as http:
         with contextlib.suppress(TimeoutError):
@@ -90,7 +89,7 @@ async def _leader(found: Running) -> str:
 
 
 def _node(found: Running, name: str) -> RunningNode:
-    """Return the process of that name. Raises BadRequest when there is none."""
+    """Return the running node of that id. Raises BadRequest if there is none."""
     running_now = [node for node in found.nodes if node.pid is not None]
     for node in running_now:
         if node.id == name:

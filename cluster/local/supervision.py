@@ -1,8 +1,8 @@
 """Keep one node process alive: start it, watch it, wait for its end, start it again.
 
-A node that dies is started again with back-off; one whose /livez stays silent is killed first (a
-stopped process may hold SQLite's write lock). One that says its settings or files are wrong
-(EX_CONFIG) is never started again by itself.
+A node that dies is started again with back-off. One whose `/livez` stays silent is killed first,
+because a stopped process may hold SQLite's write lock. A node that exits with EX_CONFIG (its
+settings or files are wrong) is never started again by itself.
 """
 
 from __future__ import annotations
@@ -19,20 +19,23 @@ from kv.errors import BadRequest
 
 PROBE_EVERY_S: Final = 0.25
 START_GRACE_S: Final = 30.0
-"""How long a new process may take until its /livez first answers."""
+"""How long a new process may take until its `/livez` answers for the first time."""
 BACKOFF_S: Final = (0.1, 8.0)
-"""First and longest pause before a node is started again; doubled each time."""
+"""First and longest pause before a node is started again. The pause doubles with each death."""
 STEADY_S: Final = 20.0
-"""A node that was alive for so long has its back-off forgotten."""
+"""A node that was alive for longer than this starts again without the back-off of earlier deaths.
+"""
 
 
 class NodeFailed(BadRequest):
-    """A node cannot start until an operator mends what its last line names."""
+    """A node cannot start until an operator corrects what the last line of its log names."""
 
 
 def failures_after(failures: int, *, alive_s: float, served: bool, code: int) -> int:
-    """Return how many deaths in a row count after one more: a node that served and was killed has
-    not failed.
+    """Return the number of consecutive failures after one more death.
+
+    A node that served and was killed with SIGKILL, or that lived longer than STEADY_S, starts
+    counting anew.
     """
     if alive_s > STEADY_S or (served and code == -signal.SIGKILL):
         return 1
@@ -40,28 +43,30 @@ def failures_after(failures: int, *, alive_s: float, served: bool, code: int) ->
 
 
 def backoff_s(failures: int) -> float:
-    """Return the pause before the next start, after so many deaths in a row: the first one costs
-    none.
+    """Return the pause before the next start, after `failures` deaths in a row. The first has no
+    pause.
     """
     first, longest = BACKOFF_S
     return 0.0 if failures <= 1 else min(longest, first * 2.0 ** (min(failures, 32) - 2))
 
 
 class Beat:
-    """A clock that counts only while this process runs: its own stall is not blamed on a node."""
+    """A clock that advances only while this process runs, so that a stall of the runner is not
+    taken for silence of a node.
+    """
 
     def __init__(self) -> None:
         self.lived_s = 0.0
 
     async def run(self) -> None:
-        """Count, for ever."""
+        """Advance the clock for ever."""
         while True:
             await asyncio.sleep(PROBE_EVERY_S)
-            self.lived_s += PROBE_EVERY_S  # also when the pause took longer
+            self.lived_s += PROBE_EVERY_S  # not the real pause, which is longer after a stall
 
 
 class Supervisor:
-    """What keeps the nodes of one runner alive."""
+    """The supervisor that keeps the nodes of one runner alive."""
 
     def __init__(
         self,
@@ -78,12 +83,12 @@ class Supervisor:
         self._liveness_timeout_s = liveness_timeout_s
         self._say = say
         self._changed = changed
-        """Called whenever a process has begun or ended."""
+        """Callback for each start and end of a process."""
         self._failed = failed
-        """Called when a node cannot start until an operator mends something."""
+        """Callback for a node that cannot start until an operator corrects something."""
 
     async def supervise(self, node: NodeProcess) -> None:
-        """Keep a node alive while it is wanted, for ever."""
+        """Keep a node running while it is wanted. Never returns."""
         failures = 0
         while True:
             await node.wanted.wait()
@@ -109,8 +114,9 @@ class Supervisor:
             await asyncio.sleep(pause_s)
 
     async def _live_once(self, node: NodeProcess) -> tuple[float, bool, int]:
-        """Start the process, watch it until it has ended; return how long it lived, whether it
-        answered, its code.
+        """Start the process and watch it until it ends.
+
+        Return how long it lived in seconds, whether it ever answered, and its exit code.
         """
         began = asyncio.get_running_loop().time()
         node.over.clear()
@@ -120,19 +126,21 @@ class Supervisor:
                 node.log_from = log.tell()
                 node.process = process = await asyncio.create_subprocess_exec(
                     *self._command,
-                    # A node whose standard input ends stops: the runner is gone.
+                    # The node stops when its standard input ends: that happens when the runner
+                    # dies.
                     stdin=asyncio.subprocess.PIPE,
                     stdout=log,
                     stderr=log,
                     env=node.environ,
                     cwd=ROOT,
-                    # Ctrl-C reaches the runner alone, which then stops the nodes in order.
+                    # A session of its own keeps Ctrl-C from the nodes: the runner gets it and stops
+                    # them in order.
                     start_new_session=True,
                 )
             node.state = NodeState.STARTING
             node.starts += 1
             self._changed()
-            if not node.wanted.is_set():  # stopped while it was being started
+            if not node.wanted.is_set():  # `stop_node` was called during the start
                 node.signal(signal.SIGTERM)
             async with asyncio.TaskGroup() as tasks:
                 watch = tasks.create_task(self._watch(node))
@@ -147,13 +155,13 @@ class Supervisor:
         return asyncio.get_running_loop().time() - began, served, code
 
     async def _watch(self, node: NodeProcess) -> None:
-        """Kill the node once its /livez has been silent for too long."""
+        """Kill the node once its `/livez` has been silent for too long."""
         heard_s = self._beat.lived_s
         while True:
             if await self._answers(node.url + "/livez"):
                 node.state = NodeState.ALIVE
                 heard_s = self._beat.lived_s
-            # Its state may come from an answer to `why_not_ready`, and it may be silent since.
+            # `why_not_ready` may have set the state to ALIVE, and the node may be silent since.
             patience_s = (
                 self._liveness_timeout_s if node.state is NodeState.ALIVE else START_GRACE_S
             )

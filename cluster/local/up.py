@@ -1,7 +1,6 @@
-"""Run `python -m cluster up`: start a local cluster, say when a quorum is ready and who is missing,
-keep it alive.
+"""Run `python -m cluster up`: start a local cluster, report its readiness, and keep it alive.
 
-It never stops nodes that serve, or wait for a person, because another one is not ready.
+It never stops nodes that serve, or that wait for an operator, because another node is not ready.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ LOOK_EVERY_S: Final = 2.0
 
 
 def main(argv: list[str]) -> int:
-    """Run until a signal stops it, or until no node can start: that raises BadRequest."""
+    """Run the cluster until a signal stops it. Raises BadRequest if no node can start."""
     return asyncio.run(_up(load(RunnerSettings, argv, prog="python -m cluster up")))
 
 
@@ -54,9 +53,7 @@ async def _up(settings: RunnerSettings) -> int:
 
 
 async def _follow(cluster: LocalCluster) -> None:
-    """Say once that a quorum is ready, or for how long it has not been; from then on say what
-    changes.
-    """
+    """Report once that a quorum is ready, or how long it has been missing; then report changes."""
     data = str(cluster.settings.data)
     ready = asyncio.ensure_future(cluster.wait_serving())
     try:
@@ -78,7 +75,7 @@ async def _follow(cluster: LocalCluster) -> None:
 async def _say_changes(
     cluster: LocalCluster, before: Readiness, until: asyncio.Future[Any]
 ) -> None:
-    """Say what changes, until `until` is done."""
+    """Report changes until the future `until` is done."""
     while not until.done():
         await asyncio.wait((until,), timeout=LOOK_EVERY_S)
         now = await cluster.look()
@@ -88,7 +85,7 @@ async def _say_changes(
 
 
 def announce(cluster: LocalCluster, found: Readiness, data: str) -> None:
-    """Print where the cluster is reached, who is missing, and what to try first."""
+    """Print the nodes' URLs, which nodes are missing, and some commands to try first."""
     for node in cluster.nodes.values():
         note = f"   MISSING: {one_line(found.missing[node.id])}" if node.id in found.missing else ""
         print(f"  {node.id}  {node.url}{'   leader' if node.id == found.leader else ''}{note}")
