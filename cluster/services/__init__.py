@@ -1,3 +1,1 @@
-"""Start private instances of real servers on free loopback ports, with temporary data, and stop
-them.
-"""
+"""Start and stop private instances of real servers, on free loopback ports and temporary data."""

@@ -1,7 +1,8 @@
-"""Bring the distribution's packages of the real servers when they are missing.
+"""Install the distribution's packages of the real servers when they are missing.
 
-As root, or with sudo that asks nothing. Otherwise it says exactly what to install. SKIP_SERVICES=1
-leaves out what is missing: the tests that need it are then skipped, by name.
+This needs root, or sudo without a password; otherwise the error says exactly what to install. With
+SKIP_SERVICES=1 nothing is installed, and the tests that need a missing service are skipped, by
+name.
 """
 
 from __future__ import annotations
@@ -46,23 +47,24 @@ _THERE = {
 
 
 class Missing(Exception):
-    """A service's program is not there, and could not be installed."""
+    """A service's program is missing and could not be installed."""
 
 
 def present(service: str) -> bool:
-    """Say whether the service's program is on this machine."""
+    """Return whether the service's program is installed."""
     return bool(glob.glob(_THERE[service]))
 
 
 def skipping() -> bool:
-    """Say whether missing services are left out (SKIP_SERVICES=1)."""
+    """Return whether missing services are skipped (SKIP_SERVICES=1)."""
     return os.environ.get("SKIP_SERVICES", "") not in {"", "0"}
 
 
 @functools.cache
 def ensure(*services: str) -> None:
-    """Install what is missing of the named services. Raises Missing with the command that would
-    bring it.
+    """Install the packages of those services that are missing.
+
+    Raises Missing with the command that would install them.
     """
     wanted = [
         package for service in services if not present(service) for package in PACKAGES[service]
@@ -84,7 +86,7 @@ def ensure(*services: str) -> None:
     environment = {
         **os.environ,
         "DEBIAN_FRONTEND": "noninteractive",
-        "RUNLEVEL": "1",  # packages start no service of their own: the tests start private ones
+        "RUNLEVEL": "1",  # keeps packages from starting services: the tests start private ones
     }
     for step in (["apt-get", "update", "-qq"], command.split()):
         done = subprocess.run(

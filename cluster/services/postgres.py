@@ -1,4 +1,4 @@
-"""Start a private PostgreSQL with fsync on."""
+"""Start a private PostgreSQL server, with fsync on, and a synchronous standby of it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from cluster.services.process import Service, find, wait_until
 
 
 def _lives(pid: str) -> bool:
-    """Say whether a process has not ended; nobody may have taken note of its end."""
+    """Return whether a process still runs. A zombie, which nobody has waited for yet, does not."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
 
 
 class PostgresServer(Service):
-    """PostgreSQL ≥ 14 from the distribution, run as `postgres` when we are root (it refuses to run
-    as root).
+    """A PostgreSQL server (14 or newer) of the distribution.
+
+    As root it runs under the user `postgres`, because PostgreSQL refuses to run as root.
     """
 
     name = "postgres"
@@ -40,7 +41,7 @@ class PostgresServer(Service):
 
     @property
     def url(self) -> str:
-        """Return where its database is reached."""
+        """Return the URL of its database."""
         return f"postgresql://acordo:secret@127.0.0.1:{self.port}/{self.database}"
 
     def _own(self, path: str) -> None:
@@ -58,7 +59,7 @@ class PostgresServer(Service):
         return [*user, path, *command[1:]]
 
     def prepare(self) -> None:
-        """Make an empty cluster of databases, with a password for its user."""
+        """Run initdb, with a password for the user `acordo`."""
         self._own(str(self.folder))
         password = self.folder / "password"
         password.write_text("secret")
@@ -74,7 +75,7 @@ class PostgresServer(Service):
         )
 
     def command(self) -> Sequence[str]:
-        """Return how it is started: on loopback alone."""
+        """Return the command that starts it, listening on loopback only."""
         return self._run_as(
             *("postgres", "-D", str(self.folder / "db"), "-p", str(self.port)),
             *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="),
@@ -83,7 +84,7 @@ class PostgresServer(Service):
         )
 
     def ready(self) -> bool:
-        """Say whether it takes queries; make the database once it does."""
+        """Return whether it answers queries; create the database once it does."""
         if not super().ready():
             return False
         environment = {**os.environ, "PGPASSWORD": "secret"}
@@ -106,7 +107,7 @@ class PostgresServer(Service):
         return True
 
     def psql(self, statement: str) -> str:
-        """Return what psql prints for one statement."""
+        """Run one statement with psql and return its output."""
         query = [
             *("-h", "127.0.0.1", "-p", str(self.port), "-U", "acordo"),
             *("-d", self.database, "-Atc", statement),
@@ -129,8 +130,9 @@ class PostgresServer(Service):
         return f"postgresql://acordo:secret@127.0.0.1:{self.port}/{name}"
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the postmaster and all its children: each of them has a session of its
-        own.
+        """Send a signal to the postmaster and, except for SIGTERM, to its children.
+
+        The children need it separately: each has a session of its own.
         """
         assert self.process is not None
         for child in self._children() if number != signal.SIGTERM else ():
@@ -140,7 +142,7 @@ class PostgresServer(Service):
             os.kill(self.process.pid, number)
 
     def kill(self) -> None:
-        """End it at once, and wait until its back ends are gone too: they hold its shared
+        """Kill it at once and wait until its back ends have ended too, because they hold its shared
         memory.
         """
         children: list[str] = []
@@ -162,14 +164,15 @@ class PostgresServer(Service):
         return []
 
     def wipe(self) -> None:
-        """Forget its databases; the next start begins with an empty one."""
+        """Delete its databases; the next start creates an empty one."""
         shutil.rmtree(self.folder / "db", ignore_errors=True)
         (self.folder / ".prepared").unlink(missing_ok=True)
 
 
 class PostgresStandby(PostgresServer):
-    """A synchronous standby of a running server: what that acknowledges from now on is on the
-    standby's disk too.
+    """A synchronous standby of a running server.
+
+    What the primary acknowledges after `start` is on the standby's disk too.
     """
 
     name = "standby"
@@ -179,7 +182,7 @@ class PostgresStandby(PostgresServer):
         self._primary = primary
 
     def prepare(self) -> None:
-        """Copy the primary as it is now."""
+        """Copy the primary's current data."""
         self._own(str(self.folder))
         subprocess.run(
             self._run_as(
@@ -205,8 +208,8 @@ class PostgresStandby(PostgresServer):
         return self
 
     def promote(self) -> None:
-        """Make it take writes. The old primary must be dead: nothing here keeps it from taking some
-        as well.
+        """Make it accept writes. The old primary must be dead: nothing here stops it from accepting
+        writes too.
         """
         subprocess.run(
             self._run_as("pg_ctl", "promote", "-D", str(self.folder / "db"), "-w"),

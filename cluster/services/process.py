@@ -1,4 +1,4 @@
-"""Run one server process of our own and stop it. It never signals what it did not start."""
+"""Run one private server process and stop it. It never signals a process that it did not start."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def find(program: str, *more: str) -> str:
 
 
 def wait_until(ready: Callable[[], bool], what: str, *, timeout_s: float = READY_TIMEOUT_S) -> None:
-    """Return once `ready()`; raise TimeoutError naming what it waited for."""
+    """Poll until `ready()` is true. Raises TimeoutError with `what` as its message."""
     deadline = time.monotonic() + timeout_s
     while not ready():
         if time.monotonic() > deadline:
@@ -38,8 +38,9 @@ def wait_until(ready: Callable[[], bool], what: str, *, timeout_s: float = READY
 
 
 class Service:
-    """One process with a folder of its own. Subclasses say how it is started and when it is
-    ready.
+    """A server process with a folder of its own.
+
+    Subclasses define how it is started and when it is ready.
     """
 
     name = "service"
@@ -54,16 +55,19 @@ class Service:
         raise NotImplementedError
 
     def prepare(self) -> None:
-        """Make what the server needs before its first start."""
+        """Create what the server needs before its first start."""
 
     def ready(self) -> bool:
-        """Say whether it takes connections."""
+        """Return whether it accepts connections."""
         with socket.socket() as probe:
             probe.settimeout(0.5)
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def start(self) -> Self:
-        """Start (again) on the same port and folder; return when ready."""
+        """Start it, always with the same port and folder, and return once it is ready.
+
+        Raises RuntimeError with the end of its output if it ends first.
+        """
         assert self.process is None
         if not (self.folder / ".prepared").exists():
             self.prepare()
@@ -94,7 +98,7 @@ class Service:
         os.killpg(self.process.pid, number)
 
     def kill(self) -> None:
-        """End it at once (SIGKILL), children too."""
+        """Kill it and its children at once (SIGKILL)."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.signal(signal.SIGKILL)
@@ -102,15 +106,15 @@ class Service:
             self.process = None
 
     def pause(self) -> None:
-        """Stop its processes where they are (SIGSTOP): it is there, and does not answer."""
+        """Suspend its processes (SIGSTOP): connections stay open, and nothing answers."""
         self.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let its processes go on (SIGCONT)."""
+        """Resume its processes (SIGCONT)."""
         self.signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """Ask it to end, and kill it where it does not."""
+        """Terminate it; kill it if it has not ended within STOP_TIMEOUT_S."""
         if self.process is None:
             return
         self.resume()
@@ -120,7 +124,7 @@ class Service:
         self.kill()
 
     def wipe(self) -> None:
-        """Forget all data of a server that does not run; the next start begins empty."""
+        """Delete all data of a server that is not running; the next start begins empty."""
         assert self.process is None
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()

@@ -1,4 +1,4 @@
-"""A private Prometheus with the project's own alert rules; what it scrapes is given."""
+"""Start a private Prometheus with the project's alert rules and the given targets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ALERTS = Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yml"
 
 
 class Prometheus(Service):
-    """A Prometheus that asks the addresses of `jobs` (by the name of the job) every second."""
+    """A Prometheus that scrapes the addresses of `jobs` (by job name) every second."""
 
     name = "prometheus"
 
@@ -25,7 +25,7 @@ class Prometheus(Service):
 
     @property
     def url(self) -> str:
-        """Return where it is reached."""
+        """Return its URL."""
         return f"http://127.0.0.1:{self.port}"
 
     def prepare(self) -> None:
@@ -41,7 +41,7 @@ class Prometheus(Service):
         (self.folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
 
     def command(self) -> Sequence[str]:
-        """Return how it is started."""
+        """Return the command that starts it."""
         return (
             find("prometheus"),
             f"--config.file={self.folder / 'prometheus.yml'}",
@@ -50,7 +50,7 @@ class Prometheus(Service):
         )
 
     def ready(self) -> bool:
-        """Say whether it takes queries."""
+        """Return whether it answers queries."""
         try:
             with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5) as response:
                 return bool(response.status == 200)

@@ -17,7 +17,7 @@ COOKIE = "ACORDOTESTS"
 
 
 class RabbitServer(Service):
-    """One broker with its own Erlang port mapper, so that it meets no other Erlang node of the
+    """A broker with its own Erlang port mapper, so that it never meets other Erlang nodes of the
     machine.
     """
 
@@ -32,11 +32,11 @@ class RabbitServer(Service):
 
     @property
     def url(self) -> str:
-        """Return where it is reached."""
+        """Return its URL."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
 
     def environment(self) -> dict[str, str]:
-        """Return all the environment it gets: nothing of this machine's own brokers."""
+        """Return its whole environment, without any setting of the machine's own brokers."""
         at = str(self.folder)
         return {
             "PATH": f"{HOME}:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -78,12 +78,12 @@ class RabbitServer(Service):
         )
 
     def command(self) -> Sequence[str]:
-        """Return how it is started, in that environment alone."""
+        """Return the command that starts it, in that environment only."""
         settings = [f"{name}={value}" for name, value in self.environment().items()]
         return ["/usr/bin/env", "-i", *settings, f"{HOME}/rabbitmq-server"]
 
     def control(self, *words: str) -> str:
-        """Run rabbitmqctl against this broker; '' when it fails."""
+        """Run rabbitmqctl against this broker and return its output; '' if it fails."""
         done = subprocess.run(
             [f"{HOME}/rabbitmqctl", "-q", *words],
             env=self.environment(),
@@ -95,7 +95,7 @@ class RabbitServer(Service):
         return done.stdout if done.returncode == 0 else ""
 
     def start(self) -> RabbitServer:
-        """Start it, and let it join the broker that it was made for."""
+        """Start it and, if it was made with `joins`, let it join that broker's cluster."""
         find("rabbitmqctl", HOME)
         super().start()
         if self._joins is not None and self._joins.node not in self.control("cluster_status"):
@@ -110,8 +110,9 @@ class RabbitServer(Service):
             self._end_mapper()
 
     def _end_mapper(self) -> None:
-        """End the port mapper on our own port, by its id: it has left the session of its starter,
-        and would stay for ever.
+        """Kill the port mapper that listens on our own port.
+
+        It has left the session of the broker that started it, so it would run for ever.
         """
         for folder in Path("/proc").iterdir():
             if not folder.name.isdigit():
@@ -132,7 +133,7 @@ class RabbitCluster:
 
     @property
     def url(self) -> str:
-        """Return where all three are reached."""
+        """Return one URL with the addresses of all three."""
         return (
             "amqp://guest:guest@"
             + ",".join(f"127.0.0.1:{each.port}" for each in self.brokers)
@@ -140,7 +141,7 @@ class RabbitCluster:
         )
 
     def leader(self, queue: str) -> RabbitServer:
-        """Return the broker that leads a quorum queue."""
+        """Return the broker that leads a quorum queue. Raises LookupError."""
         for alive in (each for each in self.brokers if each.process is not None):
             for line in alive.control(
                 "list_queues", "--no-table-headers", "name", "leader"

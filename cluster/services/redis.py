@@ -9,7 +9,7 @@ from cluster.services.process import Service, find, wait_until
 
 
 class RedisServer(Service):
-    """redis-server from the distribution, without persistence: it restarts empty."""
+    """A redis-server of the distribution, without persistence: it restarts empty."""
 
     name = "redis"
 
@@ -19,11 +19,11 @@ class RedisServer(Service):
 
     @property
     def url(self) -> str:
-        """Return where it is reached."""
+        """Return its URL."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def command(self) -> Sequence[str]:
-        """Return how it is started: without persistence, bounded in memory."""
+        """Return the command that starts it: without persistence, with bounded memory."""
         replica = (
             ["--replicaof", "127.0.0.1", str(self._replica_of.port)] if self._replica_of else []
         )
@@ -36,7 +36,7 @@ class RedisServer(Service):
         ]
 
     def cli(self, *words: str) -> str:
-        """Return what redis-cli prints for one command, '' when the server does not answer."""
+        """Run one command with redis-cli; return its output, '' if the server does not answer."""
         done = subprocess.run(
             [find("redis-cli"), "-h", "127.0.0.1", "-p", str(self.port), *words],
             capture_output=True,
@@ -47,12 +47,12 @@ class RedisServer(Service):
         return done.stdout.strip()
 
     def ready(self) -> bool:
-        """Say whether it answers a PING."""
+        """Return whether it answers a PING."""
         return super().ready() and self.cli("PING") == "PONG"
 
 
 class SentinelServer(RedisServer):
-    """One redis-sentinel that watches `master` under the name acordo."""
+    """A redis-sentinel that monitors `master` under the name `acordo`."""
 
     name = "sentinel"
 
@@ -61,7 +61,7 @@ class SentinelServer(RedisServer):
         self._master, self._quorum = master, quorum
 
     def prepare(self) -> None:
-        """Write whom it watches; it keeps what it learns in the same file."""
+        """Write its configuration file; Sentinel later stores its own state in the same file."""
         (self.folder / "sentinel.conf").write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\n"
             f"sentinel monitor acordo 127.0.0.1 {self._master.port} {self._quorum}\n"
@@ -70,17 +70,19 @@ class SentinelServer(RedisServer):
         )
 
     def command(self) -> Sequence[str]:
-        """Return how it is started."""
+        """Return the command that starts it."""
         return [find("redis-server"), str(self.folder / "sentinel.conf"), "--sentinel"]
 
     def master_port(self) -> int:
-        """Return the port of whom it takes for the master."""
+        """Return the port of the server that it considers the master; 0 if it knows none."""
         lines = self.cli("SENTINEL", "get-master-addr-by-name", "acordo").splitlines()
         return int(lines[1]) if len(lines) == 2 else 0
 
 
 class SentinelSet:
-    """A master, two replicas and three Sentinels, all up and knowing each other."""
+    """A master, two replicas and three Sentinels. Entering starts them and waits until all know
+    each other.
+    """
 
     def __init__(self) -> None:
         self.master = RedisServer()
@@ -89,13 +91,13 @@ class SentinelSet:
 
     @property
     def url(self) -> str:
-        """Return where the Sentinels are reached, and the master's name."""
+        """Return one URL with the Sentinels' addresses and the master's name."""
         hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
         return f"redis+sentinel://{hosts}/acordo"
 
     @property
     def servers(self) -> list[RedisServer]:
-        """Return every process, the master first."""
+        """Return all six processes, the master first."""
         return [self.master, *self.replicas, *self.sentinels]
 
     def __enter__(self) -> SentinelSet:
@@ -116,7 +118,7 @@ class SentinelSet:
         )
 
     def current(self) -> RedisServer:
-        """Return the server that a majority of Sentinels takes for the master."""
+        """Return the server that a majority of the Sentinels considers the master."""
         ports = sorted(each.master_port() for each in self.sentinels if each.process is not None)
         port = ports[len(ports) // 2]
         return next(each for each in (self.master, *self.replicas) if each.port == port)
