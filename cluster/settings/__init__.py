@@ -1,1 +1,1 @@
-"""Every setting of what this project starts: nodes, the local runner, workers, the autoscaler."""
+"""Define the settings of nodes, the local runner, workers and the autoscaler."""

@@ -1,4 +1,4 @@
-"""Hold the settings of the autoscaler."""
+"""Define the settings of the autoscaler."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Load settings: flags before environment before file before default.
+"""Load settings from flags, the environment, a file and defaults, in this order of precedence.
 
-A wrong value or an unknown name is refused with what is allowed. It never guesses, and never prints
-a password.
+A wrong value or an unknown name is refused with a list of what is allowed. This module never
+guesses, and never prints a password.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ NOT_OURS: Final = (
     "ACORDO_WEBHOOK_",
     "ACORDO_AUTOSCALER_",
 )
-"""Names that a node or runner passes over: test switches, the settings file itself, the client's
-and the workers'.
+"""Prefixes that a node or runner ignores: test switches, the settings file itself, and the settings
+of the client and the workers.
 """
 
 _S = TypeVar("_S", bound="SharedSettings")
@@ -42,9 +42,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def load(cls: type[_S], argv: Sequence[str], *, prog: str) -> _S:
-    """Return the settings that flags, environment and file say together. Raises
-    BadRequest("bad_settings").
-    """
+    """Return the settings from flags, environment and file. Raises BadRequest("bad_settings")."""
     flags = _flags(cls, argv, prog)
     path = flags.pop("config", None) or os.environ.get(PREFIX + "CONFIG")
     in_file = _in_file(path) if path else {}
@@ -59,7 +57,7 @@ def load(cls: type[_S], argv: Sequence[str], *, prog: str) -> _S:
 
 
 def redacted(settings: SharedSettings) -> dict[str, str]:
-    """Return every setting in effect, as text fit to be shown: no password in it."""
+    """Return every effective setting as text, with passwords hidden."""
     return {
         PREFIX + name.upper(): hide_password(as_text(getattr(settings, name)))
         for name in type(settings).model_fields
@@ -67,15 +65,14 @@ def redacted(settings: SharedSettings) -> dict[str, str]:
 
 
 _LOGIN: Final = re.compile(r"(?s)(.*?://[^:/@?#]*):(.*)@")
-"""Scheme, user and password. Who writes / ? # or @ into a password means them to belong to it,
-whatever a URL says.
+"""Scheme, user and password of a URL. A / ? # or @ before the last @ counts as part of the
+password, although a URL parser would end the password there: otherwise the rest of it would be
+shown.
 """
 
 
 def hide_password(url: str) -> str:
-    """Put *** for the password of a URL, and for those in its query; other text comes back as it
-    is.
-    """
+    """Replace the password in a URL, and secrets in its query, by ***. Other text is unchanged."""
     shown = _LOGIN.sub(lambda found: f"{found[1]}:***@", url, count=1)
     return (
         re.sub(r"(?i)([?&](?:[a-z_]*password|secret|token)=)[^&#]*", r"\1***", shown)

@@ -1,4 +1,4 @@
-"""Hold the settings of one node."""
+"""Define the settings of one node."""
 
 from __future__ import annotations
 
@@ -84,26 +84,26 @@ class NodeSettings(SharedSettings):
 
     @property
     def url(self) -> str:
-        """Return where clients reach this node."""
+        """Return the URL at which clients reach this node."""
         host = f"[{self.http_host}]" if ":" in self.http_host else self.http_host
         return self.advertised_url or f"http://{host}:{self.http_port}"
 
     @property
     def raft_bind(self) -> str:
-        """Return where it listens for the other members."""
+        """Return the address at which it listens for the other members."""
         return self.raft_listen or self.raft_address
 
     @property
     def guarded(self) -> bool:
-        """Say whether only members get past the Raft port."""
+        """Return whether the Raft port authenticates members, by a secret or by certificates."""
         return self.secret_file is not None or self.tls_cert_file is not None
 
     @property
     def store_url(self) -> str:
-        """Return the store: the one that was named, or a file in its own directory."""
+        """Return the store's URL: the configured one, or a file in the node's own directory."""
         return self.store or f"sqlite:///{(self.data_dir / 'store.sqlite').absolute()}"
 
     @property
     def first_members(self) -> tuple[MemberSetting, ...]:
-        """Return the members that the cluster begins with."""
+        """Return the first members of the cluster: the configured ones, or this node alone."""
         return self.members or (MemberSetting(self.node_id, self.raft_address),)

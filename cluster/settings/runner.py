@@ -1,4 +1,4 @@
-"""Hold the settings of the local runner."""
+"""Define the settings of the local runner."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cluster.settings.values import PREFIX, as_text, count, refuse_open, seconds
 
 NODES_MAX: Final = 9
 RAFT_PORT_OFFSET: Final = 1000
-"""The runner gives a node with HTTP port p the Raft port p + this."""
+"""Distance of a node's Raft port above its HTTP port."""
 
 
 class RunnerSettings(SharedSettings):
@@ -52,12 +52,12 @@ class RunnerSettings(SharedSettings):
 
     @property
     def store_url(self) -> str:
-        """Return the store: the one that was named, or a file in the cluster's directory."""
+        """Return the store's URL: the configured one, or a file in the cluster's directory."""
         return self.store or f"sqlite:///{(self.data / 'store.sqlite').absolute()}"
 
     def handed_on(self) -> dict[str, str]:
-        """Return what the nodes are given as it is, as environment variables: every setting not
-        left at its default.
+        """Return the environment variables that the nodes inherit: every shared setting given
+        explicitly.
         """
         return {
             PREFIX + name.upper(): as_text(getattr(self, name))

@@ -1,4 +1,4 @@
-"""Hold the settings that a node and the runner have in common."""
+"""Define the settings that a node and the runner have in common."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cluster.settings.values import (
 
 
 class SharedSettings(BaseSettings):
-    """Settings that a node and the runner have in common: the runner hands them on to its nodes."""
+    """Settings that a node and the runner have in common. The runner passes them to its nodes."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 

@@ -1,6 +1,6 @@
-"""Say which kinds of value a setting can have, and refuse the others. Pure.
+"""Define the kinds of value that a setting can have, and refuse other values. Pure.
 
-It never looks where a setting was given.
+This module does not know where a setting was given.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BROADCASTS: Final = ("local", "amqp", "amqps")
 
 
 class MemberSetting(NamedTuple):
-    """One member as the settings name it."""
+    """One member as it is written in the settings."""
 
     id: str
     raft_address: str
@@ -34,7 +34,7 @@ class MemberSetting(NamedTuple):
 
 
 def as_text(value: object) -> str:
-    """Return a value as it is written in the environment or in a file."""
+    """Return a value in the form that it has in the environment or in a file."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -45,7 +45,7 @@ def as_text(value: object) -> str:
 
 
 def address(text: str) -> str:
-    """Return a host:port as it is. Raises ValueError for all else."""
+    """Return a host:port unchanged. Raises ValueError for anything else."""
     host, colon, port = text.rpartition(":")
     if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError("no host:port")
@@ -53,7 +53,7 @@ def address(text: str) -> str:
 
 
 def members_of(given: object) -> object:
-    """Return the members that a text names; anything but a text as it is. Raises ValueError."""
+    """Parse a list of members; return anything but a string unchanged. Raises ValueError."""
     if not isinstance(given, str):
         return given
     members: list[MemberSetting] = []
@@ -71,7 +71,9 @@ def members_of(given: object) -> object:
 
 
 def names_of(given: object) -> object:
-    """Return the names of machines in a text, or `*`. Raises ValueError."""
+    """Parse a list of host names, or `*`; return anything but a string unchanged. Raises
+    ValueError.
+    """
     if not isinstance(given, str):
         return given
     names = tuple(filter(None, (name.strip().lower().rstrip(".") for name in given.split(","))))
@@ -81,14 +83,14 @@ def names_of(given: object) -> object:
 
 
 def node_id_of(given: str) -> str:
-    """Return an id as it is. Raises ValueError for all else."""
+    """Return an id unchanged. Raises ValueError for anything else."""
     if not ID.fullmatch(given):
         raise ValueError("no id")
     return given
 
 
 def name_of(given: str) -> str:
-    """Return an id or nothing as it is. Raises ValueError for all else."""
+    """Return an id or an empty string unchanged. Raises ValueError for anything else."""
     return node_id_of(given) if given else given
 
 
@@ -104,7 +106,7 @@ def scheme(*allowed: str) -> BeforeValidator:
 
 
 def http_url(given: str) -> str:
-    """Return an HTTP URL without a slash at its end. Raises ValueError."""
+    """Return an HTTP URL without trailing slashes. Raises ValueError."""
     parts = urlsplit(given)
     if given and not (parts.scheme in ("http", "https") and parts.hostname):
         raise ValueError("no http URL")
@@ -112,7 +114,7 @@ def http_url(given: str) -> str:
 
 
 def setting(default: Any, text: str, allowed: str, **limits: Any) -> Any:
-    """Return a field: its default, what it means, and what is allowed, in words."""
+    """Return a field with its default, its meaning, and a description of the allowed values."""
     return Field(
         default,
         description=text,
@@ -123,19 +125,17 @@ def setting(default: Any, text: str, allowed: str, **limits: Any) -> Any:
 
 
 def seconds(default: float, text: str, low: float, high: float) -> Any:
-    """Return a field of seconds between two bounds."""
+    """Return a field for a number of seconds between `low` and `high`."""
     return setting(default, text, f"seconds, {as_text(low)} to {as_text(high)}", ge=low, le=high)
 
 
 def count(default: int, text: str, low: int, high: int) -> Any:
-    """Return a field of a whole number between two bounds."""
+    """Return a field for a whole number between `low` and `high`."""
     return setting(default, text, f"a whole number, {low} to {high}", ge=low, le=high)
 
 
 def refuse_open(host: str, is_open: bool) -> None:
-    """Raise ValueError for an address that is reached from other machines, unless that is wanted by
-    name.
-    """
+    """Raise ValueError for an address that other machines can reach, unless `is_open` is set."""
     if not is_open and not is_loopback(host.strip("[]")):
         raise ValueError(
             f"HTTP would listen on {host or 'every address'}, and clients prove nothing: whoever "

@@ -1,4 +1,4 @@
-"""Hold the settings of a worker."""
+"""Define the settings of a worker."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from cluster.settings.values import count, name_of, seconds, setting
 
 
 class WorkerSettings(SharedSettings):
-    """Settings of `python -m cluster worker`; what it has in common with a node it takes from
-    the same file.
+    """Settings of `python -m cluster worker`.
+
+    The settings that it shares with nodes are read from the same file.
     """
 
     urls: str = setting(
