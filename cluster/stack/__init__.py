@@ -1,3 +1,1 @@
-"""The stack in containers: check its settings, start, upgrade, replace a node, stop. `python -m
-cluster stack`.
-"""
+"""Run the stack in containers (`python -m cluster stack`): check, start, upgrade, replace, stop."""

@@ -1,8 +1,8 @@
-"""Run `python -m cluster stack up | down | status | upgrade | replace`: the stack of
-docker-compose.yml, here.
+"""Run `python -m cluster stack up | down | status | upgrade | replace` on docker-compose.yml's
+stack.
 
-`./start.sh` is the same for whoever has only cloned. Data stays, whatever it does, but that of a
-node that is replaced.
+`./start.sh` does the same in a fresh clone. No command deletes data, except that `replace` removes
+the replaced node's volume.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from cluster.stack.replace import replace
 from kv.errors import BadRequest
 
 FORMAT: Final = "1"
-"""Of the volumes; raised when an older version could not use them."""
+"""Format of the volumes, increased when an older version could not use them."""
 MEMORY_LEAST: Final = 4_000_000_000
 WAIT_S: Final = 300
 LOOKS: Final = 3
 CHECK: tuple[str, ...] = (sys.executable, "-m", "cluster.installation")
-"""What says whether the installation works: given its URL."""
+"""Command that checks the installation; it is given the URL."""
 
 USAGE: Final = """usage: python -m cluster stack COMMAND
 
@@ -49,7 +49,7 @@ run (300).
 
 
 class Stack:
-    """One project, its settings checked."""
+    """The commands on one Compose project."""
 
     def __init__(self, root: Path, file: Path, wait_s: float) -> None:
         self.root, self.env_file, self.wait_s = root, file, wait_s
@@ -57,12 +57,13 @@ class Stack:
         self.names = env_file.known(root)
 
     def say(self, line: str) -> None:
-        """Print a line at once."""
+        """Print a line and flush it."""
         print(line, flush=True)
 
     def open(self, *, first: bool = False) -> tuple[Engine, StackSettings]:
-        """Read the settings, made now if it is the `first` command that may. Raises BadRequest,
-        StackFailed.
+        """Read the settings; if the file is missing and `first` is set, create it.
+
+        Raises BadRequest or StackFailed.
         """
         if not self.env_file.exists():
             if not first:
@@ -102,7 +103,10 @@ class Stack:
         self.say(f"wrote {self.env_file}{what}")
 
     def checked(self) -> tuple[Engine, StackSettings]:
-        """Open, and refuse whatever would not come up. Raises BadRequest, StackFailed."""
+        """Open the project and check everything that would keep it from starting.
+
+        Raises BadRequest or StackFailed.
+        """
         engine, settings = self.open(first=True)
         env_file.check(settings, self.names)
         self._check_socket(settings)
@@ -113,7 +117,7 @@ class Stack:
 
     @property
     def engine_far(self) -> bool:
-        """Say whether the engine is on another machine."""
+        """Return whether the engine is on another machine."""
         return not os.environ.get("DOCKER_HOST", "unix://").startswith("unix://")
 
     def _check_socket(self, settings: StackSettings) -> None:
@@ -152,7 +156,7 @@ class Stack:
             )
 
     def _check_ports(self, engine: Engine, settings: StackSettings) -> None:
-        """Each is free, or published by this very project."""
+        """Raise StackFailed unless each port is free or published by this project."""
         published = engine.published()
         for name, port in settings.ports().items():
             if port in published:
@@ -168,7 +172,7 @@ class Stack:
     # ------------------------------------------------------------------------------------- commands
 
     def up(self) -> None:
-        """Start what does not run, and roll what changed."""
+        """Start the services that do not run, and replace changed nodes one at a time."""
         engine, settings = self.checked()
         images.build(engine, settings, self.root, self.say)
         for image in images.named(settings).values():
@@ -178,7 +182,7 @@ class Stack:
         self._start(engine, settings)
 
     def upgrade(self, *, back: bool) -> None:
-        """Bring the nodes images made now, or those before."""
+        """Roll new images out to the nodes, or with `back` the previous ones."""
         engine, settings = self.checked()
         if back:
             images.go_back(engine, settings, self.say)
@@ -195,7 +199,7 @@ class Stack:
             + ("" if running else "; the first time takes a minute or two")
         )
         containers.remove_switched_off(engine, settings, self.say)
-        if running:  # no node is ready without its store
+        if running:  # the store comes first: no node becomes ready without it
             self._compose_up(engine, *containers.stores(settings))
             rolling.roll(engine, settings, self.wait_s, self.say)
         self._compose_up(engine, "--remove-orphans")
@@ -251,7 +255,10 @@ class Stack:
         self.say("\n".join(lines))
 
     def down(self) -> None:
-        """Stop and remove the containers. The autoscaler first: it would start another observer."""
+        """Stop and remove the containers.
+
+        The autoscaler is stopped first, because it would start another observer.
+        """
         engine, settings = self.open()
         if found := engine.containers(service="autoscaler", running=True):
             engine.docker("stop", *found)
@@ -263,12 +270,13 @@ class Stack:
             raise StackFailed(f"not everything was stopped: {done.last(5)}")
 
     def status(self) -> int:
-        """Say how every container is, and how far each member is. Return 1 without a leader or a
-        quorum.
+        """Print the state of every container and of every member.
+
+        Return 1 if there is no leader or no quorum.
         """
         engine, settings = self.open()
         urls = settings.urls()
-        # A container that goes while it is looked at spoils the look: look again.
+        # If a container vanishes during a look, the result is None: look again, up to LOOKS times.
         looks = (containers.look(engine) for _ in range(LOOKS))
         for state in sorted(next(filter(None, looks), []), key=lambda s: s.service):
             health = "" if state.health == "-" else f" {state.health}"
@@ -279,7 +287,7 @@ class Stack:
         return min(asyncio.run(report(urls, as_json=False)), 1)
 
     def replace(self, node: str) -> None:
-        """Give a node's place to a new member."""
+        """Replace a node by a new member with an empty volume."""
         engine, settings = self.checked()
         replace(engine, settings, node, self.wait_s, self.say)
 
@@ -292,10 +300,10 @@ def _login(settings: StackSettings, name: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Run one command. Exit code 0: done, and whatever serves was checked; 1: it failed; 78: a
-    setting is wrong.
+    """Run one command and return its exit code.
 
-    `status` says 1 also where no leader, no quorum or no node is heard.
+    0: done, and what serves was checked; 1: it failed, or `status` found no leader, no quorum or no
+    answer; 2: wrong usage. A wrong setting raises BadRequest, which the caller turns into 78.
     """
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")

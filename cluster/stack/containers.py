@@ -1,6 +1,4 @@
-"""See how the stack's containers are, wait until enough of them run, and remove those of an earlier
-start.
-"""
+"""Inspect the stack's containers, wait until enough run, and remove those of an earlier start."""
 
 from __future__ import annotations
 
@@ -15,15 +13,15 @@ from cluster.stack.env_file import STORES as PROFILES_OF_STORES
 
 LOOK_EVERY_S: Final = 5.0
 SPARES_WAIT_S: Final = 60.0
-"""Longest wait for what its fellows can do without."""
+"""Longest wait for a container that the stack can serve without."""
 QUORUM: Final = len(NODES) // 2 + 1
 ONCE: Final = ("secret", "cockroach-init")
-"""Services that do one job and end."""
+"""Services that do one job and then exit."""
 STORES: Final = ("postgres", "cockroach")
-"""Stores of one copy: nothing is served without."""
+"""Stores with a single copy: without it the stack cannot serve."""
 STORE_OF_THREE: Final = ("cockroach1", "cockroach2", "cockroach3")
 GOES_WITHIN_S: Final = 30
-"""What an observer has to answer whoever asked it, before it is killed."""
+"""Seconds that an observer has to finish its requests before it is killed."""
 _STATE: Final = (
     '{{.Name}} {{index .Config.Labels "com.docker.compose.service"}} {{.State.Status}} '
     "{{if .State.Health}}{{.State.Health.Status}}{{else}}-{{end}} {{.State.ExitCode}} "
@@ -32,7 +30,7 @@ _STATE: Final = (
 
 
 class ContainerState(NamedTuple):
-    """One container, as the engine describes it."""
+    """The state of one container, as the engine reports it."""
 
     name: str
     service: str
@@ -43,7 +41,7 @@ class ContainerState(NamedTuple):
 
     @property
     def well(self) -> bool:
-        """Say whether it does what it is for: runs, or has done its one job."""
+        """Return whether it is running and healthy, or has done its one job."""
         if self.service in ONCE:
             return self.status == "exited" and self.code == 0
         return self.status == "running" and self.health in ("healthy", "-")
@@ -55,7 +53,10 @@ class ContainerState(NamedTuple):
 
 
 def look(engine: Engine) -> list[ContainerState] | None:
-    """Return how every container is; None when one went while it was asked. Raises StackFailed."""
+    """Return the state of every container; None if one vanished during the query.
+
+    Raises StackFailed if there is no container.
+    """
     ids = engine.containers()
     if not ids:
         raise StackFailed(f"no container of {engine.project} is there")
@@ -75,15 +76,18 @@ def look(engine: Engine) -> list[ContainerState] | None:
 
 @dataclass(frozen=True)
 class StackJudgement:
-    """Who is not well, and whether the stack serves all the same."""
+    """The containers that are not well, and whether the stack serves without them."""
 
     troubled: tuple[ContainerState, ...]
     serves: bool
 
 
 def judge(states: Sequence[ContainerState], *, engine_far: bool) -> StackJudgement:
-    """Decide: two of three nodes serve, and of what there are several, or what nobody waits for,
-    one may be missing.
+    """Decide from the containers' states whether the stack serves.
+
+    It needs two of the three nodes, two of the three stores where there are three, nginx, and every
+    single store and one-time job that was started. If the engine is on another machine
+    (`engine_far`), the autoscaler is not expected to run.
     """
     troubled = tuple(
         s for s in states if not s.well and not (engine_far and s.service == "autoscaler")
@@ -101,9 +105,12 @@ def judge(states: Sequence[ContainerState], *, engine_far: bool) -> StackJudgeme
 def wait(
     engine: Engine, wait_s: float, say: Callable[[str], None], *, engine_far: bool
 ) -> tuple[ContainerState, ...]:
-    """Wait until all run, or until the stack serves without some; return those. Raises StackFailed.
+    """Wait until all containers run, or the stack serves without some; return those that are
+    missing.
 
-    Two looks alike count: what crashes again and again runs for a moment in between.
+    All are well only if two looks in a row agree, because a container that keeps crashing runs for
+    a moment in between. Containers that the stack can serve without are waited for up to
+    SPARES_WAIT_S. Raises StackFailed after `wait_s`.
     """
     before: list[ContainerState] | None = None
     said = ""
@@ -139,7 +146,7 @@ def wait(
 def show_logs(
     engine: Engine, troubled: Sequence[ContainerState], say: Callable[[str], None]
 ) -> None:
-    """Show the last lines of each."""
+    """Show the last log lines of each container."""
     for each in troubled:
         say(f"== {each}, its last lines:")
         said = engine.docker("logs", "--tail", "10", each.name)
@@ -158,7 +165,7 @@ _OF_PROFILE: Final = {
 
 
 def switched_off(settings: StackSettings) -> list[str]:
-    """Return the services of the profiles that are not chosen."""
+    """Return the services that belong to profiles that are not enabled."""
     return [
         name
         for profile, names in _OF_PROFILE.items()
@@ -180,7 +187,9 @@ def stores(settings: StackSettings) -> list[str]:
 def remove_switched_off(
     engine: Engine, settings: StackSettings, say: Callable[[str], None]
 ) -> None:
-    """Remove what would hold ports and memory; volumes stay."""
+    """Stop and remove containers of disabled profiles, which would hold ports and memory. Volumes
+    stay.
+    """
     for service in switched_off(settings):
         if found := engine.containers(service=service):
             say(f"stopping {service}: its profile is switched off")
@@ -189,8 +198,9 @@ def remove_switched_off(
 
 
 def remove_old_observers(engine: Engine, say: Callable[[str], None]) -> None:
-    """Remove each observer that is older than node1 or of another image: the autoscaler makes new
-    ones.
+    """Remove each observer that is older than node1 or runs another image.
+
+    The autoscaler starts new ones.
     """
     model = engine.containers(service=NODES[0])
     about = engine.inspect("{{.Created}} {{.Image}}", *model) if model else None
@@ -200,13 +210,13 @@ def remove_old_observers(engine: Engine, say: Callable[[str], None]) -> None:
     for observer in engine.observers():
         its = engine.inspect("{{.Created}} {{.Image}}", observer)
         if not its:
-            continue  # the autoscaler may take one away at any time
+            continue  # the autoscaler may remove an observer at any time
         its_made, its_image = its[0].split()
         if its_image != image or its_made.partition(".")[0] < made.partition(".")[0]:
             say(
                 f"removing observer {observer}: it is of an earlier start; the autoscaler makes "
                 "new ones"
             )
-            # It drains: no request that it has taken fails.
+            # `stop` lets it drain, so that no request that it has accepted fails.
             engine.docker("stop", "-t", str(GOES_WITHIN_S), observer)
             engine.docker("rm", "-fv", observer)

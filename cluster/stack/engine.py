@@ -1,6 +1,4 @@
-"""Talk to the container engine and to Compose by their commands. It says what they said, and
-decides nothing.
-"""
+"""Run commands of the container engine and of Compose, and return their results unjudged."""
 
 from __future__ import annotations
 
@@ -13,26 +11,26 @@ from pathlib import Path
 from typing import Final
 
 CALL_TIMEOUT_S: Final = 900.0
-"""Longest that one command may take: building and pulling are the long ones."""
+"""Longest time for one command. Building and pulling are the slow ones."""
 
 
 class StackFailed(Exception):
-    """A command on the stack that failed: what went wrong, and what to do about it."""
+    """A command on the stack failed. The text says what went wrong and what to do about it."""
 
 
 class Done:
-    """How a command ended, and what it said."""
+    """The result of a command: its exit code and output."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out.strip(), err.strip()
 
     @property
     def ok(self) -> bool:
-        """Say whether it ended with 0."""
+        """Return whether the exit code was 0."""
         return self.code == 0
 
     def last(self, lines: int) -> str:
-        """Return the last lines that it said, wherever."""
+        """Return the last lines of standard error or, if that is empty, of standard output."""
         return "\n".join((self.err or self.out).splitlines()[-lines:])
 
 
@@ -43,9 +41,10 @@ def run(
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Done:
-    """Run a command to its end; what it says may be any bytes.
+    """Run a command to its end and return the result. Its output may be any bytes.
 
-    Raises StackFailed when it cannot be run, or takes longer than CALL_TIMEOUT_S.
+    `given` is its standard input. Raises StackFailed if it cannot be run or takes longer than
+    CALL_TIMEOUT_S.
     """
     try:
         done = subprocess.run(
@@ -70,7 +69,10 @@ def run(
 
 
 def find_compose() -> tuple[str, ...]:
-    """Return Compose's command, once Docker is there and answers. Raises StackFailed."""
+    """Return the command of Compose, after checking that Docker answers and both are new enough.
+
+    Raises StackFailed.
+    """
     if shutil.which("docker") is None:
         raise StackFailed(
             "Docker is missing. Debian, Ubuntu: sudo apt-get install docker.io docker-compose"
@@ -105,8 +107,10 @@ def find_compose() -> tuple[str, ...]:
 
 
 class Engine:
-    """The engine and Compose, for one project. The file of settings alone decides: exported
-    variables do not count.
+    """The engine and Compose for one project.
+
+    Only the file of settings counts: variables exported in the shell (`names`) are removed from the
+    environment, because Compose would prefer them.
     """
 
     def __init__(
@@ -122,7 +126,7 @@ class Engine:
         return run(("docker", *arguments), environ=self.environ)
 
     def compose(self, *arguments: str, given: str = "") -> Done:
-        """Run a command of Compose; `given` is its standard input."""
+        """Run a command of Compose with `given` as its standard input."""
         return run((*self.command, *arguments), given=given, environ=self.environ)
 
     def containers(self, *, service: str = "", running: bool = False) -> list[str]:
@@ -136,7 +140,7 @@ class Engine:
         return self._ps("-aq", "--filter", f"label=acordo.project={self.project}").split()
 
     def published(self) -> set[int]:
-        """Return the ports of this machine that the project's containers have. Raises
+        """Return the ports of this machine that the project's containers publish. Raises
         StackFailed.
         """
         label = f"label=com.docker.compose.project={self.project}"
@@ -150,6 +154,6 @@ class Engine:
         return done.out
 
     def inspect(self, template: str, *ids: str) -> list[str] | None:
-        """Return a line for each container; None when one of them went meanwhile."""
+        """Return one line for each container; None if one of them no longer exists."""
         done = self.docker("inspect", "--format", template, *ids)
         return done.out.splitlines() if done.ok else None

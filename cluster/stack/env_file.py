@@ -1,7 +1,7 @@
-"""Read and check the file of settings of the stack. It starts nothing, and never shows a password.
+"""Read and check the stack's file of settings. It starts nothing, and never shows a password.
 
-What a value may be is said once: settings that a node or the autoscaler takes are checked by their
-own rules.
+Each rule exists once: a setting that a node or the autoscaler takes is checked by that program's
+own rule.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from kv.errors import BadRequest
 
 EXAMPLE: Final = Path(".env.example")
 STORES: Final = ("crdb-dev", "crdb3-dev", "postgres")
-"""Profiles with a store. CockroachDB runs without logins (`--insecure`) there, which is for
-development.
+"""Profiles that contain a store. The CockroachDB ones run without logins (`--insecure`), for
+development only.
 """
 FORMER: Final = {"crdb": "crdb-dev", "crdb3": "crdb3-dev"}
 PROFILES: Final = (*STORES, "grafana")
@@ -45,7 +45,7 @@ PORTS_OF: Final = {
     "grafana": {"GRAFANA": 3000},
 }
 SECRETS: Final = ("ACORDO_POSTGRES_PASSWORD", "ACORDO_RABBITMQ_COOKIE", "ACORDO_REDIS_PASSWORD")
-"""Made once, at the first start."""
+"""Settings whose values are generated once, at the first start."""
 SENTINELS: Final = "sentinel1:26379,sentinel2:26379,sentinel3:26379"
 AIR_IMAGES: Final = ("redis", "rabbitmq", "postgres", "prometheus", "alertmanager", "blackbox")
 
@@ -62,13 +62,13 @@ _CACHE: Final = re.compile(
 
 @dataclass(frozen=True)
 class StackSettings:
-    """The settings of the file; every other one has the default of docker-compose.yml."""
+    """The settings in the file. Every other setting has the default of docker-compose.yml."""
 
     path: Path
     values: Mapping[str, str]
 
     def get(self, name: str, default: str = "") -> str:
-        """Return a value; an empty one counts as none."""
+        """Return a value, or `default` if it is missing or empty."""
         return self.values.get(name) or default
 
     @property
@@ -78,12 +78,13 @@ class StackSettings:
 
     @property
     def profiles(self) -> frozenset[str]:
-        """Return the profiles that are chosen."""
+        """Return the enabled profiles."""
         return frozenset(filter(None, self.get("COMPOSE_PROFILES").split(",")))
 
     def ports(self) -> dict[str, int]:
-        """Return every port that is published on this machine, by the name of its setting. Raises
-        BadRequest.
+        """Return every published port of this machine, by the name of its setting.
+
+        Raises BadRequest if one is malformed.
         """
         wanted = PORTS | {
             name: port for p in self.profiles for name, port in PORTS_OF.get(p, {}).items()
@@ -97,7 +98,7 @@ class StackSettings:
         }
 
     def urls(self) -> list[str]:
-        """Return the nodes' own addresses, on this machine."""
+        """Return the URLs of the nodes on this machine."""
         return [f"http://127.0.0.1:{self.ports()[node.upper()]}" for node in NODES]
 
 
@@ -107,7 +108,7 @@ def known(root: Path) -> list[str]:
 
 
 def read(path: Path) -> StackSettings:
-    """Read a file of settings, unchecked. Raises BadRequest("bad_settings")."""
+    """Read a file of settings without checking its values. Raises BadRequest("bad_settings")."""
     values: dict[str, str] = {}
     try:
         text = path.read_bytes().decode()
@@ -128,12 +129,12 @@ def read(path: Path) -> StackSettings:
 
 
 def project_trouble(settings: StackSettings) -> str | None:
-    """Say what is wrong with the project's name, which every command needs."""
+    """Return what is wrong with the name of the project, which every command needs, or None."""
     return _project("COMPOSE_PROJECT_NAME", settings.project)
 
 
 def check(settings: StackSettings, names: Iterable[str]) -> None:
-    """Refuse what is unknown, malformed, or wrong together. Raises BadRequest("bad_settings")."""
+    """Raise BadRequest("bad_settings") if a setting is unknown, malformed or inconsistent."""
     known_names = set(names)
     for name, value in settings.values.items():
         if name not in known_names:
@@ -170,7 +171,7 @@ def _image(name: str, value: str) -> str | None:
 
 
 def _matches(pattern: re.Pattern[str], allowed: str, name: str, value: str) -> str | None:
-    """Check a value that is not shown, for it may hold a password."""
+    """Check a value without showing it in the message, because it may hold a password."""
     return None if pattern.fullmatch(value) else f"{name} is malformed; allowed: {allowed}"
 
 
@@ -207,7 +208,7 @@ def _member(name: str, value: str) -> str | None:
 
 
 def _as_field(cls: Any, field: str, name: str, value: str) -> str | None:
-    """Check a value by the very rule of the program that takes it."""
+    """Check a value by the rule of the program that takes it."""
     about = cls.model_fields[field]
     try:
         rule: Any = (
@@ -250,7 +251,7 @@ _CHECKS: Final[tuple[tuple[str, Callable[[str, str], str | None]], ...]] = (
 
 
 def _trouble(name: str, value: str) -> str | None:
-    """Say what is wrong with one value, if anything."""
+    """Return what is wrong with one value; None if nothing is."""
     for pattern, found in _CHECKS:
         if re.fullmatch(pattern, name):
             return found(name, value)
@@ -266,7 +267,7 @@ def _trouble(name: str, value: str) -> str | None:
 
 
 def _together(settings: StackSettings) -> str | None:
-    """Say what is right alone and wrong with something else, if anything."""
+    """Return which settings are inconsistent with each other; None if none are."""
     stores = settings.profiles & set(STORES)
     if len(stores) > 1:
         return (
@@ -307,8 +308,9 @@ def _together(settings: StackSettings) -> str | None:
 
 
 def first(root: Path, *, air: bool, socket: Path | None, http_port: str | None) -> str:
-    """Return what the first file holds. `air`: the images of the distribution, PostgreSQL in
-    CockroachDB's place.
+    """Return the text of the first file of settings.
+
+    `air`: use images built from the distribution's packages, and PostgreSQL instead of CockroachDB.
     """
     made = {name: secrets.token_hex(16) for name in SECRETS}
     text = (root / EXAMPLE).read_text()
@@ -332,13 +334,13 @@ def first(root: Path, *, air: bool, socket: Path | None, http_port: str | None) 
 
 
 def air_images() -> list[str]:
-    """Return the settings that name the distribution's images."""
+    """Return the settings that name the images built from the distribution's packages."""
     ours = [f"ACORDO_IMAGE_{name.upper()}=acordo-{name}:air" for name in ("node", "nginx")]
     return ours + [f"ACORDO_IMAGE_{name.upper()}=acordo-air-{name}:bookworm" for name in AIR_IMAGES]
 
 
 def write(path: Path, text: str) -> None:
-    """Put a file in place whole; nobody else reads what comes into it."""
+    """Write a file atomically, readable by its owner alone."""
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -349,7 +351,7 @@ def write(path: Path, text: str) -> None:
 
 
 def changed(path: Path, name: str, value: str) -> None:
-    """Set one line of the file and leave the others as they are."""
+    """Set one setting in the file and leave the other lines as they are."""
     lines = [line for line in path.read_text().splitlines() if not line.startswith(f"{name}=")]
     mode = stat.S_IMODE(path.stat().st_mode)
     write(path, "\n".join([*lines, f"{name}={value}"]) + "\n")

@@ -1,5 +1,6 @@
-"""Bring the images of the stack: build ours from the checkout, name them by version and commit,
-keep the one before.
+"""Provide the stack's images: build ours from the checkout, tag them, and keep the previous ones.
+
+Ours are tagged with version and commit.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from cluster.stack.engine import Engine, StackFailed, run
 from cluster.stack.env_file import StackSettings
 
 CODE: Final = ("kv", "backends", "coordinator", "node", "acordo", "cluster", "deploy")
-"""What the images are made of."""
+"""Folders that go into the images."""
 OURS: Final = {"NODE": "acordo-node:local", "NGINX": "acordo-nginx:local"}
 PREVIOUS: Final = "previous"
 
 
 def named(settings: StackSettings) -> dict[str, str]:
-    """Return the images of ours in use, by the name in their setting."""
+    """Return our images that are in use, by the name in their setting."""
     return {name: settings.get(f"ACORDO_IMAGE_{name}", image) for name, image in OURS.items()}
 
 
 def check_readable(root: Path) -> None:
-    """Refuse what the containers' users, who are others, cannot read. Raises StackFailed."""
+    """Raise StackFailed if the containers' users, who are others, cannot read the code."""
     for name in (*CODE, "requirements-run.lock"):
         top = root / name
         for path in (top, *(p for p in top.rglob("*") if "__pycache__" not in p.parts)):
-            if not path.exists():  # a link to nowhere, or an editor's file that has gone
+            if not path.exists():  # a dangling link, or an editor's file that has vanished
                 continue
             need = 0o005 if path.is_dir() else 0o004
             if path.stat().st_mode & need != need:
@@ -43,8 +44,9 @@ def check_readable(root: Path) -> None:
 
 
 def build(engine: Engine, settings: StackSettings, root: Path, say: Callable[[str], None]) -> None:
-    """Build what is made here from the code as it is now; quick where nothing changed. Raises
-    StackFailed.
+    """Build our images from the current code; this is quick if nothing changed.
+
+    Raises StackFailed.
     """
     services = {"NODE": "secret", "NGINX": "nginx"}
     wanted = {
@@ -68,7 +70,10 @@ def build(engine: Engine, settings: StackSettings, root: Path, say: Callable[[st
 def build_air(
     engine: Engine, settings: StackSettings, root: Path, say: Callable[[str], None]
 ) -> None:
-    """Build the images of the distribution anew, where they are in use. Raises StackFailed."""
+    """Rebuild the images made from the distribution's packages, if they are in use.
+
+    Raises StackFailed.
+    """
     wanted = {name: image for name, image in named(settings).items() if image.endswith(":air")}
     if not wanted:
         return
@@ -83,8 +88,9 @@ def build_air(
 
 
 def version(root: Path) -> str:
-    """Return the version and commit of the checkout, as the tag of an image; `-changed` where files
-    differ from it.
+    """Return the version and commit of the checkout as an image tag.
+
+    It ends in `-changed` if files differ from the commit.
     """
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
     try:
@@ -103,17 +109,16 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def identity(engine: Engine, image: str) -> str:
-    """Return the id of an image, or nothing."""
+    """Return the id of an image; '' if it does not exist."""
     done = engine.docker("image", "inspect", image, "--format", "{{.Id}}")
     return done.out if done.ok else ""
 
 
 def keep(engine: Engine, before: Mapping[str, str], tag: str) -> None:
-    """Name the images that were just made by version and commit, and those `before` them
-    `previous`.
+    """Tag the new images with version and commit, and those `before` them with `previous`.
 
-    Where one of them changed all are kept, also those that did not: those that were in use together
-    go back together.
+    If one image changed, the previous ones of all are tagged, including those that did not change:
+    images that were in use together must go back together.
     """
     for image in before:
         engine.docker("tag", image, f"{_repository(image)}:{tag}")
@@ -128,10 +133,9 @@ def _repository(image: str) -> str:
 
 
 def go_back(engine: Engine, settings: StackSettings, say: Callable[[str], None]) -> None:
-    """Let the images before take the place of those in use; asked for again it changes nothing
-    more.
+    """Put the previous images back in use. Repeating this changes nothing more.
 
-    Those that were in use keep the name of their version and commit. Raises StackFailed.
+    The images that were in use keep the tag of their version and commit. Raises StackFailed.
     """
     ours = [
         image
@@ -168,7 +172,7 @@ def go_back(engine: Engine, settings: StackSettings, say: Callable[[str], None])
 
 
 def say_age(engine: Engine, image: str, root: Path, say: Callable[[str], None]) -> None:
-    """Say of when an image is that is not built at each start, and warn where the code is newer."""
+    """Print the age of an image that is not built at each start; warn if the code is newer."""
     done = engine.docker(
         "image", "inspect", image, "--format", "{{json .Metadata.LastTagTime}} {{.Created}}"
     )
@@ -197,14 +201,14 @@ def say_age(engine: Engine, image: str, root: Path, say: Callable[[str], None]) 
 
 
 def fetch(engine: Engine, settings: StackSettings) -> None:
-    """Pull what is not there. Raises StackFailed."""
+    """Pull the images that are missing. Raises StackFailed."""
     config = engine.compose("config")
     if not config.ok:
         raise StackFailed(
             f"docker-compose.yml cannot be used with {settings.path}: {config.last(5)}"
         )
     for image in sorted(set(re.findall(r"(?m)^ *image: *(\S+)", config.out))):
-        # Compose 1.29 lists also what no chosen profile has.
+        # Compose 1.29 also lists images of profiles that are not enabled.
         if any(word in image and not chosen for word, chosen in _of_profiles(settings)) or identity(
             engine, image
         ):

@@ -1,5 +1,6 @@
-"""Make the logins of the file of settings true in what runs. No password comes onto a
-command line.
+"""Apply the logins in the file of settings to the running services.
+
+No password is passed on a command line.
 """
 
 from __future__ import annotations
@@ -15,21 +16,23 @@ from cluster.stack.env_file import StackSettings
 AGAIN_S: Final = 2.0
 BROKERS: Final = ("rabbit1", "rabbit2", "rabbit3")
 STARTS_WITHIN_S: Final = 15
-"""Longest wait for one of them to have started, before the next one is asked."""
+"""Longest wait for one broker to start before the next one is tried."""
 
 
 def make_rabbit_login_true(
     engine: Engine, settings: StackSettings, wait_s: float, say: Callable[[str], None]
 ) -> None:
-    """Set it: RabbitMQ takes its first user from the environment only while its volume is empty.
-    Raises StackFailed.
+    """Set RabbitMQ's login to that of the settings.
+
+    This is needed because RabbitMQ takes its first user from the environment only while its volume
+    is empty. Raises StackFailed if no broker accepts the login within `wait_s`.
     """
     user = settings.get("ACORDO_RABBITMQ_USER", "admin")
     password = settings.get("ACORDO_RABBITMQ_PASSWORD", "admin")
     ends = time.monotonic() + wait_s
     said = Done(1, "", "")
     for turn in itertools.count():
-        # A login is the cluster's: any broker that is up may set it for all.
+        # A login belongs to the whole cluster, so any broker that is up can set it.
         service = BROKERS[turn % len(BROKERS)]
         now = _set_login(engine, service, user, password)
         if now.ok:
@@ -51,8 +54,9 @@ def make_rabbit_login_true(
 
 
 def make_grafana_password_true(engine: Engine, settings: StackSettings) -> None:
-    """Set it where the file names one; else one that was set in its pages stays. Raises
-    StackFailed.
+    """Set Grafana's password if the file gives one; else keep one that was set in Grafana's pages.
+
+    Raises StackFailed.
     """
     password = settings.get("ACORDO_GRAFANA_PASSWORD")
     if "grafana" not in settings.profiles or not password:

@@ -1,7 +1,7 @@
-"""Give the place of a damaged or lost node to a new member: another id, an empty volume, the state
-from its fellows.
+"""Replace a damaged or lost node by a new member with another id and an empty volume.
 
-An id never comes back: a member that lost its log could vote twice in a term.
+The new member gets its state from the others. An id is never reused, because a member that lost its
+log could vote twice in a term.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ PAUSE_S: Final = 1.0
 def replace(
     engine: Engine, settings: StackSettings, service: str, wait_s: float, say: Callable[[str], None]
 ) -> None:
-    """Replace one node. Raises StackFailed; asked for again it goes on where it stopped."""
+    """Replace one node. Raises StackFailed; calling it again continues where it stopped."""
     asyncio.run(_Replacement(engine, settings, service, wait_s, say).run())
 
 
 def id_of(settings: StackSettings, service: str) -> str:
-    """Return the member's id that a service has."""
+    """Return the member id of a service."""
     return settings.get(f"ACORDO_{service.upper()}_ID", service.replace("node", "n"))
 
 
 def next_id(member: str) -> str:
-    """Return the id of the member that takes the place: n2, n2-2, n2-3 and so on."""
+    """Return the id that follows `member` in its place: n2, n2-2, n2-3 and so on."""
     match = re.fullmatch(r"(.+)-(\d+)", member)
     return f"{match[1]}-{int(match[2]) + 1}" if match else f"{member}-2"
 
 
 def joiners_list(view: Cluster, new: str, address: str) -> str:
-    """Return the first members that a joining one is started with: those in force, and itself,
-    which does not vote yet.
+    """Return the list of members that a joining member is started with.
+
+    It holds the current members and the new one itself, which does not vote yet.
     """
     fellows = [
         f"{m.id}={m.raft_address}{'' if m.voter else '/observer'}"
@@ -51,7 +52,7 @@ def joiners_list(view: Cluster, new: str, address: str) -> str:
 
 
 class _Replacement:
-    """The way of one node's place to a new member."""
+    """The replacement of one node by a new member."""
 
     def __init__(
         self,
@@ -98,8 +99,9 @@ class _Replacement:
         )
 
     async def _removed_before(self, client: Client, member: str) -> bool:
-        """Say whether an id that is no member was one: removing it again changes nothing, and no
-        other is let by.
+        """Return whether an id that is not a member was removed before.
+
+        Removing it again changes nothing, and the cluster refuses any other id.
         """
         try:
             await client.remove_member(member, timeout_s=CALL_TIMEOUT_S)
@@ -135,7 +137,7 @@ class _Replacement:
         while any(m.id == old for m in (await self._whole(client)).members):
             try:
                 await client.remove_member(old, timeout_s=CALL_TIMEOUT_S)
-            except OutcomeUnknown as exc:  # asked for again it changes nothing
+            except OutcomeUnknown as exc:  # repeating the removal is harmless
                 if asyncio.get_running_loop().time() > ends:
                     raise StackFailed(f"{old} was not seen to be taken out: {exc.detail}") from exc
                 await asyncio.sleep(PAUSE_S)
@@ -143,8 +145,10 @@ class _Replacement:
                 raise StackFailed(f"{old} cannot be taken out: {exc.detail}") from exc
 
     def _emptied(self, view: Cluster, new: str) -> None:
-        """Remove container and volume, and only then write down who comes: whoever is named has an
-        empty volume.
+        """Remove container and volume, and only then write the new id into the settings.
+
+        This order guarantees that a member named there has an empty volume, even after a crash in
+        between.
         """
         if found := self.engine.containers(service=self.service):
             self.engine.docker("rm", "-fv", *found)
@@ -169,12 +173,14 @@ class _Replacement:
             )
 
     def _begun(self, member: str) -> bool:
-        """Say whether a call of this command wrote this id down; it may have come to its end."""
+        """Return whether an earlier call of this command wrote this id. That call may have been
+        completed.
+        """
         listed = read(self.settings.path).get(f"ACORDO_{self.service.upper()}_MEMBERS")
         return f"{member}={self.address}/observer" in listed.split(",")
 
     async def _joined(self, client: Client, new: str) -> None:
-        """Add it, let it catch up, and give it its vote."""
+        """Add the member, let it catch up, and give it its vote."""
         ends, said = asyncio.get_running_loop().time() + self.wait_s, ""
         for voter in (False, True):
             while True:

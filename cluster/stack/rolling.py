@@ -1,8 +1,7 @@
-"""Bring changed images and settings to the nodes, one at a time, so that a quorum serves all the
-while.
+"""Roll changed images and settings out to one node at a time, so that a quorum always serves.
 
-The leader comes last, and none is touched while another one is not ready. nginx, the one door,
-follows the nodes.
+The leader comes last, and no node is touched while another one is not ready. nginx, the only entry
+point, follows the nodes.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from cluster.stack.env_file import NODES, StackSettings
 ASK_TIMEOUT_S: Final = 5.0
 PAUSE_S: Final = 1.0
 STEADY_LOOKS: Final = 3
-"""Looks in a row at which a node is ready before the next one is touched."""
+"""Consecutive looks that must find a node ready before the next one is touched."""
 _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
 class NodeLook:
-    """What was seen of one node: whether it changed, is ready, and leads."""
+    """The observed state of one node: whether it has changes to roll out, is ready, and leads."""
 
     service: str
     changed: bool
@@ -37,21 +36,24 @@ class NodeLook:
 
 
 def order(nodes: Sequence[NodeLook]) -> list[str]:
-    """Return the nodes to make anew, in turn: those that serve nobody first, the leader last."""
+    """Return the nodes to recreate, in order: those that are not ready first, the leader last."""
     return [
         n.service for n in sorted(nodes, key=lambda n: (n.ready, n.leads, n.service)) if n.changed
     ]
 
 
 def may_go(service: str, nodes: Sequence[NodeLook]) -> bool:
-    """Say whether a quorum serves without this one, or it serves nobody anyway."""
+    """Return whether a node may be recreated: a quorum is ready without it, or it is not ready
+    itself.
+    """
     own = next(n for n in nodes if n.service == service)
     return not own.ready or sum(n.ready for n in nodes if n.service != service) >= QUORUM
 
 
 def ask(url: str) -> bytes | None:
-    """Return what a node answers with 200, None for all else. No proxy of the environment is
-    between.
+    """Return the body of a node's answer with status 200; None for anything else.
+
+    Proxy settings of the environment are ignored.
     """
     try:
         with _DIRECT.open(url, timeout=ASK_TIMEOUT_S) as response:
@@ -73,7 +75,7 @@ def _leads(url: str) -> bool:
 
 
 def see(settings: StackSettings, *, changes: dict[str, bool]) -> list[NodeLook]:
-    """Look at every node."""
+    """Return the state of every node."""
     seen = []
     for service, url in zip(NODES, settings.urls(), strict=True):
         ready = ask(f"{url}/readyz") is not None
@@ -82,7 +84,7 @@ def see(settings: StackSettings, *, changes: dict[str, bool]) -> list[NodeLook]:
 
 
 def changes(engine: Engine) -> dict[str, bool]:
-    """Say of each node whether Compose would make its container anew. Raises StackFailed."""
+    """Return for each node whether Compose would recreate its container. Raises StackFailed."""
     found = {}
     for service in NODES:
         ids = engine.containers(service=service)
@@ -106,11 +108,11 @@ def changes(engine: Engine) -> dict[str, bool]:
 def roll(
     engine: Engine, settings: StackSettings, wait_s: float, say: Callable[[str], None]
 ) -> None:
-    """Make each changed node anew, in turn. Raises StackFailed where the next one has to be left as
-    it is.
+    """Recreate each changed node, one at a time.
 
-    Where no node is ready nobody is served, and none could become ready alone: all are left to be
-    made anew at once.
+    Raises StackFailed if the next node cannot go without stopping the writes; it is left as it is.
+    If no node is ready, nothing is served and no node could become ready alone. Then all are left
+    for the caller to recreate at once.
     """
     changed = changes(engine)
     while any(changed.values()):
@@ -137,8 +139,8 @@ def roll(
 
 
 def _looks(settings: StackSettings, changed: dict[str, bool]) -> list[list[NodeLook]]:
-    """Look until all are ready, STEADY_LOOKS times at most: one answer that is late does
-    not count.
+    """Look until all nodes are ready, at most STEADY_LOOKS times, so that one late answer does not
+    count as not ready.
     """
     looks: list[list[NodeLook]] = []
     while len(looks) < STEADY_LOOKS and not (looks and all(n.ready for n in looks[-1])):
