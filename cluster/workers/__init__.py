@@ -1,1 +1,1 @@
-"""Do what waits in a cluster: submit asynchronous writes and deliver webhooks."""
+"""Run background work for a cluster: submit asynchronous writes and deliver webhooks."""

@@ -1,7 +1,4 @@
-"""Judge which addresses deliveries may go to. Pure.
-
-It never resolves a name.
-"""
+"""Decide which IP addresses webhooks may be delivered to. Pure: it never resolves a name."""
 
 from __future__ import annotations
 
@@ -14,30 +11,29 @@ def _networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Networ
 
 
 _NOT_PUBLIC: Final = _networks(
-    # IANA's registries of special addresses, as whole blocks: a web server has no business there,
-    # also where a part of a block is global.
+    # IANA's registries of special addresses, as whole blocks, even where part of a block is global:
+    # no web server should be there.
     "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
     "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24",
     "192.168.0.0/16", "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
     "224.0.0.0/3",
-    # Azure's own services, metadata among them, have an address that looks public.
+    # Azure's own services, including its metadata service, have an address that looks public.
     "168.63.129.16/32",
     "2001::/23", "2001:db8::/32", "2620:4f:8000::/48", "3fff::/20",
 )  # fmt: skip
 _PUBLIC_6: Final = ipaddress.IPv6Network("2000::/3")
-"""All that is given out of IPv6. Beyond lie loopback, link, site and local addresses, multicast,
-and NAT64.
+"""The part of IPv6 that is assigned to the public. Outside it lie loopback, link-local, site-local
+and unique local addresses, multicast, and NAT64.
 """
 _CARRIERS: Final = _networks("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
-"""IPv6 that carries an IPv4 address inside (NAT64, 6to4, Teredo): what it leads to cannot be
-judged.
+"""IPv6 ranges that embed an IPv4 address (NAT64, 6to4, Teredo): where they lead cannot be judged.
 """
 _ISATAP: Final = frozenset({0x00005EFE, 0x02005EFE})
-"""Third quarter of an IPv6 address that carries an IPv4 address in the last (RFC 5214)."""
+"""Third quarter of an IPv6 address that embeds an IPv4 address in its last quarter (RFC 5214)."""
 
 
 def forbidden(address: str) -> str | None:
-    """Return why deliveries may not go to an IP address by default; None when they may."""
+    """Return why an IP address is not allowed as a target by default; None if it is allowed."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -55,5 +51,5 @@ def forbidden(address: str) -> str | None:
 
 
 def is_address(host: str) -> bool:
-    """Say whether a URL's host is an address, and no name."""
+    """Return whether a URL's host is an IP address rather than a name."""
     return ":" in host or host.replace(".", "").isdigit()

@@ -1,6 +1,6 @@
-"""Hold a subscription for one worker at a time, by a key that lives only as long as it is renewed.
+"""Hold a subscription for one worker at a time, by a key with a time to live that is renewed.
 
-It never lets a delivery begin that might still be under way when another worker takes over.
+A delivery never begins if it might still be under way when another worker takes over.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from acordo import AcordoError, Client, PreconditionFailed, Refused
 from cluster.workers import rules
 
 RELIED_ON: Final = 0.7
-"""Part of the lease's time that its holder relies on. The cluster counts from the moment it has the
-renewal, the holder from before it asked: what is left covers clocks that run at different speeds.
+"""Fraction of the lease time that the holder relies on. The cluster counts from the moment it
+receives the renewal, the holder from before it sent it; the remaining fraction covers clocks that
+run at different speeds.
 """
 RENEWALS: Final = 5
-"""Renewals that are tried within one lease's time."""
+"""Number of renewals attempted within one lease time."""
 RELEASE_TIMEOUT_S: Final = 2.0
 
 _log = structlog.get_logger("acordo.webhooks")
 
 
 class Lost(Exception):
-    """The lease is another worker's, or may be."""
+    """The lease belongs to another worker, or may do so."""
 
 
 class Lease:
-    """The right of one worker to serve one subscription as it was written at `revision`."""
+    """The right of one worker to serve one subscription, in the form written at `revision`."""
 
     def __init__(
         self, client: Client, *, worker: str, subscription: str, revision: int, lease_s: float
@@ -41,17 +42,17 @@ class Lease:
         self._lease_s = lease_s
         self._held_until = 0.0
         self.revision = 0
-        """Of the lease's own key, as it was renewed last."""
+        """Revision of the lease's own key at the last renewal."""
         self.fence = 0
-        """Revision at which the lease was taken: a later holder has a higher one."""
+        """Revision at which the lease was taken. Every later holder has a higher one."""
 
     @property
     def guard(self) -> acordo.Guard:
-        """What keeps a write from being applied once the lease is another's."""
+        """Guard that keeps a write from being applied once another worker holds the lease."""
         return acordo.at_revision(rules.LEASES + self._subscription, self.revision)
 
     async def take(self) -> bool:
-        """Take the lease; return False while another worker has it."""
+        """Take the lease; return False if another worker holds it."""
         asked = _now()
         try:
             written = await self._client.put(
@@ -65,7 +66,7 @@ class Lease:
         return True
 
     async def keep(self) -> None:
-        """Renew the lease until that fails or the subscription changed. Raises Lost."""
+        """Renew the lease repeatedly. Raises Lost if that fails or the subscription has changed."""
         while True:
             await asyncio.sleep(self._lease_s / RENEWALS)
             asked = _now()
@@ -93,12 +94,14 @@ class Lease:
             self.revision, self._held_until = done.revision, asked + self._lease_s * RELIED_ON
 
     def check(self, need_s: float) -> None:
-        """Raise Lost unless the lease is held for so many seconds more."""
+        """Raise Lost unless the lease is held for at least `need_s` more seconds."""
         if _now() + need_s > self._held_until:
             raise Lost("the lease may run out before the answer comes")
 
     async def release(self) -> None:
-        """Let another worker take over at once. Where that fails, the lease runs out by itself."""
+        """Delete the lease, so that another worker can take over at once. If that fails, it
+        expires.
+        """
         with contextlib.suppress(AcordoError, TimeoutError):
             async with asyncio.timeout(RELEASE_TIMEOUT_S):
                 await self._client.delete(

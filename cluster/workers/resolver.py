@@ -1,7 +1,7 @@
-"""Resolve the names of targets to addresses that deliveries may go to, and to no others.
+"""Resolve host names of targets, only to addresses that deliveries may go to.
 
-The connection goes to what was judged here: a name that answers otherwise a moment later leads
-nowhere else.
+The connection uses exactly the addresses that were checked here, so a name that resolves
+differently a moment later (DNS rebinding) cannot redirect it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cluster.workers.addresses import forbidden
 
 
 class Forbidden(OSError):
-    """A target lies where deliveries may not go."""
+    """A target has an address that deliveries may not go to."""
 
 
 class CheckedResolver(AbstractResolver):
@@ -27,7 +27,7 @@ class CheckedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return every address of a name, v4 and v6. Raises Forbidden."""
+        """Return every IPv4 and IPv6 address of a name. Raises Forbidden if one is not allowed."""
         found = await asyncio.get_running_loop().getaddrinfo(
             host, port, type=socket.SOCK_STREAM, family=socket.AF_UNSPEC, flags=socket.AI_ADDRCONFIG
         )
@@ -35,7 +35,8 @@ class CheckedResolver(AbstractResolver):
         for kind, _, proto, _, address in found:
             ip = str(address[0])
             if not self._allow_private and (why := forbidden(ip)):
-                # One bad address is enough: names may answer in any order.
+                # One forbidden address is enough to refuse the name, because DNS may return the
+                # addresses in any order and aiohttp might connect to that one.
                 raise Forbidden(f"{host}: {why}")
             allowed.append(
                 ResolveResult(
@@ -50,4 +51,4 @@ class CheckedResolver(AbstractResolver):
         return allowed
 
     async def close(self) -> None:
-        """Close nothing: the machine's own resolver is asked."""
+        """Do nothing: lookups go through the machine's own resolver."""

@@ -1,7 +1,4 @@
-"""Say what a subscription is, and how a delivery looks and is signed. Pure.
-
-It never sends a byte.
-"""
+"""Define subscriptions, and the form and signature of a delivery. Pure: it does no I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ import msgspec
 from kv.errors import BadRequest
 
 RESERVED: Final = b"acordo/"
-"""Keys of our own; changes of them are never delivered."""
+"""Prefix of Acordo's own keys. Changes of them are never delivered."""
 SUBSCRIPTIONS: Final = "acordo/webhooks/subscriptions/"
 LEASES: Final = "acordo/webhooks/leases/"
 CURSORS: Final = "acordo/webhooks/cursors/"
@@ -26,47 +23,48 @@ REPLAYS: Final = "acordo/webhooks/replays/"
 ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SECRET_CHARS: Final = (16, 256)
 VALUE_BYTES_MAX: Final = 256 * 1024
-"""A larger value is left out of a delivery, which then says so; the receiver can read it at its
-revision.
+"""Largest value that a delivery contains. For a larger one the delivery gives its size only, and
+the receiver can read the value at its revision.
 """
 DELIVERY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9]{1,16}-([0-9]{1,5}|gap)")
-"""Name of a delivery: subscription, revision, and which of its changes."""
+"""Name of a delivery: subscription, revision, and the index of the change within that revision."""
 
 
 class Subscription(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A subscription: the value of a key under SUBSCRIPTIONS."""
+    """A subscription, stored as the value of a key under SUBSCRIPTIONS."""
 
     url: str
     secret: str
     prefix: str = ""
     after: int | None = None
-    """Revision after which it begins; None: the revision of the subscription itself."""
+    """Revision after which deliveries begin; None: the subscription's own revision."""
 
 
 class Cursor(msgspec.Struct, frozen=True):
-    """How far a subscription is, the value of a key under CURSORS: everything up to `revision` is
-    delivered or dead.
+    """The position of a subscription, stored as the value of a key under CURSORS.
+
+    Everything up to `revision` is delivered or kept as a dead letter.
     """
 
     revision: int
     fence: int = 0
-    """Revision at which the lease of who wrote it was taken."""
+    """Revision at which the worker that wrote the cursor took its lease."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A delivery that was given up: the value of a key under DEAD."""
+    """A delivery that was given up, stored as the value of a key under DEAD."""
 
     subscription: str
     delivery: str
     revision: int
     body: str
-    """Base64 of what was sent."""
+    """The body that was sent, in Base64."""
     reason: str
     attempts: int
 
 
 def parse_subscription(name: str, value: bytes) -> Subscription:
-    """Return what a key's value describes. Raises BadRequest("bad_subscription")."""
+    """Parse the value of a subscription's key. Raises BadRequest("bad_subscription")."""
 
     def refuse(why: str, allowed: str) -> BadRequest:
         return BadRequest("bad_subscription", f"subscription {name!r}: {why}", allowed=allowed)
@@ -94,7 +92,7 @@ def parse_subscription(name: str, value: bytes) -> Subscription:
 
 
 def sign(secret: str, timestamp: int, body: bytes) -> str:
-    """Return HMAC-SHA256 over `timestamp.body`, as the header `Acordo-Signature` carries it."""
+    """Return the HMAC-SHA256 of `timestamp.body`, in the form of the header `Acordo-Signature`."""
     return "v1=" + hmac.new(secret.encode(), b"%d." % timestamp + body, hashlib.sha256).hexdigest()
 
 
@@ -116,7 +114,7 @@ def body_of(kind: str, key: bytes, value: bytes | None, revision: int, op_id: st
 
 
 def undone_body(after: int, to: int) -> bytes:
-    """Return the JSON of the delivery that says what an adoption undid."""
+    """Return the JSON of the delivery that reports which revisions an adoption undid."""
     return msgspec.json.encode(
         {"schema": 1, "type": "undone", "key": "", "revision": to, "op_id": None, "after": after}
     )

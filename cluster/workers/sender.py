@@ -1,7 +1,7 @@
 """Send the deliveries of one subscription, and keep those that are given up as dead letters.
 
-It never connects to an address that was not judged, never follows a redirect, and begins no attempt
-that the lease may not outlast.
+It never connects to an address that was not checked, never follows a redirect, and never begins an
+attempt that might outlast the lease.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from cluster.workers.rules import DeadLetter, Subscription
 
 ANSWER_BYTES_MAX: Final = 4096
 LEASE_PART: Final = 0.35
-"""Longest that one attempt may take, as a part of the lease's time: half of what is relied on, so
-that a lease that was just renewed outlasts it.
+"""Longest duration of one attempt, as a fraction of the lease time. It is half of what the holder
+relies on, so that a lease that was just renewed outlasts the attempt.
 """
 KEEP_PAUSE_S: Final = (0.1, 5.0)
-"""First and longest pause before a dead letter is written again."""
+"""First and longest pause before another attempt to write a dead letter."""
 
 _ATTEMPTS: Final = Counter(
     "acordo_webhook_attempts", "Attempts to deliver by what came of them", ["result"]
@@ -44,7 +44,7 @@ _log = structlog.get_logger("acordo.webhooks")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryLimits:
-    """Bounds of deliveries. Times in seconds."""
+    """Bounds of deliveries. Times are in seconds."""
 
     attempts_max: int = 8
     backoff_s: float = 0.5
@@ -55,7 +55,7 @@ class DeliveryLimits:
 
     @property
     def attempt_s(self) -> float:
-        """Longest time of one attempt."""
+        """Longest duration of one attempt, in seconds."""
         return min(self.timeout_s, self.lease_s * LEASE_PART)
 
 
@@ -68,13 +68,13 @@ class WebhookDelivery:
     key: bytes
     body: bytes
     last: bool = True
-    """Whether it is the last change of its revision."""
+    """Whether this is the last change of its revision."""
     done: bool = False
-    """Whether it was taken, or is kept as a dead letter."""
+    """Whether the target accepted it, or it is kept as a dead letter."""
 
 
 class Sender:
-    """The way of one subscription's deliveries to its target."""
+    """The sender of one subscription's deliveries to its target."""
 
     def __init__(
         self,
@@ -92,7 +92,11 @@ class Sender:
         self._limits, self._rng = limits, rng
 
     async def deliver(self, delivery: WebhookDelivery) -> None:
-        """Send until it is taken, or given up and kept as a dead letter. Raises Lost."""
+        """Send a delivery until the target accepts it; after `attempts_max` attempts keep it as a
+        dead letter.
+
+        Raises Lost if the lease might not outlast the next attempt.
+        """
         limits, pause_s, reason = self._limits, self._limits.backoff_s, ""
         for attempt in range(1, limits.attempts_max + 1):
             self._lease.check(limits.attempt_s)
@@ -109,7 +113,7 @@ class Sender:
         await self.keep_dead(delivery, reason, limits.attempts_max)
 
     async def attempt(self, delivery: WebhookDelivery, attempt: int) -> str:
-        """Send once; return why it was not taken, '' when it was."""
+        """Send once; return why the target did not accept it, '' if it did."""
         try:
             status = await self._post(delivery, attempt)
         except Forbidden as exc:
@@ -124,7 +128,9 @@ class Sender:
         return "" if taken else f"answered {status}"
 
     async def _post(self, delivery: WebhookDelivery, attempt: int) -> int:
-        """Return the status of the target's answer. Raises Forbidden, and what aiohttp raises."""
+        """Post a delivery and return the status of the answer. Raises Forbidden, and what aiohttp
+        raises.
+        """
         now = int(time.time())
         url, secret = self._subscription.url, self._subscription.secret
         headers = {
@@ -136,7 +142,8 @@ class Sender:
             "Acordo-Timestamp": str(now),
             "Acordo-Signature": rules.sign(secret, now, delivery.body),
         }
-        # The resolver judges names only: a literal address never comes to it.
+        # A literal address never reaches the resolver, which checks names only. So it is checked
+        # here.
         host = urlsplit(url).hostname or ""
         if not self._limits.allow_private and is_address(host) and (why := forbidden(host)):
             raise Forbidden(why)
@@ -149,11 +156,11 @@ class Sender:
             status = answer.status
             await answer.content.read(ANSWER_BYTES_MAX)
             if not answer.content.at_eof():
-                answer.close()  # a target that sends for ever holds up nobody
+                answer.close()  # else a target that sends endlessly would block this lane
             return status
 
     async def keep_dead(self, delivery: WebhookDelivery, reason: str, attempts: int) -> None:
-        """Keep a delivery that is given up, before the next one of its lane goes. Raises Lost."""
+        """Store a dead letter; the lane continues only after that. Raises Lost."""
         letter = DeadLetter(
             subscription=self._name,
             delivery=delivery.name,
@@ -172,7 +179,8 @@ class Sender:
                 await write()
                 return
             except BadRequest as exc:
-                # No cluster will ever take it, and the deliveries behind it must not wait for that.
+                # The cluster will never accept this write, so a retry would block the deliveries
+                # behind it for ever.
                 _log.error(
                     "dead letter cannot be kept", subscription=self._name, reason=str(exc)[:200]
                 )

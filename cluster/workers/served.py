@@ -1,7 +1,7 @@
-"""Serve one subscription: read its changes in order, deliver them in lanes, move its cursor.
+"""Serve one subscription: read its changes in order, deliver them in lanes, advance its cursor.
 
-The cursor never passes a change that is neither taken nor kept as a dead letter, and never moves
-once the lease is another worker's.
+The cursor never passes a change that is neither delivered nor kept as a dead letter, and never
+moves once another worker holds the lease.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ from cluster.workers.rules import Cursor, DeadLetter, Subscription
 from cluster.workers.sender import DeliveryLimits, Sender, WebhookDelivery
 
 LANES: Final = 8
-"""Deliveries of one subscription under way at a time; a key always takes the same lane."""
+"""Number of concurrent deliveries of one subscription. Changes of one key always use the same lane,
+which keeps them in order.
+"""
 WINDOW_MAX: Final = 256
-"""Changes of one subscription that are read and not yet done with."""
+"""Most changes of one subscription that are read but neither delivered nor given up."""
 CURSOR_EVERY_S: Final = 0.5
 REPLAYS_EVERY_S: Final = 2.0
 REPLAYS_MAX: Final = 50
-"""Replays that are looked at in one go."""
+"""Most replays that are read at a time."""
 
 _log = structlog.get_logger("acordo.webhooks")
 
 
 class ServedSubscription:
-    """One subscription while this worker has its lease."""
+    """A subscription that this worker serves while it holds the lease."""
 
     def __init__(
         self,
@@ -68,14 +70,15 @@ class ServedSubscription:
         )
         self._lanes: list[asyncio.Queue[WebhookDelivery]] = [asyncio.Queue() for _ in range(LANES)]
         self._open: deque[WebhookDelivery] = deque()
-        """What was read and is not done with, in the order of the ledger."""
+        """Deliveries that were read and are not finished, in the order of the ledger."""
         self._window = asyncio.Semaphore(WINDOW_MAX)
         self._passed = 0
-        """Everything up to this revision is done with."""
+        """Revision up to which every delivery is finished."""
 
     async def run(self) -> None:
-        """Serve until the lease is lost or the subscription changes: both raise Lost. Return at
-        once while another worker has it.
+        """Serve until the lease is lost or the subscription changes; both raise Lost.
+
+        Return at once if another worker holds the lease.
         """
         if not await self.lease.take():
             return
@@ -94,7 +97,9 @@ class ServedSubscription:
     # ----------------------------------------------------------------------------------------- feed
 
     async def _start(self) -> int:
-        """Return the revision after which deliveries begin."""
+        """Return the revision after which deliveries begin: the saved cursor, or the subscription's
+        start.
+        """
         found = await self._client.get(rules.CURSORS + self._name)
         begin = self._revision if self._subscription.after is None else self._subscription.after
         if found is None:
@@ -105,7 +110,10 @@ class ServedSubscription:
         return begin
 
     async def _feed(self, after: int) -> None:
-        """Read changes from there on, for ever; say to the target what was undone or pruned."""
+        """Read the changes after a revision, for ever, and hand them to the lanes.
+
+        Report undone revisions to the target; keep a dead letter for a range that was pruned.
+        """
         position = after
         while True:
             try:
@@ -116,7 +124,7 @@ class ServedSubscription:
                     await self._take(event)
             except Undone as exc:
                 if position < exc.after:
-                    continue  # the ledger kept changes up to there, and they are delivered first
+                    continue  # the ledger still has changes up to `exc.after`: deliver those first
                 position = await self._deliver_undone(exc, position)
             except Pruned as exc:
                 floor = exc.floor or position + 1
@@ -131,8 +139,9 @@ class ServedSubscription:
                 position = max(position, floor)
 
     async def _deliver_undone(self, undone: Undone, position: int) -> int:
-        """Say to the target what an adoption undid, after all that came before it. Return where
-        to read on.
+        """Tell the target what an adoption undid, after every earlier change has been delivered.
+
+        Return the revision to read on from.
         """
         await self._until_window_is_empty()
         to = undone.floor or position + 1
@@ -142,14 +151,14 @@ class ServedSubscription:
         return self._passed
 
     async def _until_window_is_empty(self) -> None:
-        """Wait until everything that was read is delivered, or given up."""
+        """Wait until every change that was read is delivered or given up."""
         for _ in range(WINDOW_MAX):
             await self._window.acquire()
         for _ in range(WINDOW_MAX):
             self._window.release()
 
     async def _take(self, event: Change | Bookmark) -> None:
-        """Put a change into its lane, once there is room; pass over what is not delivered."""
+        """Put a change into its lane once the window has room; skip what is not delivered."""
         if isinstance(event, Bookmark):
             self._pass_over(event.revision, whole=True)
             return
@@ -170,14 +179,18 @@ class ServedSubscription:
         self._lanes[zlib.crc32(event.key) % LANES].put_nowait(delivery)
 
     def _pass_over(self, revision: int, *, whole: bool) -> None:
-        """Note that nothing of a revision is to be delivered, if nothing before it is open."""
+        """Advance the position over a revision without deliveries, unless an earlier one is
+        unfinished.
+        """
         if whole and not self._open:
             self._passed = max(self._passed, revision)
 
     # ---------------------------------------------------------------------------- lanes and cursor
 
     async def _run_lane(self, lane: asyncio.Queue[WebhookDelivery]) -> None:
-        """Deliver one after another, and move the position over those in front that are done."""
+        """Deliver a lane's changes one by one, and advance the position over the finished ones in
+        front.
+        """
         while True:
             delivery = await lane.get()
             await self.sender.deliver(delivery)
@@ -189,7 +202,9 @@ class ServedSubscription:
                 self._passed = max(self._passed, done)
 
     async def _save(self) -> None:
-        """Write the position now and then: after a death, deliveries repeat from there."""
+        """Save the position every CURSOR_EVERY_S. After a crash, deliveries are repeated from
+        there.
+        """
         saved = 0
         while True:
             await asyncio.sleep(CURSOR_EVERY_S)
@@ -197,7 +212,10 @@ class ServedSubscription:
                 saved = await self._move_cursor(self._passed)
 
     async def _move_cursor(self, to: int) -> int:
-        """Move the durable position, under the lease: a worker that lost it moves nothing."""
+        """Write the cursor, guarded by the lease, and return the position written.
+
+        Raises Lost if another worker holds the lease.
+        """
         value = msgspec.json.encode(Cursor(to, self.lease.fence))
         revision = self.lease.revision
         try:
@@ -205,7 +223,7 @@ class ServedSubscription:
                 guards=(self.lease.guard,), writes=(acordo.put(rules.CURSORS + self._name, value),)
             )
         except Refused as exc:
-            if revision != self.lease.revision:  # renewed meanwhile: the next round moves it
+            if revision != self.lease.revision:  # renewed in the meantime: the next round writes
                 return 0
             raise Lost("the lease is another's") from exc
         return to
@@ -213,8 +231,9 @@ class ServedSubscription:
     # -------------------------------------------------------------------------------------- replays
 
     async def replay(self) -> None:
-        """Deliver again what somebody asked for (`acordo dead replay`), which took it out of the
-        dead letters.
+        """Deliver the dead letters again that a user asked for.
+
+        `acordo dead replay` has moved them from the dead letters to the replays.
         """
         prefix = f"{rules.REPLAYS}{self._name}/"
         while True:
@@ -227,8 +246,9 @@ class ServedSubscription:
             await asyncio.sleep(REPLAYS_EVERY_S)
 
     def _replayed(self, value: bytes) -> WebhookDelivery | None:
-        """Return the delivery of a dead letter; None when it is none: it would block those behind
-        it for ever.
+        """Decode a dead letter into a delivery; return None if it is malformed.
+
+        The caller then deletes it: kept, it would block the replays behind it for ever.
         """
         try:
             letter = msgspec.json.decode(value, type=DeadLetter)

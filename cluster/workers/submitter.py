@@ -1,6 +1,6 @@
-"""Submit asynchronous writes until each has come to a definite end.
+"""Submit asynchronous writes until each has a definite outcome.
 
-It never acknowledges a command whose outcome is not definite.
+A command whose outcome is not definite is never acknowledged.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ RETRY_S: Final = (0.2, 10.0)
 """First and longest pause before a command is submitted again."""
 SUBMIT_TIMEOUT_S: Final = 10.0
 LIFETIME_S: Final = 12 * 3600.0
-"""For how long a command that was accepted may take effect once a node has it; nodes cut this to
-half the op_id retention. Its attempts are repeated until one is definite, so the expiry of the
-first must not end them all.
+"""How long an accepted command may still take effect once a node has it. Nodes limit this to half
+the op_id retention. A command is submitted again until one attempt is definite, so the lifetime
+must not end when the first attempt expires.
 """
 
 _DONE: Final = Counter("acordo_worker_commands", "Commands by what became of them", ["result"])
@@ -38,14 +38,15 @@ _log = structlog.get_logger("acordo.worker")
 
 
 class Submitter:
-    """What brings one command after another to a definite end."""
+    """The consumer that brings each command to a definite outcome."""
 
     def __init__(self, client: Client, rng: random.Random) -> None:
         self._client, self._rng = client, rng
 
     async def take(self, delivery: Delivery) -> None:
-        """Submit a command until its outcome is definite, then acknowledge it; bury one that can
-        never work.
+        """Submit a command until its outcome is definite, then acknowledge it.
+
+        A command that can never work is buried: it goes to the dead letter queue.
         """
         try:
             found = parse(delivery.body)
@@ -67,8 +68,8 @@ class Submitter:
                 )
                 result = "applied"
             except Refused:
-                # A refusal is an outcome: it is recorded under the op_id, where its client finds
-                # it.
+                # A refusal is a definite outcome. It is recorded under the op_id, where the client
+                # finds it.
                 result = "refused"
             except BadRequest as exc:
                 await self._bury(delivery, f"{exc.code}: {exc.detail}")

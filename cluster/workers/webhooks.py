@@ -1,7 +1,7 @@
-"""Deliver webhooks: changes under a prefix to a URL, signed, in order per key, at least once.
+"""Deliver webhooks: post changes under a prefix to a URL, signed, in order per key, at least once.
 
-It finds the subscriptions that no other worker serves, and serves them. It never serves one whose
-form is wrong, and says so once.
+A worker finds the subscriptions that no other worker serves, and serves them. It skips a malformed
+subscription, and logs that once.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from kv.errors import BadRequest
 SUBSCRIPTIONS_MAX: Final = 1000
 SCAN_EVERY_S: Final = 1.0
 REST_S: Final = 60.0
-"""A subscription whose position the cluster refuses is tried again after so long, or once it is
-written anew.
+"""Pause before a subscription whose position the cluster refused is tried again, unless it is
+rewritten first.
 """
 
 _HELD: Final = Gauge("acordo_webhook_subscriptions_held", "Subscriptions that this worker serves")
@@ -36,7 +36,9 @@ _log = structlog.get_logger("acordo.webhooks")
 
 
 class Webhooks:
-    """The subscriptions that this worker serves: those that no other one does. `run` it once."""
+    """The set of subscriptions that this worker serves: those that no other worker does. Call `run`
+    once.
+    """
 
     def __init__(
         self, client: Client, name: str, limits: DeliveryLimits, *, rng: random.Random
@@ -45,10 +47,10 @@ class Webhooks:
         self._limits, self._rng = limits, rng
         self._serving: dict[str, asyncio.Task[None]] = {}
         self._complained: dict[str, int] = {}
-        """Subscriptions of a wrong form, and the revision of theirs of which that was said."""
+        """Malformed subscriptions, each with the revision for which that was logged."""
         self._resting: dict[str, tuple[int, float]] = {}
-        """Subscriptions that were refused: at which revision of theirs, and until when they are
-        left alone.
+        """Subscriptions that the cluster refused: at which revision, and until when they are
+        skipped.
         """
         self._session: aiohttp.ClientSession | None = None
 
@@ -73,7 +75,7 @@ class Webhooks:
             await self._session.close()
 
     async def run(self) -> None:
-        """Look for subscriptions and serve what is free, for ever."""
+        """Look for subscriptions that nobody serves, and serve them, for ever."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:
@@ -86,7 +88,7 @@ class Webhooks:
             _HELD.set(0)
 
     async def scan(self, tasks: asyncio.TaskGroup) -> None:
-        """Look once, and begin to serve what nobody serves yet."""
+        """Look once, and start serving each subscription that nobody serves yet."""
         found = await self._subscriptions()
         for name in [n for n, task in self._serving.items() if task.done()]:
             del self._serving[name]
@@ -96,7 +98,7 @@ class Webhooks:
         _HELD.set(len(self._serving))
 
     async def _subscriptions(self) -> dict[str, tuple[Subscription, int]]:
-        """Return the sound subscriptions by name, each with its revision."""
+        """Return the valid subscriptions by name, each with its revision."""
         found: dict[str, tuple[Subscription, int]] = {}
         async for each in self._client.list(rules.SUBSCRIPTIONS):
             name = each.key[len(rules.SUBSCRIPTIONS) :].decode("utf-8", "replace")
@@ -115,8 +117,9 @@ class Webhooks:
         return refused_at == revision and _now() < until
 
     async def _serve(self, name: str, subscription: Subscription, revision: int) -> None:
-        """Serve one subscription until it changes or the lease is lost; do nothing while another
-        has it.
+        """Serve one subscription until it changes or the lease is lost.
+
+        Return at once if another worker holds the lease.
         """
         assert self._session is not None
         served = ServedSubscription(
@@ -133,7 +136,8 @@ class Webhooks:
             await served.run()
         except* (Lost, AcordoError) as failures:
             for failure in failures.exceptions:
-                # A position from the future, say: asking each second changes nothing.
+                # The cluster rejects a position above its newest revision, for example. Retrying
+                # every second would not change that.
                 if isinstance(failure, Rejected):
                     self._resting[name] = (revision, _now() + REST_S)
                 if not isinstance(failure, Lost):

@@ -1,7 +1,7 @@
 """Run `python -m cluster worker`: submit asynchronous writes, deliver webhooks. Any number may run.
 
-It does everything through the HTTP API, with op_ids that make repetition harmless, and never drops
-a command that it could not bring to a definite end.
+It does everything through the HTTP API, with op_ids that make repetition harmless. It never drops a
+command that has no definite outcome.
 """
 
 from __future__ import annotations
@@ -77,8 +77,10 @@ async def _serve(settings: WorkerSettings, name: str) -> None:
 
 
 async def _commands(settings: WorkerSettings, client: Client, rng: random.Random) -> None:
-    """Submit what waits in the queue of the cluster that is worked for, which says itself what it
-    is called: a broker may have those of others beside it.
+    """Submit the commands that wait in the cluster's queue.
+
+    The cluster itself gives the name of the queue, because a broker may have the queues of several
+    clusters.
     """
     pause_s = 0.25
     while True:
@@ -91,7 +93,7 @@ async def _commands(settings: WorkerSettings, client: Client, rng: random.Random
                 "version"
             )
         except AcordoError:
-            pass  # said once already
+            pass  # `say_what_is_missing` has already logged that no cluster answers
         await asyncio.sleep(pause_s * (0.75 + rng.random() / 2))
         pause_s = min(pause_s * 2, 5.0)
     queues = Queues(str(names["async"]), str(names["dead"]))
@@ -100,9 +102,7 @@ async def _commands(settings: WorkerSettings, client: Client, rng: random.Random
 
 
 async def say_what_is_missing(client: Client, urls: list[str], *, broker: bool) -> None:
-    """Say once, at the start, what this worker cannot do as it is. It goes on trying all
-    the same.
-    """
+    """Log once, at the start, what this worker cannot do. It keeps trying all the same."""
     if not broker:
         _log.warning(
             "no broker: asynchronous writes are not submitted, set ACORDO_BROADCAST=amqp://…"
@@ -118,7 +118,7 @@ async def say_what_is_missing(client: Client, urls: list[str], *, broker: bool) 
 
 
 def limits_of(settings: WorkerSettings) -> DeliveryLimits:
-    """Return what bounds deliveries."""
+    """Return the limits of deliveries that the settings give."""
     return DeliveryLimits(
         attempts_max=settings.webhook_attempts_max,
         backoff_s=settings.webhook_backoff_s,
