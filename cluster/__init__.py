@@ -1,1 +1,1 @@
-"""Make processes a cluster: settings, local runner, workers, autoscaler, stack in containers."""
+"""Run nodes as a cluster: settings, local runner, workers, autoscaler, stack in containers."""

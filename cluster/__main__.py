@@ -55,7 +55,8 @@ def main(argv: list[str]) -> int:
     if argv[0] not in commands:
         print(f"{argv[0]!r} is no command; there are {', '.join(commands)}", file=sys.stderr)
         return 2
-    # Values, logs and the secret are nobody else's, also in a directory that others may read.
+    # The files made below hold values, logs and the secret. Without this umask other users of the
+    # machine could read them if the directory above is open to them.
     os.umask(0o077)
     try:
         return commands[argv[0]](argv[1:])
@@ -81,7 +82,7 @@ def stack(argv: list[str]) -> int:
 
 
 def config(argv: list[str]) -> int:
-    """Print the settings of the runner that are in effect."""
+    """Print the runner's effective settings as JSON, with passwords hidden."""
     print(
         json.dumps(redacted(load(RunnerSettings, argv, prog="python -m cluster config")), indent=2)
     )

@@ -1,7 +1,8 @@
-"""Keep a directory that belongs to one cluster or node: make it, hold it, claim it, write its
-files whole.
+"""Manage a directory that belongs to one cluster or node: create, lock, claim, and write whole
+files.
 
-It refuses what another wrote or is too new for it, and never deletes anything in there.
+It refuses a directory that belongs to another node or that a newer version wrote, and never deletes
+anything in it.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import msgspec
 from kv.errors import BadRequest
 
 FORMAT: Final = 1
-"""Raised when an older runner or node could not use the directory."""
+"""Format number, increased when an older runner or node could not use the directory."""
 
 _F = TypeVar("_F")
 
 
 class NodeFile(msgspec.Struct, frozen=True):
-    """`node.json` in a node's own directory: made once, with the node."""
+    """The content of `node.json` in a node's own directory, written once when the node is new."""
 
     format: int
     cluster_id: str
@@ -32,8 +33,9 @@ class NodeFile(msgspec.Struct, frozen=True):
 
 
 def claim_node(data_dir: Path, cluster_id: str, node_id: str) -> NodeFile:
-    """Return whose directory this is, making it when it is new. Raises BadRequest when it is
-    another's.
+    """Create `node.json` in a new directory, or check the one that is there, and return it.
+
+    Raises BadRequest if the directory belongs to another node or cluster.
     """
     path = data_dir / "node.json"
     make_directory(data_dir)
@@ -54,7 +56,7 @@ def claim_node(data_dir: Path, cluster_id: str, node_id: str) -> NodeFile:
 
 @contextlib.contextmanager
 def locked(directory: Path, what: str) -> Iterator[None]:
-    """Hold the directory for this process alone. Raises BadRequest while another process does."""
+    """Lock the directory for this process. Raises BadRequest while another process holds it."""
     with _opened_lock(directory) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,7 +84,10 @@ def _opened_lock(directory: Path) -> TextIO:
 
 
 def is_locked(directory: Path) -> bool:
-    """Say whether some process holds the directory. Raises BadRequest when that cannot be known."""
+    """Return whether a process holds the directory's lock.
+
+    Raises BadRequest if the lock file cannot be opened.
+    """
     try:
         with (directory / "lock").open("r") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -100,12 +105,14 @@ def is_locked(directory: Path) -> bool:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory for its owner alone, unless it is there. Raises BadRequest when it cannot be
-    used.
+    """Create a directory that only its owner can use, with its parents, unless it exists.
+
+    Raises BadRequest if it cannot be created or is not writable.
     """
     try:
         missing = [each for each in (path, *path.parents) if not each.exists()]
-        # Values and the secret are nobody else's, whatever the umask of this process is.
+        # The mode is given here because the umask may let others read, and the directory will hold
+        # values and the secret.
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for made in missing:
             sync_directory(made.parent)
@@ -116,7 +123,7 @@ def make_directory(path: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Replace a small file so that a crash leaves the old or the new one."""
+    """Replace a small file atomically: after a crash either the old or the new content is there."""
     new = path.with_name(path.name + ".new")
     with new.open("wb") as file:
         file.write(content)
@@ -127,9 +134,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable: what it holds is relied on as soon as it was
-    written.
-    """
+    """Fsync a directory, so that files created or renamed in it survive a crash."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -138,9 +143,10 @@ def sync_directory(path: Path) -> None:
 
 
 def read_file(path: Path, kind: type[_F], *, newest: int = FORMAT) -> _F:
-    """Return what a file of ours holds.
+    """Decode one of our JSON files.
 
-    Raises BadRequest when it is damaged, or was written by a version that knows more.
+    Raises BadRequest if it is damaged or was written by a newer version (its format is above
+    `newest`).
     """
     try:
         raw = path.read_bytes()

@@ -1,8 +1,8 @@
-"""Run `python -m cluster.installation URL` against any running installation; it needs nothing but
-that URL.
+"""Run `python -m cluster.installation URL`: check any running installation, given only its URL.
 
-Each check says what failed and why. What it writes lies under one random prefix and is deleted
-again. Exit code 0: all passed; 1: a check failed; 2: wrong usage or nobody answers.
+A failed check reports what failed and why. All keys that the checks write lie under one random
+prefix and are deleted at the end. Exit code 0: all passed; 1: a check failed; 2: wrong usage, or
+nothing answers at the URL.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ import aiohttp
 CHECK_TIMEOUT_S: Final = 60.0
 REQUEST_TIMEOUT_S: Final = 20.0
 RETRY_S: Final = 15.0
-"""How long a 503 (no leader just now) is retried: the installation may have been started a moment
-ago.
+"""How long a 503 (no leader at the moment) is retried: the installation may have just been started.
 """
 KEY_BYTES_MAX: Final = 1024
 VALUE_BYTES_MAX: Final = 1024 * 1024
 TRIES_PER_NODE: Final = 40
 URLS_KNOWN_S: Final = 5.0
-"""Requests through a load balancer until a certain node must have answered one."""
+"""How long to wait for a new cluster's members to know each other's URLs."""
 
 
 class Failed(Exception):
@@ -37,7 +36,7 @@ class Failed(Exception):
 
 
 class Installation:
-    """The installation under check, as one URL."""
+    """The installation under check, reached through one URL."""
 
     def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
         self.http, self.url = http, url.rstrip("/")
@@ -45,14 +44,17 @@ class Installation:
         self.written: set[str] = set()
 
     def key(self, name: str) -> str:
-        """Return a key under the check's own prefix; it is deleted at the end."""
+        """Return a key under the check's own prefix and note it for deletion at the end."""
         self.written.add(self.prefix + name)
         return self.prefix + name
 
     async def ask(
         self, method: str, path: str, expected: int | tuple[int, ...], **more: Any
     ) -> Answer:
-        """Send a request, retrying 503; raise Failed unless the status is one of those expected."""
+        """Send a request and return the answer. A 503 is retried for RETRY_S.
+
+        Raises Failed unless the status is one of `expected`.
+        """
         wanted = (expected,) if isinstance(expected, int) else expected
         give_up = time.monotonic() + RETRY_S
         url = path if path.startswith("http") else self.url + path
@@ -73,7 +75,7 @@ class Installation:
     async def put(
         self, key: str, value: str, expected: int | tuple[int, ...] = (200, 201)
     ) -> Answer:
-        """Write a text through the original project's API."""
+        """Write a text value through the original project's API."""
         return await self.ask("PUT", "/kv", expected, json={"data": {"key": key, "value": value}})
 
     async def get(self, key: str, expected: int | tuple[int, ...] = 200) -> Answer:
@@ -239,8 +241,10 @@ async def every_node(it: Installation) -> None:
 
 
 async def _members(it: Installation) -> list[dict[str, Any]]:
-    """Return the members; those of a cluster that has just begun know each other's URLs within a
-    second or two.
+    """Return the members that `/v1/cluster` lists.
+
+    In a cluster that has just started, members learn each other's URLs within a second or two; this
+    waits up to URLS_KNOWN_S for that.
     """
     ends = time.monotonic() + URLS_KNOWN_S
     while True:
@@ -253,15 +257,17 @@ async def _members(it: Installation) -> list[dict[str, Any]]:
 
 
 async def _through(it: Installation, member: dict[str, Any], path: str) -> Answer:
-    """Let a certain member answer: by its own URL, or by asking a load balancer until it is that
-    one's turn.
+    """Get `path` from a given member.
+
+    Try its own URL first; if that is not reachable, repeat the request through the load balancer
+    until that member answers. Raises Failed after TRIES_PER_NODE requests.
     """
     try:
         answer = await it.ask("GET", member["url"] + path, 200)
         if answer.headers.get("Acordo-Node") == member["id"]:
             return answer
     except (aiohttp.ClientError, TimeoutError):
-        pass  # its own URL need not be reachable from here
+        pass  # a member's own URL may be unreachable from here
     for _ in range(TRIES_PER_NODE):
         answer = await it.ask("GET", path, 200)
         if answer.headers.get("Acordo-Node") == member["id"]:
@@ -319,7 +325,7 @@ async def check(url: str) -> int:
 
 
 def title(run: Callable[[Installation], Awaitable[None]]) -> str:
-    """Return what a check shows, as one line says it to people."""
+    """Return what a check verifies, as one line for the report."""
     return str(run.__doc__).removeprefix("Check that ").removesuffix(".")
 
 

@@ -1,7 +1,7 @@
-"""Write log lines: one event each, constant message, fields apart; JSON for machines, colours for a
-person's terminal.
+"""Configure logging: one event per line, a constant message, fields apart from it.
 
-Lines of libraries that use the standard library's logging come out in the same form.
+Lines are JSON, or coloured text on a terminal. Lines of libraries that use the standard library's
+logging take the same form.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TextIO
 import structlog
 
 LIBRARY_LEVEL: Final = logging.WARNING
-"""Least severe lines of other people's code that are shown."""
+"""Least severe level that is shown from libraries."""
 
 
 def configure(
@@ -23,8 +23,9 @@ def configure(
     out: TextIO | None = None,
     **fields: str,
 ) -> None:
-    """Send every log line to `out` (standard error), each with `fields`. Call once, in a
-    composition root.
+    """Send every log line to `out` (default: standard error), each with `fields`.
+
+    Call it once, in a composition root.
     """
     out = out or sys.stderr
     as_json = form == "json" or (form == "auto" and not out.isatty())

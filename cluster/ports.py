@@ -1,6 +1,7 @@
-"""Find ports of this machine that nobody listens on, and refuse those that somebody does.
+"""Find free ports of this machine, and refuse ports that are in use.
 
-A port that is free now may be taken a moment later: whoever listens on it must say so by name.
+A port that is free now may be taken a moment later, so whoever listens on one must still report a
+failure with the port's number.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from cluster.settings.runner import RAFT_PORT_OFFSET
 from kv.errors import BadRequest
 
 LASTING_PORTS: Final = (12_000, 30_000)
-"""Below what Linux hands out by itself (net.ipv4.ip_local_port_range), and what clusters begin
-at.
+"""Range below the ports that Linux assigns by itself (net.ipv4.ip_local_port_range) and above those
+that clusters start at by default.
 """
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on now."""
+    """Return a loopback port that is free now."""
     return free_ports(1)[0]
 
 
 def free_ports(count: int) -> list[int]:
-    """Return so many loopback ports, all different, that nobody listens on now."""
+    """Return `count` different loopback ports that are free now."""
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -37,10 +38,10 @@ def free_ports(count: int) -> list[int]:
 
 
 def lasting_port() -> int:
-    """Return a loopback port that nobody listens on now, and that the kernel hands out to nobody.
+    """Return a loopback port that is free now and that the kernel does not assign by itself.
 
-    A server that is killed and started again needs the port that it had. If it is one of those that
-    the kernel gives to whoever asks for any, another process may have it by then.
+    A server that is killed and started again needs the same port. If that port were in the kernel's
+    range for ephemeral ports, another process might have got it in the meantime.
     """
     while True:
         port = random.randrange(*LASTING_PORTS)
@@ -51,9 +52,9 @@ def lasting_port() -> int:
 
 
 def free_base_port(nodes: int, first: int) -> int:
-    """Return a base port from `first` on whose HTTP and Raft ports nobody listens on now.
+    """Return a base port, at least `first`, whose HTTP and Raft ports are free for all nodes.
 
-    Raises BadRequest("port_in_use") where there is none.
+    Raises BadRequest("port_in_use") if there is none.
     """
     for base in range(first, 65000 - RAFT_PORT_OFFSET, 10):
         try:
@@ -67,8 +68,10 @@ def free_base_port(nodes: int, first: int) -> int:
 
 
 def refuse_taken_port(host: str, port: int, what: str, *, of: Path | None = None) -> None:
-    """Raise BadRequest("port_in_use") if nobody can listen there now. `of`: a cluster's directory
-    that has its ports already: its members know each other by them.
+    """Raise BadRequest("port_in_use") if the port is in use.
+
+    `of` is the directory of a cluster that already has its ports. Its members know each other by
+    them, so the error does not suggest other ports.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
