@@ -1,1 +1,1 @@
-"""Hold the loops beside the committer: broadcast, expiry, pruning, scrubbing, likeness."""
+"""The loops beside the committer: broadcast, expiry, pruning, scrubbing, likeness."""

@@ -1,11 +1,11 @@
-"""Notice that this member's machine went another way than the leader's, and build it anew from
-snapshot and log.
+"""Detect that this member's machine diverged from the leader's, and rebuild it from snapshot and
+log.
 
-If that does not help, the snapshot here went the other way too: the leader's takes its place.
+If that does not help, the local snapshot has diverged too, and the leader's replaces it.
 
-Machines that apply the same log are the same. One that has applied all that the leader had, and
-still lacks what the leader has settled, is not: whatever made it so, nothing may be judged by it.
-It never takes slowness for difference.
+Machines that apply the same log are equal. A machine that has applied everything that the leader
+had, and still lacks what the leader has settled, is not equal: whatever the cause, nothing may be
+judged by it. A member that is merely slow is never treated as diverged.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from coordinator.machine.machine import Machine
 from kv.errors import KvError
 
 LOOK_S: Final = 1.0
-"""How often a member that lags looks whether it only lags."""
+"""How often a member that lags checks whether it only lags."""
 AGAIN_S: Final = 30.0
-"""Longest pause before a machine that went apart once more is built anew once more."""
+"""The longest pause before a machine that diverged again is rebuilt again."""
 CONFIRM_TIMEOUT_S: Final = 5.0
 
 _log = structlog.get_logger("acordo.likeness")
 
 
 class ComparedMember(Protocol):
-    """What comparing asks of the member it runs on."""
+    """The member whose machine is compared, as far as the comparison needs it."""
 
     @property
     def machine(self) -> Machine:
@@ -42,32 +42,32 @@ class ComparedMember(Protocol):
         ...
 
     def leader_settled(self) -> int | None:
-        """Return the settled revision that the leader gave in its note of the present term; None:
-        there is none yet.
+        """Return the settled revision in the leader's note of the present term; None when there is
+        none yet.
         """
         ...
 
 
 class Likeness:
-    """A member's comparison of its own machine with the leader's word. `run` it once."""
+    """The comparison of a member's machine with what the leader reports. Call `run` once."""
 
     def __init__(self, member: ComparedMember, log: Log) -> None:
         self._member, self._log = member, log
         self.apart = False
-        """The machine lacks what the leader has settled, though it has applied the same log: refuse
-        to judge by it.
+        """Whether the machine lacks what the leader has settled, though it has applied the same
+        log. Nothing may be judged by it then.
         """
         self.rebuilt = 0
 
     async def run(self) -> None:
-        """Look, for ever."""
+        """Compare again and again, forever."""
         pause_s = LOOK_S
         while True:
             await asyncio.sleep(pause_s)
             try:
                 apart = await self._differs()
             except (KvError, TimeoutError):
-                continue  # nobody confirms anything now
+                continue  # no quorum confirms a position now
             if not apart:
                 if self.apart:
                     _log.info(
@@ -80,7 +80,7 @@ class Likeness:
             if not self.apart:
                 _log.critical("machine is not like the leader's: building it anew", settled=settled)
                 self._log.replay()
-            else:  # so the snapshot here, if any, was made by a machine that had gone apart
+            else:  # the local snapshot, if any, was made by a machine that had already diverged
                 _log.critical(
                     "machine is still not like the leader's: its snapshot is asked for",
                     settled=settled,
@@ -92,11 +92,11 @@ class Likeness:
             pause_s = min(pause_s * 2, AGAIN_S)
 
     async def _differs(self) -> bool:
-        """Say whether this machine lacks what the leader had settled, after applying all that the
-        leader had applied.
+        """Return whether this machine lacks what the leader had settled, after applying everything
+        that the leader had applied.
 
-        The leader's word is older than the round; what it had applied then is committed, so it lies
-        below the position.
+        The leader's note is older than the ReadIndex round, and what the leader had applied when it
+        wrote the note was committed: so it lies below the position.
         """
         leader_settled, machine = self._member.leader_settled(), self._member.machine
         if (

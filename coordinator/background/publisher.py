@@ -1,7 +1,8 @@
 """Broadcast the ledger, row after row, from a durable cursor, while this member leads (INV-6).
 
-At least once, in revision order, without a gap, and never what is not committed. It never holds up
-a write: behind a dead broker only its lag grows, and the ledger is not pruned past its cursor.
+Changes are published at least once, in revision order, without a gap, and never before they are
+committed. The publisher never delays a write: while the broker is down only its lag grows, and the
+ledger is not pruned past its cursor.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ _log = structlog.get_logger("acordo.publisher")
 
 CURSOR: Final = "broadcast"
 ADOPTION: Final = "~adopt"
-"""The op_id under which an adoption is published: it is no intent of anybody's."""
+"""The op_id under which an adoption is published. It belongs to no intent."""
 
 
 class PublishingMember(Protocol):
-    """What the publisher asks of the member it runs on."""
+    """The member that a publisher runs on, as far as the publisher needs it."""
 
     @property
     def machine(self) -> Machine:
@@ -41,7 +42,7 @@ class PublishingMember(Protocol):
 
     @property
     def committer(self) -> Committer:
-        """Its committer: nothing is published before that has taken over."""
+        """Its committer. Nothing is published before it has taken over."""
         ...
 
     @property
@@ -51,14 +52,14 @@ class PublishingMember(Protocol):
 
 
 class _Part(NamedTuple):
-    """Changes to be published next, and the position after them."""
+    """The changes to publish next, and the position after them."""
 
     changes: tuple[Change, ...]
     position: int
 
 
 class Publisher:
-    """The leader's loop from the ledger to the broker. `run` it once."""
+    """The leader's loop from the ledger to the broker. Call `run` once."""
 
     def __init__(
         self,
@@ -75,51 +76,53 @@ class Publisher:
         self._settings = settings
         self._backoff = Backoff(rng, min_s=settings.backoff_s_min, max_s=settings.backoff_s_max)
         self._heard: deque[Settled] = deque(maxlen=settings.publish_buffer_max)
-        """The newest settled groups. When it is full the oldest goes, and the gap is read from the
-        ledger.
+        """The newest settled groups. When the buffer is full the oldest one is dropped, and the gap
+        is read from the ledger.
         """
         self._news = asyncio.Event()
         self._shift = asyncio.Event()
         self._term: int | None = None
         self._position = 0
         self.trouble: str | None = None
-        """Why the broadcast waits, while it does."""
+        """Why the broadcast is waiting; None while it is not."""
         self.published = 0
         self.failures = 0
 
     @property
     def lag(self) -> int | None:
-        """How many settled revisions are not published yet; None: another member publishes."""
+        """The number of settled revisions that are not published yet; None: another member
+        publishes.
+        """
         if self._term is None:
             return None
         return max(0, self._member.machine.settled.revision - self._position)
 
     def led(self, term: int) -> None:
-        """Begin: this member leads `term`."""
+        """Note that this member leads `term` now."""
         self._term = term
         self._position = 0
         self._shift.set()
         self._news.set()
 
     def deposed(self) -> None:
-        """End: another member publishes."""
+        """Stop publishing: another member leads."""
         self._term = None
         self._heard.clear()
         self._shift.set()
         self._news.set()
 
     def taken_over(self) -> None:
-        """Begin: the store is this history's, and ends where the machine does."""
+        """Start publishing: the store belongs to this history, and ends where the machine does."""
         self._news.set()
 
     def hear(self, settled: Settled) -> None:
-        """Keep what was settled here at hand, so that it need not be read again."""
+        """Buffer what was settled here, so that it need not be read from the ledger."""
         if self._term is not None:
             self._heard.append(settled)
             self._news.set()
 
     async def run(self) -> None:
-        """Publish whenever this member leads, for ever."""
+        """Publish whenever this member leads, forever."""
         while True:
             term = self._term
             if term is None:
@@ -140,7 +143,7 @@ class Publisher:
     async def _publish_while(self, term: int) -> None:
         """Publish part after part while this member leads `term`."""
         settings = self._settings
-        # until then the store may be any
+        # before that the store may belong to any history
         while self._term == term and not self._member.committer.taken_over:
             await self._wait_news(None)
         position = saved = await self._begin()
@@ -161,7 +164,7 @@ class Publisher:
                 saved, saved_at_s = position, self._clock.monotonic()
 
     async def _begin(self) -> int:
-        """Return the position to go on from: whoever published before has left it in the store
+        """Return the position to continue from, which the previous publisher left in the store
         (INV-6).
         """
         return await self._store.cursor(CURSOR, timeout_s=self._settings.store_timeout_s)
@@ -178,7 +181,7 @@ class Publisher:
         self.trouble = None
 
     async def _next(self, position: int) -> _Part | None:
-        """Return what follows `position`: from what was heard if it is there, else from the
+        """Return what follows `position`: from the buffer if it has it, otherwise from the
         ledger.
         """
         heard = self._heard
@@ -211,9 +214,9 @@ class Publisher:
         return _Part(tuple(changes), position)
 
     async def _from_ledger(self, position: int, settled_to: int) -> _Part:
-        """Return what the ledger has next, up to the revision settled here. Raises
-        BackendUnavailable for a store that lacks it, be it for a moment: what it lacks must not be
-        taken for published.
+        """Return the next part of the ledger, up to the revision settled here. Raises
+        BackendUnavailable when the store lacks rows, even for a moment: missing rows must not count
+        as published.
         """
         timeout_s = self._settings.store_timeout_s
         machine = self._member.machine
@@ -244,16 +247,16 @@ class Publisher:
         return _Part(tuple(changes), rows[-1].last if rows else upto)
 
     def _kept(self, position: int) -> int | None:
-        """Return up to where the ledger from before an adoption counts behind `position`; None
-        when no adoption lies ahead.
+        """Return the revision up to which the ledger from before an adoption counts, behind
+        `position`; None when no adoption lies ahead.
         """
         return self._member.machine.undone.cut(position)
 
     async def _check_whole(self, position: int, settled: Mark, *, gapless: bool) -> None:
         """Raise BackendUnavailable unless the store has what was settled after `position`.
 
-        A store that was restored, or one that is behind for a moment, has no rows there: taken at
-        its word the publisher would pass them without a word to anybody (INV-6).
+        A store that was restored, or that is behind for a moment, has no rows there. If the
+        publisher trusted it, it would pass over those revisions without publishing them (INV-6).
         """
         read = await self._store.read(
             (), settled=settled.revision, timeout_s=self._settings.store_timeout_s
@@ -283,7 +286,7 @@ class Publisher:
                 await self._news.wait()
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, but not past a change of leadership: settled groups do not end a back-off."""
+        """Wait, but not past a change of leadership. Newly settled groups do not end a back-off."""
         self._shift.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):

@@ -1,7 +1,7 @@
-"""Look the store's versions through at rest, slowly, while this member leads, so that damage is
-reported before somebody needs the value.
+"""Scrub the store's versions slowly while this member leads, so that damage is reported before
+somebody needs the value.
 
-It never repairs anything, and never takes the place of the check at each read.
+It never repairs anything, and does not replace the check at each read.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from kv.errors import BackendUnavailable, StoreDamaged
 from kv.ports import Store
 
 DAMAGED_MAX: Final = 1000
-"""So many damaged places are remembered and reported once each; more are counted no further."""
+"""The number of damaged places that are remembered, and reported once each. Further ones are not
+counted.
+"""
 
 _log = structlog.get_logger("acordo.scrubber")
 
 
 class Scrubber:
-    """The leader's walk through the store: one step after another, then a long rest. `run` it
-    once; it works while this member leads.
+    """The leader's scrub of the store: one step after another, then a long rest. Call `run` once;
+    it works while this member leads.
     """
 
     def __init__(self, store: Store, settings: CoordinatorSettings) -> None:
@@ -31,22 +33,22 @@ class Scrubber:
         self._leads = asyncio.Event()
         self._reached = 0
         self.scrubbed = 0
-        """Versions looked at."""
+        """The number of versions scrubbed."""
         self.damaged: set[tuple[bytes, int]] = set()
-        """(key, revision) of what is not what was written, as far as was looked here; (op_id, 0): a
-        large value.
+        """The (key, revision) of each version found damaged by this member; (op_id, 0) for a large
+        value.
         """
 
     def led(self) -> None:
-        """Begin: this member leads."""
+        """Start scrubbing: this member leads."""
         self._leads.set()
 
     def deposed(self) -> None:
-        """End, after the step under way: this member leads no more."""
+        """Stop scrubbing after the present step: this member leads no more."""
         self._leads.clear()
 
     async def run(self) -> None:
-        """Look everything through, over and over, for ever."""
+        """Scrub all versions over and over, forever."""
         while True:
             await self._leads.wait()
             await asyncio.sleep(self._settings.scrub_interval_s)
@@ -60,8 +62,8 @@ class Scrubber:
                 await asyncio.sleep(self._settings.scrub_rest_s)
 
     async def step(self) -> bool:
-        """Look a few versions through, and the large values that they stand for; say whether there
-        are more.
+        """Scrub a few versions, and the large values that they refer to. Return whether there are
+        more.
         """
         timeout_s = self._settings.store_timeout_s
         done = await self._store.scrub(self._reached, timeout_s=timeout_s)

@@ -1,8 +1,8 @@
-"""Delete what has expired and prune what nobody may ask for any more, in small steps, while this
+"""Delete expired keys, and prune what nobody may ask for any more, in small steps, while this
 member leads.
 
-Expiry is an ordered, guarded write like any other. Pruning never passes the head, the publisher's
-cursor, or what a voter may still need, and never both retentions.
+An expiry is an ordered, guarded write like any other. Pruning never passes the head, the
+publisher's cursor or what a voter may still need, and it deletes only what is past both retentions.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from kv.ports import Clock, Retention, Store
 _slog = structlog.get_logger("acordo.sweeper")
 
 SWEEP_RETRY_S_MAX: Final = 1.0
-"""The longest pause before a store that does not answer is asked again what is due."""
+"""The longest pause before a store that does not answer is asked for due keys again."""
 _LEDGER_PAGE: Final = 256
 SweepResult: TypeAlias = Literal["done", "more", "failed"]
 
 
 class SweepingMember(Protocol):
-    """What the sweeper asks of the member it runs on."""
+    """The member that a sweeper runs on, as far as the sweeper needs it."""
 
     @property
     def machine(self) -> Machine:
@@ -42,7 +42,7 @@ class SweepingMember(Protocol):
 
     @property
     def committer(self) -> Committer:
-        """Its committer: nothing is swept before that has taken over."""
+        """Its committer. Nothing is swept before it has taken over."""
         ...
 
     def now_ms(self) -> int:
@@ -54,12 +54,12 @@ class SweepingMember(Protocol):
         ...
 
     def unneeded_below(self) -> int:
-        """Return up to where no voter will ever need the ledger's rows again."""
+        """Return the revision up to which no voter will ever need the ledger's rows again."""
         ...
 
 
 class Sweeper:
-    """The leader's loops that delete what is due and what nobody may ask for. `run` it once."""
+    """The leader's loops that delete due keys and prune. Call `run` once."""
 
     def __init__(
         self,
@@ -80,20 +80,22 @@ class Sweeper:
         self.expired = self.pruned_versions = self.pruned_rows = 0
         self.pruned_operations = self.pruned_blobs = 0
         self.floor = 0
-        """Newest prune floor that this member knows of."""
+        """The newest prune floor that this member knows of."""
 
     def led(self, term: int) -> None:
-        """Begin: this member leads `term`."""
+        """Start: this member leads `term`."""
         self._term = term
         self._shift.set()
 
     def deposed(self) -> None:
-        """End: another member sweeps."""
+        """Stop: another member sweeps."""
         self._term = None
         self._shift.set()
 
     async def run(self) -> None:
-        """Sweep and prune whenever this member leads, for ever: neither waits for the other."""
+        """Sweep and prune whenever this member leads, forever. The two loops are independent:
+        neither waits for the other.
+        """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._sweep_for_ever())
             group.create_task(self._prune_for_ever())
@@ -101,11 +103,11 @@ class Sweeper:
     async def _sweep_for_ever(self) -> None:
         settings = self._settings
         away_s = 0.0
-        """Since when the store does not answer; 0: it does."""
+        """The monotonic time since which the store does not answer; 0 while it does."""
         retry_s = settings.sweep_retry_s
         while True:
             began_s = self._clock.monotonic()
-            if not self._sweeps:  # soon, once it has taken over
+            if not self._sweeps:  # a new leader may sweep soon, once it has taken over
                 await self._pause(settings.sweep_retry_s if self._term is not None else None)
                 continue
             try:
@@ -122,7 +124,7 @@ class Sweeper:
             await self._pause(max(0.0, began_s + pause_s - self._clock.monotonic()))
 
     def _pause_after(self, swept: SweepResult) -> float:
-        """Return how long after its begin a sweep is followed by the next."""
+        """Return the time from the start of a sweep to the start of the next one."""
         match swept:
             case "more":
                 return 0.0
@@ -148,8 +150,8 @@ class Sweeper:
     async def sweep(self, *, after_outage: bool = False) -> SweepResult:
         """Propose the deletes of due keys, each guarded by the revision that is due.
 
-        `after_outage`: those who hold what came due meanwhile could not renew it, and get an
-        interval to do so.
+        `after_outage`: nothing is deleted yet. The holders of keys that came due during the outage
+        could not renew them, and get one interval to do so.
         """
         settings = self._settings
         now_ms = self._member.now_ms()
@@ -174,7 +176,7 @@ class Sweeper:
             if not future.cancelled() and future.exception() is None
         ]
         self.expired += sum(isinstance(answer.outcome, Applied) for answer in ended)
-        # refused: it was renewed
+        # Refused means that the key was renewed.
         judged = sum(isinstance(answer.outcome, Applied | Refused) for answer in ended)
         if judged < len(due):
             return "failed"
@@ -201,11 +203,11 @@ class Sweeper:
                 return
 
     def _staged_before_ms(self) -> int:
-        """Return the log time before which a staged value that nobody recorded belongs to no intent
-        that waits.
+        """Return the log time such that a value staged before it, whose op_id is not recorded,
+        belongs to no waiting intent.
 
-        0, nothing: an intent has waited for its commit so long that what it refers to may be that
-        old.
+        It is 0 (nothing may go) when the oldest pending intent has waited for its commit so long
+        that the value that it refers to may be that old.
         """
         machine, before_ms = self._member.machine, self._member.now_ms() - self._settings.staged_ms
         oldest = next(iter(machine.pending.values()), None)
@@ -214,7 +216,7 @@ class Sweeper:
         return before_ms
 
     async def _prunable_below(self) -> int:
-        """Return the revision below which nothing is needed any more; 0: all is."""
+        """Return the revision below which nothing is needed any more; 0: everything is needed."""
         settings = self._settings
         unneeded = self._member.unneeded_below()
         if not unneeded:

@@ -1,1 +1,1 @@
-"""Hold the leader's way from pending intents to the store: take over, evaluate, commit, settle."""
+"""The leader's way from pending intents to the store: take over, evaluate, commit, settle."""

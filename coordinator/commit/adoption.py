@@ -1,7 +1,7 @@
-"""Refuse a store that is not what was settled, until it is mended, another leads, or an operator
-adopts its head.
+"""Refuse a store that is not what was settled, until it is repaired, another member leads, or an
+operator adopts its head.
 
-It adopts nothing that nobody asked for.
+It adopts nothing without being asked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _log = structlog.get_logger("acordo.committer")
 
 
 class Adoption:
-    """The time that a leader spends refusing its store, and what may end it."""
+    """The state of a leader that refuses its store, and the ways out of it."""
 
     def __init__(
         self,
@@ -39,11 +39,13 @@ class Adoption:
         self._context, self._fence, self._groups = context, fence, groups
         self._refusal, self._entropy = refusal, entropy
         self._handed_on_at: Mark | None = None
-        """The settled place for which the leadership was offered to others: once for each."""
+        """The settled place at which this member last tried to transfer the leadership. It does so
+        once for each place.
+        """
 
     async def look(self, settled: Mark) -> Head | None:
-        """Return the store's head, of the server that holds what was settled if there are several;
-        None: no answer.
+        """Return the store's head, read from the server that holds what was settled if there are
+        several. None: the store does not answer.
         """
         store = self._context.store
         return await store.asked(
@@ -52,7 +54,7 @@ class Adoption:
 
     async def stay_refused(self, term: int, own: Head, refuse: Refuse) -> None:
         """Refuse writes and reads of the store until it changes, an operator adopts its head, or
-        another leads.
+        another member leads.
         """
         context, refusal = self._context, self._refusal
         settled = context.machine.settled
@@ -77,14 +79,14 @@ class Adoption:
             await context.leadership.pause(context.settings.refused_check_s)
             head = await self.look(settled)
             if head is not None and head != own:
-                return  # somebody repaired it, or made it worse
+                return  # somebody repaired the store, or made it worse
 
     async def _hand_on(self, term: int, settled: Mark) -> bool:
-        """Let the next voter try before refusing: its way may lead to the server that holds what
-        was settled. Say whether another leads.
+        """Transfer the leadership to the next voter before refusing: its connections may lead to
+        the server that holds what was settled. Return whether another member leads.
 
-        Each member hands on once for one settled place, so the leadership goes round once and then
-        stays.
+        Each member does so once for each settled place, so that the leadership goes round once and
+        then stays.
         """
         if self._handed_on_at == settled:
             return False
@@ -124,15 +126,15 @@ class Adoption:
             _fail(asked, NotApplied("deposed", "another command came before the adoption"))
         else:
             _log.warning("head adopted", settled=head.last, digest=head.digest.hex())
-            self._refusal.clear()  # the store is what is settled, from here on
+            self._refusal.clear()  # from here on the store is what is settled
             self._groups.forget_answered()
             if not asked.done():
                 asked.set_result(head.last)
 
 
 def next_voters(own: str, voters: Sequence[str]) -> list[str]:
-    """Return the other voters in the order of a ring, so that each of them is tried as the
-    leadership goes round.
+    """Return the other voters in ring order, so that each of them is tried as the leadership goes
+    round.
     """
     ring = sorted(voters)
     return [each for each in ring if each > own] + [each for each in ring if each < own]

@@ -1,7 +1,7 @@
 """Turn pending intents into store transactions, one group after another, while this member leads.
 
-It never assumes how a transaction ended: what was not heard is found out by taking over (an empty
-ledger row), and it never tells of an outcome before the COMMIT that made it true (INV-2).
+It never assumes how a transaction ended: taking over (an empty ledger row) finds out. It never
+reports an outcome before the COMMIT that made it true (INV-2).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _log = structlog.get_logger("acordo.committer")
 
 
 class Committer:
-    """The leader's loop. `run` it once; `led`, `deposed` and `wake` are called from the log's
-    side.
+    """The leader's commit loop. Call `run` once; the log's callbacks call `led`, `deposed` and
+    `wake`.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class Committer:
         members: bytes = b"",
         cluster: str = "",
     ) -> None:
-        """`entropy` gives so many bytes that nobody can guess; None: `rng` does, for tests.
-        `members` is the digest of the first member list.
+        """Compose the committer's parts. `entropy` returns the given number of unpredictable bytes;
+        None: taken from `rng`, for tests. `members` is the digest of the first member list.
         """
         leadership = Leadership()
         self._context = context = CommitContext(
@@ -73,43 +73,43 @@ class Committer:
         adoption = Adoption(context, fence, self._groups, self._refusal, self._entropy)
         self._takeover = TakeOver(context, fence, self._groups, adoption)
         self.taken: int | None = None
-        """The newest term in which it has taken over."""
+        """The newest term in which this member has taken over."""
 
     # -------------------------------------------------------------------------- from the log's side
 
     def led(self, term: int) -> None:
-        """Begin: this member leads `term`."""
+        """Start: this member leads `term`."""
         self._context.leadership.begin(term)
 
     def deposed(self, term: int) -> None:
-        """End: this member leads `term` no more."""
+        """Stop: this member leads `term` no more."""
         self._refusal.deposed()
         self._context.leadership.end(term)
 
     def wake(self) -> None:
-        """Say that something changed: intents were ordered, or a command was applied."""
+        """Wake the loop: intents were ordered, or a command was applied."""
         self._context.leadership.wake()
 
     # ------------------------------------------------------------------------------ what it is like
 
     @property
     def name(self) -> str:
-        """What names this incarnation in the ledger."""
+        """The name of this incarnation in the ledger."""
         return self._context.name
 
     @property
     def term(self) -> int | None:
-        """The term that this member leads, if it does."""
+        """The term that this member leads; None when it does not lead."""
         return self._context.leadership.term
 
     @property
     def taken_over(self) -> bool:
-        """Whether it has taken over the store in the term that it leads."""
+        """Whether this member has taken over the store in the term that it leads."""
         return self.term is not None and self.taken == self.term
 
     @property
     def refusal(self) -> str | None:
-        """Why it refuses the store, if it does."""
+        """Why this leader refuses the store, if it does."""
         return self._refusal.why
 
     @property
@@ -119,46 +119,48 @@ class Committer:
 
     @property
     def store_trouble(self) -> str | None:
-        """Why the store did not take the last group, until it takes one."""
+        """Why the store did not accept the last group; None once it accepts one."""
         return self._context.store.trouble
 
     @property
     def stuck(self) -> str | None:
-        """Why the store takes nothing, once that lasts."""
+        """Why the store accepts nothing, once that has lasted a while."""
         return self._context.store.stuck
 
     @property
     def groups(self) -> int:
-        """How many groups it has committed."""
+        """The number of groups committed."""
         return self._groups.groups
 
     @property
     def intents(self) -> int:
-        """How many intents were in them."""
+        """The number of intents in the groups committed."""
         return self._groups.intents
 
     @property
     def unknown_commits(self) -> int:
-        """How many commits had their answer lost."""
+        """The number of commits whose outcome was lost."""
         return self._groups.unknown
 
     @property
     def fenced(self) -> int:
-        """How many groups the ledger did not take, because it ended elsewhere."""
+        """The number of groups that the ledger fenced off, because it ended at another head."""
         return self._groups.fenced
 
     @property
     def takeovers(self) -> int:
-        """How often it began to take over."""
+        """The number of attempts to take over."""
         return self._takeover.tries
 
     @property
     def rebases(self) -> int:
-        """How often the ledger held what the log had lost."""
+        """How often the ledger held an order that the log had lost."""
         return self._takeover.rebases
 
     def adopt(self, gives_up: int | None) -> asyncio.Future[int]:
-        """Ask the loop, which refuses, to adopt the store's head. Raises NotApplied, BadRequest."""
+        """Ask the loop, which refuses the store, to adopt its head. Raises NotApplied,
+        BadRequest.
+        """
         if self.term is None:
             raise NotApplied("not_leader", "only the leader adopts the store's head")
         if self.refusal is None and not self.taken_over:
@@ -170,7 +172,7 @@ class Committer:
     # ----------------------------------------------------------------------------------------- loop
 
     async def run(self) -> None:
-        """Lead whenever the log says so, for ever."""
+        """Lead whenever the log says so, forever."""
         while True:
             term = self.term
             if term is None:
@@ -182,8 +184,9 @@ class Committer:
         context, leadership = self._context, self._context.leadership
         self._backoff.reset()
         while leadership.leads(term) and not context.member.time.kept:
-            await leadership.wait_news(None)  # nothing is dated by a clock that nobody vouches for
-        # log time is this leader's before the first deadline is judged by it
+            # until then this leader does not know the log time, and could date nothing
+            await leadership.wait_news(None)
+        # The tick brings log time up to this leader's, before the first deadline is judged by it.
         await context.proposer.order(TICK, term)
         while leadership.leads(term):
             head = await self._takeover.run(term) if await self._founded(term) else None
@@ -198,9 +201,7 @@ class Committer:
                 self._backoff.reset()
 
     async def _founded(self, term: int) -> bool:
-        """Order the beginning of this history unless the log has one; say whether there is
-        one now.
-        """
+        """Order the founding of a history unless the log has one. Return whether it has one now."""
         context = self._context
         if context.machine.founded is None:
             command = founding.found(self._entropy, context.settings.limits, self._first_members)
@@ -209,7 +210,7 @@ class Committer:
         return context.machine.founded is not None
 
     def _taken(self, term: int) -> None:
-        """Take note that the store is this leader's: only from here on it answers ReadIndex."""
+        """Record that the store is this leader's. ReadIndex is answered only from here on."""
         context = self._context
         if self.refusal is not None:
             _log.info("store accepted again", term=term)

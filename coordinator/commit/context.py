@@ -1,6 +1,6 @@
-"""Hold what all parts of the committer work with: the member, its store, its log, its leadership.
+"""Define what all parts of the committer share: the member, its store, its log, its leadership.
 
-It decides nothing; it knows how the store is asked, and whether the store is in trouble.
+It decides nothing; it knows how to call the store, and whether the store is in trouble.
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ _T = TypeVar("_T")
 
 STUCK_AFTER_S: Final = 1.0
 HANG_FACTOR: Final = 1.5
-"""A store that overruns the time it was given by this factor is treated as having lost the
-answer.
-"""
+"""When a store call takes longer than its timeout times this factor, its answer counts as lost."""
 
 
 class CommittingMember(Protocol):
-    """What the committer asks of the member it runs on."""
+    """The member that a committer runs on, as far as the committer needs it."""
 
     @property
     def machine(self) -> Machine:
@@ -49,29 +47,31 @@ class CommittingMember(Protocol):
         ...
 
     def taken_over(self) -> None:
-        """Take note that this member has taken over the store."""
+        """Note that this member has taken over the store."""
         ...
 
     def committed(self, first: int, records: Sequence[Recorded]) -> None:
-        """Answer the clients that wait here: the group that begins at `first` is in the store."""
+        """Answer the clients that wait on this member: the group that begins at `first` is in the
+        store.
+        """
         ...
 
 
 class AskedStore:
-    """The store as the committer asks it: with a time-out that also holds for a store that hangs,
-    and with a memory of its trouble.
+    """The store with the committer's timeouts, which also end calls to a store that hangs, and a
+    record of its trouble.
     """
 
     def __init__(self, store: Store, clock: Clock, timeout_s: float) -> None:
         self.port, self.timeout_s = store, timeout_s
         self._clock = clock
         self.trouble: str | None = None
-        """Why the store did not take the last group, until it takes one."""
+        """Why the store did not accept the last group; None once it accepts one."""
         self._since_s = 0.0
 
     async def within(self, asking: Coroutine[Any, Any, _T]) -> _T:
-        """Read from the store. Raises BackendUnavailable, also when it overruns its own
-        time-out.
+        """Await a call that only reads. Raises BackendUnavailable, also when the store overruns its
+        own timeout.
         """
         try:
             async with asyncio.timeout(self.timeout_s * HANG_FACTOR):
@@ -80,7 +80,7 @@ class AskedStore:
             raise BackendUnavailable("store", "no answer in time") from exc
 
     async def asked(self, asking: Coroutine[Any, Any, _T]) -> _T | None:
-        """Ask the store something that may be asked again; None when it does not answer."""
+        """Await a call that may safely be repeated; return None when the store does not answer."""
         try:
             return await self.within(asking)
         except (BackendUnavailable, OutcomeUnknown) as exc:
@@ -88,22 +88,22 @@ class AskedStore:
             return None
 
     def failed(self, exc: Exception) -> None:
-        """Take note that the store failed."""
+        """Record that the store failed."""
         if self.trouble is None:
             _log.warning("store in trouble", error=str(exc) or type(exc).__name__)
             self._since_s = self._clock.monotonic()
         self.trouble = str(exc) or type(exc).__name__
 
     def answered(self) -> None:
-        """Take note that the store took what it was given."""
+        """Record that the store accepted what it was given."""
         if self.trouble is not None:
             _log.info("store answers again")
         self.trouble = None
 
     @property
     def stuck(self) -> str | None:
-        """Why the store takes nothing, once that lasts: one lost answer is no reason to send
-        clients elsewhere.
+        """Why the store accepts nothing, once that has lasted `STUCK_AFTER_S`: a single lost answer
+        is no reason to send clients elsewhere.
         """
         lasts = self._clock.monotonic() - self._since_s >= STUCK_AFTER_S
         return self.trouble if lasts else None
@@ -111,7 +111,7 @@ class AskedStore:
 
 @dataclass(frozen=True)
 class CommitContext:
-    """All that the parts of one member's committer share."""
+    """What the parts of one member's committer share."""
 
     member: CommittingMember
     store: AskedStore
@@ -121,17 +121,17 @@ class CommitContext:
     proposer: Proposer
     settings: CoordinatorSettings
     name: str
-    """Names this incarnation in the ledger: no two ever append in one term."""
+    """The name of this incarnation in the ledger: no two of them ever append in the same term."""
     cluster: str
     """The id that the store is claimed for."""
 
     @property
     def machine(self) -> Machine:
-        """The member's machine as it is now."""
+        """The member's machine."""
         return self.member.machine
 
     @property
     def identity(self) -> Identity:
-        """Whose the store has to be: this cluster's, with this history."""
+        """The identity that the store must have: this cluster, with this history."""
         founded = self.machine.founded
         return Identity(self.cluster, b"" if founded is None else founded.history)

@@ -1,7 +1,7 @@
-"""Take the place behind the ledger's newest row, so that nothing that was in flight can land.
+"""Append an empty row behind the ledger's newest one, so that nothing that was in flight can land.
 
-What a commit whose answer was lost did is found out in the same way: it shows below the new row, or
-it can never land.
+This also resolves a commit whose answer was lost: either its row is below the new one, or it can
+never land.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Fence:
         self._context, self._refusal = context, refusal
 
     async def take_place(self, term: int, adopt_last: int | None = None) -> TakenOver | None:
-        """Append an empty row; `adopt_last`: one that ends there, for an adoption. None: it is not
-        known to have landed, or a row of a higher term is in the way.
+        """Append an empty row; for an adoption, one that ends at `adopt_last`. Return None when it
+        is not known to have landed, or when a row of a higher term is in the way.
         """
         context, store = self._context, self._context.store
         try:
@@ -41,7 +41,7 @@ class Fence:
                     timeout_s=store.timeout_s,
                 )
         except (BackendUnavailable, OutcomeUnknown, TimeoutError) as exc:
-            store.failed(exc)  # if it landed after all, the next row stands on it
+            store.failed(exc)  # if it did land, the next row is appended behind it
             return None
         if isinstance(result, Outranked):
             _log.warning(
@@ -50,17 +50,20 @@ class Fence:
                 row_term=result.head.term,
                 row_of=result.head.committer,
             )
-            self._refusal.clear()  # whoever wrote that row decides
+            # whether to refuse is for the committer that wrote that row to decide
+            self._refusal.clear()
             await self.stand_above(term, result.head)
             return None
         return result
 
     async def stand_above(self, term: int, head: Head) -> None:
-        """Step down and stand again above the row in the way: only then may this member append."""
+        """Step down and stand for election again above the row in the way: only then may this
+        member append.
+        """
         self._context.log.outrank(max(term, head.term))
         await self._context.leadership.pause(self._context.settings.backoff_s_max)
 
 
 def outranks(head: Head, term: int, name: str) -> bool:
-    """Say whether a row forbids the committer `name` of `term` to append behind it."""
+    """Return whether a row forbids the committer `name` of `term` to append behind it."""
     return head.seq > 0 and (head.term > term or (head.term == term and head.committer != name))

@@ -1,6 +1,6 @@
-"""Commit group after group behind a head that is known, answer the clients, and settle.
+"""Commit group after group behind a known head, answer the clients, and settle.
 
-It assumes nothing about a transaction whose answer it did not hear, and tells nobody of an outcome
+It assumes nothing about a transaction whose answer it did not receive, and reports no outcome
 before the COMMIT that made it true (INV-2).
 """
 
@@ -26,7 +26,7 @@ _log = structlog.get_logger("acordo.committer")
 
 
 class _SettleOnItsWay(NamedTuple):
-    """A group that is committed, and whose Settle is not applied yet."""
+    """A committed group whose Settle is not applied yet."""
 
     last: int
     through: asyncio.Future[Any]
@@ -34,31 +34,31 @@ class _SettleOnItsWay(NamedTuple):
 
 
 class GroupCommitter:
-    """The leader's way from pending intents to settled groups, one transaction at a time."""
+    """The leader's loop from pending intents to settled groups, one transaction at a time."""
 
     def __init__(self, context: CommitContext, backoff: Backoff) -> None:
         self._context, self._backoff = context, backoff
         self._settles: deque[_SettleOnItsWay] = deque()
         self._batch_max = context.settings.group_intents_max
-        """Halved by every failure of the store, doubled by every commit: what is too much for it
-        gets through.
+        """Halved by every failure of the store and doubled by every commit, so that a store that
+        cannot take large groups still commits small ones.
         """
         self.answered = Mark()
-        """Up to where clients of this member were answered at COMMIT: it is in the store, though
-        perhaps not settled yet.
+        """The end of the newest group whose clients this member answered at COMMIT. The group is in
+        the store, though perhaps not settled yet.
         """
         self.groups = self.intents = 0
-        """Committed."""
+        """Committed groups, and the intents in them."""
         self.unknown = self.fenced = 0
-        """Whose answer was lost; that the ledger did not take."""
+        """Groups whose commit outcome was lost, and groups that the ledger fenced off."""
 
     def forget_answered(self) -> None:
-        """Take nothing for answered any more: an adoption gave it up."""
+        """Reset `answered`: an adoption gave those revisions up."""
         self.answered = Mark()
 
     async def run(self, term: int, head: Head) -> None:
-        """Commit group after group behind `head`; return when taking over again has to say where
-        the head is.
+        """Commit group after group behind `head`. Return when this member leads `term` no more, or
+        when it has to take over again to find out where the head is.
         """
         context, leadership = self._context, self._context.leadership
         self._settles.clear()
@@ -74,13 +74,15 @@ class GroupCommitter:
             if not follows(head, batch[0]):
                 return
             group = await self._build(term, head, batch)
-            if group is None:  # the facts are of another head
+            if group is None:  # the facts were read at another head
                 return
             if group == "later":
                 await leadership.pause(self._backoff.next_s())
                 continue
             if not leadership.leads(term) or not context.machine.holds(batch[-1].mark):
-                return  # nothing was sent: who leads now commits these, in the order they have now
+                # nothing was sent: the present leader commits these intents, in the order that they
+                # have now
+                return
             ended = await self._write(group)
             if ended == "later":
                 await leadership.pause(self._backoff.next_s())
@@ -91,8 +93,8 @@ class GroupCommitter:
             self._committed(group)
 
     def _settles_went_well(self) -> bool:
-        """Take the settles that are through off the queue; say whether they settled what they
-        should.
+        """Remove the finished settles from the queue. Return False if one did not settle what it
+        should, or the oldest one takes too long.
         """
         settles, machine = self._settles, self._context.machine
         while settles and settles[0].through.done():
@@ -106,8 +108,8 @@ class GroupCommitter:
         return not settles or self._context.clock.monotonic() < settles[0].gives_up_s
 
     def _continues(self, head: Head) -> bool:
-        """Say whether the machine still goes on behind the head: a Rebase or an Adopt may have come
-        in between.
+        """Return whether the machine still continues behind the head: a Rebase or an Adopt may have
+        been applied since.
         """
         machine = self._context.machine
         if machine.settled.revision < head.last:
@@ -115,7 +117,7 @@ class GroupCommitter:
         return machine.settled.agrees(mark_of(head))
 
     def _next_batch(self, head: Head) -> list[Pending]:
-        """Return the pending intents behind the head, as many as one group may take."""
+        """Return the pending intents behind the head, as many as one group may contain."""
         batch: list[Pending] = []
         size = 0
         machine = self._context.machine
@@ -136,8 +138,8 @@ class GroupCommitter:
     async def _build(
         self, term: int, head: Head, batch: Sequence[Pending]
     ) -> Group | Literal["later"] | None:
-        """Look up what the batch needs and evaluate it at exactly `head`. `later`: the store does
-        not answer; None: it ends elsewhere.
+        """Read the facts that the batch needs and evaluate it at exactly `head`. Return "later"
+        when the store does not answer, and None when its ledger ends at another head.
         """
         asks, store = needs(batch), self._context.store
         facts = no_facts(head)
@@ -163,12 +165,14 @@ class GroupCommitter:
         )
 
     def _are_of(self, head: Head, facts: Facts) -> bool:
-        """Say whether the facts are the store's state at exactly the head that is built on."""
+        """Return whether the facts are the store's state at exactly the head that the group is
+        built on.
+        """
         return facts.head == head
 
     async def _write(self, group: Group) -> Literal["committed", "unknown", "later"]:
-        """Run the group's transaction. `later`: nothing happened; `unknown`: taking over
-        will tell.
+        """Run the group's transaction. "later": nothing was changed; "unknown": taking over finds
+        out.
         """
         store = self._context.store
         try:
@@ -200,7 +204,7 @@ class GroupCommitter:
         self._context.store.failed(exc)
 
     def _committed(self, group: Group) -> None:
-        """Go on from a group that is in the store: answer who waits here, settle everywhere."""
+        """Answer the local clients of a committed group, and settle it on all members."""
         self.groups += 1
         self.intents += len(group.row.body)
         self._answer(group)
@@ -212,14 +216,14 @@ class GroupCommitter:
         self._context.member.committed(group.row.first, group.row.body)
 
     def _settle(self, group: Group) -> None:
-        """Tell all members through the log (INV-2: only after COMMIT)."""
+        """Propose the group's Settle to all members (INV-2: only after COMMIT)."""
         through = self._context.proposer.propose(settle_of(group.row))
         gives_up_s = self._context.clock.monotonic() + self._context.settings.propose_timeout_s
         self._settles.append(_SettleOnItsWay(group.row.last, through, gives_up_s))
 
 
 def follows(head: Head, first: Pending) -> bool:
-    """Say whether the machine's digest of the first pending intent rolls on from the head's: else
-    the machine's order is not the ledger's.
+    """Return whether rolling the first pending intent onto the head's digest gives the machine's
+    digest. Otherwise the machine's order is not the ledger's.
     """
     return roll(head.digest, first.intent.op_id, first.body_hash) == first.digest

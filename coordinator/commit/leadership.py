@@ -1,4 +1,4 @@
-"""Know whether this member leads, wait for what changes that, and order the leader's own commands.
+"""Track whether this member leads, wait for changes of that, and order the leader's own commands.
 
 It never decides who leads: the log does.
 """
@@ -19,34 +19,36 @@ _log = structlog.get_logger("acordo.committer")
 
 
 class Leadership:
-    """The term that this member leads, if it does, and the events that its committer waits for."""
+    """The term that this member leads, if any, and the events that its committer waits for."""
 
     def __init__(self) -> None:
         self.term: int | None = None
         self._news = asyncio.Event()
-        """Intents were ordered, a Settle is through, or the leadership changed."""
+        """Set when intents were ordered, a Settle finished, or the leadership changed."""
         self._shift = asyncio.Event()
-        """The leadership changed, or an operator asks: what ends a back-off early."""
+        """Set when the leadership changed or an operator asks for something: it ends a back-off
+        early.
+        """
 
     def begin(self, term: int) -> None:
-        """Take note that this member leads `term`."""
+        """Record that this member leads `term`."""
         self.term = term
         self.interrupt()
         self.wake()
 
     def end(self, term: int) -> None:
-        """Take note that this member leads `term` no more; it may lead a later one by now."""
+        """Record that this member leads `term` no more. It may lead a later one already."""
         if self.holds_up_to(term):
             self.term = None
         self.interrupt()
         self.wake()
 
     def holds_up_to(self, term: int) -> bool:
-        """Say whether this member leads `term` or an earlier one."""
+        """Return whether this member leads `term` or an earlier one."""
         return self.term is not None and self.term <= term
 
     def leads(self, term: int) -> bool:
-        """Say whether this member still leads exactly `term`."""
+        """Return whether this member still leads exactly `term`."""
         return self.term == term
 
     def wake(self) -> None:
@@ -58,7 +60,7 @@ class Leadership:
         self._shift.set()
 
     async def wait_news(self, seconds: float | None) -> bool:
-        """Wait for news; False when there was none for so long."""
+        """Wait for news; return False when there was none within `seconds`."""
         self._news.clear()
         try:
             async with asyncio.timeout(seconds):
@@ -67,7 +69,7 @@ class Leadership:
             return False
 
     async def pause(self, seconds: float) -> None:
-        """Wait, but not past a change of leadership or an operator's call."""
+        """Wait for `seconds`, or until the leadership changes or an operator asks for something."""
         self._shift.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -75,14 +77,16 @@ class Leadership:
 
 
 class Proposer:
-    """The leader's way to the log: it hands in commands of the leader's own, and waits for them."""
+    """The leader's own proposals: it hands commands to the log, and waits until they are
+    applied.
+    """
 
     def __init__(self, log: Log, clock: Clock, leadership: Leadership, *, timeout_s: float) -> None:
         self._log, self._clock, self._leadership = log, clock, leadership
         self.timeout_s = timeout_s
 
     def propose(self, command: Command) -> asyncio.Future[Any]:
-        """Hand a command to the log; the committer wakes when it is through."""
+        """Hand a command to the log. The committer is woken when the result is known."""
         through = self._log.propose(encode(command))
         through.add_done_callback(self._ended)
         return through
@@ -92,8 +96,8 @@ class Proposer:
         self._leadership.wake()
 
     async def order(self, command: Command, term: int) -> bool:
-        """Order one command and wait until it is applied here; False when this member leads no
-        more, or nobody hears of the command for too long.
+        """Order one command and wait until it is applied here. Return False when this member leads
+        no more, or when there is no result within `timeout_s`.
         """
         through = self.propose(command)
         ends_s = self._clock.monotonic() + self.timeout_s
@@ -111,6 +115,8 @@ class Proposer:
 
 
 def mark_retrieved(through: asyncio.Future[Any]) -> None:
-    """Take note of a failure that nobody may be waiting for: else the loop reports it."""
+    """Mark a failure as retrieved, because nobody may be waiting for it: otherwise the event loop
+    reports it.
+    """
     if not through.cancelled():
         through.exception()

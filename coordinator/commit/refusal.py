@@ -1,6 +1,6 @@
-"""Remember why this leader refuses its store, and what an operator asks it to do about that.
+"""Record why this leader refuses its store, and an operator's request to adopt it.
 
-It never refuses by itself: taking over does.
+It never refuses by itself: taking over decides that.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from coordinator.machine.standing import GivenUp
 from kv.errors import BadRequest, NotApplied
 
 FOREIGN: Final = "store_foreign"
-"""The refusal of another cluster's store: no operator can adopt that."""
+"""The refusal of another cluster's store, which no operator can adopt."""
 
 
 class StoreRefusal:
-    """Why the leader refuses its store, if it does, and the operator's wish to adopt the head."""
+    """Why the leader refuses its store, if it does, and the operator's request to adopt its
+    head.
+    """
 
     def __init__(self) -> None:
         self.why: str | None = None
@@ -26,15 +28,15 @@ class StoreRefusal:
         self._adopting: asyncio.Future[int] | None = None
 
     def refuse(self, why: str, gives_up: GivenUp) -> None:
-        """Refuse the store from here on."""
+        """Start refusing the store."""
         self.why, self.gives_up = why, gives_up
 
     def clear(self) -> None:
-        """Refuse nothing any more."""
+        """Stop refusing the store."""
         self.why = self.gives_up = None
 
     def ask_adoption(self, gives_up: int | None) -> asyncio.Future[int]:
-        """Take an operator's wish. Raises BadRequest for one that cannot be met."""
+        """Accept an operator's request. Raises BadRequest for one that cannot be met."""
         if self.why is None or self.gives_up is None:
             raise BadRequest(
                 "nothing_to_adopt", "the store is what was settled: there is nothing to adopt"
@@ -56,12 +58,12 @@ class StoreRefusal:
 
     @property
     def asked(self) -> asyncio.Future[int] | None:
-        """The operator's wish that still waits, if there is one."""
+        """The operator's request that is still open, if any."""
         adopting = self._adopting
         return None if adopting is None or adopting.done() else adopting
 
     def deposed(self) -> None:
-        """Leave the decision to the next leader."""
+        """Fail the open request, and leave the decision to the next leader."""
         asked = self.asked
         if asked is not None:
             asked.set_exception(NotApplied("deposed"))

@@ -1,7 +1,8 @@
 """Take over the store: claim it, fence off what was in flight, and bring the machines to its head.
 
-A new leader does so before anything else; it does so again whenever it does not know how a
-transaction ended. It never takes a row for settled that does not continue what is settled, exactly.
+A new leader does this before anything else, and a leader does it again whenever it does not know
+how a transaction ended. It never takes a row for settled that does not exactly continue what is
+settled.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _log = structlog.get_logger("acordo.committer")
 
 
 class TakeOver:
-    """The leader's way from "elected" to a head that it may build on."""
+    """The leader's steps from its election to a head that it may build on."""
 
     def __init__(
         self, context: CommitContext, fence: Fence, groups: GroupCommitter, adoption: Adoption
@@ -33,9 +34,10 @@ class TakeOver:
         self.tries = self.rebases = 0
 
     async def run(self, term: int) -> Head | None:
-        """Append the empty row, read the head, bring the machines there; return what to build on.
+        """Append the empty row, read the head, bring the machines there, and return the head to
+        build on.
 
-        None: it did not work out this time, or this member leads no more.
+        None: it did not succeed this time, or this member leads no more.
         """
         self.tries += 1
         if not await self._owns_store(term):
@@ -46,8 +48,8 @@ class TakeOver:
         return await self._bring_level(term, landed.own)
 
     async def _owns_store(self, term: int) -> bool:
-        """Make sure that the store is this history's before anything is written to it; refuse one
-        that is not.
+        """Make sure that the store belongs to this history before anything is written to it, and
+        refuse it otherwise.
         """
         context, store = self._context, self._context.store
         leads = context.leadership.leads
@@ -60,18 +62,20 @@ class TakeOver:
         return found is not None and refuse is None and leads(term)
 
     async def _refuse_other(self, term: int, refuse: Refuse) -> None:
-        """Refuse a store that is not this history's, until that changes."""
+        """Refuse a store that does not belong to this history, until that changes."""
         context, store = self._context, self._context.store
         head = await store.asked(store.port.head(timeout_s=store.timeout_s))
         if head is None or not context.leadership.leads(term):
             return
         if refuse.why == "store_history" and outranks(head, term, context.name):
-            await self._fence.stand_above(term, head)  # who adopts it appends behind that row
+            await self._fence.stand_above(term, head)  # an adoption is appended behind that row
         else:
             await self._adoption.stay_refused(term, head, refuse)
 
     async def _bring_level(self, term: int, own: Head) -> Head | None:
-        """Order what brings the machines from what is settled to the head, page by page."""
+        """Order the commands that bring the machines from the settled revision to the head, page by
+        page.
+        """
         while True:
             settled = self._context.machine.settled
             found = await self._plan(settled, own)
@@ -91,27 +95,25 @@ class TakeOver:
                 return None
 
     async def _nobody_moved(self, settled: Mark, own: Head) -> bool:
-        """Say whether the head is still the own row and the machine still where it was compared
-        with it.
+        """Return whether the head is still this leader's own row, and the machine still where it
+        was when it was compared with it.
 
-        Otherwise another leader is at work, whose Settles may arrive here before the news of its
-        election does: what looked like a store that is behind was only an old look at it.
+        Otherwise another leader is at work. Its Settles may arrive here before the news of its
+        election does, so the store that looked behind was only compared too early.
         """
         head = await self._adoption.look(settled)
         return head == own and self._context.machine.settled == settled
 
     async def _plan(self, settled: Mark, own: Head) -> tuple[Command, ...] | Refuse | None:
-        """Decide on the next steps from what is settled to the head, at most a page of rows; ()
-        when it is there.
-
-        None: the store does not answer.
+        """Return the next commands from the settled revision to the head, for at most a page of
+        rows; () when the machines are there. None: the store does not answer.
         """
         stands = standing(settled, own)
         answered = self._groups.answered
         if answered.revision > settled.revision and not isinstance(stands, Refuse):
             answered_stands = standing(answered, own)
             if isinstance(answered_stands, Refuse):
-                # what clients heard is not in the store: no other order may take its place
+                # answered revisions are not in the store: no other order may take their place
                 return answered_stands
         if isinstance(stands, Level):
             return ()
@@ -135,8 +137,8 @@ class TakeOver:
         return found
 
     async def _rows_after(self, settled: Mark, own: Head) -> list[LedgerRow] | Refuse | None:
-        """Return a page of the rows between what is settled and the head, if they can be trusted to
-        continue it. None: the store does not answer.
+        """Return a page of the rows between the settled revision and the head, if they can be
+        trusted to continue it. None: the store does not answer.
         """
         store = self._context.store
         try:

@@ -1,1 +1,1 @@
-"""Hold what members tell each other of their machines, and what each makes of it."""
+"""What members report to each other about their machines, and what each derives from it."""

@@ -1,5 +1,5 @@
-"""Encode in a few bytes what a member's machine is at, as members tell each other with their
-heartbeats. Pure.
+"""Encode and decode notes: the few bytes about a member's machine that its heartbeats carry.
+Pure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NOTE_URL_MAX: Final = 120
 
 
 class Note(msgspec.Struct, frozen=True, array_like=True):
-    """A member's word on its machine to its peers, in ≤ 256 bytes. Fields are only ever
+    """What a member reports to its peers about its machine, in ≤ 256 bytes. Fields are only ever
     appended.
     """
 
@@ -27,20 +27,20 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
     leader_since_ms: int
     namespace: int = 0
     wall_ms: int = 0
-    """Its wall clock when it made the note; 0: of a version that did not tell."""
+    """Its wall clock when it made the note; 0: its version did not report it."""
     kept_ms: int = 0
-    """Log time, as it kept it on its monotonic clock; 0: it does not know it."""
+    """The log time that it keeps by its monotonic clock; 0: it does not know it."""
     gives_up: int = -1
-    """Of a leader that refuses its store: how many settled revisions adopting it gives up; -1: it
-    does not.
+    """From a leader that refuses its store: how many settled revisions adopting it gives up. -1: it
+    does not refuse.
     """
     gives_up_after: int = 0
     stuck: bool = False
-    """As leader: its store does not take what it commits."""
+    """From a leader: its store does not accept what it commits."""
     found_in: int = 0
-    """The term in which that time was found."""
+    """The term in which that log time was determined."""
     synced: bool = False
-    """What its log acknowledges is on its disk."""
+    """Whether what its log acknowledges is on its disk."""
 
 
 encode_note = msgspec.msgpack.Encoder().encode
@@ -48,7 +48,7 @@ _decoder = msgspec.msgpack.Decoder(Note)
 
 
 def read_note(note: bytes) -> Note | None:
-    """Return a peer's note; None when it sent none, or one of another kind."""
+    """Return a peer's note; None when it sent none, or one that cannot be decoded."""
     if not note:
         return None
     try:
@@ -58,19 +58,19 @@ def read_note(note: bytes) -> Note | None:
 
 
 class VoterProgress(NamedTuple):
-    """A voter's word on how far it has settled, and whether that is on its disk."""
+    """How far a voter has settled, and whether that is on its disk."""
 
     settled: int
     synced: bool
 
 
 def unneeded(voters: Sequence[VoterProgress | None]) -> int:
-    """Return up to where no voter will ever need the ledger's rows again. None: one that was never
-    heard.
+    """Return the revision up to which no voter will ever need the ledger's rows again. None stands
+    for a voter that was never heard from.
 
-    Who leads has every command that was committed on synced disks (leader completeness), so what a
-    majority of them has settled stays settled, whatever the others are at. Without that, what the
-    slowest of all has.
+    A leader has every command that was committed on synced disks (leader completeness). So what a
+    majority of the voters has settled on synced disks stays settled, however far behind the others
+    are. It is never less than what the slowest of all voters has settled.
     """
     heard = [voter for voter in voters if voter is not None]
     synced = sorted((voter.settled for voter in heard if voter.synced), reverse=True)

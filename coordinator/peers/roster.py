@@ -1,7 +1,7 @@
-"""Know the members by what they tell of themselves: who leads, since when, what it refuses, and how
-far each has settled.
+"""Collect what the members report about themselves: who leads and since when, what it refuses, and
+how far each has settled.
 
-Each says it in the note that its heartbeats carry. What a note does not say is unknown.
+The reports come in the notes that heartbeats carry. What a note does not say is unknown.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class LeaderSeen(NamedTuple):
     id: str | None = None
     term: int = 0
     since_ms: int = 0
-    """By this member's wall clock, or by the leader's word."""
+    """When it began to lead, by this member's wall clock or as the leader reported it."""
 
 
 class LeaderWord(NamedTuple):
-    """What another leader said of its store in its newest note."""
+    """What another leader reported about its store in its newest note."""
 
     refusal: str | None = None
     gives_up: GivenUp | None = None
@@ -45,7 +45,7 @@ class LeaderWord(NamedTuple):
 
 
 class Roster:
-    """All members as one of them knows them, itself among them."""
+    """The members as one of them knows them, itself included."""
 
     def __init__(
         self,
@@ -64,12 +64,12 @@ class Roster:
         self.leader = LeaderSeen()
         self.word = LeaderWord()
         self._synced = False
-        """What this member's log acknowledges is on its disk, as far as is known yet."""
+        """Whether what this member's log acknowledges is on its disk, as far as is known yet."""
 
     # --------------------------------------------------------------------------------- what we tell
 
     def note(self) -> bytes:
-        """Return what this member tells the others of itself; see `log.Replica.note`."""
+        """Return this member's note to the others; see `log.Replica.note`."""
         machine, committer, time = self._machine, self._committer, self._timekeeping.time
         leads = committer.term is not None
         given = committer.gives_up if leads else None
@@ -99,7 +99,7 @@ class Roster:
     # ------------------------------------------------------------------------------- what they tell
 
     def look(self, raft: RaftStatus) -> None:
-        """Take over what the leader says of itself."""
+        """Adopt what the leader reports about itself."""
         self._synced = raft.fsync == "always"
         self.word, since_ms = LeaderWord(), 0
         for peer in raft.peers:
@@ -115,7 +115,7 @@ class Roster:
         self.lead_seen(raft.leader, raft.term, since_ms)
 
     def lead_seen(self, leader: str | None, term: int, since_ms: int = 0) -> None:
-        """Take note of who leads; `since_ms` 0: it did not say since when."""
+        """Record who leads. `since_ms` 0: the leader did not report since when."""
         known = self.leader
         if (known.id, known.term) != (leader, term):
             self.leader = LeaderSeen(leader, term, since_ms or self._clock.wall_ms())
@@ -123,8 +123,8 @@ class Roster:
             self.leader = LeaderSeen(leader, term, since_ms)
 
     def readings(self, raft: RaftStatus) -> list[ClockReading]:
-        """Return what the members' clocks said in the present term: older words may be of before a
-        step or a stop.
+        """Return the members' clock readings of the present term. Older readings may be from before
+        a clock was stepped or stopped.
         """
         readings = []
         for peer in raft.peers:
@@ -159,13 +159,13 @@ class Roster:
             )
 
     def url_of(self, member: str, members: Iterable[Member] | None = None) -> str:
-        """Return where a member takes requests; empty: it is not known."""
+        """Return the URL at which a member takes requests; empty when it is not known."""
         if members is None:
             members = self.members(self._log.status())
         return next((known.url for known in members if known.id == member), "")
 
     def leader_settled(self) -> int | None:
-        """Return the settled revision of the newest note of the leader of the present term."""
+        """Return the settled revision in the newest note from the leader of the present term."""
         raft = self._log.status()
         for peer in raft.peers:
             if (
@@ -178,8 +178,8 @@ class Roster:
         return None
 
     def unneeded_below(self) -> int:
-        """Return up to where no voter will ever need the ledger's rows again; 0: one may
-        need all.
+        """Return the revision up to which no voter will ever need the ledger's rows again; 0: one
+        may need all.
         """
         heard: list[VoterProgress | None] = []
         for peer in self._log.status().peers:

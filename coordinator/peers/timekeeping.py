@@ -1,6 +1,6 @@
-"""Take this member's part in keeping log time: follow the leader's or, as the leader, find it.
+"""Keep log time on this member: follow the leader's or, as the leader, determine it.
 
-It decides nothing: `logtime` does. It brings the members' words there, and tells the log of a jump.
+`logtime` decides. This module passes it the members' readings, and orders a tick after a jump.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ _log = structlog.get_logger("acordo.consensus")
 
 
 class Timekeeping:
-    """The log time of one member, and how it hears of it."""
+    """The log time of one member, and the events that set it."""
 
     def __init__(self, node: str, log: Log, clock: Clock) -> None:
         self._node, self._log, self._clock = node, log, clock
         self.time = LogTime(clock.monotonic())
         self._led_s = 0.0
-        """Since when this member leads, if it does."""
+        """The monotonic time at which this member's leadership began."""
         self.jumps = 0
-        """How often log time did not go by this leader's monotonic clock."""
+        """How often log time jumped away from this leader's monotonic clock."""
 
     def now_ms(self) -> int:
         """Return the log time now."""
         return self.time.now_ms(self._clock.monotonic())
 
     def stamp(self, log_time_ms: int) -> None:
-        """Take note of the log's newest stamp."""
+        """Record the newest stamp of the log."""
         self.time.stamp(log_time_ms, self._clock.monotonic())
 
     def led(self) -> None:
-        """Begin: this member leads."""
+        """Note that this member leads now."""
         self._led_s = self._clock.monotonic()
 
     def look(
         self, raft: RaftStatus, readings: Sequence[ClockReading], committer: Committer
     ) -> None:
-        """Follow the leader's time or, as the leader, find it out and go on with it."""
+        """Follow the leader's time or, as the leader, determine it and carry it on."""
         at_s = self._clock.monotonic()
         if committer.term is None:
             for reading in readings:
@@ -62,7 +62,7 @@ class Timekeeping:
                 _log.warning("log time jumps to what a quorum kept", by_ms=jump_ms)
             else:
                 _log.info("log time is found", now_ms=self.now_ms(), by_ms=jump_ms)
-            if committer.taken_over:  # else it orders a tick itself
+            if committer.taken_over:  # otherwise the committer orders a tick itself
                 through: asyncio.Future[Any] = self._log.propose(encode(TICK))
                 through.add_done_callback(mark_retrieved)
         if self.time.kept and not knew:
